@@ -1,0 +1,15 @@
+"""The two ways a run ends badly, and the exit code of each.
+
+Library code raises; only `main.py` turns an error into a line and an exit code.
+"""
+
+
+class InputError(ValueError):
+    """The user's input cannot be used (exit code 2).
+
+    The message is one line: what was received, what is allowed, what to do.
+    """
+
+
+class RunError(RuntimeError):
+    """A run that started cannot go on, such as a loss that is not finite (exit code 1)."""

@@ -1,0 +1,122 @@
+"""What `main.py` can do, a function per --mode."""
+
+import dataclasses
+import difflib
+import json
+import re
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from cnn_jax import networks, predict, training
+from cnn_jax.errors import InputError
+from cnn_jax.inspection.summary import layer_table
+from cnn_jax.interop.weights import write_npz, write_text
+from cnn_jax.training import trained
+from cnn_jax.training.config import RULES, check
+from cnn_jax.training.setup import create_model
+from cnn_jax.training.workdir import check_same_config, default_path
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One command line."""
+
+    mode: str
+    config: ConfigDict | None
+    workdir: Path | None
+    images: tuple[str, ...] = ()
+    top: int = 3
+    json: bool = False
+    invert: bool = False
+
+
+def run(request: Request) -> None:
+    """Does what the command line asks for. Raises InputError or RunError."""
+    if request.mode not in MODES:
+        raise InputError(f"--mode={request.mode} is unknown; known: {', '.join(MODES)}")
+    if request.images and request.mode != "predict":
+        raise InputError(f"unexpected argument {request.images[0]!r}: only "
+                         "--mode=predict takes file names")
+    if request.config is not None:
+        check(request.config)
+    MODES[request.mode](request)
+
+
+def train(request: Request) -> None:
+    training.run(need_config(request), request.workdir)
+
+
+def evaluate(request: Request) -> None:
+    """The best checkpoint on every part of the data."""
+    trained.evaluate(trained_workdir(request), request.config)
+
+
+def predict_images(request: Request) -> None:
+    """The classes of the user's own pictures, as text or JSON."""
+    if not request.images:
+        raise InputError("--mode=predict needs --images FILE_OR_FOLDER ...")
+    answers = predict.classify(trained_workdir(request), request.images, request.top,
+                               request.invert)
+    if request.json:
+        print(json.dumps([answer._asdict() for answer in answers], indent=2))
+    else:
+        for answer in answers:
+            print(predict.line(answer))
+
+
+def summary(request: Request) -> None:
+    """The layer table of a config's network; reads no data."""
+    config = need_config(request)
+    shape = networks.NETWORKS[config.model.name].input_shape
+    size = config.data.image_size if any(config.data.image_size) else shape[:2]
+    shape = (*size, config.data.channels or shape[2])
+    try:
+        print(layer_table(create_model(config, num_classes=10), shape).text())
+    except ValueError as error:
+        raise InputError(f"{config.model.name} cannot take images of shape {shape}: "
+                         f"{error}") from error
+
+
+def weights(request: Request) -> None:
+    """The best parameters as weights.npz and as text that a person can read."""
+    workdir = trained_workdir(request)
+    state = trained.load(workdir).state
+    for path in (write_npz(workdir / "weights.npz", state),
+                 write_text(workdir / "weights.txt", state)):
+        print(path)
+
+
+MODES = {"train": train, "eval": evaluate, "predict": predict_images,
+         "summary": summary, "weights": weights}
+
+
+def need_config(request: Request) -> ConfigDict:
+    if request.config is None:
+        raise InputError(f"--mode={request.mode} needs --config=FILE, such as "
+                         "--config=configs/lenet.py")
+    return request.config
+
+
+def trained_workdir(request: Request) -> Path:
+    """The folder of a run: as given, or where this config would have trained."""
+    if request.workdir is None:
+        path = default_path(need_config(request))
+    else:
+        path = request.workdir
+    if request.config is not None:
+        check_same_config(path, request.config)
+    return path.absolute()
+
+
+def explain(error: Exception) -> str:
+    """One line for what absl and ml_collections raise while they read flags."""
+    text = str(error.args[0] if error.args else error).strip()
+    unknown = re.search(r"Unknown command line flag '([^']+)'|"
+                        r"Key \"([^\"]+)\" does not exist", text)
+    if unknown:
+        name = (unknown[1] or unknown[2]).removeprefix("config.")
+        near = difflib.get_close_matches(name, RULES, 1)
+        if near:
+            return f"--config.{name}: no such field; did you mean --config.{near[0]}?"
+    return text.partition("\n")[0]

@@ -1,0 +1,67 @@
+"""What a network says about images that it cannot take."""
+
+import functools
+from collections.abc import Callable
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cnn_jax.layers import WindowError
+
+LARGEST = 1024  # pixels: where the search for the smallest size gives up
+
+
+def takes_images(call: Callable) -> Callable:
+    """Wraps a network's `__call__(x, train)` so that wrong images get a clear error.
+
+    The right ones cost nothing: the smallest size is only searched for, by shape
+    inference, after a window did not fit.
+    """
+    @functools.wraps(call)
+    def checked(self, x: jax.Array, train: bool, searching: bool = False) -> jax.Array:
+        network = type(self).__name__
+        if x.ndim != 4:
+            raise ValueError(f"{network} takes images [N, H, W, C], not an array of "
+                             f"shape {x.shape}")
+        try:
+            return call(self, x, train)
+        except WindowError as error:
+            if searching:
+                raise
+            size = smallest_size(self, x.shape[-1])
+            raise ValueError(
+                f"{network}: images of {x.shape[1]}x{x.shape[2]} pixels are too small "
+                f"({error}); the smallest are {size}x{size}") from error
+        except flax.errors.ScopeParamShapeError as error:
+            raise ValueError(
+                f"{network}: images of {x.shape[1]}x{x.shape[2]} pixels with "
+                f"{x.shape[3]} channels do not fit the parameters, which were made for "
+                f"another size or number of channels ({error})") from error
+
+    return checked
+
+
+def smallest_size(model: nn.Module, channels: int) -> int:
+    """The least n for which images of n x n pixels pass through the network."""
+    model = model.clone(parent=None, name=None)
+
+    def fits(n: int) -> bool:
+        try:
+            jax.eval_shape(lambda: model.init(
+                jax.random.key(0), jnp.zeros((1, n, n, channels)), train=False,
+                searching=True))
+        except WindowError:
+            return False
+        return True
+
+    low, high = 0, 1  # low does not fit, high may
+    while not fits(high):
+        low, high = high, 2 * high
+        if high > LARGEST:
+            raise WindowError(f"no images up to {LARGEST}x{LARGEST} fit")
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high

@@ -1,0 +1,112 @@
+"""3 x 3 convolution by Winograd's F(2 x 2, 3 x 3): 16 products for 4 outputs, not 36.
+
+The padded image is cut into tiles d of 4 x 4 pixels, 2 apart. For every tile
+
+    U = G w G^T        V = B^T d B        M = sum over c of U V        y = A^T M A
+
+and the gradients are the same steps transposed, in the reverse order:
+
+    dM = A g A^T       dV = sum over o of U dM      dx = B dV B^T, overlaps added
+                       dU = sum over tiles of V dM  dw = G^T dU G
+
+Source: Lavin and Gray, "Fast algorithms for convolutional neural networks", 2016.
+"""
+
+import itertools
+
+import jax.numpy as jnp
+from jax import lax
+import numpy as np
+
+from cnn_jax.ops.geometry import (ConvSpec, gather_tap, pad_image, scatter_tap,
+                                  unpad_image)
+from cnn_jax.ops.trilinear import in_float32, trilinear
+
+B = np.array([[1, 0, 0, 0], [0, 1, -1, 1], [-1, 1, 1, 0], [0, 0, 0, -1]])
+G = np.array([[1, 0, 0], [.5, .5, .5], [.5, -.5, .5], [0, 0, 1]])
+A = np.array([[1, 0], [1, 1], [1, -1], [0, -1]])
+PLACES = list(itertools.product(range(4), range(4)))  # in a tile
+
+
+def _check(spec: ConvSpec):
+    if (spec.kernel != (3, 3) or spec.strides != (1, 1)
+            or spec.rhs_dilation != (1, 1)):
+        raise ValueError(
+            "conv 'winograd' takes 3 x 3 kernels with stride 1 and no kernel dilation, "
+            f"received w {spec.w_shape}, strides {spec.strides}, rhs_dilation "
+            f"{spec.rhs_dilation}")
+
+
+def _both_sides(matrix, blocks):
+    """matrix^T blocks matrix, over the two leading axes of `blocks`."""
+    matrix = jnp.asarray(matrix, blocks.dtype)
+    return jnp.einsum("ia,jb,ij...->ab...", matrix, matrix, blocks, precision="highest")
+
+
+def _tile_counts(spec):
+    return tuple(-(-o // 2) for o in spec.out)
+
+
+def _margin(spec: ConvSpec):
+    """What the tiles reach beyond the padded image (or, negative, leave of it)."""
+    return [(0, 2 * t + 2 - p, 0) for t, p in zip(_tile_counts(spec), spec.padded)]
+
+
+def _tiles(x, spec: ConvSpec):
+    """x [N, H, W, C] -> V [4, 4, N, th, tw, G, C / G]"""
+    xp = lax.pad(pad_image(x, spec), jnp.zeros((), x.dtype),
+                 [(0, 0, 0), *_margin(spec), (0, 0, 0)])
+    d = jnp.stack([gather_tap(xp, at, _tile_counts(spec), (2, 2)) for at in PLACES])
+    v = _both_sides(B, d.reshape(4, 4, *d.shape[1:]))
+    return v.reshape(*v.shape[:-1], spec.groups, -1)
+
+
+def _kernel(w, spec: ConvSpec):
+    """w [3, 3, C / G, O] -> U [4, 4, C / G, G, O / G]"""
+    u = _both_sides(G.T, w)
+    return u.reshape(*u.shape[:-1], spec.groups, -1)
+
+
+def _output_tiles(g, spec: ConvSpec):
+    """g [N, *out, O] -> dM [4, 4, N, th, tw, G, O / G]"""
+    th, tw = _tile_counts(spec)
+    g = lax.pad(g, jnp.zeros((), g.dtype), [
+        (0, 0, 0), *((0, o % 2, 0) for o in spec.out), (0, 0, 0)])
+    g = g.reshape(g.shape[0], th, 2, tw, 2, g.shape[-1]).transpose(2, 4, 0, 1, 3, 5)
+    m = _both_sides(A.T, g)
+    return m.reshape(*m.shape[:-1], spec.groups, -1)
+
+
+@in_float32
+def forward(x, w, spec: ConvSpec):
+    _check(spec)
+    m = jnp.einsum("abnhwgc,abcgo->abnhwgo", _tiles(x, spec), _kernel(w, spec),
+                   precision=spec.precision)
+    y = _both_sides(A, m.reshape(*m.shape[:-2], -1))  # [2, 2, N, th, tw, O]
+    _, _, n, th, tw, o = y.shape
+    y = y.transpose(2, 3, 0, 4, 1, 5).reshape(n, 2 * th, 2 * tw, o)
+    return y[:, :spec.out[0], :spec.out[1]]
+
+
+@in_float32
+def input_gradient(g, w, spec: ConvSpec):
+    _check(spec)
+    dv = jnp.einsum("abnhwgo,abcgo->abnhwgc", _output_tiles(g, spec), _kernel(w, spec),
+                    precision=spec.precision)
+    d = _both_sides(B.T, dv.reshape(*dv.shape[:-2], -1))  # [4, 4, N, th, tw, C]
+    reach = [2 * t + 2 for t in _tile_counts(spec)]
+    dxp = sum(scatter_tap(d[at], at, reach, (2, 2)) for at in PLACES)
+    dxp = lax.pad(dxp, jnp.zeros((), dxp.dtype), [
+        (0, 0, 0), *((0, -hi, 0) for _, hi, _ in _margin(spec)), (0, 0, 0)])
+    return unpad_image(dxp, spec)
+
+
+@in_float32
+def weight_gradient(x, g, spec: ConvSpec):
+    _check(spec)
+    du = jnp.einsum("abnhwgc,abnhwgo->abcgo", _tiles(x, spec), _output_tiles(g, spec),
+                    precision=spec.precision)
+    return _both_sides(G, du.reshape(*du.shape[:-2], -1))
+
+
+passes = trilinear(forward, input_gradient, weight_gradient)

@@ -1,0 +1,78 @@
+"""The head of a classifier: dense layer, bias and softmax cross-entropy."""
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.custom_vjp
+def add_bias(y: jax.Array, b: jax.Array) -> jax.Array:
+    """y [..., O] + b [O];  db = sum of g over all axes but the last."""
+    return y + b
+
+
+add_bias.defvjp(
+    lambda y, b: (add_bias(y, b), b),
+    lambda b, g: (g, g.sum(tuple(range(g.ndim - 1))).astype(b.dtype)))
+
+
+def dense(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
+    """y = x w + b.  x [..., C], w [C, O], b [O] or None, y [..., O]."""
+    if x.ndim < 2 or w.ndim != 2 or x.shape[-1] != w.shape[0]:
+        raise ValueError(f"dense: x {x.shape} [..., C] and w {w.shape} [C, O] do not fit")
+    if b is not None and b.shape != w.shape[1:]:
+        raise ValueError(f"dense: w {w.shape} [C, O] needs b [O], received {b.shape}")
+    y = _matmul(x, w)
+    return y if b is None else add_bias(y, b)
+
+
+@jax.custom_vjp
+def _matmul(x, w):
+    return x @ w
+
+
+def _matmul_backward(residuals, g):
+    """dx = g w^T,  dw = x^T g"""
+    x, w = residuals
+    rows = x.reshape(-1, x.shape[-1])
+    return g @ w.T, rows.T @ g.reshape(-1, g.shape[-1])
+
+
+_matmul.defvjp(lambda x, w: (_matmul(x, w), (x, w)), _matmul_backward)
+
+
+def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """loss[n] = logsumexp(z[n]) - sum over c of t[n, c] z[n, c]
+
+    Args:
+      logits: z [..., C].
+      labels: classes [...] (integers 0 to C - 1), or probabilities t [..., C] (soft or
+        smoothed labels, each row summing to 1).
+
+    Returns:
+      The loss of each example [...], in nats; not averaged. A label outside 0..C-1
+      picks no logit (mask such an example).
+    """
+    if labels.ndim == logits.ndim - 1 and jnp.issubdtype(labels.dtype, jnp.integer):
+        labels = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    if logits.ndim < 1 or labels.shape != logits.shape:
+        raise ValueError(
+            f"softmax_cross_entropy: logits {logits.shape} [..., C] need integer labels "
+            f"[...] or probabilities [..., C], received {labels.dtype} {labels.shape}")
+    return _cross_entropy(logits, labels)
+
+
+@jax.custom_vjp
+def _cross_entropy(z, t):
+    return jax.nn.logsumexp(z, axis=-1) * t.sum(-1) - (t * z).sum(-1)
+
+
+def _cross_entropy_backward(residuals, g):
+    """dz = g (softmax(z) sum t - t),  dt = -g log softmax(z)"""
+    z, t = residuals
+    g = g[..., None]
+    return (g * (jax.nn.softmax(z) * t.sum(-1, keepdims=True) - t),
+            -g * jax.nn.log_softmax(z))
+
+
+_cross_entropy.defvjp(lambda z, t: (_cross_entropy(z, t), (z, t)),
+                      _cross_entropy_backward)

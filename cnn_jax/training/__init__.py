@@ -1,0 +1,3 @@
+"""Training: optimisers, pure steps, devices, checkpoints, and the loop over them."""
+
+from cnn_jax.training.loop import Stopped, run

@@ -1,0 +1,224 @@
+"""What a config may hold: one rule per field, checked before anything compiles.
+
+`configs/default.py` names the fields; `RULES` says what each may be. ml_collections
+checks names and types of command-line overrides, but accepts a learning rate of NaN or
+a batch size of 0, and nothing at all is checked in a notebook.
+"""
+
+import difflib
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from cnn_jax import data, layers, networks, ops
+from cnn_jax.data import augment, scaling
+from cnn_jax.errors import InputError
+from cnn_jax.training import optimizer
+
+MONITORS = ("loss", "accuracy", "val_loss", "val_accuracy")
+
+# Where and how a run is executed, not what it computes: free to differ on resume.
+EXECUTION = ("parallel", "devices", "coordinator", "num_processes", "process_id",
+             "data.dir", "log.every_steps", "checkpoint.keep")
+
+
+class Rule(NamedTuple):
+    """What a field may be: a test, and the words that say so."""
+
+    holds: Callable[[Any], bool]
+    allowed: str
+
+
+def integer(low: int, high: int = 2**31 - 1) -> Rule:
+    words = f"a whole number >= {low}" if high == 2**31 - 1 else \
+        f"a whole number from {low} to {high}"
+    return Rule(lambda v: isinstance(v, int) and not isinstance(v, bool)
+                and low <= v <= high, words)
+
+
+def number(low: float, high: float = math.inf, open_low: bool = False,
+           open_high: bool = False) -> Rule:
+    """A finite number in an interval, open at the ends named."""
+    def holds(v):
+        return (isinstance(v, (int, float)) and not isinstance(v, bool)
+                and math.isfinite(v) and (low < v if open_low else low <= v)
+                and (v < high if open_high else v <= high))
+    words = f"a finite number {'>' if open_low else '>='} {low:g}"
+    if high < math.inf:
+        words += f" and {'<' if open_high else '<='} {high:g}"
+    return Rule(holds, words)
+
+
+def one_of(names) -> Rule:
+    return Rule(lambda v: isinstance(v, str) and v in names,
+                "one of " + ", ".join(sorted(names)))
+
+
+def sequence(item: Rule, length: int | None = None) -> Rule:
+    """A tuple whose items all follow one rule."""
+    def holds(v):
+        return (isinstance(v, (tuple, list)) and len(v) == (length or len(v))
+                and all(map(item.holds, v)))
+    return Rule(holds, f"a tuple of {length or 'any number'} items, each {item.allowed}")
+
+
+boolean = Rule(lambda v: isinstance(v, bool), "true or false")
+text = Rule(lambda v: isinstance(v, str), "a string")
+fraction = number(0, 1, open_high=True)
+data_name = Rule(
+    lambda v: isinstance(v, str) and (v in data.SOURCES
+                                      or re.fullmatch(r"tfds:[A-Za-z]\w*([/:].+)?", v)),
+    "one of " + ", ".join(sorted(data.SOURCES)) + ", or tfds:NAME")
+
+RULES = {
+    "seed": integer(0),
+    "epochs": integer(1),
+    "batch_size": integer(1),
+    "eval_batch_size": integer(1),
+    "dtype": one_of(("float32", "bfloat16")),
+    "parallel": one_of(("jit", "pmap")),
+    "devices": integer(0),
+    "steps_per_call": integer(1, 1000),
+    "coordinator": Rule(
+        lambda v: isinstance(v, str) and (v in ("", "auto") or ":" in v),
+        "'' (one process), 'auto', or 'host:port'"),
+    "num_processes": integer(0),
+    "process_id": integer(-1),
+    "model.name": one_of(networks.NETWORKS),
+    "model.num_classes": integer(0),
+    "model.conv": one_of(ops.CONVS),
+    "model.pool": one_of(ops.POOLS),
+    "model.init": one_of(layers.INITIALIZERS),
+    "model.bn": one_of(layers.BATCH_NORM),
+    "data.name": data_name,
+    "data.dir": text,
+    "data.image_size": sequence(integer(0, 4096), 2),
+    "data.channels": Rule(lambda v: v in (0, 1, 3), "0, 1 or 3"),
+    "data.validation": number(0),
+    "data.split": one_of(("stratified", "first", "last")),
+    "data.test": number(0, 1, open_low=True, open_high=True),
+    "data.limit": integer(0),
+    "data.scaling": one_of(scaling.SCALINGS),
+    "augment.rotation_range": number(0, 180),
+    "augment.width_shift_range": fraction,
+    "augment.height_shift_range": fraction,
+    "augment.shear_range": number(0, 90, open_high=True),
+    "augment.zoom_range": fraction,
+    "augment.horizontal_flip": boolean,
+    "augment.vertical_flip": boolean,
+    "augment.fill_mode": one_of(augment.FILL_MODES),
+    "loss.label_smoothing": fraction,
+    "optimizer.name": one_of(optimizer.OPTIMIZERS),
+    "optimizer.learning_rate": number(0, open_low=True),
+    "optimizer.momentum": fraction,
+    "optimizer.weight_decay": number(0),
+    "optimizer.clip_norm": number(0),
+    "optimizer.accumulate_steps": integer(1),
+    "optimizer.ema_decay": fraction,
+    "schedule.name": one_of(optimizer.SCHEDULES),
+    "schedule.warmup_epochs": number(0),
+    "schedule.boundaries_epochs": sequence(number(0)),
+    "schedule.factor": number(0, open_low=True),
+    "schedule.final_factor": number(0, 1),
+    "early_stopping.monitor": one_of(MONITORS),
+    "early_stopping.patience": integer(0),
+    "early_stopping.min_delta": number(0),
+    "checkpoint.monitor": one_of(MONITORS),
+    "checkpoint.every_steps": integer(0),
+    "checkpoint.keep": integer(2),
+    "log.every_steps": integer(1),
+}
+
+
+def flat(config: Mapping, prefix: str = "") -> dict[str, Any]:
+    """{'data.name': 'digits', ...}; the network's own fields stay one mapping."""
+    out = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping | ConfigDict) and prefix + key != "model.fields":
+            out |= flat(value, f"{prefix}{key}.")
+        else:
+            out[prefix + key] = value
+    return out
+
+
+def check(config: ConfigDict) -> None:
+    """Raises InputError for the first field that is unknown, missing or not allowed."""
+    fields = flat(config)
+    known = [*RULES, "model.fields"]
+    for field in fields:
+        if field not in known:
+            near = difflib.get_close_matches(field, known, 1)
+            raise InputError(f"config.{field}: no such field; "
+                             + (f"did you mean config.{near[0]}?" if near else
+                                "configs/default.py names all of them"))
+    for field in known:
+        if field not in fields:
+            raise InputError(f"config.{field} is missing: start from "
+                             "configs/default.py, which names every field")
+    for field, rule in RULES.items():
+        if not rule.holds(fields[field]):
+            raise InputError(f"config.{field} = {fields[field]!r} is not allowed: "
+                             f"must be {rule.allowed}")
+    check_together(config)
+
+
+def check_together(config: ConfigDict) -> None:
+    """The rules that more than one field has a part in."""
+    try:
+        networks.create(config.model.name, layers=layers.Layers(),
+                        **config.model.fields)
+    except ValueError as error:
+        raise InputError(f"config.model.fields = {dict(config.model.fields)}: "
+                         f"{error}") from error
+    if (config.data.image_size[0] == 0) != (config.data.image_size[1] == 0):
+        raise InputError(f"config.data.image_size = {config.data.image_size} is not "
+                         "allowed: (0, 0) for as stored, or two sizes in pixels")
+    if config.data.validation >= 1 and config.data.validation % 1:
+        raise InputError(f"config.data.validation = {config.data.validation} is not "
+                         "allowed: a fraction < 1 or a whole number of images")
+    for part in ("early_stopping", "checkpoint"):
+        if config.data.validation == 0 and config[part].monitor.startswith("val_"):
+            raise InputError(
+                f"config.{part}.monitor = {config[part].monitor!r} needs a validation "
+                "part, but config.data.validation = 0: monitor 'loss' or 'accuracy'")
+    if config.coordinator not in ("", "auto") and not (
+            0 <= config.process_id < config.num_processes):
+        raise InputError(
+            f"config.coordinator = {config.coordinator!r} needs config.num_processes "
+            ">= 1 and config.process_id from 0 to num_processes - 1, not "
+            f"{config.num_processes} and {config.process_id}")
+    if config.schedule.warmup_epochs > config.epochs:
+        raise InputError(f"config.schedule.warmup_epochs = "
+                         f"{config.schedule.warmup_epochs} is not allowed: must be <= "
+                         f"config.epochs = {config.epochs}")
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as readable JSON, the same for the same values."""
+    return json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + "\n"
+
+
+def computed(config: ConfigDict) -> dict[str, Any]:
+    """The fields that decide what is computed, as plain JSON values."""
+    fields = flat(json.loads(config.to_json()))
+    return {k: v for k, v in fields.items() if k not in EXECUTION}
+
+
+def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
+    """'field: theirs -> ours' for each field that would change what is computed."""
+    new, old = computed(ours), computed(theirs)
+    return [f"{field}: {old.get(field)!r} -> {new.get(field)!r}"
+            for field in sorted(new.keys() | old.keys())
+            if new.get(field) != old.get(field)]
+
+
+def fingerprint(config: ConfigDict) -> str:
+    """Eight hex digits that tell apart configs which compute different things."""
+    return hashlib.sha256(json.dumps(computed(config), sort_keys=True).encode()
+                          ).hexdigest()[:8]
+

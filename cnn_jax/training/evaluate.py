@@ -1,0 +1,41 @@
+"""Exact evaluation: every example of a part once, on any batch size and devices."""
+
+import functools
+from collections.abc import Callable
+
+from cnn_jax import ops
+from cnn_jax.data.batches import eval_order
+from cnn_jax.data.examples import Examples
+from cnn_jax.training.metrics import mean
+from cnn_jax.training.parallel import Placement, eval_batch
+from cnn_jax.training.steps import Recipe, TrainState
+
+Evaluate = Callable[[TrainState, str], dict[str, float]]
+
+
+def compile_evaluation(recipe: Recipe, placement: Placement, state: TrainState,
+                       examples: Examples, spans: dict[str, range],
+                       batch_size: int) -> Evaluate:
+    """(state, part) -> loss, accuracy and number of examples of that part.
+
+    state, examples: on the devices. The last batch is padded and masked, sums are
+    added up, and divided once.
+    """
+    def rows(indices, mask):
+        return placement.put_rows(indices), placement.put_rows(mask)
+
+    step = placement.wrap(functools.partial(eval_batch, recipe=recipe))
+    first = next(eval_order(spans["train"], batch_size))
+    program = step.lower(state, examples, *rows(*first)).compile(
+        compiler_options=ops.compiler_options())
+
+    def evaluate(state: TrainState, part: str) -> dict[str, float]:
+        totals = dict.fromkeys(("loss", "correct", "count"), 0.0)
+        for batch in eval_order(spans[part], batch_size):
+            metrics = placement.fetch(program(state, examples, *rows(*batch)))
+            for name in totals:
+                totals[name] += float(metrics[name])
+        assert totals["count"] == len(spans[part]), (totals, part)
+        return mean(totals) | {"examples": int(totals["count"])}
+
+    return evaluate

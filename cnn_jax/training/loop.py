@@ -1,0 +1,315 @@
+"""Training from a config: the one file that knows data, networks, devices and disk."""
+
+import contextlib
+import dataclasses
+import functools
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnn_jax import data, ops
+from cnn_jax.data.batches import concatenate, steps_per_epoch, train_order
+from cnn_jax.data.examples import Examples
+from cnn_jax.errors import RunError
+from cnn_jax.inspection.summary import layer_table
+from cnn_jax.training import parallel
+from cnn_jax.training.checkpoint import Checkpoints
+from cnn_jax.training.config import check
+from cnn_jax.training.evaluate import Evaluate, compile_evaluation
+from cnn_jax.training.metrics import (Recorder, Reporter, epoch_line, improvement, mean,
+                                      should_stop, write_atomically)
+from cnn_jax.training.results import describe_devices, finish
+from cnn_jax.training.setup import create_recipe, first_state
+from cnn_jax.training.steps import Recipe, TrainState
+from cnn_jax.training.workdir import (default_path, describe, open_workdir,
+                                      write_data_info)
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come, beside its state; saved as JSON with each checkpoint."""
+
+    step: int = 0
+    history: list[dict] = dataclasses.field(default_factory=list)  # a row an epoch
+    sums: dict[str, float] = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(("loss", "correct", "count"), 0.0))
+    epoch_seconds: float = 0.0    # of training in the epoch under way
+    train_seconds: float = 0.0    # of training in all, without compiling and evaluating
+    compile_seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What stays the same from the first step to the last."""
+
+    config: ConfigDict
+    workdir: Path
+    recipe: Recipe
+    placement: parallel.Placement
+    data: Examples                # on the devices
+    spans: dict[str, range]
+    checkpoints: Checkpoints
+    report: Reporter
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return steps_per_epoch(len(self.spans["train"]), self.config.batch_size)
+
+    def finished(self, progress: Progress) -> bool:
+        stop = self.config.early_stopping
+        return (progress.step >= self.config.epochs * self.steps_per_epoch
+                or should_stop(progress.history, stop.monitor, stop.patience,
+                               stop.min_delta))
+
+
+class Stopped(RunError):
+    """A signal asked the run to stop; the step just done is saved."""
+
+    def __init__(self, signum: int, message: str):
+        super().__init__(message)
+        self.signum = signum
+
+
+def run(config: ConfigDict, workdir: str | Path | None = None,
+        quiet: bool = False) -> dict:
+    """Trains, evaluates and writes everything; returns what results.json holds.
+
+    workdir: default `runs/NETWORK-DATASET-HASH`. A run that was stopped there goes on
+    bit for bit; one that is finished is only evaluated.
+    Raises InputError for input that cannot be used, RunError where the run fails.
+    """
+    check(config)
+    parallel.start_processes(config)
+    report = Reporter(quiet or jax.process_index() != 0)
+    placement = parallel.place(config)
+    path = Path(workdir or default_path(config)).absolute()
+    report.line(f"workdir: {path}")
+    with open_workdir(path, config):
+        dataset = data.load(config.data, config.seed)
+        info = describe(dataset, config.data.scaling)
+        recipe = create_recipe(config, info, placement.axis_name)
+        state = first_state(recipe, info.image_shape)
+        table = layer_table(recipe.model, info.image_shape)
+        report.line(f"data: {info.source}")
+        report.line(table.text())
+        report.line(describe_devices(placement.devices))
+        if jax.process_index() == 0:
+            write_data_info(path, info)
+            write_atomically(path / "summary.txt", table.text() + "\n")
+        with Checkpoints(path / "checkpoints", config.checkpoint.keep) as checkpoints:
+            examples, spans = concatenate(dataset)
+            this = Run(config, path, recipe, placement, placement.put(examples), spans,
+                       checkpoints, report)
+            state, progress = resume(this, state)
+            done = this.finished(progress)
+            if done:
+                report.line(f"already finished after epoch {len(progress.history)}: "
+                            "evaluating only")
+            evaluate = compile_evaluation(recipe, placement, state, this.data, spans,
+                                          config.eval_batch_size)
+            if not done:
+                state = fit(this, state, progress, evaluate)
+            return finish(this, state, progress, evaluate, table.params, done)
+
+
+def resume(this: Run, state: TrainState) -> tuple[TrainState, Progress]:
+    """The newest checkpoint of the workdir on the devices, or the first state."""
+    progress = Progress()
+    if this.checkpoints.latest is not None:
+        state, meta = this.checkpoints.restore(this.checkpoints.latest, state)
+        progress = Progress(**meta)
+        this.report.line(f"resuming after step {progress.step}")
+    return this.placement.put(state), progress
+
+
+def fit(this: Run, state: TrainState, progress: Progress,
+        evaluate: Evaluate) -> TrainState:
+    """Trains to the end of the run, an epoch at a time."""
+    config = this.config
+    train = compile_training(this, state, progress)
+    recorder = Recorder(this.workdir, progress.step, progress.history,
+                        writing=jax.process_index() == 0)
+    with contextlib.closing(recorder), stop_signals() as received:
+        while not this.finished(progress):
+            state = train_epoch(this, state, progress, train, recorder, received)
+            row = close_epoch(this, state, progress, evaluate)
+            recorder.epoch(progress.history)
+            this.report.line(epoch_line(row, config.epochs))
+            save(this, state, progress, score=(
+                improvement(row, config.checkpoint.monitor), row["epoch"]))
+            if received and not this.finished(progress):
+                raise stopped(this, progress, received)
+    if progress.step < config.epochs * this.steps_per_epoch:
+        this.report.line(f"early stopping: {config.early_stopping.monitor} did not "
+                         f"improve for {config.early_stopping.patience} epochs")
+    return state
+
+
+def train_epoch(this: Run, state: TrainState, progress: Progress, train: Callable,
+                recorder: Recorder, received: list[int]) -> TrainState:
+    """Trains to the end of the epoch under way, from its start or from within it."""
+    config, steps = this.config, this.steps_per_epoch
+    epoch, done = divmod(progress.step, steps)
+    order = train_order(config.seed, epoch, this.spans["train"], config.batch_size)
+    this.report.start(f"epoch {epoch + 1}/{config.epochs}", steps, done)
+    pending, begun = [], time.perf_counter()
+    try:
+        while done < steps:
+            size = call_size(config.steps_per_call, done, steps)
+            state, metrics = train[size](
+                state, this.data, this.placement.put_rows(order[done:done + size]))
+            if this.placement.synchronous:
+                jax.block_until_ready(metrics)
+            pending.append(metrics)
+            done += size
+            due = crosses(config.checkpoint.every_steps, done, size) and done < steps
+            if (due or received or done == steps
+                    or crosses(config.log.every_steps, done, size)):
+                progress.step = epoch * steps + done
+                drain(this, progress, pending, recorder)
+                now = time.perf_counter()
+                progress.epoch_seconds += now - begun
+                begun = now
+            if (due or received) and done < steps:
+                save(this, state, progress)
+                begun = time.perf_counter()
+                if received:
+                    raise stopped(this, progress, received)
+    finally:
+        this.report.stop()
+    return state
+
+
+def call_size(steps_per_call: int, done: int, steps: int) -> int:
+    """Steps of the next call: calls begin at multiples of steps_per_call in an epoch,
+    what is left over goes one by one, so that a resumed run makes the same calls."""
+    whole = done % steps_per_call == 0 and done + steps_per_call <= steps
+    return steps_per_call if whole else 1
+
+
+def crosses(every: int, done: int, size: int) -> bool:
+    """Whether the last `size` steps reached a multiple of `every` (0: never)."""
+    return every > 0 and done // every > (done - size) // every
+
+
+def drain(this: Run, progress: Progress, pending: list, recorder: Recorder) -> None:
+    """Fetches the metrics of the calls made, checks them, and adds them up."""
+    fetched = [this.placement.fetch(metrics) for metrics in pending]
+    pending.clear()
+    steps = {name: np.concatenate([m[name] for m in fetched]).astype(np.float64)
+             for name in fetched[0]}
+    first = progress.step - len(steps["loss"])
+    for offset in np.flatnonzero(~np.isfinite(steps["loss"]))[:1]:
+        raise not_finite(this, f"the loss is {steps['loss'][offset]:g}",
+                         first + int(offset))
+    sums = {name: float(values.sum()) for name, values in steps.items()}
+    for name in sums:
+        progress.sums[name] += sums[name]
+    row = mean(sums)
+    recorder.append({"kind": "steps", "step": progress.step} | row
+                    | {"learning_rate": learning_rate(this, progress.step - 1)})
+    this.report.advance((progress.step - 1) % this.steps_per_epoch + 1,
+                        f"loss: {row['loss']:.4f} - accuracy: {row['accuracy']:.4f}")
+
+
+def learning_rate(this: Run, step: int) -> float:
+    """The rate that step number `step` (from 0) was made with."""
+    return float(this.recipe.rate(step // this.config.optimizer.accumulate_steps))
+
+
+def not_finite(this: Run, what: str, step: int) -> RunError:
+    kept = this.checkpoints.latest
+    return RunError(
+        f"{what} at step {step} (epoch {step // this.steps_per_epoch + 1}), learning "
+        f"rate {learning_rate(this, step):g}: training stopped; "
+        + (f"the checkpoint of step {kept} is kept" if kept is not None
+           else "no checkpoint had been saved")
+        + "; try a lower --config.optimizer.learning_rate or clip_norm")
+
+
+def close_epoch(this: Run, state: TrainState, progress: Progress,
+                evaluate: Evaluate) -> dict:
+    """Adds the row of the epoch just trained to the history and returns it."""
+    row = {"epoch": progress.step // this.steps_per_epoch, "step": progress.step}
+    row |= mean(progress.sums)
+    if len(this.spans["validation"]):
+        validation = evaluate(state, "validation")
+        row |= {f"val_{name}": validation[name] for name in ("loss", "accuracy")}
+    row |= {"learning_rate": learning_rate(this, progress.step - 1),
+            "seconds": progress.epoch_seconds,
+            "images_per_second": progress.sums["count"] / progress.epoch_seconds}
+    progress.history.append(row)
+    progress.train_seconds += progress.epoch_seconds
+    progress.epoch_seconds = 0.0
+    progress.sums = dict.fromkeys(progress.sums, 0.0)
+    return row
+
+
+def save(this: Run, state: TrainState, progress: Progress,
+         score: tuple[float, int] | None = None) -> None:
+    """A checkpoint of the step just done, unless the state is not finite."""
+    host = this.placement.fetch(state)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host)):
+        raise not_finite(this, "a parameter is not finite after the update",
+                         progress.step - 1)
+    this.checkpoints.save(progress.step, host, dataclasses.asdict(progress), score)
+
+
+def compile_training(this: Run, state: TrainState, progress: Progress) -> dict:
+    """{steps: program that makes so many steps}, compiled before the first step."""
+    steps, batch = this.steps_per_epoch, this.config.batch_size
+    sizes = {call_size(this.config.steps_per_call, done, steps)
+             for done in range(steps)}
+    step = this.placement.wrap(
+        functools.partial(parallel.train_steps, recipe=this.recipe), donate=(0,))
+    programs = {}
+    this.report.line("compiling ...")
+    for size in sizes:
+        begun = time.perf_counter()
+        rows = this.placement.put_rows(np.zeros((size, batch), np.int32))
+        programs[size] = step.lower(state, this.data, rows).compile(
+            compiler_options=ops.compiler_options())
+        progress.compile_seconds += time.perf_counter() - begun
+    this.report.line(f"compiled in {progress.compile_seconds:.1f} s")
+    return programs
+
+
+@contextlib.contextmanager
+def stop_signals():
+    """Yields a list that receives SIGTERM or SIGINT instead of dying of it.
+
+    A second signal acts at once, as it would without us. Outside the main thread
+    Python delivers no signals and the list stays empty.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    previous = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore():
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def receive(number, frame):
+        received.append(number)
+        restore()
+
+    for number in previous:
+        signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        restore()
+
+
+def stopped(this: Run, progress: Progress, received: list[int]) -> Stopped:
+    name = signal.Signals(received[0]).name
+    return Stopped(received[0], f"{name}: step {progress.step} is saved in "
+                   f"{this.checkpoints.directory}; the same command goes on from there")

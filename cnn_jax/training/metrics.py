@@ -1,0 +1,160 @@
+"""What a run writes while it trains: lines, metrics.jsonl, history.csv, TensorBoard."""
+
+import csv
+import io
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn,
+                           TimeRemainingColumn)
+from tensorboardX import SummaryWriter
+
+COLUMNS = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy",
+           "learning_rate", "seconds", "images_per_second")
+QUIET_SECONDS = 30.0  # between progress lines where there is no terminal
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces the file as a whole: a reader or a kill never sees half of it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def mean(sums: dict[str, float]) -> dict[str, float]:
+    """Loss and accuracy from sums over examples: divide once, at the end."""
+    count = sums["count"]
+    return {"loss": sums["loss"] / count, "accuracy": sums["correct"] / count}
+
+
+def improvement(row: dict, monitor: str) -> float:
+    """The monitored value with the sign that makes higher better; NaN is the worst."""
+    value = row[monitor] if monitor.endswith("accuracy") else -row[monitor]
+    return -math.inf if math.isnan(value) else value
+
+
+def should_stop(history: list[dict], monitor: str, patience: int,
+                min_delta: float) -> bool:
+    """Whether the last `patience` epochs brought no improvement by min_delta (Keras'
+    EarlyStopping). A pure function of the history, so a resumed run decides alike."""
+    if patience == 0:
+        return False
+    best, waited = -math.inf, 0
+    for row in history:
+        value = improvement(row, monitor)
+        if value > best + min_delta:
+            best, waited = value, 0
+        else:
+            waited += 1
+    return waited >= patience
+
+
+class Recorder:
+    """The files of a run. On resume, rows later than `step` are taken back.
+
+    writing: False in all processes but the first, which then write nothing.
+    """
+
+    def __init__(self, workdir: Path, step: int, history: list[dict],
+                 writing: bool = True):
+        self.workdir, self.writing, self.writers = workdir, writing, {}
+        self.jsonl = workdir / "metrics.jsonl"
+        if not writing:
+            return
+        kept = []
+        if self.jsonl.exists():
+            kept = [line for line in self.jsonl.read_text().splitlines()
+                    if is_row_until(line, step)]
+        write_atomically(self.jsonl, "".join(line + "\n" for line in kept))
+        self.write_history(history)
+        for part in ("train", "validation"):
+            self.writers[part] = SummaryWriter(
+                str(workdir / part), purge_step=step + 1 if step else None)
+
+    def close(self) -> None:
+        for writer in self.writers.values():
+            writer.close()
+
+    def append(self, row: dict) -> None:
+        if self.writing:
+            with self.jsonl.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def write_history(self, history: list[dict]) -> None:
+        text = io.StringIO()
+        table = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+        table.writeheader()
+        table.writerows(history)
+        write_atomically(self.workdir / "history.csv", text.getvalue())
+
+    def epoch(self, history: list[dict]) -> None:
+        """Records the newest row of `history` everywhere."""
+        if not self.writing:
+            return
+        row = history[-1]
+        self.append({"kind": "epoch"} | row)
+        self.write_history(history)
+        shared = {tag: row[tag] for tag in ("learning_rate", "images_per_second")}
+        for part, prefix in (("train", ""), ("validation", "val_")):
+            if prefix + "loss" not in row:
+                continue
+            tags = {tag: row[prefix + tag] for tag in ("loss", "accuracy")} | shared
+            for tag, value in tags.items():
+                self.writers[part].add_scalar(tag, value, row["step"])
+            self.writers[part].flush()
+
+
+def is_row_until(line: str, step: int) -> bool:
+    """Whether a line of metrics.jsonl is whole and not later than `step`."""
+    try:
+        return json.loads(line)["step"] <= step
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return False  # the row that a kill cut short
+
+
+class Reporter:
+    """Lines for people: a live bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, quiet: bool = False):
+        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self.bar = None
+        self.spoken = time.monotonic()
+
+    def line(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def start(self, title: str, total: int, done: int = 0) -> None:
+        self.spoken = time.monotonic()
+        if self.console.is_terminal:
+            self.bar = Progress(TextColumn("{task.description}"), BarColumn(),
+                                MofNCompleteColumn(), TimeRemainingColumn(),
+                                TextColumn("{task.fields[note]}"),
+                                console=self.console, transient=True)
+            self.task = self.bar.add_task(title, total=total, completed=done, note="")
+            self.bar.start()
+        self.title, self.total = title, total
+
+    def advance(self, done: int, note: str) -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, note=note)
+        elif time.monotonic() - self.spoken > QUIET_SECONDS:
+            self.spoken = time.monotonic()
+            self.line(f"{self.title} - step {done}/{self.total} - {note}")
+
+    def stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def epoch_line(row: dict, epochs: int) -> str:
+    """One epoch in Keras' words."""
+    words = [f"epoch {row['epoch']}/{epochs}"]
+    words += [f"{name}: {row[name]:.4f}" for name in
+              ("loss", "accuracy", "val_loss", "val_accuracy") if name in row]
+    words += [f"{row['seconds']:.1f} s", f"{row['images_per_second']:,.0f} images/s"]
+    return " - ".join(words)

@@ -1,0 +1,153 @@
+"""The pure steps on devices: `jit` over a mesh (the main path) or `pmap`.
+
+Both see the same global batch, draw the same random numbers and normalise over the
+whole batch, so both train the same parameters as one device. More than one process is
+`jax.distributed`; every process runs the same program on its own devices.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cnn_jax import ops
+from cnn_jax.data.batches import Batch
+from cnn_jax.data.examples import Examples
+from cnn_jax.errors import InputError
+from cnn_jax.training.steps import (Metrics, Recipe, TrainState, eval_step,
+                                    predict_logits, train_step)
+
+AXIS = "batch"
+
+
+class Placement(NamedTuple):
+    """How state, data and indices lie on the devices, and how steps get there."""
+
+    devices: tuple[jax.Device, ...]    # of all processes
+    axis_name: str | None              # for the recipe: set where steps are mapped
+    put: Callable[[Any], Any]          # host tree -> a copy on every device
+    fetch: Callable[[Any], Any]        # the reverse: one copy, as NumPy arrays
+    put_rows: Callable[[np.ndarray], jax.Array]  # [..., B] -> last axis over devices
+    wrap: Callable[..., Any]           # step (state, data, *rows) -> jitted or mapped
+
+    @property
+    def synchronous(self) -> bool:
+        """Whether to wait for each call: queued steps on several CPU devices can
+        deadlock in the collectives' rendezvous when threads run out."""
+        return len(self.devices) > 1 and self.devices[0].platform == "cpu"
+
+
+def start_processes(config) -> None:
+    """Joins the other processes, where the config names any; call before all else."""
+    if config.coordinator == "auto":
+        jax.distributed.initialize()
+    elif config.coordinator:
+        jax.distributed.initialize(config.coordinator, config.num_processes,
+                                   config.process_id)
+
+
+def choose_devices(config) -> list[jax.Device]:
+    """The devices to train on: `config.devices` of this process's, or all there are."""
+    if config.devices == 0:
+        return jax.devices()
+    if jax.process_count() > 1:
+        raise InputError(f"config.devices = {config.devices} is for one process; with "
+                         "several, all devices are used: set it to 0")
+    if config.devices > jax.local_device_count():
+        raise InputError(
+            f"config.devices = {config.devices}, but there are "
+            f"{jax.local_device_count()} ({jax.devices()[0].platform}): use fewer, or 0")
+    return jax.local_devices()[:config.devices]
+
+
+def place(config) -> Placement:
+    """The placement that a config asks for; batches must divide over its devices."""
+    devices = choose_devices(config)
+    for field in ("batch_size", "eval_batch_size"):
+        if config[field] % len(devices):
+            raise InputError(f"config.{field} = {config[field]} does not divide over "
+                             f"{len(devices)} devices: use a multiple of them")
+    return {"jit": mesh_placement, "pmap": pmap_placement}[config.parallel](devices)
+
+
+def global_array(value, sharding: NamedSharding) -> jax.Array:
+    """A global array from a host value that every process has."""
+    value = np.asarray(value)
+    return jax.make_array_from_callback(value.shape, sharding, lambda i: value[i])
+
+
+def mesh_placement(devices) -> Placement:
+    """State and data on every device, the batch split over a one-axis mesh."""
+    mesh = Mesh(np.array(devices), (AXIS,))
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def put(tree):
+        return jax.tree.map(lambda x: global_array(x, whole), tree)
+
+    def fetch(tree):
+        return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
+
+    def put_rows(rows):
+        spec = PartitionSpec(*[None] * (rows.ndim - 1), AXIS)
+        return global_array(rows, NamedSharding(mesh, spec))
+
+    def wrap(step, donate=()):
+        return jax.jit(step, out_shardings=whole, donate_argnums=donate)
+
+    return Placement(tuple(devices), None, put, fetch, put_rows, wrap)
+
+
+def pmap_placement(devices) -> Placement:
+    """A copy of state and data per device, stacked along a leading axis."""
+    local = [d for d in devices if d.process_index == jax.process_index()]
+    stacked = NamedSharding(Mesh(np.array(local), (AXIS,)), PartitionSpec(AXIS))
+    start = devices.index(local[0])
+
+    def put(tree):
+        return jax.tree.map(lambda x: jax.device_put(
+            np.broadcast_to(x, (len(local), *np.shape(x))), stacked), tree)
+
+    def fetch(tree):
+        return jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[0], tree)
+
+    def put_rows(rows):
+        """[..., B] -> [devices of this process, ..., B / devices]."""
+        parts = np.stack(np.split(rows, len(devices), axis=-1))
+        return jax.device_put(parts[start:start + len(local)], stacked)
+
+    def wrap(step, donate=()):
+        return jax.pmap(step, AXIS, devices=devices, donate_argnums=donate)
+
+    return Placement(tuple(devices), AXIS, put, fetch, put_rows, wrap)
+
+
+def gather(data: Examples, indices: jax.Array, mask: jax.Array,
+           axis_name: str | None) -> Batch:
+    """The batch of these examples; each keeps its place in the global batch."""
+    place = jnp.arange(len(indices))
+    if axis_name is not None:
+        place += len(indices) * lax.axis_index(axis_name)
+    return Batch(data.images[indices], data.labels[indices], mask, place)
+
+
+def train_steps(state: TrainState, data: Examples, order: jax.Array,
+                recipe: Recipe) -> tuple[TrainState, Metrics]:
+    """As many steps as `order` [K, B] has rows; metrics are arrays of K sums."""
+    def body(state, indices):
+        mask = jnp.ones(len(indices))
+        return train_step(state, gather(data, indices, mask, recipe.axis_name), recipe)
+
+    if len(order) > 1:
+        return lax.scan(body, state, order)
+    state, metrics = body(state, order[0])
+    return state, jax.tree.map(lambda x: x[None], metrics)
+
+
+def eval_batch(state: TrainState, data: Examples, indices: jax.Array, mask: jax.Array,
+               recipe: Recipe) -> Metrics:
+    return eval_step(state, gather(data, indices, mask, recipe.axis_name), recipe)

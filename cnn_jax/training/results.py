@@ -1,0 +1,121 @@
+"""The end of a run: the best checkpoint on the test part, results.json, the curves."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cnn_jax import __version__
+from cnn_jax.inspection.plots import learning_curves
+from cnn_jax.training.checkpoint import leaves
+from cnn_jax.training.metrics import write_atomically
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide what a run computes."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), "cnn_jax": __version__} | found
+
+
+def describe_devices(devices) -> str:
+    """The line that says where a run happens and with what."""
+    kinds = {d.device_kind for d in devices}
+    packages = versions()
+    words = ", ".join(f"{name} {packages[name]}" for name in ("python", "jax", "flax"))
+    return (f"devices: {len(devices)} x {devices[0].platform} ({', '.join(kinds)}), "
+            f"{jax.process_count()} process(es) - {words}")
+
+
+def sha256(state: Any) -> str:
+    """Over the bytes of all leaves in the order of their paths."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(leaves(state).items()):
+        digest.update(path.encode())
+        digest.update(np.ascontiguousarray(leaf))
+    return digest.hexdigest()
+
+
+def peak_memory_mb(devices) -> dict[str, float]:
+    """Of this process; and the largest of its devices', where the backend counts it."""
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, else KiB
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    counted = [(d.memory_stats() or {}).get("peak_bytes_in_use", 0) for d in devices
+               if d.process_index == jax.process_index()]
+    memory = {"peak_memory_mb": round(host, 1)}
+    if any(counted):
+        memory["device_peak_memory_mb"] = round(max(counted) / 1e6, 1)
+    return memory
+
+
+def commit() -> str | None:
+    """The git commit of the sources, where they are a checkout."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    found = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"],
+                           capture_output=True, text=True, check=False)
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def finish(this, state, progress, evaluate, params: int, only_evaluate: bool) -> dict:
+    """Evaluates the best checkpoint on the test part and writes what a run leaves.
+
+    A run that had finished before keeps its results.json: its times and memory are
+    those of the training, which this process has not seen.
+    """
+    final = this.placement.fetch(state)
+    best_step = this.checkpoints.best
+    best, _ = this.checkpoints.restore(best_step, final)
+    best = this.placement.put(best)
+    test = evaluate(best, "test")
+    row = next(r for r in progress.history if r["step"] == best_step)
+    this.report.line(
+        f"test: loss: {test['loss']:.4f} - accuracy: {test['accuracy']:.4f} - "
+        f"{test['examples']} examples - best epoch {row['epoch']}")
+
+    path = this.workdir / "results.json"
+    if only_evaluate and path.exists():
+        results = json.loads(path.read_text())
+    else:
+        results = collect(this, final, progress, row, test, params)
+        if jax.process_index() == 0:
+            write_atomically(path, json.dumps(results, indent=2) + "\n")
+            learning_curves(progress.history, this.workdir / "learning_curves.png")
+    this.report.line(f"all of it lies in {this.workdir}")
+    return results
+
+
+def collect(this, final, progress, best: dict, test: dict, params: int) -> dict:
+    """The figures of results.json."""
+    images = this.steps_per_epoch * this.config.batch_size * len(progress.history)
+    return {
+        "network": this.config.model.name,
+        "dataset": this.config.data.name,
+        "seed": this.config.seed,
+        "params": params,
+        "epochs": len(progress.history),
+        "best_epoch": best["epoch"],
+        "validation_accuracy": best.get("val_accuracy"),
+        "test_accuracy": test["accuracy"],
+        "test_loss": test["loss"],
+        "test_examples": test["examples"],
+        "train_seconds": round(progress.train_seconds, 3),
+        "compile_seconds": round(progress.compile_seconds, 3),
+        "images_per_second": round(images / progress.train_seconds, 1),
+        **peak_memory_mb(this.placement.devices),
+        "params_sha256": sha256(final),
+        "versions": versions(),
+        "devices": [f"{d.platform}: {d.device_kind}" for d in this.placement.devices],
+        "commit": commit(),
+        "command": " ".join([Path(sys.executable).name, *sys.argv]),
+    }

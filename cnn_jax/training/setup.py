@@ -1,0 +1,60 @@
+"""From a config and the data's description to everything that steps need."""
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnn_jax import networks
+from cnn_jax.data.batches import steps_per_epoch
+from cnn_jax.errors import InputError
+from cnn_jax.layers import Layers
+from cnn_jax.training import optimizer
+from cnn_jax.training.steps import Recipe, TrainState, create_state
+from cnn_jax.training.workdir import DataInfo
+
+
+def create_model(config: ConfigDict, num_classes: int, axis_name: str | None = None):
+    """The network of a config; `axis_name` where its steps will be mapped."""
+    model = config.model
+    layers = Layers(conv=model.conv, pool=model.pool, dtype=config.dtype,
+                    init=model.init, bn=model.bn, axis_name=axis_name)
+    return networks.create(model.name, model.num_classes or num_classes, layers,
+                           **model.fields)
+
+
+def create_recipe(config: ConfigDict, info: DataInfo,
+                  axis_name: str | None = None) -> Recipe:
+    """The recipe of a config on the data described by `info`."""
+    classes = len(info.class_names)
+    if 0 < config.model.num_classes < classes:
+        raise InputError(f"config.model.num_classes = {config.model.num_classes} is "
+                         f"less than the {classes} classes of {info.name}: use 0")
+    if config.batch_size > info.counts["train"]:
+        raise InputError(f"config.batch_size = {config.batch_size} is more than the "
+                         f"{info.counts['train']} training images of {info.name}")
+    rate = optimizer.schedule(
+        config, steps_per_epoch(info.counts["train"], config.batch_size))
+    return Recipe(
+        model=create_model(config, classes, axis_name),
+        optimizer=optimizer.create(config, rate), rate=rate, scaling=info.scaling,
+        augment=config.augment, seed=config.seed,
+        label_smoothing=config.loss.label_smoothing,
+        ema_decay=config.optimizer.ema_decay, axis_name=axis_name)
+
+
+def first_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:
+    """The state before the first step, as NumPy arrays.
+
+    Raises InputError where the network cannot take images of this shape.
+    """
+    try:
+        state = jax.jit(lambda: create_state(recipe, image_shape))()
+    except ValueError as error:
+        raise InputError(f"{type(recipe.model).__name__} cannot take images of shape "
+                         f"{tuple(image_shape)}: {error}") from error
+    return jax.tree.map(np.asarray, state)
+
+
+def abstract_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:
+    """The structure, shapes and dtypes of a state, without its arrays."""
+    return jax.eval_shape(lambda: create_state(recipe, image_shape))

@@ -1,0 +1,121 @@
+"""One training step and one evaluation step: pure functions, nothing put on them.
+
+`jit`, `pmap`, shardings and donation are added in `parallel.py`. The only trace of
+devices here is `recipe.axis_name`, behind which the collectives stand.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from cnn_jax.data.augment import augment
+from cnn_jax.data.batches import Batch
+from cnn_jax.data.scaling import Scaling, scale
+from cnn_jax.training.optimizer import Schedule
+
+Metrics = dict[str, jax.Array]  # sums over examples: loss, correct, count
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that changes. Random draws need no key here: they follow from the step."""
+
+    step: jax.Array        # int32 []
+    params: Any            # float32 leaves
+    batch_stats: Any       # {} without batch norm
+    opt_state: Any
+    average: Any           # running mean of params, {} unless ema_decay > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All that does not change: what to train and how."""
+
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    rate: Schedule
+    scaling: Scaling
+    augment: Any           # the `augment` part of the config
+    seed: int
+    label_smoothing: float = 0.0
+    ema_decay: float = 0.0
+    axis_name: str | None = None
+
+
+def create_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:
+    """The state before the first step, from `recipe.seed` alone."""
+    images = jnp.zeros((1, *image_shape))
+    variables = recipe.model.init(jax.random.key(recipe.seed), images, train=False)
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32), params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=recipe.optimizer.init(params),
+        average=params if recipe.ema_decay > 0 else {})
+
+
+def example_losses(logits: jax.Array, labels: jax.Array,
+                   label_smoothing: float = 0.0) -> jax.Array:
+    """Softmax cross-entropy of each example, [N, classes], [N] -> float32 [N]."""
+    targets = jax.nn.one_hot(labels, logits.shape[-1])
+    return optax.softmax_cross_entropy(
+        logits.astype(jnp.float32), optax.smooth_labels(targets, label_smoothing))
+
+
+def train_step(state: TrainState, batch: Batch,
+               recipe: Recipe) -> tuple[TrainState, Metrics]:
+    """One update from one batch; the metrics are those before the update."""
+    key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
+    augment_key, dropout_key = jax.random.split(key)
+    images = augment(augment_key, batch.image, batch.place, recipe.augment)
+    images = scale(images, recipe.scaling)
+
+    def loss_of(params):
+        logits, updated = recipe.model.apply(
+            {"params": params, "batch_stats": state.batch_stats}, images, train=True,
+            mutable=["batch_stats"], rngs={"dropout": dropout_key})
+        losses = example_losses(logits, batch.label, recipe.label_smoothing)
+        return losses.mean(), (losses, logits, updated.get("batch_stats", {}))
+
+    grads, (losses, logits, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
+    if recipe.axis_name is not None:
+        grads = lax.pmean(grads, recipe.axis_name)
+    updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    average = {}
+    if recipe.ema_decay > 0:
+        average = optax.incremental_update(params, state.average, 1 - recipe.ema_decay)
+    state = TrainState(state.step + 1, params, batch_stats, opt_state, average)
+    return state, sums(losses, logits, batch, recipe)
+
+
+def eval_step(state: TrainState, batch: Batch, recipe: Recipe) -> Metrics:
+    """The metrics of one batch, padded examples not counted."""
+    logits = predict_logits(state, batch.image, recipe)
+    return sums(example_losses(logits, batch.label), logits, batch, recipe)
+
+
+def predict_logits(state: TrainState, images: jax.Array, recipe: Recipe) -> jax.Array:
+    """uint8 images [N, H, W, C] -> logits [N, classes], of the averaged parameters
+    where the recipe keeps an average."""
+    params = state.average if recipe.ema_decay > 0 else state.params
+    return recipe.model.apply(
+        {"params": params, "batch_stats": state.batch_stats},
+        scale(images, recipe.scaling), train=False)
+
+
+def sums(losses: jax.Array, logits: jax.Array, batch: Batch, recipe: Recipe) -> Metrics:
+    """Sums over the examples that count, so that one division at the end is exact."""
+    correct = logits.argmax(-1) == batch.label
+    metrics = {"loss": (losses * batch.mask).sum(),
+               "correct": (correct * batch.mask).sum(),
+               "count": batch.mask.sum()}
+    if recipe.axis_name is not None:
+        metrics = lax.psum(metrics, recipe.axis_name)
+    return metrics

@@ -1,0 +1,67 @@
+"""A run read back from its workdir: the best checkpoint and what it was trained on."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from cnn_jax import data
+from cnn_jax.data.batches import concatenate
+from cnn_jax.errors import InputError
+from cnn_jax.training import parallel
+from cnn_jax.training.checkpoint import Checkpoints
+from cnn_jax.training.evaluate import compile_evaluation
+from cnn_jax.training.metrics import Reporter
+from cnn_jax.training.setup import abstract_state, create_recipe
+from cnn_jax.training.steps import Recipe, TrainState
+from cnn_jax.training.workdir import DataInfo, read_config, read_data_info
+
+
+class Trained(NamedTuple):
+    """The best checkpoint of a run."""
+
+    config: ConfigDict
+    info: DataInfo
+    recipe: Recipe       # for one device
+    state: TrainState    # NumPy leaves
+    step: int
+
+
+def load(workdir: Path) -> Trained:
+    """The best checkpoint of a workdir; a run without one has not ended an epoch."""
+    config, info = read_config(workdir), read_data_info(workdir)
+    recipe = create_recipe(config, info)
+    if not (workdir / "checkpoints").is_dir():
+        raise InputError(f"{workdir} holds no checkpoints: train there first")
+    with Checkpoints(workdir / "checkpoints", config.checkpoint.keep) as checkpoints:
+        if checkpoints.best is None:
+            raise InputError(f"{workdir} holds no checkpoint of a whole epoch: train "
+                             "on there first")
+        step = checkpoints.best
+        state, _ = checkpoints.restore(step, abstract_state(recipe, info.image_shape))
+    return Trained(config, info, recipe, state, step)
+
+
+def evaluate(workdir: Path, config: ConfigDict | None = None,
+             quiet: bool = False) -> dict[str, dict[str, float]]:
+    """Loss and accuracy of the best checkpoint on the validation and test parts.
+
+    config: may differ from the run's own in where the data lie and on what devices.
+    """
+    trained = load(workdir)
+    config = config or trained.config
+    report = Reporter(quiet)
+    placement = parallel.place(config)
+    dataset = data.load(config.data, config.seed)
+    report.line(f"data: {dataset.source}")
+    report.line(f"checkpoint: step {trained.step} of {workdir}")
+    recipe = create_recipe(config, trained.info, placement.axis_name)
+    examples, spans = concatenate(dataset)
+    examples, state = placement.put(examples), placement.put(trained.state)
+    run = compile_evaluation(recipe, placement, state, examples, spans,
+                             config.eval_batch_size)
+    results = {part: run(state, part) for part in ("validation", "test") if spans[part]}
+    for part, figures in results.items():
+        report.line(f"{part}: loss: {figures['loss']:.4f} - accuracy: "
+                    f"{figures['accuracy']:.4f} - {figures['examples']} examples")
+    return results

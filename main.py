@@ -1,0 +1,61 @@
+"""Command line of cnn_jax: flags -> a locked config -> one call per --mode."""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from cnn_jax import modes
+from cnn_jax.errors import InputError, RunError
+from cnn_jax.training import Stopped
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, as in configs/lenet.py or configs/lenet.py:mnist; any "
+    "field can be set with --config.KEY=VALUE.")
+MODE = flags.DEFINE_string("mode", "train", f"One of {', '.join(modes.MODES)}.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; default runs/NETWORK-DATASET-HASH. The same "
+    "folder again goes on where the run stopped.")
+IMAGES = flags.DEFINE_string(
+    "images", None, "predict: pictures or folders of pictures; more may follow.")
+TOP = flags.DEFINE_integer("top", 3, "predict: classes to show for each picture.",
+                           lower_bound=1)
+JSON = flags.DEFINE_boolean("json", False, "predict: print JSON instead of text.")
+INVERT = flags.DEFINE_boolean(
+    "invert", False, "predict: exchange dark and bright, for dark ink on white paper "
+    "where the training data are bright on dark.")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Flags and config, or one line that says which of them cannot be."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError,
+            OSError) as error:
+        fail(modes.explain(error), 2)
+
+
+def main(argv: list[str]) -> None:
+    try:
+        modes.run(modes.Request(
+            mode=MODE.value, config=CONFIG.value,
+            workdir=Path(WORKDIR.value) if WORKDIR.value else None,
+            images=tuple([IMAGES.value] if IMAGES.value else []) + tuple(argv[1:]),
+            top=TOP.value, json=JSON.value, invert=INVERT.value))
+    except InputError as error:
+        fail(str(error), 2)
+    except Stopped as error:
+        fail(str(error), 128 + error.signum)
+    except RunError as error:
+        fail(str(error), 1)
+
+
+def fail(message: str, code: int) -> None:
+    print(f"cnn_jax: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)
+    app.run(main, flags_parser=parse)
