@@ -30,10 +30,12 @@ INVERT = flags.DEFINE_boolean(
 def parse(argv: list[str]) -> list[str]:
     """Flags and config, or one line that says which of them cannot be."""
     try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError,
-            OSError) as error:
-        fail(modes.explain(error), 2)
+        rest = flags.FLAGS(argv)
+        if CONFIG.value is not None:
+            CONFIG.value.is_locked  # a file that is not there fails at first use
+        return rest
+    except Exception as error:  # a config file is Python: it may raise anything
+        fail(modes.explain(error, argv), 2)
 
 
 def main(argv: list[str]) -> None:

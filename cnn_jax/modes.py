@@ -1,7 +1,6 @@
 """What `main.py` can do, a function per --mode."""
 
 import dataclasses
-import difflib
 import json
 import re
 from pathlib import Path
@@ -13,7 +12,7 @@ from cnn_jax.errors import InputError
 from cnn_jax.inspection.summary import layer_table
 from cnn_jax.interop.weights import write_npz, write_text
 from cnn_jax.training import trained
-from cnn_jax.training.config import RULES, check
+from cnn_jax.training.config import check, is_field, unknown_field
 from cnn_jax.training.setup import create_model
 from cnn_jax.training.workdir import check_same_config, default_path
 
@@ -109,14 +108,17 @@ def trained_workdir(request: Request) -> Path:
     return path.absolute()
 
 
-def explain(error: Exception) -> str:
-    """One line for what absl and ml_collections raise while they read flags."""
+def explain(error: Exception, argv: list[str]) -> str:
+    """One line for what absl, ml_collections or a config file raised."""
+    for name in re.findall(r"^--config\.([\w.]+)", "\n".join(argv), re.MULTILINE):
+        if not is_field(name):
+            return unknown_field(name)
     text = str(error.args[0] if error.args else error).strip()
-    unknown = re.search(r"Unknown command line flag '([^']+)'|"
-                        r"Key \"([^\"]+)\" does not exist", text)
-    if unknown:
-        name = (unknown[1] or unknown[2]).removeprefix("config.")
-        near = difflib.get_close_matches(name, RULES, 1)
-        if near:
-            return f"--config.{name}: no such field; did you mean --config.{near[0]}?"
+    if "Failed loading config file" in text:
+        paths = [arg for arg in argv if arg.startswith("--config=")]
+        return f"{paths[-1] if paths else '--config'}: no such config file"
+    if text.startswith("Error whilst parsing config file"):
+        return f"the config file failed: {text.splitlines()[-1]}"
+    if isinstance(error, SyntaxError):
+        return f"the config file is not Python: {error}"
     return text.partition("\n")[0]

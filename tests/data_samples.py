@@ -29,7 +29,7 @@ def idx(array: np.ndarray) -> bytes:
     return np.array(header, '>u4').tobytes() + array.astype(np.uint8).tobytes()
 
 
-def mnist_arrays(seed: int = 0, train: int = 40, test: int = 20) -> list[np.ndarray]:
+def mnist_arrays(seed: int = 0, train: int = 100, test: int = 20) -> list[np.ndarray]:
     """Random train images, labels, test images, labels; every class is there."""
     rng = np.random.default_rng(seed)
     arrays = []
@@ -53,7 +53,7 @@ def published_as(path, file: official.OfficialFile, url: str = ''):
         file.name, len(data), hashlib.sha256(data).hexdigest(), url or file.url)
 
 
-def cifar_arrays(seed: int = 0, count: int = 10) -> dict[str, tuple]:
+def cifar_arrays(seed: int = 0, count: int = 20) -> dict[str, tuple]:
     """Batch -> random images [N, 32, 32, 3] and labels [N]."""
     rng = np.random.default_rng(seed)
     return {batch: (rng.integers(0, 256, (count, 32, 32, 3), np.uint8),

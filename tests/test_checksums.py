@@ -45,7 +45,7 @@ def test_table_is_that_of_tensorflow_datasets(name):
 def test_official_bytes_are_used(mnist):
     loaded = data.load(data_config(name='mnist', dir=str(mnist), validation=0), 0)
     assert 'sha256 checked' in loaded.source
-    assert len(loaded.train.labels) == 40
+    assert len(loaded.train.labels) == 100
 
 
 @pytest.mark.parametrize('index', range(4))

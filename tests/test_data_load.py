@@ -15,7 +15,8 @@ def rows(examples) -> set[bytes]:
 
 def test_digits_are_the_1797_of_scikit_learn():
     loaded = data.load(data_config(), seed=3)
-    counts = [len(part.labels) for part in (loaded.train, loaded.validation, loaded.test)]
+    parts = (loaded.train, loaded.validation, loaded.test)
+    counts = [len(part.labels) for part in parts]
     assert counts == [1294, 144, 359] and sum(counts) == 1797
     assert loaded.train.images.shape == (1294, 8, 8, 1)
     assert loaded.train.images.dtype == np.uint8
@@ -89,6 +90,7 @@ def test_nothing_held_out():
     (dict(name=''), ['digits']),
     (dict(name='tfds:'), ['tfds:NAME']),
     (dict(name='tfds:../../x'), ['tfds:NAME']),
+    (dict(name='tfds:huggingface:mnist'), ['tfds:NAME']),
     (dict(name='folder'), ['data.dir is empty']),
     (dict(dir='/tmp'), ['digits', 'data.dir']),
     (dict(image_size=(0, 5)), ['(0, 5)', 'pixels']),

@@ -21,6 +21,8 @@ SOURCES = {
 }
 SPLITS = ('stratified', 'first', 'last')
 MAX_SIDE = 4096  # pixels
+# NAME, NAME/config, NAME:1.2.3; no name spaces, which tfds would look up online.
+_TFDS_NAME = r'tfds:[A-Za-z]\w*(/[\w.=,+-]+)?(:[\d.*]+)?'
 
 
 def load(config, seed: int) -> Dataset:
@@ -59,7 +61,7 @@ def load(config, seed: int) -> Dataset:
 def check(config) -> None:
     """Raises `InputError` for a value that no set accepts; reads no file."""
     name = config.name
-    if name not in SOURCES and not re.fullmatch(r'tfds:[A-Za-z]\w*([/:].+)?', name):
+    if name not in SOURCES and not re.fullmatch(_TFDS_NAME, name):
         raise InputError(
             f'data.name is {name!r}; known are {", ".join(SOURCES)} and tfds:NAME with '
             'a name from the tensorflow-datasets catalogue')

@@ -140,8 +140,8 @@ def _prepare(builder, root: Path, wanted: str) -> None:
         except download.Unreachable as error:
             raise InputError(
                 f'{builder.SET} is not on this machine and cannot be downloaded '
-                f'({error}); put the official files into {wanted}, or name their folder '
-                'in data.dir, or train on the embedded set with data.name=digits'
+                f'({error}); put the official files into {wanted}, or name their '
+                'folder in data.dir, or train on the embedded set with data.name=digits'
             ) from error
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(
         manual_dir=folder, force_checksums_validation=True, try_download_gcs=False))

@@ -5,8 +5,20 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from cnn_jax.layers import Layers, lookup
+from cnn_jax.networks import densenet, resnet, vgg
+from cnn_jax.networks.ai_edu import AiEduCifar, AiEduCNN, AiEduDNN
+from cnn_jax.networks.alexnet import AlexNet, ZFNet
+from cnn_jax.networks.cifar_resnet import CifarResNet
+from cnn_jax.networks.densenet import DenseNet
+from cnn_jax.networks.googlenet import GoogLeNet
+from cnn_jax.networks.inception_v3 import InceptionV3
 from cnn_jax.networks.lenet import LeNet5, LeNet5Published
+from cnn_jax.networks.mobilenet import MobileNetV1, MobileNetV2
+from cnn_jax.networks.resnet import PreActResNet, ResNet
+from cnn_jax.networks.seeds import StackedCNN
 from cnn_jax.networks.tf2_course import AlexNet8, CBAPDNet, Inception10
+from cnn_jax.networks.vgg import VGG
+from cnn_jax.networks.xception import Xception
 
 
 class Network(NamedTuple):
@@ -17,19 +29,102 @@ class Network(NamedTuple):
     fields: dict[str, Any] = {}        # where this variant differs from the class
 
 
-GREY_28, GREY_32, COLOUR_32 = (28, 28, 1), (32, 32, 1), (32, 32, 3)
+GREY_28, GREY_32 = (28, 28, 1), (32, 32, 1)
+COLOUR_28, COLOUR_32, COLOUR_128 = (28, 28, 3), (32, 32, 3), (128, 128, 3)
+COLOUR_224, COLOUR_227, COLOUR_299 = (224, 224, 3), (227, 227, 3), (299, 299, 3)
 
-VGG16_GROUPS = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
+TOWER = {"widths": (64, 192, 384, 256, 256), "groups": 1, "padding": 2, "lrn": "",
+         "dropout_first": True}
+GOOGLENET_BN = {"norm": True, "lrn": ""}
+V1_5 = {"stride_in": "3x3"}
+V2_KERAS = {"stride_in": "last", "bias": True, "stem_pool": "zero"}
+BC = {"num_classes": 10, "stem": "3x3"}
+PLAIN_DENSE = BC | {"bottleneck": False, "compression": 1.0}
+SHAPE_CONVS, MNIST_CONVS = ((8, 3, 1), (16, 3, 0)), ((8, 5, 0), (16, 5, 0))
+
+
+def imagenet_resnet(depth: int, **fields) -> dict[str, Any]:
+    return {"blocks": resnet.DEPTHS[depth], "bottleneck": depth >= 50, **fields}
+
 
 NETWORKS = {
     "lenet5": Network(LeNet5, GREY_32),
     "lenet5_1998": Network(LeNet5Published, GREY_32),
+    "alexnet": Network(AlexNet, COLOUR_227),
+    "alexnet_ungrouped": Network(AlexNet, COLOUR_227, {"groups": 1}),
+    "alexnet_one_tower": Network(AlexNet, COLOUR_224, TOWER),
+    "zfnet": Network(ZFNet, COLOUR_224),
+    **{f"vgg{depth}{'_bn' * norm}": Network(
+        VGG, COLOUR_224, {"depths": vgg.DEPTHS[depth], "norm": norm})
+       for depth in vgg.DEPTHS for norm in (False, True)},
+    "googlenet": Network(GoogLeNet, COLOUR_224),
+    "googlenet_bn": Network(GoogLeNet, COLOUR_224, GOOGLENET_BN),
+    "googlenet_torchvision": Network(
+        GoogLeNet, COLOUR_224, GOOGLENET_BN | {"five": 3, "last_pool": 2}),
+    "inception_v3": Network(InceptionV3, COLOUR_299),
+    "inception_v3_keras": Network(
+        InceptionV3, COLOUR_299, {"scale": False, "aux": False, "dropout": 0.0}),
+    **{f"resnet{depth}": Network(ResNet, COLOUR_224, imagenet_resnet(depth))
+       for depth in resnet.DEPTHS},
+    **{f"resnet{depth}_v1_5": Network(ResNet, COLOUR_224, imagenet_resnet(depth, **V1_5))
+       for depth in (50, 101, 152)},
+    **{f"resnet{depth}_keras": Network(
+        ResNet, COLOUR_224, imagenet_resnet(depth, bias=True))
+       for depth in (50, 101, 152)},
+    **{f"resnet{depth}_v2": Network(PreActResNet, COLOUR_224, imagenet_resnet(depth))
+       for depth in resnet.DEPTHS},
+    **{f"resnet{depth}_v2_keras": Network(
+        PreActResNet, COLOUR_224, imagenet_resnet(depth, **V2_KERAS))
+       for depth in (50, 101, 152)},
+    **{f"cifar_resnet{depth}": Network(CifarResNet, COLOUR_32, {"depth": depth})
+       for depth in (20, 32, 44, 56, 110, 1202)},
+    "cifar_resnet110_preact": Network(
+        CifarResNet, COLOUR_32, {"depth": 110, "preact": True}),
+    **{f"cifar_resnet{depth}_preact": Network(
+        CifarResNet, COLOUR_32,
+        {"depth": depth, "preact": True, "bottleneck": True, "shortcut": "B"})
+       for depth in (164, 1001)},
+    **{f"densenet{depth}": Network(
+        DenseNet, COLOUR_224, {"blocks": densenet.DEPTHS[depth]})
+       for depth in densenet.DEPTHS},
+    **{f"cifar_densenet{depth}_k12": Network(
+        DenseNet, COLOUR_32,
+        PLAIN_DENSE | {"blocks": ((depth - 4) // 3,) * 3, "growth": 12})
+       for depth in (40, 100)},
+    **{f"cifar_densenet_bc{depth}_k{growth}": Network(
+        DenseNet, COLOUR_32, BC | {"blocks": ((depth - 4) // 6,) * 3, "growth": growth})
+       for depth, growth in ((100, 12), (250, 24), (190, 40))},
+    "xception": Network(Xception, COLOUR_299),
+    "mobilenet_v1": Network(MobileNetV1, COLOUR_224),
+    "mobilenet_v2": Network(MobileNetV2, COLOUR_224),
+    "selu_cnn": Network(StackedCNN, GREY_28),
+    "separable_cnn": Network(StackedCNN, GREY_28, {"separable": True}),
+    "mnist_cnn": Network(StackedCNN, GREY_28, {
+        "groups": ((32,), (64,)), "dense": (), "activation": "relu",
+        "padding": "VALID"}),
+    "monkey_cnn": Network(StackedCNN, COLOUR_128, {"activation": "relu"}),
     "baseline": Network(CBAPDNet, COLOUR_32),
     "tf2_lenet5": Network(LeNet5, COLOUR_32, {"activation": "sigmoid", "pool": "max"}),
     "tf2_alexnet8": Network(AlexNet8, COLOUR_32),
     "tf2_vgg16": Network(CBAPDNet, COLOUR_32, {
-        "groups": VGG16_GROUPS, "kernel": 3, "dense": (512, 512)}),
+        "groups": ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3),
+        "kernel": 3, "dense": (512, 512)}),
     "tf2_inception10": Network(Inception10, COLOUR_32),
+    "tf2_resnet18": Network(ResNet, COLOUR_32, {"stem": "3x3", "num_classes": 10}),
+    "ai_edu_colour_cnn": Network(AiEduCNN, COLOUR_28),
+    "ai_edu_colour_dnn": Network(AiEduDNN, COLOUR_28),
+    "ai_edu_shape_cnn": Network(
+        AiEduCNN, GREY_28, {"convs": SHAPE_CONVS, "num_classes": 5}),
+    "ai_edu_shape_dnn": Network(AiEduDNN, GREY_28, {"num_classes": 5}),
+    "ai_edu_shape_colour_cnn": Network(
+        AiEduCNN, COLOUR_28, {"convs": SHAPE_CONVS, "num_classes": 9}),
+    "ai_edu_shape_colour_dnn": Network(AiEduDNN, COLOUR_28, {"num_classes": 9}),
+    "ai_edu_mnist_cnn": Network(
+        AiEduCNN, GREY_28, {"convs": MNIST_CONVS, "num_classes": 10}),
+    "ai_edu_fashion_cnn": Network(
+        AiEduCNN, GREY_28, {"convs": ((32, 3, 0),), "dense": 128, "num_classes": 10}),
+    "ai_edu_fashion_dnn": Network(AiEduDNN, GREY_28, {"norm": True, "num_classes": 10}),
+    "ai_edu_cifar_cnn": Network(AiEduCifar, COLOUR_32),
 }
 
 
@@ -58,4 +153,6 @@ def variant_fields(name: str) -> dict[str, Any]:
     shared = {"num_classes", "layers", "parent", "name"}
     return {field.name: field.default
             for field in row.constructor.__dataclass_fields__.values()
-            if field.name not in shared} | row.fields
+            if field.name not in shared} | {
+                name: value for name, value in row.fields.items()
+                if name not in shared}

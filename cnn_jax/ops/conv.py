@@ -7,19 +7,19 @@ dimensions). Networks call "convolution" what mathematics calls cross-correlatio
 
 and so does this file; `convolve` is the true convolution, with the kernel rotated.
 Sizes are those of `geometry`. Every gradient has derivatives of any order; forward-mode
-differentiation is for 'lax' alone, and JAX's TypeError says so elsewhere.
+differentiation (jvp) is for 'lax' alone, elsewhere JAX's TypeError says so.
 """
 
 from collections.abc import Callable, Sequence
 
 import jax
 from jax import lax
-import jax.numpy as jnp
+import numpy as np
 
 from cnn_jax.ops import (conv_auto, conv_fft, conv_im2col, conv_lax, conv_loops,
                          conv_numba, conv_taps, conv_winograd)
 from cnn_jax.ops.dense import add_bias
-from cnn_jax.ops.geometry import ConvSpec, conv_spec, per_axis, resolve_padding
+from cnn_jax.ops.geometry import conv_spec, per_axis, resolve_padding
 from cnn_jax.ops.trilinear import Passes
 
 # The three passes of each implementation: forward, input gradient, weight gradient.
@@ -35,34 +35,177 @@ PASSES: dict[str, Passes] = {
 }
 
 
-def _general(name: str) -> Callable:
+def _named(name: str) -> Callable:
     """The implementation with the signature of `lax.conv_general_dilated`."""
 
     def conv_general_dilated(
             lhs, rhs, window_strides, padding, lhs_dilation=None, rhs_dilation=None,
             dimension_numbers=None, feature_group_count=1, batch_group_count=1,
             precision=None, preferred_element_type=None):
-        if lhs.dtype != rhs.dtype or lhs.ndim != rhs.ndim or lhs.ndim < 3:
+        if lhs.ndim != rhs.ndim or lhs.ndim < 3 or lhs.dtype != rhs.dtype:
             raise ValueError(
-                f"conv {name!r}: x {lhs.dtype}{lhs.shape} and w {rhs.dtype}{rhs.shape} "
-                "must have the same dtype and the same rank, at least 3")
-        axes = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-        x_axes, w_axes, y_axes = (_channels_last(*axes) for axes in (
-            axes.lhs_spec, (axes.rhs_spec[1], axes.rhs_spec[0], *axes.rhs_spec[2:]),
-            axes.out_spec))
-        x_shape = [lhs.shape[i] for i in x_axes]
-        w_shape = [rhs.shape[i] for i in w_axes[1:-1] + w_axes[:1] + w_axes[-1:]]
-        unusual = batch_group_count != 1 or preferred_element_type is not None
-        if unusual and name not in ("lax", "auto"):
+                f"conv {name!r}: x {lhs.dtype}{list(lhs.shape)} and w {rhs.dtype}"
+                f"{list(rhs.shape)} must have the same rank, at least 3, and dtype")
+        n, o, y_axes = lax.conv_dimension_numbers(
+            lhs.shape, rhs.shape, dimension_numbers)
+        x_axes = (n[0], *n[2:], n[1])  # to channels last
+        w_axes = (*o[2:], o[1], o[0])
+        plain = batch_group_count == 1 and preferred_element_type is None
+        if plain:
+            spec = conv_spec(
+                [lhs.shape[i] for i in x_axes], [rhs.shape[i] for i in w_axes],
+                window_strides, padding, lhs_dilation, rhs_dilation,
+                feature_group_count, precision)
+        elif name not in ("lax", "auto"):
             raise ValueError(f"conv {name!r} takes no batch_group_count and no "
-                             "preferred_element_type: use 'lax'")
-        spec = None if unusual else conv_spec(
-            x_shape, w_shape, window_strides, padding, lhs_dilation, rhs_dilation,
-            feature_group_count, precision)
-        if unusual or name == "lax" or name == "auto" and conv_auto.is_lax(spec):
+                             "preferred_element_type: use 'lax' or 'auto'")
+        if not plain or name == "lax" or name == "auto" and conv_auto.is_lax(spec):
             return lax.conv_general_dilated(
                 lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation,
                 dimension_numbers, feature_group_count, batch_group_count, precision,
                 preferred_element_type)
-        ...
+        y = PASSES[name].forward(lhs.transpose(x_axes), rhs.transpose(w_axes), spec)
+        return y.transpose(np.argsort((y_axes[0], *y_axes[2:], y_axes[1])))
+
+    conv_general_dilated.__name__ = f"conv_{name}"
     return conv_general_dilated
+
+
+CONVS: dict[str, Callable] = {
+    "loops": _named("loops"),
+    "numba": _named("numba"),
+    "im2col": _named("im2col"),
+    "taps": _named("taps"),
+    "fft": _named("fft"),
+    "winograd": _named("winograd"),
+    "lax": _named("lax"),
+    "auto": _named("auto"),
+}
+
+
+def _lookup(implementation: str) -> str:
+    if implementation not in CONVS:
+        raise ValueError(f"conv {implementation!r} is not known: {', '.join(CONVS)}")
+    return implementation
+
+
+def _with_bias(y, b):
+    if b is None:
+        return y
+    if b.shape != y.shape[-1:]:
+        raise ValueError(f"bias {b.shape} must be [O], y is {y.shape} [N, *out, O]")
+    return add_bias(y, b)
+
+
+def correlate(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
+              strides: int | Sequence[int] = 1, padding="VALID",
+              dilation: int | Sequence[int] = 1, groups: int = 1,
+              implementation: str = "auto") -> jax.Array:
+    """Cross-correlation, the "convolution" of networks (formula above).
+
+    x [N, *spatial, C], w [*kernel, C / groups, O], b [O] or None -> y [N, *out, O],
+    out = floor((n + lo + hi - (k - 1) d - 1) / s) + 1. Padding is 'SAME', 'VALID', an
+    int or one (low, high) pair an axis. db = sum of g over all axes but the last.
+    """
+    rank = x.ndim - 2
+    y = CONVS[_lookup(implementation)](
+        x, w, per_axis("strides", strides, rank), padding,
+        rhs_dilation=per_axis("dilation", dilation, rank),
+        dimension_numbers=_channels_last(x, w), feature_group_count=groups)
+    return _with_bias(y, b)
+
+
+def convolve(x: jax.Array, w: jax.Array, b: jax.Array | None = None, *args,
+             **options) -> jax.Array:
+    """True convolution: `correlate` with the kernel rotated by 180 degrees.
+
+        y[n, p, o] = sum over k, c of  x[n, s p - d k + d (K - 1) - lo, c] w[k, c, o]
+
+    The sum of two dice: [1/6] * 6 convolved with itself, padded by 5, gives the chances
+    of 2, 3, ..., 12.
+    """
+    return correlate(x, lax.rev(w, range(w.ndim - 2)), b, *args, **options)
+
+
+def conv_transpose(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
+                   strides: int | Sequence[int] = 1, padding="VALID",
+                   output_padding: int | Sequence[int] = 0,
+                   dilation: int | Sequence[int] = 1, groups: int = 1,
+                   implementation: str = "auto") -> jax.Array:
+    """Transposed convolution: the input gradient of a convolution, as a layer.
+
+        y[n, s p + d k - lo, o] = sum over p, k, c of  x[n, p, c] w[k, o, c]
+
+    x [N, *spatial, C], w [*kernel, O / groups, C] (the kernel of the convolution from O
+    to C channels, as in Keras; PyTorch's with its axes moved), y [N, *out, O] with
+
+        out = (n - 1) s + (k - 1) d + 1 - lo - hi + output_padding
+
+    SAME gives out = n s. Output padding, less than the stride or the dilation, chooses
+    among the sizes that the convolution would map to n.
+    """
+    name = _lookup(implementation)
+    if x.ndim != w.ndim or x.ndim < 3 or x.shape[-1] != w.shape[-1]:
+        raise ValueError(f"conv_transpose: x {x.shape} [N, *spatial, C] and w "
+                         f"{w.shape} [*kernel, O / groups, C] do not fit")
+    rank = x.ndim - 2
+    strides = per_axis("strides", strides, rank)
+    dilation = per_axis("dilation", dilation, rank)
+    extra = (output_padding,) * rank if isinstance(output_padding, int) else tuple(
+        output_padding)
+    if len(extra) != rank or any(
+            not 0 <= e < max(s, d) for e, s, d in zip(extra, strides, dilation)):
+        raise ValueError(f"output_padding {output_padding!r} must be at least 0 and "
+                         f"less than the stride {strides} or the dilation {dilation}")
+    reaches = [(k - 1) * d + 1 for k, d in zip(w.shape, dilation)]
+    same = [n * s for n, s in zip(x.shape[1:], strides)]
+    pairs = resolve_padding(padding, same, reaches, strides)
+    if isinstance(padding, str) and padding.upper() == "VALID":
+        pairs = ((0, 0),) * rank
+    out = [(n - 1) * s + r - lo - hi + e for n, s, r, (lo, hi), e in zip(
+        x.shape[1:], strides, reaches, pairs, extra)]
+    if min(out) < 1:
+        raise ValueError(f"conv_transpose: x {x.shape}, w {w.shape} and padding "
+                         f"{pairs} leave no output, size {out}")
+    spec = conv_spec((x.shape[0], *out, w.shape[-2] * groups), w.shape, strides, pairs,
+                     None, dilation, groups)
+    assert spec.y_shape == x.shape, (spec, x.shape)
+    return _with_bias(PASSES[name].input_gradient(x, w, spec), b)
+
+
+def depthwise_conv(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
+                   strides: int | Sequence[int] = 1, padding="VALID",
+                   dilation: int | Sequence[int] = 1,
+                   implementation: str = "auto") -> jax.Array:
+    """Each channel with its own m kernels: w [*kernel, 1, C m], y [N, *out, C m].
+
+        y[n, p, c m + j] = sum over k of  x[n, s p + d k - lo, c] w[k, 0, c m + j]
+    """
+    return correlate(x, w, b, strides, padding, dilation, x.shape[-1], implementation)
+
+
+def pointwise_conv(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
+                   implementation: str = "auto") -> jax.Array:
+    """A dense layer at every pixel: w [C, O], y [N, *spatial, O] = x w + b."""
+    if w.ndim != 2:
+        raise ValueError(f"pointwise_conv takes w [C, O], received {w.shape}")
+    w = w.reshape((1,) * (x.ndim - 2) + w.shape)
+    return correlate(x, w, b, implementation=implementation)
+
+
+def separable_conv(x: jax.Array, depthwise: jax.Array, pointwise: jax.Array,
+                   b: jax.Array | None = None, strides: int | Sequence[int] = 1,
+                   padding="VALID", dilation: int | Sequence[int] = 1,
+                   implementation: str = "auto") -> jax.Array:
+    """`depthwise_conv` with [*kernel, 1, C m], then `pointwise_conv` with [C m, O].
+
+    Source: Chollet, "Xception", 2017.
+    """
+    x = depthwise_conv(x, depthwise, None, strides, padding, dilation, implementation)
+    return pointwise_conv(x, pointwise, b, implementation)
+
+
+def _channels_last(x, w) -> lax.ConvDimensionNumbers:
+    x_axes = (0, x.ndim - 1, *range(1, x.ndim - 1))
+    return lax.ConvDimensionNumbers(
+        x_axes, (w.ndim - 1, w.ndim - 2, *range(w.ndim - 2)), x_axes)

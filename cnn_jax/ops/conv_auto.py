@@ -141,7 +141,7 @@ passes = trilinear(_by_platform(FORWARD, conv_lax.forward),
                    _by_platform(WEIGHT_GRADIENT, conv_lax.weight_gradient))
 
 
-def lax_throughout(spec: ConvSpec) -> bool:
+def is_lax(spec: ConvSpec) -> bool:
     """True when no rule replaces XLA's convolution in any of the three passes."""
     return (jax.default_backend() != "cpu" or is_empty(spec) or (
         _first(FORWARD, spec) is conv_lax.forward

@@ -1,7 +1,8 @@
 """Convolution by the Fourier transform: a product for every frequency.
 
 With X, W, G the transforms of the padded image, the kernel (spread by its dilation) and
-the cotangent (spread by the stride), all of the padded image's size, sums over channels:
+the cotangent (spread by the stride), all of the padded image's size, and channels
+summed:
 
     y  = F^-1(X conj W)     cross-correlation; its first entries, every s-th of them
     dx = F^-1(G W)          true convolution: the rotated kernel

@@ -24,9 +24,10 @@ def im2col(x, spec: ConvSpec):
 
 
 def col2im(cols, spec: ConvSpec):
-    """The transpose of `im2col`: [N, *out, K, C] -> [N, *spatial, C], overlaps added."""
-    dxp = sum(scatter_tap(cols[..., i, :], tap_start(k, spec), spec.padded, spec.strides)
-              for i, k in enumerate(spec.taps))
+    """The transpose of `im2col`, overlaps added: [N, *out, K, C] -> [N, *spatial, C]"""
+    dxp = sum(
+        scatter_tap(cols[..., i, :], tap_start(k, spec), spec.padded, spec.strides)
+        for i, k in enumerate(spec.taps))
     return unpad_image(dxp, spec)
 
 

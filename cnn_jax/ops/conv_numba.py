@@ -16,7 +16,7 @@ FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = range(3)
 
 
 def _nest(which, x, w, y, strides, low, spread, dilation, groups):
-    """Adds every product to x, w or y: x [N,A,B,C,ci], w [I,J,K,ci/G,co], y [N,..,co]"""
+    """Adds every product to x, w or y: x [N,A,B,C,ci], w [I,J,K,ci/G,o], y [N,..,o]"""
     channels, outputs = w.shape[3], w.shape[4] // groups
     for n in range(y.shape[0]):
         for at in np.ndindex(y.shape[1:4]):
@@ -66,7 +66,8 @@ def _run(which, x, w, y, spec: ConvSpec):
     def three(values, neutral):
         return (neutral,) * missing + tuple(values)
 
-    x, w, y = (np.ascontiguousarray(a) for a in (x, w, y))
+    # Copies, because what a callback receives is read-only and numba has no const.
+    x, w, y = (np.array(a, order="C") for a in (x, w, y))
     ones = (1,) * missing
     _compiled()(
         which, x.reshape(x.shape[0], *ones, *x.shape[1:]), w.reshape(*ones, *w.shape),

@@ -39,12 +39,11 @@ def forward(x, w, spec: ConvSpec):
 
 @in_float32
 def input_gradient(g, w, spec: ConvSpec):
+    shape = (*g.shape[:-1], spec.x_shape[-1])
     g, w = _grouped(g, spec.groups), _grouped(w, spec.groups)
-    channels = spec.x_shape[-1]
     dxp = reduce(add, (
-        scatter_tap(
-            _product("...go,cgo->...gc", g, w[k], spec).reshape(*g.shape[:-2], channels),
-            tap_start(k, spec), spec.padded, spec.strides)
+        scatter_tap(_product("...go,cgo->...gc", g, w[k], spec).reshape(shape),
+                    tap_start(k, spec), spec.padded, spec.strides)
         for k in spec.taps))
     return unpad_image(dxp, spec)
 

@@ -18,7 +18,8 @@ add_bias.defvjp(
 def dense(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
     """y = x w + b.  x [..., C], w [C, O], b [O] or None, y [..., O]."""
     if x.ndim < 2 or w.ndim != 2 or x.shape[-1] != w.shape[0]:
-        raise ValueError(f"dense: x {x.shape} [..., C] and w {w.shape} [C, O] do not fit")
+        raise ValueError(
+            f"dense: x {x.shape} [..., C] and w {w.shape} [C, O] do not fit")
     if b is not None and b.shape != w.shape[1:]:
         raise ValueError(f"dense: w {w.shape} [C, O] needs b [O], received {b.shape}")
     y = _matmul(x, w)
@@ -56,8 +57,9 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
         labels = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     if logits.ndim < 1 or labels.shape != logits.shape:
         raise ValueError(
-            f"softmax_cross_entropy: logits {logits.shape} [..., C] need integer labels "
-            f"[...] or probabilities [..., C], received {labels.dtype} {labels.shape}")
+            f"softmax_cross_entropy: logits {logits.shape} [..., C] need integer "
+            f"labels [...] or probabilities [..., C], received {labels.dtype} "
+            f"{labels.shape}")
     return _cross_entropy(logits, labels)
 
 

@@ -21,7 +21,7 @@ Pairs = tuple[tuple[int, int], ...]
 
 
 class ConvSpec(NamedTuple):
-    """One convolution: its shapes (channels last) and its options, one entry an axis."""
+    """One convolution: its shapes (channels last) and options, one entry an axis."""
 
     x_shape: tuple[int, ...]  # [N, *spatial, C]
     w_shape: tuple[int, ...]  # [*kernel, C / groups, O]
@@ -87,11 +87,12 @@ def resolve_padding(padding, sizes, reaches, strides) -> Pairs:
     pairs = tuple((p, p) if isinstance(p, int) else tuple(p) for p in padding)
     if len(pairs) != len(sizes) or any(len(p) != 2 for p in pairs):
         raise ValueError(f"padding {padding!r} does not give one (low, high) pair for "
-                         f"each of the {len(sizes)} spatial axes of size {tuple(sizes)}")
+                         f"each spatial axis, their sizes are {tuple(sizes)}")
     return tuple((int(lo), int(hi)) for lo, hi in pairs)
 
 
-def per_axis(name: str, value: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
+def per_axis(name: str, value: int | Sequence[int] | None,
+             rank: int) -> tuple[int, ...]:
     """One int, None (= 1) or one int an axis -> one int an axis, each at least 1."""
     value = 1 if value is None else value
     values = (value,) * rank if isinstance(value, int) else tuple(map(int, value))
@@ -139,9 +140,9 @@ def is_empty(spec: ConvSpec) -> bool:
 
 
 def transposed(spec: ConvSpec) -> ConvSpec:
-    """The convolution that maps g to dx: its kernel is `rotate(w)`, its stride spreads g.
+    """The convolution that maps g to dx: its kernel is `rotate(w)`.
 
-    Spreading (lhs_dilation) and striding swap places; the padding is what makes the
+    Spreading (lhs_dilation) and stride swap places, and the padding is what makes the
     output as large as x.
     """
     padding = []
@@ -255,8 +256,8 @@ def pool_spec(x_shape, window, strides=None, padding="VALID", ceil_mode=False,
     strides = per_axis(f"pooling of x {x_shape}: strides", strides, len(spatial))
     padding = resolve_padding(padding, spatial, window, strides)
     if any(not 0 <= p < k for pair, k in zip(padding, window) for p in pair):
-        raise ValueError(f"pooling of x {x_shape}: padding {padding} must be at least 0 "
-                         f"and less than the window {window}")
+        raise ValueError(f"pooling of x {x_shape}: padding {padding} must be at least "
+                         f"0 and less than the window {window}")
     out, full = [], []
     for n, k, s, (lo, hi) in zip(spatial, window, strides, padding):
         o = output_size(n + lo + hi, k, s)

@@ -78,7 +78,7 @@ _batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 
 def batch_norm_inference(x: jax.Array, mean: jax.Array, var: jax.Array,
                          scale: jax.Array, bias: jax.Array, eps: float = 1e-5):
-    """Batch norm with given statistics: y = (x - mean) / sqrt(var + eps) * scale + bias.
+    """Batch norm by given statistics: y = (x - mean) / sqrt(var + eps) * scale + bias.
 
     x and y are [N, *spatial, C], the others [C]; folded to y = x a + b. All gradients
     are those of the formula.
@@ -118,8 +118,8 @@ def _mean(x, axis_name):
 def _check_channels(x, **vectors):
     for name, vector in vectors.items():
         if x.ndim < 2 or vector.shape != x.shape[-1:]:
-            raise ValueError(f"batch norm: x {x.shape} [N, *spatial, C] needs {name} of "
-                             f"shape [C], received {vector.shape}")
+            raise ValueError(f"batch norm: x {x.shape} [N, *spatial, C] needs {name} "
+                             f"of shape [C], received {vector.shape}")
 
 
 def local_response_norm(x: jax.Array, size: int = 5, k: float = 2.0,

@@ -133,6 +133,7 @@ RULES = {
     "checkpoint.keep": integer(2),
     "log.every_steps": integer(1),
 }
+FIELDS = (*RULES, "model.fields")  # the network's own fields are its own business
 
 
 def flat(config: Mapping, prefix: str = "") -> dict[str, Any]:
@@ -146,17 +147,27 @@ def flat(config: Mapping, prefix: str = "") -> dict[str, Any]:
     return out
 
 
+def is_field(name: str) -> bool:
+    """Whether configs have a field, or a part, of this name."""
+    return name.startswith("model.fields.") or any(
+        field == name or field.startswith(name + ".") for field in FIELDS)
+
+
+def unknown_field(name: str) -> str:
+    """The message for a field that there is none of."""
+    near = difflib.get_close_matches(name, FIELDS, 1)
+    return f"config.{name}: no such field; " + (
+        f"did you mean config.{near[0]}?" if near else
+        "configs/default.py names all of them")
+
+
 def check(config: ConfigDict) -> None:
     """Raises InputError for the first field that is unknown, missing or not allowed."""
     fields = flat(config)
-    known = [*RULES, "model.fields"]
     for field in fields:
-        if field not in known:
-            near = difflib.get_close_matches(field, known, 1)
-            raise InputError(f"config.{field}: no such field; "
-                             + (f"did you mean config.{near[0]}?" if near else
-                                "configs/default.py names all of them"))
-    for field in known:
+        if field not in FIELDS:
+            raise InputError(unknown_field(field))
+    for field in FIELDS:
         if field not in fields:
             raise InputError(f"config.{field} is missing: start from "
                              "configs/default.py, which names every field")

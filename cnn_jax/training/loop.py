@@ -17,7 +17,6 @@ from cnn_jax import data, ops
 from cnn_jax.data.batches import concatenate, steps_per_epoch, train_order
 from cnn_jax.data.examples import Examples
 from cnn_jax.errors import RunError
-from cnn_jax.inspection.summary import layer_table
 from cnn_jax.training import parallel
 from cnn_jax.training.checkpoint import Checkpoints
 from cnn_jax.training.config import check
@@ -25,7 +24,7 @@ from cnn_jax.training.evaluate import Evaluate, compile_evaluation
 from cnn_jax.training.metrics import (Recorder, Reporter, epoch_line, improvement, mean,
                                       should_stop, write_atomically)
 from cnn_jax.training.results import describe_devices, finish
-from cnn_jax.training.setup import create_recipe, first_state
+from cnn_jax.training.setup import create_recipe, describe_network, first_state
 from cnn_jax.training.steps import Recipe, TrainState
 from cnn_jax.training.workdir import (default_path, describe, open_workdir,
                                       write_data_info)
@@ -89,19 +88,19 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
     report = Reporter(quiet or jax.process_index() != 0)
     placement = parallel.place(config)
     path = Path(workdir or default_path(config)).absolute()
-    report.line(f"workdir: {path}")
+    dataset = data.load(config.data, config.seed)
+    info = describe(dataset, config.data.scaling)
+    recipe = create_recipe(config, info, placement.axis_name)
+    table = describe_network(recipe, info.image_shape)
     with open_workdir(path, config):
-        dataset = data.load(config.data, config.seed)
-        info = describe(dataset, config.data.scaling)
-        recipe = create_recipe(config, info, placement.axis_name)
-        state = first_state(recipe, info.image_shape)
-        table = layer_table(recipe.model, info.image_shape)
+        report.line(f"workdir: {path}")
         report.line(f"data: {info.source}")
         report.line(table.text())
         report.line(describe_devices(placement.devices))
         if jax.process_index() == 0:
             write_data_info(path, info)
             write_atomically(path / "summary.txt", table.text() + "\n")
+        state = first_state(recipe, info.image_shape)
         with Checkpoints(path / "checkpoints", config.checkpoint.keep) as checkpoints:
             examples, spans = concatenate(dataset)
             this = Run(config, path, recipe, placement, placement.put(examples), spans,

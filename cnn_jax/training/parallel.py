@@ -113,7 +113,7 @@ def pmap_placement(devices) -> Placement:
             np.broadcast_to(x, (len(local), *np.shape(x))), stacked), tree)
 
     def fetch(tree):
-        return jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[0], tree)
+        return jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[0, ...], tree)
 
     def put_rows(rows):
         """[..., B] -> [devices of this process, ..., B / devices]."""

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from cnn_jax import networks
 from cnn_jax.data.batches import steps_per_epoch
 from cnn_jax.errors import InputError
+from cnn_jax.inspection.summary import LayerTable, layer_table
 from cnn_jax.layers import Layers
 from cnn_jax.training import optimizer
 from cnn_jax.training.steps import Recipe, TrainState, create_state
@@ -42,17 +43,21 @@ def create_recipe(config: ConfigDict, info: DataInfo,
         ema_decay=config.optimizer.ema_decay, axis_name=axis_name)
 
 
-def first_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:
-    """The state before the first step, as NumPy arrays.
+def describe_network(recipe: Recipe, image_shape: tuple[int, int, int]) -> LayerTable:
+    """The layer table; nothing is computed.
 
     Raises InputError where the network cannot take images of this shape.
     """
     try:
-        state = jax.jit(lambda: create_state(recipe, image_shape))()
+        return layer_table(recipe.model, image_shape)
     except ValueError as error:
         raise InputError(f"{type(recipe.model).__name__} cannot take images of shape "
                          f"{tuple(image_shape)}: {error}") from error
-    return jax.tree.map(np.asarray, state)
+
+
+def first_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:
+    """The state before the first step, as NumPy arrays."""
+    return jax.tree.map(np.asarray, jax.jit(lambda: create_state(recipe, image_shape))())
 
 
 def abstract_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:

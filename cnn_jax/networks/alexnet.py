@@ -1,0 +1,117 @@
+"""AlexNet (Krizhevsky, Sutskever, Hinton: ImageNet classification with deep
+convolutional neural networks, 2012), its one-tower form, and ZFNet (2014)."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+from cnn_jax.layers import Activation, Flatten, Layers, LocalResponseNorm, lookup
+from cnn_jax.networks.inputs import takes_images
+
+# Local response norm by whose constants they are.
+LRN = {
+    "paper": {"k": 2.0, "alpha": 1e-4, "divide_by_size": False},
+    "caffe": {"k": 1.0, "alpha": 1e-4, "divide_by_size": True},
+    "": None,
+}
+
+
+def response_norm(convention: str, name: str) -> Callable:
+    """The local response norm of that name, or for '' nothing."""
+    fields = lookup(LRN, "local response norm", convention)
+    return (lambda x: x) if fields is None else LocalResponseNorm(**fields, name=name)
+
+
+class AlexNet(nn.Module):
+    """Two groups, local response norm, overlapping pools; 60,965,224 parameters.
+
+    [N, 227, 227, C] -> logits [N, num_classes]; with groups=1 62,378,344. The paper says
+    224, which does not give its 55 x 55; 227 without padding does. The one tower of «One
+    weird trick» (Krizhevsky, 2014) as in torchvision is on 224 pixels widths=(64, 192,
+    384, 256, 256), groups=1, padding=2, lrn='', dropout_first=True: 61,100,840.
+    Deviations: none in the architecture; initial values as `layers.init` says.
+
+    widths: features of the five convolutions.
+    groups: of the second, fourth and fifth one.
+    padding: of the first one, in pixels.
+    lrn: 'paper' (k = 2), 'caffe' (k = 1, alpha / 5) or ''.
+    dropout: the rate; dropout_first puts it before the dense layers, not after them.
+    """
+
+    num_classes: int = 1000
+    widths: tuple[int, ...] = (96, 256, 384, 384, 256)
+    groups: int = 2
+    padding: int = 0
+    lrn: str = "paper"
+    dropout: float = 0.5
+    dropout_first: bool = False
+    layers: Layers = Layers()
+
+    @takes_images
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        make = self.layers
+        kernels = (11, 5, 3, 3, 3)
+        groups = (1, self.groups, 1, self.groups, self.groups)
+        for i, (features, kernel) in enumerate(zip(self.widths, kernels), 1):
+            x = make.convolution(
+                features, (kernel, kernel), 4 if i == 1 else 1,
+                self.padding if i == 1 else "symmetric",
+                feature_group_count=groups[i - 1], name=f"conv{i}")(x)
+            x = Activation("relu", name=f"conv{i}_act")(x)
+            if i in (1, 2):
+                x = response_norm(self.lrn, f"conv{i}_lrn")(x)
+            if i in (1, 2, 5):
+                x = make.max_pool((3, 3), (2, 2), name=f"conv{i}_pool")(x)
+        x = Flatten(name="flatten")(x)
+        return dense_layers(self, x, train, self.dropout_first)
+
+
+class ZFNet(nn.Module):
+    """Zeiler and Fergus, «Visualizing and understanding convolutional networks», 2014.
+
+    [N, 224, 224, C] -> logits [N, num_classes]; 62,357,608 parameters. A 7 x 7 stem of
+    stride 2; the pools round up (110 -> 55, 26 -> 13), the response norm follows them.
+
+    lrn: 'paper' (AlexNet's), 'caffe' or ''.
+    dropout: the rate after each hidden dense layer.
+    """
+
+    num_classes: int = 1000
+    lrn: str = "paper"
+    dropout: float = 0.5
+    layers: Layers = Layers()
+
+    @takes_images
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        make = self.layers
+        table = ((96, 7, 2, 1), (256, 5, 2, 0), (384, 3, 1, 1), (384, 3, 1, 1),
+                 (256, 3, 1, 1))  # features, kernel, stride, padding
+        for i, (features, kernel, stride, padding) in enumerate(table, 1):
+            x = make.convolution(features, (kernel, kernel), stride, padding,
+                                 name=f"conv{i}")(x)
+            x = Activation("relu", name=f"conv{i}_act")(x)
+            if i in (1, 2, 5):
+                x = make.max_pool((3, 3), (2, 2), ceil_mode=True,
+                                  name=f"conv{i}_pool")(x)
+            if i in (1, 2):
+                x = response_norm(self.lrn, f"conv{i}_lrn")(x)
+        x = Flatten(name="flatten")(x)
+        return dense_layers(self, x, train)
+
+
+def dense_layers(network: nn.Module, x: jax.Array, train: bool,
+                 dropout_first: bool = False, features: int = 4096) -> jax.Array:
+    """Two hidden layers with ReLU and dropout, and the classes: as AlexNet and VGG."""
+    make = network.layers
+    for i in (1, 2):
+        drop = make.dropout(network.dropout, name=f"fc{i}_drop")
+        if dropout_first:
+            x = drop(x, train)
+        x = make.dense(features, name=f"fc{i}")(x)
+        x = Activation("relu", name=f"fc{i}_act")(x)
+        if not dropout_first:
+            x = drop(x, train)
+    return make.dense(network.num_classes, name="head")(x)

@@ -1,0 +1,107 @@
+"""The blocks of the ResNets: residual branch and shortcut."""
+
+import flax.linen as nn
+import jax
+
+from cnn_jax.layers import Activation, Add, Layers, Padding, Subsample
+
+
+class ResidualBlock(nn.Module):
+    """y = relu(F(x) + shortcut(x)), with F of two 3x3 or of 1x1, 3x3, 1x1 convolutions.
+
+    features: of the 3 x 3; a bottleneck ends in four times as many.
+    stride_in: the convolution of a bottleneck that has the stride, '1x1' or '3x3'.
+    shortcut: where the shapes differ, 'conv' (1 x 1 convolution and batch norm: the
+        paper's option B), or without parameters (option A) 'end' or 'both': every
+        second pixel, and zero channels at the end or half on each side.
+    """
+
+    features: int
+    stride: int = 1
+    bottleneck: bool = False
+    stride_in: str = "1x1"
+    shortcut: str = "conv"
+    bias: bool = False
+    padding: Padding = "symmetric"
+    zero_gamma: bool = False
+    layers: Layers = Layers()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        plan = convolutions(self)
+        y = x
+        for i, (features, size, stride) in enumerate(plan, 1):
+            last = i == len(plan)
+            y = self.layers.convolution(features, (size, size), stride, self.padding,
+                                        use_bias=self.bias, name=f"conv{i}")(y)
+            start = (nn.initializers.zeros if last and self.zero_gamma
+                     else nn.initializers.ones)
+            y = self.layers.batch_norm(train, momentum=0.9, scale_init=start,
+                                       name=f"bn{i}")(y)
+            if not last:
+                y = Activation("relu", name=f"act{i}")(y)
+        if self.stride != 1 or x.shape[-1] != features:
+            x = project(self, x, features)
+            if self.shortcut == "conv":
+                x = self.layers.batch_norm(train, momentum=0.9, name="shortcut_bn")(x)
+        return Activation("relu", name="act")(Add(name="add")(y, x))
+
+
+class PreActBlock(nn.Module):
+    """y = F(relu(bn(x))) + shortcut, the same with batch norm and ReLU first.
+
+    A shortcut that changes the shape starts from relu(bn(x)), any other from x; one
+    that only changes the size is a 1 x 1 max pool. bias: of the shortcut and of the
+    last convolution. The other fields are those of `ResidualBlock`.
+    """
+
+    features: int
+    stride: int = 1
+    bottleneck: bool = True
+    stride_in: str = "3x3"
+    shortcut: str = "conv"
+    bias: bool = False
+    padding: Padding = "symmetric"
+    layers: Layers = Layers()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        plan = convolutions(self)
+        y = x
+        for i, (features, size, stride) in enumerate(plan, 1):
+            y = self.layers.batch_norm(train, momentum=0.9, name=f"bn{i}")(y)
+            y = Activation("relu", name=f"act{i}")(y)
+            if i == 1:
+                start = y
+            y = self.layers.convolution(
+                features, (size, size), stride, self.padding,
+                use_bias=self.bias and i == len(plan), name=f"conv{i}")(y)
+        if x.shape[-1] != features:
+            x = project(self, start, features)
+        elif self.stride != 1:
+            x = self.layers.max_pool((1, 1), (self.stride,) * 2, name="shortcut_pool")(x)
+        return Add(name="add")(y, x)
+
+
+def convolutions(block: nn.Module) -> list[tuple[int, int, int]]:
+    """(features, kernel size, stride) of each convolution of the residual branch."""
+    features, stride = block.features, block.stride
+    if not block.bottleneck:
+        return [(features, 3, stride), (features, 3, 1)]
+    if block.stride_in not in ("1x1", "3x3"):
+        raise ValueError(f"stride_in must be '1x1' or '3x3', not {block.stride_in!r}")
+    first, second = (stride, 1) if block.stride_in == "1x1" else (1, stride)
+    return [(features, 1, first), (features, 3, second), (4 * features, 1, 1)]
+
+
+def project(block: nn.Module, x: jax.Array, features: int) -> jax.Array:
+    """The shortcut that changes the shape of x to that of the residual branch."""
+    if block.shortcut == "conv":
+        return block.layers.convolution(features, (1, 1), block.stride, block.padding,
+                                        use_bias=block.bias, name="shortcut_conv")(x)
+    missing = features - x.shape[-1]
+    before = {"end": 0, "both": missing // 2}.get(block.shortcut)
+    if before is None:
+        raise ValueError(f"shortcut must be 'conv', 'end' or 'both', not "
+                         f"{block.shortcut!r}")
+    return Subsample(block.stride, (before, missing - before), name="shortcut")(x)

@@ -1,0 +1,136 @@
+"""ResNet for ImageNet (He, Zhang, Ren, Sun: Deep residual learning, 2016; Identity
+mappings in deep residual networks, 2016)."""
+
+import flax.linen as nn
+import jax
+
+from cnn_jax.layers import Activation, GlobalAvgPool, Layers, Padding, ZeroPad
+from cnn_jax.networks.inputs import takes_images
+from cnn_jax.networks.residual import PreActBlock, ResidualBlock
+
+DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3),
+          152: (3, 8, 36, 3)}
+
+
+class ResNet(nn.Module):
+    """Version 1: convolution, batch norm, ReLU; addition before the last ReLU.
+
+    [N, 224, 224, C] -> logits [N, num_classes]; 11,689,512 / 21,797,672 / 25,557,032 /
+    44,549,160 / 60,192,808 parameters for 18 / 34 / 50 / 101 / 152 layers.
+    Deviations: symmetric padding and a padded stem pool, as torchvision (the authors'
+    Caffe pool is unpadded and rounds up: stem_pool='ceil'). As keras.applications:
+    bias=True. For 32 x 32 images: stem='3x3'.
+
+    blocks: in each of the four stages (`DEPTHS`).
+    bottleneck: 1x1, 3x3, 1x1 blocks (50 layers and more).
+    stride_in: of a bottleneck, '1x1' as published or '3x3' (v1.5, torchvision).
+    bias: of the convolutions.
+    stem: '7x7' of stride 2 and a pool, or '3x3' of stride 1.
+    stem_pool: 'padded' with -inf, 'zero' (padded with zeros) or 'ceil'.
+    padding: of strided layers, 'symmetric' or 'SAME'.
+    zero_gamma: start every block as the identity (Goyal et al., 2017).
+    """
+
+    num_classes: int = 1000
+    blocks: tuple[int, ...] = DEPTHS[18]
+    bottleneck: bool = False
+    stride_in: str = "1x1"
+    bias: bool = False
+    stem: str = "7x7"
+    stem_pool: str = "padded"
+    padding: str = "symmetric"
+    zero_gamma: bool = False
+    layers: Layers = Layers()
+
+    @takes_images
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        make = self.layers
+        x = stem_convolution(self, x)
+        x = make.batch_norm(train, momentum=0.9, name="stem_bn")(x)
+        x = Activation("relu", name="stem_act")(x)
+        if self.stem == "7x7":
+            x = stem_pool(make, x, self.stem_pool, self.padding)
+        for i, count in enumerate(self.blocks, 1):
+            for j in range(1, count + 1):
+                x = ResidualBlock(
+                    64 * 2 ** (i - 1), 2 if i > 1 and j == 1 else 1, self.bottleneck,
+                    self.stride_in, bias=self.bias,
+                    padding=self.padding, zero_gamma=self.zero_gamma, layers=make,
+                    name=f"stage{i}_block{j}")(x, train)
+        x = GlobalAvgPool(name="pool")(x)
+        return make.dense(self.num_classes, name="head")(x)
+
+
+class PreActResNet(nn.Module):
+    """Version 2: batch norm and ReLU before each convolution, none after the addition.
+
+    [N, 224, 224, C] -> logits [N, num_classes]; 11,687,720 / 21,795,880 / 25,549,352 /
+    44,541,480 / 60,185,128 parameters for 18 / 34 / 50 / 101 / 152 layers.
+    Deviations: stride in the 3 x 3, as timm; the authors' code has it in the first
+    1 x 1. As keras.applications: stride_in='last', bias=True, stem_pool='zero' (the
+    stem has no ReLU, so zeros and -inf differ).
+
+    blocks, bottleneck, padding: as in `ResNet`.
+    stride_in: '3x3' or '1x1' of a stage's first block, or 'last': of the last block of
+        the first three stages, with a 1 x 1 max pool on its shortcut.
+    bias: of the stem, of the shortcuts and of the last convolution of each block.
+    """
+
+    num_classes: int = 1000
+    blocks: tuple[int, ...] = DEPTHS[50]
+    bottleneck: bool = True
+    stride_in: str = "3x3"
+    bias: bool = False
+    stem: str = "7x7"
+    stem_pool: str = "padded"
+    padding: str = "symmetric"
+    layers: Layers = Layers()
+
+    @takes_images
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        make = self.layers
+        if self.stride_in not in ("1x1", "3x3", "last"):
+            raise ValueError("stride_in must be '1x1', '3x3' or 'last', not "
+                             f"{self.stride_in!r}")
+        x = stem_convolution(self, x)
+        if self.stem == "7x7":
+            x = stem_pool(make, x, self.stem_pool, self.padding)
+        for i, count in enumerate(self.blocks, 1):
+            if self.stride_in == "last":
+                strided = count if i < len(self.blocks) else 0
+            else:
+                strided = 1 if i > 1 else 0
+            for j in range(1, count + 1):
+                x = PreActBlock(
+                    64 * 2 ** (i - 1), 2 if j == strided else 1, self.bottleneck,
+                    "1x1" if self.stride_in == "1x1" else "3x3", bias=self.bias,
+                    padding=self.padding, layers=make,
+                    name=f"stage{i}_block{j}")(x, train)
+        x = make.batch_norm(train, momentum=0.9, name="final_bn")(x)
+        x = Activation("relu", name="final_act")(x)
+        x = GlobalAvgPool(name="pool")(x)
+        return make.dense(self.num_classes, name="head")(x)
+
+
+def stem_convolution(network: nn.Module, x: jax.Array) -> jax.Array:
+    """7 x 7 of stride 2, or 3 x 3 of stride 1; 64 features."""
+    if network.stem not in ("7x7", "3x3"):
+        raise ValueError(f"stem must be '7x7' or '3x3', not {network.stem!r}")
+    size, stride = (7, 2) if network.stem == "7x7" else (3, 1)
+    return network.layers.convolution(64, (size, size), stride, network.padding,
+                                      use_bias=network.bias, name="stem_conv")(x)
+
+
+def stem_pool(make: Layers, x: jax.Array, kind: str, padding: Padding) -> jax.Array:
+    """3 x 3 max pool of stride 2: padded with -inf or with zeros, or rounding up."""
+    pool = (3, 3), (2, 2)
+    if kind == "padded":
+        return make.max_pool(*pool, padding, name="stem_pool")(x)
+    if kind == "zero":
+        x = ZeroPad(((1, 1), (1, 1)), name="stem_pad")(x)
+        return make.max_pool(*pool, name="stem_pool")(x)
+    if kind == "ceil":
+        return make.max_pool(*pool, ceil_mode=True, name="stem_pool")(x)
+    raise ValueError(f"stem_pool must be 'padded', 'zero' or 'ceil', not {kind!r}")
