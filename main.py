@@ -11,8 +11,8 @@ from cnn_jax.errors import InputError, RunError
 from cnn_jax.training import Stopped
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, as in configs/lenet.py or configs/lenet.py:mnist; any "
-    "field can be set with --config.KEY=VALUE.")
+    "config", None, "Config file, as in configs/lenet.py or configs/lenet.py:mnist; "
+    "any field can be set with --config.KEY=VALUE.")
 MODE = flags.DEFINE_string("mode", "train", f"One of {', '.join(modes.MODES)}.")
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; default runs/NETWORK-DATASET-HASH. The same "

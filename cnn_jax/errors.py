@@ -12,4 +12,4 @@ class InputError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run that started cannot go on, such as a loss that is not finite (exit code 1)."""
+    """A run that started cannot go on, as when its loss is not finite (exit code 1)."""

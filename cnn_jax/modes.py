@@ -17,6 +17,9 @@ from cnn_jax.training.setup import create_model
 from cnn_jax.training.workdir import check_same_config, default_path
 
 
+DEFAULT_CLASSES = 10  # of a summary, which does not look at the data
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
     """One command line."""
@@ -71,7 +74,7 @@ def summary(request: Request) -> None:
     size = config.data.image_size if any(config.data.image_size) else shape[:2]
     shape = (*size, config.data.channels or shape[2])
     try:
-        print(layer_table(create_model(config, num_classes=10), shape).text())
+        print(layer_table(create_model(config, DEFAULT_CLASSES), shape).text())
     except ValueError as error:
         raise InputError(f"{config.model.name} cannot take images of shape {shape}: "
                          f"{error}") from error
@@ -117,7 +120,7 @@ def explain(error: Exception, argv: list[str]) -> str:
     if "Failed loading config file" in text:
         paths = [arg for arg in argv if arg.startswith("--config=")]
         return f"{paths[-1] if paths else '--config'}: no such config file"
-    if text.startswith("Error whilst parsing config file"):
+    if "Error whilst parsing config file" in text:
         return f"the config file failed: {text.splitlines()[-1]}"
     if isinstance(error, SyntaxError):
         return f"the config file is not Python: {error}"

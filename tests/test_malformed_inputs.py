@@ -341,12 +341,15 @@ PNG, JPEG = encoded(NOISE), encoded(NOISE, 'JPEG')
     png_of_size(5, 0), b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n',
     encoded(NOISE, 'PCX'), GZIPPED,
 ], ids=['empty', 'text', 'PNG header', 'PNG half', 'JPEG half', 'JPEG header',
-        'PNG flipped bit', 'no width', 'no height', 'EPS', 'format not allowed', 'gzip'])
+        'PNG flipped bit', 'no width', 'no height', 'EPS', 'format not allowed',
+        'gzip'])
 @pytest.mark.parametrize('name', ['a.png', 'a.jpg'])
 def test_bad_picture(tmp_path, content, name):
     refused(read_image, write(tmp_path, name, content), 'cannot be read as a picture')
 
 
+# As images.py sets it; pytest resets the filters for each test.
+@pytest.mark.filterwarnings('error::PIL.Image.DecompressionBombWarning')
 @pytest.mark.parametrize('width, height', [
     (8001, 8000), (10_000, 10_000), (30_000, 30_000), (2**31 - 1, 2**31 - 1)])
 def test_picture_over_the_limit_is_not_decoded(tmp_path, width, height):

@@ -1,4 +1,4 @@
-"""Pixels 0..255 to network input: x = (pixel - offset) * factor, two numbers per set."""
+"""Pixels 0..255 to network input: x = (pixel - offset) * factor, two numbers a set."""
 
 from collections.abc import Callable
 from typing import NamedTuple

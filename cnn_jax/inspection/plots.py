@@ -11,7 +11,8 @@ def learning_curves(history: list[dict], path: Path) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     epochs = [row["epoch"] for row in history]
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy")):
-        for prefix, label, style in (("", "training", "o-"), ("val_", "validation", "s--")):
+        for prefix, label, style in (("", "training", "o-"),
+                                     ("val_", "validation", "s--")):
             if prefix + name in history[0]:
                 axes.plot(epochs, [row[prefix + name] for row in history], style,
                           label=label, markersize=3)

@@ -17,6 +17,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,6 @@ from cnn_jax.ops.geometry import resolve_padding
 
 VIEWS = (layers.Flatten,)
 WHOLE_IMAGE = (layers.Flatten, layers.GlobalAvgPool)
-ONE_ROW = (SeparableConv,)  # composites that people know as one layer
 
 
 class Field(NamedTuple):
@@ -106,7 +106,7 @@ class LayerTable(NamedTuple):
         size = "x".join(map(str, self.input_shape))
         totals = (f"parameters {self.params:,}   running statistics {self.stats:,}   "
                   f"MACs {self.macs / 1e6:,.3f} M   activations "
-                  f"{self.memory / 2**20:,.2f} MiB per image")
+                  f"{self.memory / 2**20:,.2f} MiB")
         return "\n".join([f"{self.model} on {size}", rule, line(head), rule,
                           *map(line, body), rule, totals]) + "\n"
 
@@ -135,7 +135,8 @@ def record(row: Row) -> dict[str, Any]:
            "macs": row.macs, "memory_bytes": row.memory}
     for axis, name in enumerate(("vertical", "horizontal")):
         field = row.field[axis] if row.field else (None, None, None)
-        out |= {f"field_{what}_{name}": value for what, value in zip(Field._fields, field)}
+        out |= {f"field_{what}_{name}": value
+                for what, value in zip(Field._fields, field)}
     return out
 
 
@@ -159,15 +160,15 @@ def layer_table(model: nn.Module, input_shape: tuple[int, int, int]) -> LayerTab
         out = call(*args, **kwargs)
         open_modules.pop()
         inside = rows[start:]
-        if inside and not isinstance(module, ONE_ROW):
+        if inside and not is_one_row(module):
             return out
         seen = [fields.get(id(x), (x, None))[1] for x in inputs]
-        field = fields[id(out)][1] if inside else field_of(module, inputs[0], seen)
+        field = inside[-1].field if inside else field_of(module, inputs[0], seen)
         view = isinstance(module, VIEWS) or any(out is x for x in inputs)
-        params = 0 if module.path in counted else size_of(module.variables.get("params"))
+        own = {} if module.path in counted else module.variables.get("params")
         counted.add(module.path)
         rows[start:] = [Row(
-            "/".join(module.path), kind_of(module), out.shape[1:], params,
+            "/".join(module.path), kind_of(module), out.shape[1:], size_of(own),
             sum(row.macs for row in inside) or macs_of(module, inputs[0], out),
             0 if view else out[0].size * out.dtype.itemsize, field)]
         fields[id(out)] = (out, field)
@@ -180,6 +181,14 @@ def layer_table(model: nn.Module, input_shape: tuple[int, int, int]) -> LayerTab
     return LayerTable(type(model).__name__, tuple(input_shape), tuple(rows),
                       size_of(variables.get("params")),
                       size_of(variables.get("batch_stats")))
+
+
+def is_one_row(module: nn.Module) -> bool:
+    """Whether a module made of others is a layer of its own: people know it as one, or
+    it has parameters beside those of its parts."""
+    parameters = module.variables.get("params", {}).values()
+    return (isinstance(module, SeparableConv)
+            or not all(isinstance(value, Mapping) for value in parameters))
 
 
 def size_of(tree: Any) -> int:
@@ -200,7 +209,7 @@ def macs_of(module: nn.Module, x: jax.Array, y: jax.Array) -> int:
 
 
 def window_of(module: nn.Module):
-    """(kernel, strides, padding, dilation) of a layer that moves a window, else None."""
+    """(kernel, strides, padding, dilation) of a layer with a moving window, or None."""
     if isinstance(module, nn.Conv):
         return (module.kernel_size, module.strides, module.padding,
                 module.kernel_dilation)

@@ -14,6 +14,7 @@ from cnn_jax.networks.googlenet import GoogLeNet
 from cnn_jax.networks.inception_v3 import InceptionV3
 from cnn_jax.networks.lenet import LeNet5, LeNet5Published
 from cnn_jax.networks.mobilenet import MobileNetV1, MobileNetV2
+from cnn_jax.networks.parts import adopt, in_parts, part_of, parts_of
 from cnn_jax.networks.resnet import PreActResNet, ResNet
 from cnn_jax.networks.seeds import StackedCNN
 from cnn_jax.networks.tf2_course import AlexNet8, CBAPDNet, Inception10
@@ -36,7 +37,6 @@ COLOUR_224, COLOUR_227, COLOUR_299 = (224, 224, 3), (227, 227, 3), (299, 299, 3)
 TOWER = {"widths": (64, 192, 384, 256, 256), "groups": 1, "padding": 2, "lrn": "",
          "dropout_first": True}
 GOOGLENET_BN = {"norm": True, "lrn": ""}
-V1_5 = {"stride_in": "3x3"}
 V2_KERAS = {"stride_in": "last", "bias": True, "stem_pool": "zero"}
 BC = {"num_classes": 10, "stem": "3x3"}
 PLAIN_DENSE = BC | {"bottleneck": False, "compression": 1.0}
@@ -66,7 +66,8 @@ NETWORKS = {
         InceptionV3, COLOUR_299, {"scale": False, "aux": False, "dropout": 0.0}),
     **{f"resnet{depth}": Network(ResNet, COLOUR_224, imagenet_resnet(depth))
        for depth in resnet.DEPTHS},
-    **{f"resnet{depth}_v1_5": Network(ResNet, COLOUR_224, imagenet_resnet(depth, **V1_5))
+    **{f"resnet{depth}_v1_5": Network(
+        ResNet, COLOUR_224, imagenet_resnet(depth, stride_in="3x3"))
        for depth in (50, 101, 152)},
     **{f"resnet{depth}_keras": Network(
         ResNet, COLOUR_224, imagenet_resnet(depth, bias=True))

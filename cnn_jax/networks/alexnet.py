@@ -26,10 +26,11 @@ def response_norm(convention: str, name: str) -> Callable:
 class AlexNet(nn.Module):
     """Two groups, local response norm, overlapping pools; 60,965,224 parameters.
 
-    [N, 227, 227, C] -> logits [N, num_classes]; with groups=1 62,378,344. The paper says
-    224, which does not give its 55 x 55; 227 without padding does. The one tower of «One
-    weird trick» (Krizhevsky, 2014) as in torchvision is on 224 pixels widths=(64, 192,
-    384, 256, 256), groups=1, padding=2, lrn='', dropout_first=True: 61,100,840.
+    [N, 227, 227, C] -> logits [N, num_classes]; with groups=1 62,378,344. The paper
+    says 224, which does not give its 55 x 55; 227 without padding does. The one tower
+    of «One weird trick» (Krizhevsky, 2014) as in torchvision is, on 224 pixels,
+    widths=(64, 192, 384, 256, 256), groups=1, padding=2, lrn='', dropout_first=True:
+    61,100,840.
     Deviations: none in the architecture; initial values as `layers.init` says.
 
     widths: features of the five convolutions.

@@ -46,7 +46,7 @@ class ConvNormAct(nn.Module):
 
 
 class SeparableConv(nn.Module):
-    """A depthwise convolution, then a pointwise one; nothing between, a bias at the end.
+    """A depthwise, then a pointwise convolution; nothing between, a bias at the end.
 
     [N, H, W, C] -> [N, H', W', features]; k*k*C + C*features weights instead of
     k*k*C*features. As keras' SeparableConv2D; source: Chollet, 2017.
@@ -67,3 +67,10 @@ class SeparableConv(nn.Module):
             feature_group_count=channels, name="depthwise")(x)
         return self.layers.convolution(self.features, (1, 1), use_bias=self.bias,
                                        name="pointwise")(x)
+
+
+def sown(head: nn.Module, logits: jax.Array) -> jax.Array:
+    """Leaves the logits of an auxiliary head in the collection `aux_logits`."""
+    if not head.is_initializing():  # or the collection would become a part of the state
+        head.sow("aux_logits", "logits", logits)
+    return logits

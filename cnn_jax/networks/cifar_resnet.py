@@ -51,7 +51,7 @@ class CifarResNet(nn.Module):
         for i in (1, 2, 3):
             for j in range(1, count + 1):
                 x = block(16 * 2 ** (i - 1), 2 if i > 1 and j == 1 else 1,
-                          self.bottleneck, "1x1", shortcut=shortcut, padding=self.padding,
+                          self.bottleneck, "1x1", shortcut, padding=self.padding,
                           layers=make, name=f"stage{i}_block{j}")(x, train)
         if self.preact:
             x = make.batch_norm(train, momentum=0.9, name="final_bn")(x)

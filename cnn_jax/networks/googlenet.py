@@ -7,7 +7,7 @@ import jax
 
 from cnn_jax.layers import Activation, Concat, Flatten, GlobalAvgPool, Layers
 from cnn_jax.networks.alexnet import response_norm
-from cnn_jax.networks.blocks import ConvNormAct
+from cnn_jax.networks.blocks import ConvNormAct, sown
 from cnn_jax.networks.inputs import takes_images
 
 # Table 1: 1x1 | 3x3 reduce, 3x3 | 5x5 reduce, 5x5 | pool projection.
@@ -26,9 +26,9 @@ class GoogLeNet(nn.Module):
     auxiliary heads, 6,998,552 without.
 
     [N, 224, 224, C] -> logits [N, num_classes]; pools round up (112, 56, 28, 14, 7).
-    The auxiliary heads exist while training only; their logits are sown as
-    `aux_logits/aux1` and `aux2`, for a loss that adds 0.3 times each (the paper). With
-    batch norm: norm=True, lrn='' (7,005,832). As torchvision: also five=3, last_pool=2
+    The auxiliary heads exist while training only; their logits are sown in the
+    collection `aux_logits`, for a loss that adds 0.3 times each (the paper). With batch
+    norm: norm=True, lrn='' (7,005,832). As torchvision: also five=3, last_pool=2
     (6,624,904: its «5x5» branch is 3 x 3).
     Deviations: the paper gives no constants for the response norm; these are Caffe's.
 
@@ -72,11 +72,8 @@ class GoogLeNet(nn.Module):
             stage = f"stage{cell[0]}"
             x = Cell(widths, self.five, block, name=f"{stage}_{cell}")(x, train)
             if cell in AUXILIARY and self.aux and (train or self.is_initializing()):
-                name = AUXILIARY[cell]
-                logits = AuxiliaryHead(self.num_classes, self.aux_dropout, block, make,
-                                       name=name)(x, train)
-                if not self.is_initializing():
-                    self.sow("aux_logits", name, logits)
+                AuxiliaryHead(self.num_classes, self.aux_dropout, block, make,
+                              name=AUXILIARY[cell])(x, train)
             if cell in ("3b", "4e"):
                 x = pool(3 if cell == "3b" else self.last_pool, f"{stage}_pool")(x)
         x = GlobalAvgPool(name="pool")(x)
@@ -122,4 +119,4 @@ class AuxiliaryHead(nn.Module):
         x = make.dense(1024, name="fc")(x)
         x = Activation("relu", name="act")(x)
         x = make.dropout(self.dropout, name="drop")(x, train)
-        return make.dense(self.num_classes, name="head")(x)
+        return sown(self, make.dense(self.num_classes, name="head")(x))

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 
 from cnn_jax.layers import Concat, GlobalAvgPool, Layers
-from cnn_jax.networks.blocks import ConvNormAct
+from cnn_jax.networks.blocks import ConvNormAct, sown
 from cnn_jax.networks.inputs import takes_images
 
 # A cell is branches that are concatenated; a branch is steps in order. A step is
@@ -48,7 +48,7 @@ class InceptionV3(nn.Module):
     """27,161,264 parameters with the auxiliary head, 23,834,568 without.
 
     [N, 299, 299, C] -> logits [N, num_classes]. The head exists while training only;
-    its logits are sown as `aux_logits/aux`.
+    its logits are sown in the collection `aux_logits`.
     Deviations: the figures of the paper leave details open; this is the network of its
     authors' code. As keras.applications: scale=False (23,817,352), aux=False, and no
     dropout. As torchvision: count_include_pad=True.
@@ -82,10 +82,7 @@ class InceptionV3(nn.Module):
         for name, branches in CELLS.items():
             x = Cell(branches, block, self.count_include_pad, name=name)(x, train)
             if name == "stage6_e" and self.aux and (train or self.is_initializing()):
-                logits = AuxiliaryHead(self.num_classes, block, make,
-                                       name="aux")(x, train)
-                if not self.is_initializing():
-                    self.sow("aux_logits", "aux", logits)
+                AuxiliaryHead(self.num_classes, block, make, name="aux")(x, train)
         x = GlobalAvgPool(name="pool")(x)
         x = make.dropout(self.dropout, name="drop")(x, train)
         return make.dense(self.num_classes, name="head")(x)
@@ -136,4 +133,4 @@ class AuxiliaryHead(nn.Module):
         x = self.block(128, (1, 1), name="conv1")(x, train)
         x = self.block(768, (5, 5), 1, "VALID", name="conv2")(x, train)
         x = GlobalAvgPool(name="mean")(x)
-        return self.layers.dense(self.num_classes, name="head")(x)
+        return sown(self, self.layers.dense(self.num_classes, name="head")(x))

@@ -22,8 +22,8 @@ class LeNet5(nn.Module):
     """The usual form: full C3 table, linear output; 61,706 parameters for grey digits.
 
     [N, H, W, C] -> logits [N, num_classes]; published on 32 x 32 x 1. Smaller images
-    are centred in 32 x 32 filled with zeros, as in the paper. The form of the TensorFlow
-    2 course (32 x 32 x 3, 62,006 parameters) is activation='sigmoid', pool='max'.
+    are centred in 32 x 32 filled with zeros, as in the paper. The TensorFlow 2 course's
+    form (32 x 32 x 3, 62,006 parameters) is activation='sigmoid', pool='max'.
     Deviations: no sparse C3 table, no trainable subsampling, no RBF output.
 
     activation: a name in `layers.ACTIVATIONS`; the paper's is tanh.
@@ -55,7 +55,7 @@ class LeNet5(nn.Module):
         x = Activation(self.activation, name="act3")(x)
         x = make.dense(84, name="fc2")(x)
         x = Activation(self.activation, name="act4")(x)
-        return make.dense(self.num_classes, name="fc3")(x)
+        return make.dense(self.num_classes, name="head")(x)
 
 
 class LeNet5Published(nn.Module):
@@ -93,7 +93,7 @@ class LeNet5Published(nn.Module):
         x = Flatten(name="flatten")(x)
         x = make.dense(84, name="f6")(x)
         x = Activation(squash, name="act6")(x)
-        return Codes(self.num_classes, name="output")(x)
+        return Codes(self.num_classes, name="head")(x)
 
 
 def to_size(x: jax.Array, size: int) -> tuple[Pair, Pair]:

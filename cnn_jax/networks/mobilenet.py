@@ -109,7 +109,8 @@ class InvertedResidual(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         y = x
         if self.expansion != 1:
-            y = self.block(self.expansion * x.shape[-1], (1, 1), name="expand")(y, train)
+            expanded = self.expansion * x.shape[-1]
+            y = self.block(expanded, (1, 1), name="expand")(y, train)
         y = self.block(0, (3, 3), self.stride, groups=-1, name="depthwise")(y, train)
         y = self.block(self.features, (1, 1), activation="", name="project")(y, train)
         if self.stride == 1 and x.shape[-1] == self.features:

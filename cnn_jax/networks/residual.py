@@ -79,7 +79,8 @@ class PreActBlock(nn.Module):
         if x.shape[-1] != features:
             x = project(self, start, features)
         elif self.stride != 1:
-            x = self.layers.max_pool((1, 1), (self.stride,) * 2, name="shortcut_pool")(x)
+            x = self.layers.max_pool((1, 1), (self.stride,) * 2,
+                                     name="shortcut_pool")(x)
         return Add(name="add")(y, x)
 
 

@@ -109,7 +109,8 @@ class Inception10(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         train = train and self.batch_statistics
-        x = ConvNormAct(self.features, **KERAS, layers=self.layers, name="stem")(x, train)
+        x = ConvNormAct(self.features, **KERAS, layers=self.layers,
+                        name="stem")(x, train)
         for i in range(1, self.blocks + 1):
             features = self.features * 2 ** (i - 1)
             x = Cell(features, 2, self.layers, name=f"block{i}_cell1")(x, train)

@@ -36,9 +36,9 @@ class Xception(nn.Module):
         for i, (features, stride) in enumerate(((32, 2), (64, 1)), 1):
             x = ConvNormAct(features, (3, 3), stride, "VALID", **NORM, layers=make,
                             name=f"stem_conv{i}")(x, train)
-        x = Block((128, 128), 2, first_act=False, **block, name="entry_block1")(x, train)
-        x = Block((256, 256), 2, **block, name="entry_block2")(x, train)
-        x = Block((728, 728), 2, **block, name="entry_block3")(x, train)
+        for i, features in enumerate((128, 256, 728), 1):
+            x = Block((features, features), 2, first_act=i > 1, **block,
+                      name=f"entry_block{i}")(x, train)
         for i in range(1, self.middle + 1):
             x = Block((728, 728, 728), **block, name=f"middle_block{i}")(x, train)
         x = Block((728, 1024), 2, **block, name="exit_block1")(x, train)

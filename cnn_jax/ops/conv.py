@@ -50,20 +50,22 @@ def _named(name: str) -> Callable:
             lhs.shape, rhs.shape, dimension_numbers)
         x_axes = (n[0], *n[2:], n[1])  # to channels last
         w_axes = (*o[2:], o[1], o[0])
-        plain = batch_group_count == 1 and preferred_element_type is None
-        if plain:
-            spec = conv_spec(
-                [lhs.shape[i] for i in x_axes], [rhs.shape[i] for i in w_axes],
-                window_strides, padding, lhs_dilation, rhs_dilation,
-                feature_group_count, precision)
-        elif name not in ("lax", "auto"):
-            raise ValueError(f"conv {name!r} takes no batch_group_count and no "
-                             "preferred_element_type: use 'lax' or 'auto'")
-        if not plain or name == "lax" or name == "auto" and conv_auto.is_lax(spec):
+        if batch_group_count != 1 or preferred_element_type is not None:
+            if name not in ("lax", "auto"):
+                raise ValueError(f"conv {name!r} takes no batch_group_count and no "
+                                 "preferred_element_type: use 'lax' or 'auto'")
             return lax.conv_general_dilated(
                 lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation,
                 dimension_numbers, feature_group_count, batch_group_count, precision,
                 preferred_element_type)
+        spec = conv_spec(
+            [lhs.shape[i] for i in x_axes], [rhs.shape[i] for i in w_axes],
+            window_strides, padding, lhs_dilation, rhs_dilation, feature_group_count,
+            precision)
+        if name == "lax" or name == "auto" and conv_auto.is_lax(spec):
+            return lax.conv_general_dilated(
+                lhs, rhs, spec.strides, spec.padding, spec.lhs_dilation,
+                spec.rhs_dilation, dimension_numbers, spec.groups, precision=precision)
         y = PASSES[name].forward(lhs.transpose(x_axes), rhs.transpose(w_axes), spec)
         return y.transpose(np.argsort((y_axes[0], *y_axes[2:], y_axes[1])))
 

@@ -3,15 +3,21 @@
 import jax
 import jax.numpy as jnp
 
+from cnn_jax.ops.mapped import vary_alike
 
-@jax.custom_vjp
+
 def add_bias(y: jax.Array, b: jax.Array) -> jax.Array:
     """y [..., O] + b [O];  db = sum of g over all axes but the last."""
+    return _add_bias(*vary_alike(y, b))
+
+
+@jax.custom_vjp
+def _add_bias(y, b):
     return y + b
 
 
-add_bias.defvjp(
-    lambda y, b: (add_bias(y, b), b),
+_add_bias.defvjp(
+    lambda y, b: (_add_bias(y, b), b),
     lambda b, g: (g, g.sum(tuple(range(g.ndim - 1))).astype(b.dtype)))
 
 
@@ -22,7 +28,7 @@ def dense(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
             f"dense: x {x.shape} [..., C] and w {w.shape} [C, O] do not fit")
     if b is not None and b.shape != w.shape[1:]:
         raise ValueError(f"dense: w {w.shape} [C, O] needs b [O], received {b.shape}")
-    y = _matmul(x, w)
+    y = _matmul(*vary_alike(x, w))
     return y if b is None else add_bias(y, b)
 
 
@@ -60,7 +66,7 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
             f"softmax_cross_entropy: logits {logits.shape} [..., C] need integer "
             f"labels [...] or probabilities [..., C], received {labels.dtype} "
             f"{labels.shape}")
-    return _cross_entropy(logits, labels)
+    return _cross_entropy(*vary_alike(logits, labels))
 
 
 @jax.custom_vjp

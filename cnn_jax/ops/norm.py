@@ -7,6 +7,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from cnn_jax.ops.mapped import mapped_axes, vary_alike
 from cnn_jax.ops.trilinear import low_precision
 
 
@@ -29,7 +30,10 @@ def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-
     "Batch normalization", 2015.
     """
     _check_channels(x, scale=scale, bias=bias)
-    return _batch_norm(x, scale, bias, eps, axis_name)
+    y, mean, var = _batch_norm(*vary_alike(x, scale, bias), eps, axis_name)
+    if axis_name is not None and mapped_axes(mean):  # tells shard_map they are the same
+        mean, var = lax.pmean((mean, var), axis_name)
+    return y, mean, var
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -39,7 +43,8 @@ def _batch_norm(x, scale, bias, eps, axis_name):
     var = jnp.maximum(_mean(wide * wide, axis_name) - mean * mean, 0)
     # Folded to one multiply and one add a pixel.
     a = scale * lax.rsqrt(var + eps)
-    return (wide * a + (bias - mean * a)).astype(x.dtype), mean, var
+    y = (wide * a + (bias - mean * a)).astype(x.dtype)
+    return y, *vary_alike(mean, var, x)[:2]
 
 
 def _batch_norm_forward(x, scale, bias, eps, axis_name):
@@ -85,7 +90,7 @@ def batch_norm_inference(x: jax.Array, mean: jax.Array, var: jax.Array,
     """
     _check_channels(x, mean=mean, var=var, scale=scale, bias=bias)
     a = scale * lax.rsqrt(var + eps)
-    return _scale_shift(x, a, bias - mean * a)
+    return _scale_shift(*vary_alike(x, a, bias - mean * a))
 
 
 @jax.custom_vjp

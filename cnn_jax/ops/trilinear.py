@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax.ops.geometry import ConvSpec, is_empty
+from cnn_jax.ops.mapped import vary_alike
 
 
 class Passes(NamedTuple):
@@ -51,7 +52,11 @@ def trilinear(forward, input_gradient, weight_gradient) -> Passes:
               lambda spec, gw, t: (y(t, gw[1], spec), dw(t, gw[0], spec)))
     dw.defvjp(lambda x, g, spec: (dw(x, g, spec), (x, g)),
               lambda spec, xg, t: (dx(xg[1], t, spec), y(xg[0], t, spec)))
-    return Passes(y, dx, dw)
+    return Passes(*(_with_like_operands(one_pass) for one_pass in (y, dx, dw)))
+
+
+def _with_like_operands(one_pass):
+    return lambda a, b, spec: one_pass(*vary_alike(a, b), spec)
 
 
 def _or_zeros(one_pass, a, b, spec, shape):

@@ -55,9 +55,11 @@ class Checkpoints:
 
     directory: made absolute, and created if it is not there.
     keep: how many of the latest to keep.
+    writing: False for a reader, which must not clear away what a run that is still
+        going is just writing.
     """
 
-    def __init__(self, directory: Path, keep: int = 2):
+    def __init__(self, directory: Path, keep: int = 2, writing: bool = True):
         policies = ocp.training.preservation_policies
         registry = ocp.handlers.local_registry()
         for name in ("integrity", "meta"):
@@ -65,13 +67,17 @@ class Checkpoints:
         context = ocp.Context()
         context.checkpointables.registry = registry
         self.directory = Path(directory).absolute()
-        self._orbax = ocp.training.Checkpointer(
-            self.directory, context=context, cleanup_tmp_directories=True,
-            preservation_policy=policies.AnyPreservationPolicy([
-                policies.LatestN(keep),
-                # Of two equal scores the earlier epoch is the better one.
-                policies.BestN(get_metric_fn=_rank, n=1,
-                               keep_checkpoints_without_metrics=False)]))
+        try:
+            self._orbax = ocp.training.Checkpointer(
+                self.directory, context=context, cleanup_tmp_directories=writing,
+                preservation_policy=policies.AnyPreservationPolicy([
+                    policies.LatestN(keep),
+                    # Of two equal scores the earlier epoch is the better one.
+                    policies.BestN(get_metric_fn=_rank, n=1,
+                                   keep_checkpoints_without_metrics=False)]))
+        except Exception as error:
+            raise RunError(f"checkpoints {self.directory} cannot be opened: "
+                           f"{_first_line(error)}") from error
 
     def __enter__(self):
         return self

@@ -158,3 +158,11 @@ def epoch_line(row: dict, epochs: int) -> str:
               ("loss", "accuracy", "val_loss", "val_accuracy") if name in row]
     words += [f"{row['seconds']:.1f} s", f"{row['images_per_second']:,.0f} images/s"]
     return " - ".join(words)
+
+
+def part_line(part: str, figures: dict) -> str:
+    """The evaluation of one part of the data."""
+    if figures["examples"] == 0:
+        return f"{part}: no examples"
+    return (f"{part}: loss: {figures['loss']:.4f} - accuracy: "
+            f"{figures['accuracy']:.4f} - {figures['examples']} examples")

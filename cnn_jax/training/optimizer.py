@@ -68,7 +68,7 @@ def matrix_axes(params):
 
 
 def decayed(make):
-    """Adds L2 to an optimiser without weight decay: gradient + weight_decay * kernel."""
+    """Adds L2 to an optimiser that has none: gradient + weight_decay * kernel."""
     def build(rate, settings):
         if settings.weight_decay == 0:
             return make(rate, settings)

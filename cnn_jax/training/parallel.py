@@ -5,7 +5,6 @@ whole batch, so both train the same parameters as one device. More than one proc
 `jax.distributed`; every process runs the same program on its own devices.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,12 +14,10 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cnn_jax import ops
 from cnn_jax.data.batches import Batch
 from cnn_jax.data.examples import Examples
 from cnn_jax.errors import InputError
-from cnn_jax.training.steps import (Metrics, Recipe, TrainState, eval_step,
-                                    predict_logits, train_step)
+from cnn_jax.training.steps import Metrics, Recipe, TrainState, eval_step, train_step
 
 AXIS = "batch"
 
@@ -60,8 +57,8 @@ def choose_devices(config) -> list[jax.Device]:
                          "several, all devices are used: set it to 0")
     if config.devices > jax.local_device_count():
         raise InputError(
-            f"config.devices = {config.devices}, but there are "
-            f"{jax.local_device_count()} ({jax.devices()[0].platform}): use fewer, or 0")
+            f"config.devices = {config.devices}, but there are only "
+            f"{jax.local_device_count()} ({jax.devices()[0].platform}): use 0 for all")
     return jax.local_devices()[:config.devices]
 
 

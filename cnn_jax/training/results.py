@@ -16,7 +16,7 @@ import numpy as np
 from cnn_jax import __version__
 from cnn_jax.inspection.plots import learning_curves
 from cnn_jax.training.checkpoint import leaves
-from cnn_jax.training.metrics import write_atomically
+from cnn_jax.training.metrics import part_line, write_atomically
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -47,7 +47,7 @@ def sha256(state: Any) -> str:
 
 def peak_memory_mb(devices) -> dict[str, float]:
     """Of this process; and the largest of its devices', where the backend counts it."""
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, else KiB
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
     counted = [(d.memory_stats() or {}).get("peak_bytes_in_use", 0) for d in devices
                if d.process_index == jax.process_index()]
@@ -77,11 +77,11 @@ def finish(this, state, progress, evaluate, params: int, only_evaluate: bool) ->
     best_step = this.checkpoints.best
     best, _ = this.checkpoints.restore(best_step, final)
     best = this.placement.put(best)
-    test = evaluate(best, "test")
+    test = {"loss": None, "accuracy": None, "examples": 0}
+    if this.spans["test"]:
+        test = evaluate(best, "test")
     row = next(r for r in progress.history if r["step"] == best_step)
-    this.report.line(
-        f"test: loss: {test['loss']:.4f} - accuracy: {test['accuracy']:.4f} - "
-        f"{test['examples']} examples - best epoch {row['epoch']}")
+    this.report.line(part_line("test", test) + f" - best epoch {row['epoch']}")
 
     path = this.workdir / "results.json"
     if only_evaluate and path.exists():

@@ -33,6 +33,13 @@ def create_recipe(config: ConfigDict, info: DataInfo,
     if config.batch_size > info.counts["train"]:
         raise InputError(f"config.batch_size = {config.batch_size} is more than the "
                          f"{info.counts['train']} training images of {info.name}")
+    for part in ("early_stopping", "checkpoint"):
+        monitor = config[part].monitor
+        if info.counts["validation"] == 0 and monitor.startswith("val_"):
+            raise InputError(
+                f"config.{part}.monitor = {monitor!r} needs a validation part, and "
+                f"{info.name} has none: set config.data.validation, or monitor "
+                "'loss' or 'accuracy'")
     rate = optimizer.schedule(
         config, steps_per_epoch(info.counts["train"], config.batch_size))
     return Recipe(
@@ -57,7 +64,8 @@ def describe_network(recipe: Recipe, image_shape: tuple[int, int, int]) -> Layer
 
 def first_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:
     """The state before the first step, as NumPy arrays."""
-    return jax.tree.map(np.asarray, jax.jit(lambda: create_state(recipe, image_shape))())
+    state = jax.jit(lambda: create_state(recipe, image_shape))()
+    return jax.tree.map(np.asarray, state)
 
 
 def abstract_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:

@@ -11,7 +11,7 @@ from cnn_jax.errors import InputError
 from cnn_jax.training import parallel
 from cnn_jax.training.checkpoint import Checkpoints
 from cnn_jax.training.evaluate import compile_evaluation
-from cnn_jax.training.metrics import Reporter
+from cnn_jax.training.metrics import Reporter, part_line
 from cnn_jax.training.setup import abstract_state, create_recipe
 from cnn_jax.training.steps import Recipe, TrainState
 from cnn_jax.training.workdir import DataInfo, read_config, read_data_info
@@ -33,7 +33,7 @@ def load(workdir: Path) -> Trained:
     recipe = create_recipe(config, info)
     if not (workdir / "checkpoints").is_dir():
         raise InputError(f"{workdir} holds no checkpoints: train there first")
-    with Checkpoints(workdir / "checkpoints", config.checkpoint.keep) as checkpoints:
+    with Checkpoints(workdir / "checkpoints", writing=False) as checkpoints:
         if checkpoints.best is None:
             raise InputError(f"{workdir} holds no checkpoint of a whole epoch: train "
                              "on there first")
@@ -62,6 +62,5 @@ def evaluate(workdir: Path, config: ConfigDict | None = None,
                              config.eval_batch_size)
     results = {part: run(state, part) for part in ("validation", "test") if spans[part]}
     for part, figures in results.items():
-        report.line(f"{part}: loss: {figures['loss']:.4f} - accuracy: "
-                    f"{figures['accuracy']:.4f} - {figures['examples']} examples")
+        report.line(part_line(part, figures))
     return results

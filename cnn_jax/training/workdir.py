@@ -66,7 +66,7 @@ def open_workdir(path: Path, config: ConfigDict):
 
 
 def check_same_config(path: Path, config: ConfigDict) -> None:
-    """Raises InputError where the folder was made by a config that computes otherwise."""
+    """Raises InputError where the folder was made by another config."""
     if not (path / "config.json").exists():
         return
     changes = differences(config, read_config(path))
@@ -99,8 +99,8 @@ def read_json(path: Path) -> dict:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist: --workdir must be the folder of a run "
-                         "(train first)") from None
+        raise InputError(f"{path} does not exist: --workdir must be the folder of a "
+                         "run (train first)") from None
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path} cannot be read ({error}): the folder is damaged"
                          ) from error

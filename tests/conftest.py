@@ -1,0 +1,33 @@
+"""Fixtures that test files share: one compilation cache for all runs of a session."""
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+
+@pytest.fixture(scope="session")
+def cache_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def compiled_once(cache_folder):
+    """Each program is compiled once a session, in this process and in those it starts.
+
+    Compiling is nearly all of a tiny run's time. Only the files that ask for this
+    fixture get it: `pytestmark = pytest.mark.usefixtures("compiled_once")`.
+    """
+    settings = {"jax_compilation_cache_dir": str(cache_folder),
+                "jax_persistent_cache_min_compile_time_secs": 0.0,
+                "jax_persistent_cache_min_entry_size_bytes": -1}
+    before = {name: getattr(jax.config, name) for name in settings}
+    patch = pytest.MonkeyPatch()
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        patch.setenv(name.upper(), str(value))
+    compilation_cache.reset_cache()  # jax looks only once whether there is one
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    patch.undo()

@@ -1,0 +1,66 @@
+"""The command line as a user types it: one line and exit code 2 for what cannot be."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BAD = [
+    ([], "needs --config"),
+    (["--config=configs/nope.py"], "--config=configs/nope.py: no such config file"),
+    (["--config=configs/lenet.py:mnst"], "digits, mnist, fashion_mnist, cifar10"),
+    (["--config=configs/lenet.py", "--config.batch_szie=3"], "config.batch_size?"),
+    (["--config=configs/lenet.py", "--config.data.nmae=mnist"], "config.data.name?"),
+    (["--config=configs/lenet.py", "--config.batch_size=1.5"], "1.5"),
+    (["--config=configs/lenet.py", "--config.optimizer.learning_rate=nan"],
+     "config.optimizer.learning_rate = nan"),
+    (["--config=configs/lenet.py", "--config.model.fields.activation=tahn"], "tanh"),
+    (["--config=configs/lenet.py", "--config.batch_size=2000"], "1294"),
+    (["--config=configs/lenet.py", "--lr=3"], "lr"),
+    (["--config=configs/lenet.py", "extra"], "'extra'"),
+    (["--config=configs/lenet.py", "--mode=trian"], "train, eval, predict"),
+    (["--mode=eval", "--workdir=nowhere"], "nowhere/config.json does not exist"),
+    (["--mode=predict", "--workdir=nowhere"], "--images"),
+]
+
+
+def main(arguments, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(ROOT / "main.py"), *arguments],
+                          capture_output=True, text=True, cwd=ROOT, timeout=300,
+                          **options)
+
+
+@pytest.mark.parametrize("arguments,words", BAD)
+def test_bad_command_is_one_line_and_code_2(arguments, words):
+    runs = set((ROOT / "runs").glob("*"))
+    done = main(arguments)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert set((ROOT / "runs").glob("*")) == runs  # nothing half made
+
+
+@pytest.mark.parametrize("text,words", [
+    ("import nothing_like_this", "nothing_like_this"),
+    ("def get_config(:", "not Python"),
+])
+def test_config_that_fails_says_how(tmp_path, text, words):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    done = main([f"--config={path}"])
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_summary_needs_no_data(monkeypatch, tmp_path):
+    done = main(["--mode=summary", "--config=configs/lenet.py:cifar10",
+                 f"--config.data.dir={tmp_path}/none"])
+    assert done.returncode == 0, done.stderr
+    assert "62,006" in done.stdout
+
+
+def test_data_that_cannot_be_had_names_set_folder_and_alternative(tmp_path):
+    done = main(["--config=configs/lenet.py:mnist", f"--config.data.dir={tmp_path}/x"])
+    assert done.returncode == 2
+    assert "mnist" in done.stderr and f"{tmp_path}/x" in done.stderr, done.stderr

@@ -1,0 +1,131 @@
+"""Every implementation of convolution equals autodiff of lax: y, dx, dw and db.
+
+    pytest tests/test_grad_equivalence.py             72 cases, seeded
+    pytest -m slow tests/test_grad_equivalence.py     the full table
+
+A case is one implementation on one row of the table. The rows alternate between float32
+and float64. Tolerances are on max |a - b| / max |b|.
+"""
+
+import functools
+import itertools
+import random
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnn_jax.ops import CONVS
+from cnn_jax.ops.dense import add_bias
+from gradcheck import equivalent, normal
+
+TOLERANCE = {"float32": 5e-6, "float64": 1e-14, "bfloat16": 2e-2}
+
+# (batch, image, kernel)
+SHAPES = [(2, (7, 6), (3, 3)), (1, (5, 5), (1, 1)), (3, (9, 4), (3, 2)),
+          (2, (2, 3), (3, 5)), (2, (1, 1), (3, 3))]
+STRIDES = [(1, 1), (2, 2), (1, 3), (3, 2)]
+PADDINGS = ["SAME", "VALID", ((1, 1), (1, 1)), ((0, 2), (3, 1)), ((2, 3), (4, 4))]
+DILATIONS = [(1, 1), (2, 2), (1, 3)]
+GROUPS = [1, 2, 4, 8]  # of 8 channels: 8 is depthwise
+TABLE = [(*row, (1, 1)) for row in itertools.product(
+    SHAPES, STRIDES, PADDINGS, DILATIONS, GROUPS)]
+
+# What the table lacks: one and three axes, input dilation, negative padding, no images.
+EXTRA = [
+    ((2, (9,), (4,)), (2,), ((1, 2),), (2,), 2, (1,)),
+    ((2, (9,), (4,)), (1,), "SAME", (1,), 8, (1,)),
+    ((1, (4, 5, 3), (2, 3, 2)), (1, 2, 1), "SAME", (1, 1, 1), 1, (1, 1, 1)),
+    ((1, (4, 5, 3), (3, 1, 2)), (2, 1, 1), "VALID", (1, 1, 2), 4, (1, 1, 1)),
+    ((2, (5, 4), (3, 3)), (1, 1), ((1, 2), (0, 3)), (1, 1), 1, (2, 3)),
+    ((2, (5, 4), (3, 2)), (2, 1), ((3, 2), (2, 3)), (2, 1), 2, (3, 2)),
+    ((2, (6, 7), (3, 3)), (1, 1), ((-1, 0), (2, -2)), (1, 1), 1, (1, 1)),
+    ((2, (6, 7), (3, 3)), (2, 2), ((-2, 3), (1, -1)), (1, 1), 8, (1, 1)),
+    ((0, (6, 7), (3, 3)), (1, 1), "SAME", (1, 1), 1, (1, 1)),
+    ((0, (6, 7), (3, 3)), (2, 2), "VALID", (1, 1), 8, (1, 1)),
+    ((2, (3, 3), (5, 5)), (1, 1), "VALID", (1, 1), 1, (1, 1)),
+]
+ROWS = TABLE + EXTRA
+
+
+def supports(name, row) -> bool:
+    (_, _, kernel), strides, _, dilation, _, _ = row
+    return name != "winograd" or (
+        kernel == (3, 3) and strides == (1, 1) and dilation == (1, 1))
+
+
+CASES = [(name, i) for i, row in enumerate(ROWS) for name in CONVS
+         if name != "lax" and supports(name, row)]
+
+
+def seeded_subset(size: int) -> list:
+    """As many cases of every implementation, drawn with seed 0."""
+    rng, subset = random.Random(0), []
+    for name in CONVS:
+        own = [case for case in CASES if case[0] == name]
+        rng.shuffle(own)
+        subset += own[:-(-size // (len(CONVS) - 1))]
+    return subset
+
+
+@functools.lru_cache(maxsize=2)  # so that a row's reference is compiled once
+def function(implementation, add, i):
+    """(x, w, b) -> y of row i"""
+    (_, image, _), strides, padding, dilation, groups, spread = ROWS[i]
+    rank = len(image)
+    x_axes = (0, rank + 1, *range(1, rank + 1))
+    numbers = lax.ConvDimensionNumbers(x_axes, (rank + 1, rank, *range(rank)), x_axes)
+    return lambda x, w, b: add(
+        implementation(x, w, strides, padding, spread, dilation, numbers, groups), b)
+
+
+def check(name, i, dtype=None):
+    (batch, image, kernel), *_, groups, _ = ROWS[i]
+    dtype = dtype or ("float32", "float64")[i % 2]
+    with jax.enable_x64(True):
+        shapes = (batch, *image, 8), (*kernel, 8 // groups, 8), (8,)
+        args = [jnp.asarray(normal(i + j, *shape), dtype)
+                for j, shape in enumerate(shapes)]
+        reference = function(lax.conv_general_dilated, jnp.add, i)
+        equivalent(function(CONVS[name], add_bias, i), reference, *args,
+                   tolerance=TOLERANCE[dtype], seed=i)
+
+
+def _skip_without_numba(name):
+    if name == "numba":
+        pytest.importorskip("numba")
+
+
+@pytest.mark.parametrize("name, row", seeded_subset(72))
+def test_seeded_subset(name, row):
+    _skip_without_numba(name)
+    check(name, row)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, row", CASES)
+def test_full_table(name, row):
+    _skip_without_numba(name)
+    check(name, row)
+
+
+@pytest.mark.parametrize("name", [name for name in CONVS if name != "lax"])
+def test_bfloat16(name):
+    _skip_without_numba(name)
+    check(name, 0, "bfloat16")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, row", [
+    case for case in CASES if case[1] % 12 == 0])
+def test_bfloat16_table(name, row):
+    _skip_without_numba(name)
+    check(name, row, "bfloat16")
+
+
+def test_the_table_is_as_large_as_promised():
+    assert len(TABLE) == 5 * 4 * 5 * 3 * 4 == 1200
+    assert {name for name, _ in seeded_subset(72)} == set(CONVS) - {"lax"}
+    assert np.isclose(len(seeded_subset(72)), 72, atol=6)

@@ -1,0 +1,276 @@
+"""Convolution as an operation: transformations, layers, named operations, bad input."""
+
+import functools
+import os
+import subprocess
+import sys
+
+from flax import linen as nn
+from hypothesis import given, settings, strategies as st
+import jax
+from jax import lax
+import jax.numpy as jnp
+import pytest
+
+from cnn_jax import ops
+from cnn_jax.ops import conv_numba
+from gradcheck import compiled, equivalent, normal, relative_error
+
+BY_HAND = [name for name in ops.CONVS if name not in ("lax", "numba")]
+DN = ("NHWC", "HWIO", "NHWC")
+
+
+def f32(seed, *shape):
+    return jnp.asarray(normal(seed, *shape), jnp.float32)
+
+
+def conv(name, **options):
+    return functools.partial(ops.correlate, implementation=name, **options)
+
+
+def loss(f):
+    return lambda x, w: jnp.sum(jnp.sin(f(x, w)))
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(st.data())
+def test_any_shape_equals_the_specification(data):
+    draw = data.draw
+    rank = draw(st.integers(1, 2))
+
+    def each(low, high):
+        return tuple(draw(st.integers(low, high)) for _ in range(rank))
+    groups, c, m = (draw(st.integers(1, 2)) for _ in range(3))
+    x = normal(0, draw(st.integers(0, 2)), *each(1, 5), groups * c)
+    w = normal(1, *each(1, 3), c, groups * m)
+    strides, dilation, pads = each(1, 3), each(1, 2), each(0, 3)
+    padding = draw(st.sampled_from(["SAME", "VALID", tuple(zip(pads, pads[::-1]))]))
+    name = draw(st.sampled_from(["im2col", "taps", "fft", "auto"]))
+    with jax.enable_x64(True):
+        f, specification = (conv(n, strides=strides, padding=padding, groups=groups,
+                                 dilation=dilation) for n in (name, "loops"))
+        equivalent(f, specification, x, w, tolerance=1e-13)
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_transformations_give_the_same_values(name):
+    x, w = f32(0, 3, 2, 5, 4, 4), f32(1, 3, 3, 4, 4)  # three batches
+    ours, theirs = (conv(n, padding="SAME") for n in (name, "lax"))
+    for transform in (
+            lambda f: jax.vmap(f, (0, None)),
+            lambda f: jax.vmap(jax.grad(loss(f), (0, 1)), (0, None)),
+            lambda f: jax.grad(loss(jax.vmap(f, (0, None))), (0, 1)),
+            lambda f: lambda x, w: lax.map(lambda x: f(x, w), x),
+            lambda f: jax.checkpoint(jax.grad(
+                lambda x, w: jax.vmap(loss(f), (0, None))(x, w).sum(), 1))):
+        found, expected = (compiled(transform(f))(x, w) for f in (ours, theirs))
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+            assert relative_error(a, b) <= 5e-6
+    per_kernel = jax.vmap(ours, (None, 0))(x[0], jnp.stack([w, 2 * w]))
+    assert relative_error(per_kernel[1], 2 * theirs(x[0], w)) <= 5e-6
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from cnn_jax import ops
+jax.config.update("jax_cpu_enable_async_dispatch", False)
+x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 5, 4)))
+w = jnp.asarray(np.random.default_rng(1).normal(size=(3, 3, 4, 4)))
+v = w[:, :, :1]
+mesh = Mesh(jax.devices(), ("batch",))
+assert len(jax.devices()) == 2
+place = lambda a, *axes: jax.device_put(a, NamedSharding(mesh, P(*axes)))
+def f(name, groups):
+    def loss(x, w):
+        y = ops.correlate(x, w, padding="SAME", implementation=name, groups=groups)
+        y = jnp.sin(ops.max_pool(y, 2)) + ops.avg_pool(y, (2, 3), 2)
+        return jnp.sum(y)
+    return jax.jit(jax.value_and_grad(loss, (0, 1)))
+def same(a, b):
+    for a, b in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
+for name in ops.CONVS:
+    if name == "numba": continue
+    for groups, kernel in ((1, w), (4, v)):
+        expected = f("lax", groups)(x, kernel)
+        same(f(name, groups)(place(x, "batch"), place(kernel)), expected)
+scale = jnp.array([1., 2., 3., 4.])
+def norm(x, scale, axis_name=None):
+    y, mean, var = ops.batch_norm(x, scale, scale, axis_name=axis_name)
+    return jnp.sum(jnp.sin(y)), (mean, var)
+expected = jax.value_and_grad(norm, (0, 1), has_aux=True)(x, scale)
+same(jax.jit(jax.value_and_grad(norm, (0, 1), has_aux=True))(
+    place(x, "batch"), place(scale)), expected)
+def mapped(x, scale):
+    value, grads = jax.value_and_grad(norm, (0, 1), has_aux=True)(x, scale, "batch")
+    return (jax.lax.psum(value[0], "batch"), value[1]), (
+        grads[0], jax.lax.psum(grads[1], "batch"))
+(total, (mean, var)), (dx, dscale) = jax.pmap(mapped, "batch", in_axes=(0, None))(
+    x.reshape(2, 2, 6, 5, 4), scale)
+same(((total[0], (mean[0], var[0])), (dx.reshape(x.shape), dscale[0])), expected)
+def network(x, w, s, axis_name=None):
+    groups = x.shape[-1] // w.shape[-2]
+    y = ops.correlate(x, w, s, padding="SAME", groups=groups)
+    y, mean, var = ops.batch_norm(ops.max_pool(y, 2), s, s, axis_name=axis_name)
+    y = ops.dense(ops.global_avg_pool(y) + var, jnp.tile(w[0, 0, :1], (4, 1)))
+    return ops.softmax_cross_entropy(y, jnp.zeros(len(x), int)), (mean, var)
+mapped = jax.shard_map(lambda *a: network(*a, "batch"), mesh=mesh,
+                       in_specs=(P("batch"), P(), P()), out_specs=(P("batch"), P()))
+def total(f):
+    def scalar(*a):
+        losses, (mean, var) = f(*a)
+        return losses.sum() + jnp.vdot(mean, jnp.sin(var)), (mean, var)
+    return jax.jit(jax.value_and_grad(scalar, (0, 1, 2), has_aux=True))
+for kernel in (w, v):
+    same(total(mapped)(x, kernel, scale), total(network)(x, kernel, scale))
+print("sharded values are the same")
+"""
+
+
+def test_sharded_inputs_give_the_same_values():
+    environment = dict(
+        os.environ, JAX_PLATFORMS="cpu", JAX_ENABLE_X64="1",
+        XLA_FLAGS="--xla_force_host_platform_device_count=2"
+                  " --xla_backend_optimization_level=0")
+    run = subprocess.run([sys.executable, "-c", SHARDED], env=environment, text=True,
+                         capture_output=True, timeout=300)
+    assert "sharded values are the same" in run.stdout, run.stderr[-3000:]
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_any_implementation_plugs_into_flax(name):
+    x = f32(0, 2, 6, 5, 3)
+
+    def network(f):
+        return nn.Conv(4, (3, 3), conv_general_dilated=f)
+    variables = network(None).init(jax.random.key(0), x)
+    found = network(ops.CONVS[name]).apply(variables, x)
+    assert relative_error(found, network(None).apply(variables, x)) <= 5e-6
+
+
+def test_the_loops_train_a_tiny_network():
+    x, labels = f32(0, 4, 5, 5, 1), jnp.array([0, 1, 1, 0])
+    params = {"w": .5 * f32(1, 3, 3, 1, 2), "b": jnp.zeros(2), "d": f32(2, 2, 2)}
+
+    @jax.jit
+    def step(params):
+        def mean_loss(p):
+            h = jax.nn.relu(ops.correlate(x, p["w"], p["b"], implementation="loops"))
+            h = ops.global_avg_pool(ops.max_pool(h, 2, 1, implementation="loops"))
+            return ops.softmax_cross_entropy(ops.dense(h, p["d"]), labels).mean()
+        value, grads = jax.value_and_grad(mean_loss)(params)
+        return value, jax.tree.map(lambda p, g: p - .5 * g, params, grads)
+
+    losses = []
+    for _ in range(10):
+        value, params = step(params)
+        losses.append(float(value))
+    assert losses[-1] < losses[0] - .01, losses
+
+
+def test_other_layouts_are_lax_layouts():
+    x, w = f32(0, 2, 3, 6, 5), f32(1, 4, 3, 3, 2)
+    for numbers in (None, ("NCHW", "OIHW", "NHWC"), ("NCHW", "OIHW", "CHWN")):
+        found, expected = (ops.CONVS[name](x, w, (1, 2), "SAME",
+                                           dimension_numbers=numbers)
+                           for name in ("im2col", "lax"))
+        assert relative_error(found, expected) <= 5e-6
+
+
+# The operations made of convolution.
+
+@pytest.mark.parametrize("name", ["loops", "im2col", "fft", "lax", "auto"])
+@pytest.mark.parametrize("stride, padding, extra, dilation, groups", [
+    (1, "VALID", 0, 1, 1), (2, 0, 1, 1, 2), ((3, 2), ((1, 2), (0, 1)), (2, 0), 1, 1),
+    (2, "SAME", 0, 1, 4), (2, 1, 0, 2, 1)])
+def test_transposed_convolution_is_the_gradient(name, stride, padding, extra, dilation,
+                                                groups):
+    x, w = f32(0, 2, 3, 4, 8), f32(1, 3, 2, 4 // groups, 8)
+    y = ops.conv_transpose(x, w, None, stride, padding, extra, dilation, groups, name)
+    if padding == "SAME":
+        assert y.shape == (2, 6, 8, 4)
+    forward = functools.partial(ops.correlate, w=w, strides=stride, padding=padding,
+                                dilation=dilation, groups=groups,
+                                implementation="lax")
+    expected, = jax.linear_transpose(forward, jnp.zeros_like(y))(x)
+    assert relative_error(y, expected) <= 5e-6
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_transposed_convolution_equals_flax(padding):
+    x = f32(0, 2, 5, 4, 3)
+    layer = nn.ConvTranspose(6, (3, 3), (2, 2), padding, transpose_kernel=True)
+    params = layer.init(jax.random.key(0), x)["params"]
+    y = ops.conv_transpose(x, params["kernel"], params["bias"], 2, padding)
+    assert relative_error(y, layer.apply({"params": params}, x)) <= 5e-6
+
+
+def test_depthwise_and_separable_by_definition():
+    x, w, p = f32(0, 2, 5, 5, 3), f32(1, 3, 3, 1, 6), f32(2, 6, 4)
+    y = ops.depthwise_conv(x, w, padding="SAME")
+    for c in range(3):  # channel c has the kernels 2 c and 2 c + 1
+        one = ops.correlate(x[..., c:c + 1], w[..., 2 * c:2 * c + 2], padding="SAME",
+                            implementation="loops")
+        assert relative_error(y[..., 2 * c:2 * c + 2], one) <= 5e-6
+    whole = ops.separable_conv(x, w, p, padding="SAME")
+    assert relative_error(whole, y @ p) <= 5e-6
+    assert relative_error(ops.pointwise_conv(y, p), y @ p) <= 5e-6
+
+
+# Bad input.
+
+X, W = jnp.zeros((2, 6, 5, 4)), jnp.zeros((3, 3, 4, 8))
+
+
+@pytest.mark.parametrize("name", ops.CONVS)
+@pytest.mark.parametrize("call, words", [
+    (lambda f: f(X[0], W, (1, 1), "SAME"), r"\[6, 5, 4\].*\[3, 3, 4, 8\].*rank"),
+    (lambda f: f(X[..., :3], W, (1, 1), "SAME"),
+     r"\(2, 6, 5, 3\).*\(3, 3, 4, 8\).*3 channels.*4 x 1 groups"),
+    (lambda f: f(X, W[:, :, :2], (1, 1), "SAME", feature_group_count=3),
+     "2 x 3 groups"),
+    (lambda f: f(X, W[:, :, :2, :7], (1, 1), "SAME", feature_group_count=2),
+     "7 output channels.*2 groups"),
+    (lambda f: f(X, W, (1, 1), "SAME", feature_group_count=0), "count 0.*>= 1"),
+    (lambda f: f(X, W, (0, 1), "SAME"), r"window_strides \(0, 1\)"),
+    (lambda f: f(X, W, (1, 1, 1), "SAME"), r"window_strides \(1, 1, 1\).*2 integers"),
+    (lambda f: f(X, W, (1, 1), "SAME", rhs_dilation=(1, -1)), "rhs_dilation"),
+    (lambda f: f(X, W, (1, 1), "FULL"), "'FULL' is not known.*'SAME'"),
+    (lambda f: f(X, W, (1, 1), ((1, 1),)), r"padding \(\(1, 1\),\).*pair"),
+    (lambda f: f(X, W, (1, 1), ((-9, 1), (0, 0))), "cuts more than the image"),
+    (lambda f: f(X, W, (1, 1), "SAME", lhs_dilation=(2, 1)), "lhs_dilation"),
+    (lambda f: f(X, W.astype(jnp.bfloat16), (1, 1), "SAME"), "dtype"),
+])
+def test_bad_input_is_one_clear_line(name, call, words):
+    f = functools.partial(ops.CONVS[name], dimension_numbers=DN)
+    with pytest.raises(ValueError, match=words) as error:
+        call(f)
+    assert "\n" not in str(error.value)
+
+
+def test_what_an_implementation_does_not_support():
+    f = ops.CONVS["winograd"]
+    with pytest.raises(ValueError, match="winograd.*3 x 3.*stride 1"):
+        f(X, W, (2, 2), "SAME", dimension_numbers=DN)
+    with pytest.raises(ValueError, match="floating"):
+        ops.correlate(X.astype(int), W.astype(int), implementation="fft")
+    with pytest.raises(ValueError, match="batch_group_count"):
+        ops.CONVS["taps"](X, W, (1, 1), "SAME", dimension_numbers=DN,
+                          batch_group_count=2)
+    with pytest.raises(ValueError, match="'wino' is not known: loops, numba"):
+        ops.correlate(X, W, implementation="wino")
+    with pytest.raises(ValueError, match="output_padding"):
+        ops.conv_transpose(X, W.swapaxes(2, 3), output_padding=1)
+    with pytest.raises(ValueError, match="leave no output"):
+        ops.conv_transpose(X[:, :1, :1], W[..., :4], padding=2)
+    with pytest.raises(ValueError, match=r"bias \(4,\)"):
+        ops.correlate(X, W, jnp.zeros(4))
+
+
+def test_without_numba_there_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    conv_numba._compiled.cache_clear()
+    with pytest.raises(ValueError, match="pip install numba"):
+        jax.jit(functools.partial(ops.correlate, implementation="numba"))(X, W)
+    conv_numba._compiled.cache_clear()

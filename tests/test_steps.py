@@ -1,0 +1,140 @@
+"""The pure steps: losses against NumPy, what each setting changes, determinism."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cnn_jax import networks
+from cnn_jax.data.batches import Batch
+from cnn_jax.data.scaling import SCALINGS, Scaling, scale
+from cnn_jax.layers import Layers
+from cnn_jax.training import steps
+from configs import default
+
+RNG = np.random.default_rng(3)
+SHAPE = (8, 8, 1)
+
+
+def recipe(network: str = "baseline", dtype: str = "float32", **fields) -> steps.Recipe:
+    model = networks.create(network, 3, Layers(conv="lax", dtype=dtype))
+    return dataclasses.replace(steps.Recipe(
+        model=model, optimizer=optax.sgd(0.1), rate=lambda step: 0.1,
+        scaling=Scaling(0.0, 1 / 255), augment=default.get_config().augment, seed=0),
+        **fields)
+
+
+def batch(n: int = 6) -> Batch:
+    return Batch(RNG.integers(0, 256, (n, *SHAPE), dtype=np.uint8),
+                 RNG.integers(0, 3, n).astype(np.int32), jnp.ones(n), jnp.arange(n))
+
+
+def train(state, data, this):
+    return jax.jit(lambda s, b: steps.train_step(s, b, this))(state, data)
+
+
+def log_softmax(logits):
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_example_losses_against_numpy(smoothing):
+    logits, labels = RNG.normal(size=(5, 3)), np.array([0, 2, 1, 1, 0])
+    targets = np.eye(3)[labels] * (1 - smoothing) + smoothing / 3
+    want = -(targets * log_softmax(logits)).sum(-1)
+    np.testing.assert_allclose(steps.example_losses(logits, labels, smoothing), want,
+                               rtol=1e-5)
+
+
+def test_a_step_goes_down_the_gradient():
+    this, data = recipe("lenet5"), batch()
+    state = steps.create_state(this, SHAPE)
+
+    def loss(params):
+        logits = this.model.apply({"params": params}, scale(data.image, this.scaling),
+                                  train=False)
+        return steps.example_losses(logits, data.label).mean()
+
+    after, metrics = train(state, data, this)
+    grads = jax.grad(loss)(state.params)
+    for new, old, grad in zip(*map(jax.tree.leaves,
+                                   (after.params, state.params, grads))):
+        np.testing.assert_allclose(new, old - 0.1 * grad, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(metrics["loss"], 6 * loss(state.params), rtol=1e-5)
+    assert after.step == 1 and metrics["count"] == 6
+
+
+def test_a_step_is_a_function_of_its_arguments_and_draws_anew_each_step():
+    this, data = recipe(), batch()
+    state = steps.create_state(this, SHAPE)
+    losses = [float(train(s, data, this)[1]["loss"]) for s in
+              (state, state, state.replace(step=state.step + 1))]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_training_uses_dropout_and_updates_statistics_evaluation_does_not():
+    this, data = recipe(), batch()
+    state = steps.create_state(this, SHAPE)
+    after, _ = train(state, data, this)
+    changed = [(a != b).any() for a, b in zip(jax.tree.leaves(after.batch_stats),
+                                              jax.tree.leaves(state.batch_stats))]
+    assert changed and all(changed)
+    first, second = (steps.eval_step(state, data, this) for _ in range(2))
+    assert first == second
+
+
+def test_evaluation_does_not_count_what_is_masked():
+    this, data = recipe(), batch(6)
+    state = steps.create_state(this, SHAPE)
+    masked = steps.eval_step(state, data._replace(mask=jnp.array([1., 1, 0, 1, 0, 0])),
+                             this)
+    kept = Batch(*(np.asarray(field)[[0, 1, 3]] for field in data))
+    alone = steps.eval_step(state, kept, this)
+    assert masked["count"] == 3
+    np.testing.assert_allclose(masked["loss"], alone["loss"], rtol=1e-5)
+    assert masked["correct"] == alone["correct"]
+
+
+def test_average_follows_the_parameters_and_is_what_is_evaluated():
+    this, data = recipe("lenet5", ema_decay=0.75), batch()
+    state = steps.create_state(this, SHAPE)
+    after, _ = train(state, data, this)
+    for mean, new, old in zip(*map(jax.tree.leaves,
+                                   (after.average, after.params, state.params))):
+        np.testing.assert_allclose(mean, 0.75 * old + 0.25 * new, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(
+        steps.predict_logits(after, data.image, this),
+        steps.predict_logits(after.replace(params=after.average), data.image,
+                             dataclasses.replace(this, ema_decay=0.0)))
+
+
+def test_bfloat16_computes_low_and_keeps_float32_parameters():
+    data = batch()
+    low, high = recipe(dtype="bfloat16"), recipe()
+    state = steps.create_state(low, SHAPE)
+    after, metrics = train(state, data, low)
+    _, exact = train(state, data, high)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(after.params)} == {"float32"}
+    assert metrics["loss"] != exact["loss"]
+    np.testing.assert_allclose(metrics["loss"], exact["loss"], rtol=3e-2)
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_scalings_by_their_definition(name):
+    images = RNG.integers(10, 200, (4, 3, 3, 2), dtype=np.uint8)
+    x = np.asarray(scale(images, SCALINGS[name](images)))
+    raw = images.astype(np.float64)
+    want = {"unit": raw / 255, "signed": raw / 127.5 - 1,
+            "standard": (raw - raw.mean()) / raw.std(),
+            "minmax": (raw - raw.min()) / (raw.max() - raw.min())}[name]
+    np.testing.assert_allclose(x, want, rtol=1e-5, atol=1e-6)
+
+
+def test_scaling_of_a_blank_set_is_finite():
+    blank = np.full((2, 3, 3, 1), 7, np.uint8)
+    for measure in SCALINGS.values():
+        assert np.isfinite(scale(blank, measure(blank))).all()
