@@ -60,6 +60,7 @@ BATCH_NORM = {
     "flax": BatchNormPreset(1e-5, 0.99),
     "keras": BatchNormPreset(1e-3, 0.99),
     "keras_resnet": BatchNormPreset(1.001e-5, 0.99),  # and keras' DenseNet
+    "keras_mobilenet_v2": BatchNormPreset(1e-3, 0.999),
     "torch": BatchNormPreset(1e-5, 0.9, True),
     "torch_inception": BatchNormPreset(1e-3, 0.9, True),  # and torchvision's GoogLeNet
 }

@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config.dtype = "float32"  # of the computation; parameters are always float32
     config.parallel = "jit"  # 'jit' over a device mesh, or 'pmap'
     config.devices = 0  # local devices to use; 0 = all
-    config.steps_per_call = 1  # training steps inside one jit call
+    config.steps_per_call = 0  # training steps in one jit call; 0 = 1 on a CPU, else 8
     config.coordinator = ""  # several processes: 'host:port' of the first, or 'auto'
     config.num_processes = 0  # processes in all; 0 = found by the cluster
     config.process_id = -1  # this process, from 0; -1 = found by the cluster

@@ -21,7 +21,7 @@ BAD = [
     ("dtype", "float16", "bfloat16, float32"),
     ("parallel", "pmpa", "jit, pmap"),
     ("devices", -1, "whole number"),
-    ("steps_per_call", 0, "whole number"),
+    ("steps_per_call", -1, "whole number"),
     ("coordinator", "localhost", "host:port"),
     ("model.name", "lenet", "lenet5"),
     ("model.name", "", "lenet5"),

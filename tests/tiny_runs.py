@@ -89,12 +89,17 @@ def main(workdir: Path, changes: dict | None = None, *args,
     return end(start_main(workdir, changes, *args, **options))
 
 
-def refusal(result: tuple[int, str, str], code: int) -> str:
-    """The one line that main.py ends with; asserts the code, and that it is a line."""
+def refusal(result: tuple[int, str, str], code: int, alone: bool = True) -> str:
+    """The line of main.py that says what was wrong; asserts the exit code.
+
+    alone: also that there is no traceback beside it.
+    """
     assert result[0] == code, result
-    message = result[2].strip().splitlines()[-1]
-    assert message.startswith("cnn_jax: ") and "Traceback" not in result[2], result[2]
-    return message
+    messages = [line for line in result[2].splitlines()
+                if line.startswith("cnn_jax: ")]
+    assert len(messages) == 1, result[2]
+    assert not alone or "Traceback" not in result[2], result[2]
+    return messages[0]
 
 
 def wait_until(happened: Callable[[], bool], process: subprocess.Popen) -> None:

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
 
 def learning_curves(history: list[dict], path: Path) -> None:
     """Loss and accuracy of training and validation over the epochs, as a PNG file."""
+    # Imported here: matplotlib takes a second, and only the end of a run draws.
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     epochs = [row["epoch"] for row in history]
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy")):

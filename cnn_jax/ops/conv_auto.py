@@ -11,7 +11,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from cnn_jax.ops import conv_depthwise, conv_im2col, conv_lax, conv_taps
+from cnn_jax.ops import conv_depthwise, conv_im2col, conv_lax, conv_pointwise, conv_taps
 from cnn_jax.ops.geometry import (ConvSpec, interleave, is_empty, pad_image, rotate,
                                   transposed)
 from cnn_jax.ops.trilinear import trilinear
@@ -100,34 +100,34 @@ def _stride_one(g, w, padding, size, precision):
 
 
 FORWARD = (
-    (pointwise, conv_taps.forward),
+    (pointwise, conv_pointwise.forward),
     (depthwise, conv_depthwise.forward),
     (smaller_than_kernel, padded_forward),
     (one_channel_3x3, conv_taps.forward),
     (always, conv_lax.forward),
 )
 INPUT_GRADIENT = (
-    (pointwise, conv_taps.input_gradient),
+    (pointwise, conv_pointwise.input_gradient),
     (depthwise, conv_depthwise.input_gradient),
     (smaller_than_kernel, padded_input_gradient),
     (strided, phases_input_gradient),
     (always, conv_lax.input_gradient),
 )
 WEIGHT_GRADIENT = (
-    (pointwise, conv_taps.weight_gradient),
+    (pointwise, conv_pointwise.weight_gradient),
     (depthwise, conv_depthwise.weight_gradient),
     (few_channels, conv_im2col.weight_gradient),
     (always, conv_lax.weight_gradient),
 )
 
 
-def _first(rules, spec: ConvSpec):
+def choose(rules, spec: ConvSpec):
     return next(form for holds, form in rules if holds(spec))
 
 
 def _by_platform(rules, by_lax):
     def one_pass(a, b, spec: ConvSpec):
-        form = _first(rules, spec)
+        form = choose(rules, spec)
         if form is by_lax:
             return by_lax(a, b, spec)
         return lax.platform_dependent(
@@ -144,6 +144,6 @@ passes = trilinear(_by_platform(FORWARD, conv_lax.forward),
 def is_lax(spec: ConvSpec) -> bool:
     """True when no rule replaces XLA's convolution in any of the three passes."""
     return (jax.default_backend() != "cpu" or is_empty(spec) or (
-        _first(FORWARD, spec) is conv_lax.forward
-        and _first(INPUT_GRADIENT, spec) is conv_lax.input_gradient
-        and _first(WEIGHT_GRADIENT, spec) is conv_lax.weight_gradient))
+        choose(FORWARD, spec) is conv_lax.forward
+        and choose(INPUT_GRADIENT, spec) is conv_lax.input_gradient
+        and choose(WEIGHT_GRADIENT, spec) is conv_lax.weight_gradient))

@@ -31,33 +31,40 @@ def col2im(cols, spec: ConvSpec):
     return unpad_image(dxp, spec)
 
 
-def _split(cols, w, g, spec: ConvSpec):
-    """Channels into groups: cols [.., K, G, c], w [K, c, G, o], g [.., G, o]."""
-    taps, groups = len(spec.taps), spec.groups
-    c, o = spec.w_shape[-2], spec.w_shape[-1] // groups
-    return (None if cols is None else cols.reshape(*cols.shape[:-1], groups, c),
-            None if w is None else w.reshape(taps, c, groups, o),
-            None if g is None else g.reshape(*g.shape[:-1], groups, o))
+def _grouped(a, groups):
+    """[..., C] -> [..., G, C / G], left alone for one group"""
+    return a if groups == 1 else a.reshape(*a.shape[:-1], groups, -1)
+
+
+def _product(equation, a, b, spec: ConvSpec):
+    if spec.groups == 1:
+        equation = equation.replace("g", "")
+    return jnp.einsum(equation, a, b, precision=spec.precision)
+
+
+def _kernel(w, spec: ConvSpec):
+    """w [*kernel, C / G, O] -> [K, C / G, G, O / G]"""
+    return _grouped(w.reshape(-1, *w.shape[-2:]), spec.groups)
 
 
 @in_float32
 def forward(x, w, spec: ConvSpec):
-    cols, w, _ = _split(im2col(x, spec), w, None, spec)
-    y = jnp.einsum("...kgc,kcgo->...go", cols, w, precision=spec.precision)
+    cols = _grouped(im2col(x, spec), spec.groups)
+    y = _product("...kgc,kcgo->...go", cols, _kernel(w, spec), spec)
     return y.reshape(spec.y_shape)
 
 
 @in_float32
 def input_gradient(g, w, spec: ConvSpec):
-    _, w, g = _split(None, w, g, spec)
-    cols = jnp.einsum("...go,kcgo->...kgc", g, w, precision=spec.precision)
-    return col2im(cols.reshape(*cols.shape[:-2], spec.x_shape[-1]), spec)
+    cols = _product("...go,kcgo->...kgc", _grouped(g, spec.groups), _kernel(w, spec),
+                    spec)
+    return col2im(cols.reshape(*g.shape[:-1], len(spec.taps), -1), spec)
 
 
 @in_float32
 def weight_gradient(x, g, spec: ConvSpec):
-    cols, _, g = _split(im2col(x, spec), None, g, spec)
-    dw = jnp.einsum("...kgc,...go->kcgo", cols, g, precision=spec.precision)
+    cols = _grouped(im2col(x, spec), spec.groups)
+    dw = _product("...kgc,...go->kcgo", cols, _grouped(g, spec.groups), spec)
     return dw.reshape(spec.w_shape)
 
 

@@ -18,11 +18,13 @@ from cnn_jax.ops.trilinear import in_float32, trilinear
 
 
 def _grouped(a, groups):
-    """[..., C] -> [..., G, C / G]"""
-    return a.reshape(*a.shape[:-1], groups, a.shape[-1] // groups)
+    """[..., C] -> [..., G, C / G], left alone for one group"""
+    return a if groups == 1 else a.reshape(*a.shape[:-1], groups, -1)
 
 
-def _product(equation, a, b, spec):
+def _product(equation, a, b, spec: ConvSpec):
+    if spec.groups == 1:
+        equation = equation.replace("g", "")
     return jnp.einsum(equation, a, b, precision=spec.precision)
 
 

@@ -7,12 +7,12 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from cnn_jax.ops.mapped import mapped_axes, vary_alike
+from cnn_jax.ops.mapped import vary_alike
 from cnn_jax.ops.trilinear import low_precision
 
 
 def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-5,
-               axis_name: str | None = None):
+               axis_name: str | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Batch norm in training: normalises every channel by its own batch.
 
         m = mean x,  v = max(0, mean x^2 - m^2)       over all axes but the last
@@ -30,94 +30,75 @@ def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-
     "Batch normalization", 2015.
     """
     _check_channels(x, scale=scale, bias=bias)
-    y, mean, var = _batch_norm(*vary_alike(x, scale, bias), eps, axis_name)
-    if axis_name is not None and mapped_axes(mean):  # tells shard_map they are the same
-        mean, var = lax.pmean((mean, var), axis_name)
-    return y, mean, var
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _batch_norm(x, scale, bias, eps, axis_name):
-    wide = x.astype(_statistics_dtype(x))
-    mean = _mean(wide, axis_name)
-    var = jnp.maximum(_mean(wide * wide, axis_name) - mean * mean, 0)
-    # Folded to one multiply and one add a pixel.
-    a = scale * lax.rsqrt(var + eps)
-    y = (wide * a + (bias - mean * a)).astype(x.dtype)
-    return y, *vary_alike(mean, var, x)[:2]
-
-
-def _batch_norm_forward(x, scale, bias, eps, axis_name):
-    y, mean, var = _batch_norm(x, scale, bias, eps, axis_name)
-    return (y, mean, var), (x, scale, bias, mean, var)
-
-
-def _batch_norm_backward(eps, axis_name, residuals, cotangents):
-    """With z = (x - m) r, r = 1 / sqrt(v + eps), and means over the whole batch:
-
-        dbias = sum g,  dscale = sum g z
-        dx = scale r (g - mean g - z mean(g z)) + (dm + 2 dv (x - m)) / count
-
-    dm and dv are the cotangents of the two statistics.
-    """
-    x, scale, bias, mean, var = residuals
-    g, dmean, dvar = cotangents
-    wide, g = x.astype(mean.dtype), g.astype(mean.dtype)
-    r = lax.rsqrt(var + eps)
-    z = (wide - mean) * r
-    axes = tuple(range(x.ndim - 1))
-    dbias, dscale = g.sum(axes), (g * z).sum(axes)
-    count = math.prod(x.shape[:-1])
-    mean_g, mean_gz = dbias / count, dscale / count
-    dmean, dvar = dmean / count, dvar / count
+    mean, square = _moments(x)
     if axis_name is not None:
-        mean_g, mean_gz = lax.pmean((mean_g, mean_gz), axis_name)
-        dmean, dvar = lax.pmean((dmean, dvar), axis_name)
-    dx = scale * r * (g - mean_g - z * mean_gz)
-    dx = dx + dmean + 2 * dvar * (wide - mean)
-    return (dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype))
-
-
-_batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
+        mean, square = lax.pmean((mean, square), axis_name)
+    var = jnp.maximum(square - mean * mean, 0)
+    return _normalise(*vary_alike(x, mean, var, scale, bias), eps), mean, var
 
 
 def batch_norm_inference(x: jax.Array, mean: jax.Array, var: jax.Array,
-                         scale: jax.Array, bias: jax.Array, eps: float = 1e-5):
+                         scale: jax.Array, bias: jax.Array,
+                         eps: float = 1e-5) -> jax.Array:
     """Batch norm by given statistics: y = (x - mean) / sqrt(var + eps) * scale + bias.
 
-    x and y are [N, *spatial, C], the others [C]; folded to y = x a + b. All gradients
-    are those of the formula.
+    x and y are [N, *spatial, C], the others [C].
     """
     _check_channels(x, mean=mean, var=var, scale=scale, bias=bias)
-    a = scale * lax.rsqrt(var + eps)
-    return _scale_shift(*vary_alike(x, a, bias - mean * a))
+    return _normalise(*vary_alike(x, mean, var, scale, bias), eps)
 
 
 @jax.custom_vjp
-def _scale_shift(x, a, b):
-    return (x * a + b).astype(x.dtype)
+def _moments(x):
+    """(mean x, mean x^2) over all axes but the last"""
+    wide, axes = x.astype(_statistics_dtype(x)), tuple(range(x.ndim - 1))
+    return wide.mean(axes), (wide * wide).mean(axes)
 
 
-def _scale_shift_backward(residuals, g):
-    """dx = g a,  da = sum g x,  db = sum g"""
-    x, a, b = residuals
+def _moments_backward(x, cotangents):
+    """dx = (dm1 + 2 x dm2) / count"""
+    dm1, dm2 = (d / math.prod(x.shape[:-1]) for d in cotangents)
+    return ((dm1 + 2 * dm2 * x).astype(x.dtype),)
+
+
+_moments.defvjp(lambda x: (_moments(x), x), _moments_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _normalise(x, mean, var, scale, bias, eps):
+    a = scale * lax.rsqrt(var + eps)  # folded to one multiply and one add a pixel
+    return (x * a + (bias - mean * a)).astype(x.dtype)
+
+
+def _normalise_forward(x, mean, var, scale, bias, eps):
+    return _normalise(x, mean, var, scale, bias, eps), (x, mean, var, scale, bias)
+
+
+def _normalise_backward(eps, residuals, g):
+    """With r = 1 / sqrt(v + eps) and z = (x - m) r:
+
+        dx = g scale r        dscale = sum g z      dbias = sum g
+        dm = -scale r dbias   dv = -scale r^2 dscale / 2
+
+    In training m and v depend on x; by `_moments` the whole gradient becomes
+    dx = scale r (g - mean g - z mean(g z)).
+    """
+    x, mean, var, scale, bias = residuals
+    g = g.astype(jnp.promote_types(g.dtype, _statistics_dtype(x)))
+    r = lax.rsqrt(var + eps)
     axes = tuple(range(x.ndim - 1))
-    g = g.astype(jnp.promote_types(g.dtype, a.dtype))
-    return ((g * a).astype(x.dtype), (g * x).sum(axes).astype(a.dtype),
-            g.sum(axes).astype(b.dtype))
+    dbias = g.sum(axes)
+    dscale = (g * ((x - mean) * r)).sum(axes)
+    dx, dmean, dvar = g * (scale * r), -scale * r * dbias, -scale * r * r * dscale / 2
+    return tuple(d.astype(p.dtype)
+                 for d, p in zip((dx, dmean, dvar, dscale, dbias), residuals))
 
 
-_scale_shift.defvjp(lambda x, a, b: (_scale_shift(x, a, b), (x, a, b)),
-                    _scale_shift_backward)
+_normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 def _statistics_dtype(x):
     return jnp.float32 if low_precision(x.dtype) else x.dtype
-
-
-def _mean(x, axis_name):
-    mean = x.mean(tuple(range(x.ndim - 1)))
-    return mean if axis_name is None else lax.pmean(mean, axis_name)
 
 
 def _check_channels(x, **vectors):

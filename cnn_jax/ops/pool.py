@@ -8,6 +8,8 @@ x is [N, *spatial, C] and y [N, *out, C]. Along an axis of size n,
 'loops', which raise JAX's error that a callback has no derivative.
 """
 
+import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -98,22 +100,23 @@ def _pixels(x):
     if x.ndim < 3 or 0 in x.shape[1:-1]:
         raise ValueError("global pooling takes x [N, *spatial, C] with at least one "
                          f"pixel, received x {x.shape}")
-    return x.reshape(x.shape[0], -1, x.shape[-1])
+    return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:
     """y[n, c] = mean of x[n, :, c] over all P pixels; dx = g / P. [N, C]"""
-    return _mean_pixels(_pixels(x))
+    x = _pixels(x)
+    return _mean_pixels(x, x.shape[1])
 
 
-@jax.custom_vjp
-def _mean_pixels(x):  # [N, P, C] -> [N, C]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _mean_pixels(x, count):  # [N, P, C] -> [N, C]
     return x.mean(axis=1)
 
 
 _mean_pixels.defvjp(
-    lambda x: (_mean_pixels(x), x[0, :, 0]),
-    lambda pixel, g: (jnp.repeat(g[:, None] / pixel.size, pixel.size, axis=1),))
+    lambda x, count: (_mean_pixels(x, count), None),
+    lambda count, _, g: (jnp.repeat(g[:, None] / count, count, axis=1),))
 
 
 def global_max_pool(x: jax.Array) -> jax.Array:

@@ -2,15 +2,19 @@
 
 Orbax alone restores a flipped bit as a wrong weight and casts another dtype in
 silence, so a CRC-32, the shape and the dtype of each leaf are stored beside the state
-and compared. Saves are synchronous: one that fails raises at once. States come and go
-as NumPy arrays, so a checkpoint does not depend on the devices that wrote it.
+and compared; the JSON parts have a CRC-32 too. Saves are synchronous: one that fails
+raises at once. States come and go as NumPy arrays, so a checkpoint does not depend on
+the devices that wrote it.
 """
 
+import contextlib
+import json
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 from flax import serialization, traverse_util
 from orbax.checkpoint import v1 as ocp
 
@@ -32,22 +36,39 @@ def integrity(state: Any) -> Integrity:
             for path, leaf in leaves(state).items()}
 
 
+def json_crc32(value: Any) -> int:
+    """Of any JSON value; the same before it is written and after it was read."""
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
+
+
+def sealed(content: dict) -> dict:
+    """A JSON object with its own CRC-32."""
+    return content | {"crc32": json_crc32(content)}
+
+
+def verify_seal(content: Any, where: str, name: str) -> None:
+    """Raises RunError unless `content` is as `sealed` made it."""
+    if not isinstance(content, dict) or content != sealed(
+            {key: value for key, value in content.items() if key != "crc32"}):
+        raise RunError(f"{where} is damaged: {name} does not have the checksum that "
+                       "was stored with it")
+
+
+def form(leaf: Any) -> str:
+    """'float32 [5, 5, 1, 6]' of an array, or of what `integrity` says of it."""
+    found = leaf if isinstance(leaf, dict) else {
+        "shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+    return f"{found['dtype']} {found['shape']}"
+
+
 def compare(stored: Integrity, expected: dict[str, Any], where: str) -> None:
     """Raises InputError at the first leaf that is missing, extra, or of other form."""
     for path in sorted(stored.keys() | expected.keys()):
-        if path not in stored:
-            raise InputError(f"{where} has no leaf {path}, which this network and "
-                             "optimiser need: it was made by another config")
-        if path not in expected:
-            raise InputError(f"{where} has a leaf {path}, which this network and "
-                             "optimiser do not know: it was made by another config")
-        for field in ("shape", "dtype"):
-            found = stored[path][field]
-            wanted = {"shape": list(expected[path].shape),
-                      "dtype": str(expected[path].dtype)}[field]
-            if found != wanted:
-                raise InputError(f"{where}: leaf {path} has {field} {found}, expected "
-                                 f"{wanted}: it was made by another config")
+        found = form(stored[path]) if path in stored else "none"
+        wanted = form(expected[path]) if path in expected else "none"
+        if found != wanted:
+            raise InputError(f"{where}: leaf {path}: expected {wanted}, found {found}: "
+                             "it was made by another config")
 
 
 class Checkpoints:
@@ -67,23 +88,35 @@ class Checkpoints:
         context = ocp.Context()
         context.checkpointables.registry = registry
         self.directory = Path(directory).absolute()
+        preserve = policies.AnyPreservationPolicy([
+            policies.LatestN(keep),
+            # Of two equal scores the earlier epoch is the better one.
+            policies.BestN(get_metric_fn=_rank, n=1,
+                           keep_checkpoints_without_metrics=False)])
         try:
             self._orbax = ocp.training.Checkpointer(
                 self.directory, context=context, cleanup_tmp_directories=writing,
-                preservation_policy=policies.AnyPreservationPolicy([
-                    policies.LatestN(keep),
-                    # Of two equal scores the earlier epoch is the better one.
-                    policies.BestN(get_metric_fn=_rank, n=1,
-                                   keep_checkpoints_without_metrics=False)]))
-        except Exception as error:
-            raise RunError(f"checkpoints {self.directory} cannot be opened: "
+                preservation_policy=preserve)
+        except ValueError as error:  # of JSON or UTF-8: orbax reads all scores at once
+            raise RunError(f"{_damaged_score(self.directory)} cannot be read: "
                            f"{_first_line(error)}") from error
+        for checkpoint in self._orbax.checkpoints:
+            if checkpoint.metrics is not None:
+                verify_seal(checkpoint.metrics,
+                            f"checkpoint {self.directory / str(checkpoint.step)}",
+                            "metrics/metrics")
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        self._orbax.close()
+    def __exit__(self, kind, *_):
+        try:
+            with _without_log():
+                self._orbax.close()
+        except Exception as error:
+            if kind is None:  # else close only repeats why a save failed
+                raise RunError(f"checkpoints {self.directory} could not be closed: "
+                               f"{_first_line(error)}") from error
 
     @property
     def latest(self) -> int | None:
@@ -102,12 +135,16 @@ class Checkpoints:
 
         score: (higher is better, epoch), for the checkpoint at the end of an epoch.
         """
-        metrics = None if score is None else {"score": score[0], "epoch": score[1]}
-        items = {"state": serialization.to_state_dict(state),
-                 "integrity": integrity(state), "meta": meta}
+        metrics = None
+        if score is not None:
+            metrics = sealed({"score": score[0], "epoch": score[1]})
+        items = {"state": serialization.to_state_dict(state), "meta": meta,
+                 "integrity": sealed({"leaves": integrity(state),
+                                      "meta": json_crc32(meta)})}
         try:
-            saved = self._orbax.save_checkpointables(step, items, force=True,
-                                                     metrics=metrics)
+            with _without_log():
+                saved = self._orbax.save_checkpointables(step, items, force=True,
+                                                         metrics=metrics)
         except Exception as error:
             raise RunError(f"checkpoint {self.directory / str(step)} could not be "
                            f"written: {_first_line(error)}") from error
@@ -121,22 +158,33 @@ class Checkpoints:
         Raises InputError for another structure, RunError for damaged files.
         """
         where = f"checkpoint {self.directory / str(step)}"
-        stored = self._load(step, {"integrity": None, "meta": None}, where)
-        compare(stored["integrity"], leaves(like), where)
+        checks, meta = self._load_json(step, where)
+        compare(checks["leaves"], leaves(like), where)
         target = traverse_util.unflatten_dict(
             {path: np.empty(leaf.shape, leaf.dtype)
              for path, leaf in leaves(like).items()}, sep="/")
         target = _with_empty_nodes(target, serialization.to_state_dict(like))
         tree = self._load(step, {"state": target}, where)["state"]
         for path, found in integrity(tree).items():
-            if found != stored["integrity"][path]:
+            if found != checks["leaves"][path]:
                 raise RunError(f"{where} is damaged: leaf {path} does not have the "
                                "checksum that was stored with it")
-        return serialization.from_state_dict(like, tree), stored["meta"]
+        return serialization.from_state_dict(like, tree), meta
+
+    def _load_json(self, step: int, where: str) -> tuple[dict, dict]:
+        """The verified checksums and meta of a step."""
+        stored = self._load(step, {"integrity": None, "meta": None}, where)
+        checks, meta = stored["integrity"], stored["meta"]
+        verify_seal(checks, where, "integrity/data.json")
+        if checks["meta"] != json_crc32(meta):
+            raise RunError(f"{where} is damaged: meta/data.json does not have the "
+                           "checksum that was stored with it")
+        return checks, meta
 
     def _load(self, step: int, items: dict, where: str) -> dict:
         try:
-            return self._orbax.load_checkpointables(step, items)
+            with _without_log():
+                return self._orbax.load_checkpointables(step, items)
         except Exception as error:
             raise RunError(f"{where} cannot be read: {_first_line(error)}") from error
 
@@ -151,5 +199,26 @@ def _with_empty_nodes(target: dict, like: dict) -> dict:
             if isinstance(value, dict) else target[key] for key, value in like.items()}
 
 
+def _damaged_score(directory: Path) -> str:
+    """The first checkpoint whose score is not JSON, to be named in a message."""
+    for path in sorted(directory.glob("*/metrics/metrics")):
+        try:
+            json.loads(path.read_text())
+        except ValueError:
+            return f"checkpoint {path.parents[1]} is damaged: {path}"
+    return f"{directory}"
+
+
+@contextlib.contextmanager
+def _without_log():
+    """Orbax logs tracebacks of what it raises as well; one line is enough."""
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return str(error).strip("\"' \n").partition("\n")[0] or type(error).__name__

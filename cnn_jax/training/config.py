@@ -77,7 +77,7 @@ RULES = {
     "dtype": one_of(("float32", "bfloat16")),
     "parallel": one_of(("jit", "pmap")),
     "devices": integer(0),
-    "steps_per_call": integer(1, 1000),
+    "steps_per_call": integer(0, 1000),
     "coordinator": Rule(
         lambda v: isinstance(v, str) and (v in ("", "auto") or ":" in v),
         "'' (one process), 'auto', or 'host:port'"),

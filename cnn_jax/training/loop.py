@@ -60,6 +60,13 @@ class Run:
     def steps_per_epoch(self) -> int:
         return steps_per_epoch(len(self.spans["train"]), self.config.batch_size)
 
+    @property
+    def steps_per_call(self) -> int:
+        """A convolution inside a loop is several times slower on a CPU (measured by
+        experiments/steps_per_call.py), elsewhere a call costs more than a loop."""
+        on_cpu = self.placement.devices[0].platform == "cpu"
+        return self.config.steps_per_call or (1 if on_cpu else 8)
+
     def finished(self, progress: Progress) -> bool:
         stop = self.config.early_stopping
         return (progress.step >= self.config.epochs * self.steps_per_epoch
@@ -160,7 +167,7 @@ def train_epoch(this: Run, state: TrainState, progress: Progress, train: Callabl
     pending, begun = [], time.perf_counter()
     try:
         while done < steps:
-            size = call_size(config.steps_per_call, done, steps)
+            size = call_size(this.steps_per_call, done, steps)
             state, metrics = train[size](
                 state, this.data, this.placement.put_rows(order[done:done + size]))
             if this.placement.synchronous:
@@ -263,8 +270,7 @@ def save(this: Run, state: TrainState, progress: Progress,
 def compile_training(this: Run, state: TrainState, progress: Progress) -> dict:
     """{steps: program that makes so many steps}, compiled before the first step."""
     steps, batch = this.steps_per_epoch, this.config.batch_size
-    sizes = {call_size(this.config.steps_per_call, done, steps)
-             for done in range(steps)}
+    sizes = {call_size(this.steps_per_call, done, steps) for done in range(steps)}
     step = this.placement.wrap(
         functools.partial(parallel.train_steps, recipe=this.recipe), donate=(0,))
     programs = {}

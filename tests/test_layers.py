@@ -1,0 +1,207 @@
+"""The layers: batch-norm presets, dropout's keys, padding, joining, initialisers."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnn_jax import layers
+from cnn_jax.layers import Layers
+from cnn_jax.networks.blocks import ConvNormAct, SeparableConv
+from cnn_jax.networks.lenet import SparseConv, Subsampling
+
+RANDOM = np.random.default_rng(0)
+IMAGES = np.float32(RANDOM.normal(3, 2, (4, 6, 5, 3)))
+
+
+def run(module, *args, train=None, **rngs):
+    """(output, variables after) of one call of a freshly initialised module."""
+    kwargs = {} if train is None else {"train": train}
+    variables = module.init(jax.random.key(0), *args, **kwargs)
+    return module.apply(variables, *args, **kwargs, mutable=["batch_stats"],
+                        rngs=rngs or None)
+
+
+@pytest.mark.parametrize("bn, epsilon, momentum, unbiased", [
+    ("flax", 1e-5, 0.99, False), ("keras", 1e-3, 0.99, False),
+    ("keras_resnet", 1.001e-5, 0.99, False), ("torch", 1e-5, 0.9, True),
+    ("torch_inception", 1e-3, 0.9, True), ("paper", 1e-5, 0.99, False)])
+def test_batch_norm_presets(bn, epsilon, momentum, unbiased):
+    # A small variance, so that epsilon shows.
+    x = IMAGES / 100
+    y, after = run(Layers(bn=bn).batch_norm(train=True), x)
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + epsilon), atol=2e-4)
+    kept = x.var((0, 1, 2), ddof=1 if unbiased else 0)
+    stats = after["batch_stats"]
+    np.testing.assert_allclose(stats["mean"], (1 - momentum) * mean, rtol=1e-4)
+    np.testing.assert_allclose(stats["var"], momentum + (1 - momentum) * kept,
+                               rtol=1e-6)
+
+
+def test_a_networks_own_batch_norm_holds_under_paper_only():
+    own = {"epsilon": 1e-3, "momentum": 0.9}
+    paper = Layers(bn="paper").batch_norm(True, **own)
+    assert (paper.epsilon, paper.momentum, paper.unbiased) == (1e-3, 0.9, False)
+    torch = Layers(bn="torch").batch_norm(True, 1e-3, 0.5)
+    assert (torch.epsilon, torch.momentum, torch.unbiased) == (1e-5, 0.9, True)
+
+
+@pytest.mark.parametrize("bn", ["flax", "torch"])
+def test_batch_norm_over_devices_is_batch_norm_of_the_whole_batch(bn):
+    whole = Layers(bn=bn).batch_norm(True)
+    parts = Layers(bn=bn, axis_name="devices").batch_norm(True)
+    variables = whole.init(jax.random.key(0), IMAGES)
+
+    def apply(module, x):
+        return module.apply(variables, x, mutable=["batch_stats"])
+    y, after = apply(whole, IMAGES)
+    split = IMAGES.reshape(2, 2, *IMAGES.shape[1:])
+    y_parts, after_parts = jax.vmap(lambda x: apply(parts, x),
+                                    axis_name="devices")(split)
+    np.testing.assert_allclose(y_parts.reshape(y.shape), y, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-5),
+                 after_parts, after)
+
+
+def test_batch_norm_in_evaluation_uses_and_keeps_the_running_statistics():
+    y, after = run(Layers(bn="torch").batch_norm(train=False), IMAGES)
+    np.testing.assert_allclose(y, IMAGES / np.sqrt(1 + 1e-5), rtol=1e-6)
+    np.testing.assert_array_equal(after["batch_stats"]["var"], np.ones(3))
+
+
+def test_dropout_drops_the_same_elements_on_any_number_of_devices():
+    x = np.ones((6, 50), np.float32)
+    key = jax.random.key(3)
+
+    def drop(x, axis_name=None):
+        return layers.Dropout(0.4, axis_name).apply({}, x, True, rngs={"dropout": key})
+    whole = drop(x)
+    assert set(np.unique(whole)) == {0, np.float32(1 / 0.6)}
+    assert 0.5 < (whole > 0).mean() < 0.7
+    assert (whole[0] != whole[1]).any()
+    for devices in (2, 3):
+        split = jax.vmap(functools.partial(drop, axis_name="d"), axis_name="d")(
+            x.reshape(devices, -1, 50))
+        np.testing.assert_array_equal(split.reshape(x.shape), whole)
+    assert layers.Dropout(0.4).apply({}, x, False) is x
+    assert layers.Dropout(0.0).apply({}, x, True) is x
+
+
+def test_symmetric_padding_and_same_differ_on_even_sizes_only():
+    x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    make = Layers()
+    symmetric = make.max_pool((3, 3), (2, 2), "symmetric").apply({}, x)[0, :, :, 0]
+    same = make.max_pool((3, 3), (2, 2), "SAME").apply({}, x)[0, :, :, 0]
+    np.testing.assert_array_equal(symmetric, [[5, 7], [13, 15]])
+    np.testing.assert_array_equal(same, [[10, 11], [14, 15]])
+    odd = jnp.arange(25.0).reshape(1, 5, 5, 1)
+    np.testing.assert_array_equal(
+        make.max_pool((3, 3), (2, 2), "symmetric").apply({}, odd),
+        make.max_pool((3, 3), (2, 2), "SAME").apply({}, odd))
+    assert layers.pairs("symmetric", (7, 1)) == ((3, 3), (0, 0))
+    assert layers.pairs("VALID", (7, 1)) == "VALID"
+
+
+def test_a_window_that_does_not_fit():
+    x = jnp.zeros((1, 2, 9, 1))
+    make = Layers()
+    for module in (make.max_pool((3, 3)), make.avg_pool((3, 3)),
+                   make.convolution(4, (3, 3), padding="VALID")):
+        with pytest.raises(layers.WindowError, match="3x3 does not fit into 2x9"):
+            module.init(jax.random.key(0), x)
+
+
+def test_joining_and_padding():
+    a, b = np.arange(8.0).reshape(1, 2, 2, 2), np.ones((1, 2, 2, 1))
+    np.testing.assert_array_equal(layers.Concat().apply({}, a, b)[0, 1, 0], [4, 5, 1])
+    np.testing.assert_array_equal(layers.Add().apply({}, a, b)[0, 1, 0], [5, 6])
+    np.testing.assert_array_equal(
+        layers.ZeroPad(((1, 0), (0, 2))).apply({}, b)[0, :, :, 0],
+        [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]])
+    c = np.arange(18.0).reshape(1, 3, 3, 2)
+    np.testing.assert_array_equal(
+        layers.Subsample(2, (1, 2)).apply({}, c)[0, 1],
+        [[0, 12, 13, 0, 0], [0, 16, 17, 0, 0]])
+    np.testing.assert_array_equal(layers.Flatten().apply({}, a)[0], np.arange(8.0))
+
+
+def test_local_response_norm_conventions():
+    x = jnp.array([[[[1.0, 100.0, 20.0]]]])
+    paper = layers.LocalResponseNorm(3, k=2.0, alpha=0.3).apply({}, x)
+    divided = layers.LocalResponseNorm(3, k=2.0, alpha=0.9,
+                                       divide_by_size=True).apply({}, x)
+    sums = np.array([1 + 1e4, 1 + 1e4 + 400, 1e4 + 400])
+    expected = np.array([1, 100, 20]) / (2 + 0.3 * sums) ** 0.75
+    np.testing.assert_allclose(paper[0, 0, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(divided, paper, rtol=1e-6)
+
+
+@pytest.mark.parametrize("init, bound, deviation", [
+    ("keras", np.sqrt(6 / (9 * 8 + 9 * 16)), None),
+    ("torch", 1 / np.sqrt(9 * 8), None),
+    ("flax", None, 1 / np.sqrt(9 * 8)), ("lecun", None, 1 / np.sqrt(9 * 8)),
+    ("he", None, np.sqrt(2 / (9 * 8))), ("gaussian", None, 0.01)])
+def test_initialisers(init, bound, deviation):
+    conv = Layers(init=init).convolution(16, (3, 3))
+    params = conv.init(jax.random.key(1), jnp.zeros((1, 4, 4, 8)))["params"]
+    kernel = np.asarray(params["kernel"])
+    if bound is not None:
+        assert 0.97 * bound < np.abs(kernel).max() <= bound
+        deviation = bound / np.sqrt(3)
+    assert kernel.std() == pytest.approx(deviation, rel=0.08)
+    assert not params["bias"].any()
+
+
+def test_separable_convolution_is_its_two_parts():
+    module = SeparableConv(4, layers=Layers())
+    variables = module.init(jax.random.key(0), IMAGES)
+    params = jax.tree.map(lambda a: a + 0.1, variables["params"])
+    assert jax.tree.map(jnp.shape, params) == {
+        "depthwise": {"kernel": (3, 3, 1, 3)},
+        "pointwise": {"kernel": (1, 1, 3, 4), "bias": (4,)}}
+    # The same as one convolution with the outer product of the two kernels.
+    depth, point = params["depthwise"]["kernel"], params["pointwise"]["kernel"]
+    full = depth[:, :, 0, :, None] * point[0, 0]
+    y = nn.Conv(4, (3, 3)).apply(
+        {"params": {"kernel": full, "bias": params["pointwise"]["bias"]}}, IMAGES)
+    np.testing.assert_allclose(module.apply({"params": params}, IMAGES), y, atol=1e-4)
+
+
+def test_depthwise_block():
+    module = ConvNormAct(0, groups=-1, layers=Layers())
+    y, after = run(module, IMAGES, train=True)
+    assert y.shape == IMAGES.shape
+    assert after["batch_stats"]["bn"]["mean"].shape == (3,)
+
+
+def test_sparse_convolution_reads_its_sources_only():
+    module = SparseConv(2, ((0, 0), (2, 0), (1, 1)), (2, 2))
+    variables = module.init(jax.random.key(0), IMAGES)
+    assert jax.tree.map(jnp.shape, variables["params"]) == {
+        "kernel": (2, 2, 3), "bias": (2,)}
+    y = module.apply(variables, IMAGES)
+    other = IMAGES.copy()
+    other[..., 1] += 1
+    changed = module.apply(variables, other)
+    np.testing.assert_array_equal(changed[..., 0], y[..., 0])
+    assert (changed[..., 1] != y[..., 1]).all()
+
+
+def test_trainable_subsampling():
+    x = np.arange(16.0, dtype=np.float32).reshape(1, 4, 4, 1)
+    params = {"scale": jnp.array([0.5]), "bias": jnp.array([1.0])}
+    y = Subsampling().apply({"params": params}, x)
+    np.testing.assert_allclose(y[0, :, :, 0], [[6, 10], [22, 26]])
+
+
+def test_bfloat16_computes_with_float32_parameters():
+    module = ConvNormAct(4, layers=Layers(dtype="bfloat16"))
+    y, after = run(module, IMAGES, train=True)
+    assert y.dtype == jnp.bfloat16
+    params = module.init(jax.random.key(0), IMAGES, train=True)
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, after))} == {
+        jnp.dtype("float32")}
