@@ -71,7 +71,7 @@ def get_config() -> ConfigDict:
 
     config.early_stopping = ConfigDict()
     config.early_stopping.monitor = "val_loss"  # or val_accuracy, loss, accuracy
-    config.early_stopping.patience = 0  # epochs without improvement; 0 = never stop
+    config.early_stopping.patience = 5  # epochs without improvement; 0 = never stop
     config.early_stopping.min_delta = 1e-3  # what counts as improvement
 
     config.checkpoint = ConfigDict()

@@ -11,14 +11,14 @@ from ml_collections import ConfigDict
 
 from cnn_jax.data import official
 
-BATCHES = [f'data_batch_{n}' for n in range(1, 6)] + ['test_batch']
+BATCHES = [f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]
 
 
 def data_config(**changes) -> ConfigDict:
     """The `data` config with its defaults and some changes."""
     config = ConfigDict(dict(
-        name='digits', dir='', image_size=(0, 0), channels=0, validation=0.1,
-        split='stratified', test=0.2, limit=0))
+        name="digits", dir="", image_size=(0, 0), channels=0, validation=0.1,
+        split="stratified", test=0.2, limit=0))
     config.update(changes)
     return config
 
@@ -26,7 +26,7 @@ def data_config(**changes) -> ConfigDict:
 def idx(array: np.ndarray) -> bytes:
     """An array as an idx file, not yet gzipped."""
     header = [2051 if array.ndim == 3 else 2049, *array.shape]
-    return np.array(header, '>u4').tobytes() + array.astype(np.uint8).tobytes()
+    return np.array(header, ">u4").tobytes() + array.astype(np.uint8).tobytes()
 
 
 def mnist_arrays(seed: int = 0, train: int = 100, test: int = 20) -> list[np.ndarray]:
@@ -42,11 +42,11 @@ def mnist_arrays(seed: int = 0, train: int = 100, test: int = 20) -> list[np.nda
 def write_mnist(folder, arrays) -> None:
     """The four files under their official names."""
     folder.mkdir(parents=True, exist_ok=True)
-    for file, array in zip(official.FILES['mnist'], arrays):
+    for file, array in zip(official.FILES["mnist"], arrays):
         (folder / file.name).write_bytes(gzip.compress(idx(array), mtime=0))
 
 
-def published_as(path, file: official.OfficialFile, url: str = ''):
+def published_as(path, file: official.OfficialFile, url: str = ""):
     """The table entry by which the file at `path` would be the official one."""
     data = path.read_bytes()
     return official.OfficialFile(
@@ -67,24 +67,24 @@ def cifar_binary(images, labels) -> bytes:
 
 def cifar_python(images, labels) -> bytes:
     planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2).reshape(len(images), -1))
-    batch = {b'batch_label': b'x', b'labels': labels.tolist(), b'data': planes}
+    batch = {b"batch_label": b"x", b"labels": labels.tolist(), b"data": planes}
     return pickle.dumps(batch, protocol=2)
 
 
 def cifar_files(layout: str, batches) -> dict[str, bytes]:
     """Name in the archive -> content, in one of the two official layouts."""
-    if layout == 'py':
-        return {f'cifar-10-batches-py/{batch}': cifar_python(*pair)
+    if layout == "py":
+        return {f"cifar-10-batches-py/{batch}": cifar_python(*pair)
                 for batch, pair in batches.items()}
-    return {f'cifar-10-batches-bin/{batch}.bin': cifar_binary(*pair)
+    return {f"cifar-10-batches-bin/{batch}.bin": cifar_binary(*pair)
             for batch, pair in batches.items()}
 
 
 def write_tar(path, files, *extra: tarfile.TarInfo) -> None:
     """A .tar.gz of name -> content, with `extra` members first."""
-    with tarfile.open(path, 'w:gz') as archive:
+    with tarfile.open(path, "w:gz") as archive:
         for member in extra:
-            archive.addfile(member, io.BytesIO(b'x' * member.size))
+            archive.addfile(member, io.BytesIO(b"x" * member.size))
         for name, data in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(data)

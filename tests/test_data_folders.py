@@ -9,13 +9,13 @@ from cnn_jax import data
 from cnn_jax.data import folders
 from cnn_jax.errors import InputError
 
-CLASSES = ('ant', 'bee', 'cat')
+CLASSES = ("ant", "bee", "cat")
 
 
 @pytest.fixture(autouse=True)
 def cache_dir(tmp_path, monkeypatch):
-    monkeypatch.setenv('CNN_JAX_CACHE', str(tmp_path / 'cache'))
-    return tmp_path / 'cache'
+    monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 def make(root, counts, start=0):
@@ -23,17 +23,17 @@ def make(root, counts, start=0):
     for name, count in zip(CLASSES, counts):
         (root / name).mkdir(parents=True, exist_ok=True)
         for k in range(count):
-            Image.new('L', (4, 4), start + k).save(root / name / f'{k:03d}.png')
+            Image.new("L", (4, 4), start + k).save(root / name / f"{k:03d}.png")
 
 
 def config(root, **changes):
     return data_config(**(dict(
-        name='folder', dir=str(root), validation=0, test=0) | changes))
+        name="folder", dir=str(root), validation=0, test=0) | changes))
 
 
 def test_plain_folders_alternate_their_classes(tmp_path):
-    make(tmp_path / 'set', (3, 1, 2))
-    loaded = data.load(config(tmp_path / 'set'), 0)
+    make(tmp_path / "set", (3, 1, 2))
+    loaded = data.load(config(tmp_path / "set"), 0)
     assert loaded.class_names == CLASSES
     assert loaded.train.labels.tolist() == [0, 1, 2, 0, 2, 0]
     assert loaded.train.images[:, 0, 0, 0].tolist() == [0, 0, 0, 1, 1, 2]
@@ -41,144 +41,144 @@ def test_plain_folders_alternate_their_classes(tmp_path):
 
 
 def test_plain_folders_are_split_by_us(tmp_path):
-    make(tmp_path / 'set', (10, 10, 10))
-    loaded = data.load(config(tmp_path / 'set', validation=3, test=0.2), 0)
+    make(tmp_path / "set", (10, 10, 10))
+    loaded = data.load(config(tmp_path / "set", validation=3, test=0.2), 0)
     counts = [np.bincount(part.labels).tolist()
               for part in (loaded.train, loaded.validation, loaded.test)]
     assert counts == [[7, 7, 7], [1, 1, 1], [2, 2, 2]]
 
 
-@pytest.mark.parametrize('names', [
-    ('train', 'validation', 'test'), ('training', 'valid', 'test'),
-    ('Train', 'val', 'Test'),
-    ('training/training', 'validation/validation', 'test/test')])
+@pytest.mark.parametrize("names", [
+    ("train", "validation", "test"), ("training", "valid", "test"),
+    ("Train", "val", "Test"),
+    ("training/training", "validation/validation", "test/test")])
 def test_part_folders_under_their_usual_names(tmp_path, names):
     for name, start in zip(names, (0, 50, 100)):
-        make(tmp_path / 'set' / name, (2, 1, 1), start)
-    loaded = data.load(config(tmp_path / 'set', validation=0.5, test=0.5), 0)
+        make(tmp_path / "set" / name, (2, 1, 1), start)
+    loaded = data.load(config(tmp_path / "set", validation=0.5, test=0.5), 0)
     assert [part.images[:, 0, 0, 0].tolist() for part in
             (loaded.train, loaded.validation, loaded.test)] == [
         [0, 0, 0, 1], [50, 50, 50, 51], [100, 100, 100, 101]]
 
 
 def test_without_a_test_folder_the_test_part_is_cut_from_training(tmp_path):
-    make(tmp_path / 'set' / 'train', (10, 10, 10))
-    make(tmp_path / 'set' / 'val', (2, 2, 2))
-    loaded = data.load(config(tmp_path / 'set', test=0.1, validation=0.5), 0)
+    make(tmp_path / "set" / "train", (10, 10, 10))
+    make(tmp_path / "set" / "val", (2, 2, 2))
+    loaded = data.load(config(tmp_path / "set", test=0.1, validation=0.5), 0)
     sizes = [len(part.labels) for part in
              (loaded.train, loaded.validation, loaded.test)]
     assert sizes == [27, 6, 3]
 
 
 def test_a_class_may_be_called_train(tmp_path):
-    for name in ('bus', 'train'):
-        (tmp_path / 'set' / name).mkdir(parents=True)
-        Image.new('L', (4, 4)).save(tmp_path / 'set' / name / 'a.png')
-    assert data.load(config(tmp_path / 'set'), 0).class_names == ('bus', 'train')
+    for name in ("bus", "train"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        Image.new("L", (4, 4)).save(tmp_path / "set" / name / "a.png")
+    assert data.load(config(tmp_path / "set"), 0).class_names == ("bus", "train")
 
 
 def test_class_names_from_a_table(tmp_path):
-    make(tmp_path / 'set', (1, 1, 1))
-    (tmp_path / 'set' / 'monkey_labels.txt').write_text(
-        'Label,  Latin Name , Common Name , Train Images\r\n'
-        'ant , a , big_ant , 1\r\nbee , b , busy_bee , 1\r\ncat , c , tom , 1\r\n')
-    names = data.load(config(tmp_path / 'set'), 0).class_names
-    assert names == ('big_ant', 'busy_bee', 'tom')
+    make(tmp_path / "set", (1, 1, 1))
+    (tmp_path / "set" / "monkey_labels.txt").write_text(
+        "Label,  Latin Name , Common Name , Train Images\r\n"
+        "ant , a , big_ant , 1\r\nbee , b , busy_bee , 1\r\ncat , c , tom , 1\r\n")
+    names = data.load(config(tmp_path / "set"), 0).class_names
+    assert names == ("big_ant", "busy_bee", "tom")
 
 
 def test_second_load_decodes_nothing(tmp_path, cache_dir, monkeypatch):
-    make(tmp_path / 'set', (2, 2, 2))
-    first = data.load(config(tmp_path / 'set', image_size=(3, 5), channels=3), 0)
+    make(tmp_path / "set", (2, 2, 2))
+    first = data.load(config(tmp_path / "set", image_size=(3, 5), channels=3), 0)
     assert len(list(cache_dir.iterdir())) == 1
 
     def fail(*args):
-        raise AssertionError('decoded again')
-    monkeypatch.setattr(folders, 'read_image', fail)
-    second = data.load(config(tmp_path / 'set', image_size=(3, 5), channels=3), 0)
+        raise AssertionError("decoded again")
+    monkeypatch.setattr(folders, "read_image", fail)
+    second = data.load(config(tmp_path / "set", image_size=(3, 5), channels=3), 0)
     np.testing.assert_array_equal(first.train.images, second.train.images)
     assert first.train.images.shape == (6, 3, 5, 3)
-    assert 'cached as' in first.source and 'decoded earlier' in second.source
+    assert "cached as" in first.source and "decoded earlier" in second.source
 
 
-@pytest.mark.parametrize('change', ['picture', 'new picture', 'size', 'channels'])
+@pytest.mark.parametrize("change", ["picture", "new picture", "size", "channels"])
 def test_cache_is_not_used_after_a_change(tmp_path, change):
-    make(tmp_path / 'set', (2, 2, 2))
-    before = data.load(config(tmp_path / 'set'), 0)
+    make(tmp_path / "set", (2, 2, 2))
+    before = data.load(config(tmp_path / "set"), 0)
     options = {}
-    if change == 'picture':
-        Image.new('L', (4, 4), 99).save(tmp_path / 'set' / 'ant' / '000.png')
-    elif change == 'new picture':
-        Image.new('L', (4, 4), 99).save(tmp_path / 'set' / 'ant' / '002.png')
+    if change == "picture":
+        Image.new("L", (4, 4), 99).save(tmp_path / "set" / "ant" / "000.png")
+    elif change == "new picture":
+        Image.new("L", (4, 4), 99).save(tmp_path / "set" / "ant" / "002.png")
     else:
-        options = dict(image_size=(2, 2)) if change == 'size' else dict(channels=3)
-    after = data.load(config(tmp_path / 'set', **options), 0)
-    assert 'cached as' in after.source
+        options = dict(image_size=(2, 2)) if change == "size" else dict(channels=3)
+    after = data.load(config(tmp_path / "set", **options), 0)
+    assert "cached as" in after.source
     assert not np.array_equal(before.train.images, after.train.images)
 
 
-@pytest.mark.parametrize('damage', ['flip', 'cut', 'empty', 'other'])
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "other"])
 def test_damaged_cache_is_decoded_again(tmp_path, cache_dir, damage):
-    make(tmp_path / 'set', (2, 2, 2))
-    before = data.load(config(tmp_path / 'set'), 0)
+    make(tmp_path / "set", (2, 2, 2))
+    before = data.load(config(tmp_path / "set"), 0)
     (file,) = cache_dir.iterdir()
     content = bytearray(file.read_bytes())
-    if damage == 'flip':
-        content[content.index(b'\x93NUMPY') + 140] ^= 1
-    file.write_bytes({'flip': content, 'cut': content[:100], 'empty': b'',
-                      'other': b'cos\nsystem\n(S"x"\ntR.'}[damage])
-    after = data.load(config(tmp_path / 'set'), 0)
-    assert 'cached as' in after.source
+    if damage == "flip":
+        content[content.index(b"\x93NUMPY") + 140] ^= 1
+    file.write_bytes({"flip": content, "cut": content[:100], "empty": b"",
+                      "other": b'cos\nsystem\n(S"x"\ntR.'}[damage])
+    after = data.load(config(tmp_path / "set"), 0)
+    assert "cached as" in after.source
     np.testing.assert_array_equal(before.train.images, after.train.images)
 
 
 def test_cache_that_cannot_be_written_is_said(tmp_path, monkeypatch):
-    make(tmp_path / 'set', (1, 1, 1))
-    (tmp_path / 'file').touch()
-    monkeypatch.setenv('CNN_JAX_CACHE', str(tmp_path / 'file' / 'inside'))
-    assert 'could not be cached' in data.load(config(tmp_path / 'set'), 0).source
+    make(tmp_path / "set", (1, 1, 1))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path / "file" / "inside"))
+    assert "could not be cached" in data.load(config(tmp_path / "set"), 0).source
 
 
 def refused(root, **changes) -> str:
     with pytest.raises(InputError) as caught:
         data.load(config(root, **changes), 0)
-    assert '\n' not in str(caught.value)
+    assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_layouts_that_are_refused(tmp_path):
-    assert 'not a folder' in refused(tmp_path / 'nowhere')
-    root = tmp_path / 'set'
+    assert "not a folder" in refused(tmp_path / "nowhere")
+    root = tmp_path / "set"
     root.mkdir()
-    assert '0 class folders' in refused(root)
+    assert "0 class folders" in refused(root)
     make(root, (1,))
-    assert '1 class folders' in refused(root)
+    assert "1 class folders" in refused(root)
     make(root, (1, 0))
-    assert 'no picture in the class folder bee' in refused(root)
-    make(tmp_path / 'val only' / 'val', (1, 1))
-    assert 'none named train' in refused(tmp_path / 'val only')
-    make(tmp_path / 'both' / 'train', (1, 1))
-    make(tmp_path / 'both' / 'training', (1, 1))
-    assert 'both train and training' in refused(tmp_path / 'both')
-    make(tmp_path / 'more' / 'train', (1, 1))
-    make(tmp_path / 'more' / 'test', (1, 1, 1))
-    assert "'cat' in its test part" in refused(tmp_path / 'more')
+    assert "no picture in the class folder bee" in refused(root)
+    make(tmp_path / "val only" / "val", (1, 1))
+    assert "none named train" in refused(tmp_path / "val only")
+    make(tmp_path / "both" / "train", (1, 1))
+    make(tmp_path / "both" / "training", (1, 1))
+    assert "both train and training" in refused(tmp_path / "both")
+    make(tmp_path / "more" / "train", (1, 1))
+    make(tmp_path / "more" / "test", (1, 1, 1))
+    assert "'cat' in its test part" in refused(tmp_path / "more")
 
 
 def test_pictures_of_several_shapes_need_a_size(tmp_path):
-    make(tmp_path / 'set', (2, 2, 2))
-    odd = tmp_path / 'set' / 'bee' / '001.png'
-    Image.new('L', (4, 5)).save(odd)
-    message = refused(tmp_path / 'set')
-    assert str(odd) in message and 'data.image_size' in message
-    shape = data.load(config(tmp_path / 'set', image_size=(4, 4)), 0).train.images.shape
+    make(tmp_path / "set", (2, 2, 2))
+    odd = tmp_path / "set" / "bee" / "001.png"
+    Image.new("L", (4, 5)).save(odd)
+    message = refused(tmp_path / "set")
+    assert str(odd) in message and "data.image_size" in message
+    shape = data.load(config(tmp_path / "set", image_size=(4, 4)), 0).train.images.shape
     assert shape == (6, 4, 4, 1)
-    Image.new('RGB', (4, 4)).save(odd)
-    assert 'data.channels' in refused(tmp_path / 'set')
+    Image.new("RGB", (4, 4)).save(odd)
+    assert "data.channels" in refused(tmp_path / "set")
 
 
 def test_a_damaged_picture_is_named_and_nothing_cached(tmp_path, cache_dir):
-    make(tmp_path / 'set', (2, 2, 2))
-    bad = tmp_path / 'set' / 'cat' / '001.png'
+    make(tmp_path / "set", (2, 2, 2))
+    bad = tmp_path / "set" / "cat" / "001.png"
     bad.write_bytes(bad.read_bytes()[:40])
-    assert str(bad) in refused(tmp_path / 'set')
+    assert str(bad) in refused(tmp_path / "set")
     assert not cache_dir.exists()

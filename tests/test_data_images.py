@@ -10,7 +10,7 @@ from cnn_jax.errors import InputError
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 
 
-def saved(tmp_path, image, name='a.png', **options):
+def saved(tmp_path, image, name="a.png", **options):
     image.save(tmp_path / name, **options)
     return tmp_path / name
 
@@ -24,18 +24,18 @@ def test_rgb_and_grey_as_stored(tmp_path):
 
 
 def test_colour_becomes_grey_by_the_stated_weights(tmp_path):
-    path = saved(tmp_path, Image.new('RGB', (1, 1), (100, 150, 200)))
+    path = saved(tmp_path, Image.new("RGB", (1, 1), (100, 150, 200)))
     # 0.299 * 100 + 0.587 * 150 + 0.114 * 200 = 140.75
     assert read_image(path, channels=1).tolist() == [[[141]]]
 
 
 def test_grey_becomes_colour(tmp_path):
-    path = saved(tmp_path, Image.new('L', (1, 1), 7))
+    path = saved(tmp_path, Image.new("L", (1, 1), 7))
     assert read_image(path, channels=3).tolist() == [[[7, 7, 7]]]
 
 
 def test_size_is_height_then_width(tmp_path):
-    path = saved(tmp_path, Image.new('RGB', (8, 4)))
+    path = saved(tmp_path, Image.new("RGB", (8, 4)))
     assert read_image(path, (3, 5), 1).shape == (3, 5, 1)
 
 
@@ -64,7 +64,7 @@ def test_images_that_need_no_change_are_not_copied():
 
 
 def test_exif_orientation_is_applied(tmp_path):
-    image = Image.new('RGB', (2, 1))
+    image = Image.new("RGB", (2, 1))
     image.putdata([RED, GREEN])
     exif = image.getexif()
     exif[0x0112] = 6  # taken with the camera turned: rotate by 90 degrees clockwise
@@ -73,14 +73,14 @@ def test_exif_orientation_is_applied(tmp_path):
 
 
 def test_palette(tmp_path):
-    image = Image.new('P', (2, 1))
+    image = Image.new("P", (2, 1))
     image.putpalette([*RED, *GREEN])
     image.putpixel((1, 0), 1)
     assert read_image(saved(tmp_path, image)).tolist() == [[list(RED), list(GREEN)]]
 
 
 def test_palette_with_a_transparent_entry_is_put_on_white(tmp_path):
-    image = Image.new('P', (2, 1))
+    image = Image.new("P", (2, 1))
     image.putpalette([*RED, *GREEN])
     image.putpixel((1, 0), 1)
     path = saved(tmp_path, image, transparency=0)
@@ -88,25 +88,25 @@ def test_palette_with_a_transparent_entry_is_put_on_white(tmp_path):
 
 
 def test_alpha_is_put_on_white(tmp_path):
-    image = Image.new('RGBA', (2, 1), (*RED, 255))
+    image = Image.new("RGBA", (2, 1), (*RED, 255))
     image.putpixel((1, 0), (0, 0, 0, 51))  # 20 % black on white = 204
     assert read_image(saved(tmp_path, image)).tolist() == [[list(RED), [204, 204, 204]]]
 
 
 def test_grey_with_alpha_stays_grey(tmp_path):
-    image = Image.new('LA', (2, 1), (9, 255))
+    image = Image.new("LA", (2, 1), (9, 255))
     image.putpixel((1, 0), (9, 0))
     assert read_image(saved(tmp_path, image)).tolist() == [[[9], [255]]]
 
 
 def test_cmyk_jpeg_becomes_rgb(tmp_path):
-    image = Image.new('CMYK', (16, 16), (0, 255, 255, 0))  # no cyan: red
-    pixels = read_image(saved(tmp_path, image, 'a.jpg', quality=100))
+    image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # no cyan: red
+    pixels = read_image(saved(tmp_path, image, "a.jpg", quality=100))
     assert pixels.shape == (16, 16, 3)
     assert np.abs(pixels.astype(int) - RED).max() <= 4
 
 
-@pytest.mark.parametrize('name', ['a.png', 'a.tif'])
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
 def test_of_16_bit_grey_the_high_byte_is_kept(tmp_path, name):
     values = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
     path = saved(tmp_path, Image.fromarray(values), name)
@@ -114,42 +114,42 @@ def test_of_16_bit_grey_the_high_byte_is_kept(tmp_path, name):
 
 
 def test_big_endian_16_bit_tiff(tmp_path):
-    values = np.array([[0, 256, 32768]], '>u2')
-    path = saved(tmp_path, Image.frombytes('I;16B', (3, 1), values.tobytes()), 'a.tif')
+    values = np.array([[0, 256, 32768]], ">u2")
+    path = saved(tmp_path, Image.frombytes("I;16B", (3, 1), values.tobytes()), "a.tif")
     assert read_image(path).ravel().tolist() == [0, 1, 128]
 
 
 def test_bilevel(tmp_path):
-    image = Image.new('1', (2, 1))
+    image = Image.new("1", (2, 1))
     image.putpixel((1, 0), 1)
     assert read_image(saved(tmp_path, image)).tolist() == [[[0], [255]]]
 
 
 def test_animation_gives_its_first_frame(tmp_path):
-    frames = [Image.new('L', (2, 2), value) for value in (10, 200)]
-    path = saved(tmp_path, frames[0], 'a.gif', save_all=True, append_images=frames[1:])
+    frames = [Image.new("L", (2, 2), value) for value in (10, 200)]
+    path = saved(tmp_path, frames[0], "a.gif", save_all=True, append_images=frames[1:])
     assert (read_image(path, channels=1) == 10).all()
 
 
 def test_content_counts_not_the_extension(tmp_path):
-    path = saved(tmp_path, Image.new('L', (1, 1), 5), 'a.jpg', format='PNG')
+    path = saved(tmp_path, Image.new("L", (1, 1), 5), "a.jpg", format="PNG")
     assert read_image(path).tolist() == [[[5]]]
 
 
 def test_find_images_searches_folders_in_order(tmp_path):
-    for name in ('b/2.JPG', 'b/10.jpg', 'a.png', 'note.txt', '._a.png', 'c/d/x.webp'):
+    for name in ("b/2.JPG", "b/10.jpg", "a.png", "note.txt", "._a.png", "c/d/x.webp"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).touch()
     found = [str(path.relative_to(tmp_path)) for path in find_images([tmp_path])]
-    assert found == ['a.png', 'b/10.jpg', 'b/2.JPG', 'c/d/x.webp']
-    named = [tmp_path / 'note.txt', tmp_path / 'b' / '2.JPG']
+    assert found == ["a.png", "b/10.jpg", "b/2.JPG", "c/d/x.webp"]
+    named = [tmp_path / "note.txt", tmp_path / "b" / "2.JPG"]
     assert find_images(named) == named
 
 
 def test_find_images_refuses_what_holds_none(tmp_path):
-    with pytest.raises(InputError, match='no picture was named'):
+    with pytest.raises(InputError, match="no picture was named"):
         find_images([])
-    with pytest.raises(InputError, match='nowhere does not exist'):
-        find_images([tmp_path / 'nowhere'])
-    with pytest.raises(InputError, match='holds no picture.*\\.png'):
+    with pytest.raises(InputError, match="nowhere does not exist"):
+        find_images([tmp_path / "nowhere"])
+    with pytest.raises(InputError, match="holds no picture.*\\.png"):
         find_images([tmp_path])

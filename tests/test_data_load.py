@@ -21,8 +21,8 @@ def test_digits_are_the_1797_of_scikit_learn():
     assert loaded.train.images.shape == (1294, 8, 8, 1)
     assert loaded.train.images.dtype == np.uint8
     assert loaded.train.labels.dtype == np.int32
-    assert loaded.class_names == tuple('0123456789')
-    assert 'scikit-learn' in loaded.source and '1,294' in loaded.source
+    assert loaded.class_names == tuple("0123456789")
+    assert "scikit-learn" in loaded.source and "1,294" in loaded.source
 
 
 def test_digit_values_go_from_0_16_to_0_255():
@@ -44,13 +44,13 @@ def test_split_is_disjoint_stratified_and_fixed_by_the_seed():
     assert counts.min() >= 14 and counts.max() <= 15
 
 
-@pytest.mark.parametrize('how, expected', [('first', [0, 1, 2]), ('last', [7, 8, 9])])
-@pytest.mark.parametrize('validation', [3, 0.3])
+@pytest.mark.parametrize("how, expected", [("first", [0, 1, 2]), ("last", [7, 8, 9])])
+@pytest.mark.parametrize("validation", [3, 0.3])
 def test_first_and_last_examples_become_validation(how, expected, validation):
     train = Examples(np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1),
                      np.arange(10, dtype=np.int32))
     config = data_config(validation=validation, split=how, test=0, limit=4)
-    rest, chosen, test = split(Stored({'train': train}, (), ''), config, 0)
+    rest, chosen, test = split(Stored({"train": train}, (), ""), config, 0)
     assert chosen.labels.tolist() == expected
     assert chosen.images.ravel().tolist() == expected
     # limit keeps the first of what is left, and of the training part only.
@@ -61,7 +61,7 @@ def test_first_and_last_examples_become_validation(how, expected, validation):
 def test_parts_that_the_set_brings_are_used_whole():
     def part(n):
         return Examples(np.zeros((n, 1, 1, 1), np.uint8), np.arange(n, dtype=np.int32))
-    stored = Stored({'train': part(8), 'validation': part(3), 'test': part(2)}, (), '')
+    stored = Stored({"train": part(8), "validation": part(3), "test": part(2)}, (), "")
     parts = split(stored, data_config(validation=0.5, test=0.5), 0)
     assert [len(examples.labels) for examples in parts] == [8, 3, 2]
 
@@ -69,7 +69,7 @@ def test_parts_that_the_set_brings_are_used_whole():
 def test_limit_is_said_in_the_source():
     loaded = data.load(data_config(limit=50), seed=0)
     assert len(loaded.train.labels) == 50 and len(loaded.test.labels) == 359
-    assert 'limited to 50' in loaded.source
+    assert "limited to 50" in loaded.source
 
 
 def test_image_size_and_channels():
@@ -85,33 +85,33 @@ def test_nothing_held_out():
     assert loaded.validation.images.shape == loaded.test.images.shape == (0, 8, 8, 1)
 
 
-@pytest.mark.parametrize('changes, words', [
-    (dict(name='minst'), ['minst', 'fashion_mnist', 'tfds:NAME']),
-    (dict(name=''), ['digits']),
-    (dict(name='tfds:'), ['tfds:NAME']),
-    (dict(name='tfds:../../x'), ['tfds:NAME']),
-    (dict(name='tfds:huggingface:mnist'), ['tfds:NAME']),
-    (dict(name='folder'), ['data.dir is empty']),
-    (dict(dir='/tmp'), ['digits', 'data.dir']),
-    (dict(image_size=(0, 5)), ['(0, 5)', 'pixels']),
-    (dict(image_size=(-1, -1)), ['(-1, -1)']),
-    (dict(image_size=(28,)), ['(28,)']),
-    (dict(image_size=(100000, 100000)), ['4096']),
-    (dict(channels=2), ['2', 'grey']),
-    (dict(validation=-0.1), ['-0.1']),
-    (dict(validation=1.5), ['1.5', 'whole number']),
-    (dict(validation=float('nan')), ['nan']),
-    (dict(validation=float('inf')), ['inf']),
-    (dict(validation=5000), ['5,000', '1,438', 'data.validation']),
-    (dict(validation=0.0001), ['data.validation', 'at least 1']),
-    (dict(validation=3), ['stratified', 'data.split']),
-    (dict(split='random'), ['random', 'stratified']),
-    (dict(test=1.0), ['1.0', 'data.test']),
-    (dict(limit=-1), ['-1', 'data.limit']),
+@pytest.mark.parametrize("changes, words", [
+    (dict(name="minst"), ["minst", "fashion_mnist", "tfds:NAME"]),
+    (dict(name=""), ["digits"]),
+    (dict(name="tfds:"), ["tfds:NAME"]),
+    (dict(name="tfds:../../x"), ["tfds:NAME"]),
+    (dict(name="tfds:huggingface:mnist"), ["tfds:NAME"]),
+    (dict(name="folder"), ["data.dir is empty"]),
+    (dict(dir="/tmp"), ["digits", "data.dir"]),
+    (dict(image_size=(0, 5)), ["(0, 5)", "pixels"]),
+    (dict(image_size=(-1, -1)), ["(-1, -1)"]),
+    (dict(image_size=(28,)), ["(28,)"]),
+    (dict(image_size=(100000, 100000)), ["4096"]),
+    (dict(channels=2), ["2", "grey"]),
+    (dict(validation=-0.1), ["-0.1"]),
+    (dict(validation=1.5), ["1.5", "whole number"]),
+    (dict(validation=float("nan")), ["nan"]),
+    (dict(validation=float("inf")), ["inf"]),
+    (dict(validation=5000), ["5,000", "1,438", "data.validation"]),
+    (dict(validation=0.0001), ["data.validation", "at least 1"]),
+    (dict(validation=3), ["stratified", "data.split"]),
+    (dict(split="random"), ["random", "stratified"]),
+    (dict(test=1.0), ["1.0", "data.test"]),
+    (dict(limit=-1), ["-1", "data.limit"]),
 ])
 def test_values_that_are_refused(changes, words):
     with pytest.raises(InputError) as caught:
         data.load(data_config(**changes), seed=0)
     message = str(caught.value)
-    assert '\n' not in message
+    assert "\n" not in message
     assert all(word in message for word in words), message

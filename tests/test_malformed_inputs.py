@@ -24,14 +24,14 @@ from cnn_jax.errors import InputError
 
 def refused(function, path, *words):
     """`function(path)` must raise one line that names the file; nothing else."""
-    before = sorted(path.parent.rglob('*'))
+    before = sorted(path.parent.rglob("*"))
     with pytest.raises(InputError) as caught:
         function(path)
     message = str(caught.value)
-    assert '\n' not in message and len(message) < 600
+    assert "\n" not in message and len(message) < 600
     for word in (str(path), *words):
         assert word in message, message
-    assert sorted(path.parent.rglob('*')) == before
+    assert sorted(path.parent.rglob("*")) == before
 
 
 def write(tmp_path, name, content) -> str:
@@ -41,7 +41,7 @@ def write(tmp_path, name, content) -> str:
 
 
 def header(*numbers) -> bytes:
-    return struct.pack(f'>{len(numbers)}I', *numbers)
+    return struct.pack(f">{len(numbers)}I", *numbers)
 
 
 IMAGES = idx(np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3))
@@ -51,40 +51,40 @@ GZIPPED = gzip.compress(IMAGES)
 # idx files
 
 def test_good_idx(tmp_path):
-    array = formats.read_idx(write(tmp_path, 'a.gz', GZIPPED))
+    array = formats.read_idx(write(tmp_path, "a.gz", GZIPPED))
     np.testing.assert_array_equal(array.ravel(), np.arange(24))
     assert array.shape == (2, 4, 3)
 
 
-@pytest.mark.parametrize('content, word', [
-    (b'', 'starts with'),
-    (b'\0', 'starts with'),
-    (header(2052, 1, 1, 1) + b'x', '2052'),
-    (struct.pack('<4I', 2051, 1, 1, 1) + b'x', 'starts with'),  # little-endian
-    (header(2051, 2), 'header'),
-    (IMAGES[:-1], '23'),
-    (IMAGES + b'\0', 'more'),
-    (header(2051, 2**32 - 1, 2**32 - 1, 2**32 - 1), 'at most'),
-    (header(2049, 2**32 - 1), 'at most'),
-    (header(2049, 2**27) + b'x', 'holds 1'),  # 128 MB announced, never allocated
-], ids=['empty', 'one byte', 'magic', 'byte order', 'header', 'short', 'long',
-        'huge images', 'huge labels', 'announced'])
+@pytest.mark.parametrize("content, word", [
+    (b"", "starts with"),
+    (b"\0", "starts with"),
+    (header(2052, 1, 1, 1) + b"x", "2052"),
+    (struct.pack("<4I", 2051, 1, 1, 1) + b"x", "starts with"),  # little-endian
+    (header(2051, 2), "header"),
+    (IMAGES[:-1], "23"),
+    (IMAGES + b"\0", "more"),
+    (header(2051, 2**32 - 1, 2**32 - 1, 2**32 - 1), "at most"),
+    (header(2049, 2**32 - 1), "at most"),
+    (header(2049, 2**27) + b"x", "holds 1"),  # 128 MB announced, never allocated
+], ids=["empty", "one byte", "magic", "byte order", "header", "short", "long",
+        "huge images", "huge labels", "announced"])
 def test_bad_idx(tmp_path, content, word):
-    path = write(tmp_path, 'a.gz', gzip.compress(content))
+    path = write(tmp_path, "a.gz", gzip.compress(content))
     refused(formats.read_idx, path, word)
 
 
-@pytest.mark.parametrize('content', [
-    IMAGES, GZIPPED[:-9], GZIPPED[:12], GZIPPED[:-5] + b'xxxxx',
-    GZIPPED[:14] + b'\xff\xff' + GZIPPED[16:], b''],
-    ids=['not gzip', 'cut', 'cut early', 'CRC', 'damaged', 'empty'])
+@pytest.mark.parametrize("content", [
+    IMAGES, GZIPPED[:-9], GZIPPED[:12], GZIPPED[:-5] + b"xxxxx",
+    GZIPPED[:14] + b"\xff\xff" + GZIPPED[16:], b""],
+    ids=["not gzip", "cut", "cut early", "CRC", "damaged", "empty"])
 def test_bad_gzip(tmp_path, content):
-    refused(formats.read_idx, write(tmp_path, 'a.gz', content))
+    refused(formats.read_idx, write(tmp_path, "a.gz", content))
 
 
 def test_gzip_bomb_is_read_no_further_than_announced(tmp_path, monkeypatch):
     bomb = gzip.compress(IMAGES + bytes(50_000_000))
-    path = write(tmp_path, 'a.gz', bomb)
+    path = write(tmp_path, "a.gz", bomb)
     read = []
     original = gzip.GzipFile.read
 
@@ -92,21 +92,21 @@ def test_gzip_bomb_is_read_no_further_than_announced(tmp_path, monkeypatch):
         data = original(self, size)
         read.append(len(data))
         return data
-    monkeypatch.setattr(gzip.GzipFile, 'read', count)
-    refused(formats.read_idx, path, 'more')
+    monkeypatch.setattr(gzip.GzipFile, "read", count)
+    refused(formats.read_idx, path, "more")
     assert sum(read) <= len(IMAGES) + 1
 
 
-@pytest.mark.parametrize('arrays, word', [
-    ((np.zeros((2, 3, 3)), np.zeros(3)), '3 labels'),
-    ((np.zeros((2, 3, 3)), np.array([0, 10])), 'label 10'),
-    ((np.zeros(2), np.zeros(2)), 'images are wanted'),
-    ((np.zeros((2, 3, 3)), np.zeros((2, 3, 3))), 'labels are wanted'),
-    ((np.zeros((0, 3, 3)), np.zeros(0)), 'no example'),
-], ids=['counts', 'label', 'labels as images', 'images as labels', 'none'])
+@pytest.mark.parametrize("arrays, word", [
+    ((np.zeros((2, 3, 3)), np.zeros(3)), "3 labels"),
+    ((np.zeros((2, 3, 3)), np.array([0, 10])), "label 10"),
+    ((np.zeros(2), np.zeros(2)), "images are wanted"),
+    ((np.zeros((2, 3, 3)), np.zeros((2, 3, 3))), "labels are wanted"),
+    ((np.zeros((0, 3, 3)), np.zeros(0)), "no example"),
+], ids=["counts", "label", "labels as images", "images as labels", "none"])
 def test_idx_files_that_do_not_belong_together(tmp_path, arrays, word):
     paths = [write(tmp_path, name, gzip.compress(idx(array)))
-             for name, array in zip(('i.gz', 'l.gz'), arrays)]
+             for name, array in zip(("i.gz", "l.gz"), arrays)]
     with pytest.raises(InputError, match=word) as caught:
         official.read_mnist(paths * 2)
     assert str(tmp_path) in str(caught.value)
@@ -115,26 +115,26 @@ def test_idx_files_that_do_not_belong_together(tmp_path, arrays, word):
 # CIFAR-10 batches
 
 BATCHES = cifar_arrays(count=2)
-PAIR = BATCHES['test_batch']
+PAIR = BATCHES["test_batch"]
 
 
-@pytest.mark.parametrize('protocol', [2, 3, 4])
+@pytest.mark.parametrize("protocol", [2, 3, 4])
 def test_good_batches_however_they_are_written(protocol):
     batch = pickle.loads(cifar_python(*PAIR))
     stored = pickle.dumps(batch, protocol)
-    old = pickle.dumps(batch, 2).replace(b'numpy._core', b'numpy.core')
+    old = pickle.dumps(batch, 2).replace(b"numpy._core", b"numpy.core")
     binary = cifar_binary(*PAIR)
     for read, content in ((formats.read_cifar_python, stored),
                           (formats.read_cifar_python, old),
                           (formats.read_cifar_binary, binary)):
-        for got, expected in zip(read(content, 'batch'), PAIR):
+        for got, expected in zip(read(content, "batch"), PAIR):
             np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize('size', [0, 1, 3072, 3074, 2 * 3073 - 1])
+@pytest.mark.parametrize("size", [0, 1, 3072, 3074, 2 * 3073 - 1])
 def test_binary_batch_of_another_length(size):
-    with pytest.raises(InputError, match='batch has .* bytes.* 3,073'):
-        formats.read_cifar_binary(bytes(size), 'batch')
+    with pytest.raises(InputError, match="batch has .* bytes.* 3,073"):
+        formats.read_cifar_binary(bytes(size), "batch")
 
 
 class Runs:
@@ -148,52 +148,52 @@ class Runs:
 
 
 def pickled(**changes) -> bytes:
-    good = {b'labels': [3, 4], b'data': np.zeros((2, 3072), np.uint8)}
+    good = {b"labels": [3, 4], b"data": np.zeros((2, 3072), np.uint8)}
     batch = good | {key.encode(): value for key, value in changes.items()}
     return pickle.dumps({k: v for k, v in batch.items() if v is not None}, protocol=2)
 
 
 HOSTILE = {
-    'os.system': Runs(os.system, 'touch pwned'),
-    'eval': Runs(eval, 'open("pwned", "w")'),
-    'open': Runs(open, 'pwned', 'w'),
-    'getattr': Runs(getattr, 'x', '__class__'),
-    'np.load': Runs(np.load, 'pwned'),
-    'np.memmap': Runs(np.memmap, 'pwned', 'uint8', 'w+', 0, (9,)),
+    "os.system": Runs(os.system, "touch pwned"),
+    "eval": Runs(eval, 'open("pwned", "w")'),
+    "open": Runs(open, "pwned", "w"),
+    "getattr": Runs(getattr, "x", "__class__"),
+    "np.load": Runs(np.load, "pwned"),
+    "np.memmap": Runs(np.memmap, "pwned", "uint8", "w+", 0, (9,)),
 }
 
 
-@pytest.mark.parametrize('where', ['data', 'labels', 'more'])
-@pytest.mark.parametrize('name', HOSTILE)
+@pytest.mark.parametrize("where", ["data", "labels", "more"])
+@pytest.mark.parametrize("name", HOSTILE)
 def test_pickle_that_would_run_something(tmp_path, monkeypatch, name, where):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match='is a pickle that would call'):
-        formats.read_cifar_python(pickled(**{where: HOSTILE[name]}), 'batch')
+    with pytest.raises(InputError, match="is a pickle that would call"):
+        formats.read_cifar_python(pickled(**{where: HOSTILE[name]}), "batch")
     assert list(tmp_path.iterdir()) == []
 
 
 GOOD = pickled()
 
 
-@pytest.mark.parametrize('content', [
-    b'', GOOD[:-1], GOOD[:100], b'\x80\x02]q\x01.', b'garbage', b'cos\nsystem\n.',
+@pytest.mark.parametrize("content", [
+    b"", GOOD[:-1], GOOD[:100], b"\x80\x02]q\x01.", b"garbage", b"cos\nsystem\n.",
     pickled(data=None), pickled(labels=None),
-    pickled(data=[1, 2]), pickled(data=b'x'),
+    pickled(data=[1, 2]), pickled(data=b"x"),
     pickled(data=np.zeros((2, 3073), np.uint8)),
     pickled(data=np.zeros((2, 3, 1024), np.uint8)),
     pickled(data=np.zeros((2, 3072), np.float32)),
     pickled(data=np.full((2, 3072), None)),
     pickled(data=np.zeros((3, 3072), np.uint8)),
     pickled(labels=[3]), pickled(labels=[3, 2.0]), pickled(labels=[3, -1]),
-    pickled(labels=[3, 2**70]), pickled(labels='34'), pickled(labels=[3, None]),
-    GOOD.replace(b'M\x00\x0c', b'M\x00\x0d'),
-    b'\x80\x04\x8e' + struct.pack('<Q', 2**62) + b'x',  # bytes of 4 EB announced
-    b'\x80\x02' + b'(' * 100_000 + b't' * 99_999 + b'.',  # deeply nested
+    pickled(labels=[3, 2**70]), pickled(labels="34"), pickled(labels=[3, None]),
+    GOOD.replace(b"M\x00\x0c", b"M\x00\x0d"),
+    b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"x",  # bytes of 4 EB announced
+    b"\x80\x02" + b"(" * 100_000 + b"t" * 99_999 + b".",  # deeply nested
 ], ids=range(24))
 def test_pickle_that_is_no_batch(content):
-    with pytest.raises(InputError, match='^batch ') as caught:
-        formats.read_cifar_python(content, 'batch')
-    assert '\n' not in str(caught.value)
+    with pytest.raises(InputError, match="^batch ") as caught:
+        formats.read_cifar_python(content, "batch")
+    assert "\n" not in str(caught.value)
 
 
 @settings(max_examples=60, deadline=None)
@@ -205,7 +205,7 @@ def test_any_change_of_a_pickle_reads_or_is_refused(data_):
     for place in data_.draw(st.lists(st.sampled_from(places), max_size=3)):
         content[place] = data_.draw(st.integers(0, 255))
     try:
-        pixels, labels = formats.read_cifar_python(bytes(content), 'batch')
+        pixels, labels = formats.read_cifar_python(bytes(content), "batch")
     except InputError:
         return
     assert pixels.shape[1:] == (32, 32, 3) and len(pixels) == len(labels)
@@ -213,108 +213,108 @@ def test_any_change_of_a_pickle_reads_or_is_refused(data_):
 
 # CIFAR-10 archives
 
-def member(name, kind=tarfile.REGTYPE, link='', size=0) -> tarfile.TarInfo:
+def member(name, kind=tarfile.REGTYPE, link="", size=0) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.size = kind, link, size
     return info
 
 
-@pytest.mark.parametrize('layout', ['py', 'bin'])
+@pytest.mark.parametrize("layout", ["py", "bin"])
 def test_good_archive(tmp_path, layout):
-    path = tmp_path / 'a.tar.gz'
+    path = tmp_path / "a.tar.gz"
     write_tar(path, cifar_files(layout, BATCHES),
-              member(f'cifar-10-batches-{layout}', tarfile.DIRTYPE))
+              member(f"cifar-10-batches-{layout}", tarfile.DIRTYPE))
     parts = official.read_cifar10_archive(path)
-    np.testing.assert_array_equal(parts['test'].images, PAIR[0])
-    assert len(parts['train'].labels) == 10
+    np.testing.assert_array_equal(parts["test"].images, PAIR[0])
+    assert len(parts["train"].labels) == 10
     loaded = data.load(data_config(
-        name='cifar10', dir=str(tmp_path), validation=2, split='last'), 0)
-    assert 'NOT the official archive' in loaded.source
-    assert 'train 8, validation 2, test 2' in loaded.source
+        name="cifar10", dir=str(tmp_path), validation=2, split="last"), 0)
+    assert "NOT the official archive" in loaded.source
+    assert "train 8, validation 2, test 2" in loaded.source
 
 
-@pytest.mark.parametrize('info', [
-    member('../pwned', size=3),
-    member('cifar-10-batches-bin/../../pwned', size=3),
-    member('/tmp/pwned', size=3),
-    member('cifar-10-batches-bin/data_batch_1.bin', tarfile.SYMTYPE, '/etc/passwd'),
-    member('cifar-10-batches-bin', tarfile.SYMTYPE, '/tmp'),
-    member('cifar-10-batches-bin/data_batch_1.bin', tarfile.LNKTYPE, '../../x'),
-    member('cifar-10-batches-bin/null', tarfile.CHRTYPE),
-    member('cifar-10-batches-bin/disk', tarfile.BLKTYPE),
-    member('cifar-10-batches-bin/pipe', tarfile.FIFOTYPE),
-    member('cifar-10-batches-bin/holes', tarfile.GNUTYPE_SPARSE),
-], ids=['parent', 'inner parent', 'absolute', 'symlink', 'folder link', 'hardlink',
-        'device', 'disk', 'pipe', 'sparse'])
+@pytest.mark.parametrize("info", [
+    member("../pwned", size=3),
+    member("cifar-10-batches-bin/../../pwned", size=3),
+    member("/tmp/pwned", size=3),
+    member("cifar-10-batches-bin/data_batch_1.bin", tarfile.SYMTYPE, "/etc/passwd"),
+    member("cifar-10-batches-bin", tarfile.SYMTYPE, "/tmp"),
+    member("cifar-10-batches-bin/data_batch_1.bin", tarfile.LNKTYPE, "../../x"),
+    member("cifar-10-batches-bin/null", tarfile.CHRTYPE),
+    member("cifar-10-batches-bin/disk", tarfile.BLKTYPE),
+    member("cifar-10-batches-bin/pipe", tarfile.FIFOTYPE),
+    member("cifar-10-batches-bin/holes", tarfile.GNUTYPE_SPARSE),
+], ids=["parent", "inner parent", "absolute", "symlink", "folder link", "hardlink",
+        "device", "disk", "pipe", "sparse"])
 def test_tar_member_that_is_refused(tmp_path, info):
-    path = tmp_path / 'a.tar.gz'
-    write_tar(path, cifar_files('bin', BATCHES), info)
+    path = tmp_path / "a.tar.gz"
+    write_tar(path, cifar_files("bin", BATCHES), info)
     refused(official.read_cifar10_archive, path, repr(info.name))
-    with pytest.raises(InputError, match='not used'):
-        data.load(data_config(name='cifar10', dir=str(tmp_path)), 0)
-    assert not os.path.exists('/tmp/pwned')
+    with pytest.raises(InputError, match="not used"):
+        data.load(data_config(name="cifar10", dir=str(tmp_path)), 0)
+    assert not os.path.exists("/tmp/pwned")
 
 
 def test_tar_bombs(tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, 'MAX_MEMBER_BYTES', 50_000)
-    path = tmp_path / 'a.tar.gz'
-    write_tar(path, {'cifar-10-batches-bin/x': bytes(50_001)})
-    refused(official.read_cifar10_archive, path, '50,001')
-    monkeypatch.setattr(formats, 'MAX_ARCHIVE_BYTES', 100_000)
-    write_tar(path, {f'cifar-10-batches-bin/{n}': bytes(40_000) for n in range(4)})
-    refused(official.read_cifar10_archive, path, '100,000')
+    monkeypatch.setattr(formats, "MAX_MEMBER_BYTES", 50_000)
+    path = tmp_path / "a.tar.gz"
+    write_tar(path, {"cifar-10-batches-bin/x": bytes(50_001)})
+    refused(official.read_cifar10_archive, path, "50,001")
+    monkeypatch.setattr(formats, "MAX_ARCHIVE_BYTES", 100_000)
+    write_tar(path, {f"cifar-10-batches-bin/{n}": bytes(40_000) for n in range(4)})
+    refused(official.read_cifar10_archive, path, "100,000")
 
 
 def test_tar_that_hides_its_size_in_a_header(tmp_path, monkeypatch):
     # tarfile reads an extended header whole, before the member can be judged.
-    monkeypatch.setattr(formats, 'MAX_ARCHIVE_BYTES', 10**6)
-    path = tmp_path / 'a.tar.gz'
-    block = member('x', tarfile.GNUTYPE_LONGNAME, size=2**33).tobuf(tarfile.GNU_FORMAT)
+    monkeypatch.setattr(formats, "MAX_ARCHIVE_BYTES", 10**6)
+    path = tmp_path / "a.tar.gz"
+    block = member("x", tarfile.GNUTYPE_LONGNAME, size=2**33).tobuf(tarfile.GNU_FORMAT)
     path.write_bytes(gzip.compress(block + bytes(5_000_000)))
-    refused(official.read_cifar10_archive, path, '1,000,000')
+    refused(official.read_cifar10_archive, path, "1,000,000")
 
 
-@pytest.mark.parametrize('change', ['cut', 'not tar', 'not gzip', 'empty tar', 'empty'])
+@pytest.mark.parametrize("change", ["cut", "not tar", "not gzip", "empty tar", "empty"])
 def test_bad_archive(tmp_path, change):
-    path = tmp_path / 'a.tar.gz'
-    write_tar(path, {} if change == 'empty tar' else cifar_files('bin', BATCHES))
+    path = tmp_path / "a.tar.gz"
+    write_tar(path, {} if change == "empty tar" else cifar_files("bin", BATCHES))
     content = path.read_bytes()
     path.write_bytes({
-        'cut': content[:len(content) // 2], 'not tar': gzip.compress(b'x' * 5000),
-        'not gzip': b'x' * 5000, 'empty tar': content, 'empty': b''}[change])
+        "cut": content[:len(content) // 2], "not tar": gzip.compress(b"x" * 5000),
+        "not gzip": b"x" * 5000, "empty tar": content, "empty": b""}[change])
     refused(official.read_cifar10_archive, path)
 
 
 def test_archive_without_a_batch(tmp_path):
-    files = cifar_files('py', BATCHES)
-    del files['cifar-10-batches-py/data_batch_3']
-    write_tar(tmp_path / 'a.tar.gz', files)
-    refused(official.read_cifar10_archive, tmp_path / 'a.tar.gz', 'lacks data_batch_3')
+    files = cifar_files("py", BATCHES)
+    del files["cifar-10-batches-py/data_batch_3"]
+    write_tar(tmp_path / "a.tar.gz", files)
+    refused(official.read_cifar10_archive, tmp_path / "a.tar.gz", "lacks data_batch_3")
 
 
 def test_archive_with_a_label_over_9(tmp_path):
-    batches = BATCHES | {'data_batch_2': (PAIR[0], np.array([0, 10], np.uint8))}
-    write_tar(tmp_path / 'a.tar.gz', cifar_files('bin', batches))
-    refused(official.read_cifar10_archive, tmp_path / 'a.tar.gz', 'label 10')
+    batches = BATCHES | {"data_batch_2": (PAIR[0], np.array([0, 10], np.uint8))}
+    write_tar(tmp_path / "a.tar.gz", cifar_files("bin", batches))
+    refused(official.read_cifar10_archive, tmp_path / "a.tar.gz", "label 10")
 
 
 def test_hostile_pickle_in_an_archive_names_both(tmp_path):
-    files = cifar_files('py', BATCHES)
-    files['cifar-10-batches-py/data_batch_1'] = pickled(data=HOSTILE['os.system'])
-    write_tar(tmp_path / 'a.tar.gz', files)
-    refused(official.read_cifar10_archive, tmp_path / 'a.tar.gz', 'data_batch_1',
-            'system')
+    files = cifar_files("py", BATCHES)
+    files["cifar-10-batches-py/data_batch_1"] = pickled(data=HOSTILE["os.system"])
+    write_tar(tmp_path / "a.tar.gz", files)
+    refused(official.read_cifar10_archive, tmp_path / "a.tar.gz", "data_batch_1",
+            "system")
 
 
 def test_pictures_of_cifar10_are_not_taken_for_cifar10(tmp_path):
-    write_tar(tmp_path / 'jpeg.tar.gz', {'cifar-10-images/train/cat/0000.jpg': b'x'})
-    with pytest.raises(InputError, match='jpeg.tar.gz is something else.*folder'):
-        data.load(data_config(name='cifar10', dir=str(tmp_path)), 0)
+    write_tar(tmp_path / "jpeg.tar.gz", {"cifar-10-images/train/cat/0000.jpg": b"x"})
+    with pytest.raises(InputError, match="jpeg.tar.gz is something else.*folder"):
+        data.load(data_config(name="cifar10", dir=str(tmp_path)), 0)
 
 
 # Pictures
 
-def encoded(image, kind='PNG', **options) -> bytes:
+def encoded(image, kind="PNG", **options) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
@@ -324,45 +324,45 @@ def png_of_size(width, height) -> bytes:
     """A PNG that announces a size, with one row of data at most."""
     def chunk(kind, content):
         crc = zlib.crc32(kind + content)
-        return struct.pack('>I', len(content)) + kind + content + struct.pack('>I', crc)
-    header = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
-    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header)
-            + chunk(b'IDAT', zlib.compress(bytes(100))) + chunk(b'IEND', b''))
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+            + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b""))
 
 
 NOISE = Image.fromarray(
     np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))
-PNG, JPEG = encoded(NOISE), encoded(NOISE, 'JPEG')
+PNG, JPEG = encoded(NOISE), encoded(NOISE, "JPEG")
 
 
-@pytest.mark.parametrize('content', [
-    b'', b'not a picture', PNG[:20], PNG[:len(PNG) // 2], JPEG[:len(JPEG) // 2],
+@pytest.mark.parametrize("content", [
+    b"", b"not a picture", PNG[:20], PNG[:len(PNG) // 2], JPEG[:len(JPEG) // 2],
     JPEG[:20], PNG[:60] + bytes([PNG[60] ^ 1]) + PNG[61:], png_of_size(0, 5),
-    png_of_size(5, 0), b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n',
-    encoded(NOISE, 'PCX'), GZIPPED,
-], ids=['empty', 'text', 'PNG header', 'PNG half', 'JPEG half', 'JPEG header',
-        'PNG flipped bit', 'no width', 'no height', 'EPS', 'format not allowed',
-        'gzip'])
-@pytest.mark.parametrize('name', ['a.png', 'a.jpg'])
+    png_of_size(5, 0), b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    encoded(NOISE, "PCX"), GZIPPED,
+], ids=["empty", "text", "PNG header", "PNG half", "JPEG half", "JPEG header",
+        "PNG flipped bit", "no width", "no height", "EPS", "format not allowed",
+        "gzip"])
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
 def test_bad_picture(tmp_path, content, name):
-    refused(read_image, write(tmp_path, name, content), 'cannot be read as a picture')
+    refused(read_image, write(tmp_path, name, content), "cannot be read as a picture")
 
 
 # As images.py sets it; pytest resets the filters for each test.
-@pytest.mark.filterwarnings('error::PIL.Image.DecompressionBombWarning')
-@pytest.mark.parametrize('width, height', [
+@pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("width, height", [
     (8001, 8000), (10_000, 10_000), (30_000, 30_000), (2**31 - 1, 2**31 - 1)])
 def test_picture_over_the_limit_is_not_decoded(tmp_path, width, height):
     assert images.MAX_PIXELS == 8000 * 8000
-    path = write(tmp_path, 'a.png', png_of_size(width, height))
-    refused(read_image, path, '64,000,000')
+    path = write(tmp_path, "a.png", png_of_size(width, height))
+    refused(read_image, path, "64,000,000")
 
 
 def test_picture_with_32_bit_values(tmp_path):
-    path = write(tmp_path, 'a.tif', encoded(Image.new('F', (2, 2)), 'TIFF'))
-    refused(read_image, path, '32-bit')
+    path = write(tmp_path, "a.tif", encoded(Image.new("F", (2, 2)), "TIFF"))
+    refused(read_image, path, "32-bit")
 
 
 def test_picture_that_is_missing_or_a_folder(tmp_path):
-    refused(read_image, tmp_path / 'a.png', 'does not exist')
-    refused(read_image, tmp_path, 'cannot be read')
+    refused(read_image, tmp_path / "a.png", "does not exist")
+    refused(read_image, tmp_path, "cannot be read")

@@ -98,5 +98,6 @@ def test_test_command_is_what_ci_runs():
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_named_files_exist(name):
     text = (ROOT / name).read_text()
-    for path in re.findall(r"(?:configs|experiments|tests|cnn_jax)/[a-z0-9_/]+\.py", text):
+    files = r"(?:configs|experiments|tests|cnn_jax)/[a-z0-9_/]+\.py"
+    for path in re.findall(files, text):
         assert (ROOT / path).exists(), path

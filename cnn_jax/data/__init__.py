@@ -13,16 +13,16 @@ from cnn_jax.errors import InputError
 
 # Name -> function from the `data` config to a `Stored` set.
 SOURCES = {
-    'digits': sources.digits,
-    'mnist': sources.official_set,
-    'fashion_mnist': sources.official_set,
-    'cifar10': sources.official_set,
-    'folder': folders.class_folders,
+    "digits": sources.digits,
+    "mnist": sources.official_set,
+    "fashion_mnist": sources.official_set,
+    "cifar10": sources.official_set,
+    "folder": folders.class_folders,
 }
-SPLITS = ('stratified', 'first', 'last')
+SPLITS = ("stratified", "first", "last")
 MAX_SIDE = 4096  # pixels
 # NAME, NAME/config, NAME:1.2.3; no name spaces, which tfds would look up online.
-_TFDS_NAME = r'tfds:[A-Za-z]\w*(/[\w.=,+-]+)?(:[\d.*]+)?'
+_TFDS_NAME = r"tfds:[A-Za-z]\w*(/[\w.=,+-]+)?(:[\d.*]+)?"
 
 
 def load(config, seed: int) -> Dataset:
@@ -37,7 +37,7 @@ def load(config, seed: int) -> Dataset:
             missing, damaged or not what they are named.
     """
     check(config)
-    if config.name.startswith('tfds:'):
+    if config.name.startswith("tfds:"):
         # Imported here: tensorflow-datasets takes a second to import.
         from cnn_jax.data import builders
         stored = builders.catalogue(config)
@@ -49,12 +49,12 @@ def load(config, seed: int) -> Dataset:
         for part, examples in stored.parts.items()}
     train, validation, test = split(stored._replace(parts=parts), config, seed)
     height, width, channels = train.images.shape[1:]
-    counts = (f'train {len(train.labels):,}, validation {len(validation.labels):,}, '
-              f'test {len(test.labels):,}')
+    counts = (f"train {len(train.labels):,}, validation {len(validation.labels):,}, "
+              f"test {len(test.labels):,}")
     if config.limit:
-        counts += f' (training limited to {config.limit:,} by data.limit)'
-    source = (f'{config.name}: {stored.origin}; {counts}; {height} x {width} x '
-              f'{channels}, {len(stored.class_names)} classes')
+        counts += f" (training limited to {config.limit:,} by data.limit)"
+    source = (f"{config.name}: {stored.origin}; {counts}; {height} x {width} x "
+              f"{channels}, {len(stored.class_names)} classes")
     return Dataset(config.name, train, validation, test, stored.class_names, source)
 
 
@@ -64,31 +64,31 @@ def check(config) -> None:
     if name not in SOURCES and not re.fullmatch(_TFDS_NAME, name):
         raise InputError(
             f'data.name is {name!r}; known are {", ".join(SOURCES)} and tfds:NAME with '
-            'a name from the tensorflow-datasets catalogue')
-    if name == 'folder' and not config.dir:
+            "a name from the tensorflow-datasets catalogue")
+    if name == "folder" and not config.dir:
         raise InputError(
-            'data.name is folder but data.dir is empty; name the folder in data.dir')
+            "data.name is folder but data.dir is empty; name the folder in data.dir")
     size = tuple(config.image_size)
     if len(size) != 2 or not (size == (0, 0) or all(1 <= n <= MAX_SIDE for n in size)):
         raise InputError(
-            f'data.image_size is {size}; give (height, width) of 1 to {MAX_SIDE} '
-            'pixels, or (0, 0) for the stored size')
+            f"data.image_size is {size}; give (height, width) of 1 to {MAX_SIDE} "
+            "pixels, or (0, 0) for the stored size")
     if config.channels not in (0, 1, 3):
         raise InputError(
-            f'data.channels is {config.channels}; allowed are 1 (grey), 3 (colour) and '
-            '0 (as stored)')
+            f"data.channels is {config.channels}; allowed are 1 (grey), 3 (colour) and "
+            "0 (as stored)")
     count = config.validation
     if not (0 <= count < 1 or (math.isfinite(count) and count == int(count) >= 1)):
         raise InputError(
-            f'data.validation is {count}; allowed are 0 (no validation part), a '
-            'fraction below 1, or a whole number of images')
+            f"data.validation is {count}; allowed are 0 (no validation part), a "
+            "fraction below 1, or a whole number of images")
     if config.split not in SPLITS:
         raise InputError(
             f'data.split is {config.split!r}; allowed are {", ".join(SPLITS)}')
     if not 0 <= config.test < 1:
         raise InputError(
-            f'data.test is {config.test}; allowed is a fraction from 0 (no test part) '
-            'to below 1')
+            f"data.test is {config.test}; allowed is a fraction from 0 (no test part) "
+            "to below 1")
     if config.limit < 0:
         raise InputError(
-            f'data.limit is {config.limit}; allowed are 0 (all) and positive numbers')
+            f"data.limit is {config.limit}; allowed are 0 (all) and positive numbers")

@@ -23,20 +23,20 @@ _BLOCK = 1024  # examples that are read at a time
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """One official set; a subclass gives its name, shape and page."""
 
-    VERSION = tfds.core.Version('1.0.0')
-    SET = ''
+    VERSION = tfds.core.Version("1.0.0")
+    SET = ""
     SHAPE = ()
-    HOMEPAGE = ''
+    HOMEPAGE = ""
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description=f'{self.SET} as raw arrays in the official order.',
+            description=f"{self.SET} as raw arrays in the official order.",
             features=tfds.features.FeaturesDict({
-                'image': tfds.features.Tensor(shape=self.SHAPE, dtype=np.uint8),
-                'label': tfds.features.ClassLabel(names=official.CLASS_NAMES[self.SET]),
+                "image": tfds.features.Tensor(shape=self.SHAPE, dtype=np.uint8),
+                "label": tfds.features.ClassLabel(names=official.CLASS_NAMES[self.SET]),
             }),
-            supervised_keys=('image', 'label'),
+            supervised_keys=("image", "label"),
             homepage=self.HOMEPAGE,
             disable_shuffling=True)
 
@@ -56,31 +56,31 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, examples: Examples):
         for index, (image, label) in enumerate(zip(*examples)):
-            yield index, {'image': image, 'label': int(label)}
+            yield index, {"image": image, "label": int(label)}
 
 
 class CnnJaxMnist(_Builder, skip_registration=True):
     """MNIST, 60,000 + 10,000 grey images."""
 
-    SET = 'mnist'
+    SET = "mnist"
     SHAPE = (28, 28, 1)
-    HOMEPAGE = 'http://yann.lecun.com/exdb/mnist/'
+    HOMEPAGE = "http://yann.lecun.com/exdb/mnist/"
 
 
 class CnnJaxFashionMnist(_Builder, skip_registration=True):
     """Fashion-MNIST, 60,000 + 10,000 grey images."""
 
-    SET = 'fashion_mnist'
+    SET = "fashion_mnist"
     SHAPE = (28, 28, 1)
-    HOMEPAGE = 'https://github.com/zalandoresearch/fashion-mnist'
+    HOMEPAGE = "https://github.com/zalandoresearch/fashion-mnist"
 
 
 class CnnJaxCifar10(_Builder, skip_registration=True):
     """CIFAR-10, 50,000 + 10,000 colour images."""
 
-    SET = 'cifar10'
+    SET = "cifar10"
     SHAPE = (32, 32, 3)
-    HOMEPAGE = 'https://www.cs.toronto.edu/~kriz/cifar.html'
+    HOMEPAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
 BUILDERS = {
@@ -89,7 +89,7 @@ BUILDERS = {
 
 def data_dir() -> Path:
     """Where prepared sets are kept: `TFDS_DATA_DIR`, else ~/tensorflow_datasets."""
-    folder = os.environ.get('TFDS_DATA_DIR') or os.path.join('~', 'tensorflow_datasets')
+    folder = os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
     return Path(folder).expanduser()
 
 
@@ -109,39 +109,40 @@ def prepared(name: str, wanted: str) -> Stored:
     """
     root = data_dir()
     try:
-        builder = BUILDERS[name](data_dir=root, file_format='array_record')
+        builder = BUILDERS[name](data_dir=root, file_format="array_record")
     except Exception as error:  # a damaged dataset_info.json
         raise InputError(
-            f'the prepared copy in {root / BUILDERS[name].name} cannot be read '
-            f'({_first_line(error)}); delete that folder and run again') from error
+            f"the prepared copy in {root / BUILDERS[name].name} cannot be read "
+            f"({_first_line(error)}); delete that folder and run again") from error
     try:
         if not _is_prepared(builder):
             root.mkdir(parents=True, exist_ok=True)
             # One process prepares, the others of a run wait for it.
-            with filelock.FileLock(root / f'{builder.name}.lock'):
+            with filelock.FileLock(root / f"{builder.name}.lock"):
                 if not _is_prepared(builder):
                     _prepare(builder, root, wanted)
     except OSError as error:
         raise InputError(
-            f'{name} cannot be prepared in {root} ({_first_line(error)}); set '
-            'TFDS_DATA_DIR to a folder that can be written, or put the official files '
-            f'into {wanted}') from error
+            f"{name} cannot be prepared in {root} ({_first_line(error)}); set "
+            "TFDS_DATA_DIR to a folder that can be written, or put the official files "
+            f"into {wanted}") from error
     stored = _read(builder, (0, 0), 0)
     return stored._replace(
-        origin=f'{stored.origin}, made from files with checked size and sha256')
+        origin=f"{stored.origin}, made from files with checked size and sha256")
 
 
 def _prepare(builder, root: Path, wanted: str) -> None:
     """Fetches the files to where tfds looks for files that a user brought."""
-    folder = root / 'downloads' / 'manual' / builder.name
+    folder = root / "downloads" / "manual" / builder.name
     for file in official.FILES[builder.SET]:
         try:
             download.fetch(file, folder)
         except download.Unreachable as error:
             raise InputError(
-                f'{builder.SET} is not on this machine and cannot be downloaded '
-                f'({error}); put the official files into {wanted}, or name their '
-                'folder in data.dir, or train on the embedded set with data.name=digits'
+                f"{builder.SET} is not in {builder.data_path} and cannot be downloaded "
+                f"({error}): put the official files into {wanted}, or name their "
+                "folder with --config.data.dir, or train on the embedded digits with "
+                "--config.data.name=digits"
             ) from error
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(
         manual_dir=folder, force_checksums_validation=True, try_download_gcs=False))
@@ -154,20 +155,20 @@ def catalogue(config) -> Stored:
         InputError: a set that is not in the catalogue, is not prepared in a format
             that can be read without TensorFlow, or has no image and label.
     """
-    name = config.name.removeprefix('tfds:')
+    name = config.name.removeprefix("tfds:")
     root = Path(config.dir).expanduser() if config.dir else data_dir()
     try:
         builder = tfds.builder(name, data_dir=root)
     except Exception as error:  # tfds asserts, and imports the builder's own needs
         raise InputError(
-            f'data.name is {config.name!r}, which tensorflow-datasets '
-            f'{tfds.__version__} cannot find in its catalogue or in {root} '
-            f'({_first_line(error)}); see tensorflow.org/datasets/catalog') from error
-    known = ('array_record', 'parquet')
+            f"data.name is {config.name!r}, which tensorflow-datasets "
+            f"{tfds.__version__} cannot find in its catalogue or in {root} "
+            f"({_first_line(error)}); see tensorflow.org/datasets/catalog") from error
+    known = ("array_record", "parquet")
     if not _is_prepared(builder) or builder.info.file_format.value not in known:
         raise InputError(
-            f'{config.name} is not prepared as array_record in {root}; most sets need '
-            'TensorFlow to be prepared, though not to be read: where it is installed, '
+            f"{config.name} is not prepared as array_record in {root}; most sets need "
+            "TensorFlow to be prepared, though not to be read: where it is installed, "
             'run python -c "import tensorflow_datasets as tfds; '
             f"tfds.builder('{name}', data_dir='{root}', file_format='array_record')"
             f'.download_and_prepare()" and copy {root / builder.name} to this machine')
@@ -176,7 +177,7 @@ def catalogue(config) -> Stored:
 
 def _is_prepared(builder) -> bool:
     """As `builder.is_prepared()`, which warns where the answer is no."""
-    return Path(builder.data_path, 'dataset_info.json').is_file()
+    return Path(builder.data_path, "dataset_info.json").is_file()
 
 
 def _first_line(error: Exception) -> str:
@@ -186,27 +187,27 @@ def _first_line(error: Exception) -> str:
 def _read(builder, size, channels) -> Stored:
     """All examples of the train, validation and test splits of a prepared set."""
     features = builder.info.features
-    if not {'image', 'label'} <= set(features) or not isinstance(
-            features['label'], tfds.features.ClassLabel):
+    if not {"image", "label"} <= set(features) or not isinstance(
+            features["label"], tfds.features.ClassLabel):
         raise InputError(
             f'{builder.name} has the features {", ".join(features)}; classification '
             "needs 'image' and a class 'label'")
-    splits = [name for name in ('train', 'validation', 'test')
+    splits = [name for name in ("train", "validation", "test")
               if name in builder.info.splits]
-    if 'train' not in splits:
+    if "train" not in splits:
         raise InputError(
             f'{builder.name} has the splits {", ".join(builder.info.splits)}; a train '
-            'split is needed')
+            "split is needed")
     try:
         parts = {name: _read_split(builder, name, size, channels) for name in splits}
     except InputError:
         raise
     except Exception as error:  # array_record raises RuntimeError and others
         raise InputError(
-            f'the prepared copy in {builder.data_path} cannot be read '
-            f'({_first_line(error)}); delete that folder and run again') from error
-    return Stored(parts, tuple(features['label'].names),
-                  f'tensorflow-datasets copy in {builder.data_path}')
+            f"the prepared copy in {builder.data_path} cannot be read "
+            f"({_first_line(error)}); delete that folder and run again") from error
+    return Stored(parts, tuple(features["label"].names),
+                  f"tensorflow-datasets copy in {builder.data_path}")
 
 
 def _read_split(builder, name, size, channels) -> Examples:
@@ -214,26 +215,26 @@ def _read_split(builder, name, size, channels) -> Examples:
     count = builder.info.splits[name].num_examples
     if len(source) != count or not count:
         raise InputError(
-            f'the prepared copy in {builder.data_path} holds {len(source):,} {name} '
-            f'examples instead of {count:,}; delete that folder and run again')
+            f"the prepared copy in {builder.data_path} holds {len(source):,} {name} "
+            f"examples instead of {count:,}; delete that folder and run again")
     images, labels = None, np.empty(count, np.int32)
     for start in range(0, count, _BLOCK):
         block = source.__getitems__(range(start, min(start + _BLOCK, count)))
         for index, example in enumerate(block, start):
-            image = _image(builder, example['image'], size, channels)
+            image = _image(builder, example["image"], size, channels)
             if images is None:
                 images = np.empty((count, *image.shape), np.uint8)
             if image.shape != images.shape[1:]:
                 raise InputError(
-                    f'{builder.name} has images of shape {image.shape} and '
-                    f'{images.shape[1:]}; set data.image_size and data.channels')
-            images[index], labels[index] = image, example['label']
+                    f"{builder.name} has images of shape {image.shape} and "
+                    f"{images.shape[1:]}; set data.image_size and data.channels")
+            images[index], labels[index] = image, example["label"]
     return Examples(images, labels)
 
 
 def _image(builder, image, size, channels) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise InputError(
-            f'{builder.name} has images of {image.dtype}{list(image.shape)}; uint8 '
-            'images with 1 or 3 channels can be used')
+            f"{builder.name} has images of {image.dtype}{list(image.shape)}; uint8 "
+            "images with 1 or 3 channels can be used")
     return convert_images(image[None], size, channels)[0]

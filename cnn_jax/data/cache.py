@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 
-CACHE_VARIABLE = 'CNN_JAX_CACHE'
+CACHE_VARIABLE = "CNN_JAX_CACHE"
 # Raise it when read_image or the order of the files changes.
 _VERSION = 1
 
@@ -28,17 +28,17 @@ def cache_path(files: list[Path], size: tuple[int, int], channels: int) -> Path:
     key = hashlib.sha256(repr((_VERSION, PIL.__version__, size, channels)).encode())
     for path in files:
         stat = path.stat()
-        key.update(f'\n{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}'.encode())
-    folder = os.environ.get(CACHE_VARIABLE) or os.path.join('~', '.cache', 'cnn_jax')
+        key.update(f"\n{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode())
+    folder = os.environ.get(CACHE_VARIABLE) or os.path.join("~", ".cache", "cnn_jax")
     folder = Path(os.path.expanduser(folder))
-    return folder / f'images-{key.hexdigest()[:32]}.npz'
+    return folder / f"images-{key.hexdigest()[:32]}.npz"
 
 
 def read(path: Path, count: int) -> np.ndarray | None:
     """The cached images, uint8 [count, H, W, C]; None if absent or damaged."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            images = archive['images']
+            images = archive["images"]
     except (OSError, EOFError, KeyError, ValueError, MemoryError, zipfile.BadZipFile,
             zlib.error):
         return None
@@ -52,12 +52,12 @@ def write(path: Path, images: np.ndarray) -> str:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
-                dir=path.parent, prefix='.images-', delete=False) as file:
+                dir=path.parent, prefix=".images-", delete=False) as file:
             temporary = file.name
             np.savez(file, images=images)
         os.replace(temporary, path)
     except OSError as error:  # the run goes on, only the next one decodes again
         if temporary:
             Path(temporary).unlink(missing_ok=True)
-        return f'could not be cached ({error})'
-    return f'cached as {path}'
+        return f"could not be cached ({error})"
+    return f"cached as {path}"

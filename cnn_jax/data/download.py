@@ -33,16 +33,16 @@ def fetch(file: official.OfficialFile, folder: Path) -> Path:
         official.check_file(path, file)
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    logging.info('Downloading %s (%.1f MB)', file.url, file.size / 1e6)
+    logging.info("Downloading %s (%.1f MB)", file.url, file.size / 1e6)
     with tempfile.NamedTemporaryFile(
-            dir=folder, prefix=f'.{file.name}.', delete=False) as part:
+            dir=folder, prefix=f".{file.name}.", delete=False) as part:
         try:
             size, sha256 = _receive(file, part)
             if (size, sha256) != (file.size, file.sha256):
-                got = f'over {file.size:,}' if size > file.size else f'{size:,}'
+                got = f"over {file.size:,}" if size > file.size else f"{size:,}"
                 raise InputError(
-                    f'{file.url} gave {got} bytes with sha256 {sha256} instead of '
-                    f'{file.size:,} with {file.sha256}; they are not kept, try later')
+                    f"{file.url} gave {got} bytes with sha256 {sha256} instead of "
+                    f"{file.size:,} with {file.sha256}; they are not kept, try later")
             os.replace(part.name, path)
         except BaseException:
             Path(part.name).unlink(missing_ok=True)
@@ -56,7 +56,7 @@ def _receive(file: official.OfficialFile, into) -> tuple[int, str]:
     try:
         # identity: the bytes of a .gz file as they are, not unpacked on the way.
         with requests.get(file.url, stream=True, timeout=TIMEOUT_SECONDS,
-                          headers={'Accept-Encoding': 'identity'}) as answer:
+                          headers={"Accept-Encoding": "identity"}) as answer:
             answer.raise_for_status()
             for piece in answer.iter_content(_CHUNK):
                 into.write(piece)
@@ -65,7 +65,7 @@ def _receive(file: official.OfficialFile, into) -> tuple[int, str]:
                 if size > file.size:
                     break
     except requests.RequestException as error:
-        raise Unreachable(f'{file.url}: {_reason(error)}') from error
+        raise Unreachable(f"{file.url}: {_reason(error)}") from error
     into.flush()
     return size, sha256.hexdigest()
 
@@ -73,7 +73,7 @@ def _receive(file: official.OfficialFile, into) -> tuple[int, str]:
 def _reason(error: requests.RequestException) -> str:
     """One line; requests wraps the reason that the system gave."""
     if error.response is not None:
-        return f'HTTP status {error.response.status_code}'
+        return f"HTTP status {error.response.status_code}"
     if isinstance(error, requests.Timeout):
-        return f'no answer in {TIMEOUT_SECONDS} s'
-    return f'no connection, or it broke off ({type(error).__name__})'
+        return f"no answer in {TIMEOUT_SECONDS} s"
+    return f"no connection, or it broke off ({type(error).__name__})"

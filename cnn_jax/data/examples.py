@@ -16,7 +16,7 @@ class Examples(NamedTuple):
     images: np.ndarray  # uint8 [N, H, W, C]
     labels: np.ndarray  # int32 [N]
 
-    def take(self, index) -> 'Examples':
+    def take(self, index) -> "Examples":
         """The examples at `index` (a slice or an int array), in that order."""
         return Examples(self.images[index], self.labels[index])
 
@@ -54,23 +54,23 @@ def split(stored: Stored, config, seed: int) -> tuple[Examples, Examples, Exampl
         config: the `data` config.
         seed: of the stratified cuts, 0 <= seed < 2**32.
     """
-    train, parts = stored.parts['train'], stored.parts
+    train, parts = stored.parts["train"], stored.parts
     empty = train.take(slice(0))
-    if 'test' in parts:
-        test = parts['test']
+    if "test" in parts:
+        test = parts["test"]
     elif config.test:
         count = int(round(config.test * len(train.labels)))
-        train, test = _cut(train, count, 'stratified', seed, 'data.test')
+        train, test = _cut(train, count, "stratified", seed, "data.test")
     else:
         test = empty
-    if 'validation' in parts:
-        validation = parts['validation']
+    if "validation" in parts:
+        validation = parts["validation"]
     elif config.validation:
         count = config.validation
         if count < 1:
             count *= len(train.labels)
         train, validation = _cut(
-            train, int(round(count)), config.split, seed, 'data.validation')
+            train, int(round(count)), config.split, seed, "data.validation")
     else:
         validation = empty
     return train.take(slice(config.limit or None)), validation, test
@@ -81,11 +81,11 @@ def _cut(examples, count, how, seed, field) -> tuple[Examples, Examples]:
     total = len(examples.labels)
     if not 0 < count < total:
         raise InputError(
-            f'{field} asks for {count:,} of {total:,} training images: it must leave '
-            f'at least 1 on each side; change {field}')
-    if how == 'first':
+            f"{field} asks for {count:,} of {total:,} training images: it must leave "
+            f"at least 1 on each side; change {field}")
+    if how == "first":
         return examples.take(slice(count, None)), examples.take(slice(count))
-    if how == 'last':
+    if how == "last":
         return (examples.take(slice(total - count)),
                 examples.take(slice(total - count, None)))
     # Imported here: scikit-learn takes a second to import.
@@ -96,7 +96,7 @@ def _cut(examples, count, how, seed, field) -> tuple[Examples, Examples]:
             stratify=examples.labels)
     except ValueError as error:
         raise InputError(
-            f'{field} asks for a stratified cut of {count:,} of {total:,} images, '
-            f'which cannot be made ({error}); change {field}, or data.split to first '
-            'or last') from error
+            f"{field} asks for a stratified cut of {count:,} of {total:,} images, "
+            f"which cannot be made ({error}); change {field}, or data.split to first "
+            "or last") from error
     return examples.take(np.sort(rest)), examples.take(np.sort(chosen))

@@ -18,9 +18,9 @@ from cnn_jax.data.images import EXTENSIONS, is_image, read_image
 from cnn_jax.errors import InputError
 
 PART_NAMES = {
-    'train': 'train', 'training': 'train',
-    'validation': 'validation', 'valid': 'validation', 'val': 'validation',
-    'test': 'test', 'testing': 'test',
+    "train": "train", "training": "train",
+    "validation": "validation", "valid": "validation", "val": "validation",
+    "test": "test", "testing": "test",
 }
 
 
@@ -37,8 +37,8 @@ def class_folders(config) -> Stored:
     root = Path(config.dir).expanduser()
     if not root.is_dir():
         raise InputError(
-            f'data.dir is {config.dir!r}, which is not a folder; name the folder that '
-            'holds the class folders')
+            f"data.dir is {config.dir!r}, which is not a folder; name the folder that "
+            "holds the class folders")
     parts = {part: _classes(folder) for part, folder in _part_folders(root).items()}
     classes = _class_list(root, parts)
     listed = {part: _alternate(found, classes) for part, found in parts.items()}
@@ -50,7 +50,7 @@ def class_folders(config) -> Stored:
         stored[part] = Examples(images[start:start + len(labels)], labels)
         start += len(labels)
     return Stored(stored, _class_names(root, classes),
-                  f'{len(files):,} pictures in {root}, {how}')
+                  f"{len(files):,} pictures in {root}, {how}")
 
 
 def _part_folders(root: Path) -> dict[str, Path]:
@@ -63,48 +63,48 @@ def _part_folders(root: Path) -> dict[str, Path]:
             continue
         if part in found:
             raise InputError(
-                f'{root} has both {found[part].name} and {folder.name} for the {part} '
-                'part; keep one')
+                f"{root} has both {found[part].name} and {folder.name} for the {part} "
+                "part; keep one")
         inner = _subfolders(folder)
         doubled = len(inner) == 1 and inner[0].name.lower() in PART_NAMES
         found[part] = inner[0] if doubled else folder
-    if found and 'train' not in found:
+    if found and "train" not in found:
         raise InputError(
             f'{root} has a {" and a ".join(found)} folder but none named train or '
-            'training; add it')
-    return found or {'train': root}
+            "training; add it")
+    return found or {"train": root}
 
 
 def _subfolders(folder: Path) -> list[Path]:
     """Sorted; without hidden ones and the resource forks that macOS leaves in zips."""
     return sorted(path for path in folder.iterdir() if path.is_dir()
-                  and not path.name.startswith('.') and path.name != '__MACOSX')
+                  and not path.name.startswith(".") and path.name != "__MACOSX")
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
     """Class folder name -> its pictures, in it and below, sorted."""
-    return {sub.name: sorted(path for path in sub.rglob('*') if is_image(path))
+    return {sub.name: sorted(path for path in sub.rglob("*") if is_image(path))
             for sub in _subfolders(folder)}
 
 
 def _class_list(root: Path, parts) -> list[str]:
     """Sorted names of the class folders of the training part."""
-    classes = sorted(parts['train'])
+    classes = sorted(parts["train"])
     if len(classes) < 2:
         raise InputError(
-            f'{root} has {len(classes)} class folders for training; at least 2 are '
-            'needed, each with the pictures of one class')
+            f"{root} has {len(classes)} class folders for training; at least 2 are "
+            "needed, each with the pictures of one class")
     for name in classes:
-        if not parts['train'][name]:
+        if not parts["train"][name]:
             raise InputError(
-                f'{root} has no picture in the class folder {name}; add pictures '
+                f"{root} has no picture in the class folder {name}; add pictures "
                 f'({", ".join(EXTENSIONS)}) or remove it')
     for part, found in parts.items():
         unknown = sorted(set(found) - set(classes))
         if unknown:
             raise InputError(
-                f'{root} has the class {unknown[0]!r} in its {part} part but not in '
-                'training; every class must be in training')
+                f"{root} has the class {unknown[0]!r} in its {part} part but not in "
+                "training; every class must be in training")
     return classes
 
 
@@ -120,7 +120,7 @@ def _decode_cached(files, size, channels) -> tuple[np.ndarray, str]:
     path = cache.cache_path(files, size, channels)
     images = cache.read(path, len(files))
     if images is not None:
-        return images, f'decoded earlier, read from {path}'
+        return images, f"decoded earlier, read from {path}"
     images = _decode(files, size, channels)
     return images, cache.write(path, images)
 
@@ -133,8 +133,8 @@ def _decode(files, size, channels) -> np.ndarray:
         image = read_image(files[index], size, channels)
         if image.shape != first.shape:
             raise InputError(
-                f'{files[index]} is {_shape(image)} but {files[0]} is {_shape(first)}; '
-                'set data.image_size and data.channels so that all become alike')
+                f"{files[index]} is {_shape(image)} but {files[0]} is {_shape(first)}; "
+                "set data.image_size and data.channels so that all become alike")
         images[index] = image
 
     # Pillow decodes and resizes without the interpreter lock.
@@ -149,16 +149,16 @@ def _decode(files, size, channels) -> np.ndarray:
 
 
 def _shape(image: np.ndarray) -> str:
-    return ' x '.join(str(n) for n in image.shape)
+    return " x ".join(str(n) for n in image.shape)
 
 
 def _class_names(root: Path, classes: list[str]) -> tuple[str, ...]:
     """Common names from a table as in Kaggle's monkey_labels.txt, else folder names."""
-    for path in sorted(root.glob('*labels.txt')):
-        with path.open(encoding='utf-8', errors='replace', newline='') as file:
+    for path in sorted(root.glob("*labels.txt")):
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
             rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
-        if rows and 'Label' in rows[0] and 'Common Name' in rows[0]:
-            label, common = rows[0].index('Label'), rows[0].index('Common Name')
+        if rows and "Label" in rows[0] and "Common Name" in rows[0]:
+            label, common = rows[0].index("Label"), rows[0].index("Common Name")
             names = {row[label]: row[common] for row in rows[1:]
                      if len(row) > max(label, common)}
             if set(classes) <= set(names):

@@ -34,11 +34,11 @@ _CHUNK = 2**20
 def _gunzip(path: Path) -> Iterator[gzip.GzipFile]:
     """Opens a gzip file; damage found while reading becomes an `InputError`."""
     try:
-        with gzip.open(path, 'rb') as stream:
+        with gzip.open(path, "rb") as stream:
             yield stream
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(
-            f'{path} cannot be read as gzip ({error}); fetch it again') from error
+            f"{path} cannot be read as gzip ({error}); fetch it again") from error
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -52,26 +52,26 @@ def read_idx(path: Path) -> np.ndarray:
             more than `MAX_IDX_BYTES`, or damaged gzip data.
     """
     with _gunzip(path) as stream:
-        magic = int.from_bytes(stream.read(4), 'big')
+        magic = int.from_bytes(stream.read(4), "big")
         if magic not in (IDX_LABELS, IDX_IMAGES):
             raise InputError(
-                f'{path} starts with the number {magic}; an idx file of labels starts '
-                f'with {IDX_LABELS}, one of images with {IDX_IMAGES}')
+                f"{path} starts with the number {magic}; an idx file of labels starts "
+                f"with {IDX_LABELS}, one of images with {IDX_IMAGES}")
         axes = 3 if magic == IDX_IMAGES else 1
         header = stream.read(4 * axes)
         if len(header) < 4 * axes:
-            raise InputError(f'{path} ends inside its header; fetch it again')
-        shape = tuple(int(n) for n in np.frombuffer(header, '>u4'))
+            raise InputError(f"{path} ends inside its header; fetch it again")
+        shape = tuple(int(n) for n in np.frombuffer(header, ">u4"))
         size = int(np.prod(shape, dtype=object))
         if size > MAX_IDX_BYTES:
             raise InputError(
-                f'{path} announces shape {shape}, {size:,} bytes; at most '
-                f'{MAX_IDX_BYTES:,} are read')
+                f"{path} announces shape {shape}, {size:,} bytes; at most "
+                f"{MAX_IDX_BYTES:,} are read")
         data = _read_at_most(stream, size + 1)
     if len(data) != size:
-        held = 'more' if len(data) > size else f'{len(data):,}'
+        held = "more" if len(data) > size else f"{len(data):,}"
         raise InputError(
-            f'{path} announces shape {shape}, {size:,} bytes, but holds {held}')
+            f"{path} announces shape {shape}, {size:,} bytes, but holds {held}")
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
@@ -94,8 +94,8 @@ class _Bounded:
         self._left -= len(data)
         if self._left < 0:
             raise InputError(
-                f'{self._path} unpacks to more than {MAX_ARCHIVE_BYTES:,} bytes; no '
-                'archive of CIFAR-10 does')
+                f"{self._path} unpacks to more than {MAX_ARCHIVE_BYTES:,} bytes; no "
+                "archive of CIFAR-10 does")
         return data
 
 
@@ -108,7 +108,7 @@ def tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
     """
     with _gunzip(path) as stream:
         try:
-            with tarfile.open(fileobj=_Bounded(stream, path), mode='r|') as archive:
+            with tarfile.open(fileobj=_Bounded(stream, path), mode="r|") as archive:
                 for member in archive:
                     _check_member(path, member)
                     if member.isreg():
@@ -116,7 +116,7 @@ def tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
                         yield str(PurePosixPath(member.name)), data
         except tarfile.TarError as error:
             raise InputError(
-                f'{path} cannot be read as a tar archive ({error}); fetch it again'
+                f"{path} cannot be read as a tar archive ({error}); fetch it again"
             ) from error
 
 
@@ -124,14 +124,14 @@ def _check_member(path: Path, member: tarfile.TarInfo) -> None:
     name = PurePosixPath(member.name)
     plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
     if not plain or member.issparse():
-        fault = 'which is a link, a device or a special file'
-    elif name.is_absolute() or '..' in name.parts:
-        fault = 'which points out of the archive'
+        fault = "which is a link, a device or a special file"
+    elif name.is_absolute() or ".." in name.parts:
+        fault = "which points out of the archive"
     elif member.size > MAX_MEMBER_BYTES:
-        fault = f'of {member.size:,} bytes, over the limit of {MAX_MEMBER_BYTES:,}'
+        fault = f"of {member.size:,} bytes, over the limit of {MAX_MEMBER_BYTES:,}"
     else:
         return
-    raise InputError(f'{path} holds {member.name!r}, {fault}; the archive is not used')
+    raise InputError(f"{path} holds {member.name!r}, {fault}; the archive is not used")
 
 
 def read_cifar_binary(data: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -143,8 +143,8 @@ def read_cifar_binary(data: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
     record = 1 + CIFAR_PIXELS
     if not data or len(data) % record:
         raise InputError(
-            f'{name} has {len(data):,} bytes; a CIFAR-10 batch has a multiple of '
-            f'{record:,}')
+            f"{name} has {len(data):,} bytes; a CIFAR-10 batch has a multiple of "
+            f"{record:,}")
     records = np.frombuffer(data, np.uint8).reshape(-1, record)
     return _cifar_images(records[:, 1:]), records[:, 0]
 
@@ -155,17 +155,17 @@ def read_cifar_python(data: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
     The pickle is read without calling anything that it names, see `_Unpickler`.
     """
     try:
-        batch = _Unpickler(io.BytesIO(data), encoding='bytes').load()
+        batch = _Unpickler(io.BytesIO(data), encoding="bytes").load()
         batch = {_bytes(key): value for key, value in batch.items()}
-        pixels, labels = _array(batch[b'data']), batch[b'labels']
+        pixels, labels = _array(batch[b"data"]), batch[b"labels"]
         if not (isinstance(labels, list) and len(labels) == len(pixels)
                 and all(type(n) is int and 0 <= n < 256 for n in labels)):
-            raise ValueError('labels must be one small int per image')
+            raise ValueError("labels must be one small int per image")
     except InputError as error:
-        raise InputError(f'{name} {error}') from error
+        raise InputError(f"{name} {error}") from error
     except Exception as error:  # hostile bytes make pickle raise almost anything
         raise InputError(
-            f'{name} is not a CIFAR-10 batch: {type(error).__name__}: {error}'
+            f"{name} is not a CIFAR-10 batch: {type(error).__name__}: {error}"
         ) from error
     return _cifar_images(pixels), np.array(labels, np.uint8)
 
@@ -201,18 +201,18 @@ class _Unpickler(pickle.Unpickler):
     """Knows the few names in a CIFAR-10 batch, as stand-ins; refuses all others."""
 
     _KNOWN = {
-        ('numpy.core.multiarray', '_reconstruct'): _Reconstruct,
-        ('numpy._core.multiarray', '_reconstruct'): _Reconstruct,
-        ('numpy', 'ndarray'): _Call,
-        ('numpy', 'dtype'): _Dtype,
-        ('_codecs', 'encode'): _Encode,
+        ("numpy.core.multiarray", "_reconstruct"): _Reconstruct,
+        ("numpy._core.multiarray", "_reconstruct"): _Reconstruct,
+        ("numpy", "ndarray"): _Call,
+        ("numpy", "dtype"): _Dtype,
+        ("_codecs", "encode"): _Encode,
     }
 
     def find_class(self, module, name):
         if (module, name) not in self._KNOWN:
             raise InputError(
-                f'is a pickle that would call {module}.{name}; a CIFAR-10 batch does '
-                'not, and the file is not used')
+                f"is a pickle that would call {module}.{name}; a CIFAR-10 batch does "
+                "not, and the file is not used")
         return self._KNOWN[module, name]
 
 
@@ -220,19 +220,19 @@ def _bytes(value) -> bytes:
     """A string of Python 2 (as bytes), or one of Python 3, noted or as it is."""
     if isinstance(value, _Encode):
         value = value.args[0]
-    return value.encode('latin1') if isinstance(value, str) else value
+    return value.encode("latin1") if isinstance(value, str) else value
 
 
 def _array(noted) -> np.ndarray:
     """The uint8 [N, 3072] array that a noted `_reconstruct` describes."""
     if not isinstance(noted, _Reconstruct):
-        raise ValueError('data must be a numpy array')
+        raise ValueError("data must be a numpy array")
     _, shape, dtype, fortran, data = noted.state
     data = _bytes(data)
-    if not isinstance(dtype, _Dtype) or dtype.args[0] not in ('u1', b'u1') or fortran:
-        raise ValueError('data must be a uint8 array in C order')
+    if not isinstance(dtype, _Dtype) or dtype.args[0] not in ("u1", b"u1") or fortran:
+        raise ValueError("data must be a uint8 array in C order")
     if len(shape) != 2 or shape[1] != CIFAR_PIXELS or shape[0] < 1:
-        raise ValueError(f'data must be [N, {CIFAR_PIXELS}], not {shape}')
+        raise ValueError(f"data must be [N, {CIFAR_PIXELS}], not {shape}")
     if len(data) != shape[0] * shape[1]:
-        raise ValueError(f'data has {len(data):,} bytes for the shape {shape}')
+        raise ValueError(f"data has {len(data):,} bytes for the shape {shape}")
     return np.frombuffer(data, np.uint8).reshape(shape)

@@ -12,17 +12,17 @@ from PIL import Image, ImageOps
 
 from cnn_jax.errors import InputError
 
-EXTENSIONS = ('.bmp', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff',
-              '.webp')
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
+              ".webp")
 # Decoders that may be used, whatever a file is called: no EPS, which runs a program.
-_FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 64_000_000
 
-_GREY = ('1', 'L', 'LA', 'La', 'I;16', 'I;16L', 'I;16B', 'I;16N')
-_MODES = {1: 'L', 3: 'RGB'}
+_GREY = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
+_MODES = {1: "L", 3: "RGB"}
 
 # Pillow only warns of a small picture that unpacks to a huge one.
-warnings.filterwarnings('error', category=Image.DecompressionBombWarning)
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 def find_images(paths) -> list[Path]:
@@ -36,26 +36,26 @@ def find_images(paths) -> list[Path]:
     """
     paths = [Path(path) for path in paths]
     if not paths:
-        raise InputError('no picture was named; name at least one file or folder')
+        raise InputError("no picture was named; name at least one file or folder")
     found = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob('*') if is_image(p))
+            inside = sorted(p for p in path.rglob("*") if is_image(p))
             if not inside:
                 raise InputError(
-                    f'{path} holds no picture; files are looked for that end in '
+                    f"{path} holds no picture; files are looked for that end in "
                     f'{", ".join(EXTENSIONS)}')
             found += inside
         elif path.is_file():
             found.append(path)
         else:
-            raise InputError(f'{path} does not exist; name a picture or a folder')
+            raise InputError(f"{path} does not exist; name a picture or a folder")
     return found
 
 
 def is_image(path: Path) -> bool:
     """Whether a file is taken for a picture; hidden files (as ._x.jpg) are not."""
-    return (path.suffix.lower() in EXTENSIONS and not path.name.startswith('.')
+    return (path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
             and path.is_file())
 
 
@@ -85,22 +85,22 @@ def read_image(path, size: tuple[int, int] = (0, 0), channels: int = 0) -> np.nd
             pixels = image.width * image.height
             if pixels > MAX_PIXELS:
                 raise InputError(
-                    f'{path} has {image.width} x {image.height} pixels, over the limit '
-                    f'of {MAX_PIXELS:,}; make it smaller')
+                    f"{path} has {image.width} x {image.height} pixels, over the limit "
+                    f"of {MAX_PIXELS:,}; make it smaller")
             image.load()
             image = _plain(ImageOps.exif_transpose(image), path)
     except InputError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise InputError(
-            f'{path} has over {MAX_PIXELS:,} pixels, the limit; make it smaller'
+            f"{path} has over {MAX_PIXELS:,} pixels, the limit; make it smaller"
         ) from error
     except FileNotFoundError as error:
-        raise InputError(f'{path} does not exist; name a picture') from error
+        raise InputError(f"{path} does not exist; name a picture") from error
     except Exception as error:  # hostile bytes make decoders raise almost anything
-        reason = ' '.join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f'{path} cannot be read as a picture ({reason}); remove or replace it'
+            f"{path} cannot be read as a picture ({reason}); remove or replace it"
         ) from error
     return _to_array(_convert(image, size, channels))
 
@@ -129,17 +129,17 @@ def convert_images(images: np.ndarray, size: tuple[int, int], channels: int):
 
 def _plain(image: Image.Image, path) -> Image.Image:
     """Mode 'L' or 'RGB' of any mode that Pillow reads."""
-    if image.mode.startswith('I;16'):
+    if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ('I', 'F'):
+    if image.mode in ("I", "F"):
         raise InputError(
-            f'{path} has 32-bit pixels, whose range is not known; save it with 8 or '
-            '16 bits')
+            f"{path} has 32-bit pixels, whose range is not known; save it with 8 or "
+            "16 bits")
     grey = image.mode in _GREY
     if image.has_transparency_data:
-        image = image.convert('RGBA')
-        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
-    return image.convert('L' if grey else 'RGB')
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("L" if grey else "RGB")
 
 
 def _convert(image: Image.Image, size, channels) -> Image.Image:

@@ -14,7 +14,7 @@ from cnn_jax.data import official
 from cnn_jax.data.examples import Examples, Stored
 from cnn_jax.errors import InputError
 
-DATA_VARIABLE = 'CNN_JAX_DATA'
+DATA_VARIABLE = "CNN_JAX_DATA"
 
 
 def digits(config) -> Stored:
@@ -24,14 +24,14 @@ def digits(config) -> Stored:
     from sklearn.datasets import load_digits
     if config.dir:
         raise InputError(
-            f'data.dir is {config.dir!r} but data.name is digits, which ships with '
-            'scikit-learn; name the set that is in the folder, or leave data.dir empty')
+            f"data.dir is {config.dir!r} but data.name is digits, which ships with "
+            "scikit-learn; name the set that is in the folder, or leave data.dir empty")
     images, labels = load_digits(return_X_y=True)
     images = np.rint(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     return Stored(
-        parts={'train': Examples(images, labels.astype(np.int32))},
-        class_names=tuple('0123456789'),
-        origin=f'embedded in scikit-learn {sklearn.__version__}')
+        parts={"train": Examples(images, labels.astype(np.int32))},
+        class_names=tuple("0123456789"),
+        origin=f"embedded in scikit-learn {sklearn.__version__}")
 
 
 def official_set(config) -> Stored:
@@ -42,7 +42,7 @@ def official_set(config) -> Stored:
         # Imported here: tensorflow-datasets takes a second to import.
         from cnn_jax.data import builders
         return builders.prepared(name, folder_wanted(name))
-    read = _local_cifar10 if name == 'cifar10' else _local_mnist
+    read = _local_cifar10 if name == "cifar10" else _local_mnist
     parts, origin = read(name, folder)
     return Stored(parts, official.CLASS_NAMES[name], origin)
 
@@ -57,22 +57,22 @@ def local_folder(config) -> Path | None:
         folder = Path(config.dir).expanduser()
         if not folder.is_dir():
             raise InputError(
-                f'data.dir is {config.dir!r}, which is not a folder; name the folder '
-                f'that holds {config.name}')
+                f"data.dir is {config.dir!r}, which is not a folder; name the folder "
+                f"that holds {config.name}")
         return folder
     root = os.environ.get(DATA_VARIABLE)
     if not root:
         return None
     if not Path(root).expanduser().is_dir():
         raise InputError(
-            f'{DATA_VARIABLE} is {root!r}, which is not a folder; correct or unset it')
+            f"{DATA_VARIABLE} is {root!r}, which is not a folder; correct or unset it")
     folder = Path(root).expanduser() / config.name
     return folder if folder.is_dir() else None
 
 
 def folder_wanted(name: str) -> str:
     """The folder in which the files of a set would be found, for messages."""
-    return os.path.join(os.environ.get(DATA_VARIABLE) or f'${DATA_VARIABLE}', name)
+    return os.path.join(os.environ.get(DATA_VARIABLE) or f"${DATA_VARIABLE}", name)
 
 
 def _local_mnist(name: str, folder: Path) -> tuple[dict[str, Examples], str]:
@@ -81,11 +81,11 @@ def _local_mnist(name: str, folder: Path) -> tuple[dict[str, Examples], str]:
     if missing:
         raise InputError(
             f'{folder} lacks {", ".join(missing)}; {name} needs the '
-            f'{len(files)} official files')
+            f"{len(files)} official files")
     for file in files:
         official.check_file(folder / file.name, file)
     parts = official.read_set(name, [folder / file.name for file in files])
-    return parts, f'official files in {folder}, size and sha256 checked'
+    return parts, f"official files in {folder}, size and sha256 checked"
 
 
 def _local_cifar10(name: str, folder: Path) -> tuple[dict[str, Examples], str]:
@@ -95,26 +95,26 @@ def _local_cifar10(name: str, folder: Path) -> tuple[dict[str, Examples], str]:
     3. cifar-10-batches-py/, 4. cifar-10-batches-bin/ (unpacked, not checked),
     5. any other .tar.gz of the python, then of the binary layout, by name.
     """
-    for file in (official.CIFAR10_PYTHON, *official.FILES['cifar10']):
+    for file in (official.CIFAR10_PYTHON, *official.FILES["cifar10"]):
         path = folder / file.name
         if path.exists():
             official.check_file(path, file)
             return (official.read_cifar10_archive(path),
-                    f'official archive {path}, size and sha256 checked')
+                    f"official archive {path}, size and sha256 checked")
     for layout in official.CIFAR10_LAYOUTS:
         if (folder / layout).is_dir():
             return (official.read_cifar10_folder(folder / layout),
-                    f'unpacked files in {folder / layout}, not checked')
-    archives = sorted(folder.glob('*.tar.gz'))
+                    f"unpacked files in {folder / layout}, not checked")
+    archives = sorted(folder.glob("*.tar.gz"))
     layouts = {path: official.cifar10_layout(path) for path in archives}
     for layout in official.CIFAR10_LAYOUTS:
         for path in archives:
             if layouts[path] == layout:
                 return (official.read_cifar10_archive(path),
-                        f'{path}, NOT the official archive')
-    others = ', '.join(path.name for path in archives)
+                        f"{path}, NOT the official archive")
+    others = ", ".join(path.name for path in archives)
     raise InputError(
-        f'{folder} holds no CIFAR-10 files'
-        + (f' ({others} is something else)' if others else '')
-        + '; put cifar-10-python.tar.gz or cifar-10-binary.tar.gz there (pictures in '
-        'class folders are read with data.name=folder)')
+        f"{folder} holds no CIFAR-10 files"
+        + (f" ({others} is something else)" if others else "")
+        + "; put cifar-10-python.tar.gz or cifar-10-binary.tar.gz there (pictures in "
+        "class folders are read with data.name=folder)")

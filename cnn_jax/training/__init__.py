@@ -1,3 +1,4 @@
 """Training: optimisers, pure steps, devices, checkpoints, and the loop over them."""
 
-from cnn_jax.training.loop import Stopped, run
+from cnn_jax.training.loop import run
+from cnn_jax.training.signals import Stopped

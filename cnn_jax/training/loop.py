@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from cnn_jax.training.metrics import (Recorder, Reporter, epoch_line, improvemen
                                       should_stop, write_atomically)
 from cnn_jax.training.results import describe_devices, finish
 from cnn_jax.training.setup import create_recipe, describe_network, first_state
+from cnn_jax.training.signals import Stopped, stop_signals
 from cnn_jax.training.steps import Recipe, TrainState
 from cnn_jax.training.workdir import (default_path, describe, open_workdir,
                                       write_data_info)
@@ -72,14 +72,6 @@ class Run:
         return (progress.step >= self.config.epochs * self.steps_per_epoch
                 or should_stop(progress.history, stop.monitor, stop.patience,
                                stop.min_delta))
-
-
-class Stopped(RunError):
-    """A signal asked the run to stop; the step just done is saved."""
-
-    def __init__(self, signum: int, message: str):
-        super().__init__(message)
-        self.signum = signum
 
 
 def run(config: ConfigDict, workdir: str | Path | None = None,
@@ -283,35 +275,6 @@ def compile_training(this: Run, state: TrainState, progress: Progress) -> dict:
         progress.compile_seconds += time.perf_counter() - begun
     this.report.line(f"compiled in {progress.compile_seconds:.1f} s")
     return programs
-
-
-@contextlib.contextmanager
-def stop_signals():
-    """Yields a list that receives SIGTERM or SIGINT instead of dying of it.
-
-    A second signal acts at once, as it would without us. Outside the main thread
-    Python delivers no signals and the list stays empty.
-    """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    previous = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
-
-    def restore():
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    def receive(number, frame):
-        received.append(number)
-        restore()
-
-    for number in previous:
-        signal.signal(number, receive)
-    try:
-        yield received
-    finally:
-        restore()
 
 
 def stopped(this: Run, progress: Progress, received: list[int]) -> Stopped:

@@ -1,0 +1,44 @@
+"""SIGTERM and SIGINT end a run after the step under way, with that step saved."""
+
+import contextlib
+import signal
+import threading
+
+from cnn_jax.errors import RunError
+
+
+class Stopped(RunError):
+    """A signal asked the run to stop; the step just done is saved."""
+
+    def __init__(self, signum: int, message: str):
+        super().__init__(message)
+        self.signum = signum
+
+
+@contextlib.contextmanager
+def stop_signals():
+    """Yields a list that receives SIGTERM or SIGINT instead of dying of it.
+
+    A second signal acts at once, as it would without us. Outside the main thread
+    Python delivers no signals and the list stays empty.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    previous = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore():
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def receive(number, frame):
+        received.append(number)
+        restore()
+
+    for number in previous:
+        signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        restore()
