@@ -3,12 +3,17 @@
 import sys
 from pathlib import Path
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from cnn_jax.malloc import use_huge_pages
 
-from cnn_jax import modes
-from cnn_jax.errors import InputError, RunError
-from cnn_jax.training import Stopped
+if __name__ == "__main__":
+    use_huge_pages()  # starts anew, so it stands before the imports that take time
+
+from absl import app, flags, logging  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
+
+from cnn_jax import modes  # noqa: E402
+from cnn_jax.errors import InputError, RunError  # noqa: E402
+from cnn_jax.training import Stopped  # noqa: E402
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, as in configs/lenet.py or configs/lenet.py:mnist; "
