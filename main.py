@@ -56,6 +56,8 @@ def main(argv: list[str]) -> None:
         fail(str(error), 128 + error.signum)
     except RunError as error:
         fail(str(error), 1)
+    except KeyboardInterrupt:
+        fail("interrupted; checkpoints that had been written are whole", 130)
 
 
 def fail(message: str, code: int) -> None:
