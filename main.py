@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
         fail(str(error), 2)
     except Stopped as error:
         fail(str(error), 128 + error.signum)
-    except RunError as error:
+    except (RunError, OSError) as error:  # OSError: a full disk, a lost folder
         fail(str(error), 1)
     except KeyboardInterrupt:
         fail("interrupted; checkpoints that had been written are whole", 130)

@@ -1,5 +1,6 @@
 """The classes of the user's own pictures, by a trained run."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnn_jax import ops
 from cnn_jax.data.images import find_images, read_image
 from cnn_jax.training.steps import predict_logits
 from cnn_jax.training.trained import load
@@ -35,8 +37,9 @@ def classify(workdir: Path, images: Sequence[str | Path], top: int = 3,
     *size, channels = trained.info.image_shape
     paths = find_images(images)
     names = trained.info.class_names
-    logits_of = jax.jit(lambda pixels: predict_logits(
-        trained.state, pixels, trained.recipe))
+    # The state is an argument: as a constant it would be compiled into the program.
+    logits_of = jax.jit(functools.partial(predict_logits, recipe=trained.recipe),
+                        compiler_options=ops.compiler_options())
     predictions = []
     for start in range(0, len(paths), BATCH):
         group = paths[start:start + BATCH]
@@ -44,7 +47,7 @@ def classify(workdir: Path, images: Sequence[str | Path], top: int = 3,
         pixels = 255 - pixels if invert else pixels
         # One shape for all calls: one compilation.
         padded = np.resize(pixels, (min(BATCH, len(paths)), *pixels.shape[1:]))
-        logits = logits_of(padded)[:len(group)]
+        logits = logits_of(trained.state, padded)[:len(group)]
         probabilities = np.asarray(jax.nn.softmax(logits.astype(jnp.float32)))
         for path, row in zip(group, probabilities):
             best = np.argsort(-row, kind="stable")[:top]

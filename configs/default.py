@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     config.seed = 0  # decides initial values, split, order, augmentation and dropout
     config.epochs = 10  # passes over the training part
     config.batch_size = 128  # images per step, over all devices
-    config.eval_batch_size = 500  # images per evaluation step, over all devices
+    config.eval_batch_size = 500  # images per evaluation step; any size is exact
     config.dtype = "float32"  # of the computation; parameters are always float32
     config.parallel = "jit"  # 'jit' over a device mesh, or 'pmap'
     config.devices = 0  # local devices to use; 0 = all

@@ -20,7 +20,7 @@ from cnn_jax.training.checkpoint import Checkpoints, leaves
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
 STEPS_PER_EPOCH = 8  # 128 images, 16 a step; RICH trains 3 epochs
-LONG = RICH | {"epochs": 40}
+LONG = RICH | {"epochs": 8}
 IN_ONE_CALL = RICH | {"steps_per_call": 3}  # 3 + 3 + 1 + 1 steps an epoch
 
 
@@ -90,7 +90,8 @@ def test_resume_at_boundary_of_a_complete_run_trains_no_step(
     def fail(*_):
         raise AssertionError("a complete run was trained on")
     monkeypatch.setattr("cnn_jax.training.loop.fit", fail)
-    training.run(tiny(RICH | {"checkpoint.every_steps": 1}), workdir, quiet=True)
+    training.run(tiny(RICH | {"checkpoint.every_steps": 1, "checkpoint.keep": 1000}),
+                 workdir, quiet=True)
     for path, content in files.items():
         assert path.read_bytes() == content, path
 
@@ -148,22 +149,27 @@ def kill_at_random(workdir, changes, draw: random.Random, rows: int) -> bool:
     return code != 0
 
 
-def kill_and_resume(folder, changes, kills: int, seed: int) -> None:
+def kill_and_resume(whole, workdir, changes, kills: int, seed: int) -> None:
     """Kills a run `kills` times, lets it end, and compares it with a whole one."""
     print("seed", seed)
     draw, done = random.Random(seed), 0
-    whole = folder / "whole"
-    training.run(tiny(changes), whole, quiet=True)
-    rows = rows_written(whole) // (kills + 1)
+    rows = max(rows_written(whole) // (kills + 1), 1)
     while done < kills:
-        done += kill_at_random(folder / "run", changes, draw, max(rows, 1))
-    code, output, errors = main(folder / "run", changes)
+        done += kill_at_random(workdir, changes, draw, rows)
+    code, output, errors = main(workdir, changes)
     assert code == 0 and "resuming after step" in output, (output, errors)
-    assert_same_run(folder / "run", whole)
+    assert_same_run(workdir, whole)
 
 
-def test_three_kills(tmp_path):
-    kill_and_resume(tmp_path, RICH | {"epochs": 8}, kills=3, seed=11)
+@pytest.fixture(scope="module")
+def long(tmp_path_factory, compiled_once):
+    folder = tmp_path_factory.mktemp("runs") / "long"
+    training.run(tiny(LONG), folder, quiet=True)
+    return folder
+
+
+def test_three_kills(long, tmp_path):
+    kill_and_resume(long, tmp_path / "run", LONG, kills=3, seed=11)
 
 
 @pytest.mark.slow
@@ -173,17 +179,12 @@ def test_three_kills(tmp_path):
 def test_twenty_kills_without_a_compilation_cache(tmp_path, monkeypatch, changes):
     """Every process compiles anew, as a user's does."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-    kill_and_resume(tmp_path, changes | {"epochs": 40}, kills=20, seed=12)
+    changes = changes | {"epochs": 40}
+    training.run(tiny(changes), tmp_path / "whole", quiet=True)
+    kill_and_resume(tmp_path / "whole", tmp_path / "run", changes, kills=20, seed=12)
 
 
 # Signals
-
-@pytest.fixture(scope="module")
-def long(tmp_path_factory, compiled_once):
-    folder = tmp_path_factory.mktemp("runs") / "long"
-    training.run(tiny(LONG), folder, quiet=True)
-    return folder
-
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_the_step_just_done(long, tmp_path, number, code):
@@ -196,9 +197,11 @@ def test_a_signal_saves_the_step_just_done(long, tmp_path, number, code):
     message = refusal(end(process), code)
     with Checkpoints(tmp_path / "checkpoints", writing=False) as checkpoints:
         step = checkpoints.latest
-    assert f"{signal.Signals(number).name}: step {step} is saved in {tmp_path}" in message
+    name = signal.Signals(number).name
+    assert f"{name}: step {step} is saved in {tmp_path}" in message
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] == step
     training.run(tiny(LONG), tmp_path, quiet=True)
     assert losses(tmp_path) == losses(long)
-    assert read_results(tmp_path)["params_sha256"] == read_results(long)["params_sha256"]
+    assert (read_results(tmp_path)["params_sha256"]
+            == read_results(long)["params_sha256"])

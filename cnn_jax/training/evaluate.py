@@ -19,8 +19,10 @@ def compile_evaluation(recipe: Recipe, placement: Placement, state: TrainState,
     """(state, part) -> loss, accuracy and number of examples of that part.
 
     state, examples: on the devices. The last batch is padded and masked, sums are
-    added up, and divided once.
+    added up, and divided once. `batch_size` is rounded up to divide over the devices.
     """
+    batch_size += -batch_size % len(placement.devices)
+
     def rows(indices, mask):
         return placement.put_rows(indices), placement.put_rows(mask)
 

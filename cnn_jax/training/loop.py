@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from cnn_jax import data, ops
 from cnn_jax.data.batches import concatenate, steps_per_epoch, train_order
 from cnn_jax.data.examples import Examples
-from cnn_jax.errors import RunError
+from cnn_jax.errors import InputError, RunError
 from cnn_jax.training import parallel
 from cnn_jax.training.checkpoint import Checkpoints
 from cnn_jax.training.config import check
@@ -86,6 +86,9 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
     parallel.start_processes(config)
     report = Reporter(quiet or jax.process_index() != 0)
     placement = parallel.place(config)
+    if config.batch_size % len(placement.devices):
+        raise InputError(f"config.batch_size = {config.batch_size} does not divide "
+                         f"over {len(placement.devices)} devices: use a multiple of them")
     path = Path(workdir or default_path(config)).absolute()
     dataset = data.load(config.data, config.seed)
     info = describe(dataset, config.data.scaling)
@@ -141,8 +144,9 @@ def fit(this: Run, state: TrainState, progress: Progress,
             this.report.line(epoch_line(row, config.epochs))
             save(this, state, progress, score=(
                 improvement(row, config.checkpoint.monitor), row["epoch"]))
-            if received and not this.finished(progress):
-                raise stopped(this, progress, received)
+            signum = parallel.agreed(received)
+            if signum and not this.finished(progress):
+                raise stopped(this, progress, signum)
     if progress.step < config.epochs * this.steps_per_epoch:
         this.report.line(f"early stopping: {config.early_stopping.monitor} did not "
                          f"improve for {config.early_stopping.patience} epochs")
@@ -167,18 +171,19 @@ def train_epoch(this: Run, state: TrainState, progress: Progress, train: Callabl
             pending.append(metrics)
             done += size
             due = crosses(config.checkpoint.every_steps, done, size) and done < steps
-            if (due or received or done == steps
-                    or crosses(config.log.every_steps, done, size)):
-                progress.step = epoch * steps + done
-                drain(this, progress, pending, recorder)
-                now = time.perf_counter()
-                progress.epoch_seconds += now - begun
-                begun = now
-            if (due or received) and done < steps:
+            look = crosses(config.log.every_steps, done, size) or (
+                received and jax.process_count() == 1)
+            if not (due or look or done == steps):
+                continue
+            progress.step = epoch * steps + done
+            drain(this, progress, pending, recorder)
+            progress.epoch_seconds += time.perf_counter() - begun
+            signum = parallel.agreed(received) if look and done < steps else 0
+            if due or signum:
                 save(this, state, progress)
-                begun = time.perf_counter()
-                if received:
-                    raise stopped(this, progress, received)
+            if signum:
+                raise stopped(this, progress, signum)
+            begun = time.perf_counter()
     finally:
         this.report.stop()
     return state
@@ -277,7 +282,7 @@ def compile_training(this: Run, state: TrainState, progress: Progress) -> dict:
     return programs
 
 
-def stopped(this: Run, progress: Progress, received: list[int]) -> Stopped:
-    name = signal.Signals(received[0]).name
-    return Stopped(received[0], f"{name}: step {progress.step} is saved in "
+def stopped(this: Run, progress: Progress, signum: int) -> Stopped:
+    name = signal.Signals(signum).name
+    return Stopped(signum, f"{name}: step {progress.step} is saved in "
                    f"{this.checkpoints.directory}; the same command goes on from there")

@@ -73,7 +73,7 @@ class Recorder:
         self.write_history(history)
         for part in ("train", "validation"):
             self.writers[part] = SummaryWriter(
-                str(workdir / part), purge_step=step + 1 if step else None)
+                str(workdir / part), purge_step=step + 1)
 
     def close(self) -> None:
         for writer in self.writers.values():

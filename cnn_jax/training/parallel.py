@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnn_jax.data.batches import Batch
@@ -63,13 +64,20 @@ def choose_devices(config) -> list[jax.Device]:
 
 
 def place(config) -> Placement:
-    """The placement that a config asks for; batches must divide over its devices."""
+    """The placement that a config asks for."""
     devices = choose_devices(config)
-    for field in ("batch_size", "eval_batch_size"):
-        if config[field] % len(devices):
-            raise InputError(f"config.{field} = {config[field]} does not divide over "
-                             f"{len(devices)} devices: use a multiple of them")
     return {"jit": mesh_placement, "pmap": pmap_placement}[config.parallel](devices)
+
+
+def agreed(received: list[int]) -> int:
+    """The signal that any process has received, or 0: the same in all of them.
+
+    A collective where there are several processes: all must call it at the same step.
+    """
+    mine = received[0] if received else 0
+    if jax.process_count() == 1:
+        return mine
+    return int(multihost_utils.process_allgather(np.int32(mine)).max())
 
 
 def global_array(value, sharding: NamedSharding) -> jax.Array:
@@ -101,21 +109,18 @@ def mesh_placement(devices) -> Placement:
 
 def pmap_placement(devices) -> Placement:
     """A copy of state and data per device, stacked along a leading axis."""
-    local = [d for d in devices if d.process_index == jax.process_index()]
-    stacked = NamedSharding(Mesh(np.array(local), (AXIS,)), PartitionSpec(AXIS))
-    start = devices.index(local[0])
+    stacked = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
 
     def put(tree):
-        return jax.tree.map(lambda x: jax.device_put(
-            np.broadcast_to(x, (len(local), *np.shape(x))), stacked), tree)
+        return jax.tree.map(lambda x: global_array(
+            np.broadcast_to(x, (len(devices), *np.shape(x))), stacked), tree)
 
     def fetch(tree):
         return jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[0, ...], tree)
 
     def put_rows(rows):
-        """[..., B] -> [devices of this process, ..., B / devices]."""
-        parts = np.stack(np.split(rows, len(devices), axis=-1))
-        return jax.device_put(parts[start:start + len(local)], stacked)
+        """[..., B] -> [devices, ..., B / devices]."""
+        return global_array(np.stack(np.split(rows, len(devices), axis=-1)), stacked)
 
     def wrap(step, donate=()):
         return jax.pmap(step, AXIS, devices=devices, donate_argnums=donate)

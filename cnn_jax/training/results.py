@@ -14,9 +14,10 @@ import jax
 import numpy as np
 
 from cnn_jax import __version__
+from cnn_jax.errors import RunError
 from cnn_jax.inspection.plots import learning_curves
 from cnn_jax.training.checkpoint import leaves
-from cnn_jax.training.metrics import part_line, write_atomically
+from cnn_jax.training.metrics import improvement, part_line, write_atomically
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -67,6 +68,11 @@ def commit() -> str | None:
     return found.stdout.strip() if found.returncode == 0 else None
 
 
+def best_row(history: list[dict], monitor: str) -> dict:
+    """The epoch with the best monitored value; of equal ones the first."""
+    return max(history, key=lambda row: (improvement(row, monitor), -row["epoch"]))
+
+
 def finish(this, state, progress, evaluate, params: int, only_evaluate: bool) -> dict:
     """Evaluates the best checkpoint on the test part and writes what a run leaves.
 
@@ -74,13 +80,15 @@ def finish(this, state, progress, evaluate, params: int, only_evaluate: bool) ->
     those of the training, which this process has not seen.
     """
     final = this.placement.fetch(state)
-    best_step = this.checkpoints.best
-    best, _ = this.checkpoints.restore(best_step, final)
+    row = best_row(progress.history, this.config.checkpoint.monitor)
+    if this.checkpoints.best != row["step"]:
+        raise RunError(f"{this.checkpoints.directory} lacks the best checkpoint, step "
+                       f"{row['step']}: it was deleted or damaged")
+    best, _ = this.checkpoints.restore(row["step"], final)
     best = this.placement.put(best)
     test = {"loss": None, "accuracy": None, "examples": 0}
     if this.spans["test"]:
         test = evaluate(best, "test")
-    row = next(r for r in progress.history if r["step"] == best_step)
     this.report.line(part_line("test", test) + f" - best epoch {row['epoch']}")
 
     path = this.workdir / "results.json"

@@ -46,12 +46,13 @@ def default_path(config: ConfigDict) -> Path:
 def open_workdir(path: Path, config: ConfigDict):
     """Makes or finds the run's folder and keeps other writers out while it is open."""
     if jax.process_index() != 0:
+        check_same_config(path, config)
         yield
         return
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path / "lock", timeout=0)
-        lock.acquire()
+        held = lock.acquire()
     except filelock.Timeout as error:
         raise InputError(f"--workdir={path} is in use by another process: wait for "
                          "it, or choose another folder") from error
@@ -59,7 +60,7 @@ def open_workdir(path: Path, config: ConfigDict):
         raise InputError(f"--workdir={path} cannot be written to "
                          f"({error.strerror or error}): choose another folder"
                          ) from error
-    with lock:
+    with held:  # not `with lock`, which would count twice and stay locked
         check_same_config(path, config)
         write_atomically(path / "config.json", to_json(config))
         yield

@@ -1,0 +1,97 @@
+"""Data-parallel training equals one device: jit over a mesh and pmap, 2 and 4 devices.
+
+The runs happen in one process with fake CPU devices, see device_runs.py. They use plain
+SGD, as the bounds are about summation order. Two things would hide it: Adam divides a
+gradient that is zero but for rounding (a bias before batch norm) by its own size, and a
+larger learning rate amplifies the one ReLU in millions that rounding pushes over 0.
+"""
+
+import json
+import re
+
+import pytest
+from tiny_runs import ROOT, end, environment, main, refusal, start_python, tiny
+
+from cnn_jax.errors import InputError
+from cnn_jax.training import parallel
+
+BOUNDS = (1e-6, 1e-4)  # relative L2 after 1 step and after 60
+
+
+def run_devices(*counts: int) -> dict:
+    process = environment(devices=max(counts))
+    # Compiling without LLVM's optimisations is three times faster.
+    process["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+    code, output, errors = end(start_python(ROOT / "tests" / "device_runs.py", *counts,
+                                            env=process))
+    assert code == 0, errors
+    return json.loads(output.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def found():
+    return run_devices(2, 4)
+
+
+def assert_equal_training(found: dict) -> None:
+    for setting, parts in found["train"].items():
+        for part, distances in parts.items():
+            print(setting, part, distances)
+            for distance, bound in zip(distances, BOUNDS, strict=True):
+                assert distance <= bound, (setting, part, distances)
+
+
+def test_the_same_parameters_as_one_device(found):
+    assert list(found["train"]) == ["jit 2", "pmap 2", "jit 4", "pmap 4"]
+    assert_equal_training(found)
+
+
+def test_the_check_sees_batch_norm_that_is_not_synchronised(found):
+    distance = found["unsynchronised"]["params"][0]
+    print("not synchronised:", distance)
+    assert distance > 10 * BOUNDS[0]
+
+
+def test_evaluation_does_not_depend_on_the_devices(found):
+    expected = found["evaluate"]["jit 1"]
+    assert expected["examples"] == 359  # 359 = 9 * 40 - 1: the last batch is padded
+    for setting, figures in found["evaluate"].items():
+        assert figures["examples"] == expected["examples"], setting
+        assert figures["accuracy"] == expected["accuracy"], setting
+        assert figures["loss"] == pytest.approx(expected["loss"], rel=1e-6), setting
+
+
+def test_states_saved_on_some_devices_are_restored_on_others(found):
+    assert found["save_and_restore"] == 9  # {1, 2, 4} x {1, 2, 4}, bit for bit
+
+
+def gathered(hlo: str) -> list[str]:
+    """The results of all-gathers in a compiled program, such as 'u8[16,8,8,1]'."""
+    return re.findall(r"= (\w+\[[\d,]*\])\S* all-gather", hlo)
+
+
+def test_no_device_gathers_the_batch(found):
+    assert gathered(found["hlo"]) == []
+    assert "all-reduce" in found["hlo"]
+
+
+def test_the_check_sees_a_gathered_batch(found):
+    assert "u8[16,8,8,1]" in gathered(found["hlo_gathered"])
+
+
+@pytest.mark.slow
+def test_the_same_parameters_on_eight_devices():
+    assert_equal_training(run_devices(8))
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path):
+    message = refusal(main(tmp_path, {"batch_size": 15, "epochs": 1}, devices=2), 2)
+    assert "config.batch_size = 15 does not divide over 2 devices" in message
+
+
+@pytest.mark.parametrize("fields, words", [
+    ({"devices": 99}, "config.devices = 99, but there are"),
+])
+def test_devices_that_are_not_there_are_refused(fields, words):
+    with pytest.raises(InputError, match=words):
+        parallel.place(tiny(fields))
