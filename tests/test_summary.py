@@ -93,13 +93,14 @@ def positive(path, leaf):
     ("tf2_alexnet8", {}, (40, 47, 1), "pool2"),
     ("selu_cnn", {}, (40, 33, 1), "group3_act2"),
     ("separable_cnn", {"padding": "VALID"}, (40, 47, 1), "group2_act2"),
-    ("googlenet", {"aux": False}, (56, 63, 1), "stage3_3a"),
     ("resnet18", {"padding": "SAME"}, (65, 80, 1), "stage2_block2"),
-    ("resnet50_v2_keras", {}, (64, 81, 1), "stage1_block3"),
-    ("cifar_resnet20", {}, (33, 48, 1), "stage3_block1"),
-    ("densenet121", {"blocks": (2, 2), "growth": 4}, (64, 77, 1), "final_act"),
-    ("mobilenet_v2", {"width": 0.25}, (64, 81, 1), "stage3_block2"),
-    ("tf2_inception10", {}, (32, 41, 1), "block2_cell2")])
+    ("tf2_inception10", {}, (32, 41, 1), "block1_cell2"),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        ("cifar_resnet20", {}, (33, 48, 1), "stage3_block1"),
+        ("densenet121", {"blocks": (2, 2), "growth": 4}, (64, 77, 1), "final_act"),
+        ("mobilenet_v2", {"width": 0.25}, (64, 81, 1), "stage3_block2"),
+        ("googlenet", {"aux": False}, (56, 63, 1), "stage3_3a"),
+        ("resnet50_v2_keras", {}, (64, 81, 1), "stage1_block3")))])
 def test_receptive_field_is_the_support_of_the_input_gradient(
         name, fields, shape, layer, monkeypatch):
     # Positive weights and means in place of maxima: then no path is switched off.

@@ -150,7 +150,8 @@ def layer_table(model: nn.Module, input_shape: tuple[int, int, int]) -> LayerTab
 
     def watch(call, args, kwargs, context):
         module = context.module
-        if context.method_name != "__call__" or module in open_modules:
+        if context.method_name != "__call__" or any(
+                module is other for other in open_modules):
             return call(*args, **kwargs)
         inputs = [a for a in jax.tree.leaves((args, kwargs)) if hasattr(a, "shape")]
         if not module.path:

@@ -28,7 +28,7 @@ class AlexNet(nn.Module):
 
     [N, 227, 227, C] -> logits [N, num_classes]; with groups=1 62,378,344. The paper
     says 224, which does not give its 55 x 55; 227 without padding does. The one tower
-    of «One weird trick» (Krizhevsky, 2014) as in torchvision is, on 224 pixels,
+    of 'One weird trick' (Krizhevsky, 2014) as in torchvision is, on 224 pixels,
     widths=(64, 192, 384, 256, 256), groups=1, padding=2, lrn='', dropout_first=True:
     61,100,840.
     Deviations: none in the architecture; initial values as `layers.init` says.
@@ -70,7 +70,7 @@ class AlexNet(nn.Module):
 
 
 class ZFNet(nn.Module):
-    """Zeiler and Fergus, «Visualizing and understanding convolutional networks», 2014.
+    """Zeiler and Fergus, 'Visualizing and understanding convolutional networks', 2014.
 
     [N, 224, 224, C] -> logits [N, num_classes]; 62,357,608 parameters. A 7 x 7 stem of
     stride 2; the pools round up (110 -> 55, 26 -> 13), the response norm follows them.

@@ -17,7 +17,7 @@ class DenseNet(nn.Module):
     [N, 224, 224, C] -> logits [N, num_classes]; 7,978,856 / 14,149,480 / 20,013,928 /
     33,337,704 parameters for 121 / 169 / 201 / 264 layers. For 32 x 32 images:
     stem='3x3' and three equal blocks; without bottleneck and compression 1 the L40 k12
-    of the paper (1,019,722), with both «BC» (L100 k12: 769,162).
+    of the paper (1,019,722), with both 'BC' (L100 k12: 769,162).
     Deviations: none known; dropout is 0.2 in the paper where images are not augmented.
 
     blocks: layers in each block (`DEPTHS`).

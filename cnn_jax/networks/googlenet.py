@@ -29,11 +29,11 @@ class GoogLeNet(nn.Module):
     The auxiliary heads exist while training only; their logits are sown in the
     collection `aux_logits`, for a loss that adds 0.3 times each (the paper). With batch
     norm: norm=True, lrn='' (7,005,832). As torchvision: also five=3, last_pool=2
-    (6,624,904: its «5x5» branch is 3 x 3).
+    (6,624,904: its '5x5' branch is 3 x 3).
     Deviations: the paper gives no constants for the response norm; these are Caffe's.
 
     norm: batch norm after each convolution, which then has no bias.
-    five: kernel of the «5x5» branch, pixels.
+    five: kernel of the '5x5' branch, pixels.
     last_pool: window of the last max pool (stride 2), pixels.
     lrn: 'caffe', 'paper' (AlexNet's) or ''.
     aux: with the two auxiliary heads.
