@@ -76,7 +76,7 @@ def summary(request: Request) -> None:
     try:
         print(layer_table(create_model(config, DEFAULT_CLASSES), shape).text())
     except ValueError as error:
-        raise InputError(f"{config.model.name} cannot take images of shape {shape}: "
+        raise InputError(f"{config.model.name} on images of shape {shape}: "
                          f"{error}") from error
 
 

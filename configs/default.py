@@ -26,7 +26,9 @@ def get_config() -> ConfigDict:
     config.model.conv = "auto"  # a name in cnn_jax.ops.CONVS
     config.model.pool = "auto"  # a name in cnn_jax.ops.POOLS
     config.model.init = "flax"  # a name in cnn_jax.layers.INITIALIZERS
-    config.model.bn = "flax"  # a name in cnn_jax.layers.BATCH_NORM
+    config.model.bn = "paper"  # a name in cnn_jax.layers.BATCH_NORM
+    config.model.init_from = ""  # workdir of a trained run to take parameters from
+    config.model.freeze = ""  # parts that do not learn, such as 'stem,stage1'
     config.model.fields = ConfigDict()  # the network's own fields, such as activation
 
     config.data = ConfigDict()

@@ -1,8 +1,8 @@
 """The fastest correct form for the shape and the device.
 
 On a GPU or TPU it is XLA's convolution, with unchanged compiled code. On a CPU XLA is
-slow for some shapes; the tables below say which form replaces it there, the first rule
-that holds wins. Figures: time of XLA's form / time of this one.
+slow for some shapes; the tables below say which form replaces it there. The first rule
+that holds wins.
 """
 
 import itertools
@@ -12,7 +12,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from cnn_jax.ops import conv_depthwise, conv_im2col, conv_lax, conv_pointwise, conv_taps
-from cnn_jax.ops.geometry import (ConvSpec, interleave, is_empty, pad_image, rotate,
+from cnn_jax.ops.geometry import (ConvSpec, interleave, is_empty, rotate,
                                   transposed)
 from cnn_jax.ops.trilinear import trilinear
 
@@ -34,7 +34,7 @@ def smaller_than_kernel(spec: ConvSpec) -> bool:
 
 
 def strided(spec: ConvSpec) -> bool:
-    return (max(spec.strides) > 1 and spec.groups == 1
+    return (max(spec.strides) > 1 and spec.groups == 1 and spec.x_shape[-1] > 4
             and max(spec.lhs_dilation + spec.rhs_dilation) == 1)
 
 
@@ -43,7 +43,7 @@ def one_channel_3x3(spec: ConvSpec) -> bool:
 
 
 def few_channels(spec: ConvSpec) -> bool:
-    return spec.groups == 1 and spec.x_shape[-1] <= 4
+    return spec.groups == 1 and spec.x_shape[-1] <= 4 and len(spec.taps) <= 25
 
 
 def always(spec: ConvSpec) -> bool:
@@ -54,11 +54,8 @@ def always(spec: ConvSpec) -> bool:
 
 def padded_forward(x, w, spec: ConvSpec):
     """Pads first and convolves without padding."""
-    # Without the barrier XLA would fold the padding into the convolution again.
-    xp = lax.optimization_barrier(pad_image(x, spec))
-    ones = (1,) * len(spec.kernel)
-    return conv_lax.forward(xp, w, spec._replace(
-        x_shape=xp.shape, padding=((0, 0),) * len(ones), lhs_dilation=ones))
+    xp, spec = conv_lax.pad_first(x, spec)
+    return conv_lax.forward(xp, w, spec)
 
 
 def padded_input_gradient(g, w, spec: ConvSpec):
@@ -99,24 +96,26 @@ def _stride_one(g, w, padding, size, precision):
         g.shape, w.shape, ones, tuple(padding), ones, ones, 1, precision))
 
 
+# XLA's time / the form's time, jaxlib 0.10.2, 2 cores of an AMD EPYC, float32. Ordinary
+# convolutions stay XLA's: im2col, taps, FFT and Winograd are all slower there.
 FORWARD = (
-    (pointwise, conv_pointwise.forward),
-    (depthwise, conv_depthwise.forward),
-    (smaller_than_kernel, padded_forward),
-    (one_channel_3x3, conv_taps.forward),
+    (pointwise, conv_pointwise.forward),                # 1.0 - 2.0
+    (depthwise, conv_depthwise.forward),                # 12 - 33
+    (smaller_than_kernel, padded_forward),              # 70 - 130
+    (one_channel_3x3, conv_taps.forward),               # 2 - 8
     (always, conv_lax.forward),
 )
 INPUT_GRADIENT = (
-    (pointwise, conv_pointwise.input_gradient),
-    (depthwise, conv_depthwise.input_gradient),
-    (smaller_than_kernel, padded_input_gradient),
-    (strided, phases_input_gradient),
+    (pointwise, conv_pointwise.input_gradient),         # 1.0 - 1.5
+    (depthwise, conv_depthwise.input_gradient),         # 35 - 100
+    (smaller_than_kernel, padded_input_gradient),       # 80 - 90
+    (few_channels, conv_im2col.input_gradient),         # 2 - 5
+    (strided, phases_input_gradient),                   # 0.9 - 1.3
     (always, conv_lax.input_gradient),
 )
 WEIGHT_GRADIENT = (
-    (pointwise, conv_pointwise.weight_gradient),
-    (depthwise, conv_depthwise.weight_gradient),
-    (few_channels, conv_im2col.weight_gradient),
+    (pointwise, conv_pointwise.weight_gradient),        # 1.3 - 2.4
+    (depthwise, conv_depthwise.weight_gradient),        # 1.7 - 13
     (always, conv_lax.weight_gradient),
 )
 
@@ -143,7 +142,9 @@ passes = trilinear(_by_platform(FORWARD, conv_lax.forward),
 
 def is_lax(spec: ConvSpec) -> bool:
     """True when no rule replaces XLA's convolution in any of the three passes."""
-    return (jax.default_backend() != "cpu" or is_empty(spec) or (
+    if jax.default_backend() != "cpu" or is_empty(spec):
+        return True
+    return not (conv_lax.misread(spec) or conv_lax.misread(transposed(spec))) and (
         choose(FORWARD, spec) is conv_lax.forward
         and choose(INPUT_GRADIENT, spec) is conv_lax.input_gradient
-        and choose(WEIGHT_GRADIENT, spec) is conv_lax.weight_gradient))
+        and choose(WEIGHT_GRADIENT, spec) is conv_lax.weight_gradient)

@@ -4,8 +4,9 @@
     dx           = the same with the rotated kernel, on g spread by the stride
     dw[k, c, j]  = sum over n, p of x[s p + d k, c] g[n, p, c, j]
 
-XLA fuses the terms into one pass over the image. The weight gradient adds its products
-over the rows before it sums, so that they never lie in memory as whole images.
+XLA fuses the terms into one pass over the image. The weight gradient goes through the
+batch a few images at a time and adds their products pixel by pixel, before it sums the
+pixels: XLA would write out the products of the whole batch, one image for each tap.
 """
 
 from functools import reduce
@@ -16,9 +17,10 @@ from jax import lax
 
 from cnn_jax.ops.geometry import (ConvSpec, gather_tap, pad_image, tap_start,
                                   transposed)
+from cnn_jax.ops.mapped import vary_alike
 from cnn_jax.ops.trilinear import in_float32, trilinear
 
-MOST_BLOCKS = 16  # of rows, in the weight gradient
+IMAGES = 4  # a step of the weight gradient's loop, if they divide the batch
 
 
 def _check(spec: ConvSpec):
@@ -57,14 +59,18 @@ def weight_gradient(x, g, spec: ConvSpec):
     _check(spec)
     m = g.shape[-1] // spec.groups
     x = x if m == 1 else jnp.repeat(x, m, axis=-1)
-    rows = spec.out[0]
-    blocks = max(b for b in range(1, MOST_BLOCKS + 1) if rows % b == 0)
-    size = rows // blocks
+    count = next(i for i in (IMAGES, 2, 1) if g.shape[0] % i == 0)
+    # [steps, count, H, W, C]
+    xs, gs = (a.reshape(-1, count, *a.shape[1:]) for a in (pad_image(x, spec), g))
 
-    def tap_gradient(t):
-        products = (t[:, i:i + size] * g[:, i:i + size] for i in range(0, rows, size))
-        return reduce(add, products).sum(tuple(range(g.ndim - 1)))
-    dw = jnp.stack([tap_gradient(t) for t in _seen(x, spec)])
+    def add_images(sums, images):
+        x, g = images
+        return [s + g * gather_tap(x, tap_start(k, spec), spec.out, spec.strides)
+                for s, k in zip(sums, spec.taps)], None
+
+    zeros, _ = vary_alike(jnp.zeros(gs.shape[1:], g.dtype), gs)
+    sums, _ = lax.scan(add_images, [zeros] * len(spec.taps), (xs, gs))
+    dw = jnp.stack([s.sum(tuple(range(s.ndim - 1))) for s in sums])
     return dw.reshape(spec.w_shape)
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnn_jax.ops.geometry import ConvSpec, unpad_image
-from cnn_jax.ops.trilinear import in_float32, trilinear
+from cnn_jax.ops.trilinear import by_group, in_float32, trilinear
 
 
 def _image_axes(spec):
@@ -25,19 +25,17 @@ def _image_axes(spec):
 
 
 def _transform(x, spec: ConvSpec, padding, spread):
-    """[N, *size, C] spread and padded to [N, *padded, C], transformed, C split: G, c"""
+    """[N, *size, C] spread and padded to [N, *padded, C], transformed"""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"conv 'fft' takes floating-point arrays, received {x.dtype}")
     config = [(0, 0, 0), *((lo, hi, e - 1) for (lo, hi), e in zip(padding, spread)),
               (0, 0, 0)]
     x = lax.pad(x, jnp.zeros((), x.dtype), config)
-    x = jnp.fft.rfftn(x, axes=_image_axes(spec))
-    return x.reshape(*x.shape[:-1], spec.groups, -1)
+    return jnp.fft.rfftn(x, axes=_image_axes(spec))
 
 
 def _inverse(product, spec: ConvSpec):
-    """[N, *frequencies, G, c] -> [N, *padded, C]"""
-    product = product.reshape(*product.shape[:-2], -1)
+    """[N, *frequencies, C] -> [N, *padded, C]"""
     return jnp.fft.irfftn(product, s=spec.padded, axes=_image_axes(spec))
 
 
@@ -46,7 +44,7 @@ def _image(x, spec):
 
 
 def _kernel(w, spec):
-    """[c, *frequencies, G, o]: the input channel takes the place of the batch."""
+    """[C / G, *frequencies, O]: the input channel takes the place of the batch."""
     rest = [(0, p - (k - 1) * d - 1)
             for p, k, d in zip(spec.padded, spec.kernel, spec.rhs_dilation)]
     return _transform(jnp.moveaxis(w, -2, 0), spec, rest, spec.rhs_dilation)
@@ -65,25 +63,26 @@ def _at(y, size, step):
 
 
 def _sum(equation, a, b, spec):
-    return jnp.einsum(equation, a, b, precision=spec.precision)
+    return by_group(lambda a, b: jnp.einsum(equation, a, b, precision=spec.precision),
+                    a, b, spec.groups)
 
 
 @in_float32
 def forward(x, w, spec: ConvSpec):
-    product = _sum("n...gc,c...go->n...go", _image(x, spec), _kernel(w, spec).conj(),
+    product = _sum("n...c,c...o->n...o", _image(x, spec), _kernel(w, spec).conj(),
                    spec)
     return _at(_inverse(product, spec), spec.out, spec.strides)
 
 
 @in_float32
 def input_gradient(g, w, spec: ConvSpec):
-    product = _sum("n...go,c...go->n...gc", _cotangent(g, spec), _kernel(w, spec), spec)
+    product = _sum("n...o,c...o->n...c", _cotangent(g, spec), _kernel(w, spec), spec)
     return unpad_image(_inverse(product, spec), spec)
 
 
 @in_float32
 def weight_gradient(x, g, spec: ConvSpec):
-    product = _sum("n...gc,n...go->c...go", _image(x, spec), _cotangent(g, spec).conj(),
+    product = _sum("n...c,n...o->c...o", _image(x, spec), _cotangent(g, spec).conj(),
                    spec)
     dw = _at(_inverse(product, spec), spec.kernel, spec.rhs_dilation)
     return jnp.moveaxis(dw, 0, -2)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from cnn_jax.ops.geometry import (ConvSpec, gather_tap, pad_image, scatter_tap,
                                   tap_start, unpad_image)
-from cnn_jax.ops.trilinear import in_float32, trilinear
+from cnn_jax.ops.trilinear import by_group, in_float32, trilinear
 
 
 def im2col(x, spec: ConvSpec):
@@ -31,41 +31,41 @@ def col2im(cols, spec: ConvSpec):
     return unpad_image(dxp, spec)
 
 
-def _grouped(a, groups):
-    """[..., C] -> [..., G, C / G], left alone for one group"""
-    return a if groups == 1 else a.reshape(*a.shape[:-1], groups, -1)
-
-
-def _product(equation, a, b, spec: ConvSpec):
-    if spec.groups == 1:
-        equation = equation.replace("g", "")
-    return jnp.einsum(equation, a, b, precision=spec.precision)
-
-
-def _kernel(w, spec: ConvSpec):
-    """w [*kernel, C / G, O] -> [K, C / G, G, O / G]"""
-    return _grouped(w.reshape(-1, *w.shape[-2:]), spec.groups)
+def _rows(a, width):
+    """a [..., width] (one axis or more) -> [M, width]"""
+    return a.reshape(-1, width)
 
 
 @in_float32
 def forward(x, w, spec: ConvSpec):
-    cols = _grouped(im2col(x, spec), spec.groups)
-    y = _product("...kgc,kcgo->...go", cols, _kernel(w, spec), spec)
-    return y.reshape(spec.y_shape)
+    def product(cols, w):  # [.., K, c], [K, c, o] -> [M, o]
+        w = w.reshape(-1, w.shape[-1])
+        return jnp.matmul(_rows(cols, w.shape[0]), w, precision=spec.precision)
+
+    w = w.reshape(-1, *w.shape[-2:])
+    return by_group(product, im2col(x, spec), w, spec.groups).reshape(spec.y_shape)
 
 
 @in_float32
 def input_gradient(g, w, spec: ConvSpec):
-    cols = _product("...go,kcgo->...kgc", _grouped(g, spec.groups), _kernel(w, spec),
-                    spec)
-    return col2im(cols.reshape(*g.shape[:-1], len(spec.taps), -1), spec)
+    def product(g, w):  # [.., o], [K, c, o] -> [M, K, c]
+        taps, c, o = w.shape
+        cols = jnp.matmul(_rows(g, o), w.reshape(-1, o).T, precision=spec.precision)
+        return cols.reshape(-1, taps, c)
+
+    cols = by_group(product, g, w.reshape(-1, *w.shape[-2:]), spec.groups)
+    return col2im(cols.reshape(*g.shape[:-1], *cols.shape[1:]), spec)
 
 
 @in_float32
 def weight_gradient(x, g, spec: ConvSpec):
-    cols = _grouped(im2col(x, spec), spec.groups)
-    dw = _product("...kgc,...go->kcgo", cols, _grouped(g, spec.groups), spec)
-    return dw.reshape(spec.w_shape)
+    def product(cols, g):  # [.., K, c], [.., o] -> [K, c, o]
+        taps, c = cols.shape[-2:]
+        dw = jnp.matmul(_rows(cols, taps * c).T, _rows(g, g.shape[-1]),
+                        precision=spec.precision)
+        return dw.reshape(taps, c, -1)
+
+    return by_group(product, im2col(x, spec), g, spec.groups).reshape(spec.w_shape)
 
 
 passes = trilinear(forward, input_gradient, weight_gradient)

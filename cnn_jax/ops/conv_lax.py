@@ -2,7 +2,7 @@
 
 from jax import lax
 
-from cnn_jax.ops.geometry import ConvSpec, rotate, transposed
+from cnn_jax.ops.geometry import ConvSpec, pad_image, rotate, transposed
 from cnn_jax.ops.trilinear import trilinear
 
 SPATIAL = "DHW"  # the letters of up to three image axes
@@ -16,7 +16,26 @@ def _letters(spec: ConvSpec) -> str:
     return SPATIAL[-rank:]
 
 
+def misread(spec: ConvSpec) -> bool:
+    """True if XLA may read beyond the image: openxla/xla#48713, jaxlib 0.10 on a CPU.
+
+    It does where it cuts the low side and pads the high side of an axis.
+    """
+    return any(lo < 0 < hi for lo, hi in spec.padding)
+
+
+def pad_first(x, spec: ConvSpec):
+    """x padded and spread, and what is left to do: a convolution without padding."""
+    # Without the barrier XLA would fold the padding into the convolution again.
+    xp = lax.optimization_barrier(pad_image(x, spec))
+    ones = (1,) * len(spec.kernel)
+    return xp, spec._replace(x_shape=xp.shape, padding=((0, 0),) * len(ones),
+                             lhs_dilation=ones)
+
+
 def forward(x, w, spec: ConvSpec):
+    if misread(spec):
+        x, spec = pad_first(x, spec)
     a = _letters(spec)
     return lax.conv_general_dilated(
         x, w, spec.strides, spec.padding, spec.lhs_dilation, spec.rhs_dilation,
@@ -30,12 +49,14 @@ def input_gradient(g, w, spec: ConvSpec):
 
 def weight_gradient(x, g, spec: ConvSpec):
     """x correlated with g spread by the stride; the batch takes the channels' place."""
+    if misread(spec):
+        x, spec = pad_first(x, spec)
     a = _letters(spec)
     padding = []
-    for size, k, d, s, p, (lo, hi) in zip(
+    for size, k, d, s, o, (lo, hi) in zip(
             spec.padded, spec.kernel, spec.rhs_dilation, spec.strides, spec.out,
             spec.padding):
-        used = (k - 1) * d + 1 + (p - 1) * s  # rows that no window reached are cut
+        used = (k - 1) * d + 1 + (o - 1) * s  # rows that no window reached are cut
         padding.append((lo, hi - (size - used)))
     return lax.conv_general_dilated(
         x, g, spec.rhs_dilation, padding, spec.lhs_dilation, spec.strides,

@@ -20,7 +20,7 @@ import numpy as np
 
 from cnn_jax.ops.geometry import (ConvSpec, gather_tap, pad_image, scatter_tap,
                                   unpad_image)
-from cnn_jax.ops.trilinear import in_float32, trilinear
+from cnn_jax.ops.trilinear import by_group, in_float32, trilinear
 
 B = np.array([[1, 0, 0, 0], [0, 1, -1, 1], [-1, 1, 1, 0], [0, 0, 0, -1]])
 G = np.array([[1, 0, 0], [.5, .5, .5], [.5, -.5, .5], [0, 0, 1]])
@@ -53,36 +53,37 @@ def _margin(spec: ConvSpec):
 
 
 def _tiles(x, spec: ConvSpec):
-    """x [N, H, W, C] -> V [4, 4, N, th, tw, G, C / G]"""
+    """x [N, H, W, C] -> V [4, 4, N, th, tw, C]"""
     xp = lax.pad(pad_image(x, spec), jnp.zeros((), x.dtype),
                  [(0, 0, 0), *_margin(spec), (0, 0, 0)])
     d = jnp.stack([gather_tap(xp, at, _tile_counts(spec), (2, 2)) for at in PLACES])
-    v = _both_sides(B, d.reshape(4, 4, *d.shape[1:]))
-    return v.reshape(*v.shape[:-1], spec.groups, -1)
+    return _both_sides(B, d.reshape(4, 4, *d.shape[1:]))
 
 
-def _kernel(w, spec: ConvSpec):
-    """w [3, 3, C / G, O] -> U [4, 4, C / G, G, O / G]"""
-    u = _both_sides(G.T, w)
-    return u.reshape(*u.shape[:-1], spec.groups, -1)
+def _kernel(w):
+    """w [3, 3, C / G, O] -> U [4, 4, C / G, O]"""
+    return _both_sides(G.T, w)
 
 
 def _output_tiles(g, spec: ConvSpec):
-    """g [N, *out, O] -> dM [4, 4, N, th, tw, G, O / G]"""
+    """g [N, *out, O] -> dM [4, 4, N, th, tw, O]"""
     th, tw = _tile_counts(spec)
     g = lax.pad(g, jnp.zeros((), g.dtype), [
         (0, 0, 0), *((0, o % 2, 0) for o in spec.out), (0, 0, 0)])
     g = g.reshape(g.shape[0], th, 2, tw, 2, g.shape[-1]).transpose(2, 4, 0, 1, 3, 5)
-    m = _both_sides(A.T, g)
-    return m.reshape(*m.shape[:-1], spec.groups, -1)
+    return _both_sides(A.T, g)
+
+
+def _product(equation, a, b, spec: ConvSpec):
+    return by_group(lambda a, b: jnp.einsum(equation, a, b, precision=spec.precision),
+                    a, b, spec.groups)
 
 
 @in_float32
 def forward(x, w, spec: ConvSpec):
     _check(spec)
-    m = jnp.einsum("abnhwgc,abcgo->abnhwgo", _tiles(x, spec), _kernel(w, spec),
-                   precision=spec.precision)
-    y = _both_sides(A, m.reshape(*m.shape[:-2], -1))  # [2, 2, N, th, tw, O]
+    m = _product("abnhwc,abco->abnhwo", _tiles(x, spec), _kernel(w), spec)
+    y = _both_sides(A, m)  # [2, 2, N, th, tw, O]
     _, _, n, th, tw, o = y.shape
     y = y.transpose(2, 3, 0, 4, 1, 5).reshape(n, 2 * th, 2 * tw, o)
     return y[:, :spec.out[0], :spec.out[1]]
@@ -91,9 +92,8 @@ def forward(x, w, spec: ConvSpec):
 @in_float32
 def input_gradient(g, w, spec: ConvSpec):
     _check(spec)
-    dv = jnp.einsum("abnhwgo,abcgo->abnhwgc", _output_tiles(g, spec), _kernel(w, spec),
-                    precision=spec.precision)
-    d = _both_sides(B.T, dv.reshape(*dv.shape[:-2], -1))  # [4, 4, N, th, tw, C]
+    dv = _product("abnhwo,abco->abnhwc", _output_tiles(g, spec), _kernel(w), spec)
+    d = _both_sides(B.T, dv)  # [4, 4, N, th, tw, C]
     reach = [2 * t + 2 for t in _tile_counts(spec)]
     dxp = sum(scatter_tap(d[at], at, reach, (2, 2)) for at in PLACES)
     dxp = lax.pad(dxp, jnp.zeros((), dxp.dtype), [
@@ -104,9 +104,8 @@ def input_gradient(g, w, spec: ConvSpec):
 @in_float32
 def weight_gradient(x, g, spec: ConvSpec):
     _check(spec)
-    du = jnp.einsum("abnhwgc,abnhwgo->abcgo", _tiles(x, spec), _output_tiles(g, spec),
-                    precision=spec.precision)
-    return _both_sides(G, du.reshape(*du.shape[:-2], -1))
+    du = _product("abnhwc,abnhwo->abco", _tiles(x, spec), _output_tiles(g, spec), spec)
+    return _both_sides(G, du)
 
 
 passes = trilinear(forward, input_gradient, weight_gradient)

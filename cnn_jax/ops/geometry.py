@@ -202,13 +202,14 @@ def scatter_tap(t, start: Sequence[int], padded: Sequence[int], strides: Sequenc
 def interleave(parts: Sequence, steps: Sequence[int]):
     """Parts [N, *size, C], one for every place in a block of `steps` pixels (row-major)
     -> the image [N, *(size * steps), C] of these blocks."""
-    n, *size, c = parts[0].shape
-    image = jnp.stack(parts, axis=-1).reshape(n, *size, c, *steps)
-    rank = len(size)
-    # [N, n1, n2, C, s1, s2] -> [N, n1, s1, n2, s2, C]
-    pairs = [a for i in range(1, rank + 1) for a in (i, i + rank + 1)]
-    image = image.transpose(0, *pairs, rank + 1)
-    return image.reshape(n, *(m * s for m, s in zip(size, steps)), c)
+    parts = list(parts)
+    for axis in range(len(steps), 0, -1):  # the last axis first: its parts are adjacent
+        s = steps[axis - 1]
+        shape = list(parts[0].shape)
+        shape[axis] *= s
+        parts = [jnp.stack(parts[i:i + s], axis + 1).reshape(shape)
+                 for i in range(0, len(parts), s)]
+    return parts[0]
 
 
 class PoolSpec(NamedTuple):

@@ -12,8 +12,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax.ops.geometry import (PoolSpec, gather_tap, interleave, pad_image,
-                                  scatter_tap, unpad_image)
+from cnn_jax.ops.geometry import (PoolSpec, gather_tap, pad_image, scatter_tap,
+                                  unpad_image)
 
 
 def lowest(dtype):
@@ -47,8 +47,13 @@ def _max_forward(x, spec):
 
 def _max_backward(spec, index, cotangents):
     g, _ = cotangents
-    return (_hand_back([jnp.where(index == i, g, jnp.zeros((), g.dtype))
-                        for i in range(len(spec.taps))], spec),)
+    zero = jnp.zeros((), g.dtype)
+    if spec.window == spec.strides:
+        taps = np.arange(len(spec.taps), dtype=index.dtype)
+        taps = taps.reshape([1, *(a for k in spec.window for a in (1, k)), 1])
+        return (_tile(jnp.where(_blocks(index) == taps, _blocks(g), zero), spec),)
+    parts = [jnp.where(index == i, g, zero) for i in range(len(spec.taps))]
+    return (_scatter_sum(parts, spec),)
 
 
 _max_and_index.defvjp(_max_forward, _max_backward)
@@ -67,7 +72,10 @@ def mean_pool(x, spec: PoolSpec):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _mean_gradient(g, spec: PoolSpec):
     """dx = g / count, handed to every pixel of the window"""
-    return _hand_back([g / counts(spec, g.dtype)] * len(spec.taps), spec)
+    share = g / counts(spec, g.dtype)
+    if spec.window == spec.strides:
+        return _tile(_blocks(share), spec)
+    return _scatter_sum([share] * len(spec.taps), spec)
 
 
 # Both are linear, so each is the gradient of the other, to any order.
@@ -90,14 +98,26 @@ def counts(spec: PoolSpec, dtype) -> np.ndarray:
     return count.astype(dtype)
 
 
-def _hand_back(parts, spec: PoolSpec):
+def _scatter_sum(parts, spec: PoolSpec):
     """Adds the parts [N, *out, C], one a tap, where the taps read: [N, *spatial, C]."""
-    if spec.window == spec.strides:  # no overlap: each pixel is written once, not added
-        dxp = interleave(parts, spec.strides)
-        rest = [(0, p - n, 0) for p, n in zip(spec.padded, dxp.shape[1:-1])]
-        dxp = lax.pad(dxp, jnp.zeros((), dxp.dtype), [(0, 0, 0), *rest, (0, 0, 0)])
-    else:
-        dxp = functools.reduce(jnp.add, (
-            scatter_tap(t, k, spec.padded, spec.strides)
-            for k, t in zip(spec.taps, parts)))
-    return unpad_image(dxp, spec)
+    return unpad_image(functools.reduce(jnp.add, (
+        scatter_tap(t, k, spec.padded, spec.strides)
+        for k, t in zip(spec.taps, parts))), spec)
+
+
+def _blocks(a):
+    """[N, o1, o2, C] -> [N, o1, 1, o2, 1, C]: room for the pixels of each window"""
+    return a.reshape(a.shape[0], *(i for o in a.shape[1:-1] for i in (o, 1)),
+                     a.shape[-1])
+
+
+def _tile(blocks, spec: PoolSpec):
+    """[N, o1, k1, o2, k2, C] -> [N, *spatial, C]: windows without overlap write every
+    pixel once."""
+    shape = [a for o, k in zip(spec.out, spec.window) for a in (o, k)]
+    n, c = blocks.shape[0], blocks.shape[-1]
+    image = jnp.broadcast_to(blocks, (n, *shape, c))
+    image = image.reshape(n, *(o * k for o, k in zip(spec.out, spec.window)), c)
+    rest = [(0, p - m, 0) for p, m in zip(spec.padded, image.shape[1:-1])]
+    image = lax.pad(image, jnp.zeros((), image.dtype), [(0, 0, 0), *rest, (0, 0, 0)])
+    return unpad_image(image, spec)

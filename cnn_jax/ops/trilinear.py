@@ -65,6 +65,18 @@ def _or_zeros(one_pass, a, b, spec, shape):
     return one_pass(a, b, spec)
 
 
+def by_group(product, a, b, groups: int):
+    """product(a, b) for each group of channels by itself.
+
+    The last axis of a, of b and of the product holds the channels, group after group.
+    """
+    if groups == 1:
+        return product(a, b)
+    a, b = (t.reshape(*t.shape[:-1], groups, t.shape[-1] // groups) for t in (a, b))
+    y = jax.vmap(product, in_axes=-2, out_axes=-2)(a, b)
+    return y.reshape(*y.shape[:-2], -1)
+
+
 def low_precision(dtype) -> bool:
     return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
 

@@ -89,6 +89,8 @@ RULES = {
     "model.pool": one_of(ops.POOLS),
     "model.init": one_of(layers.INITIALIZERS),
     "model.bn": one_of(layers.BATCH_NORM),
+    "model.init_from": text,
+    "model.freeze": text,
     # Which values of these a data set accepts is said by `data.check`.
     "data.name": text,
     "data.dir": text,

@@ -12,21 +12,21 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnn_jax import data, ops
+from cnn_jax import data, networks, ops
 from cnn_jax.data.batches import concatenate, steps_per_epoch, train_order
 from cnn_jax.data.examples import Examples
 from cnn_jax.errors import InputError, RunError
-from cnn_jax.training import parallel
+from cnn_jax.training import parallel, trained
 from cnn_jax.training.checkpoint import Checkpoints
 from cnn_jax.training.config import check
 from cnn_jax.training.evaluate import Evaluate, compile_evaluation
 from cnn_jax.training.metrics import (Recorder, Reporter, epoch_line, improvement, mean,
-                                      should_stop, write_atomically)
+                                      should_stop)
 from cnn_jax.training.results import describe_devices, finish
 from cnn_jax.training.setup import create_recipe, describe_network, first_state
 from cnn_jax.training.signals import Stopped, stop_signals
 from cnn_jax.training.steps import Recipe, TrainState
-from cnn_jax.training.workdir import (default_path, describe, open_workdir,
+from cnn_jax.training.workdir import (DataInfo, default_path, describe, open_workdir,
                                       write_data_info)
 
 
@@ -88,7 +88,7 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
     placement = parallel.place(config)
     if config.batch_size % len(placement.devices):
         raise InputError(f"config.batch_size = {config.batch_size} does not divide "
-                         f"over {len(placement.devices)} devices: use a multiple of them")
+                         f"over {len(placement.devices)} devices: use a multiple")
     path = Path(workdir or default_path(config)).absolute()
     dataset = data.load(config.data, config.seed)
     info = describe(dataset, config.data.scaling)
@@ -101,8 +101,8 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
         report.line(describe_devices(placement.devices))
         if jax.process_index() == 0:
             write_data_info(path, info)
-            write_atomically(path / "summary.txt", table.text() + "\n")
-        state = first_state(recipe, info.image_shape)
+            table.save(path)
+        state = start_state(config, recipe, info)
         with Checkpoints(path / "checkpoints", config.checkpoint.keep) as checkpoints:
             examples, spans = concatenate(dataset)
             this = Run(config, path, recipe, placement, placement.put(examples), spans,
@@ -117,6 +117,24 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
             if not done:
                 state = fit(this, state, progress, evaluate)
             return finish(this, state, progress, evaluate, table.params, done)
+
+
+def start_state(config: ConfigDict, recipe: Recipe, info: DataInfo) -> TrainState:
+    """The state before the first step; its parameters may be those of another run."""
+    state = first_state(recipe, info.image_shape)
+    if not config.model.init_from:
+        return state
+    source = trained.load(Path(config.model.init_from))
+    try:
+        variables = networks.adopt(
+            {"params": state.params, "batch_stats": state.batch_stats},
+            {"params": source.state.average or source.state.params,
+             "batch_stats": source.state.batch_stats})
+    except ValueError as error:
+        raise InputError(f"config.model.init_from = {config.model.init_from}: {error}"
+                         ) from error
+    average = variables["params"] if recipe.ema_decay > 0 else {}
+    return state.replace(**variables, average=average)
 
 
 def resume(this: Run, state: TrainState) -> tuple[TrainState, Progress]:

@@ -1,10 +1,13 @@
 """Optimisers and learning-rate schedules by name, all from optax."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
+
+from cnn_jax.networks import in_parts
 
 Schedule = Callable[[jax.Array], jax.Array]
 
@@ -94,7 +97,10 @@ OPTIMIZERS = {
 
 
 def create(config, rate: Schedule) -> optax.GradientTransformation:
-    """Clip the gradient, update by name, accumulate: in the order of the data flow."""
+    """Clip the gradient, update by name, accumulate: in the order of the data flow.
+
+    Parameters in `model.freeze` keep their values and count nowhere.
+    """
     settings = config.optimizer
     transform = OPTIMIZERS[settings.name](rate, settings)
     if settings.clip_norm > 0:
@@ -103,4 +109,8 @@ def create(config, rate: Schedule) -> optax.GradientTransformation:
     if settings.accumulate_steps > 1:
         transform = optax.MultiSteps(
             transform, settings.accumulate_steps).gradient_transformation()
+    if config.model.freeze:
+        transform = optax.partition(
+            {True: optax.set_to_zero(), False: transform},
+            functools.partial(in_parts, chosen=config.model.freeze))
     return transform

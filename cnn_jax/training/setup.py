@@ -47,18 +47,21 @@ def create_recipe(config: ConfigDict, info: DataInfo,
         optimizer=optimizer.create(config, rate), rate=rate, scaling=info.scaling,
         augment=config.augment, seed=config.seed,
         label_smoothing=config.loss.label_smoothing,
-        ema_decay=config.optimizer.ema_decay, axis_name=axis_name)
+        ema_decay=config.optimizer.ema_decay, freeze=config.model.freeze,
+        axis_name=axis_name)
 
 
 def describe_network(recipe: Recipe, image_shape: tuple[int, int, int]) -> LayerTable:
     """The layer table; nothing is computed.
 
-    Raises InputError where the network cannot take images of this shape.
+    Raises InputError where the network cannot take images of this shape, or has no part
+    of a name that is to be frozen.
     """
     try:
+        abstract_state(recipe, image_shape)
         return layer_table(recipe.model, image_shape)
     except ValueError as error:
-        raise InputError(f"{type(recipe.model).__name__} cannot take images of shape "
+        raise InputError(f"{type(recipe.model).__name__} on images of shape "
                          f"{tuple(image_shape)}: {error}") from error
 
 

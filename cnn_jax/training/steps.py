@@ -17,8 +17,10 @@ from jax import lax
 from cnn_jax.data.augment import augment
 from cnn_jax.data.batches import Batch
 from cnn_jax.data.scaling import Scaling, scale
+from cnn_jax.networks import in_parts
 from cnn_jax.training.optimizer import Schedule
 
+AUX_WEIGHT = 0.3  # of GoogLeNet's and Inception's auxiliary heads in the loss
 Metrics = dict[str, jax.Array]  # sums over examples: loss, correct, count
 
 
@@ -45,6 +47,7 @@ class Recipe:
     seed: int
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
+    freeze: str = ""       # parts whose running statistics stay, as their parameters do
     axis_name: str | None = None
 
 
@@ -79,13 +82,21 @@ def train_step(state: TrainState, batch: Batch,
     def loss_of(params):
         logits, updated = recipe.model.apply(
             {"params": params, "batch_stats": state.batch_stats}, images, train=True,
-            mutable=["batch_stats"], rngs={"dropout": dropout_key})
+            mutable=["batch_stats", "aux_logits"], rngs={"dropout": dropout_key})
         losses = example_losses(logits, batch.label, recipe.label_smoothing)
-        return losses.mean(), (losses, logits, updated.get("batch_stats", {}))
+        loss = losses.mean()
+        for aux in jax.tree.leaves(updated.get("aux_logits", {})):
+            loss += AUX_WEIGHT * example_losses(aux, batch.label,
+                                                recipe.label_smoothing).mean()
+        return loss, (losses, logits, updated.get("batch_stats", {}))
 
     grads, (losses, logits, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
     if recipe.axis_name is not None:
         grads = lax.pmean(grads, recipe.axis_name)
+    if recipe.freeze:
+        frozen = in_parts(batch_stats, recipe.freeze, strict=False)
+        batch_stats = jax.tree.map(lambda keep, old, new: old if keep else new,
+                                   frozen, state.batch_stats, batch_stats)
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = {}
