@@ -1,11 +1,13 @@
 """Command line of cnn_jax: flags -> a locked config -> one call per --mode."""
 
+import signal
 import sys
 from pathlib import Path
 
 from cnn_jax.malloc import use_huge_pages
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports at once
     use_huge_pages()  # starts anew, so it stands before the imports that take time
 
 from absl import app, flags, logging  # noqa: E402
@@ -66,5 +68,6 @@ def fail(message: str, code: int) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     logging.set_verbosity(logging.WARNING)
     app.run(main, flags_parser=parse)

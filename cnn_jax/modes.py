@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+from absl import flags
 from ml_collections import ConfigDict
 
 from cnn_jax import networks, predict, training
@@ -102,10 +103,10 @@ def need_config(request: Request) -> ConfigDict:
 
 def trained_workdir(request: Request) -> Path:
     """The folder of a run: as given, or where this config would have trained."""
-    if request.workdir is None:
-        path = default_path(need_config(request))
-    else:
-        path = request.workdir
+    if request.workdir is None and request.config is None:
+        raise InputError(f"--mode={request.mode} needs --workdir=FOLDER of a run, or "
+                         "the --config that it was made with")
+    path = request.workdir or default_path(request.config)
     if request.config is not None:
         check_same_config(path, request.config)
     return path.absolute()
@@ -116,12 +117,20 @@ def explain(error: Exception, argv: list[str]) -> str:
     for name in re.findall(r"^--config\.([\w.]+)", "\n".join(argv), re.MULTILINE):
         if not is_field(name):
             return unknown_field(name)
+    paths = [arg.partition("=")[2] for arg in argv if arg.startswith("--config=")]
+    source = f"--config={paths[-1]}" if paths else "--config"
     text = str(error.args[0] if error.args else error).strip()
-    if "Failed loading config file" in text:
-        paths = [arg for arg in argv if arg.startswith("--config=")]
-        return f"{paths[-1] if paths else '--config'}: no such config file"
-    if "Error whilst parsing config file" in text:
-        return f"the config file failed: {text.splitlines()[-1]}"
     if isinstance(error, SyntaxError):
-        return f"the config file is not Python: {error}"
-    return text.partition("\n")[0]
+        return f"{source} is not Python: {error}"
+    in_file = "Error whilst parsing config file" in text
+    if isinstance(error, flags.Error) and not in_file:
+        return text.partition("\n")[0]
+    if "Failed loading config file" in text:
+        return f"{source}: no such config file"
+    fields = re.findall(r"^--config\.model\.fields\.(\w+)", "\n".join(argv),
+                        re.MULTILINE)
+    if isinstance(error, (KeyError, AttributeError)) and fields:
+        return (f"config.model.fields.{fields[0]}: {source} does not set this field of "
+                "its network: set it there first, then it can be changed here")
+    last = text.splitlines()[-1] if text else type(error).__name__
+    return f"{source} failed: {last[:200]}"

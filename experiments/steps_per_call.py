@@ -32,7 +32,8 @@ SIZES, STEPS, ROUNDS, BATCH, IMAGES = (1, 2, 4, 8), 16, 15, 128, 4096
 def main() -> None:
     config = lenet.get_config("mnist")
     info = DataInfo("random", "", (28, 28, 1), tuple("0123456789"),
-                    Scaling(0.0, 1 / 255), {"train": IMAGES, "validation": 1, "test": 1})
+                    Scaling(0.0, 1 / 255),
+                    {"train": IMAGES, "validation": 1, "test": 1}, sha256="")
     recipe = create_recipe(config, info)
     placement = parallel.mesh_placement(jax.devices()[:1])
     rng = np.random.default_rng(0)

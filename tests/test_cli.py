@@ -1,5 +1,6 @@
 """The command line as a user types it: one line and exit code 2 for what cannot be."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,13 @@ BAD = [
     (["--config=configs/lenet.py", "--mode=trian"], "train, eval, predict"),
     (["--mode=eval", "--workdir=nowhere"], "nowhere/config.json does not exist"),
     (["--mode=predict", "--workdir=nowhere"], "--images"),
+    (["--mode=weights"], "--workdir=FOLDER"),
+    (["--config="], "--config="),
+    (["--config=configs"], "--config=configs"),
+    (["--config=configs/lenet.py", "--config.model.fields.foo=1"],
+     "config.model.fields.foo"),
+    (["--config=configs/lenet.py", "--config.data.image_size=(4000,4000)"], "GiB"),
+    (["--config=configs/lenet.py", "--config.coordinator=auto"], "coordinator"),
 ]
 
 
@@ -44,6 +52,10 @@ def test_bad_command_is_one_line_and_code_2(arguments, words):
 @pytest.mark.parametrize("text,words", [
     ("import nothing_like_this", "nothing_like_this"),
     ("def get_config(:", "not Python"),
+    ("def get_config():\n    return 1 / 0", "division by zero"),
+    ("from configs import default\ndef get_config():\n    c = default.get_config()\n"
+     "    c.nothing_like_this = 1\n    return c", "nothing_like_this"),
+    ("x = 1", "get_config"),
 ])
 def test_config_that_fails_says_how(tmp_path, text, words):
     path = tmp_path / "broken.py"
@@ -64,3 +76,14 @@ def test_data_that_cannot_be_had_names_set_folder_and_alternative(tmp_path):
     done = main(["--config=configs/lenet.py:mnist", f"--config.data.dir={tmp_path}/x"])
     assert done.returncode == 2
     assert "mnist" in done.stderr and f"{tmp_path}/x" in done.stderr, done.stderr
+
+
+def test_no_download_names_set_folder_and_alternative(tmp_path):
+    """An address where nothing listens stands for a machine without a network."""
+    environment = {k: v for k, v in os.environ.items() if k != "CNN_JAX_DATA"} | {
+        "TFDS_DATA_DIR": str(tmp_path), "HTTPS_PROXY": "http://127.0.0.1:9",
+        "HTTP_PROXY": "http://127.0.0.1:9"}
+    done = main(["--config=configs/lenet.py:mnist"], env=environment)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    for words in (f"mnist is not in {tmp_path}", "$CNN_JAX_DATA/mnist", "digits"):
+        assert words in done.stderr

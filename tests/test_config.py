@@ -10,11 +10,11 @@ from cnn_jax.training import config as rules
 from configs import default, lenet
 
 BAD = [
-    ("seed", -1, "whole number >= 0"),
+    ("seed", -1, "whole number from 0"),
     ("seed", 2**31, "whole number"),
-    ("epochs", 0, "whole number >= 1"),
-    ("batch_size", 0, "whole number >= 1"),
-    ("batch_size", -4, "whole number >= 1"),
+    ("epochs", 0, "whole number from 1"),
+    ("batch_size", 0, "whole number from 1"),
+    ("batch_size", -4, "whole number from 1"),
     ("batch_size", True, "whole number"),
     ("batch_size", 64.0, "whole number"),
     ("eval_batch_size", 0, "whole number"),
@@ -23,6 +23,8 @@ BAD = [
     ("devices", -1, "whole number"),
     ("steps_per_call", -1, "whole number"),
     ("coordinator", "localhost", "host:port"),
+    ("coordinator", "localhost:abc", "host:port"),
+    ("coordinator", "localhost:70000", "host:port"),
     ("model.name", "lenet", "lenet5"),
     ("model.name", "", "lenet5"),
     ("model.name", "../../x", "lenet5"),
@@ -70,7 +72,7 @@ BAD = [
     ("early_stopping.monitor", "val_acc", "val_accuracy"),
     ("early_stopping.patience", -1, "whole number"),
     ("checkpoint.monitor", "f1", "val_loss"),
-    ("checkpoint.keep", 1, "whole number >= 2"),
+    ("checkpoint.keep", 1, "whole number from 2"),
     ("log.every_steps", 0, "whole number"),
 ]
 

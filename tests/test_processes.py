@@ -80,6 +80,16 @@ def test_two_processes_train_the_model_of_one(alone, tmp_path, kind):
             == pytest.approx(read_results(alone)["test_loss"], rel=1e-4))
 
 
+def test_processes_with_different_configs_are_refused(tmp_path):
+    port = free_port()
+    processes = [start_main(tmp_path / "run", CHANGES | {
+        "coordinator": f"127.0.0.1:{port}", "num_processes": 2, "process_id": number,
+        "seed": number}) for number in range(2)]
+    for code, _, errors in map(end, processes):
+        assert code == 2 and "different configs or data" in errors, errors
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
 def test_two_processes_after_sixty_steps(tmp_path, kind):

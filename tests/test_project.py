@@ -43,6 +43,8 @@ def test_arrows_point_one_way():
                 assert not re.match(r"cnn_jax\.(?!ops)", name), (place, name)
             if place.startswith(("networks/", "layers.py")):
                 assert not re.match(r"cnn_jax\.(data|training)", name), (place, name)
+            if place in ("training/steps.py", "training/optimizer.py"):
+                assert not name.startswith("cnn_jax.data"), (place, name)
             if place.startswith("data/"):
                 assert not re.match(r"cnn_jax\.(training|networks|ops)", name), place
 

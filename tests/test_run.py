@@ -20,6 +20,7 @@ from cnn_jax.errors import InputError, RunError
 from cnn_jax.training import loop, parallel, trained
 from cnn_jax.training.checkpoint import Checkpoints
 from cnn_jax.training.evaluate import compile_evaluation
+from cnn_jax.training.workdir import default_path
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -144,8 +145,9 @@ print([name for name in ("tensorflow", "torch", "keras") if name in sys.modules]
 def test_neither_tensorflow_nor_torch_is_required():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    lists = [setup["options"]["install_requires"],
-             *setup["options.extras_require"].values()]
+    extras = dict(setup["options.extras_require"])
+    del extras["peers"]  # which are there to be compared with
+    lists = [setup["options"]["install_requires"], *extras.values()]
     names = [re.split(r"[ <>=~!\[]", line)[0] for text in lists
              for line in text.split("\n") if line and not line.startswith("#")]
     assert "jax" in names and not {"tensorflow", "tensorflow-cpu", "torch",
@@ -397,3 +399,41 @@ def test_the_average_is_evaluated_predicted_and_exported(tmp_path, capsys):
         kernel = arrays["params/head/kernel"]
     np.testing.assert_array_equal(kernel, found.state.average["head"]["kernel"])
     assert not np.array_equal(kernel, found.state.params["head"]["kernel"])
+
+
+# Other data behind the same config
+
+def picture_folder(path, classes, brightness):
+    """Ten 8 x 8 pictures a class; returns the flags to train on them."""
+    rng = np.random.default_rng(brightness)
+    for name in classes:
+        (path / name).mkdir(parents=True)
+        for k in range(10):
+            pixels = rng.integers(0, brightness, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(path / name / f"{k}.png")
+    return {"data.name": "folder", "data.dir": str(path), "batch_size": 4,
+            "data.validation": 0.25, "data.test": 0.25, "data.limit": 0, "epochs": 1}
+
+
+def test_other_data_in_the_workdir_of_a_run_is_refused_and_nothing_is_lost(tmp_path):
+    ours = tiny(picture_folder(tmp_path / "a", ["cat", "dog"], 250))
+    training.run(ours, tmp_path / "run", quiet=True)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.json")}
+    for name, classes, words in (("b", ["red", "blue"], "class_names"),
+                                 ("c", ["cat", "dog"], "sha256")):
+        theirs = tiny(picture_folder(tmp_path / name, classes, 100))
+        with pytest.raises(InputError, match=f"other data: {words}"):
+            training.run(theirs, tmp_path / "run", quiet=True)
+        with pytest.raises(InputError, match=f"other data: {words}"):
+            trained.evaluate(tmp_path / "run", theirs, quiet=True)
+        assert default_path(ours) != default_path(theirs)
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_moved_data_folder_is_the_same_data(tmp_path):
+    changes = picture_folder(tmp_path / "a", ["cat", "dog"], 250)
+    training.run(tiny(changes), tmp_path / "run", quiet=True)
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = tiny(changes | {"data.dir": str(tmp_path / "b")})
+    figures = trained.evaluate(tmp_path / "run", moved, quiet=True)
+    assert figures["test"]["examples"] == 5

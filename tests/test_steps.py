@@ -1,6 +1,7 @@
 """The pure steps: losses against NumPy, what each setting changes, determinism."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import optax
 import pytest
 
 from cnn_jax import networks
-from cnn_jax.data.batches import Batch
+from cnn_jax.data.augment import augment
 from cnn_jax.data.scaling import SCALINGS, Scaling, scale
 from cnn_jax.layers import Layers
 from cnn_jax.training import steps
@@ -23,13 +24,15 @@ def recipe(network: str = "baseline", dtype: str = "float32", **fields) -> steps
     model = networks.create(network, 3, Layers(conv="lax", dtype=dtype))
     return dataclasses.replace(steps.Recipe(
         model=model, optimizer=optax.sgd(0.1), rate=lambda step: 0.1,
-        scaling=Scaling(0.0, 1 / 255), augment=default.get_config().augment, seed=0),
+        scale=functools.partial(scale, scaling=Scaling(0.0, 1 / 255)), seed=0,
+        augment=functools.partial(augment, settings=default.get_config().augment)),
         **fields)
 
 
-def batch(n: int = 6) -> Batch:
-    return Batch(RNG.integers(0, 256, (n, *SHAPE), dtype=np.uint8),
-                 RNG.integers(0, 3, n).astype(np.int32), jnp.ones(n), jnp.arange(n))
+def batch(n: int = 6) -> steps.Batch:
+    return steps.Batch(
+        RNG.integers(0, 256, (n, *SHAPE), dtype=np.uint8),
+        RNG.integers(0, 3, n).astype(np.int32), jnp.ones(n), jnp.arange(n))
 
 
 def train(state, data, this):
@@ -55,7 +58,7 @@ def test_a_step_goes_down_the_gradient():
     state = steps.create_state(this, SHAPE)
 
     def loss(params):
-        logits = this.model.apply({"params": params}, scale(data.image, this.scaling),
+        logits = this.model.apply({"params": params}, this.scale(data.image),
                                   train=False)
         return steps.example_losses(logits, data.label).mean()
 
@@ -92,7 +95,7 @@ def test_evaluation_does_not_count_what_is_masked():
     state = steps.create_state(this, SHAPE)
     masked = steps.eval_step(state, data._replace(mask=jnp.array([1., 1, 0, 1, 0, 0])),
                              this)
-    kept = Batch(*(np.asarray(field)[[0, 1, 3]] for field in data))
+    kept = steps.Batch(*(np.asarray(field)[[0, 1, 3]] for field in data))
     alone = steps.eval_step(state, kept, this)
     assert masked["count"] == 3
     np.testing.assert_allclose(masked["loss"], alone["loss"], rtol=1e-5)
@@ -110,6 +113,18 @@ def test_average_follows_the_parameters_and_is_what_is_evaluated():
         steps.predict_logits(after, data.image, this),
         steps.predict_logits(after.replace(params=after.average), data.image,
                              dataclasses.replace(this, ema_decay=0.0)))
+
+
+def test_average_moves_with_the_updates_not_with_the_batches_between():
+    twos = optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation()
+    this = recipe("lenet5", ema_decay=0.5, accumulate_steps=2, optimizer=twos)
+    first = steps.create_state(this, SHAPE)
+    second, _ = train(first, batch(), this)
+    third, _ = train(second, batch(), this)
+    for a, b, c, params in zip(*map(jax.tree.leaves, (
+            first.average, second.average, third.average, third.params))):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(c, (b + params) / 2, rtol=1e-5, atol=1e-7)
 
 
 def test_bfloat16_computes_low_and_keeps_float32_parameters():

@@ -5,21 +5,12 @@ devices; a batch is a row of indices into it.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from cnn_jax.data.examples import Dataset, Examples
-
-
-class Batch(NamedTuple):
-    """What a step sees."""
-
-    image: jax.Array  # uint8 [B, H, W, C]
-    label: jax.Array  # int32 [B]
-    mask: jax.Array   # float32 [B]: 0 where evaluation padded the batch
-    place: jax.Array  # int32 [B]: position in the global batch, which random draws use
+from cnn_jax.draws import draw_key
 
 
 def concatenate(dataset: Dataset) -> tuple[Examples, dict[str, range]]:
@@ -43,7 +34,7 @@ def train_order(seed: int, epoch: int, span: range, batch_size: int) -> np.ndarr
     The last batch is filled up with the epoch's first examples, so that all batches
     have one shape and none is padded (padding would enter batch-norm statistics).
     """
-    key = jax.random.fold_in(jax.random.key(seed), epoch)
+    key = draw_key(seed, "order", epoch)
     order = span.start + np.asarray(jax.random.permutation(key, len(span)))
     steps = steps_per_epoch(len(span), batch_size)
     return np.resize(order, (steps, batch_size)).astype(np.int32)

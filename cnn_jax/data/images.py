@@ -4,6 +4,7 @@ The same conversion serves the stored sets, folders of pictures and the user's o
 pictures at prediction time, so a network sees what it was trained on.
 """
 
+import math
 import warnings
 from pathlib import Path
 
@@ -17,6 +18,7 @@ EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", "
 # Decoders that may be used, whatever a file is called: no EPS, which runs a program.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 64_000_000
+MAX_BYTES = 8 * 2**30  # of a set, which lies in memory as one array
 
 _GREY = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 _MODES = {1: "L", 3: "RGB"}
@@ -120,6 +122,11 @@ def convert_images(images: np.ndarray, size: tuple[int, int], channels: int):
     target = (*(size if any(size) else (height, width)), channels or depth)
     if target == (height, width, depth):
         return images
+    size_bytes = count * math.prod(target)
+    if size_bytes > MAX_BYTES:
+        raise InputError(
+            f"{count:,} images of {target} would take {size_bytes / 2**30:.1f} GiB; "
+            f"the limit is {MAX_BYTES / 2**30:.0f}: choose a smaller data.image_size")
     result = np.empty((count, *target), np.uint8)
     for source, into in zip(images, result):
         image = Image.fromarray(source[..., 0] if depth == 1 else source)

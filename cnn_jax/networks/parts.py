@@ -20,16 +20,16 @@ def parts_of(params: Mapping) -> list[str]:
     return list(dict.fromkeys(map(part_of, params)))
 
 
-def in_parts(params: Mapping, chosen: str, strict: bool = True) -> dict[str, Any]:
+def in_parts(params: Mapping, chosen: str, must_exist: bool = True) -> dict[str, Any]:
     """For each parameter whether it is in one of the parts, 'stem,stage1'.
 
     Single layers ('stage1_block2') are names too. Raises ValueError for a name that no
-    parameter has, if `strict`; running statistics lack the layers that have none.
+    parameter has, if `must_exist`; running statistics lack the layers that have none.
     """
     names = [name.strip() for name in chosen.split(",") if name.strip()]
     known = parts_of(params)
     for name in names:
-        if strict and name not in known and name not in params:
+        if must_exist and name not in known and name not in params:
             raise ValueError(f"unknown part {name!r}; known: {', '.join(known)}, "
                              "or the name of a layer")
     chosen_layers = {layer for layer in params

@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -34,10 +35,8 @@ class Rule(NamedTuple):
 
 
 def integer(low: int, high: int = 2**31 - 1) -> Rule:
-    words = f"a whole number >= {low}" if high == 2**31 - 1 else \
-        f"a whole number from {low} to {high}"
     return Rule(lambda v: isinstance(v, int) and not isinstance(v, bool)
-                and low <= v <= high, words)
+                and low <= v <= high, f"a whole number from {low} to {high}")
 
 
 def number(low: float, high: float = math.inf, open_low: bool = False,
@@ -66,6 +65,12 @@ def sequence(item: Rule, length: int | None = None) -> Rule:
     return Rule(holds, f"a tuple of {length or 'some'} items, each {item.allowed}")
 
 
+def is_address(value: str) -> bool:
+    """host:port"""
+    host, _, port = value.rpartition(":")
+    return bool(host) and port.isdecimal() and 0 < int(port) < 65536
+
+
 boolean = Rule(lambda v: isinstance(v, bool), "true or false")
 text = Rule(lambda v: isinstance(v, str), "a string")
 fraction = number(0, 1, open_high=True)
@@ -79,7 +84,7 @@ RULES = {
     "devices": integer(0),
     "steps_per_call": integer(0, 1000),
     "coordinator": Rule(
-        lambda v: isinstance(v, str) and (v in ("", "auto") or ":" in v),
+        lambda v: isinstance(v, str) and (v in ("", "auto") or is_address(v)),
         "'' (one process), 'auto', or 'host:port'"),
     "num_processes": integer(0),
     "process_id": integer(-1),
@@ -219,6 +224,11 @@ def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
 
 
 def fingerprint(config: ConfigDict) -> str:
-    """Eight hex digits that tell apart configs which compute different things."""
-    return hashlib.sha256(json.dumps(computed(config), sort_keys=True).encode()
-                          ).hexdigest()[:8]
+    """Eight hex digits that tell apart configs which compute different things.
+
+    A folder of the user's own is its data set's only name, so it counts.
+    """
+    facts = computed(config)
+    if config.data.name == "folder" or config.data.name.startswith("tfds:"):
+        facts["data.dir"] = os.path.abspath(config.data.dir)
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]

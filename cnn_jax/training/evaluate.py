@@ -3,6 +3,8 @@
 import functools
 from collections.abc import Callable
 
+import jax
+
 from cnn_jax import ops
 from cnn_jax.data.batches import eval_order
 from cnn_jax.data.examples import Examples
@@ -32,9 +34,13 @@ def compile_evaluation(recipe: Recipe, placement: Placement, state: TrainState,
         compiler_options=ops.compiler_options())
 
     def evaluate(state: TrainState, part: str) -> dict[str, float]:
-        totals = dict.fromkeys(("loss", "correct", "count"), 0.0)
+        pending = []
         for batch in eval_order(spans[part], batch_size):
-            metrics = placement.fetch(program(state, examples, *rows(*batch)))
+            pending.append(program(state, examples, *rows(*batch)))
+            if placement.synchronous:
+                jax.block_until_ready(pending[-1])
+        totals = dict.fromkeys(("loss", "correct", "count"), 0.0)
+        for metrics in map(placement.fetch, pending):
             for name in totals:
                 totals[name] += float(metrics[name])
         assert totals["count"] == len(spans[part]), (totals, part)

@@ -18,16 +18,16 @@ from cnn_jax.data.examples import Examples
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.training import parallel, trained
 from cnn_jax.training.checkpoint import Checkpoints
-from cnn_jax.training.config import check
+from cnn_jax.training.config import check, fingerprint
 from cnn_jax.training.evaluate import Evaluate, compile_evaluation
 from cnn_jax.training.metrics import (Recorder, Reporter, epoch_line, improvement, mean,
                                       should_stop)
 from cnn_jax.training.results import describe_devices, finish
-from cnn_jax.training.setup import create_recipe, describe_network, first_state
+from cnn_jax.training.setup import (abstract_state, create_recipe, describe_network,
+                                    first_state)
 from cnn_jax.training.signals import Stopped, stop_signals
 from cnn_jax.training.steps import Recipe, TrainState
-from cnn_jax.training.workdir import (DataInfo, default_path, describe, open_workdir,
-                                      write_data_info)
+from cnn_jax.training.workdir import DataInfo, default_path, describe, open_workdir
 
 
 @dataclasses.dataclass
@@ -40,7 +40,7 @@ class Progress:
         default_factory=lambda: dict.fromkeys(("loss", "correct", "count"), 0.0))
     epoch_seconds: float = 0.0    # of training in the epoch under way
     train_seconds: float = 0.0    # of training in all, without compiling and evaluating
-    compile_seconds: float = 0.0
+    compile_seconds: float = 0.0  # of the training step, over all starts of the run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Run:
     spans: dict[str, range]
     checkpoints: Checkpoints
     report: Reporter
+    rate: Callable                # the schedule, compiled
 
     @property
     def steps_per_epoch(self) -> int:
@@ -84,8 +85,8 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
     """
     check(config)
     parallel.start_processes(config)
-    report = Reporter(quiet or jax.process_index() != 0)
     placement = parallel.place(config)
+    report = Reporter(quiet or jax.process_index() != 0)
     if config.batch_size % len(placement.devices):
         raise InputError(f"config.batch_size = {config.batch_size} does not divide "
                          f"over {len(placement.devices)} devices: use a multiple")
@@ -94,20 +95,20 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
     info = describe(dataset, config.data.scaling)
     recipe = create_recipe(config, info, placement.axis_name)
     table = describe_network(recipe, info.image_shape)
-    with open_workdir(path, config):
+    parallel.check_same_in_all(
+        f"{fingerprint(config)} {config.log.every_steps} {info.sha256}")
+    with open_workdir(path, config, info):
         report.line(f"workdir: {path}")
         report.line(f"data: {info.source}")
         report.line(table.text())
         report.line(describe_devices(placement.devices))
         if jax.process_index() == 0:
-            write_data_info(path, info)
             table.save(path)
-        state = start_state(config, recipe, info)
         with Checkpoints(path / "checkpoints", config.checkpoint.keep) as checkpoints:
             examples, spans = concatenate(dataset)
             this = Run(config, path, recipe, placement, placement.put(examples), spans,
-                       checkpoints, report)
-            state, progress = resume(this, state)
+                       checkpoints, report, jax.jit(recipe.rate))
+            state, progress = start(this, info)
             done = this.finished(progress)
             if done:
                 report.line(f"already finished after epoch {len(progress.history)}: "
@@ -119,7 +120,7 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
             return finish(this, state, progress, evaluate, table.params, done)
 
 
-def start_state(config: ConfigDict, recipe: Recipe, info: DataInfo) -> TrainState:
+def begin(config: ConfigDict, recipe: Recipe, info: DataInfo) -> TrainState:
     """The state before the first step; its parameters may be those of another run."""
     state = first_state(recipe, info.image_shape)
     if not config.model.init_from:
@@ -137,14 +138,16 @@ def start_state(config: ConfigDict, recipe: Recipe, info: DataInfo) -> TrainStat
     return state.replace(**variables, average=average)
 
 
-def resume(this: Run, state: TrainState) -> tuple[TrainState, Progress]:
+def start(this: Run, info: DataInfo) -> tuple[TrainState, Progress]:
     """The newest checkpoint of the workdir on the devices, or the first state."""
-    progress = Progress()
-    if this.checkpoints.latest is not None:
-        state, meta = this.checkpoints.restore(this.checkpoints.latest, state)
-        progress = Progress(**meta)
-        this.report.line(f"resuming after step {progress.step}")
-    return this.placement.put(state), progress
+    latest = this.checkpoints.latest
+    if latest is None:
+        state = begin(this.config, this.recipe, info)
+        return this.placement.put(state), Progress()
+    like = abstract_state(this.recipe, info.image_shape)
+    state, meta = this.checkpoints.restore(latest, like)
+    this.report.line(f"resuming after step {latest}")
+    return this.placement.put(state), Progress(**meta)
 
 
 def fit(this: Run, state: TrainState, progress: Progress,
@@ -241,14 +244,14 @@ def drain(this: Run, progress: Progress, pending: list, recorder: Recorder) -> N
 
 def learning_rate(this: Run, step: int) -> float:
     """The rate that step number `step` (from 0) was made with."""
-    return float(this.recipe.rate(step // this.config.optimizer.accumulate_steps))
+    return float(this.rate(step // this.config.optimizer.accumulate_steps))
 
 
 def not_finite(this: Run, what: str, step: int) -> RunError:
     kept = this.checkpoints.latest
     return RunError(
-        f"{what} at step {step} (epoch {step // this.steps_per_epoch + 1}), learning "
-        f"rate {learning_rate(this, step):g}: training stopped; "
+        f"{what} at step {step + 1} (epoch {step // this.steps_per_epoch + 1}), "
+        f"learning rate {learning_rate(this, step):g}: training stopped; "
         + (f"the checkpoint of step {kept} is kept" if kept is not None
            else "no checkpoint had been saved")
         + "; try a lower --config.optimizer.learning_rate or clip_norm")
@@ -290,13 +293,14 @@ def compile_training(this: Run, state: TrainState, progress: Progress) -> dict:
         functools.partial(parallel.train_steps, recipe=this.recipe), donate=(0,))
     programs = {}
     this.report.line("compiling ...")
+    begun = time.perf_counter()
     for size in sizes:
-        begun = time.perf_counter()
         rows = this.placement.put_rows(np.zeros((size, batch), np.int32))
         programs[size] = step.lower(state, this.data, rows).compile(
             compiler_options=ops.compiler_options())
-        progress.compile_seconds += time.perf_counter() - begun
-    this.report.line(f"compiled in {progress.compile_seconds:.1f} s")
+    seconds = time.perf_counter() - begun
+    progress.compile_seconds += seconds
+    this.report.line(f"compiled in {seconds:.1f} s")
     return programs
 
 

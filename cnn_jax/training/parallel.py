@@ -5,6 +5,7 @@ whole batch, so both train the same parameters as one device. More than one proc
 `jax.distributed`; every process runs the same program on its own devices.
 """
 
+import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,10 +16,10 @@ from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cnn_jax.data.batches import Batch
 from cnn_jax.data.examples import Examples
 from cnn_jax.errors import InputError
-from cnn_jax.training.steps import Metrics, Recipe, TrainState, eval_step, train_step
+from cnn_jax.training.steps import (Batch, Metrics, Recipe, TrainState, eval_step,
+                                    train_step)
 
 AXIS = "batch"
 
@@ -42,17 +43,29 @@ class Placement(NamedTuple):
 
 def start_processes(config) -> None:
     """Joins the other processes, where the config names any; call before all else."""
-    if config.coordinator == "auto":
-        jax.distributed.initialize()
-    elif config.coordinator:
-        jax.distributed.initialize(config.coordinator, config.num_processes,
-                                   config.process_id)
+    if not config.coordinator:
+        return
+    try:
+        if config.coordinator == "auto":
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(config.coordinator, config.num_processes,
+                                       config.process_id)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"config.coordinator = {config.coordinator!r}: the processes "
+                         f"could not be joined: {str(error).splitlines()[0]}"
+                         ) from error
 
 
 def choose_devices(config) -> list[jax.Device]:
     """The devices to train on: `config.devices` of this process's, or all there are."""
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:  # such as JAX_PLATFORMS=cuda where there is none
+        raise InputError(
+            f"JAX finds no device: {str(error).splitlines()[0]}") from error
     if config.devices == 0:
-        return jax.devices()
+        return devices
     if jax.process_count() > 1:
         raise InputError(f"config.devices = {config.devices} is for one process; with "
                          "several, all devices are used: set it to 0")
@@ -67,6 +80,23 @@ def place(config) -> Placement:
     """The placement that a config asks for."""
     devices = choose_devices(config)
     return {"jit": mesh_placement, "pmap": pmap_placement}[config.parallel](devices)
+
+
+def check_same_in_all(facts: str) -> None:
+    """Raises InputError in every process unless all of them have the same `facts`."""
+    if jax.process_count() == 1:
+        return
+    digest = np.frombuffer(hashlib.sha256(facts.encode()).digest(), np.uint8)
+    if (multihost_utils.process_allgather(digest) != digest).any():
+        raise InputError("the processes have different configs or data: start the same "
+                         "command on each, but for config.process_id and data.dir")
+
+
+def succeeded_in_first(error: Exception | None) -> bool:
+    """Whether process 0 has no error to report; a collective of all processes."""
+    if jax.process_count() == 1:
+        return error is None
+    return not multihost_utils.process_allgather(np.int32(error is not None))[0]
 
 
 def agreed(received: list[int]) -> int:

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from cnn_jax.errors import RunError
 from cnn_jax.inspection.plots import learning_curves
 from cnn_jax.training.checkpoint import leaves
 from cnn_jax.training.metrics import improvement, part_line, write_atomically
+from cnn_jax.training.workdir import read_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -93,12 +95,12 @@ def finish(this, state, progress, evaluate, params: int, only_evaluate: bool) ->
 
     path = this.workdir / "results.json"
     if only_evaluate and path.exists():
-        results = json.loads(path.read_text())
+        results = read_json(path)
     else:
         results = collect(this, final, progress, row, test, params)
         if jax.process_index() == 0:
-            write_atomically(path, json.dumps(results, indent=2) + "\n")
             learning_curves(progress.history, this.workdir / "learning_curves.png")
+            write_atomically(path, json.dumps(results, indent=2) + "\n")
     this.report.line(f"all of it lies in {this.workdir}")
     return results
 
@@ -125,5 +127,5 @@ def collect(this, final, progress, best: dict, test: dict, params: int) -> dict:
         "versions": versions(),
         "devices": [f"{d.platform}: {d.device_kind}" for d in this.placement.devices],
         "commit": commit(),
-        "command": " ".join([Path(sys.executable).name, *sys.argv]),
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
     }

@@ -1,11 +1,15 @@
 """From a config and the data's description to everything that steps need."""
 
+import functools
+
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from cnn_jax import networks
+from cnn_jax.data.augment import augment
 from cnn_jax.data.batches import steps_per_epoch
+from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.summary import LayerTable, layer_table
 from cnn_jax.layers import Layers
@@ -35,6 +39,8 @@ def create_recipe(config: ConfigDict, info: DataInfo,
                          f"{info.counts['train']} training images of {info.name}")
     for part in ("early_stopping", "checkpoint"):
         monitor = config[part].monitor
+        if part == "early_stopping" and config.early_stopping.patience == 0:
+            continue
         if info.counts["validation"] == 0 and monitor.startswith("val_"):
             raise InputError(
                 f"config.{part}.monitor = {monitor!r} needs a validation part, and "
@@ -44,10 +50,12 @@ def create_recipe(config: ConfigDict, info: DataInfo,
         config, steps_per_epoch(info.counts["train"], config.batch_size))
     return Recipe(
         model=create_model(config, classes, axis_name),
-        optimizer=optimizer.create(config, rate), rate=rate, scaling=info.scaling,
-        augment=config.augment, seed=config.seed,
+        optimizer=optimizer.create(config, rate), rate=rate,
+        augment=functools.partial(augment, settings=config.augment),
+        scale=functools.partial(scale, scaling=info.scaling), seed=config.seed,
         label_smoothing=config.loss.label_smoothing,
-        ema_decay=config.optimizer.ema_decay, freeze=config.model.freeze,
+        ema_decay=config.optimizer.ema_decay,
+        accumulate_steps=config.optimizer.accumulate_steps, freeze=config.model.freeze,
         axis_name=axis_name)
 
 

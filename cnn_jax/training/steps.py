@@ -5,7 +5,8 @@ devices here is `recipe.axis_name`, behind which the collectives stand.
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.struct
@@ -14,14 +15,21 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from cnn_jax.data.augment import augment
-from cnn_jax.data.batches import Batch
-from cnn_jax.data.scaling import Scaling, scale
+from cnn_jax.draws import draw_key
 from cnn_jax.networks import in_parts
 from cnn_jax.training.optimizer import Schedule
 
 AUX_WEIGHT = 0.3  # of GoogLeNet's and Inception's auxiliary heads in the loss
 Metrics = dict[str, jax.Array]  # sums over examples: loss, correct, count
+
+
+class Batch(NamedTuple):
+    """What a step sees."""
+
+    image: jax.Array  # uint8 [B, H, W, C]
+    label: jax.Array  # int32 [B]
+    mask: jax.Array   # float32 [B]: 0 where evaluation padded the batch
+    place: jax.Array  # int32 [B]: position in the global batch, which random draws use
 
 
 @flax.struct.dataclass
@@ -42,11 +50,12 @@ class Recipe:
     model: nn.Module
     optimizer: optax.GradientTransformation
     rate: Schedule
-    scaling: Scaling
-    augment: Any           # the `augment` part of the config
+    augment: Callable[..., jax.Array]  # (key, uint8 images, place) -> float32 pixels
+    scale: Callable[[jax.Array], jax.Array]  # pixels -> network input
     seed: int
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
+    accumulate_steps: int = 1
     freeze: str = ""       # parts whose running statistics stay, as their parameters do
     axis_name: str | None = None
 
@@ -54,7 +63,8 @@ class Recipe:
 def create_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:
     """The state before the first step, from `recipe.seed` alone."""
     images = jnp.zeros((1, *image_shape))
-    variables = recipe.model.init(jax.random.key(recipe.seed), images, train=False)
+    variables = recipe.model.init(draw_key(recipe.seed, "parameters"), images,
+                                  train=False)
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32), params=params,
@@ -74,10 +84,9 @@ def example_losses(logits: jax.Array, labels: jax.Array,
 def train_step(state: TrainState, batch: Batch,
                recipe: Recipe) -> tuple[TrainState, Metrics]:
     """One update from one batch; the metrics are those before the update."""
-    key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
-    augment_key, dropout_key = jax.random.split(key)
-    images = augment(augment_key, batch.image, batch.place, recipe.augment)
-    images = scale(images, recipe.scaling)
+    augment_key, dropout_key = jax.random.split(
+        draw_key(recipe.seed, "step", state.step))
+    images = recipe.scale(recipe.augment(augment_key, batch.image, batch.place))
 
     def loss_of(params):
         logits, updated = recipe.model.apply(
@@ -94,14 +103,16 @@ def train_step(state: TrainState, batch: Batch,
     if recipe.axis_name is not None:
         grads = lax.pmean(grads, recipe.axis_name)
     if recipe.freeze:
-        frozen = in_parts(batch_stats, recipe.freeze, strict=False)
+        frozen = in_parts(batch_stats, recipe.freeze, must_exist=False)
         batch_stats = jax.tree.map(lambda keep, old, new: old if keep else new,
                                    frozen, state.batch_stats, batch_stats)
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = {}
     if recipe.ema_decay > 0:
-        average = optax.incremental_update(params, state.average, 1 - recipe.ema_decay)
+        updated = (state.step + 1) % recipe.accumulate_steps == 0
+        average = optax.incremental_update(
+            params, state.average, jnp.where(updated, 1 - recipe.ema_decay, 0.0))
     state = TrainState(state.step + 1, params, batch_stats, opt_state, average)
     return state, sums(losses, logits, batch, recipe)
 
@@ -118,7 +129,7 @@ def predict_logits(state: TrainState, images: jax.Array, recipe: Recipe) -> jax.
     params = state.average if recipe.ema_decay > 0 else state.params
     return recipe.model.apply(
         {"params": params, "batch_stats": state.batch_stats},
-        scale(images, recipe.scaling), train=False)
+        recipe.scale(images), train=False)
 
 
 def sums(losses: jax.Array, logits: jax.Array, batch: Batch, recipe: Recipe) -> Metrics:

@@ -14,7 +14,8 @@ from cnn_jax.training.evaluate import compile_evaluation
 from cnn_jax.training.metrics import Reporter, part_line
 from cnn_jax.training.setup import abstract_state, create_recipe
 from cnn_jax.training.steps import Recipe, TrainState
-from cnn_jax.training.workdir import DataInfo, read_config, read_data_info
+from cnn_jax.training.workdir import (DataInfo, check_same_data, describe, read_config,
+                                      read_data_info)
 
 
 class Trained(NamedTuple):
@@ -53,6 +54,7 @@ def evaluate(workdir: Path, config: ConfigDict | None = None,
     report = Reporter(quiet)
     placement = parallel.place(config)
     dataset = data.load(config.data, config.seed)
+    check_same_data(workdir, describe(dataset, config.data.scaling))
     report.line(f"data: {dataset.source}")
     report.line(f"checkpoint: step {trained.step} of {workdir}")
     recipe = create_recipe(config, trained.info, placement.axis_name)

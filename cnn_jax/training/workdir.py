@@ -1,12 +1,14 @@
 """The folder of one run: one config, one writer, and what was learnt about the data."""
 
 import contextlib
+import hashlib
 import json
 from pathlib import Path
 from typing import NamedTuple
 
 import filelock
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from cnn_jax.data import Dataset
@@ -14,6 +16,7 @@ from cnn_jax.data.scaling import SCALINGS, Scaling
 from cnn_jax.errors import InputError
 from cnn_jax.training.config import check, differences, fingerprint, to_json
 from cnn_jax.training.metrics import write_atomically
+from cnn_jax.training.parallel import succeeded_in_first
 
 
 class DataInfo(NamedTuple):
@@ -25,15 +28,20 @@ class DataInfo(NamedTuple):
     class_names: tuple[str, ...]
     scaling: Scaling
     counts: dict[str, int]             # examples in train, validation, test
+    sha256: str                        # over all images and labels
 
 
 def describe(dataset: Dataset, scaling: str) -> DataInfo:
     """The scaling is measured on the training part alone."""
-    counts = {part: len(getattr(dataset, part).labels)
-              for part in ("train", "validation", "test")}
+    counts, digest = {}, hashlib.sha256()
+    for part in ("train", "validation", "test"):
+        examples = getattr(dataset, part)
+        counts[part] = len(examples.labels)
+        digest.update(np.ascontiguousarray(examples.images))
+        digest.update(np.ascontiguousarray(examples.labels))
     return DataInfo(dataset.name, dataset.source, dataset.train.images.shape[1:],
                     dataset.class_names, SCALINGS[scaling](dataset.train.images),
-                    counts)
+                    counts, digest.hexdigest())
 
 
 def default_path(config: ConfigDict) -> Path:
@@ -43,16 +51,34 @@ def default_path(config: ConfigDict) -> Path:
 
 
 @contextlib.contextmanager
-def open_workdir(path: Path, config: ConfigDict):
-    """Makes or finds the run's folder and keeps other writers out while it is open."""
-    if jax.process_index() != 0:
-        check_same_config(path, config)
+def open_workdir(path: Path, config: ConfigDict, info: DataInfo):
+    """Makes or finds the run's folder and keeps other writers out while it is open.
+
+    Raises InputError, in every process, where the folder cannot be written to, is in
+    use, or belongs to another config or other data.
+    """
+    with contextlib.ExitStack() as stack:
+        problem = None
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(lock(path))
+                check_same_config(path, config)
+                check_same_data(path, info)
+                write_atomically(path / "config.json", to_json(config))
+                write_atomically(path / "data.json",
+                                 json.dumps(info._asdict(), indent=2) + "\n")
+            except InputError as error:
+                problem = error
+        if not succeeded_in_first(problem):
+            raise problem or InputError("process 0 refused the workdir: see there")
         yield
-        return
+
+
+def lock(path: Path):
+    """Holds the folder, made if need be, against other writers."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path / "lock", timeout=0)
-        held = lock.acquire()
+        return filelock.FileLock(path / "lock", timeout=0).acquire()
     except filelock.Timeout as error:
         raise InputError(f"--workdir={path} is in use by another process: wait for "
                          "it, or choose another folder") from error
@@ -60,10 +86,6 @@ def open_workdir(path: Path, config: ConfigDict):
         raise InputError(f"--workdir={path} cannot be written to "
                          f"({error.strerror or error}): choose another folder"
                          ) from error
-    with held:  # not `with lock`, which would count twice and stay locked
-        check_same_config(path, config)
-        write_atomically(path / "config.json", to_json(config))
-        yield
 
 
 def check_same_config(path: Path, config: ConfigDict) -> None:
@@ -77,31 +99,51 @@ def check_same_config(path: Path, config: ConfigDict) -> None:
                          "values, or another folder")
 
 
+def check_same_data(path: Path, info: DataInfo) -> None:
+    """Raises InputError where the run in the folder was made with other data."""
+    if not (path / "data.json").exists():
+        return
+    there = read_data_info(path)
+    for field in ("name", "image_shape", "class_names", "counts", "sha256"):
+        old, new = getattr(there, field), getattr(info, field)
+        if old != new:
+            raise InputError(f"{path} was made with other data: {field} was {old}, now "
+                             f"{new} ({info.source}). Use the same data, or another "
+                             "folder")
+
+
 def read_config(path: Path) -> ConfigDict:
     """The config that a workdir was made by."""
     values = read_json(path / "config.json")
     config = ConfigDict(values, convert_dict=True).lock()
-    check(config)
+    try:
+        check(config)
+    except InputError as error:
+        raise InputError(f"{path / 'config.json'}, perhaps of another version: {error}"
+                         ) from error
     return config
-
-
-def write_data_info(path: Path, info: DataInfo) -> None:
-    write_atomically(path / "data.json", json.dumps(info._asdict(), indent=2) + "\n")
 
 
 def read_data_info(path: Path) -> DataInfo:
     values = read_json(path / "data.json")
+    if values.keys() != set(DataInfo._fields):
+        raise InputError(f"{path / 'data.json'} has the fields {sorted(values)}, not "
+                         f"{sorted(DataInfo._fields)}: it is of another version")
     return DataInfo(**values | {"scaling": Scaling(*values["scaling"]),
                                 "image_shape": tuple(values["image_shape"]),
                                 "class_names": tuple(values["class_names"])})
 
 
 def read_json(path: Path) -> dict:
+    """A file that holds one JSON object."""
     try:
-        return json.loads(path.read_text())
+        values = json.loads(path.read_text())
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: --workdir must be the folder of a "
                          "run (train first)") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise InputError(f"{path} cannot be read ({error}): the folder is damaged"
                          ) from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} does not hold a JSON object: the folder is damaged")
+    return values
