@@ -1,5 +1,6 @@
 """Our tfds builders, end to end against a small HTTP server on 127.0.0.1."""
 
+import contextlib
 import http.server
 import os
 import shutil
@@ -48,7 +49,8 @@ class Server:
                 if server.stall:
                     server.stall.wait(10)
                 if not server.cut:
-                    self.wfile.write(content[10:])
+                    with contextlib.suppress(ConnectionError):  # the client hung up
+                        self.wfile.write(content[10:])
 
             def log_message(self, *args):
                 pass

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax.ops import CONVS
+from cnn_jax.ops import CONVS, correlate
 from cnn_jax.ops.dense import add_bias
 from gradcheck import equivalent, normal
 
@@ -48,6 +48,9 @@ EXTRA = [
     ((2, (3, 3), (5, 5)), (1, 1), "VALID", (1, 1), 1, (1, 1)),
 ]
 ROWS = TABLE + EXTRA
+# The reference reads beyond the image here in float32 (openxla/xla#48713).
+MISREAD = {i for i, (_, _, padding, *_) in enumerate(ROWS)
+           if not isinstance(padding, str) and any(lo < 0 < hi for lo, hi in padding)}
 
 
 def supports(name, row) -> bool:
@@ -56,8 +59,15 @@ def supports(name, row) -> bool:
         kernel == (3, 3) and strides == (1, 1) and dilation == (1, 1))
 
 
-CASES = [(name, i) for i, row in enumerate(ROWS) for name in CONVS
-         if name != "lax" and supports(name, row)]
+def cases() -> list[tuple[str, int]]:
+    """`auto` and Winograd on all rows they take, the others on a third of the table
+    and all extra rows."""
+    return [(name, i) for i, row in enumerate(ROWS) for j, name in enumerate(CONVS)
+            if name != "lax" and supports(name, row) and (
+                name in ("auto", "winograd") or i >= len(TABLE) or (i + j) % 3 == 0)]
+
+
+CASES = cases()
 
 
 def seeded_subset(size: int) -> list:
@@ -84,13 +94,22 @@ def function(implementation, add, i):
 def check(name, i, dtype=None):
     (batch, image, kernel), *_, groups, _ = ROWS[i]
     dtype = dtype or ("float32", "float64")[i % 2]
+    if i in MISREAD:
+        dtype = "float64"
     with jax.enable_x64(True):
         shapes = (batch, *image, 8), (*kernel, 8 // groups, 8), (8,)
         args = [jnp.asarray(normal(i + j, *shape), dtype)
                 for j, shape in enumerate(shapes)]
         reference = function(lax.conv_general_dilated, jnp.add, i)
+        if dtype == "bfloat16":  # autodiff would sum db in bfloat16, up to 6 % off
+            reference = in_float32(reference)
         equivalent(function(CONVS[name], add_bias, i), reference, *args,
                    tolerance=TOLERANCE[dtype], seed=i)
+
+
+def in_float32(f):
+    """f on the same numbers, computed in float32 and rounded once."""
+    return lambda *args: f(*(a.astype(jnp.float32) for a in args)).astype(args[0].dtype)
 
 
 def _skip_without_numba(name):
@@ -125,7 +144,20 @@ def test_bfloat16_table(name, row):
     check(name, row, "bfloat16")
 
 
+@pytest.mark.parametrize("padding", [(-1, 1), (-2, 1), (-1, 2)])
+@pytest.mark.parametrize("name", ["auto", "im2col"])
+def test_cut_below_and_padded_above(name, padding):
+    """Where lax itself is wrong in float32 (openxla/xla#48713), auto is right."""
+    x, w = (jnp.asarray(normal(i, *s), jnp.float32)
+            for i, s in enumerate([(2, 7, 8, 8), (1, 1, 8, 8)]))
+    f, specification = (functools.partial(
+        correlate, padding=(padding, (0, 0)), implementation=n)
+        for n in (name, "loops"))
+    equivalent(f, specification, x, w, tolerance=5e-6)
+
+
 def test_the_table_is_as_large_as_promised():
     assert len(TABLE) == 5 * 4 * 5 * 3 * 4 == 1200
+    assert len(CASES) >= 3000 and sum(name == "auto" for name, _ in CASES) >= 1200
     assert {name for name, _ in seeded_subset(72)} == set(CONVS) - {"lax"}
     assert np.isclose(len(seeded_subset(72)), 72, atol=6)

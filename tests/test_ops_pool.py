@@ -83,10 +83,10 @@ def test_whole_numbers_and_infinities():
 
 
 def test_windows_larger_than_auto_writes_out():
-    x = jnp.asarray(normal(0, 1, 12, 12, 2), jnp.float32)
+    x = jnp.asarray(normal(0, 1, 9, 9, 2), jnp.float32)
     for pool in (ops.max_pool, ops.avg_pool):
-        whole = pool(x, 12)
-        assert relative_error(whole, pool(x, 12, implementation="windows")) <= 1e-6
+        whole = pool(x, 9)  # 81 taps
+        assert relative_error(whole, pool(x, 9, implementation="windows")) <= 1e-6
 
 
 @pytest.mark.parametrize("call, words", [
