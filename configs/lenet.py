@@ -2,6 +2,7 @@
 
 python main.py --config=configs/lenet.py                  # the digits of scikit-learn
 python main.py --config=configs/lenet.py:mnist            # or fashion_mnist, cifar10
+(Figures below: two cores of an AMD EPYC (Zen 5), jax 0.10.2, Python 3.11.)
 
 The network is the usual one with the activation and pooling of later years (ReLU and
 maximum); `--config.model.fields.activation=tanh --config.model.fields.pool=mean` is the
@@ -31,7 +32,12 @@ def get_config(variant: str = "digits"):
 
 
 def digits(config):
-    """1,294 training images of 8 x 8 pixels, enlarged; augmentation is what helps."""
+    """1,294 training images of 8 x 8 pixels, enlarged; augmentation is what helps.
+
+    python main.py --config=configs/lenet.py --config.seed=S     for S = 0 ... 4
+    Test accuracy 0.9972 0.9889 1.0000 0.9889 0.9889: mean 0.9928, standard deviation
+    0.0054, n = 5 (359 test images); 11 to 13 s of training on two CPU cores.
+    """
     config.data.image_size = (28, 28)
     config.epochs = 60
     config.batch_size = 32
@@ -46,7 +52,12 @@ def digits(config):
 
 
 def mnist(config):
-    """Five epochs; shifts of a pixel are worth 0.001."""
+    """Five epochs; shifts by a pixel are worth about 0.001.
+
+    CNN_JAX_DATA=DIR python main.py --config=configs/lenet.py:mnist --config.seed=S
+    Test accuracy 0.9929 0.9922 0.9922 0.9911 0.9922 for S = 0 ... 4: mean 0.9921,
+    standard deviation 0.0006, n = 5; 38 to 41 s of training on two CPU cores.
+    """
     config.data.image_size = (28, 28)
     config.epochs = 5
     config.batch_size = 64
@@ -57,13 +68,14 @@ def mnist(config):
 
 
 def fashion_mnist(config):
+    """Not measured yet."""
     config.data.image_size = (28, 28)
     config.epochs = 10
     config.optimizer.learning_rate = 3e-3
 
 
 def cifar10(config):
-    """62,006 parameters: three input channels."""
+    """62,006 parameters: three input channels. Not measured yet."""
     config.data.image_size = (32, 32)
     config.data.channels = 3
     config.epochs = 20
