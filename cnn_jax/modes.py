@@ -18,9 +18,6 @@ from cnn_jax.training.setup import create_model
 from cnn_jax.training.workdir import check_same_config, default_path
 
 
-DEFAULT_CLASSES = 10  # of a summary, which does not look at the data
-
-
 @dataclasses.dataclass(frozen=True)
 class Request:
     """One command line."""
@@ -69,13 +66,14 @@ def predict_images(request: Request) -> None:
 
 
 def summary(request: Request) -> None:
-    """The layer table of a config's network; reads no data."""
+    """The layer table of a config's network, with as many classes as it was published
+    for unless the config says; reads no data."""
     config = need_config(request)
     shape = networks.NETWORKS[config.model.name].input_shape
     size = config.data.image_size if any(config.data.image_size) else shape[:2]
     shape = (*size, config.data.channels or shape[2])
     try:
-        print(layer_table(create_model(config, DEFAULT_CLASSES), shape).text())
+        print(layer_table(create_model(config), shape).text())
     except ValueError as error:
         raise InputError(f"{config.model.name} on images of shape {shape}: "
                          f"{error}") from error

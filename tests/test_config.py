@@ -97,6 +97,11 @@ def test_bad_value_is_refused_in_one_line(field, value, allowed):
     assert "\n" not in message
 
 
+def test_the_nearest_names_come_first():
+    with pytest.raises(InputError, match="did you mean vgg16 .*[?] It must be one of"):
+        rules.check(with_value("model.name", "vgg166"))
+
+
 def test_good_configs_pass():
     rules.check(default.get_config())
     for dataset in ("digits", "mnist", "fashion_mnist", "cifar10"):

@@ -66,7 +66,7 @@ def test_first_command_says_what_the_readme_says(folder):
 @pytest.mark.parametrize("mode", ["eval", "predict", "weights", "summary"])
 def test_modes_of_the_readme(folder, mode):
     workdir, = (folder / "runs").iterdir()
-    words, = (c for c in commands() if f"--mode={mode}" in c)
+    words = next(c for c in commands() if f"--mode={mode}" in c)
     words = [re.sub("runs/lenet5-digits-HASH", str(workdir), w) for w in words]
     done = main(words, folder)
     assert done.returncode == 0, done.stderr
@@ -80,13 +80,17 @@ def test_the_config_finds_the_run_in_place_of_the_workdir(folder):
     assert done.returncode == 0 and "359 examples" in done.stdout, done.stderr
 
 
-def test_overrides_of_the_readme_train(folder):
-    chosen = [c for c in commands() if any("muon" in w or "tanh" in w for w in c)]
-    assert len(chosen) == 2
-    for words in chosen:
-        done = main([*words, "--config.epochs=1", f"--workdir={folder}/x{len(words)}"],
-                    folder)
-        assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("word", ["muon", "tanh", "im2col"])
+def test_overrides_of_the_readme_train(folder, word):
+    words, = (c for c in commands() if any(word in w for w in c))
+    done = main([*words, "--config.epochs=1", f"--workdir={folder}/{word}"], folder)
+    assert done.returncode == 0, done.stderr
+
+
+def test_summary_of_a_published_network(folder):
+    words, = (c for c in commands() if any("resnet50" in w for w in c))
+    done = main(words, folder)
+    assert done.returncode == 0 and "25,557,032" in done.stdout, done.stderr
 
 
 def test_test_command_is_what_ci_runs():

@@ -32,6 +32,7 @@ class Rule(NamedTuple):
 
     holds: Callable[[Any], bool]
     allowed: str
+    names: tuple[str, ...] = ()  # where the values are names
 
 
 def integer(low: int, high: int = 2**31 - 1) -> Rule:
@@ -54,7 +55,7 @@ def number(low: float, high: float = math.inf, open_low: bool = False,
 
 def one_of(names) -> Rule:
     return Rule(lambda v: isinstance(v, str) and v in names,
-                "one of " + ", ".join(sorted(names)))
+                "one of " + ", ".join(sorted(names)), tuple(names))
 
 
 def sequence(item: Rule, length: int | None = None) -> Rule:
@@ -175,8 +176,11 @@ def check(config: ConfigDict) -> None:
                              "configs/default.py, which names every field")
     for field, rule in RULES.items():
         if not rule.holds(fields[field]):
-            raise InputError(f"config.{field} = {fields[field]!r} is not allowed: "
-                             f"must be {rule.allowed}")
+            near = difflib.get_close_matches(str(fields[field]), rule.names)
+            raise InputError(
+                f"config.{field} = {fields[field]!r} is not allowed: "
+                + (f"did you mean {' or '.join(near)}? It " if near else "")
+                + f"must be {rule.allowed}")
     check_together(config)
 
 

@@ -18,8 +18,13 @@ from cnn_jax.training.steps import Recipe, TrainState, create_state
 from cnn_jax.training.workdir import DataInfo
 
 
-def create_model(config: ConfigDict, num_classes: int, axis_name: str | None = None):
-    """The network of a config; `axis_name` where its steps will be mapped."""
+def create_model(config: ConfigDict, num_classes: int | None = None,
+                 axis_name: str | None = None):
+    """The network of a config.
+
+    num_classes: of the data, where the config says nothing; None is as published.
+    axis_name: where its steps will be mapped.
+    """
     model = config.model
     layers = Layers(conv=model.conv, pool=model.pool, dtype=config.dtype,
                     init=model.init, bn=model.bn, axis_name=axis_name)
