@@ -18,7 +18,7 @@ from cnn_jax.data.examples import Examples
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.training import parallel, trained
 from cnn_jax.training.checkpoint import Checkpoints
-from cnn_jax.training.config import check, fingerprint
+from cnn_jax.training.config import check, computed
 from cnn_jax.training.evaluate import Evaluate, compile_evaluation
 from cnn_jax.training.metrics import (Recorder, Reporter, epoch_line, improvement, mean,
                                       should_stop)
@@ -96,7 +96,7 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
     recipe = create_recipe(config, info, placement.axis_name)
     table = describe_network(recipe, info.image_shape)
     parallel.check_same_in_all(
-        f"{fingerprint(config)} {config.log.every_steps} {info.sha256}")
+        f"{computed(config)} {config.log.every_steps} {info.sha256}")
     with open_workdir(path, config, info):
         report.line(f"workdir: {path}")
         report.line(f"data: {info.source}")
