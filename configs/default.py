@@ -60,6 +60,7 @@ def get_config() -> ConfigDict:
     config.optimizer.learning_rate = 1e-3  # the peak of the schedule
     config.optimizer.momentum = 0.9  # of momentum, nesterov, rmsprop and muon
     config.optimizer.weight_decay = 0.0  # of kernels; adamw, muon: decoupled; else L2
+    config.optimizer.decay_parts = ""  # that decay, such as 'head'; '' = all kernels
     config.optimizer.clip_norm = 0.0  # largest global gradient norm; 0 = no limit
     config.optimizer.accumulate_steps = 1  # batches whose mean gradient makes an update
     config.optimizer.ema_decay = 0.0  # evaluate averaged parameters; 0 = the last ones
@@ -70,6 +71,7 @@ def get_config() -> ConfigDict:
     config.schedule.boundaries_epochs = (0.0,)  # step: epochs at which the rate drops
     config.schedule.factor = 0.1  # step: what each drop multiplies the rate by
     config.schedule.final_factor = 0.0  # cosine, onecycle: last rate / peak
+    config.schedule.decay = 0.0  # inverse: rate = peak / (1 + decay * updates)
 
     config.early_stopping = ConfigDict()
     config.early_stopping.monitor = "val_loss"  # or val_accuracy, loss, accuracy

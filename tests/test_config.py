@@ -69,6 +69,8 @@ BAD = [
     ("schedule.warmup_epochs", 11.0, "config.epochs = 10"),
     ("schedule.factor", 0.0, "> 0"),
     ("schedule.final_factor", 2.0, "<= 1"),
+    ("schedule.decay", -1e-6, ">= 0"),
+    ("optimizer.decay_parts", 3, "string"),
     ("early_stopping.monitor", "val_acc", "val_accuracy"),
     ("early_stopping.patience", -1, "whole number"),
     ("checkpoint.monitor", "f1", "val_loss"),

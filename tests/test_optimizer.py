@@ -53,6 +53,12 @@ def test_onecycle_rises_to_the_peak_and_falls():
     assert got[99] < 0.001
 
 
+def test_inverse_is_keras_decay():
+    got = rates(5, [0, 1, 40], schedule__name="inverse", schedule__decay=0.025,
+                optimizer__learning_rate=0.2)
+    np.testing.assert_allclose(got, [0.2, 0.2 / 1.025, 0.1], rtol=1e-6)
+
+
 def test_accumulated_batches_make_one_update_of_the_schedule():
     """An epoch of 10 batches has 5 updates of two batches: 1.0 from update 10 on."""
     got = rates(10, [9, 10], schedule__name="step", optimizer__accumulate_steps=2,
@@ -106,6 +112,23 @@ def test_weight_decay_is_l2_on_kernels_only():
     np.testing.assert_allclose(got["dense"]["kernel"],
                                -0.1 * PARAMS["dense"]["kernel"], rtol=1e-6)
     assert not got["conv"]["bias"].any()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+def test_weight_decay_of_one_part_leaves_the_others(name):
+    """Keras' l2(0.01) on the last layer adds 0.02 * kernel to its gradient."""
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
+    got = update(grads=zero, optimizer__name=name, optimizer__weight_decay=0.02,
+                 optimizer__decay_parts="dense")
+    np.testing.assert_allclose(got["dense"]["kernel"],
+                               -0.02 * PARAMS["dense"]["kernel"], rtol=1e-6)
+    assert not got["conv"]["kernel"].any() and not got["conv"]["bias"].any()
+
+
+def test_decay_of_an_unknown_part_names_the_known_ones():
+    with pytest.raises(ValueError, match="'haed'; known: conv, dense"):
+        update(optimizer__name="sgd", optimizer__weight_decay=0.1,
+               optimizer__decay_parts="haed")
 
 
 def test_adamw_decay_is_decoupled_from_the_gradient():

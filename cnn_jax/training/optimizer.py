@@ -1,6 +1,7 @@
 """Optimisers and learning-rate schedules by name, all from optax."""
 
 import functools
+import operator
 from collections.abc import Callable
 
 import jax
@@ -36,7 +37,13 @@ def onecycle(peak: float, start: int, stop: int, epoch: float, settings) -> Sche
         final_div_factor=1 / (25 * max(settings.final_factor, 4e-6)))
 
 
-SCHEDULES = {"constant": constant, "step": step, "cosine": cosine, "onecycle": onecycle}
+def inverse(peak: float, start: int, stop: int, epoch: float, settings) -> Schedule:
+    """peak / (1 + decay * updates), Keras' `decay` of an optimiser."""
+    return lambda update: peak / (1 + settings.decay * update)
+
+
+SCHEDULES = {"constant": constant, "step": step, "cosine": cosine, "onecycle": onecycle,
+             "inverse": inverse}
 
 
 def schedule(config, steps_per_epoch: int) -> Schedule:
@@ -57,8 +64,20 @@ def schedule(config, steps_per_epoch: int) -> Schedule:
 
 
 def is_kernel(params):
-    """True for the leaves that weight decay acts on: not biases, not batch norm."""
+    """True for kernels: neither biases nor batch norm."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def decays(settings):
+    """The mask of the leaves that weight decay acts on: kernels, those of some parts
+    if `decay_parts` names any."""
+    def mask(params):
+        kernels = is_kernel(params)
+        if not settings.decay_parts:
+            return kernels
+        chosen = in_parts(params, settings.decay_parts)
+        return jax.tree.map(operator.and_, kernels, chosen)
+    return mask
 
 
 def matrix_axes(params):
@@ -76,7 +95,7 @@ def decayed(make):
         if settings.weight_decay == 0:
             return make(rate, settings)
         return optax.chain(
-            optax.add_decayed_weights(settings.weight_decay, is_kernel),
+            optax.add_decayed_weights(settings.weight_decay, decays(settings)),
             make(rate, settings))
     return build
 
@@ -89,9 +108,9 @@ OPTIMIZERS = {
         rate, decay=0.9, eps=1e-7, momentum=s.momentum or None)),
     "adam": decayed(lambda rate, s: optax.adam(rate)),
     "adamw": lambda rate, s: optax.adamw(
-        rate, weight_decay=s.weight_decay, mask=is_kernel),
+        rate, weight_decay=s.weight_decay, mask=decays(s)),
     "muon": lambda rate, s: muon(
-        rate, beta=s.momentum, weight_decay=s.weight_decay,
+        rate, beta=s.momentum, weight_decay=s.weight_decay, weight_decay_mask=decays(s),
         muon_weight_dimension_numbers=matrix_axes, consistent_rms=0.2),
 }
 
