@@ -90,6 +90,8 @@ PUBLISHED = {
     "ai_edu_shape_colour_cnn": (20_217, None, None),
     "ai_edu_shape_colour_dnn": (109_321, None, None),
     "ai_edu_mnist_cnn": (12_042, 64, 0.329),
+    # 784 x 64 + 64, 64 x 16 + 16, 16 x 10 + 10
+    "ai_edu_mnist_dnn": (51_450, 0, None),
     "ai_edu_fashion_cnn": (694_218, 256, 0.888),
     "ai_edu_fashion_dnn": (109_770, None, None),
     "ai_edu_cifar_cnn": (1_250_858, 0, 20.741),

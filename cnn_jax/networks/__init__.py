@@ -122,6 +122,8 @@ NETWORKS = {
     "ai_edu_shape_colour_dnn": Network(AiEduDNN, COLOUR_28, {"num_classes": 9}),
     "ai_edu_mnist_cnn": Network(
         AiEduCNN, GREY_28, {"convs": MNIST_CONVS, "num_classes": 10}),
+    "ai_edu_mnist_dnn": Network(AiEduDNN, GREY_28, {
+        "hidden": (64, 16), "activations": ("sigmoid", "tanh"), "num_classes": 10}),
     "ai_edu_fashion_cnn": Network(
         AiEduCNN, GREY_28, {"convs": ((32, 3, 0),), "dense": 128, "num_classes": 10}),
     "ai_edu_fashion_dnn": Network(AiEduDNN, GREY_28, {"norm": True, "num_classes": 10}),

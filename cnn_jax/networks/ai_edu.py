@@ -48,11 +48,13 @@ class AiEduDNN(nn.Module):
     Colour images become grey inside, .299 R + .587 G + .114 B, as in the tutorial.
 
     hidden: the features of the hidden layers.
-    norm: batch norm after each of them.
+    activations: of each of them, names in `layers.ACTIVATIONS`.
+    norm: batch norm before each activation.
     """
 
     num_classes: int = 6
     hidden: tuple[int, ...] = (128, 64)
+    activations: tuple[str, ...] = ("relu", "relu")
     norm: bool = False
     layers: Layers = Layers()
 
@@ -62,12 +64,15 @@ class AiEduDNN(nn.Module):
         make = self.layers
         if x.shape[-1] == 3:
             x = Grey(name="grey")(x)
+        if len(self.hidden) != len(self.activations):
+            raise ValueError(f"{len(self.hidden)} hidden layers need as many "
+                             f"activations, not {self.activations}")
         x = Flatten(name="flatten")(x)
-        for i, features in enumerate(self.hidden, 1):
+        for i, (features, kind) in enumerate(zip(self.hidden, self.activations), 1):
             x = make.dense(features, name=f"fc{i}")(x)
             if self.norm:
                 x = make.batch_norm(train, momentum=0.9, name=f"fc{i}_bn")(x)
-            x = Activation("relu", name=f"fc{i}_act")(x)
+            x = Activation(kind, name=f"fc{i}_act")(x)
         return make.dense(self.num_classes, name="head")(x)
 
 
