@@ -153,7 +153,70 @@ def test_initialisers(init, bound, deviation):
         assert 0.97 * bound < np.abs(kernel).max() <= bound
         deviation = bound / np.sqrt(3)
     assert kernel.std() == pytest.approx(deviation, rel=0.08)
-    assert not params["bias"].any()
+    assert init == "torch" or not params["bias"].any()
+
+
+@pytest.mark.parametrize("layer, fan_in", [
+    (Layers(init="torch").convolution(3000, (3, 2)), 6 * 8),
+    (Layers(init="torch").convolution(3000, (3, 3), feature_group_count=4), 9 * 2),
+    (Layers(init="torch").convolution(3000, (3, 3), feature_group_count=8), 9),
+    (Layers(init="torch").dense(3000), 8),
+    # torch counts the features of a transposed convolution.
+    (Layers(init="torch").conv_transpose(3000, (2, 2), 2, feature_group_count=8),
+     4 * 375)])
+def test_biases_of_torch(layer, fan_in):
+    params = layer.init(jax.random.key(1), jnp.zeros((1, 4, 4, 8)))["params"]
+    for leaf in params.values():
+        values, bound = np.asarray(leaf), 1 / np.sqrt(fan_in)
+        assert np.abs(values).max() <= bound
+        assert np.abs(values).max() > 0.99 * bound
+        assert values.std() == pytest.approx(bound / np.sqrt(3), rel=0.05)
+        assert abs(values.mean()) < 0.05 * bound
+    other = layer.init(jax.random.key(2), jnp.zeros((1, 4, 4, 8)))["params"]
+    assert (params["bias"] != other["bias"]).all()
+
+
+def test_torch_adds_no_bias_where_batch_norm_follows():
+    trees = [ConvNormAct(4, layers=Layers(init=init)).init(
+        jax.random.key(0), IMAGES, train=False)["params"] for init in ("flax", "torch")]
+    assert jax.tree.map(jnp.shape, trees[0]) == jax.tree.map(jnp.shape, trees[1])
+    assert set(trees[1]["conv"]) == {"kernel"}
+    assert not trees[1]["bn"]["bias"].any() and (trees[1]["bn"]["scale"] == 1).all()
+
+
+@pytest.mark.parametrize("implementation", ["lax", "im2col", "auto"])
+def test_transposed_convolution_is_the_input_gradient_of_a_convolution(implementation):
+    make = Layers(conv=implementation)
+    up = make.conv_transpose(6, (3, 4), (2, 3), feature_group_count=3)
+    variables = up.init(jax.random.key(0), IMAGES)
+    kernel = variables["params"]["kernel"]
+    assert kernel.shape == (3, 4, 2, 3)
+    y = up.apply({"params": {"kernel": kernel, "bias": jnp.arange(6.0)}}, IMAGES)
+    assert y.shape == (4, 12, 15, 6)
+    down = nn.Conv(3, (3, 4), (2, 3), feature_group_count=3, use_bias=False)
+    _, pull = jax.vjp(lambda y: down.apply({"params": {"kernel": kernel}}, y),
+                      jnp.zeros_like(y))
+    np.testing.assert_allclose(y, pull(IMAGES)[0] + np.arange(6), atol=1e-5)
+
+
+def test_the_options_of_a_transposed_convolution():
+    def out(padding="SAME", dtype="float32", **fields):
+        up = Layers(dtype=dtype).conv_transpose(5, (3, 3), 2, padding, **fields)
+        y, variables = jax.eval_shape(
+            lambda: up.init_with_output(jax.random.key(0), IMAGES))
+        assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {
+            jnp.dtype("float32")}
+        return y.shape[1:3], y.dtype, len(variables["params"])
+    assert out() == ((12, 10), jnp.float32, 2)
+    assert out("VALID", use_bias=False) == ((13, 11), jnp.float32, 1)
+    # As torch's padding=1, output_padding=1.
+    assert out("symmetric", output_padding=1, dtype="bfloat16") == (
+        (12, 10), jnp.bfloat16, 2)
+    assert out("VALID", kernel_dilation=2)[0] == (15, 13)
+    with pytest.raises(ValueError, match="3 channels and 5 features must be multiples"):
+        out(feature_group_count=2)
+    with pytest.raises(ValueError, match="unknown convolution 'x'; known: .*im2col"):
+        Layers(conv="x").conv_transpose(4, (2, 2))
 
 
 def test_separable_convolution_is_its_two_parts():

@@ -5,6 +5,7 @@ import io
 import json
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,6 +90,11 @@ def positive(path, leaf):
     return jnp.full(leaf.shape, 1 / math.prod(leaf.shape[:-1]))
 
 
+def mean_pool(x, window, strides, padding, ceil_mode, implementation):
+    """In place of the maximum, which only some of a window's pixels reach."""
+    return ops.avg_pool(x, window, strides, padding, ceil_mode=ceil_mode)
+
+
 @pytest.mark.parametrize("name, fields, shape, layer", [
     ("tf2_alexnet8", {}, (40, 47, 1), "pool2"),
     ("selu_cnn", {}, (40, 33, 1), "group3_act2"),
@@ -104,9 +110,7 @@ def positive(path, leaf):
 def test_receptive_field_is_the_support_of_the_input_gradient(
         name, fields, shape, layer, monkeypatch):
     # Positive weights and means in place of maxima: then no path is switched off.
-    def mean_pool(x, window, strides, padding, ceil_mode, implementation):
-        return ops.avg_pool(x, window, strides, padding, ceil_mode=ceil_mode)
-    monkeypatch.setattr("cnn_jax.layers.ops.max_pool", mean_pool)
+    monkeypatch.setattr("cnn_jax.ops.max_pool", mean_pool)
     with jax.enable_x64(True):
         model = networks.create(name, 2, Layers(dtype="float64", conv="lax"), **fields)
         images = jax.random.uniform(jax.random.key(1), (1, *shape), jnp.float64, 0.5, 1)
@@ -128,6 +132,62 @@ def test_receptive_field_is_the_support_of_the_input_gradient(
                 assert support[:, axis].min() == max(first, 0)
                 assert support[:, axis].max() == min(
                     first + field.size, shape[axis]) - 1
+
+
+def test_a_transposed_convolution_by_hand():
+    # 4 x 4 of stride 2 from 7 x 7 x 64 to 14 x 14 x 32: each of the 49 pixels adds 64
+    # products to 16 pixels of 32 features. Its stride of 4 pixels becomes 2.
+    table = table_of("shapes_fcn")
+    up, = [row for row in table.rows if row.name == "decoder_up1"]
+    assert up == ("decoder_up1", "ConvTranspose 4x4/2", (14, 14, 32),
+                  4 * 4 * 32 * 64 + 32, 49 * 64 * 16 * 32, 14 * 14 * 32 * 4,
+                  (Field(18 + 3 * 2, 2, -7 - 2 * 2),) * 2)
+
+
+def test_a_field_of_a_fractional_stride_is_blank():
+    class Enlarge(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            x = PLAIN.conv_transpose(2, (3, 5), (1, 2), name="up")(x)
+            return PLAIN.convolution(1, (3, 3), name="head")(x)
+    table = layer_table(Enlarge(), (6, 5, 1))
+    assert [row.shape for row in table.rows] == [(6, 10, 2), (6, 10, 1)]
+    assert [row.kind for row in table.rows] == ["ConvTranspose 3x5/1x2", "Conv 3x3"]
+    assert [row.field for row in table.rows] == [None, None]
+    assert [row.macs for row in table.rows] == [6 * 5 * 15 * 2, 60 * 9 * 2]
+    assert "Conv 3x3" in table.text() and "None" not in table.text()
+
+
+def test_receptive_field_after_transposed_convolutions(monkeypatch):
+    # Every position sees at most the field, and some of them its first, its last pixel.
+    monkeypatch.setattr("cnn_jax.ops.max_pool", mean_pool)
+    with jax.enable_x64(True):
+        model = networks.create("shapes_fcn", 2, Layers(dtype="float64", conv="lax"))
+        images = jax.random.uniform(jax.random.key(1), (1, 64, 48, 1), jnp.float64,
+                                    0.5, 1)
+        shapes = jax.eval_shape(
+            lambda: model.init(jax.random.key(0), images, train=False))
+        variables = jax.tree_util.tree_map_with_path(positive, shapes)
+        for layer in ("decoder_up1", "decoder_up2", "head"):
+            row, = [row for row in layer_table(model, (64, 48, 1)).rows
+                    if row.name == layer]
+            vertical, horizontal = row.field
+            middle = row.shape[1] // 2
+            gradients = jax.jit(jax.vmap(jax.grad(
+                lambda images, p: features(model, variables, images)[layer][
+                    0, p, middle].sum()), (None, 0)))(images, jnp.arange(row.shape[0]))
+            slack = []
+            for p, gradient in enumerate(np.asarray(gradients)[:, 0, :, :, 0]):
+                rows, columns = np.nonzero(gradient)
+                first = vertical.stride * p + vertical.offset
+                last = first + vertical.size - 1
+                assert first <= rows.min() and rows.max() <= last
+                if first >= 0 and last < 64:
+                    slack.append((rows.min() - first, last - rows.max()))
+                left = horizontal.stride * middle + horizontal.offset
+                assert left <= columns.min()
+                assert columns.max() < left + horizontal.size
+            assert np.min(slack, axis=0).tolist() == [0, 0], layer
 
 
 def test_union_of_fields():

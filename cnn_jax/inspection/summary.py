@@ -10,7 +10,9 @@ of the largest network takes seconds. Words, for one image of [H, W, C]:
              stride * p + offset ... stride * p + offset + size - 1 along an axis
 
 Source of the last: Araujo, Norris, Sim, "Computing receptive fields of convolutional
-neural networks", Distill 2019. Where branches meet, the field is the union.
+neural networks", Distill 2019. Where branches meet, the field is the union. After a
+transposed convolution not all positions see as much: there the field holds what each
+of them sees, and it is blank where its stride would be a fraction.
 """
 
 import csv
@@ -197,10 +199,14 @@ def size_of(tree: Any) -> int:
 
 
 def macs_of(module: nn.Module, x: jax.Array, y: jax.Array) -> int:
-    """Multiply-adds for one image: outputs times the products summed in each."""
+    """Multiply-adds for one image: outputs times the products summed in each, or for a
+    transposed convolution inputs times the products that each adds to."""
     if isinstance(module, nn.Conv):
         return (math.prod(y.shape[1:]) * math.prod(module.kernel_size)
                 * x.shape[-1] // module.feature_group_count)
+    if isinstance(module, layers.ConvTranspose):
+        return (math.prod(x.shape[1:]) * math.prod(module.kernel_size)
+                * y.shape[-1] // module.feature_group_count)
     if isinstance(module, SparseConv):
         return (math.prod(y.shape[1:3]) * math.prod(module.kernel_size)
                 * len(module.connections))
@@ -211,7 +217,7 @@ def macs_of(module: nn.Module, x: jax.Array, y: jax.Array) -> int:
 
 def window_of(module: nn.Module):
     """(kernel, strides, padding, dilation) of a layer with a moving window, or None."""
-    if isinstance(module, nn.Conv):
+    if isinstance(module, (nn.Conv, layers.ConvTranspose)):
         return (module.kernel_size, module.strides, module.padding,
                 module.kernel_dilation)
     if isinstance(module, SparseConv):
@@ -237,6 +243,8 @@ def kind_of(module: nn.Module) -> str:
         return name
     kernel, strides = both(window[0]), both(window[1])
     stride = "" if strides == (1, 1) else f"/{strides[0]}"
+    if len(set(strides)) > 1:
+        stride = f"/{strides[0]}x{strides[1]}"
     groups = getattr(module, "feature_group_count", 1)
     return (f"{name} {kernel[0]}x{kernel[1]}{stride}"
             + (f" g{groups}" if groups > 1 else ""))
@@ -258,10 +266,29 @@ def field_of(module: nn.Module, x: jax.Array, seen: list) -> tuple[Field, Field]
     kernel, strides, padding, dilation = window
     strides = both(strides)
     reaches = [(k - 1) * d + 1 for k, d in zip(both(kernel), both(dilation))]
+    if isinstance(module, layers.ConvTranspose):
+        same = [n * stride for n, stride in zip(x.shape[1:3], strides)]
+        pads = resolve_padding(padding, same, reaches, strides)
+        fields = tuple(map(transposed_field, before, reaches, strides, pads))
+        return None if None in fields else fields
     pads = resolve_padding(padding, x.shape[1:3], reaches, strides)
     return tuple(Field(f.size + (reach - 1) * f.stride, f.stride * stride,
                        f.offset - low * f.stride)
                  for f, reach, stride, (low, _) in zip(before, reaches, strides, pads))
+
+
+def transposed_field(before: Field, reach: int, stride: int,
+                     pad: tuple[int, int]) -> Field | None:
+    """The field after a transposed convolution, or None if its stride is no integer.
+
+    Position q sees the positions (q + low - reach + 1) / stride ... (q + low) / stride
+    of its input, of which each sees `before`.
+    """
+    fine, rest = divmod(before.stride, stride)
+    if rest:
+        return None
+    return Field(before.size + (reach - 1) * fine, fine,
+                 before.offset + (pad[0] - reach + 1) * fine)
 
 
 def union(fields: list[Field]) -> Field | None:

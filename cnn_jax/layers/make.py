@@ -1,0 +1,87 @@
+"""`Layers`: what all layers of a network share, and how each is made."""
+
+import dataclasses
+from collections.abc import Callable
+
+from cnn_jax import ops
+from cnn_jax.layers.modules import BatchNorm, Dropout
+from cnn_jax.layers.presets import (BATCH_NORM, INITIALIZERS, BatchNormPreset,
+                                    Initializers, lookup)
+from cnn_jax.layers.weighted import Conv, ConvTranspose, Dense
+from cnn_jax.layers.windows import AvgPool, MaxPool, Padding, Pair, fitting, pairs
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """Makes the layers of a network; its fields are what all of them share.
+
+    conv, pool: names in `ops.CONVS` and `ops.POOLS`.
+    dtype: of the computation; parameters and running statistics stay float32.
+    init: a name in `INITIALIZERS`, for convolutions and dense layers.
+    bn: a name in `BATCH_NORM`; under "paper" a network's own epsilon and momentum hold.
+    axis_name: the mapped axis of `pmap`, else None.
+    """
+
+    conv: str = "auto"
+    pool: str = "auto"
+    dtype: str = "float32"
+    init: str = "flax"
+    bn: str = "paper"
+    axis_name: str | None = None
+
+    @property
+    def initializers(self) -> Initializers:
+        return lookup(INITIALIZERS, "initialiser", self.init)
+
+    @property
+    def kernel_init(self) -> Callable:
+        return self.initializers.kernel
+
+    @property
+    def implementation(self) -> Callable:
+        return fitting(lookup(ops.CONVS, "convolution", self.conv))
+
+    def weighted(self, fields: dict) -> dict:
+        """`fields` with those that all layers with a kernel share."""
+        return {"kernel_init": self.initializers.kernel,
+                "fan_in_bias": self.initializers.bias, "dtype": self.dtype} | fields
+
+    def convolution(self, features: int, kernel: Pair, strides: Pair | int = 1,
+                    padding: Padding = "SAME", **fields) -> Conv:
+        return Conv(features=features, kernel_size=kernel, strides=strides,
+                    padding=pairs(padding, kernel),
+                    conv_general_dilated=self.implementation, **self.weighted(fields))
+
+    def conv_transpose(self, features: int, kernel: Pair, strides: Pair | int = 1,
+                       padding: Padding = "SAME", **fields) -> ConvTranspose:
+        lookup(ops.CONVS, "convolution", self.conv)
+        return ConvTranspose(features=features, kernel_size=kernel, strides=strides,
+                             padding=pairs(padding, kernel), implementation=self.conv,
+                             **self.weighted(fields))
+
+    def dense(self, features: int, **fields) -> Dense:
+        return Dense(features=features, **self.weighted(fields))
+
+    def batch_norm(self, train: bool, epsilon: float | None = None,
+                   momentum: float | None = None, **fields) -> BatchNorm:
+        """epsilon, momentum: the network's own, used if `bn` is "paper"."""
+        preset = lookup(BATCH_NORM, "batch-norm preset", self.bn)
+        if self.bn == "paper":
+            preset = BatchNormPreset(epsilon or preset.epsilon,
+                                     momentum or preset.momentum)
+        return BatchNorm(not train, dtype=self.dtype,
+                         axis_name=self.axis_name if train else None,
+                         **preset._asdict(), **fields)
+
+    def dropout(self, rate: float, **fields) -> Dropout:
+        return Dropout(rate, self.axis_name, **fields)
+
+    def max_pool(self, window: Pair, strides: Pair | None = None,
+                 padding: Padding = "VALID", **fields) -> MaxPool:
+        return MaxPool(window, strides or window, pairs(padding, window),
+                       implementation=self.pool, **fields)
+
+    def avg_pool(self, window: Pair, strides: Pair | None = None,
+                 padding: Padding = "VALID", **fields) -> AvgPool:
+        return AvgPool(window, strides or window, pairs(padding, window),
+                       implementation=self.pool, **fields)

@@ -1,0 +1,141 @@
+"""Layers without kernels. Joining, padding and reshaping are modules too: tables and
+pictures then see them, and a receptive field can be followed through every branch."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnn_jax import ops
+from cnn_jax.layers.presets import ACTIVATIONS, lookup
+from cnn_jax.layers.windows import Pair
+
+
+class Activation(nn.Module):
+    """An elementwise non-linearity, as a module so that tables and pictures see it."""
+
+    kind: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return lookup(ACTIVATIONS, "activation", self.kind)(x)
+
+
+class Flatten(nn.Module):
+    """[N, H, W, C] -> [N, H*W*C], in that order (torch flattens C, H, W)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x.reshape(x.shape[0], -1)
+
+
+class Add(nn.Module):
+    """x + y: where a residual and its shortcut meet."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        return x + y
+
+
+class Concat(nn.Module):
+    """Joins branches along the channels."""
+
+    @nn.compact
+    def __call__(self, *branches: jax.Array) -> jax.Array:
+        return jnp.concatenate(branches, axis=-1)
+
+
+class ZeroPad(nn.Module):
+    """Zeros around the image: padding is ((top, bottom), (left, right))."""
+
+    padding: tuple[Pair, Pair]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.pad(x, ((0, 0), *self.padding, (0, 0)))
+
+
+class Subsample(nn.Module):
+    """Every `stride`-th pixel, and zero channels before and after those of x."""
+
+    stride: int
+    channels: Pair = (0, 0)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x[:, ::self.stride, ::self.stride]
+        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), self.channels))
+
+
+class GlobalAvgPool(nn.Module):
+    """[N, H, W, C] -> [N, C]: the mean over all positions."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ops.global_avg_pool(x)
+
+
+class LocalResponseNorm(nn.Module):
+    """Divides by the channels around: y = x / (k + a * sum of x^2 over `size`)^beta.
+
+    divide_by_size: a = alpha / size as in Caffe and torch; else alpha as in the paper.
+    See `ops.local_response_norm`. Source: Krizhevsky et al., 2012.
+    """
+
+    size: int = 5
+    k: float = 2.0
+    alpha: float = 1e-4
+    beta: float = 0.75
+    divide_by_size: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ops.local_response_norm(x, self.size, self.k, self.alpha, self.beta,
+                                       self.divide_by_size)
+
+
+class BatchNorm(nn.BatchNorm):
+    """Flax's batch norm, with the choice of torch's unbiased running variance."""
+
+    unbiased: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        learns = self.unbiased and not self.use_running_average
+        if not learns or self.is_initializing():
+            return super().__call__(x)
+        old = self.get_variable("batch_stats", "var")
+        y = super().__call__(x)
+        devices = lax.psum(1, self.axis_name) if self.axis_name else 1
+        count = devices * (x.size // x.shape[-1])
+        kept = self.momentum * old
+        new = self.get_variable("batch_stats", "var") - kept
+        self.put_variable("batch_stats", "var", kept + new * count / max(count - 1, 1))
+        return y
+
+
+class Dropout(nn.Module):
+    """y = x * m / (1 - rate), with m ~ Bernoulli(1 - rate) drawn per element.
+
+    Every example draws from its own key, folded from its place in the global batch:
+    one device, a sharded batch and `pmap` over `axis_name` drop the same elements.
+    Source: Srivastava et al., 2014.
+    """
+
+    rate: float
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        if not train or self.rate == 0:
+            return x
+        place = jnp.arange(x.shape[0])
+        if self.axis_name is not None:
+            place += x.shape[0] * lax.axis_index(self.axis_name)
+        keys = jax.vmap(functools.partial(jax.random.fold_in,
+                                          self.make_rng("dropout")))(place)
+        keep = jax.vmap(lambda key: jax.random.bernoulli(
+            key, 1 - self.rate, x.shape[1:]))(keys)
+        return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))

@@ -1,0 +1,74 @@
+"""What libraries and papers do differently, by name."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+ACTIVATIONS = {
+    "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "selu": jax.nn.selu,
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+    "lecun_tanh": lambda x: 1.7159 * jnp.tanh(x * (2 / 3)),  # LeCun et al., 1998
+}
+
+
+def within_fan_in(fan_in: int) -> Callable:
+    """The initialiser of torch's biases: uniform within +- 1 / sqrt(fan_in)."""
+    bound = 1 / math.sqrt(fan_in)
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+    return init
+
+
+class Initializers(NamedTuple):
+    """How the weights of convolutions and dense layers start."""
+
+    kernel: Callable                              # (key, shape, dtype) -> array
+    bias: Callable[[int], Callable] | None = None  # of the fan-in; None: zeros
+
+
+# By the library whose default they are, and by name.
+INITIALIZERS = {
+    "flax": Initializers(nn.initializers.lecun_normal()),
+    "lecun": Initializers(nn.initializers.lecun_normal()),
+    "keras": Initializers(nn.initializers.glorot_uniform()),
+    "glorot": Initializers(nn.initializers.glorot_uniform()),
+    # kaiming_uniform(a=sqrt(5)): the kernels too are uniform within +- 1 / sqrt(fan_in)
+    "torch": Initializers(nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+                          within_fan_in),
+    "he": Initializers(nn.initializers.he_normal()),
+    "gaussian": Initializers(nn.initializers.normal(0.01)),  # AlexNet, VGG
+}
+
+
+class BatchNormPreset(NamedTuple):
+    """What libraries do differently in batch norm."""
+
+    epsilon: float
+    momentum: float         # the weight of the *old* running value
+    unbiased: bool = False  # running variance with n / (n - 1); normalisation never
+
+
+BATCH_NORM = {
+    "paper": BatchNormPreset(1e-5, 0.99),  # unless the network states its own
+    "flax": BatchNormPreset(1e-5, 0.99),
+    "keras": BatchNormPreset(1e-3, 0.99),
+    "keras_resnet": BatchNormPreset(1.001e-5, 0.99),  # and keras' DenseNet
+    "keras_mobilenet_v2": BatchNormPreset(1e-3, 0.999),
+    "torch": BatchNormPreset(1e-5, 0.9, True),
+    "torch_inception": BatchNormPreset(1e-3, 0.9, True),  # and torchvision's GoogLeNet
+}
+
+
+def lookup(table: dict, kind: str, name: str) -> Any:
+    """`table[name]`, or a ValueError that lists the names it knows."""
+    if name not in table:
+        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(sorted(table))}")
+    return table[name]

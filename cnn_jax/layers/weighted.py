@@ -1,0 +1,83 @@
+"""Layers with a kernel and a bias: Flax's convolution and dense layer, whose biases may
+start by their fan-in, and the transposed convolution over `ops`."""
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cnn_jax import ops
+from cnn_jax.layers.windows import Padding, Pair
+
+
+class BiasByFanIn:
+    """A layer whose bias starts by the fan-in of its kernel, of which Linen tells the
+    initialiser of a bias nothing.
+
+    fan_in_bias: a field; it makes the initialiser from the fan-in. None: `bias_init`.
+    """
+
+    def param(self, name: str, init_fn: Callable, *args, **kwargs):
+        if name == "bias" and self.fan_in_bias is not None:
+            kernel = self.get_variable("params", "kernel")  # made before the bias
+            init_fn = self.fan_in_bias(math.prod(kernel.shape[:-1]))
+        return super().param(name, init_fn, *args, **kwargs)
+
+
+class Conv(BiasByFanIn, nn.Conv):
+    """Convolution [N, H, W, C] -> [N, H', W', features], kernel [h, w, C / groups,
+    features]; the other fields are those of `flax.linen.Conv`."""
+
+    fan_in_bias: Callable[[int], Callable] | None = None
+
+
+class Dense(BiasByFanIn, nn.Dense):
+    """y = x W + b over the last axis; the other fields are `flax.linen.Dense`'s."""
+
+    fan_in_bias: Callable[[int], Callable] | None = None
+
+
+class ConvTranspose(BiasByFanIn, nn.Module):
+    """Transposed convolution: the input gradient of a convolution, as a layer.
+
+    [N, H, W, C] -> [N, H', W', features], kernel [h, w, features / groups, C], the
+    layout of Keras and, with its axes moved, of torch. With SAME H' = H * stride, else
+
+        H' = (H - 1) * stride + (h - 1) * dilation + 1 - low - high + output_padding
+
+    Initialisers count features / groups * h * w as the fan-in, as Keras and torch do.
+    See `ops.conv_transpose`. Source: Zeiler et al., Deconvolutional networks, 2010.
+
+    implementation: a name in `ops.CONVS`; it computes a convolution's input gradient.
+    """
+
+    features: int
+    kernel_size: Pair
+    strides: Pair | int = 1
+    padding: Padding = "SAME"
+    output_padding: Pair | int = 0
+    kernel_dilation: Pair | int = 1
+    feature_group_count: int = 1
+    use_bias: bool = True
+    dtype: str | None = None
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    bias_init: Callable = nn.initializers.zeros
+    fan_in_bias: Callable[[int], Callable] | None = None
+    implementation: str = "auto"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels, groups = x.shape[-1], self.feature_group_count
+        if self.features % groups or channels % groups:
+            raise ValueError(f"ConvTranspose: {channels} channels and {self.features} "
+                             f"features must be multiples of {groups} groups")
+        kernel = self.param("kernel", self.kernel_init, (
+            *self.kernel_size, self.features // groups, channels), jnp.float32)
+        bias = self.param("bias", self.bias_init, (self.features,),
+                          jnp.float32) if self.use_bias else None
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return ops.conv_transpose(
+            x, kernel, bias, self.strides, self.padding, self.output_padding,
+            self.kernel_dilation, groups, self.implementation)
