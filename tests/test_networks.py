@@ -13,12 +13,14 @@ PLAIN = Layers(conv="lax", pool="lax")  # counts do not depend on it; it traces 
 # network: trainable parameters, running statistics, MACs in millions. Computed with
 # torch 2.13.0, torchvision 0.28.0, timm 1.0.31 and keras 3.15.1, independently of this
 # code; GoogLeNet and Inception v3 with their auxiliary heads. None: no figure is known.
+# mnist_cnn_pytorch and shapes_fcn, which have no published figure, are counted by hand.
 PUBLISHED = {
     "lenet5": (61_706, 0, 0.4165),
     "lenet5_1998": (60_000, 0, None),
     "alexnet": (60_965_224, 0, 724.407),
     "alexnet_ungrouped": (62_378_344, 0, 1135.256),
     "alexnet_one_tower": (61_100_840, 0, 714.188),
+    "caffenet": (60_965_224, 0, 724.407),
     "zfnet": (62_357_608, 0, 1168.033),
     "vgg11": (132_863_336, 0, 7609.090),
     "vgg11_bn": (132_868_840, 5_504, 7609.090),
@@ -76,6 +78,7 @@ PUBLISHED = {
     "selu_cnn": (435_306, 0, 29.276),
     "separable_cnn": (184_234, 0, 4.066),
     "mnist_cnn": (34_826, 0, 2.441),
+    "mnist_cnn_pytorch": (31_626, 0, 1.397),
     "monkey_cnn": (4_482_730, 0, 622.331),
     "baseline": (198_494, 12, 0.659),
     "tf2_lenet5": (62_006, 0, 0.652),
@@ -95,6 +98,7 @@ PUBLISHED = {
     "ai_edu_fashion_cnn": (694_218, 256, 0.888),
     "ai_edu_fashion_dnn": (109_770, None, None),
     "ai_edu_cifar_cnn": (1_250_858, 0, 20.741),
+    "shapes_fcn": (64_694, 0, 5.432),
 }
 # The same for variants that are fields of a network, not rows of `NETWORKS`.
 VARIANTS = [
@@ -164,6 +168,14 @@ def test_the_other_settings_change_no_parameter(name):
                           bn="torch")
 
 
+def test_caffenet_pools_before_it_normalises():
+    def order(name):
+        rows = layer_table(networks.create(name, layers=PLAIN), (227, 227, 3)).rows
+        return [row.name for row in rows if row.name.startswith("conv1")]
+    assert order("alexnet") == ["conv1", "conv1_act", "conv1_lrn", "conv1_pool"]
+    assert order("caffenet") == ["conv1", "conv1_act", "conv1_pool", "conv1_lrn"]
+
+
 def test_head_has_the_number_of_classes():
     for name in ("lenet5", "ai_edu_shape_cnn", "resnet18"):
         table = layer_table(networks.create(name, 7), shape_of(name))
@@ -202,6 +214,18 @@ def test_too_small_an_image_names_the_smallest(name, smallest):
             f"images of {smallest - 1}x{smallest - 1} pixels are too small .*"
             f"the smallest are {smallest}x{smallest}")):
         layer_table(model, (smallest - 1, smallest - 1, 3))
+
+
+def test_a_segmentation_network_has_logits_for_every_pixel_of_images_of_even_halves():
+    model = networks.create("shapes_fcn", 5, layers=PLAIN)
+    variables = variables_of(model, (1, 28, 28, 3))
+
+    def logits(*shape):
+        return jax.eval_shape(lambda v: model.apply(v, jnp.zeros(shape), train=False),
+                              variables)
+    assert logits(2, 12, 20, 3).shape == (2, 12, 20, 5)
+    with pytest.raises(ValueError, match="multiples of 4, not 30x28 pixels: pad or re"):
+        logits(2, 30, 28, 3)
 
 
 def test_images_unlike_those_of_the_parameters():

@@ -26,6 +26,7 @@ SMALL = {
     "mobilenet_v1": ({"width": 0.25}, (33, 33, 3)),
     "mobilenet_v2": ({"width": 0.25}, (33, 33, 3)),
     "separable_cnn": ({}, (28, 28, 1)),
+    "shapes_fcn": ({}, (12, 16, 3)),
     "baseline": ({}, (32, 32, 3)),
     "tf2_alexnet8": ({}, (32, 32, 3)),
     "tf2_inception10": ({"batch_statistics": True}, (32, 32, 3)),
@@ -55,8 +56,11 @@ def step_of(model):
             logits, after = model.apply(
                 variables | {"params": params}, images, train=True,
                 mutable=["batch_stats"], rngs={"dropout": jax.random.key(1)})
+            # A network for segmentation gets its image's label for every pixel.
+            targets = labels.reshape(-1, *(1,) * (logits.ndim - 2))
             losses = optax.softmax_cross_entropy_with_integer_labels(
-                logits.astype(jnp.float32), labels)
+                logits.astype(jnp.float32),
+                jnp.broadcast_to(targets, logits.shape[:-1]))
             return losses.mean(), (logits, after)
         (value, (logits, after)), grads = jax.value_and_grad(loss, has_aux=True)(
             variables["params"])
@@ -72,6 +76,11 @@ def case(name, fields, shape, classes=3, **settings):
     return model, shapes, images, np.arange(4) % classes
 
 
+def shape_of_logits(name):
+    """Of one example, without the classes."""
+    return SMALL[name][1][:2] if name == "shapes_fcn" else ()
+
+
 def test_every_class_is_in_the_table():
     covered = {networks.NETWORKS[name].constructor for name in SMALL}
     assert covered == {row.constructor for row in networks.NETWORKS.values()}
@@ -82,7 +91,8 @@ def test_a_step_in_bfloat16_keeps_every_shape_and_dtype(name):
     model, shapes, images, labels = case(name, *SMALL[name], dtype="bfloat16",
                                          conv="lax", pool="lax")
     loss, logits, after = jax.eval_shape(step_of(model), shapes, images, labels)
-    assert logits.dtype == jnp.bfloat16 and logits.shape == (4, 3)
+    assert logits.dtype == jnp.bfloat16
+    assert logits.shape == (4, *shape_of_logits(name), 3)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(
         lambda a: (a.shape, a.dtype), shapes)
 
@@ -108,7 +118,8 @@ def test_one_training_step_and_one_evaluation(name, dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize("conv", [name for name in ops.CONVS if name not in
                                   ("loops", "lax", "numba")])
-@pytest.mark.parametrize("name", ["lenet5", "separable_cnn", "tf2_inception10"])
+@pytest.mark.parametrize("name", ["lenet5", "separable_cnn", "tf2_inception10",
+                                  "shapes_fcn"])
 def test_implementations_train_alike(name, conv):
     fields, _ = SMALL[name]
     shape = (12, 12, networks.NETWORKS[name].input_shape[2])

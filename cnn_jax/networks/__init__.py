@@ -10,6 +10,7 @@ from cnn_jax.networks.ai_edu import AiEduCifar, AiEduCNN, AiEduDNN
 from cnn_jax.networks.alexnet import AlexNet, ZFNet
 from cnn_jax.networks.cifar_resnet import CifarResNet
 from cnn_jax.networks.densenet import DenseNet
+from cnn_jax.networks.fcn import FCN
 from cnn_jax.networks.googlenet import GoogLeNet
 from cnn_jax.networks.inception_v3 import InceptionV3
 from cnn_jax.networks.lenet import LeNet5, LeNet5Published
@@ -40,6 +41,8 @@ GOOGLENET_BN = {"norm": True, "lrn": ""}
 V2_KERAS = {"stride_in": "last", "bias": True, "stem_pool": "zero"}
 BC = {"num_classes": 10, "stem": "3x3"}
 PLAIN_DENSE = BC | {"bottleneck": False, "compression": 1.0}
+KERAS_MNIST = {"groups": ((32,), (64,)), "dense": (), "activation": "relu",
+               "padding": "VALID"}
 SHAPE_CONVS, MNIST_CONVS = ((8, 3, 1), (16, 3, 0)), ((8, 5, 0), (16, 5, 0))
 
 
@@ -53,6 +56,7 @@ NETWORKS = {
     "alexnet": Network(AlexNet, COLOUR_227),
     "alexnet_ungrouped": Network(AlexNet, COLOUR_227, {"groups": 1}),
     "alexnet_one_tower": Network(AlexNet, COLOUR_224, TOWER),
+    "caffenet": Network(AlexNet, COLOUR_227, {"lrn": "caffe", "pool_first": True}),
     "zfnet": Network(ZFNet, COLOUR_224),
     **{f"vgg{depth}{'_bn' * norm}": Network(
         VGG, COLOUR_224, {"depths": vgg.DEPTHS[depth], "norm": norm})
@@ -100,9 +104,9 @@ NETWORKS = {
     "mobilenet_v2": Network(MobileNetV2, COLOUR_224),
     "selu_cnn": Network(StackedCNN, GREY_28),
     "separable_cnn": Network(StackedCNN, GREY_28, {"separable": True}),
-    "mnist_cnn": Network(StackedCNN, GREY_28, {
-        "groups": ((32,), (64,)), "dense": (), "activation": "relu",
-        "padding": "VALID"}),
+    "mnist_cnn": Network(StackedCNN, GREY_28, KERAS_MNIST),
+    "mnist_cnn_pytorch": Network(
+        StackedCNN, GREY_28, KERAS_MNIST | {"kernels": (3, 2)}),
     "monkey_cnn": Network(StackedCNN, COLOUR_128, {"activation": "relu"}),
     "baseline": Network(CBAPDNet, COLOUR_32),
     "tf2_lenet5": Network(LeNet5, COLOUR_32, {"activation": "sigmoid", "pool": "max"}),
@@ -128,6 +132,7 @@ NETWORKS = {
         AiEduCNN, GREY_28, {"convs": ((32, 3, 0),), "dense": 128, "num_classes": 10}),
     "ai_edu_fashion_dnn": Network(AiEduDNN, GREY_28, {"norm": True, "num_classes": 10}),
     "ai_edu_cifar_cnn": Network(AiEduCifar, COLOUR_32),
+    "shapes_fcn": Network(FCN, COLOUR_28),
 }
 
 

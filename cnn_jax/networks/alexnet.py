@@ -30,13 +30,14 @@ class AlexNet(nn.Module):
     says 224, which does not give its 55 x 55; 227 without padding does. The one tower
     of 'One weird trick' (Krizhevsky, 2014) as in torchvision is, on 224 pixels,
     widths=(64, 192, 384, 256, 256), groups=1, padding=2, lrn='', dropout_first=True:
-    61,100,840.
+    61,100,840. CaffeNet, of Caffe's authors, is lrn='caffe', pool_first=True.
     Deviations: none in the architecture; initial values as `layers.init` says.
 
     widths: features of the five convolutions.
     groups: of the second, fourth and fifth one.
     padding: of the first one, in pixels.
     lrn: 'paper' (k = 2), 'caffe' (k = 1, alpha / 5) or ''.
+    pool_first: the pool before the response norm, not after it.
     dropout: the rate; dropout_first puts it before the dense layers, not after them.
     """
 
@@ -45,6 +46,7 @@ class AlexNet(nn.Module):
     groups: int = 2
     padding: int = 0
     lrn: str = "paper"
+    pool_first: bool = False
     dropout: float = 0.5
     dropout_first: bool = False
     layers: Layers = Layers()
@@ -61,10 +63,13 @@ class AlexNet(nn.Module):
                 self.padding if i == 1 else "symmetric",
                 feature_group_count=groups[i - 1], name=f"conv{i}")(x)
             x = Activation("relu", name=f"conv{i}_act")(x)
+            after = []
             if i in (1, 2):
-                x = response_norm(self.lrn, f"conv{i}_lrn")(x)
+                after.append(response_norm(self.lrn, f"conv{i}_lrn"))
             if i in (1, 2, 5):
-                x = make.max_pool((3, 3), (2, 2), name=f"conv{i}_pool")(x)
+                after.append(make.max_pool((3, 3), (2, 2), name=f"conv{i}_pool"))
+            for layer in reversed(after) if self.pool_first else after:
+                x = layer(x)
         x = Flatten(name="flatten")(x)
         return dense_layers(self, x, train, self.dropout_first)
 

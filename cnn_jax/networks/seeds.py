@@ -1,4 +1,4 @@
-"""The small networks of the tutorials: stacks of 3 x 3 convolutions and max pools."""
+"""The small networks of the tutorials: stacks of convolutions and 2 x 2 max pools."""
 
 import flax.linen as nn
 import jax
@@ -9,16 +9,18 @@ from cnn_jax.networks.inputs import takes_images
 
 
 class StackedCNN(nn.Module):
-    """Groups of 3 x 3 convolutions, each closed by a 2 x 2 max pool; dense layers.
+    """Groups of convolutions, each closed by a 2 x 2 max pool; dense layers.
 
     [N, H, W, C] -> logits [N, num_classes]. The defaults are the SELU network for
     Fashion-MNIST (435,306 parameters on 28 x 28 x 1); with separable=True 184,234.
     The same with ReLU on 128 x 128 x 3 is the network for ten monkeys (4,482,730), and
     groups=((32,), (64,)), dense=(), padding='VALID' keras' simple MNIST network
-    (34,826), which has dropout=0.5 in keras' own form.
+    (34,826), which has dropout=0.5 in keras' own form; with kernels=(3, 2) it is that
+    of a PyTorch tutorial (31,626).
     Deviations: none; the tutorials use keras' initialiser (`Layers(init='keras')`).
 
     groups: the features of the convolutions before each pool.
+    kernels: of the convolutions of each group, pixels; of more groups, the last one.
     dense: the hidden layers after flattening.
     activation: a name in `layers.ACTIVATIONS`.
     padding: of the convolutions.
@@ -28,6 +30,7 @@ class StackedCNN(nn.Module):
 
     num_classes: int = 10
     groups: tuple[tuple[int, ...], ...] = ((32, 32), (64, 64), (128, 128))
+    kernels: tuple[int, ...] = (3,)
     dense: tuple[int, ...] = (128,)
     activation: str = "selu"
     padding: str = "SAME"
@@ -40,13 +43,14 @@ class StackedCNN(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         make = self.layers
         for i, group in enumerate(self.groups, 1):
+            kernel = (self.kernels[min(i, len(self.kernels)) - 1],) * 2
             for j, features in enumerate(group, 1):
                 name = f"group{i}_conv{j}"
                 if self.separable and (i, j) != (1, 1):
-                    x = SeparableConv(features, padding=self.padding, layers=make,
-                                      name=name)(x)
+                    x = SeparableConv(features, kernel, padding=self.padding,
+                                      layers=make, name=name)(x)
                 else:
-                    x = make.convolution(features, (3, 3), padding=self.padding,
+                    x = make.convolution(features, kernel, padding=self.padding,
                                          name=name)(x)
                 x = Activation(self.activation, name=f"group{i}_act{j}")(x)
             x = make.max_pool((2, 2), name=f"group{i}_pool")(x)

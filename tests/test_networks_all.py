@@ -1,0 +1,144 @@
+"""Every registered network: one training step and one evaluation by the steps of the
+project, in both dtypes, and its convolutions under every implementation.
+
+The programs run once, on tiny images, so they are compiled with little optimisation;
+compiling is nearly all of the time.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cnn_jax import networks, ops
+from cnn_jax.layers import Layers
+from cnn_jax.networks.inputs import smallest_size
+from cnn_jax.training.steps import (Batch, Recipe, create_state, eval_step,
+                                    predict_logits, train_step)
+
+pytestmark = pytest.mark.slow
+
+QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0,
+                    "xla_llvm_disable_expensive_passes": True}
+EXAMPLES, CLASSES, RATE = 4, 3, 0.5
+
+
+class MeanOverPixels:
+    """A segmentation network as a classifier, for the steps of classification."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.init = model.init
+
+    def apply(self, *args, mutable=False, **kwargs):
+        out = self.model.apply(*args, mutable=mutable, **kwargs)
+        logits, *updated = out if mutable else (out,)
+        logits = logits.mean((1, 2))
+        return (logits, *updated) if mutable else logits
+
+
+def created(name: str, **settings) -> nn.Module:
+    return networks.create(name, CLASSES, Layers(**{"pool": "lax"} | settings))
+
+
+def smallest_shape(name: str) -> tuple[int, int, int]:
+    """(H, W, C) of the smallest images that the network takes."""
+    row = networks.NETWORKS[name]
+    if name == "shapes_fcn":
+        return 4, 4, row.input_shape[2]
+    fields = {}
+    if isinstance(row.fields.get("blocks"), tuple):  # repetitions change no size
+        fields["blocks"] = (1,) * len(row.fields["blocks"])
+    model = networks.create(name, CLASSES, **fields)
+    side = smallest_size(model, row.input_shape[2])
+    return side, side, row.input_shape[2]
+
+
+def drawn(shapes):
+    """Parameters and statistics by NumPy: a JAX draw for each shape would be compiled.
+
+    Gammas are small so that a thousand residual blocks do not overflow in evaluation,
+    where the running statistics do not yet fit.
+    """
+    draw = np.random.default_rng(0)
+
+    def value(path, leaf):
+        name, shape = path[-1].key, leaf.shape
+        if name in ("scale", "var"):
+            return np.full(shape, 0.3 if name == "scale" else 1, np.float32)
+        spread = np.sqrt(1 / max(1, np.prod(shape[:-1])))
+        return np.float32(draw.normal(0, spread, shape))
+    return jax.tree_util.tree_map_with_path(value, shapes)
+
+
+def described(tree):
+    """The tree with (shape, dtype) in place of every array."""
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+
+def both_steps(state, batch, recipe):
+    """One training step, then an evaluation: (state, its metrics, metrics, logits)."""
+    after, metrics = train_step(state, batch, recipe)
+    return (after, metrics, eval_step(after, batch, recipe),
+            predict_logits(after, batch.image, recipe))
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_a_training_step_and_an_evaluation_in_both_dtypes(name):
+    shape = smallest_shape(name)
+    draw = np.random.default_rng(1)
+    batch = Batch(
+        jnp.asarray(draw.integers(0, 256, (EXAMPLES, *shape)), jnp.uint8),
+        jnp.arange(EXAMPLES) % CLASSES, jnp.ones(EXAMPLES), jnp.arange(EXAMPLES))
+    trees = []
+    for dtype in ("float32", "bfloat16"):
+        model = created(name, dtype=dtype, conv="lax")
+        if name == "shapes_fcn":
+            model = MeanOverPixels(model)
+        recipe = Recipe(
+            model=model, optimizer=optax.sgd(RATE), rate=lambda step: RATE, seed=0,
+            augment=lambda key, images, place: images.astype(jnp.float32),
+            scale=lambda images: images.astype(jnp.float32) / 255)
+        state = jax.eval_shape(lambda: create_state(recipe, shape))
+        state = state.replace(  # SGD has no state
+            step=jnp.zeros((), jnp.int32), params=drawn(state.params),
+            batch_stats=drawn(state.batch_stats))
+        after, metrics, evaluated, logits = jax.jit(
+            both_steps, static_argnums=2,
+            compiler_options=QUICK_TO_COMPILE)(state, batch, recipe)
+        assert np.isfinite(metrics["loss"]) and metrics["count"] == EXAMPLES
+        assert described(after) == described(state)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(after.params):
+            assert leaf.dtype == jnp.float32, path
+            assert np.isfinite(leaf).all(), path
+        unchanged = [
+            jax.tree_util.keystr(path) for (path, old), new in zip(
+                jax.tree_util.tree_leaves_with_path(state.params),
+                jax.tree.leaves(after.params)) if (old == new).all()]
+        assert len(unchanged) <= 0.1 * len(jax.tree.leaves(state.params)), unchanged
+        assert np.isfinite(evaluated["loss"]) and evaluated["count"] == EXAMPLES
+        assert logits.shape == (EXAMPLES, CLASSES) and logits.dtype == dtype
+        assert np.isfinite(np.float32(logits)).all()
+        trees.append(described(after))
+    assert trees[0] == trees[1]
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_every_implementation_has_the_same_parameters_or_refuses_in_a_line(name):
+    shape = (1, *smallest_shape(name))
+
+    def tree(conv):
+        model = created(name, conv=conv)
+        return jax.eval_shape(
+            lambda: model.init(jax.random.key(0), jnp.zeros(shape), train=False))
+    expected = tree("lax")
+    for conv in ops.CONVS:
+        try:
+            assert tree(conv) == expected, conv
+        except ValueError as error:
+            # The only one that does not take every convolution.
+            assert conv == "winograd", error
+            assert "takes 3 x 3 kernels with stride 1" in str(error)
+            assert "\n" not in str(error)
