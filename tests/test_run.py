@@ -29,7 +29,8 @@ TAUGHT = {"data.limit": 0, "batch_size": 64, "epochs": 6,
           "optimizer.learning_rate": 0.005}
 KEYS = """network dataset seed params epochs best_epoch validation_accuracy
     test_accuracy test_loss test_examples train_seconds compile_seconds
-    images_per_second peak_memory_mb params_sha256 versions devices command""".split()
+    images_per_second peak_memory_mb params_sha256 versions devices machine command
+    commit""".split()
 FILES = """config.json metrics.jsonl history.csv train validation checkpoints
     summary.txt learning_curves.png results.json""".split()
 

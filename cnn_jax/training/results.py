@@ -3,7 +3,9 @@
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
+import re
 import resource
 import shlex
 import subprocess
@@ -58,6 +60,17 @@ def peak_memory_mb(devices) -> dict[str, float]:
     if any(counted):
         memory["device_peak_memory_mb"] = round(max(counted) / 1e6, 1)
     return memory
+
+
+def machine() -> str:
+    """The processor, and how many of its cores this process may use."""
+    cores = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+             else os.cpu_count())
+    names = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.+)$", names.read_text(), re.MULTILINE
+                      ) if names.exists() else None
+    name = found[1] if found else platform.processor() or platform.machine()
+    return f"{cores} cores of {name}"
 
 
 def commit() -> str | None:
@@ -126,6 +139,7 @@ def collect(this, final, progress, best: dict, test: dict, params: int) -> dict:
         "params_sha256": sha256(final),
         "versions": versions(),
         "devices": [f"{d.platform}: {d.device_kind}" for d in this.placement.devices],
+        "machine": machine(),
         "commit": commit(),
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
     }
