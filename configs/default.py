@@ -39,7 +39,10 @@ def get_config() -> ConfigDict:
     config.data.validation = 0.1  # of the training part: fraction < 1, or images >= 1
     config.data.split = "stratified"  # or 'first' or 'last': which are validation
     config.data.test = 0.2  # fraction; only for sets without a test part
+    config.data.validation_is_test = False  # folder: its validation part is the test
     config.data.limit = 0  # use only so many training images; 0 = all
+    config.data.seed = 0  # shapes_*: decides what is drawn
+    config.data.biased_triangles = False  # shapes_*: with the published set's fault
     config.data.scaling = "unit"  # 'unit' 0..1, 'signed' -1..1, 'standard', 'minmax'
 
     config.augment = ConfigDict()  # of training images, with Keras' names
@@ -51,6 +54,10 @@ def get_config() -> ConfigDict:
     config.augment.horizontal_flip = False  # mirrors half of the images
     config.augment.vertical_flip = False  # turns half of the images upside down
     config.augment.fill_mode = "nearest"  # outside the image: or 'constant', 'reflect'
+    config.augment.crop_padding = 0  # pixels added on each side before a random crop
+    config.augment.cutout = 0  # side in pixels of a square that is blanked; 0 = none
+    config.augment.mixup = 0.0  # alpha of Beta(alpha, alpha), as 0.2; 0 = no mixing
+    config.augment.cutmix = 0.0  # the same, as 1.0; with both, each image gets one
 
     config.loss = ConfigDict()
     config.loss.label_smoothing = 0.0  # probability spread evenly over the classes

@@ -18,7 +18,8 @@ def data_config(**changes) -> ConfigDict:
     """The `data` config with its defaults and some changes."""
     config = ConfigDict(dict(
         name="digits", dir="", image_size=(0, 0), channels=0, validation=0.1,
-        split="stratified", test=0.2, limit=0))
+        split="stratified", test=0.2, limit=0, validation_is_test=False, seed=0,
+        biased_triangles=False))
     config.update(changes)
     return config
 

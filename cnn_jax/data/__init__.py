@@ -1,4 +1,4 @@
-"""DATA: the name of a set -> uint8 images [N, H, W, C], int32 labels [N], class names.
+"""DATA: the name of a set -> uint8 images [N, H, W, C], labels [N], class names.
 
 `load` is the whole stage up to batches.py: source -> colour and size -> split.
 """
@@ -6,7 +6,7 @@
 import math
 import re
 
-from cnn_jax.data import folders, sources
+from cnn_jax.data import folders, shapes, sources
 from cnn_jax.data.examples import Dataset, Examples, split
 from cnn_jax.data.images import convert_images, find_images, read_image
 from cnn_jax.errors import InputError
@@ -18,7 +18,14 @@ SOURCES = {
     "fashion_mnist": sources.official_set,
     "cifar10": sources.official_set,
     "folder": folders.class_folders,
+    "shapes_colour": shapes.colour,
+    "shapes_shape": shapes.shape,
+    "shapes_both": shapes.both,
+    "shapes_segmentation": shapes.segmentation,
 }
+# Their labels are masks, uint8 [N, H, W].
+PIXEL_LABELS = ("shapes_segmentation",)
+_BIASED = ("shapes_colour", "shapes_shape")
 SPLITS = ("stratified", "first", "last")
 MAX_SIDE = 4096  # pixels
 # NAME, NAME/config, NAME:1.2.3; no name spaces, which tfds would look up online.
@@ -89,6 +96,29 @@ def check(config) -> None:
         raise InputError(
             f"data.test is {config.test}; allowed is a fraction from 0 (no test part) "
             "to below 1")
+    _check_for_set(config)
     if config.limit < 0:
         raise InputError(
             f"data.limit is {config.limit}; allowed are 0 (all) and positive numbers")
+
+
+def _check_for_set(config) -> None:
+    """Raises `InputError` for fields that the named set has no use for."""
+    name = config.name
+    if name.startswith("shapes_") and config.dir:
+        raise InputError(
+            f"data.dir is {config.dir!r} but {name} is drawn, not read; leave data.dir "
+            "empty")
+    if config.biased_triangles and name not in _BIASED:
+        raise InputError(
+            f"data.biased_triangles is true but data.name is {name!r}; only "
+            f'{" and ".join(_BIASED)} were published with that fault')
+    if config.validation_is_test and name != "folder":
+        raise InputError(
+            f"data.validation_is_test is true but data.name is {name!r}; it is for "
+            "folder")
+    if name in PIXEL_LABELS and any(config.image_size):
+        raise InputError(
+            f"data.image_size is {tuple(config.image_size)} but {name} is drawn with a "
+            f"label for each of its {shapes.SEGMENTATION_SIDE} x "
+            f"{shapes.SEGMENTATION_SIDE} pixels; leave (0, 0)")

@@ -1,18 +1,86 @@
-"""Random changes of training images, inside jit: pure (key, images) -> images.
+"""Random changes of training images, inside jit: pure functions of a key.
 
 One affine map per image, with the names, ranges and order of Keras'
 `ImageDataGenerator`: an output pixel at p (relative to the centre) shows the input at
 
-    R(theta) T(shift) S(shear) Z(zoom) p,   bilinearly interpolated.
+    R(theta) T(shift) S(shear) Z(zoom) F(flips) p,   bilinearly interpolated.
 
-Each image draws from its own key, so the result does not depend on how a batch is cut.
+Then a crop of the padded image, cutout, mixup and cutmix. Each image draws from a key
+of its own, by its place in the global batch, so the number of devices does not matter.
+Masks (a label for each pixel) move with their images.
 """
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.ndimage import map_coordinates
+from jax import lax
 
-FILL_MODES = ("nearest", "constant", "reflect")
+from cnn_jax.data.warp import warp, warp_labels
+
+# (labels, weight of each example) pairs, whose weights add up to 1: the loss is the
+# weighted sum of the losses against each.
+Targets = tuple[tuple[jax.Array, jax.Array | float], ...]
+
+_DRAWS = ("affine", "horizontal", "vertical", "crop", "cutout", "choice", "share",
+          "box")
+_PAD_MODES = {"nearest": "edge", "constant": "constant", "reflect": "symmetric"}
+
+
+def is_identity(settings) -> bool:
+    """Whether these settings change nothing."""
+    return not (moves(settings) or mixes(settings) or settings.horizontal_flip
+                or settings.vertical_flip or settings.crop_padding or settings.cutout)
+
+
+def moves(settings) -> bool:
+    return any((settings.rotation_range, settings.width_shift_range,
+                settings.height_shift_range, settings.shear_range, settings.zoom_range))
+
+
+def mixes(settings) -> bool:
+    return settings.mixup > 0 or settings.cutmix > 0
+
+
+def augment(key: jax.Array, images: jax.Array, labels: jax.Array, place: jax.Array,
+            settings, zero: float = 0.0,
+            axis_name: str | None = None) -> tuple[jax.Array, Targets]:
+    """uint8 images [N, H, W, C] -> float32 images with pixels 0..255, and targets.
+
+    labels: int [N], or masks [N, H, W] (no cutout, mixup or cutmix then).
+    place: [N], each image's position in the global batch, folded into its key.
+    settings: the `augment` part of a config.
+    zero: the pixel that scaling turns into 0, which fills what cutout removes.
+    axis_name: where the batch is split over mapped devices; mixing pairs across them.
+    """
+    if is_identity(settings):
+        return images.astype(jnp.float32), ((labels, 1.0),)
+    masks = labels.ndim > 1
+    assert not (masks and (mixes(settings) or settings.cutout)), settings
+    keys = dict(zip(_DRAWS, jax.vmap(
+        lambda p: jax.random.split(jax.random.fold_in(key, p), len(_DRAWS)),
+        out_axes=1)(place)))
+    rows, columns = (flip_signs(keys[name], asked) for name, asked in (
+        ("vertical", settings.vertical_flip), ("horizontal", settings.horizontal_flip)))
+    if moves(settings):
+        matrices = jax.vmap(lambda k, *signs: affine_matrix(
+            k, settings, *images.shape[1:3]) @ jnp.diag(jnp.stack([*signs, 1.0])))(
+                keys["affine"], rows, columns)
+        if masks:
+            labels = warp_labels(labels, matrices, settings.fill_mode)
+        images = warp(images, matrices, settings.fill_mode)
+    else:
+        images, labels = (flip(flip(x, rows, 1), columns, 2) if x.ndim > 1 else x
+                          for x in (images, labels))
+    if settings.crop_padding:
+        images, labels = (crop(x, keys["crop"], settings.crop_padding,
+                               settings.fill_mode) if x.ndim > 1 else x
+                          for x in (images, labels))
+    images = images.astype(jnp.float32)
+    if settings.cutout:
+        images = jnp.where(square(keys["cutout"], images, settings.cutout)[..., None],
+                           zero, images)
+    if mixes(settings):
+        return mix(images, labels, keys, settings, axis_name)
+    return images, ((labels, 1.0),)
 
 
 def affine_matrix(key: jax.Array, settings, height: int, width: int) -> jax.Array:
@@ -32,49 +100,94 @@ def affine_matrix(key: jax.Array, settings, height: int, width: int) -> jax.Arra
     return rotate @ shift @ slant @ zoom
 
 
-def warp(image: jax.Array, matrix: jax.Array, fill_mode: str) -> jax.Array:
-    """`image` [H, W, C] seen through a 3x3 map about its centre, outside -> inside."""
-    height, width, _ = image.shape
-    centre = jnp.array([(height - 1) / 2, (width - 1) / 2])
-    rows, columns = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
-    positions = jnp.stack([rows - centre[0], columns - centre[1], jnp.ones(rows.shape)])
-    source = jnp.tensordot(matrix[:2], positions, 1) + centre[:, None, None]
-    return jax.vmap(lambda channel: map_coordinates(channel, source, 1, fill_mode),
-                    in_axes=-1, out_axes=-1)(image)
+def flip_signs(keys: jax.Array, asked: bool) -> jax.Array:
+    """[N], -1 for each image that is to be mirrored (half of them, if asked), else 1"""
+    if not asked:
+        return jnp.ones(len(keys))
+    return 1.0 - 2.0 * jax.vmap(jax.random.bernoulli)(keys)
 
 
-def flip(key: jax.Array, image: jax.Array, axis: int) -> jax.Array:
-    """Mirrors the image along `axis` with probability 1/2."""
-    return jnp.where(jax.random.bernoulli(key), jnp.flip(image, axis), image)
+def flip(images: jax.Array, signs: jax.Array, axis: int) -> jax.Array:
+    """Mirrors, along `axis`, the images whose sign is negative."""
+    signs = signs.reshape(-1, *[1] * (images.ndim - 1))
+    return jnp.where(signs < 0, jnp.flip(images, axis), images)
 
 
-def is_identity(settings) -> bool:
-    """Whether these settings change nothing, so that the step can leave it out."""
-    return not (moves(settings) or settings.horizontal_flip or settings.vertical_flip)
+def crop(images: jax.Array, keys: jax.Array, padding: int, fill_mode: str) -> jax.Array:
+    """A window of the old size, anywhere in the images padded on all sides; [N, H, W]
+    or [N, H, W, C]."""
+    rest = [(0, 0)] * (images.ndim - 3)
+    padded = jnp.pad(images, [(0, 0), (padding,) * 2, (padding,) * 2, *rest],
+                     mode=_PAD_MODES[fill_mode])
+
+    def one(key, image):
+        start = jax.random.randint(key, (2,), 0, 2 * padding + 1)
+        return lax.dynamic_slice(image, (*start, *[0] * len(rest)), images.shape[1:])
+
+    return jax.vmap(one)(keys, padded)
 
 
-def moves(settings) -> bool:
-    return any((settings.rotation_range, settings.width_shift_range,
-                settings.height_shift_range, settings.shear_range, settings.zoom_range))
+def square(keys: jax.Array, images: jax.Array, side: int) -> jax.Array:
+    """bool [N, H, W]: a square of `side` pixels about a random pixel, cut off by the
+    edges (DeVries, Taylor, Improved Regularization with Cutout, 2017)."""
+    centres = jax.vmap(lambda key: centre(key, images))(keys)
+    return box(centres, jnp.full(centres.shape, side), images)
 
 
-def augment(key: jax.Array, images: jax.Array, place: jax.Array, settings) -> jax.Array:
-    """uint8 images [N, H, W, C] -> float32 images with pixels 0..255.
+def centre(key: jax.Array, images: jax.Array) -> jax.Array:
+    """A random pixel (row, column)."""
+    return jax.random.randint(key, (2,), 0, jnp.array(images.shape[1:3]))
 
-    place: [N], each image's position in the global batch, folded into its key.
-    settings: the `augment` part of a config.
+
+def box(centres: jax.Array, sides: jax.Array, images: jax.Array) -> jax.Array:
+    """bool [N, H, W]: boxes of `sides` [N, 2] pixels about `centres` [N, 2]."""
+    first = centres - sides // 2
+    rows, columns = ((jnp.arange(n) >= first[:, i, None])
+                     & (jnp.arange(n) < (first + sides)[:, i, None])
+                     for i, n in enumerate(images.shape[1:3]))
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def mix(images: jax.Array, labels: jax.Array, keys: dict[str, jax.Array], settings,
+        axis_name: str | None = None) -> tuple[jax.Array, Targets]:
+    """Each image with some of its partner, the one as far from the batch's end as it
+    is from the start; l ~ Beta(alpha, alpha) is its own share.
+
+    mixup: l x + (1 - l) x' (Zhang, Cisse, Dauphin, Lopez-Paz, 2018).
+    cutmix: a box of the area 1 - l from x' over x; the share is then counted in pixels
+    (Yun, Han, Oh, Chun, Choe, Yoo, 2019). Where both are set, each image gets one of
+    the two with probability 1/2.
     """
-    def one(image, position):
-        draw, horizontal, vertical = jax.random.split(
-            jax.random.fold_in(key, position), 3)
-        if moves(settings):
-            matrix = affine_matrix(draw, settings, *image.shape[:2])
-            image = warp(image, matrix, settings.fill_mode)
-        if settings.horizontal_flip:
-            image = flip(horizontal, image, 1)
-        if settings.vertical_flip:
-            image = flip(vertical, image, 0)
-        return image
+    others, names = mirrored(images, axis_name), mirrored(labels, axis_name)
+    blended = cut = None
+    if settings.mixup > 0:
+        share = shares(keys["share"], settings.mixup)
+        part = share[:, None, None, None]
+        blended = part * images + (1 - part) * others, share
+    if settings.cutmix > 0:
+        sides = jnp.sqrt(1 - shares(keys["share"], settings.cutmix))[:, None]
+        sides = (sides * jnp.array(images.shape[1:3])).astype(jnp.int32)
+        centres = jax.vmap(lambda key: centre(key, images))(keys["box"])
+        inside = box(centres, sides, images)
+        cut = (jnp.where(inside[..., None], others, images),
+               1 - inside.mean((1, 2), dtype=jnp.float32))
+    if blended and cut:
+        first = jax.vmap(jax.random.bernoulli)(keys["choice"])
+        mixed = jnp.where(first[:, None, None, None], blended[0], cut[0])
+        share = jnp.where(first, blended[1], cut[1])
+    else:
+        mixed, share = blended or cut
+    return mixed, ((labels, share), (names, 1 - share))
 
-    images = images.astype(jnp.float32)
-    return images if is_identity(settings) else jax.vmap(one)(images, place)
+
+def shares(keys: jax.Array, alpha: float) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.beta(key, alpha, alpha))(keys)
+
+
+def mirrored(rows: jax.Array, axis_name: str | None) -> jax.Array:
+    """Row i of the global batch, of B rows, becomes row B - 1 - i."""
+    if axis_name is not None:
+        count = lax.axis_size(axis_name)
+        rows = lax.ppermute(rows, axis_name,
+                            [(i, count - 1 - i) for i in range(count)])
+    return rows[::-1]

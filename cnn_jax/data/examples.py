@@ -14,7 +14,7 @@ class Examples(NamedTuple):
     """Labelled images of one part of a set."""
 
     images: np.ndarray  # uint8 [N, H, W, C]
-    labels: np.ndarray  # int32 [N]
+    labels: np.ndarray  # int32 [N]; masks, a label for each pixel: uint8 [N, H, W]
 
     def take(self, index) -> "Examples":
         """The examples at `index` (a slice or an int array), in that order."""
@@ -47,14 +47,21 @@ def split(stored: Stored, config, seed: int) -> tuple[Examples, Examples, Exampl
     from the training part first (`config.test`, always stratified), a missing
     validation part second (`config.validation`, by `config.split`); both keep the
     stored order. The cuts depend on the set, the config and `seed` alone.
-    `config.limit` is applied last, to the training part only.
+    `config.limit` is applied last, to the training part only. With
+    `config.validation_is_test` the set's validation part becomes its test part first.
 
     Args:
         stored: the set.
         config: the `data` config.
         seed: of the stratified cuts, 0 <= seed < 2**32.
     """
-    train, parts = stored.parts["train"], stored.parts
+    train, parts = stored.parts["train"], dict(stored.parts)
+    if config.validation_is_test:
+        if "validation" not in parts or "test" in parts:
+            raise InputError(
+                f'data.validation_is_test is true but the set has {", ".join(parts)}; '
+                "it is for sets of train and validation without test")
+        parts["test"] = parts.pop("validation")
     empty = train.take(slice(0))
     if "test" in parts:
         test = parts["test"]
@@ -88,6 +95,10 @@ def _cut(examples, count, how, seed, field) -> tuple[Examples, Examples]:
     if how == "last":
         return (examples.take(slice(total - count)),
                 examples.take(slice(total - count, None)))
+    if examples.labels.ndim > 1:
+        raise InputError(
+            f"{field} asks for a stratified cut, but this set has a label for each "
+            "pixel; set data.split to first or last")
     # Imported here: scikit-learn takes a second to import.
     from sklearn.model_selection import train_test_split
     try:

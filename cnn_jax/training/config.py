@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from cnn_jax import data, layers, networks, ops
-from cnn_jax.data import augment, scaling
+from cnn_jax.data import scaling, warp
 from cnn_jax.errors import InputError
 from cnn_jax.training import optimizer
 
@@ -105,7 +105,10 @@ RULES = {
     "data.validation": number(0),
     "data.split": text,
     "data.test": number(0),
+    "data.validation_is_test": boolean,
     "data.limit": integer(0),
+    "data.seed": integer(0),
+    "data.biased_triangles": boolean,
     "data.scaling": one_of(scaling.SCALINGS),
     "augment.rotation_range": number(0, 180),
     "augment.width_shift_range": fraction,
@@ -114,7 +117,11 @@ RULES = {
     "augment.zoom_range": fraction,
     "augment.horizontal_flip": boolean,
     "augment.vertical_flip": boolean,
-    "augment.fill_mode": one_of(augment.FILL_MODES),
+    "augment.fill_mode": one_of(warp.FILL_MODES),
+    "augment.crop_padding": integer(0, 256),
+    "augment.cutout": integer(0),
+    "augment.mixup": number(0),
+    "augment.cutmix": number(0),
     "loss.label_smoothing": fraction,
     "optimizer.name": one_of(optimizer.OPTIMIZERS),
     "optimizer.learning_rate": number(0, open_low=True),
@@ -198,6 +205,12 @@ def check_together(config: ConfigDict) -> None:
         data.check(config.data)
     except InputError as error:
         raise InputError(f"config.{error}") from error
+    mixing = [name for name in ("cutout", "mixup", "cutmix") if config.augment[name]]
+    if config.data.name in data.PIXEL_LABELS and mixing:
+        raise InputError(
+            f"config.augment.{mixing[0]} = {config.augment[mixing[0]]} is not for "
+            f"{config.data.name}, which has a label for each pixel: set it to 0 (maps, "
+            "flips and crop_padding move images and labels alike)")
     if config.coordinator not in ("", "auto") and not (
             0 <= config.process_id < config.num_processes):
         raise InputError(

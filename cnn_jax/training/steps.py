@@ -5,6 +5,7 @@ devices here is `recipe.axis_name`, behind which the collectives stand.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,14 +21,16 @@ from cnn_jax.networks import in_parts
 from cnn_jax.training.optimizer import Schedule
 
 AUX_WEIGHT = 0.3  # of GoogLeNet's and Inception's auxiliary heads in the loss
-Metrics = dict[str, jax.Array]  # sums over examples: loss, correct, count
+# Sums over examples: loss, correct, count; of masks in evaluation also confusion, the
+# pixels [true class, predicted class].
+Metrics = dict[str, jax.Array]
 
 
 class Batch(NamedTuple):
     """What a step sees."""
 
     image: jax.Array  # uint8 [B, H, W, C]
-    label: jax.Array  # int32 [B]
+    label: jax.Array  # int32 [B]; masks, a label for each pixel: uint8 [B, H, W]
     mask: jax.Array   # float32 [B]: 0 where evaluation padded the batch
     place: jax.Array  # int32 [B]: position in the global batch, which random draws use
 
@@ -50,7 +53,8 @@ class Recipe:
     model: nn.Module
     optimizer: optax.GradientTransformation
     rate: Schedule
-    augment: Callable[..., jax.Array]  # (key, uint8 images, place) -> float32 pixels
+    # (key, uint8 images, labels, place) -> float32 pixels, ((labels, weight), ...)
+    augment: Callable[..., tuple[jax.Array, Any]]
     scale: Callable[[jax.Array], jax.Array]  # pixels -> network input
     seed: int
     label_smoothing: float = 0.0
@@ -75,10 +79,24 @@ def create_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainStat
 
 def example_losses(logits: jax.Array, labels: jax.Array,
                    label_smoothing: float = 0.0) -> jax.Array:
-    """Softmax cross-entropy of each example, [N, classes], [N] -> float32 [N]."""
+    """Softmax cross-entropy of each example, [N, classes], [N] -> float32 [N].
+
+    Of masks, [N, H, W, classes], [N, H, W], it is the mean over the pixels.
+    """
     targets = jax.nn.one_hot(labels, logits.shape[-1])
-    return optax.softmax_cross_entropy(
-        logits.astype(jnp.float32), optax.smooth_labels(targets, label_smoothing))
+    return example_means(optax.softmax_cross_entropy(
+        logits.astype(jnp.float32), optax.smooth_labels(targets, label_smoothing)))
+
+
+def example_means(values: jax.Array) -> jax.Array:
+    """[N, ...] -> [N]"""
+    return values.mean(tuple(range(1, values.ndim)))
+
+
+def weigh(function: Callable[[jax.Array], jax.Array], targets) -> jax.Array:
+    """Sum of weight * function(labels) over the targets: one, or two where images
+    were mixed (cross-entropy is linear in its target)."""
+    return sum(weight * function(labels) for labels, weight in targets)
 
 
 def train_step(state: TrainState, batch: Batch,
@@ -86,17 +104,21 @@ def train_step(state: TrainState, batch: Batch,
     """One update from one batch; the metrics are those before the update."""
     augment_key, dropout_key = jax.random.split(
         draw_key(recipe.seed, "step", state.step))
-    images = recipe.scale(recipe.augment(augment_key, batch.image, batch.place))
+    pixels, targets = recipe.augment(augment_key, batch.image, batch.label, batch.place)
+    images = recipe.scale(pixels)
+
+    def losses_of(logits):
+        return weigh(lambda labels: example_losses(
+            logits, labels, recipe.label_smoothing), targets)
 
     def loss_of(params):
         logits, updated = recipe.model.apply(
             {"params": params, "batch_stats": state.batch_stats}, images, train=True,
             mutable=["batch_stats", "aux_logits"], rngs={"dropout": dropout_key})
-        losses = example_losses(logits, batch.label, recipe.label_smoothing)
+        losses = losses_of(logits)
         loss = losses.mean()
         for aux in jax.tree.leaves(updated.get("aux_logits", {})):
-            loss += AUX_WEIGHT * example_losses(aux, batch.label,
-                                                recipe.label_smoothing).mean()
+            loss += AUX_WEIGHT * losses_of(aux).mean()
         return loss, (losses, logits, updated.get("batch_stats", {}))
 
     grads, (losses, logits, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
@@ -114,13 +136,18 @@ def train_step(state: TrainState, batch: Batch,
         average = optax.incremental_update(
             params, state.average, jnp.where(updated, 1 - recipe.ema_decay, 0.0))
     state = TrainState(state.step + 1, params, batch_stats, opt_state, average)
-    return state, sums(losses, logits, batch, recipe)
+    hits = weigh(functools.partial(example_hits, logits), targets)
+    return state, sums(losses, hits, batch.mask, recipe)
 
 
 def eval_step(state: TrainState, batch: Batch, recipe: Recipe) -> Metrics:
     """The metrics of one batch, padded examples not counted."""
     logits = predict_logits(state, batch.image, recipe)
-    return sums(example_losses(logits, batch.label), logits, batch, recipe)
+    more = {}
+    if batch.label.ndim > 1:
+        more["confusion"] = confusion(logits, batch.label, batch.mask)
+    return sums(example_losses(logits, batch.label),
+                example_hits(logits, batch.label), batch.mask, recipe, more)
 
 
 def predict_logits(state: TrainState, images: jax.Array, recipe: Recipe) -> jax.Array:
@@ -132,12 +159,28 @@ def predict_logits(state: TrainState, images: jax.Array, recipe: Recipe) -> jax.
         recipe.scale(images), train=False)
 
 
-def sums(losses: jax.Array, logits: jax.Array, batch: Batch, recipe: Recipe) -> Metrics:
-    """Sums over the examples that count, so that one division at the end is exact."""
-    correct = logits.argmax(-1) == batch.label
-    metrics = {"loss": (losses * batch.mask).sum(),
-               "correct": (correct * batch.mask).sum(),
-               "count": batch.mask.sum()}
+def example_hits(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """1 for each example whose class is right; of masks the share of such pixels."""
+    return example_means((logits.argmax(-1) == labels).astype(jnp.float32))
+
+
+def confusion(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
+    """int32 [classes, classes]: pixels by true and by predicted class; exact."""
+    classes = logits.shape[-1]
+    pairs = labels.astype(jnp.int32) * classes + logits.argmax(-1).astype(jnp.int32)
+    counted = jnp.broadcast_to(mask.astype(jnp.int32)[:, None, None], pairs.shape)
+    counts = jnp.zeros(classes ** 2, jnp.int32).at[pairs.ravel()].add(counted.ravel())
+    return counts.reshape(classes, classes)
+
+
+def sums(losses: jax.Array, hits: jax.Array, mask: jax.Array, recipe: Recipe,
+         more: Metrics | None = None) -> Metrics:
+    """Sums over the examples that count, so that one division at the end is exact.
+
+    more: further sums, over the examples of this device.
+    """
+    metrics = {"loss": (losses * mask).sum(), "correct": (hits * mask).sum(),
+               "count": mask.sum()} | (more or {})
     if recipe.axis_name is not None:
         metrics = lax.psum(metrics, recipe.axis_name)
     return metrics

@@ -1,0 +1,82 @@
+"""Affine warps of a batch of images, and of masks, inside jit: one gather each.
+
+A map is a 3x3 matrix from output to input positions (row, column, 1), both relative to
+the centre of the image, in pixels. Outside the image, `fill_mode` decides, with the
+meaning it has in Keras and scipy.ndimage (for the pixels a b c d):
+
+    nearest   a a a a | a b c d | d d d d
+    reflect   d c b a | a b c d | d c b a     (half-sample symmetric, not `mirror`)
+    constant  0 0 0 0 | a b c d | 0 0 0 0     (no interpolation across the edge)
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+FILL_MODES = ("nearest", "constant", "reflect")
+
+
+def warp(images: jax.Array, matrices: jax.Array, fill_mode: str) -> jax.Array:
+    """Images [N, H, W, C] seen through maps [N, 3, 3], bilinearly; float32.
+
+    Each output pixel gathers its 2 x 2 neighbours with all channels as one slice, which
+    on a CPU is ten times faster than a gather for each corner and channel.
+    """
+    images, (height, width) = at_least_two(images), images.shape[1:3]
+    rows, columns, inside = source(matrices, height, width, fill_mode)
+    top = jnp.minimum(rows.astype(jnp.int32), max(height - 2, 0))
+    left = jnp.minimum(columns.astype(jnp.int32), max(width - 2, 0))
+    down, right = (rows - top)[..., None], (columns - left)[..., None]
+    corners = windows(images, top, left, 2).astype(jnp.float32)
+    upper = corners[..., 0, 0, :] * (1 - right) + corners[..., 0, 1, :] * right
+    lower = corners[..., 1, 0, :] * (1 - right) + corners[..., 1, 1, :] * right
+    return jnp.where(inside[..., None], upper * (1 - down) + lower * down, 0)
+
+
+def warp_labels(labels: jax.Array, matrices: jax.Array, fill_mode: str) -> jax.Array:
+    """Masks [N, H, W] seen through the same maps: the label of the nearest pixel."""
+    rows, columns, inside = source(matrices, *labels.shape[1:], fill_mode)
+    nearest = windows(labels[..., None], jnp.floor(rows + 0.5).astype(jnp.int32),
+                      jnp.floor(columns + 0.5).astype(jnp.int32), 1)[..., 0, 0, 0]
+    return jnp.where(inside, nearest, 0)
+
+
+def source(matrices: jax.Array, height: int, width: int, fill_mode: str):
+    """Where each output pixel looks: rows and columns within the image, float32
+    [N, H, W], and whether there is anything to see (bool [N, H, W])."""
+    middle, centre = (height - 1) / 2, (width - 1) / 2
+    row = (jnp.arange(height) - middle)[:, None]
+    column = jnp.arange(width) - centre
+    m = matrices[..., None, None]
+    rows = m[:, 0, 0] * row + m[:, 0, 1] * column + m[:, 0, 2] + middle
+    columns = m[:, 1, 0] * row + m[:, 1, 1] * column + m[:, 1, 2] + centre
+    inside = jnp.array(True)
+    if fill_mode == "constant":
+        inside = ((rows >= 0) & (rows <= height - 1)
+                  & (columns >= 0) & (columns <= width - 1))
+    elif fill_mode == "reflect":
+        rows, columns = reflect(rows, height), reflect(columns, width)
+    return (jnp.clip(rows, 0, height - 1), jnp.clip(columns, 0, width - 1),
+            jnp.broadcast_to(inside, rows.shape))
+
+
+def reflect(position: jax.Array, length: int) -> jax.Array:
+    """Folds positions into -0.5 .. length - 0.5, the period being 2 * length."""
+    phase = jnp.mod(position + 0.5, 2 * length)
+    return jnp.minimum(phase, 2 * length - phase) - 0.5
+
+
+def at_least_two(images: jax.Array) -> jax.Array:
+    """Repeats the last row or column of images that have only one."""
+    short = [(0, max(0, 2 - n)) for n in images.shape[1:3]]
+    return jnp.pad(images, ((0, 0), *short, (0, 0)), mode="edge")
+
+
+def windows(images: jax.Array, top: jax.Array, left: jax.Array, side: int) -> jax.Array:
+    """The side x side pixels at (top, left) [N, h, w] -> [N, h, w, side, side, C]."""
+    image = jnp.broadcast_to(jnp.arange(len(images))[:, None, None], top.shape)
+    return lax.gather(
+        images, jnp.stack([image, top, left], -1),
+        lax.GatherDimensionNumbers(offset_dims=(3, 4, 5), collapsed_slice_dims=(0,),
+                                   start_index_map=(0, 1, 2)),
+        (1, side, side, images.shape[-1]), mode="promise_in_bounds")
