@@ -98,7 +98,7 @@ PUBLISHED = {
     "ai_edu_fashion_cnn": (694_218, 256, 0.888),
     "ai_edu_fashion_dnn": (109_770, None, None),
     "ai_edu_cifar_cnn": (1_250_858, 0, 20.741),
-    "shapes_fcn": (64_694, 0, 5.432),
+    "shapes_fcn": (64_694, 0, 7.094),
 }
 # The same for variants that are fields of a network, not rows of `NETWORKS`.
 VARIANTS = [

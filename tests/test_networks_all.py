@@ -5,48 +5,44 @@ The programs run once, on tiny images, so they are compiled with little optimisa
 compiling is nearly all of the time.
 """
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from cnn_jax import networks, ops
+from cnn_jax.data.scaling import Scaling
 from cnn_jax.layers import Layers
 from cnn_jax.networks.inputs import smallest_size
-from cnn_jax.training.steps import (Batch, Recipe, create_state, eval_step,
-                                    predict_logits, train_step)
+from cnn_jax.training.setup import abstract_state, create_recipe
+from cnn_jax.training.steps import (Batch, Recipe, eval_step, predict_logits,
+                                    train_step)
+from cnn_jax.training.workdir import DataInfo
+from configs import default
 
 pytestmark = pytest.mark.slow
 
 QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0,
                     "xla_llvm_disable_expensive_passes": True}
-EXAMPLES, CLASSES, RATE = 4, 3, 0.5
+EXAMPLES, CLASSES = 4, 3
+PER_PIXEL = {"shapes_fcn"}  # a label for every pixel
 
 
-class MeanOverPixels:
-    """A segmentation network as a classifier, for the steps of classification."""
-
-    def __init__(self, model: nn.Module):
-        self.model = model
-        self.init = model.init
-
-    def apply(self, *args, mutable=False, **kwargs):
-        out = self.model.apply(*args, mutable=mutable, **kwargs)
-        logits, *updated = out if mutable else (out,)
-        logits = logits.mean((1, 2))
-        return (logits, *updated) if mutable else logits
-
-
-def created(name: str, **settings) -> nn.Module:
-    return networks.create(name, CLASSES, Layers(**{"pool": "lax"} | settings))
+def recipe_of(name: str, shape: tuple[int, int, int], dtype: str) -> Recipe:
+    """As a run of the config `model.name=NAME` would make it."""
+    config = default.get_config()
+    config.dtype, config.batch_size = dtype, EXAMPLES
+    config.model.name, config.model.conv, config.model.pool = name, "lax", "lax"
+    config.optimizer.name, config.optimizer.learning_rate = "sgd", 0.5
+    parts = {"train": EXAMPLES, "validation": EXAMPLES, "test": EXAMPLES}
+    return create_recipe(config, DataInfo("drawn", "here", shape, tuple("abc"),
+                                          Scaling(127.5, 1 / 127.5), parts, ""))
 
 
 def smallest_shape(name: str) -> tuple[int, int, int]:
     """(H, W, C) of the smallest images that the network takes."""
     row = networks.NETWORKS[name]
-    if name == "shapes_fcn":
+    if name in PER_PIXEL:
         return 4, 4, row.input_shape[2]
     fields = {}
     if isinstance(row.fields.get("blocks"), tuple):  # repetitions change no size
@@ -89,22 +85,19 @@ def both_steps(state, batch, recipe):
 def test_a_training_step_and_an_evaluation_in_both_dtypes(name):
     shape = smallest_shape(name)
     draw = np.random.default_rng(1)
-    batch = Batch(
-        jnp.asarray(draw.integers(0, 256, (EXAMPLES, *shape)), jnp.uint8),
-        jnp.arange(EXAMPLES) % CLASSES, jnp.ones(EXAMPLES), jnp.arange(EXAMPLES))
+    per_label = (EXAMPLES, *shape[:2]) if name in PER_PIXEL else (EXAMPLES,)
+    batch = Batch(jnp.asarray(draw.integers(0, 256, (EXAMPLES, *shape)), jnp.uint8),
+                  jnp.asarray(draw.integers(0, CLASSES, per_label)),
+                  jnp.ones(EXAMPLES), jnp.arange(EXAMPLES))
     trees = []
     for dtype in ("float32", "bfloat16"):
-        model = created(name, dtype=dtype, conv="lax")
-        if name == "shapes_fcn":
-            model = MeanOverPixels(model)
-        recipe = Recipe(
-            model=model, optimizer=optax.sgd(RATE), rate=lambda step: RATE, seed=0,
-            augment=lambda key, images, place: images.astype(jnp.float32),
-            scale=lambda images: images.astype(jnp.float32) / 255)
-        state = jax.eval_shape(lambda: create_state(recipe, shape))
-        state = state.replace(  # SGD has no state
-            step=jnp.zeros((), jnp.int32), params=drawn(state.params),
-            batch_stats=drawn(state.batch_stats))
+        recipe = recipe_of(name, shape, dtype)
+        state = abstract_state(recipe, shape)
+        params = drawn(state.params)
+        state = state.replace(
+            step=jnp.zeros((), jnp.int32), params=params,
+            batch_stats=drawn(state.batch_stats),
+            opt_state=recipe.optimizer.init(params))
         after, metrics, evaluated, logits = jax.jit(
             both_steps, static_argnums=2,
             compiler_options=QUICK_TO_COMPILE)(state, batch, recipe)
@@ -119,7 +112,7 @@ def test_a_training_step_and_an_evaluation_in_both_dtypes(name):
                 jax.tree.leaves(after.params)) if (old == new).all()]
         assert len(unchanged) <= 0.1 * len(jax.tree.leaves(state.params)), unchanged
         assert np.isfinite(evaluated["loss"]) and evaluated["count"] == EXAMPLES
-        assert logits.shape == (EXAMPLES, CLASSES) and logits.dtype == dtype
+        assert logits.shape == (*per_label, CLASSES) and logits.dtype == dtype
         assert np.isfinite(np.float32(logits)).all()
         trees.append(described(after))
     assert trees[0] == trees[1]
@@ -130,7 +123,7 @@ def test_every_implementation_has_the_same_parameters_or_refuses_in_a_line(name)
     shape = (1, *smallest_shape(name))
 
     def tree(conv):
-        model = created(name, conv=conv)
+        model = networks.create(name, CLASSES, Layers(conv=conv, pool="lax"))
         return jax.eval_shape(
             lambda: model.init(jax.random.key(0), jnp.zeros(shape), train=False))
     expected = tree("lax")

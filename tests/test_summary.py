@@ -135,12 +135,12 @@ def test_receptive_field_is_the_support_of_the_input_gradient(
 
 
 def test_a_transposed_convolution_by_hand():
-    # 4 x 4 of stride 2 from 7 x 7 x 64 to 14 x 14 x 32: each of the 49 pixels adds 64
+    # 4 x 4 of stride 2 from 8 x 8 x 64 to 16 x 16 x 32: each of the 64 pixels adds 64
     # products to 16 pixels of 32 features. Its stride of 4 pixels becomes 2.
     table = table_of("shapes_fcn")
     up, = [row for row in table.rows if row.name == "decoder_up1"]
-    assert up == ("decoder_up1", "ConvTranspose 4x4/2", (14, 14, 32),
-                  4 * 4 * 32 * 64 + 32, 49 * 64 * 16 * 32, 14 * 14 * 32 * 4,
+    assert up == ("decoder_up1", "ConvTranspose 4x4/2", (16, 16, 32),
+                  4 * 4 * 32 * 64 + 32, 64 * 64 * 16 * 32, 16 * 16 * 32 * 4,
                   (Field(18 + 3 * 2, 2, -7 - 2 * 2),) * 2)
 
 

@@ -132,7 +132,7 @@ NETWORKS = {
         AiEduCNN, GREY_28, {"convs": ((32, 3, 0),), "dense": 128, "num_classes": 10}),
     "ai_edu_fashion_dnn": Network(AiEduDNN, GREY_28, {"norm": True, "num_classes": 10}),
     "ai_edu_cifar_cnn": Network(AiEduCifar, COLOUR_32),
-    "shapes_fcn": Network(FCN, COLOUR_28),
+    "shapes_fcn": Network(FCN, COLOUR_32),
 }
 
 
