@@ -1,0 +1,102 @@
+"""The experiments of the tutorials, and what was published of each.
+
+A literal table: `reproduce.py` runs its rows, `RESULTS.md` shows them. Most sources
+give one run without a spread. Its band is then two standard errors of an accuracy p
+measured on n test images, 2 sqrt(p (1 - p) / n), or the largest fall from one epoch to
+the next that the published run itself shows, where that is more. Where a run is cut
+short, the published figure is that of the same epoch.
+"""
+
+import math
+from typing import NamedTuple
+
+
+class Experiment(NamedTuple):
+    """A row. Its mean must not be below `published` by more than `band`."""
+
+    config: str              # of configs/: FILE.py:VARIANT
+    seeds: int               # n: seeds 0 ... n - 1
+    params: int              # trainable
+    published: float | None  # test accuracy
+    band: float = 0.0
+    reason: str = ""         # for the band, and what the published figure is
+    epochs: int | None = None  # where the run is cut short; None = those of the config
+
+
+def one_run(accuracy: float, images: int, fall: float = 0.0) -> tuple:
+    """(published, band, reason) of a single run judged on so many test images."""
+    error = round(2 * math.sqrt(accuracy * (1 - accuracy) / images), 4)
+    if fall > error:
+        return accuracy, fall, "one run; the largest fall between two of its epochs"
+    return accuracy, error, f"one run; two standard errors of {images:,} test images"
+
+
+def at_least(accuracy: float) -> tuple:
+    """(published, band, reason) of a recipe of ours on a published network."""
+    return accuracy, 0.0, "a recipe of ours: at least the published accuracy"
+
+
+UNPUBLISHED = None, 0.0, "no published accuracy"
+
+EXPERIMENTS = {
+    "shapes_colour_dnn": Experiment(
+        "shapes.py:colour_dnn", 5, 109_126, 0.816, 0.066,
+        "published runs lie between 0.75 and 0.85"),
+    "shapes_colour_cnn": Experiment(
+        "shapes.py:colour_cnn", 5, 3_815, *one_run(0.963, 1000)),
+    "shapes_colour_cnn_ours": Experiment(
+        "shapes.py:colour_cnn_ours", 5, 3_815, *at_least(0.963)),
+    "shapes_shape_dnn": Experiment(
+        "shapes.py:shape_dnn", 5, 109_061, *one_run(0.898, 1000)),
+    "shapes_shape_cnn": Experiment(
+        "shapes.py:shape_cnn", 5, 19_941, *one_run(0.960, 1000)),
+    "shapes_shape_cnn_ours": Experiment(
+        "shapes.py:shape_cnn_ours", 5, 19_941, *at_least(0.960)),
+    "shapes_both_dnn": Experiment(
+        "shapes.py:both_dnn", 5, 109_321, *one_run(0.8989, 900)),
+    "shapes_both_cnn": Experiment(
+        "shapes.py:both_cnn", 5, 20_217, *one_run(0.970, 900)),
+    "shapes_both_cnn_ours": Experiment(
+        "shapes.py:both_cnn_ours", 5, 20_217, *at_least(0.970)),
+    "lenet_digits": Experiment("lenet.py:digits", 5, 61_706, *UNPUBLISHED),
+    "lenet_mnist": Experiment("lenet.py:mnist", 5, 61_706, *UNPUBLISHED),
+    "mnist_keras": Experiment("mnist.py:keras", 5, 34_826, *one_run(0.9893, 10_000)),
+    "mnist_keras_ours": Experiment("mnist.py:keras_ours", 5, 34_826, *at_least(0.9893)),
+    "mnist_cnn": Experiment("mnist.py:cnn", 5, 12_042, *one_run(0.9865, 10_000)),
+    "mnist_cnn_ours": Experiment("mnist.py:cnn_ours", 5, 12_042, *at_least(0.9865)),
+    "mnist_dnn": Experiment("mnist.py:dnn", 5, 51_450, *one_run(0.9749, 10_000)),
+    "fashion_selu": Experiment("fashion.py:selu", 5, 435_306, *one_run(0.9180, 10_000)),
+    "fashion_selu_ours": Experiment(
+        "fashion.py:selu_ours", 5, 435_306, *at_least(0.9180)),
+    "fashion_separable": Experiment(
+        "fashion.py:separable", 5, 184_234, *one_run(0.8441, 10_000)),
+    "fashion_separable_ours": Experiment(
+        "fashion.py:separable_ours", 5, 184_234, *at_least(0.8441)),
+    # The figure is of a re-run of the chapter in Keras, after 5 epochs.
+    "fashion_dnn": Experiment("fashion.py:dnn", 5, 109_770, *one_run(0.8649, 10_000)),
+    "fashion_cnn": Experiment("fashion.py:cnn", 5, 694_218, *one_run(0.9112, 10_000)),
+    "fashion_cnn_ours": Experiment(
+        "fashion.py:cnn_ours", 5, 694_218, *at_least(0.9112)),
+    "cifar10_baseline": Experiment(
+        "cifar10.py:baseline", 3, 198_494, *one_run(0.5779, 10_000, fall=0.0188)),
+    "cifar10_baseline_ours": Experiment(
+        "cifar10.py:baseline_ours", 3, 198_494, *at_least(0.5779)),
+    "cifar10_lenet5": Experiment(
+        "cifar10.py:lenet5", 3, 62_006, *one_run(0.4806, 10_000)),
+    "cifar10_lenet5_ours": Experiment(
+        "cifar10.py:lenet5_ours", 3, 62_006, *at_least(0.4806)),
+    "cifar10_alexnet8": Experiment(
+        "cifar10.py:alexnet8", 1, 9_638_474, *one_run(0.6102, 10_000, fall=0.1281)),
+    "cifar10_vgg16": Experiment(
+        "cifar10.py:vgg16", 1, 15_253_578, *one_run(0.7005, 10_000)),
+    "cifar10_inception10": Experiment(
+        "cifar10.py:inception10", 1, 120_234, *one_run(0.4595, 10_000)),
+    "cifar10_inception10_ours": Experiment(
+        "cifar10.py:inception10_ours", 1, 120_234, *at_least(0.4595)),
+    "cifar10_resnet18": Experiment(
+        "cifar10.py:resnet18", 1, 11_173_962, *one_run(0.7175, 10_000)),
+    "cifar10_keras": Experiment(
+        "cifar10.py:keras", 1, 1_250_858, *one_run(0.6361, 10_000)),
+    "cifar10_keras_25": Experiment(
+        "cifar10.py:keras_25", 1, 1_250_858, *one_run(0.7372, 10_000)),
+}

@@ -1,0 +1,251 @@
+"""Runs the experiments of the tutorials and writes the table of their results.
+
+    python experiments/reproduce.py --list
+    python experiments/reproduce.py --data=DIR                         all of them: days
+    python experiments/reproduce.py --only shapes_colour_cnn shapes_shape_cnn
+
+Every (experiment, seed) is one `main.py` in a process of its own, so that its peak
+memory is its own, with the workdir WORKDIR/EXPERIMENT/seedS and its lines in
+seedS.log. What was interrupted goes on from its checkpoint, what is finished is not run
+again. Writes RESULTS.md and RESULTS.json after each run; rows that have not been run
+say so. Exit code 1 if a mean is below the published figure by more than its band, or
+if a run failed; 2 for input that cannot be used.
+"""
+
+import argparse
+import difflib
+import functools
+import importlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn,
+                           TimeElapsedColumn)
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from cnn_jax.errors import InputError  # noqa: E402
+from cnn_jax.training.config import check  # noqa: E402
+from experiments.published import EXPERIMENTS, Experiment  # noqa: E402
+from experiments.results_table import (Target, below, is_finished,  # noqa: E402
+                                       write)
+
+EPOCH = re.compile(r"epoch (\d+)/\d+ - loss")
+
+
+class Interrupted(Exception):
+    """A signal asked to stop."""
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum = signum
+
+
+def load_config(experiment: Experiment, cifar10_jpeg: Path | None):
+    """The config of an experiment, checked, and the fields that differ from its file
+    as flags of main.py."""
+    name, _, variant = experiment.config.partition(":")
+    module = importlib.import_module(f"configs.{name.removesuffix('.py')}")
+    config = module.get_config(variant)
+    changes = {}
+    if experiment.epochs:
+        changes["epochs"] = experiment.epochs
+    if cifar10_jpeg and config.data.name == "cifar10":
+        changes |= {"data.name": "folder", "data.dir": str(cifar10_jpeg)}
+    config.update_from_flattened_dict(changes)
+    check(config)
+    return config, [f"--config.{field}={value}" for field, value in changes.items()]
+
+
+def make_targets(experiments: dict[str, Experiment], flags) -> dict[str, Target]:
+    """Name -> target, for all experiments: the table shows all of them."""
+    targets = {}
+    for name, experiment in experiments.items():
+        config, changed = load_config(experiment, flags.cifar10_jpeg)
+        words = ["python", "experiments/reproduce.py", "--only", name]
+        copy = any("data.name" in change for change in changed)
+        if copy:
+            words += ["--cifar10-jpeg", flags.cifar10_jpeg.name]
+        if flags.seeds and name in flags.only:
+            words += ["--seeds", str(flags.seeds)]
+        targets[name] = Target(
+            name, experiment, config,
+            flags.workdir / (name + "-jpeg" * copy), tuple(changed), shlex.join(words),
+            "on a JPEG copy of the images" if copy else "as published")
+    return targets
+
+
+def command(target: Target, seed: int) -> list[str]:
+    """The main.py of one run."""
+    return [sys.executable, "main.py", f"--config=configs/{target.experiment.config}",
+            f"--config.seed={seed}", *target.changes,
+            f"--workdir={target.folder / f'seed{seed}'}"]
+
+
+def lines(process: subprocess.Popen, log: Path) -> Iterator[str]:
+    """The lines of a run as they come, also appended to its log."""
+    with log.open("a") as file:
+        for line in process.stdout:
+            file.write(line)
+            file.flush()
+            yield line.rstrip("\n")
+
+
+def run(words: list[str], log: Path, data: Path | None, advance) -> str | None:
+    """Runs one training to its end; None, or the line that says why it failed.
+
+    data: the folder of the sets, None = what the environment says.
+    advance: called with the number of epochs done.
+    Raises Interrupted after the run has saved where it is.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | ({"CNN_JAX_DATA": str(data)} if data else {})
+    # A session of its own: Ctrl-C reaches us alone, and we pass on one signal.
+    process = subprocess.Popen(
+        words, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True, env=environment)
+    last = ""
+    try:
+        for line in lines(process, log):
+            last = line or last
+            if found := EPOCH.match(line):
+                advance(int(found[1]))
+        code = process.wait()
+    except Interrupted:
+        process.terminate()
+        process.communicate()
+        raise
+    return f"exit code {code}: {last} (all of it in {log})" if code else None
+
+
+def run_all(targets: list[Target], flags, write_rows) -> list[str]:
+    """Runs what is not finished; returns a line for each run that failed."""
+    pending = [(target, seed) for target in targets
+               for seed in range(flags.seeds or target.experiment.seeds)]
+    failed, console = [], Console(highlight=False, soft_wrap=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        runs = progress.add_task("runs", total=len(pending))
+        for number, (target, seed) in enumerate(pending, 1):
+            path = target.folder / f"seed{seed}"
+            title = f"{target.name} seed {seed}"
+            if is_finished(path, target.config):
+                progress.console.print(f"{number}/{len(pending)} {title}: finished")
+            else:
+                epochs = progress.add_task(title, total=target.config.epochs)
+                problem = run(
+                    command(target, seed), path.with_suffix(".log"), flags.data,
+                    functools.partial(report_epoch, progress, epochs))
+                progress.remove_task(epochs)
+                words = problem or accuracy(path)
+                progress.console.print(f"{number}/{len(pending)} {title}: {words}",
+                                       markup=False)
+                failed += [f"{title}: {problem}"] if problem else []
+                write_rows()
+            progress.advance(runs)
+    return failed
+
+
+def report_epoch(progress: Progress, task: int, done: int) -> None:
+    progress.update(task, completed=done)
+
+
+def accuracy(path: Path) -> str:
+    results = json.loads((path / "results.json").read_text())
+    return (f"test accuracy {results['test_accuracy']:.4f}, "
+            f"{results['train_seconds']:.0f} s of training")
+
+
+def parse(argv: list[str] | None, names: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", nargs="+", metavar="NAME", default=names,
+                        help="experiments to run; see --list")
+    parser.add_argument("--seeds", type=int, metavar="N",
+                        help="seeds 0 ... N - 1 in place of the table's")
+    parser.add_argument("--data", type=Path, metavar="DIR",
+                        help="folder with mnist/, fashion_mnist/, cifar10/ (sets "
+                        "CNN_JAX_DATA); without it they are downloaded")
+    parser.add_argument("--cifar10-jpeg", type=Path, metavar="PATH",
+                        help="class folders of JPEG pictures in place of CIFAR-10's "
+                        "official files: the rows say so")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/reproduce"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent,
+                        help="where RESULTS.md and RESULTS.json go")
+    parser.add_argument("--list", action="store_true", help="shows the experiments")
+    flags = parser.parse_args(argv)
+    for name in flags.only:
+        if name not in names:
+            near = difflib.get_close_matches(name, names) or names
+            raise InputError(f"--only {name}: no such experiment; there "
+                             f"{'is' if len(near) == 1 else 'are'} {', '.join(near)}")
+    if flags.seeds is not None and flags.seeds < 1:
+        raise InputError(f"--seeds {flags.seeds} is not allowed: must be >= 1")
+    for field in ("data", "cifar10_jpeg"):
+        path = getattr(flags, field)
+        if path and not path.exists():
+            raise InputError(f"--{field.replace('_', '-')} {path} does not exist")
+    flags.workdir = flags.workdir.absolute()
+    flags.data, flags.cifar10_jpeg = (
+        path.absolute() if path else None for path in (flags.data, flags.cifar10_jpeg))
+    return flags
+
+
+def show(experiments: dict[str, Experiment]) -> None:
+    for name, row in experiments.items():
+        figure = "-" if row.published is None else f"{row.published:.4f}"
+        print(f"{name:26} {'configs/' + row.config:36} n {row.seeds}  "
+              f"{row.params:>10,} parameters  published {figure}")
+
+
+def reproduce(argv: list[str] | None, experiments: dict[str, Experiment]) -> int:
+    """Returns the exit code. Raises InputError."""
+    flags = parse(argv, list(experiments))
+    if flags.list:
+        show(experiments)
+        return 0
+    targets = make_targets(experiments, flags)
+
+    def write_rows():
+        return write(list(targets.values()), flags.out)
+
+    chosen = [targets[name] for name in dict.fromkeys(flags.only)]
+    try:
+        failed = run_all(chosen, flags, write_rows)
+    except Interrupted as error:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        return 128 + error.signum
+    rows = write_rows()
+    problems = failed + below([row for row in rows if row["name"] in flags.only])
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(f"wrote {flags.out / 'RESULTS.md'} and {flags.out / 'RESULTS.json'}")
+    return 1 if problems else 0
+
+
+def main(argv: list[str] | None = None,
+         experiments: dict[str, Experiment] = EXPERIMENTS) -> None:
+    def stop(signum, frame):
+        raise Interrupted(signum)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    try:
+        code = reproduce(argv, experiments)
+    except InputError as error:
+        print(f"reproduce.py: {error}", file=sys.stderr)
+        code = 2
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""Finished runs -> rows -> RESULTS.json and RESULTS.md."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import NamedTuple
+
+from cnn_jax.errors import InputError
+from cnn_jax.training.config import computed, flat
+from cnn_jax.training.metrics import write_atomically
+from cnn_jax.training.workdir import read_json
+from configs import default
+from experiments.published import Experiment
+
+HEADINGS = ("experiment", "parameters", "published", "needed", "ours: mean ± std (n)",
+            "epochs", "seconds per epoch", "peak memory", "hardware", "command")
+INTRODUCTION = """# Results
+
+Written by `python experiments/reproduce.py`; the figures are those of RESULTS.json.
+Accuracy on the test part, of the parameters of the best validation epoch: mean ±
+standard deviation over n seeds. Needed: the published figure less the band below.
+Seconds per epoch are of training alone, without compiling and evaluating, the median
+of the runs; peak memory is that of the whole process, the largest of the runs.
+"""
+
+
+class Target(NamedTuple):
+    """One experiment as it is asked for."""
+
+    name: str
+    experiment: Experiment
+    config: object      # ConfigDict, seed 0
+    folder: Path        # of its runs: FOLDER/seed0, FOLDER/seed1, ...
+    changes: tuple[str, ...]  # flags of main.py beside --config
+    command: str        # that repeats it
+    data: str           # what it is measured on
+
+
+def settings(fields: dict) -> dict:
+    """What a config changes from configs/default.py, but for the seed: a run made
+    before a field was added is the same experiment if the field has its default."""
+    defaults = computed(default.get_config()) | {"seed": fields.get("seed")}
+    return {name: value for name, value in fields.items()
+            if name not in defaults or value != defaults[name]}
+
+
+def is_finished(path: Path, config) -> bool:
+    """Whether the workdir holds the results of this config.
+
+    Raises InputError where it belongs to another one.
+    """
+    if not (path / "config.json").exists():
+        return False
+    known = computed(default.get_config())
+    written = flat(read_json(path / "config.json"))
+    there = {name: value for name, value in written.items() if name in known}
+    old, new = settings(there), settings(computed(config))
+    if old != new:
+        changed = [f"{name}: {old.get(name, known.get(name))!r} -> "
+                   f"{new.get(name, known.get(name))!r}"
+                   for name in sorted(old.keys() | new.keys())
+                   if old.get(name) != new.get(name)]
+        raise InputError(f"{path} was made by another config (there -> here): "
+                         f"{'; '.join(changed)}. Delete it, or use another --workdir")
+    return (path / "results.json").exists()
+
+
+def measured(target: Target) -> list[dict]:
+    """results.json of every seed that has been run to its end, by seed."""
+    paths = target.folder.glob("seed*/results.json")
+    found = [read_json(path) for path in paths
+             if is_finished(path.parent, target.config)]
+    return sorted(found, key=lambda results: results["seed"])
+
+
+def hardware(results: dict) -> str:
+    devices = results["devices"]
+    accelerator = "" if devices[0].startswith("cpu") else (
+        f"{len(devices)} x {devices[0].partition(': ')[2]}, ")
+    versions = results["versions"]
+    return f"{accelerator}{results['machine']}, jax {versions['jax']}"
+
+
+def row(target: Target, before: dict | None) -> dict:
+    """The row of an experiment, from the runs that are there.
+
+    before: its row in an earlier RESULTS.json, which stands where there are no runs
+        here, unless the experiment has changed since.
+    """
+    experiment, runs = target.experiment, measured(target)
+    fields = settings(computed(target.config))
+    if not runs and before and same_but_data(before["settings"], fields):
+        return before | facts(target)
+    accuracies = [results["test_accuracy"] for results in runs]
+    out = facts(target) | {
+        "data": target.data, "command": target.command,
+        "mean": statistics.mean(accuracies) if runs else None,
+        "std": statistics.stdev(accuracies) if len(runs) > 1 else None,
+        "n": len(runs), "accuracies": accuracies,
+        "seeds": [results["seed"] for results in runs],
+        "best_epochs": [results["best_epoch"] for results in runs],
+        "epochs": None, "seconds_per_epoch": None, "peak_memory_mb": None,
+        "hardware": "", "settings": fields}
+    if runs:
+        assert {results["params"] for results in runs} == {experiment.params}, target
+        out |= {
+            "epochs": statistics.mean(results["epochs"] for results in runs),
+            "seconds_per_epoch": round(statistics.median(
+                results["train_seconds"] / results["epochs"] for results in runs), 3),
+            "peak_memory_mb": max(results["peak_memory_mb"] for results in runs),
+            "hardware": "; ".join(dict.fromkeys(map(hardware, runs)))}
+    return out
+
+
+def same_but_data(old: dict, new: dict) -> bool:
+    """Whether two `settings` differ at most in where the images came from, which a
+    row says itself."""
+    return old | {"data.name": ""} == new | {"data.name": ""}
+
+
+def facts(target: Target) -> dict:
+    """The part of a row that the table of experiments decides."""
+    experiment = target.experiment
+    return {"name": target.name, "config": f"configs/{experiment.config}",
+            "params": experiment.params,
+            "published": experiment.published, "band": experiment.band,
+            "reason": experiment.reason, "cut_to_epochs": experiment.epochs}
+
+
+def below(rows: list[dict]) -> list[str]:
+    """A line for each measured mean that is below its band."""
+    return [f"{r['name']}: mean {r['mean']:.4f} of {r['n']} is below {needed(r):.4f} "
+            f"(published {r['published']}, band {r['band']})"
+            for r in rows if r["n"] and r["published"] is not None
+            and r["mean"] < needed(r) - 1e-9]
+
+
+def needed(row: dict) -> float:
+    return row["published"] - row["band"]
+
+
+def cells(row: dict) -> tuple[str, ...]:
+    """A row of the Markdown table."""
+    data = "" if row["data"] == "as published" else f" ({row['data']})"
+    cut = " (cut)" if row["cut_to_epochs"] else ""
+    ours, epochs, seconds, memory = "not run", "", "", ""
+    if row["n"]:
+        spread = f" ± {row['std']:.4f}" if row["std"] is not None else ""
+        ours = f"{row['mean']:.4f}{spread} ({row['n']})"
+        epochs = f"{row['epochs']:g}{cut}"
+        seconds = f"{row['seconds_per_epoch']:.3g}"
+        memory = f"{row['peak_memory_mb']:,.0f} MB"
+    published = row["published"] is not None
+    return (row["name"] + data, f"{row['params']:,}",
+            f"{row['published']:.4f}" if published else "-",
+            f"{needed(row):.4f}" if published else "-",
+            ours, epochs, seconds, memory, row["hardware"], f"`{row['command']}`")
+
+
+def markdown(rows: list[dict]) -> str:
+    lines = ["| " + " | ".join(HEADINGS) + " |", "|---" * len(HEADINGS) + "|"]
+    lines += ["| " + " | ".join(cells(r)) + " |" for r in rows]
+    reasons = [f"- {r['name']}: {r['band']:g}, {r['reason']}." for r in rows]
+    return (f"{INTRODUCTION}\n" + "\n".join(lines)
+            + "\n\n## Bands, and why\n\n" + "\n".join(reasons) + "\n")
+
+
+def earlier(out: Path) -> dict[str, dict]:
+    """Name -> row of the RESULTS.json that is there, {} if none is."""
+    path = out / "RESULTS.json"
+    if not path.exists():
+        return {}
+    try:
+        return {r["name"]: r for r in json.loads(path.read_text())}
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is not a list of rows ({error}): delete it"
+                         ) from error
+
+
+def write(targets: list[Target], out: Path) -> list[dict]:
+    """Writes both files and returns the rows."""
+    before = earlier(out)
+    rows = [row(target, before.get(target.name)) for target in targets]
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "RESULTS.json", json.dumps(rows, indent=1) + "\n")
+    write_atomically(out / "RESULTS.md", markdown(rows))
+    return rows

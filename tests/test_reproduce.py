@@ -1,0 +1,230 @@
+"""experiments/reproduce.py, on a table of two tiny experiments: 1 epoch of digits."""
+
+import json
+import signal
+
+import pytest
+from tiny_runs import end, start_python, wait_until
+
+from cnn_jax.errors import InputError
+from experiments import reproduce, results_table
+from experiments.published import EXPERIMENTS, Experiment
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+TINY = {
+    "easy": Experiment("lenet.py:digits", 2, 61_706, 0.1, 0.05, "a guess", 1),
+    "never": Experiment("mnist.py:keras", 5, 34_826, 0.9893, 0.002, "one run"),
+}
+HARD = TINY | {"easy": TINY["easy"]._replace(published=1.0)}
+KEYS = """name params published band mean std n epochs seconds_per_epoch command
+    peak_memory_mb hardware""".split()
+
+
+def run(folder, *words, experiments=TINY) -> int:
+    """The exit code of reproduce.py with these arguments."""
+    places = ["--workdir", str(folder / "runs"), "--out", str(folder)]
+    with pytest.raises(SystemExit) as done:
+        reproduce.main([*places, *words], experiments)
+    return done.value.code
+
+
+def rows(folder) -> dict[str, dict]:
+    found = json.loads((folder / "RESULTS.json").read_text())
+    assert isinstance(found, list)
+    return {row["name"]: row for row in found}
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, compiled_once):
+    """A folder with the rows of TINY after both seeds of `easy`."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    assert run(folder, "--only", "easy") == 0
+    return folder
+
+
+def test_rows_have_what_the_table_needs(measured):
+    found = rows(measured)
+    assert list(found) == ["easy", "never"]
+    row = found["easy"]
+    assert set(KEYS) <= row.keys()
+    runs = [json.loads((measured / f"runs/easy/seed{seed}/results.json").read_text())
+            for seed in (0, 1)]
+    accuracies = [results["test_accuracy"] for results in runs]
+    assert row["accuracies"] == accuracies and row["n"] == 2 and row["seeds"] == [0, 1]
+    assert row["mean"] == pytest.approx(sum(accuracies) / 2)
+    spread = abs(accuracies[0] - accuracies[1]) / 2 ** 0.5  # with n - 1
+    assert row["std"] == pytest.approx(spread)
+    assert row["epochs"] == 1 and row["cut_to_epochs"] == 1
+    assert row["params"] == 61_706
+    assert row["peak_memory_mb"] == max(r["peak_memory_mb"] for r in runs)
+    assert 0 < row["seconds_per_epoch"] < 600
+    assert "cores of" in row["hardware"] and "jax 0." in row["hardware"]
+    assert row["command"] == "python experiments/reproduce.py --only easy"
+
+
+def test_rows_that_were_not_run_say_so(measured):
+    row = rows(measured)["never"]
+    assert row["n"] == 0 and row["mean"] is None and row["accuracies"] == []
+    text = (measured / "RESULTS.md").read_text()
+    line, = (line for line in text.splitlines() if line.startswith("| never |"))
+    assert "not run" in line and "34,826" in line and "0.9893" in line
+
+
+def test_the_markdown_table(measured):
+    text = (measured / "RESULTS.md").read_text()
+    row = rows(measured)["easy"]
+    line, = (line for line in text.splitlines() if line.startswith("| easy |"))
+    assert f"{row['mean']:.4f} ± {row['std']:.4f} (2)" in line
+    assert "1 (cut)" in line and "`python experiments/reproduce.py --only easy`" in line
+    assert "- easy: 0.05, a guess." in text
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in table}) == 1 and len(table) == 4
+
+
+def test_what_is_finished_is_not_run_again(measured, monkeypatch, capsys):
+    def fail(*args):
+        raise AssertionError("a finished seed was run again")
+
+    monkeypatch.setattr(reproduce, "run", fail)
+    before = rows(measured)
+    assert run(measured, "--only", "easy") == 0
+    assert capsys.readouterr().out.count("finished") == 2
+    assert rows(measured) == before
+
+
+def test_exit_code_1_below_the_band(measured, capsys):
+    assert run(measured, "--only", "easy", experiments=HARD) == 1
+    assert "is below 0.9500 (published 1.0, band 0.05)" in capsys.readouterr().err
+    assert run(measured, "--only", "easy") == 0
+
+
+def test_rows_outlive_their_workdirs_unless_the_experiment_changes(measured, tmp_path):
+    """A clone without the runs keeps the measured rows of RESULTS.json."""
+    copy = json.loads((measured / "RESULTS.json").read_text())
+    (tmp_path / "RESULTS.json").write_text(json.dumps(copy))
+    flags = reproduce.parse(["--workdir", str(tmp_path / "none")], list(TINY))
+    kept = results_table.write(
+        list(reproduce.make_targets(TINY, flags).values()), tmp_path)
+    assert kept[0]["mean"] == copy[0]["mean"]
+    other = TINY | {"easy": TINY["easy"]._replace(epochs=2)}
+    gone = results_table.write(
+        list(reproduce.make_targets(other, flags).values()), tmp_path)
+    assert gone[0]["mean"] is None and gone[0]["n"] == 0
+
+
+def test_a_workdir_of_another_config_is_refused(measured, capsys):
+    other = TINY | {"easy": TINY["easy"]._replace(epochs=2)}
+    assert run(measured, "--only", "easy", experiments=other) == 2
+    assert "epochs: 1 -> 2" in capsys.readouterr().err
+
+
+def test_a_field_added_later_does_not_make_another_config(measured):
+    target = reproduce.make_targets(
+        TINY, reproduce.parse([], list(TINY)))["easy"]
+    path = measured / "runs" / "easy" / "seed0"
+    text = (path / "config.json").read_text()
+    older = json.loads(text)
+    del older["schedule"]["decay"]
+    (path / "config.json").write_text(json.dumps(older))
+    try:
+        assert results_table.is_finished(path, target.config)
+    finally:
+        (path / "config.json").write_text(text)
+
+
+def test_a_failed_run_is_said_and_the_next_one_done(tmp_path, capsys):
+    broken = {"broken": Experiment("lenet.py:mnist", 1, 61_706, None),
+              "easy": TINY["easy"]._replace(seeds=1)}
+    (tmp_path / "mnist").mkdir()
+    assert run(tmp_path, "--data", str(tmp_path), experiments=broken) == 1
+    errors = capsys.readouterr().err
+    assert "broken seed 0: exit code 2: cnn_jax: " in errors and "official" in errors
+    assert rows(tmp_path)["broken"]["n"] == 0 and rows(tmp_path)["easy"]["n"] == 1
+    assert rows(tmp_path)["easy"]["std"] is None
+
+
+START = """
+import sys
+sys.path[:0] = ['.', 'tests']
+from experiments import reproduce
+from experiments.published import Experiment
+reproduce.main(sys.argv[1:], {'long': Experiment(
+    'lenet.py:digits', 1, 61_706, None, epochs=EPOCHS)})
+"""
+
+
+def test_an_interrupted_run_goes_on(tmp_path):
+    words = ["--workdir", tmp_path / "runs", "--out", tmp_path]
+    path = tmp_path / "runs" / "long" / "seed0"
+    log = path.with_suffix(".log")
+    script = START.replace("EPOCHS", "12")
+    first = start_python("-c", script, *words)
+    wait_until(lambda: log.exists() and "epoch 2/12" in log.read_text(), first)
+    first.send_signal(signal.SIGTERM)
+    code, _, errors = end(first)
+    assert code == 128 + signal.SIGTERM, errors
+    assert "goes on from here" in errors and not (path / "results.json").exists()
+    code, output, errors = end(start_python("-c", script, *words))
+    assert code == 0, (output, errors)
+    assert "resuming after step" in log.read_text()
+    assert rows(tmp_path)["long"]["epochs"] == 12
+
+
+@pytest.mark.parametrize("words,part", [
+    (["--only", "shape_cnn"], "no such experiment; there are shapes_"),
+    (["--seeds", "0"], "must be >= 1"),
+    (["--data", "no/such/folder"], "does not exist"),
+    (["--cifar10-jpeg", "no/such/folder"], "--cifar10-jpeg no/such/folder"),
+])
+def test_bad_arguments_are_one_line(tmp_path, capsys, words, part):
+    assert run(tmp_path, *words, experiments=EXPERIMENTS) == 2
+    errors = capsys.readouterr().err
+    assert part in errors and errors.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_results_are_refused(tmp_path):
+    (tmp_path / "RESULTS.json").write_text("[1")
+    with pytest.raises(InputError, match="not a list of rows"):
+        results_table.earlier(tmp_path)
+
+
+def test_list_shows_all_experiments(tmp_path, capsys):
+    assert run(tmp_path, "--list", experiments=EXPERIMENTS) == 0
+    output = capsys.readouterr().out
+    for name, row in EXPERIMENTS.items():
+        assert name in output and f"configs/{row.config}" in output
+
+
+def test_cifar10_from_pictures_is_another_row(tmp_path):
+    """The pictures' rows have a workdir of their own and say what they are."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    flags = reproduce.parse(["--cifar10-jpeg", str(pictures)], list(EXPERIMENTS))
+    targets = reproduce.make_targets(EXPERIMENTS, flags)
+    target = targets["cifar10_lenet5"]
+    assert target.config.data.name == "folder" and "JPEG" in target.data
+    assert target.folder.name == "cifar10_lenet5-jpeg"
+    words = reproduce.command(target, 3)
+    assert f"--config.data.dir={pictures}" in words and "--config.seed=3" in words
+    assert targets["mnist_keras"].data == "as published"
+    assert "--cifar10-jpeg pictures" in target.command
+    row = results_table.row(target, None)
+    assert results_table.cells(row)[0].startswith("cifar10_lenet5 (on a JPEG copy")
+
+
+def test_committed_results_are_of_these_experiments():
+    path = reproduce.ROOT / "experiments" / "RESULTS.json"
+    if not path.exists():
+        pytest.skip("experiments/RESULTS.json has not been measured")
+    found = json.loads(path.read_text())
+    assert [row["name"] for row in found] == list(EXPERIMENTS)
+    assert results_table.markdown(found) == path.with_suffix(".md").read_text()
+    for row in found:
+        experiment = EXPERIMENTS[row["name"]]
+        assert (row["params"], row["published"], row["band"]) == (
+            experiment.params, experiment.published, experiment.band)
+        assert len(row["accuracies"]) == row["n"]
+        if row["n"]:
+            assert row["mean"] == pytest.approx(sum(row["accuracies"]) / row["n"])
