@@ -16,6 +16,10 @@ gradient like all else (there by the sum).
 
 from configs import default
 
+# A step without convolution is cheaper than its call, and a loop does not slow it down
+# (experiments/seeds_vmapped.py).
+DNN_STEPS = 16
+
 
 def get_config(variant: str = "colour_cnn"):
     if variant not in VARIANTS:
@@ -42,6 +46,7 @@ def colour_dnn(config):
     """
     config.data.name = "shapes_colour"
     config.model.name = "ai_edu_colour_dnn"
+    config.steps_per_call = DNN_STEPS
     config.optimizer.learning_rate = 0.01
     config.epochs = 100
 
@@ -58,6 +63,7 @@ def shape_dnn(config):
     """109,061 parameters, rate 0.1, 50 epochs. Published: 0.898."""
     config.data.name = "shapes_shape"
     config.model.name = "ai_edu_shape_dnn"
+    config.steps_per_call = DNN_STEPS
     config.optimizer.learning_rate = 0.1
     config.epochs = 50
 
@@ -80,6 +86,7 @@ def both_dnn(config):
     """
     config.data.name = "shapes_both"
     config.model.name = "ai_edu_shape_colour_dnn"
+    config.steps_per_call = DNN_STEPS
     config.optimizer.name = "momentum"
     config.optimizer.momentum = 0.9
     config.optimizer.learning_rate = 0.01
