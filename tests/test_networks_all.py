@@ -1,14 +1,14 @@
 """Every registered network: one training step and one evaluation by the steps of the
 project, in both dtypes, and its convolutions under every implementation.
 
-The programs run once, on tiny images, so they are compiled with little optimisation;
-compiling is nearly all of the time.
+Compiling is nearly all of the time.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick_compile import quick_jit
 
 from cnn_jax import networks, ops
 from cnn_jax.data.scaling import Scaling
@@ -22,8 +22,6 @@ from configs import default
 
 pytestmark = pytest.mark.slow
 
-QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0,
-                    "xla_llvm_disable_expensive_passes": True}
 EXAMPLES, CLASSES = 4, 3
 PER_PIXEL = {"shapes_fcn"}  # a label for every pixel
 
@@ -98,9 +96,8 @@ def test_a_training_step_and_an_evaluation_in_both_dtypes(name):
             step=jnp.zeros((), jnp.int32), params=params,
             batch_stats=drawn(state.batch_stats),
             opt_state=recipe.optimizer.init(params))
-        after, metrics, evaluated, logits = jax.jit(
-            both_steps, static_argnums=2,
-            compiler_options=QUICK_TO_COMPILE)(state, batch, recipe)
+        after, metrics, evaluated, logits = quick_jit(
+            both_steps, static_argnums=2)(state, batch, recipe)
         assert np.isfinite(metrics["loss"]) and metrics["count"] == EXAMPLES
         assert described(after) == described(state)
         for path, leaf in jax.tree_util.tree_leaves_with_path(after.params):
