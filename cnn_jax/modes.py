@@ -67,16 +67,26 @@ def predict_images(request: Request) -> None:
 
 def summary(request: Request) -> None:
     """The layer table of a config's network, with as many classes as it was published
-    for unless the config says; reads no data."""
+    for unless the config says; reads no data.
+
+    With --workdir=FOLDER it is also written there, as text, CSV and JSON.
+    """
     config = need_config(request)
+    if request.workdir is not None and (request.workdir / "config.json").exists():
+        raise InputError(f"{request.workdir} is the folder of a run, which has its own "
+                         "summary.txt: give --mode=summary another --workdir")
     shape = networks.NETWORKS[config.model.name].input_shape
     size = config.data.image_size if any(config.data.image_size) else shape[:2]
     shape = (*size, config.data.channels or shape[2])
     try:
-        print(layer_table(create_model(config), shape).text())
+        table = layer_table(create_model(config), shape)
     except ValueError as error:
         raise InputError(f"{config.model.name} on images of shape {shape}: "
                          f"{error}") from error
+    print(table.text())
+    if request.workdir is not None:
+        request.workdir.mkdir(parents=True, exist_ok=True)
+        table.save(request.workdir)
 
 
 def weights(request: Request) -> None:

@@ -29,6 +29,10 @@ def test_features_by_layer_and_by_part():
     np.testing.assert_array_equal(found["before_head"], found["pool"])
     np.testing.assert_array_equal(found["stage2"], found["stage2_block3"])
     assert found["stem_conv"].shape == (2, 32, 32, 16)
+    inner = jax.eval_shape(lambda: features(model, variables, images, inner=True))
+    assert {name for name in inner if "/" not in name} == set(found)
+    assert inner["stage2_block1/conv1"].shape == (2, 16, 16, 32)
+    assert inner["stage2"].shape == inner["stage2_block3/act"].shape
     head = variables["params"]["head"]
     np.testing.assert_allclose(found["before_head"] @ head["kernel"] + head["bias"],
                                found["head"], rtol=1e-5)

@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax import networks, ops
+from cnn_jax import modes, networks, ops
+from cnn_jax.errors import InputError
 from cnn_jax.inspection.features import features
 from cnn_jax.inspection.summary import Field, layer_table, union
 from cnn_jax.layers import Layers
+from configs import default
 
 PLAIN = Layers(conv="lax", pool="lax")
 
@@ -225,3 +227,15 @@ def test_csv_and_json_hold_the_same_rows(tmp_path):
 def test_table_of_a_rectangular_image():
     row = table_of("selu_cnn", (24, 40, 1)).rows[5]
     assert row.shape == (12, 20, 64)
+
+
+def test_mode_summary_prints_and_writes(tmp_path, capsys):
+    config = default.get_config()
+    config.model.name = "mnist_cnn"
+    folder = tmp_path / "new" / "summary"
+    modes.run(modes.Request("summary", config, folder))
+    assert capsys.readouterr().out == (folder / "summary.txt").read_text() + "\n"
+    assert {path.suffix for path in folder.iterdir()} == {".txt", ".csv", ".json"}
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="is the folder of a run"):
+        modes.run(modes.Request("summary", config, folder))

@@ -12,12 +12,13 @@ import jax
 from cnn_jax import networks
 
 
-def features(network: str | nn.Module, variables: Any,
-             images: jax.Array) -> dict[str, jax.Array]:
+def features(network: str | nn.Module, variables: Any, images: jax.Array,
+             inner: bool = False) -> dict[str, jax.Array]:
     """Every named intermediate of `network` for images [N, H, W, C], as in evaluation.
 
     network: a module, or the name of one with the fields of `networks.NETWORKS`.
     variables: {"params": ..., "batch_stats": ...}.
+    inner: also the layers inside blocks, as `stage1_block2/conv1`.
 
     Returns the output of each layer or block at the top level (conv1, stage1_block2,
     ...), of each part (stem, stage1, ...: that of its last layer), the input of the
@@ -31,16 +32,18 @@ def features(network: str | nn.Module, variables: Any,
 
     def watch(call, args, kwargs, context):
         out = call(*args, **kwargs)
-        if context.method_name == "__call__" and len(context.module.path) == 1:
-            layer = context.module.path[0]
-            layers[layer] = out
-            if layer == "head":
+        path = context.module.path
+        if context.method_name == "__call__" and (
+                len(path) == 1 or inner and len(path) > 1):
+            layers["/".join(path)] = out
+            if path == ("head",):
                 before_head["before_head"] = args[0]
         return out
 
     with nn.intercept_methods(watch):
         network.apply(variables, images, train=False)
-    parts = {networks.part_of(layer): out for layer, out in layers.items()}
+    parts = {networks.part_of(layer): out for layer, out in layers.items()
+             if "/" not in layer}
     return parts | layers | before_head
 
 
