@@ -1,8 +1,11 @@
-"""Class folders: the layouts, the order, the cache."""
+"""Class folders and archives of them: the layouts, the order, the cache."""
+
+import os
+import tarfile
 
 import numpy as np
 import pytest
-from data_samples import data_config
+from data_samples import data_config, write_tar
 from PIL import Image
 
 from cnn_jax import data
@@ -70,6 +73,92 @@ def test_without_a_test_folder_the_test_part_is_cut_from_training(tmp_path):
     assert sizes == [27, 6, 3]
 
 
+def test_the_validation_folder_may_be_the_test_part(tmp_path):
+    make(tmp_path / "set" / "train", (10, 10, 10))
+    make(tmp_path / "set" / "val", (2, 2, 2), 50)
+    wanted = config(tmp_path / "set", validation=0.1, validation_is_test=True)
+    loaded = data.load(wanted, 0)
+    assert [len(part.labels) for part in (loaded.train, loaded.validation)] == [27, 3]
+    assert sorted(loaded.test.images[:, 0, 0, 0]) == [50, 50, 50, 51, 51, 51]
+    make(tmp_path / "set" / "test", (1, 1, 1))
+    assert "validation_is_test" in refused(tmp_path / "set", validation_is_test=True)
+
+
+def test_a_wrapping_folder_is_looked_into(tmp_path):
+    make(tmp_path / "set" / "flowers" / "train", (2, 1, 1))
+    make(tmp_path / "set" / "flowers" / "test", (1, 1, 1))
+    loaded = data.load(config(tmp_path / "set"), 0)
+    assert len(loaded.train.labels) == 4 and len(loaded.test.labels) == 3
+
+
+def archive(folder, path, name):
+    with tarfile.open(path, "w:gz") as file:
+        file.add(folder, name)
+    return path
+
+
+@pytest.mark.parametrize("name", [".", "cifar-10-images"])
+def test_an_archive_is_read_as_the_folder_is(tmp_path, cache_dir, name):
+    make(tmp_path / "set" / "train", (3, 1, 2))
+    make(tmp_path / "set" / "test", (1, 1, 1), 50)
+    make(tmp_path / "set" / "train" / ".hidden", (1, 1, 1), 90)
+    (tmp_path / "set" / "labels.txt").write_text(
+        "Label,Common Name\nant,emmet\nbee,bumble\ncat,tom\n")
+    path = archive(tmp_path / "set", tmp_path / "set.tar.gz", name)
+    packed = data.load(config(path), 0)
+    folder = data.load(config(tmp_path / "set"), 0)
+    assert packed.class_names == folder.class_names == ("emmet", "bumble", "tom")
+    for part in ("train", "test"):
+        for ours, theirs in zip(getattr(packed, part), getattr(folder, part)):
+            np.testing.assert_array_equal(ours, theirs)
+    assert "9 pictures (.png) in" in packed.source and str(path) in packed.source
+    assert "decoded earlier" in folder.source  # the cache knows the content
+    assert not list(tmp_path.glob("cifar*"))  # nothing was unpacked
+
+
+def test_an_archive_with_a_damaged_picture_names_both(tmp_path, cache_dir):
+    make(tmp_path / "set", (1, 1, 1))
+    bad = tmp_path / "set" / "bee" / "000.png"
+    bad.write_bytes(bad.read_bytes()[:40])
+    path = archive(tmp_path / "set", tmp_path / "set.tar.gz", "set")
+    message = refused(path)
+    assert str(path) in message and "bee/000.png" in message
+    assert not cache_dir.exists()
+
+
+def test_archives_that_are_refused(tmp_path):
+    path = tmp_path / "set.tar.gz"
+    write_tar(path, {"a/b.png": b"x", "a/b.png/c.png": b"x"})
+    assert "both as a file and as a folder" in refused(path)
+    write_tar(path, {"readme": b"x"})
+    assert "0 class folders" in refused(path)
+    link = tarfile.TarInfo("train/ant/a.png")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    write_tar(path, {}, link)
+    assert "link" in refused(path)
+    path.write_bytes(b"no archive")
+    assert str(path) in refused(path)
+    (tmp_path / "set.zip").touch()
+    assert ".tar.gz" in refused(tmp_path / "set.zip")
+
+
+def test_lossy_pictures_are_said_to_be(tmp_path):
+    make(tmp_path / "set", (1, 1, 1))
+    Image.new("L", (4, 4)).save(tmp_path / "set" / "ant" / "001.JPG")
+    assert "4 pictures (.jpg, lossy, .png) in" in data.load(
+        config(tmp_path / "set"), 0).source
+
+
+def test_links_lead_to_classes_but_not_in_circles(tmp_path):
+    make(tmp_path / "real", (2, 2, 2))
+    (tmp_path / "set").mkdir()
+    for name in CLASSES:
+        (tmp_path / "set" / name).symlink_to(tmp_path / "real" / name)
+    (tmp_path / "real" / "ant" / "circle").symlink_to(tmp_path / "real" / "ant")
+    labels = data.load(config(tmp_path / "set"), 0).train.labels
+    assert np.bincount(labels)[1:].tolist() == [2, 2]
+
+
 def test_a_class_may_be_called_train(tmp_path):
     for name in ("bus", "train"):
         (tmp_path / "set" / name).mkdir(parents=True)
@@ -114,6 +203,14 @@ def test_cache_is_not_used_after_a_change(tmp_path, change):
     after = data.load(config(tmp_path / "set", **options), 0)
     assert "cached as" in after.source
     assert not np.array_equal(before.train.images, after.train.images)
+
+
+def test_a_copy_with_other_times_is_not_decoded_again(tmp_path):
+    make(tmp_path / "set", (2, 2, 2))
+    data.load(config(tmp_path / "set"), 0)
+    (tmp_path / "set").rename(tmp_path / "moved")
+    os.utime(tmp_path / "moved" / "ant" / "000.png", (1, 1))
+    assert "decoded earlier" in data.load(config(tmp_path / "moved"), 0).source
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "other"])

@@ -108,6 +108,12 @@ def test_nothing_held_out():
     (dict(split="random"), ["random", "stratified"]),
     (dict(test=1.0), ["1.0", "data.test"]),
     (dict(limit=-1), ["-1", "data.limit"]),
+    (dict(name="shapes_both", dir="/tmp"), ["data.dir", "drawn"]),
+    (dict(name="shapes_both", biased_triangles=True), ["shapes_colour and"]),
+    (dict(biased_triangles=True), ["digits", "data.biased_triangles"]),
+    (dict(validation_is_test=True), ["digits", "folder"]),
+    (dict(name="shapes_segmentation", image_size=(64, 64)), ["32 x 32", "(0, 0)"]),
+    (dict(name="shapes_segmentation"), ["data.split", "first or last"]),
 ])
 def test_values_that_are_refused(changes, words):
     with pytest.raises(InputError) as caught:

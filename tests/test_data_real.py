@@ -23,6 +23,7 @@ def needs(*paths):
 needs_mnist = needs("mnist/train-images-idx3-ubyte.gz")
 needs_fashion = needs("fashion_mnist/train-images-idx3-ubyte.gz")
 needs_monkeys = needs("monkey_species/training")
+JPEG75 = "cifar10/cifar-10-images-jpeg75.tar.gz"
 PREFIX = "cifar10/cifar-10-python-exact-prefix.tar.gz"
 FIRST200 = "cifar10/cifar-10-binary-exact-first200.tar.gz"
 
@@ -73,10 +74,34 @@ def test_cifar10_that_is_not_the_official_archive_says_so():
 @needs_monkeys
 def test_monkey_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path))
-    loaded = data.load(data_config(
-        name="folder", dir=str(ROOT / "monkey_species"), image_size=(32, 24),
-        test=0), 0)
+    wanted = data_config(name="folder", dir=str(ROOT / "monkey_species"),
+                         image_size=(32, 24), test=0)
+    loaded = data.load(wanted, 0)
     assert loaded.train.images.shape == (1098, 32, 24, 3)
-    assert np.bincount(loaded.validation.labels).tolist() == [
-        26, 28, 27, 30, 26, 28, 26, 28, 27, 26]
+    held_out = [26, 28, 27, 30, 26, 28, 26, 28, 27, 26]
+    assert np.bincount(loaded.validation.labels).tolist() == held_out
     assert loaded.class_names[:2] == ("mantled_howler", "patas_monkey")
+    assert "1,370 pictures (.jpg, lossy)" in loaded.source
+    wanted.validation_is_test = True
+    loaded = data.load(wanted, 0)
+    assert np.bincount(loaded.test.labels).tolist() == held_out
+    assert (len(loaded.train.labels), len(loaded.validation.labels)) == (988, 110)
+
+
+@pytest.mark.slow
+@needs(JPEG75, PREFIX, "cifar10/labels_official_order.npy")
+def test_cifar10_in_jpeg_files(tmp_path, monkeypatch):
+    """The k-th picture of a class is the k-th of that label in official order."""
+    monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path))
+    loaded = data.load(data_config(name="folder", dir=str(ROOT / JPEG75)), 0)
+    assert "60,000 pictures (.jpg, lossy)" in loaded.source
+    assert np.bincount(loaded.train.labels).tolist() == [4500] * 10
+    assert loaded.class_names == official.CLASS_NAMES["cifar10"]
+    exact = official.read_cifar10_archive(ROOT / PREFIX)["test"]
+    test, seen = loaded.test, []
+    assert np.bincount(test.labels).tolist() == [1000] * 10
+    for k, label in enumerate(exact.labels):
+        rank = (exact.labels[:k] == label).sum()
+        seen.append(np.flatnonzero(test.labels == label)[rank])
+    error = (test.images[seen].astype(float) - exact.images) ** 2
+    assert (10 * np.log10(255 ** 2 / error.mean((1, 2, 3)))).min() > 23  # dB

@@ -3,18 +3,24 @@
     flowers/{daisy,rose}/*.jpg                    split by us
     flowers/{train,val,test}/{daisy,rose}/*.jpg   split already, wholly or in part
     flowers/training/training/{daisy,rose}/*.jpg  the same, doubled
+    anything/flowers/...                          the same, wrapped once
+
+or a .tar.gz of such a folder, as CIFAR-10 is passed around in JPEG files
+(cifar-10-images/{train,test}/CLASS/K.jpg); it is read without being unpacked.
 """
 
+import collections
 import csv
+import io
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from cnn_jax.data import cache
+from cnn_jax.data import cache, formats
 from cnn_jax.data.examples import Examples, Stored
-from cnn_jax.data.images import EXTENSIONS, is_image, read_image
+from cnn_jax.data.images import EXTENSIONS, is_image, is_image_name, read_image
 from cnn_jax.errors import InputError
 
 PART_NAMES = {
@@ -22,6 +28,16 @@ PART_NAMES = {
     "validation": "validation", "valid": "validation", "val": "validation",
     "test": "test", "testing": "test",
 }
+ARCHIVES = (".tar.gz", ".tgz")
+_LOSSY = (".jpg", ".jpeg", ".webp")
+# A wrapping folder, part, doubled part, class: so deep are links to folders followed.
+_LINK_DEPTH = 4
+
+# A folder: name -> folder, or the file itself, or its content where it was in an
+# archive. Only pictures and tables of labels are listed.
+Tree = dict[str, "Tree | Path | bytes"]
+# The name for messages, the file or its content.
+Picture = tuple[str, Path | bytes]
 
 
 def class_folders(config) -> Stored:
@@ -32,59 +48,119 @@ def class_folders(config) -> Stored:
 
     Raises:
         InputError: no class folders, an empty one, classes that training does not
-            have, a picture that cannot be read or differs in shape.
+            have, a picture that cannot be read or differs in shape, a bad archive.
     """
     root = Path(config.dir).expanduser()
-    if not root.is_dir():
+    if root.is_dir():
+        tree = _folder_tree(root)
+    elif root.is_file() and root.name.endswith(ARCHIVES):
+        tree = _archive_tree(root)
+    else:
         raise InputError(
-            f"data.dir is {config.dir!r}, which is not a folder; name the folder that "
-            "holds the class folders")
-    parts = {part: _classes(folder) for part, folder in _part_folders(root).items()}
+            f"data.dir is {config.dir!r}, which is not a folder nor a "
+            f'{" or ".join(ARCHIVES)} file; name what holds the class folders')
+    tree = _unwrapped(tree)
+    parts = {part: _classes(folder, name)
+             for part, (name, folder) in _part_folders(root, tree).items()}
     classes = _class_list(root, parts)
     listed = {part: _alternate(found, classes) for part, found in parts.items()}
-    files = [path for examples in listed.values() for path, _ in examples]
-    images, how = _decode_cached(files, tuple(config.image_size), config.channels)
+    pictures = [picture for examples in listed.values() for picture, _ in examples]
+    images, how = _decode_cached(root, pictures, tuple(config.image_size),
+                                 config.channels)
     stored, start = {}, 0
     for part, examples in listed.items():
         labels = np.array([label for _, label in examples], np.int32)
         stored[part] = Examples(images[start:start + len(labels)], labels)
         start += len(labels)
-    return Stored(stored, _class_names(root, classes),
-                  f"{len(files):,} pictures in {root}, {how}")
+    return Stored(stored, _class_names(tree, classes),
+                  f"{_kinds(pictures)} in {root}, {how}")
 
 
-def _part_folders(root: Path) -> dict[str, Path]:
-    """Part -> its folder. A root without part folders is one training part."""
+def _folder_tree(folder: Path, depth: int = 0) -> Tree:
+    """What lies in a folder and below; without hidden files and folders, and without
+    the resource forks that macOS leaves in zips."""
+    tree = {}
+    for path in folder.iterdir():
+        if path.name.startswith(".") or path.name == "__MACOSX":
+            continue
+        if path.is_dir():
+            if depth < _LINK_DEPTH or not path.is_symlink():
+                tree[path.name] = _folder_tree(path, depth + 1)
+        elif is_image(path) or path.name.endswith("labels.txt"):
+            tree[path.name] = path
+    return tree
+
+
+def _archive_tree(path: Path) -> Tree:
+    """The same of a .tar.gz, whose files are read into memory (bounded, see
+    formats.py)."""
+    tree = {}
+    for name, content in formats.tar_members(path):
+        *folders, name = PurePosixPath(name).parts
+        hidden = any(part.startswith(".") or part == "__MACOSX" for part in folders)
+        if hidden or not (is_image_name(name) or name.endswith("labels.txt")):
+            continue
+        inner = tree
+        for folder in folders:
+            inner = inner.setdefault(folder, {})
+            if not isinstance(inner, dict):
+                raise InputError(f"{path} holds {folder} both as a file and as a "
+                                 "folder; the archive is not used")
+        inner[name] = content
+    return tree
+
+
+def _subfolders(tree: Tree) -> dict[str, Tree]:
+    """By name, sorted."""
+    return {name: tree[name] for name in sorted(tree) if isinstance(tree[name], dict)}
+
+
+def _unwrapped(tree: Tree) -> Tree:
+    """The folder inside, where one is all there is, as zips unpack to."""
+    folders = _subfolders(tree)
+    if len(folders) == 1:
+        (name, inner), = folders.items()
+        if name.lower() not in PART_NAMES and _subfolders(inner):
+            return inner
+    return tree
+
+
+def _part_folders(root: Path, tree: Tree) -> dict[str, tuple[str, Tree]]:
+    """Part -> (name, folder). A root without part folders is one training part."""
     found = {}
-    for folder in _subfolders(root):
-        part = PART_NAMES.get(folder.name.lower())
+    for name, folder in _subfolders(tree).items():
+        part, inner = PART_NAMES.get(name.lower()), _subfolders(folder)
         # A part folder holds folders; a class may be called train, as a vehicle.
-        if part is None or not _subfolders(folder):
+        if part is None or not inner:
             continue
         if part in found:
             raise InputError(
-                f"{root} has both {found[part].name} and {folder.name} for the {part} "
-                "part; keep one")
-        inner = _subfolders(folder)
-        doubled = len(inner) == 1 and inner[0].name.lower() in PART_NAMES
-        found[part] = inner[0] if doubled else folder
+                f"{root} has both {found[part][0]} and {name} for the {part} part; "
+                "keep one")
+        doubled = len(inner) == 1 and next(iter(inner)).lower() in PART_NAMES
+        found[part] = name, next(iter(inner.values())) if doubled else folder
     if found and "train" not in found:
         raise InputError(
             f'{root} has a {" and a ".join(found)} folder but none named train or '
             "training; add it")
-    return found or {"train": root}
+    return found or {"train": ("", tree)}
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    """Sorted; without hidden ones and the resource forks that macOS leaves in zips."""
-    return sorted(path for path in folder.iterdir() if path.is_dir()
-                  and not path.name.startswith(".") and path.name != "__MACOSX")
-
-
-def _classes(folder: Path) -> dict[str, list[Path]]:
+def _classes(folder: Tree, place: str) -> dict[str, list[Picture]]:
     """Class folder name -> its pictures, in it and below, sorted."""
-    return {sub.name: sorted(path for path in sub.rglob("*") if is_image(path))
-            for sub in _subfolders(folder)}
+    return {name: _pictures(inner, f"{place}/{name}")
+            for name, inner in _subfolders(folder).items()}
+
+
+def _pictures(folder: Tree, place: str) -> list[Picture]:
+    found = []
+    for name in sorted(folder):
+        inner, path = folder[name], f"{place}/{name}"
+        if isinstance(inner, dict):
+            found += _pictures(inner, path)
+        elif is_image_name(name):
+            found.append((str(inner) if isinstance(inner, Path) else path, inner))
+    return found
 
 
 def _class_list(root: Path, parts) -> list[str]:
@@ -108,39 +184,55 @@ def _class_list(root: Path, parts) -> list[str]:
     return classes
 
 
-def _alternate(found, classes) -> list[tuple[Path, int]]:
+def _alternate(found, classes) -> list[tuple[Picture, int]]:
     """(picture, label): the first of each class, then the second of each, ..."""
-    ranked = [(rank, label, path) for label, name in enumerate(classes)
-              for rank, path in enumerate(found.get(name, ()))]
-    return [(path, label) for _, label, path in sorted(ranked)]
+    ranked = [(rank, label, picture) for label, name in enumerate(classes)
+              for rank, picture in enumerate(found.get(name, ()))]
+    ranked.sort(key=lambda item: item[:2])
+    return [(picture, label) for _, label, picture in ranked]
 
 
-def _decode_cached(files, size, channels) -> tuple[np.ndarray, str]:
+def _kinds(pictures: list[Picture]) -> str:
+    """'1,370 pictures (.jpg, lossy)'"""
+    counts = collections.Counter(Path(name).suffix.lower() for name, _ in pictures)
+    kinds = ", ".join(f"{kind}, lossy" if kind in _LOSSY else kind
+                      for kind in sorted(counts))
+    return f"{len(pictures):,} pictures ({kinds})"
+
+
+def _decode_cached(root, pictures, size, channels) -> tuple[np.ndarray, str]:
     """All pictures in one array, and how they were got, for the log."""
-    path = cache.cache_path(files, size, channels)
-    images = cache.read(path, len(files))
+    path = cache.cache_path((content for _, content in pictures), size, channels)
+    images = cache.read(path, len(pictures))
     if images is not None:
         return images, f"decoded earlier, read from {path}"
-    images = _decode(files, size, channels)
+    images = _decode(root, pictures, size, channels)
     return images, cache.write(path, images)
 
 
-def _decode(files, size, channels) -> np.ndarray:
-    first = read_image(files[0], size, channels)
-    images = np.empty((len(files), *first.shape), np.uint8)
+def _decode(root, pictures, size, channels) -> np.ndarray:
+    def read(index):
+        name, content = pictures[index]
+        if isinstance(content, Path):
+            return read_image(content, size, channels)
+        return read_image(io.BytesIO(content), size, channels, f"{root}: {name}")
+
+    first = read(0)
+    images = np.empty((len(pictures), *first.shape), np.uint8)
 
     def decode(index):
-        image = read_image(files[index], size, channels)
+        image = read(index)
         if image.shape != first.shape:
             raise InputError(
-                f"{files[index]} is {_shape(image)} but {files[0]} is {_shape(first)}; "
-                "set data.image_size and data.channels so that all become alike")
+                f"{pictures[index][0]} is {_shape(image)} but {pictures[0][0]} is "
+                f"{_shape(first)}; set data.image_size and data.channels so that all "
+                "become alike")
         images[index] = image
 
     # Pillow decodes and resizes without the interpreter lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            for _ in pool.map(decode, range(len(files))):
+            for _ in pool.map(decode, range(len(pictures))):
                 pass
         except InputError:
             pool.shutdown(cancel_futures=True)
@@ -152,11 +244,15 @@ def _shape(image: np.ndarray) -> str:
     return " x ".join(str(n) for n in image.shape)
 
 
-def _class_names(root: Path, classes: list[str]) -> tuple[str, ...]:
+def _class_names(tree: Tree, classes: list[str]) -> tuple[str, ...]:
     """Common names from a table as in Kaggle's monkey_labels.txt, else folder names."""
-    for path in sorted(root.glob("*labels.txt")):
-        with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
+    for name in sorted(tree):
+        table = tree[name]
+        if isinstance(table, dict) or not name.endswith("labels.txt"):
+            continue
+        content = table.read_bytes() if isinstance(table, Path) else table
+        text = io.StringIO(content.decode("utf-8", "replace"), newline="")
+        rows = [[cell.strip() for cell in row] for row in csv.reader(text)]
         if rows and "Label" in rows[0] and "Common Name" in rows[0]:
             label, common = rows[0].index("Label"), rows[0].index("Common Name")
             names = {row[label]: row[common] for row in rows[1:]

@@ -94,8 +94,9 @@ class _Bounded:
         self._left -= len(data)
         if self._left < 0:
             raise InputError(
-                f"{self._path} unpacks to more than {MAX_ARCHIVE_BYTES:,} bytes; no "
-                "archive of CIFAR-10 does")
+                f"{self._path} unpacks to more than {MAX_ARCHIVE_BYTES:,} bytes, the "
+                "limit; no archive of CIFAR-10 does (pictures in class folders: unpack "
+                "it and name the folder)")
         return data
 
 

@@ -57,11 +57,15 @@ def find_images(paths) -> list[Path]:
 
 def is_image(path: Path) -> bool:
     """Whether a file is taken for a picture; hidden files (as ._x.jpg) are not."""
-    return (path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
-            and path.is_file())
+    return is_image_name(path.name) and path.is_file()
 
 
-def read_image(path, size: tuple[int, int] = (0, 0), channels: int = 0) -> np.ndarray:
+def is_image_name(name: str) -> bool:
+    return Path(name).suffix.lower() in EXTENSIONS and not name.startswith(".")
+
+
+def read_image(file, size: tuple[int, int] = (0, 0), channels: int = 0,
+               name: str = "") -> np.ndarray:
     """Decodes one picture.
 
     The EXIF orientation is applied. Colour becomes grey by Pillow's 'L' weights
@@ -70,10 +74,11 @@ def read_image(path, size: tuple[int, int] = (0, 0), channels: int = 0) -> np.nd
     first frame is read.
 
     Args:
-        path: the file; its content counts, not its extension.
+        file: a path or an open binary file; its content counts, not its extension.
         size: (height, width) in pixels, reached by bilinear resizing with antialias;
             the aspect ratio is not kept. (0, 0) leaves the size.
         channels: 1 grey, 3 RGB, 0 as stored.
+        name: for messages, in place of the path.
 
     Returns:
         uint8 [H, W, C].
@@ -82,8 +87,9 @@ def read_image(path, size: tuple[int, int] = (0, 0), channels: int = 0) -> np.nd
         InputError: not a picture, damaged, over `MAX_PIXELS`, or with pixel values
             without a known range (32 bits).
     """
+    path = name or file
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(file, formats=_FORMATS) as image:
             pixels = image.width * image.height
             if pixels > MAX_PIXELS:
                 raise InputError(
