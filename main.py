@@ -32,6 +32,9 @@ JSON = flags.DEFINE_boolean("json", False, "predict: print JSON instead of text.
 INVERT = flags.DEFINE_boolean(
     "invert", False, "predict: exchange dark and bright, for dark ink on white paper "
     "where the training data are bright on dark.")
+OUTPUT = flags.DEFINE_string(
+    "output", None, "show_data: the picture to write (.png, .pdf, .svg); default "
+    "data.png in the workdir.")
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -51,7 +54,8 @@ def main(argv: list[str]) -> None:
             mode=MODE.value, config=CONFIG.value,
             workdir=Path(WORKDIR.value) if WORKDIR.value else None,
             images=tuple([IMAGES.value] if IMAGES.value else []) + tuple(argv[1:]),
-            top=TOP.value, json=JSON.value, invert=INVERT.value))
+            top=TOP.value, json=JSON.value, invert=INVERT.value,
+            output=Path(OUTPUT.value) if OUTPUT.value else None))
     except InputError as error:
         fail(str(error), 2)
     except Stopped as error:

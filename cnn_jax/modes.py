@@ -8,8 +8,9 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from cnn_jax import networks, predict, training
+from cnn_jax import data, networks, predict, training
 from cnn_jax.errors import InputError
+from cnn_jax.inspection.contact_sheet import contact_sheet
 from cnn_jax.inspection.summary import layer_table
 from cnn_jax.interop.weights import write_npz, write_text
 from cnn_jax.training import trained
@@ -29,6 +30,7 @@ class Request:
     top: int = 3
     json: bool = False
     invert: bool = False
+    output: Path | None = None
 
 
 def run(request: Request) -> None:
@@ -38,6 +40,8 @@ def run(request: Request) -> None:
     if request.images and request.mode != "predict":
         raise InputError(f"unexpected argument {request.images[0]!r}: only "
                          "--mode=predict takes file names")
+    if request.output and request.mode != "show_data":
+        raise InputError(f"--output={request.output} is only for --mode=show_data")
     if request.config is not None:
         check(request.config)
     MODES[request.mode](request)
@@ -98,8 +102,22 @@ def weights(request: Request) -> None:
         print(path)
 
 
+def show_data(request: Request) -> None:
+    """A contact sheet of training images, as stored and as the network sees them."""
+    config = need_config(request)
+    workdir = request.workdir or default_path(config)
+    if not request.output:
+        check_same_config(workdir, config)
+    path = request.output or workdir / "data.png"
+    dataset = data.load(config.data, config.seed)
+    contact_sheet(dataset, config, path)
+    print(f"data: {dataset.source}")
+    print(path)
+
+
 MODES = {"train": train, "eval": evaluate, "predict": predict_images,
-         "summary": summary, "weights": weights}
+         "summary": summary, "weights": weights,
+         "show_data": show_data}
 
 
 def need_config(request: Request) -> ConfigDict:

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax import ops
+from cnn_jax import data, ops
 from cnn_jax.data.images import find_images, read_image
+from cnn_jax.errors import InputError
 from cnn_jax.training.steps import predict_logits
 from cnn_jax.training.trained import load
 
@@ -34,6 +35,10 @@ def classify(workdir: Path, images: Sequence[str | Path], top: int = 3,
     Raises InputError for a workdir or a picture that cannot be read.
     """
     trained = load(workdir)
+    if trained.config.data.name in data.PIXEL_LABELS:
+        raise InputError(f"{workdir} was trained on {trained.config.data.name}, which "
+                         "has a class for each pixel; --mode=predict names one class "
+                         "for each picture")
     *size, channels = trained.info.image_shape
     paths = find_images(images)
     names = trained.info.class_names

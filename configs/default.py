@@ -81,7 +81,7 @@ def get_config() -> ConfigDict:
     config.schedule.decay = 0.0  # inverse: rate = peak / (1 + decay * updates)
 
     config.early_stopping = ConfigDict()
-    config.early_stopping.monitor = "val_loss"  # or val_accuracy, loss, accuracy
+    config.early_stopping.monitor = "val_loss"  # or val_accuracy, val_mean_iou, ...
     config.early_stopping.patience = 5  # epochs without improvement; 0 = never stop
     config.early_stopping.min_delta = 1e-3  # what counts as improvement
 

@@ -20,7 +20,7 @@ from cnn_jax.data import scaling, warp
 from cnn_jax.errors import InputError
 from cnn_jax.training import optimizer
 
-MONITORS = ("loss", "accuracy", "val_loss", "val_accuracy")
+MONITORS = ("loss", "accuracy", "val_loss", "val_accuracy", "val_mean_iou")
 
 # Where and how a run is executed, not what it computes: free to differ on resume.
 EXECUTION = ("parallel", "devices", "coordinator", "num_processes", "process_id",
@@ -211,6 +211,12 @@ def check_together(config: ConfigDict) -> None:
             f"config.augment.{mixing[0]} = {config.augment[mixing[0]]} is not for "
             f"{config.data.name}, which has a label for each pixel: set it to 0 (maps, "
             "flips and crop_padding move images and labels alike)")
+    for part in ("early_stopping", "checkpoint"):
+        if (config[part].monitor == "val_mean_iou"
+                and config.data.name not in data.PIXEL_LABELS):
+            raise InputError(
+                f"config.{part}.monitor = 'val_mean_iou' is for sets with a label for "
+                f"each pixel, not for {config.data.name}: use val_accuracy")
     if config.coordinator not in ("", "auto") and not (
             0 <= config.process_id < config.num_processes):
         raise InputError(

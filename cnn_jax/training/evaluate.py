@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import numpy as np
 
 from cnn_jax import ops
 from cnn_jax.data.batches import eval_order
@@ -18,7 +19,8 @@ Evaluate = Callable[[TrainState, str], dict[str, float]]
 def compile_evaluation(recipe: Recipe, placement: Placement, state: TrainState,
                        examples: Examples, spans: dict[str, range],
                        batch_size: int) -> Evaluate:
-    """(state, part) -> loss, accuracy and number of examples of that part.
+    """(state, part) -> loss, accuracy and number of examples of that part, and where
+    each pixel has a label the mean IoU.
 
     state, examples: on the devices. The last batch is padded and masked, sums are
     added up, and divided once. `batch_size` is rounded up to divide over the devices.
@@ -41,8 +43,8 @@ def compile_evaluation(recipe: Recipe, placement: Placement, state: TrainState,
                 jax.block_until_ready(pending[-1])
         totals = dict.fromkeys(("loss", "correct", "count"), 0.0)
         for metrics in map(placement.fetch, pending):
-            for name in totals:
-                totals[name] += float(metrics[name])
+            for name, value in metrics.items():
+                totals[name] = totals.get(name, 0.0) + np.float64(value)
         assert totals["count"] == len(spans[part]), (totals, part)
         return mean(totals) | {"examples": int(totals["count"])}
 

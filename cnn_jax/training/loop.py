@@ -94,7 +94,8 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
     dataset = data.load(config.data, config.seed)
     info = describe(dataset, config.data.scaling)
     recipe = create_recipe(config, info, placement.axis_name)
-    table = describe_network(recipe, info.image_shape)
+    table = describe_network(recipe, info.image_shape,
+                             masks=config.data.name in data.PIXEL_LABELS)
     parallel.check_same_in_all(
         f"{computed(config)} {config.log.every_steps} {info.sha256}")
     with open_workdir(path, config, info):
@@ -264,7 +265,8 @@ def close_epoch(this: Run, state: TrainState, progress: Progress,
     row |= mean(progress.sums)
     if len(this.spans["validation"]):
         validation = evaluate(state, "validation")
-        row |= {f"val_{name}": validation[name] for name in ("loss", "accuracy")}
+        row |= {f"val_{name}": value for name, value in validation.items()
+                if name != "examples"}
     row |= {"learning_rate": learning_rate(this, progress.step - 1),
             "seconds": progress.epoch_seconds,
             "images_per_second": progress.sums["count"] / progress.epoch_seconds}

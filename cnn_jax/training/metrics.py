@@ -8,6 +8,7 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn,
                            TimeRemainingColumn)
@@ -26,14 +27,32 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def mean(sums: dict[str, float]) -> dict[str, float]:
-    """Loss and accuracy from sums over examples: divide once, at the end."""
-    count = sums["count"]
-    return {"loss": sums["loss"] / count, "accuracy": sums["correct"] / count}
+    """Loss and accuracy from sums over examples: divide once, at the end.
+
+    Of masks, accuracy is the share of right pixels, and evaluation adds the mean IoU.
+    """
+    count = float(sums["count"])
+    found = {name: float(sums[key]) / count for name, key in (
+        ("loss", "loss"), ("accuracy", "correct"))}
+    if "confusion" in sums:
+        found["mean_iou"] = mean_iou(sums["confusion"])
+    return found
+
+
+def mean_iou(confusion: np.ndarray) -> float:
+    """Mean over the classes of |truth and prediction| / |truth or prediction|.
+
+    confusion: pixels [true class, predicted class] of the whole part. A class that is
+    neither there nor predicted does not count.
+    """
+    both = np.diag(confusion)
+    either = confusion.sum(0) + confusion.sum(1) - both
+    return float(np.mean(both[either > 0] / either[either > 0]))
 
 
 def improvement(row: dict, monitor: str) -> float:
     """The monitored value with the sign that makes higher better; NaN is the worst."""
-    value = row[monitor] if monitor.endswith("accuracy") else -row[monitor]
+    value = -row[monitor] if monitor.endswith("loss") else row[monitor]
     return -math.inf if math.isnan(value) else value
 
 
@@ -86,7 +105,8 @@ class Recorder:
 
     def write_history(self, history: list[dict]) -> None:
         text = io.StringIO()
-        table = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+        more = [name for name in (history or [{}])[0] if name not in COLUMNS]
+        table = csv.DictWriter(text, [*COLUMNS, *more], restval="", lineterminator="\n")
         table.writeheader()
         table.writerows(history)
         write_atomically(self.workdir / "history.csv", text.getvalue())
@@ -102,7 +122,8 @@ class Recorder:
         for part, prefix in (("train", ""), ("validation", "val_")):
             if prefix + "loss" not in row:
                 continue
-            tags = {tag: row[prefix + tag] for tag in ("loss", "accuracy")} | shared
+            tags = {tag: row[prefix + tag] for tag in ("loss", "accuracy", "mean_iou")
+                    if prefix + tag in row} | shared
             for tag, value in tags.items():
                 self.writers[part].add_scalar(tag, value, row["step"])
             self.writers[part].flush()
@@ -155,7 +176,8 @@ def epoch_line(row: dict, epochs: int) -> str:
     """One epoch in Keras' words."""
     words = [f"epoch {row['epoch']}/{epochs}"]
     words += [f"{name}: {row[name]:.4f}" for name in
-              ("loss", "accuracy", "val_loss", "val_accuracy") if name in row]
+              ("loss", "accuracy", "val_loss", "val_accuracy", "val_mean_iou")
+              if name in row]
     words += [f"{row['seconds']:.1f} s", f"{row['images_per_second']:,.0f} images/s"]
     return " - ".join(words)
 
@@ -164,5 +186,6 @@ def part_line(part: str, figures: dict) -> str:
     """The evaluation of one part of the data."""
     if figures["examples"] == 0:
         return f"{part}: no examples"
-    return (f"{part}: loss: {figures['loss']:.4f} - accuracy: "
-            f"{figures['accuracy']:.4f} - {figures['examples']} examples")
+    words = [f"{name}: {figures[name]:.4f}" for name in
+             ("loss", "accuracy", "mean_iou") if name in figures]
+    return f"{part}: {' - '.join(words)} - {figures['examples']} examples"

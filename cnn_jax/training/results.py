@@ -118,6 +118,13 @@ def finish(this, state, progress, evaluate, params: int, only_evaluate: bool) ->
     return results
 
 
+def mean_ious(best: dict, test: dict) -> dict:
+    """Of validation and test, where each pixel has a label."""
+    found = {"validation_mean_iou": best.get("val_mean_iou"),
+             "test_mean_iou": test.get("mean_iou")}
+    return found if any(value is not None for value in found.values()) else {}
+
+
 def collect(this, final, progress, best: dict, test: dict, params: int) -> dict:
     """The figures of results.json."""
     images = this.steps_per_epoch * this.config.batch_size * len(progress.history)
@@ -132,6 +139,7 @@ def collect(this, final, progress, best: dict, test: dict, params: int) -> dict:
         "test_accuracy": test["accuracy"],
         "test_loss": test["loss"],
         "test_examples": test["examples"],
+        **mean_ious(best, test),
         "train_seconds": round(progress.train_seconds, 3),
         "compile_seconds": round(progress.compile_seconds, 3),
         "images_per_second": round(images / progress.train_seconds, 1),

@@ -14,7 +14,8 @@ from cnn_jax.errors import InputError
 from cnn_jax.inspection.summary import LayerTable, layer_table
 from cnn_jax.layers import Layers
 from cnn_jax.training import optimizer
-from cnn_jax.training.steps import Recipe, TrainState, create_state
+from cnn_jax.training.steps import (Recipe, TrainState, create_state,
+                                    predict_logits)
 from cnn_jax.training.workdir import DataInfo
 
 
@@ -65,18 +66,30 @@ def create_recipe(config: ConfigDict, info: DataInfo,
         axis_name=axis_name)
 
 
-def describe_network(recipe: Recipe, image_shape: tuple[int, int, int]) -> LayerTable:
+def describe_network(recipe: Recipe, image_shape: tuple[int, int, int],
+                     masks: bool = False) -> LayerTable:
     """The layer table; nothing is computed.
 
-    Raises InputError where the network cannot take images of this shape, or has no part
-    of a name that is to be frozen.
+    Raises InputError where the network cannot take images of this shape, has no part
+    of a name that is to be frozen, or does not say what the labels (one an image, or
+    `masks`) are about.
     """
+    network = type(recipe.model).__name__
     try:
-        abstract_state(recipe, image_shape)
-        return layer_table(recipe.model, image_shape)
+        state = abstract_state(recipe, image_shape)
+        table = layer_table(recipe.model, image_shape)
     except ValueError as error:
-        raise InputError(f"{type(recipe.model).__name__} on images of shape "
-                         f"{tuple(image_shape)}: {error}") from error
+        raise InputError(f"{network} on images of shape {tuple(image_shape)}: {error}"
+                         ) from error
+    logits = jax.eval_shape(
+        functools.partial(predict_logits, recipe=recipe), state,
+        jax.ShapeDtypeStruct((1, *image_shape), np.uint8)).shape[1:-1]
+    if logits != (tuple(image_shape[:2]) if masks else ()):
+        answer, labels = ("each pixel" if n else "each image"
+                          for n in (len(logits), masks))
+        raise InputError(f"{network} answers for {answer}, the data have a label for "
+                         f"{labels}: choose another config.model.name or data.name")
+    return table
 
 
 def first_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:
