@@ -1,18 +1,17 @@
-r"""Ten species of monkeys, 1,098 + 272 photographs: the tutorial's network.
+"""Ten species of monkeys, 1,098 + 272 photographs: the tutorial's network.
 
 The set is Kaggle's slothkong/10-monkey-species. It needs an account there and its
 token, https://www.kaggle.com/settings -> Create New Token; then, also on Colab,
 
     pip install kaggle
     export KAGGLE_USERNAME=... KAGGLE_KEY=...
-    kaggle datasets download -d slothkong/10-monkey-species -p data --unzip
-    python main.py --config=configs/monkeys.py --config.data.dir=data
-    python main.py --config=configs/monkeys.py --config.data.dir=data \
-      --mode=show_data
+    kaggle datasets download -d slothkong/10-monkey-species -p data/monkeys --unzip
+    python main.py --config=configs/monkeys.py --mode=show_data
+    python main.py --config=configs/monkeys.py
 
-(on Colab with `!` before each line, and `%env NAME=VALUE` for export). The folder
-holds training/, validation/ and monkey_labels.txt. The first run decodes the
-photographs once, at 128 x 128 pixels.
+(on Colab with `!` before each line, and `%env NAME=VALUE` for export). The folder,
+config.data.dir, holds training/, validation/ and monkey_labels.txt. The first run
+decodes the photographs once, at 128 x 128 pixels.
 
 Published: 10 epochs, no accuracy in the text. There the validation folder chose the
 epoch; here it is the test part, looked at once, and a tenth of the training photographs
@@ -34,6 +33,7 @@ def get_config(variant: str = "faithful"):
         config.model.name = "monkey_cnn"  # 4,482,730 parameters
         config.model.init = "keras"
         config.data.name = "folder"
+        config.data.dir = "data/monkeys"
         config.data.image_size = (128, 128)
         config.data.channels = 3
         config.data.validation = 0.1
