@@ -1,12 +1,15 @@
 """Augmentation against scipy, by hand, and independent of how a batch is cut."""
 
 import functools
+import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
+from tiny_runs import end, start_python
 
 from cnn_jax.data import augment, warp
 from configs import default
@@ -235,6 +238,17 @@ def test_mixing_pairs_across_mapped_devices(changes):
     for (ours, part), (theirs, whole) in zip(targets, ((own, share), (other, rest))):
         np.testing.assert_array_equal(ours.ravel(), theirs)
         np.testing.assert_allclose(part.ravel(), whole, atol=1e-6)
+
+
+def test_two_devices_make_the_same_batch_and_only_partners_travel():
+    """The script has the two devices; one weight of a plain batch is mapped to two."""
+    code, output, errors = end(start_python(
+        Path(__file__).with_name("augment_devices.py"), devices=2))
+    assert code == 0, errors
+    found = json.loads(output)
+    for over_mesh, mapped, _ in found.values():
+        assert over_mesh < 1e-3 and mapped < 1e-3, found
+    assert found["moved"][2] == [] and found["mixed"][2] == ["collective-permute"]
 
 
 def test_masks_move_with_their_images():

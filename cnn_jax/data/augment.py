@@ -5,11 +5,11 @@ One affine map per image, with the names, ranges and order of Keras'
 
     R(theta) T(shift) S(shear) Z(zoom) F(flips) p,   bilinearly interpolated.
 
-(Keras' later versions exchange the two axes of R T S Z, so that height_shift_range moves
-along the width; ours are as named, and as in its first versions.) Then a crop of the
-padded image, cutout, mixup and cutmix. Each image draws from a key of its own, by its
-place in the global batch, so the number of devices does not matter. Masks (a label for
-each pixel) move with their images.
+(Keras' later versions exchange the two axes of R T S Z, so that height_shift_range
+moves along the width; ours are as named, and as in its first versions.) Then a crop of
+the padded image, cutout, mixup and cutmix. Each image draws from a key of its own, by
+its place in the global batch, so the number of devices does not matter. Masks (a label
+for each pixel) move with their images.
 """
 
 import jax

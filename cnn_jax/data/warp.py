@@ -74,9 +74,10 @@ def at_least_two(images: jax.Array) -> jax.Array:
 
 def windows(images: jax.Array, top: jax.Array, left: jax.Array, side: int) -> jax.Array:
     """The side x side pixels at (top, left) [N, h, w] -> [N, h, w, side, side, C]."""
-    image = jnp.broadcast_to(jnp.arange(len(images))[:, None, None], top.shape)
+    # Batching dimensions, and no index for the image: so no image leaves its device.
     return lax.gather(
-        images, jnp.stack([image, top, left], -1),
-        lax.GatherDimensionNumbers(offset_dims=(3, 4, 5), collapsed_slice_dims=(0,),
-                                   start_index_map=(0, 1, 2)),
+        images, jnp.stack([top, left], -1),
+        lax.GatherDimensionNumbers(
+            offset_dims=(3, 4, 5), collapsed_slice_dims=(), start_index_map=(1, 2),
+            operand_batching_dims=(0,), start_indices_batching_dims=(0,)),
         (1, side, side, images.shape[-1]), mode="promise_in_bounds")
