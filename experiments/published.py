@@ -21,6 +21,8 @@ class Experiment(NamedTuple):
     band: float = 0.0
     reason: str = ""         # for the band, and what the published figure is
     epochs: int | None = None  # where the run is cut short; None = those of the config
+    folder: str = ""         # of the class folders in the folder of all sets
+    metric: str = "accuracy"
 
 
 def one_run(accuracy: float, images: int, fall: float = 0.0) -> tuple:
@@ -99,4 +101,6 @@ EXPERIMENTS = {
         "cifar10.py:keras", 1, 1_250_858, *one_run(0.6361, 10_000)),
     "cifar10_keras_25": Experiment(
         "cifar10.py:keras_25", 1, 1_250_858, *one_run(0.7372, 10_000)),
+    "monkeys_faithful": Experiment(
+        "monkeys.py:faithful", 1, 4_482_730, *UNPUBLISHED, folder="monkey_species"),
 }

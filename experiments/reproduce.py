@@ -50,7 +50,7 @@ class Interrupted(Exception):
         self.signum = signum
 
 
-def load_config(experiment: Experiment, cifar10_jpeg: Path | None):
+def load_config(experiment: Experiment, flags):
     """The config of an experiment, checked, and the fields that differ from its file
     as flags of main.py."""
     name, _, variant = experiment.config.partition(":")
@@ -59,8 +59,11 @@ def load_config(experiment: Experiment, cifar10_jpeg: Path | None):
     changes = {}
     if experiment.epochs:
         changes["epochs"] = experiment.epochs
-    if cifar10_jpeg and config.data.name == "cifar10":
-        changes |= {"data.name": "folder", "data.dir": str(cifar10_jpeg)}
+    if experiment.folder:
+        root = flags.data or os.environ.get("CNN_JAX_DATA") or "data"
+        changes["data.dir"] = os.path.abspath(os.path.join(root, experiment.folder))
+    if flags.cifar10_jpeg and config.data.name == "cifar10":
+        changes |= {"data.name": "folder", "data.dir": str(flags.cifar10_jpeg)}
     config.update_from_flattened_dict(changes)
     check(config)
     return config, [f"--config.{field}={value}" for field, value in changes.items()]
@@ -70,7 +73,7 @@ def make_targets(experiments: dict[str, Experiment], flags) -> dict[str, Target]
     """Name -> target, for all experiments: the table shows all of them."""
     targets = {}
     for name, experiment in experiments.items():
-        config, changed = load_config(experiment, flags.cifar10_jpeg)
+        config, changed = load_config(experiment, flags)
         words = ["python", "experiments/reproduce.py", "--only", name]
         copy = any("data.name" in change for change in changed)
         if copy:

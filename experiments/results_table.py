@@ -91,7 +91,7 @@ def row(target: Target, before: dict | None) -> dict:
     fields = settings(computed(target.config))
     if not runs and before and same_but_data(before["settings"], fields):
         return before | facts(target)
-    accuracies = [results["test_accuracy"] for results in runs]
+    accuracies = [results[f"test_{experiment.metric}"] for results in runs]
     out = facts(target) | {
         "data": target.data, "command": target.command,
         "mean": statistics.mean(accuracies) if runs else None,
@@ -122,6 +122,7 @@ def facts(target: Target) -> dict:
     """The part of a row that the table of experiments decides."""
     experiment = target.experiment
     return {"name": target.name, "config": f"configs/{experiment.config}",
+            "metric": experiment.metric,
             "params": experiment.params,
             "published": experiment.published, "band": experiment.band,
             "reason": experiment.reason, "cut_to_epochs": experiment.epochs}
@@ -147,6 +148,8 @@ def cells(row: dict) -> tuple[str, ...]:
     if row["n"]:
         spread = f" ± {row['std']:.4f}" if row["std"] is not None else ""
         ours = f"{row['mean']:.4f}{spread} ({row['n']})"
+        if row["metric"] != "accuracy":
+            ours += f", {row['metric'].replace('_', ' ')}"
         epochs = f"{row['epochs']:g}{cut}"
         seconds = f"{row['seconds_per_epoch']:.3g}"
         memory = f"{row['peak_memory_mb']:,.0f} MB"

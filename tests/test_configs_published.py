@@ -10,10 +10,11 @@ from cnn_jax.data.batches import steps_per_epoch
 from cnn_jax.inspection.summary import layer_table
 from cnn_jax.training.config import check
 from cnn_jax.training.setup import create_model
-from configs import cifar10, fashion, mnist, shapes
+from configs import cifar10, fashion, mnist, monkeys, shapes
 from experiments.published import EXPERIMENTS, Experiment, one_run
 
-FILES = {"shapes": shapes, "mnist": mnist, "fashion": fashion, "cifar10": cifar10}
+FILES = {"shapes": shapes, "mnist": mnist, "fashion": fashion, "cifar10": cifar10,
+         "monkeys": monkeys}
 
 
 def config_of(experiment: Experiment):
@@ -25,7 +26,7 @@ def test_every_variant_is_an_experiment_and_the_reverse():
     variants = {f"{name}_{variant}": f"{name}.py:{variant}"
                 for name, file in FILES.items() for variant in file.VARIANTS}
     rows = {name: row.config for name, row in EXPERIMENTS.items()
-            if not name.startswith(("lenet_", "monkeys"))}
+            if not name.startswith("lenet_")}
     assert rows == variants
 
 
@@ -33,6 +34,8 @@ def test_every_variant_is_an_experiment_and_the_reverse():
 def test_config_is_valid_and_of_the_published_size(name):
     experiment = EXPERIMENTS[name]
     config = config_of(experiment)
+    if experiment.folder:
+        config.data.dir = experiment.folder
     check(config)
     shape = networks.NETWORKS[config.model.name].input_shape
     size = config.data.image_size if any(config.data.image_size) else shape[:2]
@@ -42,7 +45,7 @@ def test_config_is_valid_and_of_the_published_size(name):
 
 @pytest.mark.parametrize("file", FILES)
 def test_unknown_variant_lists_the_known_ones(file):
-    with pytest.raises(ValueError, match="selv is not a variant; there are .*_ours"):
+    with pytest.raises(ValueError, match="selv is not a variant; there are [a-z]"):
         FILES[file].get_config("selv")
 
 
