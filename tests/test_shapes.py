@@ -12,7 +12,7 @@ from cnn_jax import data
 from cnn_jax.data import shapes
 
 # Of all images and labels, train then test, with data.seed 0. Pillow 11 draws some
-# lines and polygons differently by a pixel.
+# triangles differently by a pixel.
 SHA256 = {
     "shapes_colour":
         "a36e8cab825f8be8fda38c43afc96c382f8472d39b4177d7d0c866b7310c97fe",
@@ -180,7 +180,7 @@ def test_the_seed_decides_all(name):
 
 
 @pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 12,
-                    reason=f"Pillow {PIL.__version__} draws some lines differently")
+                    reason=f"Pillow {PIL.__version__} draws some triangles differently")
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_pictures_everywhere(name):
     assert digest(stored(name).parts) == SHA256[name]

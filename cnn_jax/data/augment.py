@@ -12,6 +12,8 @@ its place in the global batch, so the number of devices does not matter. Masks (
 for each pixel) move with their images.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -64,7 +66,7 @@ def augment(key: jax.Array, images: jax.Array, labels: jax.Array, place: jax.Arr
         ("vertical", settings.vertical_flip), ("horizontal", settings.horizontal_flip)))
     if moves(settings):
         matrices = jax.vmap(lambda k, *signs: affine_matrix(
-            k, settings, *images.shape[1:3]) @ jnp.diag(jnp.stack([*signs, 1.0])))(
+            k, settings, *images.shape[1:3]) * jnp.stack([*signs, 1.0]))(
                 keys["affine"], rows, columns)
         if masks:
             labels = warp_labels(labels, matrices, settings.fill_mode)
@@ -99,7 +101,9 @@ def affine_matrix(key: jax.Array, settings, height: int, width: int) -> jax.Arra
     slant = jnp.array([[1, -jnp.sin(shear), 0], [0, jnp.cos(shear), 0], [0, 0, 1]])
     zoom = jnp.diag(jnp.array([1 + zoom_r * settings.zoom_range,
                                1 + zoom_c * settings.zoom_range, 1]))
-    return rotate @ shift @ slant @ zoom
+    # TPUs and GPUs would round positions to bfloat16 or so.
+    return functools.reduce(functools.partial(jnp.matmul, precision="highest"),
+                            (rotate, shift, slant, zoom))
 
 
 def flip_signs(keys: jax.Array, asked: bool) -> jax.Array:
