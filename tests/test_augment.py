@@ -12,7 +12,7 @@ import scipy.ndimage
 from tiny_runs import end, start_python
 
 from cnn_jax.data import augment, warp
-from configs import default
+from configs import default, monkeys
 
 KEY = jax.random.key(7)
 ALL = {"rotation_range": 20.0, "horizontal_flip": True, "zoom_range": 0.2,
@@ -238,6 +238,17 @@ def test_mixing_pairs_across_mapped_devices(changes):
     for (ours, part), (theirs, whole) in zip(targets, ((own, share), (other, rest))):
         np.testing.assert_array_equal(ours.ravel(), theirs)
         np.testing.assert_allclose(part.ravel(), whole, atol=1e-6)
+
+
+def test_the_monkeys_are_trained_as_the_tutorial_says():
+    """Values of the tutorial's ImageDataGenerator and fit call."""
+    settings = monkeys.get_config()
+    assert dict(settings.augment) == dict(config(
+        rotation_range=40.0, width_shift_range=0.2, height_shift_range=0.2,
+        shear_range=0.2, zoom_range=0.2, horizontal_flip=True, fill_mode="nearest"))
+    assert (settings.batch_size, settings.epochs, settings.seed) == (64, 10, 7)
+    assert settings.data.image_size == (128, 128) and settings.data.scaling == "unit"
+    assert settings.optimizer.name == "adam"
 
 
 def test_two_devices_make_the_same_batch_and_only_partners_travel():
