@@ -1,6 +1,6 @@
 """What augmentation adds to a training step of the monkeys' network.
 
-python experiments/augment_cost.py [--batch 64] [--rounds 7]
+python experiments/augment_cost.py [--batch 64] [--rounds 7] [--only NAME ...]
 
 Times whole training steps of `monkey_cnn` on random images of 128 x 128 pixels, without
 and with the augmentation of configs/monkeys.py (rotation, shifts, shear, zoom, flip),
@@ -40,7 +40,7 @@ PIPELINES = {
 }
 
 
-def programs(batch: int) -> tuple[dict, tuple]:
+def programs(batch: int, names: list[str]) -> tuple[dict, tuple]:
     """{pipeline: compiled step}, and the arguments of each."""
     shape, steps = (128, 128, 3), {}
     rng = np.random.default_rng(0)
@@ -51,11 +51,11 @@ def programs(batch: int) -> tuple[dict, tuple]:
     rows = placement.put_rows(rng.integers(0, IMAGES, (1, batch)).astype(np.int32))
     info = DataInfo("random", "", shape, tuple("0123456789"), Scaling(0.0, 1 / 255),
                     {"train": IMAGES, "validation": 1, "test": 1}, sha256="")
-    for name, changes in PIPELINES.items():
+    for name in names:
         config = monkeys.get_config()
         config.batch_size = batch
         config.augment = default.get_config().augment
-        config.augment.update(changes)
+        config.augment.update(PIPELINES[name])
         recipe = create_recipe(config, info)
         state = placement.put(first_state(recipe, shape))
         steps[name] = placement.wrap(functools.partial(
@@ -68,8 +68,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--batch", type=int, default=64, help="images a step")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", nargs="+", choices=PIPELINES, default=[*PIPELINES],
+                        metavar="NAME", help=f"of {', '.join(PIPELINES)}")
     options = parser.parse_args()
-    steps, arguments = programs(options.batch)
+    steps, arguments = programs(options.batch, list(
+        dict.fromkeys(["nothing", *options.only])))
     seconds = {name: [] for name in steps}
     for turn in range(options.rounds + 1):
         for name, step in steps.items():
