@@ -1,31 +1,33 @@
-"""Whole training steps and inference: cnn_jax against plain Flax, and the ratio.
+"""Whole training steps and inference, against plain Flax and other libraries.
 
-    python experiments/benchmark.py --out=runs/benchmark            at most 30 minutes
-    python experiments/benchmark.py --out=runs/benchmark --quick    3 minutes
+    python experiments/benchmark.py                       against plain Flax
+    python experiments/benchmark.py --peers=torch,keras   and these; 30 minutes at most
+    python experiments/benchmark.py --quick               three workloads, 3 minutes
 
-A training step is forward, backward and SGD with momentum, in float32. Both arms train
-the same network with the same parameters; plain Flax is `nn.Conv` on
-`lax.conv_general_dilated`, `reduce_window` pooling and no compiler options. Every arm
-has its own process; the parent lets them run in turn, A B A B, so that drift of the
-machine falls on both. First it checks that the losses of both arms agree. Writes
-benchmark.json, benchmark.txt and benchmark.png.
+A training step is forward, backward and SGD with momentum, in float32. All arms train
+the same network from the same parameters on the same images: plain Flax (`nn.Conv`,
+`nn.BatchNorm`, no compiler options), PyTorch (eager, channels_last; with huge pages as
+all the others, and as users start it), Keras on TensorFlow and on JAX. First their
+logits and losses must agree. Every arm has its own process; the parent lets them run
+in turn, A B C A B C, so that drift of the machine falls on all. A virtual machine may
+move its cores apart (arms/cores.py), so their distance is measured in every round too.
+Writes benchmark.json, benchmark.txt and benchmark.png. The peers need the extra
+`cnn_jax[peers]`.
 """
 
 import argparse
-import functools
 import json
 import os
-import resource
 import subprocess
-import sys
-import time
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from arms.bars import draw_bars, quartiles
+from arms.worker import HUGE_PAGES, Worker, command, processor
+from rich.console import Console
+from rich.progress import Progress
 
 
 class Workload(NamedTuple):
@@ -33,6 +35,7 @@ class Workload(NamedTuple):
     batch: int
     image: tuple[int, int, int]
     classes: int = 10
+    dropout: bool = False  # drawn differently in each library
 
 
 WORKLOADS = {
@@ -43,208 +46,186 @@ WORKLOADS = {
     "W3 separable b128": Workload("separable_cnn", 128, (28, 28, 1)),
     "W4 ResNet-18": Workload("tf2_resnet18", 128, (32, 32, 3)),
     "W5 monkey": Workload("monkey_cnn", 64, (128, 128, 3)),
-    "W6 VGG16": Workload("tf2_vgg16", 128, (32, 32, 3)),
+    "W6 VGG16": Workload("tf2_vgg16", 128, (32, 32, 3), dropout=True),
     "W7 ResNet-50": Workload("resnet50", 8, (224, 224, 3), 1000),
 }
 QUICK = ["W1 LeNet-5", "W2 SELU b32", "W3 separable b32"]
-ARMS = ("flax", "cnn_jax")
-CHECKED_STEPS = 3  # whose losses are compared before any timing
 
 
-def worker(arm: str, workload: Workload) -> None:
-    """Compiles, then obeys `train N` and `infer N` on stdin, one JSON line for each."""
-    import jax
-    import jax.numpy as jnp
-    import optax
-
-    from cnn_jax import networks, ops
-    from cnn_jax.layers import Layers
-
-    plain = arm == "flax"
-    options = {} if plain else ops.compiler_options()
-    name = "lax" if plain else "auto"
-    net = networks.create(workload.network, num_classes=workload.classes,
-                          layers=Layers(conv=name, pool=name))
-    rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.normal(size=(workload.batch, *workload.image)),
-                         jnp.float32)
-    labels = jnp.asarray(rng.integers(0, workload.classes, workload.batch))
-    variables = jax.jit(functools.partial(net.init, train=False))(
-        jax.random.key(0), images[:1])
-    optimizer = optax.sgd(0.01, momentum=0.9)
-    state = variables, optimizer.init(variables["params"])
-
-    def train(state, images, labels, key):
-        variables, opt_state = state
-
-        def mean_loss(params):
-            logits, updates = net.apply(
-                variables | {"params": params}, images, train=True,
-                rngs={"dropout": key}, mutable=["batch_stats"])
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return losses.mean(), updates
-        (loss, updates), grads = jax.value_and_grad(mean_loss, has_aux=True)(
-            variables["params"])
-        changes, opt_state = optimizer.update(grads, opt_state)
-        params = optax.apply_updates(variables["params"], changes)
-        return (variables | {"params": params} | updates, opt_state), loss
-
-    def infer(state, images):
-        return net.apply(state[0], images, train=False)
-
-    begun = time.perf_counter()
-    train = jax.jit(train, donate_argnums=0).lower(
-        state, images, labels, jax.random.key(1)).compile(compiler_options=options)
-    compiled_s = time.perf_counter() - begun
-    infer = jax.jit(infer).lower(state, images).compile(compiler_options=options)
-    losses = []
-    for i in range(CHECKED_STEPS):
-        state, loss = train(state, images, labels, jax.random.key(i))
-        losses.append(float(loss))
-    jax.block_until_ready(infer(state, images))
-    device = jax.devices()[0]
-    report(losses=losses, compile_s=compiled_s,
-           temporary_mb=train.memory_analysis().temp_size_in_bytes / 1e6,
-           device=f"{device.platform} {device.device_kind}", jax=jax.__version__)
-    for line in sys.stdin:
-        mode, steps = line.split()
-        begun = time.perf_counter()
-        for i in range(int(steps)):
-            if mode == "train":
-                state, loss = train(state, images, labels, jax.random.key(i))
-            else:
-                loss = infer(state, images)
-        jax.block_until_ready(loss)
-        report(seconds=(time.perf_counter() - begun) / int(steps),
-               peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+class Arm(NamedTuple):
+    module: str
+    settings: dict[str, str]  # of its environment
+    arguments: dict = {}
 
 
-def report(**fields) -> None:
-    print(json.dumps(fields), flush=True)
+OURS = "cnn_jax"
+ARMS = {
+    OURS: Arm("in_jax", HUGE_PAGES, {"plain": False}),
+    "plain Flax": Arm("in_jax", HUGE_PAGES, {"plain": True}),
+}
+PEERS = {
+    "torch": {
+        "torch": Arm("in_torch", HUGE_PAGES),
+        "torch, small pages": Arm("in_torch", {"GLIBC_TUNABLES": ""})},
+    "keras": {
+        "Keras-TensorFlow": Arm("in_keras", HUGE_PAGES | {
+            "KERAS_BACKEND": "tensorflow"}),
+        "Keras-JAX": Arm("in_keras", HUGE_PAGES | {"KERAS_BACKEND": "jax"})},
+}
+MODES = {"train": "training step", "infer": "inference"}
 
 
-class Arm:
-    """One worker process: it computes only while the parent waits for its answer."""
+def measure(workload: Workload, arms: dict[str, Arm], seconds: float, turn: float,
+            cores: Worker | None, advance) -> dict:
+    """Times of all arms on one workload, in turn, for about `seconds` after compiling.
 
-    def __init__(self, arm: str, name: str):
-        environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **os.environ}
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, f"--worker={arm}", f"--only={name}"], text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-        self.setup = self.answer()
-
-    def answer(self) -> dict:
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a worker ended early, exit code {self.process.wait()}")
-        return json.loads(line)
-
-    def run(self, mode: str, steps: int) -> dict:
-        self.process.stdin.write(f"{mode} {steps}\n")
-        self.process.stdin.flush()
-        return self.answer()
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def measure(name: str, seconds: float) -> dict:
-    """Both arms on one workload, in turn, for about `seconds` after compiling."""
-    arms = {arm: Arm(arm, name) for arm in ARMS}
-    try:
-        losses = [arms[arm].setup["losses"] for arm in ARMS]
-        # Float32 rounding flips ReLUs and maxima that are nearly tied.
-        np.testing.assert_allclose(*losses, rtol=2e-2, err_msg=f"losses of {name}")
-        found = {"batch": WORKLOADS[name].batch, "setup": {
-            arm: arms[arm].setup for arm in ARMS}}
-        for mode, share in (("train", .75), ("infer", .25)):
-            slowest = max(arms[arm].run(mode, 1)["seconds"] for arm in ARMS)
-            steps = max(1, int(.2 / slowest))
-            rounds = int(share * seconds / (2 * steps * slowest))
-            times = {arm: [] for arm in ARMS}
-            for _ in range(min(max(rounds, 5), 40)):
-                for arm in ARMS:
-                    answer = arms[arm].run(mode, steps)
-                    times[arm].append(answer["seconds"])
-                    found["setup"][arm]["peak_mb"] = answer["peak_mb"]
-            found[mode] = times
-        return found
-    finally:
-        for arm in arms.values():
-            arm.close()
+    Returns {"setup": {arm: ...}, "train": {arm: [s a step]}, "infer": ...}.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder) / "arrays.npz")
+        network = {"network": workload.network, "classes": workload.classes}
+        line, environment = command("start", **network, image=workload.image,
+                                    batch=workload.batch, file=file)
+        subprocess.run(line, env=environment, check=True)
+        workers = {}
+        try:
+            for name, arm in arms.items():
+                advance(f"starts {name}")
+                workers[name] = Worker(arm.module, arm.settings, **network, file=file,
+                                       **arm.arguments)
+            check_agreement({name: w.setup for name, w in workers.items()}, workload)
+            found = {"batch": workload.batch,
+                     "setup": {name: w.setup for name, w in workers.items()}}
+            for mode, share in (("train", .75), ("infer", .25)):
+                advance(MODES[mode])
+                found[mode], found[f"{mode}_core_distance_us"] = in_turn(
+                    workers, mode, share * seconds, turn, cores)
+            for name, worker in workers.items():
+                found["setup"][name]["peak_mb"] = worker.run("infer")["peak_mb"]
+            return found
+        finally:
+            for worker in workers.values():
+                worker.close()
 
 
-def quartiles(values) -> tuple[float, float, float]:
-    return tuple(float(q) for q in np.percentile(values, [25, 50, 75]))
+def check_agreement(setups: dict[str, dict], workload: Workload) -> None:
+    """Every arm has our parameters, logits and losses; SystemExit if not."""
+    ours = setups[OURS]
+    for name, theirs in setups.items():
+        same = theirs["params"] == ours["params"]
+        logits, expected = np.array(theirs["logits"]), np.array(ours["logits"])
+        same = same and np.abs(logits - expected).max() <= 1e-3 * expected.std()
+        if not workload.dropout or theirs["version"] == ours["version"]:
+            # Rounding grows from step to step, most with batch norm over few images.
+            same = same and np.allclose(theirs["losses"][:2], ours["losses"][:2],
+                                        rtol=2e-2)
+        if not same:
+            raise SystemExit(f"{workload.network}: {name} does not agree with ours: "
+                             f"{theirs['params']} and {ours['params']} parameters, "
+                             f"losses {theirs['losses']} and {ours['losses']}")
 
 
-def ratios(found: dict, mode: str) -> tuple[float, float, float]:
-    """Quartiles of flax / cnn_jax, round by round."""
-    flax, ours = (np.array(found[mode][arm]) for arm in ARMS)
-    return quartiles(flax / ours)
+def in_turn(workers: dict[str, Worker], mode: str, seconds: float, turn: float,
+            cores: Worker | None) -> tuple[dict[str, list[float]], list[float]]:
+    """A B C A B C: each turn about `turn` seconds, 5 to 40 rounds.
+
+    Returns the seconds a step of each arm, and how far the cores were apart, in us.
+    """
+    once = {name: worker.run(mode)["seconds"] for name, worker in workers.items()}
+    steps = {name: max(1, int(turn / s)) for name, s in once.items()}
+    rounds = int(seconds / sum(steps[name] * s for name, s in once.items()))
+    times, distances = {name: [] for name in workers}, []
+    for _ in range(min(max(rounds, 5), 40)):
+        if cores:
+            distances.append(1e6 * cores.run("round_trip", 5000)["seconds"])
+        for name, worker in workers.items():
+            times[name].append(worker.run(mode, steps[name])["seconds"])
+    return times, distances
+
+
+def ratios(found: dict, mode: str) -> dict[str, tuple[float, float, float]]:
+    """Per arm the quartiles of its time / ours, round by round."""
+    ours = np.array(found[mode][OURS])
+    return {name: quartiles(np.array(times) / ours)
+            for name, times in found[mode].items() if name != OURS}
 
 
 def table(results: dict) -> str:
-    lines = ["workload            mode    flax img/s  ours img/s  ours/flax (quartiles)"
-             "   compile s   peak MB    temp MB"]
+    lines = []
     for name, found in results.items():
-        for mode in ("train", "infer"):
-            flax, ours = (found["batch"] / np.median(found[mode][arm]) for arm in ARMS)
-            low, middle, high = ratios(found, mode)
-            line = (f"{name:<19} {mode}  {flax:>11.1f} {ours:>11.1f}  "
-                    f"{middle:>5.2f} ({low:.2f} - {high:.2f})")
-            if mode == "train":
-                for field in ("compile_s", "peak_mb", "temporary_mb"):
-                    pair = [found["setup"][arm][field] for arm in ARMS]
-                    form = "{:.1f}/{:.1f}" if field == "compile_s" else "{:.0f}/{:.0f}"
-                    line += "   " + form.format(*pair)
+        for mode, title in MODES.items():
+            line = f"\n{name}, batch {found['batch']}, {title}"
+            if distances := found[f"{mode}_core_distance_us"]:
+                low, middle, high = quartiles(distances)
+                line += f" (cores {middle:.2f} us apart, {low:.2f} - {high:.2f})"
             lines.append(line)
+            against = ratios(found, mode)
+            for arm, times in found[mode].items():
+                setup = found["setup"][arm]
+                line = f"  {arm:<19}{found['batch'] / np.median(times):>9.1f} images/s"
+                if arm in against:
+                    low, middle, high = against[arm]
+                    line += f"   ours {middle:5.2f} ({low:.2f} - {high:.2f}) times"
+                else:
+                    line += " " * 30
+                if mode == "train":
+                    line += f"   peak {setup['peak_mb']:5.0f} MB"
+                    if "compile_s" in setup:
+                        line += (f"   compiles {setup['compile_s']:4.1f} s"
+                                 f"   temporary {setup['temporary_mb'] or 0:5.0f} MB")
+                lines.append(line.rstrip())
     return "\n".join(lines)
 
 
-def picture(results: dict, path: Path) -> None:
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, .6 * len(results) + 1.5))
-    for shift, mode in ((-.2, "train"), (.2, "infer")):
-        low, middle, high = np.array([ratios(f, mode) for f in results.values()]).T
-        axes.barh(np.arange(len(results)) + shift, middle, .38,
-                  xerr=[middle - low, high - middle],
-                  label={"train": "training step", "infer": "inference"}[mode])
-    axes.axvline(1, color="black", linewidth=.8)
-    axes.set_yticks(range(len(results)), results)
-    axes.invert_yaxis()
-    axes.set_xlabel("times as fast as plain Flax (median, quartiles)")
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+def heading(results: dict) -> str:
+    setups = next(iter(results.values()))["setup"]
+    versions = dict.fromkeys(setup["version"] for setup in setups.values())
+    return (f"{setups[OURS]['device']}, {processor()}, {os.cpu_count()} cores; "
+            f"{', '.join(versions)}; float32, all with huge pages unless said. Median "
+            "(quartiles) of the times of an arm over ours, round by round.")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--quick", action="store_true", help="three workloads")
-    parser.add_argument("--only", help="workloads whose name contains this")
-    parser.add_argument("--worker", choices=ARMS, help=argparse.SUPPRESS)
+    parser.add_argument("--only", default="", help="workloads whose name contains this")
+    parser.add_argument("--peers", default="", metavar="torch,keras")
+    parser.add_argument("--seconds", type=float, default=80,
+                        help="of computing for each workload, after compiling")
     flags = parser.parse_args()
-    if flags.worker:
-        return worker(flags.worker, WORKLOADS[flags.only])
-    names = QUICK if flags.quick else list(WORKLOADS)
-    names = [name for name in names if (flags.only or "") in name]
-    results = {}
-    for i, name in enumerate(names, 1):
-        print(f"{i}/{len(names)} {name}", file=sys.stderr, flush=True)
-        results[name] = measure(name, 25 if flags.quick else 120)
+    arms = dict(ARMS)
+    for peer in filter(None, flags.peers.split(",")):
+        if peer not in PEERS:
+            parser.error(f"--peers={peer} is not known; there are {', '.join(PEERS)}")
+        arms |= PEERS[peer]
+    names = [name for name in (QUICK if flags.quick else WORKLOADS)
+             if flags.only in name]
+    if not names:
+        parser.error(f"--only={flags.only} is in no name of {', '.join(WORKLOADS)}")
     flags.out.mkdir(parents=True, exist_ok=True)
-    (flags.out / "benchmark.json").write_text(json.dumps(results, indent=1))
-    setup = next(iter(results.values()))["setup"]["cnn_jax"]
-    text = (f"{setup['device']}, {os.cpu_count()} cores, jax {setup['jax']}; pairs are "
-            f"flax/ours\n{table(results)}\n")
+    results, cores = {}, None
+    if len(getattr(os, "sched_getaffinity", lambda _: [0])(0)) > 1:
+        cores = Worker("cores", {})
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=len(names))
+        for name in names:
+            results[name] = measure(
+                WORKLOADS[name], arms, 20 if flags.quick else flags.seconds,
+                .6 if flags.peers else .2,  # Keras' fit starts slowly
+                cores, lambda text: progress.update(
+                    task, description=f"{name}: {text}"))
+            progress.advance(task)
+            (flags.out / "benchmark.json").write_text(json.dumps(results, indent=1))
+    if cores:
+        cores.close()
+    text = f"{heading(results)}\n{table(results)}\n"
     (flags.out / "benchmark.txt").write_text(text)
-    picture(results, flags.out / "benchmark.png")
+    draw_bars({title: {name: ratios(found, mode) for name, found in results.items()}
+               for mode, title in MODES.items()},
+              "cnn_jax is so many times as fast (median, quartiles)",
+              flags.out / "benchmark.png")
     print(text)
 
 

@@ -1,49 +1,65 @@
 """Every implementation of convolution and pooling: equal first, then timed.
 
-    python experiments/conv_comparison.py --out=runs/conv_comparison
-    python experiments/conv_comparison.py --only=ResNet --loops
+    python experiments/conv_comparison.py
+    python experiments/conv_comparison.py --peers=torch,keras --tutorial
+    python experiments/conv_comparison.py --only=ResNet --rounds=5
 
 The cases are the tutorial's (the seeds' chapter 17: loops against numba, numba against
 im2col, pooling) and layers of LeNet, VGG, ResNet and MobileNet. Each implementation
 must first equal lax in y, dx and dw; then all run in turn, A B C A B C, so that drift
-of the machine falls on all. `--loops` adds the Python loops on the tutorial's case
-(about half a minute). Writes comparison.json, .csv, .txt and .png. Any device.
+of the machine falls on all. `--peers` adds PyTorch and Keras on TensorFlow (the extra
+`cnn_jax[peers]`), each in its own process that sleeps while another computes.
+`--tutorial` also repeats the tutorial's own measurement with its numbers of runs, the
+Python loops included (a few minutes). Writes comparison.json, .csv, .txt and .png. The
+JAX part runs on any device.
 """
 
 import argparse
+import contextlib
 import csv
 import functools
 import json
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from rich.progress import Progress
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from cnn_jax.malloc import use_huge_pages  # noqa: E402
+
+if __name__ == "__main__":
+    use_huge_pages()  # before JAX starts
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+from arms.bars import draw_bars, quartiles  # noqa: E402
+from arms.worker import HUGE_PAGES, Worker, processor  # noqa: E402
 from cnn_jax import ops  # noqa: E402
+from cnn_jax.ops.geometry import resolve_padding  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.progress import Progress  # noqa: E402
 
 
 class Layer(NamedTuple):
-    """A convolution: x [N, H, W, C], w [kh, kw, C / groups, O]."""
+    """A convolution: x [N, H, W, C], w [kh, kw, C / groups, O]; no w: a max pool."""
 
     x: tuple[int, ...]
-    w: tuple[int, ...]
+    w: tuple[int, ...] | None
     stride: int = 1
     padding: str = "SAME"
     groups: int = 1
 
 
-LAYERS = {
+CASES = {
     "tutorial, no padding": Layer((64, 28, 28, 3), (3, 3, 3, 4), padding="VALID"),
     "tutorial, padding 1": Layer((64, 28, 28, 3), (3, 3, 3, 4)),
+    "tutorial, max pool 2x2": Layer((64, 28, 28, 3), None, 2, "VALID"),
     "LeNet conv1 5x5": Layer((128, 32, 32, 1), (5, 5, 1, 6), padding="VALID"),
     "VGG 3x3 64": Layer((32, 32, 32, 64), (3, 3, 64, 64)),
     "VGG 3x3 512 on 2x2": Layer((32, 2, 2, 512), (3, 3, 512, 512)),
@@ -52,101 +68,154 @@ LAYERS = {
     "ResNet stem 7x7 stride 2": Layer((4, 224, 224, 3), (7, 7, 3, 64), 2),
     "MobileNet depthwise 3x3": Layer((32, 28, 28, 32), (3, 3, 1, 32), groups=32),
 }
-TUTORIAL = "tutorial, no padding"
+PEERS = {"torch": "layer_in_torch", "keras": "layer_in_keras"}
 PARTS = ("forward", "both")  # both: forward and backward
-POOLING = "tutorial pooling 2x2"
-SLOWEST = 3.  # s: an implementation whose single run takes longer is run once
-PUBLISHED = (
-    "published (another machine), ten forward runs: loops 38.06 s, numba 0.073 s; "
-    "1,000 forward runs: numba 11.66 s, im2col 14.93 s; 100 forward and backward: "
-    "numba 11.83 s, im2col 3.54 s; 5,000 poolings: numba 17.54 s, im2col 22.52 s")
+REFERENCE = "lax"
+TOLERANCE = 1e-4  # max |a - b| / max |b|, float32
+SLOWEST = 3.  # s: an implementation is not run again once it has taken that long
 
 
-def convolution(layer: Layer, name: str):
+def operation(layer: Layer, name: str):
+    """(x, w) -> y or, for a pool, (x,) -> y, by the named implementation"""
+    if layer.w is None:
+        return functools.partial(ops.max_pool, window=layer.stride,
+                                 padding=layer.padding, implementation=name)
     return functools.partial(ops.correlate, strides=layer.stride, padding=layer.padding,
                              groups=layer.groups, implementation=name)
 
 
-def multiply_adds(layer: Layer) -> int:
-    y = jax.eval_shape(convolution(layer, "lax"), *arguments(layer))
-    return y.size * int(np.prod(layer.w[:3]))
+def implementations(layer: Layer) -> list[str]:
+    """All but the Python loops, lax first; numba where it is installed."""
+    names = [name for name in (ops.POOLS if layer.w is None else ops.CONVS)
+             if name not in ("loops", REFERENCE)]
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        names = [name for name in names if name != "numba"]
+    return [REFERENCE, *names]
 
 
-def arguments(layer: Layer):
+def operands(layer: Layer):
+    """(g, x, w), or (g, x) for a pool: normal draws"""
     rng = np.random.default_rng(0)
-    return [jnp.asarray(rng.normal(size=s), jnp.float32) for s in (layer.x, layer.w)]
+    args = [jnp.asarray(rng.normal(size=shape), jnp.float32)
+            for shape in (layer.x, layer.w) if shape]
+    y = jax.eval_shape(operation(layer, REFERENCE), *args)
+    return jnp.asarray(rng.normal(size=y.shape), y.dtype), *args
 
 
-def both_passes(f):
-    """(g, x, ...) -> y and all gradients, for the cotangent g"""
-    def run(g, *args):
-        y, vjp = jax.vjp(f, *args)
-        return y, *vjp(g)
-    return run
+def multiply_adds(layer: Layer) -> int:
+    """Of the forward pass; a pool has none."""
+    if layer.w is None:
+        return 0
+    g, *_ = operands(layer)
+    return g.size * int(np.prod(layer.w[:3]))
 
 
-def cotangent(f, args):
-    y = jax.eval_shape(f, *args)
-    return jnp.asarray(np.random.default_rng(1).normal(size=y.shape), y.dtype)
+class Program:
+    """One implementation in JAX, compiled for one case."""
+
+    def __init__(self, layer: Layer, name: str):
+        f, (g, *args) = operation(layer, name), operands(layer)
+
+        def both(g, *args):
+            y, vjp = jax.vjp(f, *args)
+            return y, *vjp(g)
+
+        options = ops.compiler_options()
+        begun = time.perf_counter()
+        self.calls = {
+            "forward": (jax.jit(f).lower(*args).compile(compiler_options=options),
+                        args),
+            "both": (jax.jit(both).lower(g, *args).compile(compiler_options=options),
+                     (g, *args))}
+        self.facts = {"compile_s": time.perf_counter() - begun}
+        if memory := self.calls["both"][0].memory_analysis():
+            self.facts["memory_mb"] = (
+                memory.argument_size_in_bytes + memory.output_size_in_bytes
+                + memory.temp_size_in_bytes) / 1e6
+        self.results = [np.asarray(a) for a in self.run("both")]
+
+    def run(self, part: str):
+        compiled, args = self.calls[part]
+        return jax.block_until_ready(compiled(*args))
+
+    def seconds(self, part: str) -> float:
+        begun = time.perf_counter()
+        self.run(part)
+        return time.perf_counter() - begun
+
+    def close(self) -> None:
+        pass
 
 
-class Program(NamedTuple):
-    forward: object
-    both: object
-    compile_s: float
-    temporary_mb: float
+class Peer:
+    """The same operation in another library, in its own process."""
+
+    def __init__(self, layer: Layer, name: str):
+        padding = layer.padding
+        if name == "torch":
+            window = layer.w[:2] if layer.w else (layer.stride,) * 2
+            padding = resolve_padding(padding, layer.x[1:3], window,
+                                      (layer.stride,) * 2)
+        with tempfile.TemporaryDirectory() as folder:
+            file = str(Path(folder) / "arrays.npz")
+            np.savez(file, **dict(zip("gxw", map(np.asarray, operands(layer)))))
+            self.worker = Worker(PEERS[name], HUGE_PAGES, file=file, padding=padding,
+                                 stride=layer.stride, groups=layer.groups)
+            with np.load(file) as found:
+                self.results = [found[key] for key in ("y", "dx", "dw") if key in found]
+        self.facts = {"version": self.worker.setup["version"]}
+
+    def seconds(self, part: str) -> float:
+        return self.worker.run(part)["seconds"]
+
+    def close(self) -> None:
+        self.worker.close()
 
 
-def compile_program(f, args) -> Program:
-    options = ops.compiler_options()
-    begun = time.perf_counter()
-    forward = jax.jit(f).lower(*args).compile(compiler_options=options)
-    both = jax.jit(both_passes(f)).lower(cotangent(f, args), *args).compile(
-        compiler_options=options)
-    seconds = time.perf_counter() - begun
-    memory = both.memory_analysis()
-    temporary = memory.temp_size_in_bytes / 1e6 if memory else float("nan")
-    return Program(forward, both, seconds, temporary)
+def difference(found, expected) -> float:
+    """The largest of max |a - b| / max |b| over y, dx and dw"""
+    return max(float(np.abs(a - b).max() / np.abs(b).max())
+               for a, b in zip(found, expected, strict=True))
 
 
-def differences(found, expected) -> float:
-    return max(float(jnp.abs(a - b).max() / jnp.abs(b).max())
-               for a, b in zip(found, expected))
-
-
-def compare(case: str, functions: dict, reference: str, args,
-            rounds: int) -> list[dict]:
-    """Rows of one case: equality with the reference, then interleaved times."""
-    programs, rows, expected = {}, {}, None
-    operands = {"forward": args, "both": (cotangent(functions[reference], args), *args)}
-    for name in [reference, *(n for n in functions if n != reference)]:
-        try:
-            program = compile_program(functions[name], args)
-        except ValueError as error:  # what an implementation does not support
-            rows[name] = {"case": case, "implementation": name, "refused": str(error)}
-            continue
-        found = jax.block_until_ready(program.both(*operands["both"]))
-        expected = found if expected is None else expected
-        error = differences(found, expected)
-        if not error <= 1e-4:
-            raise SystemExit(f"{case}: {name} differs from {reference} by {error}")
-        programs[name] = program
-        rows[name] = {"case": case, "implementation": name, "error": error,
-                      "compile_s": program.compile_s,
-                      "temporary_mb": program.temporary_mb}
-    times = {(name, part): [] for name in programs for part in PARTS}
-    for _ in range(rounds):
-        for (name, part), seconds in times.items():
-            if seconds and sum(seconds) > SLOWEST:
-                continue
-            begun = time.perf_counter()
-            jax.block_until_ready(getattr(programs[name], part)(*operands[part]))
-            seconds.append(time.perf_counter() - begun)
-    for (name, part), seconds in times.items():
-        low, middle, high = np.percentile(seconds, [25, 50, 75]) * 1e3
-        rows[name] |= {f"{part}_ms": middle, f"{part}_low_ms": low,
-                       f"{part}_high_ms": high, f"{part}_runs": len(seconds)}
-    return list(rows.values())
+def compare(case: str, peers: list[str], rounds: int, best: float) -> list[dict]:
+    """The rows of one case: equality with lax, then interleaved times."""
+    layer, runners, rows = CASES[case], {}, []
+    with contextlib.ExitStack() as stack:
+        for kind, names in ((Program, implementations(layer)), (Peer, peers)):
+            for name in names:
+                row = {"case": case, "implementation": name}
+                rows.append(row)
+                try:
+                    runner = kind(layer, name)
+                except ValueError as error:  # what an implementation does not support
+                    row["refused"] = str(error)
+                    continue
+                stack.callback(runner.close)
+                runners[name] = runner
+                row |= runner.facts
+                row["error"] = difference(runner.results, runners[REFERENCE].results)
+                if not row["error"] <= TOLERANCE:
+                    raise SystemExit(f"{case}: {name} differs from {REFERENCE} by "
+                                     f"{row['error']}")
+        times = {(name, part): [] for name in runners for part in PARTS}
+        for _ in range(rounds):
+            for (name, part), seconds in times.items():
+                if sum(seconds) <= SLOWEST:
+                    seconds.append(runners[name].seconds(part))
+    flops = {"forward": 2 * multiply_adds(layer), "both": 6 * multiply_adds(layer)}
+    for row in rows:
+        for part in PARTS if "refused" not in row else ():
+            seconds = times[row["implementation"], part]
+            low, middle, high = quartiles(seconds)
+            row |= {f"{part}_ms": 1e3 * middle, f"{part}_low_ms": 1e3 * low,
+                    f"{part}_high_ms": 1e3 * high, f"{part}_runs": len(seconds)}
+            if layer.w:
+                row[f"{part}_gflops"] = flops[part] / middle / 1e9
+                row[f"{part}_share"] = row[f"{part}_gflops"] / best
+    return rows
 
 
 def matrix_gflops(size: int = 2048) -> float:
@@ -161,28 +230,51 @@ def matrix_gflops(size: int = 2048) -> float:
     return 2 * size ** 3 / min(seconds) / 1e9
 
 
-def tutorial_loops() -> str:
-    """One forward run of the Python loops against numba, on the tutorial's case."""
-    layer = LAYERS[TUTORIAL]
-    args, seconds = arguments(layer), {}
-    for name in ("numba", "loops"):
-        f = jax.jit(convolution(layer, name))
-        if name == "numba":
-            jax.block_until_ready(f(*args))  # compiles
-        begun = time.perf_counter()
-        jax.block_until_ready(f(*args))
-        seconds[name] = time.perf_counter() - begun
-    return (f"loops {seconds['loops']:.2f} s, numba {seconds['numba']:.4f} s a forward "
-            f"run: {seconds['loops'] / seconds['numba']:.0f} times as fast")
+# What the tutorial measured: case, part, runs, implementations, and its seconds.
+TUTORIAL = (
+    ("tutorial, no padding", "forward", 10, {"loops": 38.06, "numba": 0.073}),
+    ("tutorial, padding 1", "forward", 1000, {"numba": 11.66, "im2col": 14.93}),
+    ("tutorial, padding 1", "both", 100, {"numba": 11.83, "im2col": 3.54}),
+    ("tutorial, max pool 2x2", "both", 5000, {"numba": 17.54, "im2col": 22.52}),
+)
+OWN_POOLS = {"numba": "lax", "im2col": "windows"}  # pooling has no forms of those names
 
 
-def implementations() -> list[str]:
-    names = [name for name in ops.CONVS if name != "loops"]
-    try:
-        import numba  # noqa: F401
-    except ImportError:
-        names.remove("numba")
-    return names
+def repeat_tutorial(advance) -> list[dict]:
+    """The tutorial's own measurement: all runs of one form, then all of the next."""
+    rows = []
+    for case, part, runs, published in TUTORIAL:
+        layer = CASES[case]
+        names = published if layer.w else {OWN_POOLS[name]: None for name in published}
+        for name in dict.fromkeys([*names, "auto"]):
+            if name == "numba" and name not in implementations(layer):
+                continue
+            advance(f"{runs} x {case}, {name}")
+            program = Program(layer, name)
+            begun = time.perf_counter()
+            for _ in range(runs):
+                program.run(part)
+            rows.append({"case": case, "part": part, "runs": runs,
+                         "implementation": name,
+                         "seconds": time.perf_counter() - begun,
+                         "published_s": names.get(name)})
+    return rows
+
+
+def tutorial_table(rows: list[dict]) -> str:
+    lines = ["\nthe tutorial's measurement, seconds for all runs (published: another "
+             "machine)"]
+    for row in rows:
+        published = row["published_s"]
+        lines.append(
+            f"  {row['case']:<23} {TITLES[row['part']]:<19} {row['runs']:>5} runs  "
+            f"{row['implementation']:<8} {row['seconds']:>9.3f} s"
+            + (f"   published {published:g} s" if published else ""))
+    lines.append("  (published pooling: numba 17.54 s, im2col 22.52 s)")
+    return "\n".join(lines)
+
+
+TITLES = {"forward": "forward", "both": "forward + backward"}
 
 
 def table(rows: list[dict]) -> str:
@@ -190,91 +282,79 @@ def table(rows: list[dict]) -> str:
     for row in rows:
         if row["case"] != case:
             case = row["case"]
-            lines.append(f"\n{case}\n  {'':<9} forward ms (quartiles)      forward + "
-                         "backward ms         % of matmul  compile s  temp MB   error")
+            lines.append(f"\n{case}\n  {'':<9} forward ms (quartiles)         of peak  "
+                         "forward + backward ms          of peak  compile s      MB"
+                         "    error")
+        line = f"  {row['implementation']:<9} "
         if "refused" in row:
-            lines.append(f"  {row['implementation']:<9} {row['refused']}")
+            lines.append(line + row["refused"])
             continue
-        times = "  ".join(
-            f"{row[p + '_ms']:>9.2f} ({row[p + '_low_ms']:.2f} - "
-            f"{row[p + '_high_ms']:.2f})".ljust(28) for p in PARTS)
-        share = f"{row['share']:>6.1%}" if "share" in row else " " * 6
-        lines.append(f"  {row['implementation']:<9} {times}  {share}      "
-                     f"{row['compile_s']:>7.2f}  {row['temporary_mb']:>7.1f}   "
-                     f"{row['error']:.0e}")
+        for part in PARTS:
+            low, high = row[f"{part}_low_ms"], row[f"{part}_high_ms"]
+            share = row.get(f"{part}_share")
+            line += f"{row[part + '_ms']:>9.3f} ({low:.3f} - {high:.3f})".ljust(31)
+            line += f"{share:>7.1%}  " if share else " " * 9
+        for field, form in (("compile_s", "{:>9.2f}"), ("memory_mb", "{:>8.1f}")):
+            line += form.format(row[field]) if field in row else " " * len(
+                form.format(0))
+        lines.append(f"{line}    {row['error']:.0e}")
     return "\n".join(lines)
 
 
-def picture(rows: list[dict], path: Path) -> None:
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    rows = [row for row in rows if "both_ms" in row]
-    cases = list(dict.fromkeys(row["case"] for row in rows))
-    names = list(dict.fromkeys(row["implementation"] for row in rows))
-    figure, axes = plt.subplots(figsize=(9, 1.1 * len(cases) + 1))
-    for i, name in enumerate(names):
-        own = {row["case"]: row["both_ms"] for row in rows
-               if row["implementation"] == name}
-        places = [cases.index(case) + (i - len(names) / 2) * .8 / len(names)
-                  for case in own]
-        axes.barh(places, own.values(), .8 / len(names), label=name)
-    axes.set_yticks(range(len(cases)), cases)
-    axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.set_xlabel("forward + backward, ms (median; log scale)")
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/conv_comparison"))
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--loops", action="store_true", help="also the Python loops")
+    parser.add_argument("--peers", default="", metavar="torch,keras")
+    parser.add_argument("--tutorial", action="store_true",
+                        help="also the tutorial's own measurement")
     flags = parser.parse_args()
-
-    rows, best = [], matrix_gflops()
-    cases = [name for name in [*LAYERS, POOLING] if flags.only in name]
-    with Progress(disable=not sys.stderr.isatty()) as progress:
-        for case in progress.track(cases, description="cases"):
-            if case == POOLING:
-                x = jnp.asarray(np.random.default_rng(0).normal(size=(64, 28, 28, 3)),
-                                jnp.float32)
-                functions = {name: functools.partial(
-                    ops.max_pool, window=2, implementation=name)
-                    for name in ops.POOLS if name != "loops"}
-                rows += compare(case, functions, "lax", (x,), flags.rounds)
-                continue
-            layer = LAYERS[case]
-            found = compare(case, {name: convolution(layer, name)
-                                   for name in implementations()},
-                            "lax", arguments(layer), flags.rounds)
-            for row in found:
-                if "both_ms" in row:  # forward, dx and dw: three times the products
-                    flops = 6 * multiply_adds(layer)
-                    row["gflops"] = flops / row["both_ms"] / 1e6
-                    row["share"] = row["gflops"] / best
-            rows += found
-    device = jax.devices()[0]
-    text = (f"{device.platform} {device.device_kind}, {os.cpu_count()} cores, jax "
-            f"{jax.__version__}, float32; matrix product {best:.0f} GFLOP/s\n"
-            f"{table(rows)}\n\n{PUBLISHED}\n")
-    if flags.loops:
-        text += f"here: {tutorial_loops()}\n"
+    peers = [peer for peer in flags.peers.split(",") if peer]
+    if unknown := set(peers) - set(PEERS):
+        parser.error(f"--peers={','.join(unknown)} is not known; there are "
+                     f"{', '.join(PEERS)}")
+    cases = [name for name in CASES if flags.only in name]
+    if not cases:
+        parser.error(f"--only={flags.only} is in no name of {', '.join(CASES)}")
     flags.out.mkdir(parents=True, exist_ok=True)
+
+    rows, repeated, best = [], [], matrix_gflops()
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=len(cases) + flags.tutorial)
+        for case in cases:
+            progress.update(task, description=case)
+            rows += compare(case, peers, flags.rounds, best)
+            progress.advance(task)
+        if flags.tutorial:
+            repeated = repeat_tutorial(
+                lambda text: progress.update(task, description=text))
+            progress.advance(task)
+    device = jax.devices()[0]
+    versions = [f"jax {jax.__version__}", *dict.fromkeys(
+        row["version"] for row in rows if "version" in row)]
+    text = (f"{device.platform} {device.device_kind}, {processor()}, {os.cpu_count()} "
+            f"cores; {', '.join(versions)}; float32.\nShares are of {best:.0f} GFLOP/s,"
+            f" a 2048 x 2048 matrix product.\n{table(rows)}\n")
+    if repeated:
+        text += tutorial_table(repeated) + "\n"
     (flags.out / "comparison.txt").write_text(text)
     (flags.out / "comparison.json").write_text(json.dumps(
-        {"device": device.device_kind, "matmul_gflops": best, "rows": rows}, indent=1))
+        {"device": device.device_kind, "matmul_gflops": best, "rows": rows,
+         "tutorial": repeated}, indent=1))
     with open(flags.out / "comparison.csv", "w", newline="") as file:
         fields = list(dict.fromkeys(key for row in rows for key in row))
         writer = csv.DictWriter(file, fields)
         writer.writeheader()
         writer.writerows(rows)
-    picture(rows, flags.out / "comparison.png")
+    bars = {}
+    for row in rows:
+        if "both_ms" in row:
+            bars.setdefault(row["case"], {})[row["implementation"]] = (
+                row["both_low_ms"], row["both_ms"], row["both_high_ms"])
+    draw_bars({"forward + backward": bars}, "ms (median, quartiles; log scale)",
+              flags.out / "comparison.png", log=True)
     print(text)
 
 

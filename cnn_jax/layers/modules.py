@@ -2,6 +2,7 @@
 pictures then see them, and a receptive field can be followed through every branch."""
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -96,23 +97,50 @@ class LocalResponseNorm(nn.Module):
                                        self.divide_by_size)
 
 
-class BatchNorm(nn.BatchNorm):
-    """Flax's batch norm, with the choice of torch's unbiased running variance."""
+class BatchNorm(nn.Module):
+    """Batch norm over all axes but the last; see `ops.batch_norm`.
 
+    Its parameters, statistics and fields are those of `flax.linen.BatchNorm`, which
+    keeps one more image for the gradient: a third of a ResNet's working memory.
+
+    unbiased: the running variance is multiplied by n / (n - 1), as torch does.
+    """
+
+    use_running_average: bool
+    epsilon: float = 1e-5
+    momentum: float = 0.99
     unbiased: bool = False
+    dtype: str | None = None
+    axis_name: str | None = None
+    use_scale: bool = True
+    use_bias: bool = True
+    scale_init: Callable = nn.initializers.ones
+    bias_init: Callable = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        learns = self.unbiased and not self.use_running_average
-        if not learns or self.is_initializing():
-            return super().__call__(x)
-        old = self.get_variable("batch_stats", "var")
-        y = super().__call__(x)
-        devices = lax.psum(1, self.axis_name) if self.axis_name else 1
-        count = devices * (x.size // x.shape[-1])
-        kept = self.momentum * old
-        new = self.get_variable("batch_stats", "var") - kept
-        self.put_variable("batch_stats", "var", kept + new * count / max(count - 1, 1))
+        like = x.shape[-1:], jnp.float32
+        mean = self.variable("batch_stats", "mean", jnp.zeros, *like)
+        var = self.variable("batch_stats", "var", jnp.ones, *like)
+        scale = (self.param("scale", self.scale_init, *like) if self.use_scale
+                 else jnp.ones(*like))
+        bias = (self.param("bias", self.bias_init, *like) if self.use_bias
+                else jnp.zeros(*like))
+        x = x.astype(self.dtype or jnp.result_type(x, scale))
+        if self.use_running_average:
+            return ops.batch_norm_inference(x, mean.value, var.value, scale, bias,
+                                            self.epsilon)
+        learns = not self.is_initializing()
+        axis_name = self.axis_name if learns else None
+        y, new_mean, new_var = ops.batch_norm(x, scale, bias, self.epsilon, axis_name)
+        if learns:
+            if self.unbiased:
+                devices = lax.psum(1, axis_name) if axis_name else 1
+                count = devices * (x.size // x.shape[-1])
+                new_var *= count / max(count - 1, 1)
+            for running, new in ((mean, new_mean), (var, new_var)):
+                running.value = (self.momentum * running.value
+                                 + (1 - self.momentum) * new)
         return y
 
 

@@ -16,8 +16,8 @@ import jax
 from jax import lax
 import numpy as np
 
-from cnn_jax.ops import (conv_auto, conv_fft, conv_im2col, conv_lax, conv_loops,
-                         conv_numba, conv_taps, conv_winograd)
+from cnn_jax.ops import (conv_auto, conv_banded, conv_fft, conv_im2col, conv_lax,
+                         conv_loops, conv_numba, conv_taps, conv_winograd)
 from cnn_jax.ops.dense import add_bias
 from cnn_jax.ops.geometry import conv_spec, per_axis, resolve_padding
 from cnn_jax.ops.trilinear import Passes
@@ -28,6 +28,7 @@ PASSES: dict[str, Passes] = {
     "numba": conv_numba.passes,
     "im2col": conv_im2col.passes,
     "taps": conv_taps.passes,
+    "banded": conv_banded.passes,
     "fft": conv_fft.passes,
     "winograd": conv_winograd.passes,
     "lax": conv_lax.passes,
@@ -78,6 +79,7 @@ CONVS: dict[str, Callable] = {
     "numba": _named("numba"),
     "im2col": _named("im2col"),
     "taps": _named("taps"),
+    "banded": _named("banded"),
     "fft": _named("fft"),
     "winograd": _named("winograd"),
     "lax": _named("lax"),

@@ -11,7 +11,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from cnn_jax.ops import conv_depthwise, conv_im2col, conv_lax, conv_pointwise, conv_taps
+from cnn_jax.ops import (conv_banded, conv_depthwise, conv_im2col, conv_lax,
+                         conv_pointwise, conv_taps)
 from cnn_jax.ops.geometry import (ConvSpec, interleave, is_empty, rotate,
                                   transposed)
 from cnn_jax.ops.trilinear import trilinear
@@ -40,6 +41,12 @@ def strided(spec: ConvSpec) -> bool:
 
 def one_channel_3x3(spec: ConvSpec) -> bool:
     return spec.w_shape[:-1] == (3, 3, 1)
+
+
+def narrow(spec: ConvSpec) -> bool:
+    """Few channels in and out and a large kernel: LeNet's first layer."""
+    return (spec.groups == 1 and spec.x_shape[-1] <= 4 and spec.w_shape[-1] <= 16
+            and min(spec.kernel) >= 5 and max(spec.x_shape[-2], spec.out[-1]) <= 64)
 
 
 def few_channels(spec: ConvSpec) -> bool:
@@ -103,6 +110,7 @@ FORWARD = (
     (depthwise, conv_depthwise.forward),                # 12 - 33
     (smaller_than_kernel, padded_forward),              # 70 - 130
     (one_channel_3x3, conv_taps.forward),               # 2 - 8
+    (narrow, conv_banded.forward),                      # 1.6 - 3
     (always, conv_lax.forward),
 )
 INPUT_GRADIENT = (

@@ -1,0 +1,90 @@
+"""A worker that trains in JAX: this project's operations, or plain Flax.
+
+Plain Flax is the same network on `nn.Conv`, `nn.BatchNorm` and `reduce_window`, without
+compiler options.
+"""
+
+import functools
+import json
+import sys
+import time
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from arms.plain_flax import PlainFlax
+from arms.worker import serve
+from cnn_jax import networks, ops
+from cnn_jax.layers import Layers
+
+
+def load(net, images, arrays: dict[str, np.ndarray]):
+    """The variables of `start.py`, in the tree of `net`."""
+    shapes = jax.eval_shape(functools.partial(net.init, train=False),
+                            jax.random.key(0), images[:1])
+    return flax.traverse_util.path_aware_map(
+        lambda path, _: jnp.asarray(arrays["/".join(path[1:])]), shapes)
+
+
+def main(network: str, classes: int, file: str, plain: bool) -> None:
+    """Trains on the arrays of `file`: images, labels and our variables."""
+    arrays = dict(np.load(file))
+    images, labels = jnp.asarray(arrays["images"]), jnp.asarray(arrays["labels"])
+    net = networks.create(network, classes, PlainFlax() if plain else Layers())
+    variables = load(net, images, arrays)
+    del arrays
+    optimizer = optax.sgd(0.01, momentum=0.9)
+    options = {} if plain else ops.compiler_options()
+
+    def train_step(state, images, labels, key):
+        variables, opt_state = state
+
+        def mean_loss(params):
+            logits, updates = net.apply(
+                variables | {"params": params}, images, train=True,
+                rngs={"dropout": key}, mutable=["batch_stats"])
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return losses.mean(), updates
+        (loss, updates), grads = jax.value_and_grad(mean_loss, has_aux=True)(
+            variables["params"])
+        changes, opt_state = optimizer.update(grads, opt_state)
+        params = optax.apply_updates(variables["params"], changes)
+        return (variables | {"params": params} | updates, opt_state), loss
+
+    def predict(state, images):
+        return net.apply(state[0], images, train=False)
+
+    state = variables, optimizer.init(variables["params"])
+    begun = time.perf_counter()
+    train_step = jax.jit(train_step, donate_argnums=0).lower(
+        state, images, labels, jax.random.key(0)).compile(compiler_options=options)
+    compile_s = time.perf_counter() - begun
+    predict = jax.jit(predict).lower(state, images).compile(compiler_options=options)
+
+    def train(count):
+        nonlocal state
+        for i in range(count):
+            state, loss = train_step(state, images, labels, jax.random.key(i))
+        return float(loss)
+
+    def infer(count):
+        for _ in range(count):
+            logits = predict(state, images)
+        return jax.block_until_ready(logits)
+
+    device = jax.devices()[0]
+    logits = infer(1)[:4].tolist()
+    memory = train_step.memory_analysis()
+    serve({"logits": logits, "losses": [train(1) for _ in range(3)],
+           "version": f"jax {jax.__version__}", "compile_s": compile_s,
+           "device": f"{device.platform} {device.device_kind}",
+           "temporary_mb": memory.temp_size_in_bytes / 1e6 if memory else None,
+           "params": sum(p.size for p in jax.tree.leaves(state[0]["params"]))},
+          {"train": train, "infer": infer})
+
+
+if __name__ == "__main__":
+    main(**json.loads(sys.argv[1]))

@@ -1,0 +1,25 @@
+"""Our networks on Flax's own layers: what a user of `flax.linen` alone would write."""
+
+import dataclasses
+
+import flax.linen as nn
+
+from cnn_jax.layers import BATCH_NORM, Layers, pairs
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainFlax(Layers):
+    """`nn.Conv`, `nn.BatchNorm` and XLA's `reduce_window`, with the same parameters."""
+
+    pool: str = "lax"
+
+    def convolution(self, features, kernel, strides=1, padding="SAME", **fields):
+        fields.setdefault("kernel_init", self.kernel_init)
+        return nn.Conv(features, kernel, strides, pairs(padding, kernel),
+                       dtype=self.dtype, **fields)
+
+    def batch_norm(self, train, epsilon=None, momentum=None, **fields):
+        paper = BATCH_NORM["paper"]
+        return nn.BatchNorm(not train, dtype=self.dtype, **fields,
+                            epsilon=epsilon or paper.epsilon,
+                            momentum=momentum or paper.momentum)

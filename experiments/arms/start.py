@@ -1,0 +1,26 @@
+"""Writes what every arm starts from: images, labels and our network's variables."""
+
+import functools
+import json
+import sys
+
+import flax
+import jax
+import numpy as np
+
+from cnn_jax import networks
+
+
+def main(network: str, classes: int, image: list[int], batch: int, file: str) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(batch, *image)).astype(np.float32)
+    net = networks.create(network, classes)
+    variables = jax.jit(functools.partial(net.init, train=False))(
+        jax.random.key(0), images[:1])
+    named = {"/".join(path[1:]): np.asarray(value) for path, value in
+             flax.traverse_util.flatten_dict(variables).items()}
+    np.savez(file, images=images, labels=rng.integers(0, classes, batch), **named)
+
+
+if __name__ == "__main__":
+    main(**json.loads(sys.argv[1]))

@@ -1,0 +1,80 @@
+"""Processes that compute in turn: one worker for each arm of a comparison.
+
+A worker obeys lines on stdin, `NAME COUNT`, one JSON line for each, and sleeps while
+another computes, so that arms can be interleaved without sharing a process.
+"""
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+EXPERIMENTS = Path(__file__).parents[1]
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
+
+def command(module: str, **arguments) -> tuple[list[str], dict[str, str]]:
+    """How to run `arms.MODULE`: the command line and its environment."""
+    paths = [str(EXPERIMENTS), str(EXPERIMENTS.parent), os.environ.get("PYTHONPATH")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+                   "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # a GPU is shared
+    return [sys.executable, "-m", f"arms.{module}", json.dumps(arguments)], environment
+
+
+class Worker:
+    """A child process that serves; `setup` is what it said when it was ready."""
+
+    def __init__(self, module: str, settings: dict[str, str], **arguments):
+        line, environment = command(module, **arguments)
+        self.process = subprocess.Popen(
+            line, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env=environment | settings)
+        self.setup = self._answer()
+
+    def _answer(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{' '.join(self.process.args)}\nended early, exit code "
+                             f"{self.process.wait()}")
+        return json.loads(line)
+
+    def run(self, name: str, count: int = 1) -> dict:
+        """{"seconds": of one of `count` runs, "peak_mb": of the process so far}"""
+        self.process.stdin.write(f"{name} {count}\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def serve(setup: dict, commands: dict[str, Callable[[int], None]]) -> None:
+    """Says `setup`, then runs commands as told; each blocks until its work is done."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is not an answer
+
+    def answer(**fields):
+        print(json.dumps(fields), file=answers, flush=True)
+
+    answer(**setup)
+    for line in sys.stdin:
+        name, count = line.split()
+        begun = time.perf_counter()
+        commands[name](int(count))
+        seconds = (time.perf_counter() - begun) / int(count)
+        answer(seconds=seconds, peak_mb=resource.getrusage(
+            resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def processor() -> str:
+    """The model name, where Linux tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines
+                 if line.startswith("model name")), platform.processor())
