@@ -1,14 +1,14 @@
 """Every registered network: one training step and one evaluation by the steps of the
 project, in both dtypes, and its convolutions under every implementation.
 
-Compiling is nearly all of the time.
+The steps run eagerly. Compiling is nearly all of the time: whole programs of deep
+networks take minutes, while single operations repeat in a network and in the next one.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick_compile import quick_jit
 
 from cnn_jax import networks, ops
 from cnn_jax.data.scaling import Scaling
@@ -72,13 +72,6 @@ def described(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
-def both_steps(state, batch, recipe):
-    """One training step, then an evaluation: (state, its metrics, metrics, logits)."""
-    after, metrics = train_step(state, batch, recipe)
-    return (after, metrics, eval_step(after, batch, recipe),
-            predict_logits(after, batch.image, recipe))
-
-
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_a_training_step_and_an_evaluation_in_both_dtypes(name):
     shape = smallest_shape(name)
@@ -96,18 +89,21 @@ def test_a_training_step_and_an_evaluation_in_both_dtypes(name):
             step=jnp.zeros((), jnp.int32), params=params,
             batch_stats=drawn(state.batch_stats),
             opt_state=recipe.optimizer.init(params))
-        after, metrics, evaluated, logits = quick_jit(
-            both_steps, static_argnums=2)(state, batch, recipe)
+        after, metrics = train_step(state, batch, recipe)
+        evaluated = eval_step(after, batch, recipe)
+        logits = predict_logits(after, batch.image, recipe)
         assert np.isfinite(metrics["loss"]) and metrics["count"] == EXAMPLES
         assert described(after) == described(state)
         for path, leaf in jax.tree_util.tree_leaves_with_path(after.params):
             assert leaf.dtype == jnp.float32, path
             assert np.isfinite(leaf).all(), path
+        # A bias may stay: batch norm after it takes it, and so its gradient, away.
         unchanged = [
             jax.tree_util.keystr(path) for (path, old), new in zip(
                 jax.tree_util.tree_leaves_with_path(state.params),
-                jax.tree.leaves(after.params)) if (old == new).all()]
-        assert len(unchanged) <= 0.1 * len(jax.tree.leaves(state.params)), unchanged
+                jax.tree.leaves(after.params))
+            if path[-1].key != "bias" and (old == new).all()]
+        assert not unchanged
         assert np.isfinite(evaluated["loss"]) and evaluated["count"] == EXAMPLES
         assert logits.shape == (*per_label, CLASSES) and logits.dtype == dtype
         assert np.isfinite(np.float32(logits)).all()
