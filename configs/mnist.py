@@ -67,7 +67,7 @@ def dnn(config):
 
 def tutorial(config):
     """The tutorial shuffles, then validates on 60,000 // 12 images."""
-    config.model.init = "glorot"
+    config.model.init = "ai_edu_xavier"
     config.data.scaling = "minmax"
     config.data.validation = 5000.0
     config.data.split = "first"
@@ -83,6 +83,7 @@ def keras_ours(config):
 def cnn_ours(config):
     """The tutorial's CNN in as many epochs by Adam, one cycle, shifts by a pixel."""
     cnn(config)
+    config.model.init = "glorot"
     config.optimizer.name = "adam"
     ours(config)
 

@@ -3,11 +3,14 @@
 import importlib
 import re
 
+import jax
+import numpy as np
 import pytest
 
 from cnn_jax import networks
 from cnn_jax.data.batches import steps_per_epoch
 from cnn_jax.inspection.summary import layer_table
+from cnn_jax.layers import INITIALIZERS
 from cnn_jax.training.config import check
 from cnn_jax.training.setup import create_model
 from configs import cifar10, fashion, mnist, monkeys, shapes
@@ -106,6 +109,18 @@ def test_what_single_rows_need():
     resnet = cifar10.get_config("resnet18").optimizer
     assert (resnet.weight_decay, resnet.decay_parts) == (0.02, "head")
     assert mnist.get_config("dnn").early_stopping.patience == 0
+
+
+@pytest.mark.parametrize("shape,deviation,bound", [
+    ((5, 5, 8, 16), 2 ** 0.5, 0.6 ** 0.5),
+    ((3, 3, 8, 32), 2 ** 0.5, 1.0),
+    ((784, 128), 0.125, (6 / 912) ** 0.5)])
+def test_initial_values_are_those_of_the_tutorials_code(shape, deviation, bound):
+    normal, uniform = (np.asarray(INITIALIZERS[name].kernel(jax.random.key(0), shape))
+                       for name in ("ai_edu_msra", "ai_edu_xavier"))
+    assert np.std(normal) == pytest.approx(deviation, rel=0.05)
+    assert 0.98 * bound < np.abs(uniform).max() <= bound
+    assert np.std(uniform) == pytest.approx(bound / 3 ** 0.5, rel=0.05)
 
 
 def test_band_of_one_run():

@@ -27,6 +27,19 @@ def within_fan_in(fan_in: int) -> Callable:
     return init
 
 
+def ai_edu_msra(key, shape, dtype=jnp.float32):
+    """The tutorial's He: N(0, 2 / outputs) for dense layers; in the code of its
+    convolutions sqrt(2 / height * width), so N(0, 2) for every square kernel."""
+    deviation = math.sqrt(2 / shape[0] * shape[1] if len(shape) == 4 else 2 / shape[1])
+    return deviation * jax.random.normal(key, shape, dtype)
+
+
+def ai_edu_xavier(key, shape, dtype=jnp.float32):
+    """The tutorial's Glorot: a convolution's fans are its kernel's height and width."""
+    bound = math.sqrt(6 / (shape[0] + shape[1]))
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
 class Initializers(NamedTuple):
     """How the weights of convolutions and dense layers start."""
 
@@ -44,6 +57,8 @@ INITIALIZERS = {
     "torch": Initializers(nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
                           within_fan_in),
     "he": Initializers(nn.initializers.he_normal()),
+    "ai_edu_msra": Initializers(ai_edu_msra),
+    "ai_edu_xavier": Initializers(ai_edu_xavier),
     "gaussian": Initializers(nn.initializers.normal(0.01)),  # AlexNet, VGG
 }
 

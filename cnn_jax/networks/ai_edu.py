@@ -18,11 +18,13 @@ class AiEduCNN(nn.Module):
 
     convs: (features, kernel size, padding in pixels) of each convolution.
     dense: the features of the hidden layer.
+    activation: a name in `layers.ACTIVATIONS`; the tutorial's is ReLU.
     """
 
     num_classes: int = 6
     convs: tuple[tuple[int, int, int], ...] = ((2, 1, 0), (3, 3, 0))
     dense: int = 32
+    activation: str = "relu"
     layers: Layers = Layers()
 
     @takes_images
@@ -32,12 +34,12 @@ class AiEduCNN(nn.Module):
         for i, (features, size, padding) in enumerate(self.convs, 1):
             x = make.convolution(features, (size, size), padding=padding,
                                  name=f"conv{i}")(x)
-            x = Activation("relu", name=f"conv{i}_act")(x)
+            x = Activation(self.activation, name=f"conv{i}_act")(x)
             x = make.max_pool((2, 2), name=f"conv{i}_pool")(x)
         x = Flatten(name="flatten")(x)
         x = make.dense(self.dense, name="fc1")(x)
         x = make.batch_norm(train, momentum=0.9, name="fc1_bn")(x)
-        x = Activation("relu", name="fc1_act")(x)
+        x = Activation(self.activation, name="fc1_act")(x)
         return make.dense(self.num_classes, name="head")(x)
 
 
