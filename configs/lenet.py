@@ -2,7 +2,7 @@
 
 python main.py --config=configs/lenet.py                  # the digits of scikit-learn
 python main.py --config=configs/lenet.py:mnist            # or fashion_mnist, cifar10
-(Figures below: two cores of an AMD EPYC (Zen 5), jax 0.10.2, Python 3.11.)
+(Figures below: two cores of an AMD EPYC (Zen 4), jax 0.10.2, Python 3.11.)
 
 The network is the usual one with the activation and pooling of later years (ReLU and
 maximum); `--config.model.fields.activation=tanh --config.model.fields.pool=mean` is the

@@ -73,6 +73,7 @@ PEERS = {
         "Keras-JAX": Arm("in_keras", HUGE_PAGES | {"KERAS_BACKEND": "jax"})},
 }
 MODES = {"train": "training step", "infer": "inference"}
+PASSES = {"train": 3, "infer": 1}  # forward, input gradient, weight gradient
 
 
 def measure(workload: Workload, arms: dict[str, Arm], seconds: float, turn: float,
@@ -162,7 +163,9 @@ def table(results: dict) -> str:
             against = ratios(found, mode)
             for arm, times in found[mode].items():
                 setup = found["setup"][arm]
-                line = f"  {arm:<19}{found['batch'] / np.median(times):>9.1f} images/s"
+                images = found["batch"] / np.median(times)
+                gflops = images * PASSES[mode] * 2 * found["setup"][OURS]["macs"] / 1e9
+                line = f"  {arm:<19}{images:>9.1f} images/s {gflops:>5.0f} GFLOP/s"
                 if arm in against:
                     low, middle, high = against[arm]
                     line += f"   ours {middle:5.2f} ({low:.2f} - {high:.2f}) times"
@@ -180,9 +183,12 @@ def table(results: dict) -> str:
 def heading(results: dict) -> str:
     setups = next(iter(results.values()))["setup"]
     versions = dict.fromkeys(setup["version"] for setup in setups.values())
-    return (f"{setups[OURS]['device']}, {processor()}, {os.cpu_count()} cores; "
-            f"{', '.join(versions)}; float32, all with huge pages unless said. Median "
-            "(quartiles) of the times of an arm over ours, round by round.")
+    return (
+        f"{setups[OURS]['device']}, {processor()}, {os.cpu_count()} cores; "
+        f"{', '.join(versions)}; float32.\nThe machine's matrix product: "
+        f"{setups[OURS]['matmul_gflops']:.0f} GFLOP/s. Huge pages unless said. Median "
+        "(quartiles) of an arm's\ntime over ours, round by round; peak memory with "
+        "imports and compiler, within 10 %; temporary\nis XLA's own figure.")
 
 
 def main() -> None:

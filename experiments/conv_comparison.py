@@ -39,6 +39,7 @@ if __name__ == "__main__":
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from arms.bars import draw_bars, quartiles  # noqa: E402
+from arms.peak import matrix_gflops  # noqa: E402
 from arms.worker import HUGE_PAGES, Worker, processor  # noqa: E402
 from cnn_jax import ops  # noqa: E402
 from cnn_jax.ops.geometry import resolve_padding  # noqa: E402
@@ -216,18 +217,6 @@ def compare(case: str, peers: list[str], rounds: int, best: float) -> list[dict]
                 row[f"{part}_gflops"] = flops[part] / middle / 1e9
                 row[f"{part}_share"] = row[f"{part}_gflops"] / best
     return rows
-
-
-def matrix_gflops(size: int = 2048) -> float:
-    """This machine's own float32 matrix product, the best of 10."""
-    a = jnp.ones((size, size), jnp.float32)
-    product = jax.jit(jnp.matmul).lower(a, a).compile()
-    seconds = []
-    for _ in range(10):
-        begun = time.perf_counter()
-        jax.block_until_ready(product(a, a))
-        seconds.append(time.perf_counter() - begun)
-    return 2 * size ** 3 / min(seconds) / 1e9
 
 
 # What the tutorial measured: case, part, runs, implementations, and its seconds.

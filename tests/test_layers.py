@@ -42,6 +42,35 @@ def test_batch_norm_presets(bn, epsilon, momentum, unbiased):
                                rtol=1e-6)
 
 
+@pytest.mark.parametrize("fields", [
+    {}, {"use_scale": False}, {"use_bias": False}, {"momentum": 0.7, "epsilon": 1e-3},
+    {"scale_init": nn.initializers.zeros}])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_batch_norm_is_flaxs(fields, dtype):
+    """Variables, output, statistics and gradients; ours keeps one image less."""
+    ours = layers.BatchNorm(False, dtype=dtype, **fields)
+    theirs = nn.BatchNorm(False, dtype=dtype, **{"momentum": 0.99} | fields)
+    variables = theirs.init(jax.random.key(0), IMAGES)
+    jax.tree.map(np.testing.assert_array_equal,
+                 ours.init(jax.random.key(0), IMAGES), variables)
+    weights = RANDOM.normal(size=IMAGES.shape)
+
+    def loss(params, x, module):
+        y, after = module.apply(variables | {"params": params}, x,
+                                mutable=["batch_stats"])
+        return (y * weights).sum(), (y, after)
+    params = variables.get("params", {})
+    (grads, (y, after)), (expected, (y_theirs, after_theirs)) = (
+        jax.grad(loss, (0, 1), has_aux=True)(params, IMAGES, module)
+        for module in (ours, theirs))
+    assert y.dtype == y_theirs.dtype == dtype
+    near = 1e-5 if dtype == "float32" else 3e-2
+    for a, b in zip(jax.tree.leaves((y, after, grads)),
+                    jax.tree.leaves((y_theirs, after_theirs, expected)), strict=True):
+        a, b = (np.asarray(t, np.float64) for t in (a, b))
+        np.testing.assert_allclose(a, b, atol=near * max(1, np.abs(b).max()))
+
+
 def test_a_networks_own_batch_norm_holds_under_paper_only():
     own = {"epsilon": 1e-3, "momentum": 0.9}
     paper = Layers(bn="paper").batch_norm(True, **own)

@@ -26,7 +26,8 @@ class Net(nn.Module):
         conv = functools.partial(nn.Conv, conv_general_dilated=f)
         pool = ops.max_pool if self.auto else lambda x, k, s: nn.max_pool(
             x, (k, k), (s, s))
-        x = nn.relu(conv(8, (3, 3))(x))  # one channel, 3 x 3
+        # One channel and 3 x 3; few channels and 5 x 5.
+        x = nn.relu(conv(8, (3, 3))(x) + conv(8, (5, 5))(x))
         x = nn.relu(conv(8, (3, 3), feature_group_count=8)(x))  # depthwise
         x = nn.relu(conv(6, (1, 1))(x))  # pointwise
         x = pool(x, 3, 1)  # 4 x 4
@@ -81,6 +82,8 @@ def test_the_rules_choose():
         "depthwise.forward", "depthwise.input_gradient", "depthwise.weight_gradient"]
     assert forms((8, 2, 2, 64), (3, 3, 64, 64)) == [
         "auto.padded_forward", "auto.padded_input_gradient", "lax.weight_gradient"]
+    assert forms((8, 32, 32, 1), (5, 5, 1, 6), padding="VALID") == [
+        "banded.forward", "im2col.input_gradient", "lax.weight_gradient"]
     assert forms((8, 28, 28, 64), (3, 3, 64, 32), (2, 2))[1] == (
         "auto.phases_input_gradient")
     assert forms((8, 28, 28, 64), (3, 3, 64, 64)) == [

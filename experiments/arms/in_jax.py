@@ -15,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from arms.peak import matrix_gflops
 from arms.plain_flax import PlainFlax
 from arms.worker import serve
 from cnn_jax import networks, ops
+from cnn_jax.inspection.summary import layer_table
 from cnn_jax.layers import Layers
 
 
@@ -82,6 +84,8 @@ def main(network: str, classes: int, file: str, plain: bool) -> None:
            "version": f"jax {jax.__version__}", "compile_s": compile_s,
            "device": f"{device.platform} {device.device_kind}",
            "temporary_mb": memory.temp_size_in_bytes / 1e6 if memory else None,
+           "matmul_gflops": matrix_gflops(),
+           "macs": layer_table(net, images.shape[1:]).macs,
            "params": sum(p.size for p in jax.tree.leaves(state[0]["params"]))},
           {"train": train, "infer": infer})
 

@@ -127,7 +127,7 @@ def main(network: str, classes: int, file: str) -> None:
     logits = infer(1)[:4].tolist()
     serve({"logits": logits, "losses": [train(1) for _ in range(3)],
            "version": f"keras {keras.__version__} on {keras.backend.backend()}",
-           "params": model.count_params()},
+           "params": sum(int(np.prod(w.shape)) for w in model.trainable_weights)},
           {"train": train, "infer": infer})
 
 

@@ -73,8 +73,11 @@ def serve(setup: dict, commands: dict[str, Callable[[int], None]]) -> None:
 
 
 def processor() -> str:
-    """The model name, where Linux tells it."""
+    """The model, where Linux tells it: 'AMD EPYC, family 25, model 17'."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines
-                 if line.startswith("model name")), platform.processor())
+    if not info.exists():
+        return platform.processor()
+    first = info.read_text().partition("\n\n")[0].splitlines()
+    facts = dict(map(str.strip, line.partition(":")[::2]) for line in first)
+    return (f"{facts.get('model name', platform.machine())}, family "
+            f"{facts.get('cpu family', '?')}, model {facts.get('model', '?')}")
