@@ -22,7 +22,7 @@ def draw_bars(panels: dict[str, dict[str, dict[str, tuple[float, float, float]]]
                               for bars in panel.values() for arm in bars))
     figure, axes = plt.subplots(
         1, len(panels), sharey=True, squeeze=False,
-        figsize=(3 + 5 * len(panels), 1.5 + len(groups) * (.3 + .16 * len(arms))))
+        figsize=(3 + 5 * len(panels), 1.2 + len(groups) * (.25 + .1 * len(arms))))
     for axis, (title, panel) in zip(axes[0], panels.items()):
         for i, arm in enumerate(arms):
             own = [(groups.index(g), *bars[arm]) for g, bars in panel.items()
@@ -30,10 +30,11 @@ def draw_bars(panels: dict[str, dict[str, dict[str, tuple[float, float, float]]]
             place, low, middle, high = np.array(own).reshape(-1, 4).T
             axis.barh(place + (i - (len(arms) - 1) / 2) * .8 / len(arms), middle,
                       .8 / len(arms), xerr=[middle - low, high - middle], label=arm,
-                      error_kw={"linewidth": .8})
+                      color=plt.cm.tab20(i), error_kw={"linewidth": .8})
         axis.set_title(title)
         axis.set_xlabel(label)
         axis.grid(axis="x", alpha=.3)
+        axis.margins(y=.01)
         if log:
             axis.set_xscale("log")
         else:
