@@ -33,8 +33,9 @@ INVERT = flags.DEFINE_boolean(
     "invert", False, "predict: exchange dark and bright, for dark ink on white paper "
     "where the training data are bright on dark.")
 OUTPUT = flags.DEFINE_string(
-    "output", None, "show_data: the picture to write (.png, .pdf, .svg); default "
-    "data.png in the workdir.")
+    "output", None, "show_data, overlays, predict on a run with masks: the picture to "
+    "write (.png, .pdf, .svg); default data.png, overlays.png or predictions.png in "
+    "the workdir.")
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax import data, networks, predict, training
 from cnn_jax.errors import InputError
-from cnn_jax.inspection.contact_sheet import contact_sheet
+from cnn_jax.inspection.contact_sheet import check_format, contact_sheet
 from cnn_jax.inspection.summary import layer_table
 from cnn_jax.interop.weights import write_npz, write_text
 from cnn_jax.training import trained
@@ -40,8 +40,9 @@ def run(request: Request) -> None:
     if request.images and request.mode != "predict":
         raise InputError(f"unexpected argument {request.images[0]!r}: only "
                          "--mode=predict takes file names")
-    if request.output and request.mode != "show_data":
-        raise InputError(f"--output={request.output} is only for --mode=show_data")
+    if request.output and request.mode not in ("show_data", "overlays", "predict"):
+        raise InputError(f"--output={request.output} is only for --mode=show_data, "
+                         "overlays and predict")
     if request.config is not None:
         check(request.config)
     MODES[request.mode](request)
@@ -57,16 +58,46 @@ def evaluate(request: Request) -> None:
 
 
 def predict_images(request: Request) -> None:
-    """The classes of the user's own pictures, as text or JSON."""
+    """The classes of the user's own pictures, or of their pixels, as text or JSON."""
     if not request.images:
         raise InputError("--mode=predict needs --images FILE_OR_FOLDER ...")
-    answers = predict.classify(trained_workdir(request), request.images, request.top,
-                               request.invert)
+    workdir = trained_workdir(request)
+    if predict.has_pixel_labels(workdir):
+        segment_images(request, workdir)
+        return
+    if request.output:
+        raise InputError(f"--output={request.output} is a picture of the classes of "
+                         f"pixels, but {workdir} names one class for each picture")
+    answers = predict.classify(workdir, request.images, request.top, request.invert)
     if request.json:
         print(json.dumps([answer._asdict() for answer in answers], indent=2))
     else:
         for answer in answers:
             print(predict.line(answer))
+
+
+def segment_images(request: Request, workdir: Path) -> None:
+    """The shares of the classes in each picture, and one picture with overlays."""
+    path = request.output or workdir / "predictions.png"
+    check_format(path)
+    found = predict.segment(workdir, request.images, request.invert)
+    drawn = predict.draw_segmentations(found, workdir, path)
+    if request.json:
+        print(json.dumps([{"image": one.image, "classes": one.classes,
+                           "shares": one.shares} for one in found], indent=2))
+        return
+    for one in found:
+        print(predict.line(one))
+    print(f"{path}: overlays of {drawn}")
+
+
+def overlays(request: Request) -> None:
+    """Test images with the classes of their pixels, as a picture."""
+    workdir = trained_workdir(request)
+    path = request.output or workdir / "overlays.png"
+    check_format(path)
+    drawn = predict.draw_test_images(workdir, path, request.config)
+    print(f"{path}: {drawn}")
 
 
 def summary(request: Request) -> None:
@@ -117,7 +148,7 @@ def show_data(request: Request) -> None:
 
 MODES = {"train": train, "eval": evaluate, "predict": predict_images,
          "summary": summary, "weights": weights,
-         "show_data": show_data}
+         "show_data": show_data, "overlays": overlays}
 
 
 def need_config(request: Request) -> ConfigDict:

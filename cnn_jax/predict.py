@@ -1,21 +1,27 @@
-"""The classes of the user's own pictures, by a trained run."""
+"""What a trained run makes of pictures: the classes of each, or of each pixel."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from cnn_jax import data, ops
 from cnn_jax.data.images import find_images, read_image
 from cnn_jax.errors import InputError
-from cnn_jax.training.steps import predict_logits
-from cnn_jax.training.trained import load
+from cnn_jax.inspection.overlays import overlays
+from cnn_jax.training.metrics import mean_iou
+from cnn_jax.training.steps import confusion, predict_logits
+from cnn_jax.training.trained import Trained, load
+from cnn_jax.training.workdir import (check_same_data, describe, read_config,
+                                      read_data_info)
 
 BATCH = 64  # pictures per call
+ROWS, TEST_ROWS = 24, 8  # of a sheet of overlays
 
 
 class Prediction(NamedTuple):
@@ -26,6 +32,21 @@ class Prediction(NamedTuple):
     probabilities: tuple[float, ...]
 
 
+class Segmentation(NamedTuple):
+    """The class of each pixel of one picture, at the size of the training data."""
+
+    image: str
+    pixels: np.ndarray  # uint8 [H, W, C], what the network saw
+    mask: np.ndarray    # int [H, W]
+    classes: tuple[str, ...]    # those that occur, the largest first
+    shares: tuple[float, ...]   # of the pixels
+
+
+def has_pixel_labels(workdir: Path) -> bool:
+    """Whether a run was trained on masks: a class for each pixel."""
+    return read_config(workdir).data.name in data.PIXEL_LABELS
+
+
 def classify(workdir: Path, images: Sequence[str | Path], top: int = 3,
              invert: bool = False) -> list[Prediction]:
     """Classifies picture files, and those in folders, with a run's best checkpoint.
@@ -34,32 +55,107 @@ def classify(workdir: Path, images: Sequence[str | Path], top: int = 3,
     training data, then scaled as they were. `invert` exchanges dark and bright first.
     Raises InputError for a workdir or a picture that cannot be read.
     """
+    if has_pixel_labels(workdir):
+        raise InputError(f"{workdir} was trained to name a class for each pixel, not "
+                         "for each picture: use predict.segment")
     trained = load(workdir)
-    if trained.config.data.name in data.PIXEL_LABELS:
-        raise InputError(f"{workdir} was trained on {trained.config.data.name}, which "
-                         "has a class for each pixel; --mode=predict names one class "
-                         "for each picture")
-    *size, channels = trained.info.image_shape
-    paths = find_images(images)
     names = trained.info.class_names
-    # The state is an argument: as a constant it would be compiled into the program.
-    logits_of = jax.jit(functools.partial(predict_logits, recipe=trained.recipe),
-                        compiler_options=ops.compiler_options())
     predictions = []
+    for path, _, logits in answers(trained, find_images(images), invert):
+        row = np.asarray(jax.nn.softmax(jnp.asarray(logits, jnp.float32)))
+        best = np.argsort(-row, kind="stable")[:top]
+        predictions.append(Prediction(
+            str(path), tuple(class_name(names, c) for c in best),
+            tuple(float(row[c]) for c in best)))
+    return predictions
+
+
+def segment(workdir: Path, images: Sequence[str | Path],
+            invert: bool = False) -> list[Segmentation]:
+    """The class of each pixel of picture files; they are read as `classify` does.
+
+    Raises InputError, also for a run that names one class for each picture.
+    """
+    need_pixel_labels(workdir)
+    trained = load(workdir)
+    names, found = trained.info.class_names, []
+    for path, pixels, logits in answers(trained, find_images(images), invert):
+        mask = logits.argmax(-1)
+        classes, counts = np.unique(mask, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        found.append(Segmentation(
+            str(path), pixels, mask,
+            tuple(class_name(names, classes[i]) for i in order),
+            tuple(float(counts[i] / mask.size) for i in order)))
+    return found
+
+
+def need_pixel_labels(workdir: Path) -> None:
+    if not has_pixel_labels(workdir):
+        raise InputError(f"{workdir} was trained to name one class for each picture; "
+                         f"overlays are of sets such as {', '.join(data.PIXEL_LABELS)}")
+
+
+def answers(trained: Trained, paths: Sequence[Path],
+            invert: bool) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
+    """Each picture's path, its pixels as the network saw them, and its logits."""
+    *size, channels = trained.info.image_shape
+    logits_of = compiled(trained)
     for start in range(0, len(paths), BATCH):
         group = paths[start:start + BATCH]
         pixels = np.stack([read_image(path, tuple(size), channels) for path in group])
         pixels = 255 - pixels if invert else pixels
         # One shape for all calls: one compilation.
         padded = np.resize(pixels, (min(BATCH, len(paths)), *pixels.shape[1:]))
-        logits = logits_of(trained.state, padded)[:len(group)]
-        probabilities = np.asarray(jax.nn.softmax(logits.astype(jnp.float32)))
-        for path, row in zip(group, probabilities):
-            best = np.argsort(-row, kind="stable")[:top]
-            predictions.append(Prediction(
-                str(path), tuple(class_name(names, c) for c in best),
-                tuple(float(row[c]) for c in best)))
-    return predictions
+        yield from zip(group, pixels, np.asarray(logits_of(padded)))
+
+
+def compiled(trained: Trained) -> Callable[[np.ndarray], jax.Array]:
+    """uint8 images -> logits, with the parameters of a run."""
+    # The state is an argument: as a constant it would be compiled into the program.
+    program = jax.jit(functools.partial(predict_logits, recipe=trained.recipe),
+                      compiler_options=ops.compiler_options())
+    return functools.partial(program, trained.state)
+
+
+def draw_segmentations(found: Sequence[Segmentation], workdir: Path,
+                       path: Path) -> str:
+    """Draws the first pictures with the classes of their pixels; returns which."""
+    shown = found[:ROWS]
+    count = (f"all {len(found)} pictures" if len(found) <= ROWS
+             else f"the first {ROWS} of {len(found)} pictures")
+    overlays(np.stack([one.pixels for one in shown]),
+             np.stack([one.mask for one in shown]),
+             read_data_info(workdir).class_names, path, f"{workdir.name}: {count}",
+             [Path(one.image).name for one in shown])
+    return count
+
+
+def draw_test_images(workdir: Path, path: Path,
+                     config: ConfigDict | None = None) -> str:
+    """Draws the first test images with their true and predicted classes.
+
+    config: may differ from the run's own in where the data lie.
+    Returns which were drawn. Raises InputError, also where the data have changed.
+    """
+    need_pixel_labels(workdir)
+    trained = load(workdir)
+    config = config or trained.config
+    dataset = data.load(config.data, config.seed)
+    check_same_data(workdir, describe(dataset, config.data.scaling))
+    images, truth = dataset.test.take(slice(TEST_ROWS))
+    words = f"the first {len(images)} of {len(dataset.test.labels):,} test images"
+    logits = np.asarray(compiled(trained)(images))
+    overlays(images, logits.argmax(-1), dataset.class_names, path,
+             f"{workdir.name}, step {trained.step}: {words}. IoU: mean over the "
+             "classes in the image or its prediction.",
+             [f"IoU {image_iou(*pair):.2f}" for pair in zip(logits, truth)], truth)
+    return words
+
+
+def image_iou(logits: np.ndarray, truth: np.ndarray) -> float:
+    """Mean IoU of one image, over the classes that it holds or is said to hold."""
+    return mean_iou(np.asarray(confusion(logits[None], truth[None], np.ones(1))))
 
 
 def class_name(names: Sequence[str], index: int) -> str:
@@ -67,8 +163,8 @@ def class_name(names: Sequence[str], index: int) -> str:
     return names[index] if index < len(names) else f"class {index}"
 
 
-def line(prediction: Prediction) -> str:
-    """'digits/seven.png: seven 98.1 %, one 1.2 %'"""
-    words = [f"{name} {100 * p:.1f} %" for name, p in
-             zip(prediction.classes, prediction.probabilities)]
-    return f"{prediction.image}: {', '.join(words)}"
+def line(answer: Prediction | Segmentation) -> str:
+    """'digits/seven.png: seven 98.1 %, one 1.2 %'; of pixels, their shares."""
+    image, *_, classes, figures = answer
+    words = [f"{name} {100 * f:.1f} %" for name, f in zip(classes, figures)]
+    return f"{image}: {', '.join(words)}"

@@ -104,6 +104,8 @@ EXPERIMENTS = {
         "cifar10.py:keras", 1, 1_250_858, *one_run(0.6361, 10_000)),
     "cifar10_keras_25": Experiment(
         "cifar10.py:keras_25", 1, 1_250_858, *one_run(0.7372, 10_000)),
+    "segmentation_shapes": Experiment(
+        "segmentation.py:shapes", 5, 64_694, *UNPUBLISHED, metric="mean_iou"),
     "monkeys_faithful": Experiment(
         "monkeys.py:faithful", 1, 4_482_730, *UNPUBLISHED, folder="monkey_species"),
 }

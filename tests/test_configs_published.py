@@ -13,11 +13,11 @@ from cnn_jax.inspection.summary import layer_table
 from cnn_jax.layers import INITIALIZERS
 from cnn_jax.training.config import check
 from cnn_jax.training.setup import create_model
-from configs import cifar10, fashion, mnist, monkeys, shapes
+from configs import cifar10, fashion, mnist, monkeys, segmentation, shapes
 from experiments.published import EXPERIMENTS, Experiment, one_run
 
 FILES = {"shapes": shapes, "mnist": mnist, "fashion": fashion, "cifar10": cifar10,
-         "monkeys": monkeys}
+         "monkeys": monkeys, "segmentation": segmentation}
 
 
 def config_of(experiment: Experiment):

@@ -1,15 +1,27 @@
 """Sets with a label for each pixel: metric, run, and what is refused."""
 
+import functools
 import json
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_runs import tiny
+from PIL import Image
+from sklearn.metrics import jaccard_score
+from tiny_runs import main, refusal, tiny
 
-from cnn_jax import predict, training
+from cnn_jax import data, modes, predict, training
+from cnn_jax.data.augment import augment
 from cnn_jax.errors import InputError
+from cnn_jax.inspection.contact_sheet import class_colours
+from cnn_jax.inspection.overlays import overlay
 from cnn_jax.training import config as rules
+from cnn_jax.training import steps
+from cnn_jax.training import trained as runs
 from cnn_jax.training.metrics import mean, mean_iou
+from configs import segmentation
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 SHAPES = {
@@ -53,11 +65,6 @@ def test_a_run_reports_mean_iou_everywhere(trained):
 @pytest.mark.parametrize("size", [37, 512])
 def test_evaluation_is_exact_on_any_batch_size(trained, size, monkeypatch):
     """Against a confusion matrix counted by NumPy from all logits at once."""
-    import jax
-
-    from cnn_jax import data
-    from cnn_jax.training import steps
-    from cnn_jax.training import trained as runs
     path, _ = trained
     config = tiny(SHAPES | {"augment.horizontal_flip": True, "augment.crop_padding": 2,
                             "augment.rotation_range": 5.0, "eval_batch_size": size})
@@ -73,9 +80,182 @@ def test_evaluation_is_exact_on_any_batch_size(trained, size, monkeypatch):
                                rtol=1e-6)
 
 
-def test_predict_says_that_it_names_whole_pictures(trained, tmp_path):
-    with pytest.raises(InputError, match="a class for each pixel"):
+def random_classes(shape, classes: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, classes, shape)
+
+
+@pytest.mark.parametrize("absent", [None, 2])
+def test_mean_iou_is_that_of_scikit_learn(absent):
+    """Pixels of padding do not count; nor do classes that are nowhere (there as well:
+    they are no labels of its)."""
+    truth, seen = (random_classes((5, 6, 7), 4, seed) for seed in (0, 1))
+    if absent is not None:
+        truth, seen = (np.where(x == absent, 0, x) for x in (truth, seen))
+    mask = np.array([1, 1, 0, 1, 0], np.float32)
+    logits = np.random.default_rng(2).uniform(0, 1, (*seen.shape, 4))
+    np.put_along_axis(logits, seen[..., None], 2.0, -1)
+    counts = np.asarray(steps.confusion(jnp.asarray(logits), jnp.asarray(truth),
+                                        jnp.asarray(mask)))
+    kept = mask > 0
+    want = jaccard_score(truth[kept].ravel(), seen[kept].ravel(), average="macro")
+    assert mean_iou(counts) == pytest.approx(want, rel=1e-12)
+    assert counts.sum() == 3 * 6 * 7
+
+
+@pytest.mark.parametrize("padding", [0, 4])
+def test_masks_are_flipped_and_cropped_with_their_images(padding):
+    """Exactly, pixel by pixel: each image here is its own mask."""
+    masks = data.load(tiny(SHAPES).data, 0).validation.labels[:40]
+    settings = segmentation.get_config().augment.unlock()
+    assert settings.horizontal_flip and settings.vertical_flip
+    settings.crop_padding = padding
+    images, ((labels, weight),) = jax.jit(functools.partial(
+        augment, settings=settings))(
+            jax.random.key(0), masks[..., None] * 50, masks, jnp.arange(40))
+    np.testing.assert_array_equal(images[..., 0], np.asarray(labels) * 50.0)
+    assert weight == 1.0 and labels.dtype == jnp.uint8
+    mirrored = [sum(np.array_equal(label, mask[::up, ::left])
+                    for label, mask in zip(labels, masks))
+                for up in (1, -1) for left in (1, -1)]
+    if padding:
+        assert sum(mirrored) < 20
+    else:  # all four ways occur, and nothing else (some shapes are symmetric)
+        assert min(mirrored) >= 3 and sum(mirrored) >= 40
+
+
+def test_an_overlay_by_hand():
+    """Background stays as bright as it was; the rest is 35 % of that and 65 % colour.
+    """
+    image = np.array([[[30, 60, 90], [0, 0, 0]], [[255, 255, 255], [30, 60, 90]]],
+                     np.uint8)
+    drawn = overlay(image, np.array([[0, 1], [2, 0]]))
+    np.testing.assert_array_equal(drawn[[0, 1], [0, 1]], [[60] * 3] * 2)
+    colours = class_colours().astype(float)
+    np.testing.assert_array_equal(drawn[0, 1], np.rint(0.65 * colours[1]))
+    np.testing.assert_array_equal(drawn[1, 0], np.rint(0.35 * 255 + 0.65 * colours[2]))
+    assert len(np.unique(colours[:6], axis=0)) == 6
+
+
+def write_test_images(folder: Path, count: int):
+    """The first test images as files, and their masks."""
+    test = data.load(tiny(SHAPES).data, 0).test.take(slice(count))
+    paths = [folder / f"{i:03}.png" for i in range(count)]
+    for path, image in zip(paths, test.images):
+        Image.fromarray(image).save(path)
+    return paths, test
+
+
+def run_mode(mode: str, workdir: Path, **fields) -> None:
+    modes.run(modes.Request(mode, None, workdir, **fields))
+
+
+def opened(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_pixels_of_pictures_get_the_classes_that_evaluation_counts(
+        trained, tmp_path, monkeypatch):
+    """In several calls, the last one padded, from files."""
+    paths, test = write_test_images(tmp_path, 10)
+    monkeypatch.setattr(predict, "BATCH", 4)
+    found = predict.segment(trained[0], [tmp_path])
+    run = runs.load(trained[0])
+    logits = jax.jit(lambda state, x: steps.predict_logits(state, x, run.recipe))(
+        run.state, test.images)
+    np.testing.assert_array_equal([one.mask for one in found], logits.argmax(-1))
+    np.testing.assert_array_equal([one.pixels for one in found], test.images)
+    for path, one in zip(paths, found, strict=True):
+        assert one.image == str(path) and sum(one.shares) == pytest.approx(1)
+        assert one.shares == tuple(sorted(one.shares, reverse=True))
+        for name, share in zip(one.classes, one.shares):
+            number = run.info.class_names.index(name)
+            assert share == (one.mask == number).mean()
+
+
+def test_predict_prints_shares_and_draws(trained, tmp_path, capsys, monkeypatch):
+    paths, _ = write_test_images(tmp_path, 3)
+    output = tmp_path / "new" / "a.png"
+    run_mode("predict", trained[0], images=(str(paths[1]), str(paths[0])),
+             output=output)
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert [line.partition(": background ")[0] for line in lines] == [
+        str(paths[1]), str(paths[0])]
+    assert all(" %" in line for line in lines)
+    assert last == f"{output}: overlays of all 2 pictures"
+    assert opened(output).min() == 0 and min(opened(output).shape[:2]) > 200
+
+    monkeypatch.setattr(predict, "ROWS", 2)
+    run_mode("predict", trained[0], images=tuple(map(str, paths)), json=True)
+    answers = json.loads(capsys.readouterr().out)
+    assert [answer["image"] for answer in answers] == list(map(str, paths))
+    assert (trained[0] / "predictions.png").is_file()
+    run_mode("predict", trained[0], images=tuple(map(str, paths)))
+    assert "the first 2 of 3 pictures" in capsys.readouterr().out
+
+
+def test_overlays_of_test_images(trained, tmp_path, capsys, monkeypatch):
+    """What is drawn is the truth, what the run predicts, and each image's own IoU."""
+    drawn = {}
+
+    def keep(images, predicted, class_names, path, caption, names, truth):
+        drawn.update(images=images, predicted=predicted, names=names, truth=truth,
+                     caption=caption)
+        real(images, predicted, class_names, path, caption, names, truth)
+
+    real = predict.overlays
+    monkeypatch.setattr(predict, "overlays", keep)
+    run_mode("overlays", trained[0])
+    path = trained[0] / "overlays.png"
+    assert capsys.readouterr().out == f"{path}: the first 8 of 1,000 test images\n"
+    pixels = opened(path)
+    paths, test = write_test_images(tmp_path, 8)
+    np.testing.assert_array_equal(drawn["images"], test.images)
+    np.testing.assert_array_equal(drawn["truth"], test.labels)
+    found = predict.segment(trained[0], paths)
+    for one, predicted, truth, name in zip(found, drawn["predicted"], test.labels,
+                                           drawn["names"], strict=True):
+        np.testing.assert_array_equal(one.mask, predicted)
+        want = jaccard_score(truth.ravel(), predicted.ravel(), average="macro",
+                             zero_division=0)
+        assert name == f"IoU {want:.2f}"
+    # The colours of the truth are in the picture.
+    for number in np.unique(test.labels)[1:]:
+        tone = overlay(np.zeros((1, 1, 3), np.uint8), np.array([[number]]))[0, 0]
+        fills = test.images[test.labels == number].mean(-1)
+        tone = np.rint(tone + 0.35 * fills[0])
+        assert (np.abs(pixels - tone).max(-1) <= 2).any(), number
+
+
+def test_overlays_from_the_command_line(trained, tmp_path):
+    bad = main(tmp_path / "a", {}, "--mode=overlays", f"--output={tmp_path}/x.jpeg")
+    assert "x.jpeg must end in" in refusal(bad, 2)
+
+
+def test_each_kind_of_run_says_what_it_answers_for(trained, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="a class for each pixel.*predict.segment"):
         predict.classify(trained[0], [tmp_path])
+    monkeypatch.setattr(predict, "read_config", lambda workdir: tiny())
+    with pytest.raises(InputError, match="one class for each picture.*shapes_segm"):
+        predict.segment(trained[0], [tmp_path])
+    with pytest.raises(InputError, match="one class for each picture"):
+        run_mode("overlays", trained[0])
+    with pytest.raises(InputError, match="--output=a.png is a picture of the classes"):
+        run_mode("predict", trained[0], images=("a.png",), output=Path("a.png"))
+
+
+def test_overlays_of_other_data_are_refused(trained):
+    """A picture with the masks of another drawing would look like a bad network."""
+    config = runs.load(trained[0]).config.copy_and_resolve_references().unlock()
+    config.data.seed = 1
+    with pytest.raises(InputError, match="made with other data: sha256"):
+        predict.draw_test_images(trained[0], Path("a.png"), config)
+
+
+@pytest.mark.slow
+def test_the_config_reaches_a_mean_iou_of_0_9(tmp_path):
+    results = training.run(segmentation.get_config(), tmp_path / "a")
+    assert results["test_mean_iou"] >= 0.90 and results["params"] == 64_694
 
 
 @pytest.mark.parametrize("changes,words", [

@@ -64,8 +64,7 @@ def contact_sheet(dataset: Dataset, config: ConfigDict, path: Path) -> None:
     # Imported here: matplotlib takes a second, and only this mode draws.
     from matplotlib.figure import Figure
 
-    if path.suffix not in FORMATS:
-        raise InputError(f"--output={path} must end in {' or '.join(FORMATS)}")
+    check_format(path)
     columns = 1 if is_identity(config.augment) else COPIES
     steps = seen(dataset, config, columns)
     scaling = SCALINGS[config.data.scaling](dataset.train.images)
@@ -95,6 +94,16 @@ def contact_sheet(dataset: Dataset, config: ConfigDict, path: Path) -> None:
     if masks:
         legend(figure, dataset.class_names)
     figure.suptitle(caption(dataset, config, steps, figure.get_figwidth()), fontsize=8)
+    save(figure, path)
+
+
+def check_format(path: Path) -> None:
+    if path.suffix not in FORMATS:
+        raise InputError(f"--output={path} must end in {' or '.join(FORMATS)}")
+
+
+def save(figure, path: Path) -> None:
+    """Writes a figure. Raises InputError for a file that cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120)
