@@ -1,0 +1,308 @@
+"""What convolution does to a picture, and how a kernel is learnt: three pictures.
+
+    python experiments/gallery.py
+    python experiments/gallery.py --image=photo.jpg --out=runs/photo
+
+filters.png: the nine named kernels on one image, with padding 1.
+strip.png: convolution (sobel x over three channels), ReLU and 2 x 2 max pooling.
+learning.png: a kernel learnt by gradient descent from the output that it made.
+
+Without --image it is a photo that ships with scikit-learn; nothing is downloaded. The
+functions above the drawing return arrays, so notebooks use them too. Source: the first
+examples of chapter 17 of microsoft/ai-edu.
+"""
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image, ImageDraw
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from cnn_jax import ops  # noqa: E402
+from cnn_jax.data.images import read_image  # noqa: E402
+from cnn_jax.errors import InputError, RunError  # noqa: E402
+from cnn_jax.ops.filters import kernel  # noqa: E402
+
+LONGEST = 640  # pixels of the longer side, to which larger pictures are reduced
+SHORTEST = 4   # pixels: a 3 x 3 window and a pool of 2 x 2 of its outputs
+ENLARGED = 20  # outputs of the pool along each side of the part that is enlarged
+TARGET = "horizontal edge"  # the kernel that is to be learnt
+RATE, MOST_STEPS, ENOUGH = 0.5, 10_000, 1e-7  # the tutorial's
+
+
+def load_picture(path: Path | None = None) -> np.ndarray:
+    """uint8 [H, W, 3] of a file, reduced to LONGEST pixels; by default a photo.
+
+    Raises InputError for a file that is no picture, or is too small for a 3 x 3 kernel.
+    """
+    if path is None:
+        # Imported here: scikit-learn takes a second to import.
+        from sklearn.datasets import load_sample_image
+        return load_sample_image("china.jpg")
+    picture = read_image(path, channels=3)
+    height, width = picture.shape[:2]
+    if min(height, width) < SHORTEST:
+        raise InputError(f"--image={path} is {width} x {height} pixels: it must have "
+                         f"at least {SHORTEST} x {SHORTEST}")
+    if max(height, width) <= LONGEST:
+        return picture
+    image = Image.fromarray(picture)
+    image.thumbnail((LONGEST, LONGEST))
+    return np.asarray(image)
+
+
+def to_grey(picture: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] -> float32 [H, W] in 0..1, by 0.299 R + 0.587 G + 0.114 B"""
+    return np.asarray(Image.fromarray(picture).convert("L"), np.float32) / 255
+
+
+def circle(size: int = 64) -> np.ndarray:
+    """A grey disc with a white rim on black: float32 [size, size] in 0..1.
+
+    Its edges are sharp on purpose. Where neighbouring pixels are alike, kernels that
+    differ make the same output, and gradient descent cannot tell them apart.
+    """
+    image = Image.new("L", (size, size), 0)
+    ImageDraw.Draw(image).ellipse(
+        (0.15 * size, 0.15 * size, 0.85 * size, 0.85 * size), fill=128, outline=255,
+        width=max(1, size // 25))
+    return np.asarray(image, np.float32) / 255
+
+
+def filtered(grey: np.ndarray) -> dict[str, np.ndarray]:
+    """{name: [H, W]} for the nine kernels on an image [H, W], with padding 1."""
+    kernels = jnp.concatenate([kernel(name) for name in ops.FILTERS], axis=-1)
+    with exact():
+        y = ops.correlate(jnp.asarray(grey)[None, :, :, None], kernels, padding=1)
+    return dict(zip(ops.FILTERS, np.moveaxis(np.asarray(y[0]), -1, 0)))
+
+
+def strip(picture: np.ndarray) -> dict[str, np.ndarray]:
+    """The stages of a convolutional layer on uint8 [H, W, 3], scaled to 0..1.
+
+    convolution: sobel x summed over the channels, no padding [H - 2, W - 2];
+    ReLU: its positive part; max pool: the largest of each 2 x 2 [(H - 2) / 2, ...].
+    """
+    x = jnp.asarray(picture, jnp.float32)[None] / 255
+    with exact():
+        y = ops.correlate(x, kernel("sobel x", channels=3))
+    stages = {"convolution": y, "ReLU": jax.nn.relu(y),
+              "max pool": ops.max_pool(jax.nn.relu(y), 2)}
+    return {name: np.asarray(stage[0, ..., 0]) for name, stage in stages.items()}
+
+
+class Learnt(NamedTuple):
+    """A kernel learnt from its output, and how."""
+
+    first: np.ndarray    # [3, 3], what learning began with
+    kernel: np.ndarray   # [3, 3]
+    true: np.ndarray     # [3, 3]
+    output: np.ndarray   # [H - 2, W - 2], of `kernel`
+    wanted: np.ndarray   # [H - 2, W - 2], of `true`
+    losses: np.ndarray   # before each step, and after the last
+
+    @property
+    def converged(self) -> bool:
+        return bool(self.losses[-1] < ENOUGH)
+
+
+def learn_kernel(grey: np.ndarray, true: np.ndarray | None = None, seed: int = 0,
+                 rate: float = RATE, most_steps: int = MOST_STEPS) -> Learnt:
+    """Gradient descent on a kernel w until its output is that of `true`, [3, 3].
+
+        delta = x * w - y                   m output pixels
+        loss = sum of delta^2 / (2 m)       stops below 1e-7
+        w <- w - rate (x * delta) / m       from w ~ N(0, 0.1^2)
+
+    where * is `ops.correlate` and x * delta is its backward pass for the kernel. It
+    converges only if rate < 2 / c, with c the largest eigenvalue of the mean of p p^T
+    over the 3 x 3 patches p (about 9 times the mean square of x): an image that is
+    brighter needs a smaller rate. Source: microsoft/ai-edu, Level3_BackwardTrial.
+    """
+    x = jnp.asarray(grey)[None, :, :, None]
+    true = kernel(TARGET) if true is None else jnp.asarray(true)[:, :, None, None]
+    first = 0.1 * jax.random.normal(jax.random.key(seed), true.shape)
+    with exact():
+        wanted = ops.correlate(x, true)
+        learnt, losses, steps = descend(x, wanted, first, rate, most_steps)
+        output = ops.correlate(x, learnt)
+    first, learnt, true = (np.asarray(w[..., 0, 0]) for w in (first, learnt, true))
+    return Learnt(first, learnt, true, np.asarray(output[0, ..., 0]),
+                  np.asarray(wanted[0, ..., 0]), np.asarray(losses)[:int(steps) + 1])
+
+
+@functools.partial(jax.jit, static_argnames="most_steps")
+def descend(x, wanted, w, rate, most_steps: int):
+    """(w, losses [most_steps + 1], steps made) after gradient descent, in one loop."""
+
+    def loss_and_gradient(w):
+        y, backward = jax.vjp(lambda w: ops.correlate(x, w), w)
+        delta = y - wanted
+        gradient, = backward(delta / delta.size)
+        return jnp.sum(delta ** 2) / (2 * delta.size), gradient
+
+    def goes_on(carry):
+        _, _, losses, step = carry
+        return (step < most_steps) & (losses[step] >= ENOUGH)  # also ends at NaN
+
+    def one_step(carry):
+        w, gradient, losses, step = carry
+        w = w - rate * gradient
+        loss, gradient = loss_and_gradient(w)
+        return w, gradient, losses.at[step + 1].set(loss), step + 1
+
+    loss, gradient = loss_and_gradient(w)
+    losses = jnp.zeros(most_steps + 1).at[0].set(loss)
+    w, _, losses, steps = jax.lax.while_loop(
+        goes_on, one_step, (w, gradient, losses, 0))
+    return w, losses, steps
+
+
+def exact():
+    """float32 products as on a CPU: a TPU would round them to 8 bits of mantissa, and
+    the loss of a learnt kernel would stay above ENOUGH."""
+    return jax.default_matmul_precision("highest")
+
+
+def draw_filters(picture: np.ndarray):
+    """The nine kernels with their numbers, and what each makes of the picture."""
+    from matplotlib.figure import Figure  # imported here: it takes a second
+
+    grey = to_grey(picture)
+    figure = Figure(figsize=panels(grey.shape, 3, 3, 3.4), layout="constrained")
+    for axes, (name, y) in zip(figure.subplots(3, 3).flat, filtered(grey).items()):
+        low, high = shown_range(y, float(np.sum(ops.FILTERS[name])))
+        axes.imshow(y, cmap="gray", vmin=low, vmax=high)
+        axes.set_title(f"{name} ({low:.2g} to {high:.2g})", fontsize=10)
+        axes.text(0.02, 0.97, numbers(ops.FILTERS[name]), transform=axes.transAxes,
+                  va="top", family="monospace", fontsize=7,
+                  bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85,
+                        "pad": 2})
+        axes.set_axis_off()
+    return figure
+
+
+def draw_strip(picture: np.ndarray):
+    """The picture and the stages of a convolutional layer; below, their middle."""
+    from matplotlib.figure import Figure
+
+    stages = strip(picture)
+    reach = float(np.percentile(np.abs(stages["convolution"]), 99.5)) or 1.0
+    figure = Figure(figsize=panels(picture.shape, 2, 1 + len(stages), 3.4),
+                    layout="constrained")
+    whole, part = figure.subplots(2, 1 + len(stages))
+    rows, columns = stages["max pool"].shape
+    middle = min(ENLARGED, rows, columns)
+    top, left = (rows - middle) // 2, (columns - middle) // 2
+    for column, (name, y) in enumerate(
+            [(f"image, {picture.shape[2]} channels", picture), *stages.items()]):
+        pixels = 1 if name == "max pool" else 2  # for each output of the pool
+        rim = 1 if column == 0 else 0  # of the image, which the convolution cuts off
+        i, j, side = pixels * top + rim, pixels * left + rim, pixels * middle
+        for axes, shown in ((whole[column], y),
+                            (part[column], y[i:i + side, j:j + side])):
+            image = axes.imshow(shown, cmap="RdBu_r", vmin=-reach, vmax=reach)
+            axes.set(xticks=[], yticks=[])
+        whole[column].indicate_inset((j - 0.5, i - 0.5, side, side), alpha=1,
+                                     edgecolor="black")
+        whole[column].set_title(f"{name}\n{y.shape[1]} x {y.shape[0]} pixels",
+                                fontsize=10)
+        part[column].set_xlabel(f"{side} x {side} of them", fontsize=9)
+    figure.colorbar(image, ax=[*whole, *part], shrink=0.6, panchor=False,
+                    label="output")
+    return figure
+
+
+def draw_learning(learnt: Learnt, grey: np.ndarray):
+    """Image and output, the kernel before and after beside the true one, the loss."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 5.6), layout="constrained")
+    grid = figure.subplot_mosaic([["image", "wanted", "output", "loss"],
+                                  ["first", "kernel", "true", "loss"]],
+                                 width_ratios=(1, 1, 1, 1.7))
+    grid["image"].imshow(grey, cmap="gray", vmin=0, vmax=1)
+    reach = float(np.abs(learnt.wanted).max()) or 1.0
+    for name in ("wanted", "output"):
+        grid[name].imshow(getattr(learnt, name), cmap="RdBu_r", vmin=-reach, vmax=reach)
+    reach = float(np.abs(learnt.true).max()) or 1.0
+    for name in ("first", "kernel", "true"):
+        w = getattr(learnt, name)
+        grid[name].imshow(w, cmap="RdBu_r", vmin=-reach, vmax=reach)
+        for (row, column), value in np.ndenumerate(w):
+            grid[name].text(column, row, f"{value:.3f}", ha="center", va="center",
+                            color="white" if abs(value) > 0.6 * reach else "black")
+    titles = {"image": "image x", "wanted": "output y of the true kernel",
+              "output": "output of the learnt kernel", "first": "first kernel",
+              "kernel": f"learnt kernel, {len(learnt.losses) - 1:,} steps",
+              "true": "true kernel"}
+    for name, title in titles.items():
+        grid[name].set_title(title, fontsize=10)
+        grid[name].set(xticks=[], yticks=[])
+    grid["loss"].plot(learnt.losses)
+    grid["loss"].axhline(ENOUGH, color="black", linewidth=0.8, linestyle="--")
+    grid["loss"].set(yscale="log", xlabel="steps", title="loss")
+    grid["loss"].grid(alpha=0.3)
+    return figure
+
+
+def panels(shape, rows: int, columns: int, inches: float) -> tuple[float, float]:
+    """Figure size for panels of an image's proportions, within 1:2 and 2:1."""
+    ratio = min(2.0, max(0.5, shape[0] / shape[1]))
+    return columns * inches, rows * (inches * ratio + 0.35)
+
+
+def shown_range(y: np.ndarray, total: float) -> tuple[float, float]:
+    """The values drawn as black and white: what a kernel with this sum of weights
+    makes of black and white; a sum of 0 finds edges, and mid-grey is then none."""
+    if abs(total) > 0.5:
+        return min(0.0, total), max(0.0, total)
+    reach = float(np.percentile(np.abs(y), 99.5)) or 1.0
+    return -reach, reach
+
+
+def numbers(rows) -> str:
+    return "\n".join(" ".join(f"{f'{value:g}'.removeprefix('0'):>3}" if value else "  0"
+                              for value in row) for row in rows)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image", type=Path, help="a picture; default a photo")
+    parser.add_argument("--out", type=Path, default=Path("runs/gallery"))
+    parser.add_argument("--seed", type=int, default=0, help="of the first kernel")
+    flags = parser.parse_args(argv)
+    picture, grey = load_picture(flags.image), circle()
+    try:
+        flags.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out={flags.out} cannot be made ({error.strerror}): name "
+                         "another folder") from error
+    learnt = learn_kernel(grey, seed=flags.seed)
+    for name, figure in (("filters", draw_filters(picture)),
+                         ("strip", draw_strip(picture)),
+                         ("learning", draw_learning(learnt, grey))):
+        figure.savefig(flags.out / f"{name}.png", dpi=120)
+        print(flags.out / f"{name}.png")
+    if not learnt.converged:
+        raise RunError(f"the kernel is not learnt: loss {learnt.losses[-1]:.1e} after "
+                       f"{len(learnt.losses) - 1:,} steps")
+    print(f"kernel learnt in {len(learnt.losses) - 1:,} steps, largest error "
+          f"{np.abs(learnt.kernel - learnt.true).max():.4f}, of its output "
+          f"{np.abs(learnt.output - learnt.wanted).max():.4f}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (InputError, RunError) as error:
+        print(f"gallery.py: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
