@@ -1,18 +1,23 @@
 """Every registered network: one training step and one evaluation by the steps of the
 project, in both dtypes, and its convolutions under every implementation.
 
-The steps run eagerly. Compiling is nearly all of the time: whole programs of deep
-networks take minutes, while single operations repeat in a network and in the next one.
+Compiling is nearly all of the time. Networks of repeated blocks run eagerly: their few
+operations, which the next network of the family has too, are compiled in seconds, as a
+program a thousand layers would take many minutes.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick_compile import quick_jit
 
 from cnn_jax import networks, ops
 from cnn_jax.data.scaling import Scaling
 from cnn_jax.layers import Layers
+from cnn_jax.networks import CifarResNet, DenseNet, PreActResNet, ResNet
 from cnn_jax.networks.inputs import smallest_size
 from cnn_jax.training.setup import abstract_state, create_recipe
 from cnn_jax.training.steps import (Batch, Recipe, eval_step, predict_logits,
@@ -23,6 +28,7 @@ from configs import default
 pytestmark = pytest.mark.slow
 
 EXAMPLES, CLASSES = 4, 3
+EAGER = (ResNet, PreActResNet, CifarResNet, DenseNet)
 PER_PIXEL = {"shapes_fcn"}  # a label for every pixel
 
 
@@ -72,6 +78,13 @@ def described(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
+def both_steps(state, batch, recipe):
+    """A training step, then an evaluation: (state, its metrics, metrics, logits)."""
+    after, metrics = train_step(state, batch, recipe)
+    return (after, metrics, eval_step(after, batch, recipe),
+            predict_logits(after, batch.image, recipe))
+
+
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_a_training_step_and_an_evaluation_in_both_dtypes(name):
     shape = smallest_shape(name)
@@ -89,9 +102,10 @@ def test_a_training_step_and_an_evaluation_in_both_dtypes(name):
             step=jnp.zeros((), jnp.int32), params=params,
             batch_stats=drawn(state.batch_stats),
             opt_state=recipe.optimizer.init(params))
-        after, metrics = train_step(state, batch, recipe)
-        evaluated = eval_step(after, batch, recipe)
-        logits = predict_logits(after, batch.image, recipe)
+        steps = functools.partial(both_steps, recipe=recipe)
+        if networks.NETWORKS[name].constructor not in EAGER:
+            steps = quick_jit(steps)
+        after, metrics, evaluated, logits = steps(state, batch)
         assert np.isfinite(metrics["loss"]) and metrics["count"] == EXAMPLES
         assert described(after) == described(state)
         for path, leaf in jax.tree_util.tree_leaves_with_path(after.params):
