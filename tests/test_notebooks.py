@@ -128,7 +128,7 @@ def colab(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(subprocess, "run", record)
     monkeypatch.setattr(importlib.metadata, "distributions", lambda: [
-        SimpleNamespace(name=name) for name in ("jax", "jax-cuda12-plugin")])
+        SimpleNamespace(name=name) for name in (None, "jax", "jax_cuda12_plugin")])
     monkeypatch.chdir(tmp_path)
     return commands
 
