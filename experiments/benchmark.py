@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 from arms.bars import draw_bars, quartiles
-from arms.worker import HUGE_PAGES, Worker, command, processor
+from arms.worker import HUGE_PAGES, Worker, check_flags, command, processor
 from rich.console import Console
 from rich.progress import Progress
 
@@ -96,7 +96,9 @@ def measure(workload: Workload, arms: dict[str, Arm], seconds: float, turn: floa
                                        **arm.arguments)
             check_agreement({name: w.setup for name, w in workers.items()}, workload)
             found = {"batch": workload.batch,
-                     "setup": {name: w.setup for name, w in workers.items()}}
+                     "setup": {name: {key: value for key, value in w.setup.items()
+                                      if key != "logits"}
+                               for name, w in workers.items()}}
             for mode, share in (("train", .75), ("infer", .25)):
                 advance(MODES[mode])
                 found[mode], found[f"{mode}_core_distance_us"] = in_turn(
@@ -198,19 +200,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three workloads")
     parser.add_argument("--only", default="", help="workloads whose name contains this")
     parser.add_argument("--peers", default="", metavar="torch,keras")
-    parser.add_argument("--seconds", type=float, default=80,
+    parser.add_argument("--seconds", type=float, default=40,
                         help="of computing for each workload, after compiling")
     flags = parser.parse_args()
+    check_flags(parser, flags, PEERS)
     arms = dict(ARMS)
-    for peer in filter(None, flags.peers.split(",")):
-        if peer not in PEERS:
-            parser.error(f"--peers={peer} is not known; there are {', '.join(PEERS)}")
+    for peer in flags.peers:
         arms |= PEERS[peer]
     names = [name for name in (QUICK if flags.quick else WORKLOADS)
              if flags.only in name]
     if not names:
         parser.error(f"--only={flags.only} is in no name of {', '.join(WORKLOADS)}")
-    flags.out.mkdir(parents=True, exist_ok=True)
     results, cores = {}, None
     if len(getattr(os, "sched_getaffinity", lambda _: [0])(0)) > 1:
         cores = Worker("cores", {})
@@ -218,7 +218,7 @@ def main() -> None:
         task = progress.add_task("", total=len(names))
         for name in names:
             results[name] = measure(
-                WORKLOADS[name], arms, 20 if flags.quick else flags.seconds,
+                WORKLOADS[name], arms, flags.seconds / (2 if flags.quick else 1),
                 .6 if flags.peers else .2,  # Keras' fit starts slowly
                 cores, lambda text: progress.update(
                     task, description=f"{name}: {text}"))

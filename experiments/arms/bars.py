@@ -16,6 +16,7 @@ def draw_bars(panels: dict[str, dict[str, dict[str, tuple[float, float, float]]]
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.patches import Patch
 
     groups = list(dict.fromkeys(g for panel in panels.values() for g in panel))
     arms = list(dict.fromkeys(arm for panel in panels.values()
@@ -25,12 +26,15 @@ def draw_bars(panels: dict[str, dict[str, dict[str, tuple[float, float, float]]]
         figsize=(3 + 5 * len(panels), 1.2 + len(groups) * (.25 + .1 * len(arms))))
     for axis, (title, panel) in zip(axes[0], panels.items()):
         for i, arm in enumerate(arms):
-            own = [(groups.index(g), *bars[arm]) for g, bars in panel.items()
-                   if arm in bars]
-            place, low, middle, high = np.array(own).reshape(-1, 4).T
-            axis.barh(place + (i - (len(arms) - 1) / 2) * .8 / len(arms), middle,
-                      .8 / len(arms), xerr=[middle - low, high - middle], label=arm,
-                      color=plt.cm.tab20(i), error_kw={"linewidth": .8})
+            for group, bars in panel.items():
+                if arm not in bars:
+                    continue
+                low, middle, high = bars[arm]
+                place = groups.index(group) + (
+                    list(bars).index(arm) - (len(bars) - 1) / 2) * .8 / len(arms)
+                axis.barh(place, middle, .8 / len(arms), color=plt.cm.tab20(i),
+                          xerr=[[middle - low], [high - middle]],
+                          error_kw={"linewidth": .8})
         axis.set_title(title)
         axis.set_xlabel(label)
         axis.grid(axis="x", alpha=.3)
@@ -41,7 +45,8 @@ def draw_bars(panels: dict[str, dict[str, dict[str, tuple[float, float, float]]]
             axis.axvline(1, color="black", linewidth=.8)
     axes[0][0].set_yticks(range(len(groups)), groups)
     axes[0][0].invert_yaxis()
-    axes[0][-1].legend()
+    axes[0][-1].legend(handles=[Patch(color=plt.cm.tab20(i), label=arm)
+                                for i, arm in enumerate(arms)])
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)

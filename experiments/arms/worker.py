@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 EXPERIMENTS = Path(__file__).parents[1]
@@ -70,6 +71,25 @@ def serve(setup: dict, commands: dict[str, Callable[[int], None]]) -> None:
         seconds = (time.perf_counter() - begun) / int(count)
         answer(seconds=seconds, peak_mb=resource.getrusage(
             resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def check_flags(parser, flags, peers) -> None:
+    """Exit code 2 and one line for flags that cannot be; makes `flags.out`."""
+    flags.peers = [peer for peer in flags.peers.split(",") if peer]
+    if unknown := [peer for peer in flags.peers if peer not in peers]:
+        parser.error(f"--peers={','.join(unknown)} is not known; there are "
+                     f"{', '.join(peers)}")
+    needed = {"torch": ["torch"], "keras": ["keras", "tensorflow"]}
+    if missing := [name for peer in flags.peers for name in needed[peer]
+                   if not find_spec(name)]:
+        parser.error(f"{', '.join(missing)} not installed: pip install -e '.[peers]'")
+    for name in ("seconds", "rounds"):
+        if getattr(flags, name, 1) <= 0:
+            parser.error(f"--{name}={getattr(flags, name)} must be more than 0")
+    try:
+        flags.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out={flags.out} cannot be made: {error.strerror}")
 
 
 def processor() -> str:
