@@ -63,7 +63,8 @@ def _named(name: str) -> Callable:
             [lhs.shape[i] for i in x_axes], [rhs.shape[i] for i in w_axes],
             window_strides, padding, lhs_dilation, rhs_dilation, feature_group_count,
             precision)
-        if name == "lax" or name == "auto" and conv_auto.is_lax(spec):
+        if (name == "lax" and conv_lax.read_right(spec)
+                or name == "auto" and conv_auto.is_lax(spec)):
             return lax.conv_general_dilated(
                 lhs, rhs, spec.strides, spec.padding, spec.lhs_dilation,
                 spec.rhs_dilation, dimension_numbers, spec.groups, precision=precision)

@@ -24,6 +24,12 @@ def misread(spec: ConvSpec) -> bool:
     return any(lo < 0 < hi for lo, hi in spec.padding)
 
 
+def read_right(spec: ConvSpec) -> bool:
+    """True if XLA's own operation and its autodiff are right: neither y nor dx is
+    misread (dw is misread only where y is)."""
+    return not (misread(spec) or misread(transposed(spec)))
+
+
 def pad_first(x, spec: ConvSpec):
     """x padded and spread, and what is left to do: a convolution without padding."""
     # Without the barrier XLA would fold the padding into the convolution again.
