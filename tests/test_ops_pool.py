@@ -82,6 +82,25 @@ def test_whole_numbers_and_infinities():
                                       implementation=name)).item()
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
+@pytest.mark.parametrize("name", ops.POOLS)
+def test_the_mean_of_whole_numbers_is_float32(name, dtype):
+    for x in ([200, 200, 200, 200], [1, 2, 3, 4], [255, 0, 254, 1]):
+        x = np.array(x).astype(dtype)
+        y = ops.avg_pool(jnp.asarray(x).reshape(1, 2, 2, 1), 2, implementation=name)
+        assert y.dtype == jnp.float32 and y.item() == x.mean()
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_pooling_whole_numbers_equals_the_specification(name):
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 7, 6, 3)), jnp.uint8)
+    for pool in (ops.max_pool, ops.avg_pool):
+        found, expected = (pool(x, 3, 2, "SAME", implementation=n)
+                           for n in (name, "loops"))
+        assert found.dtype == expected.dtype
+        assert relative_error(found, expected) <= 1e-6
+
+
 def test_windows_larger_than_auto_writes_out():
     x = jnp.asarray(normal(0, 1, 9, 9, 2), jnp.float32)
     for pool in (ops.max_pool, ops.avg_pool):
@@ -98,6 +117,8 @@ def test_windows_larger_than_auto_writes_out():
     (lambda: ops.avg_pool(jnp.zeros((1, 4, 4, 1)), 2, 2, "FULL"), "'FULL' is not"),
     (lambda: ops.max_pool(jnp.zeros((1, 4, 4, 1)), 2, implementation="fast"),
      "'fast' is not known: loops, windows, lax, auto"),
+    (lambda: ops.max_pool(jnp.zeros((1, 4, 4, 1), bool), 2),
+     r"numbers, received x bool \(1, 4, 4, 1\)"),
     (lambda: ops.global_max_pool(jnp.zeros((1, 0, 4, 1))), r"\(1, 0, 4, 1\)"),
 ])
 def test_bad_input_is_one_clear_line(call, words):

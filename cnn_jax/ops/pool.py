@@ -68,9 +68,13 @@ def max_pool(x: jax.Array, window: int | Sequence[int],
 
     strides None = the window. Padding is 'SAME', 'VALID', an int or (low, high) pairs,
     less than the window, and is never the maximum. The gradient goes to the first
-    maximum of a window in row-major order; overlapping windows add.
+    maximum of a window in row-major order; overlapping windows add. Booleans have no
+    maximum here: ValueError.
     """
     pool, _ = _implementation(implementation)
+    if x.dtype == bool:
+        raise ValueError(f"max pooling takes numbers, received x bool {x.shape}: "
+                         "convert it, for example to int8")
     spec = pool_spec(x.shape, window, strides, padding, ceil_mode)
     if 0 in spec.y_shape:
         return jnp.zeros(spec.y_shape, x.dtype)
@@ -85,10 +89,13 @@ def avg_pool(x: jax.Array, window: int | Sequence[int],
 
     The count is the number of window entries in the image, plus those in the padding
     that was asked for if `count_include_pad` (the default of Flax and PyTorch; Keras
-    does not count it). strides None = the window.
+    does not count it). strides None = the window. Integers and booleans are converted
+    to float32, so y is float32.
     """
     _, pool = _implementation(implementation)
     spec = pool_spec(x.shape, window, strides, padding, ceil_mode, count_include_pad)
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        x = x.astype(jnp.float32)
     if 0 in spec.y_shape:
         return jnp.zeros(spec.y_shape, x.dtype)
     if low_precision(x.dtype):
