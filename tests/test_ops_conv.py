@@ -66,6 +66,19 @@ def test_transformations_give_the_same_values(name):
     assert relative_error(per_kernel[1], 2 * theirs(x[0], w)) <= 5e-6
 
 
+@pytest.mark.parametrize("name", BY_HAND + ["lax"])
+def test_a_float32_bias_on_bfloat16(name):
+    args = [f32(0, 2, 5, 4, 3).astype(jnp.bfloat16),
+            f32(1, 3, 3, 3, 4).astype(jnp.bfloat16), f32(2, 4)]
+
+    def gradient(*args):
+        return jax.grad(lambda *a: jnp.sin(conv(name)(*a)).sum(), (0, 1, 2))(*args)
+    found, exact = gradient(*args), gradient(*(a.astype(jnp.float32) for a in args))
+    assert [a.dtype for a in found] == [a.dtype for a in args]
+    for a, b in zip(found, exact):
+        assert relative_error(a, b) <= 2e-2
+
+
 SHARDED = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P

@@ -110,6 +110,23 @@ def test_dense_equals_autodiff_on_any_rank():
                        normal(1, 4, 3), normal(2, 3), tolerance=1e-13)
 
 
+BF16, F32 = jnp.bfloat16, jnp.float32
+
+
+@pytest.mark.parametrize("dtypes", [(BF16, F32), (F32, BF16)])
+@pytest.mark.parametrize("f, plain, shapes", [
+    (ops.add_bias, jnp.add, [(2, 5, 3), (3,)]),
+    (ops.dense, jnp.matmul, [(2, 5, 4), (4, 3)]),
+    (ops.softmax_cross_entropy, optax.softmax_cross_entropy, [(6, 5), (6, 5)])])
+def test_each_gradient_has_the_dtype_of_its_operand(f, plain, shapes, dtypes):
+    args = [jnp.asarray(normal(i, *shape), dtype)
+            for i, (shape, dtype) in enumerate(zip(shapes, dtypes))]
+    found, expected = (jax.grad(lambda *a: jnp.sin(g(*a)).sum(), (0, 1))(*args)
+                       for g in (f, plain))
+    for a, b in zip(found, expected):
+        assert a.dtype == b.dtype and relative_error(a, b) <= 2e-2
+
+
 @pytest.mark.parametrize("call, words", [
     (lambda x, c: ops.batch_norm(x, c[:2], c), r"\(2, 4, 4, 3\).*scale.*\(2,\)"),
     (lambda x, c: ops.batch_norm_inference(x, c, c[:1], c, c), r"var.*\(1,\)"),

@@ -7,7 +7,10 @@ from cnn_jax.ops.mapped import vary_alike
 
 
 def add_bias(y: jax.Array, b: jax.Array) -> jax.Array:
-    """y [..., O] + b [O];  db = sum of g over all axes but the last."""
+    """y [..., O] + b [O];  db = sum of g over all axes but the last.
+
+    Here and below each gradient has its operand's dtype, also where the dtypes differ.
+    """
     return _add_bias(*vary_alike(y, b))
 
 
@@ -16,9 +19,13 @@ def _add_bias(y, b):
     return y + b
 
 
-_add_bias.defvjp(
-    lambda y, b: (_add_bias(y, b), b),
-    lambda b, g: (g, g.sum(tuple(range(g.ndim - 1))).astype(b.dtype)))
+def _add_bias_backward(like, g):
+    y, b = like
+    return g.astype(y.dtype), g.sum(tuple(range(g.ndim - 1))).astype(b.dtype)
+
+
+_add_bias.defvjp(  # of y only the dtype is kept, not the image
+    lambda y, b: (_add_bias(y, b), (jnp.zeros((), y.dtype), b)), _add_bias_backward)
 
 
 def dense(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
@@ -41,7 +48,8 @@ def _matmul_backward(residuals, g):
     """dx = g w^T,  dw = x^T g"""
     x, w = residuals
     rows = x.reshape(-1, x.shape[-1])
-    return g @ w.T, rows.T @ g.reshape(-1, g.shape[-1])
+    dx, dw = g @ w.T, rows.T @ g.reshape(-1, g.shape[-1])
+    return dx.astype(x.dtype), dw.astype(w.dtype)
 
 
 _matmul.defvjp(lambda x, w: (_matmul(x, w), (x, w)), _matmul_backward)
@@ -78,8 +86,9 @@ def _cross_entropy_backward(residuals, g):
     """dz = g (softmax(z) sum t - t),  dt = -g log softmax(z)"""
     z, t = residuals
     g = g[..., None]
-    return (g * (jax.nn.softmax(z) * t.sum(-1, keepdims=True) - t),
-            -g * jax.nn.log_softmax(z))
+    dz = g * (jax.nn.softmax(z) * t.sum(-1, keepdims=True) - t)
+    dt = -g * jax.nn.log_softmax(z)
+    return dz.astype(z.dtype), dt.astype(t.dtype)
 
 
 _cross_entropy.defvjp(lambda z, t: (_cross_entropy(z, t), (z, t)),
