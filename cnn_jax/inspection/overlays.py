@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn_jax.inspection.contact_sheet import (CELL, class_colours, legend, save, show,
-                                              wrapped)
+from cnn_jax.inspection.contact_sheet import CELL, class_colours, legend, save, show
 
 SHARE = 0.65  # of the class colour in an overlay; the rest is the grey image
 
@@ -49,7 +48,7 @@ def overlays(images: np.ndarray, predicted: np.ndarray, class_names: Sequence[st
                 predicted[row] != truth[row], 255, 0)[..., None]
         for axes, column in zip(grid[row], columns):
             show(axes, pictures[column], 0)
-        grid[row, 0].set_ylabel(wrapped(names[row]), rotation=0, ha="right",
+        grid[row, 0].set_ylabel(textwrap.fill(names[row], 14), rotation=0, ha="right",
                                 va="center", fontsize=8)
     for axes, column in zip(grid[0], columns):
         axes.set_title(column, fontsize=8)
