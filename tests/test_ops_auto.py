@@ -12,7 +12,7 @@ import pytest
 from cnn_jax import ops
 from cnn_jax.ops import compiler, conv_auto, conv_lax
 from cnn_jax.ops.geometry import conv_spec
-from gradcheck import FAST_COMPILE, equivalent, normal
+from gradcheck import FAST_COMPILE, equivalent, normal, relative_error
 
 
 class Net(nn.Module):
@@ -112,6 +112,25 @@ def test_every_form_equals_lax(image, kernel, strides, padding, groups):
                                lambda a, b: by_lax(a, b, spec),
                                *(normal(i, *s) for i, s in enumerate(shapes)),
                                tolerance=1e-13)
+
+
+@pytest.mark.parametrize("f, x, w", [
+    (functools.partial(ops.conv_transpose, strides=16), (1, 2, 2, 8), (32, 32, 8, 8)),
+    (functools.partial(ops.correlate, strides=16), (1, 40, 40, 8), (32, 32, 8, 8)),
+    (functools.partial(ops.correlate, groups=4, padding="SAME"), (1, 16, 16, 4),
+     (15, 15, 1, 4))])
+def test_large_kernels_have_small_programs(f, x, w):
+    """Written out by phases or taps, these took 20 s to compile."""
+    x, w = jnp.asarray(normal(0, *x)), jnp.asarray(normal(1, *w))
+
+    def run(name):
+        return jax.jit(jax.value_and_grad(lambda x, w: jnp.sin(.1 * f(
+            x, w, implementation=name)).sum(), (0, 1)))
+
+    assert run("auto").lower(x, w).as_text().count("\n") < 200
+    found, expected = (jax.tree.leaves(run(name)(x, w)) for name in ("auto", "lax"))
+    for a, b in zip(found, expected):
+        assert relative_error(a, b) <= 5e-6
 
 
 def test_away_from_the_cpu_auto_is_lax(monkeypatch):

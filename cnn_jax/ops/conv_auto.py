@@ -6,6 +6,7 @@ that holds wins.
 """
 
 import itertools
+import math
 
 import jax
 from jax import lax
@@ -18,6 +19,12 @@ from cnn_jax.ops.geometry import (ConvSpec, interleave, is_empty, rotate,
 from cnn_jax.ops.trilinear import trilinear
 
 
+# A form's program grows with the taps or phases that it writes out: the gradients of
+# 15 x 15 taps or of 16 x 16 phases took 20 s to compile.
+MOST_DEPTHWISE_TAPS = 49  # 7 x 7
+MOST_PHASES = 9
+
+
 # What the rules ask of a convolution.
 
 def pointwise(spec: ConvSpec) -> bool:
@@ -25,7 +32,8 @@ def pointwise(spec: ConvSpec) -> bool:
 
 
 def depthwise(spec: ConvSpec) -> bool:
-    return spec.groups == spec.x_shape[-1] > 1
+    return (spec.groups == spec.x_shape[-1] > 1
+            and len(spec.taps) <= MOST_DEPTHWISE_TAPS)
 
 
 def smaller_than_kernel(spec: ConvSpec) -> bool:
@@ -35,7 +43,8 @@ def smaller_than_kernel(spec: ConvSpec) -> bool:
 
 
 def strided(spec: ConvSpec) -> bool:
-    return (max(spec.strides) > 1 and spec.groups == 1 and spec.x_shape[-1] > 4
+    return (1 < math.prod(spec.strides) <= MOST_PHASES
+            and spec.groups == 1 and spec.x_shape[-1] > 4
             and max(spec.lhs_dilation + spec.rhs_dilation) == 1)
 
 
