@@ -19,7 +19,8 @@ import numpy as np
 from cnn_jax.ops import (conv_auto, conv_banded, conv_fft, conv_im2col, conv_lax,
                          conv_loops, conv_numba, conv_taps, conv_winograd)
 from cnn_jax.ops.dense import add_bias
-from cnn_jax.ops.geometry import conv_spec, per_axis, resolve_padding
+from cnn_jax.ops.geometry import (conv_shapes, conv_spec, group_count, per_axis,
+                                  resolve_padding)
 from cnn_jax.ops.trilinear import Passes
 
 # The three passes of each implementation: forward, input gradient, weight gradient.
@@ -43,18 +44,16 @@ def _named(name: str) -> Callable:
             lhs, rhs, window_strides, padding, lhs_dilation=None, rhs_dilation=None,
             dimension_numbers=None, feature_group_count=1, batch_group_count=1,
             precision=None, preferred_element_type=None):
-        if lhs.ndim != rhs.ndim or lhs.ndim < 3 or lhs.dtype != rhs.dtype:
-            raise ValueError(
-                f"conv {name!r}: x {lhs.dtype}{list(lhs.shape)} and w {rhs.dtype}"
-                f"{list(rhs.shape)} must have the same rank, at least 3, and dtype")
+        shapes = conv_shapes(lhs.shape, rhs.shape)
+        _check_dtypes(lhs, rhs, shapes)
         n, o, y_axes = lax.conv_dimension_numbers(
             lhs.shape, rhs.shape, dimension_numbers)
         x_axes = (n[0], *n[2:], n[1])  # to channels last
         w_axes = (*o[2:], o[1], o[0])
         if batch_group_count != 1 or preferred_element_type is not None:
             if name not in ("lax", "auto"):
-                raise ValueError(f"conv {name!r} takes no batch_group_count and no "
-                                 "preferred_element_type: use 'lax' or 'auto'")
+                raise ValueError(f"{shapes}: conv {name!r} takes no batch_group_count "
+                                 "and no preferred_element_type: use 'lax' or 'auto'")
             return lax.conv_general_dilated(
                 lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation,
                 dimension_numbers, feature_group_count, batch_group_count, precision,
@@ -94,12 +93,17 @@ def _lookup(implementation: str) -> str:
     return implementation
 
 
-def _with_bias(y, b):
-    if b is None:
-        return y
-    if b.shape != y.shape[-1:]:
-        raise ValueError(f"bias {b.shape} must be [O], y is {y.shape} [N, *out, O]")
-    return add_bias(y, b)
+def _check_dtypes(x, w, shapes):
+    if x.dtype != w.dtype:
+        raise ValueError(f"{shapes} must have the same dtype, received x {x.dtype} and "
+                         f"w {w.dtype}")
+
+
+def _check_bias(b, outputs, shapes):
+    if b is not None and getattr(b, "shape", None) != (outputs,):
+        received = f"bias {b.shape}" if hasattr(b, "shape") else f"{type(b).__name__}"
+        raise ValueError(f"{shapes} need a bias [O], an array of {outputs} entries, "
+                         f"received {received}")
 
 
 def correlate(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
@@ -112,12 +116,14 @@ def correlate(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
     out = floor((n + lo + hi - (k - 1) d - 1) / s) + 1. Padding is 'SAME', 'VALID', an
     int or one (low, high) pair an axis. db = sum of g over all axes but the last.
     """
+    conv = CONVS[_lookup(implementation)]
+    shapes = conv_shapes(x.shape, w.shape)
+    _check_bias(b, w.shape[-1], shapes)
     rank = x.ndim - 2
-    y = CONVS[_lookup(implementation)](
-        x, w, per_axis("strides", strides, rank), padding,
-        rhs_dilation=per_axis("dilation", dilation, rank),
-        dimension_numbers=_channels_last(x, w), feature_group_count=groups)
-    return _with_bias(y, b)
+    y = conv(x, w, per_axis(f"{shapes}: strides", strides, rank), padding,
+             rhs_dilation=per_axis(f"{shapes}: dilation", dilation, rank),
+             dimension_numbers=_channels_last(x, w), feature_group_count=groups)
+    return y if b is None else add_bias(y, b)
 
 
 def convolve(x: jax.Array, w: jax.Array, b: jax.Array | None = None, *args,
@@ -150,32 +156,34 @@ def conv_transpose(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
     among the sizes that the convolution would map to n.
     """
     name = _lookup(implementation)
-    if x.ndim != w.ndim or x.ndim < 3 or x.shape[-1] != w.shape[-1]:
-        raise ValueError(f"conv_transpose: x {x.shape} [N, *spatial, C] and w "
-                         f"{w.shape} [*kernel, O / groups, C] do not fit")
+    shapes = "conv_transpose: " + conv_shapes(
+        x.shape, w.shape, "[*kernel, O / groups, C]")
+    _check_dtypes(x, w, shapes)
+    groups = group_count(groups, shapes)
+    if x.shape[-1] != w.shape[-1] or x.shape[-1] % groups:
+        raise ValueError(
+            f"{shapes} [*kernel, O / groups, C] do not fit: x has {x.shape[-1]} "
+            f"channels, w takes {w.shape[-1]} in {groups} groups")
+    _check_bias(b, w.shape[-2] * groups, shapes)
     rank = x.ndim - 2
-    strides = per_axis("strides", strides, rank)
-    dilation = per_axis("dilation", dilation, rank)
-    extra = (output_padding,) * rank if isinstance(output_padding, int) else tuple(
-        output_padding)
-    if len(extra) != rank or any(
-            not 0 <= e < max(s, d) for e, s, d in zip(extra, strides, dilation)):
-        raise ValueError(f"output_padding {output_padding!r} must be at least 0 and "
-                         f"less than the stride {strides} or the dilation {dilation}")
+    strides = per_axis(f"{shapes}: strides", strides, rank)
+    dilation = per_axis(f"{shapes}: dilation", dilation, rank)
+    extra = per_axis(f"{shapes}: output_padding", output_padding, rank, least=0)
+    if any(e >= max(s, d) for e, s, d in zip(extra, strides, dilation)):
+        raise ValueError(f"{shapes}: output_padding {output_padding!r} must be less "
+                         f"than the stride {strides} or the dilation {dilation}")
     reaches = [(k - 1) * d + 1 for k, d in zip(w.shape, dilation)]
     same = [n * s for n, s in zip(x.shape[1:], strides)]
-    pairs = resolve_padding(padding, same, reaches, strides)
-    if isinstance(padding, str) and padding.upper() == "VALID":
-        pairs = ((0, 0),) * rank
+    pairs = resolve_padding(padding, same, reaches, strides, f"{shapes}: ")
     out = [(n - 1) * s + r - lo - hi + e for n, s, r, (lo, hi), e in zip(
         x.shape[1:], strides, reaches, pairs, extra)]
     if min(out) < 1:
-        raise ValueError(f"conv_transpose: x {x.shape}, w {w.shape} and padding "
-                         f"{pairs} leave no output, size {out}")
+        raise ValueError(f"{shapes}: padding {pairs} leaves no output, size {out}")
     spec = conv_spec((x.shape[0], *out, w.shape[-2] * groups), w.shape, strides, pairs,
                      None, dilation, groups)
     assert spec.y_shape == x.shape, (spec, x.shape)
-    return _with_bias(PASSES[name].input_gradient(x, w, spec), b)
+    y = PASSES[name].input_gradient(x, w, spec)
+    return y if b is None else add_bias(y, b)
 
 
 def depthwise_conv(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
@@ -186,14 +194,16 @@ def depthwise_conv(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
 
         y[n, p, c m + j] = sum over k of  x[n, s p + d k - lo, c] w[k, 0, c m + j]
     """
+    conv_shapes(x.shape, w.shape, "[*kernel, 1, C m]")
     return correlate(x, w, b, strides, padding, dilation, x.shape[-1], implementation)
 
 
 def pointwise_conv(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
                    implementation: str = "auto") -> jax.Array:
     """A dense layer at every pixel: w [C, O], y [N, *spatial, O] = x w + b."""
-    if w.ndim != 2:
-        raise ValueError(f"pointwise_conv takes w [C, O], received {w.shape}")
+    if x.ndim < 3 or w.ndim != 2:
+        raise ValueError("pointwise_conv takes x [N, *spatial, C] and w [C, O], "
+                         f"received x {x.shape} and w {w.shape}")
     w = w.reshape((1,) * (x.ndim - 2) + w.shape)
     return correlate(x, w, b, implementation=implementation)
 

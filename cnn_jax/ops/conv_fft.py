@@ -27,7 +27,8 @@ def _image_axes(spec):
 def _transform(x, spec: ConvSpec, padding, spread):
     """[N, *size, C] spread and padded to [N, *padded, C], transformed"""
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"conv 'fft' takes floating-point arrays, received {x.dtype}")
+        raise ValueError("conv 'fft' takes floating-point arrays, received x "
+                         f"{spec.x_shape} and w {spec.w_shape} of {x.dtype}")
     config = [(0, 0, 0), *((lo, hi, e - 1) for (lo, hi), e in zip(padding, spread)),
               (0, 0, 0)]
     x = lax.pad(x, jnp.zeros((), x.dtype), config)

@@ -61,7 +61,7 @@ def _run(which, x, w, y, spec: ConvSpec):
     missing = 3 - len(spec.kernel)
     if missing < 0:
         raise ValueError("conv 'numba' takes at most 3 spatial axes, received "
-                         f"x {spec.x_shape}")
+                         f"x {spec.x_shape} and w {spec.w_shape}")
 
     def three(values, neutral):
         return (neutral,) * missing + tuple(values)

@@ -33,8 +33,8 @@ def _check(spec: ConvSpec):
             or spec.rhs_dilation != (1, 1)):
         raise ValueError(
             "conv 'winograd' takes 3 x 3 kernels with stride 1 and no kernel dilation, "
-            f"received w {spec.w_shape}, strides {spec.strides}, rhs_dilation "
-            f"{spec.rhs_dilation}")
+            f"received x {spec.x_shape}, w {spec.w_shape}, strides {spec.strides}, "
+            f"rhs_dilation {spec.rhs_dilation}")
 
 
 def _both_sides(matrix, blocks):

@@ -11,7 +11,8 @@ Written for any number of spatial axes. Along one axis of size n, with padding
 """
 
 import itertools
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from jax import lax
@@ -64,11 +65,26 @@ def output_size(padded: int, kernel: int, stride: int, dilation: int = 1) -> int
     return max(0, (padded - reach) // stride + 1)
 
 
-def resolve_padding(padding, sizes, reaches, strides) -> Pairs:
+def integer(value) -> int:
+    """A Python or NumPy integer as an int; TypeError for a bool and all else."""
+    if isinstance(value, bool):
+        raise TypeError(f"{value} is not an integer")
+    return operator.index(value)
+
+
+def is_integer(value) -> bool:
+    try:
+        integer(value)
+    except TypeError:
+        return False
+    return True
+
+
+def resolve_padding(padding, sizes, reaches, strides, where: str = "") -> Pairs:
     """'SAME', 'SAME_LOWER', 'VALID', one int, or (lo, hi) an axis -> (lo, hi) an axis.
 
     SAME gives ceil(n / s) outputs; an odd total puts the extra zero at the high end
-    (at the low end for SAME_LOWER).
+    (at the low end for SAME_LOWER). Errors begin with `where`.
     """
     if isinstance(padding, str):
         name = padding.upper()
@@ -80,38 +96,62 @@ def resolve_padding(padding, sizes, reaches, strides) -> Pairs:
             if name == "SAME":
                 return tuple((t // 2, t - t // 2) for t in totals)
             return tuple((t - t // 2, t // 2) for t in totals)
-        raise ValueError(f"padding {padding!r} is not known: 'SAME', 'SAME_LOWER', "
-                         "'VALID' or one (low, high) pair for each spatial axis")
-    if isinstance(padding, int):
-        return ((padding, padding),) * len(sizes)
-    pairs = tuple((p, p) if isinstance(p, int) else tuple(p) for p in padding)
+        raise ValueError(f"{where}padding {padding!r} is not known: 'SAME', "
+                         "'SAME_LOWER', 'VALID', an integer or one (low, high) pair "
+                         "for each spatial axis")
+    try:
+        sides = padding if isinstance(padding, Iterable) else (padding,) * len(sizes)
+        pairs = tuple(tuple(map(integer, p if isinstance(p, Iterable) else (p, p)))
+                      for p in sides)
+    except TypeError:
+        pairs = ()
     if len(pairs) != len(sizes) or any(len(p) != 2 for p in pairs):
-        raise ValueError(f"padding {padding!r} does not give one (low, high) pair for "
-                         f"each spatial axis, their sizes are {tuple(sizes)}")
-    return tuple((int(lo), int(hi)) for lo, hi in pairs)
+        raise ValueError(f"{where}padding {padding!r} must be 'SAME', 'VALID', an "
+                         "integer or one (low, high) pair of integers for each spatial "
+                         f"axis, their sizes are {tuple(sizes)}")
+    return pairs
 
 
-def per_axis(name: str, value: int | Sequence[int] | None,
-             rank: int) -> tuple[int, ...]:
-    """One int, None (= 1) or one int an axis -> one int an axis, each at least 1."""
+def per_axis(name: str, value: int | Sequence[int] | None, rank: int,
+             least: int = 1) -> tuple[int, ...]:
+    """One int, None (= 1) or one int an axis -> one int an axis, each at least `least`.
+
+    `name` begins the error, after the shapes: "x (2, 4, 4, 3): window".
+    """
     value = 1 if value is None else value
-    values = (value,) * rank if isinstance(value, int) else tuple(map(int, value))
-    if len(values) != rank or min(values, default=1) < 1:
-        raise ValueError(f"{name} {value!r} must be {rank} integers >= 1, "
+    try:
+        values = tuple(map(
+            integer, value if isinstance(value, Iterable) else (value,) * rank))
+    except TypeError:
+        values = ()
+    if len(values) != rank or min(values, default=least) < least:
+        raise ValueError(f"{name} {value!r} must be {rank} integers >= {least}, "
                          "one for each spatial axis")
     return values
+
+
+def conv_shapes(x_shape, w_shape, w_axes: str = "[*kernel, C / groups, O]") -> str:
+    """How errors name x and w; ValueError if their ranks do not fit."""
+    shapes = f"x {tuple(x_shape)} and w {tuple(w_shape)}"
+    if len(x_shape) != len(w_shape) or len(x_shape) < 3:
+        raise ValueError(f"{shapes} must both have 2 axes more than the image, the "
+                         f"same rank of at least 3: x [N, *spatial, C], w {w_axes}")
+    return shapes
+
+
+def group_count(groups, shapes: str) -> int:
+    if not is_integer(groups) or groups < 1:
+        raise ValueError(f"{shapes}: groups or feature_group_count {groups!r} must be "
+                         "an integer >= 1")
+    return int(groups)
 
 
 def conv_spec(x_shape, w_shape, strides, padding, lhs_dilation=None, rhs_dilation=None,
               groups=1, precision=None) -> ConvSpec:
     """Checks a convolution of x [N, *spatial, C] with w [*kernel, C / groups, O]."""
-    shapes = f"x {tuple(x_shape)} and w {tuple(w_shape)}"
-    if len(x_shape) != len(w_shape) or len(x_shape) < 3:
-        raise ValueError(f"{shapes} must both have 2 axes more than the image: "
-                         "x [N, *spatial, C], w [*kernel, C / groups, O]")
+    shapes = conv_shapes(x_shape, w_shape)
     rank = len(x_shape) - 2
-    if not isinstance(groups, int) or groups < 1:
-        raise ValueError(f"feature_group_count {groups!r} must be an integer >= 1")
+    groups = group_count(groups, shapes)
     if x_shape[-1] != w_shape[-2] * groups:
         raise ValueError(
             f"{shapes} do not fit: x has {x_shape[-1]} channels, w takes "
@@ -119,14 +159,14 @@ def conv_spec(x_shape, w_shape, strides, padding, lhs_dilation=None, rhs_dilatio
     if w_shape[-1] % groups:
         raise ValueError(f"{shapes}: the {w_shape[-1]} output channels do not divide "
                          f"into {groups} groups")
-    strides = per_axis("window_strides", strides, rank)
-    lhs_dilation = per_axis("lhs_dilation", lhs_dilation, rank)
-    rhs_dilation = per_axis("rhs_dilation", rhs_dilation, rank)
+    strides = per_axis(f"{shapes}: window_strides", strides, rank)
+    lhs_dilation = per_axis(f"{shapes}: lhs_dilation", lhs_dilation, rank)
+    rhs_dilation = per_axis(f"{shapes}: rhs_dilation", rhs_dilation, rank)
     if isinstance(padding, str) and lhs_dilation != (1,) * rank:
-        raise ValueError(f"padding {padding!r} is not defined with lhs_dilation "
-                         f"{lhs_dilation}: give (low, high) pairs")
+        raise ValueError(f"{shapes}: padding {padding!r} is not defined with "
+                         f"lhs_dilation {lhs_dilation}: give (low, high) pairs")
     reaches = [(k - 1) * d + 1 for k, d in zip(w_shape[:-2], rhs_dilation)]
-    padding = resolve_padding(padding, x_shape[1:-1], reaches, strides)
+    padding = resolve_padding(padding, x_shape[1:-1], reaches, strides, f"{shapes}: ")
     spec = ConvSpec(tuple(x_shape), tuple(w_shape), strides, padding, lhs_dilation,
                     rhs_dilation, groups, precision)
     if any(p < 0 for p in spec.padded):
@@ -251,14 +291,14 @@ def pool_spec(x_shape, window, strides=None, padding="VALID", ceil_mode=False,
     x_shape = tuple(x_shape)
     if len(x_shape) < 3:
         raise ValueError(f"pooling takes x [N, *spatial, C], received x {x_shape}")
-    spatial = x_shape[1:-1]
-    window = per_axis(f"pooling of x {x_shape}: window", window, len(spatial))
+    spatial, where = x_shape[1:-1], f"pooling of x {x_shape}: "
+    window = per_axis(f"{where}window", window, len(spatial))
     strides = window if strides is None else strides
-    strides = per_axis(f"pooling of x {x_shape}: strides", strides, len(spatial))
-    padding = resolve_padding(padding, spatial, window, strides)
+    strides = per_axis(f"{where}strides", strides, len(spatial))
+    padding = resolve_padding(padding, spatial, window, strides, where)
     if any(not 0 <= p < k for pair, k in zip(padding, window) for p in pair):
-        raise ValueError(f"pooling of x {x_shape}: padding {padding} must be at least "
-                         f"0 and less than the window {window}")
+        raise ValueError(f"{where}padding {padding} must be at least 0 and less than "
+                         f"the window {window}")
     out, full = [], []
     for n, k, s, (lo, hi) in zip(spatial, window, strides, padding):
         o = output_size(n + lo + hi, k, s)

@@ -7,6 +7,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from cnn_jax.ops.geometry import is_integer
 from cnn_jax.ops.mapped import vary_alike
 from cnn_jax.ops.trilinear import low_precision
 
@@ -26,10 +27,13 @@ def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-
       y [N, *spatial, C], m [C], v [C] (biased, in float32 or wider), the last two for
       the running averages.
 
-    Raises ValueError if scale or bias is not [C]. Source: Ioffe and Szegedy,
-    "Batch normalization", 2015.
+    Raises ValueError if scale or bias is not [C], or if x has no pixel. Source: Ioffe
+    and Szegedy, "Batch normalization", 2015.
     """
     _check_channels(x, scale=scale, bias=bias)
+    if 0 in x.shape[:-1]:
+        raise ValueError(f"batch norm: x {x.shape} [N, *spatial, C] has no pixel to "
+                         "take the mean of: give at least one image")
     mean, square = _moments(x)
     if axis_name is not None:
         mean, square = lax.pmean((mean, square), axis_name)
@@ -121,9 +125,12 @@ def local_response_norm(x: jax.Array, size: int = 5, k: float = 2.0,
     Source: Krizhevsky, Sutskever and Hinton, "ImageNet classification with deep
     convolutional neural networks", 2012.
     """
-    if size < 1 or x.ndim < 1:
-        raise ValueError(f"local response norm: size {size} must be at least 1 and x "
-                         f"{x.shape} [..., C]")
+    if x.ndim < 1:
+        raise ValueError(f"local response norm takes x [..., C], received {x.shape}")
+    if not is_integer(size) or size < 1:
+        raise ValueError(f"local response norm of x {x.shape}: size {size!r} must be "
+                         "an integer >= 1")
+    size = int(size)
     return _response_norm(x, size, k, alpha / size if divide_by_size else alpha, beta)
 
 
