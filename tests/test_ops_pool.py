@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from cnn_jax import ops
-from gradcheck import compiled, equivalent, normal, relative_error
+from gradcheck import (compiled, equivalent, finite_differences, normal,
+                       relative_error)
 
 FAST = ["windows", "lax", "auto"]
 
@@ -39,6 +40,17 @@ def test_any_pooling_equals_the_specification(data):
         f, specification = (functools.partial(pool, implementation=name, **options)
                             for name in (draw(st.sampled_from(FAST)), "loops"))
         equivalent(f, specification, x, tolerance=1e-14)
+
+
+@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("pool", [ops.max_pool, ops.avg_pool])
+def test_second_derivatives(name, pool):
+    """With no ties, so that the maximum has them; avg_pool is linear in itself."""
+    x = normal(0, 1, 5, 4, 2)
+
+    def f(x):
+        return pool(x, (3, 2), 2, "SAME", implementation=name) ** 3
+    finite_differences(f, x, order=2)
 
 
 @pytest.mark.parametrize("name", FAST)

@@ -38,10 +38,13 @@ def _mean_lax(x, spec: PoolSpec):
 
 
 def _fastest(on_cpu, elsewhere):
-    """Chosen while tracing: slices on a CPU, XLA's own pooling on a GPU or TPU."""
+    """Slices on a CPU, XLA's own pooling on a GPU or TPU, also where the program is
+    exported from a CPU for one of them."""
     def pool(x, spec: PoolSpec):
-        slices = jax.default_backend() == "cpu" and len(spec.taps) <= MOST_TAPS
-        return (on_cpu if slices else elsewhere)(x, spec)
+        if jax.default_backend() != "cpu" or len(spec.taps) > MOST_TAPS:
+            return elsewhere(x, spec)
+        return lax.platform_dependent(x, cpu=lambda x: on_cpu(x, spec),
+                                      default=lambda x: elsewhere(x, spec))
     return pool
 
 
