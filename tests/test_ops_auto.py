@@ -84,6 +84,9 @@ def test_the_rules_choose():
         "auto.padded_forward", "auto.padded_input_gradient", "lax.weight_gradient"]
     assert forms((8, 32, 32, 1), (5, 5, 1, 6), padding="VALID") == [
         "banded.forward", "im2col.input_gradient", "lax.weight_gradient"]
+    assert forms((64, 28, 28, 3), (3, 3, 3, 4), padding="VALID") == [
+        "banded.forward", "im2col.input_gradient", "lax.weight_gradient"]
+    assert forms((8, 28, 28, 1), (3, 3, 1, 8))[0] == "taps.forward"
     assert forms((8, 28, 28, 64), (3, 3, 64, 32), (2, 2))[1] == (
         "auto.phases_input_gradient")
     assert forms((8, 28, 28, 64), (3, 3, 64, 64)) == [
@@ -156,6 +159,23 @@ def test_a_program_exported_for_a_gpu_convolves_by_lax():
         "stablehlo.convolution") == 1
     both = jax.export.export(f, platforms=["cpu", "cuda"])
     assert both(x, w).call(x + 1, w + 1).tolist() == f(x + 1, w + 1).tolist()
+
+
+@pytest.mark.parametrize("pool", [ops.max_pool, ops.avg_pool])
+def test_a_program_exported_for_a_gpu_pools_by_lax(pool):
+    x = jnp.asarray(normal(0, 2, 7, 6, 3), jnp.float32)
+
+    @jax.jit
+    def f(x):
+        return jax.value_and_grad(lambda x: jnp.sin(pool(x, 3, 2)).sum())(x)
+
+    def count(platform):
+        program = jax.export.export(f, platforms=[platform])(x).mlir_module()
+        return program.count("stablehlo.reduce_window")
+
+    assert count("cpu") == 0 and count("cuda") >= 1
+    value, dx = jax.export.export(f, platforms=["cpu", "cuda"])(x).call(x)
+    assert value == f(x)[0] and dx.tolist() == f(x)[1].tolist()
 
 
 def test_forward_mode_where_all_passes_are_lax():

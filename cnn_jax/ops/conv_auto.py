@@ -53,9 +53,9 @@ def one_channel_3x3(spec: ConvSpec) -> bool:
 
 
 def narrow(spec: ConvSpec) -> bool:
-    """Few channels in and out and a large kernel: LeNet's first layer."""
+    """Few channels in and out on small images: LeNet's first layer."""
     return (spec.groups == 1 and spec.x_shape[-1] <= 4 and spec.w_shape[-1] <= 16
-            and min(spec.kernel) >= 5 and max(spec.x_shape[-2], spec.out[-1]) <= 64)
+            and min(spec.kernel) >= 3 and max(spec.x_shape[-2], spec.out[-1]) <= 64)
 
 
 def few_channels(spec: ConvSpec) -> bool:
@@ -113,7 +113,7 @@ def _stride_one(g, w, padding, size, precision):
 
 
 # XLA's time / the form's time, jaxlib 0.10.2, 2 cores of an AMD EPYC, float32. Ordinary
-# convolutions stay XLA's: im2col, taps, FFT and Winograd are all slower there.
+# convolutions of many channels stay XLA's: im2col, taps, FFT and Winograd are slower.
 FORWARD = (
     (pointwise, conv_pointwise.forward),                # 1.0 - 2.0
     (depthwise, conv_depthwise.forward),                # 12 - 33
