@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from cnn_jax import ops
+from cnn_jax.ops import conv_im2col
 from cnn_jax.ops.conv_im2col import col2im, im2col
 from cnn_jax.ops.geometry import conv_spec
 from gradcheck import compiled, normal
 
 # The hand-worked cases are written [N, C, H, W] and [O, C, H, W], as published.
-EXACT = [name for name in ops.CONVS if name not in ("winograd", "numba")]
+EXACT = [name for name in ops.CONVS if name != "winograd"]
 
 
 def nhwc(a):
@@ -28,6 +29,8 @@ def counting(*shape):
 
 def passes(implementation, x, w, g=None, padding="VALID"):
     """y, dx, dw and db in the published layouts"""
+    if implementation == "numba":
+        pytest.importorskip("numba")
     b = jnp.zeros(len(w))
 
     def conv(x, w, b):
@@ -61,9 +64,25 @@ def test_im2col_and_col2im():
     x, w = nhwc(counting(2, 3, 3, 3)), hwio(counting(2, 3, 2, 2))
     spec = conv_spec(x.shape, w.shape, (1, 1), "VALID")
     cols = np.asarray(im2col(x, spec)).reshape(8, 4, 3)  # 8 places, 4 taps, 3 channels
-    # The first patch of the first image, channel by channel, as in the published col.
-    np.testing.assert_array_equal(
-        cols[0].T.ravel(), [0, 1, 3, 4, 9, 10, 12, 13, 18, 19, 21, 22])
+    col = cols.swapaxes(1, 2).reshape(8, 12)  # channel by channel, as published
+    np.testing.assert_array_equal(col, [
+        [0, 1, 3, 4, 9, 10, 12, 13, 18, 19, 21, 22],
+        [1, 2, 4, 5, 10, 11, 13, 14, 19, 20, 22, 23],
+        [3, 4, 6, 7, 12, 13, 15, 16, 21, 22, 24, 25],
+        [4, 5, 7, 8, 13, 14, 16, 17, 22, 23, 25, 26],
+        [27, 28, 30, 31, 36, 37, 39, 40, 45, 46, 48, 49],
+        [28, 29, 31, 32, 37, 38, 40, 41, 46, 47, 49, 50],
+        [30, 31, 33, 34, 39, 40, 42, 43, 48, 49, 51, 52],
+        [31, 32, 34, 35, 40, 41, 43, 44, 49, 50, 52, 53]])
+    col_w = np.asarray(w).reshape(4, 3, 2).swapaxes(0, 1).reshape(12, 2)
+    np.testing.assert_array_equal(col_w, [
+        [0, 12], [1, 13], [2, 14], [3, 15], [4, 16], [5, 17], [6, 18], [7, 19],
+        [8, 20], [9, 21], [10, 22], [11, 23]])
+    y = conv_im2col.forward(x, w, spec)  # [2, 2, 2, 2]: the product of the two
+    np.testing.assert_array_equal(np.asarray(y).reshape(8, 2), [
+        [1035, 2619], [1101, 2829], [1233, 3249], [1299, 3459],
+        [2817, 8289], [2883, 8499], [3015, 8919], [3081, 9129]])
+    np.testing.assert_array_equal(col @ col_w, np.asarray(y).reshape(8, 2))
     # col2im of ones counts how many patches hold each pixel.
     ones = col2im(jnp.ones((2, 2, 2, 4, 3)), spec)
     np.testing.assert_array_equal(ones[1, :, :, 2], [[1, 2, 1], [2, 4, 2], [1, 2, 1]])
@@ -134,6 +153,19 @@ def test_the_nine_filters():
 
 
 # Pooling.
+
+@pytest.mark.parametrize("name", ops.POOLS)
+def test_max_pool_of_three_images_and_two_channels(name):
+    y, vjp = jax.vjp(lambda x: ops.max_pool(x, 2, 2, implementation=name),
+                     nhwc(counting(3, 2, 4, 4)))
+    np.testing.assert_array_equal(y.transpose(0, 3, 1, 2), [
+        [[[5, 7], [13, 15]], [[21, 23], [29, 31]]],
+        [[[37, 39], [45, 47]], [[53, 55], [61, 63]]],
+        [[[69, 71], [77, 79]], [[85, 87], [93, 95]]]])
+    dx, = vjp(jnp.ones_like(y))
+    one = [[0, 0, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0], [0, 1, 0, 1]]
+    np.testing.assert_array_equal(dx.transpose(0, 3, 1, 2), [[one, one]] * 3)
+
 
 def test_max_pool_ties_and_overlap_by_hand():
     x = jnp.array([[1, 5, 5, 2], [5, 0, 5, 7], [3, 3, 7, 7]], jnp.float32)
