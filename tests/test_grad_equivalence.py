@@ -3,8 +3,9 @@
     pytest tests/test_grad_equivalence.py             72 cases, seeded
     pytest -m slow tests/test_grad_equivalence.py     the full table
 
-A case is one implementation on one row of the table. The rows alternate between float32
-and float64. Tolerances are on max |a - b| / max |b|.
+A case is one implementation on one row of the table. The rows have 8 channels in and
+out, but a few of 1 and 3 channels in, for which `auto` has rules of its own; they
+alternate between float32 and float64. Tolerances are on max |a - b| / max |b|.
 """
 
 import functools
@@ -18,7 +19,9 @@ import numpy as np
 import pytest
 
 from cnn_jax.ops import CONVS, correlate
+from cnn_jax.ops import conv_auto
 from cnn_jax.ops.dense import add_bias
+from cnn_jax.ops.geometry import conv_spec
 from gradcheck import equivalent, normal
 
 TOLERANCE = {"float32": 5e-6, "float64": 1e-14, "bfloat16": 2e-2}
@@ -47,7 +50,17 @@ EXTRA = [
     ((0, (6, 7), (3, 3)), (2, 2), "VALID", (1, 1), 8, (1, 1)),
     ((2, (3, 3), (5, 5)), (1, 1), "VALID", (1, 1), 1, (1, 1)),
 ]
-ROWS = TABLE + EXTRA
+# Few channels in: (channels in, kernel, (strides, padding, dilation, channels out)).
+FEW = list(itertools.product((1, 3), (3, 5), [
+    ((1, 1), "SAME", (1, 1), 4), ((1, 1), "VALID", (1, 1), 16),
+    ((2, 2), "SAME", (1, 1), 6), ((1, 2), ((0, 2), (3, 1)), (1, 1), 20),
+    ((1, 1), ((2, 1), (1, 2)), (2, 1), 5)]))
+ROWS = TABLE + EXTRA + [
+    ((2, (9, 8), (size, size)), strides, padding, dilation, 1, (1, 1))
+    for _, size, (strides, padding, dilation, _) in FEW]
+# Row -> channels in and out; the others have 8 and 8.
+CHANNELS = {len(TABLE + EXTRA) + i: (c, options[-1])
+            for i, (c, _, options) in enumerate(FEW)}
 # The reference reads beyond the image here in float32 (openxla/xla#48713).
 MISREAD = {i for i, (_, _, padding, *_) in enumerate(ROWS)
            if not isinstance(padding, str) and any(lo < 0 < hi for lo, hi in padding)}
@@ -71,12 +84,13 @@ CASES = cases()
 
 
 def seeded_subset(size: int) -> list:
-    """As many cases of every implementation, drawn with seed 0."""
+    """As many cases of every implementation, drawn with seed 0, 2 of few channels."""
     rng, subset = random.Random(0), []
     for name in CONVS:
         own = [case for case in CASES if case[0] == name]
         rng.shuffle(own)
-        subset += own[:-(-size // (len(CONVS) - 1))]
+        own.sort(key=lambda case: case[1] in CHANNELS)  # stable: the few come last
+        subset += own[:-(-size // (len(CONVS) - 1)) - 2] + own[-2:]
     return subset
 
 
@@ -97,7 +111,8 @@ def check(name, i, dtype=None):
     if i in MISREAD:
         dtype = "float64"
     with jax.enable_x64(True):
-        shapes = (batch, *image, 8), (*kernel, 8 // groups, 8), (8,)
+        c, o = CHANNELS.get(i, (8, 8))
+        shapes = (batch, *image, c), (*kernel, c // groups, o), (o,)
         args = [jnp.asarray(normal(i + j, *shape), dtype)
                 for j, shape in enumerate(shapes)]
         reference = function(lax.conv_general_dilated, jnp.add, i)
@@ -166,3 +181,16 @@ def test_the_table_is_as_large_as_promised():
     assert len(CASES) >= 3000 and sum(name == "auto" for name, _ in CASES) >= 1200
     assert {name for name, _ in seeded_subset(72)} == set(CONVS) - {"lax"}
     assert np.isclose(len(seeded_subset(72)), 72, atol=6)
+    few = [name for name, i in seeded_subset(72) if i in CHANNELS]
+    assert len(FEW) == 20 and set(few) == set(CONVS) - {"lax"}
+
+
+def test_the_rows_of_few_channels_reach_the_rules_for_them():
+    found = set()
+    for i, (c, o) in CHANNELS.items():
+        (batch, image, kernel), strides, padding, dilation, groups, _ = ROWS[i]
+        spec = conv_spec((batch, *image, c), (*kernel, c, o), strides, padding, None,
+                         dilation, groups)
+        found |= {next(rule.__name__ for rule, _ in rules if rule(spec))
+                  for rules in (conv_auto.FORWARD, conv_auto.INPUT_GRADIENT)}
+    assert found >= {"few_channels", "one_channel_3x3", "narrow", "always"}
