@@ -185,6 +185,8 @@ def parse(argv: list[str] | None, names: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent,
                         help="where RESULTS.md and RESULTS.json go")
     parser.add_argument("--list", action="store_true", help="shows the experiments")
+    parser.add_argument("--table", action="store_true",
+                        help="runs nothing, writes the table of what has been run")
     flags = parser.parse_args(argv)
     for name in flags.only:
         if name not in names:
@@ -223,7 +225,7 @@ def reproduce(argv: list[str] | None, experiments: dict[str, Experiment]) -> int
 
     chosen = [targets[name] for name in dict.fromkeys(flags.only)]
     try:
-        failed = run_all(chosen, flags, write_rows)
+        failed = [] if flags.table else run_all(chosen, flags, write_rows)
     except Interrupted as error:
         print("interrupted: the same command goes on from here", file=sys.stderr)
         return 128 + error.signum

@@ -93,6 +93,12 @@ def test_what_is_finished_is_not_run_again(measured, monkeypatch, capsys):
     assert rows(measured) == before
 
 
+def test_table_runs_nothing(tmp_path):
+    assert run(tmp_path, "--table") == 0
+    assert [row["n"] for row in rows(tmp_path).values()] == [0, 0]
+    assert not (tmp_path / "runs").exists()
+
+
 def test_exit_code_1_below_the_band(measured, capsys):
     assert run(measured, "--only", "easy", experiments=HARD) == 1
     assert "is below 0.9500 (published 1.0, band 0.05)" in capsys.readouterr().err
