@@ -7,6 +7,11 @@ python main.py --mode=overlays --workdir=runs/shapes_fcn-shapes_segmentation-HAS
 parameters; see cnn_jax/networks/fcn.py. The set has 5,000 + 1,000 images of 32 x 32
 pixels and six classes: background, circle, rectangle, triangle, diamond, line. The
 first tenth of the training images validates.
+
+Test mean IoU 0.9218 for seed 0 (validation 0.9196), best epoch 40; n = 1, so its
+spread is not known. Its time alone has not been measured: two cores of an AMD EPYC
+(Zen 4) that did other work too took 3.8 s and more an epoch (jax 0.10.2, Python 3.11).
+`python experiments/reproduce.py --only segmentation_shapes` runs five seeds.
 """
 
 from configs import default
