@@ -137,6 +137,4 @@ def test_recipes_of_ours_need_the_published_accuracy_itself():
             assert row.published == EXPERIMENTS[name.removesuffix("_ours")].published
             assert row.band == 0
         if row.published is not None:
-            # A wider band is that of a network whose own runs spread so much.
-            wide = 0.6 if "spread by" in row.reason else 0.15
-            assert row.reason and 0 <= row.band < wide
+            assert row.reason and 0 <= row.band < 0.15
