@@ -1,0 +1,45 @@
+"""One picture of a run with what it shows in words, and the folder that holds them."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+INDEX = "pictures.json"
+
+
+class Picture(NamedTuple):
+    """A figure, the arrays that it draws, and the words that a report needs."""
+
+    name: str      # of its file, without suffix
+    title: str
+    caption: str   # how to read it, one or two sentences
+    alt: str       # what a reader who cannot see it must know
+    figure: object  # matplotlib.figure.Figure
+    arrays: dict[str, np.ndarray]
+
+
+def write(pictures: list[Picture], folder: Path) -> list[Path]:
+    """Each as NAME.png, and their words in pictures.json, where they replace or follow
+    those of earlier pictures. Returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    rows = {row["name"]: row for row in read_index(folder)}
+    for picture in pictures:
+        path = folder / f"{picture.name}.png"
+        picture.figure.savefig(path, dpi=120)
+        rows[picture.name] = {"name": picture.name, "title": picture.title,
+                              "caption": picture.caption, "alt": picture.alt}
+        paths.append(path)
+    index = folder / INDEX
+    whole = index.with_suffix(".tmp")
+    whole.write_text(json.dumps(list(rows.values()), indent=2) + "\n")
+    whole.replace(index)
+    return paths
+
+
+def read_index(folder: Path) -> list[dict[str, str]]:
+    """The words of the pictures in a folder, in the order they were first written."""
+    path = folder / INDEX
+    return json.loads(path.read_text()) if path.exists() else []
