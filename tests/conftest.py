@@ -1,7 +1,9 @@
-"""Fixtures that test files share: one compilation cache for all runs of a session."""
+"""Fixtures that test files share: one compilation cache for all runs of a session, and
+a browser for the pages."""
 
 import jax
 import pytest
+from browser import launched
 from jax.experimental.compilation_cache import compilation_cache
 
 
@@ -31,3 +33,14 @@ def compiled_once(cache_folder):
         jax.config.update(name, value)
     compilation_cache.reset_cache()
     patch.undo()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A real Chromium without a window; see tests/browser.py.
+
+    One a file, not one a session: while playwright runs, its event loop counts as
+    running in this thread, where the tests of notebooks start another.
+    """
+    with launched() as found:
+        yield found
