@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from cnn_jax import ops
-from cnn_jax.ops import compiler, conv_auto, conv_lax
+from cnn_jax.ops import compiler, conv_auto, conv_lax, correlate
 from cnn_jax.ops.geometry import conv_spec
 from gradcheck import FAST_COMPILE, equivalent, normal, relative_error
 
@@ -91,6 +91,29 @@ def test_the_rules_choose():
         "auto.phases_input_gradient")
     assert forms((8, 28, 28, 64), (3, 3, 64, 64)) == [
         "lax.forward", "lax.input_gradient", "lax.weight_gradient"]
+    assert forms((64, 28, 28, 16), (3, 3, 16, 8))[2] == "auto.turned_weight_gradient"
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-13), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize("image, kernel, strides, padding, dilation", [
+    ((5, 4), (3, 2), (1, 1), "SAME", (1, 1)), ((7, 6), (3, 3), (3, 2), "VALID", (1, 1)),
+    ((6, 7), (2, 3), (1, 2), ((2, -1), (0, 3)), (2, 1)),
+    ((1, 1), (3, 3), (1, 1), "SAME", (1, 1)),
+    ((6, 6), (3, 3), (1, 1), ((-1, 2), (3, -2)), (1, 1)),
+    ((8,), (4,), (3,), "SAME", (1,)),
+    ((3, 2, 2), (2, 2, 2), (1, 1, 1), "SAME", (1, 1, 1))])
+def test_large_batches(image, kernel, strides, padding, dilation, dtype, tolerance):
+    """Images that are turned by a product with the identity."""
+    def value_and_gradients(name):
+        return jax.jit(jax.value_and_grad(lambda x, w: jnp.sin(.1 * correlate(
+            x, w, None, strides, padding, dilation, 1, name)).sum(), (0, 1)))
+
+    with jax.enable_x64(True):
+        x, w = (jnp.asarray(normal(i, *s), dtype) for i, s in enumerate(
+            [(64, *image, 16), (*kernel, 16, 3)]))
+        for found, expected in zip(*(jax.tree.leaves(value_and_gradients(name)(x, w))
+                                     for name in ("auto", "lax"))):
+            assert relative_error(found, expected) <= tolerance
 
 
 @pytest.mark.parametrize("image, kernel, strides, padding, groups", [

@@ -58,6 +58,16 @@ def weight_gradient(x, g, spec: ConvSpec):
     if misread(spec):
         x, spec = pad_first(x, spec)
     a = _letters(spec)
+    return _correlated(x, g, spec, (f"C{a}N", f"I{a}O", f"{a}NC"))
+
+
+def weight_gradient_of_turned(x, g, spec: ConvSpec):
+    """The same of x [C, *spatial, N] and g [*out, N, O], for groups = 1."""
+    a = _letters(spec)
+    return _correlated(x, g, spec, (f"N{a}C", f"{a}IO", f"{a}NC"))
+
+
+def _correlated(x, g, spec: ConvSpec, letters):
     padding = []
     for size, k, d, s, o, (lo, hi) in zip(
             spec.padded, spec.kernel, spec.rhs_dilation, spec.strides, spec.out,
@@ -65,9 +75,8 @@ def weight_gradient(x, g, spec: ConvSpec):
         used = (k - 1) * d + 1 + (o - 1) * s  # rows that no window reached are cut
         padding.append((lo, hi - (size - used)))
     return lax.conv_general_dilated(
-        x, g, spec.rhs_dilation, padding, spec.lhs_dilation, spec.strides,
-        (f"C{a}N", f"I{a}O", f"{a}NC"), batch_group_count=spec.groups,
-        precision=spec.precision)
+        x, g, spec.rhs_dilation, padding, spec.lhs_dilation, spec.strides, letters,
+        batch_group_count=spec.groups, precision=spec.precision)
 
 
 passes = trilinear(forward, input_gradient, weight_gradient)
