@@ -19,19 +19,21 @@ from cnn_jax.training import Stopped  # noqa: E402
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, as in configs/lenet.py or configs/lenet.py:mnist; "
-    "any field can be set with --config.KEY=VALUE.")
+    "any field can be set with --config.KEY=VALUE, which without --config changes the "
+    "config of --workdir.")
 MODE = flags.DEFINE_string("mode", "train", f"One of {', '.join(modes.MODES)}.")
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; default runs/NETWORK-DATASET-HASH. The same "
     "folder again goes on where the run stopped.")
 IMAGES = flags.DEFINE_string(
-    "images", None, "predict: pictures or folders of pictures; more may follow.")
+    "images", None, "predict, inspect: pictures or folders of pictures; more may "
+    "follow.")
 TOP = flags.DEFINE_integer("top", 3, "predict: classes to show for each picture.",
                            lower_bound=1)
 JSON = flags.DEFINE_boolean("json", False, "predict: print JSON instead of text.")
 INVERT = flags.DEFINE_boolean(
-    "invert", False, "predict: exchange dark and bright, for dark ink on white paper "
-    "where the training data are bright on dark.")
+    "invert", False, "predict, inspect: exchange dark and bright, for dark ink on "
+    "white paper where the training data are bright on dark.")
 OUTPUT = flags.DEFINE_string(
     "output", None, "show_data, overlays, predict on a run with masks: the picture to "
     "write (.png, .pdf, .svg); default data.png, overlays.png or predictions.png in "
@@ -41,7 +43,7 @@ OUTPUT = flags.DEFINE_string(
 def parse(argv: list[str]) -> list[str]:
     """Flags and config, or one line that says which of them cannot be."""
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS(modes.with_own_config(argv))
         if CONFIG.value is not None:
             CONFIG.value.is_locked  # a file that is not there fails at first use
         return rest

@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from cnn_jax import data, networks, predict, training
+from cnn_jax import data, inspect, networks, predict, training
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.contact_sheet import check_format, contact_sheet
 from cnn_jax.inspection.summary import layer_table
@@ -17,6 +17,9 @@ from cnn_jax.training import trained
 from cnn_jax.training.config import check, is_field, unknown_field
 from cnn_jax.training.setup import create_model
 from cnn_jax.training.workdir import check_same_config, default_path
+
+
+OWN_CONFIG = Path(__file__).parents[1] / "configs" / "workdir.py"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +40,9 @@ def run(request: Request) -> None:
     """Does what the command line asks for. Raises InputError or RunError."""
     if request.mode not in MODES:
         raise InputError(f"--mode={request.mode} is unknown; known: {', '.join(MODES)}")
-    if request.images and request.mode != "predict":
+    if request.images and request.mode not in ("predict", "inspect"):
         raise InputError(f"unexpected argument {request.images[0]!r}: only "
-                         "--mode=predict takes file names")
+                         "--mode=predict and --mode=inspect take file names")
     if request.output and request.mode not in ("show_data", "overlays", "predict"):
         raise InputError(f"--output={request.output} is only for --mode=show_data, "
                          "overlays and predict")
@@ -100,6 +103,13 @@ def overlays(request: Request) -> None:
     print(f"{path}: {drawn}")
 
 
+def look_inside(request: Request) -> None:
+    """Pictures of what the network has learnt and why it answers as it does."""
+    workdir = trained_workdir(request)
+    paths = inspect.draw(workdir, request.config, request.images, request.invert)
+    print(f"{len(paths)} pictures in {workdir / inspect.FOLDER}")
+
+
 def summary(request: Request) -> None:
     """The layer table of a config's network, with as many classes as it was published
     for unless the config says; reads no data.
@@ -148,7 +158,7 @@ def show_data(request: Request) -> None:
 
 MODES = {"train": train, "eval": evaluate, "predict": predict_images,
          "summary": summary, "weights": weights,
-         "show_data": show_data, "overlays": overlays}
+         "show_data": show_data, "overlays": overlays, "inspect": look_inside}
 
 
 def need_config(request: Request) -> ConfigDict:
@@ -167,6 +177,17 @@ def trained_workdir(request: Request) -> Path:
     if request.config is not None:
         check_same_config(path, request.config)
     return path.absolute()
+
+
+def with_own_config(argv: list[str]) -> list[str]:
+    """A command line that changes fields of no --config: they are the workdir's own."""
+    line = "\n".join(argv)
+    changes = re.search(r"^--?config\.", line, re.MULTILINE)
+    workdirs = re.findall(r"^--?workdir[=\n](.+)$", line, re.MULTILINE)
+    if not changes or not workdirs or re.search(r"^--?config[=\n]", line,
+                                                re.MULTILINE):
+        return argv
+    return [argv[0], f"--config={OWN_CONFIG}:{workdirs[-1]}", *argv[1:]]
 
 
 def explain(error: Exception, argv: list[str]) -> str:
@@ -190,4 +211,7 @@ def explain(error: Exception, argv: list[str]) -> str:
         return (f"config.model.fields.{fields[0]}: {source} does not set this field of "
                 "its network: set it there first, then it can be changed here")
     last = text.splitlines()[-1] if text else type(error).__name__
+    ours = last.partition("cnn_jax.errors.InputError: ")[2]
+    if ours:
+        return ours
     return f"{source} failed: {last[:200]}"

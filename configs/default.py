@@ -92,4 +92,18 @@ def get_config() -> ConfigDict:
 
     config.log = ConfigDict()
     config.log.every_steps = 20  # how often the loss is fetched, shown and checked
+
+    config.inspect = ConfigDict()  # of --mode=inspect; changes nothing of a run
+    config.inspect.only = ""  # pictures to draw, such as 'kernels,saliency'; '' = all
+    config.inspect.images = 8  # of the test part, that are explained
+    config.inspect.layers = ""  # such as 'conv1,stage1_block2'; '' = some convolutions
+    config.inspect.filters = ""  # of each of them, as '0,3,7'; '' = the first ones
+    config.inspect.max_filters = 16  # how many those are
+    config.inspect.target = ""  # class to explain, name or number; '' = the predicted
+    config.inspect.cam_layer = ""  # of Grad-CAM; '' = the last convolution
+    config.inspect.position = (-1, -1)  # (row, column) of a unit; (-1, -1) = the middle
+    config.inspect.steps = 128  # of activation maximisation
+    config.inspect.samples = 32  # noisy copies of an image in SmoothGrad
+    config.inspect.noise = 0.15  # their standard deviation / range of the input
+    config.inspect.window = 0  # side in pixels that occlusion hides; 0 = an eighth
     return config.lock()

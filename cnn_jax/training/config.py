@@ -25,6 +25,7 @@ MONITORS = ("loss", "accuracy", "val_loss", "val_accuracy", "val_mean_iou")
 # Where and how a run is executed, not what it computes: free to differ on resume.
 EXECUTION = ("parallel", "devices", "coordinator", "num_processes", "process_id",
              "data.dir", "log.every_steps", "checkpoint.keep")
+PICTURES = "inspect."  # fields that only decide what is drawn of a run: free as well
 
 
 class Rule(NamedTuple):
@@ -144,6 +145,19 @@ RULES = {
     "checkpoint.every_steps": integer(0),
     "checkpoint.keep": integer(2),
     "log.every_steps": integer(1),
+    # Which names a trained run has is said where it is drawn.
+    "inspect.only": text,
+    "inspect.images": integer(1, 64),
+    "inspect.layers": text,
+    "inspect.filters": text,
+    "inspect.max_filters": integer(1, 256),
+    "inspect.target": text,
+    "inspect.cam_layer": text,
+    "inspect.position": sequence(integer(-1), 2),
+    "inspect.steps": integer(1, 100_000),
+    "inspect.samples": integer(1, 10_000),
+    "inspect.noise": number(0, 1),
+    "inspect.window": integer(0, 1024),
 }
 FIELDS = (*RULES, "model.fields")  # the network's own fields are its own business
 
@@ -237,7 +251,8 @@ def to_json(config: ConfigDict) -> str:
 def computed(config: ConfigDict) -> dict[str, Any]:
     """The fields that decide what is computed, as plain JSON values."""
     fields = flat(json.loads(config.to_json()))
-    return {k: v for k, v in fields.items() if k not in EXECUTION}
+    return {k: v for k, v in fields.items()
+            if k not in EXECUTION and not k.startswith(PICTURES)}
 
 
 def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:

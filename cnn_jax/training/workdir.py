@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from cnn_jax.data import Dataset
 from cnn_jax.data.scaling import SCALINGS, Scaling
 from cnn_jax.errors import InputError
+from cnn_jax.inspection.settings import Settings
 from cnn_jax.training.config import check, differences, fingerprint, to_json
 from cnn_jax.training.metrics import write_atomically
 from cnn_jax.training.parallel import succeeded_in_first
@@ -113,8 +114,13 @@ def check_same_data(path: Path, info: DataInfo) -> None:
 
 
 def read_config(path: Path) -> ConfigDict:
-    """The config that a workdir was made by."""
+    """The config that a workdir was made by.
+
+    Of the fields about pictures, those that were not there yet have their defaults.
+    """
     values = read_json(path / "config.json")
+    if isinstance(values.setdefault("inspect", {}), dict):
+        values["inspect"] = Settings()._asdict() | values["inspect"]
     config = ConfigDict(values, convert_dict=True).lock()
     try:
         check(config)

@@ -1,0 +1,103 @@
+"""What the pictures are of: a trained network, some images, and all that is known."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnn_jax import ops
+from cnn_jax.data.examples import Examples
+from cnn_jax.data.scaling import Scaling, scale
+
+BATCH = 128  # images per call
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+    """A trained network with images to explain and the whole part they come from.
+
+    Every picture is a function of one of these and of `Settings`. Arrays are NumPy;
+    pixels are uint8 [N, H, W, C] as stored, `inputs` makes the network's input of them.
+    """
+
+    name: str                     # of the run, for titles
+    network: nn.Module            # for one device
+    variables: dict[str, Any]     # params (averaged where kept), batch_stats
+    scaling: Scaling
+    class_names: tuple[str, ...]
+    pixels: np.ndarray            # the images to explain
+    labels: np.ndarray | None     # theirs; masks [N, H, W]; None: the user's own images
+    titles: tuple[str, ...]       # theirs: 'test 17' or a file name
+    part: str                     # 'test', or 'validation', 'train' where that is empty
+    examples: Examples            # all of that part
+    config: ConfigDict            # of the run
+    info: Any                     # training.workdir.DataInfo
+    step: int                     # of the checkpoint
+    history: tuple[dict[str, float], ...]  # a row an epoch
+    workdir: Path | None = None
+
+    def inputs(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels 0..255 as the network gets them, float32."""
+        return np.asarray(scale(jnp.asarray(pixels), self.scaling))
+
+    @functools.cached_property
+    def images(self) -> np.ndarray:
+        """The network's input for `pixels`."""
+        return self.inputs(self.pixels)
+
+    @functools.cached_property
+    def range(self) -> tuple[float, float]:
+        """Of the network's input: black and white."""
+        low, high = self.inputs(np.array([0, 255], np.uint8))
+        return float(low), float(high)
+
+    @functools.cached_property
+    def image_logits(self) -> np.ndarray:
+        """Of the images to explain, [N, classes], or of each pixel [N, H, W, classes].
+        """
+        return self.over(self.pixels, logits_of)
+
+    @functools.cached_property
+    def logits(self) -> np.ndarray:
+        """The same of every example of the part, computed at first use."""
+        return self.over(self.examples.images, logits_of)
+
+    @property
+    def has_pixel_labels(self) -> bool:
+        """Whether the network names a class for each pixel."""
+        return self.image_logits.ndim > 2
+
+    def class_name(self, index: int) -> str:
+        """A head may have more outputs than the data set has names."""
+        return (self.class_names[index] if index < len(self.class_names)
+                else f"class {index}")
+
+    def over(self, pixels: np.ndarray, function: Callable, batch: int = BATCH) -> Any:
+        """function(network, variables, inputs) on all images, `batch` at a time.
+
+        It returns a tree of arrays whose first axis counts the images; they come back
+        joined, as NumPy. It must be pure, and treat every image alone.
+        """
+        # The variables are arguments: constants would be compiled into the program.
+        program = jax.jit(lambda variables, pixels: function(
+            self.network, variables, scale(pixels, self.scaling)),
+            compiler_options=ops.compiler_options())
+        parts, size = [], min(batch, len(pixels))
+        for start in range(0, len(pixels), size):
+            group = pixels[start:start + size]
+            # One shape for all calls: one compilation.
+            found = program(self.variables, np.resize(group, (size, *group.shape[1:])))
+            parts.append(jax.tree.map(lambda x: np.asarray(x)[:len(group)], found))
+        return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+
+
+def logits_of(network: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
+    """float32 logits, as in evaluation."""
+    return network.apply(variables, images, train=False).astype(jnp.float32)
