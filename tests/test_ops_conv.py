@@ -353,6 +353,11 @@ def test_what_an_implementation_does_not_support():
     with pytest.raises(ValueError, match="batch_group_count"):
         ops.CONVS["taps"](X, W, (1, 1), "SAME", dimension_numbers=DN,
                           batch_group_count=2)
+    with pytest.raises(ValueError, match=r"misread.*\(-1, 3\).*before"):
+        ops.CONVS["auto"](X, W, (1, 1), ((-1, 3), (0, 0)), dimension_numbers=DN,
+                          preferred_element_type=jnp.float32)
+    with pytest.raises(ValueError, match=r"x \(.*pointwise.*do not fit"):
+        ops.separable_conv(X, W[:, :, :1], W[0, 0])
     with pytest.raises(ValueError, match="'wino' is not known: loops, numba"):
         ops.correlate(X, W, implementation="wino")
     with pytest.raises(ValueError, match="output_padding"):

@@ -50,18 +50,22 @@ def _named(name: str) -> Callable:
             lhs.shape, rhs.shape, dimension_numbers)
         x_axes = (n[0], *n[2:], n[1])  # to channels last
         w_axes = (*o[2:], o[1], o[0])
-        if batch_group_count != 1 or preferred_element_type is not None:
-            if name not in ("lax", "auto"):
-                raise ValueError(f"{shapes}: conv {name!r} takes no batch_group_count "
-                                 "and no preferred_element_type: use 'lax' or 'auto'")
-            return lax.conv_general_dilated(
-                lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation,
-                dimension_numbers, feature_group_count, batch_group_count, precision,
-                preferred_element_type)
         spec = conv_spec(
             [lhs.shape[i] for i in x_axes], [rhs.shape[i] for i in w_axes],
             window_strides, padding, lhs_dilation, rhs_dilation, feature_group_count,
             precision)
+        if batch_group_count != 1 or preferred_element_type is not None:
+            if name not in ("lax", "auto"):
+                raise ValueError(f"{shapes}: conv {name!r} takes no batch_group_count "
+                                 "and no preferred_element_type: use 'lax' or 'auto'")
+            if not conv_lax.read_right(spec):
+                raise ValueError(f"{shapes}: XLA may misread an image with padding "
+                                 f"{spec.padding}; with batch_group_count or preferred_"
+                                 "element_type pad it before the convolution")
+            return lax.conv_general_dilated(
+                lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation,
+                dimension_numbers, feature_group_count, batch_group_count, precision,
+                preferred_element_type)
         if (name == "lax" and conv_lax.read_right(spec)
                 or name == "auto" and conv_auto.is_lax(spec)):
             return lax.conv_general_dilated(
@@ -216,6 +220,11 @@ def separable_conv(x: jax.Array, depthwise: jax.Array, pointwise: jax.Array,
 
     Source: Chollet, "Xception", 2017.
     """
+    shapes = (f"x {x.shape}, depthwise [*kernel, 1, C m] {depthwise.shape} and "
+              f"pointwise [C m, O] {pointwise.shape}")
+    if pointwise.ndim != 2 or pointwise.shape[0] != depthwise.shape[-1]:
+        raise ValueError(f"{shapes} do not fit")
+    _check_bias(b, pointwise.shape[-1], shapes)
     x = depthwise_conv(x, depthwise, None, strides, padding, dilation, implementation)
     return pointwise_conv(x, pointwise, b, implementation)
 
