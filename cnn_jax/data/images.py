@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cnn_jax.errors import InputError
 
@@ -105,6 +105,9 @@ def read_image(file, size: tuple[int, int] = (0, 0), channels: int = 0,
         ) from error
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; name a picture") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path} cannot be read as a picture (its content is none of "
+                         f"{', '.join(_FORMATS)}); remove or replace it") from error
     except Exception as error:  # hostile bytes make decoders raise almost anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
