@@ -1,6 +1,7 @@
 """Looking inside a trained run: its workdir -> a subject -> pictures in the workdir."""
 
 import csv
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,19 +33,20 @@ def draw(workdir: Path, config: ConfigDict | None = None, images: Sequence[str] 
     Raises InputError, also for a name in `config.inspect` that does not exist.
     """
     report = Reporter(quiet)
-    subject = load_subject(workdir, config, images, invert)
+    subject = dataclasses.replace(
+        load_subject(workdir, config, images, invert),
+        progress=lambda text: report.advance(done, text))
     settings = Settings(**(config or subject.config).inspect)
     rows = chosen(settings.only)
     report.line(f"{subject.name}, step {subject.step}: {len(subject.pixels)} images of "
                 + (f"the {subject.part} part" if not images else "your own"))
-    paths = []
+    paths, done = [], 0
     report.start("pictures", len(rows))
     try:
         for done, (name, row) in enumerate(rows.items()):
             report.advance(done, name)
             for picture in row(subject, settings):
                 paths += write([picture], workdir / FOLDER)
-                report.advance(done, picture.title)
     finally:
         report.stop()
     return paths

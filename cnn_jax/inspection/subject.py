@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Subject:
     step: int                     # of the checkpoint
     history: tuple[dict[str, float], ...]  # a row an epoch
     workdir: Path | None = None
+    progress: Callable[[str], None] = lambda text: None  # is told what is under way
 
     def inputs(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels 0..255 as the network gets them, float32."""
@@ -68,6 +69,19 @@ class Subject:
     def logits(self) -> np.ndarray:
         """The same of every example of the part, computed at first use."""
         return self.over(self.examples.images, logits_of)
+
+    @functools.cached_property
+    def answers(self) -> tuple[np.ndarray, np.ndarray]:
+        """(class, its probability) of every example of the part, or of each of its
+        pixels: int32 and float32 [N] or [N, H, W]."""
+        return self.over(self.examples.images, most_probable)
+
+    def track(self, title: str, items: Iterable) -> Iterator:
+        """The items, while `progress` is told how many have been taken."""
+        items = list(items)
+        for done, item in enumerate(items):
+            self.progress(f"{title} {done}/{len(items)}")
+            yield item
 
     @property
     def has_pixel_labels(self) -> bool:
@@ -101,3 +115,10 @@ class Subject:
 def logits_of(network: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
     """float32 logits, as in evaluation."""
     return network.apply(variables, images, train=False).astype(jnp.float32)
+
+
+def most_probable(network: nn.Module, variables: Any,
+                  images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(class, its probability) of each image or pixel."""
+    logits = logits_of(network, variables, images)
+    return logits.argmax(-1).astype(jnp.int32), jax.nn.softmax(logits).max(-1)

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import filelock
 import jax
@@ -121,13 +121,20 @@ def read_config(path: Path) -> ConfigDict:
     values = read_json(path / "config.json")
     if isinstance(values.setdefault("inspect", {}), dict):
         values["inspect"] = Settings()._asdict() | values["inspect"]
-    config = ConfigDict(values, convert_dict=True).lock()
+    config = ConfigDict(tuples(values), convert_dict=True).lock()
     try:
         check(config)
     except InputError as error:
         raise InputError(f"{path / 'config.json'}, perhaps of another version: {error}"
                          ) from error
     return config
+
+
+def tuples(value: Any) -> Any:
+    """With tuples where JSON has lists: a network's fields must be hashable."""
+    if isinstance(value, dict):
+        return {key: tuples(item) for key, item in value.items()}
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
 def read_data_info(path: Path) -> DataInfo:
