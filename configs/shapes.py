@@ -7,7 +7,8 @@ python experiments/reproduce.py --only shapes_VARIANT          # all seeds, and 
 The sets of the ai-edu tutorial, 5,000 + 1,000 images of 28 x 28 pixels (colour; shape)
 and 5,400 + 900 (both), drawn anew since the tutorial has no seed. The first tenth of
 the training images validates, as published; the test images are looked at once, by the
-parameters of the best validation epoch.
+parameters of the best validation epoch. The recipes `ours` were chosen on the images of
+data.seed 0; the rows are measured on those of seed 1.
 
 Deviation: batch norm learns by the mean gradient like all else (there by the sum).
 """
@@ -26,6 +27,7 @@ def get_config(variant: str = "colour_cnn"):
     config = default.get_config()
     with config.unlocked():
         config.model.init = "ai_edu_msra"
+        config.data.seed = 1
         config.data.scaling = "minmax"
         config.data.validation = 0.1
         config.data.split = "first"

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,9 +20,12 @@ class Picture(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-def write(pictures: list[Picture], folder: Path) -> list[Path]:
+def write(pictures: list[Picture], folder: Path, step: int | None = None) -> list[Path]:
     """Each as NAME.png, and their words in pictures.json, where they replace or follow
-    those of earlier pictures. Returns the files."""
+    those of earlier pictures. Returns the files.
+
+    step: of the checkpoint that they are of.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     rows = {row["name"]: row for row in read_index(folder)}
@@ -30,7 +33,8 @@ def write(pictures: list[Picture], folder: Path) -> list[Path]:
         path = folder / f"{picture.name}.png"
         picture.figure.savefig(path, dpi=120)
         rows[picture.name] = {"name": picture.name, "title": picture.title,
-                              "caption": picture.caption, "alt": picture.alt}
+                              "caption": picture.caption, "alt": picture.alt,
+                              "step": step}
         paths.append(path)
     index = folder / INDEX
     whole = index.with_suffix(".tmp")
@@ -39,7 +43,7 @@ def write(pictures: list[Picture], folder: Path) -> list[Path]:
     return paths
 
 
-def read_index(folder: Path) -> list[dict[str, str]]:
+def read_index(folder: Path) -> list[dict[str, Any]]:
     """The words of the pictures in a folder, in the order they were first written."""
     path = folder / INDEX
     return json.loads(path.read_text()) if path.exists() else []

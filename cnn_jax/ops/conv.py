@@ -7,7 +7,7 @@ dimensions). Networks call "convolution" what mathematics calls cross-correlatio
 
 and so does this file; `convolve` is the true convolution, with the kernel rotated.
 Sizes are those of `geometry`. Every gradient has derivatives of any order; forward-mode
-differentiation (jvp) is for 'lax' alone, elsewhere JAX's TypeError says so.
+differentiation (jvp) is for 'lax' and 'onednn', elsewhere JAX's TypeError says so.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,10 +17,10 @@ from jax import lax
 import numpy as np
 
 from cnn_jax.ops import (conv_auto, conv_banded, conv_fft, conv_im2col, conv_lax,
-                         conv_loops, conv_numba, conv_taps, conv_winograd)
+                         conv_loops, conv_numba, conv_onednn, conv_taps, conv_winograd)
 from cnn_jax.ops.dense import add_bias
-from cnn_jax.ops.geometry import (conv_shapes, conv_spec, group_count, per_axis,
-                                  resolve_padding)
+from cnn_jax.ops.geometry import (ConvSpec, conv_shapes, conv_spec, group_count,
+                                  per_axis, resolve_padding)
 from cnn_jax.ops.trilinear import Passes
 
 # The three passes of each implementation: forward, input gradient, weight gradient.
@@ -33,8 +33,24 @@ PASSES: dict[str, Passes] = {
     "fft": conv_fft.passes,
     "winograd": conv_winograd.passes,
     "lax": conv_lax.passes,
+    "onednn": conv_onednn.passes,
     "auto": conv_auto.passes,
 }
+
+
+def implementation_of(name: str, spec: ConvSpec, dtype) -> str:
+    """The implementation that the name of one stands for, here and for this problem.
+
+    'onednn' is 'auto' where oneDNN cannot be had and 'lax' for what oneDNN does not
+    take; 'auto' is 'lax' or 'onednn' where all three passes are that.
+    """
+    if name == "onednn" and not conv_onednn.here():
+        name = "auto"
+    if name == "onednn" and not conv_onednn.takes(spec, dtype):
+        return "lax"
+    if name == "auto":
+        return conv_auto.one_implementation(spec, dtype) or "auto"
+    return name
 
 
 def _named(name: str) -> Callable:
@@ -55,7 +71,7 @@ def _named(name: str) -> Callable:
             window_strides, padding, lhs_dilation, rhs_dilation, feature_group_count,
             precision)
         if batch_group_count != 1 or preferred_element_type is not None:
-            if name not in ("lax", "auto"):
+            if name not in ("lax", "onednn", "auto"):
                 raise ValueError(f"{shapes}: conv {name!r} takes no batch_group_count "
                                  "and no preferred_element_type: use 'lax' or 'auto'")
             if not conv_lax.read_right(spec):
@@ -66,12 +82,12 @@ def _named(name: str) -> Callable:
                 lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation,
                 dimension_numbers, feature_group_count, batch_group_count, precision,
                 preferred_element_type)
-        if (name == "lax" and conv_lax.read_right(spec)
-                or name == "auto" and conv_auto.is_lax(spec)):
+        used = implementation_of(name, spec, lhs.dtype)
+        if used == "lax" and conv_lax.read_right(spec):
             return lax.conv_general_dilated(
                 lhs, rhs, spec.strides, spec.padding, spec.lhs_dilation,
                 spec.rhs_dilation, dimension_numbers, spec.groups, precision=precision)
-        y = PASSES[name].forward(lhs.transpose(x_axes), rhs.transpose(w_axes), spec)
+        y = PASSES[used].forward(lhs.transpose(x_axes), rhs.transpose(w_axes), spec)
         return y.transpose(np.argsort((y_axes[0], *y_axes[2:], y_axes[1])))
 
     conv_general_dilated.__name__ = f"conv_{name}"
@@ -87,6 +103,7 @@ CONVS: dict[str, Callable] = {
     "fft": _named("fft"),
     "winograd": _named("winograd"),
     "lax": _named("lax"),
+    "onednn": _named("onednn"),
     "auto": _named("auto"),
 }
 
@@ -186,6 +203,7 @@ def conv_transpose(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
     spec = conv_spec((x.shape[0], *out, w.shape[-2] * groups), w.shape, strides, pairs,
                      None, dilation, groups)
     assert spec.y_shape == x.shape, (spec, x.shape)
+    name = implementation_of(name, spec, x.dtype)
     y = PASSES[name].input_gradient(x, w, spec)
     return y if b is None else add_bias(y, b)
 

@@ -13,7 +13,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from cnn_jax.ops import (conv_banded, conv_depthwise, conv_im2col, conv_lax,
-                         conv_pointwise, conv_taps)
+                         conv_onednn, conv_pointwise, conv_taps)
 from cnn_jax.ops.geometry import (ConvSpec, interleave, is_empty, rotate,
                                   transposed)
 from cnn_jax.ops.trilinear import trilinear
@@ -158,13 +158,28 @@ WEIGHT_GRADIENT = (
 )
 
 
+# Where oneDNN is installed (cnn_jax.native) and takes the convolution.
+WITH_ONEDNN = (
+    ((always, conv_onednn.forward),),
+    ((always, conv_onednn.input_gradient),),
+    ((always, conv_onednn.weight_gradient),),
+)
+
+
 def choose(rules, spec: ConvSpec):
     return next(form for holds, form in rules if holds(spec))
 
 
-def _by_platform(rules, by_lax):
+def forms(spec: ConvSpec, dtype) -> list:
+    """What computes the three passes on a CPU."""
+    takes = jax.default_backend() == "cpu" and conv_onednn.takes(spec, dtype)
+    tables = WITH_ONEDNN if takes else (FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT)
+    return [choose(rules, spec) for rules in tables]
+
+
+def _by_platform(kind, by_lax):
     def one_pass(a, b, spec: ConvSpec):
-        form = choose(rules, spec)
+        form = forms(spec, a.dtype)[kind]
         if form is by_lax:
             return by_lax(a, b, spec)
         return lax.platform_dependent(
@@ -173,17 +188,18 @@ def _by_platform(rules, by_lax):
     return one_pass
 
 
-passes = trilinear(_by_platform(FORWARD, conv_lax.forward),
-                   _by_platform(INPUT_GRADIENT, conv_lax.input_gradient),
-                   _by_platform(WEIGHT_GRADIENT, conv_lax.weight_gradient))
+LAX = conv_lax.forward, conv_lax.input_gradient, conv_lax.weight_gradient
+
+passes = trilinear(*map(_by_platform, range(3), LAX))
 
 
-def is_lax(spec: ConvSpec) -> bool:
-    """True when no rule replaces XLA's convolution in any of the three passes."""
-    if not conv_lax.read_right(spec):
-        return False  # whatever the backend: the program may be lowered for a CPU
+def one_implementation(spec: ConvSpec, dtype) -> str | None:
+    """'lax' or 'onednn' where all three passes are that: it then knows forward mode."""
     if jax.default_backend() != "cpu" or is_empty(spec):
-        return True
-    return (choose(FORWARD, spec) is conv_lax.forward
-            and choose(INPUT_GRADIENT, spec) is conv_lax.input_gradient
-            and choose(WEIGHT_GRADIENT, spec) is conv_lax.weight_gradient)
+        found = list(LAX)
+    else:
+        found = forms(spec, dtype)
+    if found == list(conv_onednn.passes):
+        return "onednn"
+    # Read wrongly on a CPU: whatever the backend, the program may be lowered for one.
+    return "lax" if found == list(LAX) and conv_lax.read_right(spec) else None

@@ -112,7 +112,8 @@ def finish(this, state, progress, evaluate, params: int, only_evaluate: bool) ->
     else:
         results = collect(this, final, progress, row, test, params)
         if jax.process_index() == 0:
-            learning_curves(progress.history, this.workdir / "learning_curves.png")
+            learning_curves(progress.history).figure.savefig(
+                this.workdir / "learning_curves.png", dpi=120)
             write_atomically(path, json.dumps(results, indent=2) + "\n")
     this.report.line(f"all of it lies in {this.workdir}")
     return results
