@@ -1,6 +1,5 @@
 """Looking inside a trained run: its workdir -> a subject -> pictures in the workdir."""
 
-import csv
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +10,9 @@ from ml_collections import ConfigDict
 from cnn_jax import data
 from cnn_jax.data.examples import Examples
 from cnn_jax.data.images import find_images, read_image
-from cnn_jax.errors import InputError
 from cnn_jax.inspection.picture import write
 from cnn_jax.inspection.pictures import chosen
+from cnn_jax.inspection.record import read_history
 from cnn_jax.inspection.settings import Settings
 from cnn_jax.inspection.subject import Subject
 from cnn_jax.training import trained
@@ -97,14 +96,3 @@ def sample(examples: Examples, count: int) -> np.ndarray:
     turn = np.empty(len(labels), int)
     turn[order] = np.arange(len(labels)) - firsts
     return np.lexsort((labels, turn))[:count]
-
-
-def read_history(path: Path) -> tuple[dict[str, float], ...]:
-    """The rows of history.csv, without the columns that are empty there."""
-    try:
-        with path.open(newline="") as file:
-            return tuple({name: float(value) for name, value in row.items() if value}
-                         for row in csv.DictReader(file))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): the folder is damaged"
-                         ) from error
