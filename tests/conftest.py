@@ -6,6 +6,14 @@ import pytest
 from browser import launched
 from jax.experimental.compilation_cache import compilation_cache
 
+from cnn_jax import native
+
+
+@pytest.fixture
+def no_onednn(monkeypatch):
+    """For tests of what `auto` does where oneDNN is not installed."""
+    monkeypatch.setattr(native, "load", lambda: None)
+
 
 @pytest.fixture(scope="session")
 def cache_folder(tmp_path_factory):

@@ -5,7 +5,8 @@
 
 A case is one implementation on one row of the table. The rows have 8 channels in and
 out, but a few of 1 and 3 channels in, for which `auto` has rules of its own; they
-alternate between float32 and float64. Tolerances are on max |a - b| / max |b|.
+alternate between float32 and float64, but for `onednn`, which is float32 alone (and
+`auto` where oneDNN cannot be had). Tolerances are on max |a - b| / max |b|.
 """
 
 import functools
@@ -73,11 +74,12 @@ def supports(name, row) -> bool:
 
 
 def cases() -> list[tuple[str, int]]:
-    """`auto` and Winograd on all rows they take, the others on a third of the table
-    and all extra rows."""
+    """`auto`, `onednn` and Winograd on all rows they take, the others on a third of
+    the table and all extra rows."""
     return [(name, i) for i, row in enumerate(ROWS) for j, name in enumerate(CONVS)
             if name != "lax" and supports(name, row) and (
-                name in ("auto", "winograd") or i >= len(TABLE) or (i + j) % 3 == 0)]
+                name in ("auto", "onednn", "winograd") or i >= len(TABLE)
+                or (i + j) % 3 == 0)]
 
 
 CASES = cases()
@@ -107,7 +109,8 @@ def function(implementation, add, i):
 
 def check(name, i, dtype=None):
     (batch, image, kernel), *_, groups, _ = ROWS[i]
-    dtype = dtype or ("float32", "float64")[i % 2]
+    # oneDNN has no float64.
+    dtype = dtype or ("float32", "float64")[i % 2 and name != "onednn"]
     if i in MISREAD:
         dtype = "float64"
     with jax.enable_x64(True):

@@ -15,6 +15,9 @@ from cnn_jax.ops.geometry import conv_spec
 from gradcheck import FAST_COMPILE, equivalent, normal, relative_error
 
 
+pytestmark = pytest.mark.usefixtures("no_onednn")
+
+
 class Net(nn.Module):
     """Every rule of `auto` at least once, on 6 x 6 images."""
 

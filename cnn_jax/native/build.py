@@ -1,0 +1,194 @@
+"""Builds the C++ file of this folder against oneDNN; g++ is all that it needs.
+
+    python -m cnn_jax.native.build                      against the wheels of the extra
+    python -m cnn_jax.native.build --with-onednn=DIR    against a oneDNN of your own
+
+The first use does it too. DIR is where `cmake --install` put oneDNN, of version 3 or
+later; one built with DNNL_CPU_RUNTIME=THREADPOOL runs on XLA's own threads. The last
+command decides which oneDNN later runs use.
+
+What was built lies in `CNN_JAX_CACHE`, else ~/.cache/cnn_jax, in the folder `native`,
+named by a hash of all that it depends on: this file's flags, the source, jaxlib, the
+processor and oneDNN. The folder may be deleted.
+"""
+
+import argparse
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import filelock
+import jax
+import jaxlib
+
+SOURCE = Path(__file__).with_name("convolution.cc")
+WHEELS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
+FLAGS = ("-O2", "-std=c++17", "-fPIC", "-shared", "-w")
+SECONDS = 300  # the compiler takes 4; another process waits as long for it
+
+
+class BuildError(RuntimeError):
+    """There is no oneDNN here, or no way to build against it; one line says why."""
+
+
+class NotInstalled(BuildError):
+    """Nobody asked for oneDNN here."""
+
+
+class OneDNN(NamedTuple):
+    """One installation of oneDNN."""
+
+    include: Path
+    library: Path  # .so, or .a
+
+
+def cache_folder() -> Path:
+    folder = os.environ.get("CNN_JAX_CACHE") or os.path.join("~", ".cache", "cnn_jax")
+    return Path(folder).expanduser() / "native"
+
+
+def from_wheels() -> OneDNN:
+    """oneDNN as pip installed it, its headers and its library by two packages."""
+    found = []
+    for wheel, name in zip(WHEELS, ("libdnnl.so.3", "oneapi/dnnl/dnnl.hpp")):
+        try:
+            files = importlib.metadata.files(wheel) or []
+        except importlib.metadata.PackageNotFoundError:
+            raise NotInstalled(f"{wheel} is not installed: pip install "
+                               "'cnn_jax[onednn]' (Linux on x86-64)") from None
+        paths = [Path(file.locate()).resolve() for file in files
+                 if file.as_posix().endswith(f"/{name}")]
+        if not paths or not paths[0].exists():
+            raise BuildError(f"{wheel} is installed without {name}: pip install "
+                             f"--force-reinstall {wheel}")
+        found.append(paths[0])
+    library, header = found
+    return OneDNN(header.parents[2], library)
+
+
+def from_folder(folder: str | Path) -> OneDNN:
+    """oneDNN where `cmake --install` put it."""
+    folder = Path(folder).expanduser().resolve()
+    header = folder / "include" / "oneapi" / "dnnl" / "dnnl.hpp"
+    libraries = [folder / lib / name for name in ("libdnnl.so", "libdnnl.a")
+                 for lib in ("lib", "lib64", "lib/x86_64-linux-gnu")]
+    library = next((path for path in libraries if path.exists()), None)
+    if not header.exists() or library is None:
+        missing = "include/oneapi/dnnl/dnnl.hpp" if library else "lib/libdnnl.so or .a"
+        raise BuildError(f"--with-onednn={folder} has no {missing}: give the folder "
+                         "that oneDNN was installed into")
+    return OneDNN(header.parents[2], library)
+
+
+def chosen() -> OneDNN:
+    """The oneDNN of the last build command, else that of the wheels."""
+    try:
+        return from_folder((cache_folder() / "with-onednn").read_text())
+    except FileNotFoundError:
+        return from_wheels()
+
+
+def processor() -> str:
+    """What tells one kind of CPU from another."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+    except OSError:
+        lines = []
+    known = [line for line in lines if line.startswith(("model name", "flags"))]
+    return "\n".join([platform.machine(), *known])
+
+
+def built_path(onednn: OneDNN, flags: Sequence[str] = ()) -> Path:
+    """Where the build against this oneDNN lies, or would lie."""
+    state = onednn.library.stat()
+    key = hashlib.sha256(SOURCE.read_bytes())
+    key.update(repr((FLAGS, tuple(flags), jaxlib.__version__, processor(),
+                     str(onednn.library), state.st_size, state.st_mtime_ns)).encode())
+    return cache_folder() / f"convolution-{key.hexdigest()[:32]}.so"
+
+
+def command(onednn: OneDNN, output: Path, flags: Sequence[str] = ()) -> list[str]:
+    """The compiler's command line."""
+    libraries = [str(onednn.library), f"-Wl,-rpath,{onednn.library.parent}"]
+    if onednn.library.suffix == ".a":
+        libraries = [str(onednn.library), "-Wl,--exclude-libs,ALL", "-fopenmp", "-ldl"]
+    return [os.environ.get("CXX") or "g++", *FLAGS, *flags,
+            "-I", jax.ffi.include_dir(), "-I", str(onednn.include), str(SOURCE),
+            "-o", str(output), *libraries, "-lpthread"]
+
+
+def build(onednn: OneDNN, force: bool = False, flags: Sequence[str] = ()) -> Path:
+    """The built library's path; compiles it unless it is there. Raises BuildError.
+
+    Several processes may call this at once: one compiles, the others wait for it.
+    """
+    path = built_path(onednn, flags)
+    if path.exists() and not force:
+        return path
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with filelock.FileLock(path.parent / "lock", timeout=SECONDS):
+            if not path.exists() or force:
+                _compile(onednn, path, flags)
+    except filelock.Timeout:
+        raise BuildError(f"another process has been building in {path.parent} for "
+                         f"{SECONDS} s") from None
+    except OSError as error:
+        raise BuildError(f"cannot build in {path.parent}: {error}") from error
+    return path
+
+
+def _compile(onednn: OneDNN, path: Path, flags: Sequence[str]) -> None:
+    """Under another name, which a finished build gives up for its own in one step."""
+    for left in path.parent.glob(".building-*"):  # by a process that was killed
+        left.unlink()
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".building-")
+    os.close(handle)
+    line = command(onednn, Path(temporary), flags)
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, timeout=SECONDS)
+        if done.returncode:
+            told = done.stderr.strip().splitlines() or [f"code {done.returncode}"]
+            first = next((text for text in told if "error" in text), told[0])
+            raise BuildError(f"{line[0]} failed: {first.strip()}")
+        os.replace(temporary, path)
+    except FileNotFoundError as error:
+        raise BuildError(f"{line[0]} not found: install g++ (Debian, Ubuntu: apt "
+                         "install g++), or set CXX to a C++17 compiler") from error
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(f"{line[0]} took more than {SECONDS} s") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m cnn_jax.native.build", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--with-onednn", metavar="DIR")
+    parser.add_argument("--force", action="store_true", help="even if it is built")
+    options = parser.parse_args(argv)
+    own = cache_folder() / "with-onednn"
+    try:
+        onednn = (from_folder(options.with_onednn) if options.with_onednn
+                  else from_wheels())
+        print(build(onednn, options.force))
+        if options.with_onednn:
+            own.write_text(str(Path(options.with_onednn).expanduser().resolve()))
+        else:
+            own.unlink(missing_ok=True)
+    except BuildError as error:
+        print(f"cnn_jax: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,445 @@
+// Convolution and its two gradients in oneDNN, as XLA FFI handlers for the CPU.
+//
+// Arrays are dense and row-major, with one to three image axes:
+//   x [N, *spatial, C]   w [*kernel, C / groups, O]   y, g [N, *out, O]   b, db [O]
+// The layouts of x, y and g are used as they are; oneDNN chooses that of the weights,
+// which are small, and they are copied at every call. A primitive is made once for each
+// problem and kept. oneDNN with OpenMP serves one call at a time, because two teams of
+// threads would fight for the cores; its thread-pool flavour runs on XLA's own threads.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "oneapi/dnnl/dnnl.hpp"
+#include "xla/ffi/api/ffi.h"
+
+#if DNNL_CPU_THREADING_RUNTIME == DNNL_RUNTIME_THREADPOOL
+#define ON_XLA_THREADS
+#include "oneapi/dnnl/dnnl_threadpool.hpp"
+#endif
+
+namespace {
+
+namespace ffi = xla::ffi;
+using dnnl::memory;
+using Dims = std::vector<int64_t>;
+using Integers = ffi::Span<const int64_t>;
+
+constexpr size_t kHugePage = 2 << 20;
+constexpr size_t kMostPrimitives = 1024;  // kept; more than any program has
+
+enum Pass : int64_t { kForward, kInputGradient, kWeightGradient };
+
+dnnl::engine& Engine() {
+  static dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  return engine;
+}
+
+std::string Text(const Dims& dims) {
+  std::string text = "[";
+  for (size_t i = 0; i < dims.size(); i++)
+    text += (i ? "," : "") + std::to_string(dims[i]);
+  return text + "]";
+}
+
+// One convolution, in the shapes of the XLA buffers.
+struct Problem {
+  Pass pass;
+  bool bfloat16, bias;
+  Dims x, w, y, strides, low, high, dilation;
+  int64_t groups;
+
+  memory::data_type type() const {
+    return bfloat16 ? memory::data_type::bf16 : memory::data_type::f32;
+  }
+
+  // Empty if every index that the convolution forms lies within its buffer.
+  std::string WhatIsWrong() const {
+    const size_t rank = strides.size();
+    if (rank < 1 || rank > 3 || low.size() != rank || high.size() != rank ||
+        dilation.size() != rank || x.size() != rank + 2 || w.size() != rank + 2 ||
+        y.size() != rank + 2)
+      return "the ranks do not fit";
+    for (const Dims* dims : {&x, &w, &y, &strides, &dilation})
+      for (int64_t n : *dims)
+        if (n < 1 || n > INT32_MAX) return "a size is less than 1 or too large";
+    for (const Dims* dims : {&low, &high})
+      for (int64_t n : *dims)
+        if (n < 0 || n > INT32_MAX) return "a padding is negative or too large";
+    const int64_t channels = x[rank + 1], outputs = w[rank + 1];
+    if (groups < 1 || w[rank] > channels || w[rank] * groups != channels ||
+        outputs % groups != 0 || y[rank + 1] != outputs || y[0] != x[0])
+      return "batch, channels or groups do not fit";
+    for (size_t i = 0; i < rank; i++) {
+      const int64_t room = x[i + 1] + low[i] + high[i] - (w[i] - 1) * dilation[i] - 1;
+      if (room < 0 || room / strides[i] + 1 != y[i + 1])
+        return "the output size does not fit";
+    }
+    return "";
+  }
+
+  std::string Describe() const {
+    return "x " + Text(x) + ", w " + Text(w) + ", y " + Text(y) + ", strides " +
+           Text(strides) + ", padding low " + Text(low) + " high " + Text(high) +
+           ", dilation " + Text(dilation) + ", groups " + std::to_string(groups);
+  }
+
+  std::string Key(int threads) const {
+    Dims all{pass, bfloat16, bias, groups, threads};
+    for (const Dims* dims : {&x, &w, &y, &strides, &low, &high, &dilation})
+      all.insert(all.end(), dims->begin(), dims->end());
+    return std::string(reinterpret_cast<const char*>(all.data()),
+                       all.size() * sizeof(int64_t));
+  }
+
+  // [N, *spatial, C] in memory as oneDNN's [N, C, *spatial].
+  memory::desc Image(const Dims& dims) const {
+    const size_t rank = dims.size() - 2;
+    Dims sizes{dims[0], dims[rank + 1]}, steps{0, 1};
+    sizes.insert(sizes.end(), dims.begin() + 1, dims.end() - 1);
+    steps.resize(rank + 2);
+    int64_t step = dims[rank + 1];
+    for (size_t i = rank; i >= 1; i--) {
+      steps[i + 1] = step;
+      step *= dims[i];
+    }
+    steps[0] = step;
+    return memory::desc(sizes, type(), steps);
+  }
+
+  // [*kernel, C / groups, O] in memory as oneDNN's [(groups,) O, C / groups, *kernel].
+  memory::desc Weights(bool any) const {
+    const size_t rank = w.size() - 2;
+    const int64_t outputs = w[rank + 1];
+    Dims sizes{outputs / groups, w[rank]}, steps{1, outputs};
+    int64_t step = outputs * w[rank];
+    steps.resize(rank + 2);
+    for (size_t i = rank; i-- > 0;) {
+      steps[i + 2] = step;
+      step *= w[i];
+    }
+    sizes.insert(sizes.end(), w.begin(), w.end() - 2);
+    if (groups > 1) {
+      sizes.insert(sizes.begin(), groups);
+      steps.insert(steps.begin(), outputs / groups);
+    }
+    return any ? memory::desc(sizes, type(), memory::format_tag::any)
+               : memory::desc(sizes, type(), steps);
+  }
+};
+
+// Working memory, kept from call to call: fresh pages cost more than some layers.
+class Arena {
+ public:
+  char* Reserve(size_t bytes) {
+    if (bytes > size_) {
+      data_.reset();
+      size_ = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+      data_.reset(static_cast<char*>(std::aligned_alloc(kHugePage, size_)));
+      if (!data_) {
+        size_ = 0;
+        throw std::bad_alloc();
+      }
+      madvise(data_.get(), size_, MADV_HUGEPAGE);
+    }
+    return data_.get();
+  }
+
+ private:
+  struct Free {
+    void operator()(char* p) const { std::free(p); }
+  };
+  std::unique_ptr<char, Free> data_;
+  size_t size_ = 0;
+};
+
+// An arena for each call under way, lent and given back.
+class Lent {
+ public:
+  Lent() {
+    std::lock_guard<std::mutex> lock(Mutex());
+    if (Idle().empty()) {
+      arena_ = std::make_unique<Arena>();
+    } else {
+      arena_ = std::move(Idle().back());
+      Idle().pop_back();
+    }
+  }
+  ~Lent() {
+    std::lock_guard<std::mutex> lock(Mutex());
+    Idle().push_back(std::move(arena_));
+  }
+  Arena* operator->() { return arena_.get(); }
+
+ private:
+  static std::mutex& Mutex() {
+    static std::mutex mutex;
+    return mutex;
+  }
+  static std::vector<std::unique_ptr<Arena>>& Idle() {
+    static auto* idle = new std::vector<std::unique_ptr<Arena>>;  // outlives exit()
+    return *idle;
+  }
+  std::unique_ptr<Arena> arena_;
+};
+
+// One operand: as XLA stores it, and as the primitive wants it.
+struct Operand {
+  int argument = 0;  // DNNL_ARG_...
+  memory::desc stored, wanted;
+  dnnl::reorder copy;
+  bool copied = false, output = false;
+
+  void Set(int which, const memory::desc& in_xla, const memory::desc& in_primitive,
+           bool is_output) {
+    argument = which, stored = in_xla, wanted = in_primitive, output = is_output;
+    copied = stored != wanted;
+    if (!copied) return;
+    auto& e = Engine();
+    copy = dnnl::reorder(output ? dnnl::reorder::primitive_desc(e, wanted, e, stored)
+                                : dnnl::reorder::primitive_desc(e, stored, e, wanted));
+  }
+  size_t bytes() const { return copied ? (wanted.get_size() + 63) / 64 * 64 : 0; }
+};
+
+// What oneDNN needs to solve one problem; used by several threads at a time.
+struct Solver {
+  dnnl::primitive primitive;
+  std::vector<Operand> operands;  // inputs, then outputs, as in the handler
+  memory::desc scratch;
+  size_t bytes = 0;  // of working memory
+
+  explicit Solver(const Problem& p) {
+    const memory::desc x = p.Image(p.x), y = p.Image(p.y), w = p.Weights(true),
+                       dense = p.Weights(false);
+    const memory::desc b = p.bias ? memory::desc({p.y.back()}, p.type(),
+                                                 memory::format_tag::a)
+                                  : memory::desc();
+    Dims gaps = p.dilation;  // oneDNN counts the pixels between two taps
+    for (int64_t& d : gaps) d--;
+    dnnl::primitive_attr attributes;
+    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    const auto algorithm = dnnl::algorithm::convolution_direct;
+    dnnl::convolution_forward::primitive_desc forward(
+        Engine(), dnnl::prop_kind::forward_training, algorithm, x, w, b, y, p.strides,
+        gaps, p.low, p.high, attributes);
+    operands.resize(p.bias ? 4 : 3);
+    if (p.pass == kForward) {
+      Keep(forward, dnnl::convolution_forward(forward));
+      operands[0].Set(DNNL_ARG_SRC, x, forward.src_desc(), false);
+      operands[1].Set(DNNL_ARG_WEIGHTS, dense, forward.weights_desc(), false);
+      if (p.bias) operands[2].Set(DNNL_ARG_BIAS, b, b, false);
+      operands.back().Set(DNNL_ARG_DST, y, forward.dst_desc(), true);
+    } else if (p.pass == kInputGradient) {
+      dnnl::convolution_backward_data::primitive_desc backward(
+          Engine(), algorithm, x, w, y, p.strides, gaps, p.low, p.high, forward,
+          attributes);
+      Keep(backward, dnnl::convolution_backward_data(backward));
+      operands[0].Set(DNNL_ARG_DIFF_DST, y, backward.diff_dst_desc(), false);
+      operands[1].Set(DNNL_ARG_WEIGHTS, dense, backward.weights_desc(), false);
+      operands[2].Set(DNNL_ARG_DIFF_SRC, x, backward.diff_src_desc(), true);
+    } else {
+      dnnl::convolution_backward_weights::primitive_desc backward(
+          Engine(), algorithm, x, w, b, y, p.strides, gaps, p.low, p.high, forward,
+          attributes);
+      Keep(backward, dnnl::convolution_backward_weights(backward));
+      operands[0].Set(DNNL_ARG_SRC, x, backward.src_desc(), false);
+      operands[1].Set(DNNL_ARG_DIFF_DST, y, backward.diff_dst_desc(), false);
+      operands[2].Set(DNNL_ARG_DIFF_WEIGHTS, dense, backward.diff_weights_desc(), true);
+      if (p.bias) operands[3].Set(DNNL_ARG_DIFF_BIAS, b, b, true);
+    }
+    for (const Operand& operand : operands) bytes += operand.bytes();
+  }
+
+  template <typename Description>
+  void Keep(const Description& description, dnnl::primitive made) {
+    primitive = std::move(made);
+    scratch = description.scratchpad_desc();
+    bytes = (scratch.get_size() + 63) / 64 * 64;
+  }
+
+  void Run(dnnl::stream& stream, const std::vector<void*>& data) {
+    Lent arena;
+    char* free = arena->Reserve(bytes);
+    std::unordered_map<int, memory> arguments{
+        {DNNL_ARG_SCRATCHPAD, memory(scratch, Engine(), free)}};
+    free += (scratch.get_size() + 63) / 64 * 64;
+    for (size_t i = 0; i < operands.size(); i++) {
+      Operand& o = operands[i];
+      arguments[o.argument] = memory(o.wanted, Engine(), o.copied ? free : data[i]);
+      free += o.bytes();
+      if (o.copied && !o.output) {
+        memory stored(o.stored, Engine(), data[i]);
+        o.copy.execute(stream, stored, arguments[o.argument]);
+      }
+    }
+    primitive.execute(stream, arguments);
+    for (size_t i = 0; i < operands.size(); i++) {
+      Operand& o = operands[i];
+      if (o.copied && o.output) {
+        memory stored(o.stored, Engine(), data[i]);
+        o.copy.execute(stream, arguments[o.argument], stored);
+      }
+    }
+    stream.wait();
+  }
+};
+
+#ifdef ON_XLA_THREADS
+// XLA's threads as oneDNN's. The calling thread works too, so that no call waits for a
+// thread that the pool does not have.
+class Threads : public dnnl::threadpool_interop::threadpool_iface {
+ public:
+  Threads(ffi::ThreadPool* pool, int count) : pool_(pool), count_(count) {}
+  int get_num_threads() const override { return count_; }
+  bool get_in_parallel() const override { return busy; }
+  uint64_t get_flags() const override { return 0; }
+  void parallel_for(int n, const std::function<void(int, int)>& body) override {
+    struct Job {
+      std::atomic<int> next{0}, done{0};
+    };
+    auto job = std::make_shared<Job>();  // helpers may start after the last part
+    auto work = [job, n, &body] {
+      const bool outer = std::exchange(busy, true);
+      for (int i; (i = job->next.fetch_add(1)) < n;) {
+        body(i, n);
+        job->done.fetch_add(1, std::memory_order_release);
+      }
+      busy = outer;
+    };
+    const int helpers = busy ? 0 : std::min(n, count_) - 1;
+    for (int i = 0; i < helpers; i++) pool_->Schedule(std::function<void()>(work));
+    work();
+    while (job->done.load(std::memory_order_acquire) < n) std::this_thread::yield();
+  }
+
+ private:
+  static inline thread_local bool busy = false;
+  ffi::ThreadPool* pool_;
+  int count_;
+};
+#endif
+
+std::shared_ptr<Solver> SolverOf(const Problem& problem, int threads) {
+  static std::mutex mutex;
+  static auto* kept = new std::unordered_map<std::string, std::shared_ptr<Solver>>;
+  const std::string key = problem.Key(threads);
+  std::lock_guard<std::mutex> lock(mutex);
+  if (auto found = kept->find(key); found != kept->end()) return found->second;
+  if (kept->size() >= kMostPrimitives) kept->clear();
+#ifdef ON_XLA_THREADS
+  dnnl_threadpool_interop_set_max_concurrency(threads);
+#endif
+  return (*kept)[key] = std::make_shared<Solver>(problem);
+}
+
+void Solve(const Problem& problem, const std::vector<void*>& data,
+           [[maybe_unused]] ffi::ThreadPool& pool) {
+#ifdef ON_XLA_THREADS
+  const int count = std::max<int>(1, pool.num_threads());
+  Threads threads(&pool, count);
+  auto stream = dnnl::threadpool_interop::make_stream(Engine(), &threads);
+  SolverOf(problem, count)->Run(stream, data);
+#else
+  static std::mutex one_call;
+  std::lock_guard<std::mutex> lock(one_call);
+  dnnl::stream stream(Engine());
+  SolverOf(problem, 0)->Run(stream, data);
+#endif
+}
+
+ffi::Error Convolve(ffi::ThreadPool pool, ffi::RemainingArgs arguments,
+                    ffi::RemainingRets results, int64_t pass, Integers strides,
+                    Integers low, Integers high, Integers dilation, int64_t groups) {
+  auto wrong = [](const std::string& what) {
+    return ffi::Error::InvalidArgument("convolution in oneDNN: " + what);
+  };
+  std::vector<ffi::AnyBuffer> buffers;
+  for (size_t i = 0; i < arguments.size(); i++)
+    buffers.push_back(*arguments.get<ffi::AnyBuffer>(i));
+  for (size_t i = 0; i < results.size(); i++)
+    buffers.push_back(**results.get<ffi::AnyBuffer>(i));
+  const size_t inputs = pass == kForward && arguments.size() == 3 ? 3 : 2;
+  const size_t outputs = pass == kWeightGradient && results.size() == 2 ? 2 : 1;
+  if (pass < kForward || pass > kWeightGradient || arguments.size() != inputs ||
+      results.size() != outputs)
+    return wrong("takes two operands and gives one result, and a bias");
+  const auto type = buffers[0].element_type();
+  if (type != ffi::DataType::F32 && type != ffi::DataType::BF16)
+    return wrong("takes float32 and bfloat16");
+  std::vector<void*> data;
+  std::vector<Dims> dims;
+  for (auto& buffer : buffers) {
+    if (buffer.element_type() != type) return wrong("takes one dtype for all arrays");
+    data.push_back(buffer.untyped_data());
+    dims.emplace_back(buffer.dimensions().begin(), buffer.dimensions().end());
+  }
+  auto list = [](Integers values) { return Dims(values.begin(), values.end()); };
+  const size_t x[] = {0, 2, 0}, w[] = {1, 1, 2}, y[] = {2, 0, 1};  // by pass
+  const bool bias = buffers.size() == 4;
+  Problem problem{static_cast<Pass>(pass), type == ffi::DataType::BF16, bias,
+                  dims[x[pass]],           dims[w[pass]],
+                  dims[y[pass]],           list(strides),
+                  list(low),               list(high),
+                  list(dilation),          groups};
+  if (bias && pass == kForward) problem.y = dims[3];
+  std::string what = problem.WhatIsWrong();
+  if (what.empty() && bias && dims[pass == kForward ? 2 : 3] != Dims{problem.y.back()})
+    what = "the bias does not fit";
+  if (!what.empty()) return wrong(what + ": " + problem.Describe());
+  try {
+    Solve(problem, data, pool);
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(std::string("oneDNN: ") + error.what() + ": " +
+                                problem.Describe());
+  }
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+extern "C" {
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(cnn_jax_convolution, Convolve,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attr<int64_t>("kind")
+                                  .Attr<Integers>("strides")
+                                  .Attr<Integers>("low")
+                                  .Attr<Integers>("high")
+                                  .Attr<Integers>("dilation")
+                                  .Attr<int64_t>("groups"));
+
+// For Python: the version as 10000 major + 100 minor + patch, and what the CPU has.
+int cnn_jax_onednn_version() {
+  const dnnl_version_t* v = dnnl_version();
+  return 10000 * v->major + 100 * v->minor + v->patch;
+}
+int cnn_jax_has_avx2() {
+  return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx2) == dnnl_cpu_isa_avx2;
+}
+int cnn_jax_has_bfloat16() {
+  return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_bf16) ==
+         dnnl_cpu_isa_avx512_core_bf16;
+}
+int cnn_jax_on_xla_threads() {
+#ifdef ON_XLA_THREADS
+  return 1;
+#else
+  return 0;
+#endif
+}
+
+}  // extern "C"

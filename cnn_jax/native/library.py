@@ -1,0 +1,87 @@
+"""Loads what `build` built and tells XLA of it, once a process and only when asked.
+
+Without the extra, a compiler or the platform `load` returns None and the log says why
+in one line. CNN_JAX_ONEDNN=0 in the environment turns oneDNN off.
+"""
+
+import ctypes
+import functools
+import logging
+import os
+import platform
+import sys
+import threading
+from typing import NamedTuple
+
+import jax
+
+from cnn_jax.native import build
+
+TARGET = "cnn_jax_convolution"  # the handler in convolution.cc, and its name in XLA
+
+_LOCK = threading.Lock()
+
+
+class Library(NamedTuple):
+    """oneDNN as it is loaded here."""
+
+    version: str
+    bfloat16: bool     # the CPU has instructions for it
+    xla_threads: bool  # runs on XLA's own threads, else on OpenMP's
+
+    def __str__(self) -> str:
+        threads = "XLA's threads" if self.xla_threads else "OpenMP"
+        return f"oneDNN {self.version} ({threads})"
+
+
+def load() -> Library | None:
+    """The library, built if need be; None where it cannot be used."""
+    with _LOCK:  # two threads must not register the handler twice
+        return _load()[0]
+
+
+def describe() -> str:
+    """'oneDNN 3.2.0 (OpenMP)', or 'no oneDNN: ' and the reason."""
+    with _LOCK:
+        library, reason = _load()
+    return str(library) if library else f"no oneDNN: {reason}"
+
+
+@functools.cache
+def _load() -> tuple[Library | None, str]:
+    """(library, '') or (None, reason)"""
+    log = logging.getLogger(__name__)
+    try:
+        library = _register()
+    except build.NotInstalled as error:
+        log.info("convolutions run without oneDNN: %s", error)
+        return None, str(error)
+    except build.BuildError as error:
+        log.warning("convolutions run without oneDNN: %s", error)
+        return None, str(error)
+    log.info("convolutions may run in %s", library)
+    return library, ""
+
+
+def _register() -> Library:
+    if os.environ.get("CNN_JAX_ONEDNN") == "0":
+        raise build.NotInstalled("CNN_JAX_ONEDNN=0 turns it off")
+    if sys.platform != "linux":
+        raise build.NotInstalled(f"it runs on Linux, this is {platform.system()}")
+    path = build.build(build.chosen())
+    if path.stat().st_uid not in (os.getuid(), 0):
+        raise build.BuildError(f"{path} belongs to another user: delete it, or set "
+                               "CNN_JAX_CACHE to a folder of your own")
+    try:
+        loaded = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise build.BuildError(f"{error}: python -m cnn_jax.native.build --force "
+                               "builds it again") from error
+    if platform.machine() == "x86_64" and not loaded.cnn_jax_has_avx2():
+        raise build.BuildError("this CPU has no AVX2, without which oneDNN is slow")
+    jax.ffi.register_ffi_target(
+        TARGET, jax.ffi.pycapsule(getattr(loaded, TARGET)), platform="cpu")
+    version = loaded.cnn_jax_onednn_version()
+    return Library(f"{version // 10000}.{version // 100 % 100}.{version % 100}",
+                   bool(loaded.cnn_jax_has_bfloat16()),
+                   bool(loaded.cnn_jax_on_xla_threads()))
