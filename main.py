@@ -32,12 +32,17 @@ TOP = flags.DEFINE_integer("top", 3, "predict: classes to show for each picture.
                            lower_bound=1)
 JSON = flags.DEFINE_boolean("json", False, "predict: print JSON instead of text.")
 INVERT = flags.DEFINE_boolean(
-    "invert", False, "predict, inspect: exchange dark and bright, for dark ink on "
-    "white paper where the training data are bright on dark.")
+    "invert", False, "predict, inspect, serve: exchange dark and bright, for dark ink "
+    "on white paper where the training data are bright on dark.")
 OUTPUT = flags.DEFINE_string(
     "output", None, "show_data, overlays, predict on a run with masks: the picture to "
     "write (.png, .pdf, .svg); default data.png, overlays.png or predictions.png in "
     "the workdir.")
+HOST = flags.DEFINE_string(
+    "host", "127.0.0.1", "serve: address or name of this machine to listen on; "
+    "0.0.0.0 lets others in.")
+PORT = flags.DEFINE_integer("port", 8000, "serve: 0 = a free one, which is printed.",
+                            lower_bound=0, upper_bound=65535)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -58,7 +63,8 @@ def main(argv: list[str]) -> None:
             workdir=Path(WORKDIR.value) if WORKDIR.value else None,
             images=tuple([IMAGES.value] if IMAGES.value else []) + tuple(argv[1:]),
             top=TOP.value, json=JSON.value, invert=INVERT.value,
-            output=Path(OUTPUT.value) if OUTPUT.value else None))
+            output=Path(OUTPUT.value) if OUTPUT.value else None,
+            host=HOST.value, port=PORT.value))
     except InputError as error:
         fail(str(error), 2)
     except Stopped as error:

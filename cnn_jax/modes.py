@@ -34,6 +34,8 @@ class Request:
     json: bool = False
     invert: bool = False
     output: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
 
 
 def run(request: Request) -> None:
@@ -110,6 +112,13 @@ def look_inside(request: Request) -> None:
     print(f"{len(paths)} pictures in {workdir / inspect.FOLDER}")
 
 
+def serve(request: Request) -> None:
+    """A web page on the network: draw or drop a picture, see the answer and why."""
+    # Imported here: the web library is for this mode alone.
+    from cnn_jax import server
+    server.serve(trained_workdir(request), request.host, request.port, request.invert)
+
+
 def summary(request: Request) -> None:
     """The layer table of a config's network, with as many classes as it was published
     for unless the config says; reads no data.
@@ -157,7 +166,7 @@ def show_data(request: Request) -> None:
 
 
 MODES = {"train": train, "eval": evaluate, "predict": predict_images,
-         "summary": summary, "weights": weights,
+         "summary": summary, "weights": weights, "serve": serve,
          "show_data": show_data, "overlays": overlays, "inspect": look_inside}
 
 
