@@ -27,7 +27,7 @@ WORKDIR = flags.DEFINE_string(
     "folder again goes on where the run stopped.")
 IMAGES = flags.DEFINE_string(
     "images", None, "predict, inspect: pictures or folders of pictures; more may "
-    "follow.")
+    "follow. compare: the folders of runs follow without a flag.")
 TOP = flags.DEFINE_integer("top", 3, "predict: classes to show for each picture.",
                            lower_bound=1)
 JSON = flags.DEFINE_boolean("json", False, "predict: print JSON instead of text.")
@@ -37,7 +37,7 @@ INVERT = flags.DEFINE_boolean(
 OUTPUT = flags.DEFINE_string(
     "output", None, "show_data, overlays, predict on a run with masks: the picture to "
     "write (.png, .pdf, .svg); default data.png, overlays.png or predictions.png in "
-    "the workdir.")
+    "the workdir. compare: the page; default compare.html.")
 HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "serve: address or name of this machine to listen on; "
     "0.0.0.0 lets others in.")

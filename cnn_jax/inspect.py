@@ -8,23 +8,21 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnn_jax import data
-from cnn_jax.data.examples import Examples
 from cnn_jax.data.images import find_images, read_image
-from cnn_jax.inspection.picture import write
+from cnn_jax.inspection.output import draw_rows
 from cnn_jax.inspection.pictures import chosen
 from cnn_jax.inspection.record import read_history
 from cnn_jax.inspection.settings import Settings
-from cnn_jax.inspection.subject import Subject
+from cnn_jax.inspection.subject import Subject, make_subject
 from cnn_jax.training import trained
 from cnn_jax.training.metrics import Reporter
 from cnn_jax.training.workdir import check_same_data, describe
 
-FOLDER = "pictures"  # of a workdir
-
 
 def draw(workdir: Path, config: ConfigDict | None = None, images: Sequence[str] = (),
          invert: bool = False, quiet: bool = False) -> list[Path]:
-    """Draws what `config.inspect` asks for into WORKDIR/pictures; returns the files.
+    """Draws what `config.inspect` asks for into WORKDIR/pictures, TensorBoard's events
+    and the report; returns the pictures.
 
     config: may differ from the run's own in `inspect` and in where the data lie.
     images: files to explain in place of images of the test part; `invert` exchanges
@@ -32,23 +30,12 @@ def draw(workdir: Path, config: ConfigDict | None = None, images: Sequence[str] 
     Raises InputError, also for a name in `config.inspect` that does not exist.
     """
     report = Reporter(quiet)
-    subject = dataclasses.replace(
-        load_subject(workdir, config, images, invert),
-        progress=lambda text: report.advance(done, text))
+    subject = load_subject(workdir, config, images, invert)
     settings = Settings(**(config or subject.config).inspect)
     rows = chosen(settings.only)
     report.line(f"{subject.name}, step {subject.step}: {len(subject.pixels)} images of "
                 + (f"the {subject.part} part" if not images else "your own"))
-    paths, done = [], 0
-    report.start("pictures", len(rows))
-    try:
-        for done, (name, row) in enumerate(rows.items()):
-            report.advance(done, name)
-            for picture in row(subject, settings):
-                paths += write([picture], workdir / FOLDER)
-    finally:
-        report.stop()
-    return paths
+    return draw_rows(subject, rows, settings, workdir, report)
 
 
 def load_subject(workdir: Path, config: ConfigDict | None = None,
@@ -62,37 +49,14 @@ def load_subject(workdir: Path, config: ConfigDict | None = None,
     config = config or run.config
     dataset = data.load(config.data, config.seed)
     check_same_data(workdir, describe(dataset, config.data.scaling))
-    part = next(part for part in ("test", "validation", "train")
-                if len(getattr(dataset, part).labels))
-    examples = getattr(dataset, part)
-    if images:
-        *size, channels = run.info.image_shape
-        paths = find_images(images)
-        pixels = np.stack([read_image(path, tuple(size), channels) for path in paths])
-        pixels, labels = 255 - pixels if invert else pixels, None
-        titles = tuple(path.name for path in paths)
-    else:
-        index = sample(examples, config.inspect.images)
-        pixels, labels = examples.take(index)
-        titles = tuple(f"{part} {i}" for i in index)
-    return Subject(
-        name=workdir.name, network=run.recipe.model,
-        variables={"params": run.state.average or run.state.params,
-                   "batch_stats": run.state.batch_stats},
-        scaling=run.info.scaling, class_names=run.info.class_names, pixels=pixels,
-        labels=labels, titles=titles, part=part, examples=examples, config=run.config,
-        info=run.info, step=run.step, history=read_history(workdir / "history.csv"),
-        workdir=workdir)
-
-
-def sample(examples: Examples, count: int) -> np.ndarray:
-    """The places of `count` examples: the first of every class, the second of every
-    class, and so on; of masks, the first ones."""
-    labels = examples.labels
-    if labels.ndim > 1:
-        return np.arange(min(count, len(labels)))
-    order = np.argsort(labels, kind="stable")
-    firsts = np.searchsorted(labels[order], labels[order])  # where its class begins
-    turn = np.empty(len(labels), int)
-    turn[order] = np.arange(len(labels)) - firsts
-    return np.lexsort((labels, turn))[:count]
+    subject = make_subject(
+        workdir, run.config, run.info, run.recipe.model, run.state, run.step,
+        read_history(workdir / "history.csv"), dataset, config.inspect.images)
+    if not images:
+        return subject
+    *size, channels = run.info.image_shape
+    paths = find_images(images)
+    pixels = np.stack([read_image(path, tuple(size), channels) for path in paths])
+    return dataclasses.replace(
+        subject, pixels=255 - pixels if invert else pixels, labels=None,
+        titles=tuple(path.name for path in paths))

@@ -10,7 +10,10 @@ from ml_collections import ConfigDict
 
 from cnn_jax import data, inspect, networks, predict, training
 from cnn_jax.errors import InputError
+from cnn_jax.inspection.compare import write_comparison
 from cnn_jax.inspection.contact_sheet import check_format, contact_sheet
+from cnn_jax.inspection.report import FILE as REPORT
+from cnn_jax.inspection.report import PICTURES, write_report
 from cnn_jax.inspection.summary import layer_table
 from cnn_jax.interop.weights import write_npz, write_text
 from cnn_jax.training import trained
@@ -29,7 +32,7 @@ class Request:
     mode: str
     config: ConfigDict | None
     workdir: Path | None
-    images: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()  # files and folders; of compare the runs
     top: int = 3
     json: bool = False
     invert: bool = False
@@ -42,12 +45,13 @@ def run(request: Request) -> None:
     """Does what the command line asks for. Raises InputError or RunError."""
     if request.mode not in MODES:
         raise InputError(f"--mode={request.mode} is unknown; known: {', '.join(MODES)}")
-    if request.images and request.mode not in ("predict", "inspect"):
+    if request.images and request.mode not in ("predict", "inspect", "compare"):
         raise InputError(f"unexpected argument {request.images[0]!r}: only "
-                         "--mode=predict and --mode=inspect take file names")
-    if request.output and request.mode not in ("show_data", "overlays", "predict"):
+                         "--mode=predict, inspect and compare take file names")
+    if request.output and request.mode not in ("show_data", "overlays", "predict",
+                                               "compare"):
         raise InputError(f"--output={request.output} is only for --mode=show_data, "
-                         "overlays and predict")
+                         "overlays, predict and compare")
     if request.config is not None:
         check(request.config)
     MODES[request.mode](request)
@@ -109,7 +113,26 @@ def look_inside(request: Request) -> None:
     """Pictures of what the network has learnt and why it answers as it does."""
     workdir = trained_workdir(request)
     paths = inspect.draw(workdir, request.config, request.images, request.invert)
-    print(f"{len(paths)} pictures in {workdir / inspect.FOLDER}")
+    print(f"{len(paths)} pictures in {workdir / PICTURES}")
+    print(workdir / REPORT)
+
+
+def report(request: Request) -> None:
+    """report.html anew, from the files of a run that has ended or not."""
+    print(write_report(trained_workdir(request)))
+
+
+def compare(request: Request) -> None:
+    """Several runs side by side, as one page."""
+    if request.workdir is not None or request.config is not None:
+        raise InputError("--mode=compare takes the folders of runs as further "
+                         "arguments, neither --workdir nor --config")
+    path = request.output or Path("compare.html")
+    if path.suffix != ".html":
+        raise InputError(f"--output={path} must end in .html: --mode=compare writes a "
+                         "page")
+    write_comparison([Path(folder) for folder in request.images], path)
+    print(path)
 
 
 def serve(request: Request) -> None:
@@ -167,7 +190,8 @@ def show_data(request: Request) -> None:
 
 MODES = {"train": train, "eval": evaluate, "predict": predict_images,
          "summary": summary, "weights": weights, "serve": serve,
-         "show_data": show_data, "overlays": overlays, "inspect": look_inside}
+         "show_data": show_data, "overlays": overlays, "inspect": look_inside,
+         "report": report, "compare": compare}
 
 
 def need_config(request: Request) -> ConfigDict:

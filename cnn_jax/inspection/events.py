@@ -28,10 +28,11 @@ def open_events(workdir: Path) -> Iterator[SummaryWriter]:
 
 def add(writer: SummaryWriter, picture: Picture, file: Path, step: int) -> None:
     """A picture, which lies in `file`, as pictures/NAME; and the values of each layer
-    that it shows the distribution of as NAME/LAYER."""
+    that it shows the distribution of as NAME/LAYER, those that are finite."""
     with Image.open(file) as image:
         pixels = np.asarray(image.convert("RGB"))
     writer.add_image(f"pictures/{picture.name}", pixels, step, dataformats="HWC")
     if picture.name in HISTOGRAMS:
         for layer, values in picture.arrays.items():
+            values = values[np.isfinite(values)]
             writer.add_histogram(f"{picture.name}/{layer}", values, step, bins=BINS)

@@ -3,12 +3,24 @@
 from collections.abc import Callable, Iterable
 
 from cnn_jax.errors import InputError
+from cnn_jax.inspection import (embedding, explanations, kernels, maximize, plots,
+                                quality_pictures, units)
 from cnn_jax.inspection.picture import Picture
 from cnn_jax.inspection.settings import Settings, names
 from cnn_jax.inspection.subject import Subject
 
 # Name -> function from a subject and the settings to pictures, one after another.
 PICTURES: dict[str, Callable[[Subject, Settings], Iterable[Picture]]] = {
+    "learning_curves": plots.of_run,
+    "quality": quality_pictures.quality,
+    "weights": units.weights,
+    "units": units.units,
+    "embedding": embedding.embedding,
+    "kernels": kernels.first_layer,
+    "strip": kernels.strip,
+    "saliency": explanations.saliency,
+    "maximized_filters": maximize.filters,
+    "maximized_classes": maximize.classes,
 }
 
 

@@ -5,10 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from cnn_jax.inspection.picture import Picture
+from cnn_jax.inspection.settings import Settings
+from cnn_jax.inspection.subject import Subject
 
 CURVES = {"loss": "loss", "accuracy": "accuracy", "mean_iou": "mean IoU",
           "learning_rate": "learning rate"}  # column of the history -> words
 PARTS = (("", "training", "o-"), ("val_", "validation", "s--"))
+
+
+def of_run(subject: Subject, settings: Settings) -> list[Picture]:
+    return [learning_curves(subject.history)]
 
 
 def learning_curves(history: Sequence[dict]) -> Picture:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnn_jax import ops
-from cnn_jax.data.examples import Examples
+from cnn_jax.data.examples import Dataset, Examples
 from cnn_jax.data.scaling import Scaling, scale
 
 BATCH = 128  # images per call
@@ -110,6 +110,42 @@ class Subject:
             found = program(self.variables, np.resize(group, (size, *group.shape[1:])))
             parts.append(jax.tree.map(lambda x: np.asarray(x)[:len(group)], found))
         return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+
+
+def make_subject(workdir: Path, config: ConfigDict, info: Any, network: nn.Module,
+                 state: Any, step: int, history: Sequence[dict[str, float]],
+                 dataset: Dataset, images: int) -> Subject:
+    """The subject of a run: `images` of its test part, or of the validation or
+    training part where that is empty, and all of that part.
+
+    state: a `TrainState` on the host; its averaged parameters count where it has them.
+    """
+    part = next(part for part in ("test", "validation", "train")
+                if len(getattr(dataset, part).labels))
+    examples = getattr(dataset, part)
+    index = sample(examples, images)
+    pixels, labels = examples.take(index)
+    return Subject(
+        name=workdir.name, network=network,
+        variables={"params": state.average or state.params,
+                   "batch_stats": state.batch_stats},
+        scaling=info.scaling, class_names=info.class_names, pixels=pixels,
+        labels=labels, titles=tuple(f"{part} {i}" for i in index), part=part,
+        examples=examples, config=config, info=info, step=step,
+        history=tuple(history), workdir=workdir)
+
+
+def sample(examples: Examples, count: int) -> np.ndarray:
+    """The places of `count` examples: the first of every class, the second of every
+    class, and so on; of masks, the first ones."""
+    labels = examples.labels
+    if labels.ndim > 1:
+        return np.arange(min(count, len(labels)))
+    order = np.argsort(labels, kind="stable")
+    firsts = np.searchsorted(labels[order], labels[order])  # where its class begins
+    turn = np.empty(len(labels), int)
+    turn[order] = np.arange(len(labels)) - firsts
+    return np.lexsort((labels, turn))[:count]
 
 
 def logits_of(network: nn.Module, variables: Any, images: jax.Array) -> jax.Array:

@@ -16,10 +16,12 @@ from cnn_jax import data, networks, ops
 from cnn_jax.data.batches import concatenate, steps_per_epoch, train_order
 from cnn_jax.data.examples import Examples
 from cnn_jax.errors import InputError, RunError
-from cnn_jax.training import parallel, trained
+from cnn_jax.training import determinism, parallel, trained
+from cnn_jax.training.calls import call_size, crosses, next_calls
 from cnn_jax.training.checkpoint import Checkpoints
 from cnn_jax.training.config import check, computed
 from cnn_jax.training.evaluate import Evaluate, compile_evaluation
+from cnn_jax.training.fallback import fall_back, hinted
 from cnn_jax.training.metrics import (Recorder, Reporter, epoch_line, improvement, mean,
                                       should_stop)
 from cnn_jax.training.results import describe_devices, finish
@@ -49,8 +51,10 @@ class Run:
 
     config: ConfigDict
     workdir: Path
+    info: DataInfo
     recipe: Recipe
     placement: parallel.Placement
+    dataset: data.Dataset         # on the host
     data: Examples                # on the devices
     spans: dict[str, range]
     checkpoints: Checkpoints
@@ -105,10 +109,11 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
         report.line(describe_devices(placement.devices))
         if jax.process_index() == 0:
             table.save(path)
-        with Checkpoints(path / "checkpoints", config.checkpoint.keep) as checkpoints:
+        with open_checkpoints(path, config, recipe, info, report) as checkpoints:
             examples, spans = concatenate(dataset)
-            this = Run(config, path, recipe, placement, placement.put(examples), spans,
-                       checkpoints, report, jax.jit(recipe.rate))
+            this = Run(config, path, info, recipe, placement, dataset,
+                       placement.put(examples), spans, checkpoints, report,
+                       jax.jit(recipe.rate))
             state, progress = start(this, info)
             done = this.finished(progress)
             if done:
@@ -126,8 +131,8 @@ def begin(config: ConfigDict, recipe: Recipe, info: DataInfo) -> TrainState:
     state = first_state(recipe, info.image_shape)
     if not config.model.init_from:
         return state
-    source = trained.load(Path(config.model.init_from))
     try:
+        source = trained.load(Path(config.model.init_from))
         variables = networks.adopt(
             {"params": state.params, "batch_stats": state.batch_stats},
             {"params": source.state.average or source.state.params,
@@ -139,6 +144,17 @@ def begin(config: ConfigDict, recipe: Recipe, info: DataInfo) -> TrainState:
     return state.replace(**variables, average=average)
 
 
+def open_checkpoints(path: Path, config: ConfigDict, recipe: Recipe, info: DataInfo,
+                     report: Reporter) -> Checkpoints:
+    """The checkpoints of the workdir, where wanted without the damaged ones."""
+    if config.checkpoint.fallback:
+        for line in fall_back(path, abstract_state(recipe, info.image_shape),
+                              config.checkpoint.monitor):
+            report.line(line)
+    with hinted():
+        return Checkpoints(path / "checkpoints", config.checkpoint.keep)
+
+
 def start(this: Run, info: DataInfo) -> tuple[TrainState, Progress]:
     """The newest checkpoint of the workdir on the devices, or the first state."""
     latest = this.checkpoints.latest
@@ -146,7 +162,8 @@ def start(this: Run, info: DataInfo) -> tuple[TrainState, Progress]:
         state = begin(this.config, this.recipe, info)
         return this.placement.put(state), Progress()
     like = abstract_state(this.recipe, info.image_shape)
-    state, meta = this.checkpoints.restore(latest, like)
+    with hinted():
+        state, meta = this.checkpoints.restore(latest, like)
     this.report.line(f"resuming after step {latest}")
     return this.placement.put(state), Progress(**meta)
 
@@ -156,6 +173,11 @@ def fit(this: Run, state: TrainState, progress: Progress,
     """Trains to the end of the run, an epoch at a time."""
     config = this.config
     train = compile_training(this, state, progress)
+    if config.debug.determinism:
+        calls = next_calls(this, progress.step, determinism.STEPS)
+        state = determinism.check(state, this.data, calls, train, this.placement)
+        this.report.line(f"{sum(map(len, calls))} steps made twice: the same in every "
+                         "bit")
     recorder = Recorder(this.workdir, progress.step, progress.history,
                         writing=jax.process_index() == 0)
     with contextlib.closing(recorder), stop_signals() as received:
@@ -209,18 +231,6 @@ def train_epoch(this: Run, state: TrainState, progress: Progress, train: Callabl
     finally:
         this.report.stop()
     return state
-
-
-def call_size(steps_per_call: int, done: int, steps: int) -> int:
-    """Steps of the next call: calls begin at multiples of steps_per_call in an epoch,
-    what is left over goes one by one, so that a resumed run makes the same calls."""
-    whole = done % steps_per_call == 0 and done + steps_per_call <= steps
-    return steps_per_call if whole else 1
-
-
-def crosses(every: int, done: int, size: int) -> bool:
-    """Whether the last `size` steps reached a multiple of `every` (0: never)."""
-    return every > 0 and done // every > (done - size) // every
 
 
 def drain(this: Run, progress: Progress, pending: list, recorder: Recorder) -> None:

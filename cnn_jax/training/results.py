@@ -18,7 +18,6 @@ import numpy as np
 
 from cnn_jax import __version__
 from cnn_jax.errors import RunError
-from cnn_jax.inspection.plots import learning_curves
 from cnn_jax.training.checkpoint import leaves
 from cnn_jax.training.metrics import improvement, part_line, write_atomically
 from cnn_jax.training.workdir import read_json
@@ -100,23 +99,42 @@ def finish(this, state, progress, evaluate, params: int, only_evaluate: bool) ->
         raise RunError(f"{this.checkpoints.directory} lacks the best checkpoint, step "
                        f"{row['step']}: it was deleted or damaged")
     best, _ = this.checkpoints.restore(row["step"], final)
-    best = this.placement.put(best)
+    on_devices = this.placement.put(best)
     test = {"loss": None, "accuracy": None, "examples": 0}
     if this.spans["test"]:
-        test = evaluate(best, "test")
+        test = evaluate(on_devices, "test")
     this.report.line(part_line("test", test) + f" - best epoch {row['epoch']}")
 
     path = this.workdir / "results.json"
+    first = jax.process_index() == 0
     if only_evaluate and path.exists():
         results = read_json(path)
     else:
         results = collect(this, final, progress, row, test, params)
-        if jax.process_index() == 0:
-            learning_curves(progress.history).figure.savefig(
-                this.workdir / "learning_curves.png", dpi=120)
+        if first:
             write_atomically(path, json.dumps(results, indent=2) + "\n")
+    if first and not (only_evaluate and (this.workdir / "report.html").exists()):
+        draw(this, best, progress.history, row["step"])
     this.report.line(f"all of it lies in {this.workdir}")
     return results
+
+
+def draw(this, state, history: list[dict], step: int) -> None:
+    """The learning curves, the pictures that cost little, and the report.
+
+    The results are written before: where this fails, they are whole.
+    state: the best one, on the host; one device of this process is enough for it.
+    """
+    # Imported here: matplotlib and Jinja2 take a second, and only the end of a run
+    # draws.
+    from cnn_jax.inspection import output, plots
+    from cnn_jax.inspection.subject import make_subject
+
+    plots.learning_curves(history).figure.savefig(
+        this.workdir / "learning_curves.png", dpi=120)
+    output.draw_at_end(make_subject(
+        this.workdir, this.config, this.info, this.recipe.model, state, step, history,
+        this.dataset, images=1), this.workdir, this.report)
 
 
 def mean_ious(best: dict, test: dict) -> dict:

@@ -1,0 +1,48 @@
+"""What looking inside leaves in a workdir: pictures, events, figures, the report."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from cnn_jax.inspection import quality, quality_pictures, units
+from cnn_jax.inspection.events import add, open_events
+from cnn_jax.inspection.picture import write
+from cnn_jax.inspection.report import PICTURES, write_report
+from cnn_jax.inspection.settings import Settings
+from cnn_jax.inspection.subject import Subject
+from cnn_jax.training.metrics import Reporter
+
+# What a run draws when it ends: one compiled forward pass over the part; all else is
+# left to --mode=inspect.
+AT_END = {"quality": quality_pictures.quality, "weights": units.weights}
+
+
+def draw_at_end(subject: Subject, workdir: Path, progress: Reporter) -> None:
+    draw_rows(subject, AT_END, Settings(), workdir, progress)
+
+
+def draw_rows(subject: Subject, rows: Mapping[str, Callable], settings: Settings,
+              workdir: Path, progress: Reporter) -> list[Path]:
+    """Draws rows of `pictures.PICTURES` into WORKDIR/pictures and TensorBoard's events,
+    then writes the report; returns the files.
+
+    The row 'quality' also leaves its figures as quality.json.
+    """
+    paths, done = [], 0
+    subject = dataclasses.replace(
+        subject, progress=lambda text: progress.advance(done, text))
+    progress.start("pictures", len(rows))
+    try:
+        with open_events(workdir) as events:
+            for done, (name, row) in enumerate(rows.items()):
+                progress.advance(done, name)
+                for picture in row(subject, settings):
+                    files = write([picture], workdir / PICTURES, subject.step)
+                    add(events, picture, files[0], subject.step)
+                    paths += files
+    finally:
+        progress.stop()
+    if "quality" in rows:
+        quality.save(quality.measure(subject), workdir)
+    write_report(workdir)
+    return paths
