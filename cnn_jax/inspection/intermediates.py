@@ -24,6 +24,7 @@ class Layer(NamedTuple):
     input_shape: tuple[int, ...]        # of its first input, without the batch
     kernel: tuple[int, ...] | None      # shape of its own kernel
     whole: bool                         # it is no block: it has no layers inside
+    follows: str | None                 # the layer whose output is its first input
 
     @property
     def is_map(self) -> bool:
@@ -44,6 +45,8 @@ def layers_of(network: nn.Module, variables: Any, image_shape: tuple[int, int, i
     """
     found: dict[str, Layer] = {}
     opened = []
+    # Which layer made a traced value; the value is kept, so that its id stays its own.
+    makers: dict[int, tuple[Any, str]] = {}
 
     def watch(call, args, kwargs, context):
         module = context.module
@@ -58,7 +61,9 @@ def layers_of(network: nn.Module, variables: Any, image_shape: tuple[int, int, i
         kernel = module.variables.get("params", {}).get("kernel")
         found[name] = Layer(
             name, module.clone(parent=None), out.shape[1:], args[0].shape[1:],
-            None if kernel is None else jnp.shape(kernel), whole)
+            None if kernel is None else jnp.shape(kernel), whole,
+            makers.get(id(args[0]), (None, None))[1])
+        makers.setdefault(id(out), (out, name))  # a block's output is its last layer's
         return out
 
     with nn.intercept_methods(watch):

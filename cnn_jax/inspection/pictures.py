@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 from cnn_jax.errors import InputError
 from cnn_jax.inspection import (embedding, explanations, kernels, maximize, plots,
-                                quality_pictures, units)
+                                quality_pictures, receptive_field, units)
 from cnn_jax.inspection.picture import Picture
 from cnn_jax.inspection.settings import Settings, names
 from cnn_jax.inspection.subject import Subject
@@ -18,6 +18,7 @@ PICTURES: dict[str, Callable[[Subject, Settings], Iterable[Picture]]] = {
     "embedding": embedding.embedding,
     "kernels": kernels.first_layer,
     "strip": kernels.strip,
+    "receptive_field": receptive_field.fields,
     "saliency": explanations.saliency,
     "maximized_filters": maximize.filters,
     "maximized_classes": maximize.classes,

@@ -1,0 +1,89 @@
+"""Which layers, filters and classes the settings mean, or one line that says why not.
+"""
+
+import numpy as np
+
+from cnn_jax.errors import InputError
+from cnn_jax.inspection.intermediates import Layer, find, layers_of, spread, weighted
+from cnn_jax.inspection.saliency import predicted
+from cnn_jax.inspection.settings import Settings, names
+from cnn_jax.inspection.subject import Subject
+
+SHOWN_LAYERS = 4  # where the settings name none
+
+
+class NotForThisNetwork(InputError):
+    """A picture that networks of this kind do not have; of others it is drawn."""
+
+
+def all_layers(subject: Subject) -> dict[str, Layer]:
+    """The layers of the network by name."""
+    return layers_of(subject.network, subject.variables, subject.pixels.shape[1:])
+
+
+def chosen_layers(subject: Subject, settings: Settings, maps: bool = True,
+                  count: int = SHOWN_LAYERS) -> list[Layer]:
+    """The layers of `settings.layers`, or for '' some convolutions from first to last
+    (without `maps` dense layers where there are none)."""
+    asked = names(settings.layers)
+    try:
+        if asked:
+            return [find(subject.network, subject.variables, subject.pixels.shape[1:],
+                         name, maps) for name in asked]
+    except InputError as error:
+        raise InputError(f"config.inspect.layers = {settings.layers!r}: {error}"
+                         ) from error
+    found = [layer for layer in weighted(all_layers(subject))
+             if layer.is_map or not maps]
+    if not found:
+        raise NotForThisNetwork(f"{type(subject.network).__name__} has no convolution")
+    return spread(found, count)
+
+
+def chosen_filters(layer: Layer, settings: Settings, count: int) -> list[int]:
+    """The filters of `settings.filters`, or for '' the first `count`."""
+    features = layer.shape[-1]
+    found = []
+    for word in names(settings.filters):
+        if not word.isdecimal() or int(word) >= features:
+            raise InputError(
+                f"config.inspect.filters = {settings.filters!r}: layer {layer.name} "
+                f"has {features} filters, 0 to {features - 1}, and no {word!r}")
+        found.append(int(word))
+    return found or list(range(min(count, features)))
+
+
+def chosen_position(layer: Layer, settings: Settings) -> tuple[int, int] | None:
+    """The unit of `settings.position` in a layer's maps, for (-1, -1) the middle one;
+    None for a layer without height and width."""
+    if not layer.is_map:
+        return None
+    height, width = layer.shape[:2]
+    place = tuple(settings.position)
+    if place == (-1, -1):
+        return height // 2, width // 2
+    if not (0 <= place[0] < height and 0 <= place[1] < width):
+        raise InputError(
+            f"config.inspect.position = {place}: the maps of layer {layer.name} have "
+            f"{height} x {width} units, (0, 0) to {height - 1, width - 1}")
+    return place
+
+
+def explained_classes(subject: Subject, settings: Settings) -> np.ndarray:
+    """int [N]: the class of `settings.target`, or for '' those the network names."""
+    if not settings.target:
+        return np.asarray(predicted(subject.image_logits))
+    return np.full(len(subject.pixels), class_index(subject, settings.target))
+
+
+def class_index(subject: Subject, target: str) -> int:
+    """Of a class name, or of a number."""
+    outputs = subject.image_logits.shape[-1]
+    if target in subject.class_names:
+        return subject.class_names.index(target)
+    if target.isdecimal() and int(target) < outputs:
+        return int(target)
+    known = ", ".join(subject.class_names[:20])
+    more = " ..." if len(subject.class_names) > 20 else ""
+    raise InputError(f"config.inspect.target = {target!r}: there is no such class; "
+                     f"known are {known}{more}, and numbers from 0 to {outputs - 1}")
