@@ -12,6 +12,7 @@ from cnn_jax.data.images import find_images, read_image
 from cnn_jax.inspection.output import draw_rows
 from cnn_jax.inspection.pictures import chosen
 from cnn_jax.inspection.record import read_history
+from cnn_jax.inspection.selection import check_names
 from cnn_jax.inspection.settings import Settings
 from cnn_jax.inspection.subject import Subject, make_subject
 from cnn_jax.training import trained
@@ -33,6 +34,7 @@ def draw(workdir: Path, config: ConfigDict | None = None, images: Sequence[str] 
     subject = load_subject(workdir, config, images, invert)
     settings = Settings(**(config or subject.config).inspect)
     rows = chosen(settings.only)
+    check_names(subject, settings)
     report.line(f"{subject.name}, step {subject.step}: {len(subject.pixels)} images of "
                 + (f"the {subject.part} part" if not images else "your own"))
     return draw_rows(subject, rows, settings, workdir, report)

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from cnn_jax.errors import InputError
 from cnn_jax.inspection import drawing
 from cnn_jax.inspection.picture import Picture
-from cnn_jax.inspection.saliency import (GUIDED, cam_layer, compiled, grad_cam,
-                                         gradient, guided_gradient,
-                                         integrated_gradients, occlusion, smooth_grad)
-from cnn_jax.inspection.selection import all_layers, explained_classes
+from cnn_jax.inspection.saliency import (GUIDED, compiled, grad_cam, gradient,
+                                         guided_gradient, integrated_gradients,
+                                         occlusion, smooth_grad)
+from cnn_jax.inspection.selection import (all_layers, chosen_cam_layer,
+                                          explained_classes)
 from cnn_jax.inspection.settings import Settings
 from cnn_jax.inspection.subject import Subject
 from cnn_jax.layers import Activation
@@ -66,13 +66,7 @@ def explain(subject: Subject, settings: Settings
     low, high = subject.range
     side = settings.window or max(1, round(min(images.shape[1:3]) / 8))
     grey = float(subject.examples.images[:FILLED_FROM].mean())
-    try:
-        layer = cam_layer(network, variables, images.shape[1:], settings.cam_layer)[0]
-    except InputError as error:
-        if settings.cam_layer:
-            raise InputError(f"config.inspect.cam_layer = {settings.cam_layer!r}: "
-                             f"{error}") from error
-        layer = ""
+    layer = chosen_cam_layer(subject, settings)
     integrated = integrated_gradients(
         *asked, baseline=low,
         track=lambda xs: subject.track("integrated gradients", xs))

@@ -38,9 +38,8 @@ def first_layer(subject: Subject, settings: Settings) -> Iterator[Picture]:
         raise NotForThisNetwork(f"{type(subject.network).__name__} has no layer with a "
                                 "kernel")
     layer = found[0]
-    shown = chosen_filters(layer, settings, MOST_KERNELS)
     kernel, kind = as_images(layer, kernel_of(subject.variables, layer), known)
-    kernel = kernel[..., shown]
+    kernel = kernel[..., :MOST_KERNELS]
     channels, count = kernel.shape[2:]
     limit = float(np.abs(kernel).max()) or 1.0
     colour = channels == 3 and subject.pixels.shape[-1] == 3
@@ -49,13 +48,13 @@ def first_layer(subject: Subject, settings: Settings) -> Iterator[Picture]:
         figure, axes = drawing.grid(-(-count // columns), columns, top=0.6)
         for axis, index in zip(axes.flat, range(count)):
             scale = draw_kernel(axis, kernel[..., index], limit)
-            axis.set_title(str(shown[index]), fontsize=8, pad=2)
+            axis.set_title(str(index), fontsize=8, pad=2)
     else:
         drawn = min(channels, MOST_CHANNELS)
         count = min(count, settings.max_filters)
         figure, axes = drawing.grid(count, drawn, left=0.5, top=0.6)
         for row in range(count):
-            drawing.beside(axes[row, 0], str(shown[row]))
+            drawing.beside(axes[row, 0], str(row))
             for channel in range(drawn):
                 scale = drawing.signed(axes[row, channel], kernel[..., channel, row],
                                        limit)
@@ -69,9 +68,9 @@ def first_layer(subject: Subject, settings: Settings) -> Iterator[Picture]:
            "Red weights are positive, blue ones negative, white is 0")
     yield Picture(
         "kernels", f"Kernels of the first layer, {layer.name}",
-        f"{len(shown)} of {layer.shape[-1]} {kind}, on one scale. {how}.",
-        f"{count} small images of {' x '.join(map(str, kernel.shape[:2]))} weights, the"
-        f" largest of them {drawing.number(limit)}.", figure, {"kernels": kernel})
+        f"{count} of {layer.shape[-1]} {kind}, on one scale. {how}.",
+        f"{count} small images of {' x '.join(map(str, kernel.shape[:2]))} weights, of "
+        f"which the largest is {drawing.number(limit)}.", figure, {"kernels": kernel})
 
 
 def kernel_of(variables: Any, layer: Layer) -> np.ndarray:

@@ -8,6 +8,7 @@ from cnn_jax.inspection import quality, quality_pictures, units
 from cnn_jax.inspection.events import add, open_events
 from cnn_jax.inspection.picture import write
 from cnn_jax.inspection.report import PICTURES, write_report
+from cnn_jax.inspection.selection import NotForThisNetwork
 from cnn_jax.inspection.settings import Settings
 from cnn_jax.inspection.subject import Subject
 from cnn_jax.training.metrics import Reporter
@@ -26,7 +27,9 @@ def draw_rows(subject: Subject, rows: Mapping[str, Callable], settings: Settings
     """Draws rows of `pictures.PICTURES` into WORKDIR/pictures and TensorBoard's events,
     then writes the report; returns the files.
 
-    The row 'quality' also leaves its figures as quality.json.
+    Rows that this kind of network does not have are left out, with a line that says so,
+    unless `settings.only` names them. The row 'quality' also leaves its figures as
+    quality.json.
     """
     paths, done = [], 0
     subject = dataclasses.replace(
@@ -36,10 +39,15 @@ def draw_rows(subject: Subject, rows: Mapping[str, Callable], settings: Settings
         with open_events(workdir) as events:
             for done, (name, row) in enumerate(rows.items()):
                 progress.advance(done, name)
-                for picture in row(subject, settings):
-                    files = write([picture], workdir / PICTURES, subject.step)
-                    add(events, picture, files[0], subject.step)
-                    paths += files
+                try:
+                    for picture in row(subject, settings):
+                        files = write([picture], workdir / PICTURES, subject.step)
+                        add(events, picture, files[0], subject.step)
+                        paths += files
+                except NotForThisNetwork as error:
+                    if settings.only:
+                        raise
+                    progress.line(f"without {name}: {error}")
     finally:
         progress.stop()
     if "quality" in rows:

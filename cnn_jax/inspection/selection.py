@@ -5,7 +5,7 @@ import numpy as np
 
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.intermediates import Layer, find, layers_of, spread, weighted
-from cnn_jax.inspection.saliency import predicted
+from cnn_jax.inspection.saliency import cam_layer, predicted
 from cnn_jax.inspection.settings import Settings, names
 from cnn_jax.inspection.subject import Subject
 
@@ -16,6 +16,21 @@ class NotForThisNetwork(InputError):
     """A picture that networks of this kind do not have; of others it is drawn."""
 
 
+def check_names(subject: Subject, settings: Settings) -> None:
+    """Raises InputError for a layer, filter, position or class that there is none of,
+    before anything is drawn."""
+    try:
+        chosen = chosen_layers(subject, settings, maps=False)
+    except NotForThisNetwork:
+        chosen = []  # the pictures that need layers will say so
+    for layer in chosen:
+        chosen_filters(layer, settings, 1)
+        chosen_position(layer, settings)
+    chosen_cam_layer(subject, settings)
+    if settings.target:
+        class_index(subject, settings.target)
+
+
 def all_layers(subject: Subject) -> dict[str, Layer]:
     """The layers of the network by name."""
     return layers_of(subject.network, subject.variables, subject.pixels.shape[1:])
@@ -23,21 +38,39 @@ def all_layers(subject: Subject) -> dict[str, Layer]:
 
 def chosen_layers(subject: Subject, settings: Settings, maps: bool = True,
                   count: int = SHOWN_LAYERS) -> list[Layer]:
-    """The layers of `settings.layers`, or for '' some convolutions from first to last
-    (without `maps` dense layers where there are none)."""
+    """The layers of `settings.layers`, or for '' some convolutions from first to last,
+    of a network without any some dense layers.
+
+    maps: only those with height and width; there must be one.
+    """
     asked = names(settings.layers)
     try:
-        if asked:
-            return [find(subject.network, subject.variables, subject.pixels.shape[1:],
-                         name, maps) for name in asked]
+        found = [find(subject.network, subject.variables, subject.pixels.shape[1:], name)
+                 for name in asked] or weighted(all_layers(subject))
     except InputError as error:
         raise InputError(f"config.inspect.layers = {settings.layers!r}: {error}"
                          ) from error
-    found = [layer for layer in weighted(all_layers(subject))
-             if layer.is_map or not maps]
+    found = [layer for layer in found if layer.is_map or not maps]
     if not found:
-        raise NotForThisNetwork(f"{type(subject.network).__name__} has no convolution")
-    return spread(found, count)
+        raise NotForThisNetwork(
+            (f"none of the layers {settings.layers}" if asked else
+             f"no layer of {type(subject.network).__name__} with weights")
+            + " has height and width")
+    return found if asked else spread(found, count)
+
+
+def chosen_cam_layer(subject: Subject, settings: Settings) -> str | None:
+    """The layer that Grad-CAM looks at; None in a network without convolutions."""
+    shape = subject.pixels.shape[1:]
+    if not settings.cam_layer and not any(
+            layer.is_convolution for layer in weighted(all_layers(subject))):
+        return None
+    try:
+        return cam_layer(subject.network, subject.variables, shape,
+                         settings.cam_layer)[0]
+    except InputError as error:
+        raise InputError(f"config.inspect.cam_layer = {settings.cam_layer!r}: {error}"
+                         ) from error
 
 
 def chosen_filters(layer: Layer, settings: Settings, count: int) -> list[int]:
@@ -48,7 +81,8 @@ def chosen_filters(layer: Layer, settings: Settings, count: int) -> list[int]:
         if not word.isdecimal() or int(word) >= features:
             raise InputError(
                 f"config.inspect.filters = {settings.filters!r}: layer {layer.name} "
-                f"has {features} filters, 0 to {features - 1}, and no {word!r}")
+                f"has {features} filters, 0 to {features - 1}, and no {word!r}; "
+                "config.inspect.layers says which layers are meant")
         found.append(int(word))
     return found or list(range(min(count, features)))
 
@@ -65,7 +99,8 @@ def chosen_position(layer: Layer, settings: Settings) -> tuple[int, int] | None:
     if not (0 <= place[0] < height and 0 <= place[1] < width):
         raise InputError(
             f"config.inspect.position = {place}: the maps of layer {layer.name} have "
-            f"{height} x {width} units, (0, 0) to {height - 1, width - 1}")
+            f"{height} x {width} units, (0, 0) to {height - 1, width - 1}; "
+            "config.inspect.layers says which layers are meant")
     return place
 
 
