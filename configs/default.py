@@ -89,9 +89,13 @@ def get_config() -> ConfigDict:
     config.checkpoint.monitor = "val_accuracy"  # which epoch is the best one
     config.checkpoint.every_steps = 0  # also inside an epoch; 0 = after each epoch only
     config.checkpoint.keep = 2  # latest checkpoints to keep, beside the best
+    config.checkpoint.fallback = False  # where one is damaged, go on from an older one
 
     config.log = ConfigDict()
     config.log.every_steps = 20  # how often the loss is fetched, shown and checked
+
+    config.debug = ConfigDict()
+    config.debug.determinism = False  # make the first three steps twice and compare
 
     config.inspect = ConfigDict()  # of --mode=inspect; changes nothing of a run
     config.inspect.only = ""  # pictures to draw, such as 'kernels,saliency'; '' = all

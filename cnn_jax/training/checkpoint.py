@@ -54,6 +54,34 @@ def verify_seal(content: Any, where: str, name: str) -> None:
                        "was stored with it")
 
 
+def step_folders(directory: Path) -> list[Path]:
+    """The folders of whole checkpoints, by step."""
+    found = directory.iterdir() if directory.is_dir() else ()
+    return sorted((path for path in found if path.name.isdecimal()),
+                  key=lambda path: int(path.name))
+
+
+def verify_score(folder: Path) -> None:
+    """Raises RunError where the score of a checkpoint is damaged, or is lost.
+
+    A lost one would make another epoch the best in silence.
+    """
+    where, path = f"checkpoint {folder}", folder / "metrics" / "metrics"
+    try:
+        verify_seal(json.loads(path.read_text()), where, "metrics/metrics")
+    except FileNotFoundError:
+        try:
+            checks = json.loads((folder / "integrity" / "data.json").read_text())
+            scored = checks["scored"]
+        except (OSError, ValueError, LookupError, TypeError):
+            return  # not readable, which restoring it will say; or of an older version
+        if scored:
+            raise RunError(f"{where} is damaged: {path} is missing") from None
+    except (OSError, ValueError) as error:  # ValueError: of JSON or UTF-8
+        raise RunError(f"{where} is damaged: {path} cannot be read: "
+                       f"{_first_line(error)}") from error
+
+
 def form(leaf: Any) -> str:
     """'float32 [5, 5, 1, 6]' of an array, or of what `integrity` says of it."""
     found = leaf if isinstance(leaf, dict) else {
@@ -93,18 +121,11 @@ class Checkpoints:
             # Of two equal scores the earlier epoch is the better one.
             policies.BestN(get_metric_fn=_rank, n=1,
                            keep_checkpoints_without_metrics=False)])
-        try:
-            self._orbax = ocp.training.Checkpointer(
-                self.directory, context=context, cleanup_tmp_directories=writing,
-                preservation_policy=preserve)
-        except ValueError as error:  # of JSON or UTF-8: orbax reads all scores at once
-            raise RunError(f"{_damaged_score(self.directory)} cannot be read: "
-                           f"{_first_line(error)}") from error
-        for checkpoint in self._orbax.checkpoints:
-            if checkpoint.metrics is not None:
-                verify_seal(checkpoint.metrics,
-                            f"checkpoint {self.directory / str(checkpoint.step)}",
-                            "metrics/metrics")
+        for folder in step_folders(self.directory):  # orbax reads all scores at once
+            verify_score(folder)
+        self._orbax = ocp.training.Checkpointer(
+            self.directory, context=context, cleanup_tmp_directories=writing,
+            preservation_policy=preserve)
 
     def __enter__(self):
         return self
@@ -119,9 +140,14 @@ class Checkpoints:
                                f"{_first_line(error)}") from error
 
     @property
+    def steps(self) -> list[int]:
+        """The steps that there are checkpoints of, in order."""
+        return sorted(c.step for c in self._orbax.checkpoints)
+
+    @property
     def latest(self) -> int | None:
         """The step of the newest checkpoint, or None."""
-        return max((c.step for c in self._orbax.checkpoints), default=None)
+        return max(self.steps, default=None)
 
     @property
     def best(self) -> int | None:
@@ -140,7 +166,8 @@ class Checkpoints:
             metrics = sealed({"score": score[0], "epoch": score[1]})
         items = {"state": serialization.to_state_dict(state), "meta": meta,
                  "integrity": sealed({"leaves": integrity(state),
-                                      "meta": json_crc32(meta)})}
+                                      "meta": json_crc32(meta),
+                                      "scored": score is not None})}
         try:
             with _without_log():
                 saved = self._orbax.save_checkpointables(step, items, force=True,
@@ -197,16 +224,6 @@ def _with_empty_nodes(target: dict, like: dict) -> dict:
     """Adds back the empty dicts (states without leaves) that flattening drops."""
     return {key: _with_empty_nodes(target.get(key, {}), value)
             if isinstance(value, dict) else target[key] for key, value in like.items()}
-
-
-def _damaged_score(directory: Path) -> str:
-    """The first checkpoint whose score is not JSON, to be named in a message."""
-    for path in sorted(directory.glob("*/metrics/metrics")):
-        try:
-            json.loads(path.read_text())
-        except ValueError:
-            return f"checkpoint {path.parents[1]} is damaged: {path}"
-    return f"{directory}"
 
 
 @contextlib.contextmanager

@@ -24,8 +24,11 @@ MONITORS = ("loss", "accuracy", "val_loss", "val_accuracy", "val_mean_iou")
 
 # Where and how a run is executed, not what it computes: free to differ on resume.
 EXECUTION = ("parallel", "devices", "coordinator", "num_processes", "process_id",
-             "data.dir", "log.every_steps", "checkpoint.keep")
+             "data.dir", "log.every_steps", "checkpoint.keep", "checkpoint.fallback",
+             "debug.determinism")
 PICTURES = "inspect."  # fields that only decide what is drawn of a run: free as well
+# Fields that the config of an older workdir may lack, with what they were then.
+ADDED = {"checkpoint.fallback": False, "debug.determinism": False}
 
 
 class Rule(NamedTuple):
@@ -144,6 +147,8 @@ RULES = {
     "checkpoint.monitor": one_of(MONITORS),
     "checkpoint.every_steps": integer(0),
     "checkpoint.keep": integer(2),
+    "checkpoint.fallback": boolean,
+    "debug.determinism": boolean,
     "log.every_steps": integer(1),
     # Which names a trained run has is said where it is drawn.
     "inspect.only": text,
@@ -237,6 +242,10 @@ def check_together(config: ConfigDict) -> None:
             f"config.coordinator = {config.coordinator!r} needs config.num_processes "
             ">= 1 and config.process_id from 0 to num_processes - 1, not "
             f"{config.num_processes} and {config.process_id}")
+    if config.coordinator and config.checkpoint.fallback:
+        raise InputError("config.checkpoint.fallback = True moves checkpoints, which "
+                         "is for one process: start one without config.coordinator "
+                         "first, then all of them with fallback = False")
     if config.schedule.warmup_epochs > config.epochs:
         raise InputError(f"config.schedule.warmup_epochs = "
                          f"{config.schedule.warmup_epochs} is not allowed: must be <= "

@@ -15,7 +15,8 @@ from cnn_jax.data import Dataset
 from cnn_jax.data.scaling import SCALINGS, Scaling
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.settings import Settings
-from cnn_jax.training.config import check, differences, fingerprint, to_json
+from cnn_jax.training.config import (ADDED, check, differences, fingerprint,
+                                     to_json)
 from cnn_jax.training.metrics import write_atomically
 from cnn_jax.training.parallel import succeeded_in_first
 
@@ -116,9 +117,14 @@ def check_same_data(path: Path, info: DataInfo) -> None:
 def read_config(path: Path) -> ConfigDict:
     """The config that a workdir was made by.
 
-    Of the fields about pictures, those that were not there yet have their defaults.
+    Of the fields about pictures, those that were not there yet have their defaults;
+    the other fields that came later, what they were before they could be set.
     """
     values = read_json(path / "config.json")
+    for field, value in ADDED.items():
+        part, name = field.split(".")
+        if isinstance(values.setdefault(part, {}), dict):
+            values[part].setdefault(name, value)
     if isinstance(values.setdefault("inspect", {}), dict):
         values["inspect"] = Settings()._asdict() | values["inspect"]
     config = ConfigDict(tuples(values), convert_dict=True).lock()

@@ -1,0 +1,145 @@
+"""checkpoint.fallback: a damaged checkpoint is named, and an older one is gone on from.
+
+`python -m tests.faults.corrupt` does it to every file of real runs.
+"""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from tiny_runs import read_results, tiny
+
+from cnn_jax import training
+from cnn_jax.errors import InputError, RunError
+from cnn_jax.training.checkpoint import Checkpoints
+from cnn_jax.training.config import check, differences, fingerprint, to_json
+from cnn_jax.training.fallback import fall_back
+from cnn_jax.training.workdir import read_config
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+STATE = {"step": np.array(3, np.int32), "params": {"kernel": np.arange(6.0)}}
+ACCURACY = {10: 0.5, 20: 0.9, 30: 0.6, 40: 0.7}  # the best is step 20
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """Checkpoints 20 (the best), 30 and 40, as a run of four epochs leaves them."""
+    history = []
+    with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
+        for epoch, (step, accuracy) in enumerate(ACCURACY.items(), 1):
+            history.append({"epoch": epoch, "step": step, "val_accuracy": accuracy})
+            checkpoints.save(step, STATE, {"history": history}, (accuracy, epoch))
+        assert checkpoints.steps == [20, 30, 40]
+    return tmp_path
+
+
+def damage(workdir, step: int) -> None:
+    for payload in (workdir / "checkpoints" / str(step) / "state").rglob("d/*"):
+        os.truncate(payload, 0)
+
+
+def steps_in(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def test_without_damage_nothing_is_moved(workdir):
+    assert fall_back(workdir, STATE, "val_accuracy") == []
+    assert steps_in(workdir / "checkpoints") == ["20", "30", "40"]
+    assert steps_in(workdir / "damaged") == []
+
+
+@pytest.mark.parametrize("damaged, used, moved", [
+    ([40], 30, ["40-1"]),
+    ([30], 40, []),             # not needed, and verified when it is
+    ([30, 40], 20, ["30-1", "40-1"]),
+], ids=["newest", "one between", "all but the best"])
+# What orbax leaves behind in its threads when a file cannot be read.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning",
+                            "ignore:coroutine .* was never awaited:RuntimeWarning")
+def test_the_newest_whole_step_is_used(workdir, damaged, used, moved):
+    for step in damaged:
+        damage(workdir, step)
+    lines = fall_back(workdir, STATE, "val_accuracy")
+    assert steps_in(workdir / "damaged") == moved
+    with Checkpoints(workdir / "checkpoints", writing=False) as checkpoints:
+        assert (checkpoints.latest, checkpoints.best) == (used, 20)
+        checkpoints.restore(used, STATE)
+    assert len(lines) == len(moved) + bool(moved)
+    if moved:
+        assert lines[-1] == (f"going on from the checkpoint of step {used}, which was "
+                             "verified")
+        assert str(workdir / "checkpoints" / "40") in lines[-2]
+        assert f"moved to {workdir / 'damaged' / '40-1'}" in lines[-2]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning",
+                            "ignore:coroutine .* was never awaited:RuntimeWarning")
+def test_a_run_does_not_go_on_without_its_best_checkpoint(workdir):
+    """Steps 30 and 40 are whole, but what the end of the run needs is damaged."""
+    damage(workdir, 20)
+    with pytest.raises(RunError, match=f"checkpoint {workdir}/checkpoints/20 .*another "
+                                       "--workdir"):
+        fall_back(workdir, STATE, "val_accuracy")
+    assert steps_in(workdir / "checkpoints") == ["20", "30", "40"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"score": 9.0, "epoch": 2}'],
+                         ids=["lost", "empty", "changed"])
+def test_a_damaged_score_is_no_longer_a_checkpoint(workdir, content):
+    path = workdir / "checkpoints" / "40" / "metrics" / "metrics"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(RunError, match="checkpoints/40 is damaged"):
+        Checkpoints(workdir / "checkpoints", writing=False)
+    lines = fall_back(workdir, STATE, "val_accuracy")
+    assert "checkpoints/40 is damaged" in lines[0] and "step 30" in lines[1]
+
+
+def test_a_structure_of_another_config_is_no_damage(workdir):
+    with pytest.raises(InputError, match="params/kernel.*another config"):
+        fall_back(workdir, STATE | {"params": {}}, "val_accuracy")
+    assert steps_in(workdir / "checkpoints") == ["20", "30", "40"]
+
+
+def test_what_was_moved_before_is_not_replaced(workdir):
+    (workdir / "damaged" / "40-1").mkdir(parents=True)
+    damage(workdir, 40)
+    fall_back(workdir, STATE, "val_accuracy")
+    assert steps_in(workdir / "damaged") == ["40-1", "40-2"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning",
+                            "ignore:coroutine .* was never awaited:RuntimeWarning")
+def test_a_run_goes_on_from_an_older_step_and_ends_alike(tmp_path, capsys):
+    whole = training.run(tiny(epochs=3), tmp_path / "run", quiet=True)
+    damage(tmp_path / "run", 24)
+    with pytest.raises(RunError, match="checkpoints/24 .*checkpoint.fallback=true"):
+        training.run(tiny(epochs=3), tmp_path / "run", quiet=True)
+    training.run(tiny({"checkpoint.fallback": True}, epochs=3), tmp_path / "run")
+    output = capsys.readouterr().out
+    assert "going on from the checkpoint of step 16, which was verified" in output
+    assert "resuming after step 16" in output
+    again = read_results(tmp_path / "run")
+    for name in ("params_sha256", "test_loss", "best_epoch"):
+        assert again[name] == whole[name]
+
+
+def test_the_config_of_an_older_workdir_may_lack_the_fields(tmp_path):
+    values = json.loads(to_json(tiny()))
+    del values["debug"], values["checkpoint"]["fallback"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    config = tiny({"debug.determinism": True, "checkpoint.fallback": True})
+    assert differences(config, read_config(tmp_path)) == []
+    assert fingerprint(config) == fingerprint(tiny())
+
+
+def test_several_processes_are_refused():
+    with pytest.raises(InputError, match="checkpoint.fallback = True.*one process"):
+        check(tiny({"checkpoint.fallback": True, "coordinator": "auto"}))
+
+
+def test_an_empty_folder_is_a_fresh_run(tmp_path):
+    shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
+    assert fall_back(tmp_path, STATE, "val_accuracy") == []
