@@ -16,6 +16,7 @@ from cnn_jax.errors import InputError
 from cnn_jax.inspection.picture import Picture
 from cnn_jax.inspection.plots import CURVES
 from cnn_jax.inspection.quality import class_scores
+from cnn_jax.inspection.quality_pictures import fit
 from cnn_jax.inspection.record import Record, fields, read_record
 from cnn_jax.inspection.rendering import drawn, render, replace
 from cnn_jax.inspection.report import share, text
@@ -43,7 +44,7 @@ FIGURES = {
     "test_loss": Figure("test loss", ".4f"),
     "validation_accuracy": Figure("validation accuracy", ".4f"),
     "validation_mean_iou": Figure("validation mean IoU", ".4f"),
-    "best_epoch": Figure("best epoch", ".0f"),
+    "best_epoch": Figure("best epoch", ".3g"),
     "params": Figure("parameters", ",.0f"),
     "train_seconds": Figure("training, s", ".1f"),
     "images_per_second": Figure("images/s", ",.0f"),
@@ -154,7 +155,7 @@ def page_of(runs: Sequence[Record]) -> dict[str, Any]:
             "rows": [(name, *("-" if value is None else text(value)
                               for value in values))
                      for name, values in unlike.items()]},
-        "curves": [drawn(picture) for picture in overlaid(groups)],
+        "curves": [drawn(picture) for picture in overlaid(groups, unlike)],
         "classes": classes,
         "runs": {
             "columns": [("run", False), ("group", False), ("seed", True),
@@ -232,7 +233,7 @@ def f1_in_words(values: Sequence[float]) -> str:
     return in_words(known, ".3f") if known else share(math.nan)
 
 
-def overlaid(groups: Sequence[Group]) -> list[Picture]:
+def overlaid(groups: Sequence[Group], unlike: dict) -> list[Picture]:
     """A picture for each quantity: a colour for each group, a line for each run."""
     # Imported here: matplotlib takes a second, and few modes draw.
     from matplotlib.figure import Figure
@@ -245,28 +246,29 @@ def overlaid(groups: Sequence[Group]) -> list[Picture]:
             if not any(column in row for group in groups for run in group.runs
                        for row in run.history[:1]):
                 continue
-            part = "" if name == "learning_rate" else part
-            figure = Figure(figsize=(4.5, 3.2), layout="constrained")
+            figure = Figure(figsize=(4.5, 3.4), layout="constrained")
             axes = figure.subplots()
             said, arrays = [], {}
             for place, group in enumerate(groups):
                 style = {"color": COLOURS[place % len(COLOURS)],
                          "linestyle": STYLES[place // len(COLOURS) % len(STYLES)]}
+                label = fit(f"{group.letter}: {named(group, groups, unlike)}", 30)
                 lasts = []
                 for run in group.runs:
                     values = np.array([(row["epoch"], row[column])
                                        for row in run.history if column in row])
                     if len(values):
                         axes.plot(*values.T, linewidth=1.3, alpha=0.85, **style,
-                                  label=None if lasts else group.letter)
+                                  label=None if lasts else label)
                         arrays[run.name] = values
                         lasts.append(values[-1, 1])
                 said.append(f"{group.letter} ends at {in_words(lasts, '.3g')}")
-            axes.set(xlabel="epoch", ylabel=part + words)
+            title = words if name == "learning_rate" else part + words
+            axes.set(xlabel="epoch", ylabel=title)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.3)
-            axes.legend(fontsize=9, ncols=1 + len(groups) // 6, title="group",
-                        title_fontsize=8)
-            pictures.append(Picture(f"compare_{column}", (part + words).capitalize(),
-                                    "", "; ".join(said) + ".", figure, arrays))
+            axes.legend(fontsize=8)
+            pictures.append(Picture(
+                f"compare_{column}", title[0].upper() + title[1:], "",
+                "; ".join(said) + ".", figure, arrays))
     return pictures

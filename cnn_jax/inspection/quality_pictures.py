@@ -100,7 +100,8 @@ def draw_calibration(quality: Quality) -> Picture:
               title=f"ECE {error:.4f}")
     lower.bar(edges[:-1], count, 1 / size, align="edge", color="0.6", edgecolor="0.3")
     lower.set_yscale("symlog", linthresh=1)
-    lower.set_yticks([0, *10 ** np.arange(int(np.log10(count.max())) + 1)][::2])
+    powers = 10 ** np.arange(int(np.log10(count.max())) + 1)
+    lower.set_yticks([0, *powers[::-1][::2 if len(powers) > 3 else 1]])
     lower.set(xlabel="probability of the predicted class", ylabel=f"{quality.unit}s")
     for axes in (upper, lower):
         axes.grid(alpha=0.3)

@@ -146,8 +146,6 @@ def score_table(quality: Quality, step: int | None) -> dict[str, Any]:
              *(share(scores[key][i]) for key in names))
             for i, name in enumerate(quality.class_names)]
     average, total = means(scores), int(quality.confusion.sum())
-    rows.append(("mean of the classes", f"{total:,}",
-                 *(share(average[key]) for key in names)))
     right = int(quality.confusion.trace())
     stale = ("" if quality.step == step else
              f" They are of step {quality.step}, which is not the best checkpoint.")
@@ -158,7 +156,9 @@ def score_table(quality: Quality, step: int | None) -> dict[str, Any]:
         "caption": f"Every class on the {quality.part} part",
         "columns": [("class", False), (f"{quality.unit}s", True),
                     *((words[name], True) for name in names)],
-        "rows": rows}
+        "rows": rows,
+        "last": ("mean of the classes", f"{total:,}",
+                 *(share(average[key]) for key in names))}
 
 
 def share(value: float) -> str:
@@ -176,9 +176,11 @@ def layer_table(table: dict[str, Any]) -> dict[str, Any]:
 
     size = "x".join(map(str, table["input_shape"]))
     return {
-        "caption": f"{table['model']} on {size}: {table['params']:,} parameters, "
-                   f"{table['macs']:,} multiply-adds, {table['memory_bytes']:,} bytes "
-                   "of activations for one image",
+        "caption": f"Layers of {table['model']}",
+        "words": f"{table['model']} on images of {size}: {table['params']:,} "
+                 f"parameters. For one image, {table['macs']:,} multiply-adds (MACs) "
+                 f"and {table['memory_bytes']:,} bytes of activations. An output "
+                 "depends on as many input pixels as its field has, down the image.",
         "columns": [(words, i > 2) for i, (_, words) in enumerate(LAYER_COLUMNS)],
         "rows": [tuple(cell(row, column) for column, _ in LAYER_COLUMNS)
                  for row in table["layers"]]}
