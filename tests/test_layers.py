@@ -116,6 +116,9 @@ def test_dropout_drops_the_same_elements_on_any_number_of_devices():
         split = jax.vmap(functools.partial(drop, axis_name="d"), axis_name="d")(
             x.reshape(devices, -1, 50))
         np.testing.assert_array_equal(split.reshape(x.shape), whole)
+    for rate in (-0.1, 1.0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match=f"from 0 to below 1, not {rate}"):
+            Layers().dropout(rate)
     assert layers.Dropout(0.4).apply({}, x, False) is x
     assert layers.Dropout(0.0).apply({}, x, True) is x
 
@@ -156,6 +159,7 @@ def test_joining_and_padding():
         layers.Subsample(2, (1, 2)).apply({}, c)[0, 1],
         [[0, 12, 13, 0, 0], [0, 16, 17, 0, 0]])
     np.testing.assert_array_equal(layers.Flatten().apply({}, a)[0], np.arange(8.0))
+    assert layers.Flatten().apply({}, a[:0]).shape == (0, 8)
 
 
 def test_local_response_norm_conventions():

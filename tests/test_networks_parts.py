@@ -8,6 +8,7 @@ import pytest
 from cnn_jax import networks
 from cnn_jax.inspection.features import features
 from cnn_jax.layers import Layers
+from cnn_jax.networks.ai_edu import Grey
 
 
 def made(name, classes=5, seed=0, **fields):
@@ -81,6 +82,37 @@ def test_in_parts_marks_the_parameters_to_freeze():
     assert not any(jax.tree.leaves(networks.in_parts(params, "")))
     with pytest.raises(ValueError, match="unknown part 'stage9'; known: .*stage1"):
         networks.in_parts(params, "stage9")
+
+
+def test_freezing_must_leave_something_to_learn():
+    _, variables, _ = made("baseline")
+    params = variables["params"]
+    assert networks.frozen(params, "group1,fc1") == networks.in_parts(params,
+                                                                      "group1,fc1")
+    with pytest.raises(ValueError, match="leaves no parameter to learn: .*group1"):
+        networks.frozen(params, "group1,fc1,head")
+
+
+def test_features_of_what_the_network_cannot_take():
+    _, variables, images = made("baseline")
+    with pytest.raises(ValueError, match="variables must be .*, not a mapping of fc1"):
+        features("baseline", variables["params"], images)
+    with pytest.raises(ValueError, match="32x32 pixels with 1 channels do not fit"):
+        features("baseline", variables, images[..., :1])
+
+
+def test_a_name_of_a_layer_and_a_part_is_the_layers():
+    shapes = jax.eval_shape(lambda: features(
+        model := networks.create("alexnet", 3, Layers(conv="lax", pool="lax")),
+        model.init(jax.random.key(0), jnp.zeros((1, 227, 227, 3)), train=False),
+        jnp.zeros((1, 227, 227, 3))))
+    assert shapes["conv1"].shape == (1, 55, 55, 96)
+    assert shapes["conv1_pool"].shape == (1, 27, 27, 96)
+
+
+def test_grey_of_whole_numbers_is_not_rounded():
+    grey = Grey().apply({}, jnp.array([[[[200, 100, 50]]]], jnp.uint8))
+    np.testing.assert_allclose(grey[0, 0, 0], [0.299 * 200 + 58.7 + 0.114 * 50], 1e-6)
 
 
 def test_adopt_takes_all_but_a_head_of_another_size():

@@ -61,7 +61,8 @@ def test_another_number_of_classes_gets_a_fresh_head(source, tmp_path):
 
 @pytest.mark.parametrize("field,value,words", [
     ("freeze", "group1,stage9", "stage9"),
-    ("init_from", "/nowhere", "/nowhere"),
+    ("freeze", "group1,fc1,head", "leaves no parameter to learn"),
+    ("init_from", "/nowhere", "config.model.init_from = /nowhere: .*does not exist"),
 ])
 def test_what_cannot_be(tmp_path, field, value, words):
     config = tiny()

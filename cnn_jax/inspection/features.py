@@ -18,13 +18,19 @@ def features(network: str | nn.Module, variables: Any, images: jax.Array,
 
     network: a module, or the name of one with the fields of `networks.NETWORKS`.
     variables: {"params": ..., "batch_stats": ...}.
+    images: scaled as in training; raw pixels are not scaled here.
     inner: also the layers inside blocks, as `stage1_block2/conv1`.
 
     Returns the output of each layer or block at the top level (conv1, stage1_block2,
     ...), of each part (stem, stage1, ...: that of its last layer), the input of the
-    last layer as `before_head`, and the logits as `head`. Pure, so it can be put under
-    `jax.jit` and differentiated.
+    last layer as `before_head`, and the logits as `head`. A name that is both a layer's
+    and a part's (AlexNet's conv1, a part that ends in conv1_pool) is the layer's. Pure,
+    so it can be put under `jax.jit` and differentiated.
+    Raises ValueError for variables or images that the network cannot take.
     """
+    if "params" not in variables:
+        raise ValueError("variables must be {'params': ..., 'batch_stats': ...}, not a "
+                         f"mapping of {', '.join(map(str, variables)) or 'nothing'}")
     if isinstance(network, str):
         network = networks.create(network, classes(variables))
     layers: dict[str, jax.Array] = {}

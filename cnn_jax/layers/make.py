@@ -74,6 +74,8 @@ class Layers:
                          **preset._asdict(), **fields)
 
     def dropout(self, rate: float, **fields) -> Dropout:
+        if not 0 <= rate < 1:
+            raise ValueError(f"a dropout rate is from 0 to below 1, not {rate}")
         return Dropout(rate, self.axis_name, **fields)
 
     def max_pool(self, window: Pair, strides: Pair | None = None,

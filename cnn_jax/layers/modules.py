@@ -2,6 +2,7 @@
 pictures then see them, and a receptive field can be followed through every branch."""
 
 import functools
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -29,7 +30,7 @@ class Flatten(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x.reshape(x.shape[0], -1)
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))  # also of no images
 
 
 class Add(nn.Module):

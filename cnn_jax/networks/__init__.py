@@ -1,5 +1,6 @@
 """Every network by name. One file per family; one row here per network."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,11 +12,12 @@ from cnn_jax.networks.alexnet import AlexNet, ZFNet
 from cnn_jax.networks.cifar_resnet import CifarResNet
 from cnn_jax.networks.densenet import DenseNet
 from cnn_jax.networks.fcn import FCN
+from cnn_jax.networks.fields import alike, in_tuples, is_integer
 from cnn_jax.networks.googlenet import GoogLeNet
 from cnn_jax.networks.inception_v3 import InceptionV3
 from cnn_jax.networks.lenet import LeNet5, LeNet5Published
 from cnn_jax.networks.mobilenet import MobileNetV1, MobileNetV2
-from cnn_jax.networks.parts import adopt, in_parts, part_of, parts_of
+from cnn_jax.networks.parts import adopt, frozen, in_parts, part_of, parts_of
 from cnn_jax.networks.resnet import PreActResNet, ResNet
 from cnn_jax.networks.seeds import StackedCNN
 from cnn_jax.networks.tf2_course import AlexNet8, CBAPDNet, Inception10
@@ -29,6 +31,7 @@ class Network(NamedTuple):
     constructor: type[nn.Module]
     input_shape: tuple[int, int, int]  # (H, W, C) of the publication
     fields: dict[str, Any] = {}        # where this variant differs from the class
+    bn: str = "paper"                  # what `Layers.bn` "paper" is, if not the class's
 
 
 GREY_28, GREY_32 = (28, 28, 1), (32, 32, 1)
@@ -115,7 +118,9 @@ NETWORKS = {
         "groups": ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3),
         "kernel": 3, "dense": (512, 512)}),
     "tf2_inception10": Network(Inception10, COLOUR_32),
-    "tf2_resnet18": Network(ResNet, COLOUR_32, {"stem": "3x3", "num_classes": 10}),
+    "tf2_resnet18": Network(
+        ResNet, COLOUR_32, {"stem": "3x3", "padding": "SAME", "num_classes": 10},
+        bn="keras"),
     "ai_edu_colour_cnn": Network(AiEduCNN, COLOUR_28),
     "ai_edu_colour_dnn": Network(AiEduDNN, COLOUR_28),
     "ai_edu_shape_cnn": Network(
@@ -142,16 +147,25 @@ def create(name: str, num_classes: int | None = None, layers: Layers = Layers(),
 
     num_classes: None = as published.
     fields: the fields of the network's own class, such as `activation="relu"`.
-    Raises ValueError for an unknown name or field, or num_classes < 1.
+    Raises ValueError for an unknown name or field, a field's value of another type
+    than its default, or num_classes < 1.
     """
     row = lookup(NETWORKS, "network", name)
     if num_classes is not None:
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, not {num_classes}")
-        fields["num_classes"] = num_classes
-    known = variant_fields(name) | {"num_classes": None}
-    for field in fields:
-        lookup(known, f"field of network {name}", field)
+        if not is_integer(num_classes) or num_classes < 1:
+            raise ValueError("num_classes must be a whole number and at least 1, not "
+                             f"{num_classes!r}")
+        fields["num_classes"] = int(num_classes)
+    known = variant_fields(name) | {"num_classes": 1}
+    for field, value in fields.items():
+        default = lookup(known, f"field of network {name}", field)
+        if not alike(value, default):
+            raise ValueError(f"field {field} of network {name} must be of type "
+                             f"{type(default).__name__}, like {default!r}, not "
+                             f"{value!r}")
+        fields[field] = in_tuples(value)
+    if layers.bn == "paper":
+        layers = dataclasses.replace(layers, bn=row.bn)
     return row.constructor(layers=layers, **(row.fields | fields))
 
 

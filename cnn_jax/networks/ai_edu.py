@@ -48,6 +48,7 @@ class AiEduDNN(nn.Module):
 
     [N, H, W, C] -> logits [N, num_classes]; 109,126 parameters on 28 x 28, 6 classes.
     Colour images become grey inside, .299 R + .587 G + .114 B, as in the tutorial.
+    Deviations: as those of `AiEduCNN`.
 
     hidden: the features of the hidden layers.
     activations: of each of them, names in `layers.ACTIVATIONS`.
@@ -81,7 +82,7 @@ class AiEduDNN(nn.Module):
 class AiEduCifar(nn.Module):
     """Keras' first CIFAR-10 example; 1,250,858 parameters on 32 x 32 x 3.
 
-    [N, H, W, C] -> logits [N, num_classes].
+    [N, H, W, C] -> logits [N, num_classes]. Deviations: none known.
     """
 
     num_classes: int = 10
@@ -110,4 +111,5 @@ class Grey(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.astype(jnp.result_type(x, jnp.float32))  # integers would round to 0
         return (x * jnp.array([0.299, 0.587, 0.114], x.dtype)).sum(-1, keepdims=True)

@@ -34,7 +34,7 @@ class AlexNet(nn.Module):
     Deviations: none in the architecture; initial values as `layers.init` says.
 
     widths: features of the five convolutions.
-    groups: of the second, fourth and fifth one.
+    groups: of the second, fourth and fifth one; must divide all widths.
     padding: of the first one, in pixels.
     lrn: 'paper' (k = 2), 'caffe' (k = 1, alpha / 5) or ''.
     pool_first: the pool before the response norm, not after it.
@@ -55,6 +55,10 @@ class AlexNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         make = self.layers
+        if len(self.widths) != 5 or self.groups < 1 or any(
+                width % self.groups for width in self.widths):
+            raise ValueError("AlexNet takes five widths that are multiples of groups = "
+                             f"{self.groups}, not {self.widths}")
         kernels = (11, 5, 3, 3, 3)
         groups = (1, self.groups, 1, self.groups, self.groups)
         for i, (features, kernel) in enumerate(zip(self.widths, kernels), 1):
@@ -79,6 +83,8 @@ class ZFNet(nn.Module):
 
     [N, 224, 224, C] -> logits [N, num_classes]; 62,357,608 parameters. A 7 x 7 stem of
     stride 2; the pools round up (110 -> 55, 26 -> 13), the response norm follows them.
+    Deviations: none known; the paper calls its norm a contrast normalisation and gives
+    no constants, so these are AlexNet's.
 
     lrn: 'paper' (AlexNet's), 'caffe' or ''.
     dropout: the rate after each hidden dense layer.

@@ -22,7 +22,7 @@ class DenseNet(nn.Module):
 
     blocks: layers in each block (`DEPTHS`).
     growth: the features that a layer adds.
-    compression: what part of the features a transition keeps.
+    compression: what part of the features a transition keeps, above 0 and at most 1.
     bottleneck: a 1 x 1 convolution to 4 * growth before each 3 x 3.
     stem: '7x7' of stride 2 and a pool, or '3x3' of stride 1.
     padding: of the stem's strided layers, 'symmetric' or 'SAME'.
@@ -43,6 +43,9 @@ class DenseNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         make = self.layers
+        if self.growth < 1 or not 0 < self.compression <= 1:
+            raise ValueError("DenseNet takes growth >= 1 and a compression above 0 and "
+                             f"at most 1, not {self.growth} and {self.compression}")
         if self.stem == "7x7":
             x = make.convolution(2 * self.growth, (7, 7), 2, self.padding,
                                  use_bias=False, name="stem_conv")(x)

@@ -31,9 +31,11 @@ class GoogLeNet(nn.Module):
     norm: norm=True, lrn='' (7,005,832). As torchvision: also five=3, last_pool=2
     (6,624,904: its '5x5' branch is 3 x 3).
     Deviations: the paper gives no constants for the response norm; these are Caffe's.
+    torchvision's auxiliary heads average to 4 x 4 at any size, which is the paper's 5 x
+    5 pool of stride 3 on 224 pixels only.
 
     norm: batch norm after each convolution, which then has no bias.
-    five: kernel of the '5x5' branch, pixels.
+    five: kernel of the '5x5' branch, pixels; odd.
     last_pool: window of the last max pool (stride 2), pixels.
     lrn: 'caffe', 'paper' (AlexNet's) or ''.
     aux: with the two auxiliary heads.
@@ -54,6 +56,8 @@ class GoogLeNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         make = self.layers
+        if self.five % 2 == 0:
+            raise ValueError(f"five must be an odd number of pixels, not {self.five}")
         block = functools.partial(
             ConvNormAct, padding="symmetric", bias=not self.norm, norm=self.norm,
             epsilon=1e-3, momentum=0.9, layers=make)

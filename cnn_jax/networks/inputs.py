@@ -23,9 +23,9 @@ def takes_images(call: Callable) -> Callable:
     @functools.wraps(call)
     def checked(self, x: jax.Array, train: bool, searching: bool = False) -> jax.Array:
         network = type(self).__name__
-        if x.ndim != 4:
-            raise ValueError(f"{network} takes images [N, H, W, C], not an array of "
-                             f"shape {x.shape}")
+        if x.ndim != 4 or x.shape[-1] < 1:
+            raise ValueError(f"{network} takes images [N, H, W, C] of one channel or "
+                             f"more, not an array of shape {x.shape}")
         try:
             return call(self, x, train)
         except WindowError as error:
@@ -40,6 +40,9 @@ def takes_images(call: Callable) -> Callable:
                 f"{network}: images of {x.shape[1]}x{x.shape[2]} pixels with "
                 f"{x.shape[3]} channels do not fit the parameters, which were made for "
                 f"another size or number of channels ({error})") from error
+        except flax.errors.ScopeParamNotFoundError as error:
+            raise ValueError(f"{network}: the parameters are those of another network "
+                             f"({error})") from error
 
     return checked
 

@@ -38,6 +38,15 @@ def in_parts(params: Mapping, chosen: str, must_exist: bool = True) -> dict[str,
             for layer, tree in params.items()}
 
 
+def frozen(params: Mapping, chosen: str) -> dict[str, Any]:
+    """`in_parts`, or a ValueError where nothing would be left to learn."""
+    marked = in_parts(params, chosen)
+    if all(jax.tree.leaves(marked)):
+        raise ValueError(f"freeze = {chosen!r} leaves no parameter to learn: leave out "
+                         f"one of {', '.join(parts_of(params))}")
+    return marked
+
+
 def adopt(variables: Mapping, trained: Mapping) -> dict[str, Any]:
     """`variables` with the values of a trained network of the same architecture.
 

@@ -87,10 +87,10 @@ class PreActBlock(nn.Module):
 def convolutions(block: nn.Module) -> list[tuple[int, int, int]]:
     """(features, kernel size, stride) of each convolution of the residual branch."""
     features, stride = block.features, block.stride
-    if not block.bottleneck:
-        return [(features, 3, stride), (features, 3, 1)]
     if block.stride_in not in ("1x1", "3x3"):
         raise ValueError(f"stride_in must be '1x1' or '3x3', not {block.stride_in!r}")
+    if not block.bottleneck:
+        return [(features, 3, stride), (features, 3, 1)]
     first, second = (stride, 1) if block.stride_in == "1x1" else (1, stride)
     return [(features, 1, first), (features, 3, second), (4 * features, 1, 1)]
 

@@ -1,7 +1,8 @@
 """The small CIFAR-10 networks of the TensorFlow 2 course (class 5), 32 x 32 x 3.
 
 Its LeNet5 is `lenet.LeNet5` with sigmoid and max pooling, its ResNet18 is
-`resnet.ResNet` with a 3 x 3 stem. Batch norm is keras' (epsilon 1e-3, momentum 0.99).
+`resnet.ResNet` with a 3 x 3 stem and SAME padding. Batch norm is keras' (epsilon 1e-3,
+momentum 0.99). Deviations: none known; the course's initialiser is `init='keras'`.
 """
 
 import functools

@@ -20,7 +20,7 @@ class VGG(nn.Module):
     Deviations: batch norm (not in the paper) is a variant, with the convolutions' bias
     kept as in torchvision. All strides are 1, so SAME and symmetric padding are one.
 
-    depths: convolutions in each group (`DEPTHS`).
+    depths: convolutions in each group (`DEPTHS`), at most five groups.
     norm: with batch norm after each convolution.
     dropout: the rate after each hidden dense layer.
     """
@@ -35,6 +35,9 @@ class VGG(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         make = self.layers
+        if len(self.depths) > len(WIDTHS):
+            raise ValueError(f"VGG has at most {len(WIDTHS)} groups, not the "
+                             f"{len(self.depths)} of depths = {self.depths}")
         for i, (features, depth) in enumerate(zip(WIDTHS, self.depths), 1):
             for j in range(1, depth + 1):
                 x = make.convolution(features, (3, 3), name=f"stage{i}_conv{j}")(x)

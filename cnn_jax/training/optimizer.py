@@ -8,7 +8,7 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
-from cnn_jax.networks import in_parts
+from cnn_jax.networks import frozen, in_parts
 
 Schedule = Callable[[jax.Array], jax.Array]
 
@@ -131,5 +131,5 @@ def create(config, rate: Schedule) -> optax.GradientTransformation:
     if config.model.freeze:
         transform = optax.partition(
             {True: optax.set_to_zero(), False: transform},
-            functools.partial(in_parts, chosen=config.model.freeze))
+            functools.partial(frozen, chosen=config.model.freeze))
     return transform
