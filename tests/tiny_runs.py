@@ -17,14 +17,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnn_jax import data
+from cnn_jax.data.scaling import Scaling
 from cnn_jax.training.checkpoint import Checkpoints, leaves
-from cnn_jax.training.setup import abstract_state, create_recipe
+from cnn_jax.training.setup import abstract_state, create_recipe, first_state
 from cnn_jax.training.steps import TrainState
-from cnn_jax.training.workdir import describe
+from cnn_jax.training.trained import Trained
+from cnn_jax.training.workdir import DataInfo, describe
 from configs import default
 
 ROOT = Path(__file__).parents[1]
-PATIENCE_SECONDS = 240.0  # for a process on a busy machine, before the test gives up
+# For a process on a busy machine, before the test gives up.
+PATIENCE_SECONDS = float(os.environ.get("TEST_PATIENCE_SECONDS", 240))
 
 TINY = {
     "model.name": "baseline", "data.limit": 128, "batch_size": 16,
@@ -127,6 +130,16 @@ def prepare(config: ConfigDict):
     dataset = data.load(config.data, config.seed)
     info = describe(dataset, config.data.scaling)
     return dataset, create_recipe(config, info), info.image_shape
+
+
+def untrained(config: ConfigDict, image_shape: tuple[int, int, int],
+              class_names: tuple[str, ...]) -> Trained:
+    """A run before its first step, made without its data."""
+    info = DataInfo(config.data.name, "none", image_shape, class_names,
+                    Scaling(0.0, 1 / 255), {"train": 1000, "validation": 10, "test": 0},
+                    sha256="")
+    recipe = create_recipe(config, info)
+    return Trained(config, info, recipe, first_state(recipe, image_shape), 0)
 
 
 def restore(workdir: Path, config: ConfigDict, step: int | None = None) -> TrainState:

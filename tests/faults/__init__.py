@@ -1,0 +1,19 @@
+"""What can go wrong around a run, done to it many times and counted.
+
+    python -m tests.faults.kill_resume --kills=100     kill -9 at any moment
+    python -m tests.faults.sigterm --n=25              SIGTERM and SIGINT
+    python -m tests.faults.corrupt --n=200 --seed=0    damaged checkpoint files
+    python -m tests.faults.disk                        full disk, limits, read-only
+    python -m tests.faults.fuzz_config --n=500         overrides drawn at random
+    python -m tests.faults.surroundings                clock, data, TensorBoard folder
+    python -m tests.faults.soak                        20,000 steps, 200 restarts
+    python -m tests.faults.figures                     all figures of RELIABILITY.md
+
+Each prints its seed, every draw, and one line of JSON at the end; the exit code is 1
+where a count is not what was promised. tests/test_faults.py runs short versions.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for tiny_runs
