@@ -2,6 +2,7 @@
 
     python experiments/benchmark.py                       against plain Flax
     python experiments/benchmark.py --peers=torch,keras   and these; 30 minutes at most
+    python experiments/benchmark.py --peers=onednn,torch  ours with oneDNN, and torch
     python experiments/benchmark.py --quick               three workloads, 3 minutes
 
 A training step is forward, backward and SGD with momentum, in float32. All arms train
@@ -28,6 +29,8 @@ from arms.bars import draw_bars, quartiles
 from arms.worker import HUGE_PAGES, Worker, check_flags, command, processor
 from rich.console import Console
 from rich.progress import Progress
+
+from cnn_jax.native import build
 
 
 class Workload(NamedTuple):
@@ -58,12 +61,13 @@ class Arm(NamedTuple):
     arguments: dict = {}
 
 
-OURS = "cnn_jax"
+OURS, WITH_ONEDNN = "cnn_jax", "cnn_jax + oneDNN"
 ARMS = {
-    OURS: Arm("in_jax", HUGE_PAGES, {"plain": False}),
+    OURS: Arm("in_jax", HUGE_PAGES | {"CNN_JAX_ONEDNN": "0"}, {"plain": False}),
     "plain Flax": Arm("in_jax", HUGE_PAGES, {"plain": True}),
 }
 PEERS = {
+    "onednn": {WITH_ONEDNN: Arm("in_jax", HUGE_PAGES, {"plain": False})},
     "torch": {
         "torch": Arm("in_torch", HUGE_PAGES),
         "torch, small pages": Arm("in_torch", {"GLIBC_TUNABLES": ""})},
@@ -146,11 +150,12 @@ def in_turn(workers: dict[str, Worker], mode: str, seconds: float, turn: float,
     return times, distances
 
 
-def ratios(found: dict, mode: str) -> dict[str, tuple[float, float, float]]:
-    """Per arm the quartiles of its time / ours, round by round."""
-    ours = np.array(found[mode][OURS])
-    return {name: quartiles(np.array(times) / ours)
-            for name, times in found[mode].items() if name != OURS}
+def ratios(found: dict, mode: str,
+           ours: str = OURS) -> dict[str, tuple[float, float, float]]:
+    """Per arm the quartiles of its time / that of `ours`, round by round."""
+    own = np.array(found[mode][ours])
+    return {name: quartiles(np.array(times) / own)
+            for name, times in found[mode].items() if name != ours}
 
 
 def table(results: dict) -> str:
@@ -162,17 +167,17 @@ def table(results: dict) -> str:
                 low, middle, high = quartiles(distances)
                 line += f" (cores {middle:.2f} us apart, {low:.2f} - {high:.2f})"
             lines.append(line)
-            against = ratios(found, mode)
+            against = {title: ratios(found, mode, ours) for ours, title in (
+                (OURS, "ours"), (WITH_ONEDNN, "with oneDNN")) if ours in found[mode]}
             for arm, times in found[mode].items():
                 setup = found["setup"][arm]
                 images = found["batch"] / np.median(times)
                 gflops = images * PASSES[mode] * 2 * found["setup"][OURS]["macs"] / 1e9
                 line = f"  {arm:<19}{images:>9.1f} images/s {gflops:>5.0f} GFLOP/s"
-                if arm in against:
-                    low, middle, high = against[arm]
-                    line += f"   ours {middle:5.2f} ({low:.2f} - {high:.2f}) times"
-                else:
-                    line += " " * 30
+                for title, quartiles_of in against.items():
+                    low, middle, high = quartiles_of.get(arm, (0, 0, 0))
+                    cell = f"   {title} {middle:5.2f} ({low:.2f} - {high:.2f}) times"
+                    line += cell if middle else " " * len(cell)
                 if mode == "train":
                     line += f"   peak {setup['peak_mb']:5.0f} MB"
                     if "compile_s" in setup:
@@ -199,11 +204,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--quick", action="store_true", help="three workloads")
     parser.add_argument("--only", default="", help="workloads whose name contains this")
-    parser.add_argument("--peers", default="", metavar="torch,keras")
+    parser.add_argument("--peers", default="", metavar="onednn,torch,keras")
     parser.add_argument("--seconds", type=float, default=40,
                         help="of computing for each workload, after compiling")
     flags = parser.parse_args()
     check_flags(parser, flags, PEERS)
+    if "onednn" in flags.peers:
+        try:
+            build.build(build.chosen())
+        except build.BuildError as error:
+            parser.error(f"--peers=onednn: {error}")
     arms = dict(ARMS)
     for peer in flags.peers:
         arms |= PEERS[peer]
@@ -219,7 +229,7 @@ def main() -> None:
         for name in names:
             results[name] = measure(
                 WORKLOADS[name], arms, flags.seconds / (2 if flags.quick else 1),
-                .6 if flags.peers else .2,  # Keras' fit starts slowly
+                .6 if "keras" in flags.peers else .2,  # its fit starts slowly
                 cores, lambda text: progress.update(
                     task, description=f"{name}: {text}"))
             progress.advance(task)

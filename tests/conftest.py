@@ -6,13 +6,13 @@ import pytest
 from browser import launched
 from jax.experimental.compilation_cache import compilation_cache
 
-from cnn_jax import native
+from cnn_jax.native import library
 
 
 @pytest.fixture
 def no_onednn(monkeypatch):
     """For tests of what `auto` does where oneDNN is not installed."""
-    monkeypatch.setattr(native, "load", lambda: None)
+    monkeypatch.setattr(library, "load", lambda: None)
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,5 @@
-"""Convolutions of oneDNN inside XLA's CPU programs (the extra `cnn_jax[onednn]`)."""
+"""Convolutions of oneDNN inside XLA's CPU programs (the extra `cnn_jax[onednn]`).
 
-from cnn_jax.native.library import Library, describe, load
+`convolution.cc` is the code that XLA calls, `build` compiles it, `library` loads it;
+`cnn_jax.ops.conv_onednn` is the convolution made of it.
+"""

@@ -105,38 +105,38 @@ def processor() -> str:
     return "\n".join([platform.machine(), *known])
 
 
-def built_path(onednn: OneDNN, flags: Sequence[str] = ()) -> Path:
+def built_path(onednn: OneDNN) -> Path:
     """Where the build against this oneDNN lies, or would lie."""
     state = onednn.library.stat()
     key = hashlib.sha256(SOURCE.read_bytes())
-    key.update(repr((FLAGS, tuple(flags), jaxlib.__version__, processor(),
-                     str(onednn.library), state.st_size, state.st_mtime_ns)).encode())
+    key.update(repr((FLAGS, jaxlib.__version__, processor(), str(onednn.library),
+                     state.st_size, state.st_mtime_ns)).encode())
     return cache_folder() / f"convolution-{key.hexdigest()[:32]}.so"
 
 
-def command(onednn: OneDNN, output: Path, flags: Sequence[str] = ()) -> list[str]:
+def command(onednn: OneDNN, output: Path) -> list[str]:
     """The compiler's command line."""
     libraries = [str(onednn.library), f"-Wl,-rpath,{onednn.library.parent}"]
     if onednn.library.suffix == ".a":
         libraries = [str(onednn.library), "-Wl,--exclude-libs,ALL", "-fopenmp", "-ldl"]
-    return [os.environ.get("CXX") or "g++", *FLAGS, *flags,
-            "-I", jax.ffi.include_dir(), "-I", str(onednn.include), str(SOURCE),
-            "-o", str(output), *libraries, "-lpthread"]
+    return [os.environ.get("CXX") or "g++", *FLAGS, "-I", jax.ffi.include_dir(),
+            "-I", str(onednn.include), str(SOURCE), "-o", str(output), *libraries,
+            "-lpthread"]
 
 
-def build(onednn: OneDNN, force: bool = False, flags: Sequence[str] = ()) -> Path:
+def build(onednn: OneDNN, force: bool = False) -> Path:
     """The built library's path; compiles it unless it is there. Raises BuildError.
 
     Several processes may call this at once: one compiles, the others wait for it.
     """
-    path = built_path(onednn, flags)
+    path = built_path(onednn)
     if path.exists() and not force:
         return path
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with filelock.FileLock(path.parent / "lock", timeout=SECONDS):
             if not path.exists() or force:
-                _compile(onednn, path, flags)
+                _compile(onednn, path)
     except filelock.Timeout:
         raise BuildError(f"another process has been building in {path.parent} for "
                          f"{SECONDS} s") from None
@@ -145,13 +145,13 @@ def build(onednn: OneDNN, force: bool = False, flags: Sequence[str] = ()) -> Pat
     return path
 
 
-def _compile(onednn: OneDNN, path: Path, flags: Sequence[str]) -> None:
+def _compile(onednn: OneDNN, path: Path) -> None:
     """Under another name, which a finished build gives up for its own in one step."""
     for left in path.parent.glob(".building-*"):  # by a process that was killed
         left.unlink()
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".building-")
     os.close(handle)
-    line = command(onednn, Path(temporary), flags)
+    line = command(onednn, Path(temporary))
     try:
         done = subprocess.run(line, capture_output=True, text=True, timeout=SECONDS)
         if done.returncode:

@@ -21,8 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
-from cnn_jax import native
-from cnn_jax.native.library import TARGET
+from cnn_jax.native import library
 from cnn_jax.ops import conv_lax
 from cnn_jax.ops.geometry import ConvSpec, is_empty
 from cnn_jax.ops.mapped import vary_alike
@@ -41,8 +40,8 @@ def takes(spec: ConvSpec, dtype) -> bool:
             or any(p < 0 for pair in spec.padding for p in pair) or is_empty(spec)
             or dtype not in (jnp.float32, jnp.bfloat16)):
         return False
-    library = native.load()
-    return library is not None and (dtype == jnp.float32 or library.bfloat16)
+    loaded = library.load()
+    return loaded is not None and (dtype == jnp.float32 or loaded.bfloat16)
 
 
 def result_shape(kind: int, spec: ConvSpec) -> tuple[int, ...]:
@@ -157,7 +156,7 @@ def _call(a, b, kind, spec):
     numbers = {"strides": spec.strides, "low": low, "high": high,
                "dilation": spec.rhs_dilation}
     return jax.ffi.ffi_call(
-        TARGET, jax.ShapeDtypeStruct(result_shape(kind, spec), a.dtype))(
+        library.TARGET, jax.ShapeDtypeStruct(result_shape(kind, spec), a.dtype))(
             a, b, kind=np.int64(kind), groups=np.int64(spec.groups),
             **{name: np.asarray(value, np.int64) for name, value in numbers.items()})
 
@@ -254,12 +253,12 @@ forward, input_gradient, weight_gradient = passes
 @functools.cache
 def _warn():
     logging.getLogger(__name__).warning(
-        "conv 'onednn' is 'auto' on this machine: %s", native.describe())
+        "conv 'onednn' is 'auto' on this machine: %s", library.describe())
 
 
 def here() -> bool:
     """True if 'onednn' can be had; else the log says once that 'auto' replaces it."""
-    if jax.default_backend() == "cpu" and native.load() is None:
+    if jax.default_backend() == "cpu" and library.load() is None:
         _warn()
         return False
     return jax.default_backend() == "cpu"

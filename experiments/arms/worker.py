@@ -80,7 +80,7 @@ def check_flags(parser, flags, peers) -> None:
         parser.error(f"--peers={','.join(unknown)} is not known; there are "
                      f"{', '.join(peers)}")
     needed = {"torch": ["torch"], "keras": ["keras", "tensorflow"]}
-    if missing := [name for peer in flags.peers for name in needed[peer]
+    if missing := [name for peer in flags.peers for name in needed.get(peer, [])
                    if not find_spec(name)]:
         parser.error(f"{', '.join(missing)} not installed: pip install -e '.[peers]'")
     for name in ("seconds", "rounds"):

@@ -1,0 +1,374 @@
+"""oneDNN's convolution: its values, what it leaves to XLA, and every transformation.
+
+    pytest tests/test_conv_onednn.py             200 random problems
+    pytest -m slow tests/test_conv_onednn.py     10,000, with other allocators, leaks
+
+The table of test_grad_equivalence.py covers it too. Skipped where oneDNN is not here.
+"""
+
+import concurrent.futures
+import functools
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fuzz_onednn import check, fuzz, problem
+from gradcheck import compiled, normal, relative_error
+
+from cnn_jax.native import library
+from cnn_jax.ops import CONVS, conv_lax, conv_onednn, conv_transpose, correlate
+from cnn_jax.ops.conv import implementation_of
+from cnn_jax.ops.geometry import conv_spec
+
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.skipif(library.load() is None, reason=library.describe())
+
+SPEC = conv_spec((4, 9, 8, 6), (3, 2, 3, 10), (2, 1), ((1, 2), (0, 1)), groups=2)
+
+
+def f32(seed, *shape):
+    return jnp.asarray(normal(seed, *shape), jnp.float32)
+
+
+X, W, G = f32(0, *SPEC.x_shape), f32(1, *SPEC.w_shape), f32(2, *SPEC.y_shape)
+
+
+def onednn(x, w):
+    return conv_onednn.forward(x, w, SPEC)
+
+
+def lax(x, w):
+    return conv_lax.forward(x, w, SPEC)
+
+
+def loss(f):
+    return lambda x, w: jnp.sin(f(x, w)).sum()
+
+
+def same(found, expected, tolerance=5e-6):
+    found, expected = jax.tree.leaves(found), jax.tree.leaves(expected)
+    assert len(found) == len(expected)
+    errors = [relative_error(a, b) for a, b in zip(found, expected)]
+    assert max(errors) <= tolerance, errors
+    assert [a.dtype for a in found] == [b.dtype for b in expected]
+
+
+def calls(f, *args) -> int:
+    """How often a program calls oneDNN."""
+    return jax.jit(f).lower(*args).as_text().count(library.TARGET)
+
+
+def test_random_problems():
+    fuzz(200, seed=0)
+
+
+@pytest.mark.parametrize("image, kernel, options", [
+    ((3, 40, 33, 16), (3, 3, 16, 32), {}),
+    ((2, 30, 30, 64), (3, 3, 1, 64), {"groups": 64}),           # depthwise
+    ((2, 15, 15, 32), (3, 3, 1, 64), {"groups": 32}),           # two outputs a channel
+    ((2, 31, 29, 3), (7, 7, 3, 64), {"strides": 2}),
+    ((2, 14, 14, 64), (1, 1, 64, 32), {"strides": (2, 3)}),
+    ((2, 2, 2, 128), (3, 3, 128, 64), {}),                      # kernel over the image
+    ((2, 20, 20, 8), (3, 3, 8, 8), {"dilation": (2, 3)}),
+    ((3, 50, 8), (5, 8, 16), {"dilation": 2}),                  # one axis
+    ((2, 9, 10, 8, 4), (3, 2, 3, 4, 8), {"strides": (1, 2, 1)}),  # three
+])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_shapes_of_networks(image, kernel, options, dtype):
+    options = {"strides": 1, "dilation": 1, "groups": 1} | options
+    spec = conv_spec(image, kernel, options["strides"], "SAME", None,
+                     options["dilation"], options["groups"])
+    if dtype == "bfloat16" and not library.load().bfloat16:
+        pytest.skip("this CPU has no bfloat16 instructions")
+    check(spec, dtype, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("dtype, change", [
+    ("float64", {}), ("float16", {}), ("float32", {"padding": ((-1, 2), (1, 1))}),
+    ("float32", {"lhs_dilation": (2, 1)})])
+def test_what_is_left_to_xla(dtype, change):
+    with jax.enable_x64(True):
+        x, w = X.astype(dtype), W.astype(dtype)
+        spec = SPEC._replace(**change)
+        assert not conv_onednn.takes(spec, x.dtype)
+
+        def f(name):
+            return functools.partial(
+                CONVS[name], window_strides=spec.strides, padding=spec.padding,
+                lhs_dilation=spec.lhs_dilation, feature_group_count=2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        assert implementation_of("onednn", spec, x.dtype) == "lax"
+        found, expected = (jax.jit(jax.value_and_grad(loss(f(name)), (0, 1)))(x, w)
+                           for name in ("onednn", "lax"))
+        same(found, expected, 0)
+        assert calls(f("onednn"), x, w) == 0
+
+
+def test_without_images_and_without_outputs():
+    for image, kernel in (((0, 5, 5, 3), (3, 3, 3, 4)), ((2, 2, 2, 3), (3, 3, 3, 4))):
+        x, w = jnp.ones(image), jnp.ones(kernel)
+        y, vjp = jax.vjp(functools.partial(correlate, implementation="onednn"), x, w)
+        dx, dw = vjp(y)
+        assert 0 in y.shape and not dw.any() and dx.shape == image
+
+
+@pytest.mark.parametrize("f", [
+    lambda f: f,
+    lambda f: jax.grad(loss(f), (0, 1)),
+    lambda f: jax.grad(jax.checkpoint(loss(f)), (0, 1)),
+    lambda f: lambda x, w: jax.jvp(f, (x, w), (w.sum() * x, 2 * w)),
+    lambda f: lambda x, w: jax.jvp(jax.grad(loss(f), (0, 1)), (x, w), (x + 1, 2 * w)),
+    lambda f: jax.grad(lambda x, w: sum(
+        (g ** 2).sum() for g in jax.grad(loss(f), (0, 1))(x, w)), (0, 1)),
+    lambda f: lambda x, w: jax.linear_transpose(lambda x: f(x, w), x)(f(x, w)),
+    lambda f: lambda x, w: jax.jacfwd(lambda w: f(x, w).sum((0, 1, 2)))(w),
+], ids=["value", "grad", "remat", "jvp", "jvp of grad", "grad of grad", "transpose",
+        "jacfwd"])
+def test_derivatives(f):
+    same(compiled(f(onednn))(X, W), compiled(f(lax))(X, W))
+    assert calls(f(onednn), X, W) >= 1
+
+
+def test_third_derivative():
+    def third(f):
+        derivative = lambda x, w: (f(x, w) ** 3).sum()  # noqa: E731
+        for _ in range(3):
+            derivative = jax.grad(lambda x, w, g=derivative: g(x, w).sum())
+        return derivative
+    same(compiled(third(onednn))(X, W), compiled(third(lax))(X, W))
+
+
+def test_in_a_scan():
+    w = f32(3, 3, 3, 6, 6) / 10
+
+    def f(name):
+        def step(x, _):
+            return x + correlate(x, w, None, 1, "SAME", implementation=name), None
+        return lambda x: jax.grad(lambda x: jnp.sin(
+            jax.lax.scan(step, x, None, 3)[0]).sum())(x)
+    same(jax.jit(f("onednn"))(X), jax.jit(f("lax"))(X))
+    assert 1 <= calls(f("onednn"), X) <= 3
+
+
+@pytest.mark.parametrize("kind, operands", [
+    (0, (X, W)), (1, (G, W)), (2, (X, G))], ids=["y", "dx", "dw"])
+@pytest.mark.parametrize("mapped", [(0, None), (None, 1), (2, 3)])
+def test_vmap_is_one_call(kind, operands, mapped):
+    rng = np.random.default_rng(0)
+    operands = [a if axis is None else jnp.asarray(rng.normal(
+        size=(*a.shape[:axis], 5, *a.shape[axis:])), jnp.float32)
+        for a, axis in zip(operands, mapped)]
+    found, expected = [
+        jax.vmap(functools.partial(f[kind], spec=SPEC), mapped)
+        for f in (conv_onednn.passes, conv_onednn.BY_LAX)]
+    same(jax.jit(found)(*operands), jax.jit(expected)(*operands))
+    assert calls(found, *operands) == 1
+
+
+def test_gradients_of_each_image_are_three_calls():
+    def gradients(f):
+        return jax.vmap(jax.grad(lambda x, w: jnp.sin(correlate(
+            x[None], w, groups=2, implementation=f)).sum(), (0, 1)), (0, None))
+    same(*(jax.jit(gradients(f))(X, W) for f in ("onednn", "lax")))
+    assert calls(gradients("onednn"), X, W) == 3
+
+
+def test_transposed_convolution():
+    y = [conv_transpose(X, f32(4, 3, 3, 5, 6), None, 2, "SAME", 1, implementation=name)
+         for name in ("onednn", "lax")]
+    same(*y)
+
+
+def test_on_four_devices():
+    done = subprocess.run(
+        [sys.executable, "onednn_devices.py"], cwd=HERE, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(HERE.parent), "JAX_PLATFORMS": "cpu",
+                          "XLA_FLAGS": "--xla_force_host_platform_device_count=4"})
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("platforms", [("cpu",), ("cuda",), ("cpu", "cuda", "tpu")])
+def test_exported_programs_are_xlas(platforms):
+    f = jax.jit(jax.grad(loss(onednn), (0, 1)))
+    exported = jax.export.export(f, platforms=platforms)(X, W)
+    assert "custom_call" not in exported.mlir_module()
+    assert exported.mlir_module().count("stablehlo.convolution") >= 3
+    if "cpu" in platforms:
+        same(exported.call(X, W), f(X, W))
+
+
+def test_a_program_for_a_gpu_is_xlas():
+    lowered = jax.jit(onednn).trace(X, W).lower(lowering_platforms=("cuda",))
+    assert library.TARGET not in lowered.as_text()
+    assert "stablehlo.convolution" in lowered.as_text()
+
+
+def test_auto_is_onednn_and_knows_forward_mode():
+    assert implementation_of("auto", SPEC, jnp.dtype("float32")) == "onednn"
+    assert implementation_of("auto", SPEC, jnp.dtype("float64")) != "onednn"
+    f = functools.partial(correlate, padding="SAME")
+    assert calls(f, X, f32(5, 3, 3, 6, 4)) == 1
+
+
+def test_away_from_the_cpu_nothing_is_asked(monkeypatch):
+    def fail():
+        raise AssertionError("loaded")
+    monkeypatch.setattr(library, "load", fail)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for name in ("onednn", "auto"):
+        assert implementation_of(name, SPEC, jnp.dtype("float32")) == "lax"
+
+
+def call(x, w, spec=SPEC, kind=0):
+    """The library's handler without any of Python's checks."""
+    low, high = zip(*spec.padding)
+    lists = {"strides": spec.strides, "low": low, "high": high,
+             "dilation": spec.rhs_dilation}
+    return jax.ffi.ffi_call(library.TARGET, jax.ShapeDtypeStruct(
+        SPEC.y_shape, x.dtype))(
+            x, *w, kind=np.int64(kind), groups=np.int64(spec.groups),
+            **{name: np.asarray(v, np.int64) for name, v in lists.items()})
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"x_shape": (4, 9, 8, 5)}, "batch, channels or groups do not fit"),
+    ({"strides": (2, 2)}, "the output size does not fit"),
+    ({"strides": (2,)}, "the ranks do not fit"),
+    ({"strides": (0, 1)}, "a size is less than 1"),
+    ({"padding": ((1, 2), (-1, 2))}, "a padding is negative"),
+    ({"groups": 5}, "batch, channels or groups do not fit"),
+    ({"groups": 0}, "batch, channels or groups do not fit")])
+def test_the_library_checks_what_it_is_told(change, message):
+    """One line that names the shapes, before anything is read."""
+    spec = SPEC._replace(**change)
+    with pytest.raises(Exception, match=message) as error:
+        call(f32(0, *spec.x_shape), [W], spec).block_until_ready()
+    line, = [line for line in str(error.value).splitlines() if message in line]
+    assert "w [3,2,3,10], y [4,5,8,10], strides" in line
+
+
+@pytest.mark.parametrize("x, w, kind, message", [
+    (X, [W.astype(jnp.bfloat16)], 0, "one dtype"),
+    (X.astype(int), [W.astype(int)], 0, "float32 and bfloat16"),
+    (X, [], 0, "two operands"), (X, [W, W, W], 0, "two operands"),
+    (X, [W], 3, "two operands"), (X, [W, W], 0, "the bias does not fit")])
+def test_the_library_refuses_other_operands(x, w, kind, message):
+    same(call(X, [W]), lax(X, W))
+    with pytest.raises(Exception, match=message):
+        call(x, w, kind=kind).block_until_ready()
+
+
+def test_a_bias_of_the_library():
+    b = f32(3, 10)
+    same(call(X, [W, b]), lax(X, W) + b)
+
+
+def test_repeated_calls_give_the_same_bits():
+    spec = conv_spec((16, 20, 20, 32), (3, 3, 32, 64), 1, "SAME")
+    x, w = f32(0, *spec.x_shape), f32(1, *spec.w_shape)
+
+    @jax.jit
+    def f(x, w):
+        return jax.value_and_grad(lambda x, w: jnp.sin(
+            conv_onednn.forward(x, w, spec)).sum(), (0, 1))(x, w)
+    first = jax.tree.map(np.asarray, f(x, w))
+    for _ in range(20):
+        again = f(x, w)
+        assert all(np.array_equal(a, b) for a, b in zip(
+            jax.tree.leaves(first), jax.tree.leaves(again)))
+
+
+def test_two_threads_at_once():
+    def work(seed):
+        """Its own problems, again and again: the bits of the first time."""
+        rng = np.random.default_rng(seed)
+        for _ in range(4):
+            spec = problem(rng)
+            x, w = (jnp.asarray(rng.normal(size=s), jnp.float32)
+                    for s in (spec.x_shape, spec.w_shape))
+            f = jax.jit(jax.grad(lambda x, w: jnp.sin(conv_onednn.forward(
+                x, w, spec)).sum(), (0, 1)))
+            results = [jax.tree.map(np.asarray, f(x, w)) for _ in range(20)]
+            expected = jax.grad(lambda x, w: jnp.sin(conv_lax.forward(
+                x, w, spec)).sum(), (0, 1))(x, w)
+            same(results[0], expected, 1e-5)
+            for result in results:
+                assert all(map(np.array_equal, results[0], result))
+        return True
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(work, (1, 2))) == [True, True]
+
+
+# Long checks.
+
+def run_fuzz(count, seed, **environment):
+    done = subprocess.run(
+        [sys.executable, "fuzz_onednn.py", str(count), str(seed)], cwd=HERE,
+        capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(HERE.parent)} | environment)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 11))
+def test_ten_thousand_random_problems(seed):
+    run_fuzz(1000, seed)
+
+
+def shared_object(compiler: str, name: str) -> str:
+    path = subprocess.run([compiler, f"-print-file-name={name}"], text=True,
+                          capture_output=True, check=True).stdout.strip()
+    return path if os.path.isabs(path) and os.path.exists(path) else ""
+
+
+@pytest.mark.slow
+def test_with_address_sanitizer(tmp_path):
+    """The whole C++ file instrumented: no access beyond an object of its own."""
+    preload = shutil.which("g++") and shared_object("g++", "libasan.so")
+    if not preload:
+        pytest.skip("needs g++ with its address sanitizer")
+    compiler = tmp_path / "compiler"
+    compiler.write_text("#!/bin/sh\nexec g++ -fsanitize=address -g \"$@\" -O1\n")
+    compiler.chmod(0o755)
+    own = {"CNN_JAX_CACHE": str(tmp_path)}
+    built = subprocess.run(
+        [sys.executable, "-m", "cnn_jax.native.build"], cwd=HERE.parent, text=True,
+        env=os.environ | own | {"CXX": str(compiler)}, capture_output=True, check=True)
+    assert b"__asan_report_load" in Path(built.stdout.strip()).read_bytes()
+    run_fuzz(400, 11, LD_PRELOAD=preload, **own,
+             ASAN_OPTIONS="detect_leaks=0:abort_on_error=1")
+
+
+@pytest.mark.slow
+def test_writes_nothing_beyond_its_results():
+    """glibc's checking allocator aborts where the bytes after an array were changed."""
+    checking = shared_object("gcc", "libc_malloc_debug.so.0")
+    if not checking:
+        pytest.skip("needs glibc's libc_malloc_debug.so.0")
+    run_fuzz(1000, 12, LD_PRELOAD=checking, GLIBC_TUNABLES="glibc.malloc.check=3")
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_calls_leak_nothing():
+    f = jax.jit(lambda x, w, g: (onednn(x, w), *jax.vjp(onednn, x, w)[1](g)))
+
+    def run(count):
+        for _ in range(count):
+            y = f(X, W, G)
+        jax.block_until_ready(y)
+        return resident_mb()
+    run(2000)
+    before = run(2000)
+    assert run(32000) - before <= 4  # 3 calls each
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2 ** 20
