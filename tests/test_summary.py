@@ -224,6 +224,19 @@ def test_csv_and_json_hold_the_same_rows(tmp_path):
     assert document["layers"][2]["field_size_vertical"] == 3
 
 
+def test_the_table_says_what_computes_each_convolution(no_onednn):
+    table = layer_table(networks.create("lenet5"), (28, 28, 1))
+    assert [row.conv for row in table.rows if row.kind.startswith("Conv")] == [
+        "banded / im2col / lax", "lax"]
+    assert table.convolutions() == (
+        "convolutions: 1 by banded / im2col / lax, 1 by lax (forward / input gradient "
+        "/ weight gradient)")
+    rows = table_of("tf2_resnet18").records()
+    assert {row["conv"] for row in rows if "Conv" in row["kind"]} >= {"lax"}
+    assert {row["conv"] for row in rows if "Conv" not in row["kind"]} == {""}
+    assert table_of("ai_edu_mnist_dnn").convolutions() == "convolutions: none"
+
+
 def test_table_of_a_rectangular_image():
     row = table_of("selu_cnn", (24, 40, 1)).rows[5]
     assert row.shape == (12, 20, 64)
@@ -234,7 +247,9 @@ def test_mode_summary_prints_and_writes(tmp_path, capsys):
     config.model.name = "mnist_cnn"
     folder = tmp_path / "new" / "summary"
     modes.run(modes.Request("summary", config, folder))
-    assert capsys.readouterr().out == (folder / "summary.txt").read_text() + "\n"
+    table, _, last = capsys.readouterr().out.rstrip("\n").rpartition("\n")
+    assert table == (folder / "summary.txt").read_text()
+    assert last.startswith("convolutions: ") and " by " in last
     assert {path.suffix for path in folder.iterdir()} == {".txt", ".csv", ".json"}
     (folder / "config.json").write_text("{}")
     with pytest.raises(InputError, match="is the folder of a run"):

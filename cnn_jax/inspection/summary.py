@@ -15,6 +15,7 @@ transposed convolution not all positions see as much: there the field holds what
 of them sees, and it is blank where its stride would be a fraction.
 """
 
+import collections
 import csv
 import io
 import json
@@ -28,9 +29,11 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax import layers
+from cnn_jax.native import library
 from cnn_jax.networks.blocks import SeparableConv
 from cnn_jax.networks.lenet import SparseConv
-from cnn_jax.ops.geometry import resolve_padding
+from cnn_jax.ops.conv import describe
+from cnn_jax.ops.geometry import conv_spec, resolve_padding
 
 VIEWS = (layers.Flatten,)
 WHOLE_IMAGE = (layers.Flatten, layers.GlobalAvgPool)
@@ -54,6 +57,7 @@ class Row(NamedTuple):
     macs: int
     memory: int                         # bytes
     field: tuple[Field, Field] | None   # (vertical, horizontal); None: not known
+    conv: str = ""                      # what computes a convolution on this device
 
 
 class LayerTable(NamedTuple):
@@ -112,6 +116,16 @@ class LayerTable(NamedTuple):
         return "\n".join([f"{self.model} on {size}", rule, line(head), rule,
                           *map(line, body), rule, totals]) + "\n"
 
+    def convolutions(self) -> str:
+        """'convolutions: 5 by onednn, 1 by banded / im2col / lax', and what that is."""
+        counts = collections.Counter(row.conv for row in self.rows if row.conv)
+        found = ", ".join(f"{n} by {conv}" for conv, n in counts.most_common())
+        if any("/" in conv for conv in counts):
+            found += " (forward / input gradient / weight gradient)"
+        if "onednn" in counts:
+            found += f"; onednn is {library.describe()}"
+        return f"convolutions: {found or 'none'}"
+
     def save(self, folder: str | Path) -> None:
         """Writes summary.txt, summary.csv and summary.json."""
         for ending, content in (("txt", self.text()), ("csv", self.csv()),
@@ -134,7 +148,7 @@ def cells(row: Row) -> list[str]:
 def record(row: Row) -> dict[str, Any]:
     out = {"layer": row.name, "kind": row.kind,
            "output_shape": "x".join(map(str, row.shape)), "params": row.params,
-           "macs": row.macs, "memory_bytes": row.memory}
+           "macs": row.macs, "memory_bytes": row.memory, "conv": row.conv}
     for axis, name in enumerate(("vertical", "horizontal")):
         field = row.field[axis] if row.field else (None, None, None)
         out |= {f"field_{what}_{name}": value
@@ -173,7 +187,8 @@ def layer_table(model: nn.Module, input_shape: tuple[int, int, int]) -> LayerTab
         rows[start:] = [Row(
             "/".join(module.path), kind_of(module), out.shape[1:], size_of(own),
             sum(row.macs for row in inside) or macs_of(module, inputs[0], out),
-            0 if view else out[0].size * out.dtype.itemsize, field)]
+            0 if view else out[0].size * out.dtype.itemsize, field,
+            conv_of(module, inputs[0], out))]
         fields[id(out)] = (out, field)
         return out
 
@@ -213,6 +228,27 @@ def macs_of(module: nn.Module, x: jax.Array, y: jax.Array) -> int:
     if isinstance(module, nn.Dense):
         return math.prod(y.shape[1:]) * x.shape[-1]
     return 0
+
+
+def conv_of(module: nn.Module, x: jax.Array, y: jax.Array) -> str:
+    """What computes a layer's convolution here ('' for other layers)."""
+    transposed = isinstance(module, layers.ConvTranspose)
+    if not transposed and not isinstance(module, nn.Conv):
+        return ""
+    kernel, strides, padding, dilation = window_of(module)
+    w = module.variables["params"]["kernel"]
+    if transposed:  # the input gradient of the convolution from y to x
+        name, image = module.implementation, y.shape
+        reaches = [(k - 1) * d + 1 for k, d in zip(kernel, both(dilation))]
+        padding = resolve_padding(padding, [n * s for n, s in zip(
+            x.shape[1:], both(strides))], reaches, both(strides))
+    else:
+        hook = module.conv_general_dilated
+        name = hook.__name__.removeprefix("conv_") if hook else "lax"
+        image = x.shape
+    spec = conv_spec(image, w.shape, strides, padding, None, dilation,
+                     module.feature_group_count)
+    return describe(name, spec, jnp.dtype(module.dtype or x.dtype))
 
 
 def window_of(module: nn.Module):

@@ -53,6 +53,16 @@ def implementation_of(name: str, spec: ConvSpec, dtype) -> str:
     return name
 
 
+def describe(name: str, spec: ConvSpec, dtype) -> str:
+    """What computes this convolution here: 'onednn', or where the passes differ
+    'banded / im2col / lax', for the forward pass and the two gradients."""
+    used = implementation_of(name, spec, dtype)
+    if used == "auto":
+        return " / ".join(conv_auto.form_name(form)
+                          for form in conv_auto.forms(spec, dtype))
+    return used
+
+
 def _named(name: str) -> Callable:
     """The implementation with the signature of `lax.conv_general_dilated`."""
 

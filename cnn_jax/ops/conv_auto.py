@@ -177,6 +177,14 @@ def forms(spec: ConvSpec, dtype) -> list:
     return [choose(rules, spec) for rules in tables]
 
 
+def form_name(form) -> str:
+    """'banded' for `conv_banded.forward`; 'padded' and 'phases' are forms of this file.
+    """
+    if form.__module__ == __name__:
+        return form.__name__.partition("_")[0]
+    return form.__module__.rpartition("conv_")[2]
+
+
 def _by_platform(kind, by_lax):
     def one_pass(a, b, spec: ConvSpec):
         form = forms(spec, a.dtype)[kind]

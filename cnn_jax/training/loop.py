@@ -106,6 +106,7 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
         report.line(f"workdir: {path}")
         report.line(f"data: {info.source}")
         report.line(table.text())
+        report.line(table.convolutions())
         report.line(describe_devices(placement.devices))
         if jax.process_index() == 0:
             table.save(path)
