@@ -74,7 +74,7 @@ def test_about_names_network_classes_layers_and_limits(client, trained):
     assert (about["step"], about["max_bytes"]) == (trained.step, serve.MAX_BYTES)
     shapes = {layer["name"]: layer["shape"] for layer in about["layers"]}
     assert about["layer"] in shapes and "head" not in shapes
-    variables = live.variables(trained.state, trained.recipe)
+    variables = live.variables(trained)
     found = features(trained.recipe.model, variables, jnp.zeros((1, 8, 8, 1)), True)
     assert all(found[name].shape[1:] == tuple(shape) for name, shape in shapes.items())
 
@@ -104,7 +104,7 @@ def test_maps_and_grad_cam_are_those_of_the_layer(client, trained, chosen):
     pixels = read_image(io.BytesIO(PICTURE), (8, 8), 1)
     images = trained.recipe.scale(pixels[None])
     network = trained.recipe.model
-    variables = live.variables(trained.state, trained.recipe)
+    variables = live.variables(trained)
     found = features(network, variables, images, inner=True)
     for layer in client.get("/about").json["layers"][::3]:
         name = layer["name"]
@@ -236,7 +236,7 @@ def test_an_unknown_value_is_refused_with_those_there_are(client, query, words):
 
 @pytest.mark.parametrize("path", [
     "/nothing", "/page/page.js", "/../serve.py", "/..%2fserve.py", "/%2e%2e/serve.py",
-    "/page.js/../../serve.py", "/page//etc/passwd", "/serve.py", "/index.html",
+    "/page.js/../../serve.py", "/page", "/page//etc/passwd", "/serve.py", "/index.html",
     "/page.js%00"])
 def test_there_are_no_other_files(client, path):
     refused(client.get(path), 404)
@@ -299,9 +299,10 @@ def test_the_page_has_nothing_inline_and_nothing_from_elsewhere(client):
     page = client.get("/").text
     assert re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL) == [""]
     assert not re.search(r"<style|\sstyle=|\son\w+=", page)
-    script, style = client.get("/page.js"), client.get("/page.css")
-    assert script.mimetype == "text/javascript" and style.mimetype == "text/css"
-    for text in (page, script.text, style.text):
+    parts = {file: client.get(f"/{file}") for file in serve.FILES if "html" not in file}
+    for file, part in parts.items():
+        assert part.mimetype == serve.FILES[file] and len(part.text) > 1000
+    for text in (page, *(part.text for part in parts.values())):
         assert not re.search(r"https?:|//\w+\.|innerHTML|eval\(", text)
 
 

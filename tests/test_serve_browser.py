@@ -198,6 +198,8 @@ def test_it_can_be_drawn_by_keyboard(browser, digits):
         assert abs(sum(probabilities(page)) - 1) < 0.006
         assert page.is_visible("#cursor")
         page.keyboard.press("Delete")
+        assert not page.is_visible("#cursor")
+        page.keyboard.press("ArrowUp")  # the pen is up again
         assert page.inner_text("#spoken") == "Nothing drawn yet."
         for name in ("clear", "pen", "file", "invert", "layer", "class"):
             page.keyboard.press("Tab")

@@ -12,7 +12,7 @@ from cnn_jax import ops
 from cnn_jax.inspection.intermediates import Layer, layers_of, perturbed
 from cnn_jax.inspection.saliency import grad_cam, predicted
 from cnn_jax.inspection.subject import logits_of
-from cnn_jax.training.steps import Recipe, TrainState, predict_logits
+from cnn_jax.training.steps import Recipe
 from cnn_jax.training.trained import Trained
 
 
@@ -26,9 +26,16 @@ class Answer(NamedTuple):
     cam: jax.Array | None   # [H, W], Grad-CAM, >= 0
 
 
+def variables(trained: Trained) -> dict[str, Any]:
+    """What the network is evaluated with: averaged parameters where the run keeps
+    them."""
+    state = trained.state
+    return {"params": state.average or state.params, "batch_stats": state.batch_stats}
+
+
 def shown_layers(trained: Trained) -> list[Layer]:
     """Layers and blocks whose output has more than one position, as they end."""
-    layers = layers_of(trained.recipe.model, variables(trained.state, trained.recipe),
+    layers = layers_of(trained.recipe.model, variables(trained),
                        tuple(trained.info.image_shape))
     return [layer for layer in layers.values()
             if layer.is_map and layer.shape[:2] != (1, 1)]
@@ -46,8 +53,8 @@ def count_classes(trained: Trained) -> int:
     """How many outputs the head has."""
     shape = (1, *trained.info.image_shape)
     return jax.eval_shape(
-        functools.partial(predict_logits, recipe=trained.recipe), trained.state,
-        jax.ShapeDtypeStruct(shape, np.uint8)).shape[-1]
+        functools.partial(logits_of, trained.recipe.model), variables(trained),
+        jax.ShapeDtypeStruct(shape, np.float32)).shape[-1]
 
 
 def compiled(trained: Trained) -> Callable[[np.ndarray, int, str | None], Answer]:
@@ -55,12 +62,13 @@ def compiled(trained: Trained) -> Callable[[np.ndarray, int, str | None], Answer
     layer is compiled at its first use."""
     program = jax.jit(functools.partial(look, recipe=trained.recipe),
                       static_argnames="layer", compiler_options=ops.compiler_options())
-    # The state is an argument: as a constant it would be compiled into the program.
+    # Arguments: as constants they would be compiled into the program.
+    weights = jax.device_put(variables(trained))
     return lambda pixels, index, layer: program(
-        trained.state, pixels, np.int32(index), layer=layer)
+        weights, pixels, np.int32(index), layer=layer)
 
 
-def look(state: TrainState, pixels: jax.Array, index: jax.Array, layer: str | None,
+def look(variables: Any, pixels: jax.Array, index: jax.Array, layer: str | None,
          recipe: Recipe) -> Answer:
     """uint8 pixels [H, W, C] -> Answer.
 
@@ -68,12 +76,12 @@ def look(state: TrainState, pixels: jax.Array, index: jax.Array, layer: str | No
     with the most pixels beside class 0, the background.
     layer: whose maps are shown and which Grad-CAM looks at; None: without both.
     """
-    shown = (recipe.model, variables(state, recipe), recipe.scale(pixels[None]))
+    shown = (recipe.model, variables, recipe.scale(pixels[None]))
     if layer is None:
         logits, maps = logits_of(*shown), None
     else:  # nothing is added; it is the way to a layer's output
         logits, maps = perturbed(*shown, layer, jnp.zeros(()))
-        logits, maps = logits.astype(jnp.float32), maps[0]
+        logits, maps = logits.astype(jnp.float32), maps[0].astype(jnp.float32)
     scores, mask = jax.nn.softmax(logits[0]), None
     if logits.ndim > 2:
         mask = logits[0].argmax(-1)
@@ -81,9 +89,3 @@ def look(state: TrainState, pixels: jax.Array, index: jax.Array, layer: str | No
     explained = jnp.where(index < 0, predicted(logits)[0], index)
     cam = None if layer is None else grad_cam(*shown, explained[None], layer=layer)[0]
     return Answer(scores, mask, explained, maps, cam)
-
-
-def variables(state: TrainState, recipe: Recipe) -> dict[str, Any]:
-    """What the network is evaluated with."""
-    return {"params": state.average if recipe.ema_decay > 0 else state.params,
-            "batch_stats": state.batch_stats}

@@ -1,11 +1,12 @@
 """--mode=serve: a local web page on a trained run.
 
-    GET  /        the page; page.js and page.css beside it
+    GET  /        the page; its style and scripts beside it
     GET  /about   JSON: the network, its classes and layers, the limits
     POST /answer  a picture file as the body -> JSON: what the network makes of it;
                   ?layer=NAME&class=INDEX&invert=1, each may be left out
 
-Whatever goes wrong is answered with one line of JSON, {"error": ...}.
+Whatever goes wrong is answered with one line of JSON, {"error": ...}. (What the server
+beneath refuses already, such as a body of several times the limit, is plain text.)
 
 The page is for the person at this machine. Other pages open in the same browser can
 send requests here too: those that use a foreign name (DNS rebinding) or come from
@@ -44,8 +45,8 @@ MAPS = 64               # of a layer that are sent: the first ones
 HEAT_SHARE = 0.55       # of the colours of Grad-CAM over the grey picture
 
 PAGE = Path(__file__).parent / "page"
-FILES = {"index.html": "text/html", "page.js": "text/javascript",
-         "page.css": "text/css"}
+FILES = {"index.html": "text/html", "page.css": "text/css",
+         "page.js": "text/javascript", "drawing.js": "text/javascript"}
 HEADERS = {
     "Content-Security-Policy":
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -101,7 +102,7 @@ def create_app(trained: Trained, name: str = "", host: str = "localhost",
         return {"error": str(error)}, 400
 
     @app.get("/", defaults={"file": "index.html"})
-    @app.get("/<any('page.js', 'page.css'):file>")
+    @app.get("/<any('page.css', 'page.js', 'drawing.js'):file>")
     def page(file):  # from a table, not from the disk: there is no way to other files
         return flask.Response(files[file], mimetype=FILES[file])
 

@@ -1,27 +1,34 @@
-"use strict";
+// The page of --mode=serve: asks the server about a drawing or a file, shows the answer.
 
-const FEW = 12;          // so many classes are all shown, in their order
-const BEST = 10;         // of more, the most probable ones
-const SIDE = 336;        // about so many pixels has the longer side of the drawing
-const PATIENCE = 400;    // ms before the page says that it waits
+import { drawingOn } from "./drawing.js";
+
+const FEW = 12;        // so many classes are all shown, in their order
+const BEST = 10;       // of more, the most probable ones
+const PATIENCE = 400;  // ms before the page says that it waits
 
 const $ = (id) => document.getElementById(id);
-const canvas = $("canvas");
-const context = canvas.getContext("2d", { alpha: false });
 
-let about = null;        // what the server says of the run
-let source = null;       // what is asked about: the canvas, a file, or nothing yet
-let accepted = null;     // the last one that was answered
+let about = null;      // what the server says of the run
+let source = null;     // what is asked about: the drawing, a file, or nothing yet
+let accepted = null;   // the last one that was answered
 let asking = false, again = false;
-let drawing = false;     // the pen is down
-let place = null;        // of the pen, in pixels of the canvas
+
+const drawing = drawingOn($("canvas"), $("cursor"), {
+  ink: () => (about.image_shape[2] === 1 ? "#fff" : $("ink").value),
+  width: () => $("pen").value / 100,
+  begun: forgive,
+  changed: () => {
+    source = drawing;
+    update();
+  },
+  ended: update,  // the sentence waits for the end of a stroke
+  cleared: empty,
+});
 
 async function start() {
   about = await (await fetch("about")).json();
   const [height, width, channels] = about.image_shape;
-  const scale = Math.max(1, Math.round(SIDE / Math.max(height, width)));
-  canvas.width = width * scale;
-  canvas.height = height * scale;
+  drawing.resize(height, width);
   $("ink-tool").hidden = channels === 1;
   $("invert").checked = about.invert;
   $("title").textContent = `${about.network} on ${about.dataset}`;
@@ -37,6 +44,7 @@ async function start() {
     $("layer").disabled = $("class").disabled = true;  // no layer makes images
   }
   empty();
+  $("pad").inert = false;
   busy(false);  // the page is ready
 }
 
@@ -64,8 +72,8 @@ function busy(now) {
 }
 
 async function ask(asked) {
-  const drawn = asked === canvas;
-  const body = drawn ? await new Promise((done) => canvas.toBlob(done)) : asked;
+  const drawn = asked === drawing;
+  const body = drawn ? await drawing.file() : asked;
   const query = new URLSearchParams({ class: $("class").value,
     invert: !drawn && $("invert").checked ? 1 : 0 });
   if (about.layer !== null) query.set("layer", $("layer").value);
@@ -94,11 +102,13 @@ async function ask(asked) {
   $("took").textContent = (drawn ? "" : `${asked.name}: `) +
     `answered in ${took} ms; the network took ${answer.milliseconds.toFixed(1)} ms`;
   show(answer);
-  if (!drawn) await paint();
+  if (drawn) return;
+  await $("seen").decode();
+  drawing.paint($("seen"));  // so that it can be drawn on
 }
 
 function complain(text) {
-  $("problem").textContent = text[0].toUpperCase() + text.slice(1) + ".";
+  $("problem").textContent = text.charAt(0).toUpperCase() + text.slice(1) + ".";
   $("problem").hidden = false;
 }
 
@@ -111,7 +121,7 @@ function forgive() {
 function show(answer) {
   const scores = answer.probabilities || answer.shares;
   showScores(scores);
-  if (!drawing && !again) $("spoken").textContent = sentence(scores);
+  if (!drawing.isPressed() && !again) $("spoken").textContent = sentence(scores);
   if (answer.mask) {
     $("mask").src = answer.mask;
     $("mask").alt = `The picture with its classes: ${sentence(scores)}`;
@@ -124,11 +134,8 @@ function show(answer) {
 }
 
 function sentence(scores) {
-  const best = order(scores)[0];
-  const second = order(scores)[1];
-  const words = [best, second].filter((i) => i !== undefined && scores[i] >= 0.005)
-    .map((i) => `${about.classes[i]}: ${percent(scores[i])}`);
-  return words.join(", ");
+  return order(scores).slice(0, 2).filter((i, n) => n === 0 || scores[i] >= 0.005)
+    .map((i) => `${about.classes[i]}: ${percent(scores[i])}`).join(", ");
 }
 
 function order(scores) {
@@ -193,7 +200,7 @@ function showInside(answer) {
     maps.children[i].title = `map ${i}`;
   });
   const which = shown < count ? `The first ${shown} of ${count} maps` : `${count} maps`;
-  const [low, high] = answer.range.map((value) => 
+  const [low, high] = answer.range.map((value) =>
     String(Number(value.toPrecision(3))).replace("-", "−"));
   $("range").textContent =
     `${which} of ${width} × ${height}; black is ${low}, white ${high}`;
@@ -201,104 +208,16 @@ function showInside(answer) {
 }
 
 function empty() {
-  source = accepted = place = null;
-  context.fillStyle = "#000";
-  context.fillRect(0, 0, canvas.width, canvas.height);
+  forgive();
+  source = accepted = null;
+  drawing.clear();
   showScores(null);
   $("spoken").textContent = "Nothing drawn yet.";
   $("took").textContent = "";
   $("pictures").hidden = $("features").hidden = true;
 }
 
-// Drawing: white ink on black, as digits are stored. A picture that was chosen is
-// painted here as the network saw it, and can be drawn on.
-
-async function paint() {
-  await $("seen").decode();
-  context.imageSmoothingEnabled = false;
-  context.drawImage($("seen"), 0, 0, canvas.width, canvas.height);
-}
-
-function lineTo(to) {
-  const from = place || to;
-  place = to;
-  context.strokeStyle = about.image_shape[2] === 1 ? "#fff" : $("ink").value;
-  context.lineWidth = $("pen").value / 100 * Math.min(canvas.width, canvas.height);
-  context.lineCap = context.lineJoin = "round";
-  context.beginPath();
-  context.moveTo(from.x, from.y);
-  context.lineTo(to.x, to.y);
-  context.stroke();
-  source = canvas;
-  update();
-}
-
-function placeOf(event) {
-  const box = canvas.getBoundingClientRect();
-  return { x: (event.clientX - box.left) / box.width * canvas.width,
-    y: (event.clientY - box.top) / box.height * canvas.height };
-}
-
-canvas.addEventListener("pointerdown", (event) => {
-  if (!about || event.button !== 0 || !event.isPrimary) return;
-  canvas.setPointerCapture(event.pointerId);
-  $("cursor").hidden = true;
-  forgive();
-  drawing = true;
-  place = null;
-  lineTo(placeOf(event));
-});
-
-canvas.addEventListener("pointermove", (event) => {
-  if (!drawing || !event.isPrimary) return;
-  event.getCoalescedEvents().concat(event).forEach((one) => lineTo(placeOf(one)));
-});
-
-for (const kind of ["pointerup", "pointercancel"]) {
-  canvas.addEventListener(kind, (event) => {
-    if (!drawing || !event.isPrimary) return;
-    drawing = false;
-    update();  // the sentence waits for the end of a stroke
-  });
-}
-
-const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1],
-  ArrowDown: [0, 1] };
-
-canvas.addEventListener("keydown", (event) => {
-  const down = $("cursor").classList.contains("down");
-  if (!about || event.ctrlKey || event.altKey || event.metaKey) return;
-  if (event.key === "Delete" || event.key === "Backspace") {
-    $("clear").click();
-  } else if (event.key === " ") {
-    $("cursor").classList.toggle("down");
-    place = place || { x: canvas.width / 2, y: canvas.height / 2 };
-    if (!down) lineTo(place);
-  } else if (event.key in STEPS) {
-    const [x, y] = STEPS[event.key], step = Math.min(canvas.width, canvas.height) / 28;
-    const from = place || { x: canvas.width / 2, y: canvas.height / 2 };
-    const to = { x: Math.min(canvas.width, Math.max(0, from.x + x * step)),
-      y: Math.min(canvas.height, Math.max(0, from.y + y * step)) };
-    if (down) lineTo(to); else place = to;
-  } else {
-    return;
-  }
-  event.preventDefault();
-  if (!place) return;
-  $("cursor").hidden = false;
-  $("cursor").style.left = `${100 * place.x / canvas.width}%`;
-  $("cursor").style.top = `${100 * place.y / canvas.height}%`;
-});
-
-canvas.addEventListener("blur", () => {
-  $("cursor").hidden = true;
-  $("cursor").classList.remove("down");
-});
-
-$("clear").addEventListener("click", () => {
-  forgive();
-  empty();
-});
+$("clear").addEventListener("click", empty);
 
 // Files: chosen, dropped or pasted
 

@@ -1,0 +1,113 @@
+// A canvas to draw on by mouse, finger or keyboard: ink on black, as digits are stored.
+
+const SIDE = 336;   // about so many pixels has the longer side
+const GRID = 28;    // steps of the keyboard's pen across the shorter side
+const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1],
+  ArrowDown: [0, 1] };
+
+// cursor: an element over the canvas that shows the keyboard's pen.
+// ink(), width(): the colour, and the share of the shorter side that a line covers.
+// begun(), changed(), ended(), cleared(): what happens then; `changed` at each piece.
+export function drawingOn(canvas, cursor, { ink, width, begun, changed, ended,
+  cleared }) {
+  const context = canvas.getContext("2d", { alpha: false });
+  let place = null;    // of the pen, in pixels of the canvas
+  let pressed = false; // the pen of mouse or finger is down
+
+  const shorter = () => Math.min(canvas.width, canvas.height);
+
+  function lineTo(to) {
+    const from = place || to;
+    place = to;
+    context.strokeStyle = ink();
+    context.lineWidth = width() * shorter();
+    context.lineCap = context.lineJoin = "round";
+    context.beginPath();
+    context.moveTo(from.x, from.y);
+    context.lineTo(to.x, to.y);
+    context.stroke();
+    changed();
+  }
+
+  function placeOf(event) {
+    const box = canvas.getBoundingClientRect();
+    return { x: (event.clientX - box.left) / box.width * canvas.width,
+      y: (event.clientY - box.top) / box.height * canvas.height };
+  }
+
+  canvas.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0 || !event.isPrimary) return;
+    canvas.setPointerCapture(event.pointerId);
+    hideCursor();
+    pressed = true;
+    place = null;
+    begun();
+    lineTo(placeOf(event));
+  });
+
+  canvas.addEventListener("pointermove", (event) => {
+    if (!pressed || !event.isPrimary) return;
+    for (const one of [...event.getCoalescedEvents(), event]) lineTo(placeOf(one));
+  });
+
+  for (const kind of ["pointerup", "pointercancel"]) {
+    canvas.addEventListener(kind, (event) => {
+      if (!pressed || !event.isPrimary) return;
+      pressed = false;
+      ended();
+    });
+  }
+
+  canvas.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.altKey || event.metaKey) return;
+    const down = cursor.classList.contains("down");
+    place = place || { x: canvas.width / 2, y: canvas.height / 2 };
+    if (event.key === "Delete" || event.key === "Backspace") {
+      cleared();
+    } else if (event.key === " ") {
+      cursor.classList.toggle("down");
+      if (!down) begun();
+      if (!down) lineTo(place);
+    } else if (event.key in STEPS) {
+      const [x, y] = STEPS[event.key], step = shorter() / GRID;
+      const to = { x: Math.min(canvas.width, Math.max(0, place.x + x * step)),
+        y: Math.min(canvas.height, Math.max(0, place.y + y * step)) };
+      if (down) lineTo(to); else place = to;
+    } else {
+      return;
+    }
+    event.preventDefault();
+    cursor.hidden = place === null;
+    if (place === null) return;
+    cursor.style.left = `${100 * place.x / canvas.width}%`;
+    cursor.style.top = `${100 * place.y / canvas.height}%`;
+  });
+
+  function hideCursor() {
+    cursor.hidden = true;
+    cursor.classList.remove("down");
+  }
+
+  canvas.addEventListener("blur", hideCursor);
+
+  return {
+    isPressed: () => pressed,
+    // For images of `height` x `width` pixels, each of them several of the canvas.
+    resize(height, width) {
+      const scale = Math.max(1, Math.round(SIDE / Math.max(height, width)));
+      canvas.width = width * scale;
+      canvas.height = height * scale;
+    },
+    clear() {
+      context.fillStyle = "#000";
+      context.fillRect(0, 0, canvas.width, canvas.height);
+      place = null;
+      hideCursor();
+    },
+    paint(image) {
+      context.imageSmoothingEnabled = false;
+      context.drawImage(image, 0, 0, canvas.width, canvas.height);
+    },
+    file: () => new Promise((done) => canvas.toBlob(done)),  // as PNG
+  };
+}
