@@ -243,7 +243,7 @@ def explain(error: Exception, argv: list[str]) -> str:
                         re.MULTILINE)
     if isinstance(error, (KeyError, AttributeError)) and fields:
         return (f"config.model.fields.{fields[0]}: {source} does not set this field of "
-                "its network: set it there first, then it can be changed here")
+                "its network; --config=configs/network.py:NAME sets all that there are")
     last = text.splitlines()[-1] if text else type(error).__name__
     ours = last.partition("cnn_jax.errors.InputError: ")[2]
     if ours:

@@ -29,6 +29,10 @@ BAD = [
     (["--config=configs"], "--config=configs"),
     (["--config=configs/lenet.py", "--config.model.fields.foo=1"],
      "config.model.fields.foo"),
+    (["--config=configs/default.py", "--config.model.fields.width=0.5"],
+     "configs/network.py:NAME sets all"),
+    (["--config=configs/network.py:mobilenet_v1", "--mode=summary",
+      "--config.model.fields.width=0.01"], "width must be at least 1/32, not 0.01"),
     (["--config=configs/lenet.py", "--config.data.image_size=(4000,4000)"], "GiB"),
     (["--config=configs/lenet.py", "--config.coordinator=auto"], "coordinator"),
 ]

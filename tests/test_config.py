@@ -5,9 +5,11 @@ import json
 import ml_collections
 import pytest
 
+from cnn_jax import networks
 from cnn_jax.errors import InputError
 from cnn_jax.training import config as rules
-from configs import default, lenet
+from cnn_jax.training.setup import create_model
+from configs import default, lenet, network
 
 BAD = [
     ("seed", -1, "whole number from 0"),
@@ -152,6 +154,16 @@ def test_json_round_trip_has_no_differences():
     assert rules.differences(config, back) == []
     assert rules.fingerprint(config) == rules.fingerprint(back)
     rules.check(back)
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_every_network_has_a_config_with_all_its_fields(name):
+    config = network.get_config(name)
+    rules.check(config)
+    back = ml_collections.ConfigDict(json.loads(rules.to_json(config)),
+                                     convert_dict=True)
+    assert create_model(back) == create_model(config) == networks.create(name)
+    assert config.data.image_size == networks.NETWORKS[name].input_shape[:2]
 
 
 def test_differences_name_the_fields_that_matter():

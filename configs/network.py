@@ -1,0 +1,24 @@
+"""Any network with all of its own fields, so that the command line can change them.
+
+python main.py --config=configs/network.py:NAME --config.model.fields.FIELD=VALUE
+python main.py --mode=summary --config=configs/network.py:mobilenet_v1 \
+  --config.model.fields.width=0.5
+
+NAME is one of `cnn_jax.networks.NETWORKS`. Images are resized to the size that the
+network was published for, grey or in colour as there; --config.data.image_size=32,32
+and --config.data.channels=3 change that. No figures: each network and data set has its own.
+"""
+
+from cnn_jax import networks
+from configs import default
+
+
+def get_config(name: str = "lenet5"):
+    fields = networks.variant_fields(name)
+    config = default.get_config()
+    with config.unlocked():
+        config.model.name = name
+        config.model.fields.update(fields)
+        *size, channels = networks.NETWORKS[name].input_shape
+        config.data.image_size, config.data.channels = tuple(size), channels
+    return config
