@@ -5,8 +5,8 @@ python main.py --mode=summary --config=configs/network.py:mobilenet_v1 \
   --config.model.fields.width=0.5
 
 NAME is one of `cnn_jax.networks.NETWORKS`. Images are resized to the size that the
-network was published for, grey or in colour as there; --config.data.image_size=32,32
-and --config.data.channels=3 change that. No figures: each network and data set has its own.
+network was published for, grey or in colour as there: config.data.image_size and
+config.data.channels change that. No figures: each network and data set has its own.
 """
 
 from cnn_jax import networks
