@@ -29,7 +29,7 @@ def started(app) -> str:
 
 @pytest.fixture(scope="module")
 def digits(browser, compiled_once):
-    """The page of a LeNet-5 before its first step; the browser is asked for first, so
+    """The page of a LeNet-5 with random parameters; the browser is asked for first, so
     that without one nothing is compiled."""
     run = untrained(tiny({"model.name": "lenet5"}), (28, 28, 1), tuple("0123456789"))
     return started(serve.create_app(run, "untrained"))

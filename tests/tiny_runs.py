@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from cnn_jax import data
 from cnn_jax.data.scaling import Scaling
 from cnn_jax.training.checkpoint import Checkpoints, leaves
-from cnn_jax.training.setup import abstract_state, create_recipe, first_state
+from cnn_jax.training.setup import abstract_state, create_recipe
 from cnn_jax.training.steps import TrainState
 from cnn_jax.training.trained import Trained
 from cnn_jax.training.workdir import DataInfo, describe
@@ -134,12 +135,20 @@ def prepare(config: ConfigDict):
 
 def untrained(config: ConfigDict, image_shape: tuple[int, int, int],
               class_names: tuple[str, ...]) -> Trained:
-    """A run before its first step, made without its data."""
+    """A run that never trained, with random parameters; made without its data, and
+    without compiling anything."""
     info = DataInfo(config.data.name, "none", image_shape, class_names,
                     Scaling(0.0, 1 / 255), {"train": 1000, "validation": 10, "test": 0},
                     sha256="")
-    recipe = create_recipe(config, info)
-    return Trained(config, info, recipe, first_state(recipe, image_shape), 0)
+    recipe, random = create_recipe(config, info), np.random.default_rng(0)
+    shapes = abstract_state(recipe, image_shape)
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    state = state.replace(
+        params=jax.tree.map(lambda leaf: random.normal(
+            scale=0.1, size=leaf.shape).astype(leaf.dtype), shapes.params),
+        batch_stats=jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype),
+                                 shapes.batch_stats))
+    return Trained(config, info, recipe, state, 0)
 
 
 def restore(workdir: Path, config: ConfigDict, step: int | None = None) -> TrainState:
