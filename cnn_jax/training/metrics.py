@@ -1,5 +1,6 @@
 """What a run writes while it trains: lines, metrics.jsonl, history.csv, TensorBoard."""
 
+import contextlib
 import csv
 import io
 import json
@@ -14,16 +15,29 @@ from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn,
                            TimeRemainingColumn)
 from tensorboardX import SummaryWriter
 
+from cnn_jax.errors import RunError
+
 COLUMNS = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy",
            "learning_rate", "seconds", "images_per_second")
 QUIET_SECONDS = 30.0  # between progress lines where there is no terminal
 
 
+@contextlib.contextmanager
+def named(path: Path):
+    """Says which file could not be written: the error of a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} could not be written: {error.strerror or error}"
+                       ) from error
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replaces the file as a whole: a reader or a kill never sees half of it."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    with named(path):
+        partial.write_text(text)
+        os.replace(partial, path)
 
 
 def mean(sums: dict[str, float]) -> dict[str, float]:
@@ -100,7 +114,7 @@ class Recorder:
 
     def append(self, row: dict) -> None:
         if self.writing:
-            with self.jsonl.open("a") as file:
+            with named(self.jsonl), self.jsonl.open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
     def write_history(self, history: list[dict]) -> None:

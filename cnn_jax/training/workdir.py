@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax.data import Dataset
 from cnn_jax.data.scaling import SCALINGS, Scaling
-from cnn_jax.errors import InputError
+from cnn_jax.errors import InputError, RunError
 from cnn_jax.inspection.settings import Settings
 from cnn_jax.training.config import (ADDED, check, differences, fingerprint,
                                      to_json)
@@ -69,7 +69,7 @@ def open_workdir(path: Path, config: ConfigDict, info: DataInfo):
                 write_atomically(path / "config.json", to_json(config))
                 write_atomically(path / "data.json",
                                  json.dumps(info._asdict(), indent=2) + "\n")
-            except InputError as error:
+            except (InputError, RunError) as error:  # RunError: a full disk
                 problem = error
         if not succeeded_in_first(problem):
             raise problem or InputError("process 0 refused the workdir: see there")

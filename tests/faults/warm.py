@@ -25,6 +25,7 @@ os.environ |= {"JAX_COMPILATION_CACHE_DIR": CACHE, "JAX_PLATFORMS": "cpu",
                "CNN_JAX_HUGE_PAGES": "0"}
 
 import sklearn.datasets  # noqa: E402, F401
+from absl import app  # noqa: E402, F401
 from tiny_runs import ROOT, as_flags  # noqa: E402
 
 from cnn_jax import modes  # noqa: E402, F401

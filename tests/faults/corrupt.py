@@ -1,0 +1,138 @@
+"""Damaged checkpoint files: none is restored in silence, and an older one is used.
+
+    python -m tests.faults.corrupt --n=200 --seed=0
+
+LeNet-5 is trained for three epochs. Then, each time on a fresh copy, one file of the
+newest checkpoint is damaged: one bit flipped, 4 KiB zeroed, cut at a drawn length, or
+deleted; the files take turns. Without checkpoint.fallback restoring must give the very
+same bits or one line that names the step; with it a verified step must be found. Every
+40th time a whole run goes on from there and must end as the undamaged one.
+"""
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from tests.faults.warm import command_line, report, workplace
+from tiny_runs import assert_same_bits, prepare, read_results, tiny
+
+from cnn_jax import training
+from cnn_jax.errors import RunError
+from cnn_jax.training.checkpoint import Checkpoints
+from cnn_jax.training.fallback import fall_back
+from cnn_jax.training.setup import abstract_state
+
+CHANGES = {"model.name": "lenet5", "epochs": 3}
+EVERY = 40  # damages for one whole run
+
+
+def flip(path: Path, draw: np.random.Generator) -> str:
+    content = bytearray(path.read_bytes())
+    place, bit = draw.integers(max(len(content), 1)), draw.integers(8)
+    if content:
+        content[place] ^= 1 << int(bit)
+    path.write_bytes(content)
+    return f"bit {bit} of byte {place} flipped"
+
+
+def zero(path: Path, draw: np.random.Generator) -> str:
+    content = bytearray(path.read_bytes())
+    place = int(draw.integers(max(len(content) - 4096, 1)))
+    content[place:place + 4096] = bytes(len(content[place:place + 4096]))
+    path.write_bytes(content)
+    return f"4 KiB from byte {place} zeroed"
+
+
+def cut(path: Path, draw: np.random.Generator) -> str:
+    length = int(draw.integers(max(path.stat().st_size, 1)))
+    os.truncate(path, length)
+    return f"cut to {length} bytes"
+
+
+def delete(path: Path, draw: np.random.Generator) -> str:
+    path.unlink()
+    return "deleted"
+
+
+DAMAGES = (flip, zero, cut, delete)
+
+
+def newest(workdir: Path) -> Path:
+    return max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+
+
+def read(workdir: Path, step: int, like):
+    with Checkpoints(workdir / "checkpoints", writing=False) as checkpoints:
+        return checkpoints.restore(step, like)[0]
+
+
+def without_fallback(copy: Path, like, expected: dict) -> str:
+    """'same' bits, 'named' in one line, or 'silent': other bits and no error."""
+    step = int(newest(copy).name)
+    try:
+        state = read(copy, step, like)
+    except RunError as error:
+        assert f"checkpoint {newest(copy)}" in str(error), error
+        assert "\n" not in str(error), error
+        return "named"
+    try:
+        assert_same_bits(state, expected[step])
+    except AssertionError:
+        return "silent"
+    return "same"
+
+
+def with_fallback(copy: Path, like, expected: dict) -> int:
+    """The step that is gone on from; asserts that it has the right bits."""
+    lines = fall_back(copy, like, "val_accuracy")
+    step = int(newest(copy).name)
+    assert_same_bits(read(copy, step, like), expected[step])
+    assert bool(lines) == (copy / "damaged").exists(), lines
+    return step
+
+
+def main(n: int, seed: int) -> dict:
+    """How often damage was named, was harmless, or was silent, and what went on."""
+    draw, counts = np.random.default_rng(seed), Counter()
+    logging.set_verbosity(logging.FATAL)  # what orbax logs beside its errors
+    with workplace() as folder:
+        whole, copy = folder / "whole", folder / "copy"
+        training.run(tiny(CHANGES), whole, quiet=True)
+        _, recipe, shape = prepare(tiny(CHANGES))
+        like = abstract_state(recipe, shape)
+        last = newest(whole)
+        expected = {int(path.name): read(whole, int(path.name), like)
+                    for path in (whole / "checkpoints").iterdir()}
+        files = sorted(path.relative_to(last) for path in last.rglob("*")
+                       if path.is_file())
+        for index in range(n):
+            name = files[index % len(files)]
+            damage = DAMAGES[(index // len(files) + index) % len(DAMAGES)]
+            shutil.copytree(whole, copy)
+            what = damage(newest(copy) / name, draw)
+            found = without_fallback(copy, like, expected)
+            step = with_fallback(copy, like, expected)
+            assert (step == int(last.name)) == (found == "same"), (name, what)
+            counts[found] += 1
+            counts["went on from a verified step"] += 1  # asserted above
+            print(f"{name}: {what}: {found}, went on from step {step}", flush=True)
+            if index % EVERY == 0:
+                training.run(tiny(CHANGES), copy, quiet=True)
+                assert (read_results(copy)["params_sha256"]
+                        == read_results(whole)["params_sha256"])
+                counts["whole runs that ended alike"] += 1
+            shutil.rmtree(copy)
+    return {"damages": n, "files of a step": len(files), "silent": counts["silent"],
+            "named": counts["named"], "harmless, same bits": counts["same"],
+            "went on from a verified step": counts["went on from a verified step"],
+            "whole runs that ended alike": counts["whole runs that ended alike"]}
+
+
+if __name__ == "__main__":
+    arguments = command_line(__doc__, n=200, seed=0)
+    figures = main(arguments.n, arguments.seed)
+    report(figures, figures["silent"] == 0)

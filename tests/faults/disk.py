@@ -1,0 +1,181 @@
+"""A full disk, a limit on the size of files, and a folder that becomes read-only.
+
+    python -m tests.faults.disk                                   all six cases
+    python -m tests.faults.disk --only='file-size limit, later'
+
+Each stops a run of LeNet-5 once from the beginning and once after its first
+checkpoints. The process must end by itself with a code that is not 0 and a line that
+names what could not be written. With the fault taken away the same command must end as
+an undisturbed run. From the start the disk has no space at all, later too little for a
+checkpoint. The full disk is a tmpfs, which only root may mount; for the
+read-only folder root gives up the right to write to all of them.
+"""
+
+import ctypes
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.faults.kill_resume import newest
+from tests.faults.warm import command_line, report, start, workplace
+from tiny_runs import end, read_results, refusal, wait_until
+
+CHANGES = {"model.name": "lenet5", "epochs": 60}
+LIMIT_BYTES = 20_000
+SPACE_BYTES = 300_000  # a checkpoint has twice as many
+NAMES = ("file-size limit", "read-only folder", "full disk")
+CAP_DAC_OVERRIDE = 1
+
+
+def limit(pid: int) -> None:
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (LIMIT_BYTES, resource.RLIM_INFINITY))
+
+
+def fill(path: Path, spare: int) -> None:
+    """A file that takes all that is left of the disk but so many bytes."""
+    with (path.parent / "ballast").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            file.truncate(max(file.tell() - spare, 0))
+
+
+def respect_modes() -> None:
+    """Gives up root's right to write where the mode of a folder forbids it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, sets) == 0, ctypes.get_errno()
+    for index in (0, 1):  # effective, permitted
+        sets[index] &= ~(1 << CAP_DAC_OVERRIDE)
+    assert libc.capset(header, sets) == 0, ctypes.get_errno()
+
+
+def ignore_the_signal() -> None:
+    """SIGXFSZ kills before a word is said; Python ignores it, a fork of it as well."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+
+class Case:
+    """One fault: how to bring it about, and how to take it away again."""
+
+    def __init__(self, name: str, folder: Path):
+        self.name, self.folder = name, folder
+        self.workdir = folder / "disk" / "run"
+        self.workdir.mkdir(parents=True)
+        self.before: Callable[[], None] = ignore_the_signal
+        if name == "full disk":
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs",
+                            str(folder / "disk")], check=True)
+            self.workdir.mkdir()
+        if name == "read-only folder":
+            self.before = respect_modes
+
+    def before_and_limited(self) -> None:
+        self.before()
+        if self.name == "file-size limit":
+            limit(os.getpid())
+
+    def begin(self, pid: int | None = None) -> None:
+        if self.name == "full disk":
+            fill(self.workdir, SPACE_BYTES if pid else 0)
+        elif self.name == "file-size limit" and pid is not None:
+            limit(pid)
+        elif self.name == "read-only folder":
+            self.set_mode(0o555)
+
+    def end(self) -> None:
+        if self.name == "full disk":
+            (self.workdir.parent / "ballast").unlink()
+        elif self.name == "read-only folder":
+            self.set_mode(0o755)
+
+    def set_mode(self, mode: int) -> None:
+        os.chmod(self.workdir, mode)
+        if (self.workdir / "checkpoints").exists():
+            os.chmod(self.workdir / "checkpoints", mode)
+
+    def close(self) -> None:
+        if self.name == "full disk":
+            subprocess.run(["umount", str(self.folder / "disk")], check=True)
+
+
+def may_mount(folder: Path) -> bool:
+    """Whether this process may mount a tmpfs."""
+    target = folder / "mount"
+    target.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(target)],
+                          capture_output=True, check=False)
+    if done.returncode == 0:
+        subprocess.run(["umount", str(target)], check=True)
+    return done.returncode == 0
+
+
+def stop_run(case: Case, late: bool) -> dict:
+    """Runs into the fault; the code, the line, and the seconds from fault to end."""
+    if not late:
+        case.begin()
+    begun = time.perf_counter()
+    process = start(case.workdir, CHANGES, folder=case.folder,
+                    before=case.before if late else case.before_and_limited)
+    if late:
+        wait_until(lambda: newest(case.workdir) > 0, process)
+        begun = time.perf_counter()
+        case.begin(process.pid)
+    result = end(process)
+    seconds = time.perf_counter() - begun
+    line = refusal(result, result[0], alone=False)
+    print(f"{title(case.name, late)}: code {result[0]} after "
+          f"{seconds:.1f} s: {line}", flush=True)
+    assert result[0] in (1, 2), result
+    assert str(case.workdir) in line, line
+    return {"seconds": round(seconds, 2), "line": line,
+            "newest checkpoint": newest(case.workdir)}
+
+
+def main(only: str = "") -> dict:
+    """{case: seconds, line, newest checkpoint}"""
+    found = {}
+    cases = [(name, late) for name in NAMES for late in (False, True)
+             if only in ("", title(name, late))]
+    with workplace() as folder:
+        code, _, errors = end(start(folder / "whole", CHANGES, folder=folder))
+        assert code == 0, errors
+        expected = read_results(folder / "whole")
+        mounts = may_mount(folder)
+        for name, late in cases:
+            if name == "full disk" and not mounts:
+                print("full disk: not tried, as a tmpfs cannot be mounted here")
+                continue
+            place = folder / title(name, late)
+            case = Case(name, place)
+            try:
+                found[place.name] = stop_run(case, late)
+                case.end()
+                code, _, errors = end(start(case.workdir, CHANGES, folder=place,
+                                            before=case.before))
+                assert code == 0, errors
+                assert (read_results(case.workdir)["params_sha256"]
+                        == expected["params_sha256"])
+            finally:
+                case.close()
+            shutil.rmtree(place)
+    return found
+
+
+def title(name: str, late: bool) -> str:
+    return f"{name}, {'later' if late else 'from the start'}"
+
+
+if __name__ == "__main__":
+    cases = main(command_line(__doc__, only="").only)
+    seconds = max(case["seconds"] for case in cases.values())
+    report({"cases": len(cases), "ended alike afterwards": len(cases),
+            "longest seconds": seconds, "lines": {
+                name: case["line"] for name, case in cases.items()}}, good=True)

@@ -1,0 +1,98 @@
+"""Overrides drawn at random: each trains a step or is refused in one line.
+
+    python -m tests.faults.fuzz_config --n=500 --seed=0
+
+A set has one to four overrides of any fields, the values plausible or senseless. The
+process must end with code 0, or with 2 (or 1, for a loss that is not finite) and one
+line without a traceback. Left out is what would wait for a network or train for long:
+a coordinator that could be there, sets to be downloaded, many epochs, large networks.
+"""
+
+import os
+import random
+from collections import Counter
+
+from tests.faults.warm import Warm, command_line, report, workplace
+from tiny_runs import end, refusal
+
+from cnn_jax.training.config import RULES
+
+BASE = ["--config=configs/default.py", "--config.model.name=lenet5",
+        "--config.data.limit=16", "--config.batch_size=16", "--config.epochs=1"]
+SENSELESS = ["", "-1", "0", "1", "2", "1.5", "-0.0", "1e999", "nan", "inf", "-inf",
+             "true", "None", "abc", "1e3", "0x10", "()", "(1,)", "(1,2)", "(-1,2)",
+             "(1,2,3)", "('a','b')", "[1]", "{}", "../../x", "/etc/passwd", "a b",
+             "'", '"', "\\", "$HOME", "%s", "\u00df\u4e2d", "x" * 1000, "9" * 25,
+             "__import__('os')", "lambda: 0", "1;2", "1,2", "-", "--", "=", "\t"]
+PLAUSIBLE = {
+    "seed": ["3"], "batch_size": ["8", "16"], "eval_batch_size": ["7", "100"],
+    "dtype": ["bfloat16", "float32"], "parallel": ["pmap", "jit"], "devices": ["1"],
+    "steps_per_call": ["1", "3"], "model.name": ["lenet5", "baseline"],
+    "model.num_classes": ["12"], "model.conv": ["lax", "im2col", "winograd"],
+    "model.pool": ["lax", "windows"], "model.init": ["keras", "he"],
+    "model.freeze": ["conv1", "nothing"], "data.name": ["digits", "folder", "shapes"],
+    "data.image_size": ["(8, 8)", "(16,16)", "(4000, 4000)"], "data.channels": ["3"],
+    "data.validation": ["0", "0.2", "20"], "data.split": ["first", "last"],
+    "data.test": ["0.1"], "data.scaling": ["signed", "standard"],
+    "augment.rotation_range": ["20"], "augment.fill_mode": ["reflect", "constant"],
+    "augment.horizontal_flip": ["true"], "augment.cutout": ["4"],
+    "augment.mixup": ["0.2"], "loss.label_smoothing": ["0.1"],
+    "optimizer.name": ["sgd", "muon", "adamw"],
+    "optimizer.learning_rate": ["1e-3", "1e30", "1"], "optimizer.clip_norm": ["1.0"],
+    "optimizer.ema_decay": ["0.9"], "optimizer.accumulate_steps": ["2"],
+    "schedule.name": ["cosine", "onecycle", "step"],
+    "schedule.warmup_epochs": ["0.5", "2"], "checkpoint.monitor": ["loss", "val_loss"],
+    "checkpoint.keep": ["3"], "early_stopping.patience": ["1"],
+    "debug.determinism": ["true"], "log.every_steps": ["1"]}
+UNKNOWN = ["model.nmae", "optimiser.name", "lr", "model.fields.activation", "model",
+           "data.", ".seed", "seed.x"]
+FIELDS = [field for field in RULES if field not in ("coordinator", "epochs")]
+
+
+def overrides(draw: random.Random) -> list[str]:
+    """One to four flags; half of the sets have only plausible values."""
+    plausible, flags = draw.random() < 0.35, []
+    for _ in range(draw.randint(1, 4)):
+        if plausible:
+            field = draw.choice(sorted(PLAUSIBLE))
+            value = draw.choice(PLAUSIBLE[field])
+        else:
+            field = draw.choice(UNKNOWN if draw.random() < 0.1 else FIELDS)
+            value = draw.choice(SENSELESS)
+        flags.append(f"--config.{field}={value}")
+    return flags
+
+
+def main(n: int, seed: int) -> dict:
+    """How many sets trained, were refused, or failed in another way."""
+    draw, counts = random.Random(seed), Counter()
+    os.environ |= {"HTTPS_PROXY": "http://127.0.0.1:9", "CNN_JAX_DATA": "/nonexistent",
+                   "HTTP_PROXY": "http://127.0.0.1:9"}
+    # Compiling without LLVM's optimisations is three times faster.
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    with workplace() as folder:
+        os.environ["TFDS_DATA_DIR"] = str(folder)
+        for index in range(n):
+            flags = overrides(draw)
+            result = end(Warm([*BASE, *flags, f"--workdir={folder / str(index)}"],
+                              folder))
+            what = {0: "trained", 1: "stopped", 2: "refused"}.get(result[0], "failed")
+            line = ""
+            if what in ("stopped", "refused"):
+                try:
+                    line = refusal(result, result[0])
+                except AssertionError:
+                    what = "failed"
+            counts[what] += 1
+            print(f"{index} {what}: {' '.join(flags)[:300]}\n    {line[:200]}",
+                  flush=True)
+            if what == "failed":
+                print(result, flush=True)
+    return {"sets": n, **{name: counts[name] for name in (
+        "trained", "refused", "stopped", "failed")}}
+
+
+if __name__ == "__main__":
+    arguments = command_line(__doc__, n=500, seed=0)
+    figures = main(arguments.n, arguments.seed)
+    report(figures, figures["failed"] == 0)
