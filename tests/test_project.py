@@ -95,6 +95,7 @@ def test_wheel_builds_and_holds_the_package(tmp_path):
     wheel, = tmp_path.glob("cnn_jax-*.whl")
     listed = subprocess.run([sys.executable, "-m", "zipfile", "-l", str(wheel)],
                             capture_output=True, text=True, check=True).stdout
-    for module in ("training/loop.py", "ops/conv.py", "networks/lenet.py"):
+    for module in ("training/loop.py", "ops/conv.py", "networks/lenet.py",
+                   "inspection/templates/style.css"):
         assert f"cnn_jax/{module}" in listed
     assert "tests/" not in listed

@@ -57,11 +57,12 @@ def plane(values: np.ndarray,
 
     values = values.astype(np.float64)
     model = PCA(min(2, *values.shape), svd_solver="full")
-    points = model.fit_transform(values)
+    with np.errstate(invalid="ignore"):  # 0 / 0 where all points are alike
+        points = model.fit_transform(values)
     largest = np.abs(model.components_).argmax(1)
     points *= np.sign(model.components_[np.arange(len(largest)), largest])
     missing = 2 - points.shape[1]
-    shares = np.nan_to_num(model.explained_variance_ratio_)  # 0 / 0: all alike
+    shares = np.nan_to_num(model.explained_variance_ratio_)
     return np.pad(points, ((0, 0), (0, missing))), labels, np.pad(shares, (0, missing))
 
 
@@ -71,7 +72,7 @@ def draw_plane(points: np.ndarray, labels: np.ndarray, shares: np.ndarray,
     from matplotlib.figure import Figure
 
     classes = np.unique(labels)
-    figure = Figure(figsize=(6.0, 5.2), layout="constrained")
+    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
     axes = figure.subplots()
     few = labels.max(initial=0) < 10
     axes.scatter(*points.T, c=labels % NAMED, cmap="tab10" if few else "tab20", vmin=0,

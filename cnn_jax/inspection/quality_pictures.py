@@ -12,10 +12,10 @@ from cnn_jax.inspection.quality import (Quality, calibration_error, confident_mi
 from cnn_jax.inspection.settings import Settings
 from cnn_jax.inspection.subject import Subject
 
-MISTAKES, COLUMNS = 12, 4
+MISTAKES, COLUMNS = 12, 3
 WORST = 6       # of the images with masks
 NUMBERED = 20   # classes whose counts are written into the matrix
-CELL = 0.45     # inches of the matrix
+CELL = 0.32     # inches of the matrix
 
 
 def quality(subject: Subject, settings: Settings) -> Iterator[Picture]:
@@ -35,14 +35,17 @@ def draw_confusion(quality: Quality) -> Picture:
     classes = len(names)
     cell = CELL if classes <= NUMBERED else max(0.09, 9 / classes)
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
-    figure = Figure(figsize=(max(3.6, cell * classes + 1.9),
-                             max(3.2, cell * classes + 1.2)), layout="constrained")
-    axes = figure.subplots()
-    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(picture, ax=axes, shrink=0.7, label="share of the true class")
     ticks = np.arange(0, classes, max(1, -(-classes // 40)))
     words = [fit(names[i]) for i in ticks]
     upright = max(map(len, words)) > 3
+    margin = 0.06 * max(map(len, words))  # inches that the names take
+    figure = Figure(figsize=(max(3.6, cell * classes + 1.5 + margin),
+                             max(3.2, cell * classes + 0.8 + margin * upright)),
+                    layout="constrained")
+    axes = figure.subplots()
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(picture, ax=axes, shrink=0.7, aspect=30,
+                    label="share of the true class")
     axes.set_xticks(ticks, words, rotation=90 if upright else 0, fontsize=8)
     axes.set_yticks(ticks, words, fontsize=8)
     axes.set(xlabel="predicted class", ylabel="true class")
@@ -58,24 +61,23 @@ def draw_confusion(quality: Quality) -> Picture:
 
 
 def short(count: int) -> str:
-    """A count that fits a cell: 940, 12k, 3.4M."""
-    for size, letter in ((10**6, "M"), (10**4, "k")):
-        if count >= size:
-            unit = 10**6 if letter == "M" else 10**3
-            return f"{count / unit:.2g}{letter}" if count < 10 * unit else (
-                f"{count / unit:.0f}{letter}")
-    return str(count)
+    """A count that fits a cell: 9400, 12k, 3.4M."""
+    if count < 10_000:
+        return str(count)
+    return f"{count / 1e3:.0f}k" if count < 10**6 else f"{count / 1e6:.3g}M"
 
 
 def confusion_in_words(quality: Quality, most: int = 3) -> str:
-    """'351 of 359 images are right. Most often wrong: 8 taken for 1 (3 times), ...'"""
+    """'351 of 359 images are right. Most often wrong: 8 taken for 1 3 times, ...'"""
     table, names = quality.confusion, quality.class_names
     words = (f"{np.trace(table):,} of {table.sum():,} {quality.unit}s of the "
              f"{quality.part} part are right.")
     wrong = table - np.diag(np.diag(table))
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    said = [f"{names[i]} taken for {names[j]} ({wrong[i, j]:,} times)"
-            for i, j in zip(*np.unravel_index(order, wrong.shape)) if wrong[i, j]]
+    pairs = zip(*np.unravel_index(order, wrong.shape))
+    said = [f"{names[i]} taken for {names[j]} "
+            + ("once" if wrong[i, j] == 1 else f"{wrong[i, j]:,} times")
+            for i, j in pairs if wrong[i, j]]
     return words + (f" Most often wrong: {', '.join(said)}." if said else "")
 
 
@@ -125,7 +127,7 @@ def draw_mistakes(subject: Subject) -> Picture:
     places = confident_mistakes(examples.labels, predicted, confidence, MISTAKES)
     wrong = int((examples.labels != predicted).sum())
     rows = max(1, -(-len(places) // COLUMNS))
-    figure = Figure(figsize=(6.0, 1.95 * rows + 0.1), layout="constrained")
+    figure = Figure(figsize=(4.5, 1.85 * rows + 0.1), layout="constrained")
     grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     said = []
     for axes, place in zip(grid, places):

@@ -26,20 +26,12 @@ def render(template: str, **values: Any) -> str:
     """A page as text in ASCII: other characters are references such as &#233;"""
     # Imported here: not every command writes a page.
     import jinja2
-    import markupsafe
-
-    def breakable(name: str) -> markupsafe.Markup:
-        """Where long names of fields and layers may go on in the next line."""
-        escaped = markupsafe.escape(name)
-        for mark in "._/":
-            escaped = escaped.replace(mark, markupsafe.Markup(f"{mark}<wbr>"))
-        return escaped
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"breakable": breakable, "has_long_word": lambda cell: any(
-        len(word) > LONG for word in cell.split())}
+    environment.filters["has_long_word"] = lambda cell: any(
+        len(word) > LONG for word in cell.split())
     now = datetime.datetime.now(datetime.UTC)
     text = environment.get_template(template).render(
         version=__version__, written=f"{now:%Y-%m-%d %H:%M} UTC", **values)

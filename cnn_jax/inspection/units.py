@@ -17,7 +17,7 @@ from cnn_jax.layers import ACTIVATIONS, Activation
 SAMPLE = 256         # images that activations are measured on
 PER_IMAGE = 64       # activations of a layer that are kept of each of them
 MOST_WEIGHTS = 100_000   # of a layer that go into its histogram
-PANELS, COLUMNS = 24, 4  # histograms in a picture
+PANELS, COLUMNS = 24, 3  # histograms in a picture
 DEAD = 1e-6          # the largest slope of a dead unit
 
 
@@ -56,7 +56,7 @@ def draw_dead(dead: Mapping[str, np.ndarray], images: str) -> Picture:
     # Imported here, as below: matplotlib takes a second, and few modes draw.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.0, 0.26 * len(dead) + 1.0), layout="constrained")
+    figure = Figure(figsize=(4.5, 0.26 * len(dead) + 1.0), layout="constrained")
     axes = figure.subplots()
     shares = [100 * units.mean() for units in dead.values()]
     axes.barh(range(len(dead)), shares, color="#8fb8de", edgecolor="#1f4e79")
@@ -158,7 +158,8 @@ def histograms(values: Mapping[str, np.ndarray], note: Callable[[str], str]) -> 
     names = shown(values)
     columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(2.2 * columns, 1.6 * rows), layout="constrained")
+    figure = Figure(figsize=(max(3.0, 1.55 * columns), 1.4 * rows),
+                    layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, name in zip(panels, names):
         finite = values[name][np.isfinite(values[name])]
