@@ -167,7 +167,8 @@ def test_a_bad_file_is_told_and_the_answer_stays(browser, digits, content, zeros
         before = probabilities(page)
         page.evaluate("window.still = true")
         drop(page, "notes.txt", content, zeros)
-        assert page.is_visible("#problem") and words in page.inner_text("#problem")
+        told = page.inner_text("#problem")
+        assert page.is_visible("#problem") and "notes.txt" in told and words in told
         assert page.get_attribute("#problem", "role") == "alert"
         assert page.evaluate("window.still")  # the browser did not leave for the file
         page.select_option("#layer", "conv1")  # of the drawing

@@ -94,7 +94,7 @@ async function ask(asked) {
   if (answer.error) {
     source = drawn ? asked : accepted;
     $("took").textContent = "";
-    complain(answer.error);
+    complain(drawn ? answer.error : answer.error.replace("the upload", asked.name));
     return;
   }
   accepted = asked;
@@ -108,8 +108,9 @@ async function ask(asked) {
 }
 
 function complain(text) {
-  $("problem").textContent = text.charAt(0).toUpperCase() + text.slice(1) + ".";
+  $("problem").textContent = `${text}.`;
   $("problem").hidden = false;
+  $("problem").scrollIntoView({ block: "nearest" });  // files are chosen further down
 }
 
 function forgive() {
