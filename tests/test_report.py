@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 
@@ -13,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_runs import read_results, tiny
 
 from cnn_jax import modes, training
-from cnn_jax.errors import InputError
+from cnn_jax.errors import InputError, RunError
 from cnn_jax.inspection import (compare, output, quality, quality_pictures, record,
                                 rendering, report)
 from cnn_jax.inspection.picture import write
@@ -195,9 +196,10 @@ def test_what_is_no_picture_is_refused(tmp_path, row, words):
 
 
 @pytest.mark.parametrize("name", ["results.json", "summary.json", "data.json",
-                                  "history.csv"])
+                                  "history.csv", "pictures/pictures.json"])
 def test_damaged_files_are_one_line(tmp_path, name):
     workdir = made_run(tmp_path / "run")
+    (workdir / "pictures").mkdir()
     (workdir / name).write_bytes(b"epoch,loss\n\xff\xfe{")
     with pytest.raises(InputError, match=f"{name} .*damaged"):
         page(workdir)
@@ -329,7 +331,7 @@ def test_what_cannot_be_compared_is_one_line(runs, tmp_path, names, changes, wor
 
 def test_a_page_that_cannot_be_written_is_one_line(runs, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="cannot be used"):
         compare.write_comparison(runs[:2], tmp_path / "file" / "page.html")
 
 
@@ -340,8 +342,8 @@ def test_half_a_page_is_never_seen(tmp_path, monkeypatch):
     def broken(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(rendering.os, "replace", broken)
-    with pytest.raises(InputError, match="No space left"):
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(RunError, match="report.html could not be written: No space"):
         page(workdir)
     assert (workdir / "report.html").read_text() == before
 

@@ -12,15 +12,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnn_jax.errors import InputError
+from cnn_jax.errors import InputError, RunError
 from cnn_jax.inspection.picture import Picture
 from cnn_jax.inspection.plots import CURVES
 from cnn_jax.inspection.quality import class_scores
 from cnn_jax.inspection.quality_pictures import fit
 from cnn_jax.inspection.record import Record, fields, read_record
-from cnn_jax.inspection.rendering import drawn, render, replace
+from cnn_jax.inspection.rendering import drawn, render
 from cnn_jax.inspection.report import share, text
 from cnn_jax.training.config import EXECUTION, PICTURES
+from cnn_jax.training.metrics import write_atomically
 
 SEED = "seed"
 # Colours that colour-blind readers tell apart (Okabe and Ito, 2008), darker where they
@@ -72,8 +73,13 @@ def write_comparison(folders: Sequence[Path], path: Path) -> None:
         if not (folder / "config.json").is_file():
             raise InputError(f"--mode=compare: {folder} is not the folder of a run: it "
                              "has no config.json")
-    runs = [read_record(folder) for folder in folders]
-    replace(path, render("compare.html", **page_of(runs)))
+    page = render("compare.html", **page_of(list(map(read_record, folders))))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, page)
+    except (OSError, RunError) as error:
+        raise InputError(f"--output={path} cannot be used ({error}): name another file"
+                         ) from error
 
 
 def grouped(runs: Sequence[Record]) -> list[Group]:

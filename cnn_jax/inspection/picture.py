@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cnn_jax.errors import InputError
+from cnn_jax.training.metrics import named, write_atomically
+
 INDEX = "pictures.json"
 
 
@@ -31,19 +34,31 @@ def write(pictures: list[Picture], folder: Path, step: int | None = None) -> lis
     rows = {row["name"]: row for row in read_index(folder)}
     for picture in pictures:
         path = folder / f"{picture.name}.png"
-        picture.figure.savefig(path, dpi=120)
+        with named(path):
+            picture.figure.savefig(path, dpi=120)
         rows[picture.name] = {"name": picture.name, "title": picture.title,
                               "caption": picture.caption, "alt": picture.alt,
                               "step": step}
         paths.append(path)
     index = folder / INDEX
-    whole = index.with_suffix(".tmp")
-    whole.write_text(json.dumps(list(rows.values()), indent=2) + "\n")
-    whole.replace(index)
+    write_atomically(index, json.dumps(list(rows.values()), indent=2) + "\n")
     return paths
 
 
 def read_index(folder: Path) -> list[dict[str, Any]]:
-    """The words of the pictures in a folder, in the order they were first written."""
+    """The words of the pictures in a folder, in the order they were first written.
+
+    Raises InputError where the file is damaged.
+    """
     path = folder / INDEX
-    return json.loads(path.read_text()) if path.exists() else []
+    if not path.exists():
+        return []
+    try:
+        rows = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}): delete it, then draw again"
+                         ) from error
+    if not isinstance(rows, list) or not all(
+            isinstance(row, dict) and "name" in row for row in rows):
+        raise InputError(f"{path} is damaged: delete it, then draw again")
+    return rows

@@ -6,7 +6,6 @@ Whatever comes from a workdir is escaped: names of classes, fields and files are
 import base64
 import datetime
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +35,6 @@ def render(template: str, **values: Any) -> str:
     text = environment.get_template(template).render(
         version=__version__, written=f"{now:%Y-%m-%d %H:%M} UTC", **values)
     return text.encode("ascii", "xmlcharrefreplace").decode()
-
-
-def replace(path: Path, page: str) -> None:
-    """Writes a page as a whole. Raises InputError for a file that cannot be written."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(page)
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror or error}): name "
-                         "another file with --output") from error
 
 
 def drawn(picture: Picture) -> dict[str, Any]:

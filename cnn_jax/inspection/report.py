@@ -10,7 +10,8 @@ from cnn_jax.inspection.plots import curves
 from cnn_jax.inspection.quality import (SCORES, Quality, calibration_error,
                                         class_scores, means)
 from cnn_jax.inspection.record import Record, defaults, fields, read_record
-from cnn_jax.inspection.rendering import drawn, render, replace, stored
+from cnn_jax.inspection.rendering import drawn, render, stored
+from cnn_jax.training.metrics import write_atomically
 
 FILE, PICTURES = "report.html", "pictures"  # in a workdir
 AT_END = ("confusion", "calibration", "mistakes")  # shown among the results
@@ -31,7 +32,7 @@ def write_report(workdir: Path) -> Path:
     Raises InputError for a folder that is no run, or has damaged files.
     """
     path = workdir / FILE
-    replace(path, render("report.html", **page_of(read_record(workdir))))
+    write_atomically(path, render("report.html", **page_of(read_record(workdir))))
     return path
 
 

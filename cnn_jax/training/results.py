@@ -19,7 +19,8 @@ import numpy as np
 from cnn_jax import __version__
 from cnn_jax.errors import RunError
 from cnn_jax.training.checkpoint import leaves
-from cnn_jax.training.metrics import improvement, part_line, write_atomically
+from cnn_jax.training.metrics import (improvement, named, part_line,
+                                      write_atomically)
 from cnn_jax.training.workdir import read_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -130,8 +131,9 @@ def draw(this, state, history: list[dict], step: int) -> None:
     from cnn_jax.inspection import output, plots
     from cnn_jax.inspection.subject import make_subject
 
-    plots.learning_curves(history).figure.savefig(
-        this.workdir / "learning_curves.png", dpi=120)
+    path = this.workdir / "learning_curves.png"
+    with named(path):
+        plots.learning_curves(history).figure.savefig(path, dpi=120)
     output.draw_at_end(make_subject(
         this.workdir, this.config, this.info, this.recipe.model, state, step, history,
         this.dataset, images=1), this.workdir, this.report)
