@@ -67,8 +67,8 @@ def layers_of(network: nn.Module, variables: Any, image_shape: tuple[int, int, i
         return out
 
     with nn.intercept_methods(watch):
-        jax.eval_shape(lambda: network.apply(
-            variables, jnp.zeros((1, *image_shape)), train=False))
+        jax.eval_shape(lambda variables: network.apply(
+            variables, jnp.zeros((1, *image_shape)), train=False), variables)
     return found
 
 

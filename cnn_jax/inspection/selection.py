@@ -43,10 +43,10 @@ def chosen_layers(subject: Subject, settings: Settings, maps: bool = True,
 
     maps: only those with height and width; there must be one.
     """
-    asked = names(settings.layers)
+    asked, shape = names(settings.layers), subject.pixels.shape[1:]
     try:
-        found = [find(subject.network, subject.variables, subject.pixels.shape[1:], name)
-                 for name in asked] or weighted(all_layers(subject))
+        found = ([find(subject.network, subject.variables, shape, name)
+                  for name in asked] or weighted(all_layers(subject)))
     except InputError as error:
         raise InputError(f"config.inspect.layers = {settings.layers!r}: {error}"
                          ) from error

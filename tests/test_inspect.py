@@ -1,0 +1,179 @@
+"""--mode=inspect: from a workdir to pictures, and one line for what there is not."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+from tiny_runs import end, refusal, start_python, tiny
+
+from cnn_jax import inspect, modes, training
+from cnn_jax.data.examples import Examples
+from cnn_jax.errors import InputError
+from cnn_jax.inspection.pictures import PICTURES
+from cnn_jax.inspection.settings import Settings
+from cnn_jax.inspection.subject import sample
+from cnn_jax.training.config import computed, differences, fingerprint
+from cnn_jax.training.workdir import check_same_config, read_config
+from configs import default
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+QUICK = {"images": 2, "steps": 2, "samples": 2, "max_filters": 3}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, compiled_once):
+    """A run of one epoch: digits of 8 x 8 pixels, the network 'baseline'."""
+    path = tmp_path_factory.mktemp("runs") / "short"
+    training.run(tiny(epochs=1), path, quiet=True)
+    return path
+
+
+def changed(workdir: Path, **fields) -> ConfigDict:
+    """The run's own config with other fields of `inspect`."""
+    config = read_config(workdir)
+    with config.unlocked():
+        config.inspect.update(QUICK | fields)
+    return config
+
+
+def index(workdir: Path) -> dict[str, dict]:
+    rows = json.loads((workdir / "pictures" / "pictures.json").read_text())
+    return {row["name"]: row for row in rows}
+
+
+def test_pictures_of_a_run(workdir, capsys):
+    config = changed(workdir, only="kernels,strip,receptive_field,maximized_classes")
+    modes.run(modes.Request("inspect", config, workdir))
+    rows = index(workdir)
+    for name in ("kernels", "strip_group1_conv1_conv", "receptive_field",
+                 "maximized_head"):
+        assert all(len(rows[name][word]) > 10 for word in ("title", "caption", "alt"))
+        with Image.open(workdir / "pictures" / f"{name}.png") as image:
+            assert min(image.size) > 100
+            assert len(np.unique(np.asarray(image.convert("L")))) > 50
+    assert f"4 pictures in {workdir / 'pictures'}" in capsys.readouterr().out
+
+
+def test_the_users_own_images_are_explained(workdir, tmp_path):
+    """At the size and colours of the training data, without true classes."""
+    path = tmp_path / "own.png"
+    Image.fromarray(np.arange(600, dtype=np.uint8).reshape(20, 30)).save(path)
+    subject = inspect.load_subject(workdir, None, [str(path)])
+    assert subject.pixels.shape == (1, 8, 8, 1) and subject.labels is None
+    assert subject.titles == ("own.png",)
+    inverted = inspect.load_subject(workdir, None, [str(path)], invert=True)
+    np.testing.assert_array_equal(inverted.pixels, 255 - subject.pixels)
+    picture, = PICTURES["saliency"](subject, Settings(**QUICK))
+    assert picture.arrays["gradient"].shape == (1, 8, 8)
+    assert picture.arrays["completeness_error"].max() < 1e-3
+    assert picture.arrays["class"] == subject.image_logits.argmax(-1)
+    words = picture.figure.axes[0].get_ylabel()
+    assert "own.png" in words and "said" in words and "is " not in words
+    titles = [axes.get_title() for axes in picture.figure.axes]
+    assert titles == ["image", "gradient", "SmoothGrad", "integrated\ngradients",
+                      "guided\nbackprop.", "occlusion", "Grad-CAM"]
+    other = Settings(**QUICK, target="3")
+    chosen, = PICTURES["saliency"](subject, other)
+    assert chosen.arrays["class"].tolist() == [3]
+
+
+def test_the_examples_take_turns_by_class():
+    labels = np.array([1, 0, 0, 2, 1, 1])
+    examples = Examples(np.zeros((6, 1, 1, 1), np.uint8), labels)
+    assert sample(examples, 5).tolist() == [1, 0, 3, 2, 4]
+    assert sample(examples, 64).tolist() == [1, 0, 3, 2, 4, 5]
+    masks = Examples(np.zeros((3, 2, 2, 1), np.uint8), np.zeros((3, 2, 2), np.uint8))
+    assert sample(masks, 2).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("fields, words", [
+    ({"layers": "conv1"}, "inspect.layers = 'conv1'.*no layer 'conv1'.*group1_pool"),
+    ({"layers": "group1_conv1/con"}, "did you mean group1_conv1/conv.*group1_conv1/bn"),
+    ({"filters": "6"}, "group1_conv1/conv has 6 filters, 0 to 5, and no '6'"),
+    ({"filters": "-1"}, "no '-1'"),
+    ({"position": (8, 0)}, r"have 8 x 8 units, \(0, 0\) to \(7, 7\)"),
+    ({"cam_layer": "head"}, "inspect.cam_layer = 'head'.*no height and width"),
+    ({"target": "ten"}, "inspect.target = 'ten'.*known are 0, 1.*from 0 to 9"),
+    ({"only": "kernel"}, "no picture 'kernel'; known are .*kernels")])
+def test_what_there_is_not_is_one_line(workdir, fields, words):
+    config = changed(workdir, **fields)
+    with pytest.raises(InputError, match=words) as error:
+        inspect.draw(workdir, config, quiet=True)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_image_is_refused(workdir, tmp_path):
+    path = tmp_path / "words.png"
+    path.write_text("no picture")
+    with pytest.raises(InputError, match="words.png"):
+        inspect.draw(workdir, None, [str(path)], quiet=True)
+    with pytest.raises(InputError, match="nothing.png"):
+        inspect.draw(workdir, None, [str(tmp_path / "nothing.png")], quiet=True)
+
+
+def test_a_workdir_without_a_checkpoint_is_refused(workdir, tmp_path):
+    for name in ("config.json", "data.json"):
+        shutil.copy(workdir / name, tmp_path)
+    with pytest.raises(InputError, match="holds no checkpoints: train there first"):
+        inspect.draw(tmp_path, quiet=True)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(InputError, match="no checkpoint of a whole epoch"):
+        inspect.draw(tmp_path, quiet=True)
+
+
+def test_settings_are_no_part_of_a_run(workdir, tmp_path):
+    """Other pictures are of the same run, also of one older than these fields."""
+    assert default.get_config().inspect.to_dict() == Settings()._asdict()
+    config = changed(workdir, layers="group1_conv1")
+    check_same_config(workdir, config)
+    assert fingerprint(config) == fingerprint(tiny(epochs=1))
+    assert not any("inspect" in field for field in computed(config))
+    values = json.loads((workdir / "config.json").read_text())
+    del values["inspect"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    old = read_config(tmp_path)
+    assert old.inspect.to_dict() == Settings()._asdict()
+    assert differences(old, config) == []
+    (tmp_path / "config.json").write_text(json.dumps(values | {"inspect": 3}))
+    with pytest.raises(InputError, match="config.json, perhaps of another version"):
+        read_config(tmp_path)
+
+
+def test_lists_in_a_config_become_tuples_again(tmp_path):
+    """A network must be hashable to be compiled for."""
+    config = tiny({"model.name": "selu_cnn"})
+    with config.unlocked():
+        config.model.fields.groups = ((3, 4), (5,))
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert read_config(tmp_path).model.fields.groups == ((3, 4), (5,))
+
+
+@pytest.mark.parametrize("line, config", [
+    ("--mode=inspect --workdir=runs/a --config.inspect.images=3", "runs/a"),
+    ("--workdir runs/a --config.seed 3", "runs/a"),
+    ("--workdir=runs/a", None),
+    ("--config.seed=3", None),
+    ("--config=configs/lenet.py --workdir=runs/a --config.seed=3", None)])
+def test_fields_without_a_config_are_the_workdirs_own(line, config):
+    argv = ["main.py", *line.split()]
+    found = modes.with_own_config(argv)
+    if config is None:
+        assert found == argv
+    else:
+        assert found[1].endswith(f"configs/workdir.py:{config}")
+        assert [found[0], *found[2:]] == argv
+
+
+def test_the_command_line(workdir):
+    """Fields are changed without --config; a change of the run itself is refused."""
+    start = ["main.py", "--mode=inspect", f"--workdir={workdir}"]
+    code, output, errors = end(start_python(
+        *start, "--config.inspect.only=kernels", "--config.inspect.position=(1, 2)"))
+    assert code == 0, errors
+    assert f"1 pictures in {workdir / 'pictures'}" in output
+    assert "differing fields (there -> here): epochs: 1 -> 7" in refusal(
+        end(start_python(*start, "--config.epochs=7")), 2)
