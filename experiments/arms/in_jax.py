@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from arms.networks import FIELDS
 from arms.peak import matrix_gflops
 from arms.plain_flax import PlainFlax
 from arms.worker import serve
@@ -35,7 +36,8 @@ def main(network: str, classes: int, file: str, plain: bool) -> None:
     """Trains on the arrays of `file`: images, labels and our variables."""
     arrays = dict(np.load(file))
     images, labels = jnp.asarray(arrays["images"]), jnp.asarray(arrays["labels"])
-    net = networks.create(network, classes, PlainFlax() if plain else Layers())
+    net = networks.create(network, classes, PlainFlax() if plain else Layers(),
+                          **FIELDS.get(network, {}))
     variables = load(net, images, arrays)
     del arrays
     optimizer = optax.sgd(0.01, momentum=0.9)

@@ -56,20 +56,21 @@ def vgg16(make, x, classes):
 
 
 def resnet18(make, x, classes):
-    """For 32 x 32 images: 3 x 3 stem, no pool."""
+    """For 32 x 32 images: 3 x 3 stem, no pool; Keras' batch norm."""
+    norm = 1e-3, .99
     x = make.conv(x, "stem_conv", 64, 3, bias=False)
-    x = make.relu(make.batch_norm(x, "stem_bn"))
-    return residual_stages(make, x, classes, (2, 2, 2, 2), bottleneck=False)
+    x = make.relu(make.batch_norm(x, "stem_bn", *norm))
+    return residual_stages(make, x, classes, (2, 2, 2, 2), False, norm)
 
 
 def resnet50(make, x, classes):
     x = make.conv(x, "stem_conv", 64, 7, 2, bias=False)
     x = make.relu(make.batch_norm(x, "stem_bn"))
     x = make.max_pool(x, 3, 2, padding=1)
-    return residual_stages(make, x, classes, (3, 4, 6, 3), bottleneck=True)
+    return residual_stages(make, x, classes, (3, 4, 6, 3), True)
 
 
-def residual_stages(make, x, classes, blocks, bottleneck):
+def residual_stages(make, x, classes, blocks, bottleneck, norm=()):
     for i, count in enumerate(blocks, 1):
         features = 64 * 2 ** (i - 1)
         for j in range(1, count + 1):
@@ -78,22 +79,25 @@ def residual_stages(make, x, classes, blocks, bottleneck):
             if bottleneck:
                 plan = [(features, 1, stride), (features, 3, 1), (4 * features, 1, 1)]
             new = j == 1 and (i > 1 or bottleneck)
-            x = residual_block(make, x, f"stage{i}_block{j}", plan, stride, new)
+            x = residual_block(make, x, f"stage{i}_block{j}", plan, stride, new, norm)
     return make.dense(make.global_avg_pool(x), "head", classes)
 
 
-def residual_block(make, x, name, plan, stride, new_shape):
+def residual_block(make, x, name, plan, stride, new_shape, norm):
     y = x
     for k, (features, size, step) in enumerate(plan, 1):
         y = make.conv(y, f"{name}.conv{k}", features, size, step, bias=False)
-        y = make.batch_norm(y, f"{name}.bn{k}")
+        y = make.batch_norm(y, f"{name}.bn{k}", *norm)
         y = make.relu(y) if k < len(plan) else y
     if new_shape:
         x = make.conv(x, f"{name}.shortcut_conv", plan[-1][0], 1, stride, bias=False)
-        x = make.batch_norm(x, f"{name}.shortcut_bn")
+        x = make.batch_norm(x, f"{name}.shortcut_bn", *norm)
     return make.relu(make.add(y, x))
 
 
 NETWORKS = {"lenet5": lenet5, "selu_cnn": stacked, "separable_cnn": separable,
             "tf2_resnet18": resnet18, "monkey_cnn": monkey, "tf2_vgg16": vgg16,
             "resnet50": resnet50}
+# Fields of our own network where its form here is not the published one: torch pads
+# alike on both sides, or in a step of its own.
+FIELDS = {"tf2_resnet18": {"padding": "symmetric"}}

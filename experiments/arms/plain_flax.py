@@ -19,7 +19,9 @@ class PlainFlax(Layers):
                        dtype=self.dtype, **fields)
 
     def batch_norm(self, train, epsilon=None, momentum=None, **fields):
-        paper = BATCH_NORM["paper"]
+        preset = BATCH_NORM[self.bn]
+        if self.bn != "paper":
+            epsilon = momentum = None
         return nn.BatchNorm(not train, dtype=self.dtype, **fields,
-                            epsilon=epsilon or paper.epsilon,
-                            momentum=momentum or paper.momentum)
+                            epsilon=epsilon or preset.epsilon,
+                            momentum=momentum or preset.momentum)
