@@ -51,7 +51,7 @@ class InceptionV3(nn.Module):
     its logits are sown in the collection `aux_logits`.
     Deviations: the figures of the paper leave details open; this is the network of its
     authors' code. As keras.applications: scale=False (23,817,352), aux=False, and no
-    dropout. As torchvision: count_include_pad=True.
+    dropout. As torchvision: count_include_pad=True, dropout=0.5.
 
     scale: batch norm with gamma.
     count_include_pad: whether the branches' average pools count the border's zeros.
