@@ -4,16 +4,20 @@
 //   x [N, *spatial, C]   w [*kernel, C / groups, O]   y, g [N, *out, O]   b, db [O]
 // The layouts of x, y and g are used as they are; oneDNN chooses that of the weights,
 // which are small, and they are copied at every call. A primitive is made once for each
-// problem and kept. oneDNN with OpenMP serves one call at a time, because two teams of
-// threads would fight for the cores; its thread-pool flavour runs on XLA's own threads.
+// problem and kept. oneDNN with OpenMP serves one call at a time, always from the same
+// thread; its thread-pool flavour runs on XLA's own threads.
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
+#include <functional>
+#include <future>
 #include <memory>
 #include <mutex>
+#include <queue>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -328,6 +332,40 @@ class Threads : public dnnl::threadpool_interop::threadpool_iface {
   ffi::ThreadPool* pool_;
   int count_;
 };
+#else
+// One thread that makes all calls. OpenMP keeps a team of threads for every thread that
+// ever called, and XLA calls from any of its own: on n cores there would be n teams.
+class Caller {
+ public:
+  Caller() { std::thread([this] { Serve(); }).detach(); }
+
+  void Run(std::function<void()> call) {
+    std::packaged_task<void()> task(std::move(call));
+    std::future<void> done = task.get_future();
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      waiting_.push(std::move(task));
+    }
+    arrived_.notify_one();
+    done.get();  // throws what the call threw
+  }
+
+ private:
+  void Serve() {
+    for (;;) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      arrived_.wait(lock, [this] { return !waiting_.empty(); });
+      std::packaged_task<void()> task = std::move(waiting_.front());
+      waiting_.pop();
+      lock.unlock();
+      task();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable arrived_;
+  std::queue<std::packaged_task<void()>> waiting_;
+};
 #endif
 
 std::shared_ptr<Solver> SolverOf(const Problem& problem, int threads) {
@@ -351,10 +389,11 @@ void Solve(const Problem& problem, const std::vector<void*>& data,
   auto stream = dnnl::threadpool_interop::make_stream(Engine(), &threads);
   SolverOf(problem, count)->Run(stream, data);
 #else
-  static std::mutex one_call;
-  std::lock_guard<std::mutex> lock(one_call);
-  dnnl::stream stream(Engine());
-  SolverOf(problem, 0)->Run(stream, data);
+  static auto* caller = new Caller;  // its thread may outlive exit()
+  caller->Run([&] {
+    dnnl::stream stream(Engine());
+    SolverOf(problem, 0)->Run(stream, data);
+  });
 #endif
 }
 
