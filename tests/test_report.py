@@ -245,7 +245,10 @@ def test_runs_that_differ_in_the_seed_alone_are_a_group(runs):
     unlike = compare.differing(groups)
     assert unlike == {"data.channels": [0, 3, 0],
                       "optimizer.name": ["adam", "sgd", "muon"]}
-    assert compare.named(groups[1], groups, unlike) == "3, sgd"
+    assert compare.named(groups[1], groups, unlike) == "sgd, 3"
+    many = {f"augment.{i}": [i, i, i] for i in range(6)} | unlike
+    assert compare.named(groups[1], groups, many) == "sgd, 0, 1, 2 and 4 more"
+    assert compare.named(groups[1], groups, {}) == "baseline on digits"
 
 
 def test_fields_that_change_no_result_part_no_group(tmp_path, runs):

@@ -24,6 +24,10 @@ from cnn_jax.training.config import EXECUTION, PICTURES
 from cnn_jax.training.metrics import write_atomically
 
 SEED = "seed"
+# What names a group: these fields before others, and so many of them.
+FIRST = ("model.name", "data.name", "optimizer.name", "optimizer.learning_rate")
+NAMED = 4
+FEW = 5  # groups that a legend has the room to name
 # Colours that colour-blind readers tell apart (Okabe and Ito, 2008), darker where they
 # would be pale on white; after them the line style changes.
 COLOURS = ("#0072b2", "#d55e00", "#007a5a", "#a8487e", "#8a6d00", "#3a8fc0", "#000000")
@@ -175,13 +179,17 @@ def page_of(runs: Sequence[Record]) -> dict[str, Any]:
 
 
 def named(group: Group, groups: Sequence[Group], unlike: dict) -> str:
-    """'adam, 0.002': the values of the differing fields; the network and data of a
-    group that is alone."""
+    """'adam, 0.002': the values of the differing fields, those first that say most, and
+    how many more differ; the network and data of a group that is alone."""
     place = groups.index(group)
-    values = [text(found[place]) for found in unlike.values()
-              if found[place] is not None]
-    return ", ".join(values) or (f"{group.config['model.name']} on "
-                                 f"{group.config['data.name']}")
+    order = sorted(unlike, key=lambda name: (
+        FIRST.index(name) if name in FIRST else len(FIRST)))
+    values = [text(unlike[name][place]) for name in order
+              if unlike[name][place] is not None]
+    if not values:
+        return f"{group.config['model.name']} on {group.config['data.name']}"
+    more = f" and {len(values) - NAMED} more" if len(values) > NAMED else ""
+    return ", ".join(values[:NAMED]) + more
 
 
 def ended(group: Group) -> str:
@@ -252,13 +260,15 @@ def overlaid(groups: Sequence[Group], unlike: dict) -> list[Picture]:
             if not any(column in row for group in groups for run in group.runs
                        for row in run.history[:1]):
                 continue
-            figure = Figure(figsize=(4.5, 3.4), layout="constrained")
+            rows = len(groups) if len(groups) <= FEW else -(-len(groups) // 6)
+            figure = Figure(figsize=(4.5, 3.1 + 0.18 * rows), layout="constrained")
             axes = figure.subplots()
             said, arrays = [], {}
             for place, group in enumerate(groups):
                 style = {"color": COLOURS[place % len(COLOURS)],
                          "linestyle": STYLES[place // len(COLOURS) % len(STYLES)]}
-                label = fit(f"{group.letter}: {named(group, groups, unlike)}", 30)
+                label = (group.letter if len(groups) > FEW else
+                         fit(f"{group.letter}: {named(group, groups, unlike)}", 50))
                 lasts = []
                 for run in group.runs:
                     values = np.array([(row["epoch"], row[column])
@@ -273,7 +283,8 @@ def overlaid(groups: Sequence[Group], unlike: dict) -> list[Picture]:
             axes.set(xlabel="epoch", ylabel=title)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.3)
-            axes.legend(fontsize=8)
+            figure.legend(loc="outside lower center", fontsize=8,
+                          ncols=1 if len(groups) <= FEW else 6)
             pictures.append(Picture(
                 f"compare_{column}", title[0].upper() + title[1:], "",
                 "; ".join(said) + ".", figure, arrays))

@@ -163,7 +163,8 @@ def histograms(values: Mapping[str, np.ndarray], note: Callable[[str], str]) -> 
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, name in zip(panels, names):
         finite = values[name][np.isfinite(values[name])]
-        axes.hist(finite, bins=40, color="#8fb8de", edgecolor="#1f4e79", linewidth=0.3)
+        axes.stairs(*np.histogram(finite, bins=40), fill=True, facecolor="#8fb8de",
+                    edgecolor="#1f4e79", linewidth=0.6)
         axes.set_title(f"{name}\n{note(name)}", fontsize=7)
         axes.tick_params(labelsize=6)
         axes.set_yticks([])
