@@ -1,7 +1,7 @@
 // Convolution and its two gradients in oneDNN, as XLA FFI handlers for the CPU.
 //
 // Arrays are dense and row-major, with one to three image axes:
-//   x [N, *spatial, C]   w [*kernel, C / groups, O]   y, g [N, *out, O]   b, db [O]
+//   x [N, *spatial, C]   w [*kernel, C / groups, O]   y, g [N, *out, O]
 // The layouts of x, y and g are used as they are; oneDNN chooses that of the weights,
 // which are small, and they are copied at every call. A primitive is made once for each
 // problem and kept. oneDNN with OpenMP serves one call at a time, always from the same
@@ -59,7 +59,7 @@ std::string Text(const Dims& dims) {
 // One convolution, in the shapes of the XLA buffers.
 struct Problem {
   Pass pass;
-  bool bfloat16, bias;
+  bool bfloat16;
   Dims x, w, y, strides, low, high, dilation;
   int64_t groups;
 
@@ -99,7 +99,7 @@ struct Problem {
   }
 
   std::string Key(int threads) const {
-    Dims all{pass, bfloat16, bias, groups, threads};
+    Dims all{pass, bfloat16, groups, threads};
     for (const Dims* dims : {&x, &w, &y, &strides, &low, &high, &dilation})
       all.insert(all.end(), dims->begin(), dims->end());
     return std::string(reinterpret_cast<const char*>(all.data()),
@@ -219,31 +219,26 @@ struct Operand {
 // What oneDNN needs to solve one problem; used by several threads at a time.
 struct Solver {
   dnnl::primitive primitive;
-  std::vector<Operand> operands;  // inputs, then outputs, as in the handler
+  Operand operands[3];  // two inputs and the output, as in the handler
   memory::desc scratch;
   size_t bytes = 0;  // of working memory
 
   explicit Solver(const Problem& p) {
     const memory::desc x = p.Image(p.x), y = p.Image(p.y), w = p.Weights(true),
                        dense = p.Weights(false);
-    const memory::desc b = p.bias ? memory::desc({p.y.back()}, p.type(),
-                                                 memory::format_tag::a)
-                                  : memory::desc();
     Dims gaps = p.dilation;  // oneDNN counts the pixels between two taps
     for (int64_t& d : gaps) d--;
     dnnl::primitive_attr attributes;
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     const auto algorithm = dnnl::algorithm::convolution_direct;
     dnnl::convolution_forward::primitive_desc forward(
-        Engine(), dnnl::prop_kind::forward_training, algorithm, x, w, b, y, p.strides,
+        Engine(), dnnl::prop_kind::forward_training, algorithm, x, w, y, p.strides,
         gaps, p.low, p.high, attributes);
-    operands.resize(p.bias ? 4 : 3);
     if (p.pass == kForward) {
       Keep(forward, dnnl::convolution_forward(forward));
       operands[0].Set(DNNL_ARG_SRC, x, forward.src_desc(), false);
       operands[1].Set(DNNL_ARG_WEIGHTS, dense, forward.weights_desc(), false);
-      if (p.bias) operands[2].Set(DNNL_ARG_BIAS, b, b, false);
-      operands.back().Set(DNNL_ARG_DST, y, forward.dst_desc(), true);
+      operands[2].Set(DNNL_ARG_DST, y, forward.dst_desc(), true);
     } else if (p.pass == kInputGradient) {
       dnnl::convolution_backward_data::primitive_desc backward(
           Engine(), algorithm, x, w, y, p.strides, gaps, p.low, p.high, forward,
@@ -254,13 +249,12 @@ struct Solver {
       operands[2].Set(DNNL_ARG_DIFF_SRC, x, backward.diff_src_desc(), true);
     } else {
       dnnl::convolution_backward_weights::primitive_desc backward(
-          Engine(), algorithm, x, w, b, y, p.strides, gaps, p.low, p.high, forward,
+          Engine(), algorithm, x, w, y, p.strides, gaps, p.low, p.high, forward,
           attributes);
       Keep(backward, dnnl::convolution_backward_weights(backward));
       operands[0].Set(DNNL_ARG_SRC, x, backward.src_desc(), false);
       operands[1].Set(DNNL_ARG_DIFF_DST, y, backward.diff_dst_desc(), false);
       operands[2].Set(DNNL_ARG_DIFF_WEIGHTS, dense, backward.diff_weights_desc(), true);
-      if (p.bias) operands[3].Set(DNNL_ARG_DIFF_BIAS, b, b, true);
     }
     for (const Operand& operand : operands) bytes += operand.bytes();
   }
@@ -278,7 +272,7 @@ struct Solver {
     std::unordered_map<int, memory> arguments{
         {DNNL_ARG_SCRATCHPAD, memory(scratch, Engine(), free)}};
     free += (scratch.get_size() + 63) / 64 * 64;
-    for (size_t i = 0; i < operands.size(); i++) {
+    for (size_t i = 0; i < data.size(); i++) {
       Operand& o = operands[i];
       arguments[o.argument] = memory(o.wanted, Engine(), o.copied ? free : data[i]);
       free += o.bytes();
@@ -288,12 +282,9 @@ struct Solver {
       }
     }
     primitive.execute(stream, arguments);
-    for (size_t i = 0; i < operands.size(); i++) {
-      Operand& o = operands[i];
-      if (o.copied && o.output) {
-        memory stored(o.stored, Engine(), data[i]);
-        o.copy.execute(stream, arguments[o.argument], stored);
-      }
+    if (Operand& o = operands[2]; o.copied) {
+      memory stored(o.stored, Engine(), data[2]);
+      o.copy.execute(stream, arguments[o.argument], stored);
     }
     stream.wait();
   }
@@ -397,47 +388,31 @@ void Solve(const Problem& problem, const std::vector<void*>& data,
 #endif
 }
 
-ffi::Error Convolve(ffi::ThreadPool pool, ffi::RemainingArgs arguments,
-                    ffi::RemainingRets results, int64_t pass, Integers strides,
+ffi::Error Convolve(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b,
+                    ffi::Result<ffi::AnyBuffer> result, int64_t pass, Integers strides,
                     Integers low, Integers high, Integers dilation, int64_t groups) {
   auto wrong = [](const std::string& what) {
     return ffi::Error::InvalidArgument("convolution in oneDNN: " + what);
   };
-  std::vector<ffi::AnyBuffer> buffers;
-  for (size_t i = 0; i < arguments.size(); i++)
-    buffers.push_back(*arguments.get<ffi::AnyBuffer>(i));
-  for (size_t i = 0; i < results.size(); i++)
-    buffers.push_back(**results.get<ffi::AnyBuffer>(i));
-  const size_t inputs = pass == kForward && arguments.size() == 3 ? 3 : 2;
-  const size_t outputs = pass == kWeightGradient && results.size() == 2 ? 2 : 1;
-  if (pass < kForward || pass > kWeightGradient || arguments.size() != inputs ||
-      results.size() != outputs)
-    return wrong("takes two operands and gives one result, and a bias");
-  const auto type = buffers[0].element_type();
+  if (pass < kForward || pass > kWeightGradient) return wrong("there are three passes");
+  const auto type = a.element_type();
   if (type != ffi::DataType::F32 && type != ffi::DataType::BF16)
     return wrong("takes float32 and bfloat16");
-  std::vector<void*> data;
-  std::vector<Dims> dims;
-  for (auto& buffer : buffers) {
-    if (buffer.element_type() != type) return wrong("takes one dtype for all arrays");
-    data.push_back(buffer.untyped_data());
-    dims.emplace_back(buffer.dimensions().begin(), buffer.dimensions().end());
-  }
+  if (b.element_type() != type || result->element_type() != type)
+    return wrong("takes one dtype for all arrays");
   auto list = [](Integers values) { return Dims(values.begin(), values.end()); };
+  const Dims dims[] = {list(a.dimensions()), list(b.dimensions()),
+                       list(result->dimensions())};
   const size_t x[] = {0, 2, 0}, w[] = {1, 1, 2}, y[] = {2, 0, 1};  // by pass
-  const bool bias = buffers.size() == 4;
-  Problem problem{static_cast<Pass>(pass), type == ffi::DataType::BF16, bias,
-                  dims[x[pass]],           dims[w[pass]],
-                  dims[y[pass]],           list(strides),
-                  list(low),               list(high),
-                  list(dilation),          groups};
-  if (bias && pass == kForward) problem.y = dims[3];
-  std::string what = problem.WhatIsWrong();
-  if (what.empty() && bias && dims[pass == kForward ? 2 : 3] != Dims{problem.y.back()})
-    what = "the bias does not fit";
-  if (!what.empty()) return wrong(what + ": " + problem.Describe());
+  const Problem problem{
+      static_cast<Pass>(pass), type == ffi::DataType::BF16, dims[x[pass]],
+      dims[w[pass]],           dims[y[pass]],               list(strides),
+      list(low),               list(high),                  list(dilation),
+      groups};
+  if (const std::string what = problem.WhatIsWrong(); !what.empty())
+    return wrong(what + ": " + problem.Describe());
   try {
-    Solve(problem, data, pool);
+    Solve(problem, {a.untyped_data(), b.untyped_data(), result->untyped_data()}, pool);
   } catch (const std::exception& error) {
     return ffi::Error::Internal(std::string("oneDNN: ") + error.what() + ": " +
                                 problem.Describe());
@@ -452,8 +427,9 @@ extern "C" {
 XLA_FFI_DEFINE_HANDLER_SYMBOL(cnn_jax_convolution, Convolve,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
-                                  .RemainingArgs()
-                                  .RemainingRets()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
                                   .Attr<int64_t>("kind")
                                   .Attr<Integers>("strides")
                                   .Attr<Integers>("low")
