@@ -26,8 +26,8 @@ def draw(workdir: Path, config: ConfigDict | None = None, images: Sequence[str] 
     and the report; returns the pictures.
 
     config: may differ from the run's own in `inspect` and in where the data lie.
-    images: files to explain in place of images of the test part; `invert` exchanges
-        their dark and bright.
+    images: files to explain in place of images of the test part, at most as many as
+        `config.inspect.images`; `invert` exchanges their dark and bright.
     Raises InputError, also for a name in `config.inspect` that does not exist.
     """
     report = Reporter(quiet)
@@ -35,8 +35,10 @@ def draw(workdir: Path, config: ConfigDict | None = None, images: Sequence[str] 
     settings = Settings(**(config or subject.config).inspect)
     rows = chosen(settings.only)
     check_names(subject, settings)
-    report.line(f"{subject.name}, step {subject.step}: {len(subject.pixels)} images of "
-                + (f"the {subject.part} part" if not images else "your own"))
+    whose = "of your own" if images else f"of the {subject.part} part"
+    report.line(f"{subject.name}, step {subject.step}: explaining "
+                f"{len(subject.pixels)} images {whose} (config.inspect.images = "
+                f"{settings.images})")
     return draw_rows(subject, rows, settings, workdir, report)
 
 
@@ -57,7 +59,7 @@ def load_subject(workdir: Path, config: ConfigDict | None = None,
     if not images:
         return subject
     *size, channels = run.info.image_shape
-    paths = find_images(images)
+    paths = find_images(images)[:config.inspect.images]
     pixels = np.stack([read_image(path, tuple(size), channels) for path in paths])
     return dataclasses.replace(
         subject, pixels=255 - pixels if invert else pixels, labels=None,

@@ -9,7 +9,7 @@ import pytest
 from cnn_jax import networks
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.receptive_field import (Box, effective, fitted, frame, size,
-                                                theoretical)
+                                                theoretical, within)
 from cnn_jax.layers import Layers
 
 PLAIN = Layers(conv="lax", pool="lax")
@@ -75,12 +75,14 @@ def test_only_images_of_channels_have_positions():
         effective(network, variables, jnp.zeros((1, 28, 28, 1)), "fc1", (0, 0))
 
 
-@pytest.mark.parametrize("box, limits", [
-    (Box(2, 3, 4, 4), ((-0.5, 7.5), (9.5, -0.5))),      # within the image
-    (Box(-3, 3, 20, 4), ((-0.5, 7.5), (14.5, -3.5))),   # half an image beyond at most
-    (None, ((-0.5, 7.5), (9.5, -0.5)))])
-def test_a_field_beyond_the_image_is_shown(box, limits):
+@pytest.mark.parametrize("box, limits, part", [
+    (Box(2, 3, 4, 4), ((-0.5, 7.5), (24.5, -0.5)), Box(2, 3, 4, 4)),
+    # A pixel beyond the top, and 0.12 of the image, the most, beyond the bottom.
+    (Box(-1, 3, 40, 4), ((-0.5, 7.5), (27.5, -1.5)), Box(-1, 3, 29, 4)),
+    (None, ((-0.5, 7.5), (24.5, -0.5)), None)])
+def test_a_part_of_a_field_beyond_the_image_is_shown(box, limits, part):
     from matplotlib.figure import Figure
     axes = Figure().subplots()
-    frame(axes, box, 10, 8)
+    shown = frame(axes, box, 25, 8)
     assert (axes.get_xlim(), axes.get_ylim()) == limits
+    assert within(box, shown) == part

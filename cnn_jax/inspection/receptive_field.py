@@ -20,7 +20,7 @@ from cnn_jax.inspection.settings import Settings
 from cnn_jax.inspection.subject import Subject
 
 SHOWN_LAYERS = 6  # where the settings name none
-BEYOND = 0.5      # of the image's size, drawn around it where a field goes there
+BEYOND = 0.12     # of the image's size, drawn around it where a field goes there
 
 
 class Box(NamedTuple):
@@ -104,11 +104,10 @@ def fields(subject: Subject, settings: Settings) -> Iterator[Picture]:
                 fit or [np.nan] * 4)}
         drawing.image(above, subject.pixels[0])
         drawing.heat(below, np.sqrt(weights))
-        for one, colours in ((above, ("tab:red", "tab:cyan")),
-                             (below, ("white", "tab:cyan"))):
-            outline(one, box, colours[0], "-")
-            outline(one, fit, colours[1], "--")
-            frame(one, box, height, width)
+        for one, colour in ((above, "tab:red"), (below, "white")):
+            shown = frame(one, box, height, width)
+            outline(one, within(box, shown), colour, "-")
+            outline(one, fit, "tab:cyan", "--")
         sizes = f"{size(box)}, effective {size(fit)}"
         above.set_title(f"{layer.name.replace('/', chr(10))}\nunit {position}\n{sizes}",
                         fontsize=7)
@@ -120,7 +119,7 @@ def fields(subject: Subject, settings: Settings) -> Iterator[Picture]:
         "Solid: the pixels that can reach the unit at all. Below, how much it follows "
         f"each of them (mean over {len(subject.pixels)} images of the gradient's size; "
         "its square root is drawn). Dashed: the box of the same spread, the effective "
-        "field.",
+        "field. Of fields that go far beyond the image a part is drawn.",
         "Height x width in pixels: " + "; ".join(said) + ".", figure,
         arrays)
 
@@ -152,12 +151,24 @@ def outline(axes, box: Box | None, colour: str, style: str) -> None:
                                  linewidth=1.4))
 
 
-def frame(axes, box: Box | None, height: int, width: int) -> None:
-    """Shows the image, and of a box that goes beyond it a part."""
+def frame(axes, box: Box | None, height: int, width: int) -> Box:
+    """Shows the image, and around it a grey part of a box that goes beyond it."""
     top, left, bottom, right = 0.0, 0.0, float(height), float(width)
     if box is not None:
         y, x = BEYOND * height, BEYOND * width
         top, left = max(min(top, box.top), -y), max(min(left, box.left), -x)
         bottom = min(max(bottom, box.top + box.height), height + y)
         right = min(max(right, box.left + box.width), width + x)
-    axes.set(xlim=(left - 0.5, right - 0.5), ylim=(bottom - 0.5, top - 0.5))
+    axes.set(xlim=(left - 0.5, right - 0.5), ylim=(bottom - 0.5, top - 0.5),
+             facecolor="0.6")
+    return Box(top, left, bottom - top, right - left)
+
+
+def within(box: Box | None, shown: Box) -> Box | None:
+    """The part of a box that is shown."""
+    if box is None:
+        return None
+    top, left = max(box.top, shown.top), max(box.left, shown.left)
+    bottom = min(box.top + box.height, shown.top + shown.height)
+    right = min(box.left + box.width, shown.left + shown.width)
+    return Box(top, left, bottom - top, right - left)

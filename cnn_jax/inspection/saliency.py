@@ -79,7 +79,7 @@ def score_gradient(network: nn.Module, variables: Any, images: jax.Array,
         network, variables, images, weights).sum())(images)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=32)
 def compiled(function: Callable) -> Callable:
     """function(network, ...) as one program for each network and shape."""
     return jax.jit(function, static_argnums=0, compiler_options=ops.compiler_options())
