@@ -207,6 +207,11 @@ def test_histograms_of_a_deep_network_show_its_ends():
     names = [f"layer{i}" for i in range(61)]
     shown = units.shown(dict.fromkeys(names))
     assert len(shown) == 24 and (shown[0], shown[-1]) == ("layer0", "layer60")
+    dead = {name: np.arange(61) < i for i, name in enumerate(names)}
+    assert units.deadest(dead) == names[21:]  # those with most, in their order
+    picture = units.draw_dead(dead, "3 images")
+    assert "The 40 of 61 layers with most" in picture.caption
+    assert "1830 units of 3,721 are dead" in picture.alt
 
 
 # Answers and features

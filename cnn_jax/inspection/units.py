@@ -19,6 +19,7 @@ PER_IMAGE = 64       # activations of a layer that are kept of each of them
 MOST_WEIGHTS = 100_000   # of a layer that go into its histogram
 PANELS, COLUMNS = 24, 3  # histograms in a picture
 DEAD = 1e-6          # the largest slope of a dead unit
+BARS = 40            # layers in the picture of dead units
 
 
 def weights(subject: Subject, settings: Settings) -> Iterator[Picture]:
@@ -56,16 +57,17 @@ def draw_dead(dead: Mapping[str, np.ndarray], images: str) -> Picture:
     # Imported here, as below: matplotlib takes a second, and few modes draw.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.5, 0.26 * len(dead) + 1.0), layout="constrained")
+    layers = deadest(dead)
+    figure = Figure(figsize=(4.5, 0.26 * len(layers) + 1.0), layout="constrained")
     axes = figure.subplots()
-    shares = [100 * units.mean() for units in dead.values()]
-    axes.barh(range(len(dead)), shares, color="#8fb8de", edgecolor="#1f4e79")
-    for row, (units, share) in enumerate(zip(dead.values(), shares)):
-        axes.text(share, row, f" {units.sum()} of {units.size}", va="center",
-                  fontsize=8)
-    axes.set_yticks(range(len(dead)), dead, fontsize=8)
+    shares = [100 * dead[layer].mean() for layer in layers]
+    axes.barh(range(len(layers)), shares, color="#8fb8de", edgecolor="#1f4e79")
+    for row, (layer, share) in enumerate(zip(layers, shares)):
+        axes.text(share, row, f" {dead[layer].sum()} of {dead[layer].size}",
+                  va="center", fontsize=8)
+    axes.set_yticks(range(len(layers)), layers, fontsize=8)
     axes.set(xlabel="dead units, % of the layer's", xlim=(0, max(*shares, 1) * 1.3),
-             ylim=(len(dead) - 0.5, -0.5))
+             ylim=(len(layers) - 0.5, -0.5))
     axes.grid(axis="x", alpha=0.3)
     total = sum(int(units.sum()) for units in dead.values())
     named = [f"{layer} {units.sum()} of {units.size}" for layer, units in dead.items()
@@ -75,9 +77,16 @@ def draw_dead(dead: Mapping[str, np.ndarray], images: str) -> Picture:
         "A unit (a channel, or an output of a dense layer) is dead if no gradient "
         f"passes its activation function in any of {images}, at any position: its "
         f"slope is at most {DEAD:g} everywhere. A dead ReLU gives zero, a dead sigmoid "
-        "or tanh is saturated.",
+        "or tanh is saturated." + ("" if len(layers) == len(dead) else
+                                   f" The {BARS} of {len(dead)} layers with most."),
         f"{total} units of {sum(units.size for units in dead.values()):,} are dead"
         + (f": {', '.join(named)}." if named else "."), figure, dict(dead))
+
+
+def deadest(dead: Mapping[str, np.ndarray]) -> list[str]:
+    """All layers, or the `BARS` with the largest shares of dead units, in order."""
+    order = sorted(dead, key=lambda layer: -dead[layer].mean())
+    return [layer for layer in dead if layer in order[:BARS]]
 
 
 def kernels(subject: Subject) -> dict[str, np.ndarray]:
