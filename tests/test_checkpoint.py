@@ -1,14 +1,11 @@
 """Checkpoints: what is kept, and that no damage or mismatch is restored in silence."""
 
-import json
 import os
-import shutil
 
 import jax
 import numpy as np
 import pytest
-from tiny_runs import (as_flags, assert_same_bits, end, environment, main,
-                       prepare, refusal, start_python, tiny)
+from tiny_runs import assert_same_bits, main, prepare, refusal, tiny
 
 from cnn_jax import training
 from cnn_jax.errors import InputError, RunError
@@ -123,52 +120,7 @@ def test_only_a_writer_clears_away_unfinished_saves(saved):
     assert steps_in(saved) == [7, 9]
 
 
-# Damage
-
-def flip(path, rng):
-    content = bytearray(path.read_bytes())
-    content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
-    path.write_bytes(content)
-
-
-def cut(path, rng):
-    os.truncate(path, int(rng.integers(path.stat().st_size)))
-
-
-def delete(path, rng):
-    path.unlink()
-
-
-def files_of(step) -> list[str]:
-    return sorted(str(path.relative_to(step)) for path in step.rglob("*")
-                  if path.is_file())
-
-
-# What orbax leaves behind in its threads when a file cannot be read.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning",
-                            "ignore:coroutine .* was never awaited:RuntimeWarning")
-@pytest.mark.parametrize("damage", [flip, cut, delete])
-def test_no_damage_is_restored_in_silence(saved, tmp_path, damage):
-    """Each file of the step in turn: the very same values, or an error naming it."""
-    seed = 20260731
-    print("seed", seed)
-    rng, refused = np.random.default_rng(seed), []
-    for name in files_of(saved / "7"):
-        copy = tmp_path / "copy"
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(saved, copy)
-        damage(copy / "7" / name, rng)
-        try:
-            state, meta = read(copy)
-        except RunError as error:
-            assert f"checkpoint {copy / '7'}" in str(error) and "\n" not in str(error)
-            refused.append(name)
-        else:
-            assert_same_bits(state, example_state())
-            assert meta == {"step": 7, "loss": 0.5}
-    assert {"integrity/data.json", "meta/data.json"} <= set(refused)
-    assert any(name.startswith("state/") for name in refused)
-
+# Damage: `tests/faults/corrupt.py` does it to every file of a step
 
 def store_plain(folder, state):
     """One checkpoint whose values orbax stores as they are, so a flip is a weight."""
@@ -296,28 +248,6 @@ def test_a_damaged_checkpoint_ends_a_run_with_code_1(tmp_path):
     # Threads of tensorstore print what they meet after the error; we cannot stop them.
     message = refusal(main(tmp_path, {"epochs": 2}), 1, alone=False)
     assert f"checkpoint {latest} " in message
-
-
-LIMITED = """
-import resource, runpy, signal, sys
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # else it kills before a word is said
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-sys.argv[0] = "main.py"
-runpy.run_path("main.py", run_name="__main__")
-"""
-
-
-def test_a_file_size_limit_ends_a_run_with_code_1(tmp_path):
-    """As a full disk does: an error that names the step, at once, and no hang."""
-    changes = {"checkpoint.every_steps": 3}
-    # Without the cache, which the limit would leave full of cut files.
-    result = end(start_python(
-        "-c", LIMITED, *as_flags(changes), f"--workdir={tmp_path}",
-        env=environment() | {"JAX_COMPILATION_CACHE_DIR": ""}))
-    message = refusal(result, 1, alone=False)
-    assert f"checkpoint {tmp_path}/checkpoints/3 could not be written" in message
-    training.run(tiny(changes), tmp_path, quiet=True)  # and goes on without the limit
-    assert json.loads((tmp_path / "results.json").read_text())["epochs"] == 2
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):

@@ -10,7 +10,8 @@ import json
 import re
 
 import pytest
-from tiny_runs import ROOT, end, environment, main, refusal, start_python, tiny
+from tiny_runs import (ROOT, end, environment, main, read_results, refusal,
+                       start_python, tiny)
 
 from cnn_jax.errors import InputError
 from cnn_jax.training import parallel
@@ -65,6 +66,11 @@ def test_states_saved_on_some_devices_are_restored_on_others(found):
     assert found["save_and_restore"] == 9  # {1, 2, 4} x {1, 2, 4}, bit for bit
 
 
+@pytest.mark.slow
+def test_states_saved_on_1_2_4_and_8_devices_are_restored_on_all(run_eight):
+    assert run_eight["save_and_restore"] == 16
+
+
 def gathered(hlo: str) -> list[str]:
     """The results of all-gathers in a compiled program, such as 'u8[16,8,8,1]'."""
     return re.findall(r"= (\w+\[[\d,]*\])\S* all-gather", hlo)
@@ -79,9 +85,25 @@ def test_the_check_sees_a_gathered_batch(found):
     assert "u8[16,8,8,1]" in gathered(found["hlo_gathered"])
 
 
+@pytest.fixture(scope="module")
+def run_eight():
+    return run_devices(8, 4, 2)
+
+
 @pytest.mark.slow
-def test_the_same_parameters_on_eight_devices():
-    assert_equal_training(run_devices(8))
+def test_the_same_parameters_on_eight_devices(run_eight):
+    assert_equal_training(run_eight)
+
+
+@pytest.mark.slow
+def test_ten_runs_on_eight_devices_end_alike(tmp_path):
+    """More devices than cores: a collective that waits for a thread would abort."""
+    found = set()
+    for number in range(10):
+        code, _, errors = main(tmp_path / str(number), {"epochs": 4}, devices=8)
+        assert code == 0, errors
+        found.add(read_results(tmp_path / str(number))["params_sha256"])
+    assert len(found) == 1
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):

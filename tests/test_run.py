@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import (ROOT, end, main, prepare, read_results, read_rows, refusal,
-                       restore, start_main, start_python, tiny, wait_until)
+from tiny_runs import (ROOT, end, main, picture_folder, prepare, read_results,
+                       read_rows, refusal, restore, start_main, start_python, tiny,
+                       wait_until)
 
 from cnn_jax import modes, training
 from cnn_jax.data.batches import concatenate
@@ -228,6 +229,17 @@ def test_the_last_finite_checkpoint_stays(tmp_path):
                state.params["head"].values())
 
 
+def test_a_parameter_that_is_not_finite_is_not_saved(tmp_path):
+    """One step, whose loss is finite, by a rate that is infinite in float32."""
+    changes = {"optimizer.name": "sgd", "optimizer.learning_rate": 1e39,
+               "data.limit": 16, "epochs": 1}
+    with pytest.raises(RunError, match=r"a parameter is not finite after the update at "
+                                       r"step 1 \(epoch 1\), learning rate.*no "
+                                       "checkpoint had been saved"):
+        training.run(tiny(changes), tmp_path, quiet=True)
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
 def test_early_stopping_ends_the_run(tmp_path, capsys):
     results = training.run(
         tiny({"epochs": 8, "early_stopping.patience": 2,
@@ -404,18 +416,6 @@ def test_the_average_is_evaluated_predicted_and_exported(tmp_path, capsys):
 
 
 # Other data behind the same config
-
-def picture_folder(path, classes, brightness):
-    """Ten 8 x 8 pictures a class; returns the flags to train on them."""
-    rng = np.random.default_rng(brightness)
-    for name in classes:
-        (path / name).mkdir(parents=True)
-        for k in range(10):
-            pixels = rng.integers(0, brightness, (8, 8), dtype=np.uint8)
-            Image.fromarray(pixels).save(path / name / f"{k}.png")
-    return {"data.name": "folder", "data.dir": str(path), "batch_size": 4,
-            "data.validation": 0.25, "data.test": 0.25, "data.limit": 0, "epochs": 1}
-
 
 def test_other_data_in_the_workdir_of_a_run_is_refused_and_nothing_is_lost(tmp_path):
     ours = tiny(picture_folder(tmp_path / "a", ["cat", "dog"], 250))

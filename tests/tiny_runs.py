@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from cnn_jax import data
 from cnn_jax.data.scaling import Scaling
@@ -112,7 +113,19 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen) -> None:
     while not happened():
         assert process.poll() is None, end(process)
         assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.005)
+        time.sleep(0.02)
+
+
+def picture_folder(path: Path, classes: list[str], brightness: int) -> dict:
+    """Ten 8 x 8 pictures a class; returns the flags to train on them."""
+    rng = np.random.default_rng(brightness)
+    for name in classes:
+        (path / name).mkdir(parents=True)
+        for k in range(10):
+            pixels = rng.integers(0, brightness, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(path / name / f"{k}.png")
+    return {"data.name": "folder", "data.dir": str(path), "batch_size": 4,
+            "data.validation": 0.25, "data.test": 0.25, "data.limit": 0, "epochs": 1}
 
 
 def read_results(workdir: Path) -> dict:
@@ -124,6 +137,28 @@ def read_rows(workdir: Path) -> list[dict]:
     times = ("seconds", "images_per_second")
     rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     return [{k: v for k, v in row.items() if k not in times} for row in rows]
+
+
+def rows_written(workdir: Path) -> int:
+    path = workdir / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def losses(workdir: Path) -> list[list[str]]:
+    """history.csv without its last two columns, which are times."""
+    lines = (workdir / "history.csv").read_text().splitlines()
+    assert lines[0].endswith("learning_rate,seconds,images_per_second")
+    return [line.split(",")[:-2] for line in lines]
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    """The same final state, figures and rows, but for the times."""
+    a, b = read_results(ours), read_results(theirs)
+    for name in ("params_sha256", "epochs", "best_epoch", "validation_accuracy",
+                 "test_accuracy", "test_loss", "test_examples"):
+        assert a[name] == b[name], name
+    assert losses(ours) == losses(theirs)
+    assert read_rows(ours) == read_rows(theirs)
 
 
 def prepare(config: ConfigDict):

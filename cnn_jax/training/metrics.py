@@ -13,9 +13,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn,
                            TimeRemainingColumn)
-from tensorboardX import SummaryWriter
 
 from cnn_jax.errors import RunError
+from cnn_jax.training.event_file import EventFile
 
 COLUMNS = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy",
            "learning_rate", "seconds", "images_per_second")
@@ -105,12 +105,13 @@ class Recorder:
         write_atomically(self.jsonl, "".join(line + "\n" for line in kept))
         self.write_history(history)
         for part in ("train", "validation"):
-            self.writers[part] = SummaryWriter(
-                str(workdir / part), purge_step=step + 1)
+            with named(workdir / part):
+                self.writers[part] = EventFile(workdir / part, purge_step=step + 1)
 
     def close(self) -> None:
-        for writer in self.writers.values():
-            writer.close()
+        for part, writer in self.writers.items():
+            with named(self.workdir / part):
+                writer.close()
 
     def append(self, row: dict) -> None:
         if self.writing:
@@ -138,9 +139,8 @@ class Recorder:
                 continue
             tags = {tag: row[prefix + tag] for tag in ("loss", "accuracy", "mean_iou")
                     if prefix + tag in row} | shared
-            for tag, value in tags.items():
-                self.writers[part].add_scalar(tag, value, row["step"])
-            self.writers[part].flush()
+            with named(self.workdir / part):
+                self.writers[part].add(tags, row["step"])
 
 
 def is_row_until(line: str, step: int) -> bool:

@@ -25,7 +25,7 @@ from tests.faults.kill_resume import newest
 from tests.faults.warm import command_line, report, start, workplace
 from tiny_runs import end, read_results, refusal, wait_until
 
-CHANGES = {"model.name": "lenet5", "epochs": 60}
+CHANGES = {"model.name": "lenet5", "epochs": 25}
 LIMIT_BYTES = 20_000
 SPACE_BYTES = 300_000  # a checkpoint has twice as many
 NAMES = ("file-size limit", "read-only folder", "full disk")

@@ -1,10 +1,12 @@
 """kill -9 in mid-run, as often as asked for; then the run ends bit for bit alike.
 
     python -m tests.faults.kill_resume --kills=100 --seed=0
+    python -m tests.faults.kill_resume --kills=20 --only=oneDNN --cache=0
 
 Half of the kills go to a network with batch norm and dropout, half to LeNet-5, both
 with adam, an average of the parameters, gradient accumulation, a schedule and
-augmentation. Every second kill waits for a save to be open. After each kill the newest
+augmentation; fewer than ten all go to the first, and --only names another case.
+With --cache=0 each process compiles its programs anew. Every second kill waits for a save to be open. After each kill the newest
 checkpoint must have the checksums that the uninterrupted run has at that step; the next
 start must find the folder free. In the end state, figures and rows must be the same.
 """
@@ -15,10 +17,16 @@ import signal
 import time
 from pathlib import Path
 
-from tests.faults.warm import command_line, report, start, workplace
-from tiny_runs import RICH, end, read_results, read_rows, wait_until
+import jax
 
-NETWORKS = {"batch norm and dropout": {}, "LeNet-5": {"model.name": "lenet5"}}
+from tests.faults.warm import command_line, report, start, workplace
+from tiny_runs import RICH, assert_same_run, end, rows_written, wait_until
+
+from cnn_jax.training.checkpoint import step_folders
+
+CASES = {"batch norm and dropout": {}, "LeNet-5": {"model.name": "lenet5"},
+         "three steps a call": {"steps_per_call": 3},
+         "oneDNN": {"model.conv": "onednn"}}
 ROWS_PER_EPOCH = 6
 UNFINISHED = "*orbax-checkpoint-tmp*"
 
@@ -29,32 +37,16 @@ def checksums(workdir: Path, step: int) -> dict:
     return json.loads(path.read_text())["leaves"]
 
 
+def step_checksums(workdir: Path) -> dict[int, dict]:
+    """`checksums` of every checkpoint that is kept."""
+    return {int(path.name): checksums(workdir, int(path.name))
+            for path in step_folders(workdir / "checkpoints")}
+
+
 def newest(workdir: Path) -> int:
     """The step of the newest whole checkpoint, 0 for none."""
-    return max((int(path.name) for path in (workdir / "checkpoints").glob("*")
-                if path.name.isdecimal()), default=0)
-
-
-def rows_written(workdir: Path) -> int:
-    path = workdir / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def losses(workdir: Path) -> list[list[str]]:
-    """history.csv without its last two columns, which are times."""
-    lines = (workdir / "history.csv").read_text().splitlines()
-    assert lines[0].endswith("learning_rate,seconds,images_per_second")
-    return [line.split(",")[:-2] for line in lines]
-
-
-def assert_same_run(ours: Path, theirs: Path) -> None:
-    """The same final state, figures and rows, but for the times."""
-    a, b = read_results(ours), read_results(theirs)
-    for name in ("params_sha256", "epochs", "best_epoch", "validation_accuracy",
-                 "test_accuracy", "test_loss", "test_examples"):
-        assert a[name] == b[name], name
-    assert losses(ours) == losses(theirs)
-    assert read_rows(ours) == read_rows(theirs)
+    return max((int(path.name) for path in step_folders(workdir / "checkpoints")),
+               default=0)
 
 
 def kill_once(workdir: Path, changes: dict, draw: random.Random, folder: Path,
@@ -66,10 +58,10 @@ def kill_once(workdir: Path, changes: dict, draw: random.Random, folder: Path,
     target = rows_written(workdir) + draw.randrange(ROWS_PER_EPOCH)
     delay = draw.uniform(0, 0.03)
     while rows_written(workdir) < target and process.poll() is None:
-        time.sleep(0.001)
+        time.sleep(0.005)
     while in_save and process.poll() is None and not list(
             (workdir / "checkpoints").glob(UNFINISHED)):
-        time.sleep(0.0005)  # a save is open for a few dozen milliseconds
+        time.sleep(0.002)  # a save is open for a few dozen milliseconds
     time.sleep(delay if not in_save else delay / 3)
     process.send_signal(signal.SIGKILL) if process.poll() is None else None
     code, _, errors = end(process)
@@ -83,8 +75,8 @@ def kill_once(workdir: Path, changes: dict, draw: random.Random, folder: Path,
 
 
 def kill_and_resume(name: str, kills: int, draw: random.Random, folder: Path) -> dict:
-    """The counts for one network."""
-    changes = RICH | NETWORKS[name] | {"epochs": max(4, kills)}
+    """The counts of one case."""
+    changes = RICH | CASES[name] | {"epochs": max(4, kills)}
     whole, workdir = folder / "whole", folder / "run"
     folder.mkdir()
     code, _, errors = end(start(whole, changes | {"checkpoint.keep": 10_000},
@@ -106,17 +98,22 @@ def kill_and_resume(name: str, kills: int, draw: random.Random, folder: Path) ->
     return counts | {"ended alike": True}
 
 
-def main(kills: int, seed: int) -> dict:
-    """{network: counts}; `kills` over all networks."""
+def main(kills: int, seed: int, only: str = "") -> dict:
+    """{case: counts}; `kills` over all cases."""
+    first, second, *_ = CASES
+    shares = {first: kills - kills // 2, second: kills // 2}
+    if only or kills < 10:
+        shares = {only or first: kills}
     draw = random.Random(seed)
-    shares = [kills - kills // 2, kills // 2]
     with workplace() as folder:
         return {name: kill_and_resume(name, share, draw, folder / name)
-                for name, share in zip(NETWORKS, shares) if share}
+                for name, share in shares.items()}
 
 
 if __name__ == "__main__":
-    arguments = command_line(__doc__, kills=100, seed=0)
-    figures = main(arguments.kills, arguments.seed)
+    arguments = command_line(__doc__, kills=100, seed=0, only="", cache=1)
+    if not arguments.cache:
+        jax.config.update("jax_enable_compilation_cache", False)  # children inherit it
+    figures = main(arguments.kills, arguments.seed, arguments.only)
     report(figures, all(counts["same checksums"] == counts["kills"]
                         for counts in figures.values()))

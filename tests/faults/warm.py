@@ -18,8 +18,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-CACHE = tempfile.mkdtemp(prefix="compiled")
-os.environ |= {"JAX_COMPILATION_CACHE_DIR": CACHE, "JAX_PLATFORMS": "cpu",
+OWN_CACHE = tempfile.mkdtemp(prefix="compiled")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", OWN_CACHE)
+os.environ |= {"JAX_PLATFORMS": "cpu",
                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
                "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
                "CNN_JAX_HUGE_PAGES": "0"}
@@ -89,12 +90,12 @@ def start(workdir: Path, changes: dict, *args, folder: Path, **options) -> Warm:
 
 @contextlib.contextmanager
 def workplace():
-    """A temporary folder; the compiled programs go with it."""
+    """A temporary folder; programs that were compiled for this command go with it."""
     with tempfile.TemporaryDirectory(prefix="faults") as folder:
         try:
             yield Path(folder)
         finally:
-            shutil.rmtree(CACHE, ignore_errors=True)
+            shutil.rmtree(OWN_CACHE, ignore_errors=True)
 
 
 def command_line(module, **defaults) -> argparse.Namespace:

@@ -1,0 +1,159 @@
+"""Long and often: memory, open files and the checkpoint folder must not grow.
+
+    python -m tests.faults.soak --steps=20000 --rounds=200 --seed=0
+
+First a run of the smallest network (583 parameters) with a checkpoint every 50 steps,
+in a process that is looked at from outside. Then `--rounds` times in this one process:
+a run is started, receives SIGTERM after a drawn number of rows, and goes on from its
+checkpoint in the next round. Slopes are by least squares over the second half, since
+caches fill in the first.
+"""
+
+import os
+import random
+import resource
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+
+from tests.faults.warm import command_line, report, start, workplace
+from tiny_runs import end, tiny
+
+from cnn_jax import training
+from cnn_jax.training import loop
+from cnn_jax.training.checkpoint import step_folders
+
+STEPS_PER_EPOCH = 1294 // 2  # of the digits' training part
+SMALLEST = {"model.name": "ai_edu_colour_cnn", "data.limit": 0, "batch_size": 2,
+            "checkpoint.every_steps": 50, "log.every_steps": 50,
+            "early_stopping.patience": 0}
+# Bounds on the growth, far below what a leak of a state or a program a round makes.
+KB_PER_1000_STEPS, KB_PER_ROUND, FILES = 500, 2000, 5
+
+
+def memory_kb(pid: int | str) -> int:
+    """Resident memory of a process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize() // 1024
+
+
+def open_files(pid: int | str) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def folder_kb(folder: Path) -> int:
+    """Of all files; those that vanish meanwhile do not count."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(parent, name)).st_size
+            except FileNotFoundError:
+                pass
+    return total // 1024
+
+
+class Samples:
+    """Memory, open files and checkpoint folder over the time of a soak."""
+
+    def __init__(self):
+        self.rows = []
+
+    def take(self, pid: int | str, workdir: Path, progress: int) -> None:
+        self.rows.append((progress, memory_kb(pid), open_files(pid),
+                          folder_kb(workdir / "checkpoints"),
+                          len(step_folders(workdir / "checkpoints"))))
+        print("at {}: {} KB resident, {} open files, {} KB in {} checkpoints".format(
+            *self.rows[-1]), flush=True)
+
+    def figures(self) -> dict:
+        """Of the second half."""
+        half = np.array(self.rows[len(self.rows) // 2:], np.float64)
+        progress, memory, files, kilobytes, checkpoints = half.T
+        slope, _ = np.polyfit(progress, memory, 1)
+        return {"samples": len(half), "slope": float(slope),
+                "first and last MB": [round(memory[0] / 1024, 1),
+                                      round(memory[-1] / 1024, 1)],
+                "open files, median of each half": [
+                    int(np.median(part)) for part in np.array_split(files, 2)],
+                "checkpoints": int(checkpoints.max()),
+                "checkpoints KB": [int(kilobytes.min()), int(kilobytes.max())]}
+
+
+def long_run(steps: int, folder: Path) -> dict:
+    """One run of so many steps, looked at about a hundred times."""
+    epochs, samples = -(-steps // STEPS_PER_EPOCH), Samples()
+    workdir = folder / "long"
+    process = start(workdir, SMALLEST | {"epochs": epochs}, folder=folder)
+    seen = 0
+    while process.poll() is None:
+        step = max((int(path.name) for path in step_folders(workdir / "checkpoints")),
+                   default=0)
+        if step >= seen + steps // 100:
+            seen = step
+            samples.take(process.pid, workdir, step)
+        try:
+            process.wait(0.05)
+        except Exception:
+            continue
+    code, _, errors = end(process)
+    assert code == 0, errors
+    found = samples.figures()
+    found["KB per 1000 steps"] = round(1000 * found.pop("slope"), 1)
+    return {"steps": epochs * STEPS_PER_EPOCH} | found
+
+
+def rounds_in_one_process(rounds: int, draw: random.Random, folder: Path) -> dict:
+    """Starts and stops a run so often; it must have gone on each time."""
+    workdir, samples, rows, last = folder / "often", Samples(), [0], 0
+    append = loop.Recorder.append
+
+    def counted(recorder, row):
+        append(recorder, row)
+        rows[0] -= 1
+        if rows[0] == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+    loop.Recorder.append = counted
+    config = tiny(SMALLEST | {"epochs": 10_000})
+    try:
+        for number in range(1, rounds + 1):
+            rows[0] = draw.randint(1, 3)
+            try:
+                training.run(config, workdir, quiet=True)
+                raise AssertionError("the run was not stopped")
+            except training.Stopped:
+                pass
+            step = int(step_folders(workdir / "checkpoints")[-1].name)
+            assert step > last, (step, last)
+            last = step
+            samples.take("self", workdir, number)
+    finally:
+        loop.Recorder.append = append
+    found = samples.figures()
+    found["KB per round"] = round(found.pop("slope"), 1)
+    shutil.rmtree(workdir)
+    return {"rounds": rounds, "last step": last} | found
+
+
+def main(steps: int, rounds: int, seed: int) -> dict:
+    with workplace() as folder:
+        return {"long run": long_run(steps, folder),
+                "rounds": rounds_in_one_process(rounds, random.Random(seed), folder)}
+
+
+def good(figures: dict) -> bool:
+    """Whether nothing grew."""
+    long, often = figures["long run"], figures["rounds"]
+    files = [after - before for before, after in (
+        part["open files, median of each half"] for part in (long, often))]
+    return (long["KB per 1000 steps"] <= KB_PER_1000_STEPS
+            and often["KB per round"] <= KB_PER_ROUND and max(files) <= FILES
+            and max(long["checkpoints"], often["checkpoints"]) <= 4)
+
+
+if __name__ == "__main__":
+    arguments = command_line(__doc__, steps=20_000, rounds=200, seed=0)
+    found = main(arguments.steps, arguments.rounds, arguments.seed)
+    report(found, good(found))

@@ -1,0 +1,145 @@
+"""What a run stands on is taken away: it goes on alike, or stops in one line.
+
+    python -m tests.faults.surroundings
+
+The wall clock jumps a year ahead, then two back; the folder of the data disappears; the
+TensorBoard folders are deleted; the whole workdir is. The clock is moved by a small
+library that is loaded before all others (Linux, and a C compiler).
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.faults.kill_resume import step_checksums
+from tests.faults.warm import command_line, report, start, workplace
+from tiny_runs import (assert_same_run, end, picture_folder, refusal, rows_written,
+                       wait_until)
+
+CHANGES = {"model.name": "lenet5", "epochs": 40, "checkpoint.every_steps": 3}
+YEAR = 365 * 24 * 3600
+
+
+def with_clock() -> bool:
+    """Starts this program anew under the clock library; False where that cannot be."""
+    if "CLOCK_OFFSET_FILE" in os.environ:
+        return True
+    compiler = shutil.which("cc")
+    if sys.platform != "linux" or compiler is None:
+        return False
+    folder = Path(tempfile.mkdtemp(prefix="clock"))
+    source = Path(__file__).with_name("clock.c")
+    subprocess.run([compiler, "-shared", "-fPIC", str(source), "-o",
+                    str(folder / "clock.so"), "-ldl"], check=True)
+    (folder / "offset").write_bytes(bytes(8))
+    os.environ |= {"CLOCK_OFFSET_FILE": str(folder / "offset"),
+                   "LD_PRELOAD": str(folder / "clock.so")}
+    os.execv(sys.executable, sys.orig_argv)
+
+
+def set_clock(seconds: int) -> None:
+    """Moves the wall clock of this process and of those that it started."""
+    with open(os.environ["CLOCK_OFFSET_FILE"], "r+b") as file:
+        file.write(seconds.to_bytes(8, "little", signed=True))
+
+
+def saved_at(workdir: Path) -> dict[int, float]:
+    """The time at which each checkpoint says it was made, in years from now."""
+    now, found = time.time(), {}
+    for path in (workdir / "checkpoints").glob("*/_CHECKPOINT_METADATA"):
+        stamp = json.loads(path.read_text())["init_timestamp_nsecs"]
+        found[int(path.parent.name)] = (stamp / 1e9 - now) / YEAR
+    return found
+
+
+def wait_for_rows(process, workdir: Path, rows: int) -> None:
+    wait_until(lambda: rows_written(workdir) >= rows, process)
+
+
+def jumping_clock(folder: Path, whole: Path) -> str:
+    """The newest checkpoints are kept and the best is found, whatever their dates."""
+    workdir, years = folder / "clock", []
+    process = start(workdir, CHANGES, folder=folder)
+    for rows, years_ahead in ((20, 1), (60, -1)):
+        wait_for_rows(process, workdir, rows)
+        set_clock(years_ahead * YEAR)
+        wait_for_rows(process, workdir, rows + 10)
+        set_clock(0)  # so that `saved_at` counts from the true time
+        years += saved_at(workdir).values()
+        set_clock(years_ahead * YEAR)
+    code, _, errors = end(process)
+    set_clock(0)
+    assert code == 0, errors
+    assert max(years) > 0.9 and min(years) < -0.9, f"the clock did not jump: {years}"
+    assert_same_run(workdir, whole)
+    assert step_checksums(workdir) == step_checksums(whole)
+    return "went on, ended alike"
+
+
+def deleted_events(folder: Path, whole: Path) -> str:
+    workdir = folder / "events"
+    process = start(workdir, CHANGES, folder=folder)
+    wait_for_rows(process, workdir, 20)
+    for part in ("train", "validation"):
+        shutil.rmtree(workdir / part)
+    code, _, errors = end(process)
+    assert code == 0, errors
+    assert_same_run(workdir, whole)
+    return "went on, ended alike"
+
+
+def deleted_workdir(folder: Path) -> str:
+    """What is missed first depends on the moment: the line names it."""
+    workdir = folder / "gone"
+    process = start(workdir, CHANGES, folder=folder)
+    wait_for_rows(process, workdir, 20)
+    workdir.rename(folder / "elsewhere")
+    result = end(process)
+    assert result[0] in (1, 2), result
+    line = refusal(result, result[0])
+    assert str(workdir) in line, line
+    return f"stopped: {line.replace(str(folder), '')}"
+
+
+def deleted_data(folder: Path) -> str:
+    """A run has its data in memory; one that is to go on without them says so."""
+    changes = CHANGES | picture_folder(folder / "data", ["cat", "dog"], 250) | {
+        "epochs": 100}
+    code, _, errors = end(start(folder / "whole data", changes, folder=folder))
+    assert code == 0, errors
+    workdir = folder / "data run"
+    process = start(workdir, changes, folder=folder)
+    wait_for_rows(process, workdir, 20)
+    (folder / "data").rename(folder / "moved")
+    code, _, errors = end(process)
+    assert code == 0, errors
+    assert_same_run(workdir, folder / "whole data")
+    line = refusal(end(start(workdir, changes, folder=folder)), 2)
+    assert str(folder / "data") in line, line
+    return f"went on, ended alike; the next start: {line.replace(str(folder), '')}"
+
+
+def main(clock: bool) -> dict:
+    with workplace() as folder:
+        whole = folder / "whole"
+        code, _, errors = end(start(whole, CHANGES, folder=folder))
+        assert code == 0, errors
+        found = {
+            "the wall clock jumps a year ahead, then two back":
+                jumping_clock(folder, whole) if clock else
+                "not tried: needs Linux and a C compiler",
+            "the TensorBoard folders are deleted": deleted_events(folder, whole),
+            "the folder of the data disappears": deleted_data(folder),
+            "the workdir disappears": deleted_workdir(folder)}
+    return found
+
+
+if __name__ == "__main__":
+    can = with_clock()
+    command_line(__doc__)
+    report(main(can), good=True)
