@@ -6,9 +6,10 @@
 Half of the kills go to a network with batch norm and dropout, half to LeNet-5, both
 with adam, an average of the parameters, gradient accumulation, a schedule and
 augmentation; fewer than ten all go to the first, and --only names another case.
-With --cache=0 each process compiles its programs anew. Every second kill waits for a save to be open. After each kill the newest
-checkpoint must have the checksums that the uninterrupted run has at that step; the next
-start must find the folder free. In the end state, figures and rows must be the same.
+With --cache=0 each process compiles its programs anew. Every second kill waits for a
+save to be open. After each kill the newest checkpoint must have the checksums that the
+uninterrupted run has at that step; the next start must find the folder free. In the end
+state, figures and rows must be the same.
 """
 
 import json

@@ -2,10 +2,10 @@
 
     python -m tests.faults.sigterm --n=25 --seed=0
 
-Every fifth signal, from the second on, is SIGINT. Each must end the process with 143 or 130 and one line
-that names the step; that step's checkpoint must have the checksums that an
-uninterrupted run has there; in the end the run must end alike. The seconds are those
-from the signal to the end of the process.
+Every fifth signal, from the second on, is SIGINT. Each must end the process with 143 or
+130 and one line that names the step; that step's checkpoint must have the checksums
+that an uninterrupted run has there; in the end the run must end alike. The seconds are
+those from the signal to the end of the process.
 """
 
 import json
