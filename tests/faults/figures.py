@@ -1,0 +1,189 @@
+"""The figures of results/RELIABILITY.md: measured by their commands, put in a table.
+
+    python -m tests.faults.figures --only=4,16      measure these (nothing: all; hours)
+    python -m tests.faults.figures --only=4 --log=F --commit=C
+                                                    take the output of a run made before
+    python -m tests.faults.figures --table          only write the table again
+
+What was measured is kept in results/reliability.json.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from tiny_runs import ROOT
+
+from cnn_jax.training.results import commit, machine, versions
+
+FOLDER = ROOT / "results"
+RECORD = FOLDER / "reliability.json"
+
+
+class Figure(NamedTuple):
+    """What is promised, and the command that shows it."""
+
+    promise: str
+    command: str
+
+
+ALL = '-m "slow or not slow"'
+FIGURES = {
+    "1": Figure("100 kills in mid-run, two networks: 100 resumes with the same bits",
+                "-m tests.faults.kill_resume --kills=100 --seed=0"),
+    "2": Figure("resume at every boundary, and of a complete run: the same bits",
+                "-m pytest tests/test_resume.py"),
+    "3": Figure("20 SIGTERM and 5 SIGINT: the step just done is saved, codes 143 and "
+                "130, at most 5 s, resumed with the same bits",
+                "-m tests.faults.sigterm --n=25 --seed=0"),
+    "4": Figure("200 damaged files of a checkpoint: none silent, each goes on from a "
+                "verified step with checkpoint.fallback",
+                "-m tests.faults.corrupt --n=200 --seed=0"),
+    "5": Figure("full disk, read-only folder, file-size limit, from the start and "
+                "later: a line, not code 0, no hang; afterwards the same bits",
+                "-m tests.faults.disk"),
+    "6": Figure("ten mismatches in restoring: ten lines that name leaf, expected, "
+                "found", "-m pytest tests/test_checkpoint.py "
+                '-k "another_structure or another_config or empty_step"'),
+    "7": Figure("saved on 1, 2, 4, 8 devices, restored on each: 16 pairs, same bits",
+                "-m pytest -m slow tests/test_parallel.py -k restored_on_all"),
+    "8": Figure("1 against 2, 4, 8 devices, jit and pmap: within 1e-6 after a step, "
+                "1e-4 after 60; ten runs of ten on eight devices end alike",
+                f"-m pytest {ALL} tests/test_parallel.py "
+                '-k "same_parameters or synchronised or ten_runs"'),
+    "9": Figure("the same start gives the same 20 steps, another start others, for a "
+                "network of every class",
+                "-m pytest -m slow tests/test_determinism.py"),
+    "10": Figure("at least 1,000 cases of gradient equivalence: 5e-6 in float32, 1e-14 "
+                 "in float64, 2e-2 in bfloat16",
+                 f"-m pytest {ALL} tests/test_grad_equivalence.py"),
+    "11": Figure("finite differences in float64 at 1e-6, orders 1 and 2",
+                 f"-m pytest {ALL} tests/test_check_grads.py"),
+    "12": Figure("values equal those of NumPy loops and of published cases",
+                 "-m pytest tests/test_vs_numpy.py"),
+    "13": Figure("60 bad configs and command lines: a line and code 2 each",
+                 "-m pytest tests/test_config.py tests/test_cli.py"),
+    "13 b": Figure("500 sets of overrides drawn at random: each trains or is refused "
+                   "in a line", "-m tests.faults.fuzz_config --n=500 --seed=0"),
+    "14": Figure("40 malformed data files: a line each, nothing run or written, peak "
+                 "memory below 1 GiB", "-m pytest tests/test_malformed_inputs.py"),
+    "15": Figure("official files are used only with their size and sha256",
+                 "-m pytest tests/test_checksums.py tests/test_data_real.py"),
+    "16": Figure("no call that runs code from a file or writes outside a folder",
+                 "-m pytest tests/test_unsafe_calls.py"),
+    "17": Figure("loss or parameters that are not finite: stopped, step and rate "
+                 "named, the last finite checkpoint kept",
+                 "-m pytest tests/test_run.py -k finite"),
+    "18": Figure("a second writer is refused; the lock of a killed run is not in the "
+                 "way (nor after any of the kills of 1)",
+                 "-m pytest tests/test_run.py -k second_writer"),
+    "19": Figure("clock, data folder, TensorBoard folder, workdir: goes on alike or "
+                 "stops in a line", "-m tests.faults.surroundings"),
+    "20": Figure("debug.determinism names the first leaf that does not repeat",
+                 '-m pytest tests/test_determinism.py -k "not twenty"'),
+    "21": Figure("20,000 steps with a checkpoint every 50, and 200 starts and stops in "
+                 "one process: no growth",
+                 "-m tests.faults.soak --steps=20000 --rounds=200 --seed=0"),
+}
+
+
+def last_line(output: str) -> str:
+    """The counts that a fault command or pytest ends with."""
+    line = [line for line in output.splitlines() if line.strip()][-1]
+    if not line.startswith("{"):
+        return line.strip("= ")
+    figures = json.loads(line)
+    good = figures.pop("good")
+    return words(figures) + ("" if good else " (NOT as promised)")
+
+
+def words(figures: dict) -> str:
+    """'kills 50, same checksums 50; ...' of nested counts."""
+    parts = []
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            parts.append(f"{name}: {words(value)}")
+        elif isinstance(value, list):
+            parts.append(f"{name} {' to '.join(map(str, value))}")
+        else:
+            parts.append(f"{name} {value}")
+    nested = any(isinstance(value, dict) for value in figures.values())
+    return ("; " if nested else ", ").join(parts)
+
+
+def measure(number: str) -> dict:
+    """Runs the command of a figure; its output is shown as it comes."""
+    arguments = shlex.split(FIGURES[number].command)
+    begun = datetime.datetime.now()
+    process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE)
+    lines = []
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        lines.append(line)
+    _, status, usage = os.wait4(process.pid, 0)
+    minutes = (datetime.datetime.now() - begun).total_seconds() / 60
+    measured = last_line("".join(lines))
+    if os.waitstatus_to_exitcode(status):
+        measured += " (FAILED)"
+    return {"measured": f"{measured}; peak memory {usage.ru_maxrss // 1024} MiB",
+            "minutes": round(minutes, 1)} | circumstances()
+
+
+def circumstances() -> dict:
+    return {"date": str(datetime.date.today()), "commit": (commit() or "")[:7],
+            "machine": machine(), "versions": versions()}
+
+
+def table(record: dict) -> str:
+    """results/RELIABILITY.md"""
+    lines = [
+        "# Reliability, as measured", "",
+        "Written by `python -m tests.faults.figures`, which runs the commands. Every "
+        "random choice is drawn from a seed that the command prints. A figure without "
+        "a measurement has not been measured as a whole yet; the fast suite runs a "
+        "short version of each.", "",
+        "| # | promised | command: `python ...` | measured | commit |",
+        "|---|---|---|---|---|"]
+    for number, figure in FIGURES.items():
+        row = record.get(number, {"measured": "-", "commit": "-"})
+        cells = [number, figure.promise, f"`{figure.command}`", row["measured"],
+                 row["commit"]]
+        lines.append("| " + " | ".join(
+            cell.replace("|", "\\|") for cell in cells) + " |")
+    found = {(row["machine"], *(f"{k} {row['versions'][k]}" for k in (
+        "python", "jax", "orbax-checkpoint"))) for row in record.values()}
+    lines += ["", *(f"Measured on {', '.join(where)}." for where in sorted(found))]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--log", type=Path)
+    parser.add_argument("--commit", help="that the log was made with")
+    parser.add_argument("--table", action="store_true")
+    arguments = parser.parse_args()
+    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    numbers = [number.strip() for number in arguments.only.split(",") if number]
+    for number in ([] if arguments.table else numbers or FIGURES):
+        if arguments.log:
+            record[number] = circumstances() | {
+                "measured": last_line(arguments.log.read_text())}
+            if arguments.commit:
+                record[number]["commit"] = arguments.commit
+        else:
+            record[number] = measure(number)
+        FOLDER.mkdir(exist_ok=True)
+        RECORD.write_text(json.dumps(record, indent=1) + "\n")
+    (FOLDER / "RELIABILITY.md").write_text(table(record))
+
+
+if __name__ == "__main__":
+    main()
