@@ -4,6 +4,7 @@ See tests/faults/__init__.py. The short versions have seeds of their own.
 """
 
 import json
+import os
 
 import pytest
 from tiny_runs import start_python
@@ -50,6 +51,19 @@ def test_few_faults(name):
 @pytest.mark.parametrize("name", FULL)
 def test_all_faults(name):
     assert run(name, *FULL[name])
+
+
+@pytest.mark.slow
+def test_malformed_files_take_less_than_a_gibibyte():
+    """Of memory at the peak, in a process that reads nothing else."""
+    process = start_python("-m", "pytest", "-n", "0", "-p", "no:cacheprovider",
+                           "tests/test_malformed_inputs.py")
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, output[-3000:]
+    print(f"{usage.ru_maxrss // 1024} MiB: {output.splitlines()[-1]}")
+    assert usage.ru_maxrss < 2**20
 
 
 @pytest.mark.slow
