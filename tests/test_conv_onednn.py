@@ -337,6 +337,8 @@ def test_with_address_sanitizer(tmp_path):
         [sys.executable, "-m", "cnn_jax.native.build"], cwd=HERE.parent, text=True,
         env=os.environ | own | {"CXX": str(compiler)}, capture_output=True, check=True)
     assert b"__asan_report_load" in Path(built.stdout.strip()).read_bytes()
+    # With the C++ library in front: the sanitizer looks for its functions at the start.
+    preload += " " + shared_object("g++", "libstdc++.so.6")
     run_fuzz(400, 11, LD_PRELOAD=preload, **own,
              ASAN_OPTIONS="detect_leaks=0:abort_on_error=1")
 
