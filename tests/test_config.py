@@ -87,6 +87,12 @@ BAD = [
     ("checkpoint.monitor", "f1", "val_loss"),
     ("checkpoint.keep", 1, "whole number from 2"),
     ("log.every_steps", 0, "whole number"),
+    ("inspect.images", 0, "whole number from 1 to 64"),
+    ("inspect.layers", 3, "string"),
+    ("inspect.position", (1,), "2 items"),
+    ("inspect.position", (-2, 0), "whole number from -1"),
+    ("inspect.noise", -0.1, ">= 0"),
+    ("inspect.steps", 0, "whole number from 1"),
 ]
 
 

@@ -8,28 +8,46 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
-from tiny_runs import end, refusal, start_python, tiny
+from tiny_runs import end, prepare, refusal, start_python, tiny
 
-from cnn_jax import inspect, modes, training
+from cnn_jax import inspect, modes
 from cnn_jax.data.examples import Examples
 from cnn_jax.errors import InputError
+from cnn_jax.inspection import kernels
 from cnn_jax.inspection.pictures import PICTURES
+from cnn_jax.inspection.selection import NotForThisNetwork
 from cnn_jax.inspection.settings import Settings
 from cnn_jax.inspection.subject import sample
-from cnn_jax.training.config import computed, differences, fingerprint
-from cnn_jax.training.workdir import check_same_config, read_config
+from cnn_jax.training.checkpoint import Checkpoints
+from cnn_jax.training.config import computed, differences, fingerprint, to_json
+from cnn_jax.training.metrics import COLUMNS
+from cnn_jax.training.setup import first_state
+from cnn_jax.training.workdir import check_same_config, describe, read_config
 from configs import default
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 QUICK = {"images": 2, "steps": 2, "samples": 2, "max_filters": 3}
 
 
+def leave_run(path: Path, config: ConfigDict) -> Path:
+    """What a run leaves, with its first parameters: nothing here asks how good they
+    are, and training would take most of the time."""
+    dataset, recipe, image_shape = prepare(config)
+    info = describe(dataset, config.data.scaling)
+    with Checkpoints(path / "checkpoints") as checkpoints:
+        checkpoints.save(7, first_state(recipe, image_shape), {}, score=(0.5, 1))
+    (path / "config.json").write_text(to_json(config))
+    (path / "data.json").write_text(json.dumps(info._asdict()))
+    row = [1, 7, 2.5, 0.25, 2.4, 0.5, 1e-3, 1.5, 80]
+    (path / "history.csv").write_text(
+        f"{','.join(COLUMNS)}\n{','.join(map(str, row))}\n")
+    return path
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory, compiled_once):
-    """A run of one epoch: digits of 8 x 8 pixels, the network 'baseline'."""
-    path = tmp_path_factory.mktemp("runs") / "short"
-    training.run(tiny(epochs=1), path, quiet=True)
-    return path
+    """Digits of 8 x 8 pixels, the network 'baseline'."""
+    return leave_run(tmp_path_factory.mktemp("runs") / "short", tiny(epochs=1))
 
 
 def changed(workdir: Path, **fields) -> ConfigDict:
@@ -65,6 +83,8 @@ def test_the_users_own_images_are_explained(workdir, tmp_path):
     subject = inspect.load_subject(workdir, None, [str(path)])
     assert subject.pixels.shape == (1, 8, 8, 1) and subject.labels is None
     assert subject.titles == ("own.png",)
+    many = inspect.load_subject(workdir, changed(workdir), [str(path)] * 3)
+    assert len(many.pixels) == QUICK["images"]
     inverted = inspect.load_subject(workdir, None, [str(path)], invert=True)
     np.testing.assert_array_equal(inverted.pixels, 255 - subject.pixels)
     picture, = PICTURES["saliency"](subject, Settings(**QUICK))
@@ -79,6 +99,19 @@ def test_the_users_own_images_are_explained(workdir, tmp_path):
     other = Settings(**QUICK, target="3")
     chosen, = PICTURES["saliency"](subject, other)
     assert chosen.arrays["class"].tolist() == [3]
+
+
+def test_pictures_that_a_network_does_not_have(tmp_path, monkeypatch, capsys):
+    """They are left out with a line, unless they were asked for by name."""
+    dense = leave_run(tmp_path / "dense", tiny({"model.name": "ai_edu_mnist_dnn"}))
+    rows = {"strip": kernels.strip, "kernels": kernels.first_layer}
+    monkeypatch.setattr(inspect, "chosen", lambda only: rows)
+    path, = inspect.draw(dense, changed(dense))
+    assert path.name == "kernels.png"
+    assert ("without strip: no layer of AiEduDNN with weights has height and width"
+            in capsys.readouterr().out)
+    with pytest.raises(NotForThisNetwork, match="AiEduDNN"):
+        inspect.draw(dense, changed(dense, only="strip"), quiet=True)
 
 
 def test_the_examples_take_turns_by_class():
