@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
+from tensorboardX.summary import histogram, image
 
 from cnn_jax.inspection.picture import Picture
+from cnn_jax.training.event_file import EventFile
+from cnn_jax.training.metrics import named
 
 FOLDER = "inspection"  # of a workdir; TensorBoard shows it as a run
 # Pictures whose arrays are values by layer: they become histograms too.
@@ -17,22 +19,21 @@ BINS = 40
 
 
 @contextlib.contextmanager
-def open_events(workdir: Path) -> Iterator[SummaryWriter]:
+def open_events(workdir: Path) -> Iterator[EventFile]:
     """What `add` writes to. Where a tag and step come again, the later one counts."""
-    writer = SummaryWriter(str(workdir / FOLDER))
-    try:
-        yield writer
-    finally:
-        writer.close()
+    with contextlib.closing(EventFile(workdir / FOLDER)) as events:
+        yield events
 
 
-def add(writer: SummaryWriter, picture: Picture, file: Path, step: int) -> None:
+def add(events: EventFile, picture: Picture, file: Path, step: int) -> None:
     """A picture, which lies in `file`, as pictures/NAME; and the values of each layer
     that it shows the distribution of as NAME/LAYER, those that are finite."""
-    with Image.open(file) as image:
-        pixels = np.asarray(image.convert("RGB"))
-    writer.add_image(f"pictures/{picture.name}", pixels, step, dataformats="HWC")
+    with Image.open(file) as found:
+        pixels = np.asarray(found.convert("RGB"))
+    summaries = [image(f"pictures/{picture.name}", pixels, dataformats="HWC")]
     if picture.name in HISTOGRAMS:
         for layer, values in picture.arrays.items():
             values = values[np.isfinite(values)]
-            writer.add_histogram(f"{picture.name}/{layer}", values, step, bins=BINS)
+            summaries.append(histogram(f"{picture.name}/{layer}", values, BINS))
+    with named(events.folder):
+        events.add(summaries, step)

@@ -1,4 +1,4 @@
-"""Scalars for TensorBoard, written by the thread that calls.
+"""Events for TensorBoard, written by the thread that calls.
 
 tensorboardX's SummaryWriter leaves the writing to a thread. It dies of a full disk, and
 of a wall clock that is set back by some weeks, and from then on adding an event waits
@@ -6,33 +6,35 @@ for ever. Its parts are used here without the thread, so that an error is an err
 """
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
+from tensorboardX.proto.summary_pb2 import Summary
 
 
 class EventFile:
     """A new event file in a folder that TensorBoard reads as one run.
 
     purge_step: what older files say of this step and later ones is taken back.
-    Raises OSError where it cannot be written.
+    All methods raise OSError where the file cannot be written.
     """
 
-    def __init__(self, folder: Path, purge_step: int):
+    def __init__(self, folder: Path, purge_step: int | None = None):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         # Of two files made within a second the names would be the same.
         number = sum(1 for _ in folder.iterdir())
         self._events = EventsWriter(str(folder / "events"), f".{number}")
-        self._write(Event(step=purge_step, session_log=SessionLog(
-            status=SessionLog.START)))
+        if purge_step is not None:
+            self._write(Event(step=purge_step, session_log=SessionLog(
+                status=SessionLog.START)))
 
-    def add(self, tags: dict[str, float], step: int) -> None:
-        """Adds {tag: value} at a step; it is in the file on return."""
-        for tag, value in tags.items():
-            self._write(Event(step=step, summary=scalar(tag, value)))
+    def add(self, summaries: Iterable[Summary], step: int) -> None:
+        """Adds what tensorboardX.summary makes; it is in the file on return."""
+        for summary in summaries:
+            self._write(Event(step=step, summary=summary))
         self._events.flush()
 
     def _write(self, event: Event) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn,
                            TimeRemainingColumn)
+from tensorboardX.summary import scalar
 
 from cnn_jax.errors import RunError
 from cnn_jax.training.event_file import EventFile
@@ -140,7 +141,8 @@ class Recorder:
             tags = {tag: row[prefix + tag] for tag in ("loss", "accuracy", "mean_iou")
                     if prefix + tag in row} | shared
             with named(self.workdir / part):
-                self.writers[part].add(tags, row["step"])
+                self.writers[part].add(
+                    (scalar(tag, value) for tag, value in tags.items()), row["step"])
 
 
 def is_row_until(line: str, step: int) -> bool:
