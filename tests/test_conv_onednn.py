@@ -90,6 +90,14 @@ def test_shapes_of_networks(image, kernel, options, dtype):
     check(spec, dtype, np.random.default_rng(0))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_weight_gradient_that_onednn_has_wrong_in_bfloat16(seed):
+    if not library.load().bfloat16:
+        pytest.skip("this CPU has no bfloat16 instructions")
+    spec = conv_spec((5, 2, 16), (3, 8, 2), 3, 1, groups=2)
+    check(spec, "bfloat16", np.random.default_rng(seed))
+
+
 @pytest.mark.parametrize("dtype, change", [
     ("float64", {}), ("float16", {}), ("float32", {"padding": ((-1, 2), (1, 1))}),
     ("float32", {"lhs_dilation": (2, 1)})])

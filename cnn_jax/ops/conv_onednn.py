@@ -152,6 +152,11 @@ batching.primitive_batchers[convolution_p] = _batch
 # Lowering: a call of oneDNN on a CPU, XLA's convolution elsewhere.
 
 def _call(a, b, kind, spec):
+    if kind == WEIGHT_GRADIENT and a.dtype == jnp.bfloat16:
+        # oneDNN 3.2 computes some of these wrongly (5 x 2 pixels, stride 3, 8 channels
+        # a group), and slowly.
+        return _call(a.astype(jnp.float32), b.astype(jnp.float32), kind, spec).astype(
+            a.dtype)
     low, high = zip(*spec.padding)
     numbers = {"strides": spec.strides, "low": low, "high": high,
                "dilation": spec.rhs_dilation}
