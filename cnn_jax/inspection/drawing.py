@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-DPI = 120
 SIGNED, HEAT = "RdBu_r", "inferno"  # red above and blue below 0; dark to bright
 
 
@@ -84,12 +83,6 @@ def beside(axes, text: str, width: int = 14, size: int = 8) -> None:
     """A label to the left of a row."""
     axes.set_ylabel("\n".join(textwrap.fill(line, width) for line in text.split("\n")),
                     rotation=0, ha="right", va="center", fontsize=size)
-
-
-def headline(figure, text: str) -> None:
-    """What stands above all of it, as wide as the figure."""
-    figure.suptitle(textwrap.fill(text, max(30, int(11 * figure.get_figwidth()))),
-                    fontsize=10)
 
 
 def number(value: float) -> str:
