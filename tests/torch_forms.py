@@ -143,6 +143,30 @@ def resnet(t, x, blocks, bottleneck):
     return t.dense(x.mean((2, 3)), "head"), []
 
 
+def resnet_v2(t, x, blocks, bottleneck, stride_in="3x3"):
+    """Pre-activated; the stride in the 3 x 3 or the first 1 x 1 of a stage's first
+    block. The stem has no ReLU, so its pool must be padded with -inf, torch's default.
+    """
+    def block(x, name, stride):
+        plan = [(3, stride), (3, 1)]
+        if bottleneck:
+            steps = (stride, 1) if stride_in == "1x1" else (1, stride)
+            plan = [(1, steps[0]), (3, steps[1]), (1, 1)]
+        y = start = F.relu(t.bn(x, f"{name}/bn1"))
+        for k, (size, step) in enumerate(plan, 1):
+            y = F.relu(t.bn(y, f"{name}/bn{k}")) if k > 1 else y
+            y = t.conv(y, f"{name}/conv{k}", step, size // 2)
+        if t.get(f"{name}/shortcut_conv", "kernel") is not None:
+            x = t.conv(start, f"{name}/shortcut_conv", stride)
+        return x + y
+
+    x = F.max_pool2d(t.conv(x, "stem_conv", 2, 3), 3, 2, 1)
+    for i, count in enumerate(blocks, 1):
+        for j in range(1, count + 1):
+            x = block(x, f"stage{i}_block{j}", 2 if i > 1 and j == 1 else 1)
+    return t.dense(F.relu(t.bn(x, "final_bn")).mean((2, 3)), "head"), []
+
+
 def cifar_resnet(t, x, depth, zeros="end", preact=False, bottleneck=False):
     """Options A (zero channels at the 'end' or on 'both' sides) and, where there is a
     shortcut convolution, B."""
