@@ -63,7 +63,8 @@ def test_first_command_says_what_the_readme_says(folder):
         assert (workdir / name).exists(), name
 
 
-@pytest.mark.parametrize("mode", ["eval", "predict", "weights", "summary"])
+@pytest.mark.parametrize("mode", ["eval", "predict", "weights", "summary",
+                                  "report"])
 def test_modes_of_the_readme(folder, mode):
     workdir, = (folder / "runs").iterdir()
     words = next(c for c in commands() if f"--mode={mode}" in c)
@@ -71,7 +72,8 @@ def test_modes_of_the_readme(folder, mode):
     done = main(words, folder)
     assert done.returncode == 0, done.stderr
     expected = {"eval": "359 examples", "predict": "photos/b.png: ",
-                "weights": "weights.npz", "summary": "61,706"}[mode]
+                "weights": "weights.npz", "summary": "61,706",
+                "report": "report.html"}[mode]
     assert expected in done.stdout
 
 
