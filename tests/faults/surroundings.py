@@ -21,6 +21,8 @@ from tests.faults.warm import command_line, report, start, workplace
 from tiny_runs import (assert_same_run, end, picture_folder, refusal, rows_written,
                        wait_until)
 
+from cnn_jax.training.checkpoint import step_folders
+
 CHANGES = {"model.name": "lenet5", "epochs": 40, "checkpoint.every_steps": 3}
 YEAR = 365 * 24 * 3600
 
@@ -51,9 +53,12 @@ def set_clock(seconds: int) -> None:
 def saved_at(workdir: Path) -> dict[int, float]:
     """The time at which each checkpoint says it was made, in years from now."""
     now, found = time.time(), {}
-    for path in (workdir / "checkpoints").glob("*/_CHECKPOINT_METADATA"):
-        stamp = json.loads(path.read_text())["init_timestamp_nsecs"]
-        found[int(path.parent.name)] = (stamp / 1e9 - now) / YEAR
+    for folder in step_folders(workdir / "checkpoints"):
+        try:
+            facts = json.loads((folder / "_CHECKPOINT_METADATA").read_text())
+        except FileNotFoundError:
+            continue  # it has just been replaced by newer ones
+        found[int(folder.name)] = (facts["init_timestamp_nsecs"] / 1e9 - now) / YEAR
     return found
 
 
