@@ -130,6 +130,7 @@ def test_the_examples_take_turns_by_class():
     ({"filters": "-1"}, "no '-1'"),
     ({"position": (8, 0)}, r"have 8 x 8 units, \(0, 0\) to \(7, 7\)"),
     ({"cam_layer": "head"}, "inspect.cam_layer = 'head'.*no height and width"),
+    ({"window": 9}, "inspect.window = 9 .*images of 8 x 8: use 1 to 8, or 0"),
     ({"target": "ten"}, "inspect.target = 'ten'.*known are 0, 1.*from 0 to 9"),
     ({"only": "kernel"}, "no picture 'kernel'; known are .*kernels")])
 def test_what_there_is_not_is_one_line(workdir, fields, words):

@@ -148,6 +148,16 @@ def test_many_classes_are_drawn_without_numbers():
     assert picture.figure.get_figwidth() < 14
 
 
+def test_a_long_pass_over_the_images_tells_how_far_it_is():
+    told = []
+    subject = dataclasses.replace(
+        subject_of(Small("relu"), SMALL, PIXELS, np.array([0, 1])),
+        progress=told.append)
+    found = subject.over(PIXELS, lambda network, variables, images: images, batch=1)
+    np.testing.assert_array_equal(found, PIXELS)
+    assert told == ["images 0/2", "images 1/2"]
+
+
 # Units
 
 class Small(nn.Module):

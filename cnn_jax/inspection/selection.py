@@ -18,7 +18,7 @@ class NotForThisNetwork(InputError):
 
 def check_names(subject: Subject, settings: Settings) -> None:
     """Raises InputError for a layer, filter, position or class that there is none of,
-    before anything is drawn."""
+    and for a window that does not fit, before anything is drawn."""
     try:
         chosen = chosen_layers(subject, settings, maps=False)
     except NotForThisNetwork:
@@ -29,6 +29,12 @@ def check_names(subject: Subject, settings: Settings) -> None:
     chosen_cam_layer(subject, settings)
     if settings.target:
         class_index(subject, settings.target)
+    height, width = subject.pixels.shape[1:3]
+    if settings.window > min(height, width):
+        raise InputError(
+            f"config.inspect.window = {settings.window} does not fit into images of "
+            f"{height} x {width}: use 1 to {min(height, width)}, or 0 for an eighth of "
+            "the shorter side")
 
 
 def all_layers(subject: Subject) -> dict[str, Layer]:

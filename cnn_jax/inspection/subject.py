@@ -105,6 +105,7 @@ class Subject:
             compiler_options=ops.compiler_options())
         parts, size = [], min(batch, len(pixels))
         for start in range(0, len(pixels), size):
+            self.progress(f"images {start:,}/{len(pixels):,}")
             group = pixels[start:start + size]
             # One shape for all calls: one compilation.
             found = program(self.variables, np.resize(group, (size, *group.shape[1:])))
