@@ -20,7 +20,8 @@ Written by `python experiments/reproduce.py`; the figures are those of RESULTS.j
 Accuracy on the test part, of the parameters of the best validation epoch: mean ±
 standard deviation over n seeds. Needed: the published figure less the band below.
 Seconds per epoch are of training alone, without compiling and evaluating, the median
-of the runs; peak memory is that of the whole process, the largest of the runs.
+of the runs, on a machine that other programs shared: less is possible. Peak memory is
+that of the whole process, the largest of the runs.
 """
 
 
