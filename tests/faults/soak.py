@@ -30,7 +30,7 @@ SMALLEST = {"model.name": "ai_edu_colour_cnn", "data.limit": 0, "batch_size": 2,
             "checkpoint.every_steps": 50, "log.every_steps": 50,
             "early_stopping.patience": 0}
 # Bounds on the growth, far below what a leak of a state or a program a round makes.
-KB_PER_1000_STEPS, KB_PER_ROUND, FILES = 500, 2000, 5
+KB_PER_1000_STEPS, KB_PER_ROUND, FILES = 500, 300, 5
 
 
 def memory_kb(pid: int | str) -> int:
