@@ -13,7 +13,7 @@ from tiny_runs import end, prepare, refusal, start_python, tiny
 from cnn_jax import inspect, modes
 from cnn_jax.data.examples import Examples
 from cnn_jax.errors import InputError
-from cnn_jax.inspection import kernels
+from cnn_jax.inspection import explanations, kernels
 from cnn_jax.inspection.pictures import PICTURES
 from cnn_jax.inspection.selection import NotForThisNetwork
 from cnn_jax.inspection.settings import Settings
@@ -99,6 +99,13 @@ def test_the_users_own_images_are_explained(workdir, tmp_path):
     other = Settings(**QUICK, target="3")
     chosen, = PICTURES["saliency"](subject, other)
     assert chosen.arrays["class"].tolist() == [3]
+
+
+def test_incomplete_integrated_gradients_are_called_so():
+    """Rounded, 0.0014 would look like what was aimed at."""
+    assert explanations.completeness(0.00049, 576).endswith("complete within 0.0005.")
+    told = explanations.completeness(0.0014, 1728)
+    assert "1728 steps, incomplete" in told and "0.0014 apart, over the 0.001" in told
 
 
 def test_pictures_that_a_network_does_not_have(tmp_path, monkeypatch, capsys):

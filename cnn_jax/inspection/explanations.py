@@ -18,6 +18,7 @@ from cnn_jax.inspection.subject import Subject
 from cnn_jax.layers import Activation
 
 FILLED_FROM = 1000  # images whose mean pixel hides the others
+COMPLETE = 1e-3     # the largest error of integrated gradients that are called so
 
 
 def saliency(subject: Subject, settings: Settings) -> Iterator[Picture]:
@@ -68,7 +69,7 @@ def explain(subject: Subject, settings: Settings
     grey = float(subject.examples.images[:FILLED_FROM].mean())
     layer = chosen_cam_layer(subject, settings)
     integrated = integrated_gradients(
-        *asked, baseline=low,
+        *asked, baseline=low, tolerance=COMPLETE,
         track=lambda xs: subject.track("integrated gradients", xs))
     found = {
         "gradient": compiled(gradient)(*asked),
@@ -92,8 +93,7 @@ def explain(subject: Subject, settings: Settings
     remarks = [
         f"SmoothGrad: {settings.samples} copies with noise of {settings.noise:g} of "
         "the input's range.",
-        f"Integrated gradients: from black in {integrated.steps} steps, complete within"
-        f" {error.max():.1g}.",
+        completeness(float(error.max()), integrated.steps),
         f"Occlusion: squares of {side} x {side} pixels in the mean grey.",
         f"Grad-CAM: on {layer}." if layer else "Without convolution no Grad-CAM."]
     others = sorted(kinds - set(GUIDED))
@@ -102,6 +102,15 @@ def explain(subject: Subject, settings: Settings
                        f"{', '.join(others)} as they are.")
     return maps | {"pixels": subject.pixels, "class": classes,
                    "completeness_error": error}, remarks
+
+
+def completeness(error: float, steps: int) -> str:
+    """How integrated gradients were found, and whether they are what they should be."""
+    begin = f"Integrated gradients: from black in {steps} steps, "
+    if error <= COMPLETE:
+        return begin + f"complete within {error:.1g}."
+    return begin + (f"incomplete: their sum and the change of the score are {error:.2g}"
+                    f" apart, over the {COMPLETE:g} aimed at.")
 
 
 def words(subject: Subject, classes: np.ndarray, row: int) -> str:
@@ -115,7 +124,7 @@ def words(subject: Subject, classes: np.ndarray, row: int) -> str:
     share = 100 * probabilities[answer] / probabilities.sum()
     if subject.labels is not None:
         said.append(f"is {name(int(subject.labels[row]))}")
-    said.append(f"said {name(answer)}, {share:.0f} %")
+    said.append(f"said {name(answer)}, {share:.0f}%")
     if classes[row] != answer:
         said.append(f"why {name(int(classes[row]))}?")
     return "\n".join(said)
