@@ -104,17 +104,16 @@ def last_line(output: str) -> str:
 
 
 def words(figures: dict) -> str:
-    """'kills 50, same checksums 50; ...' of nested counts."""
+    """'kills: 50; same checksums: 50' of counts, nested ones in brackets."""
     parts = []
     for name, value in figures.items():
         if isinstance(value, dict):
-            parts.append(f"{name}: {words(value)}")
+            parts.append(f"{name} ({words(value)})")
         elif isinstance(value, list):
-            parts.append(f"{name} {' to '.join(map(str, value))}")
+            parts.append(f"{name}: {' to '.join(map(str, value))}")
         else:
-            parts.append(f"{name} {value}")
-    nested = any(isinstance(value, dict) for value in figures.values())
-    return ("; " if nested else ", ").join(parts)
+            parts.append(f"{name}: {value}")
+    return "; ".join(parts)
 
 
 def measure(number: str) -> dict:
