@@ -14,7 +14,7 @@ from cnn_jax import data, ops
 from cnn_jax.data.images import find_images, read_image
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.overlays import overlays
-from cnn_jax.training.metrics import mean_iou
+from cnn_jax.training.metrics import Reporter, mean_iou
 from cnn_jax.training.steps import confusion, predict_logits
 from cnn_jax.training.trained import Trained, load
 from cnn_jax.training.workdir import (check_same_data, describe, read_config,
@@ -101,13 +101,17 @@ def answers(trained: Trained, paths: Sequence[Path],
     """Each picture's path, its pixels as the network saw them, and its logits."""
     *size, channels = trained.info.image_shape
     logits_of = compiled(trained)
-    for start in range(0, len(paths), BATCH):
-        group = paths[start:start + BATCH]
-        pixels = np.stack([read_image(path, tuple(size), channels) for path in group])
-        pixels = 255 - pixels if invert else pixels
-        # One shape for all calls: one compilation.
-        padded = np.resize(pixels, (min(BATCH, len(paths)), *pixels.shape[1:]))
-        yield from zip(group, pixels, np.asarray(logits_of(padded)))
+    # Beside the answers, which may be piped on as JSON.
+    report, starts = Reporter(stderr=True), range(0, len(paths), BATCH)
+    with report.track("pictures", starts, len(starts), f"batches of {BATCH}") as found:
+        for start in found:
+            group = paths[start:start + BATCH]
+            pixels = np.stack(
+                [read_image(path, tuple(size), channels) for path in group])
+            pixels = 255 - pixels if invert else pixels
+            # One shape for all calls: one compilation.
+            padded = np.resize(pixels, (min(BATCH, len(paths)), *pixels.shape[1:]))
+            yield from zip(group, pixels, np.asarray(logits_of(padded)))
 
 
 def compiled(trained: Trained) -> Callable[[np.ndarray], jax.Array]:

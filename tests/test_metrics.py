@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from cnn_jax.training.metrics import (Recorder, epoch_line, improvement, mean,
+from cnn_jax.training import metrics
+from cnn_jax.training.metrics import (Recorder, Reporter, epoch_line, improvement, mean,
                                       should_stop)
 
 
@@ -59,3 +60,30 @@ def test_rows_after_the_resumed_step_and_half_rows_are_taken_back(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("\n".join(rows) + '\n{"step": 4')
     Recorder(tmp_path, 20, []).close()
     assert (tmp_path / "metrics.jsonl").read_text().splitlines() == rows[:2]
+
+
+def test_a_loop_tells_how_far_it_is(monkeypatch, capsys):
+    """Without a terminal a line from time to time; beside what is printed if asked."""
+    monkeypatch.setattr(metrics, "QUIET_SECONDS", -1.0)
+    for stderr in (False, True):
+        with Reporter(stderr=stderr).track("pictures", "abc", 3, "of 64") as items:
+            assert list(items) == ["a", "b", "c"]
+        told = capsys.readouterr()
+        assert (told.err if stderr else told.out).splitlines() == [
+            f"pictures - step {done}/3 - of 64" for done in range(3)]
+        assert (told.out if stderr else told.err) == ""
+    with Reporter(quiet=True).track("pictures", "abc", 3, "of 64") as items:
+        assert list(items) == ["a", "b", "c"]
+    assert capsys.readouterr().out == ""
+
+
+def test_the_bar_is_closed_where_a_loop_fails(monkeypatch):
+    """A bar left open hides the cursor of the terminal."""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes the output for a terminal
+    report = Reporter()
+    with pytest.raises(KeyError):
+        with report.track("pictures", "ab", 2, "of 64") as items:
+            next(items)
+            assert report.bar is not None
+            raise KeyError
+    assert report.bar is None

@@ -18,7 +18,7 @@ from cnn_jax import modes, training
 from cnn_jax.data.batches import concatenate
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError, RunError
-from cnn_jax.training import loop, parallel, trained
+from cnn_jax.training import loop, metrics, parallel, trained
 from cnn_jax.training.checkpoint import Checkpoints
 from cnn_jax.training.evaluate import compile_evaluation
 from cnn_jax.training.workdir import default_path
@@ -289,20 +289,24 @@ def numpy_figures(found, part) -> dict:
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100, 1000])
-def test_evaluation_counts_every_example_once(taught, batch_size):
+def test_evaluation_counts_every_example_once(taught, batch_size, monkeypatch, capsys):
     found = trained.load(taught[0])
     config = tiny(TAUGHT, eval_batch_size=batch_size)
     dataset, _, _ = prepare(config)
     placement = parallel.place(config)
     examples, spans = concatenate(dataset)
     examples, state = placement.put(examples), placement.put(found.state)
+    monkeypatch.setattr(metrics, "QUIET_SECONDS", -1.0)
     evaluate = compile_evaluation(found.recipe, placement, state, examples, spans,
-                                  batch_size)
+                                  batch_size, metrics.Reporter().track)
     for part in ("validation", "test"):
         expected = numpy_figures(found, getattr(dataset, part))
         assert evaluate(state, part) == {
             "loss": pytest.approx(expected["loss"], rel=1e-6),
             "accuracy": expected["accuracy"], "examples": expected["examples"]}
+        batches = -(-expected["examples"] // batch_size)
+        assert (f"evaluating {part} - step {batches - 1}/{batches} - batches of "
+                f"{batch_size}") in capsys.readouterr().out
 
 
 # The other modes

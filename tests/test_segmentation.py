@@ -18,7 +18,7 @@ from cnn_jax.errors import InputError
 from cnn_jax.inspection.contact_sheet import class_colours
 from cnn_jax.inspection.overlays import overlay
 from cnn_jax.training import config as rules
-from cnn_jax.training import steps
+from cnn_jax.training import metrics, steps
 from cnn_jax.training import trained as runs
 from cnn_jax.training.metrics import mean, mean_iou
 from configs import segmentation
@@ -155,11 +155,14 @@ def opened(path: Path) -> np.ndarray:
 
 
 def test_pixels_of_pictures_get_the_classes_that_evaluation_counts(
-        trained, tmp_path, monkeypatch):
-    """In several calls, the last one padded, from files."""
+        trained, tmp_path, monkeypatch, capsys):
+    """In several calls, the last one padded, from files; it is told how many."""
     paths, test = write_test_images(tmp_path, 10)
     monkeypatch.setattr(predict, "BATCH", 4)
+    monkeypatch.setattr(metrics, "QUIET_SECONDS", -1.0)
     found = predict.segment(trained[0], [tmp_path])
+    told = capsys.readouterr()
+    assert "pictures - step 2/3 - batches of 4" in told.err and told.out == ""
     run = runs.load(trained[0])
     logits = jax.jit(lambda state, x: steps.predict_logits(state, x, run.recipe))(
         run.state, test.images)

@@ -1,7 +1,8 @@
 """Exact evaluation: every example of a part once, on any batch size and devices."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
@@ -16,14 +17,20 @@ from cnn_jax.training.steps import Recipe, TrainState
 Evaluate = Callable[[TrainState, str], dict[str, float]]
 
 
+def untold(title: str, items: Iterable, total: int, note: str):
+    """In the place of `Reporter.track`, without a bar."""
+    return contextlib.nullcontext(items)
+
+
 def compile_evaluation(recipe: Recipe, placement: Placement, state: TrainState,
-                       examples: Examples, spans: dict[str, range],
-                       batch_size: int) -> Evaluate:
+                       examples: Examples, spans: dict[str, range], batch_size: int,
+                       track: Callable = untold) -> Evaluate:
     """(state, part) -> loss, accuracy and number of examples of that part, and where
     each pixel has a label the mean IoU.
 
     state, examples: on the devices. The last batch is padded and masked, sums are
     added up, and divided once. `batch_size` is rounded up to divide over the devices.
+    track: shows how far a loop over batches is, as `Reporter.track`.
     """
     batch_size += -batch_size % len(placement.devices)
 
@@ -36,15 +43,17 @@ def compile_evaluation(recipe: Recipe, placement: Placement, state: TrainState,
         compiler_options=ops.compiler_options())
 
     def evaluate(state: TrainState, part: str) -> dict[str, float]:
-        pending = []
-        for batch in eval_order(spans[part], batch_size):
-            pending.append(program(state, examples, *rows(*batch)))
-            if placement.synchronous:
-                jax.block_until_ready(pending[-1])
+        batches = list(eval_order(spans[part], batch_size))
+        begun = (program(state, examples, *rows(*batch)) for batch in batches)
+        # Where it is allowed, all are under way at once.
+        begun = (map(jax.block_until_ready, begun) if placement.synchronous
+                 else list(begun))
         totals = dict.fromkeys(("loss", "correct", "count"), 0.0)
-        for metrics in map(placement.fetch, pending):
-            for name, value in metrics.items():
-                totals[name] = totals.get(name, 0.0) + np.float64(value)
+        with track(f"evaluating {part}", begun, len(batches),
+                   f"batches of {batch_size}") as found:
+            for metrics in map(placement.fetch, found):
+                for name, value in metrics.items():
+                    totals[name] = totals.get(name, 0.0) + np.float64(value)
         assert totals["count"] == len(spans[part]), (totals, part)
         return mean(totals) | {"examples": int(totals["count"])}
 

@@ -121,7 +121,7 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
                 report.line(f"already finished after epoch {len(progress.history)}: "
                             "evaluating only")
             evaluate = compile_evaluation(recipe, placement, state, this.data, spans,
-                                          config.eval_batch_size)
+                                          config.eval_batch_size, report.track)
             if not done:
                 state = fit(this, state, progress, evaluate)
             return finish(this, state, progress, evaluate, table.params, done)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -156,8 +157,9 @@ def is_row_until(line: str, step: int) -> bool:
 class Reporter:
     """Lines for people: a live bar on a terminal, plain lines elsewhere."""
 
-    def __init__(self, quiet: bool = False):
-        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+    def __init__(self, quiet: bool = False, stderr: bool = False):
+        self.console = Console(quiet=quiet, stderr=stderr, highlight=False,
+                               soft_wrap=True)
         self.bar = None
         self.spoken = time.monotonic()
 
@@ -186,6 +188,21 @@ class Reporter:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+    @contextlib.contextmanager
+    def track(self, title: str, items: Iterable, total: int,
+              note: str) -> Iterator[Iterator]:
+        """The items, while the bar shows how many of `total` have been taken."""
+        self.start(title, total)
+        try:  # not in the iterator, which an error would leave open, and the bar too
+            yield self.counted(items, note)
+        finally:
+            self.stop()
+
+    def counted(self, items: Iterable, note: str) -> Iterator:
+        for done, item in enumerate(items):
+            self.advance(done, note)
+            yield item
 
 
 def epoch_line(row: dict, epochs: int) -> str:

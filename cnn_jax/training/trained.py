@@ -61,7 +61,7 @@ def evaluate(workdir: Path, config: ConfigDict | None = None,
     examples, spans = concatenate(dataset)
     examples, state = placement.put(examples), placement.put(trained.state)
     run = compile_evaluation(recipe, placement, state, examples, spans,
-                             config.eval_batch_size)
+                             config.eval_batch_size, report.track)
     results = {part: run(state, part) for part in ("validation", "test") if spans[part]}
     for part, figures in results.items():
         report.line(part_line(part, figures))
