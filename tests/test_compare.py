@@ -95,6 +95,15 @@ def test_unlike_data_and_machines_are_said(runs, tmp_path):
     assert "versions" not in said
 
 
+def test_folders_of_one_name_are_told_apart(tmp_path):
+    made = [record.read_record(made_run(tmp_path / place / "run", {"seed": seed}))
+            for seed, place in enumerate(("first", "second"))]
+    rows = compare.page_of(made)["runs"]["rows"]
+    assert [row[0] for row in rows] == [str(run.folder) for run in made]
+    curve, *_ = compare.overlaid(compare.grouped(made), {})
+    assert list(curve.arrays) == [str(run.folder) for run in made]
+
+
 def test_class_names_are_escaped_in_the_comparison(tmp_path):
     made = [made_run(tmp_path / f"<b>{i}", {"seed": i}, class_names=(
         NASTY, *DIGITS[1:])) for i in (0, 1)]

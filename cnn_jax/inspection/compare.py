@@ -148,6 +148,9 @@ def page_of(runs: Sequence[Record]) -> dict[str, Any]:
              if any(name in found for found in figures.values())]
     heading = f"{len(runs)} runs in {len(groups)} group{'s' * (len(groups) > 1)}"
     classes = class_table(groups)
+    names = [run.name for run in runs]
+    titles = {run.folder: run.name if names.count(run.name) == 1 else str(run.folder)
+              for run in runs}
     return {
         "title": heading, "heading": heading,
         "contents": [row for row in CONTENTS if row[0] != "classes" or classes],
@@ -171,7 +174,7 @@ def page_of(runs: Sequence[Record]) -> dict[str, Any]:
             "columns": [("run", False), ("group", False), ("seed", True),
                         ("epochs", True),
                         *((FIGURES[name].words, True) for name in shown)],
-            "rows": [(run.name, group.letter, str(run.config.seed),
+            "rows": [(titles[run.folder], group.letter, str(run.config.seed),
                       f"{len(run.history)} of {run.config.epochs}",
                       *(in_words([figures[run.folder][name]], FIGURES[name].style)
                         if name in figures[run.folder] else "-" for name in shown))
@@ -276,7 +279,7 @@ def overlaid(groups: Sequence[Group], unlike: dict) -> list[Picture]:
                     if len(values):
                         axes.plot(*values.T, linewidth=1.3, alpha=0.85, **style,
                                   label=None if lasts else label)
-                        arrays[run.name] = values
+                        arrays[str(run.folder)] = values
                         lasts.append(values[-1, 1])
                 said.append(f"{group.letter} ends at {in_words(lasts, '.3g')}")
             title = words if name == "learning_rate" else part + words
