@@ -213,8 +213,11 @@ def test_text_has_one_line_a_layer_of_at_most_100_columns(name):
 def test_csv_and_json_hold_the_same_rows(tmp_path):
     table = table_of("tf2_inception10")
     table.save(tmp_path)
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "summary.csv").read_text())))
+    *rows, total = csv.DictReader(io.StringIO((tmp_path / "summary.csv").read_text()))
     document = json.loads((tmp_path / "summary.json").read_text())
+    assert total["layer"] == "total" and total["kind"] == ""
+    for key in ("params", "macs", "memory_bytes"):
+        assert total[key] == str(document[key])
     assert (tmp_path / "summary.txt").read_text() == table.text()
     assert len(rows) == len(document["layers"]) == len(table.rows)
     assert document["params"] == table.params == sum(int(row["params"]) for row in rows)

@@ -82,10 +82,13 @@ class LayerTable(NamedTuple):
         return [record(row) for row in self.rows]
 
     def csv(self) -> str:
+        """The rows, and the totals in a last one whose layer is 'total'."""
         out = io.StringIO()
         writer = csv.DictWriter(out, list(self.records()[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.records())
+        writer.writerow({"layer": "total", "params": self.params, "macs": self.macs,
+                         "memory_bytes": self.memory})
         return out.getvalue()
 
     def json(self) -> str:
