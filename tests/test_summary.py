@@ -67,9 +67,9 @@ def test_parameters_layer_by_layer(name, params):
 def test_one_layer_by_hand():
     # conv1 of AlexNet: 11 x 11 of stride 4 on 227 x 227 x 3, 96 kernels, bias.
     row = table_of("alexnet").rows[0]
-    assert row == ("conv1", "Conv 11x11/4", (55, 55, 96), 11 * 11 * 3 * 96 + 96,
-                   55 * 55 * 96 * 11 * 11 * 3, 55 * 55 * 96 * 4,
-                   (Field(11, 4, 0), Field(11, 4, 0)))
+    assert row[:-1] == ("conv1", "Conv 11x11/4", (55, 55, 96), 11 * 11 * 3 * 96 + 96,
+                        55 * 55 * 96 * 11 * 11 * 3, 55 * 55 * 96 * 4,
+                        (Field(11, 4, 0), Field(11, 4, 0)))
     half = layer_table(networks.create("alexnet", layers=Layers(dtype="bfloat16")),
                        (227, 227, 3)).rows[0]
     assert half.memory == row.memory // 2 and half.params == row.params
@@ -141,9 +141,9 @@ def test_a_transposed_convolution_by_hand():
     # products to 16 pixels of 32 features. Its stride of 4 pixels becomes 2.
     table = table_of("shapes_fcn")
     up, = [row for row in table.rows if row.name == "decoder_up1"]
-    assert up == ("decoder_up1", "ConvTranspose 4x4/2", (16, 16, 32),
-                  4 * 4 * 32 * 64 + 32, 64 * 64 * 16 * 32, 16 * 16 * 32 * 4,
-                  (Field(18 + 3 * 2, 2, -7 - 2 * 2),) * 2)
+    assert up[:-1] == ("decoder_up1", "ConvTranspose 4x4/2", (16, 16, 32),
+                       4 * 4 * 32 * 64 + 32, 64 * 64 * 16 * 32, 16 * 16 * 32 * 4,
+                       (Field(18 + 3 * 2, 2, -7 - 2 * 2),) * 2)
 
 
 def test_a_field_of_a_fractional_stride_is_blank():
