@@ -92,6 +92,7 @@ def kill_and_resume(name: str, kills: int, draw: random.Random, folder: Path) ->
         step = found["step"]
         counts["same checksums"] += step == 0 or (
             checksums(workdir, step) == checksums(whole, step))
+        print(f"{name}: {counts}", flush=True)
     code, output, errors = end(start(workdir, changes, folder=folder))
     assert code == 0 and "resuming after step" in output, (output, errors)
     assert_same_run(workdir, whole)
