@@ -19,7 +19,7 @@ from tiny_runs import end, start_python, tiny, untrained, wait_until
 from cnn_jax import predict, server
 from cnn_jax.data.images import read_image
 from cnn_jax.errors import InputError
-from cnn_jax.inspection import live, serve
+from cnn_jax.inspection import serve
 from cnn_jax.inspection.features import features
 from cnn_jax.inspection.overlays import overlay
 from cnn_jax.inspection.saliency import grad_cam
@@ -81,7 +81,7 @@ def test_about_names_network_classes_layers_and_limits(client, trained):
     assert (about["step"], about["max_bytes"]) == (7, 20 * 2**20)
     shapes = {layer["name"]: layer["shape"] for layer in about["layers"]}
     assert about["layer"] in shapes and "head" not in shapes
-    variables = live.variables(trained)
+    variables = trained.state.variables
     found = features(trained.recipe.model, variables, jnp.zeros((1, 8, 8, 1)), True)
     assert all(found[name].shape[1:] == tuple(shape) for name, shape in shapes.items())
 
@@ -111,7 +111,7 @@ def test_maps_and_grad_cam_are_those_of_the_layer(client, trained, chosen):
     pixels = read_image(io.BytesIO(PICTURE), (8, 8), 1)
     images = trained.recipe.scale(pixels[None])
     network = trained.recipe.model
-    variables = live.variables(trained)
+    variables = trained.state.variables
     found = features(network, variables, images, inner=True)
     for layer in client.get("/about").json["layers"][::3]:
         name = layer["name"]

@@ -26,16 +26,9 @@ class Answer(NamedTuple):
     cam: jax.Array | None   # [H, W], Grad-CAM, >= 0
 
 
-def variables(trained: Trained) -> dict[str, Any]:
-    """What the network is evaluated with: averaged parameters where the run keeps
-    them."""
-    state = trained.state
-    return {"params": state.average or state.params, "batch_stats": state.batch_stats}
-
-
 def shown_layers(trained: Trained) -> list[Layer]:
     """Layers and blocks whose output has more than one position, as they end."""
-    layers = layers_of(trained.recipe.model, variables(trained),
+    layers = layers_of(trained.recipe.model, trained.state.variables,
                        tuple(trained.info.image_shape))
     return [layer for layer in layers.values()
             if layer.is_map and layer.shape[:2] != (1, 1)]
@@ -53,7 +46,7 @@ def count_classes(trained: Trained) -> int:
     """How many outputs the head has."""
     shape = (1, *trained.info.image_shape)
     return jax.eval_shape(
-        functools.partial(logits_of, trained.recipe.model), variables(trained),
+        functools.partial(logits_of, trained.recipe.model), trained.state.variables,
         jax.ShapeDtypeStruct(shape, np.float32)).shape[-1]
 
 
@@ -63,7 +56,7 @@ def compiled(trained: Trained) -> Callable[[np.ndarray, int, str | None], Answer
     program = jax.jit(functools.partial(look, recipe=trained.recipe),
                       static_argnames="layer", compiler_options=ops.compiler_options())
     # Arguments: as constants they would be compiled into the program.
-    weights = jax.device_put(variables(trained))
+    weights = jax.device_put(trained.state.variables)
     return lambda pixels, index, layer: program(
         weights, pixels, np.int32(index), layer=layer)
 

@@ -127,9 +127,7 @@ def make_subject(workdir: Path, config: ConfigDict, info: Any, network: nn.Modul
     index = sample(examples, images)
     pixels, labels = examples.take(index)
     return Subject(
-        name=workdir.name, network=network,
-        variables={"params": state.average or state.params,
-                   "batch_stats": state.batch_stats},
+        name=workdir.name, network=network, variables=state.variables,
         scaling=info.scaling, class_names=info.class_names, pixels=pixels,
         labels=labels, titles=tuple(f"{part} {i}" for i in index), part=part,
         examples=examples, config=config, info=info, step=step,

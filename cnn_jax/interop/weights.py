@@ -13,8 +13,7 @@ EDGE = 3  # values shown at each end of a long axis
 def exported(state: TrainState) -> dict[str, np.ndarray]:
     """{'params/conv1/kernel': array, ...}: parameters and running statistics, with the
     averaged parameters in place of the last ones where the run kept an average."""
-    tree = {"params": state.average or state.params, "batch_stats": state.batch_stats}
-    return leaves(tree)
+    return leaves(state.variables)
 
 
 def write_npz(path: Path, state: TrainState) -> Path:

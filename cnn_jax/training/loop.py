@@ -136,8 +136,7 @@ def begin(config: ConfigDict, recipe: Recipe, info: DataInfo) -> TrainState:
         source = trained.load(Path(config.model.init_from))
         variables = networks.adopt(
             {"params": state.params, "batch_stats": state.batch_stats},
-            {"params": source.state.average or source.state.params,
-             "batch_stats": source.state.batch_stats})
+            source.state.variables)
     except ValueError as error:
         raise InputError(f"config.model.init_from = {config.model.init_from}: {error}"
                          ) from error

@@ -45,6 +45,11 @@ class TrainState:
     opt_state: Any
     average: Any           # running mean of params, {} unless ema_decay > 0
 
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the network is evaluated with: averaged parameters where there are."""
+        return {"params": self.average or self.params, "batch_stats": self.batch_stats}
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -153,10 +158,7 @@ def eval_step(state: TrainState, batch: Batch, recipe: Recipe) -> Metrics:
 def predict_logits(state: TrainState, images: jax.Array, recipe: Recipe) -> jax.Array:
     """uint8 images [N, H, W, C] -> logits [N, classes], of the averaged parameters
     where the recipe keeps an average."""
-    params = state.average if recipe.ema_decay > 0 else state.params
-    return recipe.model.apply(
-        {"params": params, "batch_stats": state.batch_stats},
-        recipe.scale(images), train=False)
+    return recipe.model.apply(state.variables, recipe.scale(images), train=False)
 
 
 def example_hits(logits: jax.Array, labels: jax.Array) -> jax.Array:
