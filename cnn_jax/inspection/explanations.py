@@ -11,8 +11,7 @@ from cnn_jax.inspection.picture import Picture
 from cnn_jax.inspection.saliency import (GUIDED, compiled, grad_cam, gradient,
                                          guided_gradient, integrated_gradients,
                                          occlusion, smooth_grad)
-from cnn_jax.inspection.selection import (all_layers, chosen_cam_layer,
-                                          explained_classes)
+from cnn_jax.inspection.selection import chosen_cam_layer, explained_classes
 from cnn_jax.inspection.settings import Settings
 from cnn_jax.inspection.subject import Subject
 from cnn_jax.layers import Activation
@@ -88,7 +87,7 @@ def explain(subject: Subject, settings: Settings
     maps = {name: np.asarray(values).sum(-1) if np.ndim(values) > 3
             else np.asarray(values) for name, values in found.items()}
     error = np.asarray(integrated.error)
-    kinds = {one.module.kind for one in all_layers(subject).values()
+    kinds = {one.module.kind for one in subject.layers.values()
              if isinstance(one.module, Activation)}
     remarks = [
         f"SmoothGrad: {settings.samples} copies with noise of {settings.noise:g} of "

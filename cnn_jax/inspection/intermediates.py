@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cnn_jax import networks
 from cnn_jax.errors import InputError
@@ -74,16 +75,21 @@ def layers_of(network: nn.Module, variables: Any, image_shape: tuple[int, int, i
 
 def find(network: nn.Module, variables: Any, image_shape: tuple[int, int, int],
          name: str, maps: bool = False) -> Layer:
+    """`pick` from the layers of a network, which is traced for it."""
+    return pick(layers_of(network, variables, image_shape), name,
+                type(network).__name__, maps)
+
+
+def pick(layers: dict[str, Layer], name: str, network_name: str,
+         maps: bool = False) -> Layer:
     """The layer of a name; of a part (`stage1`) the last one.
 
     maps: it must make an image of channels. Raises InputError with the layers there
     are.
     """
-    layers = layers_of(network, variables, image_shape)
     top = [layer for layer in layers.values() if "/" not in layer.name]
     parts = {networks.part_of(layer.name): layer for layer in top}
     layer = layers.get(name, parts.get(name))
-    network_name = type(network).__name__
     if layer is None:
         block = name.rpartition("/")[0]
         inside = [other for other in layers if block and other.startswith(block + "/")]
@@ -100,6 +106,14 @@ def find(network: nn.Module, variables: Any, image_shape: tuple[int, int, int],
             f"is {list(layer.shape)}; of images are "
             f"{', '.join(layer.name for layer in top if layer.is_map) or 'none'}")
     return layer
+
+
+def kernel_of(variables: Any, layer: Layer) -> np.ndarray:
+    """The kernel array of a layer, float32."""
+    tree = variables["params"]
+    for name in layer.name.split("/"):
+        tree = tree[name]
+    return np.asarray(tree["kernel"], np.float32)
 
 
 def weighted(layers: dict[str, Layer]) -> list[Layer]:

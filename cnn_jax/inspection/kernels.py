@@ -2,16 +2,15 @@
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from cnn_jax import layers
 from cnn_jax.inspection import drawing
 from cnn_jax.inspection.features import features
-from cnn_jax.inspection.intermediates import Layer
+from cnn_jax.inspection.intermediates import Layer, kernel_of
 from cnn_jax.inspection.picture import Picture
-from cnn_jax.inspection.selection import (NotForThisNetwork, all_layers, chosen_filters,
+from cnn_jax.inspection.selection import (NotForThisNetwork, chosen_filters,
                                           chosen_layers)
 from cnn_jax.inspection.settings import Settings
 from cnn_jax.inspection.subject import Subject
@@ -31,7 +30,7 @@ def first_layer(subject: Subject, settings: Settings) -> Iterator[Picture]:
     red and blue. The weights of a dense layer that reads the pixels are drawn as
     images. Of other first layers the input channels stand side by side.
     """
-    known = all_layers(subject)
+    known = subject.layers
     found = [layer for layer in known.values()
              if layer.kernel is not None and layer.whole]
     if not found:
@@ -71,14 +70,6 @@ def first_layer(subject: Subject, settings: Settings) -> Iterator[Picture]:
         f"{count} of {layer.shape[-1]} {kind}, on one scale. {how}.",
         f"{count} small images of {' x '.join(map(str, kernel.shape[:2]))} weights, of "
         f"which the largest is {drawing.number(limit)}.", figure, {"kernels": kernel})
-
-
-def kernel_of(variables: Any, layer: Layer) -> np.ndarray:
-    """The kernel array of a layer."""
-    tree = variables["params"]
-    for name in layer.name.split("/"):
-        tree = tree[name]
-    return np.asarray(tree["kernel"], np.float32)
 
 
 def as_images(layer: Layer, kernel: np.ndarray,
@@ -121,7 +112,7 @@ def draw_kernel(axes, kernel: np.ndarray, limit: float):
 def strip(subject: Subject, settings: Settings) -> Iterator[Picture]:
     """For each chosen layer: its kernels, and what the convolution and the layers right
     after it make of some images; a row a filter."""
-    known = all_layers(subject)
+    known = subject.layers
     stages = [stage_of(layer, known) for layer in chosen_layers(subject, settings)]
     wanted = [layer.name for stage in stages for layer in stage]
 

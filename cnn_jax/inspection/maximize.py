@@ -16,7 +16,7 @@ from cnn_jax.inspection.features import features
 from cnn_jax.inspection.intermediates import Layer
 from cnn_jax.inspection.picture import Picture
 from cnn_jax.inspection.saliency import compiled, field_of_layer
-from cnn_jax.inspection.selection import (all_layers, chosen_filters, chosen_layers,
+from cnn_jax.inspection.selection import (chosen_filters, chosen_layers,
                                           chosen_position, class_index)
 from cnn_jax.inspection.settings import Settings
 from cnn_jax.inspection.subject import Subject
@@ -124,7 +124,7 @@ def filters(subject: Subject, settings: Settings) -> Iterator[Picture]:
 def classes(subject: Subject, settings: Settings) -> Iterator[Picture]:
     """The images that the network takes most for a class: for each of the first
     classes, or for `settings.target`."""
-    head = all_layers(subject)["head"]
+    head = subject.layers["head"]
     shown = ([class_index(subject, settings.target)] if settings.target
              else list(range(min(settings.max_filters, head.shape[-1]))))
     subject.progress("activation maximisation of classes")

@@ -22,7 +22,7 @@ from jax import lax
 
 from cnn_jax import ops
 from cnn_jax.errors import InputError
-from cnn_jax.inspection.intermediates import find, layers_of, perturbed
+from cnn_jax.inspection.intermediates import Layer, layers_of, perturbed, pick
 from cnn_jax.inspection.subject import logits_of
 from cnn_jax.inspection.summary import layer_table
 from cnn_jax.layers import ACTIVATIONS, Activation
@@ -223,18 +223,23 @@ def grad_cam(network: nn.Module, variables: Any, images: jax.Array,
 
 def cam_layer(network: nn.Module, variables: Any, image_shape: tuple[int, int, int],
               name: str = "") -> tuple[str, tuple[int, int, int]]:
-    """Name and shape of the layer of that name, or for '' of the last convolution
-    before the head."""
+    """Name and shape of what `pick_cam_layer` finds in a network, which is traced for
+    it."""
+    layer = pick_cam_layer(layers_of(network, variables, image_shape), name,
+                           type(network).__name__)
+    return layer.name, layer.shape
+
+
+def pick_cam_layer(layers: dict[str, Layer], name: str, network_name: str) -> Layer:
+    """The layer of that name, or for '' the last convolution before the head."""
     if name:
-        layer = find(network, variables, image_shape, name, maps=True)
-        return layer.name, layer.shape
-    convolutions = [
-        layer for layer in layers_of(network, variables, image_shape).values()
-        if layer.is_convolution and layer.is_map and layer.name != "head"]
+        return pick(layers, name, network_name, maps=True)
+    convolutions = [layer for layer in layers.values() if layer.is_convolution
+                    and layer.is_map and layer.name != "head"]
     if not convolutions:
-        raise InputError(f"{type(network).__name__} has no convolution, and Grad-CAM "
-                         "needs one: ask for another explanation")
-    return convolutions[-1].name, convolutions[-1].shape
+        raise InputError(f"{network_name} has no convolution, and Grad-CAM needs one: "
+                         "ask for another explanation")
+    return convolutions[-1]
 
 
 def field_of_layer(network: nn.Module, image_shape: tuple[int, int, int],

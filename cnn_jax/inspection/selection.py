@@ -4,8 +4,8 @@
 import numpy as np
 
 from cnn_jax.errors import InputError
-from cnn_jax.inspection.intermediates import Layer, find, layers_of, spread, weighted
-from cnn_jax.inspection.saliency import cam_layer, predicted
+from cnn_jax.inspection.intermediates import Layer, pick, spread, weighted
+from cnn_jax.inspection.saliency import pick_cam_layer, predicted
 from cnn_jax.inspection.settings import Settings, names
 from cnn_jax.inspection.subject import Subject
 
@@ -37,11 +37,6 @@ def check_names(subject: Subject, settings: Settings) -> None:
             "the shorter side")
 
 
-def all_layers(subject: Subject) -> dict[str, Layer]:
-    """The layers of the network by name."""
-    return layers_of(subject.network, subject.variables, subject.pixels.shape[1:])
-
-
 def chosen_layers(subject: Subject, settings: Settings, maps: bool = True,
                   count: int = SHOWN_LAYERS) -> list[Layer]:
     """The layers of `settings.layers`, or for '' some convolutions from first to last,
@@ -49,10 +44,10 @@ def chosen_layers(subject: Subject, settings: Settings, maps: bool = True,
 
     maps: only those with height and width; there must be one.
     """
-    asked, shape = names(settings.layers), subject.pixels.shape[1:]
+    asked, network_name = names(settings.layers), type(subject.network).__name__
     try:
-        found = ([find(subject.network, subject.variables, shape, name)
-                  for name in asked] or weighted(all_layers(subject)))
+        found = ([pick(subject.layers, name, network_name) for name in asked]
+                 or weighted(subject.layers))
     except InputError as error:
         raise InputError(f"config.inspect.layers = {settings.layers!r}: {error}"
                          ) from error
@@ -60,20 +55,19 @@ def chosen_layers(subject: Subject, settings: Settings, maps: bool = True,
     if not found:
         raise NotForThisNetwork(
             (f"none of the layers {settings.layers}" if asked else
-             f"no layer of {type(subject.network).__name__} with weights")
+             f"no layer of {network_name} with weights")
             + " has height and width")
     return found if asked else spread(found, count)
 
 
 def chosen_cam_layer(subject: Subject, settings: Settings) -> str | None:
     """The layer that Grad-CAM looks at; None in a network without convolutions."""
-    shape = subject.pixels.shape[1:]
     if not settings.cam_layer and not any(
-            layer.is_convolution for layer in weighted(all_layers(subject))):
+            layer.is_convolution for layer in weighted(subject.layers)):
         return None
     try:
-        return cam_layer(subject.network, subject.variables, shape,
-                         settings.cam_layer)[0]
+        return pick_cam_layer(subject.layers, settings.cam_layer,
+                              type(subject.network).__name__).name
     except InputError as error:
         raise InputError(f"config.inspect.cam_layer = {settings.cam_layer!r}: {error}"
                          ) from error

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from cnn_jax import ops
 from cnn_jax.data.examples import Dataset, Examples
 from cnn_jax.data.scaling import Scaling, scale
+from cnn_jax.inspection.intermediates import Layer, layers_of
 
 BATCH = 128  # images per call
 
@@ -58,6 +59,11 @@ class Subject:
         """Of the network's input: black and white."""
         low, high = self.inputs(np.array([0, 255], np.uint8))
         return float(low), float(high)
+
+    @functools.cached_property
+    def layers(self) -> dict[str, Layer]:
+        """The layers and blocks of the network by name, as they end."""
+        return layers_of(self.network, self.variables, self.pixels.shape[1:])
 
     @functools.cached_property
     def image_logits(self) -> np.ndarray:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax.inspection.intermediates import Layer, layers_of
+from cnn_jax.inspection.intermediates import kernel_of
 from cnn_jax.inspection.picture import Picture
 from cnn_jax.inspection.settings import Settings
 from cnn_jax.inspection.subject import Subject
@@ -37,7 +37,7 @@ def units(subject: Subject, settings: Settings) -> Iterator[Picture]:
     found = subject.over(subject.examples.images[:SAMPLE], watch_activations)
     if not found:
         return
-    found = {name: found[name] for name in subject_layers(subject) if name in found}
+    found = {name: found[name] for name in subject.layers if name in found}
     images = (f"{min(SAMPLE, len(subject.examples.images))} images of the "
               f"{subject.part} part")
     values = {layer: one["values"].ravel() for layer, one in found.items()}
@@ -91,20 +91,8 @@ def deadest(dead: Mapping[str, np.ndarray]) -> list[str]:
 
 def kernels(subject: Subject) -> dict[str, np.ndarray]:
     """{layer: values of its kernel [n]}, at most `MOST_WEIGHTS` drawn from them."""
-    found = {}
-    for layer in subject_layers(subject).values():
-        if layer.kernel is not None:
-            parameters = subject.variables["params"]
-            for name in layer.name.split("/"):
-                parameters = parameters[name]
-            found[layer.name] = thinned(np.asarray(parameters["kernel"]))
-    return found
-
-
-def subject_layers(subject: Subject) -> dict[str, Layer]:
-    """In the order of the calls."""
-    return layers_of(subject.network, subject.variables,
-                     subject.examples.images.shape[1:])
+    return {layer.name: thinned(kernel_of(subject.variables, layer))
+            for layer in subject.layers.values() if layer.kernel is not None}
 
 
 def thinned(values: np.ndarray, most: int = MOST_WEIGHTS) -> np.ndarray:
