@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from cnn_jax import data, inspect, networks, predict, training
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.compare import write_comparison
-from cnn_jax.inspection.contact_sheet import check_format, contact_sheet
+from cnn_jax.inspection.contact_sheet import contact_sheet
+from cnn_jax.inspection.picture import check_format, save
 from cnn_jax.inspection.report import FILE as REPORT
 from cnn_jax.inspection.report import PICTURES, write_report
 from cnn_jax.inspection.summary import layer_table
@@ -90,14 +91,15 @@ def segment_images(request: Request, workdir: Path) -> None:
     path = request.output or workdir / "predictions.png"
     check_format(path)
     found = predict.segment(workdir, request.images, request.invert)
-    drawn = predict.draw_segmentations(found, workdir, path)
+    drawn = predict.draw_segmentations(found, workdir)
+    save(drawn, path)
     if request.json:
         print(json.dumps([{"image": one.image, "classes": one.classes,
                            "shares": one.shares} for one in found], indent=2))
         return
     for one in found:
         print(predict.line(one))
-    print(f"{path}: overlays of {drawn}")
+    print(f"{path}: {drawn.title}")
 
 
 def overlays(request: Request) -> None:
@@ -105,8 +107,9 @@ def overlays(request: Request) -> None:
     workdir = trained_workdir(request)
     path = request.output or workdir / "overlays.png"
     check_format(path)
-    drawn = predict.draw_test_images(workdir, path, request.config)
-    print(f"{path}: {drawn}")
+    drawn = predict.draw_test_images(workdir, request.config)
+    save(drawn, path)
+    print(f"{path}: {drawn.title}")
 
 
 def look_inside(request: Request) -> None:
@@ -183,8 +186,9 @@ def show_data(request: Request) -> None:
     if not request.output:
         check_same_config(workdir, config)
     path = request.output or workdir / "data.png"
+    check_format(path)
     dataset = data.load(config.data, config.seed)
-    contact_sheet(dataset, config, path)
+    save(contact_sheet(dataset, config), path)
     print(f"data: {dataset.source}")
     print(path)
 

@@ -14,6 +14,7 @@ from cnn_jax import data, ops
 from cnn_jax.data.images import find_images, read_image
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.overlays import overlays
+from cnn_jax.inspection.picture import Picture
 from cnn_jax.training.metrics import Reporter, mean_iou
 from cnn_jax.training.steps import confusion, predict_logits
 from cnn_jax.training.trained import Trained, load
@@ -122,25 +123,22 @@ def compiled(trained: Trained) -> Callable[[np.ndarray], jax.Array]:
     return functools.partial(program, trained.state)
 
 
-def draw_segmentations(found: Sequence[Segmentation], workdir: Path,
-                       path: Path) -> str:
-    """Draws the first pictures with the classes of their pixels; returns which."""
+def draw_segmentations(found: Sequence[Segmentation], workdir: Path) -> Picture:
+    """The first pictures with the classes of their pixels."""
     shown = found[:ROWS]
     count = (f"all {len(found)} pictures" if len(found) <= ROWS
              else f"the first {ROWS} of {len(found)} pictures")
-    overlays(np.stack([one.pixels for one in shown]),
-             np.stack([one.mask for one in shown]),
-             read_data_info(workdir).class_names, path, f"{workdir.name}: {count}",
-             [Path(one.image).name for one in shown])
-    return count
+    return overlays(
+        np.stack([one.pixels for one in shown]), np.stack([one.mask for one in shown]),
+        read_data_info(workdir).class_names, f"overlays of {count}",
+        f"{workdir.name}: {count}", [Path(one.image).name for one in shown])
 
 
-def draw_test_images(workdir: Path, path: Path,
-                     config: ConfigDict | None = None) -> str:
-    """Draws the first test images with their true and predicted classes.
+def draw_test_images(workdir: Path, config: ConfigDict | None = None) -> Picture:
+    """The first test images with their true and predicted classes.
 
     config: may differ from the run's own in where the data lie.
-    Returns which were drawn. Raises InputError, also where the data have changed.
+    Raises InputError, also where the data have changed.
     """
     need_pixel_labels(workdir)
     trained = load(workdir)
@@ -150,11 +148,11 @@ def draw_test_images(workdir: Path, path: Path,
     images, truth = dataset.test.take(slice(TEST_ROWS))
     words = f"the first {len(images)} of {len(dataset.test.labels):,} test images"
     logits = np.asarray(compiled(trained)(images))
-    overlays(images, logits.argmax(-1), dataset.class_names, path,
-             f"{workdir.name}, step {trained.step}: {words}. IoU: mean over the "
-             "classes in the image or its prediction.",
-             [f"IoU {image_iou(*pair):.2f}" for pair in zip(logits, truth)], truth)
-    return words
+    return overlays(
+        images, logits.argmax(-1), dataset.class_names, words,
+        f"{workdir.name}, step {trained.step}: {words}. IoU: mean over the classes in "
+        "the image or its prediction.",
+        [f"IoU {image_iou(*pair):.2f}" for pair in zip(logits, truth)], truth)
 
 
 def image_iou(logits: np.ndarray, truth: np.ndarray) -> float:

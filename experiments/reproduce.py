@@ -3,6 +3,7 @@
     python experiments/reproduce.py --list
     python experiments/reproduce.py --data=DIR                         all of them: days
     python experiments/reproduce.py --only shapes_colour_cnn shapes_shape_cnn
+    python experiments/reproduce.py --jobs 2                           two at a time
 
 Every (experiment, seed) is one `main.py` in a process of its own, so that its peak
 memory is its own, with the workdir WORKDIR/EXPERIMENT/seedS and its lines in
@@ -14,16 +15,17 @@ if a run failed; 2 for input that cannot be used.
 
 import argparse
 import difflib
-import functools
 import importlib
 import json
 import os
+import queue
 import re
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from rich.console import Console
@@ -94,73 +96,112 @@ def command(target: Target, seed: int) -> list[str]:
             f"--workdir={target.folder / f'seed{seed}'}"]
 
 
-def lines(process: subprocess.Popen, log: Path) -> Iterator[str]:
-    """The lines of a run as they come, also appended to its log."""
-    with log.open("a") as file:
-        for line in process.stdout:
-            file.write(line)
-            file.flush()
-            yield line.rstrip("\n")
+class Runs:
+    """Trainings side by side, each in a process of its own with its share of the
+    cores."""
+
+    def __init__(self, jobs: int):
+        self.shares = queue.SimpleQueue()  # cores that no process has
+        for share in shares(jobs):
+            self.shares.put(share)
+        self.live: list[subprocess.Popen] = []
+        self.stopped = False
+        self.lock = threading.Lock()  # nothing starts after the stop
+
+    def run(self, words: list[str], log: Path, data: Path | None,
+            advance) -> str | None:
+        """Runs one training to its end; None, or the line that says why it failed.
+
+        data: the folder of the sets, None = what the environment says.
+        advance: called with the number of epochs done.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        share, last = self.shares.get(), ""
+        try:
+            with log.open("a") as file:
+                process = self.start(words, data)
+                if share:  # before it has any thread
+                    os.sched_setaffinity(process.pid, share)
+                for line in process.stdout:
+                    file.write(line)
+                    file.flush()
+                    last = line.strip() or last
+                    if found := EPOCH.match(line):
+                        advance(int(found[1]))
+                code = process.wait()
+        finally:
+            self.shares.put(share)
+        return f"exit code {code}: {last} (all of it in {log})" if code else None
+
+    def start(self, words: list[str], data: Path | None) -> subprocess.Popen:
+        with self.lock:
+            if self.stopped:
+                raise Interrupted(signal.SIGTERM)
+            # A session of its own: Ctrl-C reaches us alone, and we pass it on.
+            self.live.append(subprocess.Popen(
+                words, cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, start_new_session=True,
+                env=os.environ | ({"CNN_JAX_DATA": str(data)} if data else {})))
+            return self.live[-1]
+
+    def stop(self) -> None:
+        """Ends all, after each has saved where it is."""
+        with self.lock:
+            self.stopped = True
+        for process in self.live:  # one that has ended is left alone
+            process.terminate()
 
 
-def run(words: list[str], log: Path, data: Path | None, advance) -> str | None:
-    """Runs one training to its end; None, or the line that says why it failed.
-
-    data: the folder of the sets, None = what the environment says.
-    advance: called with the number of epochs done.
-    Raises Interrupted after the run has saved where it is.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | ({"CNN_JAX_DATA": str(data)} if data else {})
-    # A session of its own: Ctrl-C reaches us alone, and we pass on one signal.
-    process = subprocess.Popen(
-        words, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True, env=environment)
-    last = ""
-    try:
-        for line in lines(process, log):
-            last = line or last
-            if found := EPOCH.match(line):
-                advance(int(found[1]))
-        code = process.wait()
-    except Interrupted:
-        process.terminate()
-        process.communicate()
-        raise
-    return f"exit code {code}: {last} (all of it in {log})" if code else None
+def shares(jobs: int) -> list[set[int]]:
+    """The cores of each job; empty sets, which leave it to the system, for one job and
+    where a process cannot be kept to some cores."""
+    if jobs == 1 or not hasattr(os, "sched_setaffinity"):
+        return [set()] * jobs
+    cores = sorted(os.sched_getaffinity(0))
+    return [set(cores[job * len(cores) // jobs:(job + 1) * len(cores) // jobs])
+            for job in range(jobs)]
 
 
 def run_all(targets: list[Target], flags, write_rows) -> list[str]:
-    """Runs what is not finished; returns a line for each run that failed."""
-    pending = [(target, seed) for target in targets
-               for seed in range(flags.seeds or target.experiment.seeds)]
+    """Runs what is not finished; returns a line for each run that failed.
+
+    Raises Interrupted, after all have saved where they are.
+    """
+    todo = [(target, seed) for target in targets
+            for seed in range(flags.seeds or target.experiment.seeds)]
     failed, console = [], Console(highlight=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        runs = progress.add_task("runs", total=len(pending))
-        for number, (target, seed) in enumerate(pending, 1):
-            path = target.folder / f"seed{seed}"
-            title = f"{target.name} seed {seed}"
+        total = progress.add_task("runs", total=len(todo))
+        runs = Runs(flags.jobs)
+
+        def one(target: Target, seed: int) -> tuple[str, str | None]:
+            path, title = target.folder / f"seed{seed}", f"{target.name} seed {seed}"
             if is_finished(path, target.config):
-                progress.console.print(f"{number}/{len(pending)} {title}: finished")
-            else:
-                epochs = progress.add_task(title, total=target.config.epochs)
-                problem = run(
-                    command(target, seed), path.with_suffix(".log"), flags.data,
-                    functools.partial(report_epoch, progress, epochs))
-                progress.remove_task(epochs)
-                words = problem or accuracy(path)
-                progress.console.print(f"{number}/{len(pending)} {title}: {words}",
-                                       markup=False)
-                failed += [f"{title}: {problem}"] if problem else []
-                write_rows()
-            progress.advance(runs)
+                return f"{title}: finished", None
+            task = progress.add_task(title, total=target.config.epochs)
+            problem = runs.run(
+                command(target, seed), path.with_suffix(".log"), flags.data,
+                lambda done: progress.update(task, completed=done))
+            progress.remove_task(task)
+            return f"{title}: {problem or accuracy(path)}", problem
+
+        with ThreadPoolExecutor(flags.jobs) as pool:
+            waiting = [pool.submit(one, *work) for work in todo]
+            try:
+                for number, future in enumerate(as_completed(waiting), 1):
+                    words, problem = future.result()
+                    progress.console.print(f"{number}/{len(todo)} {words}",
+                                           markup=False)
+                    failed += [words] if problem else []
+                    write_rows()
+                    progress.advance(total)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                runs.stop()
+                raise
     return failed
-
-
-def report_epoch(progress: Progress, task: int, done: int) -> None:
-    progress.update(task, completed=done)
 
 
 def accuracy(path: Path) -> str:
@@ -181,6 +222,9 @@ def parse(argv: list[str] | None, names: list[str]) -> argparse.Namespace:
     parser.add_argument("--cifar10-jpeg", type=Path, metavar="PATH",
                         help="class folders of JPEG pictures in place of CIFAR-10's "
                         "official files: the rows say so")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N",
+                        help="runs side by side, each on its share of the cores: small "
+                        "networks use one core better than two")
     parser.add_argument("--workdir", type=Path, default=Path("runs/reproduce"))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent,
                         help="where RESULTS.md and RESULTS.json go")
@@ -195,6 +239,11 @@ def parse(argv: list[str] | None, names: list[str]) -> argparse.Namespace:
                              f"{'is' if len(near) == 1 else 'are'} {', '.join(near)}")
     if flags.seeds is not None and flags.seeds < 1:
         raise InputError(f"--seeds {flags.seeds} is not allowed: must be >= 1")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (
+        os.cpu_count())
+    if not 1 <= flags.jobs <= cores:
+        raise InputError(f"--jobs {flags.jobs} is not allowed: must be 1 to {cores}, "
+                         "the number of cores")
     for field in ("data", "cifar10_jpeg"):
         path = getattr(flags, field)
         if path and not path.exists():

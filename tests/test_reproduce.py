@@ -1,6 +1,7 @@
 """experiments/reproduce.py, on a table of two tiny experiments: 1 epoch of digits."""
 
 import json
+import os
 import signal
 
 import pytest
@@ -17,6 +18,7 @@ TINY = {
     "never": Experiment("mnist.py:keras", 5, 34_826, 0.9893, 0.002, "one run"),
 }
 HARD = TINY | {"easy": TINY["easy"]._replace(published=1.0)}
+CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0]
 KEYS = """name params published band mean std n epochs seconds_per_epoch command
     peak_memory_mb hardware""".split()
 
@@ -37,9 +39,10 @@ def rows(folder) -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory, compiled_once):
-    """A folder with the rows of TINY after both seeds of `easy`."""
+    """A folder with the rows of TINY after both seeds of `easy`, side by side."""
     folder = tmp_path_factory.mktemp("reproduce")
-    assert run(folder, "--only", "easy") == 0
+    jobs = min(2, len(CORES))
+    assert run(folder, "--only", "easy", "--jobs", str(jobs)) == 0
     return folder
 
 
@@ -86,11 +89,21 @@ def test_what_is_finished_is_not_run_again(measured, monkeypatch, capsys):
     def fail(*args):
         raise AssertionError("a finished seed was run again")
 
-    monkeypatch.setattr(reproduce, "run", fail)
+    monkeypatch.setattr(reproduce.Runs, "run", fail)
     before = rows(measured)
     assert run(measured, "--only", "easy") == 0
     assert capsys.readouterr().out.count("finished") == 2
     assert rows(measured) == before
+
+
+@pytest.mark.skipif(len(CORES) < 2, reason="one core cannot be shared")
+def test_jobs_share_the_cores(measured):
+    assert set().union(*reproduce.shares(2)) == set(CORES)
+    assert not set.intersection(*reproduce.shares(2))
+    assert reproduce.shares(1) == [set()]
+    share = len(reproduce.shares(2)[0])
+    assert rows(measured)["easy"]["hardware"].startswith(
+        "1 core of " if share == 1 else f"{share} cores of ")
 
 
 def test_table_runs_nothing(tmp_path):
@@ -180,6 +193,7 @@ def test_an_interrupted_run_goes_on(tmp_path):
 @pytest.mark.parametrize("words,part", [
     (["--only", "shape_cnn"], "no such experiment; there are shapes_"),
     (["--seeds", "0"], "must be >= 1"),
+    (["--jobs", "0"], "--jobs 0 is not allowed: must be 1 to"),
     (["--data", "no/such/folder"], "does not exist"),
     (["--cifar10-jpeg", "no/such/folder"], "--cifar10-jpeg no/such/folder"),
 ])

@@ -199,12 +199,11 @@ def test_predict_prints_shares_and_draws(trained, tmp_path, capsys, monkeypatch)
 
 def test_overlays_of_test_images(trained, tmp_path, capsys, monkeypatch):
     """What is drawn is the truth, what the run predicts, and each image's own IoU."""
-    drawn = {}
+    made = []
 
-    def keep(images, predicted, class_names, path, caption, names, truth):
-        drawn.update(images=images, predicted=predicted, names=names, truth=truth,
-                     caption=caption)
-        real(images, predicted, class_names, path, caption, names, truth)
+    def keep(*arguments):
+        made.append(real(*arguments))
+        return made[-1]
 
     real = predict.overlays
     monkeypatch.setattr(predict, "overlays", keep)
@@ -213,15 +212,20 @@ def test_overlays_of_test_images(trained, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == f"{path}: the first 8 of 1,000 test images\n"
     pixels = opened(path)
     paths, test = write_test_images(tmp_path, 8)
+    drawn, grid = made[0].arrays, np.reshape(made[0].figure.axes, (8, 4))
+    assert [axes.get_title() for axes in grid[0]] == ["image", "truth", "prediction",
+                                                      "wrong pixels"]
     np.testing.assert_array_equal(drawn["images"], test.images)
     np.testing.assert_array_equal(drawn["truth"], test.labels)
     found = predict.segment(trained[0], paths)
-    for one, predicted, truth, name in zip(found, drawn["predicted"], test.labels,
-                                           drawn["names"], strict=True):
+    for one, predicted, truth, (axes, *_, wrong) in zip(
+            found, drawn["predicted"], test.labels, grid, strict=True):
         np.testing.assert_array_equal(one.mask, predicted)
         want = jaccard_score(truth.ravel(), predicted.ravel(), average="macro",
                              zero_division=0)
-        assert name == f"IoU {want:.2f}"
+        assert axes.get_ylabel() == f"IoU {want:.2f}"
+        np.testing.assert_array_equal(
+            wrong.images[0].get_array()[..., 0], 255 * (predicted != truth))
     # The colours of the truth are in the picture.
     for number in np.unique(test.labels)[1:]:
         tone = overlay(np.zeros((1, 1, 3), np.uint8), np.array([[number]]))[0, 0]
@@ -252,7 +256,7 @@ def test_overlays_of_other_data_are_refused(trained):
     config = runs.load(trained[0]).config.copy_and_resolve_references().unlock()
     config.data.seed = 1
     with pytest.raises(InputError, match="made with other data: sha256"):
-        predict.draw_test_images(trained[0], Path("a.png"), config)
+        predict.draw_test_images(trained[0], config)
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 """--mode=show_data: the sheet holds what training sees; bad requests are refused."""
 
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ from tiny_runs import main, refusal, tiny
 
 from cnn_jax import data, modes
 from cnn_jax.data.batches import concatenate, train_order
-from cnn_jax.data.scaling import SCALINGS
+from cnn_jax.data.scaling import SCALINGS, scale
 from cnn_jax.errors import InputError
 from cnn_jax.inspection import contact_sheet
 from cnn_jax.training.parallel import gather
@@ -71,10 +69,15 @@ def test_pixels_come_back_from_every_scaling(monkeypatch):
     shown = []
     monkeypatch.setattr(contact_sheet, "show",
                         lambda axes, pixels, label: shown.append(pixels))
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *a, **k: None)
     for scaling in SCALINGS:
         config = tiny({"data.scaling": scaling, "data.limit": 16})
-        contact_sheet.contact_sheet(data.load(config.data, 0), config, Path("a.png"))
+        dataset = data.load(config.data, 0)
+        picture = contact_sheet.contact_sheet(dataset, config)
+        np.testing.assert_array_equal(picture.arrays["stored"], shown[-16::2])
+        np.testing.assert_allclose(
+            picture.arrays["inputs"],
+            scale(picture.arrays["stored"], SCALINGS[scaling](dataset.train.images))[None],
+            atol=1e-6)
         for stored, seen in zip(shown[::2], shown[1::2]):
             np.testing.assert_allclose(seen, stored, atol=0.01)
     assert len(shown) == 16 * len(SCALINGS)

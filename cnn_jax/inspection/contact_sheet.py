@@ -2,7 +2,6 @@
 
 import functools
 import textwrap
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -15,11 +14,11 @@ from cnn_jax.data.augment import augment, is_identity
 from cnn_jax.data.batches import train_order
 from cnn_jax.data.scaling import SCALINGS, scale
 from cnn_jax.draws import draw_key
-from cnn_jax.errors import InputError
+from cnn_jax.inspection.drawing import blank
+from cnn_jax.inspection.picture import Picture
 
 IMAGES, COPIES = 8, 6  # rows, and columns beside that of the stored images
 CELL = 1.25  # inches
-FORMATS = (".png", ".pdf", ".svg")
 
 
 class Seen(NamedTuple):
@@ -56,15 +55,16 @@ def first_batch(dataset: Dataset, config: ConfigDict) -> np.ndarray:
                        config.batch_size)[0]
 
 
-def contact_sheet(dataset: Dataset, config: ConfigDict, path: Path) -> None:
-    """Draws the sheet into a file: a row for each image, mapped back to pixels.
+def contact_sheet(dataset: Dataset, config: ConfigDict) -> Picture:
+    """The sheet: a row for each image, mapped back to pixels.
 
     The first column is as stored; without augmentation there is only one more.
+    Its arrays: 'stored' uint8 [n, H, W, C], their 'labels', and the network's 'inputs'
+    float32 [columns, n, H, W, C].
     """
     # Imported here: matplotlib takes a second, and only this mode draws.
     from matplotlib.figure import Figure
 
-    check_format(path)
     columns = 1 if is_identity(config.augment) else COPIES
     steps = seen(dataset, config, columns)
     scaling = SCALINGS[config.data.scaling](dataset.train.images)
@@ -93,33 +93,21 @@ def contact_sheet(dataset: Dataset, config: ConfigDict, path: Path) -> None:
             f"draws of step {column}" if columns > 1 else "as seen", fontsize=8)
     if masks:
         legend(figure, dataset.class_names)
-    figure.suptitle(caption(dataset, config, steps, figure.get_figwidth()), fontsize=8)
-    save(figure, path)
+    inputs = np.stack([step.inputs for step in steps])
+    words = caption(dataset, config, inputs)
+    figure.suptitle(textwrap.fill(words, int(14 * figure.get_figwidth())), fontsize=8)
+    return Picture(
+        "data", "What the network sees", words,
+        f"{rows} training images of {width} x {height} pixels, as stored and "
+        + (f"with the random draws of {columns} steps." if columns > 1 else "as seen."),
+        figure, {"stored": stored.images, "labels": stored.labels, "inputs": inputs})
 
 
-def check_format(path: Path) -> None:
-    if path.suffix not in FORMATS:
-        raise InputError(f"--output={path} must end in {' or '.join(FORMATS)}")
-
-
-def save(figure, path: Path) -> None:
-    """Writes a figure. Raises InputError for a file that cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=120)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror or error}): name "
-                         "another file with --output") from error
-
-
-def caption(dataset: Dataset, config: ConfigDict, steps: list[Seen],
-            inches: float) -> str:
+def caption(dataset: Dataset, config: ConfigDict, inputs: np.ndarray) -> str:
     """What the pictures are, and the range of the numbers behind them."""
-    low = min(float(step.inputs.min()) for step in steps)
-    high = max(float(step.inputs.max()) for step in steps)
-    words = (f"{dataset.source}. Scaling {config.data.scaling!r}: input from {low:.3g} "
-             f"to {high:.3g} in these images, shown as pixels.")
-    return textwrap.fill(words, int(14 * inches), break_long_words=True)
+    return (f"{dataset.source}. Scaling {config.data.scaling!r}: input from "
+            f"{inputs.min():.3g} to {inputs.max():.3g} in these images, shown as "
+            "pixels.")
 
 
 def wrapped(name: str) -> str:
@@ -145,9 +133,7 @@ def show(axes, pixels: np.ndarray, label) -> None:
         gap = np.full((len(image), 1, 3), 255, np.uint8)
         image = np.concatenate([image, gap, class_colours()[label]], axis=1)
     axes.imshow(image, interpolation="nearest")
-    axes.set(xticks=[], yticks=[])
-    for side in axes.spines.values():
-        side.set_visible(False)
+    blank(axes)
 
 
 def class_colours() -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 SIGNED, HEAT = "RdBu_r", "inferno"  # red above and blue below 0; dark to bright
+HEAT_SHARE = 0.55  # of the colours of a map over the grey image
 
 
 class Grid(NamedTuple):
@@ -70,12 +71,12 @@ def heat(axes, values: np.ndarray, low: float = 0.0, high: float | None = None):
     return axes.imshow(values, cmap=HEAT, vmin=low, vmax=high, interpolation="nearest")
 
 
-def heat_over(axes, pixels: np.ndarray, values: np.ndarray, share: float = 0.55):
+def heat_over(axes, pixels: np.ndarray, values: np.ndarray):
     """A map >= 0 over the image in grey."""
     grey = pixels.astype(np.float64).mean(-1)
     axes.imshow(grey, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     high = float(values.max()) or 1.0
-    return axes.imshow(values, cmap=HEAT, vmin=0, vmax=high, alpha=share,
+    return axes.imshow(values, cmap=HEAT, vmin=0, vmax=high, alpha=HEAT_SHARE,
                        interpolation="nearest")
 
 

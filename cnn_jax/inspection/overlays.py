@@ -1,12 +1,12 @@
 """What a network makes of every pixel, drawn over the images."""
 
 import textwrap
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from cnn_jax.inspection.contact_sheet import CELL, class_colours, legend, save, show
+from cnn_jax.inspection.contact_sheet import CELL, class_colours, legend, show
+from cnn_jax.inspection.picture import Picture
 
 SHARE = 0.65  # of the class colour in an overlay; the rest is the grey image
 
@@ -22,36 +22,57 @@ def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.rint(np.where(mask[..., None] > 0, tinted, grey)).astype(np.uint8)
 
 
-def overlays(images: np.ndarray, predicted: np.ndarray, class_names: Sequence[str],
-             path: Path, caption: str, names: Sequence[str],
-             truth: np.ndarray | None = None) -> None:
-    """Draws a row for each image: image, truth, prediction, and where they differ.
+def panels(image: np.ndarray, predicted: np.ndarray,
+           truth: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """{title: pixels} of what stands side by side: image, truth, prediction, and where
+    they differ; without `truth` image and prediction.
 
-    images: uint8 [N, H, W, C]. predicted, truth: classes [N, H, W]; without `truth`
-    there are only image and prediction.
+    image: uint8 [H, W, C]. predicted, truth: classes [H, W].
+    """
+    found = {"image": image, "prediction": overlay(image, predicted)}
+    if truth is None:
+        return found
+    wrong = np.where(predicted != truth, 255, 0)[..., None]
+    return {"image": image, "truth": overlay(image, truth),
+            "prediction": found["prediction"], "wrong pixels": wrong}
+
+
+def overlays(images: np.ndarray, predicted: np.ndarray, class_names: Sequence[str],
+             title: str, caption: str, names: Sequence[str],
+             truth: np.ndarray | None = None) -> Picture:
+    """A row for each image, with its `panels`.
+
+    images: uint8 [N, H, W, C]. predicted, truth: classes [N, H, W].
     names: what stands beside each row.
-    Raises InputError for a path that cannot be written.
     """
     # Imported here: matplotlib takes a second, and not every prediction draws.
     from matplotlib.figure import Figure
 
-    columns = ("image", "truth", "prediction", "wrong pixels")
-    columns = columns if truth is not None else columns[::2]
-    figure = Figure(figsize=(max(5.0, CELL * len(columns) + 1.2),
-                             CELL * len(images) + 1.2), layout="constrained")
-    grid = figure.subplots(len(images), len(columns), squeeze=False)
-    for row, image in enumerate(images):
-        pictures = {"image": image, "prediction": overlay(image, predicted[row])}
-        if truth is not None:
-            pictures["truth"] = overlay(image, truth[row])
-            pictures["wrong pixels"] = np.where(
-                predicted[row] != truth[row], 255, 0)[..., None]
-        for axes, column in zip(grid[row], columns):
-            show(axes, pictures[column], 0)
-        grid[row, 0].set_ylabel(textwrap.fill(names[row], 14), rotation=0, ha="right",
-                                va="center", fontsize=8)
-    for axes, column in zip(grid[0], columns):
-        axes.set_title(column, fontsize=8)
+    rows = [panels(image, predicted[i], None if truth is None else truth[i])
+            for i, image in enumerate(images)]
+    figure = Figure(figsize=(max(5.0, CELL * len(rows[0]) + 1.2),
+                             CELL * len(rows) + 1.2), layout="constrained")
+    grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
+    for axes, row, name in zip(grid, rows, names):
+        draw_panels(axes, row)
+        axes[0].set_ylabel(textwrap.fill(name, 14), rotation=0, ha="right", va="center",
+                           fontsize=8)
+    name_panels(grid[0], rows[0])
     legend(figure, class_names)
     figure.suptitle(textwrap.fill(caption, int(14 * figure.get_figwidth())), fontsize=8)
-    save(figure, path)
+    return Picture(
+        "overlays", title, caption, f"{len(rows)} images, each with "
+        f"{', '.join(rows[0])}.", figure, {"images": images, "predicted": predicted}
+        | ({} if truth is None else {"truth": truth}))
+
+
+def draw_panels(axes: np.ndarray, row: dict[str, np.ndarray]) -> None:
+    """The panels of an image on a row of axes."""
+    for one, pixels in zip(axes, row.values(), strict=True):
+        show(one, pixels, 0)
+
+
+def name_panels(axes: np.ndarray, titles: Iterable[str]) -> None:
+    """What the columns are, above a row of axes."""
+    for one, words in zip(axes, titles):
+        one.set_title(words, fontsize=8)

@@ -10,6 +10,7 @@ from cnn_jax.errors import InputError
 from cnn_jax.training.metrics import named, write_atomically
 
 INDEX = "pictures.json"
+FORMATS = (".png", ".pdf", ".svg")  # of a file that the user names
 
 
 class Picture(NamedTuple):
@@ -21,6 +22,21 @@ class Picture(NamedTuple):
     alt: str       # what a reader who cannot see it must know
     figure: object  # matplotlib.figure.Figure
     arrays: dict[str, np.ndarray]
+
+
+def check_format(path: Path) -> None:
+    if path.suffix not in FORMATS:
+        raise InputError(f"--output={path} must end in {' or '.join(FORMATS)}")
+
+
+def save(picture: Picture, path: Path) -> None:
+    """Into a file of the user's. Raises InputError where that cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error}): name "
+                         "another file with --output") from error
 
 
 def write(pictures: list[Picture], folder: Path, step: int | None = None) -> list[Path]:

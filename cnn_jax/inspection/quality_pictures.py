@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from cnn_jax.inspection.contact_sheet import legend, show
-from cnn_jax.inspection.overlays import overlay
+from cnn_jax.inspection.overlays import draw_panels, name_panels, panels
 from cnn_jax.inspection.picture import Picture
 from cnn_jax.inspection.quality import (Quality, calibration_error, confident_mistakes,
                                         image_ious, measure)
@@ -166,18 +166,13 @@ def draw_worst_masks(subject: Subject) -> Picture:
     predicted, _ = subject.answers
     ious = image_ious(labels, predicted)
     places = np.argsort(ious, kind="stable")[:WORST]
-    columns = ("image", "truth", "prediction", "wrong pixels")
-    figure = Figure(figsize=(6.0, 1.45 * len(places) + 0.7), layout="constrained")
-    grid = figure.subplots(len(places), len(columns), squeeze=False)
-    for axes, words in zip(grid[0], columns):
-        axes.set_title(words, fontsize=8)
-    for row, place in zip(grid, places):
-        wrong = np.where(predicted[place] != labels[place], 255, 0)[..., None]
-        shown = (images[place], overlay(images[place], labels[place]),
-                 overlay(images[place], predicted[place]), wrong)
-        for axes, pixels in zip(row, shown):
-            show(axes, pixels, 0)
-        row[0].set_ylabel(f"IoU {ious[place]:.2f}", fontsize=8)
+    rows = [panels(images[i], predicted[i], labels[i]) for i in places]
+    figure = Figure(figsize=(6.0, 1.45 * len(rows) + 0.7), layout="constrained")
+    grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
+    name_panels(grid[0], rows[0])
+    for axes, row, place in zip(grid, rows, places):
+        draw_panels(axes, row)
+        axes[0].set_ylabel(f"IoU {ious[place]:.2f}", fontsize=8)
     legend(figure, subject.class_names)
     return Picture(
         "mistakes", "Worst images",

@@ -76,6 +76,10 @@ def embedded(png: bytes) -> dict[str, Any]:
     # The header: a signature of 8 bytes, length and name of a chunk, width, height.
     width, height = (round(int.from_bytes(png[at:at + 4]) * 96 / DPI)
                      for at in (16, 20))
-    return {"uri": "data:image/png;base64," + base64.b64encode(png).decode(),
-            "width": width, "height": height, "least": round(LEAST * width),
+    return {"uri": data_uri(png), "width": width, "height": height, "least": round(LEAST * width),
             "wide": width > WIDE}
+
+
+def data_uri(png: bytes) -> str:
+    """A PNG file as an address that holds it."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()

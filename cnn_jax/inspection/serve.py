@@ -13,7 +13,6 @@ send requests here too: those that use a foreign name (DNS rebinding) or come fr
 another page are refused.
 """
 
-import base64
 import io
 import ipaddress
 import threading
@@ -32,17 +31,17 @@ from cnn_jax import data
 from cnn_jax.data.images import MAX_PIXELS, read_image
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.contact_sheet import class_colours
-from cnn_jax.inspection.drawing import HEAT
+from cnn_jax.inspection.drawing import HEAT, HEAT_SHARE
 from cnn_jax.inspection.live import (Answer, compiled, count_classes, first_layer,
                                      shown_layers)
 from cnn_jax.inspection.overlays import overlay
+from cnn_jax.inspection.rendering import data_uri
 from cnn_jax.inspection.summary import kind_of
 from cnn_jax.predict import class_name
 from cnn_jax.training.trained import Trained
 
 MAX_BYTES = 20 * 2**20  # of an upload: more than a telephone's photograph has
 MAPS = 64               # of a layer that are sent: the first ones
-HEAT_SHARE = 0.55       # of the colours of Grad-CAM over the grey picture
 
 PAGE = Path(__file__).parent / "page"
 FILES = {"index.html": "text/html", "page.css": "text/css",
@@ -214,4 +213,4 @@ def png(image: np.ndarray) -> str:
     image = image[..., 0] if image.shape[2:] == (1,) else image
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return data_uri(file.getvalue())

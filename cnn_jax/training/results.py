@@ -70,7 +70,7 @@ def machine() -> str:
     found = re.search(r"^model name\s*: (.+)$", names.read_text(), re.MULTILINE
                       ) if names.exists() else None
     name = found[1] if found else platform.processor() or platform.machine()
-    return f"{cores} cores of {name}"
+    return f"{cores} core{'s' * (cores > 1)} of {name}"
 
 
 def commit() -> str | None:
