@@ -164,7 +164,7 @@ def summary(request: Request) -> None:
         raise InputError(f"{config.model.name} on images of shape {shape}: "
                          f"{error}") from error
     print(table.text())
-    print(table.convolutions())
+    print(f"convolutions: {table.convolutions()}")
     if request.workdir is not None:
         request.workdir.mkdir(parents=True, exist_ok=True)
         table.save(request.workdir)

@@ -74,7 +74,9 @@ def read_index(folder: Path) -> list[dict[str, Any]]:
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}): delete it, then draw again"
                          ) from error
-    if not isinstance(rows, list) or not all(
-            isinstance(row, dict) and "name" in row for row in rows):
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path} is damaged: delete it, then draw again")
+    if not all("name" in row for row in rows):
+        raise InputError(f"{path} is damaged (a picture lacks name): delete it, then "
+                         "draw again")
     return rows

@@ -53,8 +53,10 @@ def stored(folder: Path, row: dict[str, Any], step: int | None) -> dict[str, Any
     """
     damaged = f"{folder / 'pictures.json'} is damaged: delete {folder}, then draw again"
     words = {key: row.get(key) for key in ("name", "title", "caption", "alt")}
-    if not all(isinstance(word, str) for word in words.values()):
-        raise InputError(f"{damaged} (a picture lacks its words)")
+    missing = [key for key, word in words.items() if not isinstance(word, str)]
+    if missing:
+        raise InputError(f"{damaged} (picture {row['name']!r} lacks "
+                         f"{', '.join(missing)})")
     name = words.pop("name")
     if not name or Path(name).name != name:
         raise InputError(f"{damaged} ({name!r} is no name of a picture)")
@@ -76,8 +78,8 @@ def embedded(png: bytes) -> dict[str, Any]:
     # The header: a signature of 8 bytes, length and name of a chunk, width, height.
     width, height = (round(int.from_bytes(png[at:at + 4]) * 96 / DPI)
                      for at in (16, 20))
-    return {"uri": data_uri(png), "width": width, "height": height, "least": round(LEAST * width),
-            "wide": width > WIDE}
+    return {"uri": data_uri(png), "width": width, "height": height,
+            "least": round(LEAST * width), "wide": width > WIDE}
 
 
 def data_uri(png: bytes) -> str:
