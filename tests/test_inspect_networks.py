@@ -8,7 +8,8 @@ import pytest
 
 from cnn_jax import networks
 from cnn_jax.inspection import kernels, maximize, receptive_field, units
-from cnn_jax.inspection.intermediates import layers_of, spread, weighted
+from cnn_jax.inspection.intermediates import (layers_of, shown_by_default, spread,
+                                              stage_of)
 from cnn_jax.inspection.selection import NotForThisNetwork
 from cnn_jax.layers import Layers
 
@@ -29,11 +30,11 @@ def test_every_picture_of_every_network(name):
     network, variables, images = subject(name)
     shape = images.shape[1:]
     known = layers_of(network, variables, shape)
-    drawn = spread(weighted(known), 4)
+    drawn = spread(shown_by_default(known), 4)
     maps = [layer for layer in drawn if layer.is_map]
     assert drawn and bool(maps) == (not name.endswith("_dnn"))
     for layer in maps:
-        assert kernels.stage_of(layer, known)
+        assert stage_of(layer, known)[0] == layer
 
     first = next(layer for layer in known.values()
                  if layer.kernel is not None and layer.whole)

@@ -1,5 +1,7 @@
 """The pictures of kernels and strips draw the arrays of the network, of every kind."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,9 @@ from cnn_jax.data.examples import Examples
 from cnn_jax.data.scaling import Scaling
 from cnn_jax.inspection import kernels
 from cnn_jax.inspection.features import features
-from cnn_jax.inspection.intermediates import layers_of
-from cnn_jax.inspection.selection import NotForThisNetwork
+from cnn_jax.inspection.intermediates import layers_of, shown_by_default, stage_of
+from cnn_jax.inspection.selection import (NotForThisNetwork, check_names,
+                                          chosen_layers)
 from cnn_jax.inspection.settings import Settings
 from cnn_jax.inspection.subject import Subject
 from cnn_jax.layers import Layers
@@ -111,7 +114,46 @@ def test_kernels_of_every_kind_as_images():
      [f"block1_cell1/c2/{name}" for name in ("conv", "bn", "act")])])
 def test_what_a_convolution_goes_through(name, shape, first, stage):
     layers = known(name, shape)
-    assert [layer.name for layer in kernels.stage_of(layers[first], layers)] == stage
+    assert [layer.name for layer in stage_of(layers[first], layers)] == stage
+
+
+@pytest.mark.parametrize("name, shape, without, count", [
+    ("cifar_resnet20", (8, 8, 3), r"stage\d_block\d/conv2", 10),
+    # What stands before a sum or a concatenation, an activation follows none of.
+    ("resnet18_v2", (32, 32, 3), r"stage\d_block\d/conv2", 9),
+    ("mobilenet_v2", (32, 32, 3), r".*/project/conv", 35),
+    ("lenet5", (28, 28, 1), "nothing", 2)])
+def test_the_layers_shown_go_through_an_activation(name, shape, without, count):
+    layers = known(name, shape)
+    names = [layer.name for layer in shown_by_default(layers)]
+    assert len(names) == count
+    assert not any(re.fullmatch(without, name) for name in names)
+
+
+def test_a_network_without_activations_shows_what_it_has():
+    class Linear(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            x = PLAIN.convolution(2, (3, 3), name="conv1")(x)
+            return nn.Dense(2, name="head")(x.mean((1, 2)))
+
+    subject = subject_of(Linear(), (4, 4, 1))
+    assert [layer.name for layer in chosen_layers(subject, Settings())] == ["conv1"]
+
+
+def test_the_layers_of_a_subject_are_traced_once(monkeypatch):
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return layers_of(*arguments)
+
+    monkeypatch.setattr("cnn_jax.inspection.subject.layers_of", counted)
+    subject = subject_of(networks.create("lenet5", layers=PLAIN), (16, 16, 1))
+    for settings in (Settings(), Settings(layers="conv2,fc1", cam_layer="act1")):
+        check_names(subject, settings)
+        list(kernels.first_layer(subject, settings))
+    assert len(calls) == 1
 
 
 def test_strips_hold_what_the_layers_compute():

@@ -12,8 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnn_jax import layers as kinds
 from cnn_jax import networks
 from cnn_jax.errors import InputError
+
+# What may follow a convolution, and its name; of an activation its own.
+STAGES = {kinds.BatchNorm: "batch norm", kinds.Activation: "", kinds.MaxPool:
+          "max pool", kinds.AvgPool: "mean pool", kinds.LocalResponseNorm:
+          "response norm"}
 
 
 class Layer(NamedTuple):
@@ -123,6 +129,29 @@ def weighted(layers: dict[str, Layer]) -> list[Layer]:
              if layer.kernel is not None and layer.whole and layer.name != "head"
              and "shortcut" not in layer.name]
     return [layer for layer in found if layer.is_convolution] or found
+
+
+def stage_of(layer: Layer, layers: dict[str, Layer]) -> list[Layer]:
+    """A layer and the norm, activation and pool that its output goes through."""
+    stage = [layer]
+    while True:
+        after = [other for other in layers.values() if other.follows == stage[-1].name
+                 and isinstance(other.module, tuple(STAGES))]
+        if not after:
+            return stage
+        stage.append(after[0])
+
+
+def shown_by_default(layers: dict[str, Layer]) -> list[Layer]:
+    """Those of `weighted` that an activation follows, or all where none follows any.
+
+    In a residual network the last convolution of a block is left out: its output is
+    added to the shortcut first.
+    """
+    found = weighted(layers)
+    return [layer for layer in found
+            if any(isinstance(after.module, kinds.Activation)
+                   for after in stage_of(layer, layers))] or found
 
 
 def spread(layers: list[Layer], count: int) -> list[Layer]:

@@ -8,7 +8,7 @@ import numpy as np
 from cnn_jax import layers
 from cnn_jax.inspection import drawing
 from cnn_jax.inspection.features import features
-from cnn_jax.inspection.intermediates import Layer, kernel_of
+from cnn_jax.inspection.intermediates import STAGES, Layer, kernel_of, stage_of
 from cnn_jax.inspection.picture import Picture
 from cnn_jax.inspection.selection import (NotForThisNetwork, chosen_filters,
                                           chosen_layers)
@@ -18,9 +18,6 @@ from cnn_jax.networks.lenet import SparseConv
 
 MOST_KERNELS, MOST_CHANNELS = 64, 8  # of a picture of the first layer
 STRIP_IMAGES, STRIP_FILTERS = 3, 8   # of a strip, where the settings do not say
-STAGES = {layers.BatchNorm: "batch norm", layers.Activation: "", layers.MaxPool:
-          "max pool", layers.AvgPool: "mean pool", layers.LocalResponseNorm:
-          "response norm"}  # what may follow a convolution in a strip
 
 
 def first_layer(subject: Subject, settings: Settings) -> Iterator[Picture]:
@@ -124,17 +121,6 @@ def strip(subject: Subject, settings: Settings) -> Iterator[Picture]:
     values = subject.over(subject.pixels[:count], outputs)
     for stage in subject.track("strip", stages):
         yield draw_stage(subject, settings, stage, values, known)
-
-
-def stage_of(layer: Layer, known: dict[str, Layer]) -> list[Layer]:
-    """A layer and the norm, activation and pool that its output goes through."""
-    stage = [layer]
-    while True:
-        after = [other for other in known.values() if other.follows == stage[-1].name
-                 and isinstance(other.module, tuple(STAGES))]
-        if not after:
-            return stage
-        stage.append(after[0])
 
 
 def draw_stage(subject: Subject, settings: Settings, stage: list[Layer],

@@ -4,7 +4,8 @@
 import numpy as np
 
 from cnn_jax.errors import InputError
-from cnn_jax.inspection.intermediates import Layer, pick, spread, weighted
+from cnn_jax.inspection.intermediates import (Layer, pick, shown_by_default,
+                                              spread, weighted)
 from cnn_jax.inspection.saliency import pick_cam_layer, predicted
 from cnn_jax.inspection.settings import Settings, names
 from cnn_jax.inspection.subject import Subject
@@ -39,15 +40,16 @@ def check_names(subject: Subject, settings: Settings) -> None:
 
 def chosen_layers(subject: Subject, settings: Settings, maps: bool = True,
                   count: int = SHOWN_LAYERS) -> list[Layer]:
-    """The layers of `settings.layers`, or for '' some convolutions from first to last,
-    of a network without any some dense layers.
+    """The layers of `settings.layers`, or for '' some convolutions from first to last
+    (those that an activation follows, where there are such), of a network without any
+    some dense layers.
 
     maps: only those with height and width; there must be one.
     """
     asked, network_name = names(settings.layers), type(subject.network).__name__
     try:
         found = ([pick(subject.layers, name, network_name) for name in asked]
-                 or weighted(subject.layers))
+                 or shown_by_default(subject.layers))
     except InputError as error:
         raise InputError(f"config.inspect.layers = {settings.layers!r}: {error}"
                          ) from error
