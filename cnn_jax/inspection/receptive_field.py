@@ -119,7 +119,8 @@ def fields(subject: Subject, settings: Settings) -> Iterator[Picture]:
         "Solid: the pixels that can reach the unit at all. Below, how much it follows "
         f"each of them (mean over {len(subject.pixels)} images of the gradient's size; "
         "its square root is drawn). Dashed: the box of the same spread, the effective "
-        "field. Of fields that go far beyond the image a part is drawn.",
+        "field; it is the larger one where a unit follows the rim of its field more "
+        "than the middle. Of fields that go far beyond the image a part is drawn.",
         "Height x width in pixels: " + "; ".join(said) + ".", figure,
         arrays)
 
