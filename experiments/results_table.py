@@ -79,7 +79,9 @@ def hardware(results: dict) -> str:
     accelerator = "" if devices[0].startswith("cpu") else (
         f"{len(devices)} x {devices[0].partition(': ')[2]}, ")
     versions = results["versions"]
-    return f"{accelerator}{results['machine']}, jax {versions['jax']}"
+    _, found, library = results.get("convolutions", "").partition("; onednn is ")
+    return (f"{accelerator}{results['machine']}, jax {versions['jax']}"
+            + (f", convolutions by {library}" if found else ""))
 
 
 def row(target: Target, before: dict | None) -> dict:

@@ -62,7 +62,7 @@ def test_rows_have_what_the_table_needs(measured):
     assert row["params"] == 61_706
     assert row["peak_memory_mb"] == max(r["peak_memory_mb"] for r in runs)
     assert 0 < row["seconds_per_epoch"] < 600
-    assert "cores of" in row["hardware"] and "jax 0." in row["hardware"]
+    assert " of " in row["hardware"] and "jax 0." in row["hardware"]
     assert row["command"] == "python experiments/reproduce.py --only easy"
 
 
@@ -104,6 +104,15 @@ def test_jobs_share_the_cores(measured):
     share = len(reproduce.shares(2)[0])
     assert rows(measured)["easy"]["hardware"].startswith(
         "1 core of " if share == 1 else f"{share} cores of ")
+
+
+def test_hardware_says_what_computes_the_convolutions():
+    results = {"devices": ["cpu: cpu"], "machine": "2 cores of X",
+               "versions": {"jax": "0.10.2"}, "convolutions": "2 by lax"}
+    assert results_table.hardware(results) == "2 cores of X, jax 0.10.2"
+    results["convolutions"] = "5 by onednn, 1 by lax; onednn is oneDNN 3.2.0 (OpenMP)"
+    assert results_table.hardware(results).endswith(
+        "0.10.2, convolutions by oneDNN 3.2.0 (OpenMP)")
 
 
 def test_table_runs_nothing(tmp_path):

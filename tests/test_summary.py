@@ -232,12 +232,12 @@ def test_the_table_says_what_computes_each_convolution(no_onednn):
     assert [row.conv for row in table.rows if row.kind.startswith("Conv")] == [
         "banded / im2col / lax", "lax"]
     assert table.convolutions() == (
-        "convolutions: 1 by banded / im2col / lax, 1 by lax (forward / input gradient "
-        "/ weight gradient)")
+        "1 by banded / im2col / lax, 1 by lax (forward / input gradient / weight "
+        "gradient)")
     rows = table_of("tf2_resnet18").records()
     assert {row["conv"] for row in rows if "Conv" in row["kind"]} >= {"lax"}
     assert {row["conv"] for row in rows if "Conv" not in row["kind"]} == {""}
-    assert table_of("ai_edu_mnist_dnn").convolutions() == "convolutions: none"
+    assert table_of("ai_edu_mnist_dnn").convolutions() == "none"
 
 
 def test_table_of_a_rectangular_image():

@@ -190,7 +190,8 @@ def layer_table(table: dict[str, Any]) -> dict[str, Any]:
 def environment(results: dict[str, Any]) -> list[tuple[str, str]]:
     """Where a run was made, from its results."""
     named = {"command": "command", "machine": "machine", "devices": "devices",
-             "commit": "commit", "peak_memory_mb": "peak memory, MB",
+             "convolutions": "convolutions", "commit": "commit",
+             "peak_memory_mb": "peak memory, MB",
              "device_peak_memory_mb": "peak memory of a device, MB",
              "compile_seconds": "compiling, s", "params_sha256": "sha256 of the state"}
     rows = [(words, value_in_words(results[name])) for name, words in named.items()

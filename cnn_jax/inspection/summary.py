@@ -120,14 +120,14 @@ class LayerTable(NamedTuple):
                           *map(line, body), rule, totals]) + "\n"
 
     def convolutions(self) -> str:
-        """'convolutions: 5 by onednn, 1 by banded / im2col / lax', and what that is."""
+        """'5 by onednn, 1 by banded / im2col / lax', and what that is."""
         counts = collections.Counter(row.conv for row in self.rows if row.conv)
         found = ", ".join(f"{n} by {conv}" for conv, n in counts.most_common())
         if any("/" in conv for conv in counts):
             found += " (forward / input gradient / weight gradient)"
         if "onednn" in counts:
             found += f"; onednn is {library.describe()}"
-        return f"convolutions: {found or 'none'}"
+        return found or "none"
 
     def save(self, folder: str | Path) -> None:
         """Writes summary.txt, summary.csv and summary.json."""

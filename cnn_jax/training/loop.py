@@ -106,7 +106,7 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
         report.line(f"workdir: {path}")
         report.line(f"data: {info.source}")
         report.line(table.text())
-        report.line(table.convolutions())
+        report.line(f"convolutions: {table.convolutions()}")
         report.line(describe_devices(placement.devices))
         if jax.process_index() == 0:
             table.save(path)
@@ -124,7 +124,7 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
                                           config.eval_batch_size, report.track)
             if not done:
                 state = fit(this, state, progress, evaluate)
-            return finish(this, state, progress, evaluate, table.params, done)
+            return finish(this, state, progress, evaluate, table, done)
 
 
 def begin(config: ConfigDict, recipe: Recipe, info: DataInfo) -> TrainState:

@@ -88,7 +88,7 @@ def best_row(history: list[dict], monitor: str) -> dict:
     return max(history, key=lambda row: (improvement(row, monitor), -row["epoch"]))
 
 
-def finish(this, state, progress, evaluate, params: int, only_evaluate: bool) -> dict:
+def finish(this, state, progress, evaluate, table, only_evaluate: bool) -> dict:
     """Evaluates the best checkpoint on the test part and writes what a run leaves.
 
     A run that had finished before keeps its results.json: its times and memory are
@@ -111,7 +111,7 @@ def finish(this, state, progress, evaluate, params: int, only_evaluate: bool) ->
     if only_evaluate and path.exists():
         results = read_json(path)
     else:
-        results = collect(this, final, progress, row, test, params)
+        results = collect(this, final, progress, row, test, table)
         if first:
             write_atomically(path, json.dumps(results, indent=2) + "\n")
     if first and not (only_evaluate and (this.workdir / "report.html").exists()):
@@ -146,14 +146,14 @@ def mean_ious(best: dict, test: dict) -> dict:
     return found if any(value is not None for value in found.values()) else {}
 
 
-def collect(this, final, progress, best: dict, test: dict, params: int) -> dict:
+def collect(this, final, progress, best: dict, test: dict, table) -> dict:
     """The figures of results.json."""
     images = this.steps_per_epoch * this.config.batch_size * len(progress.history)
     return {
         "network": this.config.model.name,
         "dataset": this.config.data.name,
         "seed": this.config.seed,
-        "params": params,
+        "params": table.params,
         "epochs": len(progress.history),
         "best_epoch": best["epoch"],
         "validation_accuracy": best.get("val_accuracy"),
@@ -169,6 +169,7 @@ def collect(this, final, progress, best: dict, test: dict, params: int) -> dict:
         "versions": versions(),
         "devices": [f"{d.platform}: {d.device_kind}" for d in this.placement.devices],
         "machine": machine(),
+        "convolutions": table.convolutions(),
         "commit": commit(),
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
     }
