@@ -243,6 +243,18 @@ def test_cifar10_from_pictures_is_another_row(tmp_path):
     assert results_table.cells(row)[0].startswith("cifar10_lenet5 (on a JPEG copy")
 
 
+def test_the_short_table():
+    row = {"published": 0.5, "mean": None, "std": None, "n": 0}
+    table = {name: row | {"name": name} for name in results_table.SHORT}
+    table["mnist_keras"] |= {"mean": 0.5, "std": 0.01, "n": 3}
+    table["mnist_cnn_ours"] = table["mnist_cnn"] | {
+        "name": "mnist_cnn_ours", "mean": 0.49, "n": 1}
+    lines = results_table.short(list(table.values())).splitlines()
+    assert len(lines) == 2 + len(results_table.SHORT)
+    assert lines[5] == "| MNIST, Keras CNN | 0.5000 | **0.5000 ± 0.0100** (3) |  |"
+    assert lines[6].endswith("| 0.5000 | not run | 0.4900 (1) |")
+
+
 def test_committed_results_are_of_these_experiments():
     path = reproduce.ROOT / "experiments" / "RESULTS.json"
     if not path.exists():
