@@ -14,6 +14,7 @@ from cnn_jax.inspection.pictures import chosen
 from cnn_jax.inspection.record import read_history
 from cnn_jax.inspection.selection import check_names
 from cnn_jax.inspection.settings import Settings
+from cnn_jax.inspection.status import under_way
 from cnn_jax.inspection.subject import Subject, make_subject
 from cnn_jax.training import trained
 from cnn_jax.training.metrics import Reporter
@@ -31,10 +32,11 @@ def draw(workdir: Path, config: ConfigDict | None = None, images: Sequence[str] 
     Raises InputError, also for a name in `config.inspect` that does not exist.
     """
     report = Reporter(quiet)
-    subject = load_subject(workdir, config, images, invert)
+    subject = load_subject(workdir, config, images, invert, report)
     settings = Settings(**(config or subject.config).inspect)
     rows = chosen(settings.only)
-    check_names(subject, settings)
+    with under_way(report, "tracing the network"):
+        check_names(subject, settings)
     whose = "of your own" if images else f"of the {subject.part} part"
     report.line(f"{subject.name}, step {subject.step}: explaining "
                 f"{len(subject.pixels)} images {whose} (config.inspect.images = "
@@ -43,19 +45,25 @@ def draw(workdir: Path, config: ConfigDict | None = None, images: Sequence[str] 
 
 
 def load_subject(workdir: Path, config: ConfigDict | None = None,
-                 images: Sequence[str] = (), invert: bool = False) -> Subject:
+                 images: Sequence[str] = (), invert: bool = False,
+                 report: Reporter | None = None) -> Subject:
     """The best checkpoint of a run with the images that are to be explained.
 
+    report: is told what is under way.
     Raises InputError for a workdir without a checkpoint, for data that have changed,
     and for a file that is no picture.
     """
-    run = trained.load(workdir)
+    report = report or Reporter(quiet=True)
+    with under_way(report, "reading the checkpoint"):
+        run = trained.load(workdir)
     config = config or run.config
-    dataset = data.load(config.data, config.seed)
-    check_same_data(workdir, describe(dataset, config.data.scaling))
+    with under_way(report, "loading the data"):
+        dataset = data.load(config.data, config.seed)
+        check_same_data(workdir, describe(dataset, config.data.scaling))
     subject = make_subject(
         workdir, run.config, run.info, run.recipe.model, run.state, run.step,
-        read_history(workdir / "history.csv"), dataset, config.inspect.images)
+        read_history(workdir / "history.csv", run.config.checkpoint.monitor), dataset,
+        config.inspect.images)
     if not images:
         return subject
     *size, channels = run.info.image_shape

@@ -13,6 +13,8 @@ import waitress
 
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.serve import MAX_BYTES, create_app
+from cnn_jax.inspection.status import under_way
+from cnn_jax.training.metrics import Reporter
 from cnn_jax.training.trained import load
 
 THREADS = 8  # a browser keeps six connections open
@@ -26,9 +28,11 @@ def serve(workdir: Path, host: str, port: int, invert: bool = False) -> None:
     checkpoint.
     """
     with listen(host, port) as listener:  # first: loading and compiling take seconds
-        trained = load(workdir)
-        print("compiling ...", flush=True)
-        app = create_app(trained, workdir.name, host, invert)
+        report = Reporter()
+        with under_way(report, "reading the checkpoint"):
+            trained = load(workdir)
+        with under_way(report, "compiling"):
+            app = create_app(trained, workdir.name, host, invert)
         # It warns of every request that waits for another; here nobody minds.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         server = waitress.create_server(

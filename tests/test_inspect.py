@@ -1,6 +1,8 @@
 """--mode=inspect: from a workdir to pictures, and one line for what there is not."""
 
+import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
+from rich.console import Console
 from tiny_runs import end, prepare, refusal, start_python, tiny
 
 from cnn_jax import inspect, modes
@@ -17,10 +20,11 @@ from cnn_jax.inspection import explanations, kernels
 from cnn_jax.inspection.pictures import PICTURES
 from cnn_jax.inspection.selection import NotForThisNetwork
 from cnn_jax.inspection.settings import Settings
+from cnn_jax.inspection.status import under_way
 from cnn_jax.inspection.subject import sample
 from cnn_jax.training.checkpoint import Checkpoints
 from cnn_jax.training.config import computed, differences, fingerprint, to_json
-from cnn_jax.training.metrics import COLUMNS
+from cnn_jax.training.metrics import COLUMNS, Reporter
 from cnn_jax.training.setup import first_state
 from cnn_jax.training.workdir import check_same_config, describe, read_config
 from configs import default
@@ -164,6 +168,36 @@ def test_a_workdir_without_a_checkpoint_is_refused(workdir, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(InputError, match="no checkpoint of a whole epoch"):
         inspect.draw(tmp_path, quiet=True)
+
+
+def test_a_history_that_lacks_a_column_is_one_line(workdir, tmp_path):
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    path = copy / "history.csv"
+    path.write_text(path.read_text().replace("loss", "lost", 1))
+    assert f"{path} lacks loss: row 1 is damaged; metrics.jsonl" in refusal(
+        end(start_python("main.py", "--mode=inspect", f"--workdir={copy}")), 2)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_is_under_way_is_said(terminal):
+    """On a terminal while it lasts, elsewhere as a line; on an error it ends too."""
+    report, file = Reporter(), io.StringIO()
+    report.console = Console(file=file, force_terminal=terminal, width=60)
+    with pytest.raises(InputError), under_way(report, "reading [it]"):
+        raise InputError("no")
+    if not terminal:
+        assert file.getvalue() == "reading [it] ...\n"
+        return
+    assert "reading [it] 0:00:00" in re.sub(r"\x1b\[[\d;?]*\w", "", file.getvalue())
+    assert file.getvalue().endswith("\x1b[2K")  # the line is erased
+
+
+def test_what_has_been_computed_is_kept_for_another_listener(workdir):
+    subject, told = inspect.load_subject(workdir), []
+    layers = subject.layers
+    other = subject.telling(told.append)
+    assert other.layers is layers and list(other.track("one", "a")) == ["a"]
+    assert told == ["one 0/1"]
 
 
 def test_settings_are_no_part_of_a_run(workdir, tmp_path):

@@ -15,8 +15,8 @@ from tiny_runs import read_results, tiny
 
 from cnn_jax import modes, training
 from cnn_jax.errors import InputError, RunError
-from cnn_jax.inspection import (output, quality, quality_pictures, record, rendering,
-                                report)
+from cnn_jax.inspection import (compare, output, quality, quality_pictures, record,
+                                rendering, report)
 from cnn_jax.inspection.picture import write
 from cnn_jax.inspection.plots import curves, learning_curves
 from cnn_jax.training import loop
@@ -183,7 +183,8 @@ def test_pictures_are_embedded_with_their_words(tmp_path):
 
 @pytest.mark.parametrize("row,words", [
     ({"name": "../../secret", "title": "", "caption": "", "alt": ""}, "no name"),
-    ({"name": "a", "title": "", "caption": ""}, "lacks its words"),
+    ({"name": "a", "title": "", "caption": ""}, "picture 'a' lacks alt"),
+    ({"title": "", "caption": "", "alt": ""}, "lacks name"),
     ({"name": "text", "title": "", "caption": "", "alt": ""}, "no PNG")])
 def test_what_is_no_picture_is_refused(tmp_path, row, words):
     """Above all a name that leads out of the folder."""
@@ -202,6 +203,49 @@ def test_damaged_files_are_one_line(tmp_path, name):
     (workdir / "pictures").mkdir()
     (workdir / name).write_bytes(b"epoch,loss\n\xff\xfe{")
     with pytest.raises(InputError, match=f"{name} .*damaged"):
+        page(workdir)
+
+
+@pytest.mark.parametrize("name,field", [
+    *(("results.json", field) for field in record.RESULTS),
+    *(("summary.json", field) for field in record.LAYERS)])
+def test_files_that_lack_a_field_are_one_line(tmp_path, name, field):
+    workdir = made_run(tmp_path / "run")
+    values = json.loads((workdir / name).read_text())
+    del values[field]
+    (workdir / name).write_text(json.dumps(values))
+    for refused in (lambda: page(workdir), lambda: compare.write_comparison(
+            [workdir, made_run(tmp_path / "other")], tmp_path / "page.html")):
+        with pytest.raises(InputError) as error:
+            refused()
+        assert str(error.value) == (
+            f"{workdir / name} lacks {field}: delete it, then the command that trained "
+            "the run writes it anew")
+
+
+@pytest.mark.parametrize("field", [*record.EPOCH, "val_loss", "val_accuracy"])
+@pytest.mark.parametrize("rows", [(1, 2, 3), (2,)], ids=["all", "one"])
+def test_epochs_that_lack_a_field_are_one_line(tmp_path, field, rows):
+    """A whole column, or a place of it; not monitored figures may lack everywhere."""
+    workdir = made_run(tmp_path / "run", accuracy=None)  # it monitors val_loss
+    path = workdir / "history.csv"
+    header, *epochs = (line.split(",") for line in path.read_text().splitlines())
+    for row in rows:
+        epochs[row - 1][header.index(field)] = ""
+    path.write_text("\n".join(map(",".join, [header, *epochs])) + "\n")
+    if field == "val_accuracy" and len(rows) == 3:
+        assert "Validation accuracy" not in page(workdir)
+        return
+    with pytest.raises(InputError) as error:
+        page(workdir)
+    assert str(error.value) == (
+        f"{path} lacks {field}: row {rows[0]} is damaged; metrics.jsonl holds the "
+        "figures of all epochs too")
+
+
+def test_counts_that_lack_a_part_are_one_line(tmp_path):
+    workdir = made_run(tmp_path / "run", accuracy=None, counts={"train": 1, "test": 1})
+    with pytest.raises(InputError, match="data.json lacks validation: "):
         page(workdir)
 
 

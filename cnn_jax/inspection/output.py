@@ -1,6 +1,5 @@
 """What looking inside leaves in a workdir: pictures, events, figures, the report."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -32,8 +31,7 @@ def draw_rows(subject: Subject, rows: Mapping[str, Callable], settings: Settings
     quality.json.
     """
     paths, done = [], 0
-    subject = dataclasses.replace(
-        subject, progress=lambda text: progress.advance(done, text))
+    subject = subject.telling(lambda text: progress.advance(done, text))
     progress.start("pictures", len(rows))
     try:
         with open_events(workdir) as events:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,12 @@ from cnn_jax.training.results import best_row
 from cnn_jax.training.workdir import (DataInfo, read_config, read_data_info, read_json)
 
 History = tuple[dict[str, float], ...]  # a row an epoch
+# What every version has written into these files, and the pages use.
+RESULTS = ("params", "best_epoch", "test_accuracy", "test_loss", "test_examples",
+           "train_seconds", "images_per_second", "versions", "devices")
+LAYERS = ("model", "input_shape", "params", "macs", "memory_bytes", "layers")
+EPOCH = ("epoch", "step", "loss", "accuracy", "learning_rate", "seconds")
+ANEW = "delete it, then the command that trained the run writes it anew"
 
 
 class Record(NamedTuple):
@@ -41,24 +48,50 @@ class Record(NamedTuple):
 def read_record(folder: Path) -> Record:
     """Reads what there is. Raises InputError for a folder that is no run, and for
     files in it that are damaged."""
-    history, results, layers = (folder / name for name in (
-        "history.csv", "results.json", "summary.json"))
+    config, info = read_config(folder), read_data_info(folder)
+    need(folder / "data.json", info.counts, ("train", "validation", "test"),
+         "the folder is damaged")
+    history = folder / "history.csv"
     return Record(
-        folder, read_config(folder), read_data_info(folder),
-        read_history(history) if history.exists() else (),
-        read_json(results) if results.exists() else None,
-        read_json(layers) if layers.exists() else None, quality.load(folder))
+        folder, config, info,
+        read_history(history, config.checkpoint.monitor) if history.exists() else (),
+        read_fields(folder / "results.json", RESULTS),
+        read_fields(folder / "summary.json", LAYERS), quality.load(folder))
 
 
-def read_history(path: Path) -> History:
-    """The rows of history.csv, without the columns that are empty there."""
+def read_fields(path: Path, fields: Iterable[str]) -> dict[str, Any] | None:
+    """A JSON object with all of these fields; None where the file does not exist."""
+    if not path.exists():
+        return None
+    values = read_json(path)
+    need(path, values, fields, ANEW)
+    return values
+
+
+def need(path: Path, values: Collection[str], fields: Iterable[str], advice: str
+         ) -> None:
+    """Raises InputError with the fields that a file lacks."""
+    missing = [field for field in fields if field not in values]
+    if missing:
+        raise InputError(f"{path} lacks {', '.join(missing)}: {advice}")
+
+
+def read_history(path: Path, monitor: str) -> History:
+    """The rows of history.csv, without the columns that are empty there.
+
+    monitor: the column by which the best epoch was chosen.
+    """
     try:
         with path.open(newline="") as file:
-            return tuple({name: float(value) for name, value in row.items() if value}
+            rows = tuple({name: float(value) for name, value in row.items() if value}
                          for row in csv.DictReader(file))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path} cannot be read ({error}): the folder is damaged"
                          ) from error
+    for i, row in enumerate(rows, 1):
+        need(path, row, dict.fromkeys((*EPOCH, monitor, *rows[0])),
+             f"row {i} is damaged; metrics.jsonl holds the figures of all epochs too")
+    return rows
 
 
 def fields(config: ConfigDict) -> dict[str, Any]:

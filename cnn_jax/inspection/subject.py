@@ -1,5 +1,6 @@
 """What the pictures are of: a trained network, some images, and all that is known."""
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -81,6 +82,12 @@ class Subject:
         """(class, its probability) of every example of the part, or of each of its
         pixels: int32 and float32 [N] or [N, H, W]."""
         return self.over(self.examples.images, most_probable)
+
+    def telling(self, progress: Callable[[str], None]) -> "Subject":
+        """The same, with all that has been computed, for another `progress`."""
+        other = copy.copy(self)
+        object.__setattr__(other, "progress", progress)  # the class is frozen
+        return other
 
     def track(self, title: str, items: Iterable) -> Iterator:
         """The items, while `progress` is told how many have been taken."""
