@@ -179,6 +179,13 @@ def test_not_installed(fresh, monkeypatch, caplog):
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 
+def test_a_jax_that_moved_what_it_needs(place, fresh, monkeypatch):
+    monkeypatch.delattr(library.dispatch, library.LOWERED_WITH_DEVICES)
+    library.lower_with_devices("primitive")
+    assert library.load() is None
+    assert "it needs another version of cnn_jax" in library.describe()
+
+
 def test_conv_onednn_is_auto_without_it(no_onednn, caplog):
     conv_onednn._warn.cache_clear()
     x, w = (jnp.asarray(normal(i, *shape), jnp.float32) for i, shape in enumerate(

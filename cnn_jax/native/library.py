@@ -14,10 +14,15 @@ import threading
 from typing import NamedTuple
 
 import jax
+from jax._src import dispatch
 
 from cnn_jax.native import build
 
 TARGET = "cnn_jax_convolution"  # the handler in convolution.cc, and its name in XLA
+
+# A program for several devices must know them while custom_partitioning is lowered, and
+# so the primitives above it are listed here; jax has no public name for the list.
+LOWERED_WITH_DEVICES = "prim_requires_devices_during_lowering"
 
 _LOCK = threading.Lock()
 
@@ -32,6 +37,11 @@ class Library(NamedTuple):
     def __str__(self) -> str:
         threads = "XLA's threads" if self.xla_threads else "OpenMP"
         return f"oneDNN {self.version} ({threads})"
+
+
+def lower_with_devices(primitive) -> None:
+    """Has the lowering of a primitive know its devices."""
+    getattr(dispatch, LOWERED_WITH_DEVICES, set()).add(primitive)
 
 
 def load() -> Library | None:
@@ -68,6 +78,9 @@ def _register() -> Library:
         raise build.NotInstalled("CNN_JAX_ONEDNN=0 turns it off")
     if sys.platform != "linux":
         raise build.NotInstalled(f"it runs on Linux, this is {platform.system()}")
+    if not hasattr(dispatch, LOWERED_WITH_DEVICES):
+        raise build.BuildError(f"jax {jax.__version__} has no {LOWERED_WITH_DEVICES}: "
+                               "it needs another version of cnn_jax")
     path = build.build(build.chosen())
     if path.stat().st_uid not in (os.getuid(), 0):
         raise build.BuildError(f"{path} belongs to another user: delete it, or set "

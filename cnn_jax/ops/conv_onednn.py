@@ -13,7 +13,6 @@ import math
 
 import jax
 from jax import lax
-from jax._src.dispatch import prim_requires_devices_during_lowering
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -51,8 +50,7 @@ def result_shape(kind: int, spec: ConvSpec) -> tuple[int, ...]:
 # The primitive.
 
 convolution_p = Primitive("onednn_convolution")
-# A program for several devices must know them when custom_partitioning is lowered.
-prim_requires_devices_during_lowering.add(convolution_p)
+library.lower_with_devices(convolution_p)
 
 
 def bind(kind: int, a, b, spec: ConvSpec):
