@@ -1,5 +1,6 @@
 """What `main.py` can do, a function per --mode."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -15,10 +16,12 @@ from cnn_jax.inspection.contact_sheet import contact_sheet
 from cnn_jax.inspection.picture import check_format, save
 from cnn_jax.inspection.report import FILE as REPORT
 from cnn_jax.inspection.report import PICTURES, write_report
+from cnn_jax.inspection.status import under_way
 from cnn_jax.inspection.summary import layer_table
 from cnn_jax.interop.weights import write_npz, write_text
 from cnn_jax.training import trained
 from cnn_jax.training.config import check, is_field, unknown_field
+from cnn_jax.training.metrics import Reporter
 from cnn_jax.training.setup import create_model
 from cnn_jax.training.workdir import check_same_config, default_path
 
@@ -91,8 +94,9 @@ def segment_images(request: Request, workdir: Path) -> None:
     path = request.output or workdir / "predictions.png"
     check_format(path)
     found = predict.segment(workdir, request.images, request.invert)
-    drawn = predict.draw_segmentations(found, workdir)
-    save(drawn, path)
+    with waiting("drawing"):
+        drawn = predict.draw_segmentations(found, workdir)
+        save(drawn, path)
     if request.json:
         print(json.dumps([{"image": one.image, "classes": one.classes,
                            "shares": one.shares} for one in found], indent=2))
@@ -107,8 +111,9 @@ def overlays(request: Request) -> None:
     workdir = trained_workdir(request)
     path = request.output or workdir / "overlays.png"
     check_format(path)
-    drawn = predict.draw_test_images(workdir, request.config)
-    save(drawn, path)
+    with waiting("drawing test images"):
+        drawn = predict.draw_test_images(workdir, request.config)
+        save(drawn, path)
     print(f"{path}: {drawn.title}")
 
 
@@ -122,7 +127,10 @@ def look_inside(request: Request) -> None:
 
 def report(request: Request) -> None:
     """report.html anew, from the files of a run that has ended or not."""
-    print(write_report(trained_workdir(request)))
+    workdir = trained_workdir(request)
+    with waiting("writing the report"):
+        path = write_report(workdir)
+    print(path)
 
 
 def compare(request: Request) -> None:
@@ -134,7 +142,8 @@ def compare(request: Request) -> None:
     if path.suffix != ".html":
         raise InputError(f"--output={path} must end in .html: --mode=compare writes a "
                          "page")
-    write_comparison([Path(folder) for folder in request.images], path)
+    with waiting("comparing"):
+        write_comparison([Path(folder) for folder in request.images], path)
     print(path)
 
 
@@ -159,7 +168,8 @@ def summary(request: Request) -> None:
     size = config.data.image_size if any(config.data.image_size) else shape[:2]
     shape = (*size, config.data.channels or shape[2])
     try:
-        table = layer_table(create_model(config), shape)
+        with waiting("tracing the network"):
+            table = layer_table(create_model(config), shape)
     except ValueError as error:
         raise InputError(f"{config.model.name} on images of shape {shape}: "
                          f"{error}") from error
@@ -173,9 +183,11 @@ def summary(request: Request) -> None:
 def weights(request: Request) -> None:
     """The best parameters as weights.npz and as text that a person can read."""
     workdir = trained_workdir(request)
-    state = trained.load(workdir).state
-    for path in (write_npz(workdir / "weights.npz", state),
-                 write_text(workdir / "weights.txt", state)):
+    with waiting("writing the weights"):
+        state = trained.load(workdir).state
+        paths = (write_npz(workdir / "weights.npz", state),
+                 write_text(workdir / "weights.txt", state))
+    for path in paths:
         print(path)
 
 
@@ -187,8 +199,9 @@ def show_data(request: Request) -> None:
         check_same_config(workdir, config)
     path = request.output or workdir / "data.png"
     check_format(path)
-    dataset = data.load(config.data, config.seed)
-    save(contact_sheet(dataset, config), path)
+    with waiting("drawing"):
+        dataset = data.load(config.data, config.seed)
+        save(contact_sheet(dataset, config), path)
     print(f"data: {dataset.source}")
     print(path)
 
@@ -197,6 +210,11 @@ MODES = {"train": train, "eval": evaluate, "predict": predict_images,
          "summary": summary, "weights": weights, "serve": serve,
          "show_data": show_data, "overlays": overlays, "inspect": look_inside,
          "report": report, "compare": compare}
+
+
+def waiting(words: str) -> contextlib.AbstractContextManager:
+    """Says on a terminal what is under way; programs read what these modes print."""
+    return under_way(Reporter(stderr=True), words, plain=False)
 
 
 def need_config(request: Request) -> ConfigDict:

@@ -9,11 +9,12 @@ from cnn_jax.training.metrics import Reporter
 
 
 @contextlib.contextmanager
-def under_way(report: Reporter, words: str) -> Iterator[None]:
+def under_way(report: Reporter, words: str, plain: bool = True) -> Iterator[None]:
     """Shows the words while the block runs: on a terminal beside a spinner and the time
-    it has taken, until it ends; elsewhere as a line."""
+    it has taken, until it ends; elsewhere as a line, if `plain`."""
     if not report.console.is_terminal:
-        report.line(f"{words} ...")
+        if plain:
+            report.line(f"{words} ...")
         yield
         return
     with Progress(SpinnerColumn(), TextColumn("{task.description}", markup=False),
