@@ -43,6 +43,7 @@ from arms.bars import draw_bars, quartiles  # noqa: E402
 from arms.peak import matrix_gflops  # noqa: E402
 from arms.worker import HUGE_PAGES, Worker, check_flags, processor  # noqa: E402
 from cnn_jax import ops  # noqa: E402
+from cnn_jax.native import library  # noqa: E402
 from cnn_jax.ops.geometry import resolve_padding  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress  # noqa: E402
@@ -166,7 +167,7 @@ class Peer:
                                  stride=layer.stride, groups=layer.groups)
             with np.load(file) as found:
                 self.results = [found[key] for key in ("y", "dx", "dw") if key in found]
-        self.facts = {"version": self.worker.setup["version"]}
+        self.facts = self.worker.setup
 
     def seconds(self, part: str) -> float:
         return self.worker.run(part)["seconds"]
@@ -196,6 +197,9 @@ def compare(case: str, peers: list[str], rounds: int, best: float) -> list[dict]
                 rows.append(row)
                 if name == "loops":
                     row["refused"] = "timed by --tutorial only"
+                    continue
+                if name == "onednn" and not library.load():
+                    row["refused"] = library.describe()
                     continue
                 try:
                     runner = kind(layer, name)
@@ -269,6 +273,9 @@ def tutorial_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+MEMORY = """MB: arguments, results and temporary arrays, as XLA counts them. Of the
+peers: what the process takes for the operands and the first use, whose time stands
+under compile."""
 TITLES = {"forward": "forward", "both": "forward + backward"}
 
 
@@ -278,7 +285,7 @@ def table(rows: list[dict]) -> str:
         if row["case"] != case:
             case = row["case"]
             lines.append(f"\n{case}\n  {'':<9} forward ms (quartiles)         of peak  "
-                         "forward + backward ms          of peak  compile s  XLA MB"
+                         "forward + backward ms          of peak  compile s      MB"
                          "    error")
         line = f"  {row['implementation']:<9} "
         if "refused" in row:
@@ -326,7 +333,7 @@ def main() -> None:
         row["version"] for row in rows if "version" in row)]
     text = (f"{device.platform} {device.device_kind}, {processor()}, {os.cpu_count()} "
             f"cores; {', '.join(versions)}; float32.\nShares are of {best:.0f} GFLOP/s,"
-            f" a 2048 x 2048 matrix product.\n{table(rows)}\n")
+            f" a 2048 x 2048 matrix product.\n{MEMORY}\n{table(rows)}\n")
     if repeated:
         text += tutorial_table(repeated) + "\n"
     (flags.out / "comparison.txt").write_text(text)

@@ -10,11 +10,12 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from arms.worker import serve  # noqa: E402
+from arms.worker import FirstUse, serve  # noqa: E402
 
 
 def main(file: str, stride: int, padding: str, groups: int) -> None:
     """Operands x, g and, for a convolution, w are in `file`; results go into it."""
+    first = FirstUse()
     arrays = dict(np.load(file))
     x, g = tf.constant(arrays["x"]), tf.constant(arrays["g"])
     operands = [x]
@@ -48,10 +49,11 @@ def main(file: str, stride: int, padding: str, groups: int) -> None:
 
     y, (dx, *dw) = both(1)
     forward(1)
+    facts = first.facts()
     np.savez(file, y=y, dx=dx, **{
         "dw": d if groups == 1 else d.transpose(0, 1, 3, 2) for d in dw})
-    serve({"version": f"keras {keras.__version__}, tensorflow {tf.__version__}"},
-          {"forward": forward, "both": both})
+    version = f"keras {keras.__version__}, tensorflow {tf.__version__}"
+    serve({"version": version} | facts, {"forward": forward, "both": both})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from arms.worker import serve
+from arms.worker import FirstUse, serve
 
 
 def channels_last(array):
@@ -17,6 +17,7 @@ def channels_last(array):
 
 def main(file: str, stride: int, padding: list[list[int]], groups: int) -> None:
     """Operands x, g and, for a convolution, w are in `file`; results go into it."""
+    first = FirstUse()
     arrays = dict(np.load(file))
     x, g = channels_last(arrays["x"]), channels_last(arrays["g"])
     (top, bottom), (left, right) = padding
@@ -49,9 +50,11 @@ def main(file: str, stride: int, padding: list[list[int]], groups: int) -> None:
         return y, *grads
 
     y, dx, *dw = both(1)
+    forward(1)
+    facts = first.facts()
     np.savez(file, y=y.detach().permute(0, 2, 3, 1), dx=dx.permute(0, 2, 3, 1),
              **{"dw": d.permute(2, 3, 1, 0) for d in dw})
-    serve({"version": f"torch {torch.__version__}"},
+    serve({"version": f"torch {torch.__version__}"} | facts,
           {"forward": forward, "both": both})
 
 

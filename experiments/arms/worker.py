@@ -73,6 +73,30 @@ def serve(setup: dict, commands: dict[str, Callable[[int], None]]) -> None:
             resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
+class FirstUse:
+    """From here on: how long the first use of an operation takes, compiling included,
+    and, on Linux, how much memory the process takes for it and its operands."""
+
+    def __init__(self):
+        self.begun, self.before = time.perf_counter(), {}
+        if (reset := Path("/proc/self/clear_refs")).exists():
+            reset.write_text("5")  # the peak begins anew
+            self.before = memory_kb()
+
+    def facts(self) -> dict[str, float]:
+        found = {"compile_s": time.perf_counter() - self.begun}
+        if self.before:
+            found["memory_mb"] = (memory_kb()["VmHWM"] - self.before["VmRSS"]) / 1e3
+        return found
+
+
+def memory_kb() -> dict[str, int]:
+    """Of this process, now (VmRSS) and at most (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return {name: int(value.split()[0]) for name, value in (
+        line.split(":") for line in lines if line.startswith(("VmRSS", "VmHWM")))}
+
+
 def check_flags(parser, flags, peers) -> None:
     """Exit code 2 and one line for flags that cannot be; makes `flags.out`."""
     flags.peers = [peer for peer in flags.peers.split(",") if peer]
