@@ -9,6 +9,7 @@ from cnn_jax.inspection.picture import write
 from cnn_jax.inspection.report import PICTURES, write_report
 from cnn_jax.inspection.selection import NotForThisNetwork
 from cnn_jax.inspection.settings import Settings
+from cnn_jax.inspection.status import under_way
 from cnn_jax.inspection.subject import Subject
 from cnn_jax.training.metrics import Reporter
 
@@ -48,7 +49,8 @@ def draw_rows(subject: Subject, rows: Mapping[str, Callable], settings: Settings
                     progress.line(f"without {name}: {error}")
     finally:
         progress.stop()
-    if "quality" in rows:
-        quality.save(quality.measure(subject), workdir)
-    write_report(workdir)
+    with under_way(progress, "writing the report", plain=False):
+        if "quality" in rows:
+            quality.save(quality.measure(subject), workdir)
+        write_report(workdir)
     return paths
