@@ -32,11 +32,15 @@ def load(net, images, arrays: dict[str, np.ndarray]):
         lambda path, _: jnp.asarray(arrays["/".join(path[1:])]), shapes)
 
 
-def main(network: str, classes: int, file: str, plain: bool) -> None:
-    """Trains on the arrays of `file`: images, labels and our variables."""
+def main(network: str, classes: int, file: str, dtype: str, plain: bool) -> None:
+    """Trains on the arrays of `file`: images, labels and our variables.
+
+    dtype: of the computation; parameters stay float32.
+    """
     arrays = dict(np.load(file))
     images, labels = jnp.asarray(arrays["images"]), jnp.asarray(arrays["labels"])
-    net = networks.create(network, classes, PlainFlax() if plain else Layers(),
+    make = PlainFlax if plain else Layers
+    net = networks.create(network, classes, make(dtype=dtype),
                           **FIELDS.get(network, {}))
     variables = load(net, images, arrays)
     del arrays
@@ -50,7 +54,8 @@ def main(network: str, classes: int, file: str, plain: bool) -> None:
             logits, updates = net.apply(
                 variables | {"params": params}, images, train=True,
                 rngs={"dropout": key}, mutable=["batch_stats"])
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            losses = optax.softmax_cross_entropy_with_integer_labels(
+                logits.astype(jnp.float32), labels)
             return losses.mean(), updates
         (loss, updates), grads = jax.value_and_grad(mean_loss, has_aux=True)(
             variables["params"])
@@ -59,7 +64,7 @@ def main(network: str, classes: int, file: str, plain: bool) -> None:
         return (variables | {"params": params} | updates, opt_state), loss
 
     def predict(state, images):
-        return net.apply(state[0], images, train=False)
+        return net.apply(state[0], images, train=False).astype(jnp.float32)
 
     state = variables, optimizer.init(variables["params"])
     begun = time.perf_counter()

@@ -105,8 +105,13 @@ def load(model, variables: dict[str, np.ndarray]) -> None:
         raise ValueError(f"the Keras network has no {', '.join(left)}")
 
 
-def main(network: str, classes: int, file: str) -> None:
-    """Trains on the arrays of `file`: images, labels and our variables."""
+def main(network: str, classes: int, file: str, dtype: str) -> None:
+    """Trains on the arrays of `file`: images, labels and our variables.
+
+    dtype: of the computation; parameters stay float32.
+    """
+    if dtype != "float32":
+        keras.config.set_dtype_policy(f"mixed_{dtype}")
     arrays = dict(np.load(file))
     images, labels = arrays.pop("images"), arrays.pop("labels")
     inputs = keras.Input(images.shape[1:])
@@ -122,7 +127,7 @@ def main(network: str, classes: int, file: str) -> None:
     def infer(count):
         for _ in range(count):
             logits = model.predict_on_batch(images)
-        return logits
+        return np.asarray(logits, np.float32)
 
     logits = infer(1)[:4].tolist()
     serve({"logits": logits, "losses": [train(1) for _ in range(3)],

@@ -1,5 +1,6 @@
 """A worker that trains in PyTorch: eager, channels_last, SGD with momentum."""
 
+import contextlib
 import json
 import sys
 
@@ -97,8 +98,11 @@ def load(network: Network, variables: dict[str, np.ndarray]) -> None:
         raise ValueError(f"torch's network has no {', '.join(left)}")
 
 
-def main(network: str, classes: int, file: str) -> None:
-    """Trains on the arrays of `file`: images, labels and our variables."""
+def main(network: str, classes: int, file: str, dtype: str) -> None:
+    """Trains on the arrays of `file`: images, labels and our variables.
+
+    dtype: of the products, by torch.autocast; parameters stay float32.
+    """
     arrays = dict(np.load(file))
     images = torch.from_numpy(arrays.pop("images")).permute(0, 3, 1, 2)
     images = images.to(memory_format=torch.channels_last)
@@ -110,21 +114,26 @@ def main(network: str, classes: int, file: str) -> None:
     load(model, arrays)
     optimizer = torch.optim.SGD(model.parameters(), lr=.01, momentum=.9)
 
+    def computing():
+        return contextlib.nullcontext() if dtype == "float32" else torch.autocast(
+            "cpu", getattr(torch, dtype))
+
     def train(count):
         model.train()
         for _ in range(count):
             optimizer.zero_grad()
-            loss = F.cross_entropy(model(images), labels)
+            with computing():
+                loss = F.cross_entropy(model(images), labels)
             loss.backward()
             optimizer.step()
         return loss.item()
 
     def infer(count):
         model.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), computing():
             for _ in range(count):
                 logits = model(images)
-        return logits
+        return logits.float()
 
     logits = infer(1)[:4].tolist()
     serve({"logits": logits, "losses": [train(1) for _ in range(3)],
