@@ -40,6 +40,14 @@ def test_the_theoretical_field_of_a_unit():
     assert theoretical(network, (28, 28, 1), "pool2", (0, 4)) == Box(-2, 14, 16, 16)
 
 
+def test_the_field_inside_a_separable_convolution():
+    """conv1 and conv2 see 3 and 5 pixels, the pool 6; the next conv 6 + 2 * 2."""
+    network = networks.create("separable_cnn", layers=PLAIN)
+    for part in ("", "/depthwise", "/pointwise"):
+        assert theoretical(network, (28, 28, 1), f"group2_conv1{part}", (0, 1)) == Box(
+            -4, -2, 10, 10)
+
+
 def test_the_effective_field_of_two_convolutions():
     """Pixels in the middle reach the unit on more ways: 1, 2, 3, 2, 1 along each axis.
     """

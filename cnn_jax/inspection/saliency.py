@@ -245,9 +245,14 @@ def pick_cam_layer(layers: dict[str, Layer], name: str, network_name: str) -> La
 def field_of_layer(network: nn.Module, image_shape: tuple[int, int, int],
                    layer: str) -> tuple:
     """(vertical, horizontal) receptive field of a layer or block; (None, None) where
-    it is not known."""
+    it is not known.
+
+    What is inside a row of the table has the row's field: the depthwise and the 1 x 1
+    convolution of a separable one, the sum of LeNet's subsampling.
+    """
     rows = [row for row in layer_table(network, tuple(image_shape)).rows
-            if row.name == layer or row.name.startswith(layer + "/")]
+            if row.name == layer or row.name.startswith(layer + "/")
+            or layer.startswith(row.name + "/")]
     return (rows and rows[-1].field) or (None, None)
 
 
