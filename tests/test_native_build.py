@@ -48,6 +48,8 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def fresh(monkeypatch):
     """Loading as in a new process; what was loaded stays loaded for other tests."""
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setattr(library, "_load", functools.cache(library._load.__wrapped__))
 
 
@@ -169,6 +171,17 @@ def test_without_it_one_line_says_why(place, fresh, monkeypatch, caplog, change,
     assert told in library.describe()
     record, = [r for r in caplog.records if r.name.startswith("cnn_jax.native")]
     assert told in record.message and record.levelno == level
+
+
+@pytest.mark.parametrize("own, found", [
+    ({}, library.SPIN), ({"GOMP_SPINCOUNT": "7"}, "7"),
+    ({"OMP_WAIT_POLICY": "active"}, None)])
+def test_how_long_openmp_waits_is_the_users(place, fresh, monkeypatch, own, found):
+    monkeypatch.setattr(build, "chosen", lambda: build.from_folder(place / "onednn"))
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    assert library.load() is None  # what the compiler of `place` wrote is no library
+    assert os.environ.get("GOMP_SPINCOUNT") == found
 
 
 def test_not_installed(fresh, monkeypatch, caplog):

@@ -71,11 +71,13 @@ def test_twenty_steps_equal_plain_flax():
     assert found == pytest.approx(expected, rel=1e-12)
 
 
-def forms(x, w, strides=(1, 1), padding="SAME", groups=1):
+PURE = conv_auto.FORWARD, conv_auto.INPUT_GRADIENT, conv_auto.WEIGHT_GRADIENT
+
+
+def forms(x, w, strides=(1, 1), padding="SAME", groups=1, tables=PURE):
     spec = conv_spec(x, w, strides, padding, groups=groups)
     return [conv_auto.choose(rules, spec).__module__.rpartition("_")[2] + "." +
-            conv_auto.choose(rules, spec).__name__ for rules in (
-        conv_auto.FORWARD, conv_auto.INPUT_GRADIENT, conv_auto.WEIGHT_GRADIENT)]
+            conv_auto.choose(rules, spec).__name__ for rules in tables]
 
 
 def test_the_rules_choose():
@@ -95,6 +97,20 @@ def test_the_rules_choose():
     assert forms((8, 28, 28, 64), (3, 3, 64, 64)) == [
         "lax.forward", "lax.input_gradient", "lax.weight_gradient"]
     assert forms((64, 28, 28, 16), (3, 3, 16, 8))[2] == "auto.turned_weight_gradient"
+
+
+def test_the_rules_choose_where_onednn_is():
+    onednn = [f"onednn.{name}" for name in (
+        "forward", "input_gradient", "weight_gradient")]
+    ordinary = (8, 28, 28, 64), (3, 3, 64, 64)
+    pointwise = (8, 28, 28, 64), (1, 1, 64, 32)
+    tables = conv_auto.WITH_ONEDNN
+    assert forms(*ordinary, tables=tables) == onednn
+    assert forms(*pointwise, tables=tables) == [
+        "pointwise.forward", "pointwise.input_gradient", onednn[2]]
+    assert forms((8, 28, 28, 64), (3, 3, 1, 64), groups=64, tables=tables) == [
+        "depthwise.forward", *onednn[1:]]
+    assert forms(*pointwise, tables=conv_auto.WITH_ONEDNN_BFLOAT16) == onednn
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-13), ("bfloat16", 2e-2)])
