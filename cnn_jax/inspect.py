@@ -14,7 +14,6 @@ from cnn_jax.inspection.pictures import chosen
 from cnn_jax.inspection.record import read_history
 from cnn_jax.inspection.selection import check_names
 from cnn_jax.inspection.settings import Settings
-from cnn_jax.inspection.status import under_way
 from cnn_jax.inspection.subject import Subject, make_subject
 from cnn_jax.training import trained
 from cnn_jax.training.metrics import Reporter
@@ -35,7 +34,7 @@ def draw(workdir: Path, config: ConfigDict | None = None, images: Sequence[str] 
     subject = load_subject(workdir, config, images, invert, report)
     settings = Settings(**(config or subject.config).inspect)
     rows = chosen(settings.only)
-    with under_way(report, "tracing the network"):
+    with report.under_way("tracing the network"):
         check_names(subject, settings)
     whose = "of your own" if images else f"of the {subject.part} part"
     report.line(f"{subject.name}, step {subject.step}: explaining "
@@ -54,10 +53,10 @@ def load_subject(workdir: Path, config: ConfigDict | None = None,
     and for a file that is no picture.
     """
     report = report or Reporter(quiet=True)
-    with under_way(report, "reading the checkpoint"):
+    with report.under_way("reading the checkpoint"):
         run = trained.load(workdir)
     config = config or run.config
-    with under_way(report, "loading the data"):
+    with report.under_way("loading the data"):
         dataset = data.load(config.data, config.seed)
         check_same_data(workdir, describe(dataset, config.data.scaling))
     subject = make_subject(

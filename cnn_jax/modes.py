@@ -16,7 +16,6 @@ from cnn_jax.inspection.contact_sheet import contact_sheet
 from cnn_jax.inspection.picture import check_format, save
 from cnn_jax.inspection.report import FILE as REPORT
 from cnn_jax.inspection.report import PICTURES, write_report
-from cnn_jax.inspection.status import under_way
 from cnn_jax.inspection.summary import layer_table
 from cnn_jax.interop.weights import write_npz, write_text
 from cnn_jax.training import trained
@@ -214,7 +213,7 @@ MODES = {"train": train, "eval": evaluate, "predict": predict_images,
 
 def waiting(words: str) -> contextlib.AbstractContextManager:
     """Says on a terminal what is under way; programs read what these modes print."""
-    return under_way(Reporter(stderr=True), words, plain=False)
+    return Reporter(stderr=True).under_way(words, plain=False)
 
 
 def need_config(request: Request) -> ConfigDict:

@@ -59,7 +59,7 @@ def classify(workdir: Path, images: Sequence[str | Path], top: int = 3,
     if has_pixel_labels(workdir):
         raise InputError(f"{workdir} was trained to name a class for each pixel, not "
                          "for each picture: use predict.segment")
-    trained = load(workdir)
+    trained = read(workdir)
     names = trained.info.class_names
     predictions = []
     for path, _, logits in answers(trained, find_images(images), invert):
@@ -78,7 +78,7 @@ def segment(workdir: Path, images: Sequence[str | Path],
     Raises InputError, also for a run that names one class for each picture.
     """
     need_pixel_labels(workdir)
-    trained = load(workdir)
+    trained = read(workdir)
     names, found = trained.info.class_names, []
     for path, pixels, logits in answers(trained, find_images(images), invert):
         mask = logits.argmax(-1)
@@ -89,6 +89,12 @@ def segment(workdir: Path, images: Sequence[str | Path],
             tuple(class_name(names, classes[i]) for i in order),
             tuple(float(counts[i] / mask.size) for i in order)))
     return found
+
+
+def read(workdir: Path) -> Trained:
+    """`load`, said on a terminal; beside the answers, which may be piped on as JSON."""
+    with Reporter(stderr=True).under_way("reading the checkpoint", plain=False):
+        return load(workdir)
 
 
 def need_pixel_labels(workdir: Path) -> None:

@@ -13,7 +13,6 @@ import waitress
 
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.serve import MAX_BYTES, create_app
-from cnn_jax.inspection.status import under_way
 from cnn_jax.training.metrics import Reporter
 from cnn_jax.training.trained import load
 
@@ -29,9 +28,9 @@ def serve(workdir: Path, host: str, port: int, invert: bool = False) -> None:
     """
     with listen(host, port) as listener:  # first: loading and compiling take seconds
         report = Reporter()
-        with under_way(report, "reading the checkpoint"):
+        with report.under_way("reading the checkpoint"):
             trained = load(workdir)
-        with under_way(report, "compiling"):
+        with report.under_way("compiling"):
             app = create_app(trained, workdir.name, host, invert)
         # It warns of every request that waits for another; here nobody minds.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)

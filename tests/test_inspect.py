@@ -20,7 +20,6 @@ from cnn_jax.inspection import explanations, kernels
 from cnn_jax.inspection.pictures import PICTURES
 from cnn_jax.inspection.selection import NotForThisNetwork
 from cnn_jax.inspection.settings import Settings
-from cnn_jax.inspection.status import under_way
 from cnn_jax.inspection.subject import sample
 from cnn_jax.training.checkpoint import Checkpoints
 from cnn_jax.training.config import computed, differences, fingerprint, to_json
@@ -183,7 +182,7 @@ def test_what_is_under_way_is_said(terminal):
     """On a terminal while it lasts, elsewhere as a line; on an error it ends too."""
     report, file = Reporter(), io.StringIO()
     report.console = Console(file=file, force_terminal=terminal, width=60)
-    with pytest.raises(InputError), under_way(report, "reading [it]"):
+    with pytest.raises(InputError), report.under_way("reading [it]"):
         raise InputError("no")
     if not terminal:
         assert file.getvalue() == "reading [it] ...\n"

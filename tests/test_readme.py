@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from experiments import results_table
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -93,6 +95,11 @@ def test_summary_of_a_published_network(folder):
     words, = (c for c in commands() if any("resnet50" in w for w in c))
     done = main(words, folder)
     assert done.returncode == 0 and "25,557,032" in done.stdout, done.stderr
+
+
+def test_the_first_table_is_that_of_the_results():
+    rows = json.loads((ROOT / "experiments" / "RESULTS.json").read_text())
+    assert results_table.short(rows) in README
 
 
 def test_test_command_is_what_ci_runs():

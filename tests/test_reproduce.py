@@ -250,9 +250,9 @@ def test_the_short_table():
     table["mnist_cnn_ours"] = table["mnist_cnn"] | {
         "name": "mnist_cnn_ours", "mean": 0.49, "n": 1}
     lines = results_table.short(list(table.values())).splitlines()
-    assert len(lines) == 2 + len(results_table.SHORT)
-    assert lines[5] == "| MNIST, Keras CNN | 0.5000 | **0.5000 ± 0.0100** (3) |  |"
-    assert lines[6].endswith("| 0.5000 | not run | 0.4900 (1) |")
+    assert lines[2:] == [
+        "| MNIST, Keras CNN | 0.5000 | **0.5000 ± 0.0100** (3) |  |",
+        "| MNIST, CNN of 12,042 parameters | 0.5000 |  | 0.4900 (1) |"]
 
 
 def test_committed_results_are_of_these_experiments():

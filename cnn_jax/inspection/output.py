@@ -9,7 +9,6 @@ from cnn_jax.inspection.picture import write
 from cnn_jax.inspection.report import PICTURES, write_report
 from cnn_jax.inspection.selection import NotForThisNetwork
 from cnn_jax.inspection.settings import Settings
-from cnn_jax.inspection.status import under_way
 from cnn_jax.inspection.subject import Subject
 from cnn_jax.training.metrics import Reporter
 
@@ -49,7 +48,7 @@ def draw_rows(subject: Subject, rows: Mapping[str, Callable], settings: Settings
                     progress.line(f"without {name}: {error}")
     finally:
         progress.stop()
-    with under_way(progress, "writing the report", plain=False):
+    with progress.under_way("writing the report", plain=False):
         if "quality" in rows:
             quality.save(quality.measure(subject), workdir)
         write_report(workdir)

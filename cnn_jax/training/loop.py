@@ -95,7 +95,8 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
         raise InputError(f"config.batch_size = {config.batch_size} does not divide "
                          f"over {len(placement.devices)} devices: use a multiple")
     path = Path(workdir or default_path(config)).absolute()
-    dataset = data.load(config.data, config.seed)
+    with report.under_way("loading the data", plain=False):
+        dataset = data.load(config.data, config.seed)
     info = describe(dataset, config.data.scaling)
     recipe = create_recipe(config, info, placement.axis_name)
     table = describe_network(recipe, info.image_shape,

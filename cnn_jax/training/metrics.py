@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn,
-                           TimeRemainingColumn)
+from rich.progress import (BarColumn, MofNCompleteColumn, Progress, SpinnerColumn,
+                           TextColumn, TimeElapsedColumn, TimeRemainingColumn)
 from tensorboardX.summary import scalar
 
 from cnn_jax.errors import RunError
@@ -198,6 +198,20 @@ class Reporter:
             yield self.counted(items, note)
         finally:
             self.stop()
+
+    @contextlib.contextmanager
+    def under_way(self, words: str, plain: bool = True) -> Iterator[None]:
+        """Says what the block does, where no steps can be counted: on a terminal beside
+        a spinner and the time, until it ends; elsewhere in a line, if `plain`."""
+        if not self.console.is_terminal:
+            if plain:
+                self.line(f"{words} ...")
+            yield
+            return
+        with Progress(SpinnerColumn(), TextColumn("{task.description}", markup=False),
+                      TimeElapsedColumn(), console=self.console, transient=True) as bar:
+            bar.add_task(words, total=None)
+            yield
 
     def counted(self, items: Iterable, note: str) -> Iterator:
         for done, item in enumerate(items):

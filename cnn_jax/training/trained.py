@@ -49,12 +49,14 @@ def evaluate(workdir: Path, config: ConfigDict | None = None,
 
     config: may differ from the run's own in where the data lie and on what devices.
     """
-    trained = load(workdir)
-    config = config or trained.config
     report = Reporter(quiet)
+    with report.under_way("reading the checkpoint", plain=False):
+        trained = load(workdir)
+    config = config or trained.config
     placement = parallel.place(config)
-    dataset = data.load(config.data, config.seed)
-    check_same_data(workdir, describe(dataset, config.data.scaling))
+    with report.under_way("loading the data", plain=False):
+        dataset = data.load(config.data, config.seed)
+        check_same_data(workdir, describe(dataset, config.data.scaling))
     report.line(f"data: {dataset.source}")
     report.line(f"checkpoint: step {trained.step} of {workdir}")
     recipe = create_recipe(config, trained.info, placement.axis_name)
