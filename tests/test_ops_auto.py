@@ -87,6 +87,8 @@ def test_the_rules_choose():
         "depthwise.forward", "depthwise.input_gradient", "depthwise.weight_gradient"]
     assert forms((8, 2, 2, 64), (3, 3, 64, 64)) == [
         "auto.padded_forward", "auto.padded_input_gradient", "lax.weight_gradient"]
+    assert forms((8, 4, 4, 64), (3, 3, 64, 64), padding="VALID")[1] == (
+        "auto.padded_input_gradient")
     assert forms((8, 32, 32, 1), (5, 5, 1, 6), padding="VALID") == [
         "banded.forward", "im2col.input_gradient", "lax.weight_gradient"]
     assert forms((64, 28, 28, 3), (3, 3, 3, 4), padding="VALID") == [

@@ -1,6 +1,7 @@
 """Convolution as an operation: transformations, layers, named operations, bad input."""
 
 import functools
+import itertools
 import os
 import subprocess
 import sys
@@ -218,12 +219,33 @@ def test_transposed_convolution_is_the_gradient(name, stride, padding, extra, di
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
-def test_transposed_convolution_equals_flax(padding):
+@pytest.mark.parametrize("kernel, stride", [((3, 3), 2), ((1, 1), 2), ((2, 1), 3)])
+def test_transposed_convolution_equals_flax(padding, kernel, stride):
     x = f32(0, 2, 5, 4, 3)
-    layer = nn.ConvTranspose(6, (3, 3), (2, 2), padding, transpose_kernel=True)
+    layer = nn.ConvTranspose(6, kernel, (stride, stride), padding,
+                             transpose_kernel=True)
     params = layer.init(jax.random.key(0), x)["params"]
-    y = ops.conv_transpose(x, params["kernel"], params["bias"], 2, padding)
-    assert relative_error(y, layer.apply({"params": params}, x)) <= 5e-6
+    y = ops.conv_transpose(x, params["kernel"], params["bias"], stride, padding)
+    expected = layer.apply({"params": params}, x)
+    if padding == "VALID":  # Flax leaves pixels that no kernel reaches at the end
+        expected = expected[:, :y.shape[1], :y.shape[2]]
+    assert y.shape == expected.shape and relative_error(y, expected) <= 5e-6
+
+
+@pytest.mark.parametrize("name", ["loops", "im2col", "lax", "auto"])
+@pytest.mark.parametrize("stride, dilation, low, high, extra", [
+    (1, 2, 0, 0, 1), (2, 3, 1, 2, 2), (2, 5, 0, 3, 3), (3, 2, 1, 0, 2)])
+def test_output_padding_by_definition(name, stride, dilation, low, high, extra):
+    """x w is added to y[s p + d k - lo]; also where the stride is the smaller one."""
+    x, w = f32(0, 2, 4, 3), f32(1, 3, 5, 3)
+    size = 3 * stride + 2 * dilation + 1 - low - high + extra
+    expected = np.zeros((2, size, 5))
+    for p, k in itertools.product(range(4), range(3)):
+        if 0 <= (at := stride * p + dilation * k - low) < size:
+            expected[:, at] += np.asarray(x[:, p] @ w[k].T)
+    y = ops.conv_transpose(x, w, None, stride, ((low, high),), extra, dilation,
+                           implementation=name)
+    assert y.shape == expected.shape and relative_error(y, expected) <= 5e-6
 
 
 def test_depthwise_and_separable_by_definition():
@@ -253,6 +275,7 @@ X, W = jnp.zeros((2, 6, 5, 4)), jnp.zeros((3, 3, 4, 8))
     (lambda f: f(X, W[:, :, :2, :7], (1, 1), "SAME", feature_group_count=2),
      "7 output channels.*2 groups"),
     (lambda f: f(X, W, (1, 1), "SAME", feature_group_count=0), "count 0.*>= 1"),
+    (lambda f: f(X, W[:0], (1, 1), "SAME"), r"\(0, 3, 4, 8\).*at least one tap"),
     (lambda f: f(X, W, (0, 1), "SAME"), r"window_strides \(0, 1\)"),
     (lambda f: f(X, W, (1, 1, 1), "SAME"), r"window_strides \(1, 1, 1\).*2 integers"),
     (lambda f: f(X, W, (1, 1), "SAME", rhs_dilation=(1, -1)), "rhs_dilation"),
@@ -267,6 +290,25 @@ def test_bad_input_is_one_clear_line(name, call, words):
     with pytest.raises(ValueError, match=words) as error:
         call(f)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["winograd", "fft"])
+def test_integers_are_refused_where_they_would_be_rounded(name):
+    for call in (lambda: ops.correlate(X.astype(int), W.astype(int),
+                                       implementation=name),
+                 lambda: ops.conv_transpose(X.astype(int), W.astype(int).swapaxes(2, 3),
+                                            implementation=name)):
+        with pytest.raises(ValueError, match=f"'{name}' takes floating-point arrays"):
+            call()
+
+
+def test_what_the_host_cannot_do_is_refused_before_it_is_called():
+    pytest.importorskip("numba")
+    with pytest.raises(ValueError, match="'numba' takes at most 3 spatial axes"):
+        ops.correlate(jnp.zeros((1, 2, 2, 2, 2, 1)), jnp.zeros((1, 1, 1, 1, 1, 1)),
+                      implementation="numba")
+    with pytest.raises(ValueError, match="real arrays, received complex64"):
+        ops.correlate(X.astype(complex), W.astype(complex), implementation="loops")
 
 
 OPERATIONS = {

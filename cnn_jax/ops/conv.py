@@ -183,8 +183,9 @@ def conv_transpose(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
 
         out = (n - 1) s + (k - 1) d + 1 - lo - hi + output_padding
 
-    SAME gives out = n s. Output padding, less than the stride or the dilation, chooses
-    among the sizes that the convolution would map to n.
+    SAME gives out = n s + output_padding. Output padding is less than the stride or the
+    dilation; below the stride it chooses among the sizes that the convolution would map
+    to n. Pixels that no kernel reaches are the bias.
     """
     name = _lookup(implementation)
     shapes = "conv_transpose: " + conv_shapes(
@@ -206,10 +207,14 @@ def conv_transpose(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
     reaches = [(k - 1) * d + 1 for k, d in zip(w.shape, dilation)]
     same = [n * s for n, s in zip(x.shape[1:], strides)]
     pairs = resolve_padding(padding, same, reaches, strides, f"{shapes}: ")
+    if isinstance(padding, str) and padding.upper() != "VALID":
+        extra = tuple(e + max(0, s - r) for e, s, r in zip(extra, strides, reaches))
     out = [(n - 1) * s + r - lo - hi + e for n, s, r, (lo, hi), e in zip(
         x.shape[1:], strides, reaches, pairs, extra)]
     if min(out) < 1:
         raise ValueError(f"{shapes}: padding {pairs} leaves no output, size {out}")
+    # Whole strides of extra pixels are cut off again where the convolution begins.
+    pairs = [(lo, hi - e // s * s) for (lo, hi), e, s in zip(pairs, extra, strides)]
     spec = conv_spec((x.shape[0], *out, w.shape[-2] * groups), w.shape, strides, pairs,
                      None, dilation, groups)
     assert spec.y_shape == x.shape, (spec, x.shape)

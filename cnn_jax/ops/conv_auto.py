@@ -42,6 +42,12 @@ def smaller_than_kernel(spec: ConvSpec) -> bool:
         spec.x_shape[1:-1], spec.kernel, spec.rhs_dilation))
 
 
+def cotangent_smaller_than_kernel(spec: ConvSpec) -> bool:
+    """The same of the image that an input gradient convolves."""
+    return max(spec.strides) == 1 and any(o < (k - 1) * d + 1 for o, k, d in zip(
+        spec.out, spec.kernel, spec.rhs_dilation))
+
+
 def strided(spec: ConvSpec) -> bool:
     return (1 < math.prod(spec.strides) <= MOST_PHASES
             and spec.groups == 1 and spec.x_shape[-1] > 4
@@ -146,6 +152,7 @@ INPUT_GRADIENT = (
     (pointwise, conv_pointwise.input_gradient),         # 1.0 - 1.5
     (depthwise, conv_depthwise.input_gradient),         # 35 - 100
     (smaller_than_kernel, padded_input_gradient),       # 80 - 90
+    (cotangent_smaller_than_kernel, padded_input_gradient),  # 1.0 - 13
     (few_channels, conv_im2col.input_gradient),         # 2 - 5
     (strided, phases_input_gradient),                   # 0.9 - 1.3
     (always, conv_lax.input_gradient),

@@ -159,6 +159,9 @@ def conv_spec(x_shape, w_shape, strides, padding, lhs_dilation=None, rhs_dilatio
     if w_shape[-1] % groups:
         raise ValueError(f"{shapes}: the {w_shape[-1]} output channels do not divide "
                          f"into {groups} groups")
+    if 0 in w_shape[:-2]:
+        raise ValueError(f"{shapes}: the kernel must have at least one tap along each "
+                         "axis")
     strides = per_axis(f"{shapes}: window_strides", strides, rank)
     lhs_dilation = per_axis(f"{shapes}: lhs_dilation", lhs_dilation, rank)
     rhs_dilation = per_axis(f"{shapes}: rhs_dilation", rhs_dilation, rank)

@@ -22,6 +22,9 @@ def on_host(function: Callable, shape: Callable, in_float64: bool = True) -> Cal
         # The thread of a callback does not know `enable_x64(True)` and would round
         # 8-byte numbers to 4 bytes, so they travel as pairs of 4-byte words.
         wide = dtype.itemsize == 8
+        if dtype.kind == "c":
+            raise ValueError(f"loops on the host take real arrays, received {dtype} "
+                             f"{', '.join(str(a.shape) for a in arrays)}")
 
         def host(*arrays):
             arrays = [np.asarray(a) for a in arrays]
