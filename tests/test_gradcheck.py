@@ -72,6 +72,15 @@ def test_equivalence_catches_a_wrong_gradient(kind):
         equivalent(WRONG[kind], wrong_conv(), *arguments(0), tolerance=1e-5)
 
 
+def test_a_gradient_of_nan_is_caught():
+    def f(x, w):
+        return x * jnp.sqrt(w)  # dw is infinite, and 0 * inf in its error
+
+    x = normal(0, 3)
+    with pytest.raises(AssertionError, match="nan"):
+        equivalent(f, f, x, jnp.zeros(3), tolerance=1.)
+
+
 def test_right_gradients_pass():
     for seed in SEEDS:
         finite_differences(wrong_conv(), *arguments(seed), seed=seed)

@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from cnn_jax import ops
-from cnn_jax.ops import compiler, conv_auto, conv_lax, correlate
+from cnn_jax.ops import (compiler, conv_auto, conv_depthwise, conv_lax, conv_onednn,
+                         conv_pointwise, correlate)
 from cnn_jax.ops.geometry import conv_spec
 from gradcheck import FAST_COMPILE, equivalent, normal, relative_error
 
@@ -71,13 +72,11 @@ def test_twenty_steps_equal_plain_flax():
     assert found == pytest.approx(expected, rel=1e-12)
 
 
-PURE = conv_auto.FORWARD, conv_auto.INPUT_GRADIENT, conv_auto.WEIGHT_GRADIENT
-
-
-def forms(x, w, strides=(1, 1), padding="SAME", groups=1, tables=PURE):
+def forms(x, w, strides=(1, 1), padding="SAME", groups=1):
     spec = conv_spec(x, w, strides, padding, groups=groups)
     return [conv_auto.choose(rules, spec).__module__.rpartition("_")[2] + "." +
-            conv_auto.choose(rules, spec).__name__ for rules in tables]
+            conv_auto.choose(rules, spec).__name__ for rules in (
+        conv_auto.FORWARD, conv_auto.INPUT_GRADIENT, conv_auto.WEIGHT_GRADIENT)]
 
 
 def test_the_rules_choose():
@@ -102,17 +101,19 @@ def test_the_rules_choose():
 
 
 def test_the_rules_choose_where_onednn_is():
-    onednn = [f"onednn.{name}" for name in (
-        "forward", "input_gradient", "weight_gradient")]
+    def chosen(tables, x, w, groups=1):
+        spec = conv_spec(x, w, (1, 1), "SAME", groups=groups)
+        return [conv_auto.choose(rules, spec) for rules in tables]
+
+    onednn = list(conv_onednn.passes)
     ordinary = (8, 28, 28, 64), (3, 3, 64, 64)
     pointwise = (8, 28, 28, 64), (1, 1, 64, 32)
-    tables = conv_auto.WITH_ONEDNN
-    assert forms(*ordinary, tables=tables) == onednn
-    assert forms(*pointwise, tables=tables) == [
-        "pointwise.forward", "pointwise.input_gradient", onednn[2]]
-    assert forms((8, 28, 28, 64), (3, 3, 1, 64), groups=64, tables=tables) == [
-        "depthwise.forward", *onednn[1:]]
-    assert forms(*pointwise, tables=conv_auto.WITH_ONEDNN_BFLOAT16) == onednn
+    assert chosen(conv_auto.WITH_ONEDNN, *ordinary) == onednn
+    assert chosen(conv_auto.WITH_ONEDNN, *pointwise) == [
+        conv_pointwise.forward, conv_pointwise.input_gradient, onednn[2]]
+    assert chosen(conv_auto.WITH_ONEDNN, (8, 28, 28, 64), (3, 3, 1, 64), 64) == [
+        conv_depthwise.forward, *onednn[1:]]
+    assert chosen(conv_auto.WITH_ONEDNN_BFLOAT16, *pointwise) == onednn
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-13), ("bfloat16", 2e-2)])
