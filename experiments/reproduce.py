@@ -37,6 +37,7 @@ sys.path.insert(0, str(ROOT))
 
 from cnn_jax.errors import InputError  # noqa: E402
 from cnn_jax.training.config import check  # noqa: E402
+from cnn_jax.training.results import core_count  # noqa: E402
 from experiments.published import EXPERIMENTS, Experiment  # noqa: E402
 from experiments.results_table import (Target, below, is_finished,  # noqa: E402
                                        write)
@@ -167,19 +168,22 @@ def run_all(targets: list[Target], flags, write_rows) -> list[str]:
 
     Raises Interrupted, after all have saved where they are.
     """
-    todo = [(target, seed) for target in targets
-            for seed in range(flags.seeds or target.experiment.seeds)]
+    asked = [(target, seed, target.folder / f"seed{seed}") for target in targets
+             for seed in range(flags.seeds or target.experiment.seeds)]
+    finished = {path for target, _, path in asked if is_finished(path, target.config)}
+    todo = [work for work in asked if work[2] not in finished]
     failed, console = [], Console(highlight=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
+        for target, seed, path in asked:
+            if path in finished:
+                progress.console.print(f"{target.name} seed {seed}: finished")
         total = progress.add_task("runs", total=len(todo))
         runs = Runs(flags.jobs)
 
-        def one(target: Target, seed: int) -> tuple[str, str | None]:
-            path, title = target.folder / f"seed{seed}", f"{target.name} seed {seed}"
-            if is_finished(path, target.config):
-                return f"{title}: finished", None
+        def one(target: Target, seed: int, path: Path) -> tuple[str, str | None]:
+            title = f"{target.name} seed {seed}"
             task = progress.add_task(title, total=target.config.epochs)
             problem = runs.run(
                 command(target, seed), path.with_suffix(".log"), flags.data,
@@ -239,8 +243,7 @@ def parse(argv: list[str] | None, names: list[str]) -> argparse.Namespace:
                              f"{'is' if len(near) == 1 else 'are'} {', '.join(near)}")
     if flags.seeds is not None and flags.seeds < 1:
         raise InputError(f"--seeds {flags.seeds} is not allowed: must be >= 1")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (
-        os.cpu_count())
+    cores = core_count()
     if not 1 <= flags.jobs <= cores:
         raise InputError(f"--jobs {flags.jobs} is not allowed: must be 1 to {cores}, "
                          "the number of cores")

@@ -164,8 +164,7 @@ def cells(row: dict) -> tuple[str, ...]:
     cut = " (cut)" if row["cut_to_epochs"] else ""
     ours, epochs, seconds, memory = "not run", "", "", ""
     if row["n"]:
-        spread = f" ± {row['std']:.4f}" if row["std"] is not None else ""
-        ours = f"{row['mean']:.4f}{spread} ({row['n']})"
+        ours = f"{mean_and_spread(row)} ({row['n']})"
         if row["metric"] != "accuracy":
             ours += f", {row['metric'].replace('_', ' ')}"
         epochs = f"{row['epochs']:g}{cut}"
@@ -178,12 +177,16 @@ def cells(row: dict) -> tuple[str, ...]:
             ours, epochs, seconds, memory, row["hardware"], f"`{row['command']}`")
 
 
+def mean_and_spread(row: dict) -> str:
+    return f"{row['mean']:.4f}" + (
+        f" ± {row['std']:.4f}" if row["std"] is not None else "")
+
+
 def result(row: dict) -> str:
     """'0.9708 ± 0.0141 (5)', in bold where the published accuracy is reached."""
     if not row["n"]:
         return ""
-    spread = f" ± {row['std']:.4f}" if row["std"] is not None else ""
-    found = f"{row['mean']:.4f}{spread}"
+    found = mean_and_spread(row)
     reached = row["published"] is not None and row["mean"] >= row["published"] - 1e-9
     return f"{f'**{found}**' if reached else found} ({row['n']})"
 

@@ -16,7 +16,7 @@ Source: Mathieu, Henaff, LeCun, "Fast training of convolutional networks through
 import jax.numpy as jnp
 from jax import lax
 
-from cnn_jax.ops.geometry import ConvSpec, unpad_image
+from cnn_jax.ops.geometry import ConvSpec, need_floats, unpad_image
 from cnn_jax.ops.trilinear import by_group, in_float32, trilinear
 
 
@@ -26,9 +26,7 @@ def _image_axes(spec):
 
 def _transform(x, spec: ConvSpec, padding, spread):
     """[N, *size, C] spread and padded to [N, *padded, C], transformed"""
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError("conv 'fft' takes floating-point arrays, received x "
-                         f"{spec.x_shape} and w {spec.w_shape} of {x.dtype}")
+    need_floats("fft", x, spec)
     config = [(0, 0, 0), *((lo, hi, e - 1) for (lo, hi), e in zip(padding, spread)),
               (0, 0, 0)]
     x = lax.pad(x, jnp.zeros((), x.dtype), config)

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax import lax
 import numpy as np
 
-from cnn_jax.ops.geometry import (ConvSpec, gather_tap, pad_image, scatter_tap,
-                                  unpad_image)
+from cnn_jax.ops.geometry import (ConvSpec, gather_tap, need_floats, pad_image,
+                                  scatter_tap, unpad_image)
 from cnn_jax.ops.trilinear import by_group, in_float32, trilinear
 
 B = np.array([[1, 0, 0, 0], [0, 1, -1, 1], [-1, 1, 1, 0], [0, 0, 0, -1]])
@@ -52,15 +52,9 @@ def _margin(spec: ConvSpec):
     return [(0, 2 * t + 2 - p, 0) for t, p in zip(_tile_counts(spec), spec.padded)]
 
 
-def _need_floats(array, spec: ConvSpec):
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError("conv 'winograd' takes floating-point arrays, received x "
-                         f"{spec.x_shape} and w {spec.w_shape} of {array.dtype}")
-
-
 def _tiles(x, spec: ConvSpec):
     """x [N, H, W, C] -> V [4, 4, N, th, tw, C]"""
-    _need_floats(x, spec)
+    need_floats("winograd", x, spec)
     xp = lax.pad(pad_image(x, spec), jnp.zeros((), x.dtype),
                  [(0, 0, 0), *_margin(spec), (0, 0, 0)])
     d = jnp.stack([gather_tap(xp, at, _tile_counts(spec), (2, 2)) for at in PLACES])
@@ -74,7 +68,7 @@ def _kernel(w):
 
 def _output_tiles(g, spec: ConvSpec):
     """g [N, *out, O] -> dM [4, 4, N, th, tw, O]"""
-    _need_floats(g, spec)
+    need_floats("winograd", g, spec)
     th, tw = _tile_counts(spec)
     g = lax.pad(g, jnp.zeros((), g.dtype), [
         (0, 0, 0), *((0, o % 2, 0) for o in spec.out), (0, 0, 0)])

@@ -177,6 +177,13 @@ def conv_spec(x_shape, w_shape, strides, padding, lhs_dilation=None, rhs_dilatio
     return spec
 
 
+def need_floats(name: str, array, spec: ConvSpec) -> None:
+    """ValueError for integers, which the implementation of that name would round."""
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"conv {name!r} takes floating-point arrays, received x "
+                         f"{spec.x_shape} and w {spec.w_shape} of {array.dtype}")
+
+
 def is_empty(spec: ConvSpec) -> bool:
     """True when no product is summed: the result of every pass is zeros (or empty)."""
     return 0 in spec.x_shape or 0 in spec.w_shape or 0 in spec.y_shape

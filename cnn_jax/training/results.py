@@ -62,10 +62,15 @@ def peak_memory_mb(devices) -> dict[str, float]:
     return memory
 
 
+def core_count() -> int:
+    """How many cores this process may use."""
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+            else os.cpu_count())
+
+
 def machine() -> str:
     """The processor, and how many of its cores this process may use."""
-    cores = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
-             else os.cpu_count())
+    cores = core_count()
     names = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*: (.+)$", names.read_text(), re.MULTILINE
                       ) if names.exists() else None
