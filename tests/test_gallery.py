@@ -9,6 +9,7 @@ from tiny_runs import end, start_python
 
 from cnn_jax import ops
 from cnn_jax.errors import InputError, RunError
+from cnn_jax.ops.filters import kernel
 from experiments import gallery
 
 NAMES = {"sharpness", "vertical edge", "surround", "sobel y", "nothing",
@@ -36,6 +37,14 @@ def test_nine_kernels_with_padding(picture):
         expected = correlate(grey.astype(float), np.array(ops.FILTERS[name], float),
                              mode="constant")
         np.testing.assert_allclose(y, expected, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("name, channels, words", [
+    ("blurr", 1, "'blurr' is not known: sharpness"), ("blur", 0, "channels 0 must be"),
+    ("blur", 1.5, "channels 1.5 must be an integer"), ("blur", True, "True")])
+def test_a_named_kernel_that_cannot_be(name, channels, words):
+    with pytest.raises(ValueError, match=words):
+        kernel(name, channels)
 
 
 def test_stages_of_a_layer(picture):

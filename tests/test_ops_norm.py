@@ -131,6 +131,8 @@ def test_each_gradient_has_the_dtype_of_its_operand(f, plain, shapes, dtypes):
     (lambda x, c: ops.batch_norm(x, c[:2], c), r"\(2, 4, 4, 3\).*scale.*\(2,\)"),
     (lambda x, c: ops.batch_norm(x[:0], c, c), r"\(0, 4, 4, 3\).*at least one image"),
     (lambda x, c: ops.batch_norm_inference(x, c, c[:1], c, c), r"var.*\(1,\)"),
+    (lambda x, c: ops.batch_norm(x.astype(int), c, c), r"floating.*int\d+ \(2, 4"),
+    (lambda x, c: ops.local_response_norm(x.astype(int)), r"floating.*int\d+ \(2, 4"),
     (lambda x, c: ops.local_response_norm(x, 0), r"\(2, 4, 4, 3\).*size 0"),
     (lambda x, c: ops.local_response_norm(x, 1.5), "size 1.5 must be an integer"),
     (lambda x, c: ops.local_response_norm(x, True), "size True"),

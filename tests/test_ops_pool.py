@@ -88,10 +88,23 @@ def test_whole_numbers_and_infinities():
     x = jnp.array([[[[-9], [-7]], [[-8], [-5]]]])
     assert ops.max_pool(x, 2, 1, "SAME").ravel().tolist() == [-5, -5, -5, -5]
     x = jnp.full((1, 2, 2, 1), -jnp.inf)
-    for name in FAST:
+    for name in ops.POOLS:
         assert ops.max_pool(x, 2, implementation=name).item() == -jnp.inf
         assert jnp.isnan(ops.max_pool(x.at[0, 0, 1].set(jnp.nan), 2,
                                       implementation=name)).item()
+
+
+@pytest.mark.parametrize("padding", ["VALID", [(1, 1), (2, 1)]])
+@pytest.mark.parametrize("name", ["windows", "auto", "loops"])
+def test_a_window_of_nothing_but_minus_infinity_has_a_gradient(name, padding):
+    x = jnp.full((1, 5, 6, 2), -jnp.inf)
+    y, vjp = jax.vjp(lambda x: ops.max_pool(x, 3, 2, padding, implementation=name), x)
+    g = jnp.asarray(normal(0, *y.shape), jnp.float32)
+    dx, = vjp(g)
+    assert relative_error(dx.sum((1, 2)), g.sum((1, 2))) <= 1e-6
+    first = jax.vjp(lambda x: ops.max_pool(x, 3, 2, padding, implementation="lax"),
+                    jnp.zeros_like(x))[1](g)[0]  # all are equal there too
+    assert relative_error(dx, first) <= 1e-6
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
@@ -131,6 +144,12 @@ def test_windows_larger_than_auto_writes_out():
      "'fast' is not known: loops, windows, lax, auto"),
     (lambda: ops.max_pool(jnp.zeros((1, 4, 4, 1), bool), 2),
      r"numbers, received x bool \(1, 4, 4, 1\)"),
+    (lambda: ops.max_pool(jnp.zeros((1, 4, 4, 1)), 2, implementation=["lax"]),
+     r"\['lax'\] is not known"),
+    (lambda: ops.max_pool(jnp.zeros((1, 4, 4, 1)), 2, ceil_mode="no"),
+     "ceil_mode 'no' must be True or False"),
+    (lambda: ops.avg_pool(jnp.zeros((1, 0, 4, 1)), 2, 1, 1),
+     r"\(1, 0, 4, 1\): there is no pixel beside the padding"),
     (lambda: ops.global_max_pool(jnp.zeros((1, 0, 4, 1))), r"\(1, 0, 4, 1\)"),
 ])
 def test_bad_input_is_one_clear_line(call, words):

@@ -119,7 +119,7 @@ CONVS: dict[str, Callable] = {
 
 
 def _lookup(implementation: str) -> str:
-    if implementation not in CONVS:
+    if not isinstance(implementation, str) or implementation not in CONVS:
         raise ValueError(f"conv {implementation!r} is not known: {', '.join(CONVS)}")
     return implementation
 

@@ -7,6 +7,8 @@ first example of chapter 17 of microsoft/ai-edu.
 import jax
 import jax.numpy as jnp
 
+from cnn_jax.ops.geometry import is_integer
+
 FILTERS: dict[str, tuple[tuple[float, ...], ...]] = {
     "sharpness": ((0, -1, 0), (-1, 5, -1), (0, -1, 0)),
     "vertical edge": ((0, 0, 0), (-1, 2, -1), (0, 0, 0)),
@@ -24,5 +26,8 @@ def kernel(name: str, channels: int = 1) -> jax.Array:
     """The named kernel as [3, 3, channels, 1], the same for every input channel."""
     if name not in FILTERS:
         raise ValueError(f"filter {name!r} is not known: {', '.join(FILTERS)}")
+    if not is_integer(channels) or channels < 1:
+        raise ValueError(f"filter {name!r}: channels {channels!r} must be an integer "
+                         ">= 1")
     k = jnp.asarray(FILTERS[name], jnp.float32)
     return jnp.tile(k[:, :, None, None], (1, 1, channels, 1))

@@ -309,6 +309,10 @@ def pool_spec(x_shape, window, strides=None, padding="VALID", ceil_mode=False,
     if any(not 0 <= p < k for pair, k in zip(padding, window) for p in pair):
         raise ValueError(f"{where}padding {padding} must be at least 0 and less than "
                          f"the window {window}")
+    if not isinstance(ceil_mode, bool):
+        raise ValueError(f"{where}ceil_mode {ceil_mode!r} must be True or False")
+    if 0 in spatial and any(map(any, padding)):
+        raise ValueError(f"{where}there is no pixel beside the padding {padding}")
     out, full = [], []
     for n, k, s, (lo, hi) in zip(spatial, window, strides, padding):
         o = output_size(n + lo + hi, k, s)

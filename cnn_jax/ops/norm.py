@@ -106,6 +106,9 @@ def _statistics_dtype(x):
 
 
 def _check_channels(x, **vectors):
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise ValueError("batch norm takes floating-point x [N, *spatial, C], received "
+                         f"{x.dtype} {x.shape}")
     for name, vector in vectors.items():
         if x.ndim < 2 or vector.shape != x.shape[-1:]:
             raise ValueError(f"batch norm: x {x.shape} [N, *spatial, C] needs {name} "
@@ -125,8 +128,9 @@ def local_response_norm(x: jax.Array, size: int = 5, k: float = 2.0,
     Source: Krizhevsky, Sutskever and Hinton, "ImageNet classification with deep
     convolutional neural networks", 2012.
     """
-    if x.ndim < 1:
-        raise ValueError(f"local response norm takes x [..., C], received {x.shape}")
+    if x.ndim < 1 or not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise ValueError("local response norm takes floating-point x [..., C], "
+                         f"received {x.dtype} {x.shape}")
     if not is_integer(size) or size < 1:
         raise ValueError(f"local response norm of x {x.shape}: size {size!r} must be "
                          "an integer >= 1")

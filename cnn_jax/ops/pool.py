@@ -59,7 +59,7 @@ POOLS: dict[str, tuple[Callable, Callable]] = {
 
 
 def _implementation(name: str) -> tuple[Callable, Callable]:
-    if name not in POOLS:
+    if not isinstance(name, str) or name not in POOLS:
         raise ValueError(f"pooling {name!r} is not known: {', '.join(POOLS)}")
     return POOLS[name]
 
@@ -71,8 +71,9 @@ def max_pool(x: jax.Array, window: int | Sequence[int],
 
     strides None = the window. Padding is 'SAME', 'VALID', an int or (low, high) pairs,
     less than the window, and is never the maximum. The gradient goes to the first
-    maximum of a window in row-major order; overlapping windows add. Booleans have no
-    maximum here: ValueError.
+    maximum of a window in row-major order; overlapping windows add. ('lax' loses the
+    gradient of a padded window in which all entries are -inf, XLA's rule.) A NaN in a
+    window is its maximum. Booleans have no maximum here: ValueError.
     """
     pool, _ = _implementation(implementation)
     if x.dtype == bool:

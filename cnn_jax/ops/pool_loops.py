@@ -40,15 +40,15 @@ def count(out, pixels, spec: PoolSpec) -> int:
 def max_forward(x, spec):
     y = np.zeros(spec.y_shape)
     for out, pixels in windows(spec):
-        y[out] = max(x[i] for i in pixels)
+        y[out] = np.max([x[i] for i in pixels])  # NaN if one is
     return y
 
 
 def max_backward(x, g, spec):
     dx = np.zeros(spec.x_shape)
     for out, pixels in windows(spec):
-        first = max(pixels, key=lambda i: x[i])  # max() keeps the first of equals
-        dx[first] += g[out]
+        first = np.argmax([x[i] for i in pixels])  # of equals the first
+        dx[pixels[first]] += g[out]
     return dx
 
 

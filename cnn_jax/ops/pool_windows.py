@@ -31,9 +31,9 @@ def _slices(x, spec: PoolSpec, value):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _max_and_index(x, spec: PoolSpec):
     """(y, index of the first maximum among the taps), each [N, *out, C]"""
-    first, *others = _slices(x, spec, lowest(x.dtype))
+    y, *others = _slices(x, spec, lowest(x.dtype))
     dtype = np.int8 if len(spec.taps) <= 128 else np.int32
-    y, index = first, jnp.zeros(first.shape, dtype)
+    index = jnp.broadcast_to(_first_inside(spec).astype(dtype), y.shape)
     for i, t in enumerate(others, 1):
         index = jnp.where(t > y, dtype(i), index)  # strict: the first one stays
         y = jnp.maximum(y, t)
@@ -57,6 +57,15 @@ def _max_backward(spec, index, cotangents):
 
 
 _max_and_index.defvjp(_max_forward, _max_backward)
+
+
+def _first_inside(spec: PoolSpec) -> np.ndarray:
+    """Index of each window's first tap in the image, not in the padding: [*out, 1]"""
+    index = np.zeros((1,), int)
+    for k, s, o, (lo, _) in zip(spec.window, spec.strides, spec.out, spec.padding):
+        first = np.maximum(lo - np.arange(o) * s, 0)
+        index = index[..., None, :] * k + first[:, None]
+    return index
 
 
 def max_pool(x, spec: PoolSpec):
