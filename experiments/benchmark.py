@@ -68,7 +68,8 @@ ARMS = {
     "plain Flax": Arm("in_jax", HUGE_PAGES, {"plain": True}),
 }
 PEERS = {
-    "onednn": {WITH_ONEDNN: Arm("in_jax", HUGE_PAGES, {"plain": False})},
+    "onednn": {WITH_ONEDNN: Arm("in_jax", HUGE_PAGES | {"CNN_JAX_ONEDNN": "1"},
+                                {"plain": False})},
     "torch": {
         "torch": Arm("in_torch", HUGE_PAGES),
         "torch, small pages": Arm("in_torch", {"GLIBC_TUNABLES": ""})},
@@ -122,8 +123,11 @@ AGREEMENT = {"float32": 1e-3, "bfloat16": .2}
 
 
 def check_agreement(setups: dict[str, dict], workload: Workload, dtype: str) -> None:
-    """Every arm has our parameters, logits and losses; SystemExit if not."""
-    ours = setups[OURS]
+    """Every arm has our parameters, logits and losses, and one has oneDNN; SystemExit
+    if not."""
+    ours, library = setups[OURS], setups.get(WITH_ONEDNN, {}).get("onednn", "")
+    if library.startswith("no oneDNN"):
+        raise SystemExit(f"{WITH_ONEDNN}: {library}")
     for name, theirs in setups.items():
         same = theirs["params"] == ours["params"]
         logits, expected = np.array(theirs["logits"]), np.array(ours["logits"])
@@ -159,10 +163,15 @@ def in_turn(workers: dict[str, Worker], mode: str, seconds: float, turn: float,
 
 def ratios(found: dict, mode: str,
            ours: str = OURS) -> dict[str, tuple[float, float, float]]:
-    """Per arm the quartiles of its time / that of `ours`, round by round."""
-    own = np.array(found[mode][ours])
-    return {name: quartiles(np.array(times) / own)
-            for name, times in found[mode].items() if name != ours}
+    """Per arm its median time / that of `ours`, between the quartiles of this ratio
+    round by round."""
+    own, out = np.array(found[mode][ours]), {}
+    for name, times in found[mode].items():
+        if name != ours:
+            low, _, high = quartiles(np.array(times) / own)
+            middle = float(np.median(times) / np.median(own))
+            out[name] = min(low, middle), middle, max(high, middle)
+    return out
 
 
 def table(results: dict) -> str:
@@ -197,12 +206,14 @@ def table(results: dict) -> str:
 def heading(results: dict, dtype: str) -> str:
     setups = next(iter(results.values()))["setup"]
     versions = dict.fromkeys(setup["version"] for setup in setups.values())
+    if WITH_ONEDNN in setups:
+        versions[setups[WITH_ONEDNN]["onednn"]] = None
     return (
         f"{setups[OURS]['device']}, {processor()}, {os.cpu_count()} cores; "
         f"{', '.join(versions)}; {dtype}.\nThe machine's matrix product: "
         f"{setups[OURS]['matmul_gflops']:.0f} GFLOP/s. Huge pages unless said. Median "
-        "(quartiles) of an arm's\ntime over ours, round by round; peak memory with "
-        "imports and compiler, within 10 %; temporary\nis XLA's own figure.")
+        "time of an arm over\nours (quartiles of the rounds); peak memory with imports "
+        "and compiler, within 10 %; temporary\nis XLA's own figure.")
 
 
 def main() -> None:

@@ -4,9 +4,14 @@ a browser for the pages."""
 import jax
 import pytest
 from browser import launched
+from hypothesis import settings
 from jax.experimental.compilation_cache import compilation_cache
 
 from cnn_jax.native import library
+
+# What hypothesis draws is the same in each run.
+settings.register_profile("the same", derandomize=True)
+settings.load_profile("the same")
 
 
 @pytest.fixture

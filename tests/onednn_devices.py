@@ -83,6 +83,18 @@ def in_shard_map(check_vma):
         check_vma=check_vma))(X, V, W))
 
 
+def in_shard_map_of_one_axis_of_two():
+    """The other axis is the compiler's, so XLA's convolution it is."""
+    mesh = jax.make_mesh((2, 2), ("batch", "model"), axis_types=(AxisType.Auto,) * 2)
+
+    def step(x, v, w):
+        value, (dx, dv, dw) = gradients()(x, v, w)
+        return jax.lax.psum(value, "batch"), (dx, dv, dw)
+    check("shard_map of one axis", jax.jit(jax.shard_map(
+        step, mesh=mesh, in_specs=(P("batch"), P(), P()),
+        out_specs=(P(), (P("batch"), P(), P())), axis_names={"batch"}))(X, V, W))
+
+
 def in_pmap():
     def step(x):
         value, (dx, dv, dw) = gradients()(x, V, W)
@@ -98,5 +110,6 @@ if __name__ == "__main__":
     over_uneven_parts()
     in_shard_map(True)
     in_shard_map(False)
+    in_shard_map_of_one_axis_of_two()
     in_pmap()
     print("right")

@@ -7,12 +7,14 @@ stand-in for oneDNN; one is by g++ against the real one, where both are installe
 import functools
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import pytest
 from gradcheck import normal, relative_error
@@ -184,11 +186,50 @@ def test_how_long_openmp_waits_is_the_users(place, fresh, monkeypatch, own, foun
     assert os.environ.get("GOMP_SPINCOUNT") == found
 
 
+def test_no_folder_to_build_in(place, fresh, monkeypatch):
+    """Not an error of the convolution that asked."""
+    (place / "file").touch()
+    monkeypatch.setenv("CNN_JAX_CACHE", str(place / "file"))
+    assert library.load() is None
+    assert str(place / "file") in library.describe()
+
+
+def test_the_compilers_options_and_a_comma_in_a_path(place, monkeypatch):
+    monkeypatch.setenv("CXX", f"{compiler(place, COUNTING)} -m64")
+    (place / "onednn").rename(place / "a,b c")
+    line = build.command(build.from_folder(place / "a,b c"), place / "x.so")
+    assert line[1] == "-m64"
+    assert line[line.index("-rpath") + 2] == str(place / "a,b c" / "lib")
+    assert build.build(build.from_folder(place / "a,b c")).read_text() == "built\n"
+
+
+@pytest.mark.skipif(library.load() is None, reason=library.describe())
+def test_the_thread_pool_flavour_compiles(tmp_path):
+    """Against the headers of the wheels, as that flavour has them, with and without
+    the function that later versions ask for. (No package has it to run.)"""
+    for version, changes in (("3.2", []), ("later", [
+            ("virtual uint64_t get_flags() const = 0;",
+             "virtual uint64_t get_flags() const = 0; virtual void wait() = 0;")])):
+        include = tmp_path / version
+        shutil.copytree(build.from_wheels().include, include)
+        for name, old, new in (
+                *(("dnnl_threadpool_iface.hpp", *change) for change in changes),
+                ("dnnl_config.h", "THREADING_RUNTIME DNNL_RUNTIME_OMP",
+                 "THREADING_RUNTIME DNNL_RUNTIME_THREADPOOL")):
+            file, = include.glob(f"oneapi/**/{name}")
+            assert old in file.read_text(), file
+            file.write_text(file.read_text().replace(old, new))
+        done = subprocess.run(
+            ["g++", "-std=c++17", "-fsyntax-only", "-I", jax.ffi.include_dir(), "-I",
+             str(include), str(build.SOURCE)], capture_output=True, text=True)
+        assert done.returncode == 0, (version, done.stderr[:2000])
+
+
 def test_not_installed(fresh, monkeypatch, caplog):
     monkeypatch.setattr(build, "WHEELS", ("no-such-wheel", "nor-this"))
     monkeypatch.setattr(build, "chosen", build.from_wheels)
     assert library.load() is None
-    assert "pip install 'cnn_jax[onednn]'" in library.describe()
+    assert "pip install -e '.[onednn]'" in library.describe()
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 

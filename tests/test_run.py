@@ -213,6 +213,13 @@ def test_a_loss_that_is_not_finite_names_step_and_rate(tmp_path):
                      r"rate 1e\+30: .*no checkpoint had been saved", message)
 
 
+def test_a_loss_that_is_not_finite_stops_at_the_next_log(tmp_path):
+    """The first update spoils the parameters; the epoch has 8 steps."""
+    with pytest.raises(RunError, match=r"the loss is \w+ at step [12] \(epoch 1\)"):
+        training.run(tiny({"optimizer.learning_rate": 1e30, "log.every_steps": 2}),
+                     tmp_path, quiet=True)
+
+
 def test_the_last_finite_checkpoint_stays(tmp_path):
     """The rate jumps to 1e27 after the first of three epochs."""
     changes = {"epochs": 3, "schedule.name": "step", "schedule.factor": 1e30,

@@ -17,6 +17,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -62,7 +63,7 @@ def from_wheels() -> OneDNN:
             files = importlib.metadata.files(wheel) or []
         except importlib.metadata.PackageNotFoundError:
             raise NotInstalled(f"{wheel} is not installed: pip install "
-                               "'cnn_jax[onednn]' (Linux on x86-64)") from None
+                               "-e '.[onednn]' (Linux on x86-64)") from None
         paths = [Path(file.locate()).resolve() for file in files
                  if file.as_posix().endswith(f"/{name}")]
         if not paths or not paths[0].exists():
@@ -116,10 +117,13 @@ def built_path(onednn: OneDNN) -> Path:
 
 def command(onednn: OneDNN, output: Path) -> list[str]:
     """The compiler's command line."""
-    libraries = [str(onednn.library), f"-Wl,-rpath,{onednn.library.parent}"]
+    # This library, whatever LD_LIBRARY_PATH says; a comma may be in its path.
+    libraries = [str(onednn.library), "-Wl,--disable-new-dtags", "-Xlinker", "-rpath",
+                 "-Xlinker", str(onednn.library.parent)]
     if onednn.library.suffix == ".a":
         libraries = [str(onednn.library), "-Wl,--exclude-libs,ALL", "-fopenmp", "-ldl"]
-    return [os.environ.get("CXX") or "g++", *FLAGS, "-I", jax.ffi.include_dir(),
+    compiler = shlex.split(os.environ.get("CXX") or "g++")
+    return [*compiler, *FLAGS, "-I", jax.ffi.include_dir(),
             "-I", str(onednn.include), str(SOURCE), "-o", str(output), *libraries,
             "-lpthread"]
 
@@ -175,16 +179,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--with-onednn", metavar="DIR")
     parser.add_argument("--force", action="store_true", help="even if it is built")
     options = parser.parse_args(argv)
-    own = cache_folder() / "with-onednn"
     try:
+        own = cache_folder() / "with-onednn"
         onednn = (from_folder(options.with_onednn) if options.with_onednn
                   else from_wheels())
         print(build(onednn, options.force))
         if options.with_onednn:
-            own.write_text(str(Path(options.with_onednn).expanduser().resolve()))
+            new = own.with_name(f".with-onednn-{os.getpid()}")
+            new.write_text(str(Path(options.with_onednn).expanduser().resolve()))
+            os.replace(new, own)
         else:
             own.unlink(missing_ok=True)
-    except BuildError as error:
+    except (OSError, RuntimeError) as error:  # BuildError; no cache folder to be had
         print(f"cnn_jax: {error}", file=sys.stderr)
         return 1
     return 0

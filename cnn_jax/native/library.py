@@ -72,7 +72,7 @@ def _load() -> tuple[Library | None, str]:
     except build.NotInstalled as error:
         log.info("convolutions run without oneDNN: %s", error)
         return None, str(error)
-    except build.BuildError as error:
+    except (OSError, RuntimeError) as error:  # BuildError; no cache folder to be had
         log.warning("convolutions run without oneDNN: %s", error)
         return None, str(error)
     log.info("convolutions may run in %s", library)

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 from cnn_jax.ops import (conv_banded, conv_depthwise, conv_im2col, conv_lax,
                          conv_onednn, conv_pointwise, conv_taps)
-from cnn_jax.ops.geometry import (ConvSpec, interleave, is_empty, rotate,
-                                  transposed)
+from cnn_jax.ops.geometry import (ConvSpec, interleave, is_empty, is_symbolic,
+                                  rotate, transposed)
 from cnn_jax.ops.trilinear import trilinear
 
 
@@ -188,6 +188,8 @@ def choose(rules, spec: ConvSpec):
 
 def forms(spec: ConvSpec, dtype) -> list:
     """What computes the three passes on a CPU."""
+    if is_symbolic(spec):
+        return list(LAX)
     tables = FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
     if jax.default_backend() == "cpu" and conv_onednn.takes(spec, dtype):
         tables = WITH_ONEDNN if dtype == jnp.float32 else WITH_ONEDNN_BFLOAT16
@@ -202,6 +204,9 @@ def form_name(form) -> str:
     return form.__module__.rpartition("conv_")[2]
 
 
+LAX = conv_lax.forward, conv_lax.input_gradient, conv_lax.weight_gradient
+
+
 def _by_platform(kind, by_lax):
     def one_pass(a, b, spec: ConvSpec):
         form = forms(spec, a.dtype)[kind]
@@ -212,8 +217,6 @@ def _by_platform(kind, by_lax):
             default=lambda a, b: by_lax(a, b, spec))
     return one_pass
 
-
-LAX = conv_lax.forward, conv_lax.input_gradient, conv_lax.weight_gradient
 
 passes = trilinear(*map(_by_platform, range(3), LAX))
 

@@ -3,8 +3,10 @@
 A JAX primitive for each pass of `trilinear`, linear in both of its operands, whose
 derivatives are the other two: forward mode, reverse mode and any order of them stay in
 oneDNN. Under `vmap` the mapped axis joins an axis that the convolution has, so that
-one call computes all; under `jit` over a mesh each device convolves its own images.
-Programs for a GPU or TPU, and all that are exported, hold XLA's convolution.
+one call computes all; under `jit` over a mesh each device convolves its own images
+(weight gradients of every example for itself are gathered first). Programs for a GPU or
+TPU, and all that are exported, hold XLA's convolution. A bias stays outside: XLA adds
+it in the pass over the image that the activation makes, so nothing would be saved.
 """
 
 import functools
@@ -22,7 +24,7 @@ import numpy as np
 
 from cnn_jax.native import library
 from cnn_jax.ops import conv_lax
-from cnn_jax.ops.geometry import ConvSpec, is_empty
+from cnn_jax.ops.geometry import ConvSpec, is_empty, is_symbolic
 from cnn_jax.ops.mapped import vary_alike
 from cnn_jax.ops.trilinear import Passes
 
@@ -34,8 +36,11 @@ BY_LAX = (conv_lax.forward, conv_lax.input_gradient, conv_lax.weight_gradient)
 
 def takes(spec: ConvSpec, dtype) -> bool:
     """True if oneDNN is here and has this convolution in this dtype."""
+    if is_symbolic(spec):
+        return False
     sizes = [math.prod(s) for s in (spec.x_shape, spec.w_shape, spec.y_shape)]
-    if (len(spec.kernel) > 3 or max(spec.lhs_dilation) > 1 or max(sizes) >= 2 ** 31
+    numbers = sizes + [*spec.strides, *spec.rhs_dilation]
+    if (len(spec.kernel) > 3 or max(spec.lhs_dilation) > 1 or max(numbers) >= 2 ** 31
             or any(p < 0 for pair in spec.padding for p in pair) or is_empty(spec)
             or dtype not in (jnp.float32, jnp.bfloat16)):
         return False
@@ -63,6 +68,11 @@ def _run(a, b, kind, spec):
     return convolution_p.bind(a, b, kind=kind, spec=spec)
 
 
+def _evaluate(a, b, *, kind, spec):
+    with jax.disable_jit(False):  # a call is made in a compiled program alone
+        return _run(a, b, kind, spec)
+
+
 def _result(a, b, *, kind, spec):
     # Split over devices only along the batch, which a weight gradient has summed.
     split = None if kind == WEIGHT_GRADIENT else a.sharding.spec[0]
@@ -79,7 +89,7 @@ def _transpose(kinds, order):
     return rule
 
 
-convolution_p.def_impl(_run)
+convolution_p.def_impl(_evaluate)
 convolution_p.def_abstract_eval(_result)
 ad.defbilinear(
     convolution_p,
@@ -137,10 +147,13 @@ def _batch(operands, axes, *, kind, spec):
     factor = {"xy": "n", "wx": "c", "wy": "o", "wxy": "g"}[
         "".join(sorted({*mapped, result}))]
     size = next(a.shape[i] for a, i in zip(operands, axes) if i is not None)
+    enlarged = _enlarged(spec, factor, size)
+    if not takes(enlarged, operands[0].dtype):  # too large by now, or nothing in it
+        return jax.vmap(lambda a, b: _by_lax(a, b, kind, spec), axes)(*operands), 0
     joined = [array if axis is None else _join(
         jnp.moveaxis(array, axis, 0), *_axis(role, factor, spec))
         for role, array, axis in zip(roles, operands, axes)]
-    y = bind(kind, *joined, _enlarged(spec, factor, size))
+    y = bind(kind, *joined, enlarged)
     return _part(y, *_axis(result, factor, spec), size), 0
 
 
@@ -150,6 +163,10 @@ batching.primitive_batchers[convolution_p] = _batch
 # Lowering: a call of oneDNN on a CPU, XLA's convolution elsewhere.
 
 def _call(a, b, kind, spec):
+    if kind == WEIGHT_GRADIENT and len(spec.kernel) == 3 and max(spec.strides) > 1:
+        # oneDNN 3.2 reads beyond the image for some of these on Intel's AVX-512 (5 x 1
+        # x 4 pixels, kernel 5 x 1 x 5, stride 2, padding 3).
+        return _by_lax(a, b, kind, spec)
     if kind == WEIGHT_GRADIENT and a.dtype == jnp.bfloat16:
         # oneDNN 3.2 computes some of these wrongly (5 x 2 pixels, stride 3, 8 channels
         # a group), and slowly.
@@ -219,6 +236,9 @@ def _form(module):
     if module.lowering_parameters.for_export:
         return _by_lax  # no custom call can be promised to a later program
     context = module.axis_context
+    if (isinstance(context, mlir.SPMDAxisContext)
+            and context.manual_axes != frozenset(context.mesh.axis_names)):
+        return _by_lax  # inside a shard_map that leaves other axes to the compiler
     if not isinstance(context, mlir.ShardingContext):
         return _sharded
     if context.num_devices == 1:

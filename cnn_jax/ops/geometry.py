@@ -189,6 +189,11 @@ def is_empty(spec: ConvSpec) -> bool:
     return 0 in spec.x_shape or 0 in spec.w_shape or 0 in spec.y_shape
 
 
+def is_symbolic(spec: ConvSpec) -> bool:
+    """True in a program that is exported for sizes not known yet."""
+    return not all(map(is_integer, spec.x_shape + spec.w_shape))
+
+
 def transposed(spec: ConvSpec) -> ConvSpec:
     """The convolution that maps g to dx: its kernel is `rotate(w)`.
 

@@ -9,6 +9,7 @@ the devices that wrote it.
 
 import contextlib
 import json
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,12 @@ class Checkpoints:
             with _without_log():
                 return self._orbax.load_checkpointables(step, items)
         except Exception as error:
-            raise RunError(f"{where} cannot be read: {_first_line(error)}") from error
+            # Orbax's own line shows all of the target; what it chains says why.
+            found = re.search(r"checkpointable: (\w+)", str(error))
+            why = error.__cause__ or error
+            part = found[1] if found else "a file"
+            raise RunError(f"{where} cannot be read: {part}: "
+                           f"{type(why).__name__}: {_first_line(why)}") from error
 
 
 def _rank(metrics: dict) -> tuple[float, int]:

@@ -102,7 +102,8 @@ class Recorder:
             return
         kept = []
         if self.jsonl.exists():
-            kept = [line for line in self.jsonl.read_text().splitlines()
+            text = self.jsonl.read_text(errors="replace")  # it may be damaged
+            kept = [line for line in text.splitlines()
                     if is_row_until(line, step)]
         write_atomically(self.jsonl, "".join(line + "\n" for line in kept))
         self.write_history(history)

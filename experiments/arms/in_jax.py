@@ -22,6 +22,7 @@ from arms.worker import serve
 from cnn_jax import networks, ops
 from cnn_jax.inspection.summary import layer_table
 from cnn_jax.layers import Layers
+from cnn_jax.native import library
 
 
 def load(net, images, arrays: dict[str, np.ndarray]):
@@ -89,6 +90,7 @@ def main(network: str, classes: int, file: str, dtype: str, plain: bool) -> None
     memory = train_step.memory_analysis()
     serve({"logits": logits, "losses": [train(1) for _ in range(3)],
            "version": f"jax {jax.__version__}", "compile_s": compile_s,
+           "onednn": library.describe(),
            "device": f"{device.platform} {device.device_kind}",
            "temporary_mb": memory.temp_size_in_bytes / 1e6 if memory else None,
            "matmul_gflops": matrix_gflops(),

@@ -30,6 +30,7 @@ LIMIT_BYTES = 20_000
 SPACE_BYTES = 300_000  # a checkpoint has twice as many
 NAMES = ("file-size limit", "read-only folder", "full disk")
 CAP_DAC_OVERRIDE = 1
+MOST_SECONDS = 10  # from the fault to the end of the process
 
 
 def limit(pid: int) -> None:
@@ -159,9 +160,12 @@ def main(only: str = "") -> dict:
             try:
                 found[place.name] = stop_run(case, late)
                 case.end()
-                code, _, errors = end(start(case.workdir, CHANGES, folder=place,
-                                            before=case.before))
+                before = found[place.name]["newest checkpoint"]
+                code, output, errors = end(start(case.workdir, CHANGES, folder=place,
+                                                 before=case.before))
                 assert code == 0, errors
+                if late:  # what had been saved is still there, and gone on from
+                    assert before and f"resuming after step {before}" in output, output
                 assert (read_results(case.workdir)["params_sha256"]
                         == expected["params_sha256"])
             finally:
@@ -178,4 +182,6 @@ if __name__ == "__main__":
     cases = main(command_line(__doc__, only="").only)
     seconds = {name: case["seconds"] for name, case in cases.items()}
     report({"cases": len(cases), "ended alike afterwards": len(cases),
-            "seconds": seconds}, good=True)
+            "seconds": seconds},
+           good=all(s <= MOST_SECONDS for name, s in seconds.items()
+                    if name.endswith("later")))

@@ -29,6 +29,7 @@ CASES = {"batch norm and dropout": {}, "LeNet-5": {"model.name": "lenet5"},
          "three steps a call": {"steps_per_call": 3},
          "oneDNN": {"model.conv": "onednn"}}
 ROWS_PER_EPOCH = 6
+IN_SAVES = 0.4  # of the kills, at least, must hit a save that is open
 UNFINISHED = "*orbax-checkpoint-tmp*"
 
 
@@ -118,4 +119,5 @@ if __name__ == "__main__":
         jax.config.update("jax_enable_compilation_cache", False)  # children inherit it
     figures = main(arguments.kills, arguments.seed, arguments.only)
     report(figures, all(counts["same checksums"] == counts["kills"]
+                        and counts["in an open save"] >= IN_SAVES * counts["kills"]
                         for counts in figures.values()))
