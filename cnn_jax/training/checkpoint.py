@@ -244,4 +244,7 @@ def _without_log():
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip("\"' \n").partition("\n")[0] or type(error).__name__
+    """Without the settings in JSON that TensorStore puts behind what went wrong."""
+    line = str(error).strip("\"' \n").partition("\n")[0]
+    return re.split(r" \[(tensorstore_spec|source locations)", line)[0] or type(
+        error).__name__
