@@ -124,6 +124,13 @@ def inception10_ours(config):
     ours(config)
 
 
+def resnet18_ours(config):
+    """ResNet18 in as many epochs, likewise, with its own batch of 128."""
+    resnet18(config)
+    ours(config)
+    config.batch_size = 128
+
+
 def ours(config):
     config.batch_size = 64
     config.optimizer.learning_rate = 4e-3
@@ -134,4 +141,5 @@ def ours(config):
 VARIANTS = {"baseline": baseline, "lenet5": lenet5, "alexnet8": alexnet8,
             "vgg16": vgg16, "inception10": inception10, "resnet18": resnet18,
             "keras": keras, "keras_25": keras_25, "baseline_ours": baseline_ours,
-            "lenet5_ours": lenet5_ours, "inception10_ours": inception10_ours}
+            "lenet5_ours": lenet5_ours, "inception10_ours": inception10_ours,
+            "resnet18_ours": resnet18_ours}

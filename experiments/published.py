@@ -109,6 +109,8 @@ EXPERIMENTS = {
         "cifar10.py:inception10_ours", 1, 120_234, *at_least(0.4595)),
     "cifar10_resnet18": Experiment(
         "cifar10.py:resnet18", 1, 11_173_962, *one_run(0.7175, 10_000)),
+    "cifar10_resnet18_ours": Experiment(
+        "cifar10.py:resnet18_ours", 1, 11_173_962, *at_least(0.7175)),
     "cifar10_keras": Experiment(
         "cifar10.py:keras", 1, 1_250_858, *one_run(0.6361, 10_000)),
     "cifar10_keras_25": Experiment(

@@ -168,7 +168,8 @@ def cells(row: dict) -> tuple[str, ...]:
         if row["metric"] != "accuracy":
             ours += f", {row['metric'].replace('_', ' ')}"
         epochs = f"{row['epochs']:g}{cut}"
-        seconds = f"{row['seconds_per_epoch']:.3g}"
+        seconds = row["seconds_per_epoch"]
+        seconds = f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
         memory = f"{row['peak_memory_mb']:,.0f} MB"
     published = row["published"] is not None
     return (row["name"] + data, f"{row['params']:,}",
