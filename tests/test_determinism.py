@@ -1,6 +1,7 @@
 """debug.determinism, and that a network of every class repeats its steps bit by bit."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -82,8 +83,12 @@ def test_a_difference_of_one_bit_is_seen():
 def after_twenty_steps(step, shapes, images, labels, seed: int):
     """The variables and losses from a start that is drawn by a seed."""
     draw = np.random.default_rng(seed)
-    variables = jax.tree.map(
-        lambda leaf: np.float32(draw.uniform(0.01, 0.05, leaf.shape)), shapes)
+
+    def leaf(shape):
+        if len(shape) < 2:  # biases; scales and variances, which must be positive
+            return np.float32(draw.uniform(0.01, 0.05, shape))
+        return np.float32(draw.normal(0, math.prod(shape[:-1]) ** -0.5, shape))
+    variables = jax.tree.map(lambda shaped: leaf(shaped.shape), shapes)
     losses = []
     for _ in range(20):
         loss, _, variables = step(variables, images, labels)
