@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = [*(ROOT / "cnn_jax").rglob("*.py"), ROOT / "main.py",
            *(ROOT / "configs").rglob("*.py")]
+BUILTINS = {"eval", "exec", "compile", "__import__"}
 # Any name from these, under whatever name it was imported.
 MODULES = {"pickle": None, "_pickle": None, "marshal": None,
            "shelve": {"open"}, "dill": None, "joblib": {"load"}, "cloudpickle": None,
@@ -15,8 +16,7 @@ MODULES = {"pickle": None, "_pickle": None, "marshal": None,
            "importlib": {"import_module"}, "yaml": {"load", "unsafe_load"},
            "shutil": {"unpack_archive"}, "torch": {"load"},
            "subprocess": {"getoutput", "getstatusoutput"},
-           "builtins": {"eval", "exec", "compile", "__import__"}}
-BUILTINS = {"eval", "exec", "compile", "__import__"}
+           "builtins": BUILTINS}
 ARGUMENTS = {("allow_pickle", "True"), ("strict", "False"), ("shell", "True"),
              ("weights_only", "False")}
 
@@ -47,12 +47,13 @@ def unsafe_calls(source: str) -> list[str]:
                     banned is None or attribute in banned):
                 found.append(f"{node.lineno}: {ast.unparse(node)}")
         if isinstance(node, ast.Call):
-            attribute = path_of(node.func).partition(".")[2]
+            path = path_of(node.func)
+            attribute = path.partition(".")[2]
             keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
             if (ARGUMENTS & set(keywords.items())
                     or attribute.endswith(("extractall", "extract"))
                     and keywords.get("filter") != "'data'"
-                    or path_of(node.func).endswith("numpy.load")
+                    or path.endswith("numpy.load")
                     and keywords.get("allow_pickle") != "False"):
                 found.append(f"{node.lineno}: {ast.unparse(node)}")
     return found

@@ -78,6 +78,9 @@ def always(spec: ConvSpec) -> bool:
     return True
 
 
+LAX = conv_onednn.BY_LAX  # XLA's own three passes
+
+
 # The forms that no other file has.
 
 def padded_forward(x, w, spec: ConvSpec):
@@ -202,9 +205,6 @@ def form_name(form) -> str:
     if form.__module__ == __name__:
         return form.__name__.partition("_")[0]
     return form.__module__.rpartition("conv_")[2]
-
-
-LAX = conv_lax.forward, conv_lax.input_gradient, conv_lax.weight_gradient
 
 
 def _by_platform(kind, by_lax):

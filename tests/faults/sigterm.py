@@ -74,12 +74,13 @@ def main(n: int, seed: int) -> dict:
         code, _, errors = end(start(folder / "whole", changes | {
             "checkpoint.every_steps": 1, "checkpoint.keep": 10_000}, folder=folder))
         assert code == 0, errors
+        steps = first_epoch(folder / "whole")
         for index in range(n):
             number = signal.SIGINT if index % 5 == 1 else signal.SIGTERM
             signals[number.name] += 1
             step, seconds = signal_once(folder / "run", changes, draw, folder, number)
             found.append(seconds)
-            within += step % first_epoch(folder / "whole") != 0
+            within += step % steps != 0
             same += checksums(folder / "run", step) == checksums(folder / "whole", step)
         code, output, errors = end(start(folder / "run", changes, folder=folder))
         assert code == 0 and "resuming after step" in output, (output, errors)

@@ -34,8 +34,8 @@ STEPS_PER_EPOCH = 1294 // 2  # of the digits' training part
 SMALLEST = {"model.name": "ai_edu_colour_cnn", "data.limit": 0, "batch_size": 2,
             "checkpoint.every_steps": 50, "log.every_steps": 50,
             "early_stopping.patience": 0}
-# Bounds on the growth: far below what a leaked program makes, or a leaked row of data a
-# step. (A state leaked by every save of so small a network would be 140 KB in 1000.)
+# Bounds on the growth, far below what a leaked program makes. (A state leaked by every
+# save of so small a network would be 140 KB in 1000 steps: not seen.)
 KB_PER_1000_STEPS, KB_PER_ROUND, FILES = 500, 100, 5
 
 
