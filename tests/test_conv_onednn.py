@@ -24,7 +24,7 @@ from gradcheck import compiled, normal, relative_error
 
 from cnn_jax.native import library
 from cnn_jax.ops import CONVS, conv_lax, conv_onednn, conv_transpose, correlate
-from cnn_jax.ops.conv import implementation_of
+from cnn_jax.ops.conv import describe, implementation_of
 from cnn_jax.ops.geometry import conv_spec
 
 HERE = Path(__file__).parent
@@ -104,6 +104,8 @@ def test_a_weight_gradient_that_onednn_has_wrong_in_bfloat16(seed):
 def test_a_weight_gradient_for_which_onednn_reads_beyond_the_image(image, strides):
     spec = conv_spec(image, (5, 1, 5, image[-1], 7), strides, ((3, 3), (0, 1), (4, 3)))
     check(spec, "float32", np.random.default_rng(0))
+    for name in ("onednn", "auto"):
+        assert describe(name, spec, jnp.dtype("float32")) == "onednn / onednn / lax"
 
 
 @pytest.mark.parametrize("dtype, change", [

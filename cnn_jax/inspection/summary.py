@@ -125,7 +125,7 @@ class LayerTable(NamedTuple):
         found = ", ".join(f"{n} by {conv}" for conv, n in counts.most_common())
         if any("/" in conv for conv in counts):
             found += " (forward / input gradient / weight gradient)"
-        if "onednn" in counts:
+        if any("onednn" in conv for conv in counts):
             found += f"; onednn is {library.describe()}"
         return found or "none"
 

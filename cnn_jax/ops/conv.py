@@ -60,6 +60,8 @@ def describe(name: str, spec: ConvSpec, dtype) -> str:
     if used == "auto":
         return " / ".join(conv_auto.form_name(form)
                           for form in conv_auto.forms(spec, dtype))
+    if used == "onednn" and conv_onednn.weight_gradient_by_lax(spec):
+        return "onednn / onednn / lax"
     return used
 
 

@@ -48,6 +48,12 @@ def takes(spec: ConvSpec, dtype) -> bool:
     return loaded is not None and (dtype == jnp.float32 or loaded.bfloat16)
 
 
+def weight_gradient_by_lax(spec: ConvSpec) -> bool:
+    """True where oneDNN 3.2 reads beyond the image on Intel's AVX-512 (5 x 1 x 4 pixels,
+    kernel 5 x 1 x 5, stride 2, padding 3)."""
+    return len(spec.kernel) == 3 and max(spec.strides) > 1
+
+
 def result_shape(kind: int, spec: ConvSpec) -> tuple[int, ...]:
     return (spec.y_shape, spec.x_shape, spec.w_shape)[kind]
 
@@ -163,9 +169,7 @@ batching.primitive_batchers[convolution_p] = _batch
 # Lowering: a call of oneDNN on a CPU, XLA's convolution elsewhere.
 
 def _call(a, b, kind, spec):
-    if kind == WEIGHT_GRADIENT and len(spec.kernel) == 3 and max(spec.strides) > 1:
-        # oneDNN 3.2 reads beyond the image for some of these on Intel's AVX-512 (5 x 1
-        # x 4 pixels, kernel 5 x 1 x 5, stride 2, padding 3).
+    if kind == WEIGHT_GRADIENT and weight_gradient_by_lax(spec):
         return _by_lax(a, b, kind, spec)
     if kind == WEIGHT_GRADIENT and a.dtype == jnp.bfloat16:
         # oneDNN 3.2 computes some of these wrongly (5 x 2 pixels, stride 3, 8 channels
