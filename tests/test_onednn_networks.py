@@ -2,7 +2,7 @@
 
 Both round in their own order, by 1e-6 of a gradient. A difference of 1e-5 and more is a
 decision that rounding turned: which of four pixels is the maximum of a pool, or on
-which side of zero the input of SELU lies, whose slope jumps there from 1.76 to 1.05.
+which side of zero the input of ReLU or SELU lies, whose slopes jump there.
 """
 
 import flax.linen as nn
@@ -38,9 +38,24 @@ def selu(x, chosen):
     return SCALE * jnp.where(used, x, negative), positive
 
 
-def gradients(conv, images, labels, params, decisions):
-    """(gradients, decisions made) of the SELU network; `decisions` given are obeyed."""
-    net = networks.create("selu_cnn", 10, layers.Layers(conv=conv))
+def relu(x, chosen):
+    positive = x > 0
+    return jnp.where(positive if chosen is None else chosen, x, 0.), positive
+
+
+def deciding(module):
+    """The form above of a module that decides, None for all others."""
+    if isinstance(module, layers.MaxPool):
+        assert module.window in (2, (2, 2)) and module.strides in (None, 2, (2, 2))
+        return pool
+    if isinstance(module, layers.Activation):
+        return {"selu": selu, "relu": relu}[module.kind]
+    return None
+
+
+def gradients(name, conv, images, labels, variables, decisions):
+    """(gradients, decisions made) of a network; `decisions` given are obeyed."""
+    net = networks.create(name, 10, layers.Layers(conv=conv))
 
     @jax.jit
     def run(params, decisions):
@@ -48,19 +63,20 @@ def gradients(conv, images, labels, params, decisions):
             made = []
 
             def decide(call, args, kwargs, context):
-                kinds = {layers.MaxPool: pool, layers.Activation: selu}
-                f = kinds.get(type(context.module))
+                f = deciding(context.module)
                 if f is None or context.method_name != "__call__":
                     return call(*args, **kwargs)
                 y, decision = f(args[0], decisions and decisions[len(made)])
                 made.append(decision)
                 return y
             with nn.intercept_methods(decide):
-                logits = net.apply({"params": params}, images, train=False)
+                logits, _ = net.apply(
+                    variables | {"params": params}, images, train=True,
+                    mutable=["batch_stats"], rngs={"dropout": jax.random.key(1)})
             return optax.softmax_cross_entropy_with_integer_labels(
                 logits, labels).mean(), made
         return jax.grad(loss, has_aux=True)(params)
-    return run(params, decisions)
+    return run(variables["params"], decisions)
 
 
 def distance(ours, theirs) -> float:
@@ -70,21 +86,26 @@ def distance(ours, theirs) -> float:
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
-@pytest.mark.parametrize("seed", [0, 6, 7, 10])
-def test_gradients_differ_by_turned_decisions_alone(seed):
-    """Seeds 6, 7 and 10 turn 1, 2 and 2 of them on a Zen 4, of 3.1 million."""
+@pytest.mark.parametrize("name, shape, seed", [
+    *(("selu_cnn", (28, 28, 1), seed) for seed in (0, 6, 7, 10)),
+    ("tf2_resnet18", (32, 32, 3), 0), ("tf2_resnet18", (32, 32, 3), 1),
+    ("tf2_vgg16", (32, 32, 3), 0), ("tf2_vgg16", (32, 32, 3), 1)])
+def test_gradients_differ_by_turned_decisions_alone(name, shape, seed):
+    """On AVX-512 the ResNet and the VGG turn 6 or 7 of 10 to 18 million, and their
+    gradients differ by 3e-3 to 1.5e-2: by 5e-6 once both decide alike."""
     rng = np.random.default_rng(seed)
-    images = jnp.asarray(rng.normal(size=(32, 28, 28, 1)), jnp.float32)
+    images = jnp.asarray(rng.normal(size=(32, *shape)), jnp.float32)
     labels = jnp.asarray(rng.integers(0, 10, 32))
-    params = networks.create("selu_cnn", 10).init(
-        jax.random.key(seed), images[:1], train=False)["params"]
-    args = images, labels, params
-    by_lax, decisions = gradients("lax", *args, None)
-    by_onednn, others = gradients("onednn", *args, None)
+    variables = networks.create(name, 10).init(
+        jax.random.key(seed), images[:1], train=False)
+    args = images, labels, variables
+    by_lax, decisions = gradients(name, "lax", *args, None)
+    by_onednn, others = gradients(name, "onednn", *args, None)
     turned = sum(int((a != b).sum()) for a, b in zip(decisions, others))
-    assert len(decisions) == 10 and turned <= 20
+    assert len(decisions) >= 10 and turned <= 50
     free = distance(by_onednn, by_lax)
-    assert free <= 3e-6 or turned, free
-    obeying, _ = gradients("onednn", *args, decisions)
-    assert distance(obeying, by_lax) <= 3e-6
-    print(f"seed {seed}: {turned} decisions turned, gradients differ by {free:.1e}")
+    assert free <= 1e-5 or turned, free
+    obeying, _ = gradients(name, "onednn", *args, decisions)
+    assert distance(obeying, by_lax) <= 1e-5
+    print(f"{name}, seed {seed}: {turned} decisions turned, "
+          f"gradients differ by {free:.1e}")
