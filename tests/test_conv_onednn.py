@@ -90,6 +90,16 @@ def test_shapes_of_networks(image, kernel, options, dtype):
     check(spec, dtype, np.random.default_rng(0))
 
 
+@pytest.mark.parametrize("groups", [1, 8])
+@pytest.mark.parametrize("side", [4, 16])
+@pytest.mark.parametrize("images", [1, 2, 3, 4, 7, 8, 11, 32])
+def test_any_number_of_images_is_shared_rightly(images, side, groups):
+    """Among XLA's threads where the image is large beside the weights, else whole."""
+    spec = conv_spec((images, side, side, 8), (3, 3, 8 // groups, 16), 1, "SAME",
+                     groups=groups)
+    check(spec, "float32", np.random.default_rng(images))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_weight_gradient_that_onednn_has_wrong_in_bfloat16(seed):
     if not library.load().bfloat16:
@@ -260,6 +270,9 @@ def test_what_vmap_makes_empty_or_too_large_is_xlas():
 
 def test_auto_is_onednn_and_knows_forward_mode():
     assert implementation_of("auto", SPEC, jnp.dtype("float32")) == "onednn"
+    for kernel, groups in (((1, 1, 64, 32), 1), ((3, 3, 1, 64), 64)):
+        spec = conv_spec((8, 28, 28, 64), kernel, 1, "SAME", groups=groups)
+        assert implementation_of("auto", spec, jnp.dtype("float32")) == "onednn"
     assert implementation_of("auto", SPEC, jnp.dtype("float64")) != "onednn"
     f = functools.partial(correlate, padding="SAME")
     assert calls(f, X, f32(5, 3, 3, 6, 4)) == 1

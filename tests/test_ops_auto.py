@@ -10,8 +10,7 @@ import optax
 import pytest
 
 from cnn_jax import ops
-from cnn_jax.ops import (compiler, conv_auto, conv_depthwise, conv_lax, conv_onednn,
-                         conv_pointwise, correlate)
+from cnn_jax.ops import compiler, conv_auto, conv_lax, correlate
 from cnn_jax.ops.geometry import conv_spec
 from gradcheck import FAST_COMPILE, equivalent, normal, relative_error
 
@@ -98,22 +97,6 @@ def test_the_rules_choose():
     assert forms((8, 28, 28, 64), (3, 3, 64, 64)) == [
         "lax.forward", "lax.input_gradient", "lax.weight_gradient"]
     assert forms((64, 28, 28, 16), (3, 3, 16, 8))[2] == "auto.turned_weight_gradient"
-
-
-def test_the_rules_choose_where_onednn_is():
-    def chosen(tables, x, w, groups=1):
-        spec = conv_spec(x, w, (1, 1), "SAME", groups=groups)
-        return [conv_auto.choose(rules, spec) for rules in tables]
-
-    onednn = list(conv_onednn.passes)
-    ordinary = (8, 28, 28, 64), (3, 3, 64, 64)
-    pointwise = (8, 28, 28, 64), (1, 1, 64, 32)
-    assert chosen(conv_auto.WITH_ONEDNN, *ordinary) == onednn
-    assert chosen(conv_auto.WITH_ONEDNN, *pointwise) == [
-        conv_pointwise.forward, conv_pointwise.input_gradient, onednn[2]]
-    assert chosen(conv_auto.WITH_ONEDNN, (8, 28, 28, 64), (3, 3, 1, 64), 64) == [
-        conv_depthwise.forward, *onednn[1:]]
-    assert chosen(conv_auto.WITH_ONEDNN_BFLOAT16, *pointwise) == onednn
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-13), ("bfloat16", 2e-2)])

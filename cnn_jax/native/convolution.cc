@@ -4,8 +4,13 @@
 //   x [N, *spatial, C]   w [*kernel, C / groups, O]   y, g [N, *out, O]
 // The layouts of x, y and g are used as they are; oneDNN chooses that of the weights,
 // which are small, and they are copied at every call. A primitive is made once for each
-// problem and kept. oneDNN with OpenMP serves one call at a time, always from the same
-// thread; its thread-pool flavour runs on XLA's own threads.
+// problem and kept.
+//
+// XLA's threads share the images of a batch, and each of them calls oneDNN for its own:
+// no thread of oneDNN's has to be woken up, or waits beside theirs. Where the images are
+// too few, or the weights too many for every thread to copy them, oneDNN shares the work
+// itself: its OpenMP flavour serves one such call at a time, always from the same
+// thread; its thread-pool flavour runs on XLA's threads here too.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -18,6 +23,7 @@
 #include <memory>
 #include <mutex>
 #include <queue>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -30,6 +36,10 @@
 #if DNNL_CPU_THREADING_RUNTIME == DNNL_RUNTIME_THREADPOOL
 #define ON_XLA_THREADS
 #include "oneapi/dnnl/dnnl_threadpool.hpp"
+#elif DNNL_CPU_THREADING_RUNTIME == DNNL_RUNTIME_OMP
+#define ON_OPENMP
+extern "C" int omp_get_max_threads();  // of the OpenMP that oneDNN brings with it
+extern "C" void omp_set_num_threads(int);
 #endif
 
 namespace {
@@ -47,6 +57,12 @@ enum Pass : int64_t { kForward, kInputGradient, kWeightGradient };
 dnnl::engine& Engine() {
   static dnnl::engine engine(dnnl::engine::kind::cpu, 0);
   return engine;
+}
+
+int64_t Count(const Dims& dims) {
+  int64_t count = 1;
+  for (int64_t n : dims) count *= n;
+  return count;
 }
 
 std::string Text(const Dims& dims) {
@@ -290,9 +306,35 @@ struct Solver {
   }
 };
 
+// Calls body(0) to body(n - 1), each once, on this thread and up to `helpers` of XLA's.
+// This thread works too, so that no call waits for a thread that the pool does not have.
+void Share(ffi::ThreadPool& pool, int n, int helpers,
+           const std::function<void(int)>& body) {
+  struct Job {
+    std::atomic<int> next{0}, done{0};
+    std::mutex mutex;
+    std::string error;
+  };
+  auto job = std::make_shared<Job>();  // helpers may start after the last part
+  auto work = [job, n, &body] {
+    for (int i; (i = job->next.fetch_add(1)) < n;) {
+      try {
+        body(i);
+      } catch (const std::exception& error) {
+        std::lock_guard<std::mutex> lock(job->mutex);
+        job->error = error.what();
+      }
+      job->done.fetch_add(1, std::memory_order_release);
+    }
+  };
+  for (int i = 0; i < helpers; i++) pool.Schedule(std::function<void()>(work));
+  work();
+  while (job->done.load(std::memory_order_acquire) < n) std::this_thread::yield();
+  if (!job->error.empty()) throw std::runtime_error(job->error);
+}
+
 #ifdef ON_XLA_THREADS
-// XLA's threads as oneDNN's. The calling thread works too, so that no call waits for a
-// thread that the pool does not have.
+// XLA's threads as oneDNN's.
 class Threads : public dnnl::threadpool_interop::threadpool_iface {
  public:
   Threads(ffi::ThreadPool* pool, int count) : pool_(pool), count_(count) {}
@@ -301,22 +343,11 @@ class Threads : public dnnl::threadpool_interop::threadpool_iface {
   uint64_t get_flags() const override { return 0; }
   void wait() {}  // later versions of oneDNN ask for it of asynchronous pools
   void parallel_for(int n, const std::function<void(int, int)>& body) override {
-    struct Job {
-      std::atomic<int> next{0}, done{0};
-    };
-    auto job = std::make_shared<Job>();  // helpers may start after the last part
-    auto work = [job, n, &body] {
+    Share(*pool_, n, busy ? 0 : std::min(n, count_) - 1, [&](int i) {
       const bool outer = std::exchange(busy, true);
-      for (int i; (i = job->next.fetch_add(1)) < n;) {
-        body(i, n);
-        job->done.fetch_add(1, std::memory_order_release);
-      }
+      body(i, n);
       busy = outer;
-    };
-    const int helpers = busy ? 0 : std::min(n, count_) - 1;
-    for (int i = 0; i < helpers; i++) pool_->Schedule(std::function<void()>(work));
-    work();
-    while (job->done.load(std::memory_order_acquire) < n) std::this_thread::yield();
+    });
   }
 
  private:
@@ -373,10 +404,11 @@ std::shared_ptr<Solver> SolverOf(const Problem& problem, int threads) {
   return (*kept)[key] = std::make_shared<Solver>(problem);
 }
 
-void Solve(const Problem& problem, const std::vector<void*>& data,
-           [[maybe_unused]] ffi::ThreadPool& pool) {
+// On all threads, as oneDNN shares the work.
+void SolveWhole(const Problem& problem, const std::vector<void*>& data,
+                [[maybe_unused]] ffi::ThreadPool& pool,
+                [[maybe_unused]] int count) {
 #ifdef ON_XLA_THREADS
-  const int count = std::max<int>(1, pool.num_threads());
   Threads threads(&pool, count);
   auto stream = dnnl::threadpool_interop::make_stream(Engine(), &threads);
   SolverOf(problem, count)->Run(stream, data);
@@ -387,6 +419,74 @@ void Solve(const Problem& problem, const std::vector<void*>& data,
     SolverOf(problem, 0)->Run(stream, data);
   });
 #endif
+}
+
+// On the calling thread alone.
+void SolveAlone(const Problem& problem, const std::vector<void*>& data,
+                [[maybe_unused]] ffi::ThreadPool& pool) {
+#ifdef ON_XLA_THREADS
+  Threads threads(&pool, 1);
+  auto stream = dnnl::threadpool_interop::make_stream(Engine(), &threads);
+#else
+  dnnl::stream stream(Engine());
+#endif
+#ifdef ON_OPENMP
+  struct One {  // OpenMP starts no team for a thread that wants one thread
+    const int before = omp_get_max_threads();
+    One() { omp_set_num_threads(1); }
+    ~One() { omp_set_num_threads(before); }
+  } one;
+#endif
+  SolverOf(problem, 1)->Run(stream, data);
+}
+
+// True if each thread should have images of its own: as many as the others, nearly, and
+// weights that are small beside them, for every thread copies those.
+bool IsSplit(const Problem& p, int threads) {
+  const int64_t images = p.x[0];
+  return (images % threads == 0 || images >= 4 * threads) &&
+         2 * threads * Count(p.w) <= Count(p.x) + Count(p.y);
+}
+
+// Each of XLA's threads solves a part of the batch; weight gradients are then summed,
+// always in the same order.
+void SolveInParts(const Problem& problem, const std::vector<void*>& data,
+                  ffi::ThreadPool& pool, int parts) {
+  const int64_t images = problem.x[0], size = problem.bfloat16 ? 2 : 4;
+  const int64_t x = Count(problem.x) / images * size;
+  const int64_t y = Count(problem.y) / images * size;
+  const int64_t steps[3][3] = {{x, 0, y}, {y, 0, x}, {x, y, 0}};  // as in the handler
+  const bool summed = problem.pass == kWeightGradient;
+  const int64_t weights = Count(problem.w);
+  Lent arena;
+  float* sums = nullptr;  // of all parts but the first; in float32
+  if (summed) sums = reinterpret_cast<float*>(
+      arena->Reserve((parts - 1) * weights * sizeof(float)));
+  Share(pool, parts, parts - 1, [&](int i) {
+    const int64_t begin = images * i / parts, end = images * (i + 1) / parts;
+    Problem part = problem;
+    part.x[0] = part.y[0] = end - begin;
+    std::vector<void*> own(3);
+    for (int k = 0; k < 3; k++)
+      own[k] = static_cast<char*>(data[k]) + begin * steps[problem.pass][k];
+    if (summed && i > 0) own[2] = sums + (i - 1) * weights;
+    SolveAlone(part, own, pool);
+  });
+  if (!summed) return;
+  float* total = static_cast<float*>(data[2]);
+  Share(pool, parts, parts - 1, [&](int i) {
+    for (int64_t k = weights * i / parts; k < weights * (i + 1) / parts; k++)
+      for (int j = 0; j < parts - 1; j++) total[k] += sums[j * weights + k];
+  });
+}
+
+void Solve(const Problem& problem, const std::vector<void*>& data,
+           ffi::ThreadPool& pool) {
+  const int threads = std::max<int>(1, pool.num_threads());
+  if (IsSplit(problem, threads))
+    SolveInParts(problem, data, pool, threads);
+  else
+    SolveWhole(problem, data, pool, threads);
 }
 
 ffi::Error Convolve(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b,
@@ -401,6 +501,8 @@ ffi::Error Convolve(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b,
     return wrong("takes float32 and bfloat16");
   if (b.element_type() != type || result->element_type() != type)
     return wrong("takes one dtype for all arrays");
+  if (pass == kWeightGradient && type != ffi::DataType::F32)
+    return wrong("takes weight gradients in float32");
   auto list = [](Integers values) { return Dims(values.begin(), values.end()); };
   const Dims dims[] = {list(a.dimensions()), list(b.dimensions()),
                        list(result->dimensions())};

@@ -2,7 +2,7 @@
 
 On a GPU or TPU it is XLA's convolution, with unchanged compiled code. On a CPU XLA is
 slow for some shapes; the tables below say which form replaces it there. The first rule
-that holds wins. Where oneDNN is installed, it takes nearly all.
+that holds wins. Where oneDNN is installed (cnn_jax.native), it takes all that it has.
 """
 
 import itertools
@@ -168,23 +168,6 @@ WEIGHT_GRADIENT = (
 )
 
 
-# Where oneDNN is installed (cnn_jax.native) and takes the convolution: the time of the
-# form above / oneDNN's, jaxlib 0.10.2, 2 cores of an AMD EPYC (Zen 4). Alone it is the
-# faster one nearly everywhere. In a network XLA runs products and depthwise sums on its
-# own threads, together with what follows: the separable CNN trains 1.2 times and infers
-# 1.4 times as fast by them.
-WITH_ONEDNN = (
-    ((pointwise, conv_pointwise.forward),
-     (depthwise, conv_depthwise.forward),
-     (always, conv_onednn.forward)),            # 1.1 - 4.5
-    ((pointwise, conv_pointwise.input_gradient),
-     (always, conv_onednn.input_gradient)),     # 1.2 - 4.7; few channels 0.25 - 0.5
-    ((always, conv_onednn.weight_gradient),),   # 1.2 - 15
-)
-# In bfloat16 XLA's products take 2.3 to 3 times as long as oneDNN's.
-WITH_ONEDNN_BFLOAT16 = tuple(rules[-1:] for rules in WITH_ONEDNN)
-
-
 def choose(rules, spec: ConvSpec):
     return next(form for holds, form in rules if holds(spec))
 
@@ -193,9 +176,9 @@ def forms(spec: ConvSpec, dtype) -> list:
     """What computes the three passes on a CPU."""
     if is_symbolic(spec):
         return list(LAX)
-    tables = FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
     if jax.default_backend() == "cpu" and conv_onednn.takes(spec, dtype):
-        tables = WITH_ONEDNN if dtype == jnp.float32 else WITH_ONEDNN_BFLOAT16
+        return list(conv_onednn.passes)  # whole training steps: 1.0 - 2.2
+    tables = FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
     return [choose(rules, spec) for rules in tables]
 
 

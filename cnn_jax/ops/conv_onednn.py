@@ -49,8 +49,8 @@ def takes(spec: ConvSpec, dtype) -> bool:
 
 
 def weight_gradient_by_lax(spec: ConvSpec) -> bool:
-    """True where oneDNN 3.2 reads beyond the image on Intel's AVX-512 (5 x 1 x 4 pixels,
-    kernel 5 x 1 x 5, stride 2, padding 3)."""
+    """True where oneDNN 3.2 reads beyond the image on Intel's AVX-512 (5 x 1 x 4
+    pixels, kernel 5 x 1 x 5, stride 2, padding 3)."""
     return len(spec.kernel) == 3 and max(spec.strides) > 1
 
 
