@@ -11,6 +11,7 @@ from tiny_runs import tiny
 from cnn_jax import networks
 from cnn_jax.inspection import quality
 from cnn_jax.inspection.summary import layer_table
+from cnn_jax.training.checkpoint import sealed
 from cnn_jax.training.config import to_json
 
 DIGITS = tuple("0123456789")
@@ -27,11 +28,11 @@ def made_run(folder: Path, changes: dict | None = None, accuracy: float | None =
     folder.mkdir(parents=True)
     config = tiny(changes, **{"checkpoint.monitor": "val_loss"})
     (folder / "config.json").write_text(to_json(config))
-    (folder / "data.json").write_text(json.dumps({
+    (folder / "data.json").write_text(json.dumps(sealed({
         "name": "digits", "source": "digits: made for a test",
         "image_shape": [8, 8, 1], "class_names": class_names, "scaling": [0, 1 / 255],
         "counts": {"train": 128, "validation": 50, "test": 100},
-        "sha256": f"of seed {config.seed}"} | facts))
+        "sha256": f"of seed {config.seed}"} | facts)))
     rows = [{"epoch": i, "step": 8 * i, "loss": 2 / i, "accuracy": 1 - 0.9 / i,
              "val_loss": 2.5 / i, "val_accuracy": 1 - 0.8 / i, "learning_rate": 1e-3,
              "seconds": 1.5, "images_per_second": 100.0} for i in range(1, epochs + 1)]

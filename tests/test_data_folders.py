@@ -149,14 +149,32 @@ def test_lossy_pictures_are_said_to_be(tmp_path):
         config(tmp_path / "set"), 0).source
 
 
-def test_links_lead_to_classes_but_not_in_circles(tmp_path):
+def test_links_lead_to_classes(tmp_path):
     make(tmp_path / "real", (2, 2, 2))
     (tmp_path / "set").mkdir()
     for name in CLASSES:
         (tmp_path / "set" / name).symlink_to(tmp_path / "real" / name)
-    (tmp_path / "real" / "ant" / "circle").symlink_to(tmp_path / "real" / "ant")
     labels = data.load(config(tmp_path / "set"), 0).train.labels
     assert np.bincount(labels)[1:].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("link, target", [
+    ("set/ant/circle", "set/ant"), ("set/ant/up", "set"), ("set/ant/higher", "."),
+    ("set/ant/other", "set/bee"), ("other/circle", "other")])
+def test_links_that_give_pictures_two_labels_are_refused(tmp_path, link, target):
+    make(tmp_path / "set", (2, 2, 2))
+    make(tmp_path / "other", (2,))
+    (tmp_path / "set" / "dog").symlink_to(tmp_path / "other")
+    (tmp_path / link).symlink_to(tmp_path / target)
+    with pytest.raises(InputError, match="is a link to .* two labels: remove"):
+        data.load(config(tmp_path / "set"), 0)
+
+
+def test_names_that_are_not_utf8_are_refused(tmp_path):
+    make(tmp_path / "set", (2, 2, 2))
+    (tmp_path / "set" / os.fsdecode(b"d\xffg")).mkdir()
+    with pytest.raises(InputError, match="not UTF-8: rename it"):
+        data.load(config(tmp_path / "set"), 0)
 
 
 def test_a_class_may_be_called_train(tmp_path):

@@ -25,7 +25,8 @@ from cnn_jax.training.checkpoint import Checkpoints
 from cnn_jax.training.config import computed, differences, fingerprint, to_json
 from cnn_jax.training.metrics import COLUMNS, Reporter
 from cnn_jax.training.setup import first_state
-from cnn_jax.training.workdir import check_same_config, describe, read_config
+from cnn_jax.training.workdir import (check_same_config, data_json, describe,
+                                      read_config)
 from configs import default
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -40,7 +41,7 @@ def leave_run(path: Path, config: ConfigDict) -> Path:
     with Checkpoints(path / "checkpoints") as checkpoints:
         checkpoints.save(7, first_state(recipe, image_shape), {}, score=(0.5, 1))
     (path / "config.json").write_text(to_json(config))
-    (path / "data.json").write_text(json.dumps(info._asdict()))
+    (path / "data.json").write_text(data_json(info))
     row = [1, 7, 2.5, 0.25, 2.4, 0.5, 1e-3, 1.5, 80]
     (path / "history.csv").write_text(
         f"{','.join(COLUMNS)}\n{','.join(map(str, row))}\n")

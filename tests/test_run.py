@@ -3,6 +3,8 @@
 import configparser
 import json
 import re
+import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from cnn_jax import modes, training
 from cnn_jax.data.batches import concatenate
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError, RunError
-from cnn_jax.training import loop, metrics, parallel, trained
+from cnn_jax.training import loop, metrics, parallel, results, trained
 from cnn_jax.training.checkpoint import Checkpoints
 from cnn_jax.training.evaluate import compile_evaluation
 from cnn_jax.training.workdir import default_path
@@ -273,10 +275,69 @@ def test_the_best_checkpoint_is_by_the_chosen_metric(tmp_path, monitor):
         assert checkpoints.best == best["step"]
 
 
-def test_a_seed_decides_everything(tmp_path):
-    shas = [training.run(tiny(seed=seed), tmp_path / str(number), quiet=True)
+@pytest.mark.parametrize("name", ["baseline", *(
+    pytest.param(name, marks=pytest.mark.slow) for name in (
+        "lenet5", "selu_cnn", "separable_cnn", "tf2_inception10", "tf2_resnet18",
+        "cifar_resnet20", "mobilenet_v1", "mobilenet_v2"))])
+def test_a_seed_decides_everything(name, tmp_path):
+    """Start, order, dropout, changes of the images."""
+    changes = {"model.name": name, "data.limit": 160, "augment.zoom_range": 0.2}
+    shas = [training.run(tiny(changes, seed=seed), tmp_path / str(number), quiet=True)
             ["params_sha256"] for number, seed in enumerate((3, 3, 4))]
     assert shas[0] == shas[1] != shas[2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_training_waits_for_what_is_written(
+        taught, tmp_path, monkeypatch, number):
+    draw = results.draw
+
+    def interrupted(*args):
+        signal.raise_signal(number)
+        draw(*args)
+    monkeypatch.setattr(results, "draw", interrupted)
+    with pytest.raises(training.Stopped, match="came when training had ended"):
+        training.run(tiny(TAUGHT), tmp_path / "run", quiet=True)
+    assert (tmp_path / "run" / "report.html").exists()
+    assert read_results(tmp_path / "run")["params_sha256"] == read_results(
+        taught[0])["params_sha256"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "data.json"])
+def test_checkpoints_without_what_made_them_are_not_gone_on_from(
+        taught, tmp_path, name):
+    shutil.copytree(taught[0], tmp_path / "run")
+    (tmp_path / "run" / name).unlink()
+    with pytest.raises(InputError, match=f"has checkpoints but no {name}"):
+        training.run(tiny(TAUGHT), tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize("old, new", [
+    ("0.003", "0.009"), ('"scaling": [', '"scaling": [5, '), ('"0"', '"zero"'),
+    ('"test":', '"tast":'), ("8,", "0,"), ('"digits"', "null")])
+def test_data_json_that_was_changed_is_refused(taught, tmp_path, old, new):
+    shutil.copytree(taught[0], tmp_path / "run")
+    path = tmp_path / "run" / "data.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    for use in (lambda: trained.load(tmp_path / "run"),
+                lambda: training.run(tiny(TAUGHT), tmp_path / "run", quiet=True)):
+        with pytest.raises(InputError, match="data.json does not have the checksum"):
+            use()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a.b": 1}', "9" * 5000])
+def test_config_json_that_is_no_config_is_one_line(taught, tmp_path, text):
+    shutil.copytree(taught[0], tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(text)
+    with pytest.raises(InputError, match="config.json"):
+        trained.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, f'{{"step": {"9" * 5000}}}'])
+def test_rows_that_are_no_rows_are_dropped(line):
+    assert not metrics.is_row_until(line, 5)
 
 
 # Evaluation, against plain NumPy

@@ -26,6 +26,7 @@ from cnn_jax.inspection.saliency import grad_cam
 from cnn_jax.training import trained as runs
 from cnn_jax.training.checkpoint import Checkpoints
 from cnn_jax.training.config import to_json
+from cnn_jax.training.workdir import data_json
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 RANDOM = np.random.default_rng(0)
@@ -40,7 +41,7 @@ def workdir(tmp_path_factory, compiled_once):
     with Checkpoints(path / "checkpoints") as checkpoints:
         checkpoints.save(7, run.state, {}, score=(0.5, 1))
     (path / "config.json").write_text(to_json(run.config))
-    (path / "data.json").write_text(json.dumps(run.info._asdict()))
+    (path / "data.json").write_text(data_json(run.info))
     return path
 
 

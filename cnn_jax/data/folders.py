@@ -30,8 +30,6 @@ PART_NAMES = {
 }
 ARCHIVES = (".tar.gz", ".tgz")
 _LOSSY = (".jpg", ".jpeg", ".webp")
-# A wrapping folder, part, doubled part, class: so deep are links to folders followed.
-_LINK_DEPTH = 4
 
 # A folder: name -> folder, or the file itself, or its content where it was in an
 # archive. Only pictures and tables of labels are listed.
@@ -76,16 +74,33 @@ def class_folders(config) -> Stored:
                   f"{_kinds(pictures)} in {root}, {how}")
 
 
-def _folder_tree(folder: Path, depth: int = 0) -> Tree:
+def _folder_tree(folder: Path, above: tuple[Path, ...] = ()) -> Tree:
     """What lies in a folder and below; without hidden files and folders, and without
-    the resource forks that macOS leaves in zips."""
+    the resource forks that macOS leaves in zips.
+
+    above: where the root and the links on the way lead. A link into or above one of
+    these would give pictures a second label.
+    """
+    above = above or (folder.resolve(),)
     tree = {}
     for path in folder.iterdir():
         if path.name.startswith(".") or path.name == "__MACOSX":
             continue
+        try:
+            path.name.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{str(path)!r} has a name that is not UTF-8: rename it"
+                             ) from None
         if path.is_dir():
-            if depth < _LINK_DEPTH or not path.is_symlink():
-                tree[path.name] = _folder_tree(path, depth + 1)
+            further = above
+            if path.is_symlink():
+                target = path.resolve()
+                if any(target.is_relative_to(place) or place.is_relative_to(target)
+                       for place in above):
+                    raise InputError(f"{path} is a link to {target}, whose pictures "
+                                     "would have two labels: remove the link")
+                further = *above, target
+            tree[path.name] = _folder_tree(path, further)
         elif is_image(path) or path.name.endswith("labels.txt"):
             tree[path.name] = path
     return tree

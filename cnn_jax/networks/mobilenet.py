@@ -125,5 +125,5 @@ def rounded(features: float) -> int:
 
 
 def check_width(width: float) -> None:
-    if width < 1 / 32:
-        raise ValueError(f"width must be at least 1/32, not {width}")
+    if not 1 / 32 <= width <= 32:
+        raise ValueError(f"width must be from 1/32 to 32, not {width}")

@@ -125,7 +125,12 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
                                           config.eval_batch_size, report.track)
             if not done:
                 state = fit(this, state, progress, evaluate)
-            return finish(this, state, progress, evaluate, table, done)
+            with stop_signals() as received:  # drawing does not bear interruption
+                results = finish(this, state, progress, evaluate, table, done)
+            if received:
+                raise Stopped(received[0], f"{signal.Signals(received[0]).name} came "
+                              f"when training had ended: all of it is in {path}")
+            return results
 
 
 def begin(config: ConfigDict, recipe: Recipe, info: DataInfo) -> TrainState:

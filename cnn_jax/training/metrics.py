@@ -151,8 +151,8 @@ def is_row_until(line: str, step: int) -> bool:
     """Whether a line of metrics.jsonl is whole and not later than `step`."""
     try:
         return json.loads(line)["step"] <= step
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return False  # the row that a kill cut short
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False  # the row that a kill cut short, or damage
 
 
 class Reporter:

@@ -17,6 +17,7 @@ from cnn_jax.errors import InputError, RunError
 from cnn_jax.inspection.settings import Settings
 from cnn_jax.training.config import (ADDED, check, differences, fingerprint,
                                      to_json)
+from cnn_jax.training.checkpoint import json_crc32, sealed, step_folders
 from cnn_jax.training.metrics import write_atomically
 from cnn_jax.training.parallel import succeeded_in_first
 
@@ -64,11 +65,11 @@ def open_workdir(path: Path, config: ConfigDict, info: DataInfo):
         if jax.process_index() == 0:
             try:
                 stack.enter_context(lock(path))
+                check_complete(path)
                 check_same_config(path, config)
                 check_same_data(path, info)
                 write_atomically(path / "config.json", to_json(config))
-                write_atomically(path / "data.json",
-                                 json.dumps(info._asdict(), indent=2) + "\n")
+                write_atomically(path / "data.json", data_json(info))
             except (InputError, RunError) as error:  # RunError: a full disk
                 problem = error
         if not succeeded_in_first(problem):
@@ -88,6 +89,15 @@ def lock(path: Path):
         raise InputError(f"--workdir={path} cannot be written to "
                          f"({error.strerror or error}): choose another folder"
                          ) from error
+
+
+def check_complete(path: Path) -> None:
+    """Raises InputError where nothing says what the checkpoints were made with."""
+    for name in ("config.json", "data.json"):
+        if step_folders(path / "checkpoints") and not (path / name).exists():
+            raise InputError(f"--workdir={path} has checkpoints but no {name}, so that "
+                             "nothing says what they were made with: put it back, or "
+                             "choose another folder")
 
 
 def check_same_config(path: Path, config: ConfigDict) -> None:
@@ -127,10 +137,10 @@ def read_config(path: Path) -> ConfigDict:
             values[part].setdefault(name, value)
     if isinstance(values.setdefault("inspect", {}), dict):
         values["inspect"] = Settings()._asdict() | values["inspect"]
-    config = ConfigDict(tuples(values), convert_dict=True).lock()
     try:
+        config = ConfigDict(tuples(values), convert_dict=True).lock()
         check(config)
-    except InputError as error:
+    except ValueError as error:  # an InputError, or of a key that ConfigDict refuses
         raise InputError(f"{path / 'config.json'}, perhaps of another version: {error}"
                          ) from error
     return config
@@ -143,8 +153,17 @@ def tuples(value: Any) -> Any:
     return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
+def data_json(info: DataInfo) -> str:
+    """The text of data.json: a changed scaling would give wrong figures in silence."""
+    return json.dumps(sealed(info._asdict()), indent=2) + "\n"
+
+
 def read_data_info(path: Path) -> DataInfo:
     values = read_json(path / "data.json")
+    crc32 = values.pop("crc32", None)
+    if values.keys() == set(DataInfo._fields) and crc32 != json_crc32(values):
+        raise InputError(f"{path / 'data.json'} does not have the checksum that was "
+                         "stored with it: the folder is damaged")
     if values.keys() != set(DataInfo._fields):
         raise InputError(f"{path / 'data.json'} has the fields {sorted(values)}, not "
                          f"{sorted(DataInfo._fields)}: it is of another version")
@@ -160,7 +179,7 @@ def read_json(path: Path) -> dict:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: --workdir must be the folder of a "
                          "run (train first)") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}): the folder is damaged"
                          ) from error
     if not isinstance(values, dict):

@@ -58,7 +58,7 @@ FIGURES = {
                 f"-m pytest {ALL} tests/test_parallel.py "
                 '-k "same_parameters or synchronised or ten_runs"'),
     "9": Figure("the same start gives the same 20 steps, another start others, for a "
-                "network of every class",
+                "network of every class; the same seed the same run, another others",
                 "-m pytest -m slow tests/test_determinism.py"),
     "10": Figure("at least 1,000 cases of gradient equivalence: 5e-6 in float32, 1e-14 "
                  "in float64, 2e-2 in bfloat16",
@@ -88,7 +88,9 @@ FIGURES = {
     "20": Figure("debug.determinism names the first leaf that does not repeat",
                  '-m pytest tests/test_determinism.py -k "not twenty"'),
     "21": Figure("20,000 steps with a checkpoint every 50, and 200 starts and stops in "
-                 "one process: no growth",
+                 "one process, which empties JAX's caches in between: memory by less "
+                 "than 500 KB in 1,000 steps and 100 KB a round, open files and "
+                 "checkpoint folder as they were",
                  "-m tests.faults.soak --steps=20000 --rounds=200 --seed=0"),
 }
 
@@ -147,7 +149,7 @@ def table(record: dict) -> str:
         "Written by `python -m tests.faults.figures`, which runs the commands. Every "
         "random choice is drawn from a seed that the command prints. A figure without "
         "a measurement has not been measured as a whole yet. The fast suite runs a "
-        "short version of all but 9, 19 and 21.", "",
+        "short version of all but 19 and 21.", "",
         "| # | promised | command: `python ...` | measured | commit |",
         "|---|---|---|---|---|"]
     for number, figure in FIGURES.items():

@@ -36,7 +36,7 @@ SMALLEST = {"model.name": "ai_edu_colour_cnn", "data.limit": 0, "batch_size": 2,
             "early_stopping.patience": 0}
 # Bounds on the growth, far below what a leaked program makes. (A state leaked by every
 # save of so small a network would be 140 KB in 1000 steps: not seen.)
-KB_PER_1000_STEPS, KB_PER_ROUND, FILES = 500, 100, 5
+KB_PER_1000_STEPS, KB_PER_ROUND, FILES, CHECKPOINTS = 500, 100, 5, 4
 
 
 def memory_kb(pid: int | str) -> int:
@@ -134,6 +134,7 @@ def rounds_in_one_process(rounds: int, draw: random.Random, folder: Path) -> dic
     try:
         for number in range(1, rounds + 1):
             rows[0] = draw.randint(1, 3)
+            print(f"round {number}: SIGTERM at row {rows[0]}; ", end="")
             try:
                 training.run(config, workdir, quiet=True)
                 raise AssertionError("the run was not stopped")
@@ -165,7 +166,9 @@ def good(figures: dict) -> bool:
         part["open files, median of each half"] for part in (long, often))]
     return (long["KB per 1000 steps"] <= KB_PER_1000_STEPS
             and often["KB per round"] <= KB_PER_ROUND and max(files) <= FILES
-            and max(long["checkpoints"], often["checkpoints"]) <= 4)
+            and all(part["checkpoints"] <= CHECKPOINTS
+                    and part["checkpoints KB"][1] <= 2.5 * part["checkpoints KB"][0]
+                    for part in (long, often)))
 
 
 if __name__ == "__main__":
