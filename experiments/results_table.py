@@ -1,5 +1,6 @@
 """Finished runs -> rows -> RESULTS.json and RESULTS.md."""
 
+import csv
 import json
 import statistics
 from pathlib import Path
@@ -34,9 +35,9 @@ INTRODUCTION = """# Results
 Written by `python experiments/reproduce.py`; the figures are those of RESULTS.json.
 Accuracy on the test part, of the parameters of the best validation epoch: mean ±
 standard deviation over n seeds. Needed: the published figure less the band below.
-Seconds per epoch are of training alone, without compiling and evaluating, the median
-of the runs, on a machine that other programs shared: less is possible. Peak memory is
-that of the whole process, the largest of the runs.
+Seconds per epoch are of training alone, without compiling and evaluating: the median
+epoch, median of the runs, on a machine that other programs shared, so that less is
+possible. Peak memory is that of the whole process, the largest of the runs.
 """
 
 
@@ -82,11 +83,17 @@ def is_finished(path: Path, config) -> bool:
 
 
 def measured(target: Target) -> list[dict]:
-    """results.json of every seed that has been run to its end, by seed."""
+    """results.json of every seed that has been run to its end, by seed, with the
+    seconds of its median epoch: a run may have been suspended in one of them."""
     paths = target.folder.glob("seed*/results.json")
-    found = [read_json(path) for path in paths
-             if is_finished(path.parent, target.config)]
+    found = [read_json(path) | {"median_epoch_seconds": median_epoch(path.parent)}
+             for path in paths if is_finished(path.parent, target.config)]
     return sorted(found, key=lambda results: results["seed"])
+
+
+def median_epoch(workdir: Path) -> float:
+    with (workdir / "history.csv").open(newline="") as file:
+        return statistics.median(float(row["seconds"]) for row in csv.DictReader(file))
 
 
 def hardware(results: dict) -> str:
@@ -124,7 +131,7 @@ def row(target: Target, before: dict | None) -> dict:
         out |= {
             "epochs": statistics.mean(results["epochs"] for results in runs),
             "seconds_per_epoch": round(statistics.median(
-                results["train_seconds"] / results["epochs"] for results in runs), 3),
+                results["median_epoch_seconds"] for results in runs), 3),
             "peak_memory_mb": max(results["peak_memory_mb"] for results in runs),
             "hardware": "; ".join(dict.fromkeys(map(hardware, runs)))}
     return out
