@@ -35,7 +35,7 @@ BAD = [
     (["--config=configs/default.py", "--config.model.fields.width=0.5"],
      "configs/network.py:NAME sets all"),
     (["--config=configs/network.py:mobilenet_v1", "--mode=summary",
-      "--config.model.fields.width=0.01"], "width must be at least 1/32, not 0.01"),
+      "--config.model.fields.width=0.01"], "width must be from 1/32 to 32, not 0.01"),
     (["--config=configs/lenet.py", "--config.data.image_size=(4000,4000)"], "GiB"),
     (["--config=configs/lenet.py", "--config.coordinator=auto"], "coordinator"),
 ]

@@ -39,7 +39,7 @@ def test_at_least_one_class(number):
 @pytest.mark.parametrize("name, fields, words", [
     ("mobilenet_v1", {"width": "0.5"}, "field width .* float, like 1.0, not '0.5'"),
     ("mobilenet_v1", {"width": float("nan")}, "field width .* not nan"),
-    ("mobilenet_v2", {"width": 0}, "width must be at least 1/32, not 0"),
+    ("mobilenet_v2", {"width": 0}, "width must be from 1/32 to 32, not 0"),
     ("resnet18", {"blocks": 3}, r"field blocks .* tuple, like \(2, 2, 2, 2\), not 3"),
     ("resnet18", {"bottleneck": 1}, "field bottleneck .* bool, like False, not 1"),
     ("cifar_resnet20", {"depth": True}, "field depth .* int, like 20, not True"),
