@@ -86,11 +86,12 @@ def distance(ours, theirs) -> float:
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
-@pytest.mark.parametrize("name, shape, seed", [
-    *(("selu_cnn", (28, 28, 1), seed) for seed in (0, 6, 7, 10)),
-    ("tf2_resnet18", (32, 32, 3), 0), ("tf2_resnet18", (32, 32, 3), 1),
-    ("tf2_vgg16", (32, 32, 3), 0), ("tf2_vgg16", (32, 32, 3), 1)])
-def test_gradients_differ_by_turned_decisions_alone(name, shape, seed):
+@pytest.mark.parametrize("name, shape, layers_that_decide, rounding, seed", [
+    *(("selu_cnn", (28, 28, 1), 10, 3e-6, seed) for seed in (0, 6, 7, 10)),
+    *(("tf2_resnet18", (32, 32, 3), 17, 1e-5, seed) for seed in (0, 1)),
+    *(("tf2_vgg16", (32, 32, 3), 20, 1e-5, seed) for seed in (0, 1))])
+def test_gradients_differ_by_turned_decisions_alone(
+        name, shape, layers_that_decide, rounding, seed):
     """On AVX-512 the ResNet and the VGG turn 6 or 7 of 10 to 18 million, and their
     gradients differ by 3e-3 to 1.5e-2: by 5e-6 once both decide alike."""
     rng = np.random.default_rng(seed)
@@ -102,10 +103,10 @@ def test_gradients_differ_by_turned_decisions_alone(name, shape, seed):
     by_lax, decisions = gradients(name, "lax", *args, None)
     by_onednn, others = gradients(name, "onednn", *args, None)
     turned = sum(int((a != b).sum()) for a, b in zip(decisions, others))
-    assert len(decisions) >= 10 and turned <= 50
+    assert len(decisions) == layers_that_decide and turned <= 20
     free = distance(by_onednn, by_lax)
-    assert free <= 1e-5 or turned, free
+    assert free <= rounding or turned, free
     obeying, _ = gradients(name, "onednn", *args, decisions)
-    assert distance(obeying, by_lax) <= 1e-5
+    assert distance(obeying, by_lax) <= rounding
     print(f"{name}, seed {seed}: {turned} decisions turned, "
           f"gradients differ by {free:.1e}")

@@ -47,10 +47,15 @@ def sealed(content: dict) -> dict:
     return content | {"crc32": json_crc32(content)}
 
 
+def is_sealed(content: Any) -> bool:
+    """Whether `content` is as `sealed` made it."""
+    return isinstance(content, dict) and content == sealed(
+        {key: value for key, value in content.items() if key != "crc32"})
+
+
 def verify_seal(content: Any, where: str, name: str) -> None:
     """Raises RunError unless `content` is as `sealed` made it."""
-    if not isinstance(content, dict) or content != sealed(
-            {key: value for key, value in content.items() if key != "crc32"}):
+    if not is_sealed(content):
         raise RunError(f"{where} is damaged: {name} does not have the checksum that "
                        "was stored with it")
 

@@ -15,9 +15,9 @@ from cnn_jax.data import Dataset
 from cnn_jax.data.scaling import SCALINGS, Scaling
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.inspection.settings import Settings
+from cnn_jax.training.checkpoint import is_sealed, sealed, step_folders
 from cnn_jax.training.config import (ADDED, check, differences, fingerprint,
                                      to_json)
-from cnn_jax.training.checkpoint import json_crc32, sealed, step_folders
 from cnn_jax.training.metrics import write_atomically
 from cnn_jax.training.parallel import succeeded_in_first
 
@@ -93,8 +93,10 @@ def lock(path: Path):
 
 def check_complete(path: Path) -> None:
     """Raises InputError where nothing says what the checkpoints were made with."""
+    if not step_folders(path / "checkpoints"):
+        return
     for name in ("config.json", "data.json"):
-        if step_folders(path / "checkpoints") and not (path / name).exists():
+        if not (path / name).exists():
             raise InputError(f"--workdir={path} has checkpoints but no {name}, so that "
                              "nothing says what they were made with: put it back, or "
                              "choose another folder")
@@ -159,14 +161,14 @@ def data_json(info: DataInfo) -> str:
 
 
 def read_data_info(path: Path) -> DataInfo:
-    values = read_json(path / "data.json")
-    crc32 = values.pop("crc32", None)
-    if values.keys() == set(DataInfo._fields) and crc32 != json_crc32(values):
-        raise InputError(f"{path / 'data.json'} does not have the checksum that was "
-                         "stored with it: the folder is damaged")
+    content = read_json(path / "data.json")
+    values = {key: value for key, value in content.items() if key != "crc32"}
     if values.keys() != set(DataInfo._fields):
         raise InputError(f"{path / 'data.json'} has the fields {sorted(values)}, not "
                          f"{sorted(DataInfo._fields)}: it is of another version")
+    if not is_sealed(content):
+        raise InputError(f"{path / 'data.json'} does not have the checksum that was "
+                         "stored with it: the folder is damaged")
     return DataInfo(**values | {"scaling": Scaling(*values["scaling"]),
                                 "image_shape": tuple(values["image_shape"]),
                                 "class_names": tuple(values["class_names"])})

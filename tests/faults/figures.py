@@ -59,7 +59,8 @@ FIGURES = {
                 '-k "same_parameters or synchronised or ten_runs"'),
     "9": Figure("the same start gives the same 20 steps, another start others, for a "
                 "network of every class; the same seed the same run, another others",
-                "-m pytest -m slow tests/test_determinism.py"),
+                f"-m pytest {ALL} tests/test_determinism.py tests/test_run.py "
+                '-k "twenty or seed_decides"'),
     "10": Figure("at least 1,000 cases of gradient equivalence: 5e-6 in float32, 1e-14 "
                  "in float64, 2e-2 in bfloat16",
                  f"-m pytest {ALL} tests/test_grad_equivalence.py"),
