@@ -99,12 +99,12 @@ def test_check_grads(name, shape, order):
 
 
 @pytest.mark.parametrize("name", ["loops", "numba"])
-def test_order_two_of_the_loops(name):
+@pytest.mark.parametrize("shape", SHAPES)
+def test_order_two_of_the_loops(name, shape):
     if name == "numba":
         pytest.importorskip("numba")
-    finite_differences(
-        functools.partial(CONV, implementation=name), normal(0, 1, 3, 4, 2),
-        normal(1, 3, 2, 2, 2), order=2)
+    finite_differences(functools.partial(CONV, implementation=name), *conv_case(shape),
+                       order=2)
 
 
 def test_what_has_no_derivative_says_so():

@@ -67,8 +67,20 @@ def test_states_saved_on_some_devices_are_restored_on_others(found):
 
 
 @pytest.mark.slow
-def test_states_saved_on_1_2_4_and_8_devices_are_restored_on_all(run_eight):
-    assert run_eight["save_and_restore"] == 16
+def test_runs_saved_on_1_2_4_and_8_devices_are_restored_on_all(tmp_path):
+    """Saved and restored by eight processes, each with so many devices."""
+    counts, saved = (1, 2, 4, 8), {}
+    for count in counts:
+        workdir = tmp_path / str(count)
+        code, _, errors = main(workdir, {"epochs": 1}, devices=count)
+        assert code == 0, errors
+        saved[str(workdir)] = read_results(workdir)["params_sha256"]
+    for count in counts:
+        code, output, errors = end(start_python(
+            ROOT / "tests" / "device_restores.py", *saved, devices=count))
+        assert code == 0, errors
+        assert json.loads(output.splitlines()[-1]) == {
+            workdir: [checksum] * count for workdir, checksum in saved.items()}
 
 
 def gathered(hlo: str) -> list[str]:

@@ -8,17 +8,23 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = [*(ROOT / "cnn_jax").rglob("*.py"), ROOT / "main.py",
            *(ROOT / "configs").rglob("*.py")]
+STARTS = {"system", "popen", "posix_spawn", "posix_spawnp", "startfile"} | {
+    kind + how for kind in ("exec", "spawn") for how in (
+        "l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")}
 BUILTINS = {"eval", "exec", "compile", "__import__"}
 # Any name from these, under whatever name it was imported.
 MODULES = {"pickle": None, "_pickle": None, "marshal": None,
            "shelve": {"open"}, "dill": None, "joblib": {"load"}, "cloudpickle": None,
-           "runpy": None, "code": None, "os": {"system", "popen"},
+           "runpy": None, "code": None, "os": STARTS,
            "importlib": {"import_module"}, "yaml": {"load", "unsafe_load"},
            "shutil": {"unpack_archive"}, "torch": {"load"},
            "subprocess": {"getoutput", "getstatusoutput"},
            "builtins": BUILTINS}
-ARGUMENTS = {("allow_pickle", "True"), ("strict", "False"), ("shell", "True"),
-             ("weights_only", "False")}
+# What they must be wherever they are given: 1 is as true as True.
+ARGUMENTS = {"allow_pickle": "False", "strict": "True", "shell": "False",
+             "weights_only": "True"}
+# main.py starts itself again, with the same interpreter and command line.
+ALLOWED = {ROOT / "cnn_jax" / "malloc.py": "os.execv"}
 
 
 def unsafe_calls(source: str) -> list[str]:
@@ -50,7 +56,8 @@ def unsafe_calls(source: str) -> list[str]:
             path = path_of(node.func)
             attribute = path.partition(".")[2]
             keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
-            if (ARGUMENTS & set(keywords.items())
+            if (any(keywords.get(name, safe) != safe
+                    for name, safe in ARGUMENTS.items())
                     or attribute.endswith(("extractall", "extract"))
                     and keywords.get("filter") != "'data'"
                     or path.endswith("numpy.load")
@@ -60,7 +67,9 @@ def unsafe_calls(source: str) -> list[str]:
 
 
 def test_no_unsafe_calls():
-    found = {str(path): unsafe_calls(path.read_text()) for path in SOURCES}
+    found = {str(path): [call for call in unsafe_calls(path.read_text())
+                         if ALLOWED.get(path) not in call.split(": ")]
+             for path in SOURCES}
     assert len(found) > 50 and not any(found.values()), {
         path: calls for path, calls in found.items() if calls}
 
@@ -73,7 +82,10 @@ def test_no_unsafe_calls():
     "import numpy as np; np.load(p, allow_pickle=True)", "archive.extractall(p)",
     "archive.extractall(p, filter='tar')", "archive.extract(member, p)",
     "restore(p, strict=False)", "import subprocess; subprocess.run(c, shell=True)",
-    "import os; os.system(c)", "import yaml; yaml.load(t)",
+    "import subprocess; subprocess.run(c, shell=1)", "load(p, allow_pickle=1)",
+    "restore(p, strict=0)", "zip(a, b, strict=flag)", "import os; os.system(c)",
+    "import os; os.execv(p, c)", "from os import spawnlp; spawnlp(0, p)",
+    "import yaml; yaml.load(t)",
     "import torch; torch.load(p)", "restore(p, weights_only=False)",
     "import pickle; pickle.Unpickler(f).load()",
     "from pickle import loads; map(loads, b)",
@@ -87,7 +99,8 @@ def test_the_scan_sees_each_of_them(line):
 
 
 @pytest.mark.parametrize("line", [
-    "archive.extractall(p, filter='data')", "model.eval(x)", "step.compile()",
+    "archive.extractall(p, filter='data')", "zip(a, b, strict=True)",
+    "model.eval(x)", "step.compile()",
     "import numpy as np; np.load(p, allow_pickle=False)", "import re; re.compile(p)",
     "import os; os.path.join(a, b)", "import json; json.load(f)"])
 def test_the_scan_leaves_the_harmless_alone(line):

@@ -94,16 +94,14 @@ def main(workdir: Path, changes: dict | None = None, *args,
     return end(start_main(workdir, changes, *args, **options))
 
 
-def refusal(result: tuple[int, str, str], code: int, alone: bool = True) -> str:
-    """The line of main.py that says what was wrong; asserts the exit code.
-
-    alone: also that there is no traceback beside it.
-    """
+def refusal(result: tuple[int, str, str], code: int) -> str:
+    """The line of main.py that says what was wrong; asserts the exit code, and that
+    there is no traceback beside it."""
     assert result[0] == code, result
     messages = [line for line in result[2].splitlines()
                 if line.startswith("cnn_jax: ")]
     assert len(messages) == 1, result[2]
-    assert not alone or "Traceback" not in result[2], result[2]
+    assert "Traceback" not in result[2], result[2]
     return messages[0]
 
 

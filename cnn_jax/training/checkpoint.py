@@ -9,7 +9,9 @@ the devices that wrote it.
 
 import contextlib
 import json
+import logging as python_logging
 import re
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,7 @@ class Checkpoints:
     def __init__(self, directory: Path, keep: int = 2, writing: bool = True):
         policies = ocp.training.preservation_policies
         registry = ocp.handlers.local_registry()
+        _ignore_late_answers()
         for name in ("integrity", "meta"):
             registry.add(ocp.handlers.JsonHandler, checkpointable_name=name)
         context = ocp.Context()
@@ -129,9 +132,10 @@ class Checkpoints:
                            keep_checkpoints_without_metrics=False)])
         for folder in step_folders(self.directory):  # orbax reads all scores at once
             verify_score(folder)
-        self._orbax = ocp.training.Checkpointer(
-            self.directory, context=context, cleanup_tmp_directories=writing,
-            preservation_policy=preserve)
+        with _without_log():
+            self._orbax = ocp.training.Checkpointer(
+                self.directory, context=context, cleanup_tmp_directories=writing,
+                preservation_policy=preserve)
 
     def __enter__(self):
         return self
@@ -215,6 +219,9 @@ class Checkpoints:
         return checks, meta
 
     def _load(self, step: int, items: dict, where: str) -> dict:
+        for name in items:
+            if not (part := self.directory / str(step) / name).is_dir():
+                raise RunError(f"{where} is damaged: {part} is missing")
         try:
             with _without_log():
                 return self._orbax.load_checkpointables(step, items)
@@ -246,6 +253,22 @@ def _without_log():
         yield
     finally:
         logging.set_verbosity(level)
+
+
+def _ignore_late_answers() -> None:
+    """The first file that fails ends orbax's event loop. What TensorStore meets in the
+    others comes too late for it: a traceback each, on top of our line."""
+    before = sys.unraisablehook
+    if before.__module__ == __name__:
+        return
+
+    def hook(found) -> None:
+        if str(found.exc_value) != "Event loop is closed":
+            before(found)
+
+    sys.unraisablehook = hook
+    python_logging.getLogger("asyncio").addFilter(
+        lambda record: "tensorstore" not in record.getMessage())
 
 
 def _first_line(error: Exception) -> str:

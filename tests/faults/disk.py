@@ -132,7 +132,7 @@ def stop_run(case: Case, late: bool) -> dict:
         case.begin(process.pid)
     result = end(process)
     seconds = time.perf_counter() - begun
-    line = refusal(result, result[0], alone=False)
+    line = refusal(result, result[0])
     print(f"{title(case.name, late)}: code {result[0]} after "
           f"{seconds:.1f} s: {line}", flush=True)
     assert result[0] in (1, 2), result

@@ -51,7 +51,8 @@ FIGURES = {
     "6": Figure("ten mismatches in restoring: ten lines that name leaf, expected, "
                 "found", "-m pytest tests/test_checkpoint.py "
                 '-k "another_structure or another_config or empty_step"'),
-    "7": Figure("saved on 1, 2, 4, 8 devices, restored on each: 16 pairs, same bits",
+    "7": Figure("saved on 1, 2, 4, 8 devices, restored on each by other processes: 16 "
+                "pairs, same bits",
                 "-m pytest -m slow tests/test_parallel.py -k restored_on_all"),
     "8": Figure("1 against 2, 4, 8 devices, jit and pmap: within 1e-6 after a step, "
                 "1e-4 after 60; ten runs of ten on eight devices end alike",

@@ -17,7 +17,7 @@ from tiny_runs import end, refusal
 
 from cnn_jax.training.config import RULES
 
-BASE = ["--config=configs/default.py", "--config.model.name=lenet5",
+BASE = ["--config=configs/network.py:lenet5",
         "--config.data.limit=16", "--config.batch_size=16", "--config.epochs=1"]
 SENSELESS = ["", "-1", "0", "1", "2", "1.5", "-0.0", "1e999", "nan", "inf", "-inf",
              "true", "None", "abc", "1e3", "0x10", "()", "(1,)", "(1,2)", "(-1,2)",
@@ -30,6 +30,7 @@ PLAUSIBLE = {
     "steps_per_call": ["1", "3"], "model.name": ["lenet5", "baseline"],
     "model.num_classes": ["12"], "model.conv": ["lax", "im2col", "winograd"],
     "model.pool": ["lax", "windows"], "model.init": ["keras", "he"],
+    "model.fields.activation": ["relu", "selu"], "model.fields.pool": ["max", "mean"],
     "model.freeze": ["conv1", "nothing"], "data.name": ["digits", "folder", "shapes"],
     "data.image_size": ["(8, 8)", "(16,16)", "(4000, 4000)"], "data.channels": ["3"],
     "data.validation": ["0", "0.2", "20"], "data.split": ["first", "last"],
@@ -44,9 +45,10 @@ PLAUSIBLE = {
     "schedule.warmup_epochs": ["0.5", "2"], "checkpoint.monitor": ["loss", "val_loss"],
     "checkpoint.keep": ["3"], "early_stopping.patience": ["1"],
     "debug.determinism": ["true"], "log.every_steps": ["1"]}
-UNKNOWN = ["model.nmae", "optimiser.name", "lr", "model.fields.activation", "model",
+UNKNOWN = ["model.nmae", "optimiser.name", "lr", "model.fields.width", "model",
            "data.", ".seed", "seed.x"]
-FIELDS = [field for field in RULES if field not in ("coordinator", "epochs")]
+FIELDS = [field for field in RULES if field not in ("coordinator", "epochs")] + [
+    "model.fields.activation", "model.fields.pool"]
 
 
 def overrides(draw: random.Random) -> list[str]:

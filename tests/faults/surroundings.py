@@ -78,7 +78,7 @@ def jumping_clock(folder: Path, whole: Path) -> str:
         return start(workdir, CHANGES, folder=folder)
 
     def again(process):
-        stops.append(refusal(end(process), 1, alone=False))
+        stops.append(refusal(end(process), 1))
         assert f"checkpoint {workdir}" in stops[-1] and len(stops) < 3, stops
         return begin()
 
