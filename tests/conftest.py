@@ -27,15 +27,17 @@ def cache_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compiled_once(cache_folder):
-    """Each program is compiled once a session, in this process and in those it starts.
+    """Each program is compiled once a session and without LLVM's optimisations, in this
+    process and in those it starts.
 
     Compiling is nearly all of a tiny run's time. Only the files that ask for this
     fixture get it: `pytestmark = pytest.mark.usefixtures("compiled_once")`.
     """
-    settings = {"jax_compilation_cache_dir": str(cache_folder),
+    settings = {"jax_disable_most_optimizations": True,
+                "jax_compilation_cache_dir": str(cache_folder),
                 "jax_persistent_cache_min_compile_time_secs": 0.0,
                 "jax_persistent_cache_min_entry_size_bytes": -1}
-    before = {name: getattr(jax.config, name) for name in settings}
+    before = {name: jax.config.values[name] for name in settings}
     patch = pytest.MonkeyPatch()
     for name, value in settings.items():
         jax.config.update(name, value)
