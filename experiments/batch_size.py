@@ -1,13 +1,14 @@
 """What the batch size costs: time, updates and accuracy, from 1 to 1,024 images.
 
-    python experiments/batch_size.py --data=DIR                    about 15 minutes
+    python experiments/batch_size.py --data=DIR                  TIME
     python experiments/batch_size.py --data=DIR --images=10000 --seeds=1     faster
 
 Trains LeNet-5 on MNIST by plain SGD with one and the same learning rate for every
 batch size, and judges it on the test part twice: after as many epochs as every other
 batch size, and after as many updates. Only the batch size differs, so a larger batch
 makes fewer updates an epoch, each from a better gradient; the rate is not tuned to
-it. Writes batch_size.txt, batch_size.json and batch_size.png.
+it. Writes batch_size.txt, batch_size.json and batch_size.png after each batch size;
+the same command in the same folder goes on after the last one written.
 """
 
 import argparse
@@ -30,7 +31,8 @@ from cnn_jax.data.batches import (concatenate, steps_per_epoch,  # noqa: E402
 from cnn_jax.errors import InputError, RunError  # noqa: E402
 from cnn_jax.training import parallel  # noqa: E402
 from cnn_jax.training.evaluate import compile_evaluation  # noqa: E402
-from cnn_jax.training.results import machine  # noqa: E402
+from cnn_jax.training.metrics import named, write_atomically  # noqa: E402
+from cnn_jax.training.results import commit, machine, versions  # noqa: E402
 from cnn_jax.training.setup import create_recipe, first_state  # noqa: E402
 from cnn_jax.training.workdir import describe  # noqa: E402
 from configs import lenet  # noqa: E402
@@ -55,10 +57,9 @@ def make_config(batch: int, images: int):
 class Trainer:
     """LeNet-5 with one batch size: compiled once, trained from any seed."""
 
-    def __init__(self, batch: int, images: int):
-        self.config = make_config(batch, images)
-        dataset = data.load(self.config.data, 0)
-        self.info = describe(dataset, self.config.data.scaling)
+    def __init__(self, config, dataset: data.Dataset):
+        self.config = config
+        self.info = describe(dataset, config.data.scaling)
         self.recipe = create_recipe(self.config, self.info)
         self.placement = parallel.mesh_placement(jax.devices()[:1])
         examples, self.spans = concatenate(dataset)
@@ -68,7 +69,7 @@ class Trainer:
             functools.partial(parallel.train_steps, recipe=self.recipe), donate=(0,))
         self.step = step.lower(
             state, self.examples, self.placement.put_rows(
-                np.zeros((1, batch), np.int32))).compile(
+                np.zeros((1, config.batch_size), np.int32))).compile(
                     compiler_options=ops.compiler_options())
         self.evaluate = compile_evaluation(
             self.recipe, self.placement, state, self.examples, self.spans,
@@ -105,19 +106,22 @@ class Trainer:
         return found, seconds / max(stops)
 
 
-def measure(batch: int, images: int, epochs: int, updates: int, seeds: int) -> dict:
+def measure(batch: int, dataset: data.Dataset, flags: argparse.Namespace) -> dict:
     """The row of one batch size."""
-    trainer = Trainer(batch, images)
-    by_epochs = epochs * trainer.steps
-    trainer.train(0, [min(50, by_epochs)])  # warm-up
-    runs = [trainer.train(seed, sorted({by_epochs, updates})) for seed in range(seeds)]
-    per_update = float(np.median([seconds for _, seconds in runs]))
+    trainer = Trainer(make_config(batch, flags.images), dataset)
+    by_epochs = flags.epochs * trainer.steps
+    trainer.train(0, [min(10, by_epochs)])  # warm-up
+    runs = [trainer.train(seed, sorted({by_epochs, flags.updates}))
+            for seed in range(flags.seeds)]
+    samples = [seconds for _, seconds in runs]
+    per_update = float(np.median(samples))
     return {"batch": batch, "training_images": len(trainer.spans["train"]),
             "updates_per_epoch": trainer.steps,
             "seconds_per_epoch": per_update * trainer.steps,
             "updates_per_second": 1 / per_update,
+            "seconds_per_update_by_seed": samples,
             "after_equal_epochs": [found[by_epochs] for found, _ in runs],
-            "after_equal_updates": [found[updates] for found, _ in runs]}
+            "after_equal_updates": [found[flags.updates] for found, _ in runs]}
 
 
 def spread(values: list[float]) -> str:
@@ -125,52 +129,107 @@ def spread(values: list[float]) -> str:
     return f"{np.mean(values):.4f}{deviation}"
 
 
+def criteria(results: dict) -> dict[str, str]:
+    """{field of a row: when its accuracies were taken}"""
+    return {f"after_equal_{unit}": f"after {count:,} {unit if count > 1 else unit[:-1]}"
+            for unit in ("epochs", "updates") for count in [results[unit]]}
+
+
+def setting(results: dict) -> str:
+    return (f"LeNet-5, MNIST, {results['rows'][0]['training_images']:,} training "
+            f"images, SGD of rate {results['rate']}, n = {results['seeds']}")
+
+
 def table(results: dict) -> str:
-    found = results["rows"]
-    lines = [f"{results['hardware']}; LeNet-5, MNIST, {found[0]['training_images']:,} "
-             f"training images, SGD of rate {results['rate']}, n = {results['seeds']}, "
-             "accuracy on the test part (mean ± standard deviation)",
+    fields = criteria(results)
+    lines = [f"{results['machine']}, jax {results['versions']['jax']}, "
+             f"{results['device']}; {setting(results)}; accuracy on the test part "
+             "(mean ± standard deviation)",
              "batch  updates/epoch  seconds/epoch  updates/s  "
-             f"after {results['epochs']} epochs    after {results['updates']:,} "
-             "updates"]
-    for row in found:
+             + "  ".join(f"{title:17}" for title in fields.values()).rstrip()]
+    for row in results["rows"]:
         lines.append(
             f"{row['batch']:5}  {row['updates_per_epoch']:13,}  "
-            f"{row['seconds_per_epoch']:13.2f}  {row['updates_per_second']:9,.0f}  "
-            f"{spread(row['after_equal_epochs']):17}  "
-            f"{spread(row['after_equal_updates'])}")
+            f"{row['seconds_per_epoch']:13.2f}  {row['updates_per_second']:9,.1f}  "
+            + "  ".join(f"{spread(row[field]):17}" for field in fields).rstrip())
     return "\n".join(lines) + "\n"
 
 
 def picture(results: dict, path: Path) -> None:
+    """Time and speed by batch size, and the test errors of each seed and their mean."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    batches = [row["batch"] for row in results["rows"]]
-    left.plot(batches, [row["seconds_per_epoch"] for row in results["rows"]], "o-")
-    left.set(xscale="log", yscale="log", xlabel="batch size",
-             ylabel="seconds per epoch")
-    for field, label in (("after_equal_epochs", f"{results['epochs']} epochs"),
-                         ("after_equal_updates", f"{results['updates']:,} updates")):
-        values = [row[field] for row in results["rows"]]
-        right.errorbar(batches, [np.mean(v) for v in values],
-                       [np.std(v, ddof=1) if len(v) > 1 else 0 for v in values],
-                       fmt="o-", capsize=3, label=f"after {label}")
-    right.set(xscale="log", xlabel="batch size", ylabel="test accuracy")
-    right.legend()
-    for axes in (left, right):
-        axes.set_xticks(batches, batches)
+    figure = Figure(figsize=(12, 3.9), layout="constrained")
+    figure.suptitle(f"{setting(results)}; {results['machine']}", fontsize="medium")
+    panels = figure.subplots(1, 3)
+    rows = results["rows"]
+    batches = [row["batch"] for row in rows]
+    for axes, field in zip(panels, ("seconds_per_epoch", "updates_per_second")):
+        axes.plot(batches, [row[field] for row in rows], "o-", color="C2")
+        axes.set_ylabel(field.replace("_", " "))
+    for color, (field, title) in zip(("C0", "C1"), criteria(results).items()):
+        errors = 100 - 100 * np.array([row[field] for row in rows])  # [batch, seed]
+        panels[2].plot(batches, errors.mean(axis=1), color=color, label=title)
+        panels[2].plot(batches, errors, "o", color=color, alpha=0.5)
+    panels[2].set_ylabel("test errors (%)")
+    panels[2].legend()
+    for axes in panels:
+        axes.set(xscale="log", yscale="log", xlabel="batch size")
+        axes.set_xticks(batches, [f"{batch:,}" for batch in batches])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    with named(path):
+        figure.savefig(path, dpi=120)
+
+
+def write(results: dict, folder: Path) -> None:
+    write_atomically(folder / "batch_size.json", json.dumps(results, indent=1) + "\n")
+    write_atomically(folder / "batch_size.txt", table(results))
+    picture(results, folder / "batch_size.png")
+
+
+def check(flags: argparse.Namespace) -> data.Dataset:
+    """The data, where all flags can be; makes `flags.out`."""
+    for name, least in {"epochs": 1, "updates": 1, "seeds": 1, "images": 0}.items():
+        if getattr(flags, name) < least:
+            raise InputError(f"--{name}={getattr(flags, name)}: give {least} or more")
+    dataset = data.load(make_config(1, flags.images).data, 0)
+    count = len(dataset.train.labels)
+    if wrong := [batch for batch in flags.batches if not 1 <= batch <= count]:
+        raise InputError(
+            f"--batches: {', '.join(map(str, wrong))} cannot be, there are {count:,} "
+            f"training images: give 1 to {count:,}, or --images=0 for all images")
+    try:
+        flags.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out={flags.out} cannot be made ({error.strerror}): name "
+                         "another folder") from error
+    return dataset
+
+
+def measured_before(settings: dict, path: Path) -> dict[int, dict]:
+    """{batch: row} of an earlier start with the same settings, machine and sources."""
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+        if {**found, "rows": []} != settings:
+            return {}
+        return {row["batch"]: row for row in found["rows"]}
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): delete it, or name another "
+                         "folder as --out") from error
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with mnist/ (CNN_JAX_DATA)")
     parser.add_argument("--out", type=Path, default=Path("runs/batch_size"))
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--updates", type=int, default=500)
     parser.add_argument("--images", type=int, default=0,
                         help="training images, 0 = all 54,000")
@@ -179,22 +238,30 @@ def main(argv: list[str] | None = None) -> None:
     flags = parser.parse_args(argv)
     if flags.data:
         os.environ["CNN_JAX_DATA"] = str(flags.data)
-    results = {"hardware": f"{machine()}, jax {jax.__version__}, "
-               f"{jax.devices()[0].platform}", "rate": RATE, "epochs": flags.epochs,
-               "updates": flags.updates, "seeds": flags.seeds, "rows": []}
-    for batch in flags.batches:
-        results["rows"].append(measure(batch, flags.images, flags.epochs,
-                                       flags.updates, flags.seeds))
+    dataset = check(flags)
+    device = jax.devices()[0]
+    results = {"machine": machine(),
+               "device": f"{device.platform} ({device.device_kind})",
+               "versions": versions(), "commit": commit(), "rate": RATE,
+               "epochs": flags.epochs, "updates": flags.updates,
+               "images": flags.images, "seeds": flags.seeds, "rows": []}
+    before = measured_before(results, flags.out / "batch_size.json")
+    for batch in dict.fromkeys(flags.batches):
+        if batch in before:
+            print(f"batch {batch} was measured before; to measure it again, delete "
+                  f"{flags.out / 'batch_size.json'}")
+        results["rows"].append(before.get(batch) or measure(batch, dataset, flags))
+        write(results, flags.out)
         print(table(results).splitlines()[-1], flush=True)
-    flags.out.mkdir(parents=True, exist_ok=True)
-    (flags.out / "batch_size.json").write_text(json.dumps(results, indent=1) + "\n")
-    (flags.out / "batch_size.txt").write_text(table(results))
-    picture(results, flags.out / "batch_size.png")
-    print(table(results))
+    print(f"\n{table(results)}")
 
 
 if __name__ == "__main__":
     try:
         main()
     except (InputError, RunError) as error:
-        sys.exit(f"batch_size.py: {error}")
+        print(f"batch_size.py: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:
+        print("batch_size.py: interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)
