@@ -1,11 +1,12 @@
-"""Ten species of monkeys, 1,098 + 272 photographs: the tutorial's network.
+r"""Ten species of monkeys, 1,098 + 272 photographs: the tutorial's network.
 
 The set is Kaggle's slothkong/10-monkey-species. It needs an account there and its
 token, https://www.kaggle.com/settings -> Create New Token; then, also on Colab,
 
     pip install kaggle
     export KAGGLE_USERNAME=... KAGGLE_KEY=...
-    kaggle datasets download -d slothkong/10-monkey-species -p data/monkeys --unzip
+    kaggle datasets download -d slothkong/10-monkey-species --unzip \
+      -p data/monkey_species
     python main.py --config=configs/monkeys.py --mode=show_data
     python main.py --config=configs/monkeys.py
 
@@ -33,7 +34,7 @@ def get_config(variant: str = "faithful"):
         config.model.name = "monkey_cnn"  # 4,482,730 parameters
         config.model.init = "keras"
         config.data.name = "folder"
-        config.data.dir = "data/monkeys"
+        config.data.dir = "data/monkey_species"
         config.data.image_size = (128, 128)
         config.data.channels = 3
         config.data.validation = 0.1

@@ -20,7 +20,6 @@ import json
 import os
 import queue
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -35,12 +34,13 @@ from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn,
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from cnn_jax.data.folders import ARCHIVES  # noqa: E402
 from cnn_jax.errors import InputError  # noqa: E402
 from cnn_jax.training.config import check  # noqa: E402
 from cnn_jax.training.results import core_count  # noqa: E402
-from experiments.published import EXPERIMENTS, Experiment  # noqa: E402
-from experiments.results_table import (Target, below, is_finished,  # noqa: E402
-                                       write)
+from experiments.published import EXPERIMENTS, IMAGES, Experiment  # noqa: E402
+from experiments.results_table import (AS_PUBLISHED, Target, below,  # noqa: E402
+                                       is_finished, write)
 
 EPOCH = re.compile(r"epoch (\d+)/\d+ - loss")
 
@@ -54,12 +54,12 @@ class Interrupted(Exception):
 
 
 def load_config(experiment: Experiment, flags):
-    """The config of an experiment, checked, and the fields that differ from its file
-    as flags of main.py."""
+    """The config of an experiment, checked, the fields that differ from its file as
+    flags of main.py, and how many images its whole set has."""
     name, _, variant = experiment.config.partition(":")
     module = importlib.import_module(f"configs.{name.removesuffix('.py')}")
     config = module.get_config(variant)
-    changes = {}
+    changes, images = {}, IMAGES[config.data.name]
     if experiment.epochs:
         changes["epochs"] = experiment.epochs
     if experiment.folder:
@@ -69,24 +69,24 @@ def load_config(experiment: Experiment, flags):
         changes |= {"data.name": "folder", "data.dir": str(flags.cifar10_jpeg)}
     config.update_from_flattened_dict(changes)
     check(config)
-    return config, [f"--config.{field}={value}" for field, value in changes.items()]
+    flags = tuple(f"--config.{field}={value}" for field, value in changes.items())
+    return config, flags, images
 
 
 def make_targets(experiments: dict[str, Experiment], flags) -> dict[str, Target]:
     """Name -> target, for all experiments: the table shows all of them."""
     targets = {}
     for name, experiment in experiments.items():
-        config, changed = load_config(experiment, flags)
+        config, changed, images = load_config(experiment, flags)
         words = ["python", "experiments/reproduce.py", "--only", name]
         copy = any("data.name" in change for change in changed)
         if copy:
             words += ["--cifar10-jpeg", flags.cifar10_jpeg.name]
-        if flags.seeds and name in flags.only:
-            words += ["--seeds", str(flags.seeds)]
+        note = flags.note if name in flags.only else ""
         targets[name] = Target(
             name, experiment, config,
-            flags.workdir / (name + "-jpeg" * copy), tuple(changed), shlex.join(words),
-            "on a JPEG copy of the images" if copy else "as published")
+            flags.workdir / (name + "-jpeg" * copy), changed, tuple(words),
+            note or ("on a JPEG copy of the images" if copy else AS_PUBLISHED), images)
     return targets
 
 
@@ -169,7 +169,7 @@ def run_all(targets: list[Target], flags, write_rows) -> list[str]:
     Raises Interrupted, after all have saved where they are.
     """
     asked = [(target, seed, target.folder / f"seed{seed}") for target in targets
-             for seed in range(flags.seeds or target.experiment.seeds)]
+             for seed in target.seeds(flags.seeds)]
     finished = {path for target, _, path in asked if is_finished(path, target.config)}
     todo = [work for work in asked if work[2] not in finished]
     failed, console = [], Console(highlight=False, soft_wrap=True)
@@ -189,7 +189,7 @@ def run_all(targets: list[Target], flags, write_rows) -> list[str]:
                 command(target, seed), path.with_suffix(".log"), flags.data,
                 lambda done: progress.update(task, completed=done))
             progress.remove_task(task)
-            return f"{title}: {problem or accuracy(path)}", problem
+            return f"{title}: {problem or score(path, target.experiment)}", problem
 
         with ThreadPoolExecutor(flags.jobs) as pool:
             waiting = [pool.submit(one, *work) for work in todo]
@@ -208,9 +208,10 @@ def run_all(targets: list[Target], flags, write_rows) -> list[str]:
     return failed
 
 
-def accuracy(path: Path) -> str:
+def score(path: Path, experiment: Experiment) -> str:
     results = json.loads((path / "results.json").read_text())
-    return (f"test accuracy {results['test_accuracy']:.4f}, "
+    return (f"test {experiment.metric.replace('_', ' ')} "
+            f"{results[f'test_{experiment.metric}']:.4f}, "
             f"{results['train_seconds']:.0f} s of training")
 
 
@@ -219,13 +220,17 @@ def parse(argv: list[str] | None, names: list[str]) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="NAME", default=names,
                         help="experiments to run; see --list")
     parser.add_argument("--seeds", type=int, metavar="N",
-                        help="seeds 0 ... N - 1 in place of the table's")
+                        help="so many seeds in place of the table's")
     parser.add_argument("--data", type=Path, metavar="DIR",
                         help="folder with mnist/, fashion_mnist/, cifar10/ (sets "
-                        "CNN_JAX_DATA); without it they are downloaded")
+                        "CNN_JAX_DATA; without it they are downloaded) and "
+                        "monkey_species/ (without it, of data/)")
     parser.add_argument("--cifar10-jpeg", type=Path, metavar="PATH",
                         help="class folders of JPEG pictures in place of CIFAR-10's "
                         "official files: the rows say so")
+    parser.add_argument("--note", default="", metavar="TEXT",
+                        help="what the rows say of the data, where they are not those "
+                        "that were published")
     parser.add_argument("--jobs", type=int, default=1, metavar="N",
                         help="runs side by side, each on its share of the cores: small "
                         "networks use one core better than two")
@@ -247,10 +252,16 @@ def parse(argv: list[str] | None, names: list[str]) -> argparse.Namespace:
     if not 1 <= flags.jobs <= cores:
         raise InputError(f"--jobs {flags.jobs} is not allowed: must be 1 to {cores}, "
                          "the number of cores")
-    for field in ("data", "cifar10_jpeg"):
+    jpeg = flags.cifar10_jpeg
+    if jpeg and not (jpeg.is_dir() or jpeg.is_file() and str(jpeg).endswith(ARCHIVES)):
+        raise InputError(f"--cifar10-jpeg {jpeg} is neither a folder nor an archive "
+                         "of class folders (.tar.gz, .tgz)")
+    if flags.data and not flags.data.is_dir():
+        raise InputError(f"--data {flags.data} is not a folder")
+    for field in ("workdir", "out"):
         path = getattr(flags, field)
-        if path and not path.exists():
-            raise InputError(f"--{field.replace('_', '-')} {path} does not exist")
+        if any(part.exists() and not part.is_dir() for part in (path, *path.parents)):
+            raise InputError(f"--{field} {path} cannot be a folder: a file is there")
     flags.workdir = flags.workdir.absolute()
     flags.data, flags.cifar10_jpeg = (
         path.absolute() if path else None for path in (flags.data, flags.cifar10_jpeg))

@@ -115,6 +115,47 @@ def test_hardware_says_what_computes_the_convolutions():
         "0.10.2, convolutions by oneDNN 3.2.0 (OpenMP)")
 
 
+def test_a_row_says_what_it_was_measured_on(measured, monkeypatch, capsys):
+    assert rows(measured)["easy"]["data"] == "as published"
+    monkeypatch.setitem(reproduce.IMAGES, "digits", 5000)
+    for words in ([], ["--note", "scanned again"]):
+        run(measured, "--table", *words)
+    words = "scanned again; on 1,797 of the 5,000 images"
+    assert rows(measured)["easy"]["data"] == words
+    assert f"| easy ({words}) |" in (measured / "RESULTS.md").read_text()
+    monkeypatch.undo()
+    run(measured, "--table")
+
+
+def test_a_row_gives_way_to_one_with_as_many_runs_only(measured, tmp_path, capsys):
+    """What is measured with fewer seeds says so, and does not replace more."""
+    words = ["--only", "easy", "--seeds", "1", "--workdir", str(tmp_path / "runs")]
+    assert run(tmp_path, *words) == 0
+    row = rows(tmp_path)["easy"]
+    assert row["n"] == 1 and row["command"].endswith("--only easy --seeds 1")
+    assert run(tmp_path, "--table") == 0
+    assert rows(tmp_path)["easy"] == row
+    (tmp_path / "RESULTS.json").write_text((measured / "RESULTS.json").read_text())
+    assert run(tmp_path, *words) == 0
+    assert rows(tmp_path)["easy"] == rows(measured)["easy"]
+    assert rows(tmp_path)["easy"]["n"] == 2
+
+
+def test_the_first_seed_is_that_of_the_experiment():
+    monkeys = reproduce.make_targets(
+        EXPERIMENTS, reproduce.parse([], list(EXPERIMENTS)))["monkeys_faithful"]
+    assert list(monkeys.seeds()) == [7] and list(monkeys.seeds(3)) == [7, 8, 9]
+
+
+def test_an_aim_of_ours_is_needed_where_nothing_is_published(measured, capsys):
+    aimed = TINY["easy"]._replace(published=None, band=0.0, least=1.0)
+    assert run(measured, "--only", "easy", experiments=TINY | {"easy": aimed}) == 1
+    assert "is below 1.0000 (an aim of ours)" in capsys.readouterr().err
+    assert "is below 1.0000" in (measured / "RESULTS.md").read_text()
+    assert run(measured, "--only", "easy") == 0
+    assert "## Below what was needed\n\nNone." in (measured / "RESULTS.md").read_text()
+
+
 def test_table_runs_nothing(tmp_path):
     assert run(tmp_path, "--table") == 0
     assert [row["n"] for row in rows(tmp_path).values()] == [0, 0]
@@ -203,8 +244,11 @@ def test_an_interrupted_run_goes_on(tmp_path):
     (["--only", "shape_cnn"], "no such experiment; there are shapes_"),
     (["--seeds", "0"], "must be >= 1"),
     (["--jobs", "0"], "--jobs 0 is not allowed: must be 1 to"),
-    (["--data", "no/such/folder"], "does not exist"),
+    (["--data", "no/such/folder"], "is not a folder"),
     (["--cifar10-jpeg", "no/such/folder"], "--cifar10-jpeg no/such/folder"),
+    (["--cifar10-jpeg", "README.md"], "--cifar10-jpeg README.md is neither a folder"),
+    (["--out", "README.md"], "--out README.md cannot be a folder"),
+    (["--workdir", "README.md/runs"], "--workdir README.md/runs cannot be a folder"),
 ])
 def test_bad_arguments_are_one_line(tmp_path, capsys, words, part):
     assert run(tmp_path, *words, experiments=EXPERIMENTS) == 2
@@ -213,8 +257,9 @@ def test_bad_arguments_are_one_line(tmp_path, capsys, words, part):
     assert not list(tmp_path.iterdir())
 
 
-def test_damaged_results_are_refused(tmp_path):
-    (tmp_path / "RESULTS.json").write_text("[1")
+@pytest.mark.parametrize("text", ["[1", "[1]", '[{"name": "easy"}]'])
+def test_damaged_results_are_refused(tmp_path, text):
+    (tmp_path / "RESULTS.json").write_text(text)
     with pytest.raises(InputError, match="not a list of rows"):
         results_table.earlier(tmp_path)
 
@@ -238,7 +283,7 @@ def test_cifar10_from_pictures_is_another_row(tmp_path):
     words = reproduce.command(target, 3)
     assert f"--config.data.dir={pictures}" in words and "--config.seed=3" in words
     assert targets["mnist_keras"].data == "as published"
-    assert "--cifar10-jpeg pictures" in target.command
+    assert target.words[-2:] == ("--cifar10-jpeg", "pictures")
     row = results_table.row(target, None)
     assert results_table.cells(row)[0].startswith("cifar10_lenet5 (on a JPEG copy")
 
@@ -267,5 +312,9 @@ def test_committed_results_are_of_these_experiments():
         assert (row["params"], row["published"], row["band"]) == (
             experiment.params, experiment.published, experiment.band)
         assert len(row["accuracies"]) == row["n"]
+        config, *_ = reproduce.load_config(
+            experiment, reproduce.parse([], [row["name"]]))
+        assert results_table.same_but_data(
+            row["settings"], results_table.settings(results_table.computed(config)))
         if row["n"]:
             assert row["mean"] == pytest.approx(sum(row["accuracies"]) / row["n"])
