@@ -173,7 +173,7 @@ def picture(results: dict, path: Path) -> None:
         panels[2].plot(batches, errors.mean(axis=1), color=color, label=title)
         panels[2].plot(batches, errors, "o", color=color, alpha=0.5)
     panels[2].set_ylabel("test errors (%)")
-    panels[2].legend()
+    panels[2].legend(title="points: seeds, line: mean")
     for axes in panels:
         axes.set(xscale="log", yscale="log", xlabel="batch size")
         axes.set_xticks(batches, [f"{batch:,}" for batch in batches])
@@ -181,6 +181,7 @@ def picture(results: dict, path: Path) -> None:
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
         axes.minorticks_off()
         axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
     with named(path):
         figure.savefig(path, dpi=120)
 

@@ -1,16 +1,20 @@
 """Does it pay to train the n seeds of a small network in one vmapped program?
 
-python experiments/seeds_vmapped.py
+python experiments/seeds_vmapped.py [--rounds 11] [--only NAME ...]
 
 Trains five seeds one after another and all five at once, with 1 and with 16 training
 steps a call (`lax.scan`), on random images: first it checks that the seeds' parameters
 agree, then it lets the arms run in turn. A vmapped convolution with a kernel for each
 seed is a grouped convolution to XLA; a vmapped dense layer is a batched product.
-Prints the time of a step of one seed, and (one after another, 1 step a call) / arm.
+It pays where the fastest arm at once is faster than the fastest arm one after another
+at both quartiles of the rounds. Writes seeds_vmapped.txt and seeds_vmapped.json after
+each case.
 """
 
+import argparse
 import dataclasses
 import functools
+import json
 import sys
 import time
 from pathlib import Path
@@ -25,14 +29,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cnn_jax import ops  # noqa: E402
 from cnn_jax.data.examples import Examples  # noqa: E402
 from cnn_jax.data.scaling import Scaling  # noqa: E402
+from cnn_jax.errors import InputError, RunError  # noqa: E402
 from cnn_jax.training import parallel  # noqa: E402
+from cnn_jax.training.metrics import write_atomically  # noqa: E402
+from cnn_jax.training.results import commit, machine, versions  # noqa: E402
 from cnn_jax.training.setup import create_recipe, first_state  # noqa: E402
 from cnn_jax.training.workdir import DataInfo  # noqa: E402
 from configs import lenet, mnist, shapes  # noqa: E402
 
-SEEDS, CALLS, STEPS, ROUNDS, IMAGES = 5, (1, 16), 64, 11, 4096
-AGREE = 1e-5  # relative distance of the parameters after 16 steps
+SEEDS, CALLS, STEPS, IMAGES = 5, (1, 16), 64, 4096
+AGREE = 1e-5  # relative distance of the parameters after as many steps as a call
 RATE = 1e-4  # costs what any rate costs, and does not enlarge the rounding of a step
+ONE_BY_ONE, AT_ONCE = "one after another", "at once"
 CASES = {  # name: (config, image shape, classes)
     "shape DNN, batch 16": (shapes.get_config("shape_dnn"), (28, 28, 1), 5),
     "shape CNN, batch 16": (shapes.get_config("shape_cnn"), (28, 28, 1), 5),
@@ -71,9 +79,9 @@ class Case:
         self.programs = {}
         for calls in CALLS:
             for name, step, state, seed, order in (
-                    ("one after another", one, self.states[0], jnp.int32(0),
+                    (ONE_BY_ONE, one, self.states[0], jnp.int32(0),
                      self.orders[0, :calls]),
-                    ("at once", every, self.stacked, jnp.arange(SEEDS),
+                    (AT_ONCE, every, self.stacked, jnp.arange(SEEDS),
                      self.orders[:, :calls])):
                 self.programs[name, calls] = jax.jit(step, donate_argnums=0).lower(
                     state, seed, self.data, order).compile(
@@ -83,7 +91,7 @@ class Case:
         """Parameters after so many steps, stacked by seed, and the seconds."""
         program = self.programs[name, calls]
         seeds = jax.device_put(np.arange(SEEDS, dtype=np.int32))
-        jobs = ([(self.stacked, seeds, self.orders)] if name == "at once" else
+        jobs = ([(self.stacked, seeds, self.orders)] if name == AT_ONCE else
                 list(zip(self.states, list(seeds), self.orders)))
         jobs = [(jax.device_put(state), seed, order) for state, seed, order in jobs]
         jax.block_until_ready(jobs)
@@ -94,7 +102,7 @@ class Case:
                 state, _ = program(state, seed, self.data, rows)
             ends.append(jax.block_until_ready(state.params))
         seconds = time.perf_counter() - begun
-        if name != "at once":
+        if name != AT_ONCE:
             ends = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *ends)]
         return ends[0], seconds
 
@@ -105,30 +113,96 @@ def distance(ours, theirs) -> float:
     return float(optax.tree.norm(change) / optax.tree.norm(theirs))
 
 
-def main() -> None:
+def measure(title: str, rounds: int) -> dict:
+    """{"case", "arms": one for each program, its seconds a step of a seed by round}"""
+    case = Case(*CASES[title])
+    expected, _ = case.train(ONE_BY_ONE, 1, max(CALLS))
+    arms = []
+    for name, calls in case.programs:
+        apart = distance(case.train(name, calls, max(CALLS))[0], expected)
+        if not apart < AGREE:
+            raise RunError(f"{title}: seeds trained {name}, {calls} steps/call, are "
+                           f"{apart:.0e} apart from the others, not below {AGREE:.0e}")
+        arms.append({"seeds": name, "steps_per_call": calls, "distance": apart,
+                     "seconds": []})
+    for _ in range(rounds):
+        for arm in arms:
+            _, seconds = case.train(arm["seeds"], arm["steps_per_call"], STEPS)
+            arm["seconds"].append(seconds / STEPS / SEEDS)
+    return {"case": title, "arms": arms}
+
+
+def times_as_fast(arm: dict, base: dict) -> tuple[float, float, float]:
+    """Quartiles over the rounds of the base's time / the arm's."""
+    ratios = np.array(base["seconds"]) / arm["seconds"]
+    return tuple(float(q) for q in np.percentile(ratios, (25, 50, 75)))
+
+
+def fastest(row: dict, seeds: str) -> dict:
+    return min((arm for arm in row["arms"] if arm["seeds"] == seeds),
+               key=lambda arm: np.median(arm["seconds"]))
+
+
+def verdict(row: dict) -> str:
+    """Whether vmapping pays: the fastest arm at once beside the fastest without."""
+    ours, base = fastest(row, AT_ONCE), fastest(row, ONE_BY_ONE)
+    low, middle, high = times_as_fast(ours, base)
+    word = ("vmapping pays" if low > 1 else "vmapping does not pay" if high < 1 else
+            "vmapping makes no clear difference")
+    return (f"{row['case']}: {word}: at once ({ours['steps_per_call']} steps/call) is "
+            f"{middle:.2f} ({low:.2f} - {high:.2f}) times as fast as one after another "
+            f"({base['steps_per_call']} steps/call)")
+
+
+def table(results: dict) -> str:
+    lines = [f"{results['machine']}, jax {results['versions']['jax']}, "
+             f"{results['device']}; {SEEDS} seeds, median (quartiles) of "
+             f"{results['rounds']} rounds of {STEPS} steps; fast: beside one after "
+             "another, 1 step a call",
+             f"{'network':20}  {'seeds':17}  steps/call  us a step of a seed  "
+             "times as fast       relative distance"]
+    for row in results["rows"]:
+        for arm in row["arms"]:
+            low, middle, high = times_as_fast(arm, row["arms"][0])
+            lines.append(
+                f"{row['case']:20}  {arm['seeds']:17}  {arm['steps_per_call']:10}  "
+                f"{1e6 * np.median(arm['seconds']):19.0f}  {middle:.2f} "
+                f"({low:.2f} - {high:.2f})  {arm['distance']:17.0e}")
+    return "\n".join([*lines, "", *map(verdict, results["rows"])]) + "\n"
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/seeds_vmapped"))
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--only", nargs="+", choices=CASES, default=[*CASES],
+                        metavar="NAME", help=f"of: {'; '.join(CASES)}")
+    flags = parser.parse_args(argv)
+    if flags.rounds < 1:
+        raise InputError(f"--rounds={flags.rounds}: give 1 or more")
+    try:
+        flags.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out={flags.out} cannot be made ({error.strerror}): name "
+                         "another folder") from error
     device = jax.devices()[0]
-    print(f"{device.platform} ({device.device_kind}), jax {jax.__version__}, {SEEDS} "
-          f"seeds, median (quartiles) of {ROUNDS} rounds of {STEPS} steps")
-    print("network                 seeds              steps/call  us a step of a seed"
-          "      times as fast          relative distance")
-    for title, settings in CASES.items():
-        case = Case(*settings)
-        first, _ = case.train("one after another", 1, 16)
-        apart = {arm: distance(case.train(*arm, 16)[0], first)
-                 for arm in case.programs}
-        assert max(apart.values()) < AGREE, apart
-        times = {arm: [] for arm in case.programs}
-        for _ in range(ROUNDS):
-            for arm in times:
-                times[arm].append(case.train(*arm, STEPS)[1])
-        base = np.array(times["one after another", 1])
-        for arm, seconds in times.items():
-            microseconds = 1e6 * np.median(seconds) / STEPS / SEEDS
-            low, middle, high = np.percentile(base / seconds, (25, 50, 75))
-            print(f"{title:22}  {arm[0]:18} {arm[1]:11} {microseconds:20.0f}"
-                  f"{middle:12.2f} ({low:.2f} - {high:.2f})  {apart[arm]:16.0e}",
-                  flush=True)
+    results = {"machine": machine(),
+               "device": f"{device.platform} ({device.device_kind})",
+               "versions": versions(), "commit": commit(), "rounds": flags.rounds,
+               "seeds": SEEDS, "steps": STEPS, "rows": []}
+    for title in dict.fromkeys(flags.only):
+        results["rows"].append(measure(title, flags.rounds))
+        print(verdict(results["rows"][-1]), flush=True)
+        write_atomically(flags.out / "seeds_vmapped.json",
+                         json.dumps(results, indent=1) + "\n")
+        write_atomically(flags.out / "seeds_vmapped.txt", table(results))
+    print(f"\n{table(results)}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (InputError, RunError) as error:
+        print(f"seeds_vmapped.py: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
