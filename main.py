@@ -14,7 +14,7 @@ from absl import app, flags, logging  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
 from cnn_jax import modes  # noqa: E402
-from cnn_jax.errors import InputError, RunError  # noqa: E402
+from cnn_jax.errors import InputError, RunError, one_line, reason  # noqa: E402
 from cnn_jax.training import Stopped  # noqa: E402
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -69,14 +69,17 @@ def main(argv: list[str]) -> None:
         fail(str(error), 2)
     except Stopped as error:
         fail(str(error), 128 + error.signum)
-    except (RunError, OSError) as error:  # OSError: a full disk, a lost folder
+    except RunError as error:
         fail(str(error), 1)
+    except OSError as error:  # a full disk, a lost folder
+        where = error.filename and f"{error.filename} cannot be read or written: "
+        fail((where or "") + reason(error), 1)
     except KeyboardInterrupt:
         fail("interrupted; checkpoints that had been written are whole", 130)
 
 
 def fail(message: str, code: int) -> None:
-    print(f"cnn_jax: {message}", file=sys.stderr)
+    print(f"cnn_jax: {one_line(message)}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -100,12 +100,14 @@ def save_and_restore(states: dict[int, object], settings: dict[int, Setting]) ->
     """Saves a state from each number of devices and puts it on each; counts pairs."""
     pairs = 0
     for saved_on, state in states.items():
+        step = int(state.step)
         for restored_on, setting in settings.items():
             with (tempfile.TemporaryDirectory() as folder,
                   Checkpoints(folder) as checkpoints):
                 placed = settings[saved_on].placement.put(state)
-                checkpoints.save(1, settings[saved_on].placement.fetch(placed), {})
-                found, _ = checkpoints.restore(1, state)
+                checkpoints.save(
+                    step, settings[saved_on].placement.fetch(placed), {})
+                found, _ = checkpoints.restore(step, state)
             placed = setting.placement.put(found)
             for device in range(restored_on):
                 assert_same_bits(jax.tree.map(

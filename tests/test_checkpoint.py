@@ -1,25 +1,30 @@
 """Checkpoints: what is kept, and that no damage or mismatch is restored in silence."""
 
+import json
 import os
+import shutil
 
 import jax
 import numpy as np
 import pytest
-from tiny_runs import assert_same_bits, main, prepare, refusal, tiny
+from tiny_runs import (assert_same_bits, losses, main, prepare, read_results, refusal,
+                       tiny)
 
 from cnn_jax import training
 from cnn_jax.errors import InputError, RunError
-from cnn_jax.training.checkpoint import Checkpoints
+from cnn_jax.training.checkpoint import Checkpoints, _first_line, step_folders
+from cnn_jax.training.json_files import fits, json_crc32, sealed
+from cnn_jax.training.metrics import Recorder
 from cnn_jax.training.setup import abstract_state, first_state
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
-def example_state() -> dict:
+def example_state(step: int = 7) -> dict:
     """Nested, with empty parts, and with values that only bits can tell apart."""
     rng = np.random.default_rng(0)
     return {
-        "step": np.array(7, np.int32),
+        "step": np.array(step, np.int32),
         "params": {"conv1": {"kernel": rng.normal(size=(3, 3, 1, 4)).astype(np.float32),
                              "bias": np.zeros(4, np.float32)},
                    "odd": np.array([np.nan, -0.0, 1e-45, -np.inf], np.float32)},
@@ -51,9 +56,9 @@ def test_round_trip_keeps_every_bit(saved):
 def test_meta_keeps_floats_that_are_no_numbers(tmp_path):
     meta = {"loss": float("nan"), "best": float("-inf"), "third": 1 / 3}
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, example_state(), meta, score=(float("-inf"), 1))
-        found = checkpoints.restore(1, example_state())[1]
-        assert checkpoints.best == 1
+        checkpoints.save(7, example_state(), meta, score=(float("-inf"), 1))
+        found = checkpoints.restore(7, example_state())[1]
+        assert checkpoints.best == 7
     assert repr(found) == repr(meta)
 
 
@@ -66,9 +71,10 @@ def test_the_state_of_every_kind_of_optimiser_comes_back(tmp_path, name):
     state = jax.tree.map(
         lambda leaf: np.asarray(rng.integers(0, 9, leaf.shape), leaf.dtype),
         abstract_state(recipe, shape))
+    step = int(state.step)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, state, {})
-        found, _ = checkpoints.restore(1, abstract_state(recipe, shape))
+        checkpoints.save(step, state, {})
+        found, _ = checkpoints.restore(step, abstract_state(recipe, shape))
     assert_same_bits(found, state)
     assert jax.tree.structure(found) == jax.tree.structure(state)
 
@@ -170,6 +176,86 @@ def test_without_the_checksum_orbax_restores_wrong_weights(tmp_path, monkeypatch
     assert wrong > 0
 
 
+# JSON that is whole, and yet no part of a checkpoint
+
+@pytest.mark.parametrize("name, content", [
+    ("metrics/metrics", {"score": "a", "epoch": []}),
+    ("metrics/metrics", {"score": 0.5}),
+    ("metrics/metrics", {"score": 0.5, "epoch": 1, "more": 1}),
+    ("integrity/data.json", {"leaves": [1], "meta": 0}),
+    ("integrity/data.json", {"leaves": {"step": {}}, "meta": 0}),
+    ("integrity/data.json", {"leaves": {}}),
+    ("integrity/data.json", {"leaves": {"step": {
+        "shape": [1.5], "dtype": "int32", "crc32": 0}}, "meta": 0})])
+def test_senseless_parts_with_a_right_checksum_are_refused(saved, name, content):
+    (saved / "7" / name).write_text(json.dumps(sealed(content)))
+    with pytest.raises(RunError, match=f"checkpoint {saved / '7'} is damaged or of "
+                                       f"another version: {name}"):
+        read(saved)
+
+
+@pytest.mark.parametrize("name", ["metrics/metrics", "integrity/data.json",
+                                  "meta/data.json"])
+@pytest.mark.parametrize("text", ["[" * 100_000, "[" * 900 + "]" * 900, "[1]", "nul",
+                                  "9" * 5000])
+def test_damaged_json_is_one_line(saved, name, text):
+    (saved / "7" / name).write_text(text)
+    with pytest.raises(RunError, match=f"checkpoint {saved / '7'} is damaged.*{name}"):
+        read(saved)
+
+
+def test_one_digit_in_meta_is_noticed(saved):
+    path = saved / "7" / "meta" / "data.json"
+    path.write_text(path.read_text().replace("0.5", "0.6"))
+    with pytest.raises(RunError, match=f"{saved / '7'} is damaged: meta/data.json does "
+                                       "not have the checksum"):
+        read(saved)
+
+
+def test_forms_of_json():
+    assert fits([1, 2.5, float("nan")], [float]) and not fits([True], [float])
+    assert fits(1, int) and not fits(1.0, int) and not fits(True, int)
+    assert fits({"a": [1, "x"]}, {"a": (int, str)})
+    assert not fits({"a": [1]}, {"a": (int, str)}) and not fits({}, {"a": int})
+    assert not fits({"a": 1, "b": 1}, {"a": int})
+    assert fits({"a": 1, "b": 2}, {"a": int, str: int})
+    assert not fits({"a": 1, "b": "2"}, {"a": int, str: int})
+    assert fits(None, object) and not fits([], {str: object})
+
+
+def test_no_nesting_has_a_checksum_by_accident():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert json_crc32(deep) == -1
+
+
+# Folders
+
+def test_a_checkpoint_of_another_step_is_refused(saved):
+    shutil.copytree(saved / "7", saved / "999")
+    with pytest.raises(RunError, match="checkpoints/999 is damaged: state is of step "
+                                       "7: the folder was copied or renamed"):
+        read(saved, step=999)
+    read(saved)
+
+
+def test_only_folders_named_by_a_step_are_checkpoints(saved):
+    (saved / "99").write_text("a file")
+    (saved / "8").symlink_to("nowhere")
+    for name in ("007", "\u0663", "\u00b2", ".hidden", "7.partial"):
+        (saved / name).mkdir()
+    assert step_folders(saved) == [saved / "7"]
+    with Checkpoints(saved, writing=False) as checkpoints:
+        assert checkpoints.steps == [7]
+
+
+def test_the_quotes_of_a_name_stay_whole():
+    error = NotADirectoryError(20, "Not a directory", "/a/b")
+    assert _first_line(error) == "[Errno 20] Not a directory: '/a/b'"
+    assert _first_line(KeyError("no such leaf")) == "no such leaf"
+
+
 # Restoring into something else
 
 def without(tree: dict, *path) -> dict:
@@ -237,7 +323,7 @@ def test_an_empty_step_folder_is_named(saved):
         with pytest.raises(RunError) as caught:
             read(saved, step=step)
         assert str(caught.value) == (f"checkpoint {where} is damaged: "
-                                     f"{where / 'integrity'} is missing")
+                                     f"{where / 'integrity/data.json'} is missing")
 
 
 # As a user sees it
@@ -258,5 +344,46 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
         training.run(tiny(), blocked / "run", quiet=True)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").write_text("not a folder either")
-    with pytest.raises(RunError, match="run/checkpoints.* could not be written"):
-        training.run(tiny(), tmp_path / "run", quiet=True)
+    for loop in (False, True):
+        if loop:
+            (tmp_path / "run" / "checkpoints").unlink()
+            (tmp_path / "run" / "checkpoints").symlink_to("checkpoints")
+        with pytest.raises(RunError, match="run/checkpoints could not be written: "
+                                           "File exists: move away what lies there"):
+            training.run(tiny(), tmp_path / "run", quiet=True)
+
+
+def test_lost_rows_of_metrics_are_said_and_change_nothing(tmp_path, capsys):
+    whole, copy = tmp_path / "whole", tmp_path / "copy"
+    training.run(tiny(), whole, quiet=True)
+    shutil.copytree(whole, copy)
+    shutil.rmtree(copy / "checkpoints" / "16")
+    for name in ("metrics.jsonl", "results.json"):
+        (copy / name).unlink()
+    training.run(tiny(), copy)
+    output = capsys.readouterr().out
+    assert "resuming after step 8" in output
+    assert (f"{copy / 'metrics.jsonl'} was deleted or damaged: it lacks rows up to "
+            "step 8, which do not come back") in output
+    assert losses(copy) == losses(whole)
+    assert read_results(copy)["params_sha256"] == read_results(whole)["params_sha256"]
+
+
+def test_rows_that_are_there_are_not_said_to_be_lost(tmp_path):
+    """Rows after the step are taken back, and a kill may have cut the last one."""
+    rows = [json.dumps({"step": step}) + "\n" for step in (4, 8, 12)]
+    for text, step, lost in [("".join(rows), 8, False), ("".join(rows), 16, True),
+                             ("".join(rows) + '{"st', 12, False), (rows[1], 8, False),
+                             ("".join(rows[1:]), 12, False), (rows[2], 12, True),
+                             ("", 0, False)]:
+        (tmp_path / "metrics.jsonl").write_text(text)
+        recorder = Recorder(tmp_path, step, [{"epoch": 1, "step": 8}] * (step > 8))
+        recorder.close()
+        assert bool(recorder.lost) == lost, (text, step)
+
+
+def test_a_folder_in_place_of_the_metrics_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(RunError, match="metrics.jsonl could not be written: Is a "
+                                       "directory: move away what lies there"):
+        Recorder(tmp_path, 0, [])

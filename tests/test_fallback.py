@@ -3,6 +3,7 @@
 `python -m tests.faults.corrupt` does it to every file of real runs.
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -16,6 +17,8 @@ from cnn_jax.errors import InputError, RunError
 from cnn_jax.training.checkpoint import Checkpoints
 from cnn_jax.training.config import check, differences, fingerprint, to_json
 from cnn_jax.training.fallback import fall_back
+from cnn_jax.training.json_files import sealed
+from cnn_jax.training.progress import Progress, progress_of
 from cnn_jax.training.workdir import read_config
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -31,7 +34,9 @@ def workdir(tmp_path):
     with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
         for epoch, (step, accuracy) in enumerate(ACCURACY.items(), 1):
             history.append({"epoch": epoch, "step": step, "val_accuracy": accuracy})
-            checkpoints.save(step, STATE, {"history": history}, (accuracy, epoch))
+            checkpoints.save(step, STATE | {"step": np.array(step, np.int32)},
+                             dataclasses.asdict(Progress(step, history)),
+                             (accuracy, epoch))
         assert checkpoints.steps == [20, 30, 40]
     return tmp_path
 
@@ -86,8 +91,11 @@ def test_a_run_does_not_go_on_without_its_best_checkpoint(workdir):
     assert steps_in(workdir / "checkpoints") == ["20", "30", "40"]
 
 
-@pytest.mark.parametrize("content", [None, b"", b'{"score": 9.0, "epoch": 2}'],
-                         ids=["lost", "empty", "changed"])
+@pytest.mark.parametrize("content", [
+    None, b"", b'{"score": 9.0, "epoch": 2}', b"[" * 100_000,
+    json.dumps(sealed({"score": "a", "epoch": []})).encode(),
+    json.dumps(sealed({"x": 1})).encode()],
+    ids=["lost", "empty", "changed", "nested", "of other types", "another's"])
 def test_a_damaged_score_is_no_longer_a_checkpoint(workdir, content):
     path = workdir / "checkpoints" / "40" / "metrics" / "metrics"
     path.unlink() if content is None else path.write_bytes(content)
@@ -95,6 +103,34 @@ def test_a_damaged_score_is_no_longer_a_checkpoint(workdir, content):
         Checkpoints(workdir / "checkpoints", writing=False)
     lines = fall_back(workdir, STATE, "val_accuracy")
     assert "checkpoints/40 is damaged" in lines[0] and "step 30" in lines[1]
+
+
+def test_a_copied_checkpoint_is_gone_past(workdir):
+    """Also a renamed one, which would make a run skip or repeat steps."""
+    shutil.copytree(workdir / "checkpoints" / "40", workdir / "checkpoints" / "999")
+    (workdir / "checkpoints" / "40").rename(workdir / "checkpoints" / "35")
+    lines = fall_back(workdir, STATE, "val_accuracy")
+    for step, line in zip((35, 999), lines):
+        assert f"checkpoints/{step} is damaged: state is of step 40" in line
+    assert "from the checkpoint of step 30" in lines[2]
+
+
+PROGRESS = dataclasses.asdict(Progress(8, [{"epoch": 1, "step": 8, "loss": 1.5}]))
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"extra": 1}, "another version"), ({"step": "x"}, "another version"),
+    ({"step": 8.0}, "another version"), ({"history": [{}]}, "another version"),
+    ({"history": {}}, "another version"), ({"sums": {}}, "another version"),
+    ({"history": [{"epoch": 1, "step": 8, "accuracy": 0.5}]}, "another version"),
+    ({"history": [*PROGRESS["history"], {"epoch": 2, "step": 16, "loss": 1, "x": 2}]},
+     "another version"),
+    ({"train_seconds": None}, "another version"),
+    ({"step": 3}, "meta/data.json is of step 3")])
+def test_what_is_no_progress_of_this_step_is_refused(tmp_path, changes, words):
+    assert progress_of(PROGRESS, tmp_path / "8", "loss") == Progress(**PROGRESS)
+    with pytest.raises(RunError, match=f"checkpoint {tmp_path}/8 is damaged.*{words}"):
+        progress_of(PROGRESS | changes, tmp_path / "8", "loss")
 
 
 def test_a_structure_of_another_config_is_no_damage(workdir):

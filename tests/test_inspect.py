@@ -39,7 +39,8 @@ def leave_run(path: Path, config: ConfigDict) -> Path:
     dataset, recipe, image_shape = prepare(config)
     info = describe(dataset, config.data.scaling)
     with Checkpoints(path / "checkpoints") as checkpoints:
-        checkpoints.save(7, first_state(recipe, image_shape), {}, score=(0.5, 1))
+        state = first_state(recipe, image_shape).replace(step=np.array(7, np.int32))
+        checkpoints.save(7, state, {}, score=(0.5, 1))
     (path / "config.json").write_text(to_json(config))
     (path / "data.json").write_text(data_json(info))
     row = [1, 7, 2.5, 0.25, 2.4, 0.5, 1e-3, 1.5, 80]

@@ -202,8 +202,29 @@ def test_damaged_files_are_one_line(tmp_path, name):
     workdir = made_run(tmp_path / "run")
     (workdir / "pictures").mkdir()
     (workdir / name).write_bytes(b"epoch,loss\n\xff\xfe{")
-    with pytest.raises(InputError, match=f"{name} .*damaged"):
+    with pytest.raises(InputError, match=f"{name} .*(damaged|delete it)"):
         page(workdir)
+
+
+def test_results_that_were_changed_are_shown_nowhere(trained, tmp_path):
+    """Nor kept, when the command that made them evaluates again."""
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    path, results = workdir / "results.json", read_results(trained)
+    path.write_text(path.read_text().replace(
+        f'"test_accuracy": {results["test_accuracy"]}', '"test_accuracy": 0.9256'))
+    assert read_results(workdir)["test_accuracy"] == 0.9256
+    for use in (lambda: page(workdir),
+                lambda: compare.write_comparison([trained, workdir], tmp_path / "page"),
+                lambda: training.run(tiny(epochs=1), workdir, quiet=True)):
+        with pytest.raises(InputError) as error:
+            use()
+        assert str(error.value) == (
+            f"{path} does not have the checksum that was stored with it: delete it, "
+            "then the command that trained the run writes it anew")
+    path.unlink()
+    training.run(tiny(epochs=1), workdir, quiet=True)
+    assert read_results(workdir)["test_accuracy"] == results["test_accuracy"]
 
 
 @pytest.mark.parametrize("name,field", [

@@ -39,7 +39,8 @@ def workdir(tmp_path_factory, compiled_once):
     path = tmp_path_factory.mktemp("runs") / "short"
     run = untrained(tiny(), (8, 8, 1), tuple("0123456789"))
     with Checkpoints(path / "checkpoints") as checkpoints:
-        checkpoints.save(7, run.state, {}, score=(0.5, 1))
+        state = run.state.replace(step=np.array(7, np.int32))
+        checkpoints.save(7, state, {}, score=(0.5, 1))
     (path / "config.json").write_text(to_json(run.config))
     (path / "data.json").write_text(data_json(run.info))
     return path

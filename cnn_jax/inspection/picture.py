@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cnn_jax.errors import InputError
+from cnn_jax.training import json_files
 from cnn_jax.training.metrics import named, write_atomically
 
 INDEX = "pictures.json"
@@ -70,7 +71,7 @@ def read_index(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        rows = json.loads(path.read_text())
+        rows = json_files.read(path)
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}): delete it, then draw again"
                          ) from error

@@ -12,6 +12,7 @@ import numpy as np
 
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.subject import Subject
+from cnn_jax.training import json_files
 from cnn_jax.training.metrics import mean_iou, write_atomically
 
 FILE = "quality.json"  # in a workdir
@@ -146,7 +147,7 @@ def load(workdir: Path) -> Quality | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text())
+        found = json_files.read(path)
         quality = Quality(
             str(found["part"]), int(found["step"]), str(found["unit"]),
             tuple(str(row["class"]) for row in found["classes"]),

@@ -12,7 +12,8 @@ from cnn_jax.errors import InputError
 from cnn_jax.inspection import quality
 from cnn_jax.training.config import flat
 from cnn_jax.training.results import best_row
-from cnn_jax.training.workdir import (DataInfo, read_config, read_data_info, read_json)
+from cnn_jax.training.workdir import (ANEW, DataInfo, read_config, read_data_info,
+                                      read_json)
 
 History = tuple[dict[str, float], ...]  # a row an epoch
 # What every version has written into these files, and the pages use.
@@ -20,7 +21,6 @@ RESULTS = ("params", "best_epoch", "test_accuracy", "test_loss", "test_examples"
            "train_seconds", "images_per_second", "versions", "devices")
 LAYERS = ("model", "input_shape", "params", "macs", "memory_bytes", "layers")
 EPOCH = ("epoch", "step", "loss", "accuracy", "learning_rate", "seconds")
-ANEW = "delete it, then the command that trained the run writes it anew"
 
 
 class Record(NamedTuple):
@@ -63,7 +63,7 @@ def read_fields(path: Path, fields: Iterable[str]) -> dict[str, Any] | None:
     """A JSON object with all of these fields; None where the file does not exist."""
     if not path.exists():
         return None
-    values = read_json(path)
+    values = read_json(path, ANEW)
     need(path, values, fields, ANEW)
     return values
 

@@ -8,7 +8,6 @@ the devices that wrote it.
 """
 
 import contextlib
-import json
 import logging as python_logging
 import re
 import sys
@@ -22,8 +21,14 @@ from flax import serialization, traverse_util
 from orbax.checkpoint import v1 as ocp
 
 from cnn_jax.errors import InputError, RunError
+from cnn_jax.training.json_files import fits, is_sealed, json_crc32, read, sealed
+from cnn_jax.training.progress import check_step
 
 Integrity = dict[str, dict[str, Any]]  # leaf path -> shape, dtype, crc32
+# The JSON parts of a checkpoint (see json_files.fits); older ones lack "scored".
+SCORE = {"score": float, "epoch": int, "crc32": int}
+CHECKS = {"leaves": {str: {"shape": [int], "dtype": str, "crc32": int}},
+          "meta": int, "crc32": int, str: bool}
 
 
 def leaves(state: Any) -> dict[str, np.ndarray]:
@@ -39,34 +44,38 @@ def integrity(state: Any) -> Integrity:
             for path, leaf in leaves(state).items()}
 
 
-def json_crc32(value: Any) -> int:
-    """Of any JSON value; the same before it is written and after it was read."""
-    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
-
-
-def sealed(content: dict) -> dict:
-    """A JSON object with its own CRC-32."""
-    return content | {"crc32": json_crc32(content)}
-
-
-def is_sealed(content: Any) -> bool:
-    """Whether `content` is as `sealed` made it."""
-    return isinstance(content, dict) and content == sealed(
-        {key: value for key, value in content.items() if key != "crc32"})
-
-
-def verify_seal(content: Any, where: str, name: str) -> None:
-    """Raises RunError unless `content` is as `sealed` made it."""
-    if not is_sealed(content):
-        raise RunError(f"{where} is damaged: {name} does not have the checksum that "
-                       "was stored with it")
-
-
 def step_folders(directory: Path) -> list[Path]:
     """The folders of whole checkpoints, by step."""
     found = directory.iterdir() if directory.is_dir() else ()
-    return sorted((path for path in found if path.name.isdecimal()),
+    return sorted((path for path in found if path.name.isdecimal()
+                   and path.name == str(int(path.name)) and path.is_dir()),
                   key=lambda path: int(path.name))
+
+
+def read_part(folder: Path, name: str, form: Any, crc32: int | None = None) -> dict:
+    """A JSON part of a checkpoint, which is sealed or else has this CRC-32.
+
+    Raises RunError where it is damaged, or does not have the form.
+    """
+    damaged, path = f"checkpoint {folder} is damaged", folder / name
+    try:
+        content = read(path)
+    except FileNotFoundError as error:
+        raise RunError(f"{damaged}: {path} is missing") from error
+    except ValueError as error:
+        raise RunError(f"{damaged}: {path} cannot be read: {error}") from error
+    if not (is_sealed(content) if crc32 is None else json_crc32(content) == crc32):
+        raise RunError(f"{damaged}: {name} does not have the checksum that was stored "
+                       "with it")
+    if not fits(content, form):
+        raise RunError(f"{damaged} or of another version: {name} does not hold what "
+                       "it should")
+    return content
+
+
+def read_checks(folder: Path) -> dict:
+    """What the other parts of a checkpoint must be."""
+    return read_part(folder, "integrity/data.json", CHECKS)
 
 
 def verify_score(folder: Path) -> None:
@@ -74,20 +83,14 @@ def verify_score(folder: Path) -> None:
 
     A lost one would make another epoch the best in silence.
     """
-    where, path = f"checkpoint {folder}", folder / "metrics" / "metrics"
-    try:
-        verify_seal(json.loads(path.read_text()), where, "metrics/metrics")
-    except FileNotFoundError:
+    if not (folder / "metrics" / "metrics").exists():
         try:
-            checks = json.loads((folder / "integrity" / "data.json").read_text())
-            scored = checks["scored"]
-        except (OSError, ValueError, LookupError, TypeError):
-            return  # not readable, which restoring it will say; or of an older version
-        if scored:
-            raise RunError(f"{where} is damaged: {path} is missing") from None
-    except (OSError, ValueError) as error:  # ValueError: of JSON or UTF-8
-        raise RunError(f"{where} is damaged: {path} cannot be read: "
-                       f"{_first_line(error)}") from error
+            scored = read_checks(folder).get("scored")
+        except RunError:
+            return  # which restoring it will say
+        if not scored:
+            return
+    read_part(folder, "metrics/metrics", SCORE)
 
 
 def form(leaf: Any) -> str:
@@ -183,10 +186,14 @@ class Checkpoints:
                 saved = self._orbax.save_checkpointables(step, items, force=True,
                                                          metrics=metrics)
         except Exception as error:
-            raise RunError(f"checkpoint {self.directory / str(step)} could not be "
+            raise RunError(f"checkpoint {self.folder(step)} could not be "
                            f"written: {_first_line(error)}") from error
         if not saved:
-            raise RunError(f"checkpoint {self.directory / str(step)} was not written")
+            raise RunError(f"checkpoint {self.folder(step)} was not written")
+
+    def folder(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self.directory / str(step)
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict]:
         """(state, meta) of a step, verified.
@@ -194,43 +201,39 @@ class Checkpoints:
         like: a state of the expected structure, shapes and dtypes (abstract or not).
         Raises InputError for another structure, RunError for damaged files.
         """
-        where = f"checkpoint {self.directory / str(step)}"
-        checks, meta = self._load_json(step, where)
-        compare(checks["leaves"], leaves(like), where)
+        folder = self.folder(step)
+        checks = read_checks(folder)
+        meta = read_part(folder, "meta/data.json", {str: object}, checks["meta"])
+        compare(checks["leaves"], leaves(like), f"checkpoint {folder}")
         target = traverse_util.unflatten_dict(
             {path: np.empty(leaf.shape, leaf.dtype)
              for path, leaf in leaves(like).items()}, sep="/")
-        target = _with_empty_nodes(target, serialization.to_state_dict(like))
-        tree = self._load(step, {"state": target}, where)["state"]
+        tree = self._load(step, _with_empty_nodes(
+            target, serialization.to_state_dict(like)))
         for path, found in integrity(tree).items():
             if found != checks["leaves"][path]:
-                raise RunError(f"{where} is damaged: leaf {path} does not have the "
-                               "checksum that was stored with it")
+                raise RunError(f"checkpoint {folder} is damaged: leaf {path} does not "
+                               "have the checksum that was stored with it")
+        if "step" in tree:
+            check_step("state", int(tree["step"]), folder)
         return serialization.from_state_dict(like, tree), meta
 
-    def _load_json(self, step: int, where: str) -> tuple[dict, dict]:
-        """The verified checksums and meta of a step."""
-        stored = self._load(step, {"integrity": None, "meta": None}, where)
-        checks, meta = stored["integrity"], stored["meta"]
-        verify_seal(checks, where, "integrity/data.json")
-        if checks["meta"] != json_crc32(meta):
-            raise RunError(f"{where} is damaged: meta/data.json does not have the "
-                           "checksum that was stored with it")
-        return checks, meta
-
-    def _load(self, step: int, items: dict, where: str) -> dict:
-        for name in items:
-            if not (part := self.directory / str(step) / name).is_dir():
-                raise RunError(f"{where} is damaged: {part} is missing")
+    def _load(self, step: int, target: dict) -> dict:
+        """The state, not yet verified."""
+        folder = self.folder(step)
+        if not (folder / "state").is_dir():
+            raise RunError(f"checkpoint {folder} is damaged: {folder / 'state'} is "
+                           "missing")
         try:
             with _without_log():
-                return self._orbax.load_checkpointables(step, items)
+                return self._orbax.load_checkpointables(
+                    step, {"state": target})["state"]
         except Exception as error:
             # Orbax's own line shows all of the target; what it chains says why.
             found = re.search(r"checkpointable: (\w+)", str(error))
             why = error.__cause__ or error
             part = found[1] if found else "a file"
-            raise RunError(f"{where} cannot be read: {part}: "
+            raise RunError(f"checkpoint {folder} cannot be read: {part}: "
                            f"{type(why).__name__}: {_first_line(why)}") from error
 
 
@@ -273,6 +276,7 @@ def _ignore_late_answers() -> None:
 
 def _first_line(error: Exception) -> str:
     """Without the settings in JSON that TensorStore puts behind what went wrong."""
-    line = str(error).strip("\"' \n").partition("\n")[0]
+    line = str(error).strip().partition("\n")[0]
+    line = re.sub(r"""^(["'])(.*)\1$""", r"\2", line)  # a KeyError's are around it
     return re.split(r" \[(tensorstore_spec|source locations)", line)[0] or type(
         error).__name__

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cnn_jax.errors import RunError
 from cnn_jax.training.checkpoint import Checkpoints, step_folders, verify_score
+from cnn_jax.training.progress import progress_of
 from cnn_jax.training.results import best_row
 from cnn_jax.training.steps import TrainState
 
@@ -63,10 +64,11 @@ def newest_whole(checkpoints: Checkpoints, like: TrainState, monitor: str,
     for step in reversed(checkpoints.steps):
         try:
             _, meta = checkpoints.restore(step, like)
+            history = progress_of(meta, checkpoints.folder(step), monitor).history
         except RunError as error:
             problems[step] = str(error)
             continue
-        best = best_row(meta["history"], monitor)["step"] if meta["history"] else step
+        best = best_row(history, monitor)["step"] if history else step
         if best != step and best in checkpoints.steps:
             try:
                 checkpoints.restore(best, like)

@@ -24,25 +24,13 @@ from cnn_jax.training.evaluate import Evaluate, compile_evaluation
 from cnn_jax.training.fallback import fall_back, hinted
 from cnn_jax.training.metrics import (Recorder, Reporter, epoch_line, improvement, mean,
                                       should_stop)
+from cnn_jax.training.progress import Progress, progress_of
 from cnn_jax.training.results import describe_devices, finish
 from cnn_jax.training.setup import (abstract_state, create_recipe, describe_network,
                                     first_state)
 from cnn_jax.training.signals import Stopped, stop_signals
 from cnn_jax.training.steps import Recipe, TrainState
 from cnn_jax.training.workdir import DataInfo, default_path, describe, open_workdir
-
-
-@dataclasses.dataclass
-class Progress:
-    """How far a run has come, beside its state; saved as JSON with each checkpoint."""
-
-    step: int = 0
-    history: list[dict] = dataclasses.field(default_factory=list)  # a row an epoch
-    sums: dict[str, float] = dataclasses.field(
-        default_factory=lambda: dict.fromkeys(("loss", "correct", "count"), 0.0))
-    epoch_seconds: float = 0.0    # of training in the epoch under way
-    train_seconds: float = 0.0    # of training in all, without compiling and evaluating
-    compile_seconds: float = 0.0  # of the training step, over all starts of the run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,8 +158,10 @@ def start(this: Run, info: DataInfo) -> tuple[TrainState, Progress]:
     like = abstract_state(this.recipe, info.image_shape)
     with hinted():
         state, meta = this.checkpoints.restore(latest, like)
+        progress = progress_of(meta, this.checkpoints.folder(latest),
+                               this.config.checkpoint.monitor)
     this.report.line(f"resuming after step {latest}")
-    return this.placement.put(state), Progress(**meta)
+    return this.placement.put(state), progress
 
 
 def fit(this: Run, state: TrainState, progress: Progress,
@@ -186,6 +176,8 @@ def fit(this: Run, state: TrainState, progress: Progress,
                          "bit")
     recorder = Recorder(this.workdir, progress.step, progress.history,
                         writing=jax.process_index() == 0)
+    if recorder.lost:
+        this.report.line(recorder.lost)
     with contextlib.closing(recorder), stop_signals() as received:
         while not this.finished(progress):
             state = train_epoch(this, state, progress, train, recorder, received)

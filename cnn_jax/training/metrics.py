@@ -16,7 +16,7 @@ from rich.progress import (BarColumn, MofNCompleteColumn, Progress, SpinnerColum
                            TextColumn, TimeElapsedColumn, TimeRemainingColumn)
 from tensorboardX.summary import scalar
 
-from cnn_jax.errors import RunError
+from cnn_jax.errors import RunError, reason
 from cnn_jax.training.event_file import EventFile
 
 COLUMNS = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy",
@@ -30,8 +30,7 @@ def named(path: Path):
     try:
         yield
     except OSError as error:
-        raise RunError(f"{path} could not be written: {error.strerror or error}"
-                       ) from error
+        raise RunError(f"{path} could not be written: {reason(error)}") from error
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -92,19 +91,25 @@ class Recorder:
     """The files of a run. On resume, rows later than `step` are taken back.
 
     writing: False in all processes but the first, which then write nothing.
+    lost: what is to be said where rows up to `step` are not there any more.
     """
 
     def __init__(self, workdir: Path, step: int, history: list[dict],
                  writing: bool = True):
         self.workdir, self.writing, self.writers = workdir, writing, {}
-        self.jsonl = workdir / "metrics.jsonl"
+        self.jsonl, self.lost = workdir / "metrics.jsonl", ""
         if not writing:
             return
         kept = []
-        if self.jsonl.exists():
+        with named(self.jsonl), contextlib.suppress(FileNotFoundError):
             text = self.jsonl.read_text(errors="replace")  # it may be damaged
-            kept = [line for line in text.splitlines()
-                    if is_row_until(line, step)]
+            kept = [line for line in text.splitlines() if is_row_until(line, step)]
+        # Each checkpoint and each epoch was written after the row of its step.
+        wanted = {row["step"] for row in history} | ({step} if step else set())
+        if gone := wanted - {json.loads(line)["step"] for line in kept}:
+            self.lost = (f"{self.jsonl} was deleted or damaged: it lacks rows up to "
+                         f"step {max(gone)}, which do not come back; history.csv is "
+                         "whole, and what is computed is not touched")
         write_atomically(self.jsonl, "".join(line + "\n" for line in kept))
         self.write_history(history)
         for part in ("train", "validation"):

@@ -19,9 +19,10 @@ import numpy as np
 from cnn_jax import __version__
 from cnn_jax.errors import RunError
 from cnn_jax.training.checkpoint import leaves
+from cnn_jax.training.json_files import sealed
 from cnn_jax.training.metrics import (improvement, named, part_line,
                                       write_atomically)
-from cnn_jax.training.workdir import read_json
+from cnn_jax.training.workdir import ANEW, read_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -114,9 +115,9 @@ def finish(this, state, progress, evaluate, table, only_evaluate: bool) -> dict:
     path = this.workdir / "results.json"
     first = jax.process_index() == 0
     if only_evaluate and path.exists():
-        results = read_json(path)
+        results = read_json(path, ANEW)
     else:
-        results = collect(this, final, progress, row, test, table)
+        results = sealed(collect(this, final, progress, row, test, table))
         if first:
             write_atomically(path, json.dumps(results, indent=2) + "\n")
     if first and not (only_evaluate and (this.workdir / "report.html").exists()):

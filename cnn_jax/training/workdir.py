@@ -15,10 +15,12 @@ from cnn_jax.data import Dataset
 from cnn_jax.data.scaling import SCALINGS, Scaling
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.inspection.settings import Settings
-from cnn_jax.training.checkpoint import is_sealed, sealed, step_folders
+from cnn_jax.training import json_files
+from cnn_jax.training.checkpoint import step_folders
 from cnn_jax.training.config import (ADDED, check, differences, fingerprint,
                                      to_json)
-from cnn_jax.training.metrics import write_atomically
+from cnn_jax.training.json_files import fits, is_sealed, sealed
+from cnn_jax.training.metrics import named, write_atomically
 from cnn_jax.training.parallel import succeeded_in_first
 
 
@@ -32,6 +34,12 @@ class DataInfo(NamedTuple):
     scaling: Scaling
     counts: dict[str, int]             # examples in train, validation, test
     sha256: str                        # over all images and labels
+
+
+DATA = {"name": str, "source": str, "image_shape": (int, int, int),
+        "class_names": [str], "scaling": (float, float), "counts": {str: int},
+        "sha256": str, "crc32": int}  # data.json, see json_files.fits
+ANEW = "delete it, then the command that trained the run writes it anew"
 
 
 def describe(dataset: Dataset, scaling: str) -> DataInfo:
@@ -70,6 +78,8 @@ def open_workdir(path: Path, config: ConfigDict, info: DataInfo):
                 check_same_data(path, info)
                 write_atomically(path / "config.json", to_json(config))
                 write_atomically(path / "data.json", data_json(info))
+                with named(path / "checkpoints"):
+                    (path / "checkpoints").mkdir(exist_ok=True)
             except (InputError, RunError) as error:  # RunError: a full disk
                 problem = error
         if not succeeded_in_first(problem):
@@ -161,29 +171,28 @@ def data_json(info: DataInfo) -> str:
 
 
 def read_data_info(path: Path) -> DataInfo:
-    content = read_json(path / "data.json")
-    values = {key: value for key, value in content.items() if key != "crc32"}
-    if values.keys() != set(DataInfo._fields):
-        raise InputError(f"{path / 'data.json'} has the fields {sorted(values)}, not "
-                         f"{sorted(DataInfo._fields)}: it is of another version")
-    if not is_sealed(content):
-        raise InputError(f"{path / 'data.json'} does not have the checksum that was "
-                         "stored with it: the folder is damaged")
+    values = read_json(path / "data.json")
+    if not fits(values, DATA):
+        raise InputError(f"{path / 'data.json'} does not hold what it should "
+                         f"({', '.join(sorted(DATA))}): it is of another version")
+    del values["crc32"]
     return DataInfo(**values | {"scaling": Scaling(*values["scaling"]),
                                 "image_shape": tuple(values["image_shape"]),
                                 "class_names": tuple(values["class_names"])})
 
 
-def read_json(path: Path) -> dict:
-    """A file that holds one JSON object."""
+def read_json(path: Path, advice: str = "the folder is damaged") -> dict:
+    """A file that holds one JSON object, whose checksum is right where it has one."""
     try:
-        values = json.loads(path.read_text())
+        values = json_files.read(path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: --workdir must be the folder of a "
                          "run (train first)") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read ({error}): the folder is damaged"
-                         ) from error
+    except ValueError as error:
+        raise InputError(f"{path} cannot be read ({error}): {advice}") from error
     if not isinstance(values, dict):
-        raise InputError(f"{path} does not hold a JSON object: the folder is damaged")
+        raise InputError(f"{path} does not hold a JSON object: {advice}")
+    if "crc32" in values and not is_sealed(values):
+        raise InputError(f"{path} does not have the checksum that was stored with it: "
+                         f"{advice}")
     return values
