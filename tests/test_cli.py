@@ -72,6 +72,26 @@ def test_config_that_fails_says_how(tmp_path, text, words):
     assert done.stderr.count("\n") == 1
 
 
+def test_a_folder_in_place_of_a_file_is_one_line_that_says_what_to_do(tmp_path):
+    (tmp_path / "summary.txt").mkdir()
+    done = main(["--mode=summary", "--config=configs/lenet.py",
+                 f"--workdir={tmp_path}"])
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"cnn_jax: {tmp_path}/summary.txt cannot be read or written: Is a directory: "
+        "move away what lies there, then run again\n")
+
+
+def test_a_message_is_one_line_whatever_a_file_is_called(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "new\nline.png").write_bytes(b"no picture")
+    done = main(["--config=configs/lenet.py", "--config.data.name=folder",
+                 f"--config.data.dir={tmp_path}"])
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert f"{tmp_path}/a/new\\nline.png cannot be read" in done.stderr
+
+
 def test_summary_needs_no_data(monkeypatch, tmp_path):
     done = main(["--mode=summary", "--config=configs/lenet.py:cifar10",
                  f"--config.data.dir={tmp_path}/none"])

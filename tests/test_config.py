@@ -35,6 +35,7 @@ BAD = [
     ("model.init", "xavier", "keras"),
     ("model.bn", "tf", "keras"),
     ("model.num_classes", -1, "whole number"),
+    ("model.num_classes", 200_000_000, "from 0 to 1000000"),
     ("model.fields", {"actvation": "tanh"}, "activation"),
     ("data.name", "mnst", "mnist"),
     ("data.name", "tfds:", "tfds:NAME"),

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import struct
+import subprocess
 import tarfile
 import zlib
 
@@ -17,9 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cnn_jax import data
-from cnn_jax.data import formats, images, official
-from cnn_jax.data.images import read_image
-from cnn_jax.errors import InputError
+from cnn_jax.data import folders, formats, images, official
+from cnn_jax.data.images import find_images, read_image
+from cnn_jax.errors import InputError, one_line
 
 
 def refused(function, path, *words):
@@ -366,3 +367,92 @@ def test_picture_with_32_bit_values(tmp_path):
 def test_picture_that_is_missing_or_a_folder(tmp_path):
     refused(read_image, tmp_path / "a.png", "does not exist")
     refused(read_image, tmp_path, "cannot be read")
+
+
+# Class folders
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Two classes of ten pictures."""
+    monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path / "cache"))
+    for name in ("a", "b"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for k in range(10):
+            Image.new("L", (4, 4), k).save(tmp_path / "set" / name / f"{k}.png")
+    return tmp_path / "set"
+
+
+def load(path):
+    return data.load(data_config(name="folder", dir=str(path)), 0)
+
+
+def nested(path, depth):
+    """So many folders in each other; their path may be longer than a path may be."""
+    here = os.open(path, os.O_DIRECTORY)
+    for _ in range(depth):
+        os.mkdir("q", dir_fd=here)
+        inner = os.open("q", os.O_DIRECTORY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+
+
+def test_a_table_of_class_names_with_a_huge_cell(root):
+    (root / "x_labels.txt").write_text(f"Label,Common Name\n{'z' * 200_000},y\n")
+    refused(load, root, "x_labels.txt", "field larger than field limit")
+
+
+@pytest.mark.parametrize("depth", [folders.MAX_DEPTH, 1_800])
+def test_folders_in_folders(root, depth):
+    nested(root / "a", depth)
+    with pytest.raises(InputError, match=f"{root} has folders in .* more than 32 deep"):
+        load(root)
+    subprocess.run(["rm", "-r", root / "a" / "q"], check=True)  # rmtree is recursive
+    nested(root / "a", folders.MAX_DEPTH - 1)
+    assert len(load(root).train.labels) == 14
+
+
+def test_pictures_to_predict_in_folders_in_folders(tmp_path):
+    nested(tmp_path, 1_500)
+    with pytest.raises(InputError, match=f"{tmp_path} has hundreds of folders"):
+        find_images([tmp_path])
+    subprocess.run(["rm", "-r", tmp_path / "q"], check=True)
+
+
+def test_an_archive_of_folders_in_folders(tmp_path):
+    path = tmp_path / "a.tar.gz"
+    write_tar(path, {f"{name}/{'q/' * 3_000}x.png": PNG for name in "ab"})
+    refused(load, path, "more than 32 deep")
+
+
+def test_pictures_that_would_not_fit_into_memory(root, monkeypatch):
+    """Before room is made for them: one file may have many names."""
+    monkeypatch.setattr(images, "MAX_BYTES", 20 * 4 * 4 - 1)
+    made = []
+    monkeypatch.setattr(np, "empty", lambda *args: made.append(args))
+    with pytest.raises(InputError, match=r"20 images of \(4, 4, 1\) would take"):
+        load(root)
+    assert not made
+
+
+def test_a_name_of_several_lines_is_one_line(root):
+    (root / "a" / "new\nline\x1b[2J.png").write_bytes(b"no picture")
+    with pytest.raises(InputError) as caught:
+        load(root)
+    line = one_line(str(caught.value))
+    assert f"{root}/a/new\\nline\\x1b[2J.png cannot be read as a picture" in line
+    assert line.isprintable() and one_line("café 'ß' \udcff") == "café 'ß' \\udcff"
+
+
+@pytest.mark.parametrize("name", ["folder", "mnist", "tfds:mnist"])
+def test_a_home_folder_of_nobody(name):
+    with pytest.raises(InputError, match="data.dir is '~nobody_here/x', whose home"):
+        data.load(data_config(name=name, dir="~nobody_here/x"), 0)
+
+
+@pytest.mark.parametrize("variable", ["CNN_JAX_DATA", "TFDS_DATA_DIR"])
+def test_a_home_folder_of_nobody_in_the_environment(monkeypatch, variable):
+    monkeypatch.delenv("CNN_JAX_DATA", raising=False)
+    monkeypatch.setenv(variable, "~nobody_here/x")
+    with pytest.raises(InputError, match=f"{variable} is '~nobody_here/x', whose home"):
+        data.load(data_config(name="mnist"), 0)

@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from cnn_jax.data import download, official
 from cnn_jax.data.examples import Examples, Stored
 from cnn_jax.data.images import convert_images
+from cnn_jax.data.places import expanded
 from cnn_jax.errors import InputError
 
 _BLOCK = 1024  # examples that are read at a time
@@ -90,7 +91,7 @@ BUILDERS = {
 def data_dir() -> Path:
     """Where prepared sets are kept: `TFDS_DATA_DIR`, else ~/tensorflow_datasets."""
     folder = os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
-    return Path(folder).expanduser()
+    return expanded(folder, "TFDS_DATA_DIR")
 
 
 def prepared(name: str, wanted: str) -> Stored:
@@ -156,7 +157,7 @@ def catalogue(config) -> Stored:
             that can be read without TensorFlow, or has no image and label.
     """
     name = config.name.removeprefix("tfds:")
-    root = Path(config.dir).expanduser() if config.dir else data_dir()
+    root = expanded(config.dir, "data.dir") if config.dir else data_dir()
     try:
         builder = tfds.builder(name, data_dir=root)
     except Exception as error:  # tfds asserts, and imports the builder's own needs

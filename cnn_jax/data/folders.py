@@ -20,7 +20,9 @@ import numpy as np
 
 from cnn_jax.data import cache, formats
 from cnn_jax.data.examples import Examples, Stored
-from cnn_jax.data.images import EXTENSIONS, is_image, is_image_name, read_image
+from cnn_jax.data.images import (EXTENSIONS, empty, is_image, is_image_name,
+                                 read_image)
+from cnn_jax.data.places import expanded
 from cnn_jax.errors import InputError
 
 PART_NAMES = {
@@ -29,6 +31,7 @@ PART_NAMES = {
     "test": "test", "testing": "test",
 }
 ARCHIVES = (".tar.gz", ".tgz")
+MAX_DEPTH = 32  # of folders in folders
 _LOSSY = (".jpg", ".jpeg", ".webp")
 
 # A folder: name -> folder, or the file itself, or its content where it was in an
@@ -48,9 +51,9 @@ def class_folders(config) -> Stored:
         InputError: no class folders, an empty one, classes that training does not
             have, a picture that cannot be read or differs in shape, a bad archive.
     """
-    root = Path(config.dir).expanduser()
+    root = expanded(config.dir, "data.dir")
     if root.is_dir():
-        tree = _folder_tree(root)
+        tree = _folder_tree(root, (root.resolve(),))
     elif root.is_file() and root.name.endswith(ARCHIVES):
         tree = _archive_tree(root)
     else:
@@ -61,6 +64,7 @@ def class_folders(config) -> Stored:
     parts = {part: _classes(folder, name)
              for part, (name, folder) in _part_folders(root, tree).items()}
     classes = _class_list(root, parts)
+    names = _class_names(tree, classes)
     listed = {part: _alternate(found, classes) for part, found in parts.items()}
     pictures = [picture for examples in listed.values() for picture, _ in examples]
     images, how = _decode_cached(root, pictures, tuple(config.image_size),
@@ -70,18 +74,23 @@ def class_folders(config) -> Stored:
         labels = np.array([label for _, label in examples], np.int32)
         stored[part] = Examples(images[start:start + len(labels)], labels)
         start += len(labels)
-    return Stored(stored, _class_names(tree, classes),
-                  f"{_kinds(pictures)} in {root}, {how}")
+    return Stored(stored, names, f"{_kinds(pictures)} in {root}, {how}")
 
 
-def _folder_tree(folder: Path, above: tuple[Path, ...] = ()) -> Tree:
+def _check_depth(depth: int, root: Path) -> None:
+    if depth > MAX_DEPTH:
+        raise InputError(f"{root} has folders in folders more than {MAX_DEPTH} deep; "
+                         "put the pictures of each class into one folder")
+
+
+def _folder_tree(folder: Path, above: tuple[Path, ...], depth: int = 0) -> Tree:
     """What lies in a folder and below; without hidden files and folders, and without
     the resource forks that macOS leaves in zips.
 
     above: where the root and the links on the way lead. A link into or above one of
     these would give pictures a second label.
     """
-    above = above or (folder.resolve(),)
+    _check_depth(depth, above[0])
     tree = {}
     for path in folder.iterdir():
         if path.name.startswith(".") or path.name == "__MACOSX":
@@ -100,7 +109,7 @@ def _folder_tree(folder: Path, above: tuple[Path, ...] = ()) -> Tree:
                     raise InputError(f"{path} is a link to {target}, whose pictures "
                                      "would have two labels: remove the link")
                 further = *above, target
-            tree[path.name] = _folder_tree(path, further)
+            tree[path.name] = _folder_tree(path, further, depth + 1)
         elif is_image(path) or path.name.endswith("labels.txt"):
             tree[path.name] = path
     return tree
@@ -112,6 +121,7 @@ def _archive_tree(path: Path) -> Tree:
     tree = {}
     for name, content in formats.tar_members(path):
         *folders, name = PurePosixPath(name).parts
+        _check_depth(len(folders), path)
         hidden = any(part.startswith(".") or part == "__MACOSX" for part in folders)
         if hidden or not (is_image_name(name) or name.endswith("labels.txt")):
             continue
@@ -233,7 +243,7 @@ def _decode(root, pictures, size, channels) -> np.ndarray:
         return read_image(io.BytesIO(content), size, channels, f"{root}: {name}")
 
     first = read(0)
-    images = np.empty((len(pictures), *first.shape), np.uint8)
+    images = empty(len(pictures), first.shape)
 
     def decode(index):
         image = read(index)
@@ -267,7 +277,12 @@ def _class_names(tree: Tree, classes: list[str]) -> tuple[str, ...]:
             continue
         content = table.read_bytes() if isinstance(table, Path) else table
         text = io.StringIO(content.decode("utf-8", "replace"), newline="")
-        rows = [[cell.strip() for cell in row] for row in csv.reader(text)]
+        try:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(text)]
+        except csv.Error as error:
+            raise InputError(
+                f"{table if isinstance(table, Path) else name} cannot be read as a "
+                f"table of class names ({error}); correct or remove it") from error
         if rows and "Label" in rows[0] and "Common Name" in rows[0]:
             label, common = rows[0].index("Label"), rows[0].index("Common Name")
             names = {row[label]: row[common] for row in rows[1:]

@@ -42,7 +42,11 @@ def find_images(paths) -> list[Path]:
     found = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if is_image(p))
+            try:
+                inside = sorted(p for p in path.rglob("*") if is_image(p))
+            except RecursionError as error:
+                raise InputError(f"{path} has hundreds of folders in each other; name "
+                                 "the one with the pictures") from error
             if not inside:
                 raise InputError(
                     f"{path} holds no picture; files are looked for that end in "
@@ -131,16 +135,21 @@ def convert_images(images: np.ndarray, size: tuple[int, int], channels: int):
     target = (*(size if any(size) else (height, width)), channels or depth)
     if target == (height, width, depth):
         return images
-    size_bytes = count * math.prod(target)
-    if size_bytes > MAX_BYTES:
-        raise InputError(
-            f"{count:,} images of {target} would take {size_bytes / 2**30:.1f} GiB; "
-            f"the limit is {MAX_BYTES / 2**30:.0f}: choose a smaller data.image_size")
-    result = np.empty((count, *target), np.uint8)
+    result = empty(count, target)
     for source, into in zip(images, result):
         image = Image.fromarray(source[..., 0] if depth == 1 else source)
         into[...] = _to_array(_convert(image, size, channels))
     return result
+
+
+def empty(count: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """Room for images, uint8 [count, H, W, C]. Raises InputError over `MAX_BYTES`."""
+    size_bytes = count * math.prod(shape)
+    if size_bytes > MAX_BYTES:
+        raise InputError(
+            f"{count:,} images of {shape} would take {size_bytes / 2**30:.1f} GiB; "
+            f"the limit is {MAX_BYTES / 2**30:.0f}: choose a smaller data.image_size")
+    return np.empty((count, *shape), np.uint8)
 
 
 def _plain(image: Image.Image, path) -> Image.Image:

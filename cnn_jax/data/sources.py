@@ -12,6 +12,7 @@ import numpy as np
 
 from cnn_jax.data import official
 from cnn_jax.data.examples import Examples, Stored
+from cnn_jax.data.places import expanded
 from cnn_jax.errors import InputError
 
 DATA_VARIABLE = "CNN_JAX_DATA"
@@ -54,7 +55,7 @@ def local_folder(config) -> Path | None:
     for this set is not, since it may hold others.
     """
     if config.dir:
-        folder = Path(config.dir).expanduser()
+        folder = expanded(config.dir, "data.dir")
         if not folder.is_dir():
             raise InputError(
                 f"data.dir is {config.dir!r}, which is not a folder; name the folder "
@@ -63,11 +64,11 @@ def local_folder(config) -> Path | None:
     root = os.environ.get(DATA_VARIABLE)
     if not root:
         return None
-    if not Path(root).expanduser().is_dir():
+    folder = expanded(root, DATA_VARIABLE)
+    if not folder.is_dir():
         raise InputError(
             f"{DATA_VARIABLE} is {root!r}, which is not a folder; correct or unset it")
-    folder = Path(root).expanduser() / config.name
-    return folder if folder.is_dir() else None
+    return folder / config.name if (folder / config.name).is_dir() else None
 
 
 def folder_wanted(name: str) -> str:

@@ -94,7 +94,7 @@ RULES = {
     "num_processes": integer(0),
     "process_id": integer(-1),
     "model.name": one_of(networks.NETWORKS),
-    "model.num_classes": integer(0),
+    "model.num_classes": integer(0, 1_000_000),  # ImageNet-21k has 21,843
     "model.conv": one_of(ops.CONVS),
     "model.pool": one_of(ops.POOLS),
     "model.init": one_of(layers.INITIALIZERS),
