@@ -94,8 +94,9 @@ def verdict(seconds: dict[str, list[float]]) -> tuple[bool, str]:
     aim = f"the aim is at most {100 * AIM:.0f} %"
     if JUDGED not in seconds:
         return True, f"{JUDGED} augmentation was not measured; {aim}"
-    low, middle, high = (f"{100 * (ratio - 1):.1f} %" for ratio in ratios(seconds, JUDGED))
-    met = ratios(seconds, JUDGED)[1] <= 1 + AIM
+    found = ratios(seconds, JUDGED)
+    met = found[1] <= 1 + AIM
+    low, middle, high = (f"{100 * (ratio - 1):.1f} %" for ratio in found)
     return met, (f"{JUDGED} augmentation adds {middle} ({low} to {high}) to the step, "
                  f"{aim}: {'met' if met else 'missed'}")
 
@@ -104,7 +105,7 @@ def table(results: dict) -> str:
     seconds = results["seconds"]
     lines = [f"{results['machine']}, jax {results['versions']['jax']}, "
              f"{results['device']}; monkey_cnn, batch {results['batch']}, "
-             f"{results['rounds']} rounds",
+             f"{results['rounds']} round{'s' * (results['rounds'] > 1)}",
              f"{'augmentation':20} ms a step   / {PLAIN} (quartiles)"]
     for name, values in seconds.items():
         low, middle, high = ratios(seconds, name)

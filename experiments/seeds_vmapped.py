@@ -157,8 +157,8 @@ def verdict(row: dict) -> str:
 def table(results: dict) -> str:
     lines = [f"{results['machine']}, jax {results['versions']['jax']}, "
              f"{results['device']}; {SEEDS} seeds, median (quartiles) of "
-             f"{results['rounds']} rounds of {STEPS} steps; fast: beside one after "
-             "another, 1 step a call",
+             f"{results['rounds']} round{'s' * (results['rounds'] > 1)} of {STEPS} "
+             "steps; fast: beside one after another, 1 step a call",
              f"{'network':20}  {'seeds':17}  steps/call  us a step of a seed  "
              "times as fast       relative distance"]
     for row in results["rows"]:
