@@ -13,14 +13,31 @@ from cnn_jax.data import official
 from cnn_jax.errors import InputError
 
 
+LAYOUTS = {"cifar-10-python.tar.gz": "py", "cifar-10-binary.tar.gz": "bin"}
+NINE = [*((name, file.name) for name, files in official.FILES.items()
+          for file in files), ("cifar10", official.CIFAR10_PYTHON.name)]
+
+
 @pytest.fixture
-def mnist(tmp_path, monkeypatch):
-    """A folder with generated files that count as the official ones."""
-    write_mnist(tmp_path / "mnist", mnist_arrays())
-    monkeypatch.setitem(official.FILES, "mnist", tuple(
-        published_as(tmp_path / "mnist" / file.name, file)
-        for file in official.FILES["mnist"]))
-    return tmp_path / "mnist"
+def published(tmp_path, monkeypatch):
+    """A folder for each set, with generated files that count as the official ones."""
+    for name in ("mnist", "fashion_mnist"):
+        write_mnist(tmp_path / name, mnist_arrays())
+    (tmp_path / "cifar10").mkdir()
+    for name, layout in LAYOUTS.items():
+        write_tar(tmp_path / "cifar10" / name, cifar_files(layout, cifar_arrays()))
+    for name, files in official.FILES.items():
+        monkeypatch.setitem(official.FILES, name, tuple(
+            published_as(tmp_path / name / file.name, file) for file in files))
+    python = official.CIFAR10_PYTHON
+    monkeypatch.setattr(official, "CIFAR10_PYTHON", published_as(
+        tmp_path / "cifar10" / python.name, python))
+    return tmp_path
+
+
+@pytest.fixture
+def mnist(published):
+    return published / "mnist"
 
 
 def flip_a_byte(path: Path) -> None:
@@ -42,19 +59,19 @@ def test_table_is_that_of_tensorflow_datasets(name):
     assert ours == registered
 
 
-def test_official_bytes_are_used(mnist):
-    loaded = data.load(data_config(name="mnist", dir=str(mnist), validation=0), 0)
+@pytest.mark.parametrize("name, file", NINE)
+def test_official_bytes_are_used_and_one_flipped_byte_is_refused(published, name, file):
+    path = published / name / file
+    for archive in LAYOUTS.keys() - {file}:  # of two, only the first is looked at
+        path.with_name(archive).unlink(missing_ok=True)
+    config = data_config(name=name, dir=str(path.parent), validation=0)
+    loaded = data.load(config, 0)
     assert "sha256 checked" in loaded.source
     assert len(loaded.train.labels) == 100
-
-
-@pytest.mark.parametrize("index", range(4))
-def test_one_flipped_byte_is_refused(mnist, index):
-    file = official.FILES["mnist"][index]
-    flip_a_byte(mnist / file.name)
+    flip_a_byte(path)
     with pytest.raises(InputError, match="sha256") as caught:
-        data.load(data_config(name="mnist", dir=str(mnist)), 0)
-    assert str(mnist / file.name) in str(caught.value)
+        data.load(config, 0)
+    assert str(path) in str(caught.value)
 
 
 def test_one_byte_too_many_is_refused(mnist):

@@ -1,5 +1,7 @@
 """debug.determinism, and that a network of every class repeats its steps bit by bit."""
 
+import contextlib
+import dataclasses
 import functools
 import math
 
@@ -7,13 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick_compile import quick_jit
 from test_networks_training import SMALL, case, step_of
-from tiny_runs import assert_same_bits, tiny
+from tiny_runs import RICH, assert_same_bits, assert_same_run, main, prepare, tiny
 
 from cnn_jax import ops, training
 from cnn_jax.errors import RunError
 from cnn_jax.training import determinism, loop, parallel
-from cnn_jax.training.steps import TrainState
+from cnn_jax.training.setup import first_state
+from cnn_jax.training.steps import Batch, TrainState, train_step
 
 
 # config.debug.determinism
@@ -78,6 +82,40 @@ def test_a_difference_of_one_bit_is_seen():
     assert determinism.first_difference(nan, nan.copy()) == ""
 
 
+# What the seed decides
+
+@pytest.mark.parametrize("changes, drawn", [
+    ({"model.name": "lenet5"}, False),
+    ({"model.name": "lenet5", "augment.width_shift_range": 0.2}, True),
+    ({"model.name": "baseline"}, True)], ids=["nothing", "augmentation", "dropout"])
+def test_a_seed_decides_what_a_step_draws(changes, drawn):
+    """From one state and one batch, by a recipe that only the seed tells apart."""
+    dataset, recipe, image_shape = prepare(tiny(changes, seed=3))
+    state = first_state(recipe, image_shape)
+    batch = Batch(dataset.train.images[:16], dataset.train.labels[:16],
+                  jnp.ones(16), jnp.arange(16))
+
+    @quick_jit
+    def step(seed, state, batch):
+        return train_step(state, batch, dataclasses.replace(recipe, seed=seed))[0]
+    once, again, other = (step(seed, state, batch) for seed in (3, 3, 4))
+    assert_same_bits(once, again)
+    with pytest.raises(AssertionError) if drawn else contextlib.nullcontext():
+        assert_same_bits(once, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["baseline", "lenet5"])
+def test_a_seed_decides_a_run_in_processes_that_compile_anew(
+        name, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "false")
+    for folder in ("once", "again"):
+        code, _, errors = main(tmp_path / folder,
+                               RICH | {"model.name": name, "seed": 3})
+        assert code == 0, errors
+    assert_same_run(tmp_path / "once", tmp_path / "again")
+
+
 # Every class of networks
 
 def after_twenty_steps(step, shapes, images, labels, seed: int):
@@ -96,8 +134,9 @@ def after_twenty_steps(step, shapes, images, labels, seed: int):
     return jax.tree.map(np.asarray, {"variables": variables, "losses": losses})
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [
+    name if name == "lenet5" else pytest.param(name, marks=pytest.mark.slow)
+    for name in SMALL])
 def test_twenty_steps_of_every_class_repeat_bit_for_bit(name):
     """And from another seed they differ. With the options that runs compile with."""
     model, shapes, images, labels = case(name, *SMALL[name])

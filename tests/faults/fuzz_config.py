@@ -3,13 +3,15 @@
     python -m tests.faults.fuzz_config --n=500 --seed=0
 
 A set has one to four overrides of any fields, the values plausible or senseless. The
-process must end with code 0, or with 2 (or 1, for a loss that is not finite) and one
-line without a traceback. Left out is what would wait for a network or train for long:
-a coordinator that could be there, sets to be downloaded, many epochs, large networks.
+process must end with code 0 and nothing on stderr, or with 2 (or 1, for a loss that is
+not finite) and one line there; it may address 8 GiB. Left out is what would wait for a
+network or train for long: a coordinator that could be there, sets to be downloaded,
+many epochs, large networks.
 """
 
 import os
 import random
+import resource
 from collections import Counter
 
 from tests.faults.warm import Warm, command_line, report, workplace
@@ -23,7 +25,8 @@ SENSELESS = ["", "-1", "0", "1", "2", "1.5", "-0.0", "1e999", "nan", "inf", "-in
              "true", "None", "abc", "1e3", "0x10", "()", "(1,)", "(1,2)", "(-1,2)",
              "(1,2,3)", "('a','b')", "[1]", "{}", "../../x", "/etc/passwd", "a b",
              "'", '"', "\\", "$HOME", "%s", "\u00df\u4e2d", "x" * 1000, "9" * 25,
-             "__import__('os')", "lambda: 0", "1;2", "1,2", "-", "--", "=", "\t"]
+             "__import__('os')", "lambda: 0", "1;2", "1,2", "-", "--", "=", "\t",
+             "~nosuchuser/x", "2147483647", "200000000"]
 PLAUSIBLE = {
     "seed": ["3"], "batch_size": ["8", "16"], "eval_batch_size": ["7", "100"],
     "dtype": ["bfloat16", "float32"], "parallel": ["pmap", "jit"], "devices": ["1"],
@@ -49,6 +52,11 @@ UNKNOWN = ["model.nmae", "optimiser.name", "lr", "model.fields.width", "model",
            "data.", ".seed", "seed.x"]
 FIELDS = [field for field in RULES if field not in ("coordinator", "epochs")] + [
     "model.fields.activation", "model.fields.pool"]
+MEMORY_BYTES = 8 * 2**30
+
+
+def limit_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
 
 
 def overrides(draw: random.Random) -> list[str]:
@@ -77,14 +85,16 @@ def main(n: int, seed: int) -> dict:
         for index in range(n):
             flags = overrides(draw)
             result = end(Warm([*BASE, *flags, f"--workdir={folder / str(index)}"],
-                              folder))
+                              folder, before=limit_memory))
             what = {0: "trained", 1: "stopped", 2: "refused"}.get(result[0], "failed")
-            line = ""
+            line = result[2]
             if what in ("stopped", "refused"):
                 try:
                     line = refusal(result, result[0])
                 except AssertionError:
                     what = "failed"
+            elif line:
+                what = "failed"
             counts[what] += 1
             print(f"{index} {what}: {' '.join(flags)[:300]}\n    {line[:200]}",
                   flush=True)

@@ -103,7 +103,8 @@ def command_line(module, **defaults) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=module, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in defaults.items():
-        parser.add_argument(f"--{name}", type=type(value), default=value)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value),
+                            default=value)
     arguments = parser.parse_args()
     print(vars(arguments), flush=True)
     return arguments
