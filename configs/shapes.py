@@ -16,7 +16,7 @@ Deviation: batch norm learns by the mean gradient like all else (there by the su
 from configs import default
 
 # A step without convolution is cheaper than its call, and a loop does not slow it down
-# (experiments/seeds_vmapped.py).
+# (experiments/measured/seeds_vmapped.txt).
 DNN_STEPS = 16
 
 

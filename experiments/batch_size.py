@@ -1,6 +1,6 @@
 """What the batch size costs: time, updates and accuracy, from 1 to 1,024 images.
 
-    python experiments/batch_size.py --data=DIR                     about 5 minutes
+    python experiments/batch_size.py --data=DIR                     4 minutes, 2 cores
     python experiments/batch_size.py --data=DIR --images=10000 --seeds=1     faster
 
 Trains LeNet-5 on MNIST by plain SGD with one and the same learning rate for every
