@@ -39,7 +39,7 @@ Written by `python experiments/reproduce.py`; the figures are those of RESULTS.j
 Accuracy on the test part, of the parameters of the best validation epoch: mean ±
 standard deviation over n seeds. Needed: the published figure less the band below.
 Seconds per epoch are of training alone, without compiling and evaluating: the median
-epoch (on the AMD EPYC the mean one), median of the runs, on a machine that other
+epoch (in the older rows the mean one), median of the runs, on a machine that other
 programs shared, so that less is possible. Peak memory is that of the whole process, the
 largest of the runs. On CIFAR-10 ours train on 45,000 images, as 5,000 validate; the
 published runs trained on 50,000 and chose their epoch by the test images.
