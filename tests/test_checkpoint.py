@@ -326,6 +326,19 @@ def test_an_empty_step_folder_is_named(saved):
                                      f"{where / 'integrity/data.json'} is missing")
 
 
+def test_a_folder_that_was_moved_away_is_not_made_anew(tmp_path):
+    place, state = tmp_path / "checkpoints", {"x": np.arange(3.0)}
+    with Checkpoints(place) as checkpoints:
+        checkpoints.save(1, state, {})
+        place.rename(tmp_path / "elsewhere")
+        with pytest.raises(RunError, match="checkpoints was moved or deleted"):
+            checkpoints.save(2, state, {})
+        assert not place.exists()
+        place.mkdir()
+        with pytest.raises(RunError, match="checkpoints was moved or deleted"):
+            checkpoints.save(3, state, {})
+
+
 # As a user sees it
 
 def test_a_damaged_checkpoint_ends_a_run_with_code_1(tmp_path):

@@ -139,6 +139,7 @@ class Checkpoints:
             self._orbax = ocp.training.Checkpointer(
                 self.directory, context=context, cleanup_tmp_directories=writing,
                 preservation_policy=preserve)
+        self._first = self._identity()
 
     def __enter__(self):
         return self
@@ -174,6 +175,9 @@ class Checkpoints:
 
         score: (higher is better, epoch), for the checkpoint at the end of an epoch.
         """
+        if self._identity() != self._first:  # orbax would make it anew, and only it
+            raise RunError(f"checkpoint {self.folder(step)} could not be written: "
+                           f"{self.directory} was moved or deleted")
         metrics = None
         if score is not None:
             metrics = sealed({"score": score[0], "epoch": score[1]})
@@ -190,6 +194,10 @@ class Checkpoints:
                            f"written: {_first_line(error)}") from error
         if not saved:
             raise RunError(f"checkpoint {self.folder(step)} was not written")
+
+    def _identity(self) -> int | None:
+        """Which folder `directory` is; None if it is none."""
+        return self.directory.stat().st_ino if self.directory.is_dir() else None
 
     def folder(self, step: int) -> Path:
         """Where the checkpoint of a step lies."""
