@@ -83,6 +83,7 @@ def make_targets(experiments: dict[str, Experiment], flags) -> dict[str, Target]
         if copy:
             words += ["--cifar10-jpeg", flags.cifar10_jpeg.name]
         note = flags.note if name in flags.only else ""
+        words += ["--note", note] if note else []
         targets[name] = Target(
             name, experiment, config,
             flags.workdir / (name + "-jpeg" * copy), changed, tuple(words),
@@ -169,7 +170,7 @@ def run_all(targets: list[Target], flags, write_rows) -> list[str]:
     Raises Interrupted, after all have saved where they are.
     """
     asked = [(target, seed, target.folder / f"seed{seed}") for target in targets
-             for seed in target.seeds(flags.seeds)]
+             for seed in range(flags.seeds or target.experiment.seeds)]
     finished = {path for target, _, path in asked if is_finished(path, target.config)}
     todo = [work for work in asked if work[2] not in finished]
     failed, console = [], Console(highlight=False, soft_wrap=True)
@@ -220,7 +221,7 @@ def parse(argv: list[str] | None, names: list[str]) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="NAME", default=names,
                         help="experiments to run; see --list")
     parser.add_argument("--seeds", type=int, metavar="N",
-                        help="so many seeds in place of the table's")
+                        help="seeds 0 ... N - 1 in place of the table's")
     parser.add_argument("--data", type=Path, metavar="DIR",
                         help="folder with mnist/, fashion_mnist/, cifar10/ (sets "
                         "CNN_JAX_DATA; without it they are downloaded) and "

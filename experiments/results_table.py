@@ -61,10 +61,6 @@ class Target(NamedTuple):
     data: str           # what it is measured on
     images: int         # of the whole set
 
-    def seeds(self, n: int | None = None) -> range:
-        first = self.experiment.first_seed
-        return range(first, first + (n or self.experiment.seeds))
-
 
 def settings(fields: dict) -> dict:
     """What a config changes from configs/default.py, but for the seed: a run made

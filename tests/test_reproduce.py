@@ -123,6 +123,7 @@ def test_a_row_says_what_it_was_measured_on(measured, monkeypatch, capsys):
     words = "scanned again; on 1,797 of the 5,000 images"
     assert rows(measured)["easy"]["data"] == words
     assert f"| easy ({words}) |" in (measured / "RESULTS.md").read_text()
+    assert rows(measured)["easy"]["command"].endswith("--note 'scanned again'")
     monkeypatch.undo()
     run(measured, "--table")
 
@@ -139,12 +140,6 @@ def test_a_row_gives_way_to_one_with_as_many_runs_only(measured, tmp_path, capsy
     assert run(tmp_path, *words) == 0
     assert rows(tmp_path)["easy"] == rows(measured)["easy"]
     assert rows(tmp_path)["easy"]["n"] == 2
-
-
-def test_the_first_seed_is_that_of_the_experiment():
-    monkeys = reproduce.make_targets(
-        EXPERIMENTS, reproduce.parse([], list(EXPERIMENTS)))["monkeys_faithful"]
-    assert list(monkeys.seeds()) == [7] and list(monkeys.seeds(3)) == [7, 8, 9]
 
 
 def test_an_aim_of_ours_is_needed_where_nothing_is_published(measured, capsys):
