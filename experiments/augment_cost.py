@@ -28,10 +28,10 @@ from cnn_jax.data.scaling import Scaling  # noqa: E402
 from cnn_jax.errors import InputError, RunError  # noqa: E402
 from cnn_jax.training import parallel  # noqa: E402
 from cnn_jax.training.metrics import write_atomically  # noqa: E402
-from cnn_jax.training.results import commit, machine, versions  # noqa: E402
 from cnn_jax.training.setup import create_recipe, first_state  # noqa: E402
 from cnn_jax.training.workdir import DataInfo  # noqa: E402
 from configs import default, monkeys  # noqa: E402
+from experiments.measuring import make_out, ran_on  # noqa: E402
 
 IMAGES, SHAPE = 256, (128, 128, 3)
 PLAIN, JUDGED = "nothing", "the monkeys'"
@@ -120,11 +120,7 @@ def check(flags: argparse.Namespace) -> None:
         raise InputError(f"--batch={flags.batch}: give 1 to {IMAGES} images")
     if flags.rounds < 1:
         raise InputError(f"--rounds={flags.rounds}: give 1 or more")
-    try:
-        flags.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out={flags.out} cannot be made ({error.strerror}): name "
-                         "another folder") from error
+    make_out(flags.out)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -140,11 +136,8 @@ def main(argv: list[str] | None = None) -> None:
     seconds = measure(flags.batch, flags.rounds,
                       list(dict.fromkeys([PLAIN, *flags.only])))
     met, sentence = verdict(seconds)
-    device = jax.devices()[0]
-    results = {"machine": machine(),
-               "device": f"{device.platform} ({device.device_kind})",
-               "versions": versions(), "commit": commit(), "batch": flags.batch,
-               "rounds": flags.rounds, "verdict": sentence, "seconds": seconds}
+    results = ran_on() | {"batch": flags.batch, "rounds": flags.rounds,
+                          "verdict": sentence, "seconds": seconds}
     write_atomically(flags.out / "augment_cost.json",
                      json.dumps(results, indent=1) + "\n")
     write_atomically(flags.out / "augment_cost.txt", table(results))

@@ -32,10 +32,10 @@ from cnn_jax.errors import InputError, RunError  # noqa: E402
 from cnn_jax.training import parallel  # noqa: E402
 from cnn_jax.training.evaluate import compile_evaluation  # noqa: E402
 from cnn_jax.training.metrics import named, write_atomically  # noqa: E402
-from cnn_jax.training.results import commit, machine, versions  # noqa: E402
 from cnn_jax.training.setup import create_recipe, first_state  # noqa: E402
 from cnn_jax.training.workdir import describe  # noqa: E402
 from configs import lenet  # noqa: E402
+from experiments.measuring import make_out, ran_on  # noqa: E402
 
 BATCHES = (1, 10, 32, 128, 1024)
 RATE = 0.05
@@ -203,11 +203,7 @@ def check(flags: argparse.Namespace) -> data.Dataset:
         raise InputError(
             f"--batches: {', '.join(map(str, wrong))} cannot be, there are {count:,} "
             f"training images: give 1 to {count:,}, or --images=0 for all images")
-    try:
-        flags.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out={flags.out} cannot be made ({error.strerror}): name "
-                         "another folder") from error
+    make_out(flags.out)
     return dataset
 
 
@@ -240,12 +236,9 @@ def main(argv: list[str] | None = None) -> None:
     if flags.data:
         os.environ["CNN_JAX_DATA"] = str(flags.data)
     dataset = check(flags)
-    device = jax.devices()[0]
-    results = {"machine": machine(),
-               "device": f"{device.platform} ({device.device_kind})",
-               "versions": versions(), "commit": commit(), "rate": RATE,
-               "epochs": flags.epochs, "updates": flags.updates,
-               "images": flags.images, "seeds": flags.seeds, "rows": []}
+    results = ran_on() | {
+        "rate": RATE, "epochs": flags.epochs, "updates": flags.updates,
+        "images": flags.images, "seeds": flags.seeds, "rows": []}
     before = measured_before(results, flags.out / "batch_size.json")
     for batch in dict.fromkeys(flags.batches):
         if batch in before:

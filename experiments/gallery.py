@@ -29,6 +29,7 @@ from cnn_jax import ops  # noqa: E402
 from cnn_jax.data.images import read_image  # noqa: E402
 from cnn_jax.errors import InputError, RunError  # noqa: E402
 from cnn_jax.ops.filters import kernel  # noqa: E402
+from experiments.measuring import make_out  # noqa: E402
 
 LONGEST = 640  # pixels of the longer side, to which larger pictures are reduced
 SHORTEST = 4   # pixels: a 3 x 3 window and a pool of 2 x 2 of its outputs
@@ -281,11 +282,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first kernel")
     flags = parser.parse_args(argv)
     picture, grey = load_picture(flags.image), circle()
-    try:
-        flags.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out={flags.out} cannot be made ({error.strerror}): name "
-                         "another folder") from error
+    make_out(flags.out)
     learnt = learn_kernel(grey, seed=flags.seed)
     for name, figure in (("filters", draw_filters(picture)),
                          ("strip", draw_strip(picture)),

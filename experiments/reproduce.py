@@ -69,8 +69,8 @@ def load_config(experiment: Experiment, flags):
         changes |= {"data.name": "folder", "data.dir": str(flags.cifar10_jpeg)}
     config.update_from_flattened_dict(changes)
     check(config)
-    flags = tuple(f"--config.{field}={value}" for field, value in changes.items())
-    return config, flags, images
+    return config, tuple(f"--config.{field}={value}"
+                         for field, value in changes.items()), images
 
 
 def make_targets(experiments: dict[str, Experiment], flags) -> dict[str, Target]:

@@ -135,9 +135,9 @@ def row(target: Target, before: dict | None) -> dict:
     """
     experiment, runs = target.experiment, measured(target)
     fields, data = settings(computed(target.config)), on_what(target, runs)
-    if (before and same_but_data(before["settings"], fields) and not runs or before
-            and before["settings"] == fields and before["data"] == data
-            and before["n"] > len(runs)):
+    if before and (same_but_data(before["settings"], fields) if not runs else
+                   (before["settings"], before["data"]) == (fields, data)
+                   and before["n"] > len(runs)):
         return before | facts(target)
     accuracies = [results[f"test_{experiment.metric}"] for results in runs]
     out = facts(target) | {

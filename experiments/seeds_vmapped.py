@@ -32,10 +32,10 @@ from cnn_jax.data.scaling import Scaling  # noqa: E402
 from cnn_jax.errors import InputError, RunError  # noqa: E402
 from cnn_jax.training import parallel  # noqa: E402
 from cnn_jax.training.metrics import write_atomically  # noqa: E402
-from cnn_jax.training.results import commit, machine, versions  # noqa: E402
 from cnn_jax.training.setup import create_recipe, first_state  # noqa: E402
 from cnn_jax.training.workdir import DataInfo  # noqa: E402
 from configs import lenet, mnist, shapes  # noqa: E402
+from experiments.measuring import make_out, ran_on  # noqa: E402
 
 SEEDS, CALLS, STEPS, IMAGES = 5, (1, 16), 64, 4096
 AGREE = 1e-5  # relative distance of the parameters after as many steps as a call
@@ -181,16 +181,9 @@ def main(argv: list[str] | None = None) -> None:
     flags = parser.parse_args(argv)
     if flags.rounds < 1:
         raise InputError(f"--rounds={flags.rounds}: give 1 or more")
-    try:
-        flags.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out={flags.out} cannot be made ({error.strerror}): name "
-                         "another folder") from error
-    device = jax.devices()[0]
-    results = {"machine": machine(),
-               "device": f"{device.platform} ({device.device_kind})",
-               "versions": versions(), "commit": commit(), "rounds": flags.rounds,
-               "seeds": SEEDS, "steps": STEPS, "rows": []}
+    make_out(flags.out)
+    results = ran_on() | {"rounds": flags.rounds, "seeds": SEEDS, "steps": STEPS,
+                          "rows": []}
     for title in dict.fromkeys(flags.only):
         results["rows"].append(measure(title, flags.rounds))
         print(verdict(results["rows"][-1]), flush=True)
