@@ -31,8 +31,8 @@ def checkout(tmp_path):
     for name in ("cnn_jax", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "experiments").mkdir()
-    (tmp_path / "experiments" / "gallery.py").symlink_to(
-        ROOT / "experiments" / "gallery.py")
+    for path in (ROOT / "experiments").glob("*.py"):
+        (tmp_path / "experiments" / path.name).symlink_to(path)
     return tmp_path
 
 
