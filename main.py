@@ -25,6 +25,9 @@ MODE = flags.DEFINE_string("mode", "train", f"One of {', '.join(modes.MODES)}.")
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; default runs/NETWORK-DATASET-HASH. The same "
     "folder again goes on where the run stopped.")
+SEEDS = flags.DEFINE_integer(
+    "seeds", 1, "train: as many seeds, from config.seed on, at once in one vmapped "
+    "program, for small networks; each has the folder WORKDIR/seedS.", lower_bound=1)
 IMAGES = flags.DEFINE_string(
     "images", None, "predict, inspect: pictures or folders of pictures; more may "
     "follow. compare: the folders of runs follow without a flag.")
@@ -64,7 +67,7 @@ def main(argv: list[str]) -> None:
             images=tuple([IMAGES.value] if IMAGES.value else []) + tuple(argv[1:]),
             top=TOP.value, json=JSON.value, invert=INVERT.value,
             output=Path(OUTPUT.value) if OUTPUT.value else None,
-            host=HOST.value, port=PORT.value))
+            host=HOST.value, port=PORT.value, seeds=SEEDS.value))
     except InputError as error:
         fail(str(error), 2)
     except Stopped as error:

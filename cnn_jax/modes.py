@@ -42,6 +42,7 @@ class Request:
     output: Path | None = None
     host: str = "127.0.0.1"
     port: int = 8000
+    seeds: int = 1
 
 
 def run(request: Request) -> None:
@@ -55,13 +56,20 @@ def run(request: Request) -> None:
                                                "compare"):
         raise InputError(f"--output={request.output} is only for --mode=show_data, "
                          "overlays, predict and compare")
+    if request.seeds != 1 and request.mode != "train":
+        raise InputError(f"--seeds={request.seeds} is only for --mode=train: the run "
+                         "of each seed has a --workdir of its own")
     if request.config is not None:
         check(request.config)
     MODES[request.mode](request)
 
 
 def train(request: Request) -> None:
-    training.run(need_config(request), request.workdir)
+    config = need_config(request)
+    if request.seeds == 1:
+        training.run(config, request.workdir)
+    else:
+        training.run_seeds(config, request.seeds, request.workdir)
 
 
 def evaluate(request: Request) -> None:

@@ -7,10 +7,13 @@
 
 Every (experiment, seed) is one `main.py` in a process of its own, so that its peak
 memory is its own, with the workdir WORKDIR/EXPERIMENT/seedS and its lines in
-seedS.log. What was interrupted goes on from its checkpoint, what is finished is not run
-again. Writes RESULTS.md and RESULTS.json after each run; rows that have not been run
-say so. Exit code 1 if a mean is below the published figure by more than its band, or
-if a run failed; 2 for input that cannot be used.
+seedS.log. Where a network is so small that its seeds are trained faster at once, one
+`main.py --seeds` trains all of them, with its lines in seeds.log; not so with --jobs,
+which give each seed a core and are faster still on a CPU. What was interrupted goes on
+from its checkpoint, what is finished is not run again. Writes RESULTS.md and
+RESULTS.json after each run; rows that have not been run say so. Exit code 1 if a mean
+is below the published figure by more than its band, or if a run failed; 2 for input
+that cannot be used.
 """
 
 import argparse
@@ -26,6 +29,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn,
@@ -42,7 +46,7 @@ from experiments.published import EXPERIMENTS, IMAGES, Experiment  # noqa: E402
 from experiments.results_table import (AS_PUBLISHED, Target, below,  # noqa: E402
                                        is_finished, write)
 
-EPOCH = re.compile(r"epoch (\d+)/\d+ - loss")
+EPOCH = re.compile(r"(?:seed \d+: )?epoch (\d+)/\d+ - loss")
 
 
 class Interrupted(Exception):
@@ -91,11 +95,43 @@ def make_targets(experiments: dict[str, Experiment], flags) -> dict[str, Target]
     return targets
 
 
-def command(target: Target, seed: int) -> list[str]:
-    """The main.py of one run."""
-    return [sys.executable, "main.py", f"--config=configs/{target.experiment.config}",
-            f"--config.seed={seed}", *target.changes,
-            f"--workdir={target.folder / f'seed{seed}'}"]
+class Work(NamedTuple):
+    """One main.py: a seed of an experiment, or all of them at once."""
+
+    target: Target
+    seeds: range
+
+    @property
+    def title(self) -> str:
+        last = f" to {self.seeds[-1]}" if len(self.seeds) > 1 else ""
+        return f"{self.target.name} seed{'s' * bool(last)} {self.seeds[0]}{last}"
+
+    @property
+    def workdirs(self) -> list[Path]:
+        return [self.target.folder / f"seed{seed}" for seed in self.seeds]
+
+    @property
+    def log(self) -> Path:
+        name = "seeds" if len(self.seeds) > 1 else f"seed{self.seeds[0]}"
+        return self.target.folder / f"{name}.log"
+
+    @property
+    def command(self) -> list[str]:
+        words = [sys.executable, "main.py",
+                 f"--config=configs/{self.target.experiment.config}",
+                 f"--config.seed={self.seeds[0]}", *self.target.changes]
+        if len(self.seeds) > 1:
+            return [*words, f"--seeds={len(self.seeds)}",
+                    f"--workdir={self.target.folder}"]
+        return [*words, f"--workdir={self.workdirs[0]}"]
+
+
+def divide(target: Target, seeds: int, jobs: int) -> list[Work]:
+    """The work of an experiment. With more than one job each seed is its own."""
+    everything = Work(target, range(seeds))
+    if target.experiment.at_once and jobs == 1:
+        return [everything]
+    return [Work(target, range(seed, seed + 1)) for seed in everything.seeds]
 
 
 class Runs:
@@ -169,31 +205,30 @@ def run_all(targets: list[Target], flags, write_rows) -> list[str]:
 
     Raises Interrupted, after all have saved where they are.
     """
-    asked = [(target, seed, target.folder / f"seed{seed}") for target in targets
-             for seed in range(flags.seeds or target.experiment.seeds)]
-    finished = {path for target, _, path in asked if is_finished(path, target.config)}
-    todo = [work for work in asked if work[2] not in finished]
+    asked = [work for target in targets for work in divide(
+        target, flags.seeds or target.experiment.seeds, flags.jobs)]
+    finished = [work for work in asked if all(
+        [is_finished(path, work.target.config) for path in work.workdirs])]
+    todo = [work for work in asked if work not in finished]
     failed, console = [], Console(highlight=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        for target, seed, path in asked:
-            if path in finished:
-                progress.console.print(f"{target.name} seed {seed}: finished")
+        for work in finished:
+            progress.console.print(f"{work.title}: finished")
         total = progress.add_task("runs", total=len(todo))
         runs = Runs(flags.jobs)
 
-        def one(target: Target, seed: int, path: Path) -> tuple[str, str | None]:
-            title = f"{target.name} seed {seed}"
-            task = progress.add_task(title, total=target.config.epochs)
+        def one(work: Work) -> tuple[str, str | None]:
+            task = progress.add_task(work.title, total=work.target.config.epochs)
             problem = runs.run(
-                command(target, seed), path.with_suffix(".log"), flags.data,
+                work.command, work.log, flags.data,
                 lambda done: progress.update(task, completed=done))
             progress.remove_task(task)
-            return f"{title}: {problem or score(path, target.experiment)}", problem
+            return f"{work.title}: {problem or scores(work)}", problem
 
         with ThreadPoolExecutor(flags.jobs) as pool:
-            waiting = [pool.submit(one, *work) for work in todo]
+            waiting = [pool.submit(one, work) for work in todo]
             try:
                 for number, future in enumerate(as_completed(waiting), 1):
                     words, problem = future.result()
@@ -209,11 +244,13 @@ def run_all(targets: list[Target], flags, write_rows) -> list[str]:
     return failed
 
 
-def score(path: Path, experiment: Experiment) -> str:
-    results = json.loads((path / "results.json").read_text())
-    return (f"test {experiment.metric.replace('_', ' ')} "
-            f"{results[f'test_{experiment.metric}']:.4f}, "
-            f"{results['train_seconds']:.0f} s of training")
+def scores(work: Work) -> str:
+    metric = work.target.experiment.metric
+    results = [json.loads((path / "results.json").read_text())
+               for path in work.workdirs]
+    figures = ", ".join(f"{one[f'test_{metric}']:.4f}" for one in results)
+    seconds = sum(one["train_seconds"] for one in results)
+    return f"test {metric.replace('_', ' ')} {figures}, {seconds:.0f} s of training"
 
 
 def parse(argv: list[str] | None, names: list[str]) -> argparse.Namespace:

@@ -40,8 +40,9 @@ Accuracy on the test part, of the parameters of the best validation epoch: mean 
 standard deviation over n seeds. Needed: the published figure less the band below.
 Seconds per epoch are of training alone, without compiling and evaluating: the median
 epoch (in the older rows the mean one), median of the runs, on a machine that other
-programs shared, so that less is possible. Peak memory is that of the whole process, the
-largest of the runs. On CIFAR-10 ours train on 45,000 images, as 5,000 validate; the
+programs shared, so that less is possible. Where seeds were trained at once, it is a
+seed's share of their epoch. Peak memory is that of the whole process, the largest of
+the runs. On CIFAR-10 ours train on 45,000 images, as 5,000 validate; the
 published runs trained on 50,000 and chose their epoch by the test images.
 """
 
@@ -149,7 +150,8 @@ def row(target: Target, before: dict | None) -> dict:
         "n": len(runs), "accuracies": accuracies,
         "seeds": [results["seed"] for results in runs],
         "best_epochs": [results["best_epoch"] for results in runs],
-        "epochs": None, "seconds_per_epoch": None, "peak_memory_mb": None,
+        "epochs": None, "seconds_per_epoch": None, "seeds_at_once": 1,
+        "peak_memory_mb": None,
         "hardware": "", "settings": fields}
     if runs:
         assert {results["params"] for results in runs} == {experiment.params}, target
@@ -157,6 +159,7 @@ def row(target: Target, before: dict | None) -> dict:
             "epochs": statistics.mean(results["epochs"] for results in runs),
             "seconds_per_epoch": round(statistics.median(
                 results["median_epoch_seconds"] for results in runs), 3),
+            "seeds_at_once": max(results.get("seeds_at_once", 1) for results in runs),
             "peak_memory_mb": max(results["peak_memory_mb"] for results in runs),
             "hardware": "; ".join(dict.fromkeys(map(hardware, runs)))}
     return out
@@ -209,6 +212,8 @@ def cells(row: dict) -> tuple[str, ...]:
         epochs = f"{row['epochs']:g}{cut}"
         seconds = row["seconds_per_epoch"]
         seconds = f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
+        if row.get("seeds_at_once", 1) > 1:
+            seconds += f", {row['seeds_at_once']} seeds at once"
         memory = f"{row['peak_memory_mb']:,.0f} MB"
     return (row["name"] + data, f"{row['params']:,}", four_digits(row["published"]),
             four_digits(needed(row)), ours, epochs, seconds, memory, row["hardware"],

@@ -7,8 +7,8 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from tiny_runs import (assert_same_bits, losses, main, prepare, read_results, refusal,
-                       tiny)
+from tiny_runs import (assert_same_bits, end, losses, main, prepare, read_results,
+                       refusal, start_python, tiny)
 
 from cnn_jax import training
 from cnn_jax.errors import InputError, RunError
@@ -337,6 +337,32 @@ def test_a_folder_that_was_moved_away_is_not_made_anew(tmp_path):
         place.mkdir()
         with pytest.raises(RunError, match="checkpoints was moved or deleted"):
             checkpoints.save(3, state, {})
+
+
+def test_what_orbax_s_threads_meet_too_late_is_not_told(tmp_path):
+    """As when a save has timed out: they log what they hand to who waits for them."""
+    code = """
+import sys
+from absl import logging
+from cnn_jax.training.checkpoint import Checkpoints
+from orbax.checkpoint._src.futures.future import _SignalingThread
+def fail():
+    raise RuntimeError('too late')
+with Checkpoints(sys.argv[1]):
+    pass
+thread = _SignalingThread(target=fail, send_signals=[], receive_signals=[],
+                          timeout_secs=10)
+thread.start()
+try:
+    thread.join()
+except RuntimeError as error:
+    print(error)
+logging.error('another')
+"""
+    code, output, errors = end(start_python("-c", code, tmp_path))
+    assert (code, output) == (0, "too late\n"), errors
+    line, = [line for line in errors.splitlines() if not line.startswith("WARNING")]
+    assert line.endswith("another")
 
 
 # As a user sees it

@@ -38,7 +38,8 @@ def test_a_step_that_does_not_repeat_ends_the_run(tmp_path, monkeypatch):
 
     def unsteady(*args):
         """Programs whose fifth call is one unit in the last place off in one leaf."""
-        program, calls = original(*args)[1], []
+        programs, seconds = original(*args)
+        program, calls = programs[1], []
 
         def call(state, *rest):
             state, metrics = program(state, *rest)
@@ -48,7 +49,7 @@ def test_a_step_that_does_not_repeat_ends_the_run(tmp_path, monkeypatch):
                 head = head | {"bias": jnp.nextafter(head["bias"], jnp.float32(9))}
                 state = state.replace(params=state.params | {"head": head})
             return state, metrics
-        return {1: call}
+        return {1: call}, seconds
     monkeypatch.setattr(loop, "compile_training", unsteady)
     with pytest.raises(RunError, match=r"step (2|3), made twice .* differs in leaf "
                                        r"params/head/bias at \[0\]: .*10 of 10 values"):

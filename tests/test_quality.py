@@ -213,6 +213,12 @@ def test_weights_are_those_of_the_kernels_in_order():
     assert len(units.thinned(np.arange(10), 4)) == 4
 
 
+@pytest.mark.filterwarnings("error")
+def test_values_whose_squares_overflow_have_a_deviation():
+    values = {"fc": np.array([-1e30, 1e30, 3e30], np.float32)}
+    assert "standard deviation 1.6e+30" in units.spread_in_words(values, "kernel")
+
+
 def test_histograms_of_a_deep_network_show_its_ends():
     names = [f"layer{i}" for i in range(61)]
     shown = units.shown(dict.fromkeys(names))

@@ -96,6 +96,37 @@ def test_what_is_finished_is_not_run_again(measured, monkeypatch, capsys):
     assert rows(measured) == before
 
 
+def test_seeds_at_once_are_one_run_and_the_row_says_so(tmp_path, capsys):
+    small = {"small": Experiment("shapes.py:colour_cnn", 2, 3_815, None, epochs=1,
+                                 at_once=True)}
+    assert run(tmp_path, experiments=small) == 0
+    said = capsys.readouterr().out
+    assert "1/1 small seeds 0 to 1: test accuracy 0." in said
+    folder = tmp_path / "runs" / "small"
+    assert "seed 1: epoch 1/1 - loss" in (folder / "seeds.log").read_text()
+    row = rows(tmp_path)["small"]
+    assert row["seeds"] == [0, 1] and row["seeds_at_once"] == 2
+    assert ", 2 seeds at once |" in (tmp_path / "RESULTS.md").read_text()
+    assert run(tmp_path, experiments=small) == 0
+    assert "small seeds 0 to 1: finished" in capsys.readouterr().out
+
+
+def test_with_jobs_each_seed_is_a_run():
+    targets = reproduce.make_targets(EXPERIMENTS, reproduce.parse([], ["none"]))
+    for name, jobs, runs in (("shapes_shape_cnn", 1, 1), ("shapes_shape_cnn", 2, 5),
+                             ("lenet_mnist", 1, 5)):
+        assert len(reproduce.divide(targets[name], 5, jobs)) == runs, (name, jobs)
+
+
+def test_what_is_trained_at_once_can_be():
+    """Its seeds divide the data alike."""
+    for target in reproduce.make_targets(
+            EXPERIMENTS, reproduce.parse([], ["none"])).values():
+        if target.experiment.at_once:
+            assert target.config.data.split in ("first", "last"), target.name
+            assert target.experiment.seeds > 1, target.name
+
+
 @pytest.mark.skipif(len(CORES) < 2, reason="one core cannot be shared")
 def test_jobs_share_the_cores(measured):
     assert set().union(*reproduce.shares(2)) == set(CORES)
@@ -275,7 +306,7 @@ def test_cifar10_from_pictures_is_another_row(tmp_path):
     target = targets["cifar10_lenet5"]
     assert target.config.data.name == "folder" and "JPEG" in target.data
     assert target.folder.name == "cifar10_lenet5-jpeg"
-    words = reproduce.command(target, 3)
+    words = reproduce.Work(target, range(3, 4)).command
     assert f"--config.data.dir={pictures}" in words and "--config.seed=3" in words
     assert targets["mnist_keras"].data == "as published"
     assert target.words[-2:] == ("--cifar10-jpeg", "pictures")

@@ -29,7 +29,7 @@ def weights(subject: Subject, settings: Settings) -> Iterator[Picture]:
         "weights", "Weights",
         "How the values of each layer's kernel are distributed, with their standard "
         "deviation." + left_out(values), spread_in_words(values, "kernel"),
-        histograms(values, lambda name: f"sd {values[name].std():.2g}"), values)
+        histograms(values, lambda name: f"sd {deviation(values[name]):.2g}"), values)
 
 
 def units(subject: Subject, settings: Settings) -> Iterator[Picture]:
@@ -173,5 +173,11 @@ def histograms(values: Mapping[str, np.ndarray], note: Callable[[str], str]) -> 
 def spread_in_words(values: Mapping[str, np.ndarray], what: str) -> str:
     """'conv1: kernel from -0.5 to 0.6, standard deviation 0.2; ...'"""
     said = [f"{name} from {x.min():.2g} to {x.max():.2g}, standard deviation "
-            f"{x.std():.2g}" for name, x in ((n, values[n]) for n in shown(values))]
+            f"{deviation(x):.2g}"
+            for name, x in ((name, values[name]) for name in shown(values))]
     return f"The {what} values of each layer: {'; '.join(said)}."
+
+
+def deviation(values: np.ndarray) -> float:
+    """The standard deviation, by squares that float32 may be too small for."""
+    return float(values.std(dtype=np.float64))

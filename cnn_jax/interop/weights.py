@@ -29,9 +29,10 @@ def write_text(path: Path, state: TrainState) -> Path:
     with np.printoptions(precision=5, suppress=True, threshold=200, edgeitems=EDGE,
                          linewidth=100):
         for name, array in exported(state).items():
+            exact = array.astype(np.float64)  # float32 cannot hold every square
             blocks.append(
-                f"{name}  shape {array.shape}  mean {array.mean():.6g}  standard "
-                f"deviation {array.std():.6g}  min {array.min():.6g}  max "
+                f"{name}  shape {array.shape}  mean {exact.mean():.6g}  standard "
+                f"deviation {exact.std():.6g}  min {array.min():.6g}  max "
                 f"{array.max():.6g}\n{array}\n")
     path.write_text("\n".join(blocks))
     return path

@@ -267,8 +267,8 @@ def _without_log():
 
 
 def _ignore_late_answers() -> None:
-    """The first file that fails ends orbax's event loop. What TensorStore meets in the
-    others comes too late for it: a traceback each, on top of our line."""
+    """The first file that fails ends orbax's event loop, a time that is up its wait.
+    What happens to the other files comes too late: a traceback each, after our line."""
     before = sys.unraisablehook
     if before.__module__ == __name__:
         return
@@ -280,6 +280,9 @@ def _ignore_late_answers() -> None:
     sys.unraisablehook = hook
     python_logging.getLogger("asyncio").addFilter(
         lambda record: "tensorstore" not in record.getMessage())
+    # Its threads log what they also hand to who waits for them.
+    logging.get_absl_logger().addFilter(
+        lambda record: "_SignalingThread.run()" not in record.getMessage())
 
 
 def _first_line(error: Exception) -> str:

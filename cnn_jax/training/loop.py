@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -16,6 +16,7 @@ from cnn_jax import data, networks, ops
 from cnn_jax.data.batches import concatenate, steps_per_epoch, train_order
 from cnn_jax.data.examples import Examples
 from cnn_jax.errors import InputError, RunError
+from cnn_jax.inspection.summary import LayerTable
 from cnn_jax.training import determinism, parallel, trained
 from cnn_jax.training.calls import call_size, crosses, next_calls
 from cnn_jax.training.checkpoint import Checkpoints
@@ -41,6 +42,7 @@ class Run:
     workdir: Path
     info: DataInfo
     recipe: Recipe
+    table: LayerTable
     placement: parallel.Placement
     dataset: data.Dataset         # on the host
     data: Examples                # on the devices
@@ -48,6 +50,7 @@ class Run:
     checkpoints: Checkpoints
     report: Reporter
     rate: Callable                # the schedule, compiled
+    seeds: int = 1                # trained in one program: times are a share of it
 
     @property
     def steps_per_epoch(self) -> int:
@@ -56,9 +59,11 @@ class Run:
     @property
     def steps_per_call(self) -> int:
         """A convolution inside a loop is several times slower on a CPU (measured by
-        experiments/steps_per_call.py), elsewhere a call costs more than a loop."""
+        experiments/steps_per_call.py), elsewhere a call costs more than a loop; so it
+        does where networks are so small that seeds are trained at once."""
         on_cpu = self.placement.devices[0].platform == "cpu"
-        return self.config.steps_per_call or (1 if on_cpu else 8)
+        return self.config.steps_per_call or (
+            16 if self.seeds > 1 else 1 if on_cpu else 8)
 
     def finished(self, progress: Progress) -> bool:
         stop = self.config.early_stopping
@@ -77,8 +82,28 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
     """
     check(config)
     parallel.start_processes(config)
-    placement = parallel.place(config)
     report = Reporter(quiet or jax.process_index() != 0)
+    with open_run(config, workdir, parallel.place(config), report) as this:
+        state, progress = start(this)
+        state = this.placement.put(state)
+        done = this.finished(progress)
+        evaluate = compile_evaluation(
+            this.recipe, this.placement, state, this.data, this.spans,
+            config.eval_batch_size, report.track)
+        if not done:
+            state = fit(this, state, progress, evaluate)
+        return conclude(this, state, progress, evaluate, done)
+
+
+@contextlib.contextmanager
+def open_run(config: ConfigDict, workdir: str | Path | None,
+             placement: parallel.Placement, report: Reporter,
+             beside: Run | None = None, seeds: int = 1) -> Iterator[Run]:
+    """Data, network and workdir of a run, which no other process enters meanwhile.
+
+    beside: a run of another seed, on whose data in device memory this one trains too.
+    Raises InputError where they have not divided the data alike.
+    """
     if config.batch_size % len(placement.devices):
         raise InputError(f"config.batch_size = {config.batch_size} does not divide "
                          f"over {len(placement.devices)} devices: use a multiple")
@@ -86,6 +111,13 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
     with report.under_way("loading the data", plain=False):
         dataset = data.load(config.data, config.seed)
     info = describe(dataset, config.data.scaling)
+    if beside and info.sha256 != beside.info.sha256:
+        raise InputError(
+            f"seeds {beside.config.seed} and {config.seed} divide the data otherwise "
+            f"(config.data.split = {config.data.split!r}, config.data.test = "
+            f"{config.data.test}), and seeds trained at once share them: set "
+            "data.split to 'first' or 'last' and, where the set has a test part, "
+            "data.test to 0, or train one seed after another")
     recipe = create_recipe(config, info, placement.axis_name)
     table = describe_network(recipe, info.image_shape,
                              masks=config.data.name in data.PIXEL_LABELS)
@@ -93,32 +125,33 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
         f"{computed(config)} {config.log.every_steps} {info.sha256}")
     with open_workdir(path, config, info):
         report.line(f"workdir: {path}")
-        report.line(f"data: {info.source}")
-        report.line(table.text())
-        report.line(f"convolutions: {table.convolutions()}")
-        report.line(describe_devices(placement.devices))
+        if beside is None:
+            introduce = report.named("").line
+            introduce(f"data: {info.source}")
+            introduce(table.text())
+            introduce(f"convolutions: {table.convolutions()}")
+            introduce(describe_devices(placement.devices))
         if jax.process_index() == 0:
             table.save(path)
         with open_checkpoints(path, config, recipe, info, report) as checkpoints:
             examples, spans = concatenate(dataset)
-            this = Run(config, path, info, recipe, placement, dataset,
-                       placement.put(examples), spans, checkpoints, report,
-                       jax.jit(recipe.rate))
-            state, progress = start(this, info)
-            done = this.finished(progress)
-            if done:
-                report.line(f"already finished after epoch {len(progress.history)}: "
-                            "evaluating only")
-            evaluate = compile_evaluation(recipe, placement, state, this.data, spans,
-                                          config.eval_batch_size, report.track)
-            if not done:
-                state = fit(this, state, progress, evaluate)
-            with stop_signals() as received:  # drawing does not bear interruption
-                results = finish(this, state, progress, evaluate, table, done)
-            if received:
-                raise Stopped(received[0], f"{signal.Signals(received[0]).name} came "
-                              f"when training had ended: all of it is in {path}")
-            return results
+            yield Run(config, path, info, recipe, table, placement, dataset,
+                      beside.data if beside else placement.put(examples), spans,
+                      checkpoints, report, jax.jit(recipe.rate), seeds)
+
+
+def conclude(this: Run, state: TrainState, progress: Progress, evaluate: Evaluate,
+             done: bool) -> dict:
+    """Evaluates the best parameters and writes what a run leaves; see `finish`."""
+    if done:
+        this.report.line(f"already finished after epoch {len(progress.history)}: "
+                         "evaluating only")
+    with stop_signals() as received:  # drawing does not bear interruption
+        results = finish(this, state, progress, evaluate, done)
+    if received:
+        raise Stopped(received[0], f"{signal.Signals(received[0]).name} came "
+                      f"when training had ended: all of it is in {this.workdir}")
+    return results
 
 
 def begin(config: ConfigDict, recipe: Recipe, info: DataInfo) -> TrainState:
@@ -149,26 +182,28 @@ def open_checkpoints(path: Path, config: ConfigDict, recipe: Recipe, info: DataI
         return Checkpoints(path / "checkpoints", config.checkpoint.keep)
 
 
-def start(this: Run, info: DataInfo) -> tuple[TrainState, Progress]:
-    """The newest checkpoint of the workdir on the devices, or the first state."""
+def start(this: Run) -> tuple[TrainState, Progress]:
+    """The newest checkpoint of the workdir, or the first state; on the host."""
     latest = this.checkpoints.latest
     if latest is None:
-        state = begin(this.config, this.recipe, info)
-        return this.placement.put(state), Progress()
-    like = abstract_state(this.recipe, info.image_shape)
+        return begin(this.config, this.recipe, this.info), Progress()
+    like = abstract_state(this.recipe, this.info.image_shape)
     with hinted():
         state, meta = this.checkpoints.restore(latest, like)
         progress = progress_of(meta, this.checkpoints.folder(latest),
                                this.config.checkpoint.monitor)
     this.report.line(f"resuming after step {latest}")
-    return this.placement.put(state), progress
+    return state, progress
 
 
 def fit(this: Run, state: TrainState, progress: Progress,
         evaluate: Evaluate) -> TrainState:
     """Trains to the end of the run, an epoch at a time."""
     config = this.config
-    train = compile_training(this, state, progress)
+    train, seconds = compile_training(
+        this, functools.partial(parallel.train_steps, recipe=this.recipe),
+        (state, this.data))
+    progress.compile_seconds += seconds
     if config.debug.determinism:
         calls = next_calls(this, progress.step, determinism.STEPS)
         state = determinism.check(state, this.data, calls, train, this.placement)
@@ -184,15 +219,19 @@ def fit(this: Run, state: TrainState, progress: Progress,
             row = close_epoch(this, state, progress, evaluate)
             recorder.epoch(progress.history)
             this.report.line(epoch_line(row, config.epochs))
-            save(this, state, progress, score=(
-                improvement(row, config.checkpoint.monitor), row["epoch"]))
+            save(this, this.placement.fetch(state), progress, row)
             signum = parallel.agreed(received)
             if signum and not this.finished(progress):
                 raise stopped(this, progress, signum)
-    if progress.step < config.epochs * this.steps_per_epoch:
-        this.report.line(f"early stopping: {config.early_stopping.monitor} did not "
-                         f"improve for {config.early_stopping.patience} epochs")
+    say_if_early(this, progress)
     return state
+
+
+def say_if_early(this: Run, progress: Progress) -> None:
+    stop = this.config.early_stopping
+    if progress.step < this.config.epochs * this.steps_per_epoch:
+        this.report.line(f"early stopping: {stop.monitor} did not improve for "
+                         f"{stop.patience} epochs")
 
 
 def train_epoch(this: Run, state: TrainState, progress: Progress, train: Callable,
@@ -218,11 +257,13 @@ def train_epoch(this: Run, state: TrainState, progress: Progress, train: Callabl
             if not (due or look or done == steps):
                 continue
             progress.step = epoch * steps + done
-            drain(this, progress, pending, recorder)
+            row = drain(this, progress, [*map(this.placement.fetch, pending)], recorder)
+            pending.clear()
+            this.report.advance(done, running(row))
             progress.epoch_seconds += time.perf_counter() - begun
             signum = parallel.agreed(received) if look and done < steps else 0
             if due or signum:
-                save(this, state, progress)
+                save(this, this.placement.fetch(state), progress)
             if signum:
                 raise stopped(this, progress, signum)
             begun = time.perf_counter()
@@ -231,10 +272,9 @@ def train_epoch(this: Run, state: TrainState, progress: Progress, train: Callabl
     return state
 
 
-def drain(this: Run, progress: Progress, pending: list, recorder: Recorder) -> None:
-    """Fetches the metrics of the calls made, checks them, and adds them up."""
-    fetched = [this.placement.fetch(metrics) for metrics in pending]
-    pending.clear()
+def drain(this: Run, progress: Progress, fetched: list, recorder: Recorder) -> dict:
+    """Checks the metrics of the calls made, adds them up, and records their mean,
+    which it returns."""
     steps = {name: np.concatenate([m[name] for m in fetched]).astype(np.float64)
              for name in fetched[0]}
     first = progress.step - len(steps["loss"])
@@ -247,8 +287,11 @@ def drain(this: Run, progress: Progress, pending: list, recorder: Recorder) -> N
     row = mean(sums)
     recorder.append({"kind": "steps", "step": progress.step} | row
                     | {"learning_rate": learning_rate(this, progress.step - 1)})
-    this.report.advance((progress.step - 1) % this.steps_per_epoch + 1,
-                        f"loss: {row['loss']:.4f} - accuracy: {row['accuracy']:.4f}")
+    return row
+
+
+def running(row: dict) -> str:
+    return f"loss: {row['loss']:.4f} - accuracy: {row['accuracy']:.4f}"
 
 
 def learning_rate(this: Run, step: int) -> float:
@@ -256,9 +299,13 @@ def learning_rate(this: Run, step: int) -> float:
     return float(this.rate(step // this.config.optimizer.accumulate_steps))
 
 
-def not_finite(this: Run, what: str, step: int) -> RunError:
+class Diverged(RunError):
+    """The loss or a parameter is not finite."""
+
+
+def not_finite(this: Run, what: str, step: int) -> Diverged:
     kept = this.checkpoints.latest
-    return RunError(
+    return Diverged(
         f"{what} at step {step + 1} (epoch {step // this.steps_per_epoch + 1}), "
         f"learning rate {learning_rate(this, step):g}: training stopped; "
         + (f"the checkpoint of step {kept} is kept" if kept is not None
@@ -286,32 +333,38 @@ def close_epoch(this: Run, state: TrainState, progress: Progress,
 
 
 def save(this: Run, state: TrainState, progress: Progress,
-         score: tuple[float, int] | None = None) -> None:
-    """A checkpoint of the step just done, unless the state is not finite."""
-    host = this.placement.fetch(state)
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host)):
+         row: dict | None = None) -> None:
+    """A checkpoint of the step just done, unless the state, on the host, is not finite.
+
+    row: of the epoch that has ended with it; what it monitors decides which is kept.
+    """
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)):
         raise not_finite(this, "a parameter is not finite after the update",
                          progress.step - 1)
-    this.checkpoints.save(progress.step, host, dataclasses.asdict(progress), score)
+    score = (improvement(row, this.config.checkpoint.monitor), row["epoch"]
+             ) if row else None
+    this.checkpoints.save(progress.step, state, dataclasses.asdict(progress), score)
 
 
-def compile_training(this: Run, state: TrainState, progress: Progress) -> dict:
-    """{steps: program that makes so many steps}, compiled before the first step."""
+def compile_training(this: Run, step: Callable, operands: tuple,
+                     lanes: tuple[int, ...] = ()) -> tuple[dict[int, Callable], float]:
+    """{steps: program that makes so many}, for all of an epoch, and the seconds.
+
+    step: function of the operands and of rows [*lanes, steps, batch] of the order.
+    """
     steps, batch = this.steps_per_epoch, this.config.batch_size
     sizes = {call_size(this.steps_per_call, done, steps) for done in range(steps)}
-    step = this.placement.wrap(
-        functools.partial(parallel.train_steps, recipe=this.recipe), donate=(0,))
+    step = this.placement.wrap(step, donate=(0,))
     programs = {}
     this.report.line("compiling ...")
     begun = time.perf_counter()
     for size in sizes:
-        rows = this.placement.put_rows(np.zeros((size, batch), np.int32))
-        programs[size] = step.lower(state, this.data, rows).compile(
+        rows = this.placement.put_rows(np.zeros((*lanes, size, batch), np.int32))
+        programs[size] = step.lower(*operands, rows).compile(
             compiler_options=ops.compiler_options())
     seconds = time.perf_counter() - begun
-    progress.compile_seconds += seconds
     this.report.line(f"compiled in {seconds:.1f} s")
-    return programs
+    return programs, seconds
 
 
 def stopped(this: Run, progress: Progress, signum: int) -> Stopped:

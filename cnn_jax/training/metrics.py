@@ -164,13 +164,20 @@ class Reporter:
     """Lines for people: a live bar on a terminal, plain lines elsewhere."""
 
     def __init__(self, quiet: bool = False, stderr: bool = False):
+        self.prefix = ""
         self.console = Console(quiet=quiet, stderr=stderr, highlight=False,
                                soft_wrap=True)
         self.bar = None
         self.spoken = time.monotonic()
 
+    def named(self, prefix: str) -> "Reporter":
+        """One that sets the prefix before its lines, on the same terminal."""
+        other = Reporter()
+        other.console, other.prefix = self.console, prefix
+        return other
+
     def line(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(self.prefix + text, markup=False)
 
     def start(self, title: str, total: int, done: int = 0) -> None:
         self.spoken = time.monotonic()

@@ -94,7 +94,7 @@ def best_row(history: list[dict], monitor: str) -> dict:
     return max(history, key=lambda row: (improvement(row, monitor), -row["epoch"]))
 
 
-def finish(this, state, progress, evaluate, table, only_evaluate: bool) -> dict:
+def finish(this, state, progress, evaluate, only_evaluate: bool) -> dict:
     """Evaluates the best checkpoint on the test part and writes what a run leaves.
 
     A run that had finished before keeps its results.json: its times and memory are
@@ -117,7 +117,7 @@ def finish(this, state, progress, evaluate, table, only_evaluate: bool) -> dict:
     if only_evaluate and path.exists():
         results = read_json(path, ANEW)
     else:
-        results = sealed(collect(this, final, progress, row, test, table))
+        results = sealed(collect(this, final, progress, row, test))
         if first:
             write_atomically(path, json.dumps(results, indent=2) + "\n")
     if first and not (only_evaluate and (this.workdir / "report.html").exists()):
@@ -152,14 +152,14 @@ def mean_ious(best: dict, test: dict) -> dict:
     return found if any(value is not None for value in found.values()) else {}
 
 
-def collect(this, final, progress, best: dict, test: dict, table) -> dict:
+def collect(this, final, progress, best: dict, test: dict) -> dict:
     """The figures of results.json."""
     images = this.steps_per_epoch * this.config.batch_size * len(progress.history)
     return {
         "network": this.config.model.name,
         "dataset": this.config.data.name,
         "seed": this.config.seed,
-        "params": table.params,
+        "params": this.table.params,
         "epochs": len(progress.history),
         "best_epoch": best["epoch"],
         "validation_accuracy": best.get("val_accuracy"),
@@ -167,6 +167,7 @@ def collect(this, final, progress, best: dict, test: dict, table) -> dict:
         "test_loss": test["loss"],
         "test_examples": test["examples"],
         **mean_ious(best, test),
+        **({"seeds_at_once": this.seeds} if this.seeds > 1 else {}),
         "train_seconds": round(progress.train_seconds, 3),
         "compile_seconds": round(progress.compile_seconds, 3),
         "images_per_second": round(images / progress.train_seconds, 1),
@@ -175,7 +176,7 @@ def collect(this, final, progress, best: dict, test: dict, table) -> dict:
         "versions": versions(),
         "devices": [f"{d.platform}: {d.device_kind}" for d in this.placement.devices],
         "machine": machine(),
-        "convolutions": table.convolutions(),
+        "convolutions": this.table.convolutions(),
         "commit": commit(),
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
     }
