@@ -115,7 +115,7 @@ FIGURES = {
 def last_line(output: str) -> str:
     """The counts that a fault command or pytest ends with."""
     line = [line for line in output.splitlines() if line.strip()][-1]
-    if not line.startswith("{"):
+    if not line.startswith('{"'):  # of pytest, or of an exception
         return line.strip("= ")
     figures = json.loads(line)
     good = figures.pop("good")

@@ -43,8 +43,11 @@ def slow_steps(done) -> None:
             time.sleep(0.05)
             return program(state, *rest)
         return step
-    loop.compile_training = lambda *args: {
-        size: slow(program) for size, program in compile_training(*args).items()}
+
+    def compile_slow(*args):
+        programs, seconds = compile_training(*args)
+        return {size: slow(program) for size, program in programs.items()}, seconds
+    loop.compile_training = compile_slow
 
 
 def signal_once(workdir: Path, changes: dict, draw: random.Random, folder: Path,
