@@ -112,4 +112,6 @@ class Grey(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x.astype(jnp.result_type(x, jnp.float32))  # integers would round to 0
-        return (x * jnp.array([0.299, 0.587, 0.114], x.dtype)).sum(-1, keepdims=True)
+        # A sum over an axis of three took XLA ten times as long on a CPU.
+        red, green, blue = jnp.split(x, 3, axis=-1)
+        return 0.299 * red + 0.587 * green + 0.114 * blue
