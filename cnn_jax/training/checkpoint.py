@@ -127,6 +127,8 @@ class Checkpoints:
             registry.add(ocp.handlers.JsonHandler, checkpointable_name=name)
         context = ocp.Context()
         context.checkpointables.registry = registry
+        # Else its threads wait 20 minutes for a folder that could not be made.
+        context.async_options.create_directories_asynchronously = False
         self.directory = Path(directory).absolute()
         preserve = policies.AnyPreservationPolicy([
             policies.LatestN(keep),
