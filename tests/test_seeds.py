@@ -102,6 +102,7 @@ def test_a_seed_can_be_added(together, tmp_path, capsys):
     training.run_seeds(tiny(ALIKE), 2, folder)
     said = capsys.readouterr().out
     assert "seed 1: already finished" in said and "seed 0: epoch 3/3" in said
+    assert "seeds_at_once" not in read_results(folder / "seed0")  # it was alone
     assert distance(final(folder, 0).params, final(together[0], 0).params) < CLOSE
 
 

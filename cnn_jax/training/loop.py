@@ -134,10 +134,13 @@ def open_run(config: ConfigDict, workdir: str | Path | None,
         if jax.process_index() == 0:
             table.save(path)
         with open_checkpoints(path, config, recipe, info, report) as checkpoints:
-            examples, spans = concatenate(dataset)
-            yield Run(config, path, info, recipe, table, placement, dataset,
-                      beside.data if beside else placement.put(examples), spans,
-                      checkpoints, report, jax.jit(recipe.rate), seeds)
+            if beside is None:
+                examples, spans = concatenate(dataset)
+                examples = placement.put(examples)
+            else:  # equal ones, which are there already
+                dataset, examples, spans = beside.dataset, beside.data, beside.spans
+            yield Run(config, path, info, recipe, table, placement, dataset, examples,
+                      spans, checkpoints, report, jax.jit(recipe.rate), seeds)
 
 
 def conclude(this: Run, state: TrainState, progress: Progress, evaluate: Evaluate,

@@ -40,6 +40,7 @@ class Member:
     run: Run
     state: TrainState              # on the host
     progress: Progress
+    together: int = 1              # seeds in the largest group that it trained in
     recorder: Recorder | None = None
     problem: Diverged | None = None
 
@@ -79,7 +80,8 @@ def run_seeds(config: ConfigDict, seeds: int, workdir: str | Path | None = None,
             first.spans, config.eval_batch_size, report.track)
         if not all(done):
             fit(members, evaluate, report)
-        results = [conclude(m.run, placement.put(m.state), m.progress, evaluate, before)
+        results = [conclude(dataclasses.replace(m.run, seeds=m.together),
+                            placement.put(m.state), m.progress, evaluate, before)
                    for m, before in zip(members, done) if m.problem is None]
     problems = [f"seed {m.run.config.seed}: {m.problem}" for m in members if m.problem]
     if problems:
@@ -113,6 +115,8 @@ def fit(members: list[Member], evaluate: Evaluate, report: Reporter) -> None:
     programs = {}
     with contextlib.ExitStack() as opened:
         for member in members:
+            if member.ended:
+                continue
             this, progress = member.run, member.progress
             member.recorder = opened.enter_context(contextlib.closing(
                 Recorder(this.workdir, progress.step, progress.history)))
@@ -126,6 +130,7 @@ def fit(members: list[Member], evaluate: Evaluate, report: Reporter) -> None:
                 programs[len(group)] = compile_group(group, report)
             train_epoch(group, programs[len(group)], report, received)
             for member in group:
+                member.together = max(member.together, len(group))
                 attempt(member, close, evaluate)
             if received and not all(member.ended for member in members):
                 raise stopped(members, received[0])
