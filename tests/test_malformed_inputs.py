@@ -402,6 +402,17 @@ def test_a_table_of_class_names_with_a_huge_cell(root):
     refused(load, root, "x_labels.txt", "field larger than field limit")
 
 
+def test_a_class_name_that_cannot_be_printed(root):
+    (root / "x_labels.txt").write_text("Label,Common Name\na,x\nb,y\0z\n")
+    refused(load, root, "x_labels.txt", r"names a class 'y\x00z', which cannot be")
+
+
+def test_a_cache_in_the_home_of_nobody(root, monkeypatch):
+    monkeypatch.setenv("CNN_JAX_CACHE", "~nosuchuser/x")
+    with pytest.raises(InputError, match="CACHE is '~nosuchuser/x', whose home"):
+        load(root)
+
+
 @pytest.mark.parametrize("depth", [folders.MAX_DEPTH, 1_800])
 def test_folders_in_folders(root, depth):
     nested(root / "a", depth)

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import PIL
 
+from cnn_jax.data.places import expanded
+
 CACHE_VARIABLE = "CNN_JAX_CACHE"
 # Raise it when read_image or the order of the files changes.
 _VERSION = 2
@@ -26,7 +28,8 @@ def cache_path(pictures: Iterable[Path | bytes], size: tuple[int, int],
 
     Its name is a hash of every picture's content, in order, of the size, the channels
     and the Pillow version: a changed picture is decoded again, a moved folder is not.
-    Reading and hashing takes a fiftieth of the time of decoding, or less.
+    Reading and hashing takes a fiftieth of the time of decoding, or less. Raises
+    InputError where the folder's ~ stands for no home.
     """
     key = hashlib.sha256(repr((_VERSION, PIL.__version__, size, channels)).encode())
     for picture in pictures:
@@ -36,8 +39,7 @@ def cache_path(pictures: Iterable[Path | bytes], size: tuple[int, int],
         else:
             key.update(hashlib.sha256(picture).digest())
     folder = os.environ.get(CACHE_VARIABLE) or os.path.join("~", ".cache", "cnn_jax")
-    folder = Path(os.path.expanduser(folder))
-    return folder / f"images-{key.hexdigest()[:32]}.npz"
+    return expanded(folder, CACHE_VARIABLE) / f"images-{key.hexdigest()[:32]}.npz"
 
 
 def read(path: Path, count: int) -> np.ndarray | None:

@@ -288,5 +288,10 @@ def _class_names(tree: Tree, classes: list[str]) -> tuple[str, ...]:
             names = {row[label]: row[common] for row in rows[1:]
                      if len(row) > max(label, common)}
             if set(classes) <= set(names):
-                return tuple(names[name] for name in classes)
+                found = tuple(names[name] for name in classes)
+                for strange in (n for n in found if not n.isprintable()):
+                    raise InputError(
+                        f"{table if isinstance(table, Path) else name} names a class "
+                        f"{strange!r}, which cannot be printed; correct or remove it")
+                return found
     return tuple(classes)
