@@ -27,7 +27,8 @@ WORKDIR = flags.DEFINE_string(
     "folder again goes on where the run stopped.")
 SEEDS = flags.DEFINE_integer(
     "seeds", 1, "train: as many seeds, from config.seed on, at once in one vmapped "
-    "program, for small networks; each has the folder WORKDIR/seedS.", lower_bound=1)
+    "program, for small networks; each has the folder WORKDIR/seedS, without --workdir "
+    "the default of its own.", lower_bound=1)
 IMAGES = flags.DEFINE_string(
     "images", None, "predict, inspect: pictures or folders of pictures; more may "
     "follow. compare: the folders of runs follow without a flag.")

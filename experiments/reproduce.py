@@ -341,6 +341,8 @@ def reproduce(argv: list[str] | None, experiments: dict[str, Experiment]) -> int
 def main(argv: list[str] | None = None,
          experiments: dict[str, Experiment] = EXPERIMENTS) -> None:
     def stop(signum, frame):
+        for number in (signal.SIGINT, signal.SIGTERM):  # once: what runs is being saved
+            signal.signal(number, signal.SIG_IGN)
         raise Interrupted(signum)
 
     for number in (signal.SIGINT, signal.SIGTERM):

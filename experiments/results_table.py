@@ -150,7 +150,7 @@ def row(target: Target, before: dict | None) -> dict:
         "n": len(runs), "accuracies": accuracies,
         "seeds": [results["seed"] for results in runs],
         "best_epochs": [results["best_epoch"] for results in runs],
-        "epochs": None, "seconds_per_epoch": None, "seeds_at_once": 1,
+        "epochs": None, "seconds_per_epoch": None, "seeds_at_once": "",
         "peak_memory_mb": None,
         "hardware": "", "settings": fields}
     if runs:
@@ -159,10 +159,16 @@ def row(target: Target, before: dict | None) -> dict:
             "epochs": statistics.mean(results["epochs"] for results in runs),
             "seconds_per_epoch": round(statistics.median(
                 results["median_epoch_seconds"] for results in runs), 3),
-            "seeds_at_once": max(results.get("seeds_at_once", 1) for results in runs),
+            "seeds_at_once": at_once(runs),
             "peak_memory_mb": max(results["peak_memory_mb"] for results in runs),
             "hardware": "; ".join(dict.fromkeys(map(hardware, runs)))}
     return out
+
+
+def at_once(runs: list[dict]) -> str:
+    """'5', '2 to 3'; '' where each run was trained alone."""
+    low, *_, high = sorted(results.get("seeds_at_once", 1) for results in runs * 2)
+    return "" if high == 1 else f"{low}" if low == high else f"{low} to {high}"
 
 
 def same_but_data(old: dict, new: dict) -> bool:
@@ -212,7 +218,7 @@ def cells(row: dict) -> tuple[str, ...]:
         epochs = f"{row['epochs']:g}{cut}"
         seconds = row["seconds_per_epoch"]
         seconds = f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
-        if row.get("seeds_at_once", 1) > 1:
+        if row.get("seeds_at_once"):
             seconds += f", {row['seeds_at_once']} seeds at once"
         memory = f"{row['peak_memory_mb']:,.0f} MB"
     return (row["name"] + data, f"{row['params']:,}", four_digits(row["published"]),

@@ -105,10 +105,17 @@ def test_seeds_at_once_are_one_run_and_the_row_says_so(tmp_path, capsys):
     folder = tmp_path / "runs" / "small"
     assert "seed 1: epoch 1/1 - loss" in (folder / "seeds.log").read_text()
     row = rows(tmp_path)["small"]
-    assert row["seeds"] == [0, 1] and row["seeds_at_once"] == 2
+    assert row["seeds"] == [0, 1] and row["seeds_at_once"] == "2"
     assert ", 2 seeds at once |" in (tmp_path / "RESULTS.md").read_text()
     assert run(tmp_path, experiments=small) == 0
     assert "small seeds 0 to 1: finished" in capsys.readouterr().out
+
+
+def test_how_many_were_trained_at_once():
+    runs = [{"seed": 0}, {"seeds_at_once": 3}]
+    assert results_table.at_once(runs[:1]) == ""
+    assert results_table.at_once(runs) == "1 to 3"
+    assert results_table.at_once(runs[1:]) == "3"
 
 
 def test_with_jobs_each_seed_is_a_run():

@@ -1,5 +1,6 @@
 """Seeds trained at once are the runs that they are alone, up to rounding."""
 
+import itertools
 import json
 import os
 import re
@@ -118,17 +119,36 @@ def stop_after(monkeypatch, rows: int) -> None:
     monkeypatch.setattr(seeds.Recorder, "append", counted)
 
 
-@pytest.mark.parametrize("rows", [3, 10], ids=["within an epoch", "at its end"])
-def test_stopped_seeds_go_on_bit_for_bit(together, tmp_path, monkeypatch, rows):
+@pytest.mark.parametrize("rows, step", [(1, 4), (3, 8), (5, 12)])
+def test_stopped_seeds_go_on_bit_for_bit(together, tmp_path, monkeypatch, rows, step):
+    """Within an epoch of 8 steps, in 2 calls, and at its end."""
     folder = tmp_path / "stopped"
-    stop_after(monkeypatch, rows)
+    stop_after(monkeypatch, rows + (2 if step > 8 else 0))  # a row for each epoch
     with pytest.raises(training.Stopped, match="SIGTERM: saved are the steps "
-                       r"(\d+) of seed 0, \1 of seed 1; the same"):
+                       rf"{step} of seed 0, {step} of seed 1; the same"):
         training.run_seeds(tiny(ALIKE), 2, folder, quiet=True)
     monkeypatch.undo()
+    for seed in SEEDS:
+        assert (folder / f"seed{seed}" / "checkpoints" / str(step)).exists()
     training.run_seeds(tiny(ALIKE), 2, folder, quiet=True)
     for seed in SEEDS:
         assert_same_bits(final(folder, seed), final(together[0], seed))
+
+
+def test_checkpoints_are_made_within_an_epoch(tmp_path, monkeypatch):
+    saved, save = [], seeds.save
+    monkeypatch.setattr(seeds, "save", lambda this, state, progress, row=None: (
+        saved.append((this.config.seed, int(state.step), progress.step)),
+        save(this, state, progress, row)))
+    training.run_seeds(tiny(ALIKE, epochs=1), 2, tmp_path, quiet=True)
+    assert saved == [(0, 4, 4), (1, 4, 4), (0, 8, 8), (1, 8, 8)]
+
+
+def test_times_are_shares(tmp_path, monkeypatch):
+    clock = itertools.count()  # a second between any two looks at it
+    monkeypatch.setattr(seeds.time, "perf_counter", lambda: float(next(clock)))
+    results = training.run_seeds(tiny(ALIKE, epochs=1), 2, tmp_path, quiet=True)
+    assert [one["train_seconds"] for one in results] == [1.0, 1.0]  # two looks, shared
 
 
 def test_seeds_that_are_not_level_become_so(together, tmp_path):
@@ -180,18 +200,48 @@ def test_a_seed_that_diverges_ends_alone(together, tmp_path, monkeypatch, capsys
 
 @pytest.mark.parametrize("changes, words", [
     ({"data.split": "stratified"}, "seeds 0 and 1 divide the data otherwise"),
+    ({"data.name": "digits"}, "a set that has no test part of its own (data.test ="),
     ({"debug.determinism": True}, "debug.determinism = True is for one seed"),
     ({"coordinator": "127.0.0.1:9", "num_processes": 1, "process_id": 0},
      "config.coordinator = '127.0.0.1:9': seeds are trained at once in one process"),
-    ({"seed": 2**31 - 1}, "config.seed = 2147483648 is not allowed")])
+    ({"seed": 2**31 - 1}, "--seeds=2 from config.seed = 2147483647 on would end at")])
 def test_what_cannot_be_is_refused(tmp_path, changes, words):
     with pytest.raises(InputError, match=re.escape(words)):
         training.run_seeds(tiny(ALIKE | changes), 2, tmp_path / "none", quiet=True)
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_folder_of_a_run_is_refused(alone):
     with pytest.raises(InputError, match="seed0 is the folder of a run, and seeds get"):
         training.run_seeds(tiny(ALIKE), 2, alone / "seed0", quiet=True)
+
+
+def test_a_run_does_not_go_where_seeds_are(together):
+    for ask in (lambda: training.run(tiny(ALIKE), together[0], quiet=True),
+                lambda: modes.run(modes.Request("eval", None, together[0]))):
+        with pytest.raises(InputError, match="holds the runs of several seeds: name "
+                                             "one of them, such as .*seed0"):
+            ask()
+
+
+def test_all_results_are_written_before_anything_is_drawn(tmp_path, monkeypatch):
+    there = []
+    monkeypatch.setattr(results, "draw", lambda this, *_: there.append(
+        len(list(tmp_path.glob("seed*/results.json")))))
+    training.run_seeds(tiny(ALIKE, epochs=1), 2, tmp_path, quiet=True)
+    assert there == [2, 2]
+
+
+def test_a_stop_when_all_have_diverged_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(seeds, "drain", lambda this, progress, *_: (
+        os.kill(os.getpid(), signal.SIGTERM) if this.config.seed == 0 else None,
+        not_finite(progress))[1])
+    with pytest.raises(RunError, match="^seeds 0, 1: all gone at 4$"):
+        training.run_seeds(tiny(ALIKE), 2, tmp_path, quiet=True)
+
+
+def not_finite(progress):
+    raise loop.Diverged(f"all gone at {progress.step}")
 
 
 def test_seeds_are_for_training(together):

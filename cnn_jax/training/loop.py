@@ -26,7 +26,7 @@ from cnn_jax.training.fallback import fall_back, hinted
 from cnn_jax.training.metrics import (Recorder, Reporter, epoch_line, improvement, mean,
                                       should_stop)
 from cnn_jax.training.progress import Progress, progress_of
-from cnn_jax.training.results import describe_devices, finish
+from cnn_jax.training.results import describe_devices, finish, score
 from cnn_jax.training.setup import (abstract_state, create_recipe, describe_network,
                                     first_state)
 from cnn_jax.training.signals import Stopped, stop_signals
@@ -58,9 +58,9 @@ class Run:
 
     @property
     def steps_per_call(self) -> int:
-        """A convolution inside a loop is several times slower on a CPU (measured by
-        experiments/steps_per_call.py), elsewhere a call costs more than a loop; so it
-        does where networks are so small that seeds are trained at once."""
+        """A convolution inside a loop can be several times slower on a CPU (measured
+        by experiments/steps_per_call.py), elsewhere a call costs more than a loop; so
+        it does where networks are so small that seeds are trained at once."""
         on_cpu = self.placement.devices[0].platform == "cpu"
         return self.config.steps_per_call or (
             16 if self.seeds > 1 else 1 if on_cpu else 8)
@@ -101,23 +101,19 @@ def open_run(config: ConfigDict, workdir: str | Path | None,
              beside: Run | None = None, seeds: int = 1) -> Iterator[Run]:
     """Data, network and workdir of a run, which no other process enters meanwhile.
 
-    beside: a run of another seed, on whose data in device memory this one trains too.
-    Raises InputError where they have not divided the data alike.
+    beside: a run of another seed, on whose data in memory this one trains too: the
+        seeds must divide them alike.
     """
     if config.batch_size % len(placement.devices):
         raise InputError(f"config.batch_size = {config.batch_size} does not divide "
                          f"over {len(placement.devices)} devices: use a multiple")
     path = Path(workdir or default_path(config)).absolute()
-    with report.under_way("loading the data", plain=False):
-        dataset = data.load(config.data, config.seed)
-    info = describe(dataset, config.data.scaling)
-    if beside and info.sha256 != beside.info.sha256:
-        raise InputError(
-            f"seeds {beside.config.seed} and {config.seed} divide the data otherwise "
-            f"(config.data.split = {config.data.split!r}, config.data.test = "
-            f"{config.data.test}), and seeds trained at once share them: set "
-            "data.split to 'first' or 'last' and, where the set has a test part, "
-            "data.test to 0, or train one seed after another")
+    if beside is None:
+        with report.under_way("loading the data", plain=False):
+            dataset = data.load(config.data, config.seed)
+        info = describe(dataset, config.data.scaling)
+    else:
+        dataset, info = beside.dataset, beside.info
     recipe = create_recipe(config, info, placement.axis_name)
     table = describe_network(recipe, info.image_shape,
                              masks=config.data.name in data.PIXEL_LABELS)
@@ -137,24 +133,32 @@ def open_run(config: ConfigDict, workdir: str | Path | None,
             if beside is None:
                 examples, spans = concatenate(dataset)
                 examples = placement.put(examples)
-            else:  # equal ones, which are there already
-                dataset, examples, spans = beside.dataset, beside.data, beside.spans
+            else:
+                examples, spans = beside.data, beside.spans
             yield Run(config, path, info, recipe, table, placement, dataset, examples,
                       spans, checkpoints, report, jax.jit(recipe.rate), seeds)
 
 
 def conclude(this: Run, state: TrainState, progress: Progress, evaluate: Evaluate,
              done: bool) -> dict:
-    """Evaluates the best parameters and writes what a run leaves; see `finish`."""
+    """Evaluates the best parameters and writes what a run leaves."""
     if done:
-        this.report.line(f"already finished after epoch {len(progress.history)}: "
-                         "evaluating only")
+        say_finished(this, progress)
     with stop_signals() as received:  # drawing does not bear interruption
-        results = finish(this, state, progress, evaluate, done)
+        results = finish(this, progress, score(this, state, progress, evaluate, done))
     if received:
-        raise Stopped(received[0], f"{signal.Signals(received[0]).name} came "
-                      f"when training had ended: all of it is in {this.workdir}")
+        raise ended_anyway(received[0], this.workdir)
     return results
+
+
+def say_finished(this: Run, progress: Progress) -> None:
+    this.report.line(f"already finished after epoch {len(progress.history)}: "
+                     "evaluating only")
+
+
+def ended_anyway(signum: int, workdir: Path) -> Stopped:
+    return Stopped(signum, f"{signal.Signals(signum).name} came when training had "
+                   f"ended: all of it is in {workdir}")
 
 
 def begin(config: ConfigDict, recipe: Recipe, info: DataInfo) -> TrainState:

@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -94,8 +94,17 @@ def best_row(history: list[dict], monitor: str) -> dict:
     return max(history, key=lambda row: (improvement(row, monitor), -row["epoch"]))
 
 
-def finish(this, state, progress, evaluate, only_evaluate: bool) -> dict:
-    """Evaluates the best checkpoint on the test part and writes what a run leaves.
+class Scored(NamedTuple):
+    """What is known of a run when it has been evaluated on the test part."""
+
+    results: dict      # of results.json
+    best: Any          # the state that was evaluated, on the host
+    step: int          # after which it was saved
+    draw: bool         # whether its pictures and report are still to be made
+
+
+def score(this, state, progress, evaluate, only_evaluate: bool) -> Scored:
+    """Evaluates the best checkpoint on the test part and writes results.json.
 
     A run that had finished before keeps its results.json: its times and memory are
     those of the training, which this process has not seen.
@@ -120,10 +129,16 @@ def finish(this, state, progress, evaluate, only_evaluate: bool) -> dict:
         results = sealed(collect(this, final, progress, row, test))
         if first:
             write_atomically(path, json.dumps(results, indent=2) + "\n")
-    if first and not (only_evaluate and (this.workdir / "report.html").exists()):
-        draw(this, best, progress.history, row["step"])
+    drawn = only_evaluate and (this.workdir / "report.html").exists()
+    return Scored(results, best, row["step"], first and not drawn)
+
+
+def finish(this, progress, scored: Scored) -> dict:
+    """Draws what a run leaves, and says where all of it lies."""
+    if scored.draw:
+        draw(this, scored.best, progress.history, scored.step)
     this.report.line(f"all of it lies in {this.workdir}")
-    return results
+    return scored.results
 
 
 def draw(this, state, history: list[dict], step: int) -> None:

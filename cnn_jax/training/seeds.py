@@ -18,19 +18,22 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnn_jax import data
 from cnn_jax.data.batches import train_order
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.training import parallel
 from cnn_jax.training.calls import call_size, crosses
-from cnn_jax.training.config import check
+from cnn_jax.training.config import RULES, check
 from cnn_jax.training.evaluate import Evaluate, compile_evaluation
-from cnn_jax.training.loop import (Diverged, Run, close_epoch, compile_training,
-                                   conclude, drain, open_run, save, say_if_early,
-                                   start)
+from cnn_jax.training.loop import (Diverged, Run, close_epoch, compile_training, drain,
+                                   ended_anyway, open_run, save, say_finished,
+                                   say_if_early, start)
 from cnn_jax.training.metrics import Recorder, Reporter, epoch_line
 from cnn_jax.training.progress import Progress
+from cnn_jax.training.results import finish, score
 from cnn_jax.training.signals import Stopped, stop_signals
 from cnn_jax.training.steps import TrainState
+from cnn_jax.training.workdir import describe
 
 
 @dataclasses.dataclass
@@ -54,50 +57,73 @@ def run_seeds(config: ConfigDict, seeds: int, workdir: str | Path | None = None,
     """Trains the seeds config.seed, config.seed + 1, ... at once; returns what the
     results.json of each holds.
 
-    workdir: default the folder that `loop.run` gives each seed; else WORKDIR/seedS.
-        Seeds that were stopped go on, those that are finished are only evaluated.
+    workdir: WORKDIR/seedS is the folder of a seed; without it the one that `loop.run`
+        gives it. Seeds that were stopped go on, those that are finished are only
+        evaluated.
     Raises InputError for input that cannot be used, RunError where a run fails; the
     loss of one seed that is not finite ends that seed alone, and is raised when the
     others have ended.
     """
     check(config)
-    check_seeds(config, workdir)
+    check_seeds(config, seeds, workdir)
     report = Reporter(quiet)
     placement = parallel.place(config)
     members: list[Member] = []
     with contextlib.ExitStack() as opened:
         for seed in range(config.seed, config.seed + seeds):
-            own = with_seed(config, seed)
             this = opened.enter_context(open_run(
-                own, Path(workdir) / f"seed{seed}" if workdir else None, placement,
-                report.named(f"seed {seed}: "), members[0].run if members else None,
-                seeds))
+                with_seed(config, seed), Path(workdir) / f"seed{seed}" if workdir
+                else None, placement, report.named(f"seed {seed}: "),
+                members[0].run if members else None, seeds))
             members.append(Member(this, *start(this)))
-        done = [member.ended for member in members]
+        done = {id(member) for member in members if member.ended}
         first = members[0].run
         evaluate = compile_evaluation(
             first.recipe, placement, placement.put(members[0].state), first.data,
             first.spans, config.eval_batch_size, report.track)
-        if not all(done):
+        if len(done) < seeds:
             fit(members, evaluate, report)
-        results = [conclude(dataclasses.replace(m.run, seeds=m.together),
-                            placement.put(m.state), m.progress, evaluate, before)
-                   for m, before in zip(members, done) if m.problem is None]
-    problems = [f"seed {m.run.config.seed}: {m.problem}" for m in members if m.problem]
-    if problems:
-        raise RunError("; ".join(problems))
+        results = conclude([m for m in members if m.problem is None], done, evaluate)
+    if problems := [m for m in members if m.problem]:
+        names = ", ".join(str(m.run.config.seed) for m in problems)
+        raise RunError(f"seed{'s' * (len(problems) > 1)} {names}: "
+                       f"{problems[0].problem}")
+    return results
+
+
+def conclude(members: list[Member], done: set[int], evaluate: Evaluate) -> list[dict]:
+    """The results of all are written before any picture is drawn, so that what is
+    measured is of training, and a stop in between loses none.
+
+    done: the ids of the members that had finished before.
+    """
+    with stop_signals() as received:
+        scored = []
+        for member in members:
+            if id(member) in done:
+                say_finished(member.run, member.progress)
+            this = dataclasses.replace(member.run, seeds=member.together)
+            scored.append(score(this, this.placement.put(member.state),
+                                member.progress, evaluate, id(member) in done))
+        results = [finish(m.run, m.progress, one) for m, one in zip(members, scored)]
+    if received:
+        raise ended_anyway(received[0], members[0].run.workdir.parent)
     return results
 
 
 def with_seed(config: ConfigDict, seed: int) -> ConfigDict:
     own = copy.deepcopy(config)
     own.seed = seed
-    check(own)  # the last one may be too large
     return own
 
 
-def check_seeds(config: ConfigDict, workdir: str | Path | None) -> None:
-    """Raises InputError for what is of one run."""
+def check_seeds(config: ConfigDict, seeds: int, workdir: str | Path | None) -> None:
+    """Raises InputError for what is of one run, and for data that the seeds would not
+    have in common."""
+    last = config.seed + seeds - 1
+    if not RULES["seed"].holds(last):
+        raise InputError(f"--seeds={seeds} from config.seed = {config.seed} on would "
+                         f"end at {last}: a seed must be {RULES['seed'].allowed}")
     if config.coordinator:
         raise InputError(f"config.coordinator = {config.coordinator!r}: seeds are "
                          "trained at once in one process: leave it empty")
@@ -107,6 +133,15 @@ def check_seeds(config: ConfigDict, workdir: str | Path | None) -> None:
     if workdir and (Path(workdir) / "config.json").exists():
         raise InputError(f"--workdir={workdir} is the folder of a run, and seeds get "
                          "folders within it: choose another folder")
+    first, other = (describe(data.load(config.data, seed), config.data.scaling).sha256
+                    for seed in (config.seed, last))
+    if first != other:
+        raise InputError(
+            f"seeds {config.seed} and {last} divide the data otherwise, and seeds "
+            "trained at once share them: config.data.split = "
+            f"{config.data.split!r} must be 'first' or 'last', and a set that has no "
+            f"test part of its own (data.test = {config.data.test}) cannot be used; "
+            "else train one seed after another")
 
 
 def fit(members: list[Member], evaluate: Evaluate, report: Reporter) -> None:
@@ -128,10 +163,11 @@ def fit(members: list[Member], evaluate: Evaluate, report: Reporter) -> None:
             group = [member for member in left if member.progress.step == step]
             if len(group) not in programs:
                 programs[len(group)] = compile_group(group, report)
-            train_epoch(group, programs[len(group)], report, received)
             for member in group:
                 member.together = max(member.together, len(group))
-                attempt(member, close, evaluate)
+            train_epoch(group, programs[len(group)], report, received)
+            for member in group:
+                attempt(member, close, evaluate, len(group))
             if received and not all(member.ended for member in members):
                 raise stopped(members, received[0])
 
@@ -172,7 +208,7 @@ def train_epoch(group: list[Member], train: dict[int, Callable], report: Reporte
     report.start(f"epoch {epoch + 1}/{config.epochs}, {len(group)} seeds", steps, done)
     pending, begun = [], time.perf_counter()
     try:
-        while done < steps:
+        while done < steps and not all(member.problem for member in group):
             size = call_size(this.steps_per_call, done, steps)
             rows = placement.put_rows(order[:, done:done + size])
             state, metrics = train[size](state, seeds, this.data, rows)
@@ -187,13 +223,16 @@ def train_epoch(group: list[Member], train: dict[int, Callable], report: Reporte
             fetched = [placement.fetch(metrics) for metrics in pending]
             pending.clear()
             seconds = (time.perf_counter() - begun) / len(group)
+            losses = []
             for place, member in enumerate(group):
                 member.progress.step = epoch * steps + done
                 member.progress.epoch_seconds += seconds
-                attempt(member, record, [
+                row = attempt(member, record, [
                     {name: sums[place] for name, sums in call.items()}
                     for call in fetched])
-            report.advance(done, "")
+                losses += [row["loss"]] if row else []
+            if losses:
+                report.advance(done, f"loss: {min(losses):.4f} to {max(losses):.4f}")
             if due or done == steps:
                 host = placement.fetch(state)
                 for place, member in enumerate(group):
@@ -201,38 +240,40 @@ def train_epoch(group: list[Member], train: dict[int, Callable], report: Reporte
             if due and done < steps:
                 for member in group:
                     attempt(member, checkpoint)
-                if received:
+                if received and not all(member.problem for member in group):
                     raise stopped(group, received[0])
             begun = time.perf_counter()
     finally:
         report.stop()
 
 
-def attempt(member: Member, what: Callable, *arguments) -> None:
-    """Calls `what(member, ...)`; a seed that is not finite takes no further part."""
+def attempt(member: Member, what: Callable, *arguments) -> dict | None:
+    """`what(member, ...)`; a seed that is not finite takes no further part."""
     if member.problem is not None:
-        return
+        return None
     try:
-        what(member, *arguments)
+        return what(member, *arguments)
     except Diverged as error:
         member.problem = error
         member.run.report.line(str(error))
+        return None
 
 
-def record(member: Member, fetched: list[dict]) -> None:
-    drain(member.run, member.progress, fetched, member.recorder)
+def record(member: Member, fetched: list[dict]) -> dict:
+    return drain(member.run, member.progress, fetched, member.recorder)
 
 
 def checkpoint(member: Member) -> None:
     save(member.run, member.state, member.progress)
 
 
-def close(member: Member, evaluate: Evaluate) -> None:
-    """The end of an epoch, as of a run alone."""
+def close(member: Member, evaluate: Evaluate, seeds: int) -> None:
+    """The end of an epoch, as of a run alone; its time is a share of that of all."""
     this, progress = member.run, member.progress
     row = close_epoch(this, this.placement.put(member.state), progress, evaluate)
     member.recorder.epoch(progress.history)
-    this.report.line(epoch_line(row, this.config.epochs))
+    this.report.line(epoch_line(row, this.config.epochs) + (
+        f" (of {seeds} seeds)" if seeds > 1 else ""))
     save(this, member.state, progress, row)
     if this.finished(progress):
         say_if_early(this, progress)

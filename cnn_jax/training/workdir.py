@@ -73,6 +73,7 @@ def open_workdir(path: Path, config: ConfigDict, info: DataInfo):
         if jax.process_index() == 0:
             try:
                 stack.enter_context(lock(path))
+                check_not_of_seeds(path)
                 check_complete(path)
                 check_same_config(path, config)
                 check_same_data(path, info)
@@ -99,6 +100,14 @@ def lock(path: Path):
         raise InputError(f"--workdir={path} cannot be written to "
                          f"({error.strerror or error}): choose another folder"
                          ) from error
+
+
+def check_not_of_seeds(path: Path) -> None:
+    """Raises InputError where the folder holds the runs of several seeds."""
+    runs = sorted(path.glob("seed*/config.json"))
+    if runs and not (path / "config.json").exists():
+        raise InputError(f"--workdir={path} holds the runs of several seeds: name one "
+                         f"of them, such as {runs[0].parent}")
 
 
 def check_complete(path: Path) -> None:
@@ -142,6 +151,7 @@ def read_config(path: Path) -> ConfigDict:
     Of the fields about pictures, those that were not there yet have their defaults;
     the other fields that came later, what they were before they could be set.
     """
+    check_not_of_seeds(path)
     values = read_json(path / "config.json")
     for field, value in ADDED.items():
         part, name = field.split(".")
