@@ -62,6 +62,7 @@ def dnn(config):
     config.model.name = "ai_edu_fashion_dnn"
     config.model.init = "ai_edu_msra"
     tutorial(config, rate=0.1)
+    config.steps_per_call = 16  # cheaper than their calls, as in configs/shapes.py
 
 
 def cnn(config):

@@ -110,7 +110,8 @@ EXPERIMENTS = {
             0.8441, "Adam, one cycle of the rate, flips")),
     "fashion_dnn": Experiment(
         "fashion.py:dnn", 5, 109_770, *one_run(0.8649, 10_000),
-        note="The figure is of a re-run of the chapter in Keras, after 5 epochs"),
+        note="The figure is of a re-run of the chapter in Keras, after 5 epochs",
+        at_once=True),
     "fashion_cnn": Experiment(
         "fashion.py:cnn", 5, 694_218, *one_run(0.9112, 10_000),
         note="With the batch norm of the tutorial's newer code; without it the network "

@@ -34,7 +34,7 @@ from cnn_jax.training import parallel  # noqa: E402
 from cnn_jax.training.metrics import write_atomically  # noqa: E402
 from cnn_jax.training.setup import create_recipe, first_state  # noqa: E402
 from cnn_jax.training.workdir import DataInfo  # noqa: E402
-from configs import lenet, mnist, shapes  # noqa: E402
+from configs import fashion, lenet, mnist, shapes  # noqa: E402
 from experiments.measuring import make_out, ran_on  # noqa: E402
 
 SEEDS, CALLS, STEPS, IMAGES = 5, (1, 16), 64, 4096
@@ -46,6 +46,8 @@ CASES = {  # name: (config, image shape, classes)
     "shape CNN, batch 16": (shapes.get_config("shape_cnn"), (28, 28, 1), 5),
     "colour CNN, batch 16": (shapes.get_config("colour_cnn"), (28, 28, 3), 6),
     "MNIST DNN, batch 128": (mnist.get_config("dnn"), (28, 28, 1), 10),
+    "Fashion DNN, batch 128": (fashion.get_config("dnn"), (28, 28, 1), 10),
+    "MNIST CNN, batch 128": (mnist.get_config("cnn"), (28, 28, 1), 10),
     "LeNet-5, batch 64": (lenet.get_config("mnist"), (28, 28, 1), 10),
 }
 
