@@ -27,8 +27,7 @@ class Experiment(NamedTuple):
     metric: str = "accuracy"
     least: float | None = None  # what the mean must reach where nothing is published
     note: str = ""           # what a reader of the row should know
-    at_once: bool = False    # whether one program for all seeds is faster than one
-    #                          after another: see experiments/measured/seeds_vmapped.txt
+    at_once: bool = False    # all seeds in one program; see measured/seeds_vmapped.txt
 
 
 def one_run(accuracy: float, images: int, fall: float = 0.0,

@@ -21,12 +21,8 @@ import difflib
 import importlib
 import json
 import os
-import queue
-import re
 import signal
-import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
@@ -42,19 +38,10 @@ from cnn_jax.data.folders import ARCHIVES  # noqa: E402
 from cnn_jax.errors import InputError  # noqa: E402
 from cnn_jax.training.config import check  # noqa: E402
 from cnn_jax.training.results import core_count  # noqa: E402
+from experiments.processes import Interrupted, Runs  # noqa: E402
 from experiments.published import EXPERIMENTS, IMAGES, Experiment  # noqa: E402
 from experiments.results_table import (AS_PUBLISHED, Target, below,  # noqa: E402
                                        is_finished, write)
-
-EPOCH = re.compile(r"(?:seed \d+: )?epoch (\d+)/\d+ - loss")
-
-
-class Interrupted(Exception):
-    """A signal asked to stop."""
-
-    def __init__(self, signum: int):
-        super().__init__(signum)
-        self.signum = signum
 
 
 def load_config(experiment: Experiment, flags):
@@ -134,72 +121,6 @@ def divide(target: Target, seeds: int, jobs: int) -> list[Work]:
     return [Work(target, range(seed, seed + 1)) for seed in everything.seeds]
 
 
-class Runs:
-    """Trainings side by side, each in a process of its own with its share of the
-    cores."""
-
-    def __init__(self, jobs: int):
-        self.shares = queue.SimpleQueue()  # cores that no process has
-        for share in shares(jobs):
-            self.shares.put(share)
-        self.live: list[subprocess.Popen] = []
-        self.stopped = False
-        self.lock = threading.Lock()  # nothing starts after the stop
-
-    def run(self, words: list[str], log: Path, data: Path | None,
-            advance) -> str | None:
-        """Runs one training to its end; None, or the line that says why it failed.
-
-        data: the folder of the sets, None = what the environment says.
-        advance: called with the number of epochs done.
-        """
-        log.parent.mkdir(parents=True, exist_ok=True)
-        share, last = self.shares.get(), ""
-        try:
-            with log.open("a") as file:
-                process = self.start(words, data)
-                if share:  # before it has any thread
-                    os.sched_setaffinity(process.pid, share)
-                for line in process.stdout:
-                    file.write(line)
-                    file.flush()
-                    last = line.strip() or last
-                    if found := EPOCH.match(line):
-                        advance(int(found[1]))
-                code = process.wait()
-        finally:
-            self.shares.put(share)
-        return f"exit code {code}: {last} (all of it in {log})" if code else None
-
-    def start(self, words: list[str], data: Path | None) -> subprocess.Popen:
-        with self.lock:
-            if self.stopped:
-                raise Interrupted(signal.SIGTERM)
-            # A session of its own: Ctrl-C reaches us alone, and we pass it on.
-            self.live.append(subprocess.Popen(
-                words, cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, start_new_session=True,
-                env=os.environ | ({"CNN_JAX_DATA": str(data)} if data else {})))
-            return self.live[-1]
-
-    def stop(self) -> None:
-        """Ends all, after each has saved where it is."""
-        with self.lock:
-            self.stopped = True
-        for process in self.live:  # one that has ended is left alone
-            process.terminate()
-
-
-def shares(jobs: int) -> list[set[int]]:
-    """The cores of each job; empty sets, which leave it to the system, for one job and
-    where a process cannot be kept to some cores."""
-    if jobs == 1 or not hasattr(os, "sched_setaffinity"):
-        return [set()] * jobs
-    cores = sorted(os.sched_getaffinity(0))
-    return [set(cores[job * len(cores) // jobs:(job + 1) * len(cores) // jobs])
-            for job in range(jobs)]
-
-
 def run_all(targets: list[Target], flags, write_rows) -> list[str]:
     """Runs what is not finished; returns a line for each run that failed.
 
@@ -207,9 +128,10 @@ def run_all(targets: list[Target], flags, write_rows) -> list[str]:
     """
     asked = [work for target in targets for work in divide(
         target, flags.seeds or target.experiment.seeds, flags.jobs)]
-    finished = [work for work in asked if all(
-        [is_finished(path, work.target.config) for path in work.workdirs])]
-    todo = [work for work in asked if work not in finished]
+    finished, todo = [], []
+    for work in asked:
+        there = [is_finished(path, work.target.config) for path in work.workdirs]
+        (finished if all(there) else todo).append(work)
     failed, console = [], Console(highlight=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeElapsedColumn())

@@ -167,7 +167,8 @@ def row(target: Target, before: dict | None) -> dict:
 
 def at_once(runs: list[dict]) -> str:
     """'5', '2 to 3'; '' where each run was trained alone."""
-    low, *_, high = sorted(results.get("seeds_at_once", 1) for results in runs * 2)
+    counts = [results.get("seeds_at_once", 1) for results in runs]
+    low, high = min(counts), max(counts)
     return "" if high == 1 else f"{low}" if low == high else f"{low} to {high}"
 
 

@@ -407,6 +407,11 @@ def test_a_class_name_that_cannot_be_printed(root):
     refused(load, root, "x_labels.txt", r"names a class 'y\x00z', which cannot be")
 
 
+def test_a_folder_whose_name_cannot_be_printed(root):
+    (root / "b").rename(root / "b\x1b[2J\n")
+    refused(load, root, r"names a class 'b\x1b[2J\n', which cannot be printed")
+
+
 def test_a_cache_in_the_home_of_nobody(root, monkeypatch):
     monkeypatch.setenv("CNN_JAX_CACHE", "~nosuchuser/x")
     with pytest.raises(InputError, match="CACHE is '~nosuchuser/x', whose home"):

@@ -194,6 +194,15 @@ def test_no_folder_to_build_in(place, fresh, monkeypatch):
     assert str(place / "file") in library.describe()
 
 
+def test_a_cache_in_the_home_of_nobody(place, fresh, monkeypatch, capsys):
+    monkeypatch.setenv("CNN_JAX_CACHE", "~nosuchuser/x")
+    assert library.load() is None
+    words = "CNN_JAX_CACHE is '~nosuchuser/x', whose home folder is not known"
+    assert words in library.describe()
+    assert build.main(["--with-onednn", str(place / "onednn")]) == 1
+    assert words in capsys.readouterr().err
+
+
 def test_the_compilers_options_and_a_comma_in_a_path(place, monkeypatch):
     monkeypatch.setenv("CXX", f"{compiler(place, COUNTING)} -m64")
     (place / "onednn").rename(place / "a,b c")

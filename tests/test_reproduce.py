@@ -8,7 +8,7 @@ import pytest
 from tiny_runs import end, start_python, wait_until
 
 from cnn_jax.errors import InputError
-from experiments import reproduce, results_table
+from experiments import processes, reproduce, results_table
 from experiments.published import EXPERIMENTS, Experiment
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -136,10 +136,10 @@ def test_what_is_trained_at_once_can_be():
 
 @pytest.mark.skipif(len(CORES) < 2, reason="one core cannot be shared")
 def test_jobs_share_the_cores(measured):
-    assert set().union(*reproduce.shares(2)) == set(CORES)
-    assert not set.intersection(*reproduce.shares(2))
-    assert reproduce.shares(1) == [set()]
-    share = len(reproduce.shares(2)[0])
+    assert set().union(*processes.shares(2)) == set(CORES)
+    assert not set.intersection(*processes.shares(2))
+    assert processes.shares(1) == [set()]
+    share = len(processes.shares(2)[0])
     assert rows(measured)["easy"]["hardware"].startswith(
         "1 core of " if share == 1 else f"{share} cores of ")
 

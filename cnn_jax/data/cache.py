@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 import PIL
 
-from cnn_jax.data.places import expanded
+from cnn_jax.places import cache_folder
 
-CACHE_VARIABLE = "CNN_JAX_CACHE"
 # Raise it when read_image or the order of the files changes.
 _VERSION = 2
 
@@ -38,8 +37,7 @@ def cache_path(pictures: Iterable[Path | bytes], size: tuple[int, int],
                 key.update(hashlib.file_digest(file, "sha256").digest())
         else:
             key.update(hashlib.sha256(picture).digest())
-    folder = os.environ.get(CACHE_VARIABLE) or os.path.join("~", ".cache", "cnn_jax")
-    return expanded(folder, CACHE_VARIABLE) / f"images-{key.hexdigest()[:32]}.npz"
+    return cache_folder() / f"images-{key.hexdigest()[:32]}.npz"
 
 
 def read(path: Path, count: int) -> np.ndarray | None:

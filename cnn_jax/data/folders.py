@@ -22,7 +22,7 @@ from cnn_jax.data import cache, formats
 from cnn_jax.data.examples import Examples, Stored
 from cnn_jax.data.images import (EXTENSIONS, empty, is_image, is_image_name,
                                  read_image)
-from cnn_jax.data.places import expanded
+from cnn_jax.places import expanded
 from cnn_jax.errors import InputError
 
 PART_NAMES = {
@@ -64,7 +64,7 @@ def class_folders(config) -> Stored:
     parts = {part: _classes(folder, name)
              for part, (name, folder) in _part_folders(root, tree).items()}
     classes = _class_list(root, parts)
-    names = _class_names(tree, classes)
+    names = _class_names(root, tree, classes)
     listed = {part: _alternate(found, classes) for part, found in parts.items()}
     pictures = [picture for examples in listed.values() for picture, _ in examples]
     images, how = _decode_cached(root, pictures, tuple(config.image_size),
@@ -269,8 +269,9 @@ def _shape(image: np.ndarray) -> str:
     return " x ".join(str(n) for n in image.shape)
 
 
-def _class_names(tree: Tree, classes: list[str]) -> tuple[str, ...]:
+def _class_names(root: Path, tree: Tree, classes: list[str]) -> tuple[str, ...]:
     """Common names from a table as in Kaggle's monkey_labels.txt, else folder names."""
+    found, source = tuple(classes), root
     for name in sorted(tree):
         table = tree[name]
         if isinstance(table, dict) or not name.endswith("labels.txt"):
@@ -289,9 +290,9 @@ def _class_names(tree: Tree, classes: list[str]) -> tuple[str, ...]:
                      if len(row) > max(label, common)}
             if set(classes) <= set(names):
                 found = tuple(names[name] for name in classes)
-                for strange in (n for n in found if not n.isprintable()):
-                    raise InputError(
-                        f"{table if isinstance(table, Path) else name} names a class "
-                        f"{strange!r}, which cannot be printed; correct or remove it")
-                return found
-    return tuple(classes)
+                source = table if isinstance(table, Path) else name
+                break
+    for strange in (name for name in found if not name.isprintable()):
+        raise InputError(f"{source} names a class {strange!r}, which cannot be "
+                         "printed; correct or remove it")
+    return found

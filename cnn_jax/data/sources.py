@@ -12,7 +12,7 @@ import numpy as np
 
 from cnn_jax.data import official
 from cnn_jax.data.examples import Examples, Stored
-from cnn_jax.data.places import expanded
+from cnn_jax.places import expanded
 from cnn_jax.errors import InputError
 
 DATA_VARIABLE = "CNN_JAX_DATA"

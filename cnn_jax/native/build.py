@@ -29,6 +29,9 @@ import filelock
 import jax
 import jaxlib
 
+from cnn_jax import places
+from cnn_jax.errors import InputError
+
 SOURCE = Path(__file__).with_name("convolution.cc")
 WHEELS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
 FLAGS = ("-O2", "-std=c++17", "-fPIC", "-shared", "-w")
@@ -50,9 +53,8 @@ class OneDNN(NamedTuple):
     library: Path  # .so, or .a
 
 
-def cache_folder() -> Path:
-    folder = os.environ.get("CNN_JAX_CACHE") or os.path.join("~", ".cache", "cnn_jax")
-    return Path(folder).expanduser() / "native"
+def own_folder() -> Path:
+    return places.cache_folder() / "native"
 
 
 def from_wheels() -> OneDNN:
@@ -91,7 +93,7 @@ def from_folder(folder: str | Path) -> OneDNN:
 def chosen() -> OneDNN:
     """The oneDNN of the last build command, else that of the wheels."""
     try:
-        return from_folder((cache_folder() / "with-onednn").read_text())
+        return from_folder((own_folder() / "with-onednn").read_text())
     except FileNotFoundError:
         return from_wheels()
 
@@ -112,7 +114,7 @@ def built_path(onednn: OneDNN) -> Path:
     key = hashlib.sha256(SOURCE.read_bytes())
     key.update(repr((FLAGS, jaxlib.__version__, processor(), str(onednn.library),
                      state.st_size, state.st_mtime_ns)).encode())
-    return cache_folder() / f"convolution-{key.hexdigest()[:32]}.so"
+    return own_folder() / f"convolution-{key.hexdigest()[:32]}.so"
 
 
 def command(onednn: OneDNN, output: Path) -> list[str]:
@@ -180,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="even if it is built")
     options = parser.parse_args(argv)
     try:
-        own = cache_folder() / "with-onednn"
+        own = own_folder() / "with-onednn"
         onednn = (from_folder(options.with_onednn) if options.with_onednn
                   else from_wheels())
         print(build(onednn, options.force))
@@ -190,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.replace(new, own)
         else:
             own.unlink(missing_ok=True)
-    except (OSError, RuntimeError) as error:  # BuildError; no cache folder to be had
+    except (OSError, RuntimeError, InputError) as error:  # BuildError; no folder
         print(f"cnn_jax: {error}", file=sys.stderr)
         return 1
     return 0

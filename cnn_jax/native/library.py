@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 from jax._src import dispatch
 
+from cnn_jax.errors import InputError
 from cnn_jax.native import build
 
 TARGET = "cnn_jax_convolution"  # the handler in convolution.cc, and its name in XLA
@@ -72,7 +73,7 @@ def _load() -> tuple[Library | None, str]:
     except build.NotInstalled as error:
         log.info("convolutions run without oneDNN: %s", error)
         return None, str(error)
-    except (OSError, RuntimeError) as error:  # BuildError; no cache folder to be had
+    except (OSError, RuntimeError, InputError) as error:  # BuildError; no folder
         log.warning("convolutions run without oneDNN: %s", error)
         return None, str(error)
     log.info("convolutions may run in %s", library)

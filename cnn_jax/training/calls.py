@@ -1,8 +1,13 @@
 """Which steps go into one call of a compiled program, and when it is time to look."""
 
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
 import numpy as np
 
 from cnn_jax.data.batches import train_order
+from cnn_jax.training.steps import Metrics, TrainState
 
 
 def call_size(steps_per_call: int, done: int, steps: int) -> int:
@@ -17,11 +22,48 @@ def crosses(every: int, done: int, size: int) -> bool:
     return every > 0 and done // every > (done - size) // every
 
 
+class Look(NamedTuple):
+    """What a run sees when it is time to look."""
+
+    state: TrainState       # on the devices; the next call takes it
+    metrics: list[Metrics]  # of each call since the last look, on the host
+    done: int               # steps of the epoch
+    saving: bool            # a checkpoint is due within the epoch
+    asking: bool            # it is time to ask for signals
+
+
+def make_calls(this, train: dict[int, Callable], state: TrainState, operands: tuple,
+               order: np.ndarray, done: int, received: list[int]) -> Iterator[Look]:
+    """Makes the calls of an epoch from its step `done` on.
+
+    this: the `opening.Run`.
+    train: {steps: program of the state, the operands and the rows of the order}.
+    order: the indices [..., steps, batch].
+    received: the signals; one lets this process look at once.
+    """
+    config, steps, pending = this.config, this.steps_per_epoch, []
+    while done < steps:
+        size = call_size(this.steps_per_call, done, steps)
+        rows = this.placement.put_rows(order[..., done:done + size, :])
+        state, metrics = train[size](state, *operands, rows)
+        if this.placement.synchronous:
+            jax.block_until_ready(metrics)
+        pending.append(metrics)
+        done += size
+        saving = crosses(config.checkpoint.every_steps, done, size) and done < steps
+        asking = crosses(config.log.every_steps, done, size) or bool(
+            received and jax.process_count() == 1)
+        if saving or asking or done == steps:
+            fetched = [this.placement.fetch(metrics) for metrics in pending]
+            pending.clear()
+            yield Look(state, fetched, done, saving, asking)
+
+
 def next_calls(this, step: int, at_least: int) -> list[np.ndarray]:
     """The indices [steps, batch] of the calls after `step`: at least so many steps, or
     all that the run has left.
 
-    this: the `loop.Run`.
+    this: the `opening.Run`.
     """
     calls = []
     last = min(step + at_least, this.config.epochs * this.steps_per_epoch)

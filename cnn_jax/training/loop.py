@@ -1,75 +1,31 @@
-"""Training from a config: the one file that knows data, networks, devices and disk."""
+"""Training from a config: from the state a run starts from to its results."""
 
 import contextlib
 import dataclasses
 import functools
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnn_jax import data, networks, ops
-from cnn_jax.data.batches import concatenate, steps_per_epoch, train_order
-from cnn_jax.data.examples import Examples
-from cnn_jax.errors import InputError, RunError
-from cnn_jax.inspection.summary import LayerTable
-from cnn_jax.training import determinism, parallel, trained
-from cnn_jax.training.calls import call_size, crosses, next_calls
-from cnn_jax.training.checkpoint import Checkpoints
-from cnn_jax.training.config import check, computed
+from cnn_jax import ops
+from cnn_jax.data.batches import train_order
+from cnn_jax.errors import RunError
+from cnn_jax.training import determinism, parallel
+from cnn_jax.training.calls import call_size, make_calls, next_calls
+from cnn_jax.training.config import check
 from cnn_jax.training.evaluate import Evaluate, compile_evaluation
-from cnn_jax.training.fallback import fall_back, hinted
-from cnn_jax.training.metrics import (Recorder, Reporter, epoch_line, improvement, mean,
-                                      should_stop)
-from cnn_jax.training.progress import Progress, progress_of
-from cnn_jax.training.results import describe_devices, finish, score
-from cnn_jax.training.setup import (abstract_state, create_recipe, describe_network,
-                                    first_state)
+from cnn_jax.training.metrics import (Recorder, Reporter, epoch_line, improvement,
+                                      mean)
+from cnn_jax.training.opening import Run, load, open_run, start
+from cnn_jax.training.progress import Progress
+from cnn_jax.training.results import finish, score
 from cnn_jax.training.signals import Stopped, stop_signals
-from cnn_jax.training.steps import Recipe, TrainState
-from cnn_jax.training.workdir import DataInfo, default_path, describe, open_workdir
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What stays the same from the first step to the last."""
-
-    config: ConfigDict
-    workdir: Path
-    info: DataInfo
-    recipe: Recipe
-    table: LayerTable
-    placement: parallel.Placement
-    dataset: data.Dataset         # on the host
-    data: Examples                # on the devices
-    spans: dict[str, range]
-    checkpoints: Checkpoints
-    report: Reporter
-    rate: Callable                # the schedule, compiled
-    seeds: int = 1                # trained in one program: times are a share of it
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return steps_per_epoch(len(self.spans["train"]), self.config.batch_size)
-
-    @property
-    def steps_per_call(self) -> int:
-        """A convolution inside a loop can be several times slower on a CPU (measured
-        by experiments/steps_per_call.py), elsewhere a call costs more than a loop; so
-        it does where networks are so small that seeds are trained at once."""
-        on_cpu = self.placement.devices[0].platform == "cpu"
-        return self.config.steps_per_call or (
-            16 if self.seeds > 1 else 1 if on_cpu else 8)
-
-    def finished(self, progress: Progress) -> bool:
-        stop = self.config.early_stopping
-        return (progress.step >= self.config.epochs * self.steps_per_epoch
-                or should_stop(progress.history, stop.monitor, stop.patience,
-                               stop.min_delta))
+from cnn_jax.training.steps import TrainState
 
 
 def run(config: ConfigDict, workdir: str | Path | None = None,
@@ -83,7 +39,9 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
     check(config)
     parallel.start_processes(config)
     report = Reporter(quiet or jax.process_index() != 0)
-    with open_run(config, workdir, parallel.place(config), report) as this:
+    placement = parallel.place(config)
+    loaded = load(config, placement, report)
+    with open_run(config, workdir, placement, report, loaded) as this:
         state, progress = start(this)
         state = this.placement.put(state)
         done = this.finished(progress)
@@ -93,50 +51,6 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
         if not done:
             state = fit(this, state, progress, evaluate)
         return conclude(this, state, progress, evaluate, done)
-
-
-@contextlib.contextmanager
-def open_run(config: ConfigDict, workdir: str | Path | None,
-             placement: parallel.Placement, report: Reporter,
-             beside: Run | None = None, seeds: int = 1) -> Iterator[Run]:
-    """Data, network and workdir of a run, which no other process enters meanwhile.
-
-    beside: a run of another seed, on whose data in memory this one trains too: the
-        seeds must divide them alike.
-    """
-    if config.batch_size % len(placement.devices):
-        raise InputError(f"config.batch_size = {config.batch_size} does not divide "
-                         f"over {len(placement.devices)} devices: use a multiple")
-    path = Path(workdir or default_path(config)).absolute()
-    if beside is None:
-        with report.under_way("loading the data", plain=False):
-            dataset = data.load(config.data, config.seed)
-        info = describe(dataset, config.data.scaling)
-    else:
-        dataset, info = beside.dataset, beside.info
-    recipe = create_recipe(config, info, placement.axis_name)
-    table = describe_network(recipe, info.image_shape,
-                             masks=config.data.name in data.PIXEL_LABELS)
-    parallel.check_same_in_all(
-        f"{computed(config)} {config.log.every_steps} {info.sha256}")
-    with open_workdir(path, config, info):
-        report.line(f"workdir: {path}")
-        if beside is None:
-            introduce = report.named("").line
-            introduce(f"data: {info.source}")
-            introduce(table.text())
-            introduce(f"convolutions: {table.convolutions()}")
-            introduce(describe_devices(placement.devices))
-        if jax.process_index() == 0:
-            table.save(path)
-        with open_checkpoints(path, config, recipe, info, report) as checkpoints:
-            if beside is None:
-                examples, spans = concatenate(dataset)
-                examples = placement.put(examples)
-            else:
-                examples, spans = beside.data, beside.spans
-            yield Run(config, path, info, recipe, table, placement, dataset, examples,
-                      spans, checkpoints, report, jax.jit(recipe.rate), seeds)
 
 
 def conclude(this: Run, state: TrainState, progress: Progress, evaluate: Evaluate,
@@ -159,48 +73,6 @@ def say_finished(this: Run, progress: Progress) -> None:
 def ended_anyway(signum: int, workdir: Path) -> Stopped:
     return Stopped(signum, f"{signal.Signals(signum).name} came when training had "
                    f"ended: all of it is in {workdir}")
-
-
-def begin(config: ConfigDict, recipe: Recipe, info: DataInfo) -> TrainState:
-    """The state before the first step; its parameters may be those of another run."""
-    state = first_state(recipe, info.image_shape)
-    if not config.model.init_from:
-        return state
-    try:
-        source = trained.load(Path(config.model.init_from))
-        variables = networks.adopt(
-            {"params": state.params, "batch_stats": state.batch_stats},
-            source.state.variables)
-    except ValueError as error:
-        raise InputError(f"config.model.init_from = {config.model.init_from}: {error}"
-                         ) from error
-    average = variables["params"] if recipe.ema_decay > 0 else {}
-    return state.replace(**variables, average=average)
-
-
-def open_checkpoints(path: Path, config: ConfigDict, recipe: Recipe, info: DataInfo,
-                     report: Reporter) -> Checkpoints:
-    """The checkpoints of the workdir, where wanted without the damaged ones."""
-    if config.checkpoint.fallback:
-        for line in fall_back(path, abstract_state(recipe, info.image_shape),
-                              config.checkpoint.monitor):
-            report.line(line)
-    with hinted():
-        return Checkpoints(path / "checkpoints", config.checkpoint.keep)
-
-
-def start(this: Run) -> tuple[TrainState, Progress]:
-    """The newest checkpoint of the workdir, or the first state; on the host."""
-    latest = this.checkpoints.latest
-    if latest is None:
-        return begin(this.config, this.recipe, this.info), Progress()
-    like = abstract_state(this.recipe, this.info.image_shape)
-    with hinted():
-        state, meta = this.checkpoints.restore(latest, like)
-        progress = progress_of(meta, this.checkpoints.folder(latest),
-                               this.config.checkpoint.monitor)
-    this.report.line(f"resuming after step {latest}")
-    return state, progress
 
 
 def fit(this: Run, state: TrainState, progress: Progress,
@@ -248,28 +120,17 @@ def train_epoch(this: Run, state: TrainState, progress: Progress, train: Callabl
     epoch, done = divmod(progress.step, steps)
     order = train_order(config.seed, epoch, this.spans["train"], config.batch_size)
     this.report.start(f"epoch {epoch + 1}/{config.epochs}", steps, done)
-    pending, begun = [], time.perf_counter()
+    begun = time.perf_counter()
     try:
-        while done < steps:
-            size = call_size(this.steps_per_call, done, steps)
-            state, metrics = train[size](
-                state, this.data, this.placement.put_rows(order[done:done + size]))
-            if this.placement.synchronous:
-                jax.block_until_ready(metrics)
-            pending.append(metrics)
-            done += size
-            due = crosses(config.checkpoint.every_steps, done, size) and done < steps
-            look = crosses(config.log.every_steps, done, size) or (
-                received and jax.process_count() == 1)
-            if not (due or look or done == steps):
-                continue
-            progress.step = epoch * steps + done
-            row = drain(this, progress, [*map(this.placement.fetch, pending)], recorder)
-            pending.clear()
-            this.report.advance(done, running(row))
+        for look in make_calls(this, train, state, (this.data,), order, done, received):
+            state = look.state
+            progress.step = epoch * steps + look.done
+            row = drain(this, progress, look.metrics, recorder)
+            this.report.advance(look.done, running(row))
             progress.epoch_seconds += time.perf_counter() - begun
-            signum = parallel.agreed(received) if look and done < steps else 0
-            if due or signum:
+            signum = (parallel.agreed(received) if look.asking and look.done < steps
+                      else 0)
+            if look.saving or signum:
                 save(this, this.placement.fetch(state), progress)
             if signum:
                 raise stopped(this, progress, signum)
@@ -348,9 +209,9 @@ def save(this: Run, state: TrainState, progress: Progress,
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)):
         raise not_finite(this, "a parameter is not finite after the update",
                          progress.step - 1)
-    score = (improvement(row, this.config.checkpoint.monitor), row["epoch"]
-             ) if row else None
-    this.checkpoints.save(progress.step, state, dataclasses.asdict(progress), score)
+    this.checkpoints.save(
+        progress.step, state, dataclasses.asdict(progress),
+        score=row and (improvement(row, this.config.checkpoint.monitor), row["epoch"]))
 
 
 def compile_training(this: Run, step: Callable, operands: tuple,

@@ -22,18 +22,18 @@ from cnn_jax import data
 from cnn_jax.data.batches import train_order
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.training import parallel
-from cnn_jax.training.calls import call_size, crosses
+from cnn_jax.training.calls import Look, make_calls
 from cnn_jax.training.config import RULES, check
 from cnn_jax.training.evaluate import Evaluate, compile_evaluation
-from cnn_jax.training.loop import (Diverged, Run, close_epoch, compile_training, drain,
-                                   ended_anyway, open_run, save, say_finished,
-                                   say_if_early, start)
+from cnn_jax.training.loop import (Diverged, close_epoch, compile_training, drain,
+                                   ended_anyway, save, say_finished, say_if_early)
 from cnn_jax.training.metrics import Recorder, Reporter, epoch_line
+from cnn_jax.training.opening import Run, load, open_run, start
 from cnn_jax.training.progress import Progress
 from cnn_jax.training.results import finish, score
 from cnn_jax.training.signals import Stopped, stop_signals
 from cnn_jax.training.steps import TrainState
-from cnn_jax.training.workdir import describe
+from cnn_jax.training.workdir import DataInfo, describe
 
 
 @dataclasses.dataclass
@@ -43,6 +43,7 @@ class Member:
     run: Run
     state: TrainState              # on the host
     progress: Progress
+    done: bool                     # had finished before
     together: int = 1              # seeds in the largest group that it trained in
     recorder: Recorder | None = None
     problem: Diverged | None = None
@@ -68,22 +69,24 @@ def run_seeds(config: ConfigDict, seeds: int, workdir: str | Path | None = None,
     check_seeds(config, seeds, workdir)
     report = Reporter(quiet)
     placement = parallel.place(config)
+    loaded = load(config, placement, report)
+    check_divided_alike(config, loaded[1], with_seed(config, config.seed + seeds - 1))
     members: list[Member] = []
     with contextlib.ExitStack() as opened:
         for seed in range(config.seed, config.seed + seeds):
             this = opened.enter_context(open_run(
                 with_seed(config, seed), Path(workdir) / f"seed{seed}" if workdir
-                else None, placement, report.named(f"seed {seed}: "),
+                else None, placement, report.named(f"seed {seed}: "), loaded,
                 members[0].run if members else None, seeds))
-            members.append(Member(this, *start(this)))
-        done = {id(member) for member in members if member.ended}
+            state, progress = start(this)
+            members.append(Member(this, state, progress, this.finished(progress)))
         first = members[0].run
         evaluate = compile_evaluation(
             first.recipe, placement, placement.put(members[0].state), first.data,
             first.spans, config.eval_batch_size, report.track)
-        if len(done) < seeds:
+        if not all(member.done for member in members):
             fit(members, evaluate, report)
-        results = conclude([m for m in members if m.problem is None], done, evaluate)
+        results = conclude([m for m in members if m.problem is None], evaluate)
     if problems := [m for m in members if m.problem]:
         names = ", ".join(str(m.run.config.seed) for m in problems)
         raise RunError(f"seed{'s' * (len(problems) > 1)} {names}: "
@@ -91,20 +94,17 @@ def run_seeds(config: ConfigDict, seeds: int, workdir: str | Path | None = None,
     return results
 
 
-def conclude(members: list[Member], done: set[int], evaluate: Evaluate) -> list[dict]:
+def conclude(members: list[Member], evaluate: Evaluate) -> list[dict]:
     """The results of all are written before any picture is drawn, so that what is
-    measured is of training, and a stop in between loses none.
-
-    done: the ids of the members that had finished before.
-    """
+    measured is of training, and a stop in between loses none."""
     with stop_signals() as received:
         scored = []
         for member in members:
-            if id(member) in done:
+            if member.done:
                 say_finished(member.run, member.progress)
             this = dataclasses.replace(member.run, seeds=member.together)
             scored.append(score(this, this.placement.put(member.state),
-                                member.progress, evaluate, id(member) in done))
+                                member.progress, evaluate, member.done))
         results = [finish(m.run, m.progress, one) for m, one in zip(members, scored)]
     if received:
         raise ended_anyway(received[0], members[0].run.workdir.parent)
@@ -118,8 +118,7 @@ def with_seed(config: ConfigDict, seed: int) -> ConfigDict:
 
 
 def check_seeds(config: ConfigDict, seeds: int, workdir: str | Path | None) -> None:
-    """Raises InputError for what is of one run, and for data that the seeds would not
-    have in common."""
+    """Raises InputError for what is of one run alone."""
     last = config.seed + seeds - 1
     if not RULES["seed"].holds(last):
         raise InputError(f"--seeds={seeds} from config.seed = {config.seed} on would "
@@ -133,12 +132,15 @@ def check_seeds(config: ConfigDict, seeds: int, workdir: str | Path | None) -> N
     if workdir and (Path(workdir) / "config.json").exists():
         raise InputError(f"--workdir={workdir} is the folder of a run, and seeds get "
                          "folders within it: choose another folder")
-    first, other = (describe(data.load(config.data, seed), config.data.scaling).sha256
-                    for seed in (config.seed, last))
-    if first != other:
+
+
+def check_divided_alike(config: ConfigDict, info: DataInfo, other: ConfigDict) -> None:
+    """Raises InputError where the seed decides which data are in which part."""
+    theirs = describe(data.load(other.data, other.seed), other.data.scaling)
+    if info.sha256 != theirs.sha256:
         raise InputError(
-            f"seeds {config.seed} and {last} divide the data otherwise, and seeds "
-            "trained at once share them: config.data.split = "
+            f"seeds {config.seed} and {other.seed} divide the data otherwise, and "
+            "seeds trained at once share them: config.data.split = "
             f"{config.data.split!r} must be 'first' or 'last', and a set that has no "
             f"test part of its own (data.test = {config.data.test}) cannot be used; "
             "else train one seed after another")
@@ -150,7 +152,7 @@ def fit(members: list[Member], evaluate: Evaluate, report: Reporter) -> None:
     programs = {}
     with contextlib.ExitStack() as opened:
         for member in members:
-            if member.ended:
+            if member.done:
                 continue
             this, progress = member.run, member.progress
             member.recorder = opened.enter_context(contextlib.closing(
@@ -206,45 +208,42 @@ def train_epoch(group: list[Member], train: dict[int, Callable], report: Reporte
                                   config.batch_size) for member in group])
     state, seeds = stack(group)
     report.start(f"epoch {epoch + 1}/{config.epochs}, {len(group)} seeds", steps, done)
-    pending, begun = [], time.perf_counter()
+    begun = time.perf_counter()
     try:
-        while done < steps and not all(member.problem for member in group):
-            size = call_size(this.steps_per_call, done, steps)
-            rows = placement.put_rows(order[:, done:done + size])
-            state, metrics = train[size](state, seeds, this.data, rows)
-            if placement.synchronous:
-                jax.block_until_ready(metrics)
-            pending.append(metrics)
-            done += size
-            due = crosses(config.checkpoint.every_steps, done, size) or bool(received)
-            look = crosses(config.log.every_steps, done, size)
-            if not (due or look or done == steps):
-                continue
-            fetched = [placement.fetch(metrics) for metrics in pending]
-            pending.clear()
-            seconds = (time.perf_counter() - begun) / len(group)
-            losses = []
-            for place, member in enumerate(group):
-                member.progress.step = epoch * steps + done
-                member.progress.epoch_seconds += seconds
-                row = attempt(member, record, [
-                    {name: sums[place] for name, sums in call.items()}
-                    for call in fetched])
-                losses += [row["loss"]] if row else []
-            if losses:
-                report.advance(done, f"loss: {min(losses):.4f} to {max(losses):.4f}")
-            if due or done == steps:
-                host = placement.fetch(state)
+        for look in make_calls(this, train, state, (seeds, this.data), order, done,
+                               received):
+            losses = account(group, look, epoch * steps + look.done,
+                             (time.perf_counter() - begun) / len(group))
+            if not losses:
+                break  # all have diverged
+            report.advance(look.done, f"loss: {min(losses):.4f} to {max(losses):.4f}")
+            signum = received[0] if look.asking and received else 0
+            if look.saving or signum or look.done == steps:
+                host = placement.fetch(look.state)
                 for place, member in enumerate(group):
                     member.state = jax.tree.map(lambda x: x[place, ...], host)
-            if due and done < steps:
+            if (look.saving or signum) and look.done < steps:
                 for member in group:
                     attempt(member, checkpoint)
-                if received and not all(member.problem for member in group):
-                    raise stopped(group, received[0])
+                if signum and not all(member.problem for member in group):
+                    raise stopped(group, signum)
             begun = time.perf_counter()
     finally:
         report.stop()
+
+
+def account(group: list[Member], look: Look, step: int, seconds: float) -> list[float]:
+    """Adds to each member what the calls until `step` gave; the losses of those that
+    have not diverged."""
+    losses = []
+    for place, member in enumerate(group):
+        member.progress.step = step
+        member.progress.epoch_seconds += seconds
+        row = attempt(member, record, [
+            {name: sums[place] for name, sums in call.items()}
+            for call in look.metrics])
+        losses += [row["loss"]] if row else []
+    return losses
 
 
 def attempt(member: Member, what: Callable, *arguments) -> dict | None:

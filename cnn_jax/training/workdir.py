@@ -104,8 +104,9 @@ def lock(path: Path):
 
 def check_not_of_seeds(path: Path) -> None:
     """Raises InputError where the folder holds the runs of several seeds."""
-    runs = sorted(path.glob("seed*/config.json"))
-    if runs and not (path / "config.json").exists():
+    if (path / "config.json").exists():
+        return
+    if runs := sorted(path.glob("seed*/config.json")):
         raise InputError(f"--workdir={path} holds the runs of several seeds: name one "
                          f"of them, such as {runs[0].parent}")
 

@@ -1,5 +1,6 @@
 """Folders that a user names."""
 
+import os
 from pathlib import Path
 
 from cnn_jax.errors import InputError
@@ -12,3 +13,9 @@ def expanded(folder: str, setting: str) -> Path:
     except RuntimeError as error:
         raise InputError(f"{setting} is {folder!r}, whose home folder is not known: "
                          "give the path without ~") from error
+
+
+def cache_folder() -> Path:
+    """`CNN_JAX_CACHE`, else ~/.cache/cnn_jax. Raises InputError for a ~ of no one."""
+    folder = os.environ.get("CNN_JAX_CACHE") or os.path.join("~", ".cache", "cnn_jax")
+    return expanded(folder, "CNN_JAX_CACHE")
