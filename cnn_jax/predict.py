@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax import data, ops
 from cnn_jax.data.images import find_images, read_image
-from cnn_jax.errors import InputError
+from cnn_jax.errors import InputError, one_line
 from cnn_jax.inspection.overlays import overlays
 from cnn_jax.inspection.picture import Picture
 from cnn_jax.training.metrics import Reporter, mean_iou
@@ -175,4 +175,4 @@ def line(answer: Prediction | Segmentation) -> str:
     """'digits/seven.png: seven 98.1 %, one 1.2 %'; of pixels, their shares."""
     image, *_, classes, figures = answer
     words = [f"{name} {100 * f:.1f} %" for name, f in zip(classes, figures)]
-    return f"{image}: {', '.join(words)}"
+    return one_line(f"{image}: {', '.join(words)}")

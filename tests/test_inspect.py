@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 from tiny_runs import end, prepare, refusal, start_python, tiny
 
-from cnn_jax import inspect, modes
+from cnn_jax import data, inspect, modes
 from cnn_jax.data.examples import Examples
 from cnn_jax.errors import InputError
 from cnn_jax.inspection import explanations, kernels
@@ -26,7 +26,7 @@ from cnn_jax.training.config import computed, differences, fingerprint, to_json
 from cnn_jax.training.metrics import COLUMNS, Reporter
 from cnn_jax.training.setup import first_state
 from cnn_jax.training.workdir import (check_same_config, data_json, describe,
-                                      read_config)
+                                      read_config, read_data_info)
 from configs import default
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -104,6 +104,27 @@ def test_the_users_own_images_are_explained(workdir, tmp_path):
     other = Settings(**QUICK, target="3")
     chosen, = PICTURES["saliency"](subject, other)
     assert chosen.arrays["class"].tolist() == [3]
+
+
+def test_names_that_matplotlib_would_take_for_mathematics(workdir, tmp_path, capsys,
+                                                         monkeypatch):
+    """Of classes and of files: '$x^$' alone ends in a traceback."""
+    strange = shutil.copytree(workdir, tmp_path / "run")
+    info = read_data_info(strange)
+    names = ("$x^$", "a$b", *info.class_names[2:])
+    (strange / "data.json").write_text(data_json(info._replace(class_names=names)))
+    load = data.load
+    monkeypatch.setattr(data, "load", lambda *arguments: load(*arguments)._replace(
+        class_names=names))
+    file = tmp_path / "$y^$ \x1b[2J\udcff.png"
+    Image.new("L", (8, 8), 77).save(file)
+    config = changed(strange, only="maximized_classes,strip,saliency,quality")
+    modes.run(modes.Request("inspect", config, strange, images=(str(file),)))
+    assert {"maximized_head", "saliency", "confusion"} <= index(strange).keys()
+    capsys.readouterr()
+    modes.run(modes.Request("predict", config, strange, images=(str(file),), top=10))
+    said = capsys.readouterr().out
+    assert r"$y^$ \x1b[2J\udcff.png: " in said and "$x^$" in said and "\x1b" not in said
 
 
 def test_incomplete_integrated_gradients_are_called_so():

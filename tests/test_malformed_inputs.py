@@ -7,7 +7,9 @@ import pickle
 import struct
 import subprocess
 import tarfile
+import tracemalloc
 import zlib
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -266,13 +268,68 @@ def test_tar_bombs(tmp_path, monkeypatch):
     refused(official.read_cifar10_archive, path, "100,000")
 
 
-def test_tar_that_hides_its_size_in_a_header(tmp_path, monkeypatch):
-    # tarfile reads an extended header whole, before the member can be judged.
-    monkeypatch.setattr(formats, "MAX_ARCHIVE_BYTES", 10**6)
+# tarfile reads extended headers whole, and keeps them, before a member can be judged.
+
+def header(kind: bytes, data: bytes, size: int | None = None) -> bytes:
+    """An extended header, which may announce another size than it has."""
+    info = member("x", kind, size=len(data) if size is None else size)
+    return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
+
+
+def pax(keys: int) -> bytes:
+    return b"".join(b"11 %05d=1\n" % key for key in range(keys))
+
+
+@pytest.mark.parametrize("content", [
+    header(tarfile.GNUTYPE_LONGNAME, b"q" * 5_000_000, size=2**33),
+    header(tarfile.XHDTYPE, pax(50_000)),
+    header(tarfile.XGLTYPE, pax(50_000)),
+    header(tarfile.XGLTYPE, pax(1)) * 5_000,
+    header(tarfile.XHDTYPE, b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n")
+    + member("x", size=2**20).tobuf() + b"9000000\n" + b"1\n" * 200_000,
+], ids=["long name", "attributes", "global attributes", "headers in a row",
+        "map of a sparse file"])
+def test_tar_with_large_headers(tmp_path, content):
     path = tmp_path / "a.tar.gz"
-    block = member("x", tarfile.GNUTYPE_LONGNAME, size=2**33).tobuf(tarfile.GNU_FORMAT)
-    path.write_bytes(gzip.compress(block + bytes(5_000_000)))
-    refused(official.read_cifar10_archive, path, "1,000,000")
+    path.write_bytes(gzip.compress(content + bytes(10_240)))
+    refused(official.read_cifar10_archive, path, "65,536 bytes of headers")
+
+
+def test_damaged_attributes_in_a_tar(tmp_path):
+    """2,000 times some bytes of extended headers, which have no checksum, are others."""
+    path, rng = tmp_path / "a.tar.gz", np.random.default_rng(0)
+    attributes = (b"19 path=some/name\n10 size=3\n22 GNU.sparse.major=1\n"
+                  b"22 GNU.sparse.minor=0\n26 GNU.sparse.realsize=10\n"
+                  b"20 hdrcharset=BINARY\n16 mtime=1234.5\n")
+    rest = (member("x", size=512).tobuf() + b"1\n0\n3\n".ljust(512, b"\0")
+            + bytes(1024))
+    outcomes = Counter()
+    for _ in range(2_000):
+        changed = bytearray(attributes)
+        for place in rng.integers(len(changed), size=rng.integers(4)):
+            changed[place] = rng.choice(bytearray(b"0123456789-=\n .z\0\xff"))
+        path.write_bytes(gzip.compress(header(tarfile.XHDTYPE, changed) + rest, 1))
+        try:
+            found = list(formats.tar_members(path))
+            assert all(len(data) <= 1024 for _, data in found)
+            outcomes["read"] += 1
+        except InputError as error:
+            assert str(error).startswith(str(path)) and "\n" not in str(error)
+            outcomes["refused"] += 1
+    assert min(outcomes["read"], outcomes["refused"]) > 100, outcomes
+
+
+def test_tar_whose_global_header_would_be_copied_to_each_member(tmp_path):
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(
+        header(tarfile.XGLTYPE, pax(4_000)) + 10_000 * member("x").tobuf()
+        + bytes(1024)))
+    tracemalloc.start()
+    try:
+        assert len(list(formats.tar_members(path))) == 10_000
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("change", ["cut", "not tar", "not gzip", "empty tar", "empty"])

@@ -11,6 +11,7 @@ from cnn_jax.data.batches import concatenate, train_order
 from cnn_jax.data.scaling import SCALINGS, scale
 from cnn_jax.errors import InputError
 from cnn_jax.inspection import contact_sheet
+from cnn_jax.inspection.overlays import overlays
 from cnn_jax.training.parallel import gather
 from cnn_jax.training.setup import create_recipe
 from cnn_jax.training.steps import TrainState, train_step
@@ -47,6 +48,22 @@ def test_what_is_shown_is_what_the_network_gets(changes, monkeypatch):
     np.testing.assert_allclose(shown.inputs, handed.value.args[0][:8], atol=1e-4)
     assert len(shown.targets) == (2 if changes is MIXED else 1)
     np.testing.assert_array_equal(shown.targets[0][0], examples.labels[order[:8]])
+
+
+def test_names_that_matplotlib_would_take_for_mathematics(tmp_path):
+    """'$x^$' alone ends in a traceback: of a class, in the path of the data."""
+    names = ("$x^$", "a$b$", "\\$z", "$_$ and some more words")
+    for name in names:
+        folder = tmp_path / "$y^$" / name
+        folder.mkdir(parents=True)
+        for i in range(8):
+            Image.new("L", (8, 8), 30 * i).save(folder / f"{i}.png")
+    config = tiny({"data.name": "folder", "data.dir": str(tmp_path / "$y^$"),
+                   "data.test": 0.25, "data.validation": 0.25, "batch_size": 8} | MIXED)
+    modes.run(modes.Request("show_data", config, None, output=tmp_path / "sheet.png"))
+    pixels = np.zeros((1, 8, 8, 1), np.uint8)
+    drawn = overlays(pixels, pixels[..., 0], names, "$x^$", "$x^$", ["$x^$"])
+    drawn.figure.savefig(tmp_path / "overlays.png")
 
 
 @pytest.mark.parametrize("changes", [

@@ -26,6 +26,9 @@ CIFAR_PIXELS = 3 * 32 * 32
 MAX_IDX_BYTES = 2**28
 MAX_ARCHIVE_BYTES = 2**28
 MAX_MEMBER_BYTES = 2**25
+# Before a member come its header and perhaps extended ones (long names, attributes),
+# which tarfile reads whole and keeps as many small objects.
+MAX_HEADER_BYTES = 2**16
 
 _CHUNK = 2**20
 
@@ -84,19 +87,26 @@ def _read_at_most(stream, size: int) -> bytes:
 
 
 class _Bounded:
-    """A stream for tarfile that refuses to go past `MAX_ARCHIVE_BYTES`."""
+    """A stream for tarfile, which gives out `left` bytes more and `total` in all."""
 
     def __init__(self, stream, path):
-        self._stream, self._path, self._left = stream, path, MAX_ARCHIVE_BYTES
+        self._stream, self._path = stream, path
+        self.left, self.total = MAX_HEADER_BYTES, MAX_ARCHIVE_BYTES
 
     def read(self, size: int) -> bytes:
         data = self._stream.read(size)
-        self._left -= len(data)
-        if self._left < 0:
+        self.left -= len(data)
+        self.total -= len(data)
+        if self.total < 0:
             raise InputError(
                 f"{self._path} unpacks to more than {MAX_ARCHIVE_BYTES:,} bytes, the "
                 "limit; no archive of CIFAR-10 does (pictures in class folders: unpack "
                 "it and name the folder)")
+        if self.left < 0:
+            raise InputError(
+                f"{self._path} has more than {MAX_HEADER_BYTES:,} bytes of headers "
+                "before a member, the limit; no archive of CIFAR-10 does (pictures in "
+                "class folders: unpack it and name the folder)")
         return data
 
 
@@ -105,17 +115,26 @@ def tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
 
     Raises:
         InputError: a link, a device, a sparse file, an absolute name, '..' in a name,
-            a member over `MAX_MEMBER_BYTES`, or a damaged archive.
+            a member over `MAX_MEMBER_BYTES`, headers over `MAX_HEADER_BYTES`, or a
+            damaged archive.
     """
     with _gunzip(path) as stream:
+        source = _Bounded(stream, path)
         try:
-            with tarfile.open(fileobj=_Bounded(stream, path), mode="r|") as archive:
-                for member in archive:
+            with tarfile.open(fileobj=source, mode="r|") as archive:
+                while (member := archive.next()) is not None:
                     _check_member(path, member)
                     if member.isreg():
+                        source.left = member.size + tarfile.RECORDSIZE
                         data = archive.extractfile(member).read()
                         yield str(PurePosixPath(member.name)), data
-        except tarfile.TarError as error:
+                    source.left = MAX_HEADER_BYTES
+                    # Else each member is kept, and has all global headers before it.
+                    archive.members.clear()
+                    archive.pax_headers.clear()
+        except (InputError, OSError, EOFError, zlib.error):
+            raise
+        except Exception as error:  # hostile headers make tarfile raise almost anything
             raise InputError(
                 f"{path} cannot be read as a tar archive ({error}); fetch it again"
             ) from error

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cnn_jax.errors import InputError, RunError
+from cnn_jax.inspection.drawing import fit
 from cnn_jax.inspection.picture import Picture
 from cnn_jax.inspection.plots import CURVES
 from cnn_jax.inspection.quality import class_scores
-from cnn_jax.inspection.quality_pictures import fit
 from cnn_jax.inspection.record import Record, fields, read_record
 from cnn_jax.inspection.rendering import drawn, render
 from cnn_jax.inspection.report import share, text

@@ -14,7 +14,8 @@ from cnn_jax.data.augment import augment, is_identity
 from cnn_jax.data.batches import train_order
 from cnn_jax.data.scaling import SCALINGS, scale
 from cnn_jax.draws import draw_key
-from cnn_jax.inspection.drawing import blank
+from cnn_jax.inspection import drawing
+from cnn_jax.inspection.drawing import blank, fit, plain
 from cnn_jax.inspection.picture import Picture
 
 IMAGES, COPIES = 8, 6  # rows, and columns beside that of the stored images
@@ -95,7 +96,7 @@ def contact_sheet(dataset: Dataset, config: ConfigDict) -> Picture:
         legend(figure, dataset.class_names)
     inputs = np.stack([step.inputs for step in steps])
     words = caption(dataset, config, inputs)
-    figure.suptitle(textwrap.fill(words, int(14 * figure.get_figwidth())), fontsize=8)
+    drawing.above(figure, words)
     return Picture(
         "data", "What the network sees", words,
         f"{rows} training images of {width} x {height} pixels, as stored and "
@@ -112,7 +113,7 @@ def caption(dataset: Dataset, config: ConfigDict, inputs: np.ndarray) -> str:
 
 def wrapped(name: str) -> str:
     """'common_squirrel_monkey' on three lines."""
-    return textwrap.fill(name.replace("_", " "), 12)
+    return plain(textwrap.fill(name.replace("_", " "), 12))
 
 
 def mixture(targets, row: int, class_names) -> str:
@@ -121,7 +122,7 @@ def mixture(targets, row: int, class_names) -> str:
     for labels, weight in targets:
         name = class_names[labels[row]].replace("_", " ")
         shares[name] = shares.get(name, 0.0) + float(weight[row])
-    return "\n".join(f"{100 * share:.0f} % {textwrap.shorten(name, 18)}"
+    return "\n".join(f"{100 * share:.0f} % {fit(name, 18)}"
                      for name, share in shares.items())
 
 
@@ -147,6 +148,6 @@ def legend(figure, class_names) -> None:
     """Which colour of a mask is which class."""
     from matplotlib.patches import Patch
     figure.legend(
-        handles=[Patch(facecolor=colour / 255, label=name) for colour, name in
+        handles=[Patch(facecolor=colour / 255, label=plain(name)) for colour, name in
                  zip(class_colours()[1:], class_names[1:])],
         loc="outside lower center", ncols=min(6, len(class_names)), fontsize=8)

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cnn_jax.errors import one_line
+
 SIGNED, HEAT = "RdBu_r", "inferno"  # red above and blue below 0; dark to bright
 HEAT_SHARE = 0.55  # of the colours of a map over the grey image
 
@@ -80,10 +82,27 @@ def heat_over(axes, pixels: np.ndarray, values: np.ndarray):
                        interpolation="nearest")
 
 
+def plain(text: str) -> str:
+    """Lines with names of somebody's, safe: matplotlib reads $...$ as mathematics."""
+    return "\n".join(map(one_line, text.split("\n"))).replace("$", r"\$")
+
+
+def fit(name: str, width: int = 16) -> str:
+    """A name of somebody's cut to a width, and safe."""
+    return plain(name if len(name) <= width else name[:width - 1] + "…")
+
+
+def above(figure, text: str) -> None:
+    """A title over the whole figure, on as many lines as it takes."""
+    width = int(14 * figure.get_figwidth())
+    figure.suptitle(plain(textwrap.fill(text, width)), fontsize=8)
+
+
 def beside(axes, text: str, width: int = 14, size: int = 8) -> None:
     """A label to the left of a row."""
-    axes.set_ylabel("\n".join(textwrap.fill(line, width) for line in text.split("\n")),
-                    rotation=0, ha="right", va="center", fontsize=size)
+    lines = [textwrap.fill(line, width) for line in text.split("\n")]
+    axes.set_ylabel(plain("\n".join(lines)), rotation=0, ha="right", va="center",
+                    fontsize=size)
 
 
 def number(value: float) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from cnn_jax.inspection.features import features
 from cnn_jax.inspection.picture import Picture
-from cnn_jax.inspection.quality_pictures import fit
+from cnn_jax.inspection.drawing import fit
 from cnn_jax.inspection.settings import Settings
 from cnn_jax.inspection.subject import Subject
 

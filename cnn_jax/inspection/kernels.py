@@ -137,7 +137,7 @@ def draw_stage(subject: Subject, settings: Settings, stage: list[Layer],
     for i in range(images):
         one = axes[0, left + i * len(stage)]
         drawing.image(one, subject.pixels[i])
-        one.set_title(subject.titles[i], fontsize=8, loc="left")
+        one.set_title(drawing.fit(subject.titles[i], 40), fontsize=8, loc="left")
     for row, index in enumerate(shown, 1):
         drawing.beside(axes[row, 0], f"filter {index}", 6)
         if left:

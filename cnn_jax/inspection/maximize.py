@@ -1,7 +1,6 @@
 """Activation maximisation: the images that excite filters or classes most."""
 
 import functools
-import textwrap
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -155,7 +154,7 @@ def draw(subject: Subject, settings: Settings, layer: Layer, shown: list[int],
     first, last = np.asarray(excited.first), np.asarray(excited.last)
     for i, axis in zip(range(len(shown)), axes.flat):
         drawing.image(axis, pixels[i])
-        axis.set_title(f"{textwrap.shorten(names[i], 18)}\n{drawing.number(first[i])} "
+        axis.set_title(f"{drawing.fit(names[i], 18)}\n{drawing.number(first[i])} "
                        f"to {drawing.number(last[i])}", fontsize=7, pad=3)
     unit = ("logit" if layer.name == "head" else "unit's value" if position is None
             else f"value of the unit at {position}")

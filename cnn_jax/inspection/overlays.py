@@ -1,10 +1,10 @@
 """What a network makes of every pixel, drawn over the images."""
 
-import textwrap
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from cnn_jax.inspection import drawing
 from cnn_jax.inspection.contact_sheet import CELL, class_colours, legend, show
 from cnn_jax.inspection.picture import Picture
 
@@ -55,11 +55,10 @@ def overlays(images: np.ndarray, predicted: np.ndarray, class_names: Sequence[st
     grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
     for axes, row, name in zip(grid, rows, names):
         draw_panels(axes, row)
-        axes[0].set_ylabel(textwrap.fill(name, 14), rotation=0, ha="right", va="center",
-                           fontsize=8)
+        drawing.beside(axes[0], name)
     name_panels(grid[0], rows[0])
     legend(figure, class_names)
-    figure.suptitle(textwrap.fill(caption, int(14 * figure.get_figwidth())), fontsize=8)
+    drawing.above(figure, caption)
     return Picture(
         "overlays", title, caption, f"{len(rows)} images, each with "
         f"{', '.join(rows[0])}.", figure, {"images": images, "predicted": predicted}

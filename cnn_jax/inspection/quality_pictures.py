@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from cnn_jax.inspection.contact_sheet import legend, show
+from cnn_jax.inspection.drawing import fit
 from cnn_jax.inspection.overlays import draw_panels, name_panels, panels
 from cnn_jax.inspection.picture import Picture
 from cnn_jax.inspection.quality import (Quality, calibration_error, confident_mistakes,
@@ -150,12 +151,6 @@ def draw_mistakes(subject: Subject) -> Picture:
         + (f"The surest: {'; '.join(said)}." if said else ""), figure,
         {"index": places, "labels": examples.labels[places],
          "predicted": predicted[places], "confidence": confidence[places]})
-
-
-def fit(name: str, width: int = 16) -> str:
-    """A class name cut to a width, and safe: matplotlib reads $...$ as mathematics."""
-    cut = name if len(name) <= width else name[:width - 1] + "…"
-    return cut.replace("$", r"\$")
 
 
 def draw_worst_masks(subject: Subject) -> Picture:
