@@ -10,7 +10,8 @@ from typing import NamedTuple
 from cnn_jax.errors import InputError
 from cnn_jax.training.config import computed, flat
 from cnn_jax.training.metrics import write_atomically
-from cnn_jax.training.workdir import read_data_info, read_json
+from cnn_jax.training.results import RESULTS
+from cnn_jax.training.workdir import ANEW, read_data_info, read_json, read_sealed
 from configs import default
 from experiments.published import Experiment
 
@@ -97,7 +98,7 @@ def measured(target: Target) -> list[dict]:
     images of its set, and the seconds of its median epoch: a run may have been
     suspended in one of them."""
     folders = [path.parent for path in target.folder.glob("seed*/results.json")]
-    found = [read_json(folder / "results.json") | {
+    found = [read_sealed(folder / "results.json", RESULTS, ANEW) | {
                  "images": sum(read_data_info(folder).counts.values()),
                  "median_epoch_seconds": median_epoch(folder)}
              for folder in folders if is_finished(folder, target.config)]

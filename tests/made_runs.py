@@ -11,7 +11,7 @@ from tiny_runs import tiny
 from cnn_jax import networks
 from cnn_jax.inspection import quality
 from cnn_jax.inspection.summary import layer_table
-from cnn_jax.training.checkpoint import sealed
+from cnn_jax.json_files import sealed
 from cnn_jax.training.config import to_json
 
 DIGITS = tuple("0123456789")
@@ -44,7 +44,7 @@ def made_run(folder: Path, changes: dict | None = None, accuracy: float | None =
     (folder / "summary.json").write_text(summary())
     if accuracy is not None:
         right = round(100 * accuracy)
-        (folder / "results.json").write_text(json.dumps({
+        (folder / "results.json").write_text(json.dumps(sealed({
             "network": "baseline", "dataset": "digits", "seed": config.seed,
             "params": 13_874, "epochs": epochs, "best_epoch": epochs,
             "validation_accuracy": rows[-1]["val_accuracy"],
@@ -52,9 +52,15 @@ def made_run(folder: Path, changes: dict | None = None, accuracy: float | None =
             "test_examples": 100, "train_seconds": 4.5, "images_per_second": 100.0,
             "compile_seconds": 2.0, "versions": {"python": "3.11.7", "jax": "0.10.2"},
             "devices": ["cpu: cpu"], "machine": "2 cores", "commit": None,
-            "command": "python main.py --config=configs/default.py"}))
+            "command": "python main.py --config=configs/default.py"})))
         quality.save(made_quality(right, class_names, 8 * epochs), folder)
     return folder
+
+
+def resealed(content: dict, **changes) -> dict:
+    """With changes, and the checksum that they need."""
+    return sealed({key: value for key, value in (content | changes).items()
+                   if key != "crc32"})
 
 
 def made_quality(right: int, class_names: tuple[str, ...],

@@ -13,7 +13,7 @@ from tiny_runs import (assert_same_bits, end, losses, main, prepare, read_result
 from cnn_jax import training
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.training.checkpoint import Checkpoints, _first_line, step_folders
-from cnn_jax.training.json_files import fits, json_crc32, sealed
+from cnn_jax.json_files import fits, json_crc32, sealed
 from cnn_jax.training.metrics import Recorder
 from cnn_jax.training.setup import abstract_state, first_state
 
@@ -221,6 +221,22 @@ def test_forms_of_json():
     assert fits({"a": 1, "b": 2}, {"a": int, str: int})
     assert not fits({"a": 1, "b": "2"}, {"a": int, str: int})
     assert fits(None, object) and not fits([], {str: object})
+    optional = {"a": float | None}
+    assert all(fits(value, optional) for value in ({}, {"a": None}, {"a": 1}))
+    assert not fits({"a": "1"}, optional) and not fits({"b": 1}, optional)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "large"])
+def test_what_is_no_small_file_is_not_waited_for(saved, kind):
+    path = saved / "7" / "meta" / "data.json"
+    path.unlink()
+    if kind == "large":
+        path.write_text("[]")
+        os.truncate(path, 2**25 + 1)
+    else:
+        os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    with pytest.raises(RunError, match=f"{path} cannot be read: .*(device|33,554,433)"):
+        read(saved)
 
 
 def test_no_nesting_has_a_checksum_by_accident():

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from made_runs import DIGITS, made_run
+from made_runs import DIGITS, made_run, resealed
 from tiny_runs import read_results
 
 from cnn_jax import modes
@@ -88,7 +88,8 @@ def test_unlike_data_and_machines_are_said(runs, tmp_path):
     other = made_run(tmp_path / "other", counts={"train": 9, "validation": 50,
                                                  "test": 100}, sha256="other")
     found = read_results(other)
-    (other / "results.json").write_text(json.dumps(found | {"machine": "a phone"}))
+    (other / "results.json").write_text(json.dumps(
+        resealed(found, machine="a phone")))
     said = " ".join(compare.warnings([record.read_record(run)
                                       for run in (runs[0], other)]))
     assert "different data" in said and "on different machines" in said

@@ -17,7 +17,7 @@ from cnn_jax.errors import InputError, RunError
 from cnn_jax.training.checkpoint import Checkpoints
 from cnn_jax.training.config import check, differences, fingerprint, to_json
 from cnn_jax.training.fallback import fall_back
-from cnn_jax.training.json_files import sealed
+from cnn_jax.json_files import sealed
 from cnn_jax.training.progress import Progress, progress_of
 from cnn_jax.training.workdir import read_config
 
@@ -91,18 +91,63 @@ def test_a_run_does_not_go_on_without_its_best_checkpoint(workdir):
     assert steps_in(workdir / "checkpoints") == ["20", "30", "40"]
 
 
-@pytest.mark.parametrize("content", [
-    None, b"", b'{"score": 9.0, "epoch": 2}', b"[" * 100_000,
-    json.dumps(sealed({"score": "a", "epoch": []})).encode(),
-    json.dumps(sealed({"x": 1})).encode()],
-    ids=["lost", "empty", "changed", "nested", "of other types", "another's"])
-def test_a_damaged_score_is_no_longer_a_checkpoint(workdir, content):
-    path = workdir / "checkpoints" / "40" / "metrics" / "metrics"
+SCORES = [None, b"", b'{"score": 9.0, "epoch": 2}', b"[" * 100_000,
+          json.dumps(sealed({"score": "a", "epoch": []})).encode(),
+          json.dumps(sealed({"x": 1})).encode()]
+NAMES = ["lost", "empty", "changed", "nested", "of other types", "another's"]
+
+
+def damage_score(workdir, step: int, content: bytes | None) -> None:
+    path = workdir / "checkpoints" / str(step) / "metrics" / "metrics"
     path.unlink() if content is None else path.write_bytes(content)
+
+
+@pytest.mark.parametrize("content", SCORES, ids=NAMES)
+def test_a_damaged_score_is_no_longer_a_checkpoint(workdir, content):
+    damage_score(workdir, 40, content)
     with pytest.raises(RunError, match="checkpoints/40 is damaged"):
         Checkpoints(workdir / "checkpoints", writing=False)
     lines = fall_back(workdir, STATE, "val_accuracy")
     assert "checkpoints/40 is damaged" in lines[0] and "step 30" in lines[1]
+
+
+@pytest.mark.parametrize("content", SCORES, ids=NAMES)
+def test_a_damaged_score_of_the_best_is_refused_whenever_one_asks(workdir, content):
+    """Not moved away by the first refusal, so that the second does not see it."""
+    damage_score(workdir, 20, content)
+    for _ in range(2):
+        with pytest.raises(RunError, match="checkpoints/20 is damaged"):
+            fall_back(workdir, STATE, "val_accuracy")
+        assert steps_in(workdir / "checkpoints") == ["20", "30", "40"]
+        assert not (workdir / "damaged").exists()
+
+
+def test_without_its_best_checkpoint_a_run_does_not_go_on(workdir):
+    shutil.rmtree(workdir / "checkpoints" / "20")
+    with pytest.raises(RunError, match="checkpoints/20 is missing, the best one up to"):
+        fall_back(workdir, STATE, "val_accuracy")
+    assert steps_in(workdir / "checkpoints") == ["30", "40"]
+
+
+@pytest.mark.parametrize("part", ["state", "metrics", "meta", "integrity"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning",
+                            "ignore:coroutine .* was never awaited:RuntimeWarning")
+def test_a_best_checkpoint_that_was_surpassed_is_not_needed(workdir, part):
+    """Step 50 is the best, so 20 was deleted; then a part of 50 is damaged. Also when
+    the run is killed and started again before it has made 50 anew."""
+    with Checkpoints(workdir / "checkpoints", keep=2) as checkpoints:
+        _, meta = checkpoints.restore(40, STATE)
+        history = [*meta["history"], {"epoch": 5, "step": 50, "val_accuracy": 0.95}]
+        checkpoints.save(50, STATE | {"step": np.array(50, np.int32)},
+                         dataclasses.asdict(Progress(50, history)), (0.95, 5))
+    assert steps_in(workdir / "checkpoints") == ["40", "50"]
+    for path in (workdir / "checkpoints" / "50" / part).rglob("*"):
+        if path.is_file():
+            os.truncate(path, 0)
+    assert "from the checkpoint of step 40" in fall_back(
+        workdir, STATE, "val_accuracy")[-1]
+    assert fall_back(workdir, STATE, "val_accuracy") == []
+    assert steps_in(workdir / "damaged") == ["50-1"]
 
 
 def test_a_copied_checkpoint_is_gone_past(workdir):
@@ -160,6 +205,18 @@ def test_a_run_goes_on_from_an_older_step_and_ends_alike(tmp_path, capsys):
     again = read_results(tmp_path / "run")
     for name in ("params_sha256", "test_loss", "best_epoch"):
         assert again[name] == whole[name]
+
+
+@pytest.mark.parametrize("fallback", [False, True])
+def test_a_run_without_its_best_checkpoint_is_refused_at_once(tmp_path, fallback):
+    """Not after the epochs that are left."""
+    config = tiny({"checkpoint.fallback": fallback, "optimizer.learning_rate": 1e-12},
+                  epochs=3)  # all epochs are equal, so the first is the best
+    training.run(config, tmp_path / "run", quiet=True)
+    assert steps_in(tmp_path / "run" / "checkpoints") == ["16", "24", "8"]
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
+    with pytest.raises(RunError, match="checkpoints/8 is missing, the best one up to"):
+        training.run(config, tmp_path / "run", quiet=True)
 
 
 def test_the_config_of_an_older_workdir_may_lack_the_fields(tmp_path):

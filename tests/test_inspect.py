@@ -106,9 +106,8 @@ def test_the_users_own_images_are_explained(workdir, tmp_path):
     assert chosen.arrays["class"].tolist() == [3]
 
 
-def test_names_that_matplotlib_would_take_for_mathematics(workdir, tmp_path, capsys,
-                                                         monkeypatch):
-    """Of classes and of files: '$x^$' alone ends in a traceback."""
+def test_names_that_would_be_mathematics(workdir, tmp_path, capsys, monkeypatch):
+    """To matplotlib, of classes and of files: '$x^$' alone ends in a traceback."""
     strange = shutil.copytree(workdir, tmp_path / "run")
     info = read_data_info(strange)
     names = ("$x^$", "a$b", *info.class_names[2:])

@@ -296,7 +296,7 @@ def test_tar_with_large_headers(tmp_path, content):
 
 
 def test_damaged_attributes_in_a_tar(tmp_path):
-    """2,000 times some bytes of extended headers, which have no checksum, are others."""
+    """2,000 times bytes of extended headers, which have no checksum, are others."""
     path, rng = tmp_path / "a.tar.gz", np.random.default_rng(0)
     attributes = (b"19 path=some/name\n10 size=3\n22 GNU.sparse.major=1\n"
                   b"22 GNU.sparse.minor=0\n26 GNU.sparse.realsize=10\n"

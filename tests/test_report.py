@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from made_runs import DIGITS, made_quality, made_run
+from made_runs import DIGITS, made_quality, made_run, resealed
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import read_results, tiny
@@ -144,10 +144,10 @@ def test_everything_from_the_workdir_is_escaped(tmp_path):
     workdir = made_run(tmp_path / "run", class_names=names, source=NASTY)
     found = read_results(workdir)
     (workdir / "results.json").write_text(json.dumps(
-        found | {"command": NASTY, "machine": NASTY, "versions": {NASTY: NASTY}}))
+        resealed(found, command=NASTY, machine=NASTY, versions={NASTY: NASTY})))
     table = json.loads((workdir / "summary.json").read_text())
     table["layers"][0]["layer"] = table["model"] = NASTY
-    (workdir / "summary.json").write_text(json.dumps(table))
+    (workdir / "summary.json").write_text(json.dumps(resealed(table)))
     write([quality_pictures.draw_confusion(quality.load(workdir))._replace(
         title=NASTY, caption=NASTY, alt=f'"><b>{NASTY}')], workdir / "pictures", 24)
     text = page(workdir)
@@ -213,7 +213,7 @@ def test_results_that_were_changed_are_shown_nowhere(trained, tmp_path):
     path, results = workdir / "results.json", read_results(trained)
     path.write_text(path.read_text().replace(
         f'"test_accuracy": {results["test_accuracy"]}', '"test_accuracy": 0.9256'))
-    assert read_results(workdir)["test_accuracy"] == 0.9256
+    assert json.loads(path.read_text())["test_accuracy"] == 0.9256
     for use in (lambda: page(workdir),
                 lambda: compare.write_comparison([trained, workdir], tmp_path / "page"),
                 lambda: training.run(tiny(epochs=1), workdir, quiet=True)):
@@ -227,21 +227,44 @@ def test_results_that_were_changed_are_shown_nowhere(trained, tmp_path):
     assert read_results(workdir)["test_accuracy"] == results["test_accuracy"]
 
 
+FORMS = {"results.json": record.RESULTS, "summary.json": record.LAYERS,
+         "quality.json": quality.FORM}
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["lost", "of another type"])
 @pytest.mark.parametrize("name,field", [
-    *(("results.json", field) for field in record.RESULTS),
-    *(("summary.json", field) for field in record.LAYERS)])
-def test_files_that_lack_a_field_are_one_line(tmp_path, name, field):
+    (name, field) for name, form in FORMS.items() for field in form if field != str])
+def test_files_of_another_form_are_one_line(tmp_path, name, field, lost):
+    """Although their checksum is right."""
+    workdir, other = made_run(tmp_path / "run"), made_run(tmp_path / "other")
+    values = json.loads((workdir / name).read_text())
+    value = values.pop(field, None)
+    if not lost:  # any text is a model, so a number there; a text elsewhere
+        values[field] = 1 if isinstance(value, str) else "1"
+    (workdir / name).write_text(json.dumps(resealed(values)))
+    uses = (lambda: page(workdir), lambda: compare.write_comparison(
+        [workdir, other], tmp_path / "page.html"))
+    if lost and FORMS[name][field] == float | None:
+        for use in uses:  # of a run without masks, or without a test part
+            use()
+        return
+    for use in uses:
+        with pytest.raises(InputError) as error:
+            use()
+        assert re.fullmatch(
+            f"{workdir / name}, perhaps of another version, does not hold what it "
+            r"should \([\w, ]+\): delete it, then .*", str(error.value))
+
+
+@pytest.mark.parametrize("name", ["results.json", "summary.json", "quality.json",
+                                  "data.json"])
+def test_files_without_their_checksum_are_one_line(tmp_path, name):
     workdir = made_run(tmp_path / "run")
     values = json.loads((workdir / name).read_text())
-    del values[field]
+    del values["crc32"]
     (workdir / name).write_text(json.dumps(values))
-    for refused in (lambda: page(workdir), lambda: compare.write_comparison(
-            [workdir, made_run(tmp_path / "other")], tmp_path / "page.html")):
-        with pytest.raises(InputError) as error:
-            refused()
-        assert str(error.value) == (
-            f"{workdir / name} lacks {field}: delete it, then the command that trained "
-            "the run writes it anew")
+    with pytest.raises(InputError, match=f"{name} does not have the checksum"):
+        page(workdir)
 
 
 @pytest.mark.parametrize("field", [*record.EPOCH, "val_loss", "val_accuracy"])

@@ -50,8 +50,8 @@ def test_what_is_shown_is_what_the_network_gets(changes, monkeypatch):
     np.testing.assert_array_equal(shown.targets[0][0], examples.labels[order[:8]])
 
 
-def test_names_that_matplotlib_would_take_for_mathematics(tmp_path):
-    """'$x^$' alone ends in a traceback: of a class, in the path of the data."""
+def test_names_that_would_be_mathematics(tmp_path):
+    """To matplotlib '$x^$' ends in a traceback: of a class, in the path of the data."""
     names = ("$x^$", "a$b$", "\\$z", "$_$ and some more words")
     for name in names:
         folder = tmp_path / "$y^$" / name

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cnn_jax import json_files
 from cnn_jax.errors import InputError
-from cnn_jax.training import json_files
 from cnn_jax.training.metrics import named, write_atomically
 
 INDEX = "pictures.json"

@@ -12,12 +12,16 @@ import numpy as np
 
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.subject import Subject
-from cnn_jax.training import json_files
+from cnn_jax.json_files import fits, sealed
 from cnn_jax.training.metrics import mean_iou, write_atomically
+from cnn_jax.training.workdir import read_sealed
 
 FILE = "quality.json"  # in a workdir
 BINS = 15  # of the calibration curve, as in its source
 SCORES = ("precision", "recall", "f1", "iou")
+FORM = {"part": str, "step": int, "unit": str, "classes": [{"class": str, str: object}],
+        "confusion": [[int]], "bins": ((float, float, float),) * BINS, str: object}
+AGAIN = "delete it, then --mode=inspect measures again"
 
 
 class Quality(NamedTuple):
@@ -125,14 +129,14 @@ def save(quality: Quality, workdir: Path) -> None:
     scores = class_scores(quality.confusion)
     rows = [{"class": name} | {key: number(values[i]) for key, values in scores.items()}
             for i, name in enumerate(quality.class_names)]
-    write_atomically(workdir / FILE, json.dumps({
+    write_atomically(workdir / FILE, json.dumps(sealed({
         "part": quality.part, "step": quality.step, "unit": quality.unit,
         "examples": int(quality.confusion.sum()),
         "calibration_error": calibration_error(quality.bins),
         "mean": {name: number(value) for name, value in means(scores).items()},
         "classes": rows,
         "confusion": quality.confusion.tolist(),
-        "bins": quality.bins.tolist()}, indent=1) + "\n")
+        "bins": quality.bins.tolist()}), indent=1) + "\n")
 
 
 def number(value: Any) -> int | float | None:
@@ -146,18 +150,12 @@ def load(workdir: Path) -> Quality | None:
     path = workdir / FILE
     if not path.exists():
         return None
-    try:
-        found = json_files.read(path)
-        quality = Quality(
-            str(found["part"]), int(found["step"]), str(found["unit"]),
-            tuple(str(row["class"]) for row in found["classes"]),
-            np.array(found["confusion"], np.int64), np.array(found["bins"], np.float64))
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise InputError(f"{path} cannot be read ({error!r}): delete it, then "
-                         "--mode=inspect measures again") from error
-    classes = len(quality.class_names)
-    if quality.confusion.shape != (classes, classes) or quality.bins.shape != (BINS, 3):
-        raise InputError(f"{path} holds tables of shapes {quality.confusion.shape} and "
-                         f"{quality.bins.shape} for {classes} classes: delete it, then "
-                         "--mode=inspect measures again")
-    return quality
+    found = read_sealed(path, FORM, AGAIN)
+    classes = len(found["classes"])
+    if not fits(found["confusion"], ((int,) * classes,) * classes):
+        raise InputError(f"{path} has no count for each pair of its {classes} classes: "
+                         f"{AGAIN}")
+    return Quality(
+        found["part"], found["step"], found["unit"],
+        tuple(row["class"] for row in found["classes"]),
+        np.array(found["confusion"], np.int64), np.array(found["bins"], np.float64))

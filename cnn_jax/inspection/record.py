@@ -11,15 +11,14 @@ from ml_collections import ConfigDict
 from cnn_jax.errors import InputError
 from cnn_jax.inspection import quality
 from cnn_jax.training.config import flat
-from cnn_jax.training.results import best_row
+from cnn_jax.training.results import RESULTS, best_row
 from cnn_jax.training.workdir import (ANEW, DataInfo, read_config, read_data_info,
-                                      read_json)
+                                      read_sealed)
 
 History = tuple[dict[str, float], ...]  # a row an epoch
-# What every version has written into these files, and the pages use.
-RESULTS = ("params", "best_epoch", "test_accuracy", "test_loss", "test_examples",
-           "train_seconds", "images_per_second", "versions", "devices")
-LAYERS = ("model", "input_shape", "params", "macs", "memory_bytes", "layers")
+# What every version has written into summary.json, and the pages use.
+LAYERS = {"model": str, "input_shape": [int], "params": int, "macs": int,
+          "memory_bytes": int, "layers": [{str: str | int | None}], str: object}
 EPOCH = ("epoch", "step", "loss", "accuracy", "learning_rate", "seconds")
 
 
@@ -55,17 +54,13 @@ def read_record(folder: Path) -> Record:
     return Record(
         folder, config, info,
         read_history(history, config.checkpoint.monitor) if history.exists() else (),
-        read_fields(folder / "results.json", RESULTS),
-        read_fields(folder / "summary.json", LAYERS), quality.load(folder))
+        read_if_there(folder / "results.json", RESULTS),
+        read_if_there(folder / "summary.json", LAYERS), quality.load(folder))
 
 
-def read_fields(path: Path, fields: Iterable[str]) -> dict[str, Any] | None:
-    """A JSON object with all of these fields; None where the file does not exist."""
-    if not path.exists():
-        return None
-    values = read_json(path, ANEW)
-    need(path, values, fields, ANEW)
-    return values
+def read_if_there(path: Path, form: dict) -> dict[str, Any] | None:
+    """The sealed JSON object in a file; None where the file does not exist."""
+    return read_sealed(path, form, ANEW) if path.exists() else None
 
 
 def need(path: Path, values: Collection[str], fields: Iterable[str], advice: str

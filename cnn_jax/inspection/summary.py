@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax import layers
+from cnn_jax.json_files import sealed
 from cnn_jax.native import library
 from cnn_jax.networks.blocks import SeparableConv
 from cnn_jax.networks.lenet import SparseConv
@@ -94,8 +95,9 @@ class LayerTable(NamedTuple):
     def json(self) -> str:
         totals = {"params": self.params, "stats": self.stats, "macs": self.macs,
                   "memory_bytes": self.memory}
-        return json.dumps({"model": self.model, "input_shape": self.input_shape,
-                           **totals, "layers": self.records()}, indent=1) + "\n"
+        return json.dumps(sealed({
+            "model": self.model, "input_shape": self.input_shape, **totals,
+            "layers": self.records()}), indent=1) + "\n"
 
     def text(self) -> str:
         """The table for people, at most 100 columns wide."""

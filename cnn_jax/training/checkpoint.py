@@ -21,7 +21,7 @@ from flax import serialization, traverse_util
 from orbax.checkpoint import v1 as ocp
 
 from cnn_jax.errors import InputError, RunError
-from cnn_jax.training.json_files import fits, is_sealed, json_crc32, read, sealed
+from cnn_jax.json_files import fits, is_sealed, json_crc32, read, sealed
 from cnn_jax.training.progress import check_step
 
 Integrity = dict[str, dict[str, Any]]  # leaf path -> shape, dtype, crc32
@@ -206,45 +206,48 @@ class Checkpoints:
         return self.directory / str(step)
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict]:
-        """(state, meta) of a step, verified.
+        """(state, meta) of a step, verified: see `restore`."""
+        return restore(self.folder(step), like)
 
-        like: a state of the expected structure, shapes and dtypes (abstract or not).
-        Raises InputError for another structure, RunError for damaged files.
-        """
-        folder = self.folder(step)
-        checks = read_checks(folder)
-        meta = read_part(folder, "meta/data.json", {str: object}, checks["meta"])
-        compare(checks["leaves"], leaves(like), f"checkpoint {folder}")
-        target = traverse_util.unflatten_dict(
-            {path: np.empty(leaf.shape, leaf.dtype)
-             for path, leaf in leaves(like).items()}, sep="/")
-        tree = self._load(step, _with_empty_nodes(
-            target, serialization.to_state_dict(like)))
-        for path, found in integrity(tree).items():
-            if found != checks["leaves"][path]:
-                raise RunError(f"checkpoint {folder} is damaged: leaf {path} does not "
-                               "have the checksum that was stored with it")
-        if "step" in tree:
-            check_step("state", int(tree["step"]), folder)
-        return serialization.from_state_dict(like, tree), meta
 
-    def _load(self, step: int, target: dict) -> dict:
-        """The state, not yet verified."""
-        folder = self.folder(step)
-        if not (folder / "state").is_dir():
-            raise RunError(f"checkpoint {folder} is damaged: {folder / 'state'} is "
-                           "missing")
-        try:
-            with _without_log():
-                return self._orbax.load_checkpointables(
-                    step, {"state": target})["state"]
-        except Exception as error:
-            # Orbax's own line shows all of the target; what it chains says why.
-            found = re.search(r"checkpointable: (\w+)", str(error))
-            why = error.__cause__ or error
-            part = found[1] if found else "a file"
-            raise RunError(f"checkpoint {folder} cannot be read: {part}: "
-                           f"{type(why).__name__}: {_first_line(why)}") from error
+def restore(folder: Path, like: Any) -> tuple[Any, dict]:
+    """(state, meta) of the checkpoint in a folder, verified.
+
+    like: a state of the expected structure, shapes and dtypes (abstract or not).
+    Raises InputError for another structure, RunError for damaged files.
+    """
+    checks = read_checks(folder)
+    meta = read_part(folder, "meta/data.json", {str: object}, checks["meta"])
+    compare(checks["leaves"], leaves(like), f"checkpoint {folder}")
+    target = traverse_util.unflatten_dict(
+        {path: np.empty(leaf.shape, leaf.dtype)
+         for path, leaf in leaves(like).items()}, sep="/")
+    tree = _load(folder, _with_empty_nodes(target, serialization.to_state_dict(like)))
+    for path, found in integrity(tree).items():
+        if found != checks["leaves"][path]:
+            raise RunError(f"checkpoint {folder} is damaged: leaf {path} does not "
+                           "have the checksum that was stored with it")
+    if "step" in tree:
+        check_step("state", int(tree["step"]), folder)
+    return serialization.from_state_dict(like, tree), meta
+
+
+def _load(folder: Path, target: dict) -> dict:
+    """The state in a folder, not yet verified."""
+    if not (folder / "state").is_dir():
+        raise RunError(f"checkpoint {folder} is damaged: {folder / 'state'} is "
+                       "missing")
+    _ignore_late_answers()
+    try:
+        with _without_log():
+            return ocp.load_checkpointables(folder, {"state": target})["state"]
+    except Exception as error:
+        # Orbax's own line shows all of the target; what it chains says why.
+        found = re.search(r"checkpointable: (\w+)", str(error))
+        why = error.__cause__ or error
+        part = found[1] if found else "a file"
+        raise RunError(f"checkpoint {folder} cannot be read: {part}: "
+                       f"{type(why).__name__}: {_first_line(why)}") from error
 
 
 def _rank(metrics: dict) -> tuple[float, int]:

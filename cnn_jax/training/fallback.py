@@ -9,7 +9,9 @@ import contextlib
 from pathlib import Path
 
 from cnn_jax.errors import RunError
-from cnn_jax.training.checkpoint import Checkpoints, step_folders, verify_score
+from cnn_jax.training.checkpoint import (SCORE, read_checks, read_part, restore,
+                                         step_folders, verify_score)
+from cnn_jax.training.metrics import improvement
 from cnn_jax.training.progress import progress_of
 from cnn_jax.training.results import best_row
 from cnn_jax.training.steps import TrainState
@@ -29,55 +31,92 @@ def fall_back(workdir: Path, like: TrainState, monitor: str) -> list[str]:
     """Moves checkpoints out of the way until the newest is one that verifies.
 
     A run can go on from a step if every leaf has its checksum and if the best
-    checkpoint up to there, which its end needs, is not a damaged one. Damaged and
-    newer ones go to `workdir/damaged`; nothing is deleted.
+    checkpoint up to there, which its end needs, does too. Newer ones, and those whose
+    score is damaged, go to `workdir/damaged`; nothing is deleted.
     like: a state of the expected structure, shapes and dtypes.
     Returns a line for each that was moved, and one for what is used; [] for no damage.
-    Raises RunError, and moves nothing more, where no checkpoint is left to go on from.
+    Raises RunError, and moves nothing, where there is none to go on from.
     """
-    folder, moved, problems = workdir / "checkpoints", [], {}
-    for path in step_folders(folder):
+    folders, problems = step_folders(workdir / "checkpoints"), {}
+    for folder in folders:
         try:
-            verify_score(path)
+            verify_score(folder)
         except RunError as error:
-            problems[int(path.name)] = str(error)
-            moved.append(set_aside(path, workdir, str(error)))
-    with Checkpoints(folder, writing=False) as checkpoints:
-        found = newest_whole(checkpoints, like, monitor, problems)
-        steps = checkpoints.steps
-    if found is None and (steps or moved):
-        raise RunError(f"none of the checkpoints in {folder} can be gone on from: "
-                       f"{'; '.join(problems.values())}: to start anew, use another "
-                       "--workdir")
-    for step in steps:
-        if step > found:
-            moved.append(set_aside(
-                folder / str(step), workdir, problems.get(step) or
-                f"checkpoint {folder / str(step)} is newer than the one that is used"))
-    return moved and [*moved, f"going on from the checkpoint of step {found}, which "
-                      "was verified"]
+            problems[folder] = str(error)
+    unscored = set(problems)  # orbax, which reads all scores, would refuse them all
+    found = newest_whole(folders, like, monitor, problems)
+    if found is None and folders:
+        raise RunError(f"none of the checkpoints in {workdir / 'checkpoints'} can be "
+                       f"gone on from: {'; '.join(problems.values())}: to start anew, "
+                       "use another --workdir")
+    moved = [set_aside(folder, workdir, problems.get(folder) or
+                       f"checkpoint {folder} is newer than the one that is used")
+             for folder in folders
+             if folder in unscored or int(folder.name) > int(found.name)]
+    return moved and [*moved, f"going on from the checkpoint of step {found.name}, "
+                      "which was verified"]
 
 
-def newest_whole(checkpoints: Checkpoints, like: TrainState, monitor: str,
-                 problems: dict[int, str]) -> int | None:
-    """The newest step that a run can go on from; adds to `problems` why others not."""
-    for step in reversed(checkpoints.steps):
+def newest_whole(folders: list[Path], like: TrainState, monitor: str,
+                 problems: dict[Path, str]) -> Path | None:
+    """The newest of the checkpoints, which come by step, that a run can go on from.
+
+    problems: what is known to be damaged; why others cannot be used is added.
+    """
+    for folder in reversed(folders):
+        needed = folder  # what the problem is of, if there is one
         try:
-            _, meta = checkpoints.restore(step, like)
-            history = progress_of(meta, checkpoints.folder(step), monitor).history
+            if folder in problems:
+                continue
+            _, meta = restore(folder, like)
+            needed = best_checkpoint(
+                folder, progress_of(meta, folder, monitor).history, monitor)
+            if needed != folder and needed not in problems:
+                restore(needed, like)
         except RunError as error:
-            problems[step] = str(error)
-            continue
-        best = best_row(history, monitor)["step"] if history else step
-        if best != step and best in checkpoints.steps:
-            try:
-                checkpoints.restore(best, like)
-            except RunError as error:
-                problems[best] = str(error)
-        # One that is not there was surpassed by an epoch that will be trained again.
-        if best not in problems:
-            return step
+            problems[needed] = str(error)
+        if needed not in problems:
+            return folder
     return None
+
+
+def best_checkpoint(folder: Path, history: list[dict], monitor: str) -> Path:
+    """The best checkpoint up to the one in `folder`, which the end of the run needs;
+    the latter itself where a better one was lost that will be made again.
+
+    history: of `folder`. Raises RunError where the best checkpoint is missing.
+    """
+    if not history:
+        return folder
+    row = best_row(history, monitor)
+    best = folder.with_name(str(row["step"]))
+    if best.is_dir():
+        return best
+    if not surpassed(row, folder, monitor):
+        raise RunError(f"checkpoint {best} is missing, the best one up to {folder}, "
+                       "which the end of the run needs: it was deleted or damaged; to "
+                       "start anew, use another --workdir")
+    return folder
+
+
+def surpassed(row: dict, folder: Path, monitor: str) -> bool:
+    """Whether checkpoints after the one in `folder`, though damaged, tell of an epoch
+    better than this one: then its checkpoint was deleted, as it should be."""
+    for path in [*step_folders(folder.parent), *folder.parents[1].glob("damaged/*-*")]:
+        step = path.name.partition("-")[0]
+        if not step.isdecimal() or int(step) <= int(folder.name):
+            continue
+        with contextlib.suppress(RunError):  # a damaged part tells nothing
+            if read_part(path, "metrics/metrics", SCORE)["score"] > improvement(
+                    row, monitor):
+                return True
+        with contextlib.suppress(RunError):
+            meta = read_part(path, "meta/data.json", {str: object},
+                             read_checks(path)["meta"])
+            history = progress_of(meta, path.with_name(step), monitor).history
+            if history and best_row(history, monitor)["step"] != row["step"]:
+                return True
+    return False
 
 
 def set_aside(path: Path, workdir: Path, why: str) -> str:

@@ -16,7 +16,7 @@ from cnn_jax.inspection.summary import LayerTable
 from cnn_jax.training import parallel, trained
 from cnn_jax.training.checkpoint import Checkpoints
 from cnn_jax.training.config import computed
-from cnn_jax.training.fallback import fall_back, hinted
+from cnn_jax.training.fallback import best_checkpoint, fall_back, hinted
 from cnn_jax.training.metrics import Reporter, should_stop
 from cnn_jax.training.progress import Progress, progress_of
 from cnn_jax.training.results import describe_devices
@@ -146,9 +146,10 @@ def start(this: Run) -> tuple[TrainState, Progress]:
     if latest is None:
         return begin(this.config, this.recipe, this.info), Progress()
     like = abstract_state(this.recipe, this.info.image_shape)
+    folder, monitor = this.checkpoints.folder(latest), this.config.checkpoint.monitor
     with hinted():
         state, meta = this.checkpoints.restore(latest, like)
-        progress = progress_of(meta, this.checkpoints.folder(latest),
-                               this.config.checkpoint.monitor)
+        progress = progress_of(meta, folder, monitor)
+    best_checkpoint(folder, progress.history, monitor)  # else its lack shows at the end
     this.report.line(f"resuming after step {latest}")
     return state, progress

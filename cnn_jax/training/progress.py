@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from cnn_jax.errors import RunError
-from cnn_jax.training.json_files import fits
+from cnn_jax.json_files import fits
 
 SUMS = ("loss", "correct", "count")
 

@@ -19,11 +19,18 @@ import numpy as np
 from cnn_jax import __version__
 from cnn_jax.errors import RunError
 from cnn_jax.training.checkpoint import leaves
-from cnn_jax.training.json_files import sealed
+from cnn_jax.json_files import sealed
 from cnn_jax.training.metrics import (improvement, named, part_line,
                                       write_atomically)
-from cnn_jax.training.workdir import ANEW, read_json
+from cnn_jax.training.workdir import ANEW, read_sealed
 
+# What every version has written into results.json, and the pages use; see `collect`
+# and json_files.fits.
+RESULTS = {"seed": int, "params": int, "best_epoch": int,
+           **dict.fromkeys(("test_accuracy", "test_loss", "validation_accuracy",
+                            "test_mean_iou", "validation_mean_iou"), float | None),
+           "test_examples": int, "train_seconds": float, "images_per_second": float,
+           "versions": {str: str}, "devices": [str], str: object}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -124,11 +131,11 @@ def score(this, state, progress, evaluate, only_evaluate: bool) -> Scored:
     path = this.workdir / "results.json"
     first = jax.process_index() == 0
     if only_evaluate and path.exists():
-        results = read_json(path, ANEW)
+        results = read_sealed(path, RESULTS, ANEW)
     else:
-        results = sealed(collect(this, final, progress, row, test))
+        results = collect(this, final, progress, row, test)
         if first:
-            write_atomically(path, json.dumps(results, indent=2) + "\n")
+            write_atomically(path, json.dumps(sealed(results), indent=2) + "\n")
     drawn = only_evaluate and (this.workdir / "report.html").exists()
     return Scored(results, best, row["step"], first and not drawn)
 

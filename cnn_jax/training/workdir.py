@@ -14,12 +14,12 @@ from ml_collections import ConfigDict
 from cnn_jax.data import Dataset
 from cnn_jax.data.scaling import SCALINGS, Scaling
 from cnn_jax.errors import InputError, RunError
+from cnn_jax import json_files
 from cnn_jax.inspection.settings import Settings
-from cnn_jax.training import json_files
 from cnn_jax.training.checkpoint import step_folders
 from cnn_jax.training.config import (ADDED, check, differences, fingerprint,
                                      to_json)
-from cnn_jax.training.json_files import fits, is_sealed, sealed
+from cnn_jax.json_files import fits, is_sealed, sealed
 from cnn_jax.training.metrics import named, write_atomically
 from cnn_jax.training.parallel import succeeded_in_first
 
@@ -38,7 +38,8 @@ class DataInfo(NamedTuple):
 
 DATA = {"name": str, "source": str, "image_shape": (int, int, int),
         "class_names": [str], "scaling": (float, float), "counts": {str: int},
-        "sha256": str, "crc32": int}  # data.json, see json_files.fits
+        "sha256": str}  # data.json, see json_files.fits
+DAMAGED = "the folder is damaged"
 ANEW = "delete it, then the command that trained the run writes it anew"
 
 
@@ -182,18 +183,14 @@ def data_json(info: DataInfo) -> str:
 
 
 def read_data_info(path: Path) -> DataInfo:
-    values = read_json(path / "data.json")
-    if not fits(values, DATA):
-        raise InputError(f"{path / 'data.json'} does not hold what it should "
-                         f"({', '.join(sorted(DATA))}): it is of another version")
-    del values["crc32"]
+    values = read_sealed(path / "data.json", DATA)
     return DataInfo(**values | {"scaling": Scaling(*values["scaling"]),
                                 "image_shape": tuple(values["image_shape"]),
                                 "class_names": tuple(values["class_names"])})
 
 
-def read_json(path: Path, advice: str = "the folder is damaged") -> dict:
-    """A file that holds one JSON object, whose checksum is right where it has one."""
+def read_json(path: Path, advice: str = DAMAGED) -> dict:
+    """A file that holds one JSON object."""
     try:
         values = json_files.read(path)
     except FileNotFoundError:
@@ -203,7 +200,21 @@ def read_json(path: Path, advice: str = "the folder is damaged") -> dict:
         raise InputError(f"{path} cannot be read ({error}): {advice}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} does not hold a JSON object: {advice}")
-    if "crc32" in values and not is_sealed(values):
+    return values
+
+
+def read_sealed(path: Path, form: dict, advice: str = DAMAGED) -> dict:
+    """The JSON object in a file that holds it with its checksum (json_files.sealed).
+
+    form: of the object, see json_files.fits.
+    """
+    values = read_json(path, advice)
+    if not is_sealed(values):
         raise InputError(f"{path} does not have the checksum that was stored with it: "
                          f"{advice}")
+    del values["crc32"]
+    if not fits(values, form):
+        names = ", ".join(name for name in form if name is not str)
+        raise InputError(f"{path}, perhaps of another version, does not hold what it "
+                         f"should ({names}): {advice}")
     return values

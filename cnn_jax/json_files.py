@@ -1,9 +1,13 @@
 """JSON that a run stores: read, sealed with a CRC-32, and of the form expected."""
 
 import json
+import stat
+import types
 import zlib
 from pathlib import Path
 from typing import Any
+
+MAX_BYTES = 2**25  # the counts of 1,000 classes against each other take 2**23
 
 
 def read(path: Path) -> Any:
@@ -12,6 +16,11 @@ def read(path: Path) -> Any:
     Raises FileNotFoundError, and ValueError for all else that keeps it from being read.
     """
     try:
+        found = path.stat()
+        if stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode):
+            raise ValueError("a pipe or a device in the place of a file")
+        if found.st_size > MAX_BYTES:
+            raise ValueError(f"{found.st_size:,} bytes; at most {MAX_BYTES:,} are read")
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise
@@ -42,12 +51,15 @@ def fits(value: Any, form: Any) -> bool:
     """Whether a JSON value has a form, which is one of these.
 
     int, str, bool; float, which takes whole numbers too; object, which takes anything
+    form | None        of these; in an object it may be missing, too
     [form]             a list, each item of this form
     (form, form)       a list of so many items, each of its own form
     {"name": form}     an object with these names, and no others unless by `str: form`
     """
     if isinstance(form, dict):
-        return (isinstance(value, dict) and form.keys() - {str} <= value.keys()
+        needed = {name for name, one in form.items()
+                  if name is not str and not isinstance(one, types.UnionType)}
+        return (isinstance(value, dict) and needed <= value.keys()
                 and all(fits(item, form.get(name, form.get(str)))
                         for name, item in value.items()))
     if isinstance(form, list):
@@ -55,4 +67,6 @@ def fits(value: Any, form: Any) -> bool:
     if isinstance(form, tuple):
         return (isinstance(value, list) and len(value) == len(form)
                 and all(map(fits, value, form)))
+    if isinstance(form, types.UnionType):
+        return any(fits(value, one) for one in form.__args__)
     return form is object or type(value) in ((int, float) if form is float else (form,))
