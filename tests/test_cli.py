@@ -53,6 +53,7 @@ def test_bad_command_is_one_line_and_code_2(arguments, words):
     done = main(arguments)
     assert done.returncode == 2, done.stderr
     assert words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert not done.stdout  # such as that something is compiled
     assert set((ROOT / "runs").glob("*")) == runs  # nothing half made
 
 

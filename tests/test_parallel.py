@@ -8,13 +8,16 @@ larger learning rate amplifies the one ReLU in millions that rounding pushes ove
 
 import json
 import re
+import types
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from tiny_runs import (ROOT, end, environment, main, read_results, refusal,
                        start_python, tiny)
 
 from cnn_jax.errors import InputError
-from cnn_jax.training import parallel
+from cnn_jax.training import calls, parallel
 
 BOUNDS = (1e-6, 1e-4)  # relative L2 after 1 step and after 60
 
@@ -109,13 +112,33 @@ def test_the_same_parameters_on_eight_devices(run_eight):
 
 @pytest.mark.slow
 def test_ten_runs_on_eight_devices_end_alike(tmp_path):
-    """More devices than cores: a collective that waits for a thread would abort."""
+    """More devices than cores: a collective that waits for a thread would abort. There
+    are 80 steps an epoch, of which none is looked at before the last."""
     found = set()
     for number in range(10):
-        code, _, errors = main(tmp_path / str(number), {"epochs": 4}, devices=8)
+        code, _, errors = main(tmp_path / str(number), {
+            "epochs": 2, "data.limit": 0, "log.every_steps": 10_000}, devices=8)
         assert code == 0, errors
         found.add(read_results(tmp_path / str(number))["params_sha256"])
     assert len(found) == 1
+
+
+def test_calls_are_waited_for_on_several_cpu_devices(monkeypatch):
+    """One after the other: queued ones can wait for each other's threads."""
+    place = parallel.place(tiny())
+    assert len(place.devices) == 1 and not place.synchronous
+    several = place._replace(devices=2 * place.devices)
+    assert several.synchronous == (place.devices[0].platform == "cpu")
+    waited, one = [], jnp.ones(1)
+    monkeypatch.setattr(calls.jax, "block_until_ready", waited.append)
+    for placement, count in ((several, 5), (place, 0)):
+        this = types.SimpleNamespace(
+            config=tiny(), steps_per_epoch=5, steps_per_call=1,
+            placement=placement._replace(fetch=np.asarray))
+        waited.clear()
+        list(calls.make_calls(this, {1: lambda *a: (None, one)}, None, (),
+                              np.zeros((5, 16), int), 0, []))
+        assert len(waited) == count
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):

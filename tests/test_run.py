@@ -18,7 +18,7 @@ from cnn_jax import modes, training
 from cnn_jax.data.batches import concatenate
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError, RunError
-from cnn_jax.training import loop, metrics, parallel, results, trained
+from cnn_jax.training import calls, loop, metrics, parallel, results, trained
 from cnn_jax.training.checkpoint import Checkpoints
 from cnn_jax.training.evaluate import compile_evaluation
 from cnn_jax.training.workdir import default_path
@@ -215,11 +215,20 @@ def test_a_loss_that_is_not_finite_names_step_and_rate(tmp_path):
                      r"rate 1e\+30: .*no checkpoint had been saved", message)
 
 
-def test_a_loss_that_is_not_finite_stops_at_the_next_log(tmp_path):
-    """The first update spoils the parameters; the epoch has 8 steps."""
+def test_a_loss_that_is_not_finite_stops_at_the_next_log(tmp_path, monkeypatch):
+    """Not at the end of the epoch, which has 8 steps: the first update spoils the
+    parameters, and nothing is computed after step 2."""
+    seen = []
+
+    class Seen(calls.Look):
+        def __init__(self, *fields):
+            seen.append(self.done)
+
+    monkeypatch.setattr(calls, "Look", Seen)
     with pytest.raises(RunError, match=r"the loss is \w+ at step [12] \(epoch 1\)"):
         training.run(tiny({"optimizer.learning_rate": 1e30, "log.every_steps": 2}),
                      tmp_path, quiet=True)
+    assert seen == [2]
 
 
 def test_the_last_finite_checkpoint_stays(tmp_path):

@@ -11,12 +11,15 @@ SOURCES = [*(ROOT / "cnn_jax").rglob("*.py"), ROOT / "main.py",
 STARTS = {"system", "popen", "posix_spawn", "posix_spawnp", "startfile"} | {
     kind + how for kind in ("exec", "spawn") for how in (
         "l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")}
+SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "cmd", "cmd.exe", "powershell"}
 BUILTINS = {"eval", "exec", "compile", "__import__"}
 # Any name from these, under whatever name it was imported.
 MODULES = {"pickle": None, "_pickle": None, "marshal": None,
            "shelve": {"open"}, "dill": None, "joblib": {"load"}, "cloudpickle": None,
            "runpy": None, "code": None, "os": STARTS,
-           "importlib": {"import_module"}, "yaml": {"load", "unsafe_load"},
+           "importlib": {"import_module"}, "pandas": {"read_pickle"},
+           "yaml": {"load", "load_all", "unsafe_load", "unsafe_load_all", "full_load",
+                    "full_load_all", "Loader", "UnsafeLoader", "FullLoader"},
            "shutil": {"unpack_archive"}, "torch": {"load"},
            "subprocess": {"getoutput", "getstatusoutput"},
            "builtins": BUILTINS}
@@ -44,7 +47,17 @@ def unsafe_calls(source: str) -> list[str]:
         head, _, rest = ast.unparse(node).partition(".")
         return names.get(head, head) + ("." + rest if rest else "")
 
+    def is_shell(node):  # the first word of a command
+        return isinstance(node, ast.Constant) and str(node.value).rpartition("/")[
+            2] in SHELLS
+
     for node in ast.walk(tree):
+        if (isinstance(node, ast.Attribute) and node.attr == "exec_module"
+                or isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+                and node.func.attr == "find_class"  # which hands on to pickle's own
+                or isinstance(node, (ast.List, ast.Tuple)) and node.elts
+                and is_shell(node.elts[0])):
+            found.append(f"{node.lineno}: {ast.unparse(node)}")
         if isinstance(node, (ast.Name, ast.Attribute)) and id(node) not in known:
             path = path_of(node)
             module, _, attribute = path.partition(".")
@@ -60,7 +73,7 @@ def unsafe_calls(source: str) -> list[str]:
                     for name, safe in ARGUMENTS.items())
                     or attribute.endswith(("extractall", "extract"))
                     and keywords.get("filter") != "'data'"
-                    or path.endswith("numpy.load")
+                    or path.endswith(("numpy.load", ".read_array"))
                     and keywords.get("allow_pickle") != "False"):
                 found.append(f"{node.lineno}: {ast.unparse(node)}")
     return found
@@ -93,7 +106,13 @@ def test_no_unsafe_calls():
     "import shutil; shutil.unpack_archive(p)", "map(eval, lines)",
     "import subprocess; subprocess.getoutput(c)",
     "import pickle\nclass A(pickle.Unpickler): pass",
-    "import runpy; runpy.run_path(p)"])
+    "import runpy; runpy.run_path(p)", "spec.loader.exec_module(m)",
+    "import pandas as pd; pd.read_pickle(p)", "import yaml; yaml.load_all(t)",
+    "import yaml; map(yaml.full_load, t)", "super().find_class(module, name)",
+    "import subprocess; subprocess.run(['sh', '-c', c])",
+    "import subprocess; subprocess.run(('/bin/bash', '-c', c))",
+    "from numpy.lib import format as f; f.read_array(s)",
+    "from numpy.lib import format as f; f.read_array(s, True)"])
 def test_the_scan_sees_each_of_them(line):
     assert len(unsafe_calls(line)) == 1, line
 
@@ -102,6 +121,8 @@ def test_the_scan_sees_each_of_them(line):
     "archive.extractall(p, filter='data')", "zip(a, b, strict=True)",
     "model.eval(x)", "step.compile()",
     "import numpy as np; np.load(p, allow_pickle=False)", "import re; re.compile(p)",
-    "import os; os.path.join(a, b)", "import json; json.load(f)"])
+    "import os; os.path.join(a, b)", "import json; json.load(f)",
+    "import yaml; yaml.safe_load(t)", "names = ['a', 'sh']",
+    "from numpy.lib import format as f; f.read_array(s, allow_pickle=False)"])
 def test_the_scan_leaves_the_harmless_alone(line):
     assert unsafe_calls(line) == []

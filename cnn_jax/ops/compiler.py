@@ -1,9 +1,12 @@
-"""The compiler option that keeps convolutions off XLA's slow CPU library."""
+"""What keeps XLA from slow choices on a CPU: a compiler option, and a border that its
+fusions do not cross."""
 
 import functools
 import logging
 
 import jax
+import jax.numpy as jnp
+from jax.experimental.xla_metadata import set_xla_metadata
 
 # Since jaxlib 0.10 XLA sends convolutions, dots and reductions on a CPU to YNNPACK. For
 # spatial convolutions its older path is 1.3 to 2.4 times faster; the others stay.
@@ -29,3 +32,15 @@ def compiler_options() -> dict[str, str]:
             "slower: %s", YNN_OPTION, str(error).partition("\n")[0])
         return {}
     return options
+
+
+def computed_once(x: jax.Array) -> jax.Array:
+    """x, stored: XLA otherwise computes cheap values again in every loop that reads
+    them, as often as that reads them. (On a CPU it takes `lax.optimization_barrier`
+    away before it fuses.)
+    """
+    with set_xla_metadata(inlineable="false"):
+        return _copy(x)
+
+
+_copy = jax.jit(jnp.copy)

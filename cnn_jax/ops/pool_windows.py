@@ -6,12 +6,14 @@ hands the cotangent back by it.
 """
 
 import functools
+import itertools
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from cnn_jax.ops.compiler import computed_once
 from cnn_jax.ops.geometry import (PoolSpec, gather_tap, pad_image, scatter_tap,
                                   unpad_image)
 
@@ -42,16 +44,18 @@ def _max_and_index(x, spec: PoolSpec):
 
 def _max_forward(x, spec):
     y, index = _max_and_index(x, spec)
+    if spec.window != spec.strides:
+        # Else the backward pass searches anew, for each window that a pixel is in.
+        index = computed_once(index)
     return (y, index), index
 
 
 def _max_backward(spec, index, cotangents):
     g, _ = cotangents
     zero = jnp.zeros((), g.dtype)
-    if spec.window == spec.strides:
-        taps = np.arange(len(spec.taps), dtype=index.dtype)
-        taps = taps.reshape([1, *(a for k in spec.window for a in (1, k)), 1])
-        return (_tile(jnp.where(_blocks(index) == taps, _blocks(g), zero), spec),)
+    if max(spec.strides) > 1:
+        return (_by_phase(lambda tap, shifted: jnp.where(
+            shifted(index) == tap.astype(index.dtype), shifted(g), zero), spec),)
     parts = [jnp.where(index == i, g, zero) for i in range(len(spec.taps))]
     return (_scatter_sum(parts, spec),)
 
@@ -82,8 +86,9 @@ def mean_pool(x, spec: PoolSpec):
 def _mean_gradient(g, spec: PoolSpec):
     """dx = g / count, handed to every pixel of the window"""
     share = g / counts(spec, g.dtype)
-    if spec.window == spec.strides:
-        return _tile(_blocks(share), spec)
+    if max(spec.strides) > 1:
+        return _by_phase(lambda tap, shifted: jnp.where(
+            tap >= 0, shifted(share), jnp.zeros((), g.dtype)), spec)
     return _scatter_sum([share] * len(spec.taps), spec)
 
 
@@ -114,19 +119,38 @@ def _scatter_sum(parts, spec: PoolSpec):
         for k, t in zip(spec.taps, parts))), spec)
 
 
-def _blocks(a):
-    """[N, o1, o2, C] -> [N, o1, 1, o2, 1, C]: room for the pixels of each window"""
-    return a.reshape(a.shape[0], *(i for o in a.shape[1:-1] for i in (o, 1)),
-                     a.shape[-1])
+def _by_phase(part, spec: PoolSpec):
+    """What windows at strides above 1 hand back, without a pass over the image for
+    each tap: [N, *spatial, C].
 
+    A pixel s q + r of the padded image, 0 <= r < s, is read by tap r + s j of the
+    window q - j alone, for each j < ceil(window / s). So for each j
 
-def _tile(blocks, spec: PoolSpec):
-    """[N, o1, k1, o2, k2, C] -> [N, *spatial, C]: windows without overlap write every
-    pixel once."""
-    shape = [a for o, k in zip(spec.out, spec.window) for a in (o, k)]
-    n, c = blocks.shape[0], blocks.shape[-1]
-    image = jnp.broadcast_to(blocks, (n, *shape, c))
-    image = image.reshape(n, *(o * k for o, k in zip(spec.out, spec.window)), c)
-    rest = [(0, p - m, 0) for p, m in zip(spec.padded, image.shape[1:-1])]
-    image = lax.pad(image, jnp.zeros((), image.dtype), [(0, 0, 0), *rest, (0, 0, 0)])
-    return unpad_image(image, spec)
+        part(tap, shifted)   [N, q1, s1, q2, s2, C], which are added
+        tap                  number of the tap [1, 1, s1, 1, s2, 1]; -1: there is none
+        shifted(a)           a [N, *out, C] of the windows q - j: [N, q1, 1, q2, 1, C]
+    """
+    strides = spec.strides
+    room = [-(-p // s) for p, s in zip(spec.padded, strides)]
+
+    def shifted(j, a):
+        moves = [(i, q - o - i, 0) for i, q, o in zip(j, room, spec.out)]
+        a = lax.pad(a, jnp.zeros((), a.dtype), [(0, 0, 0), *moves, (0, 0, 0)])
+        blocks = [i for q in room for i in (q, 1)]
+        return a.reshape(a.shape[0], *blocks, a.shape[-1])
+
+    def taps(j):
+        number = np.zeros((1,), int)
+        for k, s, i in zip(spec.window, strides, j):
+            at = np.arange(s) + s * i
+            number = np.where((at < k) & (number[..., None] >= 0),
+                              number[..., None] * k + at, -1)
+        return number.reshape([1, *(i for s in strides for i in (1, s)), 1])
+
+    reach = [range(-(-k // s)) for k, s in zip(spec.window, strides)]
+    image = functools.reduce(jnp.add, (
+        part(taps(j), functools.partial(shifted, j))
+        for j in itertools.product(*reach)))
+    n, c = image.shape[0], image.shape[-1]
+    image = image.reshape(n, *(q * s for q, s in zip(room, strides)), c)
+    return unpad_image(lax.slice(image, [0] * image.ndim, [n, *spec.padded, c]), spec)

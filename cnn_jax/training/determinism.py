@@ -22,7 +22,7 @@ def check(state: TrainState, data: Examples, calls: list[np.ndarray],
           train: dict[int, Callable], placement: Placement) -> TrainState:
     """Makes the steps of `calls` twice; returns the state that was before them.
 
-    state: on the devices; it is donated to the first call.
+    state: on the devices; the calls get copies of it.
     calls: the indices [steps, batch] of each call of a program in `train`.
     Raises RunError that names the first step and leaf where one bit differs.
     """

@@ -8,8 +8,9 @@ with adam, an average of the parameters, gradient accumulation, a schedule and
 augmentation; --only names one case for all of them. With --cache=0 each process
 compiles its programs anew. Every second kill waits for a save to be open. After each
 kill the newest checkpoint must have the checksums that the uninterrupted run has at
-that step; the next start must find the folder free, and restores the arrays only if
-they have those checksums. In the end state, figures and rows must be the same.
+that step; the next start must find the folder free and go on from there: it restores
+the arrays only if they have those checksums. In the end state, figures and rows must be
+the same.
 """
 
 import json
@@ -29,6 +30,7 @@ CASES = {"batch norm and dropout": {}, "LeNet-5": {"model.name": "lenet5"},
          "three steps a call": {"steps_per_call": 3},
          "oneDNN": {"model.conv": "onednn"}}
 ROWS_PER_EPOCH = 6
+EARLY = 0.1  # of the kills, at most, may come before there is a checkpoint
 IN_SAVES = 0.4  # of the kills, at least, must hit a save that is open
 UNFINISHED = "*orbax-checkpoint-tmp*"
 
@@ -54,6 +56,7 @@ def newest(workdir: Path) -> int:
 def kill_once(workdir: Path, changes: dict, draw: random.Random, folder: Path,
               in_save: bool) -> dict | None:
     """Starts the run and kills it at a drawn moment; None if it ended before."""
+    before = newest(workdir)
     process = start(workdir, changes, folder=folder)
     begun = rows_written(workdir)
     wait_until(lambda: rows_written(workdir) != begun, process)  # it trains by now
@@ -66,10 +69,12 @@ def kill_once(workdir: Path, changes: dict, draw: random.Random, folder: Path,
         time.sleep(0.002)  # a save is open for a few dozen milliseconds
     time.sleep(delay if not in_save else delay / 3)
     process.send_signal(signal.SIGKILL) if process.poll() is None else None
-    code, _, errors = end(process)
+    code, output, errors = end(process)
     if code == 0:
         return None
     assert code == -signal.SIGKILL, (code, errors)
+    assert not before or f"resuming after step {before}\n" in output, (before, output)
+    assert newest(workdir) >= before, (before, newest(workdir))
     opened = bool(list((workdir / "checkpoints").glob(UNFINISHED)))
     print(f"killed after row {target} and {1000 * delay:.0f} ms: newest checkpoint "
           f"{newest(workdir)}{', a save was open' if opened else ''}", flush=True)
@@ -84,13 +89,15 @@ def kill_and_resume(name: str, kills: int, draw: random.Random, folder: Path) ->
     code, _, errors = end(start(whole, changes | {"checkpoint.keep": 10_000},
                                 folder=folder))
     assert code == 0, errors
-    counts = dict.fromkeys(("kills", "in an open save", "same checksums"), 0)
+    counts = dict.fromkeys((
+        "kills", "in an open save", "before any save", "same checksums"), 0)
     while counts["kills"] < kills:
         found = kill_once(workdir, changes, draw, folder, counts["kills"] % 2 == 0)
         assert found is not None, "the run ended before it had its kills"
         counts["kills"] += 1
         counts["in an open save"] += found["open"]
         step = found["step"]
+        counts["before any save"] += step == 0
         counts["same checksums"] += step == 0 or (
             checksums(workdir, step) == checksums(whole, step))
         print(f"{name}: {counts}", flush=True)
@@ -117,7 +124,8 @@ if __name__ == "__main__":
     if not arguments.cache:
         jax.config.update("jax_enable_compilation_cache", False)  # children inherit it
     figures = main(arguments.kills, arguments.seed, arguments.only)
-    kills, opened, same = (
+    kills, opened, early, same = (
         sum(counts[name] for counts in figures.values())
-        for name in ("kills", "in an open save", "same checksums"))
-    report(figures, kills == same == arguments.kills and opened >= IN_SAVES * kills)
+        for name in ("kills", "in an open save", "before any save", "same checksums"))
+    report(figures, kills == same == arguments.kills and opened >= IN_SAVES * kills
+           and early <= EARLY * kills)
