@@ -131,7 +131,8 @@ def _by_phase(part, spec: PoolSpec):
         shifted(a)           a [N, *out, C] of the windows q - j: [N, q1, 1, q2, 1, C]
     """
     strides = spec.strides
-    room = [-(-p // s) for p, s in zip(spec.padded, strides)]
+    reach = [-(-k // s) for k, s in zip(spec.window, strides)]
+    room = [o + j - 1 for o, j in zip(spec.out, reach)]
 
     def shifted(j, a):
         moves = [(i, q - o - i, 0) for i, q, o in zip(j, room, spec.out)]
@@ -147,10 +148,11 @@ def _by_phase(part, spec: PoolSpec):
                               number[..., None] * k + at, -1)
         return number.reshape([1, *(i for s in strides for i in (1, s)), 1])
 
-    reach = [range(-(-k // s)) for k, s in zip(spec.window, strides)]
     image = functools.reduce(jnp.add, (
         part(taps(j), functools.partial(shifted, j))
-        for j in itertools.product(*reach)))
-    n, c = image.shape[0], image.shape[-1]
-    image = image.reshape(n, *(q * s for q, s in zip(room, strides)), c)
-    return unpad_image(lax.slice(image, [0] * image.ndim, [n, *spec.padded, c]), spec)
+        for j in itertools.product(*map(range, reach))))
+    covered = [q * s for q, s in zip(room, strides)]
+    image = image.reshape(image.shape[0], *covered, image.shape[-1])
+    rest = [(0, p - m, 0) for p, m in zip(spec.padded, covered)]
+    image = lax.pad(image, jnp.zeros((), image.dtype), [(0, 0, 0), *rest, (0, 0, 0)])
+    return unpad_image(image, spec)
