@@ -5,6 +5,7 @@ import functools
 import logging
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 from jax.experimental.xla_metadata import set_xla_metadata
 
@@ -35,10 +36,14 @@ def compiler_options() -> dict[str, str]:
 
 
 def computed_once(x: jax.Array) -> jax.Array:
-    """x, stored: XLA otherwise computes cheap values again in every loop that reads
-    them, as often as that reads them. (On a CPU it takes `lax.optimization_barrier`
-    away before it fuses.)
+    """x, on a CPU stored: XLA computes cheap values again in every loop that reads
+    them, as often as that reads them. (It takes `lax.optimization_barrier` away before
+    it fuses; a call that it must not inline stays.)
     """
+    return lax.platform_dependent(x, cpu=_stored, default=lambda x: x)
+
+
+def _stored(x):
     with set_xla_metadata(inlineable="false"):
         return _copy(x)
 
