@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_BYTES = 2**25  # the counts of 1,000 classes against each other take 2**23
+MAX_DEPTH = 20
 
 
 def read(path: Path) -> Any:
@@ -21,11 +22,22 @@ def read(path: Path) -> Any:
             raise ValueError("a pipe or a device in the place of a file")
         if found.st_size > MAX_BYTES:
             raise ValueError(f"{found.st_size:,} bytes; at most {MAX_BYTES:,} are read")
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
+        if _deeper(value, MAX_DEPTH):
+            raise ValueError(f"nested more than {MAX_DEPTH} deep")
+        return value
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(getattr(error, "strerror", None) or str(error)) from error
+
+
+def _deeper(value: Any, depth: int) -> bool:
+    """Whether containers are nested deeper than so."""
+    if not isinstance(value, (dict, list)):
+        return False
+    items = value.values() if isinstance(value, dict) else value
+    return depth == 0 or any(_deeper(item, depth - 1) for item in items)
 
 
 def json_crc32(value: Any) -> int:

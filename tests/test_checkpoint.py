@@ -14,6 +14,7 @@ from cnn_jax import training
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.training.checkpoint import Checkpoints, _first_line, step_folders
 from cnn_jax.json_files import fits, json_crc32, sealed
+from cnn_jax.json_files import read as read_json
 from cnn_jax.training.metrics import Recorder
 from cnn_jax.training.setup import abstract_state, first_state
 
@@ -224,6 +225,27 @@ def test_forms_of_json():
     optional = {"a": float | None}
     assert all(fits(value, optional) for value in ({}, {"a": None}, {"a": 1}))
     assert not fits({"a": "1"}, optional) and not fits({"b": 1}, optional)
+
+
+def nested(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+def test_json_is_nested_as_deep_as_what_we_write(tmp_path):
+    (tmp_path / "a.json").write_text(nested(20))
+    read_json(tmp_path / "a.json")
+    for depth in (21, 600, 100_000):
+        (tmp_path / "a.json").write_text(nested(depth))
+        with pytest.raises(ValueError, match="nested|recursion"):
+            read_json(tmp_path / "a.json")
+
+
+def test_a_pipe_in_a_state_is_not_waited_for(saved):
+    for path in (saved / "7" / "state").rglob("_METADATA"):
+        path.unlink()
+        os.mkfifo(path)
+    with pytest.raises(RunError, match=f"checkpoint {saved / '7'} is damaged: .*_META"):
+        read(saved)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "large"])

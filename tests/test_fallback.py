@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,6 +123,40 @@ def test_a_damaged_score_of_the_best_is_refused_whenever_one_asks(workdir, conte
         assert not (workdir / "damaged").exists()
 
 
+def prune(workdir, keep_files: int) -> list[Path]:
+    """Brings back step 10, which was deleted, with so many of its files: what a kill
+    while it is being deleted leaves. Its score goes first, then its checksums."""
+    folder = workdir / "checkpoints" / "10"
+    shutil.copytree(workdir / "checkpoints" / "30", folder)
+    order = "metrics", "integrity"
+    files = sorted((path for path in folder.rglob("*") if path.is_file()),
+                   key=lambda path: (*(path.parent.name != one for one in order),
+                                     str(path)))
+    for path in files[:len(files) - keep_files]:
+        path.unlink()
+    return files
+
+
+@pytest.mark.parametrize("fallback", [False, True])
+def test_a_kill_while_a_checkpoint_is_deleted_is_no_damage(workdir, fallback):
+    """At every file: the newest and the best are whole."""
+    files = prune(workdir, 0)
+    shutil.rmtree(workdir / "checkpoints" / "10")
+    assert len(files) > 10
+    for left in range(len(files)):
+        prune(workdir, left)
+        if fallback:
+            assert fall_back(workdir, STATE, "val_accuracy") == []
+        with Checkpoints(workdir / "checkpoints", writing=False) as checkpoints:
+            assert (checkpoints.latest, checkpoints.best) == (40, 20)
+            checkpoints.restore(40, STATE)
+        shutil.rmtree(workdir / "checkpoints" / "10")
+    prune(workdir, len(files) - 1)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        checkpoints.save(50, STATE | {"step": np.array(50, np.int32)}, {}, (0.1, 5))
+        assert checkpoints.steps == [20, 40, 50]  # and the deletion was ended
+
+
 def test_without_its_best_checkpoint_a_run_does_not_go_on(workdir):
     shutil.rmtree(workdir / "checkpoints" / "20")
     with pytest.raises(RunError, match="checkpoints/20 is missing, the best one up to"):
@@ -208,12 +243,17 @@ def test_a_run_goes_on_from_an_older_step_and_ends_alike(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("fallback", [False, True])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning",
+                            "ignore:coroutine .* was never awaited:RuntimeWarning")
 def test_a_run_without_its_best_checkpoint_is_refused_at_once(tmp_path, fallback):
-    """Not after the epochs that are left."""
+    """Not after the epochs that are left; also where it is damaged."""
     config = tiny({"checkpoint.fallback": fallback, "optimizer.learning_rate": 1e-12},
                   epochs=3)  # all epochs are equal, so the first is the best
     training.run(config, tmp_path / "run", quiet=True)
     assert steps_in(tmp_path / "run" / "checkpoints") == ["16", "24", "8"]
+    damage(tmp_path / "run", 8)
+    with pytest.raises(RunError, match="checkpoints/8 .*state"):
+        training.run(config, tmp_path / "run", quiet=True)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
     with pytest.raises(RunError, match="checkpoints/8 is missing, the best one up to"):
         training.run(config, tmp_path / "run", quiet=True)

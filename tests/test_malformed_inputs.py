@@ -280,19 +280,54 @@ def pax(keys: int) -> bytes:
     return b"".join(b"11 %05d=1\n" % key for key in range(keys))
 
 
-@pytest.mark.parametrize("content", [
-    header(tarfile.GNUTYPE_LONGNAME, b"q" * 5_000_000, size=2**33),
-    header(tarfile.XHDTYPE, pax(50_000)),
-    header(tarfile.XGLTYPE, pax(50_000)),
-    header(tarfile.XGLTYPE, pax(1)) * 5_000,
-    header(tarfile.XHDTYPE, b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n")
-    + member("x", size=2**20).tobuf() + b"9000000\n" + b"1\n" * 200_000,
-], ids=["long name", "attributes", "global attributes", "headers in a row",
-        "map of a sparse file"])
-def test_tar_with_large_headers(tmp_path, content):
+SPARSE = header(tarfile.XHDTYPE, b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n")
+LARGE, MANY = "at most 2,048 are read", "65,536 bytes of headers"
+
+
+@pytest.mark.parametrize("content,words", [
+    (header(tarfile.GNUTYPE_LONGNAME, b"q" * 5_000_000, size=2**33), LARGE),
+    (header(tarfile.XHDTYPE, pax(50_000)), LARGE),
+    (header(tarfile.XGLTYPE, pax(50_000)), LARGE),
+    (header(tarfile.XHDTYPE, b"9" * 2_049), LARGE),  # a search of quadratic time
+    (header(tarfile.XGLTYPE, pax(1)) * 5_000, MANY),
+    (SPARSE + member("x", size=2**20).tobuf() + b"9000000\n" + b"1\n" * 200_000, MANY),
+    (member("x", size=2**20).tobuf() + bytes(2**20)
+     + header(tarfile.XGLTYPE, pax(1)) * 80, MANY),
+    (SPARSE + member("x", size=512).tobuf() + b"1\n0\n3\n".ljust(512, b"\0"),
+     "a special file"),
+], ids=["long name", "attributes", "global attributes", "digits", "headers in a row",
+        "map of a sparse file", "headers after a member", "sparse file"])
+def test_tar_with_large_headers(tmp_path, content, words):
     path = tmp_path / "a.tar.gz"
     path.write_bytes(gzip.compress(content + bytes(10_240)))
-    refused(official.read_cifar10_archive, path, "65,536 bytes of headers")
+    with pytest.raises(InputError) as error:
+        list(formats.tar_members(path))
+    assert str(error.value).startswith(str(path)) and words in str(error.value)
+
+
+def test_tar_with_many_small_headers(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "MAX_EXTENDED_IN_ALL", 1_000)
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(
+        (header(tarfile.XHDTYPE, pax(10)) + member("x").tobuf()) * 10 + bytes(1024)))
+    with pytest.raises(InputError, match="over 1,000 bytes of extended headers"):
+        list(formats.tar_members(path))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.tar.gz")
+    with pytest.raises(InputError, match="a.tar.gz is no file"):
+        official.read_cifar10_archive(tmp_path / "a.tar.gz")
+    with pytest.raises(InputError):  # which looks for archives in the folder
+        data.load(data_config(name="cifar10", dir=str(tmp_path)), 0)
+
+
+def test_a_pickle_that_asks_for_room(tmp_path):
+    """Nine bytes took two gigabytes."""
+    for index in (10**6 + 1, 2**32 - 1):
+        with pytest.raises(InputError, match=f"asks for {index:,} places"):
+            formats.read_cifar_python(
+                b"\x80\x02Nr" + struct.pack("<I", index) + b".", "batch")
 
 
 def test_damaged_attributes_in_a_tar(tmp_path):
@@ -322,7 +357,7 @@ def test_damaged_attributes_in_a_tar(tmp_path):
 def test_tar_whose_global_header_would_be_copied_to_each_member(tmp_path):
     path = tmp_path / "a.tar.gz"
     path.write_bytes(gzip.compress(
-        header(tarfile.XGLTYPE, pax(4_000)) + 10_000 * member("x").tobuf()
+        header(tarfile.XGLTYPE, pax(180)) + 10_000 * member("x").tobuf()
         + bytes(1024)))
     tracemalloc.start()
     try:
@@ -494,8 +529,21 @@ def test_pictures_to_predict_in_folders_in_folders(tmp_path):
 
 def test_an_archive_of_folders_in_folders(tmp_path):
     path = tmp_path / "a.tar.gz"
-    write_tar(path, {f"{name}/{'q/' * 3_000}x.png": PNG for name in "ab"})
+    write_tar(path, {f"{name}/{'q/' * 900}x.png": PNG for name in "ab"})
     refused(load, path, "more than 32 deep")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "large"])
+def test_a_table_of_names_that_is_none(root, kind):
+    path = root / "labels.txt"
+    if kind == "pipe":
+        os.mkfifo(path)
+        assert load(root).class_names == ("a", "b")
+        return
+    path.touch()
+    os.truncate(path, 2**40)
+    with pytest.raises(InputError, match="labels.txt has over 1,048,576 bytes"):
+        load(root)
 
 
 def test_pictures_that_would_not_fit_into_memory(root, monkeypatch):

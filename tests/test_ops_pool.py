@@ -7,6 +7,7 @@ from flax import linen as nn
 from hypothesis import given, settings, strategies as st
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
@@ -106,6 +107,16 @@ def test_a_window_of_nothing_but_minus_infinity_has_a_gradient(name, padding):
     first = jax.vjp(lambda x: ops.max_pool(x, 3, 2, padding, implementation="lax"),
                     jnp.zeros_like(x))[1](g)[0]  # all are equal there too
     assert relative_error(dx, first) <= 1e-6
+
+
+@pytest.mark.parametrize("pool", [ops.max_pool, ops.avg_pool])
+@pytest.mark.parametrize("window, strides", [(3, 2), (2, 2), (3, 1)])
+def test_over_a_mesh_with_explicit_axes(pool, window, strides):
+    mesh = jax.make_mesh((1,), ("batch",), axis_types=(AxisType.Explicit,))
+    x = jnp.asarray(normal(0, 2, 9, 8, 3), jnp.float32)
+    split = jax.device_put(x, NamedSharding(mesh, PartitionSpec("batch")))
+    step = jax.jit(jax.grad(lambda x: (pool(x, window, strides) ** 2).sum()))
+    assert relative_error(step(split), step(x)) <= 1e-6
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="what XLA does on a CPU")

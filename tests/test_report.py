@@ -256,6 +256,55 @@ def test_files_of_another_form_are_one_line(tmp_path, name, field, lost):
             r"should \([\w, ]+\): delete it, then .*", str(error.value))
 
 
+@pytest.mark.parametrize("name,changes", [
+    ("results.json", {"test_examples": 0}), ("results.json", {"test_accuracy": 2}),
+    ("results.json", {"train_seconds": -1}),
+    ("results.json", {"train_seconds": float("nan")}),
+    ("data.json", {"counts": {"train": 1, "validation": -1, "test": 1}}),
+    ("quality.json", {"confusion": [[0] * 10] * 10}),
+    ("quality.json", {"confusion": [[-1] * 10] * 10}),
+    ("quality.json", {"confusion": [[10**30] * 10] * 10}),
+    ("quality.json", {"confusion": [], "classes": []}),
+    ("quality.json", {"bins": [[10**400, 1, 1]] * 15})])
+def test_figures_that_cannot_be_are_one_line(tmp_path, name, changes):
+    """Although their checksum is right."""
+    workdir = made_run(tmp_path / "run")
+    values = json.loads((workdir / name).read_text())
+    (workdir / name).write_text(json.dumps(resealed(values, **changes)))
+    with pytest.raises(InputError, match=f"{name}.*: .*delete it"):
+        page(workdir)
+
+
+@pytest.mark.parametrize("column,value", [
+    ("epoch", "nan"), ("epoch", "inf"), ("step", "nan"), ("step", "0"),
+    ("epoch", "1.5"), ("val_accuracy", "2"), ("accuracy", "-0.1"),
+    ("loss", "9" * 200_000)])
+def test_epochs_that_cannot_be_are_one_line(tmp_path, column, value):
+    workdir = made_run(tmp_path / "run")
+    path = workdir / "history.csv"
+    header, *rows = (line.split(",") for line in path.read_text().splitlines())
+    for row in rows:
+        row[header.index(column)] = value
+    path.write_text("\n".join(map(",".join, [header, *rows])) + "\n")
+    with pytest.raises(InputError, match="history.csv") as error:
+        page(workdir)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["history.csv", "pictures/kernels.png"])
+def test_pipes_are_not_waited_for(tmp_path, name):
+    workdir = made_run(tmp_path / "run")
+    one = learning_curves(({"epoch": 1, "loss": 2.0, "accuracy": 0.5},))
+    write([one._replace(name="kernels")], workdir / "pictures", step=24)
+    (workdir / name).unlink()
+    os.mkfifo(workdir / name)
+    if name == "history.csv":
+        with pytest.raises(InputError, match="history.csv cannot be read .*no file"):
+            page(workdir)
+    else:
+        assert "kernels.png is missing" in page(workdir)
+
+
 @pytest.mark.parametrize("name", ["results.json", "summary.json", "quality.json",
                                   "data.json"])
 def test_files_without_their_checksum_are_one_line(tmp_path, name):

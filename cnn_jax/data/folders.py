@@ -31,6 +31,7 @@ PART_NAMES = {
     "test": "test", "testing": "test",
 }
 ARCHIVES = (".tar.gz", ".tgz")
+MAX_TABLE_BYTES = 2**20
 MAX_DEPTH = 32  # of folders in folders
 _LOSSY = (".jpg", ".jpeg", ".webp")
 
@@ -110,7 +111,7 @@ def _folder_tree(folder: Path, above: tuple[Path, ...], depth: int = 0) -> Tree:
                                      "would have two labels: remove the link")
                 further = *above, target
             tree[path.name] = _folder_tree(path, further, depth + 1)
-        elif is_image(path) or path.name.endswith("labels.txt"):
+        elif is_image(path) or (path.name.endswith("labels.txt") and path.is_file()):
             tree[path.name] = path
     return tree
 
@@ -269,6 +270,16 @@ def _shape(image: np.ndarray) -> str:
     return " x ".join(str(n) for n in image.shape)
 
 
+def _table(path: Path) -> bytes:
+    """The content of a small file."""
+    with path.open("rb") as file:
+        content = file.read(MAX_TABLE_BYTES + 1)
+    if len(content) > MAX_TABLE_BYTES:
+        raise InputError(f"{path} has over {MAX_TABLE_BYTES:,} bytes, too many for a "
+                         "table of class names; shorten or remove it")
+    return content
+
+
 def _class_names(root: Path, tree: Tree, classes: list[str]) -> tuple[str, ...]:
     """Common names from a table as in Kaggle's monkey_labels.txt, else folder names."""
     found, source = tuple(classes), root
@@ -276,7 +287,7 @@ def _class_names(root: Path, tree: Tree, classes: list[str]) -> tuple[str, ...]:
         table = tree[name]
         if isinstance(table, dict) or not name.endswith("labels.txt"):
             continue
-        content = table.read_bytes() if isinstance(table, Path) else table
+        content = _table(table) if isinstance(table, Path) else table
         text = io.StringIO(content.decode("utf-8", "replace"), newline="")
         try:
             rows = [[cell.strip() for cell in row] for row in csv.reader(text)]

@@ -9,6 +9,7 @@ import contextlib
 import gzip
 import io
 import pickle
+import pickletools
 import tarfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -27,8 +28,12 @@ MAX_IDX_BYTES = 2**28
 MAX_ARCHIVE_BYTES = 2**28
 MAX_MEMBER_BYTES = 2**25
 # Before a member come its header and perhaps extended ones (long names, attributes),
-# which tarfile reads whole and keeps as many small objects.
-MAX_HEADER_BYTES = 2**16
+# which tarfile reads whole, searches in quadratic time (before Python 3.11.10) and
+# keeps as many small objects.
+MAX_HEADER_BYTES = 2**16       # before one member
+MAX_EXTENDED_BYTES = 2**11     # of one extended header
+MAX_EXTENDED_IN_ALL = 2**24
+MAX_PICKLE_MEMO = 10**6        # entries, for which the unpickler makes room at once
 
 _CHUNK = 2**20
 
@@ -36,6 +41,8 @@ _CHUNK = 2**20
 @contextlib.contextmanager
 def _gunzip(path: Path) -> Iterator[gzip.GzipFile]:
     """Opens a gzip file; damage found while reading becomes an `InputError`."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise InputError(f"{path} is no file; fetch it again")
     try:
         with gzip.open(path, "rb") as stream:
             yield stream
@@ -110,6 +117,35 @@ class _Bounded:
         return data
 
 
+def _checked_headers(path) -> type[tarfile.TarInfo]:
+    """What tarfile makes of headers, refusing extended ones that are large."""
+    extended = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+                tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
+    in_all = 0
+
+    class Header(tarfile.TarInfo):
+        @classmethod
+        def frombuf(cls, *arguments):
+            nonlocal in_all
+            header = super().frombuf(*arguments)
+            if header.type in extended:
+                in_all += header.size
+                if not 0 <= header.size <= MAX_EXTENDED_BYTES:
+                    raise InputError(
+                        f"{path} has an extended header of {header.size:,} bytes (a "
+                        f"long name, attributes); at most {MAX_EXTENDED_BYTES:,} are "
+                        "read (pictures in class folders: unpack it and name the "
+                        "folder)")
+                if in_all > MAX_EXTENDED_IN_ALL:
+                    raise InputError(
+                        f"{path} has over {MAX_EXTENDED_IN_ALL:,} bytes of extended "
+                        "headers, the limit (pictures in class folders: unpack it and "
+                        "name the folder)")
+            return header
+
+    return Header
+
+
 def tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
     """Name and content of each file of a .tar.gz, in order, nothing extracted.
 
@@ -121,7 +157,8 @@ def tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
     with _gunzip(path) as stream:
         source = _Bounded(stream, path)
         try:
-            with tarfile.open(fileobj=source, mode="r|") as archive:
+            with tarfile.open(fileobj=source, mode="r|",
+                              tarinfo=_checked_headers(path)) as archive:
                 while (member := archive.next()) is not None:
                     _check_member(path, member)
                     if member.isreg():
@@ -175,6 +212,9 @@ def read_cifar_python(data: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
     The pickle is read without calling anything that it names, see `_Unpickler`.
     """
     try:
+        for opcode, argument, _ in pickletools.genops(data):
+            if "PUT" in opcode.name and int(argument) > MAX_PICKLE_MEMO:
+                raise ValueError(f"it asks for {int(argument):,} places to remember")
         batch = _Unpickler(io.BytesIO(data), encoding="bytes").load()
         batch = {_bytes(key): value for key, value in batch.items()}
         pixels, labels = _array(batch[b"data"]), batch[b"labels"]

@@ -106,7 +106,7 @@ def _local_cifar10(name: str, folder: Path) -> tuple[dict[str, Examples], str]:
         if (folder / layout).is_dir():
             return (official.read_cifar10_folder(folder / layout),
                     f"unpacked files in {folder / layout}, not checked")
-    archives = sorted(folder.glob("*.tar.gz"))
+    archives = sorted(path for path in folder.glob("*.tar.gz") if path.is_file())
     layouts = {path: official.cifar10_layout(path) for path in archives}
     for layout in official.CIFAR10_LAYOUTS:
         for path in archives:

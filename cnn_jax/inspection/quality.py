@@ -155,6 +155,10 @@ def load(workdir: Path) -> Quality | None:
     if not fits(found["confusion"], ((int,) * classes,) * classes):
         raise InputError(f"{path} has no count for each pair of its {classes} classes: "
                          f"{AGAIN}")
+    counts = [count for row in found["confusion"] for count in row]
+    if not counts or min(counts) < 0 or not 0 < sum(counts) < 2**53 or not all(
+            0 <= value < 2**53 for row in found["bins"] for value in row):
+        raise InputError(f"{path} holds what are no counts of examples: {AGAIN}")
     return Quality(
         found["part"], found["step"], found["unit"],
         tuple(row["class"] for row in found["classes"]),

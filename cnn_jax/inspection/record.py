@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Collection, Iterable
+import math
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,11 +51,19 @@ def read_record(folder: Path) -> Record:
     config, info = read_config(folder), read_data_info(folder)
     need(folder / "data.json", info.counts, ("train", "validation", "test"),
          "the folder is damaged")
-    history = folder / "history.csv"
+    check_counts(folder / "data.json", info.counts, 0)
+    history, path = folder / "history.csv", folder / "results.json"
+    results = read_if_there(path, RESULTS)
+    if results is not None:
+        check_shares(path, {name: value for name, value in results.items()
+                            if name in RESULTS})
+        check_counts(path, {"test_examples": results["test_examples"]},
+                     results.get("test_accuracy") is not None)
+        check_counts(path, {"train_seconds": results["train_seconds"]}, 0)
     return Record(
         folder, config, info,
         read_history(history, config.checkpoint.monitor) if history.exists() else (),
-        read_if_there(folder / "results.json", RESULTS),
+        results,
         read_if_there(folder / "summary.json", LAYERS), quality.load(folder))
 
 
@@ -77,16 +86,41 @@ def read_history(path: Path, monitor: str) -> History:
     monitor: the column by which the best epoch was chosen.
     """
     try:
+        if not path.is_file():
+            raise OSError("it is no file")
         with path.open(newline="") as file:
             rows = tuple({name: float(value) for name, value in row.items() if value}
                          for row in csv.DictReader(file))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read ({error}): the folder is damaged"
                          ) from error
     for i, row in enumerate(rows, 1):
         need(path, row, dict.fromkeys((*EPOCH, monitor, *rows[0])),
              f"row {i} is damaged; metrics.jsonl holds the figures of all epochs too")
+        check_shares(path, row)
+        if not (row["epoch"].is_integer() and row["step"].is_integer()
+                and row["epoch"] >= 1 and row["step"] >= 1):
+            raise InputError(f"{path}: row {i} is of epoch {row['epoch']} and step "
+                             f"{row['step']}, which count from 1: it is damaged; "
+                             "metrics.jsonl holds the figures of all epochs too")
     return rows
+
+
+def check_shares(path: Path, figures: Mapping[str, Any]) -> None:
+    """Raises InputError for an accuracy or mean IoU that is no share."""
+    for name, value in figures.items():
+        if name.endswith(("accuracy", "mean_iou")) and value is not None and not (
+                math.isnan(value) or 0 <= value <= 1):
+            raise InputError(f"{path}: {name} is {value}, which must be from 0 to 1: "
+                             f"it is damaged; {ANEW}")
+
+
+def check_counts(path: Path, counts: Mapping[str, int], least: int) -> None:
+    """Raises InputError for a number that is below `least`, or is not finite."""
+    for name, value in counts.items():
+        if not least <= value < 2**53:
+            raise InputError(f"{path}: {name} is {value}, which must be at least "
+                             f"{least:d}, and finite: it is damaged; {ANEW}")
 
 
 def fields(config: ConfigDict) -> dict[str, Any]:

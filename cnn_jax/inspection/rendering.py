@@ -64,7 +64,7 @@ def stored(folder: Path, row: dict[str, Any], step: int | None) -> dict[str, Any
     if row.get("step") not in (None, step):
         found["note"] = f"Of the checkpoint of step {row['step']}."
     path = folder / f"{name}.png"
-    if not path.exists():
+    if not path.is_file():
         return found | {"uri": "", "wide": False,
                         "note": f"{path.name} is missing: draw it again."}
     content = path.read_bytes()

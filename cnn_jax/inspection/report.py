@@ -87,10 +87,10 @@ def headline(record: Record) -> list[dict[str, Any]]:
     for part, accuracy, iou in (
             ("test", results.get("test_accuracy"), results.get("test_mean_iou")),
             ("validation", best.get("val_accuracy"), best.get("val_mean_iou"))):
-        if accuracy is None:
-            continue
-        count = (results["test_examples"] if part == "test"
+        count = (results.get("test_examples", 0) if part == "test"
                  else record.info.counts["validation"])
+        if accuracy is None or not count:
+            continue
         unit = "pixel accuracy" if iou is not None else "accuracy"
         if iou is not None:
             rows.append(fact(f"{part} mean IoU", f"{iou:.4f}", f"{count:,} images"))

@@ -11,6 +11,7 @@ import itertools
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 import numpy as np
 
 from cnn_jax.ops.compiler import computed_once
@@ -152,7 +153,11 @@ def _by_phase(part, spec: PoolSpec):
         part(taps(j), functools.partial(shifted, j))
         for j in itertools.product(*map(range, reach))))
     covered = [q * s for q, s in zip(room, strides)]
-    image = image.reshape(image.shape[0], *covered, image.shape[-1])
+    # Over a mesh whose axes are explicit, only the images may be split here.
+    split = jax.typeof(image).sharding
+    names = split.spec[0], *[None] * len(covered), split.spec[-1]
+    image = lax.reshape(image, (image.shape[0], *covered, image.shape[-1]),
+                        out_sharding=split.update(spec=PartitionSpec(*names)))
     rest = [(0, p - m, 0) for p, m in zip(spec.padded, covered)]
     image = lax.pad(image, jnp.zeros((), image.dtype), [(0, 0, 0), *rest, (0, 0, 0)])
     return unpad_image(image, spec)

@@ -25,10 +25,11 @@ from cnn_jax.json_files import fits, is_sealed, json_crc32, read, sealed
 from cnn_jax.training.progress import check_step
 
 Integrity = dict[str, dict[str, Any]]  # leaf path -> shape, dtype, crc32
-# The JSON parts of a checkpoint (see json_files.fits); older ones lack "scored".
+# The JSON parts of a checkpoint (see json_files.fits); older ones lack "scored", and
+# "best", the step of the best checkpoint when this one was saved.
 SCORE = {"score": float, "epoch": int, "crc32": int}
 CHECKS = {"leaves": {str: {"shape": [int], "dtype": str, "crc32": int}},
-          "meta": int, "crc32": int, str: bool}
+          "meta": int, "best": int | None, "crc32": int, str: bool}
 
 
 def leaves(state: Any) -> dict[str, np.ndarray]:
@@ -93,6 +94,26 @@ def verify_score(folder: Path) -> None:
     read_part(folder, "metrics/metrics", SCORE)
 
 
+def verify_scores(directory: Path) -> None:
+    """Raises RunError where the score of a checkpoint that may be needed is damaged."""
+    folders = step_folders(directory)
+    for folder in folders:
+        if not half_deleted(folder, folders[-1]):
+            verify_score(folder)
+
+
+def half_deleted(folder: Path, newest: Path) -> bool:
+    """Whether a checkpoint was just being deleted when its run was killed: its score is
+    gone, and the newest one says that another is the best."""
+    if folder == newest or (folder / "metrics" / "metrics").exists():
+        return False
+    try:
+        best = read_checks(newest).get("best")
+    except RunError:
+        return False  # nobody knows
+    return best is not None and folder.name != str(best)
+
+
 def form(leaf: Any) -> str:
     """'float32 [5, 5, 1, 6]' of an array, or of what `integrity` says of it."""
     found = leaf if isinstance(leaf, dict) else {
@@ -135,8 +156,7 @@ class Checkpoints:
             # Of two equal scores the earlier epoch is the better one.
             policies.BestN(get_metric_fn=_rank, n=1,
                            keep_checkpoints_without_metrics=False)])
-        for folder in step_folders(self.directory):  # orbax reads all scores at once
-            verify_score(folder)
+        verify_scores(self.directory)  # orbax reads them all at once
         with _without_log():
             self._orbax = ocp.training.Checkpointer(
                 self.directory, context=context, cleanup_tmp_directories=writing,
@@ -180,13 +200,13 @@ class Checkpoints:
         if self._identity() != self._first:  # orbax would make it anew, and only it
             raise RunError(f"checkpoint {self.folder(step)} could not be written: "
                            f"{self.directory} was moved or deleted")
-        metrics = None
+        metrics, best = None, self._best_with(step, score)
         if score is not None:
             metrics = sealed({"score": score[0], "epoch": score[1]})
         items = {"state": serialization.to_state_dict(state), "meta": meta,
                  "integrity": sealed({"leaves": integrity(state),
                                       "meta": json_crc32(meta),
-                                      "scored": score is not None})}
+                                      "scored": score is not None, "best": best})}
         try:
             with _without_log():
                 saved = self._orbax.save_checkpointables(step, items, force=True,
@@ -196,6 +216,14 @@ class Checkpoints:
                            f"written: {_first_line(error)}") from error
         if not saved:
             raise RunError(f"checkpoint {self.folder(step)} was not written")
+
+    def _best_with(self, step: int, score: tuple[float, int] | None) -> int | None:
+        """The step of the best checkpoint, when this one is there too."""
+        ranks = {c.step: _rank(c.metrics) for c in self._orbax.checkpoints
+                 if c.metrics is not None}
+        if score is not None:
+            ranks[step] = score[0], -score[1]
+        return max(ranks, key=ranks.get, default=None)
 
     def _identity(self) -> int | None:
         """Which folder `directory` is; None if it is none."""
@@ -237,6 +265,9 @@ def _load(folder: Path, target: dict) -> dict:
     if not (folder / "state").is_dir():
         raise RunError(f"checkpoint {folder} is damaged: {folder / 'state'} is "
                        "missing")
+    for path in (folder / "state").rglob("*"):  # a pipe would be waited for
+        if not (path.is_file() or path.is_dir()):
+            raise RunError(f"checkpoint {folder} is damaged: {path} is no file")
     _ignore_late_answers()
     try:
         with _without_log():

@@ -9,8 +9,8 @@ import contextlib
 from pathlib import Path
 
 from cnn_jax.errors import RunError
-from cnn_jax.training.checkpoint import (SCORE, read_checks, read_part, restore,
-                                         step_folders, verify_score)
+from cnn_jax.training.checkpoint import (SCORE, half_deleted, read_checks, read_part,
+                                         restore, step_folders, verify_score)
 from cnn_jax.training.metrics import improvement
 from cnn_jax.training.progress import progress_of
 from cnn_jax.training.results import best_row
@@ -40,7 +40,8 @@ def fall_back(workdir: Path, like: TrainState, monitor: str) -> list[str]:
     folders, problems = step_folders(workdir / "checkpoints"), {}
     for folder in folders:
         try:
-            verify_score(folder)
+            if not half_deleted(folder, folders[-1]):
+                verify_score(folder)
         except RunError as error:
             problems[folder] = str(error)
     unscored = set(problems)  # orbax, which reads all scores, would refuse them all

@@ -14,7 +14,7 @@ from cnn_jax.data.examples import Dataset, Examples
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.summary import LayerTable
 from cnn_jax.training import parallel, trained
-from cnn_jax.training.checkpoint import Checkpoints
+from cnn_jax.training.checkpoint import Checkpoints, restore
 from cnn_jax.training.config import computed
 from cnn_jax.training.fallback import best_checkpoint, fall_back, hinted
 from cnn_jax.training.metrics import Reporter, should_stop
@@ -150,6 +150,9 @@ def start(this: Run) -> tuple[TrainState, Progress]:
     with hinted():
         state, meta = this.checkpoints.restore(latest, like)
         progress = progress_of(meta, folder, monitor)
-    best_checkpoint(folder, progress.history, monitor)  # else its lack shows at the end
+    best = best_checkpoint(folder, progress.history, monitor)
+    if best != folder:  # else its damage would show after the last epoch
+        with hinted():
+            restore(best, like)
     this.report.line(f"resuming after step {latest}")
     return state, progress
