@@ -161,9 +161,11 @@ def test_the_command_chooses_the_library(place, capsys):
 
 @pytest.mark.parametrize("change, told, level", [
     (lambda env: env("CNN_JAX_ONEDNN", "0"), "CNN_JAX_ONEDNN=0", logging.INFO),
+    (lambda env: env("CNN_JAX_ONEDNN", "off"), "neither 0", logging.WARNING),
     (lambda env: env("CXX", "/no/such/g++"), "not found", logging.WARNING),
+    (lambda env: env("CXX", 'g++ "'), 'CXX=g++ " is no command', logging.WARNING),
     (lambda env: None, "python -m cnn_jax.native.build --force", logging.WARNING)],
-    ids=["off", "no compiler", "not a library"])
+    ids=["off", "neither", "no compiler", "no command", "not a library"])
 def test_without_it_one_line_says_why(place, fresh, monkeypatch, caplog, change, told,
                                       level):
     monkeypatch.setattr(build, "chosen", lambda: build.from_folder(place / "onednn"))
@@ -184,6 +186,15 @@ def test_how_long_openmp_waits_is_the_users(place, fresh, monkeypatch, own, foun
         monkeypatch.setenv(name, value)
     assert library.load() is None  # what the compiler of `place` wrote is no library
     assert os.environ.get("GOMP_SPINCOUNT") == found
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a\0b"])
+def test_what_names_no_onednn(place, fresh, content):
+    kept = build.own_folder() / "with-onednn"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(content)
+    assert library.load() is None
+    assert f"{kept} does not name a folder" in library.describe()
 
 
 def test_no_folder_to_build_in(place, fresh, monkeypatch):

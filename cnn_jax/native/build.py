@@ -4,8 +4,9 @@
     python -m cnn_jax.native.build --with-onednn=DIR    against a oneDNN of your own
 
 The first use does it too. DIR is where `cmake --install` put oneDNN, of version 3 or
-later; one built with DNNL_CPU_RUNTIME=THREADPOOL runs on XLA's own threads. The last
-command decides which oneDNN later runs use.
+later; one built with DNNL_CPU_RUNTIME=THREADPOOL is to run on XLA's own threads (it
+compiles; no package has such a library, and none has been run). The last command
+decides which oneDNN later runs use.
 
 What was built lies in `CNN_JAX_CACHE`, else ~/.cache/cnn_jax, in the folder `native`,
 named by a hash of all that it depends on: this file's flags, the source, jaxlib, the
@@ -92,10 +93,14 @@ def from_folder(folder: str | Path) -> OneDNN:
 
 def chosen() -> OneDNN:
     """The oneDNN of the last build command, else that of the wheels."""
+    kept = own_folder() / "with-onednn"
     try:
-        return from_folder((own_folder() / "with-onednn").read_text())
+        return from_folder(kept.read_text())
     except FileNotFoundError:
         return from_wheels()
+    except ValueError as error:  # no text, or a name that no folder has
+        raise BuildError(f"{kept} does not name a folder ({error}): delete it, or run "
+                         "python -m cnn_jax.native.build anew") from error
 
 
 def processor() -> str:
@@ -124,7 +129,11 @@ def command(onednn: OneDNN, output: Path) -> list[str]:
                  "-Xlinker", str(onednn.library.parent)]
     if onednn.library.suffix == ".a":
         libraries = [str(onednn.library), "-Wl,--exclude-libs,ALL", "-fopenmp", "-ldl"]
-    compiler = shlex.split(os.environ.get("CXX") or "g++")
+    try:
+        compiler = shlex.split(os.environ.get("CXX") or "g++")
+    except ValueError as error:
+        raise BuildError(f"CXX={os.environ['CXX']} is no command line ({error}): set "
+                         "it to a compiler, such as g++") from error
     return [*compiler, *FLAGS, "-I", jax.ffi.include_dir(),
             "-I", str(onednn.include), str(SOURCE), "-o", str(output), *libraries,
             "-lpthread"]

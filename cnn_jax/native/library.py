@@ -81,8 +81,11 @@ def _load() -> tuple[Library | None, str]:
 
 
 def _register() -> Library:
-    if os.environ.get("CNN_JAX_ONEDNN") == "0":
+    switch = os.environ.get("CNN_JAX_ONEDNN") or "1"
+    if switch == "0":
         raise build.NotInstalled("CNN_JAX_ONEDNN=0 turns it off")
+    if switch != "1":
+        raise build.BuildError(f"CNN_JAX_ONEDNN={switch} is neither 0 (off) nor 1")
     if sys.platform != "linux":
         raise build.NotInstalled(f"it runs on Linux, this is {platform.system()}")
     if not hasattr(dispatch, LOWERED_WITH_DEVICES):
@@ -96,13 +99,14 @@ def _register() -> Library:
                                "CNN_JAX_CACHE to a folder of your own")
     try:
         loaded = ctypes.CDLL(str(path))
-    except OSError as error:
+        convolution = getattr(loaded, TARGET)
+    except (OSError, AttributeError) as error:
         raise build.BuildError(f"{error}: python -m cnn_jax.native.build --force "
                                "builds it again") from error
     if platform.machine() == "x86_64" and not loaded.cnn_jax_has_avx2():
         raise build.BuildError("this CPU has no AVX2, without which oneDNN is slow")
     jax.ffi.register_ffi_target(
-        TARGET, jax.ffi.pycapsule(getattr(loaded, TARGET)), platform="cpu")
+        TARGET, jax.ffi.pycapsule(convolution), platform="cpu")
     version = loaded.cnn_jax_onednn_version()
     return Library(f"{version // 10000}.{version // 100 % 100}.{version % 100}",
                    bool(loaded.cnn_jax_has_bfloat16()),
