@@ -265,7 +265,12 @@ def explain(error: Exception, argv: list[str]) -> str:
         return f"{source} is not Python: {error}"
     in_file = "Error whilst parsing config file" in text
     if isinstance(error, flags.Error) and not in_file:
-        return text.partition("\n")[0]
+        line = text.partition("\n")[0]
+        for python, words in (
+                ("invalid literal for int", "must be a whole number"),
+                ("could not convert string to float", "must be a number")):
+            line = re.sub(f"{python}.*", words, line)
+        return line
     if "Failed loading config file" in text:
         return f"{source}: no such config file"
     fields = re.findall(r"^--config\.model\.fields\.(\w+)", "\n".join(argv),

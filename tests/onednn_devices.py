@@ -53,6 +53,22 @@ def over_a_mesh(kind):
     assert found[1][1].sharding.is_fully_replicated
 
 
+def over_split_pixels():
+    """Explicit axes that split something else than images: XLA's convolution."""
+    mesh = jax.make_mesh((4,), ("rows",), axis_types=(AxisType.Explicit,))
+    x, w = X[..., :3], V[..., :3, :]
+
+    def step(x, w, name="onednn"):
+        return jax.value_and_grad(lambda x, w: (correlate(
+            x, w, padding="SAME", implementation=name) ** 2).sum(), (0, 1))(x, w)
+    found = jax.jit(step)(*(
+        jax.device_put(a, NamedSharding(mesh, spec))
+        for a, spec in ((x, P(None, None, "rows")), (w, P()))))
+    for ours, theirs in zip(jax.tree.leaves(found),
+                            jax.tree.leaves(step(x, w, "lax")), strict=True):
+        assert relative_error(ours, theirs) <= 5e-6
+
+
 def over_uneven_parts():
     """6 images on 4 devices: XLA fills the last part up, which no sum may contain."""
     mesh = jax.make_mesh((4,), ("batch",), axis_types=(AxisType.Auto,))
@@ -107,6 +123,7 @@ if __name__ == "__main__":
     assert len(jax.devices()) == 4
     over_a_mesh(AxisType.Auto)
     over_a_mesh(AxisType.Explicit)
+    over_split_pixels()
     over_uneven_parts()
     in_shard_map(True)
     in_shard_map(False)

@@ -263,9 +263,16 @@ mlir.register_lowering(convolution_p, _on_cpu, platform="cpu")
 
 # The passes, as every implementation has them.
 
+def splits_images_alone(kind: int, a, b) -> bool:
+    """False over a mesh with explicit axes that split channels, pixels or weights."""
+    specs = zip(ROLES[kind], (jax.typeof(one).sharding.spec for one in (a, b)))
+    return all(split is None for role, spec in specs
+               for split in spec[role != "w":])
+
+
 def _pass(kind):
     def one_pass(a, b, spec: ConvSpec):
-        if takes(spec, a.dtype):
+        if takes(spec, a.dtype) and splits_images_alone(kind, a, b):
             return bind(kind, a, b, spec)
         if conv_lax.read_right(spec) and not is_empty(spec):
             return BY_LAX[kind](a, b, spec)  # with forward mode
