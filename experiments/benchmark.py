@@ -13,8 +13,8 @@ all the others, and as users start it), Keras on TensorFlow and on JAX. First th
 logits and losses must agree. Every arm has its own process; the parent lets them run
 in turn, A B C A B C, so that drift of the machine falls on all. A virtual machine may
 move its cores apart (arms/cores.py), so their distance is measured in every round too.
-Writes benchmark.json, benchmark.txt and benchmark.png. The peers need the extra
-`cnn_jax[peers]`.
+Writes benchmark.json, benchmark.txt, benchmark.png and with oneDNN a second picture,
+benchmark_onednn.png. The peers need the extra `cnn_jax[peers]`.
 """
 
 import argparse
@@ -216,6 +216,17 @@ def heading(results: dict, dtype: str) -> str:
         "and compiler, within 10 %; temporary\nis XLA's own figure.")
 
 
+def draw(results: dict, folder: Path) -> None:
+    """A picture with each form of ours as the measure of all others."""
+    for ours, name in (OURS, "benchmark.png"), (WITH_ONEDNN, "benchmark_onednn.png"):
+        if all(ours in found["train"] for found in results.values()):
+            draw_bars({title: {workload: ratios(found, mode, ours)
+                               for workload, found in results.items()}
+                       for mode, title in MODES.items()},
+                      f"{ours} is so many times as fast (median, quartiles)",
+                      folder / name)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -259,10 +270,7 @@ def main() -> None:
         cores.close()
     text = f"{heading(results, flags.dtype)}\n{table(results)}\n"
     (flags.out / "benchmark.txt").write_text(text)
-    draw_bars({title: {name: ratios(found, mode) for name, found in results.items()}
-               for mode, title in MODES.items()},
-              "cnn_jax is so many times as fast (median, quartiles)",
-              flags.out / "benchmark.png")
+    draw(results, flags.out)
     print(text)
 
 
