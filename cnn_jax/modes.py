@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import re
+import textwrap
 from pathlib import Path
 
 from absl import flags
@@ -182,6 +183,11 @@ def summary(request: Request) -> None:
                          f"{error}") from error
     print(table.text())
     print(f"convolutions: {table.convolutions()}")
+    *fewer, _ = table.by_form().items() or [()]
+    for conv, names in fewer:  # the others have the last form
+        if len(names) > 3:
+            print(textwrap.fill(f"{conv}: {', '.join(names)}", 100,
+                                initial_indent="  ", subsequent_indent="    "))
     if request.workdir is not None:
         request.workdir.mkdir(parents=True, exist_ok=True)
         table.save(request.workdir)

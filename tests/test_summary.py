@@ -232,12 +232,15 @@ def test_the_table_says_what_computes_each_convolution(no_onednn):
     assert [row.conv for row in table.rows if row.kind.startswith("Conv")] == [
         "banded / im2col / lax", "lax"]
     assert table.convolutions() == (
-        "1 by banded / im2col / lax, 1 by lax (forward / input gradient / weight "
-        "gradient)")
+        "conv1 by banded / im2col / lax; conv2 by lax (forward / input gradient / "
+        "weight gradient)")
     rows = table_of("tf2_resnet18").records()
     assert {row["conv"] for row in rows if "Conv" in row["kind"]} >= {"lax"}
     assert {row["conv"] for row in rows if "Conv" not in row["kind"]} == {""}
     assert table_of("ai_edu_mnist_dnn").convolutions() == "none"
+    table = layer_table(networks.create("resnet50"), (224, 224, 3))
+    assert table.convolutions().startswith("17 by lax; 36 by pointwise")
+    assert table.by_form()["lax"][:2] == ["stem_conv", "stage1_block1/conv2"]
 
 
 def test_table_of_a_rectangular_image():

@@ -122,14 +122,26 @@ class LayerTable(NamedTuple):
                           *map(line, body), rule, totals]) + "\n"
 
     def convolutions(self) -> str:
-        """'5 by onednn, 1 by banded / im2col / lax', and what that is."""
-        counts = collections.Counter(row.conv for row in self.rows if row.conv)
-        found = ", ".join(f"{n} by {conv}" for conv, n in counts.most_common())
-        if any("/" in conv for conv in counts):
+        """'conv1 by banded / im2col / lax; 5 by onednn', and what that is: names of
+        three layers at most that have a form to themselves, or how many it computes."""
+        layers = self.by_form()
+        named = 3 if len(layers) > 1 else 0
+        found = "; ".join(
+            f"{' and '.join(names) if len(names) <= named else len(names)} by {conv}"
+            for conv, names in layers.items())
+        if any("/" in conv for conv in layers):
             found += " (forward / input gradient / weight gradient)"
-        if any("onednn" in conv for conv in counts):
+        if any("onednn" in conv for conv in layers):
             found += f"; onednn is {library.describe()}"
         return found or "none"
+
+    def by_form(self) -> dict[str, list[str]]:
+        """{what computes them: names of convolutions}, the fewest first."""
+        layers = collections.defaultdict(list)
+        for row in self.rows:
+            if row.conv:
+                layers[row.conv].append(row.name)
+        return dict(sorted(layers.items(), key=lambda item: len(item[1])))
 
     def save(self, folder: str | Path) -> None:
         """Writes summary.txt, summary.csv and summary.json."""
