@@ -18,7 +18,7 @@ def read(path: Path) -> Any:
     """
     try:
         found = path.stat()
-        if stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode):
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
             raise ValueError("a pipe or a device in the place of a file")
         if found.st_size > MAX_BYTES:
             raise ValueError(f"{found.st_size:,} bytes; at most {MAX_BYTES:,} are read")

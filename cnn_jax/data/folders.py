@@ -22,8 +22,8 @@ from cnn_jax.data import cache, formats
 from cnn_jax.data.examples import Examples, Stored
 from cnn_jax.data.images import (EXTENSIONS, empty, is_image, is_image_name,
                                  read_image)
-from cnn_jax.places import expanded
 from cnn_jax.errors import InputError
+from cnn_jax.places import expanded
 
 PART_NAMES = {
     "train": "train", "training": "train",

@@ -36,6 +36,8 @@ MAX_EXTENDED_IN_ALL = 2**24
 MAX_PICKLE_MEMO = 10**6        # entries, for which the unpickler makes room at once
 
 _CHUNK = 2**20
+_UNPACK = ("no archive of CIFAR-10 does (pictures in class folders: unpack it and name "
+           "the folder)")
 
 
 @contextlib.contextmanager
@@ -107,13 +109,11 @@ class _Bounded:
         if self.total < 0:
             raise InputError(
                 f"{self._path} unpacks to more than {MAX_ARCHIVE_BYTES:,} bytes, the "
-                "limit; no archive of CIFAR-10 does (pictures in class folders: unpack "
-                "it and name the folder)")
+                f"limit; {_UNPACK}")
         if self.left < 0:
             raise InputError(
                 f"{self._path} has more than {MAX_HEADER_BYTES:,} bytes of headers "
-                "before a member, the limit; no archive of CIFAR-10 does (pictures in "
-                "class folders: unpack it and name the folder)")
+                f"before a member, the limit; {_UNPACK}")
         return data
 
 
@@ -134,13 +134,11 @@ def _checked_headers(path) -> type[tarfile.TarInfo]:
                     raise InputError(
                         f"{path} has an extended header of {header.size:,} bytes (a "
                         f"long name, attributes); at most {MAX_EXTENDED_BYTES:,} are "
-                        "read (pictures in class folders: unpack it and name the "
-                        "folder)")
+                        f"read; {_UNPACK}")
                 if in_all > MAX_EXTENDED_IN_ALL:
                     raise InputError(
                         f"{path} has over {MAX_EXTENDED_IN_ALL:,} bytes of extended "
-                        "headers, the limit (pictures in class folders: unpack it and "
-                        "name the folder)")
+                        f"headers, the limit; {_UNPACK}")
             return header
 
     return Header

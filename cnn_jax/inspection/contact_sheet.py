@@ -14,8 +14,7 @@ from cnn_jax.data.augment import augment, is_identity
 from cnn_jax.data.batches import train_order
 from cnn_jax.data.scaling import SCALINGS, scale
 from cnn_jax.draws import draw_key
-from cnn_jax.inspection import drawing
-from cnn_jax.inspection.drawing import blank, fit, plain
+from cnn_jax.inspection.drawing import above, blank, fit, plain
 from cnn_jax.inspection.picture import Picture
 
 IMAGES, COPIES = 8, 6  # rows, and columns beside that of the stored images
@@ -96,7 +95,7 @@ def contact_sheet(dataset: Dataset, config: ConfigDict) -> Picture:
         legend(figure, dataset.class_names)
     inputs = np.stack([step.inputs for step in steps])
     words = caption(dataset, config, inputs)
-    drawing.above(figure, words)
+    above(figure, words)
     return Picture(
         "data", "What the network sees", words,
         f"{rows} training images of {width} x {height} pixels, as stored and "

@@ -7,9 +7,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from cnn_jax.inspection.drawing import fit
 from cnn_jax.inspection.features import features
 from cnn_jax.inspection.picture import Picture
-from cnn_jax.inspection.drawing import fit
 from cnn_jax.inspection.settings import Settings
 from cnn_jax.inspection.subject import Subject
 

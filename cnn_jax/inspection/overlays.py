@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from cnn_jax.inspection import drawing
 from cnn_jax.inspection.contact_sheet import CELL, class_colours, legend, show
+from cnn_jax.inspection.drawing import above, beside
 from cnn_jax.inspection.picture import Picture
 
 SHARE = 0.65  # of the class colour in an overlay; the rest is the grey image
@@ -55,10 +55,10 @@ def overlays(images: np.ndarray, predicted: np.ndarray, class_names: Sequence[st
     grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
     for axes, row, name in zip(grid, rows, names):
         draw_panels(axes, row)
-        drawing.beside(axes[0], name)
+        beside(axes[0], name)
     name_panels(grid[0], rows[0])
     legend(figure, class_names)
-    drawing.above(figure, caption)
+    above(figure, caption)
     return Picture(
         "overlays", title, caption, f"{len(rows)} images, each with "
         f"{', '.join(rows[0])}.", figure, {"images": images, "predicted": predicted}

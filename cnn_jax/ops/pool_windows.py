@@ -54,11 +54,8 @@ def _max_forward(x, spec):
 def _max_backward(spec, index, cotangents):
     g, _ = cotangents
     zero = jnp.zeros((), g.dtype)
-    if max(spec.strides) > 1:
-        return (_by_phase(lambda tap, shifted: jnp.where(
-            shifted(index) == tap.astype(index.dtype), shifted(g), zero), spec),)
-    parts = [jnp.where(index == i, g, zero) for i in range(len(spec.taps))]
-    return (_scatter_sum(parts, spec),)
+    return (_handed_back(lambda tap, shifted: jnp.where(
+        shifted(index) == tap.astype(index.dtype), shifted(g), zero), spec),)
 
 
 _max_and_index.defvjp(_max_forward, _max_backward)
@@ -87,10 +84,8 @@ def mean_pool(x, spec: PoolSpec):
 def _mean_gradient(g, spec: PoolSpec):
     """dx = g / count, handed to every pixel of the window"""
     share = g / counts(spec, g.dtype)
-    if max(spec.strides) > 1:
-        return _by_phase(lambda tap, shifted: jnp.where(
-            tap >= 0, shifted(share), jnp.zeros((), g.dtype)), spec)
-    return _scatter_sum([share] * len(spec.taps), spec)
+    return _handed_back(lambda tap, shifted: jnp.where(
+        tap >= 0, shifted(share), jnp.zeros((), g.dtype)), spec)
 
 
 # Both are linear, so each is the gradient of the other, to any order.
@@ -113,16 +108,21 @@ def counts(spec: PoolSpec, dtype) -> np.ndarray:
     return count.astype(dtype)
 
 
-def _scatter_sum(parts, spec: PoolSpec):
-    """Adds the parts [N, *out, C], one a tap, where the taps read: [N, *spatial, C]."""
+def _handed_back(part, spec: PoolSpec):
+    """What the windows hand back to the pixels: [N, *spatial, C].
+
+    part(tap, shifted): what goes to the tap of a number, of arrays `a` [N, *out, C] of
+    the windows as shifted(a); see `_by_phase`.
+    """
+    if max(spec.strides) > 1:
+        return unpad_image(_by_phase(part, spec), spec)
     return unpad_image(functools.reduce(jnp.add, (
-        scatter_tap(t, k, spec.padded, spec.strides)
-        for k, t in zip(spec.taps, parts))), spec)
+        scatter_tap(part(np.int64(i), lambda a: a), k, spec.padded, spec.strides)
+        for i, k in enumerate(spec.taps))), spec)
 
 
 def _by_phase(part, spec: PoolSpec):
-    """What windows at strides above 1 hand back, without a pass over the image for
-    each tap: [N, *spatial, C].
+    """At strides above 1, without a pass over the image for each tap: [N, *padded, C].
 
     A pixel s q + r of the padded image, 0 <= r < s, is read by tap r + s j of the
     window q - j alone, for each j < ceil(window / s). So for each j
@@ -159,5 +159,4 @@ def _by_phase(part, spec: PoolSpec):
     image = lax.reshape(image, (image.shape[0], *covered, image.shape[-1]),
                         out_sharding=split.update(spec=PartitionSpec(*names)))
     rest = [(0, p - m, 0) for p, m in zip(spec.padded, covered)]
-    image = lax.pad(image, jnp.zeros((), image.dtype), [(0, 0, 0), *rest, (0, 0, 0)])
-    return unpad_image(image, spec)
+    return lax.pad(image, jnp.zeros((), image.dtype), [(0, 0, 0), *rest, (0, 0, 0)])

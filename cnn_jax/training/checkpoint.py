@@ -94,12 +94,16 @@ def verify_score(folder: Path) -> None:
     read_part(folder, "metrics/metrics", SCORE)
 
 
-def verify_scores(directory: Path) -> None:
-    """Raises RunError where the score of a checkpoint that may be needed is damaged."""
-    folders = step_folders(directory)
+def damaged_scores(folders: list[Path]) -> dict[Path, RunError]:
+    """Of checkpoints, by step: those that may be needed and whose score is damaged."""
+    found = {}
     for folder in folders:
-        if not half_deleted(folder, folders[-1]):
-            verify_score(folder)
+        try:
+            if not half_deleted(folder, folders[-1]):
+                verify_score(folder)
+        except RunError as error:
+            found[folder] = error
+    return found
 
 
 def half_deleted(folder: Path, newest: Path) -> bool:
@@ -156,7 +160,9 @@ class Checkpoints:
             # Of two equal scores the earlier epoch is the better one.
             policies.BestN(get_metric_fn=_rank, n=1,
                            keep_checkpoints_without_metrics=False)])
-        verify_scores(self.directory)  # orbax reads them all at once
+        # Orbax reads them all at once.
+        for error in damaged_scores(step_folders(self.directory)).values():
+            raise error
         with _without_log():
             self._orbax = ocp.training.Checkpointer(
                 self.directory, context=context, cleanup_tmp_directories=writing,
@@ -188,8 +194,13 @@ class Checkpoints:
     @property
     def best(self) -> int | None:
         """The step with the highest score, or None."""
-        scored = [c for c in self._orbax.checkpoints if c.metrics is not None]
-        return max(scored, key=lambda c: _rank(c.metrics)).step if scored else None
+        ranks = self._ranks()
+        return max(ranks, key=ranks.get, default=None)
+
+    def _ranks(self) -> dict[int, tuple[float, int]]:
+        """{step: what makes a checkpoint better than another}"""
+        return {c.step: _rank(c.metrics) for c in self._orbax.checkpoints
+                if c.metrics is not None}
 
     def save(self, step: int, state: Any, meta: dict,
              score: tuple[float, int] | None = None) -> None:
@@ -200,9 +211,11 @@ class Checkpoints:
         if self._identity() != self._first:  # orbax would make it anew, and only it
             raise RunError(f"checkpoint {self.folder(step)} could not be written: "
                            f"{self.directory} was moved or deleted")
-        metrics, best = None, self._best_with(step, score)
+        metrics, ranks = None, self._ranks()
         if score is not None:
             metrics = sealed({"score": score[0], "epoch": score[1]})
+            ranks[step] = _rank(metrics)
+        best = max(ranks, key=ranks.get, default=None)
         items = {"state": serialization.to_state_dict(state), "meta": meta,
                  "integrity": sealed({"leaves": integrity(state),
                                       "meta": json_crc32(meta),
@@ -216,14 +229,6 @@ class Checkpoints:
                            f"written: {_first_line(error)}") from error
         if not saved:
             raise RunError(f"checkpoint {self.folder(step)} was not written")
-
-    def _best_with(self, step: int, score: tuple[float, int] | None) -> int | None:
-        """The step of the best checkpoint, when this one is there too."""
-        ranks = {c.step: _rank(c.metrics) for c in self._orbax.checkpoints
-                 if c.metrics is not None}
-        if score is not None:
-            ranks[step] = score[0], -score[1]
-        return max(ranks, key=ranks.get, default=None)
 
     def _identity(self) -> int | None:
         """Which folder `directory` is; None if it is none."""

@@ -9,8 +9,8 @@ import contextlib
 from pathlib import Path
 
 from cnn_jax.errors import RunError
-from cnn_jax.training.checkpoint import (SCORE, half_deleted, read_checks, read_part,
-                                         restore, step_folders, verify_score)
+from cnn_jax.training.checkpoint import (SCORE, damaged_scores, read_checks, read_part,
+                                         restore, step_folders)
 from cnn_jax.training.metrics import improvement
 from cnn_jax.training.progress import progress_of
 from cnn_jax.training.results import best_row
@@ -37,14 +37,9 @@ def fall_back(workdir: Path, like: TrainState, monitor: str) -> list[str]:
     Returns a line for each that was moved, and one for what is used; [] for no damage.
     Raises RunError, and moves nothing, where there is none to go on from.
     """
-    folders, problems = step_folders(workdir / "checkpoints"), {}
-    for folder in folders:
-        try:
-            if not half_deleted(folder, folders[-1]):
-                verify_score(folder)
-        except RunError as error:
-            problems[folder] = str(error)
-    unscored = set(problems)  # orbax, which reads all scores, would refuse them all
+    folders = step_folders(workdir / "checkpoints")
+    unscored = damaged_scores(folders)  # orbax reads all scores, and would refuse all
+    problems = {folder: str(error) for folder, error in unscored.items()}
     found = newest_whole(folders, like, monitor, problems)
     if found is None and folders:
         raise RunError(f"none of the checkpoints in {workdir / 'checkpoints'} can be "

@@ -11,15 +11,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnn_jax import json_files
 from cnn_jax.data import Dataset
 from cnn_jax.data.scaling import SCALINGS, Scaling
 from cnn_jax.errors import InputError, RunError
-from cnn_jax import json_files
 from cnn_jax.inspection.settings import Settings
+from cnn_jax.json_files import fits, is_sealed, sealed
 from cnn_jax.training.checkpoint import step_folders
 from cnn_jax.training.config import (ADDED, check, differences, fingerprint,
                                      to_json)
-from cnn_jax.json_files import fits, is_sealed, sealed
 from cnn_jax.training.metrics import named, write_atomically
 from cnn_jax.training.parallel import succeeded_in_first
 
