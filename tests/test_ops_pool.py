@@ -121,7 +121,7 @@ def test_over_a_mesh_with_explicit_axes(pool, window, strides):
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="what XLA does on a CPU")
 def test_the_backward_pass_of_overlapping_windows_does_not_search_again():
-    """XLA would fuse the search into it: 30 times its time in a ResNet."""
+    """XLA would fuse the search into it: 20 times its time in ResNet-50."""
     def loss(x):
         return (jnp.tanh(ops.max_pool(jax.nn.relu(3 * x), 3, 2)) ** 2).sum()
 
