@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax import data, inspect, networks, predict, training
 from cnn_jax.errors import InputError
-from cnn_jax.inspection.compare import write_comparison
+from cnn_jax.inspection.compare import FIGURES, in_words, write_comparison
 from cnn_jax.inspection.contact_sheet import contact_sheet
 from cnn_jax.inspection.picture import check_format, save
 from cnn_jax.inspection.report import FILE as REPORT
@@ -24,7 +24,6 @@ from cnn_jax.training.config import check, is_field, unknown_field
 from cnn_jax.training.metrics import Reporter
 from cnn_jax.training.setup import create_model
 from cnn_jax.training.workdir import check_same_config, default_path
-
 
 OWN_CONFIG = Path(__file__).parents[1] / "configs" / "workdir.py"
 
@@ -70,7 +69,11 @@ def train(request: Request) -> None:
     if request.seeds == 1:
         training.run(config, request.workdir)
     else:
-        training.run_seeds(config, request.seeds, request.workdir)
+        results = training.run_seeds(config, request.seeds, request.workdir)
+        print(f"{len(results)} seeds: " + ", ".join(
+            f"{figure.words} {in_words(values, figure.style)}"
+            for name, figure in FIGURES.items() if name.startswith("test_")
+            and (values := [one[name] for one in results if name in one])))
 
 
 def evaluate(request: Request) -> None:
@@ -272,13 +275,16 @@ def explain(error: Exception, argv: list[str]) -> str:
     in_file = "Error whilst parsing config file" in text
     if isinstance(error, flags.Error) and not in_file:
         line = text.partition("\n")[0]
+        unknown = re.match(r"Unknown command line flag '([\w.]+)'", line)
+        if unknown and is_field(unknown[1]):
+            return f"--{unknown[1]} is a field of configs: --config.{unknown[1]}=VALUE"
         for python, words in (
                 ("invalid literal for int", "must be a whole number"),
                 ("could not convert string to float", "must be a number")):
             line = re.sub(f"{python}.*", words, line)
         return line
     if "Failed loading config file" in text:
-        return f"{source}: no such config file"
+        return f"{source}: no such config file{_configs_beside(paths)}"
     fields = re.findall(r"^--config\.model\.fields\.(\w+)", "\n".join(argv),
                         re.MULTILINE)
     if isinstance(error, (KeyError, AttributeError)) and fields:
@@ -288,4 +294,12 @@ def explain(error: Exception, argv: list[str]) -> str:
     ours = last.partition("cnn_jax.errors.InputError: ")[2]
     if ours:
         return ours
-    return f"{source} failed: {last[:200]}"
+    return f"{source} failed: {last.removeprefix('ValueError: ')[:200]}"
+
+
+def _configs_beside(paths: list[str]) -> str:
+    """The configs in the folder in which one was looked for."""
+    folder = Path(paths[-1].partition(":")[0]).parent if paths else Path("configs")
+    names = sorted(path.name for path in folder.glob("*.py")
+                   if path.name not in ("__init__.py", OWN_CONFIG.name))
+    return f"; {folder} holds {', '.join(names[:12])}" if names else ""

@@ -12,11 +12,13 @@ from tiny_runs import (assert_same_bits, end, losses, main, prepare, read_result
 
 from cnn_jax import training
 from cnn_jax.errors import InputError, RunError
-from cnn_jax.training.checkpoint import Checkpoints, _first_line, step_folders
 from cnn_jax.json_files import fits, json_crc32, sealed
 from cnn_jax.json_files import read as read_json
+from cnn_jax.training.checkpoint import Checkpoints
 from cnn_jax.training.metrics import Recorder
+from cnn_jax.training.orbax_errors import first_line
 from cnn_jax.training.setup import abstract_state, first_state
+from cnn_jax.training.stored import step_folders
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -290,8 +292,8 @@ def test_only_folders_named_by_a_step_are_checkpoints(saved):
 
 def test_the_quotes_of_a_name_stay_whole():
     error = NotADirectoryError(20, "Not a directory", "/a/b")
-    assert _first_line(error) == "[Errno 20] Not a directory: '/a/b'"
-    assert _first_line(KeyError("no such leaf")) == "no such leaf"
+    assert first_line(error) == "[Errno 20] Not a directory: '/a/b'"
+    assert first_line(KeyError("no such leaf")) == "no such leaf"
 
 
 # Restoring into something else

@@ -10,8 +10,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BAD = [
     ([], "needs --config"),
-    (["--config=configs/nope.py"], "--config=configs/nope.py: no such config file"),
-    (["--config=configs/lenet.py:mnst"], "digits, mnist, fashion_mnist, cifar10"),
+    (["--config=configs/nope.py"], "--config=configs/nope.py: no such config file; "
+     "configs holds cifar10.py, default.py, "),
+    (["--config=nowhere/nope.py"], "--config=nowhere/nope.py: no such config file\n"),
+    (["--config=configs/lenet.py:mnst"],
+     "--config=configs/lenet.py:mnst failed: configs/lenet.py:mnst is not a variant; "
+     "there are digits, mnist, fashion_mnist, cifar10"),
     (["--config=configs/lenet.py", "--config.batch_szie=3"], "config.batch_size?"),
     (["--config=configs/lenet.py", "--config.data.nmae=mnist"], "config.data.name?"),
     (["--config=configs/lenet.py", "--config.batch_size=1.5"], "1.5"),
@@ -20,6 +24,8 @@ BAD = [
     (["--config=configs/lenet.py", "--config.model.fields.activation=tahn"], "tanh"),
     (["--config=configs/lenet.py", "--config.batch_size=2000"], "1294"),
     (["--config=configs/lenet.py", "--lr=3"], "lr"),
+    (["--config=configs/lenet.py", "--seed=3"],
+     "--seed is a field of configs: --config.seed=VALUE"),
     (["--config=configs/lenet.py", "--seeds=five"],
      "flag --seeds=five: must be a whole number"),
     (["--config=configs/lenet.py", "--config.epochs=two"],
@@ -121,3 +127,12 @@ def test_no_download_names_set_folder_and_alternative(tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     for words in (f"mnist is not in {tmp_path}", "$CNN_JAX_DATA/mnist", "digits"):
         assert words in done.stderr
+
+
+def test_a_folder_of_runs_names_one_of_them(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    done = main(["--mode=eval", f"--workdir={tmp_path}"])
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"the folder of a run, one such as {tmp_path / 'b'}" in done.stderr

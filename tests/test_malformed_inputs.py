@@ -367,6 +367,24 @@ def test_tar_whose_global_header_would_be_copied_to_each_member(tmp_path):
         tracemalloc.stop()
 
 
+def test_nothing_that_tarfile_collects_is_kept(tmp_path, monkeypatch):
+    """Neither the members nor the global attributes, which each member would copy."""
+    opened, real = [], formats.tarfile.open
+
+    def kept(*arguments, **named):
+        opened.append(real(*arguments, **named))
+        return opened[-1]
+
+    monkeypatch.setattr(formats.tarfile, "open", kept)
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(b"".join(
+        header(tarfile.XGLTYPE, b"11 %05d=1\n" % i) + member("x").tobuf()
+        for i in range(10)) + bytes(1024)))
+    sizes = [(len(opened[0].members), len(opened[0].pax_headers))
+             for _ in formats.tar_members(path)]
+    assert sizes == [(1, 1)] * 10
+
+
 @pytest.mark.parametrize("change", ["cut", "not tar", "not gzip", "empty tar", "empty"])
 def test_bad_archive(tmp_path, change):
     path = tmp_path / "a.tar.gz"

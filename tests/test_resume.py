@@ -11,7 +11,8 @@ import pytest
 from tiny_runs import RICH, assert_same_run, read_results, restore, tiny
 
 from cnn_jax import training
-from cnn_jax.training.checkpoint import Checkpoints, leaves
+from cnn_jax.training.checkpoint import Checkpoints
+from cnn_jax.training.stored import leaves
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 

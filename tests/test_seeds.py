@@ -259,6 +259,10 @@ def test_main_trains_seeds(tmp_path):
         workdir = tmp_path / "seeds" / f"seed{seed}"
         assert read_results(workdir)["seed"] == seed
         assert (workdir / "report.html").exists()
+    a, b = (read_results(tmp_path / "seeds" / f"seed{seed}")["test_loss"]
+            for seed in (0, 1))
+    assert output.splitlines()[-1].endswith(
+        f"test loss {(a + b) / 2:.4f} ± {abs(a - b) / 2**.5:.4f}")
 
 
 DEVICES = """

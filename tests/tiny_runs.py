@@ -21,9 +21,10 @@ from PIL import Image
 from cnn_jax import data
 from cnn_jax.data.scaling import Scaling
 from cnn_jax.json_files import is_sealed
-from cnn_jax.training.checkpoint import Checkpoints, leaves
+from cnn_jax.training.checkpoint import Checkpoints
 from cnn_jax.training.setup import abstract_state, create_recipe
 from cnn_jax.training.steps import TrainState
+from cnn_jax.training.stored import leaves
 from cnn_jax.training.trained import Trained
 from cnn_jax.training.workdir import DataInfo, describe
 from configs import default

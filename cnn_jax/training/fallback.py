@@ -9,12 +9,12 @@ import contextlib
 from pathlib import Path
 
 from cnn_jax.errors import RunError
-from cnn_jax.training.checkpoint import (SCORE, damaged_scores, read_checks, read_part,
-                                         restore, step_folders)
 from cnn_jax.training.metrics import improvement
 from cnn_jax.training.progress import progress_of
 from cnn_jax.training.results import best_row
 from cnn_jax.training.steps import TrainState
+from cnn_jax.training.stored import (SCORE, damaged_scores, read_checks, read_part,
+                                     restore, step_folders)
 
 
 @contextlib.contextmanager

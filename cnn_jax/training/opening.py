@@ -14,7 +14,7 @@ from cnn_jax.data.examples import Dataset, Examples
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.summary import LayerTable
 from cnn_jax.training import parallel, trained
-from cnn_jax.training.checkpoint import Checkpoints, restore
+from cnn_jax.training.checkpoint import Checkpoints
 from cnn_jax.training.config import computed
 from cnn_jax.training.fallback import best_checkpoint, fall_back, hinted
 from cnn_jax.training.metrics import Reporter, should_stop
@@ -23,6 +23,7 @@ from cnn_jax.training.results import describe_devices
 from cnn_jax.training.setup import (abstract_state, create_recipe, describe_network,
                                     first_state)
 from cnn_jax.training.steps import Recipe, TrainState
+from cnn_jax.training.stored import restore
 from cnn_jax.training.workdir import DataInfo, default_path, describe, open_workdir
 
 

@@ -18,10 +18,10 @@ import numpy as np
 
 from cnn_jax import __version__
 from cnn_jax.errors import RunError
-from cnn_jax.training.checkpoint import leaves
 from cnn_jax.json_files import sealed
 from cnn_jax.training.metrics import (improvement, named, part_line,
                                       write_atomically)
+from cnn_jax.training.stored import leaves
 from cnn_jax.training.workdir import ANEW, read_sealed
 
 # What every version has written into results.json, and the pages use; see `collect`

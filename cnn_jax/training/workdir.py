@@ -17,11 +17,11 @@ from cnn_jax.data.scaling import SCALINGS, Scaling
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.inspection.settings import Settings
 from cnn_jax.json_files import fits, is_sealed, sealed
-from cnn_jax.training.checkpoint import step_folders
 from cnn_jax.training.config import (ADDED, check, differences, fingerprint,
                                      to_json)
 from cnn_jax.training.metrics import named, write_atomically
 from cnn_jax.training.parallel import succeeded_in_first
+from cnn_jax.training.stored import step_folders
 
 
 class DataInfo(NamedTuple):
@@ -194,8 +194,10 @@ def read_json(path: Path, advice: str = DAMAGED) -> dict:
     try:
         values = json_files.read(path)
     except FileNotFoundError:
+        runs = sorted(path.parent.glob("*/config.json"))
+        inside = (", one such as " + str(runs[-1].parent)) if runs else " (train first)"
         raise InputError(f"{path} does not exist: --workdir must be the folder of a "
-                         "run (train first)") from None
+                         f"run{inside}") from None
     except ValueError as error:
         raise InputError(f"{path} cannot be read ({error}): {advice}") from error
     if not isinstance(values, dict):
