@@ -144,3 +144,35 @@ def test_each_gradient_has_the_dtype_of_its_operand(f, plain, shapes, dtypes):
 def test_bad_input_is_one_clear_line(call, words):
     with pytest.raises(ValueError, match=words):
         call(jnp.zeros((2, 4, 4, 3)), jnp.zeros(3))
+
+
+def test_stored_relu_is_relu():
+    """Also at 0 and of numbers that are not finite, in both modes and twice."""
+    x = jnp.array([-2., -0., 0., 1.5, jnp.inf, -jnp.inf, jnp.nan])
+    t, square = normal(0, 7), lambda f: lambda x: (f(x) ** 2).sum()
+    for transform in (
+            lambda f: f, jax.grad, lambda f: jax.grad(square(f)), jax.hessian,
+            jax.vmap, lambda f: lambda x: jax.jvp(f, (x,), (jnp.float32(t),))[1],
+            lambda f: jax.grad(square(jax.checkpoint(f)))):
+        ours, theirs = (jax.jit(transform(f) if transform is not jax.grad else
+                                jax.grad(lambda x: f(x).sum()))(x)
+                        for f in (ops.stored_relu, jax.nn.relu))
+        assert jnp.array_equal(ours, theirs, equal_nan=True)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="what XLA does on a CPU")
+def test_the_sum_of_a_residual_block_is_not_computed_again():
+    """The program keeps each of the three, in memory that holds no copy of them."""
+    def chain(x, a, relu):
+        sums = []
+        for i in range(3):
+            x = relu(x + a * i)
+            sums.append((x ** 2).sum())
+        return sum(sums)
+
+    x = jnp.ones((64, 64))
+    for relu, calls in (ops.stored_relu, 3), (jax.nn.relu, 0):
+        step = jax.jit(jax.grad(functools.partial(chain, relu=relu)))
+        program = step.lower(x, x).compile()
+        assert program.as_text().count(" call(") == calls
+        assert program.memory_analysis().temp_size_in_bytes < 4 * x.nbytes

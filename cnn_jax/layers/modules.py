@@ -16,12 +16,18 @@ from cnn_jax.layers.windows import Pair
 
 
 class Activation(nn.Module):
-    """An elementwise non-linearity, as a module so that tables and pictures see it."""
+    """An elementwise non-linearity, as a module so that tables and pictures see it.
+
+    stored: of ReLU, see `ops.stored_relu`.
+    """
 
     kind: str
+    stored: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        if self.stored and self.kind == "relu":
+            return ops.stored_relu(x)
         return lookup(ACTIVATIONS, "activation", self.kind)(x)
 
 

@@ -1,5 +1,6 @@
 """The operations of convolutional networks as pure functions, backward by hand."""
 
+from cnn_jax.ops.activations import stored_relu
 from cnn_jax.ops.compiler import compiler_options
 from cnn_jax.ops.conv import (CONVS, conv_transpose, convolve, correlate,
                               depthwise_conv, pointwise_conv, separable_conv)
