@@ -2,7 +2,8 @@
 
     python fuzz_onednn.py COUNT SEED
 
-ends with code 0 if the three passes of COUNT random problems are right, as it must also
+ends with code 0 if the three passes of COUNT random problems are right, and the sums
+that batch norm would make of the output and its cotangent, as it must also
 with an allocator that finds writes beyond an array. The operands end where a page
 begins that may not be read.
 """
@@ -18,6 +19,7 @@ import numpy as np
 from cnn_jax.native import library
 from cnn_jax.ops import conv_onednn
 from cnn_jax.ops.geometry import ConvSpec, conv_spec
+from cnn_jax.ops.sums import sums_p
 
 TOLERANCE = {"float32": 5e-6, "bfloat16": 2e-2}  # of max |a - b| / max |b|
 PROT_NONE = 0
@@ -33,7 +35,7 @@ def problem(rng: np.random.Generator) -> ConvSpec:
         groups = int(rng.choice([1, 1, 1, 2, 3, 8, 16, 17]))
         inputs, outputs = (int(rng.choice([1, 1, 2, 3, 7, 8, 16, 20])) for _ in "io")
         spec = conv_spec(
-            (int(rng.integers(1, 6)), *map(int, image), inputs * groups),
+            (int(rng.choice([1, 2, 3, 4, 5, 9])), *map(int, image), inputs * groups),
             (*map(int, kernel), inputs, outputs * groups),
             tuple(map(int, rng.integers(1, 5, rank))),
             tuple(map(tuple, rng.integers(0, 5, (rank, 2)).tolist())), None,
@@ -114,6 +116,19 @@ def check(spec: ConvSpec, dtype, rng: np.random.Generator) -> None:
         error = np.abs(np.asarray(found, np.float64) - right).max() / max(
             np.abs(right).max(), size.max() / 10, 1e-9)
         assert error <= TOLERANCE[dtype], (name, error, dtype, spec)
+    if dtype == "float32":
+        y = np.float32(expected[0])
+        mean = y.reshape(-1, y.shape[-1]).mean(0)
+        check_sums(arrays[2], at_the_end_of_a_page(y), at_the_end_of_a_page(mean))
+
+
+def check_sums(a, b, center) -> None:
+    found = jax.jit(sums_p.bind)(a, b, center)
+    a, b, center = (np.asarray(one, np.float64) for one in (a, b, center))
+    for name, one, products in zip(("sum", "product"), found, (a, a * (b - center))):
+        axes = tuple(range(products.ndim - 1))
+        error = np.abs(one - products.sum(axes))
+        assert (error <= 2e-6 * np.abs(products).sum(axes)).all(), (name, a.shape)
 
 
 def fuzz(count: int, seed: int) -> None:

@@ -35,7 +35,7 @@ from cnn_jax.errors import InputError
 
 SOURCE = Path(__file__).with_name("convolution.cc")
 WHEELS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
-FLAGS = ("-O2", "-std=c++17", "-fPIC", "-shared", "-w")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-w")
 SECONDS = 300  # the compiler takes 4; another process waits as long for it
 
 

@@ -1,4 +1,5 @@
-// Convolution and its two gradients in oneDNN, as XLA FFI handlers for the CPU.
+// Convolution and its two gradients in oneDNN, and the sums of batch norm in loops of
+// ours, as XLA FFI handlers for the CPU.
 //
 // Arrays are dense and row-major, with one to three image axes:
 //   x [N, *spatial, C]   w [*kernel, C / groups, O]   y, g [N, *out, O]
@@ -26,6 +27,7 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -523,9 +525,81 @@ ffi::Error Convolve(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b,
   return ffi::Error::Success();
 }
 
+// Adds to `sums` sum a, and behind it sum a (b - c), over the rows of a and b
+// [rows, channels]; c is [channels]. Rows are added in float32 within a block, whose
+// sums are added in float64.
+void AddSums(const float* a, const float* b, const float* c, int64_t rows,
+             int64_t channels, double* sums) {
+  constexpr int64_t kRows = 32, kLanes = 32;  // whose sums are kept in registers
+  for (int64_t top = 0; top < rows; top += kRows) {
+    const int64_t bottom = std::min(top + kRows, rows);
+    auto block = [&](int64_t k, auto lanes) {
+      constexpr int64_t n = decltype(lanes)::value;
+      float plain[n] = {}, product[n] = {};
+      for (int64_t i = top; i < bottom; i++)
+        for (int64_t j = 0; j < n; j++) {
+          const float value = a[i * channels + k + j];
+          plain[j] += value;
+          product[j] += value * (b[i * channels + k + j] - c[k + j]);
+        }
+      for (int64_t j = 0; j < n; j++) {
+        sums[k + j] += plain[j];
+        sums[channels + k + j] += product[j];
+      }
+    };
+    int64_t k = 0;
+    for (; k + kLanes <= channels; k += kLanes)
+      block(k, std::integral_constant<int64_t, kLanes>());
+    for (; k < channels; k++) block(k, std::integral_constant<int64_t, 1>());
+  }
+}
+
+using Floats = ffi::Buffer<ffi::F32>;
+
+ffi::Error Sums(ffi::ThreadPool pool, Floats a, Floats b, Floats c,
+                ffi::Result<Floats> plain, ffi::Result<Floats> product) {
+  const int64_t channels = c.element_count(), all = a.element_count();
+  if (channels < 1 || all % channels != 0 || b.element_count() != all ||
+      plain->element_count() != channels || product->element_count() != channels)
+    return ffi::Error::InvalidArgument("sums of batch norm: the sizes do not fit");
+  constexpr int64_t kSmall = 1 << 15;  // not worth waking a thread
+  const int64_t rows = all / channels;
+  const int parts = all < kSmall ? 1 : std::max<int>(1, pool.num_threads());
+  try {
+    Lent arena;
+    double* sums = reinterpret_cast<double*>(
+        arena->Reserve(parts * 2 * channels * sizeof(double)));
+    std::fill(sums, sums + parts * 2 * channels, 0.0);
+    Share(pool, parts, parts - 1, [&](int i) {
+      const int64_t begin = rows * i / parts, end = rows * (i + 1) / parts;
+      AddSums(a.typed_data() + begin * channels, b.typed_data() + begin * channels,
+              c.typed_data(), end - begin, channels, sums + i * 2 * channels);
+    });
+    for (int64_t k = 0; k < channels; k++) {
+      double totals[2] = {};
+      for (int i = 0; i < parts; i++)
+        for (int j = 0; j < 2; j++) totals[j] += sums[(i * 2 + j) * channels + k];
+      plain->typed_data()[k] = totals[0];
+      product->typed_data()[k] = totals[1];
+    }
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(std::string("sums of batch norm: ") + error.what());
+  }
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
 extern "C" {
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(cnn_jax_sums, Sums,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Ret<Floats>()
+                                  .Ret<Floats>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(cnn_jax_convolution, Convolve,
                               ffi::Ffi::Bind()

@@ -19,7 +19,8 @@ from jax._src import dispatch
 from cnn_jax.errors import InputError
 from cnn_jax.native import build
 
-TARGET = "cnn_jax_convolution"  # the handler in convolution.cc, and its name in XLA
+# The handlers in convolution.cc, and their names in XLA.
+TARGET, SUMS = "cnn_jax_convolution", "cnn_jax_sums"
 
 # A program for several devices must know them while custom_partitioning is lowered, and
 # so the primitives above it are listed here; jax has no public name for the list.
@@ -99,14 +100,14 @@ def _register() -> Library:
                                "CNN_JAX_CACHE to a folder of your own")
     try:
         loaded = ctypes.CDLL(str(path))
-        convolution = getattr(loaded, TARGET)
+        handlers = {name: getattr(loaded, name) for name in (TARGET, SUMS)}
     except (OSError, AttributeError) as error:
         raise build.BuildError(f"{error}: python -m cnn_jax.native.build --force "
                                "builds it again") from error
     if platform.machine() == "x86_64" and not loaded.cnn_jax_has_avx2():
         raise build.BuildError("this CPU has no AVX2, without which oneDNN is slow")
-    jax.ffi.register_ffi_target(
-        TARGET, jax.ffi.pycapsule(convolution), platform="cpu")
+    for name, handler in handlers.items():
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
     version = loaded.cnn_jax_onednn_version()
     return Library(f"{version // 10000}.{version // 100 % 100}.{version % 100}",
                    bool(loaded.cnn_jax_has_bfloat16()),

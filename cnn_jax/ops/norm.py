@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from cnn_jax.ops.geometry import is_integer
 from cnn_jax.ops.mapped import vary_alike
+from cnn_jax.ops.sums import sums
 from cnn_jax.ops.trilinear import low_precision
 
 
@@ -55,8 +56,8 @@ def batch_norm_inference(x: jax.Array, mean: jax.Array, var: jax.Array,
 @jax.custom_vjp
 def _moments(x):
     """(mean x, mean x^2) over all axes but the last"""
-    wide, axes = x.astype(_statistics_dtype(x)), tuple(range(x.ndim - 1))
-    return wide.mean(axes), (wide * wide).mean(axes)
+    count, zeros = math.prod(x.shape[:-1]), jnp.zeros(x.shape[-1], _statistics_dtype(x))
+    return tuple(total / count for total in sums(x, x, zeros))
 
 
 def _moments_backward(x, cotangents):
@@ -90,9 +91,8 @@ def _normalise_backward(eps, residuals, g):
     x, mean, var, scale, bias = residuals
     g = g.astype(jnp.promote_types(g.dtype, _statistics_dtype(x)))
     r = lax.rsqrt(var + eps)
-    axes = tuple(range(x.ndim - 1))
-    dbias = g.sum(axes)
-    dscale = (g * ((x - mean) * r)).sum(axes)
+    dbias, dscale = sums(g, x, mean)
+    dscale *= r
     dx, dmean, dvar = g * (scale * r), -scale * r * dbias, -scale * r * r * dscale / 2
     return tuple(d.astype(p.dtype)
                  for d, p in zip((dx, dmean, dvar, dscale, dbias), residuals))

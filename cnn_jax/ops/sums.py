@@ -1,0 +1,76 @@
+"""The two sums that batch norm needs of an image, where it can in one pass over it.
+
+XLA reads the image once for each. With the library that is built for oneDNN a loop of
+its own makes both, in a program for one CPU device; every transformation and all other
+programs have XLA's.
+"""
+
+import jax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+import jax.numpy as jnp
+
+from cnn_jax.native import library
+from cnn_jax.ops.mapped import vary_alike
+
+
+def sums(a: jax.Array, b: jax.Array, center: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(sum a, sum a (b - center)), each [C], over all axes but the last.
+
+    a, b: [..., C]; center: [C], in whose dtype the sums are made.
+    """
+    a, b, center = vary_alike(a, b, center)
+    if takes(a, b, center):
+        return tuple(sums_p.bind(a, b, center))
+    return by_xla(a, b, center)
+
+
+def by_xla(a, b, center):
+    axes = tuple(range(a.ndim - 1))
+    return a.sum(axes, center.dtype), (a * (b - center)).sum(axes)
+
+
+def takes(*arrays) -> bool:
+    """Float32 arrays that no mesh with explicit axes splits, and the library."""
+    return (all(one.dtype == jnp.float32 and one.size
+                and not any(jax.typeof(one).sharding.spec) for one in arrays)
+            and jax.default_backend() == "cpu" and library.load() is not None)
+
+
+sums_p = Primitive("batch_norm_sums")
+sums_p.multiple_results = True
+_run = jax.jit(lambda *arrays: sums_p.bind(*arrays))
+
+
+def _evaluate(*arrays):
+    with jax.disable_jit(False):  # the library is called in a compiled program alone
+        return _run(*arrays)
+
+
+sums_p.def_impl(_evaluate)
+sums_p.def_abstract_eval(lambda a, b, center: [center.update(weak_type=False)] * 2)
+ad.primitive_jvps[sums_p] = lambda arrays, tangents: jax.jvp(
+    by_xla, tuple(arrays), tuple(map(ad.instantiate_zeros, tangents)))
+batching.primitive_batchers[sums_p] = lambda arrays, axes: (
+    jax.vmap(by_xla, axes)(*arrays), (0, 0))
+
+
+def _call(*arrays):
+    of_channels = jax.ShapeDtypeStruct(arrays[2].shape, arrays[2].dtype)
+    return jax.ffi.ffi_call(library.SUMS, (of_channels, of_channels))(*arrays)
+
+
+def _on_cpu(context, *arrays):
+    module = context.module_context
+    axes = module.axis_context
+    if isinstance(axes, mlir.ShardingContext):
+        alone = axes.num_devices == 1
+    else:  # inside pmap or shard_map, unless that leaves axes to the compiler
+        alone = axes.manual_axes == frozenset(axes.mesh.axis_names)
+    call = alone and not module.lowering_parameters.for_export
+    return mlir.lower_fun(_call if call else by_xla, multiple_results=True)(
+        context, *arrays)
+
+
+mlir.register_lowering(sums_p, mlir.lower_fun(by_xla, multiple_results=True))
+mlir.register_lowering(sums_p, _on_cpu, platform="cpu")
