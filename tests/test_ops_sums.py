@@ -110,9 +110,13 @@ def test_other_programs_are_xlas():
     exported = jax.export.export(jax.jit(sums), platforms=("cpu", "cuda"))(*arguments)
     assert "custom_call" not in exported.mlir_module()
     same(exported.call(*arguments), by_numpy(*arguments))
+    a, b, center = arguments
+    images = jax.ShapeDtypeStruct(
+        (jax.export.symbolic_shape("n")[0], *a.shape[1:]), a.dtype)
+    exported = jax.export.export(jax.jit(sums))(images, images, center)
+    same(exported.call(*arguments), by_numpy(*arguments))
     lowered = jax.jit(sums).trace(*arguments).lower(lowering_platforms=("cuda",))
     assert library.SUMS not in lowered.as_text()
-    a, b, center = arguments
     assert calls(sums, a.astype(jnp.bfloat16), b, center) == 0
     assert calls(sums, a[:0], b[:0], center) == 0
     assert calls(jax.vmap(sums), *(one[None] for one in arguments)) == 0
