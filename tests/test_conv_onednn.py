@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fuzz_onednn import check, fuzz, problem
+from fuzz_onednn import by_numpy, check, fuzz, problem
 from gradcheck import compiled, normal, relative_error
 
 from cnn_jax.native import library
@@ -324,6 +324,19 @@ def test_the_library_refuses_other_operands(x, w, kind, message):
     same(call(X, [W]), lax(X, W))
     with pytest.raises(Exception, match=message):
         call(x, w, kind=kind).block_until_ready()
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("kernel, groups", [(3, 1), (1, 1), (3, 16)])
+def test_weight_gradients_of_long_sums(kernel, groups, offset):
+    """131,072 products each, also where they do not cancel: against float64."""
+    spec = conv_spec((128, 32, 32, 16), (kernel, kernel, 16 // groups, 16), 1,
+                     "SAME", groups=groups)
+    x, g = (f32(i, *shape) + offset for i, shape in enumerate(
+        (spec.x_shape, spec.y_shape)))
+    dw = jax.jit(lambda x, g: conv_onednn.weight_gradient(x, g, spec))(x, g)
+    exact = by_numpy(x, np.zeros(spec.w_shape), g, spec)[2]
+    assert relative_error(dw, exact) <= 2e-5
 
 
 def test_repeated_calls_give_the_same_bits():
