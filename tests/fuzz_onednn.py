@@ -25,7 +25,7 @@ TOLERANCE = {"float32": 5e-6, "bfloat16": 2e-2}  # of max |a - b| / max |b|
 PROT_NONE = 0
 
 
-def problem(rng: np.random.Generator) -> ConvSpec:
+def problem(rng: np.random.Generator, dtype) -> ConvSpec:
     """One to three axes, up to some 10,000 products a pixel, any option."""
     while True:
         rank = int(rng.choice([1, 2, 2, 2, 3]))
@@ -40,7 +40,7 @@ def problem(rng: np.random.Generator) -> ConvSpec:
             tuple(map(int, rng.integers(1, 5, rank))),
             tuple(map(tuple, rng.integers(0, 5, (rank, 2)).tolist())), None,
             tuple(map(int, rng.integers(1, 4, rank))), groups)
-        if conv_onednn.takes(spec, jnp.float32):
+        if conv_onednn.takes(spec, jnp.dtype(dtype)):
             return spec
 
 
@@ -135,7 +135,8 @@ def fuzz(count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     dtypes = ["float32"] * 3 + ["bfloat16"] * library.load().bfloat16
     for i in range(count):
-        check(problem(rng), dtypes[i % len(dtypes)], rng)
+        dtype = dtypes[i % len(dtypes)]
+        check(problem(rng, dtype), dtype, rng)
         if i % 500 == 499:
             jax.clear_caches()  # each problem is a program of its own
 

@@ -118,6 +118,20 @@ def test_a_weight_gradient_for_which_onednn_reads_beyond_the_image(image, stride
         assert describe(name, spec, jnp.dtype("float32")) == "onednn / onednn / lax"
 
 
+@pytest.mark.parametrize("image, kernel, strides, groups", [
+    ((2, 2, 13, 6), (2, 5, 3, 16), (2, 4), 2), ((9, 9, 13, 16), (1, 5, 16, 16), 4, 1)])
+def test_a_convolution_for_which_onednn_writes_beyond_the_image(image, kernel, strides,
+                                                                groups):
+    """Strided and dilated, in bfloat16."""
+    spec = conv_spec(image, kernel, strides, ((3, 1), (3, 0)), None, 2, groups)
+    for dtype in ("bfloat16", "float32"):
+        assert conv_onednn.takes(spec, jnp.dtype(dtype)) == (dtype == "float32")
+        check(spec, dtype, np.random.default_rng(0))
+    undilated = spec._replace(rhs_dilation=(1, 1))
+    assert conv_onednn.takes(undilated, jnp.dtype("bfloat16")) == (
+        library.load().bfloat16)
+
+
 @pytest.mark.parametrize("dtype, change", [
     ("float64", {}), ("float16", {}), ("float32", {"padding": ((-1, 2), (1, 1))}),
     ("float32", {"lhs_dilation": (2, 1)})])
@@ -359,7 +373,7 @@ def test_two_threads_at_once():
         """Its own problems, again and again: the bits of the first time."""
         rng = np.random.default_rng(seed)
         for _ in range(4):
-            spec = problem(rng)
+            spec = problem(rng, "float32")
             x, w = (jnp.asarray(rng.normal(size=s), jnp.float32)
                     for s in (spec.x_shape, spec.w_shape))
             f = jax.jit(jax.grad(lambda x, w: jnp.sin(conv_onednn.forward(
