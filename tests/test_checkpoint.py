@@ -1,7 +1,9 @@
 """Checkpoints: what is kept, and that no damage or mismatch is restored in silence."""
 
+import gc
 import json
 import os
+import re
 import shutil
 
 import jax
@@ -110,6 +112,24 @@ def test_of_equal_scores_the_earlier_epoch_is_best(tmp_path):
                              (0.5 if epoch == 1 else 0.9, epoch))
         assert checkpoints.best == 20
     assert steps_in(tmp_path) == [20, 40, 50]
+
+
+@pytest.mark.parametrize("size", [0, 1, 100])
+def test_damaged_files_are_one_error_and_no_log(saved, caplog, size):
+    """Orbax reads the others in tasks that nobody waits for."""
+    refusals = []
+    for path in (saved / "7" / "state").rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            path.write_bytes(content[:size])
+            try:
+                read(saved)
+            except RunError as error:
+                refusals.append(str(error))
+            path.write_bytes(content)
+            gc.collect()
+    assert len(refusals) >= 3 and not caplog.records
+    assert all(re.search("checkpoints/7 .*state/", one) for one in refusals), refusals
 
 
 def test_a_step_is_never_written_twice(saved):

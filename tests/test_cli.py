@@ -53,6 +53,11 @@ BAD = [
 ]
 
 
+def test_there_are_as_many_as_promised():
+    from test_config import BAD as BAD_FIELDS
+    assert len({str(one) for one in [*BAD, *BAD_FIELDS]}) >= 100
+
+
 def main(arguments, **options) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, str(ROOT / "main.py"), *arguments],
                           capture_output=True, text=True, cwd=ROOT, timeout=300,

@@ -26,6 +26,7 @@ from cnn_jax.native import library
 from cnn_jax.ops import CONVS, conv_lax, conv_onednn, conv_transpose, correlate
 from cnn_jax.ops.conv import describe, implementation_of
 from cnn_jax.ops.geometry import conv_spec
+from cnn_jax.ops.sums import sums
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(library.load() is None, reason=library.describe())
@@ -442,7 +443,9 @@ def test_writes_nothing_beyond_its_results():
 
 @pytest.mark.slow
 def test_a_hundred_thousand_calls_leak_nothing():
-    f = jax.jit(lambda x, w, g: (onednn(x, w), *jax.vjp(onednn, x, w)[1](g)))
+    f = jax.jit(lambda x, w, g: (onednn(x, w), *jax.vjp(onednn, x, w)[1](g),
+                                 *sums(x, x, x[0, 0, 0])))
+    assert library.SUMS in f.lower(X, W, G).as_text()
 
     def run(count):
         for _ in range(count):

@@ -261,7 +261,7 @@ def test_a_run_without_its_best_checkpoint_is_refused_at_once(tmp_path, fallback
 
 def test_the_config_of_an_older_workdir_may_lack_the_fields(tmp_path):
     values = json.loads(to_json(tiny()))
-    del values["debug"], values["checkpoint"]["fallback"]
+    del values["debug"], values["checkpoint"]["fallback"], values["crc32"]
     (tmp_path / "config.json").write_text(json.dumps(values))
     config = tiny({"debug.determinism": True, "checkpoint.fallback": True})
     assert differences(config, read_config(tmp_path)) == []

@@ -21,7 +21,8 @@ from cnn_jax.ops.sums import by_xla, sums
 HERE = Path(__file__).parent
 here = pytest.mark.skipif(library.load() is None, reason=library.describe())
 SHAPES = [(8, 40, 33, 64), (2, 9, 7, 37), (5, 3), (1, 1, 1, 1), (1, 1, 1, 100),
-          (3, 1023, 33), (2, 3, 4, 5, 32)]
+          (3, 1023, 33), (2, 3, 4, 5, 32),
+          *((2, 50, channels) for channels in (4, 12, 16, 24, 31, 48))]
 
 
 def operands(shape, seed=0):
@@ -93,6 +94,8 @@ TRANSFORMS = {
         jax.grad(lambda *args: sum((one ** 2).sum() for one in f(*args)))(*args),))),
     "checkpoint": lambda f: jax.grad(jax.checkpoint(lambda *args: sum(
         (one ** 2).sum() for one in f(*args)))),
+    "transposed": lambda f: lambda a, b, c: jax.linear_transpose(
+        lambda a: f(a, b, c), a)((c, c + 1)),
     "scan": lambda f: lambda a, b, c: jax.lax.scan(
         lambda total, one: (total, f(one, one, c)), 0., a)[1],
 }

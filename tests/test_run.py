@@ -336,6 +336,21 @@ def test_data_json_that_was_changed_is_refused(taught, tmp_path, old, new):
             use()
 
 
+@pytest.mark.parametrize("old, new", [
+    ('"learning_rate": 0.0', '"learning_rate": 0.1'), ('"constant"', '"cosine"'),
+    ('"crc32"', '"crc33"'), ('"log"', '"lag"')])
+def test_config_json_that_was_changed_is_refused(taught, tmp_path, old, new):
+    shutil.copytree(taught[0], tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    for use in (lambda: trained.load(tmp_path / "run"),
+                lambda: training.run(tiny(TAUGHT), tmp_path / "run", quiet=True)):
+        with pytest.raises(InputError, match="config.json"):
+            use()
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a.b": 1}', "9" * 5000])
 def test_config_json_that_is_no_config_is_one_line(taught, tmp_path, text):
     shutil.copytree(taught[0], tmp_path / "run")

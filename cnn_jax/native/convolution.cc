@@ -550,6 +550,9 @@ void AddSums(const float* a, const float* b, const float* c, int64_t rows,
     int64_t k = 0;
     for (; k + kLanes <= channels; k += kLanes)
       block(k, std::integral_constant<int64_t, kLanes>());
+    for (; k + 16 <= channels; k += 16)
+      block(k, std::integral_constant<int64_t, 16>());
+    for (; k + 4 <= channels; k += 4) block(k, std::integral_constant<int64_t, 4>());
     for (; k < channels; k++) block(k, std::integral_constant<int64_t, 1>());
   }
 }

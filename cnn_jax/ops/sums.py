@@ -1,8 +1,9 @@
 """The two sums that batch norm needs of an image, where it can in one pass over it.
 
-XLA reads the image once for each. With the library that is built for oneDNN a loop of
-its own makes both, in a program for one CPU device; every transformation and all other
-programs have XLA's.
+XLA reads the image once for each. In the library that is built for oneDNN a loop of
+ours makes both, whatever computes the convolutions: on one CPU device, or on each by
+itself inside pmap and shard_map. Under vmap, in jit over several devices, for a GPU or
+TPU, in what is exported and in derivatives of `sums` itself, the sums are XLA's.
 """
 
 import jax
@@ -51,6 +52,16 @@ sums_p.def_impl(_evaluate)
 sums_p.def_abstract_eval(lambda a, b, center: [center.update(weak_type=False)] * 2)
 ad.primitive_jvps[sums_p] = lambda arrays, tangents: jax.jvp(
     by_xla, tuple(arrays), tuple(map(ad.instantiate_zeros, tangents)))
+
+
+def _transpose(cotangents, a, b, center):
+    """In a, in which alone the sums are linear: dsum + dproduct (b - center)"""
+    assert ad.is_undefined_primal(a), "batch norm's sums are transposed in a alone"
+    plain, product = map(ad.instantiate_zeros, cotangents)
+    return jnp.broadcast_to(plain + product * (b - center), a.aval.shape), None, None
+
+
+ad.primitive_transposes[sums_p] = _transpose
 batching.primitive_batchers[sums_p] = lambda arrays, axes: (
     jax.vmap(by_xla, axes)(*arrays), (0, 0))
 

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from cnn_jax import data, layers, networks, ops
 from cnn_jax.data import scaling, warp
 from cnn_jax.errors import InputError
+from cnn_jax.json_files import sealed
 from cnn_jax.training import optimizer
 
 MONITORS = ("loss", "accuracy", "val_loss", "val_accuracy", "val_mean_iou")
@@ -253,8 +254,9 @@ def check_together(config: ConfigDict) -> None:
 
 
 def to_json(config: ConfigDict) -> str:
-    """The config as readable JSON, the same for the same values."""
-    return json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + "\n"
+    """The config as readable JSON with its CRC-32, the same for the same values."""
+    values = sealed(json.loads(config.to_json()))
+    return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
 
 def computed(config: ConfigDict) -> dict[str, Any]:

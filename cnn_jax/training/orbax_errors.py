@@ -31,8 +31,9 @@ def ignore_late_answers() -> None:
             before(found)
 
     sys.unraisablehook = hook
-    python_logging.getLogger("asyncio").addFilter(
-        lambda record: "tensorstore" not in record.getMessage())
+    python_logging.getLogger("asyncio").addFilter(lambda record: not any(
+        of_files in record.getMessage()
+        for of_files in ("tensorstore", "OCDBT", "_wrap_awaitable")))
     # Its threads log what they also hand to who waits for them.
     logging.get_absl_logger().addFilter(
         lambda record: "_SignalingThread.run()" not in record.getMessage())

@@ -166,9 +166,11 @@ def _load(folder: Path, target: dict) -> dict:
             return ocp.load_checkpointables(folder, {"state": target})["state"]
     except Exception as error:
         # Orbax's own line shows all of the target; what it chains says why.
-        found = re.search(r"checkpointable: (\w+)", str(error))
         why = error.__cause__ or error
+        found = re.search(r"checkpointable: (\w+)", str(error))
         part = found[1] if found else "a file"
+        if not re.search("tensorstore|OCDBT|/", str(why), re.IGNORECASE):
+            part += "/_METADATA"  # which alone orbax parses itself
         raise RunError(f"checkpoint {folder} cannot be read: {part}: "
                        f"{type(why).__name__}: {first_line(why)}") from error
 

@@ -155,6 +155,11 @@ def read_config(path: Path) -> ConfigDict:
     """
     check_not_of_seeds(path)
     values = read_json(path / "config.json")
+    if "crc32" in values and not is_sealed(values):  # older ones have none
+        raise InputError(f"{path / 'config.json'} does not have the checksum that was "
+                         "stored with it: it was edited or damaged, and the run was "
+                         "made with what was there before; put that back")
+    values.pop("crc32", None)
     for field, value in ADDED.items():
         part, name = field.split(".")
         if isinstance(values.setdefault(part, {}), dict):

@@ -61,7 +61,7 @@ def limit_memory() -> None:
 
 
 def overrides(draw: random.Random) -> list[str]:
-    """One to four flags; half of the sets have only plausible values."""
+    """One to four flags; a third of the sets have only plausible values."""
     plausible, flags = draw.random() < 0.35, []
     for _ in range(draw.randint(1, 4)):
         if plausible:
