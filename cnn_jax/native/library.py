@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 from jax._src import dispatch
+from jax.interpreters import mlir
 
 from cnn_jax.errors import InputError
 from cnn_jax.native import build
@@ -50,6 +51,19 @@ class Library(NamedTuple):
 def lower_with_devices(primitive) -> None:
     """Has the lowering of a primitive know its devices."""
     getattr(dispatch, LOWERED_WITH_DEVICES, set()).add(primitive)
+
+
+def is_of_one_device(module) -> bool:
+    """Whether what is lowered runs on each device by itself, so that it may call the
+    library: on the only one, or inside pmap and shard_map unless that leaves axes to
+    the compiler. Not what is exported, as no later program is promised the library.
+
+    module: the ModuleContext of a lowering.
+    """
+    axes = module.axis_context
+    alone = (axes.num_devices == 1 if isinstance(axes, mlir.ShardingContext)
+             else axes.manual_axes == frozenset(axes.mesh.axis_names))
+    return alone and not module.lowering_parameters.for_export
 
 
 def load() -> Library | None:

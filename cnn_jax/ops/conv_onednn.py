@@ -241,17 +241,11 @@ def _by_lax(a, b, kind, spec):
 
 def _form(module):
     """What computes the convolution in a program for a CPU."""
-    if module.lowering_parameters.for_export:
-        return _by_lax  # no custom call can be promised to a later program
-    context = module.axis_context
-    if (isinstance(context, mlir.SPMDAxisContext)
-            and context.manual_axes != frozenset(context.mesh.axis_names)):
-        return _by_lax  # inside a shard_map that leaves other axes to the compiler
-    if not isinstance(context, mlir.ShardingContext):
-        return _sharded
-    if context.num_devices == 1:
+    if library.is_of_one_device(module):
         return _call
-    known = context.device_assignment and context.abstract_mesh
+    context = module.axis_context
+    known = (isinstance(context, mlir.ShardingContext) and context.device_assignment
+             and context.abstract_mesh and not module.lowering_parameters.for_export)
     return _sharded if known else _by_lax
 
 

@@ -72,15 +72,8 @@ def _call(*arrays):
 
 
 def _on_cpu(context, *arrays):
-    module = context.module_context
-    axes = module.axis_context
-    if isinstance(axes, mlir.ShardingContext):
-        alone = axes.num_devices == 1
-    else:  # inside pmap or shard_map, unless that leaves axes to the compiler
-        alone = axes.manual_axes == frozenset(axes.mesh.axis_names)
-    call = alone and not module.lowering_parameters.for_export
-    return mlir.lower_fun(_call if call else by_xla, multiple_results=True)(
-        context, *arrays)
+    form = _call if library.is_of_one_device(context.module_context) else by_xla
+    return mlir.lower_fun(form, multiple_results=True)(context, *arrays)
 
 
 mlir.register_lowering(sums_p, mlir.lower_fun(by_xla, multiple_results=True))

@@ -155,11 +155,10 @@ def read_config(path: Path) -> ConfigDict:
     """
     check_not_of_seeds(path)
     values = read_json(path / "config.json")
-    if "crc32" in values and not is_sealed(values):  # older ones have none
-        raise InputError(f"{path / 'config.json'} does not have the checksum that was "
-                         "stored with it: it was edited or damaged, and the run was "
-                         "made with what was there before; put that back")
-    values.pop("crc32", None)
+    if "crc32" in values:  # older ones have none
+        check_seal(path / "config.json", values, "it was edited or damaged, and the "
+                   "run was made with what was there before; put that back")
+        del values["crc32"]
     for field, value in ADDED.items():
         part, name = field.split(".")
         if isinstance(values.setdefault(part, {}), dict):
@@ -210,15 +209,20 @@ def read_json(path: Path, advice: str = DAMAGED) -> dict:
     return values
 
 
+def check_seal(path: Path, values: dict, advice: str) -> None:
+    """Raises InputError where the content of a file does not have its checksum."""
+    if not is_sealed(values):
+        raise InputError(f"{path} does not have the checksum that was stored with it: "
+                         f"{advice}")
+
+
 def read_sealed(path: Path, form: dict, advice: str = DAMAGED) -> dict:
     """The JSON object in a file that holds it with its checksum (json_files.sealed).
 
     form: of the object, see json_files.fits.
     """
     values = read_json(path, advice)
-    if not is_sealed(values):
-        raise InputError(f"{path} does not have the checksum that was stored with it: "
-                         f"{advice}")
+    check_seal(path, values, advice)
     del values["crc32"]
     if not fits(values, form):
         names = ", ".join(name for name in form if name is not str)
