@@ -93,9 +93,9 @@ def by_numpy(x, w, g, spec: ConvSpec):
 def by_onednn(x, w, g, spec: ConvSpec):
     @jax.jit
     def passes(x, w, g):
-        return (conv_onednn.forward(x, w, spec),
-                conv_onednn.input_gradient(g, w, spec),
-                conv_onednn.weight_gradient(x, g, spec))
+        return (conv_onednn.fastest.forward(x, w, spec),
+                conv_onednn.fastest.input_gradient(g, w, spec),
+                conv_onednn.fastest.weight_gradient(x, g, spec))
     return passes(x, w, g)
 
 

@@ -283,12 +283,13 @@ def test_what_vmap_makes_empty_or_too_large_is_xlas():
     assert calls(jax.vmap(onednn), X[None], W[None]) == 1
 
 
-def test_auto_is_onednn_and_knows_forward_mode():
-    assert implementation_of("auto", SPEC, jnp.dtype("float32")) == "onednn"
+def test_auto_is_native_and_knows_forward_mode():
+    assert implementation_of("auto", SPEC, jnp.dtype("float32")) == "native"
     for kernel, groups in (((1, 1, 64, 32), 1), ((3, 3, 1, 64), 64)):
         spec = conv_spec((8, 28, 28, 64), kernel, 1, "SAME", groups=groups)
-        assert implementation_of("auto", spec, jnp.dtype("float32")) == "onednn"
-    assert implementation_of("auto", SPEC, jnp.dtype("float64")) != "onednn"
+        assert implementation_of("auto", spec, jnp.dtype("float32")) == "native"
+        assert describe("auto", spec, jnp.dtype("float32")) == "onednn"
+    assert implementation_of("auto", SPEC, jnp.dtype("float64")) != "native"
     f = functools.partial(correlate, padding="SAME")
     assert calls(f, X, f32(5, 3, 3, 6, 4)) == 1
 
@@ -302,7 +303,7 @@ def test_away_from_the_cpu_nothing_is_asked(monkeypatch):
         assert implementation_of(name, SPEC, jnp.dtype("float32")) == "lax"
 
 
-def call(x, w, spec=SPEC, kind=0):
+def call(x, w, spec=SPEC, kind=0, tile=0):
     """The library's handler without any of Python's checks."""
     low, high = zip(*spec.padding)
     lists = {"strides": spec.strides, "low": low, "high": high,
@@ -310,6 +311,7 @@ def call(x, w, spec=SPEC, kind=0):
     return jax.ffi.ffi_call(library.TARGET, jax.ShapeDtypeStruct(
         SPEC.y_shape, x.dtype))(
             x, *w, kind=np.int64(kind), groups=np.int64(spec.groups),
+            tile=np.int64(tile),
             **{name: np.asarray(v, np.int64) for name, v in lists.items()})
 
 

@@ -131,8 +131,8 @@ class LayerTable(NamedTuple):
             for conv, names in layers.items())
         if any("/" in conv for conv in layers):
             found += " (forward / input gradient / weight gradient)"
-        if any("onednn" in conv for conv in layers):
-            found += f"; onednn is {library.describe()}"
+        if any("onednn" in conv or "native" in conv for conv in layers):
+            found += f"; in a library with {library.describe()}"
         return found or "none"
 
     def by_form(self) -> dict[str, list[str]]:

@@ -116,7 +116,9 @@ def processor() -> str:
 def built_path(onednn: OneDNN) -> Path:
     """Where the build against this oneDNN lies, or would lie."""
     state = onednn.library.stat()
-    key = hashlib.sha256(SOURCE.read_bytes())
+    key = hashlib.sha256()
+    for source in sorted([SOURCE, *SOURCE.parent.glob("*.h")]):
+        key.update(source.read_bytes())
     key.update(repr((FLAGS, jaxlib.__version__, processor(), str(onednn.library),
                      state.st_size, state.st_mtime_ns)).encode())
     return own_folder() / f"convolution-{key.hexdigest()[:32]}.so"

@@ -1,5 +1,5 @@
-// Convolution and its two gradients in oneDNN, and the sums of batch norm in loops of
-// ours, as XLA FFI handlers for the CPU.
+// Convolution and its two gradients, in oneDNN or by Winograd's method (winograd.h), and
+// the sums of batch norm, as XLA FFI handlers for the CPU.
 //
 // Arrays are dense and row-major, with one to three image axes:
 //   x [N, *spatial, C]   w [*kernel, C / groups, O]   y, g [N, *out, O]
@@ -12,19 +12,14 @@
 // too few, or the weights too many for every thread to copy them, oneDNN shares the work
 // itself: its OpenMP flavour serves one such call at a time, always from the same
 // thread; its thread-pool flavour runs on XLA's threads here too.
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <atomic>
 #include <condition_variable>
 #include <cstdint>
-#include <cstdlib>
 #include <functional>
 #include <future>
 #include <memory>
 #include <mutex>
 #include <queue>
-#include <stdexcept>
 #include <string>
 #include <thread>
 #include <type_traits>
@@ -33,6 +28,8 @@
 #include <vector>
 
 #include "oneapi/dnnl/dnnl.hpp"
+#include "winograd.h"
+#include "workers.h"
 #include "xla/ffi/api/ffi.h"
 
 #if DNNL_CPU_THREADING_RUNTIME == DNNL_RUNTIME_THREADPOOL
@@ -51,7 +48,6 @@ using dnnl::memory;
 using Dims = std::vector<int64_t>;
 using Integers = ffi::Span<const int64_t>;
 
-constexpr size_t kHugePage = 2 << 20;
 constexpr size_t kMostPrimitives = 1024;  // kept; more than any program has
 
 enum Pass : int64_t { kForward, kInputGradient, kWeightGradient };
@@ -80,6 +76,7 @@ struct Problem {
   bool bfloat16;
   Dims x, w, y, strides, low, high, dilation;
   int64_t groups;
+  int64_t tile;  // m of Winograd's F(m x m, 3 x 3), or 0
 
   memory::data_type type() const {
     return bfloat16 ? memory::data_type::bf16 : memory::data_type::f32;
@@ -107,6 +104,12 @@ struct Problem {
       if (room < 0 || room / strides[i] + 1 != y[i + 1])
         return "the output size does not fit";
     }
+    if (tile == 0) return "";
+    if ((tile != 2 && tile != 4) || bfloat16 || groups != 1 ||
+        channels % winograd::kChannels || outputs % winograd::kChannels ||
+        Dims(w.begin(), w.end() - 2) != Dims{3, 3} || strides != Dims{1, 1} ||
+        dilation != Dims{1, 1})
+      return "Winograd's method does not take it";
     return "";
   }
 
@@ -158,61 +161,6 @@ struct Problem {
     return any ? memory::desc(sizes, type(), memory::format_tag::any)
                : memory::desc(sizes, type(), steps);
   }
-};
-
-// Working memory, kept from call to call: fresh pages cost more than some layers.
-class Arena {
- public:
-  char* Reserve(size_t bytes) {
-    if (bytes > size_) {
-      data_.reset();
-      size_ = (bytes + kHugePage - 1) / kHugePage * kHugePage;
-      data_.reset(static_cast<char*>(std::aligned_alloc(kHugePage, size_)));
-      if (!data_) {
-        size_ = 0;
-        throw std::bad_alloc();
-      }
-      madvise(data_.get(), size_, MADV_HUGEPAGE);
-    }
-    return data_.get();
-  }
-
- private:
-  struct Free {
-    void operator()(char* p) const { std::free(p); }
-  };
-  std::unique_ptr<char, Free> data_;
-  size_t size_ = 0;
-};
-
-// An arena for each call under way, lent and given back.
-class Lent {
- public:
-  Lent() {
-    std::lock_guard<std::mutex> lock(Mutex());
-    if (Idle().empty()) {
-      arena_ = std::make_unique<Arena>();
-    } else {
-      arena_ = std::move(Idle().back());
-      Idle().pop_back();
-    }
-  }
-  ~Lent() {
-    std::lock_guard<std::mutex> lock(Mutex());
-    Idle().push_back(std::move(arena_));
-  }
-  Arena* operator->() { return arena_.get(); }
-
- private:
-  static std::mutex& Mutex() {
-    static std::mutex mutex;
-    return mutex;
-  }
-  static std::vector<std::unique_ptr<Arena>>& Idle() {
-    static auto* idle = new std::vector<std::unique_ptr<Arena>>;  // outlives exit()
-    return *idle;
-  }
-  std::unique_ptr<Arena> arena_;
 };
 
 // One operand: as XLA stores it, and as the primitive wants it.
@@ -307,33 +255,6 @@ struct Solver {
     stream.wait();
   }
 };
-
-// Calls body(0) to body(n - 1), each once, on this thread and up to `helpers` of XLA's.
-// This thread works too, so that no call waits for a thread that the pool does not have.
-void Share(ffi::ThreadPool& pool, int n, int helpers,
-           const std::function<void(int)>& body) {
-  struct Job {
-    std::atomic<int> next{0}, done{0};
-    std::mutex mutex;
-    std::string error;
-  };
-  auto job = std::make_shared<Job>();  // helpers may start after the last part
-  auto work = [job, n, &body] {
-    for (int i; (i = job->next.fetch_add(1)) < n;) {
-      try {
-        body(i);
-      } catch (const std::exception& error) {
-        std::lock_guard<std::mutex> lock(job->mutex);
-        job->error = error.what();
-      }
-      job->done.fetch_add(1, std::memory_order_release);
-    }
-  };
-  for (int i = 0; i < helpers; i++) pool.Schedule(std::function<void()>(work));
-  work();
-  while (job->done.load(std::memory_order_acquire) < n) std::this_thread::yield();
-  if (!job->error.empty()) throw std::runtime_error(job->error);
-}
 
 #ifdef ON_XLA_THREADS
 // XLA's threads as oneDNN's.
@@ -462,8 +383,7 @@ void SolveInParts(const Problem& problem, const std::vector<void*>& data,
   const int64_t weights = Count(problem.w);
   Lent arena;
   float* sums = nullptr;  // of all parts but the first; in float32
-  if (summed) sums = reinterpret_cast<float*>(
-      arena->Reserve((parts - 1) * weights * sizeof(float)));
+  if (summed) sums = arena->Reserve<float>((parts - 1) * weights);
   Share(pool, parts, parts - 1, [&](int i) {
     const int64_t begin = images * i / parts, end = images * (i + 1) / parts;
     Problem part = problem;
@@ -482,8 +402,33 @@ void SolveInParts(const Problem& problem, const std::vector<void*>& data,
   });
 }
 
+template <int m>
+void SolveByWinograd(const Problem& p, const std::vector<void*>& data,
+                     ffi::ThreadPool& pool) {
+  const float* a = static_cast<float*>(data[0]);
+  const float* b = static_cast<float*>(data[1]);
+  float* result = static_cast<float*>(data[2]);
+  winograd::Shape shape{p.x[0], {p.x[1], p.x[2]}, p.x[3], {p.y[1], p.y[2]}, p.y[3],
+                        {p.low[0], p.low[1]}};
+  if (p.pass == kForward) {
+    winograd::Method<m>(shape, pool).Convolve(a, b, result);
+  } else if (p.pass == kWeightGradient) {
+    winograd::Method<m>(shape, pool).KernelGradient(a, b, result);
+  } else {  // the convolution of the cotangent with the kernel turned round
+    std::swap(shape.in, shape.out);
+    std::swap(shape.channels, shape.outputs);
+    for (int64_t& low : shape.low) low = 2 - low;
+    Lent turned;
+    float* w = turned->Reserve<float>(Count(p.w));
+    winograd::Turn(b, p.x[3], p.y[3], w);
+    winograd::Method<m>(shape, pool).Convolve(a, w, result);
+  }
+}
+
 void Solve(const Problem& problem, const std::vector<void*>& data,
            ffi::ThreadPool& pool) {
+  if (problem.tile == 2) return SolveByWinograd<2>(problem, data, pool);
+  if (problem.tile == 4) return SolveByWinograd<4>(problem, data, pool);
   const int threads = std::max<int>(1, pool.num_threads());
   if (IsSplit(problem, threads))
     SolveInParts(problem, data, pool, threads);
@@ -493,9 +438,10 @@ void Solve(const Problem& problem, const std::vector<void*>& data,
 
 ffi::Error Convolve(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b,
                     ffi::Result<ffi::AnyBuffer> result, int64_t pass, Integers strides,
-                    Integers low, Integers high, Integers dilation, int64_t groups) {
+                    Integers low, Integers high, Integers dilation, int64_t groups,
+                    int64_t tile) {
   auto wrong = [](const std::string& what) {
-    return ffi::Error::InvalidArgument("convolution in oneDNN: " + what);
+    return ffi::Error::InvalidArgument("convolution: " + what);
   };
   if (pass < kForward || pass > kWeightGradient) return wrong("there are three passes");
   const auto type = a.element_type();
@@ -513,13 +459,13 @@ ffi::Error Convolve(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b,
       static_cast<Pass>(pass), type == ffi::DataType::BF16, dims[x[pass]],
       dims[w[pass]],           dims[y[pass]],               list(strides),
       list(low),               list(high),                  list(dilation),
-      groups};
+      groups,                  tile};
   if (const std::string what = problem.WhatIsWrong(); !what.empty())
     return wrong(what + ": " + problem.Describe());
   try {
     Solve(problem, {a.untyped_data(), b.untyped_data(), result->untyped_data()}, pool);
   } catch (const std::exception& error) {
-    return ffi::Error::Internal(std::string("oneDNN: ") + error.what() + ": " +
+    return ffi::Error::Internal(std::string("convolution: ") + error.what() + ": " +
                                 problem.Describe());
   }
   return ffi::Error::Success();
@@ -570,8 +516,7 @@ ffi::Error Sums(ffi::ThreadPool pool, Floats a, Floats b, Floats c,
   const int parts = all < kSmall ? 1 : std::max<int>(1, pool.num_threads());
   try {
     Lent arena;
-    double* sums = reinterpret_cast<double*>(
-        arena->Reserve(parts * 2 * channels * sizeof(double)));
+    double* sums = arena->Reserve<double>(parts * 2 * channels);
     std::fill(sums, sums + parts * 2 * channels, 0.0);
     Share(pool, parts, parts - 1, [&](int i) {
       const int64_t begin = rows * i / parts, end = rows * (i + 1) / parts;
@@ -615,7 +560,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(cnn_jax_convolution, Convolve,
                                   .Attr<Integers>("low")
                                   .Attr<Integers>("high")
                                   .Attr<Integers>("dilation")
-                                  .Attr<int64_t>("groups"));
+                                  .Attr<int64_t>("groups")
+                                  .Attr<int64_t>("tile"));
 
 // For Python: the version as 10000 major + 100 minor + patch, and what the CPU has.
 int cnn_jax_onednn_version() {

@@ -17,13 +17,15 @@ from jax import lax
 import numpy as np
 
 from cnn_jax.ops import (conv_auto, conv_banded, conv_fft, conv_im2col, conv_lax,
-                         conv_loops, conv_numba, conv_onednn, conv_taps, conv_winograd)
+                         conv_loops, conv_numba, conv_onednn, conv_taps, conv_winograd,
+                         winograd_cost)
 from cnn_jax.ops.dense import add_bias
 from cnn_jax.ops.geometry import (ConvSpec, conv_shapes, conv_spec, group_count,
                                   per_axis, resolve_padding)
 from cnn_jax.ops.trilinear import Passes
 
 # The three passes of each implementation: forward, input gradient, weight gradient.
+# 'native' has no name of its own among `CONVS`: it is what 'auto' is, where it can be.
 PASSES: dict[str, Passes] = {
     "loops": conv_loops.passes,
     "numba": conv_numba.passes,
@@ -34,6 +36,7 @@ PASSES: dict[str, Passes] = {
     "winograd": conv_winograd.passes,
     "lax": conv_lax.passes,
     "onednn": conv_onednn.passes,
+    "native": conv_onednn.fastest,
     "auto": conv_auto.passes,
 }
 
@@ -42,7 +45,7 @@ def implementation_of(name: str, spec: ConvSpec, dtype) -> str:
     """The implementation that the name of one stands for, here and for this problem.
 
     'onednn' is 'auto' where oneDNN cannot be had and 'lax' for what oneDNN does not
-    take; 'auto' is 'lax' or 'onednn' where all three passes are that.
+    take; 'auto' is 'lax' or 'native' where all three passes are that.
     """
     if name == "onednn" and not conv_onednn.here():
         name = "auto"
@@ -54,12 +57,16 @@ def implementation_of(name: str, spec: ConvSpec, dtype) -> str:
 
 
 def describe(name: str, spec: ConvSpec, dtype) -> str:
-    """What computes this convolution here: 'onednn', or where the passes differ
-    'banded / im2col / lax', for the forward pass and the two gradients."""
+    """What computes this convolution here: 'onednn', 'native F(4 x 4, 3 x 3)', or where
+    the passes differ 'banded / im2col / lax', for the forward pass and the two
+    gradients."""
     used = implementation_of(name, spec, dtype)
     if used == "auto":
         return " / ".join(conv_auto.form_name(form)
                           for form in conv_auto.forms(spec, dtype))
+    if used == "native":
+        m = winograd_cost.tile_of(spec, dtype)
+        used = f"native F({m} x {m}, 3 x 3)" if m else "onednn"
     if used == "onednn" and conv_onednn.weight_gradient_by_lax(spec):
         return "onednn / onednn / lax"
     return used

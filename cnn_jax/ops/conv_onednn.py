@@ -1,6 +1,8 @@
 """Convolution by oneDNN, the library behind PyTorch's and TensorFlow's CPU speed.
 
-A JAX primitive for each pass of `trilinear`, linear in both of its operands, whose
+`passes` are oneDNN's; `fastest` are too, except for the 3 x 3 convolutions that
+Winograd's method in the same library computes in less time (winograd_cost). A JAX
+primitive for each pass of `trilinear`, linear in both of its operands, whose
 derivatives are the other two: forward mode, reverse mode and any order of them stay in
 oneDNN. Under `vmap` the mapped axis joins an axis that the convolution has, so that
 one call computes all; under `jit` over a mesh each device convolves its own images
@@ -23,7 +25,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 from cnn_jax.native import library
-from cnn_jax.ops import conv_lax
+from cnn_jax.ops import conv_lax, winograd_cost
 from cnn_jax.ops.geometry import ConvSpec, is_empty, is_symbolic
 from cnn_jax.ops.mapped import vary_alike
 from cnn_jax.ops.trilinear import Passes
@@ -68,22 +70,20 @@ convolution_p = Primitive("onednn_convolution")
 library.lower_with_devices(convolution_p)
 
 
-def bind(kind: int, a, b, spec: ConvSpec):
+def bind(kind: int, a, b, spec: ConvSpec, winograd: bool):
     a, b = vary_alike(a, b)
-    return convolution_p.bind(a, b, kind=kind, spec=spec)
+    return convolution_p.bind(a, b, kind=kind, spec=spec, winograd=winograd)
 
 
-@functools.partial(jax.jit, static_argnames=("kind", "spec"))
-def _run(a, b, kind, spec):
-    return convolution_p.bind(a, b, kind=kind, spec=spec)
+_run = jax.jit(convolution_p.bind, static_argnames=("kind", "spec", "winograd"))
 
 
-def _evaluate(a, b, *, kind, spec):
+def _evaluate(a, b, **static):
     with jax.disable_jit(False):  # a call is made in a compiled program alone
-        return _run(a, b, kind, spec)
+        return _run(a, b, **static)
 
 
-def _result(a, b, *, kind, spec):
+def _result(a, b, *, kind, spec, winograd):
     # Split over devices only along the batch, which a weight gradient has summed.
     split = None if kind == WEIGHT_GRADIENT else a.sharding.spec[0]
     sharding = a.sharding.update(spec=PartitionSpec(split, *[None] * (a.ndim - 1)))
@@ -93,9 +93,9 @@ def _result(a, b, *, kind, spec):
 def _transpose(kinds, order):
     """The transpose of a pass in one operand: another pass, of the cotangent t and the
     other operand."""
-    def rule(t, a, b, *, kind, spec):
+    def rule(t, a, b, *, kind, spec, winograd):
         operands = {"t": t, "a": a, "b": b}
-        return bind(kinds[kind], *(operands[o] for o in order[kind]), spec)
+        return bind(kinds[kind], *(operands[o] for o in order[kind]), spec, winograd)
     return rule
 
 
@@ -150,7 +150,7 @@ def _enlarged(spec: ConvSpec, factor: str, size: int) -> ConvSpec:
         groups=spec.groups * times["g"])
 
 
-def _batch(operands, axes, *, kind, spec):
+def _batch(operands, axes, *, kind, spec, winograd):
     *roles, result = ROLES[kind]
     mapped = [role for role, axis in zip(roles, axes) if axis is not None]
     # The factor that the mapped operands and the result share.
@@ -159,37 +159,38 @@ def _batch(operands, axes, *, kind, spec):
     size = next(a.shape[i] for a, i in zip(operands, axes) if i is not None)
     enlarged = _enlarged(spec, factor, size)
     if not takes(enlarged, operands[0].dtype):  # too large by now, or nothing in it
-        return jax.vmap(lambda a, b: _by_lax(a, b, kind, spec), axes)(*operands), 0
+        return jax.vmap(lambda a, b: BY_LAX[kind](a, b, spec), axes)(*operands), 0
     joined = [array if axis is None else _join(
         jnp.moveaxis(array, axis, 0), *_axis(role, factor, spec))
         for role, array, axis in zip(roles, operands, axes)]
-    y = bind(kind, *joined, enlarged)
+    y = bind(kind, *joined, enlarged, winograd)
     return _part(y, *_axis(result, factor, spec), size), 0
 
 
 batching.primitive_batchers[convolution_p] = _batch
 
 
-# Lowering: a call of oneDNN on a CPU, XLA's convolution elsewhere.
+# Lowering: a call of the library on a CPU, XLA's convolution elsewhere.
 
-def _call(a, b, kind, spec):
+def _call(a, b, kind, spec, winograd):
     if kind == WEIGHT_GRADIENT and weight_gradient_by_lax(spec):
-        return _by_lax(a, b, kind, spec)
+        return BY_LAX[kind](a, b, spec)
     if kind == WEIGHT_GRADIENT and a.dtype == jnp.bfloat16:
         # oneDNN 3.2 computes some of these wrongly (5 x 2 pixels, stride 3, 8 channels
         # a group), and slowly.
-        return _call(a.astype(jnp.float32), b.astype(jnp.float32), kind, spec).astype(
-            a.dtype)
+        return _call(a.astype(jnp.float32), b.astype(jnp.float32), kind, spec,
+                     winograd).astype(a.dtype)
     low, high = zip(*spec.padding)
     numbers = {"strides": spec.strides, "low": low, "high": high,
                "dilation": spec.rhs_dilation}
     return jax.ffi.ffi_call(
         library.TARGET, jax.ShapeDtypeStruct(result_shape(kind, spec), a.dtype))(
             a, b, kind=np.int64(kind), groups=np.int64(spec.groups),
+            tile=np.int64(winograd_cost.tile_of(spec, a.dtype) if winograd else 0),
             **{name: np.asarray(value, np.int64) for name, value in numbers.items()})
 
 
-_sharded = custom_partitioning(_call, static_argnums=(2, 3))
+_sharded = custom_partitioning(_call, static_argnums=(2, 3, 4))
 
 
 def _shardings(kind, mesh, operands):
@@ -205,17 +206,17 @@ def _shardings(kind, mesh, operands):
     return split, tuple(arguments), result
 
 
-def _partition(kind, spec, mesh, operands, result):
+def _partition(kind, spec, winograd, mesh, operands, result):
     split, arguments, result = _shardings(kind, mesh, operands)
 
     def on_one_device(a, b):
         y = _call(a, b, kind, spec._replace(
-            x_shape=(a.shape[0], *spec.x_shape[1:])))
+            x_shape=(a.shape[0], *spec.x_shape[1:])), winograd)
         return lax.psum(y, split) if kind == WEIGHT_GRADIENT and split else y
     return mesh, on_one_device, result, arguments
 
 
-def _rule(kind, spec, mesh, operand_types, result_types):
+def _rule(kind, spec, winograd, mesh, operand_types, result_types):
     """Einsum-like: the batch may be split, all other axes must be whole."""
     rank = range(len(spec.kernel))
     names = {"x": ["n", *(f"i{r}" for r in rank), "c"],
@@ -231,11 +232,11 @@ def _rule(kind, spec, mesh, operand_types, result_types):
 
 _sharded.def_partition(
     partition=_partition, sharding_rule=_rule,
-    infer_sharding_from_operands=lambda kind, spec, mesh, operands, result:
+    infer_sharding_from_operands=lambda kind, spec, winograd, mesh, operands, result:
         _shardings(kind, mesh, operands)[2])
 
 
-def _by_lax(a, b, kind, spec):
+def _by_lax(a, b, kind, spec, winograd):
     return BY_LAX[kind](a, b, spec)
 
 
@@ -249,10 +250,9 @@ def _form(module):
     return _sharded if known else _by_lax
 
 
-def _on_cpu(context, a, b, *, kind, spec):
-    form = _form(context.module_context)
-    return mlir.lower_fun(lambda a, b: form(a, b, kind, spec),
-                          multiple_results=False)(context, a, b)
+def _on_cpu(context, a, b, **static):
+    form = functools.partial(_form(context.module_context), **static)
+    return mlir.lower_fun(form, multiple_results=False)(context, a, b)
 
 
 mlir.register_lowering(convolution_p, mlir.lower_fun(_by_lax, multiple_results=False))
@@ -268,17 +268,19 @@ def splits_images_alone(kind: int, a, b) -> bool:
                for split in spec[role != "w":])
 
 
-def _pass(kind):
-    def one_pass(a, b, spec: ConvSpec):
-        if takes(spec, a.dtype) and splits_images_alone(kind, a, b):
-            return bind(kind, a, b, spec)
-        if conv_lax.read_right(spec) and not is_empty(spec):
-            return BY_LAX[kind](a, b, spec)  # with forward mode
-        return conv_lax.passes[kind](a, b, spec)
-    return one_pass
+def _passes(winograd: bool) -> Passes:
+    def of_kind(kind):
+        def one_pass(a, b, spec: ConvSpec):
+            if takes(spec, a.dtype) and splits_images_alone(kind, a, b):
+                return bind(kind, a, b, spec, winograd)
+            if conv_lax.read_right(spec) and not is_empty(spec):
+                return BY_LAX[kind](a, b, spec)  # with forward mode
+            return conv_lax.passes[kind](a, b, spec)
+        return one_pass
+    return Passes(*map(of_kind, (FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT)))
 
 
-passes = Passes(*map(_pass, (FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT)))
+passes, fastest = _passes(winograd=False), _passes(winograd=True)
 forward, input_gradient, weight_gradient = passes
 
 

@@ -1,0 +1,109 @@
+// What all handlers share: working memory that is kept, and work divided among XLA's
+// threads.
+#ifndef CNN_JAX_WORKERS_H_
+#define CNN_JAX_WORKERS_H_
+
+#include <sys/mman.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+constexpr size_t kHugePage = 2 << 20;
+
+// Working memory, kept from call to call: fresh pages cost more than some layers.
+class Arena {
+ public:
+  template <typename T = char>
+  T* Reserve(size_t count) {
+    const size_t bytes = count * sizeof(T);
+    if (bytes > size_) {
+      data_.reset();
+      size_ = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+      data_.reset(static_cast<char*>(std::aligned_alloc(kHugePage, size_)));
+      if (!data_) {
+        size_ = 0;
+        throw std::bad_alloc();
+      }
+      madvise(data_.get(), size_, MADV_HUGEPAGE);
+    }
+    return reinterpret_cast<T*>(data_.get());
+  }
+
+ private:
+  struct Free {
+    void operator()(char* p) const { std::free(p); }
+  };
+  std::unique_ptr<char, Free> data_;
+  size_t size_ = 0;
+};
+
+// An arena for each piece of work under way, lent and given back.
+class Lent {
+ public:
+  Lent() {
+    std::lock_guard<std::mutex> lock(Mutex());
+    if (Idle().empty()) {
+      arena_ = std::make_unique<Arena>();
+    } else {
+      arena_ = std::move(Idle().back());
+      Idle().pop_back();
+    }
+  }
+  ~Lent() {
+    std::lock_guard<std::mutex> lock(Mutex());
+    Idle().push_back(std::move(arena_));
+  }
+  Arena* operator->() { return arena_.get(); }
+
+ private:
+  static std::mutex& Mutex() {
+    static std::mutex mutex;
+    return mutex;
+  }
+  static std::vector<std::unique_ptr<Arena>>& Idle() {
+    static auto* idle = new std::vector<std::unique_ptr<Arena>>;  // outlives exit()
+    return *idle;
+  }
+  std::unique_ptr<Arena> arena_;
+};
+
+// Calls body(0) to body(n - 1), each once, on this thread and up to `helpers` of XLA's.
+// This thread works too, so that no call waits for a thread that the pool does not have.
+inline void Share(xla::ffi::ThreadPool& pool, int n, int helpers,
+                  const std::function<void(int)>& body) {
+  struct Job {
+    std::atomic<int> next{0}, done{0};
+    std::mutex mutex;
+    std::string error;
+  };
+  auto job = std::make_shared<Job>();  // helpers may start after the last part
+  auto work = [job, n, &body] {
+    for (int i; (i = job->next.fetch_add(1)) < n;) {
+      try {
+        body(i);
+      } catch (const std::exception& error) {
+        std::lock_guard<std::mutex> lock(job->mutex);
+        job->error = error.what();
+      }
+      job->done.fetch_add(1, std::memory_order_release);
+    }
+  };
+  for (int i = 0; i < helpers; i++) pool.Schedule(std::function<void()>(work));
+  work();
+  while (job->done.load(std::memory_order_acquire) < n) std::this_thread::yield();
+  if (!job->error.empty()) throw std::runtime_error(job->error);
+}
+
+#endif  // CNN_JAX_WORKERS_H_

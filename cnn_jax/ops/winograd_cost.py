@@ -1,0 +1,55 @@
+"""Which 3 x 3 convolutions the native library computes by Winograd's method.
+
+F(4 x 4, 3 x 3) takes a quarter of the products of a convolution, F(2 x 2, 3 x 3) four
+ninths. Both must transform the image, the result and the weights, which pays only with
+many channels, and tiles of 4 x 4 do not fit on images of 2 x 2. The costs below, in
+picoseconds of one core, are of an AMD EPYC (Zen 5, AVX-512) at 260 GFLOP/s; only their
+ratios matter.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from cnn_jax.ops.geometry import ConvSpec
+
+CHANNELS = 16  # what the library computes at a time; channels are multiples of it
+
+
+class Cost(NamedTuple):
+    """Of F(m x m, 3 x 3)."""
+
+    product: float    # of a tile, for each channel and output
+    image: float      # a tile, for each channel or output: to transform both
+    weights: float    # for each channel and output: to transform the weights
+
+
+COSTS = {4: Cost(277, 7400, 6000), 2: Cost(123, 2500, 3400)}
+DIRECT = 80  # of a pixel in oneDNN, for each channel and output
+
+
+def tile_of(spec: ConvSpec, dtype) -> int:
+    """m of F(m x m, 3 x 3), which computes this convolution and its gradients, or 0.
+
+    A `precision` of highest (or float32) is never computed so: the errors of a tile are
+    of the size of its largest products.
+    """
+    if (dtype != jnp.float32 or spec.kernel != (3, 3) or spec.groups != 1
+            or max(spec.strides + spec.lhs_dilation + spec.rhs_dilation) > 1
+            or spec.x_shape[-1] % CHANNELS or spec.w_shape[-1] % CHANNELS
+            or spec.precision not in (None, lax.Precision.DEFAULT)):
+        return 0
+    images, channels, outputs = spec.x_shape[0], spec.x_shape[-1], spec.w_shape[-1]
+    weights = channels * outputs
+
+    def cost(m: int) -> float:
+        tiles = images * math.prod(-(-pixels // m) for pixels in spec.out)
+        one = COSTS[m]
+        return (tiles * (one.product * weights + one.image * (channels + outputs))
+                + one.weights * weights)
+
+    best = min(COSTS, key=cost)
+    direct = DIRECT * images * math.prod(spec.out) * weights
+    return best if cost(best) < direct else 0
