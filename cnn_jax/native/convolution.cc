@@ -411,17 +411,14 @@ void SolveByWinograd(const Problem& p, const std::vector<void*>& data,
   winograd::Shape shape{p.x[0], {p.x[1], p.x[2]}, p.x[3], {p.y[1], p.y[2]}, p.y[3],
                         {p.low[0], p.low[1]}};
   if (p.pass == kForward) {
-    winograd::Method<m>(shape, pool).Convolve(a, b, result);
+    winograd::Method<m>(shape, pool).Convolve(a, b, false, result);
   } else if (p.pass == kWeightGradient) {
     winograd::Method<m>(shape, pool).KernelGradient(a, b, result);
   } else {  // the convolution of the cotangent with the kernel turned round
     std::swap(shape.in, shape.out);
     std::swap(shape.channels, shape.outputs);
     for (int64_t& low : shape.low) low = 2 - low;
-    Lent turned;
-    float* w = turned->Reserve<float>(Count(p.w));
-    winograd::Turn(b, p.x[3], p.y[3], w);
-    winograd::Method<m>(shape, pool).Convolve(a, w, result);
+    winograd::Method<m>(shape, pool).Convolve(a, b, true, result);
   }
 }
 

@@ -135,10 +135,11 @@ struct Matrices<4> {  // of the points 0, p, -p, q, -q and infinity
 };
 
 // A matrix from both sides: in x in rows of `channels` numbers become out x out rows.
-// Of each row that is read there are `parts`, `apart` from each other, to be summed.
+// Of each row that is read there are `parts`, `apart` from each other, to be summed; what
+// lies `ahead` of it is fetched from memory: the processor does not foresee tiles.
 template <int in, int out, void (*matrix)(const Vector*, int, Vector*)>
 void Transform(const float* const* from, float* const* to, int64_t channels,
-               int parts = 1, int64_t apart = 0) {
+               int parts = 1, int64_t apart = 0, int64_t ahead = 0) {
   constexpr int side = std::max(in, out);
   for (int64_t c = 0; c < channels; c += kLanes) {
     Vector block[side * side], half[side * side];
@@ -146,6 +147,7 @@ void Transform(const float* const* from, float* const* to, int64_t channels,
       for (int j = 0; j < in; j++) {
         const float* row = from[i * in + j] + c;
         Vector sum = Load(row);
+        if (ahead) __builtin_prefetch(row + ahead);
         for (int k = 1; k < parts; k++) sum += Load(row + k * apart);
         block[i * side + j] = sum;
       }
@@ -224,13 +226,13 @@ class Method {
         panels_(Quotient(s_.outputs, kPanel)),
         u_(Matrix(s_.channels * s_.outputs)) {}
 
-  // w: [3, 3, channels, outputs]
-  void Convolve(const float* x, const float* w, float* y) {
+  // w: [3, 3, channels, outputs], or [3, 3, outputs, channels] that are turned round
+  void Convolve(const float* x, const float* w, bool turned, float* y) {
     Lent lent;
     float* zeros = lent->Reserve<float>(s_.channels + kPlaces * u_);
     float* u = zeros + s_.channels;
     std::fill(zeros, u, 0.f);
-    Work(panels_, [&](int64_t panel) { TransformKernel(w, panel, u); });
+    Work(panels_, [&](int64_t panel) { TransformKernel(w, turned, panel, u); });
     const int64_t block = std::clamp<int64_t>(s_.channels / 8, 16, 64);
     const int64_t bands = Bands(), chunks = Chunks(block, 4 * threads_ / bands);
     Work(bands * chunks, [&](int64_t i) {
@@ -304,15 +306,22 @@ class Method {
   }
 
   // A panel of U: [place][panel][channel][column]
-  void TransformKernel(const float* w, int64_t panel, float* u) const {
+  void TransformKernel(const float* w, bool turned, int64_t panel, float* u) const {
     const int64_t left = panel * kPanel;
     const int64_t columns = std::min<int64_t>(kPanel, s_.outputs - left);
+    float block[9][kChannels][kPanel];  // of w turned round
+    const float* from[9];
+    float* to[kPlaces];
     for (int64_t c = 0; c < s_.channels; c++) {
-      const float* from[9];
-      float* to[kPlaces];
-      for (int i = 0; i < 9; i++)
-        from[i] = w + (i * s_.channels + c) * s_.outputs + left;
-      for (int i = 0; i < kPlaces; i++)
+      const int64_t row = c % kChannels;
+      if (turned && row == 0)
+        for (int64_t i = 0; i < 9; i++)
+          for (int64_t k = 0; k < columns; k++)
+            for (int64_t j = 0; j < kChannels; j++)
+              block[8 - i][j][k] = w[(i * s_.outputs + left + k) * s_.channels + c + j];
+      for (int64_t i = 0; i < 9; i++)
+        from[i] = turned ? block[i][row] : w + (i * s_.channels + c) * s_.outputs + left;
+      for (int64_t i = 0; i < kPlaces; i++)
         to[i] = u + i * u_ + left * s_.channels + c * columns;
       Transform<3, kSide, Matrices<m>::Kernel>(from, to, columns);
     }
@@ -325,7 +334,8 @@ class Method {
     float* to[kPlaces];
     Pixels(tile, kSide, s_.in, s_.low, s_.channels, x, zeros, from);
     for (int i = 0; i < kPlaces; i++) to[i] = v + i * apart;
-    Transform<kSide, kSide, Matrices<m>::Input>(from, to, s_.channels);
+    Transform<kSide, kSide, Matrices<m>::Input>(from, to, s_.channels, 1, 0,
+                                                m * s_.channels);
   }
 
   // A row of D
@@ -336,7 +346,8 @@ class Method {
     float* to[kPlaces];
     Pixels(tile, m, s_.out, kOrigin, s_.outputs, g + left, zeros, from);
     for (int i = 0; i < kPlaces; i++) to[i] = d + i * apart;
-    Transform<m, kSide, Matrices<m>::OutputGradient>(from, to, columns);
+    Transform<m, kSide, Matrices<m>::OutputGradient>(from, to, columns, 1, 0,
+                                                     m * s_.outputs);
   }
 
   // y of a row of M
@@ -408,19 +419,6 @@ class Method {
   const int64_t threads_, down_, across_, tiles_, panels_;
   const int64_t u_;  // floats in a matrix of U
 };
-
-// w [3, 3, channels, outputs] turned round, [3, 3, outputs, channels]
-inline void Turn(const float* w, int64_t channels, int64_t outputs, float* turned) {
-  constexpr int64_t kBlock = 16;
-  for (int64_t tap = 0; tap < 9; tap++, w += channels * outputs) {
-    float* to = turned + (8 - tap) * channels * outputs;
-    for (int64_t c = 0; c < channels; c += kBlock)
-      for (int64_t o = 0; o < outputs; o += kBlock)
-        for (int64_t i = 0; i < kBlock; i++)
-          for (int64_t j = 0; j < kBlock; j++)
-            to[(o + j) * channels + c + i] = w[(c + i) * outputs + o + j];
-  }
-}
 
 }  // namespace winograd
 
