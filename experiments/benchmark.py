@@ -8,12 +8,14 @@
 
 A training step is forward, backward and SGD with momentum. All arms train
 the same network from the same parameters on the same images: plain Flax (`nn.Conv`,
-`nn.BatchNorm`, no compiler options), PyTorch (eager, channels_last; with huge pages as
-all the others, and as users start it), Keras on TensorFlow and on JAX. First their
-logits and losses must agree. Every arm has its own process; the parent lets them run
-in turn, A B C A B C, so that drift of the machine falls on all. A virtual machine may
-move its cores apart (arms/cores.py), so their distance is measured in every round too.
-Writes benchmark.json, benchmark.txt, benchmark.png and with oneDNN a second picture,
+`nn.BatchNorm`, no compiler options), PyTorch (eager, channels_last), Keras on
+TensorFlow and on JAX. All have memory in huge pages; ours also keeps it, as `main.py`
+does (cnn_jax/malloc.py), and so do an arm more of Flax ("kept") and of PyTorch; one of
+PyTorch is as users start it, with small pages. First their logits and losses must
+agree. Every arm has its own process; the parent lets them run in turn, A B C A B C, so
+that drift of the machine falls on all. A virtual machine may move its cores apart
+(arms/cores.py), so their distance is measured in every round too. Writes
+benchmark.json, benchmark.txt, benchmark.png and with oneDNN a second picture,
 benchmark_onednn.png. The peers need the extra `cnn_jax[peers]`.
 """
 
@@ -27,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 from arms.bars import draw_bars, quartiles
-from arms.worker import HUGE_PAGES, Worker, check_flags, command, processor
+from arms.worker import HUGE_PAGES, KEPT, Worker, check_flags, command, processor
 from rich.console import Console
 from rich.progress import Progress
 
@@ -64,14 +66,16 @@ class Arm(NamedTuple):
 
 OURS, WITH_ONEDNN = "cnn_jax", "cnn_jax + oneDNN"
 ARMS = {
-    OURS: Arm("in_jax", HUGE_PAGES | {"CNN_JAX_ONEDNN": "0"}, {"plain": False}),
+    OURS: Arm("in_jax", KEPT | {"CNN_JAX_ONEDNN": "0"}, {"plain": False}),
     "plain Flax": Arm("in_jax", HUGE_PAGES, {"plain": True}),
+    "plain Flax, kept": Arm("in_jax", KEPT, {"plain": True}),
 }
 PEERS = {
-    "onednn": {WITH_ONEDNN: Arm("in_jax", HUGE_PAGES | {"CNN_JAX_ONEDNN": "1"},
+    "onednn": {WITH_ONEDNN: Arm("in_jax", KEPT | {"CNN_JAX_ONEDNN": "1"},
                                 {"plain": False})},
     "torch": {
         "torch": Arm("in_torch", HUGE_PAGES),
+        "torch, kept": Arm("in_torch", KEPT),
         "torch, small pages": Arm("in_torch", {"GLIBC_TUNABLES": ""})},
     "keras": {
         "Keras-TensorFlow": Arm("in_keras", HUGE_PAGES | {
@@ -211,9 +215,10 @@ def heading(results: dict, dtype: str) -> str:
     return (
         f"{setups[OURS]['device']}, {processor()}, {os.cpu_count()} cores; "
         f"{', '.join(versions)}; {dtype}.\nThe machine's matrix product: "
-        f"{setups[OURS]['matmul_gflops']:.0f} GFLOP/s. Huge pages unless said. Median "
-        "time of an arm over\nours (quartiles of the rounds); peak memory with imports "
-        "and compiler, within 10 %; temporary\nis XLA's own figure.")
+        f"{setups[OURS]['matmul_gflops']:.0f} GFLOP/s. Huge pages unless said, which "
+        "cnn_jax keeps. Median time of\nan arm over ours (quartiles of the rounds); "
+        "peak memory with imports and compiler, within\n10 %; temporary is XLA's own "
+        "figure.")
 
 
 def draw(results: dict, folder: Path) -> None:

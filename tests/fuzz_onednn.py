@@ -1,23 +1,25 @@
 """Random convolutions by oneDNN against NumPy: a module of the tests, and a program.
 
-    python fuzz_onednn.py COUNT SEED
+    python fuzz_onednn.py COUNT SEED [winograd]
 
 ends with code 0 if the three passes of COUNT random problems are right, and the sums
 that batch norm would make of the output and its cotangent, as it must also
 with an allocator that finds writes beyond an array. The operands end where a page
-begins that may not be read.
+begins that may not be read. With `winograd`, problems of Winograd's method alone, each
+with both sizes of tiles, whatever they cost.
 """
 
 import ctypes
 import mmap
 import sys
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax.native import library
-from cnn_jax.ops import conv_onednn
+from cnn_jax.ops import conv_onednn, winograd_cost
 from cnn_jax.ops.geometry import ConvSpec, conv_spec
 from cnn_jax.ops.sums import sums_p
 
@@ -41,6 +43,18 @@ def problem(rng: np.random.Generator, dtype) -> ConvSpec:
             tuple(map(tuple, rng.integers(0, 5, (rank, 2)).tolist())), None,
             tuple(map(int, rng.integers(1, 4, rank))), groups)
         if conv_onednn.takes(spec, jnp.dtype(dtype)):
+            return spec
+
+
+def winograd_problem(rng: np.random.Generator) -> ConvSpec:
+    """3 x 3 kernels, stride 1, any padding, channels in sixteens."""
+    while True:
+        image = map(int, rng.integers(1, 20, 2))
+        channels, outputs = (16 * int(rng.integers(1, 8)) for _ in "co")
+        padding = tuple(map(tuple, rng.integers(0, 5, (2, 2)).tolist()))
+        spec = conv_spec((int(rng.choice([1, 2, 3, 4, 5, 9])), *image, channels),
+                         (3, 3, channels, outputs), 1, padding)
+        if conv_onednn.takes(spec, jnp.dtype("float32")):
             return spec
 
 
@@ -141,6 +155,17 @@ def fuzz(count: int, seed: int) -> None:
             jax.clear_caches()  # each problem is a program of its own
 
 
+def fuzz_winograd(count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        only = {(2, 4)[i % 2]: winograd_cost.Cost(0, 0, 0)}
+        with mock.patch.object(winograd_cost, "COSTS", only):
+            check(winograd_problem(rng), "float32", rng)
+        if i % 500 == 499:
+            jax.clear_caches()
+
+
 if __name__ == "__main__":
-    fuzz(int(sys.argv[1]), int(sys.argv[2]))
+    run = fuzz_winograd if sys.argv[3:] == ["winograd"] else fuzz
+    run(int(sys.argv[1]), int(sys.argv[2]))
     print(f"{sys.argv[1]} problems, seed {sys.argv[2]}: right")

@@ -33,6 +33,7 @@ constexpr int kLanes = 8, kRows = 4;
 constexpr int kPanel = 2 * kLanes;  // kRows x kPanel sums are kept in registers
 constexpr int kChannels = 16;       // of which channels and outputs are multiples
 constexpr size_t kLine = 16;        // floats in a line of the cache
+constexpr int64_t kSummed = 128;    // channels at a time: such sums are more exact
 
 typedef float Vector __attribute__((vector_size(4 * kLanes)));
 typedef float Stored
@@ -169,9 +170,6 @@ struct Factor {
 template <int rows, int vectors>
 void Multiply(Factor a, Factor b, int64_t k, float* c, int64_t c_row, bool add) {
   Vector sums[rows][vectors] = {};
-  if (add)
-    for (int i = 0; i < rows; i++)
-      for (int j = 0; j < vectors; j++) sums[i][j] = Load(c + i * c_row + j * kLanes);
   for (; k > 0; k--, a.data += a.step, b.data += b.step) {
     Vector columns[vectors];
     for (int j = 0; j < vectors; j++) columns[j] = Load(b.data + j * kLanes);
@@ -179,7 +177,10 @@ void Multiply(Factor a, Factor b, int64_t k, float* c, int64_t c_row, bool add) 
       for (int j = 0; j < vectors; j++) sums[i][j] += a.data[i * a.row] * columns[j];
   }
   for (int i = 0; i < rows; i++)
-    for (int j = 0; j < vectors; j++) Store(c + i * c_row + j * kLanes, sums[i][j]);
+    for (int j = 0; j < vectors; j++) {
+      float* to = c + i * c_row + j * kLanes;
+      Store(to, add ? Load(to) + sums[i][j] : sums[i][j]);
+    }
 }
 
 // The same for any number of rows: kRows at a time, then half as many, ..., then one.
@@ -378,9 +379,12 @@ class Method {
       for (int i = 0; i < kPlaces; i++)
         for (int64_t o = 0; o < columns; o += kPanel) {
           const int64_t width = std::min<int64_t>(kPanel, columns - o);
-          MultiplyPanel(width, count, {v + i * v_size, v_row, 1},
-                        {u + i * u_ + (left + o) * s_.channels, 0, width}, s_.channels,
-                        sums + i * m_size + o, m_row, false);
+          const float* panel = u + i * u_ + (left + o) * s_.channels;
+          for (int64_t c = 0; c < s_.channels; c += kSummed)
+            MultiplyPanel(width, count, {v + i * v_size + c, v_row, 1},
+                          {panel + c * width, 0, width},
+                          std::min(kSummed, s_.channels - c), sums + i * m_size + o,
+                          m_row, c > 0);
         }
       for (int64_t t = 0; t < count; t++)
         TransformSums(sums + t * m_row, m_size, first + t, left, columns, y, outside);

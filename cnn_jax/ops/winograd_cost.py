@@ -30,16 +30,21 @@ COSTS = {4: Cost(277, 7400, 6000), 2: Cost(123, 2500, 3400)}
 DIRECT = 80  # of a pixel in oneDNN, for each channel and output
 
 
-def tile_of(spec: ConvSpec, dtype) -> int:
-    """m of F(m x m, 3 x 3), which computes this convolution and its gradients, or 0.
+def takes(spec: ConvSpec, dtype) -> bool:
+    """True if the library has this convolution. A `precision` above the default is not
+    for it: the errors of a tile are of the size of its largest products."""
+    precision = spec.precision if isinstance(spec.precision, tuple) else (
+        spec.precision,)
+    return (dtype == jnp.float32 and spec.kernel == (3, 3) and spec.groups == 1
+            and max(spec.strides + spec.lhs_dilation + spec.rhs_dilation) == 1
+            and spec.x_shape[-1] % CHANNELS == spec.w_shape[-1] % CHANNELS == 0
+            and {*precision} <= {None, lax.Precision.DEFAULT, "default"})
 
-    A `precision` of highest (or float32) is never computed so: the errors of a tile are
-    of the size of its largest products.
-    """
-    if (dtype != jnp.float32 or spec.kernel != (3, 3) or spec.groups != 1
-            or max(spec.strides + spec.lhs_dilation + spec.rhs_dilation) > 1
-            or spec.x_shape[-1] % CHANNELS or spec.w_shape[-1] % CHANNELS
-            or spec.precision not in (None, lax.Precision.DEFAULT)):
+
+def tile_of(spec: ConvSpec, dtype) -> int:
+    """m of F(m x m, 3 x 3), which computes this convolution and its gradients; 0 if
+    oneDNN does it in less time."""
+    if not takes(spec, dtype):
         return 0
     images, channels, outputs = spec.x_shape[0], spec.x_shape[-1], spec.w_shape[-1]
     weights = channels * outputs

@@ -15,8 +15,11 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+from cnn_jax import malloc
+
 EXPERIMENTS = Path(__file__).parents[1]
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+HUGE_PAGES = {"GLIBC_TUNABLES": malloc.HUGE_PAGES}
+KEPT = {"GLIBC_TUNABLES": malloc.TUNABLES}  # huge pages that are not given back
 
 
 def command(module: str, **arguments) -> tuple[list[str], dict[str, str]]:
