@@ -105,7 +105,7 @@ struct Problem {
         return "the output size does not fit";
     }
     if (tile == 0) return "";
-    if ((tile != 2 && tile != 4) || bfloat16 || groups != 1 ||
+    if ((tile != 2 && tile != 4) || groups != 1 ||
         channels % winograd::kChannels || outputs % winograd::kChannels ||
         Dims(w.begin(), w.end() - 2) != Dims{3, 3} || strides != Dims{1, 1} ||
         dilation != Dims{1, 1})
@@ -402,24 +402,33 @@ void SolveInParts(const Problem& problem, const std::vector<void*>& data,
   });
 }
 
-template <int m>
+template <int m, typename Float>
 void SolveByWinograd(const Problem& p, const std::vector<void*>& data,
                      ffi::ThreadPool& pool) {
-  const float* a = static_cast<float*>(data[0]);
-  const float* b = static_cast<float*>(data[1]);
-  float* result = static_cast<float*>(data[2]);
+  const Float* a = static_cast<Float*>(data[0]);
+  const Float* b = static_cast<Float*>(data[1]);
+  Float* result = static_cast<Float*>(data[2]);
   winograd::Shape shape{p.x[0], {p.x[1], p.x[2]}, p.x[3], {p.y[1], p.y[2]}, p.y[3],
                         {p.low[0], p.low[1]}};
-  if (p.pass == kForward) {
-    winograd::Method<m>(shape, pool).Convolve(a, b, false, result);
-  } else if (p.pass == kWeightGradient) {
-    winograd::Method<m>(shape, pool).KernelGradient(a, b, result);
-  } else {  // the convolution of the cotangent with the kernel turned round
+  if (p.pass == kInputGradient) {  // convolves the cotangent with the kernel turned
     std::swap(shape.in, shape.out);
     std::swap(shape.channels, shape.outputs);
     for (int64_t& low : shape.low) low = 2 - low;
-    winograd::Method<m>(shape, pool).Convolve(a, b, true, result);
   }
+  winograd::Method<m, Float> method(shape, pool);
+  if (p.pass == kWeightGradient)
+    method.KernelGradient(a, b, result);
+  else
+    method.Convolve(a, b, p.pass == kInputGradient, result);
+}
+
+template <int m>
+void SolveByWinograd(const Problem& p, const std::vector<void*>& data,
+                     ffi::ThreadPool& pool) {
+  if (p.bfloat16)
+    SolveByWinograd<m, winograd::Bfloat16>(p, data, pool);
+  else
+    SolveByWinograd<m, float>(p, data, pool);
 }
 
 void Solve(const Problem& problem, const std::vector<void*>& data,
@@ -446,7 +455,7 @@ ffi::Error Convolve(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b,
     return wrong("takes float32 and bfloat16");
   if (b.element_type() != type || result->element_type() != type)
     return wrong("takes one dtype for all arrays");
-  if (pass == kWeightGradient && type != ffi::DataType::F32)
+  if (pass == kWeightGradient && type != ffi::DataType::F32 && tile == 0)
     return wrong("takes weight gradients in float32");
   auto list = [](Integers values) { return Dims(values.begin(), values.end()); };
   const Dims dims[] = {list(a.dimensions()), list(b.dimensions()),
@@ -572,11 +581,15 @@ int cnn_jax_has_bfloat16() {
   return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_bf16) ==
          dnnl_cpu_isa_avx512_core_bf16;
 }
-int cnn_jax_on_xla_threads() {
-#ifdef ON_XLA_THREADS
-  return 1;
+const char* cnn_jax_threads() {
+#if defined(ON_XLA_THREADS)
+  return "XLA's threads";
+#elif defined(ON_OPENMP)
+  return "OpenMP";
+#elif DNNL_CPU_THREADING_RUNTIME == DNNL_RUNTIME_TBB
+  return "TBB";
 #else
-  return 0;
+  return "one thread";
 #endif
 }
 

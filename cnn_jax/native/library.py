@@ -41,11 +41,10 @@ class Library(NamedTuple):
 
     version: str
     bfloat16: bool     # the CPU has instructions for it
-    xla_threads: bool  # runs on XLA's own threads, else on OpenMP's
+    threads: str       # that it runs on: 'OpenMP', "XLA's threads", ...
 
     def __str__(self) -> str:
-        threads = "XLA's threads" if self.xla_threads else "OpenMP"
-        return f"oneDNN {self.version} ({threads})"
+        return f"oneDNN {self.version} ({self.threads})"
 
 
 def lower_with_devices(primitive) -> None:
@@ -122,7 +121,8 @@ def _register() -> Library:
         raise build.BuildError("this CPU has no AVX2, without which oneDNN is slow")
     for name, handler in handlers.items():
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
+    loaded.cnn_jax_threads.restype = ctypes.c_char_p
     version = loaded.cnn_jax_onednn_version()
     return Library(f"{version // 10000}.{version // 100 % 100}.{version % 100}",
                    bool(loaded.cnn_jax_has_bfloat16()),
-                   bool(loaded.cnn_jax_on_xla_threads()))
+                   loaded.cnn_jax_threads().decode())

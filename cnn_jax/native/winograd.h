@@ -20,6 +20,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "workers.h"
 
@@ -41,6 +42,25 @@ typedef float Stored
 
 inline Vector Load(const float* p) { return *reinterpret_cast<const Stored*>(p); }
 inline void Store(float* p, Vector v) { *reinterpret_cast<Stored*>(p) = v; }
+
+// Numbers in bfloat16, the upper half of a float, are computed with in float32.
+struct Bfloat16 {
+  uint16_t bits;
+};
+typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
+typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
+
+inline Vector Load(const Bfloat16* p) {
+  Halves halves;
+  std::memcpy(&halves, p, sizeof(halves));
+  return reinterpret_cast<Vector>(__builtin_convertvector(halves, Words) << 16);
+}
+inline void Store(Bfloat16* p, Vector v) {  // rounded to nearest, ties to even
+  const Words bits = reinterpret_cast<Words>(v);
+  const Words rounded = bits + 0x7fff + (bits >> 16 & 1), nan = bits | 0x400000;
+  const Halves halves = __builtin_convertvector((v == v ? rounded : nan) >> 16, Halves);
+  std::memcpy(p, &halves, sizeof(halves));
+}
 
 // The matrices, along one axis: what they read and write lies s apart.
 template <int m>
@@ -138,15 +158,16 @@ struct Matrices<4> {  // of the points 0, p, -p, q, -q and infinity
 // A matrix from both sides: in x in rows of `channels` numbers become out x out rows.
 // Of each row that is read there are `parts`, `apart` from each other, to be summed; what
 // lies `ahead` of it is fetched from memory: the processor does not foresee tiles.
-template <int in, int out, void (*matrix)(const Vector*, int, Vector*)>
-void Transform(const float* const* from, float* const* to, int64_t channels,
+template <int in, int out, void (*matrix)(const Vector*, int, Vector*), typename From,
+          typename To>
+void Transform(const From* const* from, To* const* to, int64_t channels,
                int parts = 1, int64_t apart = 0, int64_t ahead = 0) {
   constexpr int side = std::max(in, out);
   for (int64_t c = 0; c < channels; c += kLanes) {
     Vector block[side * side], half[side * side];
     for (int i = 0; i < in; i++)
       for (int j = 0; j < in; j++) {
-        const float* row = from[i * in + j] + c;
+        const From* row = from[i * in + j] + c;
         Vector sum = Load(row);
         if (ahead) __builtin_prefetch(row + ahead);
         for (int k = 1; k < parts; k++) sum += Load(row + k * apart);
@@ -214,7 +235,8 @@ struct Shape {
   int64_t images, in[2], channels, out[2], outputs, low[2];
 };
 
-template <int m>
+// Of images, kernels and gradients of type Float: float or Bfloat16.
+template <int m, typename Float>
 class Method {
  public:
   Method(const Shape& shape, xla::ffi::ThreadPool& pool)
@@ -228,38 +250,35 @@ class Method {
         u_(Matrix(s_.channels * s_.outputs)) {}
 
   // w: [3, 3, channels, outputs], or [3, 3, outputs, channels] that are turned round
-  void Convolve(const float* x, const float* w, bool turned, float* y) {
+  void Convolve(const Float* x, const Float* w, bool turned, Float* y) {
     Lent lent;
-    float* zeros = lent->Reserve<float>(s_.channels + kPlaces * u_);
-    float* u = zeros + s_.channels;
-    std::fill(zeros, u, 0.f);
+    float* u = lent->Reserve<float>(kPlaces * u_);
+    const std::vector<Float> zeros(s_.channels);
     Work(panels_, [&](int64_t panel) { TransformKernel(w, turned, panel, u); });
     const int64_t block = std::clamp<int64_t>(s_.channels / 8, 16, 64);
     const int64_t bands = Bands(), chunks = Chunks(block, 4 * threads_ / bands);
     Work(bands * chunks, [&](int64_t i) {
-      Outputs(x, u, zeros, Part(tiles_, i / bands, chunks),
+      Outputs(x, u, zeros.data(), Part(tiles_, i / bands, chunks),
               Part(panels_, i % bands, bands), block, y);
     });
   }
 
   // dw of x and the cotangent g of y
-  void KernelGradient(const float* x, const float* g, float* dw) {
+  void KernelGradient(const Float* x, const Float* g, Float* dw) {
     const int64_t block = std::clamp<int64_t>(s_.channels / 2, 32, 64);
     const int64_t bands = Bands(), chunks = Chunks(block, threads_ / bands);
     const int64_t row = Row(s_.outputs), du_size = Matrix(s_.channels * row);
-    const int64_t nothing = std::max(s_.channels, s_.outputs);
+    const std::vector<Float> zeros(std::max(s_.channels, s_.outputs));
     Lent lent;
-    float* zeros = lent->Reserve<float>(nothing + chunks * kPlaces * du_size);
-    float* du = zeros + nothing;
-    std::fill(zeros, du, 0.f);
+    float* du = lent->Reserve<float>(chunks * kPlaces * du_size);
     Work(bands * chunks, [&](int64_t i) {
-      KernelSums(x, g, zeros, Part(tiles_, i / bands, chunks),
+      KernelSums(x, g, zeros.data(), Part(tiles_, i / bands, chunks),
                  Part(panels_, i % bands, bands), block,
                  du + i / bands * kPlaces * du_size);
     });
     Work(s_.channels, [&](int64_t c) {  // the chunks are summed in their order
       const float* from[kPlaces];
-      float* to[9];
+      Float* to[9];
       for (int i = 0; i < kPlaces; i++) from[i] = du + i * du_size + c * row;
       for (int i = 0; i < 9; i++) to[i] = dw + (i * s_.channels + c) * s_.outputs;
       Transform<kSide, 3, Matrices<m>::KernelGradient>(from, to, s_.outputs, chunks,
@@ -293,9 +312,9 @@ class Method {
 
   // Where the side x side pixels of a tile are in an image [images, size.., channels];
   // `outside` stands for those that the image does not have.
-  template <typename Float>
+  template <typename T>  // Float or const Float
   void Pixels(int64_t tile, int64_t side, const int64_t* size, const int64_t* low,
-              int64_t channels, Float* image, Float* outside, Float** at) const {
+              int64_t channels, T* image, T* outside, T** at) const {
     const int64_t top = tile / across_ % down_ * m - low[0];
     const int64_t left = tile % across_ * m - low[1];
     image += tile / (down_ * across_) * size[0] * size[1] * channels;
@@ -307,11 +326,11 @@ class Method {
   }
 
   // A panel of U: [place][panel][channel][column]
-  void TransformKernel(const float* w, bool turned, int64_t panel, float* u) const {
+  void TransformKernel(const Float* w, bool turned, int64_t panel, float* u) const {
     const int64_t left = panel * kPanel;
     const int64_t columns = std::min<int64_t>(kPanel, s_.outputs - left);
-    float block[9][kChannels][kPanel];  // of w turned round
-    const float* from[9];
+    Float block[9][kChannels][kPanel];  // of w turned round
+    const Float* from[9];
     float* to[kPlaces];
     for (int64_t c = 0; c < s_.channels; c++) {
       const int64_t row = c % kChannels;
@@ -329,9 +348,9 @@ class Method {
   }
 
   // A row of V
-  void TransformInput(const float* x, const float* zeros, int64_t tile, float* v,
+  void TransformInput(const Float* x, const Float* zeros, int64_t tile, float* v,
                       int64_t apart) const {
-    const float* from[kPlaces];
+    const Float* from[kPlaces];
     float* to[kPlaces];
     Pixels(tile, kSide, s_.in, s_.low, s_.channels, x, zeros, from);
     for (int i = 0; i < kPlaces; i++) to[i] = v + i * apart;
@@ -340,10 +359,10 @@ class Method {
   }
 
   // A row of D
-  void TransformCotangent(const float* g, const float* zeros, int64_t tile,
+  void TransformCotangent(const Float* g, const Float* zeros, int64_t tile,
                           int64_t left, int64_t columns, float* d,
                           int64_t apart) const {
-    const float* from[m * m];
+    const Float* from[m * m];
     float* to[kPlaces];
     Pixels(tile, m, s_.out, kOrigin, s_.outputs, g + left, zeros, from);
     for (int i = 0; i < kPlaces; i++) to[i] = d + i * apart;
@@ -353,25 +372,25 @@ class Method {
 
   // y of a row of M
   void TransformSums(const float* sums, int64_t apart, int64_t tile, int64_t left,
-                     int64_t columns, float* y, float* outside) const {
+                     int64_t columns, Float* y, Float* outside) const {
     const float* from[kPlaces];
-    float* to[m * m];
+    Float* to[m * m];
     for (int i = 0; i < kPlaces; i++) from[i] = sums + i * apart;
     Pixels(tile, m, s_.out, kOrigin, s_.outputs, y + left, outside, to);
     Transform<kSide, m, Matrices<m>::Output>(from, to, columns);
   }
 
   // y of some tiles and panels, `block` tiles at a time
-  void Outputs(const float* x, const float* u, const float* zeros, Range tiles,
-               Range panels, int64_t block, float* y) const {
+  void Outputs(const Float* x, const float* u, const Float* zeros, Range tiles,
+               Range panels, int64_t block, Float* y) const {
     const int64_t left = panels.begin * kPanel;
     const int64_t columns = std::min(panels.end * kPanel, s_.outputs) - left;
     const int64_t v_row = Row(s_.channels), v_size = Matrix(block * v_row);
     const int64_t m_row = Row(columns), m_size = Matrix(block * m_row);
     Lent lent;
-    float* v = lent->Reserve<float>(kPlaces * (v_size + m_size) + columns);
+    float* v = lent->Reserve<float>(kPlaces * (v_size + m_size));
     float* sums = v + kPlaces * v_size;
-    float* outside = sums + kPlaces * m_size;
+    std::vector<Float> outside(columns);
     for (int64_t first = tiles.begin; first < tiles.end; first += block) {
       const int64_t count = std::min(block, tiles.end - first);
       for (int64_t t = 0; t < count; t++)
@@ -387,12 +406,13 @@ class Method {
                           m_row, c > 0);
         }
       for (int64_t t = 0; t < count; t++)
-        TransformSums(sums + t * m_row, m_size, first + t, left, columns, y, outside);
+        TransformSums(sums + t * m_row, m_size, first + t, left, columns, y,
+                      outside.data());
     }
   }
 
   // dU of some tiles and panels
-  void KernelSums(const float* x, const float* g, const float* zeros, Range tiles,
+  void KernelSums(const Float* x, const Float* g, const Float* zeros, Range tiles,
                   Range panels, int64_t block, float* du) const {
     const int64_t left = panels.begin * kPanel;
     const int64_t columns = std::min(panels.end * kPanel, s_.outputs) - left;

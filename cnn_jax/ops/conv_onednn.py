@@ -175,7 +175,8 @@ batching.primitive_batchers[convolution_p] = _batch
 def _call(a, b, kind, spec, winograd):
     if kind == WEIGHT_GRADIENT and weight_gradient_by_lax(spec):
         return BY_LAX[kind](a, b, spec)
-    if kind == WEIGHT_GRADIENT and a.dtype == jnp.bfloat16:
+    tile = winograd_cost.tile_of(spec, a.dtype) if winograd else 0
+    if kind == WEIGHT_GRADIENT and a.dtype == jnp.bfloat16 and not tile:
         # oneDNN 3.2 computes some of these wrongly (5 x 2 pixels, stride 3, 8 channels
         # a group), and slowly.
         return _call(a.astype(jnp.float32), b.astype(jnp.float32), kind, spec,
@@ -186,7 +187,7 @@ def _call(a, b, kind, spec, winograd):
     return jax.ffi.ffi_call(
         library.TARGET, jax.ShapeDtypeStruct(result_shape(kind, spec), a.dtype))(
             a, b, kind=np.int64(kind), groups=np.int64(spec.groups),
-            tile=np.int64(winograd_cost.tile_of(spec, a.dtype) if winograd else 0),
+            tile=np.int64(tile),
             **{name: np.asarray(value, np.int64) for name, value in numbers.items()})
 
 

@@ -27,7 +27,8 @@ class Cost(NamedTuple):
 
 
 COSTS = {4: Cost(277, 7400, 6000), 2: Cost(123, 2500, 3400)}
-DIRECT = 80  # of a pixel in oneDNN, for each channel and output
+# Of a pixel in oneDNN, for each channel and output.
+DIRECT = {jnp.dtype("float32"): 80, jnp.dtype("bfloat16"): 50}
 
 
 def takes(spec: ConvSpec, dtype) -> bool:
@@ -35,7 +36,7 @@ def takes(spec: ConvSpec, dtype) -> bool:
     for it: the errors of a tile are of the size of its largest products."""
     precision = spec.precision if isinstance(spec.precision, tuple) else (
         spec.precision,)
-    return (dtype == jnp.float32 and spec.kernel == (3, 3) and spec.groups == 1
+    return (dtype in DIRECT and spec.kernel == (3, 3) and spec.groups == 1
             and max(spec.strides + spec.lhs_dilation + spec.rhs_dilation) == 1
             and spec.x_shape[-1] % CHANNELS == spec.w_shape[-1] % CHANNELS == 0
             and {*precision} <= {None, lax.Precision.DEFAULT, "default"})
@@ -56,5 +57,5 @@ def tile_of(spec: ConvSpec, dtype) -> int:
                 + one.weights * weights)
 
     best = min(COSTS, key=cost)
-    direct = DIRECT * images * math.prod(spec.out) * weights
+    direct = DIRECT[dtype] * images * math.prod(spec.out) * weights
     return best if cost(best) < direct else 0
