@@ -1,4 +1,4 @@
-"""Builds the C++ file of this folder against oneDNN; g++ is all that it needs.
+"""Builds the C++ of this folder against oneDNN; g++ is all that it needs.
 
     python -m cnn_jax.native.build                      against the wheels of the extra
     python -m cnn_jax.native.build --with-onednn=DIR    against a oneDNN of your own
@@ -9,7 +9,7 @@ compiles; no package has such a library, and none has been run). The last comman
 decides which oneDNN later runs use.
 
 What was built lies in `CNN_JAX_CACHE`, else ~/.cache/cnn_jax, in the folder `native`,
-named by a hash of all that it depends on: this file's flags, the source, jaxlib, the
+named by a hash of all that it depends on: this file's flags, the sources, jaxlib, the
 processor and oneDNN. The folder may be deleted.
 """
 
@@ -36,7 +36,7 @@ from cnn_jax.errors import InputError
 SOURCE = Path(__file__).with_name("convolution.cc")
 WHEELS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-w")
-SECONDS = 300  # the compiler takes 4; another process waits as long for it
+SECONDS = 300  # the compiler takes 8; another process waits as long for it
 
 
 class BuildError(RuntimeError):
