@@ -23,7 +23,8 @@ from fuzz_onednn import by_numpy, check, fuzz, problem
 from gradcheck import compiled, normal, relative_error
 
 from cnn_jax.native import library
-from cnn_jax.ops import CONVS, conv_lax, conv_onednn, conv_transpose, correlate
+from cnn_jax.ops import (CONVS, conv_lax, conv_onednn, conv_transpose, correlate,
+                         winograd_cost)
 from cnn_jax.ops.conv import describe, implementation_of
 from cnn_jax.ops.geometry import conv_spec
 from cnn_jax.ops.sums import sums
@@ -394,9 +395,9 @@ def test_two_threads_at_once():
 
 # Long checks.
 
-def run_fuzz(count, seed, **environment):
+def run_fuzz(count, seed, *kind, **environment):
     done = subprocess.run(
-        [sys.executable, "fuzz_onednn.py", str(count), str(seed)], cwd=HERE,
+        [sys.executable, "fuzz_onednn.py", str(count), str(seed), *kind], cwd=HERE,
         capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": str(HERE.parent)} | environment)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
@@ -416,7 +417,7 @@ def shared_object(compiler: str, name: str) -> str:
 
 @pytest.mark.slow
 def test_with_address_sanitizer(tmp_path):
-    """The whole C++ file instrumented: no access beyond an object of its own."""
+    """All of the C++ instrumented: no access beyond an object of its own."""
     preload = shutil.which("g++") and shared_object("g++", "libasan.so")
     if not preload:
         pytest.skip("needs g++ with its address sanitizer")
@@ -430,8 +431,9 @@ def test_with_address_sanitizer(tmp_path):
     assert b"__asan_report_load" in Path(built.stdout.strip()).read_bytes()
     # With the C++ library in front: the sanitizer looks for its functions at the start.
     preload += " " + shared_object("g++", "libstdc++.so.6")
-    run_fuzz(400, 11, LD_PRELOAD=preload, **own,
-             ASAN_OPTIONS="detect_leaks=0:abort_on_error=1")
+    for kind in (), ("winograd",):
+        run_fuzz(400, 11, *kind, LD_PRELOAD=preload, **own,
+                 ASAN_OPTIONS="detect_leaks=0:abort_on_error=1")
 
 
 @pytest.mark.slow
@@ -440,14 +442,22 @@ def test_writes_nothing_beyond_its_results():
     checking = shared_object("gcc", "libc_malloc_debug.so.0")
     if not checking:
         pytest.skip("needs glibc's libc_malloc_debug.so.0")
-    run_fuzz(1000, 12, LD_PRELOAD=checking, GLIBC_TUNABLES="glibc.malloc.check=3")
+    for kind in (), ("winograd",):
+        run_fuzz(1000, 12, *kind, LD_PRELOAD=checking,
+                 GLIBC_TUNABLES="glibc.malloc.check=3")
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_calls_leak_nothing():
+def test_a_hundred_thousand_calls_leak_nothing(monkeypatch):
+    monkeypatch.setattr(winograd_cost, "COSTS", {4: winograd_cost.Cost(0, 0, 0)})
+    v = f32(3, 3, 3, 16, 16)
+
+    def winograd(x):
+        return correlate(x[..., :1] * jnp.ones(16), v, padding="SAME")
     f = jax.jit(lambda x, w, g: (onednn(x, w), *jax.vjp(onednn, x, w)[1](g),
-                                 *sums(x, x, x[0, 0, 0])))
-    assert library.SUMS in f.lower(X, W, G).as_text()
+                                 *sums(x, x, x[0, 0, 0]), jax.vjp(winograd, x)[0]))
+    text = f.lower(X, W, G).as_text()
+    assert library.SUMS in text and "tile = 4" in text
 
     def run(count):
         for _ in range(count):
