@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 from absl import flags
+import jax
 from ml_collections import ConfigDict
 
 from cnn_jax import data, inspect, networks, predict, training
@@ -180,7 +181,8 @@ def summary(request: Request) -> None:
     shape = (*size, config.data.channels or shape[2])
     try:
         with waiting("tracing the network"):
-            table = layer_table(create_model(config), shape)
+            table = layer_table(create_model(config), shape,
+                                max(1, config.batch_size // jax.device_count()))
     except ValueError as error:
         raise InputError(f"{config.model.name} on images of shape {shape}: "
                          f"{error}") from error

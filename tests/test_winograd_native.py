@@ -7,6 +7,7 @@ Skipped where oneDNN is not here. What 'auto' computes so is chosen by cost; mos
 ask for a tile, whatever it costs.
 """
 
+import concurrent.futures
 import itertools
 import os
 import subprocess
@@ -21,6 +22,8 @@ import pytest
 from fuzz_onednn import by_numpy, check, fuzz_winograd
 from gradcheck import normal, relative_error
 
+from cnn_jax import networks
+from cnn_jax.inspection.summary import layer_table
 from cnn_jax.native import library
 from cnn_jax.ops import CONVS, conv_lax, conv_onednn, correlate, winograd_cost
 from cnn_jax.ops.conv import describe, implementation_of
@@ -37,6 +40,10 @@ def tile(request, monkeypatch):
     monkeypatch.setattr(winograd_cost, "COSTS",
                         {request.param: winograd_cost.Cost(0, 0, 0)})
     jax.clear_caches()
+    spec = of(1, 1, 16, 16)
+    for kind, one_pass in enumerate(conv_onednn.fastest):
+        a, b = (arrays(spec)[i] for i in ((0, 1), (2, 1), (0, 2))[kind])
+        assert tiles_in(lambda a, b: one_pass(a, b, spec), a, b) == [request.param]
     yield request.param
     jax.clear_caches()
 
@@ -146,6 +153,22 @@ def test_bfloat16_is_float32_rounded_once(tile):
                                         for a in (low, high)))
 
 
+def test_two_threads_at_once(tile):
+    spec = of(4, 9, 32, 48)
+    x, w, g = arrays(spec)
+
+    def work(seed):
+        """The bits of the first time, again and again."""
+        f = jax.jit(lambda x, w, g: (
+            conv_onednn.fastest.forward(x, w + seed, spec),
+            conv_onednn.fastest.weight_gradient(x, g + seed, spec)))
+        first = [np.asarray(a) for a in f(x, w, g)]
+        return all(map(np.array_equal, first * 100,
+                       [a for _ in range(100) for a in f(x, w, g)]))
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(work, range(3))) == [True] * 3
+
+
 def test_repeated_calls_give_the_same_bits(tile):
     spec = of(8, 20, 32, 64)
 
@@ -173,11 +196,11 @@ def test_the_cheapest_is_chosen(images, side, channels, outputs, m):
     assert winograd_cost.tile_of(spec, F32) == m
     assert implementation_of("auto", spec, F32) == "native"
     assert describe("auto", spec, F32) == (
-        f"native F({m} x {m}, 3 x 3)" if m else "onednn")
+        f"native Winograd F({m} x {m}, 3 x 3)" if m else "onednn")
     assert describe("onednn", spec, F32) == "onednn"
-    x, w, g = arrays(of(min(images, 2), side, channels, outputs))
-    if images <= 2:
-        assert tiles_in(lambda x, w: correlate(x, w, padding="SAME"), x, w) == [m]
+    x, w = (jax.ShapeDtypeStruct(s, F32) for s in (spec.x_shape, spec.w_shape))
+    assert tiles_in(jax.grad(lambda x, w: correlate(
+        x, w, padding="SAME").sum(), (0, 1)), x, w) == [m] * 2
 
 
 @pytest.mark.parametrize("change", [
@@ -210,6 +233,25 @@ def test_highest_precision_is_direct():
         assert tiles_in(gradients, x, w) == [m] * 3
     assert tiles_in(lambda x, w: correlate(
         x, w, padding="SAME", implementation="onednn"), x, w) == [0]
+    for precision, m in (("highest", 0), ("float32", 0), ("default", 4), (None, 4)):
+        with jax.default_matmul_precision(precision):
+            assert winograd_cost.tile_of(spec, F32) == m
+            assert tiles_in(jax.grad(lambda x, w: jnp.sin(correlate(
+                x, w, padding="SAME")).sum(), (0, 1)), x, w) == [m] * 3
+
+
+def test_the_summary_knows_the_images_of_a_step():
+    network = networks.create("tf2_vgg16")
+    for images in (1, 128):
+        x = jax.ShapeDtypeStruct((images, 32, 32, 3), F32)
+        variables = jax.eval_shape(lambda x: network.init(
+            jax.random.key(0), x, train=False), x)
+        tiles = tiles_in(lambda v, x: network.apply(v, x, train=False), variables, x)
+        found = [row.conv for row in layer_table(network, (32, 32, 3), images).rows
+                 if row.conv]
+        assert found == [f"native Winograd F({m} x {m}, 3 x 3)" if m else "onednn"
+                         for m in tiles]
+        assert tiles.count(4) == (3 if images == 1 else 9)
 
 
 # The transformations.
@@ -291,6 +333,22 @@ def test_the_library_refuses_other_problems(spec, tile):
         library_call(x, w, spec, tile).block_until_ready()
 
 
+def test_the_gradient_of_the_kernel_is_the_transpose_of_the_convolution(tile):
+    """<g, conv(x, w)> = <dx, x> = <dw, w>, each by a pass of its own."""
+    spec = of(5, (9, 10), 32, 48, ((2, 1), (0, 2)))
+    x, w, g = arrays(spec)
+    y, dx, dw = jax.jit(lambda x, w, g: (
+        conv_onednn.fastest.forward(x, w, spec),
+        conv_onednn.fastest.input_gradient(g, w, spec),
+        conv_onednn.fastest.weight_gradient(x, g, spec)))(x, w, g)
+    products = [np.vdot(np.float64(a), np.float64(b)) for a, b in (
+        (g, y), (dx, x), (dw, w))]
+    size = np.linalg.norm(g) * np.linalg.norm(y)
+    for a, b in itertools.pairwise(products):
+        assert abs(a - b) <= 1e-6 * size
+    assert relative_error(y, conv_lax.forward(x, w, spec)) <= 5e-6
+
+
 # Long checks.
 
 @pytest.mark.slow
@@ -308,19 +366,3 @@ def test_without_avx512(tmp_path):
             "PYTHONPATH": str(HERE.parent), "CNN_JAX_CACHE": str(tmp_path),
             "CXX": "g++ -mno-avx512f"})
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-
-
-def test_the_gradient_of_the_kernel_is_the_transpose_of_the_convolution(tile):
-    """<g, conv(x, w)> = <dx, x> = <dw, w>, each by a pass of its own."""
-    spec = of(5, (9, 10), 32, 48, ((2, 1), (0, 2)))
-    x, w, g = arrays(spec)
-    y, dx, dw = jax.jit(lambda x, w, g: (
-        conv_onednn.fastest.forward(x, w, spec),
-        conv_onednn.fastest.input_gradient(g, w, spec),
-        conv_onednn.fastest.weight_gradient(x, g, spec)))(x, w, g)
-    products = [np.vdot(np.float64(a), np.float64(b)) for a, b in (
-        (g, y), (dx, x), (dw, w))]
-    size = np.linalg.norm(g) * np.linalg.norm(y)
-    for a, b in itertools.pairwise(products):
-        assert abs(a - b) <= 1e-6 * size
-    assert relative_error(y, conv_lax.forward(x, w, spec)) <= 5e-6

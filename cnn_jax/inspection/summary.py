@@ -173,8 +173,12 @@ def record(row: Row) -> dict[str, Any]:
     return out
 
 
-def layer_table(model: nn.Module, input_shape: tuple[int, int, int]) -> LayerTable:
-    """The table of a network for images of `input_shape` = (H, W, C)."""
+def layer_table(model: nn.Module, input_shape: tuple[int, int, int],
+                images: int = 1) -> LayerTable:
+    """The table of a network for images of `input_shape` = (H, W, C).
+
+    images: that a device computes at a time, by which its convolutions are chosen.
+    """
     rows: list[Row] = []
     open_modules: list[nn.Module] = []
     counted: set[tuple[str, ...]] = set()
@@ -205,7 +209,7 @@ def layer_table(model: nn.Module, input_shape: tuple[int, int, int]) -> LayerTab
             "/".join(module.path), kind_of(module), out.shape[1:], size_of(own),
             sum(row.macs for row in inside) or macs_of(module, inputs[0], out),
             0 if view else out[0].size * out.dtype.itemsize, field,
-            conv_of(module, inputs[0], out))]
+            conv_of(module, inputs[0], out, images))]
         fields[id(out)] = (out, field)
         return out
 
@@ -247,8 +251,9 @@ def macs_of(module: nn.Module, x: jax.Array, y: jax.Array) -> int:
     return 0
 
 
-def conv_of(module: nn.Module, x: jax.Array, y: jax.Array) -> str:
-    """What computes a layer's convolution here ('' for other layers)."""
+def conv_of(module: nn.Module, x: jax.Array, y: jax.Array, images: int) -> str:
+    """What computes a layer's convolution of so many images here ('' for other layers).
+    """
     transposed = isinstance(module, layers.ConvTranspose)
     if not transposed and not isinstance(module, nn.Conv):
         return ""
@@ -263,7 +268,7 @@ def conv_of(module: nn.Module, x: jax.Array, y: jax.Array) -> str:
         hook = module.conv_general_dilated
         name = hook.__name__.removeprefix("conv_") if hook else "lax"
         image = x.shape
-    spec = conv_spec(image, w.shape, strides, padding, None, dilation,
+    spec = conv_spec((images, *image[1:]), w.shape, strides, padding, None, dilation,
                      module.feature_group_count)
     return describe(name, spec, jnp.dtype(module.dtype or x.dtype))
 

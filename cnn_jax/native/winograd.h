@@ -12,8 +12,9 @@
 // dU there is one matrix for every place in a tile, whose rows are tiles or channels.
 //
 // Source: Lavin and Gray, "Fast algorithms for convolutional neural networks", 2016. With
-// the points 0, 3/4, -3/4, 3/2, -3/2 for m = 4 the error is a fifth of that with theirs,
-// 0, 1, -1, 2, -2; it is of the size of the largest products in the tile, not in the sum.
+// the points 0, 3/4, -3/4, 3/2, -3/2 for m = 4 the error is a fifth of that with their 0,
+// 1, -1, 2, -2. It is of the size of the largest products in the tile, not in the sum, and
+// a pixel that is not finite makes its whole tile of outputs so.
 #ifndef CNN_JAX_WINOGRAD_H_
 #define CNN_JAX_WINOGRAD_H_
 
@@ -34,7 +35,7 @@ constexpr int kLanes = 8, kRows = 4;
 constexpr int kPanel = 2 * kLanes;  // kRows x kPanel sums are kept in registers
 constexpr int kChannels = 16;       // of which channels and outputs are multiples
 constexpr size_t kLine = 16;        // floats in a line of the cache
-constexpr int64_t kSummed = 128;    // channels at a time: such sums are more exact
+constexpr int64_t kSummed = 128;    // channels at a time: more exact than all in a row
 
 typedef float Vector __attribute__((vector_size(4 * kLanes)));
 typedef float Stored
@@ -300,11 +301,14 @@ class Method {
     Share(pool_, n, std::min(n, threads_) - 1, body);
   }
 
-  // Threads share tiles, unless U is too large for each to read, or keep, all of it.
+  // Threads share tiles, unless U is too large for each to read, or keep, all of it:
+  // then they share panels too, in as many bands as leave none of them idle.
   int64_t Bands() const {
     constexpr int64_t kMost = 64 << 20;  // bytes, for all threads
     const int64_t bytes = kPlaces * u_ * sizeof(float) * threads_;
-    return std::min({Quotient(bytes, kMost), threads_, panels_});
+    int64_t bands = std::min(Quotient(bytes, kMost), threads_);
+    while (threads_ % bands) bands++;
+    return std::min(bands, panels_);
   }
   int64_t Chunks(int64_t block, int64_t most) const {
     return std::clamp<int64_t>(tiles_ / block, 1, std::max<int64_t>(1, most));

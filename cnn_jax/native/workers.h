@@ -100,7 +100,10 @@ inline void Share(xla::ffi::ThreadPool& pool, int n, int helpers,
       job->done.fetch_add(1, std::memory_order_release);
     }
   };
-  for (int i = 0; i < helpers; i++) pool.Schedule(std::function<void()>(work));
+  try {
+    for (int i = 0; i < helpers; i++) pool.Schedule(std::function<void()>(work));
+  } catch (const std::bad_alloc&) {  // those that have started use `body`: go on
+  }
   work();
   while (job->done.load(std::memory_order_acquire) < n) std::this_thread::yield();
   if (!job->error.empty()) throw std::runtime_error(job->error);

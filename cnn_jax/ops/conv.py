@@ -57,8 +57,8 @@ def implementation_of(name: str, spec: ConvSpec, dtype) -> str:
 
 
 def describe(name: str, spec: ConvSpec, dtype) -> str:
-    """What computes this convolution here: 'onednn', 'native F(4 x 4, 3 x 3)', or where
-    the passes differ 'banded / im2col / lax', for the forward pass and the two
+    """What computes this convolution here: 'onednn', 'native Winograd F(4 x 4, 3 x 3)',
+    or where the passes differ 'banded / im2col / lax', for the forward pass and the two
     gradients."""
     used = implementation_of(name, spec, dtype)
     if used == "auto":
@@ -66,7 +66,7 @@ def describe(name: str, spec: ConvSpec, dtype) -> str:
                           for form in conv_auto.forms(spec, dtype))
     if used == "native":
         m = winograd_cost.tile_of(spec, dtype)
-        used = f"native F({m} x {m}, 3 x 3)" if m else "onednn"
+        used = f"native Winograd F({m} x {m}, 3 x 3)" if m else "onednn"
     if used == "onednn" and conv_onednn.weight_gradient_by_lax(spec):
         return "onednn / onednn / lax"
     return used

@@ -2,8 +2,8 @@
 
 On a GPU or TPU it is XLA's convolution, with unchanged compiled code. On a CPU XLA is
 slow for some shapes; the tables below say which form replaces it there. The first rule
-that holds wins. Where oneDNN is installed (cnn_jax.native), it takes all that it has,
-but for what Winograd's method computes in less time.
+that holds wins. Where oneDNN is installed, the library of cnn_jax.native takes all that
+oneDNN has, some of it by Winograd's method in C++ (winograd_cost).
 """
 
 import itertools

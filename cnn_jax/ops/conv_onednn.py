@@ -273,7 +273,9 @@ def _passes(winograd: bool) -> Passes:
     def of_kind(kind):
         def one_pass(a, b, spec: ConvSpec):
             if takes(spec, a.dtype) and splits_images_alone(kind, a, b):
-                return bind(kind, a, b, spec, winograd)
+                # Asked now: the precision that JAX is set to is not known later.
+                return bind(kind, a, b, spec,
+                            winograd and winograd_cost.of_default_precision(spec))
             if conv_lax.read_right(spec) and not is_empty(spec):
                 return BY_LAX[kind](a, b, spec)  # with forward mode
             return conv_lax.passes[kind](a, b, spec)

@@ -67,8 +67,8 @@ def create_recipe(config: ConfigDict, info: DataInfo,
 
 
 def describe_network(recipe: Recipe, image_shape: tuple[int, int, int],
-                     masks: bool = False) -> LayerTable:
-    """The layer table; nothing is computed.
+                     masks: bool = False, images: int = 1) -> LayerTable:
+    """The layer table for so many images at a time; nothing is computed.
 
     Raises InputError where the network cannot take images of this shape, has no part
     of a name that is to be frozen, or does not say what the labels (one an image, or
@@ -77,7 +77,7 @@ def describe_network(recipe: Recipe, image_shape: tuple[int, int, int],
     network = type(recipe.model).__name__
     try:
         state = abstract_state(recipe, image_shape)
-        table = layer_table(recipe.model, image_shape)
+        table = layer_table(recipe.model, image_shape, images)
     except ValueError as error:
         raise InputError(f"{network} on images of shape {tuple(image_shape)}: {error}"
                          ) from error

@@ -28,7 +28,8 @@ from cnn_jax.training.stored import step_folders
 
 CASES = {"batch norm and dropout": {}, "LeNet-5": {"model.name": "lenet5"},
          "three steps a call": {"steps_per_call": 3},
-         "oneDNN": {"model.conv": "onednn"}}
+         "oneDNN": {"model.conv": "onednn"},
+         "Winograd": {"model.name": "selu_cnn"}}
 ROWS_PER_EPOCH = 6
 EARLY = 0.1  # of the kills, at most, may come before there is a checkpoint
 IN_SAVES = 0.4  # of the kills, at least, must hit a save that is open
