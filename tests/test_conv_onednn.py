@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fuzz_onednn import by_numpy, check, fuzz, problem
+from fuzz_onednn import by_numpy, check, fuzz, handler, problem
 from gradcheck import compiled, normal, relative_error
 
 from cnn_jax.native import library
@@ -304,18 +304,6 @@ def test_away_from_the_cpu_nothing_is_asked(monkeypatch):
         assert implementation_of(name, SPEC, jnp.dtype("float32")) == "lax"
 
 
-def call(x, w, spec=SPEC, kind=0, tile=0):
-    """The library's handler without any of Python's checks."""
-    low, high = zip(*spec.padding)
-    lists = {"strides": spec.strides, "low": low, "high": high,
-             "dilation": spec.rhs_dilation}
-    return jax.ffi.ffi_call(library.TARGET, jax.ShapeDtypeStruct(
-        SPEC.y_shape, x.dtype))(
-            x, *w, kind=np.int64(kind), groups=np.int64(spec.groups),
-            tile=np.int64(tile),
-            **{name: np.asarray(v, np.int64) for name, v in lists.items()})
-
-
 @pytest.mark.parametrize("change, message", [
     ({"x_shape": (4, 9, 8, 5)}, "batch, channels or groups do not fit"),
     ({"strides": (2, 2)}, "the output size does not fit"),
@@ -328,7 +316,7 @@ def test_the_library_checks_what_it_is_told(change, message):
     """One line that names the shapes, before anything is read."""
     spec = SPEC._replace(**change)
     with pytest.raises(Exception, match=message) as error:
-        call(f32(0, *spec.x_shape), [W], spec).block_until_ready()
+        handler(spec, SPEC.y_shape, f32(0, *spec.x_shape), W).block_until_ready()
     line, = [line for line in str(error.value).splitlines() if message in line]
     assert "w [3,2,3,10], y [4,5,8,10], strides" in line
 
@@ -339,9 +327,9 @@ def test_the_library_checks_what_it_is_told(change, message):
     (X, [], 0, "number of arguments"), (X, [W, W], 0, "number of arguments"),
     (X, [W], 3, "three passes"), (X, [W], -1, "three passes")])
 def test_the_library_refuses_other_operands(x, w, kind, message):
-    same(call(X, [W]), lax(X, W))
+    same(handler(SPEC, SPEC.y_shape, X, W), lax(X, W))
     with pytest.raises(Exception, match=message):
-        call(x, w, kind=kind).block_until_ready()
+        handler(SPEC, SPEC.y_shape, x, *w, kind=kind).block_until_ready()
 
 
 @pytest.mark.parametrize("offset", [0, 1])

@@ -19,7 +19,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fuzz_onednn import by_numpy, check, fuzz_winograd
+from fuzz_onednn import by_numpy, check, fuzz_winograd, handler
 from gradcheck import normal, relative_error
 
 from cnn_jax import networks
@@ -118,7 +118,8 @@ def test_by_hand():
     expected = np.zeros((1, 3, 3, 16))
     expected[0, ..., 7] = [[6, 5, 4], [3, 2, 1], [0, 0, 0]]
     for m in (2, 4):
-        y = jax.jit(lambda x, w: library_call(x, w, of(1, 3, 16, 16), m))(x, w)
+        y = jax.jit(lambda x, w: handler(
+            of(1, 3, 16, 16), x.shape, x, w, tile=m))(x, w)
         np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
@@ -236,6 +237,8 @@ def test_highest_precision_is_direct():
     for precision, m in (("highest", 0), ("float32", 0), ("default", 4), (None, 4)):
         with jax.default_matmul_precision(precision):
             assert winograd_cost.tile_of(spec, F32) == m
+            both = spec._replace(precision=(None, None))
+            assert winograd_cost.tile_of(both, F32) == m
             assert tiles_in(jax.grad(lambda x, w: jnp.sin(correlate(
                 x, w, padding="SAME")).sum(), (0, 1)), x, w) == [m] * 3
 
@@ -311,17 +314,6 @@ assert relative_error(dw.sum(0), expected[1]) <= 1e-5
 
 # What the library is told.
 
-def library_call(x, w, spec, tile):
-    """The library's handler without any of Python's checks."""
-    low, high = zip(*spec.padding)
-    lists = {"strides": spec.strides, "low": low, "high": high,
-             "dilation": spec.rhs_dilation}
-    return jax.ffi.ffi_call(library.TARGET, jax.ShapeDtypeStruct(
-        spec.y_shape, x.dtype))(
-            x, w, kind=np.int64(0), groups=np.int64(spec.groups), tile=np.int64(tile),
-            **{name: np.asarray(v, np.int64) for name, v in lists.items()})
-
-
 @pytest.mark.parametrize("spec, tile", [
     (of(1, 6, 16, 16), 3), (of(1, 6, 16, 16), -2), (of(1, 6, 16, 20), 4),
     (of(1, 6, 12, 16), 4), (of(1, 6, 16, 16)._replace(strides=(1, 2)), 2),
@@ -330,7 +322,7 @@ def library_call(x, w, spec, tile):
 def test_the_library_refuses_other_problems(spec, tile):
     x, w, _ = arrays(spec)
     with pytest.raises(Exception, match="Winograd's method does not take it: x"):
-        library_call(x, w, spec, tile).block_until_ready()
+        handler(spec, spec.y_shape, x, w, tile=tile).block_until_ready()
 
 
 def test_the_gradient_of_the_kernel_is_the_transpose_of_the_convolution(tile):

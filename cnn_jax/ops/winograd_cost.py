@@ -36,9 +36,9 @@ def of_default_precision(spec: ConvSpec) -> bool:
     """False if more is asked for, of this convolution or by
     `jax.default_matmul_precision`: the errors of a tile are of the size of its largest
     products."""
-    asked = spec.precision or jax.config.jax_default_matmul_precision
-    each = asked if isinstance(asked, tuple) else (asked,)
-    return {*each} <= {None, lax.Precision.DEFAULT, "default", "fastest", "bfloat16"}
+    each = spec.precision if isinstance(spec.precision, tuple) else (spec.precision,)
+    asked = {one or jax.config.jax_default_matmul_precision for one in each}
+    return asked <= {None, lax.Precision.DEFAULT, "default", "fastest", "bfloat16"}
 
 
 def takes(spec: ConvSpec, dtype) -> bool:
