@@ -4,7 +4,7 @@ import signal
 import sys
 from pathlib import Path
 
-from cnn_jax.malloc import use_huge_pages
+from cnn_jax.huge_pages import use_huge_pages
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports at once
@@ -13,7 +13,7 @@ if __name__ == "__main__":
 from absl import app, flags, logging  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
-from cnn_jax import modes  # noqa: E402
+from cnn_jax.cli import modes  # noqa: E402
 from cnn_jax.errors import InputError, RunError, one_line, reason  # noqa: E402
 from cnn_jax.training import Stopped  # noqa: E402
 

@@ -2,7 +2,7 @@
 
 python main.py --config=configs/cifar10.py:VARIANT --config.seed=S
 python experiments/reproduce.py --only cifar10_VARIANT         # all seeds, and the row
-(Measured figures are in experiments/RESULTS.md.)
+(Measured figures are in measured/accuracy/RESULTS.md.)
 
 All published runs validated on the test images and kept the best of the epochs seen
 there. Ours keep the last 5,000 of the 50,000 training images for that, the 45,000 +

@@ -1,6 +1,6 @@
 """Every field there is, once, with its default. The other configs change what differs.
 
-Rules for each field (type, range, allowed names) are in `cnn_jax/training/config.py`.
+Rules for each field (type, range, allowed names) are in `cnn_jax/config/rules.py`.
 """
 
 from ml_collections import ConfigDict

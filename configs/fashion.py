@@ -2,7 +2,7 @@
 
 python main.py --config=configs/fashion.py:VARIANT --config.seed=S
 python experiments/reproduce.py --only fashion_VARIANT         # all seeds, and the row
-(Measured figures are in experiments/RESULTS.md.)
+(Measured figures are in measured/accuracy/RESULTS.md.)
 
 60,000 training images, of which the first 5,000 are the validation part in every
 variant, as published; the 10,000 test images are looked at once, by the parameters of

@@ -2,7 +2,7 @@
 
 python main.py --config=configs/mnist.py:VARIANT --config.seed=S
 python experiments/reproduce.py --only mnist_VARIANT           # all seeds, and the row
-(Measured figures are in experiments/RESULTS.md.)
+(Measured figures are in measured/accuracy/RESULTS.md.)
 
 The 10,000 test images are looked at once, by the parameters of the best validation
 epoch (published: by those of the last).

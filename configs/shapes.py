@@ -2,7 +2,7 @@
 
 python main.py --config=configs/shapes.py:VARIANT --config.seed=S
 python experiments/reproduce.py --only shapes_VARIANT          # all seeds, and the row
-(Measured figures are in experiments/RESULTS.md.)
+(Measured figures are in measured/accuracy/RESULTS.md.)
 
 The sets of the ai-edu tutorial, 5,000 + 1,000 images of 28 x 28 pixels (colour; shape)
 and 5,400 + 900 (both), drawn anew since the tutorial has no seed. The first tenth of
@@ -15,7 +15,7 @@ Deviation: batch norm learns by the mean gradient like all else (there by the su
 
 from configs import default
 
-# Steps of these networks are cheaper than their calls (experiments/measured/
+# Steps of these networks are cheaper than their calls (measured/speed/
 # seeds_vmapped.txt).
 STEPS = 16
 

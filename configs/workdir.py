@@ -8,7 +8,7 @@ python main.py --mode=inspect --workdir=W --config=configs/workdir.py:W \
 
 from pathlib import Path
 
-from cnn_jax.training.workdir import read_config
+from cnn_jax.workdir.folder import read_config
 
 
 def get_config(workdir: str):

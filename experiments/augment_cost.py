@@ -27,9 +27,9 @@ from cnn_jax.data.examples import Examples  # noqa: E402
 from cnn_jax.data.scaling import Scaling  # noqa: E402
 from cnn_jax.errors import InputError, RunError  # noqa: E402
 from cnn_jax.training import parallel  # noqa: E402
-from cnn_jax.training.metrics import write_atomically  # noqa: E402
-from cnn_jax.training.setup import create_recipe, first_state  # noqa: E402
-from cnn_jax.training.workdir import DataInfo  # noqa: E402
+from cnn_jax.files import write_atomically  # noqa: E402
+from cnn_jax.training.recipe import create_recipe, first_state  # noqa: E402
+from cnn_jax.data.info import DataInfo  # noqa: E402
 from configs import default, monkeys  # noqa: E402
 from experiments.measuring import make_out, ran_on  # noqa: E402
 

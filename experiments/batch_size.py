@@ -31,9 +31,9 @@ from cnn_jax.data.batches import (concatenate, steps_per_epoch,  # noqa: E402
 from cnn_jax.errors import InputError, RunError  # noqa: E402
 from cnn_jax.training import parallel  # noqa: E402
 from cnn_jax.training.evaluate import compile_evaluation  # noqa: E402
-from cnn_jax.training.metrics import named, write_atomically  # noqa: E402
-from cnn_jax.training.setup import create_recipe, first_state  # noqa: E402
-from cnn_jax.training.workdir import describe  # noqa: E402
+from cnn_jax.files import named, write_atomically  # noqa: E402
+from cnn_jax.training.recipe import create_recipe, first_state  # noqa: E402
+from cnn_jax.data.info import describe  # noqa: E402
 from configs import lenet  # noqa: E402
 from experiments.measuring import make_out, ran_on  # noqa: E402
 

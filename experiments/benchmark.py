@@ -10,8 +10,8 @@ A training step is forward, backward and SGD with momentum. All arms train
 the same network from the same parameters on the same images: plain Flax (`nn.Conv`,
 `nn.BatchNorm`, no compiler options), PyTorch (eager, channels_last), Keras on
 TensorFlow and on JAX. All have memory in huge pages; ours also keeps it, as `main.py`
-does (cnn_jax/malloc.py), and so do an arm more of Flax ("kept") and of PyTorch; one of
-PyTorch is as users start it, with small pages. First their logits and losses must
+does (cnn_jax/huge_pages.py), and so do an arm more of Flax ("kept") and of PyTorch; one
+of PyTorch is as users start it, with small pages. First their logits and losses must
 agree. Every arm has its own process; the parent lets them run in turn, A B C A B C, so
 that drift of the machine falls on all. A virtual machine may move its cores apart
 (arms/cores.py), so their distance is measured in every round too. Writes

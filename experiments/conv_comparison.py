@@ -32,7 +32,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from cnn_jax.malloc import use_huge_pages  # noqa: E402
+from cnn_jax.huge_pages import use_huge_pages  # noqa: E402
 
 if __name__ == "__main__":
     use_huge_pages()  # before JAX starts

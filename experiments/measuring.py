@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 
 from cnn_jax.errors import InputError
-from cnn_jax.training.results import commit, machine, versions
+from cnn_jax.workdir.machine import commit, machine, versions
 
 
 def make_out(folder: Path) -> None:

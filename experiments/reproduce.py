@@ -36,8 +36,8 @@ sys.path.insert(0, str(ROOT))
 
 from cnn_jax.data.folders import ARCHIVES  # noqa: E402
 from cnn_jax.errors import InputError  # noqa: E402
-from cnn_jax.training.config import check  # noqa: E402
-from cnn_jax.training.results import core_count  # noqa: E402
+from cnn_jax.config.rules import check  # noqa: E402
+from cnn_jax.workdir.machine import core_count  # noqa: E402
 from experiments.processes import Interrupted, Runs  # noqa: E402
 from experiments.published import EXPERIMENTS, IMAGES, Experiment  # noqa: E402
 from experiments.results_table import (AS_PUBLISHED, Target, below,  # noqa: E402
@@ -195,7 +195,7 @@ def parse(argv: list[str] | None, names: list[str]) -> argparse.Namespace:
                         help="runs side by side, each on its share of the cores: small "
                         "networks use one core better than two")
     parser.add_argument("--workdir", type=Path, default=Path("runs/reproduce"))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent,
+    parser.add_argument("--out", type=Path, default=ROOT / "measured" / "accuracy",
                         help="where RESULTS.md and RESULTS.json go")
     parser.add_argument("--list", action="store_true", help="shows the experiments")
     parser.add_argument("--table", action="store_true",

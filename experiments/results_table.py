@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cnn_jax.errors import InputError
-from cnn_jax.training.config import computed, flat
-from cnn_jax.training.metrics import write_atomically
-from cnn_jax.training.results import RESULTS
-from cnn_jax.training.workdir import ANEW, read_data_info, read_json, read_sealed
+from cnn_jax.config.rules import computed, flat
+from cnn_jax.files import write_atomically
+from cnn_jax.workdir.results import RESULTS
+from cnn_jax.workdir.folder import ANEW, read_data_info, read_json, read_sealed
 from configs import default
 from experiments.published import Experiment
 

@@ -22,8 +22,8 @@ from cnn_jax import ops  # noqa: E402
 from cnn_jax.data.examples import Examples  # noqa: E402
 from cnn_jax.data.scaling import Scaling  # noqa: E402
 from cnn_jax.training import parallel  # noqa: E402
-from cnn_jax.training.setup import create_recipe, first_state  # noqa: E402
-from cnn_jax.training.workdir import DataInfo  # noqa: E402
+from cnn_jax.training.recipe import create_recipe, first_state  # noqa: E402
+from cnn_jax.data.info import DataInfo  # noqa: E402
 from configs import lenet  # noqa: E402
 
 SIZES, STEPS, ROUNDS, BATCH, IMAGES = (1, 2, 4, 8), 16, 15, 128, 4096

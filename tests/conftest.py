@@ -3,7 +3,7 @@ a browser for the pages."""
 
 import jax
 import pytest
-from browser import launched
+from tests.support.browser import launched
 from hypothesis import settings
 from jax.experimental.compilation_cache import compilation_cache
 

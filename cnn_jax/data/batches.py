@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from cnn_jax.data.examples import Dataset, Examples
-from cnn_jax.draws import draw_key
+from cnn_jax.rng import draw_key
 
 
 def concatenate(dataset: Dataset) -> tuple[Examples, dict[str, range]]:

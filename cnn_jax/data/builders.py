@@ -16,7 +16,7 @@ from cnn_jax.data import download, official
 from cnn_jax.data.examples import Examples, Stored
 from cnn_jax.data.images import convert_images
 from cnn_jax.errors import InputError
-from cnn_jax.places import expanded
+from cnn_jax.files import expanded
 
 _BLOCK = 1024  # examples that are read at a time
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 
-from cnn_jax.places import cache_folder
+from cnn_jax.files import cache_folder
 
 # Raise it when read_image or the order of the files changes.
 _VERSION = 2

@@ -23,7 +23,7 @@ from cnn_jax.data.examples import Examples, Stored
 from cnn_jax.data.images import (EXTENSIONS, empty, is_image, is_image_name,
                                  read_image)
 from cnn_jax.errors import InputError
-from cnn_jax.places import expanded
+from cnn_jax.files import expanded
 
 PART_NAMES = {
     "train": "train", "training": "train",

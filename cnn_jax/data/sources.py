@@ -13,7 +13,7 @@ import numpy as np
 from cnn_jax.data import official
 from cnn_jax.data.examples import Examples, Stored
 from cnn_jax.errors import InputError
-from cnn_jax.places import expanded
+from cnn_jax.files import expanded
 
 DATA_VARIABLE = "CNN_JAX_DATA"
 

@@ -3,14 +3,15 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from cnn_jax.inspection import quality, quality_pictures, units
-from cnn_jax.inspection.events import add, open_events
-from cnn_jax.inspection.picture import write
-from cnn_jax.inspection.report import PICTURES, write_report
-from cnn_jax.inspection.selection import NotForThisNetwork
+from cnn_jax.inspection.draw import classification_metrics as quality_pictures
+from cnn_jax.inspection.explain import classification_metrics as quality, units
+from cnn_jax.inspection.draw.events import add, open_events
+from cnn_jax.inspection.draw.picture import write
+from cnn_jax.inspection.pages.report import PICTURES, write_report
+from cnn_jax.inspection.explain.selection import NotForThisNetwork
 from cnn_jax.inspection.settings import Settings
-from cnn_jax.inspection.subject import Subject
-from cnn_jax.training.metrics import Reporter
+from cnn_jax.inspection.inspected_run import Subject
+from cnn_jax.console import Reporter
 
 # What a run draws when it ends: one compiled forward pass over the part; all else is
 # left to --mode=inspect.

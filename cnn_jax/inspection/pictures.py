@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable
 
 from cnn_jax.errors import InputError
-from cnn_jax.inspection import (embedding, explanations, kernels, maximize, plots,
-                                quality_pictures, receptive_field, units)
-from cnn_jax.inspection.picture import Picture
+from cnn_jax.inspection.draw import (explanations, kernels, plots,
+                                     classification_metrics as quality_pictures)
+from cnn_jax.inspection.explain import embedding, maximize, receptive_field, units
+from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.settings import Settings, names
-from cnn_jax.inspection.subject import Subject
+from cnn_jax.inspection.inspected_run import Subject
 
 # Name -> function from a subject and the settings to pictures, one after another.
 PICTURES: dict[str, Callable[[Subject, Settings], Iterable[Picture]]] = {

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from cnn_jax.training.steps import TrainState
-from cnn_jax.training.stored import leaves
+from cnn_jax.workdir.checkpoints.read import leaves
 
 EDGE = 3  # values shown at each end of a long axis
 

@@ -30,7 +30,7 @@ import filelock
 import jax
 import jaxlib
 
-from cnn_jax import places
+from cnn_jax import files as places
 from cnn_jax.errors import InputError
 
 SOURCE = Path(__file__).with_name("convolution.cc")

@@ -19,7 +19,7 @@ from cnn_jax.networks.lenet import LeNet5, LeNet5Published
 from cnn_jax.networks.mobilenet import MobileNetV1, MobileNetV2
 from cnn_jax.networks.parts import adopt, frozen, in_parts, part_of, parts_of
 from cnn_jax.networks.resnet import PreActResNet, ResNet
-from cnn_jax.networks.seeds import StackedCNN
+from cnn_jax.networks.stacked import StackedCNN
 from cnn_jax.networks.tf2_course import AlexNet8, CBAPDNet, Inception10
 from cnn_jax.networks.vgg import VGG
 from cnn_jax.networks.xception import Xception

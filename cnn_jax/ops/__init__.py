@@ -1,7 +1,7 @@
 """The operations of convolutional networks as pure functions, backward by hand."""
 
 from cnn_jax.ops.activations import stored_relu
-from cnn_jax.ops.compiler import compiler_options
+from cnn_jax.ops._xla.compiler import compiler_options
 from cnn_jax.ops.conv import (CONVS, conv_transpose, convolve, correlate,
                               depthwise_conv, pointwise_conv, separable_conv)
 from cnn_jax.ops.dense import add_bias, dense, softmax_cross_entropy

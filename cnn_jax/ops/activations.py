@@ -4,7 +4,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from cnn_jax.ops.compiler import computed_once
+from cnn_jax.ops._xla.compiler import computed_once
 
 
 @jax.custom_jvp

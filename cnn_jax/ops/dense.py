@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from cnn_jax.ops.mapped import vary_alike
+from cnn_jax.ops._xla.shard_map import vary_alike
 
 
 def add_bias(y: jax.Array, b: jax.Array) -> jax.Array:

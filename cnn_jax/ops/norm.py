@@ -8,9 +8,9 @@ from jax import lax
 import jax.numpy as jnp
 
 from cnn_jax.ops.geometry import is_integer
-from cnn_jax.ops.mapped import vary_alike
+from cnn_jax.ops._xla.shard_map import vary_alike
 from cnn_jax.ops.sums import sums
-from cnn_jax.ops.trilinear import low_precision
+from cnn_jax.ops.conv.vjp import low_precision
 
 
 def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-5,

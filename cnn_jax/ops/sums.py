@@ -12,7 +12,7 @@ from jax.interpreters import ad, batching, mlir
 import jax.numpy as jnp
 
 from cnn_jax.native import library
-from cnn_jax.ops.mapped import vary_alike
+from cnn_jax.ops._xla.shard_map import vary_alike
 
 
 def sums(a: jax.Array, b: jax.Array, center: jax.Array) -> tuple[jax.Array, jax.Array]:

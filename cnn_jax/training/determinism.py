@@ -13,7 +13,7 @@ from cnn_jax.data.examples import Examples
 from cnn_jax.errors import RunError
 from cnn_jax.training.parallel import Placement
 from cnn_jax.training.steps import TrainState
-from cnn_jax.training.stored import leaves
+from cnn_jax.workdir.checkpoints.read import leaves
 
 STEPS = 3  # at least; as many as the calls that make them
 

@@ -10,7 +10,7 @@ import numpy as np
 from cnn_jax import ops
 from cnn_jax.data.batches import eval_order
 from cnn_jax.data.examples import Examples
-from cnn_jax.training.metrics import mean
+from cnn_jax.tasks.metrics import mean
 from cnn_jax.training.parallel import Placement, eval_batch
 from cnn_jax.training.steps import Recipe, TrainState
 

@@ -17,13 +17,15 @@ from cnn_jax.data.batches import train_order
 from cnn_jax.errors import RunError
 from cnn_jax.training import determinism, parallel
 from cnn_jax.training.calls import call_size, make_calls, next_calls
-from cnn_jax.training.config import check
+from cnn_jax.config.rules import check
 from cnn_jax.training.evaluate import Evaluate, compile_evaluation
-from cnn_jax.training.metrics import (Recorder, Reporter, epoch_line, improvement,
-                                      mean)
-from cnn_jax.training.opening import Run, load, open_run, start
-from cnn_jax.training.progress import Progress
-from cnn_jax.training.results import finish, score
+from cnn_jax.console import Reporter, epoch_line
+from cnn_jax.tasks.metrics import mean
+from cnn_jax.workdir.progress import improvement
+from cnn_jax.workdir.recorder import Recorder
+from cnn_jax.training.train import Run, load, open_run, start
+from cnn_jax.workdir.progress import Progress
+from cnn_jax.workdir.results import finish, score
 from cnn_jax.training.signals import Stopped, stop_signals
 from cnn_jax.training.steps import TrainState
 

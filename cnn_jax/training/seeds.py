@@ -23,17 +23,18 @@ from cnn_jax.data.batches import train_order
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.training import parallel
 from cnn_jax.training.calls import Look, make_calls
-from cnn_jax.training.config import RULES, check
+from cnn_jax.config.rules import RULES, check
 from cnn_jax.training.evaluate import Evaluate, compile_evaluation
 from cnn_jax.training.loop import (Diverged, close_epoch, compile_training, drain,
                                    ended_anyway, save, say_finished, say_if_early)
-from cnn_jax.training.metrics import Recorder, Reporter, epoch_line
-from cnn_jax.training.opening import Run, load, open_run, start
-from cnn_jax.training.progress import Progress
-from cnn_jax.training.results import finish, score
+from cnn_jax.console import Reporter, epoch_line
+from cnn_jax.workdir.recorder import Recorder
+from cnn_jax.training.train import Run, load, open_run, start
+from cnn_jax.workdir.progress import Progress
+from cnn_jax.workdir.results import finish, score
 from cnn_jax.training.signals import Stopped, stop_signals
 from cnn_jax.training.steps import TrainState
-from cnn_jax.training.workdir import DataInfo, describe
+from cnn_jax.data.info import DataInfo, describe
 
 
 @dataclasses.dataclass

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from cnn_jax.draws import draw_key
+from cnn_jax.rng import draw_key
 from cnn_jax.networks import in_parts
-from cnn_jax.training.optimizer import Schedule
+from cnn_jax.optimizers import Schedule
 
 AUX_WEIGHT = 0.3  # of GoogLeNet's and Inception's auxiliary heads in the loss
 # Sums over examples: loss, correct, count; of masks in evaluation also confusion, the

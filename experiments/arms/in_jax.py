@@ -20,7 +20,7 @@ from arms.peak import matrix_gflops
 from arms.plain_flax import PlainFlax
 from arms.worker import serve
 from cnn_jax import networks, ops
-from cnn_jax.inspection.summary import layer_table
+from cnn_jax.networks.summary import layer_table
 from cnn_jax.layers import Layers
 from cnn_jax.native import library
 

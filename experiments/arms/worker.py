@@ -15,7 +15,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from cnn_jax import malloc
+from cnn_jax import huge_pages as malloc
 
 EXPERIMENTS = Path(__file__).parents[1]
 HUGE_PAGES = {"GLIBC_TUNABLES": malloc.HUGE_PAGES}

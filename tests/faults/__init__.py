@@ -16,4 +16,4 @@ where a count is not what was promised. tests/test_faults.py runs short versions
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for tiny_runs
+sys.path.insert(0, str(Path(__file__).parents[2]))  # for tiny_runs

@@ -21,13 +21,13 @@ import numpy as np
 from absl import logging
 
 from tests.faults.warm import command_line, report, workplace
-from tiny_runs import assert_same_bits, prepare, read_results, tiny
+from tests.support.tiny_runs import assert_same_bits, prepare, read_results, tiny
 
 from cnn_jax import training
 from cnn_jax.errors import RunError
-from cnn_jax.training.checkpoint import Checkpoints
-from cnn_jax.training.fallback import fall_back
-from cnn_jax.training.setup import abstract_state
+from cnn_jax.workdir.checkpoints.write import Checkpoints
+from cnn_jax.workdir.checkpoints.fallback import fall_back
+from cnn_jax.training.recipe import abstract_state
 
 CHANGES = {"model.name": "lenet5", "epochs": 3}
 # A refusal names the leaf, or the part of the checkpoint that has it; in a line.

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tests.faults.kill_resume import newest
 from tests.faults.warm import command_line, report, start, workplace
-from tiny_runs import end, read_results, refusal, wait_until
+from tests.support.tiny_runs import end, read_results, refusal, wait_until
 
 CHANGES = {"model.name": "lenet5", "epochs": 25}
 LIMIT_BYTES = 20_000

@@ -1,9 +1,9 @@
-"""The figures of results/RELIABILITY.md: measured by their commands, put in a table.
+"""The figures of measured/reliability/RELIABILITY.md: measured, put in a table.
 
     python -m tests.faults.figures --only=4,16      measure these (nothing: all; hours)
     python -m tests.faults.figures --table          only write the table again
 
-What was measured is kept in results/reliability.json.
+What was measured is kept in measured/reliability/reliability.json.
 """
 
 import argparse
@@ -16,11 +16,11 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-from tiny_runs import ROOT
+from tests.support.tiny_runs import ROOT
 
-from cnn_jax.training.results import commit, machine, versions
+from cnn_jax.workdir.machine import commit, machine, versions
 
-FOLDER = ROOT / "results"
+FOLDER = ROOT / "measured" / "reliability"
 RECORD = FOLDER / "reliability.json"
 
 
@@ -166,7 +166,7 @@ def measure(number: str) -> dict:
 
 
 def table(record: dict) -> str:
-    """results/RELIABILITY.md"""
+    """measured/reliability/RELIABILITY.md"""
     lines = [
         "# Reliability, as measured", "",
         "Written by `python -m tests.faults.figures`, which runs the commands. Every "

@@ -16,9 +16,9 @@ import shlex
 from collections import Counter
 
 from tests.faults.warm import Warm, command_line, report, workplace
-from tiny_runs import end, refusal
+from tests.support.tiny_runs import end, refusal
 
-from cnn_jax.training.config import RULES
+from cnn_jax.config.rules import RULES
 
 BASE = ["--config=configs/network.py:lenet5",
         "--config.data.limit=16", "--config.batch_size=16", "--config.epochs=1"]

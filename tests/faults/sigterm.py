@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tests.faults.kill_resume import checksums, newest
 from tests.faults.warm import FORK, command_line, report, start, workplace
-from tiny_runs import RICH, end, losses, read_results, refusal, wait_until
+from tests.support.tiny_runs import RICH, end, losses, read_results, refusal, wait_until
 
 from cnn_jax.training import loop
 

@@ -22,10 +22,10 @@ from pathlib import Path
 
 from tests.faults.kill_resume import step_checksums
 from tests.faults.warm import command_line, report, start, workplace
-from tiny_runs import (assert_same_run, end, picture_folder, refusal, rows_written,
-                       wait_until)
+from tests.support.tiny_runs import (assert_same_run, end, picture_folder, refusal,
+                                     rows_written, wait_until)
 
-from cnn_jax.training.stored import step_folders
+from cnn_jax.workdir.checkpoints.read import step_folders
 
 CHANGES = {"model.name": "lenet5", "epochs": 40, "checkpoint.every_steps": 3}
 YEAR = 365 * 24 * 3600

@@ -27,9 +27,9 @@ os.environ |= {"JAX_PLATFORMS": "cpu",
 
 import sklearn.datasets  # noqa: E402, F401
 from absl import app  # noqa: E402, F401
-from tiny_runs import ROOT, as_flags  # noqa: E402
+from tests.support.tiny_runs import ROOT, as_flags  # noqa: E402
 
-from cnn_jax import modes  # noqa: E402, F401
+from cnn_jax.cli import modes  # noqa: E402, F401
 
 FORK = multiprocessing.get_context("fork")
 

@@ -1,0 +1,34 @@
+"""What a trained network must know of its data set."""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+from cnn_jax.data.examples import Dataset
+from cnn_jax.data.scaling import SCALINGS, Scaling
+
+
+class DataInfo(NamedTuple):
+    """All that a trained network must know of its data set, kept as data.json."""
+
+    name: str
+    source: str
+    image_shape: tuple[int, int, int]  # (H, W, C)
+    class_names: tuple[str, ...]
+    scaling: Scaling
+    counts: dict[str, int]             # examples in train, validation, test
+    sha256: str                        # over all images and labels
+
+
+def describe(dataset: Dataset, scaling: str) -> DataInfo:
+    """The scaling is measured on the training part alone."""
+    counts, digest = {}, hashlib.sha256()
+    for part in ("train", "validation", "test"):
+        examples = getattr(dataset, part)
+        counts[part] = len(examples.labels)
+        digest.update(np.ascontiguousarray(examples.images))
+        digest.update(np.ascontiguousarray(examples.labels))
+    return DataInfo(dataset.name, dataset.source, dataset.train.images.shape[1:],
+                    dataset.class_names, SCALINGS[scaling](dataset.train.images),
+                    counts, digest.hexdigest())

@@ -1,0 +1,39 @@
+"""Pictures and histograms of a run for TensorBoard, beside its scalars."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tensorboardX.summary import histogram, image
+
+from cnn_jax.inspection.draw.picture import Picture
+from cnn_jax.workdir.event_file import EventFile
+from cnn_jax.files import named
+
+FOLDER = "inspection"  # of a workdir; TensorBoard shows it as a run
+# Pictures whose arrays are values by layer: they become histograms too.
+HISTOGRAMS = ("weights", "activations")
+BINS = 40
+
+
+@contextlib.contextmanager
+def open_events(workdir: Path) -> Iterator[EventFile]:
+    """What `add` writes to. Where a tag and step come again, the later one counts."""
+    with contextlib.closing(EventFile(workdir / FOLDER)) as events:
+        yield events
+
+
+def add(events: EventFile, picture: Picture, file: Path, step: int) -> None:
+    """A picture, which lies in `file`, as pictures/NAME; and the values of each layer
+    that it shows the distribution of as NAME/LAYER, those that are finite."""
+    with Image.open(file) as found:
+        pixels = np.asarray(found.convert("RGB"))
+    summaries = [image(f"pictures/{picture.name}", pixels, dataformats="HWC")]
+    if picture.name in HISTOGRAMS:
+        for layer, values in picture.arrays.items():
+            values = values[np.isfinite(values)]
+            summaries.append(histogram(f"{picture.name}/{layer}", values, BINS))
+    with named(events.folder):
+        events.add(summaries, step)

@@ -1,0 +1,77 @@
+"""What a network makes of every pixel, drawn over the images."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from cnn_jax.inspection.draw.contact_sheet import CELL, class_colours, legend, show
+from cnn_jax.inspection.draw.drawing import above, beside
+from cnn_jax.inspection.draw.picture import Picture
+
+SHARE = 0.65  # of the class colour in an overlay; the rest is the grey image
+
+
+def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The image in grey, under the colours of the classes: uint8 [H, W, 3].
+
+    image: uint8 [H, W, C]. mask: class of each pixel [H, W]; class 0, the background,
+    leaves the grey image as it is.
+    """
+    grey = image.astype(np.float64).mean(-1, keepdims=True)
+    tinted = (1 - SHARE) * grey + SHARE * class_colours()[mask]
+    return np.rint(np.where(mask[..., None] > 0, tinted, grey)).astype(np.uint8)
+
+
+def panels(image: np.ndarray, predicted: np.ndarray,
+           truth: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """{title: pixels} of what stands side by side: image, truth, prediction, and where
+    they differ; without `truth` image and prediction.
+
+    image: uint8 [H, W, C]. predicted, truth: classes [H, W].
+    """
+    found = {"image": image, "prediction": overlay(image, predicted)}
+    if truth is None:
+        return found
+    wrong = np.where(predicted != truth, 255, 0)[..., None]
+    return {"image": image, "truth": overlay(image, truth),
+            "prediction": found["prediction"], "wrong pixels": wrong}
+
+
+def overlays(images: np.ndarray, predicted: np.ndarray, class_names: Sequence[str],
+             title: str, caption: str, names: Sequence[str],
+             truth: np.ndarray | None = None) -> Picture:
+    """A row for each image, with its `panels`.
+
+    images: uint8 [N, H, W, C]. predicted, truth: classes [N, H, W].
+    names: what stands beside each row.
+    """
+    # Imported here: matplotlib takes a second, and not every prediction draws.
+    from matplotlib.figure import Figure
+
+    rows = [panels(image, predicted[i], None if truth is None else truth[i])
+            for i, image in enumerate(images)]
+    figure = Figure(figsize=(max(5.0, CELL * len(rows[0]) + 1.2),
+                             CELL * len(rows) + 1.2), layout="constrained")
+    grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
+    for axes, row, name in zip(grid, rows, names):
+        draw_panels(axes, row)
+        beside(axes[0], name)
+    name_panels(grid[0], rows[0])
+    legend(figure, class_names)
+    above(figure, caption)
+    return Picture(
+        "overlays", title, caption, f"{len(rows)} images, each with "
+        f"{', '.join(rows[0])}.", figure, {"images": images, "predicted": predicted}
+        | ({} if truth is None else {"truth": truth}))
+
+
+def draw_panels(axes: np.ndarray, row: dict[str, np.ndarray]) -> None:
+    """The panels of an image on a row of axes."""
+    for one, pixels in zip(axes, row.values(), strict=True):
+        show(one, pixels, 0)
+
+
+def name_panels(axes: np.ndarray, titles: Iterable[str]) -> None:
+    """What the columns are, above a row of axes."""
+    for one, words in zip(axes, titles):
+        one.set_title(words, fontsize=8)

@@ -1,0 +1,140 @@
+"""What the files of a workdir say of a run, whether it has ended or not."""
+
+import csv
+import json
+import math
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from cnn_jax.errors import InputError
+from cnn_jax.inspection.explain import classification_metrics as quality
+from cnn_jax.config.rules import flat
+from cnn_jax.workdir.progress import best_row
+from cnn_jax.workdir.results import RESULTS
+from cnn_jax.data.info import DataInfo
+from cnn_jax.workdir.folder import ANEW, read_config, read_data_info, read_sealed
+
+History = tuple[dict[str, float], ...]  # a row an epoch
+# What every version has written into summary.json, and the pages use.
+LAYERS = {"model": str, "input_shape": [int], "params": int, "macs": int,
+          "memory_bytes": int, "layers": [{str: str | int | None}], str: object}
+EPOCH = ("epoch", "step", "loss", "accuracy", "learning_rate", "seconds")
+
+
+class Record(NamedTuple):
+    """A run as its files tell it."""
+
+    folder: Path
+    config: ConfigDict
+    info: DataInfo
+    history: History
+    results: dict[str, Any] | None   # of a run that has ended
+    layers: dict[str, Any] | None    # summary.json
+    quality: quality.Quality | None  # of one part of the data, where it was measured
+
+    @property
+    def name(self) -> str:
+        return self.folder.absolute().name
+
+    @property
+    def best(self) -> dict[str, float] | None:
+        """The row of the best epoch so far."""
+        return (best_row(self.history, self.config.checkpoint.monitor)
+                if self.history else None)
+
+
+def read_record(folder: Path) -> Record:
+    """Reads what there is. Raises InputError for a folder that is no run, and for
+    files in it that are damaged."""
+    config, info = read_config(folder), read_data_info(folder)
+    need(folder / "data.json", info.counts, ("train", "validation", "test"),
+         "the folder is damaged")
+    check_counts(folder / "data.json", info.counts, 0)
+    history, path = folder / "history.csv", folder / "results.json"
+    results = read_if_there(path, RESULTS)
+    if results is not None:
+        check_shares(path, {name: value for name, value in results.items()
+                            if name in RESULTS})
+        check_counts(path, {"test_examples": results["test_examples"]},
+                     results.get("test_accuracy") is not None)
+        check_counts(path, {"train_seconds": results["train_seconds"]}, 0)
+    return Record(
+        folder, config, info,
+        read_history(history, config.checkpoint.monitor) if history.exists() else (),
+        results,
+        read_if_there(folder / "summary.json", LAYERS), quality.load(folder))
+
+
+def read_if_there(path: Path, form: dict) -> dict[str, Any] | None:
+    """The sealed JSON object in a file; None where the file does not exist."""
+    return read_sealed(path, form, ANEW) if path.exists() else None
+
+
+def need(path: Path, values: Collection[str], fields: Iterable[str], advice: str
+         ) -> None:
+    """Raises InputError with the fields that a file lacks."""
+    missing = [field for field in fields if field not in values]
+    if missing:
+        raise InputError(f"{path} lacks {', '.join(missing)}: {advice}")
+
+
+def read_history(path: Path, monitor: str) -> History:
+    """The rows of history.csv, without the columns that are empty there.
+
+    monitor: the column by which the best epoch was chosen.
+    """
+    try:
+        if not path.is_file():
+            raise OSError("it is no file")
+        with path.open(newline="") as file:
+            rows = tuple({name: float(value) for name, value in row.items() if value}
+                         for row in csv.DictReader(file))
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read ({error}): the folder is damaged"
+                         ) from error
+    for i, row in enumerate(rows, 1):
+        need(path, row, dict.fromkeys((*EPOCH, monitor, *rows[0])),
+             f"row {i} is damaged; metrics.jsonl holds the figures of all epochs too")
+        check_shares(path, row)
+        if not (row["epoch"].is_integer() and row["step"].is_integer()
+                and row["epoch"] >= 1 and row["step"] >= 1):
+            raise InputError(f"{path}: row {i} is of epoch {row['epoch']} and step "
+                             f"{row['step']}, which count from 1: it is damaged; "
+                             "metrics.jsonl holds the figures of all epochs too")
+    return rows
+
+
+def check_shares(path: Path, figures: Mapping[str, Any]) -> None:
+    """Raises InputError for an accuracy or mean IoU that is no share."""
+    for name, value in figures.items():
+        if name.endswith(("accuracy", "mean_iou")) and value is not None and not (
+                math.isnan(value) or 0 <= value <= 1):
+            raise InputError(f"{path}: {name} is {value}, which must be from 0 to 1: "
+                             f"it is damaged; {ANEW}")
+
+
+def check_counts(path: Path, counts: Mapping[str, int], least: int) -> None:
+    """Raises InputError for a number that is below `least`, or is not finite."""
+    for name, value in counts.items():
+        if not least <= value < 2**53:
+            raise InputError(f"{path}: {name} is {value}, which must be at least "
+                             f"{least:d}, and finite: it is damaged; {ANEW}")
+
+
+def fields(config: ConfigDict) -> dict[str, Any]:
+    """{'data.name': 'digits', 'model.fields.pool': 'max', ...} as plain JSON values."""
+    found = flat(json.loads(config.to_json()))
+    own = found.pop("model.fields")
+    return found | {f"model.fields.{name}": value for name, value in own.items()}
+
+
+def defaults() -> dict[str, Any] | None:
+    """The same of configs/default.py; None where only the package is installed."""
+    try:
+        from configs import default
+    except ImportError:
+        return None
+    return fields(default.get_config())

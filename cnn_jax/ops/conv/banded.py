@@ -1,0 +1,91 @@
+"""Convolution as products of whole image rows with a banded (Toeplitz) matrix.
+
+Along the last spatial axis (W pixels in, W' out) a kernel row acts on an image row as a
+matrix that is zero off a band; along the other axes the rows are put side by side:
+
+    P  [N, *out', K', W C]     the K' image rows that each output row sees
+    T  [K', W C, W' O]         T[k', (q, c), (p, o)] = w[k', k, c, o] where q is the
+                               pixel that tap k of output p reads, else 0
+    y  = P T                   one product over (k', q, c);  out' without the last axis
+    dx = the same with the rotated kernel
+    dw[k', k] = sum of (P^T g)[k', q, p] over the (q, p) of tap k
+
+About W / k times as many products as needed, but in one matrix product of useful size:
+faster than anything else on a CPU for few channels on small images, such as LeNet's.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from cnn_jax.ops.geometry import ConvSpec, gather_tap, pad_image, rotate, transposed
+from cnn_jax.ops.conv.vjp import by_group, in_float32, trilinear
+
+
+def band(spec: ConvSpec) -> np.ndarray:
+    """[k, W', W]: 1 where tap k of output p reads pixel q of the last axis, else 0"""
+    k, p, q = np.ogrid[:spec.kernel[-1], :spec.out[-1], :spec.x_shape[-2]]
+    read = spec.strides[-1] * p + spec.rhs_dilation[-1] * k - spec.padding[-1][0]
+    return read == spec.lhs_dilation[-1] * q
+
+
+def seen_rows(x, spec: ConvSpec):
+    """x [N, *spatial, C] -> P [N * *out', K' W C]"""
+    rows = spec._replace(  # pads all axes but the last
+        padding=(*spec.padding[:-1], (0, 0)), lhs_dilation=(*spec.lhs_dilation[:-1], 1))
+    xp = pad_image(x, rows)
+    width = spec.x_shape[-2]
+    parts = [gather_tap(
+        xp, (*(k * d for k, d in zip(tap, spec.rhs_dilation)), 0),
+        (*spec.out[:-1], width), (*spec.strides[:-1], 1))
+        for tap in np.ndindex(*spec.kernel[:-1])]
+    return jnp.stack(parts, -3).reshape(
+        -1, len(parts) * width * spec.x_shape[-1])
+
+
+def one_group(spec: ConvSpec) -> ConvSpec:
+    """The convolution of each group of channels by itself."""
+    return spec._replace(
+        x_shape=(*spec.x_shape[:-1], spec.x_shape[-1] // spec.groups),
+        w_shape=(*spec.w_shape[:-1], spec.w_shape[-1] // spec.groups), groups=1)
+
+
+@in_float32
+def forward(x, w, spec: ConvSpec):
+    one = one_group(spec)
+
+    def product(x, w):
+        w = w.reshape(-1, *w.shape[-3:])
+        matrix = jnp.einsum("hkco,kpq->hqcpo", w, band(one).astype(w.dtype),
+                            precision=lax.Precision.HIGHEST)  # copies, not rounded
+        rows = seen_rows(x, one)
+        y = jnp.matmul(rows, matrix.reshape(rows.shape[1], -1),
+                       precision=spec.precision)
+        return y.reshape(one.y_shape)
+
+    return by_group(product, x, w, spec.groups)
+
+
+@in_float32
+def input_gradient(g, w, spec: ConvSpec):
+    return forward(g, rotate(w, spec.groups), transposed(spec))
+
+
+@in_float32
+def weight_gradient(x, g, spec: ConvSpec):
+    one = one_group(spec)
+
+    def product(x, g):
+        rows = seen_rows(x, one)
+        matrix = jnp.matmul(rows.T, g.reshape(rows.shape[0], -1),
+                            precision=spec.precision)
+        c, o = one.w_shape[-2:]
+        matrix = matrix.reshape(-1, one.x_shape[-2], c, one.out[-1], o)
+        dw = jnp.einsum("hqcpo,kpq->hkco", matrix, band(one).astype(matrix.dtype),
+                        precision=lax.Precision.HIGHEST)
+        return dw.reshape(one.w_shape)
+
+    return by_group(product, x, g, spec.groups)
+
+
+passes = trilinear(forward, input_gradient, weight_gradient)

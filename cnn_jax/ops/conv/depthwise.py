@@ -1,0 +1,77 @@
+"""Depthwise convolution as shifted multiply-adds: groups = C, w [*kernel, 1, C m].
+
+    y[.., c, j]  = sum over k of x[s p + d k, c] w[k, c, j]
+    dx           = the same with the rotated kernel, on g spread by the stride
+    dw[k, c, j]  = sum over n, p of x[s p + d k, c] g[n, p, c, j]
+
+XLA fuses the terms into one pass over the image. The weight gradient goes through the
+batch a few images at a time and adds their products pixel by pixel, before it sums the
+pixels: XLA would write out the products of the whole batch, one image for each tap.
+"""
+
+from functools import reduce
+from operator import add
+
+import jax.numpy as jnp
+from jax import lax
+
+from cnn_jax.ops.geometry import (ConvSpec, gather_tap, pad_image, tap_start,
+                                  transposed)
+from cnn_jax.ops._xla.shard_map import vary_alike
+from cnn_jax.ops.conv.vjp import in_float32, trilinear
+
+IMAGES = 4  # a step of the weight gradient's loop, if they divide the batch
+
+
+def _check(spec: ConvSpec):
+    if spec.groups != spec.x_shape[-1]:
+        raise ValueError(f"depthwise convolution of x {spec.x_shape} needs "
+                         f"{spec.x_shape[-1]} groups, received {spec.groups}")
+
+
+def _seen(x, spec):
+    xp = pad_image(x, spec)
+    return [gather_tap(xp, tap_start(k, spec), spec.out, spec.strides)
+            for k in spec.taps]
+
+
+@in_float32
+def forward(x, w, spec: ConvSpec):
+    _check(spec)
+    w = w.reshape(len(spec.taps), -1)
+    m = w.shape[-1] // spec.groups
+    x = x if m == 1 else jnp.repeat(x, m, axis=-1)
+    return reduce(add, (t * w[k] for k, t in enumerate(_seen(x, spec))))
+
+
+@in_float32
+def input_gradient(g, w, spec: ConvSpec):
+    _check(spec)
+    back = transposed(spec)
+    w = lax.rev(w, range(len(spec.kernel))).reshape(len(spec.taps), -1)
+    dx = reduce(add, (t * w[k] for k, t in enumerate(_seen(g, back))))
+    m = g.shape[-1] // spec.groups
+    return dx if m == 1 else dx.reshape(*dx.shape[:-1], -1, m).sum(-1)
+
+
+@in_float32
+def weight_gradient(x, g, spec: ConvSpec):
+    _check(spec)
+    m = g.shape[-1] // spec.groups
+    x = x if m == 1 else jnp.repeat(x, m, axis=-1)
+    count = next(i for i in (IMAGES, 2, 1) if g.shape[0] % i == 0)
+    # [steps, count, H, W, C]
+    xs, gs = (a.reshape(-1, count, *a.shape[1:]) for a in (pad_image(x, spec), g))
+
+    def add_images(sums, images):
+        x, g = images
+        return [s + g * gather_tap(x, tap_start(k, spec), spec.out, spec.strides)
+                for s, k in zip(sums, spec.taps)], None
+
+    zeros, _ = vary_alike(jnp.zeros(gs.shape[1:], g.dtype), gs)
+    sums, _ = lax.scan(add_images, [zeros] * len(spec.taps), (xs, gs))
+    dw = jnp.stack([s.sum(tuple(range(s.ndim - 1))) for s in sums])
+    return dw.reshape(spec.w_shape)
+
+
+passes = trilinear(forward, input_gradient, weight_gradient)

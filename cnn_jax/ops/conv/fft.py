@@ -1,0 +1,90 @@
+"""Convolution by the Fourier transform: a product for every frequency.
+
+With X, W, G the transforms of the padded image, the kernel (spread by its dilation) and
+the cotangent (spread by the stride), all of the padded image's size, and channels
+summed:
+
+    y  = F^-1(X conj W)     cross-correlation; its first entries, every s-th of them
+    dx = F^-1(G W)          true convolution: the rotated kernel
+    dw = F^-1(X conj G)     at the places of the kernel's taps
+
+Nothing wraps around, because every window lies inside the padded image.
+Source: Mathieu, Henaff, LeCun, "Fast training of convolutional networks through FFTs",
+2014.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+
+from cnn_jax.ops.geometry import ConvSpec, need_floats, unpad_image
+from cnn_jax.ops.conv.vjp import by_group, in_float32, trilinear
+
+
+def _image_axes(spec):
+    return tuple(range(1, 1 + len(spec.kernel)))
+
+
+def _transform(x, spec: ConvSpec, padding, spread):
+    """[N, *size, C] spread and padded to [N, *padded, C], transformed"""
+    need_floats("fft", x, spec)
+    config = [(0, 0, 0), *((lo, hi, e - 1) for (lo, hi), e in zip(padding, spread)),
+              (0, 0, 0)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), config)
+    return jnp.fft.rfftn(x, axes=_image_axes(spec))
+
+
+def _inverse(product, spec: ConvSpec):
+    """[N, *frequencies, C] -> [N, *padded, C]"""
+    return jnp.fft.irfftn(product, s=spec.padded, axes=_image_axes(spec))
+
+
+def _image(x, spec):
+    return _transform(x, spec, spec.padding, spec.lhs_dilation)
+
+
+def _kernel(w, spec):
+    """[C / G, *frequencies, O]: the input channel takes the place of the batch."""
+    rest = [(0, p - (k - 1) * d - 1)
+            for p, k, d in zip(spec.padded, spec.kernel, spec.rhs_dilation)]
+    return _transform(jnp.moveaxis(w, -2, 0), spec, rest, spec.rhs_dilation)
+
+
+def _cotangent(g, spec):
+    rest = [(0, p - (o - 1) * s - 1)
+            for p, o, s in zip(spec.padded, spec.out, spec.strides)]
+    return _transform(g, spec, rest, spec.strides)
+
+
+def _at(y, size, step):
+    """The first `size` entries, `step` apart, along every image axis."""
+    stops = [(n - 1) * s + 1 for n, s in zip(size, step)]
+    return lax.slice(y, (0,) * y.ndim, (y.shape[0], *stops, y.shape[-1]), (1, *step, 1))
+
+
+def _sum(equation, a, b, spec):
+    return by_group(lambda a, b: jnp.einsum(equation, a, b, precision=spec.precision),
+                    a, b, spec.groups)
+
+
+@in_float32
+def forward(x, w, spec: ConvSpec):
+    product = _sum("n...c,c...o->n...o", _image(x, spec), _kernel(w, spec).conj(),
+                   spec)
+    return _at(_inverse(product, spec), spec.out, spec.strides)
+
+
+@in_float32
+def input_gradient(g, w, spec: ConvSpec):
+    product = _sum("n...o,c...o->n...c", _cotangent(g, spec), _kernel(w, spec), spec)
+    return unpad_image(_inverse(product, spec), spec)
+
+
+@in_float32
+def weight_gradient(x, g, spec: ConvSpec):
+    product = _sum("n...c,n...o->c...o", _image(x, spec), _cotangent(g, spec).conj(),
+                   spec)
+    dw = _at(_inverse(product, spec), spec.kernel, spec.rhs_dilation)
+    return jnp.moveaxis(dw, 0, -2)
+
+
+passes = trilinear(forward, input_gradient, weight_gradient)

@@ -1,0 +1,66 @@
+"""Convolution by plain loops: the specification that every other form must equal.
+
+One product of a convolution is (input entry) x (weight entry), added to (output entry).
+`products` lists all of them; the three passes read the same list:
+
+    y[out]    += x[inp] w[wei]
+    dx[inp]   += g[out] w[wei]
+    dw[wei]   += g[out] x[inp]
+
+NumPy on the host, in float64 whatever the input, rounded at the end. Under `jit` it is
+called back from the compiled program, so a (tiny) network trains on it.
+"""
+
+import numpy as np
+
+from cnn_jax.ops.geometry import ConvSpec
+from cnn_jax.ops._xla.callback import on_host
+from cnn_jax.ops.conv.vjp import trilinear
+
+
+def products(spec: ConvSpec):
+    """Yields the indices (inp, wei, out) of every product of the convolution."""
+    batch, *spatial, _ = spec.x_shape
+    *kernel, channels, outputs = spec.w_shape
+    for n in range(batch):
+        for at in np.ndindex(*spec.out):
+            for tap in np.ndindex(*kernel):
+                # The place this tap reads, counted from the first true pixel.
+                place = [s * p + d * k - lo for s, p, d, k, (lo, _) in zip(
+                    spec.strides, at, spec.rhs_dilation, tap, spec.padding)]
+                pixel = [i // e for i, e in zip(place, spec.lhs_dilation)]
+                between = any(i % e for i, e in zip(place, spec.lhs_dilation))
+                outside = any(i < 0 or i >= size for i, size in zip(pixel, spatial))
+                if between or outside:
+                    continue  # a zero of the padding or of the input dilation
+                for o in range(outputs):
+                    group = o // (outputs // spec.groups)
+                    for c in range(channels):
+                        yield ((n, *pixel, group * channels + c), (*tap, c, o),
+                               (n, *at, o))
+
+
+def forward(x, w, spec: ConvSpec):
+    y = np.zeros(spec.y_shape)
+    for inp, wei, out in products(spec):
+        y[out] += x[inp] * w[wei]
+    return y
+
+
+def input_gradient(g, w, spec: ConvSpec):
+    dx = np.zeros(spec.x_shape)
+    for inp, wei, out in products(spec):
+        dx[inp] += g[out] * w[wei]
+    return dx
+
+
+def weight_gradient(x, g, spec: ConvSpec):
+    dw = np.zeros(spec.w_shape)
+    for inp, wei, out in products(spec):
+        dw[wei] += g[out] * x[inp]
+    return dw
+
+
+passes = trilinear(on_host(forward, lambda spec: spec.y_shape),
+                   on_host(input_gradient, lambda spec: spec.x_shape),
+                   on_host(weight_gradient, lambda spec: spec.w_shape))

@@ -1,0 +1,46 @@
+"""Pointwise (1 x 1) convolution as one matrix product over all pixels.
+
+    X [M, C]: the pixels that the stride picks      y = X w,  dx = spread(g w^T),
+    M = N x number of output pixels                 dw = X^T g
+"""
+
+import jax.numpy as jnp
+
+from cnn_jax.ops.geometry import (ConvSpec, gather_tap, pad_image, scatter_tap,
+                                  unpad_image)
+from cnn_jax.ops.conv.vjp import in_float32, trilinear
+
+
+def _pixels(x, spec: ConvSpec):
+    start = (0,) * len(spec.kernel)
+    x = gather_tap(pad_image(x, spec), start, spec.out, spec.strides)
+    return x.reshape(-1, x.shape[-1])
+
+
+def _matrix(w):
+    return w.reshape(w.shape[-2:])
+
+
+@in_float32
+def forward(x, w, spec: ConvSpec):
+    y = jnp.matmul(_pixels(x, spec), _matrix(w), precision=spec.precision)
+    return y.reshape(spec.y_shape)
+
+
+@in_float32
+def input_gradient(g, w, spec: ConvSpec):
+    rows = g.reshape(-1, g.shape[-1])
+    dx = jnp.matmul(rows, _matrix(w).T, precision=spec.precision)
+    dx = dx.reshape(*g.shape[:-1], -1)
+    start = (0,) * len(spec.kernel)
+    return unpad_image(scatter_tap(dx, start, spec.padded, spec.strides), spec)
+
+
+@in_float32
+def weight_gradient(x, g, spec: ConvSpec):
+    rows = g.reshape(-1, g.shape[-1])
+    dw = jnp.matmul(_pixels(x, spec).T, rows, precision=spec.precision)
+    return dw.reshape(spec.w_shape)
+
+
+passes = trilinear(forward, input_gradient, weight_gradient)

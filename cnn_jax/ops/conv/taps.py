@@ -1,0 +1,50 @@
+"""Convolution as a sum over the taps of the kernel, one matrix product each.
+
+    y  = sum over k of  X_k w[k]           X_k [N, *out, C]: x as tap k sees it
+    dx = sum over k of  scatter_k(g w[k]^T)
+    dw[k] = X_k^T g
+"""
+
+from functools import reduce
+from operator import add
+
+import jax.numpy as jnp
+
+from cnn_jax.ops.geometry import (ConvSpec, gather_tap, pad_image, scatter_tap,
+                                  tap_start, unpad_image)
+from cnn_jax.ops.conv.vjp import by_group, in_float32, trilinear
+
+
+def _product(equation, a, b, spec: ConvSpec):
+    return by_group(lambda a, b: jnp.einsum(equation, a, b, precision=spec.precision),
+                    a, b, spec.groups)
+
+
+def _seen(x, tap, spec: ConvSpec):
+    return gather_tap(x, tap_start(tap, spec), spec.out, spec.strides)
+
+
+@in_float32
+def forward(x, w, spec: ConvSpec):
+    xp = pad_image(x, spec)
+    return reduce(add, (_product("...c,co->...o", _seen(xp, k, spec), w[k], spec)
+                        for k in spec.taps))
+
+
+@in_float32
+def input_gradient(g, w, spec: ConvSpec):
+    dxp = reduce(add, (
+        scatter_tap(_product("...o,co->...c", g, w[k], spec), tap_start(k, spec),
+                    spec.padded, spec.strides)
+        for k in spec.taps))
+    return unpad_image(dxp, spec)
+
+
+@in_float32
+def weight_gradient(x, g, spec: ConvSpec):
+    xp = pad_image(x, spec)
+    dw = [_product("...c,...o->co", _seen(xp, k, spec), g, spec) for k in spec.taps]
+    return jnp.stack(dw).reshape(spec.w_shape)
+
+
+passes = trilinear(forward, input_gradient, weight_gradient)

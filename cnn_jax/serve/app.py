@@ -1,0 +1,216 @@
+"""--mode=serve: a local web page on a trained run.
+
+    GET  /        the page; its style and scripts beside it
+    GET  /about   JSON: the network, its classes and layers, the limits
+    POST /answer  a picture file as the body -> JSON: what the network makes of it;
+                  ?layer=NAME&class=INDEX&invert=1, each may be left out
+
+Whatever goes wrong is answered with one line of JSON, {"error": ...}. (What the server
+beneath refuses already, such as a body of several times the limit, is plain text.)
+
+The page is for the person at this machine. Other pages open in the same browser can
+send requests here too: those that use a foreign name (DNS rebinding) or come from
+another page are refused.
+"""
+
+import io
+import ipaddress
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import flask
+import jax
+import numpy as np
+from matplotlib import colormaps
+from PIL import Image
+from werkzeug.exceptions import HTTPException
+
+from cnn_jax import data
+from cnn_jax.data.images import MAX_PIXELS, read_image
+from cnn_jax.errors import InputError
+from cnn_jax.inspection.draw.contact_sheet import class_colours
+from cnn_jax.inspection.draw.drawing import HEAT, HEAT_SHARE
+from cnn_jax.serve.answer import (Answer, compiled, count_classes, first_layer,
+                                  shown_layers)
+from cnn_jax.inspection.draw.overlays import overlay
+from cnn_jax.inspection.pages.rendering import data_uri
+from cnn_jax.networks.summary import kind_of
+from cnn_jax.inspection.predict import class_name
+from cnn_jax.workdir.trained import Trained
+
+MAX_BYTES = 20 * 2**20  # of an upload: more than a telephone's photograph has
+MAPS = 64               # of a layer that are sent: the first ones
+
+PAGE = Path(__file__).parent / "page"
+FILES = {"index.html": "text/html", "page.css": "text/css",
+         "page.js": "text/javascript", "drawing.js": "text/javascript"}
+HEADERS = {
+    "Content-Security-Policy":
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src 'self' data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin", "Cache-Control": "no-store"}
+
+
+def create_app(trained: Trained, name: str = "", host: str = "localhost",
+               invert: bool = False) -> flask.Flask:
+    """The web application of a run; compiles what the page asks for first.
+
+    name: of the run. host: a name that requests may use beside localhost and numeric
+    addresses. invert: whether the page begins with dark and bright exchanged.
+    """
+    about = describe(trained, name, invert)
+    layers = [layer["name"] for layer in about["layers"]] or [None]
+    files = {name: (PAGE / name).read_text(encoding="utf-8") for name in FILES}
+    *size, channels = trained.info.image_shape
+    answer_of = compiled(trained)
+    jax.block_until_ready(
+        answer_of(np.zeros((*size, channels), np.uint8), -1, about["layer"]))
+    # One picture at a time: a large one takes hundreds of megabytes to decode, and XLA
+    # uses all cores for one call. The program itself could be called by many threads.
+    turn = threading.Lock()
+    app = flask.Flask(__name__, static_folder=None)
+    app.json.sort_keys = False
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES
+
+    @app.before_request
+    def check_sender():
+        check_name(flask.request, host)
+        check_origin(flask.request)
+
+    @app.after_request
+    def protect(response):
+        response.headers.update(HEADERS)
+        return response
+
+    @app.errorhandler(HTTPException)
+    def explain(error):
+        path = flask.request.path
+        texts = {404: f"there is nothing at {path}; the page is /",
+                 405: f"{path} does not take {flask.request.method}",
+                 413: f"the upload has over {MAX_BYTES:,} bytes, the limit; make the "
+                      "picture smaller"}
+        return {"error": texts.get(error.code, error.description)}, error.code
+
+    @app.errorhandler(InputError)
+    def refuse(error):
+        return {"error": str(error)}, 400
+
+    @app.get("/", defaults={"file": "index.html"})
+    @app.get("/<any('page.css', 'page.js', 'drawing.js'):file>")
+    def page(file):  # from a table, not from the disk: there is no way to other files
+        return flask.Response(files[file], mimetype=FILES[file])
+
+    @app.get("/about")
+    def tell():
+        return about
+
+    @app.post("/answer")
+    def answer():
+        layer = one_of("layer", layers, about["layer"])
+        index = one_of("class", range(-1, len(about["classes"])), -1)
+        inverted = one_of("invert", (0, 1), 0)
+        upload = io.BytesIO(flask.request.get_data(cache=False))
+        with turn:
+            pixels = read_image(upload, tuple(size), channels, "the upload")
+            pixels = 255 - pixels if inverted else pixels
+            begin = time.perf_counter()
+            found = jax.device_get(answer_of(pixels, index, layer))
+            took = 1000 * (time.perf_counter() - begin)
+        return drawn(pixels, found, layer) | {"milliseconds": round(took, 2)}
+
+    return app
+
+
+def one_of(field: str, allowed, default=None):
+    """A field of the request's address. Raises InputError for other values."""
+    values = {str(value): value for value in allowed}
+    given = flask.request.args.get(field, str(default))
+    if given not in values:
+        shown = (f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range)
+                 else ", ".join(values) or "none")
+        raise InputError(f"{field} = {given!r} is unknown; there are {shown}")
+    return values[given]
+
+
+def check_name(request: flask.Request, host: str) -> None:
+    """Refuses requests by a name that is not ours: a foreign page whose name was made
+    to mean this machine. A numeric address cannot be such a name."""
+    asked = request.headers.get("Host", "")
+    try:
+        name = urlsplit(f"//{asked}").hostname or ""
+        if name not in ("localhost", host.lower()):
+            ipaddress.ip_address(name)
+    except ValueError:
+        flask.abort(403, f"the page is not served as {asked!r}: use localhost, the "
+                         "machine's numeric address or the name given with --host")
+
+
+def check_origin(request: flask.Request) -> None:
+    """Refuses what another page makes the browser send; programs that are no browser
+    name no origin."""
+    origin = request.headers.get("Origin")
+    foreign = origin is not None and urlsplit(origin).netloc != request.headers["Host"]
+    site = request.headers.get("Sec-Fetch-Site", "none")
+    if request.method == "POST" and (foreign or site not in ("none", "same-origin")):
+        flask.abort(403, "this was sent by another page; use the page that this server "
+                         "shows")
+
+
+def describe(trained: Trained, name: str, invert: bool) -> dict:
+    """What the page must know beforehand."""
+    layers, info = shown_layers(trained), trained.info
+    count = count_classes(trained)
+    return {
+        "network": trained.config.model.name, "dataset": info.name, "run": name,
+        "step": trained.step, "image_shape": info.image_shape,
+        "classes": [class_name(info.class_names, i) for i in range(count)],
+        "colours": ["#%02x%02x%02x" % tuple(colour)
+                    for colour in class_colours()[:count]],
+        "masks": info.name in data.PIXEL_LABELS,
+        "layers": [{"name": layer.name, "kind": kind_of(layer.module),
+                    "shape": layer.shape} for layer in layers],
+        "layer": first_layer(layers), "maps": MAPS, "invert": invert,
+        "max_bytes": MAX_BYTES, "max_pixels": MAX_PIXELS}
+
+
+def drawn(pixels: np.ndarray, found: Answer, layer: str | None) -> dict:
+    """The JSON of an answer, pictures as PNG in data: addresses.
+
+    pixels: what the network saw. The maps of a layer share one range, from black to
+    white.
+    """
+    answer = {"probabilities" if found.mask is None else "shares":
+              [float(score) for score in found.scores],
+              "explained": int(found.explained), "seen": png(pixels)}
+    if found.mask is not None:
+        answer["mask"] = png(overlay(pixels, found.mask))
+    if layer is None:
+        return answer
+    low, high = float(found.maps.min()), float(found.maps.max())
+    grey = np.rint((found.maps - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
+    return answer | {
+        "layer": layer, "range": [low, high],
+        "maps": [png(grey[..., i]) for i in range(min(MAPS, grey.shape[-1]))],
+        "grad_cam": png(heat(pixels, found.cam))}
+
+
+def heat(pixels: np.ndarray, cam: np.ndarray) -> np.ndarray:
+    """Grad-CAM over the picture in grey, uint8 [H, W, 3]: dark red to bright yellow."""
+    grey = pixels.astype(np.float64).mean(-1, keepdims=True)
+    high = float(cam.max())
+    level = cam / high if high > 0 else cam
+    colour = 255 * colormaps[HEAT](level)[..., :3]
+    return np.rint((1 - HEAT_SHARE) * grey + HEAT_SHARE * colour).astype(np.uint8)
+
+
+def png(image: np.ndarray) -> str:
+    """uint8 [H, W], [H, W, 1] or [H, W, 3] as the address of a picture."""
+    image = image[..., 0] if image.shape[2:] == (1,) else image
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG", compress_level=1)
+    return data_uri(file.getvalue())

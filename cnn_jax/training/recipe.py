@@ -1,0 +1,103 @@
+"""From a config and the data's description to everything that steps need."""
+
+import functools
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnn_jax import networks
+from cnn_jax.data.augment import augment
+from cnn_jax.data.batches import steps_per_epoch
+from cnn_jax.data.scaling import scale
+from cnn_jax.errors import InputError
+from cnn_jax.networks.summary import LayerTable, layer_table
+from cnn_jax.layers import Layers
+from cnn_jax import optimizers as optimizer
+from cnn_jax.training.steps import (Recipe, TrainState, create_state,
+                                    predict_logits)
+from cnn_jax.data.info import DataInfo
+
+
+def create_model(config: ConfigDict, num_classes: int | None = None,
+                 axis_name: str | None = None):
+    """The network of a config.
+
+    num_classes: of the data, where the config says nothing; None is as published.
+    axis_name: where its steps will be mapped.
+    """
+    model = config.model
+    layers = Layers(conv=model.conv, pool=model.pool, dtype=config.dtype,
+                    init=model.init, bn=model.bn, axis_name=axis_name)
+    return networks.create(model.name, model.num_classes or num_classes, layers,
+                           **model.fields)
+
+
+def create_recipe(config: ConfigDict, info: DataInfo,
+                  axis_name: str | None = None) -> Recipe:
+    """The recipe of a config on the data described by `info`."""
+    classes = len(info.class_names)
+    if 0 < config.model.num_classes < classes:
+        raise InputError(f"config.model.num_classes = {config.model.num_classes} is "
+                         f"less than the {classes} classes of {info.name}: use 0")
+    if config.batch_size > info.counts["train"]:
+        raise InputError(f"config.batch_size = {config.batch_size} is more than the "
+                         f"{info.counts['train']} training images of {info.name}")
+    for part in ("early_stopping", "checkpoint"):
+        monitor = config[part].monitor
+        if part == "early_stopping" and config.early_stopping.patience == 0:
+            continue
+        if info.counts["validation"] == 0 and monitor.startswith("val_"):
+            raise InputError(
+                f"config.{part}.monitor = {monitor!r} needs a validation part, and "
+                f"{info.name} has none: set config.data.validation, or monitor "
+                "'loss' or 'accuracy'")
+    rate = optimizer.schedule(
+        config, steps_per_epoch(info.counts["train"], config.batch_size))
+    return Recipe(
+        model=create_model(config, classes, axis_name),
+        optimizer=optimizer.create(config, rate), rate=rate,
+        augment=functools.partial(augment, settings=config.augment,
+                                  zero=info.scaling.offset, axis_name=axis_name),
+        scale=functools.partial(scale, scaling=info.scaling), seed=config.seed,
+        label_smoothing=config.loss.label_smoothing,
+        ema_decay=config.optimizer.ema_decay,
+        accumulate_steps=config.optimizer.accumulate_steps, freeze=config.model.freeze,
+        axis_name=axis_name)
+
+
+def describe_network(recipe: Recipe, image_shape: tuple[int, int, int],
+                     masks: bool = False, images: int = 1) -> LayerTable:
+    """The layer table for so many images at a time; nothing is computed.
+
+    Raises InputError where the network cannot take images of this shape, has no part
+    of a name that is to be frozen, or does not say what the labels (one an image, or
+    `masks`) are about.
+    """
+    network = type(recipe.model).__name__
+    try:
+        state = abstract_state(recipe, image_shape)
+        table = layer_table(recipe.model, image_shape, images)
+    except ValueError as error:
+        raise InputError(f"{network} on images of shape {tuple(image_shape)}: {error}"
+                         ) from error
+    logits = jax.eval_shape(
+        functools.partial(predict_logits, recipe=recipe), state,
+        jax.ShapeDtypeStruct((1, *image_shape), np.uint8)).shape[1:-1]
+    if logits != (tuple(image_shape[:2]) if masks else ()):
+        answer, labels = ("each pixel" if n else "each image"
+                          for n in (len(logits), masks))
+        raise InputError(f"{network} answers for {answer}, the data have a label for "
+                         f"{labels}: choose another config.model.name or data.name")
+    return table
+
+
+def first_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:
+    """The state before the first step, as NumPy arrays."""
+    state = jax.jit(lambda: create_state(recipe, image_shape))()
+    return jax.tree.map(np.asarray, state)
+
+
+def abstract_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:
+    """The structure, shapes and dtypes of a state, without its arrays."""
+    return jax.eval_shape(lambda: create_state(recipe, image_shape))

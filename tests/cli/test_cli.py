@@ -1,0 +1,143 @@
+"""The command line as a user types it: one line and exit code 2 for what cannot be."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BAD = [
+    ([], "needs --config"),
+    (["--config=configs/nope.py"], "--config=configs/nope.py: no such config file; "
+     "configs holds cifar10.py, default.py, "),
+    (["--config=nowhere/nope.py"], "--config=nowhere/nope.py: no such config file\n"),
+    (["--config=configs/lenet.py:mnst"],
+     "--config=configs/lenet.py:mnst failed: configs/lenet.py:mnst is not a variant; "
+     "there are digits, mnist, fashion_mnist, cifar10"),
+    (["--config=configs/lenet.py", "--config.batch_szie=3"], "config.batch_size?"),
+    (["--config=configs/lenet.py", "--config.data.nmae=mnist"], "config.data.name?"),
+    (["--config=configs/lenet.py", "--config.batch_size=1.5"], "1.5"),
+    (["--config=configs/lenet.py", "--config.optimizer.learning_rate=nan"],
+     "config.optimizer.learning_rate = nan"),
+    (["--config=configs/lenet.py", "--config.model.fields.activation=tahn"], "tanh"),
+    (["--config=configs/lenet.py", "--config.batch_size=2000"], "1294"),
+    (["--config=configs/lenet.py", "--lr=3"], "lr"),
+    (["--config=configs/lenet.py", "--seed=3"],
+     "--seed is a field of configs: --config.seed=VALUE"),
+    (["--config=configs/lenet.py", "--seeds=five"],
+     "flag --seeds=five: must be a whole number"),
+    (["--config=configs/lenet.py", "--config.epochs=two"],
+     "flag --config.epochs=two: must be a whole number"),
+    (["--config=configs/lenet.py", "--config.optimizer.momentum=high"],
+     "flag --config.optimizer.momentum=high: must be a number"),
+    (["--config=configs/lenet.py", "extra"], "'extra'"),
+    (["--config=configs/lenet.py", "--mode=trian"], "train, eval, predict"),
+    (["--mode=eval", "--workdir=nowhere"], "nowhere/config.json does not exist"),
+    (["--mode=predict", "--workdir=nowhere"], "--images"),
+    (["--mode=weights"], "--workdir=FOLDER"),
+    (["--mode=report", "--workdir=nowhere"], "nowhere/config.json does not exist"),
+    (["--mode=compare", "tests"], "at least two runs, not 1"),
+    (["--mode=compare", "tests", "configs"], "tests is not the folder of a run"),
+    (["--config="], "--config="),
+    (["--config=configs"], "--config=configs"),
+    (["--config=configs/lenet.py", "--config.model.fields.foo=1"],
+     "config.model.fields.foo"),
+    (["--config=configs/default.py", "--config.model.fields.width=0.5"],
+     "configs/network.py:NAME sets all"),
+    (["--config=configs/network.py:mobilenet_v1", "--mode=summary",
+      "--config.model.fields.width=0.01"], "width must be from 1/32 to 32, not 0.01"),
+    (["--config=configs/lenet.py", "--config.data.image_size=(4000,4000)"], "GiB"),
+    (["--config=configs/lenet.py", "--config.coordinator=auto"], "coordinator"),
+]
+
+
+def test_there_are_as_many_as_promised():
+    from tests.training.test_config import BAD as BAD_FIELDS
+    assert len({str(one) for one in [*BAD, *BAD_FIELDS]}) >= 100
+
+
+def main(arguments, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(ROOT / "main.py"), *arguments],
+                          capture_output=True, text=True, cwd=ROOT, timeout=300,
+                          **options)
+
+
+@pytest.mark.parametrize("arguments,words", BAD)
+def test_bad_command_is_one_line_and_code_2(arguments, words):
+    runs = set((ROOT / "runs").glob("*"))
+    done = main(arguments)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert not done.stdout  # such as that something is compiled
+    assert set((ROOT / "runs").glob("*")) == runs  # nothing half made
+
+
+@pytest.mark.parametrize("text,words", [
+    ("import nothing_like_this", "nothing_like_this"),
+    ("def get_config(:", "not Python"),
+    ("def get_config():\n    return 1 / 0", "division by zero"),
+    ("from configs import default\ndef get_config():\n    c = default.get_config()\n"
+     "    c.nothing_like_this = 1\n    return c", "nothing_like_this"),
+    ("x = 1", "get_config"),
+])
+def test_config_that_fails_says_how(tmp_path, text, words):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    done = main([f"--config={path}"])
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_folder_in_place_of_a_file_is_one_line_that_says_what_to_do(tmp_path):
+    (tmp_path / "summary.txt").mkdir()
+    done = main(["--mode=summary", "--config=configs/lenet.py",
+                 f"--workdir={tmp_path}"])
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"cnn_jax: {tmp_path}/summary.txt cannot be read or written: Is a directory: "
+        "move away what lies there, then run again\n")
+
+
+def test_a_message_is_one_line_whatever_a_file_is_called(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "new\nline.png").write_bytes(b"no picture")
+    done = main(["--config=configs/lenet.py", "--config.data.name=folder",
+                 f"--config.data.dir={tmp_path}"])
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert f"{tmp_path}/a/new\\nline.png cannot be read" in done.stderr
+
+
+def test_summary_needs_no_data(monkeypatch, tmp_path):
+    done = main(["--mode=summary", "--config=configs/lenet.py:cifar10",
+                 f"--config.data.dir={tmp_path}/none"])
+    assert done.returncode == 0, done.stderr
+    assert "62,006" in done.stdout
+
+
+def test_data_that_cannot_be_had_names_set_folder_and_alternative(tmp_path):
+    done = main(["--config=configs/lenet.py:mnist", f"--config.data.dir={tmp_path}/x"])
+    assert done.returncode == 2
+    assert "mnist" in done.stderr and f"{tmp_path}/x" in done.stderr, done.stderr
+
+
+def test_no_download_names_set_folder_and_alternative(tmp_path):
+    """An address where nothing listens stands for a machine without a network."""
+    environment = {k: v for k, v in os.environ.items() if k != "CNN_JAX_DATA"} | {
+        "TFDS_DATA_DIR": str(tmp_path), "HTTPS_PROXY": "http://127.0.0.1:9",
+        "HTTP_PROXY": "http://127.0.0.1:9"}
+    done = main(["--config=configs/lenet.py:mnist"], env=environment)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    for words in (f"mnist is not in {tmp_path}", "$CNN_JAX_DATA/mnist", "digits"):
+        assert words in done.stderr
+
+
+def test_a_folder_of_runs_names_one_of_them(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    done = main(["--mode=eval", f"--workdir={tmp_path}"])
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"the folder of a run, one such as {tmp_path / 'b'}" in done.stderr

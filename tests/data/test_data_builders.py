@@ -1,0 +1,311 @@
+"""Our tfds builders, end to end against a small HTTP server on 127.0.0.1."""
+
+import contextlib
+import http.server
+import os
+import shutil
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.support.data_samples import (cifar_arrays, cifar_files, data_config,
+                                        mnist_arrays, published_as, write_mnist,
+                                        write_tar)
+
+from cnn_jax import data
+from cnn_jax.data import download, official
+from cnn_jax.errors import InputError
+
+REAL_DATA = os.environ.get("CNN_JAX_DATA")
+
+
+class Server:
+    """Serves the files of `folder`; notes the paths that were asked for."""
+
+    def __init__(self, folder):
+        self.folder, self.asked, self.cut, self.stall = folder, [], False, None
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        threading.Thread(
+            target=self.http.serve_forever, args=[0.01], daemon=True).start()
+
+    def _handler(self):
+        server = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                server.asked.append(self.path)
+                file = server.folder / self.path.lstrip("/")
+                if not file.is_file():
+                    return self.send_error(404)
+                content = file.read_bytes()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content[:10])
+                self.wfile.flush()
+                if server.stall:
+                    server.stall.wait(10)
+                if not server.cut:
+                    with contextlib.suppress(ConnectionError):  # the client hung up
+                        self.wfile.write(content[10:])
+
+            def log_message(self, *args):
+                pass
+
+        return Handler
+
+    def close(self):
+        self.http.shutdown()
+        self.http.server_close()
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """The server, with no local files and an empty folder for tfds."""
+    monkeypatch.delenv("CNN_JAX_DATA", raising=False)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    folder = tmp_path / "served"
+    folder.mkdir()
+    server = Server(folder)
+    yield server
+    server.close()
+
+
+def publish(server, monkeypatch, name):
+    """Lets the files served count as the official ones of a set."""
+    monkeypatch.setitem(official.FILES, name, tuple(
+        published_as(server.folder / file.name, file, f"{server.url}/{file.name}")
+        for file in official.FILES[name]))
+
+
+@pytest.fixture
+def mnist(server, monkeypatch):
+    """The server with four small files under the official names."""
+    write_mnist(server.folder, mnist_arrays())
+    publish(server, monkeypatch, "mnist")
+    return server
+
+
+def assert_same(first, second):
+    for part in ("train", "validation", "test"):
+        for one, other in zip(getattr(first, part), getattr(second, part)):
+            np.testing.assert_array_equal(one, other)
+            assert one.dtype == other.dtype
+    assert first.class_names == second.class_names
+
+
+def test_mnist_is_downloaded_prepared_and_read_back(mnist):
+    loaded = data.load(data_config(name="mnist", split="last"), seed=0)
+    assert sorted(mnist.asked) == sorted(
+        "/" + file.name for file in official.FILES["mnist"])
+    local = data.load(
+        data_config(name="mnist", split="last", dir=str(mnist.folder)), seed=0)
+    assert_same(loaded, local)
+    images, labels, *_ = mnist_arrays()
+    np.testing.assert_array_equal(loaded.train.images[..., 0], images[:90])
+    np.testing.assert_array_equal(loaded.train.labels, labels[:90])
+    assert "tensorflow-datasets copy" in loaded.source
+    assert "tensorflow" not in sys.modules
+
+
+def test_second_load_downloads_nothing(mnist):
+    first = data.load(data_config(name="mnist"), seed=0)
+    asked = len(mnist.asked)
+    mnist.http.shutdown()
+    assert_same(first, data.load(data_config(name="mnist"), seed=0))
+    assert len(mnist.asked) == asked == 4
+
+
+def test_fashion_mnist_goes_the_same_way(server, monkeypatch):
+    write_mnist(server.folder, mnist_arrays(seed=5))
+    publish(server, monkeypatch, "fashion_mnist")
+    loaded = data.load(data_config(name="fashion_mnist", validation=0), seed=0)
+    np.testing.assert_array_equal(
+        loaded.train.images[..., 0], mnist_arrays(seed=5)[0])
+    assert loaded.class_names[9] == "Ankle boot"
+
+
+@pytest.mark.skipif(not REAL_DATA, reason="CNN_JAX_DATA does not name a folder")
+@pytest.mark.parametrize(
+    "name", ["mnist", pytest.param("fashion_mnist", marks=pytest.mark.slow)])
+def test_real_label_files_with_small_images(server, monkeypatch, name):
+    from cnn_jax.data import builders
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (count, 2, 3), np.uint8) for count in (60000, 10000)]
+    write_mnist(server.folder, [images[0], images[0], images[1], images[1]])
+    for file in official.FILES[name][1::2]:
+        shutil.copy(Path(REAL_DATA, name, file.name), server.folder)
+    publish(server, monkeypatch, name)
+    monkeypatch.setattr(builders.BUILDERS[name], "SHAPE", (2, 3, 1))
+    loaded = data.load(data_config(name=name, validation=0), seed=0)
+    np.testing.assert_array_equal(loaded.train.images[..., 0], images[0])
+    assert np.bincount(loaded.test.labels).tolist() == {
+        "mnist": [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009],
+        "fashion_mnist": [1000] * 10}[name]
+    first = {"mnist": [5, 0, 4, 1, 9], "fashion_mnist": [9, 0, 0, 3, 0]}[name]
+    assert loaded.train.labels[:5].tolist() == first
+
+
+def test_cifar10_goes_the_same_way(server, monkeypatch):
+    batches = cifar_arrays()
+    path = server.folder / "cifar-10-binary.tar.gz"
+    write_tar(path, cifar_files("bin", batches))
+    publish(server, monkeypatch, "cifar10")
+    loaded = data.load(data_config(name="cifar10"), seed=0)
+    assert_same(loaded, data.load(
+        data_config(name="cifar10", dir=str(server.folder)), seed=0))
+    np.testing.assert_array_equal(loaded.test.images, batches["test_batch"][0])
+
+
+def test_builder_works_by_itself_as_any_tfds_builder(mnist, tmp_path):
+    from cnn_jax.data import builders
+    builder = builders.CnnJaxMnist(
+        data_dir=tmp_path / "own", file_format="array_record")
+    builder.download_and_prepare()
+    assert len(mnist.asked) == 4
+    assert len(builder.as_data_source(split="test")) == 20
+
+
+def test_builder_by_itself_refuses_other_bytes(mnist, tmp_path):
+    from cnn_jax.data import builders
+    write_mnist(mnist.folder, mnist_arrays(seed=1))
+    builder = builders.CnnJaxMnist(
+        data_dir=tmp_path / "own", file_format="array_record")
+    with pytest.raises(Exception, match="wrong checksum"):
+        builder.download_and_prepare()
+
+
+def test_prepared_set_is_read_by_its_catalogue_name(mnist, tmp_path):
+    first = data.load(data_config(name="mnist"), seed=0)
+    second = data.load(
+        data_config(name="tfds:cnn_jax_mnist", dir=str(tmp_path / "tfds")), seed=0)
+    assert_same(first, second)
+    small = data.load(data_config(
+        name="tfds:cnn_jax_mnist", image_size=(7, 9), channels=3), seed=0)
+    assert small.train.images.shape == (90, 7, 9, 3)
+
+
+def test_encoded_images_of_a_catalogue_set_are_decoded(tmp_path):
+    import tensorflow_datasets as tfds
+    from PIL import Image
+
+    class Odd(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = tfds.features.FeaturesDict({
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "label": tfds.features.ClassLabel(num_classes=2)})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for n in range(4):
+                path = tmp_path / f"{n}.png"
+                Image.new("RGB", (4 + n, 5), (n, 0, 9)).save(path)
+                with path.open("rb") as file:
+                    yield n, {"image": file, "label": n % 2}
+
+    Odd(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    config = data_config(name="tfds:odd", dir=str(tmp_path), validation=0, test=0)
+    with pytest.raises(InputError, match="data.image_size"):
+        data.load(config, seed=0)
+    config.image_size = (5, 4)
+    loaded = data.load(config, seed=0)
+    colours = sorted(loaded.train.images[:, 0, 0].tolist())
+    assert colours == [[0, 0, 9], [1, 0, 9], [2, 0, 9], [3, 0, 9]]
+    assert loaded.class_names == ("0", "1")
+
+
+def refused(**changes) -> str:
+    with pytest.raises(InputError) as caught:
+        data.load(data_config(**changes), seed=0)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def kept(tmp_path) -> list[str]:
+    """The files that a failed attempt left, locks apart."""
+    return [path.name for path in (tmp_path / "tfds").rglob("*")
+            if path.is_file() and path.suffix != ".lock"]
+
+
+def test_no_connection_is_said_and_the_next_attempt_works(mnist, monkeypatch, tmp_path):
+    working = official.FILES["mnist"]
+    monkeypatch.setitem(official.FILES, "mnist", tuple(
+        file._replace(url="http://127.0.0.1:9/" + file.name) for file in working))
+    message = refused(name="mnist")
+    for word in ("mnist", "$CNN_JAX_DATA/mnist", "data.dir", "digits", "127.0.0.1:9"):
+        assert word in message
+    assert kept(tmp_path) == []
+    monkeypatch.setenv("CNN_JAX_DATA", str(tmp_path))  # has no folder mnist
+    assert str(tmp_path / "mnist") in refused(name="mnist")
+    monkeypatch.setitem(official.FILES, "mnist", working)
+    assert len(data.load(data_config(name="mnist"), seed=0).test.labels) == 20
+
+
+def test_missing_file_on_the_server(mnist, tmp_path):
+    (mnist.folder / "t10k-labels-idx1-ubyte.gz").unlink()
+    assert "HTTP status 404" in refused(name="mnist")
+    assert len(kept(tmp_path)) == 3  # whole and checked, not fetched again
+
+
+def test_other_bytes_from_the_server_are_not_kept(mnist, tmp_path):
+    write_mnist(mnist.folder, mnist_arrays(seed=1))
+    assert "sha256" in refused(name="mnist")
+    assert kept(tmp_path) == []
+
+
+def test_endless_file_is_not_received_to_its_end(mnist, tmp_path):
+    with (mnist.folder / "train-images-idx3-ubyte.gz").open("ab") as file:
+        file.write(bytes(5_000_000))
+    assert "gave over" in refused(name="mnist")
+    assert kept(tmp_path) == []
+
+
+def test_broken_connection(mnist, tmp_path):
+    mnist.cut = True
+    assert "broke off" in refused(name="mnist")
+    assert kept(tmp_path) == []
+
+
+def test_silent_server_is_given_up(mnist, tmp_path, monkeypatch):
+    mnist.stall = threading.Event()
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.2)
+    message = refused(name="mnist")
+    mnist.stall.set()
+    assert "train-images" in message and kept(tmp_path) == []
+
+
+def test_folder_that_cannot_be_written(mnist, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "file" / "inside"))
+    assert "TFDS_DATA_DIR" in refused(name="mnist")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "info"])
+def test_damaged_prepared_copy_is_refused(mnist, tmp_path, damage):
+    data.load(data_config(name="mnist"), seed=0)
+    folder = tmp_path / "tfds" / "cnn_jax_mnist" / "1.0.0"
+    file = folder / "dataset_info.json"
+    if damage != "info":
+        (file,) = folder.glob("*train.array_record*")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    file.write_bytes(content if damage == "flip" else content[:len(content) // 2])
+    message = refused(name="mnist")
+    assert str(folder.parent) in message and "delete" in message
+
+
+def test_sets_of_the_catalogue_that_cannot_be_read(server):
+    message = refused(name="tfds:cifar100")
+    for word in ("tfds:cifar100", "TensorFlow", "array_record", "download_and_prepare"):
+        assert word in message
+    assert "catalog" in refused(name="tfds:no_such_set")
+    assert server.asked == []

@@ -1,0 +1,86 @@
+"""The project itself: style, what it imports, what it promises, that it packs."""
+
+import ast
+import configparser
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [*(ROOT / "cnn_jax").rglob("*.py"), ROOT / "main.py",
+           *(ROOT / "configs").rglob("*.py")]
+
+
+def test_flake8():
+    done = subprocess.run([sys.executable, "-m", "flake8"], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def imports(path: Path):
+    """Top-level names and full module paths that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def test_no_tensorflow_and_no_pytorch():
+    for path in SOURCES:
+        for name in imports(path):
+            assert name.split(".")[0] not in ("tensorflow", "torch", "keras"), path
+
+
+def test_arrows_point_one_way():
+    """ops import no other stage; steps and networks know nothing of data on disk."""
+    for path in (ROOT / "cnn_jax").rglob("*.py"):
+        place = path.relative_to(ROOT / "cnn_jax").as_posix()
+        for name in imports(path):
+            if place.startswith("ops/"):
+                assert not name.startswith("flax"), place
+                assert not re.match(r"cnn_jax\.(?!ops|native)", name), (place, name)
+            if place.startswith(("networks/", "layers/")):
+                assert not re.match(r"cnn_jax\.(data|training)", name), (place, name)
+            if place in ("training/steps.py", "training/optimizer.py"):
+                assert not name.startswith("cnn_jax.data"), (place, name)
+            if place.startswith("data/"):
+                assert not re.match(r"cnn_jax\.(training|networks|ops)", name), place
+
+
+def test_requirements_cover_the_imports():
+    """Every third-party module that is imported is declared in setup.cfg."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    declared = setup["options"]["install_requires"] + "".join(
+        setup["options.extras_require"].values())
+    names = {"absl": "absl-py", "orbax": "orbax-checkpoint", "sklearn": "scikit-learn",
+             "PIL": "pillow", "ml_collections": "ml-collections",
+             "tensorflow_datasets": "tensorflow-datasets", "numpy": "jax",
+             "jaxlib": "jax"}
+    for path in SOURCES:
+        for name in {name.split(".")[0] for name in imports(path)}:
+            if name in sys.stdlib_module_names or name in ("cnn_jax", "configs", ""):
+                continue
+            assert names.get(name, name) in declared, f"{path}: {name}"
+
+
+def test_no_file_is_large():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True,
+                            text=True, check=True).stdout.split("\n")
+    for name in filter(None, listed):
+        path = ROOT / name
+        assert not path.exists() or path.stat().st_size < 1_000_000, name
+
+
+def test_wheel_builds_and_holds_the_package(tmp_path):
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", ".",
+                    "-w", str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
+    wheel, = tmp_path.glob("cnn_jax-*.whl")
+    listed = subprocess.run([sys.executable, "-m", "zipfile", "-l", str(wheel)],
+                            capture_output=True, text=True, check=True).stdout
+    for module in ("training/loop.py", "ops/conv.py", "networks/lenet.py",
+                   "inspection/templates/style.css"):
+        assert f"cnn_jax/{module}" in listed
+    assert "tests/" not in listed

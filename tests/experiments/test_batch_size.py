@@ -1,0 +1,144 @@
+"""experiments/batch_size.py on the digits: its figures are those of the library."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cnn_jax import data, training
+from cnn_jax.errors import InputError, RunError
+from experiments import batch_size
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+ROOT = Path(__file__).parents[2]
+TINY = ("--epochs=1", "--updates=6", "--seeds=2", "--images=256")
+
+
+@pytest.fixture
+def digits(monkeypatch):
+    """The experiment, on the digits in place of MNIST."""
+    original = batch_size.make_config
+
+    def make_config(batch: int, images: int):
+        config = original(batch, images)
+        config.data.name = "digits"
+        return config
+
+    monkeypatch.setattr(batch_size, "make_config", make_config)
+    return make_config
+
+
+def test_table_picture_and_figures(digits, tmp_path, capsys):
+    batch_size.main([f"--out={tmp_path}", *TINY, "--batches", "16", "64", "16"])
+    results = json.loads((tmp_path / "batch_size.json").read_text())
+    small, large = results["rows"]
+    assert (small["updates_per_epoch"], large["updates_per_epoch"]) == (16, 4)
+    for row in (small, large):
+        assert row["training_images"] == 256
+        assert row["updates_per_second"] == pytest.approx(
+            2 / sum(row["seconds_per_update_by_seed"]))
+        assert row["seconds_per_epoch"] == pytest.approx(
+            row["updates_per_epoch"] / row["updates_per_second"])
+        assert len(row["after_equal_epochs"]) == len(row["after_equal_updates"]) == 2
+    assert results["machine"] and "jax" in results["versions"]
+    text = (tmp_path / "batch_size.txt").read_text()
+    assert "256 training images" in text and "n = 2" in text
+    assert "after 1 epoch " in text and "after 6 updates" in text
+    assert f"{sum(small['after_equal_epochs']) / 2:.4f} ±" in text
+    assert text in capsys.readouterr().out
+    assert Image.open(tmp_path / "batch_size.png").size[0] > 500
+
+
+def test_accuracy_is_that_of_a_run_of_the_library(digits, tmp_path):
+    config = digits(16, 256)
+    config.epochs, config.seed = 1, 0
+    found, _ = batch_size.Trainer(config, data.load(config.data, 0)).train(0, [16])
+    ran = training.run(config, tmp_path / "run", quiet=True)
+    assert found[16] == pytest.approx(ran["test_accuracy"])
+
+
+def test_a_loss_that_is_not_finite_ends_it(digits, monkeypatch):
+    monkeypatch.setattr(batch_size, "RATE", 1e30)
+    config = digits(32, 256)
+    with pytest.raises(RunError, match="batch 32: the loss is (nan|inf) at update"):
+        batch_size.Trainer(config, data.load(config.data, 0)).train(0, [8])
+
+
+def made_row(batch: int) -> dict:
+    return {"batch": batch, "training_images": 256, "updates_per_epoch": 256 // batch,
+            "seconds_per_epoch": 2.0 + 1 / batch, "updates_per_second": 100 / batch,
+            "after_equal_epochs": [0.9, 0.91], "after_equal_updates": [0.8, 0.82]}
+
+
+def test_goes_on_after_an_interruption(digits, monkeypatch, tmp_path):
+    measured = []
+
+    def measure(batch, dataset, flags):
+        if batch == 64 and not measured[1:]:
+            measured.append("interrupted")
+            raise KeyboardInterrupt
+        measured.append(batch)
+        return made_row(batch)
+
+    monkeypatch.setattr(batch_size, "measure", measure)
+    command = [f"--out={tmp_path}", *TINY, "--batches", "16", "64"]
+    with pytest.raises(KeyboardInterrupt):
+        batch_size.main(command)
+    written = json.loads((tmp_path / "batch_size.json").read_text())
+    assert written["rows"] == [made_row(16)]
+    assert (tmp_path / "batch_size.txt").exists()
+    assert (tmp_path / "batch_size.png").exists()
+    batch_size.main(command)
+    assert measured == [16, "interrupted", 64]
+    batch_size.main([*command, "--epochs=2"])  # other settings: nothing is kept
+    assert measured == [16, "interrupted", 64, 16, 64]
+    (tmp_path / "batch_size.json").write_text("{")
+    with pytest.raises(InputError, match="batch_size.json cannot be read .*delete it"):
+        batch_size.main(command)
+
+
+def test_values_within_one_decade_have_labels(monkeypatch, tmp_path):
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: (
+        figure.draw_without_rendering(), drawn.append(figure)))
+    batch_size.picture(
+        {"rows": [made_row(16), made_row(64)], "rate": 0.05, "seeds": 2,
+         "epochs": 1, "updates": 6, "machine": "here"}, tmp_path / "picture.png")
+    panels = drawn[0].axes
+    assert [axes.get_ylabel() for axes in panels] == [
+        "seconds per epoch", "updates per second", "test errors (%)"]
+    for axes in panels:
+        low, high = axes.get_ylim()
+        shown = [label.get_text() for label in axes.get_yticklabels()
+                 if low <= label.get_position()[1] <= high]
+        assert len(shown) >= 2 and all(shown)
+    assert [text.get_text() for text in panels[2].get_legend().get_texts()] == [
+        "after 1 epoch", "after 6 updates"]
+
+
+@pytest.mark.parametrize("flags, answer", [
+    (["--seeds=0"], "--seeds=0: give 1 or more"),
+    (["--epochs=0"], "--epochs=0: give 1 or more"),
+    (["--updates=-3"], "--updates=-3: give 1 or more"),
+    (["--images=-1"], "--images=-1: give 0 or more"),
+    (["--batches", "0", "16"], "--batches: 0 cannot be, .* 1,294 .* give 1 to 1,294"),
+    (["--images=256", "--batches", "16", "512", "1024"],
+     "--batches: 512, 1024 cannot be, there are 256 training images"),
+    (["--out=setup.cfg"], "--out=setup.cfg cannot be made")])
+def test_what_it_refuses_before_it_trains(digits, monkeypatch, flags, answer):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(batch_size, "measure", None)
+    with pytest.raises(InputError, match=answer):
+        batch_size.main(flags)
+
+
+def test_bad_input_is_one_line_and_exit_code_2():
+    done = subprocess.run([sys.executable, "experiments/batch_size.py", "--seeds=0"],
+                          cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert done.stderr == "batch_size.py: --seeds=0: give 1 or more\n"

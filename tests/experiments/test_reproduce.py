@@ -1,0 +1,353 @@
+"""experiments/reproduce.py, on a table of two tiny experiments: 1 epoch of digits."""
+
+import json
+import os
+import signal
+
+import pytest
+from tests.support.tiny_runs import end, start_python, wait_until
+
+from cnn_jax.errors import InputError
+from experiments import processes, reproduce, results_table
+from experiments.published import EXPERIMENTS, Experiment
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+TINY = {
+    "easy": Experiment("lenet.py:digits", 2, 61_706, 0.1, 0.05, "a guess", 1),
+    "never": Experiment("mnist.py:keras", 5, 34_826, 0.9893, 0.002, "one run"),
+}
+HARD = TINY | {"easy": TINY["easy"]._replace(published=1.0)}
+CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0]
+KEYS = """name params published band mean std n epochs seconds_per_epoch command
+    peak_memory_mb hardware""".split()
+
+
+def run(folder, *words, experiments=TINY) -> int:
+    """The exit code of reproduce.py with these arguments."""
+    places = ["--workdir", str(folder / "runs"), "--out", str(folder)]
+    with pytest.raises(SystemExit) as done:
+        reproduce.main([*places, *words], experiments)
+    return done.value.code
+
+
+def rows(folder) -> dict[str, dict]:
+    found = json.loads((folder / "RESULTS.json").read_text())
+    assert isinstance(found, list)
+    return {row["name"]: row for row in found}
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, compiled_once):
+    """A folder with the rows of TINY after both seeds of `easy`, side by side."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    jobs = min(2, len(CORES))
+    assert run(folder, "--only", "easy", "--jobs", str(jobs)) == 0
+    return folder
+
+
+def test_rows_have_what_the_table_needs(measured):
+    found = rows(measured)
+    assert list(found) == ["easy", "never"]
+    row = found["easy"]
+    assert set(KEYS) <= row.keys()
+    runs = [json.loads((measured / f"runs/easy/seed{seed}/results.json").read_text())
+            for seed in (0, 1)]
+    accuracies = [results["test_accuracy"] for results in runs]
+    assert row["accuracies"] == accuracies and row["n"] == 2 and row["seeds"] == [0, 1]
+    assert row["mean"] == pytest.approx(sum(accuracies) / 2)
+    spread = abs(accuracies[0] - accuracies[1]) / 2 ** 0.5  # with n - 1
+    assert row["std"] == pytest.approx(spread)
+    assert row["epochs"] == 1 and row["cut_to_epochs"] == 1
+    assert row["params"] == 61_706
+    assert row["peak_memory_mb"] == max(r["peak_memory_mb"] for r in runs)
+    assert 0 < row["seconds_per_epoch"] < 600
+    assert " of " in row["hardware"] and "jax 0." in row["hardware"]
+    assert row["command"] == "python experiments/reproduce.py --only easy"
+
+
+def test_rows_that_were_not_run_say_so(measured):
+    row = rows(measured)["never"]
+    assert row["n"] == 0 and row["mean"] is None and row["accuracies"] == []
+    text = (measured / "RESULTS.md").read_text()
+    line, = (line for line in text.splitlines() if line.startswith("| never |"))
+    assert "not run" in line and "34,826" in line and "0.9893" in line
+
+
+def test_the_markdown_table(measured):
+    text = (measured / "RESULTS.md").read_text()
+    row = rows(measured)["easy"]
+    line, = (line for line in text.splitlines() if line.startswith("| easy |"))
+    assert f"{row['mean']:.4f} ± {row['std']:.4f} (2)" in line
+    assert "1 (cut)" in line and "`python experiments/reproduce.py --only easy`" in line
+    assert "- easy: 0.05, a guess." in text
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in table}) == 1 and len(table) == 4
+
+
+def test_what_is_finished_is_not_run_again(measured, monkeypatch, capsys):
+    def fail(*args):
+        raise AssertionError("a finished seed was run again")
+
+    monkeypatch.setattr(reproduce.Runs, "run", fail)
+    before = rows(measured)
+    assert run(measured, "--only", "easy") == 0
+    assert capsys.readouterr().out.count("finished") == 2
+    assert rows(measured) == before
+
+
+def test_seeds_at_once_are_one_run_and_the_row_says_so(tmp_path, capsys):
+    small = {"small": Experiment("shapes.py:colour_cnn", 2, 3_815, None, epochs=1,
+                                 at_once=True)}
+    assert run(tmp_path, experiments=small) == 0
+    said = capsys.readouterr().out
+    assert "1/1 small seeds 0 to 1: test accuracy 0." in said
+    folder = tmp_path / "runs" / "small"
+    assert "seed 1: epoch 1/1 - loss" in (folder / "seeds.log").read_text()
+    row = rows(tmp_path)["small"]
+    assert row["seeds"] == [0, 1] and row["seeds_at_once"] == "2"
+    assert ", 2 seeds at once |" in (tmp_path / "RESULTS.md").read_text()
+    assert run(tmp_path, experiments=small) == 0
+    assert "small seeds 0 to 1: finished" in capsys.readouterr().out
+
+
+def test_how_many_were_trained_at_once():
+    runs = [{"seed": 0}, {"seeds_at_once": 3}]
+    assert results_table.at_once(runs[:1]) == ""
+    assert results_table.at_once(runs) == "1 to 3"
+    assert results_table.at_once(runs[1:]) == "3"
+
+
+def test_with_jobs_each_seed_is_a_run():
+    targets = reproduce.make_targets(EXPERIMENTS, reproduce.parse([], ["none"]))
+    for name, jobs, runs in (("shapes_shape_cnn", 1, 1), ("shapes_shape_cnn", 2, 5),
+                             ("lenet_mnist", 1, 5)):
+        assert len(reproduce.divide(targets[name], 5, jobs)) == runs, (name, jobs)
+
+
+def test_what_is_trained_at_once_can_be():
+    """Its seeds divide the data alike."""
+    for target in reproduce.make_targets(
+            EXPERIMENTS, reproduce.parse([], ["none"])).values():
+        if target.experiment.at_once:
+            assert target.config.data.split in ("first", "last"), target.name
+            assert target.experiment.seeds > 1, target.name
+
+
+@pytest.mark.skipif(len(CORES) < 2, reason="one core cannot be shared")
+def test_jobs_share_the_cores(measured):
+    assert set().union(*processes.shares(2)) == set(CORES)
+    assert not set.intersection(*processes.shares(2))
+    assert processes.shares(1) == [set()]
+    share = len(processes.shares(2)[0])
+    assert rows(measured)["easy"]["hardware"].startswith(
+        "1 core of " if share == 1 else f"{share} cores of ")
+
+
+def test_hardware_says_what_computes_the_convolutions():
+    results = {"devices": ["cpu: cpu"], "machine": "2 cores of X",
+               "versions": {"jax": "0.10.2"}, "convolutions": "2 by lax"}
+    assert results_table.hardware(results) == "2 cores of X, jax 0.10.2"
+    results["convolutions"] = "5 by onednn, 1 by lax; onednn is oneDNN 3.2.0 (OpenMP)"
+    assert results_table.hardware(results).endswith(
+        "0.10.2, convolutions by oneDNN 3.2.0 (OpenMP)")
+
+
+def test_a_row_says_what_it_was_measured_on(measured, monkeypatch, capsys):
+    assert rows(measured)["easy"]["data"] == "as published"
+    monkeypatch.setitem(reproduce.IMAGES, "digits", 5000)
+    for words in ([], ["--note", "scanned again"]):
+        run(measured, "--table", *words)
+    words = "scanned again; on 1,797 of the 5,000 images"
+    assert rows(measured)["easy"]["data"] == words
+    assert f"| easy ({words}) |" in (measured / "RESULTS.md").read_text()
+    assert rows(measured)["easy"]["command"].endswith("--note 'scanned again'")
+    monkeypatch.undo()
+    run(measured, "--table")
+
+
+def test_a_row_gives_way_to_one_with_as_many_runs_only(measured, tmp_path, capsys):
+    """What is measured with fewer seeds says so, and does not replace more."""
+    words = ["--only", "easy", "--seeds", "1", "--workdir", str(tmp_path / "runs")]
+    assert run(tmp_path, *words) == 0
+    row = rows(tmp_path)["easy"]
+    assert row["n"] == 1 and row["command"].endswith("--only easy --seeds 1")
+    assert run(tmp_path, "--table") == 0
+    assert rows(tmp_path)["easy"] == row
+    (tmp_path / "RESULTS.json").write_text((measured / "RESULTS.json").read_text())
+    assert run(tmp_path, *words) == 0
+    assert rows(tmp_path)["easy"] == rows(measured)["easy"]
+    assert rows(tmp_path)["easy"]["n"] == 2
+
+
+def test_an_aim_of_ours_is_needed_where_nothing_is_published(measured, capsys):
+    aimed = TINY["easy"]._replace(published=None, band=0.0, least=1.0)
+    assert run(measured, "--only", "easy", experiments=TINY | {"easy": aimed}) == 1
+    assert "is below 1.0000 (an aim of ours)" in capsys.readouterr().err
+    assert "is below 1.0000" in (measured / "RESULTS.md").read_text()
+    assert run(measured, "--only", "easy") == 0
+    assert "## Below what was needed\n\nNone." in (measured / "RESULTS.md").read_text()
+
+
+def test_table_runs_nothing(tmp_path):
+    assert run(tmp_path, "--table") == 0
+    assert [row["n"] for row in rows(tmp_path).values()] == [0, 0]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_exit_code_1_below_the_band(measured, capsys):
+    assert run(measured, "--only", "easy", experiments=HARD) == 1
+    assert "is below 0.9500 (published 1.0, band 0.05)" in capsys.readouterr().err
+    assert run(measured, "--only", "easy") == 0
+
+
+def test_rows_outlive_their_workdirs_unless_the_experiment_changes(measured, tmp_path):
+    """A clone without the runs keeps the measured rows of RESULTS.json."""
+    copy = json.loads((measured / "RESULTS.json").read_text())
+    (tmp_path / "RESULTS.json").write_text(json.dumps(copy))
+    flags = reproduce.parse(["--workdir", str(tmp_path / "none")], list(TINY))
+    kept = results_table.write(
+        list(reproduce.make_targets(TINY, flags).values()), tmp_path)
+    assert kept[0]["mean"] == copy[0]["mean"]
+    other = TINY | {"easy": TINY["easy"]._replace(epochs=2)}
+    gone = results_table.write(
+        list(reproduce.make_targets(other, flags).values()), tmp_path)
+    assert gone[0]["mean"] is None and gone[0]["n"] == 0
+
+
+def test_a_workdir_of_another_config_is_refused(measured, capsys):
+    other = TINY | {"easy": TINY["easy"]._replace(epochs=2)}
+    assert run(measured, "--only", "easy", experiments=other) == 2
+    assert "epochs: 1 -> 2" in capsys.readouterr().err
+
+
+def test_a_field_added_later_does_not_make_another_config(measured):
+    target = reproduce.make_targets(
+        TINY, reproduce.parse([], list(TINY)))["easy"]
+    path = measured / "runs" / "easy" / "seed0"
+    text = (path / "config.json").read_text()
+    older = json.loads(text)
+    del older["schedule"]["decay"], older["crc32"]
+    (path / "config.json").write_text(json.dumps(older))
+    try:
+        assert results_table.is_finished(path, target.config)
+    finally:
+        (path / "config.json").write_text(text)
+
+
+def test_a_failed_run_is_said_and_the_next_one_done(tmp_path, capsys):
+    broken = {"broken": Experiment("lenet.py:mnist", 1, 61_706, None),
+              "easy": TINY["easy"]._replace(seeds=1)}
+    (tmp_path / "mnist").mkdir()
+    assert run(tmp_path, "--data", str(tmp_path), experiments=broken) == 1
+    errors = capsys.readouterr().err
+    assert "broken seed 0: exit code 2: cnn_jax: " in errors and "official" in errors
+    assert rows(tmp_path)["broken"]["n"] == 0 and rows(tmp_path)["easy"]["n"] == 1
+    assert rows(tmp_path)["easy"]["std"] is None
+
+
+START = """
+import sys
+sys.path[:0] = ['.', 'tests']
+from experiments import reproduce
+from experiments.published import Experiment
+reproduce.main(sys.argv[1:], {'long': Experiment(
+    'lenet.py:digits', 1, 61_706, None, epochs=EPOCHS)})
+"""
+
+
+def test_an_interrupted_run_goes_on(tmp_path):
+    words = ["--workdir", tmp_path / "runs", "--out", tmp_path]
+    path = tmp_path / "runs" / "long" / "seed0"
+    log = path.with_suffix(".log")
+    script = START.replace("EPOCHS", "12")
+    first = start_python("-c", script, *words)
+    wait_until(lambda: log.exists() and "epoch 2/12" in log.read_text(), first)
+    first.send_signal(signal.SIGTERM)
+    code, _, errors = end(first)
+    assert code == 128 + signal.SIGTERM, errors
+    assert "goes on from here" in errors and not (path / "results.json").exists()
+    code, output, errors = end(start_python("-c", script, *words))
+    assert code == 0, (output, errors)
+    assert "resuming after step" in log.read_text()
+    assert rows(tmp_path)["long"]["epochs"] == 12
+
+
+@pytest.mark.parametrize("words,part", [
+    (["--only", "shape_cnn"], "no such experiment; there are shapes_"),
+    (["--seeds", "0"], "must be >= 1"),
+    (["--jobs", "0"], "--jobs 0 is not allowed: must be 1 to"),
+    (["--data", "no/such/folder"], "is not a folder"),
+    (["--cifar10-jpeg", "no/such/folder"], "--cifar10-jpeg no/such/folder"),
+    (["--cifar10-jpeg", "README.md"], "--cifar10-jpeg README.md is neither a folder"),
+    (["--out", "README.md"], "--out README.md cannot be a folder"),
+    (["--workdir", "README.md/runs"], "--workdir README.md/runs cannot be a folder"),
+])
+def test_bad_arguments_are_one_line(tmp_path, capsys, words, part):
+    assert run(tmp_path, *words, experiments=EXPERIMENTS) == 2
+    errors = capsys.readouterr().err
+    assert part in errors and errors.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["[1", "[1]", '[{"name": "easy"}]'])
+def test_damaged_results_are_refused(tmp_path, text):
+    (tmp_path / "RESULTS.json").write_text(text)
+    with pytest.raises(InputError, match="not a list of rows"):
+        results_table.earlier(tmp_path)
+
+
+def test_list_shows_all_experiments(tmp_path, capsys):
+    assert run(tmp_path, "--list", experiments=EXPERIMENTS) == 0
+    output = capsys.readouterr().out
+    for name, row in EXPERIMENTS.items():
+        assert name in output and f"configs/{row.config}" in output
+
+
+def test_cifar10_from_pictures_is_another_row(tmp_path):
+    """The pictures' rows have a workdir of their own and say what they are."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    flags = reproduce.parse(["--cifar10-jpeg", str(pictures)], list(EXPERIMENTS))
+    targets = reproduce.make_targets(EXPERIMENTS, flags)
+    target = targets["cifar10_lenet5"]
+    assert target.config.data.name == "folder" and "JPEG" in target.data
+    assert target.folder.name == "cifar10_lenet5-jpeg"
+    words = reproduce.Work(target, range(3, 4)).command
+    assert f"--config.data.dir={pictures}" in words and "--config.seed=3" in words
+    assert targets["mnist_keras"].data == "as published"
+    assert target.words[-2:] == ("--cifar10-jpeg", "pictures")
+    row = results_table.row(target, None)
+    assert results_table.cells(row)[0].startswith("cifar10_lenet5 (on a JPEG copy")
+
+
+def test_the_short_table():
+    row = {"published": 0.5, "mean": None, "std": None, "n": 0}
+    table = {name: row | {"name": name} for name in results_table.SHORT}
+    table["mnist_keras"] |= {"mean": 0.5, "std": 0.01, "n": 3}
+    table["mnist_cnn_ours"] = table["mnist_cnn"] | {
+        "name": "mnist_cnn_ours", "mean": 0.49, "n": 1}
+    lines = results_table.short(list(table.values())).splitlines()
+    assert lines[2:] == [
+        "| MNIST, Keras CNN | 0.5000 | **0.5000 ± 0.0100** (3) |  |",
+        "| MNIST, CNN of 12,042 parameters | 0.5000 |  | 0.4900 (1) |"]
+
+
+def test_committed_results_are_of_these_experiments():
+    path = reproduce.ROOT / "measured" / "accuracy" / "RESULTS.json"
+    if not path.exists():
+        pytest.skip("measured/accuracy/RESULTS.json has not been measured")
+    found = json.loads(path.read_text())
+    assert [row["name"] for row in found] == list(EXPERIMENTS)
+    assert results_table.markdown(found) == path.with_suffix(".md").read_text()
+    for row in found:
+        experiment = EXPERIMENTS[row["name"]]
+        assert (row["params"], row["published"], row["band"]) == (
+            experiment.params, experiment.published, experiment.band)
+        assert len(row["accuracies"]) == row["n"]
+        config, *_ = reproduce.load_config(
+            experiment, reproduce.parse([], [row["name"]]))
+        assert results_table.same_but_data(
+            row["settings"], results_table.settings(results_table.computed(config)))
+        if row["n"]:
+            assert row["mean"] == pytest.approx(sum(row["accuracies"]) / row["n"])

@@ -1,0 +1,77 @@
+"""The fault commands with few faults; with all of them under `-m slow`.
+
+See tests/faults/__init__.py. The short versions have seeds of their own.
+"""
+
+import json
+import os
+
+import pytest
+from tests.support.tiny_runs import start_python
+
+from cnn_jax.native import library
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+SHORT = {
+    "kill_resume": ("--kills=3", "--seed=11"),
+    "sigterm": ("--n=2", "--seed=11"),
+    "corrupt": ("--n=20", "--seed=11"),
+    "disk": ("--only=file-size limit, later; read-only folder, later",),
+    "fuzz_config": ("--n=8", "--seed=11"),
+    "surroundings": ("--only=workdir",),
+}
+FULL = {
+    "kill_resume": ("--kills=100",),
+    "sigterm": ("--n=25",),
+    "corrupt": ("--n=200",),
+    "disk": ("--allow-missing=1",),
+    "fuzz_config": ("--n=500",),
+    "surroundings": ("--allow-missing=1",),
+    "soak": ("--steps=20000", "--rounds=200"),
+}
+
+
+def run(name: str, *flags: str) -> dict:
+    """What a fault command found, which it prints as its last line."""
+    process = start_python("-m", f"tests.faults.{name}", *flags)
+    output, errors = process.communicate()
+    print(output)
+    assert process.returncode == 0, output[-3000:] + errors[-3000:]
+    figures = json.loads(output.splitlines()[-1])
+    assert figures.pop("good")
+    if missing := figures.get("not tried"):
+        pytest.skip(f"passed but for what cannot be tried here: {missing}")
+    return figures
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_few_faults(name):
+    assert run(name, *SHORT[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FULL)
+def test_all_faults(name):
+    assert run(name, *FULL[name])
+
+
+@pytest.mark.slow
+def test_malformed_files_take_less_than_a_gibibyte():
+    """Of memory at the peak, in a process that reads nothing else."""
+    process = start_python("-m", "pytest", "-n", "0", "-p", "no:cacheprovider",
+                           "tests/test_malformed_inputs.py")
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, output[-3000:]
+    print(f"{usage.ru_maxrss // 1024} MiB: {output.splitlines()[-1]}")
+    assert usage.ru_maxrss < 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["three steps a call", "oneDNN"])
+def test_twenty_kills_where_every_process_compiles_anew(case):
+    if case == "oneDNN" and library.load() is None:
+        pytest.skip(library.describe())
+    assert run("kill_resume", "--kills=20", f"--only={case}", "--cache=0")

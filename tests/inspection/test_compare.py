@@ -1,0 +1,137 @@
+"""--mode=compare: which runs are a group, their spread, and what cannot be compared."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from tests.support.made_runs import DIGITS, made_run, resealed
+from tests.support.tiny_runs import read_results
+
+from cnn_jax.cli import modes
+from cnn_jax.errors import InputError
+from cnn_jax.inspection.pages import compare, record
+
+NASTY = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Three seeds of one config, two of another, and one that has not ended."""
+    folder = tmp_path_factory.mktemp("compared")
+    made = [made_run(folder / f"adam{seed}", {"seed": seed}, accuracy)
+            for seed, accuracy in enumerate((0.90, 0.92, 0.97))]
+    other = {"optimizer.name": "sgd", "data.channels": 3}
+    made += [made_run(folder / f"sgd{seed}", other | {"seed": seed}, 0.80)
+             for seed in (0, 1)]
+    return made + [made_run(folder / "dead", {"optimizer.name": "muon"}, None, 1)]
+
+
+def test_runs_that_differ_in_the_seed_alone_are_a_group(runs):
+    groups = compare.grouped([record.read_record(run) for run in runs])
+    assert [(group.letter, [run.name for run in group.runs]) for group in groups] == [
+        ("A", ["adam0", "adam1", "adam2"]), ("B", ["sgd0", "sgd1"]), ("C", ["dead"])]
+    unlike = compare.differing(groups)
+    assert unlike == {"data.channels": [0, 3, 0],
+                      "optimizer.name": ["adam", "sgd", "muon"]}
+    assert compare.named(groups[1], groups, unlike) == "sgd, 3"
+    many = {f"augment.{i}": [i, i, i] for i in range(6)} | unlike
+    assert compare.named(groups[1], groups, many) == "sgd, 0, 1, 2 and 4 more"
+    assert compare.named(groups[1], groups, {}) == "baseline on digits"
+
+
+def test_fields_that_change_no_result_part_no_group(tmp_path, runs):
+    again = made_run(tmp_path / "again", {"seed": 7, "log.every_steps": 3,
+                                          "inspect.images": 2})
+    assert len(compare.grouped([record.read_record(run)
+                                for run in (runs[0], again)])) == 1
+
+
+def test_spread_is_that_of_the_seeds():
+    """0.90, 0.92, 0.97: mean 0.93, squares 9 + 1 + 16 = 26e-4, so sqrt(13e-4)."""
+    assert compare.in_words([0.90, 0.92, 0.97], ".4f") == "0.9300 ± 0.0361"
+    assert compare.in_words([0.8], ".4f") == "0.8000"
+    assert compare.in_words([61706.0, 61706.0], ",.0f") == "61,706"
+    assert compare.in_words([], ".4f") == "-"
+    assert [compare.letters(i) for i in (0, 25, 26, 27, 52)] == [
+        "A", "Z", "AA", "AB", "BA"]
+
+
+def test_the_page_of_several_runs(runs, tmp_path, capsys):
+    path = tmp_path / "new" / "page.html"
+    modes.run(modes.Request("compare", None, None, images=tuple(map(str, runs)),
+                            output=path))
+    assert capsys.readouterr().out.strip() == str(path)
+    text = path.read_text()
+    assert "6 runs in 3 groups" in text
+    assert "0.9300 &#177; 0.0361" in text and "0 of 1" in text
+    assert "Without results, so in no mean: dead." in text
+    assert text.count("data:image/png;base64,") == 5
+    assert 'A ends at 0.7; B ends at 0.7; C ends at 0.1.' in text
+    assert "Classes" not in text  # one group was not measured
+    assert "different data" not in text  # only the seed's cut differs
+    assert not re.search(r'(?:src|href)="(?!data:|#)', text)
+
+
+def test_classes_side_by_side_where_all_were_measured(runs):
+    table = compare.class_table(compare.grouped(
+        [record.read_record(run) for run in runs[:5]]))
+    assert table["columns"] == [("class", False), ("group A", True), ("group B", True)]
+    assert table["rows"][0] == ("0", "1.000", "1.000")
+    # Class 9 is found in 0, 2 and 7 of 10 images: F1 0, 4/12 and 14/17.
+    values = [0, 4 / 12, 14 / 17]
+    assert table["rows"][9][1] == (f"{np.mean(values):.3f} ± "
+                                   f"{np.std(values, ddof=1):.3f}")
+
+
+def test_unlike_data_and_machines_are_said(runs, tmp_path):
+    other = made_run(tmp_path / "other", counts={"train": 9, "validation": 50,
+                                                 "test": 100}, sha256="other")
+    found = read_results(other)
+    (other / "results.json").write_text(json.dumps(
+        resealed(found, machine="a phone")))
+    said = " ".join(compare.warnings([record.read_record(run)
+                                      for run in (runs[0], other)]))
+    assert "different data" in said and "on different machines" in said
+    assert "versions" not in said
+
+
+def test_folders_of_one_name_are_told_apart(tmp_path):
+    made = [record.read_record(made_run(tmp_path / place / "run", {"seed": seed}))
+            for seed, place in enumerate(("first", "second"))]
+    rows = compare.page_of(made)["runs"]["rows"]
+    assert [row[0] for row in rows] == [str(run.folder) for run in made]
+    curve, *_ = compare.overlaid(compare.grouped(made), {})
+    assert list(curve.arrays) == [str(run.folder) for run in made]
+
+
+def test_class_names_are_escaped_in_the_comparison(tmp_path):
+    made = [made_run(tmp_path / f"<b>{i}", {"seed": i}, class_names=(
+        NASTY, *DIGITS[1:])) for i in (0, 1)]
+    compare.write_comparison(made, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "<script" not in text and "<b>" not in text and "&lt;b&gt;0" in text
+
+
+@pytest.mark.parametrize("names,changes,words", [
+    ([], {}, "at least two runs, not 0"),
+    (["adam0"], {}, "at least two runs, not 1"),
+    (["adam0", "."], {}, "is not the folder of a run"),
+    (["adam0", "nowhere"], {}, "nowhere is not the folder of a run"),
+    (["adam0", "adam1/../adam0"], {}, "is given twice"),
+    (["adam0", "adam1"], {"output": "page.png"}, "must end in .html"),
+    (["adam0", "adam1"], {"workdir": "adam0"}, "neither --workdir nor --config")])
+def test_what_cannot_be_compared_is_one_line(runs, tmp_path, names, changes, words):
+    folder = runs[0].parent
+    changes = {name: tmp_path / value for name, value in changes.items()}
+    request = modes.Request("compare", None, changes.pop("workdir", None), images=tuple(
+        str(folder / name) for name in names), **changes)
+    with pytest.raises(InputError, match=words) as refused:
+        modes.run(request)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_page_that_cannot_be_written_is_one_line(runs, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be used"):
+        compare.write_comparison(runs[:2], tmp_path / "file" / "page.html")

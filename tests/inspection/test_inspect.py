@@ -1,0 +1,279 @@
+"""--mode=inspect: from a workdir to pictures, and one line for what there is not."""
+
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+from rich.console import Console
+from tests.support.tiny_runs import end, prepare, refusal, start_python, tiny
+
+from cnn_jax import data
+from cnn_jax.cli import modes
+from cnn_jax.inspection import run as inspect
+from cnn_jax.data.examples import Examples
+from cnn_jax.errors import InputError
+from cnn_jax.inspection.draw import explanations, kernels
+from cnn_jax.inspection.pictures import PICTURES
+from cnn_jax.inspection.explain.selection import NotForThisNetwork
+from cnn_jax.inspection.settings import Settings
+from cnn_jax.inspection.inspected_run import sample
+from cnn_jax.workdir.checkpoints.write import Checkpoints
+from cnn_jax.config.rules import computed, differences, fingerprint, to_json
+from cnn_jax.console import Reporter
+from cnn_jax.workdir.recorder import COLUMNS
+from cnn_jax.training.recipe import first_state
+from cnn_jax.data.info import describe
+from cnn_jax.workdir.folder import (check_same_config, data_json, read_config,
+                                    read_data_info)
+from configs import default
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+QUICK = {"images": 2, "steps": 2, "samples": 2, "max_filters": 3}
+
+
+def leave_run(path: Path, config: ConfigDict) -> Path:
+    """What a run leaves, with its first parameters: nothing here asks how good they
+    are, and training would take most of the time."""
+    dataset, recipe, image_shape = prepare(config)
+    info = describe(dataset, config.data.scaling)
+    with Checkpoints(path / "checkpoints") as checkpoints:
+        state = first_state(recipe, image_shape).replace(step=np.array(7, np.int32))
+        checkpoints.save(7, state, {}, score=(0.5, 1))
+    (path / "config.json").write_text(to_json(config))
+    (path / "data.json").write_text(data_json(info))
+    row = [1, 7, 2.5, 0.25, 2.4, 0.5, 1e-3, 1.5, 80]
+    (path / "history.csv").write_text(
+        f"{','.join(COLUMNS)}\n{','.join(map(str, row))}\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, compiled_once):
+    """Digits of 8 x 8 pixels, the network 'baseline'."""
+    return leave_run(tmp_path_factory.mktemp("runs") / "short", tiny(epochs=1))
+
+
+def changed(workdir: Path, **fields) -> ConfigDict:
+    """The run's own config with other fields of `inspect`."""
+    config = read_config(workdir)
+    with config.unlocked():
+        config.inspect.update(QUICK | fields)
+    return config
+
+
+def index(workdir: Path) -> dict[str, dict]:
+    rows = json.loads((workdir / "pictures" / "pictures.json").read_text())
+    return {row["name"]: row for row in rows}
+
+
+def test_pictures_of_a_run(workdir, capsys):
+    config = changed(workdir, only="kernels,strip,receptive_field,maximized_classes")
+    modes.run(modes.Request("inspect", config, workdir))
+    rows = index(workdir)
+    for name in ("kernels", "strip_group1_conv1_conv", "receptive_field",
+                 "maximized_head"):
+        assert all(len(rows[name][word]) > 10 for word in ("title", "caption", "alt"))
+        with Image.open(workdir / "pictures" / f"{name}.png") as image:
+            assert min(image.size) > 100
+            assert len(np.unique(np.asarray(image.convert("L")))) > 50
+    assert f"4 pictures in {workdir / 'pictures'}" in capsys.readouterr().out
+
+
+def test_the_users_own_images_are_explained(workdir, tmp_path):
+    """At the size and colours of the training data, without true classes."""
+    path = tmp_path / "own.png"
+    Image.fromarray(np.arange(600, dtype=np.uint8).reshape(20, 30)).save(path)
+    subject = inspect.load_subject(workdir, None, [str(path)])
+    assert subject.pixels.shape == (1, 8, 8, 1) and subject.labels is None
+    assert subject.titles == ("own.png",)
+    many = inspect.load_subject(workdir, changed(workdir), [str(path)] * 3)
+    assert len(many.pixels) == QUICK["images"]
+    inverted = inspect.load_subject(workdir, None, [str(path)], invert=True)
+    np.testing.assert_array_equal(inverted.pixels, 255 - subject.pixels)
+    picture, = PICTURES["saliency"](subject, Settings(**QUICK))
+    assert picture.arrays["gradient"].shape == (1, 8, 8)
+    assert picture.arrays["completeness_error"].max() < 1e-3
+    assert picture.arrays["class"] == subject.image_logits.argmax(-1)
+    words = picture.figure.axes[0].get_ylabel()
+    assert "own.png" in words and "said" in words and "is " not in words
+    titles = [axes.get_title() for axes in picture.figure.axes]
+    assert titles == ["image", "gradient", "SmoothGrad", "integrated\ngradients",
+                      "guided\nbackprop.", "occlusion", "Grad-CAM"]
+    other = Settings(**QUICK, target="3")
+    chosen, = PICTURES["saliency"](subject, other)
+    assert chosen.arrays["class"].tolist() == [3]
+
+
+def test_names_that_would_be_mathematics(workdir, tmp_path, capsys, monkeypatch):
+    """To matplotlib, of classes and of files: '$x^$' alone ends in a traceback."""
+    strange = shutil.copytree(workdir, tmp_path / "run")
+    info = read_data_info(strange)
+    names = ("$x^$", "a$b", *info.class_names[2:])
+    (strange / "data.json").write_text(data_json(info._replace(class_names=names)))
+    load = data.load
+    monkeypatch.setattr(data, "load", lambda *arguments: load(*arguments)._replace(
+        class_names=names))
+    file = tmp_path / "$y^$ \x1b[2J\udcff.png"
+    Image.new("L", (8, 8), 77).save(file)
+    config = changed(strange, only="maximized_classes,strip,saliency,quality")
+    modes.run(modes.Request("inspect", config, strange, images=(str(file),)))
+    assert {"maximized_head", "saliency", "confusion"} <= index(strange).keys()
+    capsys.readouterr()
+    modes.run(modes.Request("predict", config, strange, images=(str(file),), top=10))
+    said = capsys.readouterr().out
+    assert r"$y^$ \x1b[2J\udcff.png: " in said and "$x^$" in said and "\x1b" not in said
+
+
+def test_incomplete_integrated_gradients_are_called_so():
+    """Rounded, 0.0014 would look like what was aimed at."""
+    assert explanations.completeness(0.00049, 576).endswith("complete within 0.0005.")
+    told = explanations.completeness(0.0014, 1728)
+    assert "1728 steps, incomplete" in told and "0.0014 apart, over the 0.001" in told
+
+
+def test_pictures_that_a_network_does_not_have(tmp_path, monkeypatch, capsys):
+    """They are left out with a line, unless they were asked for by name."""
+    dense = leave_run(tmp_path / "dense", tiny({"model.name": "ai_edu_mnist_dnn"}))
+    rows = {"strip": kernels.strip, "kernels": kernels.first_layer}
+    monkeypatch.setattr(inspect, "chosen", lambda only: rows)
+    path, = inspect.draw(dense, changed(dense))
+    assert path.name == "kernels.png"
+    assert ("without strip: no layer of AiEduDNN with weights has height and width"
+            in capsys.readouterr().out)
+    with pytest.raises(NotForThisNetwork, match="AiEduDNN"):
+        inspect.draw(dense, changed(dense, only="strip"), quiet=True)
+
+
+def test_the_examples_take_turns_by_class():
+    labels = np.array([1, 0, 0, 2, 1, 1])
+    examples = Examples(np.zeros((6, 1, 1, 1), np.uint8), labels)
+    assert sample(examples, 5).tolist() == [1, 0, 3, 2, 4]
+    assert sample(examples, 64).tolist() == [1, 0, 3, 2, 4, 5]
+    masks = Examples(np.zeros((3, 2, 2, 1), np.uint8), np.zeros((3, 2, 2), np.uint8))
+    assert sample(masks, 2).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("fields, words", [
+    ({"layers": "conv1"}, "inspect.layers = 'conv1'.*no layer 'conv1'.*group1_pool"),
+    ({"layers": "group1_conv1/con"}, "did you mean group1_conv1/conv.*group1_conv1/bn"),
+    ({"filters": "6"}, "group1_conv1/conv has 6 filters, 0 to 5, and no '6'"),
+    ({"filters": "-1"}, "no '-1'"),
+    ({"position": (8, 0)}, r"have 8 x 8 units, \(0, 0\) to \(7, 7\)"),
+    ({"cam_layer": "head"}, "inspect.cam_layer = 'head'.*no height and width"),
+    ({"window": 9}, "inspect.window = 9 .*images of 8 x 8: use 1 to 8, or 0"),
+    ({"target": "ten"}, "inspect.target = 'ten'.*known are 0, 1.*from 0 to 9"),
+    ({"only": "kernel"}, "no picture 'kernel'; known are .*kernels")])
+def test_what_there_is_not_is_one_line(workdir, fields, words):
+    config = changed(workdir, **fields)
+    with pytest.raises(InputError, match=words) as error:
+        inspect.draw(workdir, config, quiet=True)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_image_is_refused(workdir, tmp_path):
+    path = tmp_path / "words.png"
+    path.write_text("no picture")
+    with pytest.raises(InputError, match="words.png"):
+        inspect.draw(workdir, None, [str(path)], quiet=True)
+    with pytest.raises(InputError, match="nothing.png"):
+        inspect.draw(workdir, None, [str(tmp_path / "nothing.png")], quiet=True)
+
+
+def test_a_workdir_without_a_checkpoint_is_refused(workdir, tmp_path):
+    for name in ("config.json", "data.json"):
+        shutil.copy(workdir / name, tmp_path)
+    with pytest.raises(InputError, match="holds no checkpoints: train there first"):
+        inspect.draw(tmp_path, quiet=True)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(InputError, match="no checkpoint of a whole epoch"):
+        inspect.draw(tmp_path, quiet=True)
+
+
+def test_a_history_that_lacks_a_column_is_one_line(workdir, tmp_path):
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    path = copy / "history.csv"
+    path.write_text(path.read_text().replace("loss", "lost", 1))
+    assert f"{path} lacks loss: row 1 is damaged; metrics.jsonl" in refusal(
+        end(start_python("main.py", "--mode=inspect", f"--workdir={copy}")), 2)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_is_under_way_is_said(terminal):
+    """On a terminal while it lasts, elsewhere as a line; on an error it ends too."""
+    report, file = Reporter(), io.StringIO()
+    report.console = Console(file=file, force_terminal=terminal, width=60)
+    with pytest.raises(InputError), report.under_way("reading [it]"):
+        raise InputError("no")
+    if not terminal:
+        assert file.getvalue() == "reading [it] ...\n"
+        return
+    assert "reading [it] 0:00:00" in re.sub(r"\x1b\[[\d;?]*\w", "", file.getvalue())
+    assert file.getvalue().endswith("\x1b[2K")  # the line is erased
+
+
+def test_what_has_been_computed_is_kept_for_another_listener(workdir):
+    subject, told = inspect.load_subject(workdir), []
+    layers = subject.layers
+    other = subject.telling(told.append)
+    assert other.layers is layers and list(other.track("one", "a")) == ["a"]
+    assert told == ["one 0/1"]
+
+
+def test_settings_are_no_part_of_a_run(workdir, tmp_path):
+    """Other pictures are of the same run, also of one older than these fields."""
+    assert default.get_config().inspect.to_dict() == Settings()._asdict()
+    config = changed(workdir, layers="group1_conv1")
+    check_same_config(workdir, config)
+    assert fingerprint(config) == fingerprint(tiny(epochs=1))
+    assert not any("inspect" in field for field in computed(config))
+    values = json.loads((workdir / "config.json").read_text())
+    del values["inspect"], values["crc32"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    old = read_config(tmp_path)
+    assert old.inspect.to_dict() == Settings()._asdict()
+    assert differences(old, config) == []
+    (tmp_path / "config.json").write_text(json.dumps(values | {"inspect": 3}))
+    with pytest.raises(InputError, match="config.json, perhaps of another version"):
+        read_config(tmp_path)
+
+
+def test_lists_in_a_config_become_tuples_again(tmp_path):
+    """A network must be hashable to be compiled for."""
+    config = tiny({"model.name": "selu_cnn"})
+    with config.unlocked():
+        config.model.fields.groups = ((3, 4), (5,))
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert read_config(tmp_path).model.fields.groups == ((3, 4), (5,))
+
+
+@pytest.mark.parametrize("line, config", [
+    ("--mode=inspect --workdir=runs/a --config.inspect.images=3", "runs/a"),
+    ("--workdir runs/a --config.seed 3", "runs/a"),
+    ("--workdir=runs/a", None),
+    ("--config.seed=3", None),
+    ("--config=configs/lenet.py --workdir=runs/a --config.seed=3", None)])
+def test_fields_without_a_config_are_the_workdirs_own(line, config):
+    argv = ["main.py", *line.split()]
+    found = modes.with_own_config(argv)
+    if config is None:
+        assert found == argv
+    else:
+        assert found[1].endswith(f"configs/workdir.py:{config}")
+        assert [found[0], *found[2:]] == argv
+
+
+def test_the_command_line(workdir):
+    """Fields are changed without --config; a change of the run itself is refused."""
+    start = ["main.py", "--mode=inspect", f"--workdir={workdir}"]
+    code, output, errors = end(start_python(
+        *start, "--config.inspect.only=kernels", "--config.inspect.position=(1, 2)"))
+    assert code == 0, errors
+    assert f"1 pictures in {workdir / 'pictures'}" in output
+    assert "differing fields (there -> here): epochs: 1 -> 7" in refusal(
+        end(start_python(*start, "--config.epochs=7")), 2)

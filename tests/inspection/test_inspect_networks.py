@@ -1,0 +1,62 @@
+"""Every registered network can be drawn: what the pictures compute is traced at the
+published image size, without computing it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnn_jax import networks
+from cnn_jax.inspection.draw import kernels
+from cnn_jax.inspection.explain import maximize, receptive_field, units
+from cnn_jax.networks.trace import layers_of, shown_by_default, spread, stage_of
+from cnn_jax.inspection.explain.selection import NotForThisNetwork
+from cnn_jax.layers import Layers
+
+pytestmark = pytest.mark.slow
+
+
+def subject(name):
+    """(network, shapes of its variables, shape of an image)"""
+    row = networks.NETWORKS[name]
+    network = networks.create(name, layers=Layers(conv="lax", pool="lax"))
+    images = jax.ShapeDtypeStruct((2, *row.input_shape), jnp.float32)
+    return network, jax.eval_shape(
+        lambda x: network.init(jax.random.key(0), x, train=False), images), images
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_every_picture_of_every_network(name):
+    network, variables, images = subject(name)
+    shape = images.shape[1:]
+    known = layers_of(network, variables, shape)
+    drawn = spread(shown_by_default(known), 4)
+    maps = [layer for layer in drawn if layer.is_map]
+    assert drawn and bool(maps) == (not name.endswith("_dnn"))
+    for layer in maps:
+        assert stage_of(layer, known)[0] == layer
+
+    first = next(layer for layer in known.values()
+                 if layer.kernel is not None and layer.whole)
+    try:
+        tiles, words = kernels.as_images(
+            first, np.zeros(first.kernel, np.float32), known)
+        assert len(tiles) and words
+    except NotForThisNetwork as error:
+        assert "\n" not in str(error)
+
+    def middle(layer):
+        return (layer.shape[0] // 2, layer.shape[1] // 2) if layer.is_map else None
+
+    for layer in maps[-1:]:
+        assert receptive_field.theoretical(network, shape, layer.name, middle(layer))
+        field = jax.eval_shape(lambda v, x: receptive_field.effective(
+            network, v, x, layer.name, middle(layer)), variables, images)
+        assert field.shape[:2] == shape[:2]
+    last = drawn[-1]
+    found = jax.eval_shape(lambda v, key: maximize.maximize(
+        network, v, jnp.arange(2), key, last.name, shape, (0.0, 1.0),
+        maximize.Ascent(2), middle(last)), variables, jax.random.key(0))
+    assert images.shape in [leaf.shape for leaf in jax.tree.leaves(found)]
+    assert jax.eval_shape(lambda v, x: units.watch_activations(network, v, x),
+                          variables, images)

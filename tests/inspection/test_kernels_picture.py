@@ -1,0 +1,174 @@
+"""The pictures of kernels and strips draw the arrays of the network, of every kind."""
+
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from tests.support.quick_compile import quick_jit
+
+from cnn_jax import networks
+from cnn_jax.data.examples import Examples
+from cnn_jax.data.scaling import Scaling
+from cnn_jax.inspection.draw import kernels
+from cnn_jax.networks.features import features
+from cnn_jax.networks.trace import layers_of, shown_by_default, stage_of
+from cnn_jax.inspection.explain.selection import (NotForThisNetwork, check_names,
+                                                  chosen_layers)
+from cnn_jax.inspection.settings import Settings
+from cnn_jax.inspection.inspected_run import Subject
+from cnn_jax.layers import Layers
+
+PLAIN = Layers(conv="lax", pool="lax")
+
+
+def subject_of(network, shape, count=2) -> Subject:
+    """A network with its first parameters, on random pixels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
+    variables = quick_jit(lambda key: network.init(
+        key, jnp.zeros((1, *shape)), train=False))(jax.random.key(0))
+    variables = jax.tree.map(np.asarray, {"batch_stats": {}} | variables)
+    labels = np.arange(count) % 2
+    return Subject(
+        name="given", network=network, variables=variables,
+        scaling=Scaling(0.0, 1 / 255), class_names=("a", "b"), pixels=pixels,
+        labels=labels, titles=tuple(f"test {i}" for i in range(count)), part="test",
+        examples=Examples(pixels, labels), config=ConfigDict({"seed": 0}), info=None,
+        step=1, history=())
+
+
+def known(name, shape, **fields):
+    network = networks.create(name, layers=PLAIN, **fields)
+    variables = jax.eval_shape(lambda: network.init(
+        jax.random.key(0), jnp.zeros((1, *shape)), train=False))
+    return layers_of(network, variables, shape)
+
+
+@pytest.mark.parametrize("name, fields, shape, kernel, words", [
+    ("mnist_cnn", {}, (10, 10, 1), (3, 3, 1, 32), "32 of 32 kernels of 3 x 3"),
+    ("shapes_fcn", {"widths": (5, 4)}, (8, 8, 3), (3, 3, 3, 5), "red, green and blue"),
+    ("shapes_fcn", {"widths": (5, 4)}, (8, 8, 4), (3, 3, 4, 5), "5 of 5 kernels"),
+    ("ai_edu_shape_dnn", {}, (6, 5, 1), (6, 5, 1, 64), "64 of 128 units of a dense")])
+def test_the_kernels_of_the_first_layer(name, fields, shape, kernel, words):
+    subject = subject_of(networks.create(name, layers=PLAIN, **fields), shape)
+    picture, = kernels.first_layer(subject, Settings())
+    found = picture.arrays["kernels"]
+    assert found.shape == kernel and words in picture.caption
+    first = subject.variables["params"][picture.title.split()[-1]]["kernel"]
+    np.testing.assert_array_equal(
+        found, first.reshape(*kernel[:3], -1)[..., :kernel[3]])
+    drawn = [axes.images[0].get_array() for axes in picture.figure.axes if axes.images]
+    if shape[2] == 3:  # grey is 0, and the largest weight is at an end of its colour
+        assert np.abs(np.stack(drawn) - 0.5).max() == pytest.approx(0.5)
+        np.testing.assert_allclose(
+            drawn[1] - 0.5, found[..., 1] / (2 * np.abs(found).max()), atol=1e-6)
+    else:
+        np.testing.assert_allclose(drawn[0], found[..., 0, 0], atol=1e-6)
+
+
+def test_a_dense_layer_that_reads_no_pixels_has_no_images():
+    class Dense(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            return nn.Dense(2, name="head")(x.reshape(x.shape[0], -1))
+
+    with pytest.raises(NotForThisNetwork, match="head, is dense"):
+        list(kernels.first_layer(subject_of(Dense(), (4, 4, 1)), Settings()))
+
+
+def test_kernels_of_every_kind_as_images():
+    """[h, w, channels read, filters], whichever way a layer keeps them."""
+    rng = np.random.default_rng(1)
+    sparse = known("lenet5_1998", (32, 32, 1))["c3"]
+    kernel = rng.normal(size=sparse.kernel)
+    full, words = kernels.as_images(sparse, kernel, {})
+    assert full.shape == (5, 5, 6, 16) and "some of the channels" in words
+    np.testing.assert_allclose(full[..., :3, 0], kernel[..., [0, 1, 2]])
+    assert not full[..., 3:, 0].any() and full[..., 15].all()
+
+    up = known("shapes_fcn", (8, 8, 3))["decoder_up1"]
+    kernel = rng.normal(size=up.kernel)  # [4, 4, features 32, channels 64]
+    turned, words = kernels.as_images(up, kernel, {})
+    assert turned.shape == (4, 4, 64, 32) and "transposed" in words
+    np.testing.assert_array_equal(turned[..., 5, 7], kernel[..., 7, 5])
+
+    depthwise = known("mobilenet_v1", (32, 32, 3))["stage1_layer1_depthwise/conv"]
+    assert "depthwise" in kernels.as_images(
+        depthwise, rng.normal(size=depthwise.kernel), {})[1]
+    grouped = known("alexnet", (67, 67, 3))["conv2"]
+    assert "in 2 groups, each reads 48" in kernels.as_images(
+        grouped, rng.normal(size=grouped.kernel), {})[1]
+
+
+@pytest.mark.parametrize("name, shape, first, stage", [
+    ("lenet5", (28, 28, 1), "conv1", ["conv1", "act1", "pool1"]),
+    ("tf2_alexnet8", (32, 32, 3), "conv1/conv",
+     ["conv1/conv", "conv1/bn", "conv1/act", "pool1"]),
+    ("cifar_resnet20", (8, 8, 3), "stage2_block1/conv1",
+     ["stage2_block1/conv1", "stage2_block1/bn1", "stage2_block1/act1"]),
+    # The pool of an inception cell reads the cell's input, not what ended before it.
+    ("tf2_inception10", (8, 8, 3), "block1_cell1/c2/conv",
+     [f"block1_cell1/c2/{name}" for name in ("conv", "bn", "act")])])
+def test_what_a_convolution_goes_through(name, shape, first, stage):
+    layers = known(name, shape)
+    assert [layer.name for layer in stage_of(layers[first], layers)] == stage
+
+
+@pytest.mark.parametrize("name, shape, without, count", [
+    ("cifar_resnet20", (8, 8, 3), r"stage\d_block\d/conv2", 10),
+    # What stands before a sum or a concatenation, an activation follows none of.
+    ("resnet18_v2", (32, 32, 3), r"stage\d_block\d/conv2", 9),
+    ("mobilenet_v2", (32, 32, 3), r".*/project/conv", 35),
+    ("lenet5", (28, 28, 1), "nothing", 2)])
+def test_the_layers_shown_go_through_an_activation(name, shape, without, count):
+    layers = known(name, shape)
+    names = [layer.name for layer in shown_by_default(layers)]
+    assert len(names) == count
+    assert not any(re.fullmatch(without, name) for name in names)
+
+
+def test_a_network_without_activations_shows_what_it_has():
+    class Linear(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            x = PLAIN.convolution(2, (3, 3), name="conv1")(x)
+            return nn.Dense(2, name="head")(x.mean((1, 2)))
+
+    subject = subject_of(Linear(), (4, 4, 1))
+    assert [layer.name for layer in chosen_layers(subject, Settings())] == ["conv1"]
+
+
+def test_the_layers_of_a_subject_are_traced_once(monkeypatch):
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return layers_of(*arguments)
+
+    monkeypatch.setattr("cnn_jax.inspection.inspected_run.layers_of", counted)
+    subject = subject_of(networks.create("lenet5", layers=PLAIN), (16, 16, 1))
+    for settings in (Settings(), Settings(layers="conv2,fc1", cam_layer="act1")):
+        check_names(subject, settings)
+        list(kernels.first_layer(subject, settings))
+    assert len(calls) == 1
+
+
+def test_strips_hold_what_the_layers_compute():
+    subject = subject_of(networks.create("lenet5", layers=PLAIN, activation="relu"),
+                         (16, 16, 1))
+    picture, = kernels.strip(subject, Settings(layers="conv2", filters="3,15"))
+    values = features(subject.network, subject.variables, subject.images)
+    assert list(picture.arrays) == ["images", "filters", "kernel", "conv2", "act2",
+                                    "pool2"]
+    for name in ("conv2", "act2", "pool2"):
+        np.testing.assert_allclose(picture.arrays[name], values[name][..., [3, 15]],
+                                   atol=1e-6)
+    np.testing.assert_array_equal(
+        picture.arrays["kernel"],
+        subject.variables["params"]["conv2"]["kernel"][..., [3, 15]])
+    titles = [axes.get_title() for axes in picture.figure.axes]
+    assert titles.count("relu") == titles.count("mean pool") == 2
+    assert "10 x 10" in picture.caption and "Of the 6 channels" in picture.caption

@@ -1,0 +1,389 @@
+"""report.html and TensorBoard's pictures: what they say of a run."""
+
+import io
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+from tests.support.made_runs import DIGITS, made_quality, made_run, resealed
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests.support.tiny_runs import read_results, tiny
+
+from cnn_jax import training
+from cnn_jax.cli import modes
+from cnn_jax.errors import InputError, RunError
+from cnn_jax.inspection import output
+from cnn_jax.inspection.draw import classification_metrics as quality_pictures
+from cnn_jax.inspection.explain import classification_metrics as quality
+from cnn_jax.inspection.pages import compare, record, rendering, report
+from cnn_jax.inspection.draw.picture import write
+from cnn_jax.inspection.draw.plots import curves, learning_curves
+from cnn_jax.training import loop
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+NASTY = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, compiled_once):
+    """A run as it ends, of one epoch."""
+    workdir = tmp_path_factory.mktemp("runs") / "short"
+    training.run(tiny(epochs=1), workdir, quiet=True)
+    return workdir
+
+
+def page(workdir) -> str:
+    return report.write_report(workdir).read_text()
+
+
+# The end of a run
+
+def test_a_run_leaves_a_report_and_its_pictures(trained):
+    text = (trained / "report.html").read_text()
+    results = read_results(trained)
+    assert f"{results['test_accuracy']:.2%}" in text and "13,874" in text
+    assert results["command"] in text.replace("&#39;", "'")
+    assert text.count("data:image/png;base64,") == 3 + 4  # curves; and these:
+    assert {path.stem for path in (trained / "pictures").glob("*.png")} == {
+        "confusion", "calibration", "mistakes", "weights"}
+    assert not re.search(r'(?:src|href)="(?!data:|#)', text), "loads something"
+    assert not list(trained.rglob("*.partial"))
+
+
+def test_figures_of_the_classes_agree_with_the_results(trained):
+    found, results = quality.load(trained), read_results(trained)
+    assert found.confusion.sum() == results["test_examples"]
+    assert found.confusion.trace() / 359 == pytest.approx(results["test_accuracy"])
+    assert (found.part, found.class_names) == ("test", DIGITS)
+
+
+def test_tensorboard_gets_pictures_and_histograms(trained):
+    events = EventAccumulator(str(trained / "inspection"), {"images": 0,
+                                                            "histograms": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert set(tags["images"]) == {f"pictures/{name}" for name in (
+        "confusion", "calibration", "mistakes", "weights")}
+    shown, = events.Images("pictures/confusion")
+    ours = Image.open(trained / "pictures" / "confusion.png")
+    assert (shown.width, shown.height) == ours.size and shown.step == 8
+    theirs = Image.open(io.BytesIO(shown.encoded_image_string))
+    assert np.array_equal(np.asarray(theirs.convert("RGB")),
+                          np.asarray(ours.convert("RGB")))
+    layers = record.read_record(trained).layers["layers"]
+    kernels = {row["layer"]: row for row in layers if row["kind"].startswith(
+        ("Conv", "Dense"))}
+    assert {f"weights/{name}" for name in kernels} == set(tags["histograms"])
+    found, = events.Histograms("weights/head")
+    assert found.histogram_value.num == 10 * (kernels["head"]["params"] - 10) / 10
+
+
+def test_a_report_that_cannot_be_drawn_is_seen_and_the_results_are_whole(
+        tmp_path, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("no ink")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(output, "draw_at_end", fail)
+        with pytest.raises(RuntimeError, match="no ink"):
+            training.run(tiny(epochs=1), tmp_path, quiet=True)
+    results = read_results(tmp_path)
+    assert results["test_examples"] == 359
+    assert not (tmp_path / "report.html").exists()
+    assert training.run(tiny(epochs=1), tmp_path, quiet=True) == results
+    assert (tmp_path / "report.html").exists()  # the same command makes up for it
+
+
+def test_a_run_that_died_is_reported_as_such(tmp_path, monkeypatch):
+    """Killed after the first of three epochs; before it there is a report too."""
+    def die(this, state, progress, score=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save", die)
+    with pytest.raises(KeyboardInterrupt):
+        training.run(tiny(epochs=3), tmp_path, quiet=True)
+    text = page(tmp_path)
+    assert "no results yet: 1 of 3 epochs have ended" in text
+    assert "figures of each class have not been measured" in text
+    assert "Validation accuracy" in text and "Test accuracy" not in text
+    assert text.count("data:image/png;base64,") == 3
+    (tmp_path / "history.csv").unlink()
+    (tmp_path / "summary.json").unlink()
+    text = page(tmp_path)
+    assert "0 of 3 epochs" in text and "goes on or starts again" in text
+    assert "No epoch has ended yet" in text and "no layer table yet" in text
+
+
+def test_modes_name_the_page(trained, capsys):
+    (trained / "report.html").unlink()
+    modes.run(modes.Request("report", None, trained))
+    assert capsys.readouterr().out.strip() == str(trained / "report.html")
+    assert (trained / "report.html").exists()
+
+
+# What the page says
+
+def test_config_shows_what_differs_from_the_default_first(tmp_path):
+    text = page(made_run(tmp_path / "run", {"optimizer.learning_rate": 0.25}))
+    differing, whole = text.split("<details>")
+    differing = differing.split('id="config"')[1]
+    assert "learning_<wbr>rate" in differing and "0.25" in differing
+    assert "momentum" not in differing and "momentum" in whole
+    assert whole.split("</details>")[0].count('<th scope="row"') == len(
+        record.fields(tiny()))
+
+
+def test_without_the_defaults_the_whole_config_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "defaults", lambda: None)
+    assert "The defaults are not installed here" in page(made_run(tmp_path / "run"))
+
+
+def test_everything_from_the_workdir_is_escaped(tmp_path):
+    names = (NASTY, "a & b", "\"quoted'", "café", *DIGITS[4:])
+    workdir = made_run(tmp_path / "run", class_names=names, source=NASTY)
+    found = read_results(workdir)
+    (workdir / "results.json").write_text(json.dumps(
+        resealed(found, command=NASTY, machine=NASTY, versions={NASTY: NASTY})))
+    table = json.loads((workdir / "summary.json").read_text())
+    table["layers"][0]["layer"] = table["model"] = NASTY
+    (workdir / "summary.json").write_text(json.dumps(resealed(table)))
+    write([quality_pictures.draw_confusion(quality.load(workdir))._replace(
+        title=NASTY, caption=NASTY, alt=f'"><b>{NASTY}')], workdir / "pictures", 24)
+    text = page(workdir)
+    assert "<script" not in text and "<b>" not in text
+    assert text.count("&lt;script&gt;") >= 10
+    assert "a &amp; b" in text and "caf&#233;" in text and text.isascii()
+
+
+def test_scores_of_the_classes_are_a_table(tmp_path):
+    workdir = made_run(tmp_path / "run", accuracy=0.95)
+    text = page(workdir)
+    assert "95 of 100 images of the test part are right (95.00%)" in text
+    row = re.search(r'<th scope="row">9</th>(.*?)</tr>', text, re.DOTALL)[1]
+    assert re.findall(r">([\d.-]+)</td>", row) == ["10", "1.000", "0.500", "0.667"]
+    assert "standard error 2.18%" in text  # sqrt(0.95 * 0.05 / 100)
+    assert "which is not the best checkpoint" not in text
+    quality.save(made_quality(95, DIGITS, 8), workdir)
+    assert "They are of step 8, which is not the best checkpoint" in page(workdir)
+
+
+def test_pictures_are_embedded_with_their_words(tmp_path):
+    workdir = made_run(tmp_path / "run")
+    one = learning_curves(({"epoch": 1, "loss": 2.0, "accuracy": 0.5},))
+    write([one._replace(name="kernels", title="Kernels", caption="Read so.",
+                        alt="Six kernels")], workdir / "pictures", step=8)
+    text = page(workdir)
+    assert 'alt="Six kernels"' in text and "Of the checkpoint of step 8." in text
+    write([one], workdir / "pictures", step=24)  # the report draws curves of its own
+    assert page(workdir).count("data:image/png;base64,") == 4
+    (workdir / "pictures" / "kernels.png").unlink()
+    assert "kernels.png is missing" in page(workdir)
+
+
+@pytest.mark.parametrize("row,words", [
+    ({"name": "../../secret", "title": "", "caption": "", "alt": ""}, "no name"),
+    ({"name": "a", "title": "", "caption": ""}, "picture 'a' lacks alt"),
+    ({"title": "", "caption": "", "alt": ""}, "lacks name"),
+    ({"name": "text", "title": "", "caption": "", "alt": ""}, "no PNG")])
+def test_what_is_no_picture_is_refused(tmp_path, row, words):
+    """Above all a name that leads out of the folder."""
+    workdir = made_run(tmp_path / "run")
+    (workdir / "pictures").mkdir()
+    (workdir / "pictures" / "pictures.json").write_text(json.dumps([row]))
+    (workdir / "pictures" / "text.png").write_text("no picture")
+    with pytest.raises(InputError, match=words):
+        page(workdir)
+
+
+@pytest.mark.parametrize("name", ["results.json", "summary.json", "data.json",
+                                  "history.csv", "pictures/pictures.json"])
+def test_damaged_files_are_one_line(tmp_path, name):
+    workdir = made_run(tmp_path / "run")
+    (workdir / "pictures").mkdir()
+    (workdir / name).write_bytes(b"epoch,loss\n\xff\xfe{")
+    with pytest.raises(InputError, match=f"{name} .*(damaged|delete it)"):
+        page(workdir)
+
+
+def test_results_that_were_changed_are_shown_nowhere(trained, tmp_path):
+    """Nor kept, when the command that made them evaluates again."""
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    path, results = workdir / "results.json", read_results(trained)
+    path.write_text(path.read_text().replace(
+        f'"test_accuracy": {results["test_accuracy"]}', '"test_accuracy": 0.9256'))
+    assert json.loads(path.read_text())["test_accuracy"] == 0.9256
+    for use in (lambda: page(workdir),
+                lambda: compare.write_comparison([trained, workdir], tmp_path / "page"),
+                lambda: training.run(tiny(epochs=1), workdir, quiet=True)):
+        with pytest.raises(InputError) as error:
+            use()
+        assert str(error.value) == (
+            f"{path} does not have the checksum that was stored with it: delete it, "
+            "then the command that trained the run writes it anew")
+    path.unlink()
+    training.run(tiny(epochs=1), workdir, quiet=True)
+    assert read_results(workdir)["test_accuracy"] == results["test_accuracy"]
+
+
+FORMS = {"results.json": record.RESULTS, "summary.json": record.LAYERS,
+         "quality.json": quality.FORM}
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["lost", "of another type"])
+@pytest.mark.parametrize("name,field", [
+    (name, field) for name, form in FORMS.items() for field in form if field != str])
+def test_files_of_another_form_are_one_line(tmp_path, name, field, lost):
+    """Although their checksum is right."""
+    workdir, other = made_run(tmp_path / "run"), made_run(tmp_path / "other")
+    values = json.loads((workdir / name).read_text())
+    value = values.pop(field, None)
+    if not lost:  # any text is a model, so a number there; a text elsewhere
+        values[field] = 1 if isinstance(value, str) else "1"
+    (workdir / name).write_text(json.dumps(resealed(values)))
+    uses = (lambda: page(workdir), lambda: compare.write_comparison(
+        [workdir, other], tmp_path / "page.html"))
+    if lost and FORMS[name][field] == float | None:
+        for use in uses:  # of a run without masks, or without a test part
+            use()
+        return
+    for use in uses:
+        with pytest.raises(InputError) as error:
+            use()
+        assert re.fullmatch(
+            f"{workdir / name}, perhaps of another version, does not hold what it "
+            r"should \([\w, ]+\): delete it, then .*", str(error.value))
+
+
+@pytest.mark.parametrize("name,changes", [
+    ("results.json", {"test_examples": 0}), ("results.json", {"test_accuracy": 2}),
+    ("results.json", {"train_seconds": -1}),
+    ("results.json", {"train_seconds": float("nan")}),
+    ("data.json", {"counts": {"train": 1, "validation": -1, "test": 1}}),
+    ("quality.json", {"confusion": [[0] * 10] * 10}),
+    ("quality.json", {"confusion": [[-1] * 10] * 10}),
+    ("quality.json", {"confusion": [[10**30] * 10] * 10}),
+    ("quality.json", {"confusion": [], "classes": []}),
+    ("quality.json", {"bins": [[10**400, 1, 1]] * 15})])
+def test_figures_that_cannot_be_are_one_line(tmp_path, name, changes):
+    """Although their checksum is right."""
+    workdir = made_run(tmp_path / "run")
+    values = json.loads((workdir / name).read_text())
+    (workdir / name).write_text(json.dumps(resealed(values, **changes)))
+    with pytest.raises(InputError, match=f"{name}.*: .*delete it"):
+        page(workdir)
+
+
+@pytest.mark.parametrize("column,value", [
+    ("epoch", "nan"), ("epoch", "inf"), ("step", "nan"), ("step", "0"),
+    ("epoch", "1.5"), ("val_accuracy", "2"), ("accuracy", "-0.1"),
+    ("loss", "9" * 200_000)])
+def test_epochs_that_cannot_be_are_one_line(tmp_path, column, value):
+    workdir = made_run(tmp_path / "run")
+    path = workdir / "history.csv"
+    header, *rows = (line.split(",") for line in path.read_text().splitlines())
+    for row in rows:
+        row[header.index(column)] = value
+    path.write_text("\n".join(map(",".join, [header, *rows])) + "\n")
+    with pytest.raises(InputError, match="history.csv") as error:
+        page(workdir)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["history.csv", "pictures/kernels.png"])
+def test_pipes_are_not_waited_for(tmp_path, name):
+    workdir = made_run(tmp_path / "run")
+    one = learning_curves(({"epoch": 1, "loss": 2.0, "accuracy": 0.5},))
+    write([one._replace(name="kernels")], workdir / "pictures", step=24)
+    (workdir / name).unlink()
+    os.mkfifo(workdir / name)
+    if name == "history.csv":
+        with pytest.raises(InputError, match="history.csv cannot be read .*no file"):
+            page(workdir)
+    else:
+        assert "kernels.png is missing" in page(workdir)
+
+
+@pytest.mark.parametrize("name", ["results.json", "summary.json", "quality.json",
+                                  "data.json"])
+def test_files_without_their_checksum_are_one_line(tmp_path, name):
+    workdir = made_run(tmp_path / "run")
+    values = json.loads((workdir / name).read_text())
+    del values["crc32"]
+    (workdir / name).write_text(json.dumps(values))
+    with pytest.raises(InputError, match=f"{name} does not have the checksum"):
+        page(workdir)
+
+
+@pytest.mark.parametrize("field", [*record.EPOCH, "val_loss", "val_accuracy"])
+@pytest.mark.parametrize("rows", [(1, 2, 3), (2,)], ids=["all", "one"])
+def test_epochs_that_lack_a_field_are_one_line(tmp_path, field, rows):
+    """A whole column, or a place of it; not monitored figures may lack everywhere."""
+    workdir = made_run(tmp_path / "run", accuracy=None)  # it monitors val_loss
+    path = workdir / "history.csv"
+    header, *epochs = (line.split(",") for line in path.read_text().splitlines())
+    for row in rows:
+        epochs[row - 1][header.index(field)] = ""
+    path.write_text("\n".join(map(",".join, [header, *epochs])) + "\n")
+    if field == "val_accuracy" and len(rows) == 3:
+        assert "Validation accuracy" not in page(workdir)
+        return
+    with pytest.raises(InputError) as error:
+        page(workdir)
+    assert str(error.value) == (
+        f"{path} lacks {field}: row {rows[0]} is damaged; metrics.jsonl holds the "
+        "figures of all epochs too")
+
+
+def test_counts_that_lack_a_part_are_one_line(tmp_path):
+    workdir = made_run(tmp_path / "run", accuracy=None, counts={"train": 1, "test": 1})
+    with pytest.raises(InputError, match="data.json lacks validation: "):
+        page(workdir)
+
+
+def test_curves_say_in_words_what_they_show():
+    history = [{"epoch": i, "loss": 2.0 / i, "val_loss": 3.0 / i, "accuracy": i / 4,
+                "mean_iou": i / 8, "val_mean_iou": i / 10, "learning_rate": 0.1}
+               for i in (1, 2, 4)]
+    loss, accuracy, iou, rate = curves(history, best_epoch=4)
+    assert loss.alt == ("Training loss: from 2 to 0.5 in 3 epochs. "
+                        "Validation loss: from 3 to 0.75 in 3 epochs.")
+    assert iou.title == "Mean IoU" and rate.alt.startswith("Learning rate: from 0.1")
+    np.testing.assert_allclose(accuracy.arrays["accuracy"], [0.25, 0.5, 1])
+    assert {line.get_label() for line in loss.figure.axes[0].lines} == {
+        "training", "validation", "best epoch, 4"}
+
+
+def test_durations_and_standard_errors():
+    assert [report.duration(s) for s in (12.34, 250, 3600 * 3 + 299)] == [
+        "12.3 s", "4 min 10 s", "3 h 4 min"]
+    assert report.precision(0.5, 100) == "100 images, standard error 5.00%"
+
+
+def test_half_a_page_is_never_seen(tmp_path, monkeypatch):
+    workdir = made_run(tmp_path / "run")
+    before = page(workdir)
+
+    def broken(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(RunError, match="report.html could not be written: No space"):
+        page(workdir)
+    assert (workdir / "report.html").read_text() == before
+
+
+def test_templates_are_in_the_package():
+    assert {path.name for path in rendering.TEMPLATES.iterdir()} == {
+        "style.css", "page.html", "parts.html", "report.html", "compare.html"}
+    with pytest.raises(Exception, match="undefined"):
+        rendering.render("report.html", title="a value is missing")
+
+
+def test_a_copied_workdir_keeps_its_report(trained, tmp_path):
+    copy = shutil.copytree(trained, tmp_path / "elsewhere")
+    assert "elsewhere" in page(copy)

@@ -1,0 +1,386 @@
+"""Explanations of answers against closed forms, hand computations and plain loops."""
+
+import functools
+import threading
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.support.quick_compile import quick_jit
+
+from cnn_jax import networks
+from cnn_jax.errors import InputError
+from cnn_jax.inspection.explain import saliency
+from cnn_jax.networks.summary import Field
+from cnn_jax.layers import Activation, Flatten, GlobalAvgPool, Layers
+
+PLAIN = Layers(conv="lax", pool="lax")
+SHAPE = (6, 5, 2)
+
+
+class Weighted(nn.Module):
+    """Logits that are sums of weighted pixels, or of weighted squares of them."""
+
+    power: int = 1
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = Flatten(name="flatten")(x ** self.power)
+        return PLAIN.dense(3, name="head")(x)
+
+
+class Averaged(nn.Module):
+    """A convolution, the mean over all positions, a dense layer."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = PLAIN.convolution(4, (3, 3), name="conv")(x)
+        x = GlobalAvgPool(name="pool")(x)
+        return PLAIN.dense(3, name="head")(x)
+
+
+class Small(nn.Module):
+    """Everything at which a gradient jumps: ReLU and maxima."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = PLAIN.convolution(4, (3, 3), name="conv")(x)
+        x = PLAIN.max_pool((2, 2), name="pool")(Activation("relu", name="act")(x))
+        return PLAIN.dense(3, name="head")(Flatten(name="flatten")(x))
+
+
+class TwoLayers(nn.Module):
+    """A hidden layer with an activation."""
+
+    kind: str
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = PLAIN.dense(3, name="fc")(Flatten(name="flatten")(x))
+        x = Activation(self.kind, name="act")(x)
+        return PLAIN.dense(2, name="head")(x)
+
+
+def started(network, shape=SHAPE, count=2, seed=0):
+    """(network, variables, images)"""
+    images = jax.random.normal(jax.random.key(seed + 1), (count, *shape))
+    start = quick_jit(lambda key: network.init(key, images, train=False))
+    return network, start(jax.random.key(seed)), images
+
+
+def answers(network, variables, images):
+    return np.asarray(quick_jit(lambda variables, images: network.apply(
+        variables, images, train=False))(variables, images))
+
+
+def close(ours, theirs, tolerance=1e-5):
+    scale = np.abs(theirs).max()
+    assert scale > 0
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * scale)
+
+
+@pytest.fixture(scope="module")
+def linear():
+    """A linear network, two images, classes, and the weights of these classes."""
+    network, variables, images = started(Weighted())
+    classes = np.array([2, 0])
+    kernel = np.asarray(variables["params"]["head"]["kernel"])
+    weights = kernel.T.reshape(3, *SHAPE)[classes]
+    return (network, variables, images, classes), weights
+
+
+def test_a_linear_network_is_explained_by_its_weights(linear):
+    asked, weights = linear
+    close(saliency.gradient(*asked), weights)
+    noisy = saliency.smooth_grad(*asked, key=jax.random.key(3), sigma=2.0, samples=3)
+    close(noisy, weights)
+    found = saliency.integrated_gradients(*asked, baseline=0.5, steps=1)
+    close(found.values, (asked[2] - 0.5) * weights)
+    assert found.steps == 1 and found.error.max() < 1e-5
+
+
+def test_the_named_class_is_explained_where_none_is_given(linear):
+    network, variables, images = linear[0][:3]
+    classes = answers(network, variables, images).argmax(-1)
+    close(saliency.gradient(network, variables, images),
+          saliency.gradient(network, variables, images, classes))
+
+
+def test_integrated_gradients_of_squares():
+    # f = sum of w x^2: the integral of 2 w (x0 + t d) d is w (x^2 - x0^2).
+    network, variables, images = started(Weighted(power=2))
+    classes = np.array([1, 2])
+    start = jax.random.normal(jax.random.key(5), images.shape)
+    weights = np.asarray(variables["params"]["head"]["kernel"]).T.reshape(3, *SHAPE)
+    found = saliency.integrated_gradients(network, variables, images, classes,
+                                          baseline=start, steps=4)
+    close(found.values, weights[classes] * (images ** 2 - start ** 2))
+    assert found.steps == 4  # the midpoint rule is exact for a gradient that is linear
+
+
+def test_integrated_gradients_are_complete_within_a_thousandth():
+    network, variables, images = started(Small(), (8, 8, 1))
+    variables = jax.tree.map(lambda x: 2 * x, variables)  # larger logits
+    taken = []
+
+    def track(places):
+        taken.append(len(places))
+        return places
+
+    found = saliency.integrated_gradients(network, variables, images, baseline=-1.0,
+                                          steps=8, tolerance=1e-3, track=track)
+    logits = answers(network, variables, jnp.concatenate(
+        [images, jnp.full_like(images, -1.0)]))
+    classes = logits[:2].argmax(-1)
+    changes = [float(logits[i, c] - logits[2 + i, c]) for i, c in enumerate(classes)]
+    sums = np.asarray(found.values, np.float64).sum((1, 2, 3))
+    assert min(map(abs, changes)) > 1, changes
+    np.testing.assert_allclose(sums, changes, rtol=1e-3, atol=0)
+    np.testing.assert_allclose(
+        found.error, np.abs(sums - changes) / np.maximum(1, np.abs(changes)), atol=1e-5)
+    # Tripled until complete, and no point is visited twice.
+    assert found.steps == 8 * 3 ** (len(taken) - 1) == sum(taken) and len(taken) > 1
+
+
+def test_tripled_steps_are_those_of_the_midpoint_rule():
+    asked = started(TwoLayers("tanh"), (2, 2, 1))
+    once = saliency.integrated_gradients(*asked, steps=27)
+    tripled = saliency.integrated_gradients(*asked, steps=3, tolerance=0.0,
+                                            most_steps=27)
+    assert tripled.steps == 27
+    close(tripled.values, once.values)
+
+
+def test_smooth_grad_without_noise_is_the_gradient():
+    asked = started(TwoLayers("tanh"), (2, 2, 1))
+    key = jax.random.key(0)
+    still = saliency.smooth_grad(*asked, key=key, sigma=0.0, samples=3)
+    close(still, saliency.gradient(*asked))
+    noisy = saliency.smooth_grad(*asked, key=key, sigma=0.5, samples=3)
+    expected = [saliency.gradient(asked[0], asked[1], asked[2] + 0.5 * noise,
+                                  answers(*asked).argmax(-1))
+                for noise in (jax.random.normal(one, asked[2].shape)
+                              for one in jax.random.split(key, 3))]
+    close(noisy, np.mean(expected, 0))
+    assert np.abs(noisy - still).max() > 0.01
+
+
+# Inputs 1 and 2; the hidden units before the activation are -1, 5 and 7, and the slopes
+# of logit 0 for what they pass on are 3, -2 and 1.
+INPUT = np.array([1.0, 2.0], np.float32).reshape(1, 1, 2, 1)
+BY_HAND = {"params": {
+    "fc": {"kernel": jnp.array([[1.0, 3.0, 1.0], [-1.0, 1.0, 2.0]]),
+           "bias": jnp.array([0.0, 0.0, 2.0])},
+    "head": {"kernel": jnp.array([[3.0, 0.0], [-2.0, 1.0], [1.0, 1.0]]),
+             "bias": jnp.zeros(2)}}}
+
+
+@pytest.mark.parametrize("kind, gradient, guided", [
+    # Unit 0 is off; of the others the gradient passes -2 and 1, the guided one only 1.
+    ("relu", [-2 * 3 + 1, -2 * 1 + 2], [1, 2]),
+    # Unit 2 is off as well, for it is above 6.
+    ("relu6", [-2 * 3, -2 * 1], [0, 0]),
+    # selu has its own backward pass in both: its slope is 1.0507 above 0.
+    ("selu", None, None)])
+def test_guided_backpropagation_by_hand(kind, gradient, guided):
+    asked = TwoLayers(kind), BY_HAND, INPUT, np.array([0])
+    plain = np.asarray(saliency.gradient(*asked)).ravel()
+    found = np.asarray(saliency.guided_gradient(*asked)).ravel()
+    if kind == "selu":
+        assert plain[0] != 0
+        np.testing.assert_array_equal(found, plain)
+    else:
+        np.testing.assert_allclose(plain, gradient)
+        np.testing.assert_allclose(found, guided)
+
+
+def test_guided_backpropagation_stays_in_its_thread():
+    """Two threads trace at once; only one of them replaces the backward pass."""
+    asked = TwoLayers("relu"), BY_HAND, INPUT, np.array([0])
+    wrong, both = [], threading.Barrier(2)
+
+    def repeat(method, expected):
+        both.wait()
+        for _ in range(15):
+            if not np.allclose(np.ravel(method(*asked)), expected):
+                wrong.append(method)
+
+    threads = [threading.Thread(target=repeat, args=case) for case in (
+        (saliency.gradient, [-5, 0]),
+        (saliency.guided_gradient, [1, 2]))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_grad_cam_of_an_average_over_positions():
+    # The slope of logit c for every position of map k is w[k, c] / (H W).
+    network, variables, images = started(Averaged())
+    classes = np.array([1, 2])
+    kernel = variables["params"]["conv"]
+    maps = jax.lax.conv_general_dilated(
+        images, kernel["kernel"], (1, 1), "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC")) + kernel["bias"]
+    weights = np.asarray(variables["params"]["head"]["kernel"]).T[classes] / 30
+    expected = np.maximum(np.einsum("nhwk,nk->nhw", maps, weights), 0)
+    assert (expected > 0).any() and (expected == 0).any()
+    for layer in ("", "conv"):
+        close(saliency.grad_cam(network, variables, images, classes, layer=layer),
+              expected)
+
+
+def test_grad_cam_stands_where_the_receptive_fields_are():
+    # Windows of 3 pixels, 2 apart, from pixel 1 on: their middles are 2 and 4.
+    weights = saliency.interpolation(2, 7, Field(3, 2, 1))
+    np.testing.assert_allclose(weights, [
+        [1, 0], [1, 0], [1, 0], [0.5, 0.5], [0, 1], [0, 1], [0, 1]])
+    # Enlarged twice as pictures are, where no field is known.
+    np.testing.assert_allclose(saliency.interpolation(2, 4, None), [
+        [1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])
+
+
+def test_occlusion_against_loops():
+    network, variables, images = started(TwoLayers("tanh"), (7, 5, 1))
+    classes = np.array([1, 0])
+
+    def score(image, c):
+        return float(program(variables, image[None])[0, c])
+
+    program = quick_jit(lambda *asked: network.apply(*asked, train=False))
+    expected = np.zeros((2, 7, 5))
+    for n, image in enumerate(np.asarray(images)):
+        for y in range(7):
+            for x in range(5):
+                falls = []
+                for top in (0, 2, 4):
+                    for left in (0, 2):
+                        if top <= y < top + 3 and left <= x < left + 3:
+                            hidden = image.copy()
+                            hidden[top:top + 3, left:left + 3] = 0.3
+                            falls.append(score(image, classes[n])
+                                         - score(hidden, classes[n]))
+                expected[n, y, x] = np.mean(falls)
+    found = saliency.occlusion(network, variables, images, classes, window=3, stride=2,
+                               fill=0.3, chunk=4)
+    close(found, expected)
+
+
+def test_squares_of_occlusion_end_with_the_image():
+    assert saliency.starts(7, 3, 2) == [0, 2, 4]
+    assert saliency.starts(8, 3, 2) == [0, 2, 4, 5]
+    assert saliency.starts(8, 4) == [0, 2, 4] and saliency.starts(5, 5) == [0]
+
+
+def test_the_score_of_a_network_that_answers_for_pixels():
+    """The mean logit over the pixels that it gives to the class, as they are now."""
+    network, variables, images = started(
+        networks.create("shapes_fcn", layers=PLAIN, num_classes=4, widths=(4, 6)),
+        (8, 6, 2))
+    logits = answers(network, variables, images)
+    counts = np.stack([(logits.argmax(-1) == c).sum((1, 2)) for c in range(4)], -1)
+    classes = 1 + counts[:, 1:].argmax(-1)
+    np.testing.assert_array_equal(saliency.predicted(logits), classes)
+    where = np.asarray(logits.argmax(-1) == classes[:, None, None])
+
+    def total(images):
+        logits = network.apply(variables, images, train=False)
+        return sum(logits[n, ..., c][where[n]].mean() for n, c in enumerate(classes))
+
+    found, expected, cam = quick_jit(lambda images: (
+        saliency.gradient(network, variables, images), jax.grad(total)(images),
+        saliency.grad_cam(network, variables, images)))(images)
+    close(found, expected)
+    assert cam.shape == (2, 8, 6) and (cam >= 0).all()
+
+
+def test_background_is_explained_only_where_there_is_nothing_else():
+    logits = np.zeros((2, 3, 3, 3), np.float32)
+    logits[..., 0] = 1
+    logits[1, 0, 0, 2] = 5
+    assert saliency.predicted(jnp.asarray(logits)).tolist() == [0, 2]
+
+
+FAMILIES = {
+    "lenet5": ({}, (9, 8, 1)),
+    "cifar_resnet20": ({"depth": 8}, (8, 8, 3)),
+    "densenet121": ({"blocks": (1, 2), "growth": 3, "stem": "3x3"}, (8, 8, 3)),
+    "mobilenet_v2": ({"width": 0.05}, (16, 16, 2)),
+    "tf2_inception10": ({"features": 2, "blocks": 1}, (8, 8, 3)),
+}
+
+
+def explain(network, variables, images, classes):
+    """(gradient, guided backpropagation, Grad-CAM)"""
+    asked = network, variables, images, classes
+    return (saliency.gradient(*asked), saliency.guided_gradient(*asked),
+            saliency.grad_cam(*asked))
+
+
+@pytest.mark.parametrize("name", [
+    "cifar_resnet20", *(pytest.param(name, marks=pytest.mark.slow) for name in
+                        FAMILIES if name != "cifar_resnet20")])
+def test_every_family_is_explained(name):
+    """Finite maps of the image's size, which differ from class to class."""
+    fields, shape = FAMILIES[name]
+    network, variables, images = started(
+        networks.create(name, 3, PLAIN, **fields), shape)
+    program = quick_jit(functools.partial(explain, network))
+    found = program(variables, images, np.array([0, 1]))
+    others = program(variables, images, np.array([2, 2]))
+    for ours, theirs, size in zip(found, others, (shape, shape, shape[:2])):
+        assert ours.shape == (2, *size) and np.isfinite(ours).all()
+        assert np.abs(ours - theirs).max() > 0
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_is_traced(name):
+    fields, shape = FAMILIES[name]
+    network = networks.create(name, 3, PLAIN, **fields)
+    images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    variables = jax.eval_shape(
+        lambda images: network.init(jax.random.key(0), images, train=False), images)
+    found = jax.eval_shape(functools.partial(explain, network), variables, images,
+                           np.array([0, 1]))
+    assert [one.shape for one in found] == [images.shape, images.shape,
+                                            images.shape[:3]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_every_network_can_be_explained(name):
+    """Gradient and Grad-CAM are traced at the published size; nothing is computed."""
+    row = networks.NETWORKS[name]
+    network = networks.create(name, layers=PLAIN)
+    images = jax.ShapeDtypeStruct((2, *row.input_shape), jnp.float32)
+    variables = jax.eval_shape(
+        lambda images: network.init(jax.random.key(0), images, train=False), images)
+    assert jax.eval_shape(lambda *asked: saliency.gradient(network, *asked), variables,
+                          images).shape == images.shape
+
+    def cam():
+        return jax.eval_shape(lambda *asked: saliency.grad_cam(network, *asked),
+                              variables, images)
+    if name.endswith("_dnn"):
+        with pytest.raises(InputError, match="has no convolution"):
+            cam()
+    else:
+        assert cam().shape == images.shape[:-1]
+
+
+def test_what_there_is_not():
+    network = networks.create("lenet5", layers=PLAIN)
+    images = jnp.zeros((1, 14, 14, 1))
+    asked = network, jax.eval_shape(lambda images: network.init(
+        jax.random.key(0), images, train=False), images), images
+    with pytest.raises(InputError, match="no layer 'conv3'.* did you mean conv2.*fc2"):
+        saliency.grad_cam(*asked, layer="conv3")
+    with pytest.raises(InputError, match="fc1 of LeNet5 has no height .*pool1.*pool2"):
+        saliency.grad_cam(*asked, layer="fc1")
+    with pytest.raises(InputError, match="window of 15 pixels does not fit.*1 to 14"):
+        saliency.occlusion(*asked, window=15)
+    with pytest.raises(InputError, match="has no convolution"):
+        saliency.grad_cam(*started(TwoLayers("relu"), (2, 2, 1)))

@@ -1,0 +1,132 @@
+"""--mode=show_data: the sheet holds what training sees; bad requests are refused."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from tests.support.tiny_runs import main, refusal, tiny
+
+from cnn_jax import data
+from cnn_jax.cli import modes
+from cnn_jax.data.batches import concatenate, train_order
+from cnn_jax.data.scaling import SCALINGS, scale
+from cnn_jax.errors import InputError
+from cnn_jax.inspection.draw import contact_sheet
+from cnn_jax.inspection.draw.overlays import overlays
+from cnn_jax.training.parallel import gather
+from cnn_jax.training.recipe import create_recipe
+from cnn_jax.training.steps import TrainState, train_step
+from cnn_jax.data.info import describe
+
+MIXED = {"augment.mixup": 0.4, "augment.cutmix": 1.0, "augment.rotation_range": 20.0,
+         "data.scaling": "standard"}
+
+
+class Handed(Exception):
+    """Carries the images that reached the network."""
+
+
+@pytest.mark.parametrize("changes", [
+    {}, MIXED, {"data.name": "shapes_segmentation", "data.split": "first"}],
+    ids=["plain", "mixed", "masks"])
+def test_what_is_shown_is_what_the_network_gets(changes, monkeypatch):
+    """Against the images that the first training step hands to its network."""
+    config = tiny({"model.name": "shapes_fcn"} | changes)
+    dataset = data.load(config.data, config.seed)
+    examples, spans = concatenate(dataset)
+    recipe = create_recipe(config, describe(dataset, config.data.scaling))
+
+    def apply(self, variables, images, **options):
+        raise Handed(images)
+
+    monkeypatch.setattr(type(recipe.model), "apply", apply)
+    order = train_order(config.seed, 0, spans["train"], config.batch_size)[0]
+    batch = gather(examples, jnp.asarray(order), jnp.ones(len(order)), None)
+    state = TrainState(jnp.int32(0), {"w": jnp.zeros(1)}, {}, (), {})
+    with pytest.raises(Handed) as handed:
+        train_step(state, batch, recipe)
+    shown, = contact_sheet.seen(dataset, config, 1)
+    np.testing.assert_allclose(shown.inputs, handed.value.args[0][:8], atol=1e-4)
+    assert len(shown.targets) == (2 if changes is MIXED else 1)
+    np.testing.assert_array_equal(shown.targets[0][0], examples.labels[order[:8]])
+
+
+def test_names_that_would_be_mathematics(tmp_path):
+    """To matplotlib '$x^$' ends in a traceback: of a class, in the path of the data."""
+    names = ("$x^$", "a$b$", "\\$z", "$_$ and some more words")
+    for name in names:
+        folder = tmp_path / "$y^$" / name
+        folder.mkdir(parents=True)
+        for i in range(8):
+            Image.new("L", (8, 8), 30 * i).save(folder / f"{i}.png")
+    config = tiny({"data.name": "folder", "data.dir": str(tmp_path / "$y^$"),
+                   "data.test": 0.25, "data.validation": 0.25, "batch_size": 8} | MIXED)
+    modes.run(modes.Request("show_data", config, None, output=tmp_path / "sheet.png"))
+    pixels = np.zeros((1, 8, 8, 1), np.uint8)
+    drawn = overlays(pixels, pixels[..., 0], names, "$x^$", "$x^$", ["$x^$"])
+    drawn.figure.savefig(tmp_path / "overlays.png")
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"augment.horizontal_flip": True}, MIXED | {"data.limit": 5},
+    {"data.name": "shapes_segmentation", "data.split": "first",
+     "augment.crop_padding": 3}], ids=["plain", "flips", "mixed", "masks"])
+def test_a_sheet_is_drawn(tmp_path, changes, capsys):
+    config = tiny({"batch_size": 4 if "data.limit" in changes else 16} | changes)
+    path = tmp_path / "deep" / "sheet.png"
+    modes.run(modes.Request("show_data", config, None, output=path))
+    with Image.open(path) as image:
+        assert image.mode in ("RGB", "RGBA") and min(image.size) > 400
+        pixels = np.asarray(image.convert("RGB"))
+    assert pixels.min() == 0 and pixels.max() == 255
+    assert capsys.readouterr().out.endswith(f"{path}\n")
+
+
+def test_pixels_come_back_from_every_scaling(monkeypatch):
+    """The stored image and what is seen without augmentation look the same."""
+    shown = []
+    monkeypatch.setattr(contact_sheet, "show",
+                        lambda axes, pixels, label: shown.append(pixels))
+    for scaling in SCALINGS:
+        config = tiny({"data.scaling": scaling, "data.limit": 16})
+        dataset = data.load(config.data, 0)
+        picture = contact_sheet.contact_sheet(dataset, config)
+        stored, inputs = picture.arrays["stored"], picture.arrays["inputs"]
+        np.testing.assert_array_equal(stored, shown[-16::2])
+        measured = SCALINGS[scaling](dataset.train.images)
+        np.testing.assert_allclose(inputs, scale(stored, measured)[None], atol=1e-5)
+        for stored, seen in zip(shown[::2], shown[1::2]):
+            np.testing.assert_allclose(seen, stored, atol=0.01)
+    assert len(shown) == 16 * len(SCALINGS)
+
+
+def test_shares_of_a_mixed_image_in_words():
+    targets = ((np.array([2, 1]), np.array([0.7, 0.25])),
+               (np.array([0, 1]), np.array([0.3, 0.75])))
+    names = ("grey_cat", "dog", "ape")
+    assert contact_sheet.mixture(targets, 0, names) == "70 % ape\n30 % grey cat"
+    assert contact_sheet.mixture(targets, 1, names) == "100 % dog"
+
+
+def test_requests_that_are_refused(tmp_path):
+    config = tiny()
+    (tmp_path / "file").touch()
+    for words, request in (
+            ("needs --config", modes.Request("show_data", None, None)),
+            ("must end in .png", modes.Request("show_data", config, None,
+                                               output=tmp_path / "a.jpg")),
+            ("cannot be written", modes.Request("show_data", config, None,
+                                                output=tmp_path / "file" / "a.png")),
+            ("only for --mode=show_data", modes.Request(
+                "summary", config, None, output=tmp_path / "a.png"))):
+        with pytest.raises(InputError, match=words):
+            modes.run(request)
+
+
+def test_the_command_line(tmp_path):
+    """The picture lies in the workdir, unless that belongs to another config."""
+    code, output, errors = main(tmp_path / "a", {}, "--mode=show_data")
+    assert code == 0, errors
+    assert (tmp_path / "a" / "data.png").is_file() and "data: digits" in output
+    bad = main(tmp_path / "a", {}, "--mode=show_data", f"--output={tmp_path}/x.txt")
+    assert "x.txt must end in" in refusal(bad, 2)

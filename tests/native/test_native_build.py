@@ -1,0 +1,300 @@
+"""Building and loading the C++ file: once, safely, told in a line, and never needed.
+
+The builds here are by a stand-in for the compiler, a shell script, against an empty
+stand-in for oneDNN; one is by g++ against the real one, where both are installed.
+"""
+
+import functools
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from tests.support.gradcheck import normal, relative_error
+
+from cnn_jax.native import build, library
+from cnn_jax.ops import correlate
+from cnn_jax.ops.conv import onednn as conv_onednn
+
+ROOT = Path(__file__).parents[2]
+FIND_OUTPUT = 'while [ "$1" != -o ]; do shift; done; '
+COUNTING = f'echo x >> "$COUNT"; {FIND_OUTPUT} sleep 1; echo built > "$2"'
+
+
+def compiler(folder: Path, script: str) -> str:
+    path = folder / "compiler"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty cache, a compiler that succeeds, and a oneDNN of empty files."""
+    monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CXX", compiler(tmp_path, COUNTING.replace("sleep 1; ", "")))
+    monkeypatch.setenv("COUNT", str(tmp_path / "count"))
+    header = tmp_path / "onednn" / "include" / "oneapi" / "dnnl" / "dnnl.hpp"
+    for file in header, tmp_path / "onednn" / "lib" / "libdnnl.so":
+        file.parent.mkdir(parents=True)
+        file.touch()
+    return tmp_path
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """Loading as in a new process; what was loaded stays loaded for other tests."""
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setattr(library, "_load", functools.cache(library._load.__wrapped__))
+
+
+def compiled(place: Path) -> int:
+    return len((place / "count").read_text().split())
+
+
+def names(place: Path) -> set[str]:
+    return {path.name for path in (place / "cache" / "native").iterdir()}
+
+
+def test_builds_once(place):
+    onednn = build.from_folder(place / "onednn")
+    path = build.build(onednn)
+    assert path.read_text() == "built\n" and compiled(place) == 1
+    assert build.build(onednn) == path and compiled(place) == 1
+    assert build.build(onednn, force=True) == path and compiled(place) == 2
+    assert names(place) == {path.name, "lock"}
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_two_processes_build_once(place):
+    command = [sys.executable, "-m", "cnn_jax.native.build",
+               f"--with-onednn={place / 'onednn'}"]
+    environment = os.environ | {"CXX": compiler(place, COUNTING)}
+    processes = [subprocess.Popen(command, cwd=ROOT, env=environment, text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                 for _ in range(2)]
+    ends = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ends
+    assert ends[0] == ends[1] and Path(ends[0][0].strip()).read_text() == "built\n"
+    assert compiled(place) == 1
+
+
+def test_the_name_holds_what_it_depends_on(place, monkeypatch):
+    onednn = build.from_folder(place / "onednn")
+    seen = {build.built_path(onednn)}
+
+    def differs():
+        found = build.built_path(onednn)
+        assert found not in seen
+        seen.add(found)
+    onednn.library.write_text("another version")
+    differs()
+    monkeypatch.setattr(build.jaxlib, "__version__", "0.99")
+    differs()
+    monkeypatch.setattr(build, "processor", lambda: "another CPU")
+    differs()
+    changed = place / "convolution.cc"
+    changed.write_bytes(build.SOURCE.read_bytes() + b"\n")
+    monkeypatch.setattr(build, "SOURCE", changed)
+    differs()
+    assert build.built_path(onednn) in seen
+
+
+@pytest.mark.parametrize("script, told", [
+    (FIND_OUTPUT + 'echo half > "$2"; echo "a.cc:3: fatal error: no x.h" >&2; exit 1',
+     "a.cc:3: fatal error: no x.h"),
+    (FIND_OUTPUT + 'echo half > "$2"; exit 7', "code 7")])
+def test_a_failed_build_leaves_nothing(place, monkeypatch, script, told):
+    monkeypatch.setenv("CXX", compiler(place, script))
+    with pytest.raises(build.BuildError, match=told) as error:
+        build.build(build.from_folder(place / "onednn"))
+    assert "\n" not in str(error.value)
+    assert names(place) == {"lock"}
+
+
+def test_a_killed_build_is_made_again(place):
+    started = place / "started"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cnn_jax.native.build",
+         f"--with-onednn={place / 'onednn'}"], cwd=ROOT, start_new_session=True,
+        env=os.environ | {"CXX": compiler(
+            place, f'{FIND_OUTPUT} echo half > "$2"; touch {started}; sleep 600')})
+    while not started.exists():
+        assert process.poll() is None
+        time.sleep(.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    left, = names(place) - {"lock"}
+    assert left.startswith(".building-")
+    compiler(place, COUNTING)
+    path = build.build(build.from_folder(place / "onednn"))
+    assert path.read_text() == "built\n" and names(place) == {path.name, "lock"}
+
+
+@pytest.mark.parametrize("change, told", [
+    (lambda place, env: env("CXX", "/no/such/g++"), "/no/such/g++ not found: install"),
+    (lambda place, env: (place / "cache").touch(), "cannot build in"),
+    (lambda place, env: (place / "onednn/lib/libdnnl.so").unlink(), "has no lib/lib"),
+    (lambda place, env: (place / "onednn/include/oneapi/dnnl/dnnl.hpp").unlink(),
+     "has no include/oneapi/dnnl/dnnl.hpp")])
+def test_the_command_says_what_is_missing(place, monkeypatch, capsys, change, told):
+    change(place, monkeypatch.setenv)
+    assert build.main([f"--with-onednn={place / 'onednn'}"]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_the_command_chooses_the_library(place, capsys):
+    assert build.main([f"--with-onednn={place / 'onednn'}"]) == 0
+    assert build.chosen().library == place / "onednn" / "lib" / "libdnnl.so"
+    assert capsys.readouterr().out.strip() == str(build.built_path(build.chosen()))
+    (place / "onednn" / "lib" / "libdnnl.so").rename(
+        place / "onednn" / "lib" / "libdnnl.a")
+    assert "--exclude-libs" in " ".join(build.command(build.chosen(), place / "x.so"))
+
+
+@pytest.mark.parametrize("change, told, level", [
+    (lambda env: env("CNN_JAX_ONEDNN", "0"), "CNN_JAX_ONEDNN=0", logging.INFO),
+    (lambda env: env("CNN_JAX_ONEDNN", "off"), "neither 0", logging.WARNING),
+    (lambda env: env("CXX", "/no/such/g++"), "not found", logging.WARNING),
+    (lambda env: env("CXX", 'g++ "'), 'CXX=g++ " is no command', logging.WARNING),
+    (lambda env: None, "python -m cnn_jax.native.build --force", logging.WARNING)],
+    ids=["off", "neither", "no compiler", "no command", "not a library"])
+def test_without_it_one_line_says_why(place, fresh, monkeypatch, caplog, change, told,
+                                      level):
+    monkeypatch.setattr(build, "chosen", lambda: build.from_folder(place / "onednn"))
+    change(monkeypatch.setenv)
+    caplog.set_level(logging.INFO)
+    assert library.load() is None and library.load() is None
+    assert told in library.describe()
+    record, = [r for r in caplog.records if r.name.startswith("cnn_jax.native")]
+    assert told in record.message and record.levelno == level
+
+
+@pytest.mark.parametrize("own, found", [
+    ({}, library.SPIN), ({"GOMP_SPINCOUNT": "7"}, "7"),
+    ({"OMP_WAIT_POLICY": "active"}, None)])
+def test_how_long_openmp_waits_is_the_users(place, fresh, monkeypatch, own, found):
+    monkeypatch.setattr(build, "chosen", lambda: build.from_folder(place / "onednn"))
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    assert library.load() is None  # what the compiler of `place` wrote is no library
+    assert os.environ.get("GOMP_SPINCOUNT") == found
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a\0b"])
+def test_what_names_no_onednn(place, fresh, content):
+    kept = build.own_folder() / "with-onednn"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(content)
+    assert library.load() is None
+    assert f"{kept} does not name a folder" in library.describe()
+
+
+def test_no_folder_to_build_in(place, fresh, monkeypatch):
+    """Not an error of the convolution that asked."""
+    (place / "file").touch()
+    monkeypatch.setenv("CNN_JAX_CACHE", str(place / "file"))
+    assert library.load() is None
+    assert str(place / "file") in library.describe()
+
+
+def test_a_cache_in_the_home_of_nobody(place, fresh, monkeypatch, capsys):
+    monkeypatch.setenv("CNN_JAX_CACHE", "~nosuchuser/x")
+    assert library.load() is None
+    words = "CNN_JAX_CACHE is '~nosuchuser/x', whose home folder is not known"
+    assert words in library.describe()
+    assert build.main(["--with-onednn", str(place / "onednn")]) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_the_compilers_options_and_a_comma_in_a_path(place, monkeypatch):
+    monkeypatch.setenv("CXX", f"{compiler(place, COUNTING)} -m64")
+    (place / "onednn").rename(place / "a,b c")
+    line = build.command(build.from_folder(place / "a,b c"), place / "x.so")
+    assert line[1] == "-m64"
+    assert line[line.index("-rpath") + 2] == str(place / "a,b c" / "lib")
+    assert build.build(build.from_folder(place / "a,b c")).read_text() == "built\n"
+
+
+@pytest.mark.skipif(library.load() is None, reason=library.describe())
+def test_the_thread_pool_flavour_compiles(tmp_path):
+    """Against the headers of the wheels, as that flavour has them, with and without
+    the function that later versions ask for. (No package has it to run.)"""
+    for version, changes in (("3.2", []), ("later", [
+            ("virtual uint64_t get_flags() const = 0;",
+             "virtual uint64_t get_flags() const = 0; virtual void wait() = 0;")])):
+        include = tmp_path / version
+        shutil.copytree(build.from_wheels().include, include)
+        for name, old, new in (
+                *(("dnnl_threadpool_iface.hpp", *change) for change in changes),
+                ("dnnl_config.h", "THREADING_RUNTIME DNNL_RUNTIME_OMP",
+                 "THREADING_RUNTIME DNNL_RUNTIME_THREADPOOL")):
+            file, = include.glob(f"oneapi/**/{name}")
+            assert old in file.read_text(), file
+            file.write_text(file.read_text().replace(old, new))
+        done = subprocess.run(
+            ["g++", "-std=c++17", "-fsyntax-only", "-I", jax.ffi.include_dir(), "-I",
+             str(include), str(build.SOURCE)], capture_output=True, text=True)
+        assert done.returncode == 0, (version, done.stderr[:2000])
+
+
+def test_not_installed(fresh, monkeypatch, caplog):
+    monkeypatch.setattr(build, "WHEELS", ("no-such-wheel", "nor-this"))
+    monkeypatch.setattr(build, "chosen", build.from_wheels)
+    assert library.load() is None
+    assert "pip install -e '.[onednn]'" in library.describe()
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def test_a_jax_that_moved_what_it_needs(place, fresh, monkeypatch):
+    monkeypatch.delattr(library.dispatch, library.LOWERED_WITH_DEVICES)
+    library.lower_with_devices("primitive")
+    assert library.load() is None
+    assert "it needs another version of cnn_jax" in library.describe()
+
+
+def test_conv_onednn_is_auto_without_it(no_onednn, caplog):
+    conv_onednn._warn.cache_clear()
+    x, w = (jnp.asarray(normal(i, *shape), jnp.float32) for i, shape in enumerate(
+        [(2, 6, 5, 3), (3, 3, 3, 4)]))
+    found = correlate(x, w, implementation="onednn")
+    assert relative_error(found, correlate(x, w, implementation="lax")) <= 5e-6
+    correlate(x, w, implementation="onednn")
+    record, = [r for r in caplog.records if r.name.startswith("cnn_jax")]
+    assert "conv 'onednn' is 'auto' on this machine" in record.message
+
+
+def test_an_import_loads_nothing():
+    code = ("import cnn_jax.training, cnn_jax.cli.modes, jax\n"
+            "jax.jit(lambda x: x + 1)(1.)\n"
+            "assert 'dnnl' not in open('/proc/self/maps').read()\n")
+    if not Path("/proc/self/maps").exists():
+        pytest.skip("needs /proc")
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_real_build(tmp_path, monkeypatch):
+    """g++ alone builds it, in a folder of its own, and the command names the file."""
+    monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    try:
+        onednn = build.from_wheels()
+        begun = time.perf_counter()
+        path = build.build(onednn)
+    except build.BuildError as error:
+        if "not installed" in str(error) or "not found" in str(error):
+            pytest.skip(str(error))
+        raise
+    assert path.stat().st_size > 50_000
+    assert time.perf_counter() - begun < build.SECONDS
+    # Linked against that very library, without any setting of the environment.
+    shown = subprocess.run(["ldd", str(path)], capture_output=True, text=True).stdout
+    assert str(onednn.library.parent) in shown, shown

@@ -1,0 +1,140 @@
+"""The parts of a network by name: intermediates, freezing, a new head."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnn_jax import networks
+from cnn_jax.networks.features import features
+from cnn_jax.layers import Layers
+from cnn_jax.networks.ai_edu import Grey
+
+
+def made(name, classes=5, seed=0, **fields):
+    """A model, variables drawn by NumPy (initialising takes seconds), two images."""
+    draw = np.random.default_rng(seed).uniform
+    model = networks.create(name, classes, Layers(conv="lax"), **fields)
+    images = np.float32(draw(0, 1, (2, 32, 32, 3)))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    variables = jax.tree.map(lambda a: np.float32(draw(0.1, 0.2, a.shape)), shapes)
+    return model, variables, images
+
+
+def test_features_by_layer_and_by_part():
+    model, variables, images = made("cifar_resnet20")
+    found = jax.jit(lambda v, x: features(model, v, x))(variables, images)
+    assert {name: x.shape for name, x in found.items() if "_" not in name} == {
+        "stem": (2, 32, 32, 16), "stage1": (2, 32, 32, 16), "stage2": (2, 16, 16, 32),
+        "stage3": (2, 8, 8, 64), "pool": (2, 64), "head": (2, 5)}
+    np.testing.assert_array_equal(found["before_head"], found["pool"])
+    np.testing.assert_array_equal(found["stage2"], found["stage2_block3"])
+    assert found["stem_conv"].shape == (2, 32, 32, 16)
+    inner = jax.eval_shape(lambda: features(model, variables, images, inner=True))
+    assert {name for name in inner if "/" not in name} == set(found)
+    assert inner["stage2_block1/conv1"].shape == (2, 16, 16, 32)
+    assert inner["stage2"].shape == inner["stage2_block3/act"].shape
+    head = variables["params"]["head"]
+    np.testing.assert_allclose(found["before_head"] @ head["kernel"] + head["bias"],
+                               found["head"], rtol=1e-5)
+
+
+def test_features_by_name_and_under_jit():
+    model, variables, images = made("baseline")
+    by_name = features("baseline", variables, images)
+    jitted = jax.jit(lambda v, x: features(model, v, x))(variables, images)
+    assert by_name.keys() == jitted.keys()
+    np.testing.assert_allclose(by_name["flatten"], jitted["flatten"], rtol=1e-5)
+    np.testing.assert_allclose(
+        by_name["head"], model.apply(variables, images, train=False), rtol=1e-5)
+
+
+# One network of each class.
+CLASSES = {row.constructor: name for name, row in reversed(networks.NETWORKS.items())}
+
+
+@pytest.mark.parametrize("name", CLASSES.values())
+def test_every_network_ends_in_a_layer_called_head(name):
+    row = networks.NETWORKS[name]
+    model = networks.create(name, 3, Layers(conv="lax", pool="lax"))
+    images = jnp.zeros((1, *row.input_shape))
+
+    def run():
+        variables = model.init(jax.random.key(0), images, train=False)
+        return features(model, variables, images)
+    found = jax.eval_shape(run)
+    assert (found["head"].shape[0], found["head"].shape[-1]) == (1, 3)
+    assert found["before_head"].shape[0] == 1
+
+
+def test_in_parts_marks_the_parameters_to_freeze():
+    _, variables, _ = made("cifar_resnet20")
+    params = variables["params"]
+    assert set(networks.parts_of(params)) == {"stem", "stage1", "stage2", "stage3",
+                                              "head"}
+    marked = networks.in_parts(params, "stem, stage1,stage3_block2")
+    assert jax.tree.structure(marked) == jax.tree.structure(params)
+    layers = {layer for layer, tree in marked.items() if all(jax.tree.leaves(tree))}
+    assert layers == {"stem_conv", "stem_bn", "stage1_block1", "stage1_block2",
+                      "stage1_block3", "stage3_block2"}
+    assert not any(any(jax.tree.leaves(tree)) for layer, tree in marked.items()
+                   if layer not in layers)
+    assert not any(jax.tree.leaves(networks.in_parts(params, "")))
+    with pytest.raises(ValueError, match="unknown part 'stage9'; known: .*stage1"):
+        networks.in_parts(params, "stage9")
+
+
+def test_freezing_must_leave_something_to_learn():
+    _, variables, _ = made("baseline")
+    params = variables["params"]
+    assert networks.frozen(params, "group1,fc1") == networks.in_parts(params,
+                                                                      "group1,fc1")
+    with pytest.raises(ValueError, match="leaves no parameter to learn: .*group1"):
+        networks.frozen(params, "group1,fc1,head")
+
+
+def test_features_of_what_the_network_cannot_take():
+    _, variables, images = made("baseline")
+    with pytest.raises(ValueError, match="variables must be .*, not a mapping of fc1"):
+        features("baseline", variables["params"], images)
+    with pytest.raises(ValueError, match="32x32 pixels with 1 channels do not fit"):
+        features("baseline", variables, images[..., :1])
+
+
+def test_a_name_of_a_layer_and_a_part_is_the_layers():
+    shapes = jax.eval_shape(lambda: features(
+        model := networks.create("alexnet", 3, Layers(conv="lax", pool="lax")),
+        model.init(jax.random.key(0), jnp.zeros((1, 227, 227, 3)), train=False),
+        jnp.zeros((1, 227, 227, 3))))
+    assert shapes["conv1"].shape == (1, 55, 55, 96)
+    assert shapes["conv1_pool"].shape == (1, 27, 27, 96)
+
+
+def test_grey_of_whole_numbers_is_not_rounded():
+    grey = Grey().apply({}, jnp.array([[[[200, 100, 50]]]], jnp.uint8))
+    np.testing.assert_allclose(grey[0, 0, 0], [0.299 * 200 + 58.7 + 0.114 * 50], 1e-6)
+
+
+def test_adopt_takes_all_but_a_head_of_another_size():
+    _, trained, _ = made("baseline", 5, seed=0)
+    _, fresh, _ = made("baseline", 7, seed=1)
+    taken = networks.adopt(fresh, trained)
+    for layer in fresh["params"]:
+        source = fresh if layer == "head" else trained
+        jax.tree.map(np.testing.assert_array_equal, taken["params"][layer],
+                     source["params"][layer])
+    jax.tree.map(np.testing.assert_array_equal, taken["batch_stats"],
+                 trained["batch_stats"])
+    _, same_size, _ = made("baseline", 5, seed=2)
+    jax.tree.map(np.testing.assert_array_equal, networks.adopt(same_size, trained),
+                 trained)
+
+
+def test_adopt_refuses_another_architecture():
+    _, trained, _ = made("baseline", dense=(64,))
+    _, fresh, _ = made("baseline")
+    with pytest.raises(ValueError, match="layer fc1 .*other shapes.*1536, 64"):
+        networks.adopt(fresh, trained)
+    _, other, _ = made("lenet5")
+    with pytest.raises(ValueError, match="other layers .*conv1"):
+        networks.adopt(fresh, other)

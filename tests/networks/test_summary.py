@@ -1,0 +1,263 @@
+"""The table of layers: the seeds' own tables, receptive fields, and its three forms."""
+
+import csv
+import io
+import json
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnn_jax import networks, ops
+from cnn_jax.cli import modes
+from cnn_jax.errors import InputError
+from cnn_jax.networks.features import features
+from cnn_jax.networks.summary import Field, layer_table, union
+from cnn_jax.layers import Layers
+from configs import default
+
+PLAIN = Layers(conv="lax", pool="lax")
+
+
+def table_of(name, shape=None, **fields):
+    return layer_table(networks.create(name, layers=PLAIN, **fields),
+                       shape or networks.NETWORKS[name].input_shape)
+
+
+def with_parameters(table):
+    return [row.params for row in table.rows if row.params]
+
+
+def test_the_separable_table_of_the_tutorial():
+    table = table_of("separable_cnn")
+    assert with_parameters(table) == [
+        320, 1_344, 2_400, 4_736, 8_896, 17_664, 147_584, 1_290]
+    assert table.params == 184_234
+    assert [row.shape for row in table.rows if row.kind.startswith("MaxPool")] == [
+        (14, 14, 32), (7, 7, 64), (3, 3, 128)]
+    assert [row.kind for row in table.rows][2] == "SeparableConv"
+
+
+def test_the_tutorials_example_of_a_separable_convolution():
+    # 3 x 3 on 3 channels to 4: 3*3*3*4 = 108 weights, or 27 depthwise + 12 pointwise.
+    fields = {"groups": ((3, 4),), "dense": (), "activation": "relu"}
+    full = table_of("selu_cnn", (8, 8, 3), **fields).rows[2]
+    separable = table_of("separable_cnn", (8, 8, 3), **fields).rows[2]
+    assert full.params == 108 + 4 and full.macs == 8 * 8 * 108
+    assert separable.params == 27 + 12 + 4 and separable.macs == 8 * 8 * 39
+    assert separable.field == full.field
+
+
+@pytest.mark.parametrize("name, params", [
+    ("selu_cnn", [320, 9_248, 18_496, 36_928, 73_856, 147_584, 147_584, 1_290]),
+    ("mnist_cnn", [320, 18_496, 16_010]),
+    ("monkey_cnn", [896, 9_248, 18_496, 36_928, 73_856, 147_584, 4_194_432, 1_290]),
+    ("baseline", [456, 12, 196_736, 1_290]),
+    ("tf2_lenet5", [456, 2_416, 48_120, 10_164, 850]),
+    ("tf2_alexnet8", [2_688, 192, 221_440, 512, 885_120, 1_327_488, 884_992, 2_099_200,
+                      4_196_352, 20_490]),
+    ("ai_edu_colour_cnn", [8, 57, 3_488, 64, 198]),
+    ("lenet5_1998", [156, 12, 1_516, 32, 48_120, 10_164])])
+def test_parameters_layer_by_layer(name, params):
+    assert with_parameters(table_of(name)) == params
+
+
+def test_one_layer_by_hand():
+    # conv1 of AlexNet: 11 x 11 of stride 4 on 227 x 227 x 3, 96 kernels, bias.
+    row = table_of("alexnet").rows[0]
+    assert row[:-1] == ("conv1", "Conv 11x11/4", (55, 55, 96), 11 * 11 * 3 * 96 + 96,
+                        55 * 55 * 96 * 11 * 11 * 3, 55 * 55 * 96 * 4,
+                        (Field(11, 4, 0), Field(11, 4, 0)))
+    half = layer_table(networks.create("alexnet", layers=Layers(dtype="bfloat16")),
+                       (227, 227, 3)).rows[0]
+    assert half.memory == row.memory // 2 and half.params == row.params
+
+
+@pytest.mark.parametrize("name, fields, size", [
+    ("vgg16", {}, 212), ("alexnet_one_tower", {}, 195), ("alexnet", {}, 195),
+    ("resnet50", {}, 483), ("inception_v3", {"aux": False}, 1311),
+    ("mobilenet_v1", {}, 315)])
+def test_receptive_fields_of_the_literature(name, fields, size):
+    images = [row for row in table_of(name, **fields).rows if len(row.shape) == 3]
+    assert images[-1].field[0].size == images[-1].field[1].size == size
+    assert images[-1].field[0].stride == 32
+
+
+def positive(path, leaf):
+    """Kernels that average and shift nothing: every unit stays active."""
+    if path[-1].key in ("mean", "bias"):
+        return jnp.zeros(leaf.shape)
+    return jnp.full(leaf.shape, 1 / math.prod(leaf.shape[:-1]))
+
+
+def mean_pool(x, window, strides, padding, ceil_mode, implementation):
+    """In place of the maximum, which only some of a window's pixels reach."""
+    return ops.avg_pool(x, window, strides, padding, ceil_mode=ceil_mode)
+
+
+@pytest.mark.parametrize("name, fields, shape, layer", [
+    ("tf2_alexnet8", {}, (40, 47, 1), "pool2"),
+    ("selu_cnn", {}, (40, 33, 1), "group3_act2"),
+    ("separable_cnn", {"padding": "VALID"}, (40, 47, 1), "group2_act2"),
+    ("resnet18", {"padding": "SAME"}, (65, 80, 1), "stage2_block2"),
+    ("tf2_inception10", {}, (32, 41, 1), "block1_cell2"),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        ("cifar_resnet20", {}, (33, 48, 1), "stage3_block1"),
+        ("densenet121", {"blocks": (2, 2), "growth": 4}, (64, 77, 1), "final_act"),
+        ("mobilenet_v2", {"width": 0.25}, (64, 81, 1), "stage3_block2"),
+        ("googlenet", {"aux": False}, (56, 63, 1), "stage3_3a"),
+        ("resnet50_v2_keras", {}, (64, 81, 1), "stage1_block3")))])
+def test_receptive_field_is_the_support_of_the_input_gradient(
+        name, fields, shape, layer, monkeypatch):
+    # Positive weights and means in place of maxima: then no path is switched off.
+    monkeypatch.setattr("cnn_jax.ops.max_pool", mean_pool)
+    with jax.enable_x64(True):
+        model = networks.create(name, 2, Layers(dtype="float64", conv="lax"), **fields)
+        images = jax.random.uniform(jax.random.key(1), (1, *shape), jnp.float64, 0.5, 1)
+        shapes = jax.eval_shape(
+            lambda: model.init(jax.random.key(0), images, train=False))
+        variables = jax.tree_util.tree_map_with_path(positive, shapes)
+        table = layer_table(model, shape)
+        rows = [row for row in table.rows
+                if row.name == layer or row.name.startswith(layer + "/")]
+        height, width, _ = rows[-1].shape
+        gradient_of = jax.jit(jax.grad(lambda images, p, q: features(
+            model, variables, images)[layer][0, p, q].sum()))
+        for p, q in ((0, 0), (height // 2, width // 2), (height - 1, width - 1)):
+            gradient = gradient_of(images, p, q)
+            support = np.argwhere(np.asarray(gradient)[0, :, :, 0])
+            for axis, position in ((0, p), (1, q)):
+                field = rows[-1].field[axis]
+                first = position * field.stride + field.offset
+                assert support[:, axis].min() == max(first, 0)
+                assert support[:, axis].max() == min(
+                    first + field.size, shape[axis]) - 1
+
+
+def test_a_transposed_convolution_by_hand():
+    # 4 x 4 of stride 2 from 8 x 8 x 64 to 16 x 16 x 32: each of the 64 pixels adds 64
+    # products to 16 pixels of 32 features. Its stride of 4 pixels becomes 2.
+    table = table_of("shapes_fcn")
+    up, = [row for row in table.rows if row.name == "decoder_up1"]
+    assert up[:-1] == ("decoder_up1", "ConvTranspose 4x4/2", (16, 16, 32),
+                       4 * 4 * 32 * 64 + 32, 64 * 64 * 16 * 32, 16 * 16 * 32 * 4,
+                       (Field(18 + 3 * 2, 2, -7 - 2 * 2),) * 2)
+
+
+def test_a_field_of_a_fractional_stride_is_blank():
+    class Enlarge(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            x = PLAIN.conv_transpose(2, (3, 5), (1, 2), name="up")(x)
+            return PLAIN.convolution(1, (3, 3), name="head")(x)
+    table = layer_table(Enlarge(), (6, 5, 1))
+    assert [row.shape for row in table.rows] == [(6, 10, 2), (6, 10, 1)]
+    assert [row.kind for row in table.rows] == ["ConvTranspose 3x5/1x2", "Conv 3x3"]
+    assert [row.field for row in table.rows] == [None, None]
+    assert [row.macs for row in table.rows] == [6 * 5 * 15 * 2, 60 * 9 * 2]
+    assert "Conv 3x3" in table.text() and "None" not in table.text()
+
+
+def test_receptive_field_after_transposed_convolutions(monkeypatch):
+    # Every position sees at most the field, and some of them its first, its last pixel.
+    monkeypatch.setattr("cnn_jax.ops.max_pool", mean_pool)
+    with jax.enable_x64(True):
+        model = networks.create("shapes_fcn", 2, Layers(dtype="float64", conv="lax"))
+        images = jax.random.uniform(jax.random.key(1), (1, 64, 48, 1), jnp.float64,
+                                    0.5, 1)
+        shapes = jax.eval_shape(
+            lambda: model.init(jax.random.key(0), images, train=False))
+        variables = jax.tree_util.tree_map_with_path(positive, shapes)
+        for layer in ("decoder_up1", "decoder_up2", "head"):
+            row, = [row for row in layer_table(model, (64, 48, 1)).rows
+                    if row.name == layer]
+            vertical, horizontal = row.field
+            middle = row.shape[1] // 2
+            gradients = jax.jit(jax.vmap(jax.grad(
+                lambda images, p: features(model, variables, images)[layer][
+                    0, p, middle].sum()), (None, 0)))(images, jnp.arange(row.shape[0]))
+            slack = []
+            for p, gradient in enumerate(np.asarray(gradients)[:, 0, :, :, 0]):
+                rows, columns = np.nonzero(gradient)
+                first = vertical.stride * p + vertical.offset
+                last = first + vertical.size - 1
+                assert first <= rows.min() and rows.max() <= last
+                if first >= 0 and last < 64:
+                    slack.append((rows.min() - first, last - rows.max()))
+                left = horizontal.stride * middle + horizontal.offset
+                assert left <= columns.min()
+                assert columns.max() < left + horizontal.size
+            assert np.min(slack, axis=0).tolist() == [0, 0], layer
+
+
+def test_union_of_fields():
+    assert union([Field(3, 2, -1), Field(7, 2, -2)]) == Field(7, 2, -2)
+    assert union([Field(3, 2, -4), Field(3, 2, 1)]) == Field(8, 2, -4)
+    assert union([Field(3, 2, 0), Field(3, 4, 0)]) is None
+
+
+@pytest.mark.parametrize("name", ["lenet5", "googlenet", "resnet50_v2", "xception",
+                                  "inception_v3", "densenet121"])
+def test_text_has_one_line_a_layer_of_at_most_100_columns(name):
+    table = table_of(name)
+    lines = table.text().splitlines()
+    assert len(lines) == len(table.rows) + 6
+    assert max(map(len, lines)) <= 100
+    assert f"parameters {table.params:,} " in lines[-1]
+    assert f"MACs {table.macs / 1e6:,.3f} M" in lines[-1]
+    assert all(row.field is not None for row in table.rows)
+
+
+def test_csv_and_json_hold_the_same_rows(tmp_path):
+    table = table_of("tf2_inception10")
+    table.save(tmp_path)
+    *rows, total = csv.DictReader(io.StringIO((tmp_path / "summary.csv").read_text()))
+    document = json.loads((tmp_path / "summary.json").read_text())
+    assert total["layer"] == "total" and total["kind"] == ""
+    for key in ("params", "macs", "memory_bytes"):
+        assert total[key] == str(document[key])
+    assert (tmp_path / "summary.txt").read_text() == table.text()
+    assert len(rows) == len(document["layers"]) == len(table.rows)
+    assert document["params"] == table.params == sum(int(row["params"]) for row in rows)
+    assert document["macs"] == sum(int(row["macs"]) for row in rows)
+    for row, entry in zip(rows, document["layers"]):
+        assert row == {key: str(value) for key, value in entry.items()}
+    assert document["layers"][2]["field_size_vertical"] == 3
+
+
+def test_the_table_says_what_computes_each_convolution(no_onednn):
+    table = layer_table(networks.create("lenet5"), (28, 28, 1))
+    assert [row.conv for row in table.rows if row.kind.startswith("Conv")] == [
+        "banded / im2col / lax", "lax"]
+    assert table.convolutions() == (
+        "conv1 by banded / im2col / lax; conv2 by lax (forward / input gradient / "
+        "weight gradient)")
+    rows = table_of("tf2_resnet18").records()
+    assert {row["conv"] for row in rows if "Conv" in row["kind"]} >= {"lax"}
+    assert {row["conv"] for row in rows if "Conv" not in row["kind"]} == {""}
+    assert table_of("ai_edu_mnist_dnn").convolutions() == "none"
+    table = layer_table(networks.create("resnet50"), (224, 224, 3))
+    assert table.convolutions().startswith("17 by lax; 36 by pointwise")
+    assert table.by_form()["lax"][:2] == ["stem_conv", "stage1_block1/conv2"]
+
+
+def test_table_of_a_rectangular_image():
+    row = table_of("selu_cnn", (24, 40, 1)).rows[5]
+    assert row.shape == (12, 20, 64)
+
+
+def test_mode_summary_prints_and_writes(tmp_path, capsys):
+    config = default.get_config()
+    config.model.name = "mnist_cnn"
+    folder = tmp_path / "new" / "summary"
+    modes.run(modes.Request("summary", config, folder))
+    table, _, last = capsys.readouterr().out.rstrip("\n").rpartition("\n")
+    assert table == (folder / "summary.txt").read_text()
+    assert last.startswith("convolutions: ") and " by " in last
+    assert {path.suffix for path in folder.iterdir()} == {".txt", ".csv", ".json"}
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="is the folder of a run"):
+        modes.run(modes.Request("summary", config, folder))

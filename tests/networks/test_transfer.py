@@ -1,0 +1,71 @@
+"""Fine-tuning from a trained run: what is taken over, what stays as it is."""
+
+import jax
+import numpy as np
+import pytest
+from tests.support.tiny_runs import tiny
+
+from cnn_jax import training
+from cnn_jax.errors import InputError
+from cnn_jax.workdir import trained
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory, compiled_once):
+    path = tmp_path_factory.mktemp("source")
+    training.run(tiny(), path, quiet=True)
+    return path
+
+
+def differing(a, b) -> set[str]:
+    """The layers of two trees of which any leaf differs."""
+    return {layer for layer in a if any(
+        (x != y).any() for x, y in zip(jax.tree.leaves(a[layer]),
+                                       jax.tree.leaves(b[layer])))}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_frozen_parts_stay_and_the_others_learn(source, tmp_path, optimizer):
+    layers = list(trained.load(source).state.params)
+    config = tiny()
+    config.seed = 5
+    config.optimizer.name = optimizer
+    config.model.init_from = str(source)
+    config.model.freeze = f"{layers[0]},{layers[1]}"
+    training.run(config, tmp_path, quiet=True)
+    old, new = trained.load(source).state, trained.load(tmp_path).state
+    assert differing(old.params, new.params) == set(layers[2:])
+    assert not differing(old.batch_stats, new.batch_stats)
+
+
+def test_without_freezing_all_layers_learn_from_the_trained_values(source, tmp_path):
+    config = tiny()
+    config.seed = 5
+    config.model.init_from = str(source)
+    config.optimizer.learning_rate = 1e-6
+    training.run(config, tmp_path, quiet=True)
+    old, new = trained.load(source).state, trained.load(tmp_path).state
+    for a, b in zip(jax.tree.leaves(old.params), jax.tree.leaves(new.params)):
+        np.testing.assert_allclose(a, b, atol=1e-3)
+    assert differing(old.params, new.params) == set(old.params)
+
+
+def test_another_number_of_classes_gets_a_fresh_head(source, tmp_path):
+    config = tiny()
+    config.model.init_from, config.model.num_classes = str(source), 12
+    training.run(config, tmp_path, quiet=True)
+    assert trained.load(tmp_path).state.params["head"]["bias"].shape == (12,)
+
+
+@pytest.mark.parametrize("field,value,words", [
+    ("freeze", "group1,stage9", "stage9"),
+    ("freeze", "group1,fc1,head", "leaves no parameter to learn"),
+    ("init_from", "/nowhere", "config.model.init_from = /nowhere: .*does not exist"),
+])
+def test_what_cannot_be(tmp_path, field, value, words):
+    config = tiny()
+    config.model[field] = value
+    with pytest.raises(InputError, match=words):
+        training.run(config, tmp_path / "x", quiet=True)

@@ -1,0 +1,247 @@
+"""`auto`: the same training as plain Flax, and plain lax away from the CPU."""
+
+import functools
+import logging
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from cnn_jax import ops
+from cnn_jax.ops import correlate
+from cnn_jax.ops._xla import compiler
+from cnn_jax.ops.conv import auto as conv_auto, lax as conv_lax
+from cnn_jax.ops.geometry import conv_spec
+from tests.support.gradcheck import FAST_COMPILE, equivalent, normal, relative_error
+
+
+pytestmark = pytest.mark.usefixtures("no_onednn")
+
+
+class Net(nn.Module):
+    """Every rule of `auto` at least once, on 6 x 6 images."""
+
+    auto: bool
+
+    @nn.compact
+    def __call__(self, x):
+        f = ops.CONVS["auto"] if self.auto else None
+        conv = functools.partial(nn.Conv, conv_general_dilated=f)
+        pool = ops.max_pool if self.auto else lambda x, k, s: nn.max_pool(
+            x, (k, k), (s, s))
+        # One channel and 3 x 3; few channels and 5 x 5.
+        x = nn.relu(conv(8, (3, 3))(x) + conv(8, (5, 5))(x))
+        x = nn.relu(conv(8, (3, 3), feature_group_count=8)(x))  # depthwise
+        x = nn.relu(conv(6, (1, 1))(x))  # pointwise
+        x = pool(x, 3, 1)  # 4 x 4
+        x = nn.relu(conv(8, (3, 3), strides=2)(x))  # phases, to 2 x 2
+        x = nn.relu(conv(4, (3, 3))(x))  # image smaller than the kernel
+        x = ops.global_avg_pool(x) if self.auto else x.mean((1, 2))
+        return nn.Dense(3)(x)
+
+
+def losses(auto, steps=20):
+    images = jnp.asarray(normal(0, 6, 6, 6, 1))
+    labels = jnp.arange(6) % 3
+    net, optimizer = Net(auto), optax.sgd(.02, momentum=.9)
+    params = net.init(jax.random.key(0), images)
+    params = jax.tree.map(lambda p: p.astype(jnp.float64), params)
+    state = optimizer.init(params)
+
+    @functools.partial(jax.jit, compiler_options=FAST_COMPILE)
+    def step(params, state):
+        def loss(params):
+            return optax.softmax_cross_entropy_with_integer_labels(
+                net.apply(params, images), labels).mean()
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(grads, state)
+        return value, optax.apply_updates(params, updates), state
+
+    found = []
+    for _ in range(steps):
+        value, params, state = step(params, state)
+        found.append(float(value))
+    return found
+
+
+def test_twenty_steps_equal_plain_flax():
+    with jax.enable_x64(True):
+        found, expected = losses(True), losses(False)
+    assert expected[-1] < expected[0] - .01
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def forms(x, w, strides=(1, 1), padding="SAME", groups=1):
+    spec = conv_spec(x, w, strides, padding, groups=groups)
+    return [conv_auto.choose(rules, spec).__module__.rpartition("_")[2] + "." +
+            conv_auto.choose(rules, spec).__name__ for rules in (
+        conv_auto.FORWARD, conv_auto.INPUT_GRADIENT, conv_auto.WEIGHT_GRADIENT)]
+
+
+def test_the_rules_choose():
+    assert forms((8, 28, 28, 64), (1, 1, 64, 32)) == [
+        "pointwise.forward", "pointwise.input_gradient", "pointwise.weight_gradient"]
+    assert forms((8, 28, 28, 64), (3, 3, 1, 64), groups=64) == [
+        "depthwise.forward", "depthwise.input_gradient", "depthwise.weight_gradient"]
+    assert forms((8, 2, 2, 64), (3, 3, 64, 64)) == [
+        "auto.padded_forward", "auto.padded_input_gradient", "lax.weight_gradient"]
+    assert forms((8, 4, 4, 64), (3, 3, 64, 64), padding="VALID")[1] == (
+        "auto.padded_input_gradient")
+    assert forms((8, 32, 32, 1), (5, 5, 1, 6), padding="VALID") == [
+        "banded.forward", "im2col.input_gradient", "lax.weight_gradient"]
+    assert forms((64, 28, 28, 3), (3, 3, 3, 4), padding="VALID") == [
+        "banded.forward", "im2col.input_gradient", "lax.weight_gradient"]
+    assert forms((8, 28, 28, 1), (3, 3, 1, 8))[0] == "taps.forward"
+    assert forms((8, 28, 28, 64), (3, 3, 64, 32), (2, 2))[1] == (
+        "auto.phases_input_gradient")
+    assert forms((8, 28, 28, 64), (3, 3, 64, 64)) == [
+        "lax.forward", "lax.input_gradient", "lax.weight_gradient"]
+    assert forms((64, 28, 28, 16), (3, 3, 16, 8))[2] == "auto.turned_weight_gradient"
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-13), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize("image, kernel, strides, padding, dilation", [
+    ((5, 4), (3, 2), (1, 1), "SAME", (1, 1)), ((7, 6), (3, 3), (3, 2), "VALID", (1, 1)),
+    ((6, 7), (2, 3), (1, 2), ((2, -1), (0, 3)), (2, 1)),
+    ((1, 1), (3, 3), (1, 1), "SAME", (1, 1)),
+    ((6, 6), (3, 3), (1, 1), ((-1, 2), (3, -2)), (1, 1)),
+    ((8,), (4,), (3,), "SAME", (1,)),
+    ((3, 2, 2), (2, 2, 2), (1, 1, 1), "SAME", (1, 1, 1))])
+def test_large_batches(image, kernel, strides, padding, dilation, dtype, tolerance):
+    """Images that are turned by a product with the identity."""
+    def value_and_gradients(name):
+        return jax.jit(jax.value_and_grad(lambda x, w: jnp.sin(.1 * correlate(
+            x, w, None, strides, padding, dilation, 1, name)).sum(), (0, 1)))
+
+    with jax.enable_x64(True):
+        x, w = (jnp.asarray(normal(i, *s), dtype) for i, s in enumerate(
+            [(64, *image, 16), (*kernel, 16, 3)]))
+        for found, expected in zip(*(jax.tree.leaves(value_and_gradients(name)(x, w))
+                                     for name in ("auto", "lax"))):
+            assert relative_error(found, expected) <= tolerance
+
+
+@pytest.mark.parametrize("image, kernel, strides, padding, groups", [
+    ((5, 6), (3, 3), (2, 2), "SAME", 1), ((7, 5), (2, 3), (3, 2), "VALID", 1),
+    ((7, 7), (1, 2), (3, 4), ((2, 3), (0, 4)), 1), ((9,), (4,), (3,), "SAME", 1),
+    ((8, 8), (3, 3), (2, 2), ((-1, 2), (3, -2)), 1),
+    ((2, 3), (5, 4), (1, 1), "SAME", 2), ((3, 2, 2), (3, 3, 3), (1, 1, 1), "SAME", 1),
+    ((6, 5), (3, 3), (2, 1), "SAME", 4), ((6, 5), (1, 1), (2, 3), ((1, 1), (0, 2)), 1)])
+def test_every_form_equals_lax(image, kernel, strides, padding, groups):
+    """Each form that a rule could choose, also where an earlier rule takes the case."""
+    spec = conv_spec((2, *image, 4), (*kernel, 4 // groups, 8), strides, padding,
+                     groups=groups)
+    with jax.enable_x64(True):
+        operands = [(spec.x_shape, spec.w_shape), (spec.y_shape, spec.w_shape),
+                    (spec.x_shape, spec.y_shape)]
+        for rules, shapes in zip((conv_auto.FORWARD, conv_auto.INPUT_GRADIENT,
+                                  conv_auto.WEIGHT_GRADIENT), operands):
+            *special, (_, by_lax) = rules
+            for holds, form in special:
+                if holds(spec):
+                    equivalent(lambda a, b: form(a, b, spec),
+                               lambda a, b: by_lax(a, b, spec),
+                               *(normal(i, *s) for i, s in enumerate(shapes)),
+                               tolerance=1e-13)
+
+
+@pytest.mark.parametrize("f, x, w", [
+    (functools.partial(ops.conv_transpose, strides=16), (1, 2, 2, 8), (32, 32, 8, 8)),
+    (functools.partial(ops.correlate, strides=16), (1, 40, 40, 8), (32, 32, 8, 8)),
+    (functools.partial(ops.correlate, groups=4, padding="SAME"), (1, 16, 16, 4),
+     (15, 15, 1, 4))])
+def test_large_kernels_have_small_programs(f, x, w):
+    """Written out by phases or taps, these took 20 s to compile."""
+    x, w = jnp.asarray(normal(0, *x)), jnp.asarray(normal(1, *w))
+
+    def run(name):
+        return jax.jit(jax.value_and_grad(lambda x, w: jnp.sin(.1 * f(
+            x, w, implementation=name)).sum(), (0, 1)))
+
+    assert run("auto").lower(x, w).as_text().count("\n") < 200
+    found, expected = (jax.tree.leaves(run(name)(x, w)) for name in ("auto", "lax"))
+    for a, b in zip(found, expected):
+        assert relative_error(a, b) <= 5e-6
+
+
+def test_away_from_the_cpu_auto_is_lax(monkeypatch):
+    x, w = jnp.zeros((2, 8, 8, 4)), jnp.zeros((3, 3, 1, 4))
+    program = [jax.make_jaxpr(functools.partial(
+        ops.correlate, groups=4, implementation=n))(x, w) for n in ("auto", "lax")]
+    assert str(program[0]) != str(program[1])
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    program = [str(jax.make_jaxpr(jax.grad(lambda x, w: ops.correlate(
+        x, w, groups=4, implementation=name).sum(), (0, 1)))(x, w))
+        for name in ("auto", "lax")]
+    assert program[0] == program[1]
+    monkeypatch.undo()
+
+
+def test_a_program_exported_for_a_gpu_convolves_by_lax():
+    x, w = jnp.zeros((2, 8, 8, 4)), jnp.zeros((3, 3, 1, 4))
+    f = jax.jit(functools.partial(ops.correlate, groups=4))
+
+    assert "convolution" not in jax.export.export(f, platforms=["cpu"])(
+        x, w).mlir_module()
+    assert jax.export.export(f, platforms=["cuda"])(x, w).mlir_module().count(
+        "stablehlo.convolution") == 1
+    both = jax.export.export(f, platforms=["cpu", "cuda"])
+    assert both(x, w).call(x + 1, w + 1).tolist() == f(x + 1, w + 1).tolist()
+
+
+@pytest.mark.parametrize("pool", [ops.max_pool, ops.avg_pool])
+def test_a_program_exported_for_a_gpu_pools_by_lax(pool):
+    x = jnp.asarray(normal(0, 2, 7, 6, 3), jnp.float32)
+
+    @jax.jit
+    def f(x):
+        return jax.value_and_grad(lambda x: jnp.sin(pool(x, 3, 2)).sum())(x)
+
+    def count(platform):
+        program = jax.export.export(f, platforms=[platform])(x).mlir_module()
+        return program.count("stablehlo.reduce_window")
+
+    assert count("cpu") == 0 and count("cuda") >= 1
+    value, dx = jax.export.export(f, platforms=["cpu", "cuda"])(x).call(x)
+    assert value == f(x)[0] and dx.tolist() == f(x)[1].tolist()
+
+
+def test_forward_mode_where_all_passes_are_lax():
+    x, w = jnp.ones((2, 8, 8, 8)), jnp.ones((3, 3, 8, 8))
+    y, dy = jax.jvp(lambda w: ops.correlate(x, w), (w,), (w,))
+    assert jnp.allclose(y, dy)
+
+
+def test_compiler_options_are_probed(monkeypatch, caplog):
+    compiler.compiler_options.cache_clear()
+    jax.jit(lambda x: 2 * x, compiler_options=compiler.compiler_options())(1.)
+    monkeypatch.setattr(compiler, "YNN_OPTION", "xla_cpu_no_such_option")
+    compiler.compiler_options.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert compiler.compiler_options() == {}
+    assert "xla_cpu_no_such_option" in caplog.text and len(caplog.records) == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    compiler.compiler_options.cache_clear()
+    assert compiler.compiler_options() == {}
+    monkeypatch.undo()
+    compiler.compiler_options.cache_clear()
+
+
+def test_hand_written_lax_passes_are_those_of_autodiff():
+    x, w = jnp.zeros((2, 9, 8, 4)), jnp.zeros((3, 2, 2, 6))
+    spec = conv_spec(x.shape, w.shape, (2, 1), ((1, 2), (0, 3)), rhs_dilation=(1, 2),
+                     groups=2)
+    with jax.enable_x64(True):
+        for i, (one_pass, shapes) in enumerate((
+                (conv_lax.input_gradient, (spec.y_shape, spec.w_shape)),
+                (conv_lax.weight_gradient, (spec.x_shape, spec.y_shape)))):
+            def by_autodiff(a, b):
+                if i == 0:
+                    return jax.linear_transpose(lambda x: conv_lax.forward(
+                        x, b, spec), jnp.zeros(spec.x_shape))(a)[0]
+                return jax.linear_transpose(lambda w: conv_lax.forward(
+                    a, w, spec), jnp.zeros(spec.w_shape))(b)[0]
+            equivalent(lambda a, b: one_pass(a, b, spec), by_autodiff,
+                       *(normal(j, *s) for j, s in enumerate(shapes)), tolerance=1e-13)

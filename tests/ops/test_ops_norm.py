@@ -1,0 +1,178 @@
+"""Normalisation and the head: equal to Flax, optax and autodiff."""
+
+import functools
+
+from flax import linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from cnn_jax import ops
+from tests.support.gradcheck import equivalent, normal, relative_error
+
+
+def plain_batch_norm(x, scale, bias, eps=1e-5, axes=(0, 1, 2)):
+    mean, var = x.mean(axes), x.var(axes)
+    return (x - mean) / jnp.sqrt(var + eps) * scale + bias, mean, var
+
+
+def all_outputs(f):
+    """The three outputs of a batch norm as one array: all cotangents are used."""
+    def joined(*args):
+        return jnp.concatenate([a.ravel() for a in f(*args)])
+    return joined
+
+
+def arguments(*shape):
+    return normal(0, *shape) + 2, normal(1, shape[-1]), normal(2, shape[-1])
+
+
+def test_batch_norm_equals_autodiff():
+    with jax.enable_x64(True):
+        equivalent(all_outputs(ops.batch_norm), all_outputs(plain_batch_norm),
+                   *arguments(3, 4, 5, 6), tolerance=1e-13)
+        equivalent(ops.batch_norm_inference,
+                   lambda x, m, v, s, b: (x - m) / jnp.sqrt(v + 1e-5) * s + b,
+                   normal(0, 2, 3, 6), normal(1, 6), normal(2, 6) ** 2, normal(3, 6),
+                   normal(4, 6), tolerance=1e-13)
+
+
+def test_batch_norm_equals_flax():
+    x, scale, bias = (jnp.asarray(a, jnp.float32) for a in arguments(4, 3, 3, 5))
+    layer = nn.BatchNorm(use_running_average=False, momentum=0.)
+    variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": {
+        "mean": jnp.zeros(5), "var": jnp.ones(5)}}
+    expected, updates = layer.apply(variables, x, mutable=["batch_stats"])
+    y, mean, var = ops.batch_norm(x, scale, bias)
+    for a, b in ((y, expected), (mean, updates["batch_stats"]["mean"]),
+                 (var, updates["batch_stats"]["var"])):
+        assert relative_error(a, b) <= 2e-6
+
+
+def test_synchronised_batch_norm_is_the_norm_of_the_whole_batch():
+    with jax.enable_x64(True):
+        x, scale, bias = map(jnp.asarray, arguments(6, 2, 3, 4))
+
+        def synchronised(x, scale, bias):
+            norm = functools.partial(ops.batch_norm, axis_name="part")
+            y, mean, var = jax.vmap(norm, (0, None, None), axis_name="part")(
+                x.reshape(3, 2, 2, 3, 4), scale, bias)
+            return y.reshape(x.shape), mean[0], var[0]
+        equivalent(all_outputs(synchronised), all_outputs(plain_batch_norm), x, scale,
+                   bias, tolerance=1e-13)
+
+
+def test_batch_norm_in_bfloat16_keeps_its_statistics_in_float32():
+    x, scale, bias = (jnp.asarray(a, jnp.bfloat16) for a in arguments(8, 4, 4, 3))
+    y, mean, var = ops.batch_norm(x, scale, bias)
+    assert y.dtype == jnp.bfloat16 and mean.dtype == var.dtype == jnp.float32
+    expected = plain_batch_norm(*(a.astype(jnp.float32) for a in (x, scale, bias)))
+    assert relative_error(y, expected[0]) <= 1e-2
+    assert relative_error(var, expected[2]) <= 1e-5
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("divide", [False, True])
+def test_local_response_norm_equals_autodiff(size, divide):
+    def plain(x):
+        a = .4 / size if divide else .4
+        energy = lax.reduce_window(
+            x * x, 0., lax.add, (1, 1, 1, size), (1, 1, 1, 1),
+            ((0, 0),) * 3 + ((size // 2, (size - 1) // 2),))
+        return x / (1.5 + a * energy) ** .75
+
+    with jax.enable_x64(True):
+        equivalent(functools.partial(ops.local_response_norm, size=size, k=1.5,
+                                     alpha=.4, divide_by_size=divide),
+                   plain, normal(0, 2, 3, 2, 7), tolerance=1e-13)
+
+
+def test_the_head_equals_optax():
+    logits, labels = jnp.asarray(9 * normal(0, 6, 5), jnp.float32), jnp.arange(6) % 5
+    equivalent(lambda z: ops.softmax_cross_entropy(z, labels),
+               lambda z: optax.softmax_cross_entropy_with_integer_labels(z, labels),
+               logits, tolerance=2e-6)
+    equivalent(ops.softmax_cross_entropy, optax.softmax_cross_entropy, logits,
+               jax.nn.softmax(logits[::-1]), tolerance=2e-6)
+    per_pixel = ops.softmax_cross_entropy(jnp.zeros((2, 3, 4, 5)),
+                                          jnp.zeros((2, 3, 4), int))
+    assert per_pixel.shape == (2, 3, 4)
+    assert jnp.isfinite(ops.softmax_cross_entropy(jnp.array([[1e4, -1e4]]),
+                                                  jnp.array([1]))).all()
+
+
+def test_dense_equals_autodiff_on_any_rank():
+    with jax.enable_x64(True):
+        for shape in ((6,), (2, 3), (0,)):
+            equivalent(ops.dense, lambda x, w, b: x @ w + b, normal(0, *shape, 4),
+                       normal(1, 4, 3), normal(2, 3), tolerance=1e-13)
+
+
+BF16, F32 = jnp.bfloat16, jnp.float32
+
+
+@pytest.mark.parametrize("dtypes", [(BF16, F32), (F32, BF16)])
+@pytest.mark.parametrize("f, plain, shapes", [
+    (ops.add_bias, jnp.add, [(2, 5, 3), (3,)]),
+    (ops.dense, jnp.matmul, [(2, 5, 4), (4, 3)]),
+    (ops.softmax_cross_entropy, optax.softmax_cross_entropy, [(6, 5), (6, 5)])])
+def test_each_gradient_has_the_dtype_of_its_operand(f, plain, shapes, dtypes):
+    args = [jnp.asarray(normal(i, *shape), dtype)
+            for i, (shape, dtype) in enumerate(zip(shapes, dtypes))]
+    found, expected = (jax.grad(lambda *a: jnp.sin(g(*a)).sum(), (0, 1))(*args)
+                       for g in (f, plain))
+    for a, b in zip(found, expected):
+        assert a.dtype == b.dtype and relative_error(a, b) <= 2e-2
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda x, c: ops.batch_norm(x, c[:2], c), r"\(2, 4, 4, 3\).*scale.*\(2,\)"),
+    (lambda x, c: ops.batch_norm(x[:0], c, c), r"\(0, 4, 4, 3\).*at least one image"),
+    (lambda x, c: ops.batch_norm_inference(x, c, c[:1], c, c), r"var.*\(1,\)"),
+    (lambda x, c: ops.batch_norm(x.astype(int), c, c), r"floating.*int\d+ \(2, 4"),
+    (lambda x, c: ops.local_response_norm(x.astype(int)), r"floating.*int\d+ \(2, 4"),
+    (lambda x, c: ops.local_response_norm(x, 0), r"\(2, 4, 4, 3\).*size 0"),
+    (lambda x, c: ops.local_response_norm(x, 1.5), "size 1.5 must be an integer"),
+    (lambda x, c: ops.local_response_norm(x, True), "size True"),
+    (lambda x, c: ops.dense(x, jnp.zeros((4, 2))), r"\(4, 2\).*do not fit"),
+    (lambda x, c: ops.dense(x, jnp.zeros((3, 2)), c), r"b \[O\], received \(3,\)"),
+    (lambda x, c: ops.softmax_cross_entropy(x, jnp.zeros((2, 4))),
+     r"logits \(2, 4, 4, 3\).*float32 \(2, 4\)"),
+])
+def test_bad_input_is_one_clear_line(call, words):
+    with pytest.raises(ValueError, match=words):
+        call(jnp.zeros((2, 4, 4, 3)), jnp.zeros(3))
+
+
+def test_stored_relu_is_relu():
+    """Also at 0 and of numbers that are not finite, in both modes and twice."""
+    x = jnp.array([-2., -0., 0., 1.5, jnp.inf, -jnp.inf, jnp.nan])
+    t, square = normal(0, 7), lambda f: lambda x: (f(x) ** 2).sum()
+    for transform in (
+            lambda f: f, jax.grad, lambda f: jax.grad(square(f)), jax.hessian,
+            jax.vmap, lambda f: lambda x: jax.jvp(f, (x,), (jnp.float32(t),))[1],
+            lambda f: jax.grad(square(jax.checkpoint(f)))):
+        ours, theirs = (jax.jit(transform(f) if transform is not jax.grad else
+                                jax.grad(lambda x: f(x).sum()))(x)
+                        for f in (ops.stored_relu, jax.nn.relu))
+        assert jnp.array_equal(ours, theirs, equal_nan=True)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="what XLA does on a CPU")
+def test_the_sum_of_a_residual_block_is_not_computed_again():
+    """The program keeps each of the three, in memory that holds no copy of them."""
+    def chain(x, a, relu):
+        sums = []
+        for i in range(3):
+            x = relu(x + a * i)
+            sums.append((x ** 2).sum())
+        return sum(sums)
+
+    x = jnp.ones((64, 64))
+    for relu, calls in (ops.stored_relu, 3), (jax.nn.relu, 0):
+        step = jax.jit(jax.grad(functools.partial(chain, relu=relu)))
+        program = step.lower(x, x).compile()
+        assert program.as_text().count(" call(") == calls
+        assert program.memory_analysis().temp_size_in_bytes < 4 * x.nbytes

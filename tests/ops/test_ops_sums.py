@@ -1,0 +1,195 @@
+"""The sums of batch norm, by XLA and by the library beside it, wherever either is.
+
+The library's are skipped where oneDNN is not here.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.support.gradcheck import normal, relative_error
+
+from cnn_jax import ops
+from cnn_jax.native import library
+from cnn_jax.ops.sums import by_xla, sums
+
+ROOT = Path(__file__).parents[2]
+HERE = ROOT / "tests" / "support"
+here = pytest.mark.skipif(library.load() is None, reason=library.describe())
+SHAPES = [(8, 40, 33, 64), (2, 9, 7, 37), (5, 3), (1, 1, 1, 1), (1, 1, 1, 100),
+          (3, 1023, 33), (2, 3, 4, 5, 32),
+          *((2, 50, channels) for channels in (4, 12, 16, 24, 31, 48))]
+
+
+def operands(shape, seed=0):
+    a, b = (jnp.asarray(normal(seed + i, *shape) + i, jnp.float32) for i in range(2))
+    return a, b, b.mean(tuple(range(b.ndim - 1)))
+
+
+def calls(f, *arguments) -> int:
+    """How often a program calls the library."""
+    return jax.jit(f).lower(*arguments).as_text().count(library.SUMS)
+
+
+def by_numpy(a, b, center):
+    a, b, center = (np.asarray(one, np.float64) for one in (a, b, center))
+    axes = tuple(range(a.ndim - 1))
+    return a.sum(axes), (a * (b - center)).sum(axes)
+
+
+def same(found, expected, tolerance=5e-6):
+    found, expected = jax.tree.leaves(found), jax.tree.leaves(expected)
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected):
+        assert relative_error(one, other) <= tolerance
+
+
+@here
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_values(shape):
+    arguments = operands(shape)
+    assert calls(sums, *arguments) == 1
+    for f in (sums, by_xla, jax.jit(sums)):
+        same(f(*arguments), by_numpy(*arguments), 2e-6)
+
+
+@here
+def test_long_sums_are_nearer_than_xlas():
+    """A million numbers around 1,000, whose float32 has steps of 6e-5."""
+    a, b, center = operands((1_000_000, 2))
+    found, theirs, exact = (f(a + 1000, b, center) for f in (sums, by_xla, by_numpy))
+    assert relative_error(found[0], exact[0]) <= 1e-7
+    assert relative_error(found[0], exact[0]) <= relative_error(theirs[0], exact[0])
+
+
+@here
+def test_a_step_calls_it_twice_and_repeats_its_bits():
+    x, scale, bias = operands((8, 33, 20, 48))
+
+    @jax.jit
+    def step(x, scale, bias):
+        return jax.value_and_grad(lambda *args: jnp.sin(
+            ops.batch_norm(*args)[0]).sum(), (0, 1, 2))(x, scale, bias)
+
+    arguments = x, bias, scale.mean((0, 1, 2))
+    assert calls(step, *arguments) == 2
+    first = jax.tree.leaves(step(*arguments))
+    for _ in range(5):
+        assert all(jnp.array_equal(a, b)
+                   for a, b in zip(first, jax.tree.leaves(step(*arguments))))
+
+
+TRANSFORMS = {
+    "vmap": lambda f: jax.vmap(f, (0, 0, None)),
+    "gradient": lambda f: jax.grad(lambda *args: sum(
+        jnp.sin(one).sum() for one in f(*args)), (0, 1, 2)),
+    "forward mode": lambda f: lambda *args: jax.jvp(f, args, args)[1],
+    "forward mode of one": lambda f: lambda a, b, c: jax.jvp(
+        lambda b: f(a, b, c), (b,), (a,))[1],
+    "second order": lambda f: jax.grad(lambda *args: sum(jnp.sin(one).sum() for one in (
+        jax.grad(lambda *args: sum((one ** 2).sum() for one in f(*args)))(*args),))),
+    "checkpoint": lambda f: jax.grad(jax.checkpoint(lambda *args: sum(
+        (one ** 2).sum() for one in f(*args)))),
+    "transposed": lambda f: lambda a, b, c: jax.linear_transpose(
+        lambda a: f(a, b, c), a)((c, c + 1)),
+    "scan": lambda f: lambda a, b, c: jax.lax.scan(
+        lambda total, one: (total, f(one, one, c)), 0., a)[1],
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_under_transformations(name):
+    arguments = operands((3, 5, 4, 6))
+    same(*(jax.jit(TRANSFORMS[name](f))(*arguments) for f in (sums, by_xla)))
+
+
+@here
+def test_other_programs_are_xlas():
+    arguments = operands((3, 5, 4, 6))
+    exported = jax.export.export(jax.jit(sums), platforms=("cpu", "cuda"))(*arguments)
+    assert "custom_call" not in exported.mlir_module()
+    same(exported.call(*arguments), by_numpy(*arguments))
+    a, b, center = arguments
+    images = jax.ShapeDtypeStruct(
+        (jax.export.symbolic_shape("n")[0], *a.shape[1:]), a.dtype)
+    exported = jax.export.export(jax.jit(sums))(images, images, center)
+    same(exported.call(*arguments), by_numpy(*arguments))
+    lowered = jax.jit(sums).trace(*arguments).lower(lowering_platforms=("cuda",))
+    assert library.SUMS not in lowered.as_text()
+    assert calls(sums, a.astype(jnp.bfloat16), b, center) == 0
+    assert calls(sums, a[:0], b[:0], center) == 0
+    assert calls(jax.vmap(sums), *(one[None] for one in arguments)) == 0
+
+
+def test_low_precision_is_summed_in_float32():
+    a, b, center = operands((64, 64, 64, 3))
+    found = sums(a.astype(jnp.bfloat16), b, center)
+    assert found[0].dtype == found[1].dtype == jnp.float32
+    same(found, by_numpy(a.astype(jnp.bfloat16).astype(jnp.float32), b, center))
+
+
+@here
+def test_the_library_refuses_sizes_that_do_not_fit():
+    a, b, center = operands((3, 5, 4, 6))
+    for wrong in ((a, b[1:], center), (a, b, jnp.zeros(7)), (a[..., :1], b, center)):
+        of_channels = jax.ShapeDtypeStruct(wrong[2].shape, jnp.float32)
+        with pytest.raises(Exception, match="the sizes do not fit"):
+            jax.block_until_ready(
+                jax.ffi.ffi_call(library.SUMS, (of_channels,) * 2)(*wrong))
+
+
+ON_DEVICES = """
+import functools, jax, jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from cnn_jax import ops
+from cnn_jax.native import library
+from tests.ops.test_ops_sums import operands, same
+
+x, _, scale = operands((8, 6, 5, 16))
+def gradients(name=None):
+    def total(x, scale):
+        y, mean, var = ops.batch_norm(x, scale, scale, axis_name=name)
+        return jnp.sin(y * jnp.arange(5.)[:, None]).sum()
+    return jax.value_and_grad(total, (0, 1))
+expected = gradients()(x, scale)
+for kind in AxisType.Auto, AxisType.Explicit:
+    mesh = jax.make_mesh((4,), ("batch",), axis_types=(kind,))
+    split = jax.device_put(x, NamedSharding(mesh, P("batch")))
+    whole = jax.device_put(scale, NamedSharding(mesh, P()))
+    step = jax.jit(gradients())
+    text = step.lower(split, whole).compile().as_text()
+    assert library.SUMS not in text and "all-gather" not in text
+    same(step(split, whole), expected)
+mesh = jax.make_mesh((4,), ("batch",), axis_types=(AxisType.Auto,))
+for check_vma in True, False:
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(P("batch"), P()),
+                       out_specs=P("batch"), check_vma=check_vma)
+    def normalised(x, scale):
+        return ops.batch_norm(x, scale, scale, axis_name="batch")[0]
+    step = jax.jit(normalised)
+    assert (library.SUMS in step.lower(x, scale).as_text()) == (
+        library.load() is not None)
+    same(step(x, scale), ops.batch_norm(x, scale, scale)[0])
+mesh = jax.make_mesh((2, 2), ("batch", "other"), axis_types=(AxisType.Auto,) * 2)
+step = jax.jit(jax.shard_map(
+    lambda x, s: ops.batch_norm(x, s, s, axis_name="batch")[0], mesh=mesh,
+    in_specs=(P("batch"), P()), out_specs=P("batch"), axis_names={"batch"}))
+same(step(x, scale), ops.batch_norm(x, scale, scale)[0])
+step = jax.pmap(lambda x, s: ops.batch_norm(x, s, s, axis_name="batch")[0],
+                axis_name="batch", in_axes=(0, None))
+same(step(x.reshape(4, 2, *x.shape[1:]), scale).reshape(x.shape),
+     ops.batch_norm(x, scale, scale)[0])
+"""
+
+
+def test_on_four_devices():
+    done = subprocess.run(
+        [sys.executable, "-c", ON_DEVICES], cwd=HERE, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
+                          "XLA_FLAGS": "--xla_force_host_platform_device_count=4"})
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -1,0 +1,161 @@
+"""What test_parallel.py runs in a process of its own, with several fake CPU devices.
+
+    python tests/support/device_runs.py DEVICES [DEVICES ...]
+
+Trains the tiny network with batch norm, dropout and augmentation on so many devices,
+under jit and under pmap, and prints what came out as one JSON object.
+"""
+
+import functools
+import json
+import sys
+import tempfile
+
+import jax
+import numpy as np
+from tests.support.tiny_runs import assert_same_bits, distance, tiny
+
+from cnn_jax import data, ops
+from cnn_jax.data.batches import concatenate, train_order
+from cnn_jax.layers import Layers
+from cnn_jax.training import parallel
+from cnn_jax.workdir.checkpoints.write import Checkpoints
+from cnn_jax.training.evaluate import compile_evaluation
+from cnn_jax.training.recipe import create_recipe, first_state
+from cnn_jax.data.info import describe
+
+STEPS = (1, 60)  # after which the states are compared
+CHANGES = {"data.limit": 480, "batch_size": 16, "eval_batch_size": 40,
+           "optimizer.name": "sgd", "optimizer.learning_rate": 0.02,
+           "augment.horizontal_flip": True, "augment.width_shift_range": 0.1}
+
+
+class Unsynchronised(Layers):
+    """The fault to be caught: each device normalises by its own part of the batch."""
+
+    def batch_norm(self, *args, **fields):
+        return Layers(conv=self.conv, bn=self.bn).batch_norm(*args, **fields)
+
+
+def unsynchronised(recipe):
+    layers = Unsynchronised(axis_name=recipe.axis_name, bn=recipe.model.layers.bn)
+    return recipe.__class__(**recipe.__dict__ | {
+        "model": recipe.model.clone(layers=layers)})
+
+
+class Setting:
+    """A config on its devices, ready to train and evaluate."""
+
+    def __init__(self, kind: str, devices: int, change=lambda recipe: recipe):
+        self.config = tiny(CHANGES | {"parallel": kind, "devices": devices})
+        dataset = data.load(self.config.data, self.config.seed)
+        self.info = describe(dataset, self.config.data.scaling)
+        self.placement = parallel.place(self.config)
+        self.recipe = change(create_recipe(self.config, self.info,
+                                           self.placement.axis_name))
+        examples, self.spans = concatenate(dataset)
+        self.examples = self.placement.put(examples)
+
+    def first(self):
+        return self.placement.put(first_state(self.recipe, self.info.image_shape))
+
+    def compiled(self):
+        step = self.placement.wrap(functools.partial(
+            parallel.train_steps, recipe=self.recipe), donate=(0,))
+        rows = np.zeros((1, self.config.batch_size), np.int32)
+        return step.lower(
+            self.first(), self.examples, self.placement.put_rows(rows)).compile(
+                compiler_options=ops.compiler_options())
+
+    def train(self, steps) -> list:
+        """The states after so many steps, as NumPy arrays."""
+        state, program, found, done = self.first(), self.compiled(), [], 0
+        while done < max(steps):
+            epoch, step = divmod(done, 480 // self.config.batch_size)
+            order = train_order(self.config.seed, epoch, self.spans["train"],
+                                self.config.batch_size)
+            state, metrics = program(state, self.examples,
+                                     self.placement.put_rows(order[step:step + 1]))
+            jax.block_until_ready(metrics)
+            done += 1
+            if done in steps:
+                found.append(jax.tree.map(np.copy, self.placement.fetch(state)))
+        return found
+
+    def evaluate(self, state) -> dict:
+        evaluate = compile_evaluation(
+            self.recipe, self.placement, self.placement.put(state), self.examples,
+            self.spans, self.config.eval_batch_size)
+        return evaluate(self.placement.put(state), "test")
+
+
+def distances(states, reference) -> dict:
+    """{'params': [after 1 step, after 60], 'batch_stats': ...}"""
+    return {part: [distance(getattr(a, part), getattr(b, part))
+                   for a, b in zip(states, reference, strict=True)]
+            for part in ("params", "batch_stats")}
+
+
+def save_and_restore(states: dict[int, object], settings: dict[int, Setting]) -> int:
+    """Saves a state from each number of devices and puts it on each; counts pairs."""
+    pairs = 0
+    for saved_on, state in states.items():
+        step = int(state.step)
+        for restored_on, setting in settings.items():
+            with (tempfile.TemporaryDirectory() as folder,
+                  Checkpoints(folder) as checkpoints):
+                placed = settings[saved_on].placement.put(state)
+                checkpoints.save(
+                    step, settings[saved_on].placement.fetch(placed), {})
+                found, _ = checkpoints.restore(step, state)
+            placed = setting.placement.put(found)
+            for device in range(restored_on):
+                assert_same_bits(jax.tree.map(
+                    lambda x: np.asarray(x.addressable_data(device)), placed), state)
+            pairs += 1
+    return pairs
+
+
+def main(counts: list[int]) -> dict:
+    one = Setting("jit", 1)
+    reference = one.train(STEPS)
+    out = {"train": {}, "evaluate": {"jit 1": one.evaluate(reference[-1])}}
+    states, settings = {1: reference[-1]}, {1: one}
+    for count in counts:
+        for kind in ("jit", "pmap"):
+            setting = Setting(kind, count)
+            found = setting.train(STEPS)
+            out["train"][f"{kind} {count}"] = distances(found, reference)
+            out["evaluate"][f"{kind} {count}"] = setting.evaluate(reference[-1])
+            if kind == "jit":
+                states[count], settings[count] = found[-1], setting
+    out["save_and_restore"] = save_and_restore(states, settings)
+    out["unsynchronised"] = distances(
+        Setting("pmap", counts[0], unsynchronised).train(STEPS[:1]), reference[:1])
+    out["hlo"] = settings[counts[0]].compiled().as_text()
+    gathered = Setting("jit", counts[0])
+    out["hlo_gathered"] = gather_images(gathered)
+    return out
+
+
+def gather_images(setting: Setting) -> str:
+    """The compiled program of a step that has every device see the whole batch."""
+    original, mesh = parallel.gather, setting.examples.images.sharding
+
+    def gather(*args):
+        batch = original(*args)
+        # Each device takes its part and then, wrongly, all of them.
+        image = jax.lax.with_sharding_constraint(
+            batch.image, jax.sharding.NamedSharding(
+                mesh.mesh, jax.sharding.PartitionSpec(parallel.AXIS)))
+        return batch._replace(image=jax.lax.with_sharding_constraint(image, mesh))
+
+    parallel.gather = gather
+    try:
+        return setting.compiled().as_text()
+    finally:
+        parallel.gather = original
+
+
+if __name__ == "__main__":
+    print(json.dumps(main([int(count) for count in sys.argv[1:]])))

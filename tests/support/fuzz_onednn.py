@@ -1,0 +1,183 @@
+"""Random convolutions by oneDNN against NumPy: a module of the tests, and a program.
+
+    python fuzz_onednn.py COUNT SEED [winograd]
+
+ends with code 0 if the three passes of COUNT random problems are right, and the sums
+that batch norm would make of the output and its cotangent, as it must also
+with an allocator that finds writes beyond an array. The operands end where a page
+begins that may not be read. With `winograd`, problems of Winograd's method alone, each
+with both sizes of tiles, whatever they cost.
+"""
+
+import ctypes
+import mmap
+import sys
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_jax.native import library
+from cnn_jax.ops.conv import onednn as conv_onednn, winograd_cost
+from cnn_jax.ops.geometry import ConvSpec, conv_spec
+from cnn_jax.ops.sums import sums_p
+
+TOLERANCE = {"float32": 5e-6, "bfloat16": 2e-2}  # of max |a - b| / max |b|
+PROT_NONE = 0
+
+
+def problem(rng: np.random.Generator, dtype) -> ConvSpec:
+    """One to three axes, up to some 10,000 products a pixel, any option."""
+    while True:
+        rank = int(rng.choice([1, 2, 2, 2, 3]))
+        most = (40, 18, 8)[rank - 1]
+        image = rng.integers(1, most, rank)
+        kernel = rng.integers(1, 6, rank)
+        groups = int(rng.choice([1, 1, 1, 2, 3, 8, 16, 17]))
+        inputs, outputs = (int(rng.choice([1, 1, 2, 3, 7, 8, 16, 20])) for _ in "io")
+        spec = conv_spec(
+            (int(rng.choice([1, 2, 3, 4, 5, 9])), *map(int, image), inputs * groups),
+            (*map(int, kernel), inputs, outputs * groups),
+            tuple(map(int, rng.integers(1, 5, rank))),
+            tuple(map(tuple, rng.integers(0, 5, (rank, 2)).tolist())), None,
+            tuple(map(int, rng.integers(1, 4, rank))), groups)
+        if conv_onednn.takes(spec, jnp.dtype(dtype)):
+            return spec
+
+
+def winograd_problem(rng: np.random.Generator) -> ConvSpec:
+    """3 x 3 kernels, stride 1, any padding, channels in sixteens."""
+    while True:
+        image = map(int, rng.integers(1, 20, 2))
+        channels, outputs = (16 * int(rng.integers(1, 8)) for _ in "co")
+        padding = tuple(map(tuple, rng.integers(0, 5, (2, 2)).tolist()))
+        spec = conv_spec((int(rng.choice([1, 2, 3, 4, 5, 9])), *image, channels),
+                         (3, 3, channels, outputs), 1, padding)
+        if conv_onednn.takes(spec, jnp.dtype("float32")):
+            return spec
+
+
+def at_the_end_of_a_page(array: np.ndarray) -> jax.Array:
+    """The same numbers in front of a page that may not be read.
+
+    Up to 63 bytes lie between, because JAX copies what does not begin at a multiple
+    of 64.
+    """
+    room = -(-array.nbytes // 64) * 64
+    pages = -(-room // mmap.PAGESIZE) + 1
+    region = mmap.mmap(-1, pages * mmap.PAGESIZE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(region))
+    last = start + (pages - 1) * mmap.PAGESIZE
+    if ctypes.CDLL(None, use_errno=True).mprotect(
+            ctypes.c_void_p(last), mmap.PAGESIZE, PROT_NONE):
+        raise OSError(ctypes.get_errno(), "mprotect")
+    offset = (pages - 1) * mmap.PAGESIZE - room
+    copy = np.frombuffer(region, array.dtype, array.size, offset).reshape(array.shape)
+    copy[...] = array
+    on_device = jax.device_put(copy)
+    assert on_device.unsafe_buffer_pointer() == copy.ctypes.data
+    return on_device
+
+
+def by_numpy(x, w, g, spec: ConvSpec):
+    """y, dx and dw in float64, a sum over the taps."""
+    x, w, g = (np.asarray(a, np.float64) for a in (x, w, g))
+    n, groups, axes = x.shape[0], spec.groups, range(len(spec.kernel))
+    padded = np.pad(x, [(0, 0), *spec.padding, (0, 0)])
+    split = padded.reshape(*padded.shape[:-1], groups, -1)
+    gs = g.reshape(*g.shape[:-1], groups, -1)
+    ws = w.reshape(*w.shape[:-1], groups, -1)
+    y, dx, dw = np.zeros_like(gs), np.zeros_like(split), np.zeros_like(ws)
+    for tap in spec.taps:
+        seen = (slice(0, n), *(slice(
+            tap[i] * spec.rhs_dilation[i],
+            tap[i] * spec.rhs_dilation[i] + spec.strides[i] * (spec.out[i] - 1) + 1,
+            spec.strides[i]) for i in axes))
+        y += np.einsum("...gc,cgo->...go", split[seen], ws[tap])
+        dx[seen] += np.einsum("...go,cgo->...gc", gs, ws[tap])
+        dw[tap] = np.einsum("ngc,ngo->cgo", split[seen].reshape(-1, *split.shape[-2:]),
+                            gs.reshape(-1, *gs.shape[-2:]))
+    inside = (slice(0, n), *(slice(lo, lo + size) for (lo, _), size in zip(
+        spec.padding, spec.x_shape[1:-1])))
+    return (y.reshape(spec.y_shape), dx.reshape(padded.shape)[inside],
+            dw.reshape(spec.w_shape))
+
+
+def by_onednn(x, w, g, spec: ConvSpec):
+    @jax.jit
+    def passes(x, w, g):
+        return (conv_onednn.fastest.forward(x, w, spec),
+                conv_onednn.fastest.input_gradient(g, w, spec),
+                conv_onednn.fastest.weight_gradient(x, g, spec))
+    return passes(x, w, g)
+
+
+def handler(spec: ConvSpec, result: tuple[int, ...], *operands, kind=0, tile=0):
+    """The library's handler without any of Python's checks."""
+    low, high = zip(*spec.padding)
+    numbers = {"strides": spec.strides, "low": low, "high": high,
+               "dilation": spec.rhs_dilation, "kind": kind, "groups": spec.groups,
+               "tile": tile}
+    shape = jax.ShapeDtypeStruct(result, operands[0].dtype)
+    return jax.ffi.ffi_call(library.TARGET, shape)(*operands, **{
+        name: np.int64(value) for name, value in numbers.items()})
+
+
+def check(spec: ConvSpec, dtype, rng: np.random.Generator) -> None:
+    """AssertionError that names the problem if a pass is wrong.
+
+    An error is one of max |a - b| / max |b|, where b is a tenth at least of the sum of
+    the sizes of its products: a sum may come out as nearly nothing.
+    """
+    arrays = [at_the_end_of_a_page(np.asarray(
+        rng.normal(size=shape), jnp.dtype(dtype)))
+        for shape in (spec.x_shape, spec.w_shape, spec.y_shape)]
+    expected = by_numpy(*arrays, spec)
+    sizes = by_numpy(*map(np.abs, arrays), spec)
+    for name, found, right, size in zip(("y", "dx", "dw"), by_onednn(*arrays, spec),
+                                        expected, sizes):
+        assert found.dtype == dtype and found.shape == right.shape, (name, spec)
+        error = np.abs(np.asarray(found, np.float64) - right).max() / max(
+            np.abs(right).max(), size.max() / 10, 1e-9)
+        assert error <= TOLERANCE[dtype], (name, error, dtype, spec)
+    if dtype == "float32":
+        y = np.float32(expected[0])
+        mean = y.reshape(-1, y.shape[-1]).mean(0)
+        check_sums(arrays[2], at_the_end_of_a_page(y), at_the_end_of_a_page(mean))
+
+
+def check_sums(a, b, center) -> None:
+    found = jax.jit(sums_p.bind)(a, b, center)
+    a, b, center = (np.asarray(one, np.float64) for one in (a, b, center))
+    for name, one, products in zip(("sum", "product"), found, (a, a * (b - center))):
+        axes = tuple(range(products.ndim - 1))
+        error = np.abs(one - products.sum(axes))
+        assert (error <= 2e-6 * np.abs(products).sum(axes)).all(), (name, a.shape)
+
+
+def fuzz(count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    dtypes = ["float32"] * 3 + ["bfloat16"] * library.load().bfloat16
+    for i in range(count):
+        dtype = dtypes[i % len(dtypes)]
+        check(problem(rng, dtype), dtype, rng)
+        if i % 500 == 499:
+            jax.clear_caches()  # each problem is a program of its own
+
+
+def fuzz_winograd(count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        only = {(2, 4)[i % 2]: winograd_cost.Cost(0, 0, 0)}
+        dtype = "bfloat16" if i % 5 == 4 and library.load().bfloat16 else "float32"
+        with mock.patch.object(winograd_cost, "COSTS", only):
+            check(winograd_problem(rng), dtype, rng)
+        if i % 500 == 499:
+            jax.clear_caches()
+
+
+if __name__ == "__main__":
+    run = fuzz_winograd if sys.argv[3:] == ["winograd"] else fuzz
+    run(int(sys.argv[1]), int(sys.argv[2]))
+    print(f"{sys.argv[1]} problems, seed {sys.argv[2]}: right")

@@ -1,0 +1,80 @@
+"""Workdirs of runs that never trained: files with figures that a test chooses."""
+
+import csv
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+from tests.support.tiny_runs import tiny
+
+from cnn_jax import networks
+from cnn_jax.inspection.explain import classification_metrics as quality
+from cnn_jax.networks.summary import layer_table
+from cnn_jax.json_files import sealed
+from cnn_jax.config.rules import to_json
+
+DIGITS = tuple("0123456789")
+
+
+def made_run(folder: Path, changes: dict | None = None, accuracy: float | None = 0.9,
+             epochs: int = 3, class_names: tuple[str, ...] = DIGITS,
+             **facts) -> Path:
+    """The workdir of a run of the tiny config.
+
+    accuracy: on 100 test images; None: the run has no results yet.
+    epochs: how many have ended. facts: replace what data.json says.
+    """
+    folder.mkdir(parents=True)
+    config = tiny(changes, **{"checkpoint.monitor": "val_loss"})
+    (folder / "config.json").write_text(to_json(config))
+    (folder / "data.json").write_text(json.dumps(sealed({
+        "name": "digits", "source": "digits: made for a test",
+        "image_shape": [8, 8, 1], "class_names": class_names, "scaling": [0, 1 / 255],
+        "counts": {"train": 128, "validation": 50, "test": 100},
+        "sha256": f"of seed {config.seed}"} | facts)))
+    rows = [{"epoch": i, "step": 8 * i, "loss": 2 / i, "accuracy": 1 - 0.9 / i,
+             "val_loss": 2.5 / i, "val_accuracy": 1 - 0.8 / i, "learning_rate": 1e-3,
+             "seconds": 1.5, "images_per_second": 100.0} for i in range(1, epochs + 1)]
+    if rows:
+        with (folder / "history.csv").open("w", newline="") as file:
+            table = csv.DictWriter(file, list(rows[0]))
+            table.writeheader()
+            table.writerows(rows)
+    (folder / "summary.json").write_text(summary())
+    if accuracy is not None:
+        right = round(100 * accuracy)
+        (folder / "results.json").write_text(json.dumps(sealed({
+            "network": "baseline", "dataset": "digits", "seed": config.seed,
+            "params": 13_874, "epochs": epochs, "best_epoch": epochs,
+            "validation_accuracy": rows[-1]["val_accuracy"],
+            "test_accuracy": right / 100, "test_loss": 1 - accuracy,
+            "test_examples": 100, "train_seconds": 4.5, "images_per_second": 100.0,
+            "compile_seconds": 2.0, "versions": {"python": "3.11.7", "jax": "0.10.2"},
+            "devices": ["cpu: cpu"], "machine": "2 cores", "commit": None,
+            "command": "python main.py --config=configs/default.py"})))
+        quality.save(made_quality(right, class_names, 8 * epochs), folder)
+    return folder
+
+
+def resealed(content: dict, **changes) -> dict:
+    """With changes, and the checksum that they need."""
+    return sealed({key: value for key, value in (content | changes).items()
+                   if key != "crc32"})
+
+
+def made_quality(right: int, class_names: tuple[str, ...],
+                 step: int) -> quality.Quality:
+    """Of 100 images, ten of each of ten classes, so many are right; the last ones are
+    taken for the class before."""
+    labels = np.arange(100) // 10
+    predicted = np.where(np.arange(100) < right, labels, labels - 1)
+    return quality.Quality(
+        "test", step, "image", class_names,
+        quality.confusion(labels, predicted, len(class_names)),
+        quality.calibration(np.linspace(0.5, 1, 100), labels == predicted))
+
+
+@functools.cache
+def summary() -> str:
+    return layer_table(networks.create("baseline", 10), (8, 8, 1)).json()

@@ -1,0 +1,214 @@
+"""A tiny run for the tests: its config, and ways to start it in this process or as a
+user would, through main.py in a process of its own.
+
+The digits at 8 x 8 pixels and the network 'baseline', which has batch norm and dropout;
+a run takes seconds, nearly all of them compiling.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from cnn_jax import data
+from cnn_jax.data.scaling import Scaling
+from cnn_jax.json_files import is_sealed
+from cnn_jax.workdir.checkpoints.write import Checkpoints
+from cnn_jax.training.recipe import abstract_state, create_recipe
+from cnn_jax.training.steps import TrainState
+from cnn_jax.workdir.checkpoints.read import leaves
+from cnn_jax.workdir.trained import Trained
+from cnn_jax.data.info import DataInfo, describe
+from configs import default
+
+ROOT = Path(__file__).parents[2]
+# For a process on a busy machine, before the test gives up.
+PATIENCE_SECONDS = float(os.environ.get("TEST_PATIENCE_SECONDS", 240))
+
+TINY = {
+    "model.name": "baseline", "data.limit": 128, "batch_size": 16,
+    "eval_batch_size": 100, "epochs": 2}
+# Everything that a resumed run could get wrong, in one run.
+RICH = TINY | {
+    "epochs": 3, "augment.horizontal_flip": True, "augment.width_shift_range": 0.1,
+    "optimizer.name": "adam", "optimizer.accumulate_steps": 3,
+    "optimizer.ema_decay": 0.9, "schedule.name": "cosine",
+    "schedule.warmup_epochs": 0.5, "checkpoint.every_steps": 3, "log.every_steps": 2}
+
+
+def tiny(changes: dict | None = None, **fields) -> ConfigDict:
+    """The tiny config; `changes` by dotted names, `fields` by plain ones."""
+    config = default.get_config()
+    config.update_from_flattened_dict(TINY | (changes or {}) | fields)
+    return config
+
+
+def as_flags(changes: dict) -> list[str]:
+    """The command line of main.py that makes `tiny(changes)`."""
+    return ["--config=configs/default.py"] + [
+        f"--config.{field}={value}" for field, value in (TINY | changes).items()]
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+    """This process's environment with so many fake CPU devices."""
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+
+
+def start_python(*args, devices: int = 1, **options) -> subprocess.Popen:
+    """Starts this Python in the root of the repository; output is piped as text."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, args)], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        **{"env": environment(devices)} | options)
+
+
+def start_main(workdir: Path, changes: dict | None = None, *args,
+               **options) -> subprocess.Popen:
+    """Starts `main.py` on the tiny config, with further arguments."""
+    return start_python("main.py", *as_flags(changes or {}), f"--workdir={workdir}",
+                        *args, **options)
+
+
+def end(process: subprocess.Popen) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a process, which is killed if it hangs."""
+    try:
+        output, errors = process.communicate(timeout=PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, errors = process.communicate()
+        raise AssertionError(f"no end after {PATIENCE_SECONDS} s:\n{output}\n{errors}")
+    return process.returncode, output, errors
+
+
+def main(workdir: Path, changes: dict | None = None, *args,
+         **options) -> tuple[int, str, str]:
+    """Runs `main.py` to its end."""
+    return end(start_main(workdir, changes, *args, **options))
+
+
+def refusal(result: tuple[int, str, str], code: int) -> str:
+    """The line of main.py that says what was wrong; asserts the exit code, and that
+    nothing else is on stderr."""
+    line, *more = result[2].splitlines() or [""]
+    assert result[0] == code and line.startswith("cnn_jax: ") and not more, result
+    return line
+
+
+def wait_until(happened: Callable[[], bool], process: subprocess.Popen) -> None:
+    """Polls until something has happened; fails if the process ended before."""
+    limit = time.monotonic() + PATIENCE_SECONDS
+    while not happened():
+        assert process.poll() is None, end(process)
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.02)
+
+
+def picture_folder(path: Path, classes: list[str], brightness: int) -> dict:
+    """Ten 8 x 8 pictures a class; returns the flags to train on them."""
+    rng = np.random.default_rng(brightness)
+    for name in classes:
+        (path / name).mkdir(parents=True)
+        for k in range(10):
+            pixels = rng.integers(0, brightness, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(path / name / f"{k}.png")
+    return {"data.name": "folder", "data.dir": str(path), "batch_size": 4,
+            "data.validation": 0.25, "data.test": 0.25, "data.limit": 0, "epochs": 1}
+
+
+def read_results(workdir: Path) -> dict:
+    """Without the checksum."""
+    results = json.loads((workdir / "results.json").read_text())
+    assert is_sealed(results)
+    del results["crc32"]
+    return results
+
+
+def read_rows(workdir: Path) -> list[dict]:
+    """The rows of metrics.jsonl without the times, which differ between runs."""
+    times = ("seconds", "images_per_second")
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in row.items() if k not in times} for row in rows]
+
+
+def rows_written(workdir: Path) -> int:
+    path = workdir / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def losses(workdir: Path) -> list[list[str]]:
+    """history.csv without its last two columns, which are times."""
+    lines = (workdir / "history.csv").read_text().splitlines()
+    assert lines[0].endswith("learning_rate,seconds,images_per_second")
+    return [line.split(",")[:-2] for line in lines]
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    """The same final state, figures and rows, but for the times."""
+    a, b = read_results(ours), read_results(theirs)
+    for name in ("params_sha256", "epochs", "best_epoch", "validation_accuracy",
+                 "test_accuracy", "test_loss", "test_examples"):
+        assert a[name] == b[name], name
+    assert losses(ours) == losses(theirs)
+    assert read_rows(ours) == read_rows(theirs)
+
+
+def prepare(config: ConfigDict):
+    """(data set, recipe, image shape) of a config, for one device."""
+    dataset = data.load(config.data, config.seed)
+    info = describe(dataset, config.data.scaling)
+    return dataset, create_recipe(config, info), info.image_shape
+
+
+def untrained(config: ConfigDict, image_shape: tuple[int, int, int],
+              class_names: tuple[str, ...]) -> Trained:
+    """A run that never trained, with random parameters; made without its data, and
+    without compiling anything."""
+    info = DataInfo(config.data.name, "none", image_shape, class_names,
+                    Scaling(0.0, 1 / 255), {"train": 1000, "validation": 10, "test": 0},
+                    sha256="")
+    recipe, random = create_recipe(config, info), np.random.default_rng(0)
+    shapes = abstract_state(recipe, image_shape)
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    state = state.replace(
+        params=jax.tree.map(lambda leaf: random.normal(
+            scale=0.1, size=leaf.shape).astype(leaf.dtype), shapes.params),
+        batch_stats=jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype),
+                                 shapes.batch_stats))
+    return Trained(config, info, recipe, state, 0)
+
+
+def restore(workdir: Path, config: ConfigDict, step: int | None = None) -> TrainState:
+    """The state in a run's checkpoint: the latest one, or that of `step`."""
+    _, recipe, shape = prepare(config)
+    with Checkpoints(workdir / "checkpoints", writing=False) as checkpoints:
+        step = checkpoints.latest if step is None else step
+        return checkpoints.restore(step, abstract_state(recipe, shape))[0]
+
+
+def distance(ours, theirs) -> float:
+    """Relative L2 distance of two trees: |a - b| / |b| over all their leaves."""
+    a, b = leaves(ours), leaves(theirs)
+    assert a.keys() == b.keys() and a
+    difference = sum(np.sum((a[k].astype(np.float64) - b[k]) ** 2) for k in a)
+    return float(np.sqrt(difference / sum(np.sum(b[k].astype(np.float64) ** 2)
+                                          for k in b)))
+
+
+def assert_same_bits(ours, theirs) -> None:
+    """Every leaf has the same dtype, shape and bytes."""
+    a, b = leaves(ours), leaves(theirs)
+    assert a.keys() == b.keys() and a
+    for path in a:
+        x, y = np.asarray(a[path]), np.asarray(b[path])
+        assert (x.dtype, x.shape) == (y.dtype, y.shape), path
+        assert x.tobytes() == y.tobytes(), path

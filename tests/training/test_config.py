@@ -1,0 +1,183 @@
+"""Configs: every field has a rule, and every bad value one clear line."""
+
+import json
+
+import ml_collections
+import pytest
+
+from cnn_jax import networks
+from cnn_jax.errors import InputError
+from cnn_jax.config import rules
+from cnn_jax.training.recipe import create_model
+from configs import default, lenet, network
+
+BAD = [
+    ("seed", -1, "whole number from 0"),
+    ("seed", 2**31, "whole number"),
+    ("epochs", 0, "whole number from 1"),
+    ("batch_size", 0, "whole number from 1"),
+    ("batch_size", -4, "whole number from 1"),
+    ("batch_size", True, "whole number"),
+    ("batch_size", 64.0, "whole number"),
+    ("eval_batch_size", 0, "whole number"),
+    ("dtype", "float16", "bfloat16, float32"),
+    ("parallel", "pmpa", "jit, pmap"),
+    ("devices", -1, "whole number"),
+    ("steps_per_call", -1, "whole number"),
+    ("coordinator", "localhost", "host:port"),
+    ("coordinator", "localhost:abc", "host:port"),
+    ("coordinator", "localhost:70000", "host:port"),
+    ("model.name", "lenet", "lenet5"),
+    ("model.name", "", "lenet5"),
+    ("model.name", "../../x", "lenet5"),
+    ("model.conv", "imcol", "im2col"),
+    ("model.pool", "max", "windows"),
+    ("model.init", "xavier", "keras"),
+    ("model.bn", "tf", "keras"),
+    ("model.num_classes", -1, "whole number"),
+    ("model.num_classes", 200_000_000, "from 0 to 1000000"),
+    ("model.fields", {"actvation": "tanh"}, "activation"),
+    ("data.name", "mnst", "mnist"),
+    ("data.name", "tfds:", "tfds:NAME"),
+    ("data.image_size", (28,), "2 items"),
+    ("data.image_size", (28, -28), "whole number"),
+    ("data.image_size", (28, 0), "(0, 0)"),
+    ("data.image_size", (28.5, 28), "whole number"),
+    ("data.image_size", ("a", "b"), "whole number"),
+    ("data.channels", 2, "colour"),
+    ("data.validation", -0.1, ">= 0"),
+    ("data.validation", 10.5, "whole number of images"),
+    ("data.split", "random", "stratified"),
+    ("data.test", 1.0, "below 1"),
+    ("data.limit", -1, "whole number"),
+    ("data.scaling", "none", "unit"),
+    ("data.seed", -1, "whole number"),
+    ("data.biased_triangles", 1, "true or false"),
+    ("data.biased_triangles", True, "shapes_colour and shapes_shape"),
+    ("data.validation_is_test", True, "it is for folder"),
+    ("augment.rotation_range", 200.0, "<= 180"),
+    ("augment.zoom_range", 1.0, "< 1"),
+    ("augment.fill_mode", "wrap", "nearest"),
+    ("augment.horizontal_flip", 1, "true or false"),
+    ("augment.crop_padding", -1, "whole number"),
+    ("augment.crop_padding", 1000, "to 256"),
+    ("augment.cutout", 2.5, "whole number"),
+    ("augment.mixup", -0.1, ">= 0"),
+    ("augment.cutmix", float("nan"), "finite"),
+    ("loss.label_smoothing", 1.0, "< 1"),
+    ("optimizer.name", "adagrad", "adamw"),
+    ("optimizer.learning_rate", 0.0, "> 0"),
+    ("optimizer.learning_rate", -0.1, "> 0"),
+    ("optimizer.learning_rate", float("nan"), "finite"),
+    ("optimizer.learning_rate", float("inf"), "finite"),
+    ("optimizer.learning_rate", "0.1", "finite number"),
+    ("optimizer.momentum", 1.0, "< 1"),
+    ("optimizer.weight_decay", -1e-4, ">= 0"),
+    ("optimizer.clip_norm", float("nan"), "finite"),
+    ("optimizer.accumulate_steps", 0, "whole number"),
+    ("optimizer.ema_decay", 1.0, "< 1"),
+    ("schedule.name", "linear", "cosine"),
+    ("schedule.boundaries_epochs", ("a",), "finite number"),
+    ("schedule.warmup_epochs", 11.0, "config.epochs = 10"),
+    ("schedule.factor", 0.0, "> 0"),
+    ("schedule.final_factor", 2.0, "<= 1"),
+    ("schedule.decay", -1e-6, ">= 0"),
+    ("optimizer.decay_parts", 3, "string"),
+    ("early_stopping.monitor", "val_acc", "val_accuracy"),
+    ("early_stopping.patience", -1, "whole number"),
+    ("checkpoint.monitor", "f1", "val_loss"),
+    ("checkpoint.keep", 1, "whole number from 2"),
+    ("log.every_steps", 0, "whole number"),
+    ("inspect.images", 0, "whole number from 1 to 64"),
+    ("inspect.layers", 3, "string"),
+    ("inspect.position", (1,), "2 items"),
+    ("inspect.position", (-2, 0), "whole number from -1"),
+    ("inspect.noise", -0.1, ">= 0"),
+    ("inspect.steps", 0, "whole number from 1"),
+]
+
+
+def with_value(field: str, value) -> ml_collections.ConfigDict:
+    """The default config with one field of any value, types not enforced."""
+    values = default.get_config().to_dict()
+    part = values
+    *parents, last = field.split(".")
+    for key in parents:
+        part = part[key]
+    part[last] = value
+    return ml_collections.ConfigDict(values)
+
+
+@pytest.mark.parametrize("field,value,allowed", BAD)
+def test_bad_value_is_refused_in_one_line(field, value, allowed):
+    with pytest.raises(InputError) as error:
+        rules.check(with_value(field, value))
+    message = str(error.value)
+    assert field in message and allowed in message, message
+    assert repr(value).lower() in message.lower(), message
+    assert "\n" not in message
+
+
+def test_the_nearest_names_come_first():
+    with pytest.raises(InputError, match="did you mean vgg16 .*[?] It must be one of"):
+        rules.check(with_value("model.name", "vgg166"))
+
+
+def test_good_configs_pass():
+    rules.check(default.get_config())
+    for dataset in ("digits", "mnist", "fashion_mnist", "cifar10"):
+        rules.check(lenet.get_config(dataset))
+
+
+def test_default_and_rules_name_the_same_fields():
+    assert set(rules.flat(default.get_config())) == set(rules.FIELDS)
+
+
+def test_typo_in_a_file_is_refused_with_the_nearest_field():
+    with pytest.raises(InputError, match="optimizer.lerning_rate.*learning_rate"):
+        rules.check(with_value("optimizer.lerning_rate", 0.1))
+
+
+def test_missing_field_is_refused():
+    values = default.get_config().to_dict()
+    del values["optimizer"]["momentum"]
+    with pytest.raises(InputError, match="optimizer.momentum is missing"):
+        rules.check(ml_collections.ConfigDict(values))
+
+
+def test_processes_need_a_number_each():
+    config = default.get_config()
+    config.coordinator = "127.0.0.1:1234"
+    config.num_processes = 2
+    with pytest.raises(InputError, match="process_id"):
+        rules.check(config)
+    config.process_id = 1
+    rules.check(config)
+
+
+def test_json_round_trip_has_no_differences():
+    config = lenet.get_config("mnist")
+    back = ml_collections.ConfigDict(json.loads(config.to_json()),
+                                     convert_dict=True)
+    assert rules.differences(config, back) == []
+    assert rules.fingerprint(config) == rules.fingerprint(back)
+    rules.check(back)
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_every_network_has_a_config_with_all_its_fields(name):
+    config = network.get_config(name)
+    rules.check(config)
+    back = ml_collections.ConfigDict(json.loads(config.to_json()),
+                                     convert_dict=True)
+    assert create_model(back) == create_model(config) == networks.create(name)
+    assert config.data.image_size == networks.NETWORKS[name].input_shape[:2]
+
+
+def test_differences_name_the_fields_that_matter():
+    ours, theirs = default.get_config(), default.get_config()
+    ours.optimizer.learning_rate = 0.5
+    ours.devices = 3  # where it runs, not what it computes
+    assert rules.differences(ours, theirs) == [
+        "optimizer.learning_rate: 0.001 -> 0.5"]
+    assert rules.fingerprint(ours) != rules.fingerprint(theirs)

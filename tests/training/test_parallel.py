@@ -1,0 +1,154 @@
+"""Data-parallel training equals one device: jit over a mesh and pmap, 2 and 4 devices.
+
+The runs happen in one process with fake CPU devices, see device_runs.py. They use plain
+SGD, as the bounds are about summation order. Two things would hide it: Adam divides a
+gradient that is zero but for rounding (a bias before batch norm) by its own size, and a
+larger learning rate amplifies the one ReLU in millions that rounding pushes over 0.
+"""
+
+import json
+import re
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.support.tiny_runs import (ROOT, end, environment, main, read_results,
+                                     refusal, start_python, tiny)
+
+from cnn_jax.errors import InputError
+from cnn_jax.training import calls, parallel
+
+RUNS = ROOT / "tests" / "support" / "device_runs.py"
+BOUNDS = (1e-6, 1e-4)  # relative L2 after 1 step and after 60
+
+
+def run_devices(*counts: int) -> dict:
+    process = environment(devices=max(counts))
+    # Compiling without LLVM's optimisations is three times faster.
+    process["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+    code, output, errors = end(start_python(RUNS, *counts, env=process))
+    assert code == 0, errors
+    return json.loads(output.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def found():
+    return run_devices(2, 4)
+
+
+def assert_equal_training(found: dict) -> None:
+    for setting, parts in found["train"].items():
+        for part, distances in parts.items():
+            print(setting, part, distances)
+            for distance, bound in zip(distances, BOUNDS, strict=True):
+                assert distance <= bound, (setting, part, distances)
+
+
+def test_the_same_parameters_as_one_device(found):
+    assert list(found["train"]) == ["jit 2", "pmap 2", "jit 4", "pmap 4"]
+    assert_equal_training(found)
+
+
+def test_the_check_sees_batch_norm_that_is_not_synchronised(found):
+    distance = found["unsynchronised"]["params"][0]
+    print("not synchronised:", distance)
+    assert distance > 10 * BOUNDS[0]
+
+
+def test_evaluation_does_not_depend_on_the_devices(found):
+    expected = found["evaluate"]["jit 1"]
+    assert expected["examples"] == 359  # 359 = 9 * 40 - 1: the last batch is padded
+    for setting, figures in found["evaluate"].items():
+        assert figures["examples"] == expected["examples"], setting
+        assert figures["accuracy"] == expected["accuracy"], setting
+        assert figures["loss"] == pytest.approx(expected["loss"], rel=1e-6), setting
+
+
+def test_states_saved_on_some_devices_are_restored_on_others(found):
+    assert found["save_and_restore"] == 9  # {1, 2, 4} x {1, 2, 4}, bit for bit
+
+
+@pytest.mark.slow
+def test_runs_saved_on_1_2_4_and_8_devices_are_restored_on_all(tmp_path):
+    """Saved and restored by eight processes, each with so many devices."""
+    counts, saved = (1, 2, 4, 8), {}
+    for count in counts:
+        workdir = tmp_path / str(count)
+        code, _, errors = main(workdir, {"epochs": 1}, devices=count)
+        assert code == 0, errors
+        saved[str(workdir)] = read_results(workdir)["params_sha256"]
+    for count in counts:
+        code, output, errors = end(start_python(
+            ROOT / "tests" / "support" / "device_restores.py", *saved, devices=count))
+        assert code == 0, errors
+        assert json.loads(output.splitlines()[-1]) == {
+            workdir: [checksum] * count for workdir, checksum in saved.items()}
+
+
+def gathered(hlo: str) -> list[str]:
+    """The results of all-gathers in a compiled program, such as 'u8[16,8,8,1]'."""
+    return re.findall(r"= (\w+\[[\d,]*\])\S* all-gather", hlo)
+
+
+def test_no_device_gathers_the_batch(found):
+    assert gathered(found["hlo"]) == []
+    assert "all-reduce" in found["hlo"]
+
+
+def test_the_check_sees_a_gathered_batch(found):
+    assert "u8[16,8,8,1]" in gathered(found["hlo_gathered"])
+
+
+@pytest.fixture(scope="module")
+def run_eight():
+    return run_devices(8, 4, 2)
+
+
+@pytest.mark.slow
+def test_the_same_parameters_on_eight_devices(run_eight):
+    assert_equal_training(run_eight)
+
+
+@pytest.mark.slow
+def test_ten_runs_on_eight_devices_end_alike(tmp_path):
+    """More devices than cores: a collective that waits for a thread would abort. There
+    are 80 steps an epoch, of which none is looked at before the last."""
+    found = set()
+    for number in range(10):
+        code, _, errors = main(tmp_path / str(number), {
+            "epochs": 2, "data.limit": 0, "log.every_steps": 10_000}, devices=8)
+        assert code == 0, errors
+        found.add(read_results(tmp_path / str(number))["params_sha256"])
+    assert len(found) == 1
+
+
+def test_calls_are_waited_for_on_several_cpu_devices(monkeypatch):
+    """One after the other: queued ones can wait for each other's threads."""
+    place = parallel.place(tiny())
+    assert len(place.devices) == 1 and not place.synchronous
+    several = place._replace(devices=2 * place.devices)
+    assert several.synchronous == (place.devices[0].platform == "cpu")
+    waited, one = [], jnp.ones(1)
+    monkeypatch.setattr(calls.jax, "block_until_ready", waited.append)
+    for placement, count in ((several, 5), (place, 0)):
+        this = types.SimpleNamespace(
+            config=tiny(), steps_per_epoch=5, steps_per_call=1,
+            placement=placement._replace(fetch=np.asarray))
+        waited.clear()
+        list(calls.make_calls(this, {1: lambda *a: (None, one)}, None, (),
+                              np.zeros((5, 16), int), 0, []))
+        assert len(waited) == count
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path):
+    message = refusal(main(tmp_path, {"batch_size": 15, "epochs": 1}, devices=2), 2)
+    assert "config.batch_size = 15 does not divide over 2 devices" in message
+
+
+@pytest.mark.parametrize("fields, words", [
+    ({"devices": 99}, "config.devices = 99, but there are"),
+])
+def test_devices_that_are_not_there_are_refused(fields, words):
+    with pytest.raises(InputError, match=words):
+        parallel.place(tiny(fields))

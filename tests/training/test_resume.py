@@ -1,0 +1,98 @@
+"""Exact resume: a run that goes on from a checkpoint ends bit for bit as one that was
+not stopped. `tests/test_faults.py` kills and stops real processes.
+
+The runs have batch norm, dropout, augmentation, an average of the parameters, gradient
+accumulation, adam and a schedule; checkpoints lie inside epochs too.
+"""
+
+import shutil
+
+import pytest
+from tests.support.tiny_runs import RICH, assert_same_run, read_results, restore, tiny
+
+from cnn_jax import training
+from cnn_jax.workdir.checkpoints.write import Checkpoints
+from cnn_jax.workdir.checkpoints.read import leaves
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+STEPS_PER_EPOCH = 8  # 128 images, 16 a step; RICH trains 3 epochs
+IN_ONE_CALL = RICH | {"steps_per_call": 3}  # 3 + 3 + 1 + 1 steps an epoch
+
+
+def run_whole(folder, changes):
+    """An uninterrupted run that keeps the checkpoint of every step."""
+    training.run(tiny(changes | {"checkpoint.keep": 1000}), folder, quiet=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, compiled_once):
+    return run_whole(tmp_path_factory.mktemp("runs") / "whole",
+                     RICH | {"checkpoint.every_steps": 1})
+
+
+@pytest.fixture(scope="module")
+def whole_in_calls(tmp_path_factory, compiled_once):
+    return run_whole(tmp_path_factory.mktemp("runs") / "whole", IN_ONE_CALL)
+
+
+def killed_after(whole, workdir, step: int):
+    """A copy of a run as a kill leaves it after the checkpoint of `step`."""
+    shutil.copytree(whole, workdir)
+    (workdir / "results.json").unlink()
+    for checkpoint in (workdir / "checkpoints").iterdir():
+        if int(checkpoint.name) > step:
+            shutil.rmtree(checkpoint)
+    return workdir
+
+
+BOUNDARIES = {"mid-epoch": 11, "last step of an epoch": STEPS_PER_EPOCH,
+              "first of the next": STEPS_PER_EPOCH + 1,
+              "before the last step of the run": 3 * STEPS_PER_EPOCH - 1,
+              "last step of the run": 3 * STEPS_PER_EPOCH}
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_resume_at_boundary(whole, tmp_path, boundary):
+    workdir = killed_after(whole, tmp_path / "run", BOUNDARIES[boundary])
+    training.run(tiny(RICH | {"checkpoint.every_steps": 1}), workdir, quiet=True)
+    assert_same_run(workdir, whole)
+
+
+def test_resume_at_boundary_of_a_complete_run_trains_no_step(
+        whole, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole, workdir)
+    files = {path: path.read_bytes() for path in workdir.iterdir() if path.is_file()}
+
+    def fail(*_):
+        raise AssertionError("a complete run was trained on")
+    monkeypatch.setattr("cnn_jax.training.loop.fit", fail)
+    training.run(tiny(RICH | {"checkpoint.every_steps": 1, "checkpoint.keep": 1000}),
+                 workdir, quiet=True)
+    for path, content in files.items():
+        assert path.read_bytes() == content, path
+
+
+@pytest.mark.parametrize("step", [3, 6, STEPS_PER_EPOCH + 3])
+def test_resume_at_boundary_of_several_steps_in_one_call(
+        whole_in_calls, tmp_path, step):
+    workdir = killed_after(whole_in_calls, tmp_path / "run", step)
+    training.run(tiny(IN_ONE_CALL), workdir, quiet=True)
+    assert_same_run(workdir, whole_in_calls)
+
+
+def test_the_comparison_can_fail(whole, tmp_path):
+    """A checkpoint that is one value off does not end in the same run."""
+    workdir = killed_after(whole, tmp_path / "run", 3 * STEPS_PER_EPOCH - 1)
+    state = restore(workdir, tiny(RICH))
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        _, meta = checkpoints.restore(checkpoints.latest, state)
+    shutil.rmtree(workdir / "checkpoints" / str(3 * STEPS_PER_EPOCH - 1))
+    leaves(state.opt_state)["inner_opt_state/0/mu/head/bias"][0] += 1e-6
+    with Checkpoints(workdir / "checkpoints", keep=1000) as checkpoints:
+        checkpoints.save(3 * STEPS_PER_EPOCH - 1, state, meta)
+    training.run(tiny(RICH | {"checkpoint.every_steps": 1}), workdir, quiet=True)
+    assert (read_results(workdir)["params_sha256"]
+            != read_results(whole)["params_sha256"])

@@ -1,0 +1,531 @@
+"""`run` and the modes of main.py: what a run leaves, and what a user can do with it."""
+
+import configparser
+import json
+import re
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests.support.tiny_runs import (ROOT, end, main, picture_folder, prepare,
+                                     read_results, read_rows, refusal, restore,
+                                     start_main, start_python, tiny, wait_until)
+
+from cnn_jax import training
+from cnn_jax.cli import modes
+from cnn_jax.data.batches import concatenate
+from cnn_jax.data.scaling import scale
+from cnn_jax.errors import InputError, RunError
+from cnn_jax.training import calls, loop, parallel
+from cnn_jax import console
+from cnn_jax.workdir import recorder as metrics, results, trained
+from cnn_jax.workdir.checkpoints.write import Checkpoints
+from cnn_jax.training.evaluate import compile_evaluation
+from cnn_jax.workdir.folder import default_path
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+# A network that has learnt its digits, so that predictions can be judged.
+TAUGHT = {"data.limit": 0, "batch_size": 64, "epochs": 6,
+          "optimizer.learning_rate": 0.005}
+KEYS = """network dataset seed params epochs best_epoch validation_accuracy
+    test_accuracy test_loss test_examples train_seconds compile_seconds
+    images_per_second peak_memory_mb params_sha256 versions devices machine command
+    commit""".split()
+FILES = """config.json metrics.jsonl history.csv train validation checkpoints
+    summary.txt learning_curves.png results.json quality.json pictures inspection
+    report.html""".split()
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory, compiled_once):
+    """(workdir, stdout) of a run through main.py, as a user starts it."""
+    workdir = tmp_path_factory.mktemp("runs") / "taught"
+    code, output, errors = main(workdir, TAUGHT)
+    assert code == 0, errors
+    return workdir, output
+
+
+def ask(capsys, mode: str, workdir=None, config=None, **fields) -> str:
+    """What `main.py --mode=...` prints, without a process of its own."""
+    modes.run(modes.Request(mode, config, workdir, **fields))
+    return capsys.readouterr().out
+
+
+# What a run says and leaves
+
+def test_the_workdir_holds_what_the_design_lists(taught):
+    workdir, _ = taught
+    assert set(FILES) <= {path.name for path in workdir.iterdir()}
+    assert not list(workdir.glob("*.partial"))
+    assert Image.open(workdir / "learning_curves.png").size[0] > 300
+    assert json.loads((workdir / "config.json").read_text())["batch_size"] == 64
+
+
+def test_results_hold_every_figure(taught):
+    workdir, _ = taught
+    results = read_results(workdir)
+    assert set(KEYS) <= results.keys()
+    assert (results["network"], results["dataset"]) == ("baseline", "digits")
+    assert (results["params"], results["test_examples"]) == (13_874, 359)
+    assert results["epochs"] == 6 and 1 <= results["best_epoch"] <= 6
+    assert results["test_accuracy"] > 0.8, "it did not learn its digits"
+    assert re.fullmatch("[0-9a-f]{64}", results["params_sha256"])
+    for name in ("train_seconds", "images_per_second", "peak_memory_mb"):
+        assert results[name] > 0
+    assert "main.py --config=configs/default.py" in results["command"]
+
+
+def test_the_lines_of_a_run(taught):
+    workdir, output = taught
+    lines = output.splitlines()
+    assert f"workdir: {workdir}" in lines and "compiling ..." in lines
+    assert any(line.startswith("devices: 1 x cpu") and "jax 0." in line
+               for line in lines)
+    epochs = [line for line in lines if line.startswith("epoch ")]
+    words = (r"epoch \d/6 - loss: \d\.\d{4} - accuracy: \d\.\d{4} - val_loss: "
+             r"\d\.\d{4} - val_accuracy: \d\.\d{4} - [\d.]+ s - [\d,]+ images/s")
+    assert len(epochs) == 6 and all(re.fullmatch(words, line) for line in epochs)
+    assert any(line.startswith("test: loss: ") for line in lines)
+
+
+def test_history_and_metrics_have_each_epoch_once(taught):
+    workdir, _ = taught
+    rows = [row for row in read_rows(workdir) if row["kind"] == "epoch"]
+    assert [row["epoch"] for row in rows] == list(range(1, 7))
+    steps = [row["step"] for row in read_rows(workdir) if row["kind"] == "steps"]
+    assert steps == sorted(set(steps)) and steps[-1] == rows[-1]["step"]
+    table = (workdir / "history.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in table[1:]] == list("123456")
+
+
+def scalars(folder) -> dict[str, list[tuple[int, float]]]:
+    """tag -> (step, value) of the events in a folder, as TensorBoard reads them."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)]
+            for tag in events.Tags()["scalars"]}
+
+
+def test_tensorboard_reads_the_events(taught):
+    workdir, _ = taught
+    rows = [row for row in read_rows(workdir) if row["kind"] == "epoch"]
+    found = {part: scalars(workdir / part) for part in ("train", "validation")}
+    assert set(found["train"]) == set(found["validation"]) == {
+        "loss", "accuracy", "learning_rate", "images_per_second"}
+    for part, prefix in (("train", ""), ("validation", "val_")):
+        for tag in ("loss", "accuracy"):
+            assert found[part][tag] == [
+                (row["step"], pytest.approx(row[prefix + tag])) for row in rows]
+
+
+def test_events_are_there_once_after_an_end_before_the_first_checkpoint(
+        tmp_path, monkeypatch):
+    def die(*_, **__):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(loop, "save", die)
+    with pytest.raises(KeyboardInterrupt):
+        training.run(tiny(), tmp_path, quiet=True)
+    monkeypatch.undo()
+    training.run(tiny(), tmp_path, quiet=True)
+    assert [step for step, _ in scalars(tmp_path / "train")["loss"]] == [8, 16]
+
+
+def test_neither_tensorflow_nor_torch_is_used(tmp_path):
+    program = f"""
+import sys
+sys.path.insert(0, "tests")
+from tiny_runs import tiny
+from cnn_jax import training
+training.run(tiny(), {str(tmp_path)!r}, quiet=True)
+print([name for name in ("tensorflow", "torch", "keras") if name in sys.modules])
+"""
+    code, output, errors = end(start_python("-c", program))
+    assert code == 0, errors
+    assert output == "[]\n", "quiet, and none of them imported"
+
+
+def test_neither_tensorflow_nor_torch_is_required():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    extras = dict(setup["options.extras_require"])
+    del extras["peers"]  # which are there to be compared with
+    lists = [setup["options"]["install_requires"], *extras.values()]
+    names = [re.split(r"[ <>=~!\[]", line)[0] for text in lists
+             for line in text.split("\n") if line and not line.startswith("#")]
+    assert "jax" in names and not {"tensorflow", "tensorflow-cpu", "torch",
+                                   "keras"} & set(names)
+
+
+# The same folder again
+
+def test_a_finished_run_says_so_and_only_evaluates(taught, capsys):
+    workdir, output = taught
+    before = (workdir / "results.json").read_bytes()
+    training.run(tiny(TAUGHT), workdir)
+    again = capsys.readouterr().out
+    assert "already finished after epoch 6: evaluating only" in again
+    assert "compiling" not in again
+    test = [line for line in output.splitlines() if line.startswith("test: ")]
+    assert test[0] in again.splitlines()
+    assert (workdir / "results.json").read_bytes() == before
+
+
+def test_another_config_is_refused_by_field(taught):
+    workdir, _ = taught
+    before = (workdir / "config.json").read_bytes()
+    with pytest.raises(InputError) as caught:
+        training.run(tiny(TAUGHT | {"seed": 5, "optimizer.name": "sgd"}), workdir)
+    assert "seed: 0 -> 5" in str(caught.value)
+    assert "optimizer.name: 'adam' -> 'sgd'" in str(caught.value)
+    assert "batch_size" not in str(caught.value)
+    assert (workdir / "config.json").read_bytes() == before
+
+
+def test_a_second_writer_is_refused_and_a_stale_lock_is_not(tmp_path):
+    changes = {"epochs": 4000, "early_stopping.patience": 0}
+    process = start_main(tmp_path, changes)
+    try:
+        wait_until(lambda: (tmp_path / "history.csv").exists(), process)
+        with pytest.raises(InputError, match="in use by another process"):
+            training.run(tiny(changes), tmp_path, quiet=True)
+        assert process.poll() is None
+        wait_until(lambda: list((tmp_path / "checkpoints").glob("?*")), process)
+    finally:
+        process.kill()
+        end(process)
+    with pytest.raises(InputError, match="epochs: 4000 -> 2"):  # the lock was free
+        training.run(tiny(), tmp_path, quiet=True)
+
+
+def test_a_run_that_failed_leaves_the_folder_free(tmp_path):
+    """In a notebook the frames of the error live on, and with them the lock."""
+    with pytest.raises(RunError) as kept:
+        training.run(tiny({"optimizer.learning_rate": 1e30}), tmp_path, quiet=True)
+    with pytest.raises(RunError, match="not finite|loss is"):
+        training.run(tiny({"optimizer.learning_rate": 1e30}), tmp_path, quiet=True)
+    assert kept.value is not None
+
+
+# Runs that end early
+
+def test_a_loss_that_is_not_finite_names_step_and_rate(tmp_path):
+    message = refusal(main(tmp_path, {"optimizer.learning_rate": 1e30}), 1)
+    assert re.search(r"the loss is (nan|inf) at step [1-9]\d* \(epoch 1\), learning "
+                     r"rate 1e\+30: .*no checkpoint had been saved", message)
+
+
+def test_a_loss_that_is_not_finite_stops_at_the_next_log(tmp_path, monkeypatch):
+    """Not at the end of the epoch, which has 8 steps: the first update spoils the
+    parameters, and nothing is computed after step 2."""
+    seen = []
+
+    class Seen(calls.Look):
+        def __init__(self, *fields):
+            seen.append(self.done)
+
+    monkeypatch.setattr(calls, "Look", Seen)
+    with pytest.raises(RunError, match=r"the loss is \w+ at step [12] \(epoch 1\)"):
+        training.run(tiny({"optimizer.learning_rate": 1e30, "log.every_steps": 2}),
+                     tmp_path, quiet=True)
+    assert seen == [2]
+
+
+def test_the_last_finite_checkpoint_stays(tmp_path):
+    """The rate jumps to 1e27 after the first of three epochs."""
+    changes = {"epochs": 3, "schedule.name": "step", "schedule.factor": 1e30,
+               "schedule.boundaries_epochs": (1.0,)}
+    with pytest.raises(RunError, match=r"epoch 2\), learning rate 1e\+27.*the "
+                                       "checkpoint of step 8 is kept"):
+        training.run(tiny(changes), tmp_path, quiet=True)
+    state = restore(tmp_path, tiny(changes))
+    assert int(state.step) == 8
+    assert trained.load(tmp_path).step == 8
+    assert all(np.isfinite(leaf).all() for leaf in
+               state.params["head"].values())
+
+
+def test_a_parameter_that_is_not_finite_is_not_saved(tmp_path):
+    """One step, whose loss is finite, by a rate that is infinite in float32."""
+    changes = {"optimizer.name": "sgd", "optimizer.learning_rate": 1e39,
+               "data.limit": 16, "epochs": 1}
+    with pytest.raises(RunError, match=r"a parameter is not finite after the update at "
+                                       r"step 1 \(epoch 1\), learning rate.*no "
+                                       "checkpoint had been saved"):
+        training.run(tiny(changes), tmp_path, quiet=True)
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_early_stopping_ends_the_run(tmp_path, capsys):
+    results = training.run(
+        tiny({"epochs": 8, "early_stopping.patience": 2,
+              "early_stopping.min_delta": 100.0}), tmp_path)
+    assert results["epochs"] == 3, "one epoch that counts, two that do not improve"
+    assert "early stopping: val_loss did not improve" in capsys.readouterr().out
+    before = (tmp_path / "results.json").read_bytes()
+    training.run(tiny({"epochs": 8, "early_stopping.patience": 2,
+                       "early_stopping.min_delta": 100.0}), tmp_path)
+    assert "already finished after epoch 3" in capsys.readouterr().out
+    assert (tmp_path / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", "loss", "val_accuracy"])
+def test_the_best_checkpoint_is_by_the_chosen_metric(tmp_path, monitor):
+    results = training.run(
+        tiny({"epochs": 5, "checkpoint.monitor": monitor,
+              "optimizer.learning_rate": 0.03}), tmp_path, quiet=True)
+    rows = [row for row in read_rows(tmp_path) if row["kind"] == "epoch"]
+    values = [row[monitor] * (1 if "accuracy" in monitor else -1) for row in rows]
+    print(monitor, values)
+    assert results["best_epoch"] == 1 + int(np.argmax(values))
+    best = rows[results["best_epoch"] - 1]
+    assert results["validation_accuracy"] == best["val_accuracy"]
+    with Checkpoints(tmp_path / "checkpoints", writing=False) as checkpoints:
+        assert checkpoints.best == best["step"]
+
+
+@pytest.mark.parametrize("name", ["baseline", *(
+    pytest.param(name, marks=pytest.mark.slow) for name in (
+        "lenet5", "selu_cnn", "separable_cnn", "tf2_inception10", "tf2_resnet18",
+        "cifar_resnet20", "mobilenet_v1", "mobilenet_v2"))])
+def test_a_seed_decides_everything(name, tmp_path):
+    """Start, order, dropout, changes of the images."""
+    changes = {"model.name": name, "data.limit": 160, "augment.zoom_range": 0.2}
+    shas = [training.run(tiny(changes, seed=seed), tmp_path / str(number), quiet=True)
+            ["params_sha256"] for number, seed in enumerate((3, 3, 4))]
+    assert shas[0] == shas[1] != shas[2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_training_waits_for_what_is_written(
+        taught, tmp_path, monkeypatch, number):
+    draw = results.draw
+
+    def interrupted(*args):
+        signal.raise_signal(number)
+        draw(*args)
+    monkeypatch.setattr(results, "draw", interrupted)
+    with pytest.raises(training.Stopped, match="came when training had ended"):
+        training.run(tiny(TAUGHT), tmp_path / "run", quiet=True)
+    assert (tmp_path / "run" / "report.html").exists()
+    assert read_results(tmp_path / "run")["params_sha256"] == read_results(
+        taught[0])["params_sha256"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "data.json"])
+def test_checkpoints_without_what_made_them_are_not_gone_on_from(
+        taught, tmp_path, name):
+    shutil.copytree(taught[0], tmp_path / "run")
+    (tmp_path / "run" / name).unlink()
+    with pytest.raises(InputError, match=f"has checkpoints but no {name}"):
+        training.run(tiny(TAUGHT), tmp_path / "run", quiet=True)
+
+
+WITHOUT_CHECKSUM = " does not have the checksum"
+
+
+@pytest.mark.parametrize("name, old, new, words", [
+    *(("data.json", old, new, WITHOUT_CHECKSUM) for old, new in [
+        ("0.003", "0.009"), ('"scaling": [', '"scaling": [5, '), ('"0"', '"zero"'),
+        ('"test":', '"tast":'), ("8,", "0,"), ('"digits"', "null")]),
+    *(("config.json", old, new, WITHOUT_CHECKSUM) for old, new in [
+        ('"learning_rate": 0.0', '"learning_rate": 0.1'), ('"constant"', '"cosine"'),
+        ('"log"', '"lag"')]),
+    ("config.json", '"crc32"', '"crc33"', ".*config.crc33: no such field")])
+def test_json_that_was_changed_is_refused(taught, tmp_path, name, old, new, words):
+    shutil.copytree(taught[0], tmp_path / "run")
+    path = tmp_path / "run" / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    for use in (lambda: trained.load(tmp_path / "run"),
+                lambda: training.run(tiny(TAUGHT), tmp_path / "run", quiet=True)):
+        with pytest.raises(InputError, match=name + words):
+            use()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a.b": 1}', "9" * 5000])
+def test_config_json_that_is_no_config_is_one_line(taught, tmp_path, text):
+    shutil.copytree(taught[0], tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(text)
+    with pytest.raises(InputError, match="config.json"):
+        trained.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, f'{{"step": {"9" * 5000}}}'])
+def test_rows_that_are_no_rows_are_dropped(line):
+    assert not metrics.is_row_until(line, 5)
+
+
+# Evaluation, against plain NumPy
+
+def numpy_figures(found, part) -> dict:
+    """Mean cross-entropy and accuracy over a part, in float64."""
+    variables = {"params": found.state.params, "batch_stats": found.state.batch_stats}
+    logits = np.asarray(found.recipe.model.apply(
+        variables, scale(part.images, found.info.scaling), train=False), np.float64)
+    top = logits.max(1, keepdims=True)
+    log_sum = np.log(np.exp(logits - top).sum(1)) + top[:, 0]
+    losses = log_sum - logits[np.arange(len(logits)), part.labels]
+    return {"loss": losses.mean(), "examples": len(losses),
+            "accuracy": (logits.argmax(1) == part.labels).mean()}
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100, 1000])
+def test_evaluation_counts_every_example_once(taught, batch_size, monkeypatch, capsys):
+    found = trained.load(taught[0])
+    config = tiny(TAUGHT, eval_batch_size=batch_size)
+    dataset, _, _ = prepare(config)
+    placement = parallel.place(config)
+    examples, spans = concatenate(dataset)
+    examples, state = placement.put(examples), placement.put(found.state)
+    monkeypatch.setattr(console, "QUIET_SECONDS", -1.0)
+    evaluate = compile_evaluation(found.recipe, placement, state, examples, spans,
+                                  batch_size, console.Reporter().track)
+    for part in ("validation", "test"):
+        expected = numpy_figures(found, getattr(dataset, part))
+        assert evaluate(state, part) == {
+            "loss": pytest.approx(expected["loss"], rel=1e-6),
+            "accuracy": expected["accuracy"], "examples": expected["examples"]}
+        batches = -(-expected["examples"] // batch_size)
+        assert (f"evaluating {part} - step {batches - 1}/{batches} - batches of "
+                f"{batch_size}") in capsys.readouterr().out
+
+
+# The other modes
+
+def test_eval_scores_the_best_checkpoint(taught, capsys):
+    workdir, _ = taught
+    code, output, errors = main(workdir, TAUGHT, "--mode=eval")
+    assert code == 0, errors
+    results = read_results(workdir)
+    assert (f"test: loss: {results['test_loss']:.4f} - accuracy: "
+            f"{results['test_accuracy']:.4f} - 359 examples") in output
+    # The folder alone is enough.
+    assert "359 examples" in ask(capsys, "eval", workdir)
+
+
+def write_pictures(folder) -> list[tuple[str, int]]:
+    """Digits of the test part as PNG files of many kinds: (path, label) of each."""
+    dataset, _, _ = prepare(tiny())
+    kinds = {"grey": ("L", (8, 8)), "large": ("L", (61, 40)), "deep": ("I;16", (8, 8)),
+             "colour": ("RGB", (32, 32)), "alpha": ("RGBA", (24, 24)),
+             "grey_alpha": ("LA", (8, 8)), "palette": ("P", (16, 16))}
+    written = []
+    for index, (kind, (mode, size)) in enumerate(list(kinds.items()) * 4):
+        pixels, label = dataset.test.images[index, :, :, 0], dataset.test.labels[index]
+        image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+        if mode == "I;16":
+            image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+        else:
+            image = image.convert(mode)
+        path = folder / f"{index:02}_{kind}.png"
+        image.save(path)
+        written.append((str(path), int(label)))
+    return written
+
+
+def test_predict_knows_most_digits_of_any_kind_of_picture(taught, tmp_path, capsys):
+    workdir, _ = taught
+    pictures = write_pictures(tmp_path)
+    code, output, errors = main(workdir, TAUGHT, "--mode=predict", "--json",
+                                f"--images={tmp_path}")
+    assert code == 0, errors
+    answers = json.loads(output)
+    assert [answer["image"] for answer in answers] == [path for path, _ in pictures]
+    for answer in answers:
+        assert len(answer["classes"]) == len(answer["probabilities"]) == 3
+        assert answer["probabilities"] == sorted(answer["probabilities"], reverse=True)
+        assert 0 < sum(answer["probabilities"]) <= 1 + 1e-6
+    right = sum(answer["classes"][0] == str(label)
+                for answer, (_, label) in zip(answers, pictures))
+    assert right >= 0.75 * len(pictures), (right, len(pictures))
+
+    # As text, and of two files by name.
+    names = tuple(path for path, _ in pictures[:2])
+    lines = ask(capsys, "predict", workdir, images=names, top=2).splitlines()
+    for line, answer in zip(lines, answers[:2], strict=True):
+        first = f"{answer['classes'][0]} {100 * answer['probabilities'][0]:.1f} %"
+        assert line.startswith(f"{answer['image']}: {first}, ")
+
+
+def test_predict_refuses_what_is_no_picture(taught, tmp_path, capsys):
+    (tmp_path / "a.png").write_text("not a picture")
+    with pytest.raises(InputError, match="a.png"):
+        ask(capsys, "predict", taught[0], images=(str(tmp_path / "a.png"),))
+    with pytest.raises(InputError, match="needs --images"):
+        ask(capsys, "predict", taught[0])
+    with pytest.raises(InputError, match="train first"):
+        ask(capsys, "predict", tmp_path, images=(str(tmp_path / "a.png"),))
+
+
+def test_summary_needs_no_data(monkeypatch, capsys):
+    def fail(*_):
+        raise AssertionError("summary read data")
+    monkeypatch.setattr("cnn_jax.data.load", fail)
+    config = tiny({"model.name": "lenet5"})
+    assert "61,706" in ask(capsys, "summary", config=config)
+
+
+def test_weights_reproduce_the_logits(taught, capsys):
+    workdir, _ = taught
+    printed = ask(capsys, "weights", workdir).split()
+    assert printed == [str(workdir / "weights.npz"), str(workdir / "weights.txt")]
+    tree = {}
+    with np.load(workdir / "weights.npz", allow_pickle=False) as arrays:
+        for path, value in arrays.items():
+            *parents, leaf = path.split("/")
+            node = tree
+            for name in parents:
+                node = node.setdefault(name, {})
+            node[leaf] = value
+    found = trained.load(workdir)
+    dataset, _, _ = prepare(tiny(TAUGHT))
+    images = scale(dataset.test.images[:20], found.info.scaling)
+    expected = found.recipe.model.apply(
+        {"params": found.state.params, "batch_stats": found.state.batch_stats},
+        images, train=False)
+    np.testing.assert_array_equal(
+        found.recipe.model.apply(tree, images, train=False), expected)
+    text = (workdir / "weights.txt").read_text()
+    assert "params/head/kernel  shape (128, 10)  mean" in text
+
+
+def test_the_average_is_evaluated_predicted_and_exported(tmp_path, capsys):
+    """With ema_decay all modes use the averaged parameters."""
+    training.run(tiny({"optimizer.ema_decay": 0.5}), tmp_path, quiet=True)
+    found = trained.load(tmp_path)
+    ask(capsys, "weights", tmp_path)
+    with np.load(tmp_path / "weights.npz") as arrays:
+        kernel = arrays["params/head/kernel"]
+    np.testing.assert_array_equal(kernel, found.state.average["head"]["kernel"])
+    assert not np.array_equal(kernel, found.state.params["head"]["kernel"])
+
+
+# Other data behind the same config
+
+def test_other_data_in_the_workdir_of_a_run_is_refused_and_nothing_is_lost(tmp_path):
+    ours = tiny(picture_folder(tmp_path / "a", ["cat", "dog"], 250))
+    training.run(ours, tmp_path / "run", quiet=True)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.json")}
+    for name, classes, words in (("b", ["red", "blue"], "class_names"),
+                                 ("c", ["cat", "dog"], "sha256")):
+        theirs = tiny(picture_folder(tmp_path / name, classes, 100))
+        with pytest.raises(InputError, match=f"other data: {words}"):
+            training.run(theirs, tmp_path / "run", quiet=True)
+        with pytest.raises(InputError, match=f"other data: {words}"):
+            trained.evaluate(tmp_path / "run", theirs, quiet=True)
+        assert default_path(ours) != default_path(theirs)
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_moved_data_folder_is_the_same_data(tmp_path):
+    changes = picture_folder(tmp_path / "a", ["cat", "dog"], 250)
+    training.run(tiny(changes), tmp_path / "run", quiet=True)
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = tiny(changes | {"data.dir": str(tmp_path / "b")})
+    figures = trained.evaluate(tmp_path / "run", moved, quiet=True)
+    assert figures["test"]["examples"] == 5

@@ -1,0 +1,290 @@
+"""Sets with a label for each pixel: metric, run, and what is refused."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import jaccard_score
+from tests.support.tiny_runs import main, refusal, tiny
+
+from cnn_jax import data, training
+from cnn_jax.cli import modes
+from cnn_jax.inspection import predict
+from cnn_jax.data.augment import augment
+from cnn_jax.errors import InputError
+from cnn_jax.inspection.draw.contact_sheet import class_colours
+from cnn_jax.inspection.draw.overlays import overlay
+from cnn_jax.config import rules
+from cnn_jax.training import steps
+from cnn_jax.workdir import recorder as metrics
+from cnn_jax.workdir import trained as runs
+from cnn_jax.tasks.metrics import mean, mean_iou
+from configs import segmentation
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+SHAPES = {
+    "model.name": "shapes_fcn", "data.name": "shapes_segmentation",
+    "data.split": "first", "data.validation": 70, "data.limit": 64, "batch_size": 16,
+    "epochs": 2, "checkpoint.monitor": "val_mean_iou", "optimizer.learning_rate": 3e-3}
+
+
+def test_mean_iou_by_hand():
+    """Class 0: 3 right of 3 + 1 + 2; class 1: 4 of 4 + 3 + 0; class 2: never seen."""
+    confusion = np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
+    np.testing.assert_allclose(mean_iou(confusion), (3 / 6 + 4 / 7) / 2)
+    confusion[2, 0] = 2  # there, never predicted
+    np.testing.assert_allclose(mean_iou(confusion), (3 / 8 + 4 / 7 + 0) / 3)
+    sums = {"loss": 6.0, "correct": 3.0, "count": 4.0, "confusion": confusion}
+    assert mean(sums) == {"loss": 1.5, "accuracy": 0.75,
+                          "mean_iou": mean_iou(confusion)}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A short run that also moves images and masks."""
+    path = tmp_path_factory.mktemp("run") / "a"
+    changes = SHAPES | {"augment.horizontal_flip": True, "augment.crop_padding": 2,
+                        "augment.rotation_range": 5.0}
+    return path, training.run(tiny(changes), path, quiet=True)
+
+
+def test_a_run_reports_mean_iou_everywhere(trained):
+    path, results = trained
+    assert 0 < results["test_mean_iou"] < results["test_accuracy"] < 1
+    assert results["test_examples"] == 1000
+    header, *rows = (path / "history.csv").read_text().splitlines()
+    assert header.endswith(",val_mean_iou") and len(rows) == 2
+    best = max(float(row.rpartition(",")[2]) for row in rows)
+    assert results["validation_mean_iou"] == best
+    kept = [json.loads(line) for line in (path / "metrics.jsonl").open()]
+    assert sum("val_mean_iou" in row for row in kept) == 2
+
+
+@pytest.mark.parametrize("size", [37, 512])
+def test_evaluation_is_exact_on_any_batch_size(trained, size, monkeypatch):
+    """Against a confusion matrix counted by NumPy from all logits at once."""
+    path, _ = trained
+    config = tiny(SHAPES | {"augment.horizontal_flip": True, "augment.crop_padding": 2,
+                            "augment.rotation_range": 5.0, "eval_batch_size": size})
+    found = runs.evaluate(path, config, quiet=True)["validation"]
+    run = runs.load(path)
+    validation = data.load(config.data, 0).validation
+    logits = np.asarray(jax.jit(lambda state, x: steps.predict_logits(
+        state, x, run.recipe))(run.state, validation.images))
+    counts = np.zeros((6, 6), int)
+    np.add.at(counts, (validation.labels, logits.argmax(-1)), 1)
+    assert found["mean_iou"] == mean_iou(counts) and found["examples"] == 70
+    np.testing.assert_allclose(found["accuracy"], np.trace(counts) / counts.sum(),
+                               rtol=1e-6)
+
+
+def random_classes(shape, classes: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, classes, shape)
+
+
+@pytest.mark.parametrize("absent", [None, 2])
+def test_mean_iou_is_that_of_scikit_learn(absent):
+    """Pixels of padding do not count; nor do classes that are nowhere (there as well:
+    they are no labels of its)."""
+    truth, seen = (random_classes((5, 6, 7), 4, seed) for seed in (0, 1))
+    if absent is not None:
+        truth, seen = (np.where(x == absent, 0, x) for x in (truth, seen))
+    mask = np.array([1, 1, 0, 1, 0], np.float32)
+    logits = np.random.default_rng(2).uniform(0, 1, (*seen.shape, 4))
+    np.put_along_axis(logits, seen[..., None], 2.0, -1)
+    counts = np.asarray(steps.confusion(jnp.asarray(logits), jnp.asarray(truth),
+                                        jnp.asarray(mask)))
+    kept = mask > 0
+    want = jaccard_score(truth[kept].ravel(), seen[kept].ravel(), average="macro")
+    assert mean_iou(counts) == pytest.approx(want, rel=1e-12)
+    assert counts.sum() == 3 * 6 * 7
+
+
+@pytest.mark.parametrize("padding", [0, 4])
+def test_masks_are_flipped_and_cropped_with_their_images(padding):
+    """Exactly, pixel by pixel: each image here is its own mask."""
+    masks = data.load(tiny(SHAPES).data, 0).validation.labels[:40]
+    settings = segmentation.get_config().augment.unlock()
+    assert settings.horizontal_flip and settings.vertical_flip
+    settings.crop_padding = padding
+    images, ((labels, weight),) = jax.jit(functools.partial(
+        augment, settings=settings))(
+            jax.random.key(0), masks[..., None] * 50, masks, jnp.arange(40))
+    np.testing.assert_array_equal(images[..., 0], np.asarray(labels) * 50.0)
+    assert weight == 1.0 and labels.dtype == jnp.uint8
+    mirrored = [sum(np.array_equal(label, mask[::up, ::left])
+                    for label, mask in zip(labels, masks))
+                for up in (1, -1) for left in (1, -1)]
+    if padding:
+        assert sum(mirrored) < 20
+    else:  # all four ways occur, and nothing else (some shapes are symmetric)
+        assert min(mirrored) >= 3 and sum(mirrored) >= 40
+
+
+def test_an_overlay_by_hand():
+    """Background stays as bright as it was; the rest is 35 % of that and 65 % colour.
+    """
+    image = np.array([[[30, 60, 90], [0, 0, 0]], [[255, 255, 255], [30, 60, 90]]],
+                     np.uint8)
+    drawn = overlay(image, np.array([[0, 1], [2, 0]]))
+    np.testing.assert_array_equal(drawn[[0, 1], [0, 1]], [[60] * 3] * 2)
+    colours = class_colours().astype(float)
+    np.testing.assert_array_equal(drawn[0, 1], np.rint(0.65 * colours[1]))
+    np.testing.assert_array_equal(drawn[1, 0], np.rint(0.35 * 255 + 0.65 * colours[2]))
+    assert len(np.unique(colours[:6], axis=0)) == 6
+
+
+def write_test_images(folder: Path, count: int):
+    """The first test images as files, and their masks."""
+    test = data.load(tiny(SHAPES).data, 0).test.take(slice(count))
+    paths = [folder / f"{i:03}.png" for i in range(count)]
+    for path, image in zip(paths, test.images):
+        Image.fromarray(image).save(path)
+    return paths, test
+
+
+def run_mode(mode: str, workdir: Path, **fields) -> None:
+    modes.run(modes.Request(mode, None, workdir, **fields))
+
+
+def opened(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_pixels_of_pictures_get_the_classes_that_evaluation_counts(
+        trained, tmp_path, monkeypatch, capsys):
+    """In several calls, the last one padded, from files; it is told how many."""
+    paths, test = write_test_images(tmp_path, 10)
+    monkeypatch.setattr(predict, "BATCH", 4)
+    monkeypatch.setattr(metrics, "QUIET_SECONDS", -1.0)
+    found = predict.segment(trained[0], [tmp_path])
+    told = capsys.readouterr()
+    assert "pictures - step 2/3 - batches of 4" in told.err and told.out == ""
+    run = runs.load(trained[0])
+    logits = jax.jit(lambda state, x: steps.predict_logits(state, x, run.recipe))(
+        run.state, test.images)
+    np.testing.assert_array_equal([one.mask for one in found], logits.argmax(-1))
+    np.testing.assert_array_equal([one.pixels for one in found], test.images)
+    for path, one in zip(paths, found, strict=True):
+        assert one.image == str(path) and sum(one.shares) == pytest.approx(1)
+        assert one.shares == tuple(sorted(one.shares, reverse=True))
+        for name, share in zip(one.classes, one.shares):
+            number = run.info.class_names.index(name)
+            assert share == (one.mask == number).mean()
+
+
+def test_predict_prints_shares_and_draws(trained, tmp_path, capsys, monkeypatch):
+    paths, _ = write_test_images(tmp_path, 3)
+    output = tmp_path / "new" / "a.png"
+    run_mode("predict", trained[0], images=(str(paths[1]), str(paths[0])),
+             output=output)
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert [line.partition(": background ")[0] for line in lines] == [
+        str(paths[1]), str(paths[0])]
+    assert all(" %" in line for line in lines)
+    assert last == f"{output}: overlays of all 2 pictures"
+    assert opened(output).min() == 0 and min(opened(output).shape[:2]) > 200
+
+    monkeypatch.setattr(predict, "ROWS", 2)
+    run_mode("predict", trained[0], images=tuple(map(str, paths)), json=True)
+    answers = json.loads(capsys.readouterr().out)
+    assert [answer["image"] for answer in answers] == list(map(str, paths))
+    assert (trained[0] / "predictions.png").is_file()
+    run_mode("predict", trained[0], images=tuple(map(str, paths)))
+    assert "the first 2 of 3 pictures" in capsys.readouterr().out
+
+
+def test_overlays_of_test_images(trained, tmp_path, capsys, monkeypatch):
+    """What is drawn is the truth, what the run predicts, and each image's own IoU."""
+    made = []
+
+    def keep(*arguments):
+        made.append(real(*arguments))
+        return made[-1]
+
+    real = predict.overlays
+    monkeypatch.setattr(predict, "overlays", keep)
+    run_mode("overlays", trained[0])
+    path = trained[0] / "overlays.png"
+    assert capsys.readouterr().out == f"{path}: the first 8 of 1,000 test images\n"
+    pixels = opened(path)
+    paths, test = write_test_images(tmp_path, 8)
+    drawn, grid = made[0].arrays, np.reshape(made[0].figure.axes, (8, 4))
+    assert [axes.get_title() for axes in grid[0]] == ["image", "truth", "prediction",
+                                                      "wrong pixels"]
+    np.testing.assert_array_equal(drawn["images"], test.images)
+    np.testing.assert_array_equal(drawn["truth"], test.labels)
+    found = predict.segment(trained[0], paths)
+    for one, predicted, truth, (axes, *_, wrong) in zip(
+            found, drawn["predicted"], test.labels, grid, strict=True):
+        np.testing.assert_array_equal(one.mask, predicted)
+        want = jaccard_score(truth.ravel(), predicted.ravel(), average="macro",
+                             zero_division=0)
+        assert axes.get_ylabel() == f"IoU {want:.2f}"
+        np.testing.assert_array_equal(
+            wrong.images[0].get_array()[..., 0], 255 * (predicted != truth))
+    # The colours of the truth are in the picture.
+    for number in np.unique(test.labels)[1:]:
+        tone = overlay(np.zeros((1, 1, 3), np.uint8), np.array([[number]]))[0, 0]
+        fills = test.images[test.labels == number].mean(-1)
+        tone = np.rint(tone + 0.35 * fills[0])
+        assert (np.abs(pixels - tone).max(-1) <= 2).any(), number
+
+
+def test_overlays_from_the_command_line(trained, tmp_path):
+    bad = main(tmp_path / "a", {}, "--mode=overlays", f"--output={tmp_path}/x.jpeg")
+    assert "x.jpeg must end in" in refusal(bad, 2)
+
+
+def test_each_kind_of_run_says_what_it_answers_for(trained, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="a class for each pixel.*predict.segment"):
+        predict.classify(trained[0], [tmp_path])
+    monkeypatch.setattr(predict, "read_config", lambda workdir: tiny())
+    with pytest.raises(InputError, match="one class for each picture.*shapes_segm"):
+        predict.segment(trained[0], [tmp_path])
+    with pytest.raises(InputError, match="one class for each picture"):
+        run_mode("overlays", trained[0])
+    with pytest.raises(InputError, match="--output=a.png is a picture of the classes"):
+        run_mode("predict", trained[0], images=("a.png",), output=Path("a.png"))
+
+
+def test_overlays_of_other_data_are_refused(trained):
+    """A picture with the masks of another drawing would look like a bad network."""
+    config = runs.load(trained[0]).config.copy_and_resolve_references().unlock()
+    config.data.seed = 1
+    with pytest.raises(InputError, match="made with other data: sha256"):
+        predict.draw_test_images(trained[0], config)
+
+
+@pytest.mark.slow
+def test_the_config_reaches_a_mean_iou_of_0_9(tmp_path):
+    results = training.run(segmentation.get_config(), tmp_path / "a")
+    assert results["test_mean_iou"] >= 0.90 and results["params"] == 64_694
+
+
+@pytest.mark.parametrize("changes,words", [
+    ({"model.name": "baseline"}, "CBAPDNet answers for each image.*each pixel"),
+    ({"data.name": "digits", "data.image_size": (8, 8), "data.validation": 0.1,
+      "checkpoint.monitor": "val_loss"}, "FCN answers for each pixel.*each image"),
+    ({"data.split": "stratified"}, "data.split to first or last"),
+])
+def test_networks_and_data_that_do_not_fit(tmp_path, changes, words):
+    with pytest.raises(InputError, match=words):
+        training.run(tiny(SHAPES | changes), tmp_path / "a", quiet=True)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("changes,words", [
+    ({"augment.mixup": 0.2}, "augment.mixup = 0.2 is not for shapes_segmentation"),
+    ({"augment.cutmix": 1.0}, "augment.cutmix"),
+    ({"augment.cutout": 8}, "augment.cutout"),
+    ({"data.name": "shapes_both"}, "checkpoint.monitor = 'val_mean_iou' is for sets")])
+def test_settings_that_masks_do_not_take(changes, words):
+    with pytest.raises(InputError, match=words):
+        rules.check(tiny(SHAPES | changes))
