@@ -2,7 +2,6 @@
 
 import ast
 import configparser
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,22 +30,6 @@ def test_no_tensorflow_and_no_pytorch():
     for path in SOURCES:
         for name in imports(path):
             assert name.split(".")[0] not in ("tensorflow", "torch", "keras"), path
-
-
-def test_arrows_point_one_way():
-    """ops import no other stage; steps and networks know nothing of data on disk."""
-    for path in (ROOT / "cnn_jax").rglob("*.py"):
-        place = path.relative_to(ROOT / "cnn_jax").as_posix()
-        for name in imports(path):
-            if place.startswith("ops/"):
-                assert not name.startswith("flax"), place
-                assert not re.match(r"cnn_jax\.(?!ops|native)", name), (place, name)
-            if place.startswith(("networks/", "layers/")):
-                assert not re.match(r"cnn_jax\.(data|training)", name), (place, name)
-            if place in ("training/steps.py", "training/optimizer.py"):
-                assert not name.startswith("cnn_jax.data"), (place, name)
-            if place.startswith("data/"):
-                assert not re.match(r"cnn_jax\.(training|networks|ops)", name), place
 
 
 def test_requirements_cover_the_imports():
