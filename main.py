@@ -3,6 +3,7 @@
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from cnn_jax.huge_pages import use_huge_pages
 
@@ -13,7 +14,9 @@ if __name__ == "__main__":
 from absl import app, flags, logging  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
-from cnn_jax.cli import modes  # noqa: E402
+from cnn_jax.cli import commands, config_file  # noqa: E402
+from cnn_jax.cli.explain import explain  # noqa: E402
+from cnn_jax.cli.request import Request  # noqa: E402
 from cnn_jax.errors import InputError, RunError, one_line, reason  # noqa: E402
 from cnn_jax.training import Stopped  # noqa: E402
 
@@ -21,14 +24,11 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, as in configs/lenet.py or configs/lenet.py:mnist; "
     "any field can be set with --config.KEY=VALUE, which without --config changes the "
     "config of --workdir.")
-MODE = flags.DEFINE_string("mode", "train", f"One of {', '.join(modes.MODES)}.")
+MODE = flags.DEFINE_string(
+    "mode", "train", f"One of {', '.join(commands.COMMANDS)}.")
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; default runs/NETWORK-DATASET-HASH. The same "
     "folder again goes on where the run stopped.")
-SEEDS = flags.DEFINE_integer(
-    "seeds", 1, "train: as many seeds, from config.seed on, at once in one vmapped "
-    "program, for small networks; each has the folder WORKDIR/seedS, without --workdir "
-    "the default of its own.", lower_bound=1)
 IMAGES = flags.DEFINE_string(
     "images", None, "predict, inspect: pictures or folders of pictures; more may "
     "follow. compare: the folders of runs follow without a flag.")
@@ -50,25 +50,26 @@ PORT = flags.DEFINE_integer("port", 8000, "serve: 0 = a free one, which is print
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Flags and config, or one line that says which of them cannot be."""
+    """Parses flags and config; ends with one line and code 2 if that fails."""
+    argv = config_file.with_config_of_run(argv)
     try:
-        rest = flags.FLAGS(modes.with_own_config(argv))
-        if CONFIG.value is not None:
-            CONFIG.value.is_locked  # a file that is not there fails at first use
-        return rest
-    except Exception as error:  # a config file is Python: it may raise anything
-        fail(modes.explain(error, argv), 2)
+        config_file.check_config(argv)
+        return flags.FLAGS(argv)
+    except InputError as error:
+        fail(str(error), 2)
+    except flags.Error as error:
+        fail(explain(error), 2)
 
 
 def main(argv: list[str]) -> None:
     try:
-        modes.run(modes.Request(
+        commands.run(Request(
             mode=MODE.value, config=CONFIG.value,
             workdir=Path(WORKDIR.value) if WORKDIR.value else None,
-            images=tuple([IMAGES.value] if IMAGES.value else []) + tuple(argv[1:]),
+            paths=tuple([IMAGES.value] if IMAGES.value else []) + tuple(argv[1:]),
             top=TOP.value, json=JSON.value, invert=INVERT.value,
             output=Path(OUTPUT.value) if OUTPUT.value else None,
-            host=HOST.value, port=PORT.value, seeds=SEEDS.value))
+            host=HOST.value, port=PORT.value))
     except InputError as error:
         fail(str(error), 2)
     except Stopped as error:
@@ -82,7 +83,7 @@ def main(argv: list[str]) -> None:
         fail("interrupted; checkpoints that had been written are whole", 130)
 
 
-def fail(message: str, code: int) -> None:
+def fail(message: str, code: int) -> NoReturn:
     print(f"cnn_jax: {one_line(message)}", file=sys.stderr)
     sys.exit(code)
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cnn_jax.cli import config_file
+from tests.support import forked
+
 ROOT = Path(__file__).parents[2]
 BAD = [
     ([], "needs --config"),
@@ -26,12 +29,12 @@ BAD = [
     (["--config=configs/lenet.py", "--lr=3"], "lr"),
     (["--config=configs/lenet.py", "--seed=3"],
      "--seed is a field of configs: --config.seed=VALUE"),
-    (["--config=configs/lenet.py", "--seeds=five"],
-     "flag --seeds=five: must be a whole number"),
+    (["--config=configs/lenet.py", "--port=five"],
+     "--port=five is not allowed: must be an integer in the range [0, 65535]"),
     (["--config=configs/lenet.py", "--config.epochs=two"],
-     "flag --config.epochs=two: must be a whole number"),
+     "--config.epochs=two is not allowed: must be an integer"),
     (["--config=configs/lenet.py", "--config.optimizer.momentum=high"],
-     "flag --config.optimizer.momentum=high: must be a number"),
+     "--config.optimizer.momentum=high is not allowed: must be a number"),
     (["--config=configs/lenet.py", "extra"], "'extra'"),
     (["--config=configs/lenet.py", "--mode=trian"], "train, eval, predict"),
     (["--mode=eval", "--workdir=nowhere"], "nowhere/config.json does not exist"),
@@ -45,7 +48,7 @@ BAD = [
     (["--config=configs/lenet.py", "--config.model.fields.foo=1"],
      "config.model.fields.foo"),
     (["--config=configs/default.py", "--config.model.fields.width=0.5"],
-     "configs/network.py:NAME sets all"),
+     "config.model.fields.width: --config=configs/default.py"),
     (["--config=configs/network.py:mobilenet_v1", "--mode=summary",
       "--config.model.fields.width=0.01"], "width must be from 1/32 to 32, not 0.01"),
     (["--config=configs/lenet.py", "--config.data.image_size=(4000,4000)"], "GiB"),
@@ -53,19 +56,24 @@ BAD = [
 ]
 
 
-def test_there_are_as_many_as_promised():
-    from tests.training.test_config import BAD as BAD_FIELDS
-    assert len({str(one) for one in [*BAD, *BAD_FIELDS]}) >= 100
+@pytest.fixture
+def main(tmp_path_factory):
+    """Runs a command line in a process that has made the imports."""
+    def run(arguments, **options) -> forked.Completed:
+        return forked.main(arguments, tmp_path_factory.mktemp("output"), **options)
+    return run
 
 
-def main(arguments, **options) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(ROOT / "main.py"), *arguments],
-                          capture_output=True, text=True, cwd=ROOT, timeout=300,
-                          **options)
+def test_a_process_of_its_own():
+    """Starts as users do: with all imports, and anew with huge pages."""
+    done = subprocess.run([sys.executable, "main.py", "--mode=weights"], cwd=ROOT,
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and "--workdir=FOLDER" in done.stderr, done.stderr
+    assert done.stderr.count("\n") == 1 and not done.stdout
 
 
 @pytest.mark.parametrize("arguments,words", BAD)
-def test_bad_command_is_one_line_and_code_2(arguments, words):
+def test_bad_command_is_one_line_and_code_2(main, arguments, words):
     runs = set((ROOT / "runs").glob("*"))
     done = main(arguments)
     assert done.returncode == 2, done.stderr
@@ -82,7 +90,7 @@ def test_bad_command_is_one_line_and_code_2(arguments, words):
      "    c.nothing_like_this = 1\n    return c", "nothing_like_this"),
     ("x = 1", "get_config"),
 ])
-def test_config_that_fails_says_how(tmp_path, text, words):
+def test_config_that_fails_says_how(main, tmp_path, text, words):
     path = tmp_path / "broken.py"
     path.write_text(text)
     done = main([f"--config={path}"])
@@ -90,7 +98,7 @@ def test_config_that_fails_says_how(tmp_path, text, words):
     assert done.stderr.count("\n") == 1
 
 
-def test_a_folder_in_place_of_a_file_is_one_line_that_says_what_to_do(tmp_path):
+def test_a_folder_in_place_of_a_file_is_one_line_that_says_what_to_do(main, tmp_path):
     (tmp_path / "summary.txt").mkdir()
     done = main(["--mode=summary", "--config=configs/lenet.py",
                  f"--workdir={tmp_path}"])
@@ -100,7 +108,7 @@ def test_a_folder_in_place_of_a_file_is_one_line_that_says_what_to_do(tmp_path):
         "move away what lies there, then run again\n")
 
 
-def test_a_message_is_one_line_whatever_a_file_is_called(tmp_path):
+def test_a_message_is_one_line_whatever_a_file_is_called(main, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "new\nline.png").write_bytes(b"no picture")
@@ -110,34 +118,47 @@ def test_a_message_is_one_line_whatever_a_file_is_called(tmp_path):
     assert f"{tmp_path}/a/new\\nline.png cannot be read" in done.stderr
 
 
-def test_summary_needs_no_data(monkeypatch, tmp_path):
+def test_summary_needs_no_data(main, tmp_path):
     done = main(["--mode=summary", "--config=configs/lenet.py:cifar10",
                  f"--config.data.dir={tmp_path}/none"])
     assert done.returncode == 0, done.stderr
     assert "62,006" in done.stdout
 
 
-def test_data_that_cannot_be_had_names_set_folder_and_alternative(tmp_path):
+def test_data_that_cannot_be_had_names_set_folder_and_alternative(main, tmp_path):
     done = main(["--config=configs/lenet.py:mnist", f"--config.data.dir={tmp_path}/x"])
     assert done.returncode == 2
     assert "mnist" in done.stderr and f"{tmp_path}/x" in done.stderr, done.stderr
 
 
-def test_no_download_names_set_folder_and_alternative(tmp_path):
+def test_no_download_names_set_folder_and_alternative(main, tmp_path):
     """An address where nothing listens stands for a machine without a network."""
     environment = {k: v for k, v in os.environ.items() if k != "CNN_JAX_DATA"} | {
         "TFDS_DATA_DIR": str(tmp_path), "HTTPS_PROXY": "http://127.0.0.1:9",
         "HTTP_PROXY": "http://127.0.0.1:9"}
-    done = main(["--config=configs/lenet.py:mnist"], env=environment)
+    done = main(["--config=configs/lenet.py:mnist"], environment=environment)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     for words in (f"mnist is not in {tmp_path}", "$CNN_JAX_DATA/mnist", "digits"):
         assert words in done.stderr
 
 
-def test_a_folder_of_runs_names_one_of_them(tmp_path):
+def test_a_folder_of_runs_names_one_of_them(main, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
     done = main(["--mode=eval", f"--workdir={tmp_path}"])
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert f"the folder of a run, one such as {tmp_path / 'b'}" in done.stderr
+
+
+@pytest.mark.parametrize("line, config", [
+    ("--mode=inspect --workdir=runs/a --config.inspect.images=3", "runs/a"),
+    ("--workdir runs/a --config.seed 3", "runs/a"),
+    ("--workdir=runs/a", None),
+    ("--config.seed=3", None),
+    ("--config=configs/lenet.py --workdir=runs/a --config.seed=3", None)])
+def test_fields_without_a_config_are_those_of_the_workdir(line, config):
+    argv = ["main.py", *line.split()]
+    expected = argv if config is None else [
+        argv[0], f"--config={ROOT}/configs/workdir.py:{config}", *argv[1:]]
+    assert config_file.with_config_of_run(argv) == expected

@@ -15,7 +15,8 @@ import resource
 import shlex
 from collections import Counter
 
-from tests.faults.warm import Warm, command_line, report, workplace
+from tests.faults.warm import command_line, report, workplace
+from tests.support.forked import HERE, Forked
 from tests.support.tiny_runs import end, refusal
 
 from cnn_jax.config.rules import RULES
@@ -85,8 +86,8 @@ def main(n: int, seed: int) -> dict:
         os.environ["TFDS_DATA_DIR"] = str(folder)
         for index in range(n):
             flags = overrides(draw)
-            result = end(Warm([*BASE, *flags, f"--workdir={folder / str(index)}"],
-                              folder, before=limit_memory))
+            result = end(Forked([*BASE, *flags, f"--workdir={folder / str(index)}"],
+                                folder, HERE, before=limit_memory))
             what = {0: "trained", 1: "stopped", 2: "refused"}.get(result[0], "failed")
             line = result[2]
             if what in ("stopped", "refused"):

@@ -20,7 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.faults.kill_resume import checksums, newest
-from tests.faults.warm import FORK, command_line, report, start, workplace
+from tests.faults.warm import command_line, report, start, workplace
+from tests.support.forked import HERE
 from tests.support.tiny_runs import RICH, end, losses, read_results, refusal, wait_until
 
 from cnn_jax.training import loop
@@ -54,7 +55,7 @@ def signal_once(workdir: Path, changes: dict, draw: random.Random, folder: Path,
                 number: signal.Signals, steps: int) -> tuple[int, float]:
     """(step that was saved, seconds to the end) of a run that gets a signal within the
     next two epochs of so many steps."""
-    done = FORK.Value("i", 0)
+    done = HERE.Value("i", 0)
     target, delay = newest(workdir) + draw.randrange(1, 2 * steps), draw.uniform(0, .15)
     process = start(workdir, changes, folder=folder, before=lambda: slow_steps(done))
     wait_until(lambda: done.value >= target, process)

@@ -1,21 +1,17 @@
-"""`main.py` in processes of its own, forked from this one, which has the imports made.
+"""What the fault commands share: `main.py` forked from this process, a temporary
+folder with one compilation cache, flags and the last line.
 
-Importing is most of a tiny run's time. This process must not start a JAX backend, as a
-fork of one that has does not work; programs are compiled once for all children. The
-restart with huge pages is left out. What `tiny_runs` does to a `Popen` works on `Warm`.
+What `tiny_runs` does to a `Popen` works on `Forked`.
 """
 
 import argparse
 import contextlib
 import json
-import multiprocessing
 import os
-import runpy
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 OWN_CACHE = tempfile.mkdtemp(prefix="compiled")
@@ -27,70 +23,21 @@ os.environ |= {"JAX_PLATFORMS": "cpu",
 
 import sklearn.datasets  # noqa: E402, F401
 from absl import app  # noqa: E402, F401
-from tests.support.tiny_runs import ROOT, as_flags  # noqa: E402
+from tests.support.forked import HERE, Forked  # noqa: E402
+from tests.support.tiny_runs import as_flags  # noqa: E402
 
-from cnn_jax.cli import modes  # noqa: E402, F401
-
-FORK = multiprocessing.get_context("fork")
-
-
-class Warm:
-    """A process that runs `main.py` with a command line.
-
-    before: called in the child first, to set limits or to drop privileges.
-    """
-
-    def __init__(self, argv: list[str], folder: Path,
-                 before: Callable[[], None] | None = None):
-        self.paths = [folder / "stdout.txt", folder / "stderr.txt"]
-        self.process = FORK.Process(target=self._main, args=(argv, before))
-        sys.stdout.flush()
-        self.process.start()
-
-    def _main(self, argv, before):
-        for number, path in enumerate(self.paths, 1):
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(file, number)
-        if before is not None:
-            before()
-        sys.argv = ["main.py", *argv]
-        runpy.run_path(str(ROOT / "main.py"), run_name="__main__")
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    def poll(self) -> int | None:
-        return self.process.exitcode
-
-    def wait(self, timeout: float) -> None:
-        self.process.join(timeout)
-        if self.process.exitcode is None:
-            raise subprocess.TimeoutExpired("main.py", timeout)
-
-    def kill(self) -> None:
-        self.process.kill()
-
-    def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
-
-    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        self.wait(timeout)
-        return tuple(path.read_text(errors="replace") for path in self.paths)
-
-    @property
-    def returncode(self) -> int:
-        return self.process.exitcode
+from cnn_jax.cli import commands  # noqa: E402, F401
 
 
-def start(workdir: Path, changes: dict, *args, folder: Path, **options) -> Warm:
-    """`main.py` on the tiny config, as `tiny_runs.start_main`."""
-    return Warm([*as_flags(changes), f"--workdir={workdir}", *args], folder, **options)
+def start(workdir: Path, changes: dict, *args, folder: Path, **options) -> Forked:
+    """Starts `main.py` on the tiny config, as `tiny_runs.start_main` does."""
+    return Forked([*as_flags(changes), f"--workdir={workdir}", *args], folder, HERE,
+                  **options)
 
 
 @contextlib.contextmanager
-def workplace():
-    """A temporary folder; programs that were compiled for this command go with it."""
+def workplace() -> Iterator[Path]:
+    """Makes a temporary folder, and removes it and the compiled programs at the end."""
     with tempfile.TemporaryDirectory(prefix="faults") as folder:
         try:
             yield Path(folder)
@@ -98,8 +45,8 @@ def workplace():
             shutil.rmtree(OWN_CACHE, ignore_errors=True)
 
 
-def command_line(module, **defaults) -> argparse.Namespace:
-    """The flags of a fault command, with its docstring as help."""
+def command_line(module: str | None, **defaults) -> argparse.Namespace:
+    """Parses the flags of a fault command; its docstring is the help."""
     parser = argparse.ArgumentParser(
         description=module, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in defaults.items():
@@ -111,6 +58,6 @@ def command_line(module, **defaults) -> argparse.Namespace:
 
 
 def report(figures: dict, good: bool) -> None:
-    """The last line, for tests/faults/figures.py, and the exit code."""
+    """Prints the last line, for tests/faults/figures.py, and ends with its code."""
     print(json.dumps(figures | {"good": good}), flush=True)
     sys.exit(0 if good else 1)

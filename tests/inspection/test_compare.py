@@ -8,7 +8,8 @@ import pytest
 from tests.support.made_runs import DIGITS, made_run, resealed
 from tests.support.tiny_runs import read_results
 
-from cnn_jax.cli import modes
+from cnn_jax.cli import commands
+from cnn_jax.cli.request import Request
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.pages import compare, record
 
@@ -59,8 +60,8 @@ def test_spread_is_that_of_the_seeds():
 
 def test_the_page_of_several_runs(runs, tmp_path, capsys):
     path = tmp_path / "new" / "page.html"
-    modes.run(modes.Request("compare", None, None, images=tuple(map(str, runs)),
-                            output=path))
+    commands.run(Request("compare", None, None, paths=tuple(map(str, runs)),
+                         output=path))
     assert capsys.readouterr().out.strip() == str(path)
     text = path.read_text()
     assert "6 runs in 3 groups" in text
@@ -124,10 +125,10 @@ def test_class_names_are_escaped_in_the_comparison(tmp_path):
 def test_what_cannot_be_compared_is_one_line(runs, tmp_path, names, changes, words):
     folder = runs[0].parent
     changes = {name: tmp_path / value for name, value in changes.items()}
-    request = modes.Request("compare", None, changes.pop("workdir", None), images=tuple(
+    request = Request("compare", None, changes.pop("workdir", None), paths=tuple(
         str(folder / name) for name in names), **changes)
     with pytest.raises(InputError, match=words) as refused:
-        modes.run(request)
+        commands.run(request)
     assert "\n" not in str(refused.value)
 
 

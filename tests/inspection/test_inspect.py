@@ -14,7 +14,8 @@ from rich.console import Console
 from tests.support.tiny_runs import end, prepare, refusal, start_python, tiny
 
 from cnn_jax import data
-from cnn_jax.cli import modes
+from cnn_jax.cli import commands
+from cnn_jax.cli.request import Request
 from cnn_jax.inspection import run as inspect
 from cnn_jax.data.examples import Examples
 from cnn_jax.errors import InputError
@@ -74,7 +75,7 @@ def index(workdir: Path) -> dict[str, dict]:
 
 def test_pictures_of_a_run(workdir, capsys):
     config = changed(workdir, only="kernels,strip,receptive_field,maximized_classes")
-    modes.run(modes.Request("inspect", config, workdir))
+    commands.run(Request("inspect", config, workdir))
     rows = index(workdir)
     for name in ("kernels", "strip_group1_conv1_conv", "receptive_field",
                  "maximized_head"):
@@ -122,10 +123,10 @@ def test_names_that_would_be_mathematics(workdir, tmp_path, capsys, monkeypatch)
     file = tmp_path / "$y^$ \x1b[2J\udcff.png"
     Image.new("L", (8, 8), 77).save(file)
     config = changed(strange, only="maximized_classes,strip,saliency,quality")
-    modes.run(modes.Request("inspect", config, strange, images=(str(file),)))
+    commands.run(Request("inspect", config, strange, paths=(str(file),)))
     assert {"maximized_head", "saliency", "confusion"} <= index(strange).keys()
     capsys.readouterr()
-    modes.run(modes.Request("predict", config, strange, images=(str(file),), top=10))
+    commands.run(Request("predict", config, strange, paths=(str(file),), top=10))
     said = capsys.readouterr().out
     assert r"$y^$ \x1b[2J\udcff.png: " in said and "$x^$" in said and "\x1b" not in said
 
@@ -250,22 +251,6 @@ def test_lists_in_a_config_become_tuples_again(tmp_path):
         config.model.fields.groups = ((3, 4), (5,))
     (tmp_path / "config.json").write_text(config.to_json())
     assert read_config(tmp_path).model.fields.groups == ((3, 4), (5,))
-
-
-@pytest.mark.parametrize("line, config", [
-    ("--mode=inspect --workdir=runs/a --config.inspect.images=3", "runs/a"),
-    ("--workdir runs/a --config.seed 3", "runs/a"),
-    ("--workdir=runs/a", None),
-    ("--config.seed=3", None),
-    ("--config=configs/lenet.py --workdir=runs/a --config.seed=3", None)])
-def test_fields_without_a_config_are_the_workdirs_own(line, config):
-    argv = ["main.py", *line.split()]
-    found = modes.with_own_config(argv)
-    if config is None:
-        assert found == argv
-    else:
-        assert found[1].endswith(f"configs/workdir.py:{config}")
-        assert [found[0], *found[2:]] == argv
 
 
 def test_the_command_line(workdir):

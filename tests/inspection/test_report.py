@@ -14,7 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.support.tiny_runs import read_results, tiny
 
 from cnn_jax import training
-from cnn_jax.cli import modes
+from cnn_jax.cli import commands
+from cnn_jax.cli.request import Request
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.inspection import output
 from cnn_jax.inspection.draw import classification_metrics as quality_pictures
@@ -120,7 +121,7 @@ def test_a_run_that_died_is_reported_as_such(tmp_path, monkeypatch):
 
 def test_modes_name_the_page(trained, capsys):
     (trained / "report.html").unlink()
-    modes.run(modes.Request("report", None, trained))
+    commands.run(Request("report", None, trained))
     assert capsys.readouterr().out.strip() == str(trained / "report.html")
     assert (trained / "report.html").exists()
 

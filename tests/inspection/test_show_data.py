@@ -7,7 +7,8 @@ from PIL import Image
 from tests.support.tiny_runs import main, refusal, tiny
 
 from cnn_jax import data
-from cnn_jax.cli import modes
+from cnn_jax.cli import commands
+from cnn_jax.cli.request import Request
 from cnn_jax.data.batches import concatenate, train_order
 from cnn_jax.data.scaling import SCALINGS, scale
 from cnn_jax.errors import InputError
@@ -61,7 +62,7 @@ def test_names_that_would_be_mathematics(tmp_path):
             Image.new("L", (8, 8), 30 * i).save(folder / f"{i}.png")
     config = tiny({"data.name": "folder", "data.dir": str(tmp_path / "$y^$"),
                    "data.test": 0.25, "data.validation": 0.25, "batch_size": 8} | MIXED)
-    modes.run(modes.Request("show_data", config, None, output=tmp_path / "sheet.png"))
+    commands.run(Request("show_data", config, None, output=tmp_path / "sheet.png"))
     pixels = np.zeros((1, 8, 8, 1), np.uint8)
     drawn = overlays(pixels, pixels[..., 0], names, "$x^$", "$x^$", ["$x^$"])
     drawn.figure.savefig(tmp_path / "overlays.png")
@@ -74,7 +75,7 @@ def test_names_that_would_be_mathematics(tmp_path):
 def test_a_sheet_is_drawn(tmp_path, changes, capsys):
     config = tiny({"batch_size": 4 if "data.limit" in changes else 16} | changes)
     path = tmp_path / "deep" / "sheet.png"
-    modes.run(modes.Request("show_data", config, None, output=path))
+    commands.run(Request("show_data", config, None, output=path))
     with Image.open(path) as image:
         assert image.mode in ("RGB", "RGBA") and min(image.size) > 400
         pixels = np.asarray(image.convert("RGB"))
@@ -112,15 +113,15 @@ def test_requests_that_are_refused(tmp_path):
     config = tiny()
     (tmp_path / "file").touch()
     for words, request in (
-            ("needs --config", modes.Request("show_data", None, None)),
-            ("must end in .png", modes.Request("show_data", config, None,
-                                               output=tmp_path / "a.jpg")),
-            ("cannot be written", modes.Request("show_data", config, None,
-                                                output=tmp_path / "file" / "a.png")),
-            ("only for --mode=show_data", modes.Request(
+            ("needs --config", Request("show_data", None, None)),
+            ("must end in .png", Request("show_data", config, None,
+                                         output=tmp_path / "a.jpg")),
+            ("cannot be written", Request("show_data", config, None,
+                                          output=tmp_path / "file" / "a.png")),
+            ("only for --mode=show_data", Request(
                 "summary", config, None, output=tmp_path / "a.png"))):
         with pytest.raises(InputError, match=words):
-            modes.run(request)
+            commands.run(request)
 
 
 def test_the_command_line(tmp_path):

@@ -273,7 +273,7 @@ def test_conv_onednn_is_auto_without_it(no_onednn, caplog):
 
 
 def test_an_import_loads_nothing():
-    code = ("import cnn_jax.training, cnn_jax.cli.modes, jax\n"
+    code = ("import cnn_jax.training, cnn_jax.cli.commands, jax\n"
             "jax.jit(lambda x: x + 1)(1.)\n"
             "assert 'dnnl' not in open('/proc/self/maps').read()\n")
     if not Path("/proc/self/maps").exists():

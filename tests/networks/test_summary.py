@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from cnn_jax import networks, ops
-from cnn_jax.cli import modes
+from cnn_jax.cli import commands
+from cnn_jax.cli.request import Request
 from cnn_jax.errors import InputError
 from cnn_jax.networks.features import features
 from cnn_jax.networks.summary import Field, layer_table, union
@@ -253,11 +254,11 @@ def test_mode_summary_prints_and_writes(tmp_path, capsys):
     config = default.get_config()
     config.model.name = "mnist_cnn"
     folder = tmp_path / "new" / "summary"
-    modes.run(modes.Request("summary", config, folder))
+    commands.run(Request("summary", config, folder))
     table, _, last = capsys.readouterr().out.rstrip("\n").rpartition("\n")
     assert table == (folder / "summary.txt").read_text()
     assert last.startswith("convolutions: ") and " by " in last
     assert {path.suffix for path in folder.iterdir()} == {".txt", ".csv", ".json"}
     (folder / "config.json").write_text("{}")
     with pytest.raises(InputError, match="is the folder of a run"):
-        modes.run(modes.Request("summary", config, folder))
+        commands.run(Request("summary", config, folder))

@@ -15,7 +15,8 @@ from tests.support.tiny_runs import (ROOT, end, main, picture_folder, prepare,
                                      start_main, start_python, tiny, wait_until)
 
 from cnn_jax import training
-from cnn_jax.cli import modes
+from cnn_jax.cli import commands
+from cnn_jax.cli.request import Request
 from cnn_jax.data.batches import concatenate
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError, RunError
@@ -51,7 +52,7 @@ def taught(tmp_path_factory, compiled_once):
 
 def ask(capsys, mode: str, workdir=None, config=None, **fields) -> str:
     """What `main.py --mode=...` prints, without a process of its own."""
-    modes.run(modes.Request(mode, config, workdir, **fields))
+    commands.run(Request(mode, config, workdir, **fields))
     return capsys.readouterr().out
 
 
@@ -455,11 +456,11 @@ def test_predict_knows_most_digits_of_any_kind_of_picture(taught, tmp_path, caps
 def test_predict_refuses_what_is_no_picture(taught, tmp_path, capsys):
     (tmp_path / "a.png").write_text("not a picture")
     with pytest.raises(InputError, match="a.png"):
-        ask(capsys, "predict", taught[0], images=(str(tmp_path / "a.png"),))
+        ask(capsys, "predict", taught[0], paths=(str(tmp_path / "a.png"),))
     with pytest.raises(InputError, match="needs --images"):
         ask(capsys, "predict", taught[0])
     with pytest.raises(InputError, match="train first"):
-        ask(capsys, "predict", tmp_path, images=(str(tmp_path / "a.png"),))
+        ask(capsys, "predict", tmp_path, paths=(str(tmp_path / "a.png"),))
 
 
 def test_summary_needs_no_data(monkeypatch, capsys):

@@ -14,7 +14,8 @@ from tests.support.tiny_runs import (RICH, assert_same_bits, distance, end, envi
                                      tiny)
 
 from cnn_jax import training
-from cnn_jax.cli import modes
+from cnn_jax.cli import commands
+from cnn_jax.cli.request import Request
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.training import loop, seeds
 from cnn_jax.workdir import results
@@ -221,7 +222,7 @@ def test_the_folder_of_a_run_is_refused(alone):
 
 def test_a_run_does_not_go_where_seeds_are(together):
     for ask in (lambda: training.run(tiny(ALIKE), together[0], quiet=True),
-                lambda: modes.run(modes.Request("eval", None, together[0]))):
+                lambda: commands.run(Request("eval", None, together[0]))):
         with pytest.raises(InputError, match="holds the runs of several seeds: name "
                                              "one of them, such as .*seed0"):
             ask()
@@ -249,7 +250,7 @@ def not_finite(progress):
 
 def test_seeds_are_for_training(together):
     with pytest.raises(InputError, match="^--seeds=2 is only for --mode=train"):
-        modes.run(modes.Request("eval", None, together[0] / "seed0", seeds=2))
+        commands.run(Request("eval", None, together[0] / "seed0", seeds=2))
 
 
 def test_main_trains_seeds(tmp_path):

@@ -13,7 +13,8 @@ from sklearn.metrics import jaccard_score
 from tests.support.tiny_runs import main, refusal, tiny
 
 from cnn_jax import data, training
-from cnn_jax.cli import modes
+from cnn_jax.cli import commands
+from cnn_jax.cli.request import Request
 from cnn_jax.inspection import predict
 from cnn_jax.data.augment import augment
 from cnn_jax.errors import InputError
@@ -149,7 +150,7 @@ def write_test_images(folder: Path, count: int):
 
 
 def run_mode(mode: str, workdir: Path, **fields) -> None:
-    modes.run(modes.Request(mode, None, workdir, **fields))
+    commands.run(Request(mode, None, workdir, **fields))
 
 
 def opened(path: Path) -> np.ndarray:
@@ -182,7 +183,7 @@ def test_pixels_of_pictures_get_the_classes_that_evaluation_counts(
 def test_predict_prints_shares_and_draws(trained, tmp_path, capsys, monkeypatch):
     paths, _ = write_test_images(tmp_path, 3)
     output = tmp_path / "new" / "a.png"
-    run_mode("predict", trained[0], images=(str(paths[1]), str(paths[0])),
+    run_mode("predict", trained[0], paths=(str(paths[1]), str(paths[0])),
              output=output)
     *lines, last = capsys.readouterr().out.splitlines()
     assert [line.partition(": background ")[0] for line in lines] == [
@@ -192,11 +193,11 @@ def test_predict_prints_shares_and_draws(trained, tmp_path, capsys, monkeypatch)
     assert opened(output).min() == 0 and min(opened(output).shape[:2]) > 200
 
     monkeypatch.setattr(predict, "ROWS", 2)
-    run_mode("predict", trained[0], images=tuple(map(str, paths)), json=True)
+    run_mode("predict", trained[0], paths=tuple(map(str, paths)), json=True)
     answers = json.loads(capsys.readouterr().out)
     assert [answer["image"] for answer in answers] == list(map(str, paths))
     assert (trained[0] / "predictions.png").is_file()
-    run_mode("predict", trained[0], images=tuple(map(str, paths)))
+    run_mode("predict", trained[0], paths=tuple(map(str, paths)))
     assert "the first 2 of 3 pictures" in capsys.readouterr().out
 
 

@@ -1,0 +1,208 @@
+"""What `main.py` can do: one function per --mode."""
+
+import contextlib
+import json
+import textwrap
+from pathlib import Path
+
+import jax
+
+from cnn_jax import data, networks, training
+from cnn_jax.cli.request import Request, required_config, required_run
+from cnn_jax.config.rules import check
+from cnn_jax.console import Reporter
+from cnn_jax.errors import InputError
+from cnn_jax.inspection import predict
+from cnn_jax.inspection import run as inspection
+from cnn_jax.inspection.draw.contact_sheet import contact_sheet
+from cnn_jax.inspection.draw.picture import check_format, save
+from cnn_jax.inspection.pages.compare import write_comparison
+from cnn_jax.inspection.pages.report import FILE as REPORT
+from cnn_jax.inspection.pages.report import PICTURES, write_report
+from cnn_jax.interop.weights import write_npz, write_text
+from cnn_jax.networks.summary import layer_table
+from cnn_jax.training.recipe import create_model
+from cnn_jax.workdir import trained
+from cnn_jax.workdir.folder import check_same_config, default_path
+
+TAKE_PATHS = ("predict", "inspect", "compare")
+TAKE_OUTPUT = ("show_data", "overlays", "predict", "compare")
+
+
+def run(request: Request) -> None:
+    """Does what the command line asks for. Raises InputError or RunError."""
+    if request.mode not in COMMANDS:
+        raise InputError(
+            f"--mode={request.mode} is unknown; known: {', '.join(COMMANDS)}")
+    if request.paths and request.mode not in TAKE_PATHS:
+        raise InputError(f"unexpected argument {request.paths[0]!r}: only "
+                         "--mode=predict, inspect and compare take file names")
+    if request.output and request.mode not in TAKE_OUTPUT:
+        raise InputError(f"--output={request.output} is only for --mode=show_data, "
+                         "overlays, predict and compare")
+    if request.config is not None:
+        check(request.config)
+    COMMANDS[request.mode](request)
+
+
+def train(request: Request) -> None:
+    """Trains, or goes on where the run stopped."""
+    training.run(required_config(request), request.workdir)
+
+
+def evaluate(request: Request) -> None:
+    """Evaluates the best checkpoint on every split."""
+    trained.evaluate(required_run(request), request.config)
+
+
+def classify(request: Request) -> None:
+    """Prints the classes of pictures; for a segmentation run, of their pixels."""
+    if not request.paths:
+        raise InputError("--mode=predict needs --images FILE_OR_FOLDER ...")
+    workdir = required_run(request)
+    if predict.has_pixel_labels(workdir):
+        segment(request, workdir)
+        return
+    if request.output:
+        raise InputError(f"--output={request.output} is a picture of the classes of "
+                         f"pixels, but {workdir} names one class for each picture")
+    predictions = predict.classify(workdir, request.paths, request.top, request.invert)
+    if request.json:
+        print(json.dumps([prediction._asdict() for prediction in predictions],
+                         indent=2))
+    else:
+        for prediction in predictions:
+            print(predict.line(prediction))
+
+
+def segment(request: Request, workdir: Path) -> None:
+    """Prints the share of each class in each picture, and draws the masks over them."""
+    path = request.output or workdir / "predictions.png"
+    check_format(path)
+    masks = predict.segment(workdir, request.paths, request.invert)
+    with spinner("drawing"):
+        picture = predict.draw_segmentations(masks, workdir)
+        save(picture, path)
+    if request.json:
+        print(json.dumps([{"image": mask.image, "classes": mask.classes,
+                           "shares": mask.shares} for mask in masks], indent=2))
+        return
+    for mask in masks:
+        print(predict.line(mask))
+    print(f"{path}: {picture.title}")
+
+
+def overlays(request: Request) -> None:
+    """Draws test images with the true and the predicted class of every pixel."""
+    workdir = required_run(request)
+    path = request.output or workdir / "overlays.png"
+    check_format(path)
+    with spinner("drawing test images"):
+        picture = predict.draw_test_images(workdir, request.config)
+        save(picture, path)
+    print(f"{path}: {picture.title}")
+
+
+def inspect(request: Request) -> None:
+    """Draws what the network has learnt and why it predicts what it does."""
+    workdir = required_run(request)
+    pictures = inspection.draw(workdir, request.config, request.paths, request.invert)
+    print(f"{len(pictures)} pictures in {workdir / PICTURES}")
+    print(workdir / REPORT)
+
+
+def report(request: Request) -> None:
+    """Writes report.html again, of a run that has ended or not."""
+    workdir = required_run(request)
+    with spinner("writing the report"):
+        path = write_report(workdir)
+    print(path)
+
+
+def compare(request: Request) -> None:
+    """Writes a page that shows several runs side by side."""
+    if request.workdir is not None or request.config is not None:
+        raise InputError("--mode=compare takes the folders of runs as further "
+                         "arguments, neither --workdir nor --config")
+    path = request.output or Path("compare.html")
+    if path.suffix != ".html":
+        raise InputError(f"--output={path} must end in .html: --mode=compare writes a "
+                         "page")
+    with spinner("comparing"):
+        write_comparison([Path(folder) for folder in request.paths], path)
+    print(path)
+
+
+def serve(request: Request) -> None:
+    """Serves a web page: draw or drop a picture, see the prediction and why."""
+    # Imported here: the web library is for this mode alone.
+    from cnn_jax.serve import server
+    server.serve(required_run(request), request.host, request.port, request.invert)
+
+
+def summary(request: Request) -> None:
+    """Prints the layer table of a config's network; reads no data.
+
+    The network has as many classes as it was published for unless the config says
+    otherwise. --workdir=FOLDER also writes the table there, as text, CSV and JSON.
+    """
+    config = required_config(request)
+    if request.workdir is not None and (request.workdir / "config.json").exists():
+        raise InputError(f"{request.workdir} is the folder of a run, which has its own "
+                         "summary.txt: give --mode=summary another --workdir")
+    shape = networks.NETWORKS[config.model.name].input_shape
+    size = config.data.image_size if any(config.data.image_size) else shape[:2]
+    shape = (*size, config.data.channels or shape[2])
+    try:
+        with spinner("tracing the network"):
+            table = layer_table(create_model(config), shape,
+                                max(1, config.batch_size // jax.device_count()))
+    except ValueError as error:
+        raise InputError(f"{config.model.name} on images of shape {shape}: "
+                         f"{error}") from error
+    print(table.text())
+    print(f"convolutions: {table.convolutions()}")
+    for conv, names in list(table.by_form().items())[:-1]:  # the rest have the last
+        if len(names) > 3:
+            print(textwrap.fill(f"{conv}: {', '.join(names)}", 100,
+                                initial_indent="  ", subsequent_indent="    "))
+    if request.workdir is not None:
+        request.workdir.mkdir(parents=True, exist_ok=True)
+        table.save(request.workdir)
+
+
+def weights(request: Request) -> None:
+    """Writes the best parameters as weights.npz and as readable text."""
+    workdir = required_run(request)
+    with spinner("writing the weights"):
+        state = trained.load(workdir).state
+        paths = (write_npz(workdir / "weights.npz", state),
+                 write_text(workdir / "weights.txt", state))
+    for path in paths:
+        print(path)
+
+
+def show_data(request: Request) -> None:
+    """Draws training images as they are stored and as the network sees them."""
+    config = required_config(request)
+    workdir = request.workdir or default_path(config)
+    if not request.output:
+        check_same_config(workdir, config)
+    path = request.output or workdir / "data.png"
+    check_format(path)
+    with spinner("drawing"):
+        dataset = data.load(config.data, config.seed)
+        save(contact_sheet(dataset, config), path)
+    print(f"data: {dataset.source}")
+    print(path)
+
+
+COMMANDS = {"train": train, "eval": evaluate, "predict": classify,
+            "summary": summary, "weights": weights, "serve": serve,
+            "show_data": show_data, "overlays": overlays, "inspect": inspect,
+            "report": report, "compare": compare}
+
+
+def spinner(title: str) -> contextlib.AbstractContextManager[None]:
+    """Shows the title and the time on a terminal, on stderr: stdout may be piped."""
+    return Reporter(stderr=True).under_way(title, plain=False)

@@ -1,0 +1,89 @@
+"""The config of a command line: loads the file, checks the names of overrides.
+
+absl and ml_collections load the file once more when they parse the flags. They put
+what it raised into the text of another error, so we load it first.
+"""
+
+import re
+from pathlib import Path
+
+from ml_collections import ConfigDict
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
+
+from cnn_jax.config.rules import is_field, unknown_field
+from cnn_jax.errors import InputError
+
+CONFIG_OF_RUN = Path(__file__).parents[2] / "configs" / "workdir.py"
+
+
+def flag_values(argv: list[str], name: str) -> list[str]:
+    """Returns every VALUE of --name=VALUE and --name VALUE."""
+    return re.findall(rf"^--?{name}[=\n](.*)$", "\n".join(argv), re.MULTILINE)
+
+
+def overridden(argv: list[str]) -> list[str]:
+    """Returns the fields that --config.FIELD=VALUE, or --noconfig.FIELD, sets."""
+    return re.findall(r"^--?(?:no)?config\.([\w.]+)", "\n".join(argv), re.MULTILINE)
+
+
+def with_config_of_run(argv: list[str]) -> list[str]:
+    """Adds the config of --workdir where fields are overridden without --config."""
+    workdirs = flag_values(argv, "workdir")
+    if not overridden(argv) or not workdirs or flag_values(argv, "config"):
+        return argv
+    return [argv[0], f"--config={CONFIG_OF_RUN}:{workdirs[-1]}", *argv[1:]]
+
+
+def check_config(argv: list[str]) -> None:
+    """Raises InputError if the config cannot be loaded or lacks an overridden field."""
+    sources, fields = flag_values(argv, "config"), overridden(argv)
+    for name in fields:
+        if not is_field(name):
+            raise InputError(unknown_field(name))
+    if not sources:
+        return
+    config = load(sources[-1])
+    for name in fields:
+        if not has_field(config, name):
+            raise InputError(
+                f"config.{name}: --config={sources[-1]} does not set this field; "
+                "configs/default.py names all fields, configs/network.py:NAME those of "
+                "a network too")
+
+
+def has_field(config: ConfigDict, name: str) -> bool:
+    """Whether a config holds 'data.name', say."""
+    for key in name.split("."):
+        if not isinstance(config, ConfigDict) or key not in config:
+            return False
+        config = config[key]
+    return True
+
+
+def load(source: str) -> ConfigDict:
+    """Loads FILE or FILE:VARIANT. Raises InputError, whatever the file raises."""
+    try:
+        config = ConfigFileFlagParser("config").parse(source)
+        config.is_locked  # raises OSError if the file could not be read
+        return config
+    except OSError as error:
+        raise InputError(f"--config={source}: no such config file"
+                         f"{configs_beside(source)}") from error
+    except SyntaxError as error:
+        raise InputError(f"--config={source} is not Python: {error}") from error
+    except Exception as error:  # a config file is Python: it may raise anything
+        cause: BaseException = error
+        if isinstance(error, (TypeError, ValueError)) and error.__context__:
+            cause = error.__context__  # what ml_collections put into a text
+        if isinstance(cause, InputError):
+            raise cause from error
+        words = str(cause.args[0] if cause.args else cause) or type(cause).__name__
+        raise InputError(f"--config={source} failed: {words.strip()[:200]}") from error
+
+
+def configs_beside(source: str) -> str:
+    """Lists the config files in the folder of one that does not exist."""
+    folder = Path(source.partition(":")[0]).parent
+    names = sorted(path.name for path in folder.glob("*.py")
+                   if path.name not in ("__init__.py", CONFIG_OF_RUN.name))
+    return f"; {folder} holds {', '.join(names[:12])}" if names else ""
