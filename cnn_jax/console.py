@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import (BarColumn, MofNCompleteColumn, Progress, SpinnerColumn,
                            TextColumn, TimeElapsedColumn, TimeRemainingColumn)
 
+# What a row of the history holds beside its metrics.
+COUNTERS = ("epoch", "step", "learning_rate", "seconds", "images_per_second")
 QUIET_SECONDS = 30.0  # between progress lines where there is no terminal
 
 
@@ -86,9 +88,8 @@ class Reporter:
 def epoch_line(row: dict, epochs: int) -> str:
     """One epoch in Keras' words."""
     words = [f"epoch {row['epoch']}/{epochs}"]
-    words += [f"{name}: {row[name]:.4f}" for name in
-              ("loss", "accuracy", "val_loss", "val_accuracy", "val_mean_iou")
-              if name in row]
+    words += [f"{name}: {value:.4f}" for name, value in row.items()
+              if name not in COUNTERS]
     words += [f"{row['seconds']:.1f} s", f"{row['images_per_second']:,.0f} images/s"]
     return " - ".join(words)
 
@@ -97,6 +98,6 @@ def part_line(part: str, figures: dict) -> str:
     """The evaluation of one part of the data."""
     if figures["examples"] == 0:
         return f"{part}: no examples"
-    words = [f"{name}: {figures[name]:.4f}" for name in
-             ("loss", "accuracy", "mean_iou") if name in figures]
+    words = [f"{name}: {value:.4f}" for name, value in figures.items()
+             if name != "examples"]
     return f"{part}: {' - '.join(words)} - {figures['examples']} examples"

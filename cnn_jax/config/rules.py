@@ -20,8 +20,11 @@ from cnn_jax.data import scaling, warp
 from cnn_jax.errors import InputError
 from cnn_jax.json_files import sealed
 from cnn_jax import optimizers as optimizer
+from cnn_jax.tasks import TASKS
 
-MONITORS = ("loss", "accuracy", "val_loss", "val_accuracy", "val_mean_iou")
+# What training and evaluation measure; each task adds its own.
+MONITORS = ("loss", "accuracy", "val_loss", "val_accuracy",
+            *(f"val_{name}" for task in TASKS.values() for name in task.monitors))
 
 # Where and how a run is executed, not what it computes: free to differ on resume.
 EXECUTION = ("parallel", "devices", "coordinator", "num_processes", "process_id",
@@ -226,17 +229,21 @@ def check_together(config: ConfigDict) -> None:
     except InputError as error:
         raise InputError(f"config.{error}") from error
     mixing = [name for name in ("cutout", "mixup", "cutmix") if config.augment[name]]
-    if config.data.name in data.PIXEL_LABELS and mixing:
+    task = data.task_of(config.data)
+    if mixing and not task.can_mix:
         raise InputError(
             f"config.augment.{mixing[0]} = {config.augment[mixing[0]]} is not for "
-            f"{config.data.name}, which has a label for each pixel: set it to 0 (maps, "
+            f"{config.data.name}, which has a label for each "
+            f"{task.unit}: set it to 0 (maps, "
             "flips and crop_padding move images and labels alike)")
     for part in ("early_stopping", "checkpoint"):
-        if (config[part].monitor == "val_mean_iou"
-                and config.data.name not in data.PIXEL_LABELS):
+        monitor = config[part].monitor
+        others = [other.name for other in TASKS.values() if other is not task
+                  and monitor.removeprefix("val_") in other.monitors]
+        if others:
             raise InputError(
-                f"config.{part}.monitor = 'val_mean_iou' is for sets with a label for "
-                f"each pixel, not for {config.data.name}: use val_accuracy")
+                f"config.{part}.monitor = {monitor!r} is for sets of the task "
+                f"{' or '.join(others)}, not for {config.data.name}: use val_accuracy")
     if config.coordinator not in ("", "auto") and not (
             0 <= config.process_id < config.num_processes):
         raise InputError(

@@ -5,26 +5,37 @@
 
 import math
 import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
 
 from cnn_jax.data import folders, shapes, sources
-from cnn_jax.data.examples import Dataset, Examples, split
+from cnn_jax.data.examples import Dataset, Examples, Stored, split
 from cnn_jax.data.images import convert_images, find_images, read_image
 from cnn_jax.errors import InputError
+from cnn_jax.tasks import TASKS, Task
 
-# Name -> function from the `data` config to a `Stored` set.
+
+class Source(NamedTuple):
+    """Where a set comes from, and what its labels mean."""
+
+    read: Callable[[ConfigDict], Stored]  # from the `data` config
+    task: str = "classify"                # a name in tasks.TASKS
+
+
 SOURCES = {
-    "digits": sources.digits,
-    "mnist": sources.official_set,
-    "fashion_mnist": sources.official_set,
-    "cifar10": sources.official_set,
-    "folder": folders.class_folders,
-    "shapes_colour": shapes.colour,
-    "shapes_shape": shapes.shape,
-    "shapes_both": shapes.both,
-    "shapes_segmentation": shapes.segmentation,
+    "digits": Source(sources.digits),
+    "mnist": Source(sources.official_set),
+    "fashion_mnist": Source(sources.official_set),
+    "cifar10": Source(sources.official_set),
+    "folder": Source(folders.class_folders),
+    "shapes_colour": Source(shapes.colour),
+    "shapes_shape": Source(shapes.shape),
+    "shapes_both": Source(shapes.both),
+    "shapes_segmentation": Source(shapes.segmentation, "segment"),
+    "shapes_multilabel": Source(shapes.multilabel, "multilabel"),
 }
-# Their labels are masks, uint8 [N, H, W].
-PIXEL_LABELS = ("shapes_segmentation",)
 _BIASED = ("shapes_colour", "shapes_shape")
 SPLITS = ("stratified", "first", "last")
 MAX_SIDE = 4096  # pixels
@@ -49,7 +60,7 @@ def load(config, seed: int) -> Dataset:
         from cnn_jax.data import builders
         stored = builders.catalogue(config)
     else:
-        stored = SOURCES[config.name](config)
+        stored = SOURCES[config.name].read(config)
     parts = {
         part: examples._replace(images=convert_images(
             examples.images, config.image_size, config.channels))
@@ -63,6 +74,14 @@ def load(config, seed: int) -> Dataset:
     source = (f"{config.name}: {stored.origin}; {counts}; {height} x {width} x "
               f"{channels}, {len(stored.class_names)} classes")
     return Dataset(config.name, train, validation, test, stored.class_names, source)
+
+
+def task_of(config: ConfigDict) -> Task:
+    """Returns what the labels of the set mean that the `data` config names.
+
+    The sets of tensorflow-datasets that can be read have one class for each image.
+    """
+    return TASKS[SOURCES[config.name].task if config.name in SOURCES else "classify"]
 
 
 def check(config) -> None:
@@ -117,8 +136,8 @@ def _check_for_set(config) -> None:
         raise InputError(
             f"data.validation_is_test is true but data.name is {name!r}; it is for "
             "folder")
-    if name in PIXEL_LABELS and any(config.image_size):
+    if task_of(config).unit == "pixel" and any(config.image_size):
         raise InputError(
             f"data.image_size is {tuple(config.image_size)} but {name} is drawn with a "
-            f"label for each of its {shapes.SEGMENTATION_SIDE} x "
-            f"{shapes.SEGMENTATION_SIDE} pixels; leave (0, 0)")
+            f"label for each of its {shapes.LARGE_SIDE} x "
+            f"{shapes.LARGE_SIDE} pixels; leave (0, 0)")

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnn_jax.data.warp import warp, warp_labels
+from cnn_jax.tasks import TASKS, Task
 
 # (labels, weight of each example) pairs, whose weights add up to 1: the loss is the
 # weighted sum of the losses against each.
@@ -45,11 +46,11 @@ def mixes(settings) -> bool:
 
 
 def augment(key: jax.Array, images: jax.Array, labels: jax.Array, place: jax.Array,
-            settings, zero: float = 0.0,
+            settings, zero: float = 0.0, task: Task = TASKS["classify"],
             axis_name: str | None = None) -> tuple[jax.Array, Targets]:
     """uint8 images [N, H, W, C] -> float32 images with pixels 0..255, and targets.
 
-    labels: int [N], or masks [N, H, W] (no cutout, mixup or cutmix then).
+    labels: [N, ...] by the task.
     place: [N], each image's position in the global batch, folded into its key.
     settings: the `augment` part of a config.
     zero: the pixel that scaling turns into 0, which fills what cutout removes.
@@ -57,8 +58,8 @@ def augment(key: jax.Array, images: jax.Array, labels: jax.Array, place: jax.Arr
     """
     if is_identity(settings):
         return images.astype(jnp.float32), ((labels, 1.0),)
-    masks = labels.ndim > 1
-    assert not (masks and (mixes(settings) or settings.cutout)), settings
+    assert task.can_mix or not (mixes(settings) or settings.cutout), settings
+    masks = task.unit == "pixel"
     keys = dict(zip(_DRAWS, jax.vmap(
         lambda p: jax.random.split(jax.random.fold_in(key, p), len(_DRAWS)),
         out_axes=1)(place)))
@@ -72,12 +73,14 @@ def augment(key: jax.Array, images: jax.Array, labels: jax.Array, place: jax.Arr
             labels = warp_labels(labels, matrices, settings.fill_mode)
         images = warp(images, matrices, settings.fill_mode)
     else:
-        images, labels = (flip(flip(x, rows, 1), columns, 2) if x.ndim > 1 else x
-                          for x in (images, labels))
+        images = flip(flip(images, rows, 1), columns, 2)
+        if masks:
+            labels = flip(flip(labels, rows, 1), columns, 2)
     if settings.crop_padding:
-        images, labels = (crop(x, keys["crop"], settings.crop_padding,
-                               settings.fill_mode) if x.ndim > 1 else x
-                          for x in (images, labels))
+        images = crop(images, keys["crop"], settings.crop_padding, settings.fill_mode)
+        if masks:
+            labels = crop(labels, keys["crop"], settings.crop_padding,
+                          settings.fill_mode)
     images = images.astype(jnp.float32)
     if settings.cutout:
         images = jnp.where(square(keys["cutout"], images, settings.cutout)[..., None],

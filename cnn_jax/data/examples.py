@@ -97,8 +97,8 @@ def _cut(examples, count, how, seed, field) -> tuple[Examples, Examples]:
                 examples.take(slice(total - count, None)))
     if examples.labels.ndim > 1:
         raise InputError(
-            f"{field} asks for a stratified cut, but this set has a label for each "
-            "pixel; set data.split to first or last")
+            f"{field} asks for a stratified cut, but an image of this set has more "
+            "than one class; set data.split to first or last")
     # Imported here: scikit-learn takes a second to import.
     from sklearn.model_selection import train_test_split
     try:

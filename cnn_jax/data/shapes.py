@@ -4,6 +4,7 @@
     shapes_shape         28 x 28 grey, label = the shape
     shapes_both          28 x 28 colour, label = 3 * colour + shape, three of each
     shapes_segmentation  32 x 32 colour, one to three shapes, label = a class per pixel
+    shapes_multilabel    32 x 32 colour, one to four different shapes, label = which
 
 The first three are those of the tutorial microsoft/ai-edu, step 8, chapter 18, with the
 same counts and the same distribution of every coordinate (the source fixes no seed, so
@@ -23,12 +24,12 @@ from PIL import Image, ImageDraw
 
 from cnn_jax.data.examples import Examples, Stored
 
-SIDE, SEGMENTATION_SIDE = 28, 32  # pixels
+SIDE, LARGE_SIDE = 28, 32  # pixels
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255),
            "yellow": (255, 255, 0), "cyan": (0, 255, 255), "pink": (255, 0, 255)}
 SHAPES = ("circle", "rectangle", "triangle", "diamond", "line")
 # Per group (a shape, or a colour and a shape): training and test images.
-COUNTS, COUNTS_BOTH, COUNTS_SEGMENTATION = (1000, 200), (600, 100), (5000, 1000)
+COUNTS, COUNTS_BOTH, COUNTS_LARGE = (1000, 200), (600, 100), (5000, 1000)
 LINE_WIDTH = 2
 # Of the four corners upper left, upper right, lower left, lower right, the one that the
 # published triangle of each colour leaves out; the others leave out the upper left.
@@ -87,7 +88,7 @@ def segmentation(config) -> Stored:
     fills = list(COLOURS.values())
 
     def one(group):
-        image = Image.new("RGB", (SEGMENTATION_SIDE,) * 2)
+        image = Image.new("RGB", (LARGE_SIDE,) * 2)
         mask = Image.new("L", image.size)
         for fill in random.permutation(len(fills))[:_integer(random, 1, 4)]:
             kind = _integer(random, 0, len(SHAPES))
@@ -96,7 +97,33 @@ def segmentation(config) -> Stored:
             draw(mask, SHAPES[kind], outline, kind + 1)
         return np.asarray(image), np.asarray(mask)
 
-    return _stored(random, one, 1, COUNTS_SEGMENTATION, ("background", *SHAPES), config)
+    return _stored(random, one, 1, COUNTS_LARGE, ("background", *SHAPES), config)
+
+
+def multilabel(config) -> Stored:
+    """One to four different shapes of different colours: 5,000 + 1,000 images.
+
+    Each shape has a quarter of the image to itself and fills a box of 8 to 16 pixels a
+    side there, so none is covered. Labels are uint8 [N, 5], 1 for each shape that is
+    in the image.
+    """
+    random = np.random.RandomState(config.seed)
+    fills = list(COLOURS.values())
+
+    def one(group):
+        image = Image.new("RGB", (LARGE_SIDE,) * 2)
+        label = np.zeros(len(SHAPES), np.uint8)
+        count, half = _integer(random, 1, 5), LARGE_SIDE // 2
+        for kind, fill, quarter in zip(*(random.permutation(n)[:count]
+                                         for n in (len(SHAPES), len(fills), 4))):
+            tile = Image.new("RGB", (half, half))
+            draw(tile, SHAPES[kind], boxed_points(SHAPES[kind], random, half),
+                 fills[fill])
+            image.paste(tile, (half * int(quarter % 2), half * int(quarter // 2)))
+            label[kind] = 1
+        return np.asarray(image), label
+
+    return _stored(random, one, 1, COUNTS_LARGE, SHAPES, config)
 
 
 def points(kind: str, random: np.random.RandomState, left_out: int) -> Points:
@@ -121,11 +148,12 @@ def points(kind: str, random: np.random.RandomState, left_out: int) -> Points:
     return _diamond(box) if kind == "diamond" else box
 
 
-def boxed_points(kind: str, random: np.random.RandomState) -> Points:
-    """A shape that fills a box of 8 to 16 pixels a side, within 32 x 32."""
+def boxed_points(kind: str, random: np.random.RandomState,
+                 side: int = LARGE_SIDE) -> Points:
+    """Draws a shape that fills a box of 8 to 16 pixels a side, within side x side."""
     width, height = _integer(random, 8, 17), _integer(random, 8, 17)
-    x = _integer(random, 0, SEGMENTATION_SIDE - width + 1)
-    y = _integer(random, 0, SEGMENTATION_SIDE - height + 1)
+    x = _integer(random, 0, side - width + 1)
+    y = _integer(random, 0, side - height + 1)
     left_out = _integer(random, 0, 4)
     box = [x, y, x + width - 1, y + height - 1]
     corners = [(box[0], box[1]), (box[2], box[1]), (box[0], box[3]), (box[2], box[3])]

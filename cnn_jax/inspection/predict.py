@@ -16,8 +16,9 @@ from cnn_jax.errors import InputError, one_line
 from cnn_jax.inspection.draw.overlays import overlays
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.console import Reporter
+from cnn_jax.tasks import TASKS, segment as segment_task
 from cnn_jax.tasks.metrics import mean_iou
-from cnn_jax.training.steps import confusion, predict_logits
+from cnn_jax.training.steps import predict_logits
 from cnn_jax.workdir.trained import Trained, load
 from cnn_jax.data.info import describe
 from cnn_jax.workdir.folder import check_same_data, read_config, read_data_info
@@ -46,7 +47,7 @@ class Segmentation(NamedTuple):
 
 def has_pixel_labels(workdir: Path) -> bool:
     """Whether a run was trained on masks: a class for each pixel."""
-    return read_config(workdir).data.name in data.PIXEL_LABELS
+    return data.task_of(read_config(workdir).data).unit == "pixel"
 
 
 def classify(workdir: Path, images: Sequence[str | Path], top: int = 3,
@@ -100,8 +101,10 @@ def read(workdir: Path) -> Trained:
 
 def need_pixel_labels(workdir: Path) -> None:
     if not has_pixel_labels(workdir):
+        masked = [name for name, source in data.SOURCES.items()
+                  if TASKS[source.task].unit == "pixel"]
         raise InputError(f"{workdir} was trained to name one class for each picture; "
-                         f"overlays are of sets such as {', '.join(data.PIXEL_LABELS)}")
+                         f"overlays are of sets such as {', '.join(masked)}")
 
 
 def answers(trained: Trained, paths: Sequence[Path],
@@ -164,7 +167,8 @@ def draw_test_images(workdir: Path, config: ConfigDict | None = None) -> Picture
 
 def image_iou(logits: np.ndarray, truth: np.ndarray) -> float:
     """Mean IoU of one image, over the classes that it holds or is said to hold."""
-    return mean_iou(np.asarray(confusion(logits[None], truth[None], np.ones(1))))
+    sums = segment_task.confusion(logits[None], truth[None], np.ones(1))
+    return mean_iou(np.asarray(sums["confusion"]))
 
 
 def class_name(names: Sequence[str], index: int) -> str:

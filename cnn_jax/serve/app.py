@@ -171,7 +171,7 @@ def describe(trained: Trained, name: str, invert: bool) -> dict:
         "classes": [class_name(info.class_names, i) for i in range(count)],
         "colours": ["#%02x%02x%02x" % tuple(colour)
                     for colour in class_colours()[:count]],
-        "masks": info.name in data.PIXEL_LABELS,
+        "masks": data.task_of(trained.config.data).unit == "pixel",
         "layers": [{"name": layer.name, "kind": kind_of(layer.module),
                     "shape": layer.shape} for layer in layers],
         "layer": first_layer(layers), "maps": MAPS, "invert": invert,

@@ -1,0 +1,10 @@
+"""TASKS: the kinds of labels. A new one is a file like these and a row here."""
+
+from cnn_jax.tasks import classify, multilabel, segment
+from cnn_jax.tasks.task import Task
+
+TASKS = {
+    "classify": classify.TASK,
+    "segment": segment.TASK,
+    "multilabel": multilabel.TASK,
+}

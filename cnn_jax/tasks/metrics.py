@@ -1,23 +1,19 @@
-"""Metrics from sums over examples."""
+"""Metrics from sums over examples, and from all scores."""
+
+from collections.abc import Mapping
 
 import numpy as np
 
 
-def mean(sums: dict[str, float]) -> dict[str, float]:
-    """Loss and accuracy from sums over examples: divide once, at the end.
-
-    Of masks, accuracy is the share of right pixels, and evaluation adds the mean IoU.
-    """
+def mean(sums: Mapping[str, float | np.ndarray]) -> dict[str, float]:
+    """Computes loss and accuracy from sums over examples: it divides once."""
     count = float(sums["count"])
-    found = {name: float(sums[key]) / count for name, key in (
-        ("loss", "loss"), ("accuracy", "correct"))}
-    if "confusion" in sums:
-        found["mean_iou"] = mean_iou(sums["confusion"])
-    return found
+    return {"loss": float(sums["loss"]) / count,
+            "accuracy": float(sums["correct"]) / count}
 
 
 def mean_iou(confusion: np.ndarray) -> float:
-    """Mean over the classes of |truth and prediction| / |truth or prediction|.
+    """Averages |truth and prediction| / |truth or prediction| over the classes.
 
     confusion: pixels [true class, predicted class] of the whole part. A class that is
     neither there nor predicted does not count.
@@ -25,3 +21,41 @@ def mean_iou(confusion: np.ndarray) -> float:
     both = np.diag(confusion)
     either = confusion.sum(0) + confusion.sum(1) - both
     return float(np.mean(both[either > 0] / either[either > 0]))
+
+
+def macro_f1(true_positives: np.ndarray, false_positives: np.ndarray,
+             false_negatives: np.ndarray) -> float:
+    """Averages F1 = 2 tp / (2 tp + fp + fn) over the classes; each count is [C].
+
+    A class that is neither there nor predicted does not count; without any other the
+    mean is 0.
+    """
+    both = 2.0 * true_positives
+    total = both + false_positives + false_negatives
+    counted = total > 0
+    return float(np.mean(both[counted] / total[counted])) if counted.any() else 0.0
+
+
+def average_precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Computes the average precision of each class, float64 [C].
+
+    scores: [N, C], higher for more probable. labels: [N, C] of 0 and 1.
+
+        AP = sum over the thresholds of (recall_k - recall_{k-1}) precision_k
+
+    with one threshold for each distinct score, from the highest down. NaN for a class
+    that no image holds.
+    """
+    return np.array([_average_precision(*pair) for pair in zip(scores.T, labels.T)])
+
+
+def _average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Computes the average precision of one class, [N], [N]."""
+    if not labels.any():
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    scores, found = scores[order], np.cumsum(labels[order], dtype=np.float64)
+    last = np.append(scores[1:] != scores[:-1], True)  # of equal scores
+    precision = found[last] / (np.flatnonzero(last) + 1)
+    recall = found[last] / found[-1]
+    return float(np.sum(np.diff(recall, prepend=0.0) * precision))

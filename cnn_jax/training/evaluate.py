@@ -25,8 +25,7 @@ def untold(title: str, items: Iterable, total: int, note: str):
 def compile_evaluation(recipe: Recipe, placement: Placement, state: TrainState,
                        examples: Examples, spans: dict[str, range], batch_size: int,
                        track: Callable = untold) -> Evaluate:
-    """(state, part) -> loss, accuracy and number of examples of that part, and where
-    each pixel has a label the mean IoU.
+    """(state, part) -> loss, accuracy, the metrics of the task, number of examples.
 
     state, examples: on the devices. The last batch is padded and masked, sums are
     added up, and divided once. `batch_size` is rounded up to divide over the devices.
@@ -55,6 +54,7 @@ def compile_evaluation(recipe: Recipe, placement: Placement, state: TrainState,
                 for name, value in metrics.items():
                     totals[name] = totals.get(name, 0.0) + np.float64(value)
         assert totals["count"] == len(spans[part]), (totals, part)
-        return mean(totals) | {"examples": int(totals["count"])}
+        return (mean(totals) | recipe.task.extra_metrics(totals)
+                | {"examples": int(totals["count"])})
 
     return evaluate

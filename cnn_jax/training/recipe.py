@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnn_jax import networks
+from cnn_jax import data, networks
 from cnn_jax.data.augment import augment
 from cnn_jax.data.batches import steps_per_epoch
 from cnn_jax.data.scaling import scale
@@ -54,11 +54,13 @@ def create_recipe(config: ConfigDict, info: DataInfo,
                 "'loss' or 'accuracy'")
     rate = optimizer.schedule(
         config, steps_per_epoch(info.counts["train"], config.batch_size))
+    task = data.task_of(config.data)
     return Recipe(
-        model=create_model(config, classes, axis_name),
+        task=task, model=create_model(config, classes, axis_name),
         optimizer=optimizer.create(config, rate), rate=rate,
         augment=functools.partial(augment, settings=config.augment,
-                                  zero=info.scaling.offset, axis_name=axis_name),
+                                  zero=info.scaling.offset, task=task,
+                                  axis_name=axis_name),
         scale=functools.partial(scale, scaling=info.scaling), seed=config.seed,
         label_smoothing=config.loss.label_smoothing,
         ema_decay=config.optimizer.ema_decay,
@@ -67,12 +69,12 @@ def create_recipe(config: ConfigDict, info: DataInfo,
 
 
 def describe_network(recipe: Recipe, image_shape: tuple[int, int, int],
-                     masks: bool = False, images: int = 1) -> LayerTable:
+                     images: int = 1) -> LayerTable:
     """The layer table for so many images at a time; nothing is computed.
 
     Raises InputError where the network cannot take images of this shape, has no part
-    of a name that is to be frozen, or does not say what the labels (one an image, or
-    `masks`) are about.
+    of a name that is to be frozen, or answers for pixels where the task is about
+    images (or the reverse).
     """
     network = type(recipe.model).__name__
     try:
@@ -83,12 +85,12 @@ def describe_network(recipe: Recipe, image_shape: tuple[int, int, int],
                          ) from error
     logits = jax.eval_shape(
         functools.partial(predict_logits, recipe=recipe), state,
-        jax.ShapeDtypeStruct((1, *image_shape), np.uint8)).shape[1:-1]
-    if logits != (tuple(image_shape[:2]) if masks else ()):
-        answer, labels = ("each pixel" if n else "each image"
-                          for n in (len(logits), masks))
-        raise InputError(f"{network} answers for {answer}, the data have a label for "
-                         f"{labels}: choose another config.model.name or data.name")
+        jax.ShapeDtypeStruct((1, *image_shape), np.uint8)).shape[1:]
+    if logits != recipe.task.logits_shape(tuple(image_shape), logits[-1]):
+        answer = "each pixel" if len(logits) > 1 else "each image"
+        raise InputError(
+            f"{network} answers for {answer}, the data have a label for each "
+            f"{recipe.task.unit}: choose another config.model.name or data.name")
     return table
 
 

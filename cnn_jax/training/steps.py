@@ -16,13 +16,14 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from cnn_jax.rng import draw_key
+from cnn_jax.data.augment import Targets
 from cnn_jax.networks import in_parts
 from cnn_jax.optimizers import Schedule
+from cnn_jax.rng import draw_key
+from cnn_jax.tasks import Task
 
 AUX_WEIGHT = 0.3  # of GoogLeNet's and Inception's auxiliary heads in the loss
-# Sums over examples: loss, correct, count; of masks in evaluation also confusion, the
-# pixels [true class, predicted class].
+# Sums over examples: loss, correct, count; evaluation adds those of the task.
 Metrics = dict[str, jax.Array]
 
 
@@ -30,7 +31,7 @@ class Batch(NamedTuple):
     """What a step sees."""
 
     image: jax.Array  # uint8 [B, H, W, C]
-    label: jax.Array  # int32 [B]; masks, a label for each pixel: uint8 [B, H, W]
+    label: jax.Array  # [B, ...], shape and dtype by the task
     mask: jax.Array   # float32 [B]: 0 where evaluation padded the batch
     place: jax.Array  # int32 [B]: position in the global batch, which random draws use
 
@@ -55,6 +56,7 @@ class TrainState:
 class Recipe:
     """All that does not change: what to train and how."""
 
+    task: Task
     model: nn.Module
     optimizer: optax.GradientTransformation
     rate: Schedule
@@ -82,25 +84,13 @@ def create_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainStat
         average=params if recipe.ema_decay > 0 else {})
 
 
-def example_losses(logits: jax.Array, labels: jax.Array,
-                   label_smoothing: float = 0.0) -> jax.Array:
-    """Softmax cross-entropy of each example, [N, classes], [N] -> float32 [N].
+def mixup_mean(function: Callable[[jax.Array], jax.Array],
+               targets: Targets) -> jax.Array:
+    """Sums weight * function(labels) over the targets.
 
-    Of masks, [N, H, W, classes], [N, H, W], it is the mean over the pixels.
+    There is one target, or two where images were mixed. For a loss this is the loss
+    against the mixture of the targets, since cross-entropy is linear in its target.
     """
-    targets = jax.nn.one_hot(labels, logits.shape[-1])
-    return example_means(optax.softmax_cross_entropy(
-        logits.astype(jnp.float32), optax.smooth_labels(targets, label_smoothing)))
-
-
-def example_means(values: jax.Array) -> jax.Array:
-    """[N, ...] -> [N]"""
-    return values.mean(tuple(range(1, values.ndim)))
-
-
-def weigh(function: Callable[[jax.Array], jax.Array], targets) -> jax.Array:
-    """Sum of weight * function(labels) over the targets: one, or two where images
-    were mixed (cross-entropy is linear in its target)."""
     return sum(weight * function(labels) for labels, weight in targets)
 
 
@@ -113,7 +103,7 @@ def train_step(state: TrainState, batch: Batch,
     images = recipe.scale(pixels)
 
     def losses_of(logits):
-        return weigh(lambda labels: example_losses(
+        return mixup_mean(lambda labels: recipe.task.losses(
             logits, labels, recipe.label_smoothing), targets)
 
     def loss_of(params):
@@ -141,18 +131,16 @@ def train_step(state: TrainState, batch: Batch,
         average = optax.incremental_update(
             params, state.average, jnp.where(updated, 1 - recipe.ema_decay, 0.0))
     state = TrainState(state.step + 1, params, batch_stats, opt_state, average)
-    hits = weigh(functools.partial(example_hits, logits), targets)
-    return state, sums(losses, hits, batch.mask, recipe)
+    correct = mixup_mean(functools.partial(recipe.task.correct, logits), targets)
+    return state, sums(losses, correct, batch.mask, recipe)
 
 
 def eval_step(state: TrainState, batch: Batch, recipe: Recipe) -> Metrics:
     """The metrics of one batch, padded examples not counted."""
     logits = predict_logits(state, batch.image, recipe)
-    more = {}
-    if batch.label.ndim > 1:
-        more["confusion"] = confusion(logits, batch.label, batch.mask)
-    return sums(example_losses(logits, batch.label),
-                example_hits(logits, batch.label), batch.mask, recipe, more)
+    task = recipe.task
+    return sums(task.losses(logits, batch.label), task.correct(logits, batch.label),
+                batch.mask, recipe, task.extra_sums(logits, batch.label, batch.mask))
 
 
 def predict_logits(state: TrainState, images: jax.Array, recipe: Recipe) -> jax.Array:
@@ -161,27 +149,13 @@ def predict_logits(state: TrainState, images: jax.Array, recipe: Recipe) -> jax.
     return recipe.model.apply(state.variables, recipe.scale(images), train=False)
 
 
-def example_hits(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """1 for each example whose class is right; of masks the share of such pixels."""
-    return example_means((logits.argmax(-1) == labels).astype(jnp.float32))
-
-
-def confusion(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
-    """int32 [classes, classes]: pixels by true and by predicted class; exact."""
-    classes = logits.shape[-1]
-    pairs = labels.astype(jnp.int32) * classes + logits.argmax(-1).astype(jnp.int32)
-    counted = jnp.broadcast_to(mask.astype(jnp.int32)[:, None, None], pairs.shape)
-    counts = jnp.zeros(classes ** 2, jnp.int32).at[pairs.ravel()].add(counted.ravel())
-    return counts.reshape(classes, classes)
-
-
-def sums(losses: jax.Array, hits: jax.Array, mask: jax.Array, recipe: Recipe,
+def sums(losses: jax.Array, correct: jax.Array, mask: jax.Array, recipe: Recipe,
          more: Metrics | None = None) -> Metrics:
     """Sums over the examples that count, so that one division at the end is exact.
 
     more: further sums, over the examples of this device.
     """
-    metrics = {"loss": (losses * mask).sum(), "correct": (hits * mask).sum(),
+    metrics = {"loss": (losses * mask).sum(), "correct": (correct * mask).sum(),
                "count": mask.sum()} | (more or {})
     if recipe.axis_name is not None:
         metrics = lax.psum(metrics, recipe.axis_name)

@@ -93,7 +93,6 @@ def open_run(config: ConfigDict, workdir: str | Path | None,
     path = Path(workdir or default_path(config)).absolute()
     recipe = create_recipe(config, info, placement.axis_name)
     table = describe_network(recipe, info.image_shape,
-                             masks=config.data.name in data.PIXEL_LABELS,
                              images=config.batch_size // len(placement.devices))
     parallel.check_same_in_all(
         f"{computed(config)} {config.log.every_steps} {info.sha256}")

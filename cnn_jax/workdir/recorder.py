@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tensorboardX.summary import scalar
 
+from cnn_jax.console import COUNTERS
 from cnn_jax.files import named, write_atomically
 from cnn_jax.workdir.event_file import EventFile
 
@@ -76,8 +77,9 @@ class Recorder:
         for part, prefix in (("train", ""), ("validation", "val_")):
             if prefix + "loss" not in row:
                 continue
-            tags = {tag: row[prefix + tag] for tag in ("loss", "accuracy", "mean_iou")
-                    if prefix + tag in row} | shared
+            tags = {name.removeprefix(prefix): value for name, value in row.items()
+                    if name not in COUNTERS
+                    and name.startswith("val_") == bool(prefix)} | shared
             with named(self.workdir / part):
                 self.writers[part].add(
                     (scalar(tag, value) for tag, value in tags.items()), row["step"])

@@ -14,6 +14,7 @@ from cnn_jax.errors import RunError
 from cnn_jax.json_files import sealed
 from cnn_jax.console import part_line
 from cnn_jax.files import named, write_atomically
+from cnn_jax.tasks import Task
 from cnn_jax.workdir.checkpoints.read import leaves
 from cnn_jax.workdir.progress import best_row
 from cnn_jax.workdir.machine import (commit, machine, peak_memory_mb, versions)
@@ -104,11 +105,13 @@ def draw(this, state, history: list[dict], step: int) -> None:
         this.dataset, images=1), this.workdir, this.report)
 
 
-def mean_ious(best: dict, test: dict) -> dict:
-    """Of validation and test, where each pixel has a label."""
-    found = {"validation_mean_iou": best.get("val_mean_iou"),
-             "test_mean_iou": test.get("mean_iou")}
-    return found if any(value is not None for value in found.values()) else {}
+def task_metrics(task: Task, best: dict, test: dict) -> dict[str, float | None]:
+    """Lists the metrics of a task on the validation and the test part."""
+    found = {}
+    for name in task.monitors:
+        found |= {f"validation_{name}": best.get(f"val_{name}"),
+                  f"test_{name}": test.get(name)}
+    return found
 
 
 def collect(this, final, progress, best: dict, test: dict) -> dict:
@@ -125,7 +128,7 @@ def collect(this, final, progress, best: dict, test: dict) -> dict:
         "test_accuracy": test["accuracy"],
         "test_loss": test["loss"],
         "test_examples": test["examples"],
-        **mean_ious(best, test),
+        **task_metrics(this.recipe.task, best, test),
         **({"seeds_at_once": this.seeds} if this.seeds > 1 else {}),
         "train_seconds": round(progress.train_seconds, 3),
         "compile_seconds": round(progress.compile_seconds, 3),

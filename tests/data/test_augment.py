@@ -12,6 +12,7 @@ import scipy.ndimage
 from tests.support.tiny_runs import end, start_python
 
 from cnn_jax.data import augment, warp
+from cnn_jax.tasks import TASKS
 from configs import default, monkeys
 
 KEY = jax.random.key(7)
@@ -34,7 +35,9 @@ def images(n=4, height=9, width=12, channels=2):
 def augmented(x, labels=None, key=KEY, **changes):
     """(images, targets) of a whole batch."""
     labels = jnp.arange(len(x)) if labels is None else labels
-    return augment.augment(key, x, labels, jnp.arange(len(x)), config(**changes))
+    task = TASKS["segment" if labels.ndim == 3 else "classify"]
+    return augment.augment(key, x, labels, jnp.arange(len(x)), config(**changes),
+                           task=task)
 
 
 def matrices(n):

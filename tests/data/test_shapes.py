@@ -21,7 +21,9 @@ SHA256 = {
     "shapes_both":
         "d558e9e9ac008b0bad21407532462b72d7b94d154c60ed64eff994797cf50ce3",
     "shapes_segmentation":
-        "9c3cc21234ac950f9e1a033e3d91fce7b96e8816433f805e27f80a0e0d4876c2"}
+        "9c3cc21234ac950f9e1a033e3d91fce7b96e8816433f805e27f80a0e0d4876c2",
+    "shapes_multilabel":
+        "c414cb4fff4c824def78796c4fe7ee50f1720fea394a2964990fb9a6cfb8268e"}
 NAMES = tuple(SHA256)
 # What `points` makes of the shapes in turn, with RandomState(0).
 NUMBERS = [[12, 5, 14, 17], [11, 3, 21, 23], [3, 5, 16, 4, 7, 20],
@@ -33,7 +35,7 @@ def config(name, **changes):
 
 
 def stored(name, **changes):
-    return data.SOURCES[name](config(name, **changes))
+    return data.SOURCES[name].read(config(name, **changes))
 
 
 def digest(parts) -> str:
@@ -53,7 +55,8 @@ def drawn(kind, outline, side=28):
     ("shapes_colour", (4500, 500, 1000), (28, 28, 3), 6),
     ("shapes_shape", (4500, 500, 1000), (28, 28, 1), 5),
     ("shapes_both", (4860, 540, 900), (28, 28, 3), 9),
-    ("shapes_segmentation", (4500, 500, 1000), (32, 32, 3), 6)])
+    ("shapes_segmentation", (4500, 500, 1000), (32, 32, 3), 6),
+    ("shapes_multilabel", (4500, 500, 1000), (32, 32, 3), 5)])
 def test_published_counts(name, counts, shape, classes):
     loaded = data.load(config(name), 0)
     parts = loaded.train, loaded.validation, loaded.test
@@ -91,6 +94,22 @@ def test_labels_of_both_are_three_times_the_colour_plus_the_shape():
         name, kind = set_.class_names[label].split()
         assert label == 3 * list(shapes.COLOURS).index(name) + shapes.SHAPES.index(kind)
         assert tuple(image.max((0, 1))) == shapes.COLOURS[name]
+
+
+def test_multilabel_images_hold_one_to_four_shapes_each_in_a_quarter_of_its_own():
+    parts = stored("shapes_multilabel").parts
+    train = parts["train"]
+    assert train.labels.dtype == np.uint8 and train.labels.shape == (5000, 5)
+    count = train.labels.sum(1)
+    assert set(count) == {1, 2, 3, 4}
+    # Each number of shapes, and each shape, occurs as often as another.
+    assert abs(np.bincount(count)[1:] - 1250).max() < 5 * np.sqrt(5000 * 3 / 16)
+    assert abs(train.labels.mean(0) - 0.5).max() < 0.04
+    quarters = train.images.reshape(5000, 2, 16, 2, 16, 3).any(axis=(2, 4, 5))
+    np.testing.assert_array_equal(quarters.sum((1, 2)), count)
+    colours = [len(np.unique(image.reshape(-1, 3), axis=0)) - 1
+               for image in train.images[:200]]
+    np.testing.assert_array_equal(colours, count[:200])
 
 
 def test_shapes_by_hand():

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from cnn_jax.workdir import recorder as metrics
+from cnn_jax import console
 from cnn_jax.console import Reporter, epoch_line
 from cnn_jax.tasks.metrics import mean
 from cnn_jax.workdir.progress import improvement, should_stop
@@ -66,7 +66,7 @@ def test_rows_after_the_resumed_step_and_half_rows_are_taken_back(tmp_path):
 
 def test_a_loop_tells_how_far_it_is(monkeypatch, capsys):
     """Without a terminal a line from time to time; beside what is printed if asked."""
-    monkeypatch.setattr(metrics, "QUIET_SECONDS", -1.0)
+    monkeypatch.setattr(console, "QUIET_SECONDS", -1.0)
     for stderr in (False, True):
         with Reporter(stderr=stderr).track("pictures", "abc", 3, "of 64") as items:
             assert list(items) == ["a", "b", "c"]

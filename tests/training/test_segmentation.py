@@ -24,6 +24,7 @@ from cnn_jax.config import rules
 from cnn_jax.training import steps
 from cnn_jax.workdir import recorder as metrics
 from cnn_jax.workdir import trained as runs
+from cnn_jax.tasks import TASKS, segment
 from cnn_jax.tasks.metrics import mean, mean_iou
 from configs import segmentation
 
@@ -41,8 +42,8 @@ def test_mean_iou_by_hand():
     confusion[2, 0] = 2  # there, never predicted
     np.testing.assert_allclose(mean_iou(confusion), (3 / 8 + 4 / 7 + 0) / 3)
     sums = {"loss": 6.0, "correct": 3.0, "count": 4.0, "confusion": confusion}
-    assert mean(sums) == {"loss": 1.5, "accuracy": 0.75,
-                          "mean_iou": mean_iou(confusion)}
+    assert mean(sums) | TASKS["segment"].extra_metrics(sums) == {
+        "loss": 1.5, "accuracy": 0.75, "mean_iou": mean_iou(confusion)}
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +99,8 @@ def test_mean_iou_is_that_of_scikit_learn(absent):
     mask = np.array([1, 1, 0, 1, 0], np.float32)
     logits = np.random.default_rng(2).uniform(0, 1, (*seen.shape, 4))
     np.put_along_axis(logits, seen[..., None], 2.0, -1)
-    counts = np.asarray(steps.confusion(jnp.asarray(logits), jnp.asarray(truth),
-                                        jnp.asarray(mask)))
+    counts = np.asarray(segment.confusion(
+        jnp.asarray(logits), jnp.asarray(truth), jnp.asarray(mask))["confusion"])
     kept = mask > 0
     want = jaccard_score(truth[kept].ravel(), seen[kept].ravel(), average="macro")
     assert mean_iou(counts) == pytest.approx(want, rel=1e-12)
@@ -114,7 +115,7 @@ def test_masks_are_flipped_and_cropped_with_their_images(padding):
     assert settings.horizontal_flip and settings.vertical_flip
     settings.crop_padding = padding
     images, ((labels, weight),) = jax.jit(functools.partial(
-        augment, settings=settings))(
+        augment, settings=settings, task=TASKS["segment"]))(
             jax.random.key(0), masks[..., None] * 50, masks, jnp.arange(40))
     np.testing.assert_array_equal(images[..., 0], np.asarray(labels) * 50.0)
     assert weight == 1.0 and labels.dtype == jnp.uint8

@@ -13,6 +13,8 @@ from cnn_jax import networks
 from cnn_jax.data.augment import augment
 from cnn_jax.data.scaling import SCALINGS, Scaling, scale
 from cnn_jax.layers import Layers
+from cnn_jax.rng import draw_key
+from cnn_jax.tasks import TASKS
 from cnn_jax.training import steps
 from configs import default
 
@@ -23,7 +25,8 @@ SHAPE = (8, 8, 1)
 def recipe(network: str = "baseline", dtype: str = "float32", **fields) -> steps.Recipe:
     model = networks.create(network, 3, Layers(conv="lax", dtype=dtype))
     return dataclasses.replace(steps.Recipe(
-        model=model, optimizer=optax.sgd(0.1), rate=lambda step: 0.1,
+        task=TASKS["classify"], model=model,
+        optimizer=optax.sgd(0.1), rate=lambda step: 0.1,
         scale=functools.partial(scale, scaling=Scaling(0.0, 1 / 255)), seed=0,
         augment=functools.partial(augment, settings=default.get_config().augment)),
         **fields)
@@ -44,15 +47,6 @@ def log_softmax(logits):
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_example_losses_against_numpy(smoothing):
-    logits, labels = RNG.normal(size=(5, 3)), np.array([0, 2, 1, 1, 0])
-    targets = np.eye(3)[labels] * (1 - smoothing) + smoothing / 3
-    want = -(targets * log_softmax(logits)).sum(-1)
-    np.testing.assert_allclose(steps.example_losses(logits, labels, smoothing), want,
-                               rtol=1e-5)
-
-
 def test_a_step_goes_down_the_gradient():
     this, data = recipe("lenet5"), batch()
     state = steps.create_state(this, SHAPE)
@@ -60,7 +54,7 @@ def test_a_step_goes_down_the_gradient():
     def loss(params):
         logits = this.model.apply({"params": params}, this.scale(data.image),
                                   train=False)
-        return steps.example_losses(logits, data.label).mean()
+        return this.task.losses(logits, data.label).mean()
 
     after, metrics = train(state, data, this)
     grads = jax.grad(loss)(state.params)
@@ -138,17 +132,6 @@ def test_bfloat16_computes_low_and_keeps_float32_parameters():
     np.testing.assert_allclose(metrics["loss"], exact["loss"], rtol=3e-2)
 
 
-def test_mixed_targets_against_soft_labels_in_numpy():
-    """0.3 of one class and 0.7 of another is cross-entropy against that mixture."""
-    share, logits = np.array([0.3, 0.6, 1.0]), RNG.normal(size=(3, 3))
-    labels, others = np.array([0, 2, 1]), np.array([1, 2, 0])
-    soft = share[:, None] * np.eye(3)[labels] + (1 - share[:, None]) * np.eye(3)[others]
-    soft = 0.9 * soft + 0.1 / 3
-    got = steps.weigh(lambda y: steps.example_losses(logits, y, 0.1),
-                      ((labels, share), (others, 1 - share)))
-    np.testing.assert_allclose(got, -(soft * log_softmax(logits)).sum(-1), rtol=1e-5)
-
-
 def test_a_step_on_mixed_images_uses_both_labels():
     settings = default.get_config().augment
     settings.mixup = 1.0
@@ -156,7 +139,7 @@ def test_a_step_on_mixed_images_uses_both_labels():
     data = batch(6)
     state = steps.create_state(this, SHAPE)
     _, metrics = train(state, data, this)
-    key, _ = jax.random.split(steps.draw_key(0, "step", 0))
+    key, _ = jax.random.split(draw_key(0, "step", 0))
     images, ((own, share), (other, rest)) = augment(
         key, data.image, data.label, data.place, settings)
     logits = np.asarray(this.model.apply({"params": state.params}, this.scale(images),
@@ -168,23 +151,6 @@ def test_a_step_on_mixed_images_uses_both_labels():
     hits = soft[np.arange(6), logits.argmax(-1)].sum()
     np.testing.assert_allclose(metrics["correct"], hits, rtol=1e-5)
     assert metrics["count"] == 6
-
-
-def test_masks_are_scored_pixel_by_pixel():
-    logits, masks = RNG.normal(size=(4, 3, 5, 6)), RNG.integers(0, 6, (4, 3, 5))
-    log = log_softmax(logits)
-    want = [-np.mean([log[n, r, c, masks[n, r, c]] for r in range(3) for c in range(5)])
-            for n in range(4)]
-    np.testing.assert_allclose(steps.example_losses(logits, masks), want, rtol=1e-5)
-    np.testing.assert_allclose(steps.example_hits(logits, masks),
-                               (logits.argmax(-1) == masks).mean((1, 2)), rtol=1e-6)
-    table = steps.confusion(jnp.asarray(logits), jnp.asarray(masks, jnp.uint8),
-                            jnp.array([1.0, 0, 1, 1]))
-    by_hand = np.zeros((6, 6), int)
-    for n in (0, 2, 3):
-        np.add.at(by_hand, (masks[n], logits[n].argmax(-1)), 1)
-    np.testing.assert_array_equal(table, by_hand)
-    assert table.dtype == jnp.int32
 
 
 @pytest.mark.parametrize("name", SCALINGS)

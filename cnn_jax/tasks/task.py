@@ -1,0 +1,80 @@
+"""A task says what the labels of a data set mean, and all that follows from it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import jax
+import numpy as np
+
+Shape = tuple[int, ...]
+Sums = dict[str, jax.Array]
+
+
+def no_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
+    """Adds nothing to loss, correct and count."""
+    return {}
+
+
+def no_metrics(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Adds nothing to loss and accuracy."""
+    return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One kind of label.
+
+    Shapes: N images of H x W pixels, C classes. Logits are [N, C] where an answer is
+    about an image, and [N, H, W, C] where it is about a pixel. All functions of logits
+    are pure JAX functions.
+    """
+
+    name: str
+    # What one answer is about. Labels of pixels move with their image in augmentation,
+    # and are drawn over it.
+    unit: Literal["image", "pixel"]
+    # Whether each image or pixel has exactly one class: then a confusion matrix exists.
+    exclusive: bool
+    # Whether a split can keep the share of each class.
+    can_stratify: bool
+    # Whether cutout, mixup and cutmix may be used.
+    can_mix: bool
+
+    label_dtype: str
+    # (image shape (H, W, channels), C) -> shape of the label of one image
+    label_shape: Callable[[Shape, int], Shape]
+
+    # (logits, labels, label smoothing) -> float32 [N]. The loss must be linear in the
+    # target, since mixup and cutmix weight the losses of two labels.
+    losses: Callable[..., jax.Array]
+    # (logits, labels) -> float32 [N] from 0 to 1, whose mean is the accuracy
+    correct: Callable[[jax.Array, jax.Array], jax.Array]
+
+    # logits -> probabilities of the same shape
+    probabilities: Callable[[jax.Array], jax.Array]
+    # logits -> labels as the network would give them
+    predict: Callable[[jax.Array], jax.Array]
+    # logits -> float32 [N, C], what to show for each class of each image
+    scores: Callable[[jax.Array], jax.Array]
+    # (scores [C] of one image, at most so many) -> classes to name, best first
+    named_classes: Callable[[np.ndarray, int], list[int]]
+    # the label of one image -> the classes that it holds
+    label_classes: Callable[[np.ndarray], list[int]]
+
+    # Names of what evaluation measures beside loss and accuracy. Each can be monitored
+    # as `val_NAME`; higher is better.
+    monitors: tuple[str, ...] = ()
+    # (logits, labels, mask [N]) -> exact sums over the examples whose mask is 1
+    extra_sums: Callable[[jax.Array, jax.Array, jax.Array], Sums] = no_sums
+    # sums over a whole part -> {monitor: value}
+    extra_metrics: Callable[[Mapping[str, np.ndarray]], dict[str, float]] = no_metrics
+
+    def logits_shape(self, image_shape: Shape, classes: int) -> Shape:
+        """Returns the shape of the logits of one image."""
+        positions = image_shape[:2] if self.unit == "pixel" else ()
+        return (*positions, classes)
+
+    def label_text(self, label: np.ndarray, class_names: Sequence[str]) -> str:
+        """Names the classes of one label: 'circle, line'."""
+        return ", ".join(class_names[c] for c in self.label_classes(label)) or "none"
