@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from cnn_jax import ops
 from cnn_jax.data.examples import Dataset, Examples
 from cnn_jax.data.scaling import Scaling, scale
-from cnn_jax.networks.trace import Layer, layers_of
+from cnn_jax.networks.named_layers import Layer, layers_of
 
 BATCH = 128  # images per call
 

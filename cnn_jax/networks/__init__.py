@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+from ml_collections import ConfigDict
 
 from cnn_jax.layers import Layers, lookup
 from cnn_jax.networks import densenet, resnet, vgg
@@ -167,6 +168,19 @@ def create(name: str, num_classes: int | None = None, layers: Layers = Layers(),
     if layers.bn == "paper":
         layers = dataclasses.replace(layers, bn=row.bn)
     return row.constructor(layers=layers, **(row.fields | fields))
+
+
+def from_config(config: ConfigDict, num_classes: int | None = None,
+                axis_name: str | None = None) -> nn.Module:
+    """Creates the network of a config, not yet initialised.
+
+    num_classes: of the data, used where the config sets none; None: as published.
+    axis_name: the mapped axis of `pmap` in which its training steps run, else None.
+    """
+    model = config.model
+    layers = Layers(conv=model.conv, pool=model.pool, dtype=config.dtype,
+                    init=model.init, bn=model.bn, axis_name=axis_name)
+    return create(model.name, model.num_classes or num_classes, layers, **model.fields)
 
 
 def variant_fields(name: str) -> dict[str, Any]:

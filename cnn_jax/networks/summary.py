@@ -6,13 +6,7 @@ of the largest network takes seconds. Words, for one image of [H, W, C]:
     MACs     multiply-adds of convolutions and dense layers, counted once; a tap that
              falls on padding counts; bias, normalisation and pooling do not
     memory   bytes of the layer's output in the compute dtype; 0 where it is a view
-    field    the receptive field: output p of a layer depends on the input pixels
-             stride * p + offset ... stride * p + offset + size - 1 along an axis
-
-Source of the last: Araujo, Norris, Sim, "Computing receptive fields of convolutional
-neural networks", Distill 2019. Where branches meet, the field is the union. After a
-transposed convolution not all positions see as much: there the field holds what each
-of them sees, and it is blank where its stride would be a fraction.
+    field    the receptive field of `receptive_field`: size, stride and offset, pixels
 """
 
 import collections
@@ -20,7 +14,6 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,19 +26,12 @@ from cnn_jax.json_files import sealed
 from cnn_jax.native import library
 from cnn_jax.networks.blocks import SeparableConv
 from cnn_jax.networks.lenet import SparseConv
+from cnn_jax.networks.receptive_field import Field, Fields, receptive_fields, window_of
+from cnn_jax.networks.trace import Call, ImageShape, trace_shapes
 from cnn_jax.ops.conv import describe
 from cnn_jax.ops.geometry import conv_spec, resolve_padding
 
 VIEWS = (layers.Flatten,)
-WHOLE_IMAGE = (layers.Flatten, layers.GlobalAvgPool)
-
-
-class Field(NamedTuple):
-    """The receptive field along one axis, in pixels of the network's input."""
-
-    size: int
-    stride: int  # 0 where the layer has a single position
-    offset: int  # of the first position's first pixel; negative: in the padding
 
 
 class Row(NamedTuple):
@@ -57,7 +43,7 @@ class Row(NamedTuple):
     params: int
     macs: int
     memory: int                         # bytes
-    field: tuple[Field, Field] | None   # (vertical, horizontal); None: not known
+    field: Fields | None               # (vertical, horizontal); None: not known
     conv: str = ""                      # what computes a convolution on this device
 
 
@@ -173,70 +159,57 @@ def record(row: Row) -> dict[str, Any]:
     return out
 
 
-def layer_table(model: nn.Module, input_shape: tuple[int, int, int],
+def layer_table(model: nn.Module, input_shape: ImageShape,
                 images: int = 1) -> LayerTable:
-    """The table of a network for images of `input_shape` = (H, W, C).
+    """Makes the table of a network for images of `input_shape` = (H, W, C).
 
     images: that a device computes at a time, by which its convolutions are chosen.
     """
-    rows: list[Row] = []
-    open_modules: list[nn.Module] = []
-    counted: set[tuple[str, ...]] = set()
-    # Receptive field by traced value; the value is kept, so that its id stays its own.
-    fields: dict[int, tuple[Any, tuple[Field, Field] | None]] = {}
-
-    def watch(call, args, kwargs, context):
-        module = context.module
-        if context.method_name != "__call__" or any(
-                module is other for other in open_modules):
-            return call(*args, **kwargs)
-        inputs = [a for a in jax.tree.leaves((args, kwargs)) if hasattr(a, "shape")]
-        if not module.path:
-            fields[id(inputs[0])] = (inputs[0], (Field(1, 1, 0), Field(1, 1, 0)))
-        open_modules.append(module)
-        start = len(rows)
-        out = call(*args, **kwargs)
-        open_modules.pop()
-        inside = rows[start:]
-        if inside and not is_one_row(module):
-            return out
-        seen = [fields.get(id(x), (x, None))[1] for x in inputs]
-        field = inside[-1].field if inside else field_of(module, inputs[0], seen)
-        view = isinstance(module, VIEWS) or any(out is x for x in inputs)
-        own = {} if module.path in counted else module.variables.get("params")
-        counted.add(module.path)
-        rows[start:] = [Row(
-            "/".join(module.path), kind_of(module), out.shape[1:], size_of(own),
-            sum(row.macs for row in inside) or macs_of(module, inputs[0], out),
-            0 if view else out[0].size * out.dtype.itemsize, field,
-            conv_of(module, inputs[0], out, images))]
-        fields[id(out)] = (out, field)
-        return out
-
-    with nn.intercept_methods(watch):
-        variables = jax.eval_shape(
-            lambda: model.init(jax.random.key(0), jnp.zeros((1, *input_shape)),
-                               train=False))
-    return LayerTable(type(model).__name__, tuple(input_shape), tuple(rows),
+    calls = trace_shapes(model, None, input_shape)
+    rows: list[tuple[int, Row]] = []  # each with the index of its call
+    counted: set[str] = set()
+    for index, (call, field) in enumerate(zip(calls, receptive_fields(calls))):
+        if call.inside and not is_one_row(call):
+            continue
+        inside = []  # a layer made of others takes their place in the table
+        while rows and rows[-1][0] >= index - call.inside:
+            inside.append(rows.pop()[1])
+        shared = call.name in counted  # called before: its parameters are counted once
+        counted.add(call.name)
+        rows.append((index, Row(
+            call.name, kind_of(call.module), call.output.shape[1:],
+            0 if shared else size_of(call.params),
+            sum(row.macs for row in inside) or macs_of(call), memory_of(call), field,
+            conv_of(call, images))))
+    variables = calls[-1].variables
+    return LayerTable(type(model).__name__, tuple(input_shape),
+                      tuple(row for _, row in rows),
                       size_of(variables.get("params")),
                       size_of(variables.get("batch_stats")))
 
 
-def is_one_row(module: nn.Module) -> bool:
+def is_one_row(call: Call) -> bool:
     """Whether a module made of others is a layer of its own: people know it as one, or
     it has parameters beside those of its parts."""
-    parameters = module.variables.get("params", {}).values()
-    return (isinstance(module, SeparableConv)
-            or not all(isinstance(value, Mapping) for value in parameters))
+    return isinstance(call.module, SeparableConv) or call.has_own_parameters
+
+
+def memory_of(call: Call) -> int:
+    """The bytes of the output for one image; 0 for a view of the input."""
+    if isinstance(call.module, VIEWS) or any(call.output is x for x in call.inputs):
+        return 0
+    return math.prod(call.output.shape[1:]) * call.output.dtype.itemsize
 
 
 def size_of(tree: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def macs_of(module: nn.Module, x: jax.Array, y: jax.Array) -> int:
-    """Multiply-adds for one image: outputs times the products summed in each, or for a
-    transposed convolution inputs times the products that each adds to."""
+def macs_of(call: Call) -> int:
+    """Counts the multiply-adds for one image: outputs times the products summed in
+    each, or for a transposed convolution inputs times the products that each adds to.
+    """
+    module, x, y = call.module, call.inputs[0], call.output
     if isinstance(module, nn.Conv):
         return (math.prod(y.shape[1:]) * math.prod(module.kernel_size)
                 * x.shape[-1] // module.feature_group_count)
@@ -251,108 +224,38 @@ def macs_of(module: nn.Module, x: jax.Array, y: jax.Array) -> int:
     return 0
 
 
-def conv_of(module: nn.Module, x: jax.Array, y: jax.Array, images: int) -> str:
-    """What computes a layer's convolution of so many images here ('' for other layers).
-    """
-    transposed = isinstance(module, layers.ConvTranspose)
-    if not transposed and not isinstance(module, nn.Conv):
-        return ""
-    kernel, strides, padding, dilation = window_of(module)
-    w = module.variables["params"]["kernel"]
-    if transposed:  # the input gradient of the convolution from y to x
+def conv_of(call: Call, images: int) -> str:
+    """Names what computes a layer's convolution of so many images on this machine; ''
+    for other layers."""
+    module, x, y = call.module, call.inputs[0], call.output
+    window = window_of(module)
+    if isinstance(module, layers.ConvTranspose):
+        # It is the input gradient of the convolution from y to x.
         name, image = module.implementation, y.shape
-        reaches = [(k - 1) * d + 1 for k, d in zip(kernel, both(dilation))]
-        padding = resolve_padding(padding, [n * s for n, s in zip(
-            x.shape[1:], both(strides))], reaches, both(strides))
-    else:
+        groups = module.feature_group_count
+        enlarged = [n * s for n, s in zip(x.shape[1:], window.strides)]
+        padding = resolve_padding(window.padding, enlarged, window.reach,
+                                  window.strides)
+    elif isinstance(module, nn.Conv):
         hook = module.conv_general_dilated
         name = hook.__name__.removeprefix("conv_") if hook else "lax"
-        image = x.shape
-    spec = conv_spec((images, *image[1:]), w.shape, strides, padding, None, dilation,
-                     module.feature_group_count)
+        image, padding, groups = x.shape, window.padding, module.feature_group_count
+    else:
+        return ""
+    spec = conv_spec((images, *image[1:]), call.params["kernel"].shape, window.strides,
+                     padding, None, window.dilation, groups)
     return describe(name, spec, jnp.dtype(module.dtype or x.dtype))
-
-
-def window_of(module: nn.Module):
-    """(kernel, strides, padding, dilation) of a layer with a moving window, or None."""
-    if isinstance(module, (nn.Conv, layers.ConvTranspose)):
-        return (module.kernel_size, module.strides, module.padding,
-                module.kernel_dilation)
-    if isinstance(module, SparseConv):
-        return module.kernel_size, 1, "VALID", 1
-    if isinstance(module, (layers.MaxPool, layers.AvgPool)):
-        return module.window, module.strides, module.padding, 1
-    if isinstance(module, layers.ZeroPad):
-        return (1, 1), 1, module.padding, 1
-    if isinstance(module, layers.Subsample):
-        return (1, 1), module.stride, "VALID", 1
-    return None
-
-
-def both(value) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
 
 
 def kind_of(module: nn.Module) -> str:
     """The class, with the window and stride of those that have one: Conv 3x3/2."""
-    name = type(module).__name__
-    window = window_of(module)
+    name, window = type(module).__name__, window_of(module)
     if window is None or isinstance(module, layers.ZeroPad):
         return name
-    kernel, strides = both(window[0]), both(window[1])
+    kernel, strides = window.kernel, window.strides
     stride = "" if strides == (1, 1) else f"/{strides[0]}"
     if len(set(strides)) > 1:
         stride = f"/{strides[0]}x{strides[1]}"
     groups = getattr(module, "feature_group_count", 1)
     return (f"{name} {kernel[0]}x{kernel[1]}{stride}"
             + (f" g{groups}" if groups > 1 else ""))
-
-
-def field_of(module: nn.Module, x: jax.Array, seen: list) -> tuple[Field, Field] | None:
-    """The receptive field of a layer's output from those of its inputs."""
-    if not seen or None in seen:
-        return None
-    before = [union([inputs[axis] for inputs in seen]) for axis in (0, 1)]
-    if None in before:
-        return None
-    if isinstance(module, WHOLE_IMAGE):
-        return tuple(Field(f.size + (n - 1) * f.stride, 0, f.offset)
-                     for f, n in zip(before, x.shape[1:3]))
-    window = window_of(module)
-    if window is None:
-        return tuple(before)
-    kernel, strides, padding, dilation = window
-    strides = both(strides)
-    reaches = [(k - 1) * d + 1 for k, d in zip(both(kernel), both(dilation))]
-    if isinstance(module, layers.ConvTranspose):
-        same = [n * stride for n, stride in zip(x.shape[1:3], strides)]
-        pads = resolve_padding(padding, same, reaches, strides)
-        fields = tuple(map(transposed_field, before, reaches, strides, pads))
-        return None if None in fields else fields
-    pads = resolve_padding(padding, x.shape[1:3], reaches, strides)
-    return tuple(Field(f.size + (reach - 1) * f.stride, f.stride * stride,
-                       f.offset - low * f.stride)
-                 for f, reach, stride, (low, _) in zip(before, reaches, strides, pads))
-
-
-def transposed_field(before: Field, reach: int, stride: int,
-                     pad: tuple[int, int]) -> Field | None:
-    """The field after a transposed convolution, or None if its stride is no integer.
-
-    Position q sees the positions (q + low - reach + 1) / stride ... (q + low) / stride
-    of its input, of which each sees `before`.
-    """
-    fine, rest = divmod(before.stride, stride)
-    if rest:
-        return None
-    return Field(before.size + (reach - 1) * fine, fine,
-                 before.offset + (pad[0] - reach + 1) * fine)
-
-
-def union(fields: list[Field]) -> Field | None:
-    """The smallest field that holds all of them; None where the strides differ."""
-    if len({field.stride for field in fields}) != 1:
-        return None
-    first = min(field.offset for field in fields)
-    last = max(field.offset + field.size for field in fields)
-    return Field(last - first, fields[0].stride, first)

@@ -1,181 +1,155 @@
-"""The layers of a network by name: what they are, and how to reach into them.
+"""One walk through a network: every call of a layer or block, with its values.
 
-Names are those of `features.features`: `conv1`, `stage1_block2/conv1` inside a block,
-and a part (`stage1`) for its last layer.
+The layer table, the receptive fields, features, activation statistics, Grad-CAM and
+guided backpropagation all read the calls that `trace` records, or edit their outputs.
+
+The path of a module names its layer: `conv1`, or `stage1_block2/conv1` inside a block.
 """
 
-import difflib
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from cnn_jax import layers as kinds
 from cnn_jax import networks
-from cnn_jax.errors import InputError
 
-# What may follow a convolution, and its name; of an activation its own.
-STAGES = {kinds.BatchNorm: "batch norm", kinds.Activation: "", kinds.MaxPool:
-          "max pool", kinds.AvgPool: "mean pool", kinds.LocalResponseNorm:
-          "response norm"}
+ImageShape = tuple[int, int, int]  # (H, W, C)
 
 
-class Layer(NamedTuple):
-    """A layer or a block, as it is called on one image."""
+class Call(NamedTuple):
+    """One call of a layer, of a block, or of the network itself."""
 
-    name: str
+    name: str                      # 'stage1_block2/conv1'; '' for the network
     module: nn.Module
-    shape: tuple[int, ...]              # of the output, without the batch
-    input_shape: tuple[int, ...]        # of its first input, without the batch
-    kernel: tuple[int, ...] | None      # shape of its own kernel
-    whole: bool                         # it is no block: it has no layers inside
-    follows: str | None                 # the layer whose output is its first input
+    variables: Mapping[str, Any]   # {"params": ..., "batch_stats": ...} of the module
+    inputs: tuple[jax.Array, ...]  # the arrays among its arguments
+    output: jax.Array
+    inside: int                    # how many calls ran inside this one
 
     @property
-    def is_map(self) -> bool:
-        """Whether the output is an image of channels, [H, W, C]."""
-        return len(self.shape) == 3
+    def params(self) -> Mapping[str, Any]:
+        return self.variables.get("params", {})
 
     @property
-    def is_convolution(self) -> bool:
-        """With a kernel that moves over an image."""
-        return self.kernel is not None and len(self.kernel) > 2
+    def has_own_parameters(self) -> bool:
+        """Whether it has parameters beside those of the layers inside it."""
+        return not all(isinstance(value, Mapping) for value in self.params.values())
 
 
-def layers_of(network: nn.Module, variables: Any, image_shape: tuple[int, int, int]
-              ) -> dict[str, Layer]:
-    """Every layer and block in the order in which they end; only shapes are computed.
+Edit = Callable[[Call], jax.Array]
 
-    Layers that only training has (auxiliary heads) are not among them.
+
+def trace(network: nn.Module, variables: Mapping[str, Any] | None, images: jax.Array,
+          edit: Edit | None = None) -> tuple[jax.Array, list[Call]]:
+    """Applies a network to images [N, H, W, C] as in evaluation and records its calls.
+
+    variables: {"params": ..., "batch_stats": ...}. None: the network is initialized,
+        and layers that only training has (auxiliary heads) run too.
+    edit: gets each call as it ends and returns the output that the network goes on
+        with.
+
+    Returns (logits, calls in the order in which they end). A block follows the layers
+    inside it, the last `inside` calls before its own; the network is the last call.
+    Pure: it can be jitted and differentiated. Under `jax.eval_shape` the calls hold
+    shapes, and nothing is computed.
     """
-    found: dict[str, Layer] = {}
-    opened = []
-    # Which layer made a traced value; the value is kept, so that its id stays its own.
-    makers: dict[int, tuple[Any, str]] = {}
+    calls: list[Call] = []
+    running: list[nn.Module] = []
 
-    def watch(call, args, kwargs, context):
+    def record(run: Callable, args: tuple, kwargs: dict,
+               context: nn.module.InterceptorContext) -> Any:
         module = context.module
-        if context.method_name != "__call__" or not module.path:
-            return call(*args, **kwargs)
-        opened.append(False)  # whether a layer inside it has been called
-        out = call(*args, **kwargs)
-        whole = not opened.pop()
-        if opened:
-            opened[-1] = True
-        name = "/".join(module.path)
-        kernel = module.variables.get("params", {}).get("kernel")
-        found[name] = Layer(
-            name, module.clone(parent=None), out.shape[1:], args[0].shape[1:],
-            None if kernel is None else jnp.shape(kernel), whole,
-            makers.get(id(args[0]), (None, None))[1])
-        makers.setdefault(id(out), (out, name))  # a block's output is its last layer's
-        return out
+        if context.method_name != "__call__" or any(
+                module is other for other in running):  # __call__ of its base class
+            return run(*args, **kwargs)
+        running.append(module)
+        first = len(calls)
+        output = run(*args, **kwargs)
+        running.pop()
+        inputs = tuple(x for x in jax.tree.leaves((args, kwargs))
+                       if hasattr(x, "shape"))
+        call = Call("/".join(module.path), module, module.variables, inputs, output,
+                    len(calls) - first)
+        if edit is not None:
+            call = call._replace(output=edit(call))
+        calls.append(call)
+        return call.output
 
-    with nn.intercept_methods(watch):
-        jax.eval_shape(lambda variables: network.apply(
-            variables, jnp.zeros((1, *image_shape)), train=False), variables)
+    # The list of interceptors belongs to this thread, and is left with the block.
+    with nn.intercept_methods(record):
+        if variables is None:
+            logits, _ = network.init_with_output(jax.random.key(0), images, train=False)
+        else:
+            logits = network.apply(variables, images, train=False)
+    return logits, calls
+
+
+def trace_shapes(network: nn.Module, variables: Mapping[str, Any] | None,
+                 image_shape: ImageShape) -> list[Call]:
+    """Lists the calls of a network on one image; only shapes are computed."""
+    calls: list[Call] = []
+
+    def run(variables: Mapping[str, Any] | None, images: jax.Array) -> None:
+        calls.extend(trace(network, variables, images)[1])
+
+    jax.eval_shape(run, variables,
+                   jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    return calls
+
+
+def features(network: str | nn.Module, variables: Mapping[str, Any], images: jax.Array,
+             inner: bool = False) -> dict[str, jax.Array]:
+    """Computes every named intermediate of a network for images [N, H, W, C].
+
+    network: a module, or the name of one with the fields of `networks.NETWORKS`.
+    variables: {"params": ..., "batch_stats": ...}.
+    images: scaled as in training; raw pixels are not scaled here.
+    inner: also the layers inside blocks, as `stage1_block2/conv1`.
+
+    Returns the output of each layer or block at the top level (conv1, stage1_block2,
+    ...), of each part (stem, stage1, ...: that of its last layer; see
+    `networks.part_of`), the input of the last layer as `before_head`, and the logits as
+    `head`. A name that is both a layer's and a part's (AlexNet's conv1, a part that
+    ends in conv1_pool) is the layer's. Pure: it can be jitted and differentiated.
+    Raises ValueError for variables or images that the network cannot take.
+    """
+    if "params" not in variables:
+        raise ValueError("variables must be {'params': ..., 'batch_stats': ...}, not a "
+                         f"mapping of {', '.join(map(str, variables)) or 'nothing'}")
+    if isinstance(network, str):
+        network = networks.create(network, count_classes(variables))
+    calls = {call.name: call for call in trace(network, variables, images)[1]}
+    outputs = {name: call.output for name, call in calls.items() if name}
+    top = {name: output for name, output in outputs.items() if "/" not in name}
+    found = {networks.part_of(name): output for name, output in top.items()}
+    found |= outputs if inner else top
+    if "head" in calls:
+        found["before_head"] = calls["head"].inputs[0]
     return found
 
 
-def find(network: nn.Module, variables: Any, image_shape: tuple[int, int, int],
-         name: str, maps: bool = False) -> Layer:
-    """`pick` from the layers of a network, which is traced for it."""
-    return pick(layers_of(network, variables, image_shape), name,
-                type(network).__name__, maps)
+def count_classes(variables: Mapping[str, Any]) -> int | None:
+    """Counts the outputs of the head; None where it has no parameters."""
+    head = variables["params"].get("head")
+    return head["kernel"].shape[-1] if head else None
 
 
-def pick(layers: dict[str, Layer], name: str, network_name: str,
-         maps: bool = False) -> Layer:
-    """The layer of a name; of a part (`stage1`) the last one.
+def perturbed(network: nn.Module, variables: Mapping[str, Any], images: jax.Array,
+              name: str, change: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Adds `change` to the output of a layer: (logits, output before the change).
 
-    maps: it must make an image of channels. Raises InputError with the layers there
-    are.
-    """
-    top = [layer for layer in layers.values() if "/" not in layer.name]
-    parts = {networks.part_of(layer.name): layer for layer in top}
-    layer = layers.get(name, parts.get(name))
-    if layer is None:
-        block = name.rpartition("/")[0]
-        inside = [other for other in layers if block and other.startswith(block + "/")]
-        near = difflib.get_close_matches(name, [*layers, *parts], 1)
-        raise InputError(
-            f"{network_name} has no layer {name!r}"
-            + (f"; did you mean {near[0]}?" if near else ";") + " There are "
-            + ", ".join(inside or [layer.name for layer in top])
-            + ("" if inside else ", and those inside of them, as block/conv1"
-               if len(top) < len(layers) else ""))
-    if maps and not layer.is_map:
-        raise InputError(
-            f"layer {layer.name} of {network_name} has no height and width, its output "
-            f"is {list(layer.shape)}; of images are "
-            f"{', '.join(layer.name for layer in top if layer.is_map) or 'none'}")
-    return layer
-
-
-def kernel_of(variables: Any, layer: Layer) -> np.ndarray:
-    """The kernel array of a layer, float32."""
-    tree = variables["params"]
-    for name in layer.name.split("/"):
-        tree = tree[name]
-    return np.asarray(tree["kernel"], np.float32)
-
-
-def weighted(layers: dict[str, Layer]) -> list[Layer]:
-    """The convolutions, or of a network without any the dense layers; not the head,
-    nor the convolutions that only bring a shortcut into shape."""
-    found = [layer for layer in layers.values()
-             if layer.kernel is not None and layer.whole and layer.name != "head"
-             and "shortcut" not in layer.name]
-    return [layer for layer in found if layer.is_convolution] or found
-
-
-def stage_of(layer: Layer, layers: dict[str, Layer]) -> list[Layer]:
-    """A layer and the norm, activation and pool that its output goes through."""
-    stage = [layer]
-    while True:
-        after = [other for other in layers.values() if other.follows == stage[-1].name
-                 and isinstance(other.module, tuple(STAGES))]
-        if not after:
-            return stage
-        stage.append(after[0])
-
-
-def shown_by_default(layers: dict[str, Layer]) -> list[Layer]:
-    """Those of `weighted` that an activation follows, or all where none follows any.
-
-    In a residual network the last convolution of a block is left out: its output is
-    added to the shortcut first.
-    """
-    found = weighted(layers)
-    return [layer for layer in found
-            if any(isinstance(after.module, kinds.Activation)
-                   for after in stage_of(layer, layers))] or found
-
-
-def spread(layers: list[Layer], count: int) -> list[Layer]:
-    """The first, the last, and others evenly between."""
-    if len(layers) <= count:
-        return layers
-    return [layers[round(i * (len(layers) - 1) / (count - 1))] for i in range(count)]
-
-
-def perturbed(network: nn.Module, variables: Any, images: jax.Array, name: str,
-              change: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(logits, output of a layer) with `change` added to that output.
-
-    The gradient of the logits at change = 0 is that for the layer's output.
+    The gradient of the logits with respect to `change`, at 0, is their gradient with
+    respect to the layer's output.
     """
     outputs = []
 
-    def add(call, args, kwargs, context):
-        out = call(*args, **kwargs)
-        if "/".join(context.module.path) == name and context.method_name == "__call__":
-            outputs.append(out)
-            out = out + change.astype(out.dtype)
-        return out
+    def add(call: Call) -> jax.Array:
+        if call.name != name:
+            return call.output
+        outputs.append(call.output)
+        return call.output + change.astype(call.output.dtype)
 
-    with nn.intercept_methods(add):
-        logits = network.apply(variables, images, train=False)
+    logits, _ = trace(network, variables, images, add)
     return logits, outputs[-1]

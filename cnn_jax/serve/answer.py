@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax import ops
-from cnn_jax.networks.trace import Layer, layers_of, perturbed
+from cnn_jax.networks.named_layers import Layer, layers_of
+from cnn_jax.networks.trace import perturbed
 from cnn_jax.inspection.explain.saliency import grad_cam, predicted
 from cnn_jax.inspection.inspected_run import logits_of
 from cnn_jax.training.steps import Recipe

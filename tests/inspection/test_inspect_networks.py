@@ -9,7 +9,7 @@ import pytest
 from cnn_jax import networks
 from cnn_jax.inspection.draw import kernels
 from cnn_jax.inspection.explain import maximize, receptive_field, units
-from cnn_jax.networks.trace import layers_of, shown_by_default, spread, stage_of
+from cnn_jax.networks.named_layers import layers_of, shown_by_default, spread, stage_of
 from cnn_jax.inspection.explain.selection import NotForThisNetwork
 from cnn_jax.layers import Layers
 
@@ -37,7 +37,7 @@ def test_every_picture_of_every_network(name):
         assert stage_of(layer, known)[0] == layer
 
     first = next(layer for layer in known.values()
-                 if layer.kernel is not None and layer.whole)
+                 if layer.kernel is not None and layer.is_leaf)
     try:
         tiles, words = kernels.as_images(
             first, np.zeros(first.kernel, np.float32), known)

@@ -14,8 +14,8 @@ from cnn_jax import networks
 from cnn_jax.data.examples import Examples
 from cnn_jax.data.scaling import Scaling
 from cnn_jax.inspection.draw import kernels
-from cnn_jax.networks.features import features
-from cnn_jax.networks.trace import layers_of, shown_by_default, stage_of
+from cnn_jax.networks.trace import features
+from cnn_jax.networks.named_layers import layers_of, shown_by_default, stage_of
 from cnn_jax.inspection.explain.selection import (NotForThisNetwork, check_names,
                                                   chosen_layers)
 from cnn_jax.inspection.settings import Settings

@@ -8,7 +8,7 @@ import pytest
 from tests.support.quick_compile import quick_jit
 
 from cnn_jax import networks
-from cnn_jax.networks.features import features
+from cnn_jax.networks.trace import features
 from cnn_jax.inspection.explain.maximize import Ascent, blurred, maximize, penalty
 from cnn_jax.layers import Flatten, Layers
 

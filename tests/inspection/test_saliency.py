@@ -13,7 +13,7 @@ from tests.support.quick_compile import quick_jit
 from cnn_jax import networks
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.explain import saliency
-from cnn_jax.networks.summary import Field
+from cnn_jax.networks.receptive_field import Field
 from cnn_jax.layers import Activation, Flatten, GlobalAvgPool, Layers
 
 PLAIN = Layers(conv="lax", pool="lax")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cnn_jax import networks
-from cnn_jax.networks.features import features
+from cnn_jax.networks.trace import features
 from cnn_jax.layers import Layers
 from cnn_jax.networks.ai_edu import Grey
 

@@ -15,8 +15,9 @@ from cnn_jax import networks, ops
 from cnn_jax.cli import commands
 from cnn_jax.cli.request import Request
 from cnn_jax.errors import InputError
-from cnn_jax.networks.features import features
-from cnn_jax.networks.summary import Field, layer_table, union
+from cnn_jax.networks.receptive_field import Field, union
+from cnn_jax.networks.summary import layer_table
+from cnn_jax.networks.trace import features
 from cnn_jax.layers import Layers
 from configs import default
 

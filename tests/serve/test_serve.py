@@ -21,7 +21,7 @@ from cnn_jax.serve import server
 from cnn_jax.data.images import read_image
 from cnn_jax.errors import InputError
 from cnn_jax.serve import app as serve
-from cnn_jax.networks.features import features
+from cnn_jax.networks.trace import features
 from cnn_jax.inspection.draw.overlays import overlay
 from cnn_jax.inspection.explain.saliency import grad_cam
 from cnn_jax.workdir import trained as runs

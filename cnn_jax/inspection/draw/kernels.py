@@ -7,8 +7,8 @@ import numpy as np
 
 from cnn_jax import layers
 from cnn_jax.inspection.draw import drawing
-from cnn_jax.networks.features import features
-from cnn_jax.networks.trace import STAGES, Layer, kernel_of, stage_of
+from cnn_jax.networks.trace import features
+from cnn_jax.networks.named_layers import STAGES, Layer, kernel_of, stage_of
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.explain.selection import (NotForThisNetwork, chosen_filters,
                                                   chosen_layers)
@@ -29,7 +29,7 @@ def first_layer(subject: Subject, settings: Settings) -> Iterator[Picture]:
     """
     known = subject.layers
     found = [layer for layer in known.values()
-             if layer.kernel is not None and layer.whole]
+             if layer.kernel is not None and layer.is_leaf]
     if not found:
         raise NotForThisNetwork(f"{type(subject.network).__name__} has no layer with a "
                                 "kernel")

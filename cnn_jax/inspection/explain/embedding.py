@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from cnn_jax.inspection.draw.drawing import fit
-from cnn_jax.networks.features import features
+from cnn_jax.networks.trace import features
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.settings import Settings
 from cnn_jax.inspection.inspected_run import Subject

@@ -11,8 +11,8 @@ import numpy as np
 from jax import lax
 
 from cnn_jax.inspection.draw import drawing
-from cnn_jax.networks.features import features
-from cnn_jax.networks.trace import Layer
+from cnn_jax.networks.trace import features
+from cnn_jax.networks.named_layers import Layer
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.explain.saliency import compiled, field_of_layer
 from cnn_jax.inspection.explain.selection import (chosen_filters, chosen_layers,

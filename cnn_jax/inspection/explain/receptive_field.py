@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax.inspection.draw import drawing
-from cnn_jax.networks.features import features
-from cnn_jax.networks.trace import Layer, find
+from cnn_jax.networks.named_layers import Layer, find
+from cnn_jax.networks.receptive_field import field_of_layer
+from cnn_jax.networks.trace import features
 from cnn_jax.inspection.draw.picture import Picture
-from cnn_jax.inspection.explain.saliency import compiled, field_of_layer
+from cnn_jax.inspection.explain.saliency import compiled
 from cnn_jax.inspection.explain.selection import (chosen_filters, chosen_layers,
                                                   chosen_position)
 from cnn_jax.inspection.settings import Settings
@@ -37,10 +38,10 @@ def theoretical(network: nn.Module, image_shape: tuple[int, int, int], layer: st
                 position: tuple[int, int]) -> Box | None:
     """What the unit at a position of a layer can see, beyond the image too.
 
-    None where the table of layers does not know it; see `summary.layer_table`.
+    None where it is not known; see `networks.receptive_field`.
     """
     fields = field_of_layer(network, image_shape, layer)
-    if None in fields:
+    if fields is None:
         return None
     top, left = (field.stride * p + field.offset for field, p in zip(fields, position))
     return Box(top, left, fields[0].size, fields[1].size)

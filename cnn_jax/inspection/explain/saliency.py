@@ -22,9 +22,10 @@ from jax import lax
 
 from cnn_jax import ops
 from cnn_jax.errors import InputError
-from cnn_jax.networks.trace import Layer, layers_of, perturbed, pick
 from cnn_jax.inspection.inspected_run import logits_of
-from cnn_jax.networks.summary import layer_table
+from cnn_jax.networks.named_layers import Layer, layers_of, pick
+from cnn_jax.networks.receptive_field import field_of_layer
+from cnn_jax.networks.trace import Call, perturbed, trace
 from cnn_jax.layers import ACTIVATIONS, Activation
 
 GUIDED = ("relu", "relu6")  # activations that guided backpropagation changes
@@ -163,15 +164,17 @@ def guided_gradient(network: nn.Module, variables: Any, images: jax.Array,
     the result is the gradient. Maxima are passed as in the gradient.
     Source: Springenberg et al.: Striving for simplicity, 2015.
     """
-    def replace(call, args, kwargs, context):
-        module = context.module
+    def guide(call: Call) -> jax.Array:
+        module = call.module
         if isinstance(module, Activation) and module.kind in GUIDED:
-            return guided(ACTIVATIONS[module.kind], *args)
-        return call(*args, **kwargs)
+            return guided(ACTIVATIONS[module.kind], *call.inputs)
+        return call.output
 
-    # The list of interceptors belongs to this thread, and is left with the block.
-    with nn.intercept_methods(replace):
-        return gradient(network, variables, images, targets)
+    def total(images: jax.Array) -> jax.Array:
+        logits, _ = trace(network, variables, images, guide)
+        logits = logits.astype(jnp.float32)
+        return scores(logits, score_weights(logits, targets)).sum()
+    return jax.grad(total)(images)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -217,7 +220,8 @@ def grad_cam(network: nn.Module, variables: Any, images: jax.Array,
     weights = slopes.mean((1, 2), keepdims=True)
     cam = jax.nn.relu((weights * maps.astype(jnp.float32)).sum(-1))
     across = [interpolation(n, size, field) for n, size, field in zip(
-        shape, image_shape, field_of_layer(network, image_shape, layer))]
+        shape, image_shape, field_of_layer(network, image_shape, layer)
+        or (None, None))]
     return jnp.einsum("yh,nhw,xw->nyx", across[0], cam, across[1])
 
 
@@ -240,20 +244,6 @@ def pick_cam_layer(layers: dict[str, Layer], name: str, network_name: str) -> La
         raise InputError(f"{network_name} has no convolution, and Grad-CAM needs one: "
                          "ask for another explanation")
     return convolutions[-1]
-
-
-def field_of_layer(network: nn.Module, image_shape: tuple[int, int, int],
-                   layer: str) -> tuple:
-    """(vertical, horizontal) receptive field of a layer or block; (None, None) where
-    it is not known.
-
-    What is inside a row of the table has the row's field: the depthwise and the 1 x 1
-    convolution of a separable one, the sum of LeNet's subsampling.
-    """
-    rows = [row for row in layer_table(network, tuple(image_shape)).rows
-            if row.name == layer or row.name.startswith(layer + "/")
-            or layer.startswith(row.name + "/")]
-    return (rows and rows[-1].field) or (None, None)
 
 
 def interpolation(positions: int, pixels: int, field) -> jax.Array:

@@ -4,7 +4,8 @@
 import numpy as np
 
 from cnn_jax.errors import InputError
-from cnn_jax.networks.trace import Layer, pick, shown_by_default, spread, weighted
+from cnn_jax.networks.named_layers import (Layer, pick, shown_by_default, spread,
+                                           weighted)
 from cnn_jax.inspection.explain.saliency import pick_cam_layer, predicted
 from cnn_jax.inspection.settings import Settings, names
 from cnn_jax.inspection.inspected_run import Subject

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax.networks.trace import kernel_of
+from cnn_jax.networks.named_layers import kernel_of
+from cnn_jax.networks.trace import Call, trace
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.settings import Settings
 from cnn_jax.inspection.inspected_run import Subject
@@ -110,23 +111,19 @@ def watch_activations(network: nn.Module, variables: Any,
         slope    [N, units]      max |f'(z)| over the positions of an image
         values   [N, PER_IMAGE]  of f(z), at places that are the same in all images
     """
-    found = {}
+    _, calls = trace(network, variables, images)
+    return {call.name: statistics(call) for call in calls
+            if isinstance(call.module, Activation)}
 
-    def watch(call, args, kwargs, context):
-        out, module = call(*args, **kwargs), context.module
-        if isinstance(module, Activation) and context.method_name == "__call__":
-            z = args[0].astype(jnp.float32)
-            _, slope = jax.jvp(ACTIVATIONS[module.kind], (z,), (jnp.ones_like(z),))
-            flat = out.reshape(len(out), -1).astype(jnp.float32)
-            places = np.random.default_rng(0).integers(flat.shape[1], size=PER_IMAGE)
-            found["/".join(module.path)] = {
-                "slope": jnp.abs(slope).max(tuple(range(1, z.ndim - 1))),
-                "values": flat[:, places]}
-        return out
 
-    with nn.intercept_methods(watch):
-        network.apply(variables, images, train=False)
-    return found
+def statistics(call: Call) -> dict[str, jax.Array]:
+    """Measures one activation function; see `watch_activations`."""
+    z = call.inputs[0].astype(jnp.float32)
+    _, slope = jax.jvp(ACTIVATIONS[call.module.kind], (z,), (jnp.ones_like(z),))
+    flat = call.output.reshape(len(z), -1).astype(jnp.float32)
+    places = np.random.default_rng(0).integers(flat.shape[1], size=PER_IMAGE)
+    return {"slope": jnp.abs(slope).max(tuple(range(1, z.ndim - 1))),
+            "values": flat[:, places]}
 
 
 def is_dead(slope: np.ndarray) -> np.ndarray:

@@ -1,0 +1,150 @@
+"""The layers of a network by name, and which of them to show.
+
+Names are those of `trace.features`: `conv1`, `stage1_block2/conv1` inside a block, and
+a part (`stage1`) for its last layer.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_jax import layers as kinds
+from cnn_jax import networks
+from cnn_jax.errors import InputError
+from cnn_jax.networks.trace import Call, ImageShape, trace_shapes
+
+# What may follow a convolution, and its name; an activation has a name of its own.
+STAGES = {kinds.BatchNorm: "batch norm", kinds.Activation: "", kinds.MaxPool:
+          "max pool", kinds.AvgPool: "mean pool", kinds.LocalResponseNorm:
+          "response norm"}
+
+
+class Layer(NamedTuple):
+    """A layer or a block, as it is called on one image."""
+
+    name: str
+    module: nn.Module
+    shape: tuple[int, ...]              # of the output, without the batch
+    input_shape: tuple[int, ...]        # of its first input, without the batch
+    kernel: tuple[int, ...] | None      # shape of its own kernel
+    is_leaf: bool                       # it is no block: it has no layers inside
+    follows: str | None                 # the layer whose output is its first input
+
+    @property
+    def is_map(self) -> bool:
+        """Whether the output is an image of channels, [H, W, C]."""
+        return len(self.shape) == 3
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether its kernel moves over an image."""
+        return self.kernel is not None and len(self.kernel) > 2
+
+
+def layers_of(network: nn.Module, variables: Mapping[str, Any],
+              image_shape: ImageShape) -> dict[str, Layer]:
+    """Lists every layer and block in the order in which they end, from shapes alone.
+
+    Layers that only training has (auxiliary heads) are not among them.
+    """
+    calls = trace_shapes(network, variables, image_shape)
+    layers: dict[str, Layer] = {}
+    makers: dict[int, str] = {}  # layer by the id of its output, which `calls` keeps
+    for call in calls[:-1]:
+        layers[call.name] = layer_of(call, makers.get(id(call.inputs[0])))
+        makers.setdefault(id(call.output), call.name)  # a block's: its last layer
+    return layers
+
+
+def layer_of(call: Call, follows: str | None) -> Layer:
+    kernel = call.params.get("kernel")
+    return Layer(call.name, call.module.clone(parent=None), call.output.shape[1:],
+                 call.inputs[0].shape[1:],
+                 None if kernel is None else jnp.shape(kernel), call.inside == 0,
+                 follows)
+
+
+def find(network: nn.Module, variables: Mapping[str, Any], image_shape: ImageShape,
+         name: str, maps: bool = False) -> Layer:
+    """Traces a network and picks one of its layers; see `pick`."""
+    return pick(layers_of(network, variables, image_shape), name,
+                type(network).__name__, maps)
+
+
+def pick(layers: dict[str, Layer], name: str, network_name: str,
+         maps: bool = False) -> Layer:
+    """The layer of a name; of a part (`stage1`) the last one.
+
+    maps: it must make an image of channels. Raises InputError with the layers there
+    are.
+    """
+    top = [layer for layer in layers.values() if "/" not in layer.name]
+    parts = {networks.part_of(layer.name): layer for layer in top}
+    layer = layers.get(name, parts.get(name))
+    if layer is None:
+        block = name.rpartition("/")[0]
+        inside = [other for other in layers if block and other.startswith(block + "/")]
+        near = difflib.get_close_matches(name, [*layers, *parts], 1)
+        raise InputError(
+            f"{network_name} has no layer {name!r}"
+            + (f"; did you mean {near[0]}?" if near else ";") + " There are "
+            + ", ".join(inside or [layer.name for layer in top])
+            + ("" if inside else ", and those inside of them, as block/conv1"
+               if len(top) < len(layers) else ""))
+    if maps and not layer.is_map:
+        raise InputError(
+            f"layer {layer.name} of {network_name} has no height and width, its output "
+            f"is {list(layer.shape)}; of images are "
+            f"{', '.join(layer.name for layer in top if layer.is_map) or 'none'}")
+    return layer
+
+
+def kernel_of(variables: Any, layer: Layer) -> np.ndarray:
+    """The kernel array of a layer, float32."""
+    tree = variables["params"]
+    for name in layer.name.split("/"):
+        tree = tree[name]
+    return np.asarray(tree["kernel"], np.float32)
+
+
+def weighted(layers: dict[str, Layer]) -> list[Layer]:
+    """The convolutions, or of a network without any the dense layers; not the head,
+    nor the convolutions that only bring a shortcut into shape."""
+    found = [layer for layer in layers.values()
+             if layer.kernel is not None and layer.is_leaf and layer.name != "head"
+             and "shortcut" not in layer.name]
+    return [layer for layer in found if layer.is_convolution] or found
+
+
+def stage_of(layer: Layer, layers: dict[str, Layer]) -> list[Layer]:
+    """A layer and the norm, activation and pool that its output goes through."""
+    stage = [layer]
+    while True:
+        after = [other for other in layers.values() if other.follows == stage[-1].name
+                 and isinstance(other.module, tuple(STAGES))]
+        if not after:
+            return stage
+        stage.append(after[0])
+
+
+def shown_by_default(layers: dict[str, Layer]) -> list[Layer]:
+    """Those of `weighted` that an activation follows, or all where none follows any.
+
+    In a residual network the last convolution of a block is left out: its output is
+    added to the shortcut first.
+    """
+    found = weighted(layers)
+    return [layer for layer in found
+            if any(isinstance(after.module, kinds.Activation)
+                   for after in stage_of(layer, layers))] or found
+
+
+def spread(layers: list[Layer], count: int) -> list[Layer]:
+    """The first, the last, and others evenly between."""
+    if len(layers) <= count:
+        return layers
+    return [layers[round(i * (len(layers) - 1) / (count - 1))] for i in range(count)]
