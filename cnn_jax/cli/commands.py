@@ -21,7 +21,6 @@ from cnn_jax.inspection.pages.report import FILE as REPORT
 from cnn_jax.inspection.pages.report import PICTURES, write_report
 from cnn_jax.interop.weights import write_npz, write_text
 from cnn_jax.networks.summary import layer_table
-from cnn_jax.training.recipe import create_model
 from cnn_jax.workdir import trained
 from cnn_jax.workdir.folder import check_same_config, default_path
 
@@ -155,7 +154,7 @@ def summary(request: Request) -> None:
     shape = (*size, config.data.channels or shape[2])
     try:
         with spinner("tracing the network"):
-            table = layer_table(create_model(config), shape,
+            table = layer_table(networks.from_config(config), shape,
                                 max(1, config.batch_size // jax.device_count()))
     except ValueError as error:
         raise InputError(f"{config.model.name} on images of shape {shape}: "

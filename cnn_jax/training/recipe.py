@@ -12,25 +12,10 @@ from cnn_jax.data.batches import steps_per_epoch
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
 from cnn_jax.networks.summary import LayerTable, layer_table
-from cnn_jax.layers import Layers
 from cnn_jax import optimizers as optimizer
 from cnn_jax.training.steps import (Recipe, TrainState, create_state,
                                     predict_logits)
 from cnn_jax.data.info import DataInfo
-
-
-def create_model(config: ConfigDict, num_classes: int | None = None,
-                 axis_name: str | None = None):
-    """The network of a config.
-
-    num_classes: of the data, where the config says nothing; None is as published.
-    axis_name: where its steps will be mapped.
-    """
-    model = config.model
-    layers = Layers(conv=model.conv, pool=model.pool, dtype=config.dtype,
-                    init=model.init, bn=model.bn, axis_name=axis_name)
-    return networks.create(model.name, model.num_classes or num_classes, layers,
-                           **model.fields)
 
 
 def create_recipe(config: ConfigDict, info: DataInfo,
@@ -56,7 +41,7 @@ def create_recipe(config: ConfigDict, info: DataInfo,
         config, steps_per_epoch(info.counts["train"], config.batch_size))
     task = data.task_of(config.data)
     return Recipe(
-        task=task, model=create_model(config, classes, axis_name),
+        task=task, model=networks.from_config(config, classes, axis_name),
         optimizer=optimizer.create(config, rate), rate=rate,
         augment=functools.partial(augment, settings=config.augment,
                                   zero=info.scaling.offset, task=task,

@@ -12,7 +12,6 @@ from cnn_jax.data.batches import steps_per_epoch
 from cnn_jax.networks.summary import layer_table
 from cnn_jax.layers import INITIALIZERS
 from cnn_jax.config.rules import check
-from cnn_jax.training.recipe import create_model
 from configs import cifar10, default, fashion, mnist, monkeys, segmentation, shapes
 from experiments.published import EXPERIMENTS, Experiment, one_run
 
@@ -42,7 +41,7 @@ def test_config_is_valid_and_of_the_published_size(name):
     check(config)
     shape = networks.NETWORKS[config.model.name].input_shape
     size = config.data.image_size if any(config.data.image_size) else shape[:2]
-    table = layer_table(create_model(config), (*size, shape[2]))
+    table = layer_table(networks.from_config(config), (*size, shape[2]))
     assert table.params == experiment.params
 
 

@@ -8,7 +8,6 @@ import pytest
 from cnn_jax import networks
 from cnn_jax.errors import InputError
 from cnn_jax.config import rules
-from cnn_jax.training.recipe import create_model
 from configs import default, lenet, network
 
 BAD = [
@@ -170,7 +169,8 @@ def test_every_network_has_a_config_with_all_its_fields(name):
     rules.check(config)
     back = ml_collections.ConfigDict(json.loads(config.to_json()),
                                      convert_dict=True)
-    assert create_model(back) == create_model(config) == networks.create(name)
+    network_of = networks.from_config
+    assert network_of(back) == network_of(config) == networks.create(name)
     assert config.data.image_size == networks.NETWORKS[name].input_shape[:2]
 
 

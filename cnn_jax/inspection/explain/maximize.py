@@ -14,7 +14,8 @@ from cnn_jax.inspection.draw import drawing
 from cnn_jax.networks.trace import features
 from cnn_jax.networks.named_layers import Layer
 from cnn_jax.inspection.draw.picture import Picture
-from cnn_jax.inspection.explain.saliency import compiled, field_of_layer
+from cnn_jax.inspection.explain.saliency import compiled
+from cnn_jax.networks.receptive_field import field_of_layer
 from cnn_jax.inspection.explain.selection import (chosen_filters, chosen_layers,
                                                   chosen_position, class_index)
 from cnn_jax.inspection.settings import Settings
@@ -136,11 +137,11 @@ def draw(subject: Subject, settings: Settings, layer: Layer, shown: list[int],
     """A grid of images, each with the value of its unit before and after."""
     shape = subject.pixels.shape[1:]
     how = Ascent(settings.steps)
-    vertical, horizontal = field_of_layer(subject.network, shape, layer.name)
-    if position and vertical is not None:
+    fields = field_of_layer(subject.network, shape, layer.name)
+    if position and fields is not None:
         # A move by half of what the unit sees would smear all of it.
-        how = how._replace(jitter=min(how.jitter, vertical.size // 8,
-                                      horizontal.size // 8))
+        how = how._replace(jitter=min(how.jitter, *(
+            field.size // 8 for field in fields)))
     climb = functools.partial(maximize, layer=layer.name, image_shape=shape,
                               span=subject.range, how=how, position=position)
     excited = compiled(climb)(subject.network, subject.variables, jnp.array(shown),
