@@ -1,6 +1,6 @@
 """DATA: the name of a set -> uint8 images [N, H, W, C], labels [N], class names.
 
-`load` is the whole stage up to batches.py: source -> colour and size -> split.
+`load` does all that comes before batches.py: source -> colour and size -> split.
 """
 
 import math
@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from cnn_jax.data import folders, shapes, sources
 from cnn_jax.data.examples import Dataset, Examples, Stored, split
-from cnn_jax.data.images import convert_images, find_images, read_image
+from cnn_jax.data.images import (convert_images, find_images, read_image,
+                                 requested_size)
 from cnn_jax.errors import InputError
 from cnn_jax.tasks import TASKS, Task
 
@@ -39,11 +40,11 @@ SOURCES = {
 _BIASED = ("shapes_colour", "shapes_shape")
 SPLITS = ("stratified", "first", "last")
 MAX_SIDE = 4096  # pixels
-# NAME, NAME/config, NAME:1.2.3; no name spaces, which tfds would look up online.
+# NAME, NAME/config, NAME:1.2.3; no namespaces, which tfds would look up online.
 _TFDS_NAME = r"tfds:[A-Za-z]\w*(/[\w.=,+-]+)?(:[\d.*]+)?"
 
 
-def load(config, seed: int) -> Dataset:
+def load(config: ConfigDict, seed: int) -> Dataset:
     """Loads the set that the `data` config names.
 
     Args:
@@ -51,8 +52,8 @@ def load(config, seed: int) -> Dataset:
         seed: fixes which examples are held out, 0 <= seed < 2**32.
 
     Raises:
-        InputError: a field with a value that `check` refuses, or files that are
-            missing, damaged or not what they are named.
+        InputError: a value that `check` refuses, or files that are missing, damaged or
+            not what their name says.
     """
     check(config)
     if config.name.startswith("tfds:"):
@@ -61,11 +62,11 @@ def load(config, seed: int) -> Dataset:
         stored = builders.catalogue(config)
     else:
         stored = SOURCES[config.name].read(config)
-    parts = {
-        part: examples._replace(images=convert_images(
-            examples.images, config.image_size, config.channels))
-        for part, examples in stored.parts.items()}
-    train, validation, test = split(stored._replace(parts=parts), config, seed)
+    size, channels = requested_size(config), config.channels or None
+    splits = {
+        name: examples._replace(images=convert_images(examples.images, size, channels))
+        for name, examples in stored.splits.items()}
+    train, validation, test = split(stored._replace(splits=splits), config, seed)
     height, width, channels = train.images.shape[1:]
     counts = (f"train {len(train.labels):,}, validation {len(validation.labels):,}, "
               f"test {len(test.labels):,}")
@@ -84,8 +85,8 @@ def task_of(config: ConfigDict) -> Task:
     return TASKS[SOURCES[config.name].task if config.name in SOURCES else "classify"]
 
 
-def check(config) -> None:
-    """Raises `InputError` for a value that no set accepts; reads no file."""
+def check(config: ConfigDict) -> None:
+    """Raises `InputError` for a value that no set accepts. Reads no file."""
     name = config.name
     if name not in SOURCES and not re.fullmatch(_TFDS_NAME, name):
         raise InputError(
@@ -121,8 +122,8 @@ def check(config) -> None:
             f"data.limit is {config.limit}; allowed are 0 (all) and positive numbers")
 
 
-def _check_for_set(config) -> None:
-    """Raises `InputError` for fields that the named set has no use for."""
+def _check_for_set(config: ConfigDict) -> None:
+    """Raises `InputError` for fields that the named set does not use."""
     name = config.name
     if name.startswith("shapes_") and config.dir:
         raise InputError(

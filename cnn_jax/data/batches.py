@@ -1,7 +1,7 @@
-"""Which images make up which batch: pure functions of (seed, epoch), nothing to save.
+"""Decides which images make up which batch, as pure functions of (seed, epoch).
 
-The whole set is one uint8 array, `[train; validation; test]`, that stays on the
-devices; a batch is a row of indices into it.
+So the order of the data is not part of a checkpoint. The whole set is one uint8 array,
+`[train; validation; test]`, that stays on the devices; a batch is a row of indices.
 """
 
 from collections.abc import Iterator
@@ -14,36 +14,39 @@ from cnn_jax.rng import draw_key
 
 
 def concatenate(dataset: Dataset) -> tuple[Examples, dict[str, range]]:
-    """One array of all examples, and where each part lies in it."""
-    parts = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
-    spans, start = {}, 0
-    for name, part in parts.items():
-        spans[name] = range(start, start + len(part.labels))
-        start += len(part.labels)
-    return Examples(*map(np.concatenate, zip(*parts.values()))), spans
+    """Joins all splits into one array; returns it and each split's range of rows."""
+    splits = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
+    split_ranges, start = {}, 0
+    for name, examples in splits.items():
+        split_ranges[name] = range(start, start + len(examples.labels))
+        start += len(examples.labels)
+    return Examples(*map(np.concatenate, zip(*splits.values()))), split_ranges
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """Every example at least once: the last batch counts, as in Keras."""
+    """Counts the steps that show every example at least once, as Keras does."""
     return -(-examples // batch_size)
 
 
-def train_order(seed: int, epoch: int, span: range, batch_size: int) -> np.ndarray:
-    """int32 [steps, batch_size]: the examples of each step of an epoch, shuffled.
+def train_order(seed: int, epoch: int, rows: range, batch_size: int) -> np.ndarray:
+    """Shuffles the rows of an epoch: int32 [steps, batch_size].
 
-    The last batch is filled up with the epoch's first examples, so that all batches
-    have one shape and none is padded (padding would enter batch-norm statistics).
+    The last batch is filled up with the epoch's first examples. So all batches have one
+    shape, and none is padded: padding would enter the statistics of batch norm.
     """
     key = draw_key(seed, "order", epoch)
-    order = span.start + np.asarray(jax.random.permutation(key, len(span)))
-    steps = steps_per_epoch(len(span), batch_size)
+    order = rows.start + np.asarray(jax.random.permutation(key, len(rows)))
+    steps = steps_per_epoch(len(rows), batch_size)
     return np.resize(order, (steps, batch_size)).astype(np.int32)
 
 
-def eval_order(span: range, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(indices, mask) of each batch: every example once, the last batch padded."""
-    for start in range(span.start, span.stop, batch_size):
-        indices = np.arange(start, min(start + batch_size, span.stop))
+def eval_order(rows: range, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (indices, mask) of each batch: every row once, the last batch padded.
+
+    indices: int32 [batch_size]. mask: float32 [batch_size], 0 where padded, else 1.
+    """
+    for start in range(rows.start, rows.stop, batch_size):
+        indices = np.arange(start, min(start + batch_size, rows.stop))
         padding = batch_size - len(indices)
         mask = np.r_[np.ones(len(indices)), np.zeros(padding)]
         yield (np.pad(indices, (0, padding), mode="edge").astype(np.int32),

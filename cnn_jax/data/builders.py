@@ -1,32 +1,36 @@
-"""tensorflow-datasets without TensorFlow: builders of ours, and any prepared set.
+"""Uses tensorflow-datasets without TensorFlow: our own builders, any prepared set.
 
-The builders of the catalogue need TensorFlow to prepare MNIST, Fashion-MNIST and
-CIFAR-10. These store raw uint8 arrays, parse with formats.py and keep the official
-order, so that the examples equal those read from the official files directly.
+The catalogue's builders of MNIST, Fashion-MNIST and CIFAR-10 need TensorFlow. Ours
+parse with formats.py, store raw uint8 arrays and keep the official order, so that the
+examples equal those read directly from the official files.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
 import numpy as np
 import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
 
 from cnn_jax.data import download, official
 from cnn_jax.data.examples import Examples, Stored
-from cnn_jax.data.images import convert_images
+from cnn_jax.data.images import allocate, convert_images, requested_size
 from cnn_jax.errors import InputError
 from cnn_jax.files import expanded
 
 _BLOCK = 1024  # examples that are read at a time
 
 
-class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """One official set; a subclass gives its name, shape and page."""
+class _Builder(  # type: ignore[call-arg]
+        tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Builds one official set; a subclass gives its name, shape and home page."""
 
     VERSION = tfds.core.Version("1.0.0")
     SET = ""
-    SHAPE = ()
+    SHAPE: tuple[int, ...] = ()
     HOMEPAGE = ""
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -42,25 +46,25 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             disable_shuffling=True)
 
     @property
-    def url_infos(self) -> dict:
-        """Size and sha256 by address; tfds refuses a file that differs."""
+    def url_infos(self) -> dict[str, Any]:
+        """Gives size and sha256 of each address; tfds refuses a file that differs."""
         return {
             file.url: tfds.download.checksums.UrlInfo(
                 size=tfds.core.utils.Size(file.size), checksum=file.sha256,
                 filename=file.name)
             for file in official.FILES[self.SET]}
 
-    def _split_generators(self, dl_manager) -> dict:
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         paths = dl_manager.download([file.url for file in official.FILES[self.SET]])
-        parts = official.read_set(self.SET, [Path(path) for path in paths])
-        return {part: self._generate_examples(parts[part]) for part in parts}
+        splits = official.read_set(self.SET, [Path(path) for path in paths])
+        return {name: self._generate_examples(splits[name]) for name in splits}
 
-    def _generate_examples(self, examples: Examples):
+    def _generate_examples(self, examples: Examples) -> Iterator[tuple[int, dict]]:
         for index, (image, label) in enumerate(zip(*examples)):
             yield index, {"image": image, "label": int(label)}
 
 
-class CnnJaxMnist(_Builder, skip_registration=True):
+class CnnJaxMnist(_Builder, skip_registration=True):  # type: ignore[call-arg]
     """MNIST, 60,000 + 10,000 grey images."""
 
     SET = "mnist"
@@ -68,7 +72,7 @@ class CnnJaxMnist(_Builder, skip_registration=True):
     HOMEPAGE = "http://yann.lecun.com/exdb/mnist/"
 
 
-class CnnJaxFashionMnist(_Builder, skip_registration=True):
+class CnnJaxFashionMnist(_Builder, skip_registration=True):  # type: ignore[call-arg]
     """Fashion-MNIST, 60,000 + 10,000 grey images."""
 
     SET = "fashion_mnist"
@@ -76,7 +80,7 @@ class CnnJaxFashionMnist(_Builder, skip_registration=True):
     HOMEPAGE = "https://github.com/zalandoresearch/fashion-mnist"
 
 
-class CnnJaxCifar10(_Builder, skip_registration=True):
+class CnnJaxCifar10(_Builder, skip_registration=True):  # type: ignore[call-arg]
     """CIFAR-10, 50,000 + 10,000 colour images."""
 
     SET = "cifar10"
@@ -89,24 +93,24 @@ BUILDERS = {
 
 
 def data_dir() -> Path:
-    """Where prepared sets are kept: `TFDS_DATA_DIR`, else ~/tensorflow_datasets."""
+    """Names the folder of prepared sets, `TFDS_DATA_DIR` or ~/tensorflow_datasets."""
     folder = os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
     return expanded(folder, "TFDS_DATA_DIR")
 
 
-def prepared(name: str, wanted: str) -> Stored:
-    """An official set from `data_dir`, downloaded and prepared there if it is not.
+def prepared(name: str, files_folder: str) -> Stored:
+    """Reads an official set from `data_dir`; downloads and prepares it if needed.
 
-    The files are fetched before tfds starts, by a download that gives up (tfds
-    retries for minutes and has no time-out); tfds then finds and checks them.
+    We download the files before tfds starts, because our download gives up in time:
+    tfds retries for minutes and has no time-out. Then tfds finds and checks them.
 
     Args:
         name: of the set.
-        wanted: the folder that the user could put the files into, for the message.
+        files_folder: where the user could put the official files, for messages.
 
     Raises:
-        InputError: no download possible, wrong bytes, or a folder that cannot be
-            written or holds a damaged copy.
+        InputError: a download that is impossible or has other bytes, a folder that
+            cannot be written, or a damaged copy.
     """
     root = data_dir()
     try:
@@ -121,19 +125,19 @@ def prepared(name: str, wanted: str) -> Stored:
             # One process prepares, the others of a run wait for it.
             with filelock.FileLock(root / f"{builder.name}.lock"):
                 if not _is_prepared(builder):
-                    _prepare(builder, root, wanted)
+                    _prepare(builder, root, files_folder)
     except OSError as error:
         raise InputError(
             f"{name} cannot be prepared in {root} ({_first_line(error)}); set "
             "TFDS_DATA_DIR to a folder that can be written, or put the official files "
-            f"into {wanted}") from error
-    stored = _read(builder, (0, 0), 0)
+            f"into {files_folder}") from error
+    stored = _read(builder, None, None)
     return stored._replace(
         origin=f"{stored.origin}, made from files with checked size and sha256")
 
 
-def _prepare(builder, root: Path, wanted: str) -> None:
-    """Fetches the files to where tfds looks for files that a user brought."""
+def _prepare(builder: _Builder, root: Path, files_folder: str) -> None:
+    """Downloads the files to where tfds looks for files of the user, then prepares."""
     folder = root / "downloads" / "manual" / builder.name
     for file in official.FILES[builder.SET]:
         try:
@@ -141,7 +145,7 @@ def _prepare(builder, root: Path, wanted: str) -> None:
         except download.Unreachable as error:
             raise InputError(
                 f"{builder.SET} is not in {builder.data_path} and cannot be downloaded "
-                f"({error}): put the official files into {wanted}, or name their "
+                f"({error}): put the official files into {files_folder}, or name their "
                 "folder with --config.data.dir, or train on the embedded digits with "
                 "--config.data.name=digits"
             ) from error
@@ -149,8 +153,8 @@ def _prepare(builder, root: Path, wanted: str) -> None:
         manual_dir=folder, force_checksums_validation=True, try_download_gcs=False))
 
 
-def catalogue(config) -> Stored:
-    """Any set of the catalogue that has been prepared, in `config.dir` or `data_dir`.
+def catalogue(config: ConfigDict) -> Stored:
+    """Reads a prepared set of the catalogue from `config.dir` or `data_dir`.
 
     Raises:
         InputError: a set that is not in the catalogue, is not prepared in a format
@@ -173,11 +177,11 @@ def catalogue(config) -> Stored:
             'run python -c "import tensorflow_datasets as tfds; '
             f"tfds.builder('{name}', data_dir='{root}', file_format='array_record')"
             f'.download_and_prepare()" and copy {root / builder.name} to this machine')
-    return _read(builder, tuple(config.image_size), config.channels)
+    return _read(builder, requested_size(config), config.channels or None)
 
 
-def _is_prepared(builder) -> bool:
-    """As `builder.is_prepared()`, which warns where the answer is no."""
+def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
+    """Does what `builder.is_prepared()` does, without its warning."""
     return Path(builder.data_path, "dataset_info.json").is_file()
 
 
@@ -185,46 +189,47 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _read(builder, size, channels) -> Stored:
-    """All examples of the train, validation and test splits of a prepared set."""
+def _read(builder: tfds.core.DatasetBuilder, size: tuple[int, int] | None,
+          channels: int | None) -> Stored:
+    """Reads the train, validation and test splits of a prepared set."""
     features = builder.info.features
     if not {"image", "label"} <= set(features) or not isinstance(
             features["label"], tfds.features.ClassLabel):
         raise InputError(
             f'{builder.name} has the features {", ".join(features)}; classification '
             "needs 'image' and a class 'label'")
-    splits = [name for name in ("train", "validation", "test")
-              if name in builder.info.splits]
-    if "train" not in splits:
+    names = [name for name in ("train", "validation", "test")
+             if name in builder.info.splits]
+    if "train" not in names:
         raise InputError(
             f'{builder.name} has the splits {", ".join(builder.info.splits)}; a train '
             "split is needed")
     try:
-        parts = {name: _read_split(builder, name, size, channels) for name in splits}
+        splits = {name: _read_split(builder, name, size, channels) for name in names}
     except InputError:
         raise
     except Exception as error:  # array_record raises RuntimeError and others
         raise InputError(
             f"the prepared copy in {builder.data_path} cannot be read "
             f"({_first_line(error)}); delete that folder and run again") from error
-    return Stored(parts, tuple(features["label"].names),
+    return Stored(splits, tuple(features["label"].names),
                   f"tensorflow-datasets copy in {builder.data_path}")
 
 
-def _read_split(builder, name, size, channels) -> Examples:
+def _read_split(builder: tfds.core.DatasetBuilder, name: str,
+                size: tuple[int, int] | None, channels: int | None) -> Examples:
     source = builder.as_data_source(split=name)
     count = builder.info.splits[name].num_examples
     if len(source) != count or not count:
         raise InputError(
             f"the prepared copy in {builder.data_path} holds {len(source):,} {name} "
             f"examples instead of {count:,}; delete that folder and run again")
-    images, labels = None, np.empty(count, np.int32)
+    first = _image(builder, source[0]["image"], size, channels)
+    images, labels = allocate(count, first.shape), np.empty(count, np.int32)
     for start in range(0, count, _BLOCK):
         block = source.__getitems__(range(start, min(start + _BLOCK, count)))
         for index, example in enumerate(block, start):
             image = _image(builder, example["image"], size, channels)
-            if images is None:
-                images = np.empty((count, *image.shape), np.uint8)
             if image.shape != images.shape[1:]:
                 raise InputError(
                     f"{builder.name} has images of shape {image.shape} and "
@@ -233,9 +238,11 @@ def _read_split(builder, name, size, channels) -> Examples:
     return Examples(images, labels)
 
 
-def _image(builder, image, size, channels) -> np.ndarray:
+def _image(builder: tfds.core.DatasetBuilder, image: np.ndarray,
+           size: tuple[int, int] | None, channels: int | None) -> np.ndarray:
+    """Checks one image and converts it."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise InputError(
-            f"{builder.name} has images of {image.dtype}{list(image.shape)}; uint8 "
-            "images with 1 or 3 channels can be used")
+            f"{builder.name} has images of {image.dtype}{list(image.shape)}; only "
+            "uint8 images with 1 or 3 channels can be used")
     return convert_images(image[None], size, channels)[0]

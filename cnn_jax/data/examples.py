@@ -1,4 +1,4 @@
-"""The types of the data stage and the split into train, validation and test.
+"""The types of the data stage, and the split into train, validation and test.
 
 Images stay uint8 until they are on the device; labels are class numbers.
 """
@@ -6,31 +6,32 @@ Images stay uint8 until they are on the device; labels are class numbers.
 from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from cnn_jax.errors import InputError
 
 
 class Examples(NamedTuple):
-    """Labelled images of one part of a set."""
+    """Labelled images of one split."""
 
     images: np.ndarray  # uint8 [N, H, W, C]
     labels: np.ndarray  # int32 [N]; masks, a label for each pixel: uint8 [N, H, W]
 
-    def take(self, index) -> "Examples":
-        """The examples at `index` (a slice or an int array), in that order."""
+    def take(self, index: slice | np.ndarray) -> "Examples":
+        """Selects the examples at `index` (a slice or an int array), in that order."""
         return Examples(self.images[index], self.labels[index])
 
 
 class Stored(NamedTuple):
-    """A set as its source holds it, before any split of ours."""
+    """A set as its source has it, before we split it."""
 
-    parts: dict[str, Examples]  # 'train', and 'validation' and 'test' where it has them
+    splits: dict[str, Examples]  # 'train', and 'validation' and 'test' if it has them
     class_names: tuple[str, ...]
     origin: str  # where the bytes came from, and whether they were checked
 
 
 class Dataset(NamedTuple):
-    """What the training loop gets."""
+    """A set in three splits, as the training loop gets it."""
 
     name: str
     train: Examples
@@ -40,51 +41,62 @@ class Dataset(NamedTuple):
     source: str  # one sentence for the log
 
 
-def split(stored: Stored, config, seed: int) -> tuple[Examples, Examples, Examples]:
-    """Train, validation and test examples of a stored set.
+def split(stored: Stored, config: ConfigDict,
+          seed: int) -> tuple[Examples, Examples, Examples]:
+    """Makes the train, validation and test examples of a stored set.
 
-    A part that the set brings with it is used whole. A missing test part is cut
-    from the training part first (`config.test`, always stratified), a missing
-    validation part second (`config.validation`, by `config.split`); both keep the
-    stored order. The cuts depend on the set, the config and `seed` alone.
-    `config.limit` is applied last, to the training part only. With
-    `config.validation_is_test` the set's validation part becomes its test part first.
+    The steps, in this order:
+
+    1. `config.validation_is_test` renames the set's validation split to test.
+    2. A set without a test split gets one, cut from the training split: a fraction
+       `config.test`, always stratified.
+    3. A set without a validation split gets one, cut from what is left: a fraction
+       `config.validation`, or `config.validation_count` images, chosen by
+       `config.split`.
+    4. `config.limit` shortens the training split.
+
+    The cuts keep the stored order. They depend on the set, the config and `seed` alone.
 
     Args:
         stored: the set.
         config: the `data` config.
         seed: of the stratified cuts, 0 <= seed < 2**32.
     """
-    train, parts = stored.parts["train"], dict(stored.parts)
+    splits = dict(stored.splits)
     if config.validation_is_test:
-        if "validation" not in parts or "test" in parts:
+        if "validation" not in splits or "test" in splits:
             raise InputError(
-                f'data.validation_is_test is true but the set has {", ".join(parts)}; '
+                f'data.validation_is_test is true but the set has {", ".join(splits)}; '
                 "it is for sets of train and validation without test")
-        parts["test"] = parts.pop("validation")
+        splits["test"] = splits.pop("validation")
+    train = splits["train"]
     empty = train.take(slice(0))
-    if "test" in parts:
-        test = parts["test"]
-    elif config.test:
-        count = int(round(config.test * len(train.labels)))
-        train, test = _cut(train, count, "stratified", seed, "data.test")
-    else:
+    test, validation = splits.get("test"), splits.get("validation")
+    if test is None:
         test = empty
-    if "validation" in parts:
-        validation = parts["validation"]
-    elif config.validation:
-        count = config.validation
-        if count < 1:
-            count *= len(train.labels)
-        train, validation = _cut(
-            train, int(round(count)), config.split, seed, "data.validation")
-    else:
+        if config.test:
+            count = int(round(config.test * len(train.labels)))
+            train, test = _cut(train, count, "stratified", seed, "data.test")
+    if validation is None:
         validation = empty
+        count, field = _validation_count(config, len(train.labels))
+        if config[field.removeprefix("data.")]:
+            train, validation = _cut(train, count, config.split, seed, field)
     return train.take(slice(config.limit or None)), validation, test
 
 
-def _cut(examples, count, how, seed, field) -> tuple[Examples, Examples]:
-    """Splits off `count` examples: (the rest, those)."""
+def _validation_count(config: ConfigDict, total: int) -> tuple[int, str]:
+    """Returns how many images the config asks for, and the field that says so."""
+    count = config.get("validation_count")
+    if count is not None:
+        return count, "data.validation_count"
+    fraction = config.validation
+    return int(round(fraction * total if fraction < 1 else fraction)), "data.validation"
+
+
+def _cut(examples: Examples, count: int, how: str, seed: int,
+         field: str) -> tuple[Examples, Examples]:
+    """Cuts off `count` examples; returns (the remaining ones, those)."""
     total = len(examples.labels)
     if not 0 < count < total:
         raise InputError(
@@ -102,7 +114,7 @@ def _cut(examples, count, how, seed, field) -> tuple[Examples, Examples]:
     # Imported here: scikit-learn takes a second to import.
     from sklearn.model_selection import train_test_split
     try:
-        rest, chosen = train_test_split(
+        kept, chosen = train_test_split(
             np.arange(total), test_size=count, random_state=seed,
             stratify=examples.labels)
     except ValueError as error:
@@ -110,4 +122,4 @@ def _cut(examples, count, how, seed, field) -> tuple[Examples, Examples]:
             f"{field} asks for a stratified cut of {count:,} of {total:,} images, "
             f"which cannot be made ({error}); change {field}, or data.split to first "
             "or last") from error
-    return examples.take(np.sort(rest)), examples.take(np.sort(chosen))
+    return examples.take(np.sort(kept)), examples.take(np.sort(chosen))

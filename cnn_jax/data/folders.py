@@ -2,26 +2,30 @@
 
     flowers/{daisy,rose}/*.jpg                    split by us
     flowers/{train,val,test}/{daisy,rose}/*.jpg   split already, wholly or in part
-    flowers/training/training/{daisy,rose}/*.jpg  the same, doubled
-    anything/flowers/...                          the same, wrapped once
+    flowers/training/training/{daisy,rose}/*.jpg  likewise, each part wrapped once
+    anything/flowers/...                          any of these, wrapped once
 
-or a .tar.gz of such a folder, as CIFAR-10 is passed around in JPEG files
-(cifar-10-images/{train,test}/CLASS/K.jpg); it is read without being unpacked.
+A .tar.gz of such a folder works too, for example CIFAR-10 in JPEG files
+(cifar-10-images/{train,test}/CLASS/K.jpg). It is read into memory, not unpacked.
 """
 
 import collections
 import csv
 import io
 import os
+import tarfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from cnn_jax.data import cache, formats
+from cnn_jax.data import cache
 from cnn_jax.data.examples import Examples, Stored
-from cnn_jax.data.images import (EXTENSIONS, empty, is_image, is_image_name,
-                                 read_image)
+from cnn_jax.data.images import (EXTENSIONS, allocate, is_image, is_image_name,
+                                 read_image, requested_size)
 from cnn_jax.errors import InputError
 from cnn_jax.files import expanded
 
@@ -31,22 +35,27 @@ PART_NAMES = {
     "test": "test", "testing": "test",
 }
 ARCHIVES = (".tar.gz", ".tgz")
-MAX_TABLE_BYTES = 2**20
-MAX_DEPTH = 32  # of folders in folders
+MAX_ARCHIVE_BYTES = 2**28  # of pictures, which are in memory while they are decoded
 _LOSSY = (".jpg", ".jpeg", ".webp")
 
-# A folder: name -> folder, or the file itself, or its content where it was in an
-# archive. Only pictures and tables of labels are listed.
+# A folder: name -> folder, or a file's path, or its content if it is in an archive.
+# It holds pictures and tables of class names only.
 Tree = dict[str, "Tree | Path | bytes"]
-# The name for messages, the file or its content.
-Picture = tuple[str, Path | bytes]
 
 
-def class_folders(config) -> Stored:
+class Picture(NamedTuple):
+    """A picture that is not decoded yet."""
+
+    name: str  # for messages
+    content: Path | bytes
+
+
+def class_folders(config: ConfigDict) -> Stored:
     """Reads `config.dir` at `config.image_size` and `config.channels`.
 
-    With size (0, 0) or 0 channels all pictures must agree in it. Within a part the
-    classes alternate, so that the first n pictures (`config.limit`) hold all classes.
+    Where these are not set, all pictures must have one size and one number of channels.
+    Within a part the classes alternate, so that the first n pictures (`config.limit`)
+    hold all classes.
 
     Raises:
         InputError: no class folders, an empty one, classes that training does not
@@ -54,7 +63,7 @@ def class_folders(config) -> Stored:
     """
     root = expanded(config.dir, "data.dir")
     if root.is_dir():
-        tree = _folder_tree(root, (root.resolve(),))
+        tree = _folder_tree(root)
     elif root.is_file() and root.name.endswith(ARCHIVES):
         tree = _archive_tree(root)
     else:
@@ -65,84 +74,99 @@ def class_folders(config) -> Stored:
     parts = {part: _classes(folder, name)
              for part, (name, folder) in _part_folders(root, tree).items()}
     classes = _class_list(root, parts)
-    names = _class_names(root, tree, classes)
-    listed = {part: _alternate(found, classes) for part, found in parts.items()}
-    pictures = [picture for examples in listed.values() for picture, _ in examples]
-    images, how = _decode_cached(root, pictures, tuple(config.image_size),
-                                 config.channels)
+    class_names = _class_names(root, tree, classes)
+    alternated = {part: _alternate(pictures, classes)
+                  for part, pictures in parts.items()}
+    pictures = [picture for part in alternated.values() for picture, _ in part]
+    images, how = _decode_cached(root, pictures, requested_size(config),
+                                 config.channels or None)
     stored, start = {}, 0
-    for part, examples in listed.items():
-        labels = np.array([label for _, label in examples], np.int32)
+    for part, pairs in alternated.items():
+        labels = np.array([label for _, label in pairs], np.int32)
         stored[part] = Examples(images[start:start + len(labels)], labels)
         start += len(labels)
-    return Stored(stored, names, f"{_kinds(pictures)} in {root}, {how}")
+    return Stored(stored, class_names, f"{_kinds(pictures)} in {root}, {how}")
 
 
-def _check_depth(depth: int, root: Path) -> None:
-    if depth > MAX_DEPTH:
-        raise InputError(f"{root} has folders in folders more than {MAX_DEPTH} deep; "
-                         "put the pictures of each class into one folder")
+def _is_hidden(name: str) -> bool:
+    """Recognises hidden folders and the one that macOS adds to zips."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
-def _folder_tree(folder: Path, above: tuple[Path, ...], depth: int = 0) -> Tree:
-    """What lies in a folder and below; without hidden files and folders, and without
-    the resource forks that macOS leaves in zips.
+def _folder_tree(root: Path) -> Tree:
+    """Lists a folder and all below it.
 
-    above: where the root and the links on the way lead. A link into or above one of
-    these would give pictures a second label.
+    A link to a folder is refused: if it led to a folder that is listed too, its
+    pictures would have two labels.
     """
-    _check_depth(depth, above[0])
-    tree = {}
-    for path in folder.iterdir():
-        if path.name.startswith(".") or path.name == "__MACOSX":
-            continue
-        try:
-            path.name.encode()
-        except UnicodeEncodeError:
-            raise InputError(f"{str(path)!r} has a name that is not UTF-8: rename it"
-                             ) from None
-        if path.is_dir():
-            further = above
-            if path.is_symlink():
-                target = path.resolve()
-                if any(target.is_relative_to(place) or place.is_relative_to(target)
-                       for place in above):
-                    raise InputError(f"{path} is a link to {target}, whose pictures "
-                                     "would have two labels: remove the link")
-                further = *above, target
-            tree[path.name] = _folder_tree(path, further, depth + 1)
-        elif is_image(path) or (path.name.endswith("labels.txt") and path.is_file()):
-            tree[path.name] = path
-    return tree
+    def stop(error: OSError) -> None:
+        raise InputError(f"{error.filename} cannot be listed ({error.strerror}); "
+                         "correct its permissions or remove it") from error
+
+    trees: dict[str, Tree] = {str(root): {}}
+    for folder, names, files in os.walk(root, onerror=stop, followlinks=False):
+        tree = trees[folder]
+        names[:] = [name for name in names if not _is_hidden(name)]
+        for name in names:
+            path = os.path.join(folder, name)
+            if os.path.islink(path):
+                raise InputError(f"{path} is a link to a folder, which is not "
+                                 "followed; replace it with the folder or remove it")
+            tree[name] = trees[path] = {}
+        for name in files:
+            file = Path(folder, name)
+            if is_image(file) or _is_table(name) and file.is_file():
+                tree[name] = file
+    return trees[str(root)]
 
 
 def _archive_tree(path: Path) -> Tree:
-    """The same of a .tar.gz, whose files are read into memory (bounded, see
-    formats.py)."""
-    tree = {}
-    for name, content in formats.tar_members(path):
-        *folders, name = PurePosixPath(name).parts
-        _check_depth(len(folders), path)
-        hidden = any(part.startswith(".") or part == "__MACOSX" for part in folders)
-        if hidden or not (is_image_name(name) or name.endswith("labels.txt")):
-            continue
-        inner = tree
-        for folder in folders:
-            inner = inner.setdefault(folder, {})
-            if not isinstance(inner, dict):
-                raise InputError(f"{path} holds {folder} both as a file and as a "
-                                 "folder; the archive is not used")
-        inner[name] = content
-    return tree
+    """Reads the pictures and tables of a .tar.gz into memory."""
+    root: Tree = {}
+    size_bytes = 0
+    try:
+        with tarfile.open(path, "r|gz") as archive:
+            for member in archive:
+                *folders, name = PurePosixPath(member.name).parts or ("",)
+                if any(map(_is_hidden, folders)) or member.isdir():
+                    continue
+                if not (is_image_name(name) or _is_table(name)):
+                    continue
+                content = archive.extractfile(member) if member.isreg() else None
+                if content is None:
+                    raise InputError(f"{path} holds {member.name}, which is no plain "
+                                     "file; pack the folder without links")
+                size_bytes += member.size
+                if size_bytes > MAX_ARCHIVE_BYTES:
+                    raise InputError(
+                        f"{path} holds more than {MAX_ARCHIVE_BYTES:,} bytes of "
+                        "pictures, the limit; unpack it and name the folder")
+                tree = root
+                for folder in folders:
+                    inner = tree.setdefault(folder, {})
+                    if not isinstance(inner, dict):
+                        raise InputError(f"{path} holds {folder} both as a file and as "
+                                         "a folder; pack the folder again")
+                    tree = inner
+                tree[name] = content.read()
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read as a .tar.gz archive ({error}); "
+                         "fetch or pack it again") from error
+    return root
+
+
+def _is_table(name: str) -> bool:
+    return name.endswith("labels.txt")
 
 
 def _subfolders(tree: Tree) -> dict[str, Tree]:
-    """By name, sorted."""
-    return {name: tree[name] for name in sorted(tree) if isinstance(tree[name], dict)}
+    """Selects the folders, sorted by name."""
+    folders = ((name, tree[name]) for name in sorted(tree))
+    return {name: inner for name, inner in folders if isinstance(inner, dict)}
 
 
 def _unwrapped(tree: Tree) -> Tree:
-    """The folder inside, where one is all there is, as zips unpack to."""
+    """Enters a folder that is the only one, as zips often unpack to."""
     folders = _subfolders(tree)
     if len(folders) == 1:
         (name, inner), = folders.items()
@@ -152,45 +176,50 @@ def _unwrapped(tree: Tree) -> Tree:
 
 
 def _part_folders(root: Path, tree: Tree) -> dict[str, tuple[str, Tree]]:
-    """Part -> (name, folder). A root without part folders is one training part."""
-    found = {}
+    """Finds the folder of each part: part -> (its name, the folder).
+
+    A root without part folders is one training part.
+    """
+    parts: dict[str, tuple[str, Tree]] = {}
     for name, folder in _subfolders(tree).items():
         part, inner = PART_NAMES.get(name.lower()), _subfolders(folder)
         # A part folder holds folders; a class may be called train, as a vehicle.
         if part is None or not inner:
             continue
-        if part in found:
+        if part in parts:
             raise InputError(
-                f"{root} has both {found[part][0]} and {name} for the {part} part; "
+                f"{root} has both {parts[part][0]} and {name} for the {part} part; "
                 "keep one")
         doubled = len(inner) == 1 and next(iter(inner)).lower() in PART_NAMES
-        found[part] = name, next(iter(inner.values())) if doubled else folder
-    if found and "train" not in found:
+        parts[part] = name, next(iter(inner.values())) if doubled else folder
+    if parts and "train" not in parts:
         raise InputError(
-            f'{root} has a {" and a ".join(found)} folder but none named train or '
+            f'{root} has a {" and a ".join(parts)} folder but none named train or '
             "training; add it")
-    return found or {"train": ("", tree)}
+    return parts or {"train": ("", tree)}
 
 
-def _classes(folder: Tree, place: str) -> dict[str, list[Picture]]:
-    """Class folder name -> its pictures, in it and below, sorted."""
-    return {name: _pictures(inner, f"{place}/{name}")
+def _classes(folder: Tree, path: str) -> dict[str, list[Picture]]:
+    """Lists the pictures of each class folder, sorted."""
+    return {name: _pictures(inner, f"{path}/{name}")
             for name, inner in _subfolders(folder).items()}
 
 
-def _pictures(folder: Tree, place: str) -> list[Picture]:
-    found = []
+def _pictures(folder: Tree, path: str) -> list[Picture]:
+    """Lists the pictures in a folder and below it, sorted."""
+    pictures = []
     for name in sorted(folder):
-        inner, path = folder[name], f"{place}/{name}"
+        inner, inner_path = folder[name], f"{path}/{name}"
         if isinstance(inner, dict):
-            found += _pictures(inner, path)
+            pictures += _pictures(inner, inner_path)
         elif is_image_name(name):
-            found.append((str(inner) if isinstance(inner, Path) else path, inner))
-    return found
+            pictures.append(
+                Picture(str(inner) if isinstance(inner, Path) else inner_path, inner))
+    return pictures
 
 
-def _class_list(root: Path, parts) -> list[str]:
-    """Sorted names of the class folders of the training part."""
+def _class_list(root: Path, parts: dict[str, dict[str, list[Picture]]]) -> list[str]:
+    """Sorts the names of the training part's class folders, and checks all parts."""
     classes = sorted(parts["train"])
     if len(classes) < 2:
         raise InputError(
@@ -201,8 +230,8 @@ def _class_list(root: Path, parts) -> list[str]:
             raise InputError(
                 f"{root} has no picture in the class folder {name}; add pictures "
                 f'({", ".join(EXTENSIONS)}) or remove it')
-    for part, found in parts.items():
-        unknown = sorted(set(found) - set(classes))
+    for part, pictures in parts.items():
+        unknown = sorted(set(pictures) - set(classes))
         if unknown:
             raise InputError(
                 f"{root} has the class {unknown[0]!r} in its {part} part but not in "
@@ -210,25 +239,28 @@ def _class_list(root: Path, parts) -> list[str]:
     return classes
 
 
-def _alternate(found, classes) -> list[tuple[Picture, int]]:
-    """(picture, label): the first of each class, then the second of each, ..."""
+def _alternate(pictures: dict[str, list[Picture]],
+               classes: list[str]) -> list[tuple[Picture, int]]:
+    """Lists (picture, label): the first of each class, then the second of each, ..."""
     ranked = [(rank, label, picture) for label, name in enumerate(classes)
-              for rank, picture in enumerate(found.get(name, ()))]
+              for rank, picture in enumerate(pictures.get(name, ()))]
     ranked.sort(key=lambda item: item[:2])
     return [(picture, label) for _, label, picture in ranked]
 
 
 def _kinds(pictures: list[Picture]) -> str:
-    """'1,370 pictures (.jpg, lossy)'"""
-    counts = collections.Counter(Path(name).suffix.lower() for name, _ in pictures)
+    """Describes pictures for the log: '1,370 pictures (.jpg, lossy)'."""
+    counts = collections.Counter(
+        Path(picture.name).suffix.lower() for picture in pictures)
     kinds = ", ".join(f"{kind}, lossy" if kind in _LOSSY else kind
                       for kind in sorted(counts))
     return f"{len(pictures):,} pictures ({kinds})"
 
 
-def _decode_cached(root, pictures, size, channels) -> tuple[np.ndarray, str]:
-    """All pictures in one array, and how they were got, for the log."""
-    path = cache.cache_path((content for _, content in pictures), size, channels)
+def _decode_cached(root: Path, pictures: list[Picture], size: tuple[int, int] | None,
+                   channels: int | None) -> tuple[np.ndarray, str]:
+    """Returns all pictures in one array, and, for the log, where they came from."""
+    path = cache.cache_path([picture.content for picture in pictures], size, channels)
     images = cache.read(path, len(pictures))
     if images is not None:
         return images, f"decoded earlier, read from {path}"
@@ -236,21 +268,23 @@ def _decode_cached(root, pictures, size, channels) -> tuple[np.ndarray, str]:
     return images, cache.write(path, images)
 
 
-def _decode(root, pictures, size, channels) -> np.ndarray:
-    def read(index):
-        name, content = pictures[index]
-        if isinstance(content, Path):
-            return read_image(content, size, channels)
-        return read_image(io.BytesIO(content), size, channels, f"{root}: {name}")
+def _decode(root: Path, pictures: list[Picture], size: tuple[int, int] | None,
+            channels: int | None) -> np.ndarray:
+    """Decodes all pictures into one array, on all cores."""
+    def read(picture: Picture) -> np.ndarray:
+        if isinstance(picture.content, Path):
+            return read_image(picture.content, size, channels)
+        return read_image(io.BytesIO(picture.content), size, channels,
+                          f"{root}: {picture.name}")
 
-    first = read(0)
-    images = empty(len(pictures), first.shape)
+    first = read(pictures[0])
+    images = allocate(len(pictures), first.shape)
 
-    def decode(index):
-        image = read(index)
+    def decode(index: int) -> None:
+        image = read(pictures[index])
         if image.shape != first.shape:
             raise InputError(
-                f"{pictures[index][0]} is {_shape(image)} but {pictures[0][0]} is "
+                f"{pictures[index].name} is {_shape(image)} but {pictures[0].name} is "
                 f"{_shape(first)}; set data.image_size and data.channels so that all "
                 "become alike")
         images[index] = image
@@ -270,40 +304,34 @@ def _shape(image: np.ndarray) -> str:
     return " x ".join(str(n) for n in image.shape)
 
 
-def _table(path: Path) -> bytes:
-    """The content of a small file."""
-    with path.open("rb") as file:
-        content = file.read(MAX_TABLE_BYTES + 1)
-    if len(content) > MAX_TABLE_BYTES:
-        raise InputError(f"{path} has over {MAX_TABLE_BYTES:,} bytes, too many for a "
-                         "table of class names; shorten or remove it")
-    return content
-
-
 def _class_names(root: Path, tree: Tree, classes: list[str]) -> tuple[str, ...]:
-    """Common names from a table as in Kaggle's monkey_labels.txt, else folder names."""
-    found, source = tuple(classes), root
-    for name in sorted(tree):
-        table = tree[name]
-        if isinstance(table, dict) or not name.endswith("labels.txt"):
+    """Reads the class names.
+
+    They are the common names in a table like Kaggle's monkey_labels.txt, if the root
+    holds one, else the names of the folders.
+    """
+    class_names, source = tuple(classes), str(root)
+    for file in sorted(tree):
+        table = tree[file]
+        if isinstance(table, dict) or not _is_table(file):
             continue
-        content = _table(table) if isinstance(table, Path) else table
+        content = table.read_bytes() if isinstance(table, Path) else table
+        path = str(table) if isinstance(table, Path) else file
         text = io.StringIO(content.decode("utf-8", "replace"), newline="")
         try:
             rows = [[cell.strip() for cell in row] for row in csv.reader(text)]
         except csv.Error as error:
-            raise InputError(
-                f"{table if isinstance(table, Path) else name} cannot be read as a "
-                f"table of class names ({error}); correct or remove it") from error
+            raise InputError(f"{path} cannot be read as a table of class names "
+                             f"({error}); correct or remove it") from error
         if rows and "Label" in rows[0] and "Common Name" in rows[0]:
             label, common = rows[0].index("Label"), rows[0].index("Common Name")
             names = {row[label]: row[common] for row in rows[1:]
                      if len(row) > max(label, common)}
             if set(classes) <= set(names):
-                found = tuple(names[name] for name in classes)
-                source = table if isinstance(table, Path) else name
+                class_names, source = tuple(names[name] for name in classes), path
                 break
-    for strange in (name for name in found if not name.isprintable()):
-        raise InputError(f"{source} names a class {strange!r}, which cannot be "
-                         "printed; correct or remove it")
-    return found
+    for name in class_names:
+        if not name.isprintable():
+            raise InputError(f"{source} names a class {name!r}, which cannot be "
+                             "printed; correct or remove it")
+    return class_names

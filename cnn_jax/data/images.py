@@ -1,88 +1,93 @@
-"""Pictures in, uint8 arrays out: decoding, colour conversion and resizing.
+"""Decodes, recolours and resizes pictures: files in, uint8 arrays out.
 
-The same conversion serves the stored sets, folders of pictures and the user's own
-pictures at prediction time, so a network sees what it was trained on.
+Stored sets, folders of pictures and the pictures to predict all pass through this one
+conversion, so that a network sees at prediction what it was trained on.
 """
 
 import math
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cnn_jax.errors import InputError
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
               ".webp")
-# Decoders that may be used, whatever a file is called: no EPS, which runs a program.
+# The decoders that may be used, whatever a file is called. EPS would run a program.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 64_000_000
-MAX_BYTES = 8 * 2**30  # of a set, which lies in memory as one array
+MAX_BYTES = 8 * 2**30  # of all images of a set, which are one array in memory
 
 _GREY = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 _MODES = {1: "L", 3: "RGB"}
 
-# Pillow only warns of a small picture that unpacks to a huge one.
+# Pillow only warns when a small file decodes to a huge picture.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
-def find_images(paths) -> list[Path]:
-    """The picture files named by `paths`, folders searched through.
+def requested_size(config: ConfigDict) -> tuple[int, int] | None:
+    """Returns `data.image_size` as (height, width), or None if it is not set."""
+    height, width = config.image_size or (0, 0)
+    return (height, width) if height else None
 
-    A file that is named is taken whatever its extension; of a folder, the files in
-    it and below with one of `EXTENSIONS`, sorted by path.
+
+def find_images(paths: Iterable[str | Path]) -> list[Path]:
+    """Lists the picture files that `paths` name, searching folders.
+
+    A file is taken whatever its extension. Of a folder, the files in it and below it
+    with one of `EXTENSIONS` are taken, sorted by path.
 
     Raises:
         InputError: a path that does not exist, a folder without a picture, or no path.
     """
-    paths = [Path(path) for path in paths]
-    if not paths:
-        raise InputError("no picture was named; name at least one file or folder")
-    found = []
-    for path in paths:
+    pictures: list[Path] = []
+    for path in map(Path, paths):
         if path.is_dir():
-            try:
-                inside = sorted(p for p in path.rglob("*") if is_image(p))
-            except RecursionError as error:
-                raise InputError(f"{path} has hundreds of folders in each other; name "
-                                 "the one with the pictures") from error
+            inside = sorted(p for p in path.rglob("*") if is_image(p))
             if not inside:
                 raise InputError(
-                    f"{path} holds no picture; files are looked for that end in "
+                    f"{path} holds no picture; name a folder with files that end in "
                     f'{", ".join(EXTENSIONS)}')
-            found += inside
+            pictures += inside
         elif path.is_file():
-            found.append(path)
+            pictures.append(path)
         else:
             raise InputError(f"{path} does not exist; name a picture or a folder")
-    return found
+    if not pictures:
+        raise InputError("no picture was named; name at least one file or folder")
+    return pictures
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is taken for a picture; hidden files (as ._x.jpg) are not."""
+    """Tells whether a path is a file with a picture's name."""
     return is_image_name(path.name) and path.is_file()
 
 
 def is_image_name(name: str) -> bool:
+    """Tells whether a name has a picture's extension and is not hidden (as ._x.jpg)."""
     return Path(name).suffix.lower() in EXTENSIONS and not name.startswith(".")
 
 
-def read_image(file, size: tuple[int, int] = (0, 0), channels: int = 0,
-               name: str = "") -> np.ndarray:
+def read_image(file: str | Path | BinaryIO, size: tuple[int, int] | None = None,
+               channels: int | None = None, name: str = "") -> np.ndarray:
     """Decodes one picture.
 
     The EXIF orientation is applied. Colour becomes grey by Pillow's 'L' weights
-    (0.299 R + 0.587 G + 0.114 B), palettes and CMYK become RGB, transparent parts are
-    put on white, and of 16-bit values the high byte is kept. Of an animation the
-    first frame is read.
+    (0.299 R + 0.587 G + 0.114 B). Palettes and CMYK become RGB. Transparent pixels are
+    blended with white. 16-bit values keep their high byte. An animation gives its first
+    frame.
 
     Args:
         file: a path or an open binary file; its content counts, not its extension.
-        size: (height, width) in pixels, reached by bilinear resizing with antialias;
-            the aspect ratio is not kept. (0, 0) leaves the size.
-        channels: 1 grey, 3 RGB, 0 as stored.
-        name: for messages, in place of the path.
+        size: (height, width) in pixels, reached by bilinear resizing with antialiasing;
+            the aspect ratio is not kept. None leaves the size.
+        channels: 1 grey, 3 RGB, None as stored.
+        name: for messages, instead of the path.
 
     Returns:
         uint8 [H, W, C].
@@ -93,14 +98,14 @@ def read_image(file, size: tuple[int, int] = (0, 0), channels: int = 0,
     """
     path = name or file
     try:
-        with Image.open(file, formats=_FORMATS) as image:
-            pixels = image.width * image.height
-            if pixels > MAX_PIXELS:
+        with Image.open(file, formats=_FORMATS) as opened:
+            width, height = opened.size
+            if width * height > MAX_PIXELS:
                 raise InputError(
-                    f"{path} has {image.width} x {image.height} pixels, over the limit "
-                    f"of {MAX_PIXELS:,}; make it smaller")
-            image.load()
-            image = _plain(ImageOps.exif_transpose(image), path)
+                    f"{path} has {width} x {height} pixels, over the limit of "
+                    f"{MAX_PIXELS:,}; make it smaller")
+            opened.load()
+            image = _plain(ImageOps.exif_transpose(opened), path)
     except InputError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -120,30 +125,31 @@ def read_image(file, size: tuple[int, int] = (0, 0), channels: int = 0,
     return _to_array(_convert(image, size, channels))
 
 
-def convert_images(images: np.ndarray, size: tuple[int, int], channels: int):
-    """Resizes and recolours stored images as `read_image` does with a file.
+def convert_images(images: np.ndarray, size: tuple[int, int] | None,
+                   channels: int | None) -> np.ndarray:
+    """Resizes and recolours stored images exactly as `read_image` does with a file.
 
     Args:
         images: uint8 [N, H, W, C] with C = 1 or 3.
-        size: (height, width) in pixels; (0, 0) leaves the size.
-        channels: 1 grey, 3 RGB, 0 as stored.
+        size: (height, width) in pixels; None leaves the size.
+        channels: 1 grey, 3 RGB, None as stored.
 
     Returns:
         uint8 [N, height, width, channels]; `images` itself where nothing changes.
     """
     count, height, width, depth = images.shape
-    target = (*(size if any(size) else (height, width)), channels or depth)
+    target = (*(size or (height, width)), channels or depth)
     if target == (height, width, depth):
         return images
-    result = empty(count, target)
-    for source, into in zip(images, result):
-        image = Image.fromarray(source[..., 0] if depth == 1 else source)
-        into[...] = _to_array(_convert(image, size, channels))
-    return result
+    converted = allocate(count, target)
+    for index, pixels in enumerate(images):
+        image = Image.fromarray(pixels[..., 0] if depth == 1 else pixels)
+        converted[index] = _to_array(_convert(image, size, channels))
+    return converted
 
 
-def empty(count: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """Room for images, uint8 [count, H, W, C]. Raises InputError over `MAX_BYTES`."""
+def allocate(count: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Allocates uint8 [count, H, W, C]. Raises InputError over `MAX_BYTES`."""
     size_bytes = count * math.prod(shape)
     if size_bytes > MAX_BYTES:
         raise InputError(
@@ -152,13 +158,13 @@ def empty(count: int, shape: tuple[int, int, int]) -> np.ndarray:
     return np.empty((count, *shape), np.uint8)
 
 
-def _plain(image: Image.Image, path) -> Image.Image:
-    """Mode 'L' or 'RGB' of any mode that Pillow reads."""
+def _plain(image: Image.Image, path: str | Path | BinaryIO) -> Image.Image:
+    """Converts any mode that Pillow reads to 'L' or 'RGB'."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise InputError(
-            f"{path} has 32-bit pixels, whose range is not known; save it with 8 or "
+            f"{path} has 32-bit pixels, whose range is unknown; save it with 8 or "
             "16 bits")
     grey = image.mode in _GREY
     if image.has_transparency_data:
@@ -167,12 +173,13 @@ def _plain(image: Image.Image, path) -> Image.Image:
     return image.convert("L" if grey else "RGB")
 
 
-def _convert(image: Image.Image, size, channels) -> Image.Image:
-    """Colour first, then size."""
-    mode = _MODES.get(channels, image.mode)
+def _convert(image: Image.Image, size: tuple[int, int] | None,
+             channels: int | None) -> Image.Image:
+    """Converts the colour first, then the size."""
+    mode = _MODES[channels] if channels else image.mode
     if image.mode != mode:
         image = image.convert(mode)
-    height, width = size if any(size) else (image.height, image.width)
+    height, width = size or (image.height, image.width)
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     return image

@@ -1,4 +1,4 @@
-"""What a trained network must know of its data set."""
+"""Describes a data set to whoever uses a network that was trained on it."""
 
 import hashlib
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from cnn_jax.data.scaling import SCALINGS, Scaling
 
 
 class DataInfo(NamedTuple):
-    """All that a trained network must know of its data set, kept as data.json."""
+    """Holds what a trained network must know of its data set, kept as data.json."""
 
     name: str
     source: str
@@ -22,13 +22,13 @@ class DataInfo(NamedTuple):
 
 
 def describe(dataset: Dataset, scaling: str) -> DataInfo:
-    """The scaling is measured on the training part alone."""
+    """Describes a set. The scaling is measured on the training split alone."""
     counts, digest = {}, hashlib.sha256()
-    for part in ("train", "validation", "test"):
-        examples = getattr(dataset, part)
-        counts[part] = len(examples.labels)
-        digest.update(np.ascontiguousarray(examples.images))
-        digest.update(np.ascontiguousarray(examples.labels))
+    for split in ("train", "validation", "test"):
+        examples = getattr(dataset, split)
+        counts[split] = len(examples.labels)
+        digest.update(np.ascontiguousarray(examples.images).data)
+        digest.update(np.ascontiguousarray(examples.labels).data)
     return DataInfo(dataset.name, dataset.source, dataset.train.images.shape[1:],
                     dataset.class_names, SCALINGS[scaling](dataset.train.images),
                     counts, digest.hexdigest())

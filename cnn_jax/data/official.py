@@ -1,9 +1,10 @@
-"""The published files of MNIST, Fashion-MNIST and CIFAR-10, and how they are read.
+"""Names, checksums and readers of the published MNIST, Fashion-MNIST and CIFAR-10.
 
-A file under an official name is used only if its bytes are the official ones.
+A file under an official name is used only if it has the published checksum.
 """
 
 import hashlib
+import tarfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from cnn_jax.errors import InputError
 
 
 class OfficialFile(NamedTuple):
-    """One published file."""
+    """Identifies one published file by its bytes."""
 
     name: str
     size: int  # bytes
@@ -27,8 +28,9 @@ _MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 _FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 _CIFAR = "https://www.cs.toronto.edu/~kriz/"
 
-# Sizes and sums as registered in tensorflow-datasets 4.9.10, url_checksums/. A set
-# is downloaded as these files; order: train images, labels, test images, labels.
+# What is downloaded for each set. Sizes and checksums are those that
+# tensorflow-datasets 4.9.10 registers in url_checksums/. The order is: training
+# images, training labels, test images, test labels.
 FILES = {
     "mnist": (
         OfficialFile(
@@ -73,11 +75,31 @@ FILES = {
             _CIFAR + "cifar-10-binary.tar.gz"),
     ),
 }
-# The same images again, never downloaded but preferred where the user has them.
+# The same images in the python layout. Never downloaded, but preferred if present.
 CIFAR10_PYTHON = OfficialFile(
     "cifar-10-python.tar.gz", 170498071,
     "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
     _CIFAR + "cifar-10-python.tar.gz")
+# A partial copy for machines that cannot fetch the official archives: the first 8,336
+# training and 1,017 test images, with exact pixels and labels.
+CIFAR10_PARTIAL = OfficialFile(
+    "cifar-10-python-exact-prefix.tar.gz", 26452835,
+    "0c7925e28bc167b7c9d73554415a1c18fbd6f39fee885cee20ebb209c96e8fa5",
+    _CIFAR + "cifar-10-python.tar.gz")
+# MD5 of the files in cifar-10-batches-py/, as torchvision lists them. A pickle may run
+# code when it is read, so a batch with another MD5 is not read.
+CIFAR10_MD5 = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
+CIFAR10_PARSERS = {
+    "cifar-10-batches-py": formats.read_cifar_python,
+    "cifar-10-batches-bin": formats.read_cifar_binary,
+}
 
 CLASS_NAMES = {
     "mnist": tuple("0123456789"),
@@ -89,104 +111,90 @@ CLASS_NAMES = {
         "ship", "truck"),
 }
 
-# Folder in the archive -> the suffix of its batch files and their parser.
-_TRAIN = tuple(f"data_batch_{n}" for n in range(1, 6))
-CIFAR10_LAYOUTS = {
-    "cifar-10-batches-py": ("", formats.read_cifar_python),
-    "cifar-10-batches-bin": (".bin", formats.read_cifar_binary),
-}
-
 
 def check_file(path: Path, official: OfficialFile) -> None:
-    """Raises `InputError` unless the file has the official size and sha256."""
+    """Raises `InputError` unless the file has the published size and sha256."""
     size = path.stat().st_size
     if size != official.size:
         raise InputError(
-            f"{path} has {size:,} bytes, the official file has {official.size:,}; "
-            f"fetch it again from {official.url}")
+            f"{path} has {size:,} bytes instead of the published {official.size:,}; "
+            f"replace it with {official.url}")
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     if sha256 != official.sha256:
         raise InputError(
-            f"{path} has sha256 {sha256}, the official file has {official.sha256}; "
-            f"fetch it again from {official.url}")
+            f"{path} has sha256 {sha256} instead of the published {official.sha256}; "
+            f"replace it with {official.url}")
 
 
 def read_set(name: str, paths: list[Path]) -> dict[str, Examples]:
-    """Train and test part of a set from its files, in the order of `FILES`."""
+    """Reads the train and test part of a set from its `FILES`, already checked."""
     return read_cifar10_archive(*paths) if name == "cifar10" else read_mnist(paths)
 
 
-def read_mnist(paths) -> dict[str, Examples]:
-    """Train and test part from the four idx files, in the order of `FILES`."""
-    images, labels, test_images, test_labels = paths
-    return {"train": _idx_pair(images, labels),
-            "test": _idx_pair(test_images, test_labels)}
-
-
-def _idx_pair(image_path: Path, label_path: Path) -> Examples:
-    images, labels = formats.read_idx(image_path), formats.read_idx(label_path)
-    for path, array, axes in ((image_path, images, 3), (label_path, labels, 1)):
-        if array.ndim != axes:
-            kind = "images" if axes == 3 else "labels"
-            raise InputError(f"{path} has shape {array.shape}; {kind} are wanted here")
-    if len(images) != len(labels):
-        raise InputError(
-            f"{image_path} has {len(images):,} images but {label_path} "
-            f"{len(labels):,} labels; both must belong to one set")
-    return _examples(images[..., None], labels, label_path)
-
-
-def _examples(images, labels, path) -> Examples:
-    if not len(labels):
-        raise InputError(f"{path} holds no example")
-    if labels.max() > 9:
-        raise InputError(f"{path} holds the label {labels.max()}; the classes are 0..9")
-    return Examples(np.ascontiguousarray(images), labels.astype(np.int32))
-
-
-def cifar10_layout(path: Path) -> str | None:
-    """Which CIFAR-10 layout an archive has, from its first file; None if neither."""
-    first, _ = next(formats.tar_members(path), ("", b""))
-    folder = first.partition("/")[0]
-    return folder if folder in CIFAR10_LAYOUTS else None
+def read_mnist(paths: list[Path]) -> dict[str, Examples]:
+    """Reads the train and test part from the four idx files, already checked."""
+    arrays = [formats.read_idx(path) for path in paths]
+    return {"train": _examples(arrays[0][..., None], arrays[1]),
+            "test": _examples(arrays[2][..., None], arrays[3])}
 
 
 def read_cifar10_archive(path: Path) -> dict[str, Examples]:
-    """Train and test part from a .tar.gz in one of the two official layouts."""
-    layout, wanted, batches = None, {}, {}
-    for name, data in formats.tar_members(path):
-        folder, _, file = name.partition("/")
-        if folder in CIFAR10_LAYOUTS and layout in (None, folder):
-            layout = folder
-            suffix, parse = CIFAR10_LAYOUTS[layout]
-            wanted = {batch + suffix: batch for batch in (*_TRAIN, "test_batch")}
-        if file in wanted and folder == layout:
-            batches[wanted[file]] = parse(data, f"{path}: {name}")
-    return _join_batches(batches, path)
+    """Reads the train and test part from a CIFAR-10 .tar.gz, already checked."""
+    batches = {}
+    with tarfile.open(path, "r|gz") as archive:
+        for member in archive:
+            layout, _, file = member.name.partition("/")
+            batch = file.removesuffix(".bin")
+            content = archive.extractfile(member)
+            if batch in CIFAR10_MD5 and content is not None:
+                batches[batch] = CIFAR10_PARSERS[layout](content.read())
+    return _join_batches(batches)
 
 
 def read_cifar10_folder(folder: Path) -> dict[str, Examples]:
-    """Train and test part from an unpacked archive, told apart by its folder name."""
-    suffix, parse = CIFAR10_LAYOUTS[folder.name]
+    """Reads the train and test part from an unpacked archive.
+
+    The name of the folder tells the layout. Pickled batches must have their published
+    MD5. Binary batches have no published checksum; a damaged one may go unnoticed, but
+    reading it is harmless.
+
+    Raises:
+        InputError: a missing batch, another MD5, or a binary batch that is none.
+    """
+    pickled = folder.name == "cifar-10-batches-py"
     batches = {}
-    for batch in (*_TRAIN, "test_batch"):
-        path = folder / (batch + suffix)
-        if path.is_file():
-            size = path.stat().st_size
-            if size > formats.MAX_MEMBER_BYTES:
-                raise InputError(
-                    f"{path} has {size:,} bytes; a CIFAR-10 batch has fewer")
-            batches[batch] = parse(path.read_bytes(), str(path))
-    return _join_batches(batches, folder)
+    for batch in CIFAR10_MD5:
+        path = folder / (batch if pickled else f"{batch}.bin")
+        if not path.is_file():
+            raise InputError(f"{path} is missing; unpack the CIFAR-10 archive again")
+        data = path.read_bytes()
+        if pickled:
+            _check_md5(path, data, CIFAR10_MD5[batch])
+        try:
+            batches[batch] = CIFAR10_PARSERS[folder.name](data)
+        except ValueError as error:
+            raise InputError(
+                f"{path} {error}; unpack the CIFAR-10 archive again") from error
+    return _join_batches(batches)
 
 
-def _join_batches(batches, path) -> dict[str, Examples]:
-    missing = [name for name in (*_TRAIN, "test_batch") if name not in batches]
-    if missing:
+def _check_md5(path: Path, data: bytes, published: str) -> None:
+    md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if md5 != published:
         raise InputError(
-            f'{path} lacks {", ".join(missing)}; CIFAR-10 has {", ".join(_TRAIN)} and '
-            "test_batch")
-    images, labels = zip(*(batches[name] for name in _TRAIN))
-    train = _examples(np.concatenate(images), np.concatenate(labels), path)
-    return {"train": train, "test": _examples(*batches["test_batch"], path)}
+            f"{path} has MD5 {md5} instead of the published {published}; unpack "
+            f"{CIFAR10_PYTHON.url} again")
+
+
+def _join_batches(batches: dict[str, tuple[np.ndarray, np.ndarray]]
+                  ) -> dict[str, Examples]:
+    """Joins the five training batches, in their order."""
+    images, labels = zip(*(batches[name] for name in CIFAR10_MD5
+                           if name != "test_batch"))
+    return {"train": _examples(np.concatenate(images), np.concatenate(labels)),
+            "test": _examples(*batches["test_batch"])}
+
+
+def _examples(images: np.ndarray, labels: np.ndarray) -> Examples:
+    return Examples(np.ascontiguousarray(images), labels.astype(np.int32))

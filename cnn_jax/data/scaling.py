@@ -1,4 +1,4 @@
-"""Pixels 0..255 to network input: x = (pixel - offset) * factor, two numbers a set."""
+"""Scales pixels 0..255 to network input, with two numbers for a data set."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,17 +16,17 @@ class Scaling(NamedTuple):
 
 
 def unit(images: np.ndarray) -> Scaling:
-    """0..255 to 0..1, whatever the images."""
+    """Maps 0..255 to 0..1, whatever the images."""
     return Scaling(0.0, 1 / 255)
 
 
 def signed(images: np.ndarray) -> Scaling:
-    """0..255 to -1..1, whatever the images."""
+    """Maps 0..255 to -1..1, whatever the images."""
     return Scaling(127.5, 1 / 127.5)
 
 
 def standard(images: np.ndarray) -> Scaling:
-    """Mean 0 and standard deviation 1 over all pixels and channels of `images`."""
+    """Gives all pixels and channels of `images` mean 0 and standard deviation 1."""
     counts = np.bincount(images.ravel(), minlength=256).astype(np.float64)
     values = np.arange(256)
     mean = counts @ values / counts.sum()
@@ -35,7 +35,7 @@ def standard(images: np.ndarray) -> Scaling:
 
 
 def minmax(images: np.ndarray) -> Scaling:
-    """The darkest pixel of `images` to 0, the brightest to 1."""
+    """Maps the darkest pixel of `images` to 0 and the brightest to 1."""
     low, high = float(images.min()), float(images.max())
     return Scaling(low, 1 / (high - low) if high > low else 1.0)
 
@@ -46,5 +46,5 @@ SCALINGS: dict[str, Callable[[np.ndarray], Scaling]] = {
 
 
 def scale(images: jax.Array, scaling: Scaling) -> jax.Array:
-    """uint8 or float pixels to float32 input."""
+    """Applies a scaling to uint8 or float pixels; the result is float32."""
     return (images.astype(jnp.float32) - scaling.offset) * scaling.factor

@@ -1,8 +1,8 @@
-"""Affine warps of a batch of images, and of masks, inside jit: one gather each.
+"""Warps a batch of images, or of masks, by affine maps, with one gather each.
 
-A map is a 3x3 matrix from output to input positions (row, column, 1), both relative to
-the centre of the image, in pixels. Outside the image, `fill_mode` decides, with the
-meaning it has in Keras and scipy.ndimage (for the pixels a b c d):
+A map is a 3x3 matrix from output to input positions (row, column, 1), in pixels from
+the centre of the image. `fill_mode` says what lies outside the image, with the meaning
+that it has in Keras and scipy.ndimage (for the pixels a b c d):
 
     nearest   a a a a | a b c d | d d d d
     reflect   d c b a | a b c d | d c b a     (half-sample symmetric, not `mirror`)
@@ -17,10 +17,10 @@ FILL_MODES = ("nearest", "constant", "reflect")
 
 
 def warp(images: jax.Array, matrices: jax.Array, fill_mode: str) -> jax.Array:
-    """Images [N, H, W, C] seen through maps [N, 3, 3], bilinearly; float32.
+    """Warps images [N, H, W, C] by maps [N, 3, 3], bilinearly, to float32.
 
-    Each output pixel gathers its 2 x 2 neighbours with all channels as one slice, which
-    on a CPU is ten times faster than a gather for each corner and channel.
+    Each output pixel gathers its 2 x 2 neighbours, all channels, as one slice. On a CPU
+    that is ten times faster than a gather for each corner and channel.
     """
     images, (height, width) = at_least_two(images), images.shape[1:3]
     rows, columns, inside = source(matrices, height, width, fill_mode)
@@ -34,16 +34,21 @@ def warp(images: jax.Array, matrices: jax.Array, fill_mode: str) -> jax.Array:
 
 
 def warp_labels(labels: jax.Array, matrices: jax.Array, fill_mode: str) -> jax.Array:
-    """Masks [N, H, W] seen through the same maps: the label of the nearest pixel."""
-    rows, columns, inside = source(matrices, *labels.shape[1:], fill_mode)
+    """Warps masks [N, H, W] by maps [N, 3, 3] to the label of the nearest pixel."""
+    height, width = labels.shape[1:]
+    rows, columns, inside = source(matrices, height, width, fill_mode)
     nearest = windows(labels[..., None], jnp.floor(rows + 0.5).astype(jnp.int32),
                       jnp.floor(columns + 0.5).astype(jnp.int32), 1)[..., 0, 0, 0]
     return jnp.where(inside, nearest, 0)
 
 
-def source(matrices: jax.Array, height: int, width: int, fill_mode: str):
-    """Where each output pixel looks: rows and columns within the image, float32
-    [N, H, W], and whether there is anything to see (bool [N, H, W])."""
+def source(matrices: jax.Array, height: int, width: int,
+           fill_mode: str) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Maps each output pixel to the position that it shows.
+
+    Returns: rows and columns within the image, float32 [N, H, W], and whether the
+    position is inside of what `fill_mode` shows, bool [N, H, W].
+    """
     middle, centre = (height - 1) / 2, (width - 1) / 2
     row = (jnp.arange(height) - middle)[:, None]
     column = jnp.arange(width) - centre
@@ -61,7 +66,7 @@ def source(matrices: jax.Array, height: int, width: int, fill_mode: str):
 
 
 def reflect(position: jax.Array, length: int) -> jax.Array:
-    """Folds positions into -0.5 .. length - 0.5, the period being 2 * length."""
+    """Reflects positions into -0.5 .. length - 0.5, with the period 2 * length."""
     phase = jnp.mod(position + 0.5, 2 * length)
     return jnp.minimum(phase, 2 * length - phase) - 0.5
 
@@ -73,8 +78,9 @@ def at_least_two(images: jax.Array) -> jax.Array:
 
 
 def windows(images: jax.Array, top: jax.Array, left: jax.Array, side: int) -> jax.Array:
-    """The side x side pixels at (top, left) [N, h, w] -> [N, h, w, side, side, C]."""
-    # Batching dimensions, and no index for the image: so no image leaves its device.
+    """Gathers the windows at (top, left) [N, h, w]: [N, h, w, side, side, C]."""
+    # With batching dimensions instead of an index for the image, XLA sees that no image
+    # is needed on another device.
     return lax.gather(
         images, jnp.stack([top, left], -1),
         lax.GatherDimensionNumbers(

@@ -44,14 +44,14 @@ def test_resizing_is_bilinear_with_antialias():
     images = np.array([0, 80, 160, 240], np.uint8).reshape(1, 1, 4, 1)
     left = (3 * 0 + 3 * 80 + 1 * 160) / 7
     right = (1 * 80 + 3 * 160 + 3 * 240) / 7
-    resized = convert_images(images, (1, 2), 0).ravel()
+    resized = convert_images(images, (1, 2), None).ravel()
     np.testing.assert_allclose(resized, [left, right], atol=0.51)
 
 
 def test_stored_arrays_and_files_are_converted_alike(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
     path = saved(tmp_path, Image.fromarray(pixels))
-    for size, channels in (((5, 4), 1), ((20, 11), 3), ((0, 0), 1), ((9, 7), 0)):
+    for size, channels in (((5, 4), 1), ((20, 11), 3), (None, 1), ((9, 7), None)):
         np.testing.assert_array_equal(
             read_image(path, size, channels),
             convert_images(pixels[None], size, channels)[0])
@@ -59,7 +59,7 @@ def test_stored_arrays_and_files_are_converted_alike(tmp_path):
 
 def test_images_that_need_no_change_are_not_copied():
     images = np.zeros((2, 4, 4, 3), np.uint8)
-    assert convert_images(images, (0, 0), 0) is images
+    assert convert_images(images, None, None) is images
     assert convert_images(images, (4, 4), 3) is images
 
 

@@ -65,9 +65,9 @@ def test_cifar10_layouts_agree_and_have_the_official_labels():
 
 
 @needs(PREFIX)
-def test_cifar10_that_is_not_the_official_archive_says_so():
+def test_a_part_of_cifar10_says_so():
     loaded = data.load(data_config(name="cifar10"), 0)
-    assert "exact-prefix.tar.gz, NOT the official archive" in loaded.source
+    assert "exact-prefix.tar.gz, a part of the official archive" in loaded.source
     assert "train 7,502, validation 834, test 1,017" in loaded.source
 
 

@@ -38,11 +38,11 @@ def stored(name, **changes):
     return data.SOURCES[name].read(config(name, **changes))
 
 
-def digest(parts) -> str:
-    found = hashlib.sha256()
-    for part in ("train", "test"):
-        found.update(parts[part].images.tobytes() + parts[part].labels.tobytes())
-    return found.hexdigest()
+def digest(splits) -> str:
+    sha256 = hashlib.sha256()
+    for examples in (splits["train"], splits["test"]):
+        sha256.update(examples.images.tobytes() + examples.labels.tobytes())
+    return sha256.hexdigest()
 
 
 def drawn(kind, outline, side=28):
@@ -65,7 +65,7 @@ def test_published_counts(name, counts, shape, classes):
     assert loaded.train.images.dtype == np.uint8
     assert "drawn with Pillow" in loaded.source and "data.seed 0" in loaded.source
     # Validation is the first tenth of the shuffled training part.
-    whole = stored(name).parts["train"]
+    whole = stored(name).splits["train"]
     np.testing.assert_array_equal(loaded.validation.images, whole.images[:counts[1]])
     np.testing.assert_array_equal(loaded.train.labels, whole.labels[counts[1]:])
 
@@ -73,14 +73,14 @@ def test_published_counts(name, counts, shape, classes):
 @pytest.mark.parametrize("name,train,test", [
     ("shapes_shape", 1000, 200), ("shapes_both", 600, 100)])
 def test_classes_are_exactly_balanced(name, train, test):
-    parts = stored(name).parts
-    assert set(np.bincount(parts["train"].labels)) == {train}
-    assert set(np.bincount(parts["test"].labels)) == {test}
+    splits = stored(name).splits
+    assert set(np.bincount(splits["train"].labels)) == {train}
+    assert set(np.bincount(splits["test"].labels)) == {test}
 
 
 def test_colours_are_balanced_on_average_and_labels_name_them():
     set_ = stored("shapes_colour")
-    train = set_.parts["train"]
+    train = set_.splits["train"]
     counts = np.bincount(train.labels, minlength=6)
     assert abs(counts - 5000 / 6).max() < 5 * np.sqrt(5000 * 5 / 36)
     for image, label in zip(train.images, train.labels):
@@ -90,7 +90,7 @@ def test_colours_are_balanced_on_average_and_labels_name_them():
 
 def test_labels_of_both_are_three_times_the_colour_plus_the_shape():
     set_ = stored("shapes_both")
-    for image, label in zip(set_.parts["test"].images, set_.parts["test"].labels):
+    for image, label in zip(set_.splits["test"].images, set_.splits["test"].labels):
         name, kind = set_.class_names[label].split()
         assert label == 3 * list(shapes.COLOURS).index(name) + shapes.SHAPES.index(kind)
         assert tuple(image.max((0, 1))) == shapes.COLOURS[name]
@@ -193,16 +193,16 @@ def recorded(monkeypatch, name, biased) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_seed_decides_all(name):
-    first = stored(name).parts
-    assert digest(first) == digest(stored(name).parts)
-    assert digest(first) != digest(stored(name, seed=1).parts)
+    first = stored(name).splits
+    assert digest(first) == digest(stored(name).splits)
+    assert digest(first) != digest(stored(name, seed=1).splits)
 
 
 @pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 12,
                     reason=f"Pillow {PIL.__version__} draws some triangles differently")
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_pictures_everywhere(name):
-    assert digest(stored(name).parts) == SHA256[name]
+    assert digest(stored(name).splits) == SHA256[name]
 
 
 def test_the_same_numbers_everywhere():
@@ -214,7 +214,7 @@ def test_the_same_numbers_everywhere():
 
 def test_masks_fit_their_images():
     """A pixel is background where it is black; one colour of an image is one shape."""
-    test = stored("shapes_segmentation").parts["test"]
+    test = stored("shapes_segmentation").splits["test"]
     assert test.labels.shape == (1000, 32, 32) and test.labels.dtype == np.uint8
     np.testing.assert_array_equal(test.images.max(-1) > 0, test.labels > 0)
     counts = np.zeros(4, int)
