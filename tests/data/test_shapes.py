@@ -97,7 +97,7 @@ def test_labels_of_both_are_three_times_the_colour_plus_the_shape():
 
 
 def test_multilabel_images_hold_one_to_four_shapes_each_in_a_quarter_of_its_own():
-    parts = stored("shapes_multilabel").parts
+    parts = stored("shapes_multilabel").splits
     train = parts["train"]
     assert train.labels.dtype == np.uint8 and train.labels.shape == (5000, 5)
     count = train.labels.sum(1)
