@@ -1,0 +1,138 @@
+"""Every command of the documents is run, here or by the test that its row names."""
+
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from tests.support import forked
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+HASH = "runs/lenet5-digits-HASH"
+QUICK = ["--config.epochs=1", "--config.data.limit=96", "--config.batch_size=32"]
+
+# A part of the command -> arguments that make it short, and what it must print.
+HERE = {
+    "--config.optimizer.name=muon": (["--config.epochs=1"], "test: loss"),
+    "--config.model.fields.activation=tanh": (["--config.epochs=1"], "test: loss"),
+    "--config.model.conv=im2col": (["--config.epochs=1"], "test: loss"),
+    "--mode=summary --config=configs/default.py": ([], "25,557,032"),
+    "--config=configs/network.py:mobilenet_v1": ([], "1,3"),
+    "--mode=eval --config=": (["--config.epochs=3"], "359 examples"),
+    "--mode=eval --workdir": ([], "359 examples"),
+    "--mode=predict": ([], "photos/b.png: "),
+    "--mode=weights": ([], "weights.npz"),
+    "--config.inspect.only=": (["--config.inspect.only=kernels"], "pictures in"),
+    "--mode=inspect": (["--config.inspect.only=kernels"], "pictures in"),
+    "--mode=report": ([], "report.html"),
+    "--mode=compare": ([], "compare.html"),
+    "--mode=overlays": ([], "overlays.png"),
+    "--mode=show_data": ([], "data.png"),
+    "--config=configs/segmentation.py": (QUICK, "test: loss"),
+    "--config=configs/multilabel.py": (QUICK, "test: loss"),
+    "main.py --config=configs/lenet.py": (["--config.epochs=3"], "test: loss"),
+}
+# A part of the command -> the test that runs it.
+ELSEWHERE = {
+    "--config=configs/lenet.py:mnist": "tests/data",
+    "--config.coordinator": "tests/training/test_processes.py",
+    "--mode=serve": "tests/serve/test_serve.py",
+    "experiments/conv_comparison.py": "tests/experiments/test_cost_experiments.py",
+    "experiments/benchmark.py": "tests/experiments/test_experiments.py",
+    "experiments/gallery.py": "tests/experiments/test_gallery.py",
+    "experiments/reproduce.py": "tests/experiments/test_reproduce.py",
+    "-m cnn_jax.native.build": "tests/native/test_native_build.py",
+    "-m pytest": ".ci/run",
+    "-m venv": ".ci/run",
+    "pip install": ".ci/run",
+    "import cnn_jax.huge_pages": "tests/native/test_malloc.py",
+}
+
+
+def documented() -> list[str]:
+    """Reads every line of every shell block, continued lines joined."""
+    lines = []
+    for path in DOCUMENTS:
+        for block in re.findall(r"^```bash\n(.*?)^```", path.read_text(),
+                                re.MULTILINE | re.DOTALL):
+            lines += block.replace("\\\n", " ").splitlines()
+    return list(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip()))
+
+
+def row(command: str) -> str | None:
+    """Finds the row of `HERE` or `ELSEWHERE` that a command belongs to."""
+    return next((part for part in [*ELSEWHERE, *HERE] if part in command), None)
+
+
+def test_each_command_has_a_row_and_each_row_a_command():
+    rows = {command: row(command) for command in documented()}
+    assert None not in rows.values(), rows
+    unused = {*HERE, *ELSEWHERE} - set(rows.values())
+    assert not unused
+    for place in ELSEWHERE.values():
+        assert (ROOT / place).exists(), place
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory) -> dict:
+    """Runs the commands of `HERE` in one folder, training ones first."""
+    folder = tmp_path_factory.mktemp("checkout")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    (folder / "photos").mkdir()
+    digits = load_digits().images.astype(np.uint8) * 15
+    Image.fromarray(digits[0]).resize((50, 70)).save(folder / "a.png")
+    Image.fromarray(digits[1]).convert("RGB").save(folder / "photos" / "b.png")
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    lenet, masks = folder / "runs" / "lenet", folder / "runs" / "masks"
+    named = {HASH: str(lenet), "runs/shapes_fcn-shapes_segmentation-HASH": str(masks),
+             "runs/FIRST": str(lenet), "runs/SECOND": str(folder / "runs" / "tanh")}
+    workdirs = {"main.py --config=configs/lenet.py": lenet,
+                "--config=configs/segmentation.py": masks,
+                "--config.model.fields.activation=tanh": folder / "runs" / "tanh",
+                "--mode=eval --config=": lenet}
+    parts = {row(command): command for command in documented()}
+    jobs = {}
+    for part in reversed(HERE):  # the trainings are the last rows
+        words = shlex.split(parts[part].partition("#")[0])
+        words = [named.get(word.removeprefix("--workdir="), word) if "=" not in word
+                 else f"--workdir={named[word.removeprefix('--workdir=')]}"
+                 if word.startswith("--workdir=") else word for word in words]
+        if part in workdirs:
+            words.append(f"--workdir={workdirs[part]}")
+        argv = words[words.index(next(w for w in words if w.endswith("main.py"))) + 1:]
+        jobs[part] = [*argv, *HERE[part][0]]
+    # Trainings come first: other commands read their workdirs.
+    order = sorted(jobs, key=lambda part: "--mode=" in part or "inspect" in part)
+    return {part: forked.main(jobs[part], tmp_path_factory.mktemp("output"),
+                              cwd=folder, environment=os.environ | cache)
+            for part in order} | {"folder": folder}
+
+
+@pytest.mark.parametrize("part", HERE)
+def test_command(answers, part):
+    answer = answers[part]
+    assert answer.returncode == 0, answer.stderr
+    assert HERE[part][1] in answer.stdout
+
+
+def test_a_run_leaves_the_files_of_the_table(answers):
+    workdir = answers["folder"] / "runs" / "lenet"
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["params"] == 61_706 and results["test_examples"] == 359
+    table = (ROOT / "docs" / "running.md").read_text()
+    cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    names = [name for cell in cells for name in re.findall(r"`([\w./]+)`", cell)]
+    assert {"config.json", "train/", "checkpoints/", "report.html"} <= set(names)
+    for name in names:
+        if name != "inspection/":  # only after --mode=inspect, which runs here too
+            assert (workdir / name).exists(), name
