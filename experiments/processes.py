@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-EPOCH = re.compile(r"(?:seed \d+: )?epoch (\d+)/\d+ - loss")
+EPOCH = re.compile(r"epoch (\d+)/\d+ - loss")
 
 
 class Interrupted(Exception):

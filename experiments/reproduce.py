@@ -6,14 +6,12 @@
     python experiments/reproduce.py --jobs 2                           two at a time
 
 Every (experiment, seed) is one `main.py` in a process of its own, so that its peak
-memory is its own, with the workdir WORKDIR/EXPERIMENT/seedS and its lines in
-seedS.log. Where a network is so small that its seeds are trained faster at once, one
-`main.py --seeds` trains all of them, with its lines in seeds.log; not so with --jobs,
-which give each seed a core and are faster still on a CPU. What was interrupted goes on
-from its checkpoint, what is finished is not run again. Writes RESULTS.md and
-RESULTS.json after each run; rows that have not been run say so. Exit code 1 if a mean
-is below the published figure by more than its band, or if a run failed; 2 for input
-that cannot be used.
+memory is its own. Its workdir is WORKDIR/EXPERIMENT/seedS, its output is in seedS.log.
+`--jobs` runs several side by side, each on its share of the cores: small networks use
+one core better than two. An interrupted run goes on from its checkpoint; a finished one
+is not run again. Writes RESULTS.md and RESULTS.json after each run; rows that have not
+been run say so. Exit code 1 if a mean is below the published figure by more than its
+band, or if a run failed; 2 for input that cannot be used.
 """
 
 import argparse
@@ -23,10 +21,12 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
+from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn,
                            TimeElapsedColumn)
@@ -44,9 +44,13 @@ from experiments.results_table import (AS_PUBLISHED, Target, below,  # noqa: E40
                                        is_finished, write)
 
 
-def load_config(experiment: Experiment, flags):
-    """The config of an experiment, checked, the fields that differ from its file as
-    flags of main.py, and how many images its whole set has."""
+def load_config(experiment: Experiment, flags: argparse.Namespace
+                ) -> tuple[ConfigDict, tuple[str, ...], int]:
+    """Loads and checks the config of an experiment.
+
+    Returns it, the flags of main.py for the fields that differ from its file, and the
+    number of images of its whole data set.
+    """
     name, _, variant = experiment.config.partition(":")
     module = importlib.import_module(f"configs.{name.removesuffix('.py')}")
     config = module.get_config(variant)
@@ -64,8 +68,9 @@ def load_config(experiment: Experiment, flags):
                          for field, value in changes.items()), images
 
 
-def make_targets(experiments: dict[str, Experiment], flags) -> dict[str, Target]:
-    """Name -> target, for all experiments: the table shows all of them."""
+def make_targets(experiments: dict[str, Experiment],
+                 flags: argparse.Namespace) -> dict[str, Target]:
+    """Makes the targets of all experiments, by name: the table shows all of them."""
     targets = {}
     for name, experiment in experiments.items():
         config, changed, images = load_config(experiment, flags)
@@ -83,55 +88,43 @@ def make_targets(experiments: dict[str, Experiment], flags) -> dict[str, Target]
 
 
 class Work(NamedTuple):
-    """One main.py: a seed of an experiment, or all of them at once."""
+    """One main.py: a seed of an experiment."""
 
     target: Target
-    seeds: range
+    seed: int
 
     @property
     def title(self) -> str:
-        last = f" to {self.seeds[-1]}" if len(self.seeds) > 1 else ""
-        return f"{self.target.name} seed{'s' * bool(last)} {self.seeds[0]}{last}"
+        return f"{self.target.name} seed {self.seed}"
 
     @property
-    def workdirs(self) -> list[Path]:
-        return [self.target.folder / f"seed{seed}" for seed in self.seeds]
+    def workdir(self) -> Path:
+        return self.target.folder / f"seed{self.seed}"
 
     @property
     def log(self) -> Path:
-        name = "seeds" if len(self.seeds) > 1 else f"seed{self.seeds[0]}"
-        return self.target.folder / f"{name}.log"
+        return self.target.folder / f"seed{self.seed}.log"
 
     @property
     def command(self) -> list[str]:
-        words = [sys.executable, "main.py",
-                 f"--config=configs/{self.target.experiment.config}",
-                 f"--config.seed={self.seeds[0]}", *self.target.changes]
-        if len(self.seeds) > 1:
-            return [*words, f"--seeds={len(self.seeds)}",
-                    f"--workdir={self.target.folder}"]
-        return [*words, f"--workdir={self.workdirs[0]}"]
+        return [sys.executable, "main.py",
+                f"--config=configs/{self.target.experiment.config}",
+                f"--config.seed={self.seed}", *self.target.changes,
+                f"--workdir={self.workdir}"]
 
 
-def divide(target: Target, seeds: int, jobs: int) -> list[Work]:
-    """The work of an experiment. With more than one job each seed is its own."""
-    everything = Work(target, range(seeds))
-    if target.experiment.at_once and jobs == 1:
-        return [everything]
-    return [Work(target, range(seed, seed + 1)) for seed in everything.seeds]
-
-
-def run_all(targets: list[Target], flags, write_rows) -> list[str]:
+def run_all(targets: list[Target], flags: argparse.Namespace,
+            write_rows: Callable[[], object]) -> list[str]:
     """Runs what is not finished; returns a line for each run that failed.
 
-    Raises Interrupted, after all have saved where they are.
+    Raises Interrupted after all runs have saved a checkpoint.
     """
-    asked = [work for target in targets for work in divide(
-        target, flags.seeds or target.experiment.seeds, flags.jobs)]
     finished, todo = [], []
-    for work in asked:
-        there = [is_finished(path, work.target.config) for path in work.workdirs]
-        (finished if all(there) else todo).append(work)
+    for target in targets:
+        for seed in range(flags.seeds or target.experiment.seeds):
+            work = Work(target, seed)
+            done = is_finished(work.workdir, target.config)
+            (finished if done else todo).append(work)
     failed, console = [], Console(highlight=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeElapsedColumn())
@@ -141,22 +134,22 @@ def run_all(targets: list[Target], flags, write_rows) -> list[str]:
         total = progress.add_task("runs", total=len(todo))
         runs = Runs(flags.jobs)
 
-        def one(work: Work) -> tuple[str, str | None]:
+        def run(work: Work) -> tuple[str, str | None]:
             task = progress.add_task(work.title, total=work.target.config.epochs)
             problem = runs.run(
                 work.command, work.log, flags.data,
                 lambda done: progress.update(task, completed=done))
             progress.remove_task(task)
-            return f"{work.title}: {problem or scores(work)}", problem
+            return f"{work.title}: {problem or score(work)}", problem
 
         with ThreadPoolExecutor(flags.jobs) as pool:
-            waiting = [pool.submit(one, work) for work in todo]
+            futures = [pool.submit(run, work) for work in todo]
             try:
-                for number, future in enumerate(as_completed(waiting), 1):
-                    words, problem = future.result()
-                    progress.console.print(f"{number}/{len(todo)} {words}",
+                for number, future in enumerate(as_completed(futures), 1):
+                    line, problem = future.result()
+                    progress.console.print(f"{number}/{len(todo)} {line}",
                                            markup=False)
-                    failed += [words] if problem else []
+                    failed += [line] if problem else []
                     write_rows()
                     progress.advance(total)
             except BaseException:
@@ -166,16 +159,16 @@ def run_all(targets: list[Target], flags, write_rows) -> list[str]:
     return failed
 
 
-def scores(work: Work) -> str:
+def score(work: Work) -> str:
+    """Describes the result of a run that has ended."""
     metric = work.target.experiment.metric
-    results = [json.loads((path / "results.json").read_text())
-               for path in work.workdirs]
-    figures = ", ".join(f"{one[f'test_{metric}']:.4f}" for one in results)
-    seconds = sum(one["train_seconds"] for one in results)
-    return f"test {metric.replace('_', ' ')} {figures}, {seconds:.0f} s of training"
+    results = json.loads((work.workdir / "results.json").read_text())
+    return (f"test {metric.replace('_', ' ')} {results[f'test_{metric}']:.4f}, "
+            f"{results['train_seconds']:.0f} s of training")
 
 
 def parse(argv: list[str] | None, names: list[str]) -> argparse.Namespace:
+    """Parses the flags. Raises InputError for one that cannot be used."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", default=names,
                         help="experiments to run; see --list")
@@ -184,7 +177,7 @@ def parse(argv: list[str] | None, names: list[str]) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, metavar="DIR",
                         help="folder with mnist/, fashion_mnist/, cifar10/ (sets "
                         "CNN_JAX_DATA; without it they are downloaded) and "
-                        "monkey_species/ (without it, of data/)")
+                        "monkey_species/ (default for the latter: data/)")
     parser.add_argument("--cifar10-jpeg", type=Path, metavar="PATH",
                         help="class folders of JPEG pictures in place of CIFAR-10's "
                         "official files: the rows say so")
@@ -192,8 +185,7 @@ def parse(argv: list[str] | None, names: list[str]) -> argparse.Namespace:
                         help="what the rows say of the data, where they are not those "
                         "that were published")
     parser.add_argument("--jobs", type=int, default=1, metavar="N",
-                        help="runs side by side, each on its share of the cores: small "
-                        "networks use one core better than two")
+                        help="runs side by side, each on its share of the cores")
     parser.add_argument("--workdir", type=Path, default=Path("runs/reproduce"))
     parser.add_argument("--out", type=Path, default=ROOT / "measured" / "accuracy",
                         help="where RESULTS.md and RESULTS.json go")
@@ -229,6 +221,7 @@ def parse(argv: list[str] | None, names: list[str]) -> argparse.Namespace:
 
 
 def show(experiments: dict[str, Experiment]) -> None:
+    """Prints a line for each experiment."""
     for name, row in experiments.items():
         figure = "-" if row.published is None else f"{row.published:.4f}"
         print(f"{name:26} {'configs/' + row.config:36} n {row.seeds}  "
@@ -236,7 +229,7 @@ def show(experiments: dict[str, Experiment]) -> None:
 
 
 def reproduce(argv: list[str] | None, experiments: dict[str, Experiment]) -> int:
-    """Returns the exit code. Raises InputError."""
+    """Runs and writes what the flags ask for; returns the exit code."""
     flags = parse(argv, list(experiments))
     if flags.list:
         show(experiments)

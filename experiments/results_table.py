@@ -7,6 +7,8 @@ import statistics
 from pathlib import Path
 from typing import NamedTuple
 
+from ml_collections import ConfigDict
+
 from cnn_jax.errors import InputError
 from cnn_jax.config.rules import computed, flat
 from cnn_jax.files import write_atomically
@@ -37,17 +39,18 @@ SHORT = {
 INTRODUCTION = """# Results
 
 Written by `python experiments/reproduce.py`; the figures are those of RESULTS.json.
-Accuracy on the test part, of the parameters of the best validation epoch: mean ±
+Accuracy on the test split, of the parameters of the best validation epoch: mean ±
 standard deviation over n seeds. Needed: the published figure less the band below.
-Seconds per epoch are of training alone, without compiling and evaluating: the median
-epoch (in the older rows the mean one), median of the runs, on a machine that other
-programs shared, so that less is possible. Where seeds were trained at once, it is a
-seed's share of their epoch. Peak memory is that of the whole process, the largest of
-the runs. On CIFAR-10 ours train on 45,000 images, as 5,000 validate; the
-published runs trained on 50,000 and chose their epoch by the test images.
+Seconds per epoch cover training alone, without compilation and evaluation: the median
+epoch (in older rows the mean epoch), then the median of the runs. Other programs shared
+the machine, so shorter times are possible. In older rows several seeds were trained in
+one program; the figure is one seed's share of the time. Peak memory is that of the
+whole process, the largest of the runs. On CIFAR-10 our runs train on 45,000 images and
+validate on 5,000; the published runs trained on 50,000 and chose their epoch by the
+test images.
 
-How fast it trains, beside plain Flax, PyTorch and Keras, without and with oneDNN, is in
-[measured](measured/README.md), with tables and pictures.
+[measured/speed](../speed/README.md) compares the speed of training with plain Flax,
+PyTorch and Keras, without and with oneDNN, in tables and pictures.
 """
 
 
@@ -55,30 +58,33 @@ AS_PUBLISHED = "as published"
 
 
 class Target(NamedTuple):
-    """One experiment as it is asked for."""
+    """One experiment with what the flags of reproduce.py change."""
 
     name: str
     experiment: Experiment
-    config: object      # ConfigDict, seed 0
+    config: ConfigDict  # with seed 0
     folder: Path        # of its runs: FOLDER/seed0, FOLDER/seed1, ...
     changes: tuple[str, ...]  # flags of main.py beside --config
-    words: tuple[str, ...]    # of the command that repeats it
-    data: str           # what it is measured on
+    command: tuple[str, ...]  # that repeats it
+    data: str           # what the row says of them
     images: int         # of the whole set
 
 
 def settings(fields: dict) -> dict:
-    """What a config changes from configs/default.py, but for the seed: a run made
-    before a field was added is the same experiment if the field has its default."""
+    """Returns the fields that differ from configs/default.py, without the seed.
+
+    So a run made before a field was added counts as the same experiment if the field
+    has its default.
+    """
     defaults = computed(default.get_config()) | {"seed": fields.get("seed")}
     return {name: value for name, value in fields.items()
             if name not in defaults or value != defaults[name]}
 
 
-def is_finished(path: Path, config) -> bool:
+def is_finished(path: Path, config: ConfigDict) -> bool:
     """Whether the workdir holds the results of this config.
 
-    Raises InputError where it belongs to another one.
+    Raises InputError if it belongs to another config.
     """
     if not (path / "config.json").exists():
         return False
@@ -97,9 +103,11 @@ def is_finished(path: Path, config) -> bool:
 
 
 def measured(target: Target) -> list[dict]:
-    """results.json of every seed that has been run to its end, by seed, with the
-    images of its set, and the seconds of its median epoch: a run may have been
-    suspended in one of them."""
+    """Reads results.json of every finished seed, in the order of the seeds.
+
+    Adds the number of images and the seconds of the median epoch; the mean would count
+    the time for which a run was suspended.
+    """
     folders = [path.parent for path in target.folder.glob("seed*/results.json")]
     found = [read_sealed(folder / "results.json", RESULTS, ANEW) | {
                  "images": sum(read_data_info(folder).counts.values()),
@@ -109,7 +117,7 @@ def measured(target: Target) -> list[dict]:
 
 
 def on_what(target: Target, runs: list[dict]) -> str:
-    """What the runs were measured on; 'as published' only if it was all of that."""
+    """Describes the data of the runs: 'as published' if it is all of that set."""
     fewer = {results["images"] for results in runs} - {target.images}
     return "; ".join(
         [target.data] * (target.data != AS_PUBLISHED)
@@ -118,25 +126,30 @@ def on_what(target: Target, runs: list[dict]) -> str:
 
 
 def median_epoch(workdir: Path) -> float:
+    """Returns the seconds of the median epoch."""
     with (workdir / "history.csv").open(newline="") as file:
         return statistics.median(float(row["seconds"]) for row in csv.DictReader(file))
 
 
 def hardware(results: dict) -> str:
-    devices = results["devices"]
+    """Describes what a run was computed on, and what computed its convolutions.
+
+    results["convolutions"]: {algorithm: number of layers}.
+    """
+    devices, versions = results["devices"], results["versions"]
     accelerator = "" if devices[0].startswith("cpu") else (
         f"{len(devices)} x {devices[0].partition(': ')[2]}, ")
-    versions = results["versions"]
-    _, found, library = results.get("convolutions", "").partition("; onednn is ")
+    counts = results["convolutions"]
+    algorithms = ", ".join(sorted(counts, key=lambda name: -counts[name]))
     return (f"{accelerator}{results['machine']}, jax {versions['jax']}"
-            + (f", convolutions by {library}" if found else ""))
+            + (f", convolutions by {algorithms}" if algorithms else ""))
 
 
 def row(target: Target, before: dict | None) -> dict:
-    """The row of an experiment, from the runs that are there.
+    """Makes the row of an experiment from its finished runs.
 
-    before: its row in an earlier RESULTS.json, which stands where it has more runs of
-        the same experiment on the same images than there are here.
+    before: its row in an earlier RESULTS.json. It is kept if it has more runs of the
+        same experiment on the same images.
     """
     experiment, runs = target.experiment, measured(target)
     fields, data = settings(computed(target.config)), on_what(target, runs)
@@ -146,7 +159,7 @@ def row(target: Target, before: dict | None) -> dict:
         return before | facts(target)
     accuracies = [results[f"test_{experiment.metric}"] for results in runs]
     out = facts(target) | {
-        "data": data, "command": shlex.join(target.words + (
+        "data": data, "command": shlex.join(target.command + (
             ("--seeds", str(len(runs))) if len(runs) not in (0, experiment.seeds)
             else ())),
         "mean": statistics.mean(accuracies) if runs else None,
@@ -154,8 +167,7 @@ def row(target: Target, before: dict | None) -> dict:
         "n": len(runs), "accuracies": accuracies,
         "seeds": [results["seed"] for results in runs],
         "best_epochs": [results["best_epoch"] for results in runs],
-        "epochs": None, "seconds_per_epoch": None, "seeds_at_once": "",
-        "peak_memory_mb": None,
+        "epochs": None, "seconds_per_epoch": None, "peak_memory_mb": None,
         "hardware": "", "settings": fields}
     if runs:
         assert {results["params"] for results in runs} == {experiment.params}, target
@@ -163,27 +175,18 @@ def row(target: Target, before: dict | None) -> dict:
             "epochs": statistics.mean(results["epochs"] for results in runs),
             "seconds_per_epoch": round(statistics.median(
                 results["median_epoch_seconds"] for results in runs), 3),
-            "seeds_at_once": at_once(runs),
             "peak_memory_mb": max(results["peak_memory_mb"] for results in runs),
             "hardware": "; ".join(dict.fromkeys(map(hardware, runs)))}
     return out
 
 
-def at_once(runs: list[dict]) -> str:
-    """'5', '2 to 3'; '' where each run was trained alone."""
-    counts = [results.get("seeds_at_once", 1) for results in runs]
-    low, high = min(counts), max(counts)
-    return "" if high == 1 else f"{low}" if low == high else f"{low} to {high}"
-
-
 def same_but_data(old: dict, new: dict) -> bool:
-    """Whether two `settings` differ at most in where the images came from, which a
-    row says itself."""
+    """Whether two `settings` are equal but for data.name, which the row shows."""
     return old | {"data.name": ""} == new | {"data.name": ""}
 
 
 def facts(target: Target) -> dict:
-    """The part of a row that the table of experiments decides."""
+    """Returns the part of a row that published.py decides."""
     experiment = target.experiment
     return {"name": target.name, "config": f"configs/{experiment.config}",
             "metric": experiment.metric,
@@ -194,7 +197,7 @@ def facts(target: Target) -> dict:
 
 
 def below(rows: list[dict]) -> list[str]:
-    """A line for each measured mean that is below what was needed."""
+    """Returns a line for each measured mean that is below what is needed."""
     return [f"{r['name']}: mean {r['mean']:.4f} of {r['n']} is below {needed(r):.4f} "
             + (f"(published {r['published']}, band {r['band']})"
                if r["published"] is not None else "(an aim of ours)")
@@ -203,7 +206,7 @@ def below(rows: list[dict]) -> list[str]:
 
 
 def needed(row: dict) -> float | None:
-    """What the mean must reach; None where nothing is published nor aimed at."""
+    """Returns what the mean must reach, or None."""
     return row["least"] if row["published"] is None else row["published"] - row["band"]
 
 
@@ -212,7 +215,7 @@ def four_digits(value: float | None) -> str:
 
 
 def cells(row: dict) -> tuple[str, ...]:
-    """A row of the Markdown table."""
+    """Formats a row of the Markdown table."""
     data = "" if row["data"] == AS_PUBLISHED else f" ({row['data']})"
     cut = " (cut)" if row["cut_to_epochs"] else ""
     ours, epochs, seconds, memory = "not run", "", "", ""
@@ -223,7 +226,7 @@ def cells(row: dict) -> tuple[str, ...]:
         epochs = f"{row['epochs']:g}{cut}"
         seconds = row["seconds_per_epoch"]
         seconds = f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
-        if row.get("seeds_at_once"):
+        if row.get("seeds_at_once"):  # of an older version, which vmapped the seeds
             seconds += f", {row['seeds_at_once']} seeds at once"
         memory = f"{row['peak_memory_mb']:,.0f} MB"
     return (row["name"] + data, f"{row['params']:,}", four_digits(row["published"]),
@@ -237,7 +240,7 @@ def mean_and_spread(row: dict) -> str:
 
 
 def result(row: dict) -> str:
-    """'0.9708 ± 0.0141 (5)', in bold where the published accuracy is reached."""
+    """Formats '0.9708 ± 0.0141 (5)', in bold if the published accuracy is reached."""
     if not row["n"]:
         return ""
     found = mean_and_spread(row)
@@ -246,7 +249,7 @@ def result(row: dict) -> str:
 
 
 def short(rows: list[dict]) -> str:
-    """The table of the README's first screen, with what has been measured."""
+    """Formats the table of the README's first screen, from what has been measured."""
     found = {row["name"]: row for row in rows}
     none = {"n": 0}
     lines = ["| test accuracy, mean ± standard deviation (n) | published | the same "
@@ -271,7 +274,7 @@ def markdown(rows: list[dict]) -> str:
 
 
 def earlier(out: Path) -> dict[str, dict]:
-    """Name -> row of the RESULTS.json that is there, {} if none is."""
+    """Reads the rows of RESULTS.json by name; {} if there is none."""
     path = out / "RESULTS.json"
     if not path.exists():
         return {}

@@ -138,7 +138,8 @@ def collect(this, final, progress, best: dict, test: dict) -> dict:
         "versions": versions(),
         "devices": [f"{d.platform}: {d.device_kind}" for d in this.placement.devices],
         "machine": machine(),
-        "convolutions": this.table.convolutions(),
+        "convolutions": {algorithm: len(layers) for algorithm, layers
+                         in this.table.by_form().items()},
         "commit": commit(),
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
     }

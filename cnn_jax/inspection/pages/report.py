@@ -202,4 +202,6 @@ def environment(results: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def value_in_words(value: Any) -> str:
+    if isinstance(value, dict):  # {algorithm: number of layers}
+        value = [f"{count} by {name}" for name, count in value.items()]
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
