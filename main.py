@@ -16,14 +16,16 @@ from ml_collections import config_flags  # noqa: E402
 
 from cnn_jax.cli import commands, config_file  # noqa: E402
 from cnn_jax.cli.explain import explain  # noqa: E402
+from cnn_jax.cli.overrides import accept_none  # noqa: E402
 from cnn_jax.cli.request import Request  # noqa: E402
 from cnn_jax.errors import InputError, RunError, one_line, reason  # noqa: E402
 from cnn_jax.training import Stopped  # noqa: E402
 
+accept_none()
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, as in configs/lenet.py or configs/lenet.py:mnist; "
-    "any field can be set with --config.KEY=VALUE, which without --config changes the "
-    "config of --workdir.")
+    "any field can be set with --config.KEY=VALUE, or unset with --config.KEY=none; "
+    "without --config this changes the config of --workdir.")
 MODE = flags.DEFINE_string(
     "mode", "train", f"One of {', '.join(commands.COMMANDS)}.")
 WORKDIR = flags.DEFINE_string(

@@ -21,7 +21,7 @@ def step(peak: float, start: int, stop: int, epoch: float, settings) -> Schedule
     """peak * factor^k from the k-th boundary on."""
     return optax.piecewise_constant_schedule(
         peak, {round(boundary * epoch) - start: settings.factor
-               for boundary in settings.boundaries_epochs if boundary > 0})
+               for boundary in settings.boundaries_epochs or () if boundary > 0})
 
 
 def cosine(peak: float, start: int, stop: int, epoch: float, settings) -> Schedule:
@@ -31,7 +31,7 @@ def cosine(peak: float, start: int, stop: int, epoch: float, settings) -> Schedu
 
 
 def onecycle(peak: float, start: int, stop: int, epoch: float, settings) -> Schedule:
-    """peak/25 -> peak over the warm-up (30 % if 0), then down (Smith, Topin, 2018)."""
+    """peak/25 -> peak over the warm-up, else 30 %, then down (Smith, Topin, 2018)."""
     return optax.cosine_onecycle_schedule(
         stop, peak, pct_start=start / stop or 0.3, div_factor=25.0,
         final_div_factor=1 / (25 * max(settings.final_factor, 4e-6)))
@@ -55,7 +55,7 @@ def schedule(config, steps_per_epoch: int) -> Schedule:
     settings, peak = config.schedule, config.optimizer.learning_rate
     epoch = steps_per_epoch / config.optimizer.accumulate_steps  # updates
     stop = max(1, int(config.epochs * epoch))
-    start = min(round(settings.warmup_epochs * epoch), stop)
+    start = min(round((settings.warmup_epochs or 0) * epoch), stop)
     after = SCHEDULES[settings.name](peak, start, stop, epoch, settings)
     if settings.name == "onecycle" or start == 0:
         return after
@@ -122,7 +122,7 @@ def create(config, rate: Schedule) -> optax.GradientTransformation:
     """
     settings = config.optimizer
     transform = OPTIMIZERS[settings.name](rate, settings)
-    if settings.clip_norm > 0:
+    if settings.clip_norm is not None:
         transform = optax.chain(optax.clip_by_global_norm(settings.clip_norm),
                                 transform)
     if settings.accumulate_steps > 1:

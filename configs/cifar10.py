@@ -23,14 +23,14 @@ def get_config(variant: str = "baseline"):
         config.data.image_size = (32, 32)
         config.data.channels = 3
         config.data.scaling = "unit"
-        config.data.validation = 5000.0
+        config.data.validation_count = 5000
         config.data.split = "last"
         config.model.init = "keras"
         config.epochs = 5
         config.batch_size = 32
         config.optimizer.name = "adam"
         config.optimizer.learning_rate = 1e-3
-        config.early_stopping.patience = 0
+        config.early_stopping.patience = None
         config.checkpoint.monitor = "val_accuracy"
         VARIANTS[variant](config)
     return config

@@ -20,7 +20,7 @@ def get_config(variant: str = "selu"):
     with config.unlocked():
         config.data.name = "fashion_mnist"
         config.data.image_size = (28, 28)
-        config.data.validation = 5000.0
+        config.data.validation_count = 5000
         config.data.split = "first"
         config.epochs = 10
         VARIANTS[variant](config)
@@ -82,7 +82,7 @@ def tutorial(config, rate: float):
     config.optimizer.name = "momentum"
     config.optimizer.momentum = 0.9
     config.optimizer.learning_rate = rate
-    config.early_stopping.patience = 0
+    config.early_stopping.patience = None
 
 
 def selu_ours(config):
@@ -109,7 +109,7 @@ def ours(config):
     config.optimizer.name = "adam"
     config.optimizer.learning_rate = 2e-3
     config.schedule.name = "onecycle"
-    config.early_stopping.patience = 0  # the best epochs are the cycle's last
+    config.early_stopping.patience = None  # the best epochs are the cycle's last
     config.augment.horizontal_flip = True  # a shirt mirrored is a shirt
 
 

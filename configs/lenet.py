@@ -25,7 +25,7 @@ def get_config(variant: str = "digits"):
         config.model.fields.pool = "max"
         config.data.name = variant
         config.schedule.name = "onecycle"
-        config.early_stopping.patience = 0  # the best epochs are the cycle's last
+        config.early_stopping.patience = None  # the best epochs are the cycle's last
         {"digits": digits, "mnist": mnist, "fashion_mnist": fashion_mnist,
          "cifar10": cifar10}[variant](config)
     return config

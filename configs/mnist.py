@@ -21,7 +21,7 @@ def get_config(variant: str = "keras"):
         config.data.image_size = (28, 28)
         config.data.scaling = "unit"
         config.batch_size = 128
-        config.early_stopping.patience = 0
+        config.early_stopping.patience = None
         VARIANTS[variant](config)
     return config
 
@@ -70,7 +70,7 @@ def tutorial(config):
     """The tutorial shuffles, then validates on 60,000 // 12 images."""
     config.model.init = "ai_edu_xavier"
     config.data.scaling = "minmax"
-    config.data.validation = 5000.0
+    config.data.validation_count = 5000
     config.data.split = "first"
 
 

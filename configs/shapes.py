@@ -34,7 +34,7 @@ def get_config(variant: str = "colour_cnn"):
         config.batch_size = 16
         config.steps_per_call = STEPS
         config.optimizer.name = "sgd"
-        config.early_stopping.patience = 0
+        config.early_stopping.patience = None
         config.log.every_steps = 100  # a step takes well under a millisecond
         VARIANTS[variant](config)
     return config

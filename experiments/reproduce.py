@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT))
 
 from cnn_jax.data.folders import ARCHIVES  # noqa: E402
 from cnn_jax.errors import InputError  # noqa: E402
-from cnn_jax.config.rules import check  # noqa: E402
+from cnn_jax.config import check  # noqa: E402
 from cnn_jax.workdir.machine import core_count  # noqa: E402
 from experiments.processes import Interrupted, Runs  # noqa: E402
 from experiments.published import EXPERIMENTS, IMAGES, Experiment  # noqa: E402

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from cnn_jax.errors import InputError
-from cnn_jax.config.rules import computed, flat
+from cnn_jax.config import result_fields, flat
 from cnn_jax.files import write_atomically
 from cnn_jax.workdir.results import RESULTS
 from cnn_jax.workdir.folder import ANEW, read_data_info, read_json, read_sealed
@@ -76,7 +76,7 @@ def settings(fields: dict) -> dict:
     So a run made before a field was added counts as the same experiment if the field
     has its default.
     """
-    defaults = computed(default.get_config()) | {"seed": fields.get("seed")}
+    defaults = result_fields(default.get_config()) | {"seed": fields.get("seed")}
     return {name: value for name, value in fields.items()
             if name not in defaults or value != defaults[name]}
 
@@ -88,10 +88,10 @@ def is_finished(path: Path, config: ConfigDict) -> bool:
     """
     if not (path / "config.json").exists():
         return False
-    known = computed(default.get_config())
+    known = result_fields(default.get_config())
     written = flat(read_json(path / "config.json"))
     there = {name: value for name, value in written.items() if name in known}
-    old, new = settings(there), settings(computed(config))
+    old, new = settings(there), settings(result_fields(config))
     if old != new:
         changed = [f"{name}: {old.get(name, known.get(name))!r} -> "
                    f"{new.get(name, known.get(name))!r}"
@@ -152,7 +152,7 @@ def row(target: Target, before: dict | None) -> dict:
         same experiment on the same images.
     """
     experiment, runs = target.experiment, measured(target)
-    fields, data = settings(computed(target.config)), on_what(target, runs)
+    fields, data = settings(result_fields(target.config)), on_what(target, runs)
     if before and (same_but_data(before["settings"], fields) if not runs else
                    (before["settings"], before["data"]) == (fields, data)
                    and before["n"] > len(runs)):

@@ -9,7 +9,7 @@ import jax
 
 from cnn_jax import data, networks, training
 from cnn_jax.cli.request import Request, required_config, required_run
-from cnn_jax.config.rules import check
+from cnn_jax.config import check
 from cnn_jax.console import Reporter
 from cnn_jax.errors import InputError
 from cnn_jax.inspection import predict
@@ -150,7 +150,7 @@ def summary(request: Request) -> None:
         raise InputError(f"{request.workdir} is the folder of a run, which has its own "
                          "summary.txt: give --mode=summary another --workdir")
     shape = networks.NETWORKS[config.model.name].input_shape
-    size = config.data.image_size if any(config.data.image_size) else shape[:2]
+    size = config.data.image_size or shape[:2]
     shape = (*size, config.data.channels or shape[2])
     try:
         with spinner("tracing the network"):

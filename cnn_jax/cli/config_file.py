@@ -10,7 +10,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from cnn_jax.config.rules import is_field, unknown_field
+from cnn_jax.config import is_field, unknown_field
 from cnn_jax.errors import InputError
 
 CONFIG_OF_RUN = Path(__file__).parents[2] / "configs" / "workdir.py"
@@ -47,8 +47,8 @@ def check_config(argv: list[str]) -> None:
         if not has_field(config, name):
             raise InputError(
                 f"config.{name}: --config={sources[-1]} does not set this field; "
-                "configs/default.py names all fields, configs/network.py:NAME those of "
-                "a network too")
+                "cnn_jax/config/fields.py names all fields, and "
+                "configs/network.py:NAME has those of a network too")
 
 
 def has_field(config: ConfigDict, name: str) -> bool:

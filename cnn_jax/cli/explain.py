@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from cnn_jax.config.rules import is_field
+from cnn_jax.config import is_field
 
 
 def explain(error: flags.Error) -> str:

@@ -3,7 +3,6 @@
 `load` does all that comes before batches.py: source -> colour and size -> split.
 """
 
-import math
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,8 +11,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax.data import folders, shapes, sources
 from cnn_jax.data.examples import Dataset, Examples, Stored, split
-from cnn_jax.data.images import (convert_images, find_images, read_image,
-                                 requested_size)
+from cnn_jax.data.images import convert_images, find_images, read_image
 from cnn_jax.errors import InputError
 from cnn_jax.tasks import TASKS, Task
 
@@ -62,7 +60,7 @@ def load(config: ConfigDict, seed: int) -> Dataset:
         stored = builders.catalogue(config)
     else:
         stored = SOURCES[config.name].read(config)
-    size, channels = requested_size(config), config.channels or None
+    size, channels = config.image_size, config.channels
     splits = {
         name: examples._replace(images=convert_images(examples.images, size, channels))
         for name, examples in stored.splits.items()}
@@ -95,20 +93,24 @@ def check(config: ConfigDict) -> None:
     if name == "folder" and not config.dir:
         raise InputError(
             "data.name is folder but data.dir is empty; name the folder in data.dir")
-    size = tuple(config.image_size)
-    if len(size) != 2 or not (size == (0, 0) or all(1 <= n <= MAX_SIDE for n in size)):
+    size = config.image_size
+    if size is not None and not (
+            len(size) == 2 and all(1 <= n <= MAX_SIDE for n in size)):
         raise InputError(
             f"data.image_size is {size}; give (height, width) of 1 to {MAX_SIDE} "
-            "pixels, or (0, 0) for the stored size")
-    if config.channels not in (0, 1, 3):
+            "pixels, or none for the stored size")
+    if config.channels not in (None, 1, 3):
         raise InputError(
             f"data.channels is {config.channels}; allowed are 1 (grey), 3 (colour) and "
-            "0 (as stored)")
-    count = config.validation
-    if not (0 <= count < 1 or (math.isfinite(count) and count == int(count) >= 1)):
+            "none (as stored)")
+    if not 0 <= config.validation < 1:
         raise InputError(
-            f"data.validation is {count}; allowed are 0 (no validation part), a "
-            "fraction below 1, or a whole number of images")
+            f"data.validation is {config.validation}; allowed is a fraction from 0 (no "
+            "validation split) to below 1; data.validation_count is a number of images")
+    if config.validation_count is not None and config.validation_count < 1:
+        raise InputError(
+            f"data.validation_count is {config.validation_count}; allowed are numbers "
+            "of images from 1 on, and none (data.validation says how many)")
     if config.split not in SPLITS:
         raise InputError(
             f'data.split is {config.split!r}; allowed are {", ".join(SPLITS)}')
@@ -117,9 +119,10 @@ def check(config: ConfigDict) -> None:
             f"data.test is {config.test}; allowed is a fraction from 0 (no test part) "
             "to below 1")
     _check_for_set(config)
-    if config.limit < 0:
+    if config.limit is not None and config.limit < 1:
         raise InputError(
-            f"data.limit is {config.limit}; allowed are 0 (all) and positive numbers")
+            f"data.limit is {config.limit}; allowed are numbers from 1 on, and none "
+            "(all)")
 
 
 def _check_for_set(config: ConfigDict) -> None:
@@ -128,7 +131,7 @@ def _check_for_set(config: ConfigDict) -> None:
     if name.startswith("shapes_") and config.dir:
         raise InputError(
             f"data.dir is {config.dir!r} but {name} is drawn, not read; leave data.dir "
-            "empty")
+            "out")
     if config.biased_triangles and name not in _BIASED:
         raise InputError(
             f"data.biased_triangles is true but data.name is {name!r}; only "
@@ -137,8 +140,8 @@ def _check_for_set(config: ConfigDict) -> None:
         raise InputError(
             f"data.validation_is_test is true but data.name is {name!r}; it is for "
             "folder")
-    if task_of(config).unit == "pixel" and any(config.image_size):
+    if task_of(config).unit == "pixel" and config.image_size is not None:
         raise InputError(
-            f"data.image_size is {tuple(config.image_size)} but {name} is drawn with a "
-            f"label for each of its {shapes.LARGE_SIDE} x "
-            f"{shapes.LARGE_SIDE} pixels; leave (0, 0)")
+            f"data.image_size is {config.image_size} but {name} is drawn with a label "
+            f"for each of its {shapes.LARGE_SIDE} x {shapes.LARGE_SIDE} pixels; leave "
+            "it out")

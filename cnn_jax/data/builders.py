@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax.data import download, official
 from cnn_jax.data.examples import Examples, Stored
-from cnn_jax.data.images import allocate, convert_images, requested_size
+from cnn_jax.data.images import allocate, convert_images
 from cnn_jax.errors import InputError
 from cnn_jax.files import expanded
 
@@ -177,7 +177,7 @@ def catalogue(config: ConfigDict) -> Stored:
             'run python -c "import tensorflow_datasets as tfds; '
             f"tfds.builder('{name}', data_dir='{root}', file_format='array_record')"
             f'.download_and_prepare()" and copy {root / builder.name} to this machine')
-    return _read(builder, requested_size(config), config.channels or None)
+    return _read(builder, config.image_size, config.channels)
 
 
 def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:

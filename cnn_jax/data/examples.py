@@ -79,19 +79,14 @@ def split(stored: Stored, config: ConfigDict,
             train, test = _cut(train, count, "stratified", seed, "data.test")
     if validation is None:
         validation = empty
-        count, field = _validation_count(config, len(train.labels))
-        if config[field.removeprefix("data.")]:
-            train, validation = _cut(train, count, config.split, seed, field)
-    return train.take(slice(config.limit or None)), validation, test
-
-
-def _validation_count(config: ConfigDict, total: int) -> tuple[int, str]:
-    """Returns how many images the config asks for, and the field that says so."""
-    count = config.get("validation_count")
-    if count is not None:
-        return count, "data.validation_count"
-    fraction = config.validation
-    return int(round(fraction * total if fraction < 1 else fraction)), "data.validation"
+        if config.validation_count is not None:
+            train, validation = _cut(train, config.validation_count, config.split, seed,
+                                     "data.validation_count")
+        elif config.validation:
+            count = int(round(config.validation * len(train.labels)))
+            train, validation = _cut(train, count, config.split, seed,
+                                     "data.validation")
+    return train.take(slice(config.limit)), validation, test
 
 
 def _cut(examples: Examples, count: int, how: str, seed: int,

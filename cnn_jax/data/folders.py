@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from cnn_jax.data import cache
 from cnn_jax.data.examples import Examples, Stored
 from cnn_jax.data.images import (EXTENSIONS, allocate, is_image, is_image_name,
-                                 read_image, requested_size)
+                                 read_image)
 from cnn_jax.errors import InputError
 from cnn_jax.files import expanded
 
@@ -78,8 +78,7 @@ def class_folders(config: ConfigDict) -> Stored:
     alternated = {part: _alternate(pictures, classes)
                   for part, pictures in parts.items()}
     pictures = [picture for part in alternated.values() for picture, _ in part]
-    images, how = _decode_cached(root, pictures, requested_size(config),
-                                 config.channels or None)
+    images, how = _decode_cached(root, pictures, config.image_size, config.channels)
     stored, start = {}, 0
     for part, pairs in alternated.items():
         labels = np.array([label for _, label in pairs], np.int32)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cnn_jax.errors import InputError
@@ -28,12 +27,6 @@ _MODES = {1: "L", 3: "RGB"}
 
 # Pillow only warns when a small file decodes to a huge picture.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
-
-
-def requested_size(config: ConfigDict) -> tuple[int, int] | None:
-    """Returns `data.image_size` as (height, width), or None if it is not set."""
-    height, width = config.image_size or (0, 0)
-    return (height, width) if height else None
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:

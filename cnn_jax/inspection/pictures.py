@@ -26,8 +26,8 @@ PICTURES: dict[str, Callable[[Subject, Settings], Iterable[Picture]]] = {
 }
 
 
-def chosen(only: str) -> dict[str, Callable]:
-    """The rows named in 'saliency,kernels', all of them for ''."""
+def chosen(only: str | None) -> dict[str, Callable]:
+    """The rows named in 'saliency,kernels', all of them for None."""
     asked = names(only)
     for name in asked:
         if name not in PICTURES:

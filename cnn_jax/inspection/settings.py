@@ -4,25 +4,26 @@ from typing import NamedTuple
 
 
 class Settings(NamedTuple):
-    """The fields are explained in configs/default.py, which has the same defaults.
+    """The fields are explained in cnn_jax/config/fields.py, which has the same
+    defaults.
 
-    They change nothing of a run, so the config of an older workdir may lack them.
+    They change nothing of a run.
     """
 
-    only: str = ""
+    only: str | None = None
     images: int = 8
-    layers: str = ""
-    filters: str = ""
+    layers: str | None = None
+    filters: str | None = None
     max_filters: int = 16
-    target: str = ""
-    cam_layer: str = ""
-    position: tuple[int, int] = (-1, -1)
+    target: str | None = None
+    cam_layer: str | None = None
+    position: tuple[int, int] | None = None
     steps: int = 128
     samples: int = 32
     noise: float = 0.15
-    window: int = 0
+    window: int | None = None
 
 
-def names(text: str) -> list[str]:
-    """'conv1, conv2' -> ['conv1', 'conv2']"""
-    return [name.strip() for name in text.split(",") if name.strip()]
+def names(text: str | None) -> list[str]:
+    """'conv1, conv2' -> ['conv1', 'conv2'], None -> []"""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]

@@ -10,7 +10,9 @@ def is_integer(value: Any) -> bool:
 
 
 def in_tuples(value: Any) -> Any:
-    """Lists, as JSON has them, as tuples: modules must be hashable."""
+    """Makes tuples of the lists that JSON has: fields of modules must be hashable."""
+    if isinstance(value, dict):
+        return {key: in_tuples(item) for key, item in value.items()}
     return (tuple(map(in_tuples, value)) if isinstance(value, (list, tuple))
             else value)
 

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from cnn_jax.data.batches import train_order
 from cnn_jax.training.steps import Metrics, TrainState
 
 
@@ -17,9 +16,9 @@ def call_size(steps_per_call: int, done: int, steps: int) -> int:
     return steps_per_call if whole else 1
 
 
-def crosses(every: int, done: int, size: int) -> bool:
-    """Whether the last `size` steps reached a multiple of `every` (0: never)."""
-    return every > 0 and done // every > (done - size) // every
+def crosses(every: int | None, done: int, size: int) -> bool:
+    """Whether the last `size` steps reached a multiple of `every`."""
+    return every is not None and done // every > (done - size) // every
 
 
 class Look(NamedTuple):
@@ -57,21 +56,3 @@ def make_calls(this, train: dict[int, Callable], state: TrainState, operands: tu
             fetched = [this.placement.fetch(metrics) for metrics in pending]
             pending.clear()
             yield Look(state, fetched, done, saving, asking)
-
-
-def next_calls(this, step: int, at_least: int) -> list[np.ndarray]:
-    """The indices [steps, batch] of the calls after `step`: at least so many steps, or
-    all that the run has left.
-
-    this: the `opening.Run`.
-    """
-    calls = []
-    last = min(step + at_least, this.config.epochs * this.steps_per_epoch)
-    while step < last:
-        epoch, done = divmod(step, this.steps_per_epoch)
-        order = train_order(this.config.seed, epoch, this.spans["train"],
-                            this.config.batch_size)
-        size = call_size(this.steps_per_call, done, this.steps_per_epoch)
-        calls.append(order[done:done + size])
-        step += size
-    return calls

@@ -15,9 +15,9 @@ from ml_collections import ConfigDict
 from cnn_jax import ops
 from cnn_jax.data.batches import train_order
 from cnn_jax.errors import RunError
-from cnn_jax.training import determinism, parallel
-from cnn_jax.training.calls import call_size, make_calls, next_calls
-from cnn_jax.config.rules import check
+from cnn_jax.training import parallel
+from cnn_jax.training.calls import call_size, make_calls
+from cnn_jax.config import check
 from cnn_jax.training.evaluate import Evaluate, compile_evaluation
 from cnn_jax.console import Reporter, epoch_line
 from cnn_jax.tasks.metrics import mean
@@ -85,11 +85,6 @@ def fit(this: Run, state: TrainState, progress: Progress,
         this, functools.partial(parallel.train_steps, recipe=this.recipe),
         (state, this.data))
     progress.compile_seconds += seconds
-    if config.debug.determinism:
-        calls = next_calls(this, progress.step, determinism.STEPS)
-        state = determinism.check(state, this.data, calls, train, this.placement)
-        this.report.line(f"{sum(map(len, calls))} steps made twice: the same in every "
-                         "bit")
     recorder = Recorder(this.workdir, progress.step, progress.history,
                         writing=jax.process_index() == 0)
     if recorder.lost:

@@ -64,15 +64,15 @@ def choose_devices(config) -> list[jax.Device]:
     except RuntimeError as error:  # such as JAX_PLATFORMS=cuda where there is none
         raise InputError(
             f"JAX finds no device: {str(error).splitlines()[0]}") from error
-    if config.devices == 0:
+    if config.devices is None:
         return devices
     if jax.process_count() > 1:
         raise InputError(f"config.devices = {config.devices} is for one process; with "
-                         "several, all devices are used: set it to 0")
+                         "several, all devices are used: set it to none")
     if config.devices > jax.local_device_count():
         raise InputError(
             f"config.devices = {config.devices}, but there are only "
-            f"{jax.local_device_count()} ({jax.devices()[0].platform}): use 0 for all")
+            f"{jax.local_device_count()} ({jax.devices()[0].platform}): none uses all")
     return jax.local_devices()[:config.devices]
 
 

@@ -22,15 +22,15 @@ def create_recipe(config: ConfigDict, info: DataInfo,
                   axis_name: str | None = None) -> Recipe:
     """The recipe of a config on the data described by `info`."""
     classes = len(info.class_names)
-    if 0 < config.model.num_classes < classes:
+    if (config.model.num_classes or classes) < classes:
         raise InputError(f"config.model.num_classes = {config.model.num_classes} is "
-                         f"less than the {classes} classes of {info.name}: use 0")
+                         f"less than the {classes} classes of {info.name}: use none")
     if config.batch_size > info.counts["train"]:
         raise InputError(f"config.batch_size = {config.batch_size} is more than the "
                          f"{info.counts['train']} training images of {info.name}")
     for part in ("early_stopping", "checkpoint"):
         monitor = config[part].monitor
-        if part == "early_stopping" and config.early_stopping.patience == 0:
+        if part == "early_stopping" and config.early_stopping.patience is None:
             continue
         if info.counts["validation"] == 0 and monitor.startswith("val_"):
             raise InputError(
@@ -48,8 +48,9 @@ def create_recipe(config: ConfigDict, info: DataInfo,
                                   axis_name=axis_name),
         scale=functools.partial(scale, scaling=info.scaling), seed=config.seed,
         label_smoothing=config.loss.label_smoothing,
-        ema_decay=config.optimizer.ema_decay,
-        accumulate_steps=config.optimizer.accumulate_steps, freeze=config.model.freeze,
+        ema_decay=config.optimizer.ema_decay or 0.0,
+        accumulate_steps=config.optimizer.accumulate_steps,
+        freeze=config.model.freeze or "",
         axis_name=axis_name)
 
 

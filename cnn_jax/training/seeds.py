@@ -23,7 +23,7 @@ from cnn_jax.data.batches import train_order
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.training import parallel
 from cnn_jax.training.calls import Look, make_calls
-from cnn_jax.config.rules import RULES, check
+from cnn_jax.config import FIELDS, check
 from cnn_jax.training.evaluate import Evaluate, compile_evaluation
 from cnn_jax.training.loop import (Diverged, close_epoch, compile_training, drain,
                                    ended_anyway, save, say_finished, say_if_early)
@@ -121,15 +121,12 @@ def with_seed(config: ConfigDict, seed: int) -> ConfigDict:
 def check_seeds(config: ConfigDict, seeds: int, workdir: str | Path | None) -> None:
     """Raises InputError for what is of one run alone."""
     last = config.seed + seeds - 1
-    if not RULES["seed"].holds(last):
+    if not FIELDS["seed"].rule.holds(last):
         raise InputError(f"--seeds={seeds} from config.seed = {config.seed} on would "
-                         f"end at {last}: a seed must be {RULES['seed'].allowed}")
+                         f"end at {last}: a seed must be {FIELDS['seed'].rule.allowed}")
     if config.coordinator:
         raise InputError(f"config.coordinator = {config.coordinator!r}: seeds are "
-                         "trained at once in one process: leave it empty")
-    if config.debug.determinism:
-        raise InputError("config.debug.determinism = True is for one seed: leave out "
-                         "--seeds")
+                         "trained at once in one process: leave it out")
     if workdir and (Path(workdir) / "config.json").exists():
         raise InputError(f"--workdir={workdir} is the folder of a run, and seeds get "
                          "folders within it: choose another folder")

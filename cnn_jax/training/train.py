@@ -16,8 +16,8 @@ from cnn_jax.networks.summary import LayerTable
 from cnn_jax.training import parallel
 from cnn_jax.workdir import trained
 from cnn_jax.workdir.checkpoints.write import Checkpoints
-from cnn_jax.config.rules import computed
-from cnn_jax.workdir.checkpoints.fallback import best_checkpoint, fall_back, hinted
+from cnn_jax.config import result_fields
+from cnn_jax.workdir.checkpoints.fallback import best_checkpoint
 from cnn_jax.console import Reporter
 from cnn_jax.workdir.progress import should_stop
 from cnn_jax.workdir.progress import Progress, progress_of
@@ -95,7 +95,7 @@ def open_run(config: ConfigDict, workdir: str | Path | None,
     table = describe_network(recipe, info.image_shape,
                              images=config.batch_size // len(placement.devices))
     parallel.check_same_in_all(
-        f"{computed(config)} {config.log.every_steps} {info.sha256}")
+        f"{result_fields(config)} {config.log.every_steps} {info.sha256}")
     with open_workdir(path, config, info):
         report.line(f"workdir: {path}")
         if beside is None:
@@ -106,7 +106,7 @@ def open_run(config: ConfigDict, workdir: str | Path | None,
             introduce(describe_devices(placement.devices))
         if jax.process_index() == 0:
             table.save(path)
-        with open_checkpoints(path, config, recipe, info, report) as checkpoints:
+        with Checkpoints(path / "checkpoints", config.checkpoint.keep) as checkpoints:
             if beside is None:
                 examples, spans = concatenate(dataset)
                 examples = placement.put(examples)
@@ -133,17 +133,6 @@ def begin(config: ConfigDict, recipe: Recipe, info: DataInfo) -> TrainState:
     return state.replace(**variables, average=average)
 
 
-def open_checkpoints(path: Path, config: ConfigDict, recipe: Recipe, info: DataInfo,
-                     report: Reporter) -> Checkpoints:
-    """The checkpoints of the workdir, where wanted without the damaged ones."""
-    if config.checkpoint.fallback:
-        for line in fall_back(path, abstract_state(recipe, info.image_shape),
-                              config.checkpoint.monitor):
-            report.line(line)
-    with hinted():
-        return Checkpoints(path / "checkpoints", config.checkpoint.keep)
-
-
 def start(this: Run) -> tuple[TrainState, Progress]:
     """The newest checkpoint of the workdir, or the first state; on the host."""
     latest = this.checkpoints.latest
@@ -151,12 +140,10 @@ def start(this: Run) -> tuple[TrainState, Progress]:
         return begin(this.config, this.recipe, this.info), Progress()
     like = abstract_state(this.recipe, this.info.image_shape)
     folder, monitor = this.checkpoints.folder(latest), this.config.checkpoint.monitor
-    with hinted():
-        state, meta = this.checkpoints.restore(latest, like)
-        progress = progress_of(meta, folder, monitor)
+    state, meta = this.checkpoints.restore(latest, like)
+    progress = progress_of(meta, folder, monitor)
     best = best_checkpoint(folder, progress.history, monitor)
     if best != folder:  # else its damage would show after the last epoch
-        with hinted():
-            restore(best, like)
+        restore(best, like)
     this.report.line(f"resuming after step {latest}")
     return state, progress

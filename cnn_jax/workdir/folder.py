@@ -3,7 +3,6 @@
 import contextlib
 import json
 from pathlib import Path
-from typing import Any
 
 import filelock
 import jax
@@ -13,9 +12,8 @@ from cnn_jax import json_files
 from cnn_jax.data.scaling import Scaling
 from cnn_jax.data.info import DataInfo
 from cnn_jax.errors import InputError, RunError
-from cnn_jax.inspection.settings import Settings
 from cnn_jax.json_files import fits, is_sealed, sealed
-from cnn_jax.config.rules import ADDED, check, differences, fingerprint, to_json
+from cnn_jax.config import differences, fingerprint, from_json, to_json
 from cnn_jax.files import named, write_atomically
 from cnn_jax.training.parallel import succeeded_in_first
 from cnn_jax.workdir.checkpoints.read import step_folders
@@ -120,37 +118,14 @@ def check_same_data(path: Path, info: DataInfo) -> None:
 
 
 def read_config(path: Path) -> ConfigDict:
-    """The config that a workdir was made by.
-
-    Of the fields about pictures, those that were not there yet have their defaults;
-    the other fields that came later, what they were before they could be set.
-    """
+    """The config that a workdir was made by."""
     check_not_of_seeds(path)
     values = read_json(path / "config.json")
-    if "crc32" in values:  # older ones have none
-        check_seal(path / "config.json", values, "it was edited or damaged, and the "
-                   "run was made with what was there before; put that back")
-        del values["crc32"]
-    for field, value in ADDED.items():
-        part, name = field.split(".")
-        if isinstance(values.setdefault(part, {}), dict):
-            values[part].setdefault(name, value)
-    if isinstance(values.setdefault("inspect", {}), dict):
-        values["inspect"] = Settings()._asdict() | values["inspect"]
     try:
-        config = ConfigDict(tuples(values), convert_dict=True).lock()
-        check(config)
+        return from_json(values)
     except ValueError as error:  # an InputError, or of a key that ConfigDict refuses
         raise InputError(f"{path / 'config.json'}, perhaps of another version: {error}"
                          ) from error
-    return config
-
-
-def tuples(value: Any) -> Any:
-    """With tuples where JSON has lists: a network's fields must be hashable."""
-    if isinstance(value, dict):
-        return {key: tuples(item) for key, item in value.items()}
-    return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
 def data_json(info: DataInfo) -> str:

@@ -52,11 +52,11 @@ def improvement(row: dict, monitor: str) -> float:
     return -math.inf if math.isnan(value) else value
 
 
-def should_stop(history: list[dict], monitor: str, patience: int,
+def should_stop(history: list[dict], monitor: str, patience: int | None,
                 min_delta: float) -> bool:
     """Whether the last `patience` epochs brought no improvement by min_delta (Keras'
     EarlyStopping). A pure function of the history, so a resumed run decides alike."""
-    if patience == 0:
+    if patience is None:
         return False
     best, waited = -math.inf, 0
     for row in history:

@@ -46,7 +46,7 @@ def test_plain_folders_alternate_their_classes(tmp_path):
 
 def test_plain_folders_are_split_by_us(tmp_path):
     make(tmp_path / "set", (10, 10, 10))
-    loaded = data.load(config(tmp_path / "set", validation=3, test=0.2), 0)
+    loaded = data.load(config(tmp_path / "set", validation_count=3, test=0.2), 0)
     counts = [np.bincount(part.labels).tolist()
               for part in (loaded.train, loaded.validation, loaded.test)]
     assert counts == [[7, 7, 7], [1, 1, 1], [2, 2, 2]]

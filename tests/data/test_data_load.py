@@ -45,11 +45,11 @@ def test_split_is_disjoint_stratified_and_fixed_by_the_seed():
 
 
 @pytest.mark.parametrize("how, expected", [("first", [0, 1, 2]), ("last", [7, 8, 9])])
-@pytest.mark.parametrize("validation", [3, 0.3])
+@pytest.mark.parametrize("validation", [{"validation_count": 3}, {"validation": 0.3}])
 def test_first_and_last_examples_become_validation(how, expected, validation):
     train = Examples(np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1),
                      np.arange(10, dtype=np.int32))
-    config = data_config(validation=validation, split=how, test=0, limit=4)
+    config = data_config(**validation, split=how, test=0, limit=4)
     rest, chosen, test = split(Stored({"train": train}, (), ""), config, 0)
     assert chosen.labels.tolist() == expected
     assert chosen.images.ravel().tolist() == expected
@@ -99,12 +99,13 @@ def test_nothing_held_out():
     (dict(image_size=(100000, 100000)), ["4096"]),
     (dict(channels=2), ["2", "grey"]),
     (dict(validation=-0.1), ["-0.1"]),
-    (dict(validation=1.5), ["1.5", "whole number"]),
+    (dict(validation=1.5), ["1.5", "data.validation_count"]),
     (dict(validation=float("nan")), ["nan"]),
     (dict(validation=float("inf")), ["inf"]),
-    (dict(validation=5000), ["5,000", "1,438", "data.validation"]),
+    (dict(validation_count=5000), ["5,000", "1,438", "data.validation_count"]),
+    (dict(validation_count=0), ["0", "data.validation_count"]),
     (dict(validation=0.0001), ["data.validation", "at least 1"]),
-    (dict(validation=3), ["stratified", "data.split"]),
+    (dict(validation_count=3), ["stratified", "data.split"]),
     (dict(split="random"), ["random", "stratified"]),
     (dict(test=1.0), ["1.0", "data.test"]),
     (dict(limit=-1), ["-1", "data.limit"]),
@@ -112,7 +113,7 @@ def test_nothing_held_out():
     (dict(name="shapes_both", biased_triangles=True), ["shapes_colour and"]),
     (dict(biased_triangles=True), ["digits", "data.biased_triangles"]),
     (dict(validation_is_test=True), ["digits", "folder"]),
-    (dict(name="shapes_segmentation", image_size=(64, 64)), ["32 x 32", "(0, 0)"]),
+    (dict(name="shapes_segmentation", image_size=(64, 64)), ["32 x 32", "(64, 64)"]),
     (dict(name="shapes_segmentation"), ["data.split", "first or last"]),
 ])
 def test_values_that_are_refused(changes, words):

@@ -30,7 +30,8 @@ FIRST200 = "cifar10/cifar-10-binary-exact-first200.tar.gz"
 
 @needs_mnist
 def test_mnist():
-    loaded = data.load(data_config(name="mnist", validation=5000, split="last"), 0)
+    loaded = data.load(
+        data_config(name="mnist", validation_count=5000, split="last"), 0)
     assert "sha256 checked" in loaded.source
     assert loaded.train.images.shape == (55000, 28, 28, 1)
     assert loaded.train.labels[:5].tolist() == [5, 0, 4, 1, 9]

@@ -11,7 +11,7 @@ from cnn_jax import networks
 from cnn_jax.data.batches import steps_per_epoch
 from cnn_jax.networks.summary import layer_table
 from cnn_jax.layers import INITIALIZERS
-from cnn_jax.config.rules import check
+from cnn_jax.config import check
 from configs import cifar10, default, fashion, mnist, monkeys, segmentation, shapes
 from experiments.published import EXPERIMENTS, Experiment, one_run
 
@@ -40,7 +40,7 @@ def test_config_is_valid_and_of_the_published_size(name):
         config.data.dir = experiment.folder
     check(config)
     shape = networks.NETWORKS[config.model.name].input_shape
-    size = config.data.image_size if any(config.data.image_size) else shape[:2]
+    size = config.data.image_size or shape[:2]
     table = layer_table(networks.from_config(config), (*size, shape[2]))
     assert table.params == experiment.params
 
@@ -91,9 +91,8 @@ def test_no_faithful_row_is_left_out():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_trained_as_published(name):
     config = config_of(EXPERIMENTS[name])
-    validation = config.data.validation
-    if validation < 1:
-        validation *= TRAINING_IMAGES[config.data.name]
+    validation = config.data.validation_count or (
+        config.data.validation * TRAINING_IMAGES[config.data.name])
     assert PUBLISHED[name] == (
         config.optimizer.name, config.optimizer.learning_rate, config.batch_size,
         config.epochs, round(validation), config.data.split, config.data.scaling,
@@ -113,7 +112,7 @@ def test_what_single_rows_need():
     assert (stop.monitor, stop.patience, stop.min_delta) == ("val_loss", 5, 1e-3)
     resnet = cifar10.get_config("resnet18").optimizer
     assert (resnet.weight_decay, resnet.decay_parts) == (0.02, "head")
-    assert mnist.get_config("dnn").early_stopping.patience == 0
+    assert mnist.get_config("dnn").early_stopping.patience is None
     assert cifar10.get_config("keras").schedule.decay == 1e-6
     assert cifar10.get_config("inception10").model.fields.batch_statistics is False
     monkeys_config = monkeys.get_config()

@@ -103,8 +103,6 @@ FIGURES = {
                  "-m pytest tests/test_run.py -k second_writer"),
     "19": Figure("clock, data folder, TensorBoard folder, workdir: goes on alike or "
                  "stops in a line", "-m tests.faults.surroundings"),
-    "20": Figure("debug.determinism names the first leaf that does not repeat",
-                 '-m pytest tests/test_determinism.py -k "not twenty and not seed"'),
     "21": Figure("20,000 steps of the smallest network and of LeNet-5 with a "
                  "checkpoint every 50, and 200 starts and stops in one process, which "
                  "empties JAX's caches in between: memory by less than 2,000 KB in "

@@ -19,7 +19,7 @@ from tests.faults.warm import command_line, report, workplace
 from tests.support.forked import HERE, Forked
 from tests.support.tiny_runs import end, refusal
 
-from cnn_jax.config.rules import RULES
+from cnn_jax.config import FIELDS as CONFIG_FIELDS
 
 BASE = ["--config=configs/network.py:lenet5",
         "--config.data.limit=16", "--config.batch_size=16", "--config.epochs=1"]
@@ -38,7 +38,8 @@ PLAUSIBLE = {
     "model.fields.activation": ["relu", "selu"], "model.fields.pool": ["max", "mean"],
     "model.freeze": ["conv1", "nothing"], "data.name": ["digits", "folder", "shapes"],
     "data.image_size": ["(8, 8)", "(16,16)", "(4000, 4000)"], "data.channels": ["3"],
-    "data.validation": ["0", "0.2", "20"], "data.split": ["first", "last"],
+    "data.validation": ["0", "0.2"], "data.validation_count": ["20", "none"],
+    "data.split": ["first", "last"],
     "data.test": ["0.1"], "data.scaling": ["signed", "standard"],
     "augment.rotation_range": ["20"], "augment.fill_mode": ["reflect", "constant"],
     "augment.horizontal_flip": ["true"], "augment.cutout": ["4"],
@@ -49,10 +50,11 @@ PLAUSIBLE = {
     "schedule.name": ["cosine", "onecycle", "step"],
     "schedule.warmup_epochs": ["0.5", "2"], "checkpoint.monitor": ["loss", "val_loss"],
     "checkpoint.keep": ["3"], "early_stopping.patience": ["1"],
-    "debug.determinism": ["true"], "log.every_steps": ["1"]}
+    "log.every_steps": ["1"]}
 UNKNOWN = ["model.nmae", "optimiser.name", "lr", "model.fields.width", "model",
            "data.", ".seed", "seed.x"]
-FIELDS = [field for field in RULES if field not in ("coordinator", "epochs")] + [
+FIELDS = [field for field in CONFIG_FIELDS
+          if field not in ("coordinator", "epochs", "model.fields")] + [
     "model.fields.activation", "model.fields.pool"]
 MEMORY_BYTES = 8 * 2**30
 

@@ -27,7 +27,7 @@ from tests.support.tiny_runs import RICH, end, losses, read_results, refusal, wa
 from cnn_jax.training import loop
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
-CHANGES = RICH | {"log.every_steps": 10_000, "checkpoint.every_steps": 0}
+CHANGES = RICH | {"log.every_steps": 10_000, "checkpoint.every_steps": None}
 MOST_SECONDS = 5
 
 

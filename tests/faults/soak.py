@@ -39,9 +39,9 @@ from cnn_jax.workdir.checkpoints.read import step_folders
 STEPS_PER_EPOCH = 1294 // 2  # of the digits' training part
 # 583 parameters. In the rounds there is none but it: of a larger network the compiled
 # programs leave more behind than its state would.
-SMALLEST = {"model.name": "ai_edu_colour_cnn", "data.limit": 0, "batch_size": 2,
+SMALLEST = {"model.name": "ai_edu_colour_cnn", "data.limit": None, "batch_size": 2,
             "checkpoint.every_steps": 50, "log.every_steps": 50,
-            "early_stopping.patience": 0}
+            "early_stopping.patience": None}
 LENET = SMALLEST | {"model.name": "lenet5"}
 # Bounds on the growth. A state of LeNet-5 leaked by every save: 14,460 KB in 1000.
 KB_PER_1000_STEPS, KB_PER_ROUND, FILES, CHECKPOINTS = 2000, 100, 1, 4

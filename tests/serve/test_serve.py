@@ -26,7 +26,7 @@ from cnn_jax.inspection.draw.overlays import overlay
 from cnn_jax.inspection.explain.saliency import grad_cam
 from cnn_jax.workdir import trained as runs
 from cnn_jax.workdir.checkpoints.write import Checkpoints
-from cnn_jax.config.rules import to_json
+from cnn_jax.config import to_json
 from cnn_jax.workdir.folder import data_json
 
 pytestmark = pytest.mark.usefixtures("compiled_once")

@@ -9,6 +9,7 @@ import tarfile
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnn_jax.config import default_config
 from cnn_jax.data import official
 
 BATCHES = [f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]
@@ -16,12 +17,7 @@ BATCHES = [f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]
 
 def data_config(**changes) -> ConfigDict:
     """The `data` config with its defaults and some changes."""
-    config = ConfigDict(dict(
-        name="digits", dir="", image_size=(0, 0), channels=0, validation=0.1,
-        split="stratified", test=0.2, limit=0, validation_is_test=False, seed=0,
-        biased_triangles=False))
-    config.update(changes)
-    return config
+    return ConfigDict(default_config().data.to_dict() | changes)
 
 
 def idx(array: np.ndarray) -> bytes:

@@ -12,7 +12,7 @@ from cnn_jax import networks
 from cnn_jax.inspection.explain import classification_metrics as quality
 from cnn_jax.networks.summary import layer_table
 from cnn_jax.json_files import sealed
-from cnn_jax.config.rules import to_json
+from cnn_jax.config import to_json
 
 DIGITS = tuple("0123456789")
 

@@ -122,7 +122,7 @@ def picture_folder(path: Path, classes: list[str], brightness: int) -> dict:
             pixels = rng.integers(0, brightness, (8, 8), dtype=np.uint8)
             Image.fromarray(pixels).save(path / name / f"{k}.png")
     return {"data.name": "folder", "data.dir": str(path), "batch_size": 4,
-            "data.validation": 0.25, "data.test": 0.25, "data.limit": 0, "epochs": 1}
+            "data.validation": 0.25, "data.test": 0.25, "data.limit": None, "epochs": 1}
 
 
 def read_results(workdir: Path) -> dict:

@@ -1,8 +1,7 @@
-"""debug.determinism, and that a network of every class repeats its steps bit by bit."""
+"""The seed decides what a run computes, and steps repeat bit by bit."""
 
 import contextlib
 import dataclasses
-import functools
 import math
 
 import jax
@@ -14,74 +13,9 @@ from tests.networks.test_networks_training import SMALL, case, step_of
 from tests.support.tiny_runs import (RICH, assert_same_bits, assert_same_run, main,
                                      prepare, tiny)
 
-from cnn_jax import ops, training
-from cnn_jax.errors import RunError
-from cnn_jax.training import determinism, loop, parallel
+from cnn_jax import ops
 from cnn_jax.training.recipe import first_state
-from cnn_jax.training.steps import Batch, TrainState, train_step
-
-
-# config.debug.determinism
-
-@pytest.mark.usefixtures("compiled_once")
-def test_a_run_says_that_its_steps_repeat_and_ends_alike(tmp_path, capsys):
-    plain = training.run(tiny(epochs=1), tmp_path / "plain", quiet=True)
-    capsys.readouterr()
-    checked = training.run(tiny({"debug.determinism": True}, epochs=1),
-                           tmp_path / "checked")
-    assert "3 steps made twice: the same in every bit" in capsys.readouterr().out
-    assert checked["params_sha256"] == plain["params_sha256"]
-
-
-@pytest.mark.usefixtures("compiled_once")
-def test_a_step_that_does_not_repeat_ends_the_run(tmp_path, monkeypatch):
-    original = loop.compile_training
-
-    def unsteady(*args):
-        """Programs whose fifth call is one unit in the last place off in one leaf."""
-        programs, seconds = original(*args)
-        program, calls = programs[1], []
-
-        def call(state, *rest):
-            state, metrics = program(state, *rest)
-            calls.append(1)
-            if len(calls) == 5:
-                head = state.params["head"]
-                head = head | {"bias": jnp.nextafter(head["bias"], jnp.float32(9))}
-                state = state.replace(params=state.params | {"head": head})
-            return state, metrics
-        return {1: call}, seconds
-    monkeypatch.setattr(loop, "compile_training", unsteady)
-    with pytest.raises(RunError, match=r"step (2|3), made twice .* differs in leaf "
-                                       r"params/head/bias at \[0\]: .*10 of 10 values"):
-        training.run(tiny({"debug.determinism": True}, epochs=1), tmp_path, quiet=True)
-
-
-@pytest.mark.parametrize("calls_left", [[1, 1, 1], [2, 1]])
-def test_the_first_leaf_of_the_first_step_is_named(calls_left):
-    placement = parallel.place(tiny(devices=1))
-    state = TrainState(np.int32(4), {"w": np.zeros(3, np.float32)}, {}, {}, {})
-    made = []
-
-    def step(size, state, _, rows):
-        made.append(size)
-        late = len(made) > 2
-        return (state.replace(step=state.step + size,
-                              params={"w": state.params["w"] + (-0.0 if late else 0)}),
-                {"loss": jnp.full(size, len(made))})
-    train = {size: functools.partial(step, size) for size in (1, 2)}
-    calls = [np.zeros((size, 2), np.int32) for size in calls_left]
-    with pytest.raises(RunError, match=f"step {4 + calls_left[0]},.*metrics/loss"):
-        determinism.check(placement.put(state), None, calls, train, placement)
-
-
-def test_a_difference_of_one_bit_is_seen():
-    for ours, theirs in ((np.zeros((2, 3)), -np.zeros((2, 3))),
-                         (np.float32(1), np.nextafter(np.float32(1), np.float32(2)))):
-        assert determinism.first_difference(ours, ours) == ""
-        assert "at [" in determinism.first_difference(ours, theirs)
-    nan = np.array([1, np.nan])
-    assert determinism.first_difference(nan, nan.copy()) == ""
+from cnn_jax.training.steps import Batch, train_step
 
 
 # What the seed decides

@@ -31,11 +31,11 @@ def test_early_stopping_as_in_keras(losses, stops):
     assert should_stop(history(*losses), "val_loss", 2, 1e-3) is stops
 
 
-def test_early_stopping_by_accuracy_goes_up_and_zero_patience_never_stops():
+def test_early_stopping_by_accuracy_goes_up_and_no_patience_never_stops():
     rising = history(0.5, 0.4, 0.3)
     assert not should_stop(rising, "val_accuracy", 2, 1e-3)
     assert should_stop(history(0.3, 0.4, 0.5), "val_accuracy", 2, 1e-3)
-    assert not should_stop(history(*[1.0] * 50), "val_loss", 0, 1e-3)
+    assert not should_stop(history(*[1.0] * 50), "val_loss", None, 1e-3)
 
 
 def test_improvement_is_higher_for_better_and_nan_is_worst():

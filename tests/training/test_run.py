@@ -30,7 +30,7 @@ from cnn_jax.workdir.folder import default_path
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
 # A network that has learnt its digits, so that predictions can be judged.
-TAUGHT = {"data.limit": 0, "batch_size": 64, "epochs": 6,
+TAUGHT = {"data.limit": None, "batch_size": 64, "epochs": 6,
           "optimizer.learning_rate": 0.005}
 KEYS = """network dataset seed params epochs best_epoch validation_accuracy
     test_accuracy test_loss test_examples train_seconds compile_seconds
@@ -187,7 +187,7 @@ def test_another_config_is_refused_by_field(taught):
 
 
 def test_a_second_writer_is_refused_and_a_stale_lock_is_not(tmp_path):
-    changes = {"epochs": 4000, "early_stopping.patience": 0}
+    changes = {"epochs": 4000, "early_stopping.patience": None}
     process = start_main(tmp_path, changes)
     try:
         wait_until(lambda: (tmp_path / "history.csv").exists(), process)

@@ -205,7 +205,6 @@ def test_a_seed_that_diverges_ends_alone(together, tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize("changes, words", [
     ({"data.split": "stratified"}, "seeds 0 and 1 divide the data otherwise"),
     ({"data.name": "digits"}, "a set that has no test part of its own (data.test ="),
-    ({"debug.determinism": True}, "debug.determinism = True is for one seed"),
     ({"coordinator": "127.0.0.1:9", "num_processes": 1, "process_id": 0},
      "config.coordinator = '127.0.0.1:9': seeds are trained at once in one process"),
     ({"seed": 2**31 - 1}, "--seeds=2 from config.seed = 2147483647 on would end at")])

@@ -20,7 +20,7 @@ from cnn_jax.data.augment import augment
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.draw.contact_sheet import class_colours
 from cnn_jax.inspection.draw.overlays import overlay
-from cnn_jax.config import rules
+from cnn_jax.config import check
 from cnn_jax.training import steps
 from cnn_jax.workdir import recorder as metrics
 from cnn_jax.workdir import trained as runs
@@ -31,7 +31,8 @@ from configs import segmentation
 pytestmark = pytest.mark.usefixtures("compiled_once")
 SHAPES = {
     "model.name": "shapes_fcn", "data.name": "shapes_segmentation",
-    "data.split": "first", "data.validation": 70, "data.limit": 64, "batch_size": 16,
+    "data.split": "first", "data.validation_count": 70, "data.limit": 64,
+    "batch_size": 16,
     "epochs": 2, "checkpoint.monitor": "val_mean_iou", "optimizer.learning_rate": 3e-3}
 
 
@@ -289,4 +290,4 @@ def test_networks_and_data_that_do_not_fit(tmp_path, changes, words):
     ({"data.name": "shapes_both"}, "checkpoint.monitor = 'val_mean_iou' is for sets")])
 def test_settings_that_masks_do_not_take(changes, words):
     with pytest.raises(InputError, match=words):
-        rules.check(tiny(SHAPES | changes))
+        check(tiny(SHAPES | changes))

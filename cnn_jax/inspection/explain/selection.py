@@ -31,16 +31,16 @@ def check_names(subject: Subject, settings: Settings) -> None:
     if settings.target:
         class_index(subject, settings.target)
     height, width = subject.pixels.shape[1:3]
-    if settings.window > min(height, width):
+    if (settings.window or 0) > min(height, width):
         raise InputError(
             f"config.inspect.window = {settings.window} does not fit into images of "
-            f"{height} x {width}: use 1 to {min(height, width)}, or 0 for an eighth of "
-            "the shorter side")
+            f"{height} x {width}: use 1 to {min(height, width)}, or none for an eighth "
+            "of the shorter side")
 
 
 def chosen_layers(subject: Subject, settings: Settings, maps: bool = True,
                   count: int = SHOWN_LAYERS) -> list[Layer]:
-    """The layers of `settings.layers`, or for '' some convolutions from first to last
+    """The layers of `settings.layers`, or for None some convolutions from first to last
     (those that an activation follows, where there are such), of a network without any
     some dense layers.
 
@@ -68,7 +68,7 @@ def chosen_cam_layer(subject: Subject, settings: Settings) -> str | None:
             layer.is_convolution for layer in weighted(subject.layers)):
         return None
     try:
-        return pick_cam_layer(subject.layers, settings.cam_layer,
+        return pick_cam_layer(subject.layers, settings.cam_layer or "",
                               type(subject.network).__name__).name
     except InputError as error:
         raise InputError(f"config.inspect.cam_layer = {settings.cam_layer!r}: {error}"
@@ -76,7 +76,7 @@ def chosen_cam_layer(subject: Subject, settings: Settings) -> str | None:
 
 
 def chosen_filters(layer: Layer, settings: Settings, count: int) -> list[int]:
-    """The filters of `settings.filters`, or for '' the first `count`."""
+    """The filters of `settings.filters`, or for None the first `count`."""
     features = layer.shape[-1]
     found = []
     for word in names(settings.filters):
@@ -90,14 +90,14 @@ def chosen_filters(layer: Layer, settings: Settings, count: int) -> list[int]:
 
 
 def chosen_position(layer: Layer, settings: Settings) -> tuple[int, int] | None:
-    """The unit of `settings.position` in a layer's maps, for (-1, -1) the middle one;
+    """The unit of `settings.position` in a layer's maps, for None the middle one;
     None for a layer without height and width."""
     if not layer.is_map:
         return None
     height, width = layer.shape[:2]
-    place = tuple(settings.position)
-    if place == (-1, -1):
+    if settings.position is None:
         return height // 2, width // 2
+    place = settings.position
     if not (0 <= place[0] < height and 0 <= place[1] < width):
         raise InputError(
             f"config.inspect.position = {place}: the maps of layer {layer.name} have "
@@ -107,7 +107,7 @@ def chosen_position(layer: Layer, settings: Settings) -> tuple[int, int] | None:
 
 
 def explained_classes(subject: Subject, settings: Settings) -> np.ndarray:
-    """int [N]: the class of `settings.target`, or for '' those the network names."""
+    """int [N]: the class of `settings.target`, or for None those the network names."""
     if not settings.target:
         return np.asarray(predicted(subject.image_logits))
     return np.full(len(subject.pixels), class_index(subject, settings.target))

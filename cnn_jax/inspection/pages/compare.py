@@ -20,7 +20,7 @@ from cnn_jax.inspection.explain.classification_metrics import class_scores
 from cnn_jax.inspection.pages.record import Record, fields, read_record
 from cnn_jax.inspection.pages.rendering import drawn, render
 from cnn_jax.inspection.pages.report import share, text
-from cnn_jax.config.rules import EXECUTION, PICTURES
+from cnn_jax.config import FIELDS
 from cnn_jax.files import write_atomically
 
 SEED = "seed"
@@ -100,7 +100,7 @@ def grouped(runs: Sequence[Record]) -> list[Group]:
 def computed(run: Record) -> dict[str, Any]:
     """The fields of a config that decide what is computed."""
     return {name: value for name, value in fields(run.config).items()
-            if name not in EXECUTION and not name.startswith(PICTURES)}
+            if name not in FIELDS or FIELDS[name].changes_result}
 
 
 def letters(index: int) -> str:

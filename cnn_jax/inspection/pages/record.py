@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.explain import classification_metrics as quality
-from cnn_jax.config.rules import flat
+from cnn_jax.config import flat
 from cnn_jax.workdir.progress import best_row
 from cnn_jax.workdir.results import RESULTS
 from cnn_jax.data.info import DataInfo

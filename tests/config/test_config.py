@@ -4,10 +4,14 @@ import json
 
 import ml_collections
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from cnn_jax import networks
+from cnn_jax.cli.overrides import accept_none
 from cnn_jax.errors import InputError
-from cnn_jax.config import rules
+from cnn_jax.config import (FIELDS, check, default_config, differences, fingerprint,
+                            flat, from_json)
 from configs import default, lenet, network
 
 BAD = [
@@ -21,8 +25,8 @@ BAD = [
     ("eval_batch_size", 0, "whole number"),
     ("dtype", "float16", "bfloat16, float32"),
     ("parallel", "pmpa", "jit, pmap"),
-    ("devices", -1, "whole number"),
-    ("steps_per_call", -1, "whole number"),
+    ("devices", 0, "None"),
+    ("steps_per_call", 0, "None"),
     ("coordinator", "localhost", "host:port"),
     ("coordinator", "localhost:abc", "host:port"),
     ("coordinator", "localhost:70000", "host:port"),
@@ -34,21 +38,24 @@ BAD = [
     ("model.init", "xavier", "keras"),
     ("model.bn", "tf", "keras"),
     ("model.num_classes", -1, "whole number"),
-    ("model.num_classes", 200_000_000, "from 0 to 1000000"),
+    ("model.num_classes", 200_000_000, "from 1 to 1000000"),
     ("model.fields", {"actvation": "tanh"}, "activation"),
     ("data.name", "mnst", "mnist"),
     ("data.name", "tfds:", "tfds:NAME"),
     ("data.image_size", (28,), "2 items"),
     ("data.image_size", (28, -28), "whole number"),
-    ("data.image_size", (28, 0), "(0, 0)"),
+    ("data.image_size", (28, 0), "whole number"),
+    ("data.image_size", (5000, 28), "4096"),
     ("data.image_size", (28.5, 28), "whole number"),
     ("data.image_size", ("a", "b"), "whole number"),
     ("data.channels", 2, "colour"),
     ("data.validation", -0.1, ">= 0"),
-    ("data.validation", 10.5, "whole number of images"),
+    ("data.validation", 10, "< 1"),
+    ("data.validation_count", 0, "whole number from 1"),
+    ("data.validation_count", 10.5, "whole number"),
     ("data.split", "random", "stratified"),
-    ("data.test", 1.0, "below 1"),
-    ("data.limit", -1, "whole number"),
+    ("data.test", 1.0, "< 1"),
+    ("data.limit", 0, "whole number"),
     ("data.scaling", "none", "unit"),
     ("data.seed", -1, "whole number"),
     ("data.biased_triangles", 1, "true or false"),
@@ -82,15 +89,17 @@ BAD = [
     ("schedule.final_factor", 2.0, "<= 1"),
     ("schedule.decay", -1e-6, ">= 0"),
     ("optimizer.decay_parts", 3, "string"),
+    ("optimizer.decay_parts", "", "None"),
+    ("epochs", None, "whole number from 1"),
     ("early_stopping.monitor", "val_acc", "val_accuracy"),
-    ("early_stopping.patience", -1, "whole number"),
+    ("early_stopping.patience", 0, "whole number"),
     ("checkpoint.monitor", "f1", "val_loss"),
     ("checkpoint.keep", 1, "whole number from 2"),
     ("log.every_steps", 0, "whole number"),
     ("inspect.images", 0, "whole number from 1 to 64"),
     ("inspect.layers", 3, "string"),
     ("inspect.position", (1,), "2 items"),
-    ("inspect.position", (-2, 0), "whole number from -1"),
+    ("inspect.position", (-1, 0), "whole number from 0"),
     ("inspect.noise", -0.1, ">= 0"),
     ("inspect.steps", 0, "whole number from 1"),
 ]
@@ -110,7 +119,7 @@ def with_value(field: str, value) -> ml_collections.ConfigDict:
 @pytest.mark.parametrize("field,value,allowed", BAD)
 def test_bad_value_is_refused_in_one_line(field, value, allowed):
     with pytest.raises(InputError) as error:
-        rules.check(with_value(field, value))
+        check(with_value(field, value))
     message = str(error.value)
     assert field in message and allowed in message, message
     assert repr(value).lower() in message.lower(), message
@@ -119,29 +128,33 @@ def test_bad_value_is_refused_in_one_line(field, value, allowed):
 
 def test_the_nearest_names_come_first():
     with pytest.raises(InputError, match="did you mean vgg16 .*[?] It must be one of"):
-        rules.check(with_value("model.name", "vgg166"))
+        check(with_value("model.name", "vgg166"))
 
 
 def test_good_configs_pass():
-    rules.check(default.get_config())
+    check(default.get_config())
     for dataset in ("digits", "mnist", "fashion_mnist", "cifar10"):
-        rules.check(lenet.get_config(dataset))
+        check(lenet.get_config(dataset))
 
 
-def test_default_and_rules_name_the_same_fields():
-    assert set(rules.flat(default.get_config())) == set(rules.FIELDS)
+def test_every_field_has_a_sentence_of_help_that_explains_none():
+    assert set(flat(default_config())) == set(FIELDS)
+    for name, field in FIELDS.items():
+        assert field.help.endswith("."), name
+        if field.default is None:
+            assert "None " in field.help, name
 
 
 def test_typo_in_a_file_is_refused_with_the_nearest_field():
     with pytest.raises(InputError, match="optimizer.lerning_rate.*learning_rate"):
-        rules.check(with_value("optimizer.lerning_rate", 0.1))
+        check(with_value("optimizer.lerning_rate", 0.1))
 
 
 def test_missing_field_is_refused():
     values = default.get_config().to_dict()
     del values["optimizer"]["momentum"]
     with pytest.raises(InputError, match="optimizer.momentum is missing"):
-        rules.check(ml_collections.ConfigDict(values))
+        check(ml_collections.ConfigDict(values))
 
 
 def test_processes_need_a_number_each():
@@ -149,28 +162,27 @@ def test_processes_need_a_number_each():
     config.coordinator = "127.0.0.1:1234"
     config.num_processes = 2
     with pytest.raises(InputError, match="process_id"):
-        rules.check(config)
+        check(config)
     config.process_id = 1
-    rules.check(config)
+    check(config)
 
 
 def test_json_round_trip_has_no_differences():
     config = lenet.get_config("mnist")
-    back = ml_collections.ConfigDict(json.loads(config.to_json()),
-                                     convert_dict=True)
-    assert rules.differences(config, back) == []
-    assert rules.fingerprint(config) == rules.fingerprint(back)
-    rules.check(back)
+    config.devices, config.inspect.position = 2, (1, 2)
+    back = from_json(json.loads(config.to_json()))
+    assert back.to_dict() == config.to_dict()
+    assert differences(config, back) == []
+    assert fingerprint(config) == fingerprint(back)
 
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_every_network_has_a_config_with_all_its_fields(name):
     config = network.get_config(name)
-    rules.check(config)
-    back = ml_collections.ConfigDict(json.loads(config.to_json()),
-                                     convert_dict=True)
-    network_of = networks.from_config
-    assert network_of(back) == network_of(config) == networks.create(name)
+    check(config)
+    back = from_json(json.loads(config.to_json()))
+    assert (networks.from_config(back) == networks.from_config(config)
+            == networks.create(name))
     assert config.data.image_size == networks.NETWORKS[name].input_shape[:2]
 
 
@@ -178,6 +190,43 @@ def test_differences_name_the_fields_that_matter():
     ours, theirs = default.get_config(), default.get_config()
     ours.optimizer.learning_rate = 0.5
     ours.devices = 3  # where it runs, not what it computes
-    assert rules.differences(ours, theirs) == [
+    assert differences(ours, theirs) == [
         "optimizer.learning_rate: 0.001 -> 0.5"]
-    assert rules.fingerprint(ours) != rules.fingerprint(theirs)
+    assert fingerprint(ours) != fingerprint(theirs)
+
+
+def parse(monkeypatch, flag: str) -> ml_collections.ConfigDict:
+    """Parses one flag as main.py does."""
+    argv = ["main.py", flag]
+    monkeypatch.setattr("sys.argv", argv)  # where ml_collections looks for overrides
+    accept_none()
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_dict(
+        "config", default_config(), flag_values=values)
+    values(argv)
+    return config.value
+
+
+@pytest.mark.parametrize("field,text,value", [
+    ("devices", "2", 2), ("data.image_size", "(28,30)", (28, 30)),
+    ("data.dir", "a b", "a b"), ("augment.horizontal_flip", "true", True),
+    ("optimizer.clip_norm", "0.5", 0.5), ("optimizer.clip_norm", "2", 2.0),
+    ("schedule.boundaries_epochs", "(1.0,)", (1.0,)),
+    ("early_stopping.patience", "none", None), ("optimizer.momentum", "0", 0.0)])
+def test_the_command_line_sets_every_type_and_none(monkeypatch, field, text, value):
+    config = parse(monkeypatch, f"--config.{field}={text}")
+    assert flat(config)[field] == value
+    assert type(flat(config)[field]) is type(value)
+    check(config)
+
+
+def test_the_command_line_refuses_another_type(monkeypatch):
+    with pytest.raises(flags.IllegalFlagValueError, match="config.devices"):
+        parse(monkeypatch, "--config.devices=two")
+
+
+def test_json_of_other_types_is_refused_with_the_field():
+    values = json.loads(default_config().to_json())
+    values["seed"] = "3"
+    with pytest.raises(InputError, match="config.seed = '3'"):
+        from_json(values)

@@ -1,0 +1,58 @@
+"""Which fields of configs change a result, and in which of them two configs differ."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cnn_jax.config.fields import FIELDS, NETWORK_FIELDS
+
+
+def flat(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Flattens a config to {'data.name': 'digits', ...}.
+
+    The network's own fields stay one mapping.
+    """
+    out = {}
+    for key, value in config.items():
+        if (isinstance(value, Mapping | ConfigDict)
+                and f"{prefix}{key}" != NETWORK_FIELDS):
+            out |= flat(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = value
+    return out
+
+
+def to_json(config: ConfigDict) -> str:
+    """Writes a config as readable JSON, with equal text for equal values."""
+    return json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + "\n"
+
+
+def result_fields(config: ConfigDict) -> dict[str, Any]:
+    """Returns the fields that change a run's result, flat, as plain JSON values."""
+    return {name: value for name, value in flat(json.loads(config.to_json())).items()
+            if name not in FIELDS or FIELDS[name].changes_result}
+
+
+def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
+    """Lists 'field: theirs -> ours' for each differing field that changes a result."""
+    new, old = result_fields(ours), result_fields(theirs)
+    return [f"{field}: {old.get(field)!r} -> {new.get(field)!r}"
+            for field in sorted(new.keys() | old.keys())
+            if new.get(field) != old.get(field)]
+
+
+def fingerprint(config: ConfigDict) -> str:
+    """Returns eight hex digits that tell apart configs with different results.
+
+    A data set 'folder' or 'tfds:NAME' has no other name than its folder, so the folder
+    counts there.
+    """
+    facts = result_fields(config)
+    if config.data.name == "folder" or config.data.name.startswith("tfds:"):
+        folder = config.data.dir
+        facts["data.dir"] = folder and os.path.abspath(folder)
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,0 +1,330 @@
+"""Every field of a config, once: its default, its rule and what it means.
+
+A field that is None is not set; its help says what happens then. On the command line
+`--config.FIELD=none` unsets a field that a config file has set.
+"""
+
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict, config_dict
+
+from cnn_jax import data, layers, networks, ops, optimizers
+from cnn_jax.config.rules import (Rule, boolean, coordinator, fraction,
+                                  integer, mapping, number, one_of, optional,
+                                  sequence, text)
+from cnn_jax.data import scaling, warp
+from cnn_jax.tasks import TASKS
+
+# What training and evaluation measure; each task adds its own.
+MONITORS = ("loss", "accuracy", "val_loss", "val_accuracy",
+            *(f"val_{name}" for task in TASKS.values() for name in task.monitors))
+NETWORK_FIELDS = "model.fields"  # the one field that is a mapping
+
+
+class Field(NamedTuple):
+    """One field of a config."""
+
+    default: Any
+    rule: Rule
+    help: str
+    # False: the field says where a run is executed or what is drawn of it. A run may
+    # go on with another value.
+    changes_result: bool = True
+
+
+FIELDS: dict[str, Field] = {
+    "seed": Field(
+        0, integer(0),
+        "Decides initial values, split, order, augmentation and dropout."),
+    "epochs": Field(
+        10, integer(1),
+        "Passes over the training split."),
+    "batch_size": Field(
+        128, integer(1),
+        "Images per training step, over all devices."),
+    "eval_batch_size": Field(
+        500, integer(1),
+        "Images per evaluation step; metrics are exact for any size."),
+    "dtype": Field(
+        "float32", one_of(("float32", "bfloat16")),
+        "Type of the computation; parameters are always float32."),
+    "parallel": Field(
+        "jit", one_of(("jit", "pmap")),
+        "How steps run on several devices: jit over a mesh, or pmap.",
+        changes_result=False),
+    "devices": Field(
+        None, optional(integer(1)),
+        "Number of local devices to use; None uses all.", changes_result=False),
+    "steps_per_call": Field(
+        None, optional(integer(1, 1000)),
+        "Training steps in one jit call; None is 1 on a CPU and 8 elsewhere."),
+    "coordinator": Field(
+        None, optional(coordinator),
+        "Address 'host:port' of the first of several processes, or 'auto' on a "
+        "cluster; None is one process.", changes_result=False),
+    "num_processes": Field(
+        None, optional(integer(1)),
+        "Number of processes; None asks the cluster.", changes_result=False),
+    "process_id": Field(
+        None, optional(integer(0)),
+        "Number of this process, from 0; None asks the cluster.", changes_result=False),
+
+    "model.name": Field(
+        "lenet5", one_of(networks.NETWORKS),
+        "Name of the network in cnn_jax.networks.NETWORKS."),
+    # ImageNet-21k has 21,843 classes.
+    "model.num_classes": Field(
+        None, optional(integer(1, 1_000_000)),
+        "Number of outputs; None is the number of classes in the data."),
+    "model.conv": Field(
+        "auto", one_of(ops.CONVS),
+        "Convolution algorithm in cnn_jax.ops.CONVS."),
+    "model.pool": Field(
+        "auto", one_of(ops.POOLS),
+        "Pooling algorithm in cnn_jax.ops.POOLS."),
+    "model.init": Field(
+        "flax", one_of(layers.INITIALIZERS),
+        "Initial values, a name in cnn_jax.layers.INITIALIZERS."),
+    "model.bn": Field(
+        "paper", one_of(layers.BATCH_NORM),
+        "Momentum and epsilon of batch norm, a name in cnn_jax.layers.BATCH_NORM."),
+    "model.init_from": Field(
+        None, optional(text),
+        "Workdir of a trained run whose parameters this run starts from; None starts "
+        "from random values."),
+    "model.freeze": Field(
+        None, optional(text),
+        "Modules that do not learn, such as 'stem,stage1'; None lets all learn."),
+    NETWORK_FIELDS: Field(
+        {}, mapping,
+        "The network's own fields, such as activation; the network checks them."),
+
+    # data.check says which of these values a data set accepts.
+    "data.name": Field(
+        "digits", text,
+        "Name of the data set in cnn_jax.data.SOURCES, or 'tfds:NAME'."),
+    "data.dir": Field(
+        None, optional(text),
+        "Folder of this data set; None looks in $CNN_JAX_DATA/NAME, then in the "
+        "tensorflow-datasets folder.", changes_result=False),
+    "data.image_size": Field(
+        None, optional(sequence(integer(1), 2)),
+        "(height, width) in pixels to resize images to; None keeps their size."),
+    "data.channels": Field(
+        None, optional(integer(1)),
+        "Channels to convert images to: 1 is grey, 3 is colour; None keeps them."),
+    "data.validation": Field(
+        0.1, fraction,
+        "Fraction of the training split that becomes the validation split; 0 leaves "
+        "it empty."),
+    "data.validation_count": Field(
+        None, optional(integer(1)),
+        "Number of images in the validation split; None uses data.validation."),
+    "data.split": Field(
+        "stratified", one_of(data.SPLITS),
+        "Which images validate: a stratified draw, or the first or last ones."),
+    "data.test": Field(
+        0.2, fraction,
+        "Fraction of the data that becomes the test split, in data sets without one; "
+        "0 leaves it empty."),
+    "data.validation_is_test": Field(
+        False, boolean,
+        "Whether the validation folder of a data set 'folder' is the test split."),
+    "data.limit": Field(
+        None, optional(integer(1)),
+        "Number of training images to use; None uses all."),
+    "data.seed": Field(
+        0, integer(0),
+        "Decides what is drawn in the data sets shapes_*."),
+    "data.biased_triangles": Field(
+        False, boolean,
+        "Whether shapes_colour and shapes_shape have the fault that they were "
+        "published with."),
+    "data.scaling": Field(
+        "unit", one_of(scaling.SCALINGS),
+        "How pixels become network inputs: unit is 0 to 1, signed is -1 to 1, "
+        "standard and minmax are measured on the training split."),
+
+    # Augmentation of training images, with Keras' names.
+    "augment.rotation_range": Field(
+        0.0, number(0, 180),
+        "Largest rotation in degrees, either way."),
+    "augment.width_shift_range": Field(
+        0.0, fraction,
+        "Largest horizontal shift as a fraction of the width, either way."),
+    "augment.height_shift_range": Field(
+        0.0, fraction,
+        "Largest vertical shift as a fraction of the height, either way."),
+    "augment.shear_range": Field(
+        0.0, number(0, 90, open_high=True),
+        "Largest shear in degrees, either way."),
+    "augment.zoom_range": Field(
+        0.0, fraction,
+        "Zoom z: each axis is scaled by a factor from 1 - z to 1 + z."),
+    "augment.horizontal_flip": Field(
+        False, boolean,
+        "Whether half of the images are mirrored left to right."),
+    "augment.vertical_flip": Field(
+        False, boolean,
+        "Whether half of the images are mirrored top to bottom."),
+    "augment.fill_mode": Field(
+        "nearest", one_of(warp.FILL_MODES),
+        "What lies outside of the image: nearest, constant or reflect."),
+    "augment.crop_padding": Field(
+        0, integer(0, 256),
+        "Pixels added on each side before a random crop of the old size."),
+    "augment.cutout": Field(
+        0, integer(0),
+        "Side in pixels of the square that is blanked in each image."),
+    "augment.mixup": Field(
+        0.0, number(0),
+        "Parameter alpha of the Beta(alpha, alpha) that two images are mixed by; 0 "
+        "mixes none."),
+    "augment.cutmix": Field(
+        0.0, number(0),
+        "Parameter alpha of the Beta(alpha, alpha) that sizes the box pasted from "
+        "another image; 0 pastes none. With mixup, each image gets one of the two."),
+
+    "loss.label_smoothing": Field(
+        0.0, fraction,
+        "Probability spread evenly over the classes."),
+
+    "optimizer.name": Field(
+        "adam", one_of(optimizers.OPTIMIZERS),
+        "Name of the optimizer in cnn_jax.optimizers.OPTIMIZERS."),
+    "optimizer.learning_rate": Field(
+        1e-3, number(0, open_low=True),
+        "Peak of the learning-rate schedule."),
+    "optimizer.momentum": Field(
+        0.9, fraction,
+        "Momentum of momentum, nesterov, rmsprop and muon."),
+    "optimizer.weight_decay": Field(
+        0.0, number(0),
+        "Weight decay of kernels: decoupled in adamw and muon, L2 in the others."),
+    "optimizer.decay_parts": Field(
+        None, optional(text),
+        "Modules whose kernels decay, such as 'head'; None is all kernels."),
+    "optimizer.clip_norm": Field(
+        None, optional(number(0, open_low=True)),
+        "Largest global norm of the gradient; None does not clip."),
+    "optimizer.accumulate_steps": Field(
+        1, integer(1),
+        "Batches whose mean gradient makes one update."),
+    "optimizer.ema_decay": Field(
+        None, optional(number(0, 1, open_high=True)),
+        "Decay of the running mean of the parameters, which is evaluated; None "
+        "evaluates the parameters."),
+
+    "schedule.name": Field(
+        "constant", one_of(optimizers.SCHEDULES),
+        "Name of the schedule in cnn_jax.optimizers.SCHEDULES."),
+    "schedule.warmup_epochs": Field(
+        None, optional(number(0, open_low=True)),
+        "Epochs over which the rate rises linearly; None has no warm-up, but onecycle "
+        "rises for 30 % of the run."),
+    "schedule.boundaries_epochs": Field(
+        None, optional(sequence(number(0))),
+        "Epochs at which the rate of the schedule 'step' drops; None has no drop."),
+    "schedule.factor": Field(
+        0.1, number(0, open_low=True),
+        "What each drop of the schedule 'step' multiplies the rate by."),
+    "schedule.final_factor": Field(
+        0.0, number(0, 1),
+        "Last rate divided by the peak, in cosine and onecycle."),
+    "schedule.decay": Field(
+        0.0, number(0),
+        "Decay of the schedule 'inverse': rate = peak / (1 + decay * updates)."),
+
+    "early_stopping.monitor": Field(
+        "val_loss", one_of(MONITORS),
+        "Metric that early stopping watches."),
+    "early_stopping.patience": Field(
+        5, optional(integer(1)),
+        "Epochs without improvement after which training stops; None never stops "
+        "early."),
+    "early_stopping.min_delta": Field(
+        1e-3, number(0),
+        "Smallest change of the metric that counts as an improvement."),
+
+    "checkpoint.monitor": Field(
+        "val_accuracy", one_of(MONITORS),
+        "Metric that decides which epoch is the best one."),
+    "checkpoint.every_steps": Field(
+        None, optional(integer(1)),
+        "Steps between checkpoints within an epoch; None saves after each epoch only."),
+    "checkpoint.keep": Field(
+        2, integer(2),
+        "Number of latest checkpoints to keep, beside the best one.",
+        changes_result=False),
+
+    "log.every_steps": Field(
+        20, integer(1),
+        "Steps between two times that the loss is fetched, shown and checked.",
+        changes_result=False),
+
+    # What --mode=inspect draws. The network decides which names exist.
+    "inspect.only": Field(
+        None, optional(text),
+        "Pictures to draw, such as 'kernels,saliency'; None draws all.",
+        changes_result=False),
+    "inspect.images": Field(
+        8, integer(1, 64),
+        "Number of test images to explain.", changes_result=False),
+    "inspect.layers": Field(
+        None, optional(text),
+        "Layers to draw, such as 'conv1,stage1_block2'; None draws some convolutions.",
+        changes_result=False),
+    "inspect.filters": Field(
+        None, optional(text),
+        "Filters of each layer, such as '0,3,7'; None draws the first ones.",
+        changes_result=False),
+    "inspect.max_filters": Field(
+        16, integer(1, 256),
+        "Number of filters to draw where inspect.filters is None.",
+        changes_result=False),
+    "inspect.target": Field(
+        None, optional(text),
+        "Class to explain, by name or number; None explains the predicted class.",
+        changes_result=False),
+    "inspect.cam_layer": Field(
+        None, optional(text),
+        "Layer of Grad-CAM; None is the last convolution.", changes_result=False),
+    "inspect.position": Field(
+        None, optional(sequence(integer(0), 2)),
+        "(row, column) of the unit whose receptive field is drawn; None is the "
+        "middle.", changes_result=False),
+    "inspect.steps": Field(
+        128, integer(1, 100_000),
+        "Steps of activation maximization.", changes_result=False),
+    "inspect.samples": Field(
+        32, integer(1, 10000),
+        "Noisy copies of an image in SmoothGrad.", changes_result=False),
+    "inspect.noise": Field(
+        0.15, number(0, 1),
+        "Standard deviation of that noise, as a fraction of the range of the input.",
+        changes_result=False),
+    "inspect.window": Field(
+        None, optional(integer(1, 1024)),
+        "Side in pixels of the square that occlusion hides; None is an eighth of the "
+        "image.", changes_result=False),
+}
+
+
+def default_config() -> ConfigDict:
+    """Makes the locked config in which every field has its default.
+
+    A field that is None has the type of its rule, so that the command line can set it.
+    """
+    config = ConfigDict()
+    for name, field in FIELDS.items():
+        *parents, last = name.split(".")
+        part = config
+        for parent in parents:
+            if parent not in part:
+                part[parent] = ConfigDict()
+            part = part[parent]
+        part[last] = (config_dict.placeholder(field.rule.kind)
+                      if field.default is None else
+                      ConfigDict(field.default) if name == NETWORK_FIELDS else
+                      field.default)
+    return config.lock()

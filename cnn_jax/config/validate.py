@@ -1,0 +1,107 @@
+"""Checks a config before anything compiles.
+
+ml_collections checks the names and types of command-line overrides. It accepts a
+learning rate of NaN or a batch size of 0, and it checks nothing in a notebook.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cnn_jax import data, layers, networks
+from cnn_jax.config.compare import flat
+from cnn_jax.config.fields import FIELDS, NETWORK_FIELDS, default_config
+from cnn_jax.errors import InputError
+from cnn_jax.tasks import TASKS
+
+
+def is_field(name: str) -> bool:
+    """Whether configs have a field, or a group of fields, of this name."""
+    return name.startswith(NETWORK_FIELDS + ".") or any(
+        field == name or field.startswith(name + ".") for field in FIELDS)
+
+
+def unknown_field(name: str) -> str:
+    """Makes the message for a field that does not exist."""
+    near = difflib.get_close_matches(name, FIELDS, 1)
+    return f"config.{name}: no such field; " + (
+        f"did you mean config.{near[0]}?" if near else
+        "cnn_jax/config/fields.py names all of them")
+
+
+def check(config: ConfigDict) -> None:
+    """Raises InputError for the first field that is unknown, missing or not allowed."""
+    check_fields(config)
+    check_together(config)
+
+
+def check_fields(config: Mapping[str, Any] | ConfigDict) -> None:
+    """Raises InputError for the first field that breaks a rule of its own."""
+    values = flat(config)
+    for name in values:
+        if name not in FIELDS:
+            raise InputError(unknown_field(name))
+    for name, field in FIELDS.items():
+        if name not in values:
+            raise InputError(f"config.{name} is missing: start from configs/default.py,"
+                             " which has every field")
+        value, rule = values[name], field.rule
+        if not rule.holds(value):
+            near = difflib.get_close_matches(str(value), rule.names)
+            raise InputError(
+                f"config.{name} = {value!r} is not allowed: "
+                + (f"did you mean {' or '.join(near)}? It " if near else "")
+                + f"must be {rule.allowed}")
+
+
+def check_together(config: ConfigDict) -> None:
+    """Raises InputError for the first rule about several fields that is broken."""
+    try:
+        networks.create(config.model.name, layers=layers.Layers(),
+                        **config.model.fields)
+    except ValueError as error:
+        raise InputError(f"config.model.fields = {dict(config.model.fields)}: "
+                         f"{error}") from error
+    try:
+        data.check(config.data)
+    except InputError as error:
+        raise InputError(f"config.{error}") from error
+    mixing = [name for name in ("cutout", "mixup", "cutmix") if config.augment[name]]
+    task = data.task_of(config.data)
+    if mixing and not task.can_mix:
+        raise InputError(
+            f"config.augment.{mixing[0]} = {config.augment[mixing[0]]} is not for "
+            f"{config.data.name}, which has a label for each {task.unit}: set it to 0 "
+            "(rotation, shifts, shear, zoom, flips and crop_padding move images and "
+            "labels alike)")
+    for part in ("early_stopping", "checkpoint"):
+        monitor = config[part].monitor
+        others = [other.name for other in TASKS.values() if other is not task
+                  and monitor.removeprefix("val_") in other.monitors]
+        if others:
+            raise InputError(
+                f"config.{part}.monitor = {monitor!r} is for sets of the task "
+                f"{' or '.join(others)}, not for {config.data.name}: use val_accuracy")
+    if config.coordinator not in (None, "auto") and not (
+            config.num_processes is not None and config.process_id is not None
+            and config.process_id < config.num_processes):
+        raise InputError(
+            f"config.coordinator = {config.coordinator!r} needs config.num_processes "
+            ">= 1 and config.process_id from 0 to num_processes - 1, not "
+            f"{config.num_processes} and {config.process_id}")
+    if (config.schedule.warmup_epochs or 0) > config.epochs:
+        raise InputError(f"config.schedule.warmup_epochs = "
+                         f"{config.schedule.warmup_epochs} is not allowed: must be <= "
+                         f"config.epochs = {config.epochs}")
+
+
+def from_json(values: Mapping[str, Any]) -> ConfigDict:
+    """Makes the locked config of JSON values; raises InputError as `check` does."""
+    check_fields(values)
+    config = default_config()
+    with config.unlocked():
+        config.update(networks.in_tuples(values))
+    check(config)
+    return config
