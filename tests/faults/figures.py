@@ -48,7 +48,7 @@ FIGURES = {
                 "130, at most 5 s, resumed with the same bits",
                 "-m tests.faults.sigterm --n=25 --seed=0"),
     "4": Figure("200 damaged files of a checkpoint: no other state or meta in "
-                "silence, each goes on from a verified step with checkpoint.fallback",
+                "silence, each goes on from a verified step with the older one",
                 "-m tests.faults.corrupt --n=200 --seed=0"),
     "5": Figure("full disk, read-only folder, file-size limit, from the start and "
                 "later (saves are synchronous by design): a line, not code 0, ended "
