@@ -44,7 +44,7 @@ ELSEWHERE = {
     "--config=configs/lenet.py:mnist": "tests/data",
     "--config.coordinator": "tests/training/test_processes.py",
     "--mode=serve": "tests/serve/test_serve.py",
-    "experiments/conv_comparison.py": "tests/experiments/test_cost_experiments.py",
+    "experiments/conv_comparison.py": "tests/experiments/test_experiments.py",
     "experiments/benchmark.py": "tests/experiments/test_experiments.py",
     "experiments/gallery.py": "tests/experiments/test_gallery.py",
     "experiments/reproduce.py": "tests/experiments/test_reproduce.py",

@@ -7,13 +7,8 @@
     python -m tests.faults.fuzz_config --n=500         overrides drawn at random
     python -m tests.faults.surroundings                clock, data, TensorBoard folder
     python -m tests.faults.soak                        20,000 steps, 200 restarts
-    python -m tests.faults.figures                     all figures of RELIABILITY.md
+    python -m tests.faults.figures                     all rows of RELIABILITY.md
 
-Each prints its seed, every draw, and one line of JSON at the end; the exit code is 1
-where a count is not what was promised. tests/test_faults.py runs short versions.
+Each command prints its seed, every draw, and one line of JSON at the end. The exit code
+is 1 if a count is wrong. tests/faults/test_faults.py runs short versions.
 """
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2]))  # for tiny_runs

@@ -1,12 +1,12 @@
-"""Overrides drawn at random: each trains a step or is refused in one line.
+"""Draws overrides at random: each set trains an epoch or is refused in one line.
 
     python -m tests.faults.fuzz_config --n=500 --seed=0
 
-A set has one to four overrides of any fields, the values plausible or senseless. The
-process must end with code 0 and nothing on stderr, or with 2 (or 1, for a loss that is
-not finite) and one line there; it may address 8 GiB. At least a tenth must train. Left
-out is what would wait for a network or train for long: a coordinator that could be
-there, sets to be downloaded, many epochs, large networks.
+A set has one to four overrides of any fields, with plausible or senseless values. The
+process must end with code 0 and nothing on stderr, or with code 2 (or 1, for a loss
+that is not finite) and one line on stderr; it may address 8 GiB. At least a tenth must
+train. Left out is what would wait for a network connection or train for long: a
+coordinator that could exist, downloads, many epochs, large networks.
 """
 
 import os
@@ -64,7 +64,7 @@ def limit_memory() -> None:
 
 
 def overrides(draw: random.Random) -> list[str]:
-    """One to four flags; a third of the sets have only plausible values."""
+    """Draws one to four flags; a third of the sets have only plausible values."""
     plausible, flags = draw.random() < 0.35, []
     for _ in range(draw.randint(1, 4)):
         if plausible:
@@ -78,7 +78,7 @@ def overrides(draw: random.Random) -> list[str]:
 
 
 def main(n: int, seed: int) -> dict:
-    """How many sets trained, were refused, or failed in another way."""
+    """Counts the sets that trained, were refused, or failed in another way."""
     draw, counts = random.Random(seed), Counter()
     os.environ |= {"HTTPS_PROXY": "http://127.0.0.1:9", "CNN_JAX_DATA": "/nonexistent",
                    "HTTP_PROXY": "http://127.0.0.1:9"}
