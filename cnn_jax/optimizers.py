@@ -8,7 +8,7 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
-from cnn_jax.networks import frozen, in_parts
+from cnn_jax.networks import freeze_mask, parts_mask
 
 Schedule = Callable[[jax.Array], jax.Array]
 
@@ -75,7 +75,7 @@ def decays(settings):
         kernels = is_kernel(params)
         if not settings.decay_parts:
             return kernels
-        chosen = in_parts(params, settings.decay_parts)
+        chosen = parts_mask(params, settings.decay_parts)
         return jax.tree.map(operator.and_, kernels, chosen)
     return mask
 
@@ -131,5 +131,5 @@ def create(config, rate: Schedule) -> optax.GradientTransformation:
     if config.model.freeze:
         transform = optax.partition(
             {True: optax.set_to_zero(), False: transform},
-            functools.partial(frozen, chosen=config.model.freeze))
+            functools.partial(freeze_mask, chosen=config.model.freeze))
     return transform

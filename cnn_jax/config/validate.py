@@ -102,6 +102,6 @@ def from_json(values: Mapping[str, Any]) -> ConfigDict:
     check_fields(values)
     config = default_config()
     with config.unlocked():
-        config.update(networks.in_tuples(values))
+        config.update(networks.as_tuples(values))
     check(config)
     return config

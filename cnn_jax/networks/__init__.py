@@ -13,17 +13,19 @@ from cnn_jax.networks.alexnet import AlexNet, ZFNet
 from cnn_jax.networks.cifar_resnet import CifarResNet
 from cnn_jax.networks.densenet import DenseNet
 from cnn_jax.networks.fcn import FCN
-from cnn_jax.networks.fields import alike, in_tuples, is_integer
+from cnn_jax.networks.fields import as_tuples, fits_default
 from cnn_jax.networks.googlenet import GoogLeNet
 from cnn_jax.networks.inception_v3 import InceptionV3
 from cnn_jax.networks.lenet import LeNet5, LeNet5Published
 from cnn_jax.networks.mobilenet import MobileNetV1, MobileNetV2
-from cnn_jax.networks.parts import adopt, frozen, in_parts, part_of, parts_of
+from cnn_jax.networks.parts import (freeze_mask, part_of, parts_mask, parts_of,
+                                    transfer)
 from cnn_jax.networks.resnet import PreActResNet, ResNet
 from cnn_jax.networks.stacked import StackedCNN
 from cnn_jax.networks.tf2_course import AlexNet8, CBAPDNet, Inception10
 from cnn_jax.networks.vgg import VGG
 from cnn_jax.networks.xception import Xception
+from cnn_jax.ops.geometry import is_integer
 
 
 class Network(NamedTuple):
@@ -32,7 +34,7 @@ class Network(NamedTuple):
     constructor: type[nn.Module]
     input_shape: tuple[int, int, int]  # (H, W, C) of the publication
     fields: dict[str, Any] = {}        # where this variant differs from the class
-    bn: str = "paper"                  # what `Layers.bn` "paper" is, if not the class's
+    bn: str = "paper"                  # replaces `Layers.bn` where that is "paper"
 
 
 GREY_28, GREY_32 = (28, 28, 1), (32, 32, 1)
@@ -50,7 +52,7 @@ KERAS_MNIST = {"groups": ((32,), (64,)), "dense": (), "activation": "relu",
 SHAPE_CONVS, MNIST_CONVS = ((8, 3, 1), (16, 3, 0)), ((8, 5, 0), (16, 5, 0))
 
 
-def imagenet_resnet(depth: int, **fields) -> dict[str, Any]:
+def imagenet_resnet(depth: int, **fields: Any) -> dict[str, Any]:
     return {"blocks": resnet.DEPTHS[depth], "bottleneck": depth >= 50, **fields}
 
 
@@ -143,10 +145,10 @@ NETWORKS = {
 
 
 def create(name: str, num_classes: int | None = None, layers: Layers = Layers(),
-           **fields) -> nn.Module:
-    """The network `name`, not yet initialised.
+           **fields: Any) -> nn.Module:
+    """Creates a network by its name in `NETWORKS`, not yet initialised.
 
-    num_classes: None = as published.
+    num_classes: None: as published.
     fields: the fields of the network's own class, such as `activation="relu"`.
     Raises ValueError for an unknown name or field, a field's value of another type
     than its default, or num_classes < 1.
@@ -160,11 +162,11 @@ def create(name: str, num_classes: int | None = None, layers: Layers = Layers(),
     known = variant_fields(name) | {"num_classes": 1}
     for field, value in fields.items():
         default = lookup(known, f"field of network {name}", field)
-        if not alike(value, default):
+        if not fits_default(value, default):
             raise ValueError(f"field {field} of network {name} must be of type "
                              f"{type(default).__name__}, like {default!r}, not "
                              f"{value!r}")
-        fields[field] = in_tuples(value)
+        fields[field] = as_tuples(value)
     if layers.bn == "paper":
         layers = dataclasses.replace(layers, bn=row.bn)
     return row.constructor(layers=layers, **(row.fields | fields))
@@ -184,7 +186,7 @@ def from_config(config: ConfigDict, num_classes: int | None = None,
 
 
 def variant_fields(name: str) -> dict[str, Any]:
-    """The fields of a network that select a variant, with their defaults."""
+    """Lists the fields of a network that select a variant, with their defaults."""
     row = lookup(NETWORKS, "network", name)
     shared = {"num_classes", "layers", "parent", "name"}
     return {field.name: field.default

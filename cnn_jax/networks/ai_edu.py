@@ -1,5 +1,6 @@
-"""The networks of the ai-edu tutorial (microsoft/ai-edu, step 8), and their fully
-connected rivals. Its batch norm has epsilon 1e-5 and momentum 0.9."""
+"""The networks of the ai-edu tutorial (microsoft/ai-edu, step 8): convolutional ones,
+and the fully connected ones it compares them with. Batch norm has epsilon 1e-5 and
+momentum 0.9."""
 
 import flax.linen as nn
 import jax
@@ -10,11 +11,11 @@ from cnn_jax.networks.inputs import takes_images
 
 
 class AiEduCNN(nn.Module):
-    """Convolution, ReLU, 2 x 2 max pool for each row; dense, batch norm, ReLU; classes.
+    """Convolution, ReLU, 2 x 2 max pool, repeated; dense, batch norm, ReLU; classes.
 
     [N, H, W, C] -> logits [N, num_classes]. The defaults are the colour network (3,815
     parameters on 28 x 28 x 3, 6 classes); the others are rows of `NETWORKS`.
-    Deviations: batch norm's running variance starts at 1 (in the tutorial at 0).
+    Deviations: the running variance of batch norm starts at 1 (in the tutorial at 0).
 
     convs: (features, kernel size, padding in pixels) of each convolution.
     dense: the features of the hidden layer.
@@ -47,12 +48,12 @@ class AiEduDNN(nn.Module):
     """No convolution: grey pixels, two hidden layers with ReLU, classes.
 
     [N, H, W, C] -> logits [N, num_classes]; 109,126 parameters on 28 x 28, 6 classes.
-    Colour images become grey inside, .299 R + .587 G + .114 B, as in the tutorial.
-    Deviations: as those of `AiEduCNN`.
+    The network makes colour images grey, .299 R + .587 G + .114 B, as the tutorial.
+    Deviations: the running variance of batch norm starts at 1 (in the tutorial at 0).
 
-    hidden: the features of the hidden layers.
-    activations: of each of them, names in `layers.ACTIVATIONS`.
-    norm: batch norm before each activation.
+    hidden: features of the hidden layers.
+    activations: one for each hidden layer, names in `layers.ACTIVATIONS`.
+    norm: with batch norm before each activation.
     """
 
     num_classes: int = 6
@@ -107,11 +108,11 @@ class AiEduCifar(nn.Module):
 
 
 class Grey(nn.Module):
-    """[N, H, W, 3] -> [N, H, W, 1] by the luminance of ITU-R BT.601."""
+    """[N, H, W, 3] -> [N, H, W, 1]: the luminance of ITU-R BT.601."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x.astype(jnp.result_type(x, jnp.float32))  # integers would round to 0
-        # A sum over an axis of three took XLA ten times as long on a CPU.
+        # On a CPU, XLA takes ten times as long for a sum over an axis of three.
         red, green, blue = jnp.split(x, 3, axis=-1)
         return 0.299 * red + 0.587 * green + 0.114 * blue

@@ -9,7 +9,7 @@ import jax
 from cnn_jax.layers import Activation, Flatten, Layers, LocalResponseNorm, lookup
 from cnn_jax.networks.inputs import takes_images
 
-# Local response norm by whose constants they are.
+# The constants of the local response norm, by their source.
 LRN = {
     "paper": {"k": 2.0, "alpha": 1e-4, "divide_by_size": False},
     "caffe": {"k": 1.0, "alpha": 1e-4, "divide_by_size": True},
@@ -18,7 +18,7 @@ LRN = {
 
 
 def response_norm(convention: str, name: str) -> Callable:
-    """The local response norm of that name, or for '' nothing."""
+    """Makes the local response norm of a convention in `LRN`; '' gives the identity."""
     fields = lookup(LRN, "local response norm", convention)
     return (lambda x: x) if fields is None else LocalResponseNorm(**fields, name=name)
 
@@ -27,17 +27,18 @@ class AlexNet(nn.Module):
     """Two groups, local response norm, overlapping pools; 60,965,224 parameters.
 
     [N, 227, 227, C] -> logits [N, num_classes]; with groups=1 62,378,344. The paper
-    says 224, which does not give its 55 x 55; 227 without padding does. The one tower
-    of 'One weird trick' (Krizhevsky, 2014) as in torchvision is, on 224 pixels,
-    widths=(64, 192, 384, 256, 256), groups=1, padding=2, lrn='', dropout_first=True:
-    61,100,840. CaffeNet, of Caffe's authors, is lrn='caffe', pool_first=True.
+    says 224 pixels, which do not give its 55 x 55; 227 without padding do. The
+    one-tower network of 'One weird trick' (Krizhevsky, 2014), as in torchvision, takes
+    224 pixels and has widths=(64, 192, 384, 256, 256), groups=1, padding=2, lrn='',
+    dropout_first=True: 61,100,840 parameters. CaffeNet, by Caffe's authors, has
+    lrn='caffe', pool_first=True.
     Deviations: none in the architecture; initial values as `layers.init` says.
 
     widths: features of the five convolutions.
-    groups: of the second, fourth and fifth one; must divide all widths.
-    padding: of the first one, in pixels.
+    groups: of the second, fourth and fifth convolution; must divide all widths.
+    padding: of the first convolution, in pixels.
     lrn: 'paper' (k = 2), 'caffe' (k = 1, alpha / 5) or ''.
-    pool_first: the pool before the response norm, not after it.
+    pool_first: the pool comes before the response norm, not after it.
     dropout: the rate; dropout_first puts it before the dense layers, not after them.
     """
 
@@ -81,8 +82,9 @@ class AlexNet(nn.Module):
 class ZFNet(nn.Module):
     """Zeiler and Fergus, 'Visualizing and understanding convolutional networks', 2014.
 
-    [N, 224, 224, C] -> logits [N, num_classes]; 62,357,608 parameters. A 7 x 7 stem of
-    stride 2; the pools round up (110 -> 55, 26 -> 13), the response norm follows them.
+    [N, 224, 224, C] -> logits [N, num_classes]; 62,357,608 parameters. The stem is
+    7 x 7 of stride 2. The pools round up (110 -> 55, 26 -> 13), and the response norm
+    follows them.
     Deviations: none known; the paper calls its norm a contrast normalisation and gives
     no constants, so these are AlexNet's.
 
@@ -115,14 +117,15 @@ class ZFNet(nn.Module):
 
 
 def dense_layers(network: nn.Module, x: jax.Array, train: bool,
-                 dropout_first: bool = False, features: int = 4096) -> jax.Array:
-    """Two hidden layers with ReLU and dropout, and the classes: as AlexNet and VGG."""
+                 dropout_first: bool = False) -> jax.Array:
+    """The dense layers of AlexNet and VGG: two hidden ones with ReLU and dropout, and
+    the classes."""
     make = network.layers
     for i in (1, 2):
         drop = make.dropout(network.dropout, name=f"fc{i}_drop")
         if dropout_first:
             x = drop(x, train)
-        x = make.dense(features, name=f"fc{i}")(x)
+        x = make.dense(4096, name=f"fc{i}")(x)
         x = Activation("relu", name=f"fc{i}_act")(x)
         if not dropout_first:
             x = drop(x, train)

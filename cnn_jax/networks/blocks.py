@@ -1,4 +1,4 @@
-"""Blocks that several families share: small sequences of layers."""
+"""Blocks that several families share: short sequences of layers."""
 
 import flax.linen as nn
 import jax
@@ -10,11 +10,11 @@ class ConvNormAct(nn.Module):
     """Convolution, batch norm, activation: the C, B and A of CBAPD.
 
     [N, H, W, C] -> [N, H', W', features].
-    features: 0 = as many as come in (a depthwise convolution with groups=-1).
+    features: 0 keeps the number of channels, as a depthwise convolution does.
     activation: a name in `layers.ACTIVATIONS`, or '' for none.
-    norm: with batch norm; `epsilon` and `momentum` are the network's own (None: the
-        preset's), scale=False leaves out gamma.
-    groups: of channels; -1 = one for each channel, a depthwise convolution.
+    norm: whether batch norm follows the convolution. `epsilon` and `momentum` are the
+        network's own (None: the preset's); scale=False leaves out gamma.
+    groups: of channels; -1: one group a channel, a depthwise convolution.
     """
 
     features: int
@@ -46,10 +46,10 @@ class ConvNormAct(nn.Module):
 
 
 class SeparableConv(nn.Module):
-    """A depthwise, then a pointwise convolution; nothing between, a bias at the end.
+    """A depthwise convolution, then a pointwise one with a bias; nothing between them.
 
-    [N, H, W, C] -> [N, H', W', features]; k*k*C + C*features weights instead of
-    k*k*C*features. As keras' SeparableConv2D; source: Chollet, 2017.
+    [N, H, W, C] -> [N, H', W', features] with k*k*C + C*features weights in place of
+    k*k*C*features, as keras' SeparableConv2D. Source: Chollet, 2017.
     """
 
     features: int
@@ -69,8 +69,8 @@ class SeparableConv(nn.Module):
                                        name="pointwise")(x)
 
 
-def sown(head: nn.Module, logits: jax.Array) -> jax.Array:
-    """Leaves the logits of an auxiliary head in the collection `aux_logits`."""
+def sow_logits(head: nn.Module, logits: jax.Array) -> jax.Array:
+    """Sows the logits of an auxiliary head into the collection `aux_logits`."""
     if not head.is_initializing():  # or the collection would become a part of the state
         head.sow("aux_logits", "logits", logits)
     return logits

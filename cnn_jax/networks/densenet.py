@@ -16,13 +16,13 @@ class DenseNet(nn.Module):
 
     [N, 224, 224, C] -> logits [N, num_classes]; 7,978,856 / 14,149,480 / 20,013,928 /
     33,337,704 parameters for 121 / 169 / 201 / 264 layers. For 32 x 32 images:
-    stem='3x3' and three equal blocks; without bottleneck and compression 1 the L40 k12
-    of the paper (1,019,722), with both 'BC' (L100 k12: 769,162).
-    Deviations: none known; dropout is 0.2 in the paper where images are not augmented.
+    stem='3x3' and three equal blocks. The paper's L40 k12 (1,019,722 parameters) has no
+    bottleneck and compression 1; its BC networks have both (L100 k12: 769,162).
+    Deviations: none known. The paper has dropout 0.2 where images are not augmented.
 
     blocks: layers in each block (`DEPTHS`).
     growth: the features that a layer adds.
-    compression: what part of the features a transition keeps, above 0 and at most 1.
+    compression: the share of the features that a transition keeps, in (0, 1].
     bottleneck: a 1 x 1 convolution to 4 * growth before each 3 x 3.
     stem: '7x7' of stride 2 and a pool, or '3x3' of stride 1.
     padding: of the stem's strided layers, 'symmetric' or 'SAME'.
@@ -92,7 +92,7 @@ class DenseLayer(nn.Module):
 
 
 class Transition(nn.Module):
-    """Batch norm, ReLU, 1 x 1 convolution, 2 x 2 mean: half the size."""
+    """Batch norm, ReLU, 1 x 1 convolution, 2 x 2 mean pool: half the size."""
 
     features: int
     layers: Layers
@@ -106,5 +106,6 @@ class Transition(nn.Module):
 
 
 def norm_act(make: Layers, x: jax.Array, train: bool, prefix: str) -> jax.Array:
+    """Batch norm and ReLU."""
     x = make.batch_norm(train, momentum=0.9, name=f"{prefix}bn")(x)
     return Activation("relu", name=f"{prefix}act")(x)

@@ -1,5 +1,5 @@
-"""A small fully convolutional network: a class for every pixel (after Long, Shelhamer,
-Darrell: Fully convolutional networks for semantic segmentation, 2015)."""
+"""A small fully convolutional network, which gives every pixel a class (after Long,
+Shelhamer, Darrell: Fully convolutional networks for semantic segmentation, 2015)."""
 
 import flax.linen as nn
 import jax
@@ -12,14 +12,14 @@ class FCN(nn.Module):
     """Convolutions and pools down, transposed convolutions up, a 1 x 1 convolution.
 
     [N, H, W, C] -> logits [N, H, W, num_classes]; H and W must be multiples of 4 (of
-    2^n with n pools). 64,694 parameters for six classes in colour. Transposed
-    convolutions have 4 x 4 kernels of stride 2: where the stride divides the kernel,
-    every pixel sums as many products, and no checkerboard appears (Odena, Dumoulin,
-    Olah: Deconvolution and checkerboard artifacts, 2016).
-    Deviations: of the paper the form alone. It starts from a classifier, adds the
-    logits of earlier stages and upsamples them; here are no such skips.
+    2^n with n pools). 64,694 parameters for six classes in colour. The transposed
+    convolutions have 4 x 4 kernels of stride 2. As the stride divides the kernel's
+    size, every pixel sums equally many products, which avoids checkerboard patterns
+    (Odena, Dumoulin, Olah: Deconvolution and checkerboard artifacts, 2016).
+    Deviations: only the idea is the paper's. The paper starts from a trained
+    classifier, and adds the upsampled logits of earlier stages; this network does not.
 
-    widths: features of the convolutions, a 2 x 2 max pool after each but the last.
+    widths: features of the convolutions; a 2 x 2 max pool follows each but the last.
     kernel: of the convolutions, pixels.
     """
 

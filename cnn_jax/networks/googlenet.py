@@ -5,9 +5,10 @@ import functools
 import flax.linen as nn
 import jax
 
-from cnn_jax.layers import Activation, Concat, Flatten, GlobalAvgPool, Layers
+from cnn_jax.layers import (Activation, Concat, Flatten, GlobalAvgPool, Layers,
+                            MaxPool)
 from cnn_jax.networks.alexnet import response_norm
-from cnn_jax.networks.blocks import ConvNormAct, sown
+from cnn_jax.networks.blocks import ConvNormAct, sow_logits
 from cnn_jax.networks.inputs import takes_images
 
 # Table 1: 1x1 | 3x3 reduce, 3x3 | 5x5 reduce, 5x5 | pool projection.
@@ -25,14 +26,14 @@ class GoogLeNet(nn.Module):
     """Nine inception cells, global average pool; 13,378,280 parameters with both
     auxiliary heads, 6,998,552 without.
 
-    [N, 224, 224, C] -> logits [N, num_classes]; pools round up (112, 56, 28, 14, 7).
-    The auxiliary heads exist while training only; their logits are sown in the
-    collection `aux_logits`, for a loss that adds 0.3 times each (the paper). With batch
-    norm: norm=True, lrn='' (7,005,832). As torchvision: also five=3, last_pool=2
-    (6,624,904: its '5x5' branch is 3 x 3).
+    [N, 224, 224, C] -> logits [N, num_classes]; the pools round up (112, 56, 28, 14,
+    7). The auxiliary heads exist in training only; their logits are sown into the
+    collection `aux_logits`, for a loss that adds 0.3 times each (the paper). The form
+    with batch norm has norm=True, lrn='' (7,005,832 parameters); torchvision's also has
+    five=3, last_pool=2 (6,624,904: its '5x5' branch is 3 x 3).
     Deviations: the paper gives no constants for the response norm; these are Caffe's.
-    torchvision's auxiliary heads average to 4 x 4 at any size, which is the paper's 5 x
-    5 pool of stride 3 on 224 pixels only.
+    torchvision's auxiliary heads average to 4 x 4 at any size; the paper's 5 x 5 pool
+    of stride 3 does so for 224 pixels only.
 
     norm: batch norm after each convolution, which then has no bias.
     five: kernel of the '5x5' branch, pixels; odd.
@@ -62,7 +63,7 @@ class GoogLeNet(nn.Module):
             ConvNormAct, padding="symmetric", bias=not self.norm, norm=self.norm,
             epsilon=1e-3, momentum=0.9, layers=make)
 
-        def pool(window, name):
+        def pool(window: int, name: str) -> MaxPool:
             return make.max_pool((window, window), (2, 2), ceil_mode=True, name=name)
 
         x = block(64, (7, 7), 2, name="stem_conv1")(x, train)
@@ -123,4 +124,4 @@ class AuxiliaryHead(nn.Module):
         x = make.dense(1024, name="fc")(x)
         x = Activation("relu", name="act")(x)
         x = make.dropout(self.dropout, name="drop")(x, train)
-        return sown(self, make.dense(self.num_classes, name="head")(x))
+        return sow_logits(self, make.dense(self.num_classes, name="head")(x))

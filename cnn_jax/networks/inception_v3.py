@@ -6,24 +6,26 @@ import flax.linen as nn
 import jax
 
 from cnn_jax.layers import Concat, GlobalAvgPool, Layers
-from cnn_jax.networks.blocks import ConvNormAct, sown
+from cnn_jax.networks.blocks import ConvNormAct, sow_logits
 from cnn_jax.networks.inputs import takes_images
 
-# A cell is branches that are concatenated; a branch is steps in order. A step is
-# (features, kernel height, kernel width) of stride 1 and SAME, the same with a fourth
-# entry 2 for stride 2 and VALID, 'avg' or 'max' for a 3 x 3 pool, or, as the last one,
-# a set of steps side by side.
+# A cell concatenates its branches; a branch is a sequence of steps. A step is one of
+#     (features, kernel height, kernel width)      a convolution of stride 1, SAME
+#     (features, kernel height, kernel width, 2)   a convolution of stride 2, VALID
+#     'avg' or 'max'                               a 3 x 3 pool
+#     (step, step)                                 two last steps side by side
 Step = tuple | str
+Branches = tuple[tuple[Step, ...], ...]
 
 LAST_STEPS = ((384, 1, 3), (384, 3, 1))
 
 
-def cell_a(projection: int) -> tuple[tuple[Step, ...], ...]:
+def cell_a(projection: int) -> Branches:
     return (((64, 1, 1),), ((48, 1, 1), (64, 5, 5)),
             ((64, 1, 1), (96, 3, 3), (96, 3, 3)), ("avg", (projection, 1, 1)))
 
 
-def cell_c(width: int) -> tuple[tuple[Step, ...], ...]:
+def cell_c(width: int) -> Branches:
     return (((192, 1, 1),),
             ((width, 1, 1), (width, 1, 7), (192, 7, 1)),
             ((width, 1, 1), (width, 7, 1), (width, 1, 7), (width, 7, 1), (192, 1, 7)),
@@ -47,11 +49,11 @@ CELLS = {
 class InceptionV3(nn.Module):
     """27,161,264 parameters with the auxiliary head, 23,834,568 without.
 
-    [N, 299, 299, C] -> logits [N, num_classes]. The head exists while training only;
-    its logits are sown in the collection `aux_logits`.
+    [N, 299, 299, C] -> logits [N, num_classes]. The auxiliary head exists in training
+    only; its logits are sown into the collection `aux_logits`.
     Deviations: the figures of the paper leave details open; this is the network of its
-    authors' code. As keras.applications: scale=False (23,817,352), aux=False, and no
-    dropout. As torchvision: count_include_pad=True, dropout=0.5.
+    authors' code. keras.applications has scale=False (23,817,352), aux=False and no
+    dropout; torchvision has count_include_pad=True, dropout=0.5.
 
     scale: batch norm with gamma.
     count_include_pad: whether the branches' average pools count the border's zeros.
@@ -89,9 +91,10 @@ class InceptionV3(nn.Module):
 
 
 class Cell(nn.Module):
-    """Branches of steps, concatenated; layer names are branch letter and step."""
+    """Concatenates branches of steps; a layer's name is the branch's letter and the
+    number of the step."""
 
-    branches: tuple
+    branches: Branches
     block: functools.partial
     count_include_pad: bool
 
@@ -107,17 +110,18 @@ class Cell(nn.Module):
 
     def step(self, x: jax.Array, train: bool, step: Step, name: str) -> jax.Array:
         make = self.block.keywords["layers"]
-        if step == "avg":
+        if isinstance(step, str):
+            if step == "max":
+                return make.max_pool((3, 3), (2, 2), name=name)(x)
             return make.avg_pool((3, 3), (1, 1), "symmetric", name=name,
                                  count_include_pad=self.count_include_pad)(x)
-        if step == "max":
-            return make.max_pool((3, 3), (2, 2), name=name)(x)
         if isinstance(step[0], tuple):
             return Concat(name=f"{name}_concat")(*(
                 self.step(x, train, side, f"{name}{i}") for i, side in zip("xy", step)))
         features, height, width, *stride = step
-        placed = (2, "VALID") if stride else (1, "SAME")
-        return self.block(features, (height, width), *placed, name=name)(x, train)
+        strides, padding = (2, "VALID") if stride else (1, "SAME")
+        return self.block(features, (height, width), strides, padding, name=name)(
+            x, train)
 
 
 class AuxiliaryHead(nn.Module):
@@ -133,4 +137,4 @@ class AuxiliaryHead(nn.Module):
         x = self.block(128, (1, 1), name="conv1")(x, train)
         x = self.block(768, (5, 5), 1, "VALID", name="conv2")(x, train)
         x = GlobalAvgPool(name="mean")(x)
-        return sown(self, self.layers.dense(self.num_classes, name="head")(x))
+        return sow_logits(self, self.layers.dense(self.num_classes, name="head")(x))

@@ -1,4 +1,4 @@
-"""What a network says about images that it cannot take."""
+"""Clear errors for images that a network cannot take."""
 
 import dataclasses
 import functools
@@ -14,14 +14,15 @@ from cnn_jax.layers import WindowError
 LARGEST = 1024  # pixels: where the search for the smallest size gives up
 
 
-def takes_images(call: Callable) -> Callable:
-    """Wraps a network's `__call__(x, train)` so that wrong images get a clear error.
+def takes_images(call: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Wraps a network's `__call__(x, train)` so that wrong images raise a clear error.
 
-    The right ones cost nothing: the smallest size is only searched for, by shape
-    inference, after a window did not fit.
+    Right images cost nothing: only after a window did not fit does the wrapper search
+    for the smallest size, by shape inference.
     """
     @functools.wraps(call)
-    def checked(self, x: jax.Array, train: bool, searching: bool = False) -> jax.Array:
+    def checked(self: nn.Module, x: jax.Array, train: bool,
+                searching: bool = False) -> jax.Array:
         network = type(self).__name__
         if x.ndim != 4 or x.shape[-1] < 1:
             raise ValueError(f"{network} takes images [N, H, W, C] of one channel or "
@@ -48,7 +49,7 @@ def takes_images(call: Callable) -> Callable:
 
 
 def smallest_size(model: nn.Module, channels: int) -> int:
-    """The least n for which images of n x n pixels pass through the network."""
+    """Searches for the least n for which images of n x n pixels pass the network."""
     # The implementation changes no shape; these trace fastest.
     layers = dataclasses.replace(model.layers, conv="lax", pool="lax")
     model = model.clone(parent=None, name=None, layers=layers)

@@ -1,4 +1,5 @@
-"""LeNet-5 (LeCun, Bottou, Bengio, Haffner: Gradient-based learning, 1998)."""
+"""LeNet-5 (LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document
+recognition, 1998)."""
 
 import flax.linen as nn
 import jax
@@ -8,9 +9,9 @@ import numpy as np
 from cnn_jax.layers import Activation, Flatten, Layers, Pair, ZeroPad
 from cnn_jax.networks.inputs import takes_images
 
-PAPER_SIZE = 32  # pixels: MNIST's 28 x 28 digits stand centred in 32 x 32
+PAPER_SIZE = 32  # pixels: the paper centres the 28 x 28 digits in 32 x 32
 
-# Table I of the paper: the maps of S2 (0 .. 5) that each of C3's 16 maps reads.
+# Table I of the paper: which of S2's maps 0 .. 5 each of C3's 16 maps reads.
 C3_TABLE = ("012", "123", "234", "345", "045", "015",
             "0123", "1234", "2345", "0345", "0145", "0125", "0134", "1245", "0235",
             "012345")
@@ -19,11 +20,11 @@ CONNECTIONS = tuple((int(source), target) for target, sources in enumerate(C3_TA
 
 
 class LeNet5(nn.Module):
-    """The usual form: full C3 table, linear output; 61,706 parameters for grey digits.
+    """The usual form: C3 reads all maps, linear output; 61,706 parameters in grey.
 
     [N, H, W, C] -> logits [N, num_classes]; published on 32 x 32 x 1. Smaller images
-    are centred in 32 x 32 filled with zeros, as in the paper. The TensorFlow 2 course's
-    form (32 x 32 x 3, 62,006 parameters) is activation='sigmoid', pool='max'.
+    are centred in 32 x 32 pixels of zeros, as in the paper. The form of the TensorFlow
+    2 course (32 x 32 x 3, 62,006 parameters) has activation='sigmoid', pool='max'.
     Deviations: no sparse C3 table, no trainable subsampling, no RBF output.
 
     activation: a name in `layers.ACTIVATIONS`; the paper's is tanh.
@@ -61,11 +62,12 @@ class LeNet5(nn.Module):
 class LeNet5Published(nn.Module):
     """The form of 1998: 60,000 parameters for grey digits, outputs -|x - code|^2.
 
-    Each map of C3 reads some of S2's maps (Table I), subsampling learns a coefficient
-    and a bias per map, and each class has a fixed code of 84 = 7 x 12 pixels, from
-    which the squared distance is the penalty of the class; its negative is the logit.
+    Each map of C3 reads some of S2's maps (Table I). Subsampling learns a coefficient
+    and a bias for each map. Each class has a fixed code of 84 = 7 x 12 pixels; the
+    squared distance to it is the penalty of the class, and its negative is the logit.
+    The activation is 1.7159 tanh(2 x / 3).
     Deviations: the codes are seven-segment digits, not the paper's drawn characters, so
-    there are at most 10 classes. The target activation is 1.7159 tanh(2 x / 3).
+    there are at most 10 classes.
     """
 
     num_classes: int = 10
@@ -97,13 +99,13 @@ class LeNet5Published(nn.Module):
 
 
 def to_size(x: jax.Array, size: int) -> tuple[Pair, Pair]:
-    """The zeros that centre [N, H, W, C] in size x size; an odd pixel goes after."""
-    missing = (max(size - extent, 0) for extent in x.shape[1:3])
-    return tuple((n // 2, n - n // 2) for n in missing)
+    """The padding that centres [N, H, W, C] in size x size; an odd zero comes last."""
+    rows, columns = (max(size - extent, 0) for extent in x.shape[1:3])
+    return (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)
 
 
 class Subsampling(nn.Module):
-    """y[c] = a[c] * (sum over 2 x 2 windows of x[c]) + b[c], two parameters a map."""
+    """y[c] = a[c] * (sum of x[c] over 2 x 2 windows) + b[c]: two parameters a map."""
 
     layers: Layers = Layers()
 
@@ -113,13 +115,14 @@ class Subsampling(nn.Module):
         scale = self.param("scale", nn.initializers.constant(0.25), (maps,))
         bias = self.param("bias", nn.initializers.zeros, (maps,))
         total = 4 * self.layers.avg_pool((2, 2), name="sum")(x)
-        return total * scale.astype(x.dtype) + bias.astype(x.dtype)
+        return total * channelwise(scale, total) + channelwise(bias, total)
 
 
 class SparseConv(nn.Module):
-    """A VALID convolution whose maps read only the sources in `connections`.
+    """A VALID convolution in which each map reads only some of the channels.
 
-    kernel: [h, w, len(connections)], a slice for each (source, target) pair.
+    connections: pairs (channel, map); the kernel [h, w, len(connections)] has a slice
+        for each.
     """
 
     features: int
@@ -138,7 +141,12 @@ class SparseConv(nn.Module):
         x = x.astype(self.layers.dtype)
         y = self.layers.implementation(x, full.astype(x.dtype), (1, 1), "VALID",
                                        dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        return y + bias.astype(y.dtype)
+        return y + channelwise(bias, y)
+
+
+def channelwise(values: jax.Array, x: jax.Array) -> jax.Array:
+    """Reshapes values [C] to [1, 1, 1, C], to broadcast against x [N, H, W, C]."""
+    return values.astype(x.dtype).reshape((1,) * (x.ndim - 1) + values.shape)
 
 
 class Codes(nn.Module):
@@ -149,18 +157,18 @@ class Codes(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         codes = jnp.asarray(digit_codes()[:self.classes], x.dtype)
-        return -jnp.square(x[:, None] - codes).sum(-1)
+        return -jnp.square(x[:, None] - codes[None]).sum(-1)
 
 
 def digit_codes() -> np.ndarray:
-    """[10, 84]: seven-segment digits as 12 x 7 pixels, +1 ink and -1 paper."""
+    """Draws seven-segment digits on 12 x 7 pixels, [10, 84]: +1 ink and -1 paper."""
     segments = {"a": np.s_[0:2, :], "b": np.s_[0:6, 5:], "c": np.s_[6:, 5:],
                 "d": np.s_[10:, :], "e": np.s_[6:, :2], "f": np.s_[0:6, :2],
                 "g": np.s_[5:7, :]}
     digits = ("abcdef", "bc", "abged", "abgcd", "fgbc", "afgcd", "afgedc", "abc",
               "abcdefg", "abfgcd")
     codes = -np.ones((10, 12, 7))
-    for digit, lit in enumerate(digits):
+    for code, lit in zip(codes, digits):
         for segment in lit:
-            codes[digit][segments[segment]] = 1
+            code[segments[segment]] = 1
     return codes.reshape(10, 84)

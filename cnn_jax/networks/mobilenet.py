@@ -22,13 +22,13 @@ class MobileNetV1(nn.Module):
     """Depthwise and pointwise convolutions, each with batch norm and activation.
 
     [N, 224, 224, C] -> logits [N, num_classes]; 4,231,976 parameters at width 1.
-    Deviations: none; dropout as the authors' code. As keras.applications:
+    Deviations: none; dropout as in the authors' code. keras.applications has
     activation='relu6', padding='keras'.
 
     width: multiplies all features (1, 0.75, 0.5, 0.25 in the paper).
-    activation: 'relu', or 'relu6' as most implementations.
-    padding: of strided convolutions: 'SAME', 'symmetric', or 'keras' (a row of zeros
-        below and right, which is SAME for even sizes only).
+    activation: 'relu', or 'relu6' as in most implementations.
+    padding: of strided convolutions: 'SAME', 'symmetric', or 'keras' (one row of zeros
+        below and one column on the right, which is SAME for even sizes only).
     dropout: the rate before the classes.
     """
 
@@ -64,11 +64,11 @@ class MobileNetV2(nn.Module):
     """Inverted residuals: expand, depthwise, project without activation.
 
     [N, 224, 224, C] -> logits [N, num_classes]; 3,504,872 parameters at width 1.
-    Deviations: none; keras.applications is the same with `bn='keras'` (momentum 0.999
-    apart), torchvision with padding='symmetric'.
+    Deviations: none. keras.applications has `bn='keras_mobilenet_v2'`, torchvision
+    padding='symmetric'.
 
-    width: multiplies all features, rounded to multiples of 8; the last layer's 1280
-        features only grow.
+    width: multiplies all features, rounded to multiples of 8; below 1 the 1280 features
+        of the last layer stay as they are.
     padding: of strided convolutions: 'SAME' or 'symmetric'.
     dropout: the rate before the classes.
     """
@@ -98,7 +98,8 @@ class MobileNetV2(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """1 x 1 expansion, 3 x 3 depthwise, linear 1 x 1; a shortcut where shapes agree."""
+    """A 1 x 1 expansion, a 3 x 3 depthwise convolution, a linear 1 x 1 convolution, and
+    a shortcut where the shapes agree."""
 
     features: int
     expansion: int
@@ -119,11 +120,12 @@ class InvertedResidual(nn.Module):
 
 
 def rounded(features: float) -> int:
-    """To the nearest multiple of 8, never more than 10 % down."""
+    """Rounds to the nearest multiple of 8, but never down by more than 10 %."""
     near = max(8, int(features + 4) // 8 * 8)
     return near + 8 if near < 0.9 * features else near
 
 
 def check_width(width: float) -> None:
+    """Raises ValueError for a width that is out of range."""
     if not 1 / 32 <= width <= 32:
         raise ValueError(f"width must be from 1/32 to 32, not {width}")

@@ -1,6 +1,6 @@
-"""The parts of a network: what to freeze, what to take from a trained one.
+"""The parts of a network: what to freeze, and what to take from a trained network.
 
-A part is what stands before the first underscore of the names of its layers: `stem` is
+A part is what stands before the first underscore in the names of its layers: `stem` is
 `stem_conv`, `stem_bn`, ...; `stage1` is `stage1_block1`, ...; `head` is the last layer.
 """
 
@@ -11,20 +11,23 @@ import jax
 
 
 def part_of(layer: str) -> str:
-    """`stage1_block2` -> `stage1`."""
+    """Maps `stage1_block2` to `stage1`."""
     return layer.split("_")[0]
 
 
-def parts_of(params: Mapping) -> list[str]:
-    """The parts that have parameters."""
+def parts_of(params: Mapping[str, Any]) -> list[str]:
+    """Lists the parts that have parameters."""
     return list(dict.fromkeys(map(part_of, params)))
 
 
-def in_parts(params: Mapping, chosen: str, must_exist: bool = True) -> dict[str, Any]:
-    """For each parameter whether it is in one of the parts, 'stem,stage1'.
+def parts_mask(params: Mapping[str, Any], chosen: str,
+               must_exist: bool = True) -> dict[str, Any]:
+    """Masks the parameters that are in one of the chosen parts, 'stem,stage1'.
 
-    Single layers ('stage1_block2') are names too. Raises ValueError for a name that no
-    parameter has, if `must_exist`; running statistics lack the layers that have none.
+    The names of single layers ('stage1_block2') may be chosen too. The mask is a tree
+    of the shape of `params` with a bool for each leaf.
+    must_exist: raise ValueError for a name that no parameter has. Running statistics
+        lack the layers that have none.
     """
     names = [name.strip() for name in chosen.split(",") if name.strip()]
     known = parts_of(params)
@@ -38,23 +41,24 @@ def in_parts(params: Mapping, chosen: str, must_exist: bool = True) -> dict[str,
             for layer, tree in params.items()}
 
 
-def frozen(params: Mapping, chosen: str) -> dict[str, Any]:
-    """`in_parts`, or a ValueError where nothing would be left to learn."""
-    marked = in_parts(params, chosen)
-    if all(jax.tree.leaves(marked)):
+def freeze_mask(params: Mapping[str, Any], chosen: str) -> dict[str, Any]:
+    """Masks the parameters to freeze; ValueError if none would be left to learn."""
+    mask = parts_mask(params, chosen)
+    if all(jax.tree.leaves(mask)):
         raise ValueError(f"freeze = {chosen!r} leaves no parameter to learn: leave out "
                          f"one of {', '.join(parts_of(params))}")
-    return marked
+    return mask
 
 
-def adopt(variables: Mapping, trained: Mapping) -> dict[str, Any]:
-    """`variables` with the values of a trained network of the same architecture.
+def transfer(variables: Mapping[str, Any],
+             trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Replaces fresh values by those of a trained network of the same architecture.
 
-    Both are {"params": ..., "batch_stats": ...}. The head is taken if its shapes agree,
-    else it keeps its fresh values: another number of classes is the usual case.
+    Both are {"params": ..., "batch_stats": ...}. The head is replaced if the shapes
+    agree, else it keeps its fresh values: another number of classes is the usual case.
     Raises ValueError if any other layer differs.
     """
-    out = {}
+    out: dict[str, Any] = {}
     for kind, layers in variables.items():
         source = trained.get(kind, {})
         missing = sorted(layers.keys() ^ source.keys())
@@ -73,5 +77,6 @@ def adopt(variables: Mapping, trained: Mapping) -> dict[str, Any]:
 
 
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Maps the path of each leaf to its shape."""
     return {jax.tree_util.keystr(path): leaf.shape
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}

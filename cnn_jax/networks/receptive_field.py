@@ -18,7 +18,7 @@ networks, Distill 2019.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 
@@ -60,8 +60,8 @@ class Window(NamedTuple):
 def window_of(module: nn.Module) -> Window | None:
     """Reads the window of a layer; None for a layer without one."""
     if isinstance(module, (nn.Conv, layers.ConvTranspose)):
-        return Window(pair(module.kernel_size), pair(module.strides), module.padding,
-                      pair(module.kernel_dilation))
+        return Window(pair(module.kernel_size), pair(module.strides),
+                      cast(Padding, module.padding), pair(module.kernel_dilation))
     if isinstance(module, SparseConv):
         return Window(module.kernel_size, (1, 1), "VALID", (1, 1))
     if isinstance(module, (layers.MaxPool, layers.AvgPool)):

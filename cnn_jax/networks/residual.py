@@ -1,4 +1,4 @@
-"""The blocks of the ResNets: residual branch and shortcut."""
+"""The blocks of the ResNets: a residual branch and a shortcut around it."""
 
 import flax.linen as nn
 import jax
@@ -9,11 +9,14 @@ from cnn_jax.layers import Activation, Add, Layers, Padding, Subsample
 class ResidualBlock(nn.Module):
     """y = relu(F(x) + shortcut(x)), with F of two 3x3 or of 1x1, 3x3, 1x1 convolutions.
 
-    features: of the 3 x 3; a bottleneck ends in four times as many.
+    Batch norm follows each convolution, and ReLU each batch norm but the last of F.
+
+    features: of the 3 x 3 convolutions; a bottleneck ends in four times as many.
     stride_in: the convolution of a bottleneck that has the stride, '1x1' or '3x3'.
     shortcut: where the shapes differ, 'conv' (1 x 1 convolution and batch norm: the
         paper's option B), or without parameters (option A) 'end' or 'both': every
         second pixel, and zero channels at the end or half on each side.
+    zero_gamma: the last batch norm of F starts with gamma = 0.
     """
 
     features: int
@@ -34,9 +37,9 @@ class ResidualBlock(nn.Module):
             last = i == len(plan)
             y = self.layers.convolution(features, (size, size), stride, self.padding,
                                         use_bias=self.bias, name=f"conv{i}")(y)
-            start = (nn.initializers.zeros if last and self.zero_gamma
+            gamma = (nn.initializers.zeros if last and self.zero_gamma
                      else nn.initializers.ones)
-            y = self.layers.batch_norm(train, momentum=0.9, scale_init=start,
+            y = self.layers.batch_norm(train, momentum=0.9, scale_init=gamma,
                                        name=f"bn{i}")(y)
             if not last:
                 y = Activation("relu", name=f"act{i}")(y)
@@ -48,11 +51,16 @@ class ResidualBlock(nn.Module):
 
 
 class PreActBlock(nn.Module):
-    """y = F(relu(bn(x))) + shortcut, the same with batch norm and ReLU first.
+    """y = F(relu(bn(x))) + shortcut: batch norm and ReLU before each convolution.
 
-    A shortcut that changes the shape starts from relu(bn(x)), any other from x; one
-    that only changes the size is a 1 x 1 max pool. bias: of the shortcut and of the
-    last convolution. The other fields are those of `ResidualBlock`.
+    A shortcut that changes the number of features starts from relu(bn(x)), so the two
+    paths split after that activation. Any other shortcut starts from x; one that only
+    changes the size is a 1 x 1 max pool.
+
+    preactivated: x is a relu(bn(...)) already, so the block has no first batch norm and
+        ReLU of its own (the first block of a network with an activation in its stem).
+    bias: of the shortcut and of the last convolution.
+    The other fields are those of `ResidualBlock`.
     """
 
     features: int
@@ -62,29 +70,34 @@ class PreActBlock(nn.Module):
     shortcut: str = "conv"
     bias: bool = False
     padding: Padding = "symmetric"
+    preactivated: bool = False
     layers: Layers = Layers()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         plan = convolutions(self)
-        y = x
+        y = activated = x
         for i, (features, size, stride) in enumerate(plan, 1):
-            y = self.layers.batch_norm(train, momentum=0.9, name=f"bn{i}")(y)
-            y = Activation("relu", name=f"act{i}")(y)
+            if i > 1 or not self.preactivated:
+                y = self.layers.batch_norm(train, momentum=0.9, name=f"bn{i}")(y)
+                y = Activation("relu", name=f"act{i}")(y)
             if i == 1:
-                start = y
+                activated = y
             y = self.layers.convolution(
                 features, (size, size), stride, self.padding,
                 use_bias=self.bias and i == len(plan), name=f"conv{i}")(y)
         if x.shape[-1] != features:
-            x = project(self, start, features)
+            x = project(self, activated, features)
         elif self.stride != 1:
             x = self.layers.max_pool((1, 1), (self.stride,) * 2,
                                      name="shortcut_pool")(x)
         return Add(name="add")(y, x)
 
 
-def convolutions(block: nn.Module) -> list[tuple[int, int, int]]:
+Block = ResidualBlock | PreActBlock
+
+
+def convolutions(block: Block) -> list[tuple[int, int, int]]:
     """(features, kernel size, stride) of each convolution of the residual branch."""
     features, stride = block.features, block.stride
     if block.stride_in not in ("1x1", "3x3"):
@@ -95,7 +108,7 @@ def convolutions(block: nn.Module) -> list[tuple[int, int, int]]:
     return [(features, 1, first), (features, 3, second), (4 * features, 1, 1)]
 
 
-def project(block: nn.Module, x: jax.Array, features: int) -> jax.Array:
+def project(block: Block, x: jax.Array, features: int) -> jax.Array:
     """The shortcut that changes the shape of x to that of the residual branch."""
     if block.shortcut == "conv":
         return block.layers.convolution(features, (1, 1), block.stride, block.padding,

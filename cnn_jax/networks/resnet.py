@@ -1,5 +1,5 @@
-"""ResNet for ImageNet (He, Zhang, Ren, Sun: Deep residual learning, 2016; Identity
-mappings in deep residual networks, 2016)."""
+"""ResNet for ImageNet (He, Zhang, Ren, Sun: Deep residual learning for image
+recognition, 2016, and Identity mappings in deep residual networks, 2016)."""
 
 import flax.linen as nn
 import jax
@@ -13,22 +13,22 @@ DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 
 
 class ResNet(nn.Module):
-    """Version 1: convolution, batch norm, ReLU; addition before the last ReLU.
+    """Version 1: convolution, batch norm, ReLU; the addition precedes the last ReLU.
 
     [N, 224, 224, C] -> logits [N, num_classes]; 11,689,512 / 21,797,672 / 25,557,032 /
     44,549,160 / 60,192,808 parameters for 18 / 34 / 50 / 101 / 152 layers.
-    Deviations: symmetric padding and a padded stem pool, as torchvision (the authors'
-    Caffe pool is unpadded and rounds up: stem_pool='ceil'). As keras.applications:
-    bias=True. For 32 x 32 images: stem='3x3'.
+    Deviations: symmetric padding and a padded stem pool, as in torchvision (the
+    authors' Caffe pool is unpadded and rounds up: stem_pool='ceil').
+    keras.applications has bias=True. For 32 x 32 images: stem='3x3'.
 
-    blocks: in each of the four stages (`DEPTHS`).
+    blocks: how many in each of the four stages (`DEPTHS`).
     bottleneck: 1x1, 3x3, 1x1 blocks (50 layers and more).
     stride_in: of a bottleneck, '1x1' as published or '3x3' (v1.5, torchvision).
     bias: of the convolutions.
     stem: '7x7' of stride 2 and a pool, or '3x3' of stride 1.
     stem_pool: 'padded' with -inf, 'zero' (padded with zeros) or 'ceil'.
     padding: of strided layers, 'symmetric' or 'SAME'.
-    zero_gamma: start every block as the identity (Goyal et al., 2017).
+    zero_gamma: every block starts as the identity (Goyal et al., 2017).
     """
 
     num_classes: int = 1000
@@ -67,14 +67,24 @@ class PreActResNet(nn.Module):
 
     [N, 224, 224, C] -> logits [N, num_classes]; 11,687,720 / 21,795,880 / 25,549,352 /
     44,541,480 / 60,185,128 parameters for 18 / 34 / 50 / 101 / 152 layers.
-    Deviations: stride in the 3 x 3, as timm; the authors' code has it in the first
-    1 x 1. As keras.applications: stride_in='last', bias=True, stem_pool='zero' (the
-    stem has no ReLU, so zeros and -inf differ).
+    Deviations: the stride of a stage is in a 3 x 3 convolution, as in timm; the
+    authors' code has it in the first 1 x 1. The first activation has another place: the
+    paper's appendix applies batch norm and ReLU right after the stem's convolution,
+    before the first block splits into its two paths. Here, as in timm and Keras, the
+    pool takes the convolution's output, and the first block activates it. With
+    bottlenecks that block changes the number of features, so both of its paths still
+    start from the activated input. With 18 and 34 layers it does not, and its shortcut
+    carries the pooled output of the convolution, neither normalised nor rectified.
+    stem_activation=True is the paper's order, before the pool too.
+    keras.applications has stride_in='last', bias=True and stem_pool='zero' (without an
+    activation in the stem, padding by zeros and by -inf differ).
 
-    blocks, bottleneck, padding: as in `ResNet`.
+    blocks, bottleneck, stem, padding: as in `ResNet`.
     stride_in: '3x3' or '1x1' of a stage's first block, or 'last': of the last block of
         the first three stages, with a 1 x 1 max pool on its shortcut.
     bias: of the stem, of the shortcuts and of the last convolution of each block.
+    stem_activation: batch norm and ReLU follow the stem's convolution, and the first
+        block has no first batch norm and ReLU; the number of parameters is equal.
     """
 
     num_classes: int = 1000
@@ -85,6 +95,7 @@ class PreActResNet(nn.Module):
     stem: str = "7x7"
     stem_pool: str = "padded"
     padding: str = "symmetric"
+    stem_activation: bool = False
     layers: Layers = Layers()
 
     @takes_images
@@ -95,6 +106,9 @@ class PreActResNet(nn.Module):
             raise ValueError("stride_in must be '1x1', '3x3' or 'last', not "
                              f"{self.stride_in!r}")
         x = stem_convolution(self, x)
+        if self.stem_activation:
+            x = make.batch_norm(train, momentum=0.9, name="stem_bn")(x)
+            x = Activation("relu", name="stem_act")(x)
         if self.stem == "7x7":
             x = stem_pool(make, x, self.stem_pool, self.padding)
         for i, count in enumerate(self.blocks, 1):
@@ -107,6 +121,7 @@ class PreActResNet(nn.Module):
                     64 * 2 ** (i - 1), 2 if j == strided else 1, self.bottleneck,
                     "1x1" if self.stride_in == "1x1" else "3x3", bias=self.bias,
                     padding=self.padding, layers=make,
+                    preactivated=self.stem_activation and i == j == 1,
                     name=f"stage{i}_block{j}")(x, train)
         x = make.batch_norm(train, momentum=0.9, name="final_bn")(x)
         x = Activation("relu", name="final_act")(x)
@@ -114,8 +129,8 @@ class PreActResNet(nn.Module):
         return make.dense(self.num_classes, name="head")(x)
 
 
-def stem_convolution(network: nn.Module, x: jax.Array) -> jax.Array:
-    """7 x 7 of stride 2, or 3 x 3 of stride 1; 64 features."""
+def stem_convolution(network: ResNet | PreActResNet, x: jax.Array) -> jax.Array:
+    """The first convolution: 7 x 7 of stride 2, or 3 x 3 of stride 1; 64 features."""
     if network.stem not in ("7x7", "3x3"):
         raise ValueError(f"stem must be '7x7' or '3x3', not {network.stem!r}")
     size, stride = (7, 2) if network.stem == "7x7" else (3, 1)
@@ -124,7 +139,7 @@ def stem_convolution(network: nn.Module, x: jax.Array) -> jax.Array:
 
 
 def stem_pool(make: Layers, x: jax.Array, kind: str, padding: Padding) -> jax.Array:
-    """3 x 3 max pool of stride 2: padded with -inf or with zeros, or rounding up."""
+    """The 3 x 3 max pool of stride 2: padded with -inf or zeros, or rounding up."""
     pool = (3, 3), (2, 2)
     if kind == "padded":
         return make.max_pool(*pool, padding, name="stem_pool")(x)

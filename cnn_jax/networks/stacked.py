@@ -12,16 +12,17 @@ class StackedCNN(nn.Module):
     """Groups of convolutions, each closed by a 2 x 2 max pool; dense layers.
 
     [N, H, W, C] -> logits [N, num_classes]. The defaults are the SELU network for
-    Fashion-MNIST (435,306 parameters on 28 x 28 x 1); with separable=True 184,234.
-    The same with ReLU on 128 x 128 x 3 is the network for ten monkeys (4,482,730), and
-    groups=((32,), (64,)), dense=(), padding='VALID' keras' simple MNIST network
-    (34,826), which has dropout=0.5 in keras' own form; with kernels=(3, 2) it is that
-    of a PyTorch tutorial (31,626).
+    Fashion-MNIST (435,306 parameters on 28 x 28 x 1; 184,234 with separable=True).
+    With ReLU, on 128 x 128 x 3, it is the network for ten monkeys (4,482,730). keras'
+    simple MNIST network (34,826) has ReLU, groups=((32,), (64,)), dense=(),
+    padding='VALID' and, in keras' own form, dropout=0.5; with kernels=(3, 2) it becomes
+    that of a PyTorch tutorial (31,626).
     Deviations: none; the tutorials use keras' initialiser (`Layers(init='keras')`).
 
-    groups: the features of the convolutions before each pool.
-    kernels: of the convolutions of each group, pixels; of more groups, the last one.
-    dense: the hidden layers after flattening.
+    groups: features of the convolutions before each pool.
+    kernels: size of the convolutions in each group, pixels; the last holds for all
+        groups after it.
+    dense: features of the hidden layers after flattening.
     activation: a name in `layers.ACTIVATIONS`.
     padding: of the convolutions.
     separable: all convolutions but the first are depthwise separable.

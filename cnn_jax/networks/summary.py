@@ -14,6 +14,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,7 +94,7 @@ class LayerTable(NamedTuple):
         widths = [max(map(len, column)) for column in zip(head, *body)]
         widths[0] -= max(0, sum(widths) + len(widths) - 1 - 100)
 
-        def line(row):
+        def line(row: Sequence[str]) -> str:
             name = row[0] if len(row[0]) <= widths[0] else "~" + row[0][1 - widths[0]:]
             left = [f"{name:<{widths[0]}}", f"{row[1]:<{widths[1]}}"]
             return " ".join(left + [f"{cell:>{width}}" for cell, width in
@@ -182,7 +183,7 @@ def layer_table(model: nn.Module, input_shape: ImageShape,
             sum(row.macs for row in inside) or macs_of(call), memory_of(call), field,
             conv_of(call, images))))
     variables = calls[-1].variables
-    return LayerTable(type(model).__name__, tuple(input_shape),
+    return LayerTable(type(model).__name__, (*input_shape,),
                       tuple(row for _, row in rows),
                       size_of(variables.get("params")),
                       size_of(variables.get("batch_stats")))
@@ -210,15 +211,16 @@ def macs_of(call: Call) -> int:
     each, or for a transposed convolution inputs times the products that each adds to.
     """
     module, x, y = call.module, call.inputs[0], call.output
+    window = window_of(module)
+    taps = math.prod(window.kernel) if window else 0
     if isinstance(module, nn.Conv):
-        return (math.prod(y.shape[1:]) * math.prod(module.kernel_size)
-                * x.shape[-1] // module.feature_group_count)
+        return (math.prod(y.shape[1:]) * taps * x.shape[-1]
+                // module.feature_group_count)
     if isinstance(module, layers.ConvTranspose):
-        return (math.prod(x.shape[1:]) * math.prod(module.kernel_size)
-                * y.shape[-1] // module.feature_group_count)
+        return (math.prod(x.shape[1:]) * taps * y.shape[-1]
+                // module.feature_group_count)
     if isinstance(module, SparseConv):
-        return (math.prod(y.shape[1:3]) * math.prod(module.kernel_size)
-                * len(module.connections))
+        return math.prod(y.shape[1:3]) * taps * len(module.connections)
     if isinstance(module, nn.Dense):
         return math.prod(y.shape[1:]) * x.shape[-1]
     return 0
@@ -229,21 +231,18 @@ def conv_of(call: Call, images: int) -> str:
     for other layers."""
     module, x, y = call.module, call.inputs[0], call.output
     window = window_of(module)
-    if isinstance(module, layers.ConvTranspose):
-        # It is the input gradient of the convolution from y to x.
-        name, image = module.implementation, y.shape
-        groups = module.feature_group_count
-        enlarged = [n * s for n, s in zip(x.shape[1:], window.strides)]
-        padding = resolve_padding(window.padding, enlarged, window.reach,
-                                  window.strides)
-    elif isinstance(module, nn.Conv):
+    if window is None or not isinstance(module, (nn.Conv, layers.ConvTranspose)):
+        return ""
+    image, padding = x.shape, window.padding
+    if isinstance(module, nn.Conv):
         hook = module.conv_general_dilated
         name = hook.__name__.removeprefix("conv_") if hook else "lax"
-        image, padding, groups = x.shape, window.padding, module.feature_group_count
-    else:
-        return ""
+    else:  # the input gradient of the convolution from y to x
+        name, image = module.implementation, y.shape
+        enlarged = [n * s for n, s in zip(x.shape[1:], window.strides)]
+        padding = resolve_padding(padding, enlarged, window.reach, window.strides)
     spec = conv_spec((images, *image[1:]), call.params["kernel"].shape, window.strides,
-                     padding, None, window.dilation, groups)
+                     padding, None, window.dilation, module.feature_group_count)
     return describe(name, spec, jnp.dtype(module.dtype or x.dtype))
 
 

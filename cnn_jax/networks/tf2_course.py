@@ -6,6 +6,7 @@ momentum 0.99). Deviations: none known; the course's initialiser is `init='keras
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,19 +15,19 @@ from cnn_jax.layers import Activation, Concat, Flatten, GlobalAvgPool, Layers
 from cnn_jax.networks.blocks import ConvNormAct
 from cnn_jax.networks.inputs import takes_images
 
-KERAS = {"bias": True, "epsilon": 1e-3, "momentum": 0.99}
+KERAS: dict[str, Any] = {"bias": True, "epsilon": 1e-3, "momentum": 0.99}
 
 
 class CBAPDNet(nn.Module):
     """Groups of Convolution, Batch norm, Activation, Pool, Dropout; then dense layers.
 
     [N, H, W, C] -> logits [N, num_classes]. The defaults are the course's Baseline
-    (198,494 parameters, 12 running statistics); its VGG16 is groups=((64, 64),
+    (198,494 parameters, 12 running statistics); its VGG16 has groups=((64, 64),
     (128, 128), (256,) * 3, (512,) * 3, (512,) * 3), kernel=3, dense=(512, 512).
 
-    groups: the features of the convolutions before each 2 x 2 max pool (SAME).
-    kernel: the size of all convolutions, in pixels.
-    dense: the hidden layers after flattening.
+    groups: features of the convolutions before each 2 x 2 max pool (SAME).
+    kernel: size of all convolutions, pixels.
+    dense: features of the hidden layers after flattening.
     dropout: the rate after each pool and each hidden dense layer.
     """
 
@@ -56,7 +57,7 @@ class CBAPDNet(nn.Module):
 
 
 class AlexNet8(nn.Module):
-    """The course's AlexNet: 3 x 3 kernels, batch norm in the first two layers.
+    """The course's AlexNet: 3 x 3 kernels, batch norm in the first two layers only.
 
     [N, H, W, C] -> logits [N, num_classes]; 9,638,474 parameters, 704 statistics.
 
@@ -72,13 +73,13 @@ class AlexNet8(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         make = self.layers
         block = functools.partial(ConvNormAct, **KERAS, layers=make)
-        x = block(96, padding="VALID", name="conv1")(x, train)
+        x = block(features=96, padding="VALID", name="conv1")(x, train)
         x = make.max_pool((3, 3), (2, 2), name="pool1")(x)
-        x = block(256, padding="VALID", name="conv2")(x, train)
+        x = block(features=256, padding="VALID", name="conv2")(x, train)
         x = make.max_pool((3, 3), (2, 2), name="pool2")(x)
-        x = block(384, norm=False, name="conv3")(x, train)
-        x = block(384, norm=False, name="conv4")(x, train)
-        x = block(256, norm=False, name="conv5")(x, train)
+        x = block(features=384, norm=False, name="conv3")(x, train)
+        x = block(features=384, norm=False, name="conv4")(x, train)
+        x = block(features=256, norm=False, name="conv5")(x, train)
         x = make.max_pool((3, 3), (2, 2), name="pool5")(x)
         x = Flatten(name="flatten")(x)
         for i in (1, 2):
@@ -91,13 +92,14 @@ class AlexNet8(nn.Module):
 class Inception10(nn.Module):
     """Two blocks of two inception cells; 120,234 parameters, 1,184 statistics.
 
-    [N, H, W, C] -> logits [N, num_classes]. The first cell of a block has stride 2 and
-    each block doubles the features.
+    [N, H, W, C] -> logits [N, num_classes]. The first cell of a block has stride 2, and
+    each block has twice the features of the one before.
 
     features: of the stem and of each branch in the first block.
     blocks: how many.
-    batch_statistics: False as the course ran it: its batch norm is called as in
-        evaluation even while training, so it is only a learned scale and shift.
+    batch_statistics: whether training normalises by the statistics of the batch. False
+        as the course ran it: batch norm always works as in evaluation, so it is only a
+        learned scale and shift.
     """
 
     num_classes: int = 10
@@ -129,14 +131,14 @@ class Cell(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        block = functools.partial(ConvNormAct, self.features, **KERAS,
+        block = functools.partial(ConvNormAct, features=self.features, **KERAS,
                                   layers=self.layers)
-        point = functools.partial(block, (1, 1), self.strides)
+        point = functools.partial(block, kernel=(1, 1), strides=self.strides)
         a = point(name="a1")(x, train)
         b = point(name="b1")(x, train)
-        b = block((3, 3), name="b2")(b, train)
+        b = block(kernel=(3, 3), name="b2")(b, train)
         c = point(name="c1")(x, train)
-        c = block((5, 5), name="c2")(c, train)
+        c = block(kernel=(5, 5), name="c2")(c, train)
         d = self.layers.max_pool((3, 3), (1, 1), "SAME", name="d_pool")(x)
         d = point(name="d1")(d, train)
         return Concat(name="concat")(a, b, c, d)

@@ -1,4 +1,5 @@
-"""VGG (Simonyan, Zisserman: Very deep convolutional networks, 2014)."""
+"""VGG (Simonyan, Zisserman: Very deep convolutional networks for large-scale image
+recognition, 2014)."""
 
 import flax.linen as nn
 import jax
@@ -17,8 +18,9 @@ class VGG(nn.Module):
 
     [N, 224, 224, C] -> logits [N, num_classes]; 132,863,336 / 133,047,848 /
     138,357,544 / 143,667,240 parameters for 11 / 13 / 16 / 19 layers.
-    Deviations: batch norm (not in the paper) is a variant, with the convolutions' bias
-    kept as in torchvision. All strides are 1, so SAME and symmetric padding are one.
+    Deviations: batch norm, which the paper does not have, is a variant; the
+    convolutions keep their bias, as in torchvision. All strides are 1, so SAME padding
+    is symmetric.
 
     depths: convolutions in each group (`DEPTHS`), at most five groups.
     norm: with batch norm after each convolution.

@@ -1,5 +1,8 @@
-"""Xception (Chollet: Xception, deep learning with depthwise separable convolutions,
+"""Xception (Chollet: Xception: Deep learning with depthwise separable convolutions,
 2017)."""
+
+import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -8,14 +11,15 @@ from cnn_jax.layers import Activation, Add, GlobalAvgPool, Layers, Padding
 from cnn_jax.networks.blocks import ConvNormAct, SeparableConv
 from cnn_jax.networks.inputs import takes_images
 
-NORM = {"epsilon": 1e-3, "momentum": 0.99}
+NORM: dict[str, Any] = {"epsilon": 1e-3, "momentum": 0.99}
 
 
 class Xception(nn.Module):
     """22,855,952 parameters; entry flow, eight middle blocks, exit flow.
 
     [N, 299, 299, C] -> logits [N, num_classes].
-    Deviations: none; SAME pools as the author's code. As timm: padding='symmetric'.
+    Deviations: none; the pools are SAME as in the author's code. timm has
+    padding='symmetric'.
 
     middle: blocks of the middle flow.
     padding: of the strided pools, 'SAME' or 'symmetric'.
@@ -32,16 +36,16 @@ class Xception(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         make = self.layers
-        block = {"padding": self.padding, "layers": make}
+        block = functools.partial(Block, padding=self.padding, layers=make)
         for i, (features, stride) in enumerate(((32, 2), (64, 1)), 1):
             x = ConvNormAct(features, (3, 3), stride, "VALID", **NORM, layers=make,
                             name=f"stem_conv{i}")(x, train)
         for i, features in enumerate((128, 256, 728), 1):
-            x = Block((features, features), 2, first_act=i > 1, **block,
+            x = block((features, features), 2, first_act=i > 1,
                       name=f"entry_block{i}")(x, train)
         for i in range(1, self.middle + 1):
-            x = Block((728, 728, 728), **block, name=f"middle_block{i}")(x, train)
-        x = Block((728, 1024), 2, **block, name="exit_block1")(x, train)
+            x = block((728, 728, 728), name=f"middle_block{i}")(x, train)
+        x = block((728, 1024), 2, name="exit_block1")(x, train)
         for i, features in enumerate((1536, 2048), 1):
             x = SeparableConv(features, bias=False, layers=make,
                               name=f"exit_conv{i}")(x)
@@ -55,8 +59,9 @@ class Xception(nn.Module):
 class Block(nn.Module):
     """ReLU, separable convolution, batch norm for each width; a shortcut around all.
 
-    With stride 2 a 3 x 3 max pool ends the branch and a 1 x 1 convolution with batch
-    norm is on the shortcut. first_act: with the first ReLU.
+    With stride 2, a 3 x 3 max pool ends the branch, and the shortcut is a 1 x 1
+    convolution with batch norm.
+    first_act: with the first ReLU.
     """
 
     widths: tuple[int, ...]

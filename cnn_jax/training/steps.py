@@ -17,7 +17,7 @@ import optax
 from jax import lax
 
 from cnn_jax.data.augment import Targets
-from cnn_jax.networks import in_parts
+from cnn_jax.networks import parts_mask
 from cnn_jax.optimizers import Schedule
 from cnn_jax.rng import draw_key
 from cnn_jax.tasks import Task
@@ -120,7 +120,7 @@ def train_step(state: TrainState, batch: Batch,
     if recipe.axis_name is not None:
         grads = lax.pmean(grads, recipe.axis_name)
     if recipe.freeze:
-        frozen = in_parts(batch_stats, recipe.freeze, must_exist=False)
+        frozen = parts_mask(batch_stats, recipe.freeze, must_exist=False)
         batch_stats = jax.tree.map(lambda keep, old, new: old if keep else new,
                                    frozen, state.batch_stats, batch_stats)
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)

@@ -123,7 +123,7 @@ def begin(config: ConfigDict, recipe: Recipe, info: DataInfo) -> TrainState:
         return state
     try:
         source = trained.load(Path(config.model.init_from))
-        variables = networks.adopt(
+        variables = networks.transfer(
             {"params": state.params, "batch_stats": state.batch_stats},
             source.state.variables)
     except ValueError as error:

@@ -6,6 +6,7 @@ import pytest
 
 from cnn_jax import networks
 from cnn_jax.networks.summary import layer_table
+from cnn_jax.networks.trace import trace_shapes
 from cnn_jax.layers import Layers
 
 PLAIN = Layers(conv="lax", pool="lax")  # counts do not depend on it; it traces fastest
@@ -111,6 +112,10 @@ VARIANTS = [
     ("cifar_resnet44", {"shortcut": "B"}, (661_338, 3_168 + 192, 97.174 + 0.262)),
     ("cifar_resnet56", {"shortcut": "B"}, (855_770, 4_064 + 192, 125.486 + 0.262)),
     ("cifar_resnet110", {"shortcut": "B"}, (1_730_714, 8_096 + 192, 252.888 + 0.262)),
+    # The first activation elsewhere, see test_where_the_first_activation_stands.
+    ("cifar_resnet110_preact", {"stem_activation": True}, (1_727_962, 8_096, 252.888)),
+    ("resnet18_v2", {"stem_activation": True}, (11_687_720, 7_808, 1814.073)),
+    ("resnet50_v2", {"stem_activation": True}, (25_549_352, 45_440, 4089.184)),
     # Widths, counted by keras 3.15.1; the paper gives 41, 149 and 325 M.
     ("mobilenet_v1", {"width": 0.25}, (470_072, None, 41.030)),
     ("mobilenet_v1", {"width": 0.5}, (1_331_592, None, 149.497)),
@@ -181,6 +186,30 @@ def test_caffenet_pools_before_it_normalises():
         return [row.name for row in rows if row.name.startswith("conv1")]
     assert order("alexnet") == ["conv1", "conv1_act", "conv1_lrn", "conv1_pool"]
     assert order("caffenet") == ["conv1", "conv1_act", "conv1_pool", "conv1_lrn"]
+
+
+@pytest.mark.parametrize("name, fields, stem, source", [
+    # By default only a first block that changes the number of features, a bottleneck,
+    # splits after its activation. The paper's appendix has it right after the stem's
+    # convolution: there the shortcut starts from the activated input in every network.
+    ("cifar_resnet110_preact", {"depth": 8}, ["stem_conv"], "stem_conv"),
+    ("resnet18_v2", {}, ["stem_conv", "stem_pool"], "stem_pool"),
+    ("resnet50_v2", {}, ["stem_conv", "stem_pool"], "stage1_block1/act1"),
+    ("cifar_resnet164_preact", {"depth": 11}, ["stem_conv"], "stage1_block1/act1"),
+    ("cifar_resnet110_preact", {"depth": 8, "stem_activation": True},
+     ["stem_conv", "stem_bn", "stem_act"], "stem_act"),
+    ("resnet18_v2", {"stem_activation": True},
+     ["stem_conv", "stem_bn", "stem_act", "stem_pool"], "stem_pool"),
+    ("resnet50_v2", {"stem_activation": True},
+     ["stem_conv", "stem_bn", "stem_act", "stem_pool"], "stem_pool")])
+def test_where_the_first_activation_stands(name, fields, stem, source):
+    model = networks.create(name, layers=PLAIN, **fields)
+    calls = {call.name: call for call in trace_shapes(model, None, (32, 32, 3))}
+    assert [name for name in calls if name.startswith("stem")] == stem
+    split = calls.get("stage1_block1/shortcut_conv",
+                      calls["stage1_block1/add"]).inputs[-1]
+    assert split is calls[source].output
+    assert ("stage1_block1/bn1" in calls) == ("stem_bn" not in calls)
 
 
 def test_head_has_the_number_of_classes():

@@ -67,30 +67,30 @@ def test_every_network_ends_in_a_layer_called_head(name):
     assert found["before_head"].shape[0] == 1
 
 
-def test_in_parts_marks_the_parameters_to_freeze():
+def test_parts_mask_marks_the_parameters_to_freeze():
     _, variables, _ = made("cifar_resnet20")
     params = variables["params"]
     assert set(networks.parts_of(params)) == {"stem", "stage1", "stage2", "stage3",
                                               "head"}
-    marked = networks.in_parts(params, "stem, stage1,stage3_block2")
+    marked = networks.parts_mask(params, "stem, stage1,stage3_block2")
     assert jax.tree.structure(marked) == jax.tree.structure(params)
     layers = {layer for layer, tree in marked.items() if all(jax.tree.leaves(tree))}
     assert layers == {"stem_conv", "stem_bn", "stage1_block1", "stage1_block2",
                       "stage1_block3", "stage3_block2"}
     assert not any(any(jax.tree.leaves(tree)) for layer, tree in marked.items()
                    if layer not in layers)
-    assert not any(jax.tree.leaves(networks.in_parts(params, "")))
+    assert not any(jax.tree.leaves(networks.parts_mask(params, "")))
     with pytest.raises(ValueError, match="unknown part 'stage9'; known: .*stage1"):
-        networks.in_parts(params, "stage9")
+        networks.parts_mask(params, "stage9")
 
 
 def test_freezing_must_leave_something_to_learn():
     _, variables, _ = made("baseline")
     params = variables["params"]
-    assert networks.frozen(params, "group1,fc1") == networks.in_parts(params,
-                                                                      "group1,fc1")
+    assert networks.freeze_mask(params, "group1,fc1") == networks.parts_mask(
+        params, "group1,fc1")
     with pytest.raises(ValueError, match="leaves no parameter to learn: .*group1"):
-        networks.frozen(params, "group1,fc1,head")
+        networks.freeze_mask(params, "group1,fc1,head")
 
 
 def test_features_of_what_the_network_cannot_take():
@@ -115,10 +115,10 @@ def test_grey_of_whole_numbers_is_not_rounded():
     np.testing.assert_allclose(grey[0, 0, 0], [0.299 * 200 + 58.7 + 0.114 * 50], 1e-6)
 
 
-def test_adopt_takes_all_but_a_head_of_another_size():
+def test_transfer_takes_all_but_a_head_of_another_size():
     _, trained, _ = made("baseline", 5, seed=0)
     _, fresh, _ = made("baseline", 7, seed=1)
-    taken = networks.adopt(fresh, trained)
+    taken = networks.transfer(fresh, trained)
     for layer in fresh["params"]:
         source = fresh if layer == "head" else trained
         jax.tree.map(np.testing.assert_array_equal, taken["params"][layer],
@@ -126,15 +126,15 @@ def test_adopt_takes_all_but_a_head_of_another_size():
     jax.tree.map(np.testing.assert_array_equal, taken["batch_stats"],
                  trained["batch_stats"])
     _, same_size, _ = made("baseline", 5, seed=2)
-    jax.tree.map(np.testing.assert_array_equal, networks.adopt(same_size, trained),
+    jax.tree.map(np.testing.assert_array_equal, networks.transfer(same_size, trained),
                  trained)
 
 
-def test_adopt_refuses_another_architecture():
+def test_transfer_refuses_another_architecture():
     _, trained, _ = made("baseline", dense=(64,))
     _, fresh, _ = made("baseline")
     with pytest.raises(ValueError, match="layer fc1 .*other shapes.*1536, 64"):
-        networks.adopt(fresh, trained)
+        networks.transfer(fresh, trained)
     _, other, _ = made("lenet5")
     with pytest.raises(ValueError, match="other layers .*conv1"):
-        networks.adopt(fresh, other)
+        networks.transfer(fresh, other)
