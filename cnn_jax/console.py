@@ -50,6 +50,15 @@ class Reporter:
             self.spoken = time.monotonic()
             self.line(f"{self.title} - step {done}/{self.total} - {note}")
 
+    @contextlib.contextmanager
+    def progress_bar(self, title: str, total: int, done: int = 0) -> Iterator[None]:
+        """Shows a bar, which `advance` moves, until the block ends."""
+        self.start(title, total, done)
+        try:
+            yield
+        finally:
+            self.stop()
+
     def stop(self) -> None:
         if self.bar is not None:
             self.bar.stop()
@@ -59,11 +68,9 @@ class Reporter:
     def track(self, title: str, items: Iterable, total: int,
               note: str) -> Iterator[Iterator]:
         """The items, while the bar shows how many of `total` have been taken."""
-        self.start(title, total)
-        try:  # not in the iterator, which an error would leave open, and the bar too
+        # Not in the iterator, which an error would leave open, and the bar too.
+        with self.progress_bar(title, total):
             yield self.counted(items, note)
-        finally:
-            self.stop()
 
     @contextlib.contextmanager
     def under_way(self, words: str, plain: bool = True) -> Iterator[None]:

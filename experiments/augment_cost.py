@@ -29,6 +29,7 @@ from cnn_jax.errors import InputError  # noqa: E402
 from cnn_jax.training import parallel  # noqa: E402
 from cnn_jax.files import write_atomically  # noqa: E402
 from cnn_jax.training.recipe import create_recipe, first_state  # noqa: E402
+from cnn_jax.training.steps import train_steps  # noqa: E402
 from cnn_jax.data.info import DataInfo  # noqa: E402
 from configs import default, monkeys  # noqa: E402
 from experiments.measuring import make_out, ran_on  # noqa: E402
@@ -50,10 +51,10 @@ def programs(batch: int, names: list[str]) -> tuple[dict, tuple]:
     """Compiles a step for each pipeline; returns them and the arguments of each."""
     steps, rng = {}, np.random.default_rng(0)
     placement = parallel.mesh_placement(jax.devices()[:1])
-    data = placement.put(Examples(
+    data = placement.replicate(Examples(
         rng.integers(0, 256, (IMAGES, *SHAPE), dtype=np.uint8),
         rng.integers(0, 10, IMAGES).astype(np.int32)))
-    rows = placement.put_rows(rng.integers(0, IMAGES, (1, batch)).astype(np.int32))
+    rows = placement.shard_batch(rng.integers(0, IMAGES, (1, batch)).astype(np.int32))
     info = DataInfo("random", "", SHAPE, tuple("0123456789"), Scaling(0.0, 1 / 255),
                     {"train": IMAGES, "validation": 1, "test": 1}, sha256="")
     for name in names:
@@ -62,9 +63,9 @@ def programs(batch: int, names: list[str]) -> tuple[dict, tuple]:
         config.augment = default.get_config().augment
         config.augment.update(PIPELINES[name])
         recipe = create_recipe(config, info)
-        state = placement.put(first_state(recipe, SHAPE))
-        steps[name] = placement.wrap(functools.partial(
-            parallel.train_steps, recipe=recipe)).lower(state, data, rows).compile(
+        state = placement.replicate(first_state(recipe, SHAPE))
+        steps[name] = placement.compile(functools.partial(
+            train_steps, recipe=recipe)).lower(state, data, rows).compile(
                 compiler_options=ops.compiler_options())
     return steps, (state, data, rows)
 

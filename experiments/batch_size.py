@@ -33,6 +33,7 @@ from cnn_jax.training import parallel  # noqa: E402
 from cnn_jax.training.evaluate import compile_evaluation  # noqa: E402
 from cnn_jax.files import named, write_atomically  # noqa: E402
 from cnn_jax.training.recipe import create_recipe, first_state  # noqa: E402
+from cnn_jax.training.steps import train_steps  # noqa: E402
 from cnn_jax.data.info import describe  # noqa: E402
 from configs import lenet  # noqa: E402
 from experiments.measuring import make_out, ran_on  # noqa: E402
@@ -63,12 +64,13 @@ class Trainer:
         self.recipe = create_recipe(self.config, self.info)
         self.placement = parallel.mesh_placement(jax.devices()[:1])
         examples, self.spans = concatenate(dataset)
-        self.examples = self.placement.put(examples)
-        state = self.placement.put(first_state(self.recipe, self.info.image_shape))
-        step = self.placement.wrap(
-            functools.partial(parallel.train_steps, recipe=self.recipe), donate=(0,))
+        self.examples = self.placement.replicate(examples)
+        state = self.placement.replicate(
+            first_state(self.recipe, self.info.image_shape))
+        step = self.placement.compile(
+            functools.partial(train_steps, recipe=self.recipe), donate=(0,))
         self.step = step.lower(
-            state, self.examples, self.placement.put_rows(
+            state, self.examples, self.placement.shard_batch(
                 np.zeros((1, config.batch_size), np.int32))).compile(
                     compiler_options=ops.compiler_options())
         self.evaluate = compile_evaluation(
@@ -83,7 +85,7 @@ class Trainer:
     def train(self, seed: int, stops: list[int]) -> tuple[dict[int, float], float]:
         """({updates: test accuracy}, seconds an update), to the last of `stops`."""
         recipe = dataclasses.replace(self.recipe, seed=seed)
-        state = self.placement.put(first_state(recipe, self.info.image_shape))
+        state = self.placement.replicate(first_state(recipe, self.info.image_shape))
         found, seconds, order = {}, 0.0, None
         begun = time.perf_counter()
         for update in range(max(stops)):
@@ -93,7 +95,7 @@ class Trainer:
                                     self.config.batch_size)
             state, metrics = self.step(
                 state, self.examples,
-                self.placement.put_rows(order[within:within + 1]))
+                self.placement.shard_batch(order[within:within + 1]))
             if (update + 1) % FETCH == 0 or update + 1 in stops:
                 loss = float(metrics["loss"][0])
                 if not np.isfinite(loss):

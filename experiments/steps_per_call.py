@@ -23,6 +23,7 @@ from cnn_jax.data.examples import Examples  # noqa: E402
 from cnn_jax.data.scaling import Scaling  # noqa: E402
 from cnn_jax.training import parallel  # noqa: E402
 from cnn_jax.training.recipe import create_recipe, first_state  # noqa: E402
+from cnn_jax.training.steps import train_steps  # noqa: E402
 from cnn_jax.data.info import DataInfo  # noqa: E402
 from configs import lenet  # noqa: E402
 
@@ -37,12 +38,12 @@ def main() -> None:
     recipe = create_recipe(config, info)
     placement = parallel.mesh_placement(jax.devices()[:1])
     rng = np.random.default_rng(0)
-    data = placement.put(Examples(
+    data = placement.replicate(Examples(
         rng.integers(0, 256, (IMAGES, 28, 28, 1), dtype=np.uint8),
         rng.integers(0, 10, IMAGES).astype(np.int32)))
-    step = placement.wrap(functools.partial(parallel.train_steps, recipe=recipe))
-    state = placement.put(first_state(recipe, info.image_shape))
-    rows = {size: placement.put_rows(
+    step = placement.compile(functools.partial(train_steps, recipe=recipe))
+    state = placement.replicate(first_state(recipe, info.image_shape))
+    rows = {size: placement.shard_batch(
         rng.integers(0, IMAGES, (size, BATCH)).astype(np.int32)) for size in SIZES}
     programs = {size: step.lower(state, data, rows[size]).compile(
         compiler_options=ops.compiler_options()) for size in SIZES}

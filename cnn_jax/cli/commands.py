@@ -21,6 +21,7 @@ from cnn_jax.inspection.pages.report import FILE as REPORT
 from cnn_jax.inspection.pages.report import PICTURES, write_report
 from cnn_jax.interop.weights import write_npz, write_text
 from cnn_jax.networks.summary import layer_table
+from cnn_jax.training.evaluate_run import evaluate_run
 from cnn_jax.workdir import trained
 from cnn_jax.workdir.folder import check_same_config, default_path
 
@@ -51,7 +52,7 @@ def train(request: Request) -> None:
 
 def evaluate(request: Request) -> None:
     """Evaluates the best checkpoint on every split."""
-    trained.evaluate(required_run(request), request.config)
+    evaluate_run(required_run(request), request.config)
 
 
 def classify(request: Request) -> None:

@@ -1,5 +1,4 @@
-"""Training: optimisers, pure steps, devices, checkpoints, and the loop over them."""
+"""TRAINING: pure steps, their devices, the loop over them, and the end of a run."""
 
-from cnn_jax.training.loop import run
-from cnn_jax.training.seeds import run_seeds
 from cnn_jax.training.signals import Stopped
+from cnn_jax.training.train import run

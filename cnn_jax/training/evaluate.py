@@ -1,8 +1,9 @@
-"""Exact evaluation: every example of a part once, on any batch size and devices."""
+"""Exact evaluation: counts every example once, for any batch size and devices."""
 
 import contextlib
 import functools
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,49 +12,53 @@ from cnn_jax import ops
 from cnn_jax.data.batches import eval_order
 from cnn_jax.data.examples import Examples
 from cnn_jax.tasks.metrics import mean
-from cnn_jax.training.parallel import Placement, eval_batch
-from cnn_jax.training.steps import Recipe, TrainState
+from cnn_jax.training.parallel import Placement
+from cnn_jax.training.steps import Recipe, TrainState, eval_batch
 
 Evaluate = Callable[[TrainState, str], dict[str, float]]
 
 
-def untold(title: str, items: Iterable, total: int, note: str):
-    """In the place of `Reporter.track`, without a bar."""
+def no_progress(title: str, items: Iterable, total: int, note: str
+                ) -> contextlib.AbstractContextManager[Iterable]:
+    """Replaces `Reporter.track` where no bar is wanted."""
     return contextlib.nullcontext(items)
 
 
 def compile_evaluation(recipe: Recipe, placement: Placement, state: TrainState,
-                       examples: Examples, spans: dict[str, range], batch_size: int,
-                       track: Callable = untold) -> Evaluate:
-    """(state, part) -> loss, accuracy, the metrics of the task, number of examples.
+                       examples: Examples, split_ranges: dict[str, range],
+                       batch_size: int, track: Callable = no_progress) -> Evaluate:
+    """Compiles a function from (state, part) to the metrics of that part.
 
-    state, examples: on the devices. The last batch is padded and masked, sums are
-    added up, and divided once. `batch_size` is rounded up to divide over the devices.
-    track: shows how far a loop over batches is, as `Reporter.track`.
+    These are loss, accuracy, the metrics of the task, and the number of examples. The
+    last batch is padded and masked; the sums of all batches are divided once.
+
+    state, examples: on the devices.
+    batch_size: is rounded up to divide over the devices.
+    track: shows how far a loop over batches is, like `Reporter.track`.
     """
     batch_size += -batch_size % len(placement.devices)
 
-    def rows(indices, mask):
-        return placement.put_rows(indices), placement.put_rows(mask)
+    def rows(indices: np.ndarray, mask: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        return placement.shard_batch(indices), placement.shard_batch(mask)
 
-    step = placement.wrap(functools.partial(eval_batch, recipe=recipe))
-    first = next(eval_order(spans["train"], batch_size))
+    step = placement.compile(functools.partial(eval_batch, recipe=recipe))
+    first = next(eval_order(split_ranges["train"], batch_size))
     program = step.lower(state, examples, *rows(*first)).compile(
         compiler_options=ops.compiler_options())
 
     def evaluate(state: TrainState, part: str) -> dict[str, float]:
-        batches = list(eval_order(spans[part], batch_size))
-        begun = (program(state, examples, *rows(*batch)) for batch in batches)
-        # Where it is allowed, all are under way at once.
-        begun = (map(jax.block_until_ready, begun) if placement.synchronous
-                 else list(begun))
-        totals = dict.fromkeys(("loss", "correct", "count"), 0.0)
-        with track(f"evaluating {part}", begun, len(batches),
-                   f"batches of {batch_size}") as found:
-            for metrics in map(placement.fetch, found):
+        batches = list(eval_order(split_ranges[part], batch_size))
+        calls = (program(state, examples, *rows(*batch)) for batch in batches)
+        # Queue all calls at once where that is allowed.
+        sums = (map(jax.block_until_ready, calls) if placement.synchronous
+                else list(calls))
+        totals: dict[str, Any] = {}
+        with track(f"evaluating {part}", sums, len(batches),
+                   f"batches of {batch_size}") as tracked:
+            for metrics in map(placement.to_host, tracked):
                 for name, value in metrics.items():
                     totals[name] = totals.get(name, 0.0) + np.float64(value)
-        assert totals["count"] == len(spans[part]), (totals, part)
+        assert totals["count"] == len(split_ranges[part]), (totals, part)
         return (mean(totals) | recipe.task.extra_metrics(totals)
                 | {"examples": int(totals["count"])})
 

@@ -1,25 +1,21 @@
-"""The pure steps on devices: `jit` over a mesh (the main path) or `pmap`.
+"""Puts the pure steps on devices: `jit` over a mesh (the main path) or `pmap`.
 
 Both see the same global batch, draw the same random numbers and normalise over the
-whole batch, so both train the same parameters as one device. More than one process is
-`jax.distributed`; every process runs the same program on its own devices.
+whole batch, so both train the same parameters as one device. Several processes are
+joined by `jax.distributed`; each runs the same program on its own devices.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
-from cnn_jax.data.examples import Examples
 from cnn_jax.errors import InputError
-from cnn_jax.training.steps import (Batch, Metrics, Recipe, TrainState, eval_step,
-                                    train_step)
 
 AXIS = "batch"
 
@@ -27,22 +23,25 @@ AXIS = "batch"
 class Placement(NamedTuple):
     """How state, data and indices lie on the devices, and how steps get there."""
 
-    devices: tuple[jax.Device, ...]    # of all processes
-    axis_name: str | None              # for the recipe: set where steps are mapped
-    put: Callable[[Any], Any]          # host tree -> a copy on every device
-    fetch: Callable[[Any], Any]        # the reverse: one copy, as NumPy arrays
-    put_rows: Callable[[np.ndarray], jax.Array]  # [..., B] -> last axis over devices
-    wrap: Callable[..., Any]           # step (state, data, *rows) -> jitted or mapped
+    devices: tuple[jax.Device, ...]  # of all processes
+    axis_name: str | None            # for the recipe: set where steps are mapped
+    replicate: Callable[[Any], Any]  # host tree -> a copy on every device
+    to_host: Callable[[Any], Any]    # the reverse: one copy, as NumPy arrays
+    shard_batch: Callable[[np.ndarray], jax.Array]  # [..., B] -> B over the devices
+    compile: Callable[..., Any]      # step (state, data, *rows) -> jitted or mapped
 
     @property
     def synchronous(self) -> bool:
-        """Whether to wait for each call: queued steps on several CPU devices can
-        deadlock in the collectives' rendezvous when threads run out."""
+        """Whether to wait for each call.
+
+        Queued steps on several CPU devices can deadlock: their collectives wait for
+        each other's threads.
+        """
         return len(self.devices) > 1 and self.devices[0].platform == "cpu"
 
 
-def start_processes(config) -> None:
-    """Joins the other processes, where the config names any; call before all else."""
+def start_processes(config: ConfigDict) -> None:
+    """Joins the other processes if the config names any. Call it before all else."""
     if not config.coordinator:
         return
     try:
@@ -57,8 +56,8 @@ def start_processes(config) -> None:
                          ) from error
 
 
-def choose_devices(config) -> list[jax.Device]:
-    """The devices to train on: `config.devices` of this process's, or all there are."""
+def choose_devices(config: ConfigDict) -> list[jax.Device]:
+    """Chooses `config.devices` devices of this process, or all that there are."""
     try:
         devices = jax.devices()
     except RuntimeError as error:  # such as JAX_PLATFORMS=cuda where there is none
@@ -76,8 +75,8 @@ def choose_devices(config) -> list[jax.Device]:
     return jax.local_devices()[:config.devices]
 
 
-def place(config) -> Placement:
-    """The placement that a config asks for."""
+def place(config: ConfigDict) -> Placement:
+    """Makes the placement that a config asks for."""
     devices = choose_devices(config)
     return {"jit": mesh_placement, "pmap": pmap_placement}[config.parallel](devices)
 
@@ -92,17 +91,10 @@ def check_same_in_all(facts: str) -> None:
                          "command on each, but for config.process_id and data.dir")
 
 
-def succeeded_in_first(error: Exception | None) -> bool:
-    """Whether process 0 has no error to report; a collective of all processes."""
-    if jax.process_count() == 1:
-        return error is None
-    return not multihost_utils.process_allgather(np.int32(error is not None))[0]
+def any_process_signal(received: list[int]) -> int:
+    """Returns a signal that any process has received, the same in all, or 0.
 
-
-def agreed(received: list[int]) -> int:
-    """The signal that any process has received, or 0: the same in all of them.
-
-    A collective where there are several processes: all must call it at the same step.
+    With several processes this is a collective: all must call it at the same step.
     """
     mine = received[0] if received else 0
     if jax.process_count() == 1:
@@ -110,76 +102,49 @@ def agreed(received: list[int]) -> int:
     return int(multihost_utils.process_allgather(np.int32(mine)).max())
 
 
-def global_array(value, sharding: NamedSharding) -> jax.Array:
-    """A global array from a host value that every process has."""
+def global_array(value: Any, sharding: NamedSharding) -> jax.Array:
+    """Makes a global array from a host value that every process has."""
     value = np.asarray(value)
     return jax.make_array_from_callback(value.shape, sharding, lambda i: value[i])
 
 
-def mesh_placement(devices) -> Placement:
-    """State and data on every device, the batch split over a one-axis mesh."""
+def mesh_placement(devices: Sequence[jax.Device]) -> Placement:
+    """Replicates state and data, and splits the batch over a one-axis mesh."""
     mesh = Mesh(np.array(devices), (AXIS,))
-    whole = NamedSharding(mesh, PartitionSpec())
+    replicated = NamedSharding(mesh, PartitionSpec())
 
-    def put(tree):
-        return jax.tree.map(lambda x: global_array(x, whole), tree)
+    def replicate(tree: Any) -> Any:
+        return jax.tree.map(lambda x: global_array(x, replicated), tree)
 
-    def fetch(tree):
+    def to_host(tree: Any) -> Any:
         return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
 
-    def put_rows(rows):
+    def shard_batch(rows: np.ndarray) -> jax.Array:
         spec = PartitionSpec(*[None] * (rows.ndim - 1), AXIS)
         return global_array(rows, NamedSharding(mesh, spec))
 
-    def wrap(step, donate=()):
-        return jax.jit(step, out_shardings=whole, donate_argnums=donate)
+    def compile(step: Callable, donate: tuple[int, ...] = ()) -> Any:
+        return jax.jit(step, out_shardings=replicated, donate_argnums=donate)
 
-    return Placement(tuple(devices), None, put, fetch, put_rows, wrap)
+    return Placement(tuple(devices), None, replicate, to_host, shard_batch, compile)
 
 
-def pmap_placement(devices) -> Placement:
-    """A copy of state and data per device, stacked along a leading axis."""
+def pmap_placement(devices: Sequence[jax.Device]) -> Placement:
+    """Stacks a copy of state and data for each device along a leading axis."""
     stacked = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
 
-    def put(tree):
+    def replicate(tree: Any) -> Any:
         return jax.tree.map(lambda x: global_array(
             np.broadcast_to(x, (len(devices), *np.shape(x))), stacked), tree)
 
-    def fetch(tree):
+    def to_host(tree: Any) -> Any:
         return jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[0, ...], tree)
 
-    def put_rows(rows):
+    def shard_batch(rows: np.ndarray) -> jax.Array:
         """[..., B] -> [devices, ..., B / devices]."""
         return global_array(np.stack(np.split(rows, len(devices), axis=-1)), stacked)
 
-    def wrap(step, donate=()):
+    def compile(step: Callable, donate: tuple[int, ...] = ()) -> Any:
         return jax.pmap(step, AXIS, devices=devices, donate_argnums=donate)
 
-    return Placement(tuple(devices), AXIS, put, fetch, put_rows, wrap)
-
-
-def gather(data: Examples, indices: jax.Array, mask: jax.Array,
-           axis_name: str | None) -> Batch:
-    """The batch of these examples; each keeps its place in the global batch."""
-    place = jnp.arange(len(indices))
-    if axis_name is not None:
-        place += len(indices) * lax.axis_index(axis_name)
-    return Batch(data.images[indices], data.labels[indices], mask, place)
-
-
-def train_steps(state: TrainState, data: Examples, order: jax.Array,
-                recipe: Recipe) -> tuple[TrainState, Metrics]:
-    """As many steps as `order` [K, B] has rows; metrics are arrays of K sums."""
-    def body(state, indices):
-        mask = jnp.ones(len(indices))
-        return train_step(state, gather(data, indices, mask, recipe.axis_name), recipe)
-
-    if len(order) > 1:
-        return lax.scan(body, state, order)
-    state, metrics = body(state, order[0])
-    return state, jax.tree.map(lambda x: x[None], metrics)
-
-
-def eval_batch(state: TrainState, data: Examples, indices: jax.Array, mask: jax.Array,
-               recipe: Recipe) -> Metrics:
-    return eval_step(state, gather(data, indices, mask, recipe.axis_name), recipe)
+    return Placement(tuple(devices), AXIS, replicate, to_host, shard_batch, compile)

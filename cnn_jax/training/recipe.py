@@ -1,4 +1,4 @@
-"""From a config and the data's description to everything that steps need."""
+"""Makes everything that steps need from a config and a description of the data."""
 
 import functools
 
@@ -6,13 +6,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnn_jax import data, networks
+from cnn_jax import data, networks, optimizers
 from cnn_jax.data.augment import augment
 from cnn_jax.data.batches import steps_per_epoch
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
 from cnn_jax.networks.summary import LayerTable, layer_table
-from cnn_jax import optimizers as optimizer
 from cnn_jax.training.steps import (Recipe, TrainState, create_state,
                                     predict_logits)
 from cnn_jax.data.info import DataInfo
@@ -20,7 +19,7 @@ from cnn_jax.data.info import DataInfo
 
 def create_recipe(config: ConfigDict, info: DataInfo,
                   axis_name: str | None = None) -> Recipe:
-    """The recipe of a config on the data described by `info`."""
+    """Makes the recipe of a config on the data that `info` describes."""
     classes = len(info.class_names)
     if (config.model.num_classes or classes) < classes:
         raise InputError(f"config.model.num_classes = {config.model.num_classes} is "
@@ -37,12 +36,12 @@ def create_recipe(config: ConfigDict, info: DataInfo,
                 f"config.{part}.monitor = {monitor!r} needs a validation part, and "
                 f"{info.name} has none: set config.data.validation, or monitor "
                 "'loss' or 'accuracy'")
-    rate = optimizer.schedule(
+    schedule = optimizers.schedule(
         config, steps_per_epoch(info.counts["train"], config.batch_size))
     task = data.task_of(config.data)
     return Recipe(
         task=task, model=networks.from_config(config, classes, axis_name),
-        optimizer=optimizer.create(config, rate), rate=rate,
+        optimizer=optimizers.create(config, schedule), schedule=schedule,
         augment=functools.partial(augment, settings=config.augment,
                                   zero=info.scaling.offset, task=task,
                                   axis_name=axis_name),
@@ -56,11 +55,11 @@ def create_recipe(config: ConfigDict, info: DataInfo,
 
 def describe_network(recipe: Recipe, image_shape: tuple[int, int, int],
                      images: int = 1) -> LayerTable:
-    """The layer table for so many images at a time; nothing is computed.
+    """Makes the layer table for `images` images at a time; it computes nothing.
 
     Raises InputError where the network cannot take images of this shape, has no part
-    of a name that is to be frozen, or answers for pixels where the task is about
-    images (or the reverse).
+    of a name in `model.freeze`, or answers for pixels where the task is about images
+    (or the reverse).
     """
     network = type(recipe.model).__name__
     try:
@@ -81,11 +80,11 @@ def describe_network(recipe: Recipe, image_shape: tuple[int, int, int],
 
 
 def first_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:
-    """The state before the first step, as NumPy arrays."""
+    """Makes the state before the first step, as NumPy arrays."""
     state = jax.jit(lambda: create_state(recipe, image_shape))()
     return jax.tree.map(np.asarray, state)
 
 
 def abstract_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:
-    """The structure, shapes and dtypes of a state, without its arrays."""
+    """Describes structure, shapes and dtypes of a state, without its arrays."""
     return jax.eval_shape(lambda: create_state(recipe, image_shape))

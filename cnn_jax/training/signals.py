@@ -3,6 +3,8 @@
 import contextlib
 import signal
 import threading
+from collections.abc import Iterator
+from types import FrameType
 
 from cnn_jax.errors import RunError
 
@@ -16,23 +18,24 @@ class Stopped(RunError):
 
 
 @contextlib.contextmanager
-def stop_signals():
-    """Yields a list that receives SIGTERM or SIGINT instead of dying of it.
+def stop_signals() -> Iterator[list[int]]:
+    """Yields a list that receives SIGTERM and SIGINT, which then end no process.
 
     A second signal acts at once, as it would without us. Outside the main thread
-    Python delivers no signals and the list stays empty.
+    Python delivers no signals, and the list stays empty.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    previous = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.getsignal(number)
+                for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def restore():
+    def restore() -> None:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
-    def receive(number, frame):
+    def receive(number: int, frame: FrameType | None) -> None:
         received.append(number)
         restore()
 

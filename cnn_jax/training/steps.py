@@ -1,13 +1,13 @@
 """One training step and one evaluation step: pure functions, nothing put on them.
 
 `jit`, `pmap`, shardings and donation are added in `parallel.py`. The only trace of
-devices here is `recipe.axis_name`, behind which the collectives stand.
+devices here is `recipe.axis_name`, which guards the collectives.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import flax.struct
@@ -17,6 +17,7 @@ import optax
 from jax import lax
 
 from cnn_jax.data.augment import Targets
+from cnn_jax.data.examples import Examples
 from cnn_jax.networks import parts_mask
 from cnn_jax.optimizers import Schedule
 from cnn_jax.rng import draw_key
@@ -30,58 +31,66 @@ Metrics = dict[str, jax.Array]
 class Batch(NamedTuple):
     """What a step sees."""
 
-    image: jax.Array  # uint8 [B, H, W, C]
-    label: jax.Array  # [B, ...], shape and dtype by the task
-    mask: jax.Array   # float32 [B]: 0 where evaluation padded the batch
-    place: jax.Array  # int32 [B]: position in the global batch, which random draws use
+    image: jax.Array     # uint8 [B, H, W, C]
+    label: jax.Array     # [B, ...], shape and dtype by the task
+    mask: jax.Array      # float32 [B]: 0 where evaluation padded the batch
+    position: jax.Array  # int32 [B]: index in the global batch, used by random draws
 
 
-@flax.struct.dataclass
-class TrainState:
-    """All that changes. Random draws need no key here: they follow from the step."""
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that changes. Random keys are not part of it: they follow from `step`.
+
+    The averages are exponential moving averages, {} unless ema_decay > 0.
+    """
 
     step: jax.Array        # int32 []
     params: Any            # float32 leaves
     batch_stats: Any       # {} without batch norm
     opt_state: Any
-    average: Any           # running mean of params, {} unless ema_decay > 0
+    ema_params: Any
+    ema_batch_stats: Any
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the network is evaluated with: averaged parameters where there are."""
-        return {"params": self.average or self.params, "batch_stats": self.batch_stats}
+        """What the network is evaluated with: the averages where they are kept.
+
+        Averaged parameters need averaged statistics: those of the last parameters
+        belong to other activations.
+        """
+        return {"params": self.ema_params or self.params,
+                "batch_stats": self.ema_batch_stats or self.batch_stats}
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """All that does not change: what to train and how."""
+    """Everything that does not change: what to train and how."""
 
     task: Task
     model: nn.Module
     optimizer: optax.GradientTransformation
-    rate: Schedule
-    # (key, uint8 images, labels, place) -> float32 pixels, ((labels, weight), ...)
-    augment: Callable[..., tuple[jax.Array, Any]]
+    schedule: Schedule
+    # (key, uint8 images, labels, position) -> float32 pixels, ((labels, weight), ...)
+    augment: Callable[..., tuple[jax.Array, Targets]]
     scale: Callable[[jax.Array], jax.Array]  # pixels -> network input
     seed: int
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
     accumulate_steps: int = 1
-    freeze: str = ""       # parts whose running statistics stay, as their parameters do
+    freeze: str = ""  # parts whose parameters and running statistics do not change
     axis_name: str | None = None
 
 
 def create_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:
-    """The state before the first step, from `recipe.seed` alone."""
+    """Makes the state before the first step from `recipe.seed` alone."""
     images = jnp.zeros((1, *image_shape))
     variables = recipe.model.init(draw_key(recipe.seed, "parameters"), images,
                                   train=False)
-    params = variables["params"]
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    averaged = recipe.ema_decay > 0
     return TrainState(
-        step=jnp.zeros((), jnp.int32), params=params,
-        batch_stats=variables.get("batch_stats", {}),
-        opt_state=recipe.optimizer.init(params),
-        average=params if recipe.ema_decay > 0 else {})
+        step=jnp.zeros((), jnp.int32), params=params, batch_stats=batch_stats,
+        opt_state=recipe.optimizer.init(params), ema_params=params if averaged else {},
+        ema_batch_stats=batch_stats if averaged else {})
 
 
 def mixup_mean(function: Callable[[jax.Array], jax.Array],
@@ -91,22 +100,24 @@ def mixup_mean(function: Callable[[jax.Array], jax.Array],
     There is one target, or two where images were mixed. For a loss this is the loss
     against the mixture of the targets, since cross-entropy is linear in its target.
     """
-    return sum(weight * function(labels) for labels, weight in targets)
+    total = sum(weight * function(labels) for labels, weight in targets)
+    return cast(jax.Array, total)
 
 
 def train_step(state: TrainState, batch: Batch,
                recipe: Recipe) -> tuple[TrainState, Metrics]:
-    """One update from one batch; the metrics are those before the update."""
+    """Makes one update from one batch; the metrics are those before the update."""
     augment_key, dropout_key = jax.random.split(
         draw_key(recipe.seed, "step", state.step))
-    pixels, targets = recipe.augment(augment_key, batch.image, batch.label, batch.place)
+    pixels, targets = recipe.augment(augment_key, batch.image, batch.label,
+                                     batch.position)
     images = recipe.scale(pixels)
 
-    def losses_of(logits):
+    def losses_of(logits: jax.Array) -> jax.Array:
         return mixup_mean(lambda labels: recipe.task.losses(
             logits, labels, recipe.label_smoothing), targets)
 
-    def loss_of(params):
+    def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
         logits, updated = recipe.model.apply(
             {"params": params, "batch_stats": state.batch_stats}, images, train=True,
             mutable=["batch_stats", "aux_logits"], rngs={"dropout": dropout_key})
@@ -125,18 +136,32 @@ def train_step(state: TrainState, batch: Batch,
                                    frozen, state.batch_stats, batch_stats)
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    average = {}
-    if recipe.ema_decay > 0:
-        updated = (state.step + 1) % recipe.accumulate_steps == 0
-        average = optax.incremental_update(
-            params, state.average, jnp.where(updated, 1 - recipe.ema_decay, 0.0))
-    state = TrainState(state.step + 1, params, batch_stats, opt_state, average)
+    ema_params, ema_batch_stats = moving_averages(state, params, batch_stats, recipe)
+    state = TrainState(state.step + 1, params, batch_stats, opt_state, ema_params,
+                       ema_batch_stats)
     correct = mixup_mean(functools.partial(recipe.task.correct, logits), targets)
     return state, sums(losses, correct, batch.mask, recipe)
 
 
+def moving_averages(state: TrainState, params: Any, batch_stats: Any,
+                    recipe: Recipe) -> tuple[Any, Any]:
+    """Updates the averages of parameters and of batch-norm statistics.
+
+        average <- decay * average + (1 - decay) * new
+
+    Accumulated gradients update the parameters every `accumulate_steps` steps, and
+    the averages with them.
+    """
+    if recipe.ema_decay == 0:
+        return {}, {}
+    updated = (state.step + 1) % recipe.accumulate_steps == 0
+    return optax.incremental_update(
+        (params, batch_stats), (state.ema_params, state.ema_batch_stats),
+        jnp.where(updated, 1 - recipe.ema_decay, 0.0))
+
+
 def eval_step(state: TrainState, batch: Batch, recipe: Recipe) -> Metrics:
-    """The metrics of one batch, padded examples not counted."""
+    """Computes the metrics of one batch; padded examples do not count."""
     logits = predict_logits(state, batch.image, recipe)
     task = recipe.task
     return sums(task.losses(logits, batch.label), task.correct(logits, batch.label),
@@ -144,19 +169,48 @@ def eval_step(state: TrainState, batch: Batch, recipe: Recipe) -> Metrics:
 
 
 def predict_logits(state: TrainState, images: jax.Array, recipe: Recipe) -> jax.Array:
-    """uint8 images [N, H, W, C] -> logits [N, classes], of the averaged parameters
-    where the recipe keeps an average."""
-    return recipe.model.apply(state.variables, recipe.scale(images), train=False)
+    """Computes the logits of uint8 images [N, H, W, C], with averaged variables where
+    they are kept."""
+    logits = recipe.model.apply(state.variables, recipe.scale(images), train=False)
+    return cast(jax.Array, logits)
 
 
 def sums(losses: jax.Array, correct: jax.Array, mask: jax.Array, recipe: Recipe,
-         more: Metrics | None = None) -> Metrics:
+         extra: Metrics | None = None) -> Metrics:
     """Sums over the examples that count, so that one division at the end is exact.
 
-    more: further sums, over the examples of this device.
+    extra: further sums, over the examples of this device.
     """
     metrics = {"loss": (losses * mask).sum(), "correct": (correct * mask).sum(),
-               "count": mask.sum()} | (more or {})
+               "count": mask.sum()} | (extra or {})
     if recipe.axis_name is not None:
         metrics = lax.psum(metrics, recipe.axis_name)
     return metrics
+
+
+def gather(data: Examples, indices: jax.Array, mask: jax.Array,
+           axis_name: str | None) -> Batch:
+    """Makes the batch of the examples at `indices` [B], those of this device."""
+    position = jnp.arange(len(indices))
+    if axis_name is not None:
+        position += len(indices) * lax.axis_index(axis_name)
+    return Batch(data.images[indices], data.labels[indices], mask, position)
+
+
+def train_steps(state: TrainState, data: Examples, order: jax.Array,
+                recipe: Recipe) -> tuple[TrainState, Metrics]:
+    """Makes one step for each row of `order` [K, B]; metrics are arrays of K sums."""
+    def body(state: TrainState, indices: jax.Array) -> tuple[TrainState, Metrics]:
+        mask = jnp.ones(len(indices))
+        return train_step(state, gather(data, indices, mask, recipe.axis_name), recipe)
+
+    if len(order) > 1:
+        return lax.scan(body, state, order)
+    state, metrics = body(state, order[0])
+    return state, jax.tree.map(lambda x: x[None], metrics)
+
+
+def eval_batch(state: TrainState, data: Examples, indices: jax.Array, mask: jax.Array,
+               recipe: Recipe) -> Metrics:
+    """Evaluates the examples at `indices` [B] whose `mask` is 1."""
+    return eval_step(state, gather(data, indices, mask, recipe.axis_name), recipe)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import filelock
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from cnn_jax import json_files
@@ -15,7 +17,6 @@ from cnn_jax.errors import InputError, RunError
 from cnn_jax.json_files import fits, is_sealed, sealed
 from cnn_jax.config import differences, fingerprint, from_json, to_json
 from cnn_jax.files import named, write_atomically
-from cnn_jax.training.parallel import succeeded_in_first
 from cnn_jax.workdir.checkpoints.read import step_folders
 
 
@@ -54,9 +55,16 @@ def open_workdir(path: Path, config: ConfigDict, info: DataInfo):
                     (path / "checkpoints").mkdir(exist_ok=True)
             except (InputError, RunError) as error:  # RunError: a full disk
                 problem = error
-        if not succeeded_in_first(problem):
+        if not process_zero_ok(problem):
             raise problem or InputError("process 0 refused the workdir: see there")
         yield
+
+
+def process_zero_ok(error: Exception | None) -> bool:
+    """Tells every process whether process 0 has no error; a collective of all."""
+    if jax.process_count() == 1:
+        return error is None
+    return not multihost_utils.process_allgather(np.int32(error is not None))[0]
 
 
 def lock(path: Path):

@@ -57,7 +57,7 @@ def test_accuracy_is_that_of_a_run_of_the_library(digits, tmp_path):
     config.epochs, config.seed = 1, 0
     found, _ = batch_size.Trainer(config, data.load(config.data, 0)).train(0, [16])
     ran = training.run(config, tmp_path / "run", quiet=True)
-    assert found[16] == pytest.approx(ran["test_accuracy"])
+    assert found[16] == pytest.approx(ran.test_accuracy)
 
 
 def test_a_loss_that_is_not_finite_ends_it(digits, monkeypatch):

@@ -14,9 +14,8 @@ from cnn_jax.data.scaling import SCALINGS, scale
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.draw import contact_sheet
 from cnn_jax.inspection.draw.overlays import overlays
-from cnn_jax.training.parallel import gather
 from cnn_jax.training.recipe import create_recipe
-from cnn_jax.training.steps import TrainState, train_step
+from cnn_jax.training.steps import TrainState, gather, train_step
 from cnn_jax.data.info import describe
 
 MIXED = {"augment.mixup": 0.4, "augment.cutmix": 1.0, "augment.rotation_range": 20.0,
@@ -43,7 +42,7 @@ def test_what_is_shown_is_what_the_network_gets(changes, monkeypatch):
     monkeypatch.setattr(type(recipe.model), "apply", apply)
     order = train_order(config.seed, 0, spans["train"], config.batch_size)[0]
     batch = gather(examples, jnp.asarray(order), jnp.ones(len(order)), None)
-    state = TrainState(jnp.int32(0), {"w": jnp.zeros(1)}, {}, (), {})
+    state = TrainState(jnp.int32(0), {"w": jnp.zeros(1)}, {}, (), {}, {})
     with pytest.raises(Handed) as handed:
         train_step(state, batch, recipe)
     shown, = contact_sheet.seen(dataset, config, 1)

@@ -21,7 +21,7 @@ from cnn_jax.workdir.folder import read_config
 def on_each_device(workdir: Path) -> list[str]:
     config = read_config(workdir)
     placement = parallel.place(config)
-    state = placement.put(restore(workdir, config))
+    state = placement.replicate(restore(workdir, config))
     return [sha256(jax.tree.map(
         lambda x: np.asarray(x.addressable_data(device)), state))
         for device in range(jax.device_count())]

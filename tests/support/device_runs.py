@@ -18,7 +18,7 @@ from tests.support.tiny_runs import assert_same_bits, distance, tiny
 from cnn_jax import data, ops
 from cnn_jax.data.batches import concatenate, train_order
 from cnn_jax.layers import Layers
-from cnn_jax.training import parallel
+from cnn_jax.training import parallel, steps
 from cnn_jax.workdir.checkpoints.write import Checkpoints
 from cnn_jax.training.evaluate import compile_evaluation
 from cnn_jax.training.recipe import create_recipe, first_state
@@ -53,40 +53,40 @@ class Setting:
         self.placement = parallel.place(self.config)
         self.recipe = change(create_recipe(self.config, self.info,
                                            self.placement.axis_name))
-        examples, self.spans = concatenate(dataset)
-        self.examples = self.placement.put(examples)
+        examples, self.split_ranges = concatenate(dataset)
+        self.examples = self.placement.replicate(examples)
 
     def first(self):
-        return self.placement.put(first_state(self.recipe, self.info.image_shape))
+        return self.placement.replicate(first_state(self.recipe, self.info.image_shape))
 
     def compiled(self):
-        step = self.placement.wrap(functools.partial(
-            parallel.train_steps, recipe=self.recipe), donate=(0,))
+        step = self.placement.compile(functools.partial(
+            steps.train_steps, recipe=self.recipe), donate=(0,))
         rows = np.zeros((1, self.config.batch_size), np.int32)
         return step.lower(
-            self.first(), self.examples, self.placement.put_rows(rows)).compile(
+            self.first(), self.examples, self.placement.shard_batch(rows)).compile(
                 compiler_options=ops.compiler_options())
 
-    def train(self, steps) -> list:
+    def train(self, counts) -> list:
         """The states after so many steps, as NumPy arrays."""
         state, program, found, done = self.first(), self.compiled(), [], 0
-        while done < max(steps):
+        while done < max(counts):
             epoch, step = divmod(done, 480 // self.config.batch_size)
-            order = train_order(self.config.seed, epoch, self.spans["train"],
+            order = train_order(self.config.seed, epoch, self.split_ranges["train"],
                                 self.config.batch_size)
             state, metrics = program(state, self.examples,
-                                     self.placement.put_rows(order[step:step + 1]))
+                                     self.placement.shard_batch(order[step:step + 1]))
             jax.block_until_ready(metrics)
             done += 1
-            if done in steps:
-                found.append(jax.tree.map(np.copy, self.placement.fetch(state)))
+            if done in counts:
+                found.append(jax.tree.map(np.copy, self.placement.to_host(state)))
         return found
 
     def evaluate(self, state) -> dict:
         evaluate = compile_evaluation(
-            self.recipe, self.placement, self.placement.put(state), self.examples,
-            self.spans, self.config.eval_batch_size)
-        return evaluate(self.placement.put(state), "test")
+            self.recipe, self.placement, self.placement.replicate(state), self.examples,
+            self.split_ranges, self.config.eval_batch_size)
+        return evaluate(self.placement.replicate(state), "test")
 
 
 def distances(states, reference) -> dict:
@@ -104,11 +104,11 @@ def save_and_restore(states: dict[int, object], settings: dict[int, Setting]) ->
         for restored_on, setting in settings.items():
             with (tempfile.TemporaryDirectory() as folder,
                   Checkpoints(folder) as checkpoints):
-                placed = settings[saved_on].placement.put(state)
+                placed = settings[saved_on].placement.replicate(state)
                 checkpoints.save(
-                    step, settings[saved_on].placement.fetch(placed), {})
+                    step, settings[saved_on].placement.to_host(placed), {})
                 found, _ = checkpoints.restore(step, state)
-            placed = setting.placement.put(found)
+            placed = setting.placement.replicate(found)
             for device in range(restored_on):
                 assert_same_bits(jax.tree.map(
                     lambda x: np.asarray(x.addressable_data(device)), placed), state)
@@ -140,7 +140,7 @@ def main(counts: list[int]) -> dict:
 
 def gather_images(setting: Setting) -> str:
     """The compiled program of a step that has every device see the whole batch."""
-    original, mesh = parallel.gather, setting.examples.images.sharding
+    original, mesh = steps.gather, setting.examples.images.sharding
 
     def gather(*args):
         batch = original(*args)
@@ -150,11 +150,11 @@ def gather_images(setting: Setting) -> str:
                 mesh.mesh, jax.sharding.PartitionSpec(parallel.AXIS)))
         return batch._replace(image=jax.lax.with_sharding_constraint(image, mesh))
 
-    parallel.gather = gather
+    steps.gather = gather
     try:
         return setting.compiled().as_text()
     finally:
-        parallel.gather = original
+        steps.gather = original
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def accuracies(variant: str, seeds, tmp_path) -> list[float]:
         config = lenet.get_config(variant)
         config.seed = seed
         results = training.run(config, tmp_path / f"{variant}-{seed}")
-        found.append(results["test_accuracy"])
+        found.append(results.test_accuracy)
     print(variant, found)
     return found
 

@@ -11,13 +11,14 @@ import re
 import types
 
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from tests.support.tiny_runs import (ROOT, end, environment, main, read_results,
                                      refusal, start_python, tiny)
 
+from cnn_jax.console import Reporter
 from cnn_jax.errors import InputError
-from cnn_jax.training import calls, parallel
+from cnn_jax.training import loop, parallel
+from cnn_jax.workdir.progress import Progress
 
 RUNS = ROOT / "tests" / "support" / "device_runs.py"
 BOUNDS = (1e-6, 1e-4)  # relative L2 after 1 step and after 60
@@ -129,15 +130,18 @@ def test_calls_are_waited_for_on_several_cpu_devices(monkeypatch):
     assert len(place.devices) == 1 and not place.synchronous
     several = place._replace(devices=2 * place.devices)
     assert several.synchronous == (place.devices[0].platform == "cpu")
-    waited, one = [], jnp.ones(1)
-    monkeypatch.setattr(calls.jax, "block_until_ready", waited.append)
+    waited, one = [], {"loss": jnp.ones(1), "correct": jnp.ones(1),
+                       "count": jnp.ones(1)}
+    monkeypatch.setattr(loop.jax, "block_until_ready", waited.append)
+    monkeypatch.setattr(loop, "record_metrics",
+                        lambda *_: {"loss": 0.0, "accuracy": 0.0})
     for placement, count in ((several, 5), (place, 0)):
-        this = types.SimpleNamespace(
-            config=tiny(), steps_per_epoch=5, steps_per_call=1,
-            placement=placement._replace(fetch=np.asarray))
+        run = types.SimpleNamespace(
+            config=tiny(), steps_per_epoch=5, steps_per_call=1, data=None,
+            split_ranges={"train": range(80)}, report=Reporter(quiet=True),
+            placement=placement._replace(shard_batch=lambda rows: rows))
         waited.clear()
-        list(calls.make_calls(this, {1: lambda *a: (None, one)}, None, (),
-                              np.zeros((5, 16), int), 0, []))
+        loop.train_epoch(run, None, Progress(), {1: lambda *_: (None, one)}, None, [])
         assert len(waited) == count
 
 

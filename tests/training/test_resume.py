@@ -68,7 +68,7 @@ def test_resume_at_boundary_of_a_complete_run_trains_no_step(
 
     def fail(*_):
         raise AssertionError("a complete run was trained on")
-    monkeypatch.setattr("cnn_jax.training.loop.fit", fail)
+    monkeypatch.setattr("cnn_jax.training.train.fit", fail)
     training.run(tiny(RICH | {"checkpoint.every_steps": 1, "checkpoint.keep": 1000}),
                  workdir, quiet=True)
     for path, content in files.items():

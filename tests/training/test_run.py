@@ -20,11 +20,12 @@ from cnn_jax.cli.request import Request
 from cnn_jax.data.batches import concatenate
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError, RunError
-from cnn_jax.training import calls, loop, parallel
+from cnn_jax.training import loop, parallel, train
 from cnn_jax import console
-from cnn_jax.workdir import recorder as metrics, results, trained
+from cnn_jax.workdir import recorder as metrics, trained
 from cnn_jax.workdir.checkpoints.write import Checkpoints
 from cnn_jax.training.evaluate import compile_evaluation
+from cnn_jax.training.evaluate_run import evaluate_run
 from cnn_jax.workdir.folder import default_path
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -138,8 +139,7 @@ def test_events_are_there_once_after_an_end_before_the_first_checkpoint(
 def test_neither_tensorflow_nor_torch_is_used(tmp_path):
     program = f"""
 import sys
-sys.path.insert(0, "tests")
-from tiny_runs import tiny
+from tests.support.tiny_runs import tiny
 from cnn_jax import training
 training.run(tiny(), {str(tmp_path)!r}, quiet=True)
 print([name for name in ("tensorflow", "torch", "keras") if name in sys.modules])
@@ -222,17 +222,20 @@ def test_a_loss_that_is_not_finite_names_step_and_rate(tmp_path):
 def test_a_loss_that_is_not_finite_stops_at_the_next_log(tmp_path, monkeypatch):
     """Not at the end of the epoch, which has 8 steps: the first update spoils the
     parameters, and nothing is computed after step 2."""
-    seen = []
+    compile_training, made = loop.compile_training, []
 
-    class Seen(calls.Look):
-        def __init__(self, *fields):
-            seen.append(self.done)
+    def counted(*args):
+        (size, program), = compile_training(*args).items()
 
-    monkeypatch.setattr(calls, "Look", Seen)
+        def step(*operands):
+            made.append(size)
+            return program(*operands)
+        return {size: step}
+    monkeypatch.setattr(loop, "compile_training", counted)
     with pytest.raises(RunError, match=r"the loss is \w+ at step [12] \(epoch 1\)"):
         training.run(tiny({"optimizer.learning_rate": 1e30, "log.every_steps": 2}),
                      tmp_path, quiet=True)
-    assert seen == [2]
+    assert made == [1, 1]
 
 
 def test_the_last_finite_checkpoint_stays(tmp_path):
@@ -264,7 +267,7 @@ def test_early_stopping_ends_the_run(tmp_path, capsys):
     results = training.run(
         tiny({"epochs": 8, "early_stopping.patience": 2,
               "early_stopping.min_delta": 100.0}), tmp_path)
-    assert results["epochs"] == 3, "one epoch that counts, two that do not improve"
+    assert results.epochs == 3, "one epoch that counts, two that do not improve"
     assert "early stopping: val_loss did not improve" in capsys.readouterr().out
     before = (tmp_path / "results.json").read_bytes()
     training.run(tiny({"epochs": 8, "early_stopping.patience": 2,
@@ -281,9 +284,9 @@ def test_the_best_checkpoint_is_by_the_chosen_metric(tmp_path, monitor):
     rows = [row for row in read_rows(tmp_path) if row["kind"] == "epoch"]
     values = [row[monitor] * (1 if "accuracy" in monitor else -1) for row in rows]
     print(monitor, values)
-    assert results["best_epoch"] == 1 + int(np.argmax(values))
-    best = rows[results["best_epoch"] - 1]
-    assert results["validation_accuracy"] == best["val_accuracy"]
+    assert results.best_epoch == 1 + int(np.argmax(values))
+    best = rows[results.best_epoch - 1]
+    assert results.validation_accuracy == best["val_accuracy"]
     with Checkpoints(tmp_path / "checkpoints", writing=False) as checkpoints:
         assert checkpoints.best == best["step"]
 
@@ -296,21 +299,22 @@ def test_a_seed_decides_everything(name, tmp_path):
     """Start, order, dropout, changes of the images."""
     changes = {"model.name": name, "data.limit": 160, "augment.zoom_range": 0.2}
     shas = [training.run(tiny(changes, seed=seed), tmp_path / str(number), quiet=True)
-            ["params_sha256"] for number, seed in enumerate((3, 3, 4))]
+            .params_sha256 for number, seed in enumerate((3, 3, 4))]
     assert shas[0] == shas[1] != shas[2]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_after_the_training_waits_for_what_is_written(
         taught, tmp_path, monkeypatch, number):
-    draw = results.draw
+    draw = train.draw
 
     def interrupted(*args):
         signal.raise_signal(number)
         draw(*args)
-    monkeypatch.setattr(results, "draw", interrupted)
-    with pytest.raises(training.Stopped, match="came when training had ended"):
+    monkeypatch.setattr(train, "draw", interrupted)
+    with pytest.raises(training.Stopped, match=str(tmp_path / "run")) as caught:
         training.run(tiny(TAUGHT), tmp_path / "run", quiet=True)
+    assert caught.value.signum == number
     assert (tmp_path / "run" / "report.html").exists()
     assert read_results(tmp_path / "run")["params_sha256"] == read_results(
         taught[0])["params_sha256"]
@@ -381,11 +385,11 @@ def test_evaluation_counts_every_example_once(taught, batch_size, monkeypatch, c
     config = tiny(TAUGHT, eval_batch_size=batch_size)
     dataset, _, _ = prepare(config)
     placement = parallel.place(config)
-    examples, spans = concatenate(dataset)
-    examples, state = placement.put(examples), placement.put(found.state)
+    examples, split_ranges = concatenate(dataset)
+    examples, state = placement.replicate(examples), placement.replicate(found.state)
     monkeypatch.setattr(console, "QUIET_SECONDS", -1.0)
-    evaluate = compile_evaluation(found.recipe, placement, state, examples, spans,
-                                  batch_size, console.Reporter().track)
+    evaluate = compile_evaluation(found.recipe, placement, state, examples,
+                                  split_ranges, batch_size, console.Reporter().track)
     for part in ("validation", "test"):
         expected = numpy_figures(found, getattr(dataset, part))
         assert evaluate(state, part) == {
@@ -502,7 +506,7 @@ def test_the_average_is_evaluated_predicted_and_exported(tmp_path, capsys):
     ask(capsys, "weights", tmp_path)
     with np.load(tmp_path / "weights.npz") as arrays:
         kernel = arrays["params/head/kernel"]
-    np.testing.assert_array_equal(kernel, found.state.average["head"]["kernel"])
+    np.testing.assert_array_equal(kernel, found.state.ema_params["head"]["kernel"])
     assert not np.array_equal(kernel, found.state.params["head"]["kernel"])
 
 
@@ -518,7 +522,7 @@ def test_other_data_in_the_workdir_of_a_run_is_refused_and_nothing_is_lost(tmp_p
         with pytest.raises(InputError, match=f"other data: {words}"):
             training.run(theirs, tmp_path / "run", quiet=True)
         with pytest.raises(InputError, match=f"other data: {words}"):
-            trained.evaluate(tmp_path / "run", theirs, quiet=True)
+            evaluate_run(tmp_path / "run", theirs, quiet=True)
         assert default_path(ours) != default_path(theirs)
     assert before == {path: path.read_bytes() for path in before}
 
@@ -528,5 +532,5 @@ def test_a_moved_data_folder_is_the_same_data(tmp_path):
     training.run(tiny(changes), tmp_path / "run", quiet=True)
     (tmp_path / "a").rename(tmp_path / "b")
     moved = tiny(changes | {"data.dir": str(tmp_path / "b")})
-    figures = trained.evaluate(tmp_path / "run", moved, quiet=True)
+    figures = evaluate_run(tmp_path / "run", moved, quiet=True)
     assert figures["test"]["examples"] == 5

@@ -22,7 +22,8 @@ from cnn_jax.inspection.draw.contact_sheet import class_colours
 from cnn_jax.inspection.draw.overlays import overlay
 from cnn_jax.config import check
 from cnn_jax.training import steps
-from cnn_jax.workdir import recorder as metrics
+from cnn_jax.training.evaluate_run import evaluate_run
+from cnn_jax import console
 from cnn_jax.workdir import trained as runs
 from cnn_jax.tasks import TASKS, segment
 from cnn_jax.tasks.metrics import mean, mean_iou
@@ -58,12 +59,13 @@ def trained(tmp_path_factory):
 
 def test_a_run_reports_mean_iou_everywhere(trained):
     path, results = trained
-    assert 0 < results["test_mean_iou"] < results["test_accuracy"] < 1
-    assert results["test_examples"] == 1000
+    figures = results.task_metrics
+    assert 0 < figures["test_mean_iou"] < results.test_accuracy < 1
+    assert results.test_examples == 1000
     header, *rows = (path / "history.csv").read_text().splitlines()
     assert header.endswith(",val_mean_iou") and len(rows) == 2
     best = max(float(row.rpartition(",")[2]) for row in rows)
-    assert results["validation_mean_iou"] == best
+    assert figures["validation_mean_iou"] == best
     kept = [json.loads(line) for line in (path / "metrics.jsonl").open()]
     assert sum("val_mean_iou" in row for row in kept) == 2
 
@@ -74,7 +76,7 @@ def test_evaluation_is_exact_on_any_batch_size(trained, size, monkeypatch):
     path, _ = trained
     config = tiny(SHAPES | {"augment.horizontal_flip": True, "augment.crop_padding": 2,
                             "augment.rotation_range": 5.0, "eval_batch_size": size})
-    found = runs.evaluate(path, config, quiet=True)["validation"]
+    found = evaluate_run(path, config, quiet=True)["validation"]
     run = runs.load(path)
     validation = data.load(config.data, 0).validation
     logits = np.asarray(jax.jit(lambda state, x: steps.predict_logits(
@@ -165,7 +167,7 @@ def test_pixels_of_pictures_get_the_classes_that_evaluation_counts(
     """In several calls, the last one padded, from files; it is told how many."""
     paths, test = write_test_images(tmp_path, 10)
     monkeypatch.setattr(predict, "BATCH", 4)
-    monkeypatch.setattr(metrics, "QUIET_SECONDS", -1.0)
+    monkeypatch.setattr(console, "QUIET_SECONDS", -1.0)
     found = predict.segment(trained[0], [tmp_path])
     told = capsys.readouterr()
     assert "pictures - step 2/3 - batches of 4" in told.err and told.out == ""
@@ -268,7 +270,7 @@ def test_overlays_of_other_data_are_refused(trained):
 @pytest.mark.slow
 def test_the_config_reaches_a_mean_iou_of_0_9(tmp_path):
     results = training.run(segmentation.get_config(), tmp_path / "a")
-    assert results["test_mean_iou"] >= 0.90 and results["params"] == 64_694
+    assert results.task_metrics["test_mean_iou"] >= 0.90 and results.params == 64_694
 
 
 @pytest.mark.parametrize("changes,words", [

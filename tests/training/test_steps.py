@@ -26,7 +26,7 @@ def recipe(network: str = "baseline", dtype: str = "float32", **fields) -> steps
     model = networks.create(network, 3, Layers(conv="lax", dtype=dtype))
     return dataclasses.replace(steps.Recipe(
         task=TASKS["classify"], model=model,
-        optimizer=optax.sgd(0.1), rate=lambda step: 0.1,
+        optimizer=optax.sgd(0.1), schedule=lambda step: 0.1,
         scale=functools.partial(scale, scaling=Scaling(0.0, 1 / 255)), seed=0,
         augment=functools.partial(augment, settings=default.get_config().augment)),
         **fields)
@@ -101,11 +101,11 @@ def test_average_follows_the_parameters_and_is_what_is_evaluated():
     state = steps.create_state(this, SHAPE)
     after, _ = train(state, data, this)
     for mean, new, old in zip(*map(jax.tree.leaves,
-                                   (after.average, after.params, state.params))):
+                                   (after.ema_params, after.params, state.params))):
         np.testing.assert_allclose(mean, 0.75 * old + 0.25 * new, rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(
         steps.predict_logits(after, data.image, this),
-        steps.predict_logits(after.replace(params=after.average), data.image,
+        steps.predict_logits(after.replace(params=after.ema_params), data.image,
                              dataclasses.replace(this, ema_decay=0.0)))
 
 
@@ -116,9 +116,45 @@ def test_average_moves_with_the_updates_not_with_the_batches_between():
     second, _ = train(first, batch(), this)
     third, _ = train(second, batch(), this)
     for a, b, c, params in zip(*map(jax.tree.leaves, (
-            first.average, second.average, third.average, third.params))):
+            first.ema_params, second.ema_params, third.ema_params, third.params))):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_allclose(c, (b + params) / 2, rtol=1e-5, atol=1e-7)
+
+
+def test_batch_statistics_are_averaged_like_the_parameters():
+    """The averaged parameters alone would meet statistics of other activations."""
+    this, data = recipe(ema_decay=0.75), batch()
+    state = steps.create_state(this, SHAPE)
+    after, _ = train(state, data, this)
+    for mean, new, old in zip(*map(jax.tree.leaves, (
+            after.ema_batch_stats, after.batch_stats, state.batch_stats))):
+        np.testing.assert_allclose(mean, 0.75 * old + 0.25 * new, rtol=1e-5, atol=1e-7)
+    assert after.variables == {"params": after.ema_params,
+                               "batch_stats": after.ema_batch_stats}
+    logits = [steps.predict_logits(s, data.image, this) for s in (
+        after, after.replace(ema_batch_stats={}))]
+    assert np.abs(logits[0] - logits[1]).max() > 1e-3  # the last statistics differ
+    # Without an average the state has no leaf more.
+    plain = steps.create_state(recipe(), SHAPE)
+    assert plain.ema_params == plain.ema_batch_stats == {}
+
+
+def test_steps_of_several_seeds_are_those_of_each_seed():
+    """`vmap` over states and seeds: a step is a pure function of its arguments."""
+    this, data = recipe(), batch()
+
+    def one(state, seed):
+        return steps.train_step(state, data, dataclasses.replace(this, seed=seed))
+
+    states = [steps.create_state(dataclasses.replace(this, seed=seed), SHAPE)
+              for seed in (0, 5)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    together, metrics = jax.jit(jax.vmap(one))(stacked, jnp.array([0, 5]))
+    for index, (state, seed) in enumerate(zip(states, (0, 5))):
+        alone, own = jax.jit(one)(state, seed)
+        np.testing.assert_allclose(metrics["loss"][index], own["loss"], rtol=1e-5)
+        for a, b in zip(*map(jax.tree.leaves, (alone.params, together.params))):
+            np.testing.assert_allclose(b[index], a, rtol=1e-4, atol=1e-6)
 
 
 def test_bfloat16_computes_low_and_keeps_float32_parameters():
@@ -141,7 +177,7 @@ def test_a_step_on_mixed_images_uses_both_labels():
     _, metrics = train(state, data, this)
     key, _ = jax.random.split(draw_key(0, "step", 0))
     images, ((own, share), (other, rest)) = augment(
-        key, data.image, data.label, data.place, settings)
+        key, data.image, data.label, data.position, settings)
     logits = np.asarray(this.model.apply({"params": state.params}, this.scale(images),
                                          train=False))
     soft = (np.asarray(share)[:, None] * np.eye(3)[np.asarray(own)]

@@ -1,4 +1,4 @@
-"""The seed decides what a run computes, and steps repeat bit by bit."""
+"""What the seed decides; every class of networks repeats its steps bit for bit."""
 
 import contextlib
 import dataclasses

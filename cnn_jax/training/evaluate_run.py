@@ -1,0 +1,45 @@
+"""Evaluates a run again from its workdir."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from cnn_jax import data
+from cnn_jax.console import Reporter, part_line
+from cnn_jax.data.batches import concatenate
+from cnn_jax.data.info import describe
+from cnn_jax.training import parallel
+from cnn_jax.training.evaluate import compile_evaluation
+from cnn_jax.training.recipe import create_recipe
+from cnn_jax.workdir import trained
+from cnn_jax.workdir.folder import check_same_data
+
+
+def evaluate_run(workdir: Path, config: ConfigDict | None = None,
+                 quiet: bool = False) -> dict[str, dict[str, float]]:
+    """Evaluates the best checkpoint on the validation and test parts.
+
+    config: may differ from that of the run in where the data are and in the devices.
+    Returns {part: metrics}. Raises InputError where the data have changed.
+    """
+    report = Reporter(quiet)
+    with report.under_way("reading the checkpoint", plain=False):
+        run = trained.load(workdir)
+    config = config or run.config
+    placement = parallel.place(config)
+    with report.under_way("loading the data", plain=False):
+        dataset = data.load(config.data, config.seed)
+        check_same_data(workdir, describe(dataset, config.data.scaling))
+    report.line(f"data: {dataset.source}")
+    report.line(f"checkpoint: step {run.step} of {workdir}")
+    recipe = create_recipe(config, run.info, placement.axis_name)
+    host_examples, split_ranges = concatenate(dataset)
+    examples = placement.replicate(host_examples)
+    state = placement.replicate(run.state)
+    evaluate = compile_evaluation(recipe, placement, state, examples, split_ranges,
+                                  config.eval_batch_size, report.track)
+    results = {part: evaluate(state, part) for part in ("validation", "test")
+               if split_ranges[part]}
+    for part, metrics in results.items():
+        report.line(part_line(part, metrics))
+    return results

@@ -1,0 +1,86 @@
+"""The end of a run: the best checkpoint on the test part, and results.json."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from cnn_jax.console import part_line
+from cnn_jax.errors import RunError
+from cnn_jax.training.evaluate import Evaluate
+from cnn_jax.training.setup import Run
+from cnn_jax.training.steps import TrainState
+from cnn_jax.workdir.machine import commit, machine, peak_memory_mb, versions
+from cnn_jax.workdir.progress import Progress, best_row
+from cnn_jax.workdir.results import (Results, read_results, sha256, task_metrics,
+                                     write_results)
+
+
+class Finished(NamedTuple):
+    """What is known of a run that has been evaluated on the test part."""
+
+    results: Results
+    best: TrainState  # the best checkpoint, on the host
+    step: int         # at which it was saved
+
+
+def evaluate_and_save(run: Run, state: TrainState, progress: Progress,
+                      evaluate: Evaluate, keep_results: bool) -> Finished:
+    """Evaluates the best checkpoint on the test part and writes results.json.
+
+    keep_results: leave a results.json that exists. Its times and its memory are those
+        of the training, which another process did.
+    """
+    final = run.placement.to_host(state)
+    row = best_row(progress.history, run.config.checkpoint.monitor)
+    if run.checkpoints.best != row["step"]:
+        raise RunError(f"{run.checkpoints.directory} lacks the best checkpoint, step "
+                       f"{row['step']}: it was deleted or damaged")
+    best, _ = run.checkpoints.restore(row["step"], final)
+    test: dict[str, Any] = {"loss": None, "accuracy": None, "examples": 0}
+    if run.split_ranges["test"]:
+        test = evaluate(run.placement.replicate(best), "test")
+    run.report.line(part_line("test", test) + f" - best epoch {row['epoch']}")
+    if keep_results and (run.workdir / "results.json").exists():
+        results = read_results(run.workdir)
+    else:
+        results = collect(run, final, progress, row, test)
+        if jax.process_index() == 0:
+            write_results(results, run.workdir)
+    return Finished(results, best, row["step"])
+
+
+def collect(run: Run, final: TrainState, progress: Progress,
+            best: dict[str, Any], test: dict[str, Any]) -> Results:
+    """Collects the figures of results.json.
+
+    final: the last state, on the host. best: the row of the best epoch.
+    """
+    images = run.steps_per_epoch * run.config.batch_size * len(progress.history)
+    return Results(
+        network=run.config.model.name,
+        dataset=run.config.data.name,
+        seed=run.config.seed,
+        params=run.table.params,
+        epochs=len(progress.history),
+        best_epoch=best["epoch"],
+        validation_accuracy=best.get("val_accuracy"),
+        test_accuracy=test["accuracy"],
+        test_loss=test["loss"],
+        test_examples=test["examples"],
+        task_metrics=task_metrics(run.recipe.task, best, test),
+        train_seconds=round(progress.train_seconds, 3),
+        compile_seconds=round(progress.compile_seconds, 3),
+        images_per_second=round(images / progress.train_seconds, 1),
+        **peak_memory_mb(run.placement.devices),
+        params_sha256=sha256(final),
+        versions=versions(),
+        devices=[f"{d.platform}: {d.device_kind}" for d in run.placement.devices],
+        machine=machine(),
+        convolutions={algorithm: len(layers) for algorithm, layers
+                      in run.table.by_form().items()},
+        commit=commit(),
+        command=shlex.join([Path(sys.executable).name, *sys.argv]),
+    )

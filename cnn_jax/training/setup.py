@@ -1,0 +1,139 @@
+"""Opens a run: data, network, workdir, and the state that it starts from."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from cnn_jax import data, networks
+from cnn_jax.config import result_fields
+from cnn_jax.console import Reporter
+from cnn_jax.data.batches import concatenate, steps_per_epoch
+from cnn_jax.data.examples import Dataset, Examples
+from cnn_jax.data.info import DataInfo, describe
+from cnn_jax.errors import InputError
+from cnn_jax.networks.summary import LayerTable
+from cnn_jax.training import parallel
+from cnn_jax.training.recipe import (abstract_state, create_recipe, describe_network,
+                                     first_state)
+from cnn_jax.training.steps import Recipe, TrainState
+from cnn_jax.workdir import trained
+from cnn_jax.workdir.checkpoints.fallback import best_checkpoint
+from cnn_jax.workdir.checkpoints.read import restore
+from cnn_jax.workdir.checkpoints.write import Checkpoints
+from cnn_jax.workdir.folder import default_path, open_workdir
+from cnn_jax.workdir.machine import describe_devices
+from cnn_jax.workdir.progress import Progress, progress_of, should_stop
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything that stays the same from the first step to the last."""
+
+    config: ConfigDict
+    workdir: Path
+    info: DataInfo
+    recipe: Recipe
+    table: LayerTable
+    placement: parallel.Placement
+    dataset: Dataset               # on the host
+    data: Examples                 # all parts in one, on the devices
+    split_ranges: dict[str, range]  # where each part lies in `data`
+    checkpoints: Checkpoints
+    report: Reporter
+    schedule: Callable             # the recipe's, compiled
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return steps_per_epoch(len(self.split_ranges["train"]), self.config.batch_size)
+
+    @property
+    def steps_per_call(self) -> int:
+        """How many steps one call of the compiled program makes.
+
+        On a CPU a convolution inside a loop can be several times slower (measured by
+        experiments/steps_per_call.py). Elsewhere a call costs more than a loop.
+        """
+        on_cpu = self.placement.devices[0].platform == "cpu"
+        return self.config.steps_per_call or (1 if on_cpu else 8)
+
+    def is_finished(self, progress: Progress) -> bool:
+        """Whether all epochs are trained, or early stopping has ended the run."""
+        stop = self.config.early_stopping
+        return (progress.step >= self.config.epochs * self.steps_per_epoch
+                or should_stop(progress.history, stop.monitor, stop.patience,
+                               stop.min_delta))
+
+
+@contextlib.contextmanager
+def open_run(config: ConfigDict, workdir: str | Path | None,
+             report: Reporter) -> Iterator[Run]:
+    """Opens the run of a config and keeps other processes out of its workdir.
+
+    Raises InputError for data, a network or a workdir that cannot be used.
+    """
+    placement = parallel.place(config)
+    if config.batch_size % len(placement.devices):
+        raise InputError(f"config.batch_size = {config.batch_size} does not divide "
+                         f"over {len(placement.devices)} devices: use a multiple")
+    with report.under_way("loading the data", plain=False):
+        dataset = data.load(config.data, config.seed)
+    info = describe(dataset, config.data.scaling)
+    path = Path(workdir or default_path(config)).absolute()
+    recipe = create_recipe(config, info, placement.axis_name)
+    table = describe_network(recipe, info.image_shape,
+                             images=config.batch_size // len(placement.devices))
+    parallel.check_same_in_all(
+        f"{result_fields(config)} {config.log.every_steps} {info.sha256}")
+    with open_workdir(path, config, info):
+        for line in (f"workdir: {path}", f"data: {info.source}", table.text(),
+                     f"convolutions: {table.convolutions()}",
+                     describe_devices(placement.devices)):
+            report.line(line)
+        if jax.process_index() == 0:
+            table.save(path)
+        with Checkpoints(path / "checkpoints", config.checkpoint.keep) as checkpoints:
+            examples, split_ranges = concatenate(dataset)
+            yield Run(config, path, info, recipe, table, placement, dataset,
+                      placement.replicate(examples), split_ranges, checkpoints, report,
+                      jax.jit(recipe.schedule))
+
+
+def restore_or_init(run: Run) -> tuple[TrainState, Progress]:
+    """Restores the newest checkpoint of the workdir, or makes the first state.
+
+    The state is on the host.
+    """
+    latest = run.checkpoints.latest
+    if latest is None:
+        return init_state(run), Progress()
+    like = abstract_state(run.recipe, run.info.image_shape)
+    folder, monitor = run.checkpoints.folder(latest), run.config.checkpoint.monitor
+    state, meta = run.checkpoints.restore(latest, like)
+    progress = progress_of(meta, folder, monitor)
+    best = best_checkpoint(folder, progress.history, monitor)
+    if best != folder:  # else its damage would show after the last epoch
+        restore(best, like)
+    run.report.line(f"resuming after step {latest}")
+    return state, progress
+
+
+def init_state(run: Run) -> TrainState:
+    """Makes the state before the first step, with the parameters of another run if
+    the config names one."""
+    state = first_state(run.recipe, run.info.image_shape)
+    source = run.config.model.init_from
+    if not source:
+        return state
+    try:
+        variables = networks.transfer(
+            {"params": state.params, "batch_stats": state.batch_stats},
+            trained.load(Path(source)).state.variables)
+    except ValueError as error:
+        raise InputError(f"config.model.init_from = {source}: {error}") from error
+    if run.recipe.ema_decay > 0:
+        variables |= {f"ema_{name}": value for name, value in variables.items()}
+    return state.replace(**variables)
