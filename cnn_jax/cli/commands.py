@@ -175,9 +175,9 @@ def weights(request: Request) -> None:
     """Writes the best parameters as weights.npz and as readable text."""
     workdir = required_run(request)
     with spinner("writing the weights"):
-        state = trained.load(workdir).state
-        paths = (write_npz(workdir / "weights.npz", state),
-                 write_text(workdir / "weights.txt", state))
+        variables = trained.load(workdir).state.variables
+        paths = (write_npz(workdir / "weights.npz", variables),
+                 write_text(workdir / "weights.txt", variables))
     for path in paths:
         print(path)
 

@@ -1,34 +1,41 @@
-"""The parameters of a run for other programs: NumPy's .npz, and text to read."""
+"""The parameters of a network for other programs: NumPy's .npz, and text to read."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-
-from cnn_jax.training.steps import TrainState
-from cnn_jax.workdir.checkpoints.read import leaves
+from flax import traverse_util
 
 EDGE = 3  # values shown at each end of a long axis
 
 
-def exported(state: TrainState) -> dict[str, np.ndarray]:
-    """{'params/conv1/kernel': array, ...}: parameters and running statistics, with the
-    averaged parameters in place of the last ones where the run kept an average."""
-    return leaves(state.variables)
+def named_arrays(variables: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Flattens {"params": ..., "batch_stats": ...} to {'params/conv1/kernel': array}.
+    """
+    arrays = traverse_util.flatten_dict(variables, sep="/")
+    return {name: np.asarray(array) for name, array in arrays.items()}
 
 
-def write_npz(path: Path, state: TrainState) -> Path:
-    """Kernels are [height, width, in, out], dense kernels [in, out]."""
-    np.savez(path, **exported(state))
+def write_npz(path: Path, variables: dict[str, Any]) -> Path:
+    """Writes every array by its name, and returns the path.
+
+    Convolution kernels are [height, width, in, out], dense kernels [in, out].
+    """
+    arrays: dict[str, Any] = named_arrays(variables)
+    np.savez(path, **arrays)
     return path
 
 
-def write_text(path: Path, state: TrainState) -> Path:
-    """For each array its name, shape, mean, deviation and extremes, then its values
-    (the corners of large ones; the .npz file has them all)."""
+def write_text(path: Path, variables: dict[str, Any]) -> Path:
+    """Writes every array as text, and returns the path.
+
+    Each has a line with its name, shape, mean, standard deviation and extremes. Its
+    values follow, only the corners of large arrays; the .npz file has them all.
+    """
     blocks = []
     with np.printoptions(precision=5, suppress=True, threshold=200, edgeitems=EDGE,
                          linewidth=100):
-        for name, array in exported(state).items():
+        for name, array in named_arrays(variables).items():
             exact = array.astype(np.float64)  # float32 cannot hold every square
             blocks.append(
                 f"{name}  shape {array.shape}  mean {exact.mean():.6g}  standard "
