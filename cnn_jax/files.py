@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from cnn_jax.errors import InputError, RunError, reason
@@ -23,7 +24,7 @@ def cache_folder() -> Path:
 
 
 @contextlib.contextmanager
-def named(path: Path):
+def named(path: Path) -> Iterator[None]:
     """Says which file could not be written: the error of a full disk does not."""
     try:
         yield

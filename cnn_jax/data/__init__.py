@@ -17,7 +17,7 @@ from cnn_jax.tasks import TASKS, Task
 
 
 class Source(NamedTuple):
-    """Where a set comes from, and what its labels mean."""
+    """Says where a set comes from, and what its labels mean."""
 
     read: Callable[[ConfigDict], Stored]  # from the `data` config
     task: str = "classify"                # a name in tasks.TASKS
@@ -60,11 +60,12 @@ def load(config: ConfigDict, seed: int) -> Dataset:
         stored = builders.catalogue(config)
     else:
         stored = SOURCES[config.name].read(config)
-    size, channels = config.image_size, config.channels
     splits = {
-        name: examples._replace(images=convert_images(examples.images, size, channels))
+        name: examples._replace(images=convert_images(
+            examples.images, config.image_size, config.channels))
         for name, examples in stored.splits.items()}
-    train, validation, test = split(stored._replace(splits=splits), config, seed)
+    train, validation, test = split(
+        stored._replace(splits=splits), config, seed, task_of(config))
     height, width, channels = train.images.shape[1:]
     counts = (f"train {len(train.labels):,}, validation {len(validation.labels):,}, "
               f"test {len(test.labels):,}")
@@ -76,9 +77,9 @@ def load(config: ConfigDict, seed: int) -> Dataset:
 
 
 def task_of(config: ConfigDict) -> Task:
-    """Returns what the labels of the set mean that the `data` config names.
+    """Returns the task of the set that the `data` config names.
 
-    The sets of tensorflow-datasets that can be read have one class for each image.
+    Sets of tensorflow-datasets have one class for each image.
     """
     return TASKS[SOURCES[config.name].task if config.name in SOURCES else "classify"]
 

@@ -9,13 +9,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnn_jax.errors import InputError
+from cnn_jax.tasks import TASKS, Task
 
 
 class Examples(NamedTuple):
     """Labelled images of one split."""
 
     images: np.ndarray  # uint8 [N, H, W, C]
-    labels: np.ndarray  # int32 [N]; masks, a label for each pixel: uint8 [N, H, W]
+    labels: np.ndarray  # [N, ...], as the task says; classes: int32 [N]
 
     def take(self, index: slice | np.ndarray) -> "Examples":
         """Selects the examples at `index` (a slice or an int array), in that order."""
@@ -41,8 +42,8 @@ class Dataset(NamedTuple):
     source: str  # one sentence for the log
 
 
-def split(stored: Stored, config: ConfigDict,
-          seed: int) -> tuple[Examples, Examples, Examples]:
+def split(stored: Stored, config: ConfigDict, seed: int,
+          task: Task = TASKS["classify"]) -> tuple[Examples, Examples, Examples]:
     """Makes the train, validation and test examples of a stored set.
 
     The steps, in this order:
@@ -61,6 +62,7 @@ def split(stored: Stored, config: ConfigDict,
         stored: the set.
         config: the `data` config.
         seed: of the stratified cuts, 0 <= seed < 2**32.
+        task: says whether a cut can be stratified.
     """
     splits = dict(stored.splits)
     if config.validation_is_test:
@@ -76,20 +78,20 @@ def split(stored: Stored, config: ConfigDict,
         test = empty
         if config.test:
             count = int(round(config.test * len(train.labels)))
-            train, test = _cut(train, count, "stratified", seed, "data.test")
+            train, test = _cut(train, count, "stratified", seed, task, "data.test")
     if validation is None:
         validation = empty
         if config.validation_count is not None:
             train, validation = _cut(train, config.validation_count, config.split, seed,
-                                     "data.validation_count")
+                                     task, "data.validation_count")
         elif config.validation:
             count = int(round(config.validation * len(train.labels)))
-            train, validation = _cut(train, count, config.split, seed,
+            train, validation = _cut(train, count, config.split, seed, task,
                                      "data.validation")
     return train.take(slice(config.limit)), validation, test
 
 
-def _cut(examples: Examples, count: int, how: str, seed: int,
+def _cut(examples: Examples, count: int, how: str, seed: int, task: Task,
          field: str) -> tuple[Examples, Examples]:
     """Cuts off `count` examples; returns (the remaining ones, those)."""
     total = len(examples.labels)
@@ -102,10 +104,10 @@ def _cut(examples: Examples, count: int, how: str, seed: int,
     if how == "last":
         return (examples.take(slice(total - count)),
                 examples.take(slice(total - count, None)))
-    if examples.labels.ndim > 1:
+    if not task.can_stratify:
         raise InputError(
-            f"{field} asks for a stratified cut, but an image of this set has more "
-            "than one class; set data.split to first or last")
+            f"{field} asks for a stratified cut, which needs one class for each image; "
+            f"the task of this set is {task.name}: set data.split to first or last")
     # Imported here: scikit-learn takes a second to import.
     from sklearn.model_selection import train_test_split
     try:

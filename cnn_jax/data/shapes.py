@@ -1,4 +1,4 @@
-"""Pictures of plain shapes, drawn when they are asked for: nothing is downloaded.
+"""Draws sets of plain shapes, so that nothing has to be downloaded.
 
     shapes_colour        28 x 28 colour, label = the colour, whatever the shape
     shapes_shape         28 x 28 grey, label = the shape
@@ -6,88 +6,93 @@
     shapes_segmentation  32 x 32 colour, one to three shapes, label = a class per pixel
     shapes_multilabel    32 x 32 colour, one to four different shapes, label = which
 
-The first three are those of the tutorial microsoft/ai-edu, step 8, chapter 18, with the
-same counts and the same distribution of every coordinate (the source fixes no seed, so
-not the same pictures). Filled shapes on black, no noise. `data.seed` decides all of it:
-RandomState's numbers are the same on every platform and in every NumPy.
+Filled shapes on black, no noise. The first three are the sets of the tutorial
+microsoft/ai-edu, step 8, chapter 18, with its counts and its distribution of every
+coordinate. The pictures differ, since the tutorial fixes no seed. `data.seed` decides
+everything here: RandomState draws the same numbers on every platform, in every NumPy.
 
-The published triangles have a fault in two sets, here only with
-`data.biased_triangles`: in shapes_colour the colour also decides which way the triangle
-points, in shapes_shape one of the four ways never occurs.
+The published triangles have a fault, which `data.biased_triangles` reproduces: in
+shapes_colour the colour also decides which way a triangle points, in shapes_shape one
+of the four ways never occurs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import PIL
+from ml_collections import ConfigDict
 from PIL import Image, ImageDraw
 
 from cnn_jax.data.examples import Examples, Stored
+from cnn_jax.tasks import TASKS, Task
 
 SIDE, LARGE_SIDE = 28, 32  # pixels
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255),
            "yellow": (255, 255, 0), "cyan": (0, 255, 255), "pink": (255, 0, 255)}
 SHAPES = ("circle", "rectangle", "triangle", "diamond", "line")
-# Per group (a shape, or a colour and a shape): training and test images.
+# Training and test images of each group (a shape, or a colour and a shape).
 COUNTS, COUNTS_BOTH, COUNTS_LARGE = (1000, 200), (600, 100), (5000, 1000)
 LINE_WIDTH = 2
-# Of the four corners upper left, upper right, lower left, lower right, the one that the
-# published triangle of each colour leaves out; the others leave out the upper left.
+# A triangle leaves out one of the corners 0 upper left, 1 upper right, 2 lower left,
+# 3 lower right. In the published set the colour decides which; 0 for other colours.
 _LEFT_OUT = {"red": 3, "green": 2, "blue": 1}
 
 Points = list[int]  # x, y, x, y, ... in pixels
+Fill = int | tuple[int, int, int]
+Random = np.random.RandomState
 
 
-def colour(config) -> Stored:
-    """Six colours on five shapes: 5,000 + 1,000 images."""
-    random, names = np.random.RandomState(config.seed), tuple(COLOURS)
+def colour(config: ConfigDict) -> Stored:
+    """Draws six colours on five shapes: 5,000 + 1,000 images."""
+    random, names = Random(config.seed), tuple(COLOURS)
 
-    def one(group):
+    def draw_example(group: int) -> tuple[np.ndarray, int]:
         label = _integer(random, 0, 6)
         left_out = (_LEFT_OUT.get(names[label], 0) if config.biased_triangles
                     else _integer(random, 0, 4))
         return _picture(points(SHAPES[group], random, left_out), SHAPES[group],
                         COLOURS[names[label]]), label
 
-    return _stored(random, one, len(SHAPES), COUNTS, names, config)
+    return _stored(random, draw_example, len(SHAPES), COUNTS, names, config)
 
 
-def shape(config) -> Stored:
-    """Five shapes in white: 5,000 + 1,000 images."""
-    random = np.random.RandomState(config.seed)
+def shape(config: ConfigDict) -> Stored:
+    """Draws five shapes in white: 5,000 + 1,000 images."""
+    random = Random(config.seed)
 
-    def one(group):
+    def draw_example(group: int) -> tuple[np.ndarray, int]:
         left_out = _integer(random, 1 if config.biased_triangles else 0, 4)
         return _picture(points(SHAPES[group], random, left_out), SHAPES[group]), group
 
-    return _stored(random, one, len(SHAPES), COUNTS, SHAPES, config)
+    return _stored(random, draw_example, len(SHAPES), COUNTS, SHAPES, config)
 
 
-def both(config) -> Stored:
-    """Red, green and blue circles, rectangles and triangles: 5,400 + 900 images."""
-    random = np.random.RandomState(config.seed)
+def both(config: ConfigDict) -> Stored:
+    """Draws red, green and blue circles, rectangles, triangles: 5,400 + 900 images."""
+    random = Random(config.seed)
     kinds = [(name, kind) for name in list(COLOURS)[:3] for kind in SHAPES[:3]]
 
-    def one(group):
+    def draw_example(group: int) -> tuple[np.ndarray, int]:
         name, kind = kinds[group]
         outline = points(kind, random, _integer(random, 0, 4))
         return _picture(outline, kind, COLOURS[name]), group
 
-    return _stored(random, one, len(kinds), COUNTS_BOTH,
+    return _stored(random, draw_example, len(kinds), COUNTS_BOTH,
                    tuple(f"{name} {kind}" for name, kind in kinds), config)
 
 
-def segmentation(config) -> Stored:
-    """One to three shapes of different colours: 5,000 + 1,000 images with masks.
+def segmentation(config: ConfigDict) -> Stored:
+    """Draws one to three shapes an image, with masks: 5,000 + 1,000 images.
 
-    A shape fills a box of 8 to 16 pixels a side anywhere in the image: a triangle has
-    three of its corners, a line is one of its diagonals. Later shapes cover earlier
-    ones. Labels are uint8 [N, 32, 32]: 0 background, 1 circle, 2 rectangle, ...
+    The colours of an image differ. A shape fills a box of 8 to 16 pixels a side
+    anywhere in the image: a triangle has three of its corners, a line is one of its
+    diagonals. Later shapes cover earlier ones. Labels are uint8 [N, 32, 32]:
+    0 background, 1 circle, 2 rectangle, ...
     """
-    random = np.random.RandomState(config.seed)
+    random = Random(config.seed)
     fills = list(COLOURS.values())
 
-    def one(group):
+    def draw_example(group: int) -> tuple[np.ndarray, np.ndarray]:
         image = Image.new("RGB", (LARGE_SIDE,) * 2)
         mask = Image.new("L", image.size)
         for fill in random.permutation(len(fills))[:_integer(random, 1, 4)]:
@@ -97,20 +102,21 @@ def segmentation(config) -> Stored:
             draw(mask, SHAPES[kind], outline, kind + 1)
         return np.asarray(image), np.asarray(mask)
 
-    return _stored(random, one, 1, COUNTS_LARGE, ("background", *SHAPES), config)
+    return _stored(random, draw_example, 1, COUNTS_LARGE, ("background", *SHAPES),
+                   config, TASKS["segment"])
 
 
-def multilabel(config) -> Stored:
-    """One to four different shapes of different colours: 5,000 + 1,000 images.
+def multilabel(config: ConfigDict) -> Stored:
+    """Draws one to four different shapes an image: 5,000 + 1,000 images.
 
-    Each shape has a quarter of the image to itself and fills a box of 8 to 16 pixels a
-    side there, so none is covered. Labels are uint8 [N, 5], 1 for each shape that is
-    in the image.
+    The colours of an image differ too. Each shape has a quarter of the image to itself
+    and fills a box of 8 to 16 pixels a side there, so none is covered. Labels are
+    uint8 [N, 5], 1 for each shape that is in the image.
     """
-    random = np.random.RandomState(config.seed)
+    random = Random(config.seed)
     fills = list(COLOURS.values())
 
-    def one(group):
+    def draw_example(group: int) -> tuple[np.ndarray, np.ndarray]:
         image = Image.new("RGB", (LARGE_SIDE,) * 2)
         label = np.zeros(len(SHAPES), np.uint8)
         count, half = _integer(random, 1, 5), LARGE_SIDE // 2
@@ -123,20 +129,21 @@ def multilabel(config) -> Stored:
             label[kind] = 1
         return np.asarray(image), label
 
-    return _stored(random, one, 1, COUNTS_LARGE, SHAPES, config)
+    return _stored(random, draw_example, 1, COUNTS_LARGE, SHAPES, config,
+                   TASKS["multilabel"])
 
 
-def points(kind: str, random: np.random.RandomState, left_out: int) -> Points:
-    """What is drawn in a picture of 28 x 28: coordinates below 14 and from 14 on.
+def points(kind: str, random: Random, left_out: int) -> Points:
+    """Draws the outline of a shape in 28 x 28 pixels, across the middle (14, 14).
 
     circle, rectangle: upper left and lower right point of the box (so ellipses).
     diamond: the midpoints of the box's sides. line: two points anywhere.
     triangle: a point in each quarter of the picture but one, number `left_out`.
     """
-    def low():
+    def low() -> int:
         return _integer(random, 0, SIDE // 2)
 
-    def high():
+    def high() -> int:
         return _integer(random, SIDE // 2, SIDE)
 
     if kind == "line":
@@ -148,9 +155,11 @@ def points(kind: str, random: np.random.RandomState, left_out: int) -> Points:
     return _diamond(box) if kind == "diamond" else box
 
 
-def boxed_points(kind: str, random: np.random.RandomState,
-                 side: int = LARGE_SIDE) -> Points:
-    """Draws a shape that fills a box of 8 to 16 pixels a side, within side x side."""
+def boxed_points(kind: str, random: Random, side: int = LARGE_SIDE) -> Points:
+    """Draws the outline of a shape in a box of 8 to 16 pixels a side.
+
+    The shape fills the box. The box lies within side x side pixels.
+    """
     width, height = _integer(random, 8, 17), _integer(random, 8, 17)
     x = _integer(random, 0, side - width + 1)
     y = _integer(random, 0, side - height + 1)
@@ -164,7 +173,7 @@ def boxed_points(kind: str, random: np.random.RandomState,
     return _diamond(box) if kind == "diamond" else box
 
 
-def draw(image: Image.Image, kind: str, outline: Points, fill) -> None:
+def draw(image: Image.Image, kind: str, outline: Points, fill: Fill) -> None:
     """Draws one filled shape into the image."""
     pen = ImageDraw.Draw(image)
     if kind == "line":
@@ -174,39 +183,43 @@ def draw(image: Image.Image, kind: str, outline: Points, fill) -> None:
             outline, fill, fill)
 
 
-def _picture(outline: Points, kind: str, fill=255) -> np.ndarray:
+def _picture(outline: Points, kind: str, fill: Fill = 255) -> np.ndarray:
+    """Draws one shape on black: uint8 [28, 28] if it is white, else [28, 28, 3]."""
     image = Image.new("L" if fill == 255 else "RGB", (SIDE, SIDE))
     draw(image, kind, outline, fill)
     return np.asarray(image)
 
 
-def _integer(random: np.random.RandomState, low: int, high: int) -> int:
-    """low <= n < high; the type is named, since the stream depends on it."""
+def _integer(random: Random, low: int, high: int) -> int:
+    """Draws low <= n < high. The dtype is fixed, since the stream depends on it."""
     return int(random.randint(low, high, dtype=np.int64))
 
 
-def _flat(pairs) -> Points:
+def _flat(pairs: Iterable[tuple[int, int]]) -> Points:
     return [n for pair in pairs for n in pair]
 
 
 def _diamond(box: Points) -> Points:
-    """Whole pixels: Pillow, too, drops the half of a midpoint."""
+    """Connects the midpoints of the box's sides, rounded down as Pillow does too."""
     left, top, right, bottom = box
     x, y = (left + right) // 2, (top + bottom) // 2
     return [x, top, right, y, x, bottom, left, y]
 
 
-def _stored(random, one: Callable, groups: int, counts: tuple[int, int],
-            class_names: tuple[str, ...], config) -> Stored:
-    """Draws the parts group after group, then shuffles each."""
-    parts = {}
-    for part, count in zip(("train", "test"), counts):
-        images, labels = zip(*(one(g) for g in range(groups) for _ in range(count)))
+def _stored(random: Random,
+            draw_example: Callable[[int], tuple[np.ndarray, int | np.ndarray]],
+            groups: int, counts: tuple[int, int], class_names: tuple[str, ...],
+            config: ConfigDict, task: Task = TASKS["classify"]) -> Stored:
+    """Draws the training and the test split, group after group, and shuffles each."""
+    splits = {}
+    for name, count in zip(("train", "test"), counts):
+        pairs = [draw_example(g) for g in range(groups) for _ in range(count)]
         order = random.permutation(groups * count)
-        images = np.stack(images).reshape(len(order), *images[0].shape[:2], -1)
-        labels = np.array(labels, np.uint8 if np.ndim(labels[0]) else np.int32)
-        parts[part] = Examples(images[order], labels[order])
+        images = np.stack([image for image, _ in pairs])
+        images = images.reshape(*images.shape[:3], -1)  # grey images get a channel
+        labels = np.array([label for _, label in pairs], task.label_dtype)
+        splits[name] = Examples(images[order], labels[order])
     origin = f"drawn with Pillow {PIL.__version__}, data.seed {config.seed}"
     if config.biased_triangles:
         origin += ", triangles biased as published"
-    return Stored(parts, class_names, origin)
+    return Stored(splits, class_names, origin)

@@ -50,8 +50,8 @@ def source(matrices: jax.Array, height: int, width: int,
     position is inside of what `fill_mode` shows, bool [N, H, W].
     """
     middle, centre = (height - 1) / 2, (width - 1) / 2
-    row = (jnp.arange(height) - middle)[:, None]
-    column = jnp.arange(width) - centre
+    row = (jnp.arange(height) - middle)[None, :, None]
+    column = (jnp.arange(width) - centre)[None, None, :]
     m = matrices[..., None, None]
     rows = m[:, 0, 0] * row + m[:, 0, 1] * column + m[:, 0, 2] + middle
     columns = m[:, 1, 0] * row + m[:, 1, 1] * column + m[:, 1, 2] + centre

@@ -28,10 +28,7 @@ def settings(**changes):
 
 def draws(images):
     """The keys that `augment` gives to each purpose, for a batch from the start."""
-    return dict(zip(augment._DRAWS, jax.vmap(
-        lambda p: jax.random.split(jax.random.fold_in(jax.random.key(5), p),
-                                   len(augment._DRAWS)), out_axes=1)(
-            jnp.arange(len(images)))))
+    return augment.draw_keys(jax.random.key(5), jnp.arange(len(images)))
 
 
 @pytest.mark.parametrize("mode", warp.FILL_MODES)
@@ -66,21 +63,21 @@ def test_image_data_generator(mode):
 
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])
 def test_mixing_layers(name):
-    """keras.layers.MixUp and CutMix with our partners and shares, soft labels."""
+    """keras.layers.MixUp and CutMix with our partners and weights, soft labels."""
     images = RNG.integers(0, 256, (10, 8, 9, 3), dtype=np.uint8)
     labels = jnp.arange(10)
-    got, ((own, share), (other, rest)) = augment.augment(
+    got, ((own, weights), (other, partner_weights)) = augment.augment(
         jax.random.key(5), images, labels, jnp.arange(10), settings(**{name: 0.7}))
-    share = np.asarray(share)
+    weights = np.asarray(weights)
     order = {"permutation_order": np.arange(10)[::-1]}
     if name == "mixup":
         layer = keras.layers.MixUp(0.7)
-        given = order | {"mix_weight": share}
+        given = order | {"mix_weight": weights}
     else:
         keys = draws(images)
-        sides = np.sqrt(1 - augment.shares(keys["share"], 0.7))[:, None] * (8, 9)
-        centres = jax.vmap(lambda key: augment.centre(key, images))(keys["box"])
-        inside = augment.box(centres, jnp.asarray(sides, jnp.int32), images)
+        sides = np.sqrt(1 - augment.mix_weights(keys["weight"], 0.7))[:, None] * (8, 9)
+        centres = jax.vmap(lambda key: augment.random_pixel(key, images))(keys["box"])
+        inside = augment.box_mask(centres, jnp.asarray(sides, jnp.int32), images)
         layer = keras.layers.CutMix(0.7)
         given = order | {"mix_weight": 1 - np.asarray(inside).mean((1, 2)),
                          "batch_masks": np.repeat(inside[..., None], 3, -1)}
@@ -88,5 +85,6 @@ def test_mixing_layers(name):
     np.testing.assert_allclose(got, want, atol=1e-3)
     soft = np.eye(10, dtype=np.float32)
     mixed = layer.transform_labels(soft, given, training=True)
-    ours = share[:, None] * soft[own] + np.asarray(rest)[:, None] * soft[other]
+    ours = (weights[:, None] * soft[own]
+            + np.asarray(partner_weights)[:, None] * soft[other])
     np.testing.assert_allclose(ours, mixed, atol=1e-6)
