@@ -45,7 +45,8 @@ def cache_path(pictures: Iterable[Path | bytes], size: tuple[int, int] | None,
 def read(path: Path, count: int) -> np.ndarray | None:
     """Reads the cached images, uint8 [count, H, W, C]; None if absent or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # np.load would leave a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             images = archive["images"]
     except (OSError, EOFError, KeyError, ValueError, MemoryError, zipfile.BadZipFile,
             zlib.error):
