@@ -15,9 +15,7 @@ Deviation: batch norm learns by the mean gradient like all else (there by the su
 
 from configs import default
 
-# Steps of these networks are cheaper than their calls (measured/speed/
-# seeds_vmapped.txt).
-STEPS = 16
+STEPS = 16  # in one call, which costs more than a step of these networks
 
 
 def get_config(variant: str = "colour_cnn"):

@@ -6,17 +6,19 @@
     python experiments/benchmark.py --dtype=bfloat16 --only=W4
     python experiments/benchmark.py --quick               three workloads, 3 minutes
 
-A training step is forward, backward and SGD with momentum. All arms train
-the same network from the same parameters on the same images: plain Flax (`nn.Conv`,
+A training step is forward, backward and SGD with momentum. All arms train the same
+network from the same parameters on the same images: plain Flax (`nn.Conv`,
 `nn.BatchNorm`, no compiler options), PyTorch (eager, channels_last), Keras on
-TensorFlow and on JAX. All have memory in huge pages; ours also keeps it, as `main.py`
-does (cnn_jax/huge_pages.py), and so do an arm more of Flax ("kept") and of PyTorch; one
-of PyTorch is as users start it, with small pages. First their logits and losses must
-agree. Every arm has its own process; the parent lets them run in turn, A B C A B C, so
-that drift of the machine falls on all. A virtual machine may move its cores apart
-(arms/cores.py), so their distance is measured in every round too. Writes
-benchmark.json, benchmark.txt, benchmark.png and with oneDNN a second picture,
-benchmark_onednn.png. The peers need the extra `cnn_jax[peers]`.
+TensorFlow and on JAX. All use huge pages. Ours also keeps its memory from step to step,
+as `main.py` does (cnn_jax/huge_pages.py); so do the arms "plain Flax, kept" and "torch,
+kept". "torch, small pages" is PyTorch as users start it.
+
+First the logits and losses of all arms must agree. Every arm has its own process; the
+parent lets them run in turn, A B C A B C, so that drift of the machine falls on all. A
+virtual machine may move its cores apart (arms/cores.py), so the distance of the cores
+is measured in every round too. Writes benchmark.json, benchmark.txt, benchmark.png and
+with oneDNN benchmark_onednn.png. The peers need the extra `cnn_jax[peers]`.
+measured/speed/README.md has the results.
 """
 
 import argparse
@@ -88,7 +90,7 @@ PASSES = {"train": 3, "infer": 1}  # forward, input gradient, weight gradient
 
 def measure(workload: Workload, arms: dict[str, Arm], dtype: str, seconds: float,
             turn: float, cores: Worker | None, advance) -> dict:
-    """Times of all arms on one workload, in turn, for about `seconds` after compiling.
+    """Times all arms on one workload, in turn, for about `seconds` after compiling.
 
     Returns {"setup": {arm: ...}, "train": {arm: [s a step]}, "infer": ...}.
     """
@@ -127,11 +129,10 @@ AGREEMENT = {"float32": 1e-3, "bfloat16": .2}
 
 
 def check_agreement(setups: dict[str, dict], workload: Workload, dtype: str) -> None:
-    """Every arm has our parameters, logits and losses, and one has oneDNN; SystemExit
-    if not."""
-    ours, library = setups[OURS], setups.get(WITH_ONEDNN, {}).get("onednn", "")
-    if library.startswith("no oneDNN"):
-        raise SystemExit(f"{WITH_ONEDNN}: {library}")
+    """Raises SystemExit unless every arm has our parameters, logits and losses."""
+    ours = setups[OURS]
+    if WITH_ONEDNN in setups and not setups[WITH_ONEDNN]["onednn"]:
+        raise SystemExit(f"{WITH_ONEDNN}: {setups[WITH_ONEDNN]['no_onednn']}")
     for name, theirs in setups.items():
         same = theirs["params"] == ours["params"]
         logits, expected = np.array(theirs["logits"]), np.array(ours["logits"])
@@ -167,8 +168,10 @@ def in_turn(workers: dict[str, Worker], mode: str, seconds: float, turn: float,
 
 def ratios(found: dict, mode: str,
            ours: str = OURS) -> dict[str, tuple[float, float, float]]:
-    """Per arm its median time / that of `ours`, between the quartiles of this ratio
-    round by round."""
+    """Returns the median time of each arm / that of `ours`.
+
+    It stands between the quartiles of this ratio over the rounds.
+    """
     own, out = np.array(found[mode][ours]), {}
     for name, times in found[mode].items():
         if name != ours:
@@ -178,32 +181,63 @@ def ratios(found: dict, mode: str,
     return out
 
 
+class Row(NamedTuple):
+    """What one arm did in one mode of one workload."""
+
+    arm: str
+    images_per_second: float
+    gflops: float
+    # {arm of ours: quartiles of this arm's time / the time of that arm}
+    ratios: dict[str, tuple[float, float, float] | None]
+    setup: dict  # of its process: peak_mb; JAX: compile_s, temporary_mb
+
+
+def rows(found: dict, mode: str) -> list[Row]:
+    """Computes the rows of one workload and mode from its samples."""
+    ours = [arm for arm in (OURS, WITH_ONEDNN) if arm in found[mode]]
+    against = {arm: ratios(found, mode, arm) for arm in ours}
+    macs = found["setup"][OURS]["macs"]
+    out = []
+    for arm, times in found[mode].items():
+        images = float(found["batch"] / np.median(times))
+        out.append(Row(arm, images, images * PASSES[mode] * 2 * macs / 1e9,
+                       {base: against[base].get(arm) for base in ours},
+                       found["setup"][arm]))
+    return out
+
+
+RATIO = "   {} {:5.2f} ({:.2f} - {:.2f}) times"
+BASES = {OURS: "ours", WITH_ONEDNN: "with oneDNN"}
+
+
+def line(row: Row, mode: str) -> str:
+    """Formats a row; memory and compilation stand beside the training step."""
+    text = (f"  {row.arm:<19}{row.images_per_second:>9.1f} images/s "
+            f"{row.gflops:>5.0f} GFLOP/s")
+    for base, quartiles_of in row.ratios.items():
+        if quartiles_of is None:  # the arm itself
+            text += " " * len(RATIO.format(BASES[base], 0, 0, 0))
+        else:
+            low, middle, high = quartiles_of
+            text += RATIO.format(BASES[base], middle, low, high)
+    if mode == "train":
+        text += f"   peak {row.setup['peak_mb']:5.0f} MB"
+        if "compile_s" in row.setup:
+            text += (f"   compiles {row.setup['compile_s']:4.1f} s"
+                     f"   temporary {row.setup['temporary_mb'] or 0:5.0f} MB")
+    return text.rstrip()
+
+
 def table(results: dict) -> str:
+    """Formats all workloads, a paragraph for each mode."""
     lines = []
     for name, found in results.items():
         for mode, title in MODES.items():
-            line = f"\n{name}, batch {found['batch']}, {title}"
+            head = f"\n{name}, batch {found['batch']}, {title}"
             if distances := found[f"{mode}_core_distance_us"]:
                 low, middle, high = quartiles(distances)
-                line += f" (cores {middle:.2f} us apart, {low:.2f} - {high:.2f})"
-            lines.append(line)
-            against = {title: ratios(found, mode, ours) for ours, title in (
-                (OURS, "ours"), (WITH_ONEDNN, "with oneDNN")) if ours in found[mode]}
-            for arm, times in found[mode].items():
-                setup = found["setup"][arm]
-                images = found["batch"] / np.median(times)
-                gflops = images * PASSES[mode] * 2 * found["setup"][OURS]["macs"] / 1e9
-                line = f"  {arm:<19}{images:>9.1f} images/s {gflops:>5.0f} GFLOP/s"
-                for title, quartiles_of in against.items():
-                    low, middle, high = quartiles_of.get(arm, (0, 0, 0))
-                    cell = f"   {title} {middle:5.2f} ({low:.2f} - {high:.2f}) times"
-                    line += cell if middle else " " * len(cell)
-                if mode == "train":
-                    line += f"   peak {setup['peak_mb']:5.0f} MB"
-                    if "compile_s" in setup:
-                        line += (f"   compiles {setup['compile_s']:4.1f} s"
-                                 f"   temporary {setup['temporary_mb'] or 0:5.0f} MB")
-                lines.append(line.rstrip())
+                head += f" (cores {middle:.2f} us apart, {low:.2f} - {high:.2f})"
+            lines += [head, *(line(row, mode) for row in rows(found, mode))]
     return "\n".join(lines)
 
 
@@ -222,7 +256,7 @@ def heading(results: dict, dtype: str) -> str:
 
 
 def draw(results: dict, folder: Path) -> None:
-    """A picture with each form of ours as the measure of all others."""
+    """Draws one picture for each arm of ours, with all others beside it."""
     for ours, name in (OURS, "benchmark.png"), (WITH_ONEDNN, "benchmark_onednn.png"):
         if all(ours in found["train"] for found in results.values()):
             draw_bars({title: {workload: ratios(found, mode, ours)
@@ -232,7 +266,7 @@ def draw(results: dict, folder: Path) -> None:
                       folder / name)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
@@ -243,7 +277,7 @@ def main() -> None:
                         help="of the computation; parameters stay float32")
     parser.add_argument("--seconds", type=float, default=40,
                         help="of computing for each workload, after compiling")
-    flags = parser.parse_args()
+    flags = parser.parse_args(argv)
     check_flags(parser, flags, PEERS)
     if "onednn" in flags.peers:
         try:

@@ -306,7 +306,7 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/conv_comparison"))
@@ -315,7 +315,7 @@ def main() -> None:
     parser.add_argument("--peers", default="", metavar="torch,keras")
     parser.add_argument("--tutorial", action="store_true",
                         help="also the tutorial's own measurement")
-    flags = parser.parse_args()
+    flags = parser.parse_args(argv)
     check_flags(parser, flags, PEERS)
     cases = [name for name in CASES if flags.only in name]
     if not cases:

@@ -138,7 +138,7 @@ EXPERIMENTS = {
         "cifar10.py:keras_25", 1, 1_250_858, *one_run(0.7372, 10_000)),
     "segmentation_shapes": Experiment(
         "segmentation.py:shapes", 5, 64_694, *UNPUBLISHED, metric="mean_iou", least=0.9,
-        note="0.90 is an aim of ours"),
+        note="0.90 is our own bound"),
     "monkeys_faithful": Experiment(
         "monkeys.py:faithful", 1, 4_482_730, *UNPUBLISHED, folder="monkey_species",
         note="The source's seed, 7, draws other numbers there"),

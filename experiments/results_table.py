@@ -200,7 +200,7 @@ def below(rows: list[dict]) -> list[str]:
     """Returns a line for each measured mean that is below what is needed."""
     return [f"{r['name']}: mean {r['mean']:.4f} of {r['n']} is below {needed(r):.4f} "
             + (f"(published {r['published']}, band {r['band']})"
-               if r["published"] is not None else "(an aim of ours)")
+               if r["published"] is not None else "(our own bound)")
             for r in rows if r["n"] and needed(r) is not None
             and r["mean"] < needed(r) - 1e-9]
 

@@ -85,12 +85,12 @@ def main(network: str, classes: int, file: str, dtype: str, plain: bool) -> None
             logits = predict(state, images)
         return jax.block_until_ready(logits)
 
-    device = jax.devices()[0]
+    device, onednn = jax.devices()[0], library.load()
     logits = infer(1)[:4].tolist()
     memory = train_step.memory_analysis()
     serve({"logits": logits, "losses": [train(1) for _ in range(3)],
            "version": f"jax {jax.__version__}", "compile_s": compile_s,
-           "onednn": library.describe(),
+           "onednn": str(onednn) if onednn else None, "no_onednn": library.describe(),
            "device": f"{device.platform} {device.device_kind}",
            "temporary_mb": memory.temp_size_in_bytes / 1e6 if memory else None,
            "matmul_gflops": matrix_gflops(),

@@ -145,10 +145,10 @@ def test_a_row_gives_way_to_one_with_as_many_runs_only(measured, tmp_path, capsy
     assert rows(tmp_path)["easy"]["n"] == 2
 
 
-def test_an_aim_of_ours_is_needed_where_nothing_is_published(measured, capsys):
-    aimed = TINY["easy"]._replace(published=None, band=0.0, least=1.0)
-    assert run(measured, "--only", "easy", experiments=TINY | {"easy": aimed}) == 1
-    assert "is below 1.0000 (an aim of ours)" in capsys.readouterr().err
+def test_our_own_bound_is_needed_if_nothing_is_published(measured, capsys):
+    bounded = TINY["easy"]._replace(published=None, band=0.0, least=1.0)
+    assert run(measured, "--only", "easy", experiments=TINY | {"easy": bounded}) == 1
+    assert "is below 1.0000 (our own bound)" in capsys.readouterr().err
     assert "is below 1.0000" in (measured / "RESULTS.md").read_text()
     assert run(measured, "--only", "easy") == 0
     assert "## Below what was needed\n\nNone." in (measured / "RESULTS.md").read_text()
