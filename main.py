@@ -9,7 +9,7 @@ from cnn_jax.huge_pages import use_huge_pages
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports at once
-    use_huge_pages()  # starts anew, so it stands before the imports that take time
+    use_huge_pages()  # it may restart the program, so it precedes the slow imports
 
 from absl import app, flags, logging  # noqa: E402
 from ml_collections import config_flags  # noqa: E402

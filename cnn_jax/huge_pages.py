@@ -1,12 +1,14 @@
-"""Memory in 2 MB pages that is kept: training steps on a Linux CPU gain from it.
+"""Makes glibc keep freed memory, in huge pages: training on a Linux CPU is faster.
 
-XLA takes its working memory at every call and gives it back. The system fills pages
-with zeros before it hands them out anew, and small ones are touched one by one: that
-costs more than the arithmetic of some layers. glibc reads its settings before a program
-starts, so `main.py` starts itself anew, once, with those below in the environment: huge
-pages, and one heap that does not shrink. CNN_JAX_HUGE_PAGES=0 in the environment
-prevents it, and so does a GLIBC_TUNABLES of the user's own. Elsewhere than on Linux
-nothing happens.
+XLA allocates its working memory at every call and frees it afterwards. By default,
+glibc returns large blocks to the kernel. The kernel then clears their pages, 4 KiB
+each, one page fault after the other, when they are allocated again: that costs more
+than the arithmetic of some layers. With `TUNABLES`, glibc keeps the memory and uses
+pages of 2 MiB.
+
+glibc reads `GLIBC_TUNABLES` only when a program starts. So `main.py` calls
+`use_huge_pages` before its other imports, which restarts it once with the variable set.
+Set `CNN_JAX_HUGE_PAGES=0`, or a `GLIBC_TUNABLES` of your own, to prevent the restart.
 """
 
 import os
@@ -15,13 +17,16 @@ import sys
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 TUNABLES = ":".join([
     HUGE_PAGES,
-    "glibc.malloc.mmap_max=0",                  # large blocks too are of the heap
-    "glibc.malloc.arena_max=1",                 # of all threads
-    f"glibc.malloc.trim_threshold={1 << 40}"])  # bytes, before any are given back
+    "glibc.malloc.mmap_max=0",  # large blocks, too, come from the heap
+    "glibc.malloc.arena_max=1",  # all threads share one heap
+    f"glibc.malloc.trim_threshold={1 << 40}"])  # bytes; so the heap never shrinks
 
 
 def use_huge_pages() -> None:
-    """Restarts the program with `TUNABLES`, where that can help; else returns."""
+    """Restarts this program with `TUNABLES`; returns if it has them or must not.
+
+    It never restarts on another system than Linux.
+    """
     if (sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ
             or os.environ.get("CNN_JAX_HUGE_PAGES") == "0"):
         return

@@ -4,16 +4,18 @@ python main.py --config=configs/cifar10.py:VARIANT --config.seed=S
 python experiments/reproduce.py --only cifar10_VARIANT         # all seeds, and the row
 (Measured figures are in measured/accuracy/RESULTS.md.)
 
-All published runs validated on the test images and kept the best of the epochs seen
-there. Ours keep the last 5,000 of the 50,000 training images for that, the 45,000 +
-5,000 of He et al. (2016), and look at the test images once: a tenth of the training
-images fewer, and no choice by the test part. One published run each, no seed.
+All published runs validated on the test images and kept the best epoch there. Ours
+validate on the last 5,000 of the 50,000 training images, the 45,000 + 5,000 of He et
+al. (2016), and evaluate the test images once. So they train on a tenth of the images
+fewer, and the test images choose nothing. Each published figure is one run, no seed.
 """
+
+from ml_collections import ConfigDict
 
 from configs import default
 
 
-def get_config(variant: str = "baseline"):
+def get_config(variant: str = "baseline") -> ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"configs/cifar10.py:{variant} is not a variant; there are "
                          f"{', '.join(VARIANTS)}")
@@ -36,28 +38,28 @@ def get_config(variant: str = "baseline"):
     return config
 
 
-def baseline(config):
+def baseline(config: ConfigDict) -> None:
     """One convolution of 6, 198,494 parameters. Published: 0.5779 in epoch 5."""
     config.model.name = "baseline"
 
 
-def lenet5(config):
+def lenet5(config: ConfigDict) -> None:
     """Sigmoid and max pool, 62,006 parameters. Published: 0.4806 in epoch 5."""
     config.model.name = "tf2_lenet5"
 
 
-def alexnet8(config):
+def alexnet8(config: ConfigDict) -> None:
     """9,638,474 parameters. Published: 0.6102 in epoch 5, after 0.4243 in epoch 3."""
     config.model.name = "tf2_alexnet8"
 
 
-def vgg16(config):
+def vgg16(config: ConfigDict) -> None:
     """15,253,578 parameters. Published: 0.7005 in epoch 5."""
     config.model.name = "tf2_vgg16"
 
 
-def inception10(config):
-    """120,234 parameters, batch 1024, batch norm as in evaluation also while training.
+def inception10(config: ConfigDict) -> None:
+    """120,234 parameters, batch 1024; batch norm trains in its evaluation mode.
 
     Published: 0.4595 in epoch 5.
     """
@@ -66,7 +68,7 @@ def inception10(config):
     config.batch_size = 1024
 
 
-def resnet18(config):
+def resnet18(config: ConfigDict) -> None:
     """11,173,962 parameters, batch 128, Keras' l2(0.01) on the last kernel alone.
 
     Published: 0.7175 in epoch 4; that run ended within the fifth, so ours has four.
@@ -80,7 +82,7 @@ def resnet18(config):
     config.optimizer.decay_parts = "head"
 
 
-def keras(config):
+def keras(config: ConfigDict) -> None:
     """1,250,858 parameters, RMSprop, rate 1e-4 / (1 + 1e-6 n), shifts and flips.
 
     Published: 0.6361 after 10 epochs.
@@ -98,40 +100,40 @@ def keras(config):
     config.augment.fill_mode = "nearest"
 
 
-def keras_25(config):
-    """The same for 25 epochs. Published: 0.7372."""
+def keras_25(config: ConfigDict) -> None:
+    """Trains `keras` for 25 epochs. Published: 0.7372."""
     keras(config)
     config.epochs = 25
 
 
-def baseline_ours(config):
-    """Baseline in as many epochs by one cycle of the rate, batch 64, and flips."""
+def baseline_ours(config: ConfigDict) -> None:
+    """Trains Baseline as long, with one cycle of the rate, batch 64, and flips."""
     baseline(config)
     ours(config)
 
 
-def lenet5_ours(config):
-    """LeNet5, likewise, with ReLU in place of the sigmoid."""
+def lenet5_ours(config: ConfigDict) -> None:
+    """Trains LeNet5 like `baseline_ours`, with ReLU instead of the sigmoid."""
     lenet5(config)
     config.model.fields.activation = "relu"
     ours(config)
 
 
-def inception10_ours(config):
-    """Inception10, likewise, with batch norm that learns its statistics."""
+def inception10_ours(config: ConfigDict) -> None:
+    """Trains Inception10 like `baseline_ours`; batch norm learns its statistics."""
     inception10(config)
     config.model.fields.batch_statistics = True
     ours(config)
 
 
-def resnet18_ours(config):
-    """ResNet18 in as many epochs, likewise, with its own batch of 128."""
+def resnet18_ours(config: ConfigDict) -> None:
+    """Trains ResNet18 like `baseline_ours`, with its own batch of 128."""
     resnet18(config)
     ours(config)
     config.batch_size = 128
 
 
-def ours(config):
+def ours(config: ConfigDict) -> None:
     config.batch_size = 64
     config.optimizer.learning_rate = 4e-3
     config.schedule.name = "onecycle"

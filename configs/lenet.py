@@ -4,17 +4,19 @@ python main.py --config=configs/lenet.py                  # the digits of scikit
 python main.py --config=configs/lenet.py:mnist            # or fashion_mnist, cifar10
 (Figures below: two cores of an AMD EPYC (Zen 4), jax 0.10.2, Python 3.11.)
 
-The network is the usual one with the activation and pooling of later years (ReLU and
-maximum); `--config.model.fields.activation=tanh --config.model.fields.pool=mean` is the
-paper's. All of them: Adam, one cycle of the learning rate.
+The network has ReLU and max pooling, as usual today. The paper's network is
+`--config.model.fields.activation=tanh --config.model.fields.pool=mean`. All variants
+train with Adam and one cycle of the learning rate.
 """
+
+from ml_collections import ConfigDict
 
 from configs import default
 
 VARIANTS = ("digits", "mnist", "fashion_mnist", "cifar10")
 
 
-def get_config(variant: str = "digits"):
+def get_config(variant: str = "digits") -> ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"configs/lenet.py:{variant} is not a variant; there are "
                          f"{', '.join(VARIANTS)}")
@@ -31,8 +33,8 @@ def get_config(variant: str = "digits"):
     return config
 
 
-def digits(config):
-    """1,294 training images of 8 x 8 pixels, enlarged; augmentation is what helps.
+def digits(config: ConfigDict) -> None:
+    """Enlarges 1,294 training images of 8 x 8 pixels; augmentation helps most.
 
     python main.py --config=configs/lenet.py --config.seed=S     for S = 0 ... 4
     Test accuracy 0.9944 0.9889 1.0000 0.9889 1.0000: mean 0.9944, standard deviation
@@ -51,8 +53,8 @@ def digits(config):
     config.augment.fill_mode = "constant"
 
 
-def mnist(config):
-    """Five epochs; shifts by a pixel are worth about 0.001.
+def mnist(config: ConfigDict) -> None:
+    """Trains five epochs; shifts by a pixel add about 0.001 of accuracy.
 
     CNN_JAX_DATA=DIR python main.py --config=configs/lenet.py:mnist --config.seed=S
     Test accuracy 0.9925 0.9910 0.9923 0.9910 0.9911 for S = 0 ... 4: mean 0.9916,
@@ -67,15 +69,15 @@ def mnist(config):
     config.augment.fill_mode = "constant"
 
 
-def fashion_mnist(config):
-    """Not measured yet."""
+def fashion_mnist(config: ConfigDict) -> None:
+    """Trains ten epochs. Not measured."""
     config.data.image_size = (28, 28)
     config.epochs = 10
     config.optimizer.learning_rate = 3e-3
 
 
-def cifar10(config):
-    """62,006 parameters: three input channels. Not measured yet."""
+def cifar10(config: ConfigDict) -> None:
+    """Trains 62,006 parameters, on three input channels. Not measured."""
     config.data.image_size = (32, 32)
     config.data.channels = 3
     config.epochs = 20

@@ -1,17 +1,19 @@
-"""MNIST: the simple CNN of Keras' examples, the ai-edu tutorial's CNN and DNN.
+"""MNIST: the simple CNN of Keras' examples, and the ai-edu tutorial's CNN and DNN.
 
 python main.py --config=configs/mnist.py:VARIANT --config.seed=S
 python experiments/reproduce.py --only mnist_VARIANT           # all seeds, and the row
 (Measured figures are in measured/accuracy/RESULTS.md.)
 
-The 10,000 test images are looked at once, by the parameters of the best validation
-epoch (published: by those of the last).
+The 10,000 test images are evaluated once, with the parameters of the best validation
+epoch. The published figures are those of the last epoch.
 """
+
+from ml_collections import ConfigDict
 
 from configs import default
 
 
-def get_config(variant: str = "keras"):
+def get_config(variant: str = "keras") -> ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"configs/mnist.py:{variant} is not a variant; there are "
                          f"{', '.join(VARIANTS)}")
@@ -26,7 +28,7 @@ def get_config(variant: str = "keras"):
     return config
 
 
-def keras(config):
+def keras(config: ConfigDict) -> None:
     """34,826 parameters, Adam, 15 epochs; the last 6,000 training images validate.
 
     Published: test accuracy 0.9893, loss 0.0366, one run.
@@ -40,7 +42,7 @@ def keras(config):
     config.optimizer.learning_rate = 1e-3
 
 
-def cnn(config):
+def cnn(config: ConfigDict) -> None:
     """12,042 parameters, momentum, rate 0.1, 5 epochs; 5,000 images validate.
 
     Published: test accuracy 0.9865, one run.
@@ -53,43 +55,43 @@ def cnn(config):
     config.optimizer.learning_rate = 0.1
 
 
-def dnn(config):
+def dnn(config: ConfigDict) -> None:
     """784-64-16-10, sigmoid and tanh, 51,450 parameters, SGD, rate 0.2, 40 epochs.
 
     Published: test accuracy 0.9749, one run.
     """
     config.model.name = "ai_edu_mnist_dnn"
     tutorial(config)
-    config.steps_per_call = 16  # cheaper than their calls, as in configs/shapes.py
+    config.steps_per_call = 16  # see configs/shapes.py
     config.epochs = 40
     config.optimizer.name = "sgd"
     config.optimizer.learning_rate = 0.2
 
 
-def tutorial(config):
-    """The tutorial shuffles, then validates on 60,000 // 12 images."""
+def tutorial(config: ConfigDict) -> None:
+    """Validates on 60,000 // 12 images as the tutorial does (it shuffles first)."""
     config.model.init = "ai_edu_xavier"
     config.data.scaling = "minmax"
     config.data.validation_count = 5000
     config.data.split = "first"
 
 
-def keras_ours(config):
-    """With the dropout that Keras' own example has, one cycle, shifts by a pixel."""
+def keras_ours(config: ConfigDict) -> None:
+    """Adds the dropout of Keras' own example, one cycle, and shifts by a pixel."""
     keras(config)
     config.model.fields.dropout = 0.5
     ours(config)
 
 
-def cnn_ours(config):
-    """The tutorial's CNN in as many epochs by Adam, one cycle, shifts by a pixel."""
+def cnn_ours(config: ConfigDict) -> None:
+    """Trains the tutorial's CNN as long, with Adam, one cycle, shifts by a pixel."""
     cnn(config)
     config.model.init = "glorot"
     config.optimizer.name = "adam"
     ours(config)
 
 
-def ours(config):
+def ours(config: ConfigDict) -> None:
     config.optimizer.learning_rate = 4e-3
     config.schedule.name = "onecycle"
     config.augment.width_shift_range = 0.05

@@ -1,7 +1,7 @@
 r"""Ten species of monkeys, 1,098 + 272 photographs: the tutorial's network.
 
-The set is Kaggle's slothkong/10-monkey-species. It needs an account there and its
-token, https://www.kaggle.com/settings -> Create New Token; then, also on Colab,
+The set is Kaggle's slothkong/10-monkey-species. You need an account there and a token
+(https://www.kaggle.com/settings -> Create New Token). Then run, also on Colab,
 
     pip install kaggle
     export KAGGLE_USERNAME=... KAGGLE_KEY=...
@@ -10,22 +10,24 @@ token, https://www.kaggle.com/settings -> Create New Token; then, also on Colab,
     python main.py --config=configs/monkeys.py --mode=show_data
     python main.py --config=configs/monkeys.py
 
-(on Colab with `!` before each line, and `%env NAME=VALUE` for export). The folder,
-config.data.dir, holds training/, validation/ and monkey_labels.txt. The first run
+(on Colab with `!` before each line, and `%env NAME=VALUE` instead of export). The
+folder config.data.dir holds training/, validation/ and monkey_labels.txt. The first run
 decodes the photographs once, at 128 x 128 pixels.
 
 Published: 10 epochs, no accuracy in the text. There the validation folder chose the
-epoch; here it is the test part, looked at once, and a tenth of the training photographs
-validates. shear_range is in degrees, as in Keras, so the tutorial's 0.2 does nothing
-that could be seen.
+epoch. Here it is the test split, evaluated once, and a tenth of the training
+photographs validates. shear_range is in degrees, as in Keras, so the tutorial's 0.2 has
+no visible effect.
 """
+
+from ml_collections import ConfigDict
 
 from configs import default
 
 VARIANTS = ("faithful",)
 
 
-def get_config(variant: str = "faithful"):
+def get_config(variant: str = "faithful") -> ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"configs/monkeys.py:{variant} is not a variant; there are "
                          f"{', '.join(VARIANTS)}")

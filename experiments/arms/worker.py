@@ -15,11 +15,11 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from cnn_jax import huge_pages as malloc
+from cnn_jax import huge_pages
 
 EXPERIMENTS = Path(__file__).parents[1]
-HUGE_PAGES = {"GLIBC_TUNABLES": malloc.HUGE_PAGES}
-KEPT = {"GLIBC_TUNABLES": malloc.TUNABLES}  # huge pages that are not given back
+HUGE_PAGES = {"GLIBC_TUNABLES": huge_pages.HUGE_PAGES}
+KEPT = {"GLIBC_TUNABLES": huge_pages.TUNABLES}  # huge pages that are not given back
 
 
 def command(module: str, **arguments) -> tuple[list[str], dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The one restart with huge pages, and what prevents it."""
+"""huge_pages.py: the one restart, what prevents it, and that memory is kept."""
 
 import os
 import subprocess
@@ -38,8 +38,8 @@ def test_restarts_once_with_the_same_arguments(tmp_path, environment, starts, tu
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
-def test_blocks_that_are_given_back_are_kept():
-    """Taken again, 64 MiB cost no new page; a thread's are of the same heap."""
+def test_freed_memory_is_kept():
+    """64 MiB cost page faults once, though two threads allocate them in turn."""
     program = """
 import ctypes, resource, threading
 libc = ctypes.CDLL(None)
