@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
+from tests.support.forked import Forked
 
 from cnn_jax import data
 from cnn_jax.data.scaling import Scaling
@@ -73,13 +75,14 @@ def start_python(*args, devices: int = 1, **options) -> subprocess.Popen:
 
 
 def start_main(workdir: Path, changes: dict | None = None, *args,
-               **options) -> subprocess.Popen:
+               devices: int = 1) -> Forked:
     """Starts `main.py` on the tiny config, with further arguments."""
-    return start_python("main.py", *as_flags(changes or {}), f"--workdir={workdir}",
-                        *args, **options)
+    return Forked([*as_flags(changes or {}), f"--workdir={workdir}", *map(str, args)],
+                  Path(tempfile.mkdtemp(prefix="main")),
+                  environment=environment(devices))
 
 
-def end(process: subprocess.Popen) -> tuple[int, str, str]:
+def end(process: subprocess.Popen | Forked) -> tuple[int, str, str]:
     """(exit code, stdout, stderr) of a process, which is killed if it hangs."""
     try:
         output, errors = process.communicate(timeout=PATIENCE_SECONDS)
@@ -104,7 +107,8 @@ def refusal(result: tuple[int, str, str], code: int) -> str:
     return line
 
 
-def wait_until(happened: Callable[[], bool], process: subprocess.Popen) -> None:
+def wait_until(happened: Callable[[], bool],
+               process: subprocess.Popen | Forked) -> None:
     """Polls until something has happened; fails if the process ended before."""
     limit = time.monotonic() + PATIENCE_SECONDS
     while not happened():
