@@ -12,7 +12,7 @@ from cnn_jax.cli.request import Request, required_config, required_run
 from cnn_jax.config import check
 from cnn_jax.console import Reporter
 from cnn_jax.errors import InputError
-from cnn_jax.inspection import predict
+from cnn_jax.inspection import predict as predictions
 from cnn_jax.inspection import run as inspection
 from cnn_jax.inspection.draw.contact_sheet import contact_sheet
 from cnn_jax.inspection.draw.picture import check_format, save
@@ -55,41 +55,32 @@ def evaluate(request: Request) -> None:
     evaluate_run(required_run(request), request.config)
 
 
-def classify(request: Request) -> None:
-    """Prints the classes of pictures; for a segmentation run, of their pixels."""
+def predict(request: Request) -> None:
+    """Prints what a run predicts for pictures; a segmentation run draws masks too."""
     if not request.paths:
         raise InputError("--mode=predict needs --images FILE_OR_FOLDER ...")
     workdir = required_run(request)
-    if predict.has_pixel_labels(workdir):
-        segment(request, workdir)
-        return
-    if request.output:
-        raise InputError(f"--output={request.output} is a picture of the classes of "
-                         f"pixels, but {workdir} names one class for each picture")
-    predictions = predict.classify(workdir, request.paths, request.top, request.invert)
-    if request.json:
-        print(json.dumps([prediction._asdict() for prediction in predictions],
-                         indent=2))
-    else:
-        for prediction in predictions:
-            print(predict.line(prediction))
-
-
-def segment(request: Request, workdir: Path) -> None:
-    """Prints the share of each class in each picture, and draws the masks over them."""
+    task = predictions.task_of(workdir)
     path = request.output or workdir / "predictions.png"
-    check_format(path)
-    masks = predict.segment(workdir, request.paths, request.invert)
-    with spinner("drawing"):
-        picture = predict.draw_segmentations(masks, workdir)
-        save(picture, path)
+    if task.unit == "pixel":
+        check_format(path)
+    elif request.output:
+        raise InputError(f"--output={request.output} is a picture of the classes of "
+                         f"pixels, but {workdir} predicts classes of pictures")
+    found = predictions.predict(workdir, request.paths, request.top, request.invert)
+    picture = None
+    if task.unit == "pixel":
+        with spinner("drawing"):
+            picture = predictions.draw_predictions(found, workdir)
+            save(picture, path)
     if request.json:
-        print(json.dumps([{"image": mask.image, "classes": mask.classes,
-                           "shares": mask.shares} for mask in masks], indent=2))
+        print(json.dumps([predictions.as_json(prediction, task)
+                          for prediction in found], indent=2))
         return
-    for mask in masks:
-        print(predict.line(mask))
-    print(f"{path}: {picture.title}")
+    for prediction in found:
+        print(predictions.as_line(prediction))
+    if picture is not None:
+        print(f"{path}: {picture.title}")
 
 
 def overlays(request: Request) -> None:
@@ -98,7 +89,7 @@ def overlays(request: Request) -> None:
     path = request.output or workdir / "overlays.png"
     check_format(path)
     with spinner("drawing test images"):
-        picture = predict.draw_test_images(workdir, request.config)
+        picture = predictions.draw_test_images(workdir, request.config)
         save(picture, path)
     print(f"{path}: {picture.title}")
 
@@ -197,7 +188,7 @@ def show_data(request: Request) -> None:
     print(path)
 
 
-COMMANDS = {"train": train, "eval": evaluate, "predict": classify,
+COMMANDS = {"train": train, "eval": evaluate, "predict": predict,
             "summary": summary, "weights": weights, "serve": serve,
             "show_data": show_data, "overlays": overlays, "inspect": inspect,
             "report": report, "compare": compare}

@@ -1,9 +1,9 @@
-"""What the pictures are of: a trained network, some images, and all that is known."""
+"""The subject of every picture: a trained network, images, and the run behind them."""
 
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +13,49 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnn_jax import ops
+from cnn_jax import data
 from cnn_jax.data.examples import Dataset, Examples
+from cnn_jax.data.info import DataInfo
 from cnn_jax.data.scaling import Scaling, scale
+from cnn_jax.inspection.forward import NetworkFunction, compute_logits, run_batches
 from cnn_jax.networks.named_layers import Layer, layers_of
+from cnn_jax.tasks import Task
 
 BATCH = 128  # images per call
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Subject:
-    """A trained network with images to explain and the whole part they come from.
+def no_progress(text: str) -> None:
+    """Shows nothing."""
 
-    Every picture is a function of one of these and of `Settings`. Arrays are NumPy;
-    pixels are uint8 [N, H, W, C] as stored, `inputs` makes the network's input of them.
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class InspectedRun:
+    """A trained network, some images to explain, and the part that they come from.
+
+    Every picture is a function of an `InspectedRun` and of `config.inspect`. Arrays are
+    NumPy; pixels are uint8 [N, H, W, C] as stored, and `inputs` scales them.
     """
 
-    name: str                     # of the run, for titles
+    name: str                     # for titles
     network: nn.Module            # for one device
     variables: dict[str, Any]     # params (averaged where kept), batch_stats
     scaling: Scaling
     class_names: tuple[str, ...]
     pixels: np.ndarray            # the images to explain
-    labels: np.ndarray | None     # theirs; masks [N, H, W]; None: the user's own images
-    titles: tuple[str, ...]       # theirs: 'test 17' or a file name
-    part: str                     # 'test', or 'validation', 'train' where that is empty
-    examples: Examples            # all of that part
+    labels: np.ndarray | None     # their labels; None for the user's own images
+    titles: tuple[str, ...]       # 'test 17', or a file name
+    part: str                     # 'test'; 'validation' or 'train' where it is empty
+    examples: Examples            # the whole part
     config: ConfigDict            # of the run
-    info: Any                     # training.workdir.DataInfo
+    info: DataInfo | None
     step: int                     # of the checkpoint
-    history: tuple[dict[str, float], ...]  # a row an epoch
+    history: tuple[Mapping[str, float], ...]  # a row an epoch
+    task: Task                    # what the labels mean
     workdir: Path | None = None
-    progress: Callable[[str], None] = lambda text: None  # is told what is under way
+    progress: Callable[[str], None] = no_progress
 
     def inputs(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels 0..255 as the network gets them, float32."""
+        """Scales pixels 0..255 to the network's input, float32."""
         return np.asarray(scale(jnp.asarray(pixels), self.scaling))
 
     @functools.cached_property
@@ -56,102 +64,107 @@ class Subject:
         return self.inputs(self.pixels)
 
     @functools.cached_property
-    def range(self) -> tuple[float, float]:
-        """Of the network's input: black and white."""
+    def input_range(self) -> tuple[float, float]:
+        """The network's input for black and for white."""
         low, high = self.inputs(np.array([0, 255], np.uint8))
         return float(low), float(high)
 
     @functools.cached_property
     def layers(self) -> dict[str, Layer]:
-        """The layers and blocks of the network by name, as they end."""
+        """The layers and blocks of the network by name, in the order they end."""
         return layers_of(self.network, self.variables, self.pixels.shape[1:])
 
     @functools.cached_property
     def image_logits(self) -> np.ndarray:
-        """Of the images to explain, [N, classes], or of each pixel [N, H, W, classes].
+        """The logits of `pixels`, [N, classes] or [N, H, W, classes]."""
+        return self.map_batches(self.pixels, compute_logits)
+
+    @functools.cached_property
+    def image_scores(self) -> np.ndarray:
+        """What the task shows for each class of each of `pixels`, [N, classes]."""
+        return np.asarray(self.task.scores(jnp.asarray(self.image_logits)))
+
+    @functools.cached_property
+    def predictions(self) -> tuple[np.ndarray, np.ndarray]:
+        """(predicted labels, their probabilities) of every example of the part.
+
+        Both have the shape of the labels: [N] or [N, H, W] with the probability of the
+        predicted class, or [N, classes] with the probability of every class.
         """
-        return self.over(self.pixels, logits_of)
+        def predict(network: nn.Module, variables: Any,
+                    images: jax.Array) -> tuple[jax.Array, jax.Array]:
+            logits = compute_logits(network, variables, images)
+            probabilities = self.task.probabilities(logits)
+            return self.task.predict(logits), (
+                probabilities.max(-1) if self.task.exclusive else probabilities)
 
-    @functools.cached_property
-    def logits(self) -> np.ndarray:
-        """The same of every example of the part, computed at first use."""
-        return self.over(self.examples.images, logits_of)
+        return self.map_batches(self.examples.images, predict)
 
-    @functools.cached_property
-    def answers(self) -> tuple[np.ndarray, np.ndarray]:
-        """(class, its probability) of every example of the part, or of each of its
-        pixels: int32 and float32 [N] or [N, H, W]."""
-        return self.over(self.examples.images, most_probable)
+    def class_name(self, index: int) -> str:
+        """Names a class; a head may have more outputs than the data set has names."""
+        return class_name(self.class_names, index)
 
-    def telling(self, progress: Callable[[str], None]) -> "Subject":
-        """The same, with all that has been computed, for another `progress`."""
+    def label_text(self, label: np.ndarray) -> str:
+        """Names the classes of one label, true or predicted: 'circle, line'."""
+        return ", ".join(map(self.class_name, self.task.label_classes(label))) or "none"
+
+    def with_progress(self, progress: Callable[[str], None]) -> "InspectedRun":
+        """Copies the run, with all that has been computed, for another `progress`."""
         other = copy.copy(self)
         object.__setattr__(other, "progress", progress)  # the class is frozen
         return other
 
     def track(self, title: str, items: Iterable) -> Iterator:
-        """The items, while `progress` is told how many have been taken."""
+        """Yields the items and tells `progress` how many have been taken."""
         items = list(items)
         for done, item in enumerate(items):
             self.progress(f"{title} {done}/{len(items)}")
             yield item
 
-    @property
-    def has_pixel_labels(self) -> bool:
-        """Whether the network names a class for each pixel."""
-        return self.image_logits.ndim > 2
+    def map_batches(self, pixels: np.ndarray, function: NetworkFunction,
+                    batch: int = BATCH) -> Any:
+        """Computes function(network, variables, inputs) on all images.
 
-    def class_name(self, index: int) -> str:
-        """A head may have more outputs than the data set has names."""
-        return (self.class_names[index] if index < len(self.class_names)
-                else f"class {index}")
-
-    def over(self, pixels: np.ndarray, function: Callable, batch: int = BATCH) -> Any:
-        """function(network, variables, inputs) on all images, `batch` at a time.
-
-        It returns a tree of arrays whose first axis counts the images; they come back
-        joined, as NumPy. It must be pure, and treat every image alone.
+        `function` is pure, treats every image alone and returns a tree of arrays
+        [n, ...]; the batches come back concatenated, as NumPy.
         """
-        # The variables are arguments: constants would be compiled into the program.
-        program = jax.jit(lambda variables, pixels: function(
-            self.network, variables, scale(pixels, self.scaling)),
-            compiler_options=ops.compiler_options())
-        parts, size = [], min(batch, len(pixels))
-        for start in range(0, len(pixels), size):
-            self.progress(f"images {start:,}/{len(pixels):,}")
-            group = pixels[start:start + size]
-            # One shape for all calls: one compilation.
-            found = program(self.variables, np.resize(group, (size, *group.shape[1:])))
-            parts.append(jax.tree.map(lambda x: np.asarray(x)[:len(group)], found))
+        size = min(batch, len(pixels))
+
+        def batches() -> Iterator[np.ndarray]:
+            for start in range(0, len(pixels), size):
+                self.progress(f"images {start:,}/{len(pixels):,}")
+                yield pixels[start:start + size]
+
+        parts = run_batches(function, self.network, self.variables, self.scaling,
+                            batches(), size)
         return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
 
-def make_subject(workdir: Path, config: ConfigDict, info: Any, network: nn.Module,
-                 state: Any, step: int, history: Sequence[dict[str, float]],
-                 dataset: Dataset, images: int) -> Subject:
-    """The subject of a run: `images` of its test part, or of the validation or
-    training part where that is empty, and all of that part.
+def make_inspected_run(
+        workdir: Path, config: ConfigDict, info: DataInfo, network: nn.Module,
+        variables: dict[str, Any], step: int, history: Sequence[Mapping[str, float]],
+        dataset: Dataset, images: int) -> InspectedRun:
+    """Takes `images` examples of the test part to explain.
 
-    state: a `TrainState` on the host; its averaged parameters count where it has them.
+    An empty test part is replaced by the validation part, an empty one by training.
     """
     part = next(part for part in ("test", "validation", "train")
                 if len(getattr(dataset, part).labels))
-    examples = getattr(dataset, part)
-    index = sample(examples, images)
+    examples, task = getattr(dataset, part), data.task_of(config.data)
+    index = choose_examples(examples.labels, task, images)
     pixels, labels = examples.take(index)
-    return Subject(
-        name=workdir.name, network=network, variables=state.variables,
-        scaling=info.scaling, class_names=info.class_names, pixels=pixels,
-        labels=labels, titles=tuple(f"{part} {i}" for i in index), part=part,
-        examples=examples, config=config, info=info, step=step,
-        history=tuple(history), workdir=workdir)
+    return InspectedRun(
+        name=workdir.name, network=network, variables=variables, scaling=info.scaling,
+        class_names=info.class_names, pixels=pixels, labels=labels,
+        titles=tuple(f"{part} {i}" for i in index), part=part, examples=examples,
+        config=config, info=info, step=step, history=tuple(history), task=task,
+        workdir=workdir)
 
 
-def sample(examples: Examples, count: int) -> np.ndarray:
-    """The places of `count` examples: the first of every class, the second of every
-    class, and so on; of masks, the first ones."""
-    labels = examples.labels
-    if labels.ndim > 1:
+def choose_examples(labels: np.ndarray, task: Task, count: int) -> np.ndarray:
+    """Chooses the first example of every class, the second of every class, and so on;
+    where an example has no single class, the first examples."""
+    if task.unit == "pixel" or not task.exclusive:
         return np.arange(min(count, len(labels)))
     order = np.argsort(labels, kind="stable")
     firsts = np.searchsorted(labels[order], labels[order])  # where its class begins
@@ -160,13 +173,6 @@ def sample(examples: Examples, count: int) -> np.ndarray:
     return np.lexsort((labels, turn))[:count]
 
 
-def logits_of(network: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
-    """float32 logits, as in evaluation."""
-    return network.apply(variables, images, train=False).astype(jnp.float32)
-
-
-def most_probable(network: nn.Module, variables: Any,
-                  images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(class, its probability) of each image or pixel."""
-    logits = logits_of(network, variables, images)
-    return logits.argmax(-1).astype(jnp.int32), jax.nn.softmax(logits).max(-1)
+def class_name(names: Sequence[str], index: int) -> str:
+    """Names a class; a head may have more outputs than the data set has names."""
+    return names[index] if index < len(names) else f"class {index}"

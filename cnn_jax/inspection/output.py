@@ -1,48 +1,51 @@
-"""What looking inside leaves in a workdir: pictures, events, figures, the report."""
+"""Draws pictures into a workdir, with TensorBoard's events, metrics and the report."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from cnn_jax.inspection.draw import classification_metrics as quality_pictures
-from cnn_jax.inspection.explain import classification_metrics as quality, units
-from cnn_jax.inspection.draw.events import add, open_events
-from cnn_jax.inspection.draw.picture import write
-from cnn_jax.inspection.pages.report import PICTURES, write_report
-from cnn_jax.inspection.explain.selection import NotForThisNetwork
-from cnn_jax.inspection.settings import Settings
-from cnn_jax.inspection.inspected_run import Subject
+from ml_collections import ConfigDict
+
 from cnn_jax.console import Reporter
+from cnn_jax.inspection.draw import activation_stats, classification_metrics
+from cnn_jax.inspection.draw.events import add, open_events
+from cnn_jax.inspection.draw.picture import Row, write
+from cnn_jax.inspection.explain.classification_metrics import save
+from cnn_jax.inspection.inspected_run import InspectedRun
+from cnn_jax.inspection.pages.report import PICTURES, write_report
+from cnn_jax.inspection.selection import NotForThisNetwork
 
-# What a run draws when it ends: one compiled forward pass over the part; all else is
+# What a run draws when it ends: it takes one forward pass over the part. All else is
 # left to --mode=inspect.
-AT_END = {"quality": quality_pictures.quality, "weights": units.weights}
+AT_END: dict[str, Row] = {
+    "classification_metrics": classification_metrics.metrics,
+    "weights": activation_stats.weights}
 
 
-def draw_at_end(subject: Subject, workdir: Path, progress: Reporter) -> None:
-    draw_rows(subject, AT_END, Settings(), workdir, progress)
+def draw_at_end(run: InspectedRun, workdir: Path, progress: Reporter) -> None:
+    """Draws the pictures and the report that every run leaves."""
+    draw_rows(run, AT_END, run.config.inspect, workdir, progress)
 
 
-def draw_rows(subject: Subject, rows: Mapping[str, Callable], settings: Settings,
+def draw_rows(run: InspectedRun, rows: Mapping[str, Row], settings: ConfigDict,
               workdir: Path, progress: Reporter) -> list[Path]:
-    """Draws rows of `pictures.PICTURES` into WORKDIR/pictures and TensorBoard's events,
-    then writes the report; returns the files.
+    """Draws rows of `pictures.PICTURES`, writes the report, and returns the pictures.
 
-    Rows that this kind of network does not have are left out, with a line that says so,
-    unless `settings.only` names them. The row 'quality' also leaves its figures as
-    quality.json.
+    A row that this kind of network does not have is skipped with a line that says so,
+    unless `settings.only` names it.
     """
-    paths, done = [], 0
-    subject = subject.telling(lambda text: progress.advance(done, text))
+    paths: list[Path] = []
+    done, name = 0, ""
+    run = run.with_progress(lambda text: progress.advance(done, text))
     progress.start("pictures", len(rows))
     try:
         with open_events(workdir) as events:
             for done, (name, row) in enumerate(rows.items()):
                 progress.advance(done, name)
                 try:
-                    for picture in row(subject, settings):
-                        files = write([picture], workdir / PICTURES, subject.step)
-                        add(events, picture, files[0], subject.step)
-                        paths += files
+                    for picture in row(run, settings):
+                        file, = write([picture], workdir / PICTURES, run.step)
+                        add(events, picture, file, run.step)
+                        paths.append(file)
                 except NotForThisNetwork as error:
                     if settings.only:
                         raise
@@ -50,7 +53,7 @@ def draw_rows(subject: Subject, rows: Mapping[str, Callable], settings: Settings
     finally:
         progress.stop()
     with progress.under_way("writing the report", plain=False):
-        if "quality" in rows:
-            quality.save(quality.measure(subject), workdir)
+        if "classification_metrics" in rows:
+            save(classification_metrics.measure_run(run), workdir)
         write_report(workdir)
     return paths

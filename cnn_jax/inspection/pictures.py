@@ -1,34 +1,30 @@
-"""Every picture there is of a trained run, by name."""
-
-from collections.abc import Callable, Iterable
+"""The registry of pictures of a trained run."""
 
 from cnn_jax.errors import InputError
-from cnn_jax.inspection.draw import (explanations, kernels, plots,
-                                     classification_metrics as quality_pictures)
-from cnn_jax.inspection.explain import embedding, maximize, receptive_field, units
-from cnn_jax.inspection.draw.picture import Picture
-from cnn_jax.inspection.settings import Settings, names
-from cnn_jax.inspection.inspected_run import Subject
+from cnn_jax.inspection.draw import (activation_stats, classification_metrics,
+                                     embedding, feature_maps, kernels, learning_curves,
+                                     maximize, receptive_field, saliency)
+from cnn_jax.inspection.draw.picture import Row
+from cnn_jax.inspection.selection import split_names
 
-# Name -> function from a subject and the settings to pictures, one after another.
-PICTURES: dict[str, Callable[[Subject, Settings], Iterable[Picture]]] = {
-    "learning_curves": plots.of_run,
-    "quality": quality_pictures.quality,
-    "weights": units.weights,
-    "units": units.units,
+PICTURES: dict[str, Row] = {
+    "learning_curves": learning_curves.of_run,
+    "classification_metrics": classification_metrics.metrics,
+    "weights": activation_stats.weights,
+    "activation_stats": activation_stats.activations,
     "embedding": embedding.embedding,
     "kernels": kernels.first_layer,
-    "strip": kernels.strip,
-    "receptive_field": receptive_field.fields,
-    "saliency": explanations.saliency,
+    "feature_maps": feature_maps.feature_maps,
+    "receptive_field": receptive_field.receptive_fields,
+    "saliency": saliency.saliency,
     "maximized_filters": maximize.filters,
     "maximized_classes": maximize.classes,
 }
 
 
-def chosen(only: str | None) -> dict[str, Callable]:
-    """The rows named in 'saliency,kernels', all of them for None."""
-    asked = names(only)
+def chosen_rows(only: str | None) -> dict[str, Row]:
+    """Returns the rows named in 'saliency,kernels'; all of them where none is named."""
+    asked = split_names(only)
     for name in asked:
         if name not in PICTURES:
             raise InputError(f"config.inspect.only = {only!r}: there is no picture "

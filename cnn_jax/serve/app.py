@@ -2,14 +2,14 @@
 
     GET  /        the page; its style and scripts beside it
     GET  /about   JSON: the network, its classes and layers, the limits
-    POST /answer  a picture file as the body -> JSON: what the network makes of it;
-                  ?layer=NAME&class=INDEX&invert=1, each may be left out
+    POST /answer  a picture file as the body -> JSON: what the network predicts;
+                  ?layer=NAME&class=INDEX&invert=1, each of them optional
 
-Whatever goes wrong is answered with one line of JSON, {"error": ...}. (What the server
-beneath refuses already, such as a body of several times the limit, is plain text.)
+Every error is one line of JSON, {"error": ...}. (What the server library itself
+refuses, such as a body of several times the limit, is plain text.)
 
-The page is for the person at this machine. Other pages open in the same browser can
-send requests here too: those that use a foreign name (DNS rebinding) or come from
+The page is for the person at this machine. Other pages in the same browser can send
+requests here too. Requests that use a foreign host name (DNS rebinding) or come from
 another page are refused.
 """
 
@@ -17,7 +17,9 @@ import io
 import ipaddress
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import flask
@@ -30,18 +32,21 @@ from werkzeug.exceptions import HTTPException
 from cnn_jax import data
 from cnn_jax.data.images import MAX_PIXELS, read_image
 from cnn_jax.errors import InputError
-from cnn_jax.inspection.draw.contact_sheet import class_colours
 from cnn_jax.inspection.draw.drawing import HEAT, HEAT_SHARE
-from cnn_jax.serve.answer import (Answer, compiled, count_classes, first_layer,
-                                  shown_layers)
+from cnn_jax.inspection.draw.labels import class_colours
 from cnn_jax.inspection.draw.overlays import overlay
+from cnn_jax.inspection.inspected_run import class_name
 from cnn_jax.inspection.pages.rendering import data_uri
 from cnn_jax.networks.summary import kind_of
-from cnn_jax.inspection.predict import class_name
+from cnn_jax.serve.answer import (Answer, compile_answer, count_classes, default_layer,
+                                  map_layers)
 from cnn_jax.workdir.trained import Trained
 
-MAX_BYTES = 20 * 2**20  # of an upload: more than a telephone's photograph has
-MAPS = 64               # of a layer that are sent: the first ones
+Value = TypeVar("Value")
+
+MAX_BYTES = 20 * 2**20  # of an upload; photographs of a telephone are smaller
+NAMED = 2               # classes that the sentence names, where an image has one
+MAPS = 64               # the first maps of a layer are sent, at most so many
 
 PAGE = Path(__file__).parent / "page"
 FILES = {"index.html": "text/html", "page.css": "text/css",
@@ -58,76 +63,81 @@ HEADERS = {
 
 def create_app(trained: Trained, name: str = "", host: str = "localhost",
                invert: bool = False) -> flask.Flask:
-    """The web application of a run; compiles what the page asks for first.
+    """Makes the web application of a run and compiles what the page asks for first.
 
-    name: of the run. host: a name that requests may use beside localhost and numeric
-    addresses. invert: whether the page begins with dark and bright exchanged.
+    name: of the run. host: a host name that requests may use beside localhost and
+    numeric addresses. invert: whether the page begins with dark and bright exchanged.
     """
+    task = data.task_of(trained.config.data)
     about = describe(trained, name, invert)
-    layers = [layer["name"] for layer in about["layers"]] or [None]
+    layers: Sequence[str | None] = [
+        layer["name"] for layer in about["layers"]] or [None]
     files = {name: (PAGE / name).read_text(encoding="utf-8") for name in FILES}
-    *size, channels = trained.info.image_shape
-    answer_of = compiled(trained)
+    height, width, channels = trained.info.image_shape
+    compute = compile_answer(trained)
     jax.block_until_ready(
-        answer_of(np.zeros((*size, channels), np.uint8), -1, about["layer"]))
+        compute(np.zeros((height, width, channels), np.uint8), -1, about["layer"]))
     # One picture at a time: a large one takes hundreds of megabytes to decode, and XLA
-    # uses all cores for one call. The program itself could be called by many threads.
-    turn = threading.Lock()
+    # uses all cores for one call.
+    one_at_a_time = threading.Lock()
     app = flask.Flask(__name__, static_folder=None)
-    app.json.sort_keys = False
+    app.json.sort_keys = False  # type: ignore[attr-defined]
     app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES
 
     @app.before_request
-    def check_sender():
+    def check_sender() -> None:
         check_name(flask.request, host)
         check_origin(flask.request)
 
     @app.after_request
-    def protect(response):
+    def protect(response: flask.Response) -> flask.Response:
         response.headers.update(HEADERS)
         return response
 
     @app.errorhandler(HTTPException)
-    def explain(error):
+    def explain(error: HTTPException) -> tuple[dict[str, str | None], int]:
         path = flask.request.path
         texts = {404: f"there is nothing at {path}; the page is /",
                  405: f"{path} does not take {flask.request.method}",
                  413: f"the upload has over {MAX_BYTES:,} bytes, the limit; make the "
                       "picture smaller"}
-        return {"error": texts.get(error.code, error.description)}, error.code
+        code = error.code or 500
+        return {"error": texts.get(code, error.description)}, code
 
     @app.errorhandler(InputError)
-    def refuse(error):
+    def refuse(error: InputError) -> tuple[dict[str, str], int]:
         return {"error": str(error)}, 400
 
     @app.get("/", defaults={"file": "index.html"})
     @app.get("/<any('page.css', 'page.js', 'drawing.js'):file>")
-    def page(file):  # from a table, not from the disk: there is no way to other files
+    def page(file: str) -> flask.Response:  # from a table, not from the disk
         return flask.Response(files[file], mimetype=FILES[file])
 
     @app.get("/about")
-    def tell():
+    def tell() -> dict[str, Any]:
         return about
 
     @app.post("/answer")
-    def answer():
+    def answer() -> dict[str, Any]:
         layer = one_of("layer", layers, about["layer"])
         index = one_of("class", range(-1, len(about["classes"])), -1)
         inverted = one_of("invert", (0, 1), 0)
         upload = io.BytesIO(flask.request.get_data(cache=False))
-        with turn:
-            pixels = read_image(upload, tuple(size), channels, "the upload")
+        with one_at_a_time:
+            pixels = read_image(upload, (height, width), channels, "the upload")
             pixels = 255 - pixels if inverted else pixels
             begin = time.perf_counter()
-            found = jax.device_get(answer_of(pixels, index, layer))
+            found = jax.device_get(compute(pixels, index, layer))
             took = 1000 * (time.perf_counter() - begin)
-        return drawn(pixels, found, layer) | {"milliseconds": round(took, 2)}
+        return encode(pixels, found, layer) | {
+            "named": task.named_classes(found.scores, NAMED),
+            "milliseconds": round(took, 2)}
 
     return app
 
 
-def one_of(field: str, allowed, default=None):
-    """A field of the request's address. Raises InputError for other values."""
+def one_of(field: str, allowed: Sequence[Value], default: Value) -> Value:
+    """Reads a field of the request's address. Raises InputError for other values."""
     values = {str(value): value for value in allowed}
     given = flask.request.args.get(field, str(default))
     if given not in values:
@@ -138,8 +148,10 @@ def one_of(field: str, allowed, default=None):
 
 
 def check_name(request: flask.Request, host: str) -> None:
-    """Refuses requests by a name that is not ours: a foreign page whose name was made
-    to mean this machine. A numeric address cannot be such a name."""
+    """Refuses requests by a host name that is not ours.
+
+    A foreign page can make its name resolve to this machine, but not a numeric address.
+    """
     asked = request.headers.get("Host", "")
     try:
         name = urlsplit(f"//{asked}").hostname or ""
@@ -151,8 +163,10 @@ def check_name(request: flask.Request, host: str) -> None:
 
 
 def check_origin(request: flask.Request) -> None:
-    """Refuses what another page makes the browser send; programs that are no browser
-    name no origin."""
+    """Refuses what another page makes the browser send.
+
+    Programs that are not browsers name no origin.
+    """
     origin = request.headers.get("Origin")
     foreign = origin is not None and urlsplit(origin).netloc != request.headers["Host"]
     site = request.headers.get("Sec-Fetch-Site", "none")
@@ -161,9 +175,9 @@ def check_origin(request: flask.Request) -> None:
                          "shows")
 
 
-def describe(trained: Trained, name: str, invert: bool) -> dict:
-    """What the page must know beforehand."""
-    layers, info = shown_layers(trained), trained.info
+def describe(trained: Trained, name: str, invert: bool) -> dict[str, Any]:
+    """Returns what the page must know before it asks."""
+    layers, info = map_layers(trained), trained.info
     count = count_classes(trained)
     return {
         "network": trained.config.model.name, "dataset": info.name, "run": name,
@@ -171,36 +185,35 @@ def describe(trained: Trained, name: str, invert: bool) -> dict:
         "classes": [class_name(info.class_names, i) for i in range(count)],
         "colours": ["#%02x%02x%02x" % tuple(colour)
                     for colour in class_colours()[:count]],
-        "masks": data.task_of(trained.config.data).unit == "pixel",
+        "task": data.task_of(trained.config.data).name,
         "layers": [{"name": layer.name, "kind": kind_of(layer.module),
                     "shape": layer.shape} for layer in layers],
-        "layer": first_layer(layers), "maps": MAPS, "invert": invert,
+        "layer": default_layer(layers), "maps": MAPS, "invert": invert,
         "max_bytes": MAX_BYTES, "max_pixels": MAX_PIXELS}
 
 
-def drawn(pixels: np.ndarray, found: Answer, layer: str | None) -> dict:
-    """The JSON of an answer, pictures as PNG in data: addresses.
+def encode(pixels: np.ndarray, found: Answer, layer: str | None) -> dict[str, Any]:
+    """Returns an answer as JSON, with pictures as PNG in data: addresses.
 
     pixels: what the network saw. The maps of a layer share one range, from black to
     white.
     """
-    answer = {"probabilities" if found.mask is None else "shares":
-              [float(score) for score in found.scores],
+    answer = {"scores": [float(score) for score in found.scores],
               "explained": int(found.explained), "seen": png(pixels)}
     if found.mask is not None:
-        answer["mask"] = png(overlay(pixels, found.mask))
-    if layer is None:
+        answer["mask"] = png(overlay(pixels, np.asarray(found.mask)))
+    if found.maps is None or found.cam is None:
         return answer
     low, high = float(found.maps.min()), float(found.maps.max())
     grey = np.rint((found.maps - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
     return answer | {
         "layer": layer, "range": [low, high],
         "maps": [png(grey[..., i]) for i in range(min(MAPS, grey.shape[-1]))],
-        "grad_cam": png(heat(pixels, found.cam))}
+        "grad_cam": png(heat(pixels, np.asarray(found.cam)))}
 
 
 def heat(pixels: np.ndarray, cam: np.ndarray) -> np.ndarray:
-    """Grad-CAM over the picture in grey, uint8 [H, W, 3]: dark red to bright yellow."""
+    """Draws Grad-CAM over the picture in grey, dark to bright, uint8 [H, W, 3]."""
     grey = pixels.astype(np.float64).mean(-1, keepdims=True)
     high = float(cam.max())
     level = cam / high if high > 0 else cam
@@ -209,7 +222,7 @@ def heat(pixels: np.ndarray, cam: np.ndarray) -> np.ndarray:
 
 
 def png(image: np.ndarray) -> str:
-    """uint8 [H, W], [H, W, 1] or [H, W, 3] as the address of a picture."""
+    """Encodes uint8 [H, W], [H, W, 1] or [H, W, 3] as the address of a picture."""
     image = image[..., 0] if image.shape[2:] == (1,) else image
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG", compress_level=1)

@@ -1,4 +1,4 @@
-"""The server of --mode=serve: an address of this machine, until Ctrl-C."""
+"""The server of --mode=serve: it listens on this machine until Ctrl-C."""
 
 import contextlib
 import errno
@@ -20,10 +20,10 @@ THREADS = 8  # a browser keeps six connections open
 
 
 def serve(workdir: Path, host: str, port: int, invert: bool = False) -> None:
-    """Shows a run's best checkpoint on a web page until SIGINT or SIGTERM.
+    """Serves a run's best checkpoint as a web page until SIGINT or SIGTERM.
 
-    port: 0 is a free one, which is printed. invert: see `create_app`.
-    Raises InputError for an address that cannot be had, and for a workdir without a
+    port: 0 takes a free one, which is printed. invert: see `create_app`.
+    Raises InputError for an address that cannot be used, and for a workdir without a
     checkpoint.
     """
     with listen(host, port) as listener:  # first: loading and compiling take seconds
@@ -32,11 +32,11 @@ def serve(workdir: Path, host: str, port: int, invert: bool = False) -> None:
             trained = load(workdir)
         with report.under_way("compiling"):
             app = create_app(trained, workdir.name, host, invert)
-        # It warns of every request that waits for another; here nobody minds.
+        # waitress warns of every request that waits for another.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         server = waitress.create_server(
             app, sockets=[listener], threads=THREADS, ident=None,
-            max_request_body_size=4 * MAX_BYTES)  # up to there our own 413 answers
+            max_request_body_size=4 * MAX_BYTES)  # below it, the app answers 413
         print(f"{address(host, listener)} shows {workdir}; Ctrl-C ends it", flush=True)
         if not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
             print("others who reach this machine can use the page: it has neither "
@@ -47,7 +47,7 @@ def serve(workdir: Path, host: str, port: int, invert: bool = False) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises InputError where it cannot be had."""
+    """Opens a listening socket. Raises InputError where that is not possible."""
     try:
         family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(place[:2], family=family)
@@ -63,6 +63,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address(host: str, listener: socket.socket) -> str:
+    """Returns the address of the page, as it is printed."""
     name = "localhost" if host in ("0.0.0.0", "::", "") else host
     name = f"[{name}]" if ":" in name else name
     return f"http://{name}:{listener.getsockname()[1]}"
@@ -70,8 +71,7 @@ def address(host: str, listener: socket.socket) -> str:
 
 @contextlib.contextmanager
 def sigterm_as_sigint() -> Iterator[None]:
-    """SIGTERM ends the server as Ctrl-C does, so that a request under way is answered.
-    """
+    """Makes SIGTERM end the server as Ctrl-C does: a request under way is answered."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

@@ -63,13 +63,13 @@ def draw(run: Run, finished: Finished, progress: Progress) -> None:
     # Imported here: matplotlib and Jinja2 take a second, which only the end of a run
     # needs.
     from cnn_jax.inspection import output
-    from cnn_jax.inspection.draw import plots
-    from cnn_jax.inspection.inspected_run import make_subject
+    from cnn_jax.inspection.draw.learning_curves import learning_curves
+    from cnn_jax.inspection.inspected_run import make_inspected_run
 
     path = run.workdir / "learning_curves.png"
     with named(path):
-        plots.learning_curves(progress.history).figure.savefig(path, dpi=120)
-    output.draw_at_end(make_subject(
-        run.workdir, run.config, run.info, run.recipe.model, finished.best,
+        learning_curves(progress.history).figure.savefig(path, dpi=120)
+    output.draw_at_end(make_inspected_run(
+        run.workdir, run.config, run.info, run.recipe.model, finished.best.variables,
         finished.step, progress.history, run.dataset, images=1), run.workdir,
         run.report)

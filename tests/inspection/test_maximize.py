@@ -9,7 +9,8 @@ from tests.support.quick_compile import quick_jit
 
 from cnn_jax import networks
 from cnn_jax.networks.trace import features
-from cnn_jax.inspection.explain.maximize import Ascent, blurred, maximize, penalty
+from cnn_jax.inspection.explain.maximize import (AscentConfig, blur, maximize,
+                                                 penalty)
 from cnn_jax.layers import Flatten, Layers
 
 PLAIN = Layers(conv="lax", pool="lax")
@@ -26,17 +27,17 @@ WEIGHTS = np.asarray(jax.random.normal(jax.random.key(0), (3, *SHAPE)))
 
 
 @quick_jit
-def climb(weights, filters, span=(0.0, 1.0), rate=0.1, jitter=0, l2=0.0):
+def ascend(weights, filters, input_range=(0.0, 1.0), rate=0.1, jitter=0, l2=0.0):
     """Forty steps on linear units with weights [3, H, W, C]; one program for all."""
     params = {"head": {"kernel": weights.reshape(3, -1).T, "bias": jnp.zeros(3)}}
+    config = AscentConfig(40, rate, jitter=jitter, blur=0.0, l2=l2, variation=0.0)
     return maximize(Linear(), {"params": params}, filters, jax.random.key(1), "head",
-                    SHAPE, span, Ascent(40, rate, jitter=jitter, blur=0.0, l2=l2,
-                                        variation=0.0))
+                    SHAPE, input_range, config)
 
 
 def test_a_linear_unit_is_largest_in_a_corner():
     """White where its weight is positive, black elsewhere, in the input's own units."""
-    found = climb(WEIGHTS, np.array([2, 0]), (-1.0, 3.0), rate=9.0)
+    found = ascend(WEIGHTS, np.array([2, 0]), (-1.0, 3.0), rate=9.0)
     chosen = WEIGHTS[[2, 0]]
     np.testing.assert_allclose(found.images, np.where(chosen > 0, 3.0, -1.0), atol=1e-5)
     np.testing.assert_allclose(
@@ -44,9 +45,9 @@ def test_a_linear_unit_is_largest_in_a_corner():
     assert (found.last > 2 * np.abs(found.first) + 1).all()
 
 
-def test_l2_balances_the_climb():
+def test_l2_balances_the_ascent():
     """It ends where n(w) = 2 l2 (u - 1/2), as far as 0..1 allows."""
-    found = climb(WEIGHTS, np.array([1, 0]), rate=0.3, l2=1.5)
+    found = ascend(WEIGHTS, np.array([1, 0]), rate=0.3, l2=1.5)
     slope = WEIGHTS[1] / np.sqrt((WEIGHTS[1] ** 2).mean())
     np.testing.assert_allclose(found.images[0], np.clip(0.5 + slope / 3, 0, 1),
                                atol=1e-3)
@@ -54,8 +55,8 @@ def test_l2_balances_the_climb():
 
 def test_filters_are_climbed_alone():
     """Beside another filter each finds the same image, and again the same."""
-    together = climb(WEIGHTS, np.array([0, 1]), rate=0.01)
-    swapped = climb(WEIGHTS, np.array([0, 2]), rate=0.01)
+    together = ascend(WEIGHTS, np.array([0, 1]), rate=0.01)
+    swapped = ascend(WEIGHTS, np.array([0, 2]), rate=0.01)
     np.testing.assert_array_equal(together.images[0], swapped.images[0])
     assert np.abs(together.images[1] - swapped.images[1]).max() > 0.1
 
@@ -64,31 +65,31 @@ def test_jitter_is_taken_back():
     """The image moves before each step and back after it: a unit that sums all pixels
     does not see it."""
     ones = np.ones_like(WEIGHTS)
-    still = climb(ones, np.array([0, 1]), rate=0.01)
-    moved = climb(ones, np.array([0, 1]), rate=0.01, jitter=3)
+    still = ascend(ones, np.array([0, 1]), rate=0.01)
+    moved = ascend(ones, np.array([0, 1]), rate=0.01, jitter=3)
     np.testing.assert_allclose(still.images, moved.images, atol=1e-6)
-    other = climb(WEIGHTS, np.array([0, 1]), rate=0.01, jitter=3)
-    assert np.abs(other.images - climb(WEIGHTS, np.array([0, 1]), rate=0.01).images
+    other = ascend(WEIGHTS, np.array([0, 1]), rate=0.01, jitter=3)
+    assert np.abs(other.images - ascend(WEIGHTS, np.array([0, 1]), rate=0.01).images
                   ).max() > 0.01
 
 
 def test_the_penalty_by_hand():
     u = jnp.array([[0.5, 0.75], [0.0, 0.5]])[..., None]
     # Steps down the columns 0.5 and 0.25, along the rows 0.25 and 0.5.
-    assert float(penalty(u, Ascent(l2=2.0, variation=3.0))) == pytest.approx(
+    assert float(penalty(u, AscentConfig(l2=2.0, variation=3.0))) == pytest.approx(
         2 * (0.25 ** 2 + 0.5 ** 2) + 3 * (0.5 + 0.25 + 0.25 + 0.5))
 
 
 def test_blur_spreads_a_pixel_and_keeps_what_is_flat():
     point = np.zeros((7, 6, 1), np.float32)
     point[3, 2] = 1
-    found = np.asarray(blurred(jnp.array(point), jnp.float32(1.0)))[..., 0]
+    found = np.asarray(blur(jnp.array(point), jnp.float32(1.0)))[..., 0]
     bell = np.exp(-0.5 * np.arange(-2, 3) ** 2)
     bell /= bell.sum()
     np.testing.assert_allclose(found[1:6, 0:5], np.outer(bell, bell), atol=1e-6)
     flat = jnp.full((4, 3, 2), 0.3)
-    np.testing.assert_allclose(blurred(flat, jnp.float32(2.0)), flat, rtol=1e-6)
-    np.testing.assert_allclose(blurred(point, jnp.float32(0.0)), point, atol=1e-6)
+    np.testing.assert_allclose(blur(flat, jnp.float32(2.0)), flat, rtol=1e-6)
+    np.testing.assert_allclose(blur(point, jnp.float32(0.0)), point, atol=1e-6)
 
 
 def test_the_values_of_a_network_rise_at_least_threefold():
@@ -102,7 +103,7 @@ def test_the_values_of_a_network_rise_at_least_threefold():
     def run(key):
         variables = network.init(key, noise, train=False)
         found = maximize(network, variables, jnp.arange(6), key, "conv2", shape,
-                         (-1.0, 1.0), Ascent(steps=48), position=(2, 1))
+                         (-1.0, 1.0), AscentConfig(steps=48), position=(2, 1))
         on_noise = features(network, variables, noise)["conv2"][:, 2, 1, :6]
         return found, on_noise
 

@@ -4,8 +4,9 @@ import pytest
 from tests.support.browser import DESK, OVERFLOW, PHONE, opened
 from tests.support.made_runs import DIGITS, made_run
 
-from cnn_jax.inspection.draw import classification_metrics as quality_pictures
-from cnn_jax.inspection.explain import units
+from cnn_jax.inspection.draw import classification_metrics as drawn_metrics
+from cnn_jax.inspection.draw.activation_stats import draw_dead
+from cnn_jax.inspection.explain.classification_metrics import load
 from cnn_jax.inspection.pages import compare, report
 from cnn_jax.inspection.draw.picture import write
 
@@ -67,11 +68,10 @@ def pages(tmp_path_factory):
 
 def record_pictures(workdir) -> int:
     """Pictures of several shapes in a workdir; returns how many."""
-    from cnn_jax.inspection.explain import classification_metrics as quality
-    found = quality.load(workdir)
-    pictures = [quality_pictures.draw_confusion(found),
-                quality_pictures.draw_calibration(found),
-                units.draw_dead({"act1": found.confusion[0] > 0}, "3 images")]
+    found = load(workdir)
+    pictures = [drawn_metrics.draw_confusion(found),
+                drawn_metrics.draw_calibration(found),
+                draw_dead({"act1": found.confusion[0] > 0}, "3 images")]
     wide = pictures[-1].figure
     pictures.append(pictures[-1]._replace(name="wide"))
     write(pictures[:-1], workdir / "pictures", 24)

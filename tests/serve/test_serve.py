@@ -17,13 +17,14 @@ from PIL import Image
 from tests.support.tiny_runs import end, start_python, tiny, untrained, wait_until
 
 from cnn_jax.inspection import predict
+from cnn_jax.inspection.forward import compute_logits
 from cnn_jax.serve import server
 from cnn_jax.data.images import read_image
 from cnn_jax.errors import InputError
 from cnn_jax.serve import app as serve
 from cnn_jax.networks.trace import features
 from cnn_jax.inspection.draw.overlays import overlay
-from cnn_jax.inspection.explain.saliency import grad_cam
+from cnn_jax.inspection.explain.grad_cam import grad_cam
 from cnn_jax.workdir import trained as runs
 from cnn_jax.workdir.checkpoints.write import Checkpoints
 from cnn_jax.config import to_json
@@ -80,7 +81,7 @@ def test_about_names_network_classes_layers_and_limits(client, trained):
     assert (about["network"], about["dataset"], about["run"]) == (
         "baseline", "digits", "short")
     assert about["classes"] == [str(i) for i in range(10)]
-    assert (about["image_shape"], about["masks"]) == ([8, 8, 1], False)
+    assert (about["image_shape"], about["task"]) == ([8, 8, 1], "classify")
     assert (about["step"], about["max_bytes"]) == (7, 20 * 2**20)
     shapes = {layer["name"]: layer["shape"] for layer in about["layers"]}
     assert about["layer"] in shapes and "head" not in shapes
@@ -97,11 +98,11 @@ def test_probabilities_are_those_of_predict(client, workdir, tmp_path, kind, inv
     file = tmp_path / "picture"
     file.write_bytes(picture)
     answer = client.post(f"/answer?invert={invert}", data=picture).json
-    theirs, = predict.classify(workdir, [file], top=10, invert=bool(invert))
-    ours = answer["probabilities"]
+    theirs, = predict.predict(workdir, [file], top=10, invert=bool(invert))
+    ours = answer["scores"]
     assert abs(sum(ours) - 1) < 1e-6
     np.testing.assert_allclose([ours[int(name)] for name in theirs.classes],
-                               theirs.probabilities, rtol=1e-5, atol=1e-7)
+                               theirs.scores, rtol=1e-5, atol=1e-7)
     assert answer["explained"] == int(theirs.classes[0]) == int(np.argmax(ours))
     seen = read_image(io.BytesIO(picture), (8, 8), 1)
     np.testing.assert_array_equal(decoded(answer["seen"]),
@@ -153,7 +154,7 @@ def test_pictures_asked_at_once_get_their_own_answers(client):
     ask = client.application.test_client
 
     def answer(picture):
-        return ask().post("/answer", data=picture).json["probabilities"]
+        return ask().post("/answer", data=picture).json["scores"]
 
     with ThreadPoolExecutor(6) as pool:
         assert list(pool.map(answer, pictures)) == [answer(one) for one in pictures]
@@ -167,13 +168,13 @@ def test_masks_take_the_place_of_probabilities():
     run = untrained(config, (32, 32, 3), names)
     client = serve.create_app(run).test_client()
     about, answer = client.get("/about").json, client.post("/answer", data=PICTURE).json
-    assert about["masks"] and about["layer"] != "head"
+    assert about["task"] == "segment" and about["layer"] != "head"
     assert len(about["colours"]) == 6 and about["colours"][0] == "#000000"
-    assert "probabilities" not in answer
     pixels = read_image(io.BytesIO(PICTURE), (32, 32), 3)
-    mask = np.asarray(predict.compiled(run)(pixels[None])[0].argmax(-1))
+    mask = np.asarray(compute_logits(run.recipe.model, run.state.variables,
+                                     run.recipe.scale(pixels[None]))[0].argmax(-1))
     shares = np.bincount(mask.ravel(), minlength=6) / mask.size
-    np.testing.assert_allclose(answer["shares"], shares, atol=1e-6)
+    np.testing.assert_allclose(answer["scores"], shares, atol=1e-6)
     np.testing.assert_array_equal(decoded(answer["mask"]), overlay(pixels, mask))
     assert answer["explained"] == 1 + shares[1:].argmax()
     assert decoded(answer["grad_cam"]).shape == (32, 32, 3)
@@ -185,7 +186,7 @@ def test_a_network_without_maps_has_only_probabilities():
         config, (28, 28, 1), tuple("0123456789"))).test_client()
     about, answer = client.get("/about").json, client.post("/answer", data=PICTURE).json
     assert (about["layers"], about["layer"]) == ([], None)
-    assert answer.keys() == {"probabilities", "explained", "seen", "milliseconds"}
+    assert answer.keys() == {"scores", "named", "explained", "seen", "milliseconds"}
     assert client.post("/answer?layer=conv1", data=PICTURE).status_code == 400
 
 
@@ -318,7 +319,7 @@ def test_the_page_has_nothing_inline_and_nothing_from_elsewhere(client):
 
 def test_a_fault_of_ours_is_one_line_too(trained, monkeypatch):
     app = serve.create_app(trained)
-    monkeypatch.setattr(serve, "drawn", lambda *args: 1 / 0)
+    monkeypatch.setattr(serve, "encode", lambda *args: 1 / 0)
     refused(app.test_client().post("/answer", data=PICTURE), 500)
 
 
@@ -357,7 +358,7 @@ def test_main_serves_until_it_is_told_to_stop(workdir, tmp_path, number):
             assert b"<canvas" in answer.read() and "Server" not in answer.headers
         question = urllib.request.Request(f"{address}/answer", data=PICTURE)
         with urllib.request.urlopen(question, timeout=60) as answer:
-            assert len(json.load(answer)["probabilities"]) == 10
+            assert len(json.load(answer)["scores"]) == 10
     finally:
         process.send_signal(number)
     code, output, errors = end(process)

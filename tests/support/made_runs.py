@@ -9,7 +9,8 @@ import numpy as np
 from tests.support.tiny_runs import tiny
 
 from cnn_jax import networks
-from cnn_jax.inspection.explain import classification_metrics as quality
+from cnn_jax.inspection.explain.classification_metrics import (
+    ClassificationMetrics, measure, save)
 from cnn_jax.networks.summary import layer_table
 from cnn_jax.json_files import sealed
 from cnn_jax.config import to_json
@@ -53,7 +54,7 @@ def made_run(folder: Path, changes: dict | None = None, accuracy: float | None =
             "compile_seconds": 2.0, "versions": {"python": "3.11.7", "jax": "0.10.2"},
             "devices": ["cpu: cpu"], "machine": "2 cores", "commit": None,
             "command": "python main.py --config=configs/default.py"})))
-        quality.save(made_quality(right, class_names, 8 * epochs), folder)
+        save(made_metrics(right, class_names, 8 * epochs), folder)
     return folder
 
 
@@ -63,16 +64,14 @@ def resealed(content: dict, **changes) -> dict:
                    if key != "crc32"})
 
 
-def made_quality(right: int, class_names: tuple[str, ...],
-                 step: int) -> quality.Quality:
+def made_metrics(right: int, class_names: tuple[str, ...],
+                 step: int) -> ClassificationMetrics:
     """Of 100 images, ten of each of ten classes, so many are right; the last ones are
     taken for the class before."""
     labels = np.arange(100) // 10
     predicted = np.where(np.arange(100) < right, labels, labels - 1)
-    return quality.Quality(
-        "test", step, "image", class_names,
-        quality.confusion(labels, predicted, len(class_names)),
-        quality.calibration(np.linspace(0.5, 1, 100), labels == predicted))
+    return measure(labels, predicted, np.linspace(0.5, 1, 100), class_names, "test",
+                   step, "image")
 
 
 @functools.cache

@@ -38,8 +38,8 @@ KEYS = """network dataset seed params epochs best_epoch validation_accuracy
     images_per_second peak_memory_mb params_sha256 versions devices machine command
     commit""".split()
 FILES = """config.json metrics.jsonl history.csv train validation checkpoints
-    summary.txt learning_curves.png results.json quality.json pictures inspection
-    report.html""".split()
+    summary.txt learning_curves.png results.json classification_metrics.json pictures
+    inspection report.html""".split()
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from cnn_jax.cli.request import Request
 from cnn_jax.inspection import predict
 from cnn_jax.data.augment import augment
 from cnn_jax.errors import InputError
-from cnn_jax.inspection.draw.contact_sheet import class_colours
+from cnn_jax.inspection.draw.labels import class_colours
 from cnn_jax.inspection.draw.overlays import overlay
 from cnn_jax.config import check
 from cnn_jax.training import steps
@@ -168,20 +168,20 @@ def test_pixels_of_pictures_get_the_classes_that_evaluation_counts(
     paths, test = write_test_images(tmp_path, 10)
     monkeypatch.setattr(predict, "BATCH", 4)
     monkeypatch.setattr(console, "QUIET_SECONDS", -1.0)
-    found = predict.segment(trained[0], [tmp_path])
+    found = predict.predict(trained[0], [tmp_path])
     told = capsys.readouterr()
     assert "pictures - step 2/3 - batches of 4" in told.err and told.out == ""
     run = runs.load(trained[0])
     logits = jax.jit(lambda state, x: steps.predict_logits(state, x, run.recipe))(
         run.state, test.images)
-    np.testing.assert_array_equal([one.mask for one in found], logits.argmax(-1))
+    np.testing.assert_array_equal([one.label for one in found], logits.argmax(-1))
     np.testing.assert_array_equal([one.pixels for one in found], test.images)
     for path, one in zip(paths, found, strict=True):
-        assert one.image == str(path) and sum(one.shares) == pytest.approx(1)
-        assert one.shares == tuple(sorted(one.shares, reverse=True))
-        for name, share in zip(one.classes, one.shares):
+        assert one.image == str(path) and sum(one.scores) == pytest.approx(1)
+        assert one.scores == tuple(sorted(one.scores, reverse=True))
+        for name, share in zip(one.classes, one.scores):
             number = run.info.class_names.index(name)
-            assert share == (one.mask == number).mean()
+            assert share == (one.label == number).mean()
 
 
 def test_predict_prints_shares_and_draws(trained, tmp_path, capsys, monkeypatch):
@@ -225,10 +225,10 @@ def test_overlays_of_test_images(trained, tmp_path, capsys, monkeypatch):
                                                       "wrong pixels"]
     np.testing.assert_array_equal(drawn["images"], test.images)
     np.testing.assert_array_equal(drawn["truth"], test.labels)
-    found = predict.segment(trained[0], paths)
+    found = predict.predict(trained[0], paths)
     for one, predicted, truth, (axes, *_, wrong) in zip(
             found, drawn["predicted"], test.labels, grid, strict=True):
-        np.testing.assert_array_equal(one.mask, predicted)
+        np.testing.assert_array_equal(one.label, predicted)
         want = jaccard_score(truth.ravel(), predicted.ravel(), average="macro",
                              zero_division=0)
         assert axes.get_ylabel() == f"IoU {want:.2f}"
@@ -247,16 +247,12 @@ def test_overlays_from_the_command_line(trained, tmp_path):
     assert "x.jpeg must end in" in refusal(bad, 2)
 
 
-def test_each_kind_of_run_says_what_it_answers_for(trained, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="a class for each pixel.*predict.segment"):
-        predict.classify(trained[0], [tmp_path])
+def test_each_kind_of_run_says_what_it_draws(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "read_config", lambda workdir: tiny())
-    with pytest.raises(InputError, match="one class for each picture.*shapes_segm"):
-        predict.segment(trained[0], [tmp_path])
-    with pytest.raises(InputError, match="one class for each picture"):
+    with pytest.raises(InputError, match="--mode=overlays"):
         run_mode("overlays", trained[0])
-    with pytest.raises(InputError, match="--output=a.png is a picture of the classes"):
-        run_mode("predict", trained[0], images=("a.png",), output=Path("a.png"))
+    with pytest.raises(InputError, match="--output=a.png"):
+        run_mode("predict", trained[0], paths=("a.png",), output=Path("a.png"))
 
 
 def test_overlays_of_other_data_are_refused(trained):

@@ -3,38 +3,61 @@
 from collections.abc import Iterator
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from cnn_jax.inspection.draw.contact_sheet import legend, show
-from cnn_jax.inspection.draw.drawing import fit
+from cnn_jax.inspection.draw.drawing import fit, fold
+from cnn_jax.inspection.draw.labels import legend, show
 from cnn_jax.inspection.draw.overlays import draw_panels, name_panels, panels
 from cnn_jax.inspection.draw.picture import Picture
-from cnn_jax.inspection.explain.classification_metrics import (Quality,
-                                                               calibration_error,
-                                                               confident_mistakes,
-                                                               image_ious, measure)
-from cnn_jax.inspection.settings import Settings
-from cnn_jax.inspection.inspected_run import Subject
+from cnn_jax.inspection.explain.classification_metrics import (
+    ClassificationMetrics, calibration_error, class_scores, confident_mistakes,
+    image_ious, measure, measure_multilabel)
+from cnn_jax.inspection.inspected_run import InspectedRun
 
 MISTAKES, COLUMNS = 12, 3
-WORST = 6       # of the images with masks
+PANEL = 1.5     # inches, the width of one of them
+WORST = 6       # images with masks
 NUMBERED = 20   # classes whose counts are written into the matrix
 CELL = 0.32     # inches of the matrix
 
 
-def quality(subject: Subject, settings: Settings) -> Iterator[Picture]:
-    """Confusion matrix, calibration curve and the worst mistakes of the whole part."""
-    figures = measure(subject)
-    yield draw_confusion(figures)
-    yield draw_calibration(figures)
-    yield (draw_worst_masks if figures.unit == "pixel" else draw_mistakes)(subject)
+def metrics(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
+    """Draws confusion matrix (or scores of the classes), calibration curve and the
+    worst mistakes of the whole part."""
+    found = measure_run(run)
+    yield draw_class_scores(found) if found.confusion is None else draw_confusion(found)
+    yield draw_calibration(found)
+    yield draw_worst_masks(run) if found.unit == "pixel" else draw_mistakes(run)
 
 
-def draw_confusion(quality: Quality) -> Picture:
-    """Rows are true classes, columns predicted ones; the colour is the row's share."""
+def measure_run(run: InspectedRun) -> ClassificationMetrics:
+    """Measures the part of the data that the explained images come from."""
+    labels = run.examples.labels
+    predicted, probability = run.predictions
+    if not run.task.exclusive:
+        labels = pad_classes(labels, predicted.shape[1])
+        names = tuple(map(run.class_name, range(predicted.shape[1])))
+        return measure_multilabel(labels, predicted, probability, names, run.part,
+                                  run.step)
+    classes = max(len(run.class_names), int(predicted.max()) + 1)
+    return measure(labels, predicted, probability,
+                   tuple(map(run.class_name, range(classes))), run.part, run.step,
+                   run.task.unit)
+
+
+def pad_classes(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Adds classes that never occur, where the head has more outputs than labels."""
+    return np.pad(labels, ((0, 0), (0, classes - labels.shape[1])))
+
+
+def draw_confusion(metrics: ClassificationMetrics) -> Picture:
+    """Draws true classes as rows, predicted ones as columns; the colour is the share
+    of the row."""
     # Imported here, as below: matplotlib takes a second, and few modes draw.
     from matplotlib.figure import Figure
 
-    table, names = quality.confusion, quality.class_names
+    table, names = metrics.confusion, metrics.class_names
+    assert table is not None
     classes = len(names)
     cell = CELL if classes <= NUMBERED else max(0.09, 9 / classes)
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
@@ -58,42 +81,80 @@ def draw_confusion(quality: Quality) -> Picture:
                       color="white" if shares[i, j] > 0.5 else "black")
     return Picture(
         "confusion", "Confusion matrix",
-        f"Every {quality.unit} of the {quality.part} part by its true class (row) and "
-        "the class the network names (column); what is off the diagonal is wrong.",
-        confusion_in_words(quality), figure, {"confusion": table})
+        f"Every {metrics.unit} of the {metrics.part} part by its true class (row) and "
+        "its predicted class (column). Everything off the diagonal is wrong.",
+        describe_confusion(metrics), figure, {"confusion": table})
 
 
 def short(count: int) -> str:
-    """A count that fits a cell: 9400, 12k, 3.4M."""
+    """Shortens a count to fit a cell: 9400, 12k, 3.4M."""
     if count < 10_000:
         return str(count)
     return f"{count / 1e3:.0f}k" if count < 10**6 else f"{count / 1e6:.3g}M"
 
 
-def confusion_in_words(quality: Quality, most: int = 3) -> str:
-    """'351 of 359 images are right. Most often wrong: 8 taken for 1 3 times, ...'"""
-    table, names = quality.confusion, quality.class_names
-    words = (f"{np.trace(table):,} of {table.sum():,} {quality.unit}s of the "
-             f"{quality.part} part are right.")
+def describe_right(metrics: ClassificationMetrics) -> str:
+    """Returns '351 of 359 images of the test part are right'."""
+    return (f"{metrics.right:,} of {metrics.examples:,} {metrics.unit}s of the "
+            f"{metrics.part} part are right"
+            + (" in every class" if metrics.confusion is None else ""))
+
+
+def describe_confusion(metrics: ClassificationMetrics, most: int = 3) -> str:
+    """Returns '351 of 359 images are right. Most frequent mistakes: 8 as 1 (3), ...'.
+    """
+    table, names = metrics.confusion, metrics.class_names
+    assert table is not None
     wrong = table - np.diag(np.diag(table))
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     pairs = zip(*np.unravel_index(order, wrong.shape))
-    said = [f"{names[i]} taken for {names[j]} "
-            + ("once" if wrong[i, j] == 1 else f"{wrong[i, j]:,} times")
-            for i, j in pairs if wrong[i, j]]
-    return words + (f" Most often wrong: {', '.join(said)}." if said else "")
+    mistakes = [f"{names[i]} as {names[j]} ({wrong[i, j]:,})" for i, j in pairs
+                if wrong[i, j]]
+    return f"{describe_right(metrics)}." + (
+        f" Most frequent mistakes: {', '.join(mistakes)}." if mistakes else "")
 
 
-def draw_calibration(quality: Quality) -> Picture:
-    """The share of right answers over the probability that the network gives them."""
+def draw_class_scores(metrics: ClassificationMetrics) -> Picture:
+    """Draws precision, recall and average precision of each class as bars."""
     from matplotlib.figure import Figure
 
-    count, probability, right = quality.bins.T
+    assert metrics.average_precision is not None
+    scores = class_scores(metrics.counts)
+    bars = {"precision": scores["precision"], "recall": scores["recall"],
+            "average precision": metrics.average_precision}
+    classes = len(metrics.class_names)
+    figure = Figure(figsize=(4.5, 0.4 * classes + 1.2), layout="constrained")
+    axes = figure.subplots()
+    for place, (name, values) in enumerate(bars.items()):
+        axes.barh(np.arange(classes) + 0.27 * (place - 1), np.nan_to_num(values), 0.25,
+                  label=name, color=("#8fb8de", "#1f4e79", "#d55e00")[place])
+    axes.set_yticks(range(classes), map(fit, metrics.class_names), fontsize=8)
+    axes.set(xlim=(0, 1), ylim=(classes - 0.5, -0.5))
+    axes.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    return Picture(
+        "class_scores", "Scores of the classes",
+        f"On the {metrics.part} part. Precision: the share of right predictions among "
+        "the images that are predicted to show the class. Recall: the share of its "
+        "images that are found. Average precision: the area under the curve of "
+        "precision over recall, for every threshold. A missing bar is 0 or 0 / 0.",
+        f"{describe_right(metrics)}. Average precision: " + ", ".join(
+            f"{name} {value:.3f}" for name, value in zip(
+                metrics.class_names, metrics.average_precision)) + ".", figure, bars)
+
+
+def draw_calibration(metrics: ClassificationMetrics) -> Picture:
+    """Draws the share of right predictions over their probability."""
+    from matplotlib.figure import Figure
+
+    count, probability, right = metrics.bins.T
     size = len(count)
     edges = np.arange(size + 1) / size
     filled = count > 0
     shares = np.divide(right, count, out=np.zeros(size), where=filled)
-    error = calibration_error(quality.bins)
+    error = calibration_error(metrics.bins)
+    exclusive = metrics.confusion is not None
+    counted = f"{metrics.unit}s" if exclusive else "classes of images"
     figure = Figure(figsize=(4.5, 4.4), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.bar(edges[:-1][filled], shares[filled], 1 / size, align="edge",
@@ -101,81 +162,95 @@ def draw_calibration(quality: Quality) -> Picture:
     upper.plot(probability[filled] / count[filled], shares[filled], "o",
                color="#1f4e79", markersize=3)
     upper.plot([0, 1], [0, 1], "k--", linewidth=1)
-    upper.set(ylabel="share that is right", ylim=(0, 1.02), xlim=(0, 1),
-              title=f"ECE {error:.4f}")
+    upper.set(ylabel="share that is right" if exclusive else "share that is present",
+              ylim=(0, 1.02), xlim=(0, 1), title=f"ECE {error:.4f}")
     lower.bar(edges[:-1], count, 1 / size, align="edge", color="0.6", edgecolor="0.3")
     lower.set_yscale("symlog", linthresh=1)
     powers = 10 ** np.arange(int(np.log10(count.max())) + 1)
     lower.set_yticks([0, *powers[::-1][::2 if len(powers) > 3 else 1]])
-    lower.set(xlabel="probability of the predicted class", ylabel=f"{quality.unit}s")
+    lower.set(xlabel=f"probability of {'the predicted' if exclusive else 'a'} class",
+              ylabel=counted)
     for axes in (upper, lower):
         axes.grid(alpha=0.3)
-    certain = probability.sum() / count.sum()
-    accuracy = right.sum() / count.sum()
+    mean = probability.sum() / count.sum()
+    share = right.sum() / count.sum()
     return Picture(
         "calibration", "Calibration",
-        "Where the bars lie under the dashed line the network is surer than it is "
-        "right. The expected calibration error (ECE) is their mean distance from it, "
-        f"weighted by the number of {quality.unit}s below (a logarithmic scale).",
-        f"The expected calibration error is {error:.4f}: the network is sure of its "
-        f"answers to {certain:.1%} on average, and {accuracy:.1%} are right.",
-        figure, {"bins": quality.bins})
+        "Where the bars end below the dashed line, the network is more confident than "
+        "it is right. The expected calibration error (ECE) is their mean distance from "
+        f"it, weighted by the number of {counted} below (on a logarithmic scale).",
+        f"The expected calibration error is {error:.4f}: the mean probability is "
+        f"{mean:.1%}, and {share:.1%} are {'right' if exclusive else 'present'}.",
+        figure, {"bins": metrics.bins})
 
 
-def draw_mistakes(subject: Subject) -> Picture:
-    """The wrong answers that the network was surest of."""
+def mistakes_of(run: InspectedRun) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (whether each image is right, the confidence of its worst mistake)."""
+    labels = run.examples.labels
+    predicted, probability = run.predictions
+    if run.task.exclusive:
+        return labels == predicted, probability
+    labels = pad_classes(labels, predicted.shape[1])
+    wrong = labels != predicted
+    sure = np.where(predicted > 0, probability, 1 - probability)
+    return ~wrong.any(1), np.where(wrong, sure, 0).max(1)
+
+
+def draw_mistakes(run: InspectedRun) -> Picture:
+    """Draws the wrong images that the network was most confident about."""
     from matplotlib.figure import Figure
 
-    examples, (predicted, confidence) = subject.examples, subject.answers
-    places = confident_mistakes(examples.labels, predicted, confidence, MISTAKES)
-    wrong = int((examples.labels != predicted).sum())
-    rows = max(1, -(-len(places) // COLUMNS))
-    figure = Figure(figsize=(4.5, 1.85 * rows + 0.1), layout="constrained")
+    examples, (predicted, _) = run.examples, run.predictions
+    right, confidence = mistakes_of(run)
+    index = confident_mistakes(right, confidence, MISTAKES)
+    wrong, total = int((~right).sum()), len(right)
+    rows = max(1, -(-len(index) // COLUMNS))
+    figure = Figure(figsize=(PANEL * COLUMNS, 1.95 * rows + 0.1), layout="constrained")
     grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
-    said = []
-    for axes, place in zip(grid, places):
-        truth, answer = (subject.class_name(int(labels[place]))
-                         for labels in (examples.labels, predicted))
-        show(axes, examples.images[place], 0)
-        axes.set_title(f"says {fit(answer)} ({confidence[place]:.0%})\n"
-                       f"is {fit(truth)}", fontsize=8)
-        said.append(f"{truth} taken for {answer} ({confidence[place]:.1%})")
-    for axes in grid[len(places):]:
+    words = []
+    for axes, i in zip(grid, index):
+        truth, named = (run.label_text(labels[i])
+                        for labels in (examples.labels, predicted))
+        show(axes, examples.images[i])
+        axes.set_title(fold(f"{confidence[i]:.0%} {named}", PANEL - 0.1, 8) + "\n"
+                       + fold(f"is {truth}", PANEL - 0.1, 8), fontsize=8)
+        words.append(f"{truth} as {named} ({confidence[i]:.1%})")
+    for axes in grid[len(index):]:
         axes.set_axis_off()
-    if not len(places):
-        grid[0].text(0, 0.5, f"no mistakes in {len(predicted):,} images", va="center")
+    if not len(index):
+        grid[0].text(0, 0.5, f"no mistakes in {total:,} images", va="center")
     return Picture(
         "mistakes", "Most confident mistakes",
-        f"Of {wrong:,} mistakes in the {len(predicted):,} images of the {subject.part} "
-        "part, those that the network was surest of: above each image what it says and "
-        "how sure it is, below that what it is.",
-        f"{wrong:,} of {len(predicted):,} images are wrong. "
-        + (f"The surest: {'; '.join(said)}." if said else ""), figure,
-        {"index": places, "labels": examples.labels[places],
-         "predicted": predicted[places], "confidence": confidence[places]})
+        f"{wrong:,} of the {total:,} images of the {run.part} part are wrong. These "
+        "are the ones that the network was most confident about. Above each image: the "
+        "confidence and the prediction, then the truth.",
+        f"{wrong:,} of {total:,} images are wrong. "
+        + (f"The most confident: {'; '.join(words)}." if words else ""), figure,
+        {"index": index, "labels": examples.labels[index],
+         "predicted": predicted[index], "confidence": confidence[index]})
 
 
-def draw_worst_masks(subject: Subject) -> Picture:
-    """The images whose masks the network gets most wrong."""
+def draw_worst_masks(run: InspectedRun) -> Picture:
+    """Draws the images whose masks the network gets most wrong."""
     from matplotlib.figure import Figure
 
-    images, labels = subject.examples
-    predicted, _ = subject.answers
+    images, labels = run.examples
+    predicted, _ = run.predictions
     ious = image_ious(labels, predicted)
-    places = np.argsort(ious, kind="stable")[:WORST]
-    rows = [panels(images[i], predicted[i], labels[i]) for i in places]
+    index = np.argsort(ious, kind="stable")[:WORST]
+    rows = [panels(images[i], predicted[i], labels[i]) for i in index]
     figure = Figure(figsize=(6.0, 1.45 * len(rows) + 0.7), layout="constrained")
     grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
     name_panels(grid[0], rows[0])
-    for axes, row, place in zip(grid, rows, places):
+    for axes, row, i in zip(grid, rows, index):
         draw_panels(axes, row)
-        axes[0].set_ylabel(f"IoU {ious[place]:.2f}", fontsize=8)
-    legend(figure, subject.class_names)
+        axes[0].set_ylabel(f"IoU {ious[i]:.2f}", fontsize=8)
+    legend(figure, run.class_names)
     return Picture(
         "mistakes", "Worst images",
-        f"Of the {len(images):,} images of the {subject.part} part, those with the "
-        "lowest mean IoU over the classes in the image or its prediction.",
-        f"The {len(places)} images with the lowest mean IoU, from "
-        f"{ious[places[0]]:.2f} to {ious[places[-1]]:.2f}; the median of all images is "
-        f"{np.median(ious):.2f}.", figure,
-        {"index": places, "iou": ious[places], "predicted": predicted[places]})
+        f"The images with the lowest mean IoU among the {len(images):,} of the "
+        f"{run.part} part. The mean is over the classes in the image or in its "
+        "prediction.",
+        f"The {len(index)} images with the lowest mean IoU, from {ious[index[0]]:.2f} "
+        f"to {ious[index[-1]]:.2f}; the median of all images is {np.median(ious):.2f}.",
+        figure, {"index": index, "iou": ious[index], "predicted": predicted[index]})

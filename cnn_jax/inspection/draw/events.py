@@ -20,16 +20,16 @@ BINS = 40
 
 @contextlib.contextmanager
 def open_events(workdir: Path) -> Iterator[EventFile]:
-    """What `add` writes to. Where a tag and step come again, the later one counts."""
+    """Opens what `add` writes to; of the same tag and step the later entry counts."""
     with contextlib.closing(EventFile(workdir / FOLDER)) as events:
         yield events
 
 
 def add(events: EventFile, picture: Picture, file: Path, step: int) -> None:
-    """A picture, which lies in `file`, as pictures/NAME; and the values of each layer
-    that it shows the distribution of as NAME/LAYER, those that are finite."""
-    with Image.open(file) as found:
-        pixels = np.asarray(found.convert("RGB"))
+    """Adds the picture in `file` as pictures/NAME, and the values of each layer whose
+    distribution it shows as NAME/LAYER; only finite values count."""
+    with Image.open(file) as content:
+        pixels = np.asarray(content.convert("RGB"))
     summaries = [image(f"pictures/{picture.name}", pixels, dataformats="HWC")]
     if picture.name in HISTOGRAMS:
         for layer, values in picture.arrays.items():

@@ -1,18 +1,21 @@
-"""What a network makes of every pixel, drawn over the images."""
+"""The predicted class of every pixel, drawn over the images."""
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from cnn_jax.inspection.draw.contact_sheet import CELL, class_colours, legend, show
 from cnn_jax.inspection.draw.drawing import above, beside
+from cnn_jax.inspection.draw.labels import class_colours, legend, show
 from cnn_jax.inspection.draw.picture import Picture
 
 SHARE = 0.65  # of the class colour in an overlay; the rest is the grey image
+CELL = 1.25   # inches
 
 
 def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The image in grey, under the colours of the classes: uint8 [H, W, 3].
+    """Draws the colours of the classes over the image in grey, uint8 [H, W, 3].
 
     image: uint8 [H, W, C]. mask: class of each pixel [H, W]; class 0, the background,
     leaves the grey image as it is.
@@ -24,23 +27,23 @@ def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def panels(image: np.ndarray, predicted: np.ndarray,
            truth: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """{title: pixels} of what stands side by side: image, truth, prediction, and where
-    they differ; without `truth` image and prediction.
+    """Returns {title: pixels} of what stands side by side: image, truth, prediction,
+    and where they differ; without `truth` image and prediction.
 
     image: uint8 [H, W, C]. predicted, truth: classes [H, W].
     """
-    found = {"image": image, "prediction": overlay(image, predicted)}
+    prediction = overlay(image, predicted)
     if truth is None:
-        return found
+        return {"image": image, "prediction": prediction}
     wrong = np.where(predicted != truth, 255, 0)[..., None]
-    return {"image": image, "truth": overlay(image, truth),
-            "prediction": found["prediction"], "wrong pixels": wrong}
+    return {"image": image, "truth": overlay(image, truth), "prediction": prediction,
+            "wrong pixels": wrong}
 
 
 def overlays(images: np.ndarray, predicted: np.ndarray, class_names: Sequence[str],
              title: str, caption: str, names: Sequence[str],
              truth: np.ndarray | None = None) -> Picture:
-    """A row for each image, with its `panels`.
+    """Draws a row for each image, with its `panels`.
 
     images: uint8 [N, H, W, C]. predicted, truth: classes [N, H, W].
     names: what stands beside each row.
@@ -66,12 +69,12 @@ def overlays(images: np.ndarray, predicted: np.ndarray, class_names: Sequence[st
 
 
 def draw_panels(axes: np.ndarray, row: dict[str, np.ndarray]) -> None:
-    """The panels of an image on a row of axes."""
-    for one, pixels in zip(axes, row.values(), strict=True):
-        show(one, pixels, 0)
+    """Draws the panels of an image on a row of axes."""
+    for axis, pixels in zip(axes, row.values(), strict=True):
+        show(axis, pixels)
 
 
 def name_panels(axes: np.ndarray, titles: Iterable[str]) -> None:
-    """What the columns are, above a row of axes."""
-    for one, words in zip(axes, titles):
-        one.set_title(words, fontsize=8)
+    """Sets the titles of the columns above a row of axes."""
+    for axis, title in zip(axes, titles):
+        axis.set_title(title, fontsize=8)

@@ -1,104 +1,128 @@
-"""How right a trained network is on one part of the data: the figures.
+"""How right a trained network is on one part of the data: counts and scores.
 
-Where each pixel has a label, every pixel counts as an example. All but `measure` are
+Where each pixel has a label, every pixel is an example. All but `save` and `load` are
 pure functions of arrays.
 """
 
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from cnn_jax.errors import InputError
-from cnn_jax.inspection.inspected_run import Subject
-from cnn_jax.json_files import fits, sealed
 from cnn_jax.files import write_atomically
-from cnn_jax.tasks.metrics import mean_iou
-from cnn_jax.workdir.folder import read_sealed
+from cnn_jax.tasks.metrics import average_precision, mean_iou
 
-FILE = "quality.json"  # in a workdir
+FILE = "classification_metrics.json"  # in a workdir
 BINS = 15  # of the calibration curve, as in its source
-SCORES = ("precision", "recall", "f1", "iou")
-FORM = {"part": str, "step": int, "unit": str, "classes": [{"class": str, str: object}],
-        "confusion": [[int]], "bins": ((float, float, float),) * BINS, str: object}
+FILE_SCORES = ("precision", "recall", "f1", "iou", "average_precision")
 AGAIN = "delete it, then --mode=inspect measures again"
 
 
-class Quality(NamedTuple):
+class ClassificationMetrics(NamedTuple):
     """Counts from which all figures follow."""
 
     part: str                     # of the data
     step: int                     # of the checkpoint
     unit: str                     # what was counted: 'image' or 'pixel'
-    class_names: tuple[str, ...]  # of the rows of `confusion`
-    confusion: np.ndarray         # int64 [true class, predicted class]
-    # float64 [BINS, 3], by the probability of the predicted class: how many there are,
-    # the sum of these probabilities, and how many are right
+    class_names: tuple[str, ...]
+    examples: int                 # how many images or pixels
+    right: int                    # how many of them have no wrong class
+    # int64 [classes, 3]: true positives, false positives, false negatives
+    counts: np.ndarray
+    # float64 [BINS, 3] by predicted probability: how many predictions, the sum of their
+    # probabilities, and how many are right
     bins: np.ndarray
+    # int64 [true class, predicted class]; None where an example has several classes
+    confusion: np.ndarray | None = None
+    # float64 [classes], where an example has several classes
+    average_precision: np.ndarray | None = None
 
 
-def measure(subject: Subject) -> Quality:
-    """The figures of the part of the data that a subject comes from."""
-    labels = subject.examples.labels
-    predicted, confidence = subject.answers
-    classes = max(len(subject.class_names), int(predicted.max()) + 1)
-    return Quality(
-        subject.part, subject.step, "pixel" if labels.ndim > 1 else "image",
-        tuple(map(subject.class_name, range(classes))),
-        confusion(labels, predicted, classes),
-        calibration(confidence, predicted == labels))
+def measure(labels: np.ndarray, predicted: np.ndarray, probability: np.ndarray,
+            class_names: tuple[str, ...], part: str, step: int,
+            unit: str) -> ClassificationMetrics:
+    """Measures predictions of one class for each example.
+
+    labels, predicted: classes; probability: of the predicted class; all of one shape.
+    """
+    table = confusion(labels, predicted, len(class_names))
+    true_positives = np.diag(table)
+    counts = np.stack([true_positives, table.sum(0) - true_positives,
+                       table.sum(1) - true_positives], axis=1)
+    return ClassificationMetrics(
+        part, step, unit, class_names, int(table.sum()), int(true_positives.sum()),
+        counts, calibration(probability, predicted == labels), confusion=table)
+
+
+def measure_multilabel(labels: np.ndarray, predicted: np.ndarray,
+                       probability: np.ndarray, class_names: tuple[str, ...], part: str,
+                       step: int) -> ClassificationMetrics:
+    """Measures predictions of any number of classes for each image.
+
+    labels, predicted: [N, classes] of 0 and 1; probability: that a class is present.
+    The calibration counts every class of every image.
+    """
+    truth, named = labels > 0, predicted > 0
+    counts = np.stack([(truth & named).sum(0), (~truth & named).sum(0),
+                       (truth & ~named).sum(0)], axis=1)
+    return ClassificationMetrics(
+        part, step, "image", class_names, len(labels),
+        int((truth == named).all(1).sum()), counts, calibration(probability, truth),
+        average_precision=average_precision(probability, labels))
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """int64 [classes, classes]: examples by true and by predicted class."""
-    # Imported here, as below: scikit-learn takes a second, and few modes need it.
-    from sklearn.metrics import confusion_matrix
-    return confusion_matrix(labels.ravel(), predicted.ravel(), labels=range(classes))
+    """Counts examples by true and by predicted class, int64 [classes, classes]."""
+    pairs = labels.astype(np.int64).ravel() * classes + predicted.ravel()
+    return np.bincount(pairs, minlength=classes ** 2).reshape(classes, classes)
 
 
-def class_scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Of each class: its examples, precision, recall, F1 and intersection over union.
+def class_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Computes examples, precision, recall, F1 and IoU of each class.
 
-    With tp examples of the class named so, fp others named so, and fn of the class
-    named otherwise:
+    With tp examples that are predicted to be of the class and are, fp that are
+    predicted to be and are not, and fn that are and are not predicted to be:
 
         precision = tp / (tp + fp)        recall = tp / (tp + fn)
         F1 = 2 tp / (2 tp + fp + fn)      IoU = tp / (tp + fp + fn)
 
-    NaN where that is 0 / 0: nothing was named so, or the class does not occur.
+    NaN where that is 0 / 0: the class is never predicted, or does not occur.
     """
-    from sklearn.metrics import precision_recall_fscore_support
-    truth, predicted = np.indices(confusion.shape).reshape(2, -1)
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        truth, predicted, labels=range(len(confusion)), zero_division=np.nan,
-        sample_weight=confusion.ravel())
-    right = np.diag(confusion).astype(np.float64)
-    either = confusion.sum(0) + confusion.sum(1) - right
-    iou = np.divide(right, either, out=np.full(len(right), np.nan), where=either > 0)
-    return {"examples": confusion.sum(1), "precision": precision, "recall": recall,
-            "f1": f1, "iou": iou}
+    tp, fp, fn = counts.astype(np.float64).T
+
+    def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+        return np.divide(above, below, out=np.full(len(tp), np.nan), where=below > 0)
+
+    return {"examples": counts[:, 0] + counts[:, 2], "precision": ratio(tp, tp + fp),
+            "recall": ratio(tp, tp + fn), "f1": ratio(2 * tp, 2 * tp + fp + fn),
+            "iou": ratio(tp, tp + fp + fn)}
 
 
-def means(scores: dict[str, np.ndarray]) -> dict[str, float]:
-    """The mean of each score over the classes that have one (the macro average)."""
-    return {name: float(np.nanmean(scores[name])) if not np.isnan(scores[name]).all()
-            else float("nan") for name in SCORES}
+def mean_known(values: np.ndarray) -> float:
+    """Averages the values that are not NaN (the macro average); NaN for none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
-def calibration(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """`Quality.bins` from the probability of each predicted class, and whether it is
-    right. Bin b holds b / BINS < probability <= (b + 1) / BINS."""
+def calibration(probability: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Computes `ClassificationMetrics.bins` from probabilities and what came true.
+
+    Bin b holds b / BINS < probability <= (b + 1) / BINS.
+    """
     inner = np.arange(1, BINS) / BINS
-    place = np.digitize(confidence.ravel(), inner, right=True)
-    return np.stack([np.bincount(place, weights, BINS) for weights in (
-        np.ones(place.size), confidence.ravel().astype(np.float64),
+    index = np.digitize(probability.ravel(), inner, right=True)
+    return np.stack([np.bincount(index, weights, BINS) for weights in (
+        np.ones(index.size), probability.ravel().astype(np.float64),
         right.ravel().astype(np.float64))], axis=1)
 
 
 def calibration_error(bins: np.ndarray) -> float:
-    """The expected calibration error: the mean over all examples of how far the share
-    of right ones is from the mean probability in the bin of the example,
+    """Computes the expected calibration error (ECE).
+
+    It is the mean over all predictions of how far the share of right ones is from the
+    mean probability in the bin of the prediction,
 
         ECE = sum over the bins of n_b / n * |right_b / n_b - probability_b / n_b|
 
@@ -107,60 +131,103 @@ def calibration_error(bins: np.ndarray) -> float:
     return float(np.abs(bins[:, 2] - bins[:, 1]).sum() / bins[:, 0].sum())
 
 
-def confident_mistakes(labels: np.ndarray, predicted: np.ndarray,
-                       confidence: np.ndarray, count: int) -> np.ndarray:
-    """Places of the wrong answers [N], the most probable first; of equal ones the
-    earlier."""
-    wrong = np.flatnonzero(labels != predicted)
+def confident_mistakes(right: np.ndarray, confidence: np.ndarray,
+                       count: int) -> np.ndarray:
+    """Returns the indices of the wrong predictions [N], the most confident first; of
+    equal ones the earlier."""
+    wrong = np.flatnonzero(~right)
     return wrong[np.argsort(-confidence[wrong], kind="stable")[:count]]
 
 
 def image_ious(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Of each mask [N, H, W] the mean IoU over the classes that it holds or is said to
-    hold."""
+    """Computes the mean IoU of each mask [N, H, W], over the classes that are in the
+    mask or in its prediction."""
     classes = int(max(labels.max(), predicted.max())) + 1
-    pairs = labels.astype(np.int64) * classes + predicted
-    return np.array([
-        mean_iou(np.bincount(pair.ravel(), minlength=classes ** 2).reshape(classes, -1))
-        for pair in pairs])
+    return np.array([mean_iou(confusion(truth, named, classes))
+                     for truth, named in zip(labels, predicted)])
 
 
-def save(quality: Quality, workdir: Path) -> None:
-    """Writes quality.json: the counts, and what follows from them for people."""
-    scores = class_scores(quality.confusion)
-    rows = [{"class": name} | {key: number(values[i]) for key, values in scores.items()}
-            for i, name in enumerate(quality.class_names)]
-    write_atomically(workdir / FILE, json.dumps(sealed({
-        "part": quality.part, "step": quality.step, "unit": quality.unit,
-        "examples": int(quality.confusion.sum()),
-        "calibration_error": calibration_error(quality.bins),
-        "mean": {name: number(value) for name, value in means(scores).items()},
-        "classes": rows,
-        "confusion": quality.confusion.tolist(),
-        "bins": quality.bins.tolist()}), indent=1) + "\n")
+class ClassRow(msgspec.Struct, rename={"name": "class"}):
+    """The scores of one class in the file; null for 0 / 0."""
+
+    name: str
+    examples: int
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    iou: float | None
+    average_precision: float | None
 
 
-def number(value: Any) -> int | float | None:
-    """A plain JSON value; NaN is null."""
-    value = value.item() if hasattr(value, "item") else value
-    return None if value != value else value
+class MetricsFile(msgspec.Struct):
+    """The content of classification_metrics.json."""
+
+    part: str
+    step: int
+    unit: str
+    examples: int
+    right: int
+    calibration_error: float
+    mean: dict[str, float | None]  # of the classes
+    classes: list[ClassRow]
+    confusion: list[list[int]] | None
+    bins: list[tuple[float, float, float]]
 
 
-def load(workdir: Path) -> Quality | None:
-    """What `save` wrote; None where it has not been measured."""
+def save(metrics: ClassificationMetrics, workdir: Path) -> None:
+    """Writes the counts, and for people what follows from them."""
+    scores = class_scores(metrics.counts)
+    precisions = (np.full(len(metrics.counts), np.nan)
+                  if metrics.average_precision is None else metrics.average_precision)
+    scores["average_precision"] = precisions
+    rows = [ClassRow(name, int(scores["examples"][i]), *map(int, metrics.counts[i]),
+                     *(number(scores[key][i]) for key in FILE_SCORES))
+            for i, name in enumerate(metrics.class_names)]
+    file = MetricsFile(
+        metrics.part, metrics.step, metrics.unit, metrics.examples, metrics.right,
+        calibration_error(metrics.bins),
+        {name: number(mean_known(scores[name])) for name in FILE_SCORES}, rows,
+        None if metrics.confusion is None else metrics.confusion.tolist(),
+        metrics.bins.tolist())
+    write_atomically(workdir / FILE,
+                     msgspec.json.format(msgspec.json.encode(file)).decode() + "\n")
+
+
+def number(value: float) -> float | None:
+    """Makes a plain float; NaN becomes None, since JSON knows no NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def load(workdir: Path) -> ClassificationMetrics | None:
+    """Reads what `save` wrote; None where nothing has been measured."""
     path = workdir / FILE
     if not path.exists():
         return None
-    found = read_sealed(path, FORM, AGAIN)
-    classes = len(found["classes"])
-    if not fits(found["confusion"], ((int,) * classes,) * classes):
-        raise InputError(f"{path} has no count for each pair of its {classes} classes: "
-                         f"{AGAIN}")
-    counts = [count for row in found["confusion"] for count in row]
-    if not counts or min(counts) < 0 or not 0 < sum(counts) < 2**53 or not all(
-            0 <= value < 2**53 for row in found["bins"] for value in row):
-        raise InputError(f"{path} holds what are no counts of examples: {AGAIN}")
-    return Quality(
-        found["part"], found["step"], found["unit"],
-        tuple(row["class"] for row in found["classes"]),
-        np.array(found["confusion"], np.int64), np.array(found["bins"], np.float64))
+    try:
+        file = msgspec.json.decode(path.read_bytes(), type=MetricsFile)
+    except (OSError, msgspec.DecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): {AGAIN}") from error
+    counts = [(row.true_positives, row.false_positives, row.false_negatives)
+              for row in file.classes]
+    values = [file.examples, *(value for row in counts for value in row),
+              *(value for row in file.bins for value in row),
+              *(value for row in file.confusion or () for value in row)]
+    shape = (len(counts), len(counts))
+    if not (file.unit in ("image", "pixel") and len(file.bins) == BINS and counts
+            and all(0 <= value < 2**53 for value in values)
+            and 0 <= file.right <= file.examples and file.examples
+            and any(row[0] for row in file.bins)
+            and np.shape(file.confusion or np.empty(shape)) == shape):
+        raise InputError(f"{path} holds values that are not counts of the examples of "
+                         f"{len(counts)} classes: {AGAIN}")
+    precisions = [row.average_precision for row in file.classes]
+    return ClassificationMetrics(
+        file.part, file.step, file.unit, tuple(row.name for row in file.classes),
+        file.examples, file.right, np.array(counts, np.int64),
+        np.array(file.bins, np.float64),
+        None if file.confusion is None else np.array(file.confusion, np.int64),
+        None if file.confusion is not None else np.array(
+            [np.nan if value is None else value for value in precisions]))

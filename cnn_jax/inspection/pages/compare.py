@@ -1,7 +1,7 @@
 """Several runs side by side: what differs, their curves, and results with spread.
 
-Runs that differ in nothing but the seed are one group, whose spread is that of the
-seeds. The page is one file, as report.html is.
+Runs that differ in nothing but the seed are one group; the spread of a group is over
+its seeds. The page is one file, like report.html.
 """
 
 import math
@@ -15,7 +15,7 @@ import numpy as np
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.inspection.draw.drawing import fit
 from cnn_jax.inspection.draw.picture import Picture
-from cnn_jax.inspection.draw.plots import CURVES
+from cnn_jax.inspection.draw.learning_curves import CURVES
 from cnn_jax.inspection.explain.classification_metrics import class_scores
 from cnn_jax.inspection.pages.record import Record, fields, read_record
 from cnn_jax.inspection.pages.rendering import drawn, render
@@ -24,12 +24,12 @@ from cnn_jax.config import FIELDS
 from cnn_jax.files import write_atomically
 
 SEED = "seed"
-# What names a group: these fields before others, and so many of them.
+# The fields that name a group: these before others, and at most so many.
 FIRST = ("model.name", "data.name", "optimizer.name", "optimizer.learning_rate")
 NAMED = 4
 FEW = 5  # groups that a legend has the room to name
-# Colours that colour-blind readers tell apart (Okabe and Ito, 2008), darker where they
-# would be pale on white; after them the line style changes.
+# Colours that colour-blind readers can tell apart (Okabe and Ito, 2008), made darker
+# where they would be pale on white. After them the line style changes.
 COLOURS = ("#0072b2", "#d55e00", "#007a5a", "#a8487e", "#8a6d00", "#3a8fc0", "#000000")
 STYLES = ("-", "--", "-.", ":")
 CONTENTS = (("results", "Results"), ("differences", "Differences"),
@@ -37,7 +37,7 @@ CONTENTS = (("results", "Results"), ("differences", "Differences"),
 
 
 class Figure(NamedTuple):
-    """A figure of results.json and how it is written."""
+    """A figure of results.json and its format."""
 
     words: str
     style: str
@@ -46,9 +46,11 @@ class Figure(NamedTuple):
 FIGURES = {
     "test_accuracy": Figure("test accuracy", ".4f"),
     "test_mean_iou": Figure("test mean IoU", ".4f"),
+    "test_macro_f1": Figure("test macro F1", ".4f"),
     "test_loss": Figure("test loss", ".4f"),
     "validation_accuracy": Figure("validation accuracy", ".4f"),
     "validation_mean_iou": Figure("validation mean IoU", ".4f"),
+    "validation_macro_f1": Figure("validation macro F1", ".4f"),
     "best_epoch": Figure("best epoch", ".3g"),
     "params": Figure("parameters", ",.0f"),
     "train_seconds": Figure("training, s", ".1f"),
@@ -57,7 +59,7 @@ FIGURES = {
 
 
 class Group(NamedTuple):
-    """Runs of one config but for the seed."""
+    """Runs whose configs differ in nothing but the seed."""
 
     letter: str
     runs: tuple[Record, ...]
@@ -65,8 +67,11 @@ class Group(NamedTuple):
 
 
 def write_comparison(folders: Sequence[Path], path: Path) -> None:
-    """Writes the page. Raises InputError for fewer than two folders, for one that is
-    given twice or is no run, and for a file that cannot be written."""
+    """Writes the page.
+
+    Raises InputError for fewer than two folders, for a folder that is given twice or is
+    not a run, and for a file that cannot be written.
+    """
     if len(folders) < 2:
         raise InputError(f"--mode=compare needs the folders of at least two runs, not "
                          f"{len(folders)}: python main.py --mode=compare A B ...")
@@ -87,7 +92,7 @@ def write_comparison(folders: Sequence[Path], path: Path) -> None:
 
 
 def grouped(runs: Sequence[Record]) -> list[Group]:
-    """The groups in the order of their first runs; A, B, ..., Z, AA, AB, ..."""
+    """Groups runs in the order of their first ones: A, B, ..., Z, AA, AB, ..."""
     found: dict[str, tuple[dict, list[Record]]] = {}
     for run in runs:
         config = computed(run)
@@ -98,20 +103,20 @@ def grouped(runs: Sequence[Record]) -> list[Group]:
 
 
 def computed(run: Record) -> dict[str, Any]:
-    """The fields of a config that decide what is computed."""
+    """Returns the fields of a config that change the result."""
     return {name: value for name, value in fields(run.config).items()
             if name not in FIELDS or FIELDS[name].changes_result}
 
 
 def letters(index: int) -> str:
-    """0 -> A, 25 -> Z, 26 -> AA"""
+    """Maps 0 to A, 25 to Z, 26 to AA."""
     high, low = divmod(index, 26)
     return (letters(high - 1) if high else "") + string.ascii_uppercase[low]
 
 
 def differing(groups: Sequence[Group]) -> dict[str, list[Any]]:
-    """{field: its value in each group}, of those that are not the same in all; None
-    where a group lacks it."""
+    """Returns {field: its value in each group} of the fields that differ; None where a
+    group lacks the field or does not set it."""
     names = sorted(set().union(*(group.config for group in groups)))
     found = {name: [group.config.get(name) for group in groups] for name in names}
     return {name: values for name, values in found.items()
@@ -119,19 +124,19 @@ def differing(groups: Sequence[Group]) -> dict[str, list[Any]]:
 
 
 def figures_of(run: Record) -> dict[str, float]:
-    """The figures of a run that has ended; {} of one that has not."""
+    """Returns the figures of a run that has ended; {} of another."""
     return {name: float(run.results[name]) for name in FIGURES
             if run.results and run.results.get(name) is not None}
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
-    """(mean, standard deviation with n - 1); the latter NaN for fewer than two."""
+    """Computes (mean, standard deviation with n - 1); NaN for too few values."""
     return (float(np.mean(values)) if len(values) else math.nan,
             float(np.std(values, ddof=1)) if len(values) > 1 else math.nan)
 
 
 def in_words(values: Sequence[float], style: str) -> str:
-    """'0.9833 ± 0.0039', a single value alone, '-' for none."""
+    """Formats '0.9833 ± 0.0039', a single value alone, '-' for none."""
     mean, deviation = spread(values)
     if math.isnan(mean):
         return "-"
@@ -140,7 +145,7 @@ def in_words(values: Sequence[float], style: str) -> str:
 
 
 def page_of(runs: Sequence[Record]) -> dict[str, Any]:
-    """What the template shows."""
+    """Returns what the template shows."""
     groups = grouped(runs)
     unlike = differing(groups)
     figures = {run.folder: figures_of(run) for run in runs}
@@ -182,8 +187,11 @@ def page_of(runs: Sequence[Record]) -> dict[str, Any]:
 
 
 def named(group: Group, groups: Sequence[Group], unlike: dict) -> str:
-    """'adam, 0.002': the values of the differing fields, those first that say most, and
-    how many more differ; the network and data of a group that is alone."""
+    """Names a group by the values of the differing fields, such as 'adam, 0.002'.
+
+    The fields of `FIRST` come first, and it says how many more differ. A single group
+    is named by its network and data.
+    """
     place = groups.index(group)
     order = sorted(unlike, key=lambda name: (
         FIRST.index(name) if name in FIRST else len(FIRST)))
@@ -196,20 +204,21 @@ def named(group: Group, groups: Sequence[Group], unlike: dict) -> str:
 
 
 def ended(group: Group) -> str:
-    """'5', or '3 of 5' where the others have no results yet."""
+    """Returns '5', or '3 of 5' where the others have no results yet."""
     count = sum(run.results is not None for run in group.runs)
     return str(count) if count == len(group.runs) else f"{count} of {len(group.runs)}"
 
 
 def warnings(runs: Sequence[Record]) -> list[str]:
-    """What makes a comparison unfair, in words."""
+    """Says what makes a comparison unfair."""
     said = []
     unfinished = [run.name for run in runs if run.results is None]
     if unfinished:
-        said.append(f"Without results, so in no mean: {', '.join(unfinished)}.")
+        said.append("Runs without results, which are in no mean: "
+                    f"{', '.join(unfinished)}.")
     if len({run.info.sha256 for run in runs}) > 1 and not only_split_differs(runs):
-        said.append("The runs were made with different data, so their accuracies are "
-                    "of different images.")
+        said.append("The runs were made with different data, so their accuracies were "
+                    "measured on different images.")
     for what, words in (("machine", "on different machines"),
                         ("devices", "on different devices"),
                         ("versions", "with different versions of the packages")):
@@ -220,38 +229,41 @@ def warnings(runs: Sequence[Record]) -> list[str]:
 
 
 def only_split_differs(runs: Sequence[Record]) -> bool:
-    """Whether the data may be the same but for the cut into parts, which the seed
-    decides."""
+    """Tells whether the data may differ only in the split, which the seed decides."""
     alike = {(run.info.name, run.info.image_shape, run.info.class_names,
               tuple(run.info.counts.items())) for run in runs}
     return len(alike) == 1 and len({run.config.seed for run in runs}) > 1
 
 
 def class_table(groups: Sequence[Group]) -> dict[str, Any] | None:
-    """F1 of every class in every group, where all runs name the same classes and were
-    measured on the same part; else None."""
-    measured = [run.quality for group in groups for run in group.runs if run.quality]
-    if any(not any(run.quality for run in group.runs) for group in groups) or len(
-            {(one.class_names, one.part) for one in measured}) != 1:
+    """Returns F1 of every class in every group.
+
+    None unless all groups have been measured on the same classes and the same part.
+    """
+    measured = [run.metrics for group in groups for run in group.runs if run.metrics]
+    if any(not any(run.metrics for run in group.runs) for group in groups) or len(
+            {(metrics.class_names, metrics.part) for metrics in measured}) != 1:
         return None
-    scores = [[class_scores(run.quality.confusion)["f1"] for run in group.runs
-               if run.quality] for group in groups]
+    scores = [[class_scores(run.metrics.counts)["f1"] for run in group.runs
+               if run.metrics] for group in groups]
     return {
         "caption": f"F1 of every class on the {measured[0].part} part",
         "columns": [("class", False),
                     *((f"group {group.letter}", True) for group in groups)],
-        "rows": [(name, *(f1_in_words([float(one[i]) for one in group])
+        "rows": [(name, *(f1_in_words([float(f1[i]) for f1 in group])
                           for group in scores))
                  for i, name in enumerate(measured[0].class_names)]}
 
 
 def f1_in_words(values: Sequence[float]) -> str:
+    """Formats the mean and spread of the values that are not 0 / 0."""
     known = [value for value in values if not math.isnan(value)]
     return in_words(known, ".3f") if known else share(math.nan)
 
 
 def overlaid(groups: Sequence[Group], unlike: dict) -> list[Picture]:
-    """A picture for each quantity: a colour for each group, a line for each run."""
+    """Draws a picture for each quantity: a colour for each group, a line for each run.
+    """
     # Imported here: matplotlib takes a second, and few modes draw.
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -266,18 +278,20 @@ def overlaid(groups: Sequence[Group], unlike: dict) -> list[Picture]:
             rows = len(groups) if len(groups) <= FEW else -(-len(groups) // 6)
             figure = Figure(figsize=(4.5, 3.1 + 0.18 * rows), layout="constrained")
             axes = figure.subplots()
-            said, arrays = [], {}
+            said: list[str] = []
+            arrays: dict[str, np.ndarray] = {}
             for place, group in enumerate(groups):
-                style = {"color": COLOURS[place % len(COLOURS)],
-                         "linestyle": STYLES[place // len(COLOURS) % len(STYLES)]}
+                colour = COLOURS[place % len(COLOURS)]
+                style = STYLES[place // len(COLOURS) % len(STYLES)]
                 label = (group.letter if len(groups) > FEW else
                          fit(f"{group.letter}: {named(group, groups, unlike)}", 50))
-                lasts = []
+                lasts: list[float] = []
                 for run in group.runs:
                     values = np.array([(row["epoch"], row[column])
                                        for row in run.history if column in row])
                     if len(values):
-                        axes.plot(*values.T, linewidth=1.3, alpha=0.85, **style,
+                        axes.plot(values[:, 0], values[:, 1], color=colour,
+                                  linestyle=style, linewidth=1.3, alpha=0.85,
                                   label=None if lasts else label)
                         arrays[str(run.folder)] = values
                         lasts.append(values[-1, 1])

@@ -1,4 +1,4 @@
-"""What the files of a workdir say of a run, whether it has ended or not."""
+"""Reads what the files of a workdir say about a run, finished or not."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from cnn_jax.errors import InputError
-from cnn_jax.inspection.explain import classification_metrics as quality
+from cnn_jax.inspection.explain import classification_metrics
 from cnn_jax.config import flat
 from cnn_jax.workdir.progress import best_row
 from cnn_jax.workdir.results import RESULTS
@@ -25,7 +25,7 @@ EPOCH = ("epoch", "step", "loss", "accuracy", "learning_rate", "seconds")
 
 
 class Record(NamedTuple):
-    """A run as its files tell it."""
+    """What the files of a workdir say about a run."""
 
     folder: Path
     config: ConfigDict
@@ -33,10 +33,12 @@ class Record(NamedTuple):
     history: History
     results: dict[str, Any] | None   # of a run that has ended
     layers: dict[str, Any] | None    # summary.json
-    quality: quality.Quality | None  # of one part of the data, where it was measured
+    # of one part of the data, where it was measured
+    metrics: classification_metrics.ClassificationMetrics | None
 
     @property
     def name(self) -> str:
+        """The name of the folder."""
         return self.folder.absolute().name
 
     @property
@@ -65,7 +67,8 @@ def read_record(folder: Path) -> Record:
         folder, config, info,
         read_history(history, config.checkpoint.monitor) if history.exists() else (),
         results,
-        read_if_there(folder / "summary.json", LAYERS), quality.load(folder))
+        read_if_there(folder / "summary.json", LAYERS),
+        classification_metrics.load(folder))
 
 
 def read_if_there(path: Path, form: dict) -> dict[str, Any] | None:
@@ -125,14 +128,16 @@ def check_counts(path: Path, counts: Mapping[str, int], least: int) -> None:
 
 
 def fields(config: ConfigDict) -> dict[str, Any]:
-    """{'data.name': 'digits', 'model.fields.pool': 'max', ...} as plain JSON values."""
+    """Returns {'data.name': 'digits', 'model.fields.pool': 'max', ...} as JSON values.
+    """
     found = flat(json.loads(config.to_json()))
     own = found.pop("model.fields")
     return found | {f"model.fields.{name}": value for name, value in own.items()}
 
 
 def defaults() -> dict[str, Any] | None:
-    """The same of configs/default.py; None where only the package is installed."""
+    """Returns the fields of configs/default.py; None where only the package is
+    installed."""
     try:
         from configs import default
     except ImportError:

@@ -1,4 +1,4 @@
-"""report.html: everything about one run in one file, for a screen, a phone or paper."""
+"""report.html: everything about one run in one file, for screen, phone and paper."""
 
 import json
 import math
@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax.inspection.draw.picture import read_index
-from cnn_jax.inspection.draw.plots import curves
-from cnn_jax.inspection.explain.classification_metrics import (SCORES, Quality,
-                                                               calibration_error,
-                                                               class_scores, means)
+from cnn_jax.inspection.draw.classification_metrics import describe_right
+from cnn_jax.inspection.draw.learning_curves import curves
+from cnn_jax.inspection.explain.classification_metrics import (
+    ClassificationMetrics, calibration_error, class_scores, mean_known)
 from cnn_jax.inspection.pages.record import Record, defaults, fields, read_record
 from cnn_jax.inspection.pages.rendering import drawn, render, stored
 from cnn_jax.files import write_atomically
 
 FILE, PICTURES = "report.html", "pictures"  # in a workdir
-AT_END = ("confusion", "calibration", "mistakes")  # shown among the results
+# Pictures that are shown among the results.
+AT_END = ("confusion", "class_scores", "calibration", "mistakes")
 DRAWN_ANEW = "learning_curves"
 CONTENTS = (("curves", "Learning curves"), ("results", "Results"),
             ("pictures", "Pictures"), ("network", "Network"), ("config", "Config"),
@@ -27,10 +28,10 @@ LAYER_COLUMNS = (("layer", "layer"), ("kind", "kind"), ("output_shape", "output"
 
 
 def write_report(workdir: Path) -> Path:
-    """Writes WORKDIR/report.html from the files there; nothing is computed anew.
+    """Writes WORKDIR/report.html from the files there; it computes nothing.
 
-    A run that has not ended gets one too, which says so.
-    Raises InputError for a folder that is no run, or has damaged files.
+    A run that has not ended gets a report too, which says so.
+    Raises InputError for a folder that is not a run, or has damaged files.
     """
     path = workdir / FILE
     write_atomically(path, render("report.html", **page_of(read_record(workdir))))
@@ -38,7 +39,7 @@ def write_report(workdir: Path) -> Path:
 
 
 def page_of(record: Record) -> dict[str, Any]:
-    """What the template shows of a run."""
+    """Returns what the template shows of a run."""
     best, step = record.best, int(record.best["step"]) if record.best else None
     images = [stored(record.folder / PICTURES, row, step)
               for row in read_index(record.folder / PICTURES)]
@@ -51,10 +52,10 @@ def page_of(record: Record) -> dict[str, Any]:
         "status": status(record), "headline": headline(record),
         "curves": [drawn(picture) for picture in curves(
             record.history, int(best["epoch"]) if best else None)],
-        "scores": record.quality and score_table(record.quality, step),
-        "quality": [image for image in images if image["name"] in AT_END],
+        "scores": record.metrics and score_table(record.metrics, step),
+        "metrics": [image for image in images if image["name"] in AT_END],
         "pictures": [image for image in images if image["name"] not in AT_END],
-        "inspected": len(images) > len(AT_END) + 1,
+        "inspected": any(image["name"] not in (*AT_END, "weights") for image in images),
         "layers": record.layers and layer_table(record.layers),
         "changes": None if standard is None else [
             (name, text(value), text(standard[name]) if name in standard else "")
@@ -65,12 +66,14 @@ def page_of(record: Record) -> dict[str, Any]:
 
 
 def text(value: Any) -> str:
-    """A value of a config: 0.001, [28, 28], "" and words as they are."""
+    """Formats a value of a config: 0.001, [28, 28], None, "" and words as they are."""
+    if value is None:
+        return "None"
     return value if isinstance(value, str) and value else json.dumps(value)
 
 
 def status(record: Record) -> str:
-    """What is to be said of a run without results."""
+    """Says how far a run without results has come."""
     if record.results is not None:
         return ""
     ended, total = len(record.history), record.config.epochs
@@ -82,7 +85,8 @@ def status(record: Record) -> str:
 
 
 def headline(record: Record) -> list[dict[str, Any]]:
-    """The figures to see first: name, value, note, and whether it is the main one."""
+    """Returns the figures to see first: name, value, note, whether it is the main one.
+    """
     results, best = record.results or {}, record.best or {}
     rows = []
     for part, accuracy, iou in (
@@ -118,19 +122,20 @@ def headline(record: Record) -> list[dict[str, Any]]:
 
 
 def fact(name: str, value: str, note: str = "") -> dict[str, Any]:
+    """Returns one of the figures at the top."""
     return {"name": name[0].upper() + name[1:], "value": value, "note": note,
             "main": False}
 
 
 def precision(share: float, count: int) -> str:
-    """How far a share of so many independent images can be off: its standard error,
-    sqrt(p (1 - p) / n)."""
+    """Returns the standard error of a share of independent images: sqrt(p (1 - p) / n).
+    """
     error = math.sqrt(share * (1 - share) / count)
     return f"{count:,} images, standard error {error:.2%}"
 
 
 def duration(seconds: float) -> str:
-    """'12.3 s', '4 min 10 s', '3 h 5 min'"""
+    """Formats '12.3 s', '4 min 10 s', '3 h 5 min'."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -139,42 +144,45 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def score_table(quality: Quality, step: int | None) -> dict[str, Any]:
-    """Precision, recall, F1 (and IoU of pixels) of every class, and their means."""
-    scores = class_scores(quality.confusion)
-    names = SCORES if quality.unit == "pixel" else SCORES[:-1]
-    words = {"precision": "precision", "recall": "recall", "f1": "F1", "iou": "IoU"}
+def score_table(metrics: ClassificationMetrics, step: int | None) -> dict[str, Any]:
+    """Returns the scores of every class, and their means, as rows of text."""
+    scores = class_scores(metrics.counts)
+    columns = {"precision": scores["precision"], "recall": scores["recall"],
+               "F1": scores["f1"]}
+    if metrics.unit == "pixel":
+        columns["IoU"] = scores["iou"]
+    if metrics.average_precision is not None:
+        columns["average precision"] = metrics.average_precision
     rows = [(name, f"{scores['examples'][i]:,}",
-             *(share(scores[key][i]) for key in names))
-            for i, name in enumerate(quality.class_names)]
-    average, total = means(scores), int(quality.confusion.sum())
-    right = int(quality.confusion.trace())
-    stale = ("" if quality.step == step else
-             f" They are of step {quality.step}, which is not the best checkpoint.")
+             *(share(values[i]) for values in columns.values()))
+            for i, name in enumerate(metrics.class_names)]
+    stale = ("" if metrics.step == step else
+             f" These figures are from step {metrics.step}, which is not the best "
+             "checkpoint.")
     return {
-        "words": f"{right:,} of {total:,} {quality.unit}s of the {quality.part} part "
-                 f"are right ({right / total:.2%}). The expected calibration error is "
-                 f"{calibration_error(quality.bins):.4f}.{stale}",
-        "caption": f"Every class on the {quality.part} part",
-        "columns": [("class", False), (f"{quality.unit}s", True),
-                    *((words[name], True) for name in names)],
+        "words": f"{describe_right(metrics)} ({metrics.right / metrics.examples:.2%}). "
+                 "The expected calibration error is "
+                 f"{calibration_error(metrics.bins):.4f}.{stale}",
+        "caption": f"Every class on the {metrics.part} part",
+        "columns": [("class", False), (f"{metrics.unit}s", True),
+                    *((name, True) for name in columns)],
         "rows": rows,
-        "last": ("mean of the classes", f"{total:,}",
-                 *(share(average[key]) for key in names))}
+        "last": ("mean of the classes", f"{metrics.examples:,}",
+                 *(share(mean_known(values)) for values in columns.values()))}
 
 
 def share(value: float) -> str:
-    """Three digits; a dash for 0 / 0."""
+    """Formats three digits; a dash for 0 / 0."""
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def layer_table(table: dict[str, Any]) -> dict[str, Any]:
-    """summary.json as rows of text."""
-    def cell(row, column):
+    """Returns summary.json as rows of text."""
+    def cell(row: dict[str, Any], column: str) -> str:
         value = row.get(column)
         if value is None:
             return ""
-        return f"{value:,}" if isinstance(value, int) else value
+        return f"{value:,}" if isinstance(value, int) else str(value)
 
     size = "x".join(map(str, table["input_shape"]))
     return {
@@ -182,14 +190,14 @@ def layer_table(table: dict[str, Any]) -> dict[str, Any]:
         "words": f"{table['model']} on images of {size}: {table['params']:,} "
                  f"parameters. For one image, {table['macs']:,} multiply-adds (MACs) "
                  f"and {table['memory_bytes']:,} bytes of activations. An output "
-                 "depends on as many input pixels as its field has, down the image.",
+                 "depends on as many rows of input pixels as its field says.",
         "columns": [(words, i > 2) for i, (_, words) in enumerate(LAYER_COLUMNS)],
         "rows": [tuple(cell(row, column) for column, _ in LAYER_COLUMNS)
                  for row in table["layers"]]}
 
 
 def environment(results: dict[str, Any]) -> list[tuple[str, str]]:
-    """Where a run was made, from its results."""
+    """Says where a run was made, from its results."""
     named = {"command": "command", "machine": "machine", "devices": "devices",
              "convolutions": "convolutions", "commit": "commit",
              "peak_memory_mb": "peak memory, MB",
@@ -202,6 +210,7 @@ def environment(results: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def value_in_words(value: Any) -> str:
-    if isinstance(value, dict):  # {algorithm: number of layers}
+    """Joins a list by commas, and {algorithm: number of layers} too."""
+    if isinstance(value, dict):
         value = [f"{count} by {name}" for name, count in value.items()]
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

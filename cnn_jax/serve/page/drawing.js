@@ -1,13 +1,13 @@
-// A canvas to draw on by mouse, finger or keyboard: ink on black, as digits are stored.
+// A canvas to draw on by mouse, finger or keyboard: ink on black, like stored digits.
 
-const SIDE = 336;   // about so many pixels has the longer side
+const SIDE = 336;   // pixels of the longer side, roughly
 const GRID = 28;    // steps of the keyboard's pen across the shorter side
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1],
   ArrowDown: [0, 1] };
 
 // cursor: an element over the canvas that shows the keyboard's pen.
-// ink(), width(): the colour, and the share of the shorter side that a line covers.
-// begun(), changed(), ended(), cleared(): what happens then; `changed` at each piece.
+// ink(), width(): the colour, and the width of a line as a share of the shorter side.
+// begun(), changed(), ended(), cleared(): callbacks; `changed` follows each piece.
 export function drawingOn(canvas, cursor, { ink, width, begun, changed, ended,
   cleared }) {
   const context = canvas.getContext("2d", { alpha: false });
@@ -92,7 +92,7 @@ export function drawingOn(canvas, cursor, { ink, width, begun, changed, ended,
 
   return {
     isPressed: () => pressed,
-    // For images of `height` x `width` pixels, each of them several of the canvas.
+    // Each pixel of an image of `height` x `width` covers several of the canvas.
     resize(height, width) {
       const scale = Math.max(1, Math.round(SIDE / Math.max(height, width)));
       canvas.width = width * scale;

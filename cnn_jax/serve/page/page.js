@@ -1,16 +1,16 @@
-// The page of --mode=serve: asks the server about a drawing or a file, shows the answer.
+// The page of --mode=serve: sends a drawing or a file to the server, shows the answer.
 
 import { drawingOn } from "./drawing.js";
 
-const FEW = 12;        // so many classes are all shown, in their order
-const BEST = 10;       // of more, the most probable ones
+const FEW = 12;        // up to so many classes are all shown, in their order
+const BEST = 10;       // of more classes only the best are shown, so many
 const PATIENCE = 400;  // ms before the page says that it waits
 
 const $ = (id) => document.getElementById(id);
 
 let about = null;      // what the server says of the run
-let source = null;     // what is asked about: the drawing, a file, or nothing yet
-let accepted = null;   // the last one that was answered
+let source = null;     // what is sent: the drawing, a file, or nothing yet
+let accepted = null;   // the last source that was answered
 let asking = false, again = false;
 
 const drawing = drawingOn($("canvas"), $("cursor"), {
@@ -38,10 +38,10 @@ async function start() {
     (channels === 1 ? "grey" : "colour");
   fill($("layer"), about.layers.map((layer) =>
     [layer.name, `${layer.name} (${layer.kind})`]), about.layer);
-  fill($("class"), [[-1, about.masks ? "the largest" : "the most probable"],
+  fill($("class"), [[-1, about.task === "segment" ? "the largest" : "the most probable"],
     ...about.classes.map((name, i) => [i, name])], -1);
   if (about.layer === null) {
-    $("layer").disabled = $("class").disabled = true;  // no layer makes images
+    $("layer").disabled = $("class").disabled = true;  // no layer has maps
   }
   empty();
   $("pad").inert = false;
@@ -53,7 +53,7 @@ function fill(select, rows, chosen) {
   select.value = String(chosen);
 }
 
-// Asking: one request at a time; what is drawn meanwhile is asked about afterwards.
+// Asking: one request at a time; what is drawn meanwhile is sent afterwards.
 
 async function update() {
   again = true;
@@ -90,7 +90,7 @@ async function ask(asked) {
     answer = { error: "the server does not answer: is it still running?" };
   }
   clearTimeout(waiting);
-  if (source !== asked) return;  // cleared, or replaced by another, in the meantime
+  if (source !== asked) return;  // cleared or replaced in the meantime
   if (answer.error) {
     source = drawn ? asked : accepted;
     $("took").textContent = "";
@@ -110,7 +110,7 @@ async function ask(asked) {
 function complain(text) {
   $("problem").textContent = `${text}.`;
   $("problem").hidden = false;
-  $("problem").scrollIntoView({ block: "nearest" });  // files are chosen further down
+  $("problem").scrollIntoView({ block: "nearest" });  // the file button is far below
 }
 
 function forgive() {
@@ -120,12 +120,11 @@ function forgive() {
 // Showing
 
 function show(answer) {
-  const scores = answer.probabilities || answer.shares;
-  showScores(scores);
-  if (!drawing.isPressed() && !again) $("spoken").textContent = sentence(scores);
+  showScores(answer.scores, answer.named);
+  if (!drawing.isPressed() && !again) $("spoken").textContent = sentence(answer);
   if (answer.mask) {
     $("mask").src = answer.mask;
-    $("mask").alt = `The picture with its classes: ${sentence(scores)}`;
+    $("mask").alt = `The picture with its classes: ${sentence(answer)}`;
     $("mask-figure").hidden = false;
   }
   $("seen").src = answer.seen;
@@ -134,9 +133,12 @@ function show(answer) {
   if (answer.maps) showInside(answer);
 }
 
-function sentence(scores) {
-  return order(scores).slice(0, 2).filter((i, n) => n === 0 || scores[i] >= 0.005)
-    .map((i) => `${about.classes[i]}: ${percent(scores[i])}`).join(", ");
+// The classes that the network names; where an image has one class, the best two.
+function sentence({ scores, named }) {
+  const shown = about.task === "multilabel" ? named : named.slice(0, 2)
+    .filter((i, n) => n === 0 || scores[i] >= 0.005);
+  return shown.map((i) => `${about.classes[i]}: ${percent(scores[i])}`).join(", ") ||
+    "No class is above 50 %.";
 }
 
 function order(scores) {
@@ -147,7 +149,7 @@ function percent(share) {
   return `${(100 * share).toFixed(1)} %`;
 }
 
-function showScores(scores) {
+function showScores(scores, named) {
   const best = scores ? order(scores) : about.classes.map((_, i) => i);
   const shown = about.classes.length > FEW
     ? best.slice(0, BEST) : about.classes.map((_, i) => i);
@@ -157,10 +159,11 @@ function showScores(scores) {
   shown.forEach((i, line) => {
     const [name, bar, figure] = list.children[line].children;
     name.replaceChildren(about.classes[i]);
-    if (about.masks) name.prepend(swatch(about.colours[i]));
+    if (about.task === "segment") name.prepend(swatch(about.colours[i]));
     bar.firstChild.style.width = scores ? percent(scores[i]).replace(" ", "") : "0";
     figure.textContent = scores ? percent(scores[i]) : "";
-    list.children[line].classList.toggle("best", Boolean(scores) && i === best[0]);
+    list.children[line].classList.toggle("best", Boolean(scores) &&
+      (about.task === "multilabel" ? named.includes(i) : i === best[0]));
   });
 }
 
@@ -190,7 +193,7 @@ function showInside(answer) {
   $("cam").src = answer.grad_cam;
   $("cam").alt = `Grad-CAM of ${answer.layer} for ${name} over the picture`;
   $("cam-caption").textContent =
-    `Grad-CAM at ${answer.layer} for “${name}”: bright is what spoke for it`;
+    `Grad-CAM at ${answer.layer} for “${name}”: bright parts speak for the class`;
   const maps = $("maps"), shown = answer.maps.length;
   while (maps.children.length > shown) maps.lastChild.remove();
   while (maps.children.length < shown) {

@@ -14,6 +14,7 @@ from cnn_jax.data.scaling import SCALINGS, scale
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.draw import contact_sheet
 from cnn_jax.inspection.draw.overlays import overlays
+from cnn_jax.tasks import TASKS
 from cnn_jax.training.recipe import create_recipe
 from cnn_jax.training.steps import TrainState, gather, train_step
 from cnn_jax.data.info import describe
@@ -70,7 +71,9 @@ def test_names_that_would_be_mathematics(tmp_path):
 @pytest.mark.parametrize("changes", [
     {}, {"augment.horizontal_flip": True}, MIXED | {"data.limit": 5},
     {"data.name": "shapes_segmentation", "data.split": "first",
-     "augment.crop_padding": 3}], ids=["plain", "flips", "mixed", "masks"])
+     "augment.crop_padding": 3},
+    {"data.name": "shapes_multilabel", "data.split": "first"} | MIXED],
+    ids=["plain", "flips", "mixed", "masks", "several classes"])
 def test_a_sheet_is_drawn(tmp_path, changes, capsys):
     config = tiny({"batch_size": 4 if "data.limit" in changes else 16} | changes)
     path = tmp_path / "deep" / "sheet.png"
@@ -86,7 +89,7 @@ def test_pixels_come_back_from_every_scaling(monkeypatch):
     """The stored image and what is seen without augmentation look the same."""
     shown = []
     monkeypatch.setattr(contact_sheet, "show",
-                        lambda axes, pixels, label: shown.append(pixels))
+                        lambda axes, pixels, mask: shown.append(pixels))
     for scaling in SCALINGS:
         config = tiny({"data.scaling": scaling, "data.limit": 16})
         dataset = data.load(config.data, 0)
@@ -103,9 +106,10 @@ def test_pixels_come_back_from_every_scaling(monkeypatch):
 def test_shares_of_a_mixed_image_in_words():
     targets = ((np.array([2, 1]), np.array([0.7, 0.25])),
                (np.array([0, 1]), np.array([0.3, 0.75])))
-    names = ("grey_cat", "dog", "ape")
-    assert contact_sheet.mixture(targets, 0, names) == "70 % ape\n30 % grey cat"
-    assert contact_sheet.mixture(targets, 1, names) == "100 % dog"
+    names, task = ("grey_cat", "dog", "ape"), TASKS["classify"]
+    assert contact_sheet.mixture(targets, 0, task, names, 1.2) == (
+        "70 % ape\n30 % grey_cat")
+    assert contact_sheet.mixture(targets, 1, task, names, 1.2) == "100 % dog"
 
 
 def test_requests_that_are_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""The pictures of kernels and strips draw the arrays of the network, of every kind."""
+"""Kernels and feature maps draw the arrays of the network, whichever kind it is."""
 
 import re
 
@@ -7,37 +7,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
+from tests.support.inspected_runs import inspect_settings, inspected
 from tests.support.quick_compile import quick_jit
 
 from cnn_jax import networks
-from cnn_jax.data.examples import Examples
 from cnn_jax.data.scaling import Scaling
-from cnn_jax.inspection.draw import kernels
+from cnn_jax.inspection.draw.feature_maps import feature_maps
+from cnn_jax.inspection.draw.kernels import first_layer
+from cnn_jax.inspection.explain.kernels import kernel_images
+from cnn_jax.inspection.inspected_run import InspectedRun
 from cnn_jax.networks.trace import features
 from cnn_jax.networks.named_layers import layers_of, shown_by_default, stage_of
-from cnn_jax.inspection.explain.selection import (NotForThisNetwork, check_names,
-                                                  chosen_layers)
-from cnn_jax.inspection.settings import Settings
-from cnn_jax.inspection.inspected_run import Subject
+from cnn_jax.inspection.selection import (NotForThisNetwork, check_names,
+                                          chosen_layers)
 from cnn_jax.layers import Layers
 
 PLAIN = Layers(conv="lax", pool="lax")
 
 
-def subject_of(network, shape, count=2) -> Subject:
+def run_of(network, shape, count=2) -> InspectedRun:
     """A network with its first parameters, on random pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
     variables = quick_jit(lambda key: network.init(
         key, jnp.zeros((1, *shape)), train=False))(jax.random.key(0))
-    variables = jax.tree.map(np.asarray, {"batch_stats": {}} | variables)
-    labels = np.arange(count) % 2
-    return Subject(
-        name="given", network=network, variables=variables,
-        scaling=Scaling(0.0, 1 / 255), class_names=("a", "b"), pixels=pixels,
-        labels=labels, titles=tuple(f"test {i}" for i in range(count)), part="test",
-        examples=Examples(pixels, labels), config=ConfigDict({"seed": 0}), info=None,
-        step=1, history=())
+    return inspected(network, jax.tree.map(np.asarray, variables), pixels,
+                     np.arange(count) % 2, Scaling(0.0, 1 / 255), shown=count)
 
 
 def known(name, shape, **fields):
@@ -53,11 +47,11 @@ def known(name, shape, **fields):
     ("shapes_fcn", {"widths": (5, 4)}, (8, 8, 4), (3, 3, 4, 5), "5 of 5 kernels"),
     ("ai_edu_shape_dnn", {}, (6, 5, 1), (6, 5, 1, 64), "64 of 128 units of a dense")])
 def test_the_kernels_of_the_first_layer(name, fields, shape, kernel, words):
-    subject = subject_of(networks.create(name, layers=PLAIN, **fields), shape)
-    picture, = kernels.first_layer(subject, Settings())
+    run = run_of(networks.create(name, layers=PLAIN, **fields), shape)
+    picture, = first_layer(run, inspect_settings())
     found = picture.arrays["kernels"]
     assert found.shape == kernel and words in picture.caption
-    first = subject.variables["params"][picture.title.split()[-1]]["kernel"]
+    first = run.variables["params"][picture.title.split()[-1]]["kernel"]
     np.testing.assert_array_equal(
         found, first.reshape(*kernel[:3], -1)[..., :kernel[3]])
     drawn = [axes.images[0].get_array() for axes in picture.figure.axes if axes.images]
@@ -75,8 +69,8 @@ def test_a_dense_layer_that_reads_no_pixels_has_no_images():
         def __call__(self, x, train):
             return nn.Dense(2, name="head")(x.reshape(x.shape[0], -1))
 
-    with pytest.raises(NotForThisNetwork, match="head, is dense"):
-        list(kernels.first_layer(subject_of(Dense(), (4, 4, 1)), Settings()))
+    with pytest.raises(NotForThisNetwork, match="head"):
+        list(first_layer(run_of(Dense(), (4, 4, 1)), inspect_settings()))
 
 
 def test_kernels_of_every_kind_as_images():
@@ -84,22 +78,22 @@ def test_kernels_of_every_kind_as_images():
     rng = np.random.default_rng(1)
     sparse = known("lenet5_1998", (32, 32, 1))["c3"]
     kernel = rng.normal(size=sparse.kernel)
-    full, words = kernels.as_images(sparse, kernel, {})
+    full, words = kernel_images(sparse, kernel, {})
     assert full.shape == (5, 5, 6, 16) and "some of the channels" in words
     np.testing.assert_allclose(full[..., :3, 0], kernel[..., [0, 1, 2]])
     assert not full[..., 3:, 0].any() and full[..., 15].all()
 
     up = known("shapes_fcn", (8, 8, 3))["decoder_up1"]
     kernel = rng.normal(size=up.kernel)  # [4, 4, features 32, channels 64]
-    turned, words = kernels.as_images(up, kernel, {})
+    turned, words = kernel_images(up, kernel, {})
     assert turned.shape == (4, 4, 64, 32) and "transposed" in words
     np.testing.assert_array_equal(turned[..., 5, 7], kernel[..., 7, 5])
 
     depthwise = known("mobilenet_v1", (32, 32, 3))["stage1_layer1_depthwise/conv"]
-    assert "depthwise" in kernels.as_images(
+    assert "depthwise" in kernel_images(
         depthwise, rng.normal(size=depthwise.kernel), {})[1]
     grouped = known("alexnet", (67, 67, 3))["conv2"]
-    assert "in 2 groups, each reads 48" in kernels.as_images(
+    assert "in 2 groups, each reads 48" in kernel_images(
         grouped, rng.normal(size=grouped.kernel), {})[1]
 
 
@@ -137,8 +131,8 @@ def test_a_network_without_activations_shows_what_it_has():
             x = PLAIN.convolution(2, (3, 3), name="conv1")(x)
             return nn.Dense(2, name="head")(x.mean((1, 2)))
 
-    subject = subject_of(Linear(), (4, 4, 1))
-    assert [layer.name for layer in chosen_layers(subject, Settings())] == ["conv1"]
+    run = run_of(Linear(), (4, 4, 1))
+    assert [layer.name for layer in chosen_layers(run, inspect_settings())] == ["conv1"]
 
 
 def test_the_layers_of_a_subject_are_traced_once(monkeypatch):
@@ -149,18 +143,20 @@ def test_the_layers_of_a_subject_are_traced_once(monkeypatch):
         return layers_of(*arguments)
 
     monkeypatch.setattr("cnn_jax.inspection.inspected_run.layers_of", counted)
-    subject = subject_of(networks.create("lenet5", layers=PLAIN), (16, 16, 1))
-    for settings in (Settings(), Settings(layers="conv2,fc1", cam_layer="act1")):
-        check_names(subject, settings)
-        list(kernels.first_layer(subject, settings))
+    run = run_of(networks.create("lenet5", layers=PLAIN), (16, 16, 1))
+    for settings in (inspect_settings(),
+                     inspect_settings(layers="conv2,fc1", cam_layer="act1")):
+        check_names(run, settings)
+        list(first_layer(run, settings))
     assert len(calls) == 1
 
 
-def test_strips_hold_what_the_layers_compute():
-    subject = subject_of(networks.create("lenet5", layers=PLAIN, activation="relu"),
-                         (16, 16, 1))
-    picture, = kernels.strip(subject, Settings(layers="conv2", filters="3,15"))
-    values = features(subject.network, subject.variables, subject.images)
+def test_feature_maps_hold_what_the_layers_compute():
+    run = run_of(networks.create("lenet5", layers=PLAIN, activation="relu"),
+                 (16, 16, 1))
+    settings = inspect_settings(layers="conv2", filters="3,15")
+    picture, = feature_maps(run, settings)
+    values = features(run.network, run.variables, run.images)
     assert list(picture.arrays) == ["images", "filters", "kernel", "conv2", "act2",
                                     "pool2"]
     for name in ("conv2", "act2", "pool2"):
@@ -168,7 +164,7 @@ def test_strips_hold_what_the_layers_compute():
                                    atol=1e-6)
     np.testing.assert_array_equal(
         picture.arrays["kernel"],
-        subject.variables["params"]["conv2"]["kernel"][..., [3, 15]])
+        run.variables["params"]["conv2"]["kernel"][..., [3, 15]])
     titles = [axes.get_title() for axes in picture.figure.axes]
     assert titles.count("relu") == titles.count("mean pool") == 2
-    assert "10 x 10" in picture.caption and "Of the 6 channels" in picture.caption
+    assert "10 x 10" in picture.caption and "6 channels" in picture.caption

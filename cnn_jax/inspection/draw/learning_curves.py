@@ -1,32 +1,41 @@
 """Curves of a run over its epochs, drawn by matplotlib without a display."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from cnn_jax.inspection.draw.picture import Picture
-from cnn_jax.inspection.settings import Settings
-from cnn_jax.inspection.inspected_run import Subject
+from cnn_jax.inspection.inspected_run import InspectedRun
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Row = Mapping[str, float]  # of history.csv
+# Column of the history -> words.
 CURVES = {"loss": "loss", "accuracy": "accuracy", "mean_iou": "mean IoU",
-          "learning_rate": "learning rate"}  # column of the history -> words
+          "macro_f1": "macro F1", "learning_rate": "learning rate"}
 PARTS = (("", "training", "o-"), ("val_", "validation", "s--"))
 
 
-def of_run(subject: Subject, settings: Settings) -> list[Picture]:
-    return [learning_curves(subject.history)]
+def of_run(run: InspectedRun, settings: ConfigDict) -> list[Picture]:
+    """Draws the learning curves of a run."""
+    return [learning_curves(run.history)]
 
 
-def learning_curves(history: Sequence[dict]) -> Picture:
-    """Loss and accuracy (and mean IoU) of training and validation, side by side.
+def learning_curves(history: Sequence[Row]) -> Picture:
+    """Draws the quantities that were measured in training and validation, side by side.
 
     history: a row an epoch, as in history.csv.
     """
     # Imported here, as below: matplotlib takes a second, and few modes draw.
     from matplotlib.figure import Figure
 
-    names = [name for name in ("loss", "accuracy", "mean_iou")
-             if series(history, name)]
+    names = [name for name in CURVES
+             if name != "learning_rate" and series(history, name)]
     figure = Figure(figsize=(4.5 * len(names), 3.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
         draw(axes, history, name)
@@ -38,8 +47,8 @@ def learning_curves(history: Sequence[dict]) -> Picture:
         arrays(history, names))
 
 
-def curves(history: Sequence[dict], best_epoch: int | None = None) -> list[Picture]:
-    """A picture for each quantity, narrow enough for a phone.
+def curves(history: Sequence[Row], best_epoch: int | None = None) -> list[Picture]:
+    """Draws a picture for each quantity, narrow enough for a phone.
 
     best_epoch: is marked.
     """
@@ -62,19 +71,20 @@ def curves(history: Sequence[dict], best_epoch: int | None = None) -> list[Pictu
     return pictures
 
 
-def series(history: Sequence[dict], name: str) -> dict[str, str]:
-    """{column of the history: its label} of the parts that have this quantity."""
+def series(history: Sequence[Row], name: str) -> dict[str, str]:
+    """Returns {column of the history: its label} of the parts with this quantity."""
     return {prefix + name: label for prefix, label, _ in PARTS
             if history and prefix + name in history[0]}
 
 
-def arrays(history: Sequence[dict], names: Sequence[str]) -> dict[str, np.ndarray]:
+def arrays(history: Sequence[Row], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns the columns that the curves of these quantities draw."""
     columns = ["epoch", *(column for name in names for column in series(history, name))]
     return {column: np.array([row[column] for row in history]) for column in columns}
 
 
-def draw(axes, history: Sequence[dict], name: str) -> None:
-    """The curves of one quantity, of training and of validation."""
+def draw(axes: Axes, history: Sequence[Row], name: str) -> None:
+    """Draws the curves of one quantity, for training and validation."""
     from matplotlib.ticker import MaxNLocator
 
     epochs = [row["epoch"] for row in history]
@@ -90,12 +100,14 @@ def draw(axes, history: Sequence[dict], name: str) -> None:
         axes.legend(fontsize=9)
 
 
-def in_words(history: Sequence[dict], name: str) -> str:
-    """'Training loss: from 2.25 to 0.10 in 10 epochs.' and so on, for an alt text."""
-    said = []
+def in_words(history: Sequence[Row], name: str) -> str:
+    """Describes a curve for an alt text: 'Training loss: from 2.25 to 0.10 in 10
+    epochs.'"""
+    sentences = []
     for column, label in series(history, name).items():
         first, last = history[0][column], history[-1][column]
         words = CURVES[name] if name == "learning_rate" else f"{label} {CURVES[name]}"
-        said.append(f"{words}: from {first:.3g} to {last:.3g} in {len(history)} "
-                    f"epoch{'s' * (len(history) != 1)}.")
-    return " ".join(words[0].upper() + words[1:] for words in said)
+        sentences.append(
+            f"{words[0].upper()}{words[1:]}: from {first:.3g} to {last:.3g} in "
+            f"{len(history)} epoch{'s' * (len(history) != 1)}.")
+    return " ".join(sentences)

@@ -1,5 +1,7 @@
 """What a unit sees, in theory and in effect, worked by hand."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,8 +10,9 @@ import pytest
 
 from cnn_jax import networks
 from cnn_jax.errors import InputError
-from cnn_jax.inspection.explain.receptive_field import (Box, effective, fitted, frame,
-                                                        size, theoretical, within)
+from cnn_jax.inspection.draw.receptive_field import frame, intersection, size
+from cnn_jax.inspection.explain.receptive_field import (Box, effective_field, fit_box,
+                                                        theoretical_field)
 from cnn_jax.layers import Layers
 
 PLAIN = Layers(conv="lax", pool="lax")
@@ -35,16 +38,18 @@ def test_the_theoretical_field_of_a_unit():
     # LeNet on 28 x 28: conv1 is padded by 2, conv2 sees 5 + 1 + 4 * 2 = 14 pixels and
     # moves by 2.
     network = networks.create("lenet5", layers=PLAIN)
-    assert theoretical(network, (28, 28, 1), "conv1", (0, 3)) == Box(-2, 1, 5, 5)
-    assert theoretical(network, (28, 28, 1), "conv2", (5, 2)) == Box(8, 2, 14, 14)
-    assert theoretical(network, (28, 28, 1), "pool2", (0, 4)) == Box(-2, 14, 16, 16)
+    field_at = functools.partial(theoretical_field, network, (28, 28, 1))
+    assert field_at("conv1", (0, 3)) == Box(-2, 1, 5, 5)
+    assert field_at("conv2", (5, 2)) == Box(8, 2, 14, 14)
+    assert field_at("pool2", (0, 4)) == Box(-2, 14, 16, 16)
 
 
 def test_the_field_inside_a_separable_convolution():
     """conv1 and conv2 see 3 and 5 pixels, the pool 6; the next conv 6 + 2 * 2."""
     network = networks.create("separable_cnn", layers=PLAIN)
+    field_at = functools.partial(theoretical_field, network, (28, 28, 1))
     for part in ("", "/depthwise", "/pointwise"):
-        assert theoretical(network, (28, 28, 1), f"group2_conv1{part}", (0, 1)) == Box(
+        assert field_at(f"group2_conv1{part}", (0, 1)) == Box(
             -4, -2, 10, 10)
 
 
@@ -52,14 +57,14 @@ def test_the_effective_field_of_two_convolutions():
     """Pixels in the middle reach the unit on more ways: 1, 2, 3, 2, 1 along each axis.
     """
     ways = np.outer([1, 2, 3, 2, 1], [1, 2, 3, 2, 1])
-    found = np.asarray(effective(Twice(), ONES, IMAGES, "conv2", (3, 1), (1,)))
+    found = np.asarray(effective_field(Twice(), ONES, IMAGES, "conv2", (3, 1), (1,)))
     expected = np.zeros((9, 8))
     expected[3:8, 1:6] = 2 * ways
     np.testing.assert_allclose(found, expected)
-    both = np.asarray(effective(Twice(), ONES, IMAGES, "conv2", (3, 1)))
+    both = np.asarray(effective_field(Twice(), ONES, IMAGES, "conv2", (3, 1)))
     np.testing.assert_allclose(both, expected / 2)  # 1 - 2 of both filters together
     # Their spread is that of two fields of 3 pixels, variance 2/3 each.
-    box = fitted(found)
+    box = fit_box(found)
     side = np.sqrt(12 * (2 / 3 + 2 / 3) + 1)
     np.testing.assert_allclose(box, (5.5 - side / 2, 3.5 - side / 2, side, side))
     assert size(box) == "4.12 x 4.12"
@@ -68,19 +73,19 @@ def test_the_effective_field_of_two_convolutions():
 def test_a_field_whose_pixels_count_alike_is_fitted_exactly():
     weights = np.zeros((10, 12))
     weights[2:7, 4:11] = 0.25
-    np.testing.assert_allclose(fitted(weights), Box(2, 4, 5, 7))
+    np.testing.assert_allclose(fit_box(weights), Box(2, 4, 5, 7))
     one = np.zeros((4, 4))
     one[1, 3] = 3
-    np.testing.assert_allclose(fitted(one), Box(1, 3, 1, 1))
-    assert fitted(np.zeros((4, 4))) is None and size(None) == "unknown"
+    np.testing.assert_allclose(fit_box(one), Box(1, 3, 1, 1))
+    assert fit_box(np.zeros((4, 4))) is None and size(None) == "unknown"
 
 
 def test_only_images_of_channels_have_positions():
     network = networks.create("lenet5", layers=PLAIN)
     variables = jax.eval_shape(lambda: network.init(
         jax.random.key(0), jnp.zeros((1, 28, 28, 1)), train=False))
-    with pytest.raises(InputError, match="fc1 of LeNet5 has no height"):
-        effective(network, variables, jnp.zeros((1, 28, 28, 1)), "fc1", (0, 0))
+    with pytest.raises(InputError, match="fc1 of LeNet5"):
+        effective_field(network, variables, jnp.zeros((1, 28, 28, 1)), "fc1", (0, 0))
 
 
 @pytest.mark.parametrize("box, limits, part", [
@@ -93,4 +98,4 @@ def test_a_part_of_a_field_beyond_the_image_is_shown(box, limits, part):
     axes = Figure().subplots()
     shown = frame(axes, box, 25, 8)
     assert (axes.get_xlim(), axes.get_ylim()) == limits
-    assert within(box, shown) == part
+    assert intersection(box, shown) == part

@@ -11,19 +11,21 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 from rich.console import Console
+from tests.support.inspected_runs import inspect_settings
 from tests.support.tiny_runs import end, prepare, refusal, start_python, tiny
 
 from cnn_jax import data
 from cnn_jax.cli import commands
 from cnn_jax.cli.request import Request
-from cnn_jax.inspection import run as inspect
-from cnn_jax.data.examples import Examples
+from cnn_jax.inspection import run as inspection
 from cnn_jax.errors import InputError
-from cnn_jax.inspection.draw import explanations, kernels
+from cnn_jax.inspection.draw.feature_maps import feature_maps
+from cnn_jax.inspection.draw.kernels import first_layer
+from cnn_jax.inspection.draw.saliency import completeness
+from cnn_jax.inspection.inspected_run import choose_examples
 from cnn_jax.inspection.pictures import PICTURES
-from cnn_jax.inspection.explain.selection import NotForThisNetwork
-from cnn_jax.inspection.settings import Settings
-from cnn_jax.inspection.inspected_run import sample
+from cnn_jax.inspection.selection import NotForThisNetwork
+from cnn_jax.tasks import TASKS
 from cnn_jax.workdir.checkpoints.write import Checkpoints
 from cnn_jax.config import result_fields, fingerprint, to_json
 from cnn_jax.console import Reporter
@@ -32,7 +34,6 @@ from cnn_jax.training.recipe import first_state
 from cnn_jax.data.info import describe
 from cnn_jax.workdir.folder import (check_same_config, data_json, read_config,
                                     read_data_info)
-from configs import default
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 QUICK = {"images": 2, "steps": 2, "samples": 2, "max_filters": 3}
@@ -74,10 +75,11 @@ def index(workdir: Path) -> dict[str, dict]:
 
 
 def test_pictures_of_a_run(workdir, capsys):
-    config = changed(workdir, only="kernels,strip,receptive_field,maximized_classes")
+    config = changed(workdir,
+                     only="kernels,feature_maps,receptive_field,maximized_classes")
     commands.run(Request("inspect", config, workdir))
     rows = index(workdir)
-    for name in ("kernels", "strip_group1_conv1_conv", "receptive_field",
+    for name in ("kernels", "feature_maps_group1_conv1_conv", "receptive_field",
                  "maximized_head"):
         assert all(len(rows[name][word]) > 10 for word in ("title", "caption", "alt"))
         with Image.open(workdir / "pictures" / f"{name}.png") as image:
@@ -90,24 +92,24 @@ def test_the_users_own_images_are_explained(workdir, tmp_path):
     """At the size and colours of the training data, without true classes."""
     path = tmp_path / "own.png"
     Image.fromarray(np.arange(600, dtype=np.uint8).reshape(20, 30)).save(path)
-    subject = inspect.load_subject(workdir, None, [str(path)])
-    assert subject.pixels.shape == (1, 8, 8, 1) and subject.labels is None
-    assert subject.titles == ("own.png",)
-    many = inspect.load_subject(workdir, changed(workdir), [str(path)] * 3)
+    run = inspection.load_run(workdir, None, [str(path)])
+    assert run.pixels.shape == (1, 8, 8, 1) and run.labels is None
+    assert run.titles == ("own.png",)
+    many = inspection.load_run(workdir, changed(workdir), [str(path)] * 3)
     assert len(many.pixels) == QUICK["images"]
-    inverted = inspect.load_subject(workdir, None, [str(path)], invert=True)
-    np.testing.assert_array_equal(inverted.pixels, 255 - subject.pixels)
-    picture, = PICTURES["saliency"](subject, Settings(**QUICK))
+    inverted = inspection.load_run(workdir, None, [str(path)], invert=True)
+    np.testing.assert_array_equal(inverted.pixels, 255 - run.pixels)
+    picture, = PICTURES["saliency"](run, inspect_settings(**QUICK))
     assert picture.arrays["gradient"].shape == (1, 8, 8)
     assert picture.arrays["completeness_error"].max() < 1e-3
-    assert picture.arrays["class"] == subject.image_logits.argmax(-1)
+    assert picture.arrays["class"] == run.image_logits.argmax(-1)
     words = picture.figure.axes[0].get_ylabel()
-    assert "own.png" in words and "said" in words and "is " not in words
+    assert "own.png" in words and "predicted" in words and "is " not in words
     titles = [axes.get_title() for axes in picture.figure.axes]
     assert titles == ["image", "gradient", "SmoothGrad", "integrated\ngradients",
                       "guided\nbackprop.", "occlusion", "Grad-CAM"]
-    other = Settings(**QUICK, target="3")
-    chosen, = PICTURES["saliency"](subject, other)
+    other = inspect_settings(**QUICK, target="3")
+    chosen, = PICTURES["saliency"](run, other)
     assert chosen.arrays["class"].tolist() == [3]
 
 
@@ -122,7 +124,8 @@ def test_names_that_would_be_mathematics(workdir, tmp_path, capsys, monkeypatch)
         class_names=names))
     file = tmp_path / "$y^$ \x1b[2J\udcff.png"
     Image.new("L", (8, 8), 77).save(file)
-    config = changed(strange, only="maximized_classes,strip,saliency,quality")
+    config = changed(strange, only="maximized_classes,feature_maps,saliency,"
+                     "classification_metrics")
     commands.run(Request("inspect", config, strange, paths=(str(file),)))
     assert {"maximized_head", "saliency", "confusion"} <= index(strange).keys()
     capsys.readouterr()
@@ -133,31 +136,31 @@ def test_names_that_would_be_mathematics(workdir, tmp_path, capsys, monkeypatch)
 
 def test_incomplete_integrated_gradients_are_called_so():
     """Rounded, 0.0014 would look like what was aimed at."""
-    assert explanations.completeness(0.00049, 576).endswith("complete within 0.0005.")
-    told = explanations.completeness(0.0014, 1728)
-    assert "1728 steps, incomplete" in told and "0.0014 apart, over the 0.001" in told
+    assert " complete within 0.0005" in completeness(0.00049, 576)
+    told = completeness(0.0014, 1728)
+    assert "1728" in told and " incomplete" in told and "0.0014" in told
 
 
 def test_pictures_that_a_network_does_not_have(tmp_path, monkeypatch, capsys):
     """They are left out with a line, unless they were asked for by name."""
     dense = leave_run(tmp_path / "dense", tiny({"model.name": "ai_edu_mnist_dnn"}))
-    rows = {"strip": kernels.strip, "kernels": kernels.first_layer}
-    monkeypatch.setattr(inspect, "chosen", lambda only: rows)
-    path, = inspect.draw(dense, changed(dense))
+    rows = {"feature_maps": feature_maps, "kernels": first_layer}
+    monkeypatch.setattr(inspection, "chosen_rows", lambda only: rows)
+    path, = inspection.draw(dense, changed(dense))
     assert path.name == "kernels.png"
-    assert ("without strip: no layer of AiEduDNN with weights has height and width"
-            in capsys.readouterr().out)
+    assert "without feature_maps: no layer of AiEduDNN" in capsys.readouterr().out
     with pytest.raises(NotForThisNetwork, match="AiEduDNN"):
-        inspect.draw(dense, changed(dense, only="strip"), quiet=True)
+        inspection.draw(dense, changed(dense, only="feature_maps"), quiet=True)
 
 
 def test_the_examples_take_turns_by_class():
     labels = np.array([1, 0, 0, 2, 1, 1])
-    examples = Examples(np.zeros((6, 1, 1, 1), np.uint8), labels)
-    assert sample(examples, 5).tolist() == [1, 0, 3, 2, 4]
-    assert sample(examples, 64).tolist() == [1, 0, 3, 2, 4, 5]
-    masks = Examples(np.zeros((3, 2, 2, 1), np.uint8), np.zeros((3, 2, 2), np.uint8))
-    assert sample(masks, 2).tolist() == [0, 1]
+    assert choose_examples(labels, TASKS["classify"], 5).tolist() == [1, 0, 3, 2, 4]
+    assert choose_examples(labels, TASKS["classify"], 64).tolist() == [
+        1, 0, 3, 2, 4, 5]
+    for task, shape in (("segment", (3, 2, 2)), ("multilabel", (3, 4))):
+        found = choose_examples(np.zeros(shape, np.uint8), TASKS[task], 2)
+        assert found.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("fields, words", [
@@ -167,13 +170,13 @@ def test_the_examples_take_turns_by_class():
     ({"filters": "-1"}, "no '-1'"),
     ({"position": (8, 0)}, r"have 8 x 8 units, \(0, 0\) to \(7, 7\)"),
     ({"cam_layer": "head"}, "inspect.cam_layer = 'head'.*no height and width"),
-    ({"window": 9}, "inspect.window = 9 .*images of 8 x 8: use 1 to 8, or none"),
+    ({"window": 9}, "inspect.window = 9 .*8 x 8: use 1 to 8"),
     ({"target": "ten"}, "inspect.target = 'ten'.*known are 0, 1.*from 0 to 9"),
     ({"only": "kernel"}, "no picture 'kernel'; known are .*kernels")])
 def test_what_there_is_not_is_one_line(workdir, fields, words):
     config = changed(workdir, **fields)
     with pytest.raises(InputError, match=words) as error:
-        inspect.draw(workdir, config, quiet=True)
+        inspection.draw(workdir, config, quiet=True)
     assert "\n" not in str(error.value)
 
 
@@ -181,19 +184,19 @@ def test_a_file_that_is_no_image_is_refused(workdir, tmp_path):
     path = tmp_path / "words.png"
     path.write_text("no picture")
     with pytest.raises(InputError, match="words.png"):
-        inspect.draw(workdir, None, [str(path)], quiet=True)
+        inspection.draw(workdir, None, [str(path)], quiet=True)
     with pytest.raises(InputError, match="nothing.png"):
-        inspect.draw(workdir, None, [str(tmp_path / "nothing.png")], quiet=True)
+        inspection.draw(workdir, None, [str(tmp_path / "nothing.png")], quiet=True)
 
 
 def test_a_workdir_without_a_checkpoint_is_refused(workdir, tmp_path):
     for name in ("config.json", "data.json"):
         shutil.copy(workdir / name, tmp_path)
     with pytest.raises(InputError, match="holds no checkpoints: train there first"):
-        inspect.draw(tmp_path, quiet=True)
+        inspection.draw(tmp_path, quiet=True)
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(InputError, match="no checkpoint of a whole epoch"):
-        inspect.draw(tmp_path, quiet=True)
+        inspection.draw(tmp_path, quiet=True)
 
 
 def test_a_history_that_lacks_a_column_is_one_line(workdir, tmp_path):
@@ -219,16 +222,15 @@ def test_what_is_under_way_is_said(terminal):
 
 
 def test_what_has_been_computed_is_kept_for_another_listener(workdir):
-    subject, told = inspect.load_subject(workdir), []
-    layers = subject.layers
-    other = subject.telling(told.append)
+    run, told = inspection.load_run(workdir), []
+    layers = run.layers
+    other = run.with_progress(told.append)
     assert other.layers is layers and list(other.track("one", "a")) == ["a"]
     assert told == ["one 0/1"]
 
 
 def test_settings_are_no_part_of_a_run(workdir, tmp_path):
     """Other pictures are of the same run."""
-    assert default.get_config().inspect.to_dict() == Settings()._asdict()
     config = changed(workdir, layers="group1_conv1")
     check_same_config(workdir, config)
     assert fingerprint(config) == fingerprint(tiny(epochs=1))

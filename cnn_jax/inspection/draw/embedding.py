@@ -1,0 +1,71 @@
+"""The features before the last layer as points in a plane."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnn_jax.inspection.draw.drawing import fit
+from cnn_jax.inspection.draw.picture import Picture
+from cnn_jax.inspection.explain.embedding import (Plane, before_head, pixel_features,
+                                                  principal_plane)
+from cnn_jax.inspection.inspected_run import InspectedRun
+from cnn_jax.inspection.selection import NotForThisNetwork
+
+POINTS = 2000  # images, or pixels where each has a label
+MASKS = 64     # images that these pixels come from
+NAMED = 20     # classes that are named in the plane
+
+
+def embedding(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
+    """Draws the input of the last layer for images of the part."""
+    if not run.task.exclusive:
+        raise NotForThisNetwork("a point has the colour of one class, and images of "
+                                f"{run.config.data.name} may have several")
+    values, labels = penultimate(run)
+    yield draw_plane(principal_plane(values), labels, run)
+
+
+def penultimate(run: InspectedRun) -> tuple[np.ndarray, np.ndarray]:
+    """Computes (features [n, F], labels [n]) of images of the part, or of random
+    pixels of the first `MASKS` images."""
+    masks = run.task.unit == "pixel"
+    images, labels = run.examples.take(slice(MASKS if masks else POINTS))
+    values = run.map_batches(images, before_head)
+    if masks:
+        return pixel_features(values, labels, POINTS)
+    return values.reshape(len(values), -1), labels
+
+
+def draw_plane(plane: Plane, labels: np.ndarray, run: InspectedRun) -> Picture:
+    """Draws a point for each example in the colour of its true class."""
+    # Imported here: matplotlib takes a second, and few modes draw.
+    from matplotlib.figure import Figure
+
+    points, shares = plane
+    classes = np.unique(labels)
+    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+    axes = figure.subplots()
+    few = labels.max(initial=0) < 10
+    axes.scatter(points[:, 0], points[:, 1], c=labels % NAMED, vmin=0,
+                 vmax=9 if few else NAMED - 1, cmap="tab10" if few else "tab20", s=9,
+                 alpha=0.75, linewidths=0)
+    # Colours alone do not tell twenty classes apart, nor all readers any of them.
+    for label in classes if len(classes) <= NAMED else ():
+        x, y = np.median(points[labels == label], axis=0)
+        axes.text(x, y, fit(run.class_name(int(label))), fontsize=8,
+                  weight="bold", ha="center", va="center",
+                  bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "0.5",
+                        "boxstyle": "round,pad=0.2"})
+    axes.set(xlabel=f"first component, {shares[0]:.0%} of the variance",
+             ylabel=f"second component, {shares[1]:.0%} of the variance")
+    axes.grid(alpha=0.3)
+    return Picture(
+        "embedding", "Penultimate features",
+        f"The input of the last layer for {len(points):,} {run.task.unit}s of the "
+        f"{run.part} part, projected on the two directions in which it varies most "
+        "(PCA). A point has the colour of its true class; the name of a class stands "
+        "at its median.",
+        f"{len(points):,} points of {len(classes)} classes in a plane that holds "
+        f"{shares.sum():.0%} of the variance of the features.", figure,
+        {"points": points, "labels": labels, "shares": shares})

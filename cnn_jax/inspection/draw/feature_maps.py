@@ -1,0 +1,95 @@
+"""From kernel to pool: what a convolution and the layers right after it compute."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnn_jax.inspection.draw import drawing
+from cnn_jax.inspection.draw.kernels import draw_kernel, is_colour
+from cnn_jax.inspection.draw.picture import Picture
+from cnn_jax.inspection.explain.kernels import kernel_images, mean_over_channels
+from cnn_jax.inspection.inspected_run import InspectedRun
+from cnn_jax.inspection.selection import chosen_filters, chosen_layers
+from cnn_jax.networks.trace import features
+from cnn_jax.networks.named_layers import STAGES, Layer, kernel_of, stage_of
+
+MOST_IMAGES, MOST_FILTERS = 3, 8  # in a picture
+
+
+def feature_maps(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
+    """Draws for each chosen layer its kernels, and what the convolution and the layers
+    right after it compute for some images; a row for each filter."""
+    stages = [stage_of(layer, run.layers) for layer in chosen_layers(run, settings)]
+    names = [layer.name for stage in stages for layer in stage]
+
+    def outputs(network: nn.Module, variables: Any,
+                images: jax.Array) -> dict[str, jax.Array]:
+        values = features(network, variables, images, inner=True)
+        return {name: values[name] for name in names}
+
+    values = run.map_batches(run.pixels[:MOST_IMAGES], outputs)
+    for stage in run.track("feature maps", stages):
+        yield draw_stage(run, settings, stage, values)
+
+
+def draw_stage(run: InspectedRun, settings: ConfigDict, stage: list[Layer],
+               values: dict[str, np.ndarray]) -> Picture:
+    """Draws one convolution with its activation, norm and pool."""
+    first = stage[0]
+    filters = chosen_filters(first, settings, min(MOST_FILTERS, settings.max_filters))
+    found = first.kernel is not None and kernel_images(
+        first, kernel_of(run.variables, first), run.layers)
+    kernel = found[0] if found else None
+    left = int(kernel is not None)
+    images = len(values[first.name])
+    columns = left + images * len(stage)
+    figure, axes = drawing.grid(1 + len(filters), columns, cell=0.85, left=0.5, top=0.4)
+    for i in range(images):
+        axis = axes[0, left + i * len(stage)]
+        drawing.image(axis, run.pixels[i])
+        axis.set_title(drawing.fit(run.titles[i], 40), fontsize=8, loc="left")
+    for row, index in enumerate(filters, 1):
+        drawing.beside(axes[row, 0], f"filter {index}", 6)
+        if kernel is not None:
+            mean = mean_over_channels(kernel[..., index], is_colour(kernel, run))
+            draw_kernel(axes[row, 0], mean, np.abs(mean).max() or 1.0)
+        for place, layer in enumerate(stage):
+            maps = values[layer.name]
+            limit = float(np.abs(maps[..., index]).max()) or 1.0
+            for i in range(images):
+                axis = axes[row, left + i * len(stage) + place]
+                if maps[..., filters].min() >= 0:
+                    drawing.heat(axis, maps[i, ..., index], 0.0, limit)
+                else:
+                    drawing.signed(axis, maps[i, ..., index], limit)
+    for column in range(columns):
+        place = (column - left) % len(stage)
+        axes[1, column].set_title("kernel" if left and not column
+                                  else label(stage[place]), fontsize=7, pad=3)
+    sizes = ", ".join(f"{label(layer)} {' x '.join(map(str, layer.shape[:2]))}"
+                      for layer in stage)
+    reads = 0 if kernel is None else kernel.shape[2]
+    arrays = {"images": run.pixels[:images], "filters": np.array(filters)}
+    if kernel is not None:
+        arrays["kernel"] = kernel[..., filters]
+    return Picture(
+        "feature_maps_" + first.name.replace("/", "_"),
+        f"From kernel to pool: {first.name}",
+        f"A row for each filter ({len(filters)} of {first.shape[-1]}). The maps of a "
+        "filter have one scale for all images: red is above 0 and blue below; a layer "
+        f"without negative values is drawn from dark to bright. Pixels: {sizes}."
+        + (f" The kernel is the mean over the {reads} channels that it reads."
+           if kernel is not None and reads > 1 and not is_colour(kernel, run) else ""),
+        f"{len(filters)} filters on {images} images, layer by layer: {sizes}.", figure,
+        arrays | {layer.name: values[layer.name][..., filters] for layer in stage})
+
+
+def label(layer: Layer) -> str:
+    """Names a layer of a stage: 'conv1', 'relu', 'max pool'."""
+    kinds = [words or layer.module.kind for kind, words in STAGES.items()
+             if isinstance(layer.module, kind)]
+    return kinds[0] if kinds else layer.name.rpartition("/")[2]

@@ -1,0 +1,114 @@
+"""Receptive fields over an image: what a unit can see, and what it follows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnn_jax.inspection.draw import drawing
+from cnn_jax.inspection.draw.picture import Picture
+from cnn_jax.inspection.explain.receptive_field import (Box, effective_field, fit_box,
+                                                        theoretical_field)
+from cnn_jax.inspection.forward import compiled
+from cnn_jax.inspection.inspected_run import InspectedRun
+from cnn_jax.inspection.selection import (chosen_filters, chosen_layers,
+                                          chosen_position)
+from cnn_jax.networks.named_layers import Layer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SHOWN_LAYERS = 6  # where the settings name none
+BEYOND = 0.12     # of the image's size, drawn around it where a field goes there
+
+
+def receptive_fields(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
+    """Draws what one unit of some layers sees: the middle one, or the one at
+    `settings.position`."""
+    layers = chosen_layers(run, settings, count=SHOWN_LAYERS)
+    height, width = run.pixels.shape[1:3]
+    figure, axes = drawing.grid(2, len(layers), cell=1.8, aspect=width / height,
+                                left=0.6, top=0.7)
+    arrays: dict[str, np.ndarray] = {}
+    sentences = []
+    for layer, (above, below) in zip(run.track("receptive fields", layers), axes.T):
+        position = chosen_position(layer, settings)
+        assert position is not None, layer  # these layers have height and width
+        box, weights = fields_of(run, settings, layer, position)
+        fit = fit_box(weights)
+        arrays |= {layer.name: weights,
+                   f"{layer.name} theoretical": np.array(box or [np.nan] * 4),
+                   f"{layer.name} effective": np.array(fit or [np.nan] * 4)}
+        drawing.image(above, run.pixels[0])
+        drawing.heat(below, np.sqrt(weights))
+        for axis, colour in ((above, "tab:red"), (below, "white")):
+            visible = frame(axis, box, height, width)
+            outline(axis, intersection(box, visible), colour, "-")
+            outline(axis, fit, "tab:cyan", "--")
+        sizes = f"{size(box)}, effective {size(fit)}"
+        above.set_title(f"{layer.name.replace('/', chr(10))}\nunit {position}\n{sizes}",
+                        fontsize=7)
+        sentences.append(f"{layer.name} {sizes}")
+    drawing.beside(axes[0, 0], "image", 8)
+    drawing.beside(axes[1, 0], "mean gradient", 8)
+    yield Picture(
+        "receptive_field", "What a unit sees of the image",
+        "Solid: the pixels that can reach the unit at all. Below: how much the unit "
+        f"follows each of them (the mean over {len(run.pixels)} images of the absolute "
+        "gradient; its square root is drawn). Dashed: the box of the same spread, the "
+        "effective field. It is the larger box where a unit follows the rim of its "
+        "field more than the middle. A field that goes far beyond the image is cut.",
+        "Height x width in pixels: " + "; ".join(sentences) + ".", figure, arrays)
+
+
+def fields_of(run: InspectedRun, settings: ConfigDict, layer: Layer,
+              position: tuple[int, int]) -> tuple[Box | None, np.ndarray]:
+    """Computes (theoretical field, effective one) of a unit of one layer."""
+    filters = (tuple(chosen_filters(layer, settings, layer.shape[-1]))
+               if settings.filters else None)
+    weights = compiled(functools.partial(
+        effective_field, layer=layer.name, position=position, filters=filters))(
+            run.network, run.variables, run.images)
+    return (theoretical_field(run.network, run.pixels.shape[1:], layer.name, position),
+            np.asarray(weights))
+
+
+def size(box: Box | None) -> str:
+    """Returns '14 x 14', or '9.1 x 8.8' for a fitted box."""
+    return "unknown" if box is None else f"{box.height:.3g} x {box.width:.3g}"
+
+
+def outline(axes: Axes, box: Box | None, colour: str, style: str) -> None:
+    """Draws a box on axes whose pixel i reaches from i - 1/2 to i + 1/2."""
+    from matplotlib.patches import Rectangle
+    if box is not None:
+        axes.add_patch(Rectangle((box.left - 0.5, box.top - 0.5), box.width, box.height,
+                                 fill=False, edgecolor=colour, linestyle=style,
+                                 linewidth=1.4))
+
+
+def frame(axes: Axes, box: Box | None, height: int, width: int) -> Box:
+    """Shows the image, and around it a grey part of a box that goes beyond it."""
+    top, left, bottom, right = 0.0, 0.0, float(height), float(width)
+    if box is not None:
+        y, x = BEYOND * height, BEYOND * width
+        top, left = max(min(top, box.top), -y), max(min(left, box.left), -x)
+        bottom = min(max(bottom, box.top + box.height), height + y)
+        right = min(max(right, box.left + box.width), width + x)
+    axes.set(xlim=(left - 0.5, right - 0.5), ylim=(bottom - 0.5, top - 0.5),
+             facecolor="0.6")
+    return Box(top, left, bottom - top, right - left)
+
+
+def intersection(box: Box | None, visible: Box) -> Box | None:
+    """Returns the part of a box that is visible."""
+    if box is None:
+        return None
+    top, left = max(box.top, visible.top), max(box.left, visible.left)
+    bottom = min(box.top + box.height, visible.top + visible.height)
+    right = min(box.left + box.width, visible.left + visible.width)
+    return Box(top, left, bottom - top, right - left)

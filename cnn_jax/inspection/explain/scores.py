@@ -1,0 +1,61 @@
+"""The number that an explanation is about: the score of one class for each image.
+
+It is the logit of the class. For a network that predicts a class for each pixel it is
+the mean logit over the pixels that are predicted to be of this class.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnn_jax.inspection.forward import compute_logits
+
+
+def predicted_classes(logits: jax.Array) -> jax.Array:
+    """Returns the class with the largest logit of each image, int [N].
+
+    Of logits [N, H, W, classes] it is the class of most pixels; class 0, the
+    background, counts only where there is no other.
+    """
+    classes = logits.argmax(-1)
+    if classes.ndim == 1:
+        return classes
+    counts = jax.nn.one_hot(classes, logits.shape[-1]).sum((1, 2))
+    return (counts.at[:, 0].multiply(1e-9)).argmax(-1)
+
+
+def score_weights(logits: jax.Array, targets: jax.Array | None) -> jax.Array:
+    """Returns constant w, of the shape of the logits: score = sum of w * logits.
+
+    targets: classes [N]; None: the predicted ones.
+    """
+    logits = lax.stop_gradient(logits)
+    targets = predicted_classes(logits) if targets is None else jnp.asarray(targets)
+    chosen = jax.nn.one_hot(targets, logits.shape[-1])
+    if logits.ndim == 2:
+        return chosen
+    where = logits.argmax(-1) == targets[:, None, None]
+    where = jnp.where(where.any((1, 2), keepdims=True), where, True)
+    return chosen[:, None, None] * (
+        where / where.sum((1, 2), keepdims=True))[..., None]
+
+
+def weighted_logits(logits: jax.Array, weights: jax.Array) -> jax.Array:
+    """Sums weights * logits for each image, [N]."""
+    return (logits * weights).sum(tuple(range(1, logits.ndim)))
+
+
+def compute_scores(network: nn.Module, variables: Any, images: jax.Array,
+                   weights: jax.Array) -> jax.Array:
+    """Computes the score of each image, [N]."""
+    return weighted_logits(compute_logits(network, variables, images), weights)
+
+
+def score_gradient(network: nn.Module, variables: Any, images: jax.Array,
+                   weights: jax.Array) -> jax.Array:
+    """Computes d score / d image, [N, H, W, C]; every image has its own score."""
+    return jax.grad(lambda images: compute_scores(
+        network, variables, images, weights).sum())(images)

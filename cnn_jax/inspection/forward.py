@@ -1,0 +1,46 @@
+"""Compiled forward passes of a trained network over batches of pixels."""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_jax import ops
+from cnn_jax.data.scaling import Scaling, scale
+
+# (network, variables, the network's input [N, H, W, C]) -> a tree of arrays [N, ...]
+NetworkFunction = Callable[[nn.Module, Any, jax.Array], Any]
+
+
+def compute_logits(network: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
+    """Computes float32 logits [N, classes] or [N, H, W, classes], as evaluation does.
+    """
+    return jnp.asarray(network.apply(variables, images, train=False), jnp.float32)
+
+
+@functools.lru_cache(maxsize=32)
+def compiled(function: Callable) -> Callable:
+    """Compiles function(network, ...) once for each network and shape."""
+    return jax.jit(function, static_argnums=0, compiler_options=ops.compiler_options())
+
+
+def run_batches(function: NetworkFunction, network: nn.Module, variables: Any,
+                scaling: Scaling, batches: Iterable[np.ndarray], size: int
+                ) -> Iterator[Any]:
+    """Yields function(network, variables, inputs) for each batch, as NumPy arrays.
+
+    batches: uint8 pixels [n, H, W, C] with n <= `size`. A shorter batch is filled up,
+    so that one program serves all of them; `function` must treat every image alone.
+    """
+    # The variables are an argument: a closure would compile them in as constants.
+    program = jax.jit(
+        lambda variables, pixels: function(network, variables, scale(pixels, scaling)),
+        compiler_options=ops.compiler_options())
+    for pixels in batches:
+        full = np.resize(pixels, (size, *pixels.shape[1:]))
+        yield jax.tree.map(lambda x: np.asarray(x)[:len(pixels)],
+                           program(variables, full))

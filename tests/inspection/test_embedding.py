@@ -1,0 +1,65 @@
+"""The features before the last layer, and their plane, in cases worked by hand."""
+
+import flax.linen as nn
+import numpy as np
+import pytest
+from tests.support.inspected_runs import inspect_settings, inspected
+from tests.support.small_network import PARAMS, PIXELS, Small
+
+from cnn_jax import layers
+from cnn_jax.inspection.draw.embedding import embedding, penultimate
+from cnn_jax.inspection.explain.embedding import principal_plane
+from cnn_jax.inspection.selection import NotForThisNetwork
+
+
+def test_axes_of_the_plane_have_one_sign():
+    """Points along (3, 0, -1.5), whose largest loading is made positive."""
+    t, s = np.array([-2.0, -1, 0, 1, 2]), np.array([1.0, -1, 0, -1, 1])
+    values = np.stack([3 * t, 0.1 * s, -1.5 * t], axis=1) + 5
+    points, shares = principal_plane(values)
+    np.testing.assert_allclose(points[:, 0], t * np.sqrt(11.25), atol=1e-12)
+    np.testing.assert_allclose(points[:, 1], 0.1 * s, atol=1e-12)
+    np.testing.assert_allclose(shares, [112.5 / 112.54, 0.04 / 112.54])
+    np.testing.assert_array_equal(principal_plane(-values).points[:, 0], -points[:, 0])
+
+
+def test_a_plane_of_one_feature_and_of_equal_points():
+    points, shares = principal_plane(np.array([[1.0], [3.0]]))
+    np.testing.assert_allclose(points, [[-1, 0], [1, 0]])
+    np.testing.assert_allclose(shares, [1, 0])
+    assert not principal_plane(np.ones((4, 3))).points.any()
+
+
+def test_features_are_the_input_of_the_last_layer():
+    run = inspected(Small("relu"), {"params": PARAMS}, PIXELS, np.array([0, 1]))
+    values, labels = penultimate(run)
+    np.testing.assert_allclose(values, [[0, 0.5, 102], [0, 0, 100]])
+    assert labels.tolist() == [0, 1]
+
+
+class Pixels(nn.Module):
+    """A class for each pixel, from features of half the height and width."""
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        x = layers.AvgPool((2, 2), (2, 2), "VALID", name="pool")(x)
+        return layers.ConvTranspose(2, (2, 2), 2, name="head")(x)
+
+
+def test_features_of_pixels_have_the_labels_of_their_places():
+    images = np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1)
+    labels = (np.arange(16) % 7).reshape(1, 4, 4).astype(np.uint8)
+    params = {"head": {"kernel": np.ones((2, 2, 2, 1), np.float32),
+                       "bias": np.zeros(2, np.float32)}}
+    run = inspected(Pixels(), {"params": params}, images, labels, task="segment")
+    values, found = penultimate(run)
+    corner = {2.5: 0, 4.5: 2, 10.5: 8, 12.5: 10}  # mean of a window: its first pixel
+    assert {value: label for value, label in zip(values[:, 0].tolist(), found)} == {
+        mean: first % 7 for mean, first in corner.items()}
+
+
+def test_images_with_several_classes_have_no_plane():
+    run = inspected(Small("relu"), {"params": PARAMS}, PIXELS,
+                    np.array([[1, 1], [0, 1]], np.uint8), task="multilabel")
+    with pytest.raises(NotForThisNetwork, match="several"):
+        list(embedding(run, inspect_settings()))
