@@ -117,7 +117,7 @@ def check(config: ConfigDict) -> None:
             f'data.split is {config.split!r}; allowed are {", ".join(SPLITS)}')
     if not 0 <= config.test < 1:
         raise InputError(
-            f"data.test is {config.test}; allowed is a fraction from 0 (no test part) "
+            f"data.test is {config.test}; allowed is a fraction from 0 (no test split) "
             "to below 1")
     _check_for_set(config)
     if config.limit is not None and config.limit < 1:

@@ -75,7 +75,7 @@ def _receive(file: official.OfficialFile, target: IO[bytes]) -> tuple[int, str]:
 
 
 def _reason(error: requests.RequestException) -> str:
-    """Puts the reason in one line, without the system's that requests wraps."""
+    """Says in a few words why a request failed."""
     if error.response is not None:
         return f"HTTP status {error.response.status_code}"
     if isinstance(error, requests.Timeout):

@@ -1,8 +1,8 @@
 """Folders of pictures, one sub-folder per class, as Keras and Kaggle lay them out.
 
     flowers/{daisy,rose}/*.jpg                    split by us
-    flowers/{train,val,test}/{daisy,rose}/*.jpg   split already, wholly or in part
-    flowers/training/training/{daisy,rose}/*.jpg  likewise, each part wrapped once
+    flowers/{train,val,test}/{daisy,rose}/*.jpg   already split, wholly or partly
+    flowers/training/training/{daisy,rose}/*.jpg  likewise, each split wrapped once
     anything/flowers/...                          any of these, wrapped once
 
 A .tar.gz of such a folder works too, for example CIFAR-10 in JPEG files
@@ -29,7 +29,7 @@ from cnn_jax.data.images import (EXTENSIONS, allocate, is_image, is_image_name,
 from cnn_jax.errors import InputError
 from cnn_jax.files import expanded
 
-PART_NAMES = {
+SPLIT_NAMES = {
     "train": "train", "training": "train",
     "validation": "validation", "valid": "validation", "val": "validation",
     "test": "test", "testing": "test",
@@ -54,7 +54,7 @@ def class_folders(config: ConfigDict) -> Stored:
     """Reads `config.dir` at `config.image_size` and `config.channels`.
 
     Where these are not set, all pictures must have one size and one number of channels.
-    Within a part the classes alternate, so that the first n pictures (`config.limit`)
+    Within a split the classes alternate, so that the first n pictures (`config.limit`)
     hold all classes.
 
     Raises:
@@ -68,21 +68,21 @@ def class_folders(config: ConfigDict) -> Stored:
         tree = _archive_tree(root)
     else:
         raise InputError(
-            f"data.dir is {config.dir!r}, which is not a folder nor a "
+            f"data.dir is {config.dir!r}, which is neither a folder nor a "
             f'{" or ".join(ARCHIVES)} file; name what holds the class folders')
     tree = _unwrapped(tree)
-    parts = {part: _classes(folder, name)
-             for part, (name, folder) in _part_folders(root, tree).items()}
-    classes = _class_list(root, parts)
+    splits = {split: _classes(folder, name)
+              for split, (name, folder) in _split_folders(root, tree).items()}
+    classes = _class_list(root, splits)
     class_names = _class_names(root, tree, classes)
-    alternated = {part: _alternate(pictures, classes)
-                  for part, pictures in parts.items()}
-    pictures = [picture for part in alternated.values() for picture, _ in part]
+    alternated = {split: _alternate(pictures, classes)
+                  for split, pictures in splits.items()}
+    pictures = [picture for pairs in alternated.values() for picture, _ in pairs]
     images, how = _decode_cached(root, pictures, config.image_size, config.channels)
     stored, start = {}, 0
-    for part, pairs in alternated.items():
+    for split, pairs in alternated.items():
         labels = np.array([label for _, label in pairs], np.int32)
-        stored[part] = Examples(images[start:start + len(labels)], labels)
+        stored[split] = Examples(images[start:start + len(labels)], labels)
         start += len(labels)
     return Stored(stored, class_names, f"{_kinds(pictures)} in {root}, {how}")
 
@@ -169,43 +169,43 @@ def _unwrapped(tree: Tree) -> Tree:
     folders = _subfolders(tree)
     if len(folders) == 1:
         (name, inner), = folders.items()
-        if name.lower() not in PART_NAMES and _subfolders(inner):
+        if name.lower() not in SPLIT_NAMES and _subfolders(inner):
             return inner
     return tree
 
 
-def _part_folders(root: Path, tree: Tree) -> dict[str, tuple[str, Tree]]:
-    """Finds the folder of each part: part -> (its name, the folder).
+def _split_folders(root: Path, tree: Tree) -> dict[str, tuple[str, Tree]]:
+    """Finds the folder of each split: split -> (its name, the folder).
 
-    A root without part folders is one training part.
+    A root without such folders is one training split.
     """
-    parts: dict[str, tuple[str, Tree]] = {}
+    splits: dict[str, tuple[str, Tree]] = {}
     for name, folder in _subfolders(tree).items():
-        part, inner = PART_NAMES.get(name.lower()), _subfolders(folder)
-        # A part folder holds folders; a class may be called train, as a vehicle.
-        if part is None or not inner:
+        split, inner = SPLIT_NAMES.get(name.lower()), _subfolders(folder)
+        # A split's folder holds folders; a class may be called train, as a vehicle.
+        if split is None or not inner:
             continue
-        if part in parts:
+        if split in splits:
             raise InputError(
-                f"{root} has both {parts[part][0]} and {name} for the {part} part; "
+                f"{root} has both {splits[split][0]} and {name} for the {split} split; "
                 "keep one")
-        doubled = len(inner) == 1 and next(iter(inner)).lower() in PART_NAMES
-        parts[part] = name, next(iter(inner.values())) if doubled else folder
-    if parts and "train" not in parts:
+        doubled = len(inner) == 1 and next(iter(inner)).lower() in SPLIT_NAMES
+        splits[split] = name, next(iter(inner.values())) if doubled else folder
+    if splits and "train" not in splits:
         raise InputError(
-            f'{root} has a {" and a ".join(parts)} folder but none named train or '
+            f'{root} has a {" and a ".join(splits)} folder but none named train or '
             "training; add it")
-    return parts or {"train": ("", tree)}
+    return splits or {"train": ("", tree)}
 
 
 def _classes(folder: Tree, path: str) -> dict[str, list[Picture]]:
-    """Lists the pictures of each class folder, sorted."""
+    """Lists the pictures of each class folder, sorted by path."""
     return {name: _pictures(inner, f"{path}/{name}")
             for name, inner in _subfolders(folder).items()}
 
 
 def _pictures(folder: Tree, path: str) -> list[Picture]:
-    """Lists the pictures in a folder and below it, sorted."""
+    """Lists the pictures in a folder and below it, sorted by path."""
     pictures = []
     for name in sorted(folder):
         inner, inner_path = folder[name], f"{path}/{name}"
@@ -217,23 +217,23 @@ def _pictures(folder: Tree, path: str) -> list[Picture]:
     return pictures
 
 
-def _class_list(root: Path, parts: dict[str, dict[str, list[Picture]]]) -> list[str]:
-    """Sorts the names of the training part's class folders, and checks all parts."""
-    classes = sorted(parts["train"])
+def _class_list(root: Path, splits: dict[str, dict[str, list[Picture]]]) -> list[str]:
+    """Sorts the names of the training split's class folders, and checks all splits."""
+    classes = sorted(splits["train"])
     if len(classes) < 2:
         raise InputError(
             f"{root} has {len(classes)} class folders for training; at least 2 are "
             "needed, each with the pictures of one class")
     for name in classes:
-        if not parts["train"][name]:
+        if not splits["train"][name]:
             raise InputError(
                 f"{root} has no picture in the class folder {name}; add pictures "
                 f'({", ".join(EXTENSIONS)}) or remove it')
-    for part, pictures in parts.items():
+    for split, pictures in splits.items():
         unknown = sorted(set(pictures) - set(classes))
         if unknown:
             raise InputError(
-                f"{root} has the class {unknown[0]!r} in its {part} part but not in "
+                f"{root} has the class {unknown[0]!r} in its {split} split but not in "
                 "training; every class must be in training")
     return classes
 

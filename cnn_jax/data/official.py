@@ -128,19 +128,19 @@ def check_file(path: Path, official: OfficialFile) -> None:
 
 
 def read_set(name: str, paths: list[Path]) -> dict[str, Examples]:
-    """Reads the train and test part of a set from its `FILES`, already checked."""
+    """Reads the train and test split of a set from its `FILES`, already checked."""
     return read_cifar10_archive(*paths) if name == "cifar10" else read_mnist(paths)
 
 
 def read_mnist(paths: list[Path]) -> dict[str, Examples]:
-    """Reads the train and test part from the four idx files, already checked."""
+    """Reads the train and test split from the four idx files, already checked."""
     arrays = [formats.read_idx(path) for path in paths]
     return {"train": _examples(arrays[0][..., None], arrays[1]),
             "test": _examples(arrays[2][..., None], arrays[3])}
 
 
 def read_cifar10_archive(path: Path) -> dict[str, Examples]:
-    """Reads the train and test part from a CIFAR-10 .tar.gz, already checked."""
+    """Reads the train and test split from a CIFAR-10 .tar.gz, already checked."""
     batches = {}
     with tarfile.open(path, "r|gz") as archive:
         for member in archive:
@@ -153,14 +153,14 @@ def read_cifar10_archive(path: Path) -> dict[str, Examples]:
 
 
 def read_cifar10_folder(folder: Path) -> dict[str, Examples]:
-    """Reads the train and test part from an unpacked archive.
+    """Reads the train and test split from an unpacked archive.
 
     The name of the folder tells the layout. Pickled batches must have their published
     MD5. Binary batches have no published checksum; a damaged one may go unnoticed, but
     reading it is harmless.
 
     Raises:
-        InputError: a missing batch, another MD5, or a binary batch that is none.
+        InputError: a missing batch, another MD5, or a malformed binary batch.
     """
     pickled = folder.name == "cifar-10-batches-py"
     batches = {}

@@ -45,9 +45,9 @@ def official_set(config: ConfigDict) -> Stored:
         # Imported here: tensorflow-datasets takes a second to import.
         from cnn_jax.data import builders
         return builders.prepared(name, expected_folder(name))
-    parts, origin = (_local_cifar10(folder) if name == "cifar10"
-                     else _local_mnist(name, folder))
-    return Stored(parts, official.CLASS_NAMES[name], origin)
+    splits, origin = (_local_cifar10(folder) if name == "cifar10"
+                      else _local_mnist(name, folder))
+    return Stored(splits, official.CLASS_NAMES[name], origin)
 
 
 def local_folder(config: ConfigDict) -> Path | None:
@@ -88,8 +88,8 @@ def _local_mnist(name: str, folder: Path) -> tuple[dict[str, Examples], str]:
             f"{len(files)} official files")
     for file in files:
         official.check_file(folder / file.name, file)
-    parts = official.read_mnist([folder / file.name for file in files])
-    return parts, f"official files in {folder}, size and sha256 checked"
+    splits = official.read_mnist([folder / file.name for file in files])
+    return splits, f"official files in {folder}, size and sha256 checked"
 
 
 def _local_cifar10(folder: Path) -> tuple[dict[str, Examples], str]:

@@ -22,12 +22,12 @@ def warp(images: jax.Array, matrices: jax.Array, fill_mode: str) -> jax.Array:
     Each output pixel gathers its 2 x 2 neighbours, all channels, as one slice. On a CPU
     that is ten times faster than a gather for each corner and channel.
     """
-    images, (height, width) = at_least_two(images), images.shape[1:3]
-    rows, columns, inside = source(matrices, height, width, fill_mode)
+    images, (height, width) = pad_to_two(images), images.shape[1:3]
+    rows, columns, inside = source_positions(matrices, height, width, fill_mode)
     top = jnp.minimum(rows.astype(jnp.int32), max(height - 2, 0))
     left = jnp.minimum(columns.astype(jnp.int32), max(width - 2, 0))
     down, right = (rows - top)[..., None], (columns - left)[..., None]
-    corners = windows(images, top, left, 2).astype(jnp.float32)
+    corners = gather_windows(images, top, left, 2).astype(jnp.float32)
     upper = corners[..., 0, 0, :] * (1 - right) + corners[..., 0, 1, :] * right
     lower = corners[..., 1, 0, :] * (1 - right) + corners[..., 1, 1, :] * right
     return jnp.where(inside[..., None], upper * (1 - down) + lower * down, 0)
@@ -36,18 +36,19 @@ def warp(images: jax.Array, matrices: jax.Array, fill_mode: str) -> jax.Array:
 def warp_labels(labels: jax.Array, matrices: jax.Array, fill_mode: str) -> jax.Array:
     """Warps masks [N, H, W] by maps [N, 3, 3] to the label of the nearest pixel."""
     height, width = labels.shape[1:]
-    rows, columns, inside = source(matrices, height, width, fill_mode)
-    nearest = windows(labels[..., None], jnp.floor(rows + 0.5).astype(jnp.int32),
-                      jnp.floor(columns + 0.5).astype(jnp.int32), 1)[..., 0, 0, 0]
+    rows, columns, inside = source_positions(matrices, height, width, fill_mode)
+    nearest = gather_windows(
+        labels[..., None], jnp.floor(rows + 0.5).astype(jnp.int32),
+        jnp.floor(columns + 0.5).astype(jnp.int32), 1)[..., 0, 0, 0]
     return jnp.where(inside, nearest, 0)
 
 
-def source(matrices: jax.Array, height: int, width: int,
-           fill_mode: str) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Maps each output pixel to the position that it shows.
+def source_positions(matrices: jax.Array, height: int, width: int,
+                     fill_mode: str) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Computes the position in the input that each output pixel shows.
 
-    Returns: rows and columns within the image, float32 [N, H, W], and whether the
-    position is inside of what `fill_mode` shows, bool [N, H, W].
+    Returns: rows and columns within the image, float32 [N, H, W]; and bool [N, H, W],
+    False where `fill_mode` leaves the pixel 0.
     """
     middle, centre = (height - 1) / 2, (width - 1) / 2
     row = (jnp.arange(height) - middle)[None, :, None]
@@ -71,16 +72,18 @@ def reflect(position: jax.Array, length: int) -> jax.Array:
     return jnp.minimum(phase, 2 * length - phase) - 0.5
 
 
-def at_least_two(images: jax.Array) -> jax.Array:
-    """Repeats the last row or column of images that have only one."""
-    short = [(0, max(0, 2 - n)) for n in images.shape[1:3]]
-    return jnp.pad(images, ((0, 0), *short, (0, 0)), mode="edge")
+def pad_to_two(images: jax.Array) -> jax.Array:
+    """Repeats the row or column of images that have only one."""
+    padding = [(0, max(0, 2 - n)) for n in images.shape[1:3]]
+    return jnp.pad(images, ((0, 0), *padding, (0, 0)), mode="edge")
 
 
-def windows(images: jax.Array, top: jax.Array, left: jax.Array, side: int) -> jax.Array:
-    """Gathers the windows at (top, left) [N, h, w]: [N, h, w, side, side, C]."""
-    # With batching dimensions instead of an index for the image, XLA sees that no image
-    # is needed on another device.
+def gather_windows(images: jax.Array, top: jax.Array, left: jax.Array,
+                   side: int) -> jax.Array:
+    """Gathers side x side pixels from (top, left) [N, h, w]: [N, h, w, side, side, C].
+    """
+    # Batching dimensions, rather than an index for the image, tell XLA that no image is
+    # needed on another device.
     return lax.gather(
         images, jnp.stack([top, left], -1),
         lax.GatherDimensionNumbers(

@@ -130,8 +130,8 @@ def test_fashion_mnist_goes_the_same_way(server, monkeypatch):
 
 
 @pytest.mark.skipif(not REAL_DATA, reason="CNN_JAX_DATA does not name a folder")
-@pytest.mark.parametrize(
-    "name", ["mnist", pytest.param("fashion_mnist", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_real_label_files_with_small_images(server, monkeypatch, name):
     from cnn_jax.data import builders
     rng = np.random.default_rng(0)

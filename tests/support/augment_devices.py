@@ -16,7 +16,7 @@ from cnn_jax.data.augment import augment
 from configs import default
 
 CHANGES = {"rotation_range": 20.0, "horizontal_flip": True, "crop_padding": 2,
-           "cutout": 4, "mixup": 0.4, "cutmix": 1.0}
+           "cutout": 4, "mixup": 0.4}
 IMAGES_PER_DEVICE = 2
 
 
