@@ -91,10 +91,10 @@ def mnist(server, monkeypatch):
 
 
 def assert_same(first, second):
-    for part in ("train", "validation", "test"):
-        for one, other in zip(getattr(first, part), getattr(second, part)):
-            np.testing.assert_array_equal(one, other)
-            assert one.dtype == other.dtype
+    for split in ("train", "validation", "test"):
+        for ours, theirs in zip(getattr(first, split), getattr(second, split)):
+            np.testing.assert_array_equal(ours, theirs)
+            assert ours.dtype == theirs.dtype
     assert first.class_names == second.class_names
 
 

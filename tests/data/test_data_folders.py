@@ -47,8 +47,8 @@ def test_plain_folders_alternate_their_classes(tmp_path):
 def test_plain_folders_are_split_by_us(tmp_path):
     make(tmp_path / "set", (10, 10, 10))
     loaded = data.load(config(tmp_path / "set", validation_count=3, test=0.2), 0)
-    counts = [np.bincount(part.labels).tolist()
-              for part in (loaded.train, loaded.validation, loaded.test)]
+    counts = [np.bincount(split.labels).tolist()
+              for split in (loaded.train, loaded.validation, loaded.test)]
     assert counts == [[7, 7, 7], [1, 1, 1], [2, 2, 2]]
 
 
@@ -56,30 +56,30 @@ def test_plain_folders_are_split_by_us(tmp_path):
     ("train", "validation", "test"), ("training", "valid", "test"),
     ("Train", "val", "Test"),
     ("training/training", "validation/validation", "test/test")])
-def test_part_folders_under_their_usual_names(tmp_path, names):
+def test_split_folders_under_their_usual_names(tmp_path, names):
     for name, start in zip(names, (0, 50, 100)):
         make(tmp_path / "set" / name, (2, 1, 1), start)
     loaded = data.load(config(tmp_path / "set", validation=0.5, test=0.5), 0)
-    assert [part.images[:, 0, 0, 0].tolist() for part in
+    assert [split.images[:, 0, 0, 0].tolist() for split in
             (loaded.train, loaded.validation, loaded.test)] == [
         [0, 0, 0, 1], [50, 50, 50, 51], [100, 100, 100, 101]]
 
 
-def test_without_a_test_folder_the_test_part_is_cut_from_training(tmp_path):
+def test_without_a_test_folder_the_test_split_is_cut_from_training(tmp_path):
     make(tmp_path / "set" / "train", (10, 10, 10))
     make(tmp_path / "set" / "val", (2, 2, 2))
     loaded = data.load(config(tmp_path / "set", test=0.1, validation=0.5), 0)
-    sizes = [len(part.labels) for part in
+    sizes = [len(split.labels) for split in
              (loaded.train, loaded.validation, loaded.test)]
     assert sizes == [27, 6, 3]
 
 
-def test_the_validation_folder_may_be_the_test_part(tmp_path):
+def test_the_validation_folder_may_be_the_test_split(tmp_path):
     make(tmp_path / "set" / "train", (10, 10, 10))
     make(tmp_path / "set" / "val", (2, 2, 2), 50)
-    wanted = config(tmp_path / "set", validation=0.1, validation_is_test=True)
-    loaded = data.load(wanted, 0)
-    assert [len(part.labels) for part in (loaded.train, loaded.validation)] == [27, 3]
+    loaded = data.load(
+        config(tmp_path / "set", validation=0.1, validation_is_test=True), 0)
+    assert [len(split.labels) for split in (loaded.train, loaded.validation)] == [27, 3]
     assert sorted(loaded.test.images[:, 0, 0, 0]) == [50, 50, 50, 51, 51, 51]
     make(tmp_path / "set" / "test", (1, 1, 1))
     assert "validation_is_test" in refused(tmp_path / "set", validation_is_test=True)
@@ -109,8 +109,8 @@ def test_an_archive_is_read_as_the_folder_is(tmp_path, cache_dir, name):
     packed = data.load(config(path), 0)
     folder = data.load(config(tmp_path / "set"), 0)
     assert packed.class_names == folder.class_names == ("emmet", "bumble", "tom")
-    for part in ("train", "test"):
-        for ours, theirs in zip(getattr(packed, part), getattr(folder, part)):
+    for split in ("train", "test"):
+        for ours, theirs in zip(getattr(packed, split), getattr(folder, split)):
             np.testing.assert_array_equal(ours, theirs)
     assert "9 pictures (.png) in" in packed.source and str(path) in packed.source
     assert "decoded earlier" in folder.source  # the cache knows the content

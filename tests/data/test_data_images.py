@@ -140,16 +140,16 @@ def test_find_images_searches_folders_in_order(tmp_path):
     for name in ("b/2.JPG", "b/10.jpg", "a.png", "note.txt", "._a.png", "c/d/x.webp"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).touch()
-    found = [str(path.relative_to(tmp_path)) for path in find_images([tmp_path])]
-    assert found == ["a.png", "b/10.jpg", "b/2.JPG", "c/d/x.webp"]
+    pictures = [str(path.relative_to(tmp_path)) for path in find_images([tmp_path])]
+    assert pictures == ["a.png", "b/10.jpg", "b/2.JPG", "c/d/x.webp"]
     named = [tmp_path / "note.txt", tmp_path / "b" / "2.JPG"]
     assert find_images(named) == named
 
 
 def test_find_images_refuses_what_holds_none(tmp_path):
-    with pytest.raises(InputError, match="no picture was named"):
+    with pytest.raises(InputError, match="picture"):
         find_images([])
-    with pytest.raises(InputError, match="nowhere does not exist"):
+    with pytest.raises(InputError, match=str(tmp_path / "nowhere")):
         find_images([tmp_path / "nowhere"])
-    with pytest.raises(InputError, match="holds no picture.*\\.png"):
+    with pytest.raises(InputError, match=f"{tmp_path}.*\\.png"):
         find_images([tmp_path])

@@ -15,8 +15,8 @@ def rows(examples) -> set[bytes]:
 
 def test_digits_are_the_1797_of_scikit_learn():
     loaded = data.load(data_config(), seed=3)
-    parts = (loaded.train, loaded.validation, loaded.test)
-    counts = [len(part.labels) for part in parts]
+    splits = (loaded.train, loaded.validation, loaded.test)
+    counts = [len(split.labels) for split in splits]
     assert counts == [1294, 144, 359] and sum(counts) == 1797
     assert loaded.train.images.shape == (1294, 8, 8, 1)
     assert loaded.train.images.dtype == np.uint8
@@ -50,20 +50,21 @@ def test_first_and_last_examples_become_validation(how, expected, validation):
     train = Examples(np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1),
                      np.arange(10, dtype=np.int32))
     config = data_config(**validation, split=how, test=0, limit=4)
-    rest, chosen, test = split(Stored({"train": train}, (), ""), config, 0)
+    kept, chosen, test = split(Stored({"train": train}, (), ""), config, 0)
     assert chosen.labels.tolist() == expected
     assert chosen.images.ravel().tolist() == expected
-    # limit keeps the first of what is left, and of the training part only.
-    assert rest.labels.tolist() == [n for n in range(10) if n not in expected][:4]
+    # limit keeps the first images, of the training split only.
+    assert kept.labels.tolist() == [n for n in range(10) if n not in expected][:4]
     assert len(test.labels) == 0
 
 
-def test_parts_that_the_set_brings_are_used_whole():
-    def part(n):
+def test_splits_that_the_set_has_are_used_whole():
+    def examples(n):
         return Examples(np.zeros((n, 1, 1, 1), np.uint8), np.arange(n, dtype=np.int32))
-    stored = Stored({"train": part(8), "validation": part(3), "test": part(2)}, (), "")
-    parts = split(stored, data_config(validation=0.5, test=0.5), 0)
-    assert [len(examples.labels) for examples in parts] == [8, 3, 2]
+    stored = Stored({"train": examples(8), "validation": examples(3),
+                     "test": examples(2)}, (), "")
+    splits = split(stored, data_config(validation=0.5, test=0.5), 0)
+    assert [len(split.labels) for split in splits] == [8, 3, 2]
 
 
 def test_limit_is_said_in_the_source():
@@ -85,7 +86,7 @@ def test_nothing_held_out():
     assert loaded.validation.images.shape == loaded.test.images.shape == (0, 8, 8, 1)
 
 
-@pytest.mark.parametrize("changes, words", [
+@pytest.mark.parametrize("changes, facts", [
     (dict(name="minst"), ["minst", "fashion_mnist", "tfds:NAME"]),
     (dict(name=""), ["digits"]),
     (dict(name="tfds:"), ["tfds:NAME"]),
@@ -116,9 +117,9 @@ def test_nothing_held_out():
     (dict(name="shapes_segmentation", image_size=(64, 64)), ["32 x 32", "(64, 64)"]),
     (dict(name="shapes_segmentation"), ["data.split", "first or last"]),
 ])
-def test_values_that_are_refused(changes, words):
+def test_values_that_are_refused(changes, facts):
     with pytest.raises(InputError) as caught:
         data.load(data_config(**changes), seed=0)
     message = str(caught.value)
     assert "\n" not in message
-    assert all(word in message for word in words), message
+    assert all(fact in message for fact in facts), message

@@ -75,16 +75,16 @@ def test_a_part_of_cifar10_says_so():
 @needs_monkeys
 def test_monkey_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path))
-    wanted = data_config(name="folder", dir=str(ROOT / "monkey_species"),
+    config = data_config(name="folder", dir=str(ROOT / "monkey_species"),
                          image_size=(32, 24), test=0)
-    loaded = data.load(wanted, 0)
+    loaded = data.load(config, 0)
     assert loaded.train.images.shape == (1098, 32, 24, 3)
     held_out = [26, 28, 27, 30, 26, 28, 26, 28, 27, 26]
     assert np.bincount(loaded.validation.labels).tolist() == held_out
     assert loaded.class_names[:2] == ("mantled_howler", "patas_monkey")
     assert "1,370 pictures (.jpg, lossy)" in loaded.source
-    wanted.validation_is_test = True
-    loaded = data.load(wanted, 0)
+    config.validation_is_test = True
+    loaded = data.load(config, 0)
     assert np.bincount(loaded.test.labels).tolist() == held_out
     assert (len(loaded.train.labels), len(loaded.validation.labels)) == (988, 110)
 

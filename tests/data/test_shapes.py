@@ -151,27 +151,26 @@ def test_a_line_is_two_pixels_wide():
 
 def test_points_lie_where_they_should():
     random = np.random.RandomState(0)
-    found = {kind: np.array([shapes.points(kind, random, n % 4) for n in range(4000)])
+    drawn = {kind: np.array([shapes.points(kind, random, n % 4) for n in range(4000)])
              for kind in shapes.SHAPES}
     for kind in ("circle", "rectangle"):
-        lows, highs = found[kind][:, :2], found[kind][:, 2:]
+        lows, highs = drawn[kind][:, :2], drawn[kind][:, 2:]
         assert (lows.min(), lows.max(), highs.min(), highs.max()) == (0, 13, 14, 27)
         # Four numbers of their own, each uniform: so ellipses, not circles.
-        assert abs(np.corrcoef(found[kind].T) - np.eye(4)).max() < 0.08
+        assert abs(np.corrcoef(drawn[kind].T) - np.eye(4)).max() < 0.08
         assert np.bincount(lows.ravel()).min() > 8000 / 14 - 5 * np.sqrt(8000 / 14)
-    assert (found["line"].min(), found["line"].max()) == (0, 27)
-    x, top, right, y, x2, bottom, left, y2 = found["diamond"].T
+    assert (drawn["line"].min(), drawn["line"].max()) == (0, 27)
+    x, top, right, y, x2, bottom, left, y2 = drawn["diamond"].T
     assert (x == x2).all() and (y == y2).all()
     assert (x == (left + right) // 2).all() and (y == (top + bottom) // 2).all()
-    quarters = (found["triangle"].reshape(-1, 3, 2) >= 14) @ [1, 2]  # right 1, lower 2
+    quarters = (drawn["triangle"].reshape(-1, 3, 2) >= 14) @ [1, 2]  # right 1, lower 2
     for n, triangle in enumerate(quarters):
         assert triangle.tolist() == [k for k in range(4) if k != n % 4]
 
 
 @pytest.mark.parametrize("biased", [False, True])
 def test_triangles_of_the_colours(biased, monkeypatch):
-    """Published: red, green and blue triangles each point one way, the others another;
-    ours: every colour all four ways alike."""
+    """Published: the colour decides which way. Ours: each colour, all ways alike."""
     table = recorded(monkeypatch, "shapes_colour", biased)
     if biased:
         want = {"red": 3, "green": 2, "blue": 1}
@@ -184,7 +183,7 @@ def test_triangles_of_the_colours(biased, monkeypatch):
 
 @pytest.mark.parametrize("biased", [False, True])
 def test_triangles_of_the_shapes(biased, monkeypatch):
-    """Published: none leaves out the upper left quarter."""
+    """In the published set none leaves out the upper left quarter."""
     (counts,) = recorded(monkeypatch, "shapes_shape", biased).values()
     want = np.array([0, 1, 1, 1]) / 3 if biased else np.full(4, 1 / 4)
     assert abs(counts / 1200 - want).max() < 5 * np.sqrt(0.25 / 1200)

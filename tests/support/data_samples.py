@@ -1,4 +1,4 @@
-"""Small files in the official formats, made on the spot, for the data tests."""
+"""Makes small files in the official formats, for the data tests."""
 
 import gzip
 import hashlib
@@ -16,18 +16,18 @@ BATCHES = [f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]
 
 
 def data_config(**changes) -> ConfigDict:
-    """The `data` config with its defaults and some changes."""
+    """Makes the `data` config with its defaults and some changes."""
     return ConfigDict(default_config().data.to_dict() | changes)
 
 
 def idx(array: np.ndarray) -> bytes:
-    """An array as an idx file, not yet gzipped."""
+    """Writes an array as an idx file, not yet gzipped."""
     header = [2051 if array.ndim == 3 else 2049, *array.shape]
     return np.array(header, ">u4").tobytes() + array.astype(np.uint8).tobytes()
 
 
 def mnist_arrays(seed: int = 0, train: int = 100, test: int = 20) -> list[np.ndarray]:
-    """Random train images, labels, test images, labels; every class is there."""
+    """Draws train images, labels, test images, labels; every class is there."""
     rng = np.random.default_rng(seed)
     arrays = []
     for count in (train, test):
@@ -37,21 +37,21 @@ def mnist_arrays(seed: int = 0, train: int = 100, test: int = 20) -> list[np.nda
 
 
 def write_mnist(folder, arrays) -> None:
-    """The four files under their official names."""
+    """Writes the four files under their official names."""
     folder.mkdir(parents=True, exist_ok=True)
     for file, array in zip(official.FILES["mnist"], arrays):
         (folder / file.name).write_bytes(gzip.compress(idx(array), mtime=0))
 
 
 def published_as(path, file: official.OfficialFile, url: str = ""):
-    """The table entry by which the file at `path` would be the official one."""
+    """Makes the table entry that declares the file at `path` the official one."""
     data = path.read_bytes()
     return official.OfficialFile(
         file.name, len(data), hashlib.sha256(data).hexdigest(), url or file.url)
 
 
 def cifar_arrays(seed: int = 0, count: int = 20) -> dict[str, tuple]:
-    """Batch -> random images [N, 32, 32, 3] and labels [N]."""
+    """Draws, for each batch, images [N, 32, 32, 3] and labels [N]."""
     rng = np.random.default_rng(seed)
     return {batch: (rng.integers(0, 256, (count, 32, 32, 3), np.uint8),
                     (np.arange(count) % 10).astype(np.uint8)) for batch in BATCHES}
@@ -69,7 +69,7 @@ def cifar_python(images, labels) -> bytes:
 
 
 def cifar_files(layout: str, batches) -> dict[str, bytes]:
-    """Name in the archive -> content, in one of the two official layouts."""
+    """Makes {name in the archive: content} in one of the two official layouts."""
     if layout == "py":
         return {f"cifar-10-batches-py/{batch}": cifar_python(*pair)
                 for batch, pair in batches.items()}
@@ -78,7 +78,7 @@ def cifar_files(layout: str, batches) -> dict[str, bytes]:
 
 
 def write_tar(path, files, *extra: tarfile.TarInfo) -> None:
-    """A .tar.gz of name -> content, with `extra` members first."""
+    """Writes a .tar.gz of {name: content}, with `extra` members first."""
     with tarfile.open(path, "w:gz") as archive:
         for member in extra:
             archive.addfile(member, io.BytesIO(b"x" * member.size))
