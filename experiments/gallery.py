@@ -3,13 +3,13 @@
     python experiments/gallery.py
     python experiments/gallery.py --image=photo.jpg --out=runs/photo
 
-filters.png: the nine named kernels on one image, with padding 1.
-strip.png: convolution (sobel x over three channels), ReLU and 2 x 2 max pooling.
-learning.png: a kernel learnt by gradient descent from the output that it made.
+filters.png: the nine named kernels applied to one image, with padding 1.
+feature_maps.png: convolution (sobel x over three channels), ReLU and 2 x 2 max pooling.
+learning.png: a kernel, learnt by gradient descent from its output.
 
-Without --image it is a photo that ships with scikit-learn; nothing is downloaded. The
-functions above the drawing return arrays, so notebooks use them too. Source: the first
-examples of chapter 17 of microsoft/ai-edu.
+Without --image the picture is a photo that ships with scikit-learn; nothing is
+downloaded. The functions that do not draw return arrays, so notebooks use them too.
+Source: the first examples of chapter 17 of microsoft/ai-edu.
 """
 
 import argparse
@@ -39,7 +39,7 @@ RATE, MOST_STEPS, ENOUGH = 0.5, 10_000, 1e-7  # the tutorial's
 
 
 def load_picture(path: Path | None = None) -> np.ndarray:
-    """uint8 [H, W, 3] of a file, reduced to LONGEST pixels; by default a photo.
+    """Reads a file as uint8 [H, W, 3], at most LONGEST pixels; by default a photo.
 
     Raises InputError for a file that is no picture, or is too small for a 3 x 3 kernel.
     """
@@ -60,12 +60,13 @@ def load_picture(path: Path | None = None) -> np.ndarray:
 
 
 def to_grey(picture: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] -> float32 [H, W] in 0..1, by 0.299 R + 0.587 G + 0.114 B"""
+    """Converts uint8 [H, W, 3] to float32 [H, W] in 0..1: 0.299 R + 0.587 G + 0.114 B.
+    """
     return np.asarray(Image.fromarray(picture).convert("L"), np.float32) / 255
 
 
 def circle(size: int = 64) -> np.ndarray:
-    """A grey disc with a white rim on black: float32 [size, size] in 0..1.
+    """Draws a grey disc with a white rim on black: float32 [size, size] in 0..1.
 
     Its edges are sharp on purpose. Where neighbouring pixels are alike, kernels that
     differ make the same output, and gradient descent cannot tell them apart.
@@ -78,15 +79,15 @@ def circle(size: int = 64) -> np.ndarray:
 
 
 def filtered(grey: np.ndarray) -> dict[str, np.ndarray]:
-    """{name: [H, W]} for the nine kernels on an image [H, W], with padding 1."""
+    """Applies the nine kernels to an image [H, W], with padding 1: {name: [H, W]}."""
     kernels = jnp.concatenate([kernel(name) for name in ops.FILTERS], axis=-1)
     with exact():
         y = ops.correlate(jnp.asarray(grey)[None, :, :, None], kernels, padding=1)
     return dict(zip(ops.FILTERS, np.moveaxis(np.asarray(y[0]), -1, 0)))
 
 
-def strip(picture: np.ndarray) -> dict[str, np.ndarray]:
-    """The stages of a convolutional layer on uint8 [H, W, 3], scaled to 0..1.
+def feature_maps(picture: np.ndarray) -> dict[str, np.ndarray]:
+    """Computes the stages of a convolutional layer on uint8 [H, W, 3], as 0..1.
 
     convolution: sobel x summed over the channels, no padding [H - 2, W - 2];
     ReLU: its positive part; max pool: the largest of each 2 x 2 [(H - 2) / 2, ...].
@@ -100,13 +101,13 @@ def strip(picture: np.ndarray) -> dict[str, np.ndarray]:
 
 
 class Learnt(NamedTuple):
-    """A kernel learnt from its output, and how."""
+    """A kernel that was learnt from its output, and the course of learning."""
 
-    first: np.ndarray    # [3, 3], what learning began with
+    first: np.ndarray    # [3, 3], before the first step
     kernel: np.ndarray   # [3, 3]
     true: np.ndarray     # [3, 3]
     output: np.ndarray   # [H - 2, W - 2], of `kernel`
-    wanted: np.ndarray   # [H - 2, W - 2], of `true`
+    target: np.ndarray   # [H - 2, W - 2], of `true`
     losses: np.ndarray   # before each step, and after the last
 
     @property
@@ -116,7 +117,7 @@ class Learnt(NamedTuple):
 
 def learn_kernel(grey: np.ndarray, true: np.ndarray | None = None, seed: int = 0,
                  rate: float = RATE, most_steps: int = MOST_STEPS) -> Learnt:
-    """Gradient descent on a kernel w until its output is that of `true`, [3, 3].
+    """Learns a kernel w by gradient descent, until its output is that of `true`.
 
         delta = x * w - y                   m output pixels
         loss = sum of delta^2 / (2 m)       stops below 1e-7
@@ -131,29 +132,29 @@ def learn_kernel(grey: np.ndarray, true: np.ndarray | None = None, seed: int = 0
     true = kernel(TARGET) if true is None else jnp.asarray(true)[:, :, None, None]
     first = 0.1 * jax.random.normal(jax.random.key(seed), true.shape)
     with exact():
-        wanted = ops.correlate(x, true)
-        learnt, losses, steps = descend(x, wanted, first, rate, most_steps)
+        target = ops.correlate(x, true)
+        learnt, losses, steps = descend(x, target, first, rate, most_steps)
         output = ops.correlate(x, learnt)
     first, learnt, true = (np.asarray(w[..., 0, 0]) for w in (first, learnt, true))
     return Learnt(first, learnt, true, np.asarray(output[0, ..., 0]),
-                  np.asarray(wanted[0, ..., 0]), np.asarray(losses)[:int(steps) + 1])
+                  np.asarray(target[0, ..., 0]), np.asarray(losses)[:int(steps) + 1])
 
 
 @functools.partial(jax.jit, static_argnames="most_steps")
-def descend(x, wanted, w, rate, most_steps: int):
-    """(w, losses [most_steps + 1], steps made) after gradient descent, in one loop."""
+def descend(x, target, w, rate, most_steps: int):
+    """Descends in one compiled loop; returns (w, losses [most_steps + 1], steps)."""
 
     def loss_and_gradient(w):
         y, backward = jax.vjp(lambda w: ops.correlate(x, w), w)
-        delta = y - wanted
+        delta = y - target
         gradient, = backward(delta / delta.size)
         return jnp.sum(delta ** 2) / (2 * delta.size), gradient
 
-    def goes_on(carry):
+    def unfinished(carry):
         _, _, losses, step = carry
         return (step < most_steps) & (losses[step] >= ENOUGH)  # also ends at NaN
 
-    def one_step(carry):
+    def step_down(carry):
         w, gradient, losses, step = carry
         w = w - rate * gradient
         loss, gradient = loss_and_gradient(w)
@@ -162,18 +163,20 @@ def descend(x, wanted, w, rate, most_steps: int):
     loss, gradient = loss_and_gradient(w)
     losses = jnp.zeros(most_steps + 1).at[0].set(loss)
     w, _, losses, steps = jax.lax.while_loop(
-        goes_on, one_step, (w, gradient, losses, 0))
+        unfinished, step_down, (w, gradient, losses, 0))
     return w, losses, steps
 
 
 def exact():
-    """float32 products as on a CPU: a TPU would round them to 8 bits of mantissa, and
-    the loss of a learnt kernel would stay above ENOUGH."""
+    """Makes products exact in float32.
+
+    A TPU rounds operands to 8 bits of mantissa; the loss would stay above ENOUGH.
+    """
     return jax.default_matmul_precision("highest")
 
 
 def draw_filters(picture: np.ndarray):
-    """The nine kernels with their numbers, and what each makes of the picture."""
+    """Draws the nine kernels as numbers over their outputs."""
     from matplotlib.figure import Figure  # imported here: it takes a second
 
     grey = to_grey(picture)
@@ -190,11 +193,11 @@ def draw_filters(picture: np.ndarray):
     return figure
 
 
-def draw_strip(picture: np.ndarray):
-    """The picture and the stages of a convolutional layer; below, their middle."""
+def draw_feature_maps(picture: np.ndarray):
+    """Draws a picture and the stages of a convolutional layer; below, their middle."""
     from matplotlib.figure import Figure
 
-    stages = strip(picture)
+    stages = feature_maps(picture)
     reach = float(np.percentile(np.abs(stages["convolution"]), 99.5)) or 1.0
     figure = Figure(figsize=panels(picture.shape, 2, 1 + len(stages), 3.4),
                     layout="constrained")
@@ -222,16 +225,16 @@ def draw_strip(picture: np.ndarray):
 
 
 def draw_learning(learnt: Learnt, grey: np.ndarray):
-    """Image and output, the kernel before and after beside the true one, the loss."""
+    """Draws image and outputs, the kernel before and after learning, and the loss."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 5.6), layout="constrained")
-    grid = figure.subplot_mosaic([["image", "wanted", "output", "loss"],
+    grid = figure.subplot_mosaic([["image", "target", "output", "loss"],
                                   ["first", "kernel", "true", "loss"]],
                                  width_ratios=(1, 1, 1, 1.7))
     grid["image"].imshow(grey, cmap="gray", vmin=0, vmax=1)
-    reach = float(np.abs(learnt.wanted).max()) or 1.0
-    for name in ("wanted", "output"):
+    reach = float(np.abs(learnt.target).max()) or 1.0
+    for name in ("target", "output"):
         grid[name].imshow(getattr(learnt, name), cmap="RdBu_r", vmin=-reach, vmax=reach)
     reach = float(np.abs(learnt.true).max()) or 1.0
     for name in ("first", "kernel", "true"):
@@ -240,7 +243,7 @@ def draw_learning(learnt: Learnt, grey: np.ndarray):
         for (row, column), value in np.ndenumerate(w):
             grid[name].text(column, row, f"{value:.3f}", ha="center", va="center",
                             color="white" if abs(value) > 0.6 * reach else "black")
-    titles = {"image": "image x", "wanted": "output y of the true kernel",
+    titles = {"image": "image x", "target": "output y of the true kernel",
               "output": "output of the learnt kernel", "first": "first kernel",
               "kernel": f"learnt kernel, {len(learnt.losses) - 1:,} steps",
               "true": "true kernel"}
@@ -255,21 +258,25 @@ def draw_learning(learnt: Learnt, grey: np.ndarray):
 
 
 def panels(shape, rows: int, columns: int, inches: float) -> tuple[float, float]:
-    """Figure size for panels of an image's proportions, within 1:2 and 2:1."""
+    """Returns a figure size for panels with the image's aspect ratio (1:2 to 2:1)."""
     ratio = min(2.0, max(0.5, shape[0] / shape[1]))
     return columns * inches, rows * (inches * ratio + 0.35)
 
 
 def shown_range(y: np.ndarray, total: float) -> tuple[float, float]:
-    """The values drawn as black and white: what a kernel with this sum of weights
-    makes of black and white; a sum of 0 finds edges, and mid-grey is then none."""
+    """Returns the values to draw as black and white.
+
+    They are the outputs for a black and a white image, by the sum of the weights. A
+    kernel whose sum is 0 finds edges: its range is symmetric, and mid-grey is no edge.
+    """
     if abs(total) > 0.5:
         return min(0.0, total), max(0.0, total)
     reach = float(np.percentile(np.abs(y), 99.5)) or 1.0
     return -reach, reach
 
 
-def numbers(rows) -> str:
+def numbers(rows: np.ndarray) -> str:
+    """Formats the weights of a kernel, a line for each row."""
     return "\n".join(" ".join(f"{f'{value:g}'.removeprefix('0'):>3}" if value else "  0"
                               for value in row) for row in rows)
 
@@ -285,7 +292,7 @@ def main(argv: list[str] | None = None) -> None:
     make_out(flags.out)
     learnt = learn_kernel(grey, seed=flags.seed)
     for name, figure in (("filters", draw_filters(picture)),
-                         ("strip", draw_strip(picture)),
+                         ("feature_maps", draw_feature_maps(picture)),
                          ("learning", draw_learning(learnt, grey))):
         figure.savefig(flags.out / f"{name}.png", dpi=120)
         print(flags.out / f"{name}.png")
@@ -294,7 +301,7 @@ def main(argv: list[str] | None = None) -> None:
                        f"{len(learnt.losses) - 1:,} steps")
     print(f"kernel learnt in {len(learnt.losses) - 1:,} steps, largest error "
           f"{np.abs(learnt.kernel - learnt.true).max():.4f}, of its output "
-          f"{np.abs(learnt.output - learnt.wanted).max():.4f}")
+          f"{np.abs(learnt.output - learnt.target).max():.4f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Trainings side by side, each in a process of its own with its share of the cores."""
+"""Runs trainings side by side, each in its own process on its share of the cores."""
 
 import os
 import queue
@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -13,7 +14,7 @@ EPOCH = re.compile(r"epoch (\d+)/\d+ - loss")
 
 
 class Interrupted(Exception):
-    """A signal asked to stop."""
+    """Raised when a signal asks the program to stop."""
 
     def __init__(self, signum: int):
         super().__init__(signum)
@@ -21,11 +22,10 @@ class Interrupted(Exception):
 
 
 class Runs:
-    """Trainings side by side, each in a process of its own with its share of the
-    cores."""
+    """Processes that train, `jobs` at a time, each on its own cores."""
 
     def __init__(self, jobs: int):
-        self.shares = queue.SimpleQueue()  # cores that no process has
+        self.shares: queue.SimpleQueue[set[int]] = queue.SimpleQueue()  # free cores
         for share in shares(jobs):
             self.shares.put(share)
         self.live: list[subprocess.Popen] = []
@@ -33,31 +33,32 @@ class Runs:
         self.lock = threading.Lock()  # nothing starts after the stop
 
     def run(self, words: list[str], log: Path, data: Path | None,
-            advance) -> str | None:
-        """Runs one training to its end; None, or the line that says why it failed.
+            advance: Callable[[int], object]) -> str | None:
+        """Runs one training to its end; returns None, or why it failed, in one line.
 
-        data: the folder of the sets, None = what the environment says.
+        data: the folder of the data sets; None: what the environment says.
         advance: called with the number of epochs done.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         share, last = self.shares.get(), ""
         try:
             with log.open("a") as file:
-                process = self.start(words, data)
-                if share:  # before it has any thread
-                    os.sched_setaffinity(process.pid, share)
-                for line in process.stdout:
-                    file.write(line)
-                    file.flush()
-                    last = line.strip() or last
-                    if found := EPOCH.match(line):
-                        advance(int(found[1]))
-                code = process.wait()
+                with self.start(words, data) as process:
+                    if share:  # before it has any thread
+                        os.sched_setaffinity(process.pid, share)
+                    for line in process.stdout:
+                        file.write(line)
+                        file.flush()
+                        last = line.strip() or last
+                        if epoch := EPOCH.match(line):
+                            advance(int(epoch[1]))
+                code = process.returncode
         finally:
             self.shares.put(share)
-        return f"exit code {code}: {last} (all of it in {log})" if code else None
+        return f"exit code {code}: {last} (the whole log: {log})" if code else None
 
-    def start(self, words: list[str], data: Path | None) -> subprocess.Popen:
+    def start(self, words: list[str], data: Path | None) -> subprocess.Popen[str]:
+        """Starts a process unless `stop` was called before."""
         with self.lock:
             if self.stopped:
                 raise Interrupted(signal.SIGTERM)
@@ -69,7 +70,7 @@ class Runs:
             return self.live[-1]
 
     def stop(self) -> None:
-        """Ends all, after each has saved where it is."""
+        """Ends all processes; each saves a checkpoint first."""
         with self.lock:
             self.stopped = True
         for process in self.live:  # one that has ended is left alone
@@ -77,8 +78,11 @@ class Runs:
 
 
 def shares(jobs: int) -> list[set[int]]:
-    """The cores of each job; empty sets, which leave it to the system, for one job and
-    where a process cannot be kept to some cores."""
+    """Divides the cores among jobs.
+
+    Returns empty sets, which leave the choice to the system, for one job and where the
+    system cannot keep a process to some cores.
+    """
     if jobs == 1 or not hasattr(os, "sched_setaffinity"):
         return [set()] * jobs
     cores = sorted(os.sched_getaffinity(0))

@@ -1,11 +1,11 @@
 """Does it pay to run several training steps inside one `jit` call (`lax.scan`)?
 
-python experiments/steps_per_call.py
+    python experiments/steps_per_call.py                       30 s on two cores
 
 Trains LeNet-5 on random images with 1, 2, 4 and 8 steps a call, interleaved in one run,
-and prints the median time of a step and its ratio to one step a call. Expected: a loss
-on a CPU, where XLA runs a convolution inside a loop by a slower path, and a gain on an
-accelerator, where a call costs more than the step.
+and prints the median time of a step and its ratio to one step a call. On a CPU XLA
+computes a convolution inside a loop by a slower path; on an accelerator a call costs
+more than such a step. So `steps_per_call` is 1 on a CPU and 8 elsewhere.
 """
 
 import functools

@@ -49,7 +49,8 @@ def test_table_picture_and_figures(digits, tmp_path, capsys):
     assert "after 1 epoch " in text and "after 6 updates" in text
     assert f"{sum(small['after_equal_epochs']) / 2:.4f} ±" in text
     assert text in capsys.readouterr().out
-    assert Image.open(tmp_path / "batch_size.png").size[0] > 500
+    with Image.open(tmp_path / "batch_size.png") as image:
+        assert image.size[0] > 500
 
 
 def test_accuracy_is_that_of_a_run_of_the_library(digits, tmp_path):

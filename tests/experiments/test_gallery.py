@@ -52,7 +52,7 @@ def test_stages_of_a_layer(picture):
     y = sum(correlate2d(picture[..., c] / 255, sobel, "valid") for c in range(3))
     relu = np.maximum(y, 0)
     pool = relu[:10].reshape(5, 2, 8, 2).max((1, 3))  # row 10 fills no window
-    found = gallery.strip(picture)
+    found = gallery.feature_maps(picture)
     assert list(found) == ["convolution", "ReLU", "max pool"]
     for ours, expected in zip(found.values(), (y, relu, pool)):
         np.testing.assert_allclose(ours, expected, atol=1e-5)
@@ -85,7 +85,7 @@ def test_the_kernel_is_learnt(seed):
     assert learnt.converged and 100 < len(learnt.losses) - 1 < 10_000
     assert learnt.losses[-1] < 1e-7 <= learnt.losses[:-1].min()
     np.testing.assert_allclose(learnt.kernel, learnt.true, atol=1e-2)
-    np.testing.assert_allclose(learnt.output, learnt.wanted, atol=1e-2)
+    np.testing.assert_allclose(learnt.output, learnt.target, atol=1e-2)
     assert np.abs(learnt.first - learnt.true).max() > 1
     expected = correlate2d(gallery.circle(), learnt.kernel, "valid")
     np.testing.assert_allclose(learnt.output, expected, atol=1e-5)
@@ -117,7 +117,7 @@ def test_pictures_are_drawn(tmp_path, picture, capsys):
     gallery.main([f"--image={file}", f"--out={tmp_path}/deep/out", "--seed=3"])
     output = capsys.readouterr().out
     assert "kernel learnt in " in output
-    for name in ("filters", "strip", "learning"):
+    for name in ("filters", "feature_maps", "learning"):
         path = tmp_path / "deep" / "out" / f"{name}.png"
         assert str(path) in output
         with Image.open(path) as image:
