@@ -3,42 +3,58 @@
 import functools
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import optax
+from ml_collections import ConfigDict
 from optax.contrib import MuonDimensionNumbers, muon
 
 from cnn_jax.networks import freeze_mask, parts_mask
 
-Schedule = Callable[[jax.Array], jax.Array]
+Schedule = Callable[[Any], Any]  # number of updates made so far -> learning rate
+# (learning rate, `optimizer` part of the config) -> optimiser
+Make = Callable[[Schedule, ConfigDict], optax.GradientTransformation]
 
 
-def constant(peak: float, start: int, stop: int, epoch: float, settings) -> Schedule:
+# A schedule is made from (peak, start, stop, epoch, settings): the learning rate of the
+# config; the updates after which the warm-up ends, of the whole run, and of an epoch;
+# and the `schedule` part of the config.
+
+def constant(peak: float, start: int, stop: int, epoch: float,
+             settings: ConfigDict) -> Schedule:
+    """Stays at the peak."""
     return optax.constant_schedule(peak)
 
 
-def step(peak: float, start: int, stop: int, epoch: float, settings) -> Schedule:
-    """peak * factor^k from the k-th boundary on."""
+def step(peak: float, start: int, stop: int, epoch: float,
+         settings: ConfigDict) -> Schedule:
+    """Drops to peak * factor^k at the k-th boundary."""
     return optax.piecewise_constant_schedule(
         peak, {round(boundary * epoch) - start: settings.factor
                for boundary in settings.boundaries_epochs or () if boundary > 0})
 
 
-def cosine(peak: float, start: int, stop: int, epoch: float, settings) -> Schedule:
-    """peak -> peak * final_factor, half a cosine (Loshchilov, Hutter, 2017)."""
+def cosine(peak: float, start: int, stop: int, epoch: float,
+           settings: ConfigDict) -> Schedule:
+    """Falls from peak to peak * final_factor by half a cosine (Loshchilov, Hutter,
+    2017)."""
     return optax.cosine_decay_schedule(peak, max(1, stop - start),
                                        settings.final_factor)
 
 
-def onecycle(peak: float, start: int, stop: int, epoch: float, settings) -> Schedule:
-    """peak/25 -> peak over the warm-up, else 30 %, then down (Smith, Topin, 2018)."""
+def onecycle(peak: float, start: int, stop: int, epoch: float,
+             settings: ConfigDict) -> Schedule:
+    """Rises from peak / 25 to the peak during the warm-up, then falls (Smith, Topin,
+    2018). Without a warm-up the rise takes 30 % of the run."""
     return optax.cosine_onecycle_schedule(
         stop, peak, pct_start=start / stop or 0.3, div_factor=25.0,
         final_div_factor=1 / (25 * max(settings.final_factor, 4e-6)))
 
 
-def inverse(peak: float, start: int, stop: int, epoch: float, settings) -> Schedule:
-    """peak / (1 + decay * updates), Keras' `decay` of an optimiser."""
+def inverse(peak: float, start: int, stop: int, epoch: float,
+            settings: ConfigDict) -> Schedule:
+    """Falls as peak / (1 + decay * updates), Keras' `decay` of an optimiser."""
     return lambda update: peak / (1 + settings.decay * update)
 
 
@@ -46,11 +62,11 @@ SCHEDULES = {"constant": constant, "step": step, "cosine": cosine, "onecycle": o
              "inverse": inverse}
 
 
-def schedule(config, steps_per_epoch: int) -> Schedule:
-    """Learning rate as a function of the number of updates made so far.
+def schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
+    """Makes the learning rate as a function of the number of updates made so far.
 
-    With `optimizer.accumulate_steps` = k an epoch has steps_per_epoch / k updates.
-    A warm-up rises linearly; the named schedule has the rest of the run.
+    With `optimizer.accumulate_steps` = k an epoch has steps_per_epoch / k updates. The
+    warm-up rises linearly; the named schedule has the rest of the run.
     """
     settings, peak = config.schedule, config.optimizer.learning_rate
     epoch = steps_per_epoch / config.optimizer.accumulate_steps  # updates
@@ -63,62 +79,68 @@ def schedule(config, steps_per_epoch: int) -> Schedule:
     return optax.join_schedules([rise, after], [start])
 
 
-def is_kernel(params):
-    """True for kernels: neither biases nor batch norm."""
+def kernel_mask(params: Any) -> Any:
+    """Masks the kernels: biases and batch norm are not among them."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-def decays(settings):
-    """The mask of the leaves that weight decay acts on: kernels, those of some parts
-    if `decay_parts` names any."""
-    def mask(params):
-        kernels = is_kernel(params)
+def decay_mask(settings: ConfigDict) -> Callable[[Any], Any]:
+    """Makes the function that masks the parameters which weight decay acts on.
+
+    These are the kernels, or those of `decay_parts` if it names any.
+    """
+    def mask(params: Any) -> Any:
+        kernels = kernel_mask(params)
         if not settings.decay_parts:
             return kernels
-        chosen = parts_mask(params, settings.decay_parts)
-        return jax.tree.map(operator.and_, kernels, chosen)
+        return jax.tree.map(operator.and_, kernels,
+                            parts_mask(params, settings.decay_parts))
     return mask
 
 
-def matrix_axes(params):
-    """How Muon sees each kernel as a matrix: HWIO -> (H*W*I) x O; biases use Adam."""
-    def axes(leaf):
+def matrix_axes(params: Any) -> Any:
+    """Tells Muon to see each kernel as a matrix: HWIO -> (H*W*I) x O.
+
+    Biases get None: Muon updates them by Adam.
+    """
+    def axes(leaf: jax.Array) -> MuonDimensionNumbers | None:
         if leaf.ndim < 2:
             return None
         return MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
     return jax.tree.map(axes, params)
 
 
-def decayed(make):
+def with_l2(make: Make) -> Make:
     """Adds L2 to an optimiser that has none: gradient + weight_decay * kernel."""
-    def build(rate, settings):
+    def build(rate: Schedule, settings: ConfigDict) -> optax.GradientTransformation:
         if settings.weight_decay == 0:
             return make(rate, settings)
         return optax.chain(
-            optax.add_decayed_weights(settings.weight_decay, decays(settings)),
+            optax.add_decayed_weights(settings.weight_decay, decay_mask(settings)),
             make(rate, settings))
     return build
 
 
-OPTIMIZERS = {
-    "sgd": decayed(lambda rate, s: optax.sgd(rate)),
-    "momentum": decayed(lambda rate, s: optax.sgd(rate, s.momentum)),
-    "nesterov": decayed(lambda rate, s: optax.sgd(rate, s.momentum, nesterov=True)),
-    "rmsprop": decayed(lambda rate, s: optax.rmsprop(
+OPTIMIZERS: dict[str, Make] = {
+    "sgd": with_l2(lambda rate, s: optax.sgd(rate)),
+    "momentum": with_l2(lambda rate, s: optax.sgd(rate, s.momentum)),
+    "nesterov": with_l2(lambda rate, s: optax.sgd(rate, s.momentum, nesterov=True)),
+    "rmsprop": with_l2(lambda rate, s: optax.rmsprop(
         rate, decay=0.9, eps=1e-7, momentum=s.momentum or None)),
-    "adam": decayed(lambda rate, s: optax.adam(rate)),
+    "adam": with_l2(lambda rate, s: optax.adam(rate)),
     "adamw": lambda rate, s: optax.adamw(
-        rate, weight_decay=s.weight_decay, mask=decays(s)),
+        rate, weight_decay=s.weight_decay, mask=decay_mask(s)),
     "muon": lambda rate, s: muon(
-        rate, beta=s.momentum, weight_decay=s.weight_decay, weight_decay_mask=decays(s),
-        muon_weight_dimension_numbers=matrix_axes, consistent_rms=0.2),
+        rate, beta=s.momentum, weight_decay=s.weight_decay,
+        weight_decay_mask=decay_mask(s), muon_weight_dimension_numbers=matrix_axes,
+        consistent_rms=0.2),
 }
 
 
-def create(config, rate: Schedule) -> optax.GradientTransformation:
-    """Clip the gradient, update by name, accumulate: in the order of the data flow.
+def create(config: ConfigDict, rate: Schedule) -> optax.GradientTransformation:
+    """Makes the optimiser of a config: it clips the gradient, updates, accumulates.
 
-    Parameters in `model.freeze` keep their values and count nowhere.
+    Parameters in `model.freeze` keep their values and do not count in the norm.
     """
     settings = config.optimizer
     transform = OPTIMIZERS[settings.name](rate, settings)
