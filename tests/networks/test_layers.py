@@ -13,6 +13,8 @@ from cnn_jax.layers import Layers
 from cnn_jax.networks.blocks import ConvNormAct, SeparableConv
 from cnn_jax.networks.lenet import SparseConv, Subsampling
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 RANDOM = np.random.default_rng(0)
 IMAGES = np.float32(RANDOM.normal(3, 2, (4, 6, 5, 3)))
 

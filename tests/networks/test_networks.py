@@ -124,8 +124,12 @@ VARIANTS = [
     ("mobilenet_v2", {"width": 0.75}, (2_636_424, 26_640, 209.070)),
     ("mobilenet_v2", {"width": 1.4}, (6_108_776, 47_936, 582.196)),
 ]
-THOUSAND_LAYERS = {"cifar_resnet1202", "cifar_resnet1001_preact",
-                   "cifar_densenet_bc250_k24", "cifar_densenet_bc190_k40"}
+# Checked with -m slow: a thousand layers, and depths in a style whose depth of 50 and
+# whose depths in another style are checked always.
+SLOW = {"cifar_resnet1202", "cifar_resnet1001_preact", "cifar_densenet_bc250_k24",
+        "cifar_densenet_bc190_k40",
+        *(f"resnet{depth}_{style}" for depth in (101, 152)
+          for style in ("v1_5", "keras", "v2_keras"))}
 
 
 def test_every_registered_network_is_in_the_table():
@@ -153,11 +157,21 @@ def check(name, fields, figures):
         digits = 4 if name == "lenet5" else 3
         step = 10 ** -digits * (2 if "B" in fields.values() else 1)
         assert abs(table.macs / 1e6 - macs) < 0.5001 * step
-    return table
+    assert table.rows[-1].name == "head"  # what features, freezing and transfer rely on
+    assert all(row.field is not None for row in table.rows)
+    check_text(table)
+
+
+def check_text(table):
+    lines = table.text().splitlines()
+    assert len(lines) == len(table.rows) + 6
+    assert max(map(len, lines)) <= 100
+    assert f"parameters {table.params:,} " in lines[-1]
+    assert f"MACs {table.macs / 1e6:,.3f} M" in lines[-1]
 
 
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.slow) if name in THOUSAND_LAYERS else name
+    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
     for name in PUBLISHED])
 def test_parameters_statistics_and_macs_are_the_published_ones(name):
     check(name, {}, PUBLISHED[name])

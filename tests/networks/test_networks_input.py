@@ -8,6 +8,8 @@ from cnn_jax import networks
 from cnn_jax.networks.summary import layer_table
 from cnn_jax.layers import Layers
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 PLAIN = Layers(conv="lax", pool="lax")  # errors do not depend on it; it traces fastest
 
 

@@ -10,6 +10,8 @@ from cnn_jax.networks.trace import features
 from cnn_jax.layers import Layers
 from cnn_jax.networks.ai_edu import Grey
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 
 def made(name, classes=5, seed=0, **fields):
     """A model, variables drawn by NumPy (initialising takes seconds), two images."""
@@ -47,24 +49,6 @@ def test_features_by_name_and_under_jit():
     np.testing.assert_allclose(by_name["flatten"], jitted["flatten"], rtol=1e-5)
     np.testing.assert_allclose(
         by_name["head"], model.apply(variables, images, train=False), rtol=1e-5)
-
-
-# One network of each class.
-CLASSES = {row.constructor: name for name, row in reversed(networks.NETWORKS.items())}
-
-
-@pytest.mark.parametrize("name", CLASSES.values())
-def test_every_network_ends_in_a_layer_called_head(name):
-    row = networks.NETWORKS[name]
-    model = networks.create(name, 3, Layers(conv="lax", pool="lax"))
-    images = jnp.zeros((1, *row.input_shape))
-
-    def run():
-        variables = model.init(jax.random.key(0), images, train=False)
-        return features(model, variables, images)
-    found = jax.eval_shape(run)
-    assert (found["head"].shape[0], found["head"].shape[-1]) == (1, 3)
-    assert found["before_head"].shape[0] == 1
 
 
 def test_parts_mask_marks_the_parameters_to_freeze():

@@ -10,6 +10,8 @@ from tests.support.quick_compile import quick_jit
 from cnn_jax import networks, ops
 from cnn_jax.layers import Layers
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 # One network of each class, made small where depth adds nothing, and an image size.
 SMALL = {
     "lenet5": ({}, (28, 28, 1)),
