@@ -92,7 +92,7 @@ def operation(layer: Layer, name: str):
 
 def implementations(layer: Layer) -> list[str]:
     """All names, lax first."""
-    names = ops.POOLS if layer.w is None else ops.CONVS
+    names = ops.POOLS if layer.w is None else ops.ALGORITHMS
     return [REFERENCE, *(name for name in names if name != REFERENCE)]
 
 

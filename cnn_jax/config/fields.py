@@ -77,8 +77,8 @@ FIELDS: dict[str, Field] = {
         None, optional(integer(1, 1_000_000)),
         "Number of outputs; None is the number of classes in the data."),
     "model.conv": Field(
-        "auto", one_of(ops.CONVS),
-        "Convolution algorithm in cnn_jax.ops.CONVS."),
+        "auto", one_of(ops.ALGORITHMS),
+        "Convolution algorithm in cnn_jax.ops.ALGORITHMS."),
     "model.pool": Field(
         "auto", one_of(ops.POOLS),
         "Pooling algorithm in cnn_jax.ops.POOLS."),

@@ -10,6 +10,7 @@ receives one `Layers` and makes each of its layers through it, so that
 is the same architecture with the same parameter tree. Images are NHWC, kernels HWIO.
 """
 
+import cnn_jax.native  # registers its convolutions with ops
 from cnn_jax.layers.make import Layers
 from cnn_jax.layers.modules import (Activation, Add, BatchNorm, Concat, Dropout,
                                     Flatten, GlobalAvgPool, LocalResponseNorm,

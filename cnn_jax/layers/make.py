@@ -15,7 +15,7 @@ from cnn_jax.layers.windows import AvgPool, MaxPool, Padding, Pair, fitting, pai
 class Layers:
     """Makes the layers of a network; its fields are what all of them share.
 
-    conv, pool: names in `ops.CONVS` and `ops.POOLS`.
+    conv, pool: names in `ops.ALGORITHMS` and `ops.POOLS`.
     dtype: of the computation; parameters and running statistics stay float32.
     init: a name in `INITIALIZERS`, for convolutions and dense layers.
     bn: a name in `BATCH_NORM`; under "paper" a network's own epsilon and momentum hold.
@@ -39,7 +39,8 @@ class Layers:
 
     @property
     def implementation(self) -> Callable:
-        return fitting(lookup(ops.CONVS, "convolution", self.conv))
+        lookup(ops.ALGORITHMS, "convolution", self.conv)
+        return fitting(ops.conv_general_dilated(self.conv))
 
     def weighted(self, fields: dict) -> dict:
         """`fields` with those that all layers with a kernel share."""
@@ -54,7 +55,7 @@ class Layers:
 
     def conv_transpose(self, features: int, kernel: Pair, strides: Pair | int = 1,
                        padding: Padding = "SAME", **fields) -> ConvTranspose:
-        lookup(ops.CONVS, "convolution", self.conv)
+        lookup(ops.ALGORITHMS, "convolution", self.conv)
         return ConvTranspose(features=features, kernel_size=kernel, strides=strides,
                              padding=pairs(padding, kernel), implementation=self.conv,
                              **self.weighted(fields))

@@ -18,16 +18,16 @@ from cnn_jax.layers.windows import Pair
 class Activation(nn.Module):
     """An elementwise non-linearity, as a module so that tables and pictures see it.
 
-    stored: of ReLU, see `ops.stored_relu`.
+    materialized: for 'relu', see `ops.materialized_relu`.
     """
 
     kind: str
-    stored: bool = False
+    materialized: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        if self.stored and self.kind == "relu":
-            return ops.stored_relu(x)
+        if self.materialized and self.kind == "relu":
+            return ops.materialized_relu(x)
         return lookup(ACTIVATIONS, "activation", self.kind)(x)
 
 

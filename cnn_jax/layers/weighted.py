@@ -50,7 +50,7 @@ class ConvTranspose(BiasByFanIn, nn.Module):
     Initialisers count features / groups * h * w as the fan-in, as Keras and torch do.
     See `ops.conv_transpose`. Source: Zeiler et al., Deconvolutional networks, 2010.
 
-    implementation: a name in `ops.CONVS`; it computes a convolution's input gradient.
+    implementation: a name in `ops.ALGORITHMS`, whose input gradient this is.
     """
 
     features: int

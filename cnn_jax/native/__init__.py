@@ -1,7 +1,18 @@
-"""Convolutions of oneDNN and by Winograd's method, and batch norm's sums, inside XLA's
-CPU programs (the extra `cnn_jax[onednn]`).
+"""The add-on of `cnn_jax.ops` on a CPU, the extra `cnn_jax[onednn]`.
 
-`convolution.cc` is the code that XLA calls, `winograd.h` Winograd's method, `workers.h`
-the memory and threads of both; `build` compiles them, `library` loads what was built.
-`cnn_jax.ops.conv.onednn` and `cnn_jax.ops.sums` are the operations made of it.
+It computes convolutions by oneDNN and by Winograd's method, and the sums of batch norm,
+inside XLA's programs. Importing it registers both with `ops`; the C++ library is built
+and loaded when an operation first asks for it.
+
+    convolution.cc   the code that XLA calls     build.py         compiles it
+    winograd.h       Winograd's method           library.py       loads it
+    workers.h        memory and threads          convolution.py   convolution in JAX
+                                                 moments.py       the sums in JAX
 """
+
+from cnn_jax.native import convolution, library, moments
+from cnn_jax.ops import addon
+
+addon.register(addon.AddOn(
+    available=lambda: library.load() is not None, describe=library.describe,
+    convolution=convolution.select, channel_sums=moments.channel_sums))

@@ -3,13 +3,13 @@
     python -m cnn_jax.native.build                      against the wheels of the extra
     python -m cnn_jax.native.build --with-onednn=DIR    against a oneDNN of your own
 
-The first use does it too. DIR is where `cmake --install` put oneDNN, of version 3 or
-later; one built with DNNL_CPU_RUNTIME=THREADPOOL is to run on XLA's own threads (it
-compiles; no package has such a library, and none has been run). The last command
-decides which oneDNN later runs use.
+The first use builds too. DIR is where `cmake --install` put oneDNN, version 3 or later.
+One built with DNNL_CPU_RUNTIME=THREADPOOL is meant to run on XLA's own threads: the
+code compiles against it, but no package has such a library, and none has been run.
+The last command decides which oneDNN later runs use.
 
-What was built lies in `CNN_JAX_CACHE`, else ~/.cache/cnn_jax, in the folder `native`,
-named by a hash of all that it depends on: this file's flags, the sources, jaxlib, the
+The built file lies in the folder `native` of `CNN_JAX_CACHE`, else of ~/.cache/cnn_jax.
+Its name is a hash of all that it depends on: the flags below, the sources, jaxlib, the
 processor and oneDNN. The folder may be deleted.
 """
 
@@ -30,7 +30,7 @@ import filelock
 import jax
 import jaxlib
 
-from cnn_jax import files as places
+from cnn_jax import files
 from cnn_jax.errors import InputError
 
 SOURCE = Path(__file__).with_name("convolution.cc")
@@ -40,7 +40,7 @@ SECONDS = 300  # the compiler takes 8; another process waits as long for it
 
 
 class BuildError(RuntimeError):
-    """There is no oneDNN here, or no way to build against it; one line says why."""
+    """oneDNN is missing, or cannot be built against; one line says why."""
 
 
 class NotInstalled(BuildError):
@@ -55,19 +55,19 @@ class OneDNN(NamedTuple):
 
 
 def own_folder() -> Path:
-    return places.cache_folder() / "native"
+    return files.cache_folder() / "native"
 
 
 def from_wheels() -> OneDNN:
-    """oneDNN as pip installed it, its headers and its library by two packages."""
+    """Finds the oneDNN of pip: one package has the headers, one the library."""
     found = []
     for wheel, name in zip(WHEELS, ("libdnnl.so.3", "oneapi/dnnl/dnnl.hpp")):
         try:
-            files = importlib.metadata.files(wheel) or []
+            contents = importlib.metadata.files(wheel) or []
         except importlib.metadata.PackageNotFoundError:
             raise NotInstalled(f"{wheel} is not installed: pip install "
                                "-e '.[onednn]' (Linux on x86-64)") from None
-        paths = [Path(file.locate()).resolve() for file in files
+        paths = [Path(file.locate()).resolve() for file in contents
                  if file.as_posix().endswith(f"/{name}")]
         if not paths or not paths[0].exists():
             raise BuildError(f"{wheel} is installed without {name}: pip install "
@@ -78,7 +78,7 @@ def from_wheels() -> OneDNN:
 
 
 def from_folder(folder: str | Path) -> OneDNN:
-    """oneDNN where `cmake --install` put it."""
+    """Finds the oneDNN that `cmake --install` put into a folder."""
     folder = Path(folder).expanduser().resolve()
     header = folder / "include" / "oneapi" / "dnnl" / "dnnl.hpp"
     libraries = [folder / lib / name for name in ("libdnnl.so", "libdnnl.a")
@@ -92,7 +92,7 @@ def from_folder(folder: str | Path) -> OneDNN:
 
 
 def chosen() -> OneDNN:
-    """The oneDNN of the last build command, else that of the wheels."""
+    """Finds the oneDNN of the last build command, else that of the wheels."""
     kept = own_folder() / "with-onednn"
     try:
         return from_folder(kept.read_text())
@@ -104,7 +104,7 @@ def chosen() -> OneDNN:
 
 
 def processor() -> str:
-    """What tells one kind of CPU from another."""
+    """Identifies the kind of CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
     except OSError:
@@ -114,7 +114,7 @@ def processor() -> str:
 
 
 def built_path(onednn: OneDNN) -> Path:
-    """Where the build against this oneDNN lies, or would lie."""
+    """Names the file of the build against this oneDNN, present or not."""
     state = onednn.library.stat()
     key = hashlib.sha256()
     for source in sorted([SOURCE, *SOURCE.parent.glob("*.h")]):
@@ -125,7 +125,7 @@ def built_path(onednn: OneDNN) -> Path:
 
 
 def command(onednn: OneDNN, output: Path) -> list[str]:
-    """The compiler's command line."""
+    """Composes the command line of the compiler."""
     # This library, whatever LD_LIBRARY_PATH says; a comma may be in its path.
     libraries = [str(onednn.library), "-Wl,--disable-new-dtags", "-Xlinker", "-rpath",
                  "-Xlinker", str(onednn.library.parent)]
@@ -142,9 +142,10 @@ def command(onednn: OneDNN, output: Path) -> list[str]:
 
 
 def build(onednn: OneDNN, force: bool = False) -> Path:
-    """The built library's path; compiles it unless it is there. Raises BuildError.
+    """Returns the path of the built library, and compiles it if it is missing.
 
-    Several processes may call this at once: one compiles, the others wait for it.
+    Several processes may call this at once: one compiles, the others wait. Raises
+    BuildError.
     """
     path = built_path(onednn)
     if path.exists() and not force:
@@ -163,7 +164,7 @@ def build(onednn: OneDNN, force: bool = False) -> Path:
 
 
 def _compile(onednn: OneDNN, path: Path) -> None:
-    """Under another name, which a finished build gives up for its own in one step."""
+    """Compiles to a temporary file and renames it when it is complete."""
     for left in path.parent.glob(".building-*"):  # by a process that was killed
         left.unlink()
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".building-")

@@ -1,6 +1,6 @@
-"""Loads what `build` built and tells XLA of it, once a process and only when asked.
+"""Loads what `build` built and registers it with XLA, once a process, when asked.
 
-Without the extra, a compiler or the platform `load` returns None and the log says why
+Without the extra, a compiler or the platform, `load` returns None and the log says why
 in one line. CNN_JAX_ONEDNN=0 in the environment turns oneDNN off.
 """
 
@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import threading
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax._src import dispatch
@@ -27,35 +27,36 @@ TARGET, SUMS = "cnn_jax_convolution", "cnn_jax_sums"
 # so the primitives above it are listed here; jax has no public name for the list.
 LOWERED_WITH_DEVICES = "prim_requires_devices_during_lowering"
 
-# How long threads of OpenMP wait busily for the next call, in turns of a loop, unless
-# the user says it. By default they keep XLA's threads from the cores for milliseconds.
-# Whole training steps are 1.0 to 1.2 times as fast by it (200 and the passive
-# policy gain less).
+# How many turns OpenMP's threads spin while they wait for a call, unless the user sets
+# it. By default they keep XLA's threads from the cores for milliseconds. Whole training
+# steps are 1.0 to 1.2 times as fast with it; 200 and the passive policy gain less.
 SPIN = "600"
 
 _LOCK = threading.Lock()
 
 
 class Library(NamedTuple):
-    """oneDNN as it is loaded here."""
+    """The oneDNN that is loaded."""
 
     version: str
-    bfloat16: bool     # the CPU has instructions for it
-    threads: str       # that it runs on: 'OpenMP', "XLA's threads", ...
+    bfloat16: bool  # the CPU has instructions for it
+    threads: str    # what it runs on: 'OpenMP', "XLA's threads", ...
 
     def __str__(self) -> str:
         return f"oneDNN {self.version} ({self.threads})"
 
 
-def lower_with_devices(primitive) -> None:
-    """Has the lowering of a primitive know its devices."""
+def lower_with_devices(primitive: Any) -> None:
+    """Tells JAX that the lowering of a primitive must know its devices."""
     getattr(dispatch, LOWERED_WITH_DEVICES, set()).add(primitive)
 
 
-def is_of_one_device(module) -> bool:
-    """Whether what is lowered runs on each device by itself, so that it may call the
-    library: on the only one, or inside pmap and shard_map unless that leaves axes to
-    the compiler. Not what is exported, as no later program is promised the library.
+def runs_unsharded(module: Any) -> bool:
+    """Tells whether a program runs unsharded, so that it may call the library.
+
+    It does on a single device, and inside pmap and shard_map unless shard_map leaves
+    axes to the compiler. An exported program does not count: no machine that loads it
+    is promised the library.
 
     module: the ModuleContext of a lowering.
     """
@@ -66,13 +67,13 @@ def is_of_one_device(module) -> bool:
 
 
 def load() -> Library | None:
-    """The library, built if need be; None where it cannot be used."""
+    """Returns the library, built if need be; None where it cannot be used."""
     with _LOCK:  # two threads must not register the handler twice
         return _load()[0]
 
 
 def describe() -> str:
-    """'oneDNN 3.2.0 (OpenMP)', or 'no oneDNN: ' and the reason."""
+    """Says 'oneDNN 3.2.0 (OpenMP)', or 'no oneDNN: ' and the reason."""
     with _LOCK:
         library, reason = _load()
     return str(library) if library else f"no oneDNN: {reason}"
@@ -80,7 +81,7 @@ def describe() -> str:
 
 @functools.cache
 def _load() -> tuple[Library | None, str]:
-    """(library, '') or (None, reason)"""
+    """Returns (library, '') or (None, reason)."""
     log = logging.getLogger(__name__)
     try:
         library = _register()

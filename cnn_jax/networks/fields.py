@@ -4,7 +4,7 @@ import math
 import numbers
 from typing import Any
 
-from cnn_jax.ops.geometry import is_integer
+from cnn_jax.ops import is_integer
 
 
 def as_tuples(value: Any) -> Any:

@@ -47,7 +47,7 @@ class ResidualBlock(nn.Module):
             x = project(self, x, features)
             if self.shortcut == "conv":
                 x = self.layers.batch_norm(train, momentum=0.9, name="shortcut_bn")(x)
-        return Activation("relu", stored=True, name="act")(Add(name="add")(y, x))
+        return Activation("relu", materialized=True, name="act")(Add(name="add")(y, x))
 
 
 class PreActBlock(nn.Module):

@@ -24,13 +24,13 @@ import jax.numpy as jnp
 
 from cnn_jax import layers
 from cnn_jax.json_files import sealed
-from cnn_jax.native import library
 from cnn_jax.networks.blocks import SeparableConv
 from cnn_jax.networks.lenet import SparseConv
 from cnn_jax.networks.receptive_field import Field, Fields, receptive_fields, window_of
 from cnn_jax.networks.trace import Call, ImageShape, trace_shapes
-from cnn_jax.ops.conv import describe
-from cnn_jax.ops.geometry import conv_spec, resolve_padding
+from cnn_jax.ops import addon
+from cnn_jax.ops.conv import conv_spec, describe
+from cnn_jax.ops.geometry import resolve_padding
 
 VIEWS = (layers.Flatten,)
 
@@ -119,7 +119,7 @@ class LayerTable(NamedTuple):
         if any("/" in conv for conv in layers):
             found += " (forward / input gradient / weight gradient)"
         if any("onednn" in conv or "native" in conv for conv in layers):
-            found += f"; in a library with {library.describe()}"
+            found += f"; in a library with {addon.installed.describe()}"
         return found or "none"
 
     def by_form(self) -> dict[str, list[str]]:

@@ -1,11 +1,13 @@
 """The operations of convolutional networks as pure functions, backward by hand."""
 
-from cnn_jax.ops.activations import stored_relu
-from cnn_jax.ops._xla.compiler import compiler_options
-from cnn_jax.ops.conv import (CONVS, conv_transpose, convolve, correlate,
-                              depthwise_conv, pointwise_conv, separable_conv)
+from cnn_jax.ops._xla.compiler import compiler_options, jit
+from cnn_jax.ops.activations import materialized_relu
+from cnn_jax.ops.conv import (ALGORITHMS, conv_general_dilated, conv_transpose,
+                              convolve, correlate, depthwise_conv, pointwise_conv,
+                              separable_conv)
 from cnn_jax.ops.dense import add_bias, dense, softmax_cross_entropy
 from cnn_jax.ops.filters import FILTERS
+from cnn_jax.ops.integers import is_integer
 from cnn_jax.ops.norm import batch_norm, batch_norm_inference, local_response_norm
 from cnn_jax.ops.pool import (POOLS, avg_pool, global_avg_pool, global_max_pool,
                               max_pool)

@@ -4,20 +4,21 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from cnn_jax.ops._xla.compiler import computed_once
+from cnn_jax.ops._xla.compiler import materialize
 
 
 @jax.custom_jvp
-def stored_relu(x: jax.Array) -> jax.Array:
-    """max(x, 0), on a CPU stored, with the derivative (0 at 0) by what is stored.
+def materialized_relu(x: jax.Array) -> jax.Array:
+    """Computes max(x, 0) and materializes it on CPU; the derivative is 0 at 0.
 
-    For the sum of a residual block: XLA would compute it again from all the blocks
-    before it, wherever it is read and for the mask of its gradient.
+    Residual blocks use it. Otherwise XLA would recompute the sum of all blocks before
+    this one, for every reader and for the mask of the gradient.
     """
-    return computed_once(jnp.maximum(x, 0))
+    return materialize(jnp.maximum(x, 0))
 
 
-@stored_relu.defjvp
-def _stored_relu_jvp(primals, tangents):
-    y, t = stored_relu(*primals), *tangents
+@materialized_relu.defjvp
+def _materialized_relu_jvp(primals: tuple[jax.Array],
+                           tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    y, t = materialized_relu(*primals), *tangents
     return y, lax.select(y > 0, t, lax.full_like(t, 0))

@@ -1,25 +1,28 @@
 """The head of a classifier: dense layer, bias and softmax cross-entropy."""
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
-from cnn_jax.ops._xla.shard_map import vary_alike
+from cnn_jax.ops._xla.shard_map import match_varying_axes
+
+Arrays = tuple[jax.Array, jax.Array]
 
 
 def add_bias(y: jax.Array, b: jax.Array) -> jax.Array:
-    """y [..., O] + b [O];  db = sum of g over all axes but the last.
+    """Adds a bias: y [..., O] + b [O];  db = sum of g over all axes but the last.
 
-    Here and below each gradient has its operand's dtype, also where the dtypes differ.
+    Each gradient of this file has its operand's dtype, also where the dtypes differ.
     """
-    return _add_bias(*vary_alike(y, b))
+    return _add_bias(*match_varying_axes(y, b))
 
 
 @jax.custom_vjp
-def _add_bias(y, b):
-    return y + b
+def _add_bias(y: jax.Array, b: jax.Array) -> jax.Array:
+    return y + lax.broadcast_to_rank(b, y.ndim)
 
 
-def _add_bias_backward(like, g):
+def _add_bias_backward(like: Arrays, g: jax.Array) -> Arrays:
     y, b = like
     return g.astype(y.dtype), g.sum(tuple(range(g.ndim - 1))).astype(b.dtype)
 
@@ -35,16 +38,16 @@ def dense(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
             f"dense: x {x.shape} [..., C] and w {w.shape} [C, O] do not fit")
     if b is not None and b.shape != w.shape[1:]:
         raise ValueError(f"dense: w {w.shape} [C, O] needs b [O], received {b.shape}")
-    y = _matmul(*vary_alike(x, w))
+    y = _matmul(*match_varying_axes(x, w))
     return y if b is None else add_bias(y, b)
 
 
 @jax.custom_vjp
-def _matmul(x, w):
+def _matmul(x: jax.Array, w: jax.Array) -> jax.Array:
     return x @ w
 
 
-def _matmul_backward(residuals, g):
+def _matmul_backward(residuals: Arrays, g: jax.Array) -> Arrays:
     """dx = g w^T,  dw = x^T g"""
     x, w = residuals
     rows = x.reshape(-1, x.shape[-1])
@@ -74,15 +77,15 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
             f"softmax_cross_entropy: logits {logits.shape} [..., C] need integer "
             f"labels [...] or probabilities [..., C], received {labels.dtype} "
             f"{labels.shape}")
-    return _cross_entropy(*vary_alike(logits, labels))
+    return _cross_entropy(*match_varying_axes(logits, labels))
 
 
 @jax.custom_vjp
-def _cross_entropy(z, t):
+def _cross_entropy(z: jax.Array, t: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(z, axis=-1) * t.sum(-1) - (t * z).sum(-1)
 
 
-def _cross_entropy_backward(residuals, g):
+def _cross_entropy_backward(residuals: Arrays, g: jax.Array) -> Arrays:
     """dz = g (softmax(z) sum t - t),  dt = -g log softmax(z)"""
     z, t = residuals
     g = g[..., None]

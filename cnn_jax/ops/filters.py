@@ -7,7 +7,7 @@ first example of chapter 17 of microsoft/ai-edu.
 import jax
 import jax.numpy as jnp
 
-from cnn_jax.ops.geometry import is_integer
+from cnn_jax.ops.integers import is_integer
 
 FILTERS: dict[str, tuple[tuple[float, ...], ...]] = {
     "sharpness": ((0, -1, 0), (-1, 5, -1), (0, -1, 0)),
@@ -23,7 +23,7 @@ FILTERS: dict[str, tuple[tuple[float, ...], ...]] = {
 
 
 def kernel(name: str, channels: int = 1) -> jax.Array:
-    """The named kernel as [3, 3, channels, 1], the same for every input channel."""
+    """Returns the named kernel as [3, 3, channels, 1], equal for all input channels."""
     if name not in FILTERS:
         raise ValueError(f"filter {name!r} is not known: {', '.join(FILTERS)}")
     if not is_integer(channels) or channels < 1:

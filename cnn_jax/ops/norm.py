@@ -6,11 +6,12 @@ import math
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
-from cnn_jax.ops.geometry import is_integer
-from cnn_jax.ops._xla.shard_map import vary_alike
-from cnn_jax.ops.sums import sums
+from cnn_jax.ops._xla.shard_map import match_varying_axes
 from cnn_jax.ops.conv.vjp import low_precision
+from cnn_jax.ops.integers import is_integer
+from cnn_jax.ops.moments import channel_sums
 
 
 def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-5,
@@ -22,7 +23,7 @@ def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-
 
     Args:
       x: [N, *spatial, C]; scale, bias: [C].
-      axis_name: the mapped axis (pmap, shard_map, vmap) whose parts form one batch.
+      axis_name: the mapped axis (pmap, shard_map, vmap) whose shards form one batch.
 
     Returns:
       y [N, *spatial, C], m [C], v [C] (biased, in float32 or wider), the last two for
@@ -35,11 +36,11 @@ def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-
     if 0 in x.shape[:-1]:
         raise ValueError(f"batch norm: x {x.shape} [N, *spatial, C] has no pixel to "
                          "take the mean of: give at least one image")
-    mean, square = _moments(x)
+    mean, square = _mean_and_square(x)
     if axis_name is not None:
         mean, square = lax.pmean((mean, square), axis_name)
     var = jnp.maximum(square - mean * mean, 0)
-    return _normalise(*vary_alike(x, mean, var, scale, bias), eps), mean, var
+    return _normalise(*match_varying_axes(x, mean, var, scale, bias), eps), mean, var
 
 
 def batch_norm_inference(x: jax.Array, mean: jax.Array, var: jax.Array,
@@ -50,50 +51,57 @@ def batch_norm_inference(x: jax.Array, mean: jax.Array, var: jax.Array,
     x and y are [N, *spatial, C], the others [C].
     """
     _check_channels(x, mean=mean, var=var, scale=scale, bias=bias)
-    return _normalise(*vary_alike(x, mean, var, scale, bias), eps)
+    return _normalise(*match_varying_axes(x, mean, var, scale, bias), eps)
 
 
 @jax.custom_vjp
-def _moments(x):
+def _mean_and_square(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(mean x, mean x^2) over all axes but the last"""
     count, zeros = math.prod(x.shape[:-1]), jnp.zeros(x.shape[-1], _statistics_dtype(x))
-    return tuple(total / count for total in sums(x, x, zeros))
+    total, of_squares = channel_sums(x, x, zeros)
+    return total / count, of_squares / count
 
 
-def _moments_backward(x, cotangents):
+def _mean_and_square_backward(
+        x: jax.Array, cotangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array]:
     """dx = (dm1 + 2 x dm2) / count"""
-    dm1, dm2 = (d / math.prod(x.shape[:-1]) for d in cotangents)
+    dm1, dm2 = (_like(d / math.prod(x.shape[:-1]), x) for d in cotangents)
     return ((dm1 + 2 * dm2 * x).astype(x.dtype),)
 
 
-_moments.defvjp(lambda x: (_moments(x), x), _moments_backward)
+_mean_and_square.defvjp(lambda x: (_mean_and_square(x), x), _mean_and_square_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _normalise(x, mean, var, scale, bias, eps):
+def _normalise(x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array,
+               bias: jax.Array, eps: float) -> jax.Array:
     a = scale * lax.rsqrt(var + eps)  # folded to one multiply and one add a pixel
-    return (x * a + (bias - mean * a)).astype(x.dtype)
+    return (x * _like(a, x) + _like(bias - mean * a, x)).astype(x.dtype)
 
 
-def _normalise_forward(x, mean, var, scale, bias, eps):
+def _normalise_forward(x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array,
+                       bias: jax.Array, eps: float
+                       ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     return _normalise(x, mean, var, scale, bias, eps), (x, mean, var, scale, bias)
 
 
-def _normalise_backward(eps, residuals, g):
+def _normalise_backward(eps: float, residuals: tuple[jax.Array, ...],
+                        g: jax.Array) -> tuple[jax.Array, ...]:
     """With r = 1 / sqrt(v + eps) and z = (x - m) r:
 
         dx = g scale r        dscale = sum g z      dbias = sum g
         dm = -scale r dbias   dv = -scale r^2 dscale / 2
 
-    In training m and v depend on x; by `_moments` the whole gradient becomes
+    In training m and v depend on x; by `_mean_and_square` the whole gradient becomes
     dx = scale r (g - mean g - z mean(g z)).
     """
     x, mean, var, scale, bias = residuals
     g = g.astype(jnp.promote_types(g.dtype, _statistics_dtype(x)))
     r = lax.rsqrt(var + eps)
-    dbias, dscale = sums(g, x, mean)
+    dbias, dscale = channel_sums(g, x, mean)
     dscale *= r
-    dx, dmean, dvar = g * (scale * r), -scale * r * dbias, -scale * r * r * dscale / 2
+    dx = g * _like(scale * r, g)
+    dmean, dvar = -scale * r * dbias, -scale * r * r * dscale / 2
     return tuple(d.astype(p.dtype)
                  for d, p in zip((dx, dmean, dvar, dscale, dbias), residuals))
 
@@ -101,11 +109,16 @@ def _normalise_backward(eps, residuals, g):
 _normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
-def _statistics_dtype(x):
+def _statistics_dtype(x: jax.Array) -> DTypeLike:
     return jnp.float32 if low_precision(x.dtype) else x.dtype
 
 
-def _check_channels(x, **vectors):
+def _like(vector: jax.Array, x: jax.Array) -> jax.Array:
+    """Shapes [C] to [1, ..., 1, C], to be broadcast over x [..., C]."""
+    return lax.broadcast_to_rank(vector, x.ndim)
+
+
+def _check_channels(x: jax.Array, **vectors: jax.Array) -> None:
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise ValueError("batch norm takes floating-point x [N, *spatial, C], received "
                          f"{x.dtype} {x.shape}")
@@ -139,13 +152,15 @@ def local_response_norm(x: jax.Array, size: int = 5, k: float = 2.0,
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _response_norm(x, size, k, a, beta):
+def _response_norm(x: jax.Array, size: int, k: float, a: float,
+                   beta: float) -> jax.Array:
     wide = x.astype(_statistics_dtype(x))
     s = k + a * _channel_sum(wide * wide, size // 2, (size - 1) // 2)
     return (wide * s ** -beta).astype(x.dtype)
 
 
-def _response_norm_backward(size, k, a, beta, x, g):
+def _response_norm_backward(size: int, k: float, a: float, beta: float, x: jax.Array,
+                            g: jax.Array) -> tuple[jax.Array]:
     """dx[i] = g[i] s[i]^-beta
               - 2 a beta x[i] sum over c that see i of g[c] x[c] s[c]^(-beta - 1)"""
     wide, g = x.astype(_statistics_dtype(x)), g.astype(_statistics_dtype(x))
@@ -159,8 +174,8 @@ _response_norm.defvjp(
     lambda x, *options: (_response_norm(x, *options), x), _response_norm_backward)
 
 
-def _channel_sum(x, before: int, after: int):
-    """sum of x[..., i] for i from c - before to c + after, zeros outside"""
+def _channel_sum(x: jax.Array, before: int, after: int) -> jax.Array:
+    """Sums x[..., i] over i from c - before to c + after, zeros outside."""
     c = x.shape[-1]
     xp = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(before, after)])
     return functools.reduce(jnp.add, (

@@ -1,7 +1,7 @@
 """oneDNN's convolution: its values, what it leaves to XLA, and every transformation.
 
-    pytest tests/test_conv_onednn.py             200 random problems
-    pytest -m slow tests/test_conv_onednn.py     10,000, with other allocators, leaks
+    pytest tests/test_convolution.py             200 random problems
+    pytest -m slow tests/test_convolution.py     10,000, with other allocators, leaks
 
 The table of test_grad_equivalence.py covers it too. Skipped where oneDNN is not here.
 """
@@ -22,12 +22,10 @@ import pytest
 from tests.support.fuzz_onednn import by_numpy, check, fuzz, handler, problem
 from tests.support.gradcheck import compiled, normal, relative_error
 
-from cnn_jax.native import library
-from cnn_jax.ops import CONVS, conv_transpose, correlate
-from cnn_jax.ops.conv import lax as conv_lax, onednn as conv_onednn, winograd_cost
-from cnn_jax.ops.conv import describe, implementation_of
-from cnn_jax.ops.geometry import conv_spec
-from cnn_jax.ops.sums import sums
+from cnn_jax.native import convolution, cost, library
+from cnn_jax.ops import conv_general_dilated, conv_transpose, correlate
+from cnn_jax.ops.conv import conv_spec, describe, lax as conv_lax, select
+from cnn_jax.ops.moments import channel_sums
 
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "tests" / "support"
@@ -44,7 +42,7 @@ X, W, G = f32(0, *SPEC.x_shape), f32(1, *SPEC.w_shape), f32(2, *SPEC.y_shape)
 
 
 def onednn(x, w):
-    return conv_onednn.forward(x, w, SPEC)
+    return convolution.passes.forward(x, w, SPEC)
 
 
 def lax(x, w):
@@ -128,10 +126,10 @@ def test_a_convolution_for_which_onednn_writes_beyond_the_image(image, kernel, s
     """Strided and dilated, in bfloat16."""
     spec = conv_spec(image, kernel, strides, ((3, 1), (3, 0)), None, 2, groups)
     for dtype in ("bfloat16", "float32"):
-        assert conv_onednn.takes(spec, jnp.dtype(dtype)) == (dtype == "float32")
+        assert convolution.supports(spec, jnp.dtype(dtype)) == (dtype == "float32")
         check(spec, dtype, np.random.default_rng(0))
     undilated = spec._replace(rhs_dilation=(1, 1))
-    assert conv_onednn.takes(undilated, jnp.dtype("bfloat16")) == (
+    assert convolution.supports(undilated, jnp.dtype("bfloat16")) == (
         library.load().bfloat16)
 
 
@@ -142,14 +140,15 @@ def test_what_is_left_to_xla(dtype, change):
     with jax.enable_x64(True):
         x, w = X.astype(dtype), W.astype(dtype)
         spec = SPEC._replace(**change)
-        assert not conv_onednn.takes(spec, x.dtype)
+        assert not convolution.supports(spec, x.dtype)
 
         def f(name):
             return functools.partial(
-                CONVS[name], window_strides=spec.strides, padding=spec.padding,
+                conv_general_dilated(name), window_strides=spec.strides,
+                padding=spec.padding,
                 lhs_dilation=spec.lhs_dilation, feature_group_count=2,
                 dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        assert implementation_of("onednn", spec, x.dtype) == "lax"
+        assert describe("onednn", spec, x.dtype) == "lax"
         found, expected = (jax.jit(jax.value_and_grad(loss(f(name)), (0, 1)))(x, w)
                            for name in ("onednn", "lax"))
         same(found, expected, 0)
@@ -212,7 +211,7 @@ def test_vmap_is_one_call(kind, operands, mapped):
         for a, axis in zip(operands, mapped)]
     found, expected = [
         jax.vmap(functools.partial(f[kind], spec=SPEC), mapped)
-        for f in (conv_onednn.passes, conv_onednn.BY_LAX)]
+        for f in (convolution.passes, conv_lax.plain)]
     same(jax.jit(found)(*operands), jax.jit(expected)(*operands))
     assert calls(found, *operands) == 1
 
@@ -286,12 +285,12 @@ def test_what_vmap_makes_empty_or_too_large_is_xlas():
 
 
 def test_auto_is_native_and_knows_forward_mode():
-    assert implementation_of("auto", SPEC, jnp.dtype("float32")) == "native"
+    assert select("auto", SPEC, jnp.dtype("float32"))[1:] == convolution.fastest
     for kernel, groups in (((1, 1, 64, 32), 1), ((3, 3, 1, 64), 64)):
         spec = conv_spec((8, 28, 28, 64), kernel, 1, "SAME", groups=groups)
-        assert implementation_of("auto", spec, jnp.dtype("float32")) == "native"
+        assert select("auto", spec, jnp.dtype("float32"))[1:] == convolution.fastest
         assert describe("auto", spec, jnp.dtype("float32")) == "onednn"
-    assert implementation_of("auto", SPEC, jnp.dtype("float64")) != "native"
+    assert select("auto", SPEC, jnp.dtype("float64"))[1:] != convolution.fastest
     f = functools.partial(correlate, padding="SAME")
     assert calls(f, X, f32(5, 3, 3, 6, 4)) == 1
 
@@ -302,7 +301,7 @@ def test_away_from_the_cpu_nothing_is_asked(monkeypatch):
     monkeypatch.setattr(library, "load", fail)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     for name in ("onednn", "auto"):
-        assert implementation_of(name, SPEC, jnp.dtype("float32")) == "lax"
+        assert describe(name, SPEC, jnp.dtype("float32")) == "lax"
 
 
 @pytest.mark.parametrize("change, message", [
@@ -341,7 +340,7 @@ def test_weight_gradients_of_long_sums(kernel, groups, offset):
                      "SAME", groups=groups)
     x, g = (f32(i, *shape) + offset for i, shape in enumerate(
         (spec.x_shape, spec.y_shape)))
-    dw = jax.jit(lambda x, g: conv_onednn.weight_gradient(x, g, spec))(x, g)
+    dw = jax.jit(lambda x, g: convolution.passes.weight_gradient(x, g, spec))(x, g)
     exact = by_numpy(x, np.zeros(spec.w_shape), g, spec)[2]
     assert relative_error(dw, exact) <= 2e-5
 
@@ -353,7 +352,7 @@ def test_repeated_calls_give_the_same_bits():
     @jax.jit
     def f(x, w):
         return jax.value_and_grad(lambda x, w: jnp.sin(
-            conv_onednn.forward(x, w, spec)).sum(), (0, 1))(x, w)
+            convolution.passes.forward(x, w, spec)).sum(), (0, 1))(x, w)
     first = jax.tree.map(np.asarray, f(x, w))
     for _ in range(20):
         again = f(x, w)
@@ -369,7 +368,7 @@ def test_two_threads_at_once():
             spec = problem(rng, "float32")
             x, w = (jnp.asarray(rng.normal(size=s), jnp.float32)
                     for s in (spec.x_shape, spec.w_shape))
-            f = jax.jit(jax.grad(lambda x, w: jnp.sin(conv_onednn.forward(
+            f = jax.jit(jax.grad(lambda x, w: jnp.sin(convolution.passes.forward(
                 x, w, spec)).sum(), (0, 1)))
             results = [jax.tree.map(np.asarray, f(x, w)) for _ in range(20)]
             expected = jax.grad(lambda x, w: jnp.sin(conv_lax.forward(
@@ -438,13 +437,14 @@ def test_writes_nothing_beyond_its_results():
 
 @pytest.mark.slow
 def test_a_hundred_thousand_calls_leak_nothing(monkeypatch):
-    monkeypatch.setattr(winograd_cost, "COSTS", {4: winograd_cost.Cost(0, 0, 0)})
+    monkeypatch.setattr(cost, "COSTS", {4: cost.Cost(0, 0, 0)})
     v = f32(3, 3, 3, 16, 16)
 
     def winograd(x):
         return correlate(x[..., :1] * jnp.ones(16), v, padding="SAME")
     f = jax.jit(lambda x, w, g: (onednn(x, w), *jax.vjp(onednn, x, w)[1](g),
-                                 *sums(x, x, x[0, 0, 0]), jax.vjp(winograd, x)[0]))
+                                 *channel_sums(x, x, x[0, 0, 0]),
+                                 jax.vjp(winograd, x)[0]))
     text = f.lower(X, W, G).as_text()
     assert library.SUMS in text and "tile = 4" in text
 

@@ -21,7 +21,7 @@ from tests.support.gradcheck import normal, relative_error
 
 from cnn_jax.native import build, library
 from cnn_jax.ops import correlate
-from cnn_jax.ops.conv import onednn as conv_onednn
+from cnn_jax.ops.conv import registry
 
 ROOT = Path(__file__).parents[2]
 FIND_OUTPUT = 'while [ "$1" != -o ]; do shift; done; '
@@ -262,7 +262,7 @@ def test_a_jax_that_moved_what_it_needs(place, fresh, monkeypatch):
 
 
 def test_conv_onednn_is_auto_without_it(no_onednn, caplog):
-    conv_onednn._warn.cache_clear()
+    registry._warn.cache_clear()
     x, w = (jnp.asarray(normal(i, *shape), jnp.float32) for i, shape in enumerate(
         [(2, 6, 5, 3), (3, 3, 3, 4)]))
     found = correlate(x, w, implementation="onednn")

@@ -24,11 +24,9 @@ from tests.support.gradcheck import normal, relative_error
 
 from cnn_jax import networks
 from cnn_jax.networks.summary import layer_table
-from cnn_jax.native import library
-from cnn_jax.ops import CONVS, correlate
-from cnn_jax.ops.conv import lax as conv_lax, onednn as conv_onednn, winograd_cost
-from cnn_jax.ops.conv import describe, implementation_of
-from cnn_jax.ops.geometry import conv_spec
+from cnn_jax.native import convolution, cost, library
+from cnn_jax.ops import conv_general_dilated, correlate
+from cnn_jax.ops.conv import conv_spec, describe, lax as conv_lax, select
 
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "tests" / "support"
@@ -39,11 +37,11 @@ pytestmark = pytest.mark.skipif(library.load() is None, reason=library.describe(
 @pytest.fixture(params=[2, 4])
 def tile(request, monkeypatch):
     """F(2 x 2, 3 x 3) or F(4 x 4, 3 x 3), whatever it costs."""
-    monkeypatch.setattr(winograd_cost, "COSTS",
-                        {request.param: winograd_cost.Cost(0, 0, 0)})
+    monkeypatch.setattr(cost, "COSTS",
+                        {request.param: cost.Cost(0, 0, 0)})
     jax.clear_caches()
     spec = of(1, 1, 16, 16)
-    for kind, one_pass in enumerate(conv_onednn.fastest):
+    for kind, one_pass in enumerate(convolution.fastest):
         a, b = (arrays(spec)[i] for i in ((0, 1), (2, 1), (0, 2))[kind])
         assert tiles_in(lambda a, b: one_pass(a, b, spec), a, b) == [request.param]
     yield request.param
@@ -95,9 +93,9 @@ def test_many_channels(tile, outputs):
     x, w, g = arrays(spec)
     exact = by_numpy(x, w, g, spec)
     for found, right in zip(jax.jit(lambda x, w, g: (
-            conv_onednn.fastest.forward(x, w, spec),
-            conv_onednn.fastest.input_gradient(g, w, spec),
-            conv_onednn.fastest.weight_gradient(x, g, spec)))(x, w, g), exact):
+            convolution.fastest.forward(x, w, spec),
+            convolution.fastest.input_gradient(g, w, spec),
+            convolution.fastest.weight_gradient(x, g, spec)))(x, w, g), exact):
         assert relative_error(found, right) <= 5e-6
 
 
@@ -106,7 +104,7 @@ def test_weight_gradients_of_long_sums(tile, offset):
     """131,072 products each, also where they do not cancel."""
     spec = of(128, 32, 16, 16)
     x, _, g = (a + offset for a in arrays(spec))
-    dw = jax.jit(lambda x, g: conv_onednn.fastest.weight_gradient(x, g, spec))(x, g)
+    dw = jax.jit(lambda x, g: convolution.fastest.weight_gradient(x, g, spec))(x, g)
     exact = by_numpy(x, np.zeros(spec.w_shape), g, spec)[2]
     assert relative_error(dw, exact) <= 2e-5
 
@@ -128,7 +126,7 @@ def test_by_hand():
 def test_not_finite_pixels_reach_their_own_tiles_alone(tile):
     spec = of(2, 12, 16, 16)
     x, w, _ = arrays(spec)
-    y = jax.jit(lambda x, w: conv_onednn.fastest.forward(x, w, spec))(
+    y = jax.jit(lambda x, w: convolution.fastest.forward(x, w, spec))(
         x.at[1, 5, 5, 3].set(jnp.nan), w)
     assert np.isnan(y[1, 4:7, 4:7]).all()
     assert np.isfinite(y[0]).all() and np.isfinite(y[1, 9:]).all()
@@ -146,9 +144,9 @@ def test_bfloat16_is_float32_rounded_once(tile):
 
     @jax.jit
     def passes(x, w, g):
-        return (conv_onednn.fastest.forward(x, w, spec),
-                conv_onednn.fastest.input_gradient(g, w, spec),
-                conv_onednn.fastest.weight_gradient(x, g, spec))
+        return (convolution.fastest.forward(x, w, spec),
+                convolution.fastest.input_gradient(g, w, spec),
+                convolution.fastest.weight_gradient(x, g, spec))
     for low, high in zip(passes(x, w, g), passes(*(a.astype(jnp.float32)
                                                    for a in (x, w, g)))):
         assert low.dtype == jnp.bfloat16
@@ -163,8 +161,8 @@ def test_two_threads_at_once(tile):
     def work(seed):
         """The bits of the first time, again and again."""
         f = jax.jit(lambda x, w, g: (
-            conv_onednn.fastest.forward(x, w + seed, spec),
-            conv_onednn.fastest.weight_gradient(x, g + seed, spec)))
+            convolution.fastest.forward(x, w + seed, spec),
+            convolution.fastest.weight_gradient(x, g + seed, spec)))
         first = [np.asarray(a) for a in f(x, w, g)]
         return all(map(np.array_equal, first * 100,
                        [a for _ in range(100) for a in f(x, w, g)]))
@@ -178,7 +176,7 @@ def test_repeated_calls_give_the_same_bits(tile):
     @jax.jit
     def f(x, w):
         return jax.value_and_grad(lambda x, w: jnp.sin(
-            conv_onednn.fastest.forward(x, w, spec)).sum(), (0, 1))(x, w)
+            convolution.fastest.forward(x, w, spec)).sum(), (0, 1))(x, w)
     x, w, _ = arrays(spec)
     first = jax.tree.map(np.asarray, f(x, w))
     for _ in range(20):
@@ -196,8 +194,8 @@ def test_repeated_calls_give_the_same_bits(tile):
     (128, 32, 3, 64, 0), (128, 32, 64, 40, 0)])                     # odd channels
 def test_the_cheapest_is_chosen(images, side, channels, outputs, m):
     spec = of(images, side, channels, outputs)
-    assert winograd_cost.tile_of(spec, F32) == m
-    assert implementation_of("auto", spec, F32) == "native"
+    assert cost.tile_of(spec, F32) == m
+    assert select("auto", spec, F32)[1:] == convolution.fastest
     assert describe("auto", spec, F32) == (
         f"native Winograd F({m} x {m}, 3 x 3)" if m else "onednn")
     assert describe("onednn", spec, F32) == "onednn"
@@ -213,24 +211,23 @@ def test_the_cheapest_is_chosen(images, side, channels, outputs, m):
     {"precision": "highest"}, {"precision": (None, lax.Precision.HIGHEST)}])
 def test_what_is_onednns(change):
     spec = of(8, 32, 64, 64)
-    assert winograd_cost.tile_of(spec, F32) == 4
-    assert winograd_cost.tile_of(spec._replace(**change), F32) == 0
+    assert cost.tile_of(spec, F32) == 4
+    assert cost.tile_of(spec._replace(**change), F32) == 0
     for dtype in ("float64", "float16"):
-        assert winograd_cost.tile_of(spec, jnp.dtype(dtype)) == 0
+        assert cost.tile_of(spec, jnp.dtype(dtype)) == 0
 
 
 @pytest.mark.parametrize("precision", [
     None, "default", lax.Precision.DEFAULT, (lax.Precision.DEFAULT, "default")])
 def test_default_precision_allows_it(precision):
-    assert winograd_cost.tile_of(of(8, 32, 64, 64)._replace(precision=precision),
-                                 F32) == 4
+    assert cost.tile_of(of(8, 32, 64, 64)._replace(precision=precision), F32) == 4
 
 
 def test_highest_precision_is_direct():
     spec = of(8, 16, 64, 64)
     x, w, _ = arrays(spec)
     for precision, m in ((None, 4), (lax.Precision.HIGHEST, 0)):
-        gradients = jax.grad(lambda x, w: jnp.sin(CONVS["auto"](
+        gradients = jax.grad(lambda x, w: jnp.sin(conv_general_dilated("auto")(
             x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
             precision=precision)).sum(), (0, 1))
         assert tiles_in(gradients, x, w) == [m] * 3
@@ -238,9 +235,9 @@ def test_highest_precision_is_direct():
         x, w, padding="SAME", implementation="onednn"), x, w) == [0]
     for precision, m in (("highest", 0), ("float32", 0), ("default", 4), (None, 4)):
         with jax.default_matmul_precision(precision):
-            assert winograd_cost.tile_of(spec, F32) == m
+            assert cost.tile_of(spec, F32) == m
             both = spec._replace(precision=(None, None))
-            assert winograd_cost.tile_of(both, F32) == m
+            assert cost.tile_of(both, F32) == m
             assert tiles_in(jax.grad(lambda x, w: jnp.sin(correlate(
                 x, w, padding="SAME")).sum(), (0, 1)), x, w) == [m] * 3
 
@@ -287,6 +284,7 @@ def test_on_four_devices():
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 from gradcheck import normal, relative_error
+import cnn_jax.native
 from cnn_jax.ops import correlate
 x, w = (jnp.asarray(normal(i, *s), jnp.float32) for i, s in enumerate(
     [(16, 12, 12, 32), (3, 3, 32, 32)]))
@@ -332,9 +330,9 @@ def test_the_gradient_of_the_kernel_is_the_transpose_of_the_convolution(tile):
     spec = of(5, (9, 10), 32, 48, ((2, 1), (0, 2)))
     x, w, g = arrays(spec)
     y, dx, dw = jax.jit(lambda x, w, g: (
-        conv_onednn.fastest.forward(x, w, spec),
-        conv_onednn.fastest.input_gradient(g, w, spec),
-        conv_onednn.fastest.weight_gradient(x, g, spec)))(x, w, g)
+        convolution.fastest.forward(x, w, spec),
+        convolution.fastest.input_gradient(g, w, spec),
+        convolution.fastest.weight_gradient(x, g, spec)))(x, w, g)
     products = [np.vdot(np.float64(a), np.float64(b)) for a, b in (
         (g, y), (dx, x), (dw, w))]
     size = np.linalg.norm(g) * np.linalg.norm(y)

@@ -138,7 +138,7 @@ def test_every_implementation_has_the_same_parameters_or_refuses_in_a_line(name)
         return jax.eval_shape(
             lambda: model.init(jax.random.key(0), jnp.zeros(shape), train=False))
     expected = tree("lax")
-    for conv in ops.CONVS:
+    for conv in ops.ALGORITHMS:
         try:
             assert tree(conv) == expected, conv
         except ValueError as error:

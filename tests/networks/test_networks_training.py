@@ -120,7 +120,7 @@ def test_one_training_step_and_one_evaluation(name, dtype):
 
 # loops and numba are slow, so they get the smallest network; of the others only the
 # SELU network has nothing but the 3 x 3 kernels of stride 1 that winograd takes.
-FAST_CONVS = [conv for conv in ops.CONVS if conv not in ("loops", "lax", "numba")]
+FAST_CONVS = [conv for conv in ops.ALGORITHMS if conv not in ("loops", "lax", "numba")]
 TRAINED_ALIKE = [("ai_edu_colour_cnn", "loops"), ("ai_edu_colour_cnn", "numba")] + [
     (name, conv) for name in ("lenet5", "selu_cnn", "separable_cnn", "tf2_inception10",
                               "shapes_fcn") for conv in FAST_CONVS]

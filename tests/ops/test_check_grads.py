@@ -34,7 +34,7 @@ def cases(shape):
     channel = normal(3, c), normal(4, c)
     found = {f"conv {name}": (functools.partial(CONV, implementation=name),
                               conv_case(shape))
-             for name in ops.CONVS if name not in ("loops", "numba")}
+             for name in ops.ALGORITHMS if name not in ("loops", "numba")}
     found |= {
         "conv stride dilation groups": (
             functools.partial(CONV, strides=(2, 1), dilation=(1, 2), groups=2),

@@ -19,10 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax.ops import CONVS, correlate
-from cnn_jax.ops.conv import auto as conv_auto
+from cnn_jax.ops import ALGORITHMS, conv_general_dilated, correlate
+from cnn_jax.ops.conv import auto, conv_spec
 from cnn_jax.ops.dense import add_bias
-from cnn_jax.ops.geometry import conv_spec
 from tests.support.gradcheck import equivalent, normal
 
 TOLERANCE = {"float32": 5e-6, "float64": 1e-14, "bfloat16": 2e-2}
@@ -76,7 +75,7 @@ def supports(name, row) -> bool:
 def cases() -> list[tuple[str, int]]:
     """`auto`, `onednn` and Winograd on all rows they take, the others on a third of
     the table and all extra rows."""
-    return [(name, i) for i, row in enumerate(ROWS) for j, name in enumerate(CONVS)
+    return [(name, i) for i, row in enumerate(ROWS) for j, name in enumerate(ALGORITHMS)
             if name != "lax" and supports(name, row) and (
                 name in ("auto", "onednn", "winograd") or i >= len(TABLE)
                 or (i + j) % 3 == 0)]
@@ -88,11 +87,11 @@ CASES = cases()
 def seeded_subset(size: int) -> list:
     """As many cases of every implementation, drawn with seed 0, 2 of few channels."""
     rng, subset = random.Random(0), []
-    for name in CONVS:
+    for name in ALGORITHMS:
         own = [case for case in CASES if case[0] == name]
         rng.shuffle(own)
         own.sort(key=lambda case: case[1] in CHANNELS)  # stable: the few come last
-        subset += own[:-(-size // (len(CONVS) - 1)) - 2] + own[-2:]
+        subset += own[:-(-size // (len(ALGORITHMS) - 1)) - 2] + own[-2:]
     return subset
 
 
@@ -121,7 +120,7 @@ def check(name, i, dtype=None):
         reference = function(lax.conv_general_dilated, jnp.add, i)
         if dtype == "bfloat16":  # autodiff would sum db in bfloat16, up to 6 % off
             reference = in_float32(reference)
-        equivalent(function(CONVS[name], add_bias, i), reference, *args,
+        equivalent(function(conv_general_dilated(name), add_bias, i), reference, *args,
                    tolerance=TOLERANCE[dtype], seed=i)
 
 
@@ -148,7 +147,7 @@ def test_full_table(name, row):
     check(name, row)
 
 
-@pytest.mark.parametrize("name", [name for name in CONVS if name != "lax"])
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "lax"])
 def test_bfloat16(name):
     _skip_without_numba(name)
     check(name, 0, "bfloat16")
@@ -182,10 +181,10 @@ def test_cut_below_and_padded_above(name, padding, monkeypatch):
 def test_the_table_is_as_large_as_promised():
     assert len(TABLE) == 5 * 4 * 5 * 3 * 4 == 1200
     assert len(CASES) >= 3000 and sum(name == "auto" for name, _ in CASES) >= 1200
-    assert {name for name, _ in seeded_subset(72)} == set(CONVS) - {"lax"}
+    assert {name for name, _ in seeded_subset(72)} == set(ALGORITHMS) - {"lax"}
     assert np.isclose(len(seeded_subset(72)), 72, atol=6)
     few = [name for name, i in seeded_subset(72) if i in CHANNELS]
-    assert len(FEW) == 20 and set(few) == set(CONVS) - {"lax"}
+    assert len(FEW) == 20 and set(few) == set(ALGORITHMS) - {"lax"}
 
 
 def test_the_rows_of_few_channels_reach_the_rules_for_them():
@@ -195,5 +194,5 @@ def test_the_rows_of_few_channels_reach_the_rules_for_them():
         spec = conv_spec((batch, *image, c), (*kernel, c, o), strides, padding, None,
                          dilation, groups)
         found |= {next(rule.__name__ for rule, _ in rules if rule(spec))
-                  for rules in (conv_auto.FORWARD, conv_auto.INPUT_GRADIENT)}
-    assert found >= {"few_channels", "one_channel_3x3", "narrow", "always"}
+                  for rules in (auto.FORWARD, auto.INPUT_GRADIENT)}
+    assert found >= {"few_channels", "one_channel_3x3", "is_narrow", "always"}

@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import pytest
 
 from cnn_jax.ops import max_pool
-from cnn_jax.ops.conv import im2col as conv_im2col
-from cnn_jax.ops.geometry import conv_spec, rotate, transposed
+from cnn_jax.ops.conv import conv_spec, im2col
+from cnn_jax.ops.conv.spec import rotate, transposed
 from cnn_jax.ops.conv.vjp import trilinear
 from tests.support.gradcheck import equivalent, finite_differences, normal
 
 SEEDS = range(20)
 
 
-def wrong_conv(input_gradient=conv_im2col.input_gradient,
-               weight_gradient=conv_im2col.weight_gradient):
-    passes = trilinear(conv_im2col.forward, input_gradient, weight_gradient)
+def wrong_conv(input_gradient=im2col.input_gradient,
+               weight_gradient=im2col.weight_gradient):
+    passes = trilinear(im2col.forward, input_gradient, weight_gradient)
 
     def conv(x, w):
         spec = conv_spec(x.shape, w.shape, (1, 1), ((1, 1), (1, 1)))
@@ -27,24 +27,24 @@ def wrong_conv(input_gradient=conv_im2col.input_gradient,
 
 
 def scaled_weight_gradient(x, g, spec):
-    return 1.001 * conv_im2col.weight_gradient(x, g, spec)
+    return 1.001 * im2col.weight_gradient(x, g, spec)
 
 
 def swapped_weight_gradient(x, g, spec):
-    return conv_im2col.weight_gradient(x, g, spec).swapaxes(0, 1)
+    return im2col.weight_gradient(x, g, spec).swapaxes(0, 1)
 
 
 def permuted_weight_gradient(x, g, spec):
-    return jnp.roll(conv_im2col.weight_gradient(x, g, spec), 1, axis=-2)
+    return jnp.roll(im2col.weight_gradient(x, g, spec), 1, axis=-2)
 
 
 def unrotated_input_gradient(g, w, spec):
     unrotated = lax.rev(rotate(w), (0, 1))
-    return conv_im2col.forward(g, unrotated, transposed(spec))
+    return im2col.forward(g, unrotated, transposed(spec))
 
 
 def swapped_input_gradient(g, w, spec):
-    return conv_im2col.input_gradient(g, w.swapaxes(0, 1), spec)
+    return im2col.input_gradient(g, w.swapaxes(0, 1), spec)
 
 
 WRONG = {

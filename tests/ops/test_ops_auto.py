@@ -12,8 +12,7 @@ import pytest
 from cnn_jax import ops
 from cnn_jax.ops import correlate
 from cnn_jax.ops._xla import compiler
-from cnn_jax.ops.conv import auto as conv_auto, lax as conv_lax
-from cnn_jax.ops.geometry import conv_spec
+from cnn_jax.ops.conv import auto, conv_spec, lax as conv_lax
 from tests.support.gradcheck import FAST_COMPILE, equivalent, normal, relative_error
 
 
@@ -27,7 +26,7 @@ class Net(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        f = ops.CONVS["auto"] if self.auto else None
+        f = ops.conv_general_dilated("auto") if self.auto else None
         conv = functools.partial(nn.Conv, conv_general_dilated=f)
         pool = ops.max_pool if self.auto else lambda x, k, s: nn.max_pool(
             x, (k, k), (s, s))
@@ -42,10 +41,10 @@ class Net(nn.Module):
         return nn.Dense(3)(x)
 
 
-def losses(auto, steps=20):
+def losses(by_auto, steps=20):
     images = jnp.asarray(normal(0, 6, 6, 6, 1))
     labels = jnp.arange(6) % 3
-    net, optimizer = Net(auto), optax.sgd(.02, momentum=.9)
+    net, optimizer = Net(by_auto), optax.sgd(.02, momentum=.9)
     params = net.init(jax.random.key(0), images)
     params = jax.tree.map(lambda p: p.astype(jnp.float64), params)
     state = optimizer.init(params)
@@ -75,9 +74,9 @@ def test_twenty_steps_equal_plain_flax():
 
 def forms(x, w, strides=(1, 1), padding="SAME", groups=1):
     spec = conv_spec(x, w, strides, padding, groups=groups)
-    return [conv_auto.choose(rules, spec).__module__.rpartition("_")[2] + "." +
-            conv_auto.choose(rules, spec).__name__ for rules in (
-        conv_auto.FORWARD, conv_auto.INPUT_GRADIENT, conv_auto.WEIGHT_GRADIENT)]
+    return [auto.choose(rules, spec).__module__.rpartition(".")[2] + "." +
+            auto.choose(rules, spec).__name__ for rules in (
+        auto.FORWARD, auto.INPUT_GRADIENT, auto.WEIGHT_GRADIENT)]
 
 
 def test_the_rules_choose():
@@ -86,19 +85,19 @@ def test_the_rules_choose():
     assert forms((8, 28, 28, 64), (3, 3, 1, 64), groups=64) == [
         "depthwise.forward", "depthwise.input_gradient", "depthwise.weight_gradient"]
     assert forms((8, 2, 2, 64), (3, 3, 64, 64)) == [
-        "auto.padded_forward", "auto.padded_input_gradient", "lax.weight_gradient"]
+        "padded.forward", "padded.input_gradient", "lax.weight_gradient"]
     assert forms((8, 4, 4, 64), (3, 3, 64, 64), padding="VALID")[1] == (
-        "auto.padded_input_gradient")
+        "padded.input_gradient")
     assert forms((8, 32, 32, 1), (5, 5, 1, 6), padding="VALID") == [
         "banded.forward", "im2col.input_gradient", "lax.weight_gradient"]
     assert forms((64, 28, 28, 3), (3, 3, 3, 4), padding="VALID") == [
         "banded.forward", "im2col.input_gradient", "lax.weight_gradient"]
     assert forms((8, 28, 28, 1), (3, 3, 1, 8))[0] == "taps.forward"
     assert forms((8, 28, 28, 64), (3, 3, 64, 32), (2, 2))[1] == (
-        "auto.phases_input_gradient")
+        "phases.input_gradient")
     assert forms((8, 28, 28, 64), (3, 3, 64, 64)) == [
         "lax.forward", "lax.input_gradient", "lax.weight_gradient"]
-    assert forms((64, 28, 28, 16), (3, 3, 16, 8))[2] == "auto.turned_weight_gradient"
+    assert forms((64, 28, 28, 16), (3, 3, 16, 8))[2] == "transposed.weight_gradient"
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-13), ("bfloat16", 2e-2)])
@@ -110,7 +109,7 @@ def test_the_rules_choose():
     ((8,), (4,), (3,), "SAME", (1,)),
     ((3, 2, 2), (2, 2, 2), (1, 1, 1), "SAME", (1, 1, 1))])
 def test_large_batches(image, kernel, strides, padding, dilation, dtype, tolerance):
-    """Images that are turned by a product with the identity."""
+    """Images are transposed by a product with the identity."""
     def value_and_gradients(name):
         return jax.jit(jax.value_and_grad(lambda x, w: jnp.sin(.1 * correlate(
             x, w, None, strides, padding, dilation, 1, name)).sum(), (0, 1)))
@@ -136,8 +135,8 @@ def test_every_form_equals_lax(image, kernel, strides, padding, groups):
     with jax.enable_x64(True):
         operands = [(spec.x_shape, spec.w_shape), (spec.y_shape, spec.w_shape),
                     (spec.x_shape, spec.y_shape)]
-        for rules, shapes in zip((conv_auto.FORWARD, conv_auto.INPUT_GRADIENT,
-                                  conv_auto.WEIGHT_GRADIENT), operands):
+        for rules, shapes in zip((auto.FORWARD, auto.INPUT_GRADIENT,
+                                  auto.WEIGHT_GRADIENT), operands):
             *special, (_, by_lax) = rules
             for holds, form in special:
                 if holds(spec):

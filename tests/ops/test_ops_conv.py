@@ -17,7 +17,7 @@ from cnn_jax import ops
 from cnn_jax.ops.conv import numba as conv_numba
 from tests.support.gradcheck import compiled, equivalent, normal, relative_error
 
-BY_HAND = [name for name in ops.CONVS if name != "lax"]
+BY_HAND = [name for name in ops.ALGORITHMS if name != "lax"]
 DN = ("NHWC", "HWIO", "NHWC")
 
 
@@ -110,7 +110,7 @@ def f(name, groups):
 def same(a, b):
     for a, b in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
-for name in ops.CONVS:
+for name in ops.ALGORITHMS:
     if name == "numba" and importlib.util.find_spec(name) is None: continue
     for groups, kernel in ((1, w), (4, v)):
         expected = f("lax", groups)(x, kernel)
@@ -166,7 +166,7 @@ def test_any_implementation_plugs_into_flax(name):
     def network(f):
         return nn.Conv(4, (3, 3), conv_general_dilated=f)
     variables = network(None).init(jax.random.key(0), x)
-    found = network(ops.CONVS[name]).apply(variables, x)
+    found = network(ops.conv_general_dilated(name)).apply(variables, x)
     assert relative_error(found, network(None).apply(variables, x)) <= 5e-6
 
 
@@ -193,9 +193,9 @@ def test_the_loops_train_a_tiny_network():
 def test_other_layouts_are_lax_layouts():
     x, w = f32(0, 2, 3, 6, 5), f32(1, 4, 3, 3, 2)
     for numbers in (None, ("NCHW", "OIHW", "NHWC"), ("NCHW", "OIHW", "CHWN")):
-        found, expected = (ops.CONVS[name](x, w, (1, 2), "SAME",
-                                           dimension_numbers=numbers)
-                           for name in ("im2col", "lax"))
+        found, expected = (ops.conv_general_dilated(name)(
+            x, w, (1, 2), "SAME", dimension_numbers=numbers)
+            for name in ("im2col", "lax"))
         assert relative_error(found, expected) <= 5e-6
 
 
@@ -265,7 +265,7 @@ def test_depthwise_and_separable_by_definition():
 X, W = jnp.zeros((2, 6, 5, 4)), jnp.zeros((3, 3, 4, 8))
 
 
-@pytest.mark.parametrize("name", ops.CONVS)
+@pytest.mark.parametrize("name", ops.ALGORITHMS)
 @pytest.mark.parametrize("call, words", [
     (lambda f: f(X[0], W, (1, 1), "SAME"), r"\(6, 5, 4\).*\(3, 3, 4, 8\).*rank"),
     (lambda f: f(X[..., :3], W, (1, 1), "SAME"),
@@ -286,7 +286,7 @@ X, W = jnp.zeros((2, 6, 5, 4)), jnp.zeros((3, 3, 4, 8))
     (lambda f: f(X, W.astype(jnp.bfloat16), (1, 1), "SAME"), "dtype"),
 ])
 def test_bad_input_is_one_clear_line(name, call, words):
-    f = functools.partial(ops.CONVS[name], dimension_numbers=DN)
+    f = functools.partial(ops.conv_general_dilated(name), dimension_numbers=DN)
     with pytest.raises(ValueError, match=words) as error:
         call(f)
     assert "\n" not in str(error.value)
@@ -387,17 +387,18 @@ def test_bad_operands_are_named(name):
 
 
 def test_what_an_implementation_does_not_support():
-    f = ops.CONVS["winograd"]
+    f = ops.conv_general_dilated("winograd")
     with pytest.raises(ValueError, match="winograd.*3 x 3.*stride 1"):
         f(X, W, (2, 2), "SAME", dimension_numbers=DN)
     with pytest.raises(ValueError, match="floating"):
         ops.correlate(X.astype(int), W.astype(int), implementation="fft")
     with pytest.raises(ValueError, match="batch_group_count"):
-        ops.CONVS["taps"](X, W, (1, 1), "SAME", dimension_numbers=DN,
-                          batch_group_count=2)
-    with pytest.raises(ValueError, match=r"misread.*\(-1, 3\).*before"):
-        ops.CONVS["auto"](X, W, (1, 1), ((-1, 3), (0, 0)), dimension_numbers=DN,
-                          preferred_element_type=jnp.float32)
+        ops.conv_general_dilated("taps")(
+            X, W, (1, 1), "SAME", dimension_numbers=DN, batch_group_count=2)
+    with pytest.raises(ValueError, match=r"beyond an image.*\(-1, 3\)"):
+        ops.conv_general_dilated("auto")(
+            X, W, (1, 1), ((-1, 3), (0, 0)), dimension_numbers=DN,
+            preferred_element_type=jnp.float32)
     with pytest.raises(ValueError, match=r"x \(.*pointwise.*do not fit"):
         ops.separable_conv(X, W[:, :, :1], W[0, 0])
     with pytest.raises(ValueError, match="'wino' is not known: loops, numba"):

@@ -146,7 +146,7 @@ def test_bad_input_is_one_clear_line(call, words):
         call(jnp.zeros((2, 4, 4, 3)), jnp.zeros(3))
 
 
-def test_stored_relu_is_relu():
+def test_materialized_relu_is_relu():
     """Also at 0 and of numbers that are not finite, in both modes and twice."""
     x = jnp.array([-2., -0., 0., 1.5, jnp.inf, -jnp.inf, jnp.nan])
     t, square = normal(0, 7), lambda f: lambda x: (f(x) ** 2).sum()
@@ -156,7 +156,7 @@ def test_stored_relu_is_relu():
             lambda f: jax.grad(square(jax.checkpoint(f)))):
         ours, theirs = (jax.jit(transform(f) if transform is not jax.grad else
                                 jax.grad(lambda x: f(x).sum()))(x)
-                        for f in (ops.stored_relu, jax.nn.relu))
+                        for f in (ops.materialized_relu, jax.nn.relu))
         assert jnp.array_equal(ours, theirs, equal_nan=True)
 
 
@@ -171,7 +171,7 @@ def test_the_sum_of_a_residual_block_is_not_computed_again():
         return sum(sums)
 
     x = jnp.ones((64, 64))
-    for relu, calls in (ops.stored_relu, 3), (jax.nn.relu, 0):
+    for relu, calls in (ops.materialized_relu, 3), (jax.nn.relu, 0):
         step = jax.jit(jax.grad(functools.partial(chain, relu=relu)))
         program = step.lower(x, x).compile()
         assert program.as_text().count(" call(") == calls

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from cnn_jax import ops
-from cnn_jax.ops.conv import im2col as conv_im2col
 from cnn_jax.ops.conv.im2col import col2im, im2col
-from cnn_jax.ops.geometry import conv_spec
+from cnn_jax.ops.conv import conv_spec, im2col as conv_im2col
 from tests.support.gradcheck import compiled, normal, relative_error
 
 # The hand-worked cases are written [N, C, H, W] and [O, C, H, W], as published.
-EXACT = [name for name in ops.CONVS if name != "winograd"]
+EXACT = [name for name in ops.ALGORITHMS if name != "winograd"]
 
 
 def nhwc(a):

@@ -7,7 +7,7 @@ from cnn_jax import ops
 from tests.support.gradcheck import compiled, relative_error
 
 # 'winograd' takes no stride.
-OTHERS = [name for name in ops.CONVS if name not in ("loops", "auto", "winograd")]
+OTHERS = [name for name in ops.ALGORITHMS if name not in ("loops", "auto", "winograd")]
 
 
 def pairs(n, kernel, stride, dilation, padding) -> tuple[int, int]:

@@ -18,10 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax.native import library
-from cnn_jax.ops.conv import onednn as conv_onednn, winograd_cost
-from cnn_jax.ops.geometry import ConvSpec, conv_spec
-from cnn_jax.ops.sums import sums_p
+from cnn_jax.native import convolution, cost, library
+from cnn_jax.native.moments import sums_p
+from cnn_jax.ops.conv import ConvSpec, conv_spec, select
 
 TOLERANCE = {"float32": 5e-6, "bfloat16": 2e-2}  # of max |a - b| / max |b|
 PROT_NONE = 0
@@ -42,7 +41,7 @@ def problem(rng: np.random.Generator, dtype) -> ConvSpec:
             tuple(map(int, rng.integers(1, 5, rank))),
             tuple(map(tuple, rng.integers(0, 5, (rank, 2)).tolist())), None,
             tuple(map(int, rng.integers(1, 4, rank))), groups)
-        if conv_onednn.takes(spec, jnp.dtype(dtype)):
+        if convolution.supports(spec, jnp.dtype(dtype)):
             return spec
 
 
@@ -54,7 +53,7 @@ def winograd_problem(rng: np.random.Generator) -> ConvSpec:
         padding = tuple(map(tuple, rng.integers(0, 5, (2, 2)).tolist()))
         spec = conv_spec((int(rng.choice([1, 2, 3, 4, 5, 9])), *image, channels),
                          (3, 3, channels, outputs), 1, padding)
-        if conv_onednn.takes(spec, jnp.dtype("float32")):
+        if convolution.supports(spec, jnp.dtype("float32")):
             return spec
 
 
@@ -105,11 +104,12 @@ def by_numpy(x, w, g, spec: ConvSpec):
 
 
 def by_onednn(x, w, g, spec: ConvSpec):
+    algorithm = select("auto", spec, x.dtype)
+
     @jax.jit
     def passes(x, w, g):
-        return (conv_onednn.fastest.forward(x, w, spec),
-                conv_onednn.fastest.input_gradient(g, w, spec),
-                conv_onednn.fastest.weight_gradient(x, g, spec))
+        return (algorithm.forward(x, w, spec), algorithm.input_gradient(g, w, spec),
+                algorithm.weight_gradient(x, g, spec))
     return passes(x, w, g)
 
 
@@ -169,9 +169,9 @@ def fuzz(count: int, seed: int) -> None:
 def fuzz_winograd(count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     for i in range(count):
-        only = {(2, 4)[i % 2]: winograd_cost.Cost(0, 0, 0)}
+        only = {(2, 4)[i % 2]: cost.Cost(0, 0, 0)}
         dtype = "bfloat16" if i % 5 == 4 and library.load().bfloat16 else "float32"
-        with mock.patch.object(winograd_cost, "COSTS", only):
+        with mock.patch.object(cost, "COSTS", only):
             check(winograd_problem(rng), dtype, rng)
         if i % 500 == 499:
             jax.clear_caches()

@@ -1,7 +1,8 @@
-"""NumPy code as an operation: run on the host, called back from compiled programs."""
+"""Runs NumPy code on the host as an operation, called back from compiled programs."""
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +10,16 @@ from jax import lax
 import numpy as np
 
 
-def on_host(function: Callable, shape: Callable, in_float64: bool = True) -> Callable:
-    """`function(*arrays, spec)` on NumPy arrays -> the same under jit, vmap and pmap.
+def on_host(function: Callable[..., np.ndarray],
+            shape: Callable[[Any], tuple[int, ...]],
+            in_float64: bool = True) -> Callable[..., jax.Array]:
+    """Makes `function(*arrays, spec)` of NumPy arrays work under jit, vmap and pmap.
 
-    shape(spec) is the shape of the result, whose dtype is that of the arrays. With
-    `in_float64` the function works in float64 and the result is rounded once.
+    shape(spec) is the shape of the result; its dtype is that of the arrays. With
+    `in_float64` the function computes in float64 and the result is rounded once.
     """
     @functools.wraps(function)
-    def called(*arguments):
+    def called(*arguments: Any) -> jax.Array:
         *arrays, spec = arguments
         dtype = np.dtype(arrays[0].dtype)
         # The thread of a callback does not know `enable_x64(True)` and would round
@@ -26,13 +29,14 @@ def on_host(function: Callable, shape: Callable, in_float64: bool = True) -> Cal
             raise ValueError(f"loops on the host take real arrays, received {dtype} "
                              f"{', '.join(str(a.shape) for a in arrays)}")
 
-        def host(*arrays):
-            arrays = [np.asarray(a) for a in arrays]
+        def host(*arrays: Any) -> np.ndarray:
+            operands = [np.asarray(a) for a in arrays]
             if wide:
-                arrays = [np.ascontiguousarray(a).view(dtype)[..., 0] for a in arrays]
+                operands = [np.ascontiguousarray(a).view(dtype)[..., 0]
+                            for a in operands]
             if in_float64:
-                arrays = [a.astype(np.float64) for a in arrays]
-            result = np.asarray(function(*arrays, spec), dtype)
+                operands = [a.astype(np.float64) for a in operands]
+            result = np.asarray(function(*operands, spec), dtype)
             return result[..., None].view(np.uint32) if wide else result
 
         if wide:

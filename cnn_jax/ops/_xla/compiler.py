@@ -1,8 +1,9 @@
-"""What keeps XLA from slow choices on a CPU: a compiler option, and a border that its
-fusions do not cross."""
+"""Keeps XLA from slow choices on a CPU: a compiler option and a barrier to fusion."""
 
 import functools
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax import lax
@@ -16,10 +17,10 @@ YNN_FUSIONS = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 
 @functools.cache
 def compiler_options() -> dict[str, str]:
-    """What to pass as `jax.jit(f, compiler_options=...)` or `lower().compile(...)`.
+    """Returns what `lower().compile(compiler_options=...)` should receive; see `jit`.
 
-    {} on a GPU or TPU, and on a CPU whose jaxlib does not know the (experimental)
-    option, which is tried once with a tiny program.
+    It is {} on a GPU or TPU, and on a CPU whose jaxlib does not know the experimental
+    option. A tiny program finds that out once.
     """
     if jax.default_backend() != "cpu":
         return {}
@@ -34,17 +35,24 @@ def compiler_options() -> dict[str, str]:
     return options
 
 
-def computed_once(x: jax.Array) -> jax.Array:
-    """x, on a CPU stored: XLA computes cheap values again in every loop that reads
-    them, as often as that reads them. (It takes `lax.optimization_barrier` away before
-    it fuses; a call that it must not inline stays, and costs nothing.)
+def jit(function: Callable, **options: Any) -> Callable:
+    """Compiles like `jax.jit`, with the compiler options of this machine."""
+    return jax.jit(function, compiler_options=compiler_options(), **options)
+
+
+def materialize(x: jax.Array) -> jax.Array:
+    """Materializes x on CPU.
+
+    Otherwise XLA fuses its producer into every consumer and recomputes it. (XLA removes
+    `lax.optimization_barrier` before it fuses; a call that it must not inline stays,
+    and costs nothing.)
     """
-    return lax.platform_dependent(x, cpu=_stored, default=lambda x: x)
+    return lax.platform_dependent(x, cpu=_not_inlined, default=lambda x: x)
 
 
-def _stored(x):
+def _not_inlined(x: jax.Array) -> jax.Array:
     with set_xla_metadata(inlineable="false"):
-        return _border(x)
+        return _barrier(x)
 
 
-_border = jax.jit(lax.optimization_barrier)
+_barrier = jax.jit(lax.optimization_barrier)

@@ -4,20 +4,20 @@ import jax
 from jax import lax
 
 
-def mapped_axes(*arrays) -> frozenset:
-    """The shard_map axes over which any of the arrays differs between devices."""
+def varying_axes(*arrays: jax.Array) -> frozenset[str]:
+    """Names the shard_map axes over which any of the arrays differs between devices."""
     return frozenset().union(*(
         jax.typeof(a).manual_axis_type.varying for a in arrays))
 
 
-def vary_alike(*arrays) -> list:
-    """Marks each array as differing over all the axes over which one of them does.
+def match_varying_axes(*arrays: jax.Array) -> list[jax.Array]:
+    """Marks every array as varying over all axes over which one of them varies.
 
-    Inside shard_map a weight is the same on all devices and an image is not. A
-    custom_vjp must return each gradient as its operand was, but the gradient of such a
-    weight differs; marked like this, JAX sums it over the devices. Elsewhere this does
-    nothing.
+    Inside shard_map a weight is replicated and an image is not. The gradient of that
+    weight varies between devices, but a custom_vjp must return each gradient with the
+    axes of its operand. With this mark JAX sums the gradient over the devices. Outside
+    shard_map nothing changes.
     """
-    axes = mapped_axes(*arrays)
-    return [lax.pcast(a, tuple(axes - mapped_axes(a)), to="varying")
-            if axes - mapped_axes(a) else a for a in arrays]
+    axes = varying_axes(*arrays)
+    return [lax.pcast(a, tuple(axes - varying_axes(a)), to="varying")
+            if axes - varying_axes(a) else a for a in arrays]

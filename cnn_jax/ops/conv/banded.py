@@ -14,23 +14,25 @@ About W / k times as many products as needed, but in one matrix product of usefu
 faster than anything else on a CPU for few channels on small images, such as LeNet's.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnn_jax.ops.geometry import ConvSpec, gather_tap, pad_image, rotate, transposed
+from cnn_jax.ops.conv.spec import ConvSpec, rotate, transposed
 from cnn_jax.ops.conv.vjp import by_group, in_float32, trilinear
+from cnn_jax.ops.geometry import gather_tap, pad_image
 
 
 def band(spec: ConvSpec) -> np.ndarray:
-    """[k, W', W]: 1 where tap k of output p reads pixel q of the last axis, else 0"""
+    """Marks the pixel q that tap k of output p reads, on the last axis: [k, W', W]."""
     k, p, q = np.ogrid[:spec.kernel[-1], :spec.out[-1], :spec.x_shape[-2]]
     read = spec.strides[-1] * p + spec.rhs_dilation[-1] * k - spec.padding[-1][0]
     return read == spec.lhs_dilation[-1] * q
 
 
-def seen_rows(x, spec: ConvSpec):
-    """x [N, *spatial, C] -> P [N * *out', K' W C]"""
+def seen_rows(x: jax.Array, spec: ConvSpec) -> jax.Array:
+    """Collects the image rows that each output row sees: P [N * *out', K' W C]."""
     rows = spec._replace(  # pads all axes but the last
         padding=(*spec.padding[:-1], (0, 0)), lhs_dilation=(*spec.lhs_dilation[:-1], 1))
     xp = pad_image(x, rows)
@@ -44,17 +46,17 @@ def seen_rows(x, spec: ConvSpec):
 
 
 def one_group(spec: ConvSpec) -> ConvSpec:
-    """The convolution of each group of channels by itself."""
+    """Describes the convolution of one group of channels."""
     return spec._replace(
         x_shape=(*spec.x_shape[:-1], spec.x_shape[-1] // spec.groups),
         w_shape=(*spec.w_shape[:-1], spec.w_shape[-1] // spec.groups), groups=1)
 
 
 @in_float32
-def forward(x, w, spec: ConvSpec):
+def forward(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
     one = one_group(spec)
 
-    def product(x, w):
+    def product(x: jax.Array, w: jax.Array) -> jax.Array:
         w = w.reshape(-1, *w.shape[-3:])
         matrix = jnp.einsum("hkco,kpq->hqcpo", w, band(one).astype(w.dtype),
                             precision=lax.Precision.HIGHEST)  # copies, not rounded
@@ -67,15 +69,15 @@ def forward(x, w, spec: ConvSpec):
 
 
 @in_float32
-def input_gradient(g, w, spec: ConvSpec):
+def input_gradient(g: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
     return forward(g, rotate(w, spec.groups), transposed(spec))
 
 
 @in_float32
-def weight_gradient(x, g, spec: ConvSpec):
+def weight_gradient(x: jax.Array, g: jax.Array, spec: ConvSpec) -> jax.Array:
     one = one_group(spec)
 
-    def product(x, g):
+    def product(x: jax.Array, g: jax.Array) -> jax.Array:
         rows = seen_rows(x, one)
         matrix = jnp.matmul(rows.T, g.reshape(rows.shape[0], -1),
                             precision=spec.precision)

@@ -6,26 +6,31 @@ summed:
 
     y  = F^-1(X conj W)     cross-correlation; its first entries, every s-th of them
     dx = F^-1(G W)          true convolution: the rotated kernel
-    dw = F^-1(X conj G)     at the places of the kernel's taps
+    dw = F^-1(X conj G)     at the positions of the kernel's taps
 
 Nothing wraps around, because every window lies inside the padded image.
 Source: Mathieu, Henaff, LeCun, "Fast training of convolutional networks through FFTs",
 2014.
 """
 
+from collections.abc import Iterable, Sequence
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnn_jax.ops.geometry import ConvSpec, need_floats, unpad_image
+from cnn_jax.ops.conv.spec import ConvSpec, need_floats
 from cnn_jax.ops.conv.vjp import by_group, in_float32, trilinear
+from cnn_jax.ops.geometry import unpad_image
 
 
-def _image_axes(spec):
+def _image_axes(spec: ConvSpec) -> tuple[int, ...]:
     return tuple(range(1, 1 + len(spec.kernel)))
 
 
-def _transform(x, spec: ConvSpec, padding, spread):
-    """[N, *size, C] spread and padded to [N, *padded, C], transformed"""
+def _transform(x: jax.Array, spec: ConvSpec, padding: Iterable[tuple[int, int]],
+               spread: Sequence[int]) -> jax.Array:
+    """Spreads and pads [N, *size, C] to [N, *padded, C] and transforms it."""
     need_floats("fft", x, spec)
     config = [(0, 0, 0), *((lo, hi, e - 1) for (lo, hi), e in zip(padding, spread)),
               (0, 0, 0)]
@@ -33,54 +38,54 @@ def _transform(x, spec: ConvSpec, padding, spread):
     return jnp.fft.rfftn(x, axes=_image_axes(spec))
 
 
-def _inverse(product, spec: ConvSpec):
-    """[N, *frequencies, C] -> [N, *padded, C]"""
+def _inverse(product: jax.Array, spec: ConvSpec) -> jax.Array:
+    """Maps [N, *frequencies, C] back to [N, *padded, C]."""
     return jnp.fft.irfftn(product, s=spec.padded, axes=_image_axes(spec))
 
 
-def _image(x, spec):
+def _image(x: jax.Array, spec: ConvSpec) -> jax.Array:
     return _transform(x, spec, spec.padding, spec.lhs_dilation)
 
 
-def _kernel(w, spec):
-    """[C / G, *frequencies, O]: the input channel takes the place of the batch."""
+def _kernel(w: jax.Array, spec: ConvSpec) -> jax.Array:
+    """Transforms w to [C / G, *frequencies, O]; input channels act as the batch."""
     rest = [(0, p - (k - 1) * d - 1)
             for p, k, d in zip(spec.padded, spec.kernel, spec.rhs_dilation)]
     return _transform(jnp.moveaxis(w, -2, 0), spec, rest, spec.rhs_dilation)
 
 
-def _cotangent(g, spec):
+def _cotangent(g: jax.Array, spec: ConvSpec) -> jax.Array:
     rest = [(0, p - (o - 1) * s - 1)
             for p, o, s in zip(spec.padded, spec.out, spec.strides)]
     return _transform(g, spec, rest, spec.strides)
 
 
-def _at(y, size, step):
-    """The first `size` entries, `step` apart, along every image axis."""
+def _at(y: jax.Array, size: Sequence[int], step: Sequence[int]) -> jax.Array:
+    """Takes the first `size` entries, `step` apart, along every image axis."""
     stops = [(n - 1) * s + 1 for n, s in zip(size, step)]
     return lax.slice(y, (0,) * y.ndim, (y.shape[0], *stops, y.shape[-1]), (1, *step, 1))
 
 
-def _sum(equation, a, b, spec):
+def _sum(equation: str, a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
     return by_group(lambda a, b: jnp.einsum(equation, a, b, precision=spec.precision),
                     a, b, spec.groups)
 
 
 @in_float32
-def forward(x, w, spec: ConvSpec):
+def forward(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
     product = _sum("n...c,c...o->n...o", _image(x, spec), _kernel(w, spec).conj(),
                    spec)
     return _at(_inverse(product, spec), spec.out, spec.strides)
 
 
 @in_float32
-def input_gradient(g, w, spec: ConvSpec):
+def input_gradient(g: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
     product = _sum("n...o,c...o->n...c", _cotangent(g, spec), _kernel(w, spec), spec)
     return unpad_image(_inverse(product, spec), spec)
 
 
 @in_float32
-def weight_gradient(x, g, spec: ConvSpec):
+def weight_gradient(x: jax.Array, g: jax.Array, spec: ConvSpec) -> jax.Array:
     product = _sum("n...c,n...o->c...o", _image(x, spec), _cotangent(g, spec).conj(),
                    spec)
     dw = _at(_inverse(product, spec), spec.kernel, spec.rhs_dilation)

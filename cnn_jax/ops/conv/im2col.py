@@ -9,36 +9,41 @@ Source: Chellapilla, Puri, Simard, "High performance convolutional neural networ
 document processing", 2006.
 """
 
+from functools import reduce
+from operator import add
+
+import jax
 import jax.numpy as jnp
 
-from cnn_jax.ops.geometry import (ConvSpec, gather_tap, pad_image, scatter_tap,
-                                  tap_start, unpad_image)
+from cnn_jax.ops.conv.spec import ConvSpec, tap_start
 from cnn_jax.ops.conv.vjp import by_group, in_float32, trilinear
+from cnn_jax.ops.geometry import gather_tap, pad_image, scatter_tap, unpad_image
 
 
-def im2col(x, spec: ConvSpec):
-    """x [N, *spatial, C] -> patches [N, *out, K, C]"""
+def im2col(x: jax.Array, spec: ConvSpec) -> jax.Array:
+    """Gathers patches: x [N, *spatial, C] -> [N, *out, K, C]."""
     xp = pad_image(x, spec)
     return jnp.stack([gather_tap(xp, tap_start(k, spec), spec.out, spec.strides)
                       for k in spec.taps], axis=-2)
 
 
-def col2im(cols, spec: ConvSpec):
-    """The transpose of `im2col`, overlaps added: [N, *out, K, C] -> [N, *spatial, C]"""
-    dxp = sum(
+def col2im(cols: jax.Array, spec: ConvSpec) -> jax.Array:
+    """Transposes `im2col`, overlaps added: [N, *out, K, C] -> [N, *spatial, C]."""
+    dxp = reduce(add, (
         scatter_tap(cols[..., i, :], tap_start(k, spec), spec.padded, spec.strides)
-        for i, k in enumerate(spec.taps))
+        for i, k in enumerate(spec.taps)))
     return unpad_image(dxp, spec)
 
 
-def _rows(a, width):
-    """a [..., width] (one axis or more) -> [M, width]"""
+def _rows(a: jax.Array, width: int) -> jax.Array:
+    """Flattens a [..., width], of one axis or more, to [M, width]."""
     return a.reshape(-1, width)
 
 
 @in_float32
-def forward(x, w, spec: ConvSpec):
-    def product(cols, w):  # [.., K, c], [K, c, o] -> [M, o]
+def forward(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
+    def product(cols: jax.Array, w: jax.Array) -> jax.Array:
+        # [.., K, c], [K, c, o] -> [M, o]
         w = w.reshape(-1, w.shape[-1])
         return jnp.matmul(_rows(cols, w.shape[0]), w, precision=spec.precision)
 
@@ -47,8 +52,9 @@ def forward(x, w, spec: ConvSpec):
 
 
 @in_float32
-def input_gradient(g, w, spec: ConvSpec):
-    def product(g, w):  # [.., o], [K, c, o] -> [M, K, c]
+def input_gradient(g: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
+    def product(g: jax.Array, w: jax.Array) -> jax.Array:
+        # [.., o], [K, c, o] -> [M, K, c]
         taps, c, o = w.shape
         cols = jnp.matmul(_rows(g, o), w.reshape(-1, o).T, precision=spec.precision)
         return cols.reshape(-1, taps, c)
@@ -58,8 +64,9 @@ def input_gradient(g, w, spec: ConvSpec):
 
 
 @in_float32
-def weight_gradient(x, g, spec: ConvSpec):
-    def product(cols, g):  # [.., K, c], [.., o] -> [K, c, o]
+def weight_gradient(x: jax.Array, g: jax.Array, spec: ConvSpec) -> jax.Array:
+    def product(cols: jax.Array, g: jax.Array) -> jax.Array:
+        # [.., K, c], [.., o] -> [K, c, o]
         taps, c = cols.shape[-2:]
         dw = jnp.matmul(_rows(cols, taps * c).T, _rows(g, g.shape[-1]),
                         precision=spec.precision)

@@ -1,9 +1,13 @@
 """Convolution by XLA's own operation, its two gradients written as convolutions."""
 
+import jax
 from jax import lax
+from jax.typing import DTypeLike
 
-from cnn_jax.ops.geometry import ConvSpec, pad_image, rotate, transposed
-from cnn_jax.ops.conv.vjp import trilinear
+from cnn_jax.ops.conv.algorithm import Algorithm
+from cnn_jax.ops.conv.spec import ConvSpec, rotate, transposed
+from cnn_jax.ops.conv.vjp import Passes, trilinear
+from cnn_jax.ops.geometry import pad_image
 
 SPATIAL = "DHW"  # the letters of up to three image axes
 
@@ -16,22 +20,25 @@ def _letters(spec: ConvSpec) -> str:
     return SPATIAL[-rank:]
 
 
-def misread(spec: ConvSpec) -> bool:
-    """True if XLA may read beyond the image: openxla/xla#48713, jaxlib 0.10 on a CPU.
+def hits_xla_48713(spec: ConvSpec) -> bool:
+    """Tells whether XLA may read beyond the image: openxla/xla#48713, jaxlib 0.10, CPU.
 
     It does where it cuts the low side and pads the high side of an axis.
     """
     return any(lo < 0 < hi for lo, hi in spec.padding)
 
 
-def read_right(spec: ConvSpec) -> bool:
-    """True if XLA's own operation and its autodiff are right: neither y nor dx is
-    misread (dw is misread only where y is)."""
-    return not (misread(spec) or misread(transposed(spec)))
+def xla_is_correct(spec: ConvSpec) -> bool:
+    """Tells whether XLA's own operation and its autodiff are correct.
+
+    Neither y nor dx may hit the bug; dw hits it only where y does.
+    """
+    return not (hits_xla_48713(spec) or hits_xla_48713(transposed(spec)))
 
 
-def pad_first(x, spec: ConvSpec):
-    """x padded and spread, and what is left to do: a convolution without padding."""
+def pad_first(x: jax.Array, spec: ConvSpec) -> tuple[jax.Array, ConvSpec]:
+    """Pads and spreads x; returns it with the convolution without padding that is left.
+    """
     # Without the barrier XLA would fold the padding into the convolution again.
     xp = lax.optimization_barrier(pad_image(x, spec))
     ones = (1,) * len(spec.kernel)
@@ -39,8 +46,8 @@ def pad_first(x, spec: ConvSpec):
                              lhs_dilation=ones)
 
 
-def forward(x, w, spec: ConvSpec):
-    if misread(spec):
+def forward(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
+    if hits_xla_48713(spec):
         x, spec = pad_first(x, spec)
     a = _letters(spec)
     return lax.conv_general_dilated(
@@ -48,26 +55,28 @@ def forward(x, w, spec: ConvSpec):
         (f"N{a}C", f"{a}IO", f"N{a}C"), spec.groups, precision=spec.precision)
 
 
-def input_gradient(g, w, spec: ConvSpec):
-    """g spread by the stride, correlated with the rotated kernel."""
+def input_gradient(g: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
+    """Correlates g, spread by the stride, with the rotated kernel."""
     return forward(g, rotate(w, spec.groups), transposed(spec))
 
 
-def weight_gradient(x, g, spec: ConvSpec):
-    """x correlated with g spread by the stride; the batch takes the channels' place."""
-    if misread(spec):
+def weight_gradient(x: jax.Array, g: jax.Array, spec: ConvSpec) -> jax.Array:
+    """Correlates x with g, spread by the stride; batch and channels swap places."""
+    if hits_xla_48713(spec):
         x, spec = pad_first(x, spec)
     a = _letters(spec)
-    return _correlated(x, g, spec, (f"C{a}N", f"I{a}O", f"{a}NC"))
+    return _correlate(x, g, spec, (f"C{a}N", f"I{a}O", f"{a}NC"))
 
 
-def weight_gradient_of_turned(x, g, spec: ConvSpec):
-    """The same of x [C, *spatial, N] and g [*out, N, O], for groups = 1."""
+def weight_gradient_of_transposed(x: jax.Array, g: jax.Array,
+                                  spec: ConvSpec) -> jax.Array:
+    """Computes dw from x [C, *spatial, N] and g [*out, N, O], for groups = 1."""
     a = _letters(spec)
-    return _correlated(x, g, spec, (f"N{a}C", f"{a}IO", f"{a}NC"))
+    return _correlate(x, g, spec, (f"N{a}C", f"{a}IO", f"{a}NC"))
 
 
-def _correlated(x, g, spec: ConvSpec, letters):
+def _correlate(x: jax.Array, g: jax.Array, spec: ConvSpec,
+               letters: tuple[str, str, str]) -> jax.Array:
     padding = []
     for size, k, d, s, o, (lo, hi) in zip(
             spec.padded, spec.kernel, spec.rhs_dilation, spec.strides, spec.out,
@@ -79,4 +88,16 @@ def _correlated(x, g, spec: ConvSpec, letters):
         batch_group_count=spec.groups, precision=spec.precision)
 
 
-passes = trilinear(forward, input_gradient, weight_gradient)
+plain = Passes(forward, input_gradient, weight_gradient)
+passes = trilinear(*plain)
+
+AUTODIFF = Algorithm("lax", forward, passes.input_gradient, passes.weight_gradient)
+BY_HAND = Algorithm("lax", *passes)
+
+
+def select(spec: ConvSpec, dtype: DTypeLike) -> Algorithm:
+    """Leaves the derivatives of the forward pass to JAX where XLA computes them right.
+
+    They then include forward mode.
+    """
+    return AUTODIFF if xla_is_correct(spec) else BY_HAND

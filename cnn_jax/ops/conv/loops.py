@@ -7,29 +7,34 @@ One product of a convolution is (input entry) x (weight entry), added to (output
     dx[inp]   += g[out] w[wei]
     dw[wei]   += g[out] x[inp]
 
-NumPy on the host, in float64 whatever the input, rounded at the end. Under `jit` it is
-called back from the compiled program, so a (tiny) network trains on it.
+It runs in NumPy on the host, in float64 for every input dtype, and rounds at the end.
+Under `jit` the compiled program calls it back, so a (tiny) network trains on it.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 
-from cnn_jax.ops.geometry import ConvSpec
 from cnn_jax.ops._xla.callback import on_host
+from cnn_jax.ops.conv.spec import ConvSpec
 from cnn_jax.ops.conv.vjp import trilinear
 
 
-def products(spec: ConvSpec):
+Index = tuple[int, ...]
+
+
+def products(spec: ConvSpec) -> Iterator[tuple[Index, Index, Index]]:
     """Yields the indices (inp, wei, out) of every product of the convolution."""
     batch, *spatial, _ = spec.x_shape
     *kernel, channels, outputs = spec.w_shape
     for n in range(batch):
         for at in np.ndindex(*spec.out):
             for tap in np.ndindex(*kernel):
-                # The place this tap reads, counted from the first true pixel.
-                place = [s * p + d * k - lo for s, p, d, k, (lo, _) in zip(
+                # The pixel that this tap reads, before input dilation.
+                at_tap = [s * p + d * k - lo for s, p, d, k, (lo, _) in zip(
                     spec.strides, at, spec.rhs_dilation, tap, spec.padding)]
-                pixel = [i // e for i, e in zip(place, spec.lhs_dilation)]
-                between = any(i % e for i, e in zip(place, spec.lhs_dilation))
+                pixel = [i // e for i, e in zip(at_tap, spec.lhs_dilation)]
+                between = any(i % e for i, e in zip(at_tap, spec.lhs_dilation))
                 outside = any(i < 0 or i >= size for i, size in zip(pixel, spatial))
                 if between or outside:
                     continue  # a zero of the padding or of the input dilation
@@ -40,21 +45,21 @@ def products(spec: ConvSpec):
                                (n, *at, o))
 
 
-def forward(x, w, spec: ConvSpec):
+def forward(x: np.ndarray, w: np.ndarray, spec: ConvSpec) -> np.ndarray:
     y = np.zeros(spec.y_shape)
     for inp, wei, out in products(spec):
         y[out] += x[inp] * w[wei]
     return y
 
 
-def input_gradient(g, w, spec: ConvSpec):
+def input_gradient(g: np.ndarray, w: np.ndarray, spec: ConvSpec) -> np.ndarray:
     dx = np.zeros(spec.x_shape)
     for inp, wei, out in products(spec):
         dx[inp] += g[out] * w[wei]
     return dx
 
 
-def weight_gradient(x, g, spec: ConvSpec):
+def weight_gradient(x: np.ndarray, g: np.ndarray, spec: ConvSpec) -> np.ndarray:
     dw = np.zeros(spec.w_shape)
     for inp, wei, out in products(spec):
         dw[wei] += g[out] * x[inp]

@@ -1,21 +1,26 @@
-"""The loops of `conv_loops`, compiled by numba (optional: pip install numba).
+"""The loops of `loops.py`, compiled by numba (optional: pip install numba).
 
 One nest of loops serves the three passes, because all of them visit the same products.
 Images of one and two axes get leading axes of size 1. Sums are in the input's dtype.
 """
 
 import functools
+from collections.abc import Callable, Iterable, Sequence
 
+import jax
 import numpy as np
 
-from cnn_jax.ops.geometry import ConvSpec
 from cnn_jax.ops._xla.callback import on_host
+from cnn_jax.ops.conv.algorithm import Pass
+from cnn_jax.ops.conv.spec import ConvSpec
 from cnn_jax.ops.conv.vjp import in_float32, trilinear
 
 FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = range(3)
 
 
-def _nest(which, x, w, y, strides, low, spread, dilation, groups):
+def _nest(which: int, x: np.ndarray, w: np.ndarray, y: np.ndarray,
+          strides: Sequence[int], low: Sequence[int], spread: Sequence[int],
+          dilation: Sequence[int], groups: int) -> None:
     """Adds every product to x, w or y: x [N,A,B,C,ci], w [I,J,K,ci/G,o], y [N,..,o]"""
     channels, outputs = w.shape[3], w.shape[4] // groups
     for n in range(y.shape[0]):
@@ -48,7 +53,7 @@ def _nest(which, x, w, y, strides, low, spread, dilation, groups):
 
 
 @functools.cache
-def _compiled():
+def _compiled() -> Callable[..., None]:
     try:
         import numba
     except ImportError as error:
@@ -57,10 +62,11 @@ def _compiled():
     return numba.njit(_nest, nogil=True)
 
 
-def _run(which, x, w, y, spec: ConvSpec):
+def _run(which: int, x: np.ndarray, w: np.ndarray, y: np.ndarray,
+         spec: ConvSpec) -> np.ndarray:
     missing = 3 - len(spec.kernel)
 
-    def three(values, neutral):
+    def three(values: Iterable[int], neutral: int) -> tuple[int, ...]:
         return (neutral,) * missing + tuple(values)
 
     # Copies, because what a callback receives is read-only and numba has no const.
@@ -74,23 +80,24 @@ def _run(which, x, w, y, spec: ConvSpec):
     return (y, x, w)[which]
 
 
-def forward(x, w, spec: ConvSpec):
+def forward(x: np.ndarray, w: np.ndarray, spec: ConvSpec) -> np.ndarray:
     return _run(FORWARD, x, w, np.zeros(spec.y_shape, x.dtype), spec)
 
 
-def input_gradient(g, w, spec: ConvSpec):
+def input_gradient(g: np.ndarray, w: np.ndarray, spec: ConvSpec) -> np.ndarray:
     return _run(INPUT_GRADIENT, np.zeros(spec.x_shape, g.dtype), w, g, spec)
 
 
-def weight_gradient(x, g, spec: ConvSpec):
+def weight_gradient(x: np.ndarray, g: np.ndarray, spec: ConvSpec) -> np.ndarray:
     return _run(WEIGHT_GRADIENT, x, np.zeros(spec.w_shape, x.dtype), g, spec)
 
 
-def _called(one_pass, shape):
+def _called(one_pass: Callable[..., np.ndarray],
+            shape: Callable[[ConvSpec], tuple[int, ...]]) -> Pass:
     called = in_float32(on_host(one_pass, shape, in_float64=False))
 
-    def checked(a, b, spec):
-        # What is wrong is an error here, not inside the callback.
+    def checked(a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
+        # Refuse here: an exception inside the callback would lose its message.
         if len(spec.kernel) > 3:
             raise ValueError("conv 'numba' takes at most 3 spatial axes, received "
                              f"x {spec.x_shape} and w {spec.w_shape}")

@@ -6,81 +6,66 @@ dimensions). Networks call "convolution" what mathematics calls cross-correlatio
     y[n, p, o] = sum over k, c of  x[n, s p + d k - lo, c] w[k, c, o] + b[o]
 
 and so does this file; `convolve` is the true convolution, with the kernel rotated.
-Sizes are those of `geometry`. Every gradient has derivatives of any order; forward-mode
-differentiation (jvp) is for 'lax' and 'onednn', elsewhere JAX's TypeError says so.
+Sizes are those of `ops/geometry.py`. Every gradient has derivatives of any order.
+Forward-mode differentiation (jvp) exists for 'lax' and 'onednn'; elsewhere JAX raises
+its TypeError.
 """
 
+import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from jax import lax
 import numpy as np
 
-from cnn_jax.ops.conv import (auto as conv_auto, banded as conv_banded, fft as conv_fft,
-                              im2col as conv_im2col, lax as conv_lax, loops as
-                              conv_loops, numba as conv_numba, onednn as conv_onednn,
-                              taps as conv_taps, winograd as conv_winograd,
-                              winograd_cost)
+from cnn_jax.ops.conv import lax as conv_lax
+from cnn_jax.ops.conv.registry import check_name, select
+from cnn_jax.ops.conv.spec import conv_shapes, conv_spec, group_count
 from cnn_jax.ops.dense import add_bias
-from cnn_jax.ops.geometry import (ConvSpec, conv_shapes, conv_spec, group_count,
-                                  per_axis, resolve_padding)
-from cnn_jax.ops.conv.vjp import Passes
-
-# The three passes of each implementation: forward, input gradient, weight gradient.
-# 'native' has no name of its own among `CONVS`: it is what 'auto' is, where it can be.
-PASSES: dict[str, Passes] = {
-    "loops": conv_loops.passes,
-    "numba": conv_numba.passes,
-    "im2col": conv_im2col.passes,
-    "taps": conv_taps.passes,
-    "banded": conv_banded.passes,
-    "fft": conv_fft.passes,
-    "winograd": conv_winograd.passes,
-    "lax": conv_lax.passes,
-    "onednn": conv_onednn.passes,
-    "native": conv_onednn.fastest,
-    "auto": conv_auto.passes,
-}
+from cnn_jax.ops.geometry import Padding, per_axis, resolve_padding
 
 
-def implementation_of(name: str, spec: ConvSpec, dtype) -> str:
-    """The implementation that the name of one stands for, here and for this problem.
+def correlate(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
+              strides: int | Sequence[int] = 1, padding: Padding = "VALID",
+              dilation: int | Sequence[int] = 1, groups: int = 1,
+              implementation: str = "auto") -> jax.Array:
+    """Cross-correlation, the "convolution" of networks (formula above).
 
-    'onednn' is 'auto' where oneDNN cannot be had and 'lax' for what oneDNN does not
-    take; 'auto' is 'lax' or 'native' where all three passes are that.
+    x [N, *spatial, C], w [*kernel, C / groups, O], b [O] or None -> y [N, *out, O],
+    out = floor((n + lo + hi - (k - 1) d - 1) / s) + 1. Padding is 'SAME', 'VALID', an
+    int or one (low, high) pair an axis. db = sum of g over all axes but the last.
     """
-    if name == "onednn" and not conv_onednn.here():
-        name = "auto"
-    if name == "onednn" and not conv_onednn.takes(spec, dtype):
-        return "lax"
-    if name == "auto":
-        return conv_auto.one_implementation(spec, dtype) or "auto"
-    return name
+    check_name(implementation)
+    shapes = conv_shapes(x.shape, w.shape)
+    _check_bias(b, w.shape[-1], shapes)
+    _check_dtypes(x, w, shapes)
+    rank = x.ndim - 2
+    spec = conv_spec(x.shape, w.shape, per_axis(f"{shapes}: strides", strides, rank),
+                     padding, None, per_axis(f"{shapes}: dilation", dilation, rank),
+                     groups)
+    y = select(implementation, spec, x.dtype).forward(x, w, spec)
+    return y if b is None else add_bias(y, b)
 
 
-def describe(name: str, spec: ConvSpec, dtype) -> str:
-    """What computes this convolution here: 'onednn', 'native Winograd F(4 x 4, 3 x 3)',
-    or where the passes differ 'banded / im2col / lax', for the forward pass and the two
-    gradients."""
-    used = implementation_of(name, spec, dtype)
-    if used == "auto":
-        return " / ".join(conv_auto.form_name(form)
-                          for form in conv_auto.forms(spec, dtype))
-    if used == "native":
-        m = winograd_cost.tile_of(spec, dtype)
-        used = f"native Winograd F({m} x {m}, 3 x 3)" if m else "onednn"
-    if used == "onednn" and conv_onednn.weight_gradient_by_lax(spec):
-        return "onednn / onednn / lax"
-    return used
+def conv_general_dilated(implementation: str) -> Callable[..., jax.Array]:
+    """Returns an implementation with the signature of `lax.conv_general_dilated`.
+
+    Flax takes it as `nn.Conv(..., conv_general_dilated=...)`.
+    """
+    check_name(implementation)
+    return _conv_general_dilated(implementation)
 
 
-def _named(name: str) -> Callable:
-    """The implementation with the signature of `lax.conv_general_dilated`."""
+@functools.cache  # one object for each name, so that modules that hold it are equal
+def _conv_general_dilated(name: str) -> Callable[..., jax.Array]:
 
-    def conv_general_dilated(
-            lhs, rhs, window_strides, padding, lhs_dilation=None, rhs_dilation=None,
-            dimension_numbers=None, feature_group_count=1, batch_group_count=1,
-            precision=None, preferred_element_type=None):
+    def convolution(
+            lhs: jax.Array, rhs: jax.Array, window_strides: Sequence[int],
+            padding: Padding, lhs_dilation: Sequence[int] | None = None,
+            rhs_dilation: Sequence[int] | None = None, dimension_numbers: Any = None,
+            feature_group_count: int = 1, batch_group_count: int = 1,
+            precision: Any = None, preferred_element_type: Any = None) -> jax.Array:
         shapes = conv_shapes(lhs.shape, rhs.shape)
         _check_dtypes(lhs, rhs, shapes)
         n, o, y_axes = lax.conv_dimension_numbers(
@@ -91,85 +76,42 @@ def _named(name: str) -> Callable:
             [lhs.shape[i] for i in x_axes], [rhs.shape[i] for i in w_axes],
             window_strides, padding, lhs_dilation, rhs_dilation, feature_group_count,
             precision)
-        if batch_group_count != 1 or preferred_element_type is not None:
-            if name not in ("lax", "onednn", "auto"):
-                raise ValueError(f"{shapes}: conv {name!r} takes no batch_group_count "
-                                 "and no preferred_element_type: use 'lax' or 'auto'")
-            if not conv_lax.read_right(spec):
-                raise ValueError(f"{shapes}: XLA may misread an image with padding "
-                                 f"{spec.padding}; with batch_group_count or preferred_"
-                                 "element_type pad it before the convolution")
-            return lax.conv_general_dilated(
-                lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation,
-                dimension_numbers, feature_group_count, batch_group_count, precision,
-                preferred_element_type)
-        used = implementation_of(name, spec, lhs.dtype)
-        if used == "lax" and conv_lax.read_right(spec):
-            return lax.conv_general_dilated(
+        only_xla = batch_group_count != 1 or preferred_element_type is not None
+        if only_xla and name not in ("lax", "onednn", "auto"):
+            raise ValueError(f"{shapes}: conv {name!r} takes no batch_group_count "
+                             "and no preferred_element_type: use 'lax' or 'auto'")
+        if only_xla and not conv_lax.xla_is_correct(spec):
+            raise ValueError(f"{shapes}: XLA may read beyond an image with padding "
+                             f"{spec.padding}; with batch_group_count or preferred_"
+                             "element_type pad it before the convolution")
+        algorithm = None if only_xla else select(name, spec, lhs.dtype)
+        if algorithm is None or algorithm is conv_lax.AUTODIFF:
+            return lax.conv_general_dilated(  # takes any layout without a transpose
                 lhs, rhs, spec.strides, spec.padding, spec.lhs_dilation,
-                spec.rhs_dilation, dimension_numbers, spec.groups, precision=precision)
-        y = PASSES[used].forward(lhs.transpose(x_axes), rhs.transpose(w_axes), spec)
+                spec.rhs_dilation, dimension_numbers, spec.groups, batch_group_count,
+                precision, preferred_element_type)
+        y = algorithm.forward(lhs.transpose(x_axes), rhs.transpose(w_axes), spec)
         return y.transpose(np.argsort((y_axes[0], *y_axes[2:], y_axes[1])))
 
-    conv_general_dilated.__name__ = f"conv_{name}"
-    return conv_general_dilated
+    convolution.__name__ = f"conv_{name}"
+    return convolution
 
 
-CONVS: dict[str, Callable] = {
-    "loops": _named("loops"),
-    "numba": _named("numba"),
-    "im2col": _named("im2col"),
-    "taps": _named("taps"),
-    "banded": _named("banded"),
-    "fft": _named("fft"),
-    "winograd": _named("winograd"),
-    "lax": _named("lax"),
-    "onednn": _named("onednn"),
-    "auto": _named("auto"),
-}
-
-
-def _lookup(implementation: str) -> str:
-    if not isinstance(implementation, str) or implementation not in CONVS:
-        raise ValueError(f"conv {implementation!r} is not known: {', '.join(CONVS)}")
-    return implementation
-
-
-def _check_dtypes(x, w, shapes):
+def _check_dtypes(x: jax.Array, w: jax.Array, shapes: str) -> None:
     if x.dtype != w.dtype:
         raise ValueError(f"{shapes} must have the same dtype, received x {x.dtype} and "
                          f"w {w.dtype}")
 
 
-def _check_bias(b, outputs, shapes):
+def _check_bias(b: jax.Array | None, outputs: int, shapes: str) -> None:
     if b is not None and getattr(b, "shape", None) != (outputs,):
         received = f"bias {b.shape}" if hasattr(b, "shape") else f"{type(b).__name__}"
         raise ValueError(f"{shapes} need a bias [O], an array of {outputs} entries, "
                          f"received {received}")
 
 
-def correlate(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
-              strides: int | Sequence[int] = 1, padding="VALID",
-              dilation: int | Sequence[int] = 1, groups: int = 1,
-              implementation: str = "auto") -> jax.Array:
-    """Cross-correlation, the "convolution" of networks (formula above).
-
-    x [N, *spatial, C], w [*kernel, C / groups, O], b [O] or None -> y [N, *out, O],
-    out = floor((n + lo + hi - (k - 1) d - 1) / s) + 1. Padding is 'SAME', 'VALID', an
-    int or one (low, high) pair an axis. db = sum of g over all axes but the last.
-    """
-    conv = CONVS[_lookup(implementation)]
-    shapes = conv_shapes(x.shape, w.shape)
-    _check_bias(b, w.shape[-1], shapes)
-    rank = x.ndim - 2
-    y = conv(x, w, per_axis(f"{shapes}: strides", strides, rank), padding,
-             rhs_dilation=per_axis(f"{shapes}: dilation", dilation, rank),
-             dimension_numbers=_channels_last(x, w), feature_group_count=groups)
-    return y if b is None else add_bias(y, b)
-
-
-def convolve(x: jax.Array, w: jax.Array, b: jax.Array | None = None, *args,
-             **options) -> jax.Array:
+def convolve(x: jax.Array, w: jax.Array, b: jax.Array | None = None, *args: Any,
+             **options: Any) -> jax.Array:
     """True convolution: `correlate` with the kernel rotated by 180 degrees.
 
         y[n, p, o] = sum over k, c of  x[n, s p - d k + d (K - 1) - lo, c] w[k, c, o]
@@ -181,7 +123,7 @@ def convolve(x: jax.Array, w: jax.Array, b: jax.Array | None = None, *args,
 
 
 def conv_transpose(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
-                   strides: int | Sequence[int] = 1, padding="VALID",
+                   strides: int | Sequence[int] = 1, padding: Padding = "VALID",
                    output_padding: int | Sequence[int] = 0,
                    dilation: int | Sequence[int] = 1, groups: int = 1,
                    implementation: str = "auto") -> jax.Array:
@@ -198,7 +140,7 @@ def conv_transpose(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
     dilation; below the stride it chooses among the sizes that the convolution would map
     to n. Pixels that no kernel reaches are the bias.
     """
-    name = _lookup(implementation)
+    check_name(implementation)
     shapes = "conv_transpose: " + conv_shapes(
         x.shape, w.shape, "[*kernel, O / groups, C]")
     _check_dtypes(x, w, shapes)
@@ -225,17 +167,17 @@ def conv_transpose(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
     if min(out) < 1:
         raise ValueError(f"{shapes}: padding {pairs} leaves no output, size {out}")
     # Whole strides of extra pixels are cut off again where the convolution begins.
-    pairs = [(lo, hi - e // s * s) for (lo, hi), e, s in zip(pairs, extra, strides)]
+    pairs = tuple((lo, hi - e // s * s)
+                  for (lo, hi), e, s in zip(pairs, extra, strides))
     spec = conv_spec((x.shape[0], *out, w.shape[-2] * groups), w.shape, strides, pairs,
                      None, dilation, groups)
     assert spec.y_shape == x.shape, (spec, x.shape)
-    name = implementation_of(name, spec, x.dtype)
-    y = PASSES[name].input_gradient(x, w, spec)
+    y = select(implementation, spec, x.dtype).input_gradient(x, w, spec)
     return y if b is None else add_bias(y, b)
 
 
 def depthwise_conv(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
-                   strides: int | Sequence[int] = 1, padding="VALID",
+                   strides: int | Sequence[int] = 1, padding: Padding = "VALID",
                    dilation: int | Sequence[int] = 1,
                    implementation: str = "auto") -> jax.Array:
     """Each channel with its own m kernels: w [*kernel, 1, C m], y [N, *out, C m].
@@ -258,7 +200,7 @@ def pointwise_conv(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
 
 def separable_conv(x: jax.Array, depthwise: jax.Array, pointwise: jax.Array,
                    b: jax.Array | None = None, strides: int | Sequence[int] = 1,
-                   padding="VALID", dilation: int | Sequence[int] = 1,
+                   padding: Padding = "VALID", dilation: int | Sequence[int] = 1,
                    implementation: str = "auto") -> jax.Array:
     """`depthwise_conv` with [*kernel, 1, C m], then `pointwise_conv` with [C m, O].
 
@@ -271,9 +213,3 @@ def separable_conv(x: jax.Array, depthwise: jax.Array, pointwise: jax.Array,
     _check_bias(b, pointwise.shape[-1], shapes)
     x = depthwise_conv(x, depthwise, None, strides, padding, dilation, implementation)
     return pointwise_conv(x, pointwise, b, implementation)
-
-
-def _channels_last(x, w) -> lax.ConvDimensionNumbers:
-    x_axes = (0, x.ndim - 1, *range(1, x.ndim - 1))
-    return lax.ConvDimensionNumbers(
-        x_axes, (w.ndim - 1, w.ndim - 2, *range(w.ndim - 2)), x_axes)

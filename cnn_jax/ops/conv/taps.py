@@ -5,34 +5,36 @@
     dw[k] = X_k^T g
 """
 
+from collections.abc import Sequence
 from functools import reduce
 from operator import add
 
+import jax
 import jax.numpy as jnp
 
-from cnn_jax.ops.geometry import (ConvSpec, gather_tap, pad_image, scatter_tap,
-                                  tap_start, unpad_image)
+from cnn_jax.ops.conv.spec import ConvSpec, tap_start
 from cnn_jax.ops.conv.vjp import by_group, in_float32, trilinear
+from cnn_jax.ops.geometry import gather_tap, pad_image, scatter_tap, unpad_image
 
 
-def _product(equation, a, b, spec: ConvSpec):
+def _product(equation: str, a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
     return by_group(lambda a, b: jnp.einsum(equation, a, b, precision=spec.precision),
                     a, b, spec.groups)
 
 
-def _seen(x, tap, spec: ConvSpec):
+def _seen(x: jax.Array, tap: Sequence[int], spec: ConvSpec) -> jax.Array:
     return gather_tap(x, tap_start(tap, spec), spec.out, spec.strides)
 
 
 @in_float32
-def forward(x, w, spec: ConvSpec):
+def forward(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
     xp = pad_image(x, spec)
     return reduce(add, (_product("...c,co->...o", _seen(xp, k, spec), w[k], spec)
                         for k in spec.taps))
 
 
 @in_float32
-def input_gradient(g, w, spec: ConvSpec):
+def input_gradient(g: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
     dxp = reduce(add, (
         scatter_tap(_product("...o,co->...c", g, w[k], spec), tap_start(k, spec),
                     spec.padded, spec.strides)
@@ -41,7 +43,7 @@ def input_gradient(g, w, spec: ConvSpec):
 
 
 @in_float32
-def weight_gradient(x, g, spec: ConvSpec):
+def weight_gradient(x: jax.Array, g: jax.Array, spec: ConvSpec) -> jax.Array:
     xp = pad_image(x, spec)
     dw = [_product("...c,...o->co", _seen(xp, k, spec), g, spec) for k in spec.taps]
     return jnp.stack(dw).reshape(spec.w_shape)

@@ -19,30 +19,32 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
-from cnn_jax.ops.geometry import ConvSpec, is_empty
-from cnn_jax.ops._xla.shard_map import vary_alike
+from cnn_jax.ops._xla.shard_map import match_varying_axes
+from cnn_jax.ops.conv.algorithm import Pass
+from cnn_jax.ops.conv.spec import ConvSpec, is_empty
 
 
 class Passes(NamedTuple):
-    forward: Callable  # (x, w, spec) -> y
-    input_gradient: Callable  # (g, w, spec) -> dx
-    weight_gradient: Callable  # (x, g, spec) -> dw
+    forward: Pass          # (x, w, spec) -> y
+    input_gradient: Pass   # (g, w, spec) -> dx
+    weight_gradient: Pass  # (x, g, spec) -> dw
 
 
-def trilinear(forward, input_gradient, weight_gradient) -> Passes:
-    """The three passes, each with the other two as its hand-written VJP."""
+def trilinear(forward: Pass, input_gradient: Pass, weight_gradient: Pass) -> Passes:
+    """Gives each pass the other two as its hand-written VJP."""
 
     @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-    def y(x, w, spec: ConvSpec):
+    def y(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
         return _or_zeros(forward, x, w, spec, spec.y_shape)
 
     @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-    def dx(g, w, spec: ConvSpec):
+    def dx(g: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
         return _or_zeros(input_gradient, g, w, spec, spec.x_shape)
 
     @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-    def dw(x, g, spec: ConvSpec):
+    def dw(x: jax.Array, g: jax.Array, spec: ConvSpec) -> jax.Array:
         return _or_zeros(weight_gradient, x, g, spec, spec.w_shape)
 
     # t is the cotangent of each pass: g-, x- and w-shaped in turn.
@@ -52,21 +54,26 @@ def trilinear(forward, input_gradient, weight_gradient) -> Passes:
               lambda spec, gw, t: (y(t, gw[1], spec), dw(t, gw[0], spec)))
     dw.defvjp(lambda x, g, spec: (dw(x, g, spec), (x, g)),
               lambda spec, xg, t: (dx(xg[1], t, spec), y(xg[0], t, spec)))
-    return Passes(*(_with_like_operands(one_pass) for one_pass in (y, dx, dw)))
+    return Passes(*(_with_matching_axes(one_pass) for one_pass in (y, dx, dw)))
 
 
-def _with_like_operands(one_pass):
-    return lambda a, b, spec: one_pass(*vary_alike(a, b), spec)
+def _with_matching_axes(one_pass: Pass) -> Pass:
+    def matched(a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
+        a, b = match_varying_axes(a, b)
+        return one_pass(a, b, spec)
+    return matched
 
 
-def _or_zeros(one_pass, a, b, spec, shape):
+def _or_zeros(one_pass: Pass, a: jax.Array, b: jax.Array, spec: ConvSpec,
+              shape: tuple[int, ...]) -> jax.Array:
     if is_empty(spec):
         return jnp.zeros(shape, a.dtype)
     return one_pass(a, b, spec)
 
 
-def by_group(product, a, b, groups: int):
-    """product(a, b) for each group of channels by itself.
+def by_group(product: Callable[[jax.Array, jax.Array], jax.Array], a: jax.Array,
+             b: jax.Array, groups: int) -> jax.Array:
+    """Computes product(a, b) for each group of channels by itself.
 
     The last axis of a, of b and of the product holds the channels, group after group.
     """
@@ -77,14 +84,14 @@ def by_group(product, a, b, groups: int):
     return y.reshape(*y.shape[:-2], -1)
 
 
-def low_precision(dtype) -> bool:
+def low_precision(dtype: DTypeLike) -> bool:
     return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
 
 
-def in_float32(one_pass):
-    """Half-precision operands are summed in float32 and rounded once, at the end."""
+def in_float32(one_pass: Pass) -> Pass:
+    """Sums half-precision operands in float32 and rounds once, at the end."""
     @functools.wraps(one_pass)
-    def widened(a, b, spec):
+    def widened(a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
         if low_precision(a.dtype):
             wide = one_pass(a.astype(jnp.float32), b.astype(jnp.float32), spec)
             return wide.astype(a.dtype)

@@ -13,22 +13,25 @@ Source: Lavin and Gray, "Fast algorithms for convolutional neural networks", 201
 """
 
 import itertools
+from functools import reduce
+from operator import add
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 import numpy as np
 
-from cnn_jax.ops.geometry import (ConvSpec, gather_tap, need_floats, pad_image,
-                                  scatter_tap, unpad_image)
+from cnn_jax.ops.conv.spec import ConvSpec, need_floats
 from cnn_jax.ops.conv.vjp import by_group, in_float32, trilinear
+from cnn_jax.ops.geometry import gather_tap, pad_image, scatter_tap, unpad_image
 
 B = np.array([[1, 0, 0, 0], [0, 1, -1, 1], [-1, 1, 1, 0], [0, 0, 0, -1]])
 G = np.array([[1, 0, 0], [.5, .5, .5], [.5, -.5, .5], [0, 0, 1]])
 A = np.array([[1, 0], [1, 1], [1, -1], [0, -1]])
-PLACES = list(itertools.product(range(4), range(4)))  # in a tile
+TILE = list(itertools.product(range(4), range(4)))  # the pixels of a tile
 
 
-def _check(spec: ConvSpec):
+def _check(spec: ConvSpec) -> None:
     if (spec.kernel != (3, 3) or spec.strides != (1, 1)
             or spec.rhs_dilation != (1, 1)):
         raise ValueError(
@@ -37,37 +40,40 @@ def _check(spec: ConvSpec):
             f"rhs_dilation {spec.rhs_dilation}")
 
 
-def _both_sides(matrix, blocks):
-    """matrix^T blocks matrix, over the two leading axes of `blocks`."""
-    matrix = jnp.asarray(matrix, blocks.dtype)
-    return jnp.einsum("ia,jb,ij...->ab...", matrix, matrix, blocks, precision="highest")
+def _both_sides(matrix: np.ndarray, blocks: jax.Array) -> jax.Array:
+    """Computes matrix^T blocks matrix over the two leading axes of `blocks`."""
+    m = jnp.asarray(matrix, blocks.dtype)
+    return jnp.einsum("ia,jb,ij...->ab...", m, m, blocks, precision="highest")
 
 
-def _tile_counts(spec):
+def _tile_counts(spec: ConvSpec) -> tuple[int, ...]:
     return tuple(-(-o // 2) for o in spec.out)
 
 
-def _margin(spec: ConvSpec):
-    """What the tiles reach beyond the padded image (or, negative, leave of it)."""
+def _margin(spec: ConvSpec) -> list[tuple[int, int, int]]:
+    """Says how far the tiles reach beyond the padded image, as `lax.pad` takes it.
+
+    A negative number is what they do not reach of it.
+    """
     return [(0, 2 * t + 2 - p, 0) for t, p in zip(_tile_counts(spec), spec.padded)]
 
 
-def _tiles(x, spec: ConvSpec):
-    """x [N, H, W, C] -> V [4, 4, N, th, tw, C]"""
+def _tiles(x: jax.Array, spec: ConvSpec) -> jax.Array:
+    """Transforms x [N, H, W, C] to V [4, 4, N, th, tw, C]."""
     need_floats("winograd", x, spec)
     xp = lax.pad(pad_image(x, spec), jnp.zeros((), x.dtype),
                  [(0, 0, 0), *_margin(spec), (0, 0, 0)])
-    d = jnp.stack([gather_tap(xp, at, _tile_counts(spec), (2, 2)) for at in PLACES])
+    d = jnp.stack([gather_tap(xp, at, _tile_counts(spec), (2, 2)) for at in TILE])
     return _both_sides(B, d.reshape(4, 4, *d.shape[1:]))
 
 
-def _kernel(w):
-    """w [3, 3, C / G, O] -> U [4, 4, C / G, O]"""
+def _kernel(w: jax.Array) -> jax.Array:
+    """Transforms w [3, 3, C / G, O] to U [4, 4, C / G, O]."""
     return _both_sides(G.T, w)
 
 
-def _output_tiles(g, spec: ConvSpec):
-    """g [N, *out, O] -> dM [4, 4, N, th, tw, O]"""
+def _output_tiles(g: jax.Array, spec: ConvSpec) -> jax.Array:
+    """Transforms g [N, *out, O] to dM [4, 4, N, th, tw, O]."""
     need_floats("winograd", g, spec)
     th, tw = _tile_counts(spec)
     g = lax.pad(g, jnp.zeros((), g.dtype), [
@@ -76,13 +82,13 @@ def _output_tiles(g, spec: ConvSpec):
     return _both_sides(A.T, g)
 
 
-def _product(equation, a, b, spec: ConvSpec):
+def _product(equation: str, a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
     return by_group(lambda a, b: jnp.einsum(equation, a, b, precision=spec.precision),
                     a, b, spec.groups)
 
 
 @in_float32
-def forward(x, w, spec: ConvSpec):
+def forward(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
     _check(spec)
     m = _product("abnhwc,abco->abnhwo", _tiles(x, spec), _kernel(w), spec)
     y = _both_sides(A, m)  # [2, 2, N, th, tw, O]
@@ -92,19 +98,19 @@ def forward(x, w, spec: ConvSpec):
 
 
 @in_float32
-def input_gradient(g, w, spec: ConvSpec):
+def input_gradient(g: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
     _check(spec)
     dv = _product("abnhwo,abco->abnhwc", _output_tiles(g, spec), _kernel(w), spec)
     d = _both_sides(B.T, dv)  # [4, 4, N, th, tw, C]
     reach = [2 * t + 2 for t in _tile_counts(spec)]
-    dxp = sum(scatter_tap(d[at], at, reach, (2, 2)) for at in PLACES)
+    dxp = reduce(add, (scatter_tap(d[at], at, reach, (2, 2)) for at in TILE))
     dxp = lax.pad(dxp, jnp.zeros((), dxp.dtype), [
         (0, 0, 0), *((0, -hi, 0) for _, hi, _ in _margin(spec)), (0, 0, 0)])
     return unpad_image(dxp, spec)
 
 
 @in_float32
-def weight_gradient(x, g, spec: ConvSpec):
+def weight_gradient(x: jax.Array, g: jax.Array, spec: ConvSpec) -> jax.Array:
     _check(spec)
     du = _product("abnhwc,abnhwo->abco", _tiles(x, spec), _output_tiles(g, spec), spec)
     return _both_sides(G, du)

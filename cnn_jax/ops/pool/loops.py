@@ -1,32 +1,36 @@
 """Pooling by plain loops: the specification that every other form must equal.
 
-NumPy on the host, called back from a compiled program under `jit`.
+It runs in NumPy on the host; under `jit` the compiled program calls it back.
 """
 
 import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
 
-from cnn_jax.ops.geometry import PoolSpec
 from cnn_jax.ops._xla.callback import on_host
+from cnn_jax.ops.pool.spec import PoolSpec
 
 
-def windows(spec: PoolSpec):
+Index = tuple[int, ...]
+
+
+def windows(spec: PoolSpec) -> Iterator[tuple[Index, list[Index]]]:
     """Yields (output entry, the entries of x in its window, in row-major order)."""
     batch, *spatial, channels = spec.x_shape
     for n in range(batch):
         for at in np.ndindex(*spec.out):
-            places = [[s * p + k - lo for s, p, k, (lo, _) in zip(
+            taps = [[s * p + k - lo for s, p, k, (lo, _) in zip(
                 spec.strides, at, tap, spec.padding)] for tap in spec.taps]
-            inside = [place for place in places
-                      if all(0 <= i < size for i, size in zip(place, spatial))]
+            inside = [pixel for pixel in taps
+                      if all(0 <= i < size for i, size in zip(pixel, spatial))]
             for c in range(channels):
-                yield (n, *at, c), [(n, *place, c) for place in inside]
+                yield (n, *at, c), [(n, *pixel, c) for pixel in inside]
 
 
-def count(out, pixels, spec: PoolSpec) -> int:
-    """What an average divides by: the pixels of the window and the counted padding."""
+def count(out: Index, pixels: Sequence[Index], spec: PoolSpec) -> int:
+    """Counts the pixels of a window and of the padding that an average counts."""
     if not any(map(any, spec.counted)):
         return len(pixels)
     size = 1
@@ -37,29 +41,29 @@ def count(out, pixels, spec: PoolSpec) -> int:
     return size
 
 
-def max_forward(x, spec):
+def max_forward(x: np.ndarray, spec: PoolSpec) -> np.ndarray:
     y = np.zeros(spec.y_shape)
     for out, pixels in windows(spec):
         y[out] = np.max([x[i] for i in pixels])  # NaN if one is
     return y
 
 
-def max_backward(x, g, spec):
+def max_backward(x: np.ndarray, g: np.ndarray, spec: PoolSpec) -> np.ndarray:
     dx = np.zeros(spec.x_shape)
     for out, pixels in windows(spec):
-        first = np.argmax([x[i] for i in pixels])  # of equals the first
+        first = np.argmax([x[i] for i in pixels])  # the first of equals
         dx[pixels[first]] += g[out]
     return dx
 
 
-def mean_forward(x, spec):
+def mean_forward(x: np.ndarray, spec: PoolSpec) -> np.ndarray:
     y = np.zeros(spec.y_shape)
     for out, pixels in windows(spec):
         y[out] = sum(x[i] for i in pixels) / count(out, pixels, spec)
     return y
 
 
-def mean_backward(x, g, spec):
+def mean_backward(x: np.ndarray, g: np.ndarray, spec: PoolSpec) -> np.ndarray:
     dx = np.zeros(spec.x_shape)
     for out, pixels in windows(spec):
         for i in pixels:
@@ -67,16 +71,17 @@ def mean_backward(x, g, spec):
     return dx
 
 
-def _pooling(forward, backward):
-    forward = on_host(forward, lambda spec: spec.y_shape)
-    backward = on_host(backward, lambda spec: spec.x_shape)
+def _pooling(forward: Callable[..., np.ndarray], backward: Callable[..., np.ndarray]
+             ) -> Callable[[jax.Array, PoolSpec], jax.Array]:
+    y_of = on_host(forward, lambda spec: spec.y_shape)
+    dx_of = on_host(backward, lambda spec: spec.x_shape)
 
     @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-    def pool(x, spec):
-        return forward(x, spec)
+    def pool(x: jax.Array, spec: PoolSpec) -> jax.Array:
+        return y_of(x, spec)
 
     pool.defvjp(lambda x, spec: (pool(x, spec), x),
-                lambda spec, x, g: (backward(x, g, spec),))
+                lambda spec, x, g: (dx_of(x, g, spec),))
     return pool
 
 

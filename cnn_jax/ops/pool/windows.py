@@ -1,39 +1,45 @@
 """Pooling as elementwise work on shifted slices, one for each tap of the window.
 
 On a CPU this is several times faster than `lax.reduce_window`, above all the gradient
-of the maximum: the forward pass saves the index of the maximum, and the backward pass
-hands the cotangent back by it.
+of the maximum: the forward pass saves which tap held it, and the backward pass scatters
+the cotangent to that tap.
 """
 
 import functools
 import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jax.sharding import PartitionSpec
 import numpy as np
 
-from cnn_jax.ops._xla.compiler import computed_once
-from cnn_jax.ops.geometry import (PoolSpec, gather_tap, pad_image, scatter_tap,
-                                  unpad_image)
+from cnn_jax.ops._xla.compiler import materialize
+from cnn_jax.ops.geometry import gather_tap, pad_image, scatter_tap, unpad_image
+from cnn_jax.ops.pool.spec import PoolSpec
+
+Arrays = tuple[jax.Array, jax.Array]
 
 
-def lowest(dtype):
-    """The value that is never a maximum: what max pooling pads with."""
+def lowest(dtype: DTypeLike) -> np.ndarray:
+    """Returns the value that max pooling pads with: it is never a maximum."""
     if jnp.issubdtype(dtype, jnp.inexact):
         return np.asarray(-np.inf, dtype)
     return np.asarray(jnp.iinfo(dtype).min, dtype)
 
 
-def _slices(x, spec: PoolSpec, value):
+def _slices(x: jax.Array, spec: PoolSpec, value: Any) -> list[jax.Array]:
+    """Lists x as each tap sees it, [N, *out, C]."""
     xp = pad_image(x, spec, value)
     return [gather_tap(xp, k, spec.out, spec.strides) for k in spec.taps]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _max_and_index(x, spec: PoolSpec):
-    """(y, index of the first maximum among the taps), each [N, *out, C]"""
+def _max_and_index(x: jax.Array, spec: PoolSpec) -> Arrays:
+    """Returns y and which tap holds the first maximum, each [N, *out, C]."""
     y, *others = _slices(x, spec, lowest(x.dtype))
     dtype = np.int8 if len(spec.taps) <= 128 else np.int32
     index = jnp.broadcast_to(_first_inside(spec).astype(dtype), y.shape)
@@ -43,26 +49,25 @@ def _max_and_index(x, spec: PoolSpec):
     return y, index
 
 
-def _max_forward(x, spec):
+def _max_forward(x: jax.Array, spec: PoolSpec) -> tuple[Arrays, jax.Array]:
     y, index = _max_and_index(x, spec)
     if spec.window != spec.strides:
-        # Else the backward pass searches anew, for each window that a pixel is in.
-        index = computed_once(index)
+        # Otherwise the backward pass searches again for every window of a pixel.
+        index = materialize(index)
     return (y, index), index
 
 
-def _max_backward(spec, index, cotangents):
+def _max_backward(spec: PoolSpec, index: jax.Array,
+                  cotangents: Arrays) -> tuple[jax.Array]:
     g, _ = cotangents
-    zero = jnp.zeros((), g.dtype)
-    return (_handed_back(lambda tap, shifted: jnp.where(
-        shifted(index) == tap.astype(index.dtype), shifted(g), zero), spec),)
+    return (_scatter(g, index, spec),)
 
 
 _max_and_index.defvjp(_max_forward, _max_backward)
 
 
 def _first_inside(spec: PoolSpec) -> np.ndarray:
-    """Index of each window's first tap in the image, not in the padding: [*out, 1]"""
+    """Numbers each window's first tap in the image, not in the padding: [*out, 1]."""
     index = np.zeros((1,), int)
     for k, s, o, (lo, _) in zip(spec.window, spec.strides, spec.out, spec.padding):
         first = np.maximum(lo - np.arange(o) * s, 0)
@@ -70,22 +75,20 @@ def _first_inside(spec: PoolSpec) -> np.ndarray:
     return index
 
 
-def max_pool(x, spec: PoolSpec):
+def max_pool(x: jax.Array, spec: PoolSpec) -> jax.Array:
     return _max_and_index(x, spec)[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def mean_pool(x, spec: PoolSpec):
+def mean_pool(x: jax.Array, spec: PoolSpec) -> jax.Array:
     """y = sum over the taps / count"""
-    return functools.reduce(jnp.add, _slices(x, spec, 0)) / counts(spec, x.dtype)
+    return functools.reduce(jnp.add, _slices(x, spec, 0)) / counts(spec, x.dtype)[None]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _mean_gradient(g, spec: PoolSpec):
-    """dx = g / count, handed to every pixel of the window"""
-    share = g / counts(spec, g.dtype)
-    return _handed_back(lambda tap, shifted: jnp.where(
-        tap >= 0, shifted(share), jnp.zeros((), g.dtype)), spec)
+def _mean_gradient(g: jax.Array, spec: PoolSpec) -> jax.Array:
+    """dx = g / count, added to every pixel of the window"""
+    return _scatter(g / counts(spec, g.dtype)[None], None, spec)
 
 
 # Both are linear, so each is the gradient of the other, to any order.
@@ -95,8 +98,8 @@ _mean_gradient.defvjp(lambda g, spec: (_mean_gradient(g, spec), None),
                       lambda spec, _, t: (mean_pool(t, spec),))
 
 
-def counts(spec: PoolSpec, dtype) -> np.ndarray:
-    """How many entries each window averages over: [*out, 1]"""
+def counts(spec: PoolSpec, dtype: DTypeLike) -> np.ndarray:
+    """Counts the entries that each window averages over: [*out, 1]."""
     count = np.ones((1,))
     for n, k, s, o, (lo, _), (counted_lo, counted_hi) in zip(
             spec.x_shape[1:-1], spec.window, spec.strides, spec.out, spec.padding,
@@ -108,55 +111,66 @@ def counts(spec: PoolSpec, dtype) -> np.ndarray:
     return count.astype(dtype)
 
 
-def _handed_back(part, spec: PoolSpec):
-    """What the windows hand back to the pixels: [N, *spatial, C].
+def _scatter(g: jax.Array, index: jax.Array | None, spec: PoolSpec) -> jax.Array:
+    """Adds each window's g [N, *out, C] to its pixels: [N, *spatial, C].
 
-    part(tap, shifted): what goes to the tap of a number, of arrays `a` [N, *out, C] of
-    the windows as shifted(a); see `_by_phase`.
+    It goes to the tap that `index` numbers, or to every tap where index is None.
     """
     if max(spec.strides) > 1:
-        return unpad_image(_by_phase(part, spec), spec)
-    return unpad_image(functools.reduce(jnp.add, (
-        scatter_tap(part(np.int64(i), lambda a: a), k, spec.padded, spec.strides)
-        for i, k in enumerate(spec.taps))), spec)
+        return unpad_image(_scatter_by_phase(g, index, spec), spec)
+    zero, parts = jnp.zeros((), g.dtype), []
+    for number, tap in enumerate(spec.taps):
+        part = g if index is None else jnp.where(
+            index == index.dtype.type(number), g, zero)
+        parts.append(scatter_tap(part, tap, spec.padded, spec.strides))
+    return unpad_image(functools.reduce(jnp.add, parts), spec)
 
 
-def _by_phase(part, spec: PoolSpec):
-    """At strides above 1, without a pass over the image for each tap: [N, *padded, C].
+def _scatter_by_phase(g: jax.Array, index: jax.Array | None,
+                      spec: PoolSpec) -> jax.Array:
+    """Scatters at strides above 1 without a pass over the image for each tap.
 
-    A pixel s q + r of the padded image, 0 <= r < s, is read by tap r + s j of the
-    window q - j alone, for each j < ceil(window / s). So for each j
-
-        part(tap, shifted)   [N, q1, s1, q2, s2, C], which are added
-        tap                  number of the tap [1, 1, s1, 1, s2, 1]; -1: there is none
-        shifted(a)           a [N, *out, C] of the windows q - j: [N, q1, 1, q2, 1, C]
+    Along an axis, a pixel s q + r of the padded image, 0 <= r < s, is read by tap
+    r + s j of window q - j alone, for each j < ceil(window / s). So the loop below goes
+    over j, and adds blocks [N, q1, s1, q2, s2, C] that form [N, *padded, C].
     """
-    strides = spec.strides
+    strides, zero, parts = spec.strides, jnp.zeros((), g.dtype), []
     reach = [-(-k // s) for k, s in zip(spec.window, strides)]
     room = [o + j - 1 for o, j in zip(spec.out, reach)]
-
-    def shifted(j, a):
-        moves = [(i, q - o - i, 0) for i, q, o in zip(j, room, spec.out)]
-        a = lax.pad(a, jnp.zeros((), a.dtype), [(0, 0, 0), *moves, (0, 0, 0)])
-        blocks = [i for q in room for i in (q, 1)]
-        return a.reshape(a.shape[0], *blocks, a.shape[-1])
-
-    def taps(j):
-        number = np.zeros((1,), int)
-        for k, s, i in zip(spec.window, strides, j):
-            at = np.arange(s) + s * i
-            number = np.where((at < k) & (number[..., None] >= 0),
-                              number[..., None] * k + at, -1)
-        return number.reshape([1, *(i for s in strides for i in (1, s)), 1])
-
-    image = functools.reduce(jnp.add, (
-        part(taps(j), functools.partial(shifted, j))
-        for j in itertools.product(*map(range, reach))))
+    for j in itertools.product(*map(range, reach)):
+        taps = _taps_of_phase(j, spec)
+        shifted_g = _shift(g, j, room, spec)
+        if index is None:
+            part = jnp.where(taps >= 0, shifted_g, zero)
+        else:
+            shifted = _shift(index, j, room, spec)
+            part = jnp.where(shifted == taps.astype(index.dtype), shifted_g, zero)
+        parts.append(part)
+    image = functools.reduce(jnp.add, parts)
     covered = [q * s for q, s in zip(room, strides)]
-    # Over a mesh whose axes are explicit, only the images may be split here.
-    split = jax.typeof(image).sharding
-    names = split.spec[0], *[None] * len(covered), split.spec[-1]
+    # Over a mesh whose axes are explicit, only the images may be sharded here.
+    sharding = jax.typeof(image).sharding
+    names = sharding.spec[0], *[None] * len(covered), sharding.spec[-1]
     image = lax.reshape(image, (image.shape[0], *covered, image.shape[-1]),
-                        out_sharding=split.update(spec=PartitionSpec(*names)))
-    rest = [(0, p - m, 0) for p, m in zip(spec.padded, covered)]
-    return lax.pad(image, jnp.zeros((), image.dtype), [(0, 0, 0), *rest, (0, 0, 0)])
+                        out_sharding=sharding.update(spec=PartitionSpec(*names)))
+    missing = [(0, p - m, 0) for p, m in zip(spec.padded, covered)]
+    return lax.pad(image, zero, [(0, 0, 0), *missing, (0, 0, 0)])
+
+
+def _shift(a: jax.Array, j: Sequence[int], room: Sequence[int],
+           spec: PoolSpec) -> jax.Array:
+    """Moves a [N, *out, C] to the windows q - j: [N, q1, 1, q2, 1, C]."""
+    moves = [(i, q - o - i, 0) for i, q, o in zip(j, room, spec.out)]
+    a = lax.pad(a, jnp.zeros((), a.dtype), [(0, 0, 0), *moves, (0, 0, 0)])
+    blocks = [i for q in room for i in (q, 1)]
+    return a.reshape(a.shape[0], *blocks, a.shape[-1])
+
+
+def _taps_of_phase(j: Sequence[int], spec: PoolSpec) -> np.ndarray:
+    """Numbers the tap r + s j of every residue r, [1, 1, s1, 1, s2, 1]; -1 for none."""
+    number = np.zeros((1,), int)
+    for k, s, i in zip(spec.window, spec.strides, j):
+        at = np.arange(s) + s * i
+        number = np.where((at < k) & (number[..., None] >= 0),
+                          number[..., None] * k + at, -1)
+    return number.reshape([1, *(i for s in spec.strides for i in (1, s)), 1])

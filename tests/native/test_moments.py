@@ -16,7 +16,7 @@ from tests.support.gradcheck import normal, relative_error
 
 from cnn_jax import ops
 from cnn_jax.native import library
-from cnn_jax.ops.sums import by_xla, sums
+from cnn_jax.ops.moments import by_xla, channel_sums
 
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "tests" / "support"
@@ -53,8 +53,8 @@ def same(found, expected, tolerance=5e-6):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_values(shape):
     arguments = operands(shape)
-    assert calls(sums, *arguments) == 1
-    for f in (sums, by_xla, jax.jit(sums)):
+    assert calls(channel_sums, *arguments) == 1
+    for f in (channel_sums, by_xla, jax.jit(channel_sums)):
         same(f(*arguments), by_numpy(*arguments), 2e-6)
 
 
@@ -62,7 +62,8 @@ def test_values(shape):
 def test_long_sums_are_nearer_than_xlas():
     """A million numbers around 1,000, whose float32 has steps of 6e-5."""
     a, b, center = operands((1_000_000, 2))
-    found, theirs, exact = (f(a + 1000, b, center) for f in (sums, by_xla, by_numpy))
+    found, theirs, exact = (f(a + 1000, b, center)
+                            for f in (channel_sums, by_xla, by_numpy))
     assert relative_error(found[0], exact[0]) <= 1e-7
     assert relative_error(found[0], exact[0]) <= relative_error(theirs[0], exact[0])
 
@@ -105,30 +106,31 @@ TRANSFORMS = {
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_under_transformations(name):
     arguments = operands((3, 5, 4, 6))
-    same(*(jax.jit(TRANSFORMS[name](f))(*arguments) for f in (sums, by_xla)))
+    same(*(jax.jit(TRANSFORMS[name](f))(*arguments) for f in (channel_sums, by_xla)))
 
 
 @here
 def test_other_programs_are_xlas():
     arguments = operands((3, 5, 4, 6))
-    exported = jax.export.export(jax.jit(sums), platforms=("cpu", "cuda"))(*arguments)
+    program = jax.jit(channel_sums)
+    exported = jax.export.export(program, platforms=("cpu", "cuda"))(*arguments)
     assert "custom_call" not in exported.mlir_module()
     same(exported.call(*arguments), by_numpy(*arguments))
     a, b, center = arguments
     images = jax.ShapeDtypeStruct(
         (jax.export.symbolic_shape("n")[0], *a.shape[1:]), a.dtype)
-    exported = jax.export.export(jax.jit(sums))(images, images, center)
+    exported = jax.export.export(program)(images, images, center)
     same(exported.call(*arguments), by_numpy(*arguments))
-    lowered = jax.jit(sums).trace(*arguments).lower(lowering_platforms=("cuda",))
+    lowered = program.trace(*arguments).lower(lowering_platforms=("cuda",))
     assert library.SUMS not in lowered.as_text()
-    assert calls(sums, a.astype(jnp.bfloat16), b, center) == 0
-    assert calls(sums, a[:0], b[:0], center) == 0
-    assert calls(jax.vmap(sums), *(one[None] for one in arguments)) == 0
+    assert calls(channel_sums, a.astype(jnp.bfloat16), b, center) == 0
+    assert calls(channel_sums, a[:0], b[:0], center) == 0
+    assert calls(jax.vmap(channel_sums), *(one[None] for one in arguments)) == 0
 
 
 def test_low_precision_is_summed_in_float32():
     a, b, center = operands((64, 64, 64, 3))
-    found = sums(a.astype(jnp.bfloat16), b, center)
+    found = channel_sums(a.astype(jnp.bfloat16), b, center)
     assert found[0].dtype == found[1].dtype == jnp.float32
     same(found, by_numpy(a.astype(jnp.bfloat16).astype(jnp.float32), b, center))
 
@@ -148,7 +150,7 @@ import functools, jax, jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from cnn_jax import ops
 from cnn_jax.native import library
-from tests.ops.test_ops_sums import operands, same
+from tests.native.test_moments import operands, same
 
 x, _, scale = operands((8, 6, 5, 16))
 def gradients(name=None):

@@ -1,0 +1,148 @@
+"""What a compiled program holds for a convolution that the library supports.
+
+    the program runs                              it holds
+    on one CPU device                             a call of the library
+    inside pmap, or shard_map over all axes       a call on each device
+    under jit over a mesh of CPU devices          a call on each device's own images
+    inside shard_map over some axes of a mesh     XLA's convolution
+    exported for any device                       XLA's convolution
+    on a GPU or TPU                               XLA's convolution
+
+An exported program is promised no library on the machine that loads it. Under jit over
+a mesh a weight gradient of its own for every example (vmap) gathers the images first.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax import lax
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.interpreters import mlir
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from cnn_jax.native import cost, library
+from cnn_jax.ops.conv import lax as conv_lax
+from cnn_jax.ops.conv.spec import ConvSpec
+
+# The passes, as numbered in convolution.cc, and the arrays of each: operands, result.
+FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = range(3)
+ROLES = (("x", "w", "y"), ("y", "w", "x"), ("x", "y", "w"))
+
+
+def result_shape(kind: int, spec: ConvSpec) -> tuple[int, ...]:
+    return (spec.y_shape, spec.x_shape, spec.w_shape)[kind]
+
+
+def weight_gradient_by_xla(spec: ConvSpec) -> bool:
+    """Tells where oneDNN 3.2 reads beyond the image on Intel's AVX-512.
+
+    For example 5 x 1 x 4 pixels, kernel 5 x 1 x 5, stride 2, padding 3.
+    """
+    return len(spec.kernel) == 3 and max(spec.strides) > 1
+
+
+def by_library(a: jax.Array, b: jax.Array, kind: int, spec: ConvSpec,
+               winograd: bool) -> jax.Array:
+    """Calls the library; the tile is chosen for the images of this very call."""
+    if kind == WEIGHT_GRADIENT and weight_gradient_by_xla(spec):
+        return by_xla(a, b, kind, spec, winograd)
+    tile = cost.tile_of(spec, a.dtype) if winograd else 0
+    if kind == WEIGHT_GRADIENT and a.dtype == jnp.bfloat16 and not tile:
+        # oneDNN 3.2 computes some of these wrongly (5 x 2 pixels, stride 3, 8 channels
+        # a group), and slowly.
+        return by_library(a.astype(jnp.float32), b.astype(jnp.float32), kind, spec,
+                          winograd=False).astype(a.dtype)
+    low, high = zip(*spec.padding)
+    numbers = {"strides": spec.strides, "low": low, "high": high,
+               "dilation": spec.rhs_dilation}
+    return jax.ffi.ffi_call(
+        library.TARGET, jax.ShapeDtypeStruct(result_shape(kind, spec), a.dtype))(
+            a, b, kind=np.int64(kind), groups=np.int64(spec.groups),
+            tile=np.int64(tile),
+            **{name: np.asarray(value, np.int64) for name, value in numbers.items()})
+
+
+def by_xla(a: jax.Array, b: jax.Array, kind: int, spec: ConvSpec,
+           winograd: bool) -> jax.Array:
+    return conv_lax.plain[kind](a, b, spec)
+
+
+# jit over a mesh: the partitioner runs `by_library` on each device's own images.
+
+by_library_per_device = custom_partitioning(by_library, static_argnums=(2, 3, 4))
+
+
+def _shardings(kind: int, mesh: Mesh, operands: Sequence[Any]
+               ) -> tuple[Any, tuple[NamedSharding, ...], NamedSharding]:
+    """Shards operands and result along the batch, over the axes of the operands."""
+    images, axes = next((o.shape[0], o.sharding.spec[0]) for o, role in zip(
+        operands, ROLES[kind]) if role != "w")
+    names = axes if isinstance(axes, tuple) else (axes,) if axes else ()
+    if images % math.prod(mesh.shape[name] for name in names):
+        axes = None  # XLA would pad the last shard with what is no image
+    *arguments, result = (
+        NamedSharding(mesh, PartitionSpec(None if role == "w" else axes))
+        for role in ROLES[kind])
+    return axes, tuple(arguments), result
+
+
+def _partition(kind: int, spec: ConvSpec, winograd: bool, mesh: Mesh,
+               operands: Sequence[Any], result: Any) -> tuple[Any, ...]:
+    axes, arguments, result = _shardings(kind, mesh, operands)
+
+    def on_one_device(a: jax.Array, b: jax.Array) -> jax.Array:
+        y = by_library(a, b, kind, spec._replace(
+            x_shape=(a.shape[0], *spec.x_shape[1:])), winograd)
+        return lax.psum(y, axes) if kind == WEIGHT_GRADIENT and axes else y
+    return mesh, on_one_device, result, arguments
+
+
+def _sharding_rule(kind: int, spec: ConvSpec, winograd: bool, mesh: Mesh,
+                   operand_types: Any, result_types: Any) -> tuple[str, dict]:
+    """Says, like einsum, that the batch may be sharded and all other axes may not."""
+    rank = range(len(spec.kernel))
+    names = {"x": ["n", *(f"i{r}" for r in rank), "c"],
+             "w": [*(f"k{r}" for r in rank), "d", "o"],
+             "y": ["n", *(f"j{r}" for r in rank), "p"]}
+    a, b, y = (names[role] for role in ROLES[kind])
+    in_order = dict.fromkeys(a + b + y)
+    del in_order["n"]
+    return f"{' '.join(a)}, {' '.join(b)} -> {' '.join(y)}", {
+        "need_replication_factors": tuple(in_order),
+        "reduction_factors": ("n",) if kind == WEIGHT_GRADIENT else ()}
+
+
+by_library_per_device.def_partition(
+    partition=_partition, sharding_rule=_sharding_rule,
+    infer_sharding_from_operands=lambda kind, spec, winograd, mesh, operands, result:
+        _shardings(kind, mesh, operands)[2])
+
+
+# The decision of the table above.
+
+def _choose(module: Any) -> Callable[..., jax.Array]:
+    """Chooses what computes the convolution in a program for a CPU."""
+    if library.runs_unsharded(module):
+        return by_library
+    context = module.axis_context
+    mesh_is_known = (
+        isinstance(context, mlir.ShardingContext) and context.device_assignment
+        and context.abstract_mesh and not module.lowering_parameters.for_export)
+    return by_library_per_device if mesh_is_known else by_xla
+
+
+def _on_cpu(context: Any, a: Any, b: Any, **static: Any) -> Any:
+    form = functools.partial(_choose(context.module_context), **static)
+    return mlir.lower_fun(form, multiple_results=False)(context, a, b)
+
+
+def register(primitive: Any) -> None:
+    """Registers the lowerings of the convolution primitive."""
+    library.lower_with_devices(primitive)
+    mlir.register_lowering(primitive, mlir.lower_fun(by_xla, multiple_results=False))
+    mlir.register_lowering(primitive, _on_cpu, platform="cpu")

@@ -1,0 +1,161 @@
+"""Max and average pooling over windows, and over the whole image.
+
+x is [N, *spatial, C] and y [N, *out, C]. Along an axis of size n,
+
+    out = max(0, floor((n + lo + hi - window) / stride) + 1)
+
+`POOLS` names the implementations. All have second derivatives but 'loops', where JAX
+raises its error that a callback has no derivative.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_jax.ops.conv.vjp import low_precision
+from cnn_jax.ops.geometry import Padding, Pairs
+from cnn_jax.ops.pool import loops, windows
+from cnn_jax.ops.pool.spec import PoolSpec, pool_spec
+
+MOST_TAPS = 64  # 'auto' writes out no more slices than this
+
+Arrays = tuple[jax.Array, jax.Array]
+Pool = Callable[[jax.Array, PoolSpec], jax.Array]
+
+
+def _window(spec: PoolSpec) -> tuple[Sequence[int], Sequence[int], Pairs]:
+    return (1, *spec.window, 1), (1, *spec.strides, 1), ((0, 0), *spec.padding, (0, 0))
+
+
+def _max_lax(x: jax.Array, spec: PoolSpec) -> jax.Array:
+    return lax.reduce_window(x, windows.lowest(x.dtype), lax.max, *_window(spec))
+
+
+def _mean_lax(x: jax.Array, spec: PoolSpec) -> jax.Array:
+    total = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, *_window(spec))
+    return total / windows.counts(spec, x.dtype)[None]
+
+
+def _fastest(on_cpu: Pool, elsewhere: Pool) -> Pool:
+    """Chooses slices on a CPU and XLA's own pooling on a GPU or TPU.
+
+    A program that is exported from a CPU for one of them holds XLA's too.
+    """
+    def pool(x: jax.Array, spec: PoolSpec) -> jax.Array:
+        if jax.default_backend() != "cpu" or len(spec.taps) > MOST_TAPS:
+            return elsewhere(x, spec)
+        return lax.platform_dependent(x, cpu=lambda x: on_cpu(x, spec),
+                                      default=lambda x: elsewhere(x, spec))
+    return pool
+
+
+# name -> (max pooling, average pooling)
+POOLS: dict[str, tuple[Pool, Pool]] = {
+    "loops": (loops.max_pool, loops.mean_pool),
+    "windows": (windows.max_pool, windows.mean_pool),
+    "lax": (_max_lax, _mean_lax),
+    "auto": (_fastest(windows.max_pool, _max_lax),
+             _fastest(windows.mean_pool, _mean_lax)),
+}
+
+
+def _implementation(name: str) -> tuple[Pool, Pool]:
+    if not isinstance(name, str) or name not in POOLS:
+        raise ValueError(f"pooling {name!r} is not known: {', '.join(POOLS)}")
+    return POOLS[name]
+
+
+def max_pool(x: jax.Array, window: int | Sequence[int],
+             strides: int | Sequence[int] | None = None, padding: Padding = "VALID",
+             ceil_mode: bool = False, implementation: str = "auto") -> jax.Array:
+    """y[n, p, c] = max over k of x[n, s p + k - lo, c]
+
+    strides None = the window. Padding is 'SAME', 'VALID', an int or (low, high) pairs,
+    less than the window, and is never the maximum. The gradient goes to the first
+    maximum of a window in row-major order; overlapping windows add. ('lax' loses the
+    gradient of a padded window in which all entries are -inf, XLA's rule.) A NaN in a
+    window is its maximum. Booleans have no maximum here: ValueError.
+    """
+    pool, _ = _implementation(implementation)
+    if x.dtype == bool:
+        raise ValueError(f"max pooling takes numbers, received x bool {x.shape}: "
+                         "convert it, for example to int8")
+    spec = pool_spec(x.shape, window, strides, padding, ceil_mode)
+    if 0 in spec.y_shape:
+        return jnp.zeros(spec.y_shape, x.dtype)
+    return pool(x, spec)
+
+
+def avg_pool(x: jax.Array, window: int | Sequence[int],
+             strides: int | Sequence[int] | None = None, padding: Padding = "VALID",
+             count_include_pad: bool = True, ceil_mode: bool = False,
+             implementation: str = "auto") -> jax.Array:
+    """y[n, p, c] = (sum over k of x[n, s p + k - lo, c]) / count
+
+    The count is the number of window entries in the image, plus those in the padding
+    that was asked for if `count_include_pad` (the default of Flax and PyTorch; Keras
+    does not count it). strides None = the window. Integers and booleans are converted
+    to float32, so y is float32.
+    """
+    _, pool = _implementation(implementation)
+    spec = pool_spec(x.shape, window, strides, padding, ceil_mode, count_include_pad)
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        x = x.astype(jnp.float32)
+    if 0 in spec.y_shape:
+        return jnp.zeros(spec.y_shape, x.dtype)
+    if low_precision(x.dtype):
+        return pool(x.astype(jnp.float32), spec).astype(x.dtype)
+    return pool(x, spec)
+
+
+def _pixels(x: jax.Array) -> jax.Array:
+    if x.ndim < 3 or 0 in x.shape[1:-1]:
+        raise ValueError("global pooling takes x [N, *spatial, C] with at least one "
+                         f"pixel, received x {x.shape}")
+    return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
+
+
+def global_avg_pool(x: jax.Array) -> jax.Array:
+    """y[n, c] = mean of x[n, :, c] over all P pixels; dx = g / P. [N, C]"""
+    x = _pixels(x)
+    return _mean_pixels(x, x.shape[1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _mean_pixels(x: jax.Array, count: int) -> jax.Array:  # [N, P, C] -> [N, C]
+    return x.mean(axis=1)
+
+
+_mean_pixels.defvjp(
+    lambda x, count: (_mean_pixels(x, count), None),
+    lambda count, _, g: (jnp.repeat(g[:, None] / count, count, axis=1),))
+
+
+def global_max_pool(x: jax.Array) -> jax.Array:
+    """y[n, c] = max of x[n, :, c]; the gradient goes to the first maximum. [N, C]"""
+    return _max_pixels(_pixels(x))[0]
+
+
+@jax.custom_vjp
+def _max_pixels(x: jax.Array) -> Arrays:  # [N, P, C] -> ([N, C], [N, C])
+    return x.max(axis=1), x.argmax(axis=1)
+
+
+def _max_pixels_forward(x: jax.Array) -> tuple[Arrays, Arrays]:
+    y, first = _max_pixels(x)
+    return (y, first), (first, x)
+
+
+def _max_pixels_backward(residuals: Arrays, cotangents: Arrays) -> tuple[jax.Array]:
+    first, x = residuals
+    at = lax.broadcasted_iota(first.dtype, x.shape, 1)
+    g, _ = cotangents
+    return (jnp.where(at == first[:, None], g[:, None], jnp.zeros((), g.dtype)),)
+
+
+_max_pixels.defvjp(_max_pixels_forward, _max_pixels_backward)
