@@ -3,15 +3,14 @@
 //
 // Arrays are dense and row-major, with one to three image axes:
 //   x [N, *spatial, C]   w [*kernel, C / groups, O]   y, g [N, *out, O]
-// The layouts of x, y and g are used as they are; oneDNN chooses that of the weights,
-// which are small, and they are copied at every call. A primitive is made once for each
-// problem and kept.
+// oneDNN reads x, y and g in XLA's layout. It chooses the layout of the weights; they are
+// small and are copied at every call. A primitive is made once for each problem and kept.
 //
-// XLA's threads share the images of a batch, and each of them calls oneDNN for its own:
-// no thread of oneDNN's has to be woken up, or waits beside theirs. Where the images are
-// too few, or the weights too many for every thread to copy them, oneDNN shares the work
-// itself: its OpenMP flavour serves one such call at a time, always from the same
-// thread; its thread-pool flavour runs on XLA's threads here too.
+// Each of XLA's threads calls oneDNN for its own images of the batch, so that none of
+// oneDNN's threads has to wake up or wait beside them. With too few images, or weights
+// that are too large for every thread to copy, oneDNN divides the work itself. Its OpenMP
+// flavour then serves one call at a time, always from the same thread; its thread-pool
+// flavour runs on XLA's threads.
 #include <algorithm>
 #include <condition_variable>
 #include <cstdint>
@@ -37,7 +36,7 @@
 #include "oneapi/dnnl/dnnl_threadpool.hpp"
 #elif DNNL_CPU_THREADING_RUNTIME == DNNL_RUNTIME_OMP
 #define ON_OPENMP
-extern "C" int omp_get_max_threads();  // of the OpenMP that oneDNN brings with it
+extern "C" int omp_get_max_threads();  // in the OpenMP that oneDNN brings along
 extern "C" void omp_set_num_threads(int);
 #endif
 
@@ -48,7 +47,7 @@ using dnnl::memory;
 using Dims = std::vector<int64_t>;
 using Integers = ffi::Span<const int64_t>;
 
-constexpr size_t kMostPrimitives = 1024;  // kept; more than any program has
+constexpr size_t kMostPrimitives = 1024;  // kept at most; no program has more
 
 enum Pass : int64_t { kForward, kInputGradient, kWeightGradient };
 
@@ -82,7 +81,7 @@ struct Problem {
     return bfloat16 ? memory::data_type::bf16 : memory::data_type::f32;
   }
 
-  // Empty if every index that the convolution forms lies within its buffer.
+  // Returns "" if every index that the convolution forms lies within its buffer.
   std::string WhatIsWrong() const {
     const size_t rank = strides.size();
     if (rank < 1 || rank > 3 || low.size() != rank || high.size() != rank ||
@@ -127,7 +126,7 @@ struct Problem {
                        all.size() * sizeof(int64_t));
   }
 
-  // [N, *spatial, C] in memory as oneDNN's [N, C, *spatial].
+  // Describes [N, *spatial, C] in memory as oneDNN's [N, C, *spatial].
   memory::desc Image(const Dims& dims) const {
     const size_t rank = dims.size() - 2;
     Dims sizes{dims[0], dims[rank + 1]}, steps{0, 1};
@@ -142,7 +141,8 @@ struct Problem {
     return memory::desc(sizes, type(), steps);
   }
 
-  // [*kernel, C / groups, O] in memory as oneDNN's [(groups,) O, C / groups, *kernel].
+  // Describes [*kernel, C / groups, O] in memory as oneDNN's weights,
+  // [(groups,) O, C / groups, *kernel].
   memory::desc Weights(bool any) const {
     const size_t rank = w.size() - 2;
     const int64_t outputs = w[rank + 1];
@@ -182,7 +182,7 @@ struct Operand {
   size_t bytes() const { return copied ? (wanted.get_size() + 63) / 64 * 64 : 0; }
 };
 
-// What oneDNN needs to solve one problem; used by several threads at a time.
+// What oneDNN needs to solve one problem. Several threads may use it at a time.
 struct Solver {
   dnnl::primitive primitive;
   Operand operands[3];  // two inputs and the output, as in the handler
@@ -233,7 +233,7 @@ struct Solver {
   }
 
   void Run(dnnl::stream& stream, const std::vector<void*>& data) {
-    Lent arena;
+    ScopedArena arena;
     char* free = arena->Reserve(bytes);
     std::unordered_map<int, memory> arguments{
         {DNNL_ARG_SCRATCHPAD, memory(scratch, Engine(), free)}};
@@ -257,7 +257,7 @@ struct Solver {
 };
 
 #ifdef ON_XLA_THREADS
-// XLA's threads as oneDNN's.
+// Lets oneDNN run on XLA's threads.
 class Threads : public dnnl::threadpool_interop::threadpool_iface {
  public:
   Threads(ffi::ThreadPool* pool, int count) : pool_(pool), count_(count) {}
@@ -266,7 +266,7 @@ class Threads : public dnnl::threadpool_interop::threadpool_iface {
   uint64_t get_flags() const override { return 0; }
   void wait() {}  // later versions of oneDNN ask for it of asynchronous pools
   void parallel_for(int n, const std::function<void(int, int)>& body) override {
-    Share(*pool_, n, busy ? 0 : std::min(n, count_) - 1, [&](int i) {
+    ParallelFor(*pool_, n, busy ? 0 : std::min(n, count_) - 1, [&](int i) {
       const bool outer = std::exchange(busy, true);
       body(i, n);
       busy = outer;
@@ -279,8 +279,8 @@ class Threads : public dnnl::threadpool_interop::threadpool_iface {
   int count_;
 };
 #else
-// One thread that makes all calls. OpenMP keeps a team of threads for every thread that
-// ever called, and XLA calls from any of its own: on n cores there would be n teams.
+// Makes all calls from one thread. OpenMP keeps a team of threads for every thread that
+// ever called it, and XLA calls from all of its own: n cores would have n teams.
 class Caller {
  public:
   Caller() { std::thread([this] { Serve(); }).detach(); }
@@ -327,7 +327,7 @@ std::shared_ptr<Solver> SolverOf(const Problem& problem, int threads) {
   return (*kept)[key] = std::make_shared<Solver>(problem);
 }
 
-// On all threads, as oneDNN shares the work.
+// Solves on all threads; oneDNN divides the work.
 void SolveWhole(const Problem& problem, const std::vector<void*>& data,
                 [[maybe_unused]] ffi::ThreadPool& pool,
                 [[maybe_unused]] int count) {
@@ -344,7 +344,7 @@ void SolveWhole(const Problem& problem, const std::vector<void*>& data,
 #endif
 }
 
-// On the calling thread alone.
+// Solves on the calling thread alone.
 void SolveAlone(const Problem& problem, const std::vector<void*>& data,
                 [[maybe_unused]] ffi::ThreadPool& pool) {
 #ifdef ON_XLA_THREADS
@@ -363,16 +363,16 @@ void SolveAlone(const Problem& problem, const std::vector<void*>& data,
   SolverOf(problem, 1)->Run(stream, data);
 }
 
-// True if each thread should have images of its own: as many as the others, nearly, and
-// weights that are small beside them, for every thread copies those.
+// Tells whether each thread should solve images of its own. The threads must have nearly
+// as many each, and the weights, which every thread copies, must be small beside them.
 bool IsSplit(const Problem& p, int threads) {
   const int64_t images = p.x[0];
   return (images % threads == 0 || images >= 4 * threads) &&
          2 * threads * Count(p.w) <= Count(p.x) + Count(p.y);
 }
 
-// Each of XLA's threads solves a part of the batch; weight gradients are then summed,
-// always in the same order.
+// Solves a part of the batch on each of XLA's threads, then sums weight gradients, always
+// in the same order.
 void SolveInParts(const Problem& problem, const std::vector<void*>& data,
                   ffi::ThreadPool& pool, int parts) {
   const int64_t images = problem.x[0], size = problem.bfloat16 ? 2 : 4;
@@ -381,10 +381,10 @@ void SolveInParts(const Problem& problem, const std::vector<void*>& data,
   const int64_t steps[3][3] = {{x, 0, y}, {y, 0, x}, {x, y, 0}};  // as in the handler
   const bool summed = problem.pass == kWeightGradient;
   const int64_t weights = Count(problem.w);
-  Lent arena;
-  float* sums = nullptr;  // of all parts but the first; in float32
+  ScopedArena arena;
+  float* sums = nullptr;  // dw of all parts but the first, in float32
   if (summed) sums = arena->Reserve<float>((parts - 1) * weights);
-  Share(pool, parts, parts - 1, [&](int i) {
+  ParallelFor(pool, parts, parts - 1, [&](int i) {
     const int64_t begin = images * i / parts, end = images * (i + 1) / parts;
     Problem part = problem;
     part.x[0] = part.y[0] = end - begin;
@@ -396,7 +396,7 @@ void SolveInParts(const Problem& problem, const std::vector<void*>& data,
   });
   if (!summed) return;
   float* total = static_cast<float*>(data[2]);
-  Share(pool, parts, parts - 1, [&](int i) {
+  ParallelFor(pool, parts, parts - 1, [&](int i) {
     for (int64_t k = weights * i / parts; k < weights * (i + 1) / parts; k++)
       for (int j = 0; j < parts - 1; j++) total[k] += sums[j * weights + k];
   });
@@ -410,7 +410,7 @@ void SolveByWinograd(const Problem& p, const std::vector<void*>& data,
   Float* result = static_cast<Float*>(data[2]);
   winograd::Shape shape{p.x[0], {p.x[1], p.x[2]}, p.x[3], {p.y[1], p.y[2]}, p.y[3],
                         {p.low[0], p.low[1]}};
-  if (p.pass == kInputGradient) {  // convolves the cotangent with the kernel turned
+  if (p.pass == kInputGradient) {  // convolves the cotangent with the rotated kernel
     std::swap(shape.in, shape.out);
     std::swap(shape.channels, shape.outputs);
     for (int64_t& low : shape.low) low = 2 - low;
@@ -477,9 +477,9 @@ ffi::Error Convolve(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b,
   return ffi::Error::Success();
 }
 
-// Adds to `sums` sum a, and behind it sum a (b - c), over the rows of a and b
-// [rows, channels]; c is [channels]. Rows are added in float32 within a block, whose
-// sums are added in float64.
+// Adds sum a to `sums`, and sum a (b - c) behind it, over the rows of a and b
+// [rows, channels]; c is [channels]. Rows of a block are added in float32, blocks in
+// float64.
 void AddSums(const float* a, const float* b, const float* c, int64_t rows,
              int64_t channels, double* sums) {
   constexpr int64_t kRows = 32, kLanes = 32;  // whose sums are kept in registers
@@ -521,10 +521,10 @@ ffi::Error Sums(ffi::ThreadPool pool, Floats a, Floats b, Floats c,
   const int64_t rows = all / channels;
   const int parts = all < kSmall ? 1 : std::max<int>(1, pool.num_threads());
   try {
-    Lent arena;
+    ScopedArena arena;
     double* sums = arena->Reserve<double>(parts * 2 * channels);
     std::fill(sums, sums + parts * 2 * channels, 0.0);
-    Share(pool, parts, parts - 1, [&](int i) {
+    ParallelFor(pool, parts, parts - 1, [&](int i) {
       const int64_t begin = rows * i / parts, end = rows * (i + 1) / parts;
       AddSums(a.typed_data() + begin * channels, b.typed_data() + begin * channels,
               c.typed_data(), end - begin, channels, sums + i * 2 * channels);

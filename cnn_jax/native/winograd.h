@@ -8,8 +8,20 @@
 //
 //   D = A g A^T    dU = sum over tiles of V D    dw = G^T dU G
 //
-// and that of x is the convolution of g with w turned round. Of each of U, V, M, D and
-// dU there is one matrix for every place in a tile, whose rows are tiles or channels.
+// and the gradient of x is the convolution of g with the rotated w. There are (m + 2)^2
+// matrices of each of U, V, M, D and dU, one for every pixel of a tile:
+//
+//   Convolve:        V [tiles x channels]      times  U [channels x outputs]  =  M
+//   KernelGradient:  V^T [channels x tiles]    times  D [tiles x outputs]     =  dU
+//
+//              outputs                   U and dU hold all channels and outputs. U is cut
+//           panel  panel                 into panels of kPanel outputs, one behind the
+//          +------+------+               other, as the inner loop reads them. Threads
+//   block  | M    |      |               divide the tiles into chunks and, if U is large,
+//   tiles  +------+------+               the panels into bands. Within a chunk, `block`
+//          |      |      |               tiles at a time have V and M (or D) in the arena
+//          +------+------+               of their thread. In KernelGradient each chunk has
+//           band 0  band 1               a dU of its own; they are summed at the end.
 //
 // Source: Lavin and Gray, "Fast algorithms for convolutional neural networks", 2016. With
 // the points 0, 3/4, -3/4, 3/2, -3/2 for m = 4 the error is a fifth of that with their 0,
@@ -44,7 +56,7 @@ typedef float Stored
 inline Vector Load(const float* p) { return *reinterpret_cast<const Stored*>(p); }
 inline void Store(float* p, Vector v) { *reinterpret_cast<Stored*>(p) = v; }
 
-// Numbers in bfloat16, the upper half of a float, are computed with in float32.
+// bfloat16, the upper half of a float. All arithmetic is in float32.
 struct Bfloat16 {
   uint16_t bits;
 };
@@ -63,7 +75,7 @@ inline void Store(Bfloat16* p, Vector v) {  // rounded to nearest, ties to even
   std::memcpy(p, &halves, sizeof(halves));
 }
 
-// The matrices, along one axis: what they read and write lies s apart.
+// Multiply by the matrices along one axis. What they read and write lies s apart.
 template <int m>
 struct Matrices;
 
@@ -156,9 +168,9 @@ struct Matrices<4> {  // of the points 0, p, -p, q, -q and infinity
   }
 };
 
-// A matrix from both sides: in x in rows of `channels` numbers become out x out rows.
-// Of each row that is read there are `parts`, `apart` from each other, to be summed; what
-// lies `ahead` of it is fetched from memory: the processor does not foresee tiles.
+// Multiplies by a matrix from both sides: in x in rows of `channels` numbers become
+// out x out rows. Each row that is read is the sum of `parts` rows, `apart` from each
+// other. It prefetches what lies `ahead` of a row, as the processor does not predict tiles.
 template <int in, int out, void (*matrix)(const Vector*, int, Vector*), typename From,
           typename To>
 void Transform(const From* const* from, To* const* to, int64_t channels,
@@ -181,8 +193,8 @@ void Transform(const From* const* from, To* const* to, int64_t channels,
   }
 }
 
-// A factor of a product of matrices: its rows (of a) lie `row` apart, and what is
-// summed `step`.
+// A factor of a matrix product. Its rows lie `row` apart (used for a alone), and the
+// numbers along the summed axis lie `step` apart.
 struct Factor {
   const float* data;
   int64_t row, step;
@@ -205,7 +217,7 @@ void Multiply(Factor a, Factor b, int64_t k, float* c, int64_t c_row, bool add) 
     }
 }
 
-// The same for any number of rows: kRows at a time, then half as many, ..., then one.
+// Multiplies any number of rows: kRows at a time, then half as many, ..., then one.
 template <int vectors, int rows = kRows>
 void MultiplyRows(int64_t count, Factor a, Factor b, int64_t k, float* c, int64_t c_row,
                   bool add) {
@@ -223,8 +235,8 @@ inline void MultiplyPanel(int64_t columns, int64_t rows, Factor a, Factor b, int
     MultiplyRows<1>(rows, a, b, k, c, c_row, add);
 }
 
-// Distances between rows, and between matrices, by which what is read together falls
-// into different sets of the cache.
+// Distances between rows and between matrices. They put what is read together into
+// different sets of the cache.
 inline int64_t Row(int64_t channels) { return channels + kLine; }
 inline int64_t Matrix(int64_t floats) { return (floats + 1023) / 1024 * 1024 + kLine; }
 
@@ -250,12 +262,12 @@ class Method {
         panels_(Quotient(s_.outputs, kPanel)),
         u_(Matrix(s_.channels * s_.outputs)) {}
 
-  // w: [3, 3, channels, outputs], or [3, 3, outputs, channels] that are turned round
-  void Convolve(const Float* x, const Float* w, bool turned, Float* y) {
-    Lent lent;
-    float* u = lent->Reserve<float>(kPlaces * u_);
+  // w: [3, 3, channels, outputs], or [3, 3, outputs, channels] to be rotated
+  void Convolve(const Float* x, const Float* w, bool rotated, Float* y) {
+    ScopedArena arena;
+    float* u = arena->Reserve<float>(kPixels * u_);
     const std::vector<Float> zeros(s_.channels);
-    Work(panels_, [&](int64_t panel) { TransformKernel(w, turned, panel, u); });
+    Work(panels_, [&](int64_t panel) { TransformKernel(w, rotated, panel, u); });
     const int64_t block = std::clamp<int64_t>(s_.channels / 8, 16, 64);
     const int64_t bands = Bands(), chunks = Chunks(block, 4 * threads_ / bands);
     Work(bands * chunks, [&](int64_t i) {
@@ -264,31 +276,31 @@ class Method {
     });
   }
 
-  // dw of x and the cotangent g of y
+  // Computes dw from x and the cotangent g of y.
   void KernelGradient(const Float* x, const Float* g, Float* dw) {
     const int64_t block = std::clamp<int64_t>(s_.channels / 2, 32, 64);
     const int64_t bands = Bands(), chunks = Chunks(block, threads_ / bands);
     const int64_t row = Row(s_.outputs), du_size = Matrix(s_.channels * row);
     const std::vector<Float> zeros(std::max(s_.channels, s_.outputs));
-    Lent lent;
-    float* du = lent->Reserve<float>(chunks * kPlaces * du_size);
+    ScopedArena arena;
+    float* du = arena->Reserve<float>(chunks * kPixels * du_size);
     Work(bands * chunks, [&](int64_t i) {
       KernelSums(x, g, zeros.data(), Part(tiles_, i / bands, chunks),
                  Part(panels_, i % bands, bands), block,
-                 du + i / bands * kPlaces * du_size);
+                 du + i / bands * kPixels * du_size);
     });
     Work(s_.channels, [&](int64_t c) {  // the chunks are summed in their order
-      const float* from[kPlaces];
+      const float* from[kPixels];
       Float* to[9];
-      for (int i = 0; i < kPlaces; i++) from[i] = du + i * du_size + c * row;
+      for (int i = 0; i < kPixels; i++) from[i] = du + i * du_size + c * row;
       for (int i = 0; i < 9; i++) to[i] = dw + (i * s_.channels + c) * s_.outputs;
       Transform<kSide, 3, Matrices<m>::KernelGradient>(from, to, s_.outputs, chunks,
-                                                       kPlaces * du_size);
+                                                       kPixels * du_size);
     });
   }
 
  private:
-  static constexpr int kSide = m + 2, kPlaces = kSide * kSide;
+  static constexpr int kSide = m + 2, kPixels = kSide * kSide;
   struct Range {
     int64_t begin, end;
   };
@@ -298,14 +310,14 @@ class Method {
   }
 
   void Work(int64_t n, const std::function<void(int)>& body) {
-    Share(pool_, n, std::min(n, threads_) - 1, body);
+    ParallelFor(pool_, n, std::min(n, threads_) - 1, body);
   }
 
-  // Threads share tiles, unless U is too large for each to read, or keep, all of it:
-  // then they share panels too, in as many bands as leave none of them idle.
+  // Threads divide the tiles. If U is too large for each of them to read or keep, they
+  // divide the panels too, into as many bands as leave no thread idle.
   int64_t Bands() const {
     constexpr int64_t kMost = 64 << 20;  // bytes, for all threads
-    const int64_t bytes = kPlaces * u_ * sizeof(float) * threads_;
+    const int64_t bytes = kPixels * u_ * sizeof(float) * threads_;
     int64_t bands = std::min(Quotient(bytes, kMost), threads_);
     while (threads_ % bands) bands++;
     return std::min(bands, panels_);
@@ -314,8 +326,8 @@ class Method {
     return std::clamp<int64_t>(tiles_ / block, 1, std::max<int64_t>(1, most));
   }
 
-  // Where the side x side pixels of a tile are in an image [images, size.., channels];
-  // `outside` stands for those that the image does not have.
+  // Finds the side x side pixels of a tile in an image [images, size.., channels].
+  // `outside` stands for pixels that the image does not have.
   template <typename T>  // Float or const Float
   void Pixels(int64_t tile, int64_t side, const int64_t* size, const int64_t* low,
               int64_t channels, T* image, T* outside, T** at) const {
@@ -329,77 +341,77 @@ class Method {
       }
   }
 
-  // A panel of U: [place][panel][channel][column]
-  void TransformKernel(const Float* w, bool turned, int64_t panel, float* u) const {
+  // Writes a panel of U: [pixel of a tile][panel][channel][column].
+  void TransformKernel(const Float* w, bool rotated, int64_t panel, float* u) const {
     const int64_t left = panel * kPanel;
     const int64_t columns = std::min<int64_t>(kPanel, s_.outputs - left);
-    Float block[9][kChannels][kPanel];  // of w turned round
+    Float block[9][kChannels][kPanel];  // of the rotated w
     const Float* from[9];
-    float* to[kPlaces];
+    float* to[kPixels];
     for (int64_t c = 0; c < s_.channels; c++) {
       const int64_t row = c % kChannels;
-      if (turned && row == 0)
+      if (rotated && row == 0)
         for (int64_t i = 0; i < 9; i++)
           for (int64_t k = 0; k < columns; k++)
             for (int64_t j = 0; j < kChannels; j++)
               block[8 - i][j][k] = w[(i * s_.outputs + left + k) * s_.channels + c + j];
       for (int64_t i = 0; i < 9; i++)
-        from[i] = turned ? block[i][row] : w + (i * s_.channels + c) * s_.outputs + left;
-      for (int64_t i = 0; i < kPlaces; i++)
+        from[i] = rotated ? block[i][row] : w + (i * s_.channels + c) * s_.outputs + left;
+      for (int64_t i = 0; i < kPixels; i++)
         to[i] = u + i * u_ + left * s_.channels + c * columns;
       Transform<3, kSide, Matrices<m>::Kernel>(from, to, columns);
     }
   }
 
-  // A row of V
+  // Writes a row of V.
   void TransformInput(const Float* x, const Float* zeros, int64_t tile, float* v,
                       int64_t apart) const {
-    const Float* from[kPlaces];
-    float* to[kPlaces];
+    const Float* from[kPixels];
+    float* to[kPixels];
     Pixels(tile, kSide, s_.in, s_.low, s_.channels, x, zeros, from);
-    for (int i = 0; i < kPlaces; i++) to[i] = v + i * apart;
+    for (int i = 0; i < kPixels; i++) to[i] = v + i * apart;
     Transform<kSide, kSide, Matrices<m>::Input>(from, to, s_.channels, 1, 0,
                                                 m * s_.channels);
   }
 
-  // A row of D
+  // Writes a row of D.
   void TransformCotangent(const Float* g, const Float* zeros, int64_t tile,
                           int64_t left, int64_t columns, float* d,
                           int64_t apart) const {
     const Float* from[m * m];
-    float* to[kPlaces];
+    float* to[kPixels];
     Pixels(tile, m, s_.out, kOrigin, s_.outputs, g + left, zeros, from);
-    for (int i = 0; i < kPlaces; i++) to[i] = d + i * apart;
+    for (int i = 0; i < kPixels; i++) to[i] = d + i * apart;
     Transform<m, kSide, Matrices<m>::OutputGradient>(from, to, columns, 1, 0,
                                                      m * s_.outputs);
   }
 
-  // y of a row of M
+  // Writes y from a row of M.
   void TransformSums(const float* sums, int64_t apart, int64_t tile, int64_t left,
                      int64_t columns, Float* y, Float* outside) const {
-    const float* from[kPlaces];
+    const float* from[kPixels];
     Float* to[m * m];
-    for (int i = 0; i < kPlaces; i++) from[i] = sums + i * apart;
+    for (int i = 0; i < kPixels; i++) from[i] = sums + i * apart;
     Pixels(tile, m, s_.out, kOrigin, s_.outputs, y + left, outside, to);
     Transform<kSide, m, Matrices<m>::Output>(from, to, columns);
   }
 
-  // y of some tiles and panels, `block` tiles at a time
+  // Computes y for some tiles and panels, `block` tiles at a time.
   void Outputs(const Float* x, const float* u, const Float* zeros, Range tiles,
                Range panels, int64_t block, Float* y) const {
     const int64_t left = panels.begin * kPanel;
     const int64_t columns = std::min(panels.end * kPanel, s_.outputs) - left;
     const int64_t v_row = Row(s_.channels), v_size = Matrix(block * v_row);
     const int64_t m_row = Row(columns), m_size = Matrix(block * m_row);
-    Lent lent;
-    float* v = lent->Reserve<float>(kPlaces * (v_size + m_size));
-    float* sums = v + kPlaces * v_size;
+    ScopedArena arena;
+    float* v = arena->Reserve<float>(kPixels * (v_size + m_size));
+    float* sums = v + kPixels * v_size;
     std::vector<Float> outside(columns);
     for (int64_t first = tiles.begin; first < tiles.end; first += block) {
       const int64_t count = std::min(block, tiles.end - first);
       for (int64_t t = 0; t < count; t++)
         TransformInput(x, zeros, first + t, v + t * v_row, v_size);
-      for (int i = 0; i < kPlaces; i++)
+      for (int i = 0; i < kPixels; i++)
         for (int64_t o = 0; o < columns; o += kPanel) {
           const int64_t width = std::min<int64_t>(kPanel, columns - o);
           const float* panel = u + i * u_ + (left + o) * s_.channels;
@@ -415,7 +427,7 @@ class Method {
     }
   }
 
-  // dU of some tiles and panels
+  // Computes dU from some tiles, for some panels.
   void KernelSums(const Float* x, const Float* g, const Float* zeros, Range tiles,
                   Range panels, int64_t block, float* du) const {
     const int64_t left = panels.begin * kPanel;
@@ -423,16 +435,16 @@ class Method {
     const int64_t v_row = Row(s_.channels), v_size = Matrix(block * v_row);
     const int64_t d_row = Row(columns), d_size = Matrix(block * d_row);
     const int64_t du_row = Row(s_.outputs), du_size = Matrix(s_.channels * du_row);
-    Lent lent;
-    float* v = lent->Reserve<float>(kPlaces * (v_size + d_size));
-    float* d = v + kPlaces * v_size;
+    ScopedArena arena;
+    float* v = arena->Reserve<float>(kPixels * (v_size + d_size));
+    float* d = v + kPixels * v_size;
     for (int64_t first = tiles.begin; first < tiles.end; first += block) {
       const int64_t count = std::min(block, tiles.end - first);
       for (int64_t t = 0; t < count; t++) {
         TransformInput(x, zeros, first + t, v + t * v_row, v_size);
         TransformCotangent(g, zeros, first + t, left, columns, d + t * d_row, d_size);
       }
-      for (int i = 0; i < kPlaces; i++)
+      for (int i = 0; i < kPixels; i++)
         for (int64_t o = 0; o < columns; o += kPanel)
           MultiplyPanel(std::min<int64_t>(kPanel, columns - o), s_.channels,
                         {v + i * v_size, 1, v_row}, {d + i * d_size + o, 0, d_row},

@@ -1,5 +1,5 @@
-// What all handlers share: working memory that is kept, and work divided among XLA's
-// threads.
+// What all handlers use: working memory that is kept between calls, and a parallel loop
+// on XLA's threads.
 #ifndef CNN_JAX_WORKERS_H_
 #define CNN_JAX_WORKERS_H_
 
@@ -22,7 +22,7 @@
 
 constexpr size_t kHugePage = 2 << 20;
 
-// Working memory, kept from call to call: fresh pages cost more than some layers.
+// Working memory that is kept between calls: fresh pages cost more than some layers.
 class Arena {
  public:
   template <typename T = char>
@@ -49,10 +49,10 @@ class Arena {
   size_t size_ = 0;
 };
 
-// An arena for each piece of work under way, lent and given back.
-class Lent {
+// Holds an arena while one piece of work is under way; it returns to a list of idle ones.
+class ScopedArena {
  public:
-  Lent() {
+  ScopedArena() {
     std::lock_guard<std::mutex> lock(Mutex());
     if (Idle().empty()) {
       arena_ = std::make_unique<Arena>();
@@ -61,7 +61,7 @@ class Lent {
       Idle().pop_back();
     }
   }
-  ~Lent() {
+  ~ScopedArena() {
     std::lock_guard<std::mutex> lock(Mutex());
     Idle().push_back(std::move(arena_));
   }
@@ -81,8 +81,8 @@ class Lent {
 
 // Calls body(0) to body(n - 1), each once, on this thread and up to `helpers` of XLA's.
 // This thread works too, so that no call waits for a thread that the pool does not have.
-inline void Share(xla::ffi::ThreadPool& pool, int n, int helpers,
-                  const std::function<void(int)>& body) {
+inline void ParallelFor(xla::ffi::ThreadPool& pool, int n, int helpers,
+                        const std::function<void(int)>& body) {
   struct Job {
     std::atomic<int> next{0}, done{0};
     std::mutex mutex;
