@@ -25,7 +25,7 @@ from cnn_jax.networks.stacked import StackedCNN
 from cnn_jax.networks.tf2_course import AlexNet8, CBAPDNet, Inception10
 from cnn_jax.networks.vgg import VGG
 from cnn_jax.networks.xception import Xception
-from cnn_jax.ops.geometry import is_integer
+from cnn_jax.ops import is_integer
 
 
 class Network(NamedTuple):
