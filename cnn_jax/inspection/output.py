@@ -36,22 +36,18 @@ def draw_rows(run: InspectedRun, rows: Mapping[str, Row], settings: ConfigDict,
     paths: list[Path] = []
     done, name = 0, ""
     run = run.with_progress(lambda text: progress.advance(done, text))
-    progress.start("pictures", len(rows))
-    try:
-        with open_events(workdir) as events:
-            for done, (name, row) in enumerate(rows.items()):
-                progress.advance(done, name)
-                try:
-                    for picture in row(run, settings):
-                        file, = write([picture], workdir / PICTURES, run.step)
-                        add(events, picture, file, run.step)
-                        paths.append(file)
-                except NotForThisNetwork as error:
-                    if settings.only:
-                        raise
-                    progress.line(f"without {name}: {error}")
-    finally:
-        progress.stop()
+    with progress.progress_bar("pictures", len(rows)), open_events(workdir) as events:
+        for done, (name, row) in enumerate(rows.items()):
+            progress.advance(done, name)
+            try:
+                for picture in row(run, settings):
+                    file, = write([picture], workdir / PICTURES, run.step)
+                    add(events, picture, file, run.step)
+                    paths.append(file)
+            except NotForThisNetwork as error:
+                if settings.only:
+                    raise
+                progress.line(f"without {name}: {error}")
     with progress.under_way("writing the report", plain=False):
         if "classification_metrics" in rows:
             save(classification_metrics.measure_run(run), workdir)

@@ -5,7 +5,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from cnn_jax import data
-from cnn_jax.console import Reporter, part_line
+from cnn_jax.console import Reporter, split_line
 from cnn_jax.data.batches import concatenate
 from cnn_jax.data.info import describe
 from cnn_jax.training import parallel
@@ -41,5 +41,5 @@ def evaluate_run(workdir: Path, config: ConfigDict | None = None,
     results = {part: evaluate(state, part) for part in ("validation", "test")
                if split_ranges[part]}
     for part, metrics in results.items():
-        report.line(part_line(part, metrics))
+        report.line(split_line(part, metrics))
     return results

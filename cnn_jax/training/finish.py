@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from cnn_jax.console import part_line
+from cnn_jax.console import split_line
 from cnn_jax.errors import RunError
 from cnn_jax.training.evaluate import Evaluate
 from cnn_jax.training.setup import Run
@@ -42,7 +42,7 @@ def evaluate_and_save(run: Run, state: TrainState, progress: Progress,
     test: dict[str, Any] = {"loss": None, "accuracy": None, "examples": 0}
     if run.split_ranges["test"]:
         test = evaluate(run.placement.replicate(best), "test")
-    run.report.line(part_line("test", test) + f" - best epoch {row['epoch']}")
+    run.report.line(split_line("test", test) + f" - best epoch {row['epoch']}")
     if keep_results and (run.workdir / "results.json").exists():
         results = read_results(run.workdir)
     else:
