@@ -119,7 +119,7 @@ def test_dropout_drops_the_same_elements_on_any_number_of_devices():
             x.reshape(devices, -1, 50))
         np.testing.assert_array_equal(split.reshape(x.shape), whole)
     for rate in (-0.1, 1.0, 1.5, float("nan")):
-        with pytest.raises(ValueError, match=f"from 0 to below 1, not {rate}"):
+        with pytest.raises(ValueError, match=f"0 to below 1.*{rate}"):
             Layers().dropout(rate)
     assert layers.Dropout(0.4).apply({}, x, False) is x
     assert layers.Dropout(0.0).apply({}, x, True) is x
@@ -145,7 +145,7 @@ def test_a_window_that_does_not_fit():
     make = Layers()
     for module in (make.max_pool((3, 3)), make.avg_pool((3, 3)),
                    make.convolution(4, (3, 3), padding="VALID")):
-        with pytest.raises(layers.WindowError, match="3x3 does not fit into 2x9"):
+        with pytest.raises(layers.WindowError, match="3x3 .*2x9"):
             module.init(jax.random.key(0), x)
 
 
@@ -248,7 +248,7 @@ def test_the_options_of_a_transposed_convolution():
     assert out("symmetric", output_padding=1, dtype="bfloat16") == (
         (12, 10), jnp.bfloat16, 2)
     assert out("VALID", kernel_dilation=2)[0] == (15, 13)
-    with pytest.raises(ValueError, match="3 channels and 5 features must be multiples"):
+    with pytest.raises(ValueError, match="3 channels and 5 features.*2 groups"):
         out(feature_group_count=2)
     with pytest.raises(ValueError, match="unknown convolution 'x'; known: .*im2col"):
         Layers(conv="x").conv_transpose(4, (2, 2))

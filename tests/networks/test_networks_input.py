@@ -1,4 +1,6 @@
-"""What a network says about names, fields and images that it cannot take."""
+"""Names, fields and images that a network cannot take: what the errors say."""
+
+import contextlib
 
 import jax
 import jax.numpy as jnp
@@ -18,43 +20,55 @@ def variables_of(model, shape):
         lambda: model.init(jax.random.key(0), jnp.zeros(shape), train=False))
 
 
+@contextlib.contextmanager
+def refused(*facts):
+    """Expects a ValueError of one line with these facts."""
+    with pytest.raises(ValueError) as error:
+        yield
+    line = str(error.value)
+    assert "\n" not in line
+    for fact in facts:
+        assert fact in line, line
+
+
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(ValueError, match="network 'resnet5'; known: .*resnet50"):
+    with refused("'resnet5'", "resnet50"):
         networks.create("resnet5")
-    with pytest.raises(ValueError, match="field of network alexnet 'lnr'; .*lrn"):
+    with refused("alexnet", "'lnr'", "lrn"):
         networks.create("alexnet", lnr="caffe")
-    with pytest.raises(ValueError, match="unknown local response norm.*caffe, paper"):
+    with refused("'cafe'", "caffe, paper"):
         layer_table(networks.create("alexnet", lrn="cafe"), (227, 227, 3))
-    for layers, words in (
-            (Layers(conv="x"), "convolution"), (Layers(init="x"), "initialiser"),
-            (Layers(bn="x"), "batch-norm"), (Layers(pool="x"), "pooling")):
-        with pytest.raises(ValueError, match=words):
+    for layers, known in (
+            (Layers(conv="x"), "im2col"), (Layers(init="x"), "glorot"),
+            (Layers(bn="x"), "keras"), (Layers(pool="x"), "windows")):
+        with refused("'x'", known):
             layer_table(networks.create("baseline", layers=layers), (32, 32, 3))
 
 
 @pytest.mark.parametrize("number", [0, -3, 2.5, "10", True])
 def test_at_least_one_class(number):
-    with pytest.raises(ValueError, match=f"and at least 1, not {number!r}"):
+    with refused("num_classes", "at least 1", repr(number)):
         networks.create("lenet5", number)
 
 
-@pytest.mark.parametrize("name, fields, words", [
-    ("mobilenet_v1", {"width": "0.5"}, "field width .* float, like 1.0, not '0.5'"),
-    ("mobilenet_v1", {"width": float("nan")}, "field width .* not nan"),
-    ("mobilenet_v2", {"width": 0}, "width must be from 1/32 to 32, not 0"),
-    ("resnet18", {"blocks": 3}, r"field blocks .* tuple, like \(2, 2, 2, 2\), not 3"),
-    ("resnet18", {"bottleneck": 1}, "field bottleneck .* bool, like False, not 1"),
-    ("cifar_resnet20", {"depth": True}, "field depth .* int, like 20, not True"),
-    ("resnet18", {"stride_in": "5x5"}, "stride_in must be '1x1' or '3x3', not '5x5'"),
-    ("alexnet", {"groups": 5}, "multiples of groups = 5, not .96, 256"),
-    ("alexnet", {"widths": (8, 8)}, "five widths"),
-    ("vgg16", {"depths": (1,) * 6}, "at most 5 groups, not the 6"),
-    ("vgg16", {"dropout": 1.0}, "dropout rate is from 0 to below 1, not 1.0"),
-    ("googlenet", {"five": 4}, "five must be an odd number of pixels, not 4"),
-    ("densenet121", {"compression": 0.0}, "compression above 0 .* not 32 and 0.0"),
-    ("densenet121", {"growth": 0}, "growth >= 1 .* not 0 and 0.5")])
-def test_fields_that_cannot_be_have_one_line(name, fields, words):
-    with pytest.raises(ValueError, match=words):
+@pytest.mark.parametrize("name, fields, facts", [
+    ("mobilenet_v1", {"width": "0.5"}, ("width", "float", "1.0", "'0.5'")),
+    ("mobilenet_v1", {"width": float("nan")}, ("width", "nan")),
+    ("mobilenet_v2", {"width": 0}, ("width", "1/32 to 32", "not 0")),
+    ("resnet18", {"blocks": 3}, ("blocks", "tuple", "(2, 2, 2, 2)", "not 3")),
+    ("resnet18", {"bottleneck": 1}, ("bottleneck", "bool", "False", "not 1")),
+    ("cifar_resnet20", {"depth": True}, ("depth", "int", "20", "True")),
+    ("cifar_resnet20", {"depth": 21}, ("depth", "6 n + 2", "21")),
+    ("resnet18", {"stride_in": "5x5"}, ("stride_in", "'1x1' or '3x3'", "'5x5'")),
+    ("alexnet", {"groups": 5}, ("groups = 5", "(96, 256")),
+    ("alexnet", {"widths": (8, 8)}, ("five widths", "(8, 8)")),
+    ("vgg16", {"depths": (1,) * 6}, ("at most 5", "6")),
+    ("vgg16", {"dropout": 1.0}, ("dropout", "0 to below 1", "1.0")),
+    ("googlenet", {"five": 4}, ("five", "odd", "4")),
+    ("densenet121", {"compression": 0.0}, ("compression above 0", "0.0")),
+    ("densenet121", {"growth": 0}, ("growth >= 1", "not 0"))])
+def test_fields_that_cannot_be_have_one_line(name, fields, facts):
+    with refused(*facts):
         layer_table(networks.create(name, layers=PLAIN, **fields),
                     networks.NETWORKS[name].input_shape)
 
@@ -73,13 +87,11 @@ def test_fields_may_be_written_as_json_would_hold_them():
 def test_too_small_an_image_names_the_smallest(name, smallest):
     model = networks.create(name, layers=PLAIN)
     layer_table(model, (smallest, smallest, 3))
-    with pytest.raises(ValueError, match=(
-            f"images of {smallest - 1}x{smallest - 1} pixels are too small .*"
-            f"the smallest are {smallest}x{smallest}")):
+    with refused(f"{smallest - 1}x{smallest - 1} pixels", f"{smallest}x{smallest}"):
         layer_table(model, (smallest - 1, smallest - 1, 3))
 
 
-def test_a_segmentation_network_has_logits_for_every_pixel_of_images_of_even_halves():
+def test_a_segmentation_network_has_logits_for_every_pixel():
     model = networks.create("shapes_fcn", 5, layers=PLAIN)
     variables = variables_of(model, (1, 28, 28, 3))
 
@@ -87,7 +99,7 @@ def test_a_segmentation_network_has_logits_for_every_pixel_of_images_of_even_hal
         return jax.eval_shape(lambda v: model.apply(v, jnp.zeros(shape), train=False),
                               variables)
     assert logits(2, 12, 20, 3).shape == (2, 12, 20, 5)
-    with pytest.raises(ValueError, match="multiples of 4, not 30x28 pixels: pad or re"):
+    with refused("multiples of 4", "30x28 pixels", "pad or resize"):
         logits(2, 30, 28, 3)
 
 
@@ -99,16 +111,16 @@ def test_images_unlike_those_of_the_parameters():
         return jax.eval_shape(lambda v: model.apply(v, jnp.zeros(shape), train=False),
                               variables)
     assert logits((2, 32, 32, 3)).shape == (2, 10)
-    with pytest.raises(ValueError, match="32x32 pixels with 1 channels do not fit"):
+    with pytest.raises(ValueError, match="32x32 pixels with 1 channels"):
         logits((2, 32, 32, 1))
-    with pytest.raises(ValueError, match="48x32 pixels with 3 channels do not fit"):
+    with pytest.raises(ValueError, match="48x32 pixels with 3 channels"):
         logits((2, 48, 32, 3))
-    with pytest.raises(ValueError, match=r"images \[N, H, W, C\] .*\(32, 32, 3\)"):
+    with refused("[N, H, W, C]", "(32, 32, 3)"):
         logits((32, 32, 3))
-    with pytest.raises(ValueError, match=r"of one channel or more, .*\(2, 32, 32, 0\)"):
+    with refused("one channel or more", "(2, 32, 32, 0)"):
         logits((2, 32, 32, 0))
     assert logits((0, 32, 32, 3)).shape == (0, 10)
     other = networks.create("selu_cnn")
-    with pytest.raises(ValueError, match="the parameters are those of another network"):
+    with pytest.raises(ValueError, match="another network"):
         jax.eval_shape(lambda v: other.apply(v, jnp.zeros((1, 32, 32, 3)), train=False),
                        variables)

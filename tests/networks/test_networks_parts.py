@@ -64,7 +64,7 @@ def test_parts_mask_marks_the_parameters_to_freeze():
     assert not any(any(jax.tree.leaves(tree)) for layer, tree in marked.items()
                    if layer not in layers)
     assert not any(jax.tree.leaves(networks.parts_mask(params, "")))
-    with pytest.raises(ValueError, match="unknown part 'stage9'; known: .*stage1"):
+    with pytest.raises(ValueError, match="'stage9'.*stage1"):
         networks.parts_mask(params, "stage9")
 
 
@@ -73,15 +73,15 @@ def test_freezing_must_leave_something_to_learn():
     params = variables["params"]
     assert networks.freeze_mask(params, "group1,fc1") == networks.parts_mask(
         params, "group1,fc1")
-    with pytest.raises(ValueError, match="leaves no parameter to learn: .*group1"):
+    with pytest.raises(ValueError, match="group1,fc1,head.*group1"):
         networks.freeze_mask(params, "group1,fc1,head")
 
 
 def test_features_of_what_the_network_cannot_take():
     _, variables, images = made("baseline")
-    with pytest.raises(ValueError, match="variables must be .*, not a mapping of fc1"):
+    with pytest.raises(ValueError, match="'params': .*fc1"):
         features("baseline", variables["params"], images)
-    with pytest.raises(ValueError, match="32x32 pixels with 1 channels do not fit"):
+    with pytest.raises(ValueError, match="32x32 pixels with 1 channels"):
         features("baseline", variables, images[..., :1])
 
 
@@ -117,8 +117,8 @@ def test_transfer_takes_all_but_a_head_of_another_size():
 def test_transfer_refuses_another_architecture():
     _, trained, _ = made("baseline", dense=(64,))
     _, fresh, _ = made("baseline")
-    with pytest.raises(ValueError, match="layer fc1 .*other shapes.*1536, 64"):
+    with pytest.raises(ValueError, match="fc1 .*1536, 64"):
         networks.transfer(fresh, trained)
     _, other, _ = made("lenet5")
-    with pytest.raises(ValueError, match="other layers .*conv1"):
+    with pytest.raises(ValueError, match="batch_stats.*conv1"):
         networks.transfer(fresh, other)

@@ -1,7 +1,7 @@
 """Against keras.applications on the JAX backend, in float64: logits, and every
 parameter and running statistic after three training steps.
 
-Needs the `peers` extra; then: pytest -m slow tests/test_peers_keras.py
+Needs the `peers` extra; then: pytest -m slow tests/networks/test_peers_keras.py
 """
 
 import os

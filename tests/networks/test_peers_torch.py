@@ -3,7 +3,7 @@ ResNets and DenseNets written with torch's functions, and timm's own ResNet v2,
 MobileNetV2 and Xception. Logits, and every parameter and running statistic after three
 training steps.
 
-Needs the `peers` extra; then: pytest -m slow tests/test_peers_torch.py
+Needs the `peers` extra; then: pytest -m slow tests/networks/test_peers_torch.py
 """
 
 from collections.abc import Callable
@@ -19,8 +19,8 @@ from cnn_jax import networks
 from cnn_jax.layers import Layers
 
 torch = pytest.importorskip("torch", reason="needs the `peers` extra: torch")
-forms = pytest.importorskip("torch_forms")
-timm_forms = pytest.importorskip("timm_forms")
+forms = pytest.importorskip("tests.support.torch_forms")
+timm_forms = pytest.importorskip("tests.support.timm_forms")
 F = torch.nn.functional
 pytestmark = pytest.mark.slow
 
@@ -68,6 +68,9 @@ CASES = {
     "resnet18_v2": Case("resnet18_v2", {}, forms.resnet_v2,
                         {"blocks": (2, 2, 2, 2), "bottleneck": False},
                         [(64, 80), (63, 81)]),
+    "resnet18_v2_stem_activation": Case(
+        "resnet18_v2", {"stem_activation": True}, forms.resnet_v2,
+        {"blocks": (2, 2, 2, 2), "bottleneck": False}, [(64, 80), (63, 81)]),
     "resnet50_v2": Case("resnet50_v2", {}, forms.resnet_v2,
                         {"blocks": (3, 4, 6, 3), "bottleneck": True},
                         [(64, 80), (63, 81)]),
@@ -94,6 +97,9 @@ CASES = {
     "cifar_resnet110_preact": Case(
         "cifar_resnet110_preact", {"depth": 20}, forms.cifar_resnet,
         {"depth": 20, "preact": True}, EVEN_ODD),
+    "cifar_resnet110_preact_stem_activation": Case(
+        "cifar_resnet110_preact", {"depth": 20, "stem_activation": True},
+        forms.cifar_resnet, {"depth": 20, "preact": True}, EVEN_ODD),
     "cifar_resnet164_preact": Case(
         "cifar_resnet164_preact", {"depth": 29}, forms.cifar_resnet,
         {"depth": 29, "preact": True, "bottleneck": True}, EVEN_ODD),

@@ -251,5 +251,5 @@ def test_mode_summary_prints_and_writes(tmp_path, capsys):
     assert last.startswith("convolutions: ") and " by " in last
     assert {path.suffix for path in folder.iterdir()} == {".txt", ".csv", ".json"}
     (folder / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="is the folder of a run"):
+    with pytest.raises(InputError, match=f"{folder}.*--workdir"):
         commands.run(Request("summary", config, folder))

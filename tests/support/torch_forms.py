@@ -39,6 +39,10 @@ class Tensors:
             self.get(layer, "var", "batch_stats"), self.get(layer, "scale"),
             self.get(layer, "bias"), self.training, 0.1, self.epsilon)
 
+    def bn_relu(self, x, layer):
+        """Batch norm and ReLU, or nothing where the network has no such layer."""
+        return x if self.get(layer, "scale") is None else F.relu(self.bn(x, layer))
+
     def conv_bn_relu(self, x, layer, stride=1):
         size = self.get(f"{layer}/conv", "kernel").shape[-1]
         x = self.conv(x, f"{layer}/conv", stride, size // 2)
@@ -144,23 +148,25 @@ def resnet(t, x, blocks, bottleneck):
 
 
 def resnet_v2(t, x, blocks, bottleneck, stride_in="3x3"):
-    """Pre-activated; the stride in the 3 x 3 or the first 1 x 1 of a stage's first
-    block. The stem has no ReLU, so its pool must be padded with -inf, torch's default.
+    """Pre-activated; a stage's first block has the stride in its 3 x 3 or first 1 x 1.
+
+    A stem with batch norm is activated, and then the first block has no first batch
+    norm. Without, the pool must be padded with -inf, torch's default.
     """
     def block(x, name, stride):
         plan = [(3, stride), (3, 1)]
         if bottleneck:
             steps = (stride, 1) if stride_in == "1x1" else (1, stride)
             plan = [(1, steps[0]), (3, steps[1]), (1, 1)]
-        y = start = F.relu(t.bn(x, f"{name}/bn1"))
+        y = start = t.bn_relu(x, f"{name}/bn1")
         for k, (size, step) in enumerate(plan, 1):
-            y = F.relu(t.bn(y, f"{name}/bn{k}")) if k > 1 else y
+            y = t.bn_relu(y, f"{name}/bn{k}") if k > 1 else y
             y = t.conv(y, f"{name}/conv{k}", step, size // 2)
         if t.get(f"{name}/shortcut_conv", "kernel") is not None:
             x = t.conv(start, f"{name}/shortcut_conv", stride)
         return x + y
 
-    x = F.max_pool2d(t.conv(x, "stem_conv", 2, 3), 3, 2, 1)
+    x = F.max_pool2d(t.bn_relu(t.conv(x, "stem_conv", 2, 3), "stem_bn"), 3, 2, 1)
     for i, count in enumerate(blocks, 1):
         for j in range(1, count + 1):
             x = block(x, f"stage{i}_block{j}", 2 if i > 1 and j == 1 else 1)
@@ -184,7 +190,7 @@ def cifar_resnet(t, x, depth, zeros="end", preact=False, bottleneck=False):
         plan = [(1, stride), (3, 1), (1, 1)] if bottleneck else [(3, stride), (3, 1)]
         for k, (size, step) in enumerate(plan, 1):
             if preact:
-                y = F.relu(t.bn(y, f"{name}/bn{k}"))
+                y = t.bn_relu(y, f"{name}/bn{k}")
                 start = y if k == 1 else start
             y = t.conv(y, f"{name}/conv{k}", step, size // 2)
             if not preact:
@@ -195,7 +201,7 @@ def cifar_resnet(t, x, depth, zeros="end", preact=False, bottleneck=False):
         return x + y if preact else F.relu(x + y)
 
     x = t.conv(x, "stem_conv", 1, 1)
-    x = x if preact else F.relu(t.bn(x, "stem_bn"))
+    x = t.bn_relu(x, "stem_bn")
     for i in (1, 2, 3):
         for j in range(1, (depth - 2) // (9 if bottleneck else 6) + 1):
             x = block(x, f"stage{i}_block{j}", 2 if i > 1 and j == 1 else 1)
