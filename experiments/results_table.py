@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 
 from cnn_jax.errors import InputError
 from cnn_jax.config import result_fields, flat
-from cnn_jax.files import write_atomically
-from cnn_jax.workdir.results import RESULTS
-from cnn_jax.workdir.folder import ANEW, read_data_info, read_json, read_sealed
+from cnn_jax.files import read_json, write_atomically
+from cnn_jax.workdir.results import read_results
+from cnn_jax.workdir.folder import DAMAGED, read_data_info
 from configs import default
 from experiments.published import Experiment
 
@@ -89,7 +89,7 @@ def is_finished(path: Path, config: ConfigDict) -> bool:
     if not (path / "config.json").exists():
         return False
     known = result_fields(default.get_config())
-    written = flat(read_json(path / "config.json"))
+    written = flat(read_json(path / "config.json", dict, DAMAGED))
     there = {name: value for name, value in written.items() if name in known}
     old, new = settings(there), settings(result_fields(config))
     if old != new:
@@ -109,7 +109,7 @@ def measured(target: Target) -> list[dict]:
     the time for which a run was suspended.
     """
     folders = [path.parent for path in target.folder.glob("seed*/results.json")]
-    found = [read_sealed(folder / "results.json", RESULTS, ANEW) | {
+    found = [read_results(folder).flat() | {
                  "images": sum(read_data_info(folder).counts.values()),
                  "median_epoch_seconds": median_epoch(folder)}
              for folder in folders if is_finished(folder, target.config)]

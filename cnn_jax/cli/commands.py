@@ -166,7 +166,7 @@ def weights(request: Request) -> None:
     """Writes the best parameters as weights.npz and as readable text."""
     workdir = required_run(request)
     with spinner("writing the weights"):
-        variables = trained.load(workdir).state.variables
+        variables = trained.load(workdir).variables
         paths = (write_npz(workdir / "weights.npz", variables),
                  write_text(workdir / "weights.txt", variables))
     for path in paths:

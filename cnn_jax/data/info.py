@@ -1,15 +1,15 @@
 """Describes a data set to whoever uses a network that was trained on it."""
 
 import hashlib
-from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from cnn_jax.data.examples import Dataset
 from cnn_jax.data.scaling import SCALINGS, Scaling
 
 
-class DataInfo(NamedTuple):
+class DataInfo(msgspec.Struct, frozen=True):
     """Holds what a trained network must know of its data set, kept as data.json."""
 
     name: str

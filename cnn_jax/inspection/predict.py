@@ -94,7 +94,7 @@ def run_files(run: Trained, function: NetworkFunction, paths: Sequence[Path],
 
     seen: list[np.ndarray] = []
     with report.track("pictures", starts, len(starts), f"batches of {BATCH}") as shown:
-        results = run_batches(function, run.recipe.model, run.state.variables,
+        results = run_batches(function, run.network, run.variables,
                               run.info.scaling, batches(shown), min(BATCH, len(paths)))
         for start, (scores, labels) in zip(starts, results):
             yield from zip(paths[start:start + BATCH], seen.pop(), scores, labels)
@@ -142,8 +142,8 @@ def draw_test_images(workdir: Path, config: ConfigDict | None = None) -> Picture
     check_same_data(workdir, describe(dataset, config.data.scaling))
     images, truth = dataset.test.take(slice(TEST_ROWS))
     (_, predicted), = run_batches(
-        scores_and_labels(data.task_of(config.data)), run.recipe.model,
-        run.state.variables, run.info.scaling, [images], len(images))
+        scores_and_labels(data.task_of(config.data)), run.network,
+        run.variables, run.info.scaling, [images], len(images))
     words = f"the first {len(images)} of {len(dataset.test.labels):,} test images"
     return overlays(
         images, predicted, dataset.class_names, words,

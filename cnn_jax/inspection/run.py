@@ -60,7 +60,7 @@ def load_run(workdir: Path, config: ConfigDict | None = None,
         dataset = data.load(config.data, config.seed)
         check_same_data(workdir, describe(dataset, config.data.scaling))
     run = make_inspected_run(
-        workdir, best.config, best.info, best.recipe.model, best.state.variables,
+        workdir, best.config, best.info, best.network, best.variables,
         best.step,
         read_history(workdir / "history.csv", best.config.checkpoint.monitor), dataset,
         config.inspect.images)

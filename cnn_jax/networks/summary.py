@@ -23,7 +23,6 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax import layers
-from cnn_jax.json_files import sealed
 from cnn_jax.networks.blocks import SeparableConv
 from cnn_jax.networks.lenet import SparseConv
 from cnn_jax.networks.receptive_field import Field, Fields, receptive_fields, window_of
@@ -82,9 +81,9 @@ class LayerTable(NamedTuple):
     def json(self) -> str:
         totals = {"params": self.params, "stats": self.stats, "macs": self.macs,
                   "memory_bytes": self.memory}
-        return json.dumps(sealed({
+        return json.dumps({
             "model": self.model, "input_shape": self.input_shape, **totals,
-            "layers": self.records()}), indent=1) + "\n"
+            "layers": self.records()}, indent=1) + "\n"
 
     def text(self) -> str:
         """The table for people, at most 100 columns wide."""

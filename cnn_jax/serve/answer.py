@@ -32,7 +32,7 @@ class Answer(NamedTuple):
 
 def map_layers(trained: Trained) -> list[Layer]:
     """Lists the layers and blocks whose output has more than one position."""
-    layers = layers_of(trained.recipe.model, trained.state.variables,
+    layers = layers_of(trained.network, trained.variables,
                        trained.info.image_shape)
     return [layer for layer in layers.values()
             if layer.is_map and layer.shape[:2] != (1, 1)]
@@ -50,8 +50,8 @@ def default_layer(layers: list[Layer]) -> str | None:
 def count_classes(trained: Trained) -> int:
     """Counts the outputs of the head."""
     logits = jax.eval_shape(
-        functools.partial(compute_logits, trained.recipe.model),
-        trained.state.variables,
+        functools.partial(compute_logits, trained.network),
+        trained.variables,
         jax.ShapeDtypeStruct((1, *trained.info.image_shape), np.float32))
     return logits.shape[-1]
 
@@ -64,11 +64,11 @@ def compile_answer(trained: Trained
     """
     program = jax.jit(
         functools.partial(
-            answer, network=trained.recipe.model, scaling=trained.info.scaling,
+            answer, network=trained.network, scaling=trained.info.scaling,
             task=data.task_of(trained.config.data)),
         static_argnames="layer", compiler_options=ops.compiler_options())
     # An argument: a closure would compile the parameters in as constants.
-    variables = jax.device_put(trained.state.variables)
+    variables = jax.device_put(trained.variables)
     return lambda pixels, index, layer: program(
         variables, pixels, np.int32(index), layer=layer)
 

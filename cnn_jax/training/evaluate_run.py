@@ -10,9 +10,10 @@ from cnn_jax.data.batches import concatenate
 from cnn_jax.data.info import describe
 from cnn_jax.training import parallel
 from cnn_jax.training.evaluate import compile_evaluation
-from cnn_jax.training.recipe import create_recipe
-from cnn_jax.workdir import trained
-from cnn_jax.workdir.folder import check_same_data
+from cnn_jax.training.recipe import abstract_state, create_recipe
+from cnn_jax.workdir.checkpoints import restore
+from cnn_jax.workdir.folder import check_same_data, read_config, read_data_info
+from cnn_jax.workdir.trained import best_checkpoint
 
 
 def evaluate_run(workdir: Path, config: ConfigDict | None = None,
@@ -23,19 +24,21 @@ def evaluate_run(workdir: Path, config: ConfigDict | None = None,
     Returns {part: metrics}. Raises InputError where the data have changed.
     """
     report = Reporter(quiet)
-    with report.under_way("reading the checkpoint", plain=False):
-        run = trained.load(workdir)
-    config = config or run.config
+    config_of_run, info = read_config(workdir), read_data_info(workdir)
+    config = config or config_of_run
     placement = parallel.place(config)
+    recipe = create_recipe(config, info, placement.axis_name)
+    with report.under_way("reading the checkpoint", plain=False):
+        folder, _ = best_checkpoint(workdir, config_of_run.checkpoint.monitor)
+        host_state, _ = restore(folder, abstract_state(recipe, info.image_shape))
     with report.under_way("loading the data", plain=False):
         dataset = data.load(config.data, config.seed)
         check_same_data(workdir, describe(dataset, config.data.scaling))
     report.line(f"data: {dataset.source}")
-    report.line(f"checkpoint: step {run.step} of {workdir}")
-    recipe = create_recipe(config, run.info, placement.axis_name)
+    report.line(f"checkpoint: step {folder.name} of {workdir}")
     host_examples, split_ranges = concatenate(dataset)
     examples = placement.replicate(host_examples)
-    state = placement.replicate(run.state)
+    state = placement.replicate(host_state)
     evaluate = compile_evaluation(recipe, placement, state, examples, split_ranges,
                                   config.eval_batch_size, report.track)
     results = {part: evaluate(state, part) for part in ("validation", "test")

@@ -13,7 +13,7 @@ from cnn_jax.training.evaluate import Evaluate
 from cnn_jax.training.setup import Run
 from cnn_jax.training.steps import TrainState
 from cnn_jax.workdir.machine import commit, machine, peak_memory_mb, versions
-from cnn_jax.workdir.progress import Progress, best_row
+from cnn_jax.workdir.progress import Progress, Row, best_row
 from cnn_jax.workdir.results import (Results, read_results, sha256, task_metrics,
                                      write_results)
 
@@ -35,10 +35,10 @@ def evaluate_and_save(run: Run, state: TrainState, progress: Progress,
     """
     final = run.placement.to_host(state)
     row = best_row(progress.history, run.config.checkpoint.monitor)
-    if run.checkpoints.best != row["step"]:
+    if row["step"] not in run.checkpoints.steps:
         raise RunError(f"{run.checkpoints.directory} lacks the best checkpoint, step "
-                       f"{row['step']}: it was deleted or damaged")
-    best, _ = run.checkpoints.restore(row["step"], final)
+                       f"{row['step']}: it was deleted")
+    best, _ = run.checkpoints.restore(int(row["step"]), final)
     test: dict[str, Any] = {"loss": None, "accuracy": None, "examples": 0}
     if run.split_ranges["test"]:
         test = evaluate(run.placement.replicate(best), "test")
@@ -49,11 +49,11 @@ def evaluate_and_save(run: Run, state: TrainState, progress: Progress,
         results = collect(run, final, progress, row, test)
         if jax.process_index() == 0:
             write_results(results, run.workdir)
-    return Finished(results, best, row["step"])
+    return Finished(results, best, int(row["step"]))
 
 
 def collect(run: Run, final: TrainState, progress: Progress,
-            best: dict[str, Any], test: dict[str, Any]) -> Results:
+            best: Row, test: dict[str, Any]) -> Results:
     """Collects the figures of results.json.
 
     final: the last state, on the host. best: the row of the best epoch.
@@ -65,7 +65,7 @@ def collect(run: Run, final: TrainState, progress: Progress,
         seed=run.config.seed,
         params=run.table.params,
         epochs=len(progress.history),
-        best_epoch=best["epoch"],
+        best_epoch=int(best["epoch"]),
         validation_accuracy=best.get("val_accuracy"),
         test_accuracy=test["accuracy"],
         test_loss=test["loss"],

@@ -1,7 +1,6 @@
 """Trains a run to its end, an epoch at a time."""
 
 import contextlib
-import dataclasses
 import functools
 import signal
 import time
@@ -20,7 +19,7 @@ from cnn_jax.training.evaluate import Evaluate
 from cnn_jax.training.setup import Run
 from cnn_jax.training.signals import Stopped, stop_signals
 from cnn_jax.training.steps import Metrics, TrainState, train_steps
-from cnn_jax.workdir.progress import Progress, improvement
+from cnn_jax.workdir.progress import Progress
 from cnn_jax.workdir.recorder import Recorder
 
 Programs = dict[int, Callable]  # {K: program that makes K steps}
@@ -41,8 +40,8 @@ def fit(run: Run, state: TrainState, progress: Progress,
     with contextlib.closing(recorder), stop_signals() as received:
         while not run.is_finished(progress):
             state = train_epoch(run, state, progress, train, recorder, received)
-            row = finish_epoch(run, state, progress, evaluate, recorder)
-            save(run, state, progress, row)
+            finish_epoch(run, state, progress, evaluate, recorder)
+            save(run, state, progress)
             signum = parallel.any_process_signal(received)
             if signum and not run.is_finished(progress):
                 raise stopped(run, progress, signum)
@@ -133,8 +132,8 @@ def record_metrics(run: Run, progress: Progress, pending: list[Metrics],
 
 
 def finish_epoch(run: Run, state: TrainState, progress: Progress, evaluate: Evaluate,
-                 recorder: Recorder) -> dict[str, float]:
-    """Evaluates on the validation part and records the epoch; returns its row."""
+                 recorder: Recorder) -> None:
+    """Evaluates on the validation part and records the epoch."""
     row: dict[str, float] = {
         "epoch": progress.step // run.steps_per_epoch, "step": progress.step}
     row |= mean(progress.sums)
@@ -151,23 +150,15 @@ def finish_epoch(run: Run, state: TrainState, progress: Progress, evaluate: Eval
     progress.sums = dict.fromkeys(progress.sums, 0.0)
     recorder.epoch(progress.history)
     run.report.line(epoch_line(row, run.config.epochs))
-    return row
 
 
-def save(run: Run, state: TrainState, progress: Progress,
-         row: dict[str, float] | None = None) -> None:
-    """Saves a checkpoint of the last step. Raises Diverged if it is not finite.
-
-    row: of the epoch that ended with this step. Its monitored value decides which
-    checkpoint is the best.
-    """
+def save(run: Run, state: TrainState, progress: Progress) -> None:
+    """Saves a checkpoint of the last step. Raises Diverged if it is not finite."""
     host = run.placement.to_host(state)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host)):
         raise diverged(run, "a parameter is not finite after the update",
                        progress.step - 1)
-    score = None if row is None else (
-        improvement(row, run.config.checkpoint.monitor), int(row["epoch"]))
-    run.checkpoints.save(progress.step, host, dataclasses.asdict(progress), score)
+    run.checkpoints.save(host, progress)
 
 
 def compile_training(run: Run, state: TrainState, progress: Progress) -> Programs:

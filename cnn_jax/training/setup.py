@@ -21,12 +21,10 @@ from cnn_jax.training.recipe import (abstract_state, create_recipe, describe_net
                                      first_state)
 from cnn_jax.training.steps import Recipe, TrainState
 from cnn_jax.workdir import trained
-from cnn_jax.workdir.checkpoints.fallback import best_checkpoint
-from cnn_jax.workdir.checkpoints.read import restore
-from cnn_jax.workdir.checkpoints.write import Checkpoints
+from cnn_jax.workdir.checkpoints import Checkpoints
 from cnn_jax.workdir.folder import default_path, open_workdir
 from cnn_jax.workdir.machine import describe_devices
-from cnn_jax.workdir.progress import Progress, progress_of, should_stop
+from cnn_jax.workdir.progress import Progress, best_step, should_stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +93,8 @@ def open_run(config: ConfigDict, workdir: str | Path | None,
             report.line(line)
         if jax.process_index() == 0:
             table.save(path)
-        with Checkpoints(path / "checkpoints", config.checkpoint.keep) as checkpoints:
+        with Checkpoints(path / "checkpoints", config.checkpoint.monitor,
+                         config.checkpoint.keep) as checkpoints:
             examples, split_ranges = concatenate(dataset)
             yield Run(config, path, info, recipe, table, placement, dataset,
                       placement.replicate(examples), split_ranges, checkpoints, report,
@@ -111,12 +110,14 @@ def restore_or_init(run: Run) -> tuple[TrainState, Progress]:
     if latest is None:
         return init_state(run), Progress()
     like = abstract_state(run.recipe, run.info.image_shape)
-    folder, monitor = run.checkpoints.folder(latest), run.config.checkpoint.monitor
-    state, meta = run.checkpoints.restore(latest, like)
-    progress = progress_of(meta, folder, monitor)
-    best = best_checkpoint(folder, progress.history, monitor)
-    if best != folder:  # else its damage would show after the last epoch
-        restore(best, like)
+    state, progress = run.checkpoints.restore(latest, like)
+    best = best_step(progress.history, run.config.checkpoint.monitor)
+    if best is not None and best not in run.checkpoints.steps:
+        run.report.line(f"checkpoint {run.checkpoints.folder(best)} is missing, the "
+                        "best one so far: the run can end only if a later epoch is "
+                        "better")
+    elif best not in (None, latest):  # else its damage would show after the last epoch
+        run.checkpoints.restore(best, like)
     run.report.line(f"resuming after step {latest}")
     return state, progress
 
@@ -131,7 +132,7 @@ def init_state(run: Run) -> TrainState:
     try:
         variables = networks.transfer(
             {"params": state.params, "batch_stats": state.batch_stats},
-            trained.load(Path(source)).state.variables)
+            trained.load(Path(source)).variables)
     except ValueError as error:
         raise InputError(f"config.model.init_from = {source}: {error}") from error
     if run.recipe.ema_decay > 0:

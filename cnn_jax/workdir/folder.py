@@ -1,8 +1,9 @@
-"""The folder of one run: one config, one writer, and what was learnt about the data."""
+"""The folder of one run: one config, one writer, and a description of its data."""
 
 import contextlib
-import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
 import jax
@@ -10,32 +11,25 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from cnn_jax import json_files
-from cnn_jax.data.scaling import Scaling
+from cnn_jax.config import differences, fingerprint, from_json, to_json
 from cnn_jax.data.info import DataInfo
 from cnn_jax.errors import InputError, RunError
-from cnn_jax.json_files import fits, is_sealed, sealed
-from cnn_jax.config import differences, fingerprint, from_json, to_json
-from cnn_jax.files import named, write_atomically
-from cnn_jax.workdir.checkpoints.read import step_folders
+from cnn_jax.files import named, read_json, write_atomically, write_json
+from cnn_jax.workdir.checkpoints import step_folders
 
-
-DATA = {"name": str, "source": str, "image_shape": (int, int, int),
-        "class_names": [str], "scaling": (float, float), "counts": {str: int},
-        "sha256": str}  # data.json, see json_files.fits
 DAMAGED = "the folder is damaged"
 ANEW = "delete it, then the command that trained the run writes it anew"
 
 
 def default_path(config: ConfigDict) -> Path:
-    """runs/NETWORK-DATASET-HASH: the same command finds its run again."""
+    """Returns runs/NETWORK-DATASET-HASH, so that a repeated command finds its run."""
     dataset = config.data.name.replace(":", "-")
     return Path("runs") / f"{config.model.name}-{dataset}-{fingerprint(config)}"
 
 
 @contextlib.contextmanager
-def open_workdir(path: Path, config: ConfigDict, info: DataInfo):
-    """Makes or finds the run's folder and keeps other writers out while it is open.
+def open_workdir(path: Path, config: ConfigDict, info: DataInfo) -> Iterator[None]:
+    """Makes or finds the folder of a run and keeps other writers out while it is open.
 
     Raises InputError, in every process, where the folder cannot be written to, is in
     use, or belongs to another config or other data.
@@ -45,12 +39,11 @@ def open_workdir(path: Path, config: ConfigDict, info: DataInfo):
         if jax.process_index() == 0:
             try:
                 stack.enter_context(lock(path))
-                check_not_of_seeds(path)
                 check_complete(path)
                 check_same_config(path, config)
                 check_same_data(path, info)
                 write_atomically(path / "config.json", to_json(config))
-                write_atomically(path / "data.json", data_json(info))
+                write_json(path / "data.json", info)
                 with named(path / "checkpoints"):
                     (path / "checkpoints").mkdir(exist_ok=True)
             except (InputError, RunError) as error:  # RunError: a full disk
@@ -67,8 +60,8 @@ def process_zero_ok(error: Exception | None) -> bool:
     return not multihost_utils.process_allgather(np.int32(error is not None))[0]
 
 
-def lock(path: Path):
-    """Holds the folder, made if need be, against other writers."""
+def lock(path: Path) -> contextlib.AbstractContextManager[Any]:
+    """Locks the folder, which is made if it does not exist, against other writers."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         return filelock.FileLock(path / "lock", timeout=0).acquire()
@@ -79,15 +72,6 @@ def lock(path: Path):
         raise InputError(f"--workdir={path} cannot be written to "
                          f"({error.strerror or error}): choose another folder"
                          ) from error
-
-
-def check_not_of_seeds(path: Path) -> None:
-    """Raises InputError where the folder holds the runs of several seeds."""
-    if (path / "config.json").exists():
-        return
-    if runs := sorted(path.glob("seed*/config.json")):
-        raise InputError(f"--workdir={path} holds the runs of several seeds: name one "
-                         f"of them, such as {runs[0].parent}")
 
 
 def check_complete(path: Path) -> None:
@@ -126,61 +110,20 @@ def check_same_data(path: Path, info: DataInfo) -> None:
 
 
 def read_config(path: Path) -> ConfigDict:
-    """The config that a workdir was made by."""
-    check_not_of_seeds(path)
-    values = read_json(path / "config.json")
+    """Reads the config that a workdir was made by."""
+    file = path / "config.json"
+    if not file.exists():
+        runs = sorted(path.glob("*/config.json"))
+        inside = (", one such as " + str(runs[-1].parent)) if runs else " (train first)"
+        raise InputError(f"{file} does not exist: --workdir must be the folder of a "
+                         f"run{inside}")
+    values = read_json(file, dict[str, Any], DAMAGED)
     try:
         return from_json(values)
     except ValueError as error:  # an InputError, or of a key that ConfigDict refuses
-        raise InputError(f"{path / 'config.json'}, perhaps of another version: {error}"
-                         ) from error
-
-
-def data_json(info: DataInfo) -> str:
-    """The text of data.json: a changed scaling would give wrong figures in silence."""
-    return json.dumps(sealed(info._asdict()), indent=2) + "\n"
+        raise InputError(f"{file}, perhaps of another version: {error}") from error
 
 
 def read_data_info(path: Path) -> DataInfo:
-    values = read_sealed(path / "data.json", DATA)
-    return DataInfo(**values | {"scaling": Scaling(*values["scaling"]),
-                                "image_shape": tuple(values["image_shape"]),
-                                "class_names": tuple(values["class_names"])})
-
-
-def read_json(path: Path, advice: str = DAMAGED) -> dict:
-    """A file that holds one JSON object."""
-    try:
-        values = json_files.read(path)
-    except FileNotFoundError:
-        runs = sorted(path.parent.glob("*/config.json"))
-        inside = (", one such as " + str(runs[-1].parent)) if runs else " (train first)"
-        raise InputError(f"{path} does not exist: --workdir must be the folder of a "
-                         f"run{inside}") from None
-    except ValueError as error:
-        raise InputError(f"{path} cannot be read ({error}): {advice}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} does not hold a JSON object: {advice}")
-    return values
-
-
-def check_seal(path: Path, values: dict, advice: str) -> None:
-    """Raises InputError where the content of a file does not have its checksum."""
-    if not is_sealed(values):
-        raise InputError(f"{path} does not have the checksum that was stored with it: "
-                         f"{advice}")
-
-
-def read_sealed(path: Path, form: dict, advice: str = DAMAGED) -> dict:
-    """The JSON object in a file that holds it with its checksum (json_files.sealed).
-
-    form: of the object, see json_files.fits.
-    """
-    values = read_json(path, advice)
-    check_seal(path, values, advice)
-    del values["crc32"]
-    if not fits(values, form):
-        names = ", ".join(name for name in form if name is not str)
-        raise InputError(f"{path}, perhaps of another version, does not hold what it "
-                         f"should ({names}): {advice}")
-    return values
+    """Reads what the data of a run were."""
+    return read_json(path / "data.json", DataInfo, DAMAGED)

@@ -60,10 +60,13 @@ def machine() -> str:
 
 
 def commit() -> str | None:
-    """The git commit of the sources, where they are a checkout."""
+    """Returns the git commit of the sources; None where git does not tell it."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
-    found = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"],
-                           capture_output=True, text=True, check=False)
+    try:
+        found = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"],
+                               capture_output=True, text=True, check=False)
+    except OSError:  # no program git
+        return None
     return found.stdout.strip() if found.returncode == 0 else None

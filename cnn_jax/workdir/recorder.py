@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import errno
 import io
 import json
 from pathlib import Path
@@ -32,8 +31,6 @@ class Recorder:
             return
         kept = []
         with named(self.jsonl), contextlib.suppress(FileNotFoundError):
-            if self.jsonl.is_fifo():  # which would be waited for
-                raise OSError(errno.EEXIST, "it is a pipe")
             text = self.jsonl.read_text(errors="replace")  # it may be damaged
             kept = [line for line in text.splitlines() if is_row_until(line, step)]
         # Each checkpoint and each epoch was written after the row of its step.

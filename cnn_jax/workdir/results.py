@@ -1,24 +1,23 @@
 """results.json: the figures of a run that has ended."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from cnn_jax.files import write_atomically
-from cnn_jax.json_files import sealed
+from cnn_jax.files import read_json, write_json
 from cnn_jax.tasks import Task
-from cnn_jax.workdir.checkpoints.read import leaves
-from cnn_jax.workdir.folder import ANEW, read_sealed
+from cnn_jax.workdir.checkpoints import leaves
+from cnn_jax.workdir.folder import ANEW
+from cnn_jax.workdir.progress import Row
 
 FILE = "results.json"
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
-    """What results.json holds; the task's own metrics lie in it beside the others."""
+    """What results.json holds."""
 
     network: str
     dataset: str
@@ -26,36 +25,33 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     params: int
     epochs: int
     best_epoch: int
-    validation_accuracy: float | None  # of the best epoch; None without such a part
+    validation_accuracy: float | None  # of the best epoch; None without such a split
     test_accuracy: float | None        # of the same parameters
     test_loss: float | None
     test_examples: int
     task_metrics: dict[str, float | None]  # such as test_mean_iou
-    train_seconds: float               # without compiling and evaluating
+    train_seconds: float               # without compilation and evaluation
     compile_seconds: float
-    images_per_second: float
+    images_per_second: float           # in training
     peak_memory_mb: float              # of the process
-    device_peak_memory_mb: float | None = None  # where the backend counts it
+    device_peak_memory_mb: float | None = None  # None: the backend does not count it
     params_sha256: str                 # over the last state
     versions: dict[str, str]
     devices: list[str]
     machine: str
-    convolutions: dict[str, int]       # {algorithm: layers}
+    convolutions: dict[str, int]       # algorithm -> number of layers
     commit: str | None
     command: str
 
-
-# What every version has written into results.json, and the pages use.
-RESULTS = {"seed": int, "params": int, "best_epoch": int,
-           **dict.fromkeys(("test_accuracy", "test_loss", "validation_accuracy"),
-                           float | None),
-           "test_examples": int, "train_seconds": float, "images_per_second": float,
-           "versions": {str: str}, "devices": [str], str: object}
+    def flat(self) -> dict[str, Any]:
+        """Returns plain values, the task's metrics beside the others."""
+        values = msgspec.to_builtins(self)
+        return values | values.pop("task_metrics")
 
 
-def task_metrics(task: Task, best: dict[str, float],
-                 test: dict[str, float]) -> dict[str, float | None]:
-    """Lists the metrics of a task on the validation and the test part."""
+def task_metrics(task: Task, best: Row, test: dict[str, Any]
+                 ) -> dict[str, float | None]:
+    """Lists the metrics of a task on the validation and the test split."""
     found: dict[str, float | None] = {}
     for name in task.monitors:
         found |= {f"validation_{name}": best.get(f"val_{name}"),
@@ -65,21 +61,12 @@ def task_metrics(task: Task, best: dict[str, float],
 
 def write_results(results: Results, workdir: Path) -> None:
     """Writes results.json."""
-    values: dict[str, Any] = {}
-    for name, value in msgspec.to_builtins(results).items():
-        if name == "task_metrics":
-            values |= value
-        elif value is not None or name != "device_peak_memory_mb":
-            values[name] = value
-    write_atomically(workdir / FILE, json.dumps(sealed(values), indent=2) + "\n")
+    write_json(workdir / FILE, results)
 
 
 def read_results(workdir: Path) -> Results:
     """Reads results.json. Raises InputError where it is missing or damaged."""
-    values = read_sealed(workdir / FILE, RESULTS, ANEW)
-    known = Results.__struct_fields__
-    metrics = {name: values.pop(name) for name in [*values] if name not in known}
-    return msgspec.convert(values | {"task_metrics": metrics}, Results)
+    return read_json(workdir / FILE, Results, ANEW)
 
 
 def sha256(state: Any) -> str:

@@ -1,16 +1,17 @@
-"""A run read back from its workdir: the best checkpoint and what it was trained on."""
+"""A run read back from its workdir: its network, best parameters and data."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 from ml_collections import ConfigDict
 
-from cnn_jax.errors import InputError
-from cnn_jax.workdir.checkpoints.write import Checkpoints
-from cnn_jax.training.recipe import abstract_state, create_recipe
-from cnn_jax.training.steps import Recipe, TrainState
+from cnn_jax import networks
 from cnn_jax.data.info import DataInfo
+from cnn_jax.errors import InputError, RunError
+from cnn_jax.workdir.checkpoints import read_progress, restore, step_folders
 from cnn_jax.workdir.folder import read_config, read_data_info
+from cnn_jax.workdir.progress import Row, best_step
 
 
 class Trained(NamedTuple):
@@ -18,21 +19,40 @@ class Trained(NamedTuple):
 
     config: ConfigDict
     info: DataInfo
-    recipe: Recipe       # for one device
-    state: TrainState    # NumPy leaves
-    step: int
+    network: nn.Module          # for one device
+    variables: dict[str, Any]   # params and batch_stats, averaged where that is kept
+    step: int                   # at which the checkpoint was saved
+    history: list[Row]          # up to the newest checkpoint
 
 
 def load(workdir: Path) -> Trained:
-    """The best checkpoint of a workdir; a run without one has not ended an epoch."""
+    """Loads the best checkpoint of a workdir.
+
+    Raises InputError for a folder that is no run, or whose run has not ended an epoch;
+    RunError for a damaged checkpoint.
+    """
     config, info = read_config(workdir), read_data_info(workdir)
-    recipe = create_recipe(config, info)
-    if not (workdir / "checkpoints").is_dir():
+    folder, history = best_checkpoint(workdir, config.checkpoint.monitor)
+    tree, _ = restore(folder)
+    variables = {"params": tree.get("ema_params") or tree["params"],
+                 "batch_stats": (tree.get("ema_batch_stats")
+                                 or tree.get("batch_stats", {}))}
+    return Trained(config, info, networks.from_config(config, len(info.class_names)),
+                   variables, int(folder.name), history)
+
+
+def best_checkpoint(workdir: Path, monitor: str) -> tuple[Path, list[Row]]:
+    """Finds the folder of the best checkpoint, and the history of the newest one."""
+    folders = step_folders(workdir / "checkpoints")
+    if not folders:
         raise InputError(f"{workdir} holds no checkpoints: train there first")
-    with Checkpoints(workdir / "checkpoints", writing=False) as checkpoints:
-        if checkpoints.best is None:
-            raise InputError(f"{workdir} holds no checkpoint of a whole epoch: train "
-                             "on there first")
-        step = checkpoints.best
-        state, _ = checkpoints.restore(step, abstract_state(recipe, info.image_shape))
-    return Trained(config, info, recipe, state, step)
+    history = read_progress(folders[-1]).history
+    step = best_step(history, monitor)
+    if step is None:
+        raise InputError(f"{workdir} holds no checkpoint of a whole epoch: train on "
+                         "there first")
+    folder = folders[-1].with_name(str(step))
+    if not folder.is_dir():
+        raise RunError(f"checkpoint {folder} is missing, the best one: it was deleted; "
+                       "train on there, or anew in another folder")
+    return folder, history

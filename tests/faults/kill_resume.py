@@ -24,7 +24,7 @@ import jax
 from tests.faults.warm import command_line, report, start, workplace
 from tests.support.tiny_runs import RICH, assert_same_run, end, rows_written, wait_until
 
-from cnn_jax.workdir.checkpoints.read import step_folders
+from cnn_jax.workdir.checkpoints import step_folders
 
 CASES = {"batch norm and dropout": {}, "LeNet-5": {"model.name": "lenet5"},
          "three steps a call": {"steps_per_call": 3},

@@ -34,7 +34,7 @@ from tests.support.tiny_runs import end, tiny
 from cnn_jax import training
 from cnn_jax.training import loop
 from cnn_jax.training.steps import TrainState
-from cnn_jax.workdir.checkpoints.read import step_folders
+from cnn_jax.workdir.checkpoints import step_folders
 
 STEPS_PER_EPOCH = 1294 // 2  # of the digits' training part
 # 583 parameters. In the rounds there is none but it: of a larger network the compiled

@@ -25,7 +25,7 @@ from tests.faults.warm import command_line, report, start, workplace
 from tests.support.tiny_runs import (assert_same_run, end, picture_folder, refusal,
                                      rows_written, wait_until)
 
-from cnn_jax.workdir.checkpoints.read import step_folders
+from cnn_jax.workdir.checkpoints import step_folders
 
 CHANGES = {"model.name": "lenet5", "epochs": 40, "checkpoint.every_steps": 3}
 YEAR = 365 * 24 * 3600

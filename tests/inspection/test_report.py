@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from tests.support.made_runs import DIGITS, made_metrics, made_run, resealed
+from tests.support.made_runs import DIGITS, made_metrics, made_run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.support.tiny_runs import read_results, tiny
@@ -150,10 +150,10 @@ def test_everything_from_the_workdir_is_escaped(tmp_path):
     workdir = made_run(tmp_path / "run", class_names=names, source=NASTY)
     found = read_results(workdir)
     (workdir / "results.json").write_text(json.dumps(
-        resealed(found, command=NASTY, machine=NASTY, versions={NASTY: NASTY})))
+        found | dict(command=NASTY, machine=NASTY, versions={NASTY: NASTY})))
     table = json.loads((workdir / "summary.json").read_text())
     table["layers"][0]["layer"] = table["model"] = NASTY
-    (workdir / "summary.json").write_text(json.dumps(resealed(table)))
+    (workdir / "summary.json").write_text(json.dumps(table))
     write([drawn_metrics.draw_confusion(metrics.load(workdir))._replace(
         title=NASTY, caption=NASTY, alt=f'"><b>{NASTY}')], workdir / "pictures", 24)
     text = page(workdir)
@@ -208,58 +208,28 @@ def test_damaged_files_are_one_line(tmp_path, name):
     workdir = made_run(tmp_path / "run")
     (workdir / "pictures").mkdir()
     (workdir / name).write_bytes(b"epoch,loss\n\xff\xfe{")
-    with pytest.raises(InputError, match=f"{name} .*(damaged|delete it)"):
+    with pytest.raises(InputError, match=f"{name}.*(damaged|delete it)"):
         page(workdir)
-
-
-def test_results_that_were_changed_are_shown_nowhere(trained, tmp_path):
-    """Nor kept, when the command that made them evaluates again."""
-    workdir = tmp_path / "run"
-    shutil.copytree(trained, workdir)
-    path, results = workdir / "results.json", read_results(trained)
-    path.write_text(path.read_text().replace(
-        f'"test_accuracy": {results["test_accuracy"]}', '"test_accuracy": 0.9256'))
-    assert json.loads(path.read_text())["test_accuracy"] == 0.9256
-    for use in (lambda: page(workdir),
-                lambda: compare.write_comparison([trained, workdir], tmp_path / "page"),
-                lambda: training.run(tiny(epochs=1), workdir, quiet=True)):
-        with pytest.raises(InputError) as error:
-            use()
-        assert str(error.value) == (
-            f"{path} does not have the checksum that was stored with it: delete it, "
-            "then the command that trained the run writes it anew")
-    path.unlink()
-    training.run(tiny(epochs=1), workdir, quiet=True)
-    assert read_results(workdir)["test_accuracy"] == results["test_accuracy"]
-
-
-FORMS = {"results.json": record.RESULTS, "summary.json": record.LAYERS,
-         }
 
 
 @pytest.mark.parametrize("lost", [True, False], ids=["lost", "of another type"])
 @pytest.mark.parametrize("name,field", [
-    (name, field) for name, form in FORMS.items() for field in form if field != str])
+    ("results.json", "params"), ("results.json", "versions"),
+    ("summary.json", "layers")])
 def test_files_of_another_form_are_one_line(tmp_path, name, field, lost):
-    """Although their checksum is right."""
     workdir, other = made_run(tmp_path / "run"), made_run(tmp_path / "other")
     values = json.loads((workdir / name).read_text())
-    value = values.pop(field, None)
-    if not lost:  # any text is a model, so a number there; a text elsewhere
-        values[field] = 1 if isinstance(value, str) else "1"
-    (workdir / name).write_text(json.dumps(resealed(values)))
-    uses = (lambda: page(workdir), lambda: compare.write_comparison(
-        [workdir, other], tmp_path / "page.html"))
-    if lost and FORMS[name][field] == float | None:
-        for use in uses:  # of a run without masks, or without a test part
-            use()
-        return
-    for use in uses:
+    del values[field]
+    if not lost:
+        values[field] = "1"
+    (workdir / name).write_text(json.dumps(values))
+    for use in (lambda: page(workdir), lambda: compare.write_comparison(
+            [workdir, other], tmp_path / "page.html")):
         with pytest.raises(InputError) as error:
             use()
-        assert re.fullmatch(
-            f"{workdir / name}, perhaps of another version, does not hold what it "
-            r"should \([\w, ]+\): delete it, then .*", str(error.value))
+        message = str(error.value)
+        assert message.startswith(str(workdir / name)) and field in message, message
+        assert "delete it, then " in message and "\n" not in message
 
 
 @pytest.mark.parametrize("name,changes", [
@@ -269,10 +239,9 @@ def test_files_of_another_form_are_one_line(tmp_path, name, field, lost):
     ("data.json", {"counts": {"train": 1, "validation": -1, "test": 1}}),
     ])
 def test_figures_that_cannot_be_are_one_line(tmp_path, name, changes):
-    """Although their checksum is right."""
     workdir = made_run(tmp_path / "run")
     values = json.loads((workdir / name).read_text())
-    (workdir / name).write_text(json.dumps(resealed(values, **changes)))
+    (workdir / name).write_text(json.dumps(values | changes))
     with pytest.raises(InputError, match=f"{name}.*: .*delete it"):
         page(workdir)
 
@@ -305,16 +274,6 @@ def test_pipes_are_not_waited_for(tmp_path, name):
             page(workdir)
     else:
         assert "kernels.png is missing" in page(workdir)
-
-
-@pytest.mark.parametrize("name", ["results.json", "summary.json", "data.json"])
-def test_files_without_their_checksum_are_one_line(tmp_path, name):
-    workdir = made_run(tmp_path / "run")
-    values = json.loads((workdir / name).read_text())
-    del values["crc32"]
-    (workdir / name).write_text(json.dumps(values))
-    with pytest.raises(InputError, match=f"{name} does not have the checksum"):
-        page(workdir)
 
 
 @pytest.mark.parametrize("field", [*record.EPOCH, "val_loss", "val_accuracy"])

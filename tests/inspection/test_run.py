@@ -6,19 +6,22 @@ import re
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 from rich.console import Console
 from tests.support.inspected_runs import inspect_settings
-from tests.support.tiny_runs import end, prepare, refusal, start_python, tiny
+from tests.support.tiny_runs import (end, prepare, refusal, save_run, start_python,
+                                     tiny)
 
 from cnn_jax import data
 from cnn_jax.cli import commands
 from cnn_jax.cli.request import Request
 from cnn_jax.inspection import run as inspection
 from cnn_jax.errors import InputError
+from cnn_jax.files import write_json
 from cnn_jax.inspection.draw.feature_maps import feature_maps
 from cnn_jax.inspection.draw.kernels import first_layer
 from cnn_jax.inspection.draw.saliency import completeness
@@ -26,14 +29,12 @@ from cnn_jax.inspection.inspected_run import choose_examples
 from cnn_jax.inspection.pictures import PICTURES
 from cnn_jax.inspection.selection import NotForThisNetwork
 from cnn_jax.tasks import TASKS
-from cnn_jax.workdir.checkpoints.write import Checkpoints
-from cnn_jax.config import result_fields, fingerprint, to_json
+from cnn_jax.config import result_fields, fingerprint
 from cnn_jax.console import Reporter
 from cnn_jax.workdir.recorder import COLUMNS
 from cnn_jax.training.recipe import first_state
 from cnn_jax.data.info import describe
-from cnn_jax.workdir.folder import (check_same_config, data_json, read_config,
-                                    read_data_info)
+from cnn_jax.workdir.folder import check_same_config, read_config, read_data_info
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 QUICK = {"images": 2, "steps": 2, "samples": 2, "max_filters": 3}
@@ -44,11 +45,8 @@ def leave_run(path: Path, config: ConfigDict) -> Path:
     are, and training would take most of the time."""
     dataset, recipe, image_shape = prepare(config)
     info = describe(dataset, config.data.scaling)
-    with Checkpoints(path / "checkpoints") as checkpoints:
-        state = first_state(recipe, image_shape).replace(step=np.array(7, np.int32))
-        checkpoints.save(7, state, {}, score=(0.5, 1))
-    (path / "config.json").write_text(to_json(config))
-    (path / "data.json").write_text(data_json(info))
+    state = first_state(recipe, image_shape).replace(step=np.array(7, np.int32))
+    save_run(path, config, info, state)
     row = [1, 7, 2.5, 0.25, 2.4, 0.5, 1e-3, 1.5, 80]
     (path / "history.csv").write_text(
         f"{','.join(COLUMNS)}\n{','.join(map(str, row))}\n")
@@ -118,7 +116,8 @@ def test_names_that_would_be_mathematics(workdir, tmp_path, capsys, monkeypatch)
     strange = shutil.copytree(workdir, tmp_path / "run")
     info = read_data_info(strange)
     names = ("$x^$", "a$b", *info.class_names[2:])
-    (strange / "data.json").write_text(data_json(info._replace(class_names=names)))
+    write_json(strange / "data.json",
+               msgspec.structs.replace(info, class_names=names))
     load = data.load
     monkeypatch.setattr(data, "load", lambda *arguments: load(*arguments)._replace(
         class_names=names))
@@ -195,7 +194,7 @@ def test_a_workdir_without_a_checkpoint_is_refused(workdir, tmp_path):
     with pytest.raises(InputError, match="holds no checkpoints: train there first"):
         inspection.draw(tmp_path, quiet=True)
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(InputError, match="no checkpoint of a whole epoch"):
+    with pytest.raises(InputError, match="holds no checkpoints"):
         inspection.draw(tmp_path, quiet=True)
 
 

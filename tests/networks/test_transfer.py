@@ -28,16 +28,16 @@ def differing(a, b) -> set[str]:
 
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_frozen_parts_stay_and_the_others_learn(source, tmp_path, optimizer):
-    layers = list(trained.load(source).state.params)
+    layers = list(trained.load(source).variables["params"])
     config = tiny()
     config.seed = 5
     config.optimizer.name = optimizer
     config.model.init_from = str(source)
     config.model.freeze = f"{layers[0]},{layers[1]}"
     training.run(config, tmp_path, quiet=True)
-    old, new = trained.load(source).state, trained.load(tmp_path).state
-    assert differing(old.params, new.params) == set(layers[2:])
-    assert not differing(old.batch_stats, new.batch_stats)
+    old, new = trained.load(source).variables, trained.load(tmp_path).variables
+    assert differing(old["params"], new["params"]) == set(layers[2:])
+    assert not differing(old["batch_stats"], new["batch_stats"])
 
 
 def test_without_freezing_all_layers_learn_from_the_trained_values(source, tmp_path):
@@ -46,17 +46,17 @@ def test_without_freezing_all_layers_learn_from_the_trained_values(source, tmp_p
     config.model.init_from = str(source)
     config.optimizer.learning_rate = 1e-6
     training.run(config, tmp_path, quiet=True)
-    old, new = trained.load(source).state, trained.load(tmp_path).state
-    for a, b in zip(jax.tree.leaves(old.params), jax.tree.leaves(new.params)):
+    old, new = trained.load(source).variables, trained.load(tmp_path).variables
+    for a, b in zip(jax.tree.leaves(old["params"]), jax.tree.leaves(new["params"])):
         np.testing.assert_allclose(a, b, atol=1e-3)
-    assert differing(old.params, new.params) == set(old.params)
+    assert differing(old["params"], new["params"]) == set(old["params"])
 
 
 def test_another_number_of_classes_gets_a_fresh_head(source, tmp_path):
     config = tiny()
     config.model.init_from, config.model.num_classes = str(source), 12
     training.run(config, tmp_path, quiet=True)
-    assert trained.load(tmp_path).state.params["head"]["bias"].shape == (12,)
+    assert trained.load(tmp_path).variables["params"]["head"]["bias"].shape == (12,)
 
 
 @pytest.mark.parametrize("field,value,words", [

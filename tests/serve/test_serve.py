@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from tests.support.tiny_runs import end, start_python, tiny, untrained, wait_until
+from tests.support.tiny_runs import (end, save_run, start_python, tiny, untrained,
+                                     wait_until)
 
 from cnn_jax.inspection import predict
 from cnn_jax.inspection.forward import compute_logits
@@ -26,9 +27,7 @@ from cnn_jax.networks.trace import features
 from cnn_jax.inspection.draw.overlays import overlay
 from cnn_jax.inspection.explain.grad_cam import grad_cam
 from cnn_jax.workdir import trained as runs
-from cnn_jax.workdir.checkpoints.write import Checkpoints
-from cnn_jax.config import to_json
-from cnn_jax.workdir.folder import data_json
+from cnn_jax.data.scaling import scale
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 RANDOM = np.random.default_rng(0)
@@ -40,12 +39,7 @@ def workdir(tmp_path_factory, compiled_once):
     and training would take most of the time."""
     path = tmp_path_factory.mktemp("runs") / "short"
     run = untrained(tiny(), (8, 8, 1), tuple("0123456789"))
-    with Checkpoints(path / "checkpoints") as checkpoints:
-        state = run.state.replace(step=np.array(7, np.int32))
-        checkpoints.save(7, state, {}, score=(0.5, 1))
-    (path / "config.json").write_text(to_json(run.config))
-    (path / "data.json").write_text(data_json(run.info))
-    return path
+    return save_run(path, run.config, run.info, run.variables)
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +79,8 @@ def test_about_names_network_classes_layers_and_limits(client, trained):
     assert (about["step"], about["max_bytes"]) == (7, 20 * 2**20)
     shapes = {layer["name"]: layer["shape"] for layer in about["layers"]}
     assert about["layer"] in shapes and "head" not in shapes
-    variables = trained.state.variables
-    found = features(trained.recipe.model, variables, jnp.zeros((1, 8, 8, 1)), True)
+    variables = trained.variables
+    found = features(trained.network, variables, jnp.zeros((1, 8, 8, 1)), True)
     assert all(found[name].shape[1:] == tuple(shape) for name, shape in shapes.items())
 
 
@@ -113,9 +107,9 @@ def test_probabilities_are_those_of_predict(client, workdir, tmp_path, kind, inv
 def test_maps_and_grad_cam_are_those_of_the_layer(client, trained, chosen):
     """Each layer that the page offers."""
     pixels = read_image(io.BytesIO(PICTURE), (8, 8), 1)
-    images = trained.recipe.scale(pixels[None])
-    network = trained.recipe.model
-    variables = trained.state.variables
+    images = scale(pixels[None], trained.info.scaling)
+    network = trained.network
+    variables = trained.variables
     found = features(network, variables, images, inner=True)
     for layer in client.get("/about").json["layers"][::3]:
         name = layer["name"]
@@ -171,8 +165,9 @@ def test_masks_take_the_place_of_probabilities():
     assert about["task"] == "segment" and about["layer"] != "head"
     assert len(about["colours"]) == 6 and about["colours"][0] == "#000000"
     pixels = read_image(io.BytesIO(PICTURE), (32, 32), 3)
-    mask = np.asarray(compute_logits(run.recipe.model, run.state.variables,
-                                     run.recipe.scale(pixels[None]))[0].argmax(-1))
+    images = scale(pixels[None], run.info.scaling)
+    mask = np.asarray(
+        compute_logits(run.network, run.variables, images)[0].argmax(-1))
     shares = np.bincount(mask.ravel(), minlength=6) / mask.size
     np.testing.assert_allclose(answer["scores"], shares, atol=1e-6)
     np.testing.assert_array_equal(decoded(answer["mask"]), overlay(pixels, mask))

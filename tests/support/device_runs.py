@@ -19,7 +19,8 @@ from cnn_jax import data, ops
 from cnn_jax.data.batches import concatenate, train_order
 from cnn_jax.layers import Layers
 from cnn_jax.training import parallel, steps
-from cnn_jax.workdir.checkpoints.write import Checkpoints
+from cnn_jax.workdir.checkpoints import Checkpoints
+from cnn_jax.workdir.progress import Progress
 from cnn_jax.training.evaluate import compile_evaluation
 from cnn_jax.training.recipe import create_recipe, first_state
 from cnn_jax.data.info import describe
@@ -103,10 +104,10 @@ def save_and_restore(states: dict[int, object], settings: dict[int, Setting]) ->
         step = int(state.step)
         for restored_on, setting in settings.items():
             with (tempfile.TemporaryDirectory() as folder,
-                  Checkpoints(folder) as checkpoints):
+                  Checkpoints(folder, "loss") as checkpoints):
                 placed = settings[saved_on].placement.replicate(state)
-                checkpoints.save(
-                    step, settings[saved_on].placement.to_host(placed), {})
+                checkpoints.save(settings[saved_on].placement.to_host(placed),
+                                 Progress(step))
                 found, _ = checkpoints.restore(step, state)
             placed = setting.placement.replicate(found)
             for device in range(restored_on):

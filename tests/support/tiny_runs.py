@@ -20,13 +20,15 @@ from ml_collections import ConfigDict
 from PIL import Image
 from tests.support.forked import Forked
 
-from cnn_jax import data
+from cnn_jax import data, networks
 from cnn_jax.data.scaling import Scaling
-from cnn_jax.json_files import is_sealed
-from cnn_jax.workdir.checkpoints.write import Checkpoints
 from cnn_jax.training.recipe import abstract_state, create_recipe
 from cnn_jax.training.steps import TrainState
-from cnn_jax.workdir.checkpoints.read import leaves
+from cnn_jax.config import to_json
+from cnn_jax.files import write_json
+from cnn_jax.workdir.checkpoints import Checkpoints, leaves, step_folders
+from cnn_jax.workdir.checkpoints import restore as restore_checkpoint
+from cnn_jax.workdir.progress import Progress
 from cnn_jax.workdir.trained import Trained
 from cnn_jax.data.info import DataInfo, describe
 from configs import default
@@ -130,11 +132,8 @@ def picture_folder(path: Path, classes: list[str], brightness: int) -> dict:
 
 
 def read_results(workdir: Path) -> dict:
-    """Without the checksum."""
-    results = json.loads((workdir / "results.json").read_text())
-    assert is_sealed(results)
-    del results["crc32"]
-    return results
+    """results.json as plain values."""
+    return json.loads((workdir / "results.json").read_text())
 
 
 def read_rows(workdir: Path) -> list[dict]:
@@ -180,23 +179,35 @@ def untrained(config: ConfigDict, image_shape: tuple[int, int, int],
     info = DataInfo(config.data.name, "none", image_shape, class_names,
                     Scaling(0.0, 1 / 255), {"train": 1000, "validation": 10, "test": 0},
                     sha256="")
-    recipe, random = create_recipe(config, info), np.random.default_rng(0)
-    shapes = abstract_state(recipe, image_shape)
+    random = np.random.default_rng(0)
+    shapes = abstract_state(create_recipe(config, info), image_shape)
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     state = state.replace(
         params=jax.tree.map(lambda leaf: random.normal(
             scale=0.1, size=leaf.shape).astype(leaf.dtype), shapes.params),
         batch_stats=jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype),
                                  shapes.batch_stats))
-    return Trained(config, info, recipe, state, 0)
+    network = networks.from_config(config, len(class_names))
+    return Trained(config, info, network, state.variables, 0, [])
 
 
 def restore(workdir: Path, config: ConfigDict, step: int | None = None) -> TrainState:
     """The state in a run's checkpoint: the latest one, or that of `step`."""
     _, recipe, shape = prepare(config)
-    with Checkpoints(workdir / "checkpoints", writing=False) as checkpoints:
-        step = checkpoints.latest if step is None else step
-        return checkpoints.restore(step, abstract_state(recipe, shape))[0]
+    folder = (step_folders(workdir / "checkpoints")[-1] if step is None
+              else workdir / "checkpoints" / str(step))
+    return restore_checkpoint(folder, abstract_state(recipe, shape))[0]
+
+
+def save_run(workdir: Path, config: ConfigDict, info: DataInfo, state: object,
+             step: int = 7) -> Path:
+    """Writes what a run of one epoch leaves that later modes need."""
+    with Checkpoints(workdir / "checkpoints", config.checkpoint.monitor) as checkpoints:
+        checkpoints.save(state, Progress(step, [
+            {"epoch": 1, "step": step, config.checkpoint.monitor: 0.5}]))
+    (workdir / "config.json").write_text(to_json(config))
+    write_json(workdir / "data.json", info)
+    return workdir
 
 
 def distance(ours, theirs) -> float:

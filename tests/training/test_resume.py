@@ -11,8 +11,7 @@ import pytest
 from tests.support.tiny_runs import RICH, assert_same_run, read_results, restore, tiny
 
 from cnn_jax import training
-from cnn_jax.workdir.checkpoints.write import Checkpoints
-from cnn_jax.workdir.checkpoints.read import leaves
+from cnn_jax.workdir.checkpoints import Checkpoints, leaves, read_progress
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -87,12 +86,12 @@ def test_the_comparison_can_fail(whole, tmp_path):
     """A checkpoint that is one value off does not end in the same run."""
     workdir = killed_after(whole, tmp_path / "run", 3 * STEPS_PER_EPOCH - 1)
     state = restore(workdir, tiny(RICH))
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        _, meta = checkpoints.restore(checkpoints.latest, state)
-    shutil.rmtree(workdir / "checkpoints" / str(3 * STEPS_PER_EPOCH - 1))
+    newest = workdir / "checkpoints" / str(3 * STEPS_PER_EPOCH - 1)
+    progress = read_progress(newest)
+    shutil.rmtree(newest)
     leaves(state.opt_state)["inner_opt_state/0/mu/head/bias"][0] += 1e-6
-    with Checkpoints(workdir / "checkpoints", keep=1000) as checkpoints:
-        checkpoints.save(3 * STEPS_PER_EPOCH - 1, state, meta)
+    with Checkpoints(newest.parent, "val_accuracy", keep=1000) as checkpoints:
+        checkpoints.save(state, progress)
     training.run(tiny(RICH | {"checkpoint.every_steps": 1}), workdir, quiet=True)
     assert (read_results(workdir)["params_sha256"]
             != read_results(whole)["params_sha256"])

@@ -23,7 +23,6 @@ from cnn_jax.errors import InputError, RunError
 from cnn_jax.training import loop, parallel, train
 from cnn_jax import console
 from cnn_jax.workdir import recorder as metrics, trained
-from cnn_jax.workdir.checkpoints.write import Checkpoints
 from cnn_jax.training.evaluate import compile_evaluation
 from cnn_jax.training.evaluate_run import evaluate_run
 from cnn_jax.workdir.folder import default_path
@@ -287,8 +286,7 @@ def test_the_best_checkpoint_is_by_the_chosen_metric(tmp_path, monitor):
     assert results.best_epoch == 1 + int(np.argmax(values))
     best = rows[results.best_epoch - 1]
     assert results.validation_accuracy == best["val_accuracy"]
-    with Checkpoints(tmp_path / "checkpoints", writing=False) as checkpoints:
-        assert checkpoints.best == best["step"]
+    assert trained.load(tmp_path).step == best["step"]
 
 
 @pytest.mark.parametrize("name", ["baseline", *(
@@ -329,17 +327,10 @@ def test_checkpoints_without_what_made_them_are_not_gone_on_from(
         training.run(tiny(TAUGHT), tmp_path / "run", quiet=True)
 
 
-WITHOUT_CHECKSUM = " does not have the checksum"
-
-
 @pytest.mark.parametrize("name, old, new, words", [
-    *(("data.json", old, new, WITHOUT_CHECKSUM) for old, new in [
-        ("0.003", "0.009"), ('"scaling": [', '"scaling": [5, '), ('"0"', '"zero"'),
-        ('"test":', '"tast":'), ("8,", "0,"), ('"digits"', "null")]),
-    *(("config.json", old, new, WITHOUT_CHECKSUM) for old, new in [
-        ('"learning_rate": 0.0', '"learning_rate": 0.1'), ('"constant"', '"cosine"'),
-        ('"log"', '"lag"')]),
-    ("config.json", '"crc32"', '"crc33"', ".*config.crc33: no such field")])
+    ("data.json", '"scaling": [', '"scaling": [5, ', ".*scaling"),
+    ("data.json", '"digits"', "null", ".*name"),
+    ("config.json", '"momentum"', '"momentun"', ".*momentun")])
 def test_json_that_was_changed_is_refused(taught, tmp_path, name, old, new, words):
     shutil.copytree(taught[0], tmp_path / "run")
     path = tmp_path / "run" / name
@@ -369,9 +360,9 @@ def test_rows_that_are_no_rows_are_dropped(line):
 
 def numpy_figures(found, part) -> dict:
     """Mean cross-entropy and accuracy over a part, in float64."""
-    variables = {"params": found.state.params, "batch_stats": found.state.batch_stats}
-    logits = np.asarray(found.recipe.model.apply(
-        variables, scale(part.images, found.info.scaling), train=False), np.float64)
+    logits = np.asarray(found.network.apply(
+        found.variables, scale(part.images, found.info.scaling), train=False),
+        np.float64)
     top = logits.max(1, keepdims=True)
     log_sum = np.log(np.exp(logits - top).sum(1)) + top[:, 0]
     losses = log_sum - logits[np.arange(len(logits)), part.labels]
@@ -383,12 +374,13 @@ def numpy_figures(found, part) -> dict:
 def test_evaluation_counts_every_example_once(taught, batch_size, monkeypatch, capsys):
     found = trained.load(taught[0])
     config = tiny(TAUGHT, eval_batch_size=batch_size)
-    dataset, _, _ = prepare(config)
+    dataset, recipe, _ = prepare(config)
     placement = parallel.place(config)
     examples, split_ranges = concatenate(dataset)
-    examples, state = placement.replicate(examples), placement.replicate(found.state)
+    examples = placement.replicate(examples)
+    state = placement.replicate(restore(taught[0], config, found.step))
     monkeypatch.setattr(console, "QUIET_SECONDS", -1.0)
-    evaluate = compile_evaluation(found.recipe, placement, state, examples,
+    evaluate = compile_evaluation(recipe, placement, state, examples,
                                   split_ranges, batch_size, console.Reporter().track)
     for part in ("validation", "test"):
         expected = numpy_figures(found, getattr(dataset, part))
@@ -490,11 +482,11 @@ def test_weights_reproduce_the_logits(taught, capsys):
     found = trained.load(workdir)
     dataset, _, _ = prepare(tiny(TAUGHT))
     images = scale(dataset.test.images[:20], found.info.scaling)
-    expected = found.recipe.model.apply(
-        {"params": found.state.params, "batch_stats": found.state.batch_stats},
+    expected = found.network.apply(
+        found.variables,
         images, train=False)
     np.testing.assert_array_equal(
-        found.recipe.model.apply(tree, images, train=False), expected)
+        found.network.apply(tree, images, train=False), expected)
     text = (workdir / "weights.txt").read_text()
     assert "params/head/kernel  shape (128, 10)  mean" in text
 
@@ -506,8 +498,9 @@ def test_the_average_is_evaluated_predicted_and_exported(tmp_path, capsys):
     ask(capsys, "weights", tmp_path)
     with np.load(tmp_path / "weights.npz") as arrays:
         kernel = arrays["params/head/kernel"]
-    np.testing.assert_array_equal(kernel, found.state.ema_params["head"]["kernel"])
-    assert not np.array_equal(kernel, found.state.params["head"]["kernel"])
+    state = restore(tmp_path, found.config, found.step)
+    np.testing.assert_array_equal(kernel, state.ema_params["head"]["kernel"])
+    assert not np.array_equal(kernel, state.params["head"]["kernel"])
 
 
 # Other data behind the same config

@@ -17,11 +17,11 @@ from cnn_jax.cli import commands
 from cnn_jax.cli.request import Request
 from cnn_jax.inspection import predict
 from cnn_jax.data.augment import augment
+from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.draw.labels import class_colours
 from cnn_jax.inspection.draw.overlays import overlay
 from cnn_jax.config import check
-from cnn_jax.training import steps
 from cnn_jax.training.evaluate_run import evaluate_run
 from cnn_jax import console
 from cnn_jax.workdir import trained as runs
@@ -70,6 +70,11 @@ def test_a_run_reports_mean_iou_everywhere(trained):
     assert sum("val_mean_iou" in row for row in kept) == 2
 
 
+def network_logits(run, images) -> np.ndarray:
+    return np.asarray(jax.jit(lambda variables, x: run.network.apply(
+        variables, scale(x, run.info.scaling), train=False))(run.variables, images))
+
+
 @pytest.mark.parametrize("size", [37, 512])
 def test_evaluation_is_exact_on_any_batch_size(trained, size, monkeypatch):
     """Against a confusion matrix counted by NumPy from all logits at once."""
@@ -79,8 +84,7 @@ def test_evaluation_is_exact_on_any_batch_size(trained, size, monkeypatch):
     found = evaluate_run(path, config, quiet=True)["validation"]
     run = runs.load(path)
     validation = data.load(config.data, 0).validation
-    logits = np.asarray(jax.jit(lambda state, x: steps.predict_logits(
-        state, x, run.recipe))(run.state, validation.images))
+    logits = network_logits(run, validation.images)
     counts = np.zeros((6, 6), int)
     np.add.at(counts, (validation.labels, logits.argmax(-1)), 1)
     assert found["mean_iou"] == mean_iou(counts) and found["examples"] == 70
@@ -172,8 +176,7 @@ def test_pixels_of_pictures_get_the_classes_that_evaluation_counts(
     told = capsys.readouterr()
     assert "pictures - step 2/3 - batches of 4" in told.err and told.out == ""
     run = runs.load(trained[0])
-    logits = jax.jit(lambda state, x: steps.predict_logits(state, x, run.recipe))(
-        run.state, test.images)
+    logits = network_logits(run, test.images)
     np.testing.assert_array_equal([one.label for one in found], logits.argmax(-1))
     np.testing.assert_array_equal([one.pixels for one in found], test.images)
     for path, one in zip(paths, found, strict=True):

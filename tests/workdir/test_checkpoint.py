@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,15 +15,30 @@ from tests.support.tiny_runs import (assert_same_bits, end, losses, main, prepar
 
 from cnn_jax import training
 from cnn_jax.errors import InputError, RunError
-from cnn_jax.json_files import fits, json_crc32, sealed
-from cnn_jax.json_files import read as read_json
-from cnn_jax.workdir.checkpoints.write import Checkpoints
-from cnn_jax.workdir.recorder import Recorder
-from cnn_jax.workdir.checkpoints.orbax_errors import first_line
 from cnn_jax.training.recipe import abstract_state, first_state
-from cnn_jax.workdir.checkpoints.read import step_folders
+from cnn_jax.workdir.checkpoints import Checkpoints, restore, step_folders
+from cnn_jax.workdir.checkpoints.orbax_errors import first_line
+from cnn_jax.workdir.progress import Progress
+from cnn_jax.workdir.recorder import Recorder
+from cnn_jax.workdir.trained import best_checkpoint
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
+
+
+def progress(step: int, **accuracies: float) -> Progress:
+    """Progress(30, s10=0.5, s20=0.9): at step 30, after epochs that ended at 10, 20."""
+    return Progress(step, [
+        {"epoch": epoch, "step": int(name[1:]), "val_accuracy": accuracy}
+        for epoch, (name, accuracy) in enumerate(accuracies.items(), 1)])
+
+
+def open_checkpoints(folder: Path, keep: int = 2) -> Checkpoints:
+    return Checkpoints(folder, "val_accuracy", keep)
+
+
+def save(folder: Path, state: dict, found: Progress) -> None:
+    with open_checkpoints(folder) as checkpoints:
+        checkpoints.save(state, found)
 
 
 def example_state(step: int = 7) -> dict:
@@ -40,31 +56,30 @@ def example_state(step: int = 7) -> dict:
 @pytest.fixture
 def saved(tmp_path):
     """A folder with one checkpoint of `example_state`, of step 7."""
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        checkpoints.save(7, example_state(), {"step": 7, "loss": 0.5}, score=(0.5, 1))
+    save(tmp_path / "checkpoints", example_state(), progress(7, s7=0.5))
     return tmp_path / "checkpoints"
 
 
 def read(folder, like=None, step=7):
-    with Checkpoints(folder) as checkpoints:
-        return checkpoints.restore(step, example_state() if like is None else like)
+    return restore(folder / str(step), example_state() if like is None else like)
 
 
 # What comes back
 
 def test_round_trip_keeps_every_bit(saved):
-    state, meta = read(saved)
+    state, found = read(saved)
     assert_same_bits(state, example_state())
-    assert state["batch_stats"] == {} and meta == {"step": 7, "loss": 0.5}
+    assert state["batch_stats"] == {} and found == progress(7, s7=0.5)
+    plain, found = restore(saved / "7")  # without the expected structure
+    assert_same_bits(plain, example_state())
+    assert "batch_stats" not in plain and found == progress(7, s7=0.5)
 
 
 def test_meta_keeps_floats_that_are_no_numbers(tmp_path):
-    meta = {"loss": float("nan"), "best": float("-inf"), "third": 1 / 3}
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(7, example_state(), meta, score=(float("-inf"), 1))
-        found = checkpoints.restore(7, example_state())[1]
-        assert checkpoints.best == 7
-    assert repr(found) == repr(meta)
+    written = progress(7, s3=float("nan"), s7=float("-inf"))
+    written.train_seconds = 1 / 3
+    save(tmp_path, example_state(), written)
+    assert repr(restore(tmp_path / "7")[1]) == repr(written)
 
 
 @pytest.mark.parametrize("name", ["sgd", "nesterov", "rmsprop", "adamw", "muon"])
@@ -77,9 +92,8 @@ def test_the_state_of_every_kind_of_optimiser_comes_back(tmp_path, name):
         lambda leaf: np.asarray(rng.integers(0, 9, leaf.shape), leaf.dtype),
         abstract_state(recipe, shape))
     step = int(state.step)
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(step, state, {})
-        found, _ = checkpoints.restore(step, abstract_state(recipe, shape))
+    save(tmp_path, state, Progress(step))
+    found, _ = restore(tmp_path / str(step), abstract_state(recipe, shape))
     assert_same_bits(found, state)
     assert jax.tree.structure(found) == jax.tree.structure(state)
 
@@ -90,36 +104,72 @@ def steps_in(folder) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir())
 
 
-def test_the_best_is_never_deleted(tmp_path):
-    scores = {1: 0.5, 2: None, 3: 0.9, 4: 0.8, 5: 0.2, 6: None, 7: None}
-    with Checkpoints(tmp_path, keep=2) as checkpoints:
+def save_all(folder: Path, scores: dict[int, float | None], keep: int = 2) -> None:
+    """Saves a checkpoint for each step; a step with a score ends an epoch."""
+    accuracies: dict[str, float] = {}
+    with open_checkpoints(folder, keep) as checkpoints:
         for step, score in scores.items():
-            checkpoints.save(step, example_state(), {},
-                             None if score is None else (score, step))
-        assert (checkpoints.latest, checkpoints.best) == (7, 3)
-    assert steps_in(tmp_path) == [3, 6, 7]
-    with Checkpoints(tmp_path) as checkpoints:  # and a new process sees the same
-        assert (checkpoints.latest, checkpoints.best) == (7, 3)
-        checkpoints.save(8, example_state(), {}, (0.95, 8))
-        checkpoints.save(9, example_state(), {})
-    assert steps_in(tmp_path) == [8, 9]
+            if score is not None:
+                accuracies[f"s{step}"] = score
+            checkpoints.save(example_state(step), progress(step, **accuracies))
+
+
+def test_the_best_is_never_deleted(tmp_path):
+    folder, scores = tmp_path / "checkpoints", {
+        1: 0.5, 2: None, 3: 0.9, 4: 0.8, 5: 0.2, 6: None, 7: None}
+    save_all(folder, scores)
+    assert steps_in(folder) == [3, 6, 7]
+    assert best_checkpoint(tmp_path, "val_accuracy")[0] == folder / "3"
+    found = restore(folder / "7")[1]
+    found.history.append({"epoch": 5, "step": 8, "val_accuracy": 0.95})
+    with open_checkpoints(folder) as checkpoints:
+        assert (checkpoints.steps, checkpoints.latest) == ([3, 6, 7], 7)
+        for step in (8, 9):
+            found.step = step
+            checkpoints.save(example_state(step), found)
+    assert steps_in(folder) == [8, 9]
+    assert best_checkpoint(tmp_path, "val_accuracy")[0] == folder / "8"
 
 
 def test_of_equal_scores_the_earlier_epoch_is_best(tmp_path):
-    with Checkpoints(tmp_path, keep=2) as checkpoints:
-        for epoch in range(1, 6):
-            checkpoints.save(10 * epoch, example_state(), {},
-                             (0.5 if epoch == 1 else 0.9, epoch))
-        assert checkpoints.best == 20
-    assert steps_in(tmp_path) == [20, 40, 50]
+    save_all(tmp_path / "checkpoints", {10: 0.5, 20: 0.9, 30: 0.9, 40: 0.9, 50: 0.9})
+    assert steps_in(tmp_path / "checkpoints") == [20, 40, 50]
+    assert best_checkpoint(tmp_path, "val_accuracy")[0].name == "20"
+
+
+@pytest.mark.parametrize("files", [0, 1, 5, 1000])
+def test_a_kill_while_a_checkpoint_is_deleted_is_no_damage(tmp_path, files):
+    """An old step is there with only some of its files."""
+    folder = tmp_path / "checkpoints"
+    save_all(folder, {20: 0.9, 30: 0.6, 40: 0.7})
+    shutil.copytree(folder / "30", folder / "10")
+    for path in [p for p in sorted((folder / "10").rglob("*")) if p.is_file()][files:]:
+        path.unlink()
+    assert best_checkpoint(tmp_path, "val_accuracy")[0] == folder / "20"
+    found = restore(folder / "40")[1]
+    found.step = 50
+    save(folder, example_state(50), found)
+    assert steps_in(folder) == [20, 40, 50]  # and the deletion was ended
+
+
+def test_without_a_whole_epoch_or_the_best_checkpoint_nothing_is_read(tmp_path):
+    folder = tmp_path / "checkpoints"
+    with pytest.raises(InputError, match="holds no checkpoints"):
+        best_checkpoint(tmp_path, "val_accuracy")
+    save_all(folder, {1: None})
+    with pytest.raises(InputError, match="no checkpoint of a whole epoch"):
+        best_checkpoint(tmp_path, "val_accuracy")
+    save_all(folder, {2: 0.9, 3: 0.5})
+    shutil.rmtree(folder / "2")
+    with pytest.raises(RunError, match=f"{folder / '2'} is missing"):
+        best_checkpoint(tmp_path, "val_accuracy")
 
 
 def test_damaged_files_are_one_error_and_no_log(tmp_path, caplog):
     """Orbax reads the other leaves in tasks that nobody waits for."""
     rng = np.random.default_rng(0)  # what does not shrink has a file of its own
     state = {"params": {f"layer{i}": rng.normal(size=(30, 40)) for i in range(30)}}
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(7, state, {})
+    save(tmp_path, state, Progress(7))
     refusals = []
     for path in sorted((tmp_path / "7" / "state").rglob("*")):
         content = path.read_bytes() if path.is_file() else b""
@@ -132,40 +182,29 @@ def test_damaged_files_are_one_error_and_no_log(tmp_path, caplog):
             path.write_bytes(content)
             gc.collect()
     assert len(refusals) >= 6 and not caplog.records
-    assert all(re.search("checkpoints?/?.*/7 .*(state/|leaf )", one)
+    assert all(re.search(f"{tmp_path}/7 .*(state/|leaf )", one)
                for one in refusals), refusals
 
 
 def test_a_step_is_never_written_twice(saved):
-    with Checkpoints(saved) as checkpoints:
-        with pytest.raises(RunError, match="checkpoints/7 .*already exists"):
-            checkpoints.save(7, example_state(), {})
+    with pytest.raises(RunError, match="checkpoints/7 .*already exists"):
+        save(saved, example_state(), Progress(7))
 
 
-def test_only_a_writer_clears_away_unfinished_saves(saved):
-    unfinished = saved / "8.orbax-checkpoint-tmp"
-    unfinished.mkdir()
-    with Checkpoints(saved, writing=False) as checkpoints:
-        assert checkpoints.latest == 7
-    assert unfinished.exists(), "a reader would break the save of a run under way"
-    with Checkpoints(saved) as checkpoints:
-        checkpoints.save(9, example_state(), {})
+def test_a_writer_clears_away_unfinished_saves(saved):
+    (saved / "8.orbax-checkpoint-tmp").mkdir()
+    assert step_folders(saved) == [saved / "7"]
+    save(saved, example_state(9), progress(9, s7=0.5))
     assert steps_in(saved) == [7, 9]
 
 
 # Damage: `tests/faults/corrupt.py` does it to every file of a step
 
-def store_plain(folder, state):
-    """One checkpoint whose values orbax stores as they are, so a flip is a weight."""
-    with Checkpoints(folder) as checkpoints:
-        checkpoints.save(7, state, {})
-
-
 def test_a_flipped_bit_in_a_weight_names_step_and_leaf(tmp_path):
     """A large random leaf is stored nearly as it is: compression finds nothing."""
     state = {"params": {"kernel": np.random.default_rng(1).normal(
         size=(64, 64)).astype(np.float32)}}
-    store_plain(tmp_path, state)
+    save(tmp_path, state, Progress(7))
     payload = max((tmp_path / "7" / "state").rglob("d/*"), key=os.path.getsize)
     content = payload.read_bytes()
     caught = []
@@ -185,9 +224,9 @@ def test_without_the_checksum_orbax_restores_wrong_weights(tmp_path, monkeypatch
     """The test above can fail: with the comparison off, damage goes unseen."""
     state = {"kernel": np.random.default_rng(1).normal(
         size=(64, 64)).astype(np.float32)}
-    store_plain(tmp_path, state)
+    save(tmp_path, state, Progress(7))
     monkeypatch.setattr("zlib.crc32", lambda content: 0)
-    store_plain(tmp_path / "blind", state)
+    save(tmp_path / "blind", state, Progress(7))
     payload = max((tmp_path / "blind" / "7" / "state").rglob("d/*"),
                   key=os.path.getsize)
     content, wrong = payload.read_bytes(), 0
@@ -203,103 +242,52 @@ def test_without_the_checksum_orbax_restores_wrong_weights(tmp_path, monkeypatch
     assert wrong > 0
 
 
-# JSON that is whole, and yet no part of a checkpoint
+@pytest.mark.parametrize("part, content", [
+    ("integrity", {"step": {}}), ("integrity", [1]),
+    ("integrity", {"step": {"shape": [1.5], "dtype": "int32", "crc32": 0}}),
+    ("integrity", {"step": {"shape": [], "dtype": "int99", "crc32": 0}}),
+    ("integrity", {"step": {"shape": [-1], "dtype": "int32", "crc32": 0}}),
+    ("integrity", {"step": {"shape": [2**60], "dtype": "int32", "crc32": 0}}),
+    ("meta", {"step": "x"}), ("meta", {"extra": 1}), ("meta", {"history": {}}),
+    ("meta", {"history": [{}]}), ("meta", {"train_seconds": None}),
+    ("meta", {"step": 7, "history": [{"epoch": 1, "step": 7},
+                                     {"epoch": 2, "step": 7, "loss": 1}]})])
+def test_senseless_parts_are_refused(saved, part, content):
+    path = saved / "7" / part / "data.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(RunError, match=f"checkpoint {saved / '7'} is damaged") as error:
+        restore(saved / "7")
+    assert f"{part}/data.json" in str(error.value), str(error.value)
+    assert "\n" not in str(error.value)
 
-@pytest.mark.parametrize("name, content", [
-    ("metrics/metrics", {"score": "a", "epoch": []}),
-    ("metrics/metrics", {"score": 0.5}),
-    ("metrics/metrics", {"score": 0.5, "epoch": 1, "more": 1}),
-    ("integrity/data.json", {"leaves": [1], "meta": 0}),
-    ("integrity/data.json", {"leaves": {"step": {}}, "meta": 0}),
-    ("integrity/data.json", {"leaves": {}}),
-    ("integrity/data.json", {"leaves": {"step": {
-        "shape": [1.5], "dtype": "int32", "crc32": 0}}, "meta": 0})])
-def test_senseless_parts_with_a_right_checksum_are_refused(saved, name, content):
-    (saved / "7" / name).write_text(json.dumps(sealed(content)))
-    with pytest.raises(RunError, match=f"checkpoint {saved / '7'} is damaged or of "
-                                       f"another version: {name}"):
+
+@pytest.mark.parametrize("part", ["integrity", "meta"])
+@pytest.mark.parametrize("text", ["[" * 100_000, "[1]", "nul", "9" * 5000])
+def test_damaged_json_is_one_line(saved, part, text):
+    (saved / "7" / part / "data.json").write_text(text)
+    with pytest.raises(RunError, match=f"checkpoint {saved / '7'} is damaged.*{part}"):
         read(saved)
 
 
-@pytest.mark.parametrize("name", ["metrics/metrics", "integrity/data.json",
-                                  "meta/data.json"])
-@pytest.mark.parametrize("text", ["[" * 100_000, "[" * 900 + "]" * 900, "[1]", "nul",
-                                  "9" * 5000])
-def test_damaged_json_is_one_line(saved, name, text):
-    (saved / "7" / name).write_text(text)
-    with pytest.raises(RunError, match=f"checkpoint {saved / '7'} is damaged.*{name}"):
-        read(saved)
-
-
-def test_one_digit_in_meta_is_noticed(saved):
-    path = saved / "7" / "meta" / "data.json"
-    path.write_text(path.read_text().replace("0.5", "0.6"))
-    with pytest.raises(RunError, match=f"{saved / '7'} is damaged: meta/data.json does "
-                                       "not have the checksum"):
-        read(saved)
-
-
-def test_forms_of_json():
-    assert fits([1, 2.5, float("nan")], [float]) and not fits([True], [float])
-    assert fits(1, int) and not fits(1.0, int) and not fits(True, int)
-    assert fits({"a": [1, "x"]}, {"a": (int, str)})
-    assert not fits({"a": [1]}, {"a": (int, str)}) and not fits({}, {"a": int})
-    assert not fits({"a": 1, "b": 1}, {"a": int})
-    assert fits({"a": 1, "b": 2}, {"a": int, str: int})
-    assert not fits({"a": 1, "b": "2"}, {"a": int, str: int})
-    assert fits(None, object) and not fits([], {str: object})
-    optional = {"a": float | None}
-    assert all(fits(value, optional) for value in ({}, {"a": None}, {"a": 1}))
-    assert not fits({"a": "1"}, optional) and not fits({"b": 1}, optional)
-
-
-def nested(depth: int) -> str:
-    return "[" * depth + "]" * depth
-
-
-def test_json_is_nested_as_deep_as_what_we_write(tmp_path):
-    (tmp_path / "a.json").write_text(nested(20))
-    read_json(tmp_path / "a.json")
-    for depth in (21, 600, 100_000):
-        (tmp_path / "a.json").write_text(nested(depth))
-        with pytest.raises(ValueError, match="nested|recursion"):
-            read_json(tmp_path / "a.json")
-
-
-def test_a_pipe_in_a_state_is_not_waited_for(saved):
-    for path in (saved / "7" / "state").rglob("_METADATA"):
-        path.unlink()
-        os.mkfifo(path)
-    with pytest.raises(RunError, match=f"checkpoint {saved / '7'} is damaged: .*_META"):
-        read(saved)
-
-
-@pytest.mark.parametrize("kind", ["pipe", "device", "large"])
-def test_what_is_no_small_file_is_not_waited_for(saved, kind):
-    path = saved / "7" / "meta" / "data.json"
-    path.unlink()
-    if kind == "large":
-        path.write_text("[]")
-        os.truncate(path, 2**25 + 1)
-    else:
-        os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
-    with pytest.raises(RunError, match=f"{path} cannot be read: .*(device|33,554,433)"):
-        read(saved)
-
-
-def test_no_nesting_has_a_checksum_by_accident():
-    deep = []
-    for _ in range(100_000):
-        deep = [deep]
-    assert json_crc32(deep) == -1
+def test_the_error_names_the_step_to_go_on_from(tmp_path):
+    save_all(tmp_path, {10: 0.9, 20: 0.5, 30: 0.6})
+    for step in (10, 20, 30):
+        (tmp_path / str(step) / "meta" / "data.json").unlink()
+    for step, words in ((30, f"delete or move {tmp_path}/30 to go on from step 20"),
+                        (10, "use another --workdir to train anew")):
+        with pytest.raises(RunError, match=words):
+            restore(tmp_path / str(step))
+    for step in (20, 30):
+        shutil.rmtree(tmp_path / str(step))
+    with pytest.raises(RunError, match=f"delete or move {tmp_path}/10 to train anew"):
+        restore(tmp_path / "10")
 
 
 # Folders
 
 def test_a_checkpoint_of_another_step_is_refused(saved):
     shutil.copytree(saved / "7", saved / "999")
-    with pytest.raises(RunError, match="checkpoints/999 is damaged: state is of step "
-                                       "7: the folder was copied or renamed"):
+    with pytest.raises(RunError, match="checkpoints/999 is damaged: meta is of step 7"):
         read(saved, step=999)
     read(saved)
 
@@ -310,8 +298,6 @@ def test_only_folders_named_by_a_step_are_checkpoints(saved):
     for name in ("007", "\u0663", "\u00b2", ".hidden", "7.partial"):
         (saved / name).mkdir()
     assert step_folders(saved) == [saved / "7"]
-    with Checkpoints(saved, writing=False) as checkpoints:
-        assert checkpoints.steps == [7]
 
 
 def test_the_quotes_of_a_name_stay_whole():
@@ -371,11 +357,11 @@ def test_another_structure_names_leaf_expected_and_found(saved, kind):
 ])
 def test_another_config_is_refused_by_leaf(tmp_path, changes, leaf):
     _, recipe, shape = prepare(tiny())
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, first_state(recipe, shape), {})
-        _, other, shape = prepare(tiny(changes))
-        with pytest.raises(InputError) as caught:
-            checkpoints.restore(1, abstract_state(other, shape))
+    state = first_state(recipe, shape).replace(step=np.array(1, np.int32))
+    save(tmp_path, state, Progress(1))
+    _, other, shape = prepare(tiny(changes))
+    with pytest.raises(InputError) as caught:
+        restore(tmp_path / "1", abstract_state(other, shape))
     message = str(caught.value)
     assert leaf in message and "expected" in message and "found" in message, message
 
@@ -384,23 +370,9 @@ def test_an_empty_step_folder_is_named(saved):
     (saved / "9").mkdir()
     for step in (9, 11):  # 11: not even a folder
         where = saved / str(step)
-        with pytest.raises(RunError) as caught:
+        with pytest.raises(RunError, match=f"checkpoint {where} is damaged: "
+                                           f"{where / 'meta/data.json'} is missing"):
             read(saved, step=step)
-        assert str(caught.value) == (f"checkpoint {where} is damaged: "
-                                     f"{where / 'integrity/data.json'} is missing")
-
-
-def test_a_folder_that_was_moved_away_is_not_made_anew(tmp_path):
-    place, state = tmp_path / "checkpoints", {"x": np.arange(3.0)}
-    with Checkpoints(place) as checkpoints:
-        checkpoints.save(1, state, {})
-        place.rename(tmp_path / "elsewhere")
-        with pytest.raises(RunError, match="checkpoints was moved or deleted"):
-            checkpoints.save(2, state, {})
-        assert not place.exists()
-        place.mkdir()
-        with pytest.raises(RunError, match="checkpoints was moved or deleted"):
-            checkpoints.save(3, state, {})
 
 
 def test_what_orbax_s_threads_meet_too_late_is_not_told(tmp_path):
@@ -408,11 +380,11 @@ def test_what_orbax_s_threads_meet_too_late_is_not_told(tmp_path):
     code = """
 import sys
 from absl import logging
-from cnn_jax.workdir.checkpoints.write import Checkpoints
+from cnn_jax.workdir.checkpoints import Checkpoints
 from orbax.checkpoint._src.futures.future import _SignalingThread
 def fail():
     raise RuntimeError('too late')
-with Checkpoints(sys.argv[1]):
+with Checkpoints(sys.argv[1], 'loss'):
     pass
 thread = _SignalingThread(target=fail, send_signals=[], receive_signals=[],
                           timeout_secs=10)
@@ -431,13 +403,37 @@ logging.error('another')
 
 # As a user sees it
 
-def test_a_damaged_checkpoint_ends_a_run_with_code_1(tmp_path):
-    training.run(tiny(), tmp_path, quiet=True)
-    latest = max((tmp_path / "checkpoints").iterdir(), key=lambda p: int(p.name))
-    for payload in (latest / "state").rglob("d/*"):
+def test_a_damaged_checkpoint_ends_a_run_which_goes_on_without_it(tmp_path):
+    """From the step that the error names, to the same end."""
+    whole = training.run(tiny(epochs=3), tmp_path, quiet=True)
+    for payload in (tmp_path / "checkpoints" / "24" / "state").rglob("d/*"):
         os.truncate(payload, payload.stat().st_size // 2)
-    message = refusal(main(tmp_path, {"epochs": 2}), 1)
-    assert f"checkpoint {latest} " in message
+    message = refusal(main(tmp_path, {"epochs": 3}), 1)
+    latest = tmp_path / "checkpoints" / "24"
+    assert (f"checkpoint {latest} " in message
+            and f"delete or move {latest} to go on from step 16" in message)
+    shutil.rmtree(latest)
+    (tmp_path / "results.json").unlink()
+    again = training.run(tiny(epochs=3), tmp_path, quiet=True)
+    for name in ("params_sha256", "test_loss", "best_epoch"):
+        assert again[name] == whole[name]
+
+
+def test_a_best_checkpoint_that_is_damaged_or_missing_is_told_at_once(tmp_path, capsys):
+    """Not after the epochs that are left."""
+    config = tiny({"optimizer.learning_rate": 1e-12}, epochs=3)  # the first is the best
+    training.run(config, tmp_path, quiet=True)
+    assert steps_in(tmp_path / "checkpoints") == [8, 16, 24]
+    shutil.rmtree(tmp_path / "checkpoints" / "24")
+    best = tmp_path / "checkpoints" / "8"
+    for payload in (best / "state").rglob("d/*"):
+        os.truncate(payload, 0)
+    with pytest.raises(RunError, match=f"{best} .*state"):
+        training.run(config, tmp_path, quiet=True)
+    shutil.rmtree(best)
+    with pytest.raises(RunError, match="lacks the best checkpoint, step 8"):
+        training.run(config, tmp_path)
+    assert f"{best} is missing, the best one so far" in capsys.readouterr().out
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):

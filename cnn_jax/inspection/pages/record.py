@@ -7,21 +7,31 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 from ml_collections import ConfigDict
 
 from cnn_jax.errors import InputError
+from cnn_jax.files import read_json
 from cnn_jax.inspection.explain import classification_metrics
 from cnn_jax.config import flat
 from cnn_jax.workdir.progress import best_row
-from cnn_jax.workdir.results import RESULTS
+from cnn_jax.workdir.results import read_results
 from cnn_jax.data.info import DataInfo
-from cnn_jax.workdir.folder import ANEW, read_config, read_data_info, read_sealed
+from cnn_jax.workdir.folder import ANEW, read_config, read_data_info
 
 History = tuple[dict[str, float], ...]  # a row an epoch
-# What every version has written into summary.json, and the pages use.
-LAYERS = {"model": str, "input_shape": [int], "params": int, "macs": int,
-          "memory_bytes": int, "layers": [{str: str | int | None}], str: object}
 EPOCH = ("epoch", "step", "loss", "accuracy", "learning_rate", "seconds")
+
+
+class Summary(msgspec.Struct):
+    """What the pages use of summary.json."""
+
+    model: str
+    input_shape: list[int]
+    params: int
+    macs: int
+    memory_bytes: int
+    layers: list[dict[str, str | int | None]]
 
 
 class Record(NamedTuple):
@@ -56,10 +66,9 @@ def read_record(folder: Path) -> Record:
          "the folder is damaged")
     check_counts(folder / "data.json", info.counts, 0)
     history, path = folder / "history.csv", folder / "results.json"
-    results = read_if_there(path, RESULTS)
+    results = read_results(folder).flat() if path.exists() else None
     if results is not None:
-        check_shares(path, {name: value for name, value in results.items()
-                            if name in RESULTS})
+        check_shares(path, results)
         check_counts(path, {"test_examples": results["test_examples"]},
                      results.get("test_accuracy") is not None)
         check_counts(path, {"train_seconds": results["train_seconds"]}, 0)
@@ -67,13 +76,15 @@ def read_record(folder: Path) -> Record:
         folder, config, info,
         read_history(history, config.checkpoint.monitor) if history.exists() else (),
         results,
-        read_if_there(folder / "summary.json", LAYERS),
+        read_summary(folder / "summary.json"),
         classification_metrics.load(folder))
 
 
-def read_if_there(path: Path, form: dict) -> dict[str, Any] | None:
-    """The sealed JSON object in a file; None where the file does not exist."""
-    return read_sealed(path, form, ANEW) if path.exists() else None
+def read_summary(path: Path) -> dict[str, Any] | None:
+    """Reads the layer table; None where the file does not exist."""
+    if not path.exists():
+        return None
+    return msgspec.to_builtins(read_json(path, Summary, ANEW))
 
 
 def need(path: Path, values: Collection[str], fields: Iterable[str], advice: str

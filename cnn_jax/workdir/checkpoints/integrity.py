@@ -1,0 +1,56 @@
+"""The integrity of a state: shape, dtype and CRC-32 of every leaf.
+
+Orbax alone restores a flipped bit as a wrong weight and casts another dtype without a
+word. So each checkpoint stores these beside its state, and a restored state is compared
+with them.
+"""
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+from flax import serialization, traverse_util
+
+from cnn_jax.errors import InputError
+
+
+class Leaf(msgspec.Struct, frozen=True):
+    """One array of a state."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    crc32: int
+
+
+def leaves(state: Any) -> dict[str, np.ndarray]:
+    """Flattens any Flax state to {'params/conv1/kernel': array, ...}."""
+    tree = serialization.to_state_dict(state)
+    return traverse_util.flatten_dict(tree, sep="/") if tree else {}
+
+
+def measure(state: Any) -> dict[str, Leaf]:
+    """Computes the integrity of every leaf."""
+    return {path: Leaf(leaf.shape, str(leaf.dtype),
+                       zlib.crc32(np.ascontiguousarray(leaf)))
+            for path, leaf in leaves(state).items()}
+
+
+def describe(leaf: Any) -> str:
+    """Writes 'float32 [5, 5, 1, 6]' for an array, a shape or a `Leaf`."""
+    return f"{leaf.dtype} {list(leaf.shape)}"
+
+
+def compare(found: Mapping[str, Leaf], like: Any, where: str) -> None:
+    """Raises InputError for the first leaf that is missing, extra or of another form.
+
+    like: a state of the expected structure, shapes and dtypes (abstract or not).
+    """
+    expected = leaves(like)
+    for path in sorted(found.keys() | expected.keys()):
+        ours = describe(expected[path]) if path in expected else "none"
+        theirs = describe(found[path]) if path in found else "none"
+        if ours != theirs:
+            raise InputError(f"{where}: leaf {path}: expected {ours}, found {theirs}: "
+                             "it was made by another config")

@@ -1,0 +1,119 @@
+"""Restores a checkpoint from its folder and verifies every leaf of it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import serialization, traverse_util
+from orbax.checkpoint import v1 as ocp
+
+from cnn_jax.errors import InputError, RunError
+from cnn_jax.files import read_json
+from cnn_jax.workdir.checkpoints.integrity import Leaf, compare, measure
+from cnn_jax.workdir.checkpoints.orbax_errors import (first_line, ignore_late_answers,
+                                                      without_log)
+from cnn_jax.workdir.progress import Progress
+
+
+class Damaged(Exception):
+    """What is wrong with a checkpoint; `restore` adds which one it is."""
+
+
+def step_folders(directory: Path) -> list[Path]:
+    """Lists the folders of whole checkpoints in the order of their steps."""
+    found = directory.iterdir() if directory.is_dir() else ()
+    return sorted((path for path in found if path.name.isdecimal()
+                   and path.name == str(int(path.name)) and path.is_dir()),
+                  key=lambda path: int(path.name))
+
+
+def restore(folder: Path, like: Any = None) -> tuple[Any, Progress]:
+    """Restores (state, progress) of the checkpoint in a folder, verified.
+
+    like: a state of the expected structure, shapes and dtypes (abstract or not); the
+        restored state is one of its kind. Without it, the state is nested dicts. All
+        leaves are NumPy arrays.
+    Raises InputError for another structure than that of `like`, RunError for damage.
+    """
+    try:
+        progress = _read_part(folder, "meta", Progress)
+        expected = _read_part(folder, "integrity", dict[str, Leaf])
+        if like is not None:
+            compare(expected, like, f"checkpoint {folder}")
+        tree = _load(folder, expected)
+        for path, leaf in measure(tree).items():
+            if leaf != expected[path]:
+                raise Damaged(f"leaf {path} does not have the checksum that was stored "
+                              "with it")
+        for part, step in (("meta", progress.step), ("state", tree.get("step"))):
+            if step is not None and str(int(step)) != folder.name:
+                raise Damaged(f"{part} is of step {int(step)}: the folder was copied "
+                              "or renamed")
+    except Damaged as error:
+        raise damage(folder, error) from error
+    if like is None:
+        return tree, progress
+    return serialization.from_state_dict(
+        like, _with_empty_nodes(tree, serialization.to_state_dict(like))), progress
+
+
+def read_progress(folder: Path) -> Progress:
+    """Reads the progress alone. Raises RunError for damage."""
+    try:
+        return _read_part(folder, "meta", Progress)
+    except Damaged as error:
+        raise damage(folder, error) from error
+
+
+def damage(folder: Path, error: Damaged) -> RunError:
+    """Says which checkpoint is damaged, in what, and what can be done."""
+    return RunError(f"checkpoint {folder} is damaged: {error}; {advice(folder)}")
+
+
+def advice(folder: Path) -> str:
+    """Says what can be done about a damaged checkpoint."""
+    step, steps = int(folder.name), [int(p.name) for p in step_folders(folder.parent)]
+    if any(other > step for other in steps):
+        return ("it is the best one, which the end of the run needs: use another "
+                "--workdir to train anew")
+    older = [f"go on from step {other}" for other in steps if other < step]
+    return f"delete or move {folder} to {older[-1] if older else 'train anew'}"
+
+
+def _read_part(folder: Path, part: str, kind: Any) -> Any:
+    try:
+        return read_json(folder / part / "data.json", kind, "it is no such part")
+    except InputError as error:
+        raise Damaged(str(error).removesuffix(": it is no such part")) from error
+
+
+def _load(folder: Path, expected: dict[str, Leaf]) -> dict[str, Any]:
+    """Loads the state, which is not yet verified."""
+    try:
+        target = {path: np.empty(leaf.shape, jnp.dtype(leaf.dtype))
+                  for path, leaf in expected.items()}
+    except (TypeError, ValueError, MemoryError) as error:
+        raise Damaged(f"{folder / 'integrity' / 'data.json'}: {error}") from error
+    ignore_late_answers()
+    try:
+        with without_log():
+            found = ocp.load_checkpointables(
+                folder, {"state": traverse_util.unflatten_dict(target, sep="/")})
+        return found["state"]
+    except Exception as error:
+        # Orbax's own line shows all of the target; what it chains says why.
+        why = error.__cause__ or error
+        named = re.search(r"checkpointable: (\w+)", str(error))
+        part = named[1] if named else "a file"
+        if not re.search("tensorstore|OCDBT|/", str(why), re.IGNORECASE):
+            part += "/_METADATA"  # the only file that orbax parses itself
+        raise Damaged(f"{part} cannot be read: {type(why).__name__}: {first_line(why)}"
+                      ) from error
+
+
+def _with_empty_nodes(tree: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
+    """Adds the empty dicts (states without leaves) that are not saved."""
+    return {key: _with_empty_nodes(tree.get(key, {}), value)
+            if isinstance(value, dict) else tree[key] for key, value in like.items()}
