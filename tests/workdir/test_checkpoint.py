@@ -416,7 +416,7 @@ def test_a_damaged_checkpoint_ends_a_run_which_goes_on_without_it(tmp_path):
     (tmp_path / "results.json").unlink()
     again = training.run(tiny(epochs=3), tmp_path, quiet=True)
     for name in ("params_sha256", "test_loss", "best_epoch"):
-        assert again[name] == whole[name]
+        assert getattr(again, name) == getattr(whole, name)
 
 
 def test_a_best_checkpoint_that_is_damaged_or_missing_is_told_at_once(tmp_path, capsys):
