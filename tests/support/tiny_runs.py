@@ -148,6 +148,18 @@ def rows_written(workdir: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """tag -> (step, value) of the events in a folder, as TensorBoard reads them."""
+    # Imported here: it takes a second.
+    from tensorboard.backend.event_processing.event_accumulator import (
+        EventAccumulator)
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)]
+            for tag in events.Tags()["scalars"]}
+
+
 def losses(workdir: Path) -> list[list[str]]:
     """history.csv without its last two columns, which are times."""
     lines = (workdir / "history.csv").read_text().splitlines()

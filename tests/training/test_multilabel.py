@@ -7,10 +7,10 @@ from sklearn.metrics import f1_score
 from tests.support.tiny_runs import read_rows, tiny
 
 from cnn_jax import data, training
+from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
 from cnn_jax.training import train
 from cnn_jax.training.evaluate_run import evaluate_run
-from cnn_jax.training.steps import predict_logits
 from cnn_jax.workdir import trained
 from configs import multilabel
 
@@ -34,8 +34,9 @@ def run(tmp_path_factory, compiled_once):
 def test_it_learns_and_its_figures_are_those_of_scikit_learn(run):
     path, results = run
     found, test = trained.load(path), data.load(tiny(CHANGES).data, 0).test
-    logits = np.asarray(jax.jit(lambda state, images: predict_logits(
-        state, images, found.recipe))(found.state, test.images))
+    logits = np.asarray(jax.jit(lambda variables, images: found.network.apply(
+        variables, scale(images, found.info.scaling), train=False))(
+            found.variables, test.images))
     said = logits > 0
     assert results.test_accuracy == pytest.approx(
         (said == test.labels).all(1).mean(), abs=2e-3)

@@ -4,28 +4,24 @@ import configparser
 import json
 import re
 import shutil
-import signal
 
 import numpy as np
 import pytest
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tests.support.tiny_runs import (ROOT, end, main, picture_folder, prepare,
-                                     read_results, read_rows, refusal, restore,
-                                     start_main, start_python, tiny, wait_until)
+from tests.support.tiny_runs import (ROOT, end, main, prepare, read_results, read_rows,
+                                     restore, scalars, start_main, start_python, tiny,
+                                     wait_until)
 
 from cnn_jax import training
 from cnn_jax.cli import commands
 from cnn_jax.cli.request import Request
 from cnn_jax.data.batches import concatenate
 from cnn_jax.data.scaling import scale
-from cnn_jax.errors import InputError, RunError
-from cnn_jax.training import loop, parallel, train
+from cnn_jax.errors import InputError
+from cnn_jax.training import parallel
 from cnn_jax import console
 from cnn_jax.workdir import recorder as metrics, trained
 from cnn_jax.training.evaluate import compile_evaluation
-from cnn_jax.training.evaluate_run import evaluate_run
-from cnn_jax.workdir.folder import default_path
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -62,7 +58,8 @@ def test_the_workdir_holds_what_the_design_lists(taught):
     workdir, _ = taught
     assert set(FILES) <= {path.name for path in workdir.iterdir()}
     assert not list(workdir.glob("*.partial"))
-    assert Image.open(workdir / "learning_curves.png").size[0] > 300
+    with Image.open(workdir / "learning_curves.png") as curves:
+        assert curves.size[0] > 300
     assert json.loads((workdir / "config.json").read_text())["batch_size"] == 64
 
 
@@ -103,14 +100,6 @@ def test_history_and_metrics_have_each_epoch_once(taught):
     assert [line.split(",")[0] for line in table[1:]] == list("123456")
 
 
-def scalars(folder) -> dict[str, list[tuple[int, float]]]:
-    """tag -> (step, value) of the events in a folder, as TensorBoard reads them."""
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)]
-            for tag in events.Tags()["scalars"]}
-
-
 def test_tensorboard_reads_the_events(taught):
     workdir, _ = taught
     rows = [row for row in read_rows(workdir) if row["kind"] == "epoch"]
@@ -121,18 +110,6 @@ def test_tensorboard_reads_the_events(taught):
         for tag in ("loss", "accuracy"):
             assert found[part][tag] == [
                 (row["step"], pytest.approx(row[prefix + tag])) for row in rows]
-
-
-def test_events_are_there_once_after_an_end_before_the_first_checkpoint(
-        tmp_path, monkeypatch):
-    def die(*_, **__):
-        raise KeyboardInterrupt
-    monkeypatch.setattr(loop, "save", die)
-    with pytest.raises(KeyboardInterrupt):
-        training.run(tiny(), tmp_path, quiet=True)
-    monkeypatch.undo()
-    training.run(tiny(), tmp_path, quiet=True)
-    assert [step for step, _ in scalars(tmp_path / "train")["loss"]] == [8, 16]
 
 
 def test_neither_tensorflow_nor_torch_is_used(tmp_path):
@@ -199,123 +176,6 @@ def test_a_second_writer_is_refused_and_a_stale_lock_is_not(tmp_path):
         end(process)
     with pytest.raises(InputError, match="epochs: 4000 -> 2"):  # the lock was free
         training.run(tiny(), tmp_path, quiet=True)
-
-
-def test_a_run_that_failed_leaves_the_folder_free(tmp_path):
-    """In a notebook the frames of the error live on, and with them the lock."""
-    with pytest.raises(RunError) as kept:
-        training.run(tiny({"optimizer.learning_rate": 1e30}), tmp_path, quiet=True)
-    with pytest.raises(RunError, match="not finite|loss is"):
-        training.run(tiny({"optimizer.learning_rate": 1e30}), tmp_path, quiet=True)
-    assert kept.value is not None
-
-
-# Runs that end early
-
-def test_a_loss_that_is_not_finite_names_step_and_rate(tmp_path):
-    message = refusal(main(tmp_path, {"optimizer.learning_rate": 1e30}), 1)
-    assert re.search(r"the loss is (nan|inf) at step [1-9]\d* \(epoch 1\), learning "
-                     r"rate 1e\+30: .*no checkpoint had been saved", message)
-
-
-def test_a_loss_that_is_not_finite_stops_at_the_next_log(tmp_path, monkeypatch):
-    """Not at the end of the epoch, which has 8 steps: the first update spoils the
-    parameters, and nothing is computed after step 2."""
-    compile_training, made = loop.compile_training, []
-
-    def counted(*args):
-        (size, program), = compile_training(*args).items()
-
-        def step(*operands):
-            made.append(size)
-            return program(*operands)
-        return {size: step}
-    monkeypatch.setattr(loop, "compile_training", counted)
-    with pytest.raises(RunError, match=r"the loss is \w+ at step [12] \(epoch 1\)"):
-        training.run(tiny({"optimizer.learning_rate": 1e30, "log.every_steps": 2}),
-                     tmp_path, quiet=True)
-    assert made == [1, 1]
-
-
-def test_the_last_finite_checkpoint_stays(tmp_path):
-    """The rate jumps to 1e27 after the first of three epochs."""
-    changes = {"epochs": 3, "schedule.name": "step", "schedule.factor": 1e30,
-               "schedule.boundaries_epochs": (1.0,)}
-    with pytest.raises(RunError, match=r"epoch 2\), learning rate 1e\+27.*the "
-                                       "checkpoint of step 8 is kept"):
-        training.run(tiny(changes), tmp_path, quiet=True)
-    state = restore(tmp_path, tiny(changes))
-    assert int(state.step) == 8
-    assert trained.load(tmp_path).step == 8
-    assert all(np.isfinite(leaf).all() for leaf in
-               state.params["head"].values())
-
-
-def test_a_parameter_that_is_not_finite_is_not_saved(tmp_path):
-    """One step, whose loss is finite, by a rate that is infinite in float32."""
-    changes = {"optimizer.name": "sgd", "optimizer.learning_rate": 1e39,
-               "data.limit": 16, "epochs": 1}
-    with pytest.raises(RunError, match=r"a parameter is not finite after the update at "
-                                       r"step 1 \(epoch 1\), learning rate.*no "
-                                       "checkpoint had been saved"):
-        training.run(tiny(changes), tmp_path, quiet=True)
-    assert not list((tmp_path / "checkpoints").iterdir())
-
-
-def test_early_stopping_ends_the_run(tmp_path, capsys):
-    results = training.run(
-        tiny({"epochs": 8, "early_stopping.patience": 2,
-              "early_stopping.min_delta": 100.0}), tmp_path)
-    assert results.epochs == 3, "one epoch that counts, two that do not improve"
-    assert "early stopping: val_loss did not improve" in capsys.readouterr().out
-    before = (tmp_path / "results.json").read_bytes()
-    training.run(tiny({"epochs": 8, "early_stopping.patience": 2,
-                       "early_stopping.min_delta": 100.0}), tmp_path)
-    assert "already finished after epoch 3" in capsys.readouterr().out
-    assert (tmp_path / "results.json").read_bytes() == before
-
-
-@pytest.mark.parametrize("monitor", ["val_loss", "loss", "val_accuracy"])
-def test_the_best_checkpoint_is_by_the_chosen_metric(tmp_path, monitor):
-    results = training.run(
-        tiny({"epochs": 5, "checkpoint.monitor": monitor,
-              "optimizer.learning_rate": 0.03}), tmp_path, quiet=True)
-    rows = [row for row in read_rows(tmp_path) if row["kind"] == "epoch"]
-    values = [row[monitor] * (1 if "accuracy" in monitor else -1) for row in rows]
-    print(monitor, values)
-    assert results.best_epoch == 1 + int(np.argmax(values))
-    best = rows[results.best_epoch - 1]
-    assert results.validation_accuracy == best["val_accuracy"]
-    assert trained.load(tmp_path).step == best["step"]
-
-
-@pytest.mark.parametrize("name", ["baseline", *(
-    pytest.param(name, marks=pytest.mark.slow) for name in (
-        "lenet5", "selu_cnn", "separable_cnn", "tf2_inception10", "tf2_resnet18",
-        "cifar_resnet20", "mobilenet_v1", "mobilenet_v2"))])
-def test_a_seed_decides_everything(name, tmp_path):
-    """Start, order, dropout, changes of the images."""
-    changes = {"model.name": name, "data.limit": 160, "augment.zoom_range": 0.2}
-    shas = [training.run(tiny(changes, seed=seed), tmp_path / str(number), quiet=True)
-            .params_sha256 for number, seed in enumerate((3, 3, 4))]
-    assert shas[0] == shas[1] != shas[2]
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_after_the_training_waits_for_what_is_written(
-        taught, tmp_path, monkeypatch, number):
-    draw = train.draw
-
-    def interrupted(*args):
-        signal.raise_signal(number)
-        draw(*args)
-    monkeypatch.setattr(train, "draw", interrupted)
-    with pytest.raises(training.Stopped, match=str(tmp_path / "run")) as caught:
-        training.run(tiny(TAUGHT), tmp_path / "run", quiet=True)
-    assert caught.value.signum == number
-    assert (tmp_path / "run" / "report.html").exists()
-    assert read_results(tmp_path / "run")["params_sha256"] == read_results(
-        taught[0])["params_sha256"]
 
 
 @pytest.mark.parametrize("name", ["config.json", "data.json"])
@@ -443,7 +303,7 @@ def test_predict_knows_most_digits_of_any_kind_of_picture(taught, tmp_path, caps
 
     # As text, and of two files by name.
     names = tuple(path for path, _ in pictures[:2])
-    lines = ask(capsys, "predict", workdir, images=names, top=2).splitlines()
+    lines = ask(capsys, "predict", workdir, paths=names, top=2).splitlines()
     for line, answer in zip(lines, answers[:2], strict=True):
         first = f"{answer['classes'][0]} {100 * answer['probabilities'][0]:.1f} %"
         assert line.startswith(f"{answer['image']}: {first}, ")
@@ -501,29 +361,3 @@ def test_the_average_is_evaluated_predicted_and_exported(tmp_path, capsys):
     state = restore(tmp_path, found.config, found.step)
     np.testing.assert_array_equal(kernel, state.ema_params["head"]["kernel"])
     assert not np.array_equal(kernel, state.params["head"]["kernel"])
-
-
-# Other data behind the same config
-
-def test_other_data_in_the_workdir_of_a_run_is_refused_and_nothing_is_lost(tmp_path):
-    ours = tiny(picture_folder(tmp_path / "a", ["cat", "dog"], 250))
-    training.run(ours, tmp_path / "run", quiet=True)
-    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.json")}
-    for name, classes, words in (("b", ["red", "blue"], "class_names"),
-                                 ("c", ["cat", "dog"], "sha256")):
-        theirs = tiny(picture_folder(tmp_path / name, classes, 100))
-        with pytest.raises(InputError, match=f"other data: {words}"):
-            training.run(theirs, tmp_path / "run", quiet=True)
-        with pytest.raises(InputError, match=f"other data: {words}"):
-            evaluate_run(tmp_path / "run", theirs, quiet=True)
-        assert default_path(ours) != default_path(theirs)
-    assert before == {path: path.read_bytes() for path in before}
-
-
-def test_a_moved_data_folder_is_the_same_data(tmp_path):
-    changes = picture_folder(tmp_path / "a", ["cat", "dog"], 250)
-    training.run(tiny(changes), tmp_path / "run", quiet=True)
-    (tmp_path / "a").rename(tmp_path / "b")
-    moved = tiny(changes | {"data.dir": str(tmp_path / "b")})
-    figures = evaluate_run(tmp_path / "run", moved, quiet=True)
-    assert figures["test"]["examples"] == 5
