@@ -11,9 +11,9 @@ from pathlib import Path
 
 import waitress
 
+from cnn_jax.console import Reporter
 from cnn_jax.errors import InputError
 from cnn_jax.serve.app import MAX_BYTES, create_app
-from cnn_jax.console import Reporter
 from cnn_jax.workdir.trained import load
 
 THREADS = 8  # a browser keeps six connections open

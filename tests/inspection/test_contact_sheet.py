@@ -10,6 +10,7 @@ from cnn_jax import data
 from cnn_jax.cli import commands
 from cnn_jax.cli.request import Request
 from cnn_jax.data.batches import concatenate, train_order
+from cnn_jax.data.info import describe
 from cnn_jax.data.scaling import SCALINGS, scale
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.draw import contact_sheet
@@ -17,8 +18,8 @@ from cnn_jax.inspection.draw.overlays import overlays
 from cnn_jax.tasks import TASKS
 from cnn_jax.training.recipe import create_recipe
 from cnn_jax.training.steps import TrainState, gather, train_step
-from cnn_jax.data.info import describe
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
 MIXED = {"augment.mixup": 0.4, "augment.cutmix": 1.0, "augment.rotation_range": 20.0,
          "data.scaling": "standard"}
 

@@ -12,8 +12,8 @@ from cnn_jax.inspection.explain.kernels import kernel_images
 from cnn_jax.inspection.explain.maximize import AscentConfig, maximize
 from cnn_jax.inspection.explain.receptive_field import (effective_field,
                                                         theoretical_field)
-from cnn_jax.networks.named_layers import layers_of, shown_by_default, spread, stage_of
 from cnn_jax.layers import Layers
+from cnn_jax.networks.named_layers import layers_of, shown_by_default, spread, stage_of
 
 pytestmark = pytest.mark.slow
 

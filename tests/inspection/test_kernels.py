@@ -16,11 +16,11 @@ from cnn_jax.inspection.draw.feature_maps import feature_maps
 from cnn_jax.inspection.draw.kernels import first_layer
 from cnn_jax.inspection.explain.kernels import kernel_images
 from cnn_jax.inspection.inspected_run import InspectedRun
-from cnn_jax.networks.trace import features
-from cnn_jax.networks.named_layers import layers_of, shown_by_default, stage_of
 from cnn_jax.inspection.selection import (NotForThisNetwork, check_names,
                                           chosen_layers)
 from cnn_jax.layers import Layers
+from cnn_jax.networks.named_layers import layers_of, shown_by_default, stage_of
+from cnn_jax.networks.trace import features
 
 PLAIN = Layers(conv="lax", pool="lax")
 

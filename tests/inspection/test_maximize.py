@@ -8,10 +8,10 @@ import pytest
 from tests.support.quick_compile import quick_jit
 
 from cnn_jax import networks
-from cnn_jax.networks.trace import features
 from cnn_jax.inspection.explain.maximize import (AscentConfig, blur, maximize,
                                                  penalty)
 from cnn_jax.layers import Flatten, Layers
+from cnn_jax.networks.trace import features
 
 PLAIN = Layers(conv="lax", pool="lax")
 SHAPE = (5, 4, 2)

@@ -19,10 +19,10 @@ from cnn_jax.cli.request import Request
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.inspection import output
 from cnn_jax.inspection.draw import classification_metrics as drawn_metrics
+from cnn_jax.inspection.draw.learning_curves import curves, learning_curves
+from cnn_jax.inspection.draw.picture import write
 from cnn_jax.inspection.explain import classification_metrics as metrics
 from cnn_jax.inspection.pages import compare, record, rendering, report
-from cnn_jax.inspection.draw.picture import write
-from cnn_jax.inspection.draw.learning_curves import curves, learning_curves
 from cnn_jax.training import loop
 
 pytestmark = pytest.mark.usefixtures("compiled_once")

@@ -6,9 +6,9 @@ from tests.support.made_runs import DIGITS, made_run
 
 from cnn_jax.inspection.draw import classification_metrics as drawn_metrics
 from cnn_jax.inspection.draw.activation_stats import draw_dead
+from cnn_jax.inspection.draw.picture import write
 from cnn_jax.inspection.explain.classification_metrics import load
 from cnn_jax.inspection.pages import compare, report
-from cnn_jax.inspection.draw.picture import write
 
 # Every picture: [naturalWidth, alt, its width on the page, that of its paper].
 IMAGES = """[...document.images].map(image => [image.naturalWidth, image.alt,

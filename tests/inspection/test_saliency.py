@@ -16,8 +16,8 @@ from cnn_jax.inspection.explain import saliency
 from cnn_jax.inspection.explain.grad_cam import grad_cam, interpolation
 from cnn_jax.inspection.explain.occlusion import occlusion, starts
 from cnn_jax.inspection.explain.scores import predicted_classes
-from cnn_jax.networks.receptive_field import Field
 from cnn_jax.layers import Activation, Flatten, GlobalAvgPool, Layers
+from cnn_jax.networks.receptive_field import Field
 
 PLAIN = Layers(conv="lax", pool="lax")
 SHAPE = (6, 5, 2)

@@ -17,17 +17,17 @@ from PIL import Image
 from tests.support.tiny_runs import (end, save_run, start_python, tiny, untrained,
                                      wait_until)
 
-from cnn_jax.inspection import predict
-from cnn_jax.inspection.forward import compute_logits
-from cnn_jax.serve import server
 from cnn_jax.data.images import read_image
+from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
-from cnn_jax.serve import app as serve
-from cnn_jax.networks.trace import features
+from cnn_jax.inspection import predict
 from cnn_jax.inspection.draw.overlays import overlay
 from cnn_jax.inspection.explain.grad_cam import grad_cam
+from cnn_jax.inspection.forward import compute_logits
+from cnn_jax.networks.trace import features
+from cnn_jax.serve import app as serve
+from cnn_jax.serve import server
 from cnn_jax.workdir import trained as runs
-from cnn_jax.data.scaling import scale
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 RANDOM = np.random.default_rng(0)
@@ -173,6 +173,20 @@ def test_masks_take_the_place_of_probabilities():
     np.testing.assert_array_equal(decoded(answer["mask"]), overlay(pixels, mask))
     assert answer["explained"] == 1 + shares[1:].argmax()
     assert decoded(answer["grad_cam"]).shape == (32, 32, 3)
+
+
+def test_several_classes_are_named_where_they_are_probable():
+    config = tiny({"data.name": "shapes_multilabel", "model.name": "lenet5"})
+    run = untrained(config, (16, 16, 1), tuple("abcde"))
+    client = serve.create_app(run).test_client()
+    about, answer = client.get("/about").json, client.post("/answer", data=PICTURE).json
+    assert about["task"] == "multilabel" and "mask" not in answer
+    pixels = read_image(io.BytesIO(PICTURE), (16, 16), 1)
+    logits = compute_logits(run.network, run.variables,
+                            scale(pixels[None], run.info.scaling))[0]
+    np.testing.assert_allclose(answer["scores"], 1 / (1 + np.exp(-logits)), rtol=1e-4)
+    assert sorted(answer["named"]) == np.flatnonzero(logits > 0).tolist()
+    assert answer["explained"] == np.argmax(logits)
 
 
 def test_a_network_without_maps_has_only_probabilities():

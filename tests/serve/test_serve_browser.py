@@ -12,8 +12,8 @@ from tests.support.browser import DESK, OVERFLOW, PHONE, opened
 from PIL import Image
 from tests.support.tiny_runs import tiny, untrained
 
-from cnn_jax.serve import server
 from cnn_jax.serve import app as serve
+from cnn_jax.serve import server
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 READY = '#answer[aria-busy="false"]'

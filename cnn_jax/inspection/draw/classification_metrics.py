@@ -136,7 +136,7 @@ def draw_class_scores(metrics: ClassificationMetrics) -> Picture:
         "class_scores", "Scores of the classes",
         f"On the {metrics.part} part. Precision: the share of right predictions among "
         "the images that are predicted to show the class. Recall: the share of its "
-        "images that are found. Average precision: the area under the curve of "
+        "images that are found. Average precision (AP): the area under the curve of "
         "precision over recall, for every threshold. A missing bar is 0 or 0 / 0.",
         f"{describe_right(metrics)}. Average precision: " + ", ".join(
             f"{name} {value:.3f}" for name, value in zip(

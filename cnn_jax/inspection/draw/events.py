@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 from tensorboardX.summary import histogram, image
 
+from cnn_jax.files import named
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.workdir.event_file import EventFile
-from cnn_jax.files import named
 
 FOLDER = "inspection"  # of a workdir; TensorBoard shows it as a run
 # Pictures whose arrays are values by layer: they become histograms too.

@@ -14,8 +14,8 @@ from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.explain.kernels import kernel_images, mean_over_channels
 from cnn_jax.inspection.inspected_run import InspectedRun
 from cnn_jax.inspection.selection import chosen_filters, chosen_layers
-from cnn_jax.networks.trace import features
 from cnn_jax.networks.named_layers import STAGES, Layer, kernel_of, stage_of
+from cnn_jax.networks.trace import features
 
 MOST_IMAGES, MOST_FILTERS = 3, 8  # in a picture
 

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnn_jax.networks.named_layers import find
 from cnn_jax.networks.receptive_field import field_of_layer
 from cnn_jax.networks.trace import features
-from cnn_jax.networks.named_layers import find
 
 
 class Box(NamedTuple):

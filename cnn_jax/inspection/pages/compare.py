@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cnn_jax.config import FIELDS
 from cnn_jax.errors import InputError, RunError
+from cnn_jax.files import write_atomically
 from cnn_jax.inspection.draw.drawing import fit
-from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.draw.learning_curves import CURVES
+from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.explain.classification_metrics import class_scores
 from cnn_jax.inspection.pages.record import Record, fields, read_record
 from cnn_jax.inspection.pages.rendering import drawn, render
 from cnn_jax.inspection.pages.report import share, text
-from cnn_jax.config import FIELDS
-from cnn_jax.files import write_atomically
 
 SEED = "seed"
 # The fields that name a group: these before others, and at most so many.
@@ -292,6 +292,7 @@ def overlaid(groups: Sequence[Group], unlike: dict) -> list[Picture]:
                     if len(values):
                         axes.plot(values[:, 0], values[:, 1], color=colour,
                                   linestyle=style, linewidth=1.3, alpha=0.85,
+                                  marker="." if len(values) == 1 else None,
                                   label=None if lasts else label)
                         arrays[str(run.folder)] = values
                         lasts.append(values[-1, 1])

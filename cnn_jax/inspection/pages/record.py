@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import msgspec
 from ml_collections import ConfigDict
 
+from cnn_jax.config import flat
+from cnn_jax.data.info import DataInfo
 from cnn_jax.errors import InputError
 from cnn_jax.files import read_json
 from cnn_jax.inspection.explain import classification_metrics
-from cnn_jax.config import flat
+from cnn_jax.workdir.folder import ANEW, read_config, read_data_info
 from cnn_jax.workdir.progress import best_row
 from cnn_jax.workdir.results import read_results
-from cnn_jax.data.info import DataInfo
-from cnn_jax.workdir.folder import ANEW, read_config, read_data_info
 
 History = tuple[dict[str, float], ...]  # a row an epoch
 EPOCH = ("epoch", "step", "loss", "accuracy", "learning_rate", "seconds")

@@ -18,7 +18,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 DPI = 120  # of the pictures; CSS counts 96 pixels to the inch
 LONG = 24  # characters: longer words may break anywhere in a table
 LEAST = 0.75  # of its size in CSS pixels: how far a picture shrinks before it scrolls
-WIDE = 680  # CSS pixels: from here on a picture takes a row of its own
+WIDE = 480  # CSS pixels: a wider picture takes a row, since it would not fit a column
 
 
 def render(template: str, **values: Any) -> str:

@@ -5,14 +5,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-from cnn_jax.inspection.draw.picture import read_index
+from cnn_jax import data
+from cnn_jax.files import write_atomically
 from cnn_jax.inspection.draw.classification_metrics import describe_right
-from cnn_jax.inspection.draw.learning_curves import curves
+from cnn_jax.inspection.draw.learning_curves import CURVES, curves
+from cnn_jax.inspection.draw.picture import read_index
 from cnn_jax.inspection.explain.classification_metrics import (
     ClassificationMetrics, calibration_error, class_scores, mean_known)
 from cnn_jax.inspection.pages.record import Record, defaults, fields, read_record
 from cnn_jax.inspection.pages.rendering import drawn, render, stored
-from cnn_jax.files import write_atomically
 
 FILE, PICTURES = "report.html", "pictures"  # in a workdir
 # Pictures that are shown among the results.
@@ -54,7 +55,8 @@ def page_of(record: Record) -> dict[str, Any]:
             record.history, int(best["epoch"]) if best else None)],
         "scores": record.metrics and score_table(record.metrics, step),
         "metrics": [image for image in images if image["name"] in AT_END],
-        "pictures": [image for image in images if image["name"] not in AT_END],
+        "pictures": sorted((image for image in images if image["name"] not in AT_END),
+                           key=lambda image: image["wide"]),  # columns, then rows
         "inspected": any(image["name"] not in (*AT_END, "weights") for image in images),
         "layers": record.layers and layer_table(record.layers),
         "changes": None if standard is None else [
@@ -88,19 +90,22 @@ def headline(record: Record) -> list[dict[str, Any]]:
     """Returns the figures to see first: name, value, note, whether it is the main one.
     """
     results, best = record.results or {}, record.best or {}
+    task = data.task_of(record.config.data)
     rows = []
-    for part, accuracy, iou in (
-            ("test", results.get("test_accuracy"), results.get("test_mean_iou")),
-            ("validation", best.get("val_accuracy"), best.get("val_mean_iou"))):
-        count = (results.get("test_examples", 0) if part == "test"
-                 else record.info.counts["validation"])
+    for part, figures, prefix, count in (
+            ("test", results, "test_", results.get("test_examples", 0)),
+            ("validation", best, "val_", record.info.counts["validation"])):
+        accuracy = figures.get(prefix + "accuracy")
         if accuracy is None or not count:
             continue
-        unit = "pixel accuracy" if iou is not None else "accuracy"
-        if iou is not None:
-            rows.append(fact(f"{part} mean IoU", f"{iou:.4f}", f"{count:,} images"))
-        rows.append(fact(f"{part} {unit}", f"{accuracy:.2%}",
-                         "" if iou is not None else precision(accuracy, count)))
+        rows += [fact(f"{part} {CURVES[name]}", f"{figures[prefix + name]:.4f}",
+                      f"{count:,} images")
+                 for name in task.monitors if figures.get(prefix + name) is not None]
+        # Pixels of an image are not independent: no standard error.
+        rows.append(fact(f"{part} pixel accuracy", f"{accuracy:.2%}")
+                    if task.unit == "pixel" else
+                    fact(f"{part} accuracy", f"{accuracy:.2%}",
+                         precision(accuracy, count)))
     if not rows and best:
         rows.append(fact("training accuracy", f"{best['accuracy']:.2%}",
                          f"epoch {best['epoch']:.0f}"))
@@ -152,7 +157,7 @@ def score_table(metrics: ClassificationMetrics, step: int | None) -> dict[str, A
     if metrics.unit == "pixel":
         columns["IoU"] = scores["iou"]
     if metrics.average_precision is not None:
-        columns["average precision"] = metrics.average_precision
+        columns["AP"] = metrics.average_precision
     rows = [(name, f"{scores['examples'][i]:,}",
              *(share(values[i]) for values in columns.values()))
             for i, name in enumerate(metrics.class_names)]
@@ -167,7 +172,7 @@ def score_table(metrics: ClassificationMetrics, step: int | None) -> dict[str, A
         "columns": [("class", False), (f"{metrics.unit}s", True),
                     *((name, True) for name in columns)],
         "rows": rows,
-        "last": ("mean of the classes", f"{metrics.examples:,}",
+        "last": ("mean", f"{metrics.examples:,}",
                  *(share(mean_known(values)) for values in columns.values()))}
 
 
