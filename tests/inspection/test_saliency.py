@@ -227,7 +227,7 @@ def test_grad_cam_of_an_average_over_positions():
     kernel = variables["params"]["conv"]
     maps = jax.lax.conv_general_dilated(
         images, kernel["kernel"], (1, 1), "SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC")) + kernel["bias"]
+        dimension_numbers=("NHWC", "HWIO", "NHWC")) + kernel["bias"][None, None, None]
     weights = np.asarray(variables["params"]["head"]["kernel"]).T[classes] / 30
     expected = np.maximum(np.einsum("nhwk,nk->nhw", maps, weights), 0)
     assert (expected > 0).any() and (expected == 0).any()
