@@ -1,6 +1,6 @@
-"""The two ways a run ends badly, the exit code of each, and the words for it.
+"""The two kinds of errors, and the words for them.
 
-Library code raises; only `main.py` turns an error into a line and an exit code.
+Library code raises them; only `main.py` turns one into a line and an exit code.
 """
 
 import errno
@@ -20,7 +20,7 @@ class RunError(RuntimeError):
 
 
 def reason(error: OSError) -> str:
-    """Why a file cannot be used, and what to do where something else has its place."""
+    """Says why a file cannot be used, and what to do if something is in its place."""
     words = error.strerror or str(error)
     if error.errno in _IN_THE_WAY:
         return f"{words}: move away what lies there, then run again"
@@ -28,6 +28,5 @@ def reason(error: OSError) -> str:
 
 
 def one_line(text: str) -> str:
-    """With escapes for what would break the line or act on a terminal: names of files
-    may hold anything."""
+    """Escapes what would break the line or control a terminal: names may hold it."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -16,7 +16,7 @@ def flat(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, 
 
     The network's own fields stay one mapping.
     """
-    out = {}
+    out: dict[str, Any] = {}
     for key, value in config.items():
         if (isinstance(value, Mapping | ConfigDict)
                 and f"{prefix}{key}" != NETWORK_FIELDS):

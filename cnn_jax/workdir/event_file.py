@@ -1,8 +1,9 @@
 """Events for TensorBoard, written by the thread that calls.
 
-tensorboardX's SummaryWriter leaves the writing to a thread. It dies of a full disk, and
-of a wall clock that is set back by some weeks, and from then on adding an event waits
-for ever. Its parts are used here without the thread, so that an error is an error.
+tensorboardX's SummaryWriter writes in a thread of its own. A full disk kills the
+thread, and so does a wall clock that is set back by some weeks; adding an event then
+waits for ever. This module uses its parts without the thread, so that an error is
+raised.
 """
 
 import time
@@ -17,14 +18,14 @@ from tensorboardX.proto.summary_pb2 import Summary
 class EventFile:
     """A new event file in a folder that TensorBoard reads as one run.
 
-    purge_step: what older files say of this step and later ones is taken back.
-    All methods raise OSError where the file cannot be written.
+    purge_step: TensorBoard drops what older files say of this step and later ones.
+    All methods raise OSError if the file cannot be written.
     """
 
-    def __init__(self, folder: Path, purge_step: int | None = None):
+    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        # Of two files made within a second the names would be the same.
+        # Without the number, two files made within a second would have one name.
         number = sum(1 for _ in folder.iterdir())
         self._events = EventsWriter(str(folder / "events"), f".{number}")
         if purge_step is not None:
@@ -32,7 +33,7 @@ class EventFile:
                 status=SessionLog.START)))
 
     def add(self, summaries: Iterable[Summary], step: int) -> None:
-        """Adds what tensorboardX.summary makes; it is in the file on return."""
+        """Adds what tensorboardX.summary makes and flushes the file."""
         for summary in summaries:
             self._write(Event(step=step, summary=summary))
         self._events.flush()
@@ -42,4 +43,5 @@ class EventFile:
         self._events.write_event(event)
 
     def close(self) -> None:
+        """Closes the file."""
         self._events.close()

@@ -1,4 +1,4 @@
-"""Facts of this machine and its packages, for results.json and the log."""
+"""Facts about this machine and its packages, for results.json and the log."""
 
 import importlib.metadata
 import os
@@ -7,6 +7,7 @@ import re
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -17,13 +18,13 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide what a run computes."""
+    """Returns the versions of Python and of the packages that affect a result."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"python": platform.python_version(), "cnn_jax": __version__} | found
 
 
-def describe_devices(devices) -> str:
-    """The line that says where a run happens and with what."""
+def describe_devices(devices: Sequence[jax.Device]) -> str:
+    """Makes the line that says on which devices and with what a run happens."""
     kinds = {d.device_kind for d in devices}
     packages = versions()
     words = ", ".join(f"{name} {packages[name]}" for name in ("python", "jax", "flax"))
@@ -31,8 +32,11 @@ def describe_devices(devices) -> str:
             f"{jax.process_count()} process(es) - {words}")
 
 
-def peak_memory_mb(devices) -> dict[str, float]:
-    """Of this process; and the largest of its devices', where the backend counts it."""
+def peak_memory_mb(devices: Sequence[jax.Device]) -> dict[str, float]:
+    """Measures the peak memory of this process in MB.
+
+    Where the backend counts it, also that of the device that used most.
+    """
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
     counted = [(d.memory_stats() or {}).get("peak_bytes_in_use", 0) for d in devices
@@ -44,13 +48,13 @@ def peak_memory_mb(devices) -> dict[str, float]:
 
 
 def core_count() -> int:
-    """How many cores this process may use."""
+    """Counts the cores that this process may use."""
     return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
-            else os.cpu_count())
+            else os.cpu_count() or 1)
 
 
 def machine() -> str:
-    """The processor, and how many of its cores this process may use."""
+    """Names the processor and says how many of its cores this process may use."""
     cores = core_count()
     names = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*: (.+)$", names.read_text(), re.MULTILINE

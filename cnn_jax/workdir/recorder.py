@@ -1,61 +1,86 @@
-"""What a run writes while it trains: lines, metrics.jsonl, history.csv, TensorBoard."""
+"""What a run writes while it trains: metrics.jsonl, history.csv, TensorBoard events."""
 
 import contextlib
 import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 from tensorboardX.summary import scalar
 
 from cnn_jax.console import COUNTERS
 from cnn_jax.files import named, write_atomically
 from cnn_jax.workdir.event_file import EventFile
+from cnn_jax.workdir.progress import Row
 
+# The first columns of history.csv; metrics of the task come after them.
 COLUMNS = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy",
            "learning_rate", "seconds", "images_per_second")
 
 
 class Recorder:
-    """The files of a run. On resume, rows later than `step` are taken back.
+    """Records a run in its workdir. On resume, it drops rows later than `step`.
 
     writing: False in all processes but the first, which then write nothing.
-    lost: what is to be said where rows up to `step` are not there any more.
+    lost: a message if rows up to `step` are missing, else ''.
     """
 
-    def __init__(self, workdir: Path, step: int, history: list[dict],
-                 writing: bool = True):
-        self.workdir, self.writing, self.writers = workdir, writing, {}
+    def __init__(self, workdir: Path, step: int, history: list[Row],
+                 writing: bool = True) -> None:
+        self.workdir, self.writing = workdir, writing
+        self.events: dict[str, EventFile] = {}
         self.jsonl, self.lost = workdir / "metrics.jsonl", ""
         if not writing:
             return
-        kept = []
+        kept: list[str] = []
         with named(self.jsonl), contextlib.suppress(FileNotFoundError):
             text = self.jsonl.read_text(errors="replace")  # it may be damaged
             kept = [line for line in text.splitlines() if is_row_until(line, step)]
         # Each checkpoint and each epoch was written after the row of its step.
-        wanted = {row["step"] for row in history} | ({step} if step else set())
-        if gone := wanted - {json.loads(line)["step"] for line in kept}:
+        expected = {row["step"] for row in history} | ({step} if step else set())
+        if missing := expected - {json.loads(line)["step"] for line in kept}:
             self.lost = (f"{self.jsonl} was deleted or damaged: it lacks rows up to "
-                         f"step {max(gone)}, which do not come back; history.csv is "
-                         "whole, and what is computed is not touched")
+                         f"step {max(missing)}, which do not come back; history.csv is "
+                         "complete, and training is not affected")
         write_atomically(self.jsonl, "".join(line + "\n" for line in kept))
-        self.write_history(history)
-        for part in ("train", "validation"):
-            with named(workdir / part):
-                self.writers[part] = EventFile(workdir / part, purge_step=step + 1)
+        self._write_history(history)
+        for split in ("train", "validation"):
+            with named(workdir / split):
+                self.events[split] = EventFile(workdir / split, purge_step=step + 1)
 
     def close(self) -> None:
-        for part, writer in self.writers.items():
-            with named(self.workdir / part):
-                writer.close()
+        """Closes the event files. Raises RunError if a disk is full."""
+        for split, events in self.events.items():
+            with named(self.workdir / split):
+                events.close()
 
-    def append(self, row: dict) -> None:
+    def append(self, row: dict[str, Any]) -> None:
+        """Appends a row to metrics.jsonl."""
         if self.writing:
             with named(self.jsonl), self.jsonl.open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
-    def write_history(self, history: list[dict]) -> None:
+    def epoch(self, history: list[Row]) -> None:
+        """Records the newest row of `history` in all files."""
+        if not self.writing:
+            return
+        row = history[-1]
+        self.append({"kind": "epoch"} | row)
+        self._write_history(history)
+        shared = {tag: row[tag] for tag in ("learning_rate", "images_per_second")}
+        for split, prefix in (("train", ""), ("validation", "val_")):
+            if prefix + "loss" not in row:
+                continue
+            tags = {name.removeprefix(prefix): value for name, value in row.items()
+                    if name not in COUNTERS
+                    and name.startswith("val_") == bool(prefix)} | shared
+            with named(self.workdir / split):
+                self.events[split].add(
+                    (scalar(tag, value) for tag, value in tags.items()),
+                    int(row["step"]))
+
+    def _write_history(self, history: list[Row]) -> None:
         text = io.StringIO()
         more = [name for name in (history or [{}])[0] if name not in COLUMNS]
         table = csv.DictWriter(text, [*COLUMNS, *more], restval="", lineterminator="\n")
@@ -63,28 +88,10 @@ class Recorder:
         table.writerows(history)
         write_atomically(self.workdir / "history.csv", text.getvalue())
 
-    def epoch(self, history: list[dict]) -> None:
-        """Records the newest row of `history` everywhere."""
-        if not self.writing:
-            return
-        row = history[-1]
-        self.append({"kind": "epoch"} | row)
-        self.write_history(history)
-        shared = {tag: row[tag] for tag in ("learning_rate", "images_per_second")}
-        for part, prefix in (("train", ""), ("validation", "val_")):
-            if prefix + "loss" not in row:
-                continue
-            tags = {name.removeprefix(prefix): value for name, value in row.items()
-                    if name not in COUNTERS
-                    and name.startswith("val_") == bool(prefix)} | shared
-            with named(self.workdir / part):
-                self.writers[part].add(
-                    (scalar(tag, value) for tag, value in tags.items()), row["step"])
-
 
 def is_row_until(line: str, step: int) -> bool:
-    """Whether a line of metrics.jsonl is whole and not later than `step`."""
+    """Whether a line of metrics.jsonl is complete and not later than `step`."""
     try:
-        return json.loads(line)["step"] <= step
+        return bool(json.loads(line)["step"] <= step)
     except (ValueError, KeyError, TypeError, RecursionError):
-        return False  # the row that a kill cut short, or damage
+        return False  # a kill cut the row short, or it is damaged

@@ -74,5 +74,5 @@ def sha256(state: Any) -> str:
     digest = hashlib.sha256()
     for path, leaf in sorted(leaves(state).items()):
         digest.update(path.encode())
-        digest.update(np.ascontiguousarray(leaf))
+        digest.update(np.ascontiguousarray(leaf).data)
     return digest.hexdigest()

@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tests.support.tiny_runs import (assert_same_bits, end, losses, main, prepare,
-                                     read_results, refusal, start_python, tiny)
+from tests.support.tiny_runs import (assert_same_bits, end, losses, prepare,
+                                     read_results, start_python, tiny)
 
 from cnn_jax import training
 from cnn_jax.errors import InputError, RunError
@@ -168,12 +168,12 @@ def test_without_a_whole_epoch_or_the_best_checkpoint_nothing_is_read(tmp_path):
 def test_damaged_files_are_one_error_and_no_log(tmp_path, caplog):
     """Orbax reads the other leaves in tasks that nobody waits for."""
     rng = np.random.default_rng(0)  # what does not shrink has a file of its own
-    state = {"params": {f"layer{i}": rng.normal(size=(30, 40)) for i in range(30)}}
+    state = {"params": {f"layer{i}": rng.normal(size=(30, 40)) for i in range(12)}}
     save(tmp_path, state, Progress(7))
     refusals = []
     for path in sorted((tmp_path / "7" / "state").rglob("*")):
         content = path.read_bytes() if path.is_file() else b""
-        for size in {0, 1, len(content) // 9, len(content) // 2} if content else ():
+        for size in {0, len(content) // 2} if content else ():
             path.write_bytes(content[:size])
             try:
                 read(tmp_path, state)
@@ -408,10 +408,10 @@ def test_a_damaged_checkpoint_ends_a_run_which_goes_on_without_it(tmp_path):
     whole = training.run(tiny(epochs=3), tmp_path, quiet=True)
     for payload in (tmp_path / "checkpoints" / "24" / "state").rglob("d/*"):
         os.truncate(payload, payload.stat().st_size // 2)
-    message = refusal(main(tmp_path, {"epochs": 3}), 1)
     latest = tmp_path / "checkpoints" / "24"
-    assert (f"checkpoint {latest} " in message
-            and f"delete or move {latest} to go on from step 16" in message)
+    with pytest.raises(RunError, match=f"checkpoint {latest} .*delete or move {latest} "
+                                       "to go on from step 16"):
+        training.run(tiny(epochs=3), tmp_path, quiet=True)
     shutil.rmtree(latest)
     (tmp_path / "results.json").unlink()
     again = training.run(tiny(epochs=3), tmp_path, quiet=True)

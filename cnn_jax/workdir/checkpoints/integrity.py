@@ -33,7 +33,7 @@ def leaves(state: Any) -> dict[str, np.ndarray]:
 def measure(state: Any) -> dict[str, Leaf]:
     """Computes the integrity of every leaf."""
     return {path: Leaf(leaf.shape, str(leaf.dtype),
-                       zlib.crc32(np.ascontiguousarray(leaf)))
+                       zlib.crc32(np.ascontiguousarray(leaf).data))
             for path, leaf in leaves(state).items()}
 
 

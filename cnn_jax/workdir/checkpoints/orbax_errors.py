@@ -1,16 +1,17 @@
-"""What orbax logs and raises, brought down to the one line that we show."""
+"""Reduces what orbax logs and raises to the one line that we show."""
 
 import contextlib
 import logging as python_logging
 import re
 import sys
+from collections.abc import Iterator
 
 from absl import logging
 
 
 @contextlib.contextmanager
-def without_log():
-    """Orbax logs tracebacks of what it raises as well; one line is enough."""
+def without_log() -> Iterator[None]:
+    """Silences the log of orbax, which repeats each error with a traceback."""
     level = logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)
     try:
@@ -20,28 +21,31 @@ def without_log():
 
 
 def ignore_late_answers() -> None:
-    """The first file that fails ends orbax's event loop, a time that is up its wait.
-    What happens to the other files comes too late: a traceback each, after our line."""
+    """Silences the errors that orbax's threads report after it has raised one.
+
+    The first file that fails ends orbax's event loop, a timeout ends its wait. Each of
+    the other files would then print a traceback after our line.
+    """
     before = sys.unraisablehook
     if before.__module__ == __name__:
         return
 
-    def hook(found) -> None:
-        if str(found.exc_value) != "Event loop is closed":
-            before(found)
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
 
     sys.unraisablehook = hook
     python_logging.getLogger("asyncio").addFilter(lambda record: not any(
         of_files in record.getMessage()
         for of_files in ("tensorstore", "OCDBT", "_wrap_awaitable")))
-    # Its threads log what they also hand to who waits for them.
+    # Its threads log what they also raise in the thread that waits for them.
     logging.get_absl_logger().addFilter(
         lambda record: "_SignalingThread.run()" not in record.getMessage())
 
 
-def first_line(error: Exception) -> str:
-    """Without the settings in JSON that TensorStore puts behind what went wrong."""
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error, without the JSON that TensorStore appends."""
     line = str(error).strip().partition("\n")[0]
-    line = re.sub(r"""^(["'])(.*)\1$""", r"\2", line)  # a KeyError's are around it
+    line = re.sub(r"""^(["'])(.*)\1$""", r"\2", line)  # quotes of a KeyError
     return re.split(r" \[(tensorstore_spec|source locations)", line)[0] or type(
         error).__name__

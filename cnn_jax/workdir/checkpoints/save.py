@@ -23,11 +23,11 @@ from cnn_jax.workdir.checkpoints.orbax_errors import (first_line, ignore_late_an
 from cnn_jax.workdir.checkpoints.restore import restore, step_folders
 from cnn_jax.workdir.progress import Progress, best_step
 
-policies = ocp.training.preservation_policies
+policies = ocp.training.preservation_policies  # LatestN and others
 
 
-class KeepBest(policies.PreservationPolicy):
-    """Keeps the checkpoint of one step, besides those that other policies keep."""
+class KeepBest:
+    """A preservation policy of orbax that keeps the checkpoint of one step."""
 
     def __init__(self) -> None:
         self.step: int | None = None
