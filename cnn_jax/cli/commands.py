@@ -21,6 +21,7 @@ from cnn_jax.inspection.pages.report import FILE as REPORT
 from cnn_jax.inspection.pages.report import PICTURES, write_report
 from cnn_jax.interop.weights import write_npz, write_text
 from cnn_jax.networks.summary import layer_table
+from cnn_jax.networks.summary_files import plain_text, save_summary
 from cnn_jax.training.evaluate_run import evaluate_run
 from cnn_jax.workdir import trained
 from cnn_jax.workdir.folder import check_same_config, default_path
@@ -151,15 +152,15 @@ def summary(request: Request) -> None:
     except ValueError as error:
         raise InputError(f"{config.model.name} on images of shape {shape}: "
                          f"{error}") from error
-    print(table.text())
+    print(plain_text(table))
     print(f"convolutions: {table.convolutions()}")
-    for conv, names in list(table.by_form().items())[:-1]:  # the rest have the last
+    for conv, names in list(table.by_algorithm().items())[:-1]:  # the rest have the last
         if len(names) > 3:
             print(textwrap.fill(f"{conv}: {', '.join(names)}", 100,
                                 initial_indent="  ", subsequent_indent="    "))
     if request.workdir is not None:
         request.workdir.mkdir(parents=True, exist_ok=True)
-        table.save(request.workdir)
+        save_summary(table, request.workdir)
 
 
 def weights(request: Request) -> None:

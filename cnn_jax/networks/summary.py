@@ -1,21 +1,16 @@
 """A network as a table: one row a layer, with what it holds, costs and sees.
 
 Everything is computed from shapes (`jax.eval_shape`): no array is made, so the table
-of the largest network takes seconds. Words, for one image of [H, W, C]:
+of the largest network takes seconds. For one image of [H, W, C]:
 
     MACs     multiply-adds of convolutions and dense layers, counted once; a tap that
              falls on padding counts; bias, normalisation and pooling do not
     memory   bytes of the layer's output in the compute dtype; 0 where it is a view
-    field    the receptive field of `receptive_field`: size, stride and offset, pixels
+    field    its receptive field: size, stride and offset in pixels
 """
 
 import collections
-import csv
-import io
-import json
 import math
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -25,7 +20,7 @@ import jax.numpy as jnp
 from cnn_jax import layers
 from cnn_jax.networks.blocks import SeparableConv
 from cnn_jax.networks.lenet import SparseConv
-from cnn_jax.networks.receptive_field import Field, Fields, receptive_fields, window_of
+from cnn_jax.networks.receptive_field import Fields, receptive_fields, window_of
 from cnn_jax.networks.trace import Call, ImageShape, trace_shapes
 from cnn_jax.ops import addon
 from cnn_jax.ops.conv import conv_spec, describe
@@ -39,19 +34,19 @@ class Row(NamedTuple):
 
     name: str
     kind: str
-    shape: tuple[int, ...]              # of the output, without the batch
+    shape: tuple[int, ...]  # of the output, without the batch
     params: int
     macs: int
-    memory: int                         # bytes
-    field: Fields | None               # (vertical, horizontal); None: not known
-    conv: str = ""                      # what computes a convolution on this device
+    memory: int             # bytes
+    field: Fields | None    # (vertical, horizontal); None: not known
+    conv: str = ""          # what computes a convolution on this machine
 
 
 class LayerTable(NamedTuple):
     """The rows in the order of the calls, and the totals."""
 
     model: str
-    input_shape: tuple[int, int, int]
+    input_shape: ImageShape
     rows: tuple[Row, ...]
     params: int  # trainable
     stats: int   # running statistics of batch norm
@@ -64,99 +59,30 @@ class LayerTable(NamedTuple):
     def memory(self) -> int:
         return sum(row.memory for row in self.rows)
 
-    def records(self) -> list[dict[str, Any]]:
-        """One flat dict a row, as written to CSV and JSON."""
-        return [record(row) for row in self.rows]
-
-    def csv(self) -> str:
-        """The rows, and the totals in a last one whose layer is 'total'."""
-        out = io.StringIO()
-        writer = csv.DictWriter(out, list(self.records()[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.records())
-        writer.writerow({"layer": "total", "params": self.params, "macs": self.macs,
-                         "memory_bytes": self.memory})
-        return out.getvalue()
-
-    def json(self) -> str:
-        totals = {"params": self.params, "stats": self.stats, "macs": self.macs,
-                  "memory_bytes": self.memory}
-        return json.dumps({
-            "model": self.model, "input_shape": self.input_shape, **totals,
-            "layers": self.records()}, indent=1) + "\n"
-
-    def text(self) -> str:
-        """The table for people, at most 100 columns wide."""
-        head = ("layer", "kind", "output shape", "parameters", "MACs (M)",
-                "memory (KiB)", "field", "stride", "offset")
-        body = [cells(row) for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(head, *body)]
-        widths[0] -= max(0, sum(widths) + len(widths) - 1 - 100)
-
-        def line(row: Sequence[str]) -> str:
-            name = row[0] if len(row[0]) <= widths[0] else "~" + row[0][1 - widths[0]:]
-            left = [f"{name:<{widths[0]}}", f"{row[1]:<{widths[1]}}"]
-            return " ".join(left + [f"{cell:>{width}}" for cell, width in
-                                    zip(row[2:], widths[2:])]).rstrip()
-
-        rule = "-" * (sum(widths) + len(widths) - 1)
-        size = "x".join(map(str, self.input_shape))
-        totals = (f"parameters {self.params:,}   running statistics {self.stats:,}   "
-                  f"MACs {self.macs / 1e6:,.3f} M   activations "
-                  f"{self.memory / 2**20:,.2f} MiB")
-        return "\n".join([f"{self.model} on {size}", rule, line(head), rule,
-                          *map(line, body), rule, totals]) + "\n"
-
-    def convolutions(self) -> str:
-        """'conv1 by banded / im2col / lax; 5 by onednn', and what that is: names of
-        three layers at most that have a form to themselves, or how many it computes."""
-        layers = self.by_form()
-        named = 3 if len(layers) > 1 else 0
-        found = "; ".join(
-            f"{' and '.join(names) if len(names) <= named else len(names)} by {conv}"
-            for conv, names in layers.items())
-        if any("/" in conv for conv in layers):
-            found += " (forward / input gradient / weight gradient)"
-        if any("onednn" in conv or "native" in conv for conv in layers):
-            found += f"; in a library with {addon.installed.describe()}"
-        return found or "none"
-
-    def by_form(self) -> dict[str, list[str]]:
-        """{what computes them: names of convolutions}, the fewest first."""
+    def by_algorithm(self) -> dict[str, list[str]]:
+        """Maps what computes convolutions to their names, the rarest first."""
         layers = collections.defaultdict(list)
         for row in self.rows:
             if row.conv:
                 layers[row.conv].append(row.name)
         return dict(sorted(layers.items(), key=lambda item: len(item[1])))
 
-    def save(self, folder: str | Path) -> None:
-        """Writes summary.txt, summary.csv and summary.json."""
-        for ending, content in (("txt", self.text()), ("csv", self.csv()),
-                                ("json", self.json())):
-            Path(folder, f"summary.{ending}").write_text(content)
+    def convolutions(self) -> str:
+        """Says what computes the convolutions: 'conv1 by banded / im2col / lax; 5 by
+        onednn', and which library that is.
 
-
-def cells(row: Row) -> list[str]:
-    """A row as the text table shows it; of the field, the vertical axis."""
-    field = ["", "", ""]
-    if row.field is not None:
-        size, stride, offset = row.field[0]
-        field = [str(size), str(stride or "-"), str(offset)]
-    return [row.name, row.kind, "x".join(map(str, row.shape)),
-            f"{row.params:,}" if row.params else "-",
-            f"{row.macs / 1e6:.3f}" if row.macs else "-",
-            f"{row.memory / 1024:,.1f}" if row.memory else "-", *field]
-
-
-def record(row: Row) -> dict[str, Any]:
-    out = {"layer": row.name, "kind": row.kind,
-           "output_shape": "x".join(map(str, row.shape)), "params": row.params,
-           "macs": row.macs, "memory_bytes": row.memory, "conv": row.conv}
-    for axis, name in enumerate(("vertical", "horizontal")):
-        field = row.field[axis] if row.field else (None, None, None)
-        out |= {f"field_{what}_{name}": value
-                for what, value in zip(Field._fields, field)}
-    return out
+        Up to three layers are named where the network has more than one algorithm.
+        """
+        layers = self.by_algorithm()
+        most_named = 3 if len(layers) > 1 else 0
+        text = "; ".join(
+            f"{' and '.join(names) if len(names) <= most_named else len(names)} by "
+            f"{conv}" for conv, names in layers.items())
+        if any("/" in conv for conv in layers):
+            text += " (forward / input gradient / weight gradient)"
+        if any("onednn" in conv or "native" in conv for conv in layers):
+            text += f"; in a library with {addon.installed.describe()}"
+        return text or "none"
 
 
 def layer_table(model: nn.Module, input_shape: ImageShape,

@@ -80,7 +80,7 @@ def collect(run: Run, final: TrainState, progress: Progress,
         devices=[f"{d.platform}: {d.device_kind}" for d in run.placement.devices],
         machine=machine(),
         convolutions={algorithm: len(layers) for algorithm, layers
-                      in run.table.by_form().items()},
+                      in run.table.by_algorithm().items()},
         commit=commit(),
         command=shlex.join([Path(sys.executable).name, *sys.argv]),
     )

@@ -16,6 +16,7 @@ from cnn_jax.data.examples import Dataset, Examples
 from cnn_jax.data.info import DataInfo, describe
 from cnn_jax.errors import InputError
 from cnn_jax.networks.summary import LayerTable
+from cnn_jax.networks.summary_files import plain_text, save_summary
 from cnn_jax.training import parallel
 from cnn_jax.training.recipe import (abstract_state, create_recipe, describe_network,
                                      first_state)
@@ -87,12 +88,12 @@ def open_run(config: ConfigDict, workdir: str | Path | None,
     parallel.check_same_in_all(
         f"{result_fields(config)} {config.log.every_steps} {info.sha256}")
     with open_workdir(path, config, info):
-        for line in (f"workdir: {path}", f"data: {info.source}", table.text(),
+        for line in (f"workdir: {path}", f"data: {info.source}", plain_text(table),
                      f"convolutions: {table.convolutions()}",
                      describe_devices(placement.devices)):
             report.line(line)
         if jax.process_index() == 0:
-            table.save(path)
+            save_summary(table, path)
         with Checkpoints(path / "checkpoints", config.checkpoint.monitor,
                          config.checkpoint.keep) as checkpoints:
             examples, split_ranges = concatenate(dataset)

@@ -6,6 +6,7 @@ import pytest
 
 from cnn_jax import networks
 from cnn_jax.networks.summary import layer_table
+from cnn_jax.networks.summary_files import plain_text
 from cnn_jax.networks.trace import trace_shapes
 from cnn_jax.layers import Layers
 
@@ -163,7 +164,7 @@ def check(name, fields, figures):
 
 
 def check_text(table):
-    lines = table.text().splitlines()
+    lines = plain_text(table).splitlines()
     assert len(lines) == len(table.rows) + 6
     assert max(map(len, lines)) <= 100
     assert f"parameters {table.params:,} " in lines[-1]

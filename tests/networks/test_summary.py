@@ -8,6 +8,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ from cnn_jax.cli.request import Request
 from cnn_jax.errors import InputError
 from cnn_jax.networks.receptive_field import Field, union
 from cnn_jax.networks.summary import layer_table
+from cnn_jax.networks.summary_files import Summary, plain_text, save_summary
 from cnn_jax.networks.trace import features
 from cnn_jax.layers import Layers
 from configs import default
@@ -162,7 +164,7 @@ def test_a_field_of_a_fractional_stride_is_blank():
     assert [row.kind for row in table.rows] == ["ConvTranspose 3x5/1x2", "Conv 3x3"]
     assert [row.field for row in table.rows] == [None, None]
     assert [row.macs for row in table.rows] == [6 * 5 * 15 * 2, 60 * 9 * 2]
-    assert "Conv 3x3" in table.text() and "None" not in table.text()
+    assert "Conv 3x3" in plain_text(table) and "None" not in plain_text(table)
 
 
 def test_receptive_field_after_transposed_convolutions(monkeypatch):
@@ -205,13 +207,14 @@ def test_union_of_fields():
 
 def test_csv_and_json_hold_the_same_rows(tmp_path):
     table = table_of("tf2_inception10")
-    table.save(tmp_path)
+    save_summary(table, tmp_path)
     *rows, total = csv.DictReader(io.StringIO((tmp_path / "summary.csv").read_text()))
     document = json.loads((tmp_path / "summary.json").read_text())
+    assert msgspec.convert(document, Summary).layers[-1].layer == "head"
     assert total["layer"] == "total" and total["kind"] == ""
     for key in ("params", "macs", "memory_bytes"):
         assert total[key] == str(document[key])
-    assert (tmp_path / "summary.txt").read_text() == table.text()
+    assert (tmp_path / "summary.txt").read_text() == plain_text(table)
     assert len(rows) == len(document["layers"]) == len(table.rows)
     assert document["params"] == table.params == sum(int(row["params"]) for row in rows)
     assert document["macs"] == sum(int(row["macs"]) for row in rows)
@@ -227,13 +230,13 @@ def test_the_table_says_what_computes_each_convolution(no_onednn):
     assert table.convolutions() == (
         "conv1 by banded / im2col / lax; conv2 by lax (forward / input gradient / "
         "weight gradient)")
-    rows = table_of("tf2_resnet18").records()
-    assert {row["conv"] for row in rows if "Conv" in row["kind"]} >= {"lax"}
-    assert {row["conv"] for row in rows if "Conv" not in row["kind"]} == {""}
+    rows = table_of("tf2_resnet18").rows
+    assert {row.conv for row in rows if "Conv" in row.kind} >= {"lax"}
+    assert {row.conv for row in rows if "Conv" not in row.kind} == {""}
     assert table_of("ai_edu_mnist_dnn").convolutions() == "none"
     table = layer_table(networks.create("resnet50"), (224, 224, 3))
     assert table.convolutions().startswith("17 by lax; 36 by pointwise")
-    assert table.by_form()["lax"][:2] == ["stem_conv", "stage1_block1/conv2"]
+    assert table.by_algorithm()["lax"][:2] == ["stem_conv", "stage1_block1/conv2"]
 
 
 def test_table_of_a_rectangular_image():

@@ -11,7 +11,9 @@ from tests.support.tiny_runs import tiny
 from cnn_jax import networks
 from cnn_jax.inspection.explain.classification_metrics import (
     ClassificationMetrics, measure, save)
+from cnn_jax.files import write_json
 from cnn_jax.networks.summary import layer_table
+from cnn_jax.networks.summary_files import Summary, summary_of
 from cnn_jax.config import to_json
 from cnn_jax.workdir.results import Results, write_results
 
@@ -42,7 +44,7 @@ def made_run(folder: Path, changes: dict | None = None, accuracy: float | None =
             table = csv.DictWriter(file, list(rows[0]))
             table.writeheader()
             table.writerows(rows)
-    (folder / "summary.json").write_text(summary())
+    write_json(folder / "summary.json", summary())
     if accuracy is not None:
         right = round(100 * accuracy)
         write_results(Results(
@@ -70,5 +72,5 @@ def made_metrics(right: int, class_names: tuple[str, ...],
 
 
 @functools.cache
-def summary() -> str:
-    return layer_table(networks.create("baseline", 10), (8, 8, 1)).json()
+def summary() -> Summary:
+    return summary_of(layer_table(networks.create("baseline", 10), (8, 8, 1)))

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 from ml_collections import ConfigDict
 
 from cnn_jax.config import flat
@@ -15,23 +14,13 @@ from cnn_jax.data.info import DataInfo
 from cnn_jax.errors import InputError
 from cnn_jax.files import read_json
 from cnn_jax.inspection.explain import classification_metrics
+from cnn_jax.networks.summary_files import Summary
 from cnn_jax.workdir.folder import ANEW, read_config, read_data_info
 from cnn_jax.workdir.progress import best_row
 from cnn_jax.workdir.results import read_results
 
 History = tuple[dict[str, float], ...]  # a row an epoch
 EPOCH = ("epoch", "step", "loss", "accuracy", "learning_rate", "seconds")
-
-
-class Summary(msgspec.Struct):
-    """What the pages use of summary.json."""
-
-    model: str
-    input_shape: list[int]
-    params: int
-    macs: int
-    memory_bytes: int
-    layers: list[dict[str, str | int | None]]
 
 
 class Record(NamedTuple):
@@ -42,7 +31,7 @@ class Record(NamedTuple):
     info: DataInfo
     history: History
     results: dict[str, Any] | None   # of a run that has ended
-    layers: dict[str, Any] | None    # summary.json
+    summary: Summary | None          # the layer table
     # of one part of the data, where it was measured
     metrics: classification_metrics.ClassificationMetrics | None
 
@@ -80,11 +69,9 @@ def read_record(folder: Path) -> Record:
         classification_metrics.load(folder))
 
 
-def read_summary(path: Path) -> dict[str, Any] | None:
+def read_summary(path: Path) -> Summary | None:
     """Reads the layer table; None where the file does not exist."""
-    if not path.exists():
-        return None
-    return msgspec.to_builtins(read_json(path, Summary, ANEW))
+    return read_json(path, Summary, ANEW) if path.exists() else None
 
 
 def need(path: Path, values: Collection[str], fields: Iterable[str], advice: str

@@ -14,6 +14,7 @@ from cnn_jax.inspection.explain.classification_metrics import (
     ClassificationMetrics, calibration_error, class_scores, mean_known)
 from cnn_jax.inspection.pages.record import Record, defaults, fields, read_record
 from cnn_jax.inspection.pages.rendering import drawn, render, stored
+from cnn_jax.networks.summary_files import LayerRecord, Summary
 
 FILE, PICTURES = "report.html", "pictures"  # in a workdir
 # Pictures that are shown among the results.
@@ -58,7 +59,7 @@ def page_of(record: Record) -> dict[str, Any]:
         "pictures": sorted((image for image in images if image["name"] not in AT_END),
                            key=lambda image: image["wide"]),  # columns, then rows
         "inspected": any(image["name"] not in (*AT_END, "weights") for image in images),
-        "layers": record.layers and layer_table(record.layers),
+        "layers": record.summary and layer_table(record.summary),
         "changes": None if standard is None else [
             (name, text(value), text(standard[name]) if name in standard else "")
             for name, value in config.items()
@@ -114,7 +115,7 @@ def headline(record: Record) -> list[dict[str, Any]]:
     if best:
         rows.append(fact("best epoch", f"{best['epoch']:.0f} of {len(record.history)}",
                          f"by {record.config.checkpoint.monitor}"))
-    parameters = results.get("params", (record.layers or {}).get("params"))
+    parameters = results.get("params", record.summary and record.summary.params)
     if parameters is not None:
         rows.append(fact("parameters", f"{parameters:,}"))
     seconds = (results.get("train_seconds") if results
@@ -181,24 +182,24 @@ def share(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
-def layer_table(table: dict[str, Any]) -> dict[str, Any]:
+def layer_table(summary: Summary) -> dict[str, Any]:
     """Returns summary.json as rows of text."""
-    def cell(row: dict[str, Any], column: str) -> str:
-        value = row.get(column)
+    def cell(row: LayerRecord, column: str) -> str:
+        value = getattr(row, column)
         if value is None:
             return ""
         return f"{value:,}" if isinstance(value, int) else str(value)
 
-    size = "x".join(map(str, table["input_shape"]))
+    size = "x".join(map(str, summary.input_shape))
     return {
-        "caption": f"Layers of {table['model']}",
-        "words": f"{table['model']} on images of {size}: {table['params']:,} "
-                 f"parameters. For one image, {table['macs']:,} multiply-adds (MACs) "
-                 f"and {table['memory_bytes']:,} bytes of activations. An output "
+        "caption": f"Layers of {summary.model}",
+        "words": f"{summary.model} on images of {size}: {summary.params:,} "
+                 f"parameters. For one image, {summary.macs:,} multiply-adds (MACs) "
+                 f"and {summary.memory_bytes:,} bytes of activations. An output "
                  "depends on as many rows of input pixels as its field says.",
         "columns": [(words, i > 2) for i, (_, words) in enumerate(LAYER_COLUMNS)],
         "rows": [tuple(cell(row, column) for column, _ in LAYER_COLUMNS)
-                 for row in table["layers"]]}
+                 for row in summary.layers]}
 
 
 def environment(results: dict[str, Any]) -> list[tuple[str, str]]:

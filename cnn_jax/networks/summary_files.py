@@ -1,0 +1,110 @@
+"""The layer table as files: summary.txt, summary.csv and summary.json."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from cnn_jax.files import write_atomically, write_json
+from cnn_jax.networks.summary import LayerTable, Row
+
+WIDTH = 100  # columns of the text
+HEAD = ("layer", "kind", "output shape", "parameters", "MACs (M)", "memory (KiB)",
+        "field", "stride", "offset")
+
+
+class LayerRecord(msgspec.Struct):
+    """A layer in summary.json, and a row of summary.csv."""
+
+    layer: str
+    kind: str
+    output_shape: str  # '14x14x32'
+    params: int
+    macs: int
+    memory_bytes: int
+    conv: str
+    # The receptive field in pixels; None where it is not known.
+    field_size_vertical: int | None
+    field_stride_vertical: int | None
+    field_offset_vertical: int | None
+    field_size_horizontal: int | None
+    field_stride_horizontal: int | None
+    field_offset_horizontal: int | None
+
+
+class Summary(msgspec.Struct):
+    """summary.json."""
+
+    model: str
+    input_shape: tuple[int, int, int]
+    params: int
+    stats: int
+    macs: int
+    memory_bytes: int
+    layers: list[LayerRecord]
+
+
+def summary_of(table: LayerTable) -> Summary:
+    """Makes the content of summary.json."""
+    return Summary(table.model, table.input_shape, table.params, table.stats,
+                   table.macs, table.memory, [record(row) for row in table.rows])
+
+
+def record(row: Row) -> LayerRecord:
+    """Flattens a row."""
+    vertical, horizontal = row.field or ((None,) * 3, (None,) * 3)
+    return LayerRecord(row.name, row.kind, "x".join(map(str, row.shape)), row.params,
+                       row.macs, row.memory, row.conv, *vertical, *horizontal)
+
+
+def csv_text(table: LayerTable) -> str:
+    """Writes a row a layer, and the totals in a last one whose layer is 'total'."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, LayerRecord.__struct_fields__, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(msgspec.structs.asdict(record(row)) for row in table.rows)
+    writer.writerow({"layer": "total", "params": table.params, "macs": table.macs,
+                     "memory_bytes": table.memory})
+    return out.getvalue()
+
+
+def plain_text(table: LayerTable) -> str:
+    """Formats the table for people, at most `WIDTH` columns wide."""
+    body = [cells(row) for row in table.rows]
+    widths = [max(map(len, column)) for column in zip(HEAD, *body)]
+    widths[0] -= max(0, sum(widths) + len(widths) - 1 - WIDTH)
+
+    def line(row: Sequence[str]) -> str:
+        name = row[0] if len(row[0]) <= widths[0] else "~" + row[0][1 - widths[0]:]
+        left = [f"{name:<{widths[0]}}", f"{row[1]:<{widths[1]}}"]
+        return " ".join(left + [f"{cell:>{width}}" for cell, width in
+                                zip(row[2:], widths[2:])]).rstrip()
+
+    rule = "-" * (sum(widths) + len(widths) - 1)
+    size = "x".join(map(str, table.input_shape))
+    totals = (f"parameters {table.params:,}   running statistics {table.stats:,}   "
+              f"MACs {table.macs / 1e6:,.3f} M   activations "
+              f"{table.memory / 2**20:,.2f} MiB")
+    return "\n".join([f"{table.model} on {size}", rule, line(HEAD), rule,
+                      *map(line, body), rule, totals]) + "\n"
+
+
+def cells(row: Row) -> list[str]:
+    """Formats a row for `plain_text`; its field is the one along the vertical axis."""
+    field = ["", "", ""]
+    if row.field is not None:
+        size, stride, offset = row.field[0]
+        field = [str(size), str(stride or "-"), str(offset)]
+    return [row.name, row.kind, "x".join(map(str, row.shape)),
+            f"{row.params:,}" if row.params else "-",
+            f"{row.macs / 1e6:.3f}" if row.macs else "-",
+            f"{row.memory / 1024:,.1f}" if row.memory else "-", *field]
+
+
+def save_summary(table: LayerTable, folder: Path) -> None:
+    """Writes summary.txt, summary.csv and summary.json."""
+    write_atomically(folder / "summary.txt", plain_text(table))
+    write_atomically(folder / "summary.csv", csv_text(table))
+    write_json(folder / "summary.json", summary_of(table))
