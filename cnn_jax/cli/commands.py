@@ -154,7 +154,8 @@ def summary(request: Request) -> None:
                          f"{error}") from error
     print(plain_text(table))
     print(f"convolutions: {table.convolutions()}")
-    for conv, names in list(table.by_algorithm().items())[:-1]:  # the rest have the last
+    # All other layers have the last one.
+    for conv, names in list(table.by_algorithm().items())[:-1]:
         if len(names) > 3:
             print(textwrap.fill(f"{conv}: {', '.join(names)}", 100,
                                 initial_indent="  ", subsequent_indent="    "))

@@ -75,12 +75,12 @@ def test_tensorboard_gets_pictures_and_histograms(trained):
     theirs = Image.open(io.BytesIO(shown.encoded_image_string))
     assert np.array_equal(np.asarray(theirs.convert("RGB")),
                           np.asarray(ours.convert("RGB")))
-    layers = record.read_record(trained).layers["layers"]
-    kernels = {row["layer"]: row for row in layers if row["kind"].startswith(
-        ("Conv", "Dense"))}
+    layers = record.read_record(trained).summary.layers
+    kernels = {row.layer: row for row in layers
+               if row.kind.startswith(("Conv", "Dense"))}
     assert {f"weights/{name}" for name in kernels} == set(tags["histograms"])
     found, = events.Histograms("weights/head")
-    assert found.histogram_value.num == 10 * (kernels["head"]["params"] - 10) / 10
+    assert found.histogram_value.num == 10 * (kernels["head"].params - 10) / 10
 
 
 def test_a_report_that_cannot_be_drawn_is_seen_and_the_results_are_whole(
