@@ -9,11 +9,13 @@ network was published for, grey or in colour as there: config.data.image_size an
 config.data.channels change that. No figures: each network and data set has its own.
 """
 
+from ml_collections import ConfigDict
+
 from cnn_jax import networks
 from configs import default
 
 
-def get_config(name: str = "lenet5"):
+def get_config(name: str = "lenet5") -> ConfigDict:
     fields = networks.variant_fields(name)
     config = default.get_config()
     with config.unlocked():

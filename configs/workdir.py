@@ -8,8 +8,10 @@ python main.py --mode=inspect --workdir=W --config=configs/workdir.py:W \
 
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from cnn_jax.workdir.folder import read_config
 
 
-def get_config(workdir: str):
+def get_config(workdir: str) -> ConfigDict:
     return read_config(Path(workdir))

@@ -46,7 +46,7 @@ def load(config: ConfigDict, seed: int) -> Dataset:
     """Loads the set that the `data` config names.
 
     Args:
-        config: the `data` part of the config, see configs/default.py.
+        config: the `data` part of the config, see cnn_jax/config/fields.py.
         seed: fixes which examples are held out, 0 <= seed < 2**32.
 
     Raises:

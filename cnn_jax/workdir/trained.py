@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cnn_jax import networks
 from cnn_jax.data.info import DataInfo
 from cnn_jax.errors import InputError, RunError
-from cnn_jax.workdir.checkpoints import read_progress, restore, step_folders
+from cnn_jax.workdir.checkpoints import (compare, leaves, read_progress, restore,
+                                         step_folders)
 from cnn_jax.workdir.folder import read_config, read_data_info
 from cnn_jax.workdir.progress import Row, best_step
 
@@ -28,8 +31,8 @@ class Trained(NamedTuple):
 def load(workdir: Path) -> Trained:
     """Loads the best checkpoint of a workdir.
 
-    Raises InputError for a folder that is no run, or whose run has not ended an epoch;
-    RunError for a damaged checkpoint.
+    Raises InputError for a folder that is no run, for a run that has not ended an
+    epoch, and for parameters of another network; RunError for a damaged checkpoint.
     """
     config, info = read_config(workdir), read_data_info(workdir)
     folder, history = best_checkpoint(workdir, config.checkpoint.monitor)
@@ -37,8 +40,12 @@ def load(workdir: Path) -> Trained:
     variables = {"params": tree.get("ema_params") or tree["params"],
                  "batch_stats": (tree.get("ema_batch_stats")
                                  or tree.get("batch_stats", {}))}
-    return Trained(config, info, networks.from_config(config, len(info.class_names)),
-                   variables, int(folder.name), history)
+    network = networks.from_config(config, len(info.class_names))
+    expected = jax.eval_shape(lambda: network.init(
+        jax.random.key(0), jnp.zeros((1, *info.image_shape)), train=False))
+    compare(leaves(variables), {name: expected.get(name, {}) for name in variables},
+            f"checkpoint {folder}")
+    return Trained(config, info, network, variables, int(folder.name), history)
 
 
 def best_checkpoint(workdir: Path, monitor: str) -> tuple[Path, list[Row]]:

@@ -42,9 +42,10 @@ def describe(leaf: Any) -> str:
     return f"{leaf.dtype} {list(leaf.shape)}"
 
 
-def compare(found: Mapping[str, Leaf], like: Any, where: str) -> None:
+def compare(found: Mapping[str, Any], like: Any, where: str) -> None:
     """Raises InputError for the first leaf that is missing, extra or of another form.
 
+    found: by path, arrays or `Leaf`s.
     like: a state of the expected structure, shapes and dtypes (abstract or not).
     """
     expected = leaves(like)

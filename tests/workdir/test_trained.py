@@ -1,0 +1,33 @@
+"""A run read back from its workdir."""
+
+import json
+
+import numpy as np
+import pytest
+from tests.support.tiny_runs import save_run, tiny, untrained
+
+from cnn_jax.errors import InputError
+from cnn_jax.workdir import trained
+
+
+def test_a_run_comes_back_and_averages_are_preferred(tmp_path):
+    run = untrained(tiny(), (8, 8, 1), tuple("0123456789"))
+    averages = {f"ema_{name}": tree for name, tree in run.variables.items()}
+    zeros = {"params": {"head": {"bias": np.zeros(10, np.float32)}}, "batch_stats": {}}
+    save_run(tmp_path, run.config, run.info, zeros | averages)
+    found = trained.load(tmp_path)
+    np.testing.assert_array_equal(found.variables["params"]["head"]["kernel"],
+                                  run.variables["params"]["head"]["kernel"])
+    assert (found.info, found.step, found.network) == (run.info, 7, run.network)
+    assert [row["epoch"] for row in found.history] == [1]
+
+
+def test_parameters_of_another_network_are_refused_by_leaf(tmp_path):
+    run = untrained(tiny(), (8, 8, 1), tuple("0123456789"))
+    save_run(tmp_path, run.config, run.info, run.variables)
+    values = json.loads((tmp_path / "config.json").read_text())
+    values["model"]["num_classes"] = 12
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"head/bias: expected float32 \[12\], found "
+                                         r"float32 \[10\]"):
+        trained.load(tmp_path)
