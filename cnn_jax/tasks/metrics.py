@@ -15,7 +15,7 @@ def mean(sums: Mapping[str, float | np.ndarray]) -> dict[str, float]:
 def mean_iou(confusion: np.ndarray) -> float:
     """Averages |truth and prediction| / |truth or prediction| over the classes.
 
-    confusion: pixels [true class, predicted class] of the whole part. A class that is
+    confusion: pixels [true class, predicted class] of a whole split. A class that is
     neither there nor predicted does not count.
     """
     both = np.diag(confusion)

@@ -36,7 +36,8 @@ class Task:
     unit: Literal["image", "pixel"]
     # Whether each image or pixel has exactly one class: then a confusion matrix exists.
     exclusive: bool
-    # Whether a split can keep the share of each class.
+    # Whether validation and test examples can be chosen so that each class keeps its
+    # share.
     can_stratify: bool
     # Whether cutout, mixup and cutmix may be used.
     can_mix: bool
@@ -67,7 +68,7 @@ class Task:
     monitors: tuple[str, ...] = ()
     # (logits, labels, mask [N]) -> exact sums over the examples whose mask is 1
     extra_sums: Callable[[jax.Array, jax.Array, jax.Array], Sums] = no_sums
-    # sums over a whole part -> {monitor: value}
+    # sums over a whole split -> {monitor: value}
     extra_metrics: Callable[[Mapping[str, np.ndarray]], dict[str, float]] = no_metrics
 
     def logits_shape(self, image_shape: Shape, classes: int) -> Shape:

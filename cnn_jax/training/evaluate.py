@@ -27,7 +27,7 @@ def no_progress(title: str, items: Iterable, total: int, note: str
 def compile_evaluation(recipe: Recipe, placement: Placement, state: TrainState,
                        examples: Examples, split_ranges: dict[str, range],
                        batch_size: int, track: Callable = no_progress) -> Evaluate:
-    """Compiles a function from (state, part) to the metrics of that part.
+    """Compiles a function from (state, split) to the metrics of that split.
 
     These are loss, accuracy, the metrics of the task, and the number of examples. The
     last batch is padded and masked; the sums of all batches are divided once.
@@ -46,19 +46,19 @@ def compile_evaluation(recipe: Recipe, placement: Placement, state: TrainState,
     program = step.lower(state, examples, *rows(*first)).compile(
         compiler_options=ops.compiler_options())
 
-    def evaluate(state: TrainState, part: str) -> dict[str, float]:
-        batches = list(eval_order(split_ranges[part], batch_size))
+    def evaluate(state: TrainState, split: str) -> dict[str, float]:
+        batches = list(eval_order(split_ranges[split], batch_size))
         calls = (program(state, examples, *rows(*batch)) for batch in batches)
         # Queue all calls at once where that is allowed.
         sums = (map(jax.block_until_ready, calls) if placement.synchronous
                 else list(calls))
         totals: dict[str, Any] = {}
-        with track(f"evaluating {part}", sums, len(batches),
+        with track(f"evaluating {split}", sums, len(batches),
                    f"batches of {batch_size}") as tracked:
             for metrics in map(placement.to_host, tracked):
                 for name, value in metrics.items():
                     totals[name] = totals.get(name, 0.0) + np.float64(value)
-        assert totals["count"] == len(split_ranges[part]), (totals, part)
+        assert totals["count"] == len(split_ranges[split]), (totals, split)
         return (mean(totals) | recipe.task.extra_metrics(totals)
                 | {"examples": int(totals["count"])})
 

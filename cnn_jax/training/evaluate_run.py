@@ -18,10 +18,10 @@ from cnn_jax.workdir.trained import best_checkpoint
 
 def evaluate_run(workdir: Path, config: ConfigDict | None = None,
                  quiet: bool = False) -> dict[str, dict[str, float]]:
-    """Evaluates the best checkpoint on the validation and test parts.
+    """Evaluates the best checkpoint on the validation and test splits.
 
     config: may differ from that of the run in where the data are and in the devices.
-    Returns {part: metrics}. Raises InputError where the data have changed.
+    Returns {split: metrics}. Raises InputError where the data have changed.
     """
     report = Reporter(quiet)
     config_of_run, info = read_config(workdir), read_data_info(workdir)
@@ -41,8 +41,8 @@ def evaluate_run(workdir: Path, config: ConfigDict | None = None,
     state = placement.replicate(host_state)
     evaluate = compile_evaluation(recipe, placement, state, examples, split_ranges,
                                   config.eval_batch_size, report.track)
-    results = {part: evaluate(state, part) for part in ("validation", "test")
-               if split_ranges[part]}
-    for part, metrics in results.items():
-        report.line(split_line(part, metrics))
+    results = {split: evaluate(state, split) for split in ("validation", "test")
+               if split_ranges[split]}
+    for split, metrics in results.items():
+        report.line(split_line(split, metrics))
     return results

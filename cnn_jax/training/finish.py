@@ -1,4 +1,4 @@
-"""The end of a run: the best checkpoint on the test part, and results.json."""
+"""The end of a run: the best checkpoint on the test split, and results.json."""
 
 import shlex
 import sys
@@ -19,7 +19,7 @@ from cnn_jax.workdir.results import (Results, read_results, sha256, task_metrics
 
 
 class Finished(NamedTuple):
-    """What is known of a run that has been evaluated on the test part."""
+    """What is known of a run that has been evaluated on the test split."""
 
     results: Results
     best: TrainState  # the best checkpoint, on the host
@@ -28,7 +28,7 @@ class Finished(NamedTuple):
 
 def evaluate_and_save(run: Run, state: TrainState, progress: Progress,
                       evaluate: Evaluate, keep_results: bool) -> Finished:
-    """Evaluates the best checkpoint on the test part and writes results.json.
+    """Evaluates the best checkpoint on the test split and writes results.json.
 
     keep_results: leave a results.json that exists. Its times and its memory are those
         of the training, which another process did.

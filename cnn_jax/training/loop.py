@@ -66,26 +66,26 @@ def train_epoch(run: Run, state: TrainState, progress: Progress, train: Programs
     pending: list[Metrics] = []
     with run.report.progress_bar(f"epoch {epoch + 1}/{config.epochs}", steps,
                                  done):
-        for first, last in call_ranges(done, steps, run.steps_per_call):
+        for start, stop in call_ranges(done, steps, run.steps_per_call):
             begun = time.perf_counter()
-            rows = run.placement.shard_batch(order[first:last])
-            state, metrics = train[last - first](state, run.data, rows)
+            rows = run.placement.shard_batch(order[start:stop])
+            state, metrics = train[stop - start](state, run.data, rows)
             if run.placement.synchronous:
                 jax.block_until_ready(metrics)
             pending.append(metrics)
-            progress.step = epoch * steps + last
-            logging = (last == steps or reaches(config.log.every_steps, first, last)
+            progress.step = epoch * steps + stop
+            logging = (stop == steps or reaches(config.log.every_steps, start, stop)
                        or (bool(received) and jax.process_count() == 1))
-            saving = (last < steps
-                      and reaches(config.checkpoint.every_steps, first, last))
+            saving = (stop < steps
+                      and reaches(config.checkpoint.every_steps, start, stop))
             if logging or saving:
                 row = record_metrics(run, progress, pending, recorder)
                 pending.clear()
-                run.report.advance(last, f"loss: {row['loss']:.4f} - accuracy: "
+                run.report.advance(stop, f"loss: {row['loss']:.4f} - accuracy: "
                                    f"{row['accuracy']:.4f}")
             progress.epoch_seconds += time.perf_counter() - begun
             signum = (parallel.any_process_signal(received)
-                      if logging and last < steps else 0)
+                      if logging and stop < steps else 0)
             if saving or signum:
                 save(run, state, progress)
             if signum:
@@ -95,7 +95,7 @@ def train_epoch(run: Run, state: TrainState, progress: Progress, train: Programs
 
 def call_ranges(done: int, steps: int,
                 steps_per_call: int) -> Iterator[tuple[int, int]]:
-    """Yields the (first, last) step of each call from step `done` of an epoch on.
+    """Yields the steps [start, stop) of each call from step `done` of an epoch on.
 
     Calls begin at multiples of steps_per_call; steps that do not fill a call are made
     one by one. So a resumed run makes the same calls.
@@ -107,9 +107,9 @@ def call_ranges(done: int, steps: int,
         done += size
 
 
-def reaches(every: int | None, first: int, last: int) -> bool:
-    """Whether a multiple of `every` lies in first + 1 ... last."""
-    return every is not None and every > 0 and last // every > first // every
+def reaches(every: int | None, start: int, stop: int) -> bool:
+    """Whether a multiple of `every` lies in start + 1 ... stop."""
+    return every is not None and every > 0 and stop // every > start // every
 
 
 def record_metrics(run: Run, progress: Progress, pending: list[Metrics],
@@ -133,7 +133,7 @@ def record_metrics(run: Run, progress: Progress, pending: list[Metrics],
 
 def finish_epoch(run: Run, state: TrainState, progress: Progress, evaluate: Evaluate,
                  recorder: Recorder) -> None:
-    """Evaluates on the validation part and records the epoch."""
+    """Evaluates on the validation split and records the epoch."""
     row: dict[str, float] = {
         "epoch": progress.step // run.steps_per_epoch, "step": progress.step}
     row |= mean(progress.sums)
@@ -164,8 +164,8 @@ def save(run: Run, state: TrainState, progress: Progress) -> None:
 def compile_training(run: Run, state: TrainState, progress: Progress) -> Programs:
     """Compiles a program for each number of steps that a call of an epoch makes."""
     steps, batch = run.steps_per_epoch, run.config.batch_size
-    sizes = {last - first for done in (0, progress.step % steps)
-             for first, last in call_ranges(done, steps, run.steps_per_call)}
+    sizes = {stop - start for done in (0, progress.step % steps)
+             for start, stop in call_ranges(done, steps, run.steps_per_call)}
     step = run.placement.compile(functools.partial(train_steps, recipe=run.recipe),
                                  donate=(0,))
     run.report.line("compiling ...")

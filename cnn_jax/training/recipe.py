@@ -27,13 +27,13 @@ def create_recipe(config: ConfigDict, info: DataInfo,
     if config.batch_size > info.counts["train"]:
         raise InputError(f"config.batch_size = {config.batch_size} is more than the "
                          f"{info.counts['train']} training images of {info.name}")
-    for part in ("early_stopping", "checkpoint"):
-        monitor = config[part].monitor
-        if part == "early_stopping" and config.early_stopping.patience is None:
+    for section in ("early_stopping", "checkpoint"):
+        monitor = config[section].monitor
+        if section == "early_stopping" and config.early_stopping.patience is None:
             continue
         if info.counts["validation"] == 0 and monitor.startswith("val_"):
             raise InputError(
-                f"config.{part}.monitor = {monitor!r} needs a validation part, and "
+                f"config.{section}.monitor = {monitor!r} needs a validation split, and "
                 f"{info.name} has none: set config.data.validation, or monitor "
                 "'loss' or 'accuracy'")
     schedule = optimizers.schedule(

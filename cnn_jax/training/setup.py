@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -17,6 +17,7 @@ from cnn_jax.data.info import DataInfo, describe
 from cnn_jax.errors import InputError
 from cnn_jax.networks.summary import LayerTable
 from cnn_jax.networks.summary_files import plain_text, save_summary
+from cnn_jax.optimizers import Schedule
 from cnn_jax.training import parallel
 from cnn_jax.training.recipe import (abstract_state, create_recipe, describe_network,
                                      first_state)
@@ -38,12 +39,12 @@ class Run:
     recipe: Recipe
     table: LayerTable
     placement: parallel.Placement
-    dataset: Dataset               # on the host
-    data: Examples                 # all parts in one, on the devices
-    split_ranges: dict[str, range]  # where each part lies in `data`
+    dataset: Dataset                # on the host
+    data: Examples                  # all splits in one, on the devices
+    split_ranges: dict[str, range]  # where each split is in `data`
     checkpoints: Checkpoints
     report: Reporter
-    schedule: Callable             # the recipe's, compiled
+    schedule: Schedule              # the recipe's, compiled
 
     @property
     def steps_per_epoch(self) -> int:

@@ -45,6 +45,7 @@ def test_without_freezing_all_layers_learn_from_the_trained_values(source, tmp_p
     config.seed = 5
     config.model.init_from = str(source)
     config.optimizer.learning_rate = 1e-6
+    config.optimizer.ema_decay = 0.99  # the averages start there too
     training.run(config, tmp_path, quiet=True)
     old, new = trained.load(source).variables, trained.load(tmp_path).variables
     for a, b in zip(jax.tree.leaves(old["params"]), jax.tree.leaves(new["params"])):

@@ -11,6 +11,7 @@ import pytest
 from tests.support.tiny_runs import RICH, assert_same_run, read_results, restore, tiny
 
 from cnn_jax import training
+from cnn_jax.training import train
 from cnn_jax.workdir.checkpoints import Checkpoints, leaves, read_progress
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -25,14 +26,22 @@ def run_whole(folder, changes):
     return folder
 
 
+@pytest.fixture(autouse=True, scope="module")
+def undrawn():
+    """Drawing takes half of the time of such a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "draw", lambda *_: None)
+        yield
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, compiled_once):
+def whole(tmp_path_factory, compiled_once, undrawn):
     return run_whole(tmp_path_factory.mktemp("runs") / "whole",
                      RICH | {"checkpoint.every_steps": 1})
 
 
 @pytest.fixture(scope="module")
-def whole_in_calls(tmp_path_factory, compiled_once):
+def whole_in_calls(tmp_path_factory, compiled_once, undrawn):
     return run_whole(tmp_path_factory.mktemp("runs") / "whole", IN_ONE_CALL)
 
 

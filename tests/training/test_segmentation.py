@@ -66,7 +66,8 @@ def test_a_run_reports_mean_iou_everywhere(trained):
     assert header.endswith(",val_mean_iou") and len(rows) == 2
     best = max(float(row.rpartition(",")[2]) for row in rows)
     assert figures["validation_mean_iou"] == best
-    kept = [json.loads(line) for line in (path / "metrics.jsonl").open()]
+    kept = [json.loads(line) for line in
+            (path / "metrics.jsonl").read_text().splitlines()]
     assert sum("val_mean_iou" in row for row in kept) == 2
 
 
