@@ -270,7 +270,7 @@ def test_pipes_are_not_waited_for(tmp_path, name):
     (workdir / name).unlink()
     os.mkfifo(workdir / name)
     if name == "history.csv":
-        with pytest.raises(InputError, match="history.csv cannot be read .*no file"):
+        with pytest.raises(InputError, match="history.csv cannot be read"):
             page(workdir)
     else:
         assert "kernels.png is missing" in page(workdir)

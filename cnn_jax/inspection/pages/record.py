@@ -16,11 +16,12 @@ from cnn_jax.files import read_json
 from cnn_jax.inspection.explain import classification_metrics
 from cnn_jax.networks.summary_files import Summary
 from cnn_jax.workdir.folder import ANEW, read_config, read_data_info
-from cnn_jax.workdir.progress import best_row
+from cnn_jax.workdir.progress import Row, best_row
 from cnn_jax.workdir.results import read_results
 
-History = tuple[dict[str, float], ...]  # a row an epoch
+# The columns that every row of history.csv has.
 EPOCH = ("epoch", "step", "loss", "accuracy", "learning_rate", "seconds")
+SHARES = ("accuracy", "mean_iou", "macro_f1")  # ends of the names of figures in 0..1
 
 
 class Record(NamedTuple):
@@ -29,10 +30,10 @@ class Record(NamedTuple):
     folder: Path
     config: ConfigDict
     info: DataInfo
-    history: History
+    history: list[Row]               # a row an epoch
     results: dict[str, Any] | None   # of a run that has ended
     summary: Summary | None          # the layer table
-    # of one part of the data, where it was measured
+    # Of one split of the data, where it was measured.
     metrics: classification_metrics.ClassificationMetrics | None
 
     @property
@@ -41,15 +42,17 @@ class Record(NamedTuple):
         return self.folder.absolute().name
 
     @property
-    def best(self) -> dict[str, float] | None:
+    def best(self) -> Row | None:
         """The row of the best epoch so far."""
         return (best_row(self.history, self.config.checkpoint.monitor)
                 if self.history else None)
 
 
 def read_record(folder: Path) -> Record:
-    """Reads what there is. Raises InputError for a folder that is no run, and for
-    files in it that are damaged."""
+    """Reads the files that exist.
+
+    Raises InputError for a folder that is not a run, and for damaged files.
+    """
     config, info = read_config(folder), read_data_info(folder)
     need(folder / "data.json", info.counts, ("train", "validation", "test"),
          "the folder is damaged")
@@ -63,9 +66,8 @@ def read_record(folder: Path) -> Record:
         check_counts(path, {"train_seconds": results["train_seconds"]}, 0)
     return Record(
         folder, config, info,
-        read_history(history, config.checkpoint.monitor) if history.exists() else (),
-        results,
-        read_summary(folder / "summary.json"),
+        read_history(history, config.checkpoint.monitor) if history.exists() else [],
+        results, read_summary(folder / "summary.json"),
         classification_metrics.load(folder))
 
 
@@ -82,17 +84,18 @@ def need(path: Path, values: Collection[str], fields: Iterable[str], advice: str
         raise InputError(f"{path} lacks {', '.join(missing)}: {advice}")
 
 
-def read_history(path: Path, monitor: str) -> History:
-    """The rows of history.csv, without the columns that are empty there.
+def read_history(path: Path, monitor: str) -> list[Row]:
+    """Reads history.csv; a row lacks the columns that are empty in it.
 
     monitor: the column by which the best epoch was chosen.
     """
     try:
         if not path.is_file():
-            raise OSError("it is no file")
+            raise OSError("it is not a file")
         with path.open(newline="") as file:
-            rows = tuple({name: float(value) for name, value in row.items() if value}
-                         for row in csv.DictReader(file))
+            rows: list[Row] = [
+                {name: float(value) for name, value in row.items() if value}
+                for row in csv.DictReader(file)]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read ({error}): the folder is damaged"
                          ) from error
@@ -100,8 +103,8 @@ def read_history(path: Path, monitor: str) -> History:
         need(path, row, dict.fromkeys((*EPOCH, monitor, *rows[0])),
              f"row {i} is damaged; metrics.jsonl holds the figures of all epochs too")
         check_shares(path, row)
-        if not (row["epoch"].is_integer() and row["step"].is_integer()
-                and row["epoch"] >= 1 and row["step"] >= 1):
+        if not all(float(row[name]).is_integer() and row[name] >= 1
+                   for name in ("epoch", "step")):
             raise InputError(f"{path}: row {i} is of epoch {row['epoch']} and step "
                              f"{row['step']}, which count from 1: it is damaged; "
                              "metrics.jsonl holds the figures of all epochs too")
@@ -109,9 +112,9 @@ def read_history(path: Path, monitor: str) -> History:
 
 
 def check_shares(path: Path, figures: Mapping[str, Any]) -> None:
-    """Raises InputError for an accuracy or mean IoU that is no share."""
+    """Raises InputError for an accuracy, mean IoU or macro F1 outside 0..1."""
     for name, value in figures.items():
-        if name.endswith(("accuracy", "mean_iou")) and value is not None and not (
+        if value is not None and name.endswith(SHARES) and not (
                 math.isnan(value) or 0 <= value <= 1):
             raise InputError(f"{path}: {name} is {value}, which must be from 0 to 1: "
                              f"it is damaged; {ANEW}")
