@@ -13,6 +13,7 @@ from tests.support.small_network import PARAMS, PIXELS, Small
 from cnn_jax.data.examples import Examples
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.draw import classification_metrics as drawn
+from cnn_jax.inspection.draw import saliency
 from cnn_jax.inspection.explain import classification_metrics as ours
 from cnn_jax.inspection.explain.classification_metrics import ClassificationMetrics
 from cnn_jax.tasks.metrics import mean_iou
@@ -202,6 +203,8 @@ def test_mistakes_with_several_classes_by_hand():
     first, _, mistakes = drawn.metrics(run, inspect_settings())
     assert first.name == "class_scores" and mistakes.arrays["index"].tolist() == [1]
     assert "a, b as a (100.0%)" in mistakes.alt
+    assert saliency.words(run, np.array([0]), 0) == "test 0\nis a\npredicted a 100%"
+    assert saliency.words(run, np.array([1]), 0).endswith("\nwhy b?")
 
 
 def test_long_names_stay_inside_their_panels():
