@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 from tests.support import forked
 from tests.support.inspected_runs import inspect_settings
-from tests.support.tiny_runs import prepare, refusal, save_run, tiny
+from tests.support.tiny_runs import prepare, save_run, tiny
 
 from cnn_jax import data
 from cnn_jax.cli import commands
@@ -269,10 +269,10 @@ def test_lists_in_a_config_become_tuples_again(tmp_path):
 def test_the_command_line(workdir, tmp_path):
     """Fields are changed without --config; a change of the run itself is refused."""
     start = ["--mode=inspect", f"--workdir={workdir}"]
-    code, output, errors = forked.main(
+    drawn = forked.main(
         [*start, "--config.inspect.only=kernels", "--config.inspect.position=(1, 2)"],
         tmp_path)
-    assert code == 0, errors
-    assert f"1 pictures in {workdir / 'pictures'}" in output
-    assert "epochs: 1 -> 7" in refusal(
-        forked.main([*start, "--config.epochs=7"], tmp_path), 2)
+    assert drawn.returncode == 0, drawn.stderr
+    assert f"1 pictures in {workdir / 'pictures'}" in drawn.stdout
+    refused = forked.main([*start, "--config.epochs=7"], tmp_path)
+    assert refused.returncode == 2 and "epochs: 1 -> 7" in refused.stderr
