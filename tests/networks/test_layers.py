@@ -231,7 +231,7 @@ def test_transposed_convolution_is_the_input_gradient_of_a_convolution(implement
     down = nn.Conv(3, (3, 4), (2, 3), feature_group_count=3, use_bias=False)
     _, pull = jax.vjp(lambda y: down.apply({"params": {"kernel": kernel}}, y),
                       jnp.zeros_like(y))
-    np.testing.assert_allclose(y, pull(IMAGES)[0] + np.arange(6), atol=1e-5)
+    np.testing.assert_allclose(y, np.asarray(pull(IMAGES)[0]) + np.arange(6), atol=1e-5)
 
 
 def test_the_options_of_a_transposed_convolution():
@@ -263,7 +263,7 @@ def test_separable_convolution_is_its_two_parts():
         "pointwise": {"kernel": (1, 1, 3, 4), "bias": (4,)}}
     # The same as one convolution with the outer product of the two kernels.
     depth, point = params["depthwise"]["kernel"], params["pointwise"]["kernel"]
-    full = depth[:, :, 0, :, None] * point[0, 0]
+    full = depth[:, :, 0, :, None] * point
     y = nn.Conv(4, (3, 3)).apply(
         {"params": {"kernel": full, "bias": params["pointwise"]["bias"]}}, IMAGES)
     np.testing.assert_allclose(module.apply({"params": params}, IMAGES), y, atol=1e-4)

@@ -37,8 +37,9 @@ def test_features_by_layer_and_by_part():
     assert inner["stage2_block1/conv1"].shape == (2, 16, 16, 32)
     assert inner["stage2"].shape == inner["stage2_block3/act"].shape
     head = variables["params"]["head"]
-    np.testing.assert_allclose(found["before_head"] @ head["kernel"] + head["bias"],
-                               found["head"], rtol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(found["before_head"]) @ head["kernel"] + head["bias"],
+        found["head"], rtol=1e-5)
 
 
 def test_features_by_name_and_under_jit():
