@@ -40,8 +40,6 @@ def restore(folder: Path, like: Any = None) -> tuple[Any, Progress]:
     try:
         progress = _read_part(folder, "meta", Progress)
         expected = _read_part(folder, "integrity", dict[str, Leaf])
-        if like is not None:
-            compare(expected, like, f"checkpoint {folder}")
         tree = _load(folder, expected)
         for path, leaf in measure(tree).items():
             if leaf != expected[path]:
@@ -55,6 +53,8 @@ def restore(folder: Path, like: Any = None) -> tuple[Any, Progress]:
         raise damage(folder, error) from error
     if like is None:
         return tree, progress
+    # After the verification, since a damaged `expected` tells nothing about `like`.
+    compare(expected, like, f"checkpoint {folder}")
     return serialization.from_state_dict(
         like, _with_empty_nodes(tree, serialization.to_state_dict(like))), progress
 
