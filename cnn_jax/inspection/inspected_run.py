@@ -30,7 +30,7 @@ def no_progress(text: str) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InspectedRun:
-    """A trained network, some images to explain, and the part that they come from.
+    """A trained network, some images to explain, and the split that they come from.
 
     Every picture is a function of an `InspectedRun` and of `config.inspect`. Arrays are
     NumPy; pixels are uint8 [N, H, W, C] as stored, and `inputs` scales them.
@@ -44,8 +44,8 @@ class InspectedRun:
     pixels: np.ndarray            # the images to explain
     labels: np.ndarray | None     # their labels; None for the user's own images
     titles: tuple[str, ...]       # 'test 17', or a file name
-    part: str                     # 'test'; 'validation' or 'train' where it is empty
-    examples: Examples            # the whole part
+    split: str                     # 'test'; 'validation' or 'train' where it is empty
+    examples: Examples            # the whole split
     config: ConfigDict            # of the run
     info: DataInfo | None
     step: int                     # of the checkpoint
@@ -86,7 +86,7 @@ class InspectedRun:
 
     @functools.cached_property
     def predictions(self) -> tuple[np.ndarray, np.ndarray]:
-        """(predicted labels, their probabilities) of every example of the part.
+        """(predicted labels, their probabilities) of every example of the split.
 
         Both have the shape of the labels: [N] or [N, H, W] with the probability of the
         predicted class, or [N, classes] with the probability of every class.
@@ -135,28 +135,28 @@ class InspectedRun:
                 self.progress(f"images {start:,}/{len(pixels):,}")
                 yield pixels[start:start + size]
 
-        parts = run_batches(function, self.network, self.variables, self.scaling,
-                            batches(), size)
-        return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+        outputs = run_batches(function, self.network, self.variables, self.scaling,
+                              batches(), size)
+        return jax.tree.map(lambda *xs: np.concatenate(xs), *outputs)
 
 
 def make_inspected_run(
         workdir: Path, config: ConfigDict, info: DataInfo, network: nn.Module,
         variables: dict[str, Any], step: int, history: Sequence[Mapping[str, float]],
         dataset: Dataset, images: int) -> InspectedRun:
-    """Takes `images` examples of the test part to explain.
+    """Takes `images` examples of the test split to explain.
 
-    An empty test part is replaced by the validation part, an empty one by training.
+    An empty test split is replaced by the validation split, an empty one by training.
     """
-    part = next(part for part in ("test", "validation", "train")
-                if len(getattr(dataset, part).labels))
-    examples, task = getattr(dataset, part), data.task_of(config.data)
+    split = next(split for split in ("test", "validation", "train")
+                 if len(getattr(dataset, split).labels))
+    examples, task = getattr(dataset, split), data.task_of(config.data)
     index = choose_examples(examples.labels, task, images)
     pixels, labels = examples.take(index)
     return InspectedRun(
         name=workdir.name, network=network, variables=variables, scaling=info.scaling,
         class_names=info.class_names, pixels=pixels, labels=labels,
-        titles=tuple(f"{part} {i}" for i in index), part=part, examples=examples,
+        titles=tuple(f"{split} {i}" for i in index), split=split, examples=examples,
         config=config, info=info, step=step, history=tuple(history), task=task,
         workdir=workdir)
 

@@ -14,7 +14,7 @@ from cnn_jax.inspection.inspected_run import InspectedRun
 from cnn_jax.inspection.pages.report import PICTURES, write_report
 from cnn_jax.inspection.selection import NotForThisNetwork
 
-# What a run draws when it ends: it takes one forward pass over the part. All else is
+# What a run draws when it ends: it takes one forward pass over the split. All else is
 # left to --mode=inspect.
 AT_END: dict[str, Row] = {
     "classification_metrics": classification_metrics.metrics,

@@ -38,7 +38,7 @@ def draw(workdir: Path, config: ConfigDict | None = None, images: Sequence[str] 
     rows = chosen_rows(settings.only)
     with report.under_way("tracing the network"):
         check_names(run, settings)
-    source = "your own images" if images else f"images of the {run.part} part"
+    source = "your own images" if images else f"images of the {run.split} split"
     report.line(f"{run.name}, step {run.step}: explaining {len(run.pixels)} {source} "
                 f"(config.inspect.images = {settings.images})")
     return draw_rows(run, rows, settings, workdir, report)

@@ -117,7 +117,7 @@ def test_metrics_come_back_from_their_file(tmp_path, found):
 
 
 @pytest.mark.parametrize("changes", [
-    "{", "[]", '{"part": "test"}', {"confusion": [[1, 2], [3, 4]]}, {"unit": "word"},
+    "{", "[]", '{"split": "test"}', {"confusion": [[1, 2], [3, 4]]}, {"unit": "word"},
     {"confusion": [[-1] * 5] * 5}, {"confusion": [[10**30] * 5] * 5},
     {"classes": []}, {"bins": [[0, 0, 0]] * 15}, {"bins": [[1e400, 1, 1]] * 15},
     {"bins": [[1, 1, 1]]}, {"examples": 0}, {"right": 11}, {"step": "1"}], ids=str)

@@ -59,7 +59,7 @@ def test_figures_of_the_classes_agree_with_the_results(trained):
     found, results = metrics.load(trained), read_results(trained)
     assert found.confusion.sum() == results["test_examples"]
     assert found.confusion.trace() / 359 == pytest.approx(results["test_accuracy"])
-    assert (found.part, found.class_names) == ("test", DIGITS)
+    assert (found.split, found.class_names) == ("test", DIGITS)
 
 
 def test_tensorboard_gets_pictures_and_histograms(trained):
@@ -165,7 +165,7 @@ def test_everything_from_the_workdir_is_escaped(tmp_path):
 def test_scores_of_the_classes_are_a_table(tmp_path):
     workdir = made_run(tmp_path / "run", accuracy=0.95)
     text = page(workdir)
-    assert "95 of 100 images of the test part are right (95.00%)" in text
+    assert "95 of 100 images of the test split are right (95.00%)" in text
     row = re.search(r'<th scope="row">9</th>(.*?)</tr>', text, re.DOTALL)[1]
     assert re.findall(r">([\d.-]+)</td>", row) == ["10", "1.000", "0.500", "0.667"]
     assert "standard error 2.18%" in text  # sqrt(0.95 * 0.05 / 100)

@@ -30,6 +30,6 @@ def inspected(network: nn.Module, variables: dict, pixels: np.ndarray,
         name="given", network=network, variables={"batch_stats": {}} | variables,
         scaling=scaling, class_names=class_names, pixels=pixels[:shown],
         labels=labels[:shown], titles=tuple(f"test {i}" for i in range(shown)),
-        part="test", examples=Examples(pixels, labels),
+        split="test", examples=Examples(pixels, labels),
         config=ConfigDict({"seed": 0, "data": {"name": "given"}}), info=None, step=7,
         history=(), task=TASKS[task])

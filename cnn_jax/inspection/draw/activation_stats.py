@@ -41,7 +41,7 @@ def activations(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
     if not recorded:
         return
     recorded = {name: recorded[name] for name in run.layers if name in recorded}
-    images = f"{len(pixels)} images of the {run.part} part"
+    images = f"{len(pixels)} images of the {run.split} split"
     values = {name: stats["values"].ravel() for name, stats in recorded.items()}
     yield Picture(
         "activations", "Activations",

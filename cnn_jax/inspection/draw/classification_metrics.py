@@ -1,4 +1,4 @@
-"""How right a trained network is on one part of the data: the pictures."""
+"""How right a trained network is on one split of the data: the pictures."""
 
 from collections.abc import Iterator
 
@@ -23,7 +23,7 @@ CELL = 0.32     # inches of the matrix
 
 def metrics(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
     """Draws confusion matrix (or scores of the classes), calibration curve and the
-    worst mistakes of the whole part."""
+    worst mistakes of the whole split."""
     found = measure_run(run)
     yield draw_class_scores(found) if found.confusion is None else draw_confusion(found)
     yield draw_calibration(found)
@@ -31,17 +31,17 @@ def metrics(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
 
 
 def measure_run(run: InspectedRun) -> ClassificationMetrics:
-    """Measures the part of the data that the explained images come from."""
+    """Measures the split of the data that the explained images come from."""
     labels = run.examples.labels
     predicted, probability = run.predictions
     if not run.task.exclusive:
         labels = pad_classes(labels, predicted.shape[1])
         names = tuple(map(run.class_name, range(predicted.shape[1])))
-        return measure_multilabel(labels, predicted, probability, names, run.part,
+        return measure_multilabel(labels, predicted, probability, names, run.split,
                                   run.step)
     classes = max(len(run.class_names), int(predicted.max()) + 1)
     return measure(labels, predicted, probability,
-                   tuple(map(run.class_name, range(classes))), run.part, run.step,
+                   tuple(map(run.class_name, range(classes))), run.split, run.step,
                    run.task.unit)
 
 
@@ -81,8 +81,8 @@ def draw_confusion(metrics: ClassificationMetrics) -> Picture:
                       color="white" if shares[i, j] > 0.5 else "black")
     return Picture(
         "confusion", "Confusion matrix",
-        f"Every {metrics.unit} of the {metrics.part} part by its true class (row) and "
-        "its predicted class (column). Everything off the diagonal is wrong.",
+        f"Every {metrics.unit} of the {metrics.split} split by its true class (row) "
+        "and its predicted class (column). Everything off the diagonal is wrong.",
         describe_confusion(metrics), figure, {"confusion": table})
 
 
@@ -94,9 +94,9 @@ def short(count: int) -> str:
 
 
 def describe_right(metrics: ClassificationMetrics) -> str:
-    """Returns '351 of 359 images of the test part are right'."""
+    """Returns '351 of 359 images of the test split are right'."""
     return (f"{metrics.right:,} of {metrics.examples:,} {metrics.unit}s of the "
-            f"{metrics.part} part are right"
+            f"{metrics.split} split are right"
             + (" in every class" if metrics.confusion is None else ""))
 
 
@@ -134,10 +134,10 @@ def draw_class_scores(metrics: ClassificationMetrics) -> Picture:
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     return Picture(
         "class_scores", "Scores of the classes",
-        f"On the {metrics.part} part. Precision: the share of right predictions among "
-        "the images that are predicted to show the class. Recall: the share of its "
-        "images that are found. Average precision (AP): the area under the curve of "
-        "precision over recall, for every threshold. A missing bar is 0 or 0 / 0.",
+        f"On the {metrics.split} split. Precision: the share of right predictions "
+        "among the images that are predicted to show the class. Recall: the share of "
+        "its images that are found. Average precision (AP): the area under the curve "
+        "of precision over recall, for every threshold. A missing bar is 0 or 0 / 0.",
         f"{describe_right(metrics)}. Average precision: " + ", ".join(
             f"{name} {value:.3f}" for name, value in zip(
                 metrics.class_names, metrics.average_precision)) + ".", figure, bars)
@@ -221,7 +221,7 @@ def draw_mistakes(run: InspectedRun) -> Picture:
         grid[0].text(0, 0.5, f"no mistakes in {total:,} images", va="center")
     return Picture(
         "mistakes", "Most confident mistakes",
-        f"{wrong:,} of the {total:,} images of the {run.part} part are wrong. These "
+        f"{wrong:,} of the {total:,} images of the {run.split} split are wrong. These "
         "are the ones that the network was most confident about. Above each image: the "
         "confidence and the prediction, then the truth.",
         f"{wrong:,} of {total:,} images are wrong. "
@@ -249,7 +249,7 @@ def draw_worst_masks(run: InspectedRun) -> Picture:
     return Picture(
         "mistakes", "Worst images",
         f"The images with the lowest mean IoU among the {len(images):,} of the "
-        f"{run.part} part. The mean is over the classes in the image or in its "
+        f"{run.split} split. The mean is over the classes in the image or in its "
         "prediction.",
         f"The {len(index)} images with the lowest mean IoU, from {ious[index[0]]:.2f} "
         f"to {ious[index[-1]]:.2f}; the median of all images is {np.median(ious):.2f}.",

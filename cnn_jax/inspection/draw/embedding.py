@@ -18,7 +18,7 @@ NAMED = 20     # classes that are named in the plane
 
 
 def embedding(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
-    """Draws the input of the last layer for images of the part."""
+    """Draws the input of the last layer for images of the split."""
     if not run.task.exclusive:
         raise NotForThisNetwork("a point has the colour of one class, and images of "
                                 f"{run.config.data.name} may have several")
@@ -27,7 +27,7 @@ def embedding(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
 
 
 def penultimate(run: InspectedRun) -> tuple[np.ndarray, np.ndarray]:
-    """Computes (features [n, F], labels [n]) of images of the part, or of random
+    """Computes (features [n, F], labels [n]) of images of the split, or of random
     pixels of the first `MASKS` images."""
     masks = run.task.unit == "pixel"
     images, labels = run.examples.take(slice(MASKS if masks else POINTS))
@@ -63,7 +63,7 @@ def draw_plane(plane: Plane, labels: np.ndarray, run: InspectedRun) -> Picture:
     return Picture(
         "embedding", "Penultimate features",
         f"The input of the last layer for {len(points):,} {run.task.unit}s of the "
-        f"{run.part} part, projected on the two directions in which it varies most "
+        f"{run.split} split, projected on the two directions in which it varies most "
         "(PCA). A point has the colour of its true class; the name of a class stands "
         "at its median.",
         f"{len(points):,} points of {len(classes)} classes in a plane that holds "

@@ -18,7 +18,7 @@ Row = Mapping[str, float]  # of history.csv
 # Column of the history -> words.
 CURVES = {"loss": "loss", "accuracy": "accuracy", "mean_iou": "mean IoU",
           "macro_f1": "macro F1", "learning_rate": "learning rate"}
-PARTS = (("", "training", "o-"), ("val_", "validation", "s--"))
+SPLITS = (("", "training", "o-"), ("val_", "validation", "s--"))
 
 
 def of_run(run: InspectedRun, settings: ConfigDict) -> list[Picture]:
@@ -72,8 +72,8 @@ def curves(history: Sequence[Row], best_epoch: int | None = None) -> list[Pictur
 
 
 def series(history: Sequence[Row], name: str) -> dict[str, str]:
-    """Returns {column of the history: its label} of the parts with this quantity."""
-    return {prefix + name: label for prefix, label, _ in PARTS
+    """Returns {column of the history: its label} of the splits with this quantity."""
+    return {prefix + name: label for prefix, label, _ in SPLITS
             if history and prefix + name in history[0]}
 
 
@@ -89,7 +89,7 @@ def draw(axes: Axes, history: Sequence[Row], name: str) -> None:
 
     epochs = [row["epoch"] for row in history]
     columns = series(history, name)
-    for prefix, label, style in PARTS:
+    for prefix, label, style in SPLITS:
         if prefix + name in columns:
             axes.plot(epochs, [row[prefix + name] for row in history], style,
                       label=label if len(columns) > 1 else None, markersize=3)

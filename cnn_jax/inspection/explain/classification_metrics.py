@@ -1,4 +1,4 @@
-"""How right a trained network is on one part of the data: counts and scores.
+"""How right a trained network is on one split of the data: counts and scores.
 
 Where each pixel has a label, every pixel is an example. All but `save` and `load` are
 pure functions of arrays.
@@ -23,7 +23,7 @@ AGAIN = "delete it, then --mode=inspect measures again"
 class ClassificationMetrics(NamedTuple):
     """Counts from which all figures follow."""
 
-    part: str                     # of the data
+    split: str                     # of the data
     step: int                     # of the checkpoint
     unit: str                     # what was counted: 'image' or 'pixel'
     class_names: tuple[str, ...]
@@ -41,7 +41,7 @@ class ClassificationMetrics(NamedTuple):
 
 
 def measure(labels: np.ndarray, predicted: np.ndarray, probability: np.ndarray,
-            class_names: tuple[str, ...], part: str, step: int,
+            class_names: tuple[str, ...], split: str, step: int,
             unit: str) -> ClassificationMetrics:
     """Measures predictions of one class for each example.
 
@@ -52,13 +52,13 @@ def measure(labels: np.ndarray, predicted: np.ndarray, probability: np.ndarray,
     counts = np.stack([true_positives, table.sum(0) - true_positives,
                        table.sum(1) - true_positives], axis=1)
     return ClassificationMetrics(
-        part, step, unit, class_names, int(table.sum()), int(true_positives.sum()),
+        split, step, unit, class_names, int(table.sum()), int(true_positives.sum()),
         counts, calibration(probability, predicted == labels), confusion=table)
 
 
 def measure_multilabel(labels: np.ndarray, predicted: np.ndarray,
-                       probability: np.ndarray, class_names: tuple[str, ...], part: str,
-                       step: int) -> ClassificationMetrics:
+                       probability: np.ndarray, class_names: tuple[str, ...],
+                       split: str, step: int) -> ClassificationMetrics:
     """Measures predictions of any number of classes for each image.
 
     labels, predicted: [N, classes] of 0 and 1; probability: that a class is present.
@@ -68,7 +68,7 @@ def measure_multilabel(labels: np.ndarray, predicted: np.ndarray,
     counts = np.stack([(truth & named).sum(0), (~truth & named).sum(0),
                        (truth & ~named).sum(0)], axis=1)
     return ClassificationMetrics(
-        part, step, "image", class_names, len(labels),
+        split, step, "image", class_names, len(labels),
         int((truth == named).all(1).sum()), counts, calibration(probability, truth),
         average_precision=average_precision(probability, labels))
 
@@ -165,7 +165,7 @@ class ClassRow(msgspec.Struct, rename={"name": "class"}):
 class MetricsFile(msgspec.Struct):
     """The content of classification_metrics.json."""
 
-    part: str
+    split: str
     step: int
     unit: str
     examples: int
@@ -187,7 +187,7 @@ def save(metrics: ClassificationMetrics, workdir: Path) -> None:
                      *(number(scores[key][i]) for key in FILE_SCORES))
             for i, name in enumerate(metrics.class_names)]
     file = MetricsFile(
-        metrics.part, metrics.step, metrics.unit, metrics.examples, metrics.right,
+        metrics.split, metrics.step, metrics.unit, metrics.examples, metrics.right,
         calibration_error(metrics.bins),
         {name: number(mean_known(scores[name])) for name in FILE_SCORES}, rows,
         None if metrics.confusion is None else metrics.confusion.tolist(),
@@ -225,7 +225,7 @@ def load(workdir: Path) -> ClassificationMetrics | None:
                          f"{len(counts)} classes: {AGAIN}")
     precisions = [row.average_precision for row in file.classes]
     return ClassificationMetrics(
-        file.part, file.step, file.unit, tuple(row.name for row in file.classes),
+        file.split, file.step, file.unit, tuple(row.name for row in file.classes),
         file.examples, file.right, np.array(counts, np.int64),
         np.array(file.bins, np.float64),
         None if file.confusion is None else np.array(file.confusion, np.int64),

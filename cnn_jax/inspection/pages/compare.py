@@ -238,16 +238,16 @@ def only_split_differs(runs: Sequence[Record]) -> bool:
 def class_table(groups: Sequence[Group]) -> dict[str, Any] | None:
     """Returns F1 of every class in every group.
 
-    None unless all groups have been measured on the same classes and the same part.
+    None unless all groups have been measured on the same classes and the same split.
     """
     measured = [run.metrics for group in groups for run in group.runs if run.metrics]
     if any(not any(run.metrics for run in group.runs) for group in groups) or len(
-            {(metrics.class_names, metrics.part) for metrics in measured}) != 1:
+            {(metrics.class_names, metrics.split) for metrics in measured}) != 1:
         return None
     scores = [[class_scores(run.metrics.counts)["f1"] for run in group.runs
                if run.metrics] for group in groups]
     return {
-        "caption": f"F1 of every class on the {measured[0].part} part",
+        "caption": f"F1 of every class on the {measured[0].split} split",
         "columns": [("class", False),
                     *((f"group {group.letter}", True) for group in groups)],
         "rows": [(name, *(f1_in_words([float(f1[i]) for f1 in group])
@@ -270,7 +270,7 @@ def overlaid(groups: Sequence[Group], unlike: dict) -> list[Picture]:
 
     pictures = []
     for name, words in CURVES.items():
-        for prefix, part in (("", "training "), ("val_", "validation ")):
+        for prefix, split in (("", "training "), ("val_", "validation ")):
             column = prefix + name
             if not any(column in row for group in groups for run in group.runs
                        for row in run.history[:1]):
@@ -297,7 +297,7 @@ def overlaid(groups: Sequence[Group], unlike: dict) -> list[Picture]:
                         arrays[str(run.folder)] = values
                         lasts.append(values[-1, 1])
                 said.append(f"{group.letter} ends at {in_words(lasts, '.3g')}")
-            title = words if name == "learning_rate" else part + words
+            title = words if name == "learning_rate" else split + words
             axes.set(xlabel="epoch", ylabel=title)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.3)

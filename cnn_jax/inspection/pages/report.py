@@ -93,19 +93,19 @@ def headline(record: Record) -> list[dict[str, Any]]:
     results, best = record.results or {}, record.best or {}
     task = data.task_of(record.config.data)
     rows = []
-    for part, figures, prefix, count in (
+    for split, figures, prefix, count in (
             ("test", results, "test_", results.get("test_examples", 0)),
             ("validation", best, "val_", record.info.counts["validation"])):
         accuracy = figures.get(prefix + "accuracy")
         if accuracy is None or not count:
             continue
-        rows += [fact(f"{part} {CURVES[name]}", f"{figures[prefix + name]:.4f}",
+        rows += [fact(f"{split} {CURVES[name]}", f"{figures[prefix + name]:.4f}",
                       f"{count:,} images")
                  for name in task.monitors if figures.get(prefix + name) is not None]
         # Pixels of an image are not independent: no standard error.
-        rows.append(fact(f"{part} pixel accuracy", f"{accuracy:.2%}")
+        rows.append(fact(f"{split} pixel accuracy", f"{accuracy:.2%}")
                     if task.unit == "pixel" else
-                    fact(f"{part} accuracy", f"{accuracy:.2%}",
+                    fact(f"{split} accuracy", f"{accuracy:.2%}",
                          precision(accuracy, count)))
     if not rows and best:
         rows.append(fact("training accuracy", f"{best['accuracy']:.2%}",
@@ -169,7 +169,7 @@ def score_table(metrics: ClassificationMetrics, step: int | None) -> dict[str, A
         "words": f"{describe_right(metrics)} ({metrics.right / metrics.examples:.2%}). "
                  "The expected calibration error is "
                  f"{calibration_error(metrics.bins):.4f}.{stale}",
-        "caption": f"Every class on the {metrics.part} part",
+        "caption": f"Every class on the {metrics.split} split",
         "columns": [("class", False), (f"{metrics.unit}s", True),
                     *((name, True) for name in columns)],
         "rows": rows,
