@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tests.support.quick_compile import quick_jit
 
 from cnn_jax import networks
 from cnn_jax.data.augment import augment
@@ -39,7 +40,15 @@ def batch(n: int = 6) -> steps.Batch:
 
 
 def train(state, data, this):
-    return jax.jit(lambda s, b: steps.train_step(s, b, this))(state, data)
+    return quick_jit(lambda s, b: steps.train_step(s, b, this))(state, data)
+
+
+def evaluate(state, data, this):
+    return quick_jit(lambda s, b: steps.eval_step(s, b, this))(state, data)
+
+
+def init(this):
+    return quick_jit(lambda: steps.create_state(this, SHAPE))()
 
 
 def log_softmax(logits):
@@ -49,7 +58,7 @@ def log_softmax(logits):
 
 def test_a_step_goes_down_the_gradient():
     this, data = recipe("lenet5"), batch()
-    state = steps.create_state(this, SHAPE)
+    state = init(this)
 
     def loss(params):
         logits = this.model.apply({"params": params}, this.scale(data.image),
@@ -67,7 +76,7 @@ def test_a_step_goes_down_the_gradient():
 
 def test_a_step_is_a_function_of_its_arguments_and_draws_anew_each_step():
     this, data = recipe(), batch()
-    state = steps.create_state(this, SHAPE)
+    state = init(this)
     losses = [float(train(s, data, this)[1]["loss"]) for s in
               (state, state, state.replace(step=state.step + 1))]
     assert losses[0] == losses[1] != losses[2]
@@ -75,22 +84,22 @@ def test_a_step_is_a_function_of_its_arguments_and_draws_anew_each_step():
 
 def test_training_uses_dropout_and_updates_statistics_evaluation_does_not():
     this, data = recipe(), batch()
-    state = steps.create_state(this, SHAPE)
+    state = init(this)
     after, _ = train(state, data, this)
     changed = [(a != b).any() for a, b in zip(jax.tree.leaves(after.batch_stats),
                                               jax.tree.leaves(state.batch_stats))]
     assert changed and all(changed)
-    first, second = (steps.eval_step(state, data, this) for _ in range(2))
+    first, second = (evaluate(state, data, this) for _ in range(2))
     assert first == second
 
 
 def test_evaluation_does_not_count_what_is_masked():
     this, data = recipe(), batch(6)
-    state = steps.create_state(this, SHAPE)
-    masked = steps.eval_step(state, data._replace(mask=jnp.array([1., 1, 0, 1, 0, 0])),
-                             this)
+    state = init(this)
+    mask = jnp.array([1., 1, 0, 1, 0, 0])
+    masked = evaluate(state, data._replace(mask=mask), this)
     kept = steps.Batch(*(np.asarray(field)[[0, 1, 3]] for field in data))
-    alone = steps.eval_step(state, kept, this)
+    alone = evaluate(state, kept, this)
     assert masked["count"] == 3
     np.testing.assert_allclose(masked["loss"], alone["loss"], rtol=1e-5)
     assert masked["correct"] == alone["correct"]
@@ -98,7 +107,7 @@ def test_evaluation_does_not_count_what_is_masked():
 
 def test_average_follows_the_parameters_and_is_what_is_evaluated():
     this, data = recipe("lenet5", ema_decay=0.75), batch()
-    state = steps.create_state(this, SHAPE)
+    state = init(this)
     after, _ = train(state, data, this)
     for mean, new, old in zip(*map(jax.tree.leaves,
                                    (after.ema_params, after.params, state.params))):
@@ -112,7 +121,7 @@ def test_average_follows_the_parameters_and_is_what_is_evaluated():
 def test_average_moves_with_the_updates_not_with_the_batches_between():
     twos = optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation()
     this = recipe("lenet5", ema_decay=0.5, accumulate_steps=2, optimizer=twos)
-    first = steps.create_state(this, SHAPE)
+    first = init(this)
     second, _ = train(first, batch(), this)
     third, _ = train(second, batch(), this)
     for a, b, c, params in zip(*map(jax.tree.leaves, (
@@ -124,7 +133,7 @@ def test_average_moves_with_the_updates_not_with_the_batches_between():
 def test_batch_statistics_are_averaged_like_the_parameters():
     """The averaged parameters alone would meet statistics of other activations."""
     this, data = recipe(ema_decay=0.75), batch()
-    state = steps.create_state(this, SHAPE)
+    state = init(this)
     after, _ = train(state, data, this)
     for mean, new, old in zip(*map(jax.tree.leaves, (
             after.ema_batch_stats, after.batch_stats, state.batch_stats))):
@@ -135,7 +144,7 @@ def test_batch_statistics_are_averaged_like_the_parameters():
         after, after.replace(ema_batch_stats={}))]
     assert np.abs(logits[0] - logits[1]).max() > 1e-3  # the last statistics differ
     # Without an average the state has no leaf more.
-    plain = steps.create_state(recipe(), SHAPE)
+    plain = init(recipe())
     assert plain.ema_params == plain.ema_batch_stats == {}
 
 
@@ -146,12 +155,12 @@ def test_steps_of_several_seeds_are_those_of_each_seed():
     def one(state, seed):
         return steps.train_step(state, data, dataclasses.replace(this, seed=seed))
 
-    states = [steps.create_state(dataclasses.replace(this, seed=seed), SHAPE)
+    states = [init(dataclasses.replace(this, seed=seed))
               for seed in (0, 5)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    together, metrics = jax.jit(jax.vmap(one))(stacked, jnp.array([0, 5]))
+    together, metrics = quick_jit(jax.vmap(one))(stacked, jnp.array([0, 5]))
     for index, (state, seed) in enumerate(zip(states, (0, 5))):
-        alone, own = jax.jit(one)(state, seed)
+        alone, own = quick_jit(one)(state, seed)
         np.testing.assert_allclose(metrics["loss"][index], own["loss"], rtol=1e-5)
         for a, b in zip(*map(jax.tree.leaves, (alone.params, together.params))):
             np.testing.assert_allclose(b[index], a, rtol=1e-4, atol=1e-6)
@@ -160,7 +169,7 @@ def test_steps_of_several_seeds_are_those_of_each_seed():
 def test_bfloat16_computes_low_and_keeps_float32_parameters():
     data = batch()
     low, high = recipe(dtype="bfloat16"), recipe()
-    state = steps.create_state(low, SHAPE)
+    state = init(low)
     after, metrics = train(state, data, low)
     _, exact = train(state, data, high)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(after.params)} == {"float32"}
@@ -173,7 +182,7 @@ def test_a_step_on_mixed_images_uses_both_labels():
     settings.mixup = 1.0
     this = recipe("lenet5", augment=functools.partial(augment, settings=settings))
     data = batch(6)
-    state = steps.create_state(this, SHAPE)
+    state = init(this)
     _, metrics = train(state, data, this)
     key, _ = jax.random.split(draw_key(0, "step", 0))
     images, ((own, share), (other, rest)) = augment(
