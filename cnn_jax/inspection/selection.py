@@ -11,8 +11,8 @@ from cnn_jax.errors import InputError
 from cnn_jax.inspection.explain.grad_cam import pick_cam_layer
 from cnn_jax.inspection.explain.scores import predicted_classes
 from cnn_jax.inspection.inspected_run import InspectedRun
-from cnn_jax.networks.named_layers import (Layer, pick, shown_by_default, spread,
-                                           weighted)
+from cnn_jax.networks.named_layers import (Layer, default_layers, evenly_spaced,
+                                           kernel_layers, pick)
 
 DEFAULT_LAYERS = 4  # how many are drawn where the settings name none
 
@@ -59,7 +59,7 @@ def chosen_layers(run: InspectedRun, settings: ConfigDict, maps: bool = True,
     asked, network_name = split_names(settings.layers), type(run.network).__name__
     try:
         layers = ([pick(run.layers, name, network_name) for name in asked]
-                  or shown_by_default(run.layers))
+                  or default_layers(run.layers))
     except InputError as error:
         raise InputError(f"config.inspect.layers = {settings.layers!r}: {error}"
                          ) from error
@@ -69,13 +69,13 @@ def chosen_layers(run: InspectedRun, settings: ConfigDict, maps: bool = True,
             (f"none of the layers {settings.layers}" if asked else
              f"no layer of {network_name} with weights")
             + " has height and width")
-    return layers if asked else spread(layers, count)
+    return layers if asked else evenly_spaced(layers, count)
 
 
 def chosen_cam_layer(run: InspectedRun, settings: ConfigDict) -> str | None:
     """Returns the layer for Grad-CAM; None for a network without convolutions."""
     if not settings.cam_layer and not any(
-            layer.is_convolution for layer in weighted(run.layers)):
+            layer.is_convolution for layer in kernel_layers(run.layers)):
         return None
     try:
         return pick_cam_layer(run.layers, settings.cam_layer or "",

@@ -17,10 +17,10 @@ from cnn_jax import networks
 from cnn_jax.errors import InputError
 from cnn_jax.networks.trace import Call, ImageShape, trace_shapes
 
-# What may follow a convolution, and its name; an activation has a name of its own.
-STAGES = {kinds.BatchNorm: "batch norm", kinds.Activation: "", kinds.MaxPool:
-          "max pool", kinds.AvgPool: "mean pool", kinds.LocalResponseNorm:
-          "response norm"}
+# What may follow a convolution, and its caption; an activation has its own name.
+FOLLOWERS = {kinds.BatchNorm: "batch norm", kinds.Activation: "",
+             kinds.MaxPool: "max pool", kinds.AvgPool: "mean pool",
+             kinds.LocalResponseNorm: "response norm"}
 
 
 class Layer(NamedTuple):
@@ -61,6 +61,7 @@ def layers_of(network: nn.Module, variables: Mapping[str, Any],
 
 
 def layer_of(call: Call, follows: str | None) -> Layer:
+    """Describes the module of a call."""
     kernel = call.params.get("kernel")
     return Layer(call.name, call.module.clone(parent=None), call.output.shape[1:],
                  call.inputs[0].shape[1:],
@@ -77,10 +78,10 @@ def find(network: nn.Module, variables: Mapping[str, Any], image_shape: ImageSha
 
 def pick(layers: dict[str, Layer], name: str, network_name: str,
          maps: bool = False) -> Layer:
-    """The layer of a name; of a part (`stage1`) the last one.
+    """Picks the layer of a name, or the last layer of a part (`stage1`).
 
-    maps: it must make an image of channels. Raises InputError with the layers there
-    are.
+    maps: its output must be an image of channels.
+    Raises InputError with the names of the layers there are.
     """
     top = [layer for layer in layers.values() if "/" not in layer.name]
     parts = {networks.part_of(layer.name): layer for layer in top}
@@ -103,48 +104,51 @@ def pick(layers: dict[str, Layer], name: str, network_name: str,
     return layer
 
 
-def kernel_of(variables: Any, layer: Layer) -> np.ndarray:
-    """The kernel array of a layer, float32."""
+def kernel_of(variables: Mapping[str, Any], layer: Layer) -> np.ndarray:
+    """Looks up the kernel of a layer, as float32."""
     tree = variables["params"]
     for name in layer.name.split("/"):
         tree = tree[name]
     return np.asarray(tree["kernel"], np.float32)
 
 
-def weighted(layers: dict[str, Layer]) -> list[Layer]:
-    """The convolutions, or of a network without any the dense layers; not the head,
-    nor the convolutions that only bring a shortcut into shape."""
-    found = [layer for layer in layers.values()
-             if layer.kernel is not None and layer.is_leaf and layer.name != "head"
-             and "shortcut" not in layer.name]
-    return [layer for layer in found if layer.is_convolution] or found
+def kernel_layers(layers: dict[str, Layer]) -> list[Layer]:
+    """Lists the convolutions, or the dense layers of a network without convolutions.
 
-
-def stage_of(layer: Layer, layers: dict[str, Layer]) -> list[Layer]:
-    """A layer and the norm, activation and pool that its output goes through."""
-    stage = [layer]
-    while True:
-        after = [other for other in layers.values() if other.follows == stage[-1].name
-                 and isinstance(other.module, tuple(STAGES))]
-        if not after:
-            return stage
-        stage.append(after[0])
-
-
-def shown_by_default(layers: dict[str, Layer]) -> list[Layer]:
-    """Those of `weighted` that an activation follows, or all where none follows any.
-
-    In a residual network the last convolution of a block is left out: its output is
-    added to the shortcut first.
+    The head is left out, and so are the convolutions of shortcuts, which only change a
+    shape.
     """
-    found = weighted(layers)
-    return [layer for layer in found
+    kernels = [layer for layer in layers.values()
+               if layer.kernel is not None and layer.is_leaf and layer.name != "head"
+               and "shortcut" not in layer.name]
+    return [layer for layer in kernels if layer.is_convolution] or kernels
+
+
+def with_followers(layer: Layer, layers: dict[str, Layer]) -> list[Layer]:
+    """Lists a layer and the norm, activation and pool that its output goes through."""
+    chain = [layer]
+    while True:
+        after = [other for other in layers.values() if other.follows == chain[-1].name
+                 and isinstance(other.module, tuple(FOLLOWERS))]
+        if not after:
+            return chain
+        chain.append(after[0])
+
+
+def default_layers(layers: dict[str, Layer]) -> list[Layer]:
+    """Lists the `kernel_layers` that an activation follows, or all if none has one.
+
+    That leaves out the last convolution of a residual block: its output is added to the
+    shortcut first.
+    """
+    kernels = kernel_layers(layers)
+    return [layer for layer in kernels
             if any(isinstance(after.module, kinds.Activation)
-                   for after in stage_of(layer, layers))] or found
+                   for after in with_followers(layer, layers))] or kernels
 
 
-def spread(layers: list[Layer], count: int) -> list[Layer]:
-    """The first, the last, and others evenly between."""
+def evenly_spaced(layers: list[Layer], count: int) -> list[Layer]:
+    """Picks `count` layers: the first, the last, and others evenly between them."""
     if len(layers) <= count:
         return layers
     return [layers[round(i * (len(layers) - 1) / (count - 1))] for i in range(count)]

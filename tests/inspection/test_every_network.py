@@ -13,7 +13,8 @@ from cnn_jax.inspection.explain.maximize import AscentConfig, maximize
 from cnn_jax.inspection.explain.receptive_field import (effective_field,
                                                         theoretical_field)
 from cnn_jax.layers import Layers
-from cnn_jax.networks.named_layers import layers_of, shown_by_default, spread, stage_of
+from cnn_jax.networks.named_layers import (default_layers, evenly_spaced, layers_of,
+                                           with_followers)
 
 pytestmark = pytest.mark.slow
 
@@ -32,11 +33,11 @@ def test_every_picture_of_every_network(name):
     network, variables, images = traced(name)
     shape = images.shape[1:]
     known = layers_of(network, variables, shape)
-    drawn = spread(shown_by_default(known), 4)
+    drawn = evenly_spaced(default_layers(known), 4)
     maps = [layer for layer in drawn if layer.is_map]
     assert drawn and bool(maps) == (not name.endswith("_dnn"))
     for layer in maps:
-        assert stage_of(layer, known)[0] == layer
+        assert with_followers(layer, known)[0] == layer
 
     first = next(layer for layer in known.values()
                  if layer.kernel is not None and layer.is_leaf)

@@ -19,7 +19,7 @@ from cnn_jax.inspection.inspected_run import InspectedRun
 from cnn_jax.inspection.selection import (NotForThisNetwork, check_names,
                                           chosen_layers)
 from cnn_jax.layers import Layers
-from cnn_jax.networks.named_layers import layers_of, shown_by_default, stage_of
+from cnn_jax.networks.named_layers import default_layers, layers_of, with_followers
 from cnn_jax.networks.trace import features
 
 PLAIN = Layers(conv="lax", pool="lax")
@@ -108,7 +108,7 @@ def test_kernels_of_every_kind_as_images():
      [f"block1_cell1/c2/{name}" for name in ("conv", "bn", "act")])])
 def test_what_a_convolution_goes_through(name, shape, first, stage):
     layers = known(name, shape)
-    assert [layer.name for layer in stage_of(layers[first], layers)] == stage
+    assert [layer.name for layer in with_followers(layers[first], layers)] == stage
 
 
 @pytest.mark.parametrize("name, shape, without, count", [
@@ -119,7 +119,7 @@ def test_what_a_convolution_goes_through(name, shape, first, stage):
     ("lenet5", (28, 28, 1), "nothing", 2)])
 def test_the_layers_shown_go_through_an_activation(name, shape, without, count):
     layers = known(name, shape)
-    names = [layer.name for layer in shown_by_default(layers)]
+    names = [layer.name for layer in default_layers(layers)]
     assert len(names) == count
     assert not any(re.fullmatch(without, name) for name in names)
 

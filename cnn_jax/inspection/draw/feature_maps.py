@@ -14,7 +14,7 @@ from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.explain.kernels import kernel_images, mean_over_channels
 from cnn_jax.inspection.inspected_run import InspectedRun
 from cnn_jax.inspection.selection import chosen_filters, chosen_layers
-from cnn_jax.networks.named_layers import STAGES, Layer, kernel_of, stage_of
+from cnn_jax.networks.named_layers import FOLLOWERS, Layer, kernel_of, with_followers
 from cnn_jax.networks.trace import features
 
 MOST_IMAGES, MOST_FILTERS = 3, 8  # in a picture
@@ -23,7 +23,8 @@ MOST_IMAGES, MOST_FILTERS = 3, 8  # in a picture
 def feature_maps(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
     """Draws for each chosen layer its kernels, and what the convolution and the layers
     right after it compute for some images; a row for each filter."""
-    stages = [stage_of(layer, run.layers) for layer in chosen_layers(run, settings)]
+    stages = [with_followers(layer, run.layers)
+              for layer in chosen_layers(run, settings)]
     names = [layer.name for stage in stages for layer in stage]
 
     def outputs(network: nn.Module, variables: Any,
@@ -90,6 +91,6 @@ def draw_stage(run: InspectedRun, settings: ConfigDict, stage: list[Layer],
 
 def label(layer: Layer) -> str:
     """Names a layer of a stage: 'conv1', 'relu', 'max pool'."""
-    kinds = [words or layer.module.kind for kind, words in STAGES.items()
+    kinds = [words or layer.module.kind for kind, words in FOLLOWERS.items()
              if isinstance(layer.module, kind)]
     return kinds[0] if kinds else layer.name.rpartition("/")[2]
