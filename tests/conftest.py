@@ -1,5 +1,7 @@
-"""Fixtures that test files share: one compilation cache for all runs of a session, and
-a browser for the pages."""
+"""Settings of all tests, and fixtures that test files share: one compilation cache for
+all runs of a session, and a browser for the pages."""
+
+import os
 
 import jax
 import pytest
@@ -8,6 +10,10 @@ from hypothesis import settings
 from jax.experimental.compilation_cache import compilation_cache
 
 from cnn_jax.native import library
+
+# An array of lower rank must be broadcast explicitly, here and in child processes.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
 # What hypothesis draws is the same in each run.
 settings.register_profile("the same", derandomize=True)
