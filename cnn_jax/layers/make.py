@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from cnn_jax import ops
 from cnn_jax.layers.modules import BatchNorm, Dropout
@@ -48,23 +49,23 @@ class Layers:
                 "fan_in_bias": self.initializers.bias, "dtype": self.dtype} | fields
 
     def convolution(self, features: int, kernel: Pair, strides: Pair | int = 1,
-                    padding: Padding = "SAME", **fields) -> Conv:
+                    padding: Padding = "SAME", **fields: Any) -> Conv:
         return Conv(features=features, kernel_size=kernel, strides=strides,
                     padding=pairs(padding, kernel),
                     conv_general_dilated=self.implementation, **self.weighted(fields))
 
     def conv_transpose(self, features: int, kernel: Pair, strides: Pair | int = 1,
-                       padding: Padding = "SAME", **fields) -> ConvTranspose:
+                       padding: Padding = "SAME", **fields: Any) -> ConvTranspose:
         lookup(ops.ALGORITHMS, "convolution", self.conv)
         return ConvTranspose(features=features, kernel_size=kernel, strides=strides,
                              padding=pairs(padding, kernel), implementation=self.conv,
                              **self.weighted(fields))
 
-    def dense(self, features: int, **fields) -> Dense:
+    def dense(self, features: int, **fields: Any) -> Dense:
         return Dense(features=features, **self.weighted(fields))
 
     def batch_norm(self, train: bool, epsilon: float | None = None,
-                   momentum: float | None = None, **fields) -> BatchNorm:
+                   momentum: float | None = None, **fields: Any) -> BatchNorm:
         """epsilon, momentum: the network's own, used if `bn` is "paper"."""
         preset = lookup(BATCH_NORM, "batch-norm preset", self.bn)
         if self.bn == "paper":
@@ -74,17 +75,17 @@ class Layers:
                          axis_name=self.axis_name if train else None,
                          **preset._asdict(), **fields)
 
-    def dropout(self, rate: float, **fields) -> Dropout:
+    def dropout(self, rate: float, **fields: Any) -> Dropout:
         if not 0 <= rate < 1:
             raise ValueError(f"a dropout rate is from 0 to below 1, not {rate}")
         return Dropout(rate, self.axis_name, **fields)
 
     def max_pool(self, window: Pair, strides: Pair | None = None,
-                 padding: Padding = "VALID", **fields) -> MaxPool:
+                 padding: Padding = "VALID", **fields: Any) -> MaxPool:
         return MaxPool(window, strides or window, pairs(padding, window),
                        implementation=self.pool, **fields)
 
     def avg_pool(self, window: Pair, strides: Pair | None = None,
-                 padding: Padding = "VALID", **fields) -> AvgPool:
+                 padding: Padding = "VALID", **fields: Any) -> AvgPool:
         return AvgPool(window, strides or window, pairs(padding, window),
                        implementation=self.pool, **fields)

@@ -1,12 +1,13 @@
 """What libraries and papers do differently, by name."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 ACTIVATIONS = {
     "relu": jax.nn.relu,
@@ -19,23 +20,32 @@ ACTIVATIONS = {
 
 
 def within_fan_in(fan_in: int) -> Callable:
-    """The initialiser of torch's biases: uniform within +- 1 / sqrt(fan_in)."""
+    """Makes the initialiser of torch's biases: uniform within +- 1 / sqrt(fan_in)."""
     bound = 1 / math.sqrt(fan_in)
 
-    def init(key, shape, dtype=jnp.float32):
+    def init(key: jax.Array, shape: Sequence[int],
+             dtype: DTypeLike = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
     return init
 
 
-def ai_edu_msra(key, shape, dtype=jnp.float32):
-    """The tutorial's He: N(0, 2 / outputs) for dense layers; in the code of its
-    convolutions sqrt(2 / height * width), so N(0, 2) for every square kernel."""
+def ai_edu_msra(key: jax.Array, shape: Sequence[int],
+                dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """Draws the tutorial's He initialisation: N(0, 2 / outputs) for dense layers.
+
+    The code of its convolutions has sqrt(2 / height * width), which is N(0, 2) for
+    every square kernel.
+    """
     deviation = math.sqrt(2 / shape[0] * shape[1] if len(shape) == 4 else 2 / shape[1])
     return deviation * jax.random.normal(key, shape, dtype)
 
 
-def ai_edu_xavier(key, shape, dtype=jnp.float32):
-    """The tutorial's Glorot: a convolution's fans are its kernel's height and width."""
+def ai_edu_xavier(key: jax.Array, shape: Sequence[int],
+                  dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """Draws the tutorial's Glorot initialisation.
+
+    The fans of a convolution are the height and width of its kernel.
+    """
     bound = math.sqrt(6 / (shape[0] + shape[1]))
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
@@ -83,7 +93,7 @@ BATCH_NORM = {
 
 
 def lookup(table: dict, kind: str, name: str) -> Any:
-    """`table[name]`, or a ValueError that lists the names it knows."""
+    """Looks a name up; ValueError lists the known names."""
     if name not in table:
         raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(sorted(table))}")
     return table[name]

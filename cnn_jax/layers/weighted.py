@@ -1,8 +1,11 @@
-"""Layers with a kernel and a bias: Flax's convolution and dense layer, whose biases may
-start by their fan-in, and the transposed convolution over `ops`."""
+"""Layers with a kernel and a bias: convolution, dense layer, transposed convolution.
+
+The first two are Flax's, with biases that may be initialized from the fan-in.
+"""
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,17 +16,18 @@ from cnn_jax.layers.windows import Padding, Pair
 
 
 class BiasByFanIn:
-    """A layer whose bias starts by the fan-in of its kernel, of which Linen tells the
-    initialiser of a bias nothing.
+    """Mixin: initializes the bias from the kernel's fan-in.
 
-    fan_in_bias: a field; it makes the initialiser from the fan-in. None: `bias_init`.
+    Linen does not pass the fan-in to `bias_init`. The field `fan_in_bias` makes the
+    initialiser from it; None means `bias_init`.
     """
 
-    def param(self, name: str, init_fn: Callable, *args, **kwargs):
+    def param(self: Any, name: str, init_fn: Callable, *args: Any,
+              **kwargs: Any) -> Any:
         if name == "bias" and self.fan_in_bias is not None:
             kernel = self.get_variable("params", "kernel")  # made before the bias
             init_fn = self.fan_in_bias(math.prod(kernel.shape[:-1]))
-        return super().param(name, init_fn, *args, **kwargs)
+        return nn.Module.param(self, name, init_fn, *args, **kwargs)
 
 
 class Conv(BiasByFanIn, nn.Conv):

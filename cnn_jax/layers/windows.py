@@ -1,7 +1,8 @@
-"""Windows that move over an image: their padding, the pools, and images too small."""
+"""Pools, the padding of windows, and the error of an image that is too small."""
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,15 +18,18 @@ class WindowError(ValueError):
 
 
 def pairs(padding: Padding, window: Pair) -> Padding:
-    """'symmetric' as (low, high) pairs, (k - 1) // 2 on each side as in torch and Caffe
-    networks; any other padding as it is. SAME puts an odd total's extra zero after."""
+    """Turns 'symmetric' into (low, high) pairs, and keeps any other padding.
+
+    It pads (k - 1) // 2 on each side, as in torch and Caffe networks; SAME puts the
+    extra zero of an odd total at the high end.
+    """
     if padding == "symmetric":
         return tuple(((k - 1) // 2, (k - 1) // 2) for k in window)
     return padding
 
 
 def not_empty(y: jax.Array, x: jax.Array, window: Sequence[int]) -> jax.Array:
-    """y, or a WindowError if no window of that size fits into x [N, H, W, C]."""
+    """Returns y; WindowError if no window of that size fits into x [N, H, W, C]."""
     if 0 in y.shape[1:-1]:
         raise WindowError(f"a window of {window[0]}x{window[1]} does not fit into "
                           f"{x.shape[1]}x{x.shape[2]} pixels")
@@ -34,9 +38,10 @@ def not_empty(y: jax.Array, x: jax.Array, window: Sequence[int]) -> jax.Array:
 
 @functools.cache
 def fitting(convolution: Callable) -> Callable:
-    """The implementation of a convolution, made to refuse an empty result."""
+    """Makes an implementation of convolution refuse an empty result."""
     @functools.wraps(convolution)
-    def checked(x, kernel, *args, **kwargs):
+    def checked(x: jax.Array, kernel: jax.Array, *args: Any,
+                **kwargs: Any) -> jax.Array:
         return not_empty(convolution(x, kernel, *args, **kwargs), x, kernel.shape[:2])
     return checked
 

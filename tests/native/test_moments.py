@@ -156,7 +156,7 @@ x, _, scale = operands((8, 6, 5, 16))
 def gradients(name=None):
     def total(x, scale):
         y, mean, var = ops.batch_norm(x, scale, scale, axis_name=name)
-        return jnp.sin(y * jnp.arange(5.)[:, None]).sum()
+        return jnp.sin(y * jnp.arange(5.)[None, None, :, None]).sum()
     return jax.value_and_grad(total, (0, 1))
 expected = gradients()(x, scale)
 for kind in AxisType.Auto, AxisType.Explicit:

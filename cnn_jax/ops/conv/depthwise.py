@@ -37,10 +37,15 @@ def _seen(x: jax.Array, spec: ConvSpec) -> list[jax.Array]:
             for k in spec.taps]
 
 
+def _per_tap(w: jax.Array, spec: ConvSpec) -> jax.Array:
+    """Shapes w to [K, 1, .., 1, C m], to be broadcast over images."""
+    return w.reshape(len(spec.taps), *[1] * (w.ndim - 1), -1)
+
+
 @in_float32
 def forward(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
     _check(spec)
-    w = w.reshape(len(spec.taps), -1)
+    w = _per_tap(w, spec)
     m = w.shape[-1] // spec.groups
     x = x if m == 1 else jnp.repeat(x, m, axis=-1)
     return reduce(add, (t * w[k] for k, t in enumerate(_seen(x, spec))))
@@ -50,7 +55,7 @@ def forward(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
 def input_gradient(g: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
     _check(spec)
     back = transposed(spec)
-    w = lax.rev(w, range(len(spec.kernel))).reshape(len(spec.taps), -1)
+    w = _per_tap(lax.rev(w, range(len(spec.kernel))), spec)
     dx = reduce(add, (t * w[k] for k, t in enumerate(_seen(g, back))))
     m = g.shape[-1] // spec.groups
     return dx if m == 1 else dx.reshape(*dx.shape[:-1], -1, m).sum(-1)
