@@ -364,15 +364,15 @@ def test_two_threads_at_once():
     def work(seed):
         """Its own problems, again and again: the bits of the first time."""
         rng = np.random.default_rng(seed)
-        for _ in range(4):
+        for _ in range(2):
             spec = problem(rng, "float32")
             x, w = (jnp.asarray(rng.normal(size=s), jnp.float32)
                     for s in (spec.x_shape, spec.w_shape))
             f = jax.jit(jax.grad(lambda x, w: jnp.sin(convolution.passes.forward(
                 x, w, spec)).sum(), (0, 1)))
             results = [jax.tree.map(np.asarray, f(x, w)) for _ in range(20)]
-            expected = jax.grad(lambda x, w: jnp.sin(conv_lax.forward(
-                x, w, spec)).sum(), (0, 1))(x, w)
+            expected = compiled(jax.grad(lambda x, w: jnp.sin(conv_lax.forward(
+                x, w, spec)).sum(), (0, 1)))(x, w)
             same(results[0], expected, 1e-5)
             for result in results:
                 assert all(map(np.array_equal, results[0], result))

@@ -3,11 +3,6 @@
 The library's are skipped where oneDNN is not here.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,8 +13,6 @@ from cnn_jax import ops
 from cnn_jax.native import library
 from cnn_jax.ops.moments import by_xla, channel_sums
 
-ROOT = Path(__file__).parents[2]
-HERE = ROOT / "tests" / "support"
 here = pytest.mark.skipif(library.load() is None, reason=library.describe())
 SHAPES = [(8, 40, 33, 64), (2, 9, 7, 37), (5, 3), (1, 1, 1, 1), (1, 1, 1, 100),
           (3, 1023, 33), (2, 3, 4, 5, 32),
@@ -143,55 +136,3 @@ def test_the_library_refuses_sizes_that_do_not_fit():
         with pytest.raises(Exception, match="the sizes do not fit"):
             jax.block_until_ready(
                 jax.ffi.ffi_call(library.SUMS, (of_channels,) * 2)(*wrong))
-
-
-ON_DEVICES = """
-import functools, jax, jax.numpy as jnp
-from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from cnn_jax import ops
-from cnn_jax.native import library
-from tests.native.test_moments import operands, same
-
-x, _, scale = operands((8, 6, 5, 16))
-def gradients(name=None):
-    def total(x, scale):
-        y, mean, var = ops.batch_norm(x, scale, scale, axis_name=name)
-        return jnp.sin(y * jnp.arange(5.)[None, None, :, None]).sum()
-    return jax.value_and_grad(total, (0, 1))
-expected = gradients()(x, scale)
-for kind in AxisType.Auto, AxisType.Explicit:
-    mesh = jax.make_mesh((4,), ("batch",), axis_types=(kind,))
-    split = jax.device_put(x, NamedSharding(mesh, P("batch")))
-    whole = jax.device_put(scale, NamedSharding(mesh, P()))
-    step = jax.jit(gradients())
-    text = step.lower(split, whole).compile().as_text()
-    assert library.SUMS not in text and "all-gather" not in text
-    same(step(split, whole), expected)
-mesh = jax.make_mesh((4,), ("batch",), axis_types=(AxisType.Auto,))
-for check_vma in True, False:
-    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(P("batch"), P()),
-                       out_specs=P("batch"), check_vma=check_vma)
-    def normalised(x, scale):
-        return ops.batch_norm(x, scale, scale, axis_name="batch")[0]
-    step = jax.jit(normalised)
-    assert (library.SUMS in step.lower(x, scale).as_text()) == (
-        library.load() is not None)
-    same(step(x, scale), ops.batch_norm(x, scale, scale)[0])
-mesh = jax.make_mesh((2, 2), ("batch", "other"), axis_types=(AxisType.Auto,) * 2)
-step = jax.jit(jax.shard_map(
-    lambda x, s: ops.batch_norm(x, s, s, axis_name="batch")[0], mesh=mesh,
-    in_specs=(P("batch"), P()), out_specs=P("batch"), axis_names={"batch"}))
-same(step(x, scale), ops.batch_norm(x, scale, scale)[0])
-step = jax.pmap(lambda x, s: ops.batch_norm(x, s, s, axis_name="batch")[0],
-                axis_name="batch", in_axes=(0, None))
-same(step(x.reshape(4, 2, *x.shape[1:]), scale).reshape(x.shape),
-     ops.batch_norm(x, scale, scale)[0])
-"""
-
-
-def test_on_four_devices():
-    done = subprocess.run(
-        [sys.executable, "-c", ON_DEVICES], cwd=HERE, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
-                          "XLA_FLAGS": "--xla_force_host_platform_device_count=4"})
-    assert done.returncode == 0, done.stderr[-3000:]

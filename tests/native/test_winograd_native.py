@@ -278,40 +278,6 @@ def test_transformations(tile, f):
     assert max(map(relative_error, found, expected)) <= 1e-5
 
 
-def test_on_four_devices():
-    """Each of them has its own images, and the tile that is cheapest for those."""
-    program = """
-import jax, jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec as P
-from gradcheck import normal, relative_error
-import cnn_jax.native
-from cnn_jax.ops import correlate
-x, w = (jnp.asarray(normal(i, *s), jnp.float32) for i, s in enumerate(
-    [(16, 12, 12, 32), (3, 3, 32, 32)]))
-w /= 16
-def f(name):
-    return jax.jit(jax.grad(lambda x, w: jnp.sin(correlate(
-        x, w, padding="SAME", implementation=name)).sum(), (0, 1)))
-expected = f("lax")(x, w)
-mesh = jax.make_mesh((4,), ("batch",))
-args = jax.device_put(x, NamedSharding(mesh, P("batch"))), w
-text = f("auto").lower(*args).compile().as_text()
-assert text.count("tile = 4") == 3 and "all-gather" not in text, text
-found = f("auto")(*args)
-assert max(map(relative_error, found, expected)) <= 1e-5
-step = jax.pmap(lambda x, w: f("auto")(x, w), in_axes=(0, None))
-dx, dw = step(x.reshape(4, 4, *x.shape[1:]), w)
-assert relative_error(dx.reshape(x.shape), expected[0]) <= 1e-5
-assert relative_error(dw.sum(0), expected[1]) <= 1e-5
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=HERE, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]),
-                          "JAX_PLATFORMS": "cpu",
-                          "XLA_FLAGS": "--xla_force_host_platform_device_count=4"})
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 # What the library is told.
 
 @pytest.mark.parametrize("spec, tile", [

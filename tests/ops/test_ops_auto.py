@@ -13,7 +13,8 @@ from cnn_jax import ops
 from cnn_jax.ops import correlate
 from cnn_jax.ops._xla import compiler
 from cnn_jax.ops.conv import auto, conv_spec, lax as conv_lax
-from tests.support.gradcheck import FAST_COMPILE, equivalent, normal, relative_error
+from tests.support.gradcheck import (FAST_COMPILE, compiled, equivalent, normal,
+                                     relative_error)
 
 
 pytestmark = pytest.mark.usefixtures("no_onednn")
@@ -45,7 +46,7 @@ def losses(by_auto, steps=20):
     images = jnp.asarray(normal(0, 6, 6, 6, 1))
     labels = jnp.arange(6) % 3
     net, optimizer = Net(by_auto), optax.sgd(.02, momentum=.9)
-    params = net.init(jax.random.key(0), images)
+    params = compiled(net.init)(jax.random.key(0), images)
     params = jax.tree.map(lambda p: p.astype(jnp.float64), params)
     state = optimizer.init(params)
 
@@ -111,7 +112,7 @@ def test_the_rules_choose():
 def test_large_batches(image, kernel, strides, padding, dilation, dtype, tolerance):
     """Images are transposed by a product with the identity."""
     def value_and_gradients(name):
-        return jax.jit(jax.value_and_grad(lambda x, w: jnp.sin(.1 * correlate(
+        return compiled(jax.value_and_grad(lambda x, w: jnp.sin(.1 * correlate(
             x, w, None, strides, padding, dilation, 1, name)).sum(), (0, 1)))
 
     with jax.enable_x64(True):

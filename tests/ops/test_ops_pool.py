@@ -79,6 +79,7 @@ def test_equals_flax_and_transforms(name, window, strides, padding):
     functools.partial(ops.avg_pool, window=3, strides=2, padding="SAME"),
     ops.global_avg_pool, ops.global_max_pool])
 def test_bfloat16_and_no_images(pool):
+    pool = jax.jit(pool)
     x = jnp.asarray(normal(0, 2, 5, 5, 3), jnp.bfloat16)
     assert pool(x).dtype == jnp.bfloat16
     assert relative_error(pool(x), pool(x.astype(jnp.float32))) <= 1e-2
@@ -100,12 +101,17 @@ def test_whole_numbers_and_infinities():
 @pytest.mark.parametrize("name", ["windows", "auto", "loops"])
 def test_a_window_of_nothing_but_minus_infinity_has_a_gradient(name, padding):
     x = jnp.full((1, 5, 6, 2), -jnp.inf)
-    y, vjp = jax.vjp(lambda x: ops.max_pool(x, 3, 2, padding, implementation=name), x)
-    g = jnp.asarray(normal(0, *y.shape), jnp.float32)
-    dx, = vjp(g)
+
+    def gradient(x, name):
+        y, vjp = jax.vjp(lambda x: ops.max_pool(
+            x, 3, 2, padding, implementation=name), x)
+        return y, *vjp(jnp.asarray(normal(0, *y.shape), y.dtype))
+
+    y, dx = compiled(lambda x: gradient(x, name))(x)
+    g = normal(0, *y.shape)
     assert relative_error(dx.sum((1, 2)), g.sum((1, 2))) <= 1e-6
-    first = jax.vjp(lambda x: ops.max_pool(x, 3, 2, padding, implementation="lax"),
-                    jnp.zeros_like(x))[1](g)[0]  # all are equal there too
+    # All are equal there too.
+    _, first = compiled(lambda x: gradient(x, "lax"))(jnp.zeros_like(x))
     assert relative_error(dx, first) <= 1e-6
 
 
@@ -144,8 +150,9 @@ def test_the_mean_of_whole_numbers_is_float32(name, dtype):
 def test_pooling_whole_numbers_equals_the_specification(name):
     x = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 7, 6, 3)), jnp.uint8)
     for pool in (ops.max_pool, ops.avg_pool):
-        found, expected = (pool(x, 3, 2, "SAME", implementation=n)
-                           for n in (name, "loops"))
+        found, expected = (compiled(functools.partial(
+            pool, window=3, strides=2, padding="SAME", implementation=n))(x)
+            for n in (name, "loops"))
         assert found.dtype == expected.dtype
         assert relative_error(found, expected) <= 1e-6
 
@@ -153,8 +160,9 @@ def test_pooling_whole_numbers_equals_the_specification(name):
 def test_windows_larger_than_auto_writes_out():
     x = jnp.asarray(normal(0, 1, 9, 9, 2), jnp.float32)
     for pool in (ops.max_pool, ops.avg_pool):
-        whole = pool(x, 9)  # 81 taps
-        assert relative_error(whole, pool(x, 9, implementation="windows")) <= 1e-6
+        auto, windows = (compiled(functools.partial(
+            pool, window=9, implementation=name))(x) for name in ("auto", "windows"))
+        assert relative_error(auto, windows) <= 1e-6  # 81 taps
 
 
 @pytest.mark.parametrize("call, words", [

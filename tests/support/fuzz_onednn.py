@@ -17,6 +17,8 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tests.support.gradcheck import compiled
+from threadpoolctl import threadpool_limits
 
 from cnn_jax.native import convolution, cost, library
 from cnn_jax.native.moments import sums_p
@@ -79,34 +81,41 @@ def at_the_end_of_a_page(array: np.ndarray) -> jax.Array:
     return on_device
 
 
+@threadpool_limits.wrap(limits=1)  # BLAS's threads would wait busily beside XLA's
 def by_numpy(x, w, g, spec: ConvSpec):
-    """y, dx and dw in float64, a sum over the taps."""
+    """Returns y, dx and dw in float64, a sum over the taps of products per group."""
     x, w, g = (np.asarray(a, np.float64) for a in (x, w, g))
     n, groups, axes = x.shape[0], spec.groups, range(len(spec.kernel))
     padded = np.pad(x, [(0, 0), *spec.padding, (0, 0)])
-    split = padded.reshape(*padded.shape[:-1], groups, -1)
-    gs = g.reshape(*g.shape[:-1], groups, -1)
-    ws = w.reshape(*w.shape[:-1], groups, -1)
-    y, dx, dw = np.zeros_like(gs), np.zeros_like(split), np.zeros_like(ws)
+    y, dx, dw = np.zeros_like(g), np.zeros_like(padded), np.zeros_like(w)
+
+    def by_group(a):
+        """[..., G c] -> [G, M, c]"""
+        parts = a.reshape(-1, groups, a.shape[-1] // groups).swapaxes(0, 1)
+        return np.ascontiguousarray(parts)  # BLAS takes no other
+
+    def together(a, shape):
+        return a.swapaxes(0, 1).reshape(shape)
+
+    gs = by_group(g)
     for tap in spec.taps:
         seen = (slice(0, n), *(slice(
             tap[i] * spec.rhs_dilation[i],
             tap[i] * spec.rhs_dilation[i] + spec.strides[i] * (spec.out[i] - 1) + 1,
             spec.strides[i]) for i in axes))
-        y += np.einsum("...gc,cgo->...go", split[seen], ws[tap])
-        dx[seen] += np.einsum("...go,cgo->...gc", gs, ws[tap])
-        dw[tap] = np.einsum("ngc,ngo->cgo", split[seen].reshape(-1, *split.shape[-2:]),
-                            gs.reshape(-1, *gs.shape[-2:]))
+        xs, ws = by_group(padded[seen]), by_group(w[tap])
+        y += together(xs @ ws, y.shape)
+        dx[seen] += together(gs @ ws.swapaxes(1, 2), padded[seen].shape)
+        dw[tap] = together(xs.swapaxes(1, 2) @ gs, w[tap].shape)
     inside = (slice(0, n), *(slice(lo, lo + size) for (lo, _), size in zip(
         spec.padding, spec.x_shape[1:-1])))
-    return (y.reshape(spec.y_shape), dx.reshape(padded.shape)[inside],
-            dw.reshape(spec.w_shape))
+    return y, dx[inside], dw
 
 
 def by_onednn(x, w, g, spec: ConvSpec):
     algorithm = select("auto", spec, x.dtype)
 
-    @jax.jit
+    @compiled
     def passes(x, w, g):
         return (algorithm.forward(x, w, spec), algorithm.input_gradient(g, w, spec),
                 algorithm.weight_gradient(x, g, spec))
@@ -148,7 +157,7 @@ def check(spec: ConvSpec, dtype, rng: np.random.Generator) -> None:
 
 
 def check_sums(a, b, center) -> None:
-    found = jax.jit(sums_p.bind)(a, b, center)
+    found = compiled(sums_p.bind)(a, b, center)
     a, b, center = (np.asarray(one, np.float64) for one in (a, b, center))
     for name, one, products in zip(("sum", "product"), found, (a, a * (b - center))):
         axes = tuple(range(products.ndim - 1))

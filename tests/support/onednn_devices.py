@@ -1,9 +1,10 @@
-"""What test_conv_onednn.py runs in a process of its own, with four fake CPU devices.
+"""Checks the library on four fake CPU devices, in a process of its own.
 
     XLA_FLAGS=--xla_force_host_platform_device_count=4 python onednn_devices.py
 
-Loss and gradients of a small network under jit over a mesh (axes Auto and Explicit),
-shard_map and pmap, against one device; ends with code 0 if all are right.
+Loss and gradients of a small network, of Winograd's method and of batch norm under jit
+over a mesh (axes Auto and Explicit), shard_map and pmap, against one device. It ends
+with code 0 if all are right.
 """
 
 import jax
@@ -11,8 +12,8 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from tests.support.gradcheck import normal, relative_error
 
-from cnn_jax.native.library import TARGET
-from cnn_jax.ops import correlate
+from cnn_jax.native.library import SUMS, TARGET
+from cnn_jax.ops import batch_norm, correlate
 
 X, V, W = (jnp.asarray(normal(i, *shape), jnp.float32) for i, shape in enumerate(
     [(8, 9, 8, 6), (3, 2, 3, 8), (3, 3, 1, 16)]))
@@ -119,6 +120,65 @@ def in_pmap():
     check("pmap", (value[0], (dx.reshape(X.shape), dv[3], dw[1])))
 
 
+def winograd():
+    """Each device has its own images, and the tile that is cheapest for those."""
+    x, w = (jnp.asarray(normal(i, *s), jnp.float32) for i, s in enumerate(
+        [(16, 12, 12, 32), (3, 3, 32, 32)]))
+    w /= 16
+
+    def step(name):
+        return jax.jit(jax.grad(lambda x, w: jnp.sin(correlate(
+            x, w, padding="SAME", implementation=name)).sum(), (0, 1)))
+    expected = step("lax")(x, w)
+    args = jax.device_put(x, NamedSharding(jax.make_mesh((4,), ("batch",)),
+                                           P("batch"))), w
+    text = step("auto").lower(*args).compile().as_text()
+    assert text.count("tile = 4") == 3 and "all-gather" not in text, text
+    found = step("auto")(*args)
+    assert max(map(relative_error, found, expected)) <= 1e-5
+    dx, dw = jax.pmap(lambda x, w: step("auto")(x, w), in_axes=(0, None))(
+        x.reshape(4, 4, *x.shape[1:]), w)
+    assert relative_error(dx.reshape(x.shape), expected[0]) <= 1e-5
+    assert relative_error(dw.sum(0), expected[1]) <= 1e-5
+
+
+def sums_of_batch_norm():
+    x = jnp.asarray(normal(0, 8, 6, 5, 16), jnp.float32)
+    scale = x.mean((0, 1, 2)) + 1
+    columns = jnp.arange(5.)[None, None, :, None]
+
+    def normalised(x, scale):
+        return batch_norm(x, scale, scale, axis_name="batch")[0]
+    expected = jax.jit(lambda x, s: batch_norm(x, s, s)[0])(x, scale)
+
+    gradients = jax.value_and_grad(lambda x, scale: jnp.sin(
+        batch_norm(x, scale, scale)[0] * columns).sum(), (0, 1))
+    on_one_device = jax.tree.leaves(jax.jit(gradients)(x, scale))
+    for kind in AxisType.Auto, AxisType.Explicit:
+        mesh = jax.make_mesh((4,), ("batch",), axis_types=(kind,))
+        args = (jax.device_put(x, NamedSharding(mesh, P("batch"))),
+                jax.device_put(scale, NamedSharding(mesh, P())))
+        step = jax.jit(gradients).lower(*args).compile()
+        assert SUMS not in step.as_text() and "all-gather" not in step.as_text()
+        for a, b in zip(jax.tree.leaves(step(*args)), on_one_device, strict=True):
+            assert relative_error(a, b) <= 5e-6
+    mesh = jax.make_mesh((4,), ("batch",), axis_types=(AxisType.Auto,))
+    for check_vma in True, False:
+        step = jax.jit(jax.shard_map(
+            normalised, mesh=mesh, in_specs=(P("batch"), P()), out_specs=P("batch"),
+            check_vma=check_vma))
+        assert SUMS in step.lower(x, scale).as_text()
+        assert relative_error(step(x, scale), expected) <= 5e-6
+    mesh = jax.make_mesh((2, 2), ("batch", "other"), axis_types=(AxisType.Auto,) * 2)
+    step = jax.jit(jax.shard_map(
+        normalised, mesh=mesh, in_specs=(P("batch"), P()), out_specs=P("batch"),
+        axis_names={"batch"}))
+    assert relative_error(step(x, scale), expected) <= 5e-6
+    y = jax.pmap(normalised, axis_name="batch", in_axes=(0, None))(
+        x.reshape(4, 2, *x.shape[1:]), scale)
+    assert relative_error(y.reshape(x.shape), expected) <= 5e-6
+
+
 if __name__ == "__main__":
     assert len(jax.devices()) == 4
     over_a_mesh(AxisType.Auto)
@@ -129,4 +189,6 @@ if __name__ == "__main__":
     in_shard_map(False)
     in_shard_map_of_one_axis_of_two()
     in_pmap()
+    winograd()
+    sums_of_batch_norm()
     print("right")
