@@ -51,8 +51,8 @@ class CifarResNet(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         make = self.layers
         per_block = 9 if self.bottleneck else 6
-        count, rest = divmod(self.depth - 2, per_block)
-        if rest or count < 1:
+        count, remainder = divmod(self.depth - 2, per_block)
+        if remainder or count < 1:
             raise ValueError(f"depth must be {per_block} n + 2, not {self.depth}")
         shortcut = lookup(SHORTCUTS, "shortcut option", self.shortcut)
         block = functools.partial(

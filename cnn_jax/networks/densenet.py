@@ -106,6 +106,6 @@ class Transition(nn.Module):
 
 
 def norm_act(make: Layers, x: jax.Array, train: bool, prefix: str) -> jax.Array:
-    """Batch norm and ReLU."""
+    """Applies batch norm and ReLU."""
     x = make.batch_norm(train, momentum=0.9, name=f"{prefix}bn")(x)
     return Activation("relu", name=f"{prefix}act")(x)

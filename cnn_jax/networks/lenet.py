@@ -99,7 +99,10 @@ class LeNet5Published(nn.Module):
 
 
 def to_size(x: jax.Array, size: int) -> tuple[Pair, Pair]:
-    """The padding that centres [N, H, W, C] in size x size; an odd zero comes last."""
+    """Computes the padding that centres x [N, H, W, C] in size x size pixels.
+
+    An odd zero goes below and to the right.
+    """
     rows, columns = (max(size - extent, 0) for extent in x.shape[1:3])
     return (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)
 

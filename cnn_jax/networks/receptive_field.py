@@ -129,25 +129,26 @@ def field_of(call: Call, inputs: list[Fields | None]) -> Fields | None:
 
 
 def transposed_field(before: Field, reach: int, stride: int, pad: Pair) -> Field | None:
-    """The field after a transposed convolution, or None if its stride is no integer.
+    """Computes the field after a transposed convolution; None for a fractional stride.
 
     Position q sees the positions (q + low - reach + 1) / stride ... (q + low) / stride
     of its input, of which each sees `before`.
     """
-    fine, rest = divmod(before.stride, stride)
-    if rest:
+    fine, remainder = divmod(before.stride, stride)
+    if remainder:
         return None
     return Field(before.size + (reach - 1) * fine, fine,
                  before.offset + (pad[0] - reach + 1) * fine)
 
 
 def both_axes(fields: Sequence[Field | None]) -> Fields | None:
+    """Pairs the fields of both axes; None unless both are known."""
     vertical, horizontal = fields
     return None if vertical is None or horizontal is None else (vertical, horizontal)
 
 
 def union(fields: list[Field]) -> Field | None:
-    """The smallest field that holds all of them; None where the strides differ."""
+    """Finds the smallest field that holds all; None where the strides differ."""
     if len({field.stride for field in fields}) != 1:
         return None
     first = min(field.offset for field in fields)

@@ -98,7 +98,8 @@ Block = ResidualBlock | PreActBlock
 
 
 def convolutions(block: Block) -> list[tuple[int, int, int]]:
-    """(features, kernel size, stride) of each convolution of the residual branch."""
+    """Lists (features, kernel size, stride) of the convolutions of the residual branch.
+    """
     features, stride = block.features, block.stride
     if block.stride_in not in ("1x1", "3x3"):
         raise ValueError(f"stride_in must be '1x1' or '3x3', not {block.stride_in!r}")
@@ -109,7 +110,7 @@ def convolutions(block: Block) -> list[tuple[int, int, int]]:
 
 
 def project(block: Block, x: jax.Array, features: int) -> jax.Array:
-    """The shortcut that changes the shape of x to that of the residual branch."""
+    """Applies the shortcut that gives x the shape of the residual branch's output."""
     if block.shortcut == "conv":
         return block.layers.convolution(features, (1, 1), block.stride, block.padding,
                                         use_bias=block.bias, name="shortcut_conv")(x)

@@ -130,7 +130,7 @@ class PreActResNet(nn.Module):
 
 
 def stem_convolution(network: ResNet | PreActResNet, x: jax.Array) -> jax.Array:
-    """The first convolution: 7 x 7 of stride 2, or 3 x 3 of stride 1; 64 features."""
+    """Applies the first convolution: 7 x 7 of stride 2, or 3 x 3 of stride 1."""
     if network.stem not in ("7x7", "3x3"):
         raise ValueError(f"stem must be '7x7' or '3x3', not {network.stem!r}")
     size, stride = (7, 2) if network.stem == "7x7" else (3, 1)
@@ -139,7 +139,7 @@ def stem_convolution(network: ResNet | PreActResNet, x: jax.Array) -> jax.Array:
 
 
 def stem_pool(make: Layers, x: jax.Array, kind: str, padding: Padding) -> jax.Array:
-    """The 3 x 3 max pool of stride 2: padded with -inf or zeros, or rounding up."""
+    """Applies a 3 x 3 max pool of stride 2, padded by -inf or zeros or rounding up."""
     pool = (3, 3), (2, 2)
     if kind == "padded":
         return make.max_pool(*pool, padding, name="stem_pool")(x)

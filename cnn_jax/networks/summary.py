@@ -89,7 +89,8 @@ def layer_table(model: nn.Module, input_shape: ImageShape,
                 images: int = 1) -> LayerTable:
     """Makes the table of a network for images of `input_shape` = (H, W, C).
 
-    images: that a device computes at a time, by which its convolutions are chosen.
+    images: how many a device computes at a time, which selects the algorithms of the
+        convolutions.
     """
     calls = trace_shapes(model, None, input_shape)
     rows: list[tuple[int, Row]] = []  # each with the index of its call
@@ -97,10 +98,10 @@ def layer_table(model: nn.Module, input_shape: ImageShape,
     for index, (call, field) in enumerate(zip(calls, receptive_fields(calls))):
         if call.inside and not is_one_row(call):
             continue
-        inside = []  # a layer made of others takes their place in the table
+        inside = []  # a layer made of other layers replaces their rows
         while rows and rows[-1][0] >= index - call.inside:
             inside.append(rows.pop()[1])
-        shared = call.name in counted  # called before: its parameters are counted once
+        shared = call.name in counted  # called twice: its parameters count once
         counted.add(call.name)
         rows.append((index, Row(
             call.name, kind_of(call.module), call.output.shape[1:],
@@ -115,19 +116,20 @@ def layer_table(model: nn.Module, input_shape: ImageShape,
 
 
 def is_one_row(call: Call) -> bool:
-    """Whether a module made of others is a layer of its own: people know it as one, or
-    it has parameters beside those of its parts."""
+    """Whether a module made of layers is one row: it is known as one layer, or it has
+    parameters of its own."""
     return isinstance(call.module, SeparableConv) or call.has_own_parameters
 
 
 def memory_of(call: Call) -> int:
-    """The bytes of the output for one image; 0 for a view of the input."""
+    """Counts the bytes of the output for one image; 0 for a view of the input."""
     if isinstance(call.module, VIEWS) or any(call.output is x for x in call.inputs):
         return 0
     return math.prod(call.output.shape[1:]) * call.output.dtype.itemsize
 
 
 def size_of(tree: Any) -> int:
+    """Counts the numbers in a tree of arrays."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
@@ -152,8 +154,7 @@ def macs_of(call: Call) -> int:
 
 
 def conv_of(call: Call, images: int) -> str:
-    """Names what computes a layer's convolution of so many images on this machine; ''
-    for other layers."""
+    """Names what computes a convolution of so many images here; '' for other layers."""
     module, x, y = call.module, call.inputs[0], call.output
     window = window_of(module)
     if window is None or not isinstance(module, (nn.Conv, layers.ConvTranspose)):
@@ -172,7 +173,7 @@ def conv_of(call: Call, images: int) -> str:
 
 
 def kind_of(module: nn.Module) -> str:
-    """The class, with the window and stride of those that have one: Conv 3x3/2."""
+    """Names the class of a layer, with its window and stride if any: 'Conv 3x3/2'."""
     name, window = type(module).__name__, window_of(module)
     if window is None or isinstance(module, layers.ZeroPad):
         return name

@@ -30,6 +30,7 @@ class Call(NamedTuple):
 
     @property
     def params(self) -> Mapping[str, Any]:
+        """Its parameters, those of the layers inside it too."""
         return self.variables.get("params", {})
 
     @property
@@ -47,13 +48,12 @@ def trace(network: nn.Module, variables: Mapping[str, Any] | None, images: jax.A
 
     variables: {"params": ..., "batch_stats": ...}. None: the network is initialized,
         and layers that only training has (auxiliary heads) run too.
-    edit: gets each call as it ends and returns the output that the network goes on
-        with.
+    edit: gets each call as it ends, and returns the output that replaces the call's.
 
-    Returns (logits, calls in the order in which they end). A block follows the layers
-    inside it, the last `inside` calls before its own; the network is the last call.
-    Pure: it can be jitted and differentiated. Under `jax.eval_shape` the calls hold
-    shapes, and nothing is computed.
+    Returns (logits, calls in the order in which they end). The call of a block comes
+    after those of the layers inside it, its `inside` predecessors; the last call is
+    that of the network. Pure: it can be jitted and differentiated. Under
+    `jax.eval_shape` nothing is computed, and the calls hold shapes.
     """
     calls: list[Call] = []
     running: list[nn.Module] = []
@@ -77,7 +77,7 @@ def trace(network: nn.Module, variables: Mapping[str, Any] | None, images: jax.A
         calls.append(call)
         return call.output
 
-    # The list of interceptors belongs to this thread, and is left with the block.
+    # Interceptors belong to a thread; those of other threads see none of these calls.
     with nn.intercept_methods(record):
         if variables is None:
             logits, _ = network.init_with_output(jax.random.key(0), images, train=False)
@@ -88,7 +88,7 @@ def trace(network: nn.Module, variables: Mapping[str, Any] | None, images: jax.A
 
 def trace_shapes(network: nn.Module, variables: Mapping[str, Any] | None,
                  image_shape: ImageShape) -> list[Call]:
-    """Lists the calls of a network on one image; only shapes are computed."""
+    """Lists the calls of a network on one image; computes only shapes."""
     calls: list[Call] = []
 
     def run(variables: Mapping[str, Any] | None, images: jax.Array) -> None:
@@ -108,11 +108,12 @@ def features(network: str | nn.Module, variables: Mapping[str, Any], images: jax
     images: scaled as in training; raw pixels are not scaled here.
     inner: also the layers inside blocks, as `stage1_block2/conv1`.
 
-    Returns the output of each layer or block at the top level (conv1, stage1_block2,
-    ...), of each part (stem, stage1, ...: that of its last layer; see
-    `networks.part_of`), the input of the last layer as `before_head`, and the logits as
-    `head`. A name that is both a layer's and a part's (AlexNet's conv1, a part that
-    ends in conv1_pool) is the layer's. Pure: it can be jitted and differentiated.
+    Returns a dict with the output of each layer or block at the top level (conv1,
+    stage1_block2, ...) and of each part (stem, stage1, ...: the output of its last
+    layer; see `networks.part_of`), the input of the last layer as `before_head`, and
+    the logits as `head`. Where a layer and a part have one name, it is the layer's
+    (AlexNet's part conv1 ends in conv1_pool). Pure: it can be jitted and
+    differentiated.
     Raises ValueError for variables or images that the network cannot take.
     """
     if "params" not in variables:
@@ -123,11 +124,11 @@ def features(network: str | nn.Module, variables: Mapping[str, Any], images: jax
     calls = {call.name: call for call in trace(network, variables, images)[1]}
     outputs = {name: call.output for name, call in calls.items() if name}
     top = {name: output for name, output in outputs.items() if "/" not in name}
-    found = {networks.part_of(name): output for name, output in top.items()}
-    found |= outputs if inner else top
+    parts = {networks.part_of(name): output for name, output in top.items()}
+    values = parts | (outputs if inner else top)
     if "head" in calls:
-        found["before_head"] = calls["head"].inputs[0]
-    return found
+        values["before_head"] = calls["head"].inputs[0]
+    return values
 
 
 def count_classes(variables: Mapping[str, Any]) -> int | None:
