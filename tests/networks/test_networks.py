@@ -178,7 +178,10 @@ def test_parameters_statistics_and_macs_are_the_published_ones(name):
     check(name, {}, PUBLISHED[name])
 
 
-@pytest.mark.parametrize("name, fields, figures", VARIANTS)
+@pytest.mark.parametrize("name, fields, figures", [
+    pytest.param(*case, marks=pytest.mark.slow)
+    if case[0] in ("cifar_resnet44", "cifar_resnet56", "cifar_resnet110") else case
+    for case in VARIANTS])
 def test_variants_have_the_published_figures(name, fields, figures):
     check(name, fields, figures)
 
