@@ -58,7 +58,7 @@ def compiled_once(cache_folder):
 
 @pytest.fixture(scope="module")
 def browser():
-    """A real Chromium without a window; see tests/browser.py.
+    """A real Chromium without a window; see tests/support/browser.py.
 
     One a file, not one a session: while playwright runs, its event loop counts as
     running in this thread, where the tests of notebooks start another.

@@ -1,4 +1,4 @@
-"""Which fields of configs change a result, and in which of them two configs differ."""
+"""Compares configs by the fields that change a result."""
 
 import hashlib
 import json
@@ -46,10 +46,10 @@ def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
 
 
 def fingerprint(config: ConfigDict) -> str:
-    """Returns eight hex digits that tell apart configs with different results.
+    """Returns eight hex digits that differ where `result_fields` do.
 
-    A data set 'folder' or 'tfds:NAME' has no other name than its folder, so the folder
-    counts there.
+    For the data sets 'folder' and 'tfds:NAME', data.dir counts too, since it says which
+    data they are.
     """
     facts = result_fields(config)
     if config.data.name == "folder" or config.data.name.startswith("tfds:"):

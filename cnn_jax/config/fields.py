@@ -1,6 +1,6 @@
-"""Every field of a config, once: its default, its rule and what it means.
+"""Defines every field of a config once: its default, its rule and its meaning.
 
-A field that is None is not set; its help says what happens then. On the command line
+A field that is None is not set; its help says what happens then. On the command line,
 `--config.FIELD=none` unsets a field that a config file has set.
 """
 
@@ -10,8 +10,8 @@ from ml_collections import ConfigDict, config_dict
 
 from cnn_jax import data, layers, networks, ops, optimizers
 from cnn_jax.config.rules import (Rule, boolean, coordinator, fraction,
-                                  integer, mapping, number, one_of, optional,
-                                  sequence, text)
+                                  image_channels, integer, mapping, number, one_of,
+                                  optional, sequence, text)
 from cnn_jax.data import scaling, warp
 from cnn_jax.tasks import TASKS
 
@@ -27,37 +27,37 @@ class Field(NamedTuple):
     default: Any
     rule: Rule
     help: str
-    # False: the field says where a run is executed or what is drawn of it. A run may
-    # go on with another value.
+    # False for fields that say where a run is executed or what is drawn. A run may
+    # resume with another value of them.
     changes_result: bool = True
 
 
 FIELDS: dict[str, Field] = {
     "seed": Field(
         0, integer(0),
-        "Decides initial values, split, order, augmentation and dropout."),
+        "Random seed of initial values, split, order, augmentation and dropout."),
     "epochs": Field(
         10, integer(1),
-        "Passes over the training split."),
+        "Number of passes over the training split."),
     "batch_size": Field(
         128, integer(1),
         "Images per training step, over all devices."),
     "eval_batch_size": Field(
         500, integer(1),
-        "Images per evaluation step; metrics are exact for any size."),
+        "Images per evaluation step, which does not change the metrics."),
     "dtype": Field(
         "float32", one_of(("float32", "bfloat16")),
         "Type of the computation; parameters are always float32."),
     "parallel": Field(
         "jit", one_of(("jit", "pmap")),
-        "How steps run on several devices: jit over a mesh, or pmap.",
+        "How training uses several devices: jit over a mesh, or pmap.",
         changes_result=False),
     "devices": Field(
         None, optional(integer(1)),
         "Number of local devices to use; None uses all.", changes_result=False),
     "steps_per_call": Field(
         None, optional(integer(1, 1000)),
-        "Training steps in one jit call; None is 1 on a CPU and 8 elsewhere."),
+        "Training steps per jit call; None is 1 on a CPU and 8 elsewhere."),
     "coordinator": Field(
         None, optional(coordinator),
         "Address 'host:port' of the first of several processes, or 'auto' on a "
@@ -94,12 +94,12 @@ FIELDS: dict[str, Field] = {
         "from random values."),
     "model.freeze": Field(
         None, optional(text),
-        "Modules that do not learn, such as 'stem,stage1'; None lets all learn."),
+        "Modules that are not trained, such as 'stem,stage1'; None trains all."),
     NETWORK_FIELDS: Field(
         {}, mapping,
         "The network's own fields, such as activation; the network checks them."),
 
-    # data.check says which of these values a data set accepts.
+    # data.check says which of these fields a data set accepts.
     "data.name": Field(
         "digits", text,
         "Name of the data set in cnn_jax.data.SOURCES, or 'tfds:NAME'."),
@@ -108,10 +108,10 @@ FIELDS: dict[str, Field] = {
         "Folder of this data set; None looks in $CNN_JAX_DATA/NAME, then in the "
         "tensorflow-datasets folder.", changes_result=False),
     "data.image_size": Field(
-        None, optional(sequence(integer(1), 2)),
+        None, optional(sequence(integer(1, data.MAX_SIDE), 2)),
         "(height, width) in pixels to resize images to; None keeps their size."),
     "data.channels": Field(
-        None, optional(integer(1)),
+        None, optional(image_channels),
         "Channels to convert images to: 1 is grey, 3 is colour; None keeps them."),
     "data.validation": Field(
         0.1, fraction,
@@ -122,24 +122,25 @@ FIELDS: dict[str, Field] = {
         "Number of images in the validation split; None uses data.validation."),
     "data.split": Field(
         "stratified", one_of(data.SPLITS),
-        "Which images validate: a stratified draw, or the first or last ones."),
+        "How the validation split is chosen: stratified by class at random, or the "
+        "first or last images."),
     "data.test": Field(
         0.2, fraction,
         "Fraction of the data that becomes the test split, in data sets without one; "
         "0 leaves it empty."),
     "data.validation_is_test": Field(
         False, boolean,
-        "Whether the validation folder of a data set 'folder' is the test split."),
+        "Whether the validation folder of the data set 'folder' is the test split."),
     "data.limit": Field(
         None, optional(integer(1)),
         "Number of training images to use; None uses all."),
     "data.seed": Field(
         0, integer(0),
-        "Decides what is drawn in the data sets shapes_*."),
+        "Random seed of the drawn data sets shapes_*."),
     "data.biased_triangles": Field(
         False, boolean,
-        "Whether shapes_colour and shapes_shape have the fault that they were "
-        "published with."),
+        "Whether the triangles of shapes_colour and shapes_shape are biased, as in the "
+        "published sets."),
     "data.scaling": Field(
         "unit", one_of(scaling.SCALINGS),
         "How pixels become network inputs: unit is 0 to 1, signed is -1 to 1, "
@@ -163,38 +164,39 @@ FIELDS: dict[str, Field] = {
         "Zoom z: each axis is scaled by a factor from 1 - z to 1 + z."),
     "augment.horizontal_flip": Field(
         False, boolean,
-        "Whether half of the images are mirrored left to right."),
+        "Whether to mirror half of the images left to right."),
     "augment.vertical_flip": Field(
         False, boolean,
-        "Whether half of the images are mirrored top to bottom."),
+        "Whether to mirror half of the images top to bottom."),
     "augment.fill_mode": Field(
         "nearest", one_of(warp.FILL_MODES),
-        "What lies outside of the image: nearest, constant or reflect."),
+        "How pixels outside the image are filled: nearest, constant or reflect."),
     "augment.crop_padding": Field(
         0, integer(0, 256),
-        "Pixels added on each side before a random crop of the old size."),
+        "Pixels added on each side before a random crop to the original size."),
     "augment.cutout": Field(
         0, integer(0),
         "Side in pixels of the square that is blanked in each image."),
     "augment.mixup": Field(
         0.0, number(0),
-        "Parameter alpha of the Beta(alpha, alpha) that two images are mixed by; 0 "
-        "mixes none."),
+        "Alpha of the Beta(alpha, alpha) distribution that draws the weights of two "
+        "mixed images; 0 mixes none."),
     "augment.cutmix": Field(
         0.0, number(0),
-        "Parameter alpha of the Beta(alpha, alpha) that sizes the box pasted from "
-        "another image; 0 pastes none. With mixup, each image gets one of the two."),
+        "Alpha of the Beta(alpha, alpha) distribution that draws the size of a box "
+        "pasted from another image; 0 pastes none. With mixup, each image gets one of "
+        "the two."),
 
     "loss.label_smoothing": Field(
         0.0, fraction,
-        "Probability spread evenly over the classes."),
+        "Probability that the target spreads evenly over the classes."),
 
     "optimizer.name": Field(
         "adam", one_of(optimizers.OPTIMIZERS),
         "Name of the optimizer in cnn_jax.optimizers.OPTIMIZERS."),
     "optimizer.learning_rate": Field(
         1e-3, number(0, open_low=True),
-        "Peak of the learning-rate schedule."),
+        "Learning rate, which is the peak of the schedule."),
     "optimizer.momentum": Field(
         0.9, fraction,
         "Momentum of momentum, nesterov, rmsprop and muon."),
@@ -209,35 +211,35 @@ FIELDS: dict[str, Field] = {
         "Largest global norm of the gradient; None does not clip."),
     "optimizer.accumulate_steps": Field(
         1, integer(1),
-        "Batches whose mean gradient makes one update."),
+        "Number of batches whose mean gradient makes one update."),
     "optimizer.ema_decay": Field(
         None, optional(number(0, 1, open_high=True)),
-        "Decay of the running mean of the parameters, which is evaluated; None "
-        "evaluates the parameters."),
+        "Decay of the exponential moving average of the parameters, which evaluation "
+        "then uses; None keeps no average."),
 
     "schedule.name": Field(
         "constant", one_of(optimizers.SCHEDULES),
         "Name of the schedule in cnn_jax.optimizers.SCHEDULES."),
     "schedule.warmup_epochs": Field(
         None, optional(number(0, open_low=True)),
-        "Epochs over which the rate rises linearly; None has no warm-up, but onecycle "
-        "rises for 30 % of the run."),
+        "Epochs over which the rate rises linearly; None means no warm-up, or 30 % of "
+        "the run in onecycle."),
     "schedule.boundaries_epochs": Field(
         None, optional(sequence(number(0))),
         "Epochs at which the rate of the schedule 'step' drops; None has no drop."),
     "schedule.factor": Field(
         0.1, number(0, open_low=True),
-        "What each drop of the schedule 'step' multiplies the rate by."),
+        "Factor of the rate at each drop of the schedule 'step'."),
     "schedule.final_factor": Field(
         0.0, number(0, 1),
-        "Last rate divided by the peak, in cosine and onecycle."),
+        "Final rate of cosine and onecycle, as a fraction of the peak."),
     "schedule.decay": Field(
         0.0, number(0),
         "Decay of the schedule 'inverse': rate = peak / (1 + decay * updates)."),
 
     "early_stopping.monitor": Field(
         "val_loss", one_of(MONITORS),
-        "Metric that early stopping watches."),
+        "Metric that early stopping monitors."),
     "early_stopping.patience": Field(
         5, optional(integer(1)),
         "Epochs without improvement after which training stops; None never stops "
@@ -251,15 +253,15 @@ FIELDS: dict[str, Field] = {
         "Metric that decides which epoch is the best one."),
     "checkpoint.every_steps": Field(
         None, optional(integer(1)),
-        "Steps between checkpoints within an epoch; None saves after each epoch only."),
+        "Steps between checkpoints within an epoch; None saves only after each epoch."),
     "checkpoint.keep": Field(
         2, integer(2),
-        "Number of latest checkpoints to keep, beside the best one.",
+        "Number of latest checkpoints to keep, in addition to the best one.",
         changes_result=False),
 
     "log.every_steps": Field(
         20, integer(1),
-        "Steps between two times that the loss is fetched, shown and checked.",
+        "Steps between two logs of the loss, which is also checked then.",
         changes_result=False),
 
     # What --mode=inspect draws. The network decides which names exist.
@@ -301,7 +303,7 @@ FIELDS: dict[str, Field] = {
         "Noisy copies of an image in SmoothGrad.", changes_result=False),
     "inspect.noise": Field(
         0.15, number(0, 1),
-        "Standard deviation of that noise, as a fraction of the range of the input.",
+        "Standard deviation of SmoothGrad's noise, as a fraction of the input's range.",
         changes_result=False),
     "inspect.window": Field(
         None, optional(integer(1, 1024)),
@@ -313,18 +315,18 @@ FIELDS: dict[str, Field] = {
 def default_config() -> ConfigDict:
     """Makes the locked config in which every field has its default.
 
-    A field that is None has the type of its rule, so that the command line can set it.
+    A field that is None has the type of its rule, so the command line can set it.
     """
     config = ConfigDict()
     for name, field in FIELDS.items():
         *parents, last = name.split(".")
-        part = config
+        section = config
         for parent in parents:
-            if parent not in part:
-                part[parent] = ConfigDict()
-            part = part[parent]
-        part[last] = (config_dict.placeholder(field.rule.kind)
-                      if field.default is None else
-                      ConfigDict(field.default) if name == NETWORK_FIELDS else
-                      field.default)
+            if parent not in section:
+                section[parent] = ConfigDict()
+            section = section[parent]
+        section[last] = (config_dict.placeholder(field.rule.kind)
+                         if field.default is None else
+                         ConfigDict(field.default) if name == NETWORK_FIELDS else
+                         field.default)
     return config.lock()

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 
 class Rule(NamedTuple):
-    """A test of a value, and the words that say what passes it."""
+    """Tests a value, and says in words which values pass."""
 
     holds: Callable[[Any], bool]
     allowed: str
@@ -26,7 +26,7 @@ def integer(low: int, high: int = 2**31 - 1) -> Rule:
 
 def number(low: float, high: float = math.inf, open_low: bool = False,
            open_high: bool = False) -> Rule:
-    """Allows a finite number in an interval; an open end does not belong to it."""
+    """Allows a finite number in an interval, which excludes an open end."""
     def holds(value: Any) -> bool:
         return (isinstance(value, (int, float)) and not isinstance(value, bool)
                 and math.isfinite(value)
@@ -39,14 +39,14 @@ def number(low: float, high: float = math.inf, open_low: bool = False,
 
 
 def one_of(names: Iterable[str]) -> Rule:
-    """Allows one of some names."""
+    """Allows one of the given names."""
     known = tuple(names)
     return Rule(lambda value: isinstance(value, str) and value in known,
                 "one of " + ", ".join(sorted(known)), str, known)
 
 
 def sequence(item: Rule, length: int | None = None) -> Rule:
-    """Allows a tuple, of `length` items if given, each of which follows one rule."""
+    """Allows a tuple whose items all follow one rule, of `length` items if given."""
     def holds(value: Any) -> bool:
         return (isinstance(value, (tuple, list))
                 and len(value) == (len(value) if length is None else length)
@@ -56,13 +56,13 @@ def sequence(item: Rule, length: int | None = None) -> Rule:
 
 
 def optional(rule: Rule) -> Rule:
-    """Allows None, which means "not set", beside what `rule` allows."""
+    """Allows what `rule` allows, and None, which means "not set"."""
     return Rule(lambda value: value is None or rule.holds(value),
                 f"{rule.allowed}, or None", rule.kind, rule.names)
 
 
 def is_coordinator(value: Any) -> bool:
-    """Whether a value is 'auto' or 'host:port'."""
+    """Tells whether a value is 'auto' or 'host:port'."""
     if not isinstance(value, str):
         return False
     host, _, port = value.rpartition(":")
@@ -74,6 +74,8 @@ boolean = Rule(lambda value: isinstance(value, bool), "true or false", bool)
 text = Rule(lambda value: isinstance(value, str) and value != "",
             "a string that is not empty", str)
 fraction = number(0, 1, open_high=True)
+image_channels = Rule(lambda value: integer(1).holds(value) and value in (1, 3),
+                      "1 (grey) or 3 (colour)", int)
 coordinator = Rule(is_coordinator, "'auto' or 'host:port'", str)
 mapping = Rule(lambda value: isinstance(value, Mapping | ConfigDict),
                "a mapping of names to values")

@@ -18,13 +18,13 @@ from cnn_jax.tasks import TASKS
 
 
 def is_field(name: str) -> bool:
-    """Whether configs have a field, or a group of fields, of this name."""
+    """Tells whether configs have a field, or a section, of this name."""
     return name.startswith(NETWORK_FIELDS + ".") or any(
         field == name or field.startswith(name + ".") for field in FIELDS)
 
 
 def unknown_field(name: str) -> str:
-    """Makes the message for a field that does not exist."""
+    """Writes the message for a field that does not exist."""
     near = difflib.get_close_matches(name, FIELDS, 1)
     return f"config.{name}: no such field; " + (
         f"did you mean config.{near[0]}?" if near else
@@ -38,7 +38,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_fields(config: Mapping[str, Any] | ConfigDict) -> None:
-    """Raises InputError for the first field that breaks a rule of its own."""
+    """Raises InputError for the first field that its own rule does not allow."""
     values = flat(config)
     for name in values:
         if name not in FIELDS:
@@ -57,7 +57,7 @@ def check_fields(config: Mapping[str, Any] | ConfigDict) -> None:
 
 
 def check_together(config: ConfigDict) -> None:
-    """Raises InputError for the first rule about several fields that is broken."""
+    """Raises InputError for the first fields that do not go together."""
     try:
         networks.create(config.model.name, layers=layers.Layers(),
                         **config.model.fields)
@@ -74,15 +74,15 @@ def check_together(config: ConfigDict) -> None:
         raise InputError(
             f"config.augment.{mixing[0]} = {config.augment[mixing[0]]} is not for "
             f"{config.data.name}, which has a label for each {task.unit}: set it to 0 "
-            "(rotation, shifts, shear, zoom, flips and crop_padding move images and "
-            "labels alike)")
-    for part in ("early_stopping", "checkpoint"):
-        monitor = config[part].monitor
+            "(rotation, shifts, shear, zoom, flips and crop_padding move the labels "
+            "with the images)")
+    for section in ("early_stopping", "checkpoint"):
+        monitor = config[section].monitor
         others = [other.name for other in TASKS.values() if other is not task
                   and monitor.removeprefix("val_") in other.monitors]
         if others:
             raise InputError(
-                f"config.{part}.monitor = {monitor!r} is for sets of the task "
+                f"config.{section}.monitor = {monitor!r} is for data of the task "
                 f"{' or '.join(others)}, not for {config.data.name}: use val_accuracy")
     if config.coordinator not in (None, "auto") and not (
             config.num_processes is not None and config.process_id is not None
@@ -92,9 +92,9 @@ def check_together(config: ConfigDict) -> None:
             ">= 1 and config.process_id from 0 to num_processes - 1, not "
             f"{config.num_processes} and {config.process_id}")
     if (config.schedule.warmup_epochs or 0) > config.epochs:
-        raise InputError(f"config.schedule.warmup_epochs = "
-                         f"{config.schedule.warmup_epochs} is not allowed: must be <= "
-                         f"config.epochs = {config.epochs}")
+        raise InputError(
+            f"config.schedule.warmup_epochs = {config.schedule.warmup_epochs} is not "
+            f"allowed: it must be <= config.epochs = {config.epochs}")
 
 
 def from_json(values: Mapping[str, Any]) -> ConfigDict:

@@ -1,6 +1,6 @@
 """DATA: the name of a set -> uint8 images [N, H, W, C], labels [N], class names.
 
-`load` does all that comes before batches.py: source -> colour and size -> split.
+`load` reads a set from its source, converts colour and size, and splits it.
 """
 
 import re
@@ -17,7 +17,7 @@ from cnn_jax.tasks import TASKS, Task
 
 
 class Source(NamedTuple):
-    """Says where a set comes from, and what its labels mean."""
+    """Says where a set comes from and what its labels mean."""
 
     read: Callable[[ConfigDict], Stored]  # from the `data` config
     task: str = "classify"                # a name in tasks.TASKS
@@ -46,8 +46,8 @@ def load(config: ConfigDict, seed: int) -> Dataset:
     """Loads the set that the `data` config names.
 
     Args:
-        config: the `data` part of the config, see cnn_jax/config/fields.py.
-        seed: fixes which examples are held out, 0 <= seed < 2**32.
+        config: the `data` section of a config that `cnn_jax.config.check` accepts.
+        seed: decides which examples are held out, 0 <= seed < 2**32.
 
     Raises:
         InputError: a value that `check` refuses, or files that are missing, damaged or
@@ -85,7 +85,10 @@ def task_of(config: ConfigDict) -> Task:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises `InputError` for a value that no set accepts. Reads no file."""
+    """Raises `InputError` for values that the named set does not accept.
+
+    It reads no file. The rules of single fields are in cnn_jax/config/fields.py.
+    """
     name = config.name
     if name not in SOURCES and not re.fullmatch(_TFDS_NAME, name):
         raise InputError(
@@ -94,41 +97,6 @@ def check(config: ConfigDict) -> None:
     if name == "folder" and not config.dir:
         raise InputError(
             "data.name is folder but data.dir is empty; name the folder in data.dir")
-    size = config.image_size
-    if size is not None and not (
-            len(size) == 2 and all(1 <= n <= MAX_SIDE for n in size)):
-        raise InputError(
-            f"data.image_size is {size}; give (height, width) of 1 to {MAX_SIDE} "
-            "pixels, or none for the stored size")
-    if config.channels not in (None, 1, 3):
-        raise InputError(
-            f"data.channels is {config.channels}; allowed are 1 (grey), 3 (colour) and "
-            "none (as stored)")
-    if not 0 <= config.validation < 1:
-        raise InputError(
-            f"data.validation is {config.validation}; allowed is a fraction from 0 (no "
-            "validation split) to below 1; data.validation_count is a number of images")
-    if config.validation_count is not None and config.validation_count < 1:
-        raise InputError(
-            f"data.validation_count is {config.validation_count}; allowed are numbers "
-            "of images from 1 on, and none (data.validation says how many)")
-    if config.split not in SPLITS:
-        raise InputError(
-            f'data.split is {config.split!r}; allowed are {", ".join(SPLITS)}')
-    if not 0 <= config.test < 1:
-        raise InputError(
-            f"data.test is {config.test}; allowed is a fraction from 0 (no test split) "
-            "to below 1")
-    _check_for_set(config)
-    if config.limit is not None and config.limit < 1:
-        raise InputError(
-            f"data.limit is {config.limit}; allowed are numbers from 1 on, and none "
-            "(all)")
-
-
-def _check_for_set(config: ConfigDict) -> None:
-    """Raises `InputError` for fields that the named set does not use."""
-    name = config.name
     if name.startswith("shapes_") and config.dir:
         raise InputError(
             f"data.dir is {config.dir!r} but {name} is drawn, not read; leave data.dir "
@@ -136,13 +104,13 @@ def _check_for_set(config: ConfigDict) -> None:
     if config.biased_triangles and name not in _BIASED:
         raise InputError(
             f"data.biased_triangles is true but data.name is {name!r}; only "
-            f'{" and ".join(_BIASED)} were published with that fault')
+            f'{" and ".join(_BIASED)} were published with biased triangles')
     if config.validation_is_test and name != "folder":
         raise InputError(
-            f"data.validation_is_test is true but data.name is {name!r}; it is for "
-            "folder")
+            f"data.validation_is_test is true but data.name is {name!r}; it is only "
+            "for folder")
     if task_of(config).unit == "pixel" and config.image_size is not None:
         raise InputError(
             f"data.image_size is {config.image_size} but {name} is drawn with a label "
             f"for each of its {shapes.LARGE_SIDE} x {shapes.LARGE_SIDE} pixels; leave "
-            "it out")
+            "data.image_size out")

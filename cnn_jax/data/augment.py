@@ -7,8 +7,8 @@ One affine map per image, with the names, ranges and order of Keras'
 
 (Later versions of Keras exchange the two axes of R T S Z, so that height_shift_range
 moves along the width. Ours do what their names say, as Keras' first versions did.)
-Then a crop of the padded image, cutout, mixup and cutmix. Each image has a key of its
-own, derived from its position in the global batch, so the result does not depend on the
+Then follow a crop of the padded image, cutout, mixup and cutmix. Each image has its own
+key, derived from its position in the global batch, so the result does not depend on the
 number of devices. Masks (a label for each pixel) move with their images.
 """
 
@@ -22,11 +22,11 @@ from ml_collections import ConfigDict
 from cnn_jax.data.warp import warp, warp_labels
 from cnn_jax.tasks import TASKS, Task
 
-# (labels, weight of each example) pairs, whose weights add up to 1: the loss is the
-# weighted sum of the losses against each.
+# Pairs (labels, weight of each example), whose weights add up to 1. The loss is the
+# weighted sum of the losses against the labels of each pair.
 Targets = tuple[tuple[jax.Array, jax.Array | float], ...]
 
-# Purposes of the keys of an image, in the order in which they are split off.
+# The purposes of an image's keys, in the order in which they are split.
 _DRAWS = ("affine", "horizontal", "vertical", "crop", "cutout", "choice", "weight",
           "box")
 _PAD_MODES = {"nearest": "edge", "constant": "constant", "reflect": "symmetric"}
@@ -56,12 +56,12 @@ def augment(key: jax.Array, images: jax.Array, labels: jax.Array, positions: jax
     """Changes uint8 images [N, H, W, C] into float32 images, and makes their targets.
 
     Args:
-        key: of the whole batch.
-        images: pixels 0..255, as those of the result.
-        labels: [N, ...], with the shape that the task says.
+        key: random key of the whole batch.
+        images: their pixels are 0..255, and so are those of the result.
+        labels: [N, ...], with the shape that the task defines.
         positions: int [N], the position of each image in the global batch, which is
             folded into its key.
-        settings: the `augment` part of a config.
+        settings: the `augment` section of a config.
         zero: the pixel value that scaling maps to 0; cutout fills with it.
         task: decides whether labels move with their images, and whether they can mix.
         axis_name: the mapped axis over which the batch is sharded, if any. Mixing pairs
@@ -101,7 +101,7 @@ def augment(key: jax.Array, images: jax.Array, labels: jax.Array, positions: jax
 
 
 def draw_keys(key: jax.Array, positions: jax.Array) -> dict[str, jax.Array]:
-    """Derives, for each purpose, a key [N] for each image."""
+    """Derives one key per image for each purpose: {purpose: keys [N]}."""
     keys = jax.vmap(lambda position: jax.random.split(
         jax.random.fold_in(key, position), len(_DRAWS)), out_axes=1)(positions)
     return dict(zip(_DRAWS, keys))

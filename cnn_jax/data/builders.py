@@ -1,8 +1,9 @@
-"""Uses tensorflow-datasets without TensorFlow: our own builders, any prepared set.
+"""Uses tensorflow-datasets (tfds) without TensorFlow.
 
 The catalogue's builders of MNIST, Fashion-MNIST and CIFAR-10 need TensorFlow. Ours
 parse with formats.py, store raw uint8 arrays and keep the official order, so that the
-examples equal those read directly from the official files.
+examples equal those read directly from the official files. Any other set can be read
+once it is prepared.
 """
 
 import os
@@ -26,12 +27,12 @@ _BLOCK = 1024  # examples that are read at a time
 
 class _Builder(  # type: ignore[call-arg]
         tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Builds one official set; a subclass gives its name, shape and home page."""
+    """Builds one official set, whose name and image shape a subclass gives."""
 
     VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "`prepared` downloads and checks the files."
     SET = ""
     SHAPE: tuple[int, ...] = ()
-    HOMEPAGE = ""
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -42,21 +43,12 @@ class _Builder(  # type: ignore[call-arg]
                 "label": tfds.features.ClassLabel(names=official.CLASS_NAMES[self.SET]),
             }),
             supervised_keys=("image", "label"),
-            homepage=self.HOMEPAGE,
             disable_shuffling=True)
 
-    @property
-    def url_infos(self) -> dict[str, Any]:
-        """Gives size and sha256 of each address; tfds refuses a file that differs."""
-        return {
-            file.url: tfds.download.checksums.UrlInfo(
-                size=tfds.core.utils.Size(file.size), checksum=file.sha256,
-                filename=file.name)
-            for file in official.FILES[self.SET]}
-
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        paths = dl_manager.download([file.url for file in official.FILES[self.SET]])
-        splits = official.read_set(self.SET, [Path(path) for path in paths])
+        folder = Path(dl_manager.manual_dir)
+        splits = official.read_set(
+            self.SET, [folder / file.name for file in official.FILES[self.SET]])
         return {name: self._generate_examples(splits[name]) for name in splits}
 
     def _generate_examples(self, examples: Examples) -> Iterator[tuple[int, dict]]:
@@ -69,7 +61,6 @@ class CnnJaxMnist(_Builder, skip_registration=True):  # type: ignore[call-arg]
 
     SET = "mnist"
     SHAPE = (28, 28, 1)
-    HOMEPAGE = "http://yann.lecun.com/exdb/mnist/"
 
 
 class CnnJaxFashionMnist(_Builder, skip_registration=True):  # type: ignore[call-arg]
@@ -77,7 +68,6 @@ class CnnJaxFashionMnist(_Builder, skip_registration=True):  # type: ignore[call
 
     SET = "fashion_mnist"
     SHAPE = (28, 28, 1)
-    HOMEPAGE = "https://github.com/zalandoresearch/fashion-mnist"
 
 
 class CnnJaxCifar10(_Builder, skip_registration=True):  # type: ignore[call-arg]
@@ -85,7 +75,6 @@ class CnnJaxCifar10(_Builder, skip_registration=True):  # type: ignore[call-arg]
 
     SET = "cifar10"
     SHAPE = (32, 32, 3)
-    HOMEPAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
 BUILDERS = {
@@ -101,15 +90,15 @@ def data_dir() -> Path:
 def prepared(name: str, files_folder: str) -> Stored:
     """Reads an official set from `data_dir`; downloads and prepares it if needed.
 
-    We download the files before tfds starts, because our download gives up in time:
-    tfds retries for minutes and has no time-out. Then tfds finds and checks them.
+    We download the files ourselves, because tfds retries for minutes and has no
+    timeout.
 
     Args:
-        name: of the set.
+        name: name of the set.
         files_folder: where the user could put the official files, for messages.
 
     Raises:
-        InputError: a download that is impossible or has other bytes, a folder that
+        InputError: a failed download, a download with another checksum, a folder that
             cannot be written, or a damaged copy.
     """
     root = data_dir()
@@ -122,7 +111,7 @@ def prepared(name: str, files_folder: str) -> Stored:
     try:
         if not _is_prepared(builder):
             root.mkdir(parents=True, exist_ok=True)
-            # One process prepares, the others of a run wait for it.
+            # One process prepares; the other processes of a run wait for it.
             with filelock.FileLock(root / f"{builder.name}.lock"):
                 if not _is_prepared(builder):
                     _prepare(builder, root, files_folder)
@@ -137,7 +126,7 @@ def prepared(name: str, files_folder: str) -> Stored:
 
 
 def _prepare(builder: _Builder, root: Path, files_folder: str) -> None:
-    """Downloads the files to where tfds looks for files of the user, then prepares."""
+    """Downloads and checks the official files, then prepares the set from them."""
     folder = root / "downloads" / "manual" / builder.name
     for file in official.FILES[builder.SET]:
         try:
@@ -150,21 +139,21 @@ def _prepare(builder: _Builder, root: Path, files_folder: str) -> None:
                 "--config.data.name=digits"
             ) from error
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(
-        manual_dir=folder, force_checksums_validation=True, try_download_gcs=False))
+        manual_dir=folder, try_download_gcs=False))
 
 
 def catalogue(config: ConfigDict) -> Stored:
     """Reads a prepared set of the catalogue from `config.dir` or `data_dir`.
 
     Raises:
-        InputError: a set that is not in the catalogue, is not prepared in a format
-            that can be read without TensorFlow, or has no image and label.
+        InputError: a set that is not in the catalogue, that is not prepared in a
+            format that can be read without TensorFlow, or that has no image and label.
     """
     name = config.name.removeprefix("tfds:")
     root = expanded(config.dir, "data.dir") if config.dir else data_dir()
     try:
         builder = tfds.builder(name, data_dir=root)
-    except Exception as error:  # tfds asserts, and imports the builder's own needs
+    except Exception as error:  # an AssertionError, or a missing import of the builder
         raise InputError(
             f"data.name is {config.name!r}, which tensorflow-datasets "
             f"{tfds.__version__} cannot find in its catalogue or in {root} "

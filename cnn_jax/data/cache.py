@@ -1,7 +1,8 @@
-"""Caches decoded class folders, one file each, so that they are decoded once.
+"""Caches the decoded pictures of class folders, one file for each data set.
 
-A file is an uncompressed .npz, whose zip container carries a CRC-32: a flipped bit is
-noticed. The folder is `CNN_JAX_CACHE`, else ~/.cache/cnn_jax. It may be deleted.
+A file is an uncompressed .npz. Its zip container carries a CRC-32, which reveals a
+flipped bit. The files are in `CNN_JAX_CACHE`, else in ~/.cache/cnn_jax, and may be
+deleted.
 """
 
 import hashlib
@@ -26,8 +27,8 @@ def cache_path(pictures: Iterable[Path | bytes], size: tuple[int, int] | None,
     """Names the file that caches `pictures` (files, or their content) at `size`.
 
     The name is a hash of the content of all pictures in order, the size, the channels
-    and the Pillow version. So a changed picture is decoded again, and a moved folder is
-    not. Hashing takes a fiftieth of the time of decoding, or less.
+    and the Pillow version. So a changed picture is decoded again, but a moved folder is
+    not. Hashing takes at most a fiftieth of the time of decoding.
 
     Raises:
         InputError: the cache folder starts with a ~ that stands for no home.
@@ -51,8 +52,8 @@ def read(path: Path, count: int) -> np.ndarray | None:
     except (OSError, EOFError, KeyError, ValueError, MemoryError, zipfile.BadZipFile,
             zlib.error):
         return None
-    fits = images.dtype == np.uint8 and images.ndim == 4 and len(images) == count
-    return images if fits else None
+    valid = images.dtype == np.uint8 and images.ndim == 4 and len(images) == count
+    return images if valid else None
 
 
 def write(path: Path, images: np.ndarray) -> str:
@@ -65,7 +66,7 @@ def write(path: Path, images: np.ndarray) -> str:
             temporary = file.name
             np.savez(file, images=images)
         os.replace(temporary, path)
-    except OSError as error:  # this run goes on; the next one decodes again
+    except OSError as error:  # this run continues; the next one decodes again
         if temporary:
             Path(temporary).unlink(missing_ok=True)
         return f"could not be cached ({error})"

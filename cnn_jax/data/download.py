@@ -1,4 +1,4 @@
-"""Downloads one official file, or says why it cannot, in bounded time."""
+"""Downloads one official file, with timeouts and a checksum."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ _CHUNK = 2**20  # bytes
 
 
 class Unreachable(Exception):
-    """Raised when an address gives no file."""
+    """Raised when a URL cannot be downloaded."""
 
 
 def fetch(file: official.OfficialFile, folder: Path) -> Path:
@@ -27,7 +27,8 @@ def fetch(file: official.OfficialFile, folder: Path) -> Path:
 
     Raises:
         Unreachable: no connection, no answer in time, or an HTTP error.
-        InputError: a file with another checksum. A downloaded one is not kept.
+        InputError: a file with another checksum. If it was just downloaded, it is
+            deleted.
     """
     path = folder / file.name
     if path.is_file():
@@ -43,7 +44,7 @@ def fetch(file: official.OfficialFile, folder: Path) -> Path:
                 received = f"over {file.size:,}" if size > file.size else f"{size:,}"
                 raise InputError(
                     f"{file.url} sent {received} bytes with sha256 {sha256} instead of "
-                    f"{file.size:,} with {file.sha256}; they are not kept, try later")
+                    f"{file.size:,} with {file.sha256}; nothing was kept, try later")
             os.replace(temporary.name, path)
         except BaseException:
             Path(temporary.name).unlink(missing_ok=True)
@@ -58,7 +59,7 @@ def _receive(file: official.OfficialFile, target: IO[bytes]) -> tuple[int, str]:
     """
     size, sha256 = 0, hashlib.sha256()
     try:
-        # "identity" asks for the .gz file itself, not unpacked on the way.
+        # "identity" asks for the .gz file as it is, not unpacked in transit.
         with requests.get(file.url, stream=True, timeout=TIMEOUT_SECONDS,
                           headers={"Accept-Encoding": "identity"}) as response:
             response.raise_for_status()

@@ -1,6 +1,6 @@
-"""The types of the data stage, and the split into train, validation and test.
+"""Types of the data stage, and the split into train, validation and test.
 
-Images stay uint8 until they are on the device; labels are class numbers.
+Images stay uint8 until they are on the device.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ class Examples(NamedTuple):
     """Labelled images of one split."""
 
     images: np.ndarray  # uint8 [N, H, W, C]
-    labels: np.ndarray  # [N, ...], as the task says; classes: int32 [N]
+    labels: np.ndarray  # [N, ...], as the task defines; for classes int32 [N]
 
     def take(self, index: slice | np.ndarray) -> "Examples":
         """Selects the examples at `index` (a slice or an int array), in that order."""
@@ -24,15 +24,15 @@ class Examples(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A set as its source has it, before we split it."""
+    """A set as its source stores it, before any cut."""
 
-    splits: dict[str, Examples]  # 'train', and 'validation' and 'test' if it has them
+    splits: dict[str, Examples]  # 'train', and 'validation' and 'test' if they exist
     class_names: tuple[str, ...]
     origin: str  # where the bytes came from, and whether they were checked
 
 
 class Dataset(NamedTuple):
-    """A set in three splits, as the training loop gets it."""
+    """A set in three splits, as training uses it."""
 
     name: str
     train: Examples
@@ -44,9 +44,9 @@ class Dataset(NamedTuple):
 
 def split(stored: Stored, config: ConfigDict, seed: int,
           task: Task = TASKS["classify"]) -> tuple[Examples, Examples, Examples]:
-    """Makes the train, validation and test examples of a stored set.
+    """Splits a stored set into train, validation and test.
 
-    The steps, in this order:
+    It takes these steps, in this order:
 
     1. `config.validation_is_test` renames the set's validation split to test.
     2. A set without a test split gets one, cut from the training split: a fraction
@@ -56,12 +56,12 @@ def split(stored: Stored, config: ConfigDict, seed: int,
        `config.split`.
     4. `config.limit` shortens the training split.
 
-    The cuts keep the stored order. They depend on the set, the config and `seed` alone.
+    Cuts keep the stored order. They depend only on the set, the config and the seed.
 
     Args:
         stored: the set.
-        config: the `data` config.
-        seed: of the stratified cuts, 0 <= seed < 2**32.
+        config: the `data` section of a config.
+        seed: seed of the stratified cuts, 0 <= seed < 2**32.
         task: says whether a cut can be stratified.
     """
     splits = dict(stored.splits)
@@ -69,7 +69,7 @@ def split(stored: Stored, config: ConfigDict, seed: int,
         if "validation" not in splits or "test" in splits:
             raise InputError(
                 f'data.validation_is_test is true but the set has {", ".join(splits)}; '
-                "it is for sets of train and validation without test")
+                "it is only for sets with train and validation but no test")
         splits["test"] = splits.pop("validation")
     train = splits["train"]
     empty = train.take(slice(0))
@@ -93,7 +93,7 @@ def split(stored: Stored, config: ConfigDict, seed: int,
 
 def _cut(examples: Examples, count: int, how: str, seed: int, task: Task,
          field: str) -> tuple[Examples, Examples]:
-    """Cuts off `count` examples; returns (the remaining ones, those)."""
+    """Cuts off `count` examples; returns (what remains, what was cut off)."""
     total = len(examples.labels)
     if not 0 < count < total:
         raise InputError(

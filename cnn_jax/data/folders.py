@@ -1,11 +1,11 @@
-"""Folders of pictures, one sub-folder per class, as Keras and Kaggle lay them out.
+"""Reads folders of pictures, with one sub-folder per class as in Keras and Kaggle.
 
     flowers/{daisy,rose}/*.jpg                    split by us
-    flowers/{train,val,test}/{daisy,rose}/*.jpg   already split, wholly or partly
-    flowers/training/training/{daisy,rose}/*.jpg  likewise, each split wrapped once
-    anything/flowers/...                          any of these, wrapped once
+    flowers/{train,val,test}/{daisy,rose}/*.jpg   already split; some may be missing
+    flowers/training/training/{daisy,rose}/*.jpg  each split inside one more folder
+    anything/flowers/...                          all of it inside one more folder
 
-A .tar.gz of such a folder works too, for example CIFAR-10 in JPEG files
+A .tar.gz of such a folder works too, such as CIFAR-10 in JPEG files
 (cifar-10-images/{train,test}/CLASS/K.jpg). It is read into memory, not unpacked.
 """
 
@@ -17,7 +17,7 @@ import tarfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -35,11 +35,11 @@ SPLIT_NAMES = {
     "test": "test", "testing": "test",
 }
 ARCHIVES = (".tar.gz", ".tgz")
-MAX_ARCHIVE_BYTES = 2**28  # of pictures, which are in memory while they are decoded
+MAX_ARCHIVE_BYTES = 2**28  # of encoded pictures, which are all kept in memory
 _LOSSY = (".jpg", ".jpeg", ".webp")
 
-# A folder: name -> folder, or a file's path, or its content if it is in an archive.
-# It holds pictures and tables of class names only.
+# A folder: name -> a folder, a file's path, or the content of a file in an archive. It
+# holds only pictures and tables of class names.
 Tree = dict[str, "Tree | Path | bytes"]
 
 
@@ -55,11 +55,11 @@ def class_folders(config: ConfigDict) -> Stored:
 
     Where these are not set, all pictures must have one size and one number of channels.
     Within a split the classes alternate, so that the first n pictures (`config.limit`)
-    hold all classes.
+    contain all classes.
 
     Raises:
-        InputError: no class folders, an empty one, classes that training does not
-            have, a picture that cannot be read or differs in shape, a bad archive.
+        InputError: no class folders, an empty class folder, a class without training
+            pictures, a picture that is damaged or differs in shape, a bad archive.
     """
     root = expanded(config.dir, "data.dir")
     if root.is_dir():
@@ -88,22 +88,22 @@ def class_folders(config: ConfigDict) -> Stored:
 
 
 def _is_hidden(name: str) -> bool:
-    """Recognises hidden folders and the one that macOS adds to zips."""
+    """Tells whether a folder is hidden, or is the one that macOS adds to zips."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def _folder_tree(root: Path) -> Tree:
-    """Lists a folder and all below it.
+    """Lists a folder and everything below it.
 
-    A link to a folder is refused: if it led to a folder that is listed too, its
-    pictures would have two labels.
+    It refuses a link to a folder, because pictures found under two names could get two
+    labels.
     """
-    def stop(error: OSError) -> None:
+    def refuse(error: OSError) -> None:
         raise InputError(f"{error.filename} cannot be listed ({error.strerror}); "
                          "correct its permissions or remove it") from error
 
     trees: dict[str, Tree] = {str(root): {}}
-    for folder, names, files in os.walk(root, onerror=stop, followlinks=False):
+    for folder, names, files in os.walk(root, onerror=refuse, followlinks=False):
         tree = trees[folder]
         names[:] = [name for name in names if not _is_hidden(name)]
         for name in names:
@@ -114,7 +114,7 @@ def _folder_tree(root: Path) -> Tree:
             tree[name] = trees[path] = {}
         for name in files:
             file = Path(folder, name)
-            if is_image(file) or _is_table(name) and file.is_file():
+            if is_image(file) or _is_table(name):
                 tree[name] = file
     return trees[str(root)]
 
@@ -133,8 +133,8 @@ def _archive_tree(path: Path) -> Tree:
                     continue
                 content = archive.extractfile(member) if member.isreg() else None
                 if content is None:
-                    raise InputError(f"{path} holds {member.name}, which is no plain "
-                                     "file; pack the folder without links")
+                    raise InputError(f"{path} holds {member.name}, which is not a "
+                                     "plain file; pack the folder without links")
                 size_bytes += member.size
                 if size_bytes > MAX_ARCHIVE_BYTES:
                     raise InputError(
@@ -142,11 +142,7 @@ def _archive_tree(path: Path) -> Tree:
                         "pictures, the limit; unpack it and name the folder")
                 tree = root
                 for folder in folders:
-                    inner = tree.setdefault(folder, {})
-                    if not isinstance(inner, dict):
-                        raise InputError(f"{path} holds {folder} both as a file and as "
-                                         "a folder; pack the folder again")
-                    tree = inner
+                    tree = cast(Tree, tree.setdefault(folder, {}))
                 tree[name] = content.read()
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read as a .tar.gz archive ({error}); "
@@ -165,7 +161,7 @@ def _subfolders(tree: Tree) -> dict[str, Tree]:
 
 
 def _unwrapped(tree: Tree) -> Tree:
-    """Enters a folder that is the only one, as zips often unpack to."""
+    """Enters the only folder in a folder, since zips often unpack to one."""
     folders = _subfolders(tree)
     if len(folders) == 1:
         (name, inner), = folders.items()
@@ -182,7 +178,7 @@ def _split_folders(root: Path, tree: Tree) -> dict[str, tuple[str, Tree]]:
     splits: dict[str, tuple[str, Tree]] = {}
     for name, folder in _subfolders(tree).items():
         split, inner = SPLIT_NAMES.get(name.lower()), _subfolders(folder)
-        # A split's folder holds folders; a class may be called train, as a vehicle.
+        # A folder without folders is a class that is called "train", the vehicle.
         if split is None or not inner:
             continue
         if split in splits:
@@ -240,7 +236,8 @@ def _class_list(root: Path, splits: dict[str, dict[str, list[Picture]]]) -> list
 
 def _alternate(pictures: dict[str, list[Picture]],
                classes: list[str]) -> list[tuple[Picture, int]]:
-    """Lists (picture, label): the first of each class, then the second of each, ..."""
+    """Lists (picture, label): the first of each class, the second of each, and so on.
+    """
     ranked = [(rank, label, picture) for label, name in enumerate(classes)
               for rank, picture in enumerate(pictures.get(name, ()))]
     ranked.sort(key=lambda item: item[:2])
@@ -258,7 +255,7 @@ def _kinds(pictures: list[Picture]) -> str:
 
 def _decode_cached(root: Path, pictures: list[Picture], size: tuple[int, int] | None,
                    channels: int | None) -> tuple[np.ndarray, str]:
-    """Returns all pictures in one array, and, for the log, where they came from."""
+    """Returns all pictures as one array, and says for the log how it was made."""
     path = cache.cache_path([picture.content for picture in pictures], size, channels)
     images = cache.read(path, len(pictures))
     if images is not None:
@@ -284,11 +281,11 @@ def _decode(root: Path, pictures: list[Picture], size: tuple[int, int] | None,
         if image.shape != first.shape:
             raise InputError(
                 f"{pictures[index].name} is {_shape(image)} but {pictures[0].name} is "
-                f"{_shape(first)}; set data.image_size and data.channels so that all "
-                "become alike")
+                f"{_shape(first)}; set data.image_size and data.channels, so that all "
+                "are converted to one shape")
         images[index] = image
 
-    # Pillow decodes and resizes without the interpreter lock.
+    # Pillow releases the interpreter lock while it decodes and resizes.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
             for _ in pool.map(decode, range(len(pictures))):
@@ -304,10 +301,9 @@ def _shape(image: np.ndarray) -> str:
 
 
 def _class_names(root: Path, tree: Tree, classes: list[str]) -> tuple[str, ...]:
-    """Reads the class names.
+    """Returns the common names in a table of the root, else the names of the folders.
 
-    They are the common names in a table like Kaggle's monkey_labels.txt, if the root
-    holds one, else the names of the folders.
+    The table is one like Kaggle's monkey_labels.txt.
     """
     class_names, source = tuple(classes), str(root)
     for file in sorted(tree):
@@ -317,11 +313,7 @@ def _class_names(root: Path, tree: Tree, classes: list[str]) -> tuple[str, ...]:
         content = table.read_bytes() if isinstance(table, Path) else table
         path = str(table) if isinstance(table, Path) else file
         text = io.StringIO(content.decode("utf-8", "replace"), newline="")
-        try:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(text)]
-        except csv.Error as error:
-            raise InputError(f"{path} cannot be read as a table of class names "
-                             f"({error}); correct or remove it") from error
+        rows = [[cell.strip() for cell in row] for row in csv.reader(text)]
         if rows and "Label" in rows[0] and "Common Name" in rows[0]:
             label, common = rows[0].index("Label"), rows[0].index("Common Name")
             names = {row[label]: row[common] for row in rows[1:]

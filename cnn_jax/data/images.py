@@ -1,4 +1,4 @@
-"""Decodes, recolours and resizes pictures: files in, uint8 arrays out.
+"""Decodes pictures, converts their colour and resizes them: files -> uint8 arrays.
 
 Stored sets, folders of pictures and the pictures to predict all pass through this one
 conversion, so that a network sees at prediction what it was trained on.
@@ -17,7 +17,7 @@ from cnn_jax.errors import InputError
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
               ".webp")
-# The decoders that may be used, whatever a file is called. EPS would run a program.
+# The decoders that may be used, whatever a file's name. That of EPS runs a program.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 8 * 2**30  # of all images of a set, which are one array in memory
@@ -30,10 +30,10 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """Lists the picture files that `paths` name, searching folders.
+    """Lists the picture files that `paths` name, and searches folders.
 
-    A file is taken whatever its extension. Of a folder, the files in it and below it
-    with one of `EXTENSIONS` are taken, sorted by path.
+    It takes a file whatever its extension, and from a folder all files with one of
+    `EXTENSIONS`, at any depth, sorted by path.
 
     Raises:
         InputError: a path that does not exist, a folder without a picture, or no path.
@@ -62,7 +62,8 @@ def is_image(path: Path) -> bool:
 
 
 def is_image_name(name: str) -> bool:
-    """Tells whether a name has a picture's extension and is not hidden (as ._x.jpg)."""
+    """Tells whether a name has a picture's extension and is not hidden, like ._x.jpg.
+    """
     return Path(name).suffix.lower() in EXTENSIONS and not name.startswith(".")
 
 
@@ -76,7 +77,7 @@ def read_image(file: str | Path | BinaryIO, size: tuple[int, int] | None = None,
     frame.
 
     Args:
-        file: a path or an open binary file; its content counts, not its extension.
+        file: a path or an open binary file; its content decides, not its extension.
         size: (height, width) in pixels, reached by bilinear resizing with antialiasing;
             the aspect ratio is not kept. None leaves the size.
         channels: 1 grey, 3 RGB, None as stored.
@@ -86,8 +87,8 @@ def read_image(file: str | Path | BinaryIO, size: tuple[int, int] | None = None,
         uint8 [H, W, C].
 
     Raises:
-        InputError: not a picture, damaged, over `MAX_PIXELS`, or with pixel values
-            without a known range (32 bits).
+        InputError: a file that is not a picture, is damaged, has more than
+            `MAX_PIXELS` pixels, or has 32-bit pixels, whose range is unknown.
     """
     path = name or file
     try:
@@ -120,7 +121,7 @@ def read_image(file: str | Path | BinaryIO, size: tuple[int, int] | None = None,
 
 def convert_images(images: np.ndarray, size: tuple[int, int] | None,
                    channels: int | None) -> np.ndarray:
-    """Resizes and recolours stored images exactly as `read_image` does with a file.
+    """Resizes stored images and converts their colour exactly as `read_image` does.
 
     Args:
         images: uint8 [N, H, W, C] with C = 1 or 3.
@@ -128,7 +129,7 @@ def convert_images(images: np.ndarray, size: tuple[int, int] | None,
         channels: 1 grey, 3 RGB, None as stored.
 
     Returns:
-        uint8 [N, height, width, channels]; `images` itself where nothing changes.
+        uint8 [N, height, width, channels]; `images` itself if nothing changes.
     """
     count, height, width, depth = images.shape
     target = (*(size or (height, width)), channels or depth)
@@ -142,7 +143,7 @@ def convert_images(images: np.ndarray, size: tuple[int, int] | None,
 
 
 def allocate(count: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Allocates uint8 [count, H, W, C]. Raises InputError over `MAX_BYTES`."""
+    """Allocates uint8 [count, H, W, C]. Raises InputError above `MAX_BYTES`."""
     size_bytes = count * math.prod(shape)
     if size_bytes > MAX_BYTES:
         raise InputError(

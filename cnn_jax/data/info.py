@@ -1,4 +1,4 @@
-"""Describes a data set to whoever uses a network that was trained on it."""
+"""Describes a data set, for every later use of a network that was trained on it."""
 
 import hashlib
 
@@ -10,7 +10,7 @@ from cnn_jax.data.scaling import SCALINGS, Scaling
 
 
 class DataInfo(msgspec.Struct, frozen=True):
-    """Holds what a trained network must know of its data set, kept as data.json."""
+    """Holds what later uses of a trained network must know of its data: data.json."""
 
     name: str
     source: str

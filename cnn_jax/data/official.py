@@ -1,6 +1,6 @@
 """Names, checksums and readers of the published MNIST, Fashion-MNIST and CIFAR-10.
 
-A file under an official name is used only if it has the published checksum.
+A file is used only if it has the published checksum.
 """
 
 import hashlib
@@ -28,9 +28,9 @@ _MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 _FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 _CIFAR = "https://www.cs.toronto.edu/~kriz/"
 
-# What is downloaded for each set. Sizes and checksums are those that
-# tensorflow-datasets 4.9.10 registers in url_checksums/. The order is: training
-# images, training labels, test images, test labels.
+# The files to download for each set, with the sizes and checksums that
+# tensorflow-datasets 4.9.10 registers in url_checksums/. Those of MNIST are in the
+# order training images, training labels, test images, test labels.
 FILES = {
     "mnist": (
         OfficialFile(
@@ -75,19 +75,12 @@ FILES = {
             _CIFAR + "cifar-10-binary.tar.gz"),
     ),
 }
-# The same images in the python layout. Never downloaded, but preferred if present.
+# CIFAR-10 in the python layout. It is never downloaded, but preferred if present.
 CIFAR10_PYTHON = OfficialFile(
     "cifar-10-python.tar.gz", 170498071,
     "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
     _CIFAR + "cifar-10-python.tar.gz")
-# A partial copy for machines that cannot fetch the official archives: the first 8,336
-# training and 1,017 test images, with exact pixels and labels.
-CIFAR10_PARTIAL = OfficialFile(
-    "cifar-10-python-exact-prefix.tar.gz", 26452835,
-    "0c7925e28bc167b7c9d73554415a1c18fbd6f39fee885cee20ebb209c96e8fa5",
-    _CIFAR + "cifar-10-python.tar.gz")
-# MD5 of the files in cifar-10-batches-py/, as torchvision lists them. A pickle may run
-# code when it is read, so a batch with another MD5 is not read.
+# MD5 of the files in cifar-10-batches-py/, as torchvision lists them.
 CIFAR10_MD5 = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
@@ -96,11 +89,6 @@ CIFAR10_MD5 = {
     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
-CIFAR10_PARSERS = {
-    "cifar-10-batches-py": formats.read_cifar_python,
-    "cifar-10-batches-bin": formats.read_cifar_binary,
-}
-
 CLASS_NAMES = {
     "mnist": tuple("0123456789"),
     "fashion_mnist": (
@@ -128,63 +116,47 @@ def check_file(path: Path, official: OfficialFile) -> None:
 
 
 def read_set(name: str, paths: list[Path]) -> dict[str, Examples]:
-    """Reads the train and test split of a set from its `FILES`, already checked."""
-    return read_cifar10_archive(*paths) if name == "cifar10" else read_mnist(paths)
-
-
-def read_mnist(paths: list[Path]) -> dict[str, Examples]:
-    """Reads the train and test split from the four idx files, already checked."""
+    """Reads the train and test splits of a set from its `FILES`, already checked."""
+    if name == "cifar10":
+        return read_cifar10_archive(*paths)
     arrays = [formats.read_idx(path) for path in paths]
     return {"train": _examples(arrays[0][..., None], arrays[1]),
             "test": _examples(arrays[2][..., None], arrays[3])}
 
 
 def read_cifar10_archive(path: Path) -> dict[str, Examples]:
-    """Reads the train and test split from a CIFAR-10 .tar.gz, already checked."""
+    """Reads the train and test splits from a CIFAR-10 .tar.gz, already checked."""
     batches = {}
     with tarfile.open(path, "r|gz") as archive:
         for member in archive:
-            layout, _, file = member.name.partition("/")
-            batch = file.removesuffix(".bin")
+            file = Path(member.name)
             content = archive.extractfile(member)
-            if batch in CIFAR10_MD5 and content is not None:
-                batches[batch] = CIFAR10_PARSERS[layout](content.read())
+            if file.stem in CIFAR10_MD5 and content is not None:
+                parse = (formats.read_cifar_binary if file.suffix == ".bin"
+                         else formats.read_cifar_python)
+                batches[file.stem] = parse(content.read())
     return _join_batches(batches)
 
 
 def read_cifar10_folder(folder: Path) -> dict[str, Examples]:
-    """Reads the train and test split from an unpacked archive.
-
-    The name of the folder tells the layout. Pickled batches must have their published
-    MD5. Binary batches have no published checksum; a damaged one may go unnoticed, but
-    reading it is harmless.
+    """Reads the train and test splits from cifar-10-batches-py, an unpacked archive.
 
     Raises:
-        InputError: a missing batch, another MD5, or a malformed binary batch.
+        InputError: a batch that is missing or does not have the published MD5.
     """
-    pickled = folder.name == "cifar-10-batches-py"
     batches = {}
-    for batch in CIFAR10_MD5:
-        path = folder / (batch if pickled else f"{batch}.bin")
+    for batch, published in CIFAR10_MD5.items():
+        path = folder / batch
         if not path.is_file():
             raise InputError(f"{path} is missing; unpack the CIFAR-10 archive again")
         data = path.read_bytes()
-        if pickled:
-            _check_md5(path, data, CIFAR10_MD5[batch])
-        try:
-            batches[batch] = CIFAR10_PARSERS[folder.name](data)
-        except ValueError as error:
+        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        if md5 != published:
             raise InputError(
-                f"{path} {error}; unpack the CIFAR-10 archive again") from error
+                f"{path} has MD5 {md5} instead of the published {published}; unpack "
+                f"{CIFAR10_PYTHON.url} again")
+        batches[batch] = formats.read_cifar_python(data)
     return _join_batches(batches)
-
-
-def _check_md5(path: Path, data: bytes, published: str) -> None:
-    md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    if md5 != published:
-        raise InputError(
-            f"{path} has MD5 {md5} instead of the published {published}; unpack "
-            f"{CIFAR10_PYTHON.url} again")
 
 
 def _join_batches(batches: dict[str, tuple[np.ndarray, np.ndarray]]

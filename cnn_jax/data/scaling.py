@@ -1,4 +1,4 @@
-"""Scales pixels 0..255 to network input, with two numbers for a data set."""
+"""Scales pixels 0..255 to network input, with two numbers for a whole data set."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -6,14 +6,14 @@
     shapes_segmentation  32 x 32 colour, one to three shapes, label = a class per pixel
     shapes_multilabel    32 x 32 colour, one to four different shapes, label = which
 
-Filled shapes on black, no noise. The first three are the sets of the tutorial
-microsoft/ai-edu, step 8, chapter 18, with its counts and its distribution of every
-coordinate. The pictures differ, since the tutorial fixes no seed. `data.seed` decides
-everything here: RandomState draws the same numbers on every platform, in every NumPy.
+Shapes are filled and drawn on black, without noise. The first three are the sets of the
+tutorial microsoft/ai-edu, step 8, chapter 18, with its counts and its distribution of
+every coordinate. The pictures differ, since the tutorial fixes no seed. Here
+`data.seed` decides everything: RandomState draws the same numbers with every NumPy.
 
 The published triangles have a fault, which `data.biased_triangles` reproduces: in
-shapes_colour the colour also decides which way a triangle points, in shapes_shape one
-of the four ways never occurs.
+shapes_colour the colour also decides which way a triangle points, and in shapes_shape
+one of the four ways never occurs.
 """
 
 from collections.abc import Callable, Iterable
@@ -33,8 +33,8 @@ SHAPES = ("circle", "rectangle", "triangle", "diamond", "line")
 # Training and test images of each group (a shape, or a colour and a shape).
 COUNTS, COUNTS_BOTH, COUNTS_LARGE = (1000, 200), (600, 100), (5000, 1000)
 LINE_WIDTH = 2
-# A triangle leaves out one of the corners 0 upper left, 1 upper right, 2 lower left,
-# 3 lower right. In the published set the colour decides which; 0 for other colours.
+# The corner that a triangle leaves out: 0 upper left, 1 upper right, 2 lower left,
+# 3 lower right. In the published set the colour decides it; 0 for other colours.
 _LEFT_OUT = {"red": 3, "green": 2, "blue": 1}
 
 Points = list[int]  # x, y, x, y, ... in pixels
@@ -82,9 +82,9 @@ def both(config: ConfigDict) -> Stored:
 
 
 def segmentation(config: ConfigDict) -> Stored:
-    """Draws one to three shapes an image, with masks: 5,000 + 1,000 images.
+    """Draws one to three shapes per image, with masks: 5,000 + 1,000 images.
 
-    The colours of an image differ. A shape fills a box of 8 to 16 pixels a side
+    The colours of an image differ. A shape fills a box with sides of 8 to 16 pixels
     anywhere in the image: a triangle has three of its corners, a line is one of its
     diagonals. Later shapes cover earlier ones. Labels are uint8 [N, 32, 32]:
     0 background, 1 circle, 2 rectangle, ...
@@ -107,10 +107,10 @@ def segmentation(config: ConfigDict) -> Stored:
 
 
 def multilabel(config: ConfigDict) -> Stored:
-    """Draws one to four different shapes an image: 5,000 + 1,000 images.
+    """Draws one to four different shapes per image: 5,000 + 1,000 images.
 
     The colours of an image differ too. Each shape has a quarter of the image to itself
-    and fills a box of 8 to 16 pixels a side there, so none is covered. Labels are
+    and fills a box with sides of 8 to 16 pixels there, so none is covered. Labels are
     uint8 [N, 5], 1 for each shape that is in the image.
     """
     random = Random(config.seed)
@@ -136,9 +136,11 @@ def multilabel(config: ConfigDict) -> Stored:
 def points(kind: str, random: Random, left_out: int) -> Points:
     """Draws the outline of a shape in 28 x 28 pixels, across the middle (14, 14).
 
-    circle, rectangle: upper left and lower right point of the box (so ellipses).
-    diamond: the midpoints of the box's sides. line: two points anywhere.
-    triangle: a point in each quarter of the picture but one, number `left_out`.
+    circle, rectangle: the upper left and lower right points of a box; a circle is
+        therefore an ellipse.
+    diamond: the midpoints of a box's sides.
+    line: two points anywhere.
+    triangle: a point in each quarter of the picture except number `left_out`.
     """
     def low() -> int:
         return _integer(random, 0, SIDE // 2)
@@ -156,9 +158,9 @@ def points(kind: str, random: Random, left_out: int) -> Points:
 
 
 def boxed_points(kind: str, random: Random, side: int = LARGE_SIDE) -> Points:
-    """Draws the outline of a shape in a box of 8 to 16 pixels a side.
+    """Draws the outline of a shape that fills a box with sides of 8 to 16 pixels.
 
-    The shape fills the box. The box lies within side x side pixels.
+    The box lies within side x side pixels.
     """
     width, height = _integer(random, 8, 17), _integer(random, 8, 17)
     x = _integer(random, 0, side - width + 1)
@@ -191,7 +193,7 @@ def _picture(outline: Points, kind: str, fill: Fill = 255) -> np.ndarray:
 
 
 def _integer(random: Random, low: int, high: int) -> int:
-    """Draws low <= n < high. The dtype is fixed, since the stream depends on it."""
+    """Draws low <= n < high. The dtype is fixed, since the draws depend on it."""
     return int(random.randint(low, high, dtype=np.int64))
 
 

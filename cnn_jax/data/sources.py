@@ -1,9 +1,8 @@
-"""Where the stored sets come from: scikit-learn's digits and the official files.
+"""Finds the stored sets: scikit-learn's digits and the official files.
 
-The official sets are looked for in `data.dir`, else in the set's folder under
-`CNN_JAX_DATA`, else they come through tensorflow-datasets (builders.py). The first
-place that holds files is used or refused: damaged files are an error, never a reason to
-try the next place.
+It looks for an official set in `data.dir`, then in the set's folder under
+`CNN_JAX_DATA`; otherwise the set comes from tensorflow-datasets (builders.py). Damaged
+files are an error, never a reason to try the next place.
 """
 
 import os
@@ -21,14 +20,14 @@ DATA_VARIABLE = "CNN_JAX_DATA"
 
 
 def digits(config: ConfigDict) -> Stored:
-    """Loads the 1,797 handwritten digits of 8 x 8 pixels that scikit-learn contains."""
+    """Loads scikit-learn's 1,797 handwritten digits of 8 x 8 pixels."""
     # Imported here: scikit-learn takes a second to import.
     import sklearn
     from sklearn.datasets import load_digits
     if config.dir:
         raise InputError(
             f"data.dir is {config.dir!r} but data.name is digits, which scikit-learn "
-            "contains; name the set that is in the folder, or leave data.dir empty")
+            "contains; set data.name to the set in that folder, or leave data.dir out")
     images, labels = load_digits(return_X_y=True)
     images = np.rint(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     return Stored(
@@ -53,8 +52,8 @@ def official_set(config: ConfigDict) -> Stored:
 def local_folder(config: ConfigDict) -> Path | None:
     """Finds the folder that holds the set, by `data.dir` or `CNN_JAX_DATA`.
 
-    A `data.dir` that does not exist is an error. A `CNN_JAX_DATA` without a folder for
-    this set is none, since it may hold other sets: the result is then None.
+    Returns None if neither is set, or if `CNN_JAX_DATA` has no folder for this set. A
+    folder that either names must exist.
     """
     if config.dir:
         folder = expanded(config.dir, "data.dir")
@@ -74,12 +73,12 @@ def local_folder(config: ConfigDict) -> Path | None:
 
 
 def expected_folder(name: str) -> str:
-    """Names, for messages, the folder in which a set's files would be found."""
+    """Names, for messages, the folder in which `local_folder` looks by default."""
     return os.path.join(os.environ.get(DATA_VARIABLE) or f"${DATA_VARIABLE}", name)
 
 
 def _local_mnist(name: str, folder: Path) -> tuple[dict[str, Examples], str]:
-    """Reads the four idx files of MNIST or Fashion-MNIST after a check of each."""
+    """Checks and reads the four idx files of MNIST or Fashion-MNIST."""
     files = official.FILES[name]
     missing = [file.name for file in files if not (folder / file.name).is_file()]
     if missing:
@@ -88,16 +87,15 @@ def _local_mnist(name: str, folder: Path) -> tuple[dict[str, Examples], str]:
             f"{len(files)} official files")
     for file in files:
         official.check_file(folder / file.name, file)
-    splits = official.read_mnist([folder / file.name for file in files])
+    splits = official.read_set(name, [folder / file.name for file in files])
     return splits, f"official files in {folder}, size and sha256 checked"
 
 
 def _local_cifar10(folder: Path) -> tuple[dict[str, Examples], str]:
     """Reads CIFAR-10 from the first of these that the folder holds.
 
-    1. cifar-10-python.tar.gz or cifar-10-binary.tar.gz, the official archives,
-    2. cifar-10-batches-py/ or cifar-10-batches-bin/, an unpacked archive,
-    3. cifar-10-python-exact-prefix.tar.gz, a partial copy.
+    cifar-10-python.tar.gz, cifar-10-binary.tar.gz: the official archives.
+    cifar-10-batches-py: the first one, unpacked.
     """
     for file in (official.CIFAR10_PYTHON, *official.FILES["cifar10"]):
         path = folder / file.name
@@ -105,16 +103,10 @@ def _local_cifar10(folder: Path) -> tuple[dict[str, Examples], str]:
             official.check_file(path, file)
             return (official.read_cifar10_archive(path),
                     f"official archive {path}, size and sha256 checked")
-    for layout, checked in (("cifar-10-batches-py", "MD5 checked"),
-                            ("cifar-10-batches-bin", "not checked")):
-        if (folder / layout).is_dir():
-            return (official.read_cifar10_folder(folder / layout),
-                    f"unpacked files in {folder / layout}, {checked}")
-    path = folder / official.CIFAR10_PARTIAL.name
-    if path.exists():
-        official.check_file(path, official.CIFAR10_PARTIAL)
-        return (official.read_cifar10_archive(path),
-                f"{path}, a part of the official archive, size and sha256 checked")
+    path = folder / "cifar-10-batches-py"
+    if path.is_dir():
+        return (official.read_cifar10_folder(path),
+                f"unpacked files in {path}, MD5 checked")
     raise InputError(
         f"{folder} holds no CIFAR-10; put cifar-10-python.tar.gz or "
         "cifar-10-binary.tar.gz there (pictures in class folders, or a .tar.gz of "

@@ -1,8 +1,8 @@
-"""Warps a batch of images, or of masks, by affine maps, with one gather each.
+"""Warps a batch of images, or of masks, by affine maps, with one gather.
 
 A map is a 3x3 matrix from output to input positions (row, column, 1), in pixels from
-the centre of the image. `fill_mode` says what lies outside the image, with the meaning
-that it has in Keras and scipy.ndimage (for the pixels a b c d):
+the centre of the image. `fill_mode` says what lies outside the image, as in Keras and
+scipy.ndimage (for the pixels a b c d):
 
     nearest   a a a a | a b c d | d d d d
     reflect   d c b a | a b c d | d c b a     (half-sample symmetric, not `mirror`)
@@ -82,8 +82,8 @@ def gather_windows(images: jax.Array, top: jax.Array, left: jax.Array,
                    side: int) -> jax.Array:
     """Gathers side x side pixels from (top, left) [N, h, w]: [N, h, w, side, side, C].
     """
-    # Batching dimensions, rather than an index for the image, tell XLA that no image is
-    # needed on another device.
+    # Batching dimensions, instead of an index of the image, tell XLA that no device
+    # needs the images of another.
     return lax.gather(
         images, jnp.stack([top, left], -1),
         lax.GatherDimensionNumbers(

@@ -2,11 +2,8 @@
 
 import contextlib
 import http.server
-import os
-import shutil
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +14,6 @@ from tests.support.data_samples import (cifar_arrays, cifar_files, data_config,
 from cnn_jax import data
 from cnn_jax.data import download, official
 from cnn_jax.errors import InputError
-
-REAL_DATA = os.environ.get("CNN_JAX_DATA")
 
 
 class Server:
@@ -120,36 +115,6 @@ def test_second_load_downloads_nothing(mnist):
     assert len(mnist.asked) == asked == 4
 
 
-def test_fashion_mnist_goes_the_same_way(server, monkeypatch):
-    write_mnist(server.folder, mnist_arrays(seed=5))
-    publish(server, monkeypatch, "fashion_mnist")
-    loaded = data.load(data_config(name="fashion_mnist", validation=0), seed=0)
-    np.testing.assert_array_equal(
-        loaded.train.images[..., 0], mnist_arrays(seed=5)[0])
-    assert loaded.class_names[9] == "Ankle boot"
-
-
-@pytest.mark.skipif(not REAL_DATA, reason="CNN_JAX_DATA does not name a folder")
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-def test_real_label_files_with_small_images(server, monkeypatch, name):
-    from cnn_jax.data import builders
-    rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (count, 2, 3), np.uint8) for count in (60000, 10000)]
-    write_mnist(server.folder, [images[0], images[0], images[1], images[1]])
-    for file in official.FILES[name][1::2]:
-        shutil.copy(Path(REAL_DATA, name, file.name), server.folder)
-    publish(server, monkeypatch, name)
-    monkeypatch.setattr(builders.BUILDERS[name], "SHAPE", (2, 3, 1))
-    loaded = data.load(data_config(name=name, validation=0), seed=0)
-    np.testing.assert_array_equal(loaded.train.images[..., 0], images[0])
-    assert np.bincount(loaded.test.labels).tolist() == {
-        "mnist": [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009],
-        "fashion_mnist": [1000] * 10}[name]
-    first = {"mnist": [5, 0, 4, 1, 9], "fashion_mnist": [9, 0, 0, 3, 0]}[name]
-    assert loaded.train.labels[:5].tolist() == first
-
-
 def test_cifar10_goes_the_same_way(server, monkeypatch):
     batches = cifar_arrays()
     path = server.folder / "cifar-10-binary.tar.gz"
@@ -159,24 +124,6 @@ def test_cifar10_goes_the_same_way(server, monkeypatch):
     assert_same(loaded, data.load(
         data_config(name="cifar10", dir=str(server.folder)), seed=0))
     np.testing.assert_array_equal(loaded.test.images, batches["test_batch"][0])
-
-
-def test_builder_works_by_itself_as_any_tfds_builder(mnist, tmp_path):
-    from cnn_jax.data import builders
-    builder = builders.CnnJaxMnist(
-        data_dir=tmp_path / "own", file_format="array_record")
-    builder.download_and_prepare()
-    assert len(mnist.asked) == 4
-    assert len(builder.as_data_source(split="test")) == 20
-
-
-def test_builder_by_itself_refuses_other_bytes(mnist, tmp_path):
-    from cnn_jax.data import builders
-    write_mnist(mnist.folder, mnist_arrays(seed=1))
-    builder = builders.CnnJaxMnist(
-        data_dir=tmp_path / "own", file_format="array_record")
-    with pytest.raises(Exception, match="wrong checksum"):
-        builder.download_and_prepare()
 
 
 def test_prepared_set_is_read_by_its_catalogue_name(mnist, tmp_path):

@@ -65,13 +65,6 @@ def test_cifar10_layouts_agree_and_have_the_official_labels():
     np.testing.assert_array_equal(binary["train"].labels[200:400], labels[10000:10200])
 
 
-@needs(PREFIX)
-def test_a_part_of_cifar10_says_so():
-    loaded = data.load(data_config(name="cifar10"), 0)
-    assert "exact-prefix.tar.gz, a part of the official archive" in loaded.source
-    assert "train 7,502, validation 834, test 1,017" in loaded.source
-
-
 @needs_monkeys
 def test_monkey_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path))

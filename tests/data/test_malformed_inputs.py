@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import os
 import struct
 import zlib
 
@@ -108,29 +107,9 @@ def load(path):
     return data.load(data_config(name="folder", dir=str(path)), 0)
 
 
-def test_a_table_of_class_names_with_a_huge_cell(root):
-    (root / "x_labels.txt").write_text(f"Label,Common Name\n{'z' * 200_000},y\n")
-    refused(load, root, "x_labels.txt")
-
-
-def test_a_class_name_that_cannot_be_printed(root):
-    (root / "x_labels.txt").write_text("Label,Common Name\na,x\nb,y\0z\n")
-    refused(load, root, "x_labels.txt", r"'y\x00z'")
-
-
 def test_a_folder_whose_name_cannot_be_printed(root):
     (root / "b").rename(root / "b\x1b[2J\n")
     refused(load, root, r"'b\x1b[2J\n'")
-
-
-def test_a_folder_whose_name_is_not_utf8(root):
-    (root / "b").rename(root / os.fsdecode(b"d\xff"))
-    refused(load, root, r"'d\udcff'")
-
-
-def test_a_pipe_is_no_table_of_names(root):
-    os.mkfifo(root / "labels.txt")
-    assert load(root).class_names == ("a", "b")
 
 
 def test_a_cache_in_the_home_of_nobody(root, monkeypatch):

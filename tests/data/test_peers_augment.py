@@ -1,6 +1,6 @@
 """Augmentation against Keras' own code, given the same draws.
 
-Needs the `peers` extra; then: pytest -m slow tests/test_peers_augment.py
+Needs the `peers` extra; then: pytest -m slow tests/data/test_peers_augment.py
 """
 
 import os

@@ -60,7 +60,7 @@ def test_all_faults(name):
 def test_malformed_files_take_less_than_a_gibibyte():
     """Of memory at the peak, in a process that reads nothing else."""
     process = start_python("-m", "pytest", "-n", "0", "-p", "no:cacheprovider",
-                           "tests/test_malformed_inputs.py")
+                           "tests/data/test_malformed_inputs.py")
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)

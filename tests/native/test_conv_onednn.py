@@ -1,7 +1,7 @@
 """oneDNN's convolution: its values, what it leaves to XLA, and every transformation.
 
-    pytest tests/test_convolution.py             200 random problems
-    pytest -m slow tests/test_convolution.py     10,000, with other allocators, leaks
+    pytest tests/native/test_conv_onednn.py          200 random problems
+    pytest -m slow tests/native/test_conv_onednn.py  10,000, other allocators, leaks
 
 The table of test_grad_equivalence.py covers it too. Skipped where oneDNN is not here.
 """

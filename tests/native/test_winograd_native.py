@@ -1,7 +1,7 @@
 """Winograd's method in the native library: values, limits, choice, transformations.
 
-    pytest tests/test_winograd_native.py             240 random problems
-    pytest -m slow tests/test_winograd_native.py     4,000, and without AVX-512
+    pytest tests/native/test_winograd_native.py          240 random problems
+    pytest -m slow tests/native/test_winograd_native.py  4,000, and without AVX-512
 
 Skipped where oneDNN is not here. What 'auto' computes so is chosen by cost; most tests
 ask for a tile, whatever it costs.

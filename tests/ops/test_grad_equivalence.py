@@ -1,7 +1,7 @@
 """Every implementation of convolution equals autodiff of lax: y, dx, dw and db.
 
-    pytest tests/test_grad_equivalence.py             72 cases, seeded
-    pytest -m slow tests/test_grad_equivalence.py     the full table
+    pytest tests/ops/test_grad_equivalence.py          72 cases, seeded
+    pytest -m slow tests/ops/test_grad_equivalence.py  the full table
 
 A case is one implementation on one row of the table. The rows have 8 channels in and
 out, but a few of 1 and 3 channels in, for which `auto` has rules of its own; they

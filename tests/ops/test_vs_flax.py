@@ -1,6 +1,6 @@
 """Every workload of the benchmark trains as on Flax's own layers, in float64.
 
-    pytest -m slow tests/test_vs_flax.py     20 steps each, ten minutes
+    pytest -m slow tests/ops/test_vs_flax.py     20 steps each, ten minutes
 """
 
 import functools

@@ -1,5 +1,5 @@
 """Exact resume: a run that goes on from a checkpoint ends bit for bit as one that was
-not stopped. `tests/test_faults.py` kills and stops real processes.
+not stopped. `tests/faults/test_faults.py` kills and stops real processes.
 
 The runs have batch norm, dropout, augmentation, an average of the parameters, gradient
 accumulation, adam and a schedule; checkpoints lie inside epochs too.
