@@ -100,7 +100,8 @@ def _load(folder: Path, expected: dict[str, Leaf]) -> dict[str, Any]:
     try:
         with without_log():
             found = ocp.load_checkpointables(
-                folder, {"state": traverse_util.unflatten_dict(target, sep="/")})
+                folder.absolute(),  # orbax refuses relative paths
+                {"state": traverse_util.unflatten_dict(target, sep="/")})
         return found["state"]
     except Exception as error:
         # Orbax's own line shows all of the target; what it chains says why.
