@@ -213,7 +213,7 @@ def test_global_pooling_by_hand():
 def test_batch_norm_running_statistics_after_ten_steps():
     mean, var = np.zeros(3), np.ones(3)
     running = jnp.zeros(3), jnp.ones(3)
-    scale, bias = jnp.array([1., 2., .5]), jnp.array([0., -1., 3.])
+    scale, bias = np.float32([1, 2, .5]), np.float32([0, -1, 3])
     for step in range(10):
         x = 3 * normal(step, 4, 5, 3, dtype=np.float32) + [1, -2, 5]
         y, m, v = ops.batch_norm(jnp.asarray(x, jnp.float32), scale, bias)
