@@ -1,7 +1,7 @@
 """Compiled forward passes of a trained network over batches of pixels."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +17,7 @@ NetworkFunction = Callable[[nn.Module, Any, jax.Array], Any]
 
 
 def compute_logits(network: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
-    """Computes float32 logits [N, classes] or [N, H, W, classes], as evaluation does.
+    """Computes the logits of evaluation, float32 [N, classes] or [N, H, W, classes].
     """
     return jnp.asarray(network.apply(variables, images, train=False), jnp.float32)
 
@@ -28,19 +28,20 @@ def compiled(function: Callable) -> Callable:
     return jax.jit(function, static_argnums=0, compiler_options=ops.compiler_options())
 
 
-def run_batches(function: NetworkFunction, network: nn.Module, variables: Any,
-                scaling: Scaling, batches: Iterable[np.ndarray], size: int
-                ) -> Iterator[Any]:
-    """Yields function(network, variables, inputs) for each batch, as NumPy arrays.
+def batch_program(function: NetworkFunction, network: nn.Module, variables: Any,
+                  scaling: Scaling, size: int) -> Callable[[np.ndarray], Any]:
+    """Compiles pixels -> function(network, variables, inputs), as NumPy arrays.
 
-    batches: uint8 pixels [n, H, W, C] with n <= `size`. A shorter batch is filled up,
-    so that one program serves all of them; `function` must treat every image alone.
+    The pixels are uint8 [n, H, W, C] with n <= `size`. A smaller batch is filled up, so
+    that one program serves all batches; `function` must treat every image on its own.
     """
     # The variables are an argument: a closure would compile them in as constants.
     program = jax.jit(
         lambda variables, pixels: function(network, variables, scale(pixels, scaling)),
         compiler_options=ops.compiler_options())
-    for pixels in batches:
+
+    def compute(pixels: np.ndarray) -> Any:
         full = np.resize(pixels, (size, *pixels.shape[1:]))
-        yield jax.tree.map(lambda x: np.asarray(x)[:len(pixels)],
-                           program(variables, full))
+        return jax.tree.map(lambda x: np.asarray(x)[:len(pixels)],
+                            program(variables, full))
+    return compute

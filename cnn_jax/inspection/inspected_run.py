@@ -1,10 +1,9 @@
-"""The subject of every picture: a trained network, images, and the run behind them."""
+"""A trained network with the images to explain: every picture is drawn from it."""
 
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -17,9 +16,10 @@ from cnn_jax import data
 from cnn_jax.data.examples import Dataset, Examples
 from cnn_jax.data.info import DataInfo
 from cnn_jax.data.scaling import Scaling, scale
-from cnn_jax.inspection.forward import NetworkFunction, compute_logits, run_batches
+from cnn_jax.inspection.forward import NetworkFunction, batch_program, compute_logits
 from cnn_jax.networks.named_layers import Layer, layers_of
 from cnn_jax.tasks import Task
+from cnn_jax.workdir.progress import Row
 
 BATCH = 128  # images per call
 
@@ -30,7 +30,7 @@ def no_progress(text: str) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InspectedRun:
-    """A trained network, some images to explain, and the split that they come from.
+    """A trained network, images to explain, and the split of the data they come from.
 
     Every picture is a function of an `InspectedRun` and of `config.inspect`. Arrays are
     NumPy; pixels are uint8 [N, H, W, C] as stored, and `inputs` scales them.
@@ -44,14 +44,12 @@ class InspectedRun:
     pixels: np.ndarray            # the images to explain
     labels: np.ndarray | None     # their labels; None for the user's own images
     titles: tuple[str, ...]       # 'test 17', or a file name
-    split: str                     # 'test'; 'validation' or 'train' where it is empty
+    split: str                    # 'test'; 'validation' or 'train' where it is empty
     examples: Examples            # the whole split
     config: ConfigDict            # of the run
-    info: DataInfo | None
     step: int                     # of the checkpoint
-    history: tuple[Mapping[str, float], ...]  # a row an epoch
+    history: Sequence[Row]        # one row for each epoch
     task: Task                    # what the labels mean
-    workdir: Path | None = None
     progress: Callable[[str], None] = no_progress
 
     def inputs(self, pixels: np.ndarray) -> np.ndarray:
@@ -71,7 +69,8 @@ class InspectedRun:
 
     @functools.cached_property
     def layers(self) -> dict[str, Layer]:
-        """The layers and blocks of the network by name, in the order they end."""
+        """The layers and blocks by name, in the order in which the network ends them.
+        """
         return layers_of(self.network, self.variables, self.pixels.shape[1:])
 
     @functools.cached_property
@@ -81,7 +80,7 @@ class InspectedRun:
 
     @functools.cached_property
     def image_scores(self) -> np.ndarray:
-        """What the task shows for each class of each of `pixels`, [N, classes]."""
+        """The task's score of each class for each of `pixels`, [N, classes]."""
         return np.asarray(self.task.scores(jnp.asarray(self.image_logits)))
 
     @functools.cached_property
@@ -101,7 +100,7 @@ class InspectedRun:
         return self.map_batches(self.examples.images, predict)
 
     def class_name(self, index: int) -> str:
-        """Names a class; a head may have more outputs than the data set has names."""
+        """Names a class; see `class_name`."""
         return class_name(self.class_names, index)
 
     def label_text(self, label: np.ndarray) -> str:
@@ -109,13 +108,13 @@ class InspectedRun:
         return ", ".join(map(self.class_name, self.task.label_classes(label))) or "none"
 
     def with_progress(self, progress: Callable[[str], None]) -> "InspectedRun":
-        """Copies the run, with all that has been computed, for another `progress`."""
+        """Copies the run, with the values computed so far, for another `progress`."""
         other = copy.copy(self)
         object.__setattr__(other, "progress", progress)  # the class is frozen
         return other
 
     def track(self, title: str, items: Iterable) -> Iterator:
-        """Yields the items and tells `progress` how many have been taken."""
+        """Yields the items and reports to `progress` how many are done."""
         items = list(items)
         for done, item in enumerate(items):
             self.progress(f"{title} {done}/{len(items)}")
@@ -125,28 +124,27 @@ class InspectedRun:
                     batch: int = BATCH) -> Any:
         """Computes function(network, variables, inputs) on all images.
 
-        `function` is pure, treats every image alone and returns a tree of arrays
-        [n, ...]; the batches come back concatenated, as NumPy.
+        `function` is pure, treats every image on its own and returns a tree of arrays
+        [n, ...]. Returns the tree with the batches concatenated, as NumPy arrays.
         """
         size = min(batch, len(pixels))
-
-        def batches() -> Iterator[np.ndarray]:
-            for start in range(0, len(pixels), size):
-                self.progress(f"images {start:,}/{len(pixels):,}")
-                yield pixels[start:start + size]
-
-        outputs = run_batches(function, self.network, self.variables, self.scaling,
-                              batches(), size)
+        compute = batch_program(function, self.network, self.variables, self.scaling,
+                                size)
+        outputs = []
+        for start in range(0, len(pixels), size):
+            self.progress(f"images {start:,}/{len(pixels):,}")
+            outputs.append(compute(pixels[start:start + size]))
         return jax.tree.map(lambda *xs: np.concatenate(xs), *outputs)
 
 
 def make_inspected_run(
-        workdir: Path, config: ConfigDict, info: DataInfo, network: nn.Module,
-        variables: dict[str, Any], step: int, history: Sequence[Mapping[str, float]],
+        name: str, config: ConfigDict, info: DataInfo, network: nn.Module,
+        variables: dict[str, Any], step: int, history: Sequence[Row],
         dataset: Dataset, images: int) -> InspectedRun:
-    """Takes `images` examples of the test split to explain.
+    """Chooses `images` examples of the test split to explain.
 
-    An empty test split is replaced by the validation split, an empty one by training.
+    The validation split replaces an empty test split, and the training split an empty
+    validation split.
     """
     split = next(split for split in ("test", "validation", "train")
                  if len(getattr(dataset, split).labels))
@@ -154,20 +152,21 @@ def make_inspected_run(
     index = choose_examples(examples.labels, task, images)
     pixels, labels = examples.take(index)
     return InspectedRun(
-        name=workdir.name, network=network, variables=variables, scaling=info.scaling,
+        name=name, network=network, variables=variables, scaling=info.scaling,
         class_names=info.class_names, pixels=pixels, labels=labels,
         titles=tuple(f"{split} {i}" for i in index), split=split, examples=examples,
-        config=config, info=info, step=step, history=tuple(history), task=task,
-        workdir=workdir)
+        config=config, step=step, history=history, task=task)
 
 
 def choose_examples(labels: np.ndarray, task: Task, count: int) -> np.ndarray:
-    """Chooses the first example of every class, the second of every class, and so on;
-    where an example has no single class, the first examples."""
+    """Chooses the first example of every class, then the second of every class, ...
+
+    Where an example has no single class, it chooses the first examples.
+    """
     if task.unit == "pixel" or not task.exclusive:
         return np.arange(min(count, len(labels)))
     order = np.argsort(labels, kind="stable")
-    firsts = np.searchsorted(labels[order], labels[order])  # where its class begins
+    firsts = np.searchsorted(labels[order], labels[order])  # where each class begins
     turn = np.empty(len(labels), int)
     turn[order] = np.arange(len(labels)) - firsts
     return np.lexsort((labels, turn))[:count]

@@ -1,6 +1,6 @@
-"""--mode=predict and --mode=overlays: what a trained run predicts for pictures."""
+"""Predicts pictures with a trained run, for --mode=predict and --mode=overlays."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,35 +11,36 @@ from ml_collections import ConfigDict
 
 from cnn_jax import data
 from cnn_jax.console import Reporter
-from cnn_jax.data.images import find_images, read_image
+from cnn_jax.data.images import find_images
 from cnn_jax.data.info import describe
 from cnn_jax.errors import InputError, one_line
 from cnn_jax.inspection.draw.overlays import overlays
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.explain.classification_metrics import image_ious
-from cnn_jax.inspection.forward import NetworkFunction, compute_logits, run_batches
+from cnn_jax.inspection.forward import batch_program, compute_logits
 from cnn_jax.inspection.inspected_run import class_name
+from cnn_jax.inspection.run import read_images
 from cnn_jax.tasks import Task
 from cnn_jax.workdir import trained
 from cnn_jax.workdir.folder import check_same_data, read_config, read_data_info
 from cnn_jax.workdir.trained import Trained
 
 BATCH = 64  # pictures per call
-ROWS, TEST_ROWS = 24, 8  # of a sheet of overlays
+ROWS, TEST_ROWS = 24, 8  # rows of overlays
 
 
 class Prediction(NamedTuple):
     """What a run predicts for one picture."""
 
     image: str
-    classes: tuple[str, ...]   # those to name, best first
-    scores: tuple[float, ...]  # their probabilities, or their shares of the pixels
+    classes: tuple[str, ...]   # the classes to name, best first
+    scores: tuple[float, ...]  # their probabilities, or shares of the pixels
     pixels: np.ndarray         # uint8 [H, W, C], the picture as the network saw it
     label: np.ndarray          # a class, classes [C] of 0 and 1, or a mask [H, W]
 
 
 def task_of(workdir: Path) -> Task:
-    """Returns what the labels of a run mean."""
+    """Returns the task of a run."""
     return data.task_of(read_config(workdir).data)
 
 
@@ -47,8 +48,8 @@ def predict(workdir: Path, images: Sequence[str | Path], top: int = 3,
             invert: bool = False) -> list[Prediction]:
     """Predicts picture files, and those in folders, with a run's best checkpoint.
 
-    Each picture is decoded, resized and brought to the number of channels of the
-    training data, then scaled as they were. `invert` exchanges dark and bright first.
+    Each picture is decoded, resized, converted to the channels of the training data and
+    scaled like them. `invert` exchanges dark and bright first.
 
     top: how many classes to name, where an image has one class; other tasks name all
         classes that they predict.
@@ -59,49 +60,37 @@ def predict(workdir: Path, images: Sequence[str | Path], top: int = 3,
     with report.under_way("reading the checkpoint", plain=False):
         run = trained.load(workdir)
     task, names = data.task_of(run.config.data), run.info.class_names
+    paths = find_images(images)
+    compute = prediction_program(run, min(BATCH, len(paths)))
+    starts = range(0, len(paths), BATCH)
     predictions = []
-    for path, pixels, scores, label in run_files(
-            run, scores_and_labels(task), find_images(images), invert, report):
-        classes = task.named_classes(scores, top)
-        predictions.append(Prediction(
-            str(path), tuple(class_name(names, i) for i in classes),
-            tuple(float(scores[i]) for i in classes), pixels, label))
+    with report.track("pictures", starts, len(starts), f"batches of {BATCH}") as shown:
+        for start in shown:
+            files = paths[start:start + BATCH]
+            batch = read_images(files, run.info.image_shape, invert)
+            for path, pixels, scores, label in zip(files, batch, *compute(batch)):
+                classes = task.named_classes(scores, top)
+                predictions.append(Prediction(
+                    str(path), tuple(class_name(names, i) for i in classes),
+                    tuple(float(scores[i]) for i in classes), pixels, label))
     return predictions
 
 
-def scores_and_labels(task: Task) -> NetworkFunction:
-    """Returns a function that computes (scores [N, C], labels) as the task does."""
+def prediction_program(run: Trained, size: int
+                       ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Compiles pixels [n, H, W, C] -> (scores [n, classes], labels), n <= `size`."""
+    task = data.task_of(run.config.data)
+
     def function(network: nn.Module, variables: Any,
                  images: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = compute_logits(network, variables, images)
         return task.scores(logits), task.predict(logits)
-    return function
 
-
-def run_files(run: Trained, function: NetworkFunction, paths: Sequence[Path],
-              invert: bool, report: Reporter
-              ) -> Iterator[tuple[Path, np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields (path, pixels as the network saw them, scores, label) of each picture."""
-    height, width, channels = run.info.image_shape
-    starts = range(0, len(paths), BATCH)
-
-    def batches(starts: Iterator[int]) -> Iterator[np.ndarray]:
-        for start in starts:
-            pixels = np.stack([read_image(path, (height, width), channels)
-                               for path in paths[start:start + BATCH]])
-            seen.append(255 - pixels if invert else pixels)
-            yield seen[-1]
-
-    seen: list[np.ndarray] = []
-    with report.track("pictures", starts, len(starts), f"batches of {BATCH}") as shown:
-        results = run_batches(function, run.network, run.variables,
-                              run.info.scaling, batches(shown), min(BATCH, len(paths)))
-        for start, (scores, labels) in zip(starts, results):
-            yield from zip(paths[start:start + BATCH], seen.pop(), scores, labels)
+    return batch_program(function, run.network, run.variables, run.info.scaling, size)
 
 
 def as_json(prediction: Prediction, task: Task) -> dict[str, Any]:
-    """Returns what --json prints of a prediction."""
+    """Returns a prediction as --json prints it."""
     figures = "shares" if task.unit == "pixel" else "probabilities"
     return {"image": prediction.image, "classes": prediction.classes,
             figures: prediction.scores}
@@ -130,8 +119,8 @@ def draw_predictions(predictions: Sequence[Prediction], workdir: Path) -> Pictur
 def draw_test_images(workdir: Path, config: ConfigDict | None = None) -> Picture:
     """Draws the first test images with the true and predicted classes of their pixels.
 
-    config: may differ from the run's own in where the data lie.
-    Raises InputError, also where the data have changed.
+    config: may differ from the run's own in the location of the data.
+    Raises InputError, also for data that have changed.
     """
     if task_of(workdir).unit != "pixel":
         raise InputError(f"{workdir} predicts classes of images, and --mode=overlays "
@@ -141,9 +130,7 @@ def draw_test_images(workdir: Path, config: ConfigDict | None = None) -> Picture
     dataset = data.load(config.data, config.seed)
     check_same_data(workdir, describe(dataset, config.data.scaling))
     images, truth = dataset.test.take(slice(TEST_ROWS))
-    (_, predicted), = run_batches(
-        scores_and_labels(data.task_of(config.data)), run.network,
-        run.variables, run.info.scaling, [images], len(images))
+    _, predicted = prediction_program(run, len(images))(images)
     words = f"the first {len(images)} of {len(dataset.test.labels):,} test images"
     return overlays(
         images, predicted, dataset.class_names, words,

@@ -1,5 +1,4 @@
-"""--mode=inspect: from a workdir to an `InspectedRun`, and to pictures in the workdir.
-"""
+"""Loads a run and the images to explain for --mode=inspect, and draws its pictures."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,9 +12,7 @@ from cnn_jax.console import Reporter
 from cnn_jax.data.images import find_images, read_image
 from cnn_jax.data.info import describe
 from cnn_jax.inspection.inspected_run import InspectedRun, make_inspected_run
-from cnn_jax.inspection.output import draw_rows
-from cnn_jax.inspection.pages.record import read_history
-from cnn_jax.inspection.pictures import chosen_rows
+from cnn_jax.inspection.output import chosen_names, draw_pictures
 from cnn_jax.inspection.selection import check_names
 from cnn_jax.workdir import trained
 from cnn_jax.workdir.folder import check_same_data
@@ -27,7 +24,7 @@ def draw(workdir: Path, config: ConfigDict | None = None, images: Sequence[str] 
 
     The pictures go into WORKDIR/pictures, TensorBoard's events and the report.
 
-    config: may differ from the run's own in `inspect` and in where the data lie.
+    config: may differ from the run's own in `inspect` and in the location of the data.
     images: files to explain instead of test images; at most `config.inspect.images`
         of them are used. `invert` exchanges their dark and bright.
     Raises InputError, also for a name in `config.inspect` that does not exist.
@@ -35,13 +32,13 @@ def draw(workdir: Path, config: ConfigDict | None = None, images: Sequence[str] 
     report = Reporter(quiet)
     run = load_run(workdir, config, images, invert, report)
     settings = (config or run.config).inspect
-    rows = chosen_rows(settings.only)
+    names = chosen_names(settings.only)
     with report.under_way("tracing the network"):
         check_names(run, settings)
     source = "your own images" if images else f"images of the {run.split} split"
     report.line(f"{run.name}, step {run.step}: explaining {len(run.pixels)} {source} "
                 f"(config.inspect.images = {settings.images})")
-    return draw_rows(run, rows, settings, workdir, report)
+    return draw_pictures(run, names, settings, workdir, report)
 
 
 def load_run(workdir: Path, config: ConfigDict | None = None,
@@ -60,15 +57,19 @@ def load_run(workdir: Path, config: ConfigDict | None = None,
         dataset = data.load(config.data, config.seed)
         check_same_data(workdir, describe(dataset, config.data.scaling))
     run = make_inspected_run(
-        workdir, best.config, best.info, best.network, best.variables,
-        best.step,
-        read_history(workdir / "history.csv", best.config.checkpoint.monitor), dataset,
-        config.inspect.images)
+        workdir.name, best.config, best.info, best.network, best.variables, best.step,
+        best.history, dataset, config.inspect.images)
     if not images:
         return run
-    height, width, channels = best.info.image_shape
     paths = find_images(images)[:config.inspect.images]
-    pixels = np.stack([read_image(path, (height, width), channels) for path in paths])
     return dataclasses.replace(
-        run, pixels=255 - pixels if invert else pixels, labels=None,
+        run, pixels=read_images(paths, best.info.image_shape, invert), labels=None,
         titles=tuple(path.name for path in paths))
+
+
+def read_images(paths: Sequence[Path], image_shape: tuple[int, int, int],
+                invert: bool) -> np.ndarray:
+    """Reads pictures as uint8 [N, H, W, C]; `invert` exchanges dark and bright."""
+    height, width, channels = image_shape
+    pixels = np.stack([read_image(path, (height, width), channels) for path in paths])
+    return 255 - pixels if invert else pixels

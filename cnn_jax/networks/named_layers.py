@@ -6,7 +6,7 @@ a part (`stage1`) for its last layer.
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ from cnn_jax import layers as kinds
 from cnn_jax import networks
 from cnn_jax.errors import InputError
 from cnn_jax.networks.trace import Call, ImageShape, trace_shapes
+
+T = TypeVar("T")
 
 # What may follow a convolution, and its caption; an activation has its own name.
 FOLLOWERS = {kinds.BatchNorm: "batch norm", kinds.Activation: "",
@@ -147,8 +149,8 @@ def default_layers(layers: dict[str, Layer]) -> list[Layer]:
                    for after in with_followers(layer, layers))] or kernels
 
 
-def evenly_spaced(layers: list[Layer], count: int) -> list[Layer]:
-    """Picks `count` layers: the first, the last, and others evenly between them."""
-    if len(layers) <= count:
-        return layers
-    return [layers[round(i * (len(layers) - 1) / (count - 1))] for i in range(count)]
+def evenly_spaced(items: list[T], count: int) -> list[T]:
+    """Picks `count` items: the first, the last, and others evenly between them."""
+    if len(items) <= count:
+        return items
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]

@@ -1,4 +1,4 @@
-"""What a trained network predicts for one picture; the page asks at every stroke."""
+"""Computes what the page shows of one picture; the page asks at every stroke."""
 
 import functools
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from cnn_jax.data.scaling import Scaling, scale
 from cnn_jax.inspection.explain.grad_cam import grad_cam
 from cnn_jax.inspection.explain.scores import predicted_classes
 from cnn_jax.inspection.forward import compute_logits
-from cnn_jax.networks.named_layers import Layer, layers_of
+from cnn_jax.networks.named_layers import Layer
 from cnn_jax.networks.trace import perturbed
 from cnn_jax.tasks import Task
 from cnn_jax.workdir.trained import Trained
 
 
 class Answer(NamedTuple):
-    """What is shown of one picture [H, W, C]."""
+    """What the page shows of one picture [H, W, C]."""
 
     scores: jax.Array       # [classes]: probabilities, or shares of the pixels
     mask: jax.Array | None  # [H, W]: class of each pixel; None for classes of images
@@ -30,30 +30,16 @@ class Answer(NamedTuple):
     cam: jax.Array | None   # [H, W], Grad-CAM, >= 0
 
 
-def map_layers(trained: Trained) -> list[Layer]:
-    """Lists the layers and blocks whose output has more than one position."""
-    layers = layers_of(trained.network, trained.variables,
-                       trained.info.image_shape)
-    return [layer for layer in layers.values()
-            if layer.is_map and layer.shape[:2] != (1, 1)]
-
-
 def default_layer(layers: list[Layer]) -> str | None:
-    """Returns the layer to begin with: the last convolution before the head, as in
-    Grad-CAM, or the last layer of a network without convolutions."""
+    """Returns the layer to show first.
+
+    It is the last convolution before the head, as in Grad-CAM, or the last layer of a
+    network without convolutions.
+    """
     names = [layer.name for layer in layers
              if layer.is_convolution and layer.name != "head"]
     names = names or [layer.name for layer in layers]
     return names[-1] if names else None
-
-
-def count_classes(trained: Trained) -> int:
-    """Counts the outputs of the head."""
-    logits = jax.eval_shape(
-        functools.partial(compute_logits, trained.network),
-        trained.variables,
-        jax.ShapeDtypeStruct((1, *trained.info.image_shape), np.float32))
-    return logits.shape[-1]
 
 
 def compile_answer(trained: Trained
@@ -77,14 +63,14 @@ def answer(variables: Any, pixels: jax.Array, index: jax.Array, layer: str | Non
            network: nn.Module, scaling: Scaling, task: Task) -> Answer:
     """Computes the answer for uint8 pixels [H, W, C].
 
-    index: the class to explain. -1 is the class with the largest logit, for masks the
-        one with most pixels; the background, class 0, counts only without any other.
-    layer: its maps are shown and Grad-CAM looks at it; None: without both.
+    index: the class to explain. -1 stands for the class with the largest logit, or of
+        most pixels; the background, class 0, counts only if there is no other class.
+    layer: the layer for the maps and for Grad-CAM; None leaves both out.
     """
     asked = (network, variables, scale(pixels[None], scaling))
     if layer is None:
         logits, maps = compute_logits(*asked), None
-    else:  # a change of zero: `perturbed` is the way to a layer's output
+    else:  # a change of zero: `perturbed` also returns the layer's output
         logits, maps = perturbed(*asked, layer, jnp.zeros(()))
         logits, maps = logits.astype(jnp.float32), maps[0].astype(jnp.float32)
     mask = task.predict(logits)[0] if task.unit == "pixel" else None

@@ -32,14 +32,13 @@ from werkzeug.exceptions import HTTPException
 from cnn_jax import data
 from cnn_jax.data.images import MAX_PIXELS, read_image
 from cnn_jax.errors import InputError
-from cnn_jax.inspection.draw.drawing import HEAT, HEAT_SHARE
-from cnn_jax.inspection.draw.labels import class_colours
+from cnn_jax.inspection.draw.drawing import HEAT, HEAT_SHARE, class_colours
 from cnn_jax.inspection.draw.overlays import overlay
 from cnn_jax.inspection.inspected_run import class_name
 from cnn_jax.inspection.pages.rendering import data_uri
+from cnn_jax.networks.named_layers import layers_of
 from cnn_jax.networks.summary import kind_of
-from cnn_jax.serve.answer import (Answer, compile_answer, count_classes, default_layer,
-                                  map_layers)
+from cnn_jax.serve.answer import Answer, compile_answer, default_layer
 from cnn_jax.workdir.trained import Trained
 
 Value = TypeVar("Value")
@@ -176,9 +175,12 @@ def check_origin(request: flask.Request) -> None:
 
 
 def describe(trained: Trained, name: str, invert: bool) -> dict[str, Any]:
-    """Returns what the page must know before it asks."""
-    layers, info = map_layers(trained), trained.info
-    count = count_classes(trained)
+    """Returns what the page must know of the run."""
+    info = trained.info
+    layers = layers_of(trained.network, trained.variables, info.image_shape)
+    count = layers["head"].shape[-1]
+    maps = [layer for layer in layers.values()
+            if layer.is_map and layer.shape[:2] != (1, 1)]
     return {
         "network": trained.config.model.name, "dataset": info.name, "run": name,
         "step": trained.step, "image_shape": info.image_shape,
@@ -187,8 +189,8 @@ def describe(trained: Trained, name: str, invert: bool) -> dict[str, Any]:
                     for colour in class_colours()[:count]],
         "task": data.task_of(trained.config.data).name,
         "layers": [{"name": layer.name, "kind": kind_of(layer.module),
-                    "shape": layer.shape} for layer in layers],
-        "layer": default_layer(layers), "maps": MAPS, "invert": invert,
+                    "shape": layer.shape} for layer in maps],
+        "layer": default_layer(maps), "maps": MAPS, "invert": invert,
         "max_bytes": MAX_BYTES, "max_pixels": MAX_PIXELS}
 
 

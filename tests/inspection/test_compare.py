@@ -32,13 +32,14 @@ def test_runs_that_differ_in_the_seed_alone_are_a_group(runs):
     groups = compare.grouped([record.read_record(run) for run in runs])
     assert [(group.letter, [run.name for run in group.runs]) for group in groups] == [
         ("A", ["adam0", "adam1", "adam2"]), ("B", ["sgd0", "sgd1"]), ("C", ["dead"])]
-    unlike = compare.differing(groups)
-    assert unlike == {"data.channels": [None, 3, None],
-                      "optimizer.name": ["adam", "sgd", "muon"]}
-    assert compare.named(groups[1], groups, unlike) == "sgd, 3"
-    many = {f"augment.{i}": [i, i, i] for i in range(6)} | unlike
-    assert compare.named(groups[1], groups, many) == "sgd, 0, 1, 2 and 4 more"
-    assert compare.named(groups[1], groups, {}) == "baseline on digits"
+    assert compare.differing(groups) == {"data.channels": [None, 3, None],
+                                         "optimizer.name": ["adam", "sgd", "muon"]}
+    assert compare.group_names(groups) == ["adam", "sgd, 3", "muon"]
+    assert compare.group_names(groups[:1]) == ["baseline on digits"]
+    more = groups[1]._replace(config=groups[1].config | {
+        f"augment.{i}": i for i in range(6)})
+    assert compare.group_names([groups[0], more]) == [
+        "adam", "sgd, 0, 1, 2 and 4 more"]
 
 
 def test_fields_that_change_no_result_part_no_group(tmp_path, runs):
@@ -77,12 +78,12 @@ def test_the_page_of_several_runs(runs, tmp_path, capsys):
 def test_classes_side_by_side_where_all_were_measured(runs):
     table = compare.class_table(compare.grouped(
         [record.read_record(run) for run in runs[:5]]))
-    assert table["columns"] == [("class", False), ("group A", True), ("group B", True)]
-    assert table["rows"][0] == ("0", "1.000", "1.000")
+    assert table.columns == ("class", "group A", "group B")
+    assert table.rows[0] == ("0", "1.000", "1.000")
     # Class 9 is found in 0, 2 and 7 of 10 images: F1 0, 4/12 and 14/17.
     values = [0, 4 / 12, 14 / 17]
-    assert table["rows"][9][1] == (f"{np.mean(values):.3f} ± "
-                                   f"{np.std(values, ddof=1):.3f}")
+    assert table.rows[9][1] == (f"{np.mean(values):.3f} ± "
+                                f"{np.std(values, ddof=1):.3f}")
 
 
 def test_unlike_data_and_machines_are_said(runs, tmp_path):
@@ -93,17 +94,15 @@ def test_unlike_data_and_machines_are_said(runs, tmp_path):
         found | dict(machine="a phone")))
     said = " ".join(compare.warnings([record.read_record(run)
                                       for run in (runs[0], other)]))
-    assert "different data" in said and "on different machines" in said
-    assert "versions" not in said
+    assert "different data" in said and "different machines" in said
+    assert "versions" not in said and "devices" not in said
 
 
 def test_folders_of_one_name_are_told_apart(tmp_path):
     made = [record.read_record(made_run(tmp_path / place / "run", {"seed": seed}))
             for seed, place in enumerate(("first", "second"))]
-    rows = compare.page_of(made)["runs"]["rows"]
-    assert [row[0] for row in rows] == [str(run.folder) for run in made]
-    curve, *_ = compare.overlaid(compare.grouped(made), {})
-    assert list(curve.arrays) == [str(run.folder) for run in made]
+    table = compare.run_table(compare.grouped(made))
+    assert [row[0] for row in table.rows] == [str(run.folder) for run in made]
 
 
 def test_class_names_are_escaped_in_the_comparison(tmp_path):

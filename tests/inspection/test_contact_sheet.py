@@ -70,11 +70,11 @@ def test_names_that_would_be_mathematics(tmp_path):
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"augment.horizontal_flip": True}, MIXED | {"data.limit": 5},
+    MIXED | {"data.limit": 5},
     {"data.name": "shapes_segmentation", "data.split": "first",
      "augment.crop_padding": 3},
     {"data.name": "shapes_multilabel", "data.split": "first"} | MIXED],
-    ids=["plain", "flips", "mixed", "masks", "several classes"])
+    ids=["mixed", "masks", "several classes"])
 def test_a_sheet_is_drawn(tmp_path, changes, capsys):
     config = tiny({"batch_size": 4 if "data.limit" in changes else 16} | changes)
     path = tmp_path / "deep" / "sheet.png"

@@ -8,10 +8,12 @@ import pytest
 
 from cnn_jax import networks
 from cnn_jax.inspection.explain.activation_stats import watch_activations
+from cnn_jax.inspection.explain.grad_cam import grad_cam
 from cnn_jax.inspection.explain.kernels import kernel_images
 from cnn_jax.inspection.explain.maximize import AscentConfig, maximize
 from cnn_jax.inspection.explain.receptive_field import (effective_field,
                                                         theoretical_field)
+from cnn_jax.inspection.explain.saliency import gradient, guided_gradient
 from cnn_jax.layers import Layers
 from cnn_jax.networks.named_layers import (default_layers, evenly_spaced, layers_of,
                                            with_followers)
@@ -59,3 +61,6 @@ def test_every_picture_of_every_network(name):
     assert images.shape in [leaf.shape for leaf in jax.tree.leaves(found)]
     assert jax.eval_shape(lambda v, x: watch_activations(network, v, x),
                           variables, images)
+    for method in (gradient, guided_gradient, *([grad_cam] if maps else [])):
+        found = jax.eval_shape(lambda v, x: method(network, v, x), variables, images)
+        assert found.shape == images.shape[:3 if method is grad_cam else 4]

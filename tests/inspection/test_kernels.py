@@ -16,8 +16,7 @@ from cnn_jax.inspection.draw.feature_maps import feature_maps
 from cnn_jax.inspection.draw.kernels import first_layer
 from cnn_jax.inspection.explain.kernels import kernel_images
 from cnn_jax.inspection.inspected_run import InspectedRun
-from cnn_jax.inspection.selection import (NotForThisNetwork, check_names,
-                                          chosen_layers)
+from cnn_jax.inspection.selection import NotForThisNetwork, chosen_layers
 from cnn_jax.layers import Layers
 from cnn_jax.networks.named_layers import default_layers, layers_of, with_followers
 from cnn_jax.networks.trace import features
@@ -133,22 +132,6 @@ def test_a_network_without_activations_shows_what_it_has():
 
     run = run_of(Linear(), (4, 4, 1))
     assert [layer.name for layer in chosen_layers(run, inspect_settings())] == ["conv1"]
-
-
-def test_the_layers_of_a_subject_are_traced_once(monkeypatch):
-    calls = []
-
-    def counted(*arguments):
-        calls.append(arguments)
-        return layers_of(*arguments)
-
-    monkeypatch.setattr("cnn_jax.inspection.inspected_run.layers_of", counted)
-    run = run_of(networks.create("lenet5", layers=PLAIN), (16, 16, 1))
-    for settings in (inspect_settings(),
-                     inspect_settings(layers="conv2,fc1", cam_layer="act1")):
-        check_names(run, settings)
-        list(first_layer(run, settings))
-    assert len(calls) == 1
 
 
 def test_feature_maps_hold_what_the_layers_compute():

@@ -69,14 +69,14 @@ def pages(tmp_path_factory):
 def record_pictures(workdir) -> int:
     """Pictures of several shapes in a workdir; returns how many."""
     found = load(workdir)
+    wide = draw_dead({"layer": found.confusion[0] > 0}, "3 images")
+    wide.figure.set_size_inches(14, 3)
     pictures = [drawn_metrics.draw_confusion(found),
                 drawn_metrics.draw_calibration(found),
-                draw_dead({"act1": found.confusion[0] > 0}, "3 images")]
-    wide = pictures[-1].figure
-    pictures.append(pictures[-1]._replace(name="wide"))
-    write(pictures[:-1], workdir / "pictures", 24)
-    wide.set_size_inches(14, 3)
-    write(pictures[-1:], workdir / "pictures", 24)
+                draw_dead({"act1": found.confusion[0] > 0}, "3 images"),
+                wide._replace(name="wide")]
+    for picture in pictures:
+        write(picture, workdir / "pictures", 24)
     return len(pictures)
 
 

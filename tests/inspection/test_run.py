@@ -19,21 +19,18 @@ from tests.support.tiny_runs import prepare, save_run, tiny
 from cnn_jax import data
 from cnn_jax.cli import commands
 from cnn_jax.cli.request import Request
-from cnn_jax.config import fingerprint, result_fields
 from cnn_jax.console import Reporter
 from cnn_jax.data.info import describe
 from cnn_jax.errors import InputError
 from cnn_jax.files import write_json
 from cnn_jax.inspection import run as inspection
-from cnn_jax.inspection.draw.feature_maps import feature_maps
-from cnn_jax.inspection.draw.kernels import first_layer
 from cnn_jax.inspection.draw.saliency import completeness
 from cnn_jax.inspection.inspected_run import choose_examples
-from cnn_jax.inspection.pictures import PICTURES
+from cnn_jax.inspection.output import PICTURES
 from cnn_jax.inspection.selection import NotForThisNetwork
 from cnn_jax.tasks import TASKS
 from cnn_jax.training.recipe import first_state
-from cnn_jax.workdir.folder import check_same_config, read_config, read_data_info
+from cnn_jax.workdir.folder import read_config, read_data_info
 from cnn_jax.workdir.recorder import COLUMNS
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -47,9 +44,9 @@ def leave_run(path: Path, config: ConfigDict) -> Path:
     info = describe(dataset, config.data.scaling)
     state = first_state(recipe, image_shape).replace(step=np.array(7, np.int32))
     save_run(path, config, info, state)
-    row = [1, 7, 2.5, 0.25, 2.4, 0.5, 1e-3, 1.5, 80]
+    row = dict(zip(COLUMNS, (1, 7, 2.5, 0.25, 2.4, 0.5, 1e-3, 1.5, 80)))
     (path / "history.csv").write_text(
-        f"{','.join(COLUMNS)}\n{','.join(map(str, row))}\n")
+        f"{','.join(row)}\n{','.join(map(str, row.values()))}\n")
     return path
 
 
@@ -163,8 +160,8 @@ def test_incomplete_integrated_gradients_are_called_so():
 def test_pictures_that_a_network_does_not_have(tmp_path, monkeypatch, capsys):
     """They are left out with a line, unless they were asked for by name."""
     dense = leave_run(tmp_path / "dense", tiny({"model.name": "ai_edu_mnist_dnn"}))
-    rows = {"feature_maps": feature_maps, "kernels": first_layer}
-    monkeypatch.setattr(inspection, "chosen_rows", lambda only: rows)
+    monkeypatch.setattr(inspection, "chosen_names",
+                        lambda only: ["feature_maps", "kernels"])
     path, = inspection.draw(dense, changed(dense))
     assert path.name == "kernels.png"
     assert "without feature_maps: no layer of AiEduDNN" in capsys.readouterr().out
@@ -208,25 +205,6 @@ def test_a_file_that_is_no_image_is_refused(workdir, tmp_path):
         inspection.draw(workdir, None, [str(tmp_path / "nothing.png")], quiet=True)
 
 
-def test_a_workdir_without_a_checkpoint_is_refused(workdir, tmp_path):
-    for name in ("config.json", "data.json"):
-        shutil.copy(workdir / name, tmp_path)
-    with pytest.raises(InputError, match="holds no checkpoints: train there first"):
-        inspection.draw(tmp_path, quiet=True)
-    (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(InputError, match="holds no checkpoints"):
-        inspection.draw(tmp_path, quiet=True)
-
-
-def test_a_history_that_lacks_a_column_is_one_line(workdir, tmp_path):
-    copy = shutil.copytree(workdir, tmp_path / "copy")
-    path = copy / "history.csv"
-    path.write_text(path.read_text().replace("loss", "lost", 1))
-    with pytest.raises(InputError, match=f"{path} lacks loss: row 1") as error:
-        inspection.draw(copy, quiet=True)
-    assert "\n" not in str(error.value)
-
-
 @pytest.mark.parametrize("terminal", [True, False])
 def test_what_is_under_way_is_said(terminal):
     """On a terminal while it lasts, elsewhere as a line; on an error it ends too."""
@@ -247,23 +225,6 @@ def test_what_has_been_computed_is_kept_for_another_listener(workdir):
     other = run.with_progress(told.append)
     assert other.layers is layers and list(other.track("one", "a")) == ["a"]
     assert told == ["one 0/1"]
-
-
-def test_settings_are_no_part_of_a_run(workdir, tmp_path):
-    """Other pictures are of the same run."""
-    config = changed(workdir, layers="group1_conv1")
-    check_same_config(workdir, config)
-    assert fingerprint(config) == fingerprint(tiny(epochs=1))
-    assert not any("inspect" in field for field in result_fields(config))
-
-
-def test_lists_in_a_config_become_tuples_again(tmp_path):
-    """A network must be hashable to be compiled for."""
-    config = tiny({"model.name": "selu_cnn"})
-    with config.unlocked():
-        config.model.fields.groups = ((3, 4), (5,))
-    (tmp_path / "config.json").write_text(config.to_json())
-    assert read_config(tmp_path).model.fields.groups == ((3, 4), (5,))
 
 
 def test_the_command_line(workdir, tmp_path):

@@ -130,12 +130,6 @@ def test_maps_and_grad_cam_are_those_of_the_layer(client, trained, chosen):
         assert np.abs(difference).max() <= 2  # rounding may move a colour
 
 
-def test_another_class_gives_another_map(client):
-    maps = {client.post(f"/answer?class={i}", data=PICTURE).json["grad_cam"]
-            for i in range(10)}
-    assert len(maps) > 5
-
-
 def test_only_the_first_maps_of_a_wide_layer_are_sent(client, monkeypatch):
     monkeypatch.setattr(serve, "MAPS", 2)
     answer = client.post("/answer", data=PICTURE).json

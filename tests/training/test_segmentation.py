@@ -19,7 +19,7 @@ from cnn_jax.inspection import predict
 from cnn_jax.data.augment import augment
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
-from cnn_jax.inspection.draw.labels import class_colours
+from cnn_jax.inspection.draw.drawing import class_colours
 from cnn_jax.inspection.draw.overlays import overlay
 from cnn_jax.config import check
 from cnn_jax.training.evaluate_run import evaluate_run

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnn_jax.inspection.draw.drawing import new_figure
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.explain.activation_stats import (DEAD, PER_IMAGE, is_dead,
                                                          kernel_values,
                                                          standard_deviation,
                                                          watch_activations)
 from cnn_jax.inspection.inspected_run import InspectedRun
+from cnn_jax.networks.named_layers import evenly_spaced
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,11 +59,8 @@ def activations(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
 def draw_dead(dead: Mapping[str, np.ndarray], images: str) -> Picture:
     """Draws the share of dead units as bars, from a bool for each unit of each layer.
     """
-    # Imported here, as below: matplotlib takes a second, and few modes draw.
-    from matplotlib.figure import Figure
-
     layers = deadest(dead)
-    figure = Figure(figsize=(4.5, 0.26 * len(layers) + 1.0), layout="constrained")
+    figure = new_figure(4.5, 0.26 * len(layers) + 1.0)
     axes = figure.subplots()
     shares = [100 * dead[layer].mean() for layer in layers]
     axes.barh(range(len(layers)), shares, color="#8fb8de", edgecolor="#1f4e79")
@@ -92,15 +91,6 @@ def deadest(dead: Mapping[str, np.ndarray]) -> list[str]:
     return [layer for layer in dead if layer in order[:BARS]]
 
 
-def shown(layers: Mapping[str, np.ndarray]) -> list[str]:
-    """Returns as many layers as a picture holds, evenly from the first to the last."""
-    names = list(layers)
-    if len(names) <= PANELS:
-        return names
-    index = np.linspace(0, len(names) - 1, PANELS).round().astype(int)
-    return [names[i] for i in index]
-
-
 def left_out(layers: Mapping[str, np.ndarray]) -> str:
     """Says how many layers a picture shows, where it does not show all."""
     return ("" if len(layers) <= PANELS
@@ -110,13 +100,10 @@ def left_out(layers: Mapping[str, np.ndarray]) -> str:
 def histograms(values: Mapping[str, np.ndarray],
                note: Callable[[str], str]) -> Figure:
     """Draws a panel for each layer, with `note(layer)` in its title."""
-    from matplotlib.figure import Figure
-
-    names = shown(values)
+    names = evenly_spaced(list(values), PANELS)
     columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(max(3.0, 1.55 * columns), 1.4 * rows),
-                    layout="constrained")
+    figure = new_figure(max(3.0, 1.55 * columns), 1.4 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, name in zip(panels, names):
         finite = values[name][np.isfinite(values[name])]
@@ -132,7 +119,7 @@ def histograms(values: Mapping[str, np.ndarray],
 
 def describe_values(values: Mapping[str, np.ndarray], what: str) -> str:
     """Returns 'conv1: kernel from -0.5 to 0.6, standard deviation 0.2; ...'."""
-    parts = [f"{name} from {values[name].min():.2g} to {values[name].max():.2g}, "
-             f"standard deviation {standard_deviation(values[name]):.2g}"
-             for name in shown(values)]
-    return f"The {what} values of each layer: {'; '.join(parts)}."
+    layers = [f"{name} from {values[name].min():.2g} to {values[name].max():.2g}, "
+              f"standard deviation {standard_deviation(values[name]):.2g}"
+              for name in evenly_spaced(list(values), PANELS)]
+    return f"The {what} values of each layer: {'; '.join(layers)}."

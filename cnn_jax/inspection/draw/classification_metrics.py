@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnn_jax.inspection.draw.drawing import fit, fold
-from cnn_jax.inspection.draw.labels import legend, show
+from cnn_jax.inspection.draw.drawing import fit, fold, legend, new_figure, show
 from cnn_jax.inspection.draw.overlays import draw_panels, name_panels, panels
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.explain.classification_metrics import (
@@ -53,9 +52,6 @@ def pad_classes(labels: np.ndarray, classes: int) -> np.ndarray:
 def draw_confusion(metrics: ClassificationMetrics) -> Picture:
     """Draws true classes as rows, predicted ones as columns; the colour is the share
     of the row."""
-    # Imported here, as below: matplotlib takes a second, and few modes draw.
-    from matplotlib.figure import Figure
-
     table, names = metrics.confusion, metrics.class_names
     assert table is not None
     classes = len(names)
@@ -65,9 +61,8 @@ def draw_confusion(metrics: ClassificationMetrics) -> Picture:
     words = [fit(names[i]) for i in ticks]
     upright = max(map(len, words)) > 3
     margin = 0.06 * max(map(len, words))  # inches that the names take
-    figure = Figure(figsize=(max(3.6, cell * classes + 1.5 + margin),
-                             max(3.2, cell * classes + 0.8 + margin * upright)),
-                    layout="constrained")
+    figure = new_figure(max(3.6, cell * classes + 1.5 + margin),
+                        max(3.2, cell * classes + 0.8 + margin * upright))
     axes = figure.subplots()
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(picture, ax=axes, shrink=0.7, aspect=30,
@@ -116,14 +111,12 @@ def describe_confusion(metrics: ClassificationMetrics, most: int = 3) -> str:
 
 def draw_class_scores(metrics: ClassificationMetrics) -> Picture:
     """Draws precision, recall and average precision of each class as bars."""
-    from matplotlib.figure import Figure
-
     assert metrics.average_precision is not None
     scores = class_scores(metrics.counts)
     bars = {"precision": scores["precision"], "recall": scores["recall"],
             "average precision": metrics.average_precision}
     classes = len(metrics.class_names)
-    figure = Figure(figsize=(4.5, 0.4 * classes + 1.2), layout="constrained")
+    figure = new_figure(4.5, 0.4 * classes + 1.2)
     axes = figure.subplots()
     for place, (name, values) in enumerate(bars.items()):
         axes.barh(np.arange(classes) + 0.27 * (place - 1), np.nan_to_num(values), 0.25,
@@ -145,8 +138,6 @@ def draw_class_scores(metrics: ClassificationMetrics) -> Picture:
 
 def draw_calibration(metrics: ClassificationMetrics) -> Picture:
     """Draws the share of right predictions over their probability."""
-    from matplotlib.figure import Figure
-
     count, probability, right = metrics.bins.T
     size = len(count)
     edges = np.arange(size + 1) / size
@@ -155,7 +146,7 @@ def draw_calibration(metrics: ClassificationMetrics) -> Picture:
     error = calibration_error(metrics.bins)
     exclusive = metrics.confusion is not None
     counted = f"{metrics.unit}s" if exclusive else "classes of images"
-    figure = Figure(figsize=(4.5, 4.4), layout="constrained")
+    figure = new_figure(4.5, 4.4)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.bar(edges[:-1][filled], shares[filled], 1 / size, align="edge",
               color="#8fb8de", edgecolor="#1f4e79")
@@ -198,14 +189,12 @@ def mistakes_of(run: InspectedRun) -> tuple[np.ndarray, np.ndarray]:
 
 def draw_mistakes(run: InspectedRun) -> Picture:
     """Draws the wrong images that the network was most confident about."""
-    from matplotlib.figure import Figure
-
     examples, (predicted, _) = run.examples, run.predictions
     right, confidence = mistakes_of(run)
     index = confident_mistakes(right, confidence, MISTAKES)
     wrong, total = int((~right).sum()), len(right)
     rows = max(1, -(-len(index) // COLUMNS))
-    figure = Figure(figsize=(PANEL * COLUMNS, 1.95 * rows + 0.1), layout="constrained")
+    figure = new_figure(PANEL * COLUMNS, 1.95 * rows + 0.1)
     grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     words = []
     for axes, i in zip(grid, index):
@@ -232,14 +221,12 @@ def draw_mistakes(run: InspectedRun) -> Picture:
 
 def draw_worst_masks(run: InspectedRun) -> Picture:
     """Draws the images whose masks the network gets most wrong."""
-    from matplotlib.figure import Figure
-
     images, labels = run.examples
     predicted, _ = run.predictions
     ious = image_ious(labels, predicted)
     index = np.argsort(ious, kind="stable")[:WORST]
     rows = [panels(images[i], predicted[i], labels[i]) for i in index]
-    figure = Figure(figsize=(6.0, 1.45 * len(rows) + 0.7), layout="constrained")
+    figure = new_figure(6.0, 1.45 * len(rows) + 0.7)
     grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
     name_panels(grid[0], rows[0])
     for axes, row, i in zip(grid, rows, index):

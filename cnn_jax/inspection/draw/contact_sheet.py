@@ -14,8 +14,7 @@ from cnn_jax.data.augment import augment, is_identity
 from cnn_jax.data.batches import train_order
 from cnn_jax.data.examples import Dataset
 from cnn_jax.data.scaling import SCALINGS, scale
-from cnn_jax.inspection.draw.drawing import above, fold
-from cnn_jax.inspection.draw.labels import legend, show
+from cnn_jax.inspection.draw.drawing import above, fold, legend, new_figure, show
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.rng import draw_key
 from cnn_jax.tasks import Task
@@ -68,9 +67,6 @@ def contact_sheet(dataset: Dataset, config: ConfigDict) -> Picture:
     Its arrays: 'stored' uint8 [n, H, W, C], their 'labels', and the network's 'inputs'
     float32 [columns, n, H, W, C].
     """
-    # Imported here: matplotlib takes a second, and only this mode draws.
-    from matplotlib.figure import Figure
-
     task = data.task_of(config.data)
     masks = task.unit == "pixel"
     columns = 1 if is_identity(config.augment) else COPIES
@@ -80,8 +76,7 @@ def contact_sheet(dataset: Dataset, config: ConfigDict) -> Picture:
     rows = len(stored.labels)
     height, width = stored.images.shape[1:3]
     cell = CELL * (1 + masks) * min(2.0, max(0.5, width / height))
-    figure = Figure(figsize=(max(6.0, cell * (columns + 1) + 1.2), CELL * rows + 1.2),
-                    layout="constrained")
+    figure = new_figure(max(6.0, cell * (columns + 1) + 1.2), CELL * rows + 1.2)
     grid = figure.subplots(rows, columns + 1, squeeze=False)
     for row in range(rows):
         label = stored.labels[row]
@@ -105,20 +100,15 @@ def contact_sheet(dataset: Dataset, config: ConfigDict) -> Picture:
     if masks:
         legend(figure, dataset.class_names)
     inputs = np.stack([step.inputs for step in steps])
-    words = caption(dataset, config, inputs)
+    words = (f"{dataset.source}. Scaling {config.data.scaling!r}: the network's input "
+             f"ranges from {inputs.min():.3g} to {inputs.max():.3g} in these images. "
+             "They are shown as pixels.")
     above(figure, words)
     return Picture(
         "data", "What the network sees", words,
         f"{rows} training images of {width} x {height} pixels, as stored and "
         + (f"with the random draws of {columns} steps." if columns > 1 else "as seen."),
         figure, {"stored": stored.images, "labels": stored.labels, "inputs": inputs})
-
-
-def caption(dataset: Dataset, config: ConfigDict, inputs: np.ndarray) -> str:
-    """Says what the pictures are, and the range of the numbers behind them."""
-    return (f"{dataset.source}. Scaling {config.data.scaling!r}: the network's input "
-            f"ranges from {inputs.min():.3g} to {inputs.max():.3g} in these images. "
-            "They are shown as pixels.")
 
 
 def mixture(targets: Sequence[tuple[np.ndarray, np.ndarray]], row: int, task: Task,

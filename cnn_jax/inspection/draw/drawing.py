@@ -1,10 +1,11 @@
-"""Grids of images and maps: what most pictures of a network are made of."""
+"""Draws images, masks and maps on axes: most pictures consist of these."""
 
 from __future__ import annotations
 
 import re
 import textwrap
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,29 +17,29 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 SIGNED, HEAT = "RdBu_r", "inferno"  # red above and blue below 0; dark to bright
-HEAT_SHARE = 0.55  # of the colours of a map over the grey image
+HEAT_SHARE = 0.55  # how much of an overlay is the map; the rest is the grey image
 
 
-class Grid(NamedTuple):
-    """A figure with axes [rows, columns] that have no ticks."""
-
-    figure: Figure
-    axes: np.ndarray
-
-
-def grid(rows: int, columns: int, cell: float = 1.1, aspect: float = 1.0,
-         left: float = 0.0, top: float = 0.0) -> Grid:
-    """Makes axes for images of width / height = `aspect`; lengths are in inches."""
+def new_figure(width: float, height: float) -> Figure:
+    """Makes an empty figure of a size in inches."""
     # Imported here: matplotlib takes a second, and not every command draws.
     from matplotlib.figure import Figure
 
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def grid(rows: int, columns: int, cell: float = 1.1, aspect: float = 1.0,
+         left: float = 0.0, top: float = 0.0) -> tuple[Figure, np.ndarray]:
+    """Makes a figure and axes [rows, columns] without ticks; lengths are in inches.
+
+    aspect: width / height of the images.
+    """
     width = cell * min(2.0, max(0.5, aspect))
-    figure = Figure(figsize=(max(3.2, width * columns + left + 0.2),
-                             cell * rows + top + 0.3), layout="constrained")
+    figure = new_figure(max(3.2, width * columns + left + 0.2), cell * rows + top + 0.3)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         blank(axis)
-    return Grid(figure, axes)
+    return figure, axes
 
 
 def blank(axes: Axes) -> None:
@@ -49,64 +50,85 @@ def blank(axes: Axes) -> None:
 
 
 def image(axes: Axes, pixels: np.ndarray) -> None:
-    """Draws pixels 0..255 [H, W, C]; other channels than 1 or 3 are averaged."""
+    """Draws pixels 0..255 [H, W, C]; channels that are not three are averaged."""
     pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-    axes.imshow(displayed(pixels), cmap="gray", vmin=0, vmax=255,
-                interpolation="nearest")
+    axes.imshow(pixels if pixels.shape[-1] == 3 else pixels.mean(-1), cmap="gray",
+                vmin=0, vmax=255, interpolation="nearest")
 
 
-def displayed(pixels: np.ndarray) -> np.ndarray:
-    """Returns [H, W, C] as imshow takes it: [H, W] or [H, W, 3]."""
-    return pixels if pixels.shape[-1] == 3 else pixels.mean(-1)
+def show(axes: Axes, pixels: np.ndarray, mask: np.ndarray | None = None) -> None:
+    """Draws one image without ticks, and to its right its mask if it has one."""
+    if mask is not None:
+        pixels = np.broadcast_to(pixels, (*mask.shape, 3))
+        gap = np.full((len(mask), 1, 3), 255, np.uint8)
+        pixels = np.concatenate([pixels, gap, class_colours()[mask]], axis=1)
+    image(axes, pixels)
+    blank(axes)
+
+
+def class_colours() -> np.ndarray:
+    """Returns uint8 [256, 3]: black for class 0, then matplotlib's ten colours in turn.
+    """
+    from matplotlib import colormaps
+
+    ten = (255 * np.array(colormaps["tab10"](range(10)))[:, :3]).astype(np.uint8)
+    return np.concatenate([np.zeros((1, 3), np.uint8), np.resize(ten, (255, 3))])
+
+
+def legend(figure: Figure, class_names: Sequence[str]) -> None:
+    """Adds a legend of the colours of the classes in masks."""
+    from matplotlib.patches import Patch
+
+    figure.legend(
+        handles=[Patch(facecolor=tuple(colour / 255), label=plain(name))
+                 for colour, name in zip(class_colours()[1:], class_names[1:])],
+        loc="outside lower center", ncols=min(6, len(class_names)), fontsize=8)
 
 
 def signed(axes: Axes, values: np.ndarray, limit: float | None = None) -> AxesImage:
-    """Draws [H, W] around 0, which is white; `limit`, by default the largest |value|,
-    is darkest."""
+    """Draws [H, W] in red above and blue below 0.
+
+    limit: the |value| of the darkest colour; by default the largest one.
+    """
     limit = limit or float(np.abs(values).max()) or 1.0
     return axes.imshow(values, cmap=SIGNED, vmin=-limit, vmax=limit,
                        interpolation="nearest")
 
 
 def outliers_cut(values: np.ndarray, percent: float = 99.0) -> float:
-    """Returns a limit that single pixels do not decide; 0 only if all values are 0."""
+    """Returns a limit for `signed` that single pixels do not decide."""
     limit = np.percentile(np.abs(values), percent)
     return float(limit or np.abs(values).max())
 
 
-def heat(axes: Axes, values: np.ndarray, low: float = 0.0,
-         high: float | None = None) -> AxesImage:
-    """Draws [H, W] from `low` upwards, dark to bright."""
-    high = float(values.max()) if high is None else high
-    high = high if high > low else low + 1
-    return axes.imshow(values, cmap=HEAT, vmin=low, vmax=high, interpolation="nearest")
+def heat(axes: Axes, values: np.ndarray, high: float | None = None,
+         alpha: float = 1.0) -> None:
+    """Draws [H, W] from 0 to `high`, by default the maximum, dark to bright."""
+    axes.imshow(values, cmap=HEAT, vmin=0, vmax=high or float(values.max()) or 1.0,
+                alpha=alpha, interpolation="nearest")
 
 
-def heat_over(axes: Axes, pixels: np.ndarray, values: np.ndarray) -> AxesImage:
+def heat_over(axes: Axes, pixels: np.ndarray, values: np.ndarray) -> None:
     """Draws a map >= 0 over the image in grey."""
-    grey = pixels.astype(np.float64).mean(-1)
-    axes.imshow(grey, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    high = float(values.max()) or 1.0
-    return axes.imshow(values, cmap=HEAT, vmin=0, vmax=high, alpha=HEAT_SHARE,
-                       interpolation="nearest")
+    image(axes, pixels.astype(np.float64).mean(-1, keepdims=True))
+    heat(axes, values, alpha=HEAT_SHARE)
 
 
 def plain(text: str) -> str:
-    """Escapes what matplotlib would read as mathematics, $...$, and control characters.
-    """
+    """Escapes control characters, and $, which starts mathematics in matplotlib."""
     return "\n".join(map(one_line, text.split("\n"))).replace("$", r"\$")
 
 
 def fit(name: str, width: int = 16) -> str:
-    """Cuts a name of the user's to a width in characters, and escapes it."""
+    """Cuts a name to a width in characters, and escapes it."""
     return plain(name if len(name) <= width else name[:width - 1] + "…")
 
 
 def fold(text: str, inches: float, size: float, lines: int = 2) -> str:
-    """Breaks a text of the user's into lines that are at most so many inches wide.
+    """Breaks a text into lines of at most `inches`, and escapes it.
 
-    It breaks after spaces and underscores, cuts what is still too wide, and escapes the
-    text. size: of the font, points.
+    Lines break after spaces and underscores; what is still too wide is cut.
+    size: of the font, points.
     """
     rows = [""]
     for word in re.findall(r"[^\s_]*[\s_]*", text):
@@ -137,7 +159,7 @@ def text_width(text: str, size: float) -> float:
 
 
 def above(figure: Figure, text: str) -> None:
-    """Sets a title over the whole figure, on as many lines as it takes."""
+    """Sets a title over the whole figure, on as many lines as it needs."""
     width = int(14 * figure.get_figwidth())
     figure.suptitle(plain(textwrap.fill(text, width)), fontsize=8)
 
@@ -147,8 +169,3 @@ def beside(axes: Axes, text: str, width: int = 14, size: int = 8) -> None:
     lines = [textwrap.fill(line, width) for line in text.split("\n")]
     axes.set_ylabel(plain("\n".join(lines)), rotation=0, ha="right", va="center",
                     fontsize=size)
-
-
-def number(value: float) -> str:
-    """Formats three digits: 0.0123, 1.23, 123, 1.2e+04."""
-    return f"{value:.3g}"

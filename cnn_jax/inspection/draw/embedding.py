@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnn_jax.inspection.draw.drawing import fit
+from cnn_jax.inspection.draw.drawing import fit, new_figure
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.explain.embedding import (Plane, before_head, pixel_features,
                                                   principal_plane)
@@ -39,12 +39,9 @@ def penultimate(run: InspectedRun) -> tuple[np.ndarray, np.ndarray]:
 
 def draw_plane(plane: Plane, labels: np.ndarray, run: InspectedRun) -> Picture:
     """Draws a point for each example in the colour of its true class."""
-    # Imported here: matplotlib takes a second, and few modes draw.
-    from matplotlib.figure import Figure
-
     points, shares = plane
     classes = np.unique(labels)
-    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+    figure = new_figure(4.6, 4.4)
     axes = figure.subplots()
     few = labels.max(initial=0) < 10
     axes.scatter(points[:, 0], points[:, 1], c=labels % NAMED, vmin=0,

@@ -1,4 +1,4 @@
-"""From kernel to pool: what a convolution and the layers right after it compute."""
+"""Draws what a convolution and the layers right after it compute."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from cnn_jax.inspection.draw import drawing
 from cnn_jax.inspection.draw.kernels import draw_kernel, is_colour
 from cnn_jax.inspection.draw.picture import Picture
-from cnn_jax.inspection.explain.kernels import kernel_images, mean_over_channels
+from cnn_jax.inspection.explain.kernels import kernel_images
 from cnn_jax.inspection.inspected_run import InspectedRun
 from cnn_jax.inspection.selection import chosen_filters, chosen_layers
 from cnn_jax.networks.named_layers import FOLLOWERS, Layer, kernel_of, with_followers
@@ -45,7 +45,8 @@ def draw_stage(run: InspectedRun, settings: ConfigDict, stage: list[Layer],
     found = first.kernel is not None and kernel_images(
         first, kernel_of(run.variables, first), run.layers)
     kernel = found[0] if found else None
-    left = int(kernel is not None)
+    colour = kernel is not None and is_colour(kernel, run)
+    left = int(kernel is not None)  # the column of kernels
     images = len(values[first.name])
     columns = left + images * len(stage)
     figure, axes = drawing.grid(1 + len(filters), columns, cell=0.85, left=0.5, top=0.4)
@@ -56,15 +57,16 @@ def draw_stage(run: InspectedRun, settings: ConfigDict, stage: list[Layer],
     for row, index in enumerate(filters, 1):
         drawing.beside(axes[row, 0], f"filter {index}", 6)
         if kernel is not None:
-            mean = mean_over_channels(kernel[..., index], is_colour(kernel, run))
-            draw_kernel(axes[row, 0], mean, np.abs(mean).max() or 1.0)
+            shown = (kernel[..., index] if colour
+                     else kernel[..., index].mean(-1, keepdims=True))
+            draw_kernel(axes[row, 0], shown, np.abs(shown).max() or 1.0)
         for place, layer in enumerate(stage):
             maps = values[layer.name]
             limit = float(np.abs(maps[..., index]).max()) or 1.0
             for i in range(images):
                 axis = axes[row, left + i * len(stage) + place]
                 if maps[..., filters].min() >= 0:
-                    drawing.heat(axis, maps[i, ..., index], 0.0, limit)
+                    drawing.heat(axis, maps[i, ..., index], limit)
                 else:
                     drawing.signed(axis, maps[i, ..., index], limit)
     for column in range(columns):
@@ -84,7 +86,7 @@ def draw_stage(run: InspectedRun, settings: ConfigDict, stage: list[Layer],
         "filter have one scale for all images: red is above 0 and blue below; a layer "
         f"without negative values is drawn from dark to bright. Pixels: {sizes}."
         + (f" The kernel is the mean over the {reads} channels that it reads."
-           if kernel is not None and reads > 1 and not is_colour(kernel, run) else ""),
+           if reads > 1 and not colour else ""),
         f"{len(filters)} filters on {images} images, layer by layer: {sizes}.", figure,
         arrays | {layer.name: values[layer.name][..., filters] for layer in stage})
 

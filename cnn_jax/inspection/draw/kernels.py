@@ -72,7 +72,7 @@ def first_layer(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
         "kernels", f"Kernels of the first layer, {layer.name}",
         f"{count} of {layer.shape[-1]} {kind}, on one scale. {how}.",
         f"{count} small images of {' x '.join(map(str, kernel.shape[:2]))} weights; "
-        f"the largest is {drawing.number(limit)}.", figure, {"kernels": kernel})
+        f"the largest is {limit:.3g}.", figure, {"kernels": kernel})
 
 
 def is_colour(kernel: np.ndarray, run: InspectedRun) -> bool:

@@ -1,21 +1,22 @@
-"""Curves of a run over its epochs, drawn by matplotlib without a display."""
+"""Draws the learning curves of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnn_jax.inspection.draw.drawing import new_figure
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.inspected_run import InspectedRun
+from cnn_jax.workdir.progress import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Row = Mapping[str, float]  # of history.csv
-# Column of the history -> words.
+# Column of the history -> words
 CURVES = {"loss": "loss", "accuracy": "accuracy", "mean_iou": "mean IoU",
           "macro_f1": "macro F1", "learning_rate": "learning rate"}
 SPLITS = (("", "training", "o-"), ("val_", "validation", "s--"))
@@ -27,38 +28,32 @@ def of_run(run: InspectedRun, settings: ConfigDict) -> list[Picture]:
 
 
 def learning_curves(history: Sequence[Row]) -> Picture:
-    """Draws the quantities that were measured in training and validation, side by side.
+    """Draws loss, accuracy and the task's metrics side by side.
 
-    history: a row an epoch, as in history.csv.
+    history: one row for each epoch, as in history.csv.
     """
-    # Imported here, as below: matplotlib takes a second, and few modes draw.
-    from matplotlib.figure import Figure
-
     names = [name for name in CURVES
              if name != "learning_rate" and series(history, name)]
-    figure = Figure(figsize=(4.5 * len(names), 3.6), layout="constrained")
+    figure = new_figure(4.5 * len(names), 3.6)
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
         draw(axes, history, name)
     return Picture(
         "learning_curves", "Learning curves",
-        "After every epoch. The training figures are means over the epoch while the "
-        "parameters still change, with augmentation and dropout where there are any.",
+        "The values after every epoch. The training values are means over the epoch, "
+        "taken while the parameters change, with augmentation and dropout if the "
+        "config has them.",
         " ".join(in_words(history, name) for name in names), figure,
         arrays(history, names))
 
 
 def curves(history: Sequence[Row], best_epoch: int | None = None) -> list[Picture]:
-    """Draws a picture for each quantity, narrow enough for a phone.
-
-    best_epoch: is marked.
+    """Draws a picture for each metric, narrow enough for a phone; marks the best epoch.
     """
-    from matplotlib.figure import Figure
-
     pictures = []
     for name, words in CURVES.items():
         if not series(history, name):
             continue
-        figure = Figure(figsize=(4.5, 3.0), layout="constrained")
+        figure = new_figure(4.5, 3.0)
         axes = figure.subplots()
         draw(axes, history, name)
         if best_epoch is not None:
@@ -66,25 +61,30 @@ def curves(history: Sequence[Row], best_epoch: int | None = None) -> list[Pictur
                          label=f"best epoch, {best_epoch}")
         axes.legend(fontsize=9)
         pictures.append(Picture(
-            f"curve_{name}", words[0].upper() + words[1:], "",
+            f"curve_{name}", capitalized(words), "",
             in_words(history, name), figure, arrays(history, [name])))
     return pictures
 
 
+def capitalized(words: str) -> str:
+    """Makes the first letter large and keeps the others: 'Mean IoU'."""
+    return words[0].upper() + words[1:]
+
+
 def series(history: Sequence[Row], name: str) -> dict[str, str]:
-    """Returns {column of the history: its label} of the splits with this quantity."""
+    """Returns {column of the history: its split} for the splits that have a metric."""
     return {prefix + name: label for prefix, label, _ in SPLITS
             if history and prefix + name in history[0]}
 
 
 def arrays(history: Sequence[Row], names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Returns the columns that the curves of these quantities draw."""
+    """Returns the columns that the curves of some metrics draw."""
     columns = ["epoch", *(column for name in names for column in series(history, name))]
     return {column: np.array([row[column] for row in history]) for column in columns}
 
 
 def draw(axes: Axes, history: Sequence[Row], name: str) -> None:
-    """Draws the curves of one quantity, for training and validation."""
+    """Draws the curves of one metric, for training and validation."""
     from matplotlib.ticker import MaxNLocator
 
     epochs = [row["epoch"] for row in history]
@@ -108,6 +108,6 @@ def in_words(history: Sequence[Row], name: str) -> str:
         first, last = history[0][column], history[-1][column]
         words = CURVES[name] if name == "learning_rate" else f"{label} {CURVES[name]}"
         sentences.append(
-            f"{words[0].upper()}{words[1:]}: from {first:.3g} to {last:.3g} in "
+            f"{capitalized(words)}: from {first:.3g} to {last:.3g} in "
             f"{len(history)} epoch{'s' * (len(history) != 1)}.")
     return " ".join(sentences)

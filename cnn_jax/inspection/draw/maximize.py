@@ -69,8 +69,8 @@ def draw(run: InspectedRun, settings: ConfigDict, layer: Layer, index: list[int]
     first, last = np.asarray(found.first), np.asarray(found.last)
     for i, axis in zip(range(len(index)), axes.flat):
         drawing.image(axis, pixels[i])
-        axis.set_title(f"{drawing.fit(names[i], 18)}\n{drawing.number(first[i])} "
-                       f"to {drawing.number(last[i])}", fontsize=7, pad=3)
+        axis.set_title(f"{drawing.fit(names[i], 18)}\n{first[i]:.3g} "
+                       f"to {last[i]:.3g}", fontsize=7, pad=3)
     unit = ("logit" if layer.name == "head" else "unit's value" if position is None
             else f"value of the unit at {position}")
     return Picture(
@@ -79,6 +79,5 @@ def draw(run: InspectedRun, settings: ConfigDict, layer: Layer, index: list[int]
         f"jitter, blur, L2 and total variation). Above each image: the {unit} on the "
         "noise and on the image.",
         f"{len(index)} images that {layer.name} answers to most; the medians of its "
-        f"values rise from {drawing.number(float(np.median(first)))} to "
-        f"{drawing.number(float(np.median(last)))}.", figure,
+        f"values rise from {np.median(first):.3g} to {np.median(last):.3g}.", figure,
         {"images": images, "first": first, "last": last, "filters": np.array(index)})

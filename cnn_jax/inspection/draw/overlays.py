@@ -1,13 +1,11 @@
 """The predicted class of every pixel, drawn over the images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from cnn_jax.inspection.draw.drawing import above, beside
-from cnn_jax.inspection.draw.labels import class_colours, legend, show
+from cnn_jax.inspection.draw.drawing import (above, beside, class_colours, legend,
+                                             new_figure, show)
 from cnn_jax.inspection.draw.picture import Picture
 
 SHARE = 0.65  # of the class colour in an overlay; the rest is the grey image
@@ -48,13 +46,9 @@ def overlays(images: np.ndarray, predicted: np.ndarray, class_names: Sequence[st
     images: uint8 [N, H, W, C]. predicted, truth: classes [N, H, W].
     names: what stands beside each row.
     """
-    # Imported here: matplotlib takes a second, and not every prediction draws.
-    from matplotlib.figure import Figure
-
     rows = [panels(image, predicted[i], None if truth is None else truth[i])
             for i, image in enumerate(images)]
-    figure = Figure(figsize=(max(5.0, CELL * len(rows[0]) + 1.2),
-                             CELL * len(rows) + 1.2), layout="constrained")
+    figure = new_figure(max(5.0, CELL * len(rows[0]) + 1.2), CELL * len(rows) + 1.2)
     grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
     for axes, row, name in zip(grid, rows, names):
         draw_panels(axes, row)

@@ -1,22 +1,18 @@
-"""One picture of a run with what it shows in words, and the folder that holds them."""
+"""A picture of a run, its words, and the folder that holds both."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
-from ml_collections import ConfigDict
 
 from cnn_jax.errors import InputError
-from cnn_jax.files import named, write_atomically
+from cnn_jax.files import named, read_json, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from cnn_jax.inspection.inspected_run import InspectedRun  # noqa: F401
 
 INDEX = "pictures.json"
 FORMATS = (".png", ".pdf", ".svg")  # of a file that the user names
@@ -28,13 +24,9 @@ class Picture(NamedTuple):
     name: str      # of its file, without suffix
     title: str
     caption: str   # how to read it, in one or two sentences
-    alt: str       # what a reader who cannot see it must know
+    alt: str       # what a reader must know who cannot see it
     figure: Figure
     arrays: dict[str, np.ndarray]
-
-
-# A row of the registry: (run, config.inspect) -> pictures, one after another.
-Row = Callable[["InspectedRun", ConfigDict], Iterable[Picture]]
 
 
 class IndexRow(msgspec.Struct):
@@ -44,7 +36,7 @@ class IndexRow(msgspec.Struct):
     title: str
     caption: str
     alt: str
-    step: int | None = None  # of the checkpoint that the picture shows
+    step: int  # of the checkpoint that the picture shows
 
 
 def check_format(path: Path) -> None:
@@ -64,37 +56,25 @@ def save(picture: Picture, path: Path) -> None:
                          "another file with --output") from error
 
 
-def write(pictures: list[Picture], folder: Path, step: int | None = None) -> list[Path]:
-    """Writes each picture as NAME.png and its words into pictures.json.
+def write(picture: Picture, folder: Path, step: int) -> Path:
+    """Writes a picture as NAME.png and its words into pictures.json.
 
-    The words replace those of an earlier picture of the same name, or follow the
-    others. Returns the files.
-
-    step: of the checkpoint that the pictures show.
+    The words replace those of an earlier picture of this name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
+    path = folder / f"{picture.name}.png"
+    with named(path):
+        picture.figure.savefig(path, dpi=120)
     rows = {row.name: row for row in read_index(folder)}
-    for picture in pictures:
-        path = folder / f"{picture.name}.png"
-        with named(path):
-            picture.figure.savefig(path, dpi=120)
-        rows[picture.name] = IndexRow(picture.name, picture.title, picture.caption,
-                                      picture.alt, step)
-        paths.append(path)
-    text = msgspec.json.format(msgspec.json.encode(list(rows.values()))).decode()
-    write_atomically(folder / INDEX, text + "\n")
-    return paths
+    rows[picture.name] = IndexRow(picture.name, picture.title, picture.caption,
+                                  picture.alt, step)
+    write_json(folder / INDEX, list(rows.values()))
+    return path
 
 
 def read_index(folder: Path) -> list[IndexRow]:
-    """Reads the words of the pictures in a folder, in the order they were first
-    written. Raises InputError where the file is damaged."""
+    """Reads the words of the pictures in a folder, in the order in which the pictures
+    were first drawn. Raises InputError where the file is damaged."""
     path = folder / INDEX
-    if not path.exists():
-        return []
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=list[IndexRow])
-    except (OSError, msgspec.DecodeError) as error:
-        raise InputError(f"{path} is damaged ({error}): delete {folder}, then draw "
-                         "again") from error
+    return (read_json(path, list[IndexRow], f"delete {folder}, then draw again")
+            if path.exists() else [])

@@ -1,7 +1,7 @@
-"""How right a trained network is on one split of the data: counts and scores.
+"""Measures how often a trained network is right on one split of the data.
 
-Where each pixel has a label, every pixel is an example. All but `save` and `load` are
-pure functions of arrays.
+Where each pixel has a label, every pixel is an example. All functions but `save` and
+`load` are pure functions of arrays.
 """
 
 from pathlib import Path
@@ -10,20 +10,18 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from cnn_jax.errors import InputError
-from cnn_jax.files import write_atomically
+from cnn_jax.files import read_json, write_json
 from cnn_jax.tasks.metrics import average_precision, mean_iou
 
 FILE = "classification_metrics.json"  # in a workdir
 BINS = 15  # of the calibration curve, as in its source
 FILE_SCORES = ("precision", "recall", "f1", "iou", "average_precision")
-AGAIN = "delete it, then --mode=inspect measures again"
 
 
 class ClassificationMetrics(NamedTuple):
     """Counts from which all figures follow."""
 
-    split: str                     # of the data
+    split: str                    # of the data
     step: int                     # of the checkpoint
     unit: str                     # what was counted: 'image' or 'pixel'
     class_names: tuple[str, ...]
@@ -178,56 +176,40 @@ class MetricsFile(msgspec.Struct):
 
 
 def save(metrics: ClassificationMetrics, workdir: Path) -> None:
-    """Writes the counts, and for people what follows from them."""
+    """Writes the counts and, for people, the scores that follow from them."""
     scores = class_scores(metrics.counts)
-    precisions = (np.full(len(metrics.counts), np.nan)
-                  if metrics.average_precision is None else metrics.average_precision)
-    scores["average_precision"] = precisions
+    scores["average_precision"] = (
+        np.full(len(metrics.counts), np.nan) if metrics.average_precision is None
+        else metrics.average_precision)
     rows = [ClassRow(name, int(scores["examples"][i]), *map(int, metrics.counts[i]),
                      *(number(scores[key][i]) for key in FILE_SCORES))
             for i, name in enumerate(metrics.class_names)]
-    file = MetricsFile(
+    write_json(workdir / FILE, MetricsFile(
         metrics.split, metrics.step, metrics.unit, metrics.examples, metrics.right,
         calibration_error(metrics.bins),
         {name: number(mean_known(scores[name])) for name in FILE_SCORES}, rows,
         None if metrics.confusion is None else metrics.confusion.tolist(),
-        metrics.bins.tolist())
-    write_atomically(workdir / FILE,
-                     msgspec.json.format(msgspec.json.encode(file)).decode() + "\n")
+        metrics.bins.tolist()))
 
 
 def number(value: float) -> float | None:
-    """Makes a plain float; NaN becomes None, since JSON knows no NaN."""
+    """Makes a plain float; NaN becomes None, since JSON has no NaN."""
     return None if np.isnan(value) else float(value)
 
 
 def load(workdir: Path) -> ClassificationMetrics | None:
     """Reads what `save` wrote; None where nothing has been measured."""
-    path = workdir / FILE
-    if not path.exists():
+    if not (workdir / FILE).exists():
         return None
-    try:
-        file = msgspec.json.decode(path.read_bytes(), type=MetricsFile)
-    except (OSError, msgspec.DecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): {AGAIN}") from error
-    counts = [(row.true_positives, row.false_positives, row.false_negatives)
-              for row in file.classes]
-    values = [file.examples, *(value for row in counts for value in row),
-              *(value for row in file.bins for value in row),
-              *(value for row in file.confusion or () for value in row)]
-    shape = (len(counts), len(counts))
-    if not (file.unit in ("image", "pixel") and len(file.bins) == BINS and counts
-            and all(0 <= value < 2**53 for value in values)
-            and 0 <= file.right <= file.examples and file.examples
-            and any(row[0] for row in file.bins)
-            and np.shape(file.confusion or np.empty(shape)) == shape):
-        raise InputError(f"{path} holds values that are not counts of the examples of "
-                         f"{len(counts)} classes: {AGAIN}")
-    precisions = [row.average_precision for row in file.classes]
+    file = read_json(workdir / FILE, MetricsFile,
+                     "delete it, then --mode=inspect measures again")
+    rows = file.classes
     return ClassificationMetrics(
-        file.split, file.step, file.unit, tuple(row.name for row in file.classes),
-        file.examples, file.right, np.array(counts, np.int64),
+        file.split, file.step, file.unit, tuple(row.name for row in rows),
+        file.examples, file.right,
+        np.array([(row.true_positives, row.false_positives, row.false_negatives)
+                  for row in rows], np.int64),
         np.array(file.bins, np.float64),
         None if file.confusion is None else np.array(file.confusion, np.int64),
         None if file.confusion is not None else np.array(
-            [np.nan if value is None else value for value in precisions]))
+            [row.average_precision for row in rows], np.float64))

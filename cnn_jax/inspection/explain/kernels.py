@@ -1,4 +1,4 @@
-"""The kernels of a layer as small images."""
+"""Turns the kernels of a layer into small images."""
 
 import numpy as np
 
@@ -37,8 +37,3 @@ def kernel_images(layer: Layer, kernel: np.ndarray,
         return None
     return (kernel.reshape(*flatten.input_shape, kernel.shape[-1]),
             "units of a dense layer, whose weights are drawn where the pixels are")
-
-
-def mean_over_channels(kernel: np.ndarray, is_colour: bool) -> np.ndarray:
-    """Averages [h, w, channels] to [h, w, 1]; the three colours of an image stay."""
-    return kernel if is_colour else kernel.mean(-1, keepdims=True)

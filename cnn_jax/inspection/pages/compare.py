@@ -1,6 +1,6 @@
-"""Several runs side by side: what differs, their curves, and results with spread.
+"""Compares runs on one page: configs that differ, curves, and results with spread.
 
-Runs that differ in nothing but the seed are one group; the spread of a group is over
+Runs whose configs differ only in the seed form a group; the spread of a group is over
 its seeds. The page is one file, like report.html.
 """
 
@@ -15,54 +15,44 @@ import numpy as np
 from cnn_jax.config import FIELDS
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.files import write_atomically
-from cnn_jax.inspection.draw.drawing import fit
-from cnn_jax.inspection.draw.learning_curves import CURVES
+from cnn_jax.inspection.draw.drawing import fit, new_figure
+from cnn_jax.inspection.draw.learning_curves import CURVES, SPLITS, capitalized
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.explain.classification_metrics import class_scores
 from cnn_jax.inspection.pages.record import Record, fields, read_record
-from cnn_jax.inspection.pages.rendering import drawn, render
-from cnn_jax.inspection.pages.report import share, text
+from cnn_jax.inspection.pages.rendering import Table, drawn, render
+from cnn_jax.inspection.pages.report import text
 
-SEED = "seed"
-# The fields that name a group: these before others, and at most so many.
+# The name of a group shows these fields first, and at most so many fields.
 FIRST = ("model.name", "data.name", "optimizer.name", "optimizer.learning_rate")
 NAMED = 4
-FEW = 5  # groups that a legend has the room to name
-# Colours that colour-blind readers can tell apart (Okabe and Ito, 2008), made darker
-# where they would be pale on white. After them the line style changes.
+FEW = 5  # groups that a legend can name in words
+# Colours that colour-blind readers can tell apart (Okabe and Ito, 2008), the pale ones
+# darkened. After the last colour, the line style changes.
 COLOURS = ("#0072b2", "#d55e00", "#007a5a", "#a8487e", "#8a6d00", "#3a8fc0", "#000000")
 STYLES = ("-", "--", "-.", ":")
-CONTENTS = (("results", "Results"), ("differences", "Differences"),
-            ("curves", "Learning curves"), ("classes", "Classes"), ("runs", "Runs"))
 
-
-class Figure(NamedTuple):
-    """A figure of results.json and its format."""
-
-    words: str
-    style: str
-
-
+# Figure in results.json -> (words, format)
 FIGURES = {
-    "test_accuracy": Figure("test accuracy", ".4f"),
-    "test_mean_iou": Figure("test mean IoU", ".4f"),
-    "test_macro_f1": Figure("test macro F1", ".4f"),
-    "test_loss": Figure("test loss", ".4f"),
-    "validation_accuracy": Figure("validation accuracy", ".4f"),
-    "validation_mean_iou": Figure("validation mean IoU", ".4f"),
-    "validation_macro_f1": Figure("validation macro F1", ".4f"),
-    "best_epoch": Figure("best epoch", ".3g"),
-    "params": Figure("parameters", ",.0f"),
-    "train_seconds": Figure("training, s", ".1f"),
-    "images_per_second": Figure("images/s", ",.0f"),
+    "test_accuracy": ("test accuracy", ".4f"),
+    "test_mean_iou": ("test mean IoU", ".4f"),
+    "test_macro_f1": ("test macro F1", ".4f"),
+    "test_loss": ("test loss", ".4f"),
+    "validation_accuracy": ("validation accuracy", ".4f"),
+    "validation_mean_iou": ("validation mean IoU", ".4f"),
+    "validation_macro_f1": ("validation macro F1", ".4f"),
+    "best_epoch": ("best epoch", ".3g"),
+    "params": ("parameters", ",.0f"),
+    "train_seconds": ("training, s", ".1f"),
+    "images_per_second": ("images/s", ",.0f"),
 }
 
 
 class Group(NamedTuple):
-    """Runs whose configs differ in nothing but the seed."""
+    """Runs whose configs differ only in the seed."""
 
     letter: str
-    runs: tuple[Record, ...]
+    runs: list[Record]
     config: dict[str, Any]  # without the seed
 
 
@@ -75,9 +65,9 @@ def write_comparison(folders: Sequence[Path], path: Path) -> None:
     if len(folders) < 2:
         raise InputError(f"--mode=compare needs the folders of at least two runs, not "
                          f"{len(folders)}: python main.py --mode=compare A B ...")
-    places = [folder.resolve() for folder in folders]
+    resolved = [folder.resolve() for folder in folders]
     for i, folder in enumerate(folders):
-        if places[i] in places[:i]:
+        if resolved[i] in resolved[:i]:
             raise InputError(f"--mode=compare: {folder} is given twice")
         if not (folder / "config.json").is_file():
             raise InputError(f"--mode=compare: {folder} is not the folder of a run: it "
@@ -91,21 +81,27 @@ def write_comparison(folders: Sequence[Path], path: Path) -> None:
                          ) from error
 
 
+def page_of(runs: Sequence[Record]) -> dict[str, Any]:
+    """Returns the values for the template."""
+    groups = grouped(runs)
+    names = group_names(groups)
+    heading = f"{len(runs)} runs in {len(groups)} group{'s' * (len(groups) > 1)}"
+    return {"title": heading, "heading": heading, "warnings": warnings(runs),
+            "groups": group_table(groups, names), "runs": run_table(groups),
+            "differences": difference_table(groups), "classes": class_table(groups),
+            "curves": [drawn(picture) for picture in draw_curves(groups, names)]}
+
+
 def grouped(runs: Sequence[Record]) -> list[Group]:
     """Groups runs in the order of their first ones: A, B, ..., Z, AA, AB, ..."""
-    found: dict[str, tuple[dict, list[Record]]] = {}
+    groups: dict[str, Group] = {}
     for run in runs:
-        config = computed(run)
-        config.pop(SEED)
-        found.setdefault(repr(sorted(config.items())), (config, []))[1].append(run)
-    return [Group(letters(i), tuple(members), config)
-            for i, (config, members) in enumerate(found.values())]
-
-
-def computed(run: Record) -> dict[str, Any]:
-    """Returns the fields of a config that change the result."""
-    return {name: value for name, value in fields(run.config).items()
-            if name not in FIELDS or FIELDS[name].changes_result}
+        config = {name: value for name, value in fields(run.config).items()
+                  if name != "seed"
+                  and (name not in FIELDS or FIELDS[name].changes_result)}
+        group = Group(letters(len(groups)), [], config)
+        groups.setdefault(repr(sorted(config.items())), group).runs.append(run)
+    return list(groups.values())
 
 
 def letters(index: int) -> str:
@@ -115,195 +111,175 @@ def letters(index: int) -> str:
 
 
 def differing(groups: Sequence[Group]) -> dict[str, list[Any]]:
-    """Returns {field: its value in each group} of the fields that differ; None where a
-    group lacks the field or does not set it."""
-    names = sorted(set().union(*(group.config for group in groups)))
-    found = {name: [group.config.get(name) for group in groups] for name in names}
-    return {name: values for name, values in found.items()
-            if any(value != values[0] for value in values)}
+    """Returns {field: its value in each group} for the fields that differ.
 
-
-def figures_of(run: Record) -> dict[str, float]:
-    """Returns the figures of a run that has ended; {} of another."""
-    return {name: float(run.results[name]) for name in FIGURES
-            if run.results and run.results.get(name) is not None}
-
-
-def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Computes (mean, standard deviation with n - 1); NaN for too few values."""
-    return (float(np.mean(values)) if len(values) else math.nan,
-            float(np.std(values, ddof=1)) if len(values) > 1 else math.nan)
-
-
-def in_words(values: Sequence[float], style: str) -> str:
-    """Formats '0.9833 ± 0.0039', a single value alone, '-' for none."""
-    mean, deviation = spread(values)
-    if math.isnan(mean):
-        return "-"
-    same = math.isnan(deviation) or len(set(values)) == 1
-    return format(mean, style) + ("" if same else f" ± {format(deviation, style)}")
-
-
-def page_of(runs: Sequence[Record]) -> dict[str, Any]:
-    """Returns what the template shows."""
-    groups = grouped(runs)
-    unlike = differing(groups)
-    figures = {run.folder: figures_of(run) for run in runs}
-    shown = [name for name in FIGURES
-             if any(name in found for found in figures.values())]
-    heading = f"{len(runs)} runs in {len(groups)} group{'s' * (len(groups) > 1)}"
-    classes = class_table(groups)
-    names = [run.name for run in runs]
-    titles = {run.folder: run.name if names.count(run.name) == 1 else str(run.folder)
-              for run in runs}
-    return {
-        "title": heading, "heading": heading,
-        "contents": [row for row in CONTENTS if row[0] != "classes" or classes],
-        "warnings": warnings(runs),
-        "groups": {
-            "columns": [("group", False), ("what differs", False), ("runs", True),
-                        *((FIGURES[name].words, True) for name in shown)],
-            "rows": [(group.letter, named(group, groups, unlike), ended(group),
-                      *(in_words([figures[run.folder][name] for run in group.runs
-                                  if name in figures[run.folder]], FIGURES[name].style)
-                        for name in shown)) for group in groups]},
-        "differences": {
-            "columns": [("field", False),
-                        *((f"group {group.letter}", False) for group in groups)],
-            "rows": [(name, *("-" if value is None else text(value)
-                              for value in values))
-                     for name, values in unlike.items()]},
-        "curves": [drawn(picture) for picture in overlaid(groups, unlike)],
-        "classes": classes,
-        "runs": {
-            "columns": [("run", False), ("group", False), ("seed", True),
-                        ("epochs", True),
-                        *((FIGURES[name].words, True) for name in shown)],
-            "rows": [(titles[run.folder], group.letter, str(run.config.seed),
-                      f"{len(run.history)} of {run.config.epochs}",
-                      *(in_words([figures[run.folder][name]], FIGURES[name].style)
-                        if name in figures[run.folder] else "-" for name in shown))
-                     for group in groups for run in group.runs]}}
-
-
-def named(group: Group, groups: Sequence[Group], unlike: dict) -> str:
-    """Names a group by the values of the differing fields, such as 'adam, 0.002'.
-
-    The fields of `FIRST` come first, and it says how many more differ. A single group
-    is named by its network and data.
+    The value is None where a group does not set the field or lacks it.
     """
-    place = groups.index(group)
-    order = sorted(unlike, key=lambda name: (
-        FIRST.index(name) if name in FIRST else len(FIRST)))
-    values = [text(unlike[name][place]) for name in order
-              if unlike[name][place] is not None]
-    if not values:
-        return f"{group.config['model.name']} on {group.config['data.name']}"
-    more = f" and {len(values) - NAMED} more" if len(values) > NAMED else ""
-    return ", ".join(values[:NAMED]) + more
+    names = sorted(set().union(*(group.config for group in groups)))
+    values = {name: [group.config.get(name) for group in groups] for name in names}
+    return {name: row for name, row in values.items()
+            if any(value != row[0] for value in row)}
 
 
-def ended(group: Group) -> str:
-    """Returns '5', or '3 of 5' where the others have no results yet."""
-    count = sum(run.results is not None for run in group.runs)
-    return str(count) if count == len(group.runs) else f"{count} of {len(group.runs)}"
+def group_names(groups: Sequence[Group]) -> list[str]:
+    """Names each group by the values of the differing fields, such as 'adam, 0.002'.
+
+    The fields of `FIRST` come first. A group that sets none of the fields is named by
+    its network and data.
+    """
+    order = sorted(differing(groups).items(), key=lambda item: (
+        FIRST.index(item[0]) if item[0] in FIRST else len(FIRST)))
+    names = []
+    for i, group in enumerate(groups):
+        values = [text(row[i]) for _, row in order if row[i] is not None]
+        more = f" and {len(values) - NAMED} more" if len(values) > NAMED else ""
+        names.append(", ".join(values[:NAMED]) + more or
+                     f"{group.config['model.name']} on {group.config['data.name']}")
+    return names
 
 
 def warnings(runs: Sequence[Record]) -> list[str]:
     """Says what makes a comparison unfair."""
-    said = []
+    lines = []
     unfinished = [run.name for run in runs if run.results is None]
     if unfinished:
-        said.append("Runs without results, which are in no mean: "
-                    f"{', '.join(unfinished)}.")
-    if len({run.info.sha256 for run in runs}) > 1 and not only_split_differs(runs):
-        said.append("The runs were made with different data, so their accuracies were "
-                    "measured on different images.")
-    for what, words in (("machine", "on different machines"),
-                        ("devices", "on different devices"),
-                        ("versions", "with different versions of the packages")):
-        if len({repr(run.results.get(what)) for run in runs if run.results}) > 1:
-            said.append(f"The runs were made {words}: their times do not compare."
-                        if what != "versions" else f"The runs were made {words}.")
-    return said
+        lines.append("Runs without results, which count in no mean: "
+                     f"{', '.join(unfinished)}.")
+    # The seed decides the split, so runs of several seeds may differ in that alone.
+    facts = {(run.info.name, run.info.image_shape, run.info.class_names,
+              *run.info.counts.items()) for run in runs}
+    seeds = {run.config.seed for run in runs}
+    if len({run.info.sha256 for run in runs}) > 1 and (
+            len(facts) > 1 or len(seeds) == 1):
+        lines.append("The runs used different data, so their accuracies were measured "
+                     "on different images.")
+    results = [run.results for run in runs if run.results is not None]
+    if len({found.machine for found in results}) > 1:
+        lines.append("The runs used different machines: their times do not compare.")
+    if len({tuple(found.devices) for found in results}) > 1:
+        lines.append("The runs used different devices: their times do not compare.")
+    if any(found.versions != results[0].versions for found in results):
+        lines.append("The runs used different versions of the packages.")
+    return lines
 
 
-def only_split_differs(runs: Sequence[Record]) -> bool:
-    """Tells whether the data may differ only in the split, which the seed decides."""
-    alike = {(run.info.name, run.info.image_shape, run.info.class_names,
-              tuple(run.info.counts.items())) for run in runs}
-    return len(alike) == 1 and len({run.config.seed for run in runs}) > 1
+def figures(runs: Sequence[Record], name: str) -> list[float]:
+    """Lists a figure of results.json for the runs that have it."""
+    values = [run.results.flat().get(name) for run in runs if run.results is not None]
+    return [float(value) for value in values if value is not None]
 
 
-def class_table(groups: Sequence[Group]) -> dict[str, Any] | None:
-    """Returns F1 of every class in every group.
+def in_words(values: Sequence[float], style: str) -> str:
+    """Formats mean and standard deviation (with n - 1) as '0.9833 ± 0.0039'.
 
-    None unless all groups have been measured on the same classes and the same split.
+    Equal values are shown as one, and no value as '-'.
     """
-    measured = [run.metrics for group in groups for run in group.runs if run.metrics]
-    if any(not any(run.metrics for run in group.runs) for group in groups) or len(
-            {(metrics.class_names, metrics.split) for metrics in measured}) != 1:
+    if not values:
+        return "-"
+    spread = (f" ± {np.std(values, ddof=1):{style}}" if len(set(values)) > 1 else "")
+    return f"{np.mean(values):{style}}{spread}"
+
+
+def shown_figures(groups: Sequence[Group]) -> list[str]:
+    """Lists the figures that at least one run has."""
+    return [name for name in FIGURES
+            if any(figures(group.runs, name) for group in groups)]
+
+
+def group_table(groups: Sequence[Group], names: Sequence[str]) -> Table:
+    """Makes a row for each group: its name, its finished runs, mean and spread."""
+    shown = shown_figures(groups)
+    rows = []
+    for group, name in zip(groups, names):
+        ended = sum(run.results is not None for run in group.runs)
+        rows.append((group.letter, name,
+                     str(ended) if ended == len(group.runs)
+                     else f"{ended} of {len(group.runs)}",
+                     *(in_words(figures(group.runs, figure), FIGURES[figure][1])
+                       for figure in shown)))
+    return Table("Results of each group",
+                 ("group", "what differs", "runs",
+                  *(FIGURES[figure][0] for figure in shown)), rows, words=2)
+
+
+def run_table(groups: Sequence[Group]) -> Table:
+    """Makes a row for each run; runs in folders of one name are named by their path."""
+    shown, names = shown_figures(groups), [run.name for group in groups
+                                           for run in group.runs]
+    return Table(
+        "Every run",
+        ("run", "group", "seed", "epochs", *(FIGURES[figure][0] for figure in shown)),
+        [(run.name if names.count(run.name) == 1 else str(run.folder), group.letter,
+          str(run.config.seed), f"{len(run.history)} of {run.config.epochs}",
+          *(in_words(figures([run], figure), FIGURES[figure][1]) for figure in shown))
+         for group in groups for run in group.runs], words=2)
+
+
+def difference_table(groups: Sequence[Group]) -> Table:
+    """Makes a row for each field that differs, and a column for each group."""
+    return Table(
+        "Fields of the configs that differ; all others are equal",
+        ("field", *(f"group {group.letter}" for group in groups)),
+        [(name, *("-" if value is None else text(value) for value in values))
+         for name, values in differing(groups).items()], words=1 + len(groups))
+
+
+def class_table(groups: Sequence[Group]) -> Table | None:
+    """Makes a row for each class with its F1 in each group.
+
+    None unless every group has been measured on the same classes and the same split.
+    """
+    metrics = [[run.metrics for run in group.runs if run.metrics] for group in groups]
+    facts = {(found.class_names, found.split) for group in metrics for found in group}
+    if not all(metrics) or len(facts) > 1:
         return None
-    scores = [[class_scores(run.metrics.counts)["f1"] for run in group.runs
-               if run.metrics] for group in groups]
-    return {
-        "caption": f"F1 of every class on the {measured[0].split} split",
-        "columns": [("class", False),
-                    *((f"group {group.letter}", True) for group in groups)],
-        "rows": [(name, *(f1_in_words([float(f1[i]) for f1 in group])
-                          for group in scores))
-                 for i, name in enumerate(measured[0].class_names)]}
+    (names, split), = facts
+    scores = [[class_scores(found.counts)["f1"] for found in group]
+              for group in metrics]
+    return Table(
+        f"F1 of every class on the {split} split",
+        ("class", *(f"group {group.letter}" for group in groups)),
+        [(name, *(in_words([float(f1[i]) for f1 in group if not math.isnan(f1[i])],
+                           ".3f") for group in scores))
+         for i, name in enumerate(names)], words=1)
 
 
-def f1_in_words(values: Sequence[float]) -> str:
-    """Formats the mean and spread of the values that are not 0 / 0."""
-    known = [value for value in values if not math.isnan(value)]
-    return in_words(known, ".3f") if known else share(math.nan)
-
-
-def overlaid(groups: Sequence[Group], unlike: dict) -> list[Picture]:
-    """Draws a picture for each quantity: a colour for each group, a line for each run.
+def draw_curves(groups: Sequence[Group], names: Sequence[str]) -> list[Picture]:
+    """Draws a picture for each metric: a colour for each group, a line for each run.
     """
-    # Imported here: matplotlib takes a second, and few modes draw.
-    from matplotlib.figure import Figure
+    titles = {prefix + name: words if name == "learning_rate" else f"{split} {words}"
+              for name, words in CURVES.items() for prefix, split, _ in SPLITS}
+    return [draw_curve(column, title, groups, names)
+            for column, title in titles.items()
+            if any(column in row for group in groups for run in group.runs
+                   for row in run.history[:1])]
+
+
+def draw_curve(column: str, title: str, groups: Sequence[Group],
+               names: Sequence[str]) -> Picture:
+    """Draws one column of history.csv for all runs."""
     from matplotlib.ticker import MaxNLocator
 
-    pictures = []
-    for name, words in CURVES.items():
-        for prefix, split in (("", "training "), ("val_", "validation ")):
-            column = prefix + name
-            if not any(column in row for group in groups for run in group.runs
-                       for row in run.history[:1]):
-                continue
-            rows = len(groups) if len(groups) <= FEW else -(-len(groups) // 6)
-            figure = Figure(figsize=(4.5, 3.1 + 0.18 * rows), layout="constrained")
-            axes = figure.subplots()
-            said: list[str] = []
-            arrays: dict[str, np.ndarray] = {}
-            for place, group in enumerate(groups):
-                colour = COLOURS[place % len(COLOURS)]
-                style = STYLES[place // len(COLOURS) % len(STYLES)]
-                label = (group.letter if len(groups) > FEW else
-                         fit(f"{group.letter}: {named(group, groups, unlike)}", 50))
-                lasts: list[float] = []
-                for run in group.runs:
-                    values = np.array([(row["epoch"], row[column])
-                                       for row in run.history if column in row])
-                    if len(values):
-                        axes.plot(values[:, 0], values[:, 1], color=colour,
-                                  linestyle=style, linewidth=1.3, alpha=0.85,
-                                  marker="." if len(values) == 1 else None,
-                                  label=None if lasts else label)
-                        arrays[str(run.folder)] = values
-                        lasts.append(values[-1, 1])
-                said.append(f"{group.letter} ends at {in_words(lasts, '.3g')}")
-            title = words if name == "learning_rate" else split + words
-            axes.set(xlabel="epoch", ylabel=title)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.grid(alpha=0.3)
-            figure.legend(loc="outside lower center", fontsize=8,
-                          ncols=1 if len(groups) <= FEW else 6)
-            pictures.append(Picture(
-                f"compare_{column}", title[0].upper() + title[1:], "",
-                "; ".join(said) + ".", figure, arrays))
-    return pictures
+    legend_columns = 1 if len(groups) <= FEW else 6
+    figure = new_figure(4.5, 3.1 + 0.18 * -(-len(groups) // legend_columns))
+    axes = figure.subplots()
+    ends = []
+    for i, (group, name) in enumerate(zip(groups, names)):
+        label = group.letter + (f": {name}" if len(groups) <= FEW else "")
+        runs = [run for run in group.runs if column in (run.history or [{}])[0]]
+        for run in runs:
+            axes.plot([row["epoch"] for row in run.history],
+                      [row[column] for row in run.history],
+                      color=COLOURS[i % len(COLOURS)],
+                      linestyle=STYLES[i // len(COLOURS) % len(STYLES)],
+                      linewidth=1.3, alpha=0.85,
+                      marker="." if len(run.history) == 1 else None,
+                      label=fit(label, 50) if run is runs[0] else None)
+        last = [float(run.history[-1][column]) for run in runs]
+        ends.append(f"{group.letter} ends at {in_words(last, '.3g')}")
+    axes.set(xlabel="epoch", ylabel=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", fontsize=8, ncols=legend_columns)
+    return Picture(f"compare_{column}", capitalized(title), "",
+                   "; ".join(ends) + ".", figure, {})

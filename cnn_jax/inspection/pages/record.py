@@ -2,8 +2,6 @@
 
 import csv
 import json
-import math
-from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +14,8 @@ from cnn_jax.files import read_json
 from cnn_jax.inspection.explain import classification_metrics
 from cnn_jax.networks.summary_files import Summary
 from cnn_jax.workdir.folder import ANEW, read_config, read_data_info
-from cnn_jax.workdir.progress import Row, best_row
-from cnn_jax.workdir.results import read_results
-
-# The columns that every row of history.csv has.
-EPOCH = ("epoch", "step", "loss", "accuracy", "learning_rate", "seconds")
-SHARES = ("accuracy", "mean_iou", "macro_f1")  # ends of the names of figures in 0..1
+from cnn_jax.workdir.progress import Progress, Row, best_row
+from cnn_jax.workdir.results import Results, read_results
 
 
 class Record(NamedTuple):
@@ -30,10 +24,9 @@ class Record(NamedTuple):
     folder: Path
     config: ConfigDict
     info: DataInfo
-    history: list[Row]               # a row an epoch
-    results: dict[str, Any] | None   # of a run that has ended
-    summary: Summary | None          # the layer table
-    # Of one split of the data, where it was measured.
+    history: list[Row]       # one row for each epoch
+    results: Results | None  # None until the run has ended
+    summary: Summary | None  # the layer table
     metrics: classification_metrics.ClassificationMetrics | None
 
     @property
@@ -49,83 +42,38 @@ class Record(NamedTuple):
 
 
 def read_record(folder: Path) -> Record:
-    """Reads the files that exist.
+    """Reads the files of a run; those that it writes later may not exist yet.
 
     Raises InputError for a folder that is not a run, and for damaged files.
     """
-    config, info = read_config(folder), read_data_info(folder)
-    need(folder / "data.json", info.counts, ("train", "validation", "test"),
-         "the folder is damaged")
-    check_counts(folder / "data.json", info.counts, 0)
-    history, path = folder / "history.csv", folder / "results.json"
-    results = read_results(folder).flat() if path.exists() else None
-    if results is not None:
-        check_shares(path, results)
-        check_counts(path, {"test_examples": results["test_examples"]},
-                     results.get("test_accuracy") is not None)
-        check_counts(path, {"train_seconds": results["train_seconds"]}, 0)
+    config, summary = read_config(folder), folder / "summary.json"
     return Record(
-        folder, config, info,
-        read_history(history, config.checkpoint.monitor) if history.exists() else [],
-        results, read_summary(folder / "summary.json"),
+        folder, config, read_data_info(folder),
+        read_history(folder / "history.csv", config.checkpoint.monitor),
+        read_results(folder) if (folder / "results.json").exists() else None,
+        read_json(summary, Summary, ANEW) if summary.exists() else None,
         classification_metrics.load(folder))
 
 
-def read_summary(path: Path) -> Summary | None:
-    """Reads the layer table; None where the file does not exist."""
-    return read_json(path, Summary, ANEW) if path.exists() else None
-
-
-def need(path: Path, values: Collection[str], fields: Iterable[str], advice: str
-         ) -> None:
-    """Raises InputError with the fields that a file lacks."""
-    missing = [field for field in fields if field not in values]
-    if missing:
-        raise InputError(f"{path} lacks {', '.join(missing)}: {advice}")
-
-
 def read_history(path: Path, monitor: str) -> list[Row]:
-    """Reads history.csv; a row lacks the columns that are empty in it.
+    """Reads history.csv; a row lacks the columns that are empty in the file.
 
-    monitor: the column by which the best epoch was chosen.
+    monitor: the metric that decides which epoch is the best; every row must have it.
     """
+    if not path.exists():
+        return []
     try:
-        if not path.is_file():
-            raise OSError("it is not a file")
         with path.open(newline="") as file:
             rows: list[Row] = [
                 {name: float(value) for name, value in row.items() if value}
                 for row in csv.DictReader(file)]
+        Progress(history=rows)  # checks the rows
+        if lacking := {"accuracy", "seconds", monitor}.difference(*rows[:1]):
+            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
     except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read ({error}): the folder is damaged"
-                         ) from error
-    for i, row in enumerate(rows, 1):
-        need(path, row, dict.fromkeys((*EPOCH, monitor, *rows[0])),
-             f"row {i} is damaged; metrics.jsonl holds the figures of all epochs too")
-        check_shares(path, row)
-        if not all(float(row[name]).is_integer() and row[name] >= 1
-                   for name in ("epoch", "step")):
-            raise InputError(f"{path}: row {i} is of epoch {row['epoch']} and step "
-                             f"{row['step']}, which count from 1: it is damaged; "
-                             "metrics.jsonl holds the figures of all epochs too")
+        raise InputError(f"{path} is damaged ({error}): delete it; metrics.jsonl holds "
+                         "the same metrics") from error
     return rows
-
-
-def check_shares(path: Path, figures: Mapping[str, Any]) -> None:
-    """Raises InputError for an accuracy, mean IoU or macro F1 outside 0..1."""
-    for name, value in figures.items():
-        if value is not None and name.endswith(SHARES) and not (
-                math.isnan(value) or 0 <= value <= 1):
-            raise InputError(f"{path}: {name} is {value}, which must be from 0 to 1: "
-                             f"it is damaged; {ANEW}")
-
-
-def check_counts(path: Path, counts: Mapping[str, int], least: int) -> None:
-    """Raises InputError for a number that is below `least`, or is not finite."""
-    for name, value in counts.items():
-        if not least <= value < 2**53:
-            raise InputError(f"{path}: {name} is {value}, which must be at least "
-                             f"{least:d}, and finite: it is damaged; {ANEW}")
 
 
 def fields(config: ConfigDict) -> dict[str, Any]:
@@ -134,13 +82,3 @@ def fields(config: ConfigDict) -> dict[str, Any]:
     found = flat(json.loads(config.to_json()))
     own = found.pop("model.fields")
     return found | {f"model.fields.{name}": value for name, value in own.items()}
-
-
-def defaults() -> dict[str, Any] | None:
-    """Returns the fields of configs/default.py; None where only the package is
-    installed."""
-    try:
-        from configs import default
-    except ImportError:
-        return None
-    return fields(default.get_config())

@@ -1,4 +1,4 @@
-"""Pages that are one file: templates filled by Jinja2, pictures as data URIs.
+"""Fills the templates of pages that are one file: pictures are embedded as data URIs.
 
 Everything that comes from a workdir is escaped: names of classes, fields and files.
 """
@@ -6,19 +6,28 @@ Everything that comes from a workdir is escaped: names of classes, fields and fi
 import base64
 import datetime
 import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cnn_jax import __version__
-from cnn_jax.errors import InputError
-from cnn_jax.inspection.draw.picture import INDEX, IndexRow, Picture
+from cnn_jax.inspection.draw.picture import IndexRow, Picture
 
 TEMPLATES = Path(__file__).parent / "templates"
-PNG = b"\x89PNG\r\n\x1a\n"
 DPI = 120  # of the pictures; CSS counts 96 pixels to the inch
 LONG = 24  # characters: longer words may break anywhere in a table
 LEAST = 0.75  # of its size in CSS pixels: how far a picture shrinks before it scrolls
-WIDE = 480  # CSS pixels: a wider picture takes a row, since it would not fit a column
+WIDE = 480  # CSS pixels: a wider picture takes a whole row, not a column
+
+
+class Table(NamedTuple):
+    """A table as text; the first cell of a row is the heading of the row."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: int  # the first columns hold words; the others hold numbers
+    last: Sequence[str] | None = None  # the row below the line
 
 
 def render(template: str, **values: Any) -> str:
@@ -38,43 +47,31 @@ def render(template: str, **values: Any) -> str:
 
 
 def drawn(picture: Picture) -> dict[str, Any]:
-    """Returns what the templates need of a picture that is drawn now."""
+    """Embeds a picture that has just been drawn."""
     file = io.BytesIO()
     picture.figure.savefig(file, dpi=DPI, format="png")
-    return {"title": picture.title, "caption": picture.caption, "alt": picture.alt,
-            "note": ""} | embedded(file.getvalue())
+    return embedded(file.getvalue(), picture)
 
 
-def stored(folder: Path, row: IndexRow, step: int | None) -> dict[str, Any]:
-    """Returns what the templates need of a picture in a folder.
-
-    step: of the best checkpoint; a picture of another one says so.
-    Raises InputError where the row or the file is not what `picture.write` makes.
-    """
-    if not row.name or Path(row.name).name != row.name:
-        raise InputError(f"{folder / INDEX} is damaged ({row.name!r} is not the name "
-                         f"of a picture): delete {folder}, then draw again")
-    image = {"name": row.name, "title": row.title, "caption": row.caption,
-             "alt": row.alt, "note": ""}
-    if row.step not in (None, step):
-        image["note"] = f"From the checkpoint of step {row.step}."
+def stored(folder: Path, row: IndexRow, best_step: int | None) -> dict[str, Any]:
+    """Embeds a picture from a folder, with a note if it is missing or shows another
+    checkpoint than the best one."""
     path = folder / f"{row.name}.png"
-    if not path.is_file():
-        return image | {"uri": "", "wide": False,
-                        "note": f"{path.name} is missing: draw it again."}
-    content = path.read_bytes()
-    if not content.startswith(PNG) or len(content) < 24:
-        raise InputError(f"{path} is not a PNG picture: delete it, then draw again")
-    return image | embedded(content)
+    if not path.exists():
+        return embedded(b"", row, f"{path.name} is missing: draw it again.")
+    return embedded(path.read_bytes(), row, "" if row.step == best_step
+                    else f"From the checkpoint of step {row.step}.")
 
 
-def embedded(png: bytes) -> dict[str, Any]:
-    """Returns a PNG file as a data URI, with its size in CSS pixels."""
+def embedded(png: bytes, words: Picture | IndexRow, note: str = "") -> dict[str, Any]:
+    """Returns what the templates need: words, data URI, and size in CSS pixels."""
     # The header: a signature of 8 bytes, length and name of a chunk, width, height.
     width, height = (round(int.from_bytes(png[at:at + 4]) * 96 / DPI)
                      for at in (16, 20))
-    return {"uri": data_uri(png), "width": width, "height": height,
-            "least": round(LEAST * width), "wide": width > WIDE}
+    return {"name": words.name, "title": words.title, "caption": words.caption,
+            "alt": words.alt, "note": note, "uri": data_uri(png) if png else "",
+            "width": width, "height": height, "least": round(LEAST * width),
+            "wide": width > WIDE}
 
 
 def data_uri(png: bytes) -> str:
