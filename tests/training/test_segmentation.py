@@ -237,7 +237,7 @@ def test_overlays_of_test_images(trained, tmp_path, capsys, monkeypatch):
                              zero_division=0)
         assert axes.get_ylabel() == f"IoU {want:.2f}"
         np.testing.assert_array_equal(
-            wrong.images[0].get_array()[..., 0], 255 * (predicted != truth))
+            wrong.images[0].get_array(), 255 * (predicted != truth))
     # The colours of the truth are in the picture.
     for number in np.unique(test.labels)[1:]:
         tone = overlay(np.zeros((1, 1, 3), np.uint8), np.array([[number]]))[0, 0]
