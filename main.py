@@ -1,4 +1,4 @@
-"""Command line of cnn_jax: flags -> a locked config -> one call per --mode."""
+"""Runs the command line of cnn_jax: flags -> a locked config -> one call per --mode."""
 
 import signal
 import sys
@@ -18,22 +18,22 @@ from cnn_jax.cli import commands, config_file  # noqa: E402
 from cnn_jax.cli.explain import explain  # noqa: E402
 from cnn_jax.cli.overrides import accept_none  # noqa: E402
 from cnn_jax.cli.request import Request  # noqa: E402
-from cnn_jax.errors import InputError, RunError, one_line, reason  # noqa: E402
+from cnn_jax.errors import InputError, RunError, one_line  # noqa: E402
 from cnn_jax.training import Stopped  # noqa: E402
 
 accept_none()
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, as in configs/lenet.py or configs/lenet.py:mnist; "
-    "any field can be set with --config.KEY=VALUE, or unset with --config.KEY=none; "
-    "without --config this changes the config of --workdir.")
+    "--config.FIELD=VALUE sets any field, and --config.FIELD=none unsets it; without "
+    "--config they change the config of --workdir.")
 MODE = flags.DEFINE_string(
     "mode", "train", f"One of {', '.join(commands.COMMANDS)}.")
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; default runs/NETWORK-DATASET-HASH. The same "
-    "folder again goes on where the run stopped.")
+    "workdir", None, "Folder of the run; default runs/NETWORK-DATASET-HASH. A run that "
+    "was stopped there is resumed.")
 IMAGES = flags.DEFINE_string(
-    "images", None, "predict, inspect: pictures or folders of pictures; more may "
-    "follow. compare: the folders of runs follow without a flag.")
+    "images", None, "predict, inspect: a picture or a folder of pictures; more may "
+    "follow. compare takes workdirs without a flag.")
 TOP = flags.DEFINE_integer("top", 3, "predict: classes to show for each picture.",
                            lower_bound=1)
 JSON = flags.DEFINE_boolean("json", False, "predict: print JSON instead of text.")
@@ -46,13 +46,13 @@ OUTPUT = flags.DEFINE_string(
     "the workdir. compare: the page; default compare.html.")
 HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "serve: address or name of this machine to listen on; "
-    "0.0.0.0 lets others in.")
-PORT = flags.DEFINE_integer("port", 8000, "serve: 0 = a free one, which is printed.",
+    "0.0.0.0 lets other machines in.")
+PORT = flags.DEFINE_integer("port", 8000, "serve: port; 0 takes and prints a free one.",
                             lower_bound=0, upper_bound=65535)
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parses flags and config; ends with one line and code 2 if that fails."""
+    """Parses flags and config; ends with one line and exit code 2 if that fails."""
     argv = config_file.with_config_of_run(argv)
     try:
         config_file.check_config(argv)
@@ -78,11 +78,11 @@ def main(argv: list[str]) -> None:
         fail(str(error), 128 + error.signum)
     except RunError as error:
         fail(str(error), 1)
-    except OSError as error:  # a full disk, a lost folder
+    except OSError as error:  # a full disk, a deleted folder
         where = error.filename and f"{error.filename} cannot be read or written: "
-        fail((where or "") + reason(error), 1)
+        fail((where or "") + (error.strerror or str(error)), 1)
     except KeyboardInterrupt:
-        fail("interrupted; checkpoints that had been written are whole", 130)
+        fail("interrupted; the checkpoints written before are complete", 130)
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Lines and progress bars for people."""
+"""Prints lines and progress bars for people."""
 
 import contextlib
 import time
@@ -10,13 +10,13 @@ from rich.progress import (BarColumn, MofNCompleteColumn, Progress, SpinnerColum
                            TextColumn, TimeElapsedColumn, TimeRemainingColumn)
 
 Item = TypeVar("Item")
-# What a row of the history holds beside its metrics.
+# The fields of a row of the history that are not metrics.
 COUNTERS = ("epoch", "step", "learning_rate", "seconds", "images_per_second")
 QUIET_SECONDS = 30.0  # between progress lines where there is no terminal
 
 
 class Reporter:
-    """Prints lines for people: a live bar on a terminal, plain lines elsewhere."""
+    """Prints lines, and a live bar on a terminal or plain progress lines elsewhere."""
 
     def __init__(self, quiet: bool = False, stderr: bool = False) -> None:
         self.console = Console(quiet=quiet, stderr=stderr, highlight=False,
@@ -31,7 +31,7 @@ class Reporter:
 
     @contextlib.contextmanager
     def progress_bar(self, title: str, total: int, done: int = 0) -> Iterator[None]:
-        """Shows a bar, which `advance` moves, until the block ends."""
+        """Shows a bar, which `advance` updates, until the block ends."""
         self.title, self.total, self.last_line = title, total, time.monotonic()
         if not self.console.is_terminal:
             yield
@@ -47,7 +47,7 @@ class Reporter:
                 self.bar = None
 
     def advance(self, done: int, note: str) -> None:
-        """Moves the bar; without a terminal prints a line now and then."""
+        """Updates the bar, or prints a line every QUIET_SECONDS without a terminal."""
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], completed=done, note=note)
         elif time.monotonic() - self.last_line > QUIET_SECONDS:
@@ -59,8 +59,7 @@ class Reporter:
               note: str) -> Iterator[Iterator[Item]]:
         """Yields the items while a bar shows how many of `total` have been taken.
 
-        The bar is closed by the block, not by the iterator: an error in the block
-        leaves the iterator open.
+        The block closes the bar, not the iterator, which stays open after an error.
         """
         with self.progress_bar(title, total):
             yield self._counted(items, note)
@@ -72,9 +71,9 @@ class Reporter:
 
     @contextlib.contextmanager
     def under_way(self, title: str, plain: bool = True) -> Iterator[None]:
-        """Shows the title, a spinner and the time until the block ends.
+        """Shows the title, a spinner and the elapsed time until the block ends.
 
-        Without a terminal it prints a line, if `plain`.
+        Without a terminal it prints a line if `plain` is true.
         """
         if not self.console.is_terminal:
             if plain:
@@ -88,7 +87,7 @@ class Reporter:
 
 
 def epoch_line(row: dict[str, Any], epochs: int) -> str:
-    """Formats one epoch in Keras' order: epoch, metrics, time, speed."""
+    """Formats one epoch as Keras does: epoch, metrics, time, speed."""
     fields = [f"epoch {row['epoch']}/{epochs}"]
     fields += [f"{name}: {value:.4f}" for name, value in row.items()
                if name not in COUNTERS]
@@ -97,7 +96,7 @@ def epoch_line(row: dict[str, Any], epochs: int) -> str:
 
 
 def split_line(split: str, metrics: dict[str, Any]) -> str:
-    """Formats the metrics of one split of the data."""
+    """Formats the metrics of one split."""
     if metrics["examples"] == 0:
         return f"{split}: no examples"
     fields = [f"{name}: {value:.4f}" for name, value in metrics.items()

@@ -23,10 +23,7 @@ TUNABLES = ":".join([
 
 
 def use_huge_pages() -> None:
-    """Restarts this program with `TUNABLES`; returns if it has them or must not.
-
-    It never restarts on another system than Linux.
-    """
+    """Restarts this program with `TUNABLES`, once and only on Linux."""
     if (sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ
             or os.environ.get("CNN_JAX_HUGE_PAGES") == "0"):
         return

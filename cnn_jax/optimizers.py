@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules by name, all from optax."""
+"""Makes optimisers and learning-rate schedules by name, all from optax."""
 
 import functools
 import operator
@@ -13,13 +13,16 @@ from optax.contrib import MuonDimensionNumbers, muon
 from cnn_jax.networks import freeze_mask, parts_mask
 
 Schedule = Callable[[Any], Any]  # number of updates made so far -> learning rate
-# (learning rate, `optimizer` part of the config) -> optimiser
+# (learning rate, `optimizer` section of the config) -> optimiser
 Make = Callable[[Schedule, ConfigDict], optax.GradientTransformation]
 
 
-# A schedule is made from (peak, start, stop, epoch, settings): the learning rate of the
-# config; the updates after which the warm-up ends, of the whole run, and of an epoch;
-# and the `schedule` part of the config.
+# Each function below makes a schedule from
+#     peak      the learning rate of the config
+#     start     the number of updates in the warm-up
+#     stop      the number of updates in the whole run
+#     epoch     the number of updates in an epoch
+#     settings  the `schedule` section of the config
 
 def constant(peak: float, start: int, stop: int, epoch: float,
              settings: ConfigDict) -> Schedule:
@@ -37,16 +40,17 @@ def step(peak: float, start: int, stop: int, epoch: float,
 
 def cosine(peak: float, start: int, stop: int, epoch: float,
            settings: ConfigDict) -> Schedule:
-    """Falls from peak to peak * final_factor by half a cosine (Loshchilov, Hutter,
-    2017)."""
+    """Falls along half a cosine to peak * final_factor (Loshchilov, Hutter, 2017)."""
     return optax.cosine_decay_schedule(peak, max(1, stop - start),
                                        settings.final_factor)
 
 
 def onecycle(peak: float, start: int, stop: int, epoch: float,
              settings: ConfigDict) -> Schedule:
-    """Rises from peak / 25 to the peak during the warm-up, then falls (Smith, Topin,
-    2018). Without a warm-up the rise takes 30 % of the run."""
+    """Rises from peak / 25 to the peak, then falls (Smith, Topin, 2018).
+
+    The rise takes the warm-up, or 30 % of the run if there is none.
+    """
     return optax.cosine_onecycle_schedule(
         stop, peak, pct_start=start / stop or 0.3, div_factor=25.0,
         final_div_factor=1 / (25 * max(settings.final_factor, 4e-6)))
@@ -54,7 +58,7 @@ def onecycle(peak: float, start: int, stop: int, epoch: float,
 
 def inverse(peak: float, start: int, stop: int, epoch: float,
             settings: ConfigDict) -> Schedule:
-    """Falls as peak / (1 + decay * updates), Keras' `decay` of an optimiser."""
+    """Falls as peak / (1 + decay * updates), like Keras' `decay`."""
     return lambda update: peak / (1 + settings.decay * update)
 
 
@@ -65,8 +69,8 @@ SCHEDULES = {"constant": constant, "step": step, "cosine": cosine, "onecycle": o
 def schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
     """Makes the learning rate as a function of the number of updates made so far.
 
-    With `optimizer.accumulate_steps` = k an epoch has steps_per_epoch / k updates. The
-    warm-up rises linearly; the named schedule has the rest of the run.
+    With `optimizer.accumulate_steps` = k, an epoch has steps_per_epoch / k updates. The
+    warm-up rises linearly; the named schedule takes the rest of the run.
     """
     settings, peak = config.schedule, config.optimizer.learning_rate
     epoch = steps_per_epoch / config.optimizer.accumulate_steps  # updates
@@ -80,14 +84,14 @@ def schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
 
 
 def kernel_mask(params: Any) -> Any:
-    """Masks the kernels: biases and batch norm are not among them."""
+    """Masks the kernels, which excludes biases and batch norm."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 def decay_mask(settings: ConfigDict) -> Callable[[Any], Any]:
-    """Makes the function that masks the parameters which weight decay acts on.
+    """Makes the function that masks the parameters that weight decay acts on.
 
-    These are the kernels, or those of `decay_parts` if it names any.
+    These are all kernels, or the kernels of the modules that `decay_parts` names.
     """
     def mask(params: Any) -> Any:
         kernels = kernel_mask(params)
@@ -99,9 +103,9 @@ def decay_mask(settings: ConfigDict) -> Callable[[Any], Any]:
 
 
 def matrix_axes(params: Any) -> Any:
-    """Tells Muon to see each kernel as a matrix: HWIO -> (H*W*I) x O.
+    """Tells Muon to treat each kernel as a matrix: HWIO -> (H*W*I) x O.
 
-    Biases get None: Muon updates them by Adam.
+    Biases get None: Muon updates them with Adam.
     """
     def axes(leaf: jax.Array) -> MuonDimensionNumbers | None:
         if leaf.ndim < 2:
@@ -111,7 +115,8 @@ def matrix_axes(params: Any) -> Any:
 
 
 def with_l2(make: Make) -> Make:
-    """Adds L2 to an optimiser that has none: gradient + weight_decay * kernel."""
+    """Adds L2 to an optimiser without weight decay: gradient + weight_decay * kernel.
+    """
     def build(rate: Schedule, settings: ConfigDict) -> optax.GradientTransformation:
         if settings.weight_decay == 0:
             return make(rate, settings)
@@ -138,9 +143,10 @@ OPTIMIZERS: dict[str, Make] = {
 
 
 def create(config: ConfigDict, rate: Schedule) -> optax.GradientTransformation:
-    """Makes the optimiser of a config: it clips the gradient, updates, accumulates.
+    """Makes the optimiser of a config, with clipping, accumulation and freezing.
 
-    Parameters in `model.freeze` keep their values and do not count in the norm.
+    Parameters of the modules in `model.freeze` keep their values and do not count in
+    the gradient's norm.
     """
     settings = config.optimizer
     transform = OPTIMIZERS[settings.name](rate, settings)

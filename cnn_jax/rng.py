@@ -1,4 +1,4 @@
-"""Random keys as pure functions of (seed, purpose, index): no key needs saving."""
+"""Makes random keys as pure functions of (seed, purpose, index), so none is saved."""
 
 import jax
 
@@ -7,6 +7,6 @@ PURPOSES = ("parameters", "order", "step")  # no two draw from the same key
 
 def draw_key(seed: int | jax.Array, purpose: str,
              index: int | jax.Array = 0) -> jax.Array:
-    """Makes the key for the `index`-th draw (an epoch, a step) of one purpose."""
+    """Makes the key of one purpose for draw number `index` (an epoch or a step)."""
     key = jax.random.fold_in(jax.random.key(seed), PURPOSES.index(purpose))
     return jax.random.fold_in(key, index)

@@ -1,13 +1,13 @@
-"""CIFAR-10: six networks of the TensorFlow 2 course (class 5), and Keras' first CNN.
+"""Trains six networks of the TensorFlow 2 course (class 5) and Keras' CNN on CIFAR-10.
 
 python main.py --config=configs/cifar10.py:VARIANT --config.seed=S
 python experiments/reproduce.py --only cifar10_VARIANT         # all seeds, and the row
 (Measured figures are in measured/accuracy/RESULTS.md.)
 
-All published runs validated on the test images and kept the best epoch there. Ours
-validate on the last 5,000 of the 50,000 training images, the 45,000 + 5,000 of He et
-al. (2016), and evaluate the test images once. So they train on a tenth of the images
-fewer, and the test images choose nothing. Each published figure is one run, no seed.
+All published runs validated on the test images and chose the best epoch there. Ours
+validate on the last 5,000 of the 50,000 training images, the split of He et al. (2016),
+and evaluate the test images once. So they train on a tenth fewer images, and the test
+images choose nothing. Each published figure is from one run without a known seed.
 """
 
 from ml_collections import ConfigDict
@@ -44,7 +44,7 @@ def baseline(config: ConfigDict) -> None:
 
 
 def lenet5(config: ConfigDict) -> None:
-    """Sigmoid and max pool, 62,006 parameters. Published: 0.4806 in epoch 5."""
+    """Sigmoid and max pooling, 62,006 parameters. Published: 0.4806 in epoch 5."""
     config.model.name = "tf2_lenet5"
 
 
@@ -59,7 +59,7 @@ def vgg16(config: ConfigDict) -> None:
 
 
 def inception10(config: ConfigDict) -> None:
-    """120,234 parameters, batch 1024; batch norm trains in its evaluation mode.
+    """120,234 parameters, batch size 1024; batch norm trains in its evaluation mode.
 
     Published: 0.4595 in epoch 5.
     """
@@ -69,9 +69,9 @@ def inception10(config: ConfigDict) -> None:
 
 
 def resnet18(config: ConfigDict) -> None:
-    """11,173,962 parameters, batch 128, Keras' l2(0.01) on the last kernel alone.
+    """11,173,962 parameters, batch size 128, Keras' l2(0.01) on the last kernel only.
 
-    Published: 0.7175 in epoch 4; that run ended within the fifth, so ours has four.
+    Published: 0.7175 in epoch 4. That run ended in its fifth epoch, so ours has four.
     """
     config.model.name = "tf2_resnet18"
     config.model.bn = "keras"
@@ -107,27 +107,28 @@ def keras_25(config: ConfigDict) -> None:
 
 
 def baseline_ours(config: ConfigDict) -> None:
-    """Trains Baseline as long, with one cycle of the rate, batch 64, and flips."""
+    """Trains `baseline` as long, with one cycle of the rate, batch size 64, and flips.
+    """
     baseline(config)
     ours(config)
 
 
 def lenet5_ours(config: ConfigDict) -> None:
-    """Trains LeNet5 like `baseline_ours`, with ReLU instead of the sigmoid."""
+    """Trains `lenet5` like `baseline_ours`, with ReLU instead of the sigmoid."""
     lenet5(config)
     config.model.fields.activation = "relu"
     ours(config)
 
 
 def inception10_ours(config: ConfigDict) -> None:
-    """Trains Inception10 like `baseline_ours`; batch norm learns its statistics."""
+    """Trains `inception10` like `baseline_ours`; batch norm learns its statistics."""
     inception10(config)
     config.model.fields.batch_statistics = True
     ours(config)
 
 
 def resnet18_ours(config: ConfigDict) -> None:
-    """Trains ResNet18 like `baseline_ours`, with its own batch of 128."""
+    """Trains `resnet18` like `baseline_ours`, but with its own batch size of 128."""
     resnet18(config)
     ours(config)
     config.batch_size = 128

@@ -1,6 +1,6 @@
-"""Every field at its default. The other configs change what differs.
+"""Sets every field to its default; the other configs change some of them.
 
-`cnn_jax/config/fields.py` says of each field what it means and what it may be.
+`cnn_jax/config/fields.py` explains each field and says which values it allows.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
-"""Fashion-MNIST: the SELU networks and the ai-edu tutorial's two.
+"""Trains two SELU networks and two of the ai-edu tutorial on Fashion-MNIST.
 
 python main.py --config=configs/fashion.py:VARIANT --config.seed=S
 python experiments/reproduce.py --only fashion_VARIANT         # all seeds, and the row
 (Measured figures are in measured/accuracy/RESULTS.md.)
 
-The first 5,000 of the 60,000 training images validate in every variant, as published.
+The first 5,000 of the 60,000 training images are the validation split, as published.
 The 10,000 test images are evaluated once, with the parameters of the best validation
 epoch. The published figures are those of the last epoch.
 """
@@ -30,7 +30,7 @@ def get_config(variant: str = "selu") -> ConfigDict:
 
 
 def selu(config: ConfigDict) -> None:
-    """435,306 parameters, plain SGD of rate 0.01, batch 32, pixels standardised.
+    """435,306 parameters, plain SGD, rate 0.01, batch size 32, standardised pixels.
 
     Published: test accuracy 0.9180 after 10 epochs, one run.
     """
@@ -48,17 +48,17 @@ def selu(config: ConfigDict) -> None:
 def separable(config: ConfigDict) -> None:
     """Trains `selu` with separable convolutions, 184,234 parameters.
 
-    Published: test accuracy 0.8441 after 10 epochs, one run. After the first epoch it
-    had 0.0980 on the validation images: it starts slowly at this rate.
+    Published: test accuracy 0.8441 after 10 epochs, one run. It starts slowly at this
+    rate: after the first epoch, the published validation accuracy was 0.0980.
     """
     selu(config)
     config.model.name = "separable_cnn"
 
 
 def dnn(config: ConfigDict) -> None:
-    """784-128-64-10 with batch norm, 109,770 parameters, momentum, rate 0.1, batch 128.
+    """784-128-64-10 with batch norm, 109,770 parameters, momentum, rate 0.1.
 
-    The tutorial shows its accuracy in a picture only. Its chapter, run again in Keras,
+    The tutorial shows its accuracy only in a picture. A rerun of the chapter in Keras
     printed 0.8649 after 5 epochs.
     """
     config.model.name = "ai_edu_fashion_dnn"
@@ -88,19 +88,19 @@ def tutorial(config: ConfigDict, rate: float) -> None:
 
 
 def selu_ours(config: ConfigDict) -> None:
-    """Trains the SELU network as long, with Adam, one cycle of the rate, and flips."""
+    """Trains `selu` as long, with Adam, one cycle of the rate, and flips."""
     selu(config)
     ours(config)
 
 
 def separable_ours(config: ConfigDict) -> None:
-    """Trains the separable network like `selu_ours`: the rate had held it back."""
+    """Trains `separable` like `selu_ours`; the published rate was too low for it."""
     separable(config)
     ours(config)
 
 
 def cnn_ours(config: ConfigDict) -> None:
-    """Trains the tutorial's CNN like `selu_ours`."""
+    """Trains `cnn` like `selu_ours`."""
     cnn(config)
     config.model.init = "glorot"
     ours(config)

@@ -1,4 +1,4 @@
-"""MNIST: the simple CNN of Keras' examples, and the ai-edu tutorial's CNN and DNN.
+"""Trains the CNN of Keras' examples and the ai-edu tutorial's CNN and DNN on MNIST.
 
 python main.py --config=configs/mnist.py:VARIANT --config.seed=S
 python experiments/reproduce.py --only mnist_VARIANT           # all seeds, and the row
@@ -29,7 +29,7 @@ def get_config(variant: str = "keras") -> ConfigDict:
 
 
 def keras(config: ConfigDict) -> None:
-    """34,826 parameters, Adam, 15 epochs; the last 6,000 training images validate.
+    """34,826 parameters, Adam, 15 epochs; validates on the last 6,000 training images.
 
     Published: test accuracy 0.9893, loss 0.0366, one run.
     """
@@ -43,7 +43,7 @@ def keras(config: ConfigDict) -> None:
 
 
 def cnn(config: ConfigDict) -> None:
-    """12,042 parameters, momentum, rate 0.1, 5 epochs; 5,000 images validate.
+    """12,042 parameters, momentum, rate 0.1, 5 epochs; validates on 5,000 images.
 
     Published: test accuracy 0.9865, one run.
     """
@@ -69,7 +69,10 @@ def dnn(config: ConfigDict) -> None:
 
 
 def tutorial(config: ConfigDict) -> None:
-    """Validates on 60,000 // 12 images as the tutorial does (it shuffles first)."""
+    """Sets what both networks of the tutorial share.
+
+    Like the tutorial, which shuffles first, it validates on 60,000 // 12 images.
+    """
     config.model.init = "ai_edu_xavier"
     config.data.scaling = "minmax"
     config.data.validation_count = 5000
@@ -77,14 +80,15 @@ def tutorial(config: ConfigDict) -> None:
 
 
 def keras_ours(config: ConfigDict) -> None:
-    """Adds the dropout of Keras' own example, one cycle, and shifts by a pixel."""
+    """Adds the dropout of Keras' own example, one cycle of the rate, and small shifts.
+    """
     keras(config)
     config.model.fields.dropout = 0.5
     ours(config)
 
 
 def cnn_ours(config: ConfigDict) -> None:
-    """Trains the tutorial's CNN as long, with Adam, one cycle, shifts by a pixel."""
+    """Trains `cnn` as long, with Adam, one cycle of the rate, and small shifts."""
     cnn(config)
     config.model.init = "glorot"
     config.optimizer.name = "adam"

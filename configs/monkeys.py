@@ -1,4 +1,4 @@
-r"""Ten species of monkeys, 1,098 + 272 photographs: the tutorial's network.
+r"""Trains the tutorial's network on 1,098 + 272 photographs of ten monkey species.
 
 The set is Kaggle's slothkong/10-monkey-species. You need an account there and a token
 (https://www.kaggle.com/settings -> Create New Token). Then run, also on Colab,
@@ -14,10 +14,10 @@ The set is Kaggle's slothkong/10-monkey-species. You need an account there and a
 folder config.data.dir holds training/, validation/ and monkey_labels.txt. The first run
 decodes the photographs once, at 128 x 128 pixels.
 
-Published: 10 epochs, no accuracy in the text. There the validation folder chose the
-epoch. Here it is the test split, evaluated once, and a tenth of the training
-photographs validates. shear_range is in degrees, as in Keras, so the tutorial's 0.2 has
-no visible effect.
+Published: 10 epochs, but no accuracy in the text. There the validation folder chose the
+epoch. Here that folder is the test split, evaluated once, and a tenth of the training
+photographs is the validation split. shear_range is in degrees, as in Keras, so the
+tutorial's 0.2 has no visible effect.
 """
 
 from ml_collections import ConfigDict

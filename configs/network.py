@@ -1,12 +1,12 @@
-"""Any network with all of its own fields, so that the command line can change them.
+"""Sets all of a network's own fields, so that the command line can change them.
 
 python main.py --config=configs/network.py:NAME --config.model.fields.FIELD=VALUE
 python main.py --mode=summary --config=configs/network.py:mobilenet_v1 \
   --config.model.fields.width=0.5
 
-NAME is one of `cnn_jax.networks.NETWORKS`. Images are resized to the size that the
-network was published for, grey or in colour as there: config.data.image_size and
-config.data.channels change that. No figures: each network and data set has its own.
+NAME is one of `cnn_jax.networks.NETWORKS`. Images are converted to the size and the
+channels that the network was published for; config.data.image_size and
+config.data.channels change that.
 """
 
 from ml_collections import ConfigDict

@@ -1,14 +1,15 @@
-"""Six networks on drawn shapes: colour, shape, or both, with and without convolution.
+"""Trains six networks on drawn shapes: CNN and DNN for colour, for shape, for both.
 
 python main.py --config=configs/shapes.py:VARIANT --config.seed=S
 python experiments/reproduce.py --only shapes_VARIANT          # all seeds, and the row
 (Measured figures are in measured/accuracy/RESULTS.md.)
 
-The sets of the ai-edu tutorial: 5,000 + 1,000 images of 28 x 28 pixels (colour; shape)
-and 5,400 + 900 (both). They are drawn anew, since the tutorial has no seed. The first
-tenth of the training images validates, as published. The test images are evaluated
-once, with the parameters of the best validation epoch. The recipes `ours` were chosen
-on the images of data.seed 0; the figures are measured on those of data.seed 1.
+The sets are those of the ai-edu tutorial: 5,000 + 1,000 images of 28 x 28 pixels
+(colour; shape) and 5,400 + 900 (both). They are drawn anew, since the tutorial has no
+seed. The first tenth of the training images is the validation split, as published. The
+test images are evaluated once, with the parameters of the best validation epoch. The
+recipes `ours` were chosen on the images of data.seed 0; the figures are measured on
+those of data.seed 1.
 
 Deviation: batch norm learns from the mean gradient, as all other parameters do. In the
 tutorial it learns from the sum.
@@ -18,7 +19,7 @@ from ml_collections import ConfigDict
 
 from configs import default
 
-# Calling a step of these networks costs more than the step, so a call does several.
+# Calling a step of these networks costs more than the step, so a call makes several.
 STEPS = 16
 
 
@@ -45,7 +46,8 @@ def get_config(variant: str = "colour_cnn") -> ConfigDict:
 def colour_dnn(config: ConfigDict) -> None:
     """109,126 parameters, rate 0.01, 100 epochs, on grey pixels.
 
-    They cannot tell all colours. Published: 0.816, and 0.75 to 0.85 between runs.
+    Grey pixels do not tell all colours apart. Published: 0.816, and 0.75 to 0.85 over
+    several runs.
     """
     config.data.name = "shapes_colour"
     config.model.name = "ai_edu_colour_dnn"
@@ -76,7 +78,7 @@ def shape_dnn(config: ConfigDict) -> None:
 def shape_cnn(config: ConfigDict) -> None:
     """19,941 parameters, rate 0.1, 50 epochs.
 
-    Published: 0.960 by the parameters that validate best, 0.935 by the last.
+    Published: 0.960 by the parameters of the best validation epoch, 0.935 by the last.
     """
     config.data.name = "shapes_shape"
     config.model.name = "ai_edu_shape_cnn"
@@ -87,7 +89,7 @@ def shape_cnn(config: ConfigDict) -> None:
 def both_dnn(config: ConfigDict) -> None:
     """109,321 parameters, momentum, rate 0.01, 50 epochs.
 
-    Published: 0.8989 by the parameters that validate best, 0.9011 by the last.
+    Published: 0.8989 by the parameters of the best validation epoch, 0.9011 at the end.
     """
     config.data.name = "shapes_both"
     config.model.name = "ai_edu_shape_colour_dnn"
@@ -106,9 +108,9 @@ def both_cnn(config: ConfigDict) -> None:
 
 
 def colour_cnn_ours(config: ConfigDict) -> None:
-    """Trains the colour CNN as long, with Adam, one cycle of the rate, and flips.
+    """Trains `colour_cnn` as long, with Adam, one cycle of the rate, and flips.
 
-    It has SELU, which hides no colour.
+    It uses SELU, which hides no colour.
     """
     colour_cnn(config)
     ours(config)
@@ -118,13 +120,13 @@ def colour_cnn_ours(config: ConfigDict) -> None:
 
 
 def shape_cnn_ours(config: ConfigDict) -> None:
-    """Trains the shape CNN like `colour_cnn_ours`, with ReLU."""
+    """Trains `shape_cnn` like `colour_cnn_ours`, with ReLU."""
     shape_cnn(config)
     ours(config)
 
 
 def both_cnn_ours(config: ConfigDict) -> None:
-    """Trains the CNN for both like `colour_cnn_ours`, with ReLU."""
+    """Trains `both_cnn` like `colour_cnn_ours`, with ReLU."""
     both_cnn(config)
     ours(config)
 

@@ -1,4 +1,4 @@
-"""The config of a run, read back from its workdir, so that single fields can differ.
+"""Reads the config of a run from its workdir, so that you can change single fields.
 
 python main.py --mode=inspect --workdir=W --config.inspect.images=4
 is short for

@@ -30,6 +30,7 @@ from ml_collections import ConfigDict
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cnn_jax import data, ops  # noqa: E402
+from cnn_jax.console import Reporter  # noqa: E402
 from cnn_jax.data.batches import (concatenate, steps_per_epoch,  # noqa: E402
                                   train_order)
 from cnn_jax.errors import InputError, RunError  # noqa: E402
@@ -80,7 +81,7 @@ class Trainer:
                     compiler_options=ops.compiler_options())
         self.evaluate = compile_evaluation(
             self.recipe, self.placement, state, self.examples, self.spans,
-            self.config.eval_batch_size)
+            self.config.eval_batch_size, Reporter(quiet=True))
 
     @property
     def steps(self) -> int:

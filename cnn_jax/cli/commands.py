@@ -1,4 +1,4 @@
-"""What `main.py` can do: one function per --mode."""
+"""Does what `main.py` offers: one function per --mode."""
 
 import contextlib
 import json
@@ -47,17 +47,17 @@ def run(request: Request) -> None:
 
 
 def train(request: Request) -> None:
-    """Trains, or goes on where the run stopped."""
+    """Trains a run, or resumes it."""
     training.run(required_config(request), request.workdir)
 
 
 def evaluate(request: Request) -> None:
-    """Evaluates the best checkpoint on every split."""
+    """Evaluates the best checkpoint on the validation and test splits."""
     evaluate_run(required_run(request), request.config)
 
 
 def predict(request: Request) -> None:
-    """Prints what a run predicts for pictures; a segmentation run draws masks too."""
+    """Prints a run's predictions for pictures; for segmentation it also draws masks."""
     if not request.paths:
         raise InputError("--mode=predict needs --images FILE_OR_FOLDER ...")
     workdir = required_run(request)
@@ -66,8 +66,9 @@ def predict(request: Request) -> None:
     if task.unit == "pixel":
         check_format(path)
     elif request.output:
-        raise InputError(f"--output={request.output} is a picture of the classes of "
-                         f"pixels, but {workdir} predicts classes of pictures")
+        raise InputError(f"--output={request.output} is only for runs that predict a "
+                         f"class for each pixel, but {workdir} predicts classes of "
+                         "pictures")
     found = predictions.predict(workdir, request.paths, request.top, request.invert)
     picture = None
     if task.unit == "pixel":
@@ -96,7 +97,7 @@ def overlays(request: Request) -> None:
 
 
 def inspect(request: Request) -> None:
-    """Draws what the network has learnt and why it predicts what it does."""
+    """Draws what the network has learned and why it predicts what it does."""
     workdir = required_run(request)
     pictures = inspection.draw(workdir, request.config, request.paths, request.invert)
     print(f"{len(pictures)} pictures in {workdir / PICTURES}")
@@ -104,7 +105,7 @@ def inspect(request: Request) -> None:
 
 
 def report(request: Request) -> None:
-    """Writes report.html again, of a run that has ended or not."""
+    """Writes report.html again, whether the run has ended or not."""
     workdir = required_run(request)
     with spinner("writing the report"):
         path = write_report(workdir)
@@ -112,10 +113,10 @@ def report(request: Request) -> None:
 
 
 def compare(request: Request) -> None:
-    """Writes a page that shows several runs side by side."""
+    """Writes a page that compares several runs."""
     if request.workdir is not None or request.config is not None:
-        raise InputError("--mode=compare takes the folders of runs as further "
-                         "arguments, neither --workdir nor --config")
+        raise InputError("--mode=compare takes neither --workdir nor --config: give "
+                         "the workdirs as arguments")
     path = request.output or Path("compare.html")
     if path.suffix != ".html":
         raise InputError(f"--output={path} must end in .html: --mode=compare writes a "
@@ -126,8 +127,8 @@ def compare(request: Request) -> None:
 
 
 def serve(request: Request) -> None:
-    """Serves a web page: draw or drop a picture, see the prediction and why."""
-    # Imported here: the web library is for this mode alone.
+    """Serves a web page that shows the prediction for a drawn or dropped picture."""
+    # Imported here: only this mode needs the web libraries.
     from cnn_jax.serve import server
     server.serve(required_run(request), request.host, request.port, request.invert)
 
@@ -135,8 +136,8 @@ def serve(request: Request) -> None:
 def summary(request: Request) -> None:
     """Prints the layer table of a config's network; reads no data.
 
-    The network has as many classes as it was published for unless the config says
-    otherwise. --workdir=FOLDER also writes the table there, as text, CSV and JSON.
+    The network has its published number of classes unless the config sets another.
+    --workdir=FOLDER also writes the table there, as text, CSV and JSON.
     """
     config = required_config(request)
     if request.workdir is not None and (request.workdir / "config.json").exists():
@@ -154,7 +155,7 @@ def summary(request: Request) -> None:
                          f"{error}") from error
     print(plain_text(table))
     print(f"convolutions: {table.convolutions()}")
-    # All other layers have the last one.
+    # The last algorithm has all layers that are not listed.
     for conv, names in list(table.by_algorithm().items())[:-1]:
         if len(names) > 3:
             print(textwrap.fill(f"{conv}: {', '.join(names)}", 100,
@@ -165,7 +166,7 @@ def summary(request: Request) -> None:
 
 
 def weights(request: Request) -> None:
-    """Writes the best parameters as weights.npz and as readable text."""
+    """Writes the variables of the best checkpoint as weights.npz and weights.txt."""
     workdir = required_run(request)
     with spinner("writing the weights"):
         variables = trained.load(workdir).variables
@@ -197,5 +198,5 @@ COMMANDS = {"train": train, "eval": evaluate, "predict": predict,
 
 
 def spinner(title: str) -> contextlib.AbstractContextManager[None]:
-    """Shows the title and the time on a terminal, on stderr: stdout may be piped."""
+    """Shows the title and the elapsed time on stderr, since stdout may be piped."""
     return Reporter(stderr=True).under_way(title, plain=False)

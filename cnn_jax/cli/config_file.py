@@ -1,7 +1,7 @@
-"""The config of a command line: loads the file, checks the names of overrides.
+"""Loads the config file of a command line and checks the names of its overrides.
 
-absl and ml_collections load the file once more when they parse the flags. They put
-what it raised into the text of another error, so we load it first.
+absl and ml_collections load the file again when they parse the flags. They hide an
+error of the file in the text of another error, so we load it first.
 """
 
 import re
@@ -22,12 +22,12 @@ def flag_values(argv: list[str], name: str) -> list[str]:
 
 
 def overridden(argv: list[str]) -> list[str]:
-    """Returns the fields that --config.FIELD=VALUE, or --noconfig.FIELD, sets."""
+    """Returns every FIELD of --config.FIELD=VALUE and --noconfig.FIELD."""
     return re.findall(r"^--?(?:no)?config\.([\w.]+)", "\n".join(argv), re.MULTILINE)
 
 
 def with_config_of_run(argv: list[str]) -> list[str]:
-    """Adds the config of --workdir where fields are overridden without --config."""
+    """Adds the config of --workdir if fields are overridden without --config."""
     workdirs = flag_values(argv, "workdir")
     if not overridden(argv) or not workdirs or flag_values(argv, "config"):
         return argv
@@ -46,13 +46,13 @@ def check_config(argv: list[str]) -> None:
     for name in fields:
         if not has_field(config, name):
             raise InputError(
-                f"config.{name}: --config={sources[-1]} does not set this field; "
-                "cnn_jax/config/fields.py names all fields, and "
-                "configs/network.py:NAME has those of a network too")
+                f"config.{name}: --config={sources[-1]} does not have this field; "
+                "cnn_jax/config/fields.py has all fields, and configs/network.py:NAME "
+                "also those of a network")
 
 
 def has_field(config: ConfigDict, name: str) -> bool:
-    """Whether a config holds 'data.name', say."""
+    """Tells whether a config has a field, such as 'data.name'."""
     for key in name.split("."):
         if not isinstance(config, ConfigDict) or key not in config:
             return False
@@ -61,7 +61,7 @@ def has_field(config: ConfigDict, name: str) -> bool:
 
 
 def load(source: str) -> ConfigDict:
-    """Loads FILE or FILE:VARIANT. Raises InputError, whatever the file raises."""
+    """Loads FILE or FILE:VARIANT. Raises InputError for any error in the file."""
     try:
         config = ConfigFileFlagParser("config").parse(source)
         config.is_locked  # raises OSError if the file could not be read
@@ -74,7 +74,7 @@ def load(source: str) -> ConfigDict:
     except Exception as error:  # a config file is Python: it may raise anything
         cause: BaseException = error
         if isinstance(error, (TypeError, ValueError)) and error.__context__:
-            cause = error.__context__  # what ml_collections put into a text
+            cause = error.__context__  # what ml_collections put into its own text
         if isinstance(cause, InputError):
             raise cause from error
         words = str(cause.args[0] if cause.args else cause) or type(cause).__name__
@@ -82,7 +82,7 @@ def load(source: str) -> ConfigDict:
 
 
 def configs_beside(source: str) -> str:
-    """Lists the config files in the folder of one that does not exist."""
+    """Lists the config files in the folder of a file that does not exist."""
     folder = Path(source.partition(":")[0]).parent
     names = sorted(path.name for path in folder.glob("*.py")
                    if path.name not in ("__init__.py", CONFIG_OF_RUN.name))

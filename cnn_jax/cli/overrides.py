@@ -11,7 +11,7 @@ PARSERS = {int: flags.IntegerParser(), float: flags.FloatParser(),
 
 
 class NoneOr(flags.ArgumentParser):
-    """Parses 'none' as None and all else by another parser."""
+    """Parses 'none' as None, and everything else with another parser."""
 
     def __init__(self, parser: flags.ArgumentParser) -> None:
         self.parser = parser

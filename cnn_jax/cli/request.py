@@ -1,4 +1,4 @@
-"""What a command line asks for."""
+"""Holds what a command line asks for."""
 
 import dataclasses
 from pathlib import Path
@@ -11,12 +11,12 @@ from cnn_jax.workdir.folder import check_same_config, default_path
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One command line, parsed."""
+    """Holds one parsed command line."""
 
     mode: str
     config: ConfigDict | None
     workdir: Path | None
-    paths: tuple[str, ...] = ()  # pictures and folders of them; compare: runs
+    paths: tuple[str, ...] = ()  # pictures or folders of pictures; compare: workdirs
     top: int = 3                 # predict: classes per picture
     json: bool = False           # predict: print JSON instead of text
     invert: bool = False         # exchange dark and bright

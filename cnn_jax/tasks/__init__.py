@@ -1,4 +1,4 @@
-"""TASKS: the kinds of labels. A new one is a file like these and a row here."""
+"""TASKS: the kinds of labels. A new task is a file like these and a row here."""
 
 from cnn_jax.tasks import classify, multilabel, segment
 from cnn_jax.tasks.task import Task

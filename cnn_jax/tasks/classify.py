@@ -1,4 +1,4 @@
-"""One class for each image: labels int32 [N], logits [N, C]."""
+"""Defines the task of one class per image: labels int32 [N], logits [N, C]."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def losses(logits: jax.Array, labels: jax.Array,
 
 
 def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Gives 1 where the class with the largest logit is right, else 0."""
+    """Returns 1 where the class with the largest logit is right, else 0."""
     return (logits.argmax(-1) == labels).astype(jnp.float32)
 
 
@@ -31,7 +31,7 @@ def probabilities(logits: jax.Array) -> jax.Array:
 
 
 def predict(logits: jax.Array) -> jax.Array:
-    """Takes the class with the largest logit."""
+    """Predicts the class with the largest logit."""
     return logits.argmax(-1).astype(jnp.int32)
 
 

@@ -1,4 +1,4 @@
-"""Metrics from sums over examples, and from all scores."""
+"""Computes metrics from sums over examples, and from all scores."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def mean(sums: Mapping[str, float | np.ndarray]) -> dict[str, float]:
-    """Computes loss and accuracy from sums over examples: it divides once."""
+    """Computes loss and accuracy from sums over examples, with one division."""
     count = float(sums["count"])
     return {"loss": float(sums["loss"]) / count,
             "accuracy": float(sums["correct"]) / count}
@@ -15,8 +15,8 @@ def mean(sums: Mapping[str, float | np.ndarray]) -> dict[str, float]:
 def mean_iou(confusion: np.ndarray) -> float:
     """Averages |truth and prediction| / |truth or prediction| over the classes.
 
-    confusion: pixels [true class, predicted class] of a whole split. A class that is
-    neither there nor predicted does not count.
+    confusion: pixels [true class, predicted class] of a whole split. A class that
+    neither occurs nor is predicted does not count.
     """
     both = np.diag(confusion)
     either = confusion.sum(0) + confusion.sum(1) - both
@@ -27,7 +27,7 @@ def macro_f1(true_positives: np.ndarray, false_positives: np.ndarray,
              false_negatives: np.ndarray) -> float:
     """Averages F1 = 2 tp / (2 tp + fp + fn) over the classes; each count is [C].
 
-    A class that is neither there nor predicted does not count; without any other the
+    A class that neither occurs nor is predicted does not count; if none counts, the
     mean is 0.
     """
     both = 2.0 * true_positives
@@ -43,8 +43,8 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
         AP = sum over the thresholds of (recall_k - recall_{k-1}) precision_k
 
-    with one threshold for each distinct score, from the highest down. NaN for a class
-    that no image holds.
+    with one threshold for each distinct score, from the highest down. It is NaN for a
+    class that occurs in no image.
     """
     return np.array([_average_precision(*pair) for pair in zip(scores.T, labels.T)])
 

@@ -1,7 +1,7 @@
-"""Any number of classes for each image: labels uint8 [N, C] of 0 and 1, logits [N, C].
+"""Defines the task of any number of classes per image: labels uint8 [N, C] of 0 and 1.
 
-Each class is a question of its own. A class is predicted where its probability,
-sigmoid(logit), is above one half.
+The logits are [N, C]. Each class is a separate yes-or-no question: it is predicted
+where its probability, sigmoid(logit), is above one half.
 """
 
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ from cnn_jax.tasks.metrics import macro_f1
 from cnn_jax.tasks.task import Shape, Sums, Task
 
 
-def as_wide(labels: jax.Array, logits: jax.Array) -> jax.Array:
-    """Pads labels with classes that never occur, where the head has more outputs."""
+def pad_classes(labels: jax.Array, logits: jax.Array) -> jax.Array:
+    """Pads labels with classes that never occur, if the head has more outputs."""
     return jnp.pad(labels, [(0, 0), (0, logits.shape[-1] - labels.shape[-1])])
 
 
@@ -28,24 +28,24 @@ def losses(logits: jax.Array, labels: jax.Array,
 
         -t log(p) - (1 - t) log(1 - p),      t = (1 - s) label + s / 2.
 
-    Label smoothing s mixes the target with one half, the uniform distribution of a
-    class that is there or not.
+    Label smoothing s mixes the target with one half, the uniform distribution over yes
+    and no.
     """
-    targets = as_wide(labels, logits).astype(jnp.float32)
+    targets = pad_classes(labels, logits).astype(jnp.float32)
     targets = (1 - label_smoothing) * targets + label_smoothing / 2
     return optax.sigmoid_binary_cross_entropy(
         logits.astype(jnp.float32), targets).mean(-1)
 
 
 def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Gives 1 where all classes of an image are right (exact match), else 0."""
-    right = predict(logits) == as_wide(labels, logits)
+    """Returns 1 where all classes of an image are right (exact match), else 0."""
+    right = predict(logits) == pad_classes(labels, logits)
     return right.all(-1).astype(jnp.float32)
 
 
 def counts(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
-    """Counts, for each class, the right and wrong answers: int32 [C]; exact."""
-    predicted, truth = predict(logits) > 0, as_wide(labels, logits) > 0
+    """Counts the right and wrong answers for each class, exactly, as int32 [C]."""
+    predicted, truth = predict(logits) > 0, pad_classes(labels, logits) > 0
     counted = mask[:, None] > 0
 
     def count(where: jax.Array) -> jax.Array:
@@ -67,7 +67,7 @@ def probabilities(logits: jax.Array) -> jax.Array:
 
 
 def predict(logits: jax.Array) -> jax.Array:
-    """Gives 1 for each class whose probability is above one half."""
+    """Returns 1 for each class whose probability is above one half, else 0."""
     return (logits > 0).astype(jnp.uint8)
 
 

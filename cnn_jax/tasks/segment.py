@@ -1,4 +1,7 @@
-"""One class for each pixel: labels (masks) uint8 [N, H, W], logits [N, H, W, C]."""
+"""Defines the task of one class per pixel: masks uint8 [N, H, W] as labels.
+
+The logits are [N, H, W, C].
+"""
 
 from collections.abc import Mapping
 
@@ -18,12 +21,13 @@ def losses(logits: jax.Array, labels: jax.Array,
 
 
 def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Computes the share of the pixels of each image whose class is right."""
+    """Computes the fraction of each image's pixels whose class is right."""
     return classify.correct(logits, labels).mean((1, 2))
 
 
 def confusion(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
-    """Counts pixels by true and by predicted class, int32 [true, predicted]; exact."""
+    """Counts pixels by true and predicted class, exactly, as int32 [true, predicted].
+    """
     classes = logits.shape[-1]
     pairs = labels.astype(jnp.int32) * classes + classify.predict(logits)
     counted = jnp.broadcast_to(mask.astype(jnp.int32)[:, None, None], pairs.shape)
@@ -36,7 +40,7 @@ def metrics(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def scores(logits: jax.Array) -> jax.Array:
-    """Computes the share of the pixels of each image that each class has."""
+    """Computes the fraction of each image's pixels that each class covers."""
     return jax.nn.one_hot(classify.predict(logits), logits.shape[-1]).mean((1, 2))
 
 

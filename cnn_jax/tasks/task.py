@@ -1,4 +1,4 @@
-"""A task says what the labels of a data set mean, and all that follows from it."""
+"""Defines `Task`: what the labels of a data set mean, and all that follows."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -23,21 +23,21 @@ def no_metrics(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One kind of label.
+    """Holds everything that depends on the kind of label.
 
-    Shapes: N images of H x W pixels, C classes. Logits are [N, C] where an answer is
-    about an image, and [N, H, W, C] where it is about a pixel. All functions of logits
-    are pure JAX functions.
+    N is the number of images, H x W their pixels, C the number of classes. Logits are
+    [N, C] if an answer is about an image, and [N, H, W, C] if it is about a pixel. All
+    functions of logits are pure JAX functions.
     """
 
     name: str
-    # What one answer is about. Labels of pixels move with their image in augmentation,
+    # What one answer is about. Labels of pixels move with their image in augmentation
     # and are drawn over it.
     unit: Literal["image", "pixel"]
-    # Whether each image or pixel has exactly one class: then a confusion matrix exists.
+    # Whether each image or pixel has exactly one class, so that there is a confusion
+    # matrix.
     exclusive: bool
-    # Whether validation and test examples can be chosen so that each class keeps its
-    # share.
+    # Whether a split can be stratified: each class has the same fraction in all splits.
     can_stratify: bool
     # Whether cutout, mixup and cutmix may be used.
     can_mix: bool
@@ -54,17 +54,18 @@ class Task:
 
     # logits -> probabilities of the same shape
     probabilities: Callable[[jax.Array], jax.Array]
-    # logits -> labels as the network would give them
+    # logits -> predicted labels
     predict: Callable[[jax.Array], jax.Array]
     # logits -> float32 [N, C], what to show for each class of each image
     scores: Callable[[jax.Array], jax.Array]
-    # (scores [C] of one image, at most so many) -> classes to name, best first
+    # (scores [C] of one image, number of classes to name) -> classes, best first; a
+    # task may ignore the number
     named_classes: Callable[[np.ndarray, int], list[int]]
     # the label of one image -> the classes that it holds
     label_classes: Callable[[np.ndarray], list[int]]
 
-    # Names of what evaluation measures beside loss and accuracy. Each can be monitored
-    # as `val_NAME`; higher is better.
+    # Names of the metrics of evaluation besides loss and accuracy. Each can be
+    # monitored as `val_NAME`; higher is better.
     monitors: tuple[str, ...] = ()
     # (logits, labels, mask [N]) -> exact sums over the examples whose mask is 1
     extra_sums: Callable[[jax.Array, jax.Array, jax.Array], Sums] = no_sums

@@ -1,14 +1,14 @@
-"""Exact evaluation: counts every example once, for any batch size and devices."""
+"""Evaluates exactly: every example counts once, for any batch size and devices."""
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 from cnn_jax import ops
+from cnn_jax.console import Reporter
 from cnn_jax.data.batches import eval_order
 from cnn_jax.data.examples import Examples
 from cnn_jax.tasks.metrics import mean
@@ -18,23 +18,17 @@ from cnn_jax.training.steps import Recipe, TrainState, eval_batch
 Evaluate = Callable[[TrainState, str], dict[str, float]]
 
 
-def no_progress(title: str, items: Iterable, total: int, note: str
-                ) -> contextlib.AbstractContextManager[Iterable]:
-    """Replaces `Reporter.track` where no bar is wanted."""
-    return contextlib.nullcontext(items)
-
-
 def compile_evaluation(recipe: Recipe, placement: Placement, state: TrainState,
                        examples: Examples, split_ranges: dict[str, range],
-                       batch_size: int, track: Callable = no_progress) -> Evaluate:
+                       batch_size: int, report: Reporter) -> Evaluate:
     """Compiles a function from (state, split) to the metrics of that split.
 
     These are loss, accuracy, the metrics of the task, and the number of examples. The
     last batch is padded and masked; the sums of all batches are divided once.
 
     state, examples: on the devices.
-    batch_size: is rounded up to divide over the devices.
-    track: shows how far a loop over batches is, like `Reporter.track`.
+    batch_size: is rounded up to a multiple of the number of devices.
+    report: shows the progress of each evaluation.
     """
     batch_size += -batch_size % len(placement.devices)
 
@@ -49,12 +43,12 @@ def compile_evaluation(recipe: Recipe, placement: Placement, state: TrainState,
     def evaluate(state: TrainState, split: str) -> dict[str, float]:
         batches = list(eval_order(split_ranges[split], batch_size))
         calls = (program(state, examples, *rows(*batch)) for batch in batches)
-        # Queue all calls at once where that is allowed.
+        # Queue all calls at once, unless each must be waited for.
         sums = (map(jax.block_until_ready, calls) if placement.synchronous
                 else list(calls))
         totals: dict[str, Any] = {}
-        with track(f"evaluating {split}", sums, len(batches),
-                   f"batches of {batch_size}") as tracked:
+        with report.track(f"evaluating {split}", sums, len(batches),
+                          f"batches of {batch_size}") as tracked:
             for metrics in map(placement.to_host, tracked):
                 for name, value in metrics.items():
                     totals[name] = totals.get(name, 0.0) + np.float64(value)

@@ -20,8 +20,8 @@ def evaluate_run(workdir: Path, config: ConfigDict | None = None,
                  quiet: bool = False) -> dict[str, dict[str, float]]:
     """Evaluates the best checkpoint on the validation and test splits.
 
-    config: may differ from that of the run in where the data are and in the devices.
-    Returns {split: metrics}. Raises InputError where the data have changed.
+    config: the run's own config, perhaps with other devices or another data folder.
+    Returns {split: metrics}. Raises InputError if the data have changed.
     """
     report = Reporter(quiet)
     config_of_run, info = read_config(workdir), read_data_info(workdir)
@@ -40,7 +40,7 @@ def evaluate_run(workdir: Path, config: ConfigDict | None = None,
     examples = placement.replicate(host_examples)
     state = placement.replicate(host_state)
     evaluate = compile_evaluation(recipe, placement, state, examples, split_ranges,
-                                  config.eval_batch_size, report.track)
+                                  config.eval_batch_size, report)
     results = {split: evaluate(state, split) for split in ("validation", "test")
                if split_ranges[split]}
     for split, metrics in results.items():

@@ -1,4 +1,4 @@
-"""The end of a run: the best checkpoint on the test split, and results.json."""
+"""Ends a run: evaluates the best checkpoint on the test split, writes results.json."""
 
 import shlex
 import sys
@@ -19,19 +19,19 @@ from cnn_jax.workdir.results import (Results, read_results, sha256, task_metrics
 
 
 class Finished(NamedTuple):
-    """What is known of a run that has been evaluated on the test split."""
+    """Holds the outcome of a run."""
 
     results: Results
     best: TrainState  # the best checkpoint, on the host
-    step: int         # at which it was saved
+    step: int         # the step of that checkpoint
 
 
 def evaluate_and_save(run: Run, state: TrainState, progress: Progress,
                       evaluate: Evaluate, keep_results: bool) -> Finished:
     """Evaluates the best checkpoint on the test split and writes results.json.
 
-    keep_results: leave a results.json that exists. Its times and its memory are those
-        of the training, which another process did.
+    keep_results: do not replace an existing results.json, whose times and memory
+        another process measured while it trained.
     """
     final = run.placement.to_host(state)
     row = best_row(progress.history, run.config.checkpoint.monitor)

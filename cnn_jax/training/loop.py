@@ -1,4 +1,4 @@
-"""Trains a run to its end, an epoch at a time."""
+"""Trains a run to its end, epoch by epoch."""
 
 import contextlib
 import functools
@@ -25,18 +25,12 @@ from cnn_jax.workdir.recorder import Recorder
 Programs = dict[int, Callable]  # {K: program that makes K steps}
 
 
-class Diverged(RunError):
-    """The loss or a parameter is not finite."""
-
-
 def fit(run: Run, state: TrainState, progress: Progress,
         evaluate: Evaluate) -> TrainState:
-    """Trains to the end of the run; the state is on the devices."""
+    """Trains to the end of the run and returns the last state, on the devices."""
     train = compile_training(run, state, progress)
     recorder = Recorder(run.workdir, progress.step, progress.history,
                         writing=jax.process_index() == 0)
-    if recorder.lost:
-        run.report.line(recorder.lost)
     with contextlib.closing(recorder), stop_signals() as received:
         while not run.is_finished(progress):
             state = train_epoch(run, state, progress, train, recorder, received)
@@ -54,10 +48,10 @@ def fit(run: Run, state: TrainState, progress: Progress,
 
 def train_epoch(run: Run, state: TrainState, progress: Progress, train: Programs,
                 recorder: Recorder, received: list[int]) -> TrainState:
-    """Trains to the end of the epoch, from its start or from within it.
+    """Trains to the end of the current epoch, which may have begun already.
 
-    received: signals that ask to stop. The metrics of steps stay on the devices until
-    they are logged, so that calls are queued.
+    The metrics of steps stay on the devices until they are logged, so that calls can be
+    queued. received: the signals that have asked the run to stop.
     """
     config, steps = run.config, run.steps_per_epoch
     epoch, done = divmod(progress.step, steps)
@@ -95,7 +89,7 @@ def train_epoch(run: Run, state: TrainState, progress: Progress, train: Programs
 
 def call_ranges(done: int, steps: int,
                 steps_per_call: int) -> Iterator[tuple[int, int]]:
-    """Yields the steps [start, stop) of each call from step `done` of an epoch on.
+    """Yields the steps [start, stop) of each call, from step `done` of an epoch.
 
     Calls begin at multiples of steps_per_call; steps that do not fill a call are made
     one by one. So a resumed run makes the same calls.
@@ -108,14 +102,17 @@ def call_ranges(done: int, steps: int,
 
 
 def reaches(every: int | None, start: int, stop: int) -> bool:
-    """Whether a multiple of `every` lies in start + 1 ... stop."""
-    return every is not None and every > 0 and stop // every > start // every
+    """Tells whether a multiple of `every` lies in start + 1 ... stop."""
+    return every is not None and stop // every > start // every
 
 
 def record_metrics(run: Run, progress: Progress, pending: list[Metrics],
                    recorder: Recorder) -> dict[str, float]:
-    """Adds the metrics of the last calls to the sums of the epoch, and records their
-    mean, which it returns. Raises Diverged for a loss that is not finite."""
+    """Records the mean of the pending metrics and returns it.
+
+    It also adds them to the sums of the epoch. Raises RunError for a loss that is not
+    finite.
+    """
     calls = [run.placement.to_host(metrics) for metrics in pending]
     steps = {name: np.concatenate([call[name] for call in calls]).astype(np.float64)
              for name in calls[0]}
@@ -153,7 +150,7 @@ def finish_epoch(run: Run, state: TrainState, progress: Progress, evaluate: Eval
 
 
 def save(run: Run, state: TrainState, progress: Progress) -> None:
-    """Saves a checkpoint of the last step. Raises Diverged if it is not finite."""
+    """Saves a checkpoint of the last step. Raises RunError if it is not finite."""
     host = run.placement.to_host(state)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host)):
         raise diverged(run, "a parameter is not finite after the update",
@@ -162,7 +159,7 @@ def save(run: Run, state: TrainState, progress: Progress) -> None:
 
 
 def compile_training(run: Run, state: TrainState, progress: Progress) -> Programs:
-    """Compiles a program for each number of steps that a call of an epoch makes."""
+    """Compiles a program for each number of steps that a call can make."""
     steps, batch = run.steps_per_epoch, run.config.batch_size
     sizes = {stop - start for done in (0, progress.step % steps)
              for start, stop in call_ranges(done, steps, run.steps_per_call)}
@@ -181,14 +178,14 @@ def compile_training(run: Run, state: TrainState, progress: Progress) -> Program
 
 
 def learning_rate(run: Run, step: int) -> float:
-    """Computes the learning rate that step number `step` (from 0) used."""
+    """Returns the learning rate of step number `step`, which counts from 0."""
     return float(run.schedule(step // run.config.optimizer.accumulate_steps))
 
 
-def diverged(run: Run, what: str, step: int) -> Diverged:
-    """Says which step diverged, and what to do."""
+def diverged(run: Run, what: str, step: int) -> RunError:
+    """Makes the error that says which step diverged and what to do."""
     latest = run.checkpoints.latest
-    return Diverged(
+    return RunError(
         f"{what} at step {step + 1} (epoch {step // run.steps_per_epoch + 1}), "
         f"learning rate {learning_rate(run, step):g}: training stopped; "
         + (f"the checkpoint of step {latest} is kept" if latest is not None
@@ -197,7 +194,7 @@ def diverged(run: Run, what: str, step: int) -> Diverged:
 
 
 def stopped(run: Run, progress: Progress, signum: int) -> Stopped:
-    """Says where a stopped run is saved."""
+    """Makes the error that says where a stopped run is saved."""
     name = signal.Signals(signum).name
     return Stopped(signum, f"{name}: step {progress.step} is saved in "
                    f"{run.checkpoints.directory}; the same command resumes there")

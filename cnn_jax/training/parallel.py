@@ -1,8 +1,8 @@
-"""Puts the pure steps on devices: `jit` over a mesh (the main path) or `pmap`.
+"""Runs the pure steps on devices, by `jit` over a mesh (the main path) or by `pmap`.
 
 Both see the same global batch, draw the same random numbers and normalise over the
-whole batch, so both train the same parameters as one device. Several processes are
-joined by `jax.distributed`; each runs the same program on its own devices.
+whole batch, so both train the same parameters as one device. `jax.distributed` joins
+several processes; each runs the same program on its own devices.
 """
 
 import hashlib
@@ -21,18 +21,18 @@ AXIS = "batch"
 
 
 class Placement(NamedTuple):
-    """How state, data and indices lie on the devices, and how steps get there."""
+    """Says how to put state, data and steps on the devices."""
 
     devices: tuple[jax.Device, ...]  # of all processes
-    axis_name: str | None            # for the recipe: set where steps are mapped
+    axis_name: str | None            # of the mapped axis, which the recipe needs
     replicate: Callable[[Any], Any]  # host tree -> a copy on every device
-    to_host: Callable[[Any], Any]    # the reverse: one copy, as NumPy arrays
+    to_host: Callable[[Any], Any]    # replicated tree -> NumPy arrays
     shard_batch: Callable[[np.ndarray], jax.Array]  # [..., B] -> B over the devices
     compile: Callable[..., Any]      # step (state, data, *rows) -> jitted or mapped
 
     @property
     def synchronous(self) -> bool:
-        """Whether to wait for each call.
+        """Tells whether to wait for each call before the next one.
 
         Queued steps on several CPU devices can deadlock: their collectives wait for
         each other's threads.
@@ -41,7 +41,10 @@ class Placement(NamedTuple):
 
 
 def start_processes(config: ConfigDict) -> None:
-    """Joins the other processes if the config names any. Call it before all else."""
+    """Joins the other processes if the config names a coordinator.
+
+    It must be called before JAX is used.
+    """
     if not config.coordinator:
         return
     try:
@@ -57,7 +60,7 @@ def start_processes(config: ConfigDict) -> None:
 
 
 def choose_devices(config: ConfigDict) -> list[jax.Device]:
-    """Chooses `config.devices` devices of this process, or all that there are."""
+    """Chooses `config.devices` devices of this process, or all devices."""
     try:
         devices = jax.devices()
     except RuntimeError as error:  # such as JAX_PLATFORMS=cuda where there is none
@@ -71,7 +74,7 @@ def choose_devices(config: ConfigDict) -> list[jax.Device]:
     if config.devices > jax.local_device_count():
         raise InputError(
             f"config.devices = {config.devices}, but there are only "
-            f"{jax.local_device_count()} ({jax.devices()[0].platform}): none uses all")
+            f"{jax.local_device_count()} ({devices[0].platform}): none uses all")
     return jax.local_devices()[:config.devices]
 
 
@@ -88,13 +91,14 @@ def check_same_in_all(facts: str) -> None:
     digest = np.frombuffer(hashlib.sha256(facts.encode()).digest(), np.uint8)
     if (multihost_utils.process_allgather(digest) != digest).any():
         raise InputError("the processes have different configs or data: start the same "
-                         "command on each, but for config.process_id and data.dir")
+                         "command on each; only config.process_id and data.dir may "
+                         "differ")
 
 
 def any_process_signal(received: list[int]) -> int:
-    """Returns a signal that any process has received, the same in all, or 0.
+    """Returns a signal that any process has received, or 0.
 
-    With several processes this is a collective: all must call it at the same step.
+    All processes get the same answer, and all must call this at the same step.
     """
     mine = received[0] if received else 0
     if jax.process_count() == 1:
@@ -103,7 +107,7 @@ def any_process_signal(received: list[int]) -> int:
 
 
 def global_array(value: Any, sharding: NamedSharding) -> jax.Array:
-    """Makes a global array from a host value that every process has."""
+    """Makes a global array from a host value that every process holds."""
     value = np.asarray(value)
     return jax.make_array_from_callback(value.shape, sharding, lambda i: value[i])
 

@@ -1,4 +1,4 @@
-"""Makes everything that steps need from a config and a description of the data."""
+"""Makes the recipe and the first state from a config and the info on its data."""
 
 import functools
 
@@ -55,11 +55,12 @@ def create_recipe(config: ConfigDict, info: DataInfo,
 
 def describe_network(recipe: Recipe, image_shape: tuple[int, int, int],
                      images: int = 1) -> LayerTable:
-    """Makes the layer table for `images` images at a time; it computes nothing.
+    """Makes the layer table for batches of `images` images, without computing the
+    network.
 
-    Raises InputError where the network cannot take images of this shape, has no part
-    of a name in `model.freeze`, or answers for pixels where the task is about images
-    (or the reverse).
+    Raises InputError if the network does not accept images of this shape, if it has no
+    module that `model.freeze` names, or if its answers are for images while the labels
+    are for pixels, or the reverse.
     """
     network = type(recipe.model).__name__
     try:
@@ -86,5 +87,5 @@ def first_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState
 
 
 def abstract_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:
-    """Describes structure, shapes and dtypes of a state, without its arrays."""
+    """Returns the structure, shapes and dtypes of a state, without its arrays."""
     return jax.eval_shape(lambda: create_state(recipe, image_shape))

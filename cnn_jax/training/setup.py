@@ -31,7 +31,7 @@ from cnn_jax.workdir.progress import Progress, best_step, should_stop
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Everything that stays the same from the first step to the last."""
+    """Holds everything of a run that no step changes."""
 
     config: ConfigDict
     workdir: Path
@@ -40,8 +40,8 @@ class Run:
     table: LayerTable
     placement: parallel.Placement
     dataset: Dataset                # on the host
-    data: Examples                  # all splits in one, on the devices
-    split_ranges: dict[str, range]  # where each split is in `data`
+    data: Examples                  # all splits as one, on the devices
+    split_ranges: dict[str, range]  # the rows of each split in `data`
     checkpoints: Checkpoints
     report: Reporter
     schedule: Schedule              # the recipe's, compiled
@@ -52,16 +52,16 @@ class Run:
 
     @property
     def steps_per_call(self) -> int:
-        """How many steps one call of the compiled program makes.
+        """Returns the number of steps that one call of the compiled program makes.
 
         On a CPU a convolution inside a loop can be several times slower (measured by
-        experiments/steps_per_call.py). Elsewhere a call costs more than a loop.
+        experiments/steps_per_call.py). Elsewhere a call costs more than the loop.
         """
         on_cpu = self.placement.devices[0].platform == "cpu"
         return self.config.steps_per_call or (1 if on_cpu else 8)
 
     def is_finished(self, progress: Progress) -> bool:
-        """Whether all epochs are trained, or early stopping has ended the run."""
+        """Tells whether all epochs are trained, or early stopping has ended the run."""
         stop = self.config.early_stopping
         return (progress.step >= self.config.epochs * self.steps_per_epoch
                 or should_stop(progress.history, stop.monitor, stop.patience,
@@ -71,7 +71,7 @@ class Run:
 @contextlib.contextmanager
 def open_run(config: ConfigDict, workdir: str | Path | None,
              report: Reporter) -> Iterator[Run]:
-    """Opens the run of a config and keeps other processes out of its workdir.
+    """Opens the run of a config and locks its workdir until the block ends.
 
     Raises InputError for data, a network or a workdir that cannot be used.
     """
@@ -118,15 +118,15 @@ def restore_or_init(run: Run) -> tuple[TrainState, Progress]:
         run.report.line(f"checkpoint {run.checkpoints.folder(best)} is missing, the "
                         "best one so far: the run can end only if a later epoch is "
                         "better")
-    elif best not in (None, latest):  # else its damage would show after the last epoch
+    elif best not in (None, latest):  # shows damage now, not after the last epoch
         run.checkpoints.restore(best, like)
     run.report.line(f"resuming after step {latest}")
     return state, progress
 
 
 def init_state(run: Run) -> TrainState:
-    """Makes the state before the first step, with the parameters of another run if
-    the config names one."""
+    """Makes the state before the first step, from another run if `init_from` names one.
+    """
     state = first_state(run.recipe, run.info.image_shape)
     source = run.config.model.init_from
     if not source:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT end a run after the step under way, with that step saved."""
+"""Lets SIGTERM and SIGINT end a run after the current step, with that step saved."""
 
 import contextlib
 import signal
@@ -10,7 +10,7 @@ from cnn_jax.errors import RunError
 
 
 class Stopped(RunError):
-    """A signal asked the run to stop; the step just done is saved."""
+    """Raised when a signal has asked the run to stop, after the step is saved."""
 
     def __init__(self, signum: int, message: str):
         super().__init__(message)
@@ -19,9 +19,9 @@ class Stopped(RunError):
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Yields a list that receives SIGTERM and SIGINT, which then end no process.
+    """Yields a list that collects SIGTERM and SIGINT, so that neither ends the process.
 
-    A second signal acts at once, as it would without us. Outside the main thread
+    A second signal acts at once, as it does outside the block. Outside the main thread
     Python delivers no signals, and the list stays empty.
     """
     received: list[int] = []

@@ -1,7 +1,7 @@
-"""One training step and one evaluation step: pure functions, nothing put on them.
+"""Defines one training step and one evaluation step, as pure functions.
 
-`jit`, `pmap`, shardings and donation are added in `parallel.py`. The only trace of
-devices here is `recipe.axis_name`, which guards the collectives.
+`parallel.py` adds `jit`, `pmap`, shardings and donation. The only trace of devices here
+is `recipe.axis_name`: where it is set, collectives are used.
 """
 
 import dataclasses
@@ -24,23 +24,23 @@ from cnn_jax.rng import draw_key
 from cnn_jax.tasks import Task
 
 AUX_WEIGHT = 0.3  # of GoogLeNet's and Inception's auxiliary heads in the loss
-# Sums over examples: loss, correct, count; evaluation adds those of the task.
+# Sums over examples: loss, correct and count; evaluation adds the sums of the task.
 Metrics = dict[str, jax.Array]
 
 
 class Batch(NamedTuple):
-    """What a step sees."""
+    """Holds the input of a step."""
 
     image: jax.Array     # uint8 [B, H, W, C]
-    label: jax.Array     # [B, ...], shape and dtype by the task
+    label: jax.Array     # [B, ...], with the shape and dtype of the task
     mask: jax.Array      # float32 [B]: 0 where evaluation padded the batch
-    position: jax.Array  # int32 [B]: index in the global batch, used by random draws
+    position: jax.Array  # int32 [B]: index in the global batch, for random draws
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything that changes. Random keys are not part of it: they follow from `step`.
+    """Holds everything that a step changes. Random keys follow from `step`.
 
-    The averages are exponential moving averages, {} unless ema_decay > 0.
+    The `ema_` fields are exponential moving averages, and {} unless ema_decay > 0.
     """
 
     step: jax.Array        # int32 []
@@ -52,10 +52,10 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the network is evaluated with: the averages where they are kept.
+        """Returns the variables for evaluation: the averages, if they are kept.
 
-        Averaged parameters need averaged statistics: those of the last parameters
-        belong to other activations.
+        Averaged parameters need averaged statistics, because other parameters have
+        other activations.
         """
         return {"params": self.ema_params or self.params,
                 "batch_stats": self.ema_batch_stats or self.batch_stats}
@@ -63,7 +63,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Everything that does not change: what to train and how."""
+    """Holds everything that no step changes: what to train and how."""
 
     task: Task
     model: nn.Module
@@ -76,7 +76,7 @@ class Recipe:
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
     accumulate_steps: int = 1
-    freeze: str = ""  # parts whose parameters and running statistics do not change
+    freeze: str = ""  # modules whose parameters and running statistics do not change
     axis_name: str | None = None
 
 
@@ -97,7 +97,7 @@ def mixup_mean(function: Callable[[jax.Array], jax.Array],
                targets: Targets) -> jax.Array:
     """Sums weight * function(labels) over the targets.
 
-    There is one target, or two where images were mixed. For a loss this is the loss
+    There is one target, or two if images were mixed. For a loss this is the loss
     against the mixture of the targets, since cross-entropy is linear in its target.
     """
     total = sum(weight * function(labels) for labels, weight in targets)
@@ -106,7 +106,7 @@ def mixup_mean(function: Callable[[jax.Array], jax.Array],
 
 def train_step(state: TrainState, batch: Batch,
                recipe: Recipe) -> tuple[TrainState, Metrics]:
-    """Makes one update from one batch; the metrics are those before the update."""
+    """Makes one update from one batch; returns metrics of the old parameters."""
     augment_key, dropout_key = jax.random.split(
         draw_key(recipe.seed, "step", state.step))
     pixels, targets = recipe.augment(augment_key, batch.image, batch.label,
@@ -169,17 +169,16 @@ def eval_step(state: TrainState, batch: Batch, recipe: Recipe) -> Metrics:
 
 
 def predict_logits(state: TrainState, images: jax.Array, recipe: Recipe) -> jax.Array:
-    """Computes the logits of uint8 images [N, H, W, C], with averaged variables where
-    they are kept."""
+    """Computes the logits of uint8 images [N, H, W, C] with `state.variables`."""
     logits = recipe.model.apply(state.variables, recipe.scale(images), train=False)
     return cast(jax.Array, logits)
 
 
 def sums(losses: jax.Array, correct: jax.Array, mask: jax.Array, recipe: Recipe,
          extra: Metrics | None = None) -> Metrics:
-    """Sums over the examples that count, so that one division at the end is exact.
+    """Sums over the unmasked examples, so that one division at the end is exact.
 
-    extra: further sums, over the examples of this device.
+    extra: further sums over the examples of this device.
     """
     metrics = {"loss": (losses * mask).sum(), "correct": (correct * mask).sum(),
                "count": mask.sum()} | (extra or {})
@@ -190,7 +189,7 @@ def sums(losses: jax.Array, correct: jax.Array, mask: jax.Array, recipe: Recipe,
 
 def gather(data: Examples, indices: jax.Array, mask: jax.Array,
            axis_name: str | None) -> Batch:
-    """Makes the batch of the examples at `indices` [B], those of this device."""
+    """Makes this device's batch of the examples at `indices` [B]."""
     position = jnp.arange(len(indices))
     if axis_name is not None:
         position += len(indices) * lax.axis_index(axis_name)
@@ -199,7 +198,7 @@ def gather(data: Examples, indices: jax.Array, mask: jax.Array,
 
 def train_steps(state: TrainState, data: Examples, order: jax.Array,
                 recipe: Recipe) -> tuple[TrainState, Metrics]:
-    """Makes one step for each row of `order` [K, B]; metrics are arrays of K sums."""
+    """Makes one step for each row of `order` [K, B]; each metric has K values."""
     def body(state: TrainState, indices: jax.Array) -> tuple[TrainState, Metrics]:
         mask = jnp.ones(len(indices))
         return train_step(state, gather(data, indices, mask, recipe.axis_name), recipe)

@@ -23,9 +23,9 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
         quiet: bool = False) -> Results:
     """Trains, evaluates and writes everything; returns what results.json holds.
 
-    workdir: default `runs/NETWORK-DATASET-HASH`. A run that was stopped there is
-        resumed bit for bit; one that is finished is only evaluated.
-    Raises InputError for input that cannot be used, RunError where the run fails.
+    workdir: by default `runs/NETWORK-DATASET-HASH`. A run that was stopped there is
+        resumed bit for bit; a finished one is only evaluated.
+    Raises InputError for input that cannot be used, RunError if the run fails.
     """
     check(config)
     parallel.start_processes(config)
@@ -36,13 +36,13 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
         trained_before = opened.is_finished(progress)
         evaluate = compile_evaluation(
             opened.recipe, opened.placement, state, opened.data, opened.split_ranges,
-            config.eval_batch_size, report.track)
+            config.eval_batch_size, report)
         if trained_before:
             report.line(f"already finished after epoch {len(progress.history)}: "
                         "evaluating only")
         else:
             state = fit(opened, state, progress, evaluate)
-        with stop_signals() as received:  # an interrupted picture would be half drawn
+        with stop_signals() as received:  # a signal waits for the files
             finished = evaluate_and_save(opened, state, progress, evaluate,
                                          keep_results=trained_before)
             drawn = trained_before and (opened.workdir / "report.html").exists()
@@ -51,17 +51,16 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
             report.line(f"everything is in {opened.workdir}")
         if received:
             raise Stopped(received[0], f"{signal.Signals(received[0]).name} came after "
-                          f"training had ended: everything is in {opened.workdir}")
+                          f"the end of training: everything is in {opened.workdir}")
         return finished.results
 
 
 def draw(run: Run, finished: Finished, progress: Progress) -> None:
     """Draws the learning curves, the pictures that cost little, and the report.
 
-    The results are written before: if drawing fails, they are complete.
+    The results were written before, so they are complete even if drawing fails.
     """
-    # Imported here: matplotlib and Jinja2 take a second, which only the end of a run
-    # needs.
+    # Imported here: matplotlib and Jinja2 take a second to import.
     from cnn_jax.inspection import output
     from cnn_jax.inspection.draw.learning_curves import learning_curves
     from cnn_jax.inspection.inspected_run import make_inspected_run

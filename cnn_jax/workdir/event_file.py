@@ -1,8 +1,8 @@
-"""Events for TensorBoard, written by the thread that calls.
+"""Writes events for TensorBoard in the calling thread.
 
-tensorboardX's SummaryWriter writes in a thread of its own. A full disk kills the
-thread, and so does a wall clock that is set back by some weeks; adding an event then
-waits for ever. This module uses its parts without the thread, so that an error is
+tensorboardX's SummaryWriter writes in a separate thread. A full disk kills that thread,
+and so does a wall clock that is set back by weeks; adding an event then waits for ever.
+This module uses the components of SummaryWriter without the thread, so that an error is
 raised.
 """
 
@@ -16,9 +16,9 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 
 class EventFile:
-    """A new event file in a folder that TensorBoard reads as one run.
+    """Writes a new event file into a folder that TensorBoard reads as one run.
 
-    purge_step: TensorBoard drops what older files say of this step and later ones.
+    purge_step: TensorBoard drops the events of older files from this step on.
     All methods raise OSError if the file cannot be written.
     """
 
@@ -33,7 +33,7 @@ class EventFile:
                 status=SessionLog.START)))
 
     def add(self, summaries: Iterable[Summary], step: int) -> None:
-        """Adds what tensorboardX.summary makes and flushes the file."""
+        """Adds summaries, as tensorboardX.summary makes them, and flushes the file."""
         for summary in summaries:
             self._write(Event(step=step, summary=summary))
         self._events.flush()

@@ -1,4 +1,4 @@
-"""The folder of one run: one config, one writer, and a description of its data."""
+"""Opens the folder of one run: one config, one data set, one writer."""
 
 import contextlib
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from cnn_jax.errors import InputError, RunError
 from cnn_jax.files import named, read_json, write_atomically, write_json
 from cnn_jax.workdir.checkpoints import step_folders
 
-DAMAGED = "the folder is damaged"
-ANEW = "delete it, then the command that trained the run writes it anew"
+DAMAGED = "the workdir is damaged"
+ANEW = "delete it, and run the command that trained the run to write it again"
 
 
 def default_path(config: ConfigDict) -> Path:
@@ -29,10 +29,10 @@ def default_path(config: ConfigDict) -> Path:
 
 @contextlib.contextmanager
 def open_workdir(path: Path, config: ConfigDict, info: DataInfo) -> Iterator[None]:
-    """Makes or finds the folder of a run and keeps other writers out while it is open.
+    """Makes the folder of a run or finds it, and locks it until the block ends.
 
-    Raises InputError, in every process, where the folder cannot be written to, is in
-    use, or belongs to another config or other data.
+    Raises InputError, in every process, if the folder cannot be written to, is in use,
+    or belongs to another config or other data.
     """
     with contextlib.ExitStack() as stack:
         problem = None
@@ -49,19 +49,21 @@ def open_workdir(path: Path, config: ConfigDict, info: DataInfo) -> Iterator[Non
             except (InputError, RunError) as error:  # RunError: a full disk
                 problem = error
         if not process_zero_ok(problem):
-            raise problem or InputError("process 0 refused the workdir: see there")
+            raise problem or InputError(
+                "process 0 refused the workdir: its output says why")
         yield
 
 
 def process_zero_ok(error: Exception | None) -> bool:
-    """Tells every process whether process 0 has no error; a collective of all."""
+    """Tells every process whether process 0 has no error. All processes must call it.
+    """
     if jax.process_count() == 1:
         return error is None
     return not multihost_utils.process_allgather(np.int32(error is not None))[0]
 
 
 def lock(path: Path) -> contextlib.AbstractContextManager[Any]:
-    """Locks the folder, which is made if it does not exist, against other writers."""
+    """Locks the folder against other writers; makes it if it does not exist."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         return filelock.FileLock(path / "lock", timeout=0).acquire()
@@ -75,18 +77,17 @@ def lock(path: Path) -> contextlib.AbstractContextManager[Any]:
 
 
 def check_complete(path: Path) -> None:
-    """Raises InputError where nothing says what the checkpoints were made with."""
+    """Raises InputError if there are checkpoints, but not their config or data info."""
     if not step_folders(path / "checkpoints"):
         return
     for name in ("config.json", "data.json"):
         if not (path / name).exists():
-            raise InputError(f"--workdir={path} has checkpoints but no {name}, so that "
-                             "nothing says what they were made with: put it back, or "
-                             "choose another folder")
+            raise InputError(f"--workdir={path} has checkpoints but no {name}, which "
+                             "describes them: put it back, or choose another folder")
 
 
 def check_same_config(path: Path, config: ConfigDict) -> None:
-    """Raises InputError where the folder was made by another config."""
+    """Raises InputError if the folder was made by another config."""
     if not (path / "config.json").exists():
         return
     changes = differences(config, read_config(path))
@@ -97,7 +98,7 @@ def check_same_config(path: Path, config: ConfigDict) -> None:
 
 
 def check_same_data(path: Path, info: DataInfo) -> None:
-    """Raises InputError where the run in the folder was made with other data."""
+    """Raises InputError if the run in the folder was made with other data."""
     if not (path / "data.json").exists():
         return
     there = read_data_info(path)
@@ -114,16 +115,17 @@ def read_config(path: Path) -> ConfigDict:
     file = path / "config.json"
     if not file.exists():
         runs = sorted(path.glob("*/config.json"))
-        inside = (", one such as " + str(runs[-1].parent)) if runs else " (train first)"
+        inside = (", such as " + str(runs[-1].parent)) if runs else " (train first)"
         raise InputError(f"{file} does not exist: --workdir must be the folder of a "
                          f"run{inside}")
     values = read_json(file, dict[str, Any], DAMAGED)
     try:
         return from_json(values)
-    except ValueError as error:  # an InputError, or of a key that ConfigDict refuses
-        raise InputError(f"{file}, perhaps of another version: {error}") from error
+    except ValueError as error:  # an InputError, or a key that ConfigDict refuses
+        raise InputError(
+            f"{file}, perhaps of another version of cnn_jax: {error}") from error
 
 
 def read_data_info(path: Path) -> DataInfo:
-    """Reads what the data of a run were."""
+    """Reads the description of a run's data."""
     return read_json(path / "data.json", DataInfo, DAMAGED)

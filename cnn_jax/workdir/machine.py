@@ -1,4 +1,4 @@
-"""Facts about this machine and its packages, for results.json and the log."""
+"""Describes this machine and its packages, for results.json and the log."""
 
 import importlib.metadata
 import os
@@ -24,18 +24,19 @@ def versions() -> dict[str, str]:
 
 
 def describe_devices(devices: Sequence[jax.Device]) -> str:
-    """Makes the line that says on which devices and with what a run happens."""
+    """Describes the devices, the number of processes and the main versions in a line.
+    """
     kinds = {d.device_kind for d in devices}
     packages = versions()
-    words = ", ".join(f"{name} {packages[name]}" for name in ("python", "jax", "flax"))
+    named = ", ".join(f"{name} {packages[name]}" for name in ("python", "jax", "flax"))
     return (f"devices: {len(devices)} x {devices[0].platform} ({', '.join(kinds)}), "
-            f"{jax.process_count()} process(es) - {words}")
+            f"{jax.process_count()} process(es) - {named}")
 
 
 def peak_memory_mb(devices: Sequence[jax.Device]) -> dict[str, float]:
-    """Measures the peak memory of this process in MB.
+    """Returns the peak memory of this process in MB.
 
-    Where the backend counts it, also that of the device that used most.
+    If the backend counts it, the peak of the device that used most is there too.
     """
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
@@ -54,7 +55,7 @@ def core_count() -> int:
 
 
 def machine() -> str:
-    """Names the processor and says how many of its cores this process may use."""
+    """Names the processor and the number of its cores that this process may use."""
     cores = core_count()
     names = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*: (.+)$", names.read_text(), re.MULTILINE
@@ -64,13 +65,13 @@ def machine() -> str:
 
 
 def commit() -> str | None:
-    """Returns the git commit of the sources; None where git does not tell it."""
+    """Returns the git commit of the sources, or None if there is none."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
     try:
         found = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"],
                                capture_output=True, text=True, check=False)
-    except OSError:  # no program git
+    except OSError:  # git is not installed
         return None
     return found.stdout.strip() if found.returncode == 0 else None

@@ -1,4 +1,4 @@
-"""How far a run has come, beside its state; saved as JSON with each checkpoint."""
+"""Counts how far a run has come, and decides which epoch is best and when to stop."""
 
 import math
 
@@ -13,12 +13,12 @@ def _zeros() -> dict[str, float]:
 
 
 class Progress(msgspec.Struct, forbid_unknown_fields=True):
-    """The counters of a run and what it has measured."""
+    """Holds the counters and the history of a run, saved with each checkpoint."""
 
     step: int = 0
     history: list[Row] = []       # one row for each epoch that has ended
     sums: dict[str, float] = msgspec.field(default_factory=_zeros)
-    epoch_seconds: float = 0.0    # of training in the epoch under way
+    epoch_seconds: float = 0.0    # of training in the current epoch
     train_seconds: float = 0.0    # of all training, without compilation and evaluation
     compile_seconds: float = 0.0  # of the training step, over all starts of the run
 
@@ -38,10 +38,10 @@ def improvement(row: Row, monitor: str) -> float:
 
 def should_stop(history: list[Row], monitor: str, patience: int | None,
                 min_delta: float) -> bool:
-    """Whether the last `patience` epochs brought no improvement by min_delta.
+    """Tells whether the last `patience` epochs brought no improvement by min_delta.
 
     This is Keras' EarlyStopping as a pure function of the history, so that a resumed
-    run decides as an uninterrupted one does. patience: None never stops.
+    run decides as an uninterrupted one does. If patience is None, it never stops.
     """
     if patience is None:
         return False
@@ -56,7 +56,7 @@ def should_stop(history: list[Row], monitor: str, patience: int | None,
 
 
 def best_row(history: list[Row], monitor: str) -> Row:
-    """Returns the epoch with the best monitored value; of equal ones the first."""
+    """Returns the first epoch with the best monitored value."""
     return max(history, key=lambda row: (improvement(row, monitor), -row["epoch"]))
 
 

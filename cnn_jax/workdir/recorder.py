@@ -1,4 +1,4 @@
-"""What a run writes while it trains: metrics.jsonl, history.csv, TensorBoard events."""
+"""Writes metrics.jsonl, history.csv and TensorBoard events while a run trains."""
 
 import contextlib
 import csv
@@ -22,27 +22,20 @@ COLUMNS = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy",
 class Recorder:
     """Records a run in its workdir. On resume, it drops rows later than `step`.
 
-    writing: False in all processes but the first, which then write nothing.
-    lost: a message if rows up to `step` are missing, else ''.
+    writing: False in all processes but the first, so that only one writes.
     """
 
     def __init__(self, workdir: Path, step: int, history: list[Row],
                  writing: bool = True) -> None:
         self.workdir, self.writing = workdir, writing
         self.events: dict[str, EventFile] = {}
-        self.jsonl, self.lost = workdir / "metrics.jsonl", ""
+        self.jsonl = workdir / "metrics.jsonl"
         if not writing:
             return
         kept: list[str] = []
         with named(self.jsonl), contextlib.suppress(FileNotFoundError):
             text = self.jsonl.read_text(errors="replace")  # it may be damaged
             kept = [line for line in text.splitlines() if is_row_until(line, step)]
-        # Each checkpoint and each epoch was written after the row of its step.
-        expected = {row["step"] for row in history} | ({step} if step else set())
-        if missing := expected - {json.loads(line)["step"] for line in kept}:
-            self.lost = (f"{self.jsonl} was deleted or damaged: it lacks rows up to "
-                         f"step {max(missing)}, which do not come back; history.csv is "
-                         "complete, and training is not affected")
         write_atomically(self.jsonl, "".join(line + "\n" for line in kept))
         self._write_history(history)
         for split in ("train", "validation"):
@@ -90,8 +83,8 @@ class Recorder:
 
 
 def is_row_until(line: str, step: int) -> bool:
-    """Whether a line of metrics.jsonl is complete and not later than `step`."""
+    """Tells whether a line of metrics.jsonl is complete and not later than `step`."""
     try:
         return bool(json.loads(line)["step"] <= step)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return False  # a kill cut the row short, or it is damaged

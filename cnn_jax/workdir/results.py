@@ -1,4 +1,4 @@
-"""results.json: the figures of a run that has ended."""
+"""Reads and writes results.json, the figures of a run that has ended."""
 
 import hashlib
 from pathlib import Path
@@ -17,7 +17,7 @@ FILE = "results.json"
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
-    """What results.json holds."""
+    """Holds the content of results.json."""
 
     network: str
     dataset: str
@@ -25,8 +25,8 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     params: int
     epochs: int
     best_epoch: int
-    validation_accuracy: float | None  # of the best epoch; None without such a split
-    test_accuracy: float | None        # of the same parameters
+    validation_accuracy: float | None  # of the best epoch; None without this split
+    test_accuracy: float | None        # of the parameters of the best epoch
     test_loss: float | None
     test_examples: int
     task_metrics: dict[str, float | None]  # such as test_mean_iou
@@ -44,7 +44,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     command: str
 
     def flat(self) -> dict[str, Any]:
-        """Returns plain values, the task's metrics beside the others."""
+        """Returns plain values in one level, the task's metrics among them."""
         values = msgspec.to_builtins(self)
         return values | values.pop("task_metrics")
 
@@ -65,7 +65,7 @@ def write_results(results: Results, workdir: Path) -> None:
 
 
 def read_results(workdir: Path) -> Results:
-    """Reads results.json. Raises InputError where it is missing or damaged."""
+    """Reads results.json. Raises InputError if it is missing or damaged."""
     return read_json(workdir / FILE, Results, ANEW)
 
 

@@ -1,4 +1,4 @@
-"""A run read back from its workdir: its network, best parameters and data."""
+"""Reads a run back from its workdir: its network, best parameters and data info."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,21 +18,21 @@ from cnn_jax.workdir.progress import Row, best_step
 
 
 class Trained(NamedTuple):
-    """The best checkpoint of a run."""
+    """Holds a run's network with the variables of its best checkpoint."""
 
     config: ConfigDict
     info: DataInfo
     network: nn.Module          # for one device
-    variables: dict[str, Any]   # params and batch_stats, averaged where that is kept
-    step: int                   # at which the checkpoint was saved
+    variables: dict[str, Any]   # params and batch_stats; their averages if kept
+    step: int                   # the step of the checkpoint
     history: list[Row]          # up to the newest checkpoint
 
 
 def load(workdir: Path) -> Trained:
     """Loads the best checkpoint of a workdir.
 
-    Raises InputError for a folder that is no run, for a run that has not ended an
-    epoch, and for parameters of another network; RunError for a damaged checkpoint.
+    Raises InputError for a folder that is not a run's, for a run that has not finished
+    an epoch, and for parameters of another network; RunError for a damaged checkpoint.
     """
     config, info = read_config(workdir), read_data_info(workdir)
     folder, history = best_checkpoint(workdir, config.checkpoint.monitor)
@@ -56,10 +56,10 @@ def best_checkpoint(workdir: Path, monitor: str) -> tuple[Path, list[Row]]:
     history = read_progress(folders[-1]).history
     step = best_step(history, monitor)
     if step is None:
-        raise InputError(f"{workdir} holds no checkpoint of a whole epoch: train on "
-                         "there first")
+        raise InputError(f"{workdir} holds no checkpoint of a whole epoch: resume "
+                         "training there first")
     folder = folders[-1].with_name(str(step))
     if not folder.is_dir():
-        raise RunError(f"checkpoint {folder} is missing, the best one: it was deleted; "
-                       "train on there, or anew in another folder")
+        raise RunError(f"checkpoint {folder} is missing, the best one: resume training "
+                       "there, or train again in another folder")
     return folder, history

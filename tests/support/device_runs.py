@@ -16,6 +16,7 @@ import numpy as np
 from tests.support.tiny_runs import assert_same_bits, distance, tiny
 
 from cnn_jax import data, ops
+from cnn_jax.console import Reporter
 from cnn_jax.data.batches import concatenate, train_order
 from cnn_jax.layers import Layers
 from cnn_jax.training import parallel, steps
@@ -86,7 +87,7 @@ class Setting:
     def evaluate(self, state) -> dict:
         evaluate = compile_evaluation(
             self.recipe, self.placement, self.placement.replicate(state), self.examples,
-            self.split_ranges, self.config.eval_batch_size)
+            self.split_ranges, self.config.eval_batch_size, Reporter(quiet=True))
         return evaluate(self.placement.replicate(state), "test")
 
 

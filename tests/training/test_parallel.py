@@ -70,23 +70,6 @@ def test_states_saved_on_some_devices_are_restored_on_others(found):
     assert found["save_and_restore"] == 9  # {1, 2, 4} x {1, 2, 4}, bit for bit
 
 
-@pytest.mark.slow
-def test_runs_saved_on_1_2_4_and_8_devices_are_restored_on_all(tmp_path):
-    """Saved and restored by eight processes, each with so many devices."""
-    counts, saved = (1, 2, 4, 8), {}
-    for count in counts:
-        workdir = tmp_path / str(count)
-        code, _, errors = main(workdir, {"epochs": 1}, devices=count)
-        assert code == 0, errors
-        saved[str(workdir)] = read_results(workdir)["params_sha256"]
-    for count in counts:
-        code, output, errors = end(start_python(
-            ROOT / "tests" / "support" / "device_restores.py", *saved, devices=count))
-        assert code == 0, errors
-        assert json.loads(output.splitlines()[-1]) == {
-            workdir: [checksum] * count for workdir, checksum in saved.items()}
-
-
 def gathered(hlo: str) -> list[str]:
     """The results of all-gathers in a compiled program, such as 'u8[16,8,8,1]'."""
     return re.findall(r"= (\w+\[[\d,]*\])\S* all-gather", hlo)
@@ -118,7 +101,7 @@ def test_ten_runs_on_eight_devices_end_alike(tmp_path):
     found = set()
     for number in range(10):
         code, _, errors = main(tmp_path / str(number), {
-            "epochs": 2, "data.limit": 0, "log.every_steps": 10_000}, devices=8)
+            "epochs": 2, "data.limit": None, "log.every_steps": 10_000}, devices=8)
         assert code == 0, errors
         found.add(read_results(tmp_path / str(number))["params_sha256"])
     assert len(found) == 1
@@ -150,9 +133,6 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path):
     assert "config.batch_size = 15 does not divide over 2 devices" in message
 
 
-@pytest.mark.parametrize("fields, words", [
-    ({"devices": 99}, "config.devices = 99, but there are"),
-])
-def test_devices_that_are_not_there_are_refused(fields, words):
-    with pytest.raises(InputError, match=words):
-        parallel.place(tiny(fields))
+def test_devices_that_are_not_there_are_refused():
+    with pytest.raises(InputError, match="config.devices = 99, but there are"):
+        parallel.place(tiny(devices=99))

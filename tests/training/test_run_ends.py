@@ -119,14 +119,9 @@ def test_the_best_of_equal_epochs_is_the_first():
     assert best_row(rows, "loss")["epoch"] == 3
 
 
-@pytest.mark.parametrize("name", ["baseline", *(
-    pytest.param(name, marks=pytest.mark.slow) for name in (
-        "lenet5", "selu_cnn", "separable_cnn", "tf2_inception10", "tf2_resnet18",
-        "cifar_resnet20", "mobilenet_v1", "mobilenet_v2"))])
-def test_a_seed_decides_everything(name, tmp_path):
+def test_a_seed_decides_everything(tmp_path):
     """Start, order, dropout, changes of the images."""
-    changes = {"model.name": name, "data.limit": 64, "augment.zoom_range": 0.2,
-               "epochs": 1}
+    changes = {"data.limit": 64, "augment.zoom_range": 0.2, "epochs": 1}
     shas = [training.run(tiny(changes, seed=seed), tmp_path / str(number), quiet=True)
             .params_sha256 for number, seed in enumerate((3, 3, 4))]
     assert shas[0] == shas[1] != shas[2]

@@ -1,6 +1,5 @@
 """Sets with a label for each pixel: metric, run, and what is refused."""
 
-import functools
 import json
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from cnn_jax import data, training
 from cnn_jax.cli import commands
 from cnn_jax.cli.request import Request
 from cnn_jax.inspection import predict
-from cnn_jax.data.augment import augment
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.draw.drawing import class_colours
@@ -113,27 +111,6 @@ def test_mean_iou_is_that_of_scikit_learn(absent):
     want = jaccard_score(truth[kept].ravel(), seen[kept].ravel(), average="macro")
     assert mean_iou(counts) == pytest.approx(want, rel=1e-12)
     assert counts.sum() == 3 * 6 * 7
-
-
-@pytest.mark.parametrize("padding", [0, 4])
-def test_masks_are_flipped_and_cropped_with_their_images(padding):
-    """Exactly, pixel by pixel: each image here is its own mask."""
-    masks = data.load(tiny(SHAPES).data, 0).validation.labels[:40]
-    settings = segmentation.get_config().augment.unlock()
-    assert settings.horizontal_flip and settings.vertical_flip
-    settings.crop_padding = padding
-    images, ((labels, weight),) = jax.jit(functools.partial(
-        augment, settings=settings, task=TASKS["segment"]))(
-            jax.random.key(0), masks[..., None] * 50, masks, jnp.arange(40))
-    np.testing.assert_array_equal(images[..., 0], np.asarray(labels) * 50.0)
-    assert weight == 1.0 and labels.dtype == jnp.uint8
-    mirrored = [sum(np.array_equal(label, mask[::up, ::left])
-                    for label, mask in zip(labels, masks))
-                for up in (1, -1) for left in (1, -1)]
-    if padding:
-        assert sum(mirrored) < 20
-    else:  # all four ways occur, and nothing else (some shapes are symmetric)
-        assert min(mirrored) >= 3 and sum(mirrored) >= 40
 
 
 def test_an_overlay_by_hand():

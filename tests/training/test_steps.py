@@ -105,19 +105,6 @@ def test_evaluation_does_not_count_what_is_masked():
     assert masked["correct"] == alone["correct"]
 
 
-def test_average_follows_the_parameters_and_is_what_is_evaluated():
-    this, data = recipe("lenet5", ema_decay=0.75), batch()
-    state = init(this)
-    after, _ = train(state, data, this)
-    for mean, new, old in zip(*map(jax.tree.leaves,
-                                   (after.ema_params, after.params, state.params))):
-        np.testing.assert_allclose(mean, 0.75 * old + 0.25 * new, rtol=1e-5, atol=1e-7)
-    np.testing.assert_array_equal(
-        steps.predict_logits(after, data.image, this),
-        steps.predict_logits(after.replace(params=after.ema_params), data.image,
-                             dataclasses.replace(this, ema_decay=0.0)))
-
-
 def test_average_moves_with_the_updates_not_with_the_batches_between():
     twos = optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation()
     this = recipe("lenet5", ema_decay=0.5, accumulate_steps=2, optimizer=twos)
@@ -130,14 +117,17 @@ def test_average_moves_with_the_updates_not_with_the_batches_between():
         np.testing.assert_allclose(c, (b + params) / 2, rtol=1e-5, atol=1e-7)
 
 
-def test_batch_statistics_are_averaged_like_the_parameters():
+def test_averages_of_parameters_and_statistics_are_what_is_evaluated():
     """The averaged parameters alone would meet statistics of other activations."""
     this, data = recipe(ema_decay=0.75), batch()
     state = init(this)
     after, _ = train(state, data, this)
-    for mean, new, old in zip(*map(jax.tree.leaves, (
-            after.ema_batch_stats, after.batch_stats, state.batch_stats))):
-        np.testing.assert_allclose(mean, 0.75 * old + 0.25 * new, rtol=1e-5, atol=1e-7)
+    for name in ("params", "batch_stats"):
+        for mean, new, old in zip(*map(jax.tree.leaves, (
+                getattr(after, f"ema_{name}"), getattr(after, name),
+                getattr(state, name)))):
+            np.testing.assert_allclose(mean, 0.75 * old + 0.25 * new, rtol=1e-5,
+                                       atol=1e-7)
     assert after.variables == {"params": after.ema_params,
                                "batch_stats": after.ema_batch_stats}
     logits = [steps.predict_logits(s, data.image, this) for s in (
@@ -146,24 +136,6 @@ def test_batch_statistics_are_averaged_like_the_parameters():
     # Without an average the state has no leaf more.
     plain = init(recipe())
     assert plain.ema_params == plain.ema_batch_stats == {}
-
-
-def test_steps_of_several_seeds_are_those_of_each_seed():
-    """`vmap` over states and seeds: a step is a pure function of its arguments."""
-    this, data = recipe(), batch()
-
-    def one(state, seed):
-        return steps.train_step(state, data, dataclasses.replace(this, seed=seed))
-
-    states = [init(dataclasses.replace(this, seed=seed))
-              for seed in (0, 5)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    together, metrics = quick_jit(jax.vmap(one))(stacked, jnp.array([0, 5]))
-    for index, (state, seed) in enumerate(zip(states, (0, 5))):
-        alone, own = quick_jit(one)(state, seed)
-        np.testing.assert_allclose(metrics["loss"][index], own["loss"], rtol=1e-5)
-        for a, b in zip(*map(jax.tree.leaves, (alone.params, together.params))):
-            np.testing.assert_allclose(b[index], a, rtol=1e-4, atol=1e-6)
 
 
 def test_bfloat16_computes_low_and_keeps_float32_parameters():

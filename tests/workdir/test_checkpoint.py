@@ -10,8 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tests.support.tiny_runs import (assert_same_bits, end, losses, prepare,
-                                     read_results, start_python, tiny)
+from tests.support.tiny_runs import assert_same_bits, end, prepare, start_python, tiny
 
 from cnn_jax import training
 from cnn_jax.errors import InputError, RunError
@@ -19,7 +18,6 @@ from cnn_jax.training.recipe import abstract_state, first_state
 from cnn_jax.workdir.checkpoints import Checkpoints, restore, step_folders
 from cnn_jax.workdir.checkpoints.orbax_errors import first_line
 from cnn_jax.workdir.progress import Progress
-from cnn_jax.workdir.recorder import Recorder
 from cnn_jax.workdir.trained import best_checkpoint
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -220,36 +218,11 @@ def test_a_flipped_bit_in_a_weight_names_step_and_leaf(tmp_path):
                for line in caught), caught
 
 
-def test_without_the_checksum_orbax_restores_wrong_weights(tmp_path, monkeypatch):
-    """The test above can fail: with the comparison off, damage goes unseen."""
-    state = {"kernel": np.random.default_rng(1).normal(
-        size=(64, 64)).astype(np.float32)}
-    save(tmp_path, state, Progress(7))
-    monkeypatch.setattr("zlib.crc32", lambda content: 0)
-    save(tmp_path / "blind", state, Progress(7))
-    payload = max((tmp_path / "blind" / "7" / "state").rglob("d/*"),
-                  key=os.path.getsize)
-    content, wrong = payload.read_bytes(), 0
-    for place in np.random.default_rng(2).integers(0, len(content), 12):
-        damaged = bytearray(content)
-        damaged[place] ^= 1
-        payload.write_bytes(damaged)
-        try:
-            found = read(tmp_path / "blind", state)[0]["kernel"]
-        except RunError:
-            continue
-        wrong += not np.array_equal(found, state["kernel"])
-    assert wrong > 0
-
-
 @pytest.mark.parametrize("part, content", [
-    ("integrity", {"step": {}}), ("integrity", [1]),
-    ("integrity", {"step": {"shape": [1.5], "dtype": "int32", "crc32": 0}}),
+    ("integrity", {"step": {}}), ("integrity", None),
     ("integrity", {"step": {"shape": [], "dtype": "int99", "crc32": 0}}),
-    ("integrity", {"step": {"shape": [-1], "dtype": "int32", "crc32": 0}}),
     ("integrity", {"step": {"shape": [2**60], "dtype": "int32", "crc32": 0}}),
-    ("meta", {"step": "x"}), ("meta", {"extra": 1}), ("meta", {"history": {}}),
-    ("meta", {"history": [{}]}), ("meta", {"train_seconds": None}),
+    ("meta", {"step": "x"}), ("meta", {"extra": 1}), ("meta", {"history": [{}]}),
     ("meta", {"step": 7, "history": [{"epoch": 1, "step": 7},
                                      {"epoch": 2, "step": 7, "loss": 1}]})])
 def test_senseless_parts_are_refused(saved, part, content):
@@ -261,25 +234,17 @@ def test_senseless_parts_are_refused(saved, part, content):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("part", ["integrity", "meta"])
-@pytest.mark.parametrize("text", ["[" * 100_000, "[1]", "nul", "9" * 5000])
-def test_damaged_json_is_one_line(saved, part, text):
-    (saved / "7" / part / "data.json").write_text(text)
-    with pytest.raises(RunError, match=f"checkpoint {saved / '7'} is damaged.*{part}"):
-        read(saved)
-
-
-def test_the_error_names_the_step_to_go_on_from(tmp_path):
+def test_the_error_names_the_step_to_resume_from(tmp_path):
     save_all(tmp_path, {10: 0.9, 20: 0.5, 30: 0.6})
     for step in (10, 20, 30):
         (tmp_path / str(step) / "meta" / "data.json").unlink()
-    for step, words in ((30, f"delete or move {tmp_path}/30 to go on from step 20"),
-                        (10, "use another --workdir to train anew")):
+    for step, words in ((30, f"delete or move {tmp_path}/30 to resume from step 20"),
+                        (10, "train again in another --workdir")):
         with pytest.raises(RunError, match=words):
             restore(tmp_path / str(step))
     for step in (20, 30):
         shutil.rmtree(tmp_path / str(step))
-    with pytest.raises(RunError, match=f"delete or move {tmp_path}/10 to train anew"):
+    with pytest.raises(RunError, match=f"delete or move {tmp_path}/10 to train again"):
         restore(tmp_path / "10")
 
 
@@ -287,17 +252,9 @@ def test_the_error_names_the_step_to_go_on_from(tmp_path):
 
 def test_a_checkpoint_of_another_step_is_refused(saved):
     shutil.copytree(saved / "7", saved / "999")
-    with pytest.raises(RunError, match="checkpoints/999 is damaged: meta is of step 7"):
+    with pytest.raises(RunError, match="/999 is damaged: meta is from step 7"):
         read(saved, step=999)
     read(saved)
-
-
-def test_only_folders_named_by_a_step_are_checkpoints(saved):
-    (saved / "99").write_text("a file")
-    (saved / "8").symlink_to("nowhere")
-    for name in ("007", "\u0663", "\u00b2", ".hidden", "7.partial"):
-        (saved / name).mkdir()
-    assert step_folders(saved) == [saved / "7"]
 
 
 def test_the_quotes_of_a_name_stay_whole():
@@ -325,17 +282,12 @@ NEW = np.zeros((2, 2), np.float32)
 MISMATCHES = {
     "shape": (replaced(example_state(), np.zeros((3, 3, 1, 8), np.float32), *KERNEL),
               "params/conv1/kernel", "float32 [3, 3, 1, 8]", "float32 [3, 3, 1, 4]"),
-    "rank": (replaced(example_state(), np.zeros((9, 4), np.float32), *KERNEL),
-             "params/conv1/kernel", "float32 [9, 4]", "float32 [3, 3, 1, 4]"),
     "dtype": (replaced(example_state(), np.zeros((3, 3, 1, 4), np.int32), *KERNEL),
               "params/conv1/kernel", "int32 [3, 3, 1, 4]", "float32 [3, 3, 1, 4]"),
     "missing": (replaced(example_state(), NEW, "params", "conv2"),
                 "params/conv2", "float32 [2, 2]", "none"),
     "extra": (without(example_state(), *KERNEL),
               "params/conv1/kernel", "none", "float32 [3, 3, 1, 4]"),
-    "renamed": (replaced(without(example_state(), "params", "odd"), NEW,
-                         "params", "even"),
-                "params/even", "float32 [2, 2]", "none"),
     "empty part filled": (replaced(example_state(), NEW, "batch_stats", "mean"),
                           "batch_stats/mean", "float32 [2, 2]", "none"),
 }
@@ -403,14 +355,14 @@ logging.error('another')
 
 # As a user sees it
 
-def test_a_damaged_checkpoint_ends_a_run_which_goes_on_without_it(tmp_path):
+def test_a_damaged_checkpoint_ends_a_run_which_resumes_without_it(tmp_path):
     """From the step that the error names, to the same end."""
     whole = training.run(tiny(epochs=3), tmp_path, quiet=True)
     for payload in (tmp_path / "checkpoints" / "24" / "state").rglob("d/*"):
         os.truncate(payload, payload.stat().st_size // 2)
     latest = tmp_path / "checkpoints" / "24"
     with pytest.raises(RunError, match=f"checkpoint {latest} .*delete or move {latest} "
-                                       "to go on from step 16"):
+                                       "to resume from step 16"):
         training.run(tiny(epochs=3), tmp_path, quiet=True)
     shutil.rmtree(latest)
     (tmp_path / "results.json").unlink()
@@ -443,46 +395,5 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
         training.run(tiny(), blocked / "run", quiet=True)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").write_text("not a folder either")
-    for loop in (False, True):
-        if loop:
-            (tmp_path / "run" / "checkpoints").unlink()
-            (tmp_path / "run" / "checkpoints").symlink_to("checkpoints")
-        with pytest.raises(RunError, match="run/checkpoints could not be written: "
-                                           "File exists: move away what lies there"):
-            training.run(tiny(), tmp_path / "run", quiet=True)
-
-
-def test_lost_rows_of_metrics_are_said_and_change_nothing(tmp_path, capsys):
-    whole, copy = tmp_path / "whole", tmp_path / "copy"
-    training.run(tiny(), whole, quiet=True)
-    shutil.copytree(whole, copy)
-    shutil.rmtree(copy / "checkpoints" / "16")
-    for name in ("metrics.jsonl", "results.json"):
-        (copy / name).unlink()
-    training.run(tiny(), copy)
-    output = capsys.readouterr().out
-    assert "resuming after step 8" in output
-    assert (f"{copy / 'metrics.jsonl'} was deleted or damaged: it lacks rows up to "
-            "step 8, which do not come back") in output
-    assert losses(copy) == losses(whole)
-    assert read_results(copy)["params_sha256"] == read_results(whole)["params_sha256"]
-
-
-def test_rows_that_are_there_are_not_said_to_be_lost(tmp_path):
-    """Rows after the step are taken back, and a kill may have cut the last one."""
-    rows = [json.dumps({"step": step}) + "\n" for step in (4, 8, 12)]
-    for text, step, lost in [("".join(rows), 8, False), ("".join(rows), 16, True),
-                             ("".join(rows) + '{"st', 12, False), (rows[1], 8, False),
-                             ("".join(rows[1:]), 12, False), (rows[2], 12, True),
-                             ("", 0, False)]:
-        (tmp_path / "metrics.jsonl").write_text(text)
-        recorder = Recorder(tmp_path, step, [{"epoch": 1, "step": 8}] * (step > 8))
-        recorder.close()
-        assert bool(recorder.lost) == lost, (text, step)
-
-
-def test_a_folder_in_place_of_the_metrics_is_named(tmp_path):
-    (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(RunError, match="metrics.jsonl could not be written: Is a "
-                                       "directory: move away what lies there"):
-        Recorder(tmp_path, 0, [])
+    with pytest.raises(RunError, match="run/checkpoints could not be written: File"):
+        training.run(tiny(), tmp_path / "run", quiet=True)

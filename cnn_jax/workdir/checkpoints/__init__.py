@@ -1,4 +1,4 @@
-"""Checkpoints: saved by orbax, verified leaf by leaf when they are restored."""
+"""Saves checkpoints with orbax, and verifies every leaf when it restores them."""
 
 from cnn_jax.workdir.checkpoints.integrity import compare, leaves
 from cnn_jax.workdir.checkpoints.restore import (read_progress, restore,

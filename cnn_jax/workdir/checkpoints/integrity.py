@@ -1,8 +1,8 @@
-"""The integrity of a state: shape, dtype and CRC-32 of every leaf.
+"""Measures and compares the shape, dtype and CRC-32 of every leaf of a state.
 
-Orbax alone restores a flipped bit as a wrong weight and casts another dtype without a
-word. So each checkpoint stores these beside its state, and a restored state is compared
-with them.
+Orbax alone silently restores a flipped bit as a wrong weight, and silently casts
+another dtype. So each checkpoint stores this integrity beside its state, and a restored
+state is compared with it.
 """
 
 import zlib
@@ -17,7 +17,7 @@ from cnn_jax.errors import InputError
 
 
 class Leaf(msgspec.Struct, frozen=True):
-    """One array of a state."""
+    """Describes one array of a state."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -38,15 +38,16 @@ def measure(state: Any) -> dict[str, Leaf]:
 
 
 def describe(leaf: Any) -> str:
-    """Writes 'float32 [5, 5, 1, 6]' for an array, a shape or a `Leaf`."""
+    """Writes 'float32 [5, 5, 1, 6]' for anything with a dtype and a shape."""
     return f"{leaf.dtype} {list(leaf.shape)}"
 
 
 def compare(found: Mapping[str, Any], like: Any, where: str) -> None:
-    """Raises InputError for the first leaf that is missing, extra or of another form.
+    """Raises InputError for the first leaf that is missing, extra or of another shape
+    or dtype.
 
-    found: by path, arrays or `Leaf`s.
-    like: a state of the expected structure, shapes and dtypes (abstract or not).
+    found: arrays or `Leaf`s by path.
+    like: a state with the expected structure, shapes and dtypes; it may be abstract.
     """
     expected = leaves(like)
     for path in sorted(found.keys() | expected.keys()):

@@ -1,4 +1,4 @@
-"""Reduces what orbax logs and raises to the one line that we show."""
+"""Reduces the logs and errors of orbax to one line."""
 
 import contextlib
 import logging as python_logging
@@ -21,10 +21,10 @@ def without_log() -> Iterator[None]:
 
 
 def ignore_late_answers() -> None:
-    """Silences the errors that orbax's threads report after it has raised one.
+    """Silences what orbax's threads report after orbax has raised an error.
 
-    The first file that fails ends orbax's event loop, a timeout ends its wait. Each of
-    the other files would then print a traceback after our line.
+    The first file that fails ends orbax's event loop, and a timeout ends its wait. Each
+    of the other files would then print a traceback after our line.
     """
     before = sys.unraisablehook
     if before.__module__ == __name__:
@@ -36,9 +36,9 @@ def ignore_late_answers() -> None:
 
     sys.unraisablehook = hook
     python_logging.getLogger("asyncio").addFilter(lambda record: not any(
-        of_files in record.getMessage()
-        for of_files in ("tensorstore", "OCDBT", "_wrap_awaitable")))
-    # Its threads log what they also raise in the thread that waits for them.
+        name in record.getMessage()
+        for name in ("tensorstore", "OCDBT", "_wrap_awaitable")))
+    # The threads also log the errors that they pass on to the thread that waits.
     logging.get_absl_logger().addFilter(
         lambda record: "_SignalingThread.run()" not in record.getMessage())
 

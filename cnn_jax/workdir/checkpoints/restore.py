@@ -18,24 +18,24 @@ from cnn_jax.workdir.progress import Progress
 
 
 class Damaged(Exception):
-    """What is wrong with a checkpoint; `restore` adds which one it is."""
+    """Raised for what is wrong in a checkpoint; the caller adds the folder."""
 
 
 def step_folders(directory: Path) -> list[Path]:
-    """Lists the folders of whole checkpoints in the order of their steps."""
+    """Lists the folders of complete checkpoints in the order of their steps."""
     found = directory.iterdir() if directory.is_dir() else ()
-    return sorted((path for path in found if path.name.isdecimal()
-                   and path.name == str(int(path.name)) and path.is_dir()),
+    return sorted((path for path in found if path.name.isdecimal() and path.is_dir()),
                   key=lambda path: int(path.name))
 
 
 def restore(folder: Path, like: Any = None) -> tuple[Any, Progress]:
-    """Restores (state, progress) of the checkpoint in a folder, verified.
+    """Restores and verifies (state, progress) of the checkpoint in a folder.
 
-    like: a state of the expected structure, shapes and dtypes (abstract or not); the
-        restored state is one of its kind. Without it, the state is nested dicts. All
+    like: a state with the expected structure, shapes and dtypes, which may be abstract;
+        the restored state has its type. Without it, the state is nested dicts. All
         leaves are NumPy arrays.
-    Raises InputError for another structure than that of `like`, RunError for damage.
+    Raises InputError for a structure that differs from that of `like`, RunError for
+    damage.
     """
     try:
         progress = _read_part(folder, "meta", Progress)
@@ -43,24 +43,23 @@ def restore(folder: Path, like: Any = None) -> tuple[Any, Progress]:
         tree = _load(folder, expected)
         for path, leaf in measure(tree).items():
             if leaf != expected[path]:
-                raise Damaged(f"leaf {path} does not have the checksum that was stored "
-                              "with it")
+                raise Damaged(f"leaf {path} does not match its stored checksum")
         for part, step in (("meta", progress.step), ("state", tree.get("step"))):
             if step is not None and str(int(step)) != folder.name:
-                raise Damaged(f"{part} is of step {int(step)}: the folder was copied "
+                raise Damaged(f"{part} is from step {int(step)}: the folder was copied "
                               "or renamed")
     except Damaged as error:
         raise damage(folder, error) from error
     if like is None:
         return tree, progress
-    # After the verification, since a damaged `expected` tells nothing about `like`.
+    # Compared only when verified, since a damaged `expected` says nothing about `like`.
     compare(expected, like, f"checkpoint {folder}")
     return serialization.from_state_dict(
         like, _with_empty_nodes(tree, serialization.to_state_dict(like))), progress
 
 
 def read_progress(folder: Path) -> Progress:
-    """Reads the progress alone. Raises RunError for damage."""
+    """Reads only the progress. Raises RunError for damage."""
     try:
         return _read_part(folder, "meta", Progress)
     except Damaged as error:
@@ -68,18 +67,18 @@ def read_progress(folder: Path) -> Progress:
 
 
 def damage(folder: Path, error: Damaged) -> RunError:
-    """Says which checkpoint is damaged, in what, and what can be done."""
+    """Says which checkpoint is damaged, how, and what to do."""
     return RunError(f"checkpoint {folder} is damaged: {error}; {advice(folder)}")
 
 
 def advice(folder: Path) -> str:
-    """Says what can be done about a damaged checkpoint."""
+    """Says what to do about a damaged checkpoint."""
     step, steps = int(folder.name), [int(p.name) for p in step_folders(folder.parent)]
     if any(other > step for other in steps):
-        return ("it is the best one, which the end of the run needs: use another "
-                "--workdir to train anew")
-    older = [f"go on from step {other}" for other in steps if other < step]
-    return f"delete or move {folder} to {older[-1] if older else 'train anew'}"
+        return ("it is the best one, which the run needs at its end: train again in "
+                "another --workdir")
+    older = [f"resume from step {other}" for other in steps if other < step]
+    return f"delete or move {folder} to {older[-1] if older else 'train again'}"
 
 
 def _read_part(folder: Path, part: str, kind: Any) -> Any:
@@ -90,7 +89,7 @@ def _read_part(folder: Path, part: str, kind: Any) -> Any:
 
 
 def _load(folder: Path, expected: dict[str, Leaf]) -> dict[str, Any]:
-    """Loads the state, which is not yet verified."""
+    """Loads the state without verifying it."""
     try:
         target = {path: np.empty(leaf.shape, jnp.dtype(leaf.dtype))
                   for path, leaf in expected.items()}
@@ -104,7 +103,7 @@ def _load(folder: Path, expected: dict[str, Leaf]) -> dict[str, Any]:
                 {"state": traverse_util.unflatten_dict(target, sep="/")})
         return found["state"]
     except Exception as error:
-        # Orbax's own line shows all of the target; what it chains says why.
+        # Orbax's own error prints the whole target; the chained one says why.
         why = error.__cause__ or error
         named = re.search(r"checkpointable: (\w+)", str(error))
         part = named[1] if named else "a file"
@@ -115,6 +114,6 @@ def _load(folder: Path, expected: dict[str, Leaf]) -> dict[str, Any]:
 
 
 def _with_empty_nodes(tree: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
-    """Adds the empty dicts (states without leaves) that are not saved."""
+    """Adds the empty dicts (states without leaves), which are not saved."""
     return {key: _with_empty_nodes(tree.get(key, {}), value)
             if isinstance(value, dict) else tree[key] for key, value in like.items()}

@@ -1,10 +1,10 @@
 """Saves the checkpoints of a run: orbax keeps the latest ones and the best one.
 
-Saves are synchronous: one that fails raises at once. States come and go as NumPy
-arrays, so a checkpoint does not depend on the devices that wrote it. Each one stores
-state, meta (the progress of the run) and integrity (see integrity.py). Which one is the
-best follows from the history in the newest meta, so that a kill at any moment, also
-while orbax deletes an old one, leaves nothing that contradicts itself.
+Saves are synchronous: one that fails raises at once. States are NumPy arrays, so a
+checkpoint does not depend on the devices that wrote it. Each checkpoint stores state,
+meta (the progress of the run) and integrity (see integrity.py). The history in the
+newest meta says which one is the best. So a kill at any moment leaves a consistent
+folder, even while orbax deletes an old checkpoint.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ policies = ocp.training.preservation_policies  # LatestN and others
 
 
 class KeepBest:
-    """A preservation policy of orbax that keeps the checkpoint of one step."""
+    """Keeps the checkpoint of one step, as a preservation policy of orbax."""
 
     def __init__(self) -> None:
         self.step: int | None = None
@@ -38,11 +38,11 @@ class KeepBest:
 
 
 class Checkpoints:
-    """The checkpoints of a run that is being trained.
+    """Saves and restores the checkpoints of a run that is being trained.
 
-    directory: made absolute, and created if it is not there.
+    directory: is created if it does not exist.
     monitor: the metric that decides which epoch is the best.
-    keep: how many of the latest to keep.
+    keep: the number of latest checkpoints to keep.
     """
 
     def __init__(self, directory: Path, monitor: str, keep: int = 2) -> None:
@@ -52,7 +52,7 @@ class Checkpoints:
             registry.add(ocp.handlers.JsonHandler, checkpointable_name=name)
         context = ocp.Context()
         context.checkpointables.registry = registry
-        # Else its threads wait 20 minutes for a folder that could not be made.
+        # Otherwise its threads wait 20 minutes for a folder that cannot be made.
         context.async_options.create_directories_asynchronously = False
         self.directory = Path(directory).absolute()
         self.monitor = monitor
@@ -72,7 +72,7 @@ class Checkpoints:
             with without_log():
                 self._orbax.close()
         except Exception as failure:
-            if kind is None:  # else close only repeats why a save failed
+            if kind is None:  # otherwise close() only repeats why a save failed
                 raise RunError(f"checkpoints {self.directory} could not be closed: "
                                f"{first_line(failure)}") from failure
 
@@ -104,9 +104,9 @@ class Checkpoints:
             raise RunError(f"checkpoint {folder} was not written")
 
     def folder(self, step: int) -> Path:
-        """Returns where the checkpoint of a step lies."""
+        """Returns the folder of the checkpoint of a step."""
         return self.directory / str(step)
 
     def restore(self, step: int, like: Any = None) -> tuple[Any, Progress]:
-        """Restores (state, progress) of a step, verified: see `restore.restore`."""
+        """Restores and verifies (state, progress) of a step, see `restore.restore`."""
         return restore(self.folder(step), like)
