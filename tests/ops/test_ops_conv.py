@@ -417,3 +417,11 @@ def test_without_numba_there_is_one_line(monkeypatch):
     with pytest.raises(ValueError, match="pip install numba"):
         jax.jit(functools.partial(ops.correlate, implementation="numba"))(X, W)
     conv_numba._compiled.cache_clear()
+
+
+def test_four_spatial_axes():
+    x, w = f32(0, 1, 4, 4, 3, 4, 2), f32(1, 2, 2, 2, 2, 2, 3)
+    expected = ops.correlate(x, w, implementation="im2col")
+    for name in ("lax", "auto"):
+        y = ops.correlate(x, w, implementation=name)
+        assert relative_error(y, expected) <= 1e-5, name

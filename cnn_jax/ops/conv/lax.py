@@ -1,5 +1,7 @@
 """Convolution by XLA's own operation, its two gradients written as convolutions."""
 
+import string
+
 import jax
 from jax import lax
 from jax.typing import DTypeLike
@@ -9,15 +11,10 @@ from cnn_jax.ops.conv.spec import ConvSpec, rotate, transposed
 from cnn_jax.ops.conv.vjp import Passes, trilinear
 from cnn_jax.ops.geometry import pad_image
 
-SPATIAL = "DHW"  # the letters of up to three image axes
-
 
 def _letters(spec: ConvSpec) -> str:
-    rank = len(spec.kernel)
-    if rank > 3:
-        raise ValueError(f"convolution over {rank} spatial axes, the most is 3: "
-                         f"x {spec.x_shape}, w {spec.w_shape}")
-    return SPATIAL[-rank:]
+    """Names the spatial axes; N, C, I and O have other meanings."""
+    return string.ascii_lowercase[:len(spec.kernel)]
 
 
 def hits_xla_48713(spec: ConvSpec) -> bool:
