@@ -20,9 +20,9 @@ QUICK = ["--config.epochs=1", "--config.data.limit=96", "--config.batch_size=32"
 
 # A part of the command -> arguments that make it short, and what it must print.
 HERE = {
-    "--config.optimizer.name=muon": (["--config.epochs=1"], "test: loss"),
-    "--config.model.fields.activation=tanh": (["--config.epochs=1"], "test: loss"),
-    "--config.model.conv=im2col": (["--config.epochs=1"], "test: loss"),
+    "--config.optimizer.name=muon": (QUICK, "test: loss"),
+    "--config.model.fields.activation=tanh": (QUICK, "test: loss"),
+    "--config.model.conv=im2col": (QUICK, "test: loss"),
     "--mode=summary --config=configs/default.py": ([], "25,557,032"),
     "--config=configs/network.py:mobilenet_v1": ([], "1,3"),
     "--mode=eval --config=": (["--config.epochs=3"], "359 examples"),
@@ -52,7 +52,7 @@ ELSEWHERE = {
     "-m pytest": ".ci/run",
     "-m venv": ".ci/run",
     "pip install": ".ci/run",
-    "import cnn_jax.huge_pages": "tests/native/test_malloc.py",
+    "import cnn_jax.huge_pages": "tests/cli/test_huge_pages.py",
 }
 
 
