@@ -1,6 +1,6 @@
 """Resolves the layers, filters and classes that `config.inspect` names.
 
-A name that does not exist is refused with one line that says what there is.
+A name that does not exist is an InputError, which lists the names that do.
 """
 
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from cnn_jax.inspection.inspected_run import InspectedRun
 from cnn_jax.networks.named_layers import (Layer, default_layers, evenly_spaced,
                                            kernel_layers, pick)
 
-DEFAULT_LAYERS = 4  # how many are drawn where the settings name none
+DEFAULT_LAYERS = 4  # drawn if the settings name no layers
 
 
 class NotForThisNetwork(InputError):
@@ -27,7 +27,7 @@ def split_names(text: str | None) -> list[str]:
 
 
 def check_names(run: InspectedRun, settings: ConfigDict) -> None:
-    """Raises InputError for a setting that does not fit, before anything is drawn."""
+    """Raises InputError for a setting that does not fit, before drawing begins."""
     try:
         layers = chosen_layers(run, settings, maps=False)
     except NotForThisNetwork:
@@ -50,11 +50,9 @@ def chosen_layers(run: InspectedRun, settings: ConfigDict, maps: bool = True,
                   count: int = DEFAULT_LAYERS) -> list[Layer]:
     """Returns the layers of `settings.layers`.
 
-    Where it names none, `count` convolutions from the first to the last, those that an
-    activation follows where there are such; in a network without convolutions, dense
-    layers.
+    By default it returns `count` of `default_layers`, evenly from first to last.
 
-    maps: only layers with height and width; there must be one.
+    maps: return only layers with height and width, at least one.
     """
     asked, network_name = split_names(settings.layers), type(run.network).__name__
     try:
@@ -100,8 +98,10 @@ def chosen_filters(layer: Layer, settings: ConfigDict, count: int) -> list[int]:
 
 
 def chosen_position(layer: Layer, settings: ConfigDict) -> tuple[int, int] | None:
-    """Returns the unit of `settings.position` in a layer's maps, or the middle one;
-    None for a layer without height and width."""
+    """Returns the unit at `settings.position` in a layer, by default the middle one.
+
+    None for a layer without height and width.
+    """
     if not layer.is_map:
         return None
     height, width = layer.shape[:2]
@@ -117,15 +117,14 @@ def chosen_position(layer: Layer, settings: ConfigDict) -> tuple[int, int] | Non
 
 
 def explained_classes(run: InspectedRun, settings: ConfigDict) -> np.ndarray:
-    """Returns the class of `settings.target` for each image, or the predicted ones,
-    int [N]."""
+    """Returns the class of `settings.target`, or the predicted classes, int [N]."""
     if not settings.target:
         return np.asarray(predicted_classes(jnp.asarray(run.image_logits)))
     return np.full(len(run.pixels), class_index(run, settings.target))
 
 
 def class_index(run: InspectedRun, target: str) -> int:
-    """Finds the class of a name or of a number."""
+    """Returns the class with a name or a number."""
     outputs = run.image_logits.shape[-1]
     if target in run.class_names:
         return run.class_names.index(target)

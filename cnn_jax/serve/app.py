@@ -1,16 +1,16 @@
-"""--mode=serve: a local web page on a trained run.
+"""Makes the web application of --mode=serve: a local page for a trained run.
 
     GET  /        the page; its style and scripts beside it
     GET  /about   JSON: the network, its classes and layers, the limits
     POST /answer  a picture file as the body -> JSON: what the network predicts;
                   ?layer=NAME&class=INDEX&invert=1, each of them optional
 
-Every error is one line of JSON, {"error": ...}. (What the server library itself
-refuses, such as a body of several times the limit, is plain text.)
+Every error is one line of JSON, {"error": ...}. Only errors of the server library, such
+as for a body of several times the limit, are plain text.
 
-The page is for the person at this machine. Other pages in the same browser can send
-requests here too. Requests that use a foreign host name (DNS rebinding) or come from
-another page are refused.
+The page is for the person at this machine, but other pages in the same browser can send
+requests too. Requests that use a foreign host name (DNS rebinding) or come from another
+page are refused.
 """
 
 import io
@@ -43,9 +43,9 @@ from cnn_jax.workdir.trained import Trained
 
 Value = TypeVar("Value")
 
-MAX_BYTES = 20 * 2**20  # of an upload; photographs of a telephone are smaller
-NAMED = 2               # classes that the sentence names, where an image has one
-MAPS = 64               # the first maps of a layer are sent, at most so many
+MAX_BYTES = 20 * 2**20  # of an upload; photographs of a phone are smaller
+NAMED = 2               # classes in the sentence, if an image has one class
+MAPS = 64               # maps of a layer that are sent
 
 PAGE = Path(__file__).parent / "page"
 FILES = {"index.html": "text/html", "page.css": "text/css",
@@ -62,10 +62,10 @@ HEADERS = {
 
 def create_app(trained: Trained, name: str = "", host: str = "localhost",
                invert: bool = False) -> flask.Flask:
-    """Makes the web application of a run and compiles what the page asks for first.
+    """Makes the web application of a run and compiles its first answer.
 
-    name: of the run. host: a host name that requests may use beside localhost and
-    numeric addresses. invert: whether the page begins with dark and bright exchanged.
+    name: of the run. host: a host name that requests may use, besides localhost and
+    numeric addresses. invert: whether the page starts with dark and bright exchanged.
     """
     task = data.task_of(trained.config.data)
     about = describe(trained, name, invert)
@@ -136,7 +136,8 @@ def create_app(trained: Trained, name: str = "", host: str = "localhost",
 
 
 def one_of(field: str, allowed: Sequence[Value], default: Value) -> Value:
-    """Reads a field of the request's address. Raises InputError for other values."""
+    """Reads a field of the request's address. Raises InputError if it is not allowed.
+    """
     values = {str(value): value for value in allowed}
     given = flask.request.args.get(field, str(default))
     if given not in values:
@@ -147,9 +148,9 @@ def one_of(field: str, allowed: Sequence[Value], default: Value) -> Value:
 
 
 def check_name(request: flask.Request, host: str) -> None:
-    """Refuses requests by a host name that is not ours.
+    """Refuses requests whose host name is not ours.
 
-    A foreign page can make its name resolve to this machine, but not a numeric address.
+    Another site can make its name point to this machine, but not a numeric address.
     """
     asked = request.headers.get("Host", "")
     try:
@@ -162,16 +163,16 @@ def check_name(request: flask.Request, host: str) -> None:
 
 
 def check_origin(request: flask.Request) -> None:
-    """Refuses what another page makes the browser send.
+    """Refuses requests that another page makes the browser send.
 
-    Programs that are not browsers name no origin.
+    Programs other than browsers send no origin.
     """
     origin = request.headers.get("Origin")
     foreign = origin is not None and urlsplit(origin).netloc != request.headers["Host"]
     site = request.headers.get("Sec-Fetch-Site", "none")
     if request.method == "POST" and (foreign or site not in ("none", "same-origin")):
-        flask.abort(403, "this was sent by another page; use the page that this server "
-                         "shows")
+        flask.abort(403, "this request comes from another page; use the page of this "
+                         "server")
 
 
 def describe(trained: Trained, name: str, invert: bool) -> dict[str, Any]:
@@ -195,9 +196,9 @@ def describe(trained: Trained, name: str, invert: bool) -> dict[str, Any]:
 
 
 def encode(pixels: np.ndarray, found: Answer, layer: str | None) -> dict[str, Any]:
-    """Returns an answer as JSON, with pictures as PNG in data: addresses.
+    """Converts an answer to JSON; pictures become PNG files in data: addresses.
 
-    pixels: what the network saw. The maps of a layer share one range, from black to
+    pixels: what the network saw. All maps of a layer share one scale from black to
     white.
     """
     answer = {"scores": [float(score) for score in found.scores],

@@ -1,4 +1,4 @@
-"""The server of --mode=serve: it listens on this machine until Ctrl-C."""
+"""Runs the server of --mode=serve on this machine until Ctrl-C."""
 
 import contextlib
 import errno
@@ -22,11 +22,11 @@ THREADS = 8  # a browser keeps six connections open
 def serve(workdir: Path, host: str, port: int, invert: bool = False) -> None:
     """Serves a run's best checkpoint as a web page until SIGINT or SIGTERM.
 
-    port: 0 takes a free one, which is printed. invert: see `create_app`.
+    port: 0 takes a free port, which is printed. invert: see `create_app`.
     Raises InputError for an address that cannot be used, and for a workdir without a
     checkpoint.
     """
-    with listen(host, port) as listener:  # first: loading and compiling take seconds
+    with listen(host, port) as listener:  # before the slow loading and compiling
         report = Reporter()
         with report.under_way("reading the checkpoint"):
             trained = load(workdir)
@@ -49,8 +49,8 @@ def serve(workdir: Path, host: str, port: int, invert: bool = False) -> None:
 def listen(host: str, port: int) -> socket.socket:
     """Opens a listening socket. Raises InputError where that is not possible."""
     try:
-        family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(place[:2], family=family)
+        family, *_, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(found[:2], family=family)
     except socket.gaierror as error:
         raise InputError(f"--host={host} is not an address ({error.strerror}): use "
                          "127.0.0.1, or 0.0.0.0 for all of this machine's") from error
@@ -63,7 +63,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address(host: str, listener: socket.socket) -> str:
-    """Returns the address of the page, as it is printed."""
+    """Returns the address of the page for people."""
     name = "localhost" if host in ("0.0.0.0", "::", "") else host
     name = f"[{name}]" if ":" in name else name
     return f"http://{name}:{listener.getsockname()[1]}"
@@ -71,7 +71,7 @@ def address(host: str, listener: socket.socket) -> str:
 
 @contextlib.contextmanager
 def sigterm_as_sigint() -> Iterator[None]:
-    """Makes SIGTERM end the server as Ctrl-C does: a request under way is answered."""
+    """Makes SIGTERM end the server as Ctrl-C does, after running requests."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

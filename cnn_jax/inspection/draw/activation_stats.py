@@ -1,4 +1,4 @@
-"""Histograms of weights and activations, and dead units, layer by layer."""
+"""Draws histograms of weights and activations, and dead units, layer by layer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cnn_jax.networks.named_layers import evenly_spaced
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SAMPLE = 256             # images that activations are measured on
+SAMPLE = 256             # images whose activations are measured
 PANELS, COLUMNS = 24, 3  # histograms in a picture
 BARS = 40                # layers in the picture of dead units
 
@@ -48,8 +48,9 @@ def activations(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
     yield Picture(
         "activations", "Activations",
         f"The outputs of each activation function for {images}, {PER_IMAGE} values of "
-        "each image. Zeros are left out, since they would hide all else; the title "
-        "gives their share." + left_out(values), describe_values(values, "output"),
+        "each image. Zeros are left out, since they would hide the other values; the "
+        "title gives their share." + left_out(values),
+        describe_values(values, "output"),
         histograms({name: x[x != 0] for name, x in values.items()},
                    lambda name: f"{np.mean(values[name] == 0):.0%} zero"), values)
     yield draw_dead({name: is_dead(stats["slope"]) for name, stats in recorded.items()},
@@ -57,7 +58,9 @@ def activations(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
 
 
 def draw_dead(dead: Mapping[str, np.ndarray], images: str) -> Picture:
-    """Draws the share of dead units as bars, from a bool for each unit of each layer.
+    """Draws the share of dead units in each layer as bars.
+
+    dead: layer -> bool [units].
     """
     layers = deadest(dead)
     figure = new_figure(4.5, 0.26 * len(layers) + 1.0)
@@ -79,8 +82,9 @@ def draw_dead(dead: Mapping[str, np.ndarray], images: str) -> Picture:
         "A unit (a channel, or an output of a dense layer) is dead if no gradient "
         f"passes its activation function in any of {images}, at any position: its "
         f"slope is at most {DEAD:g} everywhere. A dead ReLU gives zero; a dead sigmoid "
-        "or tanh is saturated." + ("" if len(layers) == len(dead) else
-                                   f" The {BARS} of {len(dead)} layers with most."),
+        "or tanh is saturated." + (
+            "" if len(layers) == len(dead)
+            else f" Shown are the {BARS} of {len(dead)} layers with most."),
         f"{total} units of {sum(units.size for units in dead.values()):,} are dead"
         + (f": {', '.join(named)}." if named else "."), figure, dict(dead))
 
@@ -92,7 +96,7 @@ def deadest(dead: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def left_out(layers: Mapping[str, np.ndarray]) -> str:
-    """Says how many layers a picture shows, where it does not show all."""
+    """Says how many layers a picture shows if it does not show all."""
     return ("" if len(layers) <= PANELS
             else f" {PANELS} of {len(layers)} layers, evenly from first to last.")
 

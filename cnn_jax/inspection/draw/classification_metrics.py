@@ -1,4 +1,4 @@
-"""How right a trained network is on one split of the data: the pictures."""
+"""Draws how often a trained network is right on one split of the data."""
 
 from collections.abc import Iterator
 
@@ -14,15 +14,14 @@ from cnn_jax.inspection.explain.classification_metrics import (
 from cnn_jax.inspection.inspected_run import InspectedRun
 
 MISTAKES, COLUMNS = 12, 3
-PANEL = 1.5     # inches, the width of one of them
+PANEL = 1.5     # inches: the width of a mistake
 WORST = 6       # images with masks
-NUMBERED = 20   # classes whose counts are written into the matrix
-CELL = 0.32     # inches of the matrix
+NUMBERED = 20   # with more classes, the matrix shows no counts
+CELL = 0.32     # inches: a cell of the matrix
 
 
 def metrics(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
-    """Draws confusion matrix (or scores of the classes), calibration curve and the
-    worst mistakes of the whole split."""
+    """Draws confusion matrix (or scores of the classes), calibration and mistakes."""
     found = measure_run(run)
     yield draw_class_scores(found) if found.confusion is None else draw_confusion(found)
     yield draw_calibration(found)
@@ -50,8 +49,10 @@ def pad_classes(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def draw_confusion(metrics: ClassificationMetrics) -> Picture:
-    """Draws true classes as rows, predicted ones as columns; the colour is the share
-    of the row."""
+    """Draws true classes as rows and predicted classes as columns.
+
+    The colour of a cell is its share of the row.
+    """
     table, names = metrics.confusion, metrics.class_names
     assert table is not None
     classes = len(names)
@@ -118,9 +119,9 @@ def draw_class_scores(metrics: ClassificationMetrics) -> Picture:
     classes = len(metrics.class_names)
     figure = new_figure(4.5, 0.4 * classes + 1.2)
     axes = figure.subplots()
-    for place, (name, values) in enumerate(bars.items()):
-        axes.barh(np.arange(classes) + 0.27 * (place - 1), np.nan_to_num(values), 0.25,
-                  label=name, color=("#8fb8de", "#1f4e79", "#d55e00")[place])
+    for i, (name, values) in enumerate(bars.items()):
+        axes.barh(np.arange(classes) + 0.27 * (i - 1), np.nan_to_num(values), 0.25,
+                  label=name, color=("#8fb8de", "#1f4e79", "#d55e00")[i])
     axes.set_yticks(range(classes), map(fit, metrics.class_names), fontsize=8)
     axes.set(xlim=(0, 1), ylim=(classes - 0.5, -0.5))
     axes.grid(axis="x", alpha=0.3)
@@ -137,7 +138,7 @@ def draw_class_scores(metrics: ClassificationMetrics) -> Picture:
 
 
 def draw_calibration(metrics: ClassificationMetrics) -> Picture:
-    """Draws the share of right predictions over their probability."""
+    """Draws the share of right predictions for each range of probability."""
     count, probability, right = metrics.bins.T
     size = len(count)
     edges = np.arange(size + 1) / size
@@ -220,7 +221,7 @@ def draw_mistakes(run: InspectedRun) -> Picture:
 
 
 def draw_worst_masks(run: InspectedRun) -> Picture:
-    """Draws the images whose masks the network gets most wrong."""
+    """Draws the images with the lowest mean IoU."""
     images, labels = run.examples
     predicted, _ = run.predictions
     ious = image_ious(labels, predicted)

@@ -1,4 +1,4 @@
-"""A contact sheet: training images as stored, and as the network sees them."""
+"""Draws training images as they are stored and as the network sees them."""
 
 import functools
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.rng import draw_key
 from cnn_jax.tasks import Task
 
-IMAGES, COPIES = 8, 6  # rows, and columns beside the column of stored images
+IMAGES, COPIES = 8, 6  # rows; columns beside the stored images
 CELL = 1.25  # inches
 
 
@@ -27,15 +27,15 @@ class Seen(NamedTuple):
     """The network's input for some images of the first batch, at one step."""
 
     inputs: np.ndarray  # float32 [n, H, W, C]
-    # (labels, weight of each image [n]), one pair, or two where images are mixed
+    # Pairs of (labels, weight of each image [n]); two pairs where images are mixed
     targets: tuple[tuple[np.ndarray, np.ndarray], ...]
 
 
 def seen(dataset: Dataset, config: ConfigDict, steps: int) -> list[Seen]:
-    """Augments the first images of the first batch as the first steps would.
+    """Augments the first images of the first batch with the draws of the first steps.
 
-    Element 0 is what training begins with; the others show what the later random draws
-    would have made of the same images.
+    Element 0 is what training begins with; the others show the same images with the
+    random draws of later steps.
     """
     train, size = dataset.train, config.batch_size
     indices = first_batch(dataset, config)
@@ -61,11 +61,11 @@ def first_batch(dataset: Dataset, config: ConfigDict) -> np.ndarray:
 
 
 def contact_sheet(dataset: Dataset, config: ConfigDict) -> Picture:
-    """Draws a row for each image; what the network sees is mapped back to pixels.
+    """Draws a row for each image; the network's input is mapped back to pixels.
 
-    The first column is as stored; without augmentation there is only one more.
-    Its arrays: 'stored' uint8 [n, H, W, C], their 'labels', and the network's 'inputs'
-    float32 [columns, n, H, W, C].
+    The first column shows the stored image, the others show steps; without augmentation
+    there is only one step. The arrays of the picture are 'stored' uint8 [n, H, W, C],
+    'labels', and the network's 'inputs' float32 [steps, n, H, W, C].
     """
     task = data.task_of(config.data)
     masks = task.unit == "pixel"
@@ -113,7 +113,7 @@ def contact_sheet(dataset: Dataset, config: ConfigDict) -> Picture:
 
 def mixture(targets: Sequence[tuple[np.ndarray, np.ndarray]], row: int, task: Task,
             class_names: Sequence[str], inches: float) -> str:
-    """Returns '70 % cat' and '30 % dog' on two lines, for an image that was mixed."""
+    """Describes a mixed image on lines such as '70 % cat' and '30 % dog'."""
     shares: dict[str, float] = {}
     for labels, weight in targets:
         name = task.label_text(labels[row], class_names)

@@ -1,4 +1,4 @@
-"""The features before the last layer as points in a plane."""
+"""Draws the features before the last layer as points in a plane."""
 
 from collections.abc import Iterator
 
@@ -12,13 +12,13 @@ from cnn_jax.inspection.explain.embedding import (Plane, before_head, pixel_feat
 from cnn_jax.inspection.inspected_run import InspectedRun
 from cnn_jax.inspection.selection import NotForThisNetwork
 
-POINTS = 2000  # images, or pixels where each has a label
+POINTS = 2000  # images, or pixels if each pixel has a label
 MASKS = 64     # images that these pixels come from
 NAMED = 20     # classes that are named in the plane
 
 
 def embedding(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
-    """Draws the input of the last layer for images of the split."""
+    """Draws the input of the last layer for examples of the split."""
     if not run.task.exclusive:
         raise NotForThisNetwork("a point has the colour of one class, and images of "
                                 f"{run.config.data.name} may have several")
@@ -27,8 +27,8 @@ def embedding(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
 
 
 def penultimate(run: InspectedRun) -> tuple[np.ndarray, np.ndarray]:
-    """Computes (features [n, F], labels [n]) of images of the split, or of random
-    pixels of the first `MASKS` images."""
+    """Computes features [n, F] and labels [n] of images, or of random pixels of the
+    first `MASKS` images."""
     masks = run.task.unit == "pixel"
     images, labels = run.examples.take(slice(MASKS if masks else POINTS))
     values = run.map_batches(images, before_head)
@@ -47,7 +47,7 @@ def draw_plane(plane: Plane, labels: np.ndarray, run: InspectedRun) -> Picture:
     axes.scatter(points[:, 0], points[:, 1], c=labels % NAMED, vmin=0,
                  vmax=9 if few else NAMED - 1, cmap="tab10" if few else "tab20", s=9,
                  alpha=0.75, linewidths=0)
-    # Colours alone do not tell twenty classes apart, nor all readers any of them.
+    # Colours cannot tell twenty classes apart, and not every reader sees them.
     for label in classes if len(classes) <= NAMED else ():
         x, y = np.median(points[labels == label], axis=0)
         axes.text(x, y, fit(run.class_name(int(label))), fontsize=8,

@@ -21,8 +21,7 @@ MOST_IMAGES, MOST_FILTERS = 3, 8  # in a picture
 
 
 def feature_maps(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
-    """Draws for each chosen layer its kernels, and what the convolution and the layers
-    right after it compute for some images; a row for each filter."""
+    """Draws a picture for each chosen layer: kernels, and maps of some images."""
     stages = [with_followers(layer, run.layers)
               for layer in chosen_layers(run, settings)]
     names = [layer.name for stage in stages for layer in stage]
@@ -39,7 +38,7 @@ def feature_maps(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
 
 def draw_stage(run: InspectedRun, settings: ConfigDict, stage: list[Layer],
                values: dict[str, np.ndarray]) -> Picture:
-    """Draws one convolution with its activation, norm and pool."""
+    """Draws a convolution and the norm, activation and pool after it, by filter."""
     first = stage[0]
     filters = chosen_filters(first, settings, min(MOST_FILTERS, settings.max_filters))
     found = first.kernel is not None and kernel_images(
@@ -60,19 +59,19 @@ def draw_stage(run: InspectedRun, settings: ConfigDict, stage: list[Layer],
             shown = (kernel[..., index] if colour
                      else kernel[..., index].mean(-1, keepdims=True))
             draw_kernel(axes[row, 0], shown, np.abs(shown).max() or 1.0)
-        for place, layer in enumerate(stage):
+        for k, layer in enumerate(stage):
             maps = values[layer.name]
             limit = float(np.abs(maps[..., index]).max()) or 1.0
             for i in range(images):
-                axis = axes[row, left + i * len(stage) + place]
+                axis = axes[row, left + i * len(stage) + k]
                 if maps[..., filters].min() >= 0:
                     drawing.heat(axis, maps[i, ..., index], limit)
                 else:
                     drawing.signed(axis, maps[i, ..., index], limit)
     for column in range(columns):
-        place = (column - left) % len(stage)
-        axes[1, column].set_title("kernel" if left and not column
-                                  else label(stage[place]), fontsize=7, pad=3)
+        axes[1, column].set_title(
+            "kernel" if left and not column
+            else label(stage[(column - left) % len(stage)]), fontsize=7, pad=3)
     sizes = ", ".join(f"{label(layer)} {' x '.join(map(str, layer.shape[:2]))}"
                       for layer in stage)
     reads = 0 if kernel is None else kernel.shape[2]
@@ -82,7 +81,7 @@ def draw_stage(run: InspectedRun, settings: ConfigDict, stage: list[Layer],
     return Picture(
         "feature_maps_" + first.name.replace("/", "_"),
         f"From kernel to pool: {first.name}",
-        f"A row for each filter ({len(filters)} of {first.shape[-1]}). The maps of a "
+        f"Each row is a filter ({len(filters)} of {first.shape[-1]}). The maps of a "
         "filter have one scale for all images: red is above 0 and blue below; a layer "
         f"without negative values is drawn from dark to bright. Pixels: {sizes}."
         + (f" The kernel is the mean over the {reads} channels that it reads."

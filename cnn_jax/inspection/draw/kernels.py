@@ -1,4 +1,4 @@
-"""The kernels of the first layer, each as a small image."""
+"""Draws the kernels of the first layer, each as a small image."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ MOST_KERNELS, MOST_CHANNELS = 64, 8  # in the picture
 
 
 def first_layer(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
-    """Draws the kernels of the first layer that has any.
+    """Draws the kernels of the first layer that has kernels.
 
-    Kernels that read colours are drawn in colour, around grey; kernels of one channel
-    are red and blue. The weights of a dense layer that reads the pixels are drawn as
-    images. For other first layers the input channels stand side by side.
+    Kernels that read colours are drawn in colour, and 0 is grey. Kernels of one channel
+    are red and blue, and so are the weights of a dense layer that reads the pixels. For
+    other layers, the input channels stand side by side.
     """
     with_kernel = [layer for layer in run.layers.values()
                    if layer.kernel is not None and layer.is_leaf]
@@ -70,7 +70,7 @@ def first_layer(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
            "Red weights are positive, blue weights negative, white is 0")
     yield Picture(
         "kernels", f"Kernels of the first layer, {layer.name}",
-        f"{count} of {layer.shape[-1]} {kind}, on one scale. {how}.",
+        f"{count} of {layer.shape[-1]} {kind}, all on one scale. {how}.",
         f"{count} small images of {' x '.join(map(str, kernel.shape[:2]))} weights; "
         f"the largest is {limit:.3g}.", figure, {"kernels": kernel})
 

@@ -1,4 +1,4 @@
-"""Pictures of the images that excite filters or classes most."""
+"""Draws images that excite filters or classes most."""
 
 import functools
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from cnn_jax.networks.receptive_field import field_of_layer
 
 
 def filters(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
-    """Draws for each chosen layer the images that excite its filters most."""
+    """Draws the images that excite the filters of each chosen layer most."""
     for layer in run.track("activation maximisation",
                            chosen_layers(run, settings, maps=False)):
         index = chosen_filters(layer, settings, settings.max_filters)
@@ -29,8 +29,7 @@ def filters(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
 
 
 def classes(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
-    """Draws the images with the largest logits, for each of the first classes or for
-    `settings.target`."""
+    """Draws images with large logits of the first classes, or of `settings.target`."""
     head = run.layers["head"]
     index = ([class_index(run, settings.target)] if settings.target
              else list(range(min(settings.max_filters, head.shape[-1]))))
@@ -41,8 +40,10 @@ def classes(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
 
 def ascent_config(run: InspectedRun, settings: ConfigDict, layer: Layer,
                   position: tuple[int, int] | None) -> AscentConfig:
-    """Limits the jitter where one unit sees little of the image: a move by half of
-    what it sees would smear all of it."""
+    """Limits the jitter for a unit that sees few pixels.
+
+    A move by half of what it sees would smear the whole image.
+    """
     config = AscentConfig(settings.steps)
     fields = field_of_layer(run.network, run.pixels.shape[1:], layer.name)
     if position is None or fields is None:

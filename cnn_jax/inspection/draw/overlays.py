@@ -1,4 +1,4 @@
-"""The predicted class of every pixel, drawn over the images."""
+"""Draws the predicted class of every pixel over the images."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,15 +8,15 @@ from cnn_jax.inspection.draw.drawing import (above, beside, class_colours, legen
                                              new_figure, show)
 from cnn_jax.inspection.draw.picture import Picture
 
-SHARE = 0.65  # of the class colour in an overlay; the rest is the grey image
+SHARE = 0.65  # how much of an overlay is the class colour; the rest is the image
 CELL = 1.25   # inches
 
 
 def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Draws the colours of the classes over the image in grey, uint8 [H, W, 3].
 
-    image: uint8 [H, W, C]. mask: class of each pixel [H, W]; class 0, the background,
-    leaves the grey image as it is.
+    image: uint8 [H, W, C]. mask: class of each pixel [H, W]; where it is class 0, the
+    background, the grey image stays as it is.
     """
     grey = image.astype(np.float64).mean(-1, keepdims=True)
     tinted = (1 - SHARE) * grey + SHARE * class_colours()[mask]
@@ -25,8 +25,9 @@ def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def panels(image: np.ndarray, predicted: np.ndarray,
            truth: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """Returns {title: pixels} of what stands side by side: image, truth, prediction,
-    and where they differ; without `truth` image and prediction.
+    """Returns {title: pixels} for one row: image, truth, prediction, wrong pixels.
+
+    Without `truth`, the row is image and prediction.
 
     image: uint8 [H, W, C]. predicted, truth: classes [H, W].
     """
@@ -44,7 +45,7 @@ def overlays(images: np.ndarray, predicted: np.ndarray, class_names: Sequence[st
     """Draws a row for each image, with its `panels`.
 
     images: uint8 [N, H, W, C]. predicted, truth: classes [N, H, W].
-    names: what stands beside each row.
+    names: the label of each row.
     """
     rows = [panels(image, predicted[i], None if truth is None else truth[i])
             for i, image in enumerate(images)]

@@ -1,4 +1,4 @@
-"""Receptive fields over an image: what a unit can see, and what it follows."""
+"""Draws receptive fields over an image: what a unit can see, and what it follows."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SHOWN_LAYERS = 6  # where the settings name none
-BEYOND = 0.12     # of the image's size, drawn around it where a field goes there
+BEYOND = 0.12     # how far around the image a field is drawn, as a share of its size
 
 
 def receptive_fields(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
-    """Draws what one unit of some layers sees: the middle one, or the one at
-    `settings.position`."""
+    """Draws what one unit of each layer sees.
+
+    It is the unit at `settings.position`, by default the middle one.
+    """
     layers = chosen_layers(run, settings, count=SHOWN_LAYERS)
     height, width = run.pixels.shape[1:3]
     figure, axes = drawing.grid(2, len(layers), cell=1.8, aspect=width / height,
@@ -58,16 +60,17 @@ def receptive_fields(run: InspectedRun, settings: ConfigDict) -> Iterator[Pictur
     yield Picture(
         "receptive_field", "What a unit sees of the image",
         "Solid: the pixels that can reach the unit at all. Below: how much the unit "
-        f"follows each of them (the mean over {len(run.pixels)} images of the absolute "
-        "gradient; its square root is drawn). Dashed: the box of the same spread, the "
-        "effective field. It is the larger box where a unit follows the rim of its "
-        "field more than the middle. A field that goes far beyond the image is cut.",
+        f"follows each pixel (the mean over {len(run.pixels)} images of the absolute "
+        "gradient; its square root is drawn). Dashed: the effective field, a box with "
+        "the spread of these values. It is larger than the solid box if the unit "
+        "follows the rim of its field more than the middle. A field that goes far "
+        "beyond the image is cut.",
         "Height x width in pixels: " + "; ".join(sentences) + ".", figure, arrays)
 
 
 def fields_of(run: InspectedRun, settings: ConfigDict, layer: Layer,
               position: tuple[int, int]) -> tuple[Box | None, np.ndarray]:
-    """Computes (theoretical field, effective one) of a unit of one layer."""
+    """Computes (theoretical field, weight of each pixel) for a unit of a layer."""
     filters = (tuple(chosen_filters(layer, settings, layer.shape[-1]))
                if settings.filters else None)
     weights = compiled(functools.partial(
@@ -92,7 +95,7 @@ def outline(axes: Axes, box: Box | None, colour: str, style: str) -> None:
 
 
 def frame(axes: Axes, box: Box | None, height: int, width: int) -> Box:
-    """Shows the image, and around it a grey part of a box that goes beyond it."""
+    """Limits the axes to the image and, in grey, a margin for a box beyond it."""
     top, left, bottom, right = 0.0, 0.0, float(height), float(width)
     if box is not None:
         y, x = BEYOND * height, BEYOND * width
@@ -105,7 +108,7 @@ def frame(axes: Axes, box: Box | None, height: int, width: int) -> Box:
 
 
 def intersection(box: Box | None, visible: Box) -> Box | None:
-    """Returns the part of a box that is visible."""
+    """Cuts a box to what is visible."""
     if box is None:
         return None
     top, left = max(box.top, visible.top), max(box.left, visible.left)

@@ -1,4 +1,4 @@
-"""Every way to ask which pixels a prediction rests on, side by side."""
+"""Draws saliency maps side by side: which pixels a prediction depends on."""
 
 import functools
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ from cnn_jax.inspection.inspected_run import InspectedRun
 from cnn_jax.inspection.selection import chosen_cam_layer, explained_classes
 from cnn_jax.layers import Activation
 
-FILLED_FROM = 1000  # images whose mean pixel hides the others
-COMPLETE = 1e-3     # the largest error of integrated gradients that are called complete
+FILLED_FROM = 1000  # images whose mean pixel fills the squares of occlusion
+COMPLETE = 1e-3     # integrated gradients with a smaller error are called complete
 METHODS = {"gradient": "gradient", "smooth_grad": "SmoothGrad",
            "integrated_gradients": "integrated\ngradients",
            "guided_gradient": "guided\nbackprop.", "occlusion": "occlusion",
@@ -28,7 +28,7 @@ METHODS = {"gradient": "gradient", "smooth_grad": "SmoothGrad",
 
 
 def saliency(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
-    """Draws a row for each image: the image, and a map for each method."""
+    """Draws the image and a map of each method, in a row for each image."""
     arrays, remarks = explain(run, settings)
     maps = {name: values for name, values in arrays.items() if name in METHODS}
     height, width = run.pixels.shape[1:3]
@@ -47,9 +47,9 @@ def saliency(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
         axis.set_title(METHODS[name], fontsize=9)
     worst = float(arrays["completeness_error"].max())
     yield Picture(
-        "saliency", "Which pixels the predictions rest on",
+        "saliency", "Which pixels the predictions depend on",
         "Red pixels raise the score of the explained class, blue pixels lower it, each "
-        "map on its own scale. Bright parts of Grad-CAM speak for the class. "
+        "map on its own scale. Bright regions of Grad-CAM speak for the class. "
         + " ".join(remarks),
         f"{len(run.pixels)} images with {len(maps)} maps each ("
         f"{', '.join(METHODS[name] for name in maps).replace(chr(10), ' ')}). The "
@@ -59,10 +59,10 @@ def saliency(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
 
 def explain(run: InspectedRun, settings: ConfigDict
             ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Computes the maps of every method, [N, H, W] summed over the channels.
+    """Computes the maps of every method [N, H, W], summed over the channels.
 
-    Beside them stand the pixels, the explained classes and the error of the integrated
-    gradients. Returns also sentences that say how the maps were computed.
+    Returns (arrays, sentences that say how the maps were computed). The arrays also
+    hold the pixels, the explained classes and the error of the integrated gradients.
     """
     classes = explained_classes(run, settings)
     asked = (run.network, run.variables, jnp.asarray(run.images), jnp.asarray(classes))
@@ -94,7 +94,7 @@ def explain(run: InspectedRun, settings: ConfigDict
         "the input's range.",
         completeness(float(error.max()), integrated.steps),
         f"Occlusion: squares of {side} x {side} pixels in the mean grey.",
-        f"Grad-CAM: on {layer}." if layer else "Without convolution no Grad-CAM."]
+        f"Grad-CAM: on {layer}." if layer else "Grad-CAM needs a convolution."]
     kinds = {layer.module.kind for layer in run.layers.values()
              if isinstance(layer.module, Activation)}
     if others := sorted(kinds - set(GUIDED)):
@@ -105,7 +105,7 @@ def explain(run: InspectedRun, settings: ConfigDict
 
 
 def completeness(error: float, steps: int) -> str:
-    """Says how integrated gradients were found, and whether they are complete."""
+    """Says how integrated gradients were computed, and whether they are complete."""
     begin = f"Integrated gradients: from black in {steps} steps, "
     if error <= COMPLETE:
         return begin + f"complete within {error:.1g}."

@@ -1,4 +1,4 @@
-"""Weights, activations and dead units of a trained network, layer by layer."""
+"""Measures weights, activations and dead units of a network, layer by layer."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +12,8 @@ from cnn_jax.layers import ACTIVATIONS, Activation
 from cnn_jax.networks.named_layers import Layer, kernel_of
 from cnn_jax.networks.trace import Call, trace
 
-PER_IMAGE = 64           # activations of a layer that are kept of each image
-MOST_WEIGHTS = 100_000   # of a layer's kernel that are kept
+PER_IMAGE = 64           # activations kept of each layer and image
+MOST_WEIGHTS = 100_000   # weights kept of each layer
 DEAD = 1e-6              # the largest slope of a dead unit
 
 
@@ -25,8 +25,7 @@ def kernel_values(variables: Any,
 
 
 def subsample(values: np.ndarray, most: int = MOST_WEIGHTS) -> np.ndarray:
-    """Flattens an array; of more than `most` values it draws `most`, always the same.
-    """
+    """Flattens an array; draws `most` of more values, the same ones in each call."""
     if values.size <= most:
         return values.ravel()
     index = np.random.default_rng(0).integers(values.size, size=most)
@@ -35,10 +34,10 @@ def subsample(values: np.ndarray, most: int = MOST_WEIGHTS) -> np.ndarray:
 
 def watch_activations(network: nn.Module, variables: Any,
                       images: jax.Array) -> dict[str, dict[str, jax.Array]]:
-    """Measures each activation function f of the network, by the name of its layer:
+    """Measures each activation function f of the network. Returns, by layer name,
 
         slope    [N, units]      max |f'(z)| over the positions of an image
-        values   [N, PER_IMAGE]  of f(z), at positions that are the same in all images
+        values   [N, PER_IMAGE]  f(z) at random positions, the same in all images
     """
     _, calls = trace(network, variables, images)
     return {call.name: measure(call) for call in calls
@@ -56,10 +55,10 @@ def measure(call: Call) -> dict[str, jax.Array]:
 
 
 def is_dead(slope: np.ndarray) -> np.ndarray:
-    """Marks the units without a slope in any image: [N, units] -> bool [units]."""
+    """Marks the units that have no slope in any image: [N, units] -> bool [units]."""
     return slope.max(0) <= DEAD
 
 
 def standard_deviation(values: np.ndarray) -> float:
-    """Computes it in float64, since float32 may be too small for the squares."""
+    """Computes the standard deviation in float64: squares may overflow float32."""
     return float(values.std(dtype=np.float64))

@@ -19,18 +19,18 @@ FILE_SCORES = ("precision", "recall", "f1", "iou", "average_precision")
 
 
 class ClassificationMetrics(NamedTuple):
-    """Counts from which all figures follow."""
+    """The counts that all scores are computed from."""
 
     split: str                    # of the data
     step: int                     # of the checkpoint
     unit: str                     # what was counted: 'image' or 'pixel'
     class_names: tuple[str, ...]
-    examples: int                 # how many images or pixels
-    right: int                    # how many of them have no wrong class
+    examples: int                 # number of images or pixels
+    right: int                    # examples without a wrong class
     # int64 [classes, 3]: true positives, false positives, false negatives
     counts: np.ndarray
-    # float64 [BINS, 3] by predicted probability: how many predictions, the sum of their
-    # probabilities, and how many are right
+    # float64 [BINS, 3] by predicted probability: number of predictions, sum of their
+    # probabilities, number of right ones
     bins: np.ndarray
     # int64 [true class, predicted class]; None where an example has several classes
     confusion: np.ndarray | None = None
@@ -80,13 +80,13 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.nda
 def class_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
     """Computes examples, precision, recall, F1 and IoU of each class.
 
-    With tp examples that are predicted to be of the class and are, fp that are
-    predicted to be and are not, and fn that are and are not predicted to be:
+    Of tp examples, both truth and prediction are the class; of fp, only the prediction;
+    of fn, only the truth.
 
         precision = tp / (tp + fp)        recall = tp / (tp + fn)
         F1 = 2 tp / (2 tp + fp + fn)      IoU = tp / (tp + fp + fn)
 
-    NaN where that is 0 / 0: the class is never predicted, or does not occur.
+    A score is NaN for 0 / 0: the class is never predicted, or does not occur.
     """
     tp, fp, fn = counts.astype(np.float64).T
 
@@ -105,7 +105,7 @@ def mean_known(values: np.ndarray) -> float:
 
 
 def calibration(probability: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Computes `ClassificationMetrics.bins` from probabilities and what came true.
+    """Computes `ClassificationMetrics.bins`.
 
     Bin b holds b / BINS < probability <= (b + 1) / BINS.
     """
@@ -119,8 +119,8 @@ def calibration(probability: np.ndarray, right: np.ndarray) -> np.ndarray:
 def calibration_error(bins: np.ndarray) -> float:
     """Computes the expected calibration error (ECE).
 
-    It is the mean over all predictions of how far the share of right ones is from the
-    mean probability in the bin of the prediction,
+    It is the mean, over all predictions, of the distance between the share of right
+    predictions in their bin and the mean probability in their bin,
 
         ECE = sum over the bins of n_b / n * |right_b / n_b - probability_b / n_b|
 
@@ -131,15 +131,17 @@ def calibration_error(bins: np.ndarray) -> float:
 
 def confident_mistakes(right: np.ndarray, confidence: np.ndarray,
                        count: int) -> np.ndarray:
-    """Returns the indices of the wrong predictions [N], the most confident first; of
-    equal ones the earlier."""
+    """Returns indices of wrong predictions: the most confident first, ties in order.
+    """
     wrong = np.flatnonzero(~right)
     return wrong[np.argsort(-confidence[wrong], kind="stable")[:count]]
 
 
 def image_ious(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Computes the mean IoU of each mask [N, H, W], over the classes that are in the
-    mask or in its prediction."""
+    """Computes the mean IoU of each mask [N, H, W].
+
+    The mean is over the classes in the mask or in its prediction.
+    """
     classes = int(max(labels.max(), predicted.max())) + 1
     return np.array([mean_iou(confusion(truth, named, classes))
                      for truth, named in zip(labels, predicted)])
@@ -169,7 +171,7 @@ class MetricsFile(msgspec.Struct):
     examples: int
     right: int
     calibration_error: float
-    mean: dict[str, float | None]  # of the classes
+    mean: dict[str, float | None]  # over the classes
     classes: list[ClassRow]
     confusion: list[list[int]] | None
     bins: list[tuple[float, float, float]]

@@ -1,4 +1,4 @@
-"""The features before the last layer, and the plane in which they vary most."""
+"""Computes the features before the last layer, and the plane of largest variance."""
 
 from typing import Any, NamedTuple
 
@@ -23,10 +23,10 @@ def before_head(network: nn.Module, variables: Any, images: jax.Array) -> jax.Ar
 
 def pixel_features(values: np.ndarray, labels: np.ndarray,
                    count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws `count` pixels at random, always the same ones: features and labels.
+    """Draws `count` random pixels, the same ones in each call: features and labels.
 
-    values: [N, h, w, F]. labels: masks [N, H, W]; where the last layer upsamples, a
-    feature stands for the pixel at its corner.
+    values: [N, h, w, F]. labels: masks [N, H, W]; if the last layer upsamples, a
+    feature gets the label of the pixel at its upper left corner.
     """
     rows, columns = (pixels // size for pixels, size in zip(labels.shape[1:],
                                                             values.shape[1:3]))

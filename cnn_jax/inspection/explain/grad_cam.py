@@ -1,4 +1,4 @@
-"""Grad-CAM: where a layer's maps speak for a class."""
+"""Computes Grad-CAM: where the maps of a layer speak for a class."""
 
 from typing import Any
 
@@ -20,8 +20,8 @@ def grad_cam(network: nn.Module, variables: Any, images: jax.Array,
         a[k] = mean over the positions of d score / d A[.., k]
         map = relu(sum over k of a[k] * A[.., k]), interpolated to the pixels
 
-    Position p of the layer stands at the middle of its receptive field (for layers
-    padded to the same size that is plain enlarging).
+    Position p of the layer is placed at the middle of its receptive field. If every
+    layer pads to the same size, that only enlarges the map.
     layer: by default the last convolution before the head.
     Raises InputError for a layer that does not exist or has no height and width.
     Source: Selvaraju et al.: Grad-CAM, 2017.
@@ -59,12 +59,15 @@ def pick_cam_layer(layers: dict[str, Layer], name: str, network_name: str) -> La
 
 
 def interpolation(positions: int, pixels: int, field: Field | None) -> jax.Array:
-    """Returns the weights [pixels, positions] of linear interpolation: every pixel
-    mixes the two nearest positions, and beyond the outermost it takes the outermost."""
+    """Returns the weights [pixels, positions] of linear interpolation.
+
+    Every pixel mixes the two nearest positions; pixels beyond the outermost position
+    take its value.
+    """
     if field is not None and field.stride:
         middle = field.offset + (field.size - 1) / 2  # of the first position
-        place = (jnp.arange(pixels) - middle) / field.stride
+        position = (jnp.arange(pixels) - middle) / field.stride
     else:
-        place = (jnp.arange(pixels) + 0.5) * positions / pixels - 0.5
-    place = jnp.clip(place, 0, positions - 1)
-    return jnp.maximum(0, 1 - jnp.abs(place[:, None] - jnp.arange(positions)[None]))
+        position = (jnp.arange(pixels) + 0.5) * positions / pixels - 0.5
+    position = jnp.clip(position, 0, positions - 1)
+    return jnp.maximum(0, 1 - jnp.abs(position[:, None] - jnp.arange(positions)[None]))

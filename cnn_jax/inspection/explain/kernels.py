@@ -9,10 +9,10 @@ from cnn_jax.networks.named_layers import Layer
 
 def kernel_images(layer: Layer, kernel: np.ndarray,
                   known: dict[str, Layer]) -> tuple[np.ndarray, str] | None:
-    """Returns ([h, w, channels read, filters], what they are in words).
+    """Returns ([h, w, channels read, filters], a description of the kernels).
 
-    known: all layers of the network, by name. None for a dense layer that does not
-    read an image.
+    None for a dense layer that does not read an image.
+    known: all layers of the network, by name.
     """
     module, (height, width) = layer.module, kernel.shape[:2]
     size = f"{height} x {width}"

@@ -1,4 +1,4 @@
-"""Activation maximisation: the images that excite filters or classes most."""
+"""Computes the images that excite filters or classes most."""
 
 import functools
 from typing import Any, NamedTuple
@@ -36,20 +36,20 @@ def maximize(network: nn.Module, variables: Any, filters: jax.Array, key: jax.Ar
              input_range: tuple[float, float] = (0.0, 1.0),
              config: AscentConfig = AscentConfig(),
              position: tuple[int, int] | None = None) -> Maximized:
-    """Finds for each of the filters [K] of a layer an image that makes it large.
+    """Finds an image that excites each of the filters [K] of a layer.
 
-    u in 0..1 is the image, x = low + (high - low) u the network's input, a(x) the value
-    of the unit: of the filter's map at `position` (None: the mean of the map), of a
-    dense layer its output. Each step climbs along
+    u in 0..1 is the image, x = low + (high - low) u the network's input, and a(x) the
+    filter's map at `position` (None: the mean of the map), or the output of a dense
+    layer. Each step moves u along
 
         n(da / du) - d/du (l2 |u - 1/2|^2 + variation TV(u))
 
-    where n divides by the root mean square, so that filters of any scale are treated
-    alike, and TV(u) = sum of |u[y+1, x] - u[y, x]| + |u[y, x+1] - u[y, x]|. The image
-    is moved by up to `jitter` pixels at random before each step and back after it, and
-    blurred, less and less, to none in the last quarter.
+    where n divides by the root mean square, so that the scale of a filter has no
+    influence, and TV(u) = sum of |u[y+1, x] - u[y, x]| + |u[y, x+1] - u[y, x]|. Before
+    each step the image is shifted by up to `jitter` random pixels, and shifted back
+    afterwards. Then it is blurred, less with each step, and not in the last quarter.
 
-    key: of the noise that the ascent begins with, and of the moves.
+    key: of the noise that the ascent begins with, and of the shifts.
     input_range: the network's input for black and white.
     Sources: Erhan et al.: Visualizing higher-layer features, 2009; Yosinski et al.:
     Understanding neural networks through deep visualization, 2015.
@@ -92,8 +92,10 @@ def penalty(u: jax.Array, config: AscentConfig) -> jax.Array:
 
 
 def blur(u: jax.Array, sigma: jax.Array) -> jax.Array:
-    """Convolves [H, W, C] along both axes with N(0, sigma^2) over 5 pixels; the border
-    pixels are repeated."""
+    """Convolves [H, W, C] along both axes with N(0, sigma^2) over 5 pixels.
+
+    The border pixels are repeated.
+    """
     weights = jnp.exp(-0.5 * (jnp.arange(-2, 3) / jnp.maximum(sigma, 1e-3)) ** 2)
     weights /= weights.sum()
     for axis in (0, 1):

@@ -1,4 +1,4 @@
-"""Occlusion: how much the score of a class falls where a square is hidden."""
+"""Computes occlusion: how much the score of a class falls if a square is hidden."""
 
 import functools
 from collections.abc import Callable
@@ -18,14 +18,15 @@ def occlusion(network: nn.Module, variables: Any, images: jax.Array,
               targets: jax.Array | None = None, *, window: int,
               stride: int | None = None, fill: float = 0.0, chunk: int = 16,
               track: Callable = iter) -> jax.Array:
-    """Computes how much the score falls where a square is hidden: [N, H, W].
+    """Computes how much the score falls if a square is hidden: [N, H, W].
 
-    The value of a pixel is the mean over the squares that cover it. The squares stand
-    `stride` pixels apart, and the last of a row ends with the image.
+    The value of a pixel is the mean over the squares that cover it. The squares are
+    `stride` pixels apart, and the last square of a row ends at the border of the image.
 
-    window: side of the square, pixels; stride: by default half of it; fill: what the
-    square is filled with, in units of the input; chunk: how many squares are tried at
-    once on every image; track: wraps the loop over chunks, to show progress.
+    window: side of the square in pixels. stride: by default half of `window`.
+    fill: the value inside the square, in units of the input.
+    chunk: how many squares are computed at once. track: wraps the loop over chunks, to
+    show progress.
     Source: Zeiler, Fergus: Visualizing and understanding convolutional networks, 2014.
     """
     height, width = images.shape[1:3]

@@ -1,4 +1,4 @@
-"""What a unit sees of the image: its receptive field, in theory and in effect."""
+"""Computes what a unit sees of the image: its theoretical and effective field."""
 
 from typing import Any, NamedTuple
 
@@ -15,8 +15,8 @@ from cnn_jax.networks.trace import features
 class Box(NamedTuple):
     """The pixels first ... first + size along each axis.
 
-    The values are borders, so 0 is the left edge of pixel 0; those of a fitted box are
-    not whole numbers.
+    The values are borders: 0 is the left edge of pixel 0. A fitted box need not end at
+    the borders of pixels.
     """
 
     top: float
@@ -27,9 +27,10 @@ class Box(NamedTuple):
 
 def theoretical_field(network: nn.Module, image_shape: tuple[int, int, int], layer: str,
                       position: tuple[int, int]) -> Box | None:
-    """Returns what the unit at a position of a layer can see, beyond the image too.
+    """Returns the pixels that the unit at a position of a layer can see.
 
-    None where it is not known; see `networks.receptive_field`.
+    The box may go beyond the image. None where it is not known; see
+    `networks.receptive_field`.
     """
     fields = field_of_layer(network, image_shape, layer)
     if fields is None:
@@ -43,10 +44,10 @@ def effective_field(network: nn.Module, variables: Any, images: jax.Array, layer
                     ) -> jax.Array:
     """Measures how much the unit at a position of a layer follows each pixel, [H, W].
 
-        sum over input channels of |d/dx of the sum of the unit's filters|, mean over
-        the images [N, H, W, C]
+        sum over input channels of |d/dx of the sum of the unit's filters|,
+        mean over the images [N, H, W, C]
 
-    filters: of the layer; None: all of them.
+    filters: some filters of the layer; None: all filters.
     Source: Luo et al.: Understanding the effective receptive field, 2016.
     """
     _, height, width, channels = images.shape
@@ -61,13 +62,13 @@ def effective_field(network: nn.Module, variables: Any, images: jax.Array, layer
 
 
 def fit_box(weights: np.ndarray) -> Box | None:
-    """Fits the box of equal weights with the mean and spread of weights >= 0 [H, W].
+    """Fits a box of equal weights that has the mean and spread of weights >= 0 [H, W].
 
     Along each axis
 
         size = sqrt(12 variance + 1), around the mean
 
-    so a field whose pixels do count alike has its own size. None where all are 0.
+    so that a field of equal weights is fitted exactly. None if all weights are 0.
     """
     total = weights.sum(dtype=np.float64)
     if total == 0:

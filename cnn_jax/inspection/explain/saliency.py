@@ -1,11 +1,11 @@
-"""Which pixels a score rests on, by gradients; pure functions.
+"""Computes by gradients which pixels a score depends on; pure functions.
 
 Images are the network's input [N, H, W, C]; `targets` are classes [N], by default the
-predicted ones; `explain.scores` says what is explained.
+predicted ones; `explain.scores` defines the score.
 
-`gradient` and `guided_gradient` can be put under `jax.jit`. The others call a compiled
-program many times, since on a CPU a convolution is slower in a loop; `track` wraps what
-they loop over, to show progress.
+`gradient` and `guided_gradient` can be jitted. The others call a compiled program many
+times, since on a CPU a convolution is slower inside a jitted loop; `track` wraps their
+loop, to show progress.
 """
 
 import functools
@@ -30,8 +30,8 @@ class Attributions(NamedTuple):
     """Integrated gradients."""
 
     values: jax.Array  # [N, H, W, C]
-    error: jax.Array   # [N], how far their sum is from the change of the score
-    steps: int         # points on the way
+    error: jax.Array   # [N], the distance of their sum from the change of the score
+    steps: int         # points on the line
 
 
 def gradient(network: nn.Module, variables: Any, images: jax.Array,
@@ -77,10 +77,10 @@ def integrated_gradients(network: nn.Module, variables: Any, images: jax.Array,
         error = |sum of values - change| / max(1, |change|),
         change = score(x) - score(x0)
 
-    The error is 0 for exact integrals (completeness). It falls with the steps; where a
-    ReLU or a maximum switches on the way, it falls like 1 / steps. The steps are
-    tripled, which keeps the points computed so far, until the error is at most
-    `tolerance` for every image or the steps would be more than `most_steps`.
+    The error is 0 for exact integrals (completeness). It falls with the steps, but only
+    like 1 / steps if a ReLU or a maximum switches on the line. The steps are tripled,
+    which keeps the points computed so far, until the error is at most `tolerance` for
+    every image or another tripling would exceed `most_steps`.
     Source: Sundararajan, Taly, Yan: Axiomatic attribution for deep networks, 2017.
     """
     start = jnp.broadcast_to(jnp.asarray(baseline, images.dtype), images.shape)
@@ -108,9 +108,8 @@ def guided_gradient(network: nn.Module, variables: Any, images: jax.Array,
 
         backward of y = relu(x):  dx = (x > 0) * max(dy, 0)
 
-    ReLU6 does so where 0 < x < 6. The method knows no other activations: selu, sigmoid
-    and tanh keep their own backward pass, and a network that has only these gives the
-    gradient. Maxima pass gradients as they do in `gradient`. Returns [N, H, W, C].
+    For ReLU6 the condition is 0 < x < 6. All other layers keep their backward pass, so
+    that a network without ReLU gives the plain gradient. Returns [N, H, W, C].
     Source: Springenberg et al.: Striving for simplicity, 2015.
     """
     def guide(call: Call) -> jax.Array:

@@ -1,7 +1,7 @@
-"""The number that an explanation is about: the score of one class for each image.
+"""Computes the score that is explained: one class of each image.
 
-It is the logit of the class. For a network that predicts a class for each pixel it is
-the mean logit over the pixels that are predicted to be of this class.
+The score is the logit of the class. For a network that predicts a class for each pixel,
+it is the mean logit over the pixels that are predicted to be of the class.
 """
 
 from typing import Any
@@ -17,8 +17,8 @@ from cnn_jax.inspection.forward import compute_logits
 def predicted_classes(logits: jax.Array) -> jax.Array:
     """Returns the class with the largest logit of each image, int [N].
 
-    Of logits [N, H, W, classes] it is the class of most pixels; class 0, the
-    background, counts only where there is no other.
+    For logits [N, H, W, classes] it is the class of most pixels; class 0, the
+    background, is returned only if no pixel has another class.
     """
     classes = logits.argmax(-1)
     if classes.ndim == 1:
@@ -28,8 +28,9 @@ def predicted_classes(logits: jax.Array) -> jax.Array:
 
 
 def score_weights(logits: jax.Array, targets: jax.Array | None) -> jax.Array:
-    """Returns constant w, of the shape of the logits: score = sum of w * logits.
+    """Returns weights of the shape of the logits: score = sum of weights * logits.
 
+    The weights are constants for `jax.grad`.
     targets: classes [N]; None: the predicted ones.
     """
     logits = lax.stop_gradient(logits)
@@ -56,6 +57,6 @@ def compute_scores(network: nn.Module, variables: Any, images: jax.Array,
 
 def score_gradient(network: nn.Module, variables: Any, images: jax.Array,
                    weights: jax.Array) -> jax.Array:
-    """Computes d score / d image, [N, H, W, C]; every image has its own score."""
+    """Computes d score / d image, [N, H, W, C]."""
     return jax.grad(lambda images: compute_scores(
         network, variables, images, weights).sum())(images)

@@ -1,13 +1,13 @@
-// A canvas to draw on by mouse, finger or keyboard: ink on black, like stored digits.
+// A canvas for drawing by mouse, finger or keyboard: bright ink on black.
 
-const SIDE = 336;   // pixels of the longer side, roughly
+const SIDE = 336;   // approximate pixels of the longer side
 const GRID = 28;    // steps of the keyboard's pen across the shorter side
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1],
   ArrowDown: [0, 1] };
 
 // cursor: an element over the canvas that shows the keyboard's pen.
 // ink(), width(): the colour, and the width of a line as a share of the shorter side.
-// begun(), changed(), ended(), cleared(): callbacks; `changed` follows each piece.
+// begun(), changed(), ended(), cleared(): callbacks; changed() runs after each segment.
 export function drawingOn(canvas, cursor, { ink, width, begun, changed, ended,
   cleared }) {
   const context = canvas.getContext("2d", { alpha: false });
@@ -92,7 +92,7 @@ export function drawingOn(canvas, cursor, { ink, width, begun, changed, ended,
 
   return {
     isPressed: () => pressed,
-    // Each pixel of an image of `height` x `width` covers several of the canvas.
+    // Each pixel of the image covers several pixels of the canvas.
     resize(height, width) {
       const scale = Math.max(1, Math.round(SIDE / Math.max(height, width)));
       canvas.width = width * scale;

@@ -1,14 +1,14 @@
-// The page of --mode=serve: sends a drawing or a file to the server, shows the answer.
+// Sends a drawing or a file to the server of --mode=serve and shows the answer.
 
 import { drawingOn } from "./drawing.js";
 
-const FEW = 12;        // up to so many classes are all shown, in their order
-const BEST = 10;       // of more classes only the best are shown, so many
-const PATIENCE = 400;  // ms before the page says that it waits
+const FEW = 12;        // up to this number, all classes are shown in their order
+const BEST = 10;       // of more classes, only the best ones are shown
+const PATIENCE = 400;  // ms before the page says that it is waiting
 
 const $ = (id) => document.getElementById(id);
 
-let about = null;      // what the server says of the run
+let about = null;      // the answer of /about: network, classes, layers, limits
 let source = null;     // what is sent: the drawing, a file, or nothing yet
 let accepted = null;   // the last source that was answered
 let asking = false, again = false;
@@ -53,7 +53,7 @@ function fill(select, rows, chosen) {
   select.value = String(chosen);
 }
 
-// Asking: one request at a time; what is drawn meanwhile is sent afterwards.
+// Asking: one request at a time; later strokes wait for its answer.
 
 async function update() {
   again = true;
@@ -193,7 +193,7 @@ function showInside(answer) {
   $("cam").src = answer.grad_cam;
   $("cam").alt = `Grad-CAM of ${answer.layer} for ${name} over the picture`;
   $("cam-caption").textContent =
-    `Grad-CAM at ${answer.layer} for “${name}”: bright parts speak for the class`;
+    `Grad-CAM at ${answer.layer} for “${name}”: bright regions speak for the class`;
   const maps = $("maps"), shown = answer.maps.length;
   while (maps.children.length > shown) maps.lastChild.remove();
   while (maps.children.length < shown) {
