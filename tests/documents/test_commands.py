@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,12 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from cnn_jax.huge_pages import TUNABLES
 from tests.support import forked
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md",
+             *sorted((ROOT / "docs").glob("*.md"))]
 HASH = "runs/lenet5-digits-HASH"
 QUICK = ["--config.epochs=1", "--config.data.limit=96", "--config.batch_size=32"]
 
@@ -39,20 +43,24 @@ HERE = {
     "--config=configs/multilabel.py": (QUICK, "test: loss"),
     "main.py --config=configs/lenet.py": (["--config.epochs=3"], "test: loss"),
 }
-# A part of the command -> the test that runs it.
+# A part of the command -> the test that runs it, and what that test must mention.
 ELSEWHERE = {
-    "--config=configs/lenet.py:mnist": "tests/data",
-    "--config.coordinator": "tests/training/test_processes.py",
-    "--mode=serve": "tests/serve/test_serve.py",
-    "experiments/conv_comparison.py": "tests/experiments/test_experiments.py",
-    "experiments/benchmark.py": "tests/experiments/test_experiments.py",
-    "experiments/gallery.py": "tests/experiments/test_gallery.py",
-    "experiments/reproduce.py": "tests/experiments/test_reproduce.py",
-    "-m cnn_jax.native.build": "tests/native/test_native_build.py",
-    "-m pytest": ".ci/run",
-    "-m venv": ".ci/run",
-    "pip install": ".ci/run",
-    "import cnn_jax.huge_pages": "tests/cli/test_huge_pages.py",
+    "--config=configs/lenet.py:mnist": ("tests/training/test_accuracy.py", "mnist"),
+    "--config.coordinator": ("tests/training/test_processes.py", "coordinator"),
+    "--mode=serve": ("tests/serve/test_serve.py", "--mode=serve"),
+    "experiments/conv_comparison.py": (
+        "tests/experiments/test_experiments.py", "conv_comparison"),
+    "experiments/benchmark.py": ("tests/experiments/test_experiments.py", "benchmark"),
+    "experiments/gallery.py": ("tests/experiments/test_gallery.py", "gallery.main("),
+    "experiments/reproduce.py": (
+        "tests/experiments/test_reproduce.py", "reproduce.main("),
+    "-m cnn_jax.native.build": (
+        "tests/native/test_native_build.py", "cnn_jax.native.build"),
+    "-m pytest": (".ci/run", "README.md"),
+    "-m venv": (".ci/run", "README.md"),
+    "pip install": (".ci/run", "README.md"),
+    "import cnn_jax.huge_pages": (
+        "tests/documents/test_commands.py", "test_the_tunables_are_printed"),
 }
 
 
@@ -76,8 +84,15 @@ def test_each_command_has_a_row_and_each_row_a_command():
     assert None not in rows.values(), rows
     unused = {*HERE, *ELSEWHERE} - set(rows.values())
     assert not unused
-    for place in ELSEWHERE.values():
-        assert (ROOT / place).exists(), place
+    for path, mention in ELSEWHERE.values():
+        assert mention in (ROOT / path).read_text(), path
+
+
+def test_the_tunables_are_printed():
+    command, = (line for line in documented() if "huge_pages.TUNABLES" in line)
+    done = subprocess.run([sys.executable, *shlex.split(command)[1:]], cwd=ROOT,
+                          text=True, capture_output=True, check=True)
+    assert done.stdout.strip() == TUNABLES
 
 
 @pytest.fixture(scope="module")

@@ -58,9 +58,9 @@ FIGURES = {
     "6": Figure("ten mismatches in restoring: ten lines that name leaf, expected and "
                 "found value", "-m pytest tests/workdir/test_checkpoint.py "
                 '-k "another_structure or another_config or empty_step"', 10),
-    "7": Figure("checkpoints saved on 1, 2, 4, 8 devices, restored on each of these by "
-                "other processes: 16 pairs, the same bits",
-                "-m pytest -m slow tests/training/test_parallel.py -k restored_on_all"),
+    "7": Figure("checkpoints saved on 1, 2 and 4 devices, restored on each of these: "
+                "9 pairs, the same bits",
+                "-m pytest tests/training/test_parallel.py -k restored_on_others"),
     "8": Figure("1 device against 2, 4, 8 with jit and pmap: parameters within 1e-6 "
                 "after one step, 1e-4 after 60; ten runs on eight devices end alike",
                 f"-m pytest {ALL} tests/training/test_parallel.py "
@@ -69,7 +69,7 @@ FIGURES = {
                 "and the same run in processes that each compile anew; another seed "
                 "gives others; dropout and augmentation follow from the seed",
                 f"-m pytest {ALL} tests/training/test_determinism.py "
-                'tests/training/test_run.py -k "twenty or seed_decides"'),
+                'tests/training/test_run_ends.py -k "twenty or seed_decides"'),
     "10": Figure("at least 1,000 cases of gradient equivalence: within 5e-6 in "
                  "float32, 1e-14 in float64, 2e-2 in bfloat16",
                  f"-m pytest {ALL} tests/ops/test_grad_equivalence.py", 1000),
@@ -82,7 +82,7 @@ FIGURES = {
                  f"-m pytest {ALL} tests/ops/test_vs_numpy.py "
                  "tests/ops/test_vs_numpy_drawn.py tests/networks/test_peers_torch.py"),
     "13": Figure("bad configs and command lines: one line and code 2 for each",
-                 "-m pytest tests/training/test_config.py tests/cli/test_cli.py"),
+                 "-m pytest tests/config/test_config.py tests/cli/test_cli.py"),
     "13 b": Figure("500 sets of overrides drawn at random: each trains or is refused "
                    "in one line", "-m tests.faults.fuzz_config --n=500 --seed=0"),
     "14": Figure("malformed data files: one line for each, nothing run or written, "
@@ -96,7 +96,7 @@ FIGURES = {
                  "-m pytest tests/documents/test_unsafe_calls.py"),
     "17": Figure("a loss or parameters that are not finite stop the run: step and rate "
                  "are named, the last finite checkpoint is kept",
-                 "-m pytest tests/training/test_run.py -k finite"),
+                 "-m pytest tests/training/test_run_ends.py -k finite"),
     "18": Figure("a second writer is refused; the lock of a killed run does not block "
                  "the next one (nor after any of the kills of 1)",
                  "-m pytest tests/training/test_run.py -k second_writer"),

@@ -5,9 +5,12 @@ See tests/faults/__init__.py. The short versions have seeds of their own.
 
 import json
 import os
+import re
+import shlex
 
 import pytest
-from tests.support.tiny_runs import start_python
+from tests.faults import figures
+from tests.support.tiny_runs import ROOT, start_python
 
 from cnn_jax.native import library
 
@@ -48,6 +51,16 @@ def run(name: str, *flags: str) -> dict:
 @pytest.mark.parametrize("name", SHORT)
 def test_few_faults(name):
     assert run(name, *SHORT[name])
+
+
+def test_the_commands_of_the_figures_name_tests_that_exist():
+    for figure in figures.FIGURES.values():
+        words = shlex.split(figure.command)
+        texts = [(ROOT / word).read_text() for word in words
+                 if word.startswith("tests/")]
+        chosen = words[words.index("-k") + 1] if "-k" in words else ""
+        for name in chosen.split(" or ") if chosen else ():
+            assert re.search(rf"def test_\w*{name}", "".join(texts)), name
 
 
 @pytest.mark.slow

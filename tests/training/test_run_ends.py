@@ -85,6 +85,13 @@ def test_a_parameter_that_is_not_finite_is_not_saved(tmp_path):
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
+def test_a_run_ends_well_without_the_program_git(tmp_path, monkeypatch):
+    """A container often has .git and no git; the commit is then unknown."""
+    monkeypatch.setenv("PATH", "")
+    training.run(tiny({"epochs": 1}), tmp_path, quiet=True)
+    assert read_results(tmp_path)["commit"] is None
+
+
 def test_early_stopping_ends_the_run(tmp_path, capsys):
     results = training.run(
         tiny({"epochs": 8, "early_stopping.patience": 2,
