@@ -35,16 +35,12 @@ class Layers:
         return lookup(INITIALIZERS, "initialiser", self.init)
 
     @property
-    def kernel_init(self) -> Callable:
-        return self.initializers.kernel
-
-    @property
     def implementation(self) -> Callable:
         lookup(ops.ALGORITHMS, "convolution", self.conv)
         return fitting(ops.conv_general_dilated(self.conv))
 
     def weighted(self, fields: dict) -> dict:
-        """`fields` with those that all layers with a kernel share."""
+        """Adds the fields that all layers with a kernel share."""
         return {"kernel_init": self.initializers.kernel,
                 "fan_in_bias": self.initializers.bias, "dtype": self.dtype} | fields
 
@@ -66,7 +62,7 @@ class Layers:
 
     def batch_norm(self, train: bool, epsilon: float | None = None,
                    momentum: float | None = None, **fields: Any) -> BatchNorm:
-        """epsilon, momentum: the network's own, used if `bn` is "paper"."""
+        """Makes batch norm; epsilon and momentum are the network's, for bn="paper"."""
         preset = lookup(BATCH_NORM, "batch-norm preset", self.bn)
         if self.bn == "paper":
             preset = BatchNormPreset(epsilon or preset.epsilon,
@@ -77,7 +73,7 @@ class Layers:
 
     def dropout(self, rate: float, **fields: Any) -> Dropout:
         if not 0 <= rate < 1:
-            raise ValueError(f"a dropout rate is from 0 to below 1, not {rate}")
+            raise ValueError(f"dropout rate {rate} must be at least 0 and below 1")
         return Dropout(rate, self.axis_name, **fields)
 
     def max_pool(self, window: Pair, strides: Pair | None = None,

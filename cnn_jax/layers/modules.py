@@ -1,5 +1,8 @@
-"""Layers without kernels. Joining, padding and reshaping are modules too: tables and
-pictures then see them, and a receptive field can be followed through every branch."""
+"""Layers without kernels.
+
+Joining, padding and reshaping are modules too. So tables and pictures show them, and a
+receptive field can be followed through every branch.
+"""
 
 import functools
 import math

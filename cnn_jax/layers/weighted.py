@@ -31,14 +31,16 @@ class BiasByFanIn:
 
 
 class Conv(BiasByFanIn, nn.Conv):
-    """Convolution [N, H, W, C] -> [N, H', W', features], kernel [h, w, C / groups,
-    features]; the other fields are those of `flax.linen.Conv`."""
+    """Convolution [N, H, W, C] -> [N, H', W', features].
+
+    The kernel is [h, w, C / groups, features]. Fields are those of `flax.linen.Conv`.
+    """
 
     fan_in_bias: Callable[[int], Callable] | None = None
 
 
 class Dense(BiasByFanIn, nn.Dense):
-    """y = x W + b over the last axis; the other fields are `flax.linen.Dense`'s."""
+    """y = x W + b over the last axis, with `flax.linen.Dense`'s fields."""
 
     fan_in_bias: Callable[[int], Callable] | None = None
 

@@ -4,8 +4,8 @@
     python -m cnn_jax.native.build --with-onednn=DIR    against a oneDNN of your own
 
 The first use builds too. DIR is where `cmake --install` put oneDNN, version 3 or later.
-One built with DNNL_CPU_RUNTIME=THREADPOOL is meant to run on XLA's own threads: the
-code compiles against it, but no package has such a library, and none has been run.
+With a oneDNN that was built with DNNL_CPU_RUNTIME=THREADPOOL the code uses XLA's own
+threads. That compiles, but no package has such a library, and it has not been run.
 The last command decides which oneDNN later runs use.
 
 The built file lies in the folder `native` of `CNN_JAX_CACHE`, else of ~/.cache/cnn_jax.
@@ -126,7 +126,7 @@ def built_path(onednn: OneDNN) -> Path:
 
 def command(onednn: OneDNN, output: Path) -> list[str]:
     """Composes the command line of the compiler."""
-    # This library, whatever LD_LIBRARY_PATH says; a comma may be in its path.
+    # The RPATH wins over LD_LIBRARY_PATH. -Xlinker takes a path with a comma.
     libraries = [str(onednn.library), "-Wl,--disable-new-dtags", "-Xlinker", "-rpath",
                  "-Xlinker", str(onednn.library.parent)]
     if onednn.library.suffix == ".a":

@@ -482,7 +482,7 @@ ffi::Error Convolve(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b,
 // float64.
 void AddSums(const float* a, const float* b, const float* c, int64_t rows,
              int64_t channels, double* sums) {
-  constexpr int64_t kRows = 32, kLanes = 32;  // whose sums are kept in registers
+  constexpr int64_t kRows = 32, kLanes = 32;  // their sums are kept in registers
   for (int64_t top = 0; top < rows; top += kRows) {
     const int64_t bottom = std::min(top + kRows, rows);
     auto block = [&](int64_t k, auto lanes) {

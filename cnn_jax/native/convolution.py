@@ -183,9 +183,9 @@ batching.primitive_batchers[convolution_p] = _batch
 # The passes, as every algorithm has them.
 
 def shards_images_alone(kind: int, a: jax.Array, b: jax.Array) -> bool:
-    """Tells whether a mesh with explicit axes shards the batch at most.
+    """Tells whether no axis but the batch is sharded over a mesh with explicit axes.
 
-    It may shard channels, pixels or weights, which the library does not support.
+    The library does not support sharded channels, pixels or weights.
     """
     specs = zip(ROLES[kind], (jax.typeof(one).sharding.spec for one in (a, b)))
     return all(axes is None for role, spec in specs
@@ -196,7 +196,7 @@ def _passes(winograd: bool) -> Passes:
     def of_kind(kind: int) -> Pass:
         def one_pass(a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
             if shards_images_alone(kind, a, b):
-                # Asked now: the precision that JAX is set to is not known later.
+                # Read here: JAX's default precision is not known when this is lowered.
                 return bind(kind, a, b, spec,
                             winograd and cost.has_default_precision(spec))
             if conv_lax.xla_is_correct(spec):

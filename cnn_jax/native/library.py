@@ -23,8 +23,8 @@ from cnn_jax.native import build
 # The handlers in convolution.cc, and their names in XLA.
 TARGET, SUMS = "cnn_jax_convolution", "cnn_jax_sums"
 
-# A program for several devices must know them while custom_partitioning is lowered, and
-# so the primitives above it are listed here; jax has no public name for the list.
+# JAX's list of primitives whose lowering must know the devices of the program, as one
+# that holds a custom_partitioning does. JAX has no public name for the list.
 LOWERED_WITH_DEVICES = "prim_requires_devices_during_lowering"
 
 # How many turns OpenMP's threads spin while they wait for a call, unless the user sets
@@ -55,8 +55,8 @@ def runs_unsharded(module: Any) -> bool:
     """Tells whether a program runs unsharded, so that it may call the library.
 
     It does on a single device, and inside pmap and shard_map unless shard_map leaves
-    axes to the compiler. An exported program does not count: no machine that loads it
-    is promised the library.
+    axes to the compiler. An exported program does not count: the machine that loads it
+    may lack the library.
 
     module: the ModuleContext of a lowering.
     """

@@ -8,8 +8,8 @@
     exported for any device                       XLA's convolution
     on a GPU or TPU                               XLA's convolution
 
-An exported program is promised no library on the machine that loads it. Under jit over
-a mesh a weight gradient of its own for every example (vmap) gathers the images first.
+An exported program calls no library, because the machine that loads it may lack it.
+Under jit over a mesh, weight gradients per example (vmap) gather the images first.
 """
 
 import functools
@@ -39,7 +39,7 @@ def result_shape(kind: int, spec: ConvSpec) -> tuple[int, ...]:
 
 
 def weight_gradient_by_xla(spec: ConvSpec) -> bool:
-    """Tells where oneDNN 3.2 reads beyond the image on Intel's AVX-512.
+    """Tells whether oneDNN 3.2 may read beyond the image, on Intel's AVX-512.
 
     For example 5 x 1 x 4 pixels, kernel 5 x 1 x 5, stride 2, padding 3.
     """
@@ -48,7 +48,7 @@ def weight_gradient_by_xla(spec: ConvSpec) -> bool:
 
 def by_library(a: jax.Array, b: jax.Array, kind: int, spec: ConvSpec,
                winograd: bool) -> jax.Array:
-    """Calls the library; the tile is chosen for the images of this very call."""
+    """Calls the library; the tile is chosen for the images of this call."""
     if kind == WEIGHT_GRADIENT and weight_gradient_by_xla(spec):
         return by_xla(a, b, kind, spec, winograd)
     tile = cost.tile_of(spec, a.dtype) if winograd else 0

@@ -19,8 +19,7 @@ from cnn_jax.ops.moments import by_xla
 
 
 def channel_sums(a: jax.Array, b: jax.Array, center: jax.Array) -> Sums | None:
-    """Computes `cnn_jax.ops.moments.channel_sums`; None where it does not support that.
-    """
+    """Computes `ops.moments.channel_sums`; None for arrays that it does not support."""
     return tuple(sums_p.bind(a, b, center)) if supports(a, b, center) else None
 
 
@@ -45,7 +44,7 @@ def _evaluate(*arrays: jax.Array) -> list[jax.Array]:
 
 
 def _transpose(cotangents: Any, a: Any, b: jax.Array, center: jax.Array) -> tuple:
-    """Transposes the sums in a, in which alone they are linear.
+    """Transposes the sums with respect to a; they are linear in a alone.
 
         da = dsum + dproduct (b - center)
     """

@@ -26,7 +26,7 @@
 // Source: Lavin and Gray, "Fast algorithms for convolutional neural networks", 2016. With
 // the points 0, 3/4, -3/4, 3/2, -3/2 for m = 4 the error is a fifth of that with their 0,
 // 1, -1, 2, -2. It is of the size of the largest products in the tile, not in the sum, and
-// a pixel that is not finite makes its whole tile of outputs so.
+// a pixel that is not finite makes no output of its tile finite.
 #ifndef CNN_JAX_WINOGRAD_H_
 #define CNN_JAX_WINOGRAD_H_
 
@@ -75,7 +75,7 @@ inline void Store(Bfloat16* p, Vector v) {  // rounded to nearest, ties to even
   std::memcpy(p, &halves, sizeof(halves));
 }
 
-// Multiply by the matrices along one axis. What they read and write lies s apart.
+// Multiply by the matrices along one axis, along which numbers lie s apart.
 template <int m>
 struct Matrices;
 
@@ -168,9 +168,9 @@ struct Matrices<4> {  // of the points 0, p, -p, q, -q and infinity
   }
 };
 
-// Multiplies by a matrix from both sides: in x in rows of `channels` numbers become
-// out x out rows. Each row that is read is the sum of `parts` rows, `apart` from each
-// other. It prefetches what lies `ahead` of a row, as the processor does not predict tiles.
+// Multiplies by a matrix from both sides: makes out x out rows of `channels` numbers from
+// in x in rows. Each row that it reads is the sum of `parts` rows, `apart` from each other.
+// It prefetches what lies `ahead` of a row, because the processor does not predict tiles.
 template <int in, int out, void (*matrix)(const Vector*, int, Vector*), typename From,
           typename To>
 void Transform(const From* const* from, To* const* to, int64_t channels,
@@ -248,7 +248,7 @@ struct Shape {
   int64_t images, in[2], channels, out[2], outputs, low[2];
 };
 
-// Of images, kernels and gradients of type Float: float or Bfloat16.
+// Computes on images, kernels and gradients of type Float: float or Bfloat16.
 template <int m, typename Float>
 class Method {
  public:

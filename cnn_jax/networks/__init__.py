@@ -1,6 +1,8 @@
 """Every network by name. One file per family; one row here per network."""
 
 import dataclasses
+import math
+import numbers
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,7 +15,6 @@ from cnn_jax.networks.alexnet import AlexNet, ZFNet
 from cnn_jax.networks.cifar_resnet import CifarResNet
 from cnn_jax.networks.densenet import DenseNet
 from cnn_jax.networks.fcn import FCN
-from cnn_jax.networks.fields import as_tuples, fits_default
 from cnn_jax.networks.googlenet import GoogLeNet
 from cnn_jax.networks.inception_v3 import InceptionV3
 from cnn_jax.networks.lenet import LeNet5, LeNet5Published
@@ -194,3 +195,25 @@ def variant_fields(name: str) -> dict[str, Any]:
             if field.name not in shared} | {
                 name: value for name, value in row.fields.items()
                 if name not in shared}
+
+
+def as_tuples(value: Any) -> Any:
+    """Turns lists, which JSON has, into tuples: fields of modules must be hashable."""
+    if isinstance(value, dict):
+        return {key: as_tuples(item) for key, item in value.items()}
+    return (tuple(map(as_tuples, value)) if isinstance(value, (list, tuple))
+            else value)
+
+
+def fits_default(value: Any, default: Any) -> bool:
+    """Tells whether a field may have this value, by the type of its default.
+
+    An integer may stand for a float, which must be finite, and a list for a tuple.
+    """
+    if isinstance(default, float):
+        return (isinstance(value, numbers.Real) and not isinstance(value, bool)
+                and math.isfinite(value))
+    if isinstance(default, int) and not isinstance(default, bool):
+        return is_integer(value)
+    return isinstance(value, (tuple, list) if isinstance(default, tuple)
+                      else type(default))

@@ -1,6 +1,8 @@
-"""The networks of the ai-edu tutorial (microsoft/ai-edu, step 8): convolutional ones,
-and the fully connected ones it compares them with. Batch norm has epsilon 1e-5 and
-momentum 0.9."""
+"""The networks of the ai-edu tutorial (microsoft/ai-edu, step 8).
+
+They are convolutional or, for comparison, fully connected. Batch norm has epsilon 1e-5
+and momentum 0.9.
+"""
 
 import flax.linen as nn
 import jax

@@ -118,8 +118,7 @@ class ZFNet(nn.Module):
 
 def dense_layers(network: nn.Module, x: jax.Array, train: bool,
                  dropout_first: bool = False) -> jax.Array:
-    """Applies the dense layers of AlexNet and VGG: two hidden ones with ReLU and
-    dropout, and the head."""
+    """Applies AlexNet's and VGG's two hidden layers (ReLU, dropout) and the head."""
     make = network.layers
     for i in (1, 2):
         drop = make.dropout(network.dropout, name=f"fc{i}_drop")

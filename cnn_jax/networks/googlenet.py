@@ -23,11 +23,11 @@ AUXILIARY = {"4a": "aux1", "4d": "aux2"}
 
 
 class GoogLeNet(nn.Module):
-    """Nine inception cells, global average pool; 13,378,280 parameters with both
-    auxiliary heads, 6,998,552 without.
+    """Nine inception cells and a global average pool.
 
-    [N, 224, 224, C] -> logits [N, num_classes]; the pools round up (112, 56, 28, 14,
-    7). The auxiliary heads exist in training only; their logits are sown into the
+    [N, 224, 224, C] -> logits [N, num_classes]; 13,378,280 parameters with both
+    auxiliary heads, 6,998,552 without. The pools round up (112, 56, 28, 14, 7). The
+    auxiliary heads exist in training only; their logits are sown into the
     collection `aux_logits`, for a loss that adds 0.3 times each (the paper). The form
     with batch norm has norm=True, lrn='' (7,005,832 parameters); torchvision's also has
     five=3, last_pool=2 (6,624,904: its '5x5' branch is 3 x 3).

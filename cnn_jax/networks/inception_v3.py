@@ -91,8 +91,10 @@ class InceptionV3(nn.Module):
 
 
 class Cell(nn.Module):
-    """Concatenates branches of steps; a layer's name is the branch's letter and the
-    number of the step."""
+    """Concatenates branches of steps.
+
+    A layer is named by the letter of its branch and the number of its step.
+    """
 
     branches: Branches
     block: functools.partial

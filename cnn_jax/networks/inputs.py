@@ -17,8 +17,8 @@ LARGEST = 1024  # pixels: where the search for the smallest size gives up
 def takes_images(call: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """Wraps a network's `__call__(x, train)` so that wrong images raise a clear error.
 
-    Right images cost nothing: only after a window did not fit does the wrapper search
-    for the smallest size, by shape inference.
+    Valid images cost nothing: the wrapper searches for the smallest size (by shape
+    inference) only after a window did not fit.
     """
     @functools.wraps(call)
     def checked(self: nn.Module, x: jax.Array, train: bool,

@@ -136,7 +136,7 @@ class SparseConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         sources, targets = np.array(self.connections).T
-        kernel = self.param("kernel", self.layers.kernel_init,
+        kernel = self.param("kernel", self.layers.initializers.kernel,
                             (*self.kernel_size, len(self.connections)))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         full = jnp.zeros((*self.kernel_size, x.shape[-1], self.features), kernel.dtype)

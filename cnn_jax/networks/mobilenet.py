@@ -98,8 +98,7 @@ class MobileNetV2(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """A 1 x 1 expansion, a 3 x 3 depthwise convolution, a linear 1 x 1 convolution, and
-    a shortcut where the shapes agree."""
+    """1 x 1 expansion, 3 x 3 depthwise, linear 1 x 1; a shortcut if shapes agree."""
 
     features: int
     expansion: int

@@ -71,13 +71,6 @@ def layer_of(call: Call, follows: str | None) -> Layer:
                  follows)
 
 
-def find(network: nn.Module, variables: Mapping[str, Any], image_shape: ImageShape,
-         name: str, maps: bool = False) -> Layer:
-    """Traces a network and picks one of its layers; see `pick`."""
-    return pick(layers_of(network, variables, image_shape), name,
-                type(network).__name__, maps)
-
-
 def pick(layers: dict[str, Layer], name: str, network_name: str,
          maps: bool = False) -> Layer:
     """Picks the layer of a name, or the last layer of a part (`stage1`).
@@ -96,12 +89,12 @@ def pick(layers: dict[str, Layer], name: str, network_name: str,
             f"{network_name} has no layer {name!r}"
             + (f"; did you mean {near[0]}?" if near else ";") + " There are "
             + ", ".join(inside or [layer.name for layer in top])
-            + ("" if inside else ", and those inside of them, as block/conv1"
+            + ("" if inside else ", and those inside them, as block/conv1"
                if len(top) < len(layers) else ""))
     if maps and not layer.is_map:
         raise InputError(
             f"layer {layer.name} of {network_name} has no height and width, its output "
-            f"is {list(layer.shape)}; of images are "
+            f"is {list(layer.shape)}; layers that output images: "
             f"{', '.join(layer.name for layer in top if layer.is_map) or 'none'}")
     return layer
 

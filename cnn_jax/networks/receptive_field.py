@@ -9,9 +9,9 @@ zeros of padding before the image turns (size, stride, offset) into
 
     (size + (k - 1) * d * stride,  stride * s,  offset - low * stride)
 
-Where branches meet, the field is their union. After a transposed convolution not all
-positions see equally much: there the field holds what each of them sees, and it is
-unknown where its stride would be a fraction.
+Where branches meet, the field is their union. After a transposed convolution, positions
+see different numbers of pixels: the field then contains what each of them sees, and it
+is unknown if its stride would be a fraction.
 
 Source: Araujo, Norris, Sim: Computing receptive fields of convolutional neural
 networks, Distill 2019.
@@ -132,7 +132,7 @@ def transposed_field(before: Field, reach: int, stride: int, pad: Pair) -> Field
     """Computes the field after a transposed convolution; None for a fractional stride.
 
     Position q sees the positions (q + low - reach + 1) / stride ... (q + low) / stride
-    of its input, of which each sees `before`.
+    of its input, each of which sees `before`.
     """
     fine, remainder = divmod(before.stride, stride)
     if remainder:

@@ -98,8 +98,7 @@ Block = ResidualBlock | PreActBlock
 
 
 def convolutions(block: Block) -> list[tuple[int, int, int]]:
-    """Lists (features, kernel size, stride) of the convolutions of the residual branch.
-    """
+    """Lists (features, kernel size, stride) of the residual branch's convolutions."""
     features, stride = block.features, block.stride
     if block.stride_in not in ("1x1", "3x3"):
         raise ValueError(f"stride_in must be '1x1' or '3x3', not {block.stride_in!r}")

@@ -23,7 +23,7 @@ from cnn_jax.networks.lenet import SparseConv
 from cnn_jax.networks.receptive_field import Fields, receptive_fields, window_of
 from cnn_jax.networks.trace import Call, ImageShape, trace_shapes
 from cnn_jax.ops import addon
-from cnn_jax.ops.conv import conv_spec, describe
+from cnn_jax.ops.conv import conv_spec, select
 from cnn_jax.ops.geometry import resolve_padding
 
 VIEWS = (layers.Flatten,)
@@ -68,10 +68,10 @@ class LayerTable(NamedTuple):
         return dict(sorted(layers.items(), key=lambda item: len(item[1])))
 
     def convolutions(self) -> str:
-        """Says what computes the convolutions: 'conv1 by banded / im2col / lax; 5 by
-        onednn', and which library that is.
+        """Says what computes the convolutions, and which library is used.
 
-        Up to three layers are named where the network has more than one algorithm.
+        For example 'conv1 by banded / im2col / lax; 5 by onednn'. Up to three layers
+        are named where the network has more than one algorithm.
         """
         layers = self.by_algorithm()
         most_named = 3 if len(layers) > 1 else 0
@@ -116,8 +116,10 @@ def layer_table(model: nn.Module, input_shape: ImageShape,
 
 
 def is_one_row(call: Call) -> bool:
-    """Whether a module made of layers is one row: it is known as one layer, or it has
-    parameters of its own."""
+    """Tells whether a module made of layers is one row of the table.
+
+    It is if people know it as one layer, or if it has parameters of its own.
+    """
     return isinstance(call.module, SeparableConv) or call.has_own_parameters
 
 
@@ -134,8 +136,10 @@ def size_of(tree: Any) -> int:
 
 
 def macs_of(call: Call) -> int:
-    """Counts the multiply-adds for one image: outputs times the products summed in
-    each, or for a transposed convolution inputs times the products that each adds to.
+    """Counts the multiply-adds for one image.
+
+    These are outputs times the products summed in each, or for a transposed convolution
+    inputs times the products that each takes part in.
     """
     module, x, y = call.module, call.inputs[0], call.output
     window = window_of(module)
@@ -154,7 +158,7 @@ def macs_of(call: Call) -> int:
 
 
 def conv_of(call: Call, images: int) -> str:
-    """Names what computes a convolution of so many images here; '' for other layers."""
+    """Names what computes a convolution of `images` images; '' for other layers."""
     module, x, y = call.module, call.inputs[0], call.output
     window = window_of(module)
     if window is None or not isinstance(module, (nn.Conv, layers.ConvTranspose)):
@@ -169,7 +173,7 @@ def conv_of(call: Call, images: int) -> str:
         padding = resolve_padding(padding, enlarged, window.reach, window.strides)
     spec = conv_spec((images, *image[1:]), call.params["kernel"].shape, window.strides,
                      padding, None, window.dilation, module.feature_group_count)
-    return describe(name, spec, jnp.dtype(module.dtype or x.dtype))
+    return select(name, spec, jnp.dtype(module.dtype or x.dtype)).name
 
 
 def kind_of(module: nn.Module) -> str:

@@ -30,12 +30,12 @@ class Call(NamedTuple):
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """Its parameters, those of the layers inside it too."""
+        """Its parameters, including those of the layers inside it."""
         return self.variables.get("params", {})
 
     @property
     def has_own_parameters(self) -> bool:
-        """Whether it has parameters beside those of the layers inside it."""
+        """Whether it has parameters besides those of the layers inside it."""
         return not all(isinstance(value, Mapping) for value in self.params.values())
 
 

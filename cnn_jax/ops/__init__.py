@@ -1,4 +1,4 @@
-"""The operations of convolutional networks as pure functions, backward by hand."""
+"""The operations of convolutional networks as pure functions, with their gradients."""
 
 from cnn_jax.ops._xla.compiler import compiler_options, jit
 from cnn_jax.ops.activations import materialized_relu

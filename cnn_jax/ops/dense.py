@@ -12,7 +12,7 @@ Arrays = tuple[jax.Array, jax.Array]
 def add_bias(y: jax.Array, b: jax.Array) -> jax.Array:
     """Adds a bias: y [..., O] + b [O];  db = sum of g over all axes but the last.
 
-    Each gradient of this file has its operand's dtype, also where the dtypes differ.
+    Each gradient of this file has the dtype of its operand, even if those differ.
     """
     return _add_bias(*match_varying_axes(y, b))
 
@@ -27,7 +27,7 @@ def _add_bias_backward(like: Arrays, g: jax.Array) -> Arrays:
     return g.astype(y.dtype), g.sum(tuple(range(g.ndim - 1))).astype(b.dtype)
 
 
-_add_bias.defvjp(  # of y only the dtype is kept, not the image
+_add_bias.defvjp(  # keeps the dtype of y, not the image
     lambda y, b: (_add_bias(y, b), (jnp.zeros((), y.dtype), b)), _add_bias_backward)
 
 

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 
 from cnn_jax.ops.integers import integer
 
-Pairs = tuple[tuple[int, int], ...]  # (low, high), one pair an axis
-# 'SAME', 'SAME_LOWER', 'VALID', one int, or one int or (low, high) pair an axis.
+Pairs = tuple[tuple[int, int], ...]  # (low, high), one pair per axis
+# 'SAME', 'SAME_LOWER', 'VALID', one int, or one int or (low, high) pair per axis.
 Padding = str | int | Sequence[int | Sequence[int]]
 
 
@@ -43,7 +43,7 @@ def output_size(padded: int, kernel: int, stride: int, dilation: int = 1) -> int
 
 def resolve_padding(padding: Padding, sizes: Sequence[int], reaches: Sequence[int],
                     strides: Sequence[int], where: str = "") -> Pairs:
-    """Turns any form of padding into one (low, high) pair an axis.
+    """Turns any form of padding into one (low, high) pair per axis.
 
     SAME gives ceil(n / s) outputs. An odd total puts the extra zero at the high end;
     SAME_LOWER puts it at the low end. Errors begin with `where`.
@@ -77,7 +77,7 @@ def resolve_padding(padding: Padding, sizes: Sequence[int], reaches: Sequence[in
 
 def per_axis(name: str, value: int | Sequence[int] | None, rank: int,
              least: int = 1) -> tuple[int, ...]:
-    """Turns one int, None (= 1) or one int an axis into one int an axis.
+    """Turns one int, None (= 1) or one int per axis into one int per axis.
 
     Each must be at least `least`. The error begins with `name`, which holds the shapes:
     "x (2, 4, 4, 3): window".
@@ -119,7 +119,7 @@ def gather_tap(xp: jax.Array, start: Sequence[int], out: Sequence[int],
 
 def scatter_tap(t: jax.Array, start: Sequence[int], padded: Sequence[int],
                 strides: Sequence[int]) -> jax.Array:
-    """Transposes `gather_tap`: t [N, *out, C] among zeros [N, *padded, C]."""
+    """Transposes `gather_tap`: t [N, *out, C] put among zeros, [N, *padded, C]."""
     ends = [p - a - (s * (o - 1) + 1)
             for p, a, o, s in zip(padded, start, t.shape[1:-1], strides)]
     config = [(0, 0, 0), *zip(start, ends, [s - 1 for s in strides]), (0, 0, 0)]

@@ -16,7 +16,7 @@ from cnn_jax.ops.moments import channel_sums
 
 def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-5,
                axis_name: str | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Batch norm in training: normalises every channel by its own batch.
+    """Normalises every channel by the statistics of its batch: batch norm in training.
 
         m = mean x,  v = max(0, mean x^2 - m^2)       over all axes but the last
         y = (x - m) / sqrt(v + eps) * scale + bias
@@ -46,7 +46,7 @@ def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-
 def batch_norm_inference(x: jax.Array, mean: jax.Array, var: jax.Array,
                          scale: jax.Array, bias: jax.Array,
                          eps: float = 1e-5) -> jax.Array:
-    """Batch norm by given statistics: y = (x - mean) / sqrt(var + eps) * scale + bias.
+    """Normalises by given statistics: y = (x - mean) / sqrt(var + eps) * scale + bias.
 
     x and y are [N, *spatial, C], the others [C].
     """

@@ -14,7 +14,7 @@ class PlainFlax(Layers):
     pool: str = "lax"
 
     def convolution(self, features, kernel, strides=1, padding="SAME", **fields):
-        fields.setdefault("kernel_init", self.kernel_init)
+        fields.setdefault("kernel_init", self.initializers.kernel)
         return nn.Conv(features, kernel, strides, pairs(padding, kernel),
                        dtype=self.dtype, **fields)
 

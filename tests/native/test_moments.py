@@ -1,6 +1,6 @@
-"""The sums of batch norm, by XLA and by the library beside it, wherever either is.
+"""The sums of batch norm by XLA and by the native library.
 
-The library's are skipped where oneDNN is not here.
+Tests of the library are skipped without oneDNN.
 """
 
 import jax

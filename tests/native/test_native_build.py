@@ -1,7 +1,7 @@
-"""Building and loading the C++ file: once, safely, told in a line, and never needed.
+"""Building and loading the C++ library: once, safely, with one line if it fails.
 
-The builds here are by a stand-in for the compiler, a shell script, against an empty
-stand-in for oneDNN; one is by g++ against the real one, where both are installed.
+Most tests replace the compiler by a shell script and oneDNN by empty files. One builds
+with g++ against the real oneDNN, if both are installed.
 """
 
 import functools
@@ -226,8 +226,10 @@ def test_the_compilers_options_and_a_comma_in_a_path(place, monkeypatch):
 
 @pytest.mark.skipif(library.load() is None, reason=library.describe())
 def test_the_thread_pool_flavour_compiles(tmp_path):
-    """Against the wheels' headers, changed to that flavour, with the function that
-    later versions ask for. (No package has the flavour to run.)"""
+    """Compiles against the wheels' headers, changed to the thread-pool runtime.
+
+    Later versions of oneDNN require the function `wait`. No package has that runtime.
+    """
     include = tmp_path / "include"
     shutil.copytree(build.from_wheels().include, include)
     for name, old, new in (

@@ -1,10 +1,10 @@
 """Winograd's method in the native library: values, limits, choice, transformations.
 
-    pytest tests/native/test_winograd_native.py          240 random problems
-    pytest -m slow tests/native/test_winograd_native.py  4,000, and without AVX-512
+    pytest tests/native/test_winograd_native.py             240 random problems
+    pytest -m slow tests/native/test_winograd_native.py     4,000, and without AVX-512
 
-Skipped where oneDNN is not here. What 'auto' computes so is chosen by cost; most tests
-ask for a tile, whatever it costs.
+Skipped without oneDNN. 'auto' chooses the method by its cost; most tests set the tile
+themselves.
 """
 
 import concurrent.futures
@@ -26,7 +26,7 @@ from cnn_jax import networks
 from cnn_jax.networks.summary import layer_table
 from cnn_jax.native import convolution, cost, library
 from cnn_jax.ops import conv_general_dilated, correlate
-from cnn_jax.ops.conv import conv_spec, describe, lax as conv_lax, select
+from cnn_jax.ops.conv import conv_spec, lax as conv_lax, select
 
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "tests" / "support"
@@ -159,7 +159,7 @@ def test_two_threads_at_once(tile):
     x, w, g = arrays(spec)
 
     def work(seed):
-        """The bits of the first time, again and again."""
+        """Computes repeatedly; tells whether the bits stay."""
         f = jax.jit(lambda x, w, g: (
             convolution.fastest.forward(x, w + seed, spec),
             convolution.fastest.weight_gradient(x, g + seed, spec)))
@@ -196,9 +196,9 @@ def test_the_cheapest_is_chosen(images, side, channels, outputs, m):
     spec = of(images, side, channels, outputs)
     assert cost.tile_of(spec, F32) == m
     assert select("auto", spec, F32)[1:] == convolution.fastest
-    assert describe("auto", spec, F32) == (
+    assert select("auto", spec, F32).name == (
         f"native Winograd F({m} x {m}, 3 x 3)" if m else "onednn")
-    assert describe("onednn", spec, F32) == "onednn"
+    assert select("onednn", spec, F32).name == "onednn"
     x, w = (jax.ShapeDtypeStruct(s, F32) for s in (spec.x_shape, spec.w_shape))
     assert tiles_in(jax.grad(lambda x, w: correlate(
         x, w, padding="SAME").sum(), (0, 1)), x, w) == [m] * 2

@@ -1,9 +1,10 @@
-"""Every registered network: one training step and one evaluation by the steps of the
-project, in both dtypes, and its convolutions under every implementation.
+"""Every registered network: a training step and an evaluation, in both dtypes.
 
-Compiling is nearly all of the time. Networks of repeated blocks run eagerly: their few
-operations, which the next network of the family has too, are compiled in seconds, as a
-program a thousand layers would take many minutes.
+Its parameters are also compared under every implementation of convolution.
+
+Compiling takes nearly all of the time. Networks of repeated blocks run eagerly: their
+few operations, which the family shares, compile in seconds; one program of a thousand
+layers would take many minutes.
 """
 
 import functools
@@ -33,7 +34,7 @@ PER_PIXEL = {"shapes_fcn"}  # a label for every pixel
 
 
 def recipe_of(name: str, shape: tuple[int, int, int], dtype: str) -> Recipe:
-    """As a run of the config `model.name=NAME` would make it."""
+    """Makes the recipe of a run with the config `model.name=NAME`."""
     config = default.get_config()
     config.dtype, config.batch_size = dtype, EXAMPLES
     config.model.name, config.model.conv, config.model.pool = name, "lax", "lax"
@@ -74,15 +75,15 @@ def drawn(shapes):
 
 
 def described(tree):
-    """The tree with (shape, dtype) in place of every array."""
+    """Replaces every array of a tree by (shape, dtype)."""
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
 def both_steps(state, batch, recipe):
-    """A training step and an evaluation: (state after it, metrics, metrics, logits).
+    """Trains a step and evaluates: (state after it, metrics, metrics, logits).
 
-    Evaluates what was before the step: on one pixel behind fifty batch norms a gradient
-    may be 1e5, and what it leads to overflows.
+    It evaluates the state before the step: on one pixel behind fifty batch norms a
+    gradient may be 1e5, and the state after it overflows.
     """
     after, metrics = train_step(state, batch, recipe)
     return (after, metrics, eval_step(state, batch, recipe),

@@ -63,7 +63,7 @@ def test_at_least_one_class(number):
     ("alexnet", {"groups": 5}, ("groups = 5", "(96, 256")),
     ("alexnet", {"widths": (8, 8)}, ("five widths", "(8, 8)")),
     ("vgg16", {"depths": (1,) * 6}, ("at most 5", "6")),
-    ("vgg16", {"dropout": 1.0}, ("dropout", "0 to below 1", "1.0")),
+    ("vgg16", {"dropout": 1.0}, ("dropout", "below 1", "1.0")),
     ("googlenet", {"five": 4}, ("five", "odd", "4")),
     ("densenet121", {"compression": 0.0}, ("compression above 0", "0.0")),
     ("densenet121", {"growth": 0}, ("growth >= 1", "not 0"))])

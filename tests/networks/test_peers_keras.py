@@ -1,5 +1,6 @@
-"""Against keras.applications on the JAX backend, in float64: logits, and every
-parameter and running statistic after three training steps.
+"""Networks against keras.applications, in float64: logits, values after three steps.
+
+Keras runs on its JAX backend; all parameters and running statistics are compared.
 
 Needs the `peers` extra; then: pytest -m slow tests/networks/test_peers_keras.py
 """

@@ -1,7 +1,7 @@
-"""Against torch, in float64: AlexNet, GoogLeNet, Inception v3 with its auxiliary head,
-ResNets and DenseNets written with torch's functions, and timm's own ResNet v2,
-MobileNetV2 and Xception. Logits, and every parameter and running statistic after three
-training steps.
+"""Networks against torch, in float64: logits, and all values after three steps.
+
+AlexNet, GoogLeNet, Inception v3 with its auxiliary head, ResNets and DenseNets are
+written with torch's functions; ResNet v2, MobileNetV2 and Xception are timm's own.
 
 Needs the `peers` extra; then: pytest -m slow tests/networks/test_peers_torch.py
 """

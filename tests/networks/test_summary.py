@@ -239,11 +239,6 @@ def test_the_table_says_what_computes_each_convolution(no_onednn):
     assert table.by_algorithm()["lax"][:2] == ["stem_conv", "stage1_block1/conv2"]
 
 
-def test_table_of_a_rectangular_image():
-    row = table_of("selu_cnn", (24, 40, 1)).rows[5]
-    assert row.shape == (12, 20, 64)
-
-
 def test_mode_summary_prints_and_writes(tmp_path, capsys):
     config = default.get_config()
     config.model.name = "mnist_cnn"

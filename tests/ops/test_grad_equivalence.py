@@ -1,12 +1,12 @@
 """Every implementation of convolution equals autodiff of lax: y, dx, dw and db.
 
-    pytest tests/ops/test_grad_equivalence.py          72 cases, seeded
-    pytest -m slow tests/ops/test_grad_equivalence.py  the full table
+    pytest tests/ops/test_grad_equivalence.py             72 cases, seeded
+    pytest -m slow tests/ops/test_grad_equivalence.py     the full table
 
 A case is one implementation on one row of the table. The rows have 8 channels in and
-out, but a few of 1 and 3 channels in, for which `auto` has rules of its own; they
-alternate between float32 and float64, but for `onednn`, which is float32 alone (and
-`auto` where oneDNN cannot be had). Tolerances are on max |a - b| / max |b|.
+out, except a few with 1 or 3 channels in, for which `auto` has rules of its own. They
+alternate between float32 and float64; `onednn` has float32 only, and falls back to
+`auto` without the library. Tolerances are on max |a - b| / max |b|.
 """
 
 import functools
@@ -73,8 +73,11 @@ def supports(name, row) -> bool:
 
 
 def cases() -> list[tuple[str, int]]:
-    """`auto`, `onednn` and Winograd on all rows they take, the others on a third of
-    the table and all extra rows."""
+    """Lists (implementation, row).
+
+    `auto`, `onednn` and Winograd take all rows that they support; the others take a
+    third of the table and all extra rows.
+    """
     return [(name, i) for i, row in enumerate(ROWS) for j, name in enumerate(ALGORITHMS)
             if name != "lax" and supports(name, row) and (
                 name in ("auto", "onednn", "winograd") or i >= len(TABLE)
@@ -85,7 +88,7 @@ CASES = cases()
 
 
 def seeded_subset(size: int) -> list:
-    """As many cases of every implementation, drawn with seed 0, 2 of few channels."""
+    """Draws equally many cases of every implementation, two of them of few channels."""
     rng, subset = random.Random(0), []
     for name in ALGORITHMS:
         own = [case for case in CASES if case[0] == name]
@@ -108,7 +111,7 @@ def function(implementation, add, i):
 
 def check(name, i, dtype=None):
     (batch, image, kernel), *_, groups, _ = ROWS[i]
-    # Both meet all groups, which have the period 4. oneDNN has no float64.
+    # Each dtype meets all groups, whose period is 4. oneDNN has no float64.
     dtype = dtype or ("float32", "float64")[(i + i // 4) % 2 and name != "onednn"]
     if i in MISREAD:
         dtype = "float64"
@@ -182,7 +185,7 @@ def test_cut_below_and_padded_above(name, padding, monkeypatch):
     equivalent(f, specification, x, w, tolerance=5e-6)
 
 
-def test_the_table_is_as_large_as_promised():
+def test_size_of_the_table():
     assert len(TABLE) == 5 * 4 * 5 * 3 * 4 == 1200
     assert len(CASES) >= 3000 and sum(name == "auto" for name, _ in CASES) >= 1200
     assert {name for name, _ in seeded_subset(72)} == set(ALGORITHMS) - {"lax"}

@@ -1,79 +1,23 @@
-"""`auto`: the same training as plain Flax, and plain lax away from the CPU."""
+"""`auto`: which rule it follows, and plain lax away from the CPU."""
 
 import functools
 import logging
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 import pytest
 
 from cnn_jax import ops
 from cnn_jax.ops import correlate
 from cnn_jax.ops._xla import compiler
 from cnn_jax.ops.conv import auto, conv_spec, lax as conv_lax
-from tests.support.gradcheck import (FAST_COMPILE, compiled, equivalent, normal,
-                                     relative_error)
+from tests.support.gradcheck import compiled, equivalent, normal, relative_error
 
 
 pytestmark = pytest.mark.usefixtures("no_onednn")
 
 
-class Net(nn.Module):
-    """Every rule of `auto` at least once, on 6 x 6 images."""
-
-    auto: bool
-
-    @nn.compact
-    def __call__(self, x):
-        f = ops.conv_general_dilated("auto") if self.auto else None
-        conv = functools.partial(nn.Conv, conv_general_dilated=f)
-        pool = ops.max_pool if self.auto else lambda x, k, s: nn.max_pool(
-            x, (k, k), (s, s))
-        # One channel and 3 x 3; few channels and 5 x 5.
-        x = nn.relu(conv(8, (3, 3))(x) + conv(8, (5, 5))(x))
-        x = nn.relu(conv(8, (3, 3), feature_group_count=8)(x))  # depthwise
-        x = nn.relu(conv(6, (1, 1))(x))  # pointwise
-        x = pool(x, 3, 1)  # 4 x 4
-        x = nn.relu(conv(8, (3, 3), strides=2)(x))  # phases, to 2 x 2
-        x = nn.relu(conv(4, (3, 3))(x))  # image smaller than the kernel
-        x = ops.global_avg_pool(x) if self.auto else x.mean((1, 2))
-        return nn.Dense(3)(x)
-
-
-def losses(by_auto, steps=20):
-    images = jnp.asarray(normal(0, 6, 6, 6, 1))
-    labels = jnp.arange(6) % 3
-    net, optimizer = Net(by_auto), optax.sgd(.02, momentum=.9)
-    params = compiled(net.init)(jax.random.key(0), images)
-    params = jax.tree.map(lambda p: p.astype(jnp.float64), params)
-    state = optimizer.init(params)
-
-    @functools.partial(jax.jit, compiler_options=FAST_COMPILE)
-    def step(params, state):
-        def loss(params):
-            return optax.softmax_cross_entropy_with_integer_labels(
-                net.apply(params, images), labels).mean()
-        value, grads = jax.value_and_grad(loss)(params)
-        updates, state = optimizer.update(grads, state)
-        return value, optax.apply_updates(params, updates), state
-
-    found = []
-    for _ in range(steps):
-        value, params, state = step(params, state)
-        found.append(float(value))
-    return found
-
-
-def test_twenty_steps_equal_plain_flax():
-    with jax.enable_x64(True):
-        found, expected = losses(True), losses(False)
-    assert expected[-1] < expected[0] - .01
-    assert found == pytest.approx(expected, rel=1e-12)
-
-
-def forms(x, w, strides=(1, 1), padding="SAME", groups=1):
+def chosen(x, w, strides=(1, 1), padding="SAME", groups=1):
     spec = conv_spec(x, w, strides, padding, groups=groups)
     return [auto.choose(rules, spec).__module__.rpartition(".")[2] + "." +
             auto.choose(rules, spec).__name__ for rules in (
@@ -81,24 +25,24 @@ def forms(x, w, strides=(1, 1), padding="SAME", groups=1):
 
 
 def test_the_rules_choose():
-    assert forms((8, 28, 28, 64), (1, 1, 64, 32)) == [
+    assert chosen((8, 28, 28, 64), (1, 1, 64, 32)) == [
         "pointwise.forward", "pointwise.input_gradient", "pointwise.weight_gradient"]
-    assert forms((8, 28, 28, 64), (3, 3, 1, 64), groups=64) == [
+    assert chosen((8, 28, 28, 64), (3, 3, 1, 64), groups=64) == [
         "depthwise.forward", "depthwise.input_gradient", "depthwise.weight_gradient"]
-    assert forms((8, 2, 2, 64), (3, 3, 64, 64)) == [
+    assert chosen((8, 2, 2, 64), (3, 3, 64, 64)) == [
         "padded.forward", "padded.input_gradient", "lax.weight_gradient"]
-    assert forms((8, 4, 4, 64), (3, 3, 64, 64), padding="VALID")[1] == (
+    assert chosen((8, 4, 4, 64), (3, 3, 64, 64), padding="VALID")[1] == (
         "padded.input_gradient")
-    assert forms((8, 32, 32, 1), (5, 5, 1, 6), padding="VALID") == [
+    assert chosen((8, 32, 32, 1), (5, 5, 1, 6), padding="VALID") == [
         "banded.forward", "im2col.input_gradient", "lax.weight_gradient"]
-    assert forms((64, 28, 28, 3), (3, 3, 3, 4), padding="VALID") == [
+    assert chosen((64, 28, 28, 3), (3, 3, 3, 4), padding="VALID") == [
         "banded.forward", "im2col.input_gradient", "lax.weight_gradient"]
-    assert forms((8, 28, 28, 1), (3, 3, 1, 8))[0] == "taps.forward"
-    assert forms((8, 28, 28, 64), (3, 3, 64, 32), (2, 2))[1] == (
+    assert chosen((8, 28, 28, 1), (3, 3, 1, 8))[0] == "taps.forward"
+    assert chosen((8, 28, 28, 64), (3, 3, 64, 32), (2, 2))[1] == (
         "phases.input_gradient")
-    assert forms((8, 28, 28, 64), (3, 3, 64, 64)) == [
+    assert chosen((8, 28, 28, 64), (3, 3, 64, 64)) == [
         "lax.forward", "lax.input_gradient", "lax.weight_gradient"]
-    assert forms((64, 28, 28, 16), (3, 3, 16, 8))[2] == "transposed.weight_gradient"
+    assert chosen((64, 28, 28, 16), (3, 3, 16, 8))[2] == "transposed.weight_gradient"
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-13), ("bfloat16", 2e-2)])
@@ -129,8 +73,8 @@ def test_large_batches(image, kernel, strides, padding, dilation, dtype, toleran
     ((8, 8), (3, 3), (2, 2), ((-1, 2), (3, -2)), 1),
     ((2, 3), (5, 4), (1, 1), "SAME", 2), ((3, 2, 2), (3, 3, 3), (1, 1, 1), "SAME", 1),
     ((6, 5), (3, 3), (2, 1), "SAME", 4), ((6, 5), (1, 1), (2, 3), ((1, 1), (0, 2)), 1)])
-def test_every_form_equals_lax(image, kernel, strides, padding, groups):
-    """Each form that a rule could choose, also where an earlier rule takes the case."""
+def test_every_pass_equals_lax(image, kernel, strides, padding, groups):
+    """Covers each pass that a rule could choose, even if an earlier rule holds."""
     spec = conv_spec((2, *image, 4), (*kernel, 4 // groups, 8), strides, padding,
                      groups=groups)
     with jax.enable_x64(True):
@@ -139,9 +83,9 @@ def test_every_form_equals_lax(image, kernel, strides, padding, groups):
         for rules, shapes in zip((auto.FORWARD, auto.INPUT_GRADIENT,
                                   auto.WEIGHT_GRADIENT), operands):
             *special, (_, by_lax) = rules
-            for holds, form in special:
+            for holds, one_pass in special:
                 if holds(spec):
-                    equivalent(lambda a, b: form(a, b, spec),
+                    equivalent(lambda a, b: one_pass(a, b, spec),
                                lambda a, b: by_lax(a, b, spec),
                                *(normal(i, *s) for i, s in enumerate(shapes)),
                                tolerance=1e-13)

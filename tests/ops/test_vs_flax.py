@@ -27,7 +27,7 @@ WORKLOADS = {
     "tf2_vgg16": (4, (32, 32, 3)),
     "resnet50": (4, (64, 64, 3)),
 }
-# Through 50 layers of batch norm over four images rounding grows tenfold a step: the
+# With 50 layers of batch norm over four images, rounding grows tenfold a step: the
 # losses of ResNet-50 agree to 1e-12 for two steps, to 1e-7 for six.
 STEPS = dict.fromkeys(WORKLOADS, 20) | {"resnet50": 2}
 

@@ -8,7 +8,7 @@ import pytest
 from cnn_jax import ops
 from cnn_jax.ops.conv.im2col import col2im, im2col
 from cnn_jax.ops.conv import conv_spec, im2col as conv_im2col
-from tests.support.gradcheck import compiled, normal, relative_error
+from tests.support.gradcheck import compiled, relative_error
 
 # The hand-worked cases are written [N, C, H, W] and [O, C, H, W], as published.
 EXACT = [name for name in ops.ALGORITHMS if name != "winograd"]
@@ -208,38 +208,7 @@ def test_global_pooling_by_hand():
     np.testing.assert_array_equal(dx[0], np.tile([1., 2.], (2, 2, 1)))
 
 
-# Normalisation and the head.
-
-def test_batch_norm_running_statistics_after_ten_steps():
-    mean, var = np.zeros(3), np.ones(3)
-    running = jnp.zeros(3), jnp.ones(3)
-    scale, bias = np.float32([1, 2, .5]), np.float32([0, -1, 3])
-    for step in range(10):
-        x = 3 * normal(step, 4, 5, 3, dtype=np.float32) + [1, -2, 5]
-        y, m, v = ops.batch_norm(jnp.asarray(x, jnp.float32), scale, bias)
-        running = tuple(.9 * r + .1 * s for r, s in zip(running, (m, v)))
-        flat = x.reshape(-1, 3).astype(np.float64)
-        mean, var = .9 * mean + .1 * flat.mean(0), .9 * var + .1 * flat.var(0)
-        expected = (x - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5) * scale + bias
-        np.testing.assert_allclose(y, expected, atol=1e-5)
-    np.testing.assert_allclose(running[0], mean, rtol=1e-5)
-    np.testing.assert_allclose(running[1], var, rtol=1e-5)
-    y = ops.batch_norm_inference(jnp.asarray(x, jnp.float32), *running, scale, bias)
-    expected = (x - mean) / np.sqrt(var + 1e-5) * scale + bias
-    np.testing.assert_allclose(y, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("size, divide", [(5, False), (3, True), (4, False), (1, True)])
-def test_local_response_norm(size, divide):
-    x = normal(0, 2, 3, 7).astype(np.float32)
-    k, alpha, beta = 2., .3, .75
-    expected = np.empty_like(x)
-    for c in range(7):
-        near = x[..., max(0, c - size // 2):c + (size - 1) // 2 + 1]
-        a = alpha / size if divide else alpha
-        expected[..., c] = x[..., c] / (k + a * (near ** 2).sum(-1)) ** beta
-    y = ops.local_response_norm(jnp.asarray(x), size, k, alpha, beta, divide)
-    np.testing.assert_allclose(y, expected, rtol=1e-5)
+# The head.
 
 
 def test_dense_and_cross_entropy_by_hand():

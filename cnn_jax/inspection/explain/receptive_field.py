@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax.networks.named_layers import find
+from cnn_jax.networks.named_layers import layers_of, pick
 from cnn_jax.networks.receptive_field import field_of_layer
 from cnn_jax.networks.trace import features
 
@@ -51,7 +51,8 @@ def effective_field(network: nn.Module, variables: Any, images: jax.Array, layer
     Source: Luo et al.: Understanding the effective receptive field, 2016.
     """
     _, height, width, channels = images.shape
-    find(network, variables, (height, width, channels), layer, maps=True)
+    pick(layers_of(network, variables, (height, width, channels)), layer,
+         type(network).__name__, maps=True)
     index = slice(None) if filters is None else jnp.array(filters)
 
     def unit(images: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
 # Since jaxlib 0.10 XLA sends convolutions, dots and reductions on a CPU to YNNPACK. For
-# spatial convolutions its older path is 1.3 to 2.4 times faster; the others stay.
+# spatial convolutions its older path is 1.3 to 2.4 times faster; only they leave it.
 YNN_OPTION = "xla_cpu_experimental_ynn_fusion_type"
 YNN_FUSIONS = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 

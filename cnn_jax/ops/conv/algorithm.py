@@ -17,7 +17,9 @@ class Algorithm(NamedTuple):
     `select` gives one for a problem. Each pass has derivatives of any order.
     """
 
-    name: str  # as the layer table shows it
+    # As the layer table shows it: 'onednn', or if the passes differ, 'banded / im2col /
+    # lax' (forward, input gradient, weight gradient).
+    name: str
     forward: Pass
     input_gradient: Pass
     weight_gradient: Pass

@@ -45,7 +45,7 @@ def image_smaller_than_kernel(spec: ConvSpec) -> bool:
 
 
 def cotangent_smaller_than_kernel(spec: ConvSpec) -> bool:
-    """Tells it for the cotangent, which the input gradient convolves."""
+    """Tells whether the kernel reaches further than the cotangent at stride 1."""
     return max(spec.strides) == 1 and any(o < (k - 1) * d + 1 for o, k, d in zip(
         spec.out, spec.kernel, spec.rhs_dilation))
 
@@ -82,8 +82,9 @@ def always(spec: ConvSpec) -> bool:
 
 Rules = tuple[tuple[Callable[[ConvSpec], bool], Pass], ...]
 
-# XLA's time / the form's time, jaxlib 0.10.2, 2 cores of an AMD EPYC, float32. Ordinary
-# convolutions of many channels stay XLA's: im2col, taps, FFT and Winograd are slower.
+# Right: XLA's time / the time of that pass, jaxlib 0.10.2, 2 cores of an AMD EPYC,
+# float32. XLA computes ordinary convolutions of many channels: im2col, taps, FFT and
+# Winograd are slower.
 FORWARD: Rules = (
     (is_pointwise, pointwise.forward),                      # 1.0 - 2.0
     (is_depthwise, depthwise.forward),                      # 12 - 33
@@ -110,8 +111,8 @@ WEIGHT_GRADIENT: Rules = (
 
 
 def choose(rules: Rules, spec: ConvSpec) -> Pass:
-    """Returns the form of the first rule that holds."""
-    return next(form for holds, form in rules if holds(spec))
+    """Returns the pass of the first rule that holds."""
+    return next(one_pass for holds, one_pass in rules if holds(spec))
 
 
 def select(spec: ConvSpec, dtype: DTypeLike) -> Algorithm:
@@ -121,28 +122,28 @@ def select(spec: ConvSpec, dtype: DTypeLike) -> Algorithm:
     native = addon.installed.convolution("native", spec, dtype)
     if native is not None:  # whole steps: 1.1 - 2.4
         return native
-    forms = [choose(rules, spec)
-             for rules in (FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT)]
-    if forms == list(conv_lax.plain):
+    passes = [choose(rules, spec)
+              for rules in (FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT)]
+    if passes == list(conv_lax.plain):
         return conv_lax.select(spec, dtype)
-    return mixed(*forms)
+    return mixed(*passes)
 
 
 @functools.cache
-def mixed(*forms: Pass) -> Algorithm:
-    """Joins the three passes of different files to one algorithm."""
-    names = [form.__module__.rpartition(".")[2] for form in forms]
+def mixed(*passes: Pass) -> Algorithm:
+    """Makes one algorithm of three passes from different files."""
+    names = [one_pass.__module__.rpartition(".")[2] for one_pass in passes]
     return Algorithm(" / ".join(names if len(set(names)) > 1 else names[:1]),
-                     *trilinear(*map(_on_cpu, forms, conv_lax.plain)))
+                     *trilinear(*map(_on_cpu, passes, conv_lax.plain)))
 
 
-def _on_cpu(form: Pass, by_lax: Pass) -> Pass:
+def _on_cpu(one_pass: Pass, by_lax: Pass) -> Pass:
     """Leaves the pass to XLA in a program that is exported for a GPU or TPU."""
-    if form is by_lax:
+    if one_pass is by_lax:
         return by_lax
 
-    def one_pass(a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
+    def of_platform(a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
         return lax.platform_dependent(
-            a, b, cpu=lambda a, b: form(a, b, spec),
+            a, b, cpu=lambda a, b: one_pass(a, b, spec),
             default=lambda a, b: by_lax(a, b, spec))
-    return one_pass
+    return of_platform

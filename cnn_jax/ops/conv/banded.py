@@ -10,8 +10,8 @@ matrix that is zero off a band; along the other axes the rows are put side by si
     dx = the same with the rotated kernel
     dw[k', k] = sum of (P^T g)[k', q, p] over the (q, p) of tap k
 
-About W / k times as many products as needed, but in one matrix product of useful size:
-faster than anything else on a CPU for few channels on small images, such as LeNet's.
+It computes about W / k times as many products as needed, but as one large matrix
+product. On a CPU nothing is faster for few channels on small images, such as LeNet's.
 """
 
 import jax
@@ -59,7 +59,7 @@ def forward(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
     def product(x: jax.Array, w: jax.Array) -> jax.Array:
         w = w.reshape(-1, *w.shape[-3:])
         matrix = jnp.einsum("hkco,kpq->hqcpo", w, band(one).astype(w.dtype),
-                            precision=lax.Precision.HIGHEST)  # copies, not rounded
+                            precision=lax.Precision.HIGHEST)  # copies exactly
         rows = seen_rows(x, one)
         y = jnp.matmul(rows, matrix.reshape(rows.shape[1], -1),
                        precision=spec.precision)

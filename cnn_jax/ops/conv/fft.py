@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnn_jax.ops.conv.spec import ConvSpec, need_floats
-from cnn_jax.ops.conv.vjp import by_group, in_float32, trilinear
+from cnn_jax.ops.conv.vjp import einsum_by_group, in_float32, trilinear
 from cnn_jax.ops.geometry import unpad_image
 
 
@@ -66,28 +66,24 @@ def _at(y: jax.Array, size: Sequence[int], step: Sequence[int]) -> jax.Array:
     return lax.slice(y, (0,) * y.ndim, (y.shape[0], *stops, y.shape[-1]), (1, *step, 1))
 
 
-def _sum(equation: str, a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
-    return by_group(lambda a, b: jnp.einsum(equation, a, b, precision=spec.precision),
-                    a, b, spec.groups)
-
-
 @in_float32
 def forward(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
-    product = _sum("n...c,c...o->n...o", _image(x, spec), _kernel(w, spec).conj(),
-                   spec)
+    product = einsum_by_group("n...c,c...o->n...o", _image(x, spec),
+                              _kernel(w, spec).conj(), spec)
     return _at(_inverse(product, spec), spec.out, spec.strides)
 
 
 @in_float32
 def input_gradient(g: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
-    product = _sum("n...o,c...o->n...c", _cotangent(g, spec), _kernel(w, spec), spec)
+    product = einsum_by_group("n...o,c...o->n...c", _cotangent(g, spec),
+                              _kernel(w, spec), spec)
     return unpad_image(_inverse(product, spec), spec)
 
 
 @in_float32
 def weight_gradient(x: jax.Array, g: jax.Array, spec: ConvSpec) -> jax.Array:
-    product = _sum("n...c,n...o->c...o", _image(x, spec), _cotangent(g, spec).conj(),
-                   spec)
+    product = einsum_by_group("n...c,n...o->c...o", _image(x, spec),
+                              _cotangent(g, spec).conj(), spec)
     dw = _at(_inverse(product, spec), spec.kernel, spec.rhs_dilation)
     return jnp.moveaxis(dw, 0, -2)
 

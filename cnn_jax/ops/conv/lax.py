@@ -20,7 +20,8 @@ def _letters(spec: ConvSpec) -> str:
 def hits_xla_48713(spec: ConvSpec) -> bool:
     """Tells whether XLA may read beyond the image: openxla/xla#48713, jaxlib 0.10, CPU.
 
-    It does where it cuts the low side and pads the high side of an axis.
+    It does where the padding is negative on the low side of an axis and positive on
+    the high side.
     """
     return any(lo < 0 < hi for lo, hi in spec.padding)
 
@@ -34,8 +35,7 @@ def xla_is_correct(spec: ConvSpec) -> bool:
 
 
 def pad_first(x: jax.Array, spec: ConvSpec) -> tuple[jax.Array, ConvSpec]:
-    """Pads and spreads x; returns it with the convolution without padding that is left.
-    """
+    """Pads and spreads x; returns it and the convolution that is left to compute."""
     # Without the barrier XLA would fold the padding into the convolution again.
     xp = lax.optimization_barrier(pad_image(x, spec))
     ones = (1,) * len(spec.kernel)
@@ -93,7 +93,7 @@ BY_HAND = Algorithm("lax", *passes)
 
 
 def select(spec: ConvSpec, dtype: DTypeLike) -> Algorithm:
-    """Leaves the derivatives of the forward pass to JAX where XLA computes them right.
+    """Leaves the derivatives of the forward pass to JAX where XLA is correct.
 
     They then include forward mode.
     """

@@ -30,11 +30,11 @@ def correlate(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
               strides: int | Sequence[int] = 1, padding: Padding = "VALID",
               dilation: int | Sequence[int] = 1, groups: int = 1,
               implementation: str = "auto") -> jax.Array:
-    """Cross-correlation, the "convolution" of networks (formula above).
+    """Computes the cross-correlation, the "convolution" of networks (formula above).
 
     x [N, *spatial, C], w [*kernel, C / groups, O], b [O] or None -> y [N, *out, O],
     out = floor((n + lo + hi - (k - 1) d - 1) / s) + 1. Padding is 'SAME', 'VALID', an
-    int or one (low, high) pair an axis. db = sum of g over all axes but the last.
+    int or one (low, high) pair per axis. db = sum of g over all axes but the last.
     """
     check_name(implementation)
     shapes = conv_shapes(x.shape, w.shape)
@@ -112,7 +112,7 @@ def _check_bias(b: jax.Array | None, outputs: int, shapes: str) -> None:
 
 def convolve(x: jax.Array, w: jax.Array, b: jax.Array | None = None, *args: Any,
              **options: Any) -> jax.Array:
-    """True convolution: `correlate` with the kernel rotated by 180 degrees.
+    """Computes the true convolution: `correlate`, the kernel rotated by 180 degrees.
 
         y[n, p, o] = sum over k, c of  x[n, s p - d k + d (K - 1) - lo, c] w[k, c, o]
 
@@ -127,7 +127,7 @@ def conv_transpose(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
                    output_padding: int | Sequence[int] = 0,
                    dilation: int | Sequence[int] = 1, groups: int = 1,
                    implementation: str = "auto") -> jax.Array:
-    """Transposed convolution: the input gradient of a convolution, as a layer.
+    """Computes a transposed convolution: the input gradient of a convolution.
 
         y[n, s p + d k - lo, o] = sum over p, k, c of  x[n, p, c] w[k, o, c]
 
@@ -138,7 +138,7 @@ def conv_transpose(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
 
     SAME gives out = n s + output_padding. Output padding is less than the stride or the
     dilation; below the stride it chooses among the sizes that the convolution would map
-    to n. Pixels that no kernel reaches are the bias.
+    to n. Pixels that no kernel reaches hold the bias alone.
     """
     check_name(implementation)
     shapes = "conv_transpose: " + conv_shapes(
@@ -180,7 +180,7 @@ def depthwise_conv(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
                    strides: int | Sequence[int] = 1, padding: Padding = "VALID",
                    dilation: int | Sequence[int] = 1,
                    implementation: str = "auto") -> jax.Array:
-    """Each channel with its own m kernels: w [*kernel, 1, C m], y [N, *out, C m].
+    """Convolves each channel with m kernels: w [*kernel, 1, C m], y [N, *out, C m].
 
         y[n, p, c m + j] = sum over k of  x[n, s p + d k - lo, c] w[k, 0, c m + j]
     """
@@ -190,7 +190,7 @@ def depthwise_conv(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
 
 def pointwise_conv(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
                    implementation: str = "auto") -> jax.Array:
-    """A dense layer at every pixel: w [C, O], y [N, *spatial, O] = x w + b."""
+    """Applies a dense layer at every pixel: w [C, O], y [N, *spatial, O] = x w + b."""
     if x.ndim < 3 or w.ndim != 2:
         raise ValueError("pointwise_conv takes x [N, *spatial, C] and w [C, O], "
                          f"received x {x.shape} and w {w.shape}")
@@ -202,7 +202,7 @@ def separable_conv(x: jax.Array, depthwise: jax.Array, pointwise: jax.Array,
                    b: jax.Array | None = None, strides: int | Sequence[int] = 1,
                    padding: Padding = "VALID", dilation: int | Sequence[int] = 1,
                    implementation: str = "auto") -> jax.Array:
-    """`depthwise_conv` with [*kernel, 1, C m], then `pointwise_conv` with [C m, O].
+    """Applies `depthwise_conv`, [*kernel, 1, C m], then `pointwise_conv`, [C m, O].
 
     Source: Chollet, "Xception", 2017.
     """

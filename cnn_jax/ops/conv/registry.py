@@ -65,12 +65,3 @@ def select(name: str, spec: ConvSpec, dtype: DTypeLike) -> Algorithm:
     """Resolves an implementation name for this machine and this convolution."""
     check_name(name)
     return ALGORITHMS[name](spec, dtype)
-
-
-def describe(name: str, spec: ConvSpec, dtype: DTypeLike) -> str:
-    """Says what computes this convolution here.
-
-    'onednn', 'native Winograd F(4 x 4, 3 x 3)', or where the passes differ, for the
-    forward pass and the two gradients, 'banded / im2col / lax'.
-    """
-    return select(name, spec, dtype).name

@@ -17,7 +17,7 @@ from cnn_jax.ops.integers import is_integer
 
 
 class ConvSpec(NamedTuple):
-    """One convolution: its shapes (channels last) and options, one entry an axis."""
+    """One convolution: its shapes (channels last) and options, one entry per axis."""
 
     x_shape: tuple[int, ...]  # [N, *spatial, C]
     w_shape: tuple[int, ...]  # [*kernel, C / groups, O]

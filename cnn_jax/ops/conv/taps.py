@@ -13,13 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax.ops.conv.spec import ConvSpec, tap_start
-from cnn_jax.ops.conv.vjp import by_group, in_float32, trilinear
+from cnn_jax.ops.conv.vjp import einsum_by_group, in_float32, trilinear
 from cnn_jax.ops.geometry import gather_tap, pad_image, scatter_tap, unpad_image
-
-
-def _product(equation: str, a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
-    return by_group(lambda a, b: jnp.einsum(equation, a, b, precision=spec.precision),
-                    a, b, spec.groups)
 
 
 def _seen(x: jax.Array, tap: Sequence[int], spec: ConvSpec) -> jax.Array:
@@ -29,14 +24,14 @@ def _seen(x: jax.Array, tap: Sequence[int], spec: ConvSpec) -> jax.Array:
 @in_float32
 def forward(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
     xp = pad_image(x, spec)
-    return reduce(add, (_product("...c,co->...o", _seen(xp, k, spec), w[k], spec)
+    return reduce(add, (einsum_by_group("...c,co->...o", _seen(xp, k, spec), w[k], spec)
                         for k in spec.taps))
 
 
 @in_float32
 def input_gradient(g: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
     dxp = reduce(add, (
-        scatter_tap(_product("...o,co->...c", g, w[k], spec), tap_start(k, spec),
+        scatter_tap(einsum_by_group("...o,co->...c", g, w[k], spec), tap_start(k, spec),
                     spec.padded, spec.strides)
         for k in spec.taps))
     return unpad_image(dxp, spec)
@@ -45,7 +40,8 @@ def input_gradient(g: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
 @in_float32
 def weight_gradient(x: jax.Array, g: jax.Array, spec: ConvSpec) -> jax.Array:
     xp = pad_image(x, spec)
-    dw = [_product("...c,...o->co", _seen(xp, k, spec), g, spec) for k in spec.taps]
+    dw = [einsum_by_group("...c,...o->co", _seen(xp, k, spec), g, spec)
+          for k in spec.taps]
     return jnp.stack(dw).reshape(spec.w_shape)
 
 

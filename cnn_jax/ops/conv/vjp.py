@@ -84,6 +84,13 @@ def by_group(product: Callable[[jax.Array, jax.Array], jax.Array], a: jax.Array,
     return y.reshape(*y.shape[:-2], -1)
 
 
+def einsum_by_group(equation: str, a: jax.Array, b: jax.Array,
+                    spec: ConvSpec) -> jax.Array:
+    """Computes `jnp.einsum` of a and b for each group of channels by itself."""
+    return by_group(lambda a, b: jnp.einsum(equation, a, b, precision=spec.precision),
+                    a, b, spec.groups)
+
+
 def low_precision(dtype: DTypeLike) -> bool:
     return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
 

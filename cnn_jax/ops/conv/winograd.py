@@ -22,7 +22,7 @@ from jax import lax
 import numpy as np
 
 from cnn_jax.ops.conv.spec import ConvSpec, need_floats
-from cnn_jax.ops.conv.vjp import by_group, in_float32, trilinear
+from cnn_jax.ops.conv.vjp import einsum_by_group, in_float32, trilinear
 from cnn_jax.ops.geometry import gather_tap, pad_image, scatter_tap, unpad_image
 
 B = np.array([[1, 0, 0, 0], [0, 1, -1, 1], [-1, 1, 1, 0], [0, 0, 0, -1]])
@@ -51,9 +51,9 @@ def _tile_counts(spec: ConvSpec) -> tuple[int, ...]:
 
 
 def _margin(spec: ConvSpec) -> list[tuple[int, int, int]]:
-    """Says how far the tiles reach beyond the padded image, as `lax.pad` takes it.
+    """Computes how far the tiles reach beyond the padded image, as `lax.pad` takes it.
 
-    A negative number is what they do not reach of it.
+    A negative number counts pixels at the end that no tile reaches.
     """
     return [(0, 2 * t + 2 - p, 0) for t, p in zip(_tile_counts(spec), spec.padded)]
 
@@ -82,15 +82,10 @@ def _output_tiles(g: jax.Array, spec: ConvSpec) -> jax.Array:
     return _both_sides(A.T, g)
 
 
-def _product(equation: str, a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
-    return by_group(lambda a, b: jnp.einsum(equation, a, b, precision=spec.precision),
-                    a, b, spec.groups)
-
-
 @in_float32
 def forward(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
     _check(spec)
-    m = _product("abnhwc,abco->abnhwo", _tiles(x, spec), _kernel(w), spec)
+    m = einsum_by_group("abnhwc,abco->abnhwo", _tiles(x, spec), _kernel(w), spec)
     y = _both_sides(A, m)  # [2, 2, N, th, tw, O]
     _, _, n, th, tw, o = y.shape
     y = y.transpose(2, 3, 0, 4, 1, 5).reshape(n, 2 * th, 2 * tw, o)
@@ -100,7 +95,8 @@ def forward(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
 @in_float32
 def input_gradient(g: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
     _check(spec)
-    dv = _product("abnhwo,abco->abnhwc", _output_tiles(g, spec), _kernel(w), spec)
+    dv = einsum_by_group("abnhwo,abco->abnhwc", _output_tiles(g, spec), _kernel(w),
+                         spec)
     d = _both_sides(B.T, dv)  # [4, 4, N, th, tw, C]
     reach = [2 * t + 2 for t in _tile_counts(spec)]
     dxp = reduce(add, (scatter_tap(d[at], at, reach, (2, 2)) for at in TILE))
@@ -112,7 +108,8 @@ def input_gradient(g: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
 @in_float32
 def weight_gradient(x: jax.Array, g: jax.Array, spec: ConvSpec) -> jax.Array:
     _check(spec)
-    du = _product("abnhwc,abnhwo->abco", _tiles(x, spec), _output_tiles(g, spec), spec)
+    du = einsum_by_group("abnhwc,abnhwo->abco", _tiles(x, spec),
+                         _output_tiles(g, spec), spec)
     return _both_sides(G, du)
 
 

@@ -30,7 +30,7 @@ def windows(spec: PoolSpec) -> Iterator[tuple[Index, list[Index]]]:
 
 
 def count(out: Index, pixels: Sequence[Index], spec: PoolSpec) -> int:
-    """Counts the pixels of a window and of the padding that an average counts."""
+    """Counts the entries over which the average of a window is taken."""
     if not any(map(any, spec.counted)):
         return len(pixels)
     size = 1

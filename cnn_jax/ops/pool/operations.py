@@ -4,8 +4,8 @@ x is [N, *spatial, C] and y [N, *out, C]. Along an axis of size n,
 
     out = max(0, floor((n + lo + hi - window) / stride) + 1)
 
-`POOLS` names the implementations. All have second derivatives but 'loops', where JAX
-raises its error that a callback has no derivative.
+`POOLS` names the implementations. All but 'loops' have second derivatives; there
+JAX raises its error that a callback has no derivative.
 """
 
 import functools
@@ -44,7 +44,7 @@ def _mean_lax(x: jax.Array, spec: PoolSpec) -> jax.Array:
 def _fastest(on_cpu: Pool, elsewhere: Pool) -> Pool:
     """Chooses slices on a CPU and XLA's own pooling on a GPU or TPU.
 
-    A program that is exported from a CPU for one of them holds XLA's too.
+    A program that is exported on a CPU for a GPU or TPU holds XLA's pooling.
     """
     def pool(x: jax.Array, spec: PoolSpec) -> jax.Array:
         if jax.default_backend() != "cpu" or len(spec.taps) > MOST_TAPS:

@@ -9,7 +9,7 @@ from cnn_jax.ops.geometry import (Padding, Pairs, output_size, per_axis,
 
 
 class PoolSpec(NamedTuple):
-    """One pooling: its shapes and options, one entry an axis."""
+    """One pooling: its shapes and options, one entry per axis."""
 
     x_shape: tuple[int, ...]  # [N, *spatial, C]
     window: tuple[int, ...]

@@ -67,7 +67,7 @@ _max_and_index.defvjp(_max_forward, _max_backward)
 
 
 def _first_inside(spec: PoolSpec) -> np.ndarray:
-    """Numbers each window's first tap in the image, not in the padding: [*out, 1]."""
+    """Returns the number of each window's first tap inside the image: [*out, 1]."""
     index = np.zeros((1,), int)
     for k, s, o, (lo, _) in zip(spec.window, spec.strides, spec.out, spec.padding):
         first = np.maximum(lo - np.arange(o) * s, 0)
