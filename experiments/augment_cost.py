@@ -3,11 +3,11 @@
     python experiments/augment_cost.py [--batch 64] [--rounds 7] [--only NAME ...]
 
 Times whole training steps of `monkey_cnn` on random images of 128 x 128 pixels: without
-augmentation, with that of configs/monkeys.py (rotation, shifts, shear, zoom, flip), and
-with crop and pad, cutout and mixing. All take turns in each round, and the ratio to the
-plain step is taken within the round, because the machine's speed drifts. On two cores
-of an AMD EPYC the augmentation of configs/monkeys.py adds 1.1 % (quartiles -0.7 and
-1.9 %, 7 rounds). Writes augment_cost.txt and augment_cost.json.
+augmentation, with the one of configs/monkeys.py (rotation, shifts, shear, zoom, flip),
+and with crop and pad, cutout and mixing. All take turns in each round, and the ratio to
+the plain step is taken within the round, because the machine's speed drifts. On two
+cores of an AMD EPYC the augmentation of configs/monkeys.py adds 1.1 % (quartiles -0.7
+and 1.9 %, 7 rounds). Writes augment_cost.txt and augment_cost.json.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from cnn_jax.training.recipe import create_recipe, first_state  # noqa: E402
 from cnn_jax.training.steps import train_steps  # noqa: E402
 from cnn_jax.data.info import DataInfo  # noqa: E402
 from configs import default, monkeys  # noqa: E402
-from experiments.measuring import make_out, ran_on  # noqa: E402
+from experiments.measuring import make_out, ran_on, run_script  # noqa: E402
 
 IMAGES, SHAPE = 256, (128, 128, 3)
 PLAIN, MONKEYS = "nothing", "the monkeys'"
@@ -84,7 +84,7 @@ def measure(batch: int, rounds: int, names: list[str]) -> dict[str, list[float]]
 
 
 def ratios(seconds: dict[str, list[float]], name: str) -> tuple[float, float, float]:
-    """Returns the quartiles over the rounds of time / time of the plain step."""
+    """Returns quartiles, over the rounds, of time / time of the plain step."""
     quartiles = np.percentile(np.array(seconds[name]) / seconds[PLAIN], (25, 50, 75))
     return tuple(map(float, quartiles))
 
@@ -141,8 +141,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"augment_cost.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

@@ -41,7 +41,7 @@ from cnn_jax.training.recipe import create_recipe, first_state  # noqa: E402
 from cnn_jax.training.steps import train_steps  # noqa: E402
 from cnn_jax.data.info import describe  # noqa: E402
 from configs import lenet  # noqa: E402
-from experiments.measuring import make_out, ran_on  # noqa: E402
+from experiments.measuring import make_out, ran_on, run_script  # noqa: E402
 
 BATCHES = (1, 10, 32, 128, 1024)
 RATE = 0.05
@@ -85,7 +85,7 @@ class Trainer:
 
     @property
     def steps(self) -> int:
-        """Updates in an epoch."""
+        """The updates in an epoch."""
         return steps_per_epoch(len(self.spans["train"]), self.config.batch_size)
 
     def train(self, seed: int, stops: list[int]) -> tuple[dict[int, float], float]:
@@ -263,11 +263,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (InputError, RunError) as error:
-        print(f"batch_size.py: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
-    except KeyboardInterrupt:
-        print("batch_size.py: interrupted; the same command goes on", file=sys.stderr)
-        sys.exit(130)
+    run_script(main)

@@ -124,7 +124,7 @@ def measure(workload: Workload, arms: dict[str, Arm], dtype: str, seconds: float
                 worker.close()
 
 
-# Of the logits: the largest difference / their standard deviation.
+# At most: the largest difference of the logits / their standard deviation.
 AGREEMENT = {"float32": 1e-3, "bfloat16": .2}
 
 
@@ -150,7 +150,7 @@ def check_agreement(setups: dict[str, dict], workload: Workload, dtype: str) -> 
 
 def in_turn(workers: dict[str, Worker], mode: str, seconds: float, turn: float,
             cores: Worker | None) -> tuple[dict[str, list[float]], list[float]]:
-    """A B C A B C: each turn about `turn` seconds, 5 to 40 rounds.
+    """Times the arms A B C A B C: 5 to 40 rounds, each turn about `turn` seconds.
 
     Returns the seconds a step of each arm, and how far the cores were apart, in us.
     """
@@ -168,9 +168,9 @@ def in_turn(workers: dict[str, Worker], mode: str, seconds: float, turn: float,
 
 def ratios(found: dict, mode: str,
            ours: str = OURS) -> dict[str, tuple[float, float, float]]:
-    """Returns the median time of each arm / that of `ours`.
+    """Returns {arm: (low, median, high)} of the time of each arm / that of `ours`.
 
-    It stands between the quartiles of this ratio over the rounds.
+    low and high are quartiles of the ratio over the rounds.
     """
     own, out = np.array(found[mode][ours]), {}
     for name, times in found[mode].items():

@@ -4,15 +4,15 @@
     python experiments/conv_comparison.py --peers=torch,keras --tutorial
     python experiments/conv_comparison.py --only=ResNet --rounds=5
 
-The cases are the tutorial's (the seeds' chapter 17: loops against numba, numba against
-im2col, pooling) and layers of LeNet, VGG, ResNet and MobileNet. Each implementation
-must first equal lax in y, dx and dw; then all run in turn, A B C A B C, so that drift
-of the machine falls on all. `--peers` adds PyTorch and Keras on TensorFlow (the extra
-`cnn_jax[peers]`), each in its own process that sleeps while another computes.
-`--tutorial` also repeats the tutorial's own measurement with its numbers of runs, the
-Python loops included (a few minutes). Memory is XLA's figure for arguments, results and
-work of both passes. Writes comparison.json, .csv, .txt and .png. The JAX part is for
-any device; it has been run on a CPU.
+The cases are the tutorial's (chapter 17 of microsoft/ai-edu: loops against numba, numba
+against im2col, pooling) and layers of LeNet, VGG, ResNet and MobileNet. Each
+implementation must first equal lax in y, dx and dw; then all run in turn, A B C A B C,
+so that drift of the machine falls on all. `--peers` adds PyTorch and Keras on
+TensorFlow (the extra `cnn_jax[peers]`), each in its own process that sleeps while
+another computes. `--tutorial` also repeats the tutorial's own measurement with its
+numbers of runs, the Python loops included (a few minutes). Memory is XLA's figure for
+arguments, results and work of both passes. Writes comparison.json, .csv, .txt and .png.
+The JAX part is for any device; it has been run on a CPU.
 """
 
 import argparse
@@ -82,7 +82,7 @@ SLOWEST = 3.  # s: an implementation is not run again once it has taken that lon
 
 
 def operation(layer: Layer, name: str):
-    """(x, w) -> y or, for a pool, (x,) -> y, by the named implementation"""
+    """Returns (x, w) -> y, or for a pool (x,) -> y, by the named implementation."""
     if layer.w is None:
         return functools.partial(ops.max_pool, window=layer.stride,
                                  padding=layer.padding, implementation=name)
@@ -91,13 +91,13 @@ def operation(layer: Layer, name: str):
 
 
 def implementations(layer: Layer) -> list[str]:
-    """All names, lax first."""
+    """Lists all names, lax first."""
     names = ops.POOLS if layer.w is None else ops.ALGORITHMS
     return [REFERENCE, *(name for name in names if name != REFERENCE)]
 
 
 def operands(layer: Layer):
-    """(g, x, w), or (g, x) for a pool: normal draws"""
+    """Draws (g, x, w), or (g, x) for a pool, from a normal distribution."""
     rng = np.random.default_rng(0)
     args = [jnp.asarray(rng.normal(size=shape), jnp.float32)
             for shape in (layer.x, layer.w) if shape]
@@ -106,7 +106,7 @@ def operands(layer: Layer):
 
 
 def multiply_adds(layer: Layer) -> int:
-    """Of the forward pass; a pool has none."""
+    """Counts the multiply-adds of the forward pass; a pool has none."""
     if layer.w is None:
         return 0
     g, *_ = operands(layer)
@@ -151,7 +151,7 @@ class Program:
         return time.perf_counter() - begun
 
     def close(self) -> None:
-        pass
+        """Does nothing; a `Peer` ends its process."""
 
 
 class Peer:
@@ -180,7 +180,7 @@ class Peer:
 
 
 def difference(found, expected) -> float:
-    """The largest of max |a - b| / max |b| over y, dx and dw"""
+    """Returns the largest max |a - b| / max |b| over y, dx and dw."""
     return max(float(np.abs(a - b).max() / np.abs(b).max())
                for a, b in zip(found, expected, strict=True))
 
@@ -191,7 +191,7 @@ def check_equal(case: str, name: str, error: float) -> None:
 
 
 def compare(case: str, peers: list[str], rounds: int, best: float) -> list[dict]:
-    """The rows of one case: equality with lax, then interleaved times."""
+    """Compares one case with lax, then times it in turn; returns its rows."""
     layer, runners, rows = CASES[case], {}, []
     with contextlib.ExitStack() as stack:
         for kind, names in ((Program, implementations(layer)), (Peer, peers)):
@@ -239,11 +239,11 @@ TUTORIAL = (
     ("tutorial, padding 1", "both", 100, {"numba": 11.83, "im2col": 3.54}),
     ("tutorial, max pool 2x2", "both", 5000, {"numba": 17.54, "im2col": 22.52}),
 )
-OWN_POOLS = {"numba": "lax", "im2col": "windows"}  # pooling has no forms of those names
+OWN_POOLS = {"numba": "lax", "im2col": "windows"}  # pooling has no such names
 
 
 def repeat_tutorial(advance) -> list[dict]:
-    """The tutorial's own measurement: all runs of one form, then all of the next."""
+    """Repeats the tutorial's measurement: all runs of a name, then of the next."""
     rows = []
     for case, part, runs, published in TUTORIAL:
         layer = CASES[case]

@@ -29,7 +29,7 @@ from cnn_jax import ops  # noqa: E402
 from cnn_jax.data.images import read_image  # noqa: E402
 from cnn_jax.errors import InputError, RunError  # noqa: E402
 from cnn_jax.ops.filters import kernel  # noqa: E402
-from experiments.measuring import make_out  # noqa: E402
+from experiments.measuring import make_out, run_script  # noqa: E402
 
 LONGEST = 640  # pixels of the longer side, to which larger pictures are reduced
 SHORTEST = 4   # pixels: a 3 x 3 window and a pool of 2 x 2 of its outputs
@@ -305,8 +305,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (InputError, RunError) as error:
-        print(f"gallery.py: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+    run_script(main)

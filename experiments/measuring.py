@@ -1,15 +1,31 @@
-"""What experiments share: the folder they write to, and what they ran on."""
+"""What experiments share: their exit codes, their folder, and what they ran on."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
-from cnn_jax.errors import InputError
+from cnn_jax.errors import InputError, RunError
 from cnn_jax.workdir.machine import commit, machine, versions
 
 
+def run_script(main: Callable[[], None]) -> None:
+    """Runs a script; an error is one line, code 2 for wrong input, 1 for a failed run.
+    """
+    script = Path(sys.argv[0]).name
+    try:
+        main()
+    except (InputError, RunError) as error:
+        print(f"{script}: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:
+        print(f"{script}: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
 def make_out(folder: Path) -> None:
-    """Makes the folder that --out names. Raises InputError where it cannot be."""
+    """Makes the folder that --out names; InputError where it cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -18,7 +34,7 @@ def make_out(folder: Path) -> None:
 
 
 def ran_on() -> dict:
-    """Machine, device, versions and commit, for the head of a file of results."""
+    """Describes machine, device, versions and commit, for the head of results."""
     device = jax.devices()[0]
     return {"machine": machine(), "device": f"{device.platform} ({device.device_kind})",
             "versions": versions(), "commit": commit()}

@@ -1,4 +1,4 @@
-"""The experiments of the tutorials, and what was published of each.
+"""The experiments of the tutorials, and the published figures of each.
 
 A literal table: `reproduce.py` runs its rows, RESULTS.md shows them. Most sources give
 one run without a spread. The band of such a run is the largest of: two standard errors
@@ -30,7 +30,7 @@ class Experiment(NamedTuple):
 
 def one_run(accuracy: float, images: int, fall: float = 0.0,
             again: float | None = None) -> tuple[float, float, str]:
-    """Returns (published, band, reason) of a single run judged on so many test images.
+    """Returns (published, band, reason) of a single run, tested on `images` images.
 
     fall: the largest fall of accuracy between two epochs of the run.
     again: the accuracy of the source's second run, in Keras.

@@ -1,4 +1,4 @@
-"""Finished runs -> rows -> RESULTS.json and RESULTS.md."""
+"""Makes rows of finished runs, and RESULTS.json and RESULTS.md of the rows."""
 
 import csv
 import json
@@ -64,10 +64,10 @@ class Target(NamedTuple):
     experiment: Experiment
     config: ConfigDict  # with seed 0
     folder: Path        # of its runs: FOLDER/seed0, FOLDER/seed1, ...
-    changes: tuple[str, ...]  # flags of main.py beside --config
-    command: tuple[str, ...]  # that repeats it
-    data: str           # what the row says of them
-    images: int         # of the whole set
+    changes: tuple[str, ...]  # flags of main.py besides --config
+    command: tuple[str, ...]  # repeats the experiment
+    data: str           # what the row says about the data
+    images: int         # in the whole data set
 
 
 def settings(fields: dict) -> dict:
@@ -82,7 +82,7 @@ def settings(fields: dict) -> dict:
 
 
 def is_finished(path: Path, config: ConfigDict) -> bool:
-    """Whether the workdir holds the results of this config.
+    """Tells whether the workdir holds the results of this config.
 
     Raises InputError if it belongs to another config.
     """
@@ -181,7 +181,7 @@ def row(target: Target, before: dict | None) -> dict:
 
 
 def same_but_data(old: dict, new: dict) -> bool:
-    """Whether two `settings` are equal but for data.name, which the row shows."""
+    """Tells whether two `settings` differ at most in data.name, which the row shows."""
     return old | {"data.name": ""} == new | {"data.name": ""}
 
 
@@ -206,7 +206,7 @@ def below(rows: list[dict]) -> list[str]:
 
 
 def needed(row: dict) -> float | None:
-    """Returns what the mean must reach, or None."""
+    """Returns what the mean must reach; None if nothing is required."""
     return row["least"] if row["published"] is None else row["published"] - row["band"]
 
 

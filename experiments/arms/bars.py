@@ -6,13 +6,13 @@ import numpy as np
 
 
 def quartiles(values) -> tuple[float, float, float]:
-    """The 25th, 50th and 75th percentile."""
+    """Returns the 25th, 50th and 75th percentile."""
     return tuple(float(q) for q in np.percentile(values, [25, 50, 75]))
 
 
 def draw_bars(panels: dict[str, dict[str, dict[str, tuple[float, float, float]]]],
               label: str, path: Path, log: bool = False) -> None:
-    """panels: {title: {group: {arm: quartiles}}}; an arm has one colour everywhere."""
+    """Draws {title: {group: {arm: quartiles}}}; an arm has one colour everywhere."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt

@@ -26,7 +26,7 @@ from cnn_jax.native import library
 
 
 def load(net, images, arrays: dict[str, np.ndarray]):
-    """The variables of `start.py`, in the tree of `net`."""
+    """Puts the variables of `start.py` into the tree of `net`."""
     shapes = jax.eval_shape(functools.partial(net.init, train=False),
                             jax.random.key(0), images[:1])
     return flax.traverse_util.path_aware_map(

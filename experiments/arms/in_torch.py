@@ -17,7 +17,7 @@ NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean",
 
 
 class Network(nn.Module):
-    """Makes its layers in the first call, by name; it is what `NETWORKS` call `make`.
+    """Makes its layers in the first call, by name; `NETWORKS` call it `make`.
 
     Images are [N, C, H, W] in channels_last memory.
     """

@@ -14,7 +14,7 @@ from arms.worker import FirstUse, serve  # noqa: E402
 
 
 def main(file: str, stride: int, padding: str, groups: int) -> None:
-    """Operands x, g and, for a convolution, w are in `file`; results go into it."""
+    """Reads x, g and, for a convolution, w from `file`; writes the results to it."""
     first = FirstUse()
     arrays = dict(np.load(file))
     x, g = tf.constant(arrays["x"]), tf.constant(arrays["g"])

@@ -16,7 +16,7 @@ def channels_last(array):
 
 
 def main(file: str, stride: int, padding: list[list[int]], groups: int) -> None:
-    """Operands x, g and, for a convolution, w are in `file`; results go into it."""
+    """Reads x, g and, for a convolution, w from `file`; writes the results to it."""
     first = FirstUse()
     arrays = dict(np.load(file))
     x, g = channels_last(arrays["x"]), channels_last(arrays["g"])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def matrix_gflops(size: int = 2048) -> float:
-    """This machine's own float32 matrix product, the best of 10."""
+    """Measures a float32 matrix product of this machine, the best of 10."""
     a = jnp.ones((size, size), jnp.float32)
     product = jax.jit(jnp.matmul).lower(a, a).compile()
     seconds = []

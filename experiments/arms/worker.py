@@ -23,7 +23,7 @@ KEPT = {"GLIBC_TUNABLES": huge_pages.TUNABLES}  # huge pages that are not given 
 
 
 def command(module: str, **arguments) -> tuple[list[str], dict[str, str]]:
-    """How to run `arms.MODULE`: the command line and its environment."""
+    """Returns the command line that runs `arms.MODULE`, and its environment."""
     paths = [str(EXPERIMENTS), str(EXPERIMENTS.parent), os.environ.get("PYTHONPATH")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)),
                    "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # a GPU is shared
@@ -48,7 +48,7 @@ class Worker:
         return json.loads(line)
 
     def run(self, name: str, count: int = 1) -> dict:
-        """{"seconds": of one of `count` runs, "peak_mb": of the process so far}"""
+        """Runs a command: {"seconds": of one of `count` runs, "peak_mb": so far}."""
         self.process.stdin.write(f"{name} {count}\n")
         self.process.stdin.flush()
         return self._answer()
@@ -59,7 +59,7 @@ class Worker:
 
 
 def serve(setup: dict, commands: dict[str, Callable[[int], None]]) -> None:
-    """Says `setup`, then runs commands as told; each blocks until its work is done."""
+    """Prints `setup`, then runs the commands it reads; each blocks until it is done."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is not an answer
 
@@ -77,8 +77,11 @@ def serve(setup: dict, commands: dict[str, Callable[[int], None]]) -> None:
 
 
 class FirstUse:
-    """From here on: how long the first use of an operation takes, compiling included,
-    and, on Linux, how much memory the process takes for it and its operands."""
+    """Measures the first use of an operation, from here on.
+
+    The facts are its seconds, with compiling, and on Linux the memory that the process
+    takes for it and its operands.
+    """
 
     def __init__(self):
         self.begun, self.before = time.perf_counter(), {}
@@ -94,14 +97,14 @@ class FirstUse:
 
 
 def memory_kb() -> dict[str, int]:
-    """Of this process, now (VmRSS) and at most (VmHWM)."""
+    """Reads the memory of this process, now (VmRSS) and at most (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return {name: int(value.split()[0]) for name, value in (
         line.split(":") for line in lines if line.startswith(("VmRSS", "VmHWM")))}
 
 
 def check_flags(parser, flags, peers) -> None:
-    """Exit code 2 and one line for flags that cannot be; makes `flags.out`."""
+    """Exits with code 2 and one line for wrong flags; makes the folder `flags.out`."""
     flags.peers = [peer for peer in flags.peers.split(",") if peer]
     if unknown := [peer for peer in flags.peers if peer not in peers]:
         parser.error(f"--peers={','.join(unknown)} is not known; there are "
@@ -120,7 +123,7 @@ def check_flags(parser, flags, peers) -> None:
 
 
 def processor() -> str:
-    """The model, where Linux tells it: 'AMD EPYC, family 25, model 17'."""
+    """Names the processor; on Linux 'AMD EPYC, family 25, model 17'."""
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return platform.processor()

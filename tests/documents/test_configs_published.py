@@ -148,8 +148,3 @@ def test_recipes_of_ours_need_the_published_accuracy_itself():
             assert row.band == 0
         if row.published is not None:
             assert row.reason and 0 <= row.band < 0.15
-
-
-def test_mean_iou_of_the_segmentation_must_reach_what_was_aimed_at():
-    row, = (row for row in EXPERIMENTS.values() if row.metric == "mean_iou")
-    assert row.least == 0.9

@@ -37,7 +37,7 @@ def checkout(tmp_path):
 
 
 def run(name: str, checkout: Path):
-    """(everything printed, number of pictures shown); any cell that fails raises."""
+    """Runs a notebook: (all that it printed, pictures shown); a failing cell raises."""
     notebook = read(name)
     NotebookClient(notebook, timeout=240, kernel_name="python3", resources={
         "metadata": {"path": str(checkout / "experiments")}}).execute()
@@ -63,7 +63,7 @@ def test_quickstart_trains_looks_and_predicts(checkout):
 
 
 def test_operations_agree(checkout):
-    """The cells assert equality themselves; here that they print what they claim."""
+    """The cells assert equality; this test reads what they print."""
     text, pictures = run("operations", checkout)
     assert "[[ 5. 11.]\n [23. 29.]]" in text
     assert "(60, 27) @ (27, 4)" in text

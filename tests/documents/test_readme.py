@@ -17,10 +17,6 @@ def test_the_first_table_is_that_of_the_results():
     assert results_table.short(rows) in README
 
 
-def test_no_figure_is_still_to_come():
-    assert not re.search(r"[A-Z]+_(ACC|SEC)", README)
-
-
 def test_test_command_is_what_ci_runs():
     """.ci/run takes the block after the mark, and the block runs pytest."""
     _, _, marked = README.partition("<!-- test command -->")

@@ -1,8 +1,6 @@
 """experiments/batch_size.py on the digits: its figures are those of the library."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -136,10 +134,3 @@ def test_what_it_refuses_before_it_trains(digits, monkeypatch, flags, answer):
     monkeypatch.setattr(batch_size, "measure", None)
     with pytest.raises(InputError, match=answer):
         batch_size.main(flags)
-
-
-def test_bad_input_is_one_line_and_exit_code_2():
-    done = subprocess.run([sys.executable, "experiments/batch_size.py", "--seeds=0"],
-                          cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2
-    assert done.stderr == "batch_size.py: --seeds=0: give 1 or more\n"

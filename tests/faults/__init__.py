@@ -1,4 +1,4 @@
-"""What can go wrong around a run, done to it many times and counted.
+"""Faults around a run, each caused many times and counted.
 
     python -m tests.faults.kill_resume --kills=100     kill -9 at any moment
     python -m tests.faults.sigterm --n=25              SIGTERM and SIGINT

@@ -1,4 +1,4 @@
-"""Damages checkpoint files: no damage is restored in silence.
+"""Damages checkpoint files: no damage may be restored in silence.
 
     python -m tests.faults.corrupt --n=200 --seed=0
 
@@ -32,7 +32,7 @@ CHANGES = {"model.name": "lenet5", "epochs": 3}
 # A refusal names the leaf, or the part of the checkpoint that has it; in a line.
 PART = re.compile(r"leaf \S+|state/\S+|meta|integrity|metrics|METADATA")
 MOST_LETTERS = 600
-EVERY = 16  # damages that were named, for one whole run
+EVERY = 16  # named damages: one of them is followed by a whole run
 
 
 def flip(path: Path, draw: np.random.Generator) -> str:
@@ -77,15 +77,6 @@ def newest(workdir: Path) -> Path:
     return max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
 
 
-def read(workdir: Path, step: int, like) -> tuple:
-    """Restores (state, meta) of a step."""
-    return restore(workdir / "checkpoints" / str(step), like)
-
-
-def assert_same(found: tuple, expected: tuple) -> None:
-    assert_same_bits(found[0], expected[0])
-
-
 def restore_damaged(copy: Path, like, expected: dict) -> str:
     """Restores the damaged step.
 
@@ -94,7 +85,7 @@ def restore_damaged(copy: Path, like, expected: dict) -> str:
     """
     step = int(newest(copy).name)
     try:
-        found = read(copy, step, like)
+        state, _ = restore(newest(copy), like)
     except RunError as error:
         message = str(error)
         assert f"checkpoint {newest(copy)}" in message, message
@@ -102,7 +93,7 @@ def restore_damaged(copy: Path, like, expected: dict) -> str:
         assert PART.search(message.replace(f"checkpoint {newest(copy)}", "")), message
         return "named"
     try:
-        assert_same(found, expected[step])
+        assert_same_bits(state, expected[step])
     except AssertionError:
         return "silent"
     return "same"
@@ -127,7 +118,7 @@ def main(n: int, seed: int) -> dict:
         _, recipe, shape = prepare(tiny(CHANGES))
         like = abstract_state(recipe, shape)
         last = newest(whole)
-        expected = {int(path.name): read(whole, int(path.name), like)
+        expected = {int(path.name): restore(path, like)[0]
                     for path in (whole / "checkpoints").iterdir()}
         files, made = in_order(last), Counter()
         for index in range(n):

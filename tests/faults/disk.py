@@ -1,17 +1,17 @@
-"""A full disk, a limit on the size of files, and a folder that becomes read-only.
+"""Fills the disk, limits the size of files, makes a folder read-only.
 
     python -m tests.faults.disk                     all six cases
     python -m tests.faults.disk --only='limit, later; full disk' --allow-missing=1
 
 Each stops a run of LeNet-5 once from the beginning and once after its first
 checkpoints. The process must end by itself with a code that is not 0 and a line that
-names what could not be written, ten seconds after the fault at the latest; from the
-start, where it may compile first, it is given the time of an undisturbed run beside
-them. With the fault taken away the same command must end as that run. From the start
-the disk has no space at all, later too little for a checkpoint. The full disk is a
-tmpfs, which only root may mount; a case that cannot be tried is a failure unless
---allow-missing=1. For the read-only folder root gives up the right to write to all of
-them. --only takes the cases whose name it is a part of.
+names what could not be written, ten seconds after the fault at the latest. A process
+that meets the fault at its start may compile first, so it also gets the time of an
+undisturbed run. Without the fault the same command must then end as that run. At the
+start the disk has no space at all, later too little for a checkpoint. The full disk is
+a tmpfs, which only root may mount; a case that cannot be tried is a failure unless
+--allow-missing=1. For the read-only folder, root gives up its right to write to every
+folder. --only selects the cases whose names contain it.
 """
 
 import ctypes
@@ -41,7 +41,7 @@ def limit(pid: int) -> None:
 
 
 def fill(path: Path, spare: int) -> None:
-    """A file that takes all that is left of the disk but so many bytes."""
+    """Fills the disk with one file, but for `spare` bytes."""
     with (path.parent / "ballast").open("wb", buffering=0) as file:
         try:
             while True:
@@ -62,7 +62,7 @@ def respect_modes() -> None:
 
 
 def ignore_the_signal() -> None:
-    """SIGXFSZ kills before a word is said; Python ignores it, a fork of it as well."""
+    """Ignores SIGXFSZ, which kills a process before it can report the error."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
 
@@ -111,7 +111,7 @@ class Case:
 
 
 def may_mount(folder: Path) -> bool:
-    """Whether this process may mount a tmpfs."""
+    """Tells whether this process may mount a tmpfs."""
     target = folder / "mount"
     target.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(target)],
@@ -122,8 +122,10 @@ def may_mount(folder: Path) -> bool:
 
 
 def stop_run(case: Case, late: bool) -> dict:
-    """Runs into the fault; the line, and the seconds to the end: from the fault, or
-    from the start of the process, where it compiles first."""
+    """Runs into the fault; returns the line and the seconds to the end.
+
+    They count from the fault, or from the start of a process that compiles first.
+    """
     if not late:
         case.begin()
     begun = time.perf_counter()
@@ -145,7 +147,7 @@ def stop_run(case: Case, late: bool) -> dict:
 
 
 def main(only: str = "") -> dict:
-    """{case: seconds, most seconds, line, newest checkpoint; None where not tried}"""
+    """Returns {case: its figures, or None if it was not tried}."""
     found = {}
     cases = [(name, late) for name in NAMES for late in (False, True)
              if any(part in title(name, late) for part in only.split("; "))]

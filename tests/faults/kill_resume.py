@@ -1,4 +1,4 @@
-"""kill -9 in mid-run, as often as asked for; then the run ends bit for bit alike.
+"""Kills a run by SIGKILL many times; it must still end with the same bits.
 
     python -m tests.faults.kill_resume --kills=100 --seed=0
     python -m tests.faults.kill_resume --kills=20 --only=oneDNN --cache=0
@@ -8,8 +8,8 @@ with adam, an average of the parameters, gradient accumulation, a schedule and
 augmentation; --only names one case for all of them. With --cache=0 each process
 compiles its programs anew. Every second kill waits for a save to be open. After each
 kill the newest checkpoint must have the checksums that the uninterrupted run has at
-that step; the next start must find the folder free and go on from there: it restores
-the arrays only if they have those checksums. In the end state, figures and rows must be
+that step. The next start must find the folder free and resume from there; it restores
+the arrays only if they have those checksums. At the end state, figures and rows must be
 the same.
 """
 
@@ -37,19 +37,19 @@ UNFINISHED = "*orbax-checkpoint-tmp*"
 
 
 def checksums(workdir: Path, step: int) -> dict:
-    """Shape, dtype and CRC-32 of each leaf, as stored with a checkpoint."""
+    """Reads shape, dtype and CRC-32 of each leaf, as stored with a checkpoint."""
     path = workdir / "checkpoints" / str(step) / "integrity" / "data.json"
     return json.loads(path.read_text())
 
 
 def step_checksums(workdir: Path) -> dict[int, dict]:
-    """`checksums` of every checkpoint that is kept."""
+    """Reads the `checksums` of every checkpoint that is kept."""
     return {int(path.name): checksums(workdir, int(path.name))
             for path in step_folders(workdir / "checkpoints")}
 
 
 def newest(workdir: Path) -> int:
-    """The step of the newest whole checkpoint, 0 for none."""
+    """Returns the step of the newest whole checkpoint, 0 for none."""
     return max((int(path.name) for path in step_folders(workdir / "checkpoints")),
                default=0)
 
@@ -83,7 +83,7 @@ def kill_once(workdir: Path, changes: dict, draw: random.Random, folder: Path,
 
 
 def kill_and_resume(name: str, kills: int, draw: random.Random, folder: Path) -> dict:
-    """The counts of one case."""
+    """Kills the run of one case and resumes it; returns the counts."""
     changes = RICH | CASES[name] | {"epochs": max(4, kills)}
     whole, workdir = folder / "whole", folder / "run"
     folder.mkdir()
@@ -110,7 +110,7 @@ def kill_and_resume(name: str, kills: int, draw: random.Random, folder: Path) ->
 
 
 def main(kills: int, seed: int, only: str = "") -> dict:
-    """{case: counts}; `kills` over all cases."""
+    """Divides `kills` among the cases; returns {case: counts}."""
     first, second, *_ = CASES
     shares = {only: kills} if only else {
         first: kills - kills // 2, second: kills // 2}

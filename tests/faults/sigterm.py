@@ -1,14 +1,14 @@
-"""SIGTERM and SIGINT at drawn steps: the step just done is saved, the run goes on.
+"""Sends SIGTERM and SIGINT at drawn steps: the run saves its step and resumes.
 
     python -m tests.faults.sigterm --n=25 --seed=0
 
 Every fifth signal, from the second on, is SIGINT. Each must end the process with 143 or
 130 and one line that names the step, within five seconds. That step must be the one
-that was under way when the signal came, or the next where it came as one ended; its
-checkpoint must have the checksums that an uninterrupted run has there; in the end the
-run must end alike. The run itself saves and logs at the end of an epoch only, so all
-steps that are saved within one were saved for the signal: at least one must be, and
-every fifth.
+that was under way when the signal came, or the next one if it came at the end of a
+step. Its checkpoint must have the checksums of an uninterrupted run at that step, and
+the run must end alike. Without a signal the run saves and logs only at the end of an
+epoch, so steps saved within an epoch were saved for a signal: at least one, and at
+least a fifth of all.
 """
 
 import json
@@ -32,9 +32,9 @@ MOST_SECONDS = 5
 
 
 def slow_steps(done) -> None:
-    """Each takes 50 ms more, so that most of an epoch's time is spent in them.
+    """Makes each step 50 ms longer: most of an epoch's time is then spent in steps.
 
-    done: where each step, before it is made, puts how many have been.
+    done: each step first writes here how many steps came before it.
     """
     compile_training = loop.compile_training
 
@@ -53,8 +53,10 @@ def slow_steps(done) -> None:
 
 def signal_once(workdir: Path, changes: dict, draw: random.Random, folder: Path,
                 number: signal.Signals, steps: int) -> tuple[int, float]:
-    """(step that was saved, seconds to the end) of a run that gets a signal within the
-    next two epochs of so many steps."""
+    """Signals a run within its next two epochs, of `steps` steps each.
+
+    Returns the step that was saved, and the seconds to the end of the process.
+    """
     done = HERE.Value("i", 0)
     target, delay = newest(workdir) + draw.randrange(1, 2 * steps), draw.uniform(0, .15)
     process = start(workdir, changes, folder=folder, before=lambda: slow_steps(done))
@@ -75,13 +77,13 @@ def signal_once(workdir: Path, changes: dict, draw: random.Random, folder: Path,
 
 
 def first_epoch(workdir: Path) -> int:
-    """How many steps an epoch has."""
+    """Reads how many steps an epoch has."""
     rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     return next(row["step"] for row in rows if row["kind"] == "epoch")
 
 
 def main(n: int, seed: int) -> dict:
-    """The counts over `n` signals, all to one run that goes on each time."""
+    """Sends `n` signals to one run, which resumes each time; returns the counts."""
     draw = random.Random(seed)
     changes = CHANGES | {"epochs": 2 * n + 2}
     found, same, within, signals = [], 0, 0, Counter()

@@ -1,19 +1,19 @@
-"""Long and often: what memory grows by, and that files and checkpoints do not grow.
+"""Trains long and often: memory, open files and checkpoints must not grow.
 
     python -m tests.faults.soak --steps=20000 --rounds=200 --seed=0
 
-First a run of the smallest network, then one of LeNet-5, each with a checkpoint every
-50 steps, in a process that is looked at from outside: a state of LeNet-5, with Adam's
-moments, has 723 KB, so that one leaked by every save would show; of the smallest it
-would not, but what orbax and the files of the run hold does. Then `--rounds` times in
-this one process: a run of the smallest network is started, receives SIGTERM after a
-drawn number of rows, and goes on from its checkpoint in the next round. Between rounds
-JAX's caches are emptied, which keep what each run traced of `argmax` (some 100 KB a
-round, in up to 4,096 entries), and glibc's allocator gives back what is free: what
-grows is in use; no state and no array on a device may be alive. Slopes are by least
-squares over the second half. Open files are counted at the same moments, those of a
-save under way among them; the medians of the third and the last quarter are compared,
-so a file left open by every save or round is seen, one now and then is not.
+Two long runs, of the smallest network and of LeNet-5, save a checkpoint every 50 steps
+in a process that is watched from outside. A state of LeNet-5 with Adam's moments has
+723 KB, so one leaked by every save shows. With the smallest network it would not, but
+what orbax or the files of the run hold does. Then, `--rounds` times in this process, a
+run of the smallest network starts, receives SIGTERM after a drawn number of rows, and
+resumes from its checkpoint in the next round. Between rounds JAX's caches are emptied
+(they keep what each run traced of `argmax`, some 100 KB a round, in up to 4,096
+entries), and glibc's allocator gives free memory back: what grows is in use. No state
+and no array on a device may be alive. Slopes are by least squares over the second half.
+Open files, with those of a save under way, are counted at the same moments. The medians
+of the third and the last quarter are compared, which shows a file that every save or
+round leaves open.
 """
 
 import ctypes
@@ -36,7 +36,7 @@ from cnn_jax.training import loop
 from cnn_jax.training.steps import TrainState
 from cnn_jax.workdir.checkpoints import step_folders
 
-STEPS_PER_EPOCH = 1294 // 2  # of the digits' training part
+STEPS_PER_EPOCH = 1294 // 2  # of the digits' training split
 # 583 parameters. In the rounds there is none but it: of a larger network the compiled
 # programs leave more behind than its state would.
 SMALLEST = {"model.name": "ai_edu_colour_cnn", "data.limit": None, "batch_size": 2,
@@ -48,7 +48,7 @@ KB_PER_1000_STEPS, KB_PER_ROUND, FILES, CHECKPOINTS = 2000, 100, 1, 4
 
 
 def memory_kb(pid: int | str) -> int:
-    """Resident memory of a process."""
+    """Reads the resident memory of a process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * resource.getpagesize() // 1024
 
@@ -58,7 +58,7 @@ def open_files(pid: int | str) -> int:
 
 
 def folder_kb(folder: Path) -> int:
-    """Of all files; those that vanish meanwhile do not count."""
+    """Adds up all files; those that vanish meanwhile do not count."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -91,7 +91,7 @@ class Samples:
             *self.rows[-1]), flush=True)
 
     def figures(self) -> dict:
-        """Of the second half."""
+        """Computes the figures of the second half."""
         half = np.array(self.rows[len(self.rows) // 2:], np.float64)
         progress, memory, files, kilobytes, checkpoints = half.T
         slope, _ = np.polyfit(progress, memory, 1)
@@ -105,7 +105,7 @@ class Samples:
 
 
 def long_run(changes: dict, steps: int, folder: Path) -> dict:
-    """One run of so many steps, looked at about a hundred times."""
+    """Trains so many steps and takes about a hundred samples."""
     epochs, samples = -(-steps // STEPS_PER_EPOCH), Samples()
     workdir = folder / changes["model.name"]
     process = start(workdir, changes | {"epochs": epochs}, folder=folder)
@@ -128,7 +128,7 @@ def long_run(changes: dict, steps: int, folder: Path) -> dict:
 
 
 def rounds_in_one_process(rounds: int, draw: random.Random, folder: Path) -> dict:
-    """Starts and stops a run so often; it must have gone on each time."""
+    """Starts and stops a run `rounds` times; it must have advanced each time."""
     workdir, samples, rows, last = folder / "often", Samples(), [0], 0
     append = loop.Recorder.append
 
@@ -171,7 +171,7 @@ def main(steps: int, rounds: int, seed: int) -> dict:
 
 
 def good(figures: dict) -> bool:
-    """Whether nothing grew beyond the bounds."""
+    """Tells whether nothing grew beyond the bounds."""
     *long, often = figures.values()
     files = [after - before for before, after in (
         part["open files, median of the last quarters"] for part in figures.values())]

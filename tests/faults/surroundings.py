@@ -1,4 +1,4 @@
-"""What a run stands on is taken away: it goes on alike, or stops in one line.
+"""Takes away what a run depends on: it ends alike, or stops with one line.
 
     python -m tests.faults.surroundings
     python -m tests.faults.surroundings --only=workdir
@@ -6,8 +6,8 @@
 The wall clock jumps a year ahead, then two back; the folder of the data disappears; the
 TensorBoard folders are deleted; the whole workdir is. The clock is moved by a small
 library that is loaded before all others, which needs Linux and a C compiler: a case
-that cannot be tried is a failure unless --allow-missing=1. --only takes the cases whose
-name it is a part of.
+that cannot be tried is a failure unless --allow-missing=1. --only selects the cases
+whose names contain it.
 """
 
 import functools
@@ -55,7 +55,7 @@ def set_clock(seconds: int) -> None:
 
 
 def saved_at(workdir: Path) -> dict[int, float]:
-    """The time at which each checkpoint says it was made, in years from now."""
+    """Reads when each checkpoint says it was made, in years from now."""
     now, found = time.time(), {}
     for folder in step_folders(workdir / "checkpoints"):
         try:
@@ -68,7 +68,7 @@ def saved_at(workdir: Path) -> dict[int, float]:
 
 @functools.cache
 def undisturbed(folder: Path) -> Path:
-    """The workdir of a run to which nothing happens."""
+    """Trains a run to which nothing happens; returns its workdir."""
     whole = folder / "whole"
     code, _, errors = end(start(whole, CHANGES, folder=folder))
     assert code == 0, errors
@@ -80,7 +80,7 @@ def wait_for_rows(process, workdir: Path, rows: int) -> None:
 
 
 def jumping_clock(folder: Path) -> str:
-    """The newest checkpoints are kept and the best is found, whatever their dates.
+    """Moves the clock: the newest checkpoints are kept, the best is found.
 
     Orbax measures by the wall clock how long a save takes, so one that is open when the
     clock jumps ahead fails: the run stops in a line, and the same command goes on.
@@ -134,7 +134,7 @@ def deleted_events(folder: Path) -> str:
 
 
 def deleted_workdir(folder: Path) -> str:
-    """What is missed first depends on the moment: the line names it."""
+    """Moves the workdir away; the line names what the run misses first."""
     workdir = folder / "gone"
     process = start(workdir, CHANGES, folder=folder)
     wait_for_rows(process, workdir, 20)
@@ -147,7 +147,7 @@ def deleted_workdir(folder: Path) -> str:
 
 
 def deleted_data(folder: Path) -> str:
-    """A run has its data in memory; one that is to go on without them says so."""
+    """Moves the data away: a run has them in memory; the next start names them."""
     changes = CHANGES | picture_folder(folder / "data", ["cat", "dog"], 250) | {
         "epochs": 100}
     code, _, errors = end(start(folder / "whole data", changes, folder=folder))

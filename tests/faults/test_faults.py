@@ -36,7 +36,7 @@ FULL = {
 
 
 def run(name: str, *flags: str) -> dict:
-    """What a fault command found, which it prints as its last line."""
+    """Runs a fault command; returns the figures of its last line."""
     process = start_python("-m", f"tests.faults.{name}", *flags)
     output, errors = process.communicate()
     print(output)
@@ -71,7 +71,7 @@ def test_all_faults(name):
 
 @pytest.mark.slow
 def test_malformed_files_take_less_than_a_gibibyte():
-    """Of memory at the peak, in a process that reads nothing else."""
+    """Measures peak memory, in a process that reads nothing else."""
     process = start_python("-m", "pytest", "-n", "0", "-p", "no:cacheprovider",
                            "tests/data/test_malformed_inputs.py")
     output = process.stdout.read()

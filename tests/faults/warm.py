@@ -1,7 +1,8 @@
-"""What the fault commands share: `main.py` forked from this process, a temporary
-folder with one compilation cache, flags and the last line.
+"""What the fault commands share.
 
-What `tiny_runs` does to a `Popen` works on `Forked`.
+They fork `main.py` from this process, work in a temporary folder with one compilation
+cache, and share their flags and their last line. What `tiny_runs` does to a `Popen`
+works on `Forked`.
 """
 
 import argparse

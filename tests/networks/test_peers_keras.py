@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.support.quick_compile import quick_jit
+from tests.support.quick_compile import mean_loss, quick_jit, sgd_steps
 
 from cnn_jax import networks
 from cnn_jax.layers import Layers
@@ -204,32 +204,12 @@ def carried(shapes, peer, name):
     return jax.tree_util.tree_map_with_path(take, shapes)
 
 
-def loss_of(logits, labels):
-    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
-
-
-def three_steps_ours(model, variables, batches, rate):
-    @quick_jit
-    def step(params, stats, images, labels):
-        def loss(params):
-            logits, after = model.apply({"params": params, "batch_stats": stats},
-                                        images, train=True, mutable=["batch_stats"])
-            return loss_of(logits, labels), after.get("batch_stats", {})
-        grads, stats_after = jax.grad(loss, has_aux=True)(params)
-        return jax.tree.map(lambda p, g: p - rate * g, params, grads), stats_after
-
-    params, stats = variables["params"], variables.get("batch_stats", {})
-    for images, labels in batches:
-        params, stats = step(params, stats, images, labels)
-    return {"params": params, "batch_stats": stats} if stats else {"params": params}
-
-
 def three_steps_keras(peer, batches, rate):
     @quick_jit
     def step(trainable, rest, images, labels):
         def loss(trainable):
             logits, after = peer.stateless_call(trainable, rest, images, training=True)
-            return loss_of(logits, labels), after
+            return mean_loss(logits, labels), after
         grads, after = jax.grad(loss, has_aux=True)(trainable)
         return [p - rate * g for p, g in zip(trainable, grads)], after
 
@@ -271,7 +251,7 @@ def test_logits_and_training_equal_keras(peer_name, odd):
     assert np.abs(ours - theirs).max() <= 1e-9 * theirs.std()
     if odd or peer_name in LOGITS_ALONE:
         return  # training is compared once, on the even size
-    trained = three_steps_ours(model, variables, batches, 1e-4)
+    trained = sgd_steps(model, variables, batches, 1e-4)
     three_steps_keras(peer, batches, 1e-4)
     expected = carried(shapes, peer, layer_name)
     for (path, a), b, before in zip(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.support.quick_compile import quick_jit
+from tests.support.quick_compile import quick_jit, sgd_steps
 
 from cnn_jax import networks
 from cnn_jax.layers import Layers
@@ -129,30 +129,6 @@ def drawn(shapes):
     return jax.tree_util.tree_map_with_path(value, shapes)
 
 
-def steps_of_ours(model, variables, batches, rate):
-    def loss_of(logits, labels):
-        picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)
-        return -picked.mean()
-
-    @quick_jit
-    def step(params, stats, images, labels):
-        def loss(params):
-            logits, after = model.apply(
-                {"params": params, "batch_stats": stats}, images, train=True,
-                mutable=["batch_stats", "aux_logits"])
-            total = loss_of(logits, labels) + sum(
-                0.3 * loss_of(aux, labels)
-                for aux in jax.tree.leaves(after.get("aux_logits", {})))
-            return total, after.get("batch_stats", {})
-        grads, stats_after = jax.grad(loss, has_aux=True)(params)
-        return jax.tree.map(lambda p, g: p - rate * g, params, grads), stats_after
-
-    params, stats = variables["params"], variables.get("batch_stats", {})
-    for images, labels in batches:
-        params, stats = step(params, stats, images, labels)
-    return {"params": params, "batch_stats": stats} if stats else {"params": params}
-
-
 def steps_of_torch(t, theirs, arguments, batches, rate):
     t.training = True
     optimizer = torch.optim.SGD(t.parameters(), lr=rate)
@@ -194,7 +170,7 @@ def test_logits_and_training_equal_torch(case, odd):
         assert np.abs(ours - expected).max() <= 1e-9 * expected.std()
         if odd or case in LOGITS_ALONE:
             return  # training is compared once, on the even size
-        trained = steps_of_ours(model, variables, batches, 1e-4)
+        trained = sgd_steps(model, variables, batches, 1e-4)
         steps_of_torch(t, theirs, arguments, batches, 1e-4)
         for path, value in jax.tree_util.tree_leaves_with_path(trained):
             key = tuple(part.key for part in path)
