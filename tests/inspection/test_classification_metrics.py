@@ -107,12 +107,18 @@ def test_the_most_confident_mistakes_come_first_and_ties_in_order():
                          ids=["one class", "several"])
 def test_metrics_come_back_from_their_file(tmp_path, found):
     ours.save(found, tmp_path)
-    theirs = ours.load(tmp_path)
-    for name, value in found._asdict().items():
-        np.testing.assert_array_equal(getattr(theirs, name), value, err_msg=name)
-    written = json.loads((tmp_path / ours.FILE).read_text())
-    assert written["classes"][2]["precision"] is None  # JSON knows no NaN
-    assert written["classes"][0]["class"] == found.class_names[0]
+    file = ours.load(tmp_path)
+    for name in ("split", "step", "unit", "examples", "right"):
+        assert getattr(file, name) == getattr(found, name)
+    assert file.calibration_error == ours.calibration_error(found.bins)
+    np.testing.assert_array_equal(file.bins, found.bins)
+    np.testing.assert_array_equal(file.confusion, found.confusion)
+    scores = ours.class_scores(found.counts)
+    assert file.mean["f1"] == ours.mean_known(scores["f1"])
+    for i, row in enumerate(file.classes):
+        assert (row.name, row.examples) == (found.class_names[i], scores["examples"][i])
+        np.testing.assert_equal(np.array(row.f1, float), scores["f1"][i])
+    assert file.classes[2].precision is None  # JSON has no NaN
     assert ours.load(tmp_path / "nowhere") is None
 
 

@@ -2,12 +2,11 @@
 
 import pytest
 from tests.support.browser import DESK, OVERFLOW, PHONE, opened
-from tests.support.made_runs import DIGITS, made_run
+from tests.support.made_runs import DIGITS, made_metrics, made_run
 
 from cnn_jax.inspection.draw import classification_metrics as drawn_metrics
 from cnn_jax.inspection.draw.activation_stats import draw_dead
 from cnn_jax.inspection.draw.picture import write
-from cnn_jax.inspection.explain.classification_metrics import load
 from cnn_jax.inspection.pages import compare, report
 
 # Every picture: [naturalWidth, alt, its width on the page, that of its paper].
@@ -68,7 +67,7 @@ def pages(tmp_path_factory):
 
 def record_pictures(workdir) -> int:
     """Pictures of several shapes in a workdir; returns how many."""
-    found = load(workdir)
+    found = made_metrics(90, DIGITS, 24)
     wide = draw_dead({"layer": found.confusion[0] > 0}, "3 images")
     wide.figure.set_size_inches(14, 3)
     pictures = [drawn_metrics.draw_confusion(found),

@@ -9,8 +9,8 @@ from cnn_jax.inspection.draw.drawing import fit, fold, legend, new_figure, show
 from cnn_jax.inspection.draw.overlays import draw_panels, name_panels, panels
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.explain.classification_metrics import (
-    ClassificationMetrics, calibration_error, class_scores, confident_mistakes,
-    image_ious, measure, measure_multilabel)
+    ClassificationMetrics, MetricsFile, calibration_error, class_scores,
+    confident_mistakes, image_ious, measure, measure_multilabel)
 from cnn_jax.inspection.inspected_run import InspectedRun
 
 MISTAKES, COLUMNS = 12, 3
@@ -89,20 +89,20 @@ def short(count: int) -> str:
     return f"{count / 1e3:.0f}k" if count < 10**6 else f"{count / 1e6:.3g}M"
 
 
-def describe_right(metrics: ClassificationMetrics) -> str:
+def describe_right(metrics: ClassificationMetrics | MetricsFile) -> str:
     """Returns '351 of 359 images of the test split are right'."""
     return (f"{metrics.right:,} of {metrics.examples:,} {metrics.unit}s of the "
             f"{metrics.split} split are right"
             + (" in every class" if metrics.confusion is None else ""))
 
 
-def describe_confusion(metrics: ClassificationMetrics, most: int = 3) -> str:
+def describe_confusion(metrics: ClassificationMetrics) -> str:
     """Returns '351 of 359 images are right. Most frequent mistakes: 8 as 1 (3), ...'.
     """
     table, names = metrics.confusion, metrics.class_names
     assert table is not None
     wrong = table - np.diag(np.diag(table))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:3]
     pairs = zip(*np.unravel_index(order, wrong.shape))
     mistakes = [f"{names[i]} as {names[j]} ({wrong[i, j]:,})" for i, j in pairs
                 if wrong[i, j]]

@@ -85,20 +85,15 @@ def legend(figure: Figure, class_names: Sequence[str]) -> None:
         loc="outside lower center", ncols=min(6, len(class_names)), fontsize=8)
 
 
-def signed(axes: Axes, values: np.ndarray, limit: float | None = None) -> AxesImage:
-    """Draws [H, W] in red above and blue below 0.
-
-    limit: the |value| of the darkest colour; by default the largest one.
-    """
-    limit = limit or float(np.abs(values).max()) or 1.0
+def signed(axes: Axes, values: np.ndarray, limit: float) -> AxesImage:
+    """Draws [H, W] in red above and blue below 0; |limit| has the darkest colour."""
     return axes.imshow(values, cmap=SIGNED, vmin=-limit, vmax=limit,
                        interpolation="nearest")
 
 
-def outliers_cut(values: np.ndarray, percent: float = 99.0) -> float:
+def robust_limit(values: np.ndarray) -> float:
     """Returns a limit for `signed` that single pixels do not decide."""
-    limit = np.percentile(np.abs(values), percent)
-    return float(limit or np.abs(values).max())
+    return float(np.percentile(np.abs(values), 99) or np.abs(values).max() or 1)
 
 
 def heat(axes: Axes, values: np.ndarray, high: float | None = None,
@@ -164,8 +159,8 @@ def above(figure: Figure, text: str) -> None:
     figure.suptitle(plain(textwrap.fill(text, width)), fontsize=8)
 
 
-def beside(axes: Axes, text: str, width: int = 14, size: int = 8) -> None:
+def beside(axes: Axes, text: str, width: int = 14) -> None:
     """Sets a label to the left of a row."""
     lines = [textwrap.fill(line, width) for line in text.split("\n")]
     axes.set_ylabel(plain("\n".join(lines)), rotation=0, ha="right", va="center",
-                    fontsize=size)
+                    fontsize=8)

@@ -41,7 +41,7 @@ def saliency(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
             if name == "grad_cam":
                 drawing.heat_over(axis, pixels, values[row])
             else:
-                drawing.signed(axis, values[row], drawing.outliers_cut(values[row]))
+                drawing.signed(axis, values[row], drawing.robust_limit(values[row]))
     axes[0, 0].set_title("image", fontsize=9)
     for axis, name in zip(axes[0, 1:], maps):
         axis.set_title(METHODS[name], fontsize=9)

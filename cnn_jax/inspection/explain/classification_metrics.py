@@ -148,7 +148,7 @@ def image_ious(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
 
 class ClassRow(msgspec.Struct, rename={"name": "class"}):
-    """The scores of one class in the file; null for 0 / 0."""
+    """The scores of one class in the file; None for 0 / 0."""
 
     name: str
     examples: int
@@ -178,7 +178,7 @@ class MetricsFile(msgspec.Struct):
 
 
 def save(metrics: ClassificationMetrics, workdir: Path) -> None:
-    """Writes the counts and, for people, the scores that follow from them."""
+    """Writes the counts and the scores that follow from them."""
     scores = class_scores(metrics.counts)
     scores["average_precision"] = (
         np.full(len(metrics.counts), np.nan) if metrics.average_precision is None
@@ -199,19 +199,8 @@ def number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def load(workdir: Path) -> ClassificationMetrics | None:
+def load(workdir: Path) -> MetricsFile | None:
     """Reads what `save` wrote; None where nothing has been measured."""
-    if not (workdir / FILE).exists():
-        return None
-    file = read_json(workdir / FILE, MetricsFile,
-                     "delete it, then --mode=inspect measures again")
-    rows = file.classes
-    return ClassificationMetrics(
-        file.split, file.step, file.unit, tuple(row.name for row in rows),
-        file.examples, file.right,
-        np.array([(row.true_positives, row.false_positives, row.false_negatives)
-                  for row in rows], np.int64),
-        np.array(file.bins, np.float64),
-        None if file.confusion is None else np.array(file.confusion, np.int64),
-        None if file.confusion is not None else np.array(
-            [row.average_precision for row in rows], np.float64))
+    return (read_json(workdir / FILE, MetricsFile,
+                      "delete it, then --mode=inspect measures again")
+            if (workdir / FILE).exists() else None)

@@ -4,7 +4,6 @@ Runs whose configs differ only in the seed form a group; the spread of a group i
 its seeds. The page is one file, like report.html.
 """
 
-import math
 import string
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ from cnn_jax.files import write_atomically
 from cnn_jax.inspection.draw.drawing import fit, new_figure
 from cnn_jax.inspection.draw.learning_curves import CURVES, SPLITS, capitalized
 from cnn_jax.inspection.draw.picture import Picture
-from cnn_jax.inspection.explain.classification_metrics import class_scores
 from cnn_jax.inspection.pages.record import Record, fields, read_record
 from cnn_jax.inspection.pages.rendering import Table, drawn, render
 from cnn_jax.inspection.pages.report import text
@@ -230,18 +228,18 @@ def class_table(groups: Sequence[Group]) -> Table | None:
     None unless every group has been measured on the same classes and the same split.
     """
     metrics = [[run.metrics for run in group.runs if run.metrics] for group in groups]
-    facts = {(found.class_names, found.split) for group in metrics for found in group}
+    facts = {(tuple(row.name for row in found.classes), found.split)
+             for group in metrics for found in group}
     if not all(metrics) or len(facts) > 1:
         return None
     (names, split), = facts
-    scores = [[class_scores(found.counts)["f1"] for found in group]
-              for group in metrics]
+    f1 = [[[found.classes[i].f1 for found in group] for group in metrics]
+          for i in range(len(names))]
     return Table(
         f"F1 of every class on the {split} split",
         ("class", *(f"group {group.letter}" for group in groups)),
-        [(name, *(in_words([float(f1[i]) for f1 in group if not math.isnan(f1[i])],
-                           ".3f") for group in scores))
-         for i, name in enumerate(names)], words=1)
+        [(name, *(in_words([value for value in values if value is not None], ".3f")
+                  for values in row)) for name, row in zip(names, f1)], words=1)
 
 
 def draw_curves(groups: Sequence[Group], names: Sequence[str]) -> list[Picture]:

@@ -27,7 +27,7 @@ class Record(NamedTuple):
     history: list[Row]       # one row for each epoch
     results: Results | None  # None until the run has ended
     summary: Summary | None  # the layer table
-    metrics: classification_metrics.ClassificationMetrics | None
+    metrics: classification_metrics.MetricsFile | None
 
     @property
     def name(self) -> str:

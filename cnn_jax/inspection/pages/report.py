@@ -12,8 +12,7 @@ from cnn_jax.files import write_atomically
 from cnn_jax.inspection.draw.classification_metrics import describe_right
 from cnn_jax.inspection.draw.learning_curves import CURVES, capitalized, curves
 from cnn_jax.inspection.draw.picture import read_index
-from cnn_jax.inspection.explain.classification_metrics import (
-    ClassificationMetrics, calibration_error, class_scores, mean_known)
+from cnn_jax.inspection.explain.classification_metrics import MetricsFile
 from cnn_jax.inspection.pages.record import Record, fields, read_record
 from cnn_jax.inspection.pages.rendering import Table, drawn, render, stored
 from cnn_jax.networks.summary_files import Summary
@@ -165,38 +164,36 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def describe_metrics(metrics: ClassificationMetrics, best_step: int | None) -> str:
+def describe_metrics(metrics: MetricsFile, best_step: int | None) -> str:
     """Says how many examples are right, and how well calibrated the network is."""
     stale = ("" if metrics.step == best_step else
              f" These figures are from step {metrics.step}, which is not the best "
              "checkpoint.")
     return (f"{describe_right(metrics)} ({metrics.right / metrics.examples:.2%}). The "
             "expected calibration error is "
-            f"{calibration_error(metrics.bins):.4f}.{stale}")
+            f"{metrics.calibration_error:.4f}.{stale}")
 
 
-def score_table(metrics: ClassificationMetrics) -> Table:
+def score_table(metrics: MetricsFile) -> Table:
     """Makes a row for each class with its scores, and a last row with their means."""
-    scores = class_scores(metrics.counts)
-    columns = {"precision": scores["precision"], "recall": scores["recall"],
-               "F1": scores["f1"]}
+    scores = {"precision": "precision", "recall": "recall", "f1": "F1"}
     if metrics.unit == "pixel":
-        columns["IoU"] = scores["iou"]
-    if metrics.average_precision is not None:
-        columns["AP"] = metrics.average_precision
+        scores["iou"] = "IoU"
+    if metrics.confusion is None:
+        scores["average_precision"] = "AP"
     return Table(
         f"Every class on the {metrics.split} split",
-        ("class", f"{metrics.unit}s", *columns),
-        [(name, f"{scores['examples'][i]:,}",
-          *(share(values[i]) for values in columns.values()))
-         for i, name in enumerate(metrics.class_names)], words=1,
+        ("class", f"{metrics.unit}s", *scores.values()),
+        [(row.name, f"{row.examples:,}",
+          *(share(getattr(row, score)) for score in scores))
+         for row in metrics.classes], words=1,
         last=("mean", f"{metrics.examples:,}",
-              *(share(mean_known(values)) for values in columns.values())))
+              *(share(metrics.mean[score]) for score in scores)))
 
 
-def share(value: float) -> str:
+def share(value: float | None) -> str:
     """Formats a share with three digits; a dash stands for 0 / 0."""
-    return "-" if math.isnan(value) else f"{value:.3f}"
+    return "-" if value is None else f"{value:.3f}"
 
 
 def describe_network(summary: Summary) -> str:
