@@ -15,9 +15,9 @@ from cnn_jax.native import library
 jax.config.update("jax_numpy_rank_promotion", "raise")
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
-# What hypothesis draws is the same in each run.
-settings.register_profile("the same", derandomize=True)
-settings.load_profile("the same")
+# Hypothesis draws the same examples in each run.
+settings.register_profile("reproducible", derandomize=True)
+settings.load_profile("reproducible")
 
 
 @pytest.fixture
@@ -33,11 +33,11 @@ def cache_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compiled_once(cache_folder):
-    """Each program is compiled once a session and without LLVM's optimisations, in this
-    process and in those it starts.
+    """Compiles each program once per session and without LLVM's optimisations.
 
-    Compiling is nearly all of a tiny run's time. Only the files that ask for this
-    fixture get it: `pytestmark = pytest.mark.usefixtures("compiled_once")`.
+    This holds in this process and in those that it starts. Compiling takes nearly all
+    of a tiny run's time. Only files with
+    `pytestmark = pytest.mark.usefixtures("compiled_once")` use this fixture.
     """
     settings = {"jax_disable_most_optimizations": True,
                 "jax_compilation_cache_dir": str(cache_folder),

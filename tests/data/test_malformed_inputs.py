@@ -112,12 +112,6 @@ def test_a_folder_whose_name_cannot_be_printed(root):
     refused(load, root, r"'b\x1b[2J\n'")
 
 
-def test_a_cache_in_the_home_of_nobody(root, monkeypatch):
-    monkeypatch.setenv("CNN_JAX_CACHE", "~nosuchuser/x")
-    with pytest.raises(InputError, match="CNN_JAX_CACHE is '~nosuchuser/x'"):
-        load(root)
-
-
 def test_pictures_that_would_not_fit_into_memory(root, monkeypatch):
     """Before room is made for them: one file may have many names."""
     monkeypatch.setattr(images, "MAX_BYTES", 20 * 4 * 4 - 1)

@@ -31,7 +31,7 @@ from cnn_jax.training.recipe import abstract_state
 CHANGES = {"model.name": "lenet5", "epochs": 3}
 # A refusal names the leaf, or the part of the checkpoint that has it; in a line.
 PART = re.compile(r"leaf \S+|state/\S+|meta|integrity|metrics|METADATA")
-MOST_LETTERS = 600
+MOST_LETTERS = 700
 EVERY = 16  # named damages: one of them is followed by a whole run
 
 

@@ -14,7 +14,7 @@ from configs import default
 
 
 def inspect_settings(**changes: Any) -> ConfigDict:
-    """The `inspect` part of a config, with changes."""
+    """Makes the `inspect` section of a config, with changes."""
     settings = default.get_config().inspect
     with settings.unlocked():
         settings.update(changes)

@@ -58,8 +58,8 @@ def assert_written_once(workdir, epochs: int) -> None:
             (workdir / "metrics.jsonl").read_text().splitlines()]
     found = [row["epoch"] for row in rows if row["kind"] == "epoch"]
     assert found == list(range(1, epochs + 1))
-    for part in ("train", "validation"):
-        assert len(list((workdir / part).iterdir())) == 1
+    for split in ("train", "validation"):
+        assert len(list((workdir / split).iterdir())) == 1
     assert len(list((workdir / "checkpoints").iterdir())) == epochs
     assert len((workdir / "history.csv").read_text().splitlines()) == epochs + 1
 

@@ -1,4 +1,4 @@
-"""Exact resume: a run that goes on from a checkpoint ends bit for bit as one that was
+"""Exact resume: a run that resumes from a checkpoint ends bit for bit as one that was
 not stopped. `tests/faults/test_faults.py` kills and stops real processes.
 
 The runs have batch norm, dropout, augmentation, an average of the parameters, gradient

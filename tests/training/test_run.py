@@ -102,12 +102,12 @@ def test_history_and_metrics_have_each_epoch_once(taught):
 def test_tensorboard_reads_the_events(taught):
     workdir, _ = taught
     rows = [row for row in read_rows(workdir) if row["kind"] == "epoch"]
-    found = {part: scalars(workdir / part) for part in ("train", "validation")}
+    found = {split: scalars(workdir / split) for split in ("train", "validation")}
     assert set(found["train"]) == set(found["validation"]) == {
         "loss", "accuracy", "learning_rate", "images_per_second"}
-    for part, prefix in (("train", ""), ("validation", "val_")):
+    for split, prefix in (("train", ""), ("validation", "val_")):
         for tag in ("loss", "accuracy"):
-            assert found[part][tag] == [
+            assert found[split][tag] == [
                 (row["step"], pytest.approx(row[prefix + tag])) for row in rows]
 
 
@@ -193,16 +193,16 @@ def test_json_that_was_changed_is_refused(taught, tmp_path, name, old, new, word
 
 # Evaluation, against plain NumPy
 
-def numpy_figures(found, part) -> dict:
-    """Mean cross-entropy and accuracy over a part, in float64."""
+def numpy_figures(found, examples) -> dict:
+    """Computes mean cross-entropy and accuracy of a split, in float64."""
     logits = np.asarray(found.network.apply(
-        found.variables, scale(part.images, found.info.scaling), train=False),
+        found.variables, scale(examples.images, found.info.scaling), train=False),
         np.float64)
     top = logits.max(1, keepdims=True)
     log_sum = np.log(np.exp(logits - top).sum(1)) + top[:, 0]
-    losses = log_sum - logits[np.arange(len(logits)), part.labels]
+    losses = log_sum - logits[np.arange(len(logits)), examples.labels]
     return {"loss": losses.mean(), "examples": len(losses),
-            "accuracy": (logits.argmax(1) == part.labels).mean()}
+            "accuracy": (logits.argmax(1) == examples.labels).mean()}
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100, 1000])
@@ -217,13 +217,13 @@ def test_evaluation_counts_every_example_once(taught, batch_size, monkeypatch, c
     monkeypatch.setattr(console, "QUIET_SECONDS", -1.0)
     evaluate = compile_evaluation(recipe, placement, state, examples,
                                   split_ranges, batch_size, console.Reporter())
-    for part in ("validation", "test"):
-        expected = numpy_figures(found, getattr(dataset, part))
-        assert evaluate(state, part) == {
+    for split in ("validation", "test"):
+        expected = numpy_figures(found, getattr(dataset, split))
+        assert evaluate(state, split) == {
             "loss": pytest.approx(expected["loss"], rel=1e-6),
             "accuracy": expected["accuracy"], "examples": expected["examples"]}
         batches = -(-expected["examples"] // batch_size)
-        assert (f"evaluating {part} - step {batches - 1}/{batches} - batches of "
+        assert (f"evaluating {split} - step {batches - 1}/{batches} - batches of "
                 f"{batch_size}") in capsys.readouterr().out
 
 
@@ -241,7 +241,7 @@ def test_eval_scores_the_best_checkpoint(taught, capsys):
 
 
 def write_pictures(folder) -> list[tuple[str, int]]:
-    """Digits of the test part as PNG files of many kinds: (path, label) of each."""
+    """Writes test digits as PNG files of many kinds; returns (path, label) of each."""
     dataset, _, _ = prepare(tiny())
     kinds = {"grey": ("L", (8, 8)), "large": ("L", (61, 40)), "deep": ("I;16", (8, 8)),
              "colour": ("RGB", (32, 32)), "alpha": ("RGBA", (24, 24)),

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tests.support.tiny_runs import assert_same_bits, end, prepare, start_python, tiny
+from tests.support.tiny_runs import assert_same_bits, prepare, tiny
 
 from cnn_jax import training
 from cnn_jax.errors import InputError, RunError
@@ -127,12 +127,6 @@ def test_the_best_is_never_deleted(tmp_path):
             checkpoints.save(example_state(step), found)
     assert steps_in(folder) == [8, 9]
     assert best_checkpoint(tmp_path, "val_accuracy")[0] == folder / "8"
-
-
-def test_of_equal_scores_the_earlier_epoch_is_best(tmp_path):
-    save_all(tmp_path / "checkpoints", {10: 0.5, 20: 0.9, 30: 0.9, 40: 0.9, 50: 0.9})
-    assert steps_in(tmp_path / "checkpoints") == [20, 40, 50]
-    assert best_checkpoint(tmp_path, "val_accuracy")[0].name == "20"
 
 
 @pytest.mark.parametrize("files", [0, 1, 5, 1000])
@@ -325,32 +319,6 @@ def test_an_empty_step_folder_is_named(saved):
         with pytest.raises(RunError, match=f"checkpoint {where} is damaged: "
                                            f"{where / 'meta/data.json'} is missing"):
             read(saved, step=step)
-
-
-def test_what_orbax_s_threads_meet_too_late_is_not_told(tmp_path):
-    """As when a save has timed out: they log what they hand to who waits for them."""
-    code = """
-import sys
-from absl import logging
-from cnn_jax.workdir.checkpoints import Checkpoints
-from orbax.checkpoint._src.futures.future import _SignalingThread
-def fail():
-    raise RuntimeError('too late')
-with Checkpoints(sys.argv[1], 'loss'):
-    pass
-thread = _SignalingThread(target=fail, send_signals=[], receive_signals=[],
-                          timeout_secs=10)
-thread.start()
-try:
-    thread.join()
-except RuntimeError as error:
-    print(error)
-logging.error('another')
-"""
-    code, output, errors = end(start_python("-c", code, tmp_path))
-    assert (code, output) == (0, "too late\n"), errors
-    line, = [line for line in errors.splitlines() if not line.startswith("WARNING")]
-    assert line.endswith("another")
 
 
 # As a user sees it

@@ -10,7 +10,7 @@ from flax import serialization, traverse_util
 from orbax.checkpoint import v1 as ocp
 
 from cnn_jax.errors import InputError, RunError
-from cnn_jax.files import read_json
+from cnn_jax.files import T, read_json
 from cnn_jax.workdir.checkpoints.integrity import Leaf, compare, measure
 from cnn_jax.workdir.checkpoints.orbax_errors import (first_line, ignore_late_answers,
                                                       without_log)
@@ -18,7 +18,7 @@ from cnn_jax.workdir.progress import Progress
 
 
 class Damaged(Exception):
-    """Raised for what is wrong in a checkpoint; the caller adds the folder."""
+    """Raised for damage in a state; `restore` adds the folder and what to do."""
 
 
 def step_folders(directory: Path) -> list[Path]:
@@ -37,19 +37,20 @@ def restore(folder: Path, like: Any = None) -> tuple[Any, Progress]:
     Raises InputError for a structure that differs from that of `like`, RunError for
     damage.
     """
+    progress = read_progress(folder)
+    expected = _read_item(folder, "integrity", dict[str, Leaf])
     try:
-        progress = _read_part(folder, "meta", Progress)
-        expected = _read_part(folder, "integrity", dict[str, Leaf])
         tree = _load(folder, expected)
         for path, leaf in measure(tree).items():
             if leaf != expected[path]:
                 raise Damaged(f"leaf {path} does not match its stored checksum")
-        for part, step in (("meta", progress.step), ("state", tree.get("step"))):
+        for item, step in (("meta", progress.step), ("state", tree.get("step"))):
             if step is not None and str(int(step)) != folder.name:
-                raise Damaged(f"{part} is from step {int(step)}: the folder was copied "
+                raise Damaged(f"{item} is from step {int(step)}: the folder was copied "
                               "or renamed")
     except Damaged as error:
-        raise damage(folder, error) from error
+        raise RunError(f"checkpoint {folder} is damaged: {error}; {advice(folder)}"
+                       ) from error
     if like is None:
         return tree, progress
     # Compared only when verified, since a damaged `expected` says nothing about `like`.
@@ -60,15 +61,7 @@ def restore(folder: Path, like: Any = None) -> tuple[Any, Progress]:
 
 def read_progress(folder: Path) -> Progress:
     """Reads only the progress. Raises RunError for damage."""
-    try:
-        return _read_part(folder, "meta", Progress)
-    except Damaged as error:
-        raise damage(folder, error) from error
-
-
-def damage(folder: Path, error: Damaged) -> RunError:
-    """Says which checkpoint is damaged, how, and what to do."""
-    return RunError(f"checkpoint {folder} is damaged: {error}; {advice(folder)}")
+    return _read_item(folder, "meta", Progress)
 
 
 def advice(folder: Path) -> str:
@@ -81,11 +74,12 @@ def advice(folder: Path) -> str:
     return f"delete or move {folder} to {older[-1] if older else 'train again'}"
 
 
-def _read_part(folder: Path, part: str, kind: Any) -> Any:
+def _read_item(folder: Path, item: str, kind: type[T]) -> T:
+    """Reads a JSON item of a checkpoint. Raises RunError for damage."""
     try:
-        return read_json(folder / part / "data.json", kind, "it is no such part")
+        return read_json(folder / item / "data.json", kind, advice(folder))
     except InputError as error:
-        raise Damaged(str(error).removesuffix(": it is no such part")) from error
+        raise RunError(f"checkpoint {folder} is damaged: {error}") from error
 
 
 def _load(folder: Path, expected: dict[str, Leaf]) -> dict[str, Any]:
@@ -106,10 +100,10 @@ def _load(folder: Path, expected: dict[str, Leaf]) -> dict[str, Any]:
         # Orbax's own error prints the whole target; the chained one says why.
         why = error.__cause__ or error
         named = re.search(r"checkpointable: (\w+)", str(error))
-        part = named[1] if named else "a file"
+        item = named[1] if named else "a file"
         if not re.search("tensorstore|OCDBT|/", str(why), re.IGNORECASE):
-            part += "/_METADATA"  # the only file that orbax parses itself
-        raise Damaged(f"{part} cannot be read: {type(why).__name__}: {first_line(why)}"
+            item += "/_METADATA"  # the only file that orbax parses itself
+        raise Damaged(f"{item} cannot be read: {type(why).__name__}: {first_line(why)}"
                       ) from error
 
 
