@@ -269,13 +269,6 @@ def test_separable_convolution_is_its_two_parts():
     np.testing.assert_allclose(module.apply({"params": params}, IMAGES), y, atol=1e-4)
 
 
-def test_depthwise_block():
-    module = ConvNormAct(0, groups=-1, layers=Layers())
-    y, after = run(module, IMAGES, train=True)
-    assert y.shape == IMAGES.shape
-    assert after["batch_stats"]["bn"]["mean"].shape == (3,)
-
-
 def test_sparse_convolution_reads_its_sources_only():
     module = SparseConv(2, ((0, 0), (2, 0), (1, 1)), (2, 2))
     variables = module.init(jax.random.key(0), IMAGES)
@@ -294,12 +287,3 @@ def test_trainable_subsampling():
     params = {"scale": jnp.array([0.5]), "bias": jnp.array([1.0])}
     y = Subsampling().apply({"params": params}, x)
     np.testing.assert_allclose(y[0, :, :, 0], [[6, 10], [22, 26]])
-
-
-def test_bfloat16_computes_with_float32_parameters():
-    module = ConvNormAct(4, layers=Layers(dtype="bfloat16"))
-    y, after = run(module, IMAGES, train=True)
-    assert y.dtype == jnp.bfloat16
-    params = module.init(jax.random.key(0), IMAGES, train=True)
-    assert {leaf.dtype for leaf in jax.tree.leaves((params, after))} == {
-        jnp.dtype("float32")}

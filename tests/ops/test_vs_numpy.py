@@ -206,22 +206,3 @@ def test_global_pooling_by_hand():
     np.testing.assert_array_equal(dx[0], [[[0, 3], [2, 0]], [[0, 0], [0, 0]]])
     dx, = jax.vjp(ops.global_avg_pool, x)[1](jnp.array([[4., 8.]]))
     np.testing.assert_array_equal(dx[0], np.tile([1., 2.], (2, 2, 1)))
-
-
-# The head.
-
-
-def test_dense_and_cross_entropy_by_hand():
-    x, w = jnp.array([[1., 2.]]), jnp.array([[1., 0., 3.], [0., 1., -1.]])
-    y = ops.dense(x, w, jnp.array([10., 20., 30.]))
-    np.testing.assert_array_equal(y, [[11, 22, 31]])
-    logits = jnp.log(jnp.array([[1., 2., 5.], [4., 4., 8.]]))
-    loss, vjp = jax.vjp(lambda z: ops.softmax_cross_entropy(z, jnp.array([1, 2])),
-                        logits)
-    np.testing.assert_allclose(loss, [np.log(4), np.log(2)], rtol=1e-6)
-    dz, = vjp(jnp.array([1., 2.]))
-    np.testing.assert_allclose(dz, [[.125, -.75, .625], [.5, .5, -1]], atol=1e-6)
-    soft = jnp.array([[.5, .5, 0.], [.1, .1, .8]])
-    loss = ops.softmax_cross_entropy(logits, soft)
-    expected = -(np.asarray(soft) * np.log([[1/8, 2/8, 5/8], [.25, .25, .5]])).sum(-1)
-    np.testing.assert_allclose(loss, expected, rtol=1e-6)
