@@ -69,17 +69,17 @@ def predict(request: Request) -> None:
         raise InputError(f"--output={request.output} is only for runs that predict a "
                          f"class for each pixel, but {workdir} predicts classes of "
                          "pictures")
-    found = predictions.predict(workdir, request.paths, request.top, request.invert)
+    answers = predictions.predict(workdir, request.paths, request.top, request.invert)
     picture = None
     if task.unit == "pixel":
         with spinner("drawing"):
-            picture = predictions.draw_predictions(found, workdir)
+            picture = predictions.draw_predictions(answers, workdir)
             save(picture, path)
     if request.json:
         print(json.dumps([predictions.as_json(prediction, task)
-                          for prediction in found], indent=2))
+                          for prediction in answers], indent=2))
         return
-    for prediction in found:
+    for prediction in answers:
         print(predictions.as_line(prediction))
     if picture is not None:
         print(f"{path}: {picture.title}")

@@ -77,8 +77,8 @@ def load(source: str) -> ConfigDict:
             cause = error.__context__  # what ml_collections put into its own text
         if isinstance(cause, InputError):
             raise cause from error
-        words = str(cause.args[0] if cause.args else cause) or type(cause).__name__
-        raise InputError(f"--config={source} failed: {words.strip()[:200]}") from error
+        reason = str(cause.args[0] if cause.args else cause) or type(cause).__name__
+        raise InputError(f"--config={source} failed: {reason.strip()[:200]}") from error
 
 
 def configs_beside(source: str) -> str:

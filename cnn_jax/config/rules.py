@@ -32,10 +32,10 @@ def number(low: float, high: float = math.inf, open_low: bool = False,
                 and math.isfinite(value)
                 and (low < value if open_low else low <= value)
                 and (value < high if open_high else value <= high))
-    words = f"a finite number {'>' if open_low else '>='} {low:g}"
+    allowed = f"a finite number {'>' if open_low else '>='} {low:g}"
     if high < math.inf:
-        words += f" and {'<' if open_high else '<='} {high:g}"
-    return Rule(holds, words, float)
+        allowed += f" and {'<' if open_high else '<='} {high:g}"
+    return Rule(holds, allowed, float)
 
 
 def one_of(names: Iterable[str]) -> Rule:

@@ -131,9 +131,9 @@ def draw_test_images(workdir: Path, config: ConfigDict | None = None) -> Picture
     check_same_data(workdir, describe(dataset, config.data.scaling))
     images, truth = dataset.test.take(slice(TEST_ROWS))
     _, predicted = prediction_program(run, len(images))(images)
-    words = f"the first {len(images)} of {len(dataset.test.labels):,} test images"
+    title = f"the first {len(images)} of {len(dataset.test.labels):,} test images"
     return overlays(
-        images, predicted, dataset.class_names, words,
-        f"{workdir.name}, step {run.step}: {words}. IoU: mean over the classes in the "
+        images, predicted, dataset.class_names, title,
+        f"{workdir.name}, step {run.step}: {title}. IoU: mean over the classes in the "
         "image or its prediction.",
         [f"IoU {iou:.2f}" for iou in image_ious(truth, predicted)], truth)

@@ -60,7 +60,7 @@ def own_folder() -> Path:
 
 def from_wheels() -> OneDNN:
     """Finds the oneDNN of pip: one package has the headers, one the library."""
-    found = []
+    located = []
     for wheel, name in zip(WHEELS, ("libdnnl.so.3", "oneapi/dnnl/dnnl.hpp")):
         try:
             contents = importlib.metadata.files(wheel) or []
@@ -72,8 +72,8 @@ def from_wheels() -> OneDNN:
         if not paths or not paths[0].exists():
             raise BuildError(f"{wheel} is installed without {name}: pip install "
                              f"--force-reinstall {wheel}")
-        found.append(paths[0])
-    library, header = found
+        located.append(paths[0])
+    library, header = located
     return OneDNN(header.parents[2], library)
 
 
@@ -194,16 +194,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="even if it is built")
     options = parser.parse_args(argv)
     try:
-        own = own_folder() / "with-onednn"
+        record = own_folder() / "with-onednn"
         onednn = (from_folder(options.with_onednn) if options.with_onednn
                   else from_wheels())
         print(build(onednn, options.force))
         if options.with_onednn:
-            new = own.with_name(f".with-onednn-{os.getpid()}")
+            new = record.with_name(f".with-onednn-{os.getpid()}")
             new.write_text(str(Path(options.with_onednn).expanduser().resolve()))
-            os.replace(new, own)
+            os.replace(new, record)
         else:
-            own.unlink(missing_ok=True)
+            record.unlink(missing_ok=True)
     except (OSError, RuntimeError, InputError) as error:  # BuildError; no folder
         print(f"cnn_jax: {error}", file=sys.stderr)
         return 1

@@ -126,10 +126,10 @@ def create_app(trained: Trained, name: str = "", host: str = "localhost",
             pixels = read_image(upload, (height, width), channels, "the upload")
             pixels = 255 - pixels if inverted else pixels
             begin = time.perf_counter()
-            found = jax.device_get(compute(pixels, index, layer))
+            computed = jax.device_get(compute(pixels, index, layer))
             took = 1000 * (time.perf_counter() - begin)
-        return encode(pixels, found, layer) | {
-            "named": task.named_classes(found.scores, NAMED),
+        return encode(pixels, computed, layer) | {
+            "named": task.named_classes(computed.scores, NAMED),
             "milliseconds": round(took, 2)}
 
     return app

@@ -49,8 +49,8 @@ def serve(workdir: Path, host: str, port: int, invert: bool = False) -> None:
 def listen(host: str, port: int) -> socket.socket:
     """Opens a listening socket. Raises InputError where that is not possible."""
     try:
-        family, *_, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(found[:2], family=family)
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
     except socket.gaierror as error:
         raise InputError(f"--host={host} is not an address ({error.strerror}): use "
                          "127.0.0.1, or 0.0.0.0 for all of this machine's") from error

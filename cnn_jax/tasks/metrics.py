@@ -54,8 +54,8 @@ def _average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     if not labels.any():
         return float("nan")
     order = np.argsort(-scores, kind="stable")
-    scores, found = scores[order], np.cumsum(labels[order], dtype=np.float64)
+    scores, positives = scores[order], np.cumsum(labels[order], dtype=np.float64)
     last = np.append(scores[1:] != scores[:-1], True)  # of equal scores
-    precision = found[last] / (np.flatnonzero(last) + 1)
-    recall = found[last] / found[-1]
+    precision = positives[last] / (np.flatnonzero(last) + 1)
+    recall = positives[last] / positives[-1]
     return float(np.sum(np.diff(recall, prepend=0.0) * precision))

@@ -19,8 +19,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 def versions() -> dict[str, str]:
     """Returns the versions of Python and of the packages that affect a result."""
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), "cnn_jax": __version__} | found
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), "cnn_jax": __version__} | packages
 
 
 def describe_devices(devices: Sequence[jax.Device]) -> str:
@@ -58,9 +58,9 @@ def machine() -> str:
     """Names the processor and the number of its cores that this process may use."""
     cores = core_count()
     names = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*: (.+)$", names.read_text(), re.MULTILINE
+    model = re.search(r"^model name\s*: (.+)$", names.read_text(), re.MULTILINE
                       ) if names.exists() else None
-    name = found[1] if found else platform.processor() or platform.machine()
+    name = model[1] if model else platform.processor() or platform.machine()
     return f"{cores} core{'s' * (cores > 1)} of {name}"
 
 
@@ -70,8 +70,8 @@ def commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        found = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"],
-                               capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"],
+                              capture_output=True, text=True, check=False)
     except OSError:  # git is not installed
         return None
-    return found.stdout.strip() if found.returncode == 0 else None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -52,11 +52,11 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
 def task_metrics(task: Task, best: Row, test: dict[str, Any]
                  ) -> dict[str, float | None]:
     """Lists the metrics of a task on the validation and the test split."""
-    found: dict[str, float | None] = {}
+    metrics: dict[str, float | None] = {}
     for name in task.monitors:
-        found |= {f"validation_{name}": best.get(f"val_{name}"),
-                  f"test_{name}": test.get(name)}
-    return found
+        metrics |= {f"validation_{name}": best.get(f"val_{name}"),
+                    f"test_{name}": test.get(name)}
+    return metrics
 
 
 def write_results(results: Results, workdir: Path) -> None:

@@ -22,10 +22,13 @@ CELL = 0.32     # inches: a cell of the matrix
 
 def metrics(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
     """Draws confusion matrix (or scores of the classes), calibration and mistakes."""
-    found = measure_run(run)
-    yield draw_class_scores(found) if found.confusion is None else draw_confusion(found)
-    yield draw_calibration(found)
-    yield draw_worst_masks(run) if found.unit == "pixel" else draw_mistakes(run)
+    measured = measure_run(run)
+    if measured.confusion is None:
+        yield draw_class_scores(measured)
+    else:
+        yield draw_confusion(measured)
+    yield draw_calibration(measured)
+    yield draw_worst_masks(run) if measured.unit == "pixel" else draw_mistakes(run)
 
 
 def measure_run(run: InspectedRun) -> ClassificationMetrics:
@@ -59,17 +62,17 @@ def draw_confusion(metrics: ClassificationMetrics) -> Picture:
     cell = CELL if classes <= NUMBERED else max(0.09, 9 / classes)
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
     ticks = np.arange(0, classes, max(1, -(-classes // 40)))
-    words = [fit(names[i]) for i in ticks]
-    upright = max(map(len, words)) > 3
-    margin = 0.06 * max(map(len, words))  # inches that the names take
+    labels = [fit(names[i]) for i in ticks]
+    upright = max(map(len, labels)) > 3
+    margin = 0.06 * max(map(len, labels))  # inches that the names take
     figure = new_figure(max(3.6, cell * classes + 1.5 + margin),
                         max(3.2, cell * classes + 0.8 + margin * upright))
     axes = figure.subplots()
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(picture, ax=axes, shrink=0.7, aspect=30,
                     label="share of the true class")
-    axes.set_xticks(ticks, words, rotation=90 if upright else 0, fontsize=8)
-    axes.set_yticks(ticks, words, fontsize=8)
+    axes.set_xticks(ticks, labels, rotation=90 if upright else 0, fontsize=8)
+    axes.set_yticks(ticks, labels, fontsize=8)
     axes.set(xlabel="predicted class", ylabel="true class")
     if classes <= NUMBERED:
         for i, j in np.argwhere(table):
@@ -197,14 +200,14 @@ def draw_mistakes(run: InspectedRun) -> Picture:
     rows = max(1, -(-len(index) // COLUMNS))
     figure = new_figure(PANEL * COLUMNS, 1.95 * rows + 0.1)
     grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
-    words = []
+    lines = []
     for axes, i in zip(grid, index):
         truth, named = (run.label_text(labels[i])
                         for labels in (examples.labels, predicted))
         show(axes, examples.images[i])
         axes.set_title(fold(f"{confidence[i]:.0%} {named}", PANEL - 0.1, 8) + "\n"
                        + fold(f"is {truth}", PANEL - 0.1, 8), fontsize=8)
-        words.append(f"{truth} as {named} ({confidence[i]:.1%})")
+        lines.append(f"{truth} as {named} ({confidence[i]:.1%})")
     for axes in grid[len(index):]:
         axes.set_axis_off()
     if not len(index):
@@ -215,7 +218,7 @@ def draw_mistakes(run: InspectedRun) -> Picture:
         "are the ones that the network was most confident about. Above each image: the "
         "confidence and the prediction, then the truth.",
         f"{wrong:,} of {total:,} images are wrong. "
-        + (f"The most confident: {'; '.join(words)}." if words else ""), figure,
+        + (f"The most confident: {'; '.join(lines)}." if lines else ""), figure,
         {"index": index, "labels": examples.labels[index],
          "predicted": predicted[index], "confidence": confidence[index]})
 

@@ -100,12 +100,12 @@ def contact_sheet(dataset: Dataset, config: ConfigDict) -> Picture:
     if masks:
         legend(figure, dataset.class_names)
     inputs = np.stack([step.inputs for step in steps])
-    words = (f"{dataset.source}. Scaling {config.data.scaling!r}: the network's input "
-             f"ranges from {inputs.min():.3g} to {inputs.max():.3g} in these images. "
-             "They are shown as pixels.")
-    above(figure, words)
+    caption = (f"{dataset.source}. Scaling {config.data.scaling!r}: the network's "
+               f"input ranges from {inputs.min():.3g} to {inputs.max():.3g} in these "
+               "images. They are shown as pixels.")
+    above(figure, caption)
     return Picture(
-        "data", "What the network sees", words,
+        "data", "What the network sees", caption,
         f"{rows} training images of {width} x {height} pixels, as stored and "
         + (f"with the random draws of {columns} steps." if columns > 1 else "as seen."),
         figure, {"stored": stored.images, "labels": stored.labels, "inputs": inputs})

@@ -41,9 +41,9 @@ def draw_stage(run: InspectedRun, settings: ConfigDict, stage: list[Layer],
     """Draws a convolution and the norm, activation and pool after it, by filter."""
     first = stage[0]
     filters = chosen_filters(first, settings, min(MOST_FILTERS, settings.max_filters))
-    found = first.kernel is not None and kernel_images(
+    kernels = first.kernel is not None and kernel_images(
         first, kernel_of(run.variables, first), run.layers)
-    kernel = found[0] if found else None
+    kernel = kernels[0] if kernels else None
     colour = kernel is not None and is_colour(kernel, run)
     left = int(kernel is not None)  # the column of kernels
     images = len(values[first.name])

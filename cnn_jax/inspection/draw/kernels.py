@@ -35,12 +35,12 @@ def first_layer(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
         raise NotForThisNetwork(f"{type(run.network).__name__} has no layer with a "
                                 "kernel")
     layer = with_kernel[0]
-    found = kernel_images(layer, kernel_of(run.variables, layer), run.layers)
-    if found is None:
+    shown = kernel_images(layer, kernel_of(run.variables, layer), run.layers)
+    if shown is None:
         raise NotForThisNetwork(
             f"the first layer with weights, {layer.name}, is dense and does not read "
             "an image, so its weights form no image")
-    kernel, kind = found
+    kernel, kind = shown
     kernel = kernel[..., :MOST_KERNELS]
     channels, count = kernel.shape[2:]
     limit = float(np.abs(kernel).max()) or 1.0

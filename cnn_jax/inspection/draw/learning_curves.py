@@ -50,7 +50,7 @@ def curves(history: Sequence[Row], best_epoch: int | None = None) -> list[Pictur
     """Draws a picture for each metric, narrow enough for a phone; marks the best epoch.
     """
     pictures = []
-    for name, words in CURVES.items():
+    for name, caption in CURVES.items():
         if not series(history, name):
             continue
         figure = new_figure(4.5, 3.0)
@@ -61,7 +61,7 @@ def curves(history: Sequence[Row], best_epoch: int | None = None) -> list[Pictur
                          label=f"best epoch, {best_epoch}")
         axes.legend(fontsize=9)
         pictures.append(Picture(
-            f"curve_{name}", capitalized(words), "",
+            f"curve_{name}", capitalized(caption), "",
             in_words(history, name), figure, arrays(history, [name])))
     return pictures
 
@@ -106,8 +106,8 @@ def in_words(history: Sequence[Row], name: str) -> str:
     sentences = []
     for column, label in series(history, name).items():
         first, last = history[0][column], history[-1][column]
-        words = CURVES[name] if name == "learning_rate" else f"{label} {CURVES[name]}"
+        title = CURVES[name] if name == "learning_rate" else f"{label} {CURVES[name]}"
         sentences.append(
-            f"{capitalized(words)}: from {first:.3g} to {last:.3g} in "
+            f"{capitalized(title)}: from {first:.3g} to {last:.3g} in "
             f"{len(history)} epoch{'s' * (len(history) != 1)}.")
     return " ".join(sentences)

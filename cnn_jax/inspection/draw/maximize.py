@@ -56,18 +56,18 @@ def draw(run: InspectedRun, settings: ConfigDict, layer: Layer, index: list[int]
          names: list[str], title: str, position: tuple[int, int] | None) -> Picture:
     """Draws a grid of images, each with the value of its unit before and after."""
     shape = run.pixels.shape[1:]
-    found = compiled(functools.partial(
+    maximized = compiled(functools.partial(
         maximize, layer=layer.name, image_shape=shape, input_range=run.input_range,
         config=ascent_config(run, settings, layer, position), position=position))(
             run.network, run.variables, jnp.array(index),
             jax.random.key(run.config.seed))
     low, high = run.input_range
-    images = np.asarray(found.images)
+    images = np.asarray(maximized.images)
     pixels = 255 * (images - low) / (high - low)
     columns = min(8, max(4, -(-len(index) // 2)), len(index))
     figure, axes = drawing.grid(-(-len(index) // columns), columns, cell=1.3,
                                 aspect=shape[1] / shape[0], top=0.4)
-    first, last = np.asarray(found.first), np.asarray(found.last)
+    first, last = np.asarray(maximized.first), np.asarray(maximized.last)
     for i, axis in zip(range(len(index)), axes.flat):
         drawing.image(axis, pixels[i])
         axis.set_title(f"{drawing.fit(names[i], 18)}\n{first[i]:.3g} "

@@ -73,7 +73,7 @@ def explain(run: InspectedRun, settings: ConfigDict
     integrated = integrated_gradients(
         *asked, baseline=low, tolerance=COMPLETE,
         track=functools.partial(run.track, "integrated gradients"))
-    found = {
+    computed = {
         "gradient": compiled(gradient)(*asked),
         "smooth_grad": smooth_grad(
             *asked, key=jax.random.key(run.config.seed),
@@ -85,9 +85,10 @@ def explain(run: InspectedRun, settings: ConfigDict
             *asked, window=side, fill=float(run.inputs(np.array(grey))),
             track=functools.partial(run.track, "occlusion"))}
     if layer:
-        found["grad_cam"] = compiled(functools.partial(grad_cam, layer=layer))(*asked)
+        computed["grad_cam"] = compiled(
+            functools.partial(grad_cam, layer=layer))(*asked)
     maps = {name: np.asarray(values).sum(-1) if np.ndim(values) > 3
-            else np.asarray(values) for name, values in found.items()}
+            else np.asarray(values) for name, values in computed.items()}
     error = np.asarray(integrated.error)
     remarks = [
         f"SmoothGrad: {settings.samples} copies with noise of {settings.noise:g} of "

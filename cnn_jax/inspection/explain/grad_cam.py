@@ -28,21 +28,21 @@ def grad_cam(network: nn.Module, variables: Any, images: jax.Array,
     """
     _, height, width, channels = images.shape
     image_shape = height, width, channels
-    found = pick_cam_layer(layers_of(network, variables, image_shape), layer,
-                           type(network).__name__)
+    cam_layer = pick_cam_layer(layers_of(network, variables, image_shape), layer,
+                               type(network).__name__)
 
     def total(change: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits, out = perturbed(network, variables, images, found.name, change)
+        logits, out = perturbed(network, variables, images, cam_layer.name, change)
         logits = logits.astype(jnp.float32)
         return weighted_logits(logits, score_weights(logits, targets)).sum(), out
 
     slopes, maps = jax.grad(total, has_aux=True)(
-        jnp.zeros((len(images), *found.shape)))
+        jnp.zeros((len(images), *cam_layer.shape)))
     weights = slopes.mean((1, 2), keepdims=True)
     cam = jax.nn.relu((weights * maps.astype(jnp.float32)).sum(-1))
-    fields = field_of_layer(network, image_shape, found.name) or (None, None)
+    fields = field_of_layer(network, image_shape, cam_layer.name) or (None, None)
     down, across = (interpolation(*axis)
-                    for axis in zip(found.shape, image_shape, fields))
+                    for axis in zip(cam_layer.shape, image_shape, fields))
     return jnp.einsum("yh,nhw,xw->nyx", down, cam, across)
 
 

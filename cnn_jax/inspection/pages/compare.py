@@ -152,11 +152,11 @@ def warnings(runs: Sequence[Record]) -> list[str]:
         lines.append("The runs used different data, so their accuracies were measured "
                      "on different images.")
     results = [run.results for run in runs if run.results is not None]
-    if len({found.machine for found in results}) > 1:
+    if len({result.machine for result in results}) > 1:
         lines.append("The runs used different machines: their times do not compare.")
-    if len({tuple(found.devices) for found in results}) > 1:
+    if len({tuple(result.devices) for result in results}) > 1:
         lines.append("The runs used different devices: their times do not compare.")
-    if any(found.versions != results[0].versions for found in results):
+    if any(result.versions != results[0].versions for result in results):
         lines.append("The runs used different versions of the packages.")
     return lines
 
@@ -228,12 +228,12 @@ def class_table(groups: Sequence[Group]) -> Table | None:
     None unless every group has been measured on the same classes and the same split.
     """
     metrics = [[run.metrics for run in group.runs if run.metrics] for group in groups]
-    facts = {(tuple(row.name for row in found.classes), found.split)
-             for group in metrics for found in group}
+    facts = {(tuple(row.name for row in scores.classes), scores.split)
+             for group in metrics for scores in group}
     if not all(metrics) or len(facts) > 1:
         return None
     (names, split), = facts
-    f1 = [[[found.classes[i].f1 for found in group] for group in metrics]
+    f1 = [[[scores.classes[i].f1 for scores in group] for group in metrics]
           for i in range(len(names))]
     return Table(
         f"F1 of every class on the {split} split",
@@ -245,8 +245,8 @@ def class_table(groups: Sequence[Group]) -> Table | None:
 def draw_curves(groups: Sequence[Group], names: Sequence[str]) -> list[Picture]:
     """Draws a picture for each metric: a colour for each group, a line for each run.
     """
-    titles = {prefix + name: words if name == "learning_rate" else f"{split} {words}"
-              for name, words in CURVES.items() for prefix, split, _ in SPLITS}
+    titles = {prefix + name: label if name == "learning_rate" else f"{split} {label}"
+              for name, label in CURVES.items() for prefix, split, _ in SPLITS}
     return [draw_curve(column, title, groups, names)
             for column, title in titles.items()
             if any(column in row for group in groups for run in group.runs

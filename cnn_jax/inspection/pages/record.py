@@ -79,6 +79,7 @@ def read_history(path: Path, monitor: str) -> list[Row]:
 def fields(config: ConfigDict) -> dict[str, Any]:
     """Returns {'data.name': 'digits', 'model.fields.pool': 'max', ...} as JSON values.
     """
-    found = flat(json.loads(config.to_json()))
-    own = found.pop("model.fields")
-    return found | {f"model.fields.{name}": value for name, value in own.items()}
+    values = flat(json.loads(config.to_json()))
+    network_fields = values.pop("model.fields")
+    return values | {f"model.fields.{name}": value
+                     for name, value in network_fields.items()}

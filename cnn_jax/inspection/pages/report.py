@@ -158,9 +158,9 @@ def duration(seconds: float) -> str:
     """Formats '12.3 s', '4 min 10 s', '3 h 5 min'."""
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, remainder = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest} s"
+        return f"{minutes} min {remainder} s"
     return f"{minutes // 60} h {minutes % 60} min"
 
 
@@ -222,8 +222,8 @@ def environment(results: Results) -> Table:
             value = [f"{count} by {name}" for name, count in value.items()]
         return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
-    rows = [(words, cell(getattr(results, name)))
-            for name, words in ENVIRONMENT.items()
+    rows = [(label, cell(getattr(results, name)))
+            for name, label in ENVIRONMENT.items()
             if getattr(results, name) is not None]
     return Table("Where and with what the run was made", ("what", "value"),
                  [*rows, *results.versions.items()], words=2)

@@ -49,15 +49,15 @@ def _image(x: jax.Array, spec: ConvSpec) -> jax.Array:
 
 def _kernel(w: jax.Array, spec: ConvSpec) -> jax.Array:
     """Transforms w to [C / G, *frequencies, O]; input channels act as the batch."""
-    rest = [(0, p - (k - 1) * d - 1)
-            for p, k, d in zip(spec.padded, spec.kernel, spec.rhs_dilation)]
-    return _transform(jnp.moveaxis(w, -2, 0), spec, rest, spec.rhs_dilation)
+    zeros = [(0, p - (k - 1) * d - 1)
+             for p, k, d in zip(spec.padded, spec.kernel, spec.rhs_dilation)]
+    return _transform(jnp.moveaxis(w, -2, 0), spec, zeros, spec.rhs_dilation)
 
 
 def _cotangent(g: jax.Array, spec: ConvSpec) -> jax.Array:
-    rest = [(0, p - (o - 1) * s - 1)
-            for p, o, s in zip(spec.padded, spec.out, spec.strides)]
-    return _transform(g, spec, rest, spec.strides)
+    zeros = [(0, p - (o - 1) * s - 1)
+             for p, o, s in zip(spec.padded, spec.out, spec.strides)]
+    return _transform(g, spec, zeros, spec.strides)
 
 
 def _at(y: jax.Array, size: Sequence[int], step: Sequence[int]) -> jax.Array:

@@ -23,8 +23,8 @@ class Damaged(Exception):
 
 def step_folders(directory: Path) -> list[Path]:
     """Lists the folders of complete checkpoints in the order of their steps."""
-    found = directory.iterdir() if directory.is_dir() else ()
-    return sorted((path for path in found if path.name.isdecimal() and path.is_dir()),
+    folders = directory.iterdir() if directory.is_dir() else ()
+    return sorted((path for path in folders if path.name.isdecimal() and path.is_dir()),
                   key=lambda path: int(path.name))
 
 
@@ -92,10 +92,10 @@ def _load(folder: Path, expected: dict[str, Leaf]) -> dict[str, Any]:
     ignore_late_answers()
     try:
         with without_log():
-            found = ocp.load_checkpointables(
+            restored = ocp.load_checkpointables(
                 folder.absolute(),  # orbax refuses relative paths
                 {"state": traverse_util.unflatten_dict(target, sep="/")})
-        return found["state"]
+        return restored["state"]
     except Exception as error:
         # Orbax's own error prints the whole target; the chained one says why.
         why = error.__cause__ or error
