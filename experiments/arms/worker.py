@@ -54,8 +54,8 @@ class Worker:
         return self._answer()
 
     def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+        with self.process:  # which closes the other pipe and waits
+            self.process.stdin.close()
 
 
 def serve(setup: dict, commands: dict[str, Callable[[int], None]]) -> None:

@@ -22,7 +22,8 @@ def load(monkeypatch):
 def test_comparison_writes_equal_implementations(load, tmp_path):
     load("conv_comparison").main(
         ["--only=tutorial, padding", "--rounds=2", f"--out={tmp_path}"])
-    rows = list(csv.DictReader((tmp_path / "comparison.csv").open()))
+    with (tmp_path / "comparison.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
     timed = {row["implementation"]: row for row in rows if not row["refused"]}
     assert {"lax", "im2col", "banded", "auto"} <= timed.keys()
     assert all(float(row["error"]) <= 1e-4 and float(row["both_ms"]) > 0
