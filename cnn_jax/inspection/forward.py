@@ -25,7 +25,7 @@ def compute_logits(network: nn.Module, variables: Any, images: jax.Array) -> jax
 @functools.lru_cache(maxsize=32)
 def compiled(function: Callable) -> Callable:
     """Compiles function(network, ...) once for each network and shape."""
-    return jax.jit(function, static_argnums=0, compiler_options=ops.compiler_options())
+    return ops.jit(function, static_argnums=0)
 
 
 def batch_program(function: NetworkFunction, network: nn.Module, variables: Any,
@@ -36,9 +36,8 @@ def batch_program(function: NetworkFunction, network: nn.Module, variables: Any,
     that one program serves all batches; `function` must treat every image on its own.
     """
     # The variables are an argument: a closure would compile them in as constants.
-    program = jax.jit(
-        lambda variables, pixels: function(network, variables, scale(pixels, scaling)),
-        compiler_options=ops.compiler_options())
+    program = ops.jit(
+        lambda variables, pixels: function(network, variables, scale(pixels, scaling)))
 
     def compute(pixels: np.ndarray) -> Any:
         full = np.resize(pixels, (size, *pixels.shape[1:]))

@@ -48,11 +48,11 @@ def compile_answer(trained: Trained
 
     The program of a layer is compiled at its first use.
     """
-    program = jax.jit(
+    program = ops.jit(
         functools.partial(
             answer, network=trained.network, scaling=trained.info.scaling,
             task=data.task_of(trained.config.data)),
-        static_argnames="layer", compiler_options=ops.compiler_options())
+        static_argnames="layer")
     # An argument: a closure would compile the parameters in as constants.
     variables = jax.device_put(trained.variables)
     return lambda pixels, index, layer: program(
