@@ -12,9 +12,20 @@ from cnn_jax import ops
 from tests.support.gradcheck import equivalent, normal, relative_error
 
 
-def plain_batch_norm(x, scale, bias, eps=1e-5, axes=(0, 1, 2)):
+def per_channel(values, x):
+    """Broadcasts values [C] to the rank of x [..., C]."""
+    return values.reshape((1,) * (x.ndim - 1) + values.shape)
+
+
+def normalized(x, *arguments, eps=1e-5):
+    """Computes batch norm from mean, variance, scale and bias, each [C]."""
+    mean, var, scale, bias = (per_channel(a, x) for a in arguments)
+    return (x - mean) / jnp.sqrt(var + eps) * scale + bias
+
+
+def plain_batch_norm(x, scale, bias, axes=(0, 1, 2)):
     mean, var = x.mean(axes), x.var(axes)
-    return (x - mean) / jnp.sqrt(var + eps) * scale + bias, mean, var
+    return normalized(x, mean, var, scale, bias), mean, var
 
 
 def all_outputs(f):
@@ -32,10 +43,9 @@ def test_batch_norm_equals_autodiff():
     with jax.enable_x64(True):
         equivalent(all_outputs(ops.batch_norm), all_outputs(plain_batch_norm),
                    *arguments(3, 4, 5, 6), tolerance=1e-13)
-        equivalent(ops.batch_norm_inference,
-                   lambda x, m, v, s, b: (x - m) / jnp.sqrt(v + 1e-5) * s + b,
-                   normal(0, 2, 3, 6), normal(1, 6), normal(2, 6) ** 2, normal(3, 6),
-                   normal(4, 6), tolerance=1e-13)
+        equivalent(ops.batch_norm_inference, normalized, normal(0, 2, 3, 6),
+                   normal(1, 6), normal(2, 6) ** 2, normal(3, 6), normal(4, 6),
+                   tolerance=1e-13)
 
 
 def test_synchronised_batch_norm_is_the_norm_of_the_whole_batch():
@@ -90,10 +100,19 @@ def test_the_head_equals_optax():
                                                   jnp.array([1]))).all()
 
 
+def plain_dense(x, w, b):
+    y = x @ w
+    return y + per_channel(b, y)
+
+
+def plain_bias(x, b):
+    return x + per_channel(b, x)
+
+
 def test_dense_equals_autodiff_on_any_rank():
     with jax.enable_x64(True):
         for shape in ((6,), (2, 3), (0,)):
-            equivalent(ops.dense, lambda x, w, b: x @ w + b, normal(0, *shape, 4),
+            equivalent(ops.dense, plain_dense, normal(0, *shape, 4),
                        normal(1, 4, 3), normal(2, 3), tolerance=1e-13)
 
 
@@ -102,7 +121,7 @@ BF16, F32 = jnp.bfloat16, jnp.float32
 
 @pytest.mark.parametrize("dtypes", [(BF16, F32), (F32, BF16)])
 @pytest.mark.parametrize("f, plain, shapes", [
-    (ops.add_bias, jnp.add, [(2, 5, 3), (3,)]),
+    (ops.add_bias, plain_bias, [(2, 5, 3), (3,)]),
     (ops.dense, jnp.matmul, [(2, 5, 4), (4, 3)]),
     (ops.softmax_cross_entropy, optax.softmax_cross_entropy, [(6, 5), (6, 5)])])
 def test_each_gradient_has_the_dtype_of_its_operand(f, plain, shapes, dtypes):
