@@ -1,6 +1,7 @@
 """The fault commands with few faults; with all of them under `-m slow`.
 
-See tests/faults/__init__.py. The short versions have seeds of their own.
+See tests/faults/__init__.py. The short versions have their own seeds. Those of signals,
+disks and folders are in test_surroundings.py, so that two processes share the time.
 """
 
 import json
@@ -18,11 +19,8 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 SHORT = {
     "kill_resume": ("--kills=3", "--seed=11"),
-    "sigterm": ("--n=2", "--seed=11"),
     "corrupt": ("--n=20", "--seed=11"),
-    "disk": ("--only=file-size limit, later; read-only folder, later",),
     "fuzz_config": ("--n=8", "--seed=11"),
-    "surroundings": ("--only=workdir",),
 }
 FULL = {
     "kill_resume": ("--kills=100",),

@@ -1,0 +1,17 @@
+"""The fault commands on signals, disks and folders with few faults."""
+
+import pytest
+from tests.faults.test_faults import run
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+SHORT = {
+    "sigterm": ("--n=2", "--seed=11"),
+    "disk": ("--only=file-size limit, later; read-only folder, later",),
+    "surroundings": ("--only=workdir",),
+}
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_few_faults(name):
+    assert run(name, *SHORT[name])
