@@ -1,5 +1,4 @@
-"""Settings of all tests, and fixtures that test files share: one compilation cache for
-all runs of a session, and a browser for the pages."""
+"""Settings and fixtures that tests share: a compilation cache and a browser."""
 
 import gc
 import os
@@ -28,7 +27,7 @@ settings.load_profile("reproducible")
 
 @pytest.fixture
 def no_onednn(monkeypatch):
-    """For tests of what `auto` does where oneDNN is not installed."""
+    """Makes oneDNN unavailable, to test what `auto` does without it."""
     monkeypatch.setattr(library, "load", lambda: None)
 
 
@@ -64,10 +63,10 @@ def compiled_once(cache_folder):
 
 @pytest.fixture(scope="module")
 def browser():
-    """A real Chromium without a window; see tests/support/browser.py.
+    """Starts a Chromium without a window; see tests/support/browser.py.
 
-    One a file, not one a session: while playwright runs, its event loop counts as
-    running in this thread, where the tests of notebooks start another.
+    Each file starts its own. While playwright runs, its event loop counts as running in
+    this thread, and the tests of notebooks could not start theirs.
     """
     with launched() as found:
         yield found

@@ -1,4 +1,4 @@
-"""The command line as a user types it: one line and exit code 2 for what cannot be."""
+"""A command line that cannot be run ends with one line and exit code 2."""
 
 import subprocess
 import sys
@@ -64,7 +64,7 @@ def main(tmp_path_factory):
 
 
 def test_a_process_of_its_own():
-    """Starts as users do: with all imports, and anew with huge pages."""
+    """main.py in a process of its own imports all and restarts with huge pages."""
     done = subprocess.run([sys.executable, "main.py", "--mode=weights"], cwd=ROOT,
                           capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and "--workdir=FOLDER" in done.stderr, done.stderr
@@ -77,8 +77,8 @@ def test_bad_command_is_one_line_and_code_2(main, arguments, words):
     done = main(arguments)
     assert done.returncode == 2, done.stderr
     assert words in done.stderr and done.stderr.count("\n") == 1, done.stderr
-    assert not done.stdout  # such as that something is compiled
-    assert set((ROOT / "runs").glob("*")) == runs  # nothing half made
+    assert not done.stdout  # not even a line about compiling
+    assert set((ROOT / "runs").glob("*")) == runs  # no new workdir
 
 
 @pytest.mark.parametrize("text,words", [

@@ -1,4 +1,4 @@
-"""huge_pages.py: the one restart, what prevents it, and that memory is kept."""
+"""huge_pages.py restarts a program once, if nothing prevents it, and keeps memory."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ def test_restarts_once_with_the_same_arguments(tmp_path, environment, starts, tu
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
 def test_freed_memory_is_kept():
-    """64 MiB cost page faults once, though two threads allocate them in turn."""
+    """64 MiB cause page faults only once, though two threads allocate them in turn."""
     program = """
 import ctypes, resource, threading
 libc = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""Augmentation against scipy, by hand, and independent of how a batch is sharded."""
+"""Augmentation equals scipy and cases by hand, however a batch is sharded."""
 
 import functools
 import json
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 KEY = jax.random.key(7)
 ALL = {"rotation_range": 20.0, "horizontal_flip": True, "zoom_range": 0.2,
        "crop_padding": 2}
-COUNT = 200  # images of most tests, so that these share compiled programs
+COUNT = 200  # images; most tests take as many, to share compiled programs
 
 
 def config(**changes):
@@ -42,7 +42,7 @@ def compiled(changes, task, zero):
 
 def augmented(x, labels=None, key=KEY, task="classify", zero=0.0, positions=None,
               **changes):
-    """(images, targets) of a whole batch."""
+    """Augments a whole batch; returns (images, targets)."""
     count = np.arange(len(x))
     run = compiled(tuple(sorted(changes.items())), task, zero)
     return run(key, x, count if labels is None else labels,
@@ -50,7 +50,7 @@ def augmented(x, labels=None, key=KEY, task="classify", zero=0.0, positions=None
 
 
 def matrices(n):
-    """Maps that turn, shear, zoom and shift beyond the edges, each differently."""
+    """Draws n maps that turn, shear, zoom and shift beyond the edges."""
     rng = np.random.default_rng(1)
     out = np.tile(np.eye(3), (n, 1, 1))
     out[:, :2, :2] += rng.uniform(-0.6, 0.6, (n, 2, 2))
@@ -59,7 +59,7 @@ def matrices(n):
 
 
 def by_scipy(image, matrix, mode, order):
-    """scipy.ndimage.affine_transform, which Keras' ImageDataGenerator calls too."""
+    """Calls scipy.ndimage.affine_transform, as Keras' ImageDataGenerator does."""
     centre = (np.array(image.shape) - 1) / 2
     offset = centre - matrix[:2, :2] @ centre + matrix[:2, 2]
     return scipy.ndimage.affine_transform(image, matrix[:2, :2], offset, order=order,
@@ -93,7 +93,7 @@ def test_masks_are_warped_to_the_nearest_label(mode):
 
 
 def test_fill_modes_by_hand():
-    """Half a pixel beyond each edge and further, on the row 10 20 40."""
+    """The row 10 20 40 is read half a pixel beyond each edge and further."""
     x = np.array([10, 20, 40], np.uint8).reshape(1, 1, 3, 1)
     for shift, mode, want in (
             (-2, "nearest", [10, 10, 10]), (-2, "reflect", [20, 10, 10]),
@@ -129,7 +129,7 @@ def test_each_setting_changes_images_reproducibly(changes):
 
 
 def affine_matrices(**changes):
-    """50 matrices of images of 9 x 12 pixels."""
+    """Draws 50 matrices for images of 9 x 12 pixels."""
     draw = functools.partial(augment.affine_matrix, row_sign=1.0, column_sign=1.0,
                              settings=config(**changes), height=9, width=12)
     return np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(KEY, 50)))
@@ -212,7 +212,7 @@ def test_mixup_is_the_mean_of_an_image_and_its_partner():
 
 
 def test_weights_have_the_moments_of_a_beta_distribution():
-    """Mean 1/2, variance 1 / (4 (2 alpha + 1)); five standard errors."""
+    """The mean is 1/2, the variance 1 / (4 (2 alpha + 1)), to five standard errors."""
     draw, keys = jax.jit(augment.mix_weights), jax.random.split(KEY, 4000)
     for alpha in (0.2, 1.0, 4.0):
         weights = np.asarray(draw(keys, alpha))
@@ -253,7 +253,7 @@ def test_a_change_depends_on_the_position_in_the_global_batch_alone():
 
 
 def test_the_monkeys_are_trained_as_the_tutorial_says():
-    """Values of the tutorial's ImageDataGenerator and fit call."""
+    """The config has the values of the tutorial's ImageDataGenerator and fit call."""
     settings = monkeys.get_config()
     assert dict(settings.augment) == dict(config(
         rotation_range=40.0, width_shift_range=0.2, height_shift_range=0.2,

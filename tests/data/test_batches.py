@@ -1,4 +1,4 @@
-"""Batches: order as a function of (seed, epoch), every example counted once."""
+"""The order of batches depends on (seed, epoch); every example counts once."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def test_evaluation_sees_every_example_once(start, count, batch):
     assert seen == list(range(start, start + count))
 
 
-# A few sizes, because each count compiles a permutation.
+# Few sizes, because each one compiles a permutation.
 @pytest.mark.parametrize("start,count,batch", [
     (0, 1, 1), (0, 1, 70), (3, 7, 7), (5, 7, 3), (50, 100, 64), (0, 100, 7)])
 def test_an_epoch_holds_every_example_and_full_batches(start, count, batch):
@@ -41,7 +41,7 @@ def test_order_depends_on_seed_and_epoch_alone():
 
 
 def test_published_epoch_lengths():
-    """55,000 images in batches of 32 are 1719 steps, as Keras counts them."""
+    """55,000 images in batches of 32 take 1719 steps, as Keras counts them."""
     assert steps_per_epoch(55_000, 32) == 1719
 
 

@@ -1,4 +1,4 @@
-"""Our tfds builders, end to end against a small HTTP server on 127.0.0.1."""
+"""Our tfds builders work end to end against a small HTTP server on 127.0.0.1."""
 
 import contextlib
 import http.server
@@ -17,7 +17,7 @@ from cnn_jax.errors import InputError
 
 
 class Server:
-    """Serves the files of `folder`; notes the paths that were asked for."""
+    """Serves the files of `folder` and records the paths that were requested."""
 
     def __init__(self, folder):
         self.folder, self.asked, self.cut, self.stall = folder, [], False, None
@@ -59,7 +59,7 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """The server, with no local files and an empty folder for tfds."""
+    """Starts the server, with no local files and an empty folder for tfds."""
     monkeypatch.delenv("CNN_JAX_DATA", raising=False)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -71,7 +71,7 @@ def server(tmp_path, monkeypatch):
 
 
 def publish(server, monkeypatch, name):
-    """Lets the files served count as the official ones of a set."""
+    """Declares the served files to be the official ones of a set."""
     monkeypatch.setitem(official.FILES, name, tuple(
         published_as(server.folder / file.name, file, f"{server.url}/{file.name}")
         for file in official.FILES[name]))
@@ -79,7 +79,7 @@ def publish(server, monkeypatch, name):
 
 @pytest.fixture
 def mnist(server, monkeypatch):
-    """The server with four small files under the official names."""
+    """Serves four small files under the official names."""
     write_mnist(server.folder, mnist_arrays())
     publish(server, monkeypatch, "mnist")
     return server
@@ -178,7 +178,7 @@ def refused(**changes) -> str:
 
 
 def kept(tmp_path) -> list[str]:
-    """The files that a failed attempt left, locks apart."""
+    """Lists the files that a failed attempt left, except locks."""
     return [path.name for path in (tmp_path / "tfds").rglob("*")
             if path.is_file() and path.suffix != ".lock"]
 
@@ -200,7 +200,7 @@ def test_no_connection_is_said_and_the_next_attempt_works(mnist, monkeypatch, tm
 def test_missing_file_on_the_server(mnist, tmp_path):
     (mnist.folder / "t10k-labels-idx1-ubyte.gz").unlink()
     assert "HTTP status 404" in refused(name="mnist")
-    assert len(kept(tmp_path)) == 3  # whole and checked, not fetched again
+    assert len(kept(tmp_path)) == 3  # complete and verified, so not fetched again
 
 
 def test_other_bytes_from_the_server_are_not_kept(mnist, tmp_path):

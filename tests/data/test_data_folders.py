@@ -1,4 +1,4 @@
-"""Class folders and archives of them: the layouts, the order, the cache."""
+"""Class folders and archives of them: their layouts, order and cache."""
 
 import gzip
 import os
@@ -23,7 +23,7 @@ def cache_dir(tmp_path, monkeypatch):
 
 
 def make(root, counts, start=0):
-    """Class folders under `root`: picture k of a class has the grey value start + k."""
+    """Makes class folders; picture k of a class has the grey value start + k."""
     for name, count in zip(CLASSES, counts):
         (root / name).mkdir(parents=True, exist_ok=True)
         for k in range(count):

@@ -1,4 +1,4 @@
-"""read_image: each kind of picture gives the right values; find_images; resizing."""
+"""Pictures of every kind are found, read and resized correctly."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_size_is_height_then_width(tmp_path):
 
 
 def test_resizing_is_bilinear_with_antialias():
-    # Halving takes in a support of 4 pixels, weights 1 3 3 1 over 8, cut at the edge.
+    # Halving weights 4 pixels by 1 3 3 1 over 8; the edge cuts some of them off.
     images = np.array([0, 80, 160, 240], np.uint8).reshape(1, 1, 4, 1)
     left = (3 * 0 + 3 * 80 + 1 * 160) / 7
     right = (1 * 80 + 3 * 160 + 3 * 240) / 7

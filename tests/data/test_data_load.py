@@ -1,4 +1,4 @@
-"""load(): the digits, the split, colour and size, and what check() refuses."""
+"""load() reads, splits, converts and resizes the digits; check() refuses bad fields."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_first_and_last_examples_become_validation(how, expected, validation):
     kept, chosen, test = split(Stored({"train": train}, (), ""), config, 0)
     assert chosen.labels.tolist() == expected
     assert chosen.images.ravel().tolist() == expected
-    # limit keeps the first images, of the training split only.
+    # limit keeps the first images of the training split; other splits are whole.
     assert kept.labels.tolist() == [n for n in range(10) if n not in expected][:4]
     assert len(test.labels) == 0
 

@@ -1,4 +1,4 @@
-"""The real sets, where CNN_JAX_DATA names a folder that holds them."""
+"""The real sets, read from the folder that CNN_JAX_DATA names."""
 
 import os
 from pathlib import Path

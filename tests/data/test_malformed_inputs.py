@@ -1,4 +1,4 @@
-"""Damaged pictures and class folders: one clear InputError each, nothing written."""
+"""Each damaged picture or class folder gives one InputError and writes nothing."""
 
 import gzip
 import io
@@ -17,7 +17,7 @@ from cnn_jax.errors import InputError, one_line
 
 
 def refused(function, path, *facts):
-    """`function(path)` must raise one line that names the file, and write nothing."""
+    """Asserts that `function(path)` raises one line with the facts, writing nothing."""
     before = sorted(path.parent.rglob("*"))
     with pytest.raises(InputError) as caught:
         function(path)
@@ -43,7 +43,7 @@ def encoded(image, kind="PNG", **options) -> bytes:
 
 
 def png_of_size(width, height) -> bytes:
-    """A PNG that announces a size, with one row of data at most."""
+    """Makes a PNG that announces a size, with one row of data at most."""
     def chunk(kind, content):
         crc = zlib.crc32(kind + content)
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
@@ -70,7 +70,7 @@ def test_bad_picture(tmp_path, content, name):
     refused(read_image, write(tmp_path, name, content))
 
 
-# As images.py sets it; pytest resets the filters for each test.
+# images.py sets this filter too, but pytest resets the filters for each test.
 @pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("width, height", [
     (8001, 8000), (10_000, 10_000), (30_000, 30_000), (2**31 - 1, 2**31 - 1)])
@@ -94,7 +94,7 @@ def test_picture_that_is_missing_or_a_folder(tmp_path):
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """Two classes of ten pictures."""
+    """Makes two classes of ten pictures."""
     monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path / "cache"))
     for name in ("a", "b"):
         (tmp_path / "set" / name).mkdir(parents=True)
@@ -113,7 +113,7 @@ def test_a_folder_whose_name_cannot_be_printed(root):
 
 
 def test_pictures_that_would_not_fit_into_memory(root, monkeypatch):
-    """Before room is made for them: one file may have many names."""
+    """They are refused before memory is allocated; one file may have many names."""
     monkeypatch.setattr(images, "MAX_BYTES", 20 * 4 * 4 - 1)
     made = []
     monkeypatch.setattr(np, "empty", lambda *args: made.append(args))

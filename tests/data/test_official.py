@@ -1,4 +1,4 @@
-"""The official formats, and that a file is used only with the published checksum."""
+"""Files in the official formats are used only with the published checksum."""
 
 import gzip
 import hashlib
@@ -23,7 +23,7 @@ NINE = [*((name, file.name) for name, files in official.FILES.items()
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-    """A folder for each set, with generated files that count as the official ones."""
+    """Makes a folder for each set; its generated files count as the official ones."""
     for name in ("mnist", "fashion_mnist"):
         write_mnist(tmp_path / name, mnist_arrays())
     (tmp_path / "cifar10").mkdir()
@@ -65,7 +65,7 @@ def test_table_is_that_of_tensorflow_datasets(name):
 @pytest.mark.parametrize("name, file", NINE)
 def test_official_bytes_are_used_and_one_flipped_byte_is_refused(published, name, file):
     path = published / name / file
-    for archive in LAYOUTS.keys() - {file}:  # of two, only the first is looked at
+    for archive in LAYOUTS.keys() - {file}:  # of two archives, only the first is used
         path.with_name(archive).unlink(missing_ok=True)
     config = data_config(name=name, dir=str(path.parent), validation=0)
     loaded = data.load(config, 0)
@@ -98,7 +98,7 @@ def test_other_archive_under_a_known_name_is_refused(tmp_path, name):
 
 
 def test_damaged_official_archive_hides_no_good_copy_beside_it(tmp_path):
-    # The unpacked folder is not even looked at.
+    # The unpacked folder is not read.
     write_folder(tmp_path, cifar_files("py", cifar_arrays(count=2)))
     (tmp_path / "cifar-10-binary.tar.gz").write_bytes(b"")
     message = refused(data_config(name="cifar10", dir=str(tmp_path)))
@@ -124,12 +124,12 @@ def test_an_unpacked_pickle_is_read_only_with_its_published_md5(tmp_path, monkey
 
 
 def test_idx_by_hand(tmp_path):
-    """Two images of 4 x 3 and three labels."""
+    """The files hold two images of 4 x 3 and three labels."""
     for content, array in (
             (b"\0\0\x08\x03" b"\0\0\0\x02" b"\0\0\0\x04" b"\0\0\0\x03"
              + bytes(range(24)), np.arange(24).reshape(2, 4, 3)),
             (b"\0\0\x08\x01" b"\0\0\0\x03" b"\x07\0\x09", np.array([7, 0, 9]))):
-        assert idx(array) == content  # what the other tests write
+        assert idx(array) == content  # the other tests write with `idx`
         path = tmp_path / "a.gz"
         path.write_bytes(gzip.compress(content))
         np.testing.assert_array_equal(formats.read_idx(path), array)

@@ -1,4 +1,4 @@
-"""Augmentation against Keras' own code, given the same draws.
+"""Augmentation equals Keras' own code, given the same draws.
 
 Needs the `peers` extra; then: pytest -m slow tests/data/test_peers_augment.py
 """
@@ -27,15 +27,15 @@ def settings(**changes):
 
 
 def draws(images):
-    """The keys that `augment` gives to each purpose, for a batch from the start."""
+    """Draws what `augment` draws for each purpose, for the first batch."""
     return augment.draw_keys(jax.random.key(5), jnp.arange(len(images)))
 
 
 @pytest.mark.parametrize("mode", warp.FILL_MODES)
 def test_image_data_generator(mode):
-    """apply_affine_transform of ImageDataGenerator, then its flips.
+    """Our map equals ImageDataGenerator's apply_affine_transform and then its flips.
 
-    Keras' present version exchanges the axes of the map, its first ones did not; on
+    Keras' present version exchanges the axes of the map; its first versions did not. On
     transposed square images it does what they did, and what we do.
     """
     from keras.src.legacy.preprocessing.image import apply_affine_transform
@@ -63,7 +63,7 @@ def test_image_data_generator(mode):
 
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])
 def test_mixing_layers(name):
-    """keras.layers.MixUp and CutMix with our partners and weights, soft labels."""
+    """keras.layers.MixUp and CutMix equal ours, given our partners and weights."""
     images = RNG.integers(0, 256, (10, 8, 9, 3), dtype=np.uint8)
     labels = jnp.arange(10)
     got, ((own, weights), (other, partner_weights)) = augment.augment(

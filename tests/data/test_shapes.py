@@ -1,4 +1,4 @@
-"""Generated shapes: counts, geometry by hand, distributions, the same everywhere."""
+"""Generated shapes: their counts, geometry, distributions and checksums."""
 
 import functools
 import hashlib
@@ -11,7 +11,7 @@ from PIL import Image
 from cnn_jax import data
 from cnn_jax.data import shapes
 
-# Of all images and labels, train then test, with data.seed 0.
+# SHA-256 of all images and labels, train then test, with data.seed 0.
 SHA256 = {
     "shapes_colour":
         "a36e8cab825f8be8fda38c43afc96c382f8472d39b4177d7d0c866b7310c97fe",
@@ -37,13 +37,13 @@ def draw_set(name, **changes):
 
 @functools.cache
 def stored(name):
-    """The set of data.seed 0, drawn once for all tests."""
+    """Draws the set of data.seed 0 once for all tests."""
     return draw_set(name)
 
 
 @pytest.fixture
 def drawn_once(monkeypatch):
-    """Lets `data.load` take the sets of `stored`."""
+    """Makes `data.load` return the sets of `stored`."""
     for name in NAMES:
         monkeypatch.setitem(data.SOURCES, name, data.SOURCES[name]._replace(
             read=lambda config: stored(config.name)))
@@ -113,7 +113,7 @@ def test_multilabel_images_hold_one_to_four_shapes_each_in_a_quarter_of_its_own(
     assert train.labels.dtype == np.uint8 and train.labels.shape == (5000, 5)
     count = train.labels.sum(1)
     assert set(count) == {1, 2, 3, 4}
-    # Each number of shapes, and each shape, occurs as often as another.
+    # All numbers of shapes, and all shapes, occur equally often.
     assert abs(np.bincount(count)[1:] - 1250).max() < 5 * np.sqrt(5000 * 3 / 16)
     assert abs(train.labels.mean(0) - 0.5).max() < 0.04
     quarters = train.images.reshape(5000, 2, 16, 2, 16, 3).any(axis=(2, 4, 5))
@@ -124,7 +124,7 @@ def test_multilabel_images_hold_one_to_four_shapes_each_in_a_quarter_of_its_own(
 
 
 def test_shapes_by_hand():
-    """Each on a grid of its own, asymmetric, worked out with a pencil."""
+    """Each shape covers the pixels of a small grid that was worked out by hand."""
     for kind, outline, rows in (
             ("rectangle", [1, 2, 3, 3], ["......", "......", ".###..", ".###..",
                                          "......", "......"]),
@@ -151,7 +151,7 @@ def test_points_lie_where_they_should():
     for kind in ("circle", "rectangle"):
         lows, highs = drawn[kind][:, :2], drawn[kind][:, 2:]
         assert (lows.min(), lows.max(), highs.min(), highs.max()) == (0, 13, 14, 27)
-        # Four numbers of their own, each uniform: so ellipses, not circles.
+        # Four independent uniform numbers give ellipses rather than circles.
         assert abs(np.corrcoef(drawn[kind].T) - np.eye(4)).max() < 0.08
         assert np.bincount(lows.ravel()).min() > 8000 / 14 - 5 * np.sqrt(8000 / 14)
     assert (drawn["line"].min(), drawn["line"].max()) == (0, 27)
@@ -165,7 +165,7 @@ def test_points_lie_where_they_should():
 
 @pytest.mark.parametrize("biased", [False, True])
 def test_triangles_of_the_colours(biased, monkeypatch):
-    """Published: the colour decides which way. Ours: each colour, all ways alike."""
+    """The published colour decides the direction; in ours all are equally likely."""
     table = recorded(monkeypatch, "shapes_colour", biased)
     if biased:
         want = {"red": 3, "green": 2, "blue": 1}
@@ -178,7 +178,7 @@ def test_triangles_of_the_colours(biased, monkeypatch):
 
 @pytest.mark.parametrize("biased", [False, True])
 def test_triangles_of_the_shapes(biased, monkeypatch):
-    """In the published set none leaves out the upper left quarter."""
+    """No triangle of the published set leaves out the upper left quarter."""
     (counts,) = recorded(monkeypatch, "shapes_shape", biased).values()
     want = np.array([0, 1, 1, 1]) / 3 if biased else np.full(4, 1 / 4)
     assert abs(counts / 1200 - want).max() < 5 * np.sqrt(0.25 / 1200)
@@ -186,7 +186,7 @@ def test_triangles_of_the_shapes(biased, monkeypatch):
 
 
 def recorded(monkeypatch, name, biased) -> dict[str, np.ndarray]:
-    """Colour (or white) -> how often a triangle left out each quarter, as drawn."""
+    """Counts, by colour or white, how often a triangle left out each quarter."""
     table, names = {}, {fill: name for name, fill in shapes.COLOURS.items()}
 
     def draw(image, kind, outline, fill):
@@ -216,7 +216,7 @@ def test_the_same_pictures_everywhere(name):
 
 
 def test_masks_fit_their_images():
-    """A pixel is background where it is black; one colour of an image is one shape."""
+    """Black pixels are background; each colour of an image is one shape."""
     test = stored("shapes_segmentation").splits["test"]
     assert test.labels.shape == (1000, 32, 32) and test.labels.dtype == np.uint8
     np.testing.assert_array_equal(test.images.max(-1) > 0, test.labels > 0)
@@ -243,7 +243,7 @@ def test_boxed_shapes_fill_their_boxes():
 
 @pytest.mark.usefixtures("drawn_once")
 def test_grey_is_the_weighted_sum_of_the_channels():
-    """0.299 R + 0.587 G + 0.114 B of the six colours, rounded."""
+    """Grey is 0.299 R + 0.587 G + 0.114 B of the six colours, rounded."""
     loaded = data.load(config("shapes_colour", channels=1), 0)
     assert loaded.test.images.shape == (1000, 28, 28, 1)
     greys = [int(loaded.test.images[loaded.test.labels == c].max()) for c in range(6)]

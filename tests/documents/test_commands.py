@@ -1,4 +1,4 @@
-"""Every command of the documents is run, here or by the test that its row names."""
+"""Every command in the documents is run here or by the test that its row names."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The notebooks: clean as stored, and run from top to bottom in a fresh kernel."""
+"""The notebooks are stored clean and run from top to bottom in a fresh kernel."""
 
 import importlib.metadata
 import os
@@ -27,7 +27,7 @@ def sources(notebook, kind: str) -> list[str]:
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A folder like a checkout, where runs leave nothing in the real one."""
+    """Makes a folder like a checkout, so that runs leave nothing in the real one."""
     for name in ("cnn_jax", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "experiments").mkdir()
@@ -37,7 +37,7 @@ def checkout(tmp_path):
 
 
 def run(name: str, checkout: Path):
-    """Runs a notebook: (all that it printed, pictures shown); a failing cell raises."""
+    """Runs a notebook; returns (printed text, number of pictures)."""
     notebook = read(name)
     NotebookClient(notebook, timeout=240, kernel_name="python3", resources={
         "metadata": {"path": str(checkout / "experiments")}}).execute()
@@ -45,7 +45,7 @@ def run(name: str, checkout: Path):
                for output in cell.outputs]
     assert not [o["text"] for o in outputs if o.get("name") == "stderr"]
     pictures = [o for o in outputs if "image/png" in o.get("data", {})]
-    # What rich prints in a notebook is shown as HTML, with the text beside it.
+    # A notebook shows what rich prints as HTML, with the text beside it.
     text = "".join(o["text"] if "text" in o else o["data"]["text/plain"]
                    for o in outputs)
     return text, len(pictures)
@@ -96,7 +96,7 @@ def test_stored_without_outputs_and_in_plain_words(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_cells_are_styled(path):
-    """flake8 over all cells as one file; imports need not stand first there."""
+    """flake8 accepts all cells as one file; imports need not stand first there."""
     code = "\n\n\n".join(sources(nbformat.read(path, as_version=4), "code"))
     code = re.sub(r"^%.*$", "", code, flags=re.MULTILINE)
     done = subprocess.run(
@@ -114,7 +114,7 @@ def setup_cell() -> str:
 
 @pytest.fixture
 def colab(tmp_path, monkeypatch):
-    """Like Colab: its module, a GPU plugin, an empty folder; commands are recorded."""
+    """Imitates Colab: its module, a GPU plugin, an empty folder; records commands."""
     commands = []
 
     def record(words, check):
@@ -145,9 +145,9 @@ def test_setup_on_colab_clones_and_installs_once(colab, tmp_path):
 
 
 def test_setup_says_what_is_missing(colab, monkeypatch):
-    with pytest.raises(ValueError, match="set REPOSITORY above"):
+    with pytest.raises(ValueError, match="REPOSITORY"):
         exec(setup_cell(), {})
     monkeypatch.delitem(sys.modules, "google.colab")
-    with pytest.raises(FileNotFoundError, match="open this notebook in the repository"):
+    with pytest.raises(FileNotFoundError, match="repository of cnn_jax"):
         exec(setup_cell(), {})
     assert not colab

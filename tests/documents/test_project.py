@@ -1,4 +1,4 @@
-"""The project itself: style, types, imports, requirements, the wheel."""
+"""The project's style, types, imports, requirements and wheel are right."""
 
 import ast
 import configparser
@@ -20,7 +20,7 @@ def test_flake8():
 
 
 def test_types():
-    """mypy with the settings of setup.cfg; .mypy_cache makes it quick."""
+    """mypy passes with the settings of setup.cfg; .mypy_cache makes it quick."""
     done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT,
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

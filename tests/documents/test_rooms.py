@@ -61,7 +61,7 @@ def test_imports_are_the_arrows_of_the_map():
             elif other not in SHARED | {room}:
                 assert other in read_map()[room], f"{path} imports {name}"
                 found[room].add(other)
-    assert found == read_map()  # no arrow of the map is without an import
+    assert found == read_map()  # each arrow of the map has an import
 
 
 def test_only_one_file_of_training_draws():

@@ -18,14 +18,14 @@ BANNED = {
     "shutil.unpack_archive", "os.system", "os.popen", "os.execv", "os.execvp",
     "os.spawnv", "os.posix_spawn", "subprocess.getoutput",
     "subprocess.getstatusoutput"}
-# Arguments that a call must have (by the end of its name), or must not change.
+# Arguments that a call must have (by the end of its name) or must not change.
 REQUIRED = {"numpy.load": ("allow_pickle", "False"),
             ".extractall": ("filter", "'data'"),
             ".extract": ("filter", "'data'")}
 FIXED = {"allow_pickle": "False", "strict": "True", "shell": "False",
          "weights_only": "True"}
-# main.py starts itself once more, with the same command line; and a pickled CIFAR-10
-# batch is read after its checksum was compared.
+# main.py restarts itself once with the same command line. A pickled CIFAR-10 batch is
+# read after its checksum was compared.
 ALLOWED = {ROOT / "cnn_jax" / "huge_pages.py": {"os.execv"},
            ROOT / "cnn_jax" / "data" / "formats.py": {"pickle.loads"}}
 
@@ -39,7 +39,7 @@ def unsafe_calls(source: str) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             imported |= {alias.asname or alias.name: f"{node.module}.{alias.name}"
                          for alias in node.names}
-        elif isinstance(node, ast.FunctionDef):  # such as a `compile` of ours
+        elif isinstance(node, ast.FunctionDef):  # such as our own `compile`
             imported[node.name] = f"this file's {node.name}"
 
     def full_name(node: ast.AST) -> str:

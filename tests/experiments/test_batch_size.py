@@ -1,4 +1,4 @@
-"""experiments/batch_size.py on the digits: its figures are those of the library."""
+"""experiments/batch_size.py gives the library's figures on the digits."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ TINY = ("--epochs=1", "--updates=6", "--seeds=2", "--images=256")
 
 @pytest.fixture
 def digits(monkeypatch):
-    """The experiment, on the digits in place of MNIST."""
+    """Loads the experiment, on the digits in place of MNIST."""
     original = batch_size.make_config
 
     def make_config(batch: int, images: int):
@@ -62,7 +62,7 @@ def test_accuracy_is_that_of_a_run_of_the_library(digits, tmp_path):
 def test_a_loss_that_is_not_finite_ends_it(digits, monkeypatch):
     monkeypatch.setattr(batch_size, "RATE", 1e30)
     config = digits(32, 256)
-    with pytest.raises(RunError, match="batch 32: the loss is (nan|inf) at update"):
+    with pytest.raises(RunError, match="batch 32.*(nan|inf) at update"):
         batch_size.Trainer(config, data.load(config.data, 0)).train(0, [8])
 
 
@@ -92,10 +92,10 @@ def test_goes_on_after_an_interruption(digits, monkeypatch, tmp_path):
     assert (tmp_path / "batch_size.png").exists()
     batch_size.main(command)
     assert measured == [16, "interrupted", 64]
-    batch_size.main([*command, "--epochs=2"])  # other settings: nothing is kept
+    batch_size.main([*command, "--epochs=2"])  # other settings, so nothing is reused
     assert measured == [16, "interrupted", 64, 16, 64]
     (tmp_path / "batch_size.json").write_text("{")
-    with pytest.raises(InputError, match="batch_size.json cannot be read .*delete it"):
+    with pytest.raises(InputError, match="batch_size.json.*delete it"):
         batch_size.main(command)
 
 
@@ -121,14 +121,14 @@ def test_values_within_one_decade_have_labels(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("flags, answer", [
-    (["--seeds=0"], "--seeds=0: give 1 or more"),
-    (["--epochs=0"], "--epochs=0: give 1 or more"),
-    (["--updates=-3"], "--updates=-3: give 1 or more"),
-    (["--images=-1"], "--images=-1: give 0 or more"),
-    (["--batches", "0", "16"], "--batches: 0 cannot be, .* 1,294 .* give 1 to 1,294"),
+    (["--seeds=0"], "--seeds=0.*1 or more"),
+    (["--epochs=0"], "--epochs=0.*1 or more"),
+    (["--updates=-3"], "--updates=-3.*1 or more"),
+    (["--images=-1"], "--images=-1.*0 or more"),
+    (["--batches", "0", "16"], "--batches: 0 .*1 to 1,294"),
     (["--images=256", "--batches", "16", "512", "1024"],
-     "--batches: 512, 1024 cannot be, there are 256 training images"),
-    (["--out=setup.cfg"], "--out=setup.cfg cannot be made")])
+     "--batches: 512, 1024 .*256"),
+    (["--out=setup.cfg"], "--out=setup.cfg")])
 def test_what_it_refuses_before_it_trains(digits, monkeypatch, flags, answer):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(batch_size, "measure", None)

@@ -1,4 +1,4 @@
-"""The experiments on cost, on vmapped seeds and on determinism: results, refusals."""
+"""The experiments on cost, vmapped seeds and determinism: results and refusals."""
 
 import itertools
 import json
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_vmapped_seeds_train_as_one_after_another(monkeypatch, capsys):
-    """Random images; the parameters of both ways agree, and every seed counts."""
+    """Both ways give the same parameters on random images, for every seed."""
     rng = np.random.default_rng(0)
     parts = [Examples(rng.integers(0, 256, (count, 4, 4, 1), dtype=np.uint8),
                       rng.integers(0, 3, count).astype(np.int32))
@@ -32,12 +32,12 @@ def test_vmapped_seeds_train_as_one_after_another(monkeypatch, capsys):
     assert re.search(r"shape_dnn: test accuracy 0\.\d{4} ± 0\.\d{4} \(3 seeds", output)
     for wrong in (1e-4, math.nan):
         monkeypatch.setattr(seeds_vmapped, "compare", lambda *_: (None, 1, 1, wrong))
-        with pytest.raises(SystemExit, match="after 16 steps the parameters are"):
+        with pytest.raises(SystemExit, match="16 steps.*(1e-04|nan)"):
             seeds_vmapped.main(["--seeds=2", "--epochs=1"])
 
 
 def test_distance_of_vmapped_seeds_sees_one_seed():
-    """|(0, 1)| / |(3, 4)| over the parameters of two seeds."""
+    """It is |(0, 1)| / |(3, 4)| over the parameters of two seeds."""
     theirs = {"w": jax.numpy.array([[3.0], [4.0]])}
     assert seeds_vmapped.distance({"w": theirs["w"].at[1].add(1)},
                                   theirs) == pytest.approx(0.2)
@@ -102,10 +102,10 @@ def test_cost_of_augmentation_is_a_ratio_within_each_round():
 
 
 @pytest.mark.parametrize("flag, answer", [
-    ("--batch=0", "--batch=0: give 1 to 256 images"),
-    ("--batch=257", "--batch=257: give 1 to 256 images"),
-    ("--rounds=0", "--rounds=0: give 1 or more"),
-    ("--out=setup.cfg", "--out=setup.cfg cannot be made")])
+    ("--batch=0", "--batch=0.*1 to 256"),
+    ("--batch=257", "--batch=257.*1 to 256"),
+    ("--rounds=0", "--rounds=0.*1 or more"),
+    ("--out=setup.cfg", "--out=setup.cfg")])
 def test_what_augment_cost_refuses(monkeypatch, flag, answer):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(augment_cost, "measure", None)

@@ -1,4 +1,4 @@
-"""The comparison and the benchmark run, and refuse what they cannot do."""
+"""The comparison and the benchmark run, and refuse what they cannot run."""
 
 import csv
 import importlib

@@ -1,4 +1,4 @@
-"""experiments/gallery.py: arrays against NumPy and SciPy, pictures, refusals."""
+"""experiments/gallery.py: arrays equal to NumPy and SciPy, pictures, refusals."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ NAMES = {"sharpness", "vertical edge", "surround", "sobel y", "nothing",
 
 @pytest.fixture(scope="module")
 def picture():
-    """A colour picture of 13 x 18 pixels: odd sizes, three different channels."""
+    """Draws a colour picture of 13 x 18 pixels, whose three channels differ."""
     return np.random.default_rng(0).integers(0, 256, (13, 18, 3), dtype=np.uint8)
 
 
@@ -40,8 +40,8 @@ def test_nine_kernels_with_padding(picture):
 
 
 @pytest.mark.parametrize("name, channels, words", [
-    ("blurr", 1, "'blurr' is not known: sharpness"), ("blur", 0, "channels 0 must be"),
-    ("blur", 1.5, "channels 1.5 must be an integer"), ("blur", True, "True")])
+    ("blurr", 1, "'blurr'.*sharpness"), ("blur", 0, "channels 0"),
+    ("blur", 1.5, "channels 1.5"), ("blur", True, "True")])
 def test_a_named_kernel_that_cannot_be(name, channels, words):
     with pytest.raises(ValueError, match=words):
         kernel(name, channels)
@@ -59,7 +59,7 @@ def test_stages_of_a_layer(picture):
 
 
 def descend(x, true, w, steps: int):
-    """The tutorial's loop in float64: losses, and the kernel after the last step."""
+    """Runs the tutorial's loop in float64; returns the losses and the last kernel."""
     y, losses = correlate2d(x, true, "valid"), []
     for _ in range(steps):
         delta = correlate2d(x, w, "valid") - y
@@ -98,7 +98,7 @@ def test_first_kernels_are_small_normal_draws():
 
 
 def test_another_kernel_and_the_largest_rate():
-    """Any kernel; a rate below 2 / c converges, one above does not, and is seen."""
+    """A rate below 2 / c converges for any kernel; a larger one is seen to diverge."""
     rng = np.random.default_rng(0)
     x, true = rng.random((20, 20)), rng.normal(size=(3, 3))
     patches = np.lib.stride_tricks.sliding_window_view(x, (3, 3)).reshape(-1, 9)
@@ -144,10 +144,10 @@ def test_bad_input(tmp_path, picture):
     (tmp_path / "text.png").write_text("no picture")
     Image.fromarray(picture[:3]).save(tmp_path / "flat.png")
     for words, flags in (
-            ("none.png does not exist", ["--image", "none.png"]),
-            ("cannot be read as a picture", ["--image", "text.png"]),
-            ("18 x 3 pixels: it must have at least 4 x 4", ["--image", "flat.png"]),
-            ("cannot be made", ["--out", "text.png"])):
+            ("none.png", ["--image", "none.png"]),
+            ("text.png.*picture", ["--image", "text.png"]),
+            ("18 x 3 .*4 x 4", ["--image", "flat.png"]),
+            ("--out=.*text.png", ["--out", "text.png"])):
         with pytest.raises(InputError, match=words) as caught:
             gallery.main([flags[0], str(tmp_path / flags[1])])
         assert "\n" not in str(caught.value)
@@ -157,7 +157,7 @@ def test_a_kernel_that_is_not_learnt_is_said(tmp_path, monkeypatch, picture):
     Image.fromarray(picture).save(tmp_path / "a.png")
     stopped = gallery.learn_kernel(gallery.circle(), most_steps=10)
     monkeypatch.setattr(gallery, "learn_kernel", lambda grey, seed: stopped)
-    with pytest.raises(RunError, match="not learnt: loss .* after 10 steps"):
+    with pytest.raises(RunError, match="loss .* 10 steps"):
         gallery.main([f"--out={tmp_path}", f"--image={tmp_path}/a.png"])
 
 

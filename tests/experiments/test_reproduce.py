@@ -1,4 +1,4 @@
-"""experiments/reproduce.py, on a table of two tiny experiments: 1 epoch of digits."""
+"""experiments/reproduce.py on a table of two tiny experiments: 1 epoch of digits."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def rows(folder) -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory, compiled_once):
-    """A folder with the rows of TINY after both seeds of `easy`, side by side."""
+    """Runs both seeds of `easy` side by side; returns the folder of the rows."""
     folder = tmp_path_factory.mktemp("reproduce")
     jobs = min(2, len(CORES))
     assert run(folder, "--only", "easy", "--jobs", str(jobs)) == 0
@@ -131,7 +131,7 @@ def test_a_row_says_what_it_was_measured_on(measured, monkeypatch, capsys):
 
 
 def test_a_row_gives_way_to_one_with_as_many_runs_only(measured, tmp_path, capsys):
-    """What is measured with fewer seeds says so, and does not replace more."""
+    """A row of fewer seeds says so, and does not replace one of more."""
     shutil.copytree(measured / "runs/easy/seed0", tmp_path / "runs/easy/seed0")
     words = ["--only", "easy", "--seeds", "1", "--workdir", str(tmp_path / "runs")]
     assert run(tmp_path, *words) == 0
@@ -256,7 +256,7 @@ def test_bad_arguments_are_one_line(tmp_path, capsys, words, part):
 @pytest.mark.parametrize("text", ["[1", "[1]", '[{"name": "easy"}]'])
 def test_damaged_results_are_refused(tmp_path, text):
     (tmp_path / "RESULTS.json").write_text(text)
-    with pytest.raises(InputError, match="not a list of rows"):
+    with pytest.raises(InputError, match="RESULTS.json.*rows"):
         results_table.earlier(tmp_path)
 
 
@@ -268,7 +268,7 @@ def test_list_shows_all_experiments(tmp_path, capsys):
 
 
 def test_cifar10_from_pictures_is_another_row(tmp_path):
-    """The pictures' rows have a workdir of their own and say what they are."""
+    """The rows of pictures have their own workdir and name the pictures."""
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     flags = reproduce.parse(["--cifar10-jpeg", str(pictures)], list(EXPERIMENTS))

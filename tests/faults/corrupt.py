@@ -29,10 +29,10 @@ from cnn_jax.workdir.checkpoints import restore
 from cnn_jax.training.recipe import abstract_state
 
 CHANGES = {"model.name": "lenet5", "epochs": 3}
-# A refusal names the leaf, or the part of the checkpoint that has it; in a line.
+# A refusal is one line that names the leaf or its part of the checkpoint.
 PART = re.compile(r"leaf \S+|state/\S+|meta|integrity|metrics|METADATA")
 MOST_LETTERS = 700
-EVERY = 16  # named damages: one of them is followed by a whole run
+EVERY = 16  # after so many named damages, a whole run follows
 
 
 def flip(path: Path, draw: np.random.Generator) -> str:
@@ -111,7 +111,7 @@ def in_order(step: Path) -> list[Path]:
 def main(n: int, seed: int) -> dict:
     """Counts how often damage was named, was harmless, or was silent."""
     draw, counts = np.random.default_rng(seed), Counter()
-    logging.set_verbosity(logging.FATAL)  # what orbax logs beside its errors
+    logging.set_verbosity(logging.FATAL)  # orbax logs beside its errors
     with workplace() as folder:
         whole, copy = folder / "whole", folder / "copy"
         training.run(tiny(CHANGES), whole, quiet=True)

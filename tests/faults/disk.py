@@ -3,8 +3,7 @@
     python -m tests.faults.disk                     all six cases
     python -m tests.faults.disk --only='limit, later; full disk' --allow-missing=1
 
-Each stops a run of LeNet-5 once from the beginning and once after its first
-checkpoints. The process must end by itself with a code that is not 0 and a line that
+Each case stops a run of LeNet-5 once from the beginning and once after its first
 names what could not be written, ten seconds after the fault at the latest. A process
 that meets the fault at its start may compile first, so it also gets the time of an
 undisturbed run. Without the fault the same command must then end as that run. At the
@@ -41,7 +40,7 @@ def limit(pid: int) -> None:
 
 
 def fill(path: Path, spare: int) -> None:
-    """Fills the disk with one file, but for `spare` bytes."""
+    """Fills the disk with one file, leaving `spare` bytes."""
     with (path.parent / "ballast").open("wb", buffering=0) as file:
         try:
             while True:

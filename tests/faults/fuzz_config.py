@@ -5,7 +5,7 @@
 A set has one to four overrides of any fields, with plausible or senseless values. The
 process must end with code 0 and nothing on stderr, or with code 2 (or 1, for a loss
 that is not finite) and one line on stderr; it may address 8 GiB. At least a tenth must
-train. Left out is what would wait for a network connection or train for long: a
+train. It leaves out what would wait for a network connection or train for long: a
 coordinator that could exist, downloads, many epochs, large networks.
 """
 

@@ -9,8 +9,8 @@ augmentation; --only names one case for all of them. With --cache=0 each process
 compiles its programs anew. Every second kill waits for a save to be open. After each
 kill the newest checkpoint must have the checksums that the uninterrupted run has at
 that step. The next start must find the folder free and resume from there; it restores
-the arrays only if they have those checksums. At the end state, figures and rows must be
-the same.
+the arrays only if they have those checksums. At the end the state, the figures and the
+rows must be the same.
 """
 
 import json
@@ -31,8 +31,8 @@ CASES = {"batch norm and dropout": {}, "LeNet-5": {"model.name": "lenet5"},
          "oneDNN": {"model.conv": "onednn"},
          "Winograd": {"model.name": "selu_cnn"}}
 ROWS_PER_EPOCH = 6
-EARLY = 0.1  # of the kills, at most, may come before there is a checkpoint
-IN_SAVES = 0.4  # of the kills, at least, must hit a save that is open
+EARLY = 0.1  # at most this share of the kills comes before a checkpoint
+IN_SAVES = 0.4  # at least this share of the kills hits an open save
 UNFINISHED = "*orbax-checkpoint-tmp*"
 
 
@@ -56,7 +56,7 @@ def newest(workdir: Path) -> int:
 
 def kill_once(workdir: Path, changes: dict, draw: random.Random, folder: Path,
               in_save: bool) -> dict | None:
-    """Starts the run and kills it at a drawn moment; None if it ended before."""
+    """Starts the run, kills it at a drawn moment; returns None if it ended before."""
     before = newest(workdir)
     process = start(workdir, changes, folder=folder)
     begun = rows_written(workdir)

@@ -32,7 +32,7 @@ MOST_SECONDS = 5
 
 
 def slow_steps(done) -> None:
-    """Makes each step 50 ms longer: most of an epoch's time is then spent in steps.
+    """Makes each step 50 ms longer, so that most of an epoch is spent in steps.
 
     done: each step first writes here how many steps came before it.
     """

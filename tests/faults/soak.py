@@ -4,16 +4,15 @@
 
 Two long runs, of the smallest network and of LeNet-5, save a checkpoint every 50 steps
 in a process that is watched from outside. A state of LeNet-5 with Adam's moments has
-723 KB, so one leaked by every save shows. With the smallest network it would not, but
-what orbax or the files of the run hold does. Then, `--rounds` times in this process, a
-run of the smallest network starts, receives SIGTERM after a drawn number of rows, and
-resumes from its checkpoint in the next round. Between rounds JAX's caches are emptied
-(they keep what each run traced of `argmax`, some 100 KB a round, in up to 4,096
-entries), and glibc's allocator gives free memory back: what grows is in use. No state
-and no array on a device may be alive. Slopes are by least squares over the second half.
-Open files, with those of a save under way, are counted at the same moments. The medians
-of the third and the last quarter are compared, which shows a file that every save or
-round leaves open.
+723 KB, so a leak in every save shows. The smallest network shows what orbax or the
+files of the run leak. Then a run of the smallest network starts `--rounds` times in
+this process. It receives SIGTERM after a drawn number of rows, and resumes from its
+checkpoint in the next round. Between rounds JAX's caches are emptied: they keep what
+each run traced of `argmax`, some 100 KB a round, in up to 4,096 entries. glibc's
+allocator gives free memory back, so only memory in use can grow. No state and no array
+on a device may be alive. Slopes are by least squares over the second half. Open files,
+including those of a save, are counted at the same moments. The medians of the third and
+the last quarter are compared, which shows a file that every save or round leaves open.
 """
 
 import ctypes
@@ -37,13 +36,13 @@ from cnn_jax.training.steps import TrainState
 from cnn_jax.workdir.checkpoints import step_folders
 
 STEPS_PER_EPOCH = 1294 // 2  # of the digits' training split
-# 583 parameters. In the rounds there is none but it: of a larger network the compiled
-# programs leave more behind than its state would.
+# It has 583 parameters. The rounds use only this network: the compiled programs of a
+# larger one leave more behind than its state would.
 SMALLEST = {"model.name": "ai_edu_colour_cnn", "data.limit": None, "batch_size": 2,
             "checkpoint.every_steps": 50, "log.every_steps": 50,
             "early_stopping.patience": None}
 LENET = SMALLEST | {"model.name": "lenet5"}
-# Bounds on the growth. A state of LeNet-5 leaked by every save: 14,460 KB in 1000.
+# Bounds on the growth. Leaking a LeNet-5 state in every save adds 14,460 KB in 1000.
 KB_PER_1000_STEPS, KB_PER_ROUND, FILES, CHECKPOINTS = 2000, 100, 1, 4
 
 
@@ -105,7 +104,7 @@ class Samples:
 
 
 def long_run(changes: dict, steps: int, folder: Path) -> dict:
-    """Trains so many steps and takes about a hundred samples."""
+    """Trains `steps` steps and takes about a hundred samples."""
     epochs, samples = -(-steps // STEPS_PER_EPOCH), Samples()
     workdir = folder / changes["model.name"]
     process = start(workdir, changes | {"epochs": epochs}, folder=folder)

@@ -3,9 +3,9 @@
     python -m tests.faults.surroundings
     python -m tests.faults.surroundings --only=workdir
 
-The wall clock jumps a year ahead, then two back; the folder of the data disappears; the
-TensorBoard folders are deleted; the whole workdir is. The clock is moved by a small
-library that is loaded before all others, which needs Linux and a C compiler: a case
+The wall clock jumps a year ahead, then two back. The folder of the data disappears. The
+TensorBoard folders are deleted. The whole workdir is moved away. A small library that
+is loaded before all others moves the clock, which needs Linux and a C compiler: a case
 that cannot be tried is a failure unless --allow-missing=1. --only selects the cases
 whose names contain it.
 """
@@ -68,7 +68,7 @@ def saved_at(workdir: Path) -> dict[int, float]:
 
 @functools.cache
 def undisturbed(folder: Path) -> Path:
-    """Trains a run to which nothing happens; returns its workdir."""
+    """Trains a run without any fault; returns its workdir."""
     whole = folder / "whole"
     code, _, errors = end(start(whole, CHANGES, folder=folder))
     assert code == 0, errors
@@ -106,7 +106,7 @@ def jumping_clock(folder: Path) -> str:
         process = wait(process, rows)
         set_clock(years_ahead * YEAR)
         process = wait(process, rows + 20)
-        set_clock(0)  # so that `saved_at` counts from the true time
+        set_clock(0)  # `saved_at` counts from the true time
         years += saved_at(workdir).values()
         set_clock(years_ahead * YEAR)
     process.process.join()

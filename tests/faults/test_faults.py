@@ -1,4 +1,4 @@
-"""The fault commands with few faults; with all of them under `-m slow`.
+"""The fault commands with few faults, or with all of them under `-m slow`.
 
 See tests/faults/__init__.py. The short versions have their own seeds. Those of signals,
 disks and folders are in test_surroundings.py, so that two processes share the time.

@@ -1,4 +1,4 @@
-"""What the fault commands share.
+"""Starts and ends the fault commands.
 
 They fork `main.py` from this process, work in a temporary folder with one compilation
 cache, and share their flags and their last line. What `tiny_runs` does to a `Popen`

@@ -1,4 +1,4 @@
-"""Weights, activations and dead units, in cases worked by hand."""
+"""Weights, activations and dead units equal cases worked by hand."""
 
 import numpy as np
 import pytest
@@ -56,6 +56,6 @@ def test_histograms_of_a_deep_network_show_its_ends():
         dict.fromkeys(names, np.arange(3.0)), str).axes]
     assert len(shown) == 24 and (shown[0], shown[-1]) == ("layer0", "layer60")
     dead = {name: np.arange(61) < i for i, name in enumerate(names)}
-    assert drawn.deadest(dead) == names[21:]  # those with most, in their order
+    assert drawn.deadest(dead) == names[21:]  # those with the most dead units
     picture = drawn.draw_dead(dead, "3 images")
     assert "40 of 61" in picture.caption and "1830 units of 3,721" in picture.alt

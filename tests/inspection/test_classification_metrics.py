@@ -1,4 +1,4 @@
-"""What a network gets right and wrong: against scikit-learn, and worked by hand."""
+"""The metrics of predictions equal scikit-learn and cases worked by hand."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ from cnn_jax.tasks.metrics import mean_iou
 LABELS = np.array([0, 0, 0, 1, 1, 2, 2, 0, 1, 0])
 PREDICTED = np.array([0, 0, 1, 1, 4, 0, 1, 0, 1, 4])
 NAMES = ("zero", "one", "two", "three", "$\\four$")
-# Images with several classes, and how probable the network thinks each is.
+# Labels of images with several classes, and predicted probabilities.
 SEVERAL = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]], np.uint8)
 PROBABLE = np.array([[.9, .2, .1], [.4, .8, .3], [.7, .6, .2], [.1, .95, .4]],
                     np.float32)
@@ -82,7 +82,7 @@ def test_scores_of_masks_count_pixels():
 
 
 def test_calibration_error_of_a_case_by_hand():
-    """Bins of 1/15: 0.55 and 0.6 (its upper edge) share one, 0.9 and 0.95 are alone.
+    """The bins are 1/15 wide: 0.55 and 0.6 share one, 0.9 and 0.95 have their own.
 
     |1.15 - 1| + |0.9 - 0| + |0.95 - 1| = 1.1 over four examples.
     """
@@ -136,7 +136,7 @@ def test_damaged_metrics_are_one_line(tmp_path, changes):
 
 @pytest.mark.parametrize("unit", ["image", "pixel"])
 def test_pictures_of_the_metrics(unit):
-    """Also of a name that matplotlib would read as mathematics, and of a class without
+    """A name may look like mathematics to matplotlib, and a class may have no
     examples."""
     found = measured(unit)
     matrix, curve = drawn.draw_confusion(found), drawn.draw_calibration(found)

@@ -1,4 +1,4 @@
-"""--mode=compare: which runs are a group, their spread, and what cannot be compared."""
+"""--mode=compare groups runs, computes their spread, and refuses bad requests."""
 
 import json
 import re
@@ -18,7 +18,7 @@ NASTY = "<script>alert(1)</script>"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Three seeds of one config, two of another, and one that has not ended."""
+    """Makes three seeds of one config, two of another, and a run that has not ended."""
     folder = tmp_path_factory.mktemp("compared")
     made = [made_run(folder / f"adam{seed}", {"seed": seed}, accuracy)
             for seed, accuracy in enumerate((0.90, 0.92, 0.97))]
@@ -50,7 +50,7 @@ def test_fields_that_change_no_result_part_no_group(tmp_path, runs):
 
 
 def test_spread_is_that_of_the_seeds():
-    """0.90, 0.92, 0.97: mean 0.93, squares 9 + 1 + 16 = 26e-4, so sqrt(13e-4)."""
+    """0.90, 0.92, 0.97 have mean 0.93, squares 9 + 1 + 16 = 26e-4, so sqrt(13e-4)."""
     assert compare.in_words([0.90, 0.92, 0.97], ".4f") == "0.9300 ± 0.0361"
     assert compare.in_words([0.8], ".4f") == "0.8000"
     assert compare.in_words([61706.0, 61706.0], ",.0f") == "61,706"
@@ -114,13 +114,13 @@ def test_class_names_are_escaped_in_the_comparison(tmp_path):
 
 
 @pytest.mark.parametrize("names,changes,words", [
-    ([], {}, "at least two runs, not 0"),
-    (["adam0"], {}, "at least two runs, not 1"),
-    (["adam0", "."], {}, "is not the folder of a run"),
-    (["adam0", "nowhere"], {}, "nowhere is not the folder of a run"),
-    (["adam0", "adam1/../adam0"], {}, "is given twice"),
+    ([], {}, "two runs, not 0"),
+    (["adam0"], {}, "two runs, not 1"),
+    (["adam0", "."], {}, "config.json"),
+    (["adam0", "nowhere"], {}, "nowhere.*config.json"),
+    (["adam0", "adam1/../adam0"], {}, "adam0.*twice"),
     (["adam0", "adam1"], {"output": "page.png"}, "must end in .html"),
-    (["adam0", "adam1"], {"workdir": "adam0"}, "neither --workdir nor --config")])
+    (["adam0", "adam1"], {"workdir": "adam0"}, "--workdir.*--config")])
 def test_what_cannot_be_compared_is_one_line(runs, tmp_path, names, changes, words):
     folder = runs[0].parent
     changes = {name: tmp_path / value for name, value in changes.items()}

@@ -1,4 +1,4 @@
-"""--mode=show_data: the sheet holds what training sees; bad requests are refused."""
+"""--mode=show_data shows what training sees, and refuses bad requests."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +32,7 @@ class Handed(Exception):
     {}, MIXED, {"data.name": "shapes_segmentation", "data.split": "first"}],
     ids=["plain", "mixed", "masks"])
 def test_what_is_shown_is_what_the_network_gets(changes, monkeypatch):
-    """Against the images that the first training step hands to its network."""
+    """The sheet equals the images that the first training step gives its network."""
     config = tiny({"model.name": "shapes_fcn"} | changes)
     dataset = data.load(config.data, config.seed)
     examples, spans = concatenate(dataset)
@@ -54,7 +54,7 @@ def test_what_is_shown_is_what_the_network_gets(changes, monkeypatch):
 
 
 def test_names_that_would_be_mathematics(tmp_path):
-    """To matplotlib '$x^$' ends in a traceback: of a class, in the path of the data."""
+    """A class and a data path may be '$x^$', which matplotlib cannot parse."""
     names = ("$x^$", "a$b$", "\\$z", "$_$ and some more words")
     for name in names:
         folder = tmp_path / "$y^$" / name
@@ -87,7 +87,7 @@ def test_a_sheet_is_drawn(tmp_path, changes, capsys):
 
 
 def test_pixels_come_back_from_every_scaling(monkeypatch):
-    """The stored image and what is seen without augmentation look the same."""
+    """Without augmentation the sheet shows the stored image."""
     shown = []
     monkeypatch.setattr(contact_sheet, "show",
                         lambda axes, pixels, mask: shown.append(pixels))
@@ -129,7 +129,7 @@ def test_requests_that_are_refused(tmp_path):
 
 
 def test_the_command_line(tmp_path):
-    """The picture lies in the workdir, unless that belongs to another config."""
+    """The picture goes into the workdir, unless that belongs to another config."""
     code, output, errors = main(tmp_path / "a", {}, "--mode=show_data")
     assert code == 0, errors
     assert (tmp_path / "a" / "data.png").is_file() and "data: digits" in output

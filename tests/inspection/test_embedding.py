@@ -1,4 +1,4 @@
-"""The features before the last layer, and their plane, in cases worked by hand."""
+"""The features before the last layer and their plane, in cases worked by hand."""
 
 import flax.linen as nn
 import numpy as np
@@ -13,7 +13,7 @@ from cnn_jax.inspection.selection import NotForThisNetwork
 
 
 def test_axes_of_the_plane_have_one_sign():
-    """Points along (3, 0, -1.5), whose largest loading is made positive."""
+    """The axis of points along (3, 0, -1.5) has a positive largest loading."""
     t, s = np.array([-2.0, -1, 0, 1, 2]), np.array([1.0, -1, 0, -1, 1])
     values = np.stack([3 * t, 0.1 * s, -1.5 * t], axis=1) + 5
     points, shares = principal_plane(values)
@@ -38,7 +38,7 @@ def test_features_are_the_input_of_the_last_layer():
 
 
 class Pixels(nn.Module):
-    """A class for each pixel, from features of half the height and width."""
+    """Gives each pixel a class, from features of half the height and width."""
 
     @nn.compact
     def __call__(self, x, train: bool):
@@ -53,7 +53,7 @@ def test_features_of_pixels_have_the_labels_of_their_places():
                        "bias": np.zeros(2, np.float32)}}
     run = inspected(Pixels(), {"params": params}, images, labels, task="segment")
     values, found = penultimate(run)
-    corner = {2.5: 0, 4.5: 2, 10.5: 8, 12.5: 10}  # mean of a window: its first pixel
+    corner = {2.5: 0, 4.5: 2, 10.5: 8, 12.5: 10}  # the mean is that of the first pixel
     assert {value: label for value, label in zip(values[:, 0].tolist(), found)} == {
         mean: first % 7 for mean, first in corner.items()}
 

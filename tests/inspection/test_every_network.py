@@ -1,5 +1,5 @@
-"""Every registered network can be drawn: what the pictures compute is traced at the
-published image size, without computing it."""
+"""Every registered network can be drawn. The computations of the pictures are traced at
+the published image size, but not run."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 def traced(name):
-    """(network, shapes of its variables, shape of an image)"""
+    """Returns (network, shapes of its variables, shape of an image)."""
     row = networks.NETWORKS[name]
     network = networks.create(name, layers=Layers(conv="lax", pool="lax"))
     images = jax.ShapeDtypeStruct((2, *row.input_shape), jnp.float32)

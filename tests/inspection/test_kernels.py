@@ -25,7 +25,7 @@ PLAIN = Layers(conv="lax", pool="lax")
 
 
 def run_of(network, shape, count=2) -> InspectedRun:
-    """A network with its first parameters, on random pixels."""
+    """Inspects a network with its first parameters, on random pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
     variables = quick_jit(lambda key: network.init(
         key, jnp.zeros((1, *shape)), train=False))(jax.random.key(0))
@@ -73,7 +73,7 @@ def test_a_dense_layer_that_reads_no_pixels_has_no_images():
 
 
 def test_kernels_of_every_kind_as_images():
-    """[h, w, channels read, filters], whichever way a layer keeps them."""
+    """They are [h, w, input channels, filters], however a layer stores them."""
     rng = np.random.default_rng(1)
     sparse = known("lenet5_1998", (32, 32, 1))["c3"]
     kernel = rng.normal(size=sparse.kernel)
@@ -102,7 +102,7 @@ def test_kernels_of_every_kind_as_images():
      ["conv1/conv", "conv1/bn", "conv1/act", "pool1"]),
     ("cifar_resnet20", (8, 8, 3), "stage2_block1/conv1",
      ["stage2_block1/conv1", "stage2_block1/bn1", "stage2_block1/act1"]),
-    # The pool of an inception cell reads the cell's input, not what ended before it.
+    # The pool of an inception cell reads the cell's input, not the layer before it.
     ("tf2_inception10", (8, 8, 3), "block1_cell1/c2/conv",
      [f"block1_cell1/c2/{name}" for name in ("conv", "bn", "act")])])
 def test_what_a_convolution_goes_through(name, shape, first, stage):
@@ -112,7 +112,7 @@ def test_what_a_convolution_goes_through(name, shape, first, stage):
 
 @pytest.mark.parametrize("name, shape, without, count", [
     ("cifar_resnet20", (8, 8, 3), r"stage\d_block\d/conv2", 10),
-    # What stands before a sum or a concatenation, an activation follows none of.
+    # No activation directly follows a layer whose output is summed or concatenated.
     ("resnet18_v2", (32, 32, 3), r"stage\d_block\d/conv2", 9),
     ("mobilenet_v2", (32, 32, 3), r".*/project/conv", 35),
     ("lenet5", (28, 28, 1), "nothing", 2)])

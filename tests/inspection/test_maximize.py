@@ -28,7 +28,7 @@ WEIGHTS = np.asarray(jax.random.normal(jax.random.key(0), (3, *SHAPE)))
 
 @quick_jit
 def ascend(weights, filters, input_range=(0.0, 1.0), rate=0.1, jitter=0, l2=0.0):
-    """Forty steps on linear units with weights [3, H, W, C]; one program for all."""
+    """Takes forty steps on linear units with weights [3, H, W, C], in one program."""
     params = {"head": {"kernel": weights.reshape(3, -1).T, "bias": jnp.zeros(3)}}
     config = AscentConfig(40, rate, jitter=jitter, blur=0.0, l2=l2, variation=0.0)
     return maximize(Linear(), {"params": params}, filters, jax.random.key(1), "head",
@@ -36,7 +36,7 @@ def ascend(weights, filters, input_range=(0.0, 1.0), rate=0.1, jitter=0, l2=0.0)
 
 
 def test_a_linear_unit_is_largest_in_a_corner():
-    """White where its weight is positive, black elsewhere, in the input's own units."""
+    """It is white where its weight is positive and black elsewhere, in input units."""
     found = ascend(WEIGHTS, np.array([2, 0]), (-1.0, 3.0), rate=9.0)
     chosen = WEIGHTS[[2, 0]]
     np.testing.assert_allclose(found.images, np.where(chosen > 0, 3.0, -1.0), atol=1e-5)
@@ -46,7 +46,7 @@ def test_a_linear_unit_is_largest_in_a_corner():
 
 
 def test_l2_balances_the_ascent():
-    """It ends where n(w) = 2 l2 (u - 1/2), as far as 0..1 allows."""
+    """The ascent ends where n(w) = 2 l2 (u - 1/2), as far as 0..1 allows."""
     found = ascend(WEIGHTS, np.array([1, 0]), rate=0.3, l2=1.5)
     slope = WEIGHTS[1] / np.sqrt((WEIGHTS[1] ** 2).mean())
     np.testing.assert_allclose(found.images[0], np.clip(0.5 + slope / 3, 0, 1),
@@ -54,7 +54,7 @@ def test_l2_balances_the_ascent():
 
 
 def test_filters_are_climbed_alone():
-    """Beside another filter each finds the same image, and again the same."""
+    """A filter's image repeats, and does not depend on the filters beside it."""
     together = ascend(WEIGHTS, np.array([0, 1]), rate=0.01)
     swapped = ascend(WEIGHTS, np.array([0, 2]), rate=0.01)
     np.testing.assert_array_equal(together.images[0], swapped.images[0])
@@ -62,8 +62,8 @@ def test_filters_are_climbed_alone():
 
 
 def test_jitter_is_taken_back():
-    """The image moves before each step and back after it: a unit that sums all pixels
-    does not see it."""
+    """The image moves before each step and back after it, so a unit that sums all
+    pixels is not affected."""
     ones = np.ones_like(WEIGHTS)
     still = ascend(ones, np.array([0, 1]), rate=0.01)
     moved = ascend(ones, np.array([0, 1]), rate=0.01, jitter=3)
@@ -93,8 +93,8 @@ def test_blur_spreads_a_pixel_and_keeps_what_is_flat():
 
 
 def test_the_values_of_a_network_rise_at_least_threefold():
-    """Filters behind a ReLU and a pool, against 20 images of noise; the input's range
-    is -1..1, so that grey is 0 and only a pattern can raise them."""
+    """Filters behind a ReLU and a pool are compared with 20 images of noise. The
+    input's range is -1..1, so grey is 0 and only a pattern can raise them."""
     network = networks.create("ai_edu_shape_cnn", layers=PLAIN)
     shape = (12, 12, 1)
     noise = 2 * 0.05 * jax.random.normal(jax.random.key(2), (20, *shape))

@@ -1,4 +1,4 @@
-"""What a unit sees, in theory and in effect, worked by hand."""
+"""What a unit sees, in theory and in effect, equals cases worked by hand."""
 
 import functools
 
@@ -54,8 +54,7 @@ def test_the_field_inside_a_separable_convolution():
 
 
 def test_the_effective_field_of_two_convolutions():
-    """Pixels in the middle reach the unit on more ways: 1, 2, 3, 2, 1 along each axis.
-    """
+    """Pixels in the middle have more paths to the unit: 1, 2, 3, 2, 1 along an axis."""
     ways = np.outer([1, 2, 3, 2, 1], [1, 2, 3, 2, 1])
     found = np.asarray(effective_field(Twice(), ONES, IMAGES, "conv2", (3, 1), (1,)))
     expected = np.zeros((9, 8))
@@ -90,7 +89,7 @@ def test_only_images_of_channels_have_positions():
 
 @pytest.mark.parametrize("box, limits, part", [
     (Box(2, 3, 4, 4), ((-0.5, 7.5), (24.5, -0.5)), Box(2, 3, 4, 4)),
-    # A pixel beyond the top, and 0.12 of the image, the most, beyond the bottom.
+    # One pixel is shown above the image, and 0.12 of the image, the most, below it.
     (Box(-1, 3, 40, 4), ((-0.5, 7.5), (27.5, -1.5)), Box(-1, 3, 29, 4)),
     (None, ((-0.5, 7.5), (24.5, -0.5)), None)])
 def test_a_part_of_a_field_beyond_the_image_is_shown(box, limits, part):

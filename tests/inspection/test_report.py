@@ -1,4 +1,4 @@
-"""report.html and TensorBoard's pictures: what they say of a run."""
+"""report.html and TensorBoard's pictures show the facts of a run."""
 
 import io
 import json
@@ -29,7 +29,7 @@ NASTY = "<script>alert(1)</script>"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, compiled_once):
-    """A run as it ends, of one epoch."""
+    """Trains a run of one epoch to its end."""
     workdir = tmp_path_factory.mktemp("runs") / "short"
     training.run(tiny(epochs=1), workdir, quiet=True)
     return workdir
@@ -96,11 +96,11 @@ def test_a_report_that_cannot_be_drawn_is_seen_and_the_results_are_whole(
     again = training.run(tiny(epochs=1), tmp_path, quiet=True)
     assert again.test_loss == results["test_loss"]
     assert read_results(tmp_path) == results
-    assert (tmp_path / "report.html").exists()  # the same command makes up for it
+    assert (tmp_path / "report.html").exists()  # the same command writes it later
 
 
 def test_a_run_that_died_is_reported_as_such(tmp_path, monkeypatch):
-    """Killed after the first of three epochs; before it there is a report too."""
+    """A run that died after the first of three epochs, or before it, has a report."""
     def die(this, state, progress, score=None):
         raise KeyboardInterrupt
 

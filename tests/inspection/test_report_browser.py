@@ -1,4 +1,4 @@
-"""report.html and the page of --mode=compare in a real Chromium, where there is one."""
+"""report.html and the page of --mode=compare in a real Chromium, if there is one."""
 
 import pytest
 from tests.support.browser import DESK, OVERFLOW, PHONE, opened
@@ -9,7 +9,7 @@ from cnn_jax.inspection.draw.activation_stats import draw_dead
 from cnn_jax.inspection.draw.picture import write
 from cnn_jax.inspection.pages import compare, report
 
-# Every picture: [naturalWidth, alt, its width on the page, that of its paper].
+# Every picture: [naturalWidth, alt, width on the page, width of its paper].
 IMAGES = """[...document.images].map(image => [image.naturalWidth, image.alt,
     image.getBoundingClientRect().width])"""
 
@@ -50,7 +50,7 @@ EXPAND = "document.querySelectorAll('details').forEach(one => { one.open = true 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """{name: address} of pages with long names, many columns and wide pictures."""
+    """Makes {name: address} of pages with long names, many columns, wide pictures."""
     folder = tmp_path_factory.mktemp("pages")
     names = ("<script>document.title = 'taken over'</script>",
              "a_very_long_name_of_a_class_without_any_space_in_it", *DIGITS[2:])
@@ -66,7 +66,7 @@ def pages(tmp_path_factory):
 
 
 def record_pictures(workdir) -> int:
-    """Pictures of several shapes in a workdir; returns how many."""
+    """Records pictures of several shapes in a workdir; returns how many."""
     found = made_metrics(90, DIGITS, 24)
     wide = draw_dead({"layer": found.confusion[0] > 0}, "3 images")
     wide.figure.set_size_inches(14, 3)
@@ -106,7 +106,7 @@ def test_a_page_on_a_screen(browser, pages, name, width, colours):
 
 
 def test_wide_things_scroll_in_boxes_of_their_own(browser, pages):
-    """On a phone; the boxes can be reached by keyboard and have names."""
+    """On a phone, the boxes can be reached by keyboard and have names."""
     with opened(browser, pages["report"], PHONE) as (page, problems):
         boxes = page.evaluate("""[...document.querySelectorAll('.scroll')].map(box =>
             [box.scrollWidth - box.clientWidth, box.tabIndex, box.ariaLabel])""")
@@ -117,8 +117,8 @@ def test_wide_things_scroll_in_boxes_of_their_own(browser, pages):
 
 @pytest.mark.parametrize("name", ["report", "compare"])
 def test_a_page_on_paper(browser, pages, name):
-    """A4 inside its margins is 680 pixels wide. Nothing is cut off or folded away, and
-    paper is white for those too who prefer the dark."""
+    """A4 inside its margins is 680 pixels wide. Nothing is cut off or folded away.
+    Paper is white even for readers who prefer dark pages."""
     with opened(browser, pages[name], 680, "dark") as (page, problems):
         page.emulate_media(media="print")
         assert page.evaluate(OVERFLOW) <= 0
@@ -135,7 +135,7 @@ def test_a_page_on_paper(browser, pages, name):
 
 
 def test_the_page_needs_no_network_and_no_script(browser, pages):
-    """The same text and pictures in a browser that is offline and runs no script."""
+    """A browser that is offline and runs no script shows the same text and pictures."""
     context = browser.new_context(java_script_enabled=False, offline=True)
     page, asked = context.new_page(), []
     page.on("request", lambda request: asked.append(request.url[:60]))

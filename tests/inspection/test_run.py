@@ -1,4 +1,4 @@
-"""--mode=inspect: from a workdir to pictures, and one line for what there is not."""
+"""--mode=inspect makes pictures from a workdir, and says in a line what is missing."""
 
 import io
 import json
@@ -38,8 +38,8 @@ QUICK = {"images": 2, "steps": 2, "samples": 2, "max_filters": 3}
 
 
 def leave_run(path: Path, config: ConfigDict) -> Path:
-    """What a run leaves, with its first parameters: nothing here asks how good they
-    are, and training would take most of the time."""
+    """Saves a run with its first parameters. Nothing here asks how good they are, and
+    training would take most of the time."""
     dataset, recipe, image_shape = prepare(config)
     info = describe(dataset, config.data.scaling)
     state = first_state(recipe, image_shape).replace(step=np.array(7, np.int32))
@@ -52,12 +52,12 @@ def leave_run(path: Path, config: ConfigDict) -> Path:
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory, compiled_once):
-    """Digits of 8 x 8 pixels, the network 'baseline'."""
+    """Makes a run of the network 'baseline' on digits of 8 x 8 pixels."""
     return leave_run(tmp_path_factory.mktemp("runs") / "short", tiny(epochs=1))
 
 
 def changed(workdir: Path, **fields) -> ConfigDict:
-    """The run's own config with other fields of `inspect`."""
+    """Returns the run's own config with other fields of `inspect`."""
     config = read_config(workdir)
     with config.unlocked():
         config.inspect.update(QUICK | fields)
@@ -84,7 +84,7 @@ def test_pictures_of_a_run(workdir, capsys):
 
 
 def test_the_users_own_images_are_explained(workdir, tmp_path):
-    """At the size and colours of the training data, without true classes."""
+    """They get the size and colours of the training data, and no true classes."""
     path = tmp_path / "own.png"
     Image.fromarray(np.arange(600, dtype=np.uint8).reshape(20, 30)).save(path)
     run = inspection.load_run(workdir, None, [str(path)])
@@ -109,7 +109,7 @@ def test_the_users_own_images_are_explained(workdir, tmp_path):
 
 
 def test_images_with_several_classes(tmp_path, capsys):
-    """Scores of the classes take the place of the confusion matrix."""
+    """Scores of the classes replace the confusion matrix."""
     config = tiny({"data.name": "shapes_multilabel", "data.split": "first",
                    "model.name": "lenet5"})
     run = leave_run(tmp_path / "run", config)
@@ -129,7 +129,7 @@ def test_images_with_several_classes(tmp_path, capsys):
 
 
 def test_names_that_would_be_mathematics(workdir, tmp_path, capsys, monkeypatch):
-    """To matplotlib, of classes and of files: '$x^$' alone ends in a traceback."""
+    """Classes and files may be named '$x^$', which matplotlib cannot parse."""
     strange = shutil.copytree(workdir, tmp_path / "run")
     info = read_data_info(strange)
     names = ("$x^$", "a$b", *info.class_names[2:])
@@ -151,14 +151,14 @@ def test_names_that_would_be_mathematics(workdir, tmp_path, capsys, monkeypatch)
 
 
 def test_incomplete_integrated_gradients_are_called_so():
-    """Rounded, 0.0014 would look like what was aimed at."""
+    """Rounded, 0.0014 would look like the target."""
     assert " complete within 0.0005" in completeness(0.00049, 576)
     told = completeness(0.0014, 1728)
     assert "1728" in told and " incomplete" in told and "0.0014" in told
 
 
 def test_pictures_that_a_network_does_not_have(tmp_path, monkeypatch, capsys):
-    """They are left out with a line, unless they were asked for by name."""
+    """They are left out with a line, unless a user requested them by name."""
     dense = leave_run(tmp_path / "dense", tiny({"model.name": "ai_edu_mnist_dnn"}))
     monkeypatch.setattr(inspection, "chosen_names",
                         lambda only: ["feature_maps", "kernels"])
@@ -180,15 +180,15 @@ def test_the_examples_take_turns_by_class():
 
 
 @pytest.mark.parametrize("fields, words", [
-    ({"layers": "conv1"}, "inspect.layers = 'conv1'.*no layer 'conv1'.*group1_pool"),
-    ({"layers": "group1_conv1/con"}, "did you mean group1_conv1/conv.*group1_conv1/bn"),
-    ({"filters": "6"}, "group1_conv1/conv has 6 filters, 0 to 5, and no '6'"),
-    ({"filters": "-1"}, "no '-1'"),
-    ({"position": (8, 0)}, r"have 8 x 8 units, \(0, 0\) to \(7, 7\)"),
-    ({"cam_layer": "head"}, "inspect.cam_layer = 'head'.*no height and width"),
-    ({"window": 9}, "inspect.window = 9 .*8 x 8: use 1 to 8"),
-    ({"target": "ten"}, "inspect.target = 'ten'.*known are 0, 1.*from 0 to 9"),
-    ({"only": "kernel"}, "no picture 'kernel'; known are .*kernels")])
+    ({"layers": "conv1"}, "inspect.layers = 'conv1'.*group1_pool"),
+    ({"layers": "group1_conv1/con"}, "mean group1_conv1/conv.*group1_conv1/bn"),
+    ({"filters": "6"}, "group1_conv1/conv.*0 to 5.*'6'"),
+    ({"filters": "-1"}, "'-1'"),
+    ({"position": (8, 0)}, r"8 x 8.*\(0, 0\) to \(7, 7\)"),
+    ({"cam_layer": "head"}, "inspect.cam_layer = 'head'.*height"),
+    ({"window": 9}, "inspect.window = 9 .*8 x 8.*1 to 8"),
+    ({"target": "ten"}, "inspect.target = 'ten'.*0, 1.*0 to 9"),
+    ({"only": "kernel"}, "'kernel'.*kernels")])
 def test_what_there_is_not_is_one_line(workdir, fields, words):
     config = changed(workdir, **fields)
     with pytest.raises(InputError, match=words) as error:
@@ -207,7 +207,7 @@ def test_a_file_that_is_no_image_is_refused(workdir, tmp_path):
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_what_is_under_way_is_said(terminal):
-    """On a terminal while it lasts, elsewhere as a line; on an error it ends too."""
+    """A terminal shows it while it lasts, a file gets a line; an error ends it."""
     report, file = Reporter(), io.StringIO()
     report.console = Console(file=file, force_terminal=terminal, width=60)
     with pytest.raises(InputError), report.under_way("reading [it]"):
@@ -228,7 +228,7 @@ def test_what_has_been_computed_is_kept_for_another_listener(workdir):
 
 
 def test_the_command_line(workdir, tmp_path):
-    """Fields are changed without --config; a change of the run itself is refused."""
+    """Fields are changed without --config; a changed field of the run is refused."""
     start = ["--mode=inspect", f"--workdir={workdir}"]
     drawn = forked.main(
         [*start, "--config.inspect.only=kernels", "--config.inspect.position=(1, 2)"],

@@ -1,4 +1,4 @@
-"""Explanations against closed forms, hand computations and plain loops."""
+"""Explanations equal closed forms, hand computations and plain loops."""
 
 import flax.linen as nn
 import jax
@@ -43,7 +43,7 @@ class Averaged(nn.Module):
 
 
 class Jumping(nn.Module):
-    """The layers at which a gradient jumps: ReLU and maxima."""
+    """A network of layers whose gradients jump: ReLU and maxima."""
 
     @nn.compact
     def __call__(self, x, train):
@@ -53,7 +53,7 @@ class Jumping(nn.Module):
 
 
 def started(network, shape=SHAPE, count=2, seed=0):
-    """(network, variables, images)"""
+    """Initializes a network; returns (network, variables, images)."""
     images = jax.random.normal(jax.random.key(seed + 1), (count, *shape))
     start = quick_jit(lambda key: network.init(key, images, train=False))
     return network, start(jax.random.key(seed)), images
@@ -72,7 +72,7 @@ def close(ours, theirs, tolerance=1e-5):
 
 @pytest.fixture(scope="module")
 def linear():
-    """A linear network, two images, classes, and the weights of these classes."""
+    """Returns a linear network, two images, classes, and the weights of the classes."""
     network, variables, images = started(Weighted())
     classes = np.array([2, 0])
     kernel = np.asarray(variables["params"]["head"]["kernel"])
@@ -129,7 +129,7 @@ def test_integrated_gradients_are_complete_within_a_thousandth():
     np.testing.assert_allclose(sums, changes, rtol=1e-3, atol=0)
     np.testing.assert_allclose(
         found.error, np.abs(sums - changes) / np.maximum(1, np.abs(changes)), atol=1e-5)
-    # Tripled until complete, and no point is visited twice.
+    # The points are tripled until the result is complete; none is visited twice.
     assert found.steps == 8 * 3 ** (len(taken) - 1) == sum(taken) and len(taken) > 1
 
 
@@ -244,7 +244,7 @@ def test_squares_of_occlusion_end_with_the_image():
 
 
 def test_the_score_of_a_network_that_answers_for_pixels():
-    """It is the mean logit over the pixels that the network gives to the class."""
+    """It is the mean logit over the pixels that the network assigns to the class."""
     network, variables, images = started(
         networks.create("shapes_fcn", layers=PLAIN, num_classes=4, widths=(4, 6)),
         (8, 6, 2))

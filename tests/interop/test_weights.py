@@ -1,4 +1,4 @@
-"""Weights for other programs: every array by its name, and as text."""
+"""Weights for other programs: every array has its name, also as text."""
 
 import numpy as np
 from flax import traverse_util

@@ -1,4 +1,4 @@
-"""oneDNN's convolution: its values, what it leaves to XLA, and every transformation.
+"""oneDNN's convolution: its values, its fallback to XLA, every transformation.
 
     pytest tests/native/test_conv_onednn.py             200 random problems
     pytest -m slow tests/native/test_conv_onednn.py     10,000, other allocators, leaks
@@ -62,7 +62,7 @@ def same(found, expected, tolerance=5e-6):
 
 
 def calls(f, *args) -> int:
-    """How often a program calls oneDNN."""
+    """Counts the oneDNN calls in a program."""
     return jax.jit(f).lower(*args).as_text().count(library.TARGET)
 
 
@@ -95,7 +95,7 @@ def test_shapes_of_networks(image, kernel, options, dtype):
 @pytest.mark.parametrize("side", [4, 16])
 @pytest.mark.parametrize("images", [1, 2, 3, 4, 7, 8, 11, 32])
 def test_any_number_of_images_is_shared_correctly(images, side, groups):
-    """XLA's threads share it if images are large compared with weights."""
+    """XLA's threads share the work if images are large compared with weights."""
     spec = conv_spec((images, side, side, 8), (3, 3, 8 // groups, 16), 1, "SAME",
                      groups=groups)
     check(spec, "float32", np.random.default_rng(images))
@@ -123,7 +123,7 @@ def test_a_weight_gradient_for_which_onednn_reads_beyond_the_image(image, stride
     ((2, 2, 13, 6), (2, 5, 3, 16), (2, 4), 2), ((9, 9, 13, 16), (1, 5, 16, 16), 4, 1)])
 def test_a_convolution_for_which_onednn_writes_beyond_the_image(image, kernel, strides,
                                                                 groups):
-    """Strided and dilated, in bfloat16."""
+    """It is strided, dilated and in bfloat16."""
     spec = conv_spec(image, kernel, strides, ((3, 1), (3, 0)), None, 2, groups)
     for dtype in ("bfloat16", "float32"):
         assert convolution.supports(spec, jnp.dtype(dtype)) == (dtype == "float32")
@@ -291,15 +291,15 @@ def test_away_from_the_cpu_nothing_is_asked(monkeypatch):
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"x_shape": (4, 9, 8, 5)}, "batch, channels or groups do not fit"),
-    ({"strides": (2, 2)}, "the output size does not fit"),
-    ({"strides": (2,)}, "the ranks do not fit"),
-    ({"strides": (0, 1)}, "a size is less than 1"),
-    ({"padding": ((1, 2), (-1, 2))}, "a padding is negative"),
-    ({"groups": 5}, "batch, channels or groups do not fit"),
-    ({"groups": 0}, "batch, channels or groups do not fit")])
+    ({"x_shape": (4, 9, 8, 5)}, "batch, channels or groups"),
+    ({"strides": (2, 2)}, "output size"),
+    ({"strides": (2,)}, "the ranks"),
+    ({"strides": (0, 1)}, "less than 1"),
+    ({"padding": ((1, 2), (-1, 2))}, "is negative"),
+    ({"groups": 5}, "batch, channels or groups"),
+    ({"groups": 0}, "batch, channels or groups")])
 def test_the_library_checks_what_it_is_told(change, message):
-    """One line that names the shapes, before anything is read."""
+    """An error names the shapes in one line, before anything is read."""
     spec = SPEC._replace(**change)
     with pytest.raises(Exception, match=message) as error:
         handler(spec, SPEC.y_shape, f32(0, *spec.x_shape), W).block_until_ready()
@@ -321,7 +321,7 @@ def test_the_library_refuses_other_operands(x, w, kind, message):
 @pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("kernel, groups", [(3, 1), (1, 1), (3, 16)])
 def test_weight_gradients_of_long_sums(kernel, groups, offset):
-    """131,072 products each, also where they do not cancel: against float64."""
+    """Sums of 131,072 products equal float64, also where they do not cancel."""
     spec = conv_spec((128, 32, 32, 16), (kernel, kernel, 16 // groups, 16), 1,
                      "SAME", groups=groups)
     x, g = (f32(i, *shape) + offset for i, shape in enumerate(
@@ -348,7 +348,7 @@ def test_repeated_calls_give_the_same_bits():
 
 def test_two_threads_at_once():
     def work(seed):
-        """Solves problems of its own repeatedly; the bits must not change."""
+        """Solves its own problems repeatedly; the bits must not change."""
         rng = np.random.default_rng(seed)
         for _ in range(2):
             spec = problem(rng, "float32")
@@ -403,7 +403,7 @@ def test_with_address_sanitizer(tmp_path):
         [sys.executable, "-m", "cnn_jax.native.build"], cwd=ROOT, text=True,
         env=os.environ | own | {"CXX": str(compiler)}, capture_output=True, check=True)
     assert b"__asan_report_load" in Path(built.stdout.strip()).read_bytes()
-    # With the C++ library in front: the sanitizer looks for its functions at the start.
+    # The C++ library comes first: the sanitizer looks for its functions at the start.
     preload += " " + shared_object("g++", "libstdc++.so.6")
     for kind in (), ("winograd",):
         run_fuzz(400, 11, *kind, LD_PRELOAD=preload, **own,

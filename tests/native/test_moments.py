@@ -1,4 +1,4 @@
-"""The sums of batch norm by XLA and by the native library.
+"""The sums of batch norm are the same by XLA and by the native library.
 
 Tests of the library are skipped without oneDNN.
 """
@@ -25,7 +25,7 @@ def operands(shape, seed=0):
 
 
 def calls(f, *arguments) -> int:
-    """How often a program calls the library."""
+    """Counts the calls of the library in a program."""
     return jax.jit(f).lower(*arguments).as_text().count(library.SUMS)
 
 
@@ -53,7 +53,7 @@ def test_values(shape):
 
 @here
 def test_long_sums_are_nearer_than_xlas():
-    """A million numbers around 1,000, whose float32 has steps of 6e-5."""
+    """The data are a million numbers around 1,000, where float32 has steps of 6e-5."""
     a, b, center = operands((1_000_000, 2))
     found, theirs, exact = (f(a + 1000, b, center)
                             for f in (channel_sums, by_xla, by_numpy))
@@ -133,6 +133,6 @@ def test_the_library_refuses_sizes_that_do_not_fit():
     a, b, center = operands((3, 5, 4, 6))
     for wrong in ((a, b[1:], center), (a, b, jnp.zeros(7)), (a[..., :1], b, center)):
         of_channels = jax.ShapeDtypeStruct(wrong[2].shape, jnp.float32)
-        with pytest.raises(Exception, match="the sizes do not fit"):
+        with pytest.raises(Exception, match="sums of batch norm"):
             jax.block_until_ready(
                 jax.ffi.ffi_call(library.SUMS, (of_channels,) * 2)(*wrong))

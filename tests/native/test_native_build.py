@@ -1,4 +1,4 @@
-"""Building and loading the C++ library: once, safely, with one line if it fails.
+"""The C++ library is built and loaded once, safely; a failure gives one line.
 
 Most tests replace the compiler by a shell script and oneDNN by empty files. One builds
 with g++ against the real oneDNN, if both are installed.
@@ -37,7 +37,7 @@ def compiler(folder: Path, script: str) -> str:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """An empty cache, a compiler that succeeds, and a oneDNN of empty files."""
+    """Makes an empty cache, a compiler that succeeds, and a oneDNN of empty files."""
     monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CXX", compiler(tmp_path, COUNTING.replace("sleep 1; ", "")))
     monkeypatch.setenv("COUNT", str(tmp_path / "count"))
@@ -50,7 +50,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fresh(monkeypatch):
-    """Loading as in a new process; what was loaded stays loaded for other tests."""
+    """Loads as in a new process; other tests keep what was loaded."""
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setattr(library, "_load", functools.cache(library._load.__wrapped__))
@@ -199,7 +199,7 @@ def test_what_names_no_onednn(place, fresh, content):
 
 
 def test_no_folder_to_build_in(place, fresh, monkeypatch):
-    """Not an error of the convolution that asked."""
+    """The convolution that needed the library raises no error."""
     (place / "file").touch()
     monkeypatch.setenv("CNN_JAX_CACHE", str(place / "file"))
     assert library.load() is None
@@ -282,7 +282,7 @@ def test_an_import_loads_nothing():
 
 
 def test_a_real_build(tmp_path, monkeypatch):
-    """g++ alone builds it, in a folder of its own, and the command names the file."""
+    """g++ alone builds it in its own folder, and the command names the file."""
     monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     # Without optimisation it compiles in half the time.
@@ -297,6 +297,6 @@ def test_a_real_build(tmp_path, monkeypatch):
         raise
     assert path.stat().st_size > 50_000
     assert time.perf_counter() - begun < build.SECONDS
-    # Linked against that very library, without any setting of the environment.
+    # It is linked against that very library, without environment variables.
     shown = subprocess.run(["ldd", str(path)], capture_output=True, text=True).stdout
     assert str(onednn.library.parent) in shown, shown

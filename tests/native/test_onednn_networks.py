@@ -1,8 +1,8 @@
 """A whole network on oneDNN and on XLA: where their gradients differ, and why.
 
-Both round in their own order, by 1e-6 of a gradient. A difference of 1e-5 and more is a
-decision that rounding turned: which of four pixels is the maximum of a pool, or on
-which side of zero the input of ReLU or SELU lies, whose slopes jump there.
+Each rounds in its own order, by 1e-6 of a gradient. A difference of 1e-5 or more comes
+from a decision that rounding reversed: which of four pixels is the maximum of a pool,
+or on which side of zero the input of ReLU or SELU lies, whose slopes jump there.
 """
 
 import flax.linen as nn
@@ -22,7 +22,7 @@ SCALE, ALPHA = 1.0507009873554805, 1.6732632423543772  # of SELU
 
 
 def pool(x, chosen):
-    """2 x 2 max pool -> (y, the place of each maximum); places given are obeyed."""
+    """Max-pools by 2 x 2; returns (y, place of each maximum). Obeys given places."""
     n, h, w, c = x.shape
     x = x[:, :h // 2 * 2, :w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c)
     windows = x.transpose(0, 1, 3, 5, 2, 4).reshape(n, h // 2, w // 2, c, 4)
@@ -44,7 +44,7 @@ def relu(x, chosen):
 
 
 def deciding(module):
-    """The form above of a module that decides, None for all others."""
+    """Returns the replacement above for a module that decides, None for all others."""
     if isinstance(module, layers.MaxPool):
         assert module.window in (2, (2, 2)) and module.strides in (None, 2, (2, 2))
         return pool
@@ -54,7 +54,7 @@ def deciding(module):
 
 
 def gradients(name, conv, images, labels, variables, decisions):
-    """(gradients, decisions made) of a network; `decisions` given are obeyed."""
+    """Computes (gradients, decisions) of a network; obeys given `decisions`."""
     net = networks.create(name, 10, layers.Layers(conv=conv))
 
     @jax.jit
@@ -80,7 +80,7 @@ def gradients(name, conv, images, labels, variables, decisions):
 
 
 def distance(ours, theirs) -> float:
-    """|ours - theirs| / |theirs|, over all parameters."""
+    """Computes |ours - theirs| / |theirs| over all parameters."""
     ours, theirs = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
                     for tree in (ours, theirs))
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
@@ -93,8 +93,8 @@ def distance(ours, theirs) -> float:
     *(("tf2_vgg16", (32, 32, 3), 20, 1e-5, seed) for seed in (0, 1))])
 def test_gradients_differ_by_turned_decisions_alone(
         name, shape, layers_that_decide, rounding, seed, conv):
-    """On AVX-512 the ResNet and the VGG turn 6 or 7 of 10 to 18 million, and their
-    gradients differ by 3e-3 to 1.5e-2: by 5e-6 once both decide alike."""
+    """On AVX-512 the ResNet and the VGG reverse 6 or 7 of 10 to 18 million decisions.
+    Their gradients differ by 3e-3 to 1.5e-2, and by 5e-6 once both decide alike."""
     rng = np.random.default_rng(seed)
     images = jnp.asarray(rng.normal(size=(32, *shape)), jnp.float32)
     labels = jnp.asarray(rng.integers(0, 10, 32))

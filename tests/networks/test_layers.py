@@ -20,7 +20,7 @@ IMAGES = np.float32(RANDOM.normal(3, 2, (4, 6, 5, 3)))
 
 
 def run(module, *args, train=None, **rngs):
-    """(output, variables after) of one call of a freshly initialised module."""
+    """Initialises a module and calls it once; returns (output, variables after)."""
     kwargs = {} if train is None else {"train": train}
     variables = module.init(jax.random.key(0), *args, **kwargs)
     return module.apply(variables, *args, **kwargs, mutable=["batch_stats"],
@@ -32,7 +32,7 @@ def run(module, *args, train=None, **rngs):
     ("keras_resnet", 1.001e-5, 0.99, False), ("torch", 1e-5, 0.9, True),
     ("torch_inception", 1e-3, 0.9, True), ("paper", 1e-5, 0.99, False)])
 def test_batch_norm_presets(bn, epsilon, momentum, unbiased):
-    # A small variance, so that epsilon shows.
+    # Epsilon shows where the variance is small.
     x = IMAGES / 100
     y, after = run(Layers(bn=bn).batch_norm(train=True), x)
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
@@ -49,7 +49,7 @@ def test_batch_norm_presets(bn, epsilon, momentum, unbiased):
     {"scale_init": nn.initializers.zeros}])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_batch_norm_is_flaxs(fields, dtype):
-    """Variables, output, statistics and gradients; ours keeps one image less."""
+    """Variables, output, statistics and gradients agree; ours keeps one image less."""
     ours = layers.BatchNorm(False, dtype=dtype, **fields)
     theirs = nn.BatchNorm(False, dtype=dtype, **{"momentum": 0.99} | fields)
     variables = theirs.init(jax.random.key(0), IMAGES)
@@ -248,9 +248,9 @@ def test_the_options_of_a_transposed_convolution():
     assert out("symmetric", output_padding=1, dtype="bfloat16") == (
         (12, 10), jnp.bfloat16, 2)
     assert out("VALID", kernel_dilation=2)[0] == (15, 13)
-    with pytest.raises(ValueError, match="3 channels and 5 features.*2 groups"):
+    with pytest.raises(ValueError, match="3 channels.*5 features.*2 groups"):
         out(feature_group_count=2)
-    with pytest.raises(ValueError, match="unknown convolution 'x'; known: .*im2col"):
+    with pytest.raises(ValueError, match="'x'.*im2col"):
         Layers(conv="x").conv_transpose(4, (2, 2))
 
 
@@ -261,7 +261,7 @@ def test_separable_convolution_is_its_two_parts():
     assert jax.tree.map(jnp.shape, params) == {
         "depthwise": {"kernel": (3, 3, 1, 3)},
         "pointwise": {"kernel": (1, 1, 3, 4), "bias": (4,)}}
-    # The same as one convolution with the outer product of the two kernels.
+    # One convolution with the outer product of the two kernels gives the same.
     depth, point = params["depthwise"]["kernel"], params["pointwise"]["kernel"]
     full = depth[:, :, 0, :, None] * point
     y = nn.Conv(4, (3, 3)).apply(

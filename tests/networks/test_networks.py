@@ -1,4 +1,4 @@
-"""Every network against the published figures."""
+"""Every network has the published figures."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from cnn_jax.networks.summary_files import plain_text
 from cnn_jax.networks.trace import trace_shapes
 from cnn_jax.layers import Layers
 
-PLAIN = Layers(conv="lax", pool="lax")  # counts do not depend on it; it traces fastest
+PLAIN = Layers(conv="lax", pool="lax")  # the fastest to trace, with the same counts
 
 # network: trainable parameters, running statistics, MACs in millions. Computed with
 # torch 2.13.0, torchvision 0.28.0, timm 1.0.31 and keras 3.15.1, independently of this
@@ -102,7 +102,7 @@ PUBLISHED = {
     "ai_edu_cifar_cnn": (1_250_858, 0, 20.741),
     "shapes_fcn": (64_694, 0, 7.094),
 }
-# The same for variants that are fields of a network, not rows of `NETWORKS`.
+# The same figures for variants that are fields of a network, not rows of `NETWORKS`.
 VARIANTS = [
     ("googlenet", {"aux": False}, (6_998_552, 0, 1582.672)),
     ("googlenet_bn", {"aux": False}, (7_005_832, None, 1582.672)),
@@ -113,7 +113,7 @@ VARIANTS = [
     ("cifar_resnet44", {"shortcut": "B"}, (661_338, 3_168 + 192, 97.174 + 0.262)),
     ("cifar_resnet56", {"shortcut": "B"}, (855_770, 4_064 + 192, 125.486 + 0.262)),
     ("cifar_resnet110", {"shortcut": "B"}, (1_730_714, 8_096 + 192, 252.888 + 0.262)),
-    # The first activation elsewhere, see test_where_the_first_activation_stands.
+    # Another place of the first activation: test_where_the_first_activation_stands.
     ("cifar_resnet110_preact", {"stem_activation": True}, (1_727_962, 8_096, 252.888)),
     ("resnet18_v2", {"stem_activation": True}, (11_687_720, 7_808, 1814.073)),
     ("resnet50_v2", {"stem_activation": True}, (25_549_352, 45_440, 4089.184)),
@@ -125,8 +125,8 @@ VARIANTS = [
     ("mobilenet_v2", {"width": 0.75}, (2_636_424, 26_640, 209.070)),
     ("mobilenet_v2", {"width": 1.4}, (6_108_776, 47_936, 582.196)),
 ]
-# Checked with -m slow: a thousand layers, and depths in a style whose depth of 50 and
-# whose depths in another style are checked always.
+# Checked with -m slow: a thousand layers, and further depths of a style. The fast tests
+# check the style with depth 50, and these depths in another style.
 SLOW = {"cifar_resnet1202", "cifar_resnet1001_preact", "cifar_densenet_bc250_k24",
         "cifar_densenet_bc190_k40",
         *(f"resnet{depth}_{style}" for depth in (101, 152)
@@ -158,7 +158,7 @@ def check(name, fields, figures):
         digits = 4 if name == "lenet5" else 3
         step = 10 ** -digits * (2 if "B" in fields.values() else 1)
         assert abs(table.macs / 1e6 - macs) < 0.5001 * step
-    assert table.rows[-1].name == "head"  # what features, freezing and transfer rely on
+    assert table.rows[-1].name == "head"  # features, freezing and transfer rely on it
     assert all(row.field is not None for row in table.rows)
     check_text(table)
 
@@ -207,9 +207,10 @@ def test_caffenet_pools_before_it_normalises():
 
 
 @pytest.mark.parametrize("name, fields, stem, source", [
-    # By default only a first block that changes the number of features, a bottleneck,
-    # splits after its activation. The paper's appendix has it right after the stem's
-    # convolution: there the shortcut starts from the activated input in every network.
+    # By default the shortcut splits after the activation only in a first block that
+    # changes the number of features (a bottleneck). In the paper's appendix the first
+    # activation follows the stem's convolution, so every shortcut starts from activated
+    # input.
     ("cifar_resnet110_preact", {"depth": 8}, ["stem_conv"], "stem_conv"),
     ("resnet18_v2", {}, ["stem_conv", "stem_pool"], "stem_pool"),
     ("resnet50_v2", {}, ["stem_conv", "stem_pool"], "stage1_block1/act1"),

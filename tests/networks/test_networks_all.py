@@ -1,6 +1,6 @@
 """Every registered network: a training step and an evaluation, in both dtypes.
 
-Its parameters are also compared under every implementation of convolution.
+Each network's parameters are also compared under every convolution.
 
 Compiling takes nearly all of the time. Networks of repeated blocks run eagerly: their
 few operations, which the family shares, compile in seconds; one program of a thousand
@@ -45,7 +45,7 @@ def recipe_of(name: str, shape: tuple[int, int, int], dtype: str) -> Recipe:
 
 
 def smallest_shape(name: str) -> tuple[int, int, int]:
-    """(H, W, C) of the smallest images that the network takes."""
+    """Returns (H, W, C) of the smallest images that the network takes."""
     row = networks.NETWORKS[name]
     if name in PER_PIXEL:
         return 4, 4, row.input_shape[2]
@@ -58,7 +58,7 @@ def smallest_shape(name: str) -> tuple[int, int, int]:
 
 
 def drawn(shapes):
-    """Parameters and statistics by NumPy: a JAX draw for each shape would be compiled.
+    """Draws parameters and statistics by NumPy: JAX would compile for each shape.
 
     Gammas are small so that a thousand residual blocks do not overflow in evaluation,
     where the running statistics do not yet fit.
@@ -116,7 +116,7 @@ def test_a_training_step_and_an_evaluation_in_both_dtypes(name):
         for path, leaf in jax.tree_util.tree_leaves_with_path(after.params):
             assert leaf.dtype == jnp.float32, path
             assert np.isfinite(leaf).all(), path
-        # A bias may stay: batch norm after it takes it, and so its gradient, away.
+        # A bias may stay the same: batch norm cancels it, and so its gradient.
         unchanged = [
             jax.tree_util.keystr(path) for (path, old), new in zip(
                 jax.tree_util.tree_leaves_with_path(state.params),
@@ -143,7 +143,7 @@ def test_every_implementation_has_the_same_parameters_or_refuses_in_a_line(name)
         try:
             assert tree(conv) == expected, conv
         except ValueError as error:
-            # The only one that does not take every convolution.
+            # Only this one does not support every convolution.
             assert conv == "winograd", error
             assert "takes 3 x 3 kernels with stride 1" in str(error)
             assert "\n" not in str(error)

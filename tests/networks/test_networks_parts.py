@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def made(name, classes=5, seed=0, **fields):
-    """A model, variables drawn by NumPy (initialising takes seconds), two images."""
+    """Makes a model, variables drawn by NumPy (Flax takes seconds), and two images."""
     draw = np.random.default_rng(seed).uniform
     model = networks.create(name, classes, Layers(conv="lax"), **fields)
     images = np.float32(draw(0, 1, (2, 32, 32, 3)))

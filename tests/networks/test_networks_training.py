@@ -1,4 +1,4 @@
-"""One network of each class: a step in bfloat16, and training by any implementation.
+"""One network of each class trains in bfloat16 and with any implementation.
 
 test_networks_all.py trains every registered network, in both dtypes.
 """
@@ -43,7 +43,7 @@ SMALL = {
 
 
 def drawn(shapes):
-    """Values of an ordinary size, by NumPy: initialising compiles for seconds."""
+    """Draws values of an ordinary size by NumPy: initialising compiles for seconds."""
     draw = np.random.default_rng(0)
 
     def value(path, leaf):
@@ -56,7 +56,7 @@ def drawn(shapes):
 
 
 def step_of(model):
-    """(variables, images, labels) -> (loss, variables after one step of SGD)."""
+    """Makes (variables, images, labels) -> (loss, variables after one step of SGD)."""
     def step(variables, images, labels):
         def loss(params):
             logits, after = model.apply(
@@ -83,7 +83,7 @@ def case(name, fields, shape, classes=3, **settings):
 
 
 def shape_of_logits(name):
-    """Of one example, without the classes."""
+    """Returns the shape of one example's logits, without the classes."""
     return SMALL[name][1][:2] if name == "shapes_fcn" else ()
 
 
@@ -103,8 +103,8 @@ def test_a_step_in_bfloat16_keeps_every_shape_and_dtype(name):
         lambda a: (a.shape, a.dtype), shapes)
 
 
-# loops and numba are slow, so they get the smallest network; of the others only the
-# SELU network has nothing but the 3 x 3 kernels of stride 1 that winograd takes.
+# loops and numba are slow, so they get the smallest network. Winograd needs 3 x 3
+# kernels of stride 1, and only the SELU network has no others.
 FAST_CONVS = [conv for conv in ops.ALGORITHMS if conv not in ("loops", "lax", "numba")]
 TRAINED_ALIKE = [("ai_edu_colour_cnn", "loops"), ("ai_edu_colour_cnn", "numba")] + [
     (name, conv) for name in ("lenet5", "selu_cnn", "separable_cnn", "tf2_inception10",
@@ -120,7 +120,7 @@ def test_implementations_train_alike(name, conv):
     shape = (12, 12, networks.NETWORKS[name].input_shape[2])
 
     def trained(implementation):
-        # In float64, for winograd rounds more than the others; parameters are float32.
+        # float64, since winograd rounds more than the others; parameters are float32.
         with jax.enable_x64(True):
             model, shapes, images, labels = case(name, fields, shape, dtype="float64",
                                                  conv=implementation)

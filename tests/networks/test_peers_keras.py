@@ -1,4 +1,4 @@
-"""Networks against keras.applications, in float64: logits, values after three steps.
+"""Networks equal keras.applications in float64: logits, values after three steps.
 
 Keras runs on its JAX backend; all parameters and running statistics are compared.
 
@@ -25,7 +25,7 @@ CLASSES = 7
 
 
 def by_rules(*rules):
-    """(pattern, template) pairs -> a function from our layer's path to keras' name."""
+    """Makes a function, our path -> keras' name, from (pattern, template) pairs."""
     def name(path):
         for pattern, template in rules:
             if match := re.fullmatch(pattern, path):
@@ -36,7 +36,7 @@ def by_rules(*rules):
 
 
 def later(template):
-    """keras counts the stem as stage 1: our stage 1 is its conv2."""
+    """Adds 1 to a stage: keras counts the stem as stage 1, so our stage 1 is conv2."""
     return lambda stage, *rest: template.format(int(stage) + 1, *rest)
 
 
@@ -92,7 +92,7 @@ def numbered(name, i):
 
 
 def mobilenet_v2(path):
-    """keras counts the blocks through all stages; the first one has no expansion."""
+    """Maps our path; keras numbers blocks over all stages, the first is unexpanded."""
     fixed = {"stem/conv": "Conv1", "stem/bn": "bn_Conv1", "final/conv": "Conv_1",
              "final/bn": "Conv_1_bn", "head": "predictions"}
     if path in fixed:
@@ -105,7 +105,7 @@ def mobilenet_v2(path):
 
 
 def inception(path):
-    """keras numbers the convolutions in the order of creation, as does ours."""
+    """Numbers the convolutions in the order of creation, as keras does."""
     if path == "head":
         return "predictions"
     layer, kind = path.rsplit("/", 1)
@@ -148,7 +148,7 @@ CASES = {
     "MobileNetV2": ("mobilenet_v2", {"dropout": 0.0}, {}, "keras_mobilenet_v2",
                     mobilenet_v2, [(48, 48), (45, 39)]),
 }
-# Deeper forms of networks that are compared while training too: their logits alone.
+# Deeper forms of networks whose training is compared above; only logits here.
 LOGITS_ALONE = {"ResNet101", "ResNet152", "ResNet101V2", "ResNet152V2", "DenseNet169",
                 "DenseNet201"}
 
@@ -166,7 +166,7 @@ def float64(monkeypatch):
 
 
 def keras_weight(peer, name, path):
-    """The keras variable for our leaf, and the shape it has in our tree."""
+    """Returns the keras variable of our leaf, and its shape in our tree."""
     keys = [key.key for key in path][1:]
     layer = peer.get_layer(name("/".join(keys[:-1])))
     leaf = keys[-1]
@@ -197,7 +197,7 @@ def randomise(peer):
 
 
 def carried(shapes, peer, name):
-    """Our variables, filled with the peer's."""
+    """Fills our variables with the peer's."""
     def take(path, leaf):
         value = np.asarray(keras_weight(peer, name, path))
         return jnp.asarray(value.reshape(leaf.shape))  # depthwise: (h, w, C, 1)

@@ -1,4 +1,4 @@
-"""Networks against torch, in float64: logits, and all values after three steps.
+"""Networks equal torch in float64: logits, and all values after three steps.
 
 AlexNet, GoogLeNet, Inception v3 with its auxiliary head, ResNets and DenseNets are
 written with torch's functions; ResNet v2, MobileNetV2 and Xception are timm's own.
@@ -93,7 +93,7 @@ CASES = {
         {"depth": 20, "zeros": "both"}, EVEN_ODD),
     "cifar_resnet20_b": Case("cifar_resnet20", {"shortcut": "B"}, forms.cifar_resnet,
                              {"depth": 20}, EVEN_ODD),
-    # The pre-activated ones with fewer of the same blocks.
+    # The pre-activated ones have fewer of the same blocks.
     "cifar_resnet110_preact": Case(
         "cifar_resnet110_preact", {"depth": 20}, forms.cifar_resnet,
         {"depth": 20, "preact": True}, EVEN_ODD),
@@ -111,7 +111,7 @@ CASES = {
         {"blocks": (6, 6, 6), "bottleneck": True}, EVEN_ODD),
 }
 
-# They train against Keras, and torch's padding is all that differs.
+# Their training is compared with Keras; in torch only the padding differs.
 LOGITS_ALONE = {"timm_mobilenet_v2", "timm_xception"}
 
 

@@ -1,4 +1,4 @@
-"""The table of layers: the seeds' own tables, receptive fields, and its three forms."""
+"""The table of layers: published tables, receptive fields, its three formats."""
 
 import csv
 import io
@@ -93,14 +93,14 @@ def test_receptive_fields_of_the_literature(name, fields, size):
 
 
 def positive(path, leaf):
-    """Kernels that average and shift nothing: every unit stays active."""
+    """Makes kernels that average and shift nothing, so that every unit stays active."""
     if path[-1].key in ("mean", "bias"):
         return jnp.zeros(leaf.shape)
     return jnp.full(leaf.shape, 1 / math.prod(leaf.shape[:-1]))
 
 
 def mean_pool(x, window, strides, padding, ceil_mode, implementation):
-    """In place of the maximum, which only some of a window's pixels reach."""
+    """Replaces the max pool, whose output only some pixels of a window reach."""
     return ops.avg_pool(x, window, strides, padding, ceil_mode=ceil_mode)
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning from a trained run: what is taken over, what stays frozen."""
+"""Fine-tuning takes parameters over from a trained run and freezes some of them."""
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 @pytest.fixture(scope="module", autouse=True)
 def no_pictures():
-    """These runs draw nothing at their end."""
+    """Makes runs draw nothing at their end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cnn_jax.training.train.draw", lambda *_: None)
         yield

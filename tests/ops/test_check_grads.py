@@ -18,7 +18,7 @@ CONV = functools.partial(ops.correlate, padding="SAME")
 
 
 def distinct(seed, *shape):
-    """Values at least 0.1 apart, so that no finite step changes a maximum."""
+    """Draws values at least 0.1 apart, so that no finite step changes a maximum."""
     size = int(np.prod(shape))
     return np.random.default_rng(seed).permutation(size).reshape(shape) * .1 - size / 20
 
@@ -28,7 +28,7 @@ def conv_case(shape):
 
 
 def cases(shape):
-    """name -> (function of arrays, arrays)"""
+    """Returns {name: (function of arrays, arrays)}."""
     x, c = normal(0, *shape), shape[-1]
     n, m = shape[0], shape[2]  # rows and classes: (2, 5), (1, 7), (3, 4), (2, 1)
     channel = normal(3, c), normal(4, c)
@@ -118,6 +118,6 @@ def test_what_has_no_derivative_says_so():
         return ops.correlate(x, w, implementation="im2col")
     with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(conv, (w,), (w,))
-    with pytest.raises(ValueError, match="[Pp]ure callbacks do not support"):
+    with pytest.raises(ValueError, match="[Pp]ure callbacks"):
         pool = functools.partial(ops.max_pool, window=2, implementation="loops")
         jax.grad(lambda x: jax.grad(lambda x: (pool(x) ** 2).sum())(x).sum())(x)

@@ -36,7 +36,7 @@ GROUPS = [1, 2, 4, 8]  # of 8 channels: 8 is depthwise
 TABLE = [(*row, (1, 1)) for row in itertools.product(
     SHAPES, STRIDES, PADDINGS, DILATIONS, GROUPS)]
 
-# What the table lacks: one and three axes, input dilation, negative padding, no images.
+# Not in the table: one and three axes, input dilation, negative padding, no images.
 EXTRA = [
     ((2, (9,), (4,)), (2,), ((1, 2),), (2,), 2, (1,)),
     ((2, (9,), (4,)), (1,), "SAME", (1,), 8, (1,)),
@@ -88,7 +88,7 @@ CASES = cases()
 
 
 def seeded_subset(size: int) -> list:
-    """Draws equally many cases of every implementation, two of them of few channels."""
+    """Draws equally many cases per implementation, two of them with few channels."""
     rng, subset = random.Random(0), []
     for name in ALGORITHMS:
         own = [case for case in CASES if case[0] == name]
@@ -100,7 +100,7 @@ def seeded_subset(size: int) -> list:
 
 @functools.lru_cache(maxsize=2)  # so that a row's reference is compiled once
 def function(implementation, add, i):
-    """(x, w, b) -> y of row i"""
+    """Returns the function (x, w, b) -> y of row i."""
     (_, image, _), strides, padding, dilation, groups, spread = ROWS[i]
     rank = len(image)
     x_axes = (0, rank + 1, *range(1, rank + 1))
@@ -132,7 +132,7 @@ def plain_add(y, b):
 
 
 def in_float32(f):
-    """f on the same numbers, computed in float32 and rounded once."""
+    """Wraps f to compute in float32 and round once."""
     return lambda *args: f(*(a.astype(jnp.float32) for a in args)).astype(args[0].dtype)
 
 

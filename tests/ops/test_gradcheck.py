@@ -1,4 +1,4 @@
-"""The checker must catch wrong gradients, each kind in every one of 20 seeds."""
+"""The checker catches each kind of wrong gradient in every one of 20 seeds."""
 
 import functools
 
@@ -93,7 +93,7 @@ def test_order_two_catches_what_order_one_cannot():
     def square(x):
         return x * x
 
-    # The first derivative is right, its own derivative is cut off.
+    # The first derivative is right, but its own derivative is cut off.
     square.defvjp(lambda x: (x * x, x), lambda x, g: (2 * lax.stop_gradient(x) * g,))
     finite_differences(square, normal(0, 3))
     with pytest.raises(AssertionError, match="order 1"):
@@ -101,7 +101,7 @@ def test_order_two_catches_what_order_one_cannot():
 
 
 def tied_pool(x, tie):
-    """2 x 2 max pooling of [N, H, W, C] that hands the gradient to a chosen tie."""
+    """Max-pools [N, H, W, C] by 2 x 2; the gradient goes to a chosen tie."""
     n, h, w, c = x.shape
     windows = x.reshape(n, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 5, 2, 4)
     windows = windows.reshape(n, h // 2, w // 2, c, 4)

@@ -1,4 +1,4 @@
-"""`auto`: which rule it follows, and plain lax away from the CPU."""
+"""`auto` follows its rules on the CPU and is plain lax elsewhere."""
 
 import functools
 import logging

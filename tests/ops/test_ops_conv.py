@@ -199,7 +199,7 @@ def test_other_layouts_are_lax_layouts():
         assert relative_error(found, expected) <= 5e-6
 
 
-# The operations made of convolution.
+# Operations made of convolutions.
 
 @pytest.mark.parametrize("name", ["loops", "im2col", "fft", "lax", "auto"])
 @pytest.mark.parametrize("stride, padding, extra, dilation, groups", [
@@ -222,7 +222,7 @@ def test_transposed_convolution_is_the_gradient(name, stride, padding, extra, di
 @pytest.mark.parametrize("stride, dilation, low, high, extra", [
     (1, 2, 0, 0, 1), (2, 3, 1, 2, 2), (2, 5, 0, 3, 3), (3, 2, 1, 0, 2)])
 def test_output_padding_by_definition(name, stride, dilation, low, high, extra):
-    """x w is added to y[s p + d k - lo]; also where the stride is the smaller one."""
+    """Each x w adds to y[s p + d k - lo], also where the stride is the smaller one."""
     x, w = f32(0, 2, 4, 3), f32(1, 3, 5, 3)
     size = 3 * stride + 2 * dilation + 1 - low - high + extra
     expected = np.zeros((2, size, 5))
@@ -261,13 +261,13 @@ X, W = jnp.zeros((2, 6, 5, 4)), jnp.zeros((3, 3, 4, 8))
     (lambda f: f(X, W[:, :, :2, :7], (1, 1), "SAME", feature_group_count=2),
      "7 output channels.*2 groups"),
     (lambda f: f(X, W, (1, 1), "SAME", feature_group_count=0), "count 0.*>= 1"),
-    (lambda f: f(X, W[:0], (1, 1), "SAME"), r"\(0, 3, 4, 8\).*at least one tap"),
+    (lambda f: f(X, W[:0], (1, 1), "SAME"), r"\(0, 3, 4, 8\).*tap"),
     (lambda f: f(X, W, (0, 1), "SAME"), r"window_strides \(0, 1\)"),
     (lambda f: f(X, W, (1, 1, 1), "SAME"), r"window_strides \(1, 1, 1\).*2 integers"),
     (lambda f: f(X, W, (1, 1), "SAME", rhs_dilation=(1, -1)), "rhs_dilation"),
-    (lambda f: f(X, W, (1, 1), "FULL"), "'FULL' is not known.*'SAME'"),
+    (lambda f: f(X, W, (1, 1), "FULL"), "'FULL'.*'SAME'"),
     (lambda f: f(X, W, (1, 1), ((1, 1),)), r"padding \(\(1, 1\),\).*pair"),
-    (lambda f: f(X, W, (1, 1), ((-9, 1), (0, 0))), "cuts more than the image"),
+    (lambda f: f(X, W, (1, 1), ((-9, 1), (0, 0))), "-9, 1.*cuts"),
     (lambda f: f(X, W, (1, 1), "SAME", lhs_dilation=(2, 1)), "lhs_dilation"),
     (lambda f: f(X, W.astype(jnp.bfloat16), (1, 1), "SAME"), "dtype"),
 ])
@@ -284,16 +284,16 @@ def test_integers_are_refused_where_they_would_be_rounded(name):
                                        implementation=name),
                  lambda: ops.conv_transpose(X.astype(int), W.astype(int).swapaxes(2, 3),
                                             implementation=name)):
-        with pytest.raises(ValueError, match=f"'{name}' takes floating-point arrays"):
+        with pytest.raises(ValueError, match=f"'{name}'.*of int"):
             call()
 
 
 def test_what_the_host_cannot_do_is_refused_before_it_is_called():
     pytest.importorskip("numba")
-    with pytest.raises(ValueError, match="'numba' takes at most 3 spatial axes"):
+    with pytest.raises(ValueError, match="'numba'.*at most 3"):
         ops.correlate(jnp.zeros((1, 2, 2, 2, 2, 1)), jnp.zeros((1, 1, 1, 1, 1, 1)),
                       implementation="numba")
-    with pytest.raises(ValueError, match="real arrays, received complex64"):
+    with pytest.raises(ValueError, match="complex64"):
         ops.correlate(X.astype(complex), W.astype(complex), implementation="loops")
 
 
@@ -333,7 +333,7 @@ def test_a_bad_option_is_named_with_the_shapes(name, options):
         f(*args, **options)
     line = str(error.value)
     assert option in line and repr(value) in line and "\n" not in line
-    for shape in [a.shape for a in args[:2]]:  # of a separable one: the depthwise part
+    for shape in [a.shape for a in args[:2]]:  # or its depthwise part
         assert str(shape) in line
 
 
@@ -379,13 +379,13 @@ def test_what_an_implementation_does_not_support():
     with pytest.raises(ValueError, match="batch_group_count"):
         ops.conv_general_dilated("taps")(
             X, W, (1, 1), "SAME", dimension_numbers=DN, batch_group_count=2)
-    with pytest.raises(ValueError, match=r"beyond an image.*\(-1, 3\)"):
+    with pytest.raises(ValueError, match=r"XLA.*padding.*\(-1, 3\)"):
         ops.conv_general_dilated("auto")(
             X, W, (1, 1), ((-1, 3), (0, 0)), dimension_numbers=DN,
             preferred_element_type=jnp.float32)
-    with pytest.raises(ValueError, match=r"x \(.*pointwise.*do not fit"):
+    with pytest.raises(ValueError, match=r"x \(.*pointwise"):
         ops.separable_conv(X, W[:, :, :1], W[0, 0])
-    with pytest.raises(ValueError, match="'wino' is not known: loops, numba"):
+    with pytest.raises(ValueError, match="'wino'.*loops, numba"):
         ops.correlate(X, W, implementation="wino")
     with pytest.raises(ValueError, match="output_padding"):
         ops.conv_transpose(X, W.swapaxes(2, 3), output_padding=1)

@@ -1,4 +1,4 @@
-"""Normalisation and the head: equal to Flax, optax and autodiff."""
+"""Normalisation and the head equal Flax, optax and autodiff."""
 
 import functools
 
@@ -29,7 +29,7 @@ def plain_batch_norm(x, scale, bias, axes=(0, 1, 2)):
 
 
 def all_outputs(f):
-    """The three outputs of a batch norm as one array: all cotangents are used."""
+    """Joins the three outputs of a batch norm in one array, to use all cotangents."""
     def joined(*args):
         return jnp.concatenate([a.ravel() for a in f(*args)])
     return joined
@@ -135,14 +135,14 @@ def test_each_gradient_has_the_dtype_of_its_operand(f, plain, shapes, dtypes):
 
 @pytest.mark.parametrize("call, words", [
     (lambda x, c: ops.batch_norm(x, c[:2], c), r"\(2, 4, 4, 3\).*scale.*\(2,\)"),
-    (lambda x, c: ops.batch_norm(x[:0], c, c), r"\(0, 4, 4, 3\).*at least one image"),
+    (lambda x, c: ops.batch_norm(x[:0], c, c), r"\(0, 4, 4, 3\).*one image"),
     (lambda x, c: ops.batch_norm_inference(x, c, c[:1], c, c), r"var.*\(1,\)"),
     (lambda x, c: ops.batch_norm(x.astype(int), c, c), r"floating.*int\d+ \(2, 4"),
     (lambda x, c: ops.local_response_norm(x.astype(int)), r"floating.*int\d+ \(2, 4"),
     (lambda x, c: ops.local_response_norm(x, 0), r"\(2, 4, 4, 3\).*size 0"),
-    (lambda x, c: ops.local_response_norm(x, 1.5), "size 1.5 must be an integer"),
+    (lambda x, c: ops.local_response_norm(x, 1.5), "size 1.5"),
     (lambda x, c: ops.local_response_norm(x, True), "size True"),
-    (lambda x, c: ops.dense(x, jnp.zeros((4, 2))), r"\(4, 2\).*do not fit"),
+    (lambda x, c: ops.dense(x, jnp.zeros((4, 2))), r"\(4, 2\)"),
     (lambda x, c: ops.dense(x, jnp.zeros((3, 2)), c), r"b \[O\], received \(3,\)"),
     (lambda x, c: ops.softmax_cross_entropy(x, jnp.zeros((2, 4))),
      r"logits \(2, 4, 4, 3\).*float32 \(2, 4\)"),
@@ -153,7 +153,7 @@ def test_bad_input_is_one_clear_line(call, words):
 
 
 def test_materialized_relu_is_relu():
-    """At 0 and for numbers that are not finite, in both modes, to second order."""
+    """They agree at 0 and for non-finite numbers, in both modes, to second order."""
     x = jnp.array([-2., -0., 0., 1.5, jnp.inf, -jnp.inf, jnp.nan])
     t, square = normal(0, 7), lambda f: lambda x: (f(x) ** 2).sum()
     for transform in (
@@ -168,7 +168,7 @@ def test_materialized_relu_is_relu():
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="what XLA does on a CPU")
 def test_the_sum_of_a_residual_block_is_not_computed_again():
-    """The program keeps each of the three, in memory that holds no copy of them."""
+    """The program keeps each of the three sums, in memory without copies of them."""
     def chain(x, a, relu):
         sums = []
         for i in range(3):

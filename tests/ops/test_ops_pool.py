@@ -1,4 +1,4 @@
-"""Pooling: every implementation equals the loops, ties and padding included."""
+"""Every implementation of pooling equals the loops, including ties and padding."""
 
 import functools
 import re
@@ -19,7 +19,7 @@ FAST = ["windows", "lax", "auto"]
 
 
 def ties(seed, *shape):
-    """Small integers, so that most windows hold their maximum more than once."""
+    """Draws small integers, so that most windows hold their maximum more than once."""
     return np.random.default_rng(seed).integers(-2, 2, shape).astype(np.float64)
 
 
@@ -47,7 +47,7 @@ def test_any_pooling_equals_the_specification(data):
 @pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize("pool", [ops.max_pool, ops.avg_pool])
 def test_second_derivatives(name, pool):
-    """With no ties, so that the maximum has them; avg_pool is linear in itself."""
+    """The inputs have no ties, so that the maximum has second derivatives."""
     x = normal(0, 1, 5, 4, 2)
 
     def f(x):
@@ -110,7 +110,7 @@ def test_a_window_of_nothing_but_minus_infinity_has_a_gradient(name, padding):
     y, dx = compiled(lambda x: gradient(x, name))(x)
     g = normal(0, *y.shape)
     assert relative_error(dx.sum((1, 2)), g.sum((1, 2))) <= 1e-6
-    # All are equal there too.
+    # All zeros, so all are ties.
     _, first = compiled(lambda x: gradient(x, "lax"))(jnp.zeros_like(x))
     assert relative_error(dx, first) <= 1e-6
 
@@ -127,7 +127,7 @@ def test_over_a_mesh_with_explicit_axes(pool, window, strides):
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="what XLA does on a CPU")
 def test_the_backward_pass_of_overlapping_windows_does_not_search_again():
-    """XLA would fuse the search into it: 20 times its time in ResNet-50."""
+    """XLA would fuse the search into it, at 20 times its time in ResNet-50."""
     def loss(x):
         return (jnp.tanh(ops.max_pool(jax.nn.relu(3 * x), 3, 2)) ** 2).sum()
 
@@ -171,17 +171,17 @@ def test_windows_larger_than_auto_writes_out():
     (lambda: ops.max_pool(jnp.zeros((1, 4, 4, 1)), 0), "window 0.*>= 1"),
     (lambda: ops.avg_pool(jnp.zeros((1, 4, 4, 1)), 2, -1), "strides -1"),
     (lambda: ops.avg_pool(jnp.zeros((1, 4, 4, 1)), 2, 2, 2), r"\(1, 4, 4, 1\).*less"),
-    (lambda: ops.avg_pool(jnp.zeros((1, 4, 4, 1)), 2, 2, "FULL"), "'FULL' is not"),
+    (lambda: ops.avg_pool(jnp.zeros((1, 4, 4, 1)), 2, 2, "FULL"), "'FULL'"),
     (lambda: ops.max_pool(jnp.zeros((1, 4, 4, 1)), 2, implementation="fast"),
-     "'fast' is not known: loops, windows, lax, auto"),
+     "'fast'.*loops, windows, lax, auto"),
     (lambda: ops.max_pool(jnp.zeros((1, 4, 4, 1), bool), 2),
-     r"numbers, received x bool \(1, 4, 4, 1\)"),
+     r"bool \(1, 4, 4, 1\)"),
     (lambda: ops.max_pool(jnp.zeros((1, 4, 4, 1)), 2, implementation=["lax"]),
-     r"\['lax'\] is not known"),
+     r"\['lax'\]"),
     (lambda: ops.max_pool(jnp.zeros((1, 4, 4, 1)), 2, ceil_mode="no"),
-     "ceil_mode 'no' must be True or False"),
+     "ceil_mode 'no'"),
     (lambda: ops.avg_pool(jnp.zeros((1, 0, 4, 1)), 2, 1, 1),
-     r"\(1, 0, 4, 1\): there is no pixel beside the padding"),
+     r"\(1, 0, 4, 1\).*padding"),
     (lambda: ops.global_max_pool(jnp.zeros((1, 0, 4, 1))), r"\(1, 0, 4, 1\)"),
 ])
 def test_bad_input_is_one_clear_line(call, words):

@@ -1,4 +1,4 @@
-"""Every workload of the benchmark trains as on Flax's own layers, in float64.
+"""Every workload of the benchmark trains as Flax's own layers do, in float64.
 
     pytest -m slow tests/ops/test_vs_flax.py     20 steps each, ten minutes
 """
@@ -16,7 +16,7 @@ from cnn_jax.layers import Layers
 from experiments.arms.plain_flax import PlainFlax
 from tests.support.gradcheck import FAST_COMPILE, normal
 
-# Network, batch, image: the benchmark's, with fewer and smaller images. VGG's last
+# (network, batch, image) of the benchmark, with fewer and smaller images. VGG's last
 # stages see 2 x 2 pixels: images smaller than the kernel.
 WORKLOADS = {
     "lenet5": (4, (28, 28, 1)),

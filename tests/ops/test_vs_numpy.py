@@ -1,4 +1,4 @@
-"""Independent values: cases worked by hand, and formulas written again in NumPy."""
+"""The operations equal cases worked by hand and formulas written again in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def counting(*shape):
 
 
 def passes(implementation, x, w, g=None, padding="VALID"):
-    """y, dx, dw and db in the published layouts"""
+    """Computes y, dx, dw and db in the published layouts."""
     if implementation == "numba":
         pytest.importorskip("numba")
     b = jnp.zeros(len(w))

@@ -1,4 +1,4 @@
-"""Independent values of convolution and pooling: NumPy over windows, options drawn."""
+"""Convolution and pooling equal NumPy over windows, with drawn options."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ OTHERS = [name for name in ops.ALGORITHMS if name not in ("loops", "auto", "wino
 
 
 def pairs(n, kernel, stride, dilation, padding) -> tuple[int, int]:
-    """'SAME', 'VALID' or (low, high) of an axis as (low, high)."""
+    """Converts 'SAME', 'VALID' or (low, high) of an axis to (low, high)."""
     if padding == "VALID":
         return 0, 0
     if padding == "SAME":
@@ -21,7 +21,7 @@ def pairs(n, kernel, stride, dilation, padding) -> tuple[int, int]:
 
 
 def windows(x, kernel, strides, padding, dilation=(1, 1), fill=0.):
-    """[N, P, Q, kh, kw, C]: what each of the P x Q windows sees of x [N, H, W, C]."""
+    """Gathers what each of P x Q windows sees of x, as [N, P, Q, kh, kw, C]."""
     low_high = [pairs(*axis) for axis in zip(
         x.shape[1:3], kernel, strides, dilation, padding)]
     x = np.pad(x, ((0, 0), *low_high, (0, 0)), constant_values=fill)
@@ -36,8 +36,8 @@ def windows(x, kernel, strides, padding, dilation=(1, 1), fill=0.):
 
 
 def drawn_options(seed: int):
-    """(draw, image [N, H, W, 4], kernel size, strides, padding): every fifth image is
-    one pixel, every third batch one image."""
+    """Returns (draw, image [N, H, W, 4], kernel size, strides, padding). Every fifth
+    image is one pixel, every third batch one image."""
     draw = np.random.default_rng(seed)
     size = (1, 1) if seed % 5 == 0 else draw.integers(1, 9, 2)
     kernel, strides = draw.integers(1, 4, 2), draw.integers(1, 4, 2)
@@ -53,14 +53,14 @@ def as_option(padding):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_convolution_equals_numpy(seed):
-    """The loops, 'auto' and one more implementation, which take turns."""
+    """'loops', 'auto' and one other implementation, in turn, equal NumPy."""
     draw, x, kernel, strides, padding = drawn_options(seed)
     dilation, groups = draw.integers(1, 4, 2).tolist(), int(draw.choice([1, 2, 4]))
     w = draw.normal(size=(*kernel, 4 // groups, 4)).astype(np.float32)
     seen = windows(x, kernel, strides, padding, dilation)
     expected = np.zeros((*seen.shape[:3], 4))
     for o in range(4):
-        first = o // (4 // groups) * (4 // groups)  # of the channels of its group
+        first = o // (4 // groups) * (4 // groups)  # the first channel of its group
         channels = seen[..., first:first + 4 // groups]
         expected[..., o] = (channels * w[..., o]).sum((3, 4, 5))
     for name in ("loops", "auto", OTHERS[seed % len(OTHERS)]):

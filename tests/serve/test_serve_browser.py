@@ -1,5 +1,4 @@
-"""The page of --mode=serve in a real browser: drawing, files, layers, what it says of
-bad files, on a telephone and on a desk."""
+"""The page of --mode=serve in a real browser: drawing, files, layers, errors."""
 
 import base64
 import io
@@ -20,7 +19,7 @@ READY = '#answer[aria-busy="false"]'
 
 
 def started(app) -> str:
-    """The address where a web application answers, in a thread of this process."""
+    """Serves a web application in a thread of this process; returns its address."""
     listener = server.listen("127.0.0.1", 0)
     running = waitress.create_server(app, sockets=[listener], threads=server.THREADS)
     threading.Thread(target=running.run, daemon=True).start()
@@ -29,14 +28,14 @@ def started(app) -> str:
 
 @pytest.fixture(scope="module")
 def digits(browser, compiled_once):
-    """The page of a LeNet-5 with random parameters; the browser is asked for first, so
-    that without one nothing is compiled."""
+    """Opens the page of a LeNet-5 with random parameters. It asks for the browser
+    first, so that without one nothing is compiled."""
     run = untrained(tiny({"model.name": "lenet5"}), (28, 28, 1), tuple("0123456789"))
     return started(serve.create_app(run, "untrained"))
 
 
 def stroke(page, *points) -> None:
-    """Draws with the mouse; points as shares of the canvas."""
+    """Draws with the mouse along points, given as fractions of the canvas."""
     box = page.locator("#canvas").bounding_box()
     places = [(box["x"] + x * box["width"], box["y"] + y * box["height"])
               for x, y in points]
@@ -54,7 +53,7 @@ def probabilities(page) -> list[float]:
 
 
 def pictures(page, selector: str) -> list[str]:
-    """The addresses of the images shown there; all of them have been decoded."""
+    """Returns the addresses of the images shown there, once all are decoded."""
     found = page.locator(selector)
     widths = found.evaluate_all("images => images.map(i => i.naturalWidth)")
     assert widths and all(widths)
@@ -62,7 +61,7 @@ def pictures(page, selector: str) -> list[str]:
 
 
 def picture(colour: int = 200) -> bytes:
-    """A bright square on black, as a PNG file."""
+    """Makes a PNG file of a bright square on black."""
     pixels = np.zeros((40, 40), np.uint8)
     pixels[10:25, 5:30] = colour
     file = io.BytesIO()
@@ -71,7 +70,7 @@ def picture(colour: int = 200) -> bytes:
 
 
 def decoded(address: str) -> np.ndarray:
-    """The pixels behind a data: address."""
+    """Decodes the pixels of a data: address."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(
         address.removeprefix("data:image/png;base64,")))))
 

@@ -1,7 +1,7 @@
-"""A real browser for the tests of pages: a Chromium of the system, without a window.
+"""Opens pages in a real browser: a Chromium of the system, without a window.
 
-Beside it (Debian: `apt-get install chromium`) `pip install playwright` is enough: none
-of playwright's own browsers is needed. The fixture `browser` is in conftest.py.
+Besides Chromium (Debian: `apt-get install chromium`), `pip install playwright` is
+enough, without playwright's own browsers. The fixture `browser` is in conftest.py.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ OVERFLOW = ("document.documentElement.scrollWidth"
 
 @contextlib.contextmanager
 def launched() -> Iterator:
-    """A playwright Browser; skips the test where there is nothing to launch."""
+    """Yields a playwright Browser; skips the test if none can be launched."""
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed")
     program = next(filter(None, map(shutil.which, NAMES)), None)
@@ -38,11 +38,11 @@ def launched() -> Iterator:
 
 @contextlib.contextmanager
 def opened(browser, url: str, width: int = DESK, colours: str = "light") -> Iterator:
-    """(page, problems) of one address, in a profile of its own.
+    """Yields (page, problems) of one address, in its own profile.
 
-    problems: fills up with what the console calls an error or a warning, exceptions of
-    scripts, requests that failed and answers of 400 and above.
-    colours: "light" or "dark", what the reader prefers.
+    problems: collects console errors and warnings, exceptions of scripts, failed
+    requests and answers of 400 and above.
+    colours: "light" or "dark", the reader's preference.
     """
     context = browser.new_context(viewport={"width": width, "height": 800},
                                   color_scheme=colours)

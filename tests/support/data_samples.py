@@ -21,13 +21,13 @@ def data_config(**changes) -> ConfigDict:
 
 
 def idx(array: np.ndarray) -> bytes:
-    """Writes an array as an idx file, not yet gzipped."""
+    """Encodes an array as the bytes of an idx file, not gzipped."""
     header = [2051 if array.ndim == 3 else 2049, *array.shape]
     return np.array(header, ">u4").tobytes() + array.astype(np.uint8).tobytes()
 
 
 def mnist_arrays(seed: int = 0, train: int = 100, test: int = 20) -> list[np.ndarray]:
-    """Draws train images, labels, test images, labels; every class is there."""
+    """Draws train images, labels, test images, labels; every class occurs."""
     rng = np.random.default_rng(seed)
     arrays = []
     for count in (train, test):
@@ -51,7 +51,7 @@ def published_as(path, file: official.OfficialFile, url: str = ""):
 
 
 def cifar_arrays(seed: int = 0, count: int = 20) -> dict[str, tuple]:
-    """Draws, for each batch, images [N, 32, 32, 3] and labels [N]."""
+    """Draws images [N, 32, 32, 3] and labels [N] for each batch."""
     rng = np.random.default_rng(seed)
     return {batch: (rng.integers(0, 256, (count, 32, 32, 3), np.uint8),
                     (np.arange(count) % 10).astype(np.uint8)) for batch in BATCHES}

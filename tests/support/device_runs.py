@@ -1,4 +1,4 @@
-"""What test_parallel.py runs in a process of its own, with several fake CPU devices.
+"""Trains on several fake CPU devices, in a process that test_parallel.py starts.
 
     python tests/support/device_runs.py DEVICES [DEVICES ...]
 
@@ -33,7 +33,7 @@ CHANGES = {"data.limit": 480, "batch_size": 16, "eval_batch_size": 40,
 
 
 class Unsynchronised(Layers):
-    """The fault to be caught: each device normalises by its own part of the batch."""
+    """Injects the fault to be caught: each device normalises by its own shard."""
 
     def batch_norm(self, *args, **fields):
         return Layers(conv=self.conv, bn=self.bn).batch_norm(*args, **fields)
@@ -70,7 +70,7 @@ class Setting:
                 compiler_options=ops.compiler_options())
 
     def train(self, counts) -> list:
-        """The states after so many steps, as NumPy arrays."""
+        """Trains, and returns the state after each of these counts as NumPy arrays."""
         state, program, found, done = self.first(), self.compiled(), [], 0
         while done < max(counts):
             epoch, step = divmod(done, 480 // self.config.batch_size)
@@ -92,7 +92,7 @@ class Setting:
 
 
 def distances(states, reference) -> dict:
-    """{'params': [after 1 step, after 60], 'batch_stats': ...}"""
+    """Returns {'params': [after 1 step, after 60], 'batch_stats': ...}."""
     return {part: [distance(getattr(a, part), getattr(b, part))
                    for a, b in zip(states, reference, strict=True)]
             for part in ("params", "batch_stats")}
@@ -141,12 +141,12 @@ def main(counts: list[int]) -> dict:
 
 
 def gather_images(setting: Setting) -> str:
-    """The compiled program of a step that has every device see the whole batch."""
+    """Compiles a step whose devices all see the whole batch; returns its program."""
     original, mesh = steps.gather, setting.examples.images.sharding
 
     def gather(*args):
         batch = original(*args)
-        # Each device takes its part and then, wrongly, all of them.
+        # Each device takes its shard and then, wrongly, all of them.
         image = jax.lax.with_sharding_constraint(
             batch.image, jax.sharding.NamedSharding(
                 mesh.mesh, jax.sharding.PartitionSpec(parallel.AXIS)))

@@ -1,8 +1,8 @@
-"""`main.py` in processes that are forked from one which has made the imports.
+"""Runs `main.py` in processes that are forked from one that has made the imports.
 
-Importing takes five seconds, more than most command lines. Such a parent must not start
-a JAX backend: a fork of a process that has one does not work. The restart with huge
-pages is left out. `Forked` has the methods of `subprocess.Popen` that tests use.
+Importing takes five seconds, more than most command lines. The parent must not start a
+JAX backend, which would not work in a fork. The forked `main.py` does not restart with
+huge pages. `Forked` has the methods of `subprocess.Popen` that tests use.
 """
 
 import ast

@@ -1,12 +1,12 @@
-"""Random convolutions by oneDNN against NumPy: a module of the tests, and a program.
+"""Compares random convolutions by oneDNN with NumPy, as a module and as a program.
 
     python fuzz_onednn.py COUNT SEED [winograd]
 
-ends with code 0 if the three passes of COUNT random problems are right, and the sums
-that batch norm would make of the output and its cotangent, as it must also
-with an allocator that finds writes beyond an array. The operands end where a page
-begins that may not be read. With `winograd`, problems of Winograd's method alone, each
-with both sizes of tiles, whatever they cost.
+The program ends with code 0 if the three passes of COUNT random problems are right, and
+so are the sums that batch norm takes of the output and of its cotangent. It must also
+do so with an allocator that finds writes beyond an array. The operands end where a page
+begins that may not be read. With `winograd`, it draws only problems of Winograd's
+method and solves each with both sizes of tiles, whatever they cost.
 """
 
 import ctypes
@@ -29,7 +29,7 @@ PROT_NONE = 0
 
 
 def problem(rng: np.random.Generator, dtype) -> ConvSpec:
-    """One to three axes, up to some 10,000 products a pixel, any option."""
+    """Draws one to three axes, up to some 10,000 products a pixel, any option."""
     while True:
         rank = int(rng.choice([1, 2, 2, 2, 3]))
         most = (40, 18, 8)[rank - 1]
@@ -48,7 +48,7 @@ def problem(rng: np.random.Generator, dtype) -> ConvSpec:
 
 
 def winograd_problem(rng: np.random.Generator) -> ConvSpec:
-    """3 x 3 kernels, stride 1, any padding, channels in sixteens."""
+    """Draws 3 x 3 kernels of stride 1, any padding, channels in sixteens."""
     while True:
         image = map(int, rng.integers(1, 20, 2))
         channels, outputs = (16 * int(rng.integers(1, 8)) for _ in "co")
@@ -60,10 +60,10 @@ def winograd_problem(rng: np.random.Generator) -> ConvSpec:
 
 
 def at_the_end_of_a_page(array: np.ndarray) -> jax.Array:
-    """The same numbers in front of a page that may not be read.
+    """Copies an array to the end of a page, before a page that may not be read.
 
-    Up to 63 bytes lie between, because JAX copies what does not begin at a multiple
-    of 64.
+    Up to 63 bytes lie between, because JAX copies an array that does not begin at a
+    multiple of 64.
     """
     room = -(-array.nbytes // 64) * 64
     pages = -(-room // mmap.PAGESIZE) + 1
@@ -90,7 +90,7 @@ def by_numpy(x, w, g, spec: ConvSpec):
     y, dx, dw = np.zeros_like(g), np.zeros_like(padded), np.zeros_like(w)
 
     def by_group(a):
-        """[..., G c] -> [G, M, c]"""
+        """Reshapes [..., G c] to [G, M, c]."""
         parts = a.reshape(-1, groups, a.shape[-1] // groups).swapaxes(0, 1)
         return np.ascontiguousarray(parts)  # BLAS takes no other
 
@@ -123,7 +123,7 @@ def by_onednn(x, w, g, spec: ConvSpec):
 
 
 def handler(spec: ConvSpec, result: tuple[int, ...], *operands, kind=0, tile=0):
-    """The library's handler without any of Python's checks."""
+    """Calls the library's handler without Python's checks."""
     low, high = zip(*spec.padding)
     numbers = {"strides": spec.strides, "low": low, "high": high,
                "dilation": spec.rhs_dilation, "kind": kind, "groups": spec.groups,
@@ -134,10 +134,10 @@ def handler(spec: ConvSpec, result: tuple[int, ...], *operands, kind=0, tile=0):
 
 
 def check(spec: ConvSpec, dtype, rng: np.random.Generator) -> None:
-    """AssertionError that names the problem if a pass is wrong.
+    """Raises an AssertionError that names the problem if a pass is wrong.
 
-    An error is one of max |a - b| / max |b|, where b is a tenth at least of the sum of
-    the sizes of its products: a sum may come out as nearly nothing.
+    The error is max |a - b| / max |b|. b is at least a tenth of the sum of the sizes of
+    its products, because the sum itself may nearly vanish.
     """
     arrays = [at_the_end_of_a_page(np.asarray(
         rng.normal(size=shape), jnp.dtype(dtype)))

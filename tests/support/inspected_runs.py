@@ -25,7 +25,7 @@ def inspected(network: nn.Module, variables: dict, pixels: np.ndarray,
               labels: np.ndarray, scaling: Scaling = Scaling(0.0, 1.0),
               class_names: tuple[str, ...] = ("a", "b"), task: str = "classify",
               shown: int = 1) -> InspectedRun:
-    """A network with given variables on given pixels, by default as they are."""
+    """Inspects a network with given variables on given pixels."""
     return InspectedRun(
         name="given", network=network, variables={"batch_stats": {}} | variables,
         scaling=scaling, class_names=class_names, pixels=pixels[:shown],

@@ -1,4 +1,4 @@
-"""Workdirs of runs that never trained: files with figures that a test chooses."""
+"""Makes workdirs of runs that never trained: files with figures that a test chooses."""
 
 import csv
 import functools
@@ -23,7 +23,7 @@ DIGITS = tuple("0123456789")
 def made_run(folder: Path, changes: dict | None = None, accuracy: float | None = 0.9,
              epochs: int = 3, class_names: tuple[str, ...] = DIGITS,
              **facts) -> Path:
-    """The workdir of a run of the tiny config.
+    """Makes the workdir of a run of the tiny config.
 
     accuracy: on 100 test images; None: the run has no results yet.
     epochs: how many have ended. facts: replace what data.json says.
@@ -63,8 +63,8 @@ def made_run(folder: Path, changes: dict | None = None, accuracy: float | None =
 
 def made_metrics(right: int, class_names: tuple[str, ...],
                  step: int) -> ClassificationMetrics:
-    """Of 100 images, ten of each of ten classes, so many are right; the last ones are
-    taken for the class before."""
+    """Makes the metrics of 100 images, ten a class, of which `right` are right. The
+    last ones are taken for the class before."""
     labels = np.arange(100) // 10
     predicted = np.where(np.arange(100) < right, labels, labels - 1)
     return measure(labels, predicted, np.linspace(0.5, 1, 100), class_names, "test",

@@ -2,9 +2,9 @@
 
     XLA_FLAGS=--xla_force_host_platform_device_count=4 python onednn_devices.py
 
-Loss and gradients of a small network, of Winograd's method and of batch norm under jit
-over a mesh (axes Auto and Explicit), shard_map and pmap, against one device. It ends
-with code 0 if all are right.
+Compares loss and gradients of a small network, of Winograd's method and of batch norm
+with one device: under jit over a mesh (axes Auto and Explicit), shard_map and pmap. It
+ends with code 0 if all are right.
 """
 
 import jax
@@ -46,7 +46,7 @@ def over_a_mesh(kind):
     found = step(*args)
     check(f"mesh {kind}", found)
     text = step.lower(*args).compile().as_text()
-    # 2 convolutions, each with 3 passes, on 2 of the 8 images; weights are summed up.
+    # 2 convolutions with 3 passes each, on 2 of the 8 images; weights are summed.
     assert text.count(f'custom_call_target="{TARGET}"') == 6, text
     assert "all-gather" not in text and "all-reduce" in text
     assert "f32[2,9,8,6]" in text and "f32[8,9,8,6]" not in text
@@ -55,7 +55,7 @@ def over_a_mesh(kind):
 
 
 def over_split_pixels():
-    """Explicit axes that split something else than images: XLA's convolution."""
+    """XLA convolves where explicit axes split something other than images."""
     mesh = jax.make_mesh((4,), ("rows",), axis_types=(AxisType.Explicit,))
     x, w = X[..., :3], V[..., :3, :]
 
@@ -71,7 +71,7 @@ def over_split_pixels():
 
 
 def over_uneven_parts():
-    """6 images on 4 devices: XLA fills the last part up, which no sum may contain."""
+    """XLA pads the last of 4 shards of 6 images; no sum may contain the padding."""
     mesh = jax.make_mesh((4,), ("batch",), axis_types=(AxisType.Auto,))
     half = NamedSharding(mesh, P("batch"))
 
@@ -101,7 +101,7 @@ def in_shard_map(check_vma):
 
 
 def in_shard_map_of_one_axis_of_two():
-    """The other axis is the compiler's, so XLA's convolution it is."""
+    """XLA convolves, because the compiler manages the other axis."""
     mesh = jax.make_mesh((2, 2), ("batch", "model"), axis_types=(AxisType.Auto,) * 2)
 
     def step(x, v, w):
@@ -121,7 +121,7 @@ def in_pmap():
 
 
 def winograd():
-    """Each device has its own images, and the tile that is cheapest for those."""
+    """Each device gets its own images, and the tile that is cheapest for those."""
     x, w = (jnp.asarray(normal(i, *s), jnp.float32) for i, s in enumerate(
         [(16, 12, 12, 32), (3, 3, 32, 32)]))
     w /= 16

@@ -1,7 +1,7 @@
-"""timm's own modules on our variables, found by timm's names for our layers.
+"""Calls timm's own modules on our variables, by timm's names for our layers.
 
-Each takes (tensors, images) and returns (logits, no auxiliary logits), as the networks
-in `torch_forms`. timm is imported at the first use; without it those cases are skipped.
+Each function takes (tensors, images) and returns (logits, no auxiliary logits), as in
+`torch_forms`. timm is imported at the first use; without it those cases are skipped.
 """
 
 import functools
@@ -21,8 +21,7 @@ def module_of(model, classes):
 
 
 def run(t, x, model, name_of):
-    """The module `model` of timm with our tensors in place of its own; `name_of` is the
-    name that our layer has there."""
+    """Calls timm's `model` with our tensors; `name_of` maps our names to timm's."""
     module = module_of(model, t.get("head", "bias").shape[0]).train(t.training)
     tensors = {}
     for (_, *path, leaf), tensor in t.at.items():

@@ -1,8 +1,7 @@
-"""A tiny run for the tests: its config, and ways to start it in this process or as a
-user would, through main.py in a process of its own.
+"""Makes a tiny run: its config, and ways to start it in this process or in its own.
 
-The digits at 8 x 8 pixels and the network 'baseline', which has batch norm and dropout;
-a run takes seconds, nearly all of them compiling.
+It trains the network 'baseline', with batch norm and dropout, on digits of 8 x 8
+pixels. A run takes seconds, nearly all of them compiling.
 """
 
 import json
@@ -34,7 +33,7 @@ from cnn_jax.data.info import DataInfo, describe
 from configs import default
 
 ROOT = Path(__file__).parents[2]
-# For a process on a busy machine, before the test gives up.
+# Seconds before a test gives up on a process; the machine may be busy.
 PATIENCE_SECONDS = float(os.environ.get("TEST_PATIENCE_SECONDS", 240))
 
 TINY = {
@@ -49,20 +48,20 @@ RICH = TINY | {
 
 
 def tiny(changes: dict | None = None, **fields) -> ConfigDict:
-    """The tiny config; `changes` by dotted names, `fields` by plain ones."""
+    """Makes the tiny config; `changes` have dotted names, `fields` plain ones."""
     config = default.get_config()
     config.update_from_flattened_dict(TINY | (changes or {}) | fields)
     return config
 
 
 def as_flags(changes: dict) -> list[str]:
-    """The command line of main.py that makes `tiny(changes)`."""
+    """Returns the flags of main.py that make `tiny(changes)`."""
     return ["--config=configs/default.py"] + [
         f"--config.{field}={value}" for field, value in (TINY | changes).items()]
 
 
 def environment(devices: int = 1) -> dict[str, str]:
-    """This process's environment with so many fake CPU devices."""
+    """Returns this process's environment with so many fake CPU devices."""
     return os.environ | {
         "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
@@ -85,7 +84,7 @@ def start_main(workdir: Path, changes: dict | None = None, *args,
 
 
 def end(process: subprocess.Popen | Forked) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of a process, which is killed if it hangs."""
+    """Waits for a process, kills it if it hangs; returns (code, stdout, stderr)."""
     try:
         output, errors = process.communicate(timeout=PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:
@@ -102,8 +101,7 @@ def main(workdir: Path, changes: dict | None = None, *args,
 
 
 def refusal(result: tuple[int, str, str], code: int) -> str:
-    """The line of main.py that says what was wrong; asserts the exit code, and that
-    nothing else is on stderr."""
+    """Returns the one line of main.py on stderr; asserts the exit code."""
     line, *more = result[2].splitlines() or [""]
     assert result[0] == code and line.startswith("cnn_jax: ") and not more, result
     return line
@@ -132,12 +130,12 @@ def picture_folder(path: Path, classes: list[str], brightness: int) -> dict:
 
 
 def read_results(workdir: Path) -> dict:
-    """results.json as plain values."""
+    """Reads results.json as plain values."""
     return json.loads((workdir / "results.json").read_text())
 
 
 def read_rows(workdir: Path) -> list[dict]:
-    """The rows of metrics.jsonl without the times, which differ between runs."""
+    """Reads the rows of metrics.jsonl without the times, which differ between runs."""
     times = ("seconds", "images_per_second")
     rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     return [{k: v for k, v in row.items() if k not in times} for row in rows]
@@ -149,8 +147,8 @@ def rows_written(workdir: Path) -> int:
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """tag -> (step, value) of the events in a folder, as TensorBoard reads them."""
-    # Imported here: it takes a second.
+    """Reads the events in a folder as TensorBoard does: {tag: [(step, value)]}."""
+    # The import takes a second.
     from tensorboard.backend.event_processing.event_accumulator import (
         EventAccumulator)
 
@@ -161,14 +159,14 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def losses(workdir: Path) -> list[list[str]]:
-    """history.csv without its last two columns, which are times."""
+    """Reads history.csv without its last two columns, which are times."""
     lines = (workdir / "history.csv").read_text().splitlines()
     assert lines[0].endswith("learning_rate,seconds,images_per_second")
     return [line.split(",")[:-2] for line in lines]
 
 
 def assert_same_run(ours: Path, theirs: Path) -> None:
-    """The same final state, figures and rows, but for the times."""
+    """Asserts that final state, figures and rows are the same, except the times."""
     a, b = read_results(ours), read_results(theirs)
     for name in ("params_sha256", "epochs", "best_epoch", "validation_accuracy",
                  "test_accuracy", "test_loss", "test_examples"):
@@ -178,7 +176,7 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
 
 
 def prepare(config: ConfigDict):
-    """(data set, recipe, image shape) of a config, for one device."""
+    """Prepares (data set, recipe, image shape) of a config, for one device."""
     dataset = data.load(config.data, config.seed)
     info = describe(dataset, config.data.scaling)
     return dataset, create_recipe(config, info), info.image_shape
@@ -186,8 +184,7 @@ def prepare(config: ConfigDict):
 
 def untrained(config: ConfigDict, image_shape: tuple[int, int, int],
               class_names: tuple[str, ...]) -> Trained:
-    """A run that never trained, with random parameters; made without its data, and
-    without compiling anything."""
+    """Makes a run with random parameters, without its data and without compiling."""
     info = DataInfo(config.data.name, "none", image_shape, class_names,
                     Scaling(0.0, 1 / 255), {"train": 1000, "validation": 10, "test": 0},
                     sha256="")
@@ -204,7 +201,7 @@ def untrained(config: ConfigDict, image_shape: tuple[int, int, int],
 
 
 def restore(workdir: Path, config: ConfigDict, step: int | None = None) -> TrainState:
-    """The state in a run's checkpoint: the latest one, or that of `step`."""
+    """Restores the state of a run's latest checkpoint, or that of `step`."""
     _, recipe, shape = prepare(config)
     folder = (step_folders(workdir / "checkpoints")[-1] if step is None
               else workdir / "checkpoints" / str(step))
@@ -213,7 +210,7 @@ def restore(workdir: Path, config: ConfigDict, step: int | None = None) -> Train
 
 def save_run(workdir: Path, config: ConfigDict, info: DataInfo, state: object,
              step: int = 7) -> Path:
-    """Writes what a run of one epoch leaves that later modes need."""
+    """Writes the files of a run of one epoch that later modes need."""
     with Checkpoints(workdir / "checkpoints", config.checkpoint.monitor) as checkpoints:
         checkpoints.save(state, Progress(step, [
             {"epoch": 1, "step": step, config.checkpoint.monitor: 0.5}]))
@@ -223,7 +220,7 @@ def save_run(workdir: Path, config: ConfigDict, info: DataInfo, state: object,
 
 
 def distance(ours, theirs) -> float:
-    """Relative L2 distance of two trees: |a - b| / |b| over all their leaves."""
+    """Computes the relative L2 distance of two trees: |a - b| / |b| over all leaves."""
     a, b = leaves(ours), leaves(theirs)
     assert a.keys() == b.keys() and a
     difference = sum(np.sum((a[k].astype(np.float64) - b[k]) ** 2) for k in a)
@@ -232,7 +229,7 @@ def distance(ours, theirs) -> float:
 
 
 def assert_same_bits(ours, theirs) -> None:
-    """Every leaf has the same dtype, shape and bytes."""
+    """Asserts that every leaf has the same dtype, shape and bytes."""
     a, b = leaves(ours), leaves(theirs)
     assert a.keys() == b.keys() and a
     for path in a:

@@ -1,4 +1,4 @@
-"""The networks that have no keras.applications form, written with torch's functions.
+"""Networks that keras.applications lacks, written with torch's functions.
 
 They read our parameters by our layers' names. Each takes (tensors, images) and returns
 (logits, auxiliary logits while training).
@@ -40,7 +40,7 @@ class Tensors:
             self.get(layer, "bias"), self.training, 0.1, self.epsilon)
 
     def bn_relu(self, x, layer):
-        """Batch norm and ReLU, or nothing where the network has no such layer."""
+        """Applies batch norm and ReLU, or nothing if the network has no such layer."""
         return x if self.get(layer, "scale") is None else F.relu(self.bn(x, layer))
 
     def conv_bn_relu(self, x, layer, stride=1):
@@ -51,7 +51,7 @@ class Tensors:
         return F.relu(x)
 
     def dense(self, x, layer):
-        """After Flatten x is still [N, C, H, W]; our rows are in the order H, W, C."""
+        """Applies a dense layer; x may be [N, C, H, W], our rows are H, W, C."""
         if x.ndim == 4:
             x = x.permute(0, 2, 3, 1).flatten(1)
         return F.linear(x, self.get(layer, "kernel"), self.get(layer, "bias"))
@@ -148,10 +148,10 @@ def resnet(t, x, blocks, bottleneck):
 
 
 def resnet_v2(t, x, blocks, bottleneck, stride_in="3x3"):
-    """Pre-activated; a stage's first block has the stride in its 3 x 3 or first 1 x 1.
+    """Builds pre-activated blocks; a stage's first block has the stride in `stride_in`.
 
-    A stem with batch norm is activated, and then the first block has no first batch
-    norm. Without, the pool must be padded with -inf, torch's default.
+    If the stem has batch norm it is activated, and the first block has no first batch
+    norm. If not, the pool must be padded with -inf, torch's default.
     """
     def block(x, name, stride):
         plan = [(3, stride), (3, 1)]
@@ -174,7 +174,7 @@ def resnet_v2(t, x, blocks, bottleneck, stride_in="3x3"):
 
 
 def cifar_resnet(t, x, depth, zeros="end", preact=False, bottleneck=False):
-    """Options A (zero channels at the 'end' or on 'both' sides) and, where there is a
+    """Uses options A (zero channels at the 'end' or on 'both' sides) or, if there is a
     shortcut convolution, B."""
     def shortcut(x, name, features, stride):
         if t.get(f"{name}/shortcut_conv", "kernel") is None:

@@ -1,4 +1,4 @@
-"""The tasks against NumPy and scikit-learn: losses, gradients, sums, metrics, words."""
+"""The tasks equal NumPy and scikit-learn: losses, gradients, sums, metrics, words."""
 
 import functools
 
@@ -96,7 +96,7 @@ def test_macro_f1_against_scikit_learn():
     both = (truth & predicted).sum(0)
     got = macro_f1(both, predicted.sum(0) - both, truth.sum(0) - both)
     assert got == pytest.approx(f1_score(truth, predicted, average="macro"), rel=1e-12)
-    # A class that is neither there nor predicted does not count.
+    # A class that neither occurs nor is predicted does not count.
     assert macro_f1(np.array([3, 0]), np.array([1, 0]), np.array([2, 0])) == 6 / 9
     assert macro_f1(*np.zeros((3, 2), int)) == 0.0
 
@@ -111,7 +111,7 @@ def test_average_precision_against_scikit_learn(ties):
 
 
 def test_average_precision_by_hand():
-    """Found at the places 1 and 3 of 4: (1 + 2/3) / 2; never there: not a number."""
+    """Hits at ranks 1 and 3 of 4 give (1 + 2/3) / 2; a class without any gives NaN."""
     scores = np.array([[0.1, 0], [0.9, 0], [0.4, 0], [0.5, 0]])
     labels = np.array([[0, 0], [1, 0], [1, 0], [0, 0]])
     got = average_precision(scores, labels)
@@ -119,13 +119,13 @@ def test_average_precision_by_hand():
 
 
 def soft(labels: np.ndarray) -> np.ndarray:
-    """The target of each class: 0 or 1."""
+    """Returns the target of each class, 0 or 1."""
     return np.eye(3)[labels] if labels.ndim == 1 else labels.astype(float)
 
 
 @pytest.mark.parametrize("name", [n for n, task in TASKS.items() if task.can_mix])
 def test_the_loss_of_mixed_images_is_the_loss_against_the_mixed_target(name):
-    """0.3 of one label and 0.7 of another, with label smoothing."""
+    """The target has 0.3 of one label and 0.7 of another, with label smoothing."""
     task = TASKS[name]
     (logits, labels), (_, others) = draw(name, 3), draw(name, 3)
     share = np.array([0.3, 0.6, 1.0])
@@ -142,7 +142,7 @@ def test_the_loss_of_mixed_images_is_the_loss_against_the_mixed_target(name):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_perfect_answer_is_right_and_has_the_best_metrics(name):
-    """What holds of every task, so of a new one too."""
+    """This holds for every task, so for a new one too."""
     task = TASKS[name]
     _, labels = draw(name, 8)
     eye = np.eye(3)[labels] if task.exclusive else labels

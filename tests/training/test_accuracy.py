@@ -1,4 +1,4 @@
-"""What the README claims of accuracy, measured again (slow)."""
+"""The README's claims of accuracy hold when measured again (slow)."""
 
 import os
 from pathlib import Path

@@ -25,7 +25,7 @@ from cnn_jax.training.steps import Batch, train_step
     ({"model.name": "lenet5", "augment.width_shift_range": 0.2}, True),
     ({"model.name": "baseline"}, True)], ids=["nothing", "augmentation", "dropout"])
 def test_a_seed_decides_what_a_step_draws(changes, drawn):
-    """From one state and one batch, by a recipe that only the seed tells apart."""
+    """The step starts from one state and one batch; the recipes differ in the seed."""
     dataset, recipe, image_shape = prepare(tiny(changes, seed=3))
     state = first_state(recipe, image_shape)
     batch = Batch(dataset.train.images[:16], dataset.train.labels[:16],
@@ -55,7 +55,7 @@ def test_a_seed_decides_a_run_in_processes_that_compile_anew(
 # Every class of networks
 
 def after_twenty_steps(step, shapes, images, labels, seed: int):
-    """The variables and losses from a start that is drawn by a seed."""
+    """Trains from a start drawn by a seed; returns the variables and losses."""
     draw = np.random.default_rng(seed)
 
     def leaf(shape):
@@ -74,7 +74,7 @@ def after_twenty_steps(step, shapes, images, labels, seed: int):
     name if name == "lenet5" else pytest.param(name, marks=pytest.mark.slow)
     for name in SMALL])
 def test_twenty_steps_of_every_class_repeat_bit_for_bit(name):
-    """And from another seed they differ. With the options that runs compile with."""
+    """Another seed gives other bits. The programs have the compiler options of runs."""
     model, shapes, images, labels = case(name, *SMALL[name])
     step = jax.jit(step_of(model), compiler_options=ops.compiler_options())
     once, again, other = (after_twenty_steps(step, shapes, images, labels, seed)

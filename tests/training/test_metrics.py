@@ -1,4 +1,4 @@
-"""Early stopping, lines and files, without any training."""
+"""Early stopping, lines and files are tested without any training."""
 
 import json
 import math
@@ -27,7 +27,7 @@ def history(*losses):
     ((1.0, 1.1, 0.9, 1.2, 1.3), True),
 ])
 def test_early_stopping_as_in_keras(losses, stops):
-    """patience 2, min_delta 1e-3."""
+    """The settings are patience 2 and min_delta 1e-3."""
     assert should_stop(history(*losses), "val_loss", 2, 1e-3) is stops
 
 
@@ -65,7 +65,7 @@ def test_rows_after_the_resumed_step_and_half_rows_are_taken_back(tmp_path):
 
 
 def test_a_loop_tells_how_far_it_is(monkeypatch, capsys):
-    """Without a terminal a line from time to time; beside what is printed if asked."""
+    """Without a terminal it prints a line now and then, to stderr if requested."""
     monkeypatch.setattr(console, "QUIET_SECONDS", -1.0)
     for stderr in (False, True):
         with Reporter(stderr=stderr).track("pictures", "abc", 3, "of 64") as items:

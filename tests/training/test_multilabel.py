@@ -1,4 +1,4 @@
-"""Several classes for one image: what a run of the third task leaves."""
+"""A run of the third task, with several classes for one image."""
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from cnn_jax.workdir import trained
 from configs import multilabel
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
-# Mixed images and smoothed labels too: each takes another way through the loss.
+# Mixed images and smoothed labels take other ways through the loss.
 CHANGES = {
     "model.name": "lenet5", "data.name": "shapes_multilabel", "data.split": "first",
     "data.limit": 640, "batch_size": 32, "eval_batch_size": 300, "epochs": 6,
@@ -42,7 +42,7 @@ def test_it_learns_and_its_figures_are_those_of_scikit_learn(run):
         (said == test.labels).all(1).mean(), abs=2e-3)
     assert results.task_metrics["test_macro_f1"] == pytest.approx(
         f1_score(test.labels, said, average="macro"), abs=2e-3)
-    # Every class with itself alone would give an F1 of 2 / 3.
+    # Predicting every class for every image would give an F1 of 2 / 3.
     assert results.task_metrics["test_macro_f1"] > 0.7
 
 

@@ -71,7 +71,7 @@ def test_states_saved_on_some_devices_are_restored_on_others(found):
 
 
 def gathered(hlo: str) -> list[str]:
-    """The results of all-gathers in a compiled program, such as 'u8[16,8,8,1]'."""
+    """Lists the results of all-gathers in a program, such as 'u8[16,8,8,1]'."""
     return re.findall(r"= (\w+\[[\d,]*\])\S* all-gather", hlo)
 
 
@@ -96,8 +96,8 @@ def test_the_same_parameters_on_eight_devices(run_eight):
 
 @pytest.mark.slow
 def test_ten_runs_on_eight_devices_end_alike(tmp_path):
-    """More devices than cores: a collective that waits for a thread would abort. There
-    are 80 steps an epoch, of which none is looked at before the last."""
+    """There are more devices than cores: a collective that waits for a thread would
+    abort. An epoch has 80 steps, and metrics are fetched only after the last one."""
     found = set()
     for number in range(10):
         code, _, errors = main(tmp_path / str(number), {
@@ -108,7 +108,7 @@ def test_ten_runs_on_eight_devices_end_alike(tmp_path):
 
 
 def test_calls_are_waited_for_on_several_cpu_devices(monkeypatch):
-    """One after the other: queued ones can wait for each other's threads."""
+    """They run one after the other: queued ones can wait for each other's threads."""
     place = parallel.place(tiny())
     assert len(place.devices) == 1 and not place.synchronous
     several = place._replace(devices=2 * place.devices)
@@ -134,5 +134,5 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path):
 
 
 def test_devices_that_are_not_there_are_refused():
-    with pytest.raises(InputError, match="config.devices = 99, but there are"):
+    with pytest.raises(InputError, match="config.devices = 99"):
         parallel.place(tiny(devices=99))

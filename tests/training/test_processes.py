@@ -1,4 +1,4 @@
-"""Two real processes on 127.0.0.1, through main.py, train what one process trains."""
+"""Two real processes on 127.0.0.1, through main.py, train as one process does."""
 
 import json
 import socket
@@ -31,7 +31,7 @@ def run_processes(workdir, changes, count: int = 2) -> list[tuple[int, str, str]
 
 
 def run_alone(workdir, changes):
-    """The same run in one process with two devices."""
+    """Runs the same training in one process with two devices."""
     code, _, errors = main(workdir, changes, devices=2)
     assert code == 0, errors
     return workdir
@@ -43,7 +43,7 @@ def alone(tmp_path_factory, compiled_once):
 
 
 def assert_same_training(ours, theirs, bounds: dict[int, float]) -> None:
-    """bounds: step -> relative L2 distance allowed there."""
+    """Compares states; bounds: step -> relative L2 distance allowed there."""
     for step, bound in bounds.items():
         a, b = (restore(workdir, tiny(CHANGES), step) for workdir in (ours, theirs))
         for part in ("params", "batch_stats"):
@@ -53,7 +53,7 @@ def assert_same_training(ours, theirs, bounds: dict[int, float]) -> None:
 
 
 def assert_written_once(workdir, epochs: int) -> None:
-    """One process wrote the metrics, and there is one checkpoint a step."""
+    """Asserts that one process wrote the metrics, with one checkpoint a step."""
     rows = [json.loads(line) for line in
             (workdir / "metrics.jsonl").read_text().splitlines()]
     found = [row["epoch"] for row in rows if row["kind"] == "epoch"]

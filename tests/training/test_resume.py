@@ -1,5 +1,5 @@
-"""Exact resume: a run that resumes from a checkpoint ends bit for bit as one that was
-not stopped. `tests/faults/test_faults.py` kills and stops real processes.
+"""A run that resumes from a checkpoint ends bit for bit as one that was not stopped.
+`tests/faults/test_faults.py` kills and stops real processes.
 
 The runs have batch norm, dropout, augmentation, an average of the parameters, gradient
 accumulation, adam and a schedule; checkpoints lie inside epochs too.
@@ -20,14 +20,14 @@ IN_ONE_CALL = RICH | {"steps_per_call": 3}  # 3 + 3 + 1 + 1 steps an epoch
 
 
 def run_whole(folder, changes):
-    """An uninterrupted run that keeps the checkpoint of every step."""
+    """Trains without interruption and keeps the checkpoint of every step."""
     training.run(tiny(changes | {"checkpoint.keep": 1000}), folder, quiet=True)
     return folder
 
 
 @pytest.fixture(autouse=True, scope="module")
 def undrawn():
-    """Drawing takes half of the time of such a run."""
+    """Turns off drawing, which takes half of the time of such a run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "draw", lambda *_: None)
         yield
@@ -45,7 +45,7 @@ def whole_in_calls(tmp_path_factory, compiled_once, undrawn):
 
 
 def killed_after(whole, workdir, step: int):
-    """A copy of a run as a kill leaves it after the checkpoint of `step`."""
+    """Copies a run as a kill leaves it after the checkpoint of `step`."""
     shutil.copytree(whole, workdir)
     (workdir / "results.json").unlink()
     for checkpoint in (workdir / "checkpoints").iterdir():

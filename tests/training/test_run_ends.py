@@ -1,4 +1,4 @@
-"""Runs that end early, that differ in the seed, or that start again on other data."""
+"""Runs that end early, that differ in the seed, or that resume on other data."""
 
 import re
 import signal
@@ -21,12 +21,12 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
-    """Drawing takes half of the time of such a run."""
+    """Turns off drawing, which takes half of the time of such a run."""
     monkeypatch.setattr(train, "draw", lambda *_: None)
 
 
 def test_a_run_that_failed_leaves_the_folder_free(tmp_path):
-    """In a notebook the frames of the error live on, and with them the lock."""
+    """In a notebook the frames of the error stay alive, and could hold the lock."""
     with pytest.raises(RunError) as kept:
         training.run(tiny({"optimizer.learning_rate": 1e30}), tmp_path, quiet=True)
     with pytest.raises(RunError, match="not finite|loss is"):
@@ -36,13 +36,13 @@ def test_a_run_that_failed_leaves_the_folder_free(tmp_path):
 
 def test_a_loss_that_is_not_finite_names_step_and_rate(tmp_path):
     message = refusal(main(tmp_path, {"optimizer.learning_rate": 1e30}), 1)
-    assert re.search(r"the loss is (nan|inf) at step [1-9]\d* \(epoch 1\), learning "
-                     r"rate 1e\+30: .*no checkpoint had been saved", message)
+    assert re.search(r"loss is (nan|inf) at step [1-9]\d* \(epoch 1\).* 1e\+30.*"
+                     "no checkpoint", message)
 
 
 def test_a_loss_that_is_not_finite_stops_at_the_next_log(tmp_path, monkeypatch):
-    """Not at the end of the epoch, which has 8 steps: the first update spoils the
-    parameters, and nothing is computed after step 2."""
+    """It does not go on to the end of the epoch, which has 8 steps. The first update
+    spoils the parameters, and nothing is computed after step 2."""
     compile_training, made = loop.compile_training, []
 
     def counted(*args):
@@ -53,7 +53,7 @@ def test_a_loss_that_is_not_finite_stops_at_the_next_log(tmp_path, monkeypatch):
             return program(*operands)
         return {size: step}
     monkeypatch.setattr(loop, "compile_training", counted)
-    with pytest.raises(RunError, match=r"the loss is \w+ at step [12] \(epoch 1\)"):
+    with pytest.raises(RunError, match=r"loss .*step [12] \(epoch 1\)"):
         training.run(tiny({"optimizer.learning_rate": 1e30, "log.every_steps": 2}),
                      tmp_path, quiet=True)
     assert made == [1, 1]
@@ -63,8 +63,7 @@ def test_the_last_finite_checkpoint_stays(tmp_path):
     """The rate jumps to 1e27 after the first of three epochs."""
     changes = {"epochs": 3, "schedule.name": "step", "schedule.factor": 1e30,
                "schedule.boundaries_epochs": (1.0,)}
-    with pytest.raises(RunError, match=r"epoch 2\), learning rate 1e\+27.*the "
-                                       "checkpoint of step 8 is kept"):
+    with pytest.raises(RunError, match=r"epoch 2\).* 1e\+27.*step 8"):
         training.run(tiny(changes), tmp_path, quiet=True)
     state = restore(tmp_path, tiny(changes))
     assert int(state.step) == 8
@@ -75,12 +74,10 @@ def test_the_last_finite_checkpoint_stays(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 def test_a_parameter_that_is_not_finite_is_not_saved(tmp_path):
-    """One step, whose loss is finite, by a rate that is infinite in float32."""
+    """The run has one step, of finite loss, with a rate that is infinite in float32."""
     changes = {"optimizer.name": "sgd", "optimizer.learning_rate": 1e39,
                "data.limit": 16, "epochs": 1}
-    with pytest.raises(RunError, match=r"a parameter is not finite after the update at "
-                                       r"step 1 \(epoch 1\), learning rate.*no "
-                                       "checkpoint had been saved"):
+    with pytest.raises(RunError, match=r"parameter.*step 1 \(epoch 1\).*no checkpoint"):
         training.run(tiny(changes), tmp_path, quiet=True)
     assert not list((tmp_path / "checkpoints").iterdir())
 
@@ -106,7 +103,7 @@ def test_early_stopping_ends_the_run(tmp_path, capsys):
 
 
 def test_the_best_checkpoint_is_by_the_chosen_metric(tmp_path):
-    """At so high a rate the validation loss is not the least in the last epoch."""
+    """The rate is so high that the validation loss is not least in the last epoch."""
     monitor = "val_loss"
     results = training.run(
         tiny({"epochs": 4, "checkpoint.monitor": monitor,
@@ -127,7 +124,7 @@ def test_the_best_of_equal_epochs_is_the_first():
 
 
 def test_a_seed_decides_everything(tmp_path):
-    """Start, order, dropout, changes of the images."""
+    """It decides the first parameters, the order, dropout and augmentation."""
     changes = {"data.limit": 64, "augment.zoom_range": 0.2, "epochs": 1}
     shas = [training.run(tiny(changes, seed=seed), tmp_path / str(number), quiet=True)
             .params_sha256 for number, seed in enumerate((3, 3, 4))]

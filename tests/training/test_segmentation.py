@@ -1,4 +1,4 @@
-"""Sets with a label for each pixel: metric, run, and what is refused."""
+"""Segmentation: its metric, its runs, and what is refused."""
 
 import json
 from pathlib import Path
@@ -36,16 +36,16 @@ SHAPES = {
 
 
 def test_mean_iou_by_hand():
-    """Class 0: 3 right of 3 + 1 + 2; class 1: 4 of 4 + 3 + 0; class 2: never seen."""
+    """Class 0 has 3 / (3 + 1 + 2), class 1 has 4 / (4 + 1 + 2), class 2 is absent."""
     confusion = np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
     np.testing.assert_allclose(mean_iou(confusion), (3 / 6 + 4 / 7) / 2)
-    confusion[2, 0] = 2  # there, never predicted
+    confusion[2, 0] = 2  # it occurs but is never predicted
     np.testing.assert_allclose(mean_iou(confusion), (3 / 8 + 4 / 7 + 0) / 3)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A short run that also moves images and masks."""
+    """Trains a short run that also augments images and masks."""
     path = tmp_path_factory.mktemp("run") / "a"
     changes = SHAPES | {"augment.horizontal_flip": True, "augment.crop_padding": 2,
                         "augment.rotation_range": 5.0}
@@ -73,7 +73,7 @@ def network_logits(run, images) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [37, 512])
 def test_evaluation_is_exact_on_any_batch_size(trained, size, monkeypatch):
-    """Against a confusion matrix counted by NumPy from all logits at once."""
+    """The reference is a confusion matrix by NumPy from all logits at once."""
     path, _ = trained
     config = tiny(SHAPES | {"augment.horizontal_flip": True, "augment.crop_padding": 2,
                             "augment.rotation_range": 5.0, "eval_batch_size": size})
@@ -94,8 +94,7 @@ def random_classes(shape, classes: int, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("absent", [None, 2])
 def test_mean_iou_is_that_of_scikit_learn(absent):
-    """Pixels of padding do not count; nor do classes that are nowhere (there as well:
-    they are no labels of its)."""
+    """Pixels of padding do not count, nor do classes that occur nowhere."""
     truth, seen = (random_classes((5, 6, 7), 4, seed) for seed in (0, 1))
     if absent is not None:
         truth, seen = (np.where(x == absent, 0, x) for x in (truth, seen))
@@ -111,8 +110,7 @@ def test_mean_iou_is_that_of_scikit_learn(absent):
 
 
 def test_an_overlay_by_hand():
-    """Background stays as bright as it was; the rest is 35 % of that and 65 % colour.
-    """
+    """Background keeps its brightness; the rest has 35 % of that and 65 % colour."""
     image = np.array([[[30, 60, 90], [0, 0, 0]], [[255, 255, 255], [30, 60, 90]]],
                      np.uint8)
     drawn = overlay(image, np.array([[0, 1], [2, 0]]))
@@ -124,7 +122,7 @@ def test_an_overlay_by_hand():
 
 
 def write_test_images(folder: Path, count: int):
-    """The first test images as files, and their masks."""
+    """Writes the first test images as files; returns them with their masks."""
     test = data.load(tiny(SHAPES).data, 0).test.take(slice(count))
     paths = [folder / f"{i:03}.png" for i in range(count)]
     for path, image in zip(paths, test.images):
@@ -143,7 +141,7 @@ def opened(path: Path) -> np.ndarray:
 
 def test_pixels_of_pictures_get_the_classes_that_evaluation_counts(
         trained, tmp_path, monkeypatch, capsys):
-    """In several calls, the last one padded, from files; it is told how many."""
+    """Files take several calls, the last one padded; progress is reported."""
     paths, test = write_test_images(tmp_path, 10)
     monkeypatch.setattr(predict, "BATCH", 4)
     monkeypatch.setattr(console, "QUIET_SECONDS", -1.0)
@@ -184,7 +182,7 @@ def test_predict_prints_shares_and_draws(trained, tmp_path, capsys, monkeypatch)
 
 
 def test_overlays_of_test_images(trained, tmp_path, capsys, monkeypatch):
-    """What is drawn is the truth, what the run predicts, and each image's own IoU."""
+    """The picture shows the truth, the run's prediction, and the IoU of each image."""
     made = []
 
     def keep(*arguments):
@@ -234,10 +232,10 @@ def test_each_kind_of_run_says_what_it_draws(trained, tmp_path, monkeypatch):
 
 
 def test_overlays_of_other_data_are_refused(trained):
-    """A picture with the masks of another drawing would look like a bad network."""
+    """Masks of another drawing would make the network look bad."""
     config = runs.load(trained[0]).config.copy_and_resolve_references().unlock()
     config.data.seed = 1
-    with pytest.raises(InputError, match="made with other data: sha256"):
+    with pytest.raises(InputError, match="other data: sha256"):
         predict.draw_test_images(trained[0], config)
 
 
@@ -248,10 +246,10 @@ def test_the_config_reaches_a_mean_iou_of_0_9(tmp_path):
 
 
 @pytest.mark.parametrize("changes,words", [
-    ({"model.name": "baseline"}, "CBAPDNet answers for each image.*each pixel"),
+    ({"model.name": "baseline"}, "CBAPDNet.*image.*pixel"),
     ({"data.name": "digits", "data.image_size": (8, 8), "data.validation": 0.1,
-      "checkpoint.monitor": "val_loss"}, "FCN answers for each pixel.*each image"),
-    ({"data.split": "stratified"}, "data.split to first or last"),
+      "checkpoint.monitor": "val_loss"}, "FCN.*pixel.*image"),
+    ({"data.split": "stratified"}, "data.split.*first.*last"),
 ])
 def test_networks_and_data_that_do_not_fit(tmp_path, changes, words):
     with pytest.raises(InputError, match=words):
@@ -260,10 +258,10 @@ def test_networks_and_data_that_do_not_fit(tmp_path, changes, words):
 
 
 @pytest.mark.parametrize("changes,words", [
-    ({"augment.mixup": 0.2}, "augment.mixup = 0.2 is not for shapes_segmentation"),
+    ({"augment.mixup": 0.2}, "augment.mixup = 0.2.*shapes_segmentation"),
     ({"augment.cutmix": 1.0}, "augment.cutmix"),
     ({"augment.cutout": 8}, "augment.cutout"),
-    ({"data.name": "shapes_both"}, "checkpoint.monitor = 'val_mean_iou' is for data")])
+    ({"data.name": "shapes_both"}, "checkpoint.monitor = 'val_mean_iou'")])
 def test_settings_that_masks_do_not_take(changes, words):
     with pytest.raises(InputError, match=words):
         check(tiny(SHAPES | changes))

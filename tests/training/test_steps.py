@@ -1,4 +1,4 @@
-"""The pure steps: losses against NumPy, what each setting changes, determinism."""
+"""The pure steps: losses equal NumPy, each setting has its effect, determinism."""
 
 import dataclasses
 import functools
@@ -133,7 +133,7 @@ def test_averages_of_parameters_and_statistics_are_what_is_evaluated():
     logits = [steps.predict_logits(s, data.image, this) for s in (
         after, after.replace(ema_batch_stats={}))]
     assert np.abs(logits[0] - logits[1]).max() > 1e-3  # the last statistics differ
-    # Without an average the state has no leaf more.
+    # Without an average the state has no further leaf.
     plain = init(recipe())
     assert plain.ema_params == plain.ema_batch_stats == {}
 

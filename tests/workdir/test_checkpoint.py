@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, and that no damage or mismatch is restored in silence."""
+"""Checkpoints: what is kept, and that no damage or mismatch is restored silently."""
 
 import gc
 import json
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def progress(step: int, **accuracies: float) -> Progress:
-    """Progress(30, s10=0.5, s20=0.9): at step 30, after epochs that ended at 10, 20."""
+    """Makes the progress at a step; s10=0.5 is an epoch that ended at step 10."""
     return Progress(step, [
         {"epoch": epoch, "step": int(name[1:]), "val_accuracy": accuracy}
         for epoch, (name, accuracy) in enumerate(accuracies.items(), 1)])
@@ -40,7 +40,7 @@ def save(folder: Path, state: dict, found: Progress) -> None:
 
 
 def example_state(step: int = 7) -> dict:
-    """Nested, with empty parts, and with values that only bits can tell apart."""
+    """Makes a nested state with empty parts and values that differ only in bits."""
     rng = np.random.default_rng(0)
     return {
         "step": np.array(step, np.int32),
@@ -53,7 +53,7 @@ def example_state(step: int = 7) -> dict:
 
 @pytest.fixture
 def saved(tmp_path):
-    """A folder with one checkpoint of `example_state`, of step 7."""
+    """Saves one checkpoint of `example_state`, at step 7; returns its folder."""
     save(tmp_path / "checkpoints", example_state(), progress(7, s7=0.5))
     return tmp_path / "checkpoints"
 
@@ -62,7 +62,7 @@ def read(folder, like=None, step=7):
     return restore(folder / str(step), example_state() if like is None else like)
 
 
-# What comes back
+# Restoring
 
 def test_round_trip_keeps_every_bit(saved):
     state, found = read(saved)
@@ -96,7 +96,7 @@ def test_the_state_of_every_kind_of_optimiser_comes_back(tmp_path, name):
     assert jax.tree.structure(found) == jax.tree.structure(state)
 
 
-# What is kept
+# Keeping
 
 def steps_in(folder) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir())
@@ -131,7 +131,7 @@ def test_the_best_is_never_deleted(tmp_path):
 
 @pytest.mark.parametrize("files", [0, 1, 5, 1000])
 def test_a_kill_while_a_checkpoint_is_deleted_is_no_damage(tmp_path, files):
-    """An old step is there with only some of its files."""
+    """An old step has only some of its files."""
     folder = tmp_path / "checkpoints"
     save_all(folder, {20: 0.9, 30: 0.6, 40: 0.7})
     shutil.copytree(folder / "30", folder / "10")
@@ -141,7 +141,7 @@ def test_a_kill_while_a_checkpoint_is_deleted_is_no_damage(tmp_path, files):
     found = restore(folder / "40")[1]
     found.step = 50
     save(folder, example_state(50), found)
-    assert steps_in(folder) == [20, 40, 50]  # and the deletion was ended
+    assert steps_in(folder) == [20, 40, 50]  # the deletion was completed
 
 
 def test_without_a_whole_epoch_or_the_best_checkpoint_nothing_is_read(tmp_path):
@@ -149,7 +149,7 @@ def test_without_a_whole_epoch_or_the_best_checkpoint_nothing_is_read(tmp_path):
     with pytest.raises(InputError, match="holds no checkpoints"):
         best_checkpoint(tmp_path, "val_accuracy")
     save_all(folder, {1: None})
-    with pytest.raises(InputError, match="no checkpoint of a whole epoch"):
+    with pytest.raises(InputError, match="whole epoch"):
         best_checkpoint(tmp_path, "val_accuracy")
     save_all(folder, {2: 0.9, 3: 0.5})
     shutil.rmtree(folder / "2")
@@ -158,8 +158,8 @@ def test_without_a_whole_epoch_or_the_best_checkpoint_nothing_is_read(tmp_path):
 
 
 def test_damaged_files_are_one_error_and_no_log(tmp_path, caplog):
-    """Orbax reads the other leaves in tasks that nobody waits for."""
-    rng = np.random.default_rng(0)  # what does not shrink has a file of its own
+    """Orbax reads the other leaves in tasks that nothing waits for."""
+    rng = np.random.default_rng(0)  # incompressible leaves get their own files
     state = {"params": {f"layer{i}": rng.normal(size=(30, 40)) for i in range(12)}}
     save(tmp_path, state, Progress(7))
     refusals = []
@@ -193,7 +193,7 @@ def test_a_writer_clears_away_unfinished_saves(saved):
 # Damage: `tests/faults/corrupt.py` does it to every file of a step
 
 def test_a_flipped_bit_in_a_weight_names_step_and_leaf(tmp_path):
-    """A large random leaf is stored nearly as it is: compression finds nothing."""
+    """A large random leaf is stored nearly as it is, because it is incompressible."""
     state = {"params": {"kernel": np.random.default_rng(1).normal(
         size=(64, 64)).astype(np.float32)}}
     save(tmp_path, state, Progress(7))
@@ -222,7 +222,7 @@ def test_a_flipped_bit_in_a_weight_names_step_and_leaf(tmp_path):
 def test_senseless_parts_are_refused(saved, part, content):
     path = saved / "7" / part / "data.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(RunError, match=f"checkpoint {saved / '7'} is damaged") as error:
+    with pytest.raises(RunError, match=f"{saved / '7'} is damaged") as error:
         restore(saved / "7")
     assert f"{part}/data.json" in str(error.value), str(error.value)
     assert "\n" not in str(error.value)
@@ -232,13 +232,13 @@ def test_the_error_names_the_step_to_resume_from(tmp_path):
     save_all(tmp_path, {10: 0.9, 20: 0.5, 30: 0.6})
     for step in (10, 20, 30):
         (tmp_path / str(step) / "meta" / "data.json").unlink()
-    for step, words in ((30, f"delete or move {tmp_path}/30 to resume from step 20"),
-                        (10, "train again in another --workdir")):
+    for step, words in ((30, f"move {tmp_path}/30 .*step 20"),
+                        (10, "another --workdir")):
         with pytest.raises(RunError, match=words):
             restore(tmp_path / str(step))
     for step in (20, 30):
         shutil.rmtree(tmp_path / str(step))
-    with pytest.raises(RunError, match=f"delete or move {tmp_path}/10 to train again"):
+    with pytest.raises(RunError, match=f"move {tmp_path}/10 to train"):
         restore(tmp_path / "10")
 
 
@@ -246,7 +246,7 @@ def test_the_error_names_the_step_to_resume_from(tmp_path):
 
 def test_a_checkpoint_of_another_step_is_refused(saved):
     shutil.copytree(saved / "7", saved / "999")
-    with pytest.raises(RunError, match="/999 is damaged: meta is from step 7"):
+    with pytest.raises(RunError, match="/999 is damaged: meta.*step 7"):
         read(saved, step=999)
     read(saved)
 
@@ -257,7 +257,7 @@ def test_the_quotes_of_a_name_stay_whole():
     assert first_line(KeyError("no such leaf")) == "no such leaf"
 
 
-# Restoring into something else
+# Restoring into another structure
 
 def without(tree: dict, *path) -> dict:
     head, *rest = path
@@ -314,23 +314,21 @@ def test_another_config_is_refused_by_leaf(tmp_path, changes, leaf):
 
 def test_an_empty_step_folder_is_named(saved):
     (saved / "9").mkdir()
-    for step in (9, 11):  # 11: not even a folder
-        where = saved / str(step)
-        with pytest.raises(RunError, match=f"checkpoint {where} is damaged: "
-                                           f"{where / 'meta/data.json'} is missing"):
+    for step in (9, 11):  # step 11 has not even a folder
+        path = saved / str(step) / "meta" / "data.json"
+        with pytest.raises(RunError, match=f"{path} is missing"):
             read(saved, step=step)
 
 
-# As a user sees it
+# Through the commands
 
 def test_a_damaged_checkpoint_ends_a_run_which_resumes_without_it(tmp_path):
-    """From the step that the error names, to the same end."""
+    """It resumes from the step that the error names, and ends alike."""
     whole = training.run(tiny(epochs=3), tmp_path, quiet=True)
     for payload in (tmp_path / "checkpoints" / "24" / "state").rglob("d/*"):
         os.truncate(payload, payload.stat().st_size // 2)
     latest = tmp_path / "checkpoints" / "24"
-    with pytest.raises(RunError, match=f"checkpoint {latest} .*delete or move {latest} "
-                                       "to resume from step 16"):
+    with pytest.raises(RunError, match=f"move {latest} .*step 16"):
         training.run(tiny(epochs=3), tmp_path, quiet=True)
     shutil.rmtree(latest)
     (tmp_path / "results.json").unlink()
@@ -340,7 +338,7 @@ def test_a_damaged_checkpoint_ends_a_run_which_resumes_without_it(tmp_path):
 
 
 def test_a_best_checkpoint_that_is_damaged_or_missing_is_told_at_once(tmp_path, capsys):
-    """Not after the epochs that are left."""
+    """The error comes before the remaining epochs."""
     config = tiny({"optimizer.learning_rate": 1e-12}, epochs=3)  # the first is the best
     training.run(config, tmp_path, quiet=True)
     assert steps_in(tmp_path / "checkpoints") == [8, 16, 24]
@@ -351,7 +349,7 @@ def test_a_best_checkpoint_that_is_damaged_or_missing_is_told_at_once(tmp_path, 
     with pytest.raises(RunError, match=f"{best} .*state"):
         training.run(config, tmp_path, quiet=True)
     shutil.rmtree(best)
-    with pytest.raises(RunError, match="lacks the best checkpoint, step 8"):
+    with pytest.raises(RunError, match="best checkpoint, step 8"):
         training.run(config, tmp_path)
     assert f"{best} is missing, the best one so far" in capsys.readouterr().out
 
@@ -363,5 +361,5 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
         training.run(tiny(), blocked / "run", quiet=True)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").write_text("not a folder either")
-    with pytest.raises(RunError, match="run/checkpoints could not be written: File"):
+    with pytest.raises(RunError, match="run/checkpoints .*File"):
         training.run(tiny(), tmp_path / "run", quiet=True)

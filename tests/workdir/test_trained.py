@@ -1,4 +1,4 @@
-"""A run read back from its workdir."""
+"""A run is read back from its workdir."""
 
 import json
 from pathlib import Path
@@ -30,6 +30,5 @@ def test_parameters_of_another_network_are_refused_by_leaf(tmp_path):
     values = json.loads((tmp_path / "config.json").read_text())
     values["model"]["num_classes"] = 12
     (tmp_path / "config.json").write_text(json.dumps(values))
-    with pytest.raises(InputError, match=r"head/bias: expected float32 \[12\], found "
-                                         r"float32 \[10\]"):
+    with pytest.raises(InputError, match=r"head/bias.*\[12\].*\[10\]"):
         trained.load(tmp_path)
