@@ -68,5 +68,5 @@ def browser():
     Each file starts its own. While playwright runs, its event loop counts as running in
     this thread, and the tests of notebooks could not start theirs.
     """
-    with launched() as found:
-        yield found
+    with launched() as chromium:
+        yield chromium

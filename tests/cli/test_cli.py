@@ -71,17 +71,17 @@ def test_a_process_of_its_own():
     assert done.stderr.count("\n") == 1 and not done.stdout
 
 
-@pytest.mark.parametrize("arguments,words", BAD)
-def test_bad_command_is_one_line_and_code_2(main, arguments, words):
+@pytest.mark.parametrize("arguments,fact", BAD)
+def test_bad_command_is_one_line_and_code_2(main, arguments, fact):
     runs = set((ROOT / "runs").glob("*"))
     done = main(arguments)
     assert done.returncode == 2, done.stderr
-    assert words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert fact in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert not done.stdout  # not even a line about compiling
     assert set((ROOT / "runs").glob("*")) == runs  # no new workdir
 
 
-@pytest.mark.parametrize("text,words", [
+@pytest.mark.parametrize("text,fact", [
     ("import nothing_like_this", "nothing_like_this"),
     ("def get_config(:", "not Python"),
     ("def get_config():\n    return 1 / 0", "division by zero"),
@@ -89,11 +89,11 @@ def test_bad_command_is_one_line_and_code_2(main, arguments, words):
      "    c.nothing_like_this = 1\n    return c", "nothing_like_this"),
     ("x = 1", "get_config"),
 ])
-def test_config_that_fails_says_how(main, tmp_path, text, words):
+def test_config_that_fails_says_how(main, tmp_path, text, fact):
     path = tmp_path / "broken.py"
     path.write_text(text)
     done = main([f"--config={path}"])
-    assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert done.returncode == 2 and fact in done.stderr, done.stderr
     assert done.stderr.count("\n") == 1
 
 

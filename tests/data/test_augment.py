@@ -226,9 +226,9 @@ def test_cutmix_counts_the_pixels_of_the_partner():
     x[:100] //= 2  # partners never agree in all channels of a pixel
     x[100:] = 255 - x[100:] // 2
     got, ((_, weights), (partner_labels, partner_weights)) = augmented(x, cutmix=1.0)
-    own, partner = ((np.asarray(got) == y).all(-1) for y in (x, x[::-1]))
-    assert (own ^ partner).all() and partner_labels[3] == 196
-    np.testing.assert_allclose(weights, own.mean((1, 2)), atol=1e-6)
+    unmixed, partner = ((np.asarray(got) == y).all(-1) for y in (x, x[::-1]))
+    assert (unmixed ^ partner).all() and partner_labels[3] == 196
+    np.testing.assert_allclose(weights, unmixed.mean((1, 2)), atol=1e-6)
     np.testing.assert_allclose(partner_weights, partner.mean((1, 2)), atol=1e-6)
     boxes = [mask.any(1).sum() * mask.any(0).sum() for mask in partner]
     assert boxes == partner.sum((1, 2)).tolist()  # each a full box

@@ -27,7 +27,7 @@ def settings(**changes):
 
 
 def draws(images):
-    """Draws what `augment` draws for each purpose, for the first batch."""
+    """Draws the keys of each purpose, as `augment` does for the first batch."""
     return augment.draw_keys(jax.random.key(5), jnp.arange(len(images)))
 
 

@@ -106,9 +106,9 @@ def test_cells_are_styled(path):
 
 
 def setup_cell() -> str:
-    found = {sources(nbformat.read(path, as_version=4), "code")[0]
+    cells = {sources(nbformat.read(path, as_version=4), "code")[0]
              for path in NOTEBOOKS}
-    source, = found  # the same in all of them
+    source, = cells  # the same in all of them
     return source
 
 
@@ -117,12 +117,12 @@ def colab(tmp_path, monkeypatch):
     """Imitates Colab: its module, a GPU plugin, an empty folder; records commands."""
     commands = []
 
-    def record(words, check):
+    def record(command, check):
         assert check
-        commands.append(words)
-        if words[0] == "git":
-            (tmp_path / words[-1] / "configs").mkdir(parents=True)
-            (tmp_path / words[-1] / "configs" / "default.py").touch()
+        commands.append(command)
+        if command[0] == "git":
+            (tmp_path / command[-1] / "configs").mkdir(parents=True)
+            (tmp_path / command[-1] / "configs" / "default.py").touch()
 
     monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace())
     monkeypatch.setattr(sys, "path", [*sys.path])

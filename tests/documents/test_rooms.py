@@ -49,7 +49,7 @@ def test_the_map_has_no_circle():
 
 
 def test_imports_are_the_arrows_of_the_map():
-    found: dict[str, set[str]] = {room: set() for room in read_map()}
+    arrows: dict[str, set[str]] = {room: set() for room in read_map()}
     for room, path in files():
         for name in imported(path):
             if not name.startswith("cnn_jax.") or name.startswith("cnn_jax.__"):
@@ -60,8 +60,8 @@ def test_imports_are_the_arrows_of_the_map():
                 assert other in SHARED, (path, name)
             elif other not in SHARED | {room}:
                 assert other in read_map()[room], f"{path} imports {name}"
-                found[room].add(other)
-    assert found == read_map()  # each arrow of the map has an import
+                arrows[room].add(other)
+    assert arrows == read_map()  # each arrow of the map has an import
 
 
 def test_only_one_file_of_training_draws():

@@ -54,9 +54,9 @@ def test_table_picture_and_figures(digits, tmp_path, capsys):
 def test_accuracy_is_that_of_a_run_of_the_library(digits, tmp_path):
     config = digits(16, 256)
     config.epochs, config.seed = 1, 0
-    found, _ = batch_size.Trainer(config, data.load(config.data, 0)).train(0, [16])
+    accuracies, _ = batch_size.Trainer(config, data.load(config.data, 0)).train(0, [16])
     ran = training.run(config, tmp_path / "run", quiet=True)
-    assert found[16] == pytest.approx(ran.test_accuracy)
+    assert accuracies[16] == pytest.approx(ran.test_accuracy)
 
 
 def test_a_loss_that_is_not_finite_ends_it(digits, monkeypatch):

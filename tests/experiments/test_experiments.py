@@ -37,10 +37,10 @@ def test_benchmark_times_lenet(load, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(benchmark, "ARMS", {
         name: benchmark.ARMS[name] for name in ("cnn_jax", "plain Flax")})
     benchmark.main(["--only=W1", "--seconds=1", f"--out={tmp_path}"])
-    found = json.loads((tmp_path / "benchmark.json").read_text())["W1 LeNet-5"]
-    assert set(found["train"]) == {"cnn_jax", "plain Flax"}
-    assert len(found["train"]["cnn_jax"]) >= 5
-    assert found["setup"]["cnn_jax"]["params"] == 61706
+    seconds = json.loads((tmp_path / "benchmark.json").read_text())["W1 LeNet-5"]
+    assert set(seconds["train"]) == {"cnn_jax", "plain Flax"}
+    assert len(seconds["train"]["cnn_jax"]) >= 5
+    assert seconds["setup"]["cnn_jax"]["params"] == 61706
     assert "ours" in capsys.readouterr().out
     assert (tmp_path / "benchmark.png").exists()
 

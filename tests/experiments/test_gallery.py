@@ -31,19 +31,19 @@ def test_nine_kernels_with_padding(picture):
     grey = gallery.to_grey(picture)
     weights = np.array([0.299, 0.587, 0.114])
     np.testing.assert_allclose(grey, picture @ weights / 255, atol=1 / 255)
-    found = gallery.filtered(grey)
-    assert set(found) == set(ops.FILTERS) == NAMES
-    for name, y in found.items():
+    images = gallery.filtered(grey)
+    assert set(images) == set(ops.FILTERS) == NAMES
+    for name, y in images.items():
         expected = correlate(grey.astype(float), np.array(ops.FILTERS[name], float),
                              mode="constant")
         np.testing.assert_allclose(y, expected, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("name, channels, words", [
+@pytest.mark.parametrize("name, channels, pattern", [
     ("blurr", 1, "'blurr'.*sharpness"), ("blur", 0, "channels 0"),
     ("blur", 1.5, "channels 1.5"), ("blur", True, "True")])
-def test_a_named_kernel_that_cannot_be(name, channels, words):
-    with pytest.raises(ValueError, match=words):
+def test_a_named_kernel_that_cannot_be(name, channels, pattern):
+    with pytest.raises(ValueError, match=pattern):
         kernel(name, channels)
 
 
@@ -52,9 +52,9 @@ def test_stages_of_a_layer(picture):
     y = sum(correlate2d(picture[..., c] / 255, sobel, "valid") for c in range(3))
     relu = np.maximum(y, 0)
     pool = relu[:10].reshape(5, 2, 8, 2).max((1, 3))  # row 10 fills no window
-    found = gallery.feature_maps(picture)
-    assert list(found) == ["convolution", "ReLU", "max pool"]
-    for ours, expected in zip(found.values(), (y, relu, pool)):
+    maps = gallery.feature_maps(picture)
+    assert list(maps) == ["convolution", "ReLU", "max pool"]
+    for ours, expected in zip(maps.values(), (y, relu, pool)):
         np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
@@ -143,12 +143,12 @@ def test_large_pictures_are_reduced(tmp_path):
 def test_bad_input(tmp_path, picture):
     (tmp_path / "text.png").write_text("no picture")
     Image.fromarray(picture[:3]).save(tmp_path / "flat.png")
-    for words, flags in (
+    for pattern, flags in (
             ("none.png", ["--image", "none.png"]),
             ("text.png.*picture", ["--image", "text.png"]),
             ("18 x 3 .*4 x 4", ["--image", "flat.png"]),
             ("--out=.*text.png", ["--out", "text.png"])):
-        with pytest.raises(InputError, match=words) as caught:
+        with pytest.raises(InputError, match=pattern) as caught:
             gallery.main([flags[0], str(tmp_path / flags[1])])
         assert "\n" not in str(caught.value)
 

@@ -24,18 +24,18 @@ KEYS = """name params published band mean std n epochs seconds_per_epoch command
     peak_memory_mb hardware""".split()
 
 
-def run(folder, *words, experiments=TINY) -> int:
+def run(folder, *arguments, experiments=TINY) -> int:
     """Runs reproduce.py with these arguments; returns its exit code."""
     places = ["--workdir", str(folder / "runs"), "--out", str(folder)]
     with pytest.raises(SystemExit) as done:
-        reproduce.main([*places, *words], experiments)
+        reproduce.main([*places, *arguments], experiments)
     return done.value.code
 
 
 def rows(folder) -> dict[str, dict]:
-    found = json.loads((folder / "RESULTS.json").read_text())
-    assert isinstance(found, list)
-    return {row["name"]: row for row in found}
+    results = json.loads((folder / "RESULTS.json").read_text())
+    assert isinstance(results, list)
+    return {row["name"]: row for row in results}
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,9 @@ def measured(tmp_path_factory, compiled_once):
 
 
 def test_rows_have_what_the_table_needs(measured):
-    found = rows(measured)
-    assert list(found) == ["easy", "never"]
-    row = found["easy"]
+    by_name = rows(measured)
+    assert list(by_name) == ["easy", "never"]
+    row = by_name["easy"]
     assert set(KEYS) <= row.keys()
     runs = [json.loads((measured / f"runs/easy/seed{seed}/results.json").read_text())
             for seed in (0, 1)]
@@ -120,11 +120,11 @@ def test_hardware_says_what_computes_the_convolutions():
 def test_a_row_says_what_it_was_measured_on(measured, monkeypatch, capsys):
     assert rows(measured)["easy"]["data"] == "as published"
     monkeypatch.setitem(reproduce.IMAGES, "digits", 5000)
-    for words in ([], ["--note", "scanned again"]):
-        run(measured, "--table", *words)
-    words = "scanned again; on 1,797 of the 5,000 images"
-    assert rows(measured)["easy"]["data"] == words
-    assert f"| easy ({words}) |" in (measured / "RESULTS.md").read_text()
+    for flags in ([], ["--note", "scanned again"]):
+        run(measured, "--table", *flags)
+    note = "scanned again; on 1,797 of the 5,000 images"
+    assert rows(measured)["easy"]["data"] == note
+    assert f"| easy ({note}) |" in (measured / "RESULTS.md").read_text()
     assert rows(measured)["easy"]["command"].endswith("--note 'scanned again'")
     monkeypatch.undo()
     run(measured, "--table")
@@ -133,14 +133,14 @@ def test_a_row_says_what_it_was_measured_on(measured, monkeypatch, capsys):
 def test_a_row_gives_way_to_one_with_as_many_runs_only(measured, tmp_path, capsys):
     """A row of fewer seeds says so, and does not replace one of more."""
     shutil.copytree(measured / "runs/easy/seed0", tmp_path / "runs/easy/seed0")
-    words = ["--only", "easy", "--seeds", "1", "--workdir", str(tmp_path / "runs")]
-    assert run(tmp_path, *words) == 0
+    arguments = ["--only", "easy", "--seeds", "1", "--workdir", str(tmp_path / "runs")]
+    assert run(tmp_path, *arguments) == 0
     row = rows(tmp_path)["easy"]
     assert row["n"] == 1 and row["command"].endswith("--only easy --seeds 1")
     assert run(tmp_path, "--table") == 0
     assert rows(tmp_path)["easy"] == row
     (tmp_path / "RESULTS.json").write_text((measured / "RESULTS.json").read_text())
-    assert run(tmp_path, *words) == 0
+    assert run(tmp_path, *arguments) == 0
     assert rows(tmp_path)["easy"] == rows(measured)["easy"]
     assert rows(tmp_path)["easy"]["n"] == 2
 
@@ -223,11 +223,11 @@ reproduce.main(sys.argv[1:], {'long': Experiment(
 
 def test_an_interrupted_run_goes_on(tmp_path):
     """SIGTERM reaches the training, which saves; the same command resumes it."""
-    words = ["-c", START, "--workdir", tmp_path / "runs", "--out", tmp_path]
+    arguments = ["-c", START, "--workdir", tmp_path / "runs", "--out", tmp_path]
     workdir = tmp_path / "runs" / "long" / "seed0"
     log = workdir.with_suffix(".log")
     for line in ("epoch 2/100", "resuming after step"):
-        process = start_python(*words)
+        process = start_python(*arguments)
         wait_until(lambda: log.exists() and line in log.read_text(), process)
         process.send_signal(signal.SIGTERM)
         code, _, errors = end(process)
@@ -236,7 +236,7 @@ def test_an_interrupted_run_goes_on(tmp_path):
     assert not (workdir / "results.json").exists()
 
 
-@pytest.mark.parametrize("words,part", [
+@pytest.mark.parametrize("arguments,part", [
     (["--only", "shape_cnn"], "no such experiment; there are shapes_"),
     (["--seeds", "0"], "must be >= 1"),
     (["--jobs", "0"], "--jobs 0 is not allowed: must be 1 to"),
@@ -246,8 +246,8 @@ def test_an_interrupted_run_goes_on(tmp_path):
     (["--out", "README.md"], "--out README.md cannot be a folder"),
     (["--workdir", "README.md/runs"], "--workdir README.md/runs cannot be a folder"),
 ])
-def test_bad_arguments_are_one_line(tmp_path, capsys, words, part):
-    assert run(tmp_path, *words, experiments=EXPERIMENTS) == 2
+def test_bad_arguments_are_one_line(tmp_path, capsys, arguments, part):
+    assert run(tmp_path, *arguments, experiments=EXPERIMENTS) == 2
     errors = capsys.readouterr().err
     assert part in errors and errors.count("\n") == 1
     assert not list(tmp_path.iterdir())
@@ -276,8 +276,8 @@ def test_cifar10_from_pictures_is_another_row(tmp_path):
     target = targets["cifar10_lenet5"]
     assert target.config.data.name == "folder" and "JPEG" in target.data
     assert target.folder.name == "cifar10_lenet5-jpeg"
-    words = reproduce.Work(target, 3).command
-    assert f"--config.data.dir={pictures}" in words and "--config.seed=3" in words
+    command = reproduce.Work(target, 3).command
+    assert f"--config.data.dir={pictures}" in command and "--config.seed=3" in command
     assert targets["mnist_keras"].data == "as published"
     assert target.command[-2:] == ("--cifar10-jpeg", "pictures")
     row = results_table.row(target, None)
@@ -300,10 +300,10 @@ def test_committed_results_are_of_these_experiments():
     path = reproduce.ROOT / "measured" / "accuracy" / "RESULTS.json"
     if not path.exists():
         pytest.skip("measured/accuracy/RESULTS.json has not been measured")
-    found = json.loads(path.read_text())
-    assert [row["name"] for row in found] == list(EXPERIMENTS)
-    assert results_table.markdown(found) == path.with_suffix(".md").read_text()
-    for row in found:
+    results = json.loads(path.read_text())
+    assert [row["name"] for row in results] == list(EXPERIMENTS)
+    assert results_table.markdown(results) == path.with_suffix(".md").read_text()
+    for row in results:
         experiment = EXPERIMENTS[row["name"]]
         assert (row["params"], row["published"], row["band"]) == (
             experiment.params, experiment.published, experiment.band)

@@ -53,10 +53,10 @@ def test_few_faults(name):
 
 def test_the_commands_of_the_figures_name_tests_that_exist():
     for figure in figures.FIGURES.values():
-        words = shlex.split(figure.command)
-        texts = [(ROOT / word).read_text() for word in words
+        arguments = shlex.split(figure.command)
+        texts = [(ROOT / word).read_text() for word in arguments
                  if word.startswith("tests/")]
-        chosen = words[words.index("-k") + 1] if "-k" in words else ""
+        chosen = arguments[arguments.index("-k") + 1] if "-k" in arguments else ""
         for name in chosen.split(" or ") if chosen else ():
             assert re.search(rf"def test_\w*{name}", "".join(texts)), name
 

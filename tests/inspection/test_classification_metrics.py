@@ -39,12 +39,12 @@ def measured_several() -> ClassificationMetrics:
 
 
 def test_scores_are_those_of_scikit_learn():
-    found = measured()
-    table = found.confusion
+    stats = measured()
+    table = stats.confusion
     np.testing.assert_array_equal(
         table, metrics.confusion_matrix(LABELS, PREDICTED, labels=range(5)))
-    assert (found.right, found.examples) == (5, 10)
-    scores = ours.class_scores(found.counts)
+    assert (stats.right, stats.examples) == (5, 10)
+    scores = ours.class_scores(stats.counts)
     for name, theirs in (("precision", metrics.precision_score),
                          ("recall", metrics.recall_score), ("f1", metrics.f1_score)):
         np.testing.assert_allclose(scores[name], theirs(
@@ -56,19 +56,19 @@ def test_scores_are_those_of_scikit_learn():
 
 
 def test_scores_of_several_classes_are_those_of_scikit_learn():
-    found = measured_several()
+    stats = measured_several()
     named = PROBABLE > 0.5
-    assert found.counts.tolist() == [[1, 1, 1], [2, 1, 0], [0, 0, 0]]
-    assert (found.right, found.examples) == (1, 4) and found.confusion is None
-    scores = ours.class_scores(found.counts)
+    assert stats.counts.tolist() == [[1, 1, 1], [2, 1, 0], [0, 0, 0]]
+    assert (stats.right, stats.examples) == (1, 4) and stats.confusion is None
+    scores = ours.class_scores(stats.counts)
     for name, theirs in (("precision", metrics.precision_score),
                          ("recall", metrics.recall_score), ("f1", metrics.f1_score)):
         np.testing.assert_allclose(scores[name], theirs(
             SEVERAL, named, average=None, zero_division=np.nan))
-    np.testing.assert_allclose(found.average_precision[:2], [
+    np.testing.assert_allclose(stats.average_precision[:2], [
         metrics.average_precision_score(SEVERAL[:, i], PROBABLE[:, i]) for i in (0, 1)])
-    assert np.isnan(found.average_precision[2])  # no image shows the class
-    np.testing.assert_allclose(found.bins.sum(0), [12, PROBABLE.sum(), SEVERAL.sum()],
+    assert np.isnan(stats.average_precision[2])  # no image shows the class
+    np.testing.assert_allclose(stats.bins.sum(0), [12, PROBABLE.sum(), SEVERAL.sum()],
                                rtol=1e-6)
 
 
@@ -103,20 +103,20 @@ def test_the_most_confident_mistakes_come_first_and_ties_in_order():
     assert ours.confident_mistakes(right, confidence, 4).tolist() == [2, 4, 6, 9]
 
 
-@pytest.mark.parametrize("found", [measured(), measured_several()],
+@pytest.mark.parametrize("stats", [measured(), measured_several()],
                          ids=["one class", "several"])
-def test_metrics_come_back_from_their_file(tmp_path, found):
-    ours.save(found, tmp_path)
+def test_metrics_come_back_from_their_file(tmp_path, stats):
+    ours.save(stats, tmp_path)
     file = ours.load(tmp_path)
     for name in ("split", "step", "unit", "examples", "right"):
-        assert getattr(file, name) == getattr(found, name)
-    assert file.calibration_error == ours.calibration_error(found.bins)
-    np.testing.assert_array_equal(file.bins, found.bins)
-    np.testing.assert_array_equal(file.confusion, found.confusion)
-    scores = ours.class_scores(found.counts)
+        assert getattr(file, name) == getattr(stats, name)
+    assert file.calibration_error == ours.calibration_error(stats.bins)
+    np.testing.assert_array_equal(file.bins, stats.bins)
+    np.testing.assert_array_equal(file.confusion, stats.confusion)
+    scores = ours.class_scores(stats.counts)
     assert file.mean["f1"] == ours.mean_known(scores["f1"])
     for i, row in enumerate(file.classes):
-        assert (row.name, row.examples) == (found.class_names[i], scores["examples"][i])
+        assert (row.name, row.examples) == (stats.class_names[i], scores["examples"][i])
         np.testing.assert_equal(np.array(row.f1, float), scores["f1"][i])
     assert file.classes[2].precision is None  # JSON has no NaN
     assert ours.load(tmp_path / "nowhere") is None
@@ -138,21 +138,21 @@ def test_damaged_metrics_are_one_line(tmp_path, changes):
 def test_pictures_of_the_metrics(unit):
     """A name may look like mathematics to matplotlib, and a class may have no
     examples."""
-    found = measured(unit)
-    matrix, curve = drawn.draw_confusion(found), drawn.draw_calibration(found)
+    stats = measured(unit)
+    matrix, curve = drawn.draw_confusion(stats), drawn.draw_calibration(stats)
     for picture in (matrix, curve):
         picture.figure.canvas.draw()
     assert f"5 of 10 {unit}s" in matrix.alt
     assert "zero as one (1)" in matrix.alt
-    assert f"{ours.calibration_error(found.bins):.4f}" in curve.alt
+    assert f"{ours.calibration_error(stats.bins):.4f}" in curve.alt
     axes = matrix.figure.axes[0]
     assert sorted(text.get_text() for text in axes.texts) == sorted(
-        str(n) for n in found.confusion.ravel() if n)
+        str(n) for n in stats.confusion.ravel() if n)
 
 
 def test_pictures_of_several_classes():
-    found = measured_several()
-    bars, curve = drawn.draw_class_scores(found), drawn.draw_calibration(found)
+    stats = measured_several()
+    bars, curve = drawn.draw_class_scores(stats), drawn.draw_calibration(stats)
     for picture in (bars, curve):
         picture.figure.canvas.draw()
     assert "1 of 4 images" in bars.alt
@@ -170,22 +170,22 @@ def test_many_classes_are_drawn_without_numbers():
 
 
 def test_a_long_pass_over_the_images_tells_how_far_it_is():
-    told = []
+    lines = []
     run = dataclasses.replace(
         inspected(Small("relu"), {"params": PARAMS}, PIXELS, np.array([0, 1])),
-        progress=told.append)
-    found = run.map_batches(PIXELS, lambda network, variables, images: images, batch=1)
-    np.testing.assert_array_equal(found, PIXELS)
-    assert told == ["images 0/2", "images 1/2"]
+        progress=lines.append)
+    pixels = run.map_batches(PIXELS, lambda network, variables, images: images, batch=1)
+    np.testing.assert_array_equal(pixels, PIXELS)
+    assert lines == ["images 0/2", "images 1/2"]
 
 
 def test_mistakes_of_a_network_by_hand():
     run = inspected(Small("relu"), {"params": PARAMS}, PIXELS, np.array([0, 1]))
     predicted, confidence = run.predictions
     assert predicted.tolist() == [0, 0] and np.all(confidence == 1)
-    found = drawn.measure_run(run)
-    assert found.confusion.tolist() == [[1, 0], [1, 0]] and found.unit == "image"
-    assert ours.calibration_error(found.bins) == pytest.approx(0.5)
+    stats = drawn.measure_run(run)
+    assert stats.confusion.tolist() == [[1, 0], [1, 0]] and stats.unit == "image"
+    assert ours.calibration_error(stats.bins) == pytest.approx(0.5)
     *_, mistakes = drawn.metrics(run, inspect_settings())
     assert mistakes.arrays["index"].tolist() == [1]
     assert "b as a (100.0%)" in mistakes.alt
@@ -201,8 +201,8 @@ def test_mistakes_with_several_classes_by_hand():
                     np.array([[1, 0], [1, 1]], np.uint8), task="multilabel")
     predicted, probability = run.predictions
     assert predicted.tolist() == [[1, 0], [1, 0]] and probability[0, 0] == 1
-    found = drawn.measure_run(run)
-    assert found.counts.tolist() == [[2, 0, 0], [0, 0, 1]] and found.right == 1
+    stats = drawn.measure_run(run)
+    assert stats.counts.tolist() == [[2, 0, 0], [0, 0, 1]] and stats.right == 1
     first, _, mistakes = drawn.metrics(run, inspect_settings())
     assert first.name == "class_scores" and mistakes.arrays["index"].tolist() == [1]
     assert "a, b as a (100.0%)" in mistakes.alt

@@ -89,13 +89,13 @@ def test_classes_side_by_side_where_all_were_measured(runs):
 def test_unlike_data_and_machines_are_said(runs, tmp_path):
     other = made_run(tmp_path / "other", counts={"train": 9, "validation": 50,
                                                  "test": 100}, sha256="other")
-    found = read_results(other)
+    results = read_results(other)
     (other / "results.json").write_text(json.dumps(
-        found | dict(machine="a phone")))
-    said = " ".join(compare.warnings([record.read_record(run)
+        results | dict(machine="a phone")))
+    notes = " ".join(compare.warnings([record.read_record(run)
                                       for run in (runs[0], other)]))
-    assert "different data" in said and "different machines" in said
-    assert "versions" not in said and "devices" not in said
+    assert "different data" in notes and "different machines" in notes
+    assert "versions" not in notes and "devices" not in notes
 
 
 def test_folders_of_one_name_are_told_apart(tmp_path):
@@ -113,7 +113,7 @@ def test_class_names_are_escaped_in_the_comparison(tmp_path):
     assert "<script" not in text and "<b>" not in text and "&lt;b&gt;0" in text
 
 
-@pytest.mark.parametrize("names,changes,words", [
+@pytest.mark.parametrize("names,changes,pattern", [
     ([], {}, "two runs, not 0"),
     (["adam0"], {}, "two runs, not 1"),
     (["adam0", "."], {}, "config.json"),
@@ -121,12 +121,12 @@ def test_class_names_are_escaped_in_the_comparison(tmp_path):
     (["adam0", "adam1/../adam0"], {}, "adam0.*twice"),
     (["adam0", "adam1"], {"output": "page.png"}, "must end in .html"),
     (["adam0", "adam1"], {"workdir": "adam0"}, "--workdir.*--config")])
-def test_what_cannot_be_compared_is_one_line(runs, tmp_path, names, changes, words):
+def test_what_cannot_be_compared_is_one_line(runs, tmp_path, names, changes, pattern):
     folder = runs[0].parent
     changes = {name: tmp_path / value for name, value in changes.items()}
     request = Request("compare", None, changes.pop("workdir", None), paths=tuple(
         str(folder / name) for name in names), **changes)
-    with pytest.raises(InputError, match=words) as refused:
+    with pytest.raises(InputError, match=pattern) as refused:
         commands.run(request)
     assert "\n" not in str(refused.value)
 

@@ -116,7 +116,7 @@ def test_shares_of_a_mixed_image_in_words():
 def test_requests_that_are_refused(tmp_path):
     config = tiny()
     (tmp_path / "file").touch()
-    for words, request in (
+    for pattern, request in (
             ("needs --config", Request("show_data", None, None)),
             ("must end in .png", Request("show_data", config, None,
                                          output=tmp_path / "a.jpg")),
@@ -124,7 +124,7 @@ def test_requests_that_are_refused(tmp_path):
                                           output=tmp_path / "file" / "a.png")),
             ("only for --mode=show_data", Request(
                 "summary", config, None, output=tmp_path / "a.png"))):
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(InputError, match=pattern):
             commands.run(request)
 
 

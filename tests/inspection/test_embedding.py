@@ -52,9 +52,9 @@ def test_features_of_pixels_have_the_labels_of_their_places():
     params = {"head": {"kernel": np.ones((2, 2, 2, 1), np.float32),
                        "bias": np.zeros(2, np.float32)}}
     run = inspected(Pixels(), {"params": params}, images, labels, task="segment")
-    values, found = penultimate(run)
+    values, labels = penultimate(run)
     corner = {2.5: 0, 4.5: 2, 10.5: 8, 12.5: 10}  # the mean is that of the first pixel
-    assert {value: label for value, label in zip(values[:, 0].tolist(), found)} == {
+    assert {value: label for value, label in zip(values[:, 0].tolist(), labels)} == {
         mean: first % 7 for mean, first in corner.items()}
 
 

@@ -43,8 +43,8 @@ def test_every_picture_of_every_network(name):
 
     first = next(layer for layer in known.values()
                  if layer.kernel is not None and layer.is_leaf)
-    found = kernel_images(first, np.zeros(first.kernel, np.float32), known)
-    assert found is None or len(found[0]) and found[1]
+    drawing = kernel_images(first, np.zeros(first.kernel, np.float32), known)
+    assert drawing is None or len(drawing[0]) and drawing[1]
 
     def middle(layer):
         return (layer.shape[0] // 2, layer.shape[1] // 2) if layer.is_map else None
@@ -55,12 +55,12 @@ def test_every_picture_of_every_network(name):
             network, v, x, layer.name, middle(layer)), variables, images)
         assert field.shape[:2] == shape[:2]
     last = drawn[-1]
-    found = jax.eval_shape(lambda v, key: maximize(
+    shapes = jax.eval_shape(lambda v, key: maximize(
         network, v, jnp.arange(2), key, last.name, shape, (0.0, 1.0),
         AscentConfig(2), middle(last)), variables, jax.random.key(0))
-    assert images.shape in [leaf.shape for leaf in jax.tree.leaves(found)]
+    assert images.shape in [leaf.shape for leaf in jax.tree.leaves(shapes)]
     assert jax.eval_shape(lambda v, x: watch_activations(network, v, x),
                           variables, images)
     for method in (gradient, guided_gradient, *([grad_cam] if maps else [])):
-        found = jax.eval_shape(lambda v, x: method(network, v, x), variables, images)
-        assert found.shape == images.shape[:3 if method is grad_cam else 4]
+        image = jax.eval_shape(lambda v, x: method(network, v, x), variables, images)
+        assert image.shape == images.shape[:3 if method is grad_cam else 4]

@@ -40,26 +40,26 @@ def known(name, shape, **fields):
     return layers_of(network, variables, shape)
 
 
-@pytest.mark.parametrize("name, fields, shape, kernel, words", [
+@pytest.mark.parametrize("name, fields, shape, kernel, caption", [
     ("mnist_cnn", {}, (10, 10, 1), (3, 3, 1, 32), "32 of 32 kernels of 3 x 3"),
     ("shapes_fcn", {"widths": (5, 4)}, (8, 8, 3), (3, 3, 3, 5), "red, green and blue"),
     ("shapes_fcn", {"widths": (5, 4)}, (8, 8, 4), (3, 3, 4, 5), "5 of 5 kernels"),
     ("ai_edu_shape_dnn", {}, (6, 5, 1), (6, 5, 1, 64), "64 of 128 units of a dense")])
-def test_the_kernels_of_the_first_layer(name, fields, shape, kernel, words):
+def test_the_kernels_of_the_first_layer(name, fields, shape, kernel, caption):
     run = run_of(networks.create(name, layers=PLAIN, **fields), shape)
     picture, = first_layer(run, inspect_settings())
-    found = picture.arrays["kernels"]
-    assert found.shape == kernel and words in picture.caption
+    kernels = picture.arrays["kernels"]
+    assert kernels.shape == kernel and caption in picture.caption
     first = run.variables["params"][picture.title.split()[-1]]["kernel"]
     np.testing.assert_array_equal(
-        found, first.reshape(*kernel[:3], -1)[..., :kernel[3]])
+        kernels, first.reshape(*kernel[:3], -1)[..., :kernel[3]])
     drawn = [axes.images[0].get_array() for axes in picture.figure.axes if axes.images]
     if shape[2] == 3:  # grey is 0, and the largest weight is at an end of its colour
         assert np.abs(np.stack(drawn) - 0.5).max() == pytest.approx(0.5)
         np.testing.assert_allclose(
-            drawn[1] - 0.5, found[..., 1] / (2 * np.abs(found).max()), atol=1e-6)
+            drawn[1] - 0.5, kernels[..., 1] / (2 * np.abs(kernels).max()), atol=1e-6)
     else:
-        np.testing.assert_allclose(drawn[0], found[..., 0, 0], atol=1e-6)
+        np.testing.assert_allclose(drawn[0], kernels[..., 0, 0], atol=1e-6)
 
 
 def test_a_dense_layer_that_reads_no_pixels_has_no_images():
@@ -77,15 +77,15 @@ def test_kernels_of_every_kind_as_images():
     rng = np.random.default_rng(1)
     sparse = known("lenet5_1998", (32, 32, 1))["c3"]
     kernel = rng.normal(size=sparse.kernel)
-    full, words = kernel_images(sparse, kernel, {})
-    assert full.shape == (5, 5, 6, 16) and "some of the channels" in words
+    full, caption = kernel_images(sparse, kernel, {})
+    assert full.shape == (5, 5, 6, 16) and "some of the channels" in caption
     np.testing.assert_allclose(full[..., :3, 0], kernel[..., [0, 1, 2]])
     assert not full[..., 3:, 0].any() and full[..., 15].all()
 
     up = known("shapes_fcn", (8, 8, 3))["decoder_up1"]
     kernel = rng.normal(size=up.kernel)  # [4, 4, features 32, channels 64]
-    turned, words = kernel_images(up, kernel, {})
-    assert turned.shape == (4, 4, 64, 32) and "transposed" in words
+    turned, caption = kernel_images(up, kernel, {})
+    assert turned.shape == (4, 4, 64, 32) and "transposed" in caption
     np.testing.assert_array_equal(turned[..., 5, 7], kernel[..., 7, 5])
 
     depthwise = known("mobilenet_v1", (32, 32, 3))["stage1_layer1_depthwise/conv"]

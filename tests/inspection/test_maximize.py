@@ -37,19 +37,19 @@ def ascend(weights, filters, input_range=(0.0, 1.0), rate=0.1, jitter=0, l2=0.0)
 
 def test_a_linear_unit_is_largest_in_a_corner():
     """It is white where its weight is positive and black elsewhere, in input units."""
-    found = ascend(WEIGHTS, np.array([2, 0]), (-1.0, 3.0), rate=9.0)
+    peaks = ascend(WEIGHTS, np.array([2, 0]), (-1.0, 3.0), rate=9.0)
     chosen = WEIGHTS[[2, 0]]
-    np.testing.assert_allclose(found.images, np.where(chosen > 0, 3.0, -1.0), atol=1e-5)
+    np.testing.assert_allclose(peaks.images, np.where(chosen > 0, 3.0, -1.0), atol=1e-5)
     np.testing.assert_allclose(
-        found.last, np.where(chosen > 0, 3 * chosen, -chosen).sum((1, 2, 3)), rtol=1e-5)
-    assert (found.last > 2 * np.abs(found.first) + 1).all()
+        peaks.last, np.where(chosen > 0, 3 * chosen, -chosen).sum((1, 2, 3)), rtol=1e-5)
+    assert (peaks.last > 2 * np.abs(peaks.first) + 1).all()
 
 
 def test_l2_balances_the_ascent():
     """The ascent ends where n(w) = 2 l2 (u - 1/2), as far as 0..1 allows."""
-    found = ascend(WEIGHTS, np.array([1, 0]), rate=0.3, l2=1.5)
+    peaks = ascend(WEIGHTS, np.array([1, 0]), rate=0.3, l2=1.5)
     slope = WEIGHTS[1] / np.sqrt((WEIGHTS[1] ** 2).mean())
-    np.testing.assert_allclose(found.images[0], np.clip(0.5 + slope / 3, 0, 1),
+    np.testing.assert_allclose(peaks.images[0], np.clip(0.5 + slope / 3, 0, 1),
                                atol=1e-3)
 
 
@@ -83,10 +83,10 @@ def test_the_penalty_by_hand():
 def test_blur_spreads_a_pixel_and_keeps_what_is_flat():
     point = np.zeros((7, 6, 1), np.float32)
     point[3, 2] = 1
-    found = np.asarray(blur(jnp.array(point), jnp.float32(1.0)))[..., 0]
+    blurred = np.asarray(blur(jnp.array(point), jnp.float32(1.0)))[..., 0]
     bell = np.exp(-0.5 * np.arange(-2, 3) ** 2)
     bell /= bell.sum()
-    np.testing.assert_allclose(found[1:6, 0:5], np.outer(bell, bell), atol=1e-6)
+    np.testing.assert_allclose(blurred[1:6, 0:5], np.outer(bell, bell), atol=1e-6)
     flat = jnp.full((4, 3, 2), 0.3)
     np.testing.assert_allclose(blur(flat, jnp.float32(2.0)), flat, rtol=1e-6)
     np.testing.assert_allclose(blur(point, jnp.float32(0.0)), point, atol=1e-6)
@@ -102,14 +102,14 @@ def test_the_values_of_a_network_rise_at_least_threefold():
     @quick_jit
     def run(key):
         variables = network.init(key, noise, train=False)
-        found = maximize(network, variables, jnp.arange(6), key, "conv2", shape,
+        peaks = maximize(network, variables, jnp.arange(6), key, "conv2", shape,
                          (-1.0, 1.0), AscentConfig(steps=48), position=(2, 1))
         on_noise = features(network, variables, noise)["conv2"][:, 2, 1, :6]
-        return found, on_noise
+        return peaks, on_noise
 
-    found, on_noise = run(jax.random.key(0))
-    assert found.images.shape == (6, *shape)
-    assert found.images.min() >= -1 and found.images.max() <= 1
+    peaks, on_noise = run(jax.random.key(0))
+    assert peaks.images.shape == (6, *shape)
+    assert peaks.images.min() >= -1 and peaks.images.max() <= 1
     typical = np.sqrt(np.mean(np.square(on_noise), 0))
-    assert (found.last > 3 * typical).all(), found.last / typical
-    assert (found.last > np.maximum(found.first, on_noise.max(0))).all()
+    assert (peaks.last > 3 * typical).all(), peaks.last / typical
+    assert (peaks.last > np.maximum(peaks.first, on_noise.max(0))).all()

@@ -56,14 +56,14 @@ def test_the_field_inside_a_separable_convolution():
 def test_the_effective_field_of_two_convolutions():
     """Pixels in the middle have more paths to the unit: 1, 2, 3, 2, 1 along an axis."""
     ways = np.outer([1, 2, 3, 2, 1], [1, 2, 3, 2, 1])
-    found = np.asarray(effective_field(Twice(), ONES, IMAGES, "conv2", (3, 1), (1,)))
+    field = np.asarray(effective_field(Twice(), ONES, IMAGES, "conv2", (3, 1), (1,)))
     expected = np.zeros((9, 8))
     expected[3:8, 1:6] = 2 * ways
-    np.testing.assert_allclose(found, expected)
+    np.testing.assert_allclose(field, expected)
     both = np.asarray(effective_field(Twice(), ONES, IMAGES, "conv2", (3, 1)))
     np.testing.assert_allclose(both, expected / 2)  # 1 - 2 of both filters together
     # Their spread is that of two fields of 3 pixels, variance 2/3 each.
-    box = fit_box(found)
+    box = fit_box(field)
     side = np.sqrt(12 * (2 / 3 + 2 / 3) + 1)
     np.testing.assert_allclose(box, (5.5 - side / 2, 3.5 - side / 2, side, side))
     assert size(box) == "4.12 x 4.12"
@@ -73,9 +73,9 @@ def test_a_field_whose_pixels_count_alike_is_fitted_exactly():
     weights = np.zeros((10, 12))
     weights[2:7, 4:11] = 0.25
     np.testing.assert_allclose(fit_box(weights), Box(2, 4, 5, 7))
-    one = np.zeros((4, 4))
-    one[1, 3] = 3
-    np.testing.assert_allclose(fit_box(one), Box(1, 3, 1, 1))
+    pixel = np.zeros((4, 4))
+    pixel[1, 3] = 3
+    np.testing.assert_allclose(fit_box(pixel), Box(1, 3, 1, 1))
     assert fit_box(np.zeros((4, 4))) is None and size(None) == "unknown"
 
 

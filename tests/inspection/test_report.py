@@ -54,10 +54,10 @@ def test_a_run_leaves_a_report_and_its_pictures(trained):
 
 
 def test_figures_of_the_classes_agree_with_the_results(trained):
-    found, results = metrics.load(trained), read_results(trained)
-    assert found.examples == np.sum(found.confusion) == results["test_examples"]
-    assert found.right / 359 == pytest.approx(results["test_accuracy"])
-    assert (found.split, [row.name for row in found.classes]) == ("test", [*DIGITS])
+    scores, results = metrics.load(trained), read_results(trained)
+    assert scores.examples == np.sum(scores.confusion) == results["test_examples"]
+    assert scores.right / 359 == pytest.approx(results["test_accuracy"])
+    assert (scores.split, [row.name for row in scores.classes]) == ("test", [*DIGITS])
 
 
 def test_tensorboard_gets_pictures_and_histograms(trained):
@@ -77,8 +77,8 @@ def test_tensorboard_gets_pictures_and_histograms(trained):
     kernels = {row.layer: row for row in layers
                if row.kind.startswith(("Conv", "Dense"))}
     assert {f"weights/{name}" for name in kernels} == set(tags["histograms"])
-    found, = events.Histograms("weights/head")
-    assert found.histogram_value.num == 10 * (kernels["head"].params - 10) / 10
+    event, = events.Histograms("weights/head")
+    assert event.histogram_value.num == 10 * (kernels["head"].params - 10) / 10
 
 
 def test_a_report_that_cannot_be_drawn_is_seen_and_the_results_are_whole(
@@ -141,9 +141,9 @@ def test_config_shows_what_differs_from_the_default_first(tmp_path):
 def test_everything_from_the_workdir_is_escaped(tmp_path):
     names = (NASTY, "a & b", "\"quoted'", "café", *DIGITS[4:])
     workdir = made_run(tmp_path / "run", class_names=names, source=NASTY)
-    found = read_results(workdir)
+    results = read_results(workdir)
     (workdir / "results.json").write_text(json.dumps(
-        found | dict(command=NASTY, machine=NASTY, versions={NASTY: NASTY})))
+        results | dict(command=NASTY, machine=NASTY, versions={NASTY: NASTY})))
     table = json.loads((workdir / "summary.json").read_text())
     table["layers"][0]["layer"] = table["model"] = NASTY
     (workdir / "summary.json").write_text(json.dumps(table))

@@ -57,22 +57,22 @@ def pages(tmp_path_factory):
     runs = [made_run(folder / f"run_with_a_long_name_that_has_no_space_{i}", {
         "seed": i % 2, "optimizer.learning_rate": 10.0 ** (-i // 2 - 1)},
         0.9 + 0.01 * i, class_names=names) for i in range(8)]
-    found = record_pictures(runs[0])
+    pictures = record_pictures(runs[0])
     stopped = made_run(folder / "stopped", accuracy=None, epochs=0)
     compare.write_comparison(runs, folder / "compare.html")
     return {"report": report.write_report(runs[0]).as_uri(),
             "stopped": report.write_report(stopped).as_uri(),
-            "compare": (folder / "compare.html").as_uri(), "pictures": found}
+            "compare": (folder / "compare.html").as_uri(), "pictures": pictures}
 
 
 def record_pictures(workdir) -> int:
     """Records pictures of several shapes in a workdir; returns how many."""
-    found = made_metrics(90, DIGITS, 24)
-    wide = draw_dead({"layer": found.confusion[0] > 0}, "3 images")
+    metrics = made_metrics(90, DIGITS, 24)
+    wide = draw_dead({"layer": metrics.confusion[0] > 0}, "3 images")
     wide.figure.set_size_inches(14, 3)
-    pictures = [drawn_metrics.draw_confusion(found),
-                drawn_metrics.draw_calibration(found),
-                draw_dead({"act1": found.confusion[0] > 0}, "3 images"),
+    pictures = [drawn_metrics.draw_confusion(metrics),
+                drawn_metrics.draw_calibration(metrics),
+                draw_dead({"act1": metrics.confusion[0] > 0}, "3 images"),
                 wide._replace(name="wide")]
     for picture in pictures:
         write(picture, workdir / "pictures", 24)

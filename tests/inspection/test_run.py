@@ -98,8 +98,8 @@ def test_the_users_own_images_are_explained(workdir, tmp_path):
     assert picture.arrays["gradient"].shape == (1, 8, 8)
     assert picture.arrays["completeness_error"].max() < 1e-3
     assert picture.arrays["class"] == run.image_logits.argmax(-1)
-    words = picture.figure.axes[0].get_ylabel()
-    assert "own.png" in words and "predicted" in words and "is " not in words
+    label = picture.figure.axes[0].get_ylabel()
+    assert "own.png" in label and "predicted" in label and "is " not in label
     titles = [axes.get_title() for axes in picture.figure.axes]
     assert titles == ["image", "gradient", "SmoothGrad", "integrated\ngradients",
                       "guided\nbackprop.", "occlusion", "Grad-CAM"]
@@ -146,15 +146,15 @@ def test_names_that_would_be_mathematics(workdir, tmp_path, capsys, monkeypatch)
     assert {"maximized_head", "saliency", "confusion"} <= index(strange).keys()
     capsys.readouterr()
     commands.run(Request("predict", config, strange, paths=(str(file),), top=10))
-    said = capsys.readouterr().out
-    assert r"$y^$ \x1b[2J\udcff.png: " in said and "$x^$" in said and "\x1b" not in said
+    text = capsys.readouterr().out
+    assert r"$y^$ \x1b[2J\udcff.png: " in text and "$x^$" in text and "\x1b" not in text
 
 
 def test_incomplete_integrated_gradients_are_called_so():
     """Rounded, 0.0014 would look like the target."""
     assert " complete within 0.0005" in completeness(0.00049, 576)
-    told = completeness(0.0014, 1728)
-    assert "1728" in told and " incomplete" in told and "0.0014" in told
+    text = completeness(0.0014, 1728)
+    assert "1728" in text and " incomplete" in text and "0.0014" in text
 
 
 def test_pictures_that_a_network_does_not_have(tmp_path, monkeypatch, capsys):
@@ -175,11 +175,11 @@ def test_the_examples_take_turns_by_class():
     assert choose_examples(labels, TASKS["classify"], 64).tolist() == [
         1, 0, 3, 2, 4, 5]
     for task, shape in (("segment", (3, 2, 2)), ("multilabel", (3, 4))):
-        found = choose_examples(np.zeros(shape, np.uint8), TASKS[task], 2)
-        assert found.tolist() == [0, 1]
+        examples = choose_examples(np.zeros(shape, np.uint8), TASKS[task], 2)
+        assert examples.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("fields, words", [
+@pytest.mark.parametrize("fields, pattern", [
     ({"layers": "conv1"}, "inspect.layers = 'conv1'.*group1_pool"),
     ({"layers": "group1_conv1/con"}, "mean group1_conv1/conv.*group1_conv1/bn"),
     ({"filters": "6"}, "group1_conv1/conv.*0 to 5.*'6'"),
@@ -189,9 +189,9 @@ def test_the_examples_take_turns_by_class():
     ({"window": 9}, "inspect.window = 9 .*8 x 8.*1 to 8"),
     ({"target": "ten"}, "inspect.target = 'ten'.*0, 1.*0 to 9"),
     ({"only": "kernel"}, "'kernel'.*kernels")])
-def test_what_there_is_not_is_one_line(workdir, fields, words):
+def test_what_there_is_not_is_one_line(workdir, fields, pattern):
     config = changed(workdir, **fields)
-    with pytest.raises(InputError, match=words) as error:
+    with pytest.raises(InputError, match=pattern) as error:
         inspection.draw(workdir, config, quiet=True)
     assert "\n" not in str(error.value)
 
@@ -220,11 +220,11 @@ def test_what_is_under_way_is_said(terminal):
 
 
 def test_what_has_been_computed_is_kept_for_another_listener(workdir):
-    run, told = inspection.load_run(workdir), []
+    run, lines = inspection.load_run(workdir), []
     layers = run.layers
-    other = run.with_progress(told.append)
+    other = run.with_progress(lines.append)
     assert other.layers is layers and list(other.track("one", "a")) == ["a"]
-    assert told == ["one 0/1"]
+    assert lines == ["one 0/1"]
 
 
 def test_the_command_line(workdir, tmp_path):

@@ -232,9 +232,9 @@ def test_occlusion_against_loops():
                             falls.append(score(image, classes[n])
                                          - score(hidden, classes[n]))
                 expected[n, y, x] = np.mean(falls)
-    found = occlusion(network, variables, images, classes, window=3, stride=2,
+    drops = occlusion(network, variables, images, classes, window=3, stride=2,
                       fill=0.3, chunk=4)
-    close(found, expected)
+    close(drops, expected)
 
 
 def test_squares_of_occlusion_end_with_the_image():
@@ -279,9 +279,9 @@ def test_a_residual_network_is_explained():
     program = quick_jit(lambda *asked: [
         method(network, *asked) for method in (
             saliency.gradient, saliency.guided_gradient, grad_cam)])
-    found = program(variables, images, np.array([0, 1]))
+    maps = program(variables, images, np.array([0, 1]))
     others = program(variables, images, np.array([2, 2]))
-    for ours, theirs, shape in zip(found, others, ((8, 8, 3), (8, 8, 3), (8, 8))):
+    for ours, theirs, shape in zip(maps, others, ((8, 8, 3), (8, 8, 3), (8, 8))):
         assert ours.shape == (2, *shape) and np.isfinite(ours).all()
         assert np.abs(ours - theirs).max() > 0
 

@@ -249,8 +249,8 @@ def test_without_jit(name):
     f = jax.value_and_grad(loss(lambda x, w: correlate(
         x, w, padding="SAME", groups=2, implementation=name)), (0, 1))
     with jax.disable_jit():
-        found = f(X, W)
-    same(found, jax.jit(f)(X, W))
+        y = f(X, W)
+    same(y, jax.jit(f)(X, W))
 
 
 def test_a_program_for_a_gpu_is_xlas():

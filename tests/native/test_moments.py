@@ -123,9 +123,9 @@ def test_other_programs_are_xlas():
 
 def test_low_precision_is_summed_in_float32():
     a, b, center = operands((64, 64, 64, 3))
-    found = channel_sums(a.astype(jnp.bfloat16), b, center)
-    assert found[0].dtype == found[1].dtype == jnp.float32
-    same(found, by_numpy(a.astype(jnp.bfloat16).astype(jnp.float32), b, center))
+    sums = channel_sums(a.astype(jnp.bfloat16), b, center)
+    assert sums[0].dtype == sums[1].dtype == jnp.float32
+    same(sums, by_numpy(a.astype(jnp.bfloat16).astype(jnp.float32), b, center))
 
 
 @here

@@ -92,9 +92,9 @@ def test_the_name_holds_what_it_depends_on(place, monkeypatch):
     seen = {build.built_path(onednn)}
 
     def differs():
-        found = build.built_path(onednn)
-        assert found not in seen
-        seen.add(found)
+        path = build.built_path(onednn)
+        assert path not in seen
+        seen.add(path)
     onednn.library.write_text("another version")
     differs()
     monkeypatch.setattr(build.jaxlib, "__version__", "0.99")
@@ -108,13 +108,13 @@ def test_the_name_holds_what_it_depends_on(place, monkeypatch):
     assert build.built_path(onednn) in seen
 
 
-@pytest.mark.parametrize("script, told", [
+@pytest.mark.parametrize("script, pattern", [
     (FIND_OUTPUT + 'echo half > "$2"; echo "a.cc:3: fatal error: no x.h" >&2; exit 1',
      "a.cc:3: fatal error: no x.h"),
     (FIND_OUTPUT + 'echo half > "$2"; exit 7', "code 7")])
-def test_a_failed_build_leaves_nothing(place, monkeypatch, script, told):
+def test_a_failed_build_leaves_nothing(place, monkeypatch, script, pattern):
     monkeypatch.setenv("CXX", compiler(place, script))
-    with pytest.raises(build.BuildError, match=told) as error:
+    with pytest.raises(build.BuildError, match=pattern) as error:
         build.build(build.from_folder(place / "onednn"))
     assert "\n" not in str(error.value)
     assert names(place) == {"lock"}
@@ -139,16 +139,16 @@ def test_a_killed_build_is_made_again(place):
     assert path.read_text() == "built\n" and names(place) == {path.name, "lock"}
 
 
-@pytest.mark.parametrize("change, told", [
+@pytest.mark.parametrize("change, fact", [
     (lambda place, env: env("CXX", "/no/such/g++"), "/no/such/g++ not found: install"),
     (lambda place, env: (place / "cache").touch(), "cannot build in"),
     (lambda place, env: (place / "onednn/lib/libdnnl.so").unlink(), "has no lib/lib"),
     (lambda place, env: (place / "onednn/include/oneapi/dnnl/dnnl.hpp").unlink(),
      "has no include/oneapi/dnnl/dnnl.hpp")])
-def test_the_command_says_what_is_missing(place, monkeypatch, capsys, change, told):
+def test_the_command_says_what_is_missing(place, monkeypatch, capsys, change, fact):
     change(place, monkeypatch.setenv)
     assert build.main([f"--with-onednn={place / 'onednn'}"]) == 1
-    assert told in capsys.readouterr().err
+    assert fact in capsys.readouterr().err
 
 
 def test_the_command_chooses_the_library(place, capsys):
@@ -160,33 +160,33 @@ def test_the_command_chooses_the_library(place, capsys):
     assert "--exclude-libs" in " ".join(build.command(build.chosen(), place / "x.so"))
 
 
-@pytest.mark.parametrize("change, told, level", [
+@pytest.mark.parametrize("change, reason, level", [
     (lambda env: env("CNN_JAX_ONEDNN", "0"), "CNN_JAX_ONEDNN=0", logging.INFO),
     (lambda env: env("CNN_JAX_ONEDNN", "off"), "neither 0", logging.WARNING),
     (lambda env: env("CXX", "/no/such/g++"), "not found", logging.WARNING),
     (lambda env: env("CXX", 'g++ "'), 'CXX=g++ " is no command', logging.WARNING),
     (lambda env: None, "python -m cnn_jax.native.build --force", logging.WARNING)],
     ids=["off", "neither", "no compiler", "no command", "not a library"])
-def test_without_it_one_line_says_why(place, fresh, monkeypatch, caplog, change, told,
+def test_without_it_one_line_says_why(place, fresh, monkeypatch, caplog, change, reason,
                                       level):
     monkeypatch.setattr(build, "chosen", lambda: build.from_folder(place / "onednn"))
     change(monkeypatch.setenv)
     caplog.set_level(logging.INFO)
     assert library.load() is None and library.load() is None
-    assert told in library.describe()
+    assert reason in library.describe()
     record, = [r for r in caplog.records if r.name.startswith("cnn_jax.native")]
-    assert told in record.message and record.levelno == level
+    assert reason in record.message and record.levelno == level
 
 
-@pytest.mark.parametrize("own, found", [
+@pytest.mark.parametrize("env, spin", [
     ({}, library.SPIN), ({"GOMP_SPINCOUNT": "7"}, "7"),
     ({"OMP_WAIT_POLICY": "active"}, None)])
-def test_how_long_openmp_waits_is_the_users(place, fresh, monkeypatch, own, found):
+def test_how_long_openmp_waits_is_the_users(place, fresh, monkeypatch, env, spin):
     monkeypatch.setattr(build, "chosen", lambda: build.from_folder(place / "onednn"))
-    for name, value in own.items():
+    for name, value in env.items():
         monkeypatch.setenv(name, value)
     assert library.load() is None  # what the compiler of `place` wrote is no library
-    assert os.environ.get("GOMP_SPINCOUNT") == found
+    assert os.environ.get("GOMP_SPINCOUNT") == spin
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"a\0b"])
@@ -209,10 +209,10 @@ def test_no_folder_to_build_in(place, fresh, monkeypatch):
 def test_a_cache_in_the_home_of_nobody(place, fresh, monkeypatch, capsys):
     monkeypatch.setenv("CNN_JAX_CACHE", "~nosuchuser/x")
     assert library.load() is None
-    words = "CNN_JAX_CACHE is '~nosuchuser/x', whose home folder is not known"
-    assert words in library.describe()
+    line = "CNN_JAX_CACHE is '~nosuchuser/x', whose home folder is not known"
+    assert line in library.describe()
     assert build.main(["--with-onednn", str(place / "onednn")]) == 1
-    assert words in capsys.readouterr().err
+    assert line in capsys.readouterr().err
 
 
 def test_the_compilers_options_and_a_comma_in_a_path(place, monkeypatch):
@@ -265,8 +265,8 @@ def test_conv_onednn_is_auto_without_it(no_onednn, caplog):
     registry._warn.cache_clear()
     x, w = (jnp.asarray(normal(i, *shape), jnp.float32) for i, shape in enumerate(
         [(2, 6, 5, 3), (3, 3, 3, 4)]))
-    found = correlate(x, w, implementation="onednn")
-    assert relative_error(found, correlate(x, w, implementation="lax")) <= 5e-6
+    y = correlate(x, w, implementation="onednn")
+    assert relative_error(y, correlate(x, w, implementation="lax")) <= 5e-6
     correlate(x, w, implementation="onednn")
     record, = [r for r in caplog.records if r.name.startswith("cnn_jax")]
     assert "conv 'onednn' is 'auto' on this machine" in record.message

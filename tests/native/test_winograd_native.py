@@ -249,9 +249,9 @@ def test_the_summary_knows_the_images_of_a_step():
         variables = jax.eval_shape(lambda x: network.init(
             jax.random.key(0), x, train=False), x)
         tiles = tiles_in(lambda v, x: network.apply(v, x, train=False), variables, x)
-        found = [row.conv for row in layer_table(network, (32, 32, 3), images).rows
+        convs = [row.conv for row in layer_table(network, (32, 32, 3), images).rows
                  if row.conv]
-        assert found == [f"native Winograd F({m} x {m}, 3 x 3)" if m else "onednn"
+        assert convs == [f"native Winograd F({m} x {m}, 3 x 3)" if m else "onednn"
                          for m in tiles]
         assert tiles.count(4) == (3 if images == 1 else 9)
 

@@ -74,8 +74,8 @@ def test_batch_norm_is_flaxs(fields, dtype):
 
 
 def test_a_networks_own_batch_norm_holds_under_paper_only():
-    own = {"epsilon": 1e-3, "momentum": 0.9}
-    paper = Layers(bn="paper").batch_norm(True, **own)
+    settings = {"epsilon": 1e-3, "momentum": 0.9}
+    paper = Layers(bn="paper").batch_norm(True, **settings)
     assert (paper.epsilon, paper.momentum, paper.unbiased) == (1e-3, 0.9, False)
     torch = Layers(bn="torch").batch_norm(True, 1e-3, 0.5)
     assert (torch.epsilon, torch.momentum, torch.unbiased) == (1e-5, 0.9, True)

@@ -25,21 +25,21 @@ def made(name, classes=5, seed=0, **fields):
 
 def test_features_by_layer_and_by_part():
     model, variables, images = made("cifar_resnet20")
-    found = jax.jit(lambda v, x: features(model, v, x))(variables, images)
-    assert {name: x.shape for name, x in found.items() if "_" not in name} == {
+    maps = jax.jit(lambda v, x: features(model, v, x))(variables, images)
+    assert {name: x.shape for name, x in maps.items() if "_" not in name} == {
         "stem": (2, 32, 32, 16), "stage1": (2, 32, 32, 16), "stage2": (2, 16, 16, 32),
         "stage3": (2, 8, 8, 64), "pool": (2, 64), "head": (2, 5)}
-    np.testing.assert_array_equal(found["before_head"], found["pool"])
-    np.testing.assert_array_equal(found["stage2"], found["stage2_block3"])
-    assert found["stem_conv"].shape == (2, 32, 32, 16)
+    np.testing.assert_array_equal(maps["before_head"], maps["pool"])
+    np.testing.assert_array_equal(maps["stage2"], maps["stage2_block3"])
+    assert maps["stem_conv"].shape == (2, 32, 32, 16)
     inner = jax.eval_shape(lambda: features(model, variables, images, inner=True))
-    assert {name for name in inner if "/" not in name} == set(found)
+    assert {name for name in inner if "/" not in name} == set(maps)
     assert inner["stage2_block1/conv1"].shape == (2, 16, 16, 32)
     assert inner["stage2"].shape == inner["stage2_block3/act"].shape
     head = variables["params"]["head"]
     np.testing.assert_allclose(
-        np.asarray(found["before_head"]) @ head["kernel"] + head["bias"],
-        found["head"], rtol=1e-5)
+        np.asarray(maps["before_head"]) @ head["kernel"] + head["bias"],
+        maps["head"], rtol=1e-5)
 
 
 def test_features_by_name_and_under_jit():

@@ -68,13 +68,13 @@ def test_another_number_of_classes_gets_a_fresh_head(source, tmp_path):
     assert trained.load(tmp_path).variables["params"]["head"]["bias"].shape == (12,)
 
 
-@pytest.mark.parametrize("field,value,words", [
+@pytest.mark.parametrize("field,value,pattern", [
     ("freeze", "group1,stage9", "stage9"),
     ("freeze", "group1,fc1,head", "group1,fc1,head"),
     ("init_from", "/nowhere", "config.model.init_from = /nowhere"),
 ])
-def test_what_cannot_be(tmp_path, field, value, words):
+def test_what_cannot_be(tmp_path, field, value, pattern):
     config = tiny()
     config.model[field] = value
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=pattern):
         training.run(config, tmp_path / "x", quiet=True)

@@ -32,10 +32,10 @@ def cases(shape):
     x, c = normal(0, *shape), shape[-1]
     n, m = shape[0], shape[2]  # rows and classes: (2, 5), (1, 7), (3, 4), (2, 1)
     channel = normal(3, c), normal(4, c)
-    found = {f"conv {name}": (functools.partial(CONV, implementation=name),
+    table = {f"conv {name}": (functools.partial(CONV, implementation=name),
                               conv_case(shape))
              for name in ops.ALGORITHMS if name not in ("loops", "numba")}
-    found |= {
+    table |= {
         "conv stride dilation groups": (
             functools.partial(CONV, strides=(2, 1), dilation=(1, 2), groups=2),
             (x, normal(1, 3, 2, 2, 4))),
@@ -71,10 +71,10 @@ def cases(shape):
                                           count_include_pad=False),
             "max_pool": functools.partial(ops.max_pool, window=3, strides=2),
             "max_pool disjoint": functools.partial(ops.max_pool, window=2)}
-        found |= {f"{pool} {name}": (
+        table |= {f"{pool} {name}": (
             functools.partial(f, padding="SAME", implementation=name),
             (distinct(0, *shape),)) for pool, f in pools.items()}
-    return found
+    return table
 
 
 NAMES = list(cases(SHAPES[0]))

@@ -91,10 +91,10 @@ def seeded_subset(size: int) -> list:
     """Draws equally many cases per implementation, two of them with few channels."""
     rng, subset = random.Random(0), []
     for name in ALGORITHMS:
-        own = [case for case in CASES if case[0] == name]
-        rng.shuffle(own)
-        own.sort(key=lambda case: case[1] in CHANNELS)  # stable: the few come last
-        subset += own[:-(-size // (len(ALGORITHMS) - 1)) - 2] + own[-2:]
+        of_name = [case for case in CASES if case[0] == name]
+        rng.shuffle(of_name)
+        of_name.sort(key=lambda case: case[1] in CHANNELS)  # stable: the few come last
+        subset += of_name[:-(-size // (len(ALGORITHMS) - 1)) - 2] + of_name[-2:]
     return subset
 
 
@@ -195,11 +195,11 @@ def test_size_of_the_table():
 
 
 def test_the_rows_of_few_channels_reach_the_rules_for_them():
-    found = set()
+    names = set()
     for i, (c, o) in CHANNELS.items():
         (batch, image, kernel), strides, padding, dilation, groups, _ = ROWS[i]
         spec = conv_spec((batch, *image, c), (*kernel, c, o), strides, padding, None,
                          dilation, groups)
-        found |= {next(rule.__name__ for rule, _ in rules if rule(spec))
+        names |= {next(rule.__name__ for rule, _ in rules if rule(spec))
                   for rules in (auto.FORWARD, auto.INPUT_GRADIENT)}
-    assert found >= {"few_channels", "one_channel_3x3", "is_narrow", "always"}
+    assert names >= {"few_channels", "one_channel_3x3", "is_narrow", "always"}

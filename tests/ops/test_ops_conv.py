@@ -252,7 +252,7 @@ X, W = jnp.zeros((2, 6, 5, 4)), jnp.zeros((3, 3, 4, 8))
 
 
 @pytest.mark.parametrize("name", ops.ALGORITHMS)
-@pytest.mark.parametrize("call, words", [
+@pytest.mark.parametrize("call, pattern", [
     (lambda f: f(X[0], W, (1, 1), "SAME"), r"\(6, 5, 4\).*\(3, 3, 4, 8\).*rank"),
     (lambda f: f(X[..., :3], W, (1, 1), "SAME"),
      r"\(2, 6, 5, 3\).*\(3, 3, 4, 8\).*3 channels.*4 x 1 groups"),
@@ -271,9 +271,9 @@ X, W = jnp.zeros((2, 6, 5, 4)), jnp.zeros((3, 3, 4, 8))
     (lambda f: f(X, W, (1, 1), "SAME", lhs_dilation=(2, 1)), "lhs_dilation"),
     (lambda f: f(X, W.astype(jnp.bfloat16), (1, 1), "SAME"), "dtype"),
 ])
-def test_bad_input_is_one_clear_line(name, call, words):
+def test_bad_input_is_one_clear_line(name, call, pattern):
     f = functools.partial(ops.conv_general_dilated(name), dimension_numbers=DN)
-    with pytest.raises(ValueError, match=words) as error:
+    with pytest.raises(ValueError, match=pattern) as error:
         call(f)
     assert "\n" not in str(error.value)
 

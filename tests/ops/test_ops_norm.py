@@ -133,7 +133,7 @@ def test_each_gradient_has_the_dtype_of_its_operand(f, plain, shapes, dtypes):
         assert a.dtype == b.dtype and relative_error(a, b) <= 2e-2
 
 
-@pytest.mark.parametrize("call, words", [
+@pytest.mark.parametrize("call, pattern", [
     (lambda x, c: ops.batch_norm(x, c[:2], c), r"\(2, 4, 4, 3\).*scale.*\(2,\)"),
     (lambda x, c: ops.batch_norm(x[:0], c, c), r"\(0, 4, 4, 3\).*one image"),
     (lambda x, c: ops.batch_norm_inference(x, c, c[:1], c, c), r"var.*\(1,\)"),
@@ -147,8 +147,8 @@ def test_each_gradient_has_the_dtype_of_its_operand(f, plain, shapes, dtypes):
     (lambda x, c: ops.softmax_cross_entropy(x, jnp.zeros((2, 4))),
      r"logits \(2, 4, 4, 3\).*float32 \(2, 4\)"),
 ])
-def test_bad_input_is_one_clear_line(call, words):
-    with pytest.raises(ValueError, match=words):
+def test_bad_input_is_one_clear_line(call, pattern):
+    with pytest.raises(ValueError, match=pattern):
         call(jnp.zeros((2, 4, 4, 3)), jnp.zeros(3))
 
 

@@ -165,7 +165,7 @@ def test_windows_larger_than_auto_writes_out():
         assert relative_error(auto, windows) <= 1e-6  # 81 taps
 
 
-@pytest.mark.parametrize("call, words", [
+@pytest.mark.parametrize("call, pattern", [
     (lambda: ops.max_pool(jnp.zeros((4, 4)), 2), r"\(4, 4\)"),
     (lambda: ops.max_pool(jnp.zeros((1, 4, 4, 1)), (2, 2, 2)), r"window \(2, 2, 2\)"),
     (lambda: ops.max_pool(jnp.zeros((1, 4, 4, 1)), 0), "window 0.*>= 1"),
@@ -184,6 +184,6 @@ def test_windows_larger_than_auto_writes_out():
      r"\(1, 0, 4, 1\).*padding"),
     (lambda: ops.global_max_pool(jnp.zeros((1, 0, 4, 1))), r"\(1, 0, 4, 1\)"),
 ])
-def test_bad_input_is_one_clear_line(call, words):
-    with pytest.raises(ValueError, match=words):
+def test_bad_input_is_one_clear_line(call, pattern):
+    with pytest.raises(ValueError, match=pattern):
         call()

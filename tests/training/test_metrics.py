@@ -70,10 +70,10 @@ def test_a_loop_tells_how_far_it_is(monkeypatch, capsys):
     for stderr in (False, True):
         with Reporter(stderr=stderr).track("pictures", "abc", 3, "of 64") as items:
             assert list(items) == ["a", "b", "c"]
-        told = capsys.readouterr()
-        assert (told.err if stderr else told.out).splitlines() == [
+        output = capsys.readouterr()
+        assert (output.err if stderr else output.out).splitlines() == [
             f"pictures - step {done}/3 - of 64" for done in range(3)]
-        assert (told.out if stderr else told.err) == ""
+        assert (output.out if stderr else output.err) == ""
     with Reporter(quiet=True).track("pictures", "abc", 3, "of 64") as items:
         assert list(items) == ["a", "b", "c"]
     assert capsys.readouterr().out == ""

@@ -33,15 +33,15 @@ def run(tmp_path_factory, compiled_once):
 
 def test_it_learns_and_its_figures_are_those_of_scikit_learn(run):
     path, results = run
-    found, test = trained.load(path), data.load(tiny(CHANGES).data, 0).test
-    logits = np.asarray(jax.jit(lambda variables, images: found.network.apply(
-        variables, scale(images, found.info.scaling), train=False))(
-            found.variables, test.images))
-    said = logits > 0
+    loaded, test = trained.load(path), data.load(tiny(CHANGES).data, 0).test
+    logits = np.asarray(jax.jit(lambda variables, images: loaded.network.apply(
+        variables, scale(images, loaded.info.scaling), train=False))(
+            loaded.variables, test.images))
+    predicted = logits > 0
     assert results.test_accuracy == pytest.approx(
-        (said == test.labels).all(1).mean(), abs=2e-3)
+        (predicted == test.labels).all(1).mean(), abs=2e-3)
     assert results.task_metrics["test_macro_f1"] == pytest.approx(
-        f1_score(test.labels, said, average="macro"), abs=2e-3)
+        f1_score(test.labels, predicted, average="macro"), abs=2e-3)
     # Predicting every class for every image would give an F1 of 2 / 3.
     assert results.task_metrics["test_macro_f1"] > 0.7
 
@@ -63,13 +63,13 @@ def test_it_is_evaluated_again_on_other_batches(run):
     assert again["macro_f1"] == results.task_metrics["test_macro_f1"]
 
 
-@pytest.mark.parametrize("changes, words", [
+@pytest.mark.parametrize("changes, facts", [
     ({"data.split": "stratified"}, ("data.split", "first", "last")),
     ({"checkpoint.monitor": "val_mean_iou"}, ("val_mean_iou", "segment"))])
-def test_what_several_classes_do_not_take(tmp_path, changes, words):
+def test_what_several_classes_do_not_take(tmp_path, changes, facts):
     with pytest.raises(InputError) as caught:
         training.run(tiny(CHANGES | changes), tmp_path / "a", quiet=True)
-    assert all(word in str(caught.value) for word in words)
+    assert all(word in str(caught.value) for word in facts)
 
 
 @pytest.mark.slow

@@ -98,13 +98,13 @@ def test_the_same_parameters_on_eight_devices(run_eight):
 def test_ten_runs_on_eight_devices_end_alike(tmp_path):
     """There are more devices than cores: a collective that waits for a thread would
     abort. An epoch has 80 steps, and metrics are fetched only after the last one."""
-    found = set()
+    checksums = set()
     for number in range(10):
         code, _, errors = main(tmp_path / str(number), {
             "epochs": 2, "data.limit": None, "log.every_steps": 10_000}, devices=8)
         assert code == 0, errors
-        found.add(read_results(tmp_path / str(number))["params_sha256"])
-    assert len(found) == 1
+        checksums.add(read_results(tmp_path / str(number))["params_sha256"])
+    assert len(checksums) == 1
 
 
 def test_calls_are_waited_for_on_several_cpu_devices(monkeypatch):

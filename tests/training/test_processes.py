@@ -47,17 +47,17 @@ def assert_same_training(ours, theirs, bounds: dict[int, float]) -> None:
     for step, bound in bounds.items():
         a, b = (restore(workdir, tiny(CHANGES), step) for workdir in (ours, theirs))
         for part in ("params", "batch_stats"):
-            found = distance(getattr(a, part), getattr(b, part))
-            print(f"step {step}, {part}: {found:.1e}")
-            assert found <= bound
+            difference = distance(getattr(a, part), getattr(b, part))
+            print(f"step {step}, {part}: {difference:.1e}")
+            assert difference <= bound
 
 
 def assert_written_once(workdir, epochs: int) -> None:
     """Asserts that one process wrote the metrics, with one checkpoint a step."""
     rows = [json.loads(line) for line in
             (workdir / "metrics.jsonl").read_text().splitlines()]
-    found = [row["epoch"] for row in rows if row["kind"] == "epoch"]
-    assert found == list(range(1, epochs + 1))
+    numbers = [row["epoch"] for row in rows if row["kind"] == "epoch"]
+    assert numbers == list(range(1, epochs + 1))
     for split in ("train", "validation"):
         assert len(list((workdir / split).iterdir())) == 1
     assert len(list((workdir / "checkpoints").iterdir())) == epochs

@@ -83,9 +83,9 @@ def test_the_lines_of_a_run(taught):
     assert any(line.startswith("devices: 1 x cpu") and "jax 0." in line
                for line in lines)
     epochs = [line for line in lines if line.startswith("epoch ")]
-    words = (r"epoch \d/6 - loss: \d\.\d{4} - accuracy: \d\.\d{4} - val_loss: "
+    regex = (r"epoch \d/6 - loss: \d\.\d{4} - accuracy: \d\.\d{4} - val_loss: "
              r"\d\.\d{4} - val_accuracy: \d\.\d{4} - [\d.]+ s - [\d,]+ images/s")
-    assert len(epochs) == 6 and all(re.fullmatch(words, line) for line in epochs)
+    assert len(epochs) == 6 and all(re.fullmatch(regex, line) for line in epochs)
     assert any(line.startswith("test: loss: ") for line in lines)
 
 
@@ -102,12 +102,12 @@ def test_history_and_metrics_have_each_epoch_once(taught):
 def test_tensorboard_reads_the_events(taught):
     workdir, _ = taught
     rows = [row for row in read_rows(workdir) if row["kind"] == "epoch"]
-    found = {split: scalars(workdir / split) for split in ("train", "validation")}
-    assert set(found["train"]) == set(found["validation"]) == {
+    events = {split: scalars(workdir / split) for split in ("train", "validation")}
+    assert set(events["train"]) == set(events["validation"]) == {
         "loss", "accuracy", "learning_rate", "images_per_second"}
     for split, prefix in (("train", ""), ("validation", "val_")):
         for tag in ("loss", "accuracy"):
-            assert found[split][tag] == [
+            assert events[split][tag] == [
                 (row["step"], pytest.approx(row[prefix + tag])) for row in rows]
 
 
@@ -174,12 +174,12 @@ def test_checkpoints_without_what_made_them_are_not_resumed(
         training.run(tiny(TAUGHT), tmp_path / "run", quiet=True)
 
 
-@pytest.mark.parametrize("name, old, new, words", [
+@pytest.mark.parametrize("name, old, new, pattern", [
     ("data.json", '"scaling": [', '"scaling": [5, ', ".*scaling"),
     ("data.json", '"digits"', "null", ".*name"),
     ("config.json", '"momentum"', '"momen.tum"', ".*momen.tum"),
     ("config.json", "{", "[", "")])
-def test_json_that_was_changed_is_refused(taught, tmp_path, name, old, new, words):
+def test_json_that_was_changed_is_refused(taught, tmp_path, name, old, new, pattern):
     shutil.copytree(taught[0], tmp_path / "run")
     path = tmp_path / "run" / name
     text = path.read_text()
@@ -187,16 +187,16 @@ def test_json_that_was_changed_is_refused(taught, tmp_path, name, old, new, word
     path.write_text(text.replace(old, new, 1))
     for use in (lambda: trained.load(tmp_path / "run"),
                 lambda: training.run(tiny(TAUGHT), tmp_path / "run", quiet=True)):
-        with pytest.raises(InputError, match=name + words):
+        with pytest.raises(InputError, match=name + pattern):
             use()
 
 
 # Evaluation, against plain NumPy
 
-def numpy_figures(found, examples) -> dict:
+def numpy_figures(loaded, examples) -> dict:
     """Computes mean cross-entropy and accuracy of a split, in float64."""
-    logits = np.asarray(found.network.apply(
-        found.variables, scale(examples.images, found.info.scaling), train=False),
+    logits = np.asarray(loaded.network.apply(
+        loaded.variables, scale(examples.images, loaded.info.scaling), train=False),
         np.float64)
     top = logits.max(1, keepdims=True)
     log_sum = np.log(np.exp(logits - top).sum(1)) + top[:, 0]
@@ -207,18 +207,18 @@ def numpy_figures(found, examples) -> dict:
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100, 1000])
 def test_evaluation_counts_every_example_once(taught, batch_size, monkeypatch, capsys):
-    found = trained.load(taught[0])
+    loaded = trained.load(taught[0])
     config = tiny(TAUGHT, eval_batch_size=batch_size)
     dataset, recipe, _ = prepare(config)
     placement = parallel.place(config)
     examples, split_ranges = concatenate(dataset)
     examples = placement.replicate(examples)
-    state = placement.replicate(restore(taught[0], config, found.step))
+    state = placement.replicate(restore(taught[0], config, loaded.step))
     monkeypatch.setattr(console, "QUIET_SECONDS", -1.0)
     evaluate = compile_evaluation(recipe, placement, state, examples,
                                   split_ranges, batch_size, console.Reporter())
     for split in ("validation", "test"):
-        expected = numpy_figures(found, getattr(dataset, split))
+        expected = numpy_figures(loaded, getattr(dataset, split))
         assert evaluate(state, split) == {
             "loss": pytest.approx(expected["loss"], rel=1e-6),
             "accuracy": expected["accuracy"], "examples": expected["examples"]}
@@ -306,13 +306,13 @@ def test_weights_reproduce_the_logits(taught, capsys):
             for name in parents:
                 node = node.setdefault(name, {})
             node[leaf] = value
-    found = trained.load(workdir)
+    loaded = trained.load(workdir)
     dataset, _, _ = prepare(tiny(TAUGHT))
-    images = scale(dataset.test.images[:20], found.info.scaling)
-    expected = found.network.apply(
-        found.variables, images, train=False)
+    images = scale(dataset.test.images[:20], loaded.info.scaling)
+    expected = loaded.network.apply(
+        loaded.variables, images, train=False)
     np.testing.assert_array_equal(
-        found.network.apply(tree, images, train=False), expected)
+        loaded.network.apply(tree, images, train=False), expected)
     text = (workdir / "weights.txt").read_text()
     assert "params/head/kernel  shape (128, 10)  mean" in text
 
@@ -320,10 +320,10 @@ def test_weights_reproduce_the_logits(taught, capsys):
 def test_the_average_is_evaluated_predicted_and_exported(tmp_path, capsys):
     """With ema_decay all modes use the averaged parameters."""
     training.run(tiny({"optimizer.ema_decay": 0.5}), tmp_path, quiet=True)
-    found = trained.load(tmp_path)
+    loaded = trained.load(tmp_path)
     ask(capsys, "weights", tmp_path)
     with np.load(tmp_path / "weights.npz") as arrays:
         kernel = arrays["params/head/kernel"]
-    state = restore(tmp_path, found.config, found.step)
+    state = restore(tmp_path, loaded.config, loaded.step)
     np.testing.assert_array_equal(kernel, state.ema_params["head"]["kernel"])
     assert not np.array_equal(kernel, state.params["head"]["kernel"])

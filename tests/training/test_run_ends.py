@@ -164,12 +164,12 @@ def test_other_data_in_the_workdir_of_a_run_is_refused_and_nothing_is_lost(tmp_p
     ours = tiny(picture_folder(tmp_path / "a", ["cat", "dog"], 250))
     training.run(ours, tmp_path / "run", quiet=True)
     before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.json")}
-    for name, classes, words in (("b", ["red", "blue"], "class_names"),
+    for name, classes, field in (("b", ["red", "blue"], "class_names"),
                                  ("c", ["cat", "dog"], "sha256")):
         theirs = tiny(picture_folder(tmp_path / name, classes, 100))
-        with pytest.raises(InputError, match=f"other data: {words}"):
+        with pytest.raises(InputError, match=f"other data: {field}"):
             training.run(theirs, tmp_path / "run", quiet=True)
-        with pytest.raises(InputError, match=f"other data: {words}"):
+        with pytest.raises(InputError, match=f"other data: {field}"):
             evaluate_run(tmp_path / "run", theirs, quiet=True)
         assert default_path(ours) != default_path(theirs)
     assert before == {path: path.read_bytes() for path in before}

@@ -77,14 +77,14 @@ def test_evaluation_is_exact_on_any_batch_size(trained, size, monkeypatch):
     path, _ = trained
     config = tiny(SHAPES | {"augment.horizontal_flip": True, "augment.crop_padding": 2,
                             "augment.rotation_range": 5.0, "eval_batch_size": size})
-    found = evaluate_run(path, config, quiet=True)["validation"]
+    figures = evaluate_run(path, config, quiet=True)["validation"]
     run = runs.load(path)
     validation = data.load(config.data, 0).validation
     logits = network_logits(run, validation.images)
     counts = np.zeros((6, 6), int)
     np.add.at(counts, (validation.labels, logits.argmax(-1)), 1)
-    assert found["mean_iou"] == mean_iou(counts) and found["examples"] == 70
-    np.testing.assert_allclose(found["accuracy"], np.trace(counts) / counts.sum(),
+    assert figures["mean_iou"] == mean_iou(counts) and figures["examples"] == 70
+    np.testing.assert_allclose(figures["accuracy"], np.trace(counts) / counts.sum(),
                                rtol=1e-6)
 
 
@@ -145,14 +145,14 @@ def test_pixels_of_pictures_get_the_classes_that_evaluation_counts(
     paths, test = write_test_images(tmp_path, 10)
     monkeypatch.setattr(predict, "BATCH", 4)
     monkeypatch.setattr(console, "QUIET_SECONDS", -1.0)
-    found = predict.predict(trained[0], [tmp_path])
-    told = capsys.readouterr()
-    assert "pictures - step 2/3 - batches of 4" in told.err and told.out == ""
+    predictions = predict.predict(trained[0], [tmp_path])
+    output = capsys.readouterr()
+    assert "pictures - step 2/3 - batches of 4" in output.err and output.out == ""
     run = runs.load(trained[0])
     logits = network_logits(run, test.images)
-    np.testing.assert_array_equal([one.label for one in found], logits.argmax(-1))
-    np.testing.assert_array_equal([one.pixels for one in found], test.images)
-    for path, one in zip(paths, found, strict=True):
+    np.testing.assert_array_equal([one.label for one in predictions], logits.argmax(-1))
+    np.testing.assert_array_equal([one.pixels for one in predictions], test.images)
+    for path, one in zip(paths, predictions, strict=True):
         assert one.image == str(path) and sum(one.scores) == pytest.approx(1)
         assert one.scores == tuple(sorted(one.scores, reverse=True))
         for name, share in zip(one.classes, one.scores):
@@ -201,9 +201,9 @@ def test_overlays_of_test_images(trained, tmp_path, capsys, monkeypatch):
                                                       "wrong pixels"]
     np.testing.assert_array_equal(drawn["images"], test.images)
     np.testing.assert_array_equal(drawn["truth"], test.labels)
-    found = predict.predict(trained[0], paths)
+    predictions = predict.predict(trained[0], paths)
     for one, predicted, truth, (axes, *_, wrong) in zip(
-            found, drawn["predicted"], test.labels, grid, strict=True):
+            predictions, drawn["predicted"], test.labels, grid, strict=True):
         np.testing.assert_array_equal(one.label, predicted)
         want = jaccard_score(truth.ravel(), predicted.ravel(), average="macro",
                              zero_division=0)
@@ -245,23 +245,23 @@ def test_the_config_reaches_a_mean_iou_of_0_9(tmp_path):
     assert results.task_metrics["test_mean_iou"] >= 0.90 and results.params == 64_694
 
 
-@pytest.mark.parametrize("changes,words", [
+@pytest.mark.parametrize("changes,pattern", [
     ({"model.name": "baseline"}, "CBAPDNet.*image.*pixel"),
     ({"data.name": "digits", "data.image_size": (8, 8), "data.validation": 0.1,
       "checkpoint.monitor": "val_loss"}, "FCN.*pixel.*image"),
     ({"data.split": "stratified"}, "data.split.*first.*last"),
 ])
-def test_networks_and_data_that_do_not_fit(tmp_path, changes, words):
-    with pytest.raises(InputError, match=words):
+def test_networks_and_data_that_do_not_fit(tmp_path, changes, pattern):
+    with pytest.raises(InputError, match=pattern):
         training.run(tiny(SHAPES | changes), tmp_path / "a", quiet=True)
     assert not (tmp_path / "a").exists()
 
 
-@pytest.mark.parametrize("changes,words", [
+@pytest.mark.parametrize("changes,pattern", [
     ({"augment.mixup": 0.2}, "augment.mixup = 0.2.*shapes_segmentation"),
     ({"augment.cutmix": 1.0}, "augment.cutmix"),
     ({"augment.cutout": 8}, "augment.cutout"),
     ({"data.name": "shapes_both"}, "checkpoint.monitor = 'val_mean_iou'")])
-def test_settings_that_masks_do_not_take(changes, words):
-    with pytest.raises(InputError, match=words):
+def test_settings_that_masks_do_not_take(changes, pattern):
+    with pytest.raises(InputError, match=pattern):
         check(tiny(SHAPES | changes))

@@ -34,9 +34,9 @@ def open_checkpoints(folder: Path, keep: int = 2) -> Checkpoints:
     return Checkpoints(folder, "val_accuracy", keep)
 
 
-def save(folder: Path, state: dict, found: Progress) -> None:
+def save(folder: Path, state: dict, step_progress: Progress) -> None:
     with open_checkpoints(folder) as checkpoints:
-        checkpoints.save(state, found)
+        checkpoints.save(state, step_progress)
 
 
 def example_state(step: int = 7) -> dict:
@@ -91,9 +91,9 @@ def test_the_state_of_every_kind_of_optimiser_comes_back(tmp_path, name):
         abstract_state(recipe, shape))
     step = int(state.step)
     save(tmp_path, state, Progress(step))
-    found, _ = restore(tmp_path / str(step), abstract_state(recipe, shape))
-    assert_same_bits(found, state)
-    assert jax.tree.structure(found) == jax.tree.structure(state)
+    restored, _ = restore(tmp_path / str(step), abstract_state(recipe, shape))
+    assert_same_bits(restored, state)
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
 
 
 # Keeping
@@ -118,13 +118,13 @@ def test_the_best_is_never_deleted(tmp_path):
     save_all(folder, scores)
     assert steps_in(folder) == [3, 6, 7]
     assert best_checkpoint(tmp_path, "val_accuracy")[0] == folder / "3"
-    found = restore(folder / "7")[1]
-    found.history.append({"epoch": 5, "step": 8, "val_accuracy": 0.95})
+    last = restore(folder / "7")[1]
+    last.history.append({"epoch": 5, "step": 8, "val_accuracy": 0.95})
     with open_checkpoints(folder) as checkpoints:
         assert (checkpoints.steps, checkpoints.latest) == ([3, 6, 7], 7)
         for step in (8, 9):
-            found.step = step
-            checkpoints.save(example_state(step), found)
+            last.step = step
+            checkpoints.save(example_state(step), last)
     assert steps_in(folder) == [8, 9]
     assert best_checkpoint(tmp_path, "val_accuracy")[0] == folder / "8"
 
@@ -138,9 +138,9 @@ def test_a_kill_while_a_checkpoint_is_deleted_is_no_damage(tmp_path, files):
     for path in [p for p in sorted((folder / "10").rglob("*")) if p.is_file()][files:]:
         path.unlink()
     assert best_checkpoint(tmp_path, "val_accuracy")[0] == folder / "20"
-    found = restore(folder / "40")[1]
-    found.step = 50
-    save(folder, example_state(50), found)
+    last = restore(folder / "40")[1]
+    last.step = 50
+    save(folder, example_state(50), last)
     assert steps_in(folder) == [20, 40, 50]  # the deletion was completed
 
 
@@ -174,8 +174,8 @@ def test_damaged_files_are_one_error_and_no_log(tmp_path, caplog):
             path.write_bytes(content)
             gc.collect()
     assert len(refusals) >= 6 and not caplog.records
-    assert all(re.search(f"{tmp_path}/7 .*(state/|leaf )", one)
-               for one in refusals), refusals
+    assert all(re.search(f"{tmp_path}/7 .*(state/|leaf )", line)
+               for line in refusals), refusals
 
 
 def test_a_step_is_never_written_twice(saved):
@@ -232,9 +232,9 @@ def test_the_error_names_the_step_to_resume_from(tmp_path):
     save_all(tmp_path, {10: 0.9, 20: 0.5, 30: 0.6})
     for step in (10, 20, 30):
         (tmp_path / str(step) / "meta" / "data.json").unlink()
-    for step, words in ((30, f"move {tmp_path}/30 .*step 20"),
+    for step, facts in ((30, f"move {tmp_path}/30 .*step 20"),
                         (10, "another --workdir")):
-        with pytest.raises(RunError, match=words):
+        with pytest.raises(RunError, match=facts):
             restore(tmp_path / str(step))
     for step in (20, 30):
         shutil.rmtree(tmp_path / str(step))

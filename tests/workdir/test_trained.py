@@ -17,11 +17,11 @@ def test_a_run_comes_back_and_averages_are_preferred(tmp_path, monkeypatch):
     zeros = {"params": {"head": {"bias": np.zeros(10, np.float32)}}, "batch_stats": {}}
     save_run(tmp_path, run.config, run.info, zeros | averages)
     monkeypatch.chdir(tmp_path.parent)
-    found = trained.load(Path(tmp_path.name))  # orbax itself refuses relative paths
-    np.testing.assert_array_equal(found.variables["params"]["head"]["kernel"],
+    loaded = trained.load(Path(tmp_path.name))  # orbax itself refuses relative paths
+    np.testing.assert_array_equal(loaded.variables["params"]["head"]["kernel"],
                                   run.variables["params"]["head"]["kernel"])
-    assert (found.info, found.step, found.network) == (run.info, 7, run.network)
-    assert [row["epoch"] for row in found.history] == [1]
+    assert (loaded.info, loaded.step, loaded.network) == (run.info, 7, run.network)
+    assert [row["epoch"] for row in loaded.history] == [1]
 
 
 def test_parameters_of_another_network_are_refused_by_leaf(tmp_path):
