@@ -114,7 +114,8 @@ FIELDS: dict[str, Field] = {
         None, optional(image_channels),
         "Channels to convert images to: 1 is grey, 3 is colour; None keeps them."),
     "data.validation": Field(
-        0.1, fraction,
+        0.1, fraction._replace(allowed=f"{fraction.allowed}; a number of images is "
+                                       "config.data.validation_count"),
         "Fraction of the training split that becomes the validation split; 0 leaves "
         "it empty."),
     "data.validation_count": Field(

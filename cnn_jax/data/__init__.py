@@ -96,7 +96,7 @@ def check(config: ConfigDict) -> None:
             "a name from the tensorflow-datasets catalogue")
     if name == "folder" and not config.dir:
         raise InputError(
-            "data.name is folder but data.dir is empty; name the folder in data.dir")
+            "data.name is folder but data.dir is not set; name the folder in data.dir")
     if name.startswith("shapes_") and config.dir:
         raise InputError(
             f"data.dir is {config.dir!r} but {name} is drawn, not read; leave data.dir "

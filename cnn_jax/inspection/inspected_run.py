@@ -18,7 +18,7 @@ from cnn_jax.data.info import DataInfo
 from cnn_jax.data.scaling import Scaling, scale
 from cnn_jax.inspection.forward import NetworkFunction, batch_program, compute_logits
 from cnn_jax.networks.named_layers import Layer, layers_of
-from cnn_jax.tasks import Task
+from cnn_jax.tasks import Task, class_name
 from cnn_jax.workdir.progress import Row
 
 BATCH = 128  # images per call
@@ -105,7 +105,7 @@ class InspectedRun:
 
     def label_text(self, label: np.ndarray) -> str:
         """Names the classes of one label, true or predicted: 'circle, line'."""
-        return ", ".join(map(self.class_name, self.task.label_classes(label))) or "none"
+        return self.task.label_text(label, self.class_names)
 
     def with_progress(self, progress: Callable[[str], None]) -> "InspectedRun":
         """Copies the run, with the values computed so far, for another `progress`."""
@@ -170,8 +170,3 @@ def choose_examples(labels: np.ndarray, task: Task, count: int) -> np.ndarray:
     turn = np.empty(len(labels), int)
     turn[order] = np.arange(len(labels)) - firsts
     return np.lexsort((labels, turn))[:count]
-
-
-def class_name(names: Sequence[str], index: int) -> str:
-    """Names a class; a head may have more outputs than the data set has names."""
-    return names[index] if index < len(names) else f"class {index}"

@@ -18,9 +18,8 @@ from cnn_jax.inspection.draw.overlays import overlays
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.explain.classification_metrics import image_ious
 from cnn_jax.inspection.forward import batch_program, compute_logits
-from cnn_jax.inspection.inspected_run import class_name
 from cnn_jax.inspection.run import read_images
-from cnn_jax.tasks import Task
+from cnn_jax.tasks import Task, class_name
 from cnn_jax.workdir import trained
 from cnn_jax.workdir.folder import check_same_data, read_config, read_data_info
 from cnn_jax.workdir.trained import Trained

@@ -34,11 +34,11 @@ from cnn_jax.data.images import MAX_PIXELS, read_image
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.draw.drawing import HEAT, HEAT_SHARE, class_colours
 from cnn_jax.inspection.draw.overlays import overlay
-from cnn_jax.inspection.inspected_run import class_name
 from cnn_jax.inspection.pages.rendering import data_uri
 from cnn_jax.networks.named_layers import layers_of
 from cnn_jax.networks.summary import kind_of
 from cnn_jax.serve.answer import Answer, compile_answer, default_layer
+from cnn_jax.tasks import class_name
 from cnn_jax.workdir.trained import Trained
 
 Value = TypeVar("Value")

@@ -79,4 +79,10 @@ class Task:
 
     def label_text(self, label: np.ndarray, class_names: Sequence[str]) -> str:
         """Names the classes of one label: 'circle, line'."""
-        return ", ".join(class_names[c] for c in self.label_classes(label)) or "none"
+        return ", ".join(
+            class_name(class_names, c) for c in self.label_classes(label)) or "none"
+
+
+def class_name(names: Sequence[str], index: int) -> str:
+    """Names a class; a head may have more outputs than the data set has names."""
+    return names[index] if index < len(names) else f"class {index}"

@@ -73,8 +73,9 @@ def choose_devices(config: ConfigDict) -> list[jax.Device]:
                          "several, all devices are used: set it to none")
     if config.devices > jax.local_device_count():
         raise InputError(
-            f"config.devices = {config.devices}, but there are only "
-            f"{jax.local_device_count()} ({devices[0].platform}): none uses all")
+            f"config.devices = {config.devices} is more than the "
+            f"{jax.local_device_count()} that this process has "
+            f"({devices[0].platform}): use fewer, or none for all")
     return jax.local_devices()[:config.devices]
 
 

@@ -9,12 +9,12 @@ from ml_collections import ConfigDict
 from cnn_jax import data, networks, optimizers
 from cnn_jax.data.augment import augment
 from cnn_jax.data.batches import steps_per_epoch
+from cnn_jax.data.info import DataInfo
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
 from cnn_jax.networks.summary import LayerTable, layer_table
 from cnn_jax.training.steps import (Recipe, TrainState, create_state,
                                     predict_logits)
-from cnn_jax.data.info import DataInfo
 
 
 def create_recipe(config: ConfigDict, info: DataInfo,

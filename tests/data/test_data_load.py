@@ -92,7 +92,7 @@ def test_nothing_held_out():
     (dict(name="tfds:"), ["tfds:NAME"]),
     (dict(name="tfds:../../x"), ["tfds:NAME"]),
     (dict(name="tfds:huggingface:mnist"), ["tfds:NAME"]),
-    (dict(name="folder"), ["data.dir is empty"]),
+    (dict(name="folder"), ["data.dir is not set"]),
     (dict(dir="/tmp"), ["digits", "data.dir"]),
     (dict(name="cifar10", dir="tests"), ["tests holds no CIFAR-10", "name=folder"]),
     (dict(name="mnist", dir="/nowhere"), ["'/nowhere'", "mnist"]),

@@ -172,3 +172,8 @@ def test_which_classes_an_answer_names():
     assert multilabel.named_classes(scores, 1) == [1, 2]  # those above one half
     assert multilabel.named_classes(np.array([0.2, 0.5, 0.1]), 3) == []
     assert segment.named_classes(np.array([0.9, 0.0, 0.1]), 1) == [0, 2]
+
+
+def test_a_class_without_a_name_is_named_by_its_number():
+    assert TASKS["classify"].label_text(np.array(7), ("cat", "dog")) == "class 7"
+    assert TASKS["classify"].label_text(np.array(1), ("cat", "dog")) == "dog"
