@@ -66,7 +66,7 @@ class Trainer:
 
     def __init__(self, config, dataset: data.Dataset):
         self.config = config
-        self.info = describe(dataset, config.data.scaling)
+        self.info = describe(dataset, config.data)
         self.recipe = create_recipe(self.config, self.info)
         self.placement = parallel.mesh_placement(jax.devices()[:1])
         examples, self.spans = concatenate(dataset)

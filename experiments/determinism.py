@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         config = config_file.load(flags.config)
         dataset = data.load(config.data, config.seed)
-        info = describe(dataset, config.data.scaling)
+        info = describe(dataset, config.data)
         recipe = create_recipe(config, info)
     except InputError as error:
         parser.error(str(error))

@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cnn_jax import ops  # noqa: E402
-from cnn_jax.data.images import read_image  # noqa: E402
+from cnn_jax.data.images import Preprocessing, read_image  # noqa: E402
 from cnn_jax.errors import InputError, RunError  # noqa: E402
 from cnn_jax.ops.filters import kernel  # noqa: E402
 from experiments.measuring import make_out, run_script  # noqa: E402
@@ -47,7 +47,7 @@ def load_picture(path: Path | None = None) -> np.ndarray:
         # Imported here: scikit-learn takes a second to import.
         from sklearn.datasets import load_sample_image
         return load_sample_image("china.jpg")
-    picture = read_image(path, channels=3)
+    picture = read_image(path, Preprocessing(channels=3))
     height, width = picture.shape[:2]
     if min(height, width) < SHORTEST:
         raise InputError(f"--image={path} is {width} x {height} pixels: it must have "

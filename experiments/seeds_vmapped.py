@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--seeds and --epochs must be 1 or more")
     config = shapes.get_config(flags.variant)
     dataset = data.load(config.data, seed=0)
-    recipe = create_recipe(config, describe(dataset, config.data.scaling))
+    recipe = create_recipe(config, describe(dataset, config.data))
     examples, spans = concatenate(dataset)
     examples, seeds = jax.device_put(examples), jnp.arange(flags.seeds)
     orders = jnp.stack([jnp.concatenate([

@@ -12,7 +12,7 @@ from cnn_jax import data, layers, networks, ops, optimizers
 from cnn_jax.config.rules import (Rule, boolean, coordinator, fraction,
                                   image_channels, integer, mapping, number, one_of,
                                   optional, sequence, text)
-from cnn_jax.data import scaling, warp
+from cnn_jax.data import images, scaling, warp
 from cnn_jax.tasks import TASKS
 
 # What training and evaluation measure; each task adds its own.
@@ -110,6 +110,13 @@ FIELDS: dict[str, Field] = {
     "data.image_size": Field(
         None, optional(sequence(integer(1, data.MAX_SIDE), 2)),
         "(height, width) in pixels to resize images to; None keeps their size."),
+    "data.shorter_side": Field(
+        None, optional(integer(1, data.MAX_SIDE)),
+        "Shorter side in pixels to which images are resized, keeping their aspect "
+        "ratio, before image_size is cut from the centre; None resizes to image_size."),
+    "data.interpolation": Field(
+        "bilinear", one_of(images.INTERPOLATIONS),
+        "How images are resized: nearest, bilinear, bicubic or lanczos."),
     "data.channels": Field(
         None, optional(image_channels),
         "Channels to convert images to: 1 is grey, 3 is colour; None keeps them."),
@@ -145,7 +152,8 @@ FIELDS: dict[str, Field] = {
     "data.scaling": Field(
         "unit", one_of(scaling.SCALINGS),
         "How pixels become network inputs: unit is 0 to 1, signed is -1 to 1, "
-        "standard and minmax are measured on the training split."),
+        "standard and minmax are measured on the training split, imagenet is "
+        "torchvision's mean and deviation of each channel."),
 
     # Augmentation of training images, with Keras' names.
     "augment.rotation_range": Field(

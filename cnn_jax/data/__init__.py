@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from cnn_jax.data import folders, shapes, sources
 from cnn_jax.data.examples import Dataset, Examples, Stored, split
-from cnn_jax.data.images import convert_images, find_images, read_image
+from cnn_jax.data.images import (convert_images, find_images, preprocessing_of,
+                                 read_image)
 from cnn_jax.errors import InputError
 from cnn_jax.tasks import TASKS, Task
 
@@ -62,7 +63,7 @@ def load(config: ConfigDict, seed: int) -> Dataset:
         stored = SOURCES[config.name].read(config)
     splits = {
         name: examples._replace(images=convert_images(
-            examples.images, config.image_size, config.channels))
+            examples.images, preprocessing_of(config)))
         for name, examples in stored.splits.items()}
     train, validation, test = split(
         stored._replace(splits=splits), config, seed, task_of(config))
@@ -109,6 +110,12 @@ def check(config: ConfigDict) -> None:
         raise InputError(
             f"data.validation_is_test is true but data.name is {name!r}; it is only "
             "for folder")
+    if config.shorter_side and (
+            not config.image_size or config.shorter_side < max(config.image_size)):
+        raise InputError(
+            f"data.shorter_side is {config.shorter_side} but data.image_size is "
+            f"{config.image_size or 'not set'}: pictures are resized to the shorter "
+            "side, then image_size is cut out, so it must be set and not be larger")
     if task_of(config).unit == "pixel" and config.image_size is not None:
         raise InputError(
             f"data.image_size is {config.image_size} but {name} is drawn with a label "

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from ml_collections import ConfigDict
 
+from cnn_jax.data.scaling import per_channel
 from cnn_jax.data.warp import warp, warp_labels
 from cnn_jax.tasks import TASKS, Task
 
@@ -51,7 +52,8 @@ def has_mixing(settings: ConfigDict) -> bool:
 
 
 def augment(key: jax.Array, images: jax.Array, labels: jax.Array, positions: jax.Array,
-            settings: ConfigDict, zero: float = 0.0, task: Task = TASKS["classify"],
+            settings: ConfigDict,
+            zero: float | tuple[float, ...] = 0.0, task: Task = TASKS["classify"],
             axis_name: str | None = None) -> tuple[jax.Array, Targets]:
     """Changes uint8 images [N, H, W, C] into float32 images, and makes their targets.
 
@@ -62,7 +64,8 @@ def augment(key: jax.Array, images: jax.Array, labels: jax.Array, positions: jax
         positions: int [N], the position of each image in the global batch, which is
             folded into its key.
         settings: the `augment` section of a config.
-        zero: the pixel value that scaling maps to 0; cutout fills with it.
+        zero: the pixel value that scaling maps to 0, one for all channels or one for
+            each; cutout fills with it.
         task: decides whether labels move with their images, and whether they can mix.
         axis_name: the mapped axis over which the batch is sharded, if any. Mixing pairs
             images across it.
@@ -94,7 +97,7 @@ def augment(key: jax.Array, images: jax.Array, labels: jax.Array, positions: jax
     images = images.astype(jnp.float32)
     if settings.cutout:
         hidden = cutout_mask(keys["cutout"], images, settings.cutout)
-        images = jnp.where(hidden[..., None], zero, images)
+        images = jnp.where(hidden[..., None], per_channel(zero, images.ndim), images)
     if has_mixing(settings):
         return mix(images, labels, keys, settings, axis_name)
     return images, ((labels, 1.0),)

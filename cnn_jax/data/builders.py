@@ -18,7 +18,8 @@ from ml_collections import ConfigDict
 
 from cnn_jax.data import download, official
 from cnn_jax.data.examples import Examples, Stored
-from cnn_jax.data.images import allocate, convert_images
+from cnn_jax.data.images import (Preprocessing, allocate, convert_images,
+                                 preprocessing_of)
 from cnn_jax.errors import InputError
 from cnn_jax.files import expanded
 
@@ -120,7 +121,7 @@ def prepared(name: str, files_folder: str) -> Stored:
             f"{name} cannot be prepared in {root} ({_first_line(error)}); set "
             "TFDS_DATA_DIR to a folder that can be written, or put the official files "
             f"into {files_folder}") from error
-    stored = _read(builder, None, None)
+    stored = _read(builder, Preprocessing())
     return stored._replace(
         origin=f"{stored.origin}, made from files with checked size and sha256")
 
@@ -166,7 +167,7 @@ def catalogue(config: ConfigDict) -> Stored:
             'run python -c "import tensorflow_datasets as tfds; '
             f"tfds.builder('{name}', data_dir='{root}', file_format='array_record')"
             f'.download_and_prepare()" and copy {root / builder.name} to this machine')
-    return _read(builder, config.image_size, config.channels)
+    return _read(builder, preprocessing_of(config))
 
 
 def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
@@ -178,8 +179,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _read(builder: tfds.core.DatasetBuilder, size: tuple[int, int] | None,
-          channels: int | None) -> Stored:
+def _read(builder: tfds.core.DatasetBuilder, preprocessing: Preprocessing) -> Stored:
     """Reads the train, validation and test splits of a prepared set."""
     features = builder.info.features
     if not {"image", "label"} <= set(features) or not isinstance(
@@ -194,7 +194,7 @@ def _read(builder: tfds.core.DatasetBuilder, size: tuple[int, int] | None,
             f'{builder.name} has the splits {", ".join(builder.info.splits)}; a train '
             "split is needed")
     try:
-        splits = {name: _read_split(builder, name, size, channels) for name in names}
+        splits = {name: _read_split(builder, name, preprocessing) for name in names}
     except InputError:
         raise
     except Exception as error:  # array_record raises RuntimeError and others
@@ -206,19 +206,19 @@ def _read(builder: tfds.core.DatasetBuilder, size: tuple[int, int] | None,
 
 
 def _read_split(builder: tfds.core.DatasetBuilder, name: str,
-                size: tuple[int, int] | None, channels: int | None) -> Examples:
+                preprocessing: Preprocessing) -> Examples:
     source = builder.as_data_source(split=name)
     count = builder.info.splits[name].num_examples
     if len(source) != count or not count:
         raise InputError(
             f"the prepared copy in {builder.data_path} holds {len(source):,} {name} "
             f"examples instead of {count:,}; delete that folder and run again")
-    first = _image(builder, source[0]["image"], size, channels)
+    first = _image(builder, source[0]["image"], preprocessing)
     images, labels = allocate(count, first.shape), np.empty(count, np.int32)
     for start in range(0, count, _BLOCK):
         block = source.__getitems__(range(start, min(start + _BLOCK, count)))
         for index, example in enumerate(block, start):
-            image = _image(builder, example["image"], size, channels)
+            image = _image(builder, example["image"], preprocessing)
             if image.shape != images.shape[1:]:
                 raise InputError(
                     f"{builder.name} has images of shape {image.shape} and "
@@ -228,10 +228,10 @@ def _read_split(builder: tfds.core.DatasetBuilder, name: str,
 
 
 def _image(builder: tfds.core.DatasetBuilder, image: np.ndarray,
-           size: tuple[int, int] | None, channels: int | None) -> np.ndarray:
+           preprocessing: Preprocessing) -> np.ndarray:
     """Checks one image and converts it."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise InputError(
             f"{builder.name} has images of {image.dtype}{list(image.shape)}; only "
             "uint8 images with 1 or 3 channels can be used")
-    return convert_images(image[None], size, channels)[0]
+    return convert_images(image[None], preprocessing)[0]

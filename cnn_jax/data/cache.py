@@ -16,24 +16,24 @@ from pathlib import Path
 import numpy as np
 import PIL
 
+from cnn_jax.data.images import Preprocessing
 from cnn_jax.files import cache_folder
 
 # Increase it when read_image or the order of the files changes.
-_VERSION = 2
+_VERSION = 3
 
 
-def cache_path(pictures: Iterable[Path | bytes], size: tuple[int, int] | None,
-               channels: int | None) -> Path:
-    """Names the file that caches `pictures` (files, or their content) at `size`.
+def cache_path(pictures: Iterable[Path | bytes], preprocessing: Preprocessing) -> Path:
+    """Names the file that caches `pictures` (files, or their content), preprocessed.
 
-    The name is a hash of the content of all pictures in order, the size, the channels
-    and the Pillow version. So a changed picture is decoded again, but a moved folder is
+    The name is a hash of the content of all pictures in order, the preprocessing and
+    the Pillow version. So a changed picture is decoded again, but a moved folder is
     not. Hashing takes at most a fiftieth of the time of decoding.
 
     Raises:
         InputError: the cache folder starts with a ~ that stands for no home.
     """
-    key = hashlib.sha256(repr((_VERSION, PIL.__version__, size, channels)).encode())
+    key = hashlib.sha256(repr((_VERSION, PIL.__version__, *preprocessing)).encode())
     for picture in pictures:
         if isinstance(picture, Path):
             with picture.open("rb") as file:

@@ -24,8 +24,8 @@ from ml_collections import ConfigDict
 
 from cnn_jax.data import cache
 from cnn_jax.data.examples import Examples, Stored
-from cnn_jax.data.images import (EXTENSIONS, allocate, is_image, is_image_name,
-                                 read_image)
+from cnn_jax.data.images import (EXTENSIONS, Preprocessing, allocate, is_image,
+                                 is_image_name, preprocessing_of, read_image)
 from cnn_jax.errors import InputError
 from cnn_jax.files import expanded
 
@@ -51,9 +51,10 @@ class Picture(NamedTuple):
 
 
 def class_folders(config: ConfigDict) -> Stored:
-    """Reads `config.dir` at `config.image_size` and `config.channels`.
+    """Reads `config.dir`, with the preprocessing of the config.
 
-    Where these are not set, all pictures must have one size and one number of channels.
+    Where `config.image_size` and `config.channels` are not set, all pictures must have
+    one size and one number of channels.
     Within a split the classes alternate, so that the first n pictures (`config.limit`)
     contain all classes.
 
@@ -78,7 +79,7 @@ def class_folders(config: ConfigDict) -> Stored:
     alternated = {split: _alternate(pictures, classes)
                   for split, pictures in splits.items()}
     pictures = [picture for pairs in alternated.values() for picture, _ in pairs]
-    images, how = _decode_cached(root, pictures, config.image_size, config.channels)
+    images, how = _decode_cached(root, pictures, preprocessing_of(config))
     stored, start = {}, 0
     for split, pairs in alternated.items():
         labels = np.array([label for _, label in pairs], np.int32)
@@ -253,24 +254,24 @@ def _kinds(pictures: list[Picture]) -> str:
     return f"{len(pictures):,} pictures ({kinds})"
 
 
-def _decode_cached(root: Path, pictures: list[Picture], size: tuple[int, int] | None,
-                   channels: int | None) -> tuple[np.ndarray, str]:
+def _decode_cached(root: Path, pictures: list[Picture],
+                   preprocessing: Preprocessing) -> tuple[np.ndarray, str]:
     """Returns all pictures as one array, and says for the log how it was made."""
-    path = cache.cache_path([picture.content for picture in pictures], size, channels)
+    path = cache.cache_path([picture.content for picture in pictures], preprocessing)
     images = cache.read(path, len(pictures))
     if images is not None:
         return images, f"decoded earlier, read from {path}"
-    images = _decode(root, pictures, size, channels)
+    images = _decode(root, pictures, preprocessing)
     return images, cache.write(path, images)
 
 
-def _decode(root: Path, pictures: list[Picture], size: tuple[int, int] | None,
-            channels: int | None) -> np.ndarray:
+def _decode(root: Path, pictures: list[Picture],
+            preprocessing: Preprocessing) -> np.ndarray:
     """Decodes all pictures into one array, on all cores."""
     def read(picture: Picture) -> np.ndarray:
         if isinstance(picture.content, Path):
-            return read_image(picture.content, size, channels)
-        return read_image(io.BytesIO(picture.content), size, channels,
+            return read_image(picture.content, preprocessing)
+        return read_image(io.BytesIO(picture.content), preprocessing,
                           f"{root}: {picture.name}")
 
     first = read(pictures[0])

@@ -8,9 +8,10 @@ import math
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cnn_jax.errors import InputError
@@ -22,11 +23,47 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 8 * 2**30  # of all images of a set, which are one array in memory
 
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 _GREY = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 _MODES = {1: "L", 3: "RGB"}
 
+
+class Preprocessing(NamedTuple):
+    """Says how a picture becomes pixels of the shape that a network takes.
+
+    size: (height, width) in pixels; None keeps the picture's.
+    channels: 1 grey, 3 RGB, None as stored.
+    shorter_side: the picture is resized, keeping its aspect ratio, until its shorter
+        side has this many pixels; then `size` is cut from its centre, as torchvision's
+        Resize and CenterCrop do. None resizes it to `size`, whatever its aspect ratio.
+    interpolation: a name in `INTERPOLATIONS`; all but nearest are antialiased.
+    """
+
+    size: tuple[int, int] | None = None
+    channels: int | None = None
+    shorter_side: int | None = None
+    interpolation: str = "bilinear"
+
+    def changes(self, shape: tuple[int, ...]) -> bool:
+        """Tells whether images of this shape (H, W, C) are changed."""
+        height, width, depth = shape
+        target = (*(self.size or (height, width)), self.channels or depth)
+        return self.shorter_side is not None or target != (height, width, depth)
+
+
 # Pillow only warns when a small file decodes to a huge picture.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+
+def preprocessing_of(config: ConfigDict) -> Preprocessing:
+    """Returns the preprocessing that the `data` config asks for."""
+    return Preprocessing(config.image_size, config.channels, config.shorter_side,
+                         config.interpolation)
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
@@ -67,9 +104,10 @@ def is_image_name(name: str) -> bool:
     return Path(name).suffix.lower() in EXTENSIONS and not name.startswith(".")
 
 
-def read_image(file: str | Path | BinaryIO, size: tuple[int, int] | None = None,
-               channels: int | None = None, name: str = "") -> np.ndarray:
-    """Decodes one picture.
+def read_image(file: str | Path | BinaryIO,
+               preprocessing: Preprocessing = Preprocessing(),
+               name: str = "") -> np.ndarray:
+    """Decodes one picture and preprocesses it.
 
     The EXIF orientation is applied. Colour becomes grey by Pillow's 'L' weights
     (0.299 R + 0.587 G + 0.114 B). Palettes and CMYK become RGB. Transparent pixels are
@@ -78,9 +116,7 @@ def read_image(file: str | Path | BinaryIO, size: tuple[int, int] | None = None,
 
     Args:
         file: a path or an open binary file; its content decides, not its extension.
-        size: (height, width) in pixels, reached by bilinear resizing with antialiasing;
-            the aspect ratio is not kept. None leaves the size.
-        channels: 1 grey, 3 RGB, None as stored.
+        preprocessing: size and channels of the result; by default those of the file.
         name: for messages, instead of the path.
 
     Returns:
@@ -116,29 +152,27 @@ def read_image(file: str | Path | BinaryIO, size: tuple[int, int] | None = None,
         raise InputError(
             f"{path} cannot be read as a picture ({reason}); remove or replace it"
         ) from error
-    return _to_array(_convert(image, size, channels))
+    return _to_array(_convert(image, preprocessing))
 
 
-def convert_images(images: np.ndarray, size: tuple[int, int] | None,
-                   channels: int | None) -> np.ndarray:
-    """Resizes stored images and converts their colour exactly as `read_image` does.
+def convert_images(images: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Preprocesses stored images exactly as `read_image` does.
 
     Args:
         images: uint8 [N, H, W, C] with C = 1 or 3.
-        size: (height, width) in pixels; None leaves the size.
-        channels: 1 grey, 3 RGB, None as stored.
+        preprocessing: size and channels of the result.
 
     Returns:
         uint8 [N, height, width, channels]; `images` itself if nothing changes.
     """
     count, height, width, depth = images.shape
-    target = (*(size or (height, width)), channels or depth)
-    if target == (height, width, depth):
+    if not preprocessing.changes(images.shape[1:]):
         return images
-    converted = allocate(count, target)
+    converted = allocate(count, (*(preprocessing.size or (height, width)),
+                                 preprocessing.channels or depth))
     for index, pixels in enumerate(images):
         image = Image.fromarray(pixels[..., 0] if depth == 1 else pixels)
-        converted[index] = _to_array(_convert(image, size, channels))
+        converted[index] = _to_array(_convert(image, preprocessing))
     return converted
 
 
@@ -167,16 +201,40 @@ def _plain(image: Image.Image, path: str | Path | BinaryIO) -> Image.Image:
     return image.convert("L" if grey else "RGB")
 
 
-def _convert(image: Image.Image, size: tuple[int, int] | None,
-             channels: int | None) -> Image.Image:
+def _convert(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """Converts the colour first, then the size."""
+    size, channels, shorter_side, interpolation = preprocessing
     mode = _MODES[channels] if channels else image.mode
     if image.mode != mode:
         image = image.convert(mode)
+    if shorter_side is not None:
+        image = _resize(image, _keeping_ratio(image.size, shorter_side), interpolation)
+        return _centre_crop(image, size) if size else image
     height, width = size or (image.height, image.width)
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return image
+    return _resize(image, (width, height), interpolation)
+
+
+def _resize(image: Image.Image, size: tuple[int, int],
+            interpolation: str) -> Image.Image:
+    """Resizes to (width, height)."""
+    if image.size == size:
+        return image
+    return image.resize(size, INTERPOLATIONS[interpolation])
+
+
+def _keeping_ratio(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
+    """Scales (width, height) to a shorter side; the longer one is rounded down."""
+    short = min(size)
+    width, height = (shorter_side * side // short for side in size)
+    return width, height
+
+
+def _centre_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Cuts (height, width) from the centre; a half pixel is rounded to even."""
+    height, width = size
+    top = round((image.height - height) / 2)
+    left = round((image.width - width) / 2)
+    return image.crop((left, top, left + width, top + height))
 
 
 def _to_array(image: Image.Image) -> np.ndarray:

@@ -4,8 +4,10 @@ import hashlib
 
 import msgspec
 import numpy as np
+from ml_collections import ConfigDict
 
 from cnn_jax.data.examples import Dataset
+from cnn_jax.data.images import Preprocessing
 from cnn_jax.data.scaling import SCALINGS, Scaling
 
 
@@ -19,10 +21,21 @@ class DataInfo(msgspec.Struct, frozen=True):
     scaling: Scaling
     counts: dict[str, int]             # examples in train, validation, test
     sha256: str                        # over all images and labels
+    shorter_side: int | None = None    # see data.images.Preprocessing
+    interpolation: str = "bilinear"
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Says how a picture becomes an image of this set."""
+        return Preprocessing(self.image_shape[:2], self.image_shape[2],
+                             self.shorter_side, self.interpolation)
 
 
-def describe(dataset: Dataset, scaling: str) -> DataInfo:
-    """Describes a set. The scaling is measured on the training split alone."""
+def describe(dataset: Dataset, config: ConfigDict) -> DataInfo:
+    """Describes the set of a `data` config.
+
+    The scaling is measured on the training split alone.
+    """
     counts, digest = {}, hashlib.sha256()
     for split in ("train", "validation", "test"):
         examples = getattr(dataset, split)
@@ -30,5 +43,6 @@ def describe(dataset: Dataset, scaling: str) -> DataInfo:
         digest.update(np.ascontiguousarray(examples.images).data)
         digest.update(np.ascontiguousarray(examples.labels).data)
     return DataInfo(dataset.name, dataset.source, dataset.train.images.shape[1:],
-                    dataset.class_names, SCALINGS[scaling](dataset.train.images),
-                    counts, digest.hexdigest())
+                    dataset.class_names,
+                    SCALINGS[config.scaling](dataset.train.images), counts,
+                    digest.hexdigest(), config.shorter_side, config.interpolation)

@@ -1,18 +1,21 @@
-"""Scales pixels 0..255 to network input, with two numbers for a whole data set."""
+"""Scales pixels 0..255 to network input, with two numbers for all channels or each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnn_jax.errors import InputError
+
 
 class Scaling(NamedTuple):
-    """x = (pixel - offset) * factor."""
+    """x = (pixel - offset) * factor, with one number for all channels or one for each.
+    """
 
-    offset: float
-    factor: float
+    offset: float | tuple[float, ...]
+    factor: float | tuple[float, ...]
 
 
 def unit(images: np.ndarray) -> Scaling:
@@ -40,11 +43,39 @@ def minmax(images: np.ndarray) -> Scaling:
     return Scaling(low, 1 / (high - low) if high > low else 1.0)
 
 
+def imagenet(images: np.ndarray) -> Scaling:
+    """Subtracts ImageNet's mean and divides by its deviation, as torchvision does.
+
+    Raises InputError for images without three channels.
+    """
+    if images.shape[-1] != 3:
+        raise InputError(f"data.scaling is 'imagenet' but the images have "
+                         f"{images.shape[-1]} channel: set data.channels to 3")
+    return from_mean_std((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def from_mean_std(mean: Sequence[float], std: Sequence[float]) -> Scaling:
+    """Makes the scaling of means and deviations of pixels that range from 0 to 1."""
+    return Scaling(tuple(255 * m for m in mean), tuple(1 / (255 * s) for s in std))
+
+
 SCALINGS: dict[str, Callable[[np.ndarray], Scaling]] = {
     "unit": unit, "signed": signed, "standard": standard, "minmax": minmax,
+    "imagenet": imagenet,
 }
 
 
 def scale(images: jax.Array, scaling: Scaling) -> jax.Array:
     """Applies a scaling to uint8 or float pixels; the result is float32."""
-    return (images.astype(jnp.float32) - scaling.offset) * scaling.factor
+    return ((images.astype(jnp.float32) - per_channel(scaling.offset, images.ndim))
+            * per_channel(scaling.factor, images.ndim))
+
+
+def per_channel(value: float | tuple[float, ...], rank: int) -> jax.Array | float:
+    """Shapes one number for each channel for images [..., C] of this rank.
+
+    One number for all channels stays a number.
+    """
+    if isinstance(value, tuple):
+        return jnp.array(value, jnp.float32).reshape((1,) * (rank - 1) + (-1,))
+    return value

@@ -66,7 +66,7 @@ def predict(workdir: Path, images: Sequence[str | Path], top: int = 3,
     with report.track("pictures", starts, len(starts), f"batches of {BATCH}") as shown:
         for start in shown:
             files = paths[start:start + BATCH]
-            batch = read_images(files, run.info.image_shape, invert)
+            batch = read_images(files, run.info.preprocessing, invert)
             for path, pixels, scores, label in zip(files, batch, *compute(batch)):
                 classes = task.named_classes(scores, top)
                 predictions.append(Prediction(
@@ -127,7 +127,7 @@ def draw_test_images(workdir: Path, config: ConfigDict | None = None) -> Picture
     run = trained.load(workdir)
     config = config or run.config
     dataset = data.load(config.data, config.seed)
-    check_same_data(workdir, describe(dataset, config.data.scaling))
+    check_same_data(workdir, describe(dataset, config.data))
     images, truth = dataset.test.take(slice(TEST_ROWS))
     _, predicted = prediction_program(run, len(images))(images)
     title = f"the first {len(images)} of {len(dataset.test.labels):,} test images"

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax import data
 from cnn_jax.console import Reporter
-from cnn_jax.data.images import find_images, read_image
+from cnn_jax.data.images import Preprocessing, find_images, read_image
 from cnn_jax.data.info import describe
 from cnn_jax.inspection.inspected_run import InspectedRun, make_inspected_run
 from cnn_jax.inspection.output import chosen_names, draw_pictures
@@ -55,7 +55,7 @@ def load_run(workdir: Path, config: ConfigDict | None = None,
     config = config or best.config
     with report.under_way("loading the data"):
         dataset = data.load(config.data, config.seed)
-        check_same_data(workdir, describe(dataset, config.data.scaling))
+        check_same_data(workdir, describe(dataset, config.data))
     run = make_inspected_run(
         workdir.name, best.config, best.info, best.network, best.variables, best.step,
         best.history, dataset, config.inspect.images)
@@ -63,13 +63,12 @@ def load_run(workdir: Path, config: ConfigDict | None = None,
         return run
     paths = find_images(images)[:config.inspect.images]
     return dataclasses.replace(
-        run, pixels=read_images(paths, best.info.image_shape, invert), labels=None,
+        run, pixels=read_images(paths, best.info.preprocessing, invert), labels=None,
         titles=tuple(path.name for path in paths))
 
 
-def read_images(paths: Sequence[Path], image_shape: tuple[int, int, int],
+def read_images(paths: Sequence[Path], preprocessing: Preprocessing,
                 invert: bool) -> np.ndarray:
     """Reads pictures as uint8 [N, H, W, C]; `invert` exchanges dark and bright."""
-    height, width, channels = image_shape
-    pixels = np.stack([read_image(path, (height, width), channels) for path in paths])
+    pixels = np.stack([read_image(path, preprocessing) for path in paths])
     return 255 - pixels if invert else pixels

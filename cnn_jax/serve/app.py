@@ -72,10 +72,9 @@ def create_app(trained: Trained, name: str = "", host: str = "localhost",
     layers: Sequence[str | None] = [
         layer["name"] for layer in about["layers"]] or [None]
     files = {name: (PAGE / name).read_text(encoding="utf-8") for name in FILES}
-    height, width, channels = trained.info.image_shape
     compute = compile_answer(trained)
     jax.block_until_ready(
-        compute(np.zeros((height, width, channels), np.uint8), -1, about["layer"]))
+        compute(np.zeros(trained.info.image_shape, np.uint8), -1, about["layer"]))
     # One picture at a time: a large one takes hundreds of megabytes to decode, and XLA
     # uses all cores for one call.
     one_at_a_time = threading.Lock()
@@ -123,7 +122,7 @@ def create_app(trained: Trained, name: str = "", host: str = "localhost",
         inverted = one_of("invert", (0, 1), 0)
         upload = io.BytesIO(flask.request.get_data(cache=False))
         with one_at_a_time:
-            pixels = read_image(upload, (height, width), channels, "the upload")
+            pixels = read_image(upload, trained.info.preprocessing, "the upload")
             pixels = 255 - pixels if inverted else pixels
             begin = time.perf_counter()
             computed = jax.device_get(compute(pixels, index, layer))

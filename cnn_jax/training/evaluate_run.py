@@ -33,7 +33,7 @@ def evaluate_run(workdir: Path, config: ConfigDict | None = None,
         host_state, _ = restore(folder, abstract_state(recipe, info.image_shape))
     with report.under_way("loading the data", plain=False):
         dataset = data.load(config.data, config.seed)
-        check_same_data(workdir, describe(dataset, config.data.scaling))
+        check_same_data(workdir, describe(dataset, config.data))
     report.line(f"data: {dataset.source}")
     report.line(f"checkpoint: step {folder.name} of {workdir}")
     host_examples, split_ranges = concatenate(dataset)

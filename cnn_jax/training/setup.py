@@ -81,7 +81,7 @@ def open_run(config: ConfigDict, workdir: str | Path | None,
                          f"over {len(placement.devices)} devices: use a multiple")
     with report.under_way("loading the data", plain=False):
         dataset = data.load(config.data, config.seed)
-    info = describe(dataset, config.data.scaling)
+    info = describe(dataset, config.data)
     path = Path(workdir or default_path(config)).absolute()
     recipe = create_recipe(config, info, placement.axis_name)
     table = describe_network(recipe, info.image_shape,

@@ -285,3 +285,11 @@ def test_masks_move_with_their_images():
         sharp = np.abs(picture - 0.5) > 0.49
         np.testing.assert_array_equal(picture[sharp].round(), moved[sharp])
         assert sharp.mean() > 0.8
+
+
+def test_cutout_fills_each_channel_with_its_own_zero():
+    images = jnp.full((4, 8, 8, 3), 200, jnp.uint8)
+    changed, _ = augment.augment(KEY, images, jnp.zeros(4, jnp.int32), jnp.arange(4),
+                                 config(cutout=4), zero=(1.0, 2.0, 3.0))
+    hidden = np.asarray(changed)[np.asarray(changed)[..., 0] != 200]
+    assert len(hidden) and (hidden == [1, 2, 3]).all()

@@ -104,6 +104,8 @@ def test_nothing_held_out():
     (dict(biased_triangles=True), ["digits", "data.biased_triangles"]),
     (dict(validation_is_test=True), ["digits", "folder"]),
     (dict(name="shapes_segmentation", image_size=(64, 64)), ["32 x 32", "(64, 64)"]),
+    (dict(shorter_side=8), ["data.shorter_side", "not set"]),
+    (dict(shorter_side=8, image_size=(9, 8)), ["data.shorter_side", "(9, 8)"]),
     (dict(name="shapes_segmentation"), ["data.split", "first or last"]),
 ])
 def test_values_that_are_refused(changes, facts):

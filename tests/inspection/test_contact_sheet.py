@@ -36,7 +36,7 @@ def test_what_is_shown_is_what_the_network_gets(changes, monkeypatch):
     config = tiny({"model.name": "shapes_fcn"} | changes)
     dataset = data.load(config.data, config.seed)
     examples, spans = concatenate(dataset)
-    recipe = create_recipe(config, describe(dataset, config.data.scaling))
+    recipe = create_recipe(config, describe(dataset, config.data))
 
     def apply(self, variables, images, **options):
         raise Handed(images)
@@ -92,7 +92,7 @@ def test_pixels_come_back_from_every_scaling(monkeypatch):
     monkeypatch.setattr(contact_sheet, "show",
                         lambda axes, pixels, mask: shown.append(pixels))
     for scaling in SCALINGS:
-        config = tiny({"data.scaling": scaling, "data.limit": 16})
+        config = tiny({"data.scaling": scaling, "data.limit": 16, "data.channels": 3})
         dataset = data.load(config.data, 0)
         picture = contact_sheet.contact_sheet(dataset, config)
         stored, inputs = picture.arrays["stored"], picture.arrays["inputs"]

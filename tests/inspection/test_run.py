@@ -41,7 +41,7 @@ def leave_run(path: Path, config: ConfigDict) -> Path:
     """Saves a run with its first parameters. Nothing here asks how good they are, and
     training would take most of the time."""
     dataset, recipe, image_shape = prepare(config)
-    info = describe(dataset, config.data.scaling)
+    info = describe(dataset, config.data)
     state = first_state(recipe, image_shape).replace(step=np.array(7, np.int32))
     save_run(path, config, info, state)
     row = dict(zip(COLUMNS, (1, 7, 2.5, 0.25, 2.4, 0.5, 1e-3, 1.5, 80)))

@@ -17,7 +17,7 @@ from PIL import Image
 from tests.support.tiny_runs import (end, save_run, start_python, tiny, untrained,
                                      wait_until)
 
-from cnn_jax.data.images import read_image
+from cnn_jax.data.images import Preprocessing, read_image
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
 from cnn_jax.inspection import predict
@@ -98,7 +98,7 @@ def test_probabilities_are_those_of_predict(client, workdir, tmp_path, kind, inv
     np.testing.assert_allclose([ours[int(name)] for name in theirs.classes],
                                theirs.scores, rtol=1e-5, atol=1e-7)
     assert answer["explained"] == int(theirs.classes[0]) == int(np.argmax(ours))
-    seen = read_image(io.BytesIO(picture), (8, 8), 1)
+    seen = read_image(io.BytesIO(picture), Preprocessing((8, 8), 1))
     np.testing.assert_array_equal(decoded(answer["seen"]),
                                   (255 - seen if invert else seen)[..., 0])
 
@@ -106,7 +106,7 @@ def test_probabilities_are_those_of_predict(client, workdir, tmp_path, kind, inv
 @pytest.mark.parametrize("chosen", [-1, 3])
 def test_maps_and_grad_cam_are_those_of_the_layer(client, trained, chosen):
     """They agree for each layer that the page offers."""
-    pixels = read_image(io.BytesIO(PICTURE), (8, 8), 1)
+    pixels = read_image(io.BytesIO(PICTURE), Preprocessing((8, 8), 1))
     images = scale(pixels[None], trained.info.scaling)
     network = trained.network
     variables = trained.variables
@@ -158,7 +158,7 @@ def test_masks_take_the_place_of_probabilities():
     about, answer = client.get("/about").json, client.post("/answer", data=PICTURE).json
     assert about["task"] == "segment" and about["layer"] != "head"
     assert len(about["colours"]) == 6 and about["colours"][0] == "#000000"
-    pixels = read_image(io.BytesIO(PICTURE), (32, 32), 3)
+    pixels = read_image(io.BytesIO(PICTURE), Preprocessing((32, 32), 3))
     images = scale(pixels[None], run.info.scaling)
     mask = np.asarray(
         compute_logits(run.network, run.variables, images)[0].argmax(-1))
@@ -175,7 +175,7 @@ def test_several_classes_are_named_where_they_are_probable():
     client = serve.create_app(run).test_client()
     about, answer = client.get("/about").json, client.post("/answer", data=PICTURE).json
     assert about["task"] == "multilabel" and "mask" not in answer
-    pixels = read_image(io.BytesIO(PICTURE), (16, 16), 1)
+    pixels = read_image(io.BytesIO(PICTURE), Preprocessing((16, 16), 1))
     logits = compute_logits(run.network, run.variables,
                             scale(pixels[None], run.info.scaling))[0]
     np.testing.assert_allclose(answer["scores"], 1 / (1 + np.exp(-logits)), rtol=1e-4)

@@ -51,7 +51,7 @@ class Setting:
     def __init__(self, kind: str, devices: int, change=lambda recipe: recipe):
         self.config = tiny(CHANGES | {"parallel": kind, "devices": devices})
         dataset = data.load(self.config.data, self.config.seed)
-        self.info = describe(dataset, self.config.data.scaling)
+        self.info = describe(dataset, self.config.data)
         self.placement = parallel.place(self.config)
         self.recipe = change(create_recipe(self.config, self.info,
                                            self.placement.axis_name))

@@ -178,7 +178,7 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
 def prepare(config: ConfigDict):
     """Prepares (data set, recipe, image shape) of a config, for one device."""
     dataset = data.load(config.data, config.seed)
-    info = describe(dataset, config.data.scaling)
+    info = describe(dataset, config.data)
     return dataset, create_recipe(config, info), info.image_shape
 
 

@@ -172,16 +172,18 @@ def test_a_step_on_mixed_images_uses_both_labels():
 
 @pytest.mark.parametrize("name", SCALINGS)
 def test_scalings_by_their_definition(name):
-    images = RNG.integers(10, 200, (4, 3, 3, 2), dtype=np.uint8)
+    images = RNG.integers(10, 200, (4, 3, 3, 3), dtype=np.uint8)
     x = np.asarray(scale(images, SCALINGS[name](images)))
     raw = images.astype(np.float64)
     want = {"unit": raw / 255, "signed": raw / 127.5 - 1,
             "standard": (raw - raw.mean()) / raw.std(),
-            "minmax": (raw - raw.min()) / (raw.max() - raw.min())}[name]
+            "minmax": (raw - raw.min()) / (raw.max() - raw.min()),
+            "imagenet": (raw / 255 - [[[[0.485, 0.456, 0.406]]]])
+            / [[[[0.229, 0.224, 0.225]]]]}[name]
     np.testing.assert_allclose(x, want, rtol=1e-5, atol=1e-6)
 
 
 def test_scaling_of_a_blank_set_is_finite():
-    blank = np.full((2, 3, 3, 1), 7, np.uint8)
+    blank = np.full((2, 3, 3, 3), 7, np.uint8)
     for measure in SCALINGS.values():
         assert np.isfinite(scale(blank, measure(blank))).all()

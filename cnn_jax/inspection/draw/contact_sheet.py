@@ -86,7 +86,8 @@ def contact_sheet(dataset: Dataset, config: ConfigDict) -> Picture:
                 fold(task.label_text(label, dataset.class_names), 1.1, 8, 4),
                 rotation=0, ha="right", va="center", fontsize=8)
         for column, step in enumerate(steps, 1):
-            pixels = step.inputs[row] / scaling.factor + scaling.offset
+            pixels = (step.inputs[row] / np.array(scaling.factor)
+                      + np.array(scaling.offset))
             show(grid[row, column], pixels,
                  step.targets[0][0][row] if masks else None)
             if len(step.targets) > 1:
