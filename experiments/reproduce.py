@@ -34,7 +34,7 @@ from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn,
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from cnn_jax.data.folders import ARCHIVES  # noqa: E402
+from cnn_jax.data.listing import ARCHIVES  # noqa: E402
 from cnn_jax.errors import InputError  # noqa: E402
 from cnn_jax.config import check  # noqa: E402
 from cnn_jax.workdir.machine import core_count  # noqa: E402

@@ -1,6 +1,7 @@
 """DATA: the name of a set -> uint8 images [N, H, W, C], labels [N], class names.
 
 `load` reads a set from its source, converts colour and size, and splits it.
+`open_records` makes the same splits of a set that stays in its files.
 """
 
 import re
@@ -10,9 +11,12 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from cnn_jax.data import folders, shapes, sources
-from cnn_jax.data.examples import Dataset, Examples, Stored, split
+from cnn_jax.data.decoded import decode
+from cnn_jax.data.examples import Dataset, Examples, Stored, split, split_rows
 from cnn_jax.data.images import (convert_images, find_images, preprocessing_of,
                                  read_image)
+from cnn_jax.data.records import (InMemory, RecordDataset, Records, StoredRecords,
+                                  Subset)
 from cnn_jax.errors import InputError
 from cnn_jax.tasks import TASKS, Task
 
@@ -20,8 +24,9 @@ from cnn_jax.tasks import TASKS, Task
 class Source(NamedTuple):
     """Says where a set comes from and what its labels mean."""
 
-    read: Callable[[ConfigDict], Stored]  # from the `data` config
-    task: str = "classify"                # a name in tasks.TASKS
+    # From the `data` config: arrays, or records that are not decoded yet.
+    read: Callable[[ConfigDict], Stored | StoredRecords]
+    task: str = "classify"  # a name in tasks.TASKS
 
 
 SOURCES = {
@@ -54,27 +59,60 @@ def load(config: ConfigDict, seed: int) -> Dataset:
         InputError: a value that `check` refuses, or files that are missing, damaged or
             not what their name says.
     """
+    stored = _read(config)
+    if isinstance(stored, StoredRecords):
+        stored = decode(stored, preprocessing_of(config))
+    elif not config.name.startswith("tfds:"):  # whose images are converted as read
+        stored = stored._replace(splits={
+            name: examples._replace(images=convert_images(
+                examples.images, preprocessing_of(config)))
+            for name, examples in stored.splits.items()})
+    train, validation, test = split(stored, config, seed, task_of(config))
+    height, width, channels = train.images.shape[1:]
+    shape = f"{height} x {width} x {channels}, {len(stored.class_names)} classes"
+    return Dataset(config.name, train, validation, test, stored.class_names,
+                   f"{_describe(stored, config, train, validation, test)}; {shape}")
+
+
+def open_records(config: ConfigDict, seed: int) -> RecordDataset:
+    """Opens the set that the `data` config names, without decoding its pictures.
+
+    Its splits hold the same images in the same order as those of `load`, at the size
+    that they are stored in. Arguments and errors are those of `load`.
+    """
+    stored = _read(config)
+    records = {name: InMemory(examples, f"{name} image of {config.name}")
+               if isinstance(examples, Examples) else examples
+               for name, examples in stored.splits.items()}
+    labels = {name: split.labels for name, split in records.items()}
+    train, validation, test = (
+        Subset(records[selection.stored], selection.rows)
+        for selection in split_rows(labels, stored.class_names, config, seed,
+                                    task_of(config)))
+    return RecordDataset(
+        config.name, train, validation, test, stored.class_names,
+        f"{_describe(stored, config, train, validation, test)}; "
+        f"{len(stored.class_names)} classes")
+
+
+def _read(config: ConfigDict) -> Stored | StoredRecords:
     check(config)
     if config.name.startswith("tfds:"):
         # Imported here: tensorflow-datasets takes a second to import.
         from cnn_jax.data import builders
-        stored = builders.catalogue(config)
-    else:
-        stored = SOURCES[config.name].read(config)
-    splits = {
-        name: examples._replace(images=convert_images(
-            examples.images, preprocessing_of(config)))
-        for name, examples in stored.splits.items()}
-    train, validation, test = split(
-        stored._replace(splits=splits), config, seed, task_of(config))
-    height, width, channels = train.images.shape[1:]
+        return builders.catalogue(config)
+    return SOURCES[config.name].read(config)
+
+
+def _describe(stored: Stored | StoredRecords, config: ConfigDict,
+              train: Examples | Records, validation: Examples | Records,
+              test: Examples | Records) -> str:
+    """Describes a set and the sizes of its splits for the log."""
     counts = (f"train {len(train.labels):,}, validation {len(validation.labels):,}, "
               f"test {len(test.labels):,}")
     if config.limit:
         counts += f" (training limited to {config.limit:,} by data.limit)"
-    source = (f"{config.name}: {stored.origin}; {counts}; {height} x {width} x "
-              f"{channels}, {len(stored.class_names)} classes")
-    return Dataset(config.name, train, validation, test, stored.class_names, source)
+    return f"{config.name}: {stored.origin}; {counts}"
 
 
 def task_of(config: ConfigDict) -> Task:

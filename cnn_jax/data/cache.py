@@ -23,8 +23,9 @@ from cnn_jax.files import cache_folder
 _VERSION = 3
 
 
-def cache_path(pictures: Iterable[Path | bytes], preprocessing: Preprocessing) -> Path:
-    """Names the file that caches `pictures` (files, or their content), preprocessed.
+def cache_path(pictures: Iterable[bytes | memoryview],
+               preprocessing: Preprocessing) -> Path:
+    """Names the file that caches `pictures`, the content of their files, preprocessed.
 
     The name is a hash of the content of all pictures in order, the preprocessing and
     the Pillow version. So a changed picture is decoded again, but a moved folder is
@@ -35,11 +36,7 @@ def cache_path(pictures: Iterable[Path | bytes], preprocessing: Preprocessing) -
     """
     key = hashlib.sha256(repr((_VERSION, PIL.__version__, *preprocessing)).encode())
     for picture in pictures:
-        if isinstance(picture, Path):
-            with picture.open("rb") as file:
-                key.update(hashlib.file_digest(file, "sha256").digest())
-        else:
-            key.update(hashlib.sha256(picture).digest())
+        key.update(hashlib.sha256(picture).digest())
     return cache_folder() / f"images-{key.hexdigest()[:32]}.npz"
 
 

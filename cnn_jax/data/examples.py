@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnn_jax.errors import InputError
-from cnn_jax.tasks import TASKS, Task
+from cnn_jax.tasks import TASKS, Task, class_name
 
 
 class Examples(NamedTuple):
@@ -42,9 +42,27 @@ class Dataset(NamedTuple):
     source: str  # one sentence for the log
 
 
+class Selection(NamedTuple):
+    """Says which examples of a stored set become a split."""
+
+    stored: str        # the stored split that they are in
+    rows: np.ndarray   # int32, ascending
+
+
 def split(stored: Stored, config: ConfigDict, seed: int,
           task: Task = TASKS["classify"]) -> tuple[Examples, Examples, Examples]:
-    """Splits a stored set into train, validation and test.
+    """Splits a stored set into train, validation and test; see `split_rows`."""
+    labels = {name: examples.labels for name, examples in stored.splits.items()}
+    train, validation, test = (
+        stored.splits[selection.stored].take(_as_slice(selection.rows))
+        for selection in split_rows(labels, stored.class_names, config, seed, task))
+    return train, validation, test
+
+
+def split_rows(labels: dict[str, np.ndarray], class_names: tuple[str, ...],
+               config: ConfigDict, seed: int, task: Task = TASKS["classify"]
+               ) -> tuple[Selection, Selection, Selection]:
+    """Decides which stored examples are for train, validation and test.
 
     It takes these steps, in this order:
 
@@ -56,15 +74,19 @@ def split(stored: Stored, config: ConfigDict, seed: int,
        `config.split`.
     4. `config.limit` shortens the training split.
 
-    Cuts keep the stored order. They depend only on the set, the config and the seed.
+    Cuts keep the stored order. They depend only on the labels, the config and the seed,
+    so they are the same for images in memory and in files.
 
     Args:
-        stored: the set.
+        labels: labels of each stored split: 'train', and 'validation' and 'test' if
+            they exist.
+        class_names: for messages.
         config: the `data` section of a config.
         seed: seed of the stratified cuts, 0 <= seed < 2**32.
         task: says whether a cut can be stratified.
     """
-    splits = dict(stored.splits)
+    splits = {name: Selection(name, np.arange(len(labels[name]), dtype=np.int32))
+              for name in labels}
     if config.validation_is_test:
         if "validation" not in splits or "test" in splits:
             raise InputError(
@@ -72,51 +94,77 @@ def split(stored: Stored, config: ConfigDict, seed: int,
                 "it is only for sets with train and validation but no test")
         splits["test"] = splits.pop("validation")
     train = splits["train"]
-    empty = train.take(slice(0))
+    empty = Selection("train", train.rows[:0])
     test, validation = splits.get("test"), splits.get("validation")
+
+    def cut(count: int, how: str, field: str) -> tuple[Selection, Selection]:
+        kept, chosen = (train.rows[part] for part in _cut(
+            labels["train"][train.rows], class_names, count, how, seed, task, field))
+        return Selection("train", kept), Selection("train", chosen)
+
     if test is None:
         test = empty
         if config.test:
-            count = int(round(config.test * len(train.labels)))
-            train, test = _cut(train, count, "stratified", seed, task, "data.test")
+            count = int(round(config.test * len(train.rows)))
+            train, test = cut(count, "stratified", "data.test")
     if validation is None:
         validation = empty
         if config.validation_count is not None:
-            train, validation = _cut(train, config.validation_count, config.split, seed,
-                                     task, "data.validation_count")
+            train, validation = cut(config.validation_count, config.split,
+                                    "data.validation_count")
         elif config.validation:
-            count = int(round(config.validation * len(train.labels)))
-            train, validation = _cut(train, count, config.split, seed, task,
-                                     "data.validation")
-    return train.take(slice(config.limit)), validation, test
+            count = int(round(config.validation * len(train.rows)))
+            train, validation = cut(count, config.split, "data.validation")
+    return Selection("train", train.rows[:config.limit]), validation, test
 
 
-def _cut(examples: Examples, count: int, how: str, seed: int, task: Task,
-         field: str) -> tuple[Examples, Examples]:
+def _as_slice(rows: np.ndarray) -> slice | np.ndarray:
+    """Returns ascending rows without gaps as a slice, which copies no images."""
+    if not len(rows):
+        return slice(0)
+    if rows[-1] - rows[0] == len(rows) - 1:
+        return slice(rows[0], rows[-1] + 1)
+    return rows
+
+
+def _cut(labels: np.ndarray, class_names: tuple[str, ...], count: int, how: str,
+         seed: int, task: Task, field: str
+         ) -> tuple[slice | np.ndarray, slice | np.ndarray]:
     """Cuts off `count` examples; returns (what remains, what was cut off)."""
-    total = len(examples.labels)
+    total = len(labels)
     if not 0 < count < total:
         raise InputError(
             f"{field} asks for {count:,} of {total:,} training images: it must leave "
             f"at least 1 on each side; change {field}")
     if how == "first":
-        return examples.take(slice(count, None)), examples.take(slice(count))
+        return slice(count, None), slice(count)
     if how == "last":
-        return (examples.take(slice(total - count)),
-                examples.take(slice(total - count, None)))
+        return slice(total - count), slice(total - count, None)
     if not task.can_stratify:
         raise InputError(
             f"{field} asks for a stratified cut, which needs one class for each image; "
             f"the task of this set is {task.name}: set data.split to first or last")
+    single = np.flatnonzero(np.bincount(labels) == 1)
+    if len(single):
+        raise InputError(
+            f"{field} asks for a stratified cut, which needs 2 images of each class, "
+            f"but there is only 1 of {_listed(class_names, single)}: add images or "
+            "remove the class")
     # Imported here: scikit-learn takes a second to import.
     from sklearn.model_selection import train_test_split
     try:
         kept, chosen = train_test_split(
-            np.arange(total), test_size=count, random_state=seed,
-            stratify=examples.labels)
+            np.arange(total), test_size=count, random_state=seed, stratify=labels)
     except ValueError as error:
         raise InputError(
             f"{field} asks for a stratified cut of {count:,} of {total:,} images, "
             f"which cannot be made ({error}); change {field}, or data.split to first "
             "or last") from error
-    return examples.take(np.sort(kept)), examples.take(np.sort(chosen))
+    return np.sort(kept), np.sort(chosen)
+
+
+def _listed(class_names: tuple[str, ...], classes: np.ndarray) -> str:
+    """Lists the names of classes, at most three."""
+    names = [class_name(class_names, label) for label in classes[:3]]
+    more = f" and {len(classes) - 3} more classes" if len(classes) > 3 else ""
+    return ", ".join(names) + more

@@ -10,7 +10,7 @@ from tests.support.data_samples import data_config, write_tar
 from PIL import Image
 
 from cnn_jax import data
-from cnn_jax.data import folders
+from cnn_jax.data import listing, records
 from cnn_jax.errors import InputError
 
 CLASSES = ("ant", "bee", "cat")
@@ -137,7 +137,7 @@ def test_archives_that_are_refused(tmp_path, monkeypatch):
     assert "train/ant/a.png" in refused(path)
     link.type, link.size = tarfile.REGTYPE, 1
     write_tar(path, {}, link)
-    monkeypatch.setattr(folders, "MAX_ARCHIVE_BYTES", 0)
+    monkeypatch.setattr(listing, "MAX_ARCHIVE_BYTES", 0)
     assert "0 bytes" in refused(path)
     for content in (b"no archive", b"", gzip.compress(b"x" * 5000),
                     path.read_bytes()[:60]):
@@ -188,7 +188,7 @@ def test_second_load_decodes_nothing(tmp_path, cache_dir, monkeypatch):
 
     def fail(*args):
         raise AssertionError("decoded again")
-    monkeypatch.setattr(folders, "read_image", fail)
+    monkeypatch.setattr(records, "read_image", fail)
     second = data.load(config(tmp_path / "set", image_size=(3, 5), channels=3), 0)
     np.testing.assert_array_equal(first.train.images, second.train.images)
     assert first.train.images.shape == (6, 3, 5, 3)

@@ -8,6 +8,7 @@ import tarfile
 
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from cnn_jax.config import default_config
 from cnn_jax.data import official
@@ -18,6 +19,16 @@ BATCHES = [f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]
 def data_config(**changes) -> ConfigDict:
     """Makes the `data` config with its defaults and some changes."""
     return ConfigDict(default_config().data.to_dict() | changes)
+
+
+def save_class_folders(root, counts: dict[str, int]) -> None:
+    """Saves `counts` pictures in each class folder; each one has other pixels."""
+    rng = np.random.default_rng(0)
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for k in range(count):
+            Image.fromarray(rng.integers(0, 256, (4, 5), np.uint8)).save(
+                root / name / f"{k:03d}.png")
 
 
 def idx(array: np.ndarray) -> bytes:

@@ -1,0 +1,55 @@
+"""Keeps many file names in little memory."""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+
+class PackedStrings(Sequence[str]):
+    """Strings in one block of bytes.
+
+    A string costs its bytes and 8 more; a `str` in a list costs about 60 more. So the
+    1.28 million file names of ImageNet take 36 MB, also in a pickle.
+    """
+
+    def __init__(self, strings: Iterable[str] = ()) -> None:
+        encoded = [os.fsencode(string) for string in strings]
+        self.block = b"".join(encoded)
+        self.starts = np.cumsum([0, *map(len, encoded)])
+
+    @classmethod
+    def of(cls, block: bytes, starts: np.ndarray) -> "PackedStrings":
+        """Makes strings from their bytes; string i is block[starts[i]:starts[i + 1]].
+        """
+        strings = cls.__new__(cls)
+        strings.block, strings.starts = block, starts
+        return strings
+
+    @classmethod
+    def concatenate(cls, parts: Iterable["PackedStrings"]) -> "PackedStrings":
+        """Joins sequences one after the other."""
+        parts = list(parts)
+        lengths = [np.zeros(1, np.int64), *(np.diff(part.starts) for part in parts)]
+        return cls.of(b"".join(part.block for part in parts),
+                      np.cumsum(np.concatenate(lengths)))
+
+    def slice(self, start: int, stop: int) -> "PackedStrings":
+        """Returns strings `start` to `stop - 1`."""
+        starts = self.starts[start:stop + 1]
+        return self.of(self.block[starts[0]:starts[-1]], starts - starts[0])
+
+    def take(self, index: np.ndarray) -> "PackedStrings":
+        """Returns the strings at `index`, in that order."""
+        starts, stops = self.starts[index].tolist(), self.starts[index + 1].tolist()
+        lengths = np.diff(self.starts)[index]
+        return self.of(
+            b"".join(self.block[start:stop] for start, stop in zip(starts, stops)),
+            np.cumsum(np.concatenate([np.zeros(1, np.int64), lengths])))
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        return os.fsdecode(self.block[self.starts[index]:self.starts[index + 1]])
