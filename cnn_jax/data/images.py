@@ -12,9 +12,14 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cnn_jax.errors import InputError
+
+try:
+    import simplejpeg
+except ImportError:  # the extra `fast_jpeg` is not installed
+    simplejpeg = None
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
               ".webp")
@@ -134,8 +139,17 @@ def read_image(file: str | Path | BinaryIO,
                 raise InputError(
                     f"{path} has {width} x {height} pixels, over the limit of "
                     f"{MAX_PIXELS:,}; make it smaller")
-            opened.load()
-            image = _plain(ImageOps.exif_transpose(opened), path)
+            pixels = _decode_jpeg(opened)
+            if pixels is None:
+                opened.load()
+                image = opened
+            else:
+                upright = opened.getexif().get(ExifTags.Base.Orientation, 1) == 1
+                if upright and not preprocessing.changes(pixels.shape):
+                    return pixels
+                image = _from_array(pixels)
+                image.info = opened.info  # has the EXIF orientation
+            image = _plain(ImageOps.exif_transpose(image), path)
     except InputError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -171,8 +185,7 @@ def convert_images(images: np.ndarray, preprocessing: Preprocessing) -> np.ndarr
     converted = allocate(count, (*(preprocessing.size or (height, width)),
                                  preprocessing.channels or depth))
     for index, pixels in enumerate(images):
-        image = Image.fromarray(pixels[..., 0] if depth == 1 else pixels)
-        converted[index] = _to_array(_convert(image, preprocessing))
+        converted[index] = _to_array(_convert(_from_array(pixels), preprocessing))
     return converted
 
 
@@ -184,6 +197,24 @@ def allocate(count: int, shape: tuple[int, ...]) -> np.ndarray:
             f"{count:,} images of {shape} would take {size_bytes / 2**30:.1f} GiB; "
             f"the limit is {MAX_BYTES / 2**30:.0f}: choose a smaller data.image_size")
     return np.empty((count, *shape), np.uint8)
+
+
+def _decode_jpeg(opened: Image.Image) -> np.ndarray | None:
+    """Decodes an opened picture by simplejpeg: uint8 [H, W, C], not yet upright.
+
+    The pixels are those of Pillow, since both use libjpeg-turbo, but they do not pass
+    through an image of Pillow, which takes longer than to decode. Pillow decodes what
+    this leaves (None): other formats, CMYK, and files with a fault, which may be
+    harmless.
+    """
+    if not simplejpeg or opened.format != "JPEG" or opened.mode not in ("L", "RGB"):
+        return None
+    opened.fp.seek(0)
+    try:
+        return simplejpeg.decode_jpeg(
+            opened.fp.read(), "GRAY" if opened.mode == "L" else "RGB")
+    except ValueError:
+        return None
 
 
 def _plain(image: Image.Image, path: str | Path | BinaryIO) -> Image.Image:
@@ -235,6 +266,10 @@ def _centre_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     top = round((image.height - height) / 2)
     left = round((image.width - width) / 2)
     return image.crop((left, top, left + width, top + height))
+
+
+def _from_array(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
 def _to_array(image: Image.Image) -> np.ndarray:
