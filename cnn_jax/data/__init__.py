@@ -34,6 +34,7 @@ SOURCES = {
     "mnist": Source(sources.official_set),
     "fashion_mnist": Source(sources.official_set),
     "cifar10": Source(sources.official_set),
+    "imagenet": Source(sources.imagenet),
     "folder": Source(folders.class_folders),
     "shapes_colour": Source(shapes.colour),
     "shapes_shape": Source(shapes.shape),

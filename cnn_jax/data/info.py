@@ -25,6 +25,11 @@ class DataInfo(msgspec.Struct, frozen=True):
     interpolation: str = "bilinear"
 
     @property
+    def has_images(self) -> bool:
+        """Tells whether there is a set; an imported network has only a description."""
+        return any(self.counts.values())
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """Says how a picture becomes an image of this set."""
         return Preprocessing(self.image_shape[:2], self.image_shape[2],

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax.data import official
 from cnn_jax.data.examples import Examples, Stored
+from cnn_jax.data.folders import class_folders
 from cnn_jax.errors import InputError
 from cnn_jax.files import expanded
 
@@ -47,6 +48,16 @@ def official_set(config: ConfigDict) -> Stored:
     splits, origin = (_local_cifar10(folder) if name == "cifar10"
                       else _local_mnist(name, folder))
     return Stored(splits, official.CLASS_NAMES[name], origin)
+
+
+def imagenet(config: ConfigDict) -> Stored:
+    """Loads ImageNet from a folder with train/CLASS/*.JPEG and val/CLASS/*.JPEG."""
+    folder = local_folder(config)
+    if folder is None:
+        raise InputError(
+            "imagenet is not on this machine: name the folder with its train and val "
+            f"folders in data.dir, or put it at {expected_folder('imagenet')}")
+    return class_folders(ConfigDict({**config, "dir": str(folder)}))
 
 
 def local_folder(config: ConfigDict) -> Path | None:

@@ -62,10 +62,12 @@ class InspectedRun:
         return self.inputs(self.pixels)
 
     @functools.cached_property
-    def input_range(self) -> tuple[float, float]:
-        """The network's input for black and for white."""
-        low, high = self.inputs(np.array([0, 255], np.uint8))
-        return float(low), float(high)
+    def input_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """The network's input for black and for white, each [C]."""
+        pixels = np.zeros((2, 1, 1, self.pixels.shape[-1]), np.uint8)
+        pixels[1] = 255
+        low, high = self.inputs(pixels)[:, 0, 0]
+        return low, high
 
     @functools.cached_property
     def layers(self) -> dict[str, Layer]:

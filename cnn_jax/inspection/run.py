@@ -9,13 +9,16 @@ from ml_collections import ConfigDict
 
 from cnn_jax import data
 from cnn_jax.console import Reporter
+from cnn_jax.data.examples import Examples
 from cnn_jax.data.images import Preprocessing, find_images, read_image
 from cnn_jax.data.info import describe
+from cnn_jax.errors import InputError
 from cnn_jax.inspection.inspected_run import InspectedRun, make_inspected_run
 from cnn_jax.inspection.output import chosen_names, draw_pictures
 from cnn_jax.inspection.selection import check_names
 from cnn_jax.workdir import trained
 from cnn_jax.workdir.folder import check_same_data
+from cnn_jax.workdir.trained import Trained
 
 
 def draw(workdir: Path, config: ConfigDict | None = None, images: Sequence[str] = (),
@@ -53,18 +56,34 @@ def load_run(workdir: Path, config: ConfigDict | None = None,
     with report.under_way("reading the checkpoint"):
         best = trained.load(workdir)
     config = config or best.config
+    paths = find_images(images)[:config.inspect.images] if images else []
+    pixels = read_images(paths, best.info.preprocessing, invert) if paths else None
+    titles = tuple(path.name for path in paths)
+    if not best.info.has_images:
+        if pixels is None:
+            raise InputError(f"{workdir} holds a pretrained network, which has no "
+                             "images: name some with --images FILE_OR_FOLDER ...")
+        return inspect_images(workdir.name, best, pixels, titles)
     with report.under_way("loading the data"):
         dataset = data.load(config.data, config.seed)
         check_same_data(workdir, describe(dataset, config.data))
     run = make_inspected_run(
         workdir.name, best.config, best.info, best.network, best.variables, best.step,
         best.history, dataset, config.inspect.images)
-    if not images:
+    if pixels is None:
         return run
-    paths = find_images(images)[:config.inspect.images]
-    return dataclasses.replace(
-        run, pixels=read_images(paths, best.info.preprocessing, invert), labels=None,
-        titles=tuple(path.name for path in paths))
+    return dataclasses.replace(run, pixels=pixels, labels=None, titles=titles)
+
+
+def inspect_images(name: str, best: Trained, pixels: np.ndarray,
+                   titles: tuple[str, ...]) -> InspectedRun:
+    """Explains images without labels, by a network that came without data."""
+    return InspectedRun(
+        name=name, network=best.network, variables=best.variables,
+        scaling=best.info.scaling, class_names=best.info.class_names, pixels=pixels,
+        labels=None, titles=titles, split="given",
+        examples=Examples(pixels, np.zeros(0, np.int32)), config=best.config,
+        step=best.step, history=best.history, task=data.task_of(best.config.data))
 
 
 def read_images(paths: Sequence[Path], preprocessing: Preprocessing,

@@ -21,6 +21,12 @@ class NotForThisNetwork(InputError):
     """A picture that does not exist for this kind of network or task."""
 
 
+def check_labels(run: InspectedRun) -> None:
+    """Raises NotForThisNetwork if the images have no labels."""
+    if not len(run.examples.labels):
+        raise NotForThisNetwork("it needs labelled images")
+
+
 def split_names(text: str | None) -> list[str]:
     """Splits 'conv1, conv2' into ['conv1', 'conv2']; None gives []."""
     return [name.strip() for name in (text or "").split(",") if name.strip()]

@@ -55,6 +55,8 @@ def best_checkpoint(workdir: Path, monitor: str) -> tuple[Path, list[Row]]:
         raise InputError(f"{workdir} holds no checkpoints: train there first")
     history = read_progress(folders[-1]).history
     step = best_step(history, monitor)
+    if folders[-1].name == "0":  # an imported network, see imported.py
+        step = 0
     if step is None:
         raise InputError(f"{workdir} holds no checkpoint of a whole epoch: resume "
                          "training there first")

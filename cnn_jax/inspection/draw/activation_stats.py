@@ -43,7 +43,7 @@ def activations(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
     if not recorded:
         return
     recorded = {name: recorded[name] for name in run.layers if name in recorded}
-    images = f"{len(pixels)} images of the {run.split} split"
+    images = f"{len(pixels)} {run.split} images"
     values = {name: stats["values"].ravel() for name, stats in recorded.items()}
     yield Picture(
         "activations", "Activations",

@@ -10,7 +10,7 @@ from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.explain.embedding import (Plane, before_head, pixel_features,
                                                   principal_plane)
 from cnn_jax.inspection.inspected_run import InspectedRun
-from cnn_jax.inspection.selection import NotForThisNetwork
+from cnn_jax.inspection.selection import NotForThisNetwork, check_labels
 
 POINTS = 2000  # images, or pixels if each pixel has a label
 MASKS = 64     # images that these pixels come from
@@ -19,6 +19,7 @@ NAMED = 20     # classes that are named in the plane
 
 def embedding(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
     """Draws the input of the last layer for examples of the split."""
+    check_labels(run)
     if not run.task.exclusive:
         raise NotForThisNetwork("a point has the colour of one class, and images of "
                                 f"{run.config.data.name} may have several")

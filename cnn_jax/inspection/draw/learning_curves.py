@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from cnn_jax.inspection.draw.drawing import new_figure
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.inspected_run import InspectedRun
+from cnn_jax.inspection.selection import NotForThisNetwork
 from cnn_jax.workdir.progress import Row
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ SPLITS = (("", "training", "o-"), ("val_", "validation", "s--"))
 
 def of_run(run: InspectedRun, settings: ConfigDict) -> list[Picture]:
     """Draws the learning curves of a run."""
+    if not run.history:
+        raise NotForThisNetwork("the network was not trained here")
     return [learning_curves(run.history)]
 
 

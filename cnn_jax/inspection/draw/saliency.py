@@ -68,7 +68,8 @@ def explain(run: InspectedRun, settings: ConfigDict
     asked = (run.network, run.variables, jnp.asarray(run.images), jnp.asarray(classes))
     low, high = run.input_range
     side = settings.window or max(1, round(min(run.images.shape[1:3]) / 8))
-    grey = float(run.examples.images[:FILLED_FROM].mean())
+    grey = np.full((1, 1, 1, run.pixels.shape[-1]),
+                   run.examples.images[:FILLED_FROM].mean())
     layer = chosen_cam_layer(run, settings)
     integrated = integrated_gradients(
         *asked, baseline=low, tolerance=COMPLETE,
@@ -82,7 +83,7 @@ def explain(run: InspectedRun, settings: ConfigDict
         "integrated_gradients": integrated.values,
         "guided_gradient": compiled(guided_gradient)(*asked),
         "occlusion": occlusion(
-            *asked, window=side, fill=float(run.inputs(np.array(grey))),
+            *asked, window=side, fill=run.inputs(grey)[0, 0, 0],
             track=functools.partial(run.track, "occlusion"))}
     if layer:
         computed["grad_cam"] = compiled(

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from cnn_jax.networks.trace import features
 
@@ -33,7 +34,7 @@ class Maximized(NamedTuple):
 
 def maximize(network: nn.Module, variables: Any, filters: jax.Array, key: jax.Array,
              layer: str, image_shape: tuple[int, int, int],
-             input_range: tuple[float, float] = (0.0, 1.0),
+             input_range: tuple[ArrayLike, ArrayLike] = (0.0, 1.0),
              config: AscentConfig = AscentConfig(),
              position: tuple[int, int] | None = None) -> Maximized:
     """Finds an image that excites each of the filters [K] of a layer.
@@ -50,11 +51,11 @@ def maximize(network: nn.Module, variables: Any, filters: jax.Array, key: jax.Ar
     afterwards. Then it is blurred, less with each step, and not in the last quarter.
 
     key: of the noise that the ascent begins with, and of the shifts.
-    input_range: the network's input for black and white.
+    input_range: the network's input for black and white, [C] or one for all channels.
     Sources: Erhan et al.: Visualizing higher-layer features, 2009; Yosinski et al.:
     Understanding neural networks through deep visualization, 2015.
     """
-    low, high = input_range
+    low, high = (jnp.asarray(end).reshape(1, 1, -1) for end in input_range)
 
     def value(u: jax.Array, index: jax.Array) -> jax.Array:
         x = low + (high - low) * u

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.explain.scores import compute_scores, score_weights
@@ -16,7 +17,7 @@ from cnn_jax.inspection.forward import compiled, compute_logits
 
 def occlusion(network: nn.Module, variables: Any, images: jax.Array,
               targets: jax.Array | None = None, *, window: int,
-              stride: int | None = None, fill: float = 0.0, chunk: int = 16,
+              stride: int | None = None, fill: ArrayLike = 0.0, chunk: int = 16,
               track: Callable = iter) -> jax.Array:
     """Computes how much the score falls if a square is hidden: [N, H, W].
 
@@ -24,7 +25,8 @@ def occlusion(network: nn.Module, variables: Any, images: jax.Array,
     `stride` pixels apart, and the last square of a row ends at the border of the image.
 
     window: side of the square in pixels. stride: by default half of `window`.
-    fill: the value inside the square, in units of the input.
+    fill: the value inside the square, in units of the input, one for all channels or
+        one for each.
     chunk: how many squares are computed at once. track: wraps the loop over chunks, to
     show progress.
     Source: Zeiler, Fergus: Visualizing and understanding convolutional networks, 2014.
@@ -47,7 +49,8 @@ def occlusion(network: nn.Module, variables: Any, images: jax.Array,
         group = np.zeros((size, height, width), bool)
         some = masks[first:first + size]
         group[:len(some)] = some
-        hidden = jnp.where(group[:, None, ..., None], fill, images[None])
+        hidden = jnp.where(group[:, None, ..., None],
+                           jnp.broadcast_to(fill, images.shape)[None], images[None])
         after = score(hidden.reshape(-1, *images.shape[1:]),
                       jnp.tile(weights, (size, *(1,) * (weights.ndim - 1))))
         fall = whole[None] - after.reshape(size, -1)

@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from cnn_jax.inspection.explain.scores import (score_gradient, score_weights,
                                                weighted_logits)
@@ -47,17 +48,19 @@ def gradient(network: nn.Module, variables: Any, images: jax.Array,
 
 
 def smooth_grad(network: nn.Module, variables: Any, images: jax.Array,
-                targets: jax.Array | None = None, *, key: jax.Array, sigma: float,
-                samples: int = 32, track: Callable = iter) -> jax.Array:
+                targets: jax.Array | None = None, *, key: jax.Array,
+                sigma: ArrayLike, samples: int = 32,
+                track: Callable = iter) -> jax.Array:
     """Averages the gradient over `samples` images x + N(0, sigma^2), [N, H, W, C].
 
-    sigma: in units of the input; 0.1 to 0.2 of its range is usual.
+    sigma: in units of the input, one for all channels or one for each; 0.1 to 0.2 of
+        the input's range is usual.
     Source: Smilkov et al.: SmoothGrad, 2017.
     """
     weights = score_weights(compiled(compute_logits)(network, variables, images),
                             targets)
     slope = functools.partial(compiled(score_gradient), network, variables)
-    total = jnp.zeros(images.shape)
+    total, sigma = jnp.zeros(images.shape), jnp.broadcast_to(sigma, images.shape)
     for sample_key in track(jax.random.split(key, samples)):
         noise = sigma * jax.random.normal(sample_key, images.shape)
         # Without waiting, the images of all calls would be held at once.
@@ -67,7 +70,7 @@ def smooth_grad(network: nn.Module, variables: Any, images: jax.Array,
 
 def integrated_gradients(network: nn.Module, variables: Any, images: jax.Array,
                          targets: jax.Array | None = None, *,
-                         baseline: jax.Array | float = 0.0, steps: int = 64,
+                         baseline: ArrayLike = 0.0, steps: int = 64,
                          tolerance: float = 1e-3, most_steps: int = 2000,
                          track: Callable = iter) -> Attributions:
     """Integrates the gradient along the straight line from a baseline x0 to x.

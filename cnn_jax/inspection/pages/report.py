@@ -62,6 +62,7 @@ def page_of(record: Record) -> dict[str, Any]:
     return {
         "title": f"{heading} - {record.name}", "heading": heading, "name": record.name,
         "source": record.info.source, "status": status(record),
+        "trained_here": record.info.has_images,
         "headline": headline(record),
         "curves": [drawn(picture) for picture in curves(
             record.history, int(best["epoch"]) if best else None)],
@@ -89,7 +90,7 @@ def text(value: Any) -> str:
 
 def status(record: Record) -> str:
     """Says how far an unfinished run has come."""
-    if record.results is not None:
+    if record.results is not None or not record.info.has_images:
         return ""
     ended = len(record.history)
     after = ("goes on from the last checkpoint" if ended
