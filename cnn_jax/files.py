@@ -1,13 +1,17 @@
-"""Expands folders that a user names, writes files atomically, reads typed JSON."""
+"""Expands folders that a user names, writes files atomically, reads them typed."""
 
 import contextlib
 import json
 import os
+import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 
 from cnn_jax.errors import InputError, RunError
 
@@ -46,6 +50,32 @@ def write_atomically(path: Path, text: str) -> None:
     with named(path):
         partial.write_text(text)
         os.replace(partial, path)
+
+
+def save_arrays(path: Path, **arrays: Any) -> None:
+    """Writes an uncompressed .npz atomically, also if several processes write it.
+
+    Raises OSError.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        with partial.open("xb") as file:
+            np.savez(file, **arrays)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """Reads a .npz file; None if it is absent or damaged, which its CRC-32 reveals."""
+    try:
+        # np.load would leave a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return dict(archive)
+    except (OSError, EOFError, KeyError, ValueError, MemoryError, zipfile.BadZipFile,
+            zlib.error):
+        return None
 
 
 def read_json(path: Path, kind: type[T], advice: str) -> T:

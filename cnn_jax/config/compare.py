@@ -48,11 +48,12 @@ def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
 def fingerprint(config: ConfigDict) -> str:
     """Returns eight hex digits that differ where `result_fields` do.
 
-    For the data sets 'folder' and 'tfds:NAME', data.dir counts too, since it says which
-    data they are.
+    For the data sets 'folder', 'shards' and 'tfds:NAME', data.dir counts too, since it
+    says which data they are.
     """
     facts = result_fields(config)
-    if config.data.name == "folder" or config.data.name.startswith("tfds:"):
+    if (config.data.name in ("folder", "shards")
+            or config.data.name.startswith("tfds:")):
         folder = config.data.dir
         facts["data.dir"] = folder and os.path.abspath(folder)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from cnn_jax.data import folders, shapes, sources
+from cnn_jax.data import folders, shapes, shards, sources
 from cnn_jax.data.decoded import decode
 from cnn_jax.data.examples import Dataset, Examples, Stored, split, split_rows
 from cnn_jax.data.images import (convert_images, find_images, preprocessing_of,
@@ -36,12 +36,14 @@ SOURCES = {
     "cifar10": Source(sources.official_set),
     "imagenet": Source(sources.imagenet),
     "folder": Source(folders.class_folders),
+    "shards": Source(shards.tar_shards),
     "shapes_colour": Source(shapes.colour),
     "shapes_shape": Source(shapes.shape),
     "shapes_both": Source(shapes.both),
     "shapes_segmentation": Source(shapes.segmentation, "segment"),
     "shapes_multilabel": Source(shapes.multilabel, "multilabel"),
 }
+_FOLDERS = ("folder", "shards")  # data.dir is needed and may have any splits
 _BIASED = ("shapes_colour", "shapes_shape")
 SPLITS = ("stratified", "first", "last")
 MAX_SIDE = 4096  # pixels
@@ -134,9 +136,9 @@ def check(config: ConfigDict) -> None:
         raise InputError(
             f'data.name is {name!r}; known are {", ".join(SOURCES)} and tfds:NAME with '
             "a name from the tensorflow-datasets catalogue")
-    if name == "folder" and not config.dir:
-        raise InputError(
-            "data.name is folder but data.dir is not set; name the folder in data.dir")
+    if name in _FOLDERS and not config.dir:
+        raise InputError(f"data.name is {name} but data.dir is not set; name the "
+                         "folder in data.dir")
     if name.startswith("shapes_") and config.dir:
         raise InputError(
             f"data.dir is {config.dir!r} but {name} is drawn, not read; leave data.dir "
@@ -145,10 +147,10 @@ def check(config: ConfigDict) -> None:
         raise InputError(
             f"data.biased_triangles is true but data.name is {name!r}; only "
             f'{" and ".join(_BIASED)} were published with biased triangles')
-    if config.validation_is_test and name != "folder":
+    if config.validation_is_test and name not in _FOLDERS:
         raise InputError(
             f"data.validation_is_test is true but data.name is {name!r}; it is only "
-            "for folder")
+            f'for {" and ".join(_FOLDERS)}')
     if config.shorter_side and (
             not config.image_size or config.shorter_side < max(config.image_size)):
         raise InputError(

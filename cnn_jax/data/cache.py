@@ -6,10 +6,6 @@ deleted.
 """
 
 import hashlib
-import os
-import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,7 +13,7 @@ import numpy as np
 import PIL
 
 from cnn_jax.data.images import Preprocessing
-from cnn_jax.files import cache_folder
+from cnn_jax.files import cache_folder, load_arrays, save_arrays
 
 # Increase it when read_image or the order of the files changes.
 _VERSION = 3
@@ -42,29 +38,17 @@ def cache_path(pictures: Iterable[bytes | memoryview],
 
 def read(path: Path, count: int) -> np.ndarray | None:
     """Reads the cached images, uint8 [count, H, W, C]; None if absent or damaged."""
-    try:
-        # np.load would leave a damaged file open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            images = archive["images"]
-    except (OSError, EOFError, KeyError, ValueError, MemoryError, zipfile.BadZipFile,
-            zlib.error):
-        return None
-    valid = images.dtype == np.uint8 and images.ndim == 4 and len(images) == count
+    images = (load_arrays(path) or {}).get("images")
+    valid = (images is not None and images.dtype == np.uint8 and images.ndim == 4
+             and len(images) == count)
     return images if valid else None
 
 
 def write(path: Path, images: np.ndarray) -> str:
     """Writes the file atomically; returns what happened, for the log."""
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-                dir=path.parent, prefix=".images-", delete=False) as file:
-            temporary = file.name
-            np.savez(file, images=images)
-        os.replace(temporary, path)
+        save_arrays(path, images=images)
     except OSError as error:  # this run continues; the next one decodes again
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         return f"could not be cached ({error})"
     return f"cached as {path}"

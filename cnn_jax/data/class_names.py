@@ -48,18 +48,42 @@ def find_names(tables: dict[str, bytes], classes: Sequence[str],
         InputError: a table that cannot be read, has no name for a class, or has names
             for other classes; a name that cannot be printed.
     """
-    class_names, source = tuple(classes), root
     for name in sorted(tables, key=_rank):
-        text = tables[name].decode("utf-8-sig", "replace")
-        names = _reader(name)(text, classes, root / name)
+        names = _reader(name)(_text(tables[name]), classes, root / name)
         if names is not None:
-            class_names, source = _distinct(names, classes), root / name
-            break
-    for name in class_names:
+            return _checked(_distinct(names, classes), root / name)
+    return _checked(tuple(classes), root)
+
+
+def numbered_names(tables: dict[str, bytes], root: Path) -> tuple[str, ...] | None:
+    """Returns the names of the classes 0, 1, ... from the first list or JSON.
+
+    None if there is neither. Arguments and errors are those of `find_names`.
+    """
+    for name in sorted(tables, key=_rank):
+        text, path = _text(tables[name]), root / name
+        if name in _LISTS:
+            names = _lines(text)
+        elif name in _INDICES:
+            numbers = [str(label) for label in range(len(_parse(text, path)))]
+            names = _index(text, numbers, path)
+        else:
+            continue
+        return _checked(_distinct(names, [str(label) for label in range(len(names))]),
+                        path)
+    return None
+
+
+def _text(content: bytes) -> str:
+    return content.decode("utf-8-sig", "replace")
+
+
+def _checked(names: tuple[str, ...], source: Path) -> tuple[str, ...]:
+    for name in names:
         if not name.isprintable():
             raise InputError(f"{source} names a class {name!r}, which cannot be "
                              "printed; correct or remove it")
-    return class_names
+    return names
 
 
 def _rank(name: str) -> tuple[int, str]:
@@ -101,9 +125,13 @@ def _synsets(text: str, classes: Sequence[str], path: Path) -> list[str]:
             for short, names in zip(first, synonyms)]
 
 
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 def _list(text: str, classes: Sequence[str], path: Path) -> list[str]:
     """Reads a name a line. Names that are those of the folders may be in any order."""
-    names = [line.strip() for line in text.splitlines() if line.strip()]
+    names = _lines(text)
     unknown = sorted(set(names) - set(classes))
     if not unknown and len(names) == len(classes):
         return list(classes)
@@ -118,27 +146,35 @@ def _list(text: str, classes: Sequence[str], path: Path) -> list[str]:
 
 def _index(text: str, classes: Sequence[str], path: Path) -> list[str]:
     """Reads the JSON forms of the module's docstring."""
-    try:
-        index: Any = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}); correct or remove it"
-                         ) from error
-    if isinstance(index, list):
-        index = {str(label): name for label, name in enumerate(index)}
-    values = list(index.values()) if isinstance(index, dict) else []
-    if values and all(isinstance(value, list) and len(value) == 2
-                      and all(isinstance(word, str) for word in value)
-                      for value in values):
+    index = _parse(text, path)
+    values = list(index.values())
+    if all(isinstance(value, list) for value in values):
         if set(classes) <= set(index):  # the classes are numbers
             return [index[label][1] for label in classes]
         return _by_folder(dict(values), classes, path)
-    if not values or not all(isinstance(value, str) for value in values):
-        raise InputError(f"{path} is no list of class names and no mapping to them; "
-                         "correct or remove it")
     if all(key.isdecimal() for key in index) and not set(index) & set(classes):
         names = [index.get(str(label)) for label in range(len(index))]
         return _list("\n".join(name or "" for name in names), classes, path)
     return _by_folder(index, classes, path)
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    """Parses JSON: {key: name} or {key: [folder, name]}; a list counts its keys."""
+    index: object = None
+    try:
+        index = json.loads(text)
+    except ValueError:
+        pass
+    if isinstance(index, list):
+        index = {str(label): name for label, name in enumerate(index)}
+    if isinstance(index, dict) and index:
+        if all(isinstance(name, str) for name in index.values()) or all(
+                isinstance(pair, list) and len(pair) == 2
+                and all(isinstance(name, str) for name in pair)
+                for pair in index.values()):
+            return index
+    raise InputError(f"{path} is no JSON list of class names and no mapping to them; "
+                     "correct or remove it")
 
 
 def _by_folder(names: dict[str, str], classes: Sequence[str], path: Path) -> list[str]:

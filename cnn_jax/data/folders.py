@@ -113,9 +113,8 @@ def _archive_records(listing: Listing, pictures: Pictures) -> Records:
 
 def _fingerprint(pictures: Pictures, sizes: np.ndarray) -> str:
     """Hashes names, labels and sizes, not where the root is."""
-    return digest("\n".join(pictures.directories).encode("utf-8", "surrogateescape"),
-                  pictures.directory, pictures.files.block, pictures.files.starts,
-                  pictures.labels, sizes)
+    return digest(*map(os.fsencode, pictures.directories), pictures.directory,
+                  pictures.files.block, pictures.files.starts, pictures.labels, sizes)
 
 
 def _kinds(splits: dict[str, Pictures]) -> str:

@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from cnn_jax.errors import InputError
 
@@ -140,9 +140,9 @@ def read_image(file: str | Path | BinaryIO,
                     f"{path} has {width} x {height} pixels, over the limit of "
                     f"{MAX_PIXELS:,}; make it smaller")
             pixels = _decode_jpeg(opened)
+            image: Image.Image = opened
             if pixels is None:
                 opened.load()
-                image = opened
             else:
                 upright = opened.getexif().get(ExifTags.Base.Orientation, 1) == 1
                 if upright and not preprocessing.changes(pixels.shape):
@@ -199,7 +199,7 @@ def allocate(count: int, shape: tuple[int, ...]) -> np.ndarray:
     return np.empty((count, *shape), np.uint8)
 
 
-def _decode_jpeg(opened: Image.Image) -> np.ndarray | None:
+def _decode_jpeg(opened: ImageFile.ImageFile) -> np.ndarray | None:
     """Decodes an opened picture by simplejpeg: uint8 [H, W, C], not yet upright.
 
     The pixels are those of Pillow, since both use libjpeg-turbo, but they do not pass
@@ -207,7 +207,8 @@ def _decode_jpeg(opened: Image.Image) -> np.ndarray | None:
     this leaves (None): other formats, CMYK, and files with a fault, which may be
     harmless.
     """
-    if not simplejpeg or opened.format != "JPEG" or opened.mode not in ("L", "RGB"):
+    if (not simplejpeg or opened.format != "JPEG" or opened.fp is None
+            or opened.mode not in ("L", "RGB")):
         return None
     opened.fp.seek(0)
     try:

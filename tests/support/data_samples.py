@@ -31,6 +31,24 @@ def save_class_folders(root, counts: dict[str, int]) -> None:
                 root / name / f"{k:03d}.png")
 
 
+def png(seed: int) -> bytes:
+    """Encodes a small picture of random pixels."""
+    file = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (4, 5), np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_shard(path, files: dict[str, bytes]) -> None:
+    """Writes an uncompressed tar file of {name: content}."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
 def idx(array: np.ndarray) -> bytes:
     """Encodes an array as the bytes of an idx file, not gzipped."""
     header = [2051 if array.ndim == 3 else 2049, *array.shape]
