@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import (BarColumn, MofNCompleteColumn, Progress, SpinnerColumn,
-                           TextColumn, TimeElapsedColumn, TimeRemainingColumn)
+from rich.progress import (BarColumn, DownloadColumn, MofNCompleteColumn, Progress,
+                           SpinnerColumn, TextColumn, TimeElapsedColumn,
+                           TimeRemainingColumn, TransferSpeedColumn)
 
 Item = TypeVar("Item")
 # The fields of a row of the history that are not metrics.
@@ -22,7 +23,7 @@ class Reporter:
         self.console = Console(quiet=quiet, stderr=stderr, highlight=False,
                                soft_wrap=True)
         self.bar: Progress | None = None
-        self.title, self.total = "", 0
+        self.title, self.total, self.in_bytes = "", 0, False
         self.last_line = time.monotonic()  # when progress was last printed
 
     def line(self, text: str) -> None:
@@ -30,29 +31,37 @@ class Reporter:
         self.console.print(text, markup=False)
 
     @contextlib.contextmanager
-    def progress_bar(self, title: str, total: int, done: int = 0) -> Iterator[None]:
-        """Shows a bar, which `advance` updates, until the block ends."""
-        self.title, self.total, self.last_line = title, total, time.monotonic()
+    def progress_bar(self, title: str, total: int, done: int = 0,
+                     in_bytes: bool = False) -> Iterator[None]:
+        """Shows a bar, which `advance` updates, until the block ends.
+
+        total: steps, or bytes with `in_bytes`; 0 if unknown.
+        """
+        self.title, self.total, self.in_bytes = title, total, in_bytes
+        self.last_line = time.monotonic()
         if not self.console.is_terminal:
             yield
             return
-        with Progress(TextColumn("{task.description}"), BarColumn(),
-                      MofNCompleteColumn(), TimeRemainingColumn(),
-                      TextColumn("{task.fields[note]}"),
+        counts = ((DownloadColumn(), TransferSpeedColumn()) if in_bytes
+                  else (MofNCompleteColumn(),))
+        with Progress(TextColumn("{task.description}"), BarColumn(), *counts,
+                      TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
                       console=self.console, transient=True) as self.bar:
-            self.bar.add_task(title, total=total, completed=done, note="")
+            self.bar.add_task(title, total=total or None, completed=done, note="")
             try:
                 yield
             finally:
                 self.bar = None
 
-    def advance(self, done: int, note: str) -> None:
+    def advance(self, done: int, note: str = "") -> None:
         """Updates the bar, or prints a line every QUIET_SECONDS without a terminal."""
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], completed=done, note=note)
         elif time.monotonic() - self.last_line > QUIET_SECONDS:
             self.last_line = time.monotonic()
-            self.line(f"{self.title} - step {done}/{self.total} - {note}")
+            state = (f"{done / 1e6:,.0f} of {self.total / 1e6:,.0f} MB" if self.in_bytes
+                     else f"step {done}/{self.total} - {note}")
+            self.line(f"{self.title} - {state}")
 
     @contextlib.contextmanager
     def track(self, title: str, items: Iterable[Item], total: int,

@@ -16,7 +16,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from cnn_jax.data import download, official
+from cnn_jax import download
+from cnn_jax.console import Reporter
+from cnn_jax.data import official
 from cnn_jax.data.examples import Examples, Stored
 from cnn_jax.data.images import (Preprocessing, allocate, convert_images,
                                  preprocessing_of)
@@ -131,7 +133,9 @@ def _prepare(builder: _Builder, root: Path, files_folder: str) -> None:
     folder = root / "downloads" / "manual" / builder.name
     for file in official.FILES[builder.SET]:
         try:
-            download.fetch(file, folder)
+            download.fetch(file.url, folder / file.name,
+                           download.Checksum("sha256", file.sha256), file.size,
+                           Reporter(stderr=True))
         except download.Unreachable as error:
             raise InputError(
                 f"{builder.SET} is not in {builder.data_path} and cannot be downloaded "

@@ -1,7 +1,5 @@
 """Our tfds builders work end to end against a small HTTP server on 127.0.0.1."""
 
-import contextlib
-import http.server
 import sys
 import threading
 
@@ -10,51 +8,11 @@ import pytest
 from tests.support.data_samples import (cifar_arrays, cifar_files, data_config,
                                         mnist_arrays, published_as, write_mnist,
                                         write_tar)
+from tests.support.file_server import Server
 
-from cnn_jax import data
-from cnn_jax.data import download, official
+from cnn_jax import data, download
+from cnn_jax.data import official
 from cnn_jax.errors import InputError
-
-
-class Server:
-    """Serves the files of `folder` and records the paths that were requested."""
-
-    def __init__(self, folder):
-        self.folder, self.asked, self.cut, self.stall = folder, [], False, None
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(
-            target=self.http.serve_forever, args=[0.01], daemon=True).start()
-
-    def _handler(self):
-        server = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                server.asked.append(self.path)
-                file = server.folder / self.path.lstrip("/")
-                if not file.is_file():
-                    return self.send_error(404)
-                content = file.read_bytes()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content[:10])
-                self.wfile.flush()
-                if server.stall:
-                    server.stall.wait(10)
-                if not server.cut:
-                    with contextlib.suppress(ConnectionError):  # the client hung up
-                        self.wfile.write(content[10:])
-
-            def log_message(self, *args):
-                pass
-
-        return Handler
-
-    def close(self):
-        self.http.shutdown()
-        self.http.server_close()
 
 
 @pytest.fixture
@@ -218,7 +176,7 @@ def test_endless_file_is_not_received_to_its_end(mnist, tmp_path):
 
 
 def test_broken_connection(mnist, tmp_path):
-    mnist.cut = True
+    mnist.cut = 10
     assert f"{mnist.url}/train-images" in refused(name="mnist")
     assert kept(tmp_path) == []
 
