@@ -50,7 +50,7 @@ def test_requirements_cover_the_imports():
     names = {"absl": "absl-py", "orbax": "orbax-checkpoint", "sklearn": "scikit-learn",
              "PIL": "pillow", "ml_collections": "ml-collections",
              "tensorflow_datasets": "tensorflow-datasets", "numpy": "jax",
-             "jaxlib": "jax"}
+             "jaxlib": "jax", "ml_dtypes": "jax"}
     for path in SOURCES:
         for name in {name.split(".")[0] for name in imports(path)}:
             if name in sys.stdlib_module_names or name in ("cnn_jax", "configs", ""):

@@ -1,0 +1,102 @@
+"""Reads the weight files of PyTorch, timm, Keras and ours as NumPy arrays by name.
+
+Neither PyTorch nor Keras is needed, and nothing in a file is run.
+"""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cnn_jax.errors import InputError, one_line
+from cnn_jax.interop.readers import keras_files, numpy_files, pytorch, safetensors_files
+from cnn_jax.interop.readers.safetensors_files import write_safetensors
+
+REASON_LENGTH = 400  # characters of a reason, which may quote the file
+
+Arrays = dict[str, np.ndarray]
+
+
+class Format(NamedTuple):
+    """One kind of weight file."""
+
+    description: str
+    read: Callable[[Path], Arrays]
+
+
+_ZIP = Format("a PyTorch file (.pth, .pt)", pytorch.read_zip)
+_STREAM = Format("an old PyTorch file (.pth, .pt)", pytorch.read_stream)
+_SAFETENSORS = Format("a .safetensors file", safetensors_files.read)
+_H5 = Format("a Keras file (.h5, .weights.h5)", keras_files.read_h5)
+_KERAS = Format("a Keras file (.keras)", keras_files.read_keras)
+_NPZ = Format("an .npz file", numpy_files.read_npz)
+_PICKLE = Format("a pickle of NumPy arrays", numpy_files.read_pickle)
+
+
+def read_arrays(path: Path) -> Arrays:
+    """Reads the arrays of a weight file by their names in it.
+
+    The content tells the format, not the name of the file. Names are those of the file
+    for PyTorch, safetensors and our .npz, and LAYER/WEIGHT for Keras, see
+    keras_files.py. Of a PyTorch file with more than a state dict, only the entry of
+    `pytorch.WRAPPERS` is read. bfloat16 becomes float32, other types of numbers stay.
+    Arrays may be read-only and may share memory.
+
+    Raises:
+        InputError: a missing or damaged file, one of another format, one that holds
+            more than arrays or that names functions, or a library that is missing.
+    """
+    return _read(path, _format)
+
+
+def read_numpy_pickle(path: Path) -> Arrays:
+    """Reads a pickle of NumPy arrays in dicts and lists; 'conv1/0' is x["conv1"][0].
+
+    Raises:
+        InputError: as `read_arrays`.
+    """
+    return _read(path, lambda path: _PICKLE)
+
+
+def _read(path: Path, format_of: Callable[[Path], Format | None]) -> Arrays:
+    """Reads a file and puts every failure into one line that names it."""
+    what = "a weight file"
+    try:
+        form = format_of(path)
+        if form is None:
+            raise ValueError(
+                "its content is of none of the formats that are read: PyTorch (.pth, "
+                ".pt), .safetensors, Keras (.h5, .weights.h5, .keras) and .npz")
+        what = form.description
+        return form.read(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing") from error
+    except Exception as error:  # zip, HDF5 and pickle parsers raise many kinds
+        reason = one_line(str(error) or type(error).__name__)[:REASON_LENGTH]
+        raise InputError(f"{path} cannot be read as {what}: {reason}") from error
+
+
+def _format(path: Path) -> Format | None:
+    """Tells the format by the first bytes, and of a zip by the names in it."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start.startswith(b"\x89HDF\r\n\x1a\n"):
+        return _H5
+    if start.startswith(pytorch.MAGIC_BYTES):
+        return _STREAM
+    if start.startswith(b"PK\x03\x04"):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any(name.endswith("/data.pkl") for name in names):
+            return _ZIP
+        if keras_files.MEMBER in names:
+            return _KERAS
+        if all(name.endswith(".npy") for name in names):
+            return _NPZ
+    # The length of a header that is JSON.
+    header = int.from_bytes(start[:8], "little")
+    if start[8:9] == b"{" and 8 + header <= path.stat().st_size:
+        return _SAFETENSORS
+    return None
