@@ -1,6 +1,7 @@
 """Expands folders that a user names, writes files atomically, reads them typed."""
 
 import contextlib
+import hashlib
 import json
 import os
 import uuid
@@ -76,6 +77,33 @@ def load_arrays(path: Path) -> dict[str, np.ndarray] | None:
     except (OSError, EOFError, KeyError, ValueError, MemoryError, zipfile.BadZipFile,
             zlib.error):
         return None
+
+
+def save_beside(folder: Path, name: str, **arrays: Any) -> str:
+    """Writes a .npz into a folder of data, else into the cache; says where it is.
+
+    The folder may be read-only. A file that cannot be kept is made again by each run.
+    """
+    refused: OSError | None = None
+    for path in (folder / name, _in_cache(folder, name)):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_arrays(path, **arrays)
+            return f"kept in {path}"
+        except OSError as error:
+            refused = error
+    return f"not kept: {refused}"
+
+
+def load_beside(folder: Path, name: str) -> list[dict[str, np.ndarray]]:
+    """Reads what `save_beside` has written: from the folder, and from the cache."""
+    loaded = [load_arrays(path) for path in (folder / name, _in_cache(folder, name))]
+    return [arrays for arrays in loaded if arrays is not None]
+
+
+def _in_cache(folder: Path, name: str) -> Path:
+    key = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()
+    return cache_folder() / f"{key[:32]}-{name}"
 
 
 def read_json(path: Path, kind: type[T], advice: str) -> T:

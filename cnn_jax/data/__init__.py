@@ -65,7 +65,7 @@ def load(config: ConfigDict, seed: int) -> Dataset:
     stored = _read(config)
     if isinstance(stored, StoredRecords):
         stored = decode(stored, preprocessing_of(config))
-    elif not config.name.startswith("tfds:"):  # whose images are converted as read
+    else:
         stored = stored._replace(splits={
             name: examples._replace(images=convert_images(
                 examples.images, preprocessing_of(config)))

@@ -19,13 +19,11 @@ from ml_collections import ConfigDict
 from cnn_jax import download
 from cnn_jax.console import Reporter
 from cnn_jax.data import official
-from cnn_jax.data.examples import Examples, Stored
-from cnn_jax.data.images import (Preprocessing, allocate, convert_images,
-                                 preprocessing_of)
+from cnn_jax.data.examples import Examples
+from cnn_jax.data.prepared import first_line, open_prepared
+from cnn_jax.data.records import StoredRecords
 from cnn_jax.errors import InputError
 from cnn_jax.files import expanded
-
-_BLOCK = 1024  # examples that are read at a time
 
 
 class _Builder(  # type: ignore[call-arg]
@@ -90,8 +88,8 @@ def data_dir() -> Path:
     return expanded(folder, "TFDS_DATA_DIR")
 
 
-def prepared(name: str, files_folder: str) -> Stored:
-    """Reads an official set from `data_dir`; downloads and prepares it if needed.
+def prepared(name: str, files_folder: str) -> StoredRecords:
+    """Opens an official set from `data_dir`; downloads and prepares it if needed.
 
     We download the files ourselves, because tfds retries for minutes and has no
     timeout.
@@ -110,7 +108,7 @@ def prepared(name: str, files_folder: str) -> Stored:
     except Exception as error:  # a damaged dataset_info.json
         raise InputError(
             f"the prepared copy in {root / BUILDERS[name].name} cannot be read "
-            f"({_first_line(error)}); delete that folder and run again") from error
+            f"({first_line(error)}); delete that folder and run again") from error
     try:
         if not _is_prepared(builder):
             root.mkdir(parents=True, exist_ok=True)
@@ -120,10 +118,10 @@ def prepared(name: str, files_folder: str) -> Stored:
                     _prepare(builder, root, files_folder)
     except OSError as error:
         raise InputError(
-            f"{name} cannot be prepared in {root} ({_first_line(error)}); set "
+            f"{name} cannot be prepared in {root} ({first_line(error)}); set "
             "TFDS_DATA_DIR to a folder that can be written, or put the official files "
             f"into {files_folder}") from error
-    stored = _read(builder, Preprocessing())
+    stored = open_prepared(builder)
     return stored._replace(
         origin=f"{stored.origin}, made from files with checked size and sha256")
 
@@ -147,8 +145,8 @@ def _prepare(builder: _Builder, root: Path, files_folder: str) -> None:
         manual_dir=folder, try_download_gcs=False))
 
 
-def catalogue(config: ConfigDict) -> Stored:
-    """Reads a prepared set of the catalogue from `config.dir` or `data_dir`.
+def catalogue(config: ConfigDict) -> StoredRecords:
+    """Opens a prepared set of the catalogue from `config.dir` or `data_dir`.
 
     Raises:
         InputError: a set that is not in the catalogue, that is not prepared in a
@@ -162,7 +160,7 @@ def catalogue(config: ConfigDict) -> Stored:
         raise InputError(
             f"data.name is {config.name!r}, which tensorflow-datasets "
             f"{tfds.__version__} cannot find in its catalogue or in {root} "
-            f"({_first_line(error)}); see tensorflow.org/datasets/catalog") from error
+            f"({first_line(error)}); see tensorflow.org/datasets/catalog") from error
     known = ("array_record", "parquet")
     if not _is_prepared(builder) or builder.info.file_format.value not in known:
         raise InputError(
@@ -171,71 +169,9 @@ def catalogue(config: ConfigDict) -> Stored:
             'run python -c "import tensorflow_datasets as tfds; '
             f"tfds.builder('{name}', data_dir='{root}', file_format='array_record')"
             f'.download_and_prepare()" and copy {root / builder.name} to this machine')
-    return _read(builder, preprocessing_of(config))
+    return open_prepared(builder)
 
 
 def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
     """Does what `builder.is_prepared()` does, without its warning."""
     return Path(builder.data_path, "dataset_info.json").is_file()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _read(builder: tfds.core.DatasetBuilder, preprocessing: Preprocessing) -> Stored:
-    """Reads the train, validation and test splits of a prepared set."""
-    features = builder.info.features
-    if not {"image", "label"} <= set(features) or not isinstance(
-            features["label"], tfds.features.ClassLabel):
-        raise InputError(
-            f'{builder.name} has the features {", ".join(features)}; classification '
-            "needs 'image' and a class 'label'")
-    names = [name for name in ("train", "validation", "test")
-             if name in builder.info.splits]
-    if "train" not in names:
-        raise InputError(
-            f'{builder.name} has the splits {", ".join(builder.info.splits)}; a train '
-            "split is needed")
-    try:
-        splits = {name: _read_split(builder, name, preprocessing) for name in names}
-    except InputError:
-        raise
-    except Exception as error:  # array_record raises RuntimeError and others
-        raise InputError(
-            f"the prepared copy in {builder.data_path} cannot be read "
-            f"({_first_line(error)}); delete that folder and run again") from error
-    return Stored(splits, tuple(features["label"].names),
-                  f"tensorflow-datasets copy in {builder.data_path}")
-
-
-def _read_split(builder: tfds.core.DatasetBuilder, name: str,
-                preprocessing: Preprocessing) -> Examples:
-    source = builder.as_data_source(split=name)
-    count = builder.info.splits[name].num_examples
-    if len(source) != count or not count:
-        raise InputError(
-            f"the prepared copy in {builder.data_path} holds {len(source):,} {name} "
-            f"examples instead of {count:,}; delete that folder and run again")
-    first = _image(builder, source[0]["image"], preprocessing)
-    images, labels = allocate(count, first.shape), np.empty(count, np.int32)
-    for start in range(0, count, _BLOCK):
-        block = source.__getitems__(range(start, min(start + _BLOCK, count)))
-        for index, example in enumerate(block, start):
-            image = _image(builder, example["image"], preprocessing)
-            if image.shape != images.shape[1:]:
-                raise InputError(
-                    f"{builder.name} has images of shape {image.shape} and "
-                    f"{images.shape[1:]}; set data.image_size and data.channels")
-            images[index], labels[index] = image, example["label"]
-    return Examples(images, labels)
-
-
-def _image(builder: tfds.core.DatasetBuilder, image: np.ndarray,
-           preprocessing: Preprocessing) -> np.ndarray:
-    """Checks one image and converts it."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
-        raise InputError(
-            f"{builder.name} has images of {image.dtype}{list(image.shape)}; only "
-            "uint8 images with 1 or 3 channels can be used")
-    return convert_images(image[None], preprocessing)[0]

@@ -1,6 +1,8 @@
-"""Decodes records into arrays in memory, once: the result is cached."""
+"""Decodes records into arrays in memory. The result for pictures is cached."""
 
+import itertools
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -8,8 +10,10 @@ import numpy as np
 from cnn_jax.data import cache
 from cnn_jax.data.examples import Examples, Stored
 from cnn_jax.data.images import Preprocessing, allocate
-from cnn_jax.data.records import Records, StoredRecords, read_pixels
+from cnn_jax.data.records import Content, StoredRecords, to_pixels
 from cnn_jax.errors import InputError
+
+_BLOCK = 1024  # records that are read, then decoded, on all cores
 
 
 def decode(stored: StoredRecords, preprocessing: Preprocessing) -> Stored:
@@ -21,53 +25,66 @@ def decode(stored: StoredRecords, preprocessing: Preprocessing) -> Stored:
     Raises:
         InputError: a picture that is damaged or differs in shape.
     """
-    records = [(split, index) for split in stored.splits.values()
-               for index in range(len(split))]
-    path = cache.cache_path((_bytes(split, index) for split, index in records),
-                            preprocessing)
-    images = cache.read(path, len(records))
-    how = f"decoded earlier, read from {path}"
-    if images is None:
-        images = _decode(records, preprocessing)
-        how = cache.write(path, images)
-    splits, start = {}, 0
+    splits = stored.splits.values()
+    count = sum(map(len, splits))
+    content, _ = stored.splits["train"].read(0)
+    if isinstance(content, bytes):
+        path = cache.cache_path((_bytes(content) for split in splits
+                                 for content, _ in split), preprocessing)
+        images = cache.read(path, count)
+        how = f", decoded earlier, read from {path}"
+        if images is None:
+            images = _decode(stored, count, preprocessing)
+            how = f", {cache.write(path, images)}"
+    else:
+        images, how = _decode(stored, count, preprocessing), ""
+    decoded, start = {}, 0
     for name, split in stored.splits.items():
-        splits[name] = Examples(images[start:start + len(split)], split.labels)
+        decoded[name] = Examples(images[start:start + len(split)], split.labels)
         start += len(split)
-    return Stored(splits, stored.class_names, f"{stored.origin}, {how}")
+    return Stored(decoded, stored.class_names, f"{stored.origin}{how}")
 
 
-def _decode(records: list[tuple[Records, int]],
+def _decode(stored: StoredRecords, count: int,
             preprocessing: Preprocessing) -> np.ndarray:
-    """Decodes all pictures into one array, on all cores."""
-    first, _ = read_pixels(*records[0], preprocessing)
-    images = allocate(len(records), first.shape)
+    """Decodes all records into one array, on all cores."""
+    contents = _contents(stored)
+    first_content, first_name = next(contents)
+    first = to_pixels(first_content, preprocessing, first_name)
+    images = allocate(count, first.shape)
+    images[0] = first
 
-    def decode(row: int) -> None:
-        split, index = records[row]
-        image, _ = read_pixels(split, index, preprocessing)
+    def decode_into(row: int, content: Content, name: str) -> None:
+        image = to_pixels(content, preprocessing, name)
         if image.shape != first.shape:
-            split_of_first, first_index = records[0]
             raise InputError(
-                f"{split.name(index)} is {_shape(image)} but "
-                f"{split_of_first.name(first_index)} is {_shape(first)}; set "
+                f"{name} is {_shape(image)} but {first_name} is {_shape(first)}; set "
                 "data.image_size and data.channels, so that all are converted to one "
                 "shape")
         images[row] = image
 
     # Pillow releases the interpreter lock while it decodes and resizes.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            for _ in pool.map(decode, range(len(records))):
-                pass
-        except InputError:
-            pool.shutdown(cancel_futures=True)
-            raise
+        start = 1
+        while block := list(itertools.islice(contents, _BLOCK)):
+            try:
+                for _ in pool.map(decode_into, itertools.count(start), *zip(*block)):
+                    pass
+            except InputError:
+                pool.shutdown(cancel_futures=True)
+                raise
+            start += len(block)
     return images
 
 
-def _bytes(split: Records, index: int) -> bytes | memoryview:
-    content, _ = split.read(index)
+def _contents(stored: StoredRecords) -> Iterator[tuple[Content, str]]:
+    """Reads all records in order: (content, name)."""
+    for split in stored.splits.values():
+        for index, (content, _) in enumerate(split):
+            yield content, split.name(index)
+
+
+def _bytes(content: Content) -> bytes | memoryview:
     return content if isinstance(content, bytes) else np.ascontiguousarray(content).data
 
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax.data.listing import (ARCHIVES, Listing, Pictures, class_pictures,
                                   list_archive, list_folder)
-from cnn_jax.data.records import Content, Records, StoredRecords, digest
+from cnn_jax.data.records import Record, Records, StoredRecords, digest, read_each
 from cnn_jax.errors import InputError
 from cnn_jax.files import expanded
 
@@ -36,13 +36,15 @@ class FolderRecords:
     def __len__(self) -> int:
         return len(self.pictures.labels)
 
-    def read(self, index: int) -> tuple[Content, np.ndarray]:
+    def read(self, index: int) -> Record:
         try:
             with open(self.name(index), "rb") as file:
                 return file.read(), self.pictures.labels[index]
         except OSError as error:
             raise InputError(f"{self.name(index)} cannot be read ({error.strerror}); "
                              "replace or remove it") from error
+
+    __iter__ = read_each
 
     def name(self, index: int) -> str:
         return os.path.join(self.root, self.pictures.path(index))
@@ -64,8 +66,10 @@ class ArchiveRecords:
     def __len__(self) -> int:
         return len(self.contents)
 
-    def read(self, index: int) -> tuple[Content, np.ndarray]:
+    def read(self, index: int) -> Record:
         return self.contents[index], self.pictures.labels[index]
+
+    __iter__ = read_each
 
     def name(self, index: int) -> str:
         return f"{self.archive}: {self.pictures.path(index)}"

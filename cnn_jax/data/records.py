@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from cnn_jax.data.examples import Examples
 from cnn_jax.data.images import Preprocessing, convert_images, read_image
 
 Content = bytes | np.ndarray  # an encoded picture, or uint8 [H, W, C]
+Record = tuple[Content, np.ndarray]  # (image, label)
 
 
 class Records(Protocol):
@@ -39,14 +41,22 @@ class Records(Protocol):
     def __len__(self) -> int:
         """Returns the number of records."""
 
-    def read(self, index: int) -> tuple[Content, np.ndarray]:
+    def read(self, index: int) -> Record:
         """Reads (image, label) of one record.
 
         Raises InputError, which names the record, if it cannot be read.
         """
 
+    def __iter__(self) -> Iterator[Record]:
+        """Reads all records in their order, faster than one by one if possible."""
+
     def name(self, index: int) -> str:
         """Names the file or member of a record, for messages."""
+
+
+def read_each(records: Records) -> Iterator[Record]:
+    """Reads all records one by one."""
+    return map(records.read, range(len(records)))
 
 
 class StoredRecords(NamedTuple):
@@ -86,8 +96,10 @@ class InMemory:
     def __len__(self) -> int:
         return len(self.examples.labels)
 
-    def read(self, index: int) -> tuple[Content, np.ndarray]:
+    def read(self, index: int) -> Record:
         return self.examples.images[index], self.examples.labels[index]
+
+    __iter__ = read_each
 
     def name(self, index: int) -> str:
         return f"{self.title} {index}"
@@ -111,8 +123,10 @@ class Subset:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def read(self, index: int) -> tuple[Content, np.ndarray]:
+    def read(self, index: int) -> Record:
         return self.records.read(int(self.rows[index]))
+
+    __iter__ = read_each
 
     def name(self, index: int) -> str:
         return self.records.name(int(self.rows[index]))
@@ -121,16 +135,19 @@ class Subset:
 def read_pixels(records: Records, index: int,
                 preprocessing: Preprocessing = Preprocessing()
                 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reads, decodes and preprocesses one record: (uint8 [H, W, C], label).
+    """Reads, decodes and preprocesses one record: (uint8 [H, W, C], label)."""
+    content, label = records.read(index)
+    return to_pixels(content, preprocessing, records.name(index)), label
+
+
+def to_pixels(content: Content, preprocessing: Preprocessing, name: str) -> np.ndarray:
+    """Decodes and preprocesses an image: uint8 [H, W, C].
 
     The pixels are those of `read_image` and `convert_images`.
     """
-    content, label = records.read(index)
     if isinstance(content, bytes):
-        pixels = read_image(io.BytesIO(content), preprocessing, records.name(index))
-    else:
-        pixels = convert_images(content[None], preprocessing)[0]
-    return pixels, label
+        return read_image(io.BytesIO(content), preprocessing, name)
+    return convert_images(content[None], preprocessing)[0]
 
 
 def digest(*parts: bytes | np.ndarray) -> str:

@@ -7,7 +7,6 @@ index is kept beside the shards, or in `CNN_JAX_CACHE` where their folder cannot
 written. It is rebuilt for a shard whose size or time has changed.
 """
 
-import hashlib
 import json
 import os
 import tarfile
@@ -21,7 +20,7 @@ import numpy as np
 from cnn_jax.data.images import EXTENSIONS
 from cnn_jax.data.packed_strings import PackedStrings
 from cnn_jax.errors import InputError
-from cnn_jax.files import cache_folder, load_arrays, save_arrays
+from cnn_jax.files import load_beside, save_beside
 
 INDEX_NAME = "cnn_jax_index.npz"
 _VERSION = 1
@@ -113,9 +112,8 @@ def scan(path: Path) -> Shard:
 def load_index(folder: Path) -> dict[str, Shard]:
     """Reads the index of a folder, {file name: shard}; empty where there is none."""
     known: dict[str, Shard] = {}
-    for path in (_cached(folder), folder / INDEX_NAME):
-        arrays = load_arrays(path)
-        if arrays is None or arrays.get("version") != _VERSION:
+    for arrays in load_beside(folder, INDEX_NAME):
+        if arrays.get("version") != _VERSION:
             continue
         files = msgspec.json.decode(arrays["files"].tobytes(), type=list[ShardFile])
         names = PackedStrings.of(arrays["names"].tobytes(), arrays["starts"])
@@ -140,20 +138,7 @@ def save_index(folder: Path, shards: list[Shard]) -> str:
         names=np.frombuffer(names.block, np.uint8), starts=names.starts,
         **{name: np.concatenate([getattr(shard, name) for shard in shards])
            for name in _ARRAYS})
-    error: OSError | None = None
-    for path in (folder / INDEX_NAME, _cached(folder)):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_arrays(path, **arrays)
-            return f"kept in {path}"
-        except OSError as refused:  # this run continues; the next one indexes again
-            error = refused
-    return f"not kept: {error}"
-
-
-def _cached(folder: Path) -> Path:
-    key = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()
-    return cache_folder() / f"shards-{key[:32]}.npz"
+    return save_beside(folder, INDEX_NAME, **arrays)
 
 
 def _is_of(file: ShardFile, path: Path) -> bool:

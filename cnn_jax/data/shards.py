@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from cnn_jax.data.class_names import is_table, numbered_names
 from cnn_jax.data.listing import SPLIT_NAMES
 from cnn_jax.data.packed_strings import PackedStrings
-from cnn_jax.data.records import Content, StoredRecords, digest
+from cnn_jax.data.records import Record, StoredRecords, digest, read_each
 from cnn_jax.data.shard_index import index_shards
 from cnn_jax.errors import InputError
 from cnn_jax.files import expanded
@@ -47,7 +47,7 @@ class ShardRecords:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, index: int) -> tuple[Content, np.ndarray]:
+    def read(self, index: int) -> Record:
         try:
             file = os.open(self.shards[self.shard[index]], os.O_RDONLY)
             try:
@@ -61,6 +61,8 @@ class ShardRecords:
             raise InputError(f"{self.name(index)} is cut short, though it was whole "
                              "when the shard was indexed; replace the shard")
         return content, self.labels[index]
+
+    __iter__ = read_each
 
     def name(self, index: int) -> str:
         return f"{self.shards[self.shard[index]]}: {self.members[index]}"

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from cnn_jax.data import official
 from cnn_jax.data.examples import Examples, Stored
 from cnn_jax.data.folders import class_folders
+from cnn_jax.data.records import StoredRecords
 from cnn_jax.errors import InputError
 from cnn_jax.files import expanded
 
@@ -37,7 +38,7 @@ def digits(config: ConfigDict) -> Stored:
         origin=f"embedded in scikit-learn {sklearn.__version__}")
 
 
-def official_set(config: ConfigDict) -> Stored:
+def official_set(config: ConfigDict) -> Stored | StoredRecords:
     """Loads MNIST, Fashion-MNIST or CIFAR-10 from official files, or through tfds."""
     name = config.name
     folder = local_folder(config)
@@ -50,8 +51,8 @@ def official_set(config: ConfigDict) -> Stored:
     return Stored(splits, official.CLASS_NAMES[name], origin)
 
 
-def imagenet(config: ConfigDict) -> Stored:
-    """Loads ImageNet from a folder with train/CLASS/*.JPEG and val/CLASS/*.JPEG."""
+def imagenet(config: ConfigDict) -> StoredRecords:
+    """Opens ImageNet from a folder with train/CLASS/*.JPEG and val/CLASS/*.JPEG."""
     folder = local_folder(config)
     if folder is None:
         raise InputError(

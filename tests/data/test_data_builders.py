@@ -1,5 +1,7 @@
 """Our tfds builders work end to end against a small HTTP server on 127.0.0.1."""
 
+import os
+import pickle
 import sys
 import threading
 
@@ -11,7 +13,9 @@ from tests.support.data_samples import (cifar_arrays, cifar_files, data_config,
 from tests.support.file_server import Server
 
 from cnn_jax import data, download
-from cnn_jax.data import official
+from cnn_jax.data import official, prepared
+from cnn_jax.data.images import preprocessing_of
+from cnn_jax.data.records import read_pixels
 from cnn_jax.errors import InputError
 
 
@@ -33,6 +37,11 @@ def publish(server, monkeypatch, name):
     monkeypatch.setitem(official.FILES, name, tuple(
         published_as(server.folder / file.name, file, f"{server.url}/{file.name}")
         for file in official.FILES[name]))
+
+
+@pytest.fixture(autouse=True)
+def cache_dir(tmp_path, monkeypatch):
+    monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -126,6 +135,37 @@ def test_encoded_images_of_a_catalogue_set_are_decoded(tmp_path):
     colours = sorted(loaded.train.images[:, 0, 0].tolist())
     assert colours == [[0, 0, 9], [1, 0, 9], [2, 0, 9], [3, 0, 9]]
     assert loaded.class_names == ("0", "1")
+    opened = data.open_records(config, seed=0).train
+    assert isinstance(opened.read(0)[0], bytes)
+    for index in range(4):
+        image, label = read_pixels(opened, index, preprocessing_of(config))
+        np.testing.assert_array_equal(image, loaded.train.images[index])
+        assert label == loaded.train.labels[index]
+
+
+def test_a_prepared_set_is_read_one_image_at_a_time(mnist, monkeypatch, tmp_path):
+    settings = data_config(name="mnist", seed=0)
+    loaded, opened = data.load(settings, 0), data.open_records(settings, 0)
+    copy = pickle.loads(pickle.dumps(opened.train))
+    assert copy.fingerprint == opened.train.fingerprint
+    for records in (opened.train, copy):
+        for index in (89, 0, 44):
+            image, label = records.read(index)
+            np.testing.assert_array_equal(image, loaded.train.images[index])
+            assert label == loaded.train.labels[index]
+    _, before = opened.test.records._source(), opened.test.records._opened
+    with monkeypatch.context() as patch:  # a fork opens the files itself
+        patch.setattr(os, "getpid", lambda: before[0] + 1)
+        np.testing.assert_array_equal(opened.test.read(7)[0], loaded.test.images[7])
+        assert opened.test.records._opened[1] is not before[1]
+    monkeypatch.setattr(prepared.PreparedRecords, "examples", None)  # labels are kept
+    again = data.open_records(settings, 0)
+    assert again.train.fingerprint == opened.train.fingerprint
+    file, = (tmp_path / "tfds").rglob("*test.array_record*")
+    content = bytearray(file.read_bytes())
+    file.write_bytes(bytes(len(content)))
+    with pytest.raises(InputError, match="test example 3"):
+        again.test.read(3)
 
 
 def refused(**changes) -> str:
