@@ -83,10 +83,8 @@ def open_records(config: ConfigDict, seed: int) -> RecordDataset:
     Its splits hold the same images in the same order as those of `load`, at the size
     that they are stored in. Arguments and errors are those of `load`.
     """
-    stored = _read(config)
-    records = {name: InMemory(examples, f"{name} image of {config.name}")
-               if isinstance(examples, Examples) else examples
-               for name, examples in stored.splits.items()}
+    stored = open_stored(config)
+    records = stored.splits
     labels = {name: split.labels for name, split in records.items()}
     train, validation, test = (
         Subset(records[selection.stored], selection.rows)
@@ -96,6 +94,16 @@ def open_records(config: ConfigDict, seed: int) -> RecordDataset:
         config.name, train, validation, test, stored.class_names,
         f"{_describe(stored, config, train, validation, test)}; "
         f"{len(stored.class_names)} classes")
+
+
+def open_stored(config: ConfigDict) -> StoredRecords:
+    """Opens the set that the `data` config names, before any cut."""
+    stored = _read(config)
+    if isinstance(stored, StoredRecords):
+        return stored
+    return StoredRecords({name: InMemory(examples, f"{name} image of {config.name}")
+                          for name, examples in stored.splits.items()},
+                         stored.class_names, stored.origin)
 
 
 def _read(config: ConfigDict) -> Stored | StoredRecords:

@@ -97,6 +97,12 @@ def tar_shards(config: ConfigDict) -> StoredRecords:
         f"{pictures:,} pictures in {shards:,} shards in {root}; {', '.join(notes)}")
 
 
+def is_shards(root: Path) -> bool:
+    """Tells whether a path names shards, not class folders."""
+    folders = [root, *(root / name for name in SPLIT_NAMES)]
+    return bool(_BRACES.search(root.name)) or any(map(find_shards, folders))
+
+
 def find_shards(folder: Path) -> list[Path]:
     """Lists the shards in a folder, sorted by name."""
     return sorted(path for path in folder.glob("*.tar")

@@ -56,6 +56,7 @@ ELSEWHERE = {
         "tests/experiments/test_reproduce.py", "reproduce.main("),
     "-m cnn_jax.native.build": (
         "tests/native/test_native_build.py", "cnn_jax.native.build"),
+    "-m cnn_jax.data.pack": ("tests/data/test_pack.py", "command.main("),
     "-m pytest": (".ci/run", "README.md"),
     "-m venv": (".ci/run", "README.md"),
     "pip install": (".ci/run", "README.md"),

@@ -1,0 +1,129 @@
+"""Packs a set of pictures into tar shards.
+
+    python -m cnn_jax.data.pack SOURCE OUT [--longest_side N] [--quality Q]
+        [--shard_size MB] [--order listed|shuffled] [--on_error stop|skip]
+
+SOURCE is a folder of class folders, a .tar.gz of it, tar shards, tfds:NAME, or a name
+in cnn_jax.data.SOURCES. OUT gets train/000000.tar, ..., the same for the other splits,
+the indices of all shards, classes.txt and pack.json. Train on it with
+--config.data.name=shards --config.data.dir=OUT.
+
+Every picture is decoded once, to find broken ones. Its bytes are kept as they are,
+unless --longest_side is given and it is larger: then it becomes a JPEG of that size.
+Arrays become PNG files.
+
+Packing can be killed at any time and goes on from the last whole shard when the same
+command is run again; the shards are the same, bit for bit. The work is in OUT.partial
+until all of it has been read back and compared by SHA-256. The same command on a
+finished OUT checks it again.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from ml_collections import ConfigDict
+
+from cnn_jax import data
+from cnn_jax.console import Reporter
+from cnn_jax.data.packing import Options, pack
+from cnn_jax.data.records import StoredRecords
+from cnn_jax.data.shards import is_shards
+from cnn_jax.errors import InputError, RunError, one_line
+
+
+def open_source(source: str) -> StoredRecords:
+    """Opens what SOURCE names."""
+    path, name, folder = Path(source).expanduser(), source, None
+    if source not in data.SOURCES and not source.startswith("tfds:"):
+        name, folder = "shards" if is_shards(path) else "folder", str(path)
+        if name == "folder" and not path.exists():
+            raise InputError(f"SOURCE is {source!r}, which is no file and no name of a "
+                             f'set; names are {", ".join(data.SOURCES)}, tfds:NAME')
+    config = ConfigDict(dict(
+        name=name, dir=folder, seed=0, image_size=None, shorter_side=None,
+        biased_triangles=False, validation_is_test=False))
+    if data.task_of(config).name != "classify":
+        raise InputError(f"SOURCE is {source!r}, whose images have several labels; "
+                         "only sets with one class for each image can be packed")
+    return data.open_stored(config)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parse(argv)
+    report = Reporter()
+    out = Path(options.out).expanduser()
+    try:
+        if Path(options.source).is_dir() and out.resolve().is_relative_to(
+                Path(options.source).resolve()):
+            raise InputError(f"OUT is {options.out!r}, which is inside SOURCE; name a "
+                             "folder outside it")
+        source = open_source(options.source)
+        report.line(f"{source.origin}; {len(source.class_names):,} classes")
+        packed = pack(source, out, Options(
+            options.longest_side, options.quality, options.shard_size, options.order),
+            options.on_error == "skip", report)
+    except InputError as error:
+        fail(str(error), 2)
+    except RunError as error:
+        fail(str(error), 1)
+    except OSError as error:  # a full disk, a deleted folder
+        where = error.filename and f"{error.filename} cannot be read or written: "
+        fail((where or "") + (error.strerror or str(error)), 1)
+    except KeyboardInterrupt:
+        fail("interrupted; run the same command again to go on", 130)
+    for name, split in packed.splits.items():
+        count = sum(shard.count for shard in split.shards)
+        size = sum(shard.size for shard in split.shards)
+        report.line(f"{name}: {count:,} pictures in {len(split.shards):,} shards, "
+                    f"{size / 1e6:,.1f} MB, {len(split.bad)} skipped, verified")
+    report.line(f"train with --config.data.name=shards --config.data.dir={out}")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m cnn_jax.data.pack", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", metavar="SOURCE")
+    parser.add_argument("out", metavar="OUT")
+    parser.add_argument("--longest_side", type=_number(int, 1, data.MAX_SIDE),
+                        metavar="N", help="pixels; larger pictures are made smaller")
+    parser.add_argument("--quality", type=_number(int, 1, 100), default=90, metavar="Q",
+                        help="of a JPEG that is made smaller (90)")
+    parser.add_argument("--shard_size", type=_number(float, 0.001, 1e6), default=256.0,
+                        metavar="MB", help="millions of bytes (256)")
+    parser.add_argument("--order", choices=("listed", "shuffled"), default="listed",
+                        help="listed: the classes alternate, as in training from the "
+                        "folder; shuffled: at random, for programs that read shards "
+                        "from front to back")
+    parser.add_argument("--on_error", choices=("stop", "skip"), default="stop",
+                        help="what to do about pictures that cannot be read, which are "
+                        "listed (stop)")
+    parser.error = lambda message: fail(message, 2)  # type: ignore[method-assign]
+    return parser.parse_args(argv)
+
+
+def _number(kind: type, lowest: float, highest: float) -> Callable[[str], float]:
+    """Makes a parser of int or float numbers for argparse."""
+    def parse_number(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not lowest <= value <= highest:
+            raise argparse.ArgumentTypeError(
+                f"{text} is no {kind.__name__} from {lowest:,} to {highest:,}")
+        return value
+    return parse_number
+
+
+def fail(message: str, code: int) -> NoReturn:
+    print(f"cnn_jax: {one_line(message)}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
