@@ -126,14 +126,14 @@ class Shared(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         dense = nn.Dense(3, name="dense")
-        return dense(dense(x))
+        return nn.Dense(3, name="dense_2")(dense(dense(x)))
 
 
 def test_a_layer_that_is_called_twice_shares_its_parameters():
     network = Shared()
     graph = layer_graph(network, random_variables(network, SHAPE), SHAPE)
-    _, first, second = graph.nodes
-    assert (first.name, second.name) == ("dense", "dense_2")
+    _, first, second, third = graph.nodes
+    assert (first.name, second.name, third.name) == ("dense", "dense_3", "dense_2")
     assert first.params["kernel"] is second.params["kernel"]
 
 

@@ -6,15 +6,15 @@ output. What the layer itself computed is no longer used and falls away; what st
 the layers and the primitives between them.
 """
 
-import collections
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Jaxpr, Literal, Primitive
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive
 
 from cnn_jax.errors import InputError
 from cnn_jax.layers import Layers
@@ -26,10 +26,9 @@ from cnn_jax.networks.graph.primitives import (READERS, Equation, Unsupported, V
                                                constant)
 from cnn_jax.networks.trace import Call, ImageShape, trace
 
-# Primitives that call a jaxpr once, and the parameter that holds it.
-CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr",
-         "core_call": "call_jaxpr", "checkpoint": "jaxpr", "remat2": "jaxpr",
-         "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
+# Primitives that compute a jaxpr, which is one of their parameters, once.
+CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2",
+         "custom_jvp_call", "custom_vjp_call"}
 
 # A prime that tells the batch from every other axis. (Symbolic sizes would too, but
 # under them indexing becomes gather, and code that reads x.shape[0] may fail.)
@@ -138,10 +137,11 @@ class Reader:
             operands = [look_up(atom) for atom in eqn.invars]
             inside = [*scopes, *str(eqn.source_info.name_stack).split("/")]
             if eqn.primitive.name in CALLS:
-                called = eqn.params[CALLS[eqn.primitive.name]]
-                consts = getattr(called, "consts", ())  # of a closed jaxpr
-                outputs = self.read(getattr(called, "jaxpr", called),
-                                    [*consts, *operands], outputs_used, inside)
+                called = next(value for value in eqn.params.values()
+                              if isinstance(value, (Jaxpr, ClosedJaxpr)))
+                if isinstance(called, ClosedJaxpr):
+                    called, operands = called.jaxpr, [*called.consts, *operands]
+                outputs = self.read(called, operands, outputs_used, inside)
             else:
                 self.path = self.module_of(inside)
                 outputs = self.read_equation(eqn, operands)
@@ -205,15 +205,17 @@ class Reader:
     def name(self, used: list[int]) -> dict[int, str]:
         """Names drafts by their layer; see `Node.name`."""
         last = {self.drafts[index].path: index for index in used}
-        counts: collections.Counter[str] = collections.Counter()
-        names = {}
+        names: dict[int, str] = {}
+        taken: set[str] = set()
         for index in used:
             draft = self.drafts[index]
             name = draft.path
             if not draft.is_layer and (last[draft.path] != index or not name):
                 name = "/".join(filter(None, (name, kind_of(draft.operation))))
-            counts[name] += 1
-            names[index] = name if counts[name] == 1 else f"{name}_{counts[name]}"
+            numbered = (f"{name}_{i}" for i in itertools.count(2))
+            names[index] = name if name not in taken else next(
+                other for other in numbered if other not in taken | last.keys())
+            taken.add(names[index])
         return names
 
 
