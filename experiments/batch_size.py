@@ -31,11 +31,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cnn_jax import data, ops  # noqa: E402
 from cnn_jax.console import Reporter  # noqa: E402
-from cnn_jax.data.batches import (concatenate, steps_per_epoch,  # noqa: E402
+from cnn_jax.data.batches import (steps_per_epoch,  # noqa: E402
                                   train_order)
 from cnn_jax.errors import InputError, RunError  # noqa: E402
 from cnn_jax.training import parallel  # noqa: E402
 from cnn_jax.training.evaluate import compile_evaluation  # noqa: E402
+from cnn_jax.training.feed import Resident  # noqa: E402
 from cnn_jax.files import named, write_atomically  # noqa: E402
 from cnn_jax.training.recipe import create_recipe, first_state  # noqa: E402
 from cnn_jax.training.steps import train_steps  # noqa: E402
@@ -69,8 +70,9 @@ class Trainer:
         self.info = describe(dataset, config.data)
         self.recipe = create_recipe(self.config, self.info)
         self.placement = parallel.mesh_placement(jax.devices()[:1])
-        examples, self.spans = concatenate(dataset)
-        self.examples = self.placement.replicate(examples)
+        feed = Resident(self.placement, dataset, config.seed, config.batch_size,
+                        config.eval_batch_size)
+        self.examples, self.spans = feed.data, feed.ranges
         state = self.placement.replicate(
             first_state(self.recipe, self.info.image_shape))
         step = self.placement.compile(
@@ -80,8 +82,7 @@ class Trainer:
                 np.zeros((1, config.batch_size), np.int32))).compile(
                     compiler_options=ops.compiler_options())
         self.evaluate = compile_evaluation(
-            self.recipe, self.placement, state, self.examples, self.spans,
-            self.config.eval_batch_size, Reporter(quiet=True))
+            self.recipe, self.placement, state, feed, Reporter(quiet=True))
 
     @property
     def steps(self) -> int:

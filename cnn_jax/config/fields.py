@@ -155,6 +155,25 @@ FIELDS: dict[str, Field] = {
         "standard and minmax are measured on the training split, imagenet is "
         "torchvision's mean and deviation of each channel."),
 
+    "data.stream": Field(
+        None, optional(boolean),
+        "Whether images are read and decoded while the network trains, instead of "
+        "once, into memory; None does so where they would take more than 8 GiB."),
+    "data.workers": Field(
+        None, optional(integer(0, 256)),
+        "Processes that decode a streamed set; 0 decodes in threads of the training "
+        "process; None is 0 up to 16 cores, then one for every 8 cores.",
+        changes_result=False),
+    "data.prefetch": Field(
+        None, optional(integer(1, 1000)),
+        "Batches of a streamed set that are read ahead of the devices; None is 4, or "
+        "twice steps_per_call if that is more.", changes_result=False),
+    "data.on_error": Field(
+        "stop", one_of(("stop", "skip")),
+        "What a picture of a streamed set that cannot be decoded does: stop the run, "
+        "or skip: the next picture of its split is trained in its place, and "
+        "evaluation leaves it out.", changes_result=False),
+
     # Augmentation of training images, with Keras' names.
     "augment.rotation_range": Field(
         0.0, number(0, 180),

@@ -1,6 +1,7 @@
 """DATA: the name of a set -> uint8 images [N, H, W, C], labels [N], class names.
 
-`load` reads a set from its source, converts colour and size, and splits it.
+`load` reads a set from its source, converts colour and size, and splits it. The images
+of a set that is streamed are lazy: see lazy.py.
 `open_records` makes the same splits of a set that stays in its files.
 """
 
@@ -15,6 +16,7 @@ from cnn_jax.data.decoded import decode
 from cnn_jax.data.examples import Dataset, Examples, Stored, split, split_rows
 from cnn_jax.data.images import (convert_images, find_images, preprocessing_of,
                                  read_image)
+from cnn_jax.data.lazy import lazy_dataset, streams
 from cnn_jax.data.records import (InMemory, RecordDataset, Records, StoredRecords,
                                   Subset)
 from cnn_jax.errors import InputError
@@ -63,6 +65,9 @@ def load(config: ConfigDict, seed: int) -> Dataset:
             not what their name says.
     """
     stored = _read(config)
+    if streams(stored, preprocessing_of(config), config.stream):
+        records = _split_records(_as_records(stored, config), config, seed)
+        return lazy_dataset(records, preprocessing_of(config))
     if isinstance(stored, StoredRecords):
         stored = decode(stored, preprocessing_of(config))
     else:
@@ -83,7 +88,11 @@ def open_records(config: ConfigDict, seed: int) -> RecordDataset:
     Its splits hold the same images in the same order as those of `load`, at the size
     that they are stored in. Arguments and errors are those of `load`.
     """
-    stored = open_stored(config)
+    return _split_records(open_stored(config), config, seed)
+
+
+def _split_records(stored: StoredRecords, config: ConfigDict,
+                   seed: int) -> RecordDataset:
     records = stored.splits
     labels = {name: split.labels for name, split in records.items()}
     train, validation, test = (
@@ -98,7 +107,10 @@ def open_records(config: ConfigDict, seed: int) -> RecordDataset:
 
 def open_stored(config: ConfigDict) -> StoredRecords:
     """Opens the set that the `data` config names, before any cut."""
-    stored = _read(config)
+    return _as_records(_read(config), config)
+
+
+def _as_records(stored: Stored | StoredRecords, config: ConfigDict) -> StoredRecords:
     if isinstance(stored, StoredRecords):
         return stored
     return StoredRecords({name: InMemory(examples, f"{name} image of {config.name}")

@@ -5,6 +5,7 @@ So the order of the data is not part of a checkpoint. The whole set is one uint8
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -51,3 +52,36 @@ def eval_order(rows: range, batch_size: int) -> Iterator[tuple[np.ndarray, np.nd
         mask = np.r_[np.ones(len(indices)), np.zeros(padding)]
         yield (np.pad(indices, (0, padding), mode="edge").astype(np.int32),
                mask.astype(np.float32))
+
+
+class TrainOrder(NamedTuple):
+    """The order of a training split: all batches of any epoch."""
+
+    seed: int
+    examples: int
+    batch_size: int
+
+    @property
+    def batches(self) -> int:
+        return steps_per_epoch(self.examples, self.batch_size)
+
+    def rows(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (indices, mask), both [batches, batch_size]; see `train_order`."""
+        order = train_order(self.seed, epoch, range(self.examples), self.batch_size)
+        return order, np.ones(order.shape, np.float32)
+
+
+class EvalOrder(NamedTuple):
+    """The order of a split that is evaluated, which is that of its rows."""
+
+    examples: int
+    batch_size: int
+
+    @property
+    def batches(self) -> int:
+        return steps_per_epoch(self.examples, self.batch_size)
+
+    def rows(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (indices, mask), both [batches, batch_size]; see `eval_order`."""
+        indices, masks = zip(*eval_order(range(self.examples), self.batch_size))
+        return np.stack(indices), np.stack(masks)

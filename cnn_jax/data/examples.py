@@ -13,7 +13,11 @@ from cnn_jax.tasks import TASKS, Task, class_name
 
 
 class Examples(NamedTuple):
-    """Labelled images of one split."""
+    """Labelled images of one split.
+
+    `lazy.LazyImages` stand for the array where a set is streamed: they know its shape,
+    and an index decodes the images that it selects.
+    """
 
     images: np.ndarray  # uint8 [N, H, W, C]
     labels: np.ndarray  # [N, ...], as the task defines; for classes int32 [N]

@@ -8,7 +8,10 @@ from ml_collections import ConfigDict
 
 from cnn_jax.data.examples import Dataset
 from cnn_jax.data.images import Preprocessing
-from cnn_jax.data.scaling import SCALINGS, Scaling
+from cnn_jax.data.lazy import LazyImages
+from cnn_jax.data.scaling import MEASURED, SCALINGS, Scaling
+
+SPLITS = ("train", "validation", "test")
 
 
 class DataInfo(msgspec.Struct, frozen=True):
@@ -20,7 +23,7 @@ class DataInfo(msgspec.Struct, frozen=True):
     class_names: tuple[str, ...]
     scaling: Scaling
     counts: dict[str, int]             # examples in train, validation, test
-    sha256: str                        # over all images and labels
+    sha256: str                        # over all images and labels; see `checksum`
     shorter_side: int | None = None    # see data.images.Preprocessing
     interpolation: str = "bilinear"
 
@@ -39,15 +42,27 @@ class DataInfo(msgspec.Struct, frozen=True):
 def describe(dataset: Dataset, config: ConfigDict) -> DataInfo:
     """Describes the set of a `data` config.
 
-    The scaling is measured on the training split alone.
+    The scaling is measured on the training split alone: on all of its images, or on
+    some of them if they are lazy, see `LazyImages.sample`.
     """
-    counts, digest = {}, hashlib.sha256()
-    for split in ("train", "validation", "test"):
-        examples = getattr(dataset, split)
-        counts[split] = len(examples.labels)
-        digest.update(np.ascontiguousarray(examples.images).data)
-        digest.update(np.ascontiguousarray(examples.labels).data)
-    return DataInfo(dataset.name, dataset.source, dataset.train.images.shape[1:],
-                    dataset.class_names,
-                    SCALINGS[config.scaling](dataset.train.images), counts,
-                    digest.hexdigest(), config.shorter_side, config.interpolation)
+    images, source = dataset.train.images, dataset.source
+    if isinstance(images, LazyImages) and config.scaling in MEASURED:
+        images = images.sample()
+        source += f"; scaling measured on {len(images):,} training images"
+    counts = {split: len(getattr(dataset, split).labels) for split in SPLITS}
+    return DataInfo(dataset.name, source, images.shape[1:], dataset.class_names,
+                    SCALINGS[config.scaling](images), counts, checksum(dataset),
+                    config.shorter_side, config.interpolation)
+
+
+def checksum(dataset: Dataset) -> str:
+    """Hashes all images and labels; of a lazy set, the fingerprints of its records."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        images, labels = getattr(dataset, split)
+        if isinstance(images, LazyImages):
+            digest.update(images.records.fingerprint.encode())
+        else:
+            digest.update(np.ascontiguousarray(images).data)
+            digest.update(np.ascontiguousarray(labels).data)
+    return digest.hexdigest()

@@ -30,7 +30,9 @@ def signed(images: np.ndarray) -> Scaling:
 
 def standard(images: np.ndarray) -> Scaling:
     """Gives all pixels and channels of `images` mean 0 and standard deviation 1."""
-    counts = np.bincount(images.ravel(), minlength=256).astype(np.float64)
+    counts = np.zeros(256)
+    for start in range(0, len(images), 256):  # bincount makes an int64 of each pixel
+        counts += np.bincount(images[start:start + 256].ravel(), minlength=256)
     values = np.arange(256)
     mean = counts @ values / counts.sum()
     deviation = np.sqrt(counts @ (values - mean) ** 2 / counts.sum())
@@ -63,6 +65,7 @@ SCALINGS: dict[str, Callable[[np.ndarray], Scaling]] = {
     "unit": unit, "signed": signed, "standard": standard, "minmax": minmax,
     "imagenet": imagenet,
 }
+MEASURED = ("standard", "minmax")  # those that depend on the pixels
 
 
 def scale(images: jax.Array, scaling: Scaling) -> jax.Array:

@@ -1,15 +1,16 @@
 """Evaluates a run again from its workdir."""
 
+import contextlib
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from cnn_jax import data
 from cnn_jax.console import Reporter, split_line
-from cnn_jax.data.batches import concatenate
 from cnn_jax.data.info import describe
 from cnn_jax.training import parallel
 from cnn_jax.training.evaluate import compile_evaluation
+from cnn_jax.training.feed import open_feed
 from cnn_jax.training.recipe import abstract_state, create_recipe
 from cnn_jax.workdir.checkpoints import restore
 from cnn_jax.workdir.folder import check_same_data, read_config, read_data_info
@@ -36,13 +37,11 @@ def evaluate_run(workdir: Path, config: ConfigDict | None = None,
         check_same_data(workdir, describe(dataset, config.data))
     report.line(f"data: {dataset.source}")
     report.line(f"checkpoint: step {folder.name} of {workdir}")
-    host_examples, split_ranges = concatenate(dataset)
-    examples = placement.replicate(host_examples)
     state = placement.replicate(host_state)
-    evaluate = compile_evaluation(recipe, placement, state, examples, split_ranges,
-                                  config.eval_batch_size, report)
-    results = {split: evaluate(state, split) for split in ("validation", "test")
-               if split_ranges[split]}
+    with contextlib.closing(open_feed(placement, dataset, config, 1)) as feed:
+        evaluate = compile_evaluation(recipe, placement, state, feed, report)
+        results = {split: evaluate(state, split) for split in ("validation", "test")
+                   if feed.counts[split]}
     for split, metrics in results.items():
         report.line(split_line(split, metrics))
     return results

@@ -40,7 +40,7 @@ def evaluate_and_save(run: Run, state: TrainState, progress: Progress,
                        f"{row['step']}: it was deleted")
     best, _ = run.checkpoints.restore(int(row["step"]), final)
     test: dict[str, Any] = {"loss": None, "accuracy": None, "examples": 0}
-    if run.split_ranges["test"]:
+    if run.info.counts["test"]:
         test = evaluate(run.placement.replicate(best), "test")
     run.report.line(split_line("test", test) + f" - best epoch {row['epoch']}")
     if keep_results and (run.workdir / "results.json").exists():

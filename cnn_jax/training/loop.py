@@ -11,14 +11,13 @@ import numpy as np
 
 from cnn_jax import ops
 from cnn_jax.console import epoch_line
-from cnn_jax.data.batches import train_order
 from cnn_jax.errors import RunError
 from cnn_jax.tasks.metrics import mean
 from cnn_jax.training import parallel
 from cnn_jax.training.evaluate import Evaluate
 from cnn_jax.training.setup import Run
 from cnn_jax.training.signals import Stopped, stop_signals
-from cnn_jax.training.steps import Metrics, TrainState, train_steps
+from cnn_jax.training.steps import Metrics, TrainState
 from cnn_jax.workdir.progress import Progress
 from cnn_jax.workdir.recorder import Recorder
 
@@ -55,16 +54,17 @@ def train_epoch(run: Run, state: TrainState, progress: Progress, train: Programs
     """
     config, steps = run.config, run.steps_per_epoch
     epoch, done = divmod(progress.step, steps)
-    order = train_order(config.seed, epoch, run.split_ranges["train"],
-                        config.batch_size)
+    ranges = list(call_ranges(done, steps, run.steps_per_call))
+    calls = run.feed.calls(epoch, ranges)
     pending: list[Metrics] = []
     with run.report.progress_bar(f"epoch {epoch + 1}/{config.epochs}", steps,
                                  done):
-        for start, stop in call_ranges(done, steps, run.steps_per_call):
+        for start, stop in ranges:
             begun = time.perf_counter()
-            rows = run.placement.shard_batch(order[start:stop])
-            state, metrics = train[stop - start](state, run.data, rows)
-            if run.placement.synchronous:
+            arguments = next(calls)
+            progress.input_seconds += time.perf_counter() - begun
+            state, metrics = train[stop - start](state, *arguments)
+            if run.placement.synchronous or run.feed.one_at_a_time:
                 jax.block_until_ready(metrics)
             pending.append(metrics)
             progress.step = epoch * steps + stop
@@ -134,7 +134,7 @@ def finish_epoch(run: Run, state: TrainState, progress: Progress, evaluate: Eval
     row: dict[str, float] = {
         "epoch": progress.step // run.steps_per_epoch, "step": progress.step}
     row |= mean(progress.sums)
-    if run.split_ranges["validation"]:
+    if run.info.counts["validation"]:
         validation = evaluate(state, "validation")
         row |= {f"val_{name}": value for name, value in validation.items()
                 if name != "examples"}
@@ -143,7 +143,7 @@ def finish_epoch(run: Run, state: TrainState, progress: Progress, evaluate: Eval
             "images_per_second": progress.sums["count"] / progress.epoch_seconds}
     progress.history.append(row)
     progress.train_seconds += progress.epoch_seconds
-    progress.epoch_seconds = 0.0
+    progress.epoch_seconds = progress.input_seconds = 0.0
     progress.sums = dict.fromkeys(progress.sums, 0.0)
     recorder.epoch(progress.history)
     run.report.line(epoch_line(row, run.config.epochs))
@@ -160,16 +160,15 @@ def save(run: Run, state: TrainState, progress: Progress) -> None:
 
 def compile_training(run: Run, state: TrainState, progress: Progress) -> Programs:
     """Compiles a program for each number of steps that a call can make."""
-    steps, batch = run.steps_per_epoch, run.config.batch_size
+    steps = run.steps_per_epoch
     sizes = {stop - start for done in (0, progress.step % steps)
              for start, stop in call_ranges(done, steps, run.steps_per_call)}
-    step = run.placement.compile(functools.partial(train_steps, recipe=run.recipe),
+    step = run.placement.compile(functools.partial(run.feed.train, recipe=run.recipe),
                                  donate=(0,))
     run.report.line("compiling ...")
     begun, programs = time.perf_counter(), {}
     for size in sizes:
-        rows = run.placement.shard_batch(np.zeros((size, batch), np.int32))
-        programs[size] = step.lower(state, run.data, rows).compile(
+        programs[size] = step.lower(state, *run.feed.example_call(size)).compile(
             compiler_options=ops.compiler_options())
     seconds = time.perf_counter() - begun
     progress.compile_seconds += seconds

@@ -28,7 +28,15 @@ class Placement(NamedTuple):
     replicate: Callable[[Any], Any]  # host tree -> a copy on every device
     to_host: Callable[[Any], Any]    # replicated tree -> NumPy arrays
     shard_batch: Callable[[np.ndarray], jax.Array]  # [..., B] -> B over the devices
+    # The process's share of a batch, [b, ...], see `positions` -> [B, ...], sharded
+    join_shares: Callable[[np.ndarray], jax.Array]
     compile: Callable[..., Any]      # step (state, data, *rows) -> jitted or mapped
+
+    def positions(self, batch_size: int) -> np.ndarray:
+        """Lists the positions in the global batch that this process's devices hold."""
+        blocks = np.split(np.arange(batch_size), len(self.devices))
+        return np.concatenate([block for block, device in zip(blocks, self.devices)
+                               if device.process_index == jax.process_index()])
 
     @property
     def synchronous(self) -> bool:
@@ -113,6 +121,21 @@ def global_array(value: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(value.shape, sharding, lambda i: value[i])
 
 
+def local_count(devices: Sequence[jax.Device]) -> int:
+    """Counts the devices of this process."""
+    return sum(device.process_index == jax.process_index() for device in devices)
+
+
+def join_blocks(blocks: Sequence[np.ndarray], sharding: NamedSharding) -> jax.Array:
+    """Makes a global array, sharded over its first axis, of this process's blocks."""
+    devices = sharding.mesh.devices.ravel()
+    local = [device for device in devices
+             if device.process_index == jax.process_index()]
+    arrays = [jax.device_put(block, device) for block, device in zip(blocks, local)]
+    shape = (len(blocks[0]) * len(devices), *blocks[0].shape[1:])
+    return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+
+
 def mesh_placement(devices: Sequence[jax.Device]) -> Placement:
     """Replicates state and data, and splits the batch over a one-axis mesh."""
     mesh = Mesh(np.array(devices), (AXIS,))
@@ -128,10 +151,15 @@ def mesh_placement(devices: Sequence[jax.Device]) -> Placement:
         spec = PartitionSpec(*[None] * (rows.ndim - 1), AXIS)
         return global_array(rows, NamedSharding(mesh, spec))
 
+    def join_shares(share: np.ndarray) -> jax.Array:
+        return join_blocks(np.split(share, local_count(devices)),
+                           NamedSharding(mesh, PartitionSpec(AXIS)))
+
     def compile(step: Callable, donate: tuple[int, ...] = ()) -> Any:
         return jax.jit(step, out_shardings=replicated, donate_argnums=donate)
 
-    return Placement(tuple(devices), None, replicate, to_host, shard_batch, compile)
+    return Placement(tuple(devices), None, replicate, to_host, shard_batch, join_shares,
+                     compile)
 
 
 def pmap_placement(devices: Sequence[jax.Device]) -> Placement:
@@ -149,7 +177,13 @@ def pmap_placement(devices: Sequence[jax.Device]) -> Placement:
         """[..., B] -> [devices, ..., B / devices]."""
         return global_array(np.stack(np.split(rows, len(devices), axis=-1)), stacked)
 
+    def join_shares(share: np.ndarray) -> jax.Array:
+        """[b, ...] -> [devices, B / devices, ...]."""
+        blocks = np.split(share, local_count(devices))
+        return join_blocks([block[None] for block in blocks], stacked)
+
     def compile(step: Callable, donate: tuple[int, ...] = ()) -> Any:
         return jax.pmap(step, AXIS, devices=devices, donate_argnums=donate)
 
-    return Placement(tuple(devices), AXIS, replicate, to_host, shard_batch, compile)
+    return Placement(tuple(devices), AXIS, replicate, to_host, shard_batch, join_shares,
+                     compile)

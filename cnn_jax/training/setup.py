@@ -11,14 +11,15 @@ from ml_collections import ConfigDict
 from cnn_jax import data, networks
 from cnn_jax.config import result_fields
 from cnn_jax.console import Reporter
-from cnn_jax.data.batches import concatenate, steps_per_epoch
-from cnn_jax.data.examples import Dataset, Examples
+from cnn_jax.data.batches import steps_per_epoch
+from cnn_jax.data.examples import Dataset
 from cnn_jax.data.info import DataInfo, describe
 from cnn_jax.errors import InputError
 from cnn_jax.networks.summary import LayerTable
 from cnn_jax.networks.summary_files import plain_text, save_summary
 from cnn_jax.optimizers import Schedule
 from cnn_jax.training import parallel
+from cnn_jax.training.feed import Feed, open_feed
 from cnn_jax.training.recipe import (abstract_state, create_recipe, describe_network,
                                      first_state)
 from cnn_jax.training.steps import Recipe, TrainState
@@ -39,26 +40,19 @@ class Run:
     recipe: Recipe
     table: LayerTable
     placement: parallel.Placement
-    dataset: Dataset                # on the host
-    data: Examples                  # all splits as one, on the devices
-    split_ranges: dict[str, range]  # the rows of each split in `data`
+    dataset: Dataset    # on the host
+    feed: Feed          # brings it to the devices
     checkpoints: Checkpoints
     report: Reporter
-    schedule: Schedule              # the recipe's, compiled
+    schedule: Schedule  # the recipe's, compiled
 
     @property
     def steps_per_epoch(self) -> int:
-        return steps_per_epoch(len(self.split_ranges["train"]), self.config.batch_size)
+        return steps_per_epoch(self.info.counts["train"], self.config.batch_size)
 
     @property
     def steps_per_call(self) -> int:
-        """Returns the number of steps that one call of the compiled program makes.
-
-        On a CPU a convolution inside a loop can be several times slower (measured by
-        experiments/steps_per_call.py). Elsewhere a call costs more than the loop.
-        """
-        on_cpu = self.placement.devices[0].platform == "cpu"
-        return self.config.steps_per_call or (1 if on_cpu else 8)
+        return steps_per_call(self.config, self.placement)
 
     def is_finished(self, progress: Progress) -> bool:
         """Tells whether all epochs are trained, or early stopping has ended the run."""
@@ -97,10 +91,21 @@ def open_run(config: ConfigDict, workdir: str | Path | None,
             save_summary(table, path)
         with Checkpoints(path / "checkpoints", config.checkpoint.monitor,
                          config.checkpoint.keep) as checkpoints:
-            examples, split_ranges = concatenate(dataset)
-            yield Run(config, path, info, recipe, table, placement, dataset,
-                      placement.replicate(examples), split_ranges, checkpoints, report,
-                      jax.jit(recipe.schedule))
+            feed = open_feed(placement, dataset, config,
+                             steps_per_call(config, placement))
+            with contextlib.closing(feed):
+                yield Run(config, path, info, recipe, table, placement, dataset, feed,
+                          checkpoints, report, jax.jit(recipe.schedule))
+
+
+def steps_per_call(config: ConfigDict, placement: parallel.Placement) -> int:
+    """Returns the number of steps that one call of the compiled program makes.
+
+    On a CPU a convolution inside a loop can be several times slower (measured by
+    experiments/steps_per_call.py). Elsewhere a call costs more than the loop.
+    """
+    on_cpu = placement.devices[0].platform == "cpu"
+    return config.steps_per_call or (1 if on_cpu else 8)
 
 
 def restore_or_init(run: Run) -> tuple[TrainState, Progress]:

@@ -187,29 +187,57 @@ def sums(losses: jax.Array, correct: jax.Array, mask: jax.Array, recipe: Recipe,
     return metrics
 
 
+def make_batch(images: Any, labels: Any, mask: jax.Array,
+               axis_name: str | None) -> Batch:
+    """Makes this device's batch of its share of the examples."""
+    position = jnp.arange(len(mask))
+    if axis_name is not None:
+        position += len(mask) * lax.axis_index(axis_name)
+    return Batch(images, labels, mask, position)
+
+
 def gather(data: Examples, indices: jax.Array, mask: jax.Array,
            axis_name: str | None) -> Batch:
     """Makes this device's batch of the examples at `indices` [B]."""
-    position = jnp.arange(len(indices))
-    if axis_name is not None:
-        position += len(indices) * lax.axis_index(axis_name)
-    return Batch(data.images[indices], data.labels[indices], mask, position)
+    return make_batch(data.images[indices], data.labels[indices], mask, axis_name)
+
+
+def repeat_step(step: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
+                state: TrainState, inputs: Any) -> tuple[TrainState, Metrics]:
+    """Makes one step for each of the K inputs, stacked; each metric has K values."""
+    if len(jax.tree.leaves(inputs)[0]) > 1:
+        return lax.scan(step, state, inputs)
+    state, metrics = step(state, jax.tree.map(lambda x: x[0], inputs))
+    return state, jax.tree.map(lambda x: x[None], metrics)
 
 
 def train_steps(state: TrainState, data: Examples, order: jax.Array,
                 recipe: Recipe) -> tuple[TrainState, Metrics]:
-    """Makes one step for each row of `order` [K, B]; each metric has K values."""
-    def body(state: TrainState, indices: jax.Array) -> tuple[TrainState, Metrics]:
+    """Makes one step for each row of `order` [K, B], of data on the devices."""
+    def step(state: TrainState, indices: jax.Array) -> tuple[TrainState, Metrics]:
         mask = jnp.ones(len(indices))
         return train_step(state, gather(data, indices, mask, recipe.axis_name), recipe)
 
-    if len(order) > 1:
-        return lax.scan(body, state, order)
-    state, metrics = body(state, order[0])
-    return state, jax.tree.map(lambda x: x[None], metrics)
+    return repeat_step(step, state, order)
 
 
-def eval_batch(state: TrainState, data: Examples, indices: jax.Array, mask: jax.Array,
-               recipe: Recipe) -> Metrics:
+def train_batches(state: TrainState, batches: tuple[Examples, ...],
+                  recipe: Recipe) -> tuple[TrainState, Metrics]:
+    """Makes one step for each of K batches, which are streamed."""
+    def step(state: TrainState, batch: Examples) -> tuple[TrainState, Metrics]:
+        mask = jnp.ones(len(batch.labels))
+        return train_step(state, make_batch(*batch, mask, recipe.axis_name), recipe)
+
+    return repeat_step(step, state, jax.tree.map(lambda *x: jnp.stack(x), *batches))
+
+
+def eval_rows(state: TrainState, data: Examples, indices: jax.Array, mask: jax.Array,
+              recipe: Recipe) -> Metrics:
     """Evaluates the examples at `indices` [B] whose `mask` is 1."""
     return eval_step(state, gather(data, indices, mask, recipe.axis_name), recipe)
+
+
+def eval_batch(state: TrainState, batch: Examples, mask: jax.Array,
+               recipe: Recipe) -> Metrics:
+    """Evaluates the examples of a streamed batch whose `mask` is 1."""
+    return eval_step(state, make_batch(*batch, mask, recipe.axis_name), recipe)

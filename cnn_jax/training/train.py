@@ -34,9 +34,8 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
         state, progress = restore_or_init(opened)
         state = opened.placement.replicate(state)
         trained_before = opened.is_finished(progress)
-        evaluate = compile_evaluation(
-            opened.recipe, opened.placement, state, opened.data, opened.split_ranges,
-            config.eval_batch_size, report)
+        evaluate = compile_evaluation(opened.recipe, opened.placement, state,
+                                      opened.feed, report)
         if trained_before:
             report.line(f"already finished after epoch {len(progress.history)}: "
                         "evaluating only")

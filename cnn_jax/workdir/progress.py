@@ -19,6 +19,7 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
     history: list[Row] = []       # one row for each epoch that has ended
     sums: dict[str, float] = msgspec.field(default_factory=_zeros)
     epoch_seconds: float = 0.0    # of training in the current epoch
+    input_seconds: float = 0.0    # of these, the time that calls waited for their input
     train_seconds: float = 0.0    # of all training, without compilation and evaluation
     compile_seconds: float = 0.0  # of the training step, over all starts of the run
 

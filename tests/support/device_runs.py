@@ -17,12 +17,12 @@ from tests.support.tiny_runs import assert_same_bits, distance, tiny
 
 from cnn_jax import data, ops
 from cnn_jax.console import Reporter
-from cnn_jax.data.batches import concatenate, train_order
 from cnn_jax.layers import Layers
 from cnn_jax.training import parallel, steps
 from cnn_jax.workdir.checkpoints import Checkpoints
 from cnn_jax.workdir.progress import Progress
 from cnn_jax.training.evaluate import compile_evaluation
+from cnn_jax.training.feed import open_feed
 from cnn_jax.training.recipe import create_recipe, first_state
 from cnn_jax.data.info import describe
 
@@ -55,29 +55,24 @@ class Setting:
         self.placement = parallel.place(self.config)
         self.recipe = change(create_recipe(self.config, self.info,
                                            self.placement.axis_name))
-        examples, self.split_ranges = concatenate(dataset)
-        self.examples = self.placement.replicate(examples)
+        self.feed = open_feed(self.placement, dataset, self.config, steps_per_call=1)
 
     def first(self):
         return self.placement.replicate(first_state(self.recipe, self.info.image_shape))
 
     def compiled(self):
         step = self.placement.compile(functools.partial(
-            steps.train_steps, recipe=self.recipe), donate=(0,))
-        rows = np.zeros((1, self.config.batch_size), np.int32)
-        return step.lower(
-            self.first(), self.examples, self.placement.shard_batch(rows)).compile(
-                compiler_options=ops.compiler_options())
+            self.feed.train, recipe=self.recipe), donate=(0,))
+        return step.lower(self.first(), *self.feed.example_call(1)).compile(
+            compiler_options=ops.compiler_options())
 
     def train(self, counts) -> list:
         """Trains, and returns the state after each of these counts as NumPy arrays."""
         state, program, found, done = self.first(), self.compiled(), [], 0
         while done < max(counts):
             epoch, step = divmod(done, 480 // self.config.batch_size)
-            order = train_order(self.config.seed, epoch, self.split_ranges["train"],
-                                self.config.batch_size)
-            state, metrics = program(state, self.examples,
-                                     self.placement.shard_batch(order[step:step + 1]))
+            arguments, = self.feed.calls(epoch, [(step, step + 1)])
+            state, metrics = program(state, *arguments)
             jax.block_until_ready(metrics)
             done += 1
             if done in counts:
@@ -86,8 +81,8 @@ class Setting:
 
     def evaluate(self, state) -> dict:
         evaluate = compile_evaluation(
-            self.recipe, self.placement, self.placement.replicate(state), self.examples,
-            self.split_ranges, self.config.eval_batch_size, Reporter(quiet=True))
+            self.recipe, self.placement, self.placement.replicate(state), self.feed,
+            Reporter(quiet=True))
         return evaluate(self.placement.replicate(state), "test")
 
 
@@ -142,7 +137,7 @@ def main(counts: list[int]) -> dict:
 
 def gather_images(setting: Setting) -> str:
     """Compiles a step whose devices all see the whole batch; returns its program."""
-    original, mesh = steps.gather, setting.examples.images.sharding
+    original, mesh = steps.gather, setting.feed.data.images.sharding
 
     def gather(*args):
         batch = original(*args)

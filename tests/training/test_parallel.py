@@ -120,9 +120,9 @@ def test_calls_are_waited_for_on_several_cpu_devices(monkeypatch):
                         lambda *_: {"loss": 0.0, "accuracy": 0.0})
     for placement, count in ((several, 5), (place, 0)):
         run = types.SimpleNamespace(
-            config=tiny(), steps_per_epoch=5, steps_per_call=1, data=None,
-            split_ranges={"train": range(80)}, report=Reporter(quiet=True),
-            placement=placement._replace(shard_batch=lambda rows: rows))
+            config=tiny(), steps_per_epoch=5, steps_per_call=1, placement=placement,
+            report=Reporter(quiet=True), feed=types.SimpleNamespace(
+                one_at_a_time=False, calls=lambda epoch, ranges: iter([()] * 5)))
         waited.clear()
         loop.train_epoch(run, None, Progress(), {1: lambda *_: (None, one)}, None, [])
         assert len(waited) == count

@@ -14,13 +14,13 @@ from tests.support.tiny_runs import (end, main, prepare, read_results, read_rows
 from cnn_jax import training
 from cnn_jax.cli import commands
 from cnn_jax.cli.request import Request
-from cnn_jax.data.batches import concatenate
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
 from cnn_jax.training import parallel
 from cnn_jax import console
 from cnn_jax.workdir import trained
 from cnn_jax.training.evaluate import compile_evaluation
+from cnn_jax.training.feed import open_feed
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -211,12 +211,11 @@ def test_evaluation_counts_every_example_once(taught, batch_size, monkeypatch, c
     config = tiny(TAUGHT, eval_batch_size=batch_size)
     dataset, recipe, _ = prepare(config)
     placement = parallel.place(config)
-    examples, split_ranges = concatenate(dataset)
-    examples = placement.replicate(examples)
     state = placement.replicate(restore(taught[0], config, loaded.step))
     monkeypatch.setattr(console, "QUIET_SECONDS", -1.0)
-    evaluate = compile_evaluation(recipe, placement, state, examples,
-                                  split_ranges, batch_size, console.Reporter())
+    evaluate = compile_evaluation(recipe, placement, state,
+                                  open_feed(placement, dataset, config, 1),
+                                  console.Reporter())
     for split in ("validation", "test"):
         expected = numpy_figures(loaded, getattr(dataset, split))
         assert evaluate(state, split) == {

@@ -1,0 +1,295 @@
+"""Reads batches ahead of the devices, in threads or worker processes, with grain.
+
+All batches of a run are one sequence: the training steps of epoch 0, the batches of the
+validation split, the training steps of epoch 1, and so on. What batch n holds is a pure
+function of n. So reading starts at any step without the steps before it, goes on past
+the end of an epoch, and is the same for any number of threads and processes. Each
+process of a run reads only its share of a batch.
+"""
+
+import bisect
+import contextlib
+import dataclasses
+import functools
+import itertools
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing import connection, parent_process
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+
+from cnn_jax.data.batches import EvalOrder, TrainOrder
+from cnn_jax.data.lazy import LazyImages
+from cnn_jax.errors import InputError, RunError
+
+PIECE = 32  # images that are read as one unit of work
+MANY_CORES, CORES_PER_WORKER = 16, 8
+SMALL_BYTES = 1024  # arrays that workers send without shared memory
+
+Placed = TypeVar("Placed")
+
+
+class HostBatch(NamedTuple):
+    """This process's share of a batch, or a piece of it."""
+
+    images: np.ndarray         # uint8 [n, H, W, C]
+    labels: np.ndarray         # [n, ...]
+    mask: np.ndarray           # float32 [n]: 0 where evaluation pads or skips
+    skipped: tuple[str, ...]   # names of the images that could not be decoded
+    last: bool                 # whether the batch ends with this piece
+
+
+class Share(NamedTuple):
+    """The share of this process in the batches of a split."""
+
+    images: LazyImages
+    labels: np.ndarray
+    order: TrainOrder | EvalOrder
+    positions: np.ndarray  # of its examples in the global batch, int [n]
+    skip: bool             # whether an image that cannot be decoded is skipped
+
+    @property
+    def pieces(self) -> int:
+        """Counts the pieces of a batch."""
+        return -(-len(self.positions) // PIECE)
+
+    def read(self, epoch: int, batch: int, piece: int) -> HostBatch:
+        """Reads one piece of a batch."""
+        positions = np.array_split(self.positions, self.pieces)[piece]
+        rows, mask = (part[batch, positions] for part in _rows(self.order, epoch))
+        rows, mask = rows.copy(), mask.copy()
+        images = np.zeros((len(rows), *self.images.image_shape), np.uint8)
+        skipped: list[str] = []
+        for place in np.flatnonzero(mask):
+            row = self._read_into(images[place], int(rows[place]), skipped)
+            if row is None:
+                mask[place] = 0
+            else:
+                rows[place] = row
+        return HostBatch(images, self.labels[rows], mask, tuple(skipped),
+                         piece == self.pieces - 1)
+
+    def _read_into(self, image: np.ndarray, row: int,
+                   skipped: list[str]) -> int | None:
+        """Reads the image of a row; returns the row that was read.
+
+        If it cannot be decoded and is to be skipped, training reads the next image of
+        the split that can be, and evaluation none.
+        """
+        for tried in range(len(self.images)):
+            candidate = (row + tried) % len(self.images)
+            try:
+                image[...] = self.images.read(candidate)
+                return candidate
+            except InputError:
+                if not self.skip:
+                    raise
+                skipped.append(self.images.records.name(candidate))
+                if isinstance(self.order, EvalOrder):
+                    return None
+        raise InputError(f"none of the {len(self.images):,} images can be decoded, "
+                         f"such as {self.images.records.name(row)}")
+
+
+_lock = threading.Lock()
+
+
+def _rows(order: TrainOrder | EvalOrder, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `order.rows(epoch)`, which is computed once, also for many threads."""
+    with _lock:
+        return _computed_rows(order, epoch)
+
+
+@functools.lru_cache(maxsize=4)
+def _computed_rows(order: TrainOrder | EvalOrder,
+                   epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    return order.rows(epoch)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pieces:
+    """All pieces that a run reads, in order, with random access, as grain wants it."""
+
+    shares: tuple[Share, ...]  # of the splits, in the order in which an epoch has them
+    epochs: int
+
+    @functools.cached_property
+    def starts(self) -> list[int]:
+        """Number of the first piece of each split in epoch 0, then that of epoch 1."""
+        counts = (share.order.batches * share.pieces for share in self.shares)
+        return [0, *itertools.accumulate(counts)]
+
+    def number(self, epoch: int, split: int, batch: int) -> int:
+        """Returns the number of the first piece of a batch."""
+        return (epoch * self.starts[-1] + self.starts[split]
+                + batch * self.shares[split].pieces)
+
+    def __len__(self) -> int:
+        return self.epochs * self.starts[-1]
+
+    def __getitem__(self, number: int) -> HostBatch:
+        epoch, number = divmod(number, self.starts[-1])
+        split = bisect.bisect(self.starts, number) - 1
+        share = self.shares[split]
+        return share.read(epoch, *divmod(number - self.starts[split], share.pieces))
+
+
+class Reading(NamedTuple):
+    """Says how pieces are read."""
+
+    workers: int  # processes; 0 reads in threads of this process
+    threads: int  # of each of them
+    ahead: int    # batches that wait on the devices, and as many on the host
+
+
+def choose_reading(workers: int | None, prefetch: int | None,
+                   steps_per_call: int) -> Reading:
+    """Chooses what `data.workers` and `data.prefetch` leave open.
+
+    Pillow and simplejpeg release the interpreter lock while they decode, but what is
+    left in Python keeps a process from using many cores.
+    """
+    cores = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+             else os.cpu_count() or 1)
+    if workers is None:
+        workers = cores // CORES_PER_WORKER if cores > MANY_CORES else 0
+    return Reading(workers, max(1, cores // max(1, workers)),
+                   prefetch or max(4, 2 * steps_per_call))
+
+
+class Stream(Generic[Placed]):
+    """Yields batches in order, read ahead; another order is possible, but waits.
+
+    place: makes of this process's share what is yielded, in a thread of its own.
+    """
+
+    def __init__(self, shares: dict[str, Share], epochs: int, reading: Reading,
+                 place: Callable[[HostBatch], Placed]) -> None:
+        self.splits = tuple(shares)
+        self.pieces = Pieces(tuple(shares.values()), epochs)
+        self.reading, self.place = reading, place
+        self.next_piece = -1  # of the open iterator
+        self.iterator: grain.DatasetIterator[Placed] | None = None
+
+    def batches(self, split: str, epoch: int = 0, start: int = 0) -> Iterator[Placed]:
+        """Yields the batches of a split from number `start` of an epoch to its end."""
+        index = self.splits.index(split)
+        for batch in range(start, self.pieces.shares[index].order.batches):
+            number = self.pieces.number(epoch, index, batch)
+            if self.next_piece != number:
+                self.open(number)
+            assert self.iterator is not None
+            with worker_errors():
+                placed = next(self.iterator)
+            self.next_piece = number + self.pieces.shares[index].pieces
+            yield placed
+
+    def open(self, number: int) -> None:
+        """Starts to read, from one piece on."""
+        self.close()
+        self.iterator = open_pieces(self.pieces, number, self.reading, self.place)
+        self.iterator.start_prefetch()
+        self.next_piece = number
+
+    def close(self) -> None:
+        if self.iterator is not None:
+            self.iterator.close()
+            self.iterator, self.next_piece = None, -1
+
+
+def open_pieces(pieces: Pieces, start: int, reading: Reading,
+                place: Callable[[HostBatch], Placed]) -> grain.DatasetIterator[Placed]:
+    """Opens an iterator over the batches that begin at piece `start`."""
+    parts = max(share.pieces for share in pieces.shares)
+    buffer = reading.ahead * parts  # pieces
+    numbers = grain.MapDataset.source(pieces).slice(slice(start, None))
+    if reading.workers:
+        # grain reads its flag also where no command line is parsed, as in notebooks.
+        flags.FLAGS["grain_enable_multiprocess_worker_profiling"].present = True
+        each = -(-buffer // reading.workers)
+        read = numbers.to_iter_dataset(grain.ReadOptions(
+            num_threads=reading.threads, prefetch_buffer_size=reading.threads))
+        read = grain.experimental.WithOptionsIterDataset(
+            read, grain.experimental.DatasetOptions(min_shm_size=SMALL_BYTES))
+        read = read.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=reading.workers,
+                                         per_worker_buffer_size=each),
+            worker_init_fn=start_worker)
+    else:
+        read = numbers.to_iter_dataset(grain.ReadOptions(
+            num_threads=reading.threads,
+            prefetch_buffer_size=max(buffer, reading.threads)))
+    placed = _Joined(read).map(place)
+    return iter(grain.experimental.ThreadPrefetchIterDataset(
+        placed, prefetch_buffer_size=reading.ahead))
+
+
+class _Joined(grain.IterDataset[HostBatch]):
+    """Joins pieces to batches."""
+
+    def __iter__(self) -> "_JoinedIterator":
+        return _JoinedIterator(iter(self._parent))
+
+
+class _JoinedIterator(grain.DatasetIterator[HostBatch]):
+
+    def __next__(self) -> HostBatch:
+        parts = [next(self._parent)]
+        while not parts[-1].last:
+            parts.append(next(self._parent))
+        images, labels, mask = (
+            parts[0][field] if len(parts) == 1 else np.concatenate(
+                [part[field] for part in parts]) for field in range(3))
+        skipped = tuple(name for part in parts for name in part.skipped)
+        return HostBatch(images, labels, mask, skipped, True)
+
+    def get_state(self) -> dict[str, Any]:
+        return self._parent.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._parent.set_state(state)
+
+
+def start_worker(index: int, count: int) -> None:
+    """Prepares a worker process, which computes the order of an epoch with JAX too.
+
+    Signals are for the training process, which ends its workers. If it is killed, they
+    end by themselves.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    jax.config.update("jax_platforms", "cpu")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def worker_errors() -> Iterator[None]:
+    """Turns the end of a worker process into a RunError."""
+    try:
+        yield
+    except RuntimeError as error:
+        match = re.search(r"Worker process .* exit code (-?\d+)", str(error))
+        if not match:
+            raise
+        code = int(match[1])
+        reason = {-signal.SIGBUS: "shared memory (/dev/shm) is full; a container may "
+                                  "need a larger --shm-size",
+                  -signal.SIGKILL: "perhaps memory is short"}.get(code, "see above")
+        raise RunError(
+            f"a process that reads data ended with exit code {code} ({reason}): use "
+            "fewer data.workers, or data.workers=0; the same command resumes at the "
+            "last checkpoint") from error

@@ -1,0 +1,183 @@
+"""Brings the batches of a run to its devices: from an array there, or as a stream.
+
+`Resident` puts all images on the devices once; a call gets indices. `Streamed` sends
+each batch while the one before is trained. Both have the same batches in the same
+order.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnn_jax.data.batches import (EvalOrder, TrainOrder, concatenate, eval_order,
+                                  train_order)
+from cnn_jax.data.examples import Dataset, Examples
+from cnn_jax.data.info import SPLITS
+from cnn_jax.data.lazy import LazyImages
+from cnn_jax.training.parallel import Placement
+from cnn_jax.training.steps import (Metrics, TrainState, eval_batch, eval_rows,
+                                    train_batches, train_steps)
+
+Arguments = tuple[Any, ...]  # of a compiled program, after the state
+
+
+class Feed(Protocol):
+    """Yields the arguments of the two programs that it brings along."""
+
+    train: Callable[..., tuple[TrainState, Metrics]]  # (state, *arguments, recipe)
+    evaluate: Callable[..., Metrics]                  # (state, *arguments, recipe)
+    # Whether a call must end before the next one begins. Otherwise the batches of
+    # queued calls would fill the memory, and nobody could say what waits for what.
+    one_at_a_time: bool
+    counts: dict[str, int]  # examples of each split
+    eval_batch_size: int
+    skips: bool             # whether images that cannot be decoded are left out
+    skipped: set[str]       # names of those that this process left out
+
+    def calls(self, epoch: int, ranges: Sequence[tuple[int, int]]
+              ) -> Iterator[Arguments]:
+        """Yields the arguments of the training calls for these steps of an epoch."""
+
+    def batches(self, split: str) -> Iterator[Arguments]:
+        """Yields the arguments of the evaluation calls for a split."""
+
+    def example_call(self, steps: int) -> Arguments:
+        """Returns the arguments of some training call, for the compiler."""
+
+    def example_batch(self) -> Arguments:
+        """Returns the arguments of some evaluation call, for the compiler."""
+
+    def close(self) -> None:
+        """Stops to read."""
+
+
+class Resident:
+    """Holds all images on the devices."""
+
+    train, evaluate = staticmethod(train_steps), staticmethod(eval_rows)
+    one_at_a_time = False
+
+    def __init__(self, placement: Placement, dataset: Dataset, seed: int,
+                 batch_size: int, eval_batch_size: int) -> None:
+        examples, self.ranges = concatenate(dataset)
+        self.data = placement.replicate(examples)
+        self.placement, self.seed = placement, seed
+        self.batch_size = batch_size
+        self.eval_batch_size = divisible(eval_batch_size, placement)
+        self.counts = {split: len(rows) for split, rows in self.ranges.items()}
+        self.skips, self.skipped = False, set[str]()
+
+    def calls(self, epoch: int, ranges: Sequence[tuple[int, int]]
+              ) -> Iterator[Arguments]:
+        order = train_order(self.seed, epoch, self.ranges["train"], self.batch_size)
+        for start, stop in ranges:
+            yield self.data, self.placement.shard_batch(order[start:stop])
+
+    def batches(self, split: str) -> Iterator[Arguments]:
+        for indices, mask in eval_order(self.ranges[split], self.eval_batch_size):
+            yield (self.data, self.placement.shard_batch(indices),
+                   self.placement.shard_batch(mask))
+
+    def example_call(self, steps: int) -> Arguments:
+        rows = np.zeros((steps, self.batch_size), np.int32)
+        return self.data, self.placement.shard_batch(rows)
+
+    def example_batch(self) -> Arguments:
+        return next(self.batches("train"))
+
+    def close(self) -> None:
+        """Does nothing: all has been read."""
+
+
+class Streamed:
+    """Reads, decodes and sends batches while the devices compute."""
+
+    train, evaluate = staticmethod(train_batches), staticmethod(eval_batch)
+    one_at_a_time = True
+
+    def __init__(self, placement: Placement, dataset: Dataset, config: ConfigDict,
+                 steps_per_call: int) -> None:
+        # Imported here: grain takes a moment and defines command-line flags.
+        from cnn_jax.data import stream
+        self.placement, self.dataset, self.config = placement, dataset, config
+        self.eval_batch_size = divisible(config.eval_batch_size, placement)
+        self.reading = stream.choose_reading(config.data.workers, config.data.prefetch,
+                                             steps_per_call)
+        self.stream: stream.Stream[tuple[Examples, jax.Array]] | None = None
+        self.epoch = 0  # the one that is trained
+        self.counts = {split: len(getattr(dataset, split).labels) for split in SPLITS}
+        self.skips, self.skipped = config.data.on_error == "skip", set[str]()
+
+    def calls(self, epoch: int, ranges: Sequence[tuple[int, int]]
+              ) -> Iterator[Arguments]:
+        self.epoch = epoch
+        if self.stream is None:
+            splits = [split for split in ("train", "validation") if self.counts[split]]
+            self.stream = self._open(splits, self.config.epochs)
+        batches = self.stream.batches("train", epoch, ranges[0][0])
+        for start, stop in ranges:
+            yield tuple(next(batches)[0] for _ in range(start, stop)),
+
+    def batches(self, split: str) -> Iterator[Arguments]:
+        if self.stream is None or split not in self.stream.splits:
+            self.close()
+            self.stream = self._open([split], epochs=1)
+        epoch = self.epoch if "train" in self.stream.splits else 0
+        return self.stream.batches(split, epoch)
+
+    def example_call(self, steps: int) -> Arguments:
+        examples, _ = self._example(self.config.batch_size)
+        return (examples,) * steps,
+
+    def example_batch(self) -> Arguments:
+        return self._example(self.eval_batch_size)
+
+    def close(self) -> None:
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
+
+    def _open(self, splits: Sequence[str], epochs: int) -> Any:
+        from cnn_jax.data import stream
+        shares = {}
+        for split in splits:
+            images, labels = getattr(self.dataset, split)
+            order: TrainOrder | EvalOrder = EvalOrder(len(labels), self.eval_batch_size)
+            if split == "train":
+                order = TrainOrder(self.config.seed, len(labels),
+                                   self.config.batch_size)
+            shares[split] = stream.Share(
+                images, labels, order, self.placement.positions(order.batch_size),
+                self.skips)
+        return stream.Stream(shares, epochs, self.reading, self._place)
+
+    def _place(self, batch: Any) -> tuple[Examples, jax.Array]:
+        """Sends this process's share of a batch to its devices."""
+        self.skipped.update(batch.skipped)
+        examples = Examples(batch.images, batch.labels)
+        return jax.tree.map(self.placement.join_shares, (examples, batch.mask))
+
+    def _example(self, batch_size: int) -> tuple[Examples, jax.Array]:
+        count = len(self.placement.positions(batch_size))
+        images, labels = self.dataset.train
+        return jax.tree.map(self.placement.join_shares, (
+            Examples(np.zeros((count, *images.shape[1:]), np.uint8),
+                     np.zeros((count, *labels.shape[1:]), labels.dtype)),
+            np.zeros(count, np.float32)))
+
+
+def open_feed(placement: Placement, dataset: Dataset, config: ConfigDict,
+              steps_per_call: int) -> Feed:
+    """Makes the feed of a set: resident, or streamed if its images are lazy."""
+    if isinstance(dataset.train.images, LazyImages):
+        return Streamed(placement, dataset, config, steps_per_call)
+    return Resident(placement, dataset, config.seed, config.batch_size,
+                    config.eval_batch_size)
+
+
+def divisible(batch_size: int, placement: Placement) -> int:
+    """Rounds a batch size up to a multiple of the number of devices."""
+    return batch_size + -batch_size % len(placement.devices)

@@ -1,0 +1,192 @@
+"""Streamed batches are those of the set in memory, from any step, in any process."""
+
+import collections
+
+import numpy as np
+import pytest
+from tests.support.data_samples import data_config, save_class_folders
+
+from cnn_jax import data
+from cnn_jax.data.batches import EvalOrder, TrainOrder, eval_order, train_order
+from cnn_jax.data.info import describe
+from cnn_jax.data.lazy import LazyImages
+from cnn_jax.data.stream import HostBatch, Reading, Share, Stream, choose_reading
+from cnn_jax.errors import InputError
+
+THREADS = Reading(workers=0, threads=2, ahead=2)
+PROCESSES = Reading(workers=2, threads=1, ahead=2)
+BATCH, EVAL_BATCH, EPOCHS = 70, 50, 3  # 70 images are three pieces
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    save_class_folders(root / "set", {"ant": 61, "bee": 57, "cat": 79})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CNN_JAX_CACHE", str(root / "cache"))
+        yield data_config(name="folder", dir=str(root / "set"), test=0.2, channels=3)
+
+
+@pytest.fixture(scope="module")
+def in_memory(settings):
+    return data.load(settings, seed=3)
+
+
+@pytest.fixture(scope="module")
+def lazy(settings):
+    return data.load(data_config(**settings.to_dict() | {"stream": True}), seed=3)
+
+
+def open_stream(dataset, reading: Reading, positions=slice(None),
+                skip: bool = False) -> Stream[HostBatch]:
+    """Opens a stream of the share of a process that has some positions of a batch."""
+    def share(split, order):
+        images, labels = getattr(dataset, split)
+        return Share(images, labels, order, np.arange(order.batch_size)[positions],
+                     skip)
+    shares = {"train": share("train", TrainOrder(5, len(dataset.train.labels), BATCH)),
+              "validation": share("validation", EvalOrder(
+                  len(dataset.validation.labels), EVAL_BATCH))}
+    return Stream(shares, EPOCHS, reading, place=lambda batch: batch)
+
+
+def expected_batches(examples, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [examples.take(rows) for rows in train_order(
+        5, epoch, range(len(examples.labels)), BATCH)]
+
+
+def assert_batches(batches, expected) -> None:
+    for batch, (images, labels) in zip(batches, expected, strict=True):
+        np.testing.assert_array_equal(batch.images, images)
+        np.testing.assert_array_equal(batch.labels, labels)
+        assert batch.mask.tolist() == [1] * len(labels) and not batch.skipped
+
+
+@pytest.mark.parametrize("reading", [THREADS, PROCESSES], ids=["threads", "processes"])
+def test_batches_are_those_of_the_set_in_memory(in_memory, lazy, reading):
+    stream = open_stream(lazy, reading)
+    try:
+        assert_batches(stream.batches("train", 1, start=1),
+                       expected_batches(in_memory.train, 1)[1:])
+        batches = list(stream.batches("validation", 1))
+        assert_batches(stream.batches("train", 2), expected_batches(in_memory.train, 2))
+    finally:
+        stream.close()
+    validation = in_memory.validation
+    for batch, (rows, mask) in zip(batches, eval_order(
+            range(len(validation.labels)), EVAL_BATCH), strict=True):
+        np.testing.assert_array_equal(batch.mask, mask)
+        counted = mask == 1
+        np.testing.assert_array_equal(batch.images[counted],
+                                      validation.images[rows[counted]])
+        np.testing.assert_array_equal(batch.labels, validation.labels[rows])
+
+
+def test_shares_make_up_the_batch(in_memory, lazy):
+    """Each process reads its positions, and nothing else."""
+    read = collections.Counter()
+
+    class Counted(LazyImages):
+        def read(self, row):
+            read[row] += 1
+            return super().read(row)
+
+    images = lazy.train.images
+    lazy = lazy._replace(train=lazy.train._replace(images=Counted(
+        images.records, images.preprocessing, images.image_shape)))
+    shares = []
+    for positions in (slice(0, 35), slice(35, 70)):
+        stream = open_stream(lazy, Reading(0, 1, 1), positions)
+        shares.append(list(stream.batches("train", EPOCHS - 1)))
+        stream.close()
+    for one, two, (images, labels) in zip(*shares, expected_batches(
+            in_memory.train, EPOCHS - 1), strict=True):
+        np.testing.assert_array_equal(np.r_[one.images, two.images], images)
+        np.testing.assert_array_equal(np.r_[one.labels, two.labels], labels)
+    assert sum(read.values()) == 3 * BATCH  # three steps an epoch
+
+
+def test_reading_goes_on_past_the_end_of_an_epoch(lazy):
+    """Neither the next epoch nor validation between them opens the stream again."""
+    stream = open_stream(lazy, THREADS)
+    opened = []
+    stream.open = lambda number: (opened.append(number), Stream.open(stream, number))
+    for epoch in (0, 1):
+        list(stream.batches("train", epoch))
+        list(stream.batches("validation", epoch))
+    assert opened == [0]
+    list(stream.batches("train", 0))  # another order is possible
+    assert opened == [0, 0]
+    stream.close()
+
+
+def test_a_run_starts_at_any_step_without_those_before(lazy):
+    """A picture is decoded for the first time when its step comes."""
+    stream = open_stream(lazy, Reading(0, 1, 1))
+    rows = train_order(5, 1, range(len(lazy.train.labels)), BATCH)
+    batch = next(stream.batches("train", 1, start=2))
+    stream.close()
+    np.testing.assert_array_equal(batch.labels, lazy.train.labels[rows[2]])
+
+
+def test_lazy_images_are_indexed_like_an_array(in_memory, lazy):
+    ours, theirs = lazy.train.images, in_memory.train.images
+    assert isinstance(ours, LazyImages)
+    assert ours.shape == theirs.shape and len(ours) == len(theirs)
+    for index in (3, -1, slice(2, 9, 3), np.array([5, 5, 0])):
+        np.testing.assert_array_equal(ours[index], theirs[index])
+    taken = lazy.train.take(np.array([7, 1]))
+    assert isinstance(taken.images, np.ndarray)
+
+
+def test_a_lazy_set_is_described_without_its_pixels(settings, in_memory, lazy):
+    ours, theirs = describe(lazy, settings), describe(in_memory, settings)
+    assert (ours.counts, ours.image_shape, ours.scaling) == (
+        theirs.counts, theirs.image_shape, theirs.scaling)
+    assert ours.sha256 != theirs.sha256
+    assert "streamed" in ours.source
+
+
+@pytest.mark.parametrize("scaling", ["standard", "minmax"])
+def test_scaling_is_measured_on_a_stated_sample(settings, in_memory, lazy, scaling,
+                                                monkeypatch):
+    settings = data_config(**settings.to_dict() | {"scaling": scaling})
+    info = describe(lazy, settings)  # of all, where they are few
+    assert info.scaling == describe(in_memory, settings).scaling
+    count = len(lazy.train.labels)
+    assert f"measured on {count} training images" in info.source
+    monkeypatch.setattr("cnn_jax.data.lazy.SAMPLE", 5)
+    info = describe(lazy, settings)
+    assert "measured on 5 training images" in info.source
+    assert info.scaling != describe(in_memory, settings).scaling
+
+
+def test_a_set_streams_by_itself_where_it_would_not_fit(settings, monkeypatch):
+    assert not isinstance(data.load(settings, 3).train.images, LazyImages)
+    monkeypatch.setattr("cnn_jax.data.lazy.MAX_BYTES", 197 * 4 * 5 * 3 - 1)
+    dataset = data.load(settings, 3)
+    assert isinstance(dataset.train.images, LazyImages)
+    assert "streamed" in dataset.source
+
+
+def test_pictures_of_several_shapes_are_refused_by_name(tmp_path):
+    save_class_folders(tmp_path, {"ant": 9, "bee": 9})
+    from PIL import Image
+    Image.new("L", (7, 9)).save(tmp_path / "bee" / "005.png")
+    settings = data_config(name="folder", dir=str(tmp_path), stream=True,
+                           validation=0, test=0)
+    images = data.load(settings, 0).train.images
+    with pytest.raises(InputError, match="bee/005.png is 9 x 7 x 1.*4 x 5 x 1"):
+        images[:]
+
+
+def test_default_reading_follows_the_cores(monkeypatch):
+    for cores, workers, expected in ((2, None, (0, 2)), (16, None, (0, 16)),
+                                     (64, None, (8, 8)), (16, 4, (4, 4)),
+                                     (2, 4, (4, 1))):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores),
+                            raising=False)
+        assert choose_reading(workers, None, 1)[:2] == expected
+    assert choose_reading(None, None, 1).ahead == 4
+    assert choose_reading(None, None, 8).ahead == 16
+    assert choose_reading(None, 3, 8).ahead == 3
