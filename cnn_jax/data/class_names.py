@@ -111,14 +111,17 @@ def _kaggle_table(text: str, classes: Sequence[str], path: Path) -> list[str] | 
                        if len(row) > max(label, common)}, classes, path)
 
 
-def _synsets(text: str, classes: Sequence[str], path: Path) -> list[str]:
+def _synsets(text: str, classes: Sequence[str], path: Path) -> list[str] | None:
     """Reads 'n01440764 tench, Tinca tinca'; the first synonym names the class.
 
-    Where two classes share it ('crane' is a bird and a machine), all synonyms do.
+    Where two classes share it ('crane' is a bird and a machine), all synonyms do. None
+    for a words.txt that is about something else.
     """
     pairs = (line.split(maxsplit=1) for line in text.splitlines())
-    synonyms = _by_folder({pair[0]: pair[1].strip() for pair in pairs
-                           if len(pair) == 2}, classes, path)
+    known = {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
+    if path.name == "words.txt" and not set(classes) & set(known):
+        return None
+    synonyms = _by_folder(known, classes, path)
     first = [names.split(",")[0] for names in synonyms]
     counts = collections.Counter(first)
     return [short if counts[short] == 1 else names
