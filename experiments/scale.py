@@ -1,0 +1,241 @@
+"""What does a set of up to 1.28 million pictures cost before the first one is decoded?
+
+    python experiments/scale.py [--counts 1000 10000 ...] [--kinds folder ...]
+        [--photos FOLDER] [--classes 1000] [--work FOLDER] [--rounds 3]
+
+For each kind of set and each number of pictures it makes a set of 1,000 classes from
+real JPEG files: class folders of hard links, tar shards, and ArrayRecord files as
+tensorflow-datasets prepares them (the last two of the same pictures at 48 pixels). A
+fresh process then opens it, and again for each round. Measured are the seconds to open
+it for the first time, which builds and keeps the index, and later; the memory that the
+process has gained; the size of the records that each worker gets; and the time to read
+a random picture, undecoded. The files are in the page cache. All of it is removed at
+the end, and takes 9 GB of disk for 1.28 million. Writes scale.txt and scale.json.
+"""
+
+import argparse
+import gc
+import io
+import json
+import os
+import pickle
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from cnn_jax.data.shard_writer import Sample, fill, write_shard  # noqa: E402
+from cnn_jax.errors import InputError, RunError  # noqa: E402
+from cnn_jax.files import write_atomically  # noqa: E402
+from experiments.measuring import make_out, ran_on, run_script  # noqa: E402
+
+COUNTS = [1000, 10_000, 100_000, 1_281_167]  # the last is ImageNet's
+READS = 2000
+SMALL_SIDE = 48
+KINDS = ("folder", "shards", "array_record")
+NAMES = {"folder": "folder", "shards": "shards", "array_record": "tfds:scale"}
+# Figure -> (heading, factor of its unit)
+COLUMNS = {"first": ("first s", 1), "again": ("again s", 1),
+           "memory": ("memory MB", 1e-6), "pickle": ("pickle MB", 1e-6),
+           "read": ("read us", 1e6)}
+
+
+def make_folder(root: Path, count: int, classes: int, photos: list[Path]) -> None:
+    """Makes class folders as in ImageNet, of hard links to copies of the photos."""
+    copies = [shutil.copy(photo, root / f"{number}.original")
+              for number, photo in enumerate(photos)]
+    for label in range(classes):
+        (root / "set" / "train" / f"n{label:08d}").mkdir(parents=True)
+    for number in range(count):
+        label, rank = number % classes, number // classes
+        os.link(copies[number % len(copies)],
+                root / "set" / "train" / f"n{label:08d}" / f"n{label:08d}_{rank}.JPEG")
+
+
+def small(photos: list[Path]) -> list[bytes]:
+    """Encodes the photos with a longest side of `SMALL_SIDE` pixels."""
+    contents = []
+    for photo in photos:
+        image = Image.open(photo).convert("RGB")
+        image.thumbnail((SMALL_SIDE, SMALL_SIDE))
+        file = io.BytesIO()
+        image.save(file, "JPEG")
+        contents.append(file.getvalue())
+    return contents
+
+
+def make_shards(root: Path, count: int, classes: int, photos: list[Path]) -> None:
+    """Writes shards of about 10,000 small pictures."""
+    contents = small(photos)
+    samples: Iterator[Sample] = iter(
+        Sample(number, ".jpg", contents[number % len(contents)], number % classes)
+        for number in range(count))
+    (root / "set").mkdir()
+    for shard in range(1 + count // 10_000):
+        write_shard(root / "set" / f"{shard:06d}.tar",
+                    fill(samples, 1e4 * (2048 + 1500)), 0, 7)
+    if next(samples, None) is not None:
+        raise RunError(f"the shards in {root} are too small: make them larger")
+
+
+def make_array_record(root: Path, count: int, classes: int, photos: list[Path]) -> None:
+    """Prepares a set of tensorflow-datasets of small pictures."""
+    import tensorflow_datasets as tfds
+    contents = small(photos)
+
+    class Scale(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            features = tfds.features.FeaturesDict({
+                "image": tfds.features.Image(encoding_format="jpeg"),
+                "label": tfds.features.ClassLabel(num_classes=classes)})
+            return tfds.core.DatasetInfo(
+                builder=self, features=features, disable_shuffling=True)
+
+        def _split_generators(self, _: object) -> dict:
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self) -> Iterator[tuple[int, dict]]:
+            for number in range(count):
+                yield number, {"image": io.BytesIO(contents[number % len(contents)]),
+                               "label": number % classes}
+
+    tfds.display_progress_bar(False)
+    Scale(data_dir=root / "set", file_format="array_record").download_and_prepare()
+
+
+MAKERS = {"folder": make_folder, "shards": make_shards,
+          "array_record": make_array_record}
+
+
+def open_once(kind: str, folder: str) -> dict[str, float]:
+    """Opens a set in this process, and reads random pictures from it."""
+    from cnn_jax import data
+    from cnn_jax.config import default_config
+    if kind == "array_record":
+        from cnn_jax.data import builders  # noqa: F401  its import is not measured
+    config = default_config().data
+    config.name, config.dir = NAMES[kind], folder
+    gc.collect()
+    before = resident_bytes()
+    begun = time.perf_counter()
+    records = data.open_stored(config).splits["train"]
+    seconds = time.perf_counter() - begun
+    gc.collect()
+    memory = resident_bytes() - before
+    rows = np.random.default_rng(0).integers(0, len(records), READS).tolist()
+    records.read(rows[0])
+    begun = time.perf_counter()
+    for row in rows:
+        records.read(row)
+    read = (time.perf_counter() - begun) / READS
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": seconds, "memory": memory, "peak": peak - before,
+            "pickle": len(pickle.dumps(records)), "read": read, "count": len(records)}
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def open_in_new_process(kind: str, folder: Path, cache: Path) -> dict[str, float]:
+    done = subprocess.run(
+        [sys.executable, __file__, "--open", kind, str(folder)], text=True,
+        capture_output=True, env=os.environ | {"CNN_JAX_CACHE": str(cache)})
+    if done.returncode:
+        raise RunError(f"opening {folder} failed: {done.stderr.strip()[-500:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(kind: str, count: int, classes: int, photos: list[Path], work: Path,
+            rounds: int) -> dict:
+    """Makes a set, opens it 1 + `rounds` times, and removes it."""
+    root = Path(tempfile.mkdtemp(prefix=f"{kind}-{count}-", dir=work))
+    try:
+        begun = time.perf_counter()
+        MAKERS[kind](root, count, classes, photos)
+        made = time.perf_counter() - begun
+        runs = [open_in_new_process(kind, root / "set", root / "cache")
+                for _ in range(1 + rounds)]
+    finally:
+        shutil.rmtree(root)
+    first, *again = runs
+    if first["count"] != count:
+        raise RunError(f"{first['count']} of {count} pictures were found")
+    return {"kind": kind, "count": count, "make": made, "first": first["seconds"],
+            "again": [run["seconds"] for run in again],
+            "memory": [run["memory"] for run in again],
+            "peak": [run["peak"] for run in runs],
+            "pickle": first["pickle"], "read": [run["read"] for run in again]}
+
+
+def table(results: dict) -> str:
+    """Formats the results; of several rounds the median."""
+    lines = [f"{results['machine']}; {results['classes']} classes, "
+             f"{results['rounds']} rounds, median",
+             f"{'kind':14}{'pictures':>10}" + "".join(
+                 f"{heading:>11}" for heading, _ in COLUMNS.values())]
+    for row in results["rows"]:
+        figures = [f"{np.median(row[name]) * factor:>11,.2f}"
+                   for name, (_, factor) in COLUMNS.items()]
+        lines.append(f"{row['kind']:14}{row['count']:>10,}" + "".join(figures))
+    return "\n".join(lines) + "\n"
+
+
+def find_photos(flag: Path | None) -> list[Path]:
+    """Finds the JPEG files of --photos, by default those of the monkeys."""
+    root = flag or Path(os.environ.get("CNN_JAX_DATA", ""), "monkey_species")
+    photos = sorted(root.rglob("*.jpg"))
+    if not photos:
+        raise InputError(f"{root} has no .jpg file: name a folder with --photos, or "
+                         "set CNN_JAX_DATA")
+    return photos
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/scale"))
+    parser.add_argument("--work", type=Path,
+                        help="where the sets are made; default OUT")
+    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
+    parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--open", nargs=2, help=argparse.SUPPRESS)
+    flags = parser.parse_args(argv)
+    if flags.open:
+        print(json.dumps(open_once(*flags.open)))
+        return
+    if not 2 <= flags.classes <= min(flags.counts) or flags.rounds < 1:
+        raise InputError("--classes must be 2 or more and at most --counts, --rounds 1 "
+                         "or more")
+    photos = find_photos(flags.photos)
+    make_out(flags.out)
+    make_out(flags.work or flags.out)
+    results = ran_on() | {"classes": flags.classes, "rounds": flags.rounds, "rows": []}
+    for kind in flags.kinds:
+        for count in flags.counts:
+            results["rows"].append(measure(
+                kind, count, flags.classes, photos, flags.work or flags.out,
+                flags.rounds))
+            print(table(results), flush=True)
+            write_atomically(flags.out / "scale.json",
+                             json.dumps(results, indent=1) + "\n")
+            write_atomically(flags.out / "scale.txt", table(results))
+
+
+if __name__ == "__main__":
+    run_script(main)
