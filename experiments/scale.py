@@ -7,10 +7,11 @@ For each kind of set and each number of pictures it makes a set of 1,000 classes
 real JPEG files: class folders of hard links, tar shards, and ArrayRecord files as
 tensorflow-datasets prepares them (the last two of the same pictures at 48 pixels). A
 fresh process then opens it, and again for each round. Measured are the seconds to open
-it for the first time, which builds and keeps the index, and later; the memory that the
-process has gained; the size of the records that each worker gets; and the time to read
-a random picture, undecoded. The files are in the page cache. All of it is removed at
-the end, and takes 9 GB of disk for 1.28 million. Writes scale.txt and scale.json.
+it for the first time, which builds and keeps the index, and later, there also of the
+CPU; the memory that the process has gained; the size of the records that each worker
+gets; and the time to read a random picture, undecoded. The files are in the page cache.
+Each set is removed before the next, and takes 6 GB of disk at most. Writes scale.txt
+and scale.json.
 """
 
 import argparse
@@ -44,7 +45,7 @@ SMALL_SIDE = 48
 KINDS = ("folder", "shards", "array_record")
 NAMES = {"folder": "folder", "shards": "shards", "array_record": "tfds:scale"}
 # Figure -> (heading, factor of its unit)
-COLUMNS = {"first": ("first s", 1), "again": ("again s", 1),
+COLUMNS = {"first": ("first s", 1), "again": ("again s", 1), "cpu": ("again cpu", 1),
            "memory": ("memory MB", 1e-6), "pickle": ("pickle MB", 1e-6),
            "read": ("read us", 1e6)}
 
@@ -128,9 +129,9 @@ def open_once(kind: str, folder: str) -> dict[str, float]:
     config.name, config.dir = NAMES[kind], folder
     gc.collect()
     before = resident_bytes()
-    begun = time.perf_counter()
+    begun, cpu_begun = time.perf_counter(), time.process_time()
     records = data.open_stored(config).splits["train"]
-    seconds = time.perf_counter() - begun
+    seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu_begun
     gc.collect()
     memory = resident_bytes() - before
     rows = np.random.default_rng(0).integers(0, len(records), READS).tolist()
@@ -140,7 +141,7 @@ def open_once(kind: str, folder: str) -> dict[str, float]:
         records.read(row)
     read = (time.perf_counter() - begun) / READS
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": seconds, "memory": memory, "peak": peak - before,
+    return {"seconds": seconds, "cpu": cpu, "memory": memory, "peak": peak - before,
             "pickle": len(pickle.dumps(records)), "read": read, "count": len(records)}
 
 
@@ -175,6 +176,7 @@ def measure(kind: str, count: int, classes: int, photos: list[Path], work: Path,
         raise RunError(f"{first['count']} of {count} pictures were found")
     return {"kind": kind, "count": count, "make": made, "first": first["seconds"],
             "again": [run["seconds"] for run in again],
+            "first_cpu": first["cpu"], "cpu": [run["cpu"] for run in again],
             "memory": [run["memory"] for run in again],
             "peak": [run["peak"] for run in runs],
             "pickle": first["pickle"], "read": [run["read"] for run in again]}

@@ -6,7 +6,6 @@
 import collections
 import dataclasses
 import os
-from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -124,7 +123,7 @@ def _fingerprint(pictures: Pictures, sizes: np.ndarray) -> str:
 def _kinds(splits: dict[str, Pictures]) -> str:
     """Describes pictures for the log: '1,370 pictures (.jpg, lossy)'."""
     kinds = collections.Counter(
-        Path(file).suffix.lower() for pictures in splits.values()
+        file[file.rindex("."):].lower() for pictures in splits.values()
         for file in pictures.files)
     described = ", ".join(f"{kind}, lossy" if kind in _LOSSY else kind
                           for kind in sorted(kinds))

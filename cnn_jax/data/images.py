@@ -106,7 +106,7 @@ def is_image(path: Path) -> bool:
 def is_image_name(name: str) -> bool:
     """Tells whether a name has a picture's extension and is not hidden, like ._x.jpg.
     """
-    return Path(name).suffix.lower() in EXTENSIONS and not name.startswith(".")
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
 def read_image(file: str | Path | BinaryIO,

@@ -1,7 +1,8 @@
 """Keeps many file names in little memory."""
 
+import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,3 +54,7 @@ class PackedStrings(Sequence[str]):
 
     def __getitem__(self, index: Any) -> Any:
         return os.fsdecode(self.block[self.starts[index]:self.starts[index + 1]])
+
+    def __iter__(self) -> Iterator[str]:
+        for start, stop in itertools.pairwise(self.starts.tolist()):
+            yield os.fsdecode(self.block[start:stop])

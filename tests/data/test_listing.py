@@ -1,4 +1,4 @@
-"""Class folders: ImageNet's layout, names of classes from files, and what is refused."""
+"""Class folders: the layout of ImageNet, names of classes, and what is refused."""
 
 import json
 import unicodedata
