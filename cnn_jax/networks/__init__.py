@@ -22,6 +22,7 @@ from cnn_jax.networks.mobilenet import MobileNetV1, MobileNetV2
 from cnn_jax.networks.parts import (freeze_mask, part_of, parts_mask, parts_of,
                                     transfer)
 from cnn_jax.networks.resnet import PreActResNet, ResNet
+from cnn_jax.networks.squeezenet import SqueezeNet
 from cnn_jax.networks.stacked import StackedCNN
 from cnn_jax.networks.tf2_course import AlexNet8, CBAPDNet, Inception10
 from cnn_jax.networks.vgg import VGG
@@ -80,6 +81,13 @@ NETWORKS = {
     **{f"resnet{depth}_v1_5": Network(
         ResNet, COLOUR_224, imagenet_resnet(depth, stride_in="3x3"))
        for depth in (50, 101, 152)},
+    **{f"resnext{depth}_{name}": Network(ResNet, COLOUR_224, imagenet_resnet(
+        depth, stride_in="3x3", groups=groups, width=width))
+       for depth, name, groups, width in (
+           (50, "32x4d", 32, 128), (101, "32x8d", 32, 256), (101, "64x4d", 64, 256))},
+    **{f"wide_resnet{depth}_2": Network(
+        ResNet, COLOUR_224, imagenet_resnet(depth, stride_in="3x3", width=128))
+       for depth in (50, 101)},
     **{f"resnet{depth}_keras": Network(
         ResNet, COLOUR_224, imagenet_resnet(depth, bias=True))
        for depth in (50, 101, 152)},
@@ -106,9 +114,13 @@ NETWORKS = {
     **{f"cifar_densenet_bc{depth}_k{growth}": Network(
         DenseNet, COLOUR_32, BC | {"blocks": ((depth - 4) // 6,) * 3, "growth": growth})
        for depth, growth in ((100, 12), (250, 24), (190, 40))},
+    "densenet161": Network(
+        DenseNet, COLOUR_224, {"blocks": (6, 12, 36, 24), "growth": 48}),
     "xception": Network(Xception, COLOUR_299),
     "mobilenet_v1": Network(MobileNetV1, COLOUR_224),
     "mobilenet_v2": Network(MobileNetV2, COLOUR_224),
+    **{f"squeezenet{version.replace('.', '_')}": Network(
+        SqueezeNet, COLOUR_224, {"version": version}) for version in ("1.0", "1.1")},
     "selu_cnn": Network(StackedCNN, GREY_28),
     "separable_cnn": Network(StackedCNN, GREY_28, {"separable": True}),
     "mnist_cnn": Network(StackedCNN, GREY_28, KERAS_MNIST),

@@ -25,10 +25,11 @@ import flax.linen as nn
 from cnn_jax import layers
 from cnn_jax.layers import Padding, Pair
 from cnn_jax.networks.lenet import SparseConv
+from cnn_jax.networks.squeezenet import ConvHead
 from cnn_jax.networks.trace import Call, ImageShape, trace_shapes
 from cnn_jax.ops.geometry import resolve_padding
 
-WHOLE_IMAGE = (layers.Flatten, layers.GlobalAvgPool)
+WHOLE_IMAGE = (layers.Flatten, layers.GlobalAvgPool, ConvHead)
 
 
 class Field(NamedTuple):

@@ -11,7 +11,8 @@ class ResidualBlock(nn.Module):
 
     Batch norm follows each convolution, and ReLU each batch norm but the last of F.
 
-    features: of the 3 x 3 convolutions; a bottleneck ends in four times as many.
+    features: of the 3 x 3 convolutions; a bottleneck ends in `expansion` times as many.
+    groups: of the 3 x 3 convolution of a bottleneck.
     stride_in: the convolution of a bottleneck that has the stride, '1x1' or '3x3'.
     shortcut: where the shapes differ, 'conv' (1 x 1 convolution and batch norm: the
         paper's option B), or without parameters (option A) 'end' or 'both': every
@@ -22,6 +23,8 @@ class ResidualBlock(nn.Module):
     features: int
     stride: int = 1
     bottleneck: bool = False
+    expansion: int = 4
+    groups: int = 1
     stride_in: str = "1x1"
     shortcut: str = "conv"
     bias: bool = False
@@ -31,12 +34,14 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        plan = convolutions(self)
+        plan = convolutions(self, self.expansion)
         y = x
         for i, (features, size, stride) in enumerate(plan, 1):
             last = i == len(plan)
-            y = self.layers.convolution(features, (size, size), stride, self.padding,
-                                        use_bias=self.bias, name=f"conv{i}")(y)
+            grouped = self.bottleneck and size == 3
+            y = self.layers.convolution(
+                features, (size, size), stride, self.padding, use_bias=self.bias,
+                feature_group_count=self.groups if grouped else 1, name=f"conv{i}")(y)
             gamma = (nn.initializers.zeros if last and self.zero_gamma
                      else nn.initializers.ones)
             y = self.layers.batch_norm(train, momentum=0.9, scale_init=gamma,
@@ -60,7 +65,7 @@ class PreActBlock(nn.Module):
     preactivated: x is a relu(bn(...)) already, so the block has no first batch norm and
         ReLU of its own (the first block of a network with an activation in its stem).
     bias: of the shortcut and of the last convolution.
-    The other fields are those of `ResidualBlock`.
+    The other fields are those of `ResidualBlock`; a bottleneck expands four times.
     """
 
     features: int
@@ -97,7 +102,7 @@ class PreActBlock(nn.Module):
 Block = ResidualBlock | PreActBlock
 
 
-def convolutions(block: Block) -> list[tuple[int, int, int]]:
+def convolutions(block: Block, expansion: int = 4) -> list[tuple[int, int, int]]:
     """Lists (features, kernel size, stride) of the residual branch's convolutions."""
     features, stride = block.features, block.stride
     if block.stride_in not in ("1x1", "3x3"):
@@ -105,7 +110,8 @@ def convolutions(block: Block) -> list[tuple[int, int, int]]:
     if not block.bottleneck:
         return [(features, 3, stride), (features, 3, 1)]
     first, second = (stride, 1) if block.stride_in == "1x1" else (1, stride)
-    return [(features, 1, first), (features, 3, second), (4 * features, 1, 1)]
+    return [(features, 1, first), (features, 3, second),
+            (expansion * features, 1, 1)]
 
 
 def project(block: Block, x: jax.Array, features: int) -> jax.Array:

@@ -20,9 +20,17 @@ class ResNet(nn.Module):
     Deviations: symmetric padding and a padded stem pool, as in torchvision (the
     authors' Caffe pool is unpadded and rounds up: stem_pool='ceil').
     keras.applications has bias=True. For 32 x 32 images: stem='3x3'.
+    ResNeXt (Xie et al.: Aggregated residual transformations for deep neural networks,
+    2017) has groups=32, width=128 ('50 32x4d': 25,028,904 parameters) or width=256
+    ('101 32x8d': 88,791,336). Wide ResNet (Zagoruyko, Komodakis, 2016) has width=128
+    ('50-2': 68,883,240; '101-2': 126,886,696).
 
     blocks: how many in each of the four stages (`DEPTHS`).
     bottleneck: 1x1, 3x3, 1x1 blocks (50 layers and more).
+    width: features of the 3 x 3 convolutions in the first stage, doubled in each later
+        one. A bottleneck ends in 256 features (512, 1024, 2048) all the same, so its
+        width must divide 256.
+    groups: of a bottleneck's 3 x 3 convolution; must divide the width.
     stride_in: of a bottleneck, '1x1' as published or '3x3' (v1.5, torchvision).
     bias: of the convolutions.
     stem: '7x7' of stride 2 and a pool, or '3x3' of stride 1.
@@ -34,6 +42,8 @@ class ResNet(nn.Module):
     num_classes: int = 1000
     blocks: tuple[int, ...] = DEPTHS[18]
     bottleneck: bool = False
+    width: int = 64
+    groups: int = 1
     stride_in: str = "1x1"
     bias: bool = False
     stem: str = "7x7"
@@ -46,6 +56,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         make = self.layers
+        check_widths(self)
         x = stem_convolution(self, x)
         x = make.batch_norm(train, momentum=0.9, name="stem_bn")(x)
         x = Activation("relu", name="stem_act")(x)
@@ -54,12 +65,27 @@ class ResNet(nn.Module):
         for i, count in enumerate(self.blocks, 1):
             for j in range(1, count + 1):
                 x = ResidualBlock(
-                    64 * 2 ** (i - 1), 2 if i > 1 and j == 1 else 1, self.bottleneck,
+                    self.width * 2 ** (i - 1), 2 if i > 1 and j == 1 else 1,
+                    self.bottleneck, 256 // self.width, self.groups,
                     self.stride_in, bias=self.bias,
                     padding=self.padding, zero_gamma=self.zero_gamma, layers=make,
                     name=f"stage{i}_block{j}")(x, train)
         x = GlobalAvgPool(name="pool")(x)
         return make.dense(self.num_classes, name="head")(x)
+
+
+def check_widths(network: ResNet) -> None:
+    """Raises ValueError for a width or groups that the blocks cannot have."""
+    width, groups = network.width, network.groups
+    if width < 1 or groups < 1 or width % groups:
+        raise ValueError("ResNet takes a width and groups of at least 1, and groups "
+                         f"must divide the width, not width {width}, groups {groups}")
+    if network.bottleneck and 256 % width:
+        raise ValueError("the width of ResNet's bottlenecks must divide 256, not be "
+                         f"{width}")
+    if groups > 1 and not network.bottleneck:
+        raise ValueError(f"groups = {groups} are those of bottlenecks: set "
+                         "bottleneck=True, or groups=1")
 
 
 class PreActResNet(nn.Module):

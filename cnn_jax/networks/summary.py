@@ -21,6 +21,7 @@ from cnn_jax import layers
 from cnn_jax.networks.blocks import SeparableConv
 from cnn_jax.networks.lenet import SparseConv
 from cnn_jax.networks.receptive_field import Fields, receptive_fields, window_of
+from cnn_jax.networks.squeezenet import ConvHead
 from cnn_jax.networks.trace import Call, ImageShape, trace_shapes
 from cnn_jax.ops import addon
 from cnn_jax.ops.conv import conv_spec, select
@@ -144,6 +145,8 @@ def macs_of(call: Call) -> int:
     module, x, y = call.module, call.inputs[0], call.output
     window = window_of(module)
     taps = math.prod(window.kernel) if window else 0
+    if isinstance(module, ConvHead):  # its output is a mean over the positions
+        return math.prod(x.shape[1:]) * y.shape[-1]
     if isinstance(module, nn.Conv):
         return (math.prod(y.shape[1:]) * taps * x.shape[-1]
                 // module.feature_group_count)
