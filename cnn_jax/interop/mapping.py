@@ -1,0 +1,273 @@
+"""Carries parameters between one of our networks and the files of other libraries.
+
+A `Mapping` holds, for every array of ours, its key in a library's file and its layout
+there. It runs both ways: `variables_from` and `arrays_from`.
+"""
+
+import itertools
+import re
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from cnn_jax.errors import InputError
+from cnn_jax.interop.names import LIBRARIES, Library
+from cnn_jax.interop.names.layouts import Layout, Shape, same
+
+Arrays = dict[str, np.ndarray]
+MOST_NAMED = 3  # keys of each kind that an error names
+
+
+class Leaf(NamedTuple):
+    """Where a library has one of our arrays."""
+
+    key: str
+    layout: Layout
+
+
+class Mapping(NamedTuple):
+    """A network's arrays in a library's file.
+
+    leaves: by our names, 'params/conv1/kernel', in the order of the library's layers.
+    optional: a pattern of keys that a file may hold and this network lacks.
+    """
+
+    library: str
+    network: str  # class of ours
+    leaves: dict[str, Leaf]
+    optional: str
+
+
+class Misfit(NamedTuple):
+    """How the arrays of a file differ from those of a mapping; empty: they fit."""
+
+    missing: list[str]
+    left_over: list[str]
+    shapes: list[str]
+
+    @property
+    def total(self) -> int:
+        return sum(map(len, self))
+
+
+def mapping_of(library: str, network: nn.Module, image_shape: Shape,
+               bgr: bool = False) -> Mapping:
+    """Makes the mapping of a network for images of `image_shape` = (H, W, C).
+
+    bgr: the network of theirs reads blue, green, red. Its first kernel is reversed, so
+        that ours reads RGB and computes the same.
+    Raises InputError for a library that has no such network.
+    """
+    mapping = _mapping(library, network, shapes_of(network, image_shape))
+    return reversed_input(mapping) if bgr else mapping
+
+
+def _mapping(library: str, network: nn.Module, ours: dict[str, Shape]) -> Mapping:
+    """Makes the mapping of a network whose arrays have these shapes."""
+    if library == "cnn_jax":  # our own .npz and .safetensors files
+        return Mapping(library, type(network).__name__, {
+            path: Leaf(path, same(shape)) for path, shape in ours.items()}, "")
+    there = LIBRARIES[library]
+    if type(network) not in there.families:
+        raise InputError(f"{library} has no network like our {type(network).__name__}; "
+                         f"it has {', '.join(f.__name__ for f in there.families)}")
+    names = there.families[type(network)]
+    layers: dict[str, list[str]] = {}  # ours -> its arrays
+    for path in ours:
+        layers.setdefault(path.partition("/")[2].rpartition("/")[0], []).append(path)
+    leaves = {}
+    for layer in names.order(list(layers)):
+        theirs = names.layer(network, layer)
+        norm = f"batch_stats/{layer}/mean" in ours
+        for path in layers[layer]:
+            leaf, shape = path.rpartition("/")[2], ours[path]
+            layout = same(shape)
+            if leaf == "kernel":
+                make = names.kernels.get(layer)
+                layout = make(shape) if make else there.kernel(layer, shape)
+            leaves[path] = Leaf(there.key(theirs, layer, leaf, norm), layout)
+    return Mapping(library, type(network).__name__, leaves, names.optional)
+
+
+def shapes_of(network: nn.Module, image_shape: Shape) -> dict[str, Shape]:
+    """Lists a network's arrays, 'params/conv1/kernel', layer by layer as it makes them.
+    """
+    made: dict[str, Shape] = {}
+
+    def init() -> None:
+        variables = network.init(jax.random.key(0), jnp.zeros((1, *image_shape)),
+                                 train=False)
+        # jax.tree would sort the names; here they are in the order of the calls.
+        made.update({path: array.shape for path, array in traverse_util.flatten_dict(
+            dict(variables), sep="/").items()})
+
+    jax.eval_shape(init)
+    params = [path for path in made if path.startswith("params/")]
+    layers = dict.fromkeys(path[len("params/"):].rpartition("/")[0] for path in params)
+    order = {layer: i for i, layer in enumerate(layers)}
+    # A stable sort: the running statistics of a layer follow its parameters.
+    return {path: made[path] for path in sorted(
+        made, key=lambda path: order[path.partition("/")[2].rpartition("/")[0]])}
+
+
+def reversed_input(mapping: Mapping) -> Mapping:
+    """Reverses the input channels of the kernel that reads three of them."""
+    [first] = [path for path, leaf in mapping.leaves.items()
+               if len(leaf.layout.ours) == 4 and leaf.layout.ours[2] == 3]
+    key, layout = mapping.leaves[first]
+    return mapping._replace(leaves=mapping.leaves | {
+        first: Leaf(key, layout._replace(reverse=True))})
+
+
+def variables_from(mapping: Mapping, arrays: Arrays, source: str = "the file"
+                   ) -> dict[str, Any]:
+    """Makes {"params": ..., "batch_stats": ...} of the arrays of a library's file.
+
+    Types of fewer than 32 bits become float32. The arrays may be views.
+    Raises InputError that names the keys which are missing, left over or of another
+    shape.
+    """
+    arrays = cleaned(mapping, arrays)
+    misfit = misfit_of(mapping, arrays)
+    if misfit.total:
+        raise InputError(describe(mapping, misfit, source))
+    flat = {path: as_float(leaf.layout.to_ours(arrays[leaf.key]))
+            for path, leaf in mapping.leaves.items()}
+    variables: dict[str, Any] = traverse_util.unflatten_dict(flat, sep="/")
+    return {"params": variables["params"],
+            "batch_stats": variables.get("batch_stats", {})}
+
+
+def arrays_from(mapping: Mapping, variables: Any) -> Arrays:
+    """Makes the arrays of a library's file of {"params": ..., "batch_stats": ...}.
+
+    They are in the order of the library's layers.
+    Raises InputError for variables of another network.
+    """
+    ours = {path: np.asarray(array) for path, array in traverse_util.flatten_dict(
+        dict(variables), sep="/").items()}
+    misfit = misfit_of(mapping._replace(leaves={
+        path: Leaf(path, same(leaf.layout.ours))
+        for path, leaf in mapping.leaves.items()}), ours)
+    if misfit.total:
+        raise InputError(describe(mapping, misfit, "the variables"))
+    return {leaf.key: np.ascontiguousarray(leaf.layout.to_theirs(ours[path]))
+            for path, leaf in mapping.leaves.items()}
+
+
+def left_out(mapping: Mapping, arrays: Arrays) -> list[str]:
+    """Lists the keys of a file that our network knowingly does without."""
+    keys = {leaf.key for leaf in mapping.leaves.values()}
+    return [key for key in cleaned(mapping, arrays, keep_optional=True)
+            if key not in keys and is_like(mapping.optional, key)]
+
+
+def cleaned(mapping: Mapping, arrays: Arrays, keep_optional: bool = False) -> Arrays:
+    """Gives a file's arrays the names of today, without those that are no parameters.
+    """
+    if mapping.library not in LIBRARIES:
+        return arrays
+    library = LIBRARIES[mapping.library]
+    keys = {leaf.key for leaf in mapping.leaves.values()}
+    renamed = {}
+    for key, array in arrays.items():
+        key = key_of_today(library, key)
+        if not is_like(library.ignored, key) and (
+                keep_optional or key in keys or not is_like(mapping.optional, key)):
+            renamed[key] = array
+    if mapping.library == "keras":
+        return in_keras_order(mapping, renamed) or renamed
+    return renamed
+
+
+def key_of_today(library: Library, key: str) -> str:
+    for pattern, template in library.renamed:
+        if match := re.fullmatch(pattern, key):
+            key = match.expand(template)
+    return key
+
+
+def is_like(pattern: str, key: str) -> bool:
+    """Tells whether a key is of a pattern; '' has none."""
+    return bool(pattern) and re.fullmatch(pattern, key) is not None
+
+
+def in_keras_order(mapping: Mapping, arrays: Arrays) -> Arrays | None:
+    """Names arrays by their places, as Keras does when it reads an .h5 file.
+
+    The layers of published files have the names of their year, so Keras pairs its
+    layers with those of the file in order, and the arrays of each. None where that does
+    not fit in numbers and shapes, as in .keras files, whose names are right.
+    """
+    def by_layer(keys: Any) -> list[list[str]]:
+        return [list(group) for _, group in itertools.groupby(
+            keys, lambda key: key.rpartition("/")[0])]
+
+    shapes = {leaf.key: leaf.layout.shape for leaf in mapping.leaves.values()}
+    ours, theirs = by_layer(shapes), by_layer(arrays)
+    if list(map(len, ours)) != list(map(len, theirs)):
+        return None
+    pairs = dict(zip(itertools.chain(*ours), itertools.chain(*theirs)))
+    if any(shapes[key] != arrays[place].shape for key, place in pairs.items()):
+        return None
+    return {key: arrays[place] for key, place in pairs.items()}
+
+
+def as_float(array: np.ndarray) -> np.ndarray:
+    """Keeps float32 and float64, and converts other types to float32."""
+    if array.dtype in (np.float32, np.float64):
+        return array
+    return array.astype(np.float32)
+
+
+def misfit_of(mapping: Mapping, arrays: Arrays) -> Misfit:
+    """Compares the arrays of a file, `cleaned`, with those that a mapping expects."""
+    keys = {leaf.key for leaf in mapping.leaves.values()}
+    missing, shapes = [], []
+    for path, (key, layout) in mapping.leaves.items():
+        ours = "" if path == key else f" (our {path})"
+        if key not in arrays:
+            missing.append(f"{key}{ours}")
+        elif arrays[key].shape != layout.shape:
+            shapes.append(f"{key}{ours} is {arrays[key].shape} instead of "
+                          f"{layout.shape}")
+    return Misfit(missing, [key for key in arrays if key not in keys], shapes)
+
+
+def describe(mapping: Mapping, misfit: Misfit, source: str) -> str:
+    """Says in one line which keys do not fit."""
+    def some(title: str, items: list[str]) -> list[str]:
+        if not items:
+            return []
+        more = len(items) - MOST_NAMED
+        return [f"{title} {', '.join(items[:MOST_NAMED])}"
+                + (f" and {more} more" if more > 0 else "")]
+
+    return (f"{source} does not fit {mapping.library}'s form of {mapping.network}: "
+            + "; ".join(some("missing", misfit.missing)
+                        + some("left over", misfit.left_over)
+                        + some("of another shape", misfit.shapes)))
+
+
+def find_mapping(network: nn.Module, image_shape: Shape, arrays: Arrays,
+                 source: str = "the file") -> Mapping:
+    """Finds the library whose names of a network are those of a file.
+
+    Raises InputError that names the keys which do not fit, for the nearest library.
+    """
+    ours = shapes_of(network, image_shape)
+    found: list[tuple[Mapping, Misfit]] = []
+    for library in ("cnn_jax", *LIBRARIES):
+        if library in LIBRARIES and type(network) not in LIBRARIES[library].families:
+            continue
+        mapping = _mapping(library, network, ours)
+        misfit = misfit_of(mapping, cleaned(mapping, arrays))
+        if not misfit.total:
+            return mapping
+        found.append((mapping, misfit))
+    mapping, misfit = min(found, key=lambda pair: pair[1].total)
+    raise InputError(describe(mapping, misfit, source))
