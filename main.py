@@ -19,6 +19,7 @@ from cnn_jax.cli.explain import explain  # noqa: E402
 from cnn_jax.cli.overrides import accept_none  # noqa: E402
 from cnn_jax.cli.request import Request  # noqa: E402
 from cnn_jax.errors import InputError, RunError, one_line  # noqa: E402
+from cnn_jax.interop.export import FORMATS  # noqa: E402
 from cnn_jax.training import Stopped  # noqa: E402
 
 accept_none()
@@ -31,6 +32,9 @@ MODE = flags.DEFINE_string(
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; default runs/NETWORK-DATASET-HASH. A run that "
     "was stopped there is resumed.")
+MODEL = flags.DEFINE_string(
+    "model", None, "Instead of --workdir: pretrained weights, such as "
+    "torchvision:resnet50, timm:resnet50.a1_in1k, keras:resnet50, or a file.")
 IMAGES = flags.DEFINE_string(
     "images", None, "predict, inspect: a picture or a folder of pictures; more may "
     "follow. compare takes workdirs without a flag.")
@@ -43,7 +47,11 @@ INVERT = flags.DEFINE_boolean(
 OUTPUT = flags.DEFINE_string(
     "output", None, "show_data, overlays, predict on a run with masks: the picture to "
     "write (.png, .pdf, .svg); default data.png, overlays.png or predictions.png in "
-    "the workdir. compare: the page; default compare.html.")
+    "the workdir. compare: the page; default compare.html. export: the folder; "
+    "default export in the workdir.")
+FORMAT = flags.DEFINE_string(
+    "format", "", "export: formats, separated by commas: "
+    f"{', '.join(FORMATS)}.")
 HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "serve: address or name of this machine to listen on; "
     "0.0.0.0 lets other machines in.")
@@ -66,11 +74,12 @@ def parse(argv: list[str]) -> list[str]:
 def main(argv: list[str]) -> None:
     try:
         commands.run(Request(
-            mode=MODE.value, config=CONFIG.value,
+            mode=MODE.value, config=CONFIG.value, model=MODEL.value,
             workdir=Path(WORKDIR.value) if WORKDIR.value else None,
             paths=tuple([IMAGES.value] if IMAGES.value else []) + tuple(argv[1:]),
             top=TOP.value, json=JSON.value, invert=INVERT.value,
             output=Path(OUTPUT.value) if OUTPUT.value else None,
+            format=FORMAT.value,
             host=HOST.value, port=PORT.value))
     except InputError as error:
         fail(str(error), 2)

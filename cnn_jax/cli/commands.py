@@ -6,11 +6,15 @@ import textwrap
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from cnn_jax import data, networks, training
 from cnn_jax.cli.request import Request, required_config, required_run
 from cnn_jax.config import check
 from cnn_jax.console import Reporter
+from cnn_jax.data import info
+from cnn_jax.data.examples import Examples
+from cnn_jax.data.images import find_images
 from cnn_jax.errors import InputError
 from cnn_jax.inspection import predict as predictions
 from cnn_jax.inspection import run as inspection
@@ -19,15 +23,18 @@ from cnn_jax.inspection.draw.picture import check_format, save
 from cnn_jax.inspection.pages.compare import write_comparison
 from cnn_jax.inspection.pages.report import FILE as REPORT
 from cnn_jax.inspection.pages.report import PICTURES, write_report
+from cnn_jax.interop import export as exports
 from cnn_jax.interop.weights import write_npz, write_text
 from cnn_jax.networks.summary import layer_table
 from cnn_jax.networks.summary_files import plain_text, save_summary
 from cnn_jax.training.evaluate_run import evaluate_run
 from cnn_jax.workdir import trained
-from cnn_jax.workdir.folder import check_same_config, default_path
+from cnn_jax.workdir.folder import (check_same_config, check_same_data,
+                                    default_path)
 
-TAKE_PATHS = ("predict", "inspect", "compare")
-TAKE_OUTPUT = ("show_data", "overlays", "predict", "compare")
+TAKE_PATHS = ("predict", "inspect", "compare", "export")
+TAKE_NO_MODEL = ("train", "summary", "show_data", "compare")
+TAKE_OUTPUT = ("show_data", "overlays", "predict", "compare", "export")
 
 
 def run(request: Request) -> None:
@@ -37,10 +44,14 @@ def run(request: Request) -> None:
             f"--mode={request.mode} is unknown; known: {', '.join(COMMANDS)}")
     if request.paths and request.mode not in TAKE_PATHS:
         raise InputError(f"unexpected argument {request.paths[0]!r}: only "
-                         "--mode=predict, inspect and compare take file names")
+                         "--mode=predict, inspect, export and compare take file names")
     if request.output and request.mode not in TAKE_OUTPUT:
         raise InputError(f"--output={request.output} is only for --mode=show_data, "
-                         "overlays, predict and compare")
+                         "overlays, predict, export and compare")
+    if request.model and request.mode in TAKE_NO_MODEL:
+        raise InputError(
+            f"--model={request.model} is not for --mode={request.mode}; to train from "
+            f"these weights, set --config.model.init_from={request.model}")
     if request.config is not None:
         check(request.config)
     COMMANDS[request.mode](request)
@@ -176,6 +187,33 @@ def weights(request: Request) -> None:
         print(path)
 
 
+def export(request: Request) -> None:
+    """Writes the network for other programs, and validates what it wrote."""
+    formats = exports.chosen_formats(request.format)
+    workdir = required_run(request)
+    report = Reporter()
+    with report.under_way("reading the checkpoint", plain=False):
+        network = trained.load(workdir)
+    if request.paths:
+        paths = find_images(request.paths)
+        pixels = inspection.read_images(paths, network.info.preprocessing,
+                                        request.invert)
+        examples = Examples(pixels, np.zeros(0, np.int32))
+        of = f"{len(paths)} given pictures"
+    elif network.info.has_images:
+        config = request.config or network.config
+        with report.under_way("loading the data", plain=False):
+            dataset = data.load(config.data, config.seed)
+            check_same_data(workdir, info.describe(dataset, config.data))
+        split = "test" if len(dataset.test.labels) else "validation"
+        examples, of = getattr(dataset, split), f"the {split} split"
+    else:
+        examples = exports.noise(network.info.image_shape)
+        of = f"{exports.NOISE} images of noise"
+    exports.export(network, formats, request.output or workdir / "export", examples, of,
+                   report)
+
+
 def show_data(request: Request) -> None:
     """Draws training images as they are stored and as the network sees them."""
     config = required_config(request)
@@ -194,7 +232,7 @@ def show_data(request: Request) -> None:
 COMMANDS = {"train": train, "eval": evaluate, "predict": predict,
             "summary": summary, "weights": weights, "serve": serve,
             "show_data": show_data, "overlays": overlays, "inspect": inspect,
-            "report": report, "compare": compare}
+            "report": report, "compare": compare, "export": export}
 
 
 def spinner(title: str) -> contextlib.AbstractContextManager[None]:

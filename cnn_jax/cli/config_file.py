@@ -13,7 +13,8 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 from cnn_jax.config import is_field, unknown_field
 from cnn_jax.errors import InputError
 
-CONFIG_OF_RUN = Path(__file__).parents[2] / "configs" / "workdir.py"
+CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIG_OF_RUN, CONFIG_OF_MODEL = CONFIGS / "workdir.py", CONFIGS / "pretrained.py"
 
 
 def flag_values(argv: list[str], name: str) -> list[str]:
@@ -27,11 +28,13 @@ def overridden(argv: list[str]) -> list[str]:
 
 
 def with_config_of_run(argv: list[str]) -> list[str]:
-    """Adds the config of --workdir if fields are overridden without --config."""
-    workdirs = flag_values(argv, "workdir")
-    if not overridden(argv) or not workdirs or flag_values(argv, "config"):
+    """Adds the config of --model or --workdir if fields change without --config."""
+    if not overridden(argv) or flag_values(argv, "config"):
         return argv
-    return [argv[0], f"--config={CONFIG_OF_RUN}:{workdirs[-1]}", *argv[1:]]
+    for flag, file in (("model", CONFIG_OF_MODEL), ("workdir", CONFIG_OF_RUN)):
+        if values := flag_values(argv, flag):
+            return [argv[0], f"--config={file}:{values[-1]}", *argv[1:]]
+    return argv
 
 
 def check_config(argv: list[str]) -> None:

@@ -152,8 +152,8 @@ FIELDS: dict[str, Field] = {
     "data.scaling": Field(
         "unit", one_of(scaling.SCALINGS),
         "How pixels become network inputs: unit is 0 to 1, signed is -1 to 1, "
-        "standard and minmax are measured on the training split, imagenet is "
-        "torchvision's mean and deviation of each channel."),
+        "standard and minmax are measured on the training split, imagenet and "
+        "caffe have numbers for each channel."),
 
     "data.stream": Field(
         None, optional(boolean),

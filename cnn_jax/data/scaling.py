@@ -18,14 +18,30 @@ class Scaling(NamedTuple):
     factor: float | tuple[float, ...]
 
 
+def from_mean_std(mean: Sequence[float], std: Sequence[float]) -> Scaling:
+    """Makes the scaling of means and deviations of pixels that range from 0 to 1."""
+    return Scaling(tuple(255 * m for m in mean), tuple(1 / (255 * s) for s in std))
+
+
+# Scalings that do not depend on the images.
+FIXED = {
+    "unit": Scaling(0.0, 1 / 255),
+    "signed": Scaling(127.5, 1 / 127.5),
+    # ImageNet's mean and deviation, red, green, blue, as in torchvision.
+    "imagenet": from_mean_std((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    # ImageNet's mean alone, as in Caffe and in Keras' VGG and ResNet.
+    "caffe": Scaling((123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
+}
+
+
 def unit(images: np.ndarray) -> Scaling:
     """Maps 0..255 to 0..1, whatever the images."""
-    return Scaling(0.0, 1 / 255)
+    return FIXED["unit"]
 
 
 def signed(images: np.ndarray) -> Scaling:
     """Maps 0..255 to -1..1, whatever the images."""
-    return Scaling(127.5, 1 / 127.5)
+    return FIXED["signed"]
 
 
 def standard(images: np.ndarray) -> Scaling:
@@ -46,24 +62,26 @@ def minmax(images: np.ndarray) -> Scaling:
 
 
 def imagenet(images: np.ndarray) -> Scaling:
-    """Subtracts ImageNet's mean and divides by its deviation, as torchvision does.
+    """Gives each channel of ImageNet mean 0 and standard deviation 1."""
+    return for_colour("imagenet", images)
 
-    Raises InputError for images without three channels.
-    """
+
+def caffe(images: np.ndarray) -> Scaling:
+    """Gives each channel of ImageNet mean 0, and keeps its range of 255."""
+    return for_colour("caffe", images)
+
+
+def for_colour(name: str, images: np.ndarray) -> Scaling:
+    """Returns a scaling of RGB. Raises InputError for images of other channels."""
     if images.shape[-1] != 3:
-        raise InputError(f"data.scaling is 'imagenet' but the images have "
+        raise InputError(f"data.scaling is {name!r} but the images have "
                          f"{images.shape[-1]} channel: set data.channels to 3")
-    return from_mean_std((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-def from_mean_std(mean: Sequence[float], std: Sequence[float]) -> Scaling:
-    """Makes the scaling of means and deviations of pixels that range from 0 to 1."""
-    return Scaling(tuple(255 * m for m in mean), tuple(1 / (255 * s) for s in std))
+    return FIXED[name]
 
 
 SCALINGS: dict[str, Callable[[np.ndarray], Scaling]] = {
     "unit": unit, "signed": signed, "standard": standard, "minmax": minmax,
-    "imagenet": imagenet,
+    "imagenet": imagenet, "caffe": caffe,
 }
 MEASURED = ("standard", "minmax")  # those that depend on the pixels
 

@@ -1,8 +1,11 @@
 """Downloads published weights into the cache folder."""
 
+import base64
+import re
 from pathlib import Path
 
 import filelock
+import requests
 
 from cnn_jax import download
 from cnn_jax.console import Reporter
@@ -52,3 +55,28 @@ def fetch_weights(url: str, checksum: Checksum, name: str | None = None,
         raise InputError(
             f"{path} cannot be written ({error.strerror or error}); set CNN_JAX_CACHE "
             "to a folder with space that can be written") from error
+
+
+def announced_checksum(url: str) -> Checksum:
+    """Asks a server for the sum of a file of which no sum is published.
+
+    The Hugging Face hub announces the sha256 of a large file, Google's storage the md5.
+    So a download is checked for damage, but a file that was replaced passes.
+
+    Raises:
+        InputError: no connection, or a server that announces none.
+    """
+    try:
+        # The hub answers with a redirection that has the header.
+        answer = requests.head(url, timeout=download.TIMEOUT_SECONDS)
+        answer.raise_for_status()
+    except requests.RequestException as error:
+        raise InputError(f"{url} cannot be reached ({type(error).__name__}): run again "
+                         "with a connection, or give the path of the file") from error
+    etag = answer.headers.get("X-Linked-Etag", "").strip('"')
+    if re.fullmatch("[0-9a-f]{64}", etag):
+        return Checksum("sha256", etag)
+    if found := re.search(r"md5=([\w+/=]+)", answer.headers.get("x-goog-hash", "")):
+        return Checksum("md5", base64.b64decode(found[1]).hex())
+    raise InputError(f"{url} has no published checksum, and its server announces none: "
+                     "download it yourself and give its path")

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -15,6 +16,8 @@ from cnn_jax.data.batches import steps_per_epoch
 from cnn_jax.data.examples import Dataset
 from cnn_jax.data.info import DataInfo, describe
 from cnn_jax.errors import InputError
+from cnn_jax.interop.load import (check_same_network, is_file, is_published,
+                                  load_pretrained)
 from cnn_jax.networks.summary import LayerTable
 from cnn_jax.networks.summary_files import plain_text, save_summary
 from cnn_jax.optimizers import Schedule
@@ -129,6 +132,16 @@ def restore_or_init(run: Run) -> tuple[TrainState, Progress]:
     return state, progress
 
 
+def load_source(source: str, config: ConfigDict) -> dict[str, Any]:
+    """Loads the variables that `init_from` names: a workdir or pretrained weights."""
+    if is_published(source):
+        check_same_network(source, config)
+        return load_pretrained(source).variables
+    if is_file(source):
+        return load_pretrained(source, config).variables
+    return trained.load(Path(source)).variables
+
+
 def init_state(run: Run) -> TrainState:
     """Makes the state before the first step, from another run if `init_from` names one.
     """
@@ -139,7 +152,7 @@ def init_state(run: Run) -> TrainState:
     try:
         variables = networks.transfer(
             {"params": state.params, "batch_stats": state.batch_stats},
-            trained.load(Path(source)).variables)
+            load_source(source, run.config))
     except ValueError as error:
         raise InputError(f"config.model.init_from = {source}: {error}") from error
     if run.recipe.ema_decay > 0:

@@ -179,7 +179,8 @@ def test_scalings_by_their_definition(name):
             "standard": (raw - raw.mean()) / raw.std(),
             "minmax": (raw - raw.min()) / (raw.max() - raw.min()),
             "imagenet": (raw / 255 - [[[[0.485, 0.456, 0.406]]]])
-            / [[[[0.229, 0.224, 0.225]]]]}[name]
+            / [[[[0.229, 0.224, 0.225]]]],
+            "caffe": raw - [[[[123.68, 116.779, 103.939]]]]}[name]
     np.testing.assert_allclose(x, want, rtol=1e-5, atol=1e-6)
 
 

@@ -44,5 +44,5 @@ def network_of(row: Pretrained, layers: Layers = Layers()) -> nn.Module:
 def mapping_of_row(row: Pretrained) -> Mapping:
     """Makes the mapping between the published file and our network."""
     plain = Layers(conv="lax", pool="lax")  # the same arrays, the fastest to trace
-    return mapping_of(row.library, network_of(row, plain),
-                      networks.NETWORKS[row.network].input_shape, row.bgr)
+    height, width = row.preprocessing.size or networks.NETWORKS[row.network][1][:2]
+    return mapping_of(row.library, network_of(row, plain), (height, width, 3), row.bgr)

@@ -57,11 +57,7 @@ def read_h5(source: Path | BinaryIO, configs: dict[str, dict] | None = None
         InputError: h5py is not installed.
         ValueError and others: a damaged file, or one that is refused.
     """
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        raise InputError("h5py, which reads HDF5 files, is not installed; install it "
-                         "with pip install 'cnn_jax[pretrained]'") from error
+    h5py = h5py_library()
     # Reading needs no lock, and some network file systems have none.
     with h5py.File(source, "r", locking=False) as file:
         reader = _Reader(h5py)
@@ -72,6 +68,16 @@ def read_h5(source: Path | BinaryIO, configs: dict[str, dict] | None = None
     if not arrays:
         raise ValueError("it holds no weights of Keras layers")
     return arrays
+
+
+def h5py_library() -> Any:
+    """Imports h5py. Raises InputError if it is not installed."""
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise InputError("h5py, the library of HDF5 files, is not installed; install "
+                         "it with pip install 'cnn_jax[pretrained]'") from error
+    return h5py
 
 
 def read_keras(path: Path) -> dict[str, np.ndarray]:

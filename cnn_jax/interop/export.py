@@ -1,0 +1,209 @@
+"""Exports a trained network to other programs, and runs what it exported.
+
+`FORMATS` has a row for each format. Every export is validated: the file is read back,
+or run by the program that it is for, and its probabilities are compared with the
+network's.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import msgspec
+import numpy as np
+
+from cnn_jax import data, ops
+from cnn_jax.console import Reporter
+from cnn_jax.data.examples import Examples
+from cnn_jax.data.scaling import scale
+from cnn_jax.errors import InputError, RunError
+from cnn_jax.files import named, write_json
+from cnn_jax.interop.library_files import read_library, write_library
+from cnn_jax.interop.stablehlo import read_stablehlo, write_stablehlo
+from cnn_jax.networks.graph import layer_graph
+from cnn_jax.workdir.trained import Trained
+
+BATCH = 64  # images per call of a validation
+NOISE = 256  # images of noise, where a network has come without data
+
+Program = Callable[[np.ndarray], np.ndarray]  # uint8 [N, H, W, C] -> probabilities
+
+
+class Format(NamedTuple):
+    """One way to leave cnn_jax.
+
+    name: of the file or folder that is written.
+    write: writes it; it may raise InputError for a network that it cannot express.
+    load: makes the program that runs it; the `Trained` is for files of weights alone.
+    tolerance: the largest difference of a probability that passes.
+    """
+
+    name: str
+    write: Callable[[Path, Trained], Path]
+    load: Callable[[Path, Trained], Program]
+    tolerance: float
+
+
+class Validation(msgspec.Struct):
+    """How an exported file compares with the network: a row of export.json."""
+
+    file: str
+    bytes: int
+    images: int
+    of: str                     # which images: 'the test split'
+    largest_difference: float   # of a probability
+    tolerance: float
+    accuracy: float | None      # of the network; None without labels
+    exported_accuracy: float | None
+    images_per_second: float    # of the network, in batches of 64
+    exported_images_per_second: float
+
+
+def write_onnx(path: Path, trained: Trained) -> Path:
+    """Writes an ONNX file: uint8 pixels [N, H, W, C] -> probabilities."""
+    # Imported here: onnx is an extra.
+    from cnn_jax.interop import onnx_file
+    from cnn_jax.interop.onnx_graph import onnx
+    graph = layer_graph(trained.network, trained.variables, trained.info.image_shape)
+    exclusive = data.task_of(trained.config.data).exclusive
+    model = onnx_file.to_onnx(graph, trained.info.scaling,
+                              "softmax" if exclusive else "sigmoid",
+                              trained.info.class_names)
+    onnx.save(model, path)
+    return path
+
+
+def load_onnx(path: Path, trained: Trained) -> Program:
+    """Makes the program of an ONNX file, in ONNX Runtime where it is installed."""
+    from cnn_jax.interop import onnx_run
+    return onnx_run.open_session(path, onnx_run.onnx.load(path))[1]
+
+
+def weights_of(library: str, name: str) -> Format:
+    """Makes the format of weights under the names of a library."""
+    def load(path: Path, trained: Trained) -> Program:
+        variables = read_library(library, path, trained)
+        return program_of(trained._replace(variables=variables))
+
+    return Format(name, functools.partial(write_library, library), load, 0.0)
+
+
+FORMATS: dict[str, Format] = {
+    "stablehlo": Format("model.stablehlo", write_stablehlo,
+                        lambda path, _: read_stablehlo(path), 1e-5),
+    "onnx": Format("model.onnx", write_onnx, load_onnx, 1e-4),
+    "safetensors": weights_of("cnn_jax", "weights.safetensors"),
+    "torchvision": weights_of("torchvision", "torchvision.safetensors"),
+    "timm": weights_of("timm", "timm.safetensors"),
+    "keras": weights_of("keras", "keras.h5"),
+}
+
+
+def chosen_formats(text: str) -> list[str]:
+    """Splits 'onnx,stablehlo'. Raises InputError for a format that does not exist."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in FORMATS:
+            raise InputError(f"--format={text}: there is no format {name!r}; there are "
+                             f"{', '.join(FORMATS)}")
+    if not names:
+        raise InputError(f"--mode=export needs --format=FORMAT[,FORMAT] with any of "
+                         f"{', '.join(FORMATS)}")
+    return names
+
+
+def export(trained: Trained, formats: Sequence[str], folder: Path, examples: Examples,
+           of: str, report: Reporter) -> dict[str, Validation]:
+    """Writes the formats into a folder, validates them, and writes export.json there.
+
+    examples: images for the validation; their labels may be empty.
+    of: says which images they are.
+    Raises RunError if a probability differs by more than the tolerance of its format;
+    the files and export.json are complete then.
+    """
+    with named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    expected, speed = run(program_of(trained), examples.images)
+    rows = {}
+    for name in formats:
+        form = FORMATS[name]
+        with report.under_way(f"exporting {name}"), named(folder / form.name):
+            path = form.write(folder / form.name, trained)
+        with report.under_way(f"validating {name} on {of}"):
+            found, exported_speed = run(form.load(path, trained), examples.images)
+        rows[name] = Validation(
+            str(path), size_of(path), len(found), of,
+            float(np.abs(found - expected).max()), form.tolerance,
+            accuracy(expected, examples.labels, trained),
+            accuracy(found, examples.labels, trained), round(speed, 1),
+            round(exported_speed, 1))
+        report.line(describe(name, rows[name]))
+    write_json(folder / "export.json", rows)
+    for name, row in rows.items():
+        if not row.largest_difference <= row.tolerance:
+            raise RunError(
+                f"{row.file} differs from the network: a probability differs by "
+                f"{row.largest_difference:.2g}, more than {row.tolerance:g}; "
+                f"{folder / 'export.json'} has the figures")
+    return rows
+
+
+def program_of(trained: Trained) -> Program:
+    """Makes the network's own program, as evaluation runs it."""
+    task, scaling = data.task_of(trained.config.data), trained.info.scaling
+
+    def probabilities(variables: Any, pixels: jax.Array) -> jax.Array:
+        logits = trained.network.apply(variables, scale(pixels, scaling), train=False)
+        return task.probabilities(jax.numpy.asarray(logits, jax.numpy.float32))
+
+    program, variables = ops.jit(probabilities), jax.device_put(trained.variables)
+    return lambda pixels: np.asarray(program(variables, pixels))
+
+
+def run(program: Program, images: np.ndarray) -> tuple[np.ndarray, float]:
+    """Runs a program on all images: (probabilities, images per second).
+
+    Whole batches and the rest are compiled before the time is taken.
+    """
+    starts = range(0, len(images), BATCH)
+    for size in {len(images[start:start + BATCH]) for start in starts}:
+        program(images[:size])
+    begin = time.perf_counter()
+    found = np.concatenate([program(images[i:i + BATCH]) for i in starts])
+    return found, len(images) / (time.perf_counter() - begin)
+
+
+def accuracy(probabilities: np.ndarray, labels: np.ndarray,
+             trained: Trained) -> float | None:
+    """Computes the share of labels that are predicted exactly; None without labels."""
+    if not len(labels):
+        return None
+    if data.task_of(trained.config.data).exclusive:
+        return float((probabilities.argmax(-1) == labels).mean())
+    predicted = probabilities[..., :labels.shape[-1]] > 0.5
+    return float((predicted == labels).all(-1).mean())
+
+
+def size_of(path: Path) -> int:
+    """Adds up the bytes of a file, or of all files of a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def describe(name: str, row: Validation) -> str:
+    """Says in one line how an export compares with the network."""
+    figures = (f"accuracy {row.exported_accuracy:.4f} (network {row.accuracy:.4f}), "
+               if row.accuracy is not None else "")
+    return (f"{name}: {row.file}, {row.bytes / 1e6:.2f} MB; on {row.of}: {figures}"
+            f"largest difference {row.largest_difference:.1e}, "
+            f"{row.exported_images_per_second:,.0f} images/s (network "
+            f"{row.images_per_second:,.0f})")
+
+
+def noise(image_shape: tuple[int, int, int]) -> Examples:
+    """Draws images of noise without labels, for a network that came without data."""
+    images = np.random.default_rng(0).integers(0, 256, (NOISE, *image_shape), np.uint8)
+    return Examples(images, np.zeros(0, np.int32))

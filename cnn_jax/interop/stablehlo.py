@@ -1,0 +1,57 @@
+"""Writes a network as one StableHLO program for CPU, CUDA and TPU.
+
+The program maps uint8 pixels [N, H, W, C], N being any number, to probabilities. It
+holds the weights and the scaling of pixels, and needs jax alone:
+
+    import jax, numpy
+    from jax import export
+    program = jax.jit(export.deserialize(open("model.stablehlo", "rb").read()).call)
+    probabilities = program(numpy.zeros((1, 28, 28, 1), numpy.uint8))
+
+StableHLO is read by releases of jax of the next six months at least.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+from cnn_jax import data, networks
+from cnn_jax.data.scaling import scale
+from cnn_jax.workdir.trained import Trained
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def write_stablehlo(path: Path, trained: Trained) -> Path:
+    """Writes the program of a trained network, and returns the path."""
+    count, = export.symbolic_shape("n")
+    pixels = jax.ShapeDtypeStruct((count, *trained.info.image_shape), jnp.uint8)
+    program = export.export(jax.jit(probabilities_of(trained)), platforms=PLATFORMS)
+    path.write_bytes(program(pixels).serialize())
+    return path
+
+
+def probabilities_of(trained: Trained) -> Callable[[jax.Array], jax.Array]:
+    """Makes the function pixels -> probabilities from XLA's own operations alone."""
+    config = trained.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.model.conv = config.model.pool = "lax"
+    network = networks.from_config(config, len(trained.info.class_names))
+    task = data.task_of(config.data)
+
+    def probabilities(pixels: jax.Array) -> jax.Array:
+        logits = network.apply(trained.variables, scale(pixels, trained.info.scaling),
+                               train=False)
+        return task.probabilities(jnp.asarray(logits, jnp.float32))
+
+    return probabilities
+
+
+def read_stablehlo(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Loads a program: uint8 pixels [N, H, W, C] -> probabilities."""
+    program = jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
+    return lambda pixels: np.asarray(program(pixels))

@@ -1,0 +1,115 @@
+"""An exported network gives the same probabilities, and says how close it is."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tests.support.tiny_runs import tiny, untrained
+
+from cnn_jax.console import Reporter
+from cnn_jax.data.examples import Examples
+from cnn_jax.data.scaling import from_mean_std
+from cnn_jax.errors import InputError, RunError
+from cnn_jax.interop import export as exports
+from cnn_jax.interop.stablehlo import read_stablehlo, write_stablehlo
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+LOADER = """
+import sys
+sys.modules["cnn_jax"] = None  # an import would fail
+import jax, numpy
+from jax import export
+program = jax.jit(export.deserialize(open(sys.argv[1], "rb").read()).call)
+for count in (1, 3):
+    pixels = numpy.load(sys.argv[2])[:count]
+    numpy.save(f"{sys.argv[2]}.{count}.npy", program(pixels))
+"""
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Makes an untrained network of 12 x 10 pixels, scaled by channel."""
+    made = untrained(tiny(), (12, 10, 3), ("cat", "dog", "ape"))
+    return made._replace(info=made.info.__replace__(
+        scaling=from_mean_std((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))))
+
+
+@pytest.fixture(scope="module")
+def examples():
+    draw = np.random.default_rng(3)
+    return Examples(draw.integers(0, 256, (70, 12, 10, 3), np.uint8),
+                    draw.integers(0, 3, 70).astype(np.int32))
+
+
+def test_a_program_needs_jax_alone(trained, examples, tmp_path):
+    path = write_stablehlo(tmp_path / "model.stablehlo", trained)
+    np.save(tmp_path / "pixels.npy", examples.images)
+    subprocess.run([sys.executable, "-c", LOADER, path, tmp_path / "pixels.npy"],
+                   check=True, cwd=tmp_path, timeout=300)
+    expected = exports.program_of(trained)(examples.images[:3])
+    for count in (1, 3):
+        found = np.load(tmp_path / f"pixels.npy.{count}.npy")
+        np.testing.assert_allclose(found, expected[:count], atol=1e-6)
+
+
+@pytest.mark.parametrize("name, network", [
+    ("stablehlo", "baseline"), ("onnx", "baseline"), ("safetensors", "baseline"),
+    ("torchvision", "squeezenet1_1"), ("timm", "mobilenet_v1"),
+    ("keras", "mobilenet_v1")])
+def test_every_format_is_validated(trained, examples, tmp_path, name, network):
+    if network != "baseline":
+        fields = {"width": 0.25} if network == "mobilenet_v1" else {}
+        config = tiny({"model.name": network, "model.fields": fields})
+        trained = untrained(config, (33, 34, 3), ("cat", "dog", "ape"))
+        images = np.resize(examples.images, (70, 33, 34, 3))
+        examples = Examples(images, examples.labels)
+    rows = exports.export(trained, [name], tmp_path / "out", examples, "drawn images",
+                          Reporter(quiet=True))
+    written = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert list(rows) == list(written) == [name]
+    row = rows[name]
+    assert row.images == 70 and row.bytes == exports.size_of(tmp_path / "out"
+                                                             / row.file)
+    assert row.largest_difference <= row.tolerance
+    assert row.accuracy == row.exported_accuracy
+    predicted = exports.program_of(trained)(examples.images).argmax(-1)
+    assert row.accuracy == pytest.approx((predicted == examples.labels).mean())
+    assert row.images_per_second > 0 and row.exported_images_per_second > 0
+
+
+def test_a_network_that_a_library_does_not_have(trained, examples, tmp_path):
+    with pytest.raises(InputError, match="keras has no network like our CBAPDNet"):
+        exports.export(trained, ["keras"], tmp_path, examples, "drawn images",
+                       Reporter(quiet=True))
+
+
+def test_a_wrong_export_is_an_error_after_its_figures(trained, examples, tmp_path,
+                                                      monkeypatch):
+    def load(path, _):
+        program = read_stablehlo(path)
+        return lambda pixels: program(pixels) + np.float32(1e-3)
+
+    monkeypatch.setitem(exports.FORMATS, "stablehlo",
+                        exports.FORMATS["stablehlo"]._replace(load=load))
+    with pytest.raises(RunError, match=r"model\.stablehlo.*0\.001.*export\.json"):
+        exports.export(trained, ["stablehlo"], tmp_path, examples, "drawn images",
+                       Reporter(quiet=True))
+    row = json.loads((tmp_path / "export.json").read_text())["stablehlo"]
+    assert row["largest_difference"] == pytest.approx(1e-3, rel=0.01)
+
+
+def test_a_format_that_does_not_exist():
+    assert exports.chosen_formats(" stablehlo, stablehlo") == ["stablehlo"] * 2
+    for text in ("tflite", ""):
+        with pytest.raises(InputError, match="stablehlo"):
+            exports.chosen_formats(text)
+
+
+def test_accuracy_of_several_classes():
+    made = untrained(tiny({"data.name": "shapes_multilabel", "data.split": "last"}),
+                     (8, 8, 3), ("a", "b"))
+    probabilities = np.array([[0.6, 0.4, 0.2], [0.6, 0.6, 0.1]])
+    labels = np.array([[1, 0], [1, 0]])
+    assert exports.accuracy(probabilities, labels, made) == 0.5

@@ -1,0 +1,126 @@
+"""A source of pretrained weights becomes a run of no epoch, which every mode takes."""
+
+import hashlib
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tests.support.file_server import Server
+from tests.support.tiny_runs import tiny, untrained
+
+from cnn_jax import data, training
+from cnn_jax.cli import commands
+from cnn_jax.cli.request import Request, imported_run
+from cnn_jax.data.images import Preprocessing
+from cnn_jax.data.scaling import FIXED
+from cnn_jax.errors import InputError
+from cnn_jax.interop import load, pretrained
+from cnn_jax.interop.pretrained.row import Pretrained
+from cnn_jax.interop.weights import write_npz
+from cnn_jax.workdir import trained
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+NAMES = tuple(map(str, range(1000)))
+
+
+@pytest.fixture
+def network():
+    """Makes an untrained network for pictures of 12 x 12 pixels and 1,000 classes."""
+    return untrained(tiny(), (12, 12, 3), NAMES)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "wide.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def source(network, tmp_path, monkeypatch):
+    """Publishes the network on a server, as 'torchvision:tiny'."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    path = write_npz(folder / "tiny.npz", network.variables)
+    server = Server(folder)
+    row = Pretrained(
+        "baseline", "cnn_jax", f"{server.url}/tiny.npz",
+        ("sha256", hashlib.sha256(path.read_bytes()).hexdigest()),
+        Preprocessing((12, 12), 3, 14, "bicubic"), FIXED["imagenet"], 50.0,
+        dict(network.config.model.fields), "keras")
+    monkeypatch.setitem(pretrained.PRETRAINED, "torchvision:tiny", row)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    yield "torchvision:tiny"
+    server.close()
+
+
+def test_a_published_set_predicts(source, network, picture, capsys):
+    for _ in range(2):  # the second time without the server
+        commands.run(Request("predict", None, None, model=source, paths=(str(picture),),
+                             top=2, json=True))
+    [first, second] = capsys.readouterr().out.strip().rsplit("\n[", 1)
+    [answer] = json.loads(first)
+    assert json.loads("[" + second) == [answer]
+    loaded = trained.load(imported_run(source, None, None))
+    assert loaded.info.class_names[0] == "tench"
+    assert loaded.info.preprocessing == Preprocessing((12, 12), 3, 14, "bicubic")
+    assert loaded.info.scaling == FIXED["imagenet"]
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, network.variables)
+    assert loaded.config.model.bn == "keras" and set(answer["classes"]) < set(
+        loaded.info.class_names)
+
+
+def test_a_file_needs_its_network(network, tmp_path):
+    path = str(write_npz(tmp_path / "weights.npz", network.variables))
+    with pytest.raises(InputError, match="--config=configs/network.py:NAME"):
+        load.config_of(path)
+    with network.config.unlocked():
+        config = network.config.copy_and_resolve_references()
+    config.data.scaling = "standard"
+    with pytest.raises(InputError, match="unit, signed, imagenet, caffe"):
+        load.load_pretrained(path, config)
+    config.data.update(scaling="signed", image_size=(12, 12), channels=3)
+    config.model.num_classes = 1000
+    loaded = load.load_pretrained(path, config)
+    assert loaded.info.scaling == FIXED["signed"]
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, network.variables)
+    config.model.num_classes = 7
+    with pytest.raises(InputError, match=r"head.*1000"):
+        load.load_pretrained(path, config)
+
+
+def test_a_run_starts_from_a_published_set(source, network, tmp_path, monkeypatch):
+    monkeypatch.setattr("cnn_jax.training.train.draw", lambda *_: None)
+    config = tiny({"data.channels": 3, "data.image_size": (12, 12), "epochs": 1,
+                   "model.init_from": source, "model.bn": "keras",
+                   "optimizer.learning_rate": 1e-9})
+    training.run(config, tmp_path / "run", quiet=True)
+    tuned = trained.load(tmp_path / "run").variables["params"]
+    for layer, tree in network.variables["params"].items():
+        if layer != "head":
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+                         tuned[layer], tree)
+    assert tuned["head"]["bias"].shape == (10,)
+    config.model.bn = "paper"
+    with pytest.raises(InputError, match="is for model.name=baseline, model.bn=keras"):
+        training.run(config, tmp_path / "other", quiet=True)
+
+
+def test_an_unknown_source_names_the_nearest():
+    with pytest.raises(InputError, match="torchvision:resnet18"):
+        load.load_pretrained("torchvision:resnet19")
+
+
+def test_every_published_set_has_a_config():
+    for source in pretrained.PRETRAINED:
+        config = load.config_of(source)
+        load.check_same_network(source, config)
+        data.check(config.data)
+        for ours, theirs in zip(FIXED[config.data.scaling],
+                                pretrained.PRETRAINED[source].scaling):
+            np.testing.assert_allclose(ours, theirs)
