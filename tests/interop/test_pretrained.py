@@ -97,7 +97,8 @@ def test_layouts_by_hand():
     assert bgr.to_theirs(kernel)[0, 1].tolist() == [[10, 11], [8, 9], [6, 7]]
     wide = layouts.torch_window((8, 3), channels=2)
     assert wide.shape == (3, 2, 2, 2)
-    assert wide.to_theirs(np.arange(24).reshape(8, 3))[1, 1, 1, 0] == 3 * (2 * 2 + 1) + 1
+    theirs = wide.to_theirs(np.arange(24).reshape(8, 3))
+    assert theirs[1, 1, 1, 0] == 3 * (2 * 2 + 1) + 1
 
 
 def test_rows_name_what_exists():
@@ -254,4 +255,4 @@ def test_a_library_without_the_network_says_what_it_has():
 def test_the_classes_of_imagenet():
     names = imagenet_classes()
     assert len(names) == len(set(names)) == 1000
-    assert names[0] == "tench" and names[281] == "tabby" and names[999] == "toilet tissue"
+    assert [names[i] for i in (0, 281, 999)] == ["tench", "tabby", "toilet tissue"]

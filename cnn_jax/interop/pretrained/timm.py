@@ -107,7 +107,7 @@ WEIGHTS: dict[Prepared, dict[str, float | None]] = {
     ((256, 256, "bicubic"), SIGNED, APACHE): {
         "mobilenetv1_125.ra4_e3600_r224_in1k": 77.600},
     ((224, 224, "bicubic"), IMAGENET, APACHE): {
-        "resnet50.a1h_in1k": 80.676},}
+        "resnet50.a1h_in1k": 80.676}}
 
 
 def row(name: str, prepared: Prepared, top1: float | None) -> Pretrained:
