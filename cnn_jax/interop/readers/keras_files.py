@@ -138,14 +138,20 @@ class _Reader:
             count = next(n for n in itertools.count()
                          if f"{attribute}{n}" not in group.attrs)
             pieces = [f"{attribute}{n}" for n in range(count)]
-        names = []
-        for piece in pieces:
-            item = group.attrs.get_id(piece)
-            if math.prod(item.shape) * item.dtype.itemsize > ATTRIBUTE_LIMIT:
-                raise ValueError(f"its attribute {piece} is larger than names can be")
-            names += [name.decode() if isinstance(name, bytes) else str(name)
-                      for name in group.attrs[piece]]
-        return names
+        return [name for piece in pieces for name in self.texts(group, piece)]
+
+    def texts(self, group: Any, attribute: str) -> list[str]:
+        """Reads an attribute that is one text or a list of texts."""
+        item = group.attrs.get_id(attribute)
+        if item.shape == (0,):  # Keras writes an empty list as numbers
+            return []
+        if item.shape is None or item.dtype.kind not in "SO" or (
+                math.prod(item.shape) * item.dtype.itemsize > ATTRIBUTE_LIMIT):
+            raise ValueError(f"its attribute {attribute} is {item.dtype} of shape "
+                             f"{item.shape}, no text or too long for names")
+        texts = np.ravel(group.attrs[attribute])
+        return [text.decode() if isinstance(text, bytes) else str(text)
+                for text in texts]
 
     def array(self, dataset: Any) -> np.ndarray:
         """Reads a dataset after checking its type, its size and where its bytes are."""
@@ -247,8 +253,8 @@ def _layer_name(reader: _Reader, group: Any, path: str,
                 configs: dict[str, dict]) -> str:
     """Finds a layer's name: in the file, else in config.json, else its group's."""
     variables = reader.find(group, "vars")
-    name = None if variables is None else variables.attrs.get("name")
-    if isinstance(name, str):
+    if variables is not None and "name" in variables.attrs:
+        name, = reader.texts(variables, "name")
         return name
     config = configs.get(path, {}).get("config", {})
     return config.get("name", path.rpartition("/")[2])

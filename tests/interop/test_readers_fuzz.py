@@ -1,0 +1,83 @@
+"""Weight files with changed bytes end in arrays or in one line, and soon."""
+
+import random
+import time
+
+import pytest
+from tests.interop import test_readers_keras, test_readers_pytorch
+from tests.support import weight_files
+
+from cnn_jax.errors import InputError
+from cnn_jax.interop.readers import isolated, read_arrays, write_safetensors
+from cnn_jax.interop.weights import write_npz
+
+ARRAYS = test_readers_pytorch.ARRAYS
+
+
+def write_legacy(path):
+    layers = test_readers_keras.legacy(test_readers_keras.keras_2)
+    path.write_bytes(weight_files.h5_bytes(
+        lambda file: weight_files.write_legacy_h5(file, layers)))
+
+
+def write_numbered(path):
+    path.write_bytes(weight_files.h5_bytes(test_readers_keras.write_numbered))
+
+
+WRITERS = {
+    "zip": lambda path: weight_files.write_zip(path, *weight_files.described(ARRAYS)),
+    "stream": lambda path: test_readers_pytorch.write_stream(path, ARRAYS),
+    "safetensors": lambda path: write_safetensors(path, ARRAYS),
+    "npz": lambda path: write_npz(path.with_suffix(".npz"), ARRAYS).rename(path)}
+H5_WRITERS = {"legacy": write_legacy, "numbered": write_numbered}
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    """Changes, deletes or overwrites bytes at a few places."""
+    data = bytearray(content)
+    for _ in range(rng.choice([1, 1, 2, 4, 16])):
+        place = rng.randrange(len(data))
+        match rng.randrange(4):
+            case 0:
+                data[place] ^= 1 << rng.randrange(8)
+            case 1:
+                data[place] = rng.choice([0, 1, 127, 128, 255])
+            case 2:
+                del data[place:place + rng.choice([1, 2, 4, 8])]
+            case 3:
+                data[place:place + 8] = rng.choice(
+                    [b"\xff" * 8, bytes(8), rng.randbytes(8)])
+    return bytes(data)
+
+
+def check(path, count: int, seconds: float) -> None:
+    """Damages the file in many ways; counts both ends, so that neither is all."""
+    content, rng, ends = path.read_bytes(), random.Random(0), {True: 0, False: 0}
+    for _ in range(count):
+        path.write_bytes(damaged(content, rng))
+        start = time.monotonic()
+        try:
+            read_arrays(path)
+            ends[True] += 1
+        except InputError as error:
+            assert str(path) in str(error) and str(error).isprintable()
+            ends[False] += 1
+        assert time.monotonic() - start < seconds
+    assert min(ends.values()) > count / 50, ends
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_damaged_file(tmp_path, kind):
+    path = tmp_path / "weights"
+    WRITERS[kind](path)
+    check(path, 500, seconds=10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", H5_WRITERS)
+def test_damaged_hdf5_file(tmp_path, kind, monkeypatch):
+    pytest.importorskip("h5py", reason="needs the `pretrained` extra: h5py")
+    monkeypatch.setattr(isolated, "SECONDS", 10.0)
+    path = tmp_path / "weights"
+    H5_WRITERS[kind](path)
+    check(path, 300, seconds=30)
