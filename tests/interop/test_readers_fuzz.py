@@ -80,4 +80,4 @@ def test_damaged_hdf5_file(tmp_path, kind, monkeypatch):
     monkeypatch.setattr(isolated, "SECONDS", 10.0)
     path = tmp_path / "weights"
     H5_WRITERS[kind](path)
-    check(path, 300, seconds=30)
+    check(path, 100, seconds=30)
