@@ -78,8 +78,8 @@ def write_onnx(path: Path, trained: Trained) -> Path:
 
 def load_onnx(path: Path, trained: Trained) -> Program:
     """Makes the program of an ONNX file, in ONNX Runtime where it is installed."""
-    from cnn_jax.interop import onnx_run
-    return onnx_run.open_session(path, onnx_run.onnx.load(path))[1]
+    from cnn_jax.interop.onnx_run import read_onnx
+    return read_onnx(path)
 
 
 def weights_of(library: str, name: str) -> Format:
