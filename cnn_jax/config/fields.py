@@ -138,7 +138,8 @@ FIELDS: dict[str, Field] = {
         "0 leaves it empty."),
     "data.validation_is_test": Field(
         False, boolean,
-        "Whether the validation folder of 'folder' or 'shards' is the test split."),
+        "Whether the validation split of a set without a test split, as ImageNet, is "
+        "its test split."),
     "data.limit": Field(
         None, optional(integer(1)),
         "Number of training images to use; None uses all."),

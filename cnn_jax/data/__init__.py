@@ -45,7 +45,8 @@ SOURCES = {
     "shapes_segmentation": Source(shapes.segmentation, "segment"),
     "shapes_multilabel": Source(shapes.multilabel, "multilabel"),
 }
-_FOLDERS = ("folder", "shards")  # data.dir is needed and may have any splits
+_FOLDERS = ("folder", "shards")  # data.dir is needed
+_NO_TEST = (*_FOLDERS, "imagenet")  # may have train and validation alone
 _BIASED = ("shapes_colour", "shapes_shape")
 SPLITS = ("stratified", "first", "last")
 MAX_SIDE = 4096  # pixels
@@ -167,10 +168,10 @@ def check(config: ConfigDict) -> None:
         raise InputError(
             f"data.biased_triangles is true but data.name is {name!r}; only "
             f'{" and ".join(_BIASED)} were published with biased triangles')
-    if config.validation_is_test and name not in _FOLDERS:
+    if config.validation_is_test and name in SOURCES and name not in _NO_TEST:
         raise InputError(
             f"data.validation_is_test is true but data.name is {name!r}; it is only "
-            f'for {" and ".join(_FOLDERS)}')
+            f'for {", ".join(_NO_TEST)} and tfds:NAME')
     if config.shorter_side and (
             not config.image_size or config.shorter_side < max(config.image_size)):
         raise InputError(
