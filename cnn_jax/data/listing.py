@@ -248,6 +248,12 @@ def _class_list(root: Path, splits: dict[str, Folder]) -> list[str]:
                 f"{root} has the class folders {other!r} and {name!r}, which differ "
                 "only in case or spaces; give them one name or two different ones")
     for name in classes:
+        for inside, folder in train[name].folders.items():
+            if inside.lower() in SPLIT_NAMES and folder.folders:
+                raise InputError(
+                    f"{root / folder.path} has class folders, so {name} is a whole set "
+                    "and no class; name one set, or put the pictures of all sets into "
+                    "one")
         if not any(len(names) for _, names in _runs(train[name])):
             raise InputError(
                 f"{root} has no picture in the class folder {name}; add pictures "

@@ -123,6 +123,12 @@ def test_two_classes_of_one_name(tmp_path, one, other):
     assert repr(one) in message and repr(other) in message
 
 
+def test_two_sets_in_one_folder(tmp_path):
+    make(tmp_path, *(f"{part}/train/{name}/0.png" for part in ("one", "two")
+                     for name in ("cat", "dog")))
+    assert str(tmp_path / "one" / "train") in refused(tmp_path)
+
+
 def test_pictures_of_a_split_that_are_in_no_class_folder(tmp_path):
     make(tmp_path, "train/a/0.png", "train/b/0.png", "test/0.png")
     assert list(opened(tmp_path).splits) == ["train"]  # published without labels
