@@ -83,10 +83,10 @@ def _read(path: Path, format_of: Callable[[Path], Format | None]) -> Arrays:
 def _format(path: Path) -> Format | None:
     """Tells the format by the first bytes, and of a zip by the names in it."""
     with path.open("rb") as file:
-        start = file.read(16)
+        start = file.read(32)
     if start.startswith(b"\x89HDF\r\n\x1a\n"):
         return _H5
-    if start.startswith(pytorch.MAGIC_BYTES):
+    if pytorch.MAGIC_BYTES in start:
         return _STREAM
     if start.startswith(b"PK\x03\x04"):
         with zipfile.ZipFile(path) as archive:

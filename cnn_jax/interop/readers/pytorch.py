@@ -19,9 +19,9 @@ import numpy as np
 from cnn_jax.interop.readers import pickles
 from cnn_jax.interop.readers.pickles import Call, Global
 
-# The first two pickles of a stream, and the bytes of the first.
+# The first two pickles of a stream.
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-MAGIC_BYTES = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+MAGIC_BYTES = MAGIC.to_bytes(10, "little")
 # Entries that hold the state dict in a file that holds more, as a training checkpoint.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 
