@@ -1,11 +1,10 @@
-"""Runs a reader in a process of its own, with limits on time and memory.
+"""Runs a reader of HDF5 in a process of its own, with limits on time and memory.
 
 HDF5 is a library in C. A few changed bytes make it (2.0.0) loop without an end or take
 gigabytes for a short name, in about 2 of 1,000 files, and no check from outside can
 tell. In a process of its own this ends in one line.
 """
 
-import importlib
 import json
 import math
 import os
@@ -17,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cnn_jax.interop.readers import keras_files
+
 SECONDS = 60.0  # and one more for each 10 MB of the file
 MEMORY = 2**31  # bytes, and four times the file
 _REFUSED = 2  # exit code, with the reason on stderr
@@ -24,7 +25,7 @@ _REFUSED = 2  # exit code, with the reason on stderr
 
 def run(read: Callable[[Path], dict[str, np.ndarray]], path: Path
         ) -> dict[str, np.ndarray]:
-    """Calls a module's function in a new process; returns what it returns.
+    """Calls a function of keras_files.py in a new process; returns what it returns.
 
     Raises ValueError with the message of the function's error, or if the process
     crashed or reached a limit.
@@ -33,7 +34,7 @@ def run(read: Callable[[Path], dict[str, np.ndarray]], path: Path
     seconds, memory = SECONDS + size / 10e6, MEMORY + 4 * size
     command = [sys.executable, "-c",
                "from cnn_jax.interop.readers import isolated; isolated.main()",
-               read.__module__, read.__name__, str(path), str(memory)]
+               read.__name__, str(path), str(memory)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     arrays = {}
     with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL,
@@ -64,8 +65,8 @@ def run(read: Callable[[Path], dict[str, np.ndarray]], path: Path
 
 def main() -> None:
     """Does what `run` started: writes each array, first its name, type and shape."""
-    module, function, path, memory = sys.argv[1:]
-    read = getattr(importlib.import_module(module), function)
+    function, path, memory = sys.argv[1:]
+    read = keras_files.read_keras if function == "read_keras" else keras_files.read_h5
     _limit_memory(int(memory))
     try:
         arrays = read(Path(path))
