@@ -75,7 +75,8 @@ def main() -> None:
         sys.exit(_REFUSED)
     for name, array in arrays.items():
         head = json.dumps([name, array.dtype.str, array.shape])
-        sys.stdout.buffer.write(head.encode() + b"\n" + array.tobytes())
+        sys.stdout.buffer.write(head.encode() + b"\n")
+        sys.stdout.buffer.write(array.tobytes())
 
 
 def _limit_memory(size: int) -> None:
