@@ -89,30 +89,30 @@ def make_shards(root: Path, count: int, classes: int, photos: list[Path]) -> Non
 
 
 def make_array_record(root: Path, count: int, classes: int, photos: list[Path]) -> None:
-    """Prepares a set of tensorflow-datasets of small pictures."""
+    """Writes a set of tensorflow-datasets of small pictures.
+
+    Not by `download_and_prepare`, which needs TensorFlow above 1 GB.
+    """
     import tensorflow_datasets as tfds
     contents = small(photos)
-
-    class Scale(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self) -> tfds.core.DatasetInfo:
-            features = tfds.features.FeaturesDict({
-                "image": tfds.features.Image(encoding_format="jpeg"),
-                "label": tfds.features.ClassLabel(num_classes=classes)})
-            return tfds.core.DatasetInfo(
-                builder=self, features=features, disable_shuffling=True)
-
-        def _split_generators(self, _: object) -> dict:
-            return {"train": self._generate_examples()}
-
-        def _generate_examples(self) -> Iterator[tuple[int, dict]]:
-            for number in range(count):
-                yield number, {"image": io.BytesIO(contents[number % len(contents)]),
-                               "label": number % classes}
-
-    tfds.display_progress_bar(False)
-    Scale(data_dir=root / "set", file_format="array_record").download_and_prepare()
+    folder = root / "set" / "scale" / "1.0.0"
+    folder.mkdir(parents=True)
+    info = tfds.core.DatasetInfo(
+        builder=tfds.core.DatasetIdentity(
+            name="scale", version=tfds.core.Version("1.0.0"), data_dir=str(folder),
+            module_name="scale"),
+        features=tfds.features.FeaturesDict({
+            "image": tfds.features.Image(encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(num_classes=classes)}))
+    writer = tfds.core.SequentialWriter(
+        info, max_examples_per_shard=20_000, file_format="array_record")
+    writer.initialize_splits(["train"])
+    for start in range(0, count, 1000):
+        writer.add_examples({"train": [
+            {"image": io.BytesIO(contents[number % len(contents)]),
+             "label": number % classes}
+            for number in range(start, min(start + 1000, count))]})
+    writer.close_all()
 
 
 MAKERS = {"folder": make_folder, "shards": make_shards,

@@ -285,10 +285,11 @@ def _pictures(classes: list[Folder | None]) -> Pictures:
     runs = [(label, directory, names) for label, folder in enumerate(classes) if folder
             for directory, names in _runs(folder)]
     counts = [len(names) for _, _, names in runs]
-    label_of = np.repeat(np.array([label for label, _, _ in runs], np.int32), counts)
-    directory_of = np.repeat(np.arange(len(runs), dtype=np.int32), counts)
-    firsts = np.searchsorted(label_of, label_of)  # where each picture's class starts
-    order = np.lexsort((label_of, np.arange(len(label_of)) - firsts))
+    labels = np.repeat(np.array([label for label, _, _ in runs], np.int32), counts)
+    directory = np.repeat(np.arange(len(runs), dtype=np.int32), counts)
+    rank = np.arange(len(labels), dtype=np.int32)
+    rank -= np.searchsorted(labels, labels).astype(np.int32)  # where the class starts
+    order = np.lexsort((labels, rank))
     files = PackedStrings.concatenate(names for _, _, names in runs)
-    return Pictures(tuple(directory for _, directory, _ in runs), directory_of[order],
-                    files.take(order), label_of[order])
+    return Pictures(tuple(name for _, name, _ in runs), directory[order],
+                    files.take(order), labels[order])

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 
 
+_PART = 2**14  # strings at a time: as Python objects they take 100 bytes each
+
+
 class PackedStrings(Sequence[str]):
     """Strings in one block of bytes.
 
@@ -43,11 +46,14 @@ class PackedStrings(Sequence[str]):
 
     def take(self, index: np.ndarray) -> "PackedStrings":
         """Returns the strings at `index`, in that order."""
-        starts, stops = self.starts[index].tolist(), self.starts[index + 1].tolist()
-        lengths = np.diff(self.starts)[index]
-        return self.of(
-            b"".join(self.block[start:stop] for start, stop in zip(starts, stops)),
-            np.cumsum(np.concatenate([np.zeros(1, np.int64), lengths])))
+        starts = np.zeros(len(index) + 1, np.int64)
+        np.cumsum(np.diff(self.starts)[index], out=starts[1:])
+        block = bytearray()
+        for first in range(0, len(index), _PART):
+            rows = index[first:first + _PART]
+            block += b"".join(self.block[start:stop] for start, stop in zip(
+                self.starts[rows].tolist(), self.starts[rows + 1].tolist()))
+        return self.of(bytes(block), starts)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -56,5 +62,7 @@ class PackedStrings(Sequence[str]):
         return os.fsdecode(self.block[self.starts[index]:self.starts[index + 1]])
 
     def __iter__(self) -> Iterator[str]:
-        for start, stop in itertools.pairwise(self.starts.tolist()):
-            yield os.fsdecode(self.block[start:stop])
+        for first in range(0, len(self), _PART):
+            for start, stop in itertools.pairwise(
+                    self.starts[first:first + _PART + 1].tolist()):
+                yield os.fsdecode(self.block[start:stop])
