@@ -18,7 +18,6 @@ import ipaddress
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -32,13 +31,13 @@ from werkzeug.exceptions import HTTPException
 from cnn_jax import data
 from cnn_jax.data.images import MAX_PIXELS, read_image
 from cnn_jax.errors import InputError
-from cnn_jax.inspection.draw.drawing import HEAT, HEAT_SHARE, class_colours
+from cnn_jax.inspection.draw.drawing import HEAT, HEAT_SHARE
 from cnn_jax.inspection.draw.overlays import overlay
 from cnn_jax.inspection.pages.rendering import data_uri
 from cnn_jax.networks.named_layers import layers_of
 from cnn_jax.networks.summary import kind_of
+from cnn_jax.serve.about import PAGE, describe_run
 from cnn_jax.serve.answer import Answer, compile_answer, default_layer
-from cnn_jax.tasks import class_name
 from cnn_jax.workdir.trained import Trained
 
 Value = TypeVar("Value")
@@ -47,9 +46,11 @@ MAX_BYTES = 20 * 2**20  # of an upload; photographs of a phone are smaller
 NAMED = 2               # classes in the sentence, if an image has one class
 MAPS = 64               # maps of a layer that are sent
 
-PAGE = Path(__file__).parent / "page"
+FEW, BEST = 12, 10      # up to FEW classes all are shown; of more, the BEST best
+
 FILES = {"index.html": "text/html", "page.css": "text/css",
-         "page.js": "text/javascript", "drawing.js": "text/javascript"}
+         "drawing.js": "text/javascript", "page.js": "text/javascript",
+         "server.js": "text/javascript"}
 HEADERS = {
     "Content-Security-Policy":
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -107,7 +108,7 @@ def create_app(trained: Trained, name: str = "", host: str = "localhost",
         return {"error": str(error)}, 400
 
     @app.get("/", defaults={"file": "index.html"})
-    @app.get("/<any('page.css', 'page.js', 'drawing.js'):file>")
+    @app.get("/<any('page.css', 'drawing.js', 'page.js', 'server.js'):file>")
     def page(file: str) -> flask.Response:  # from a table, not from the disk
         return flask.Response(files[file], mimetype=FILES[file])
 
@@ -176,18 +177,11 @@ def check_origin(request: flask.Request) -> None:
 
 def describe(trained: Trained, name: str, invert: bool) -> dict[str, Any]:
     """Returns what the page must know of the run."""
-    info = trained.info
-    layers = layers_of(trained.network, trained.variables, info.image_shape)
-    count = layers["head"].shape[-1]
+    layers = layers_of(trained.network, trained.variables, trained.info.image_shape)
     maps = [layer for layer in layers.values()
             if layer.is_map and layer.shape[:2] != (1, 1)]
-    return {
-        "network": trained.config.model.name, "dataset": info.name, "run": name,
-        "step": trained.step, "image_shape": info.image_shape,
-        "classes": [class_name(info.class_names, i) for i in range(count)],
-        "colours": ["#%02x%02x%02x" % tuple(colour)
-                    for colour in class_colours()[:count]],
-        "task": data.task_of(trained.config.data).name,
+    return describe_run(trained, layers["head"].shape[-1]) | {
+        "run": name, "step": trained.step, "few": FEW, "best": BEST,
         "layers": [{"name": layer.name, "kind": kind_of(layer.module),
                     "shape": layer.shape} for layer in maps],
         "layer": default_layer(maps), "maps": MAPS, "invert": invert,

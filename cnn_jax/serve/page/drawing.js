@@ -1,3 +1,4 @@
+"use strict";
 // A canvas for drawing by mouse, finger or keyboard: bright ink on black.
 
 const SIDE = 336;   // approximate pixels of the longer side
@@ -8,7 +9,7 @@ const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1],
 // cursor: an element over the canvas that shows the keyboard's pen.
 // ink(), width(): the colour, and the width of a line as a share of the shorter side.
 // begun(), changed(), ended(), cleared(): callbacks; changed() runs after each segment.
-export function drawingOn(canvas, cursor, { ink, width, begun, changed, ended,
+function drawingOn(canvas, cursor, { ink, width, begun, changed, ended,
   cleared }) {
   const context = canvas.getContext("2d", { alpha: false });
   let place = null;    // of the pen, in pixels of the canvas

@@ -1,15 +1,12 @@
-// Sends a drawing or a file to the server of --mode=serve and shows the answer.
-
-import { drawingOn } from "./drawing.js";
-
-const FEW = 12;        // up to this number, all classes are shown in their order
-const BEST = 10;       // of more classes, only the best ones are shown
-const PATIENCE = 400;  // ms before the page says that it is waiting
+"use strict";
+// What the page of --mode=serve and an exported page have in common: a drawing or a
+// file goes to the backend, and its answer is shown.
 
 const $ = (id) => document.getElementById(id);
 
-let about = null;      // the answer of /about: network, classes, layers, limits
-let source = null;     // what is sent: the drawing, a file, or nothing yet
+let backend = null;    // see `start`
+let about = null;      // the network, its classes and limits; see about.py
+let source = null;     // what is asked about: the drawing, a file, or nothing yet
 let accepted = null;   // the last source that was answered
 let asking = false, again = false;
 
@@ -25,35 +22,32 @@ const drawing = drawingOn($("canvas"), $("cursor"), {
   cleared: empty,
 });
 
-async function start() {
-  about = await (await fetch("about")).json();
+// Starts the page with a backend:
+//   load(): promise of `about`
+//   answer(picture, { name, invert }): promise of { scores, named, seen, milliseconds }
+//     and perhaps { mask }, see `encode` in app.py; or of { error }
+//   started(), shown(answer), cleared(): change what only this backend's page has
+async function start(chosen) {
+  backend = chosen;
+  about = await backend.load();
   const [height, width, channels] = about.image_shape;
   drawing.resize(height, width);
   $("ink-tool").hidden = channels === 1;
   $("invert").checked = about.invert;
   $("title").textContent = `${about.network} on ${about.dataset}`;
   document.title = $("title").textContent;
-  $("run").textContent =
-    `${about.run}, step ${about.step}; pictures of ${width} × ${height} pixels, ` +
-    (channels === 1 ? "grey" : "colour");
-  fill($("layer"), about.layers.map((layer) =>
-    [layer.name, `${layer.name} (${layer.kind})`]), about.layer);
-  fill($("class"), [[-1, about.task === "segment" ? "the largest" : "the most probable"],
-    ...about.classes.map((name, i) => [i, name])], -1);
-  if (about.layer === null) {
-    $("layer").disabled = $("class").disabled = true;  // no layer has maps
-  }
+  backend.started();
   empty();
   $("pad").inert = false;
   busy(false);  // the page is ready
 }
 
-function fill(select, rows, chosen) {
-  select.replaceChildren(...rows.map(([value, text]) => new Option(text, value)));
-  select.value = String(chosen);
+function pictureKind() {
+  const [height, width, channels] = about.image_shape;
+  return `pictures of ${width} × ${height} pixels, ${channels === 1 ? "grey" : "colour"}`;
 }
 
-// Asking: one request at a time; later strokes wait for its answer.
+// Asking: one question at a time; later strokes wait for its answer.
 
 async function update() {
   again = true;
@@ -73,28 +67,17 @@ function busy(now) {
 
 async function ask(asked) {
   const drawn = asked === drawing;
-  const body = drawn ? await drawing.file() : asked;
-  const query = new URLSearchParams({ class: $("class").value,
-    invert: !drawn && $("invert").checked ? 1 : 0 });
-  if (about.layer !== null) query.set("layer", $("layer").value);
-  const waiting = setTimeout(() => {
-    $("took").textContent = "computing (a layer is compiled at its first use) ...";
-  }, PATIENCE);
-  let answer, begin = performance.now();
-  try {
-    const response = await fetch(`answer?${query}`, { method: "POST", body });
-    answer = response.headers.get("Content-Type") === "application/json"
-      ? await response.json()
-      : { error: `the server answered ${response.status} ${response.statusText}` };
-  } catch {
-    answer = { error: "the server does not answer: is it still running?" };
-  }
-  clearTimeout(waiting);
+  const picture = drawn ? await drawing.file() : asked;
+  const begin = performance.now();
+  const answer = await backend.answer(picture, {
+    name: drawn ? "the drawing" : asked.name,
+    invert: !drawn && $("invert").checked,
+  });
   if (source !== asked) return;  // cleared or replaced in the meantime
   if (answer.error) {
     source = drawn ? asked : accepted;
     $("took").textContent = "";
-    complain(drawn ? answer.error : answer.error.replace("the upload", asked.name));
+    complain(answer.error);
     return;
   }
   accepted = asked;
@@ -105,6 +88,11 @@ async function ask(asked) {
   if (drawn) return;
   await $("seen").decode();
   drawing.paint($("seen"));  // so that it can be drawn on
+}
+
+function askAgain() {
+  forgive();
+  update();
 }
 
 function complain(text) {
@@ -129,8 +117,7 @@ function show(answer) {
   }
   $("seen").src = answer.seen;
   $("pictures").hidden = false;
-  $("cam-figure").hidden = $("features").hidden = !answer.maps;
-  if (answer.maps) showInside(answer);
+  backend.shown(answer);
 }
 
 // The classes that the network names; where an image has one class, the best two.
@@ -142,18 +129,22 @@ function sentence({ scores, named }) {
 }
 
 function order(scores) {
-  return scores.map((_, i) => i).sort((a, b) => scores[b] - scores[a] || a - b);
+  return Array.from(scores, (_, i) => i)
+    .sort((a, b) => scores[b] - scores[a] || a - b);
 }
 
 function percent(share) {
   return `${(100 * share).toFixed(1)} %`;
 }
 
+// Up to `about.few` classes are all shown, in their order; of more, the best ones.
 function showScores(scores, named) {
-  const best = scores ? order(scores) : about.classes.map((_, i) => i);
-  const shown = about.classes.length > FEW
-    ? best.slice(0, BEST) : about.classes.map((_, i) => i);
+  const all = about.classes.map((_, i) => i), best = scores ? order(scores) : all;
+  const count = about.task === "multilabel" && named
+    ? Math.max(about.best, named.length) : about.best;
+  const shown = all.length > about.few ? best.slice(0, count) : all;
   const list = $("classes");
+  while (list.children.length > shown.length) list.lastChild.remove();
   while (list.children.length < shown.length) list.append(row());
   list.classList.toggle("wide", about.classes.some((name) => name.length > 3));
   shown.forEach((i, line) => {
@@ -186,31 +177,6 @@ function swatch(colour) {
   return box;
 }
 
-function showInside(answer) {
-  const [height, width, count] =
-    about.layers.find((layer) => layer.name === answer.layer).shape;
-  const name = about.classes[answer.explained];
-  $("cam").src = answer.grad_cam;
-  $("cam").alt = `Grad-CAM of ${answer.layer} for ${name} over the picture`;
-  $("cam-caption").textContent =
-    `Grad-CAM at ${answer.layer} for “${name}”: bright regions speak for the class`;
-  const maps = $("maps"), shown = answer.maps.length;
-  while (maps.children.length > shown) maps.lastChild.remove();
-  while (maps.children.length < shown) {
-    maps.append(Object.assign(document.createElement("img"), { alt: "" }));
-  }
-  answer.maps.forEach((map, i) => {
-    maps.children[i].src = map;
-    maps.children[i].title = `map ${i}`;
-  });
-  const which = shown < count ? `The first ${shown} of ${count} maps` : `${count} maps`;
-  const [low, high] = answer.range.map((value) =>
-    String(Number(value.toPrecision(3))).replace("-", "−"));
-  $("range").textContent =
-    `${which} of ${width} × ${height}; black is ${low}, white ${high}`;
-  maps.setAttribute("aria-label", `Feature maps of ${answer.layer}`);
-}
-
 function empty() {
   forgive();
   source = accepted = null;
@@ -218,21 +184,19 @@ function empty() {
   showScores(null);
   $("spoken").textContent = "Nothing drawn yet.";
   $("took").textContent = "";
-  $("pictures").hidden = $("features").hidden = true;
+  $("pictures").hidden = true;
+  backend.cleared();
 }
 
 $("clear").addEventListener("click", empty);
+$("invert").addEventListener("change", askAgain);
 
 // Files: chosen, dropped or pasted
 
 function load(file) {
-  if (!about || !file) return;
+  if (!file) return;
+  if (!about) return complain("the page is not ready yet: try again in a moment");
   forgive();
-  if (file.size > about.max_bytes) {
-    complain(`${file.name} has ${file.size.toLocaleString("en")} bytes; the limit is ` +
-      about.max_bytes.toLocaleString("en"));
-    return;
-  }
   source = file;
   update();
 }
@@ -262,12 +226,3 @@ document.addEventListener("drop", (event) => {
     complain("what was dropped is not a file: save the picture, then drop the file");
   }
 });
-
-for (const id of ["layer", "class", "invert"]) {
-  $(id).addEventListener("change", () => {
-    forgive();
-    update();
-  });
-}
-
-start().catch(() => complain("the server does not answer: is it still running?"));
