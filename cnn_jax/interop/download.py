@@ -36,7 +36,16 @@ def fetch_weights(url: str, checksum: Checksum, name: str | None = None,
         InputError: no connection, a file with another sum, or a folder that cannot be
             written.
     """
-    path = weights_folder() / (name or url.rpartition("/")[2])
+    return fetch_cached(url, weights_folder() / (name or url.rpartition("/")[2]),
+                        checksum, report)
+
+
+def fetch_cached(url: str, path: Path, checksum: Checksum,
+                 report: Reporter | None = None) -> Path:
+    """Returns a file of the cache folder, downloaded if it is not there.
+
+    Its sum is checked each time; see `fetch_weights` for all else.
+    """
     if path.is_file():
         download.check(path, checksum, url)
         return path

@@ -23,7 +23,7 @@ from cnn_jax.errors import InputError, RunError
 from cnn_jax.files import named, write_json
 from cnn_jax.interop.library_files import read_library, write_library
 from cnn_jax.interop.stablehlo import read_stablehlo, write_stablehlo
-from cnn_jax.networks.graph import layer_graph
+from cnn_jax.interop.web import load_web, write_web
 from cnn_jax.workdir.trained import Trained
 
 BATCH = 64  # images per call of a validation
@@ -67,12 +67,7 @@ def write_onnx(path: Path, trained: Trained) -> Path:
     # Imported here: onnx is an extra.
     from cnn_jax.interop import onnx_file
     from cnn_jax.interop.onnx_graph import onnx
-    graph = layer_graph(trained.network, trained.variables, trained.info.image_shape)
-    exclusive = data.task_of(trained.config.data).exclusive
-    model = onnx_file.to_onnx(graph, trained.info.scaling,
-                              "softmax" if exclusive else "sigmoid",
-                              trained.info.class_names)
-    onnx.save(model, path)
+    onnx.save(onnx_file.trained_to_onnx(trained), path)
     return path
 
 
@@ -95,6 +90,7 @@ FORMATS: dict[str, Format] = {
     "stablehlo": Format("model.stablehlo", write_stablehlo,
                         lambda path, _: read_stablehlo(path), 1e-5),
     "onnx": Format("model.onnx", write_onnx, load_onnx, 1e-4),
+    "web": Format("web", write_web, load_web, 1e-4),
     "safetensors": weights_of("cnn_jax", "weights.safetensors"),
     "torchvision": weights_of("torchvision", "torchvision.safetensors"),
     "timm": weights_of("timm", "timm.safetensors"),

@@ -13,10 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 
 import cnn_jax
+from cnn_jax import data
 from cnn_jax.errors import InputError
 from cnn_jax.interop.onnx_graph import Writer, helper, is_image, onnx
 from cnn_jax.interop.onnx_operators import WRITERS
-from cnn_jax.networks.graph import Graph, fold_batch_norm
+from cnn_jax.networks.graph import Graph, fold_batch_norm, layer_graph
+from cnn_jax.workdir.trained import Trained
 
 OPSET, IR_VERSION = 17, 8
 INPUT = "images"
@@ -49,6 +51,14 @@ def to_onnx(graph: Graph, scaling: Scaling, output: str = "softmax",
     for node in writer.graph.nodes[1:]:
         WRITERS[type(node.operation)](writer, node, node.operation)
     return described(write_output(writer, output), graph, output, class_names)
+
+
+def trained_to_onnx(trained: Trained) -> onnx.ModelProto:
+    """Makes the ONNX model of a trained network: pixels -> probabilities."""
+    graph = layer_graph(trained.network, trained.variables, trained.info.image_shape)
+    exclusive = data.task_of(trained.config.data).exclusive
+    return to_onnx(graph, trained.info.scaling, "softmax" if exclusive else "sigmoid",
+                   trained.info.class_names)
 
 
 def without_names(graph: Graph, taken: set[str]) -> Graph:

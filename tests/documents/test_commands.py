@@ -47,6 +47,7 @@ HERE = {
 ELSEWHERE = {
     "--config=configs/lenet.py:mnist": ("tests/training/test_accuracy.py", "mnist"),
     "--config.coordinator": ("tests/training/test_processes.py", "coordinator"),
+    "--format=web": ("tests/interop/test_web.py", "--format=web"),
     "--mode=serve": ("tests/serve/test_serve.py", "--mode=serve"),
     "experiments/conv_comparison.py": (
         "tests/experiments/test_experiments.py", "conv_comparison"),

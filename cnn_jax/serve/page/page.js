@@ -26,7 +26,7 @@ const drawing = drawingOn($("canvas"), $("cursor"), {
 //   load(): promise of `about`
 //   answer(picture, { name, invert }): promise of { scores, named, seen, milliseconds }
 //     and perhaps { mask }, see `encode` in app.py; or of { error }
-//   started(), shown(answer), cleared(): change what only this backend's page has
+//   started(), shown(answer), cleared(): optional, for the parts of one page alone
 async function start(chosen) {
   backend = chosen;
   about = await backend.load();
@@ -36,7 +36,7 @@ async function start(chosen) {
   $("invert").checked = about.invert;
   $("title").textContent = `${about.network} on ${about.dataset}`;
   document.title = $("title").textContent;
-  backend.started();
+  backend.started?.();
   empty();
   $("pad").inert = false;
   busy(false);  // the page is ready
@@ -117,15 +117,15 @@ function show(answer) {
   }
   $("seen").src = answer.seen;
   $("pictures").hidden = false;
-  backend.shown(answer);
+  backend.shown?.(answer);
 }
 
 // The classes that the network names; where an image has one class, the best two.
 function sentence({ scores, named }) {
   const shown = about.task === "multilabel" ? named : named.slice(0, 2)
     .filter((i, n) => n === 0 || scores[i] >= 0.005);
-  return shown.map((i) => `${about.classes[i]}: ${percent(scores[i])}`).join(", ") ||
-    "No class is above 50 %.";
+  return shown.map((i) => `${about.classes[i]}: ${percent(scores[i])}`).join(", ")
+    .replaceAll(" %", "\u00a0%") || "No class is above 50 %.";
 }
 
 function order(scores) {
@@ -137,11 +137,11 @@ function percent(share) {
   return `${(100 * share).toFixed(1)} %`;
 }
 
-// Up to `about.few` classes are all shown, in their order; of more, the best ones.
+// Up to `about.few` classes are all shown, in their order; of more, the `about.best` best
+// and those that the network names besides.
 function showScores(scores, named) {
   const all = about.classes.map((_, i) => i), best = scores ? order(scores) : all;
-  const count = about.task === "multilabel" && named
-    ? Math.max(about.best, named.length) : about.best;
+  const count = Math.max(about.best, named ? named.length : 0);
   const shown = all.length > about.few ? best.slice(0, count) : all;
   const list = $("classes");
   while (list.children.length > shown.length) list.lastChild.remove();
@@ -185,7 +185,7 @@ function empty() {
   $("spoken").textContent = "Nothing drawn yet.";
   $("took").textContent = "";
   $("pictures").hidden = true;
-  backend.cleared();
+  backend.cleared?.();
 }
 
 $("clear").addEventListener("click", empty);
