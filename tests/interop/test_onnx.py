@@ -57,7 +57,9 @@ def onnxruntime_output(model, pixels):
 
 
 def reference_output(model, pixels):
-    return reference_evaluator(model).run(None, {"images": pixels})[0]
+    output = reference_evaluator(model).run(None, {"images": pixels})[0]
+    gc.collect()  # the evaluator is a cycle of references that holds all weights
+    return output
 
 
 def checked(graph, scaling, output, **options):
@@ -81,12 +83,11 @@ def check_equal(network, shape, variables):
     assert size > 1e-3
     normalizes = any(isinstance(node.operation, BatchNorm) for node in graph.nodes)
     for fold in (True, False) if normalizes else (True,):
-        exact = checked(graph, scaling, "logits", fold=fold, dtype="float64")
-        difference = np.abs(reference_output(exact, pixels) - expected).max()
-        assert difference < 1e-6 * size, fold
-        model = checked(graph, scaling, "logits", fold=fold)
-        difference = np.abs(onnxruntime_output(model, pixels) - expected).max()
-        assert difference < 1e-4 * size, fold
+        for dtype, output, tolerance in (("float64", reference_output, 1e-6),
+                                         ("float32", onnxruntime_output, 1e-4)):
+            got = output(checked(graph, scaling, "logits", fold=fold, dtype=dtype),
+                         pixels)
+            assert np.abs(got - expected).max() < tolerance * size, (fold, dtype)
 
 
 @pytest.mark.parametrize("network", [
@@ -138,7 +139,6 @@ def check_registered(name, shape):
             variables = random_variables(
                 network, networks.NETWORKS[name].input_shape, np.float64)
         check_equal(network, shape, variables)
-    gc.collect()  # ONNX's evaluator is a cycle that holds a network's weights
 
 
 @pytest.mark.slow
