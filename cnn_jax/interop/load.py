@@ -1,12 +1,20 @@
 """Loads pretrained weights: a published source or a file -> a network ready for use.
 
-A source is the name of a row of `PRETRAINED`, such as 'torchvision:resnet50', or the
-path of a file: .pth, .pt, .safetensors, .h5, .weights.h5, .keras or our own .npz.
+A source is one of
+
+    torchvision:resnet50           the name of a row of `PRETRAINED`
+    torchvision:resnet50=FILE      the network of that row, the weights of your file
+    FILE                           weights of a network that a config names
+
+FILE is .pth, .pt, .safetensors, .h5, .weights.h5, .keras or our own .npz; a name that
+the current folder lacks is looked up among the downloaded weights.
 """
 
 import re
 from pathlib import Path
+from typing import Any
 
+import flax.linen as nn
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -20,7 +28,8 @@ from cnn_jax.errors import InputError
 from cnn_jax.interop.download import (announced_checksum, fetch_weights,
                                       weights_folder)
 from cnn_jax.interop.imagenet import imagenet_classes
-from cnn_jax.interop.mapping import find_mapping, variables_from
+from cnn_jax.interop.mapping import (find_mapping, fits, reversed_input,
+                                     variables_from)
 from cnn_jax.interop.pretrained import Pretrained, find_row, mapping_of_row
 from cnn_jax.interop.readers import read_arrays
 from cnn_jax.workdir.trained import Trained
@@ -29,13 +38,18 @@ SUFFIXES = (".pth", ".pt", ".safetensors", ".h5", ".keras", ".npz")
 
 
 def is_file(source: str) -> bool:
-    """Tells whether a source is the path of a weight file."""
-    return source.endswith(SUFFIXES)
+    """Tells whether a source is the path of a weight file alone."""
+    return source.endswith(SUFFIXES) and not is_published(source)
 
 
 def is_published(source: str) -> bool:
-    """Tells whether a source is the name of a published set, 'LIBRARY:NAME'."""
+    """Tells whether a source names a published set, 'LIBRARY:NAME' or more."""
     return re.match(r"(torchvision|timm|keras):", source) is not None
+
+
+def row_of(source: str) -> Pretrained:
+    """Looks up the row of a published set. Raises InputError for an unknown one."""
+    return find_row(source.partition("=")[0])
 
 
 def config_of(source: str) -> ConfigDict:
@@ -45,9 +59,11 @@ def config_of(source: str) -> ConfigDict:
     network is.
     """
     if is_file(source):
-        raise InputError(f"{source} does not say which network it is for: name it with "
-                         "--config=configs/network.py:NAME, and config.data.scaling")
-    row = find_row(source)
+        raise InputError(
+            f"{source} does not say which network it is for: name the published network"
+            f" that it equals, as in torchvision:resnet50={source}, or set "
+            "--config=configs/network.py:NAME and config.data.scaling")
+    row = row_of(source)
     config = default_config()
     with config.unlocked():
         config.model.name, config.model.bn = row.network, row.bn
@@ -98,16 +114,12 @@ def load_pretrained(source: str, config: ConfigDict | None = None) -> Trained:
         raise InputError(
             f"config.data.scaling = {config.data.scaling!r} is measured on the data, "
             f"and {source} comes without: use {', '.join(FIXED)}")
-    row = None if is_file(source) else find_row(source)
-    path = download(source, row) if row else Path(source)
-    arrays = read_arrays(path)
-    network = networks.from_config(config, len(imagenet_classes()) if row else None)
+    classes = len(imagenet_classes()) if is_published(source) else None
+    network = networks.from_config(config, classes)
     size, channels, *_ = preprocessing_of(config.data)
     published = networks.NETWORKS[config.model.name].input_shape
     image_shape = (*(size or published[:2]), channels or published[2])
-    mapping = mapping_of_row(row) if row else find_mapping(
-        network, image_shape, arrays, source)
-    variables = variables_from(mapping, arrays, source)
+    variables = read_variables(source, network, image_shape)
     info = DataInfo(
         name=config.data.name, source=f"pretrained weights {source}",
         image_shape=image_shape,
@@ -118,10 +130,37 @@ def load_pretrained(source: str, config: ConfigDict | None = None) -> Trained:
     return Trained(config, info, network, variables, 0, [])
 
 
+def read_variables(source: str, network: nn.Module, image_shape: tuple[int, int, int],
+                   whole: bool = True) -> dict[str, Any]:
+    """Reads {"params": ..., "batch_stats": ...} of a network; downloads them once.
+
+    whole: all arrays must be there. Otherwise heads that the file lacks, or has for
+        another number of classes, are left out.
+    """
+    if not is_published(source):
+        arrays = read_arrays(local_file(source))
+        return variables_from(
+            find_mapping(network, image_shape, arrays, source, whole), arrays, source)
+    row, file = row_of(source), source.partition("=")[2]
+    arrays = read_arrays(local_file(file) if file else download(source, row))
+    mapping = mapping_of_row(row)
+    if file and not fits(mapping, arrays):  # perhaps with the names of another library
+        mapping = find_mapping(network, image_shape, arrays, file, whole)
+        if row.bgr and mapping.library == row.library:
+            mapping = reversed_input(mapping)
+    return variables_from(mapping, arrays, file or source)
+
+
 def class_names(count: int) -> tuple[str, ...]:
     """Names the classes: 1,000 are those of ImageNet, others have numbers alone."""
     names = imagenet_classes()
     return names if count == len(names) else tuple(f"class {i}" for i in range(count))
+
+
+def local_file(file: str) -> Path:
+    """Finds a file by its path, else by its name among the downloaded weights."""
+    path, kept = Path(file).expanduser(), weights_folder() / file
+    return kept if kept.is_file() and not path.exists() else path
 
 
 def download(source: str, row: Pretrained) -> Path:

@@ -17,6 +17,7 @@ from flax import traverse_util
 from cnn_jax.errors import InputError
 from cnn_jax.interop.names import LIBRARIES, Library
 from cnn_jax.interop.names.layouts import Layout, Shape, same
+from cnn_jax.networks import is_head
 
 Arrays = dict[str, np.ndarray]
 MOST_NAMED = 3  # keys of each kind that an error names
@@ -238,6 +239,11 @@ def misfit_of(mapping: Mapping, arrays: Arrays) -> Misfit:
     return Misfit(missing, [key for key in arrays if key not in keys], shapes)
 
 
+def fits(mapping: Mapping, arrays: Arrays) -> bool:
+    """Tells whether a file has exactly the arrays that a mapping expects."""
+    return misfit_of(mapping, cleaned(mapping, arrays)).total == 0
+
+
 def describe(mapping: Mapping, misfit: Misfit, source: str) -> str:
     """Says in one line which keys do not fit."""
     def some(title: str, items: list[str]) -> list[str]:
@@ -253,10 +259,31 @@ def describe(mapping: Mapping, misfit: Misfit, source: str) -> str:
                         + some("of another shape", misfit.shapes)))
 
 
+def without_odd_heads(mapping: Mapping, arrays: Arrays) -> Mapping:
+    """Leaves out the heads that a file lacks or has with other shapes.
+
+    A file may still hold them: a trunk has no head, and a network that was trained on
+    other classes has another.
+    """
+    found = cleaned(mapping, arrays)
+    odd = {path.rpartition("/")[0].partition("/")[2]
+           for path, (key, layout) in mapping.leaves.items()
+           if key not in found or found[key].shape != layout.shape}
+    heads = {path: leaf for path, leaf in mapping.leaves.items()
+             if (layer := path.rpartition("/")[0].partition("/")[2]) in odd
+             and is_head(layer)}
+    patterns = [re.escape(leaf.key) for leaf in heads.values()]
+    return mapping._replace(
+        leaves={path: leaf for path, leaf in mapping.leaves.items()
+                if path not in heads},
+        optional="|".join(filter(None, [mapping.optional, *patterns])))
+
+
 def find_mapping(network: nn.Module, image_shape: Shape, arrays: Arrays,
-                 source: str = "the file") -> Mapping:
+                 source: str = "the file", whole: bool = True) -> Mapping:
     """Finds the library whose names of a network are those of a file.
 
+    whole: False: the file's heads do not count where they differ.
     Raises InputError that names the keys which do not fit, for the nearest library.
     """
     ours = shapes_of(network, image_shape)
@@ -265,6 +292,8 @@ def find_mapping(network: nn.Module, image_shape: Shape, arrays: Arrays,
         if library in LIBRARIES and type(network) not in LIBRARIES[library].families:
             continue
         mapping = _mapping(library, network, ours)
+        if not whole and not fits(mapping, arrays):
+            mapping = without_odd_heads(mapping, arrays)
         misfit = misfit_of(mapping, cleaned(mapping, arrays))
         if not misfit.total:
             return mapping

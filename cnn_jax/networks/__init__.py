@@ -19,8 +19,9 @@ from cnn_jax.networks.googlenet import GoogLeNet
 from cnn_jax.networks.inception_v3 import InceptionV3
 from cnn_jax.networks.lenet import LeNet5, LeNet5Published
 from cnn_jax.networks.mobilenet import MobileNetV1, MobileNetV2
-from cnn_jax.networks.parts import (freeze_mask, part_of, parts_mask, parts_of,
-                                    transfer)
+from cnn_jax.networks.parts import (apply_head, freeze_mask, frozen_parts,
+                                    frozen_statistics, is_head, part_of, parts_mask,
+                                    parts_of, transfer)
 from cnn_jax.networks.resnet import PreActResNet, ResNet
 from cnn_jax.networks.squeezenet import SqueezeNet
 from cnn_jax.networks.stacked import StackedCNN

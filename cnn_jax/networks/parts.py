@@ -2,12 +2,22 @@
 
 A part is what stands before the first underscore in the names of its layers: `stem` is
 `stem_conv`, `stem_bn`, ...; `stage1` is `stage1_block1`, ...; `head` is the last layer.
+`trunk` stands for all layers but the head.
 """
 
-from collections.abc import Mapping
-from typing import Any
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from cnn_jax.layers import BatchNorm
+
+HEAD, TRUNK = "head", "trunk"
 
 
 def part_of(layer: str) -> str:
@@ -20,24 +30,37 @@ def parts_of(params: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(map(part_of, params)))
 
 
-def parts_mask(params: Mapping[str, Any], chosen: str,
-               must_exist: bool = True) -> dict[str, Any]:
+def frozen_parts(model: ConfigDict) -> str:
+    """Names the parts that the `model` section of a config freezes; '' for none."""
+    return TRUNK if model.train == HEAD else model.freeze or ""
+
+
+def split_parts(chosen: str) -> list[str]:
+    """Splits 'stem,stage1' into its names."""
+    return [name.strip() for name in chosen.split(",") if name.strip()]
+
+
+def is_chosen(layer: str, names: list[str]) -> bool:
+    """Tells whether a layer, or the part that it is in, is among the names."""
+    return (layer in names or part_of(layer) in names
+            or (TRUNK in names and layer != HEAD))
+
+
+def parts_mask(params: Mapping[str, Any], chosen: str) -> dict[str, Any]:
     """Masks the parameters that are in one of the chosen parts, 'stem,stage1'.
 
-    The names of single layers ('stage1_block2') may be chosen too. The mask is a tree
-    of the shape of `params` with a bool for each leaf.
-    must_exist: raise ValueError for a name that no parameter has. Running statistics
-        lack the layers that have none.
+    The names of single layers ('stage1_block2') may be chosen too, and 'trunk'. The
+    mask is a tree of the shape of `params` with a bool for each leaf.
+    Raises ValueError for a name that no parameter has.
     """
-    names = [name.strip() for name in chosen.split(",") if name.strip()]
-    known = parts_of(params)
+    names, known = split_parts(chosen), parts_of(params)
     for name in names:
-        if must_exist and name not in known and name not in params:
+        if name == TRUNK and HEAD not in params:
+            raise ValueError("the network has no layer 'head', so it has no 'trunk'")
+        if name not in known and name not in params and name != TRUNK:
             raise ValueError(f"unknown part {name!r}; known: {', '.join(known)}, "
-                             "or the name of a layer")
-    chosen_layers = {layer for layer in params
-                     if layer in names or part_of(layer) in names}
-    return {layer: jax.tree.map(lambda _: layer in chosen_layers, tree)
+                             "'trunk' for all but the head, or the name of a layer")
+    return {layer: jax.tree.map(lambda _: is_chosen(layer, names), tree)
             for layer, tree in params.items()}
 
 
@@ -50,33 +73,101 @@ def freeze_mask(params: Mapping[str, Any], chosen: str) -> dict[str, Any]:
     return mask
 
 
+@contextlib.contextmanager
+def frozen_statistics(chosen: str) -> Iterator[None]:
+    """Lets the batch norms of the chosen parts run as in evaluation while it is open.
+
+    They normalise by their running statistics and keep them, also where train=True, so
+    what follows gets in training what it gets in evaluation.
+    """
+    names = split_parts(chosen)
+
+    def run(call: Any, args: tuple, kwargs: dict,
+            context: nn.module.InterceptorContext) -> Any:
+        norm = context.module
+        if (isinstance(norm, BatchNorm) and not norm.use_running_average
+                and context.method_name == "__call__"
+                and is_chosen(norm.path[0], names)):
+            still = norm.clone(parent=None, use_running_average=True, axis_name=None)
+            return still.apply(norm.variables, *args, **kwargs)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(run) if names else contextlib.nullcontext():
+        yield
+
+
+def apply_head(network: nn.Module, variables: Mapping[str, Any], features: jax.Array,
+               image_shape: tuple[int, int, int], **options: Any) -> Any:
+    """Applies a network from its layer `head` on, as in evaluation.
+
+    features: the input of that layer, [N, ...].
+    image_shape: (H, W, C) of the images that the network takes. The layers before the
+        head get images of zeros; nothing depends on them, so a compiler removes them.
+    options: those of `nn.Module.apply`. `train` has no effect, since nothing after the
+        input of the head behaves differently in training.
+    """
+    def run(call: Any, args: tuple, kwargs: dict,
+            context: nn.module.InterceptorContext) -> Any:
+        if context.module.path == (HEAD,) and context.method_name == "__call__":
+            args = (features, *args[1:])
+        return call(*args, **kwargs)
+
+    images = jnp.zeros((len(features), *image_shape))
+    with nn.intercept_methods(run):
+        return network.apply(variables, images, **options | {"train": False})
+
+
+class Transferred(NamedTuple):
+    """What a network takes from a trained one."""
+
+    variables: dict[str, Any]  # {"params": ..., "batch_stats": ...}
+    taken: list[str]           # layers with the trained values, 'stage1_block1/conv1'
+    fresh: list[str]           # heads that keep their own
+
+
 def transfer(variables: Mapping[str, Any],
-             trained: Mapping[str, Any]) -> dict[str, Any]:
+             trained: Mapping[str, Any]) -> Transferred:
     """Replaces fresh values by those of a trained network of the same architecture.
 
-    Both are {"params": ..., "batch_stats": ...}. The head is replaced if the shapes
-    agree, else it keeps its fresh values: another number of classes is the usual case.
+    Both are {"params": ..., "batch_stats": ...}. A head that the trained network lacks,
+    or has with other shapes, keeps its fresh values: another number of classes is the
+    usual case. So do the heads of auxiliary classifiers.
     Raises ValueError if any other layer differs.
     """
-    out: dict[str, Any] = {}
-    for kind, layers in variables.items():
-        source = trained.get(kind, {})
-        missing = sorted(layers.keys() ^ source.keys())
-        if missing:
-            raise ValueError(f"the trained network has other layers ({kind}): "
-                             f"{', '.join(missing[:5])}")
-        out[kind] = {}
-        for layer, tree in layers.items():
-            same = shapes(tree) == shapes(source[layer])
-            if not same and layer != "head":
-                raise ValueError(
-                    f"layer {layer} ({kind}) of the trained network has other shapes: "
-                    f"{shapes(source[layer])} instead of {shapes(tree)}")
-            out[kind][layer] = source[layer] if same else tree
-    return out
+    ours, theirs = leaves_by_layer(variables), leaves_by_layer(trained)
+    fresh = [layer for layer in ours if is_head(layer)
+             and shapes(ours[layer]) != shapes(theirs.get(layer, {}))]
+    other = sorted(layer for layer in ours.keys() ^ theirs.keys()
+                   if layer not in fresh)
+    if other:
+        raise ValueError("the trained network has other layers: "
+                         f"{', '.join(other[:5])}")
+    for layer, leaves in ours.items():
+        if layer not in fresh and shapes(leaves) != shapes(theirs[layer]):
+            raise ValueError(f"layer {layer} of the trained network has other shapes: "
+                             f"{shapes(theirs[layer])} instead of {shapes(leaves)}")
+    flat = {path: leaf for layer in ours
+            for path, leaf in (ours if layer in fresh else theirs)[layer].items()}
+    merged = traverse_util.unflatten_dict(flat)
+    return Transferred({kind: merged.get(kind, {}) for kind in variables},
+                       [layer for layer in ours if layer not in fresh], fresh)
 
 
-def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Maps the path of each leaf to its shape."""
-    return {jax.tree_util.keystr(path): leaf.shape
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+def is_head(layer: str) -> bool:
+    """Tells whether a layer is the head, or that of an auxiliary classifier."""
+    return layer.rpartition("/")[2] == HEAD
+
+
+def leaves_by_layer(variables: Mapping[str, Any]
+                    ) -> dict[str, dict[tuple[str, ...], Any]]:
+    """Groups arrays by layer: {'stage1_block1/conv1': {('params', ..., 'kernel'): x}}.
+    """
+    layers: dict[str, dict[tuple[str, ...], Any]] = {}
+    for path, leaf in traverse_util.flatten_dict(dict(variables)).items():
+        layers.setdefault("/".join(path[1:-1]), {})[path] = leaf
+    return layers
+
+
+def shapes(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, tuple[int, ...]]:
+    """Maps the name of each leaf of a layer to its shape."""
+    return {path[-1]: leaf.shape for path, leaf in leaves.items()}

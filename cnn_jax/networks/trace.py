@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax import networks
+from cnn_jax.networks.parts import HEAD
 
 ImageShape = tuple[int, int, int]  # (H, W, C)
 
@@ -129,6 +130,22 @@ def features(network: str | nn.Module, variables: Mapping[str, Any], images: jax
     if "head" in calls:
         values["before_head"] = calls["head"].inputs[0]
     return values
+
+
+def before_head(network: nn.Module, variables: Mapping[str, Any],
+                images: jax.Array) -> jax.Array:
+    """Computes the input of the layer `head`, as in evaluation, for scaled images."""
+    head, = (call for call in trace(network, variables, images)[1]
+             if call.name == HEAD)
+    return head.inputs[0]
+
+
+def parts_in_order(network: nn.Module, image_shape: ImageShape) -> list[str]:
+    """Lists the parts that have parameters in the order in which the network ends them.
+    """
+    return list(dict.fromkeys(
+        networks.part_of(call.name) for call in trace_shapes(network, None, image_shape)
+        if call.name and "/" not in call.name and call.params))
 
 
 def count_classes(variables: Mapping[str, Any]) -> int | None:

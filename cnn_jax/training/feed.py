@@ -63,7 +63,7 @@ class Resident:
     def __init__(self, placement: Placement, dataset: Dataset, seed: int,
                  batch_size: int, eval_batch_size: int) -> None:
         examples, self.ranges = concatenate(dataset)
-        self.data = placement.replicate(examples)
+        self.data: Examples | None = placement.replicate(examples)
         self.placement, self.seed = placement, seed
         self.batch_size = batch_size
         self.eval_batch_size = divisible(eval_batch_size, placement)
@@ -89,7 +89,8 @@ class Resident:
         return next(self.batches("train"))
 
     def close(self) -> None:
-        """Does nothing: all has been read."""
+        """Lets go of the images on the devices."""
+        self.data = None
 
 
 class Streamed:

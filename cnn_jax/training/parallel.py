@@ -115,6 +115,13 @@ def any_process_signal(received: list[int]) -> int:
     return int(multihost_utils.process_allgather(np.int32(mine)).max())
 
 
+def in_all(fact: bool) -> bool:
+    """Tells whether a fact holds in all processes, which must call this together."""
+    if jax.process_count() == 1:
+        return fact
+    return bool(multihost_utils.process_allgather(np.int32(fact)).all())
+
+
 def global_array(value: Any, sharding: NamedSharding) -> jax.Array:
     """Makes a global array from a host value that every process holds."""
     value = np.asarray(value)

@@ -1,7 +1,10 @@
 """Makes the recipe and the first state from a config and the info on its data."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 
+import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -13,6 +16,7 @@ from cnn_jax.data.info import DataInfo
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
 from cnn_jax.networks.summary import LayerTable, layer_table
+from cnn_jax.networks.trace import parts_in_order
 from cnn_jax.training.steps import (Recipe, TrainState, create_state,
                                     predict_logits)
 
@@ -39,9 +43,14 @@ def create_recipe(config: ConfigDict, info: DataInfo,
     schedule = optimizers.schedule(
         config, steps_per_epoch(info.counts["train"], config.batch_size))
     task = data.task_of(config.data)
+    model = networks.from_config(config, classes, axis_name)
+    parts: list[str] = []
+    if config.optimizer.depth_decay is not None:
+        with refusing(model, info.image_shape):
+            parts = parts_in_order(model, info.image_shape)
     return Recipe(
-        task=task, model=networks.from_config(config, classes, axis_name),
-        optimizer=optimizers.create(config, schedule), schedule=schedule,
+        task=task, model=model,
+        optimizer=optimizers.create(config, schedule, parts), schedule=schedule,
         augment=functools.partial(augment, settings=config.augment,
                                   zero=info.scaling.offset, task=task,
                                   axis_name=axis_name),
@@ -49,8 +58,18 @@ def create_recipe(config: ConfigDict, info: DataInfo,
         label_smoothing=config.loss.label_smoothing,
         ema_decay=config.optimizer.ema_decay or 0.0,
         accumulate_steps=config.optimizer.accumulate_steps,
-        freeze=config.model.freeze or "",
+        freeze=networks.frozen_parts(config.model),
         axis_name=axis_name)
+
+
+@contextlib.contextmanager
+def refusing(network: nn.Module, image_shape: tuple[int, int, int]) -> Iterator[None]:
+    """Turns the ValueError of a network that refuses images into an InputError."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(f"{type(network).__name__} on images of shape "
+                         f"{tuple(image_shape)}: {error}") from error
 
 
 def describe_network(recipe: Recipe, image_shape: tuple[int, int, int],
@@ -62,21 +81,18 @@ def describe_network(recipe: Recipe, image_shape: tuple[int, int, int],
     module that `model.freeze` names, or if its answers are for images while the labels
     are for pixels, or the reverse.
     """
-    network = type(recipe.model).__name__
-    try:
+    with refusing(recipe.model, image_shape):
         state = abstract_state(recipe, image_shape)
         table = layer_table(recipe.model, image_shape, images)
-    except ValueError as error:
-        raise InputError(f"{network} on images of shape {tuple(image_shape)}: {error}"
-                         ) from error
     logits = jax.eval_shape(
         functools.partial(predict_logits, recipe=recipe), state,
         jax.ShapeDtypeStruct((1, *image_shape), np.uint8)).shape[1:]
     if logits != recipe.task.logits_shape(tuple(image_shape), logits[-1]):
         answer = "each pixel" if len(logits) > 1 else "each image"
         raise InputError(
-            f"{network} answers for {answer}, the data have a label for each "
-            f"{recipe.task.unit}: choose another config.model.name or data.name")
+            f"{type(recipe.model).__name__} answers for {answer}, the data have a "
+            f"label for each {recipe.task.unit}: choose another config.model.name or "
+            "data.name")
     return table
 
 

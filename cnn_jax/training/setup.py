@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from cnn_jax.data.examples import Dataset
 from cnn_jax.data.info import DataInfo, describe
 from cnn_jax.errors import InputError
 from cnn_jax.interop.load import (check_same_network, is_file, is_published,
-                                  load_pretrained)
+                                  read_variables)
 from cnn_jax.networks.summary import LayerTable
 from cnn_jax.networks.summary_files import plain_text, save_summary
 from cnn_jax.optimizers import Schedule
@@ -118,7 +118,16 @@ def restore_or_init(run: Run) -> tuple[TrainState, Progress]:
     """
     latest = run.checkpoints.latest
     if latest is None:
-        return init_state(run), Progress()
+        state, progress = init_state(run), Progress()
+    else:
+        state, progress = restore_newest(run, latest)
+    if run.recipe.freeze:
+        run.report.line(describe_frozen(run.recipe, state.params))
+    return state, progress
+
+
+def restore_newest(run: Run, latest: int) -> tuple[TrainState, Progress]:
+    """Restores the newest checkpoint, and looks for the best one."""
     like = abstract_state(run.recipe, run.info.image_shape)
     state, progress = run.checkpoints.restore(latest, like)
     best = best_step(progress.history, run.config.checkpoint.monitor)
@@ -132,13 +141,16 @@ def restore_or_init(run: Run) -> tuple[TrainState, Progress]:
     return state, progress
 
 
-def load_source(source: str, config: ConfigDict) -> dict[str, Any]:
-    """Loads the variables that `init_from` names: a workdir or pretrained weights."""
+def load_source(source: str, run: Run) -> dict[str, Any]:
+    """Loads the variables that `init_from` names: a workdir or pretrained weights.
+
+    A head of a weight file that is not for this run's classes is left out.
+    """
     if is_published(source):
-        check_same_network(source, config)
-        return load_pretrained(source).variables
-    if is_file(source):
-        return load_pretrained(source, config).variables
+        check_same_network(source, run.config)
+    if is_published(source) or is_file(source):
+        return read_variables(source, run.recipe.model, run.info.image_shape,
+                              whole=False)
     return trained.load(Path(source)).variables
 
 
@@ -150,11 +162,24 @@ def init_state(run: Run) -> TrainState:
     if not source:
         return state
     try:
-        variables = networks.transfer(
+        variables, taken, fresh = networks.transfer(
             {"params": state.params, "batch_stats": state.batch_stats},
-            load_source(source, run.config))
+            load_source(source, run))
     except ValueError as error:
         raise InputError(f"config.model.init_from = {source}: {error}") from error
+    run.report.line(f"from {source}: {len(taken)} layers with their weights"
+                    + f"; starts fresh: {', '.join(fresh)}" * bool(fresh))
     if run.recipe.ema_decay > 0:
         variables |= {f"ema_{name}": value for name, value in variables.items()}
     return state.replace(**variables)
+
+
+def describe_frozen(recipe: Recipe, params: Mapping[str, Any]) -> str:
+    """Says how many parameters learn, and where."""
+    mask = networks.freeze_mask(params, recipe.freeze)
+    learning = {layer: params[layer] for layer, frozen in mask.items()
+                if not all(jax.tree.leaves(frozen))}
+    some, whole = (sum(leaf.size for leaf in jax.tree.leaves(tree))
+                   for tree in (learning, params))
+    return (f"{some:,} of {whole:,} parameters learn: "
+            f"{', '.join(networks.parts_of(learning))}; frozen: {recipe.freeze}")

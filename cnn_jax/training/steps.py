@@ -18,7 +18,8 @@ from jax import lax
 
 from cnn_jax.data.augment import Targets
 from cnn_jax.data.examples import Examples
-from cnn_jax.networks import parts_mask
+from cnn_jax.networks import apply_head, frozen_statistics
+from cnn_jax.networks.trace import before_head
 from cnn_jax.optimizers import Schedule
 from cnn_jax.rng import draw_key
 from cnn_jax.tasks import Task
@@ -31,7 +32,7 @@ Metrics = dict[str, jax.Array]
 class Batch(NamedTuple):
     """Holds the input of a step."""
 
-    image: jax.Array     # uint8 [B, H, W, C]
+    image: jax.Array     # uint8 [B, H, W, C]; see `Recipe.head_of` for features
     label: jax.Array     # [B, ...], with the shape and dtype of the task
     mask: jax.Array      # float32 [B]: 0 where evaluation padded the batch
     position: jax.Array  # int32 [B]: index in the global batch, for random draws
@@ -77,7 +78,16 @@ class Recipe:
     ema_decay: float = 0.0
     accumulate_steps: int = 1
     freeze: str = ""  # modules whose parameters and running statistics do not change
+    # The shape of the images where batches hold the input of the head in their place.
+    head_of: tuple[int, int, int] | None = None
     axis_name: str | None = None
+
+    def apply(self, variables: Any, images: jax.Array, **options: Any) -> Any:
+        """Applies the model to scaled images, or its head to the head's input."""
+        if self.head_of is not None:
+            return apply_head(self.model, variables, images, self.head_of, **options)
+        with frozen_statistics(self.freeze):
+            return self.model.apply(variables, images, **options)
 
 
 def create_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:
@@ -118,7 +128,7 @@ def train_step(state: TrainState, batch: Batch,
             logits, labels, recipe.label_smoothing), targets)
 
     def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
-        logits, updated = recipe.model.apply(
+        logits, updated = recipe.apply(
             {"params": params, "batch_stats": state.batch_stats}, images, train=True,
             mutable=["batch_stats", "aux_logits"], rngs={"dropout": dropout_key})
         losses = losses_of(logits)
@@ -130,10 +140,6 @@ def train_step(state: TrainState, batch: Batch,
     grads, (losses, logits, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
     if recipe.axis_name is not None:
         grads = lax.pmean(grads, recipe.axis_name)
-    if recipe.freeze:
-        frozen = parts_mask(batch_stats, recipe.freeze, must_exist=False)
-        batch_stats = jax.tree.map(lambda keep, old, new: old if keep else new,
-                                   frozen, state.batch_stats, batch_stats)
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema_params, ema_batch_stats = moving_averages(state, params, batch_stats, recipe)
@@ -170,8 +176,18 @@ def eval_step(state: TrainState, batch: Batch, recipe: Recipe) -> Metrics:
 
 def predict_logits(state: TrainState, images: jax.Array, recipe: Recipe) -> jax.Array:
     """Computes the logits of uint8 images [N, H, W, C] with `state.variables`."""
-    logits = recipe.model.apply(state.variables, recipe.scale(images), train=False)
+    logits = recipe.apply(state.variables, recipe.scale(images), train=False)
     return cast(jax.Array, logits)
+
+
+def compute_features(state: TrainState, batch: Batch, recipe: Recipe) -> jax.Array:
+    """Computes the input of the head, float32 [B, ...], for all devices' examples."""
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    features = before_head(recipe.model, variables, recipe.scale(batch.image))
+    features = features.astype(jnp.float32)
+    if recipe.axis_name is not None:
+        features = lax.all_gather(features, recipe.axis_name, tiled=True)
+    return features
 
 
 def sums(losses: jax.Array, correct: jax.Array, mask: jax.Array, recipe: Recipe,
@@ -232,12 +248,12 @@ def train_batches(state: TrainState, batches: tuple[Examples, ...],
 
 
 def eval_rows(state: TrainState, data: Examples, indices: jax.Array, mask: jax.Array,
-              recipe: Recipe) -> Metrics:
-    """Evaluates the examples at `indices` [B] whose `mask` is 1."""
-    return eval_step(state, gather(data, indices, mask, recipe.axis_name), recipe)
+              recipe: Recipe, step: Callable[..., Any] = eval_step) -> Any:
+    """Evaluates the examples at `indices` [B] whose `mask` is 1, or makes a `step`."""
+    return step(state, gather(data, indices, mask, recipe.axis_name), recipe)
 
 
 def eval_batch(state: TrainState, batch: Examples, mask: jax.Array,
-               recipe: Recipe) -> Metrics:
+               recipe: Recipe, step: Callable[..., Any] = eval_step) -> Any:
     """Evaluates the examples of a streamed batch whose `mask` is 1."""
-    return eval_step(state, make_batch(*batch, mask, recipe.axis_name), recipe)
+    return step(state, make_batch(*batch, mask, recipe.axis_name), recipe)

@@ -11,6 +11,7 @@ from cnn_jax.console import Reporter
 from cnn_jax.files import named
 from cnn_jax.training import parallel
 from cnn_jax.training.evaluate import compile_evaluation
+from cnn_jax.training.features import train_on_features
 from cnn_jax.training.finish import Finished, evaluate_and_save
 from cnn_jax.training.loop import fit
 from cnn_jax.training.setup import Run, open_run, restore_or_init
@@ -32,6 +33,8 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
     report = Reporter(quiet or jax.process_index() != 0)
     with open_run(config, workdir, report) as opened:
         state, progress = restore_or_init(opened)
+        if config.model.train == "head":
+            opened = train_on_features(opened, state)
         state = opened.placement.replicate(state)
         trained_before = opened.is_finished(progress)
         evaluate = compile_evaluation(opened.recipe, opened.placement, state,

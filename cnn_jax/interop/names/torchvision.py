@@ -102,6 +102,19 @@ def mobilenet_v2(network: nn.Module, path: str) -> str:
     return f"features.{number}.conv.{place}.{int(kind == 'bn')}"
 
 
+def first_mobilenet_v2(network: nn.Module, path: str) -> str:
+    """Maps a layer of the network of 2018, which has no wrappers inside its blocks."""
+    if path == "head":
+        return "classifier"
+    if not path.startswith("stage"):
+        return mobilenet_v2(network, path)
+    stage, block, part, kind = groups(r"stage(\d)_block(\d)/(\w+)/(\w+)", path)
+    number = sum(row[2] for row in INVERTED[:int(stage) - 1]) + int(block)
+    expanded = INVERTED[int(stage) - 1][0] != 1
+    place = ["expand", "depthwise", "project"].index(part) - (not expanded)
+    return f"features.{number}.conv.{3 * place + (kind == 'bn')}"
+
+
 def squeezenet(network: nn.Module, path: str) -> str:
     """Maps a layer; features holds convolution, ReLU, pool, then fires and pools."""
     if path == "conv1":
@@ -127,3 +140,4 @@ FAMILIES: dict[type[nn.Module], Names] = {
     MobileNetV2: Names(mobilenet_v2),
     SqueezeNet: Names(squeezenet),
 }
+FIRST_MOBILENET: dict[type[nn.Module], Names] = {MobileNetV2: Names(first_mobilenet_v2)}

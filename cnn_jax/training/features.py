@@ -1,0 +1,94 @@
+"""Computes once what the head of a network gets, where only the head learns.
+
+The layers before it are frozen and images are not augmented, so its input is the same
+in every epoch. It takes the place of the images; an epoch is then that of one layer.
+"""
+
+import dataclasses
+import functools
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from cnn_jax import ops
+from cnn_jax.data.examples import Examples
+from cnn_jax.data.info import SPLITS
+from cnn_jax.files import load_arrays, named, save_arrays
+from cnn_jax.training import parallel
+from cnn_jax.training.feed import Resident
+from cnn_jax.training.setup import Run
+from cnn_jax.training.steps import TrainState, compute_features
+from cnn_jax.workdir.results import sha256
+
+FILE = "features.npz"  # in the workdir
+
+
+def train_on_features(run: Run, state: TrainState) -> Run:
+    """Makes the run that trains and evaluates on the input of the head.
+
+    The features are kept in the workdir with a fingerprint of weights and data, so that
+    a resumed run has the same bits without computing them again.
+
+    state: on the host.
+    """
+    path, source = run.workdir / FILE, fingerprint(run, state)
+    kept = load_arrays(path)
+    current = kept is not None and str(kept.get("fingerprint")) == source
+    if parallel.in_all(current) and kept is not None:
+        features = {split: kept[split] for split in SPLITS}
+        run.report.line(f"features: {describe(features)}, from {path}")
+    else:
+        begun = time.perf_counter()
+        features = features_of(run, state)
+        run.report.line(f"features: {describe(features)}, computed in "
+                        f"{time.perf_counter() - begun:.1f} s, kept in {path}")
+        if jax.process_index() == 0:
+            with named(path):
+                save_arrays(path, fingerprint=source, **features)
+    run.feed.close()
+    train, validation, test = (
+        Examples(features[split], getattr(run.dataset, split).labels)
+        for split in SPLITS)
+    dataset = run.dataset._replace(train=train, validation=validation, test=test)
+    feed = Resident(run.placement, dataset, run.config.seed, run.config.batch_size,
+                    run.config.eval_batch_size)
+    recipe = dataclasses.replace(run.recipe, head_of=run.info.image_shape,
+                                 scale=lambda features: features)
+    return dataclasses.replace(run, recipe=recipe, feed=feed)
+
+
+def features_of(run: Run, state: TrainState) -> dict[str, np.ndarray]:
+    """Computes the input of the head for all images: {split: float32 [N, ...]}."""
+    step = run.placement.compile(functools.partial(
+        run.feed.evaluate, recipe=run.recipe, step=compute_features))
+    placed, feed = run.placement.replicate(state), run.feed
+    run.report.line("compiling the features ...")
+    program = step.lower(placed, *feed.example_batch()).compile(
+        compiler_options=ops.compiler_options())
+    features = {}
+    for split in SPLITS:
+        count, size = feed.counts[split], feed.eval_batch_size
+        calls = (program(placed, *arguments) for arguments in feed.batches(split))
+        with run.report.track(f"features of {split}", calls, -(-count // size),
+                              f"batches of {size}") as tracked:
+            batches = [run.placement.to_host(rows) for rows in tracked]
+        if batches:
+            features[split] = np.concatenate(batches)[:count]
+    empty = features["train"][:0]
+    return {split: features.get(split, empty) for split in SPLITS}
+
+
+def fingerprint(run: Run, state: TrainState) -> str:
+    """Hashes what the features follow from: the frozen weights and the data."""
+    trunk = {layer: tree for layer, tree in state.params.items() if layer != "head"}
+    return f"{sha256((trunk, state.batch_stats))} {run.info.sha256}"
+
+
+def describe(features: dict[str, Any]) -> str:
+    """Says how many there are, of which shape, and how large they are."""
+    count = sum(map(len, features.values()))
+    shape = " x ".join(map(str, features["train"].shape[1:]))
+    size = sum(array.nbytes for array in features.values())
+    return f"{count:,} images x {shape} ({size / 1e6:,.1f} MB)"

@@ -1,0 +1,44 @@
+r"""Trains a new last layer of a pretrained network on a folder of your own pictures.
+
+python main.py --config=configs/transfer.py:SOURCE --config.data.dir=PHOTOS
+
+SOURCE is the name of published weights (torchvision:resnet50, timm:resnet50.a1_in1k,
+keras:resnet50, see docs/pretrained.md), weights of such a network in a file of yours
+(torchvision:mobilenet_v2=weights.pt), or the workdir of a run. PHOTOS has one folder
+per class. configs/finetune.py goes on with all layers.
+
+Network, batch norm and preparation of the pictures are those of SOURCE. What the last
+layer gets is computed once for every picture, so an epoch takes about a second. That
+allows no augmentation and leaves out the network's dropout.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from cnn_jax.config import default_config
+from cnn_jax.interop.load import config_of
+from cnn_jax.workdir.folder import read_config
+
+
+def get_config(source: str = "torchvision:resnet50") -> ConfigDict:
+    config = default_config()
+    theirs = (read_config(Path(source)) if Path(source).is_dir() else
+              config_of(source))
+    with config.unlocked():
+        for field in ("name", "bn", "fields"):
+            config.model[field] = theirs.model[field]
+        for field in ("image_size", "channels", "shorter_side", "interpolation",
+                      "scaling"):
+            config.data[field] = theirs.data[field]
+        config.data.name = "folder"
+        config.model.init_from = source
+        config.model.train = "head"
+        config.epochs = 30
+        config.batch_size = 32
+        config.eval_batch_size = 64
+        config.optimizer.name = "adam"
+        config.optimizer.learning_rate = 1e-3
+        config.schedule.name = "cosine"
+        config.checkpoint.monitor = "val_loss"  # val_accuracy soon ties
+    return config
