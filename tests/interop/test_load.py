@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from cnn_jax.interop import load, pretrained
 from cnn_jax.interop.pretrained.row import Pretrained
 from cnn_jax.interop.weights import write_npz
 from cnn_jax.workdir import trained
+from configs import finetune, transfer
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 NAMES = tuple(map(str, range(1000)))
@@ -111,9 +113,69 @@ def test_a_run_starts_from_a_published_set(source, network, tmp_path, monkeypatc
         training.run(config, tmp_path / "other", quiet=True)
 
 
+def without(variables, *layers):
+    """Leaves layers out of the parameters."""
+    return variables | {"params": {
+        layer: tree for layer, tree in variables["params"].items()
+        if layer not in layers}}
+
+
+def test_a_run_starts_from_a_trunk_in_a_file(source, network, tmp_path, monkeypatch,
+                                             capsys):
+    """The row says which network it is; the file may lack the head, and no more."""
+    monkeypatch.setattr("cnn_jax.training.train.draw", lambda *_: None)
+    trunk = write_npz(tmp_path / "trunk.npz", without(network.variables, "head"))
+    config = transfer.get_config(f"{source}={trunk}")
+    config.update_from_flattened_dict({
+        "data.name": "digits", "data.limit": 64, "epochs": 1, "eval_batch_size": 100})
+    training.run(config, tmp_path / "run")
+    lines = capsys.readouterr().out
+    assert f"from {source}={trunk}: 3 layers with their weights; starts fresh: head"\
+        in lines
+    assert re.search("1,290 of [0-9,]+ parameters learn: head; frozen: trunk", lines)
+    tuned = trained.load(tmp_path / "run").variables["params"]
+    for layer in ("group1_conv1", "fc1"):
+        jax.tree.map(np.testing.assert_array_equal, tuned[layer],
+                     network.variables["params"][layer])
+    less = write_npz(tmp_path / "less.npz", without(network.variables, "head", "fc1"))
+    config.model.init_from = f"{source}={less}"
+    with pytest.raises(InputError, match="missing params/fc1/kernel"):
+        training.run(config, tmp_path / "other", quiet=True)
+    with pytest.raises(InputError, match=r"missing params/head/kernel"):
+        load.load_pretrained(f"{source}={trunk}")  # which must be whole
+
+
+def test_a_file_is_found_among_the_downloaded_weights(source, network, tmp_path):
+    folder = tmp_path / "cache" / "weights"
+    folder.mkdir(parents=True)
+    write_npz(folder / "mine.npz", network.variables)
+    loaded = load.load_pretrained(f"{source}=mine.npz")
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, network.variables)
+
+
+def test_a_run_goes_on_with_all_layers(source, network, tmp_path, monkeypatch):
+    monkeypatch.setattr("cnn_jax.training.train.draw", lambda *_: None)
+    config = transfer.get_config(source)
+    config.update_from_flattened_dict({
+        "data.name": "digits", "data.limit": 64, "epochs": 1, "eval_batch_size": 100})
+    training.run(config, tmp_path / "head", quiet=True)
+    config = finetune.get_config(str(tmp_path / "head"))
+    assert config.data.image_size == (12, 12) and config.optimizer.depth_decay < 1
+    config.epochs = 1
+    training.run(config, tmp_path / "all", quiet=True)
+    before, after = (trained.load(tmp_path / name).variables["params"]
+                     for name in ("head", "all"))
+    moved = {layer: max(np.abs(a - b).max() for a, b in zip(
+        jax.tree.leaves(after[layer]), jax.tree.leaves(before[layer])))
+        for layer in after}
+    assert 0 < moved["group1_conv1"] < moved["fc1"] < moved["head"] < 1e-3, moved
+
+
 def test_an_unknown_source_names_the_nearest():
     with pytest.raises(InputError, match="torchvision:resnet18"):
         load.load_pretrained("torchvision:resnet19")
+    with pytest.raises(InputError, match="torchvision:resnet50=weights.pt"):
+        transfer.get_config("weights.pt")
 
 
 def test_every_published_set_has_a_config():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cnn_jax import networks
-from cnn_jax.networks.trace import features
+from cnn_jax.networks.trace import before_head, features, parts_in_order
 from cnn_jax.layers import Layers
 from cnn_jax.networks.ai_edu import Grey
 
@@ -98,19 +98,87 @@ def test_grey_of_whole_numbers_is_not_rounded():
     np.testing.assert_allclose(grey[0, 0, 0], [0.299 * 200 + 58.7 + 0.114 * 50], 1e-6)
 
 
+def test_the_trunk_is_all_but_the_head():
+    _, variables, _ = made("baseline")
+    params = variables["params"]
+    assert networks.freeze_mask(params, "trunk") == networks.parts_mask(
+        params, "group1,fc1")
+    with pytest.raises(ValueError, match="no layer 'head'"):
+        networks.parts_mask({"conv1": params["fc1"]}, "trunk")
+
+
+def test_parts_are_in_the_order_of_the_network():
+    network = networks.create("cifar_resnet20", layers=Layers(conv="lax"))
+    assert parts_in_order(network, (32, 32, 3)) == [
+        "stem", "stage1", "stage2", "stage3", "head"]
+
+
+@pytest.mark.parametrize("name,size", [
+    ("cifar_resnet20", 32), ("squeezenet1_1", 63), ("shapes_fcn", 32)])
+def test_the_head_alone_computes_what_the_network_does(name, size):
+    model, variables, _ = made(name)
+    images = np.float32(np.random.default_rng(3).uniform(0, 1, (2, size, size, 3)))
+    whole = jax.jit(lambda v: model.apply(v, images, train=False))(variables)
+    inputs = jax.jit(lambda v: before_head(model, v, images))(variables)
+
+    def alone(variables, inputs):
+        return networks.apply_head(model, variables, inputs, (size, size, 3),
+                                   train=True)
+    program = jax.jit(alone).lower(variables, inputs)
+    np.testing.assert_allclose(program.compile()(variables, inputs), whole, rtol=1e-5)
+    assert program.as_text().count("stablehlo.convolution") == (
+        name != "cifar_resnet20")
+
+
+def test_frozen_batch_norms_run_as_in_evaluation():
+    model, variables, images = made("cifar_resnet20")
+
+    def apply(chosen, train):
+        def run(variables):
+            with networks.frozen_statistics(chosen):
+                return model.apply(variables, images[:, :8, :8], train=train,
+                                   mutable=["batch_stats"])
+        logits, updated = jax.jit(run)(variables)
+        return logits, {networks.part_of(layer) for layer, tree
+                        in updated["batch_stats"].items() if not jax.tree.all(
+                            jax.tree.map(np.array_equal, tree,
+                                         variables["batch_stats"][layer]))}
+
+    evaluated, _ = apply("", False)
+    frozen, changed = apply("trunk", True)
+    np.testing.assert_allclose(frozen, evaluated, rtol=1e-6)
+    assert not changed
+    _, changed = apply("stem,stage1", True)
+    assert changed == {"stage2", "stage3"}
+
+
 def test_transfer_takes_all_but_a_head_of_another_size():
     _, trained, _ = made("baseline", 5, seed=0)
     _, fresh, _ = made("baseline", 7, seed=1)
     taken = networks.transfer(fresh, trained)
+    assert taken.fresh == ["head"] and "group1_conv1/bn" in taken.taken
     for layer in fresh["params"]:
         source = fresh if layer == "head" else trained
-        jax.tree.map(np.testing.assert_array_equal, taken["params"][layer],
+        jax.tree.map(np.testing.assert_array_equal, taken.variables["params"][layer],
                      source["params"][layer])
-    jax.tree.map(np.testing.assert_array_equal, taken["batch_stats"],
+    jax.tree.map(np.testing.assert_array_equal, taken.variables["batch_stats"],
                  trained["batch_stats"])
     _, same_size, _ = made("baseline", 5, seed=2)
-    jax.tree.map(np.testing.assert_array_equal, networks.transfer(same_size, trained),
-                 trained)
+    jax.tree.map(np.testing.assert_array_equal,
+                 networks.transfer(same_size, trained).variables, trained)
+
+
+def test_transfer_from_a_trunk_and_to_auxiliary_heads():
+    def variables(classes, value):
+        head = {"kernel": np.full((4, classes), value)}
+        return {"params": {"aux": {"conv": {"kernel": np.full((3, 4), value)},
+                                   "head": head}, "head": head}}
+    trained, fresh = variables(5, 0.0), variables(7, 1.0)
+    taken = networks.transfer(fresh, trained)
+    assert taken.fresh == ["aux/head", "head"]
+    assert not taken.variables["params"]["aux"]["conv"]["kernel"].any()
+    del trained["params"]["head"]
+    assert networks.transfer(variables(5, 1.0), trained).fresh == ["head"]
 
 
 def test_transfer_refuses_another_architecture():
@@ -119,5 +187,5 @@ def test_transfer_refuses_another_architecture():
     with pytest.raises(ValueError, match="fc1 .*1536, 64"):
         networks.transfer(fresh, trained)
     _, other, _ = made("lenet5")
-    with pytest.raises(ValueError, match="batch_stats.*conv1"):
+    with pytest.raises(ValueError, match="other layers: conv1"):
         networks.transfer(fresh, other)

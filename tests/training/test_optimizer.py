@@ -167,3 +167,20 @@ def test_accumulation_equals_the_mean_gradient():
         assert k == 2 or not any(leaf.any() for leaf in jax.tree.leaves(updates))
     for leaf in jax.tree.leaves(total):
         np.testing.assert_allclose(leaf, -2.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_each_part_before_the_head_has_a_lower_rate(name):
+    params = {"head": {"kernel": jnp.full((2, 2), 2.0)},
+              "stage1_conv1": {"kernel": jnp.full((2, 2), 2.0)},
+              "stage1_conv2": {"kernel": jnp.full((2, 2), 2.0)},
+              "stem_conv": {"kernel": jnp.full((2, 2), 2.0)}}
+    settings = config(optimizer__name=name, optimizer__depth_decay=0.5,
+                      optimizer__weight_decay=0.1)
+    made = optimizer.create(settings, optax.constant_schedule(0.1),
+                            ["stem", "stage1", "head"])
+    updates, _ = made.update(params, made.init(params), params)
+    whole = -0.1 * {"sgd": 2 + 0.1 * 2, "adamw": 1 + 0.1 * 2}[name]
+    for layer, factor in (("head", 1), ("stage1_conv1", 0.5), ("stage1_conv2", 0.5),
+                          ("stem_conv", 0.25)):
+        np.testing.assert_allclose(updates[layer]["kernel"], whole * factor, rtol=1e-5)
