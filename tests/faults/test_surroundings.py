@@ -7,7 +7,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 SHORT = {
     "sigterm": ("--n=2", "--seed=11"),
-    "disk": ("--only=file-size limit, later; read-only folder, later",),
+    "disk": ("--only=file-size limit, later",),
     "surroundings": ("--only=workdir",),
 }
 
