@@ -11,6 +11,7 @@ holds the weights and the scaling of pixels, and needs jax alone:
 StableHLO is read by releases of jax of the next six months at least.
 """
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,13 +22,20 @@ from jax import export
 
 from cnn_jax import data, networks
 from cnn_jax.data.scaling import scale
+from cnn_jax.errors import InputError
 from cnn_jax.workdir.trained import Trained
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write_stablehlo(path: Path, trained: Trained) -> Path:
-    """Writes the program of a trained network, and returns the path."""
+    """Writes the program of a trained network, and returns the path.
+
+    Raises InputError if flatbuffers, which jax needs for that, is not installed.
+    """
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise InputError("flatbuffers, with which jax writes StableHLO, is not "
+                         "installed; install it with pip install 'cnn_jax[export]'")
     count, = export.symbolic_shape("n")
     pixels = jax.ShapeDtypeStruct((count, *trained.info.image_shape), jnp.uint8)
     program = export.export(jax.jit(probabilities_of(trained)), platforms=PLATFORMS)

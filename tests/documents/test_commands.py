@@ -47,6 +47,9 @@ HERE = {
 ELSEWHERE = {
     "--config=configs/lenet.py:mnist": ("tests/training/test_accuracy.py", "mnist"),
     "--config.coordinator": ("tests/training/test_processes.py", "coordinator"),
+    "--model=torchvision": ("tests/interop/test_load.py", 'model=source'),
+    "--mode=export --workdir=runs/lenet5-digits-HASH --format=stablehlo": (
+        "tests/interop/test_export.py", "exports.export("),
     "--format=web": ("tests/interop/test_web.py", "--format=web"),
     "--mode=serve": ("tests/serve/test_serve.py", "--mode=serve"),
     "experiments/conv_comparison.py": (
