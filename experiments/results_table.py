@@ -35,6 +35,7 @@ SHORT = {
     "cifar10_resnet18": "CIFAR-10, ResNet-18, 4 epochs",
     "segmentation_shapes": "shapes, a class for each pixel: mean IoU",
     "monkeys_faithful": "10 monkey species, 1,098 photographs",
+    "monkeys_transfer": "the same, a new last layer on an ImageNet MobileNetV2",
 }
 INTRODUCTION = """# Results
 

@@ -25,7 +25,6 @@ QUICK = ["--config.epochs=1", "--config.data.limit=96", "--config.batch_size=32"
 # A part of the command -> arguments that make it short, and what it must print.
 HERE = {
     "--config.optimizer.name=muon": (QUICK, "test: loss"),
-    "--config.model.fields.activation=tanh": (QUICK, "test: loss"),
     "--config.model.conv=im2col": (QUICK, "test: loss"),
     "--mode=summary --config=configs/default.py": ([], "25,557,032"),
     "--config=configs/network.py:mobilenet_v1": ([], "1,3"),
@@ -47,6 +46,7 @@ HERE = {
 ELSEWHERE = {
     "--config=configs/lenet.py:mnist": ("tests/training/test_accuracy.py", "mnist"),
     "--config.coordinator": ("tests/training/test_processes.py", "coordinator"),
+    "--config=configs/transfer.py": ("tests/interop/test_load.py", "transfer"),
     "--model=torchvision": ("tests/interop/test_load.py", 'model=source'),
     "--mode=export --workdir=runs/lenet5-digits-HASH --format=stablehlo": (
         "tests/interop/test_export.py", "exports.export("),
