@@ -30,7 +30,8 @@ def published_shapes(source):
             model = timm.create_model(name)
         else:
             import torchvision
-            model = torchvision.models.get_model(name, weights=None)
+            model = torchvision.models.get_model(name, weights=None, **(
+                {"init_weights": False} if name == "inception_v3" else {}))
     return [[key, list(tensor.shape)] for key, tensor in model.state_dict().items()
             if not key.endswith("num_batches_tracked")]
 
