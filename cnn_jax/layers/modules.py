@@ -80,6 +80,27 @@ class Subsample(nn.Module):
         return jnp.pad(x, ((0, 0), (0, 0), (0, 0), self.channels))
 
 
+class AdaptiveAvgPool(nn.Module):
+    """[N, H, W, C] -> [N, size, size, C]: means over nearly equal windows.
+
+    Along an axis of n pixels, output i averages the pixels floor(i n / size) to
+    ceil((i + 1) n / size) - 1, as in torch. Where size does not divide n, windows
+    differ in length and share pixels.
+    """
+
+    size: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for axis in (1, 2):
+            n = x.shape[axis]
+            x = jnp.concatenate([
+                lax.slice_in_dim(x, i * n // self.size, -(-(i + 1) * n // self.size),
+                                 axis=axis).mean(axis, keepdims=True)
+                for i in range(self.size)], axis)
+        return x
+
+
 class GlobalAvgPool(nn.Module):
     """[N, H, W, C] -> [N, C]: the mean over all positions."""
 

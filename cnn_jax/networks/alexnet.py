@@ -6,7 +6,8 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
-from cnn_jax.layers import Activation, Flatten, Layers, LocalResponseNorm, lookup
+from cnn_jax.layers import (Activation, AdaptiveAvgPool, Flatten, Layers,
+                            LocalResponseNorm, lookup)
 from cnn_jax.networks.inputs import takes_images
 
 # The constants of the local response norm, by their source.
@@ -40,6 +41,7 @@ class AlexNet(nn.Module):
     lrn: 'paper' (k = 2), 'caffe' (k = 1, alpha / 5) or ''.
     pool_first: the pool comes before the response norm, not after it.
     dropout: the rate; dropout_first puts it before the dense layers, not after them.
+    flatten_size: see `flattened`; 6 in torchvision.
     """
 
     num_classes: int = 1000
@@ -50,6 +52,7 @@ class AlexNet(nn.Module):
     pool_first: bool = False
     dropout: float = 0.5
     dropout_first: bool = False
+    flatten_size: int = 0
     layers: Layers = Layers()
 
     @takes_images
@@ -75,7 +78,7 @@ class AlexNet(nn.Module):
                 after.append(make.max_pool((3, 3), (2, 2), name=f"conv{i}_pool"))
             for layer in reversed(after) if self.pool_first else after:
                 x = layer(x)
-        x = Flatten(name="flatten")(x)
+        x = flattened(x, self.flatten_size)
         return dense_layers(self, x, train, self.dropout_first)
 
 
@@ -114,6 +117,19 @@ class ZFNet(nn.Module):
                 x = response_norm(self.lrn, f"conv{i}_lrn")(x)
         x = Flatten(name="flatten")(x)
         return dense_layers(self, x, train)
+
+
+def flattened(x: jax.Array, size: int) -> jax.Array:
+    """Flattens a map before the dense layers.
+
+    size: pixels: the map is first averaged to size x size, as in torchvision, so that
+        images of any size fit the same dense layers; 0: it is not.
+    """
+    if size < 0:
+        raise ValueError(f"flatten_size must be a number of pixels or 0, not {size}")
+    if size and x.shape[1:3] != (size, size):
+        x = AdaptiveAvgPool(size, name="flatten_pool")(x)
+    return Flatten(name="flatten")(x)
 
 
 def dense_layers(network: nn.Module, x: jax.Array, train: bool,

@@ -110,6 +110,8 @@ def field_of(call: Call, inputs: list[Fields | None]) -> Fields | None:
     if vertical is None or horizontal is None:
         return None
     before, shape = (vertical, horizontal), (*call.inputs[0].shape[1:-1], 1, 1)[:2]
+    if isinstance(call.module, layers.AdaptiveAvgPool):
+        return None  # its positions see different numbers of pixels
     if isinstance(call.module, WHOLE_IMAGE):
         return both_axes([Field(field.size + (n - 1) * field.stride, 0, field.offset)
                           for field, n in zip(before, shape)])

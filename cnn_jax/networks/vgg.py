@@ -4,8 +4,8 @@ recognition, 2014)."""
 import flax.linen as nn
 import jax
 
-from cnn_jax.layers import Activation, Flatten, Layers
-from cnn_jax.networks.alexnet import dense_layers
+from cnn_jax.layers import Activation, Layers
+from cnn_jax.networks.alexnet import dense_layers, flattened
 from cnn_jax.networks.inputs import takes_images
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -25,12 +25,14 @@ class VGG(nn.Module):
     depths: convolutions in each group (`DEPTHS`), at most five groups.
     norm: with batch norm after each convolution.
     dropout: the rate after each hidden dense layer.
+    flatten_size: see `alexnet.flattened`; 7 in torchvision.
     """
 
     num_classes: int = 1000
     depths: tuple[int, ...] = DEPTHS[16]
     norm: bool = False
     dropout: float = 0.5
+    flatten_size: int = 0
     layers: Layers = Layers()
 
     @takes_images
@@ -47,5 +49,5 @@ class VGG(nn.Module):
                     x = make.batch_norm(train, momentum=0.9, name=f"stage{i}_bn{j}")(x)
                 x = Activation("relu", name=f"stage{i}_act{j}")(x)
             x = make.max_pool((2, 2), name=f"stage{i}_pool")(x)
-        x = Flatten(name="flatten")(x)
+        x = flattened(x, self.flatten_size)
         return dense_layers(self, x, train)

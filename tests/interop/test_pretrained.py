@@ -6,6 +6,7 @@ test_peers_pretrained.py compares the networks with those of the libraries.
 import functools
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,14 @@ from cnn_jax.interop.imagenet import imagenet_classes
 from cnn_jax.interop.mapping import (arrays_from, find_mapping, left_out, mapping_of,
                                      variables_from)
 from cnn_jax.interop.names import layouts
-from cnn_jax.interop.pretrained import PRETRAINED, find_row, mapping_of_row
+from cnn_jax.interop.pretrained import PRETRAINED, find_row, mapping_of_row, table
 from cnn_jax.layers import BATCH_NORM, Layers
 
 PLAIN = Layers(conv="lax", pool="lax")
 # Source -> [[key, shape], ...] as the library itself lists them.
 STORED = json.loads((Path(__file__).parent / "published_shapes.json").read_text())
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "pretrained.md").read_text()
+UPDATE = "python -m cnn_jax.interop.pretrained.table prints the new tables"
 MOST_VALUES = 2**20  # larger arrays are not made
 
 
@@ -256,3 +259,26 @@ def test_the_classes_of_imagenet():
     names = imagenet_classes()
     assert len(names) == len(set(names)) == 1000
     assert [names[i] for i in (0, 281, 999)] == ["tench", "tabby", "toilet tissue"]
+
+
+def counts_of_the_document():
+    """Reads the numbers of parameters from the tables, by URL."""
+    found = re.findall(r"^\| `(\w+:[^`]+)` \|[^|]+\| ([\d,]+) \|", DOCUMENT, re.M)
+    return {PRETRAINED[source].url: int(count.replace(",", ""))
+            for source, count in found}
+
+
+def test_the_document_has_every_row():
+    counts = counts_of_the_document()
+    assert table.tables(lambda row: counts.get(row.url, 0)) in DOCUMENT, UPDATE
+    namespace = {}
+    [example] = re.findall(r"```python\n(.+?)```", DOCUMENT, re.S)
+    exec(example, namespace)
+    assert "params/head/kernel" in namespace["mapping"].leaves
+
+
+@pytest.mark.slow
+def test_the_document_counts_the_parameters():
+    counts = counts_of_the_document()
+    for source, row in PRETRAINED.items():
+        assert counts[row.url] == table.parameters_of(row), f"{source}: {UPDATE}"

@@ -149,6 +149,16 @@ def test_a_window_that_does_not_fit():
             module.init(jax.random.key(0), x)
 
 
+def test_adaptive_average_pool_by_hand():
+    rows = jnp.asarray([[1.0, 2, 4, 8, 16]]).reshape(1, 1, 5, 1)
+    # Windows 0-1, 1-3, 3-4; the only row is repeated.
+    y, _ = run(layers.AdaptiveAvgPool(3), rows)
+    np.testing.assert_allclose(y[0, :, :, 0], [[1.5, 14 / 3, 12]] * 3, 1e-6)
+    halves, _ = run(layers.AdaptiveAvgPool(2), IMAGES[:, :, 1:])
+    expected, _ = run(layers.AvgPool((3, 2), (3, 2)), IMAGES[:, :, 1:])
+    np.testing.assert_allclose(halves, expected, 1e-6)
+
+
 def test_joining_and_padding():
     a, b = np.arange(8.0).reshape(1, 2, 2, 2), np.ones((1, 2, 2, 1))
     np.testing.assert_array_equal(layers.Concat().apply({}, a, b)[0, 1, 0], [4, 5, 1])

@@ -214,6 +214,14 @@ def test_caffenet_pools_before_it_normalises():
     assert order("caffenet") == ["conv1", "conv1_act", "conv1_pool", "conv1_lrn"]
 
 
+@pytest.mark.parametrize("name, size", [("alexnet_one_tower", 6), ("vgg11", 7)])
+def test_averaged_to_one_size_images_of_any_size_have_the_same_parameters(name, size):
+    averaged = networks.create(name, layers=PLAIN, flatten_size=size)
+    published = variables_of(networks.create(name, layers=PLAIN), (1, 224, 224, 3))
+    for shape in ((1, 64, 83, 3), (1, 224, 224, 3)):
+        assert variables_of(averaged, shape) == published
+
+
 @pytest.mark.parametrize("name, fields, stem, source", [
     # By default the shortcut splits after the activation only in a first block that
     # changes the number of features (a bottleneck). In the paper's appendix the first

@@ -10,6 +10,9 @@ URL = "https://download.pytorch.org/models/{}.pth"
 NETWORKS = {"alexnet": "alexnet_one_tower", "googlenet": "googlenet_torchvision",
             **{f"resnet{depth}": f"resnet{depth}_v1_5" for depth in (50, 101, 152)}}
 FIELDS: dict[str, dict[str, Any]] = {
+    "alexnet": {"flatten_size": 6},
+    **{f"vgg{depth}{norm}": {"flatten_size": 7}
+       for depth in (11, 13, 16, 19) for norm in ("", "_bn")},
     "googlenet": {"dropout": 0.2},
     "inception_v3": {"count_include_pad": True, "dropout": 0.5},
     "mobilenet_v2": {"padding": "symmetric"},
