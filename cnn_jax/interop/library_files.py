@@ -10,7 +10,9 @@
 from pathlib import Path
 from typing import Any
 
+from cnn_jax.errors import InputError
 from cnn_jax.interop.mapping import Arrays, arrays_from, mapping_of, variables_from
+from cnn_jax.interop.pretrained.form import differences
 from cnn_jax.interop.readers import read_arrays, write_safetensors
 from cnn_jax.interop.readers.keras_files import h5py_library
 from cnn_jax.workdir.trained import Trained
@@ -20,8 +22,14 @@ def write_library(library: str, path: Path, trained: Trained) -> Path:
     """Writes the weights of a network that a library has too, and returns the path.
 
     library: torchvision, timm, keras, or cnn_jax for our own names.
-    Raises InputError for a network that the library does not have.
+    Raises InputError for a network that the library does not have, and for one that
+    would compute something else there.
     """
+    different = differences(library, trained.network, trained.info.image_shape)
+    if different:
+        raise InputError(
+            f"{library} would load these weights and compute something else: the "
+            f"network has {', '.join(different)}; --format=safetensors or onnx keeps it")
     mapping = mapping_of(library, trained.network, trained.info.image_shape)
     arrays = arrays_from(mapping, trained.variables)
     if library == "keras":

@@ -10,6 +10,7 @@ FILE is .pth, .pt, .safetensors, .h5, .weights.h5, .keras or our own .npz; a nam
 the current folder lacks is looked up among the downloaded weights.
 """
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from cnn_jax.interop.imagenet import imagenet_classes
 from cnn_jax.interop.mapping import (find_mapping, fits, reversed_input,
                                      variables_from)
 from cnn_jax.interop.pretrained import Pretrained, find_row, mapping_of_row
+from cnn_jax.interop.pretrained.form import differences
 from cnn_jax.interop.readers import read_arrays
 from cnn_jax.workdir.trained import Trained
 
@@ -139,8 +141,13 @@ def read_variables(source: str, network: nn.Module, image_shape: tuple[int, int,
     """
     if not is_published(source):
         arrays = read_arrays(local_file(source))
-        return variables_from(
-            find_mapping(network, image_shape, arrays, source, whole), arrays, source)
+        mapping = find_mapping(network, image_shape, arrays, source, whole)
+        different = differences(mapping.library, network, image_shape)
+        if different:
+            logging.getLogger(__name__).warning(
+                "%s has the arrays of %s's network, which computes something else: "
+                "here is %s", source, mapping.library, ", ".join(different))
+        return variables_from(mapping, arrays, source)
     row, file = row_of(source), source.partition("=")[2]
     arrays = read_arrays(local_file(file) if file else download(source, row))
     mapping = mapping_of_row(row)

@@ -17,6 +17,7 @@ from flax import traverse_util
 from cnn_jax.errors import InputError
 from cnn_jax.interop.names import LIBRARIES, Library
 from cnn_jax.interop.names.layouts import Layout, Shape, same
+from cnn_jax.interop.names.rules import LayerName
 from cnn_jax.networks import is_head
 
 Arrays = dict[str, np.ndarray]
@@ -82,7 +83,7 @@ def _mapping(library: str, network: nn.Module, ours: dict[str, Shape]) -> Mappin
         layers.setdefault(path.partition("/")[2].rpartition("/")[0], []).append(path)
     leaves = {}
     for layer in names.order(list(layers)):
-        theirs = names.layer(network, layer)
+        theirs = their_layer(names.layer, network, layer, library)
         norm = f"batch_stats/{layer}/mean" in ours
         for path in layers[layer]:
             leaf, shape = path.rpartition("/")[2], ours[path]
@@ -92,6 +93,15 @@ def _mapping(library: str, network: nn.Module, ours: dict[str, Shape]) -> Mappin
                 layout = make(shape) if make else there.kernel(layer, shape)
             leaves[path] = Leaf(there.key(theirs, layer, leaf, norm), layout)
     return Mapping(library, type(network).__name__, leaves, names.optional)
+
+
+def their_layer(name: LayerName, network: nn.Module, layer: str, library: str) -> str:
+    """Names a layer; InputError for one that the library's network does not have."""
+    try:
+        return name(network, layer)
+    except KeyError:
+        raise InputError(f"{library}'s form of {type(network).__name__} has no layer "
+                         f"like our {layer}") from None
 
 
 def shapes_of(network: nn.Module, image_shape: Shape) -> dict[str, Shape]:
@@ -181,8 +191,24 @@ def cleaned(mapping: Mapping, arrays: Arrays, keep_optional: bool = False) -> Ar
                 keep_optional or key in keys or not is_like(mapping.optional, key)):
             renamed[key] = array
     if mapping.library == "keras":
+        renamed = named_variables(mapping, renamed)
         return in_keras_order(mapping, renamed) or renamed
     return renamed
+
+
+def named_variables(mapping: Mapping, arrays: Arrays) -> Arrays:
+    """Names LAYER/vars/0 of a .weights.h5 file, whose class did not tell its weight."""
+    weights: dict[str, list[str]] = {}
+    for leaf in mapping.leaves.values():
+        weights.setdefault(leaf.key.rpartition("/")[0], []).append(leaf.key)
+    named = {}
+    for key, array in arrays.items():
+        layer, is_numbered, number = key.rpartition("/vars/")
+        keys = weights.get(layer, [])
+        if is_numbered and number.isdigit() and int(number) < len(keys):
+            key = keys[int(number)]
+        named[key] = array
+    return named
 
 
 def key_of_today(library: Library, key: str) -> str:
@@ -289,9 +315,10 @@ def find_mapping(network: nn.Module, image_shape: Shape, arrays: Arrays,
     ours = shapes_of(network, image_shape)
     found: list[tuple[Mapping, Misfit]] = []
     for library in ("cnn_jax", *LIBRARIES):
-        if library in LIBRARIES and type(network) not in LIBRARIES[library].families:
+        try:
+            mapping = _mapping(library, network, ours)
+        except InputError:  # it has no such network or layer
             continue
-        mapping = _mapping(library, network, ours)
         if not whole and not fits(mapping, arrays):
             mapping = without_odd_heads(mapping, arrays)
         misfit = misfit_of(mapping, cleaned(mapping, arrays))

@@ -18,6 +18,7 @@ from cnn_jax.data.images import Preprocessing
 from cnn_jax.data.scaling import FIXED
 from cnn_jax.errors import InputError
 from cnn_jax.interop import load, pretrained
+from cnn_jax.interop.library_files import write_library
 from cnn_jax.interop.pretrained.row import Pretrained
 from cnn_jax.interop.weights import write_npz
 from cnn_jax.workdir import trained
@@ -94,6 +95,19 @@ def test_a_file_needs_its_network(network, tmp_path):
     config.model.num_classes = 7
     with pytest.raises(InputError, match=r"head.*1000"):
         load.load_pretrained(path, config)
+
+
+def test_a_file_for_a_network_that_computes_otherwise_warns(tmp_path, caplog):
+    config = load.config_of("torchvision:resnet18")
+    config.data.image_size, config.data.shorter_side = (32, 32), None
+    config.model.num_classes = 3
+    network = untrained(config, (32, 32, 3), tuple("abc"))
+    path = write_library("torchvision", tmp_path / "x.safetensors", network)
+    load.load_pretrained(str(path), config)
+    assert not caplog.text
+    config.model.bn = "keras"
+    load.load_pretrained(str(path), config)
+    assert "torchvision" in caplog.text and "0.001 instead of 1e-05" in caplog.text
 
 
 def test_a_run_starts_from_a_published_set(source, network, tmp_path, monkeypatch):

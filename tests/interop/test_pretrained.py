@@ -20,6 +20,7 @@ from cnn_jax.interop.mapping import (arrays_from, find_mapping, left_out, mappin
                                      variables_from)
 from cnn_jax.interop.names import layouts
 from cnn_jax.interop.pretrained import PRETRAINED, find_row, mapping_of_row, table
+from cnn_jax.interop.pretrained.form import differences
 from cnn_jax.layers import BATCH_NORM, Layers
 
 PLAIN = Layers(conv="lax", pool="lax")
@@ -204,8 +205,11 @@ def test_keras_layers_are_found_by_their_order():
     for kind in ("params", "batch_stats"):
         assert all(np.array_equal(a, b) for a, b in zip(
             flat(by_name[kind]), flat(by_order[kind])))
-    # In another order the names are used, as in .weights.h5 files.
-    sorted_ = dict(sorted(arrays.items()))
+    # In another order the names are used, as in .weights.h5 files, which only number
+    # the weights of a batch norm without gamma.
+    sorted_ = {key.replace("/beta", "/vars/0"): array
+               for key, array in sorted(arrays.items())}
+    assert "batch_normalization_93/vars/0" in sorted_
     assert carrying.in_keras_order(mapping, sorted_) is None
     again = variables_from(mapping, sorted_)
     assert np.array_equal(again["params"]["stage7_c"]["d2"]["conv"]["kernel"],
@@ -253,6 +257,29 @@ def test_a_file_of_no_library_names_what_does_not_fit_the_nearest():
 def test_a_library_without_the_network_says_what_it_has():
     with pytest.raises(InputError, match="keras.*SqueezeNet.*VGG"):
         mapping_of("keras", networks.create("squeezenet1_1"), (224, 224, 3))
+
+
+@pytest.mark.parametrize("library, name, layer", [
+    ("keras", "vgg16_bn", "stage1_bn1"), ("keras", "inception_v3", "aux/conv1/conv")])
+def test_a_library_without_a_layer_says_so(library, name, layer):
+    with pytest.raises(InputError, match=f"{library}.* no layer like our {layer}"):
+        mapping_of(library, networks.create(name, layers=PLAIN), (139, 139, 3))
+
+
+@pytest.mark.parametrize("library, name, bn, different", [
+    ("torchvision", "resnet50", "paper", ["stride_in='1x1' instead of '3x3'"]),
+    ("torchvision", "resnet50_v1_5", "paper", []),
+    ("torchvision", "resnet18", "torch", []),
+    ("keras", "mobilenet_v2", "keras", []),
+    ("timm", "mobilenet_v2", "keras", [
+        "padding='SAME' instead of 'symmetric'",
+        "epsilon of batch norm=0.001 instead of 1e-05"]),
+    ("torchvision", "vgg11_bn", "keras", [
+        "epsilon of batch norm=0.001 instead of 1e-05"]),
+    ("cnn_jax", "vgg11_bn", "keras", [])])
+def test_networks_of_equal_arrays_that_compute_otherwise(library, name, bn, different):
+    network = networks.create(name, layers=Layers("lax", "lax", bn=bn))
+    assert differences(library, network, (64, 64, 3)) == different
 
 
 def test_the_classes_of_imagenet():

@@ -64,10 +64,11 @@ LEVELS: dict[str, tuple[str | tuple[str, str], ...]] = {
     **dict.fromkeys(("6_b", "6_c", "6_d", "6_e"), CELL_C),
     "7_a": ("b1", "b2", "a1 b3", "a2 b4"), **dict.fromkeys(("7_b", "7_c"), CELL_E),
 }
-MADE = [*(f"stem_conv{i}" for i in range(1, 6)),
-        *(f"stage{cell}/{step}" for cell, levels in LEVELS.items()
-          for step in sorted({step for level in levels for step in (
-              level if isinstance(level, str) else " ".join(level)).split()}))]
+MADE = {layer: i for i, layer in enumerate([
+    *(f"stem_conv{i}" for i in range(1, 6)),
+    *(f"stage{cell}/{step}" for cell, levels in LEVELS.items()
+      for step in sorted({step for level in levels for step in (
+          level if isinstance(level, str) else " ".join(level)).split()}))])}
 
 
 def numbered(name: str, i: int) -> str:
@@ -91,7 +92,7 @@ def inception(network: nn.Module, path: str) -> str:
         return "predictions"
     layer, kind = path.rsplit("/", 1)
     return numbered("conv2d" if kind == "conv" else "batch_normalization",
-                    MADE.index(layer))
+                    MADE[layer])
 
 
 def inception_order(layers: list[str]) -> list[str]:
@@ -103,7 +104,8 @@ def inception_order(layers: list[str]) -> list[str]:
             both = (level, level) if isinstance(level, str) else level
             for kind, steps in zip(("conv", "bn"), both):
                 cells += [f"stage{cell}/{step}/{kind}" for step in steps.split()]
-    return [*stem, *cells, "head"]
+    known = [*stem, *cells, "head"]
+    return known + [layer for layer in layers if layer not in known]
 
 
 def resnet_order(layers: list[str]) -> list[str]:
