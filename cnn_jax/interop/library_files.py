@@ -28,8 +28,8 @@ def write_library(library: str, path: Path, trained: Trained) -> Path:
     different = differences(library, trained.network, trained.info.image_shape)
     if different:
         raise InputError(
-            f"{library} would load these weights and compute something else: the "
-            f"network has {', '.join(different)}; --format=safetensors or onnx keeps it")
+            f"{library} would load these weights and compute something else: here is "
+            f"{', '.join(different)}; use --format=safetensors or onnx")
     mapping = mapping_of(library, trained.network, trained.info.image_shape)
     arrays = arrays_from(mapping, trained.variables)
     if library == "keras":

@@ -60,8 +60,12 @@ def test_a_program_needs_jax_alone(trained, examples, tmp_path):
     ("keras", "mobilenet_v1")])
 def test_every_format_is_validated(trained, examples, tmp_path, name, network):
     if network != "baseline":
-        fields = {"width": 0.25} if network == "mobilenet_v1" else {}
-        config = tiny({"model.name": network, "model.fields": fields})
+        fields, bn = {}, "torch"
+        if network == "mobilenet_v1":  # as the library has it
+            bn, padding = {"timm": ("torch", "symmetric"),
+                           "keras": ("keras", "keras")}[name]
+            fields = {"width": 0.25, "activation": "relu6", "padding": padding}
+        config = tiny({"model.name": network, "model.fields": fields, "model.bn": bn})
         trained = untrained(config, (33, 34, 3), ("cat", "dog", "ape"))
         images = np.resize(examples.images, (70, 33, 34, 3))
         examples = Examples(images, examples.labels)
@@ -82,6 +86,14 @@ def test_every_format_is_validated(trained, examples, tmp_path, name, network):
 def test_a_network_that_a_library_does_not_have(trained, examples, tmp_path):
     with pytest.raises(InputError, match="keras has no network like our CBAPDNet"):
         exports.export(trained, ["keras"], tmp_path, examples, "drawn images",
+                       Reporter(quiet=True))
+
+
+def test_a_network_that_would_compute_otherwise_in_a_library(tmp_path, examples):
+    config = tiny({"model.name": "mobilenet_v1", "model.fields": {"width": 0.25}})
+    trained = untrained(config, (33, 34, 3), ("cat", "dog", "ape"))
+    with pytest.raises(InputError, match="activation='relu' instead of 'relu6'"):
+        exports.export(trained, ["timm"], tmp_path, examples, "drawn images",
                        Reporter(quiet=True))
 
 

@@ -263,7 +263,7 @@ def test_a_library_without_the_network_says_what_it_has():
     ("keras", "vgg16_bn", "stage1_bn1"), ("keras", "inception_v3", "aux/conv1/conv")])
 def test_a_library_without_a_layer_says_so(library, name, layer):
     with pytest.raises(InputError, match=f"{library}.* no layer like our {layer}"):
-        mapping_of(library, networks.create(name, layers=PLAIN), (139, 139, 3))
+        mapping_of(library, networks.create(name, layers=PLAIN), (299, 299, 3))
 
 
 @pytest.mark.parametrize("library, name, bn, different", [
