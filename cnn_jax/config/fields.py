@@ -88,6 +88,11 @@ FIELDS: dict[str, Field] = {
     "model.bn": Field(
         "paper", one_of(layers.BATCH_NORM),
         "Momentum and epsilon of batch norm, a name in cnn_jax.layers.BATCH_NORM."),
+    "model.remat": Field(
+        False, boolean,
+        "Whether the gradient computes the inside of each block again instead of "
+        "keeping it: less memory, about a third more work; the same network.",
+        changes_result=False),
     "model.init_from": Field(
         None, optional(text),
         "Trained network that this run starts from: the workdir of a run, pretrained "
@@ -233,6 +238,10 @@ FIELDS: dict[str, Field] = {
     "optimizer.learning_rate": Field(
         1e-3, number(0, open_low=True),
         "Learning rate, which is the peak of the schedule."),
+    "optimizer.base_batch_size": Field(
+        None, optional(integer(1)),
+        "Images per update that the learning rate is for: the rate is multiplied by "
+        "batch_size * accumulate_steps / base_batch_size; None takes it as given."),
     "optimizer.momentum": Field(
         0.9, fraction,
         "Momentum of momentum, nesterov, rmsprop and muon."),
@@ -272,7 +281,7 @@ FIELDS: dict[str, Field] = {
         "Factor of the rate at each drop of the schedule 'step'."),
     "schedule.final_factor": Field(
         0.0, number(0, 1),
-        "Final rate of cosine and onecycle, as a fraction of the peak."),
+        "Final rate of cosine, linear and onecycle, as a fraction of the peak."),
     "schedule.decay": Field(
         0.0, number(0),
         "Decay of the schedule 'inverse': rate = peak / (1 + decay * updates)."),

@@ -67,6 +67,11 @@ def check_together(config: ConfigDict) -> None:
                          f"{error}") from error
     if config.model.train == "head":
         check_head_alone(config)
+    if config.model.remat and not networks.has_blocks(config.model.name):
+        raise InputError(
+            "config.model.remat = True is for networks made of blocks (ResNet, "
+            "DenseNet, MobileNet, GoogLeNet, Inception, Xception), not for "
+            f"{config.model.name}: set it to false")
     try:
         data.check(config.data)
     except InputError as error:

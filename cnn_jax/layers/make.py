@@ -1,8 +1,11 @@
 """`Layers`: what all layers of a network share, and how each is made."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
+
+import flax.linen as nn
 
 from cnn_jax import ops
 from cnn_jax.layers.modules import BatchNorm, Dropout
@@ -10,6 +13,8 @@ from cnn_jax.layers.presets import (BATCH_NORM, INITIALIZERS, BatchNormPreset,
                                     Initializers, lookup)
 from cnn_jax.layers.weighted import Conv, ConvTranspose, Dense
 from cnn_jax.layers.windows import AvgPool, MaxPool, Padding, Pair, fitting, pairs
+
+Block = TypeVar("Block", bound=nn.Module)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +26,7 @@ class Layers:
     init: a name in `INITIALIZERS`, for convolutions and dense layers.
     bn: a name in `BATCH_NORM`; under "paper" a network's own epsilon and momentum hold.
     axis_name: the mapped axis of `pmap`, else None.
+    remat: whether the gradient computes what is inside a block again, see `block`.
     """
 
     conv: str = "auto"
@@ -29,6 +35,16 @@ class Layers:
     init: str = "flax"
     bn: str = "paper"
     axis_name: str | None = None
+    remat: bool = False
+
+    def block(self, kind: type[Block], train: bool) -> type[Block]:
+        """Returns a class of blocks, whose `__call__` takes (x, train).
+
+        With `remat`, training keeps only the input of a block for the gradient, which
+        computes the block once more (Chen, Xu, Zhang, Guestrin: Training deep nets with
+        sublinear memory cost, 2016). Parameters and their names are the same.
+        """
+        return rematerialized(kind) if self.remat and train else kind
 
     @property
     def initializers(self) -> Initializers:
@@ -85,3 +101,9 @@ class Layers:
                  padding: Padding = "VALID", **fields: Any) -> AvgPool:
         return AvgPool(window, strides or window, pairs(padding, window),
                        implementation=self.pool, **fields)
+
+
+@functools.cache
+def rematerialized(kind: type[Block]) -> type[Block]:
+    """Wraps a class of blocks in `jax.checkpoint`."""
+    return cast(type[Block], nn.remat(kind, static_argnums=(2,)))  # self, x, train

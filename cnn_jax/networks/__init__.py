@@ -157,6 +157,11 @@ NETWORKS = {
     "shapes_fcn": Network(FCN, COLOUR_32),
 }
 
+# The classes that make their blocks by `Layers.block`, so that model.remat has an
+# effect.
+WITH_BLOCKS = (ResNet, PreActResNet, CifarResNet, DenseNet, MobileNetV1, MobileNetV2,
+               GoogLeNet, InceptionV3, Xception, Inception10)
+
 
 def create(name: str, num_classes: int | None = None, layers: Layers = Layers(),
            **fields: Any) -> nn.Module:
@@ -195,8 +200,14 @@ def from_config(config: ConfigDict, num_classes: int | None = None,
     """
     model = config.model
     layers = Layers(conv=model.conv, pool=model.pool, dtype=config.dtype,
-                    init=model.init, bn=model.bn, axis_name=axis_name)
+                    init=model.init, bn=model.bn, axis_name=axis_name,
+                    remat=model.remat)
     return create(model.name, model.num_classes or num_classes, layers, **model.fields)
+
+
+def has_blocks(name: str) -> bool:
+    """Tells whether a network is made of blocks that `model.remat` is for."""
+    return NETWORKS[name].constructor in WITH_BLOCKS
 
 
 def variant_fields(name: str) -> dict[str, Any]:

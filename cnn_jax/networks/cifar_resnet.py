@@ -56,8 +56,9 @@ class CifarResNet(nn.Module):
             raise ValueError(f"depth must be {per_block} n + 2, not {self.depth}")
         shortcut = lookup(SHORTCUTS, "shortcut option", self.shortcut)
         block = functools.partial(
-            PreActBlock if self.preact else ResidualBlock, bottleneck=self.bottleneck,
-            stride_in="1x1", shortcut=shortcut, padding=self.padding, layers=make)
+            make.block(PreActBlock if self.preact else ResidualBlock, train),
+            bottleneck=self.bottleneck, stride_in="1x1", shortcut=shortcut,
+            padding=self.padding, layers=make)
         first_block = block
         if self.preact and self.stem_activation:
             first_block = functools.partial(block, preactivated=True)

@@ -58,11 +58,13 @@ class DenseNet(nn.Module):
             raise ValueError(f"stem must be '7x7' or '3x3', not {self.stem!r}")
         for i, count in enumerate(self.blocks, 1):
             for j in range(1, count + 1):
-                x = DenseLayer(self.growth, self.bottleneck, self.dropout, make,
-                               name=f"block{i}_layer{j}")(x, train)
+                x = make.block(DenseLayer, train)(
+                    self.growth, self.bottleneck, self.dropout, make,
+                    name=f"block{i}_layer{j}")(x, train)
             if i < len(self.blocks):
-                x = Transition(int(x.shape[-1] * self.compression), make,
-                               name=f"transition{i}")(x, train)
+                x = make.block(Transition, train)(
+                    int(x.shape[-1] * self.compression), make,
+                    name=f"transition{i}")(x, train)
         x = norm_act(make, x, train, "final_")
         x = GlobalAvgPool(name="pool")(x)
         return make.dense(self.num_classes, name="head")(x)

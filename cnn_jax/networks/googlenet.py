@@ -75,7 +75,8 @@ class GoogLeNet(nn.Module):
         x = pool(3, "stem_pool2")(x)
         for cell, widths in CELLS.items():
             stage = f"stage{cell[0]}"
-            x = Cell(widths, self.five, block, name=f"{stage}_{cell}")(x, train)
+            x = make.block(Cell, train)(widths, self.five, block,
+                                        name=f"{stage}_{cell}")(x, train)
             if cell in AUXILIARY and self.aux and (train or self.is_initializing()):
                 AuxiliaryHead(self.num_classes, self.aux_dropout, block, make,
                               name=AUXILIARY[cell])(x, train)

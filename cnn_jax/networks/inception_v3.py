@@ -82,7 +82,8 @@ class InceptionV3(nn.Module):
         x = block(192, (3, 3), 1, "VALID", name="stem_conv5")(x, train)
         x = make.max_pool((3, 3), (2, 2), name="stem_pool2")(x)
         for name, branches in CELLS.items():
-            x = Cell(branches, block, self.count_include_pad, name=name)(x, train)
+            x = make.block(Cell, train)(branches, block, self.count_include_pad,
+                                        name=name)(x, train)
             if name == "stage6_e" and self.aux and (train or self.is_initializing()):
                 AuxiliaryHead(self.num_classes, block, make, name="aux")(x, train)
         x = GlobalAvgPool(name="pool")(x)

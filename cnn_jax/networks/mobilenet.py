@@ -43,8 +43,9 @@ class MobileNetV1(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         check_width(self.width)
-        block = functools.partial(ConvNormAct, activation=self.activation, epsilon=1e-3,
-                                  layers=self.layers)
+        block = functools.partial(
+            self.layers.block(ConvNormAct, train), activation=self.activation,
+            epsilon=1e-3, layers=self.layers)
         strided: Padding = ((0, 1), (0, 1)) if self.padding == "keras" else self.padding
         x = block(int(32 * self.width), (3, 3), 2, strided, name="stem")(x, train)
         stage = 1
@@ -88,7 +89,7 @@ class MobileNetV2(nn.Module):
         x = block(rounded(32 * self.width), (3, 3), 2, name="stem")(x, train)
         for i, (expansion, features, count, stride) in enumerate(INVERTED, 1):
             for j in range(1, count + 1):
-                x = InvertedResidual(
+                x = self.layers.block(InvertedResidual, train)(
                     rounded(features * self.width), expansion, stride if j == 1 else 1,
                     block, name=f"stage{i}_block{j}")(x, train)
         x = block(rounded(1280 * max(1.0, self.width)), (1, 1), name="final")(x, train)

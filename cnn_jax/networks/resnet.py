@@ -64,7 +64,7 @@ class ResNet(nn.Module):
             x = stem_pool(make, x, self.stem_pool, self.padding)
         for i, count in enumerate(self.blocks, 1):
             for j in range(1, count + 1):
-                x = ResidualBlock(
+                x = make.block(ResidualBlock, train)(
                     self.width * 2 ** (i - 1), 2 if i > 1 and j == 1 else 1,
                     self.bottleneck, 256 // self.width, self.groups,
                     self.stride_in, bias=self.bias,
@@ -143,7 +143,7 @@ class PreActResNet(nn.Module):
             else:
                 strided = 1 if i > 1 else 0
             for j in range(1, count + 1):
-                x = PreActBlock(
+                x = make.block(PreActBlock, train)(
                     64 * 2 ** (i - 1), 2 if j == strided else 1, self.bottleneck,
                     "1x1" if self.stride_in == "1x1" else "3x3", bias=self.bias,
                     padding=self.padding, layers=make,

@@ -111,13 +111,14 @@ class Inception10(nn.Module):
     @takes_images
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        cell = self.layers.block(Cell, train)
         train = train and self.batch_statistics
         x = ConvNormAct(self.features, **KERAS, layers=self.layers,
                         name="stem")(x, train)
         for i in range(1, self.blocks + 1):
             features = self.features * 2 ** (i - 1)
-            x = Cell(features, 2, self.layers, name=f"block{i}_cell1")(x, train)
-            x = Cell(features, 1, self.layers, name=f"block{i}_cell2")(x, train)
+            x = cell(features, 2, self.layers, name=f"block{i}_cell1")(x, train)
+            x = cell(features, 1, self.layers, name=f"block{i}_cell2")(x, train)
         x = GlobalAvgPool(name="pool")(x)
         return self.layers.dense(self.num_classes, name="head")(x)
 

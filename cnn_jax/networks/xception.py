@@ -36,7 +36,8 @@ class Xception(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         make = self.layers
-        block = functools.partial(Block, padding=self.padding, layers=make)
+        block = functools.partial(make.block(Block, train), padding=self.padding,
+                                  layers=make)
         for i, (features, stride) in enumerate(((32, 2), (64, 1)), 1):
             x = ConvNormAct(features, (3, 3), stride, "VALID", **NORM, layers=make,
                             name=f"stem_conv{i}")(x, train)

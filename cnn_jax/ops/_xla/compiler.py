@@ -13,18 +13,22 @@ from jax.experimental.xla_metadata import set_xla_metadata
 # spatial convolutions its older path is 1.3 to 2.4 times faster; only they leave it.
 YNN_OPTION = "xla_cpu_experimental_ynn_fusion_type"
 YNN_FUSIONS = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+# `jax.checkpoint` puts a barrier before what the gradient computes again. On a CPU XLA
+# removes it, then schedules that early and saves no memory, unless this pass is off.
+REMAT_OPTION = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 @functools.cache
-def compiler_options() -> dict[str, str]:
+def compiler_options(remat: bool = False) -> dict[str, str]:
     """Returns what `lower().compile(compiler_options=...)` should receive; see `jit`.
 
     It is {} on a GPU or TPU, and on a CPU whose jaxlib does not know the experimental
     option. A tiny program finds that out once.
+    remat: whether the program has a `jax.checkpoint` that must save memory.
     """
     if jax.default_backend() != "cpu":
         return {}
-    options = {YNN_OPTION: YNN_FUSIONS}
+    options = {YNN_OPTION: YNN_FUSIONS} | (REMAT_OPTION if remat else {})
     try:
         jax.jit(lambda x: x, compiler_options=options).lower(0.).compile()
     except Exception as error:  # jaxlib's error type for an unknown option varies
