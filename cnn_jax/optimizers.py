@@ -45,6 +45,13 @@ def cosine(peak: float, start: int, stop: int, epoch: float,
                                        settings.final_factor)
 
 
+def linear(peak: float, start: int, stop: int, epoch: float,
+           settings: ConfigDict) -> Schedule:
+    """Falls in a straight line to peak * final_factor."""
+    return optax.linear_schedule(peak, peak * settings.final_factor,
+                                 max(1, stop - start))
+
+
 def onecycle(peak: float, start: int, stop: int, epoch: float,
              settings: ConfigDict) -> Schedule:
     """Rises from peak / 25 to the peak, then falls (Smith, Topin, 2018).
@@ -62,8 +69,8 @@ def inverse(peak: float, start: int, stop: int, epoch: float,
     return lambda update: peak / (1 + settings.decay * update)
 
 
-SCHEDULES = {"constant": constant, "step": step, "cosine": cosine, "onecycle": onecycle,
-             "inverse": inverse}
+SCHEDULES = {"constant": constant, "step": step, "cosine": cosine, "linear": linear,
+             "onecycle": onecycle, "inverse": inverse}
 
 
 def schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
@@ -72,7 +79,7 @@ def schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
     With `optimizer.accumulate_steps` = k, an epoch has steps_per_epoch / k updates. The
     warm-up rises linearly; the named schedule takes the rest of the run.
     """
-    settings, peak = config.schedule, config.optimizer.learning_rate
+    settings, peak = config.schedule, peak_rate(config)
     epoch = steps_per_epoch / config.optimizer.accumulate_steps  # updates
     stop = max(1, int(config.epochs * epoch))
     start = min(round((settings.warmup_epochs or 0) * epoch), stop)
@@ -81,6 +88,20 @@ def schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
         return after
     rise = optax.linear_schedule(peak / (start + 1), peak, start)  # never 0
     return optax.join_schedules([rise, after], [start])
+
+
+def peak_rate(config: ConfigDict) -> float:
+    """Returns the peak of the schedule, which may grow with the batch.
+
+    With `optimizer.base_batch_size` = B it is learning_rate * images / B, for the
+    batch_size * accumulate_steps images of an update (Goyal et al.: Accurate, large
+    minibatch SGD, 2017). Without, it is learning_rate.
+    """
+    settings = config.optimizer
+    if settings.base_batch_size is None:
+        return settings.learning_rate
+    images = config.batch_size * settings.accumulate_steps
+    return settings.learning_rate * images / settings.base_batch_size
 
 
 def kernel_mask(params: Any) -> Any:

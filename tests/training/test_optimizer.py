@@ -45,6 +45,20 @@ def test_cosine_is_half_a_cosine_to_the_final_factor():
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
+def test_linear_is_a_straight_line_to_the_final_factor_after_the_warmup():
+    got = rates(5, [4, 10, 30, 50], schedule__name="linear", schedule__final_factor=0.2,
+                schedule__warmup_epochs=2.0, optimizer__learning_rate=2.2)
+    np.testing.assert_allclose(got, [1.0, 2.2, 1.32, 0.44], rtol=1e-5)
+
+
+def test_the_rate_grows_with_the_images_of_an_update():
+    scaled = {"optimizer__learning_rate": 0.1, "optimizer__base_batch_size": 256}
+    assert rates(5, [0], batch_size=1024, **scaled) == [np.float32(0.4)]
+    assert rates(5, [0], batch_size=64, **scaled) == [np.float32(0.025)]
+    assert rates(5, [0], batch_size=64, optimizer__accumulate_steps=8,
+                 **scaled) == [np.float32(0.2)]
+
+
 def test_onecycle_rises_to_the_peak_and_falls():
     got = rates(10, range(100), schedule__name="onecycle", schedule__warmup_epochs=2.0,
                 optimizer__learning_rate=1.0)
