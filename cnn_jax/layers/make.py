@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import flax.linen as nn
 
@@ -13,8 +13,6 @@ from cnn_jax.layers.presets import (BATCH_NORM, INITIALIZERS, BatchNormPreset,
                                     Initializers, lookup)
 from cnn_jax.layers.weighted import Conv, ConvTranspose, Dense
 from cnn_jax.layers.windows import AvgPool, MaxPool, Padding, Pair, fitting, pairs
-
-Block = TypeVar("Block", bound=nn.Module)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Layers:
     axis_name: str | None = None
     remat: bool = False
 
-    def block(self, kind: type[Block], train: bool) -> type[Block]:
+    def block(self, kind: Callable, train: bool) -> Callable:
         """Returns a class of blocks, whose `__call__` takes (x, train).
 
         With `remat`, training keeps only the input of a block for the gradient, which
@@ -104,6 +102,6 @@ class Layers:
 
 
 @functools.cache
-def rematerialized(kind: type[Block]) -> type[Block]:
+def rematerialized(kind: Callable) -> Callable:
     """Wraps a class of blocks in `jax.checkpoint`."""
-    return cast(type[Block], nn.remat(kind, static_argnums=(2,)))  # self, x, train
+    return nn.remat(kind, static_argnums=(2,))  # self, x, train

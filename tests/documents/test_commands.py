@@ -55,6 +55,8 @@ ELSEWHERE = {
     "experiments/conv_comparison.py": (
         "tests/experiments/test_experiments.py", "conv_comparison"),
     "experiments/benchmark.py": ("tests/experiments/test_experiments.py", "benchmark"),
+    "experiments/remat.py": (
+        "tests/experiments/test_cost_experiments.py", "remat.main("),
     "experiments/gallery.py": ("tests/experiments/test_gallery.py", "gallery.main("),
     "experiments/reproduce.py": (
         "tests/experiments/test_reproduce.py", "reproduce.main("),

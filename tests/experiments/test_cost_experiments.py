@@ -13,7 +13,7 @@ import pytest
 from cnn_jax import data
 from cnn_jax.data.examples import Examples
 from cnn_jax.errors import InputError
-from experiments import augment_cost, determinism, seeds_vmapped
+from experiments import augment_cost, determinism, remat, seeds_vmapped
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 ROOT = Path(__file__).parents[2]
@@ -111,3 +111,12 @@ def test_what_augment_cost_refuses(monkeypatch, flag, answer):
     monkeypatch.setattr(augment_cost, "measure", None)
     with pytest.raises(InputError, match=answer):
         augment_cost.main([flag])
+
+
+@pytest.mark.slow
+def test_remat_prints_the_memory_of_both_steps(capsys):
+    remat.main(["tf2_inception10", "--batch=4", "--side=16"])
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(r"tf2_inception10 +\d+ MiB +\d+ MiB +0\.\d\d", line), line
+    with pytest.raises(InputError, match="--batch=0"):
+        remat.main(["--batch=0"])
