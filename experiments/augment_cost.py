@@ -4,10 +4,11 @@
 
 Times whole training steps of `monkey_cnn` on random images of 128 x 128 pixels: without
 augmentation, with the one of configs/monkeys.py (rotation, shifts, shear, zoom, flip),
-and with crop and pad, cutout and mixing. All take turns in each round, and the ratio to
-the plain step is taken within the round, because the machine's speed drifts. On two
-cores of an AMD EPYC the augmentation of configs/monkeys.py adds 1.1 % (quartiles -0.7
-and 1.9 %, 7 rounds). Writes augment_cost.txt and augment_cost.json.
+and with crops, colours, TrivialAugment, erasing and mixing. All take turns in each
+round, and the ratio to the plain step is taken within the round, because the machine's
+speed drifts. On two cores of an AMD EPYC the augmentation of configs/monkeys.py adds
+1.1 % (quartiles -0.7 and 1.9 %, 7 rounds). Writes augment_cost.txt and
+augment_cost.json.
 """
 
 import argparse
@@ -42,6 +43,11 @@ PIPELINES = {
     "flip": {"horizontal_flip": True},
     "flip, crop": {"horizontal_flip": True, "crop_padding": 8},
     "flip, crop, cutout": {"horizontal_flip": True, "crop_padding": 8, "cutout": 32},
+    "flip, random crop": {"horizontal_flip": True, "crop_scale": (0.08, 1.0)},
+    "colour jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4,
+                      "hue": 0.1},
+    "TrivialAugment": {"trivial_augment": True},
+    "random erasing": {"random_erasing": 0.25},
     "mixup": {"mixup": 0.2},
     "cutmix": {"cutmix": 1.0},
 }

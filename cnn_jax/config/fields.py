@@ -10,8 +10,8 @@ from ml_collections import ConfigDict, config_dict
 
 from cnn_jax import data, layers, networks, ops, optimizers
 from cnn_jax.config.rules import (Rule, boolean, coordinator, fraction,
-                                  image_channels, integer, mapping, number, one_of,
-                                  optional, sequence, text)
+                                  image_channels, integer, interval, mapping, number,
+                                  one_of, optional, sequence, text)
 from cnn_jax.data import images, scaling, warp
 from cnn_jax.tasks import TASKS
 
@@ -187,7 +187,14 @@ FIELDS: dict[str, Field] = {
         "or skip: the next picture of its split is trained in its place, and "
         "evaluation leaves it out.", changes_result=False),
 
-    # Augmentation of training images, with Keras' names.
+    # Augmentation of training images, with the names of Keras and torchvision.
+    "augment.crop_scale": Field(
+        None, optional(interval(number(0, 1, open_low=True))),
+        "(low, high) share of an image's area that a random crop keeps, which is then "
+        "resized to the image's size, such as (0.08, 1.0); None crops nothing."),
+    "augment.crop_ratio": Field(
+        (3 / 4, 4 / 3), interval(number(0, open_low=True)),
+        "(low, high) of width / height of the crops of augment.crop_scale."),
     "augment.rotation_range": Field(
         0.0, number(0, 180),
         "Largest rotation in degrees, either way."),
@@ -211,13 +218,37 @@ FIELDS: dict[str, Field] = {
         "Whether to mirror half of the images top to bottom."),
     "augment.fill_mode": Field(
         "nearest", one_of(warp.FILL_MODES),
-        "How pixels outside the image are filled: nearest, constant or reflect."),
+        "How pixels outside the image are filled: nearest, constant or reflect; "
+        "trivial_augment always fills with black."),
     "augment.crop_padding": Field(
         0, integer(0, 256),
         "Pixels added on each side before a random crop to the original size."),
+    "augment.trivial_augment": Field(
+        False, boolean,
+        "Whether each image gets one of TrivialAugment's 14 operations, of random "
+        "strength."),
+    "augment.brightness": Field(
+        0.0, number(0),
+        "Colour jitter b: the brightness is scaled by a factor from 1 - b, or 0, to "
+        "1 + b."),
+    "augment.contrast": Field(
+        0.0, number(0),
+        "Colour jitter c: the distance from the mean grey is scaled by a factor from "
+        "1 - c, or 0, to 1 + c."),
+    "augment.saturation": Field(
+        0.0, number(0),
+        "Colour jitter s: the distance from the grey image is scaled by a factor from "
+        "1 - s, or 0, to 1 + s."),
+    "augment.hue": Field(
+        0.0, number(0, 0.5),
+        "Colour jitter h: the hue is turned by up to h, either way; 0.5 is half of the "
+        "colour circle."),
     "augment.cutout": Field(
         0, integer(0),
         "Side in pixels of the square that is blanked in each image."),
+    "augment.random_erasing": Field(
+        0.0, number(0, 1),
+        "Probability that a box of 2 to 33 % of an image is blanked."),
     "augment.mixup": Field(
         0.0, number(0),
         "Alpha of the Beta(alpha, alpha) distribution that draws the weights of two "

@@ -55,6 +55,13 @@ def sequence(item: Rule, length: int | None = None) -> Rule:
     return Rule(holds, f"a tuple of {count} items, each {item.allowed}", tuple)
 
 
+def interval(item: Rule) -> Rule:
+    """Allows a tuple (low, high) with low <= high, both as `item` allows."""
+    pair = sequence(item, 2)
+    return Rule(lambda value: pair.holds(value) and value[0] <= value[1],
+                f"a tuple (low, high) with low <= high, each {item.allowed}", tuple)
+
+
 def optional(rule: Rule) -> Rule:
     """Allows what `rule` allows, and None, which means "not set"."""
     return Rule(lambda value: value is None or rule.holds(value),

@@ -76,14 +76,15 @@ def check_together(config: ConfigDict) -> None:
         data.check(config.data)
     except InputError as error:
         raise InputError(f"config.{error}") from error
-    mixing = [name for name in ("cutout", "mixup", "cutmix") if config.augment[name]]
+    mixing = [name for name in ("cutout", "random_erasing", "mixup", "cutmix")
+              if config.augment[name]]
     task = data.task_of(config.data)
     if mixing and not task.can_mix:
         raise InputError(
             f"config.augment.{mixing[0]} = {config.augment[mixing[0]]} is not for "
             f"{config.data.name}, which has a label for each {task.unit}: set it to 0 "
-            "(rotation, shifts, shear, zoom, flips and crop_padding move the labels "
-            "with the images)")
+            "(rotation, shifts, shear, zoom, flips, crops and trivial_augment move the "
+            "labels with the images)")
     for section in ("early_stopping", "checkpoint"):
         monitor = config[section].monitor
         others = [other.name for other in TASKS.values() if other is not task

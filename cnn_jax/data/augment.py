@@ -7,9 +7,11 @@ One affine map per image, with the names, ranges and order of Keras'
 
 (Later versions of Keras exchange the two axes of R T S Z, so that height_shift_range
 moves along the width. Ours do what their names say, as Keras' first versions did.)
-Then follow a crop of the padded image, cutout, mixup and cutmix. Each image has its own
-key, derived from its position in the global batch, so the result does not depend on the
-number of devices. Masks (a label for each pixel) move with their images.
+A random-resized crop comes before it. Then follow, in this order, a crop of the padded
+image, TrivialAugment, colour jitter, cutout, random erasing, and mixup or cutmix. Each
+image has its own key, derived from its position in the global batch, so the result does
+not depend on the number of devices. Masks (a label for each pixel) move with their
+images.
 """
 
 import functools
@@ -19,17 +21,21 @@ import jax.numpy as jnp
 from jax import lax
 from ml_collections import ConfigDict
 
+from cnn_jax.data import boxes, colour
+from cnn_jax.data.mixing import Targets, mix
 from cnn_jax.data.scaling import per_channel
+from cnn_jax.data.trivial_augment import apply_operations, draw_operation
 from cnn_jax.data.warp import warp, warp_labels
+from cnn_jax.errors import InputError
 from cnn_jax.tasks import TASKS, Task
 
-# Pairs (labels, weight of each example), whose weights add up to 1. The loss is the
-# weighted sum of the losses against the labels of each pair.
-Targets = tuple[tuple[jax.Array, jax.Array | float], ...]
-
-# The purposes of an image's keys, in the order in which they are split.
+# The purposes of an image's keys, in the order in which they are split. The number of
+# keys may decide what each of them is, so this list stays as it is.
 _DRAWS = ("affine", "horizontal", "vertical", "crop", "cutout", "choice", "weight",
           "box")
+# Purposes whose keys are folded in, with a number that no other purpose has.
+_FOLDED_DRAWS = {"resized_crop": 1000, "trivial_augment": 1001, "jitter": 1002,
+                 "erasing": 1003}
 _PAD_MODES = {"nearest": "edge", "constant": "constant", "reflect": "symmetric"}
 
 
@@ -37,7 +43,9 @@ def is_identity(settings: ConfigDict) -> bool:
     """Tells whether these settings change nothing."""
     return not (has_affine_map(settings) or has_mixing(settings)
                 or settings.horizontal_flip or settings.vertical_flip
-                or settings.crop_padding or settings.cutout)
+                or settings.crop_scale or settings.crop_padding or settings.cutout
+                or settings.trivial_augment or colour.active_jitters(settings)
+                or settings.random_erasing)
 
 
 def has_affine_map(settings: ConfigDict) -> bool:
@@ -51,10 +59,20 @@ def has_mixing(settings: ConfigDict) -> bool:
     return settings.mixup > 0 or settings.cutmix > 0
 
 
+def check_channels(settings: ConfigDict, channels: int) -> None:
+    """Raises InputError for settings that need colour where images are grey."""
+    for name in ("saturation", "hue"):
+        if settings[name] and channels != 3:
+            raise InputError(
+                f"config.augment.{name} = {settings[name]:g} is for colour, but the "
+                f"images have {channels} channel: set it to 0, or data.channels to 3")
+
+
 def augment(key: jax.Array, images: jax.Array, labels: jax.Array, positions: jax.Array,
             settings: ConfigDict,
             zero: float | tuple[float, ...] = 0.0, task: Task = TASKS["classify"],
-            axis_name: str | None = None) -> tuple[jax.Array, Targets]:
+            axis_name: str | None = None, cropped: bool = False,
+            size: tuple[int, int] | None = None) -> tuple[jax.Array, Targets]:
     """Changes uint8 images [N, H, W, C] into float32 images, and makes their targets.
 
     Args:
@@ -65,16 +83,67 @@ def augment(key: jax.Array, images: jax.Array, labels: jax.Array, positions: jax
             folded into its key.
         settings: the `augment` section of a config.
         zero: the pixel value that scaling maps to 0, one for all channels or one for
-            each; cutout fills with it.
+            each; cutout and random erasing fill with it.
         task: decides whether labels move with their images, and whether they can mix.
         axis_name: the mapped axis over which the batch is sharded, if any. Mixing pairs
             images across it.
+        cropped: whether the images come as random-resized crops, from workers.
+        size: (height, width) of the result; None is that of the images.
     """
-    if is_identity(settings):
+    target = size or (images.shape[1], images.shape[2])
+    if is_identity(settings) and target == images.shape[1:3]:
         return images.astype(jnp.float32), ((labels, 1.0),)
-    assert task.can_mix or not (has_mixing(settings) or settings.cutout), settings
-    has_masks = task.unit == "pixel"
+    assert task.can_mix or not (has_mixing(settings) or settings.cutout
+                                or settings.random_erasing), settings
     keys = draw_keys(key, positions)
+    masks = labels if task.unit == "pixel" else None
+    if (settings.crop_scale and not cropped) or target != images.shape[1:3]:
+        images, masks = resize(images, masks, keys["resized_crop"], settings, target,
+                               cropped)
+    images, masks = move(images, masks, keys, settings)
+    images = images.astype(jnp.float32)
+    if settings.trivial_augment:
+        operations, magnitudes = jax.vmap(draw_operation)(keys["trivial_augment"])
+        images, masks = apply_operations(images, operations, magnitudes, masks)
+    labels = labels if masks is None else masks
+    if colour.active_jitters(settings):
+        images = colour.colour_jitter(keys["jitter"], images, settings)
+    if settings.cutout:
+        hidden = cutout_mask(keys["cutout"], images, settings.cutout)
+        images = jnp.where(hidden[..., None], per_channel(zero, images.ndim), images)
+    if settings.random_erasing:
+        erased = jax.vmap(functools.partial(
+            boxes.draw_erased, height=target[0], width=target[1],
+            probability=settings.random_erasing))(keys["erasing"])
+        hidden = boxes.box_mask(erased, *target)
+        images = jnp.where(hidden[..., None], per_channel(zero, images.ndim), images)
+    if has_mixing(settings):
+        return mix(images, labels, keys, settings, axis_name)
+    return images, ((labels, 1.0),)
+
+
+def resize(images: jax.Array, masks: jax.Array | None, keys: jax.Array,
+           settings: ConfigDict, size: tuple[int, int],
+           cropped: bool) -> tuple[jax.Array, jax.Array | None]:
+    """Resizes a box of each image, and of its mask, to `size`.
+
+    The box is a random-resized crop, or all of the image without `crop_scale` and where
+    images come cropped.
+    """
+    height, width = images.shape[1:3]
+    cuts = jnp.broadcast_to(jnp.array([0, 0, height, width]), (len(images), 4))
+    if settings.crop_scale and not cropped:
+        cuts = jax.vmap(functools.partial(
+            boxes.draw_crop, height=height, width=width, scale=settings.crop_scale,
+            ratio=settings.crop_ratio))(keys)
+    if masks is not None:
+        masks = boxes.cropped_labels(masks, cuts, size)
+    return boxes.resized_crop(images, cuts, size), masks
+
+
+def move(images: jax.Array, masks: jax.Array | None, keys: dict[str, jax.Array],
+         settings: ConfigDict) -> tuple[jax.Array, jax.Array | None]:
+    """Warps, flips and shifts images, and their masks with them."""
     row_signs = flip_signs(keys["vertical"], settings.vertical_flip)
     column_signs = flip_signs(keys["horizontal"], settings.horizontal_flip)
     if has_affine_map(settings):
@@ -82,32 +151,28 @@ def augment(key: jax.Array, images: jax.Array, labels: jax.Array, positions: jax
             affine_matrix, settings=settings, height=images.shape[1],
             width=images.shape[2])
         matrices = jax.vmap(draw_matrix)(keys["affine"], row_signs, column_signs)
-        if has_masks:
-            labels = warp_labels(labels, matrices, settings.fill_mode)
+        if masks is not None:
+            masks = warp_labels(masks, matrices, settings.fill_mode)
         images = warp(images, matrices, settings.fill_mode)
     else:
         images = flip(flip(images, row_signs, 1), column_signs, 2)
-        if has_masks:
-            labels = flip(flip(labels, row_signs, 1), column_signs, 2)
+        if masks is not None:
+            masks = flip(flip(masks, row_signs, 1), column_signs, 2)
     if settings.crop_padding:
         images = crop(images, keys["crop"], settings.crop_padding, settings.fill_mode)
-        if has_masks:
-            labels = crop(labels, keys["crop"], settings.crop_padding,
-                          settings.fill_mode)
-    images = images.astype(jnp.float32)
-    if settings.cutout:
-        hidden = cutout_mask(keys["cutout"], images, settings.cutout)
-        images = jnp.where(hidden[..., None], per_channel(zero, images.ndim), images)
-    if has_mixing(settings):
-        return mix(images, labels, keys, settings, axis_name)
-    return images, ((labels, 1.0),)
+        if masks is not None:
+            masks = crop(masks, keys["crop"], settings.crop_padding,
+                         settings.fill_mode)
+    return images, masks
 
 
 def draw_keys(key: jax.Array, positions: jax.Array) -> dict[str, jax.Array]:
     """Derives one key per image for each purpose: {purpose: keys [N]}."""
-    keys = jax.vmap(lambda position: jax.random.split(
-        jax.random.fold_in(key, position), len(_DRAWS)), out_axes=1)(positions)
-    return dict(zip(_DRAWS, keys))
+    keys = jax.vmap(lambda position: jax.random.fold_in(key, position))(positions)
+    split = jax.vmap(lambda key: jax.random.split(key, len(_DRAWS)), out_axes=1)(keys)
+    return dict(zip(_DRAWS, split)) | {
+        name: jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+        for name, number in _FOLDED_DRAWS.items()}
 
 
 def affine_matrix(key: jax.Array, row_sign: jax.Array, column_sign: jax.Array,
@@ -168,84 +233,6 @@ def cutout_mask(keys: jax.Array, images: jax.Array, side: int) -> jax.Array:
     The image's edges cut off what lies outside (DeVries, Taylor, Improved
     Regularization with Cutout, 2017).
     """
-    centres = jax.vmap(lambda key: random_pixel(key, images))(keys)
-    return box_mask(centres, jnp.full(centres.shape, side), images)
-
-
-def random_pixel(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Draws a pixel, int32 [2] (row, column)."""
-    return jax.random.randint(key, (2,), 0, jnp.array(images.shape[1:3]))
-
-
-def box_mask(centres: jax.Array, sides: jax.Array, images: jax.Array) -> jax.Array:
-    """Marks boxes of `sides` [N, 2] pixels about `centres` [N, 2], bool [N, H, W]."""
-    first = centres - sides // 2
-    rows, columns = ((jnp.arange(n)[None] >= first[:, i, None])
-                     & (jnp.arange(n)[None] < (first + sides)[:, i, None])
-                     for i, n in enumerate(images.shape[1:3]))
-    return rows[:, :, None] & columns[:, None, :]
-
-
-def mix(images: jax.Array, labels: jax.Array, keys: dict[str, jax.Array],
-        settings: ConfigDict,
-        axis_name: str | None = None) -> tuple[jax.Array, Targets]:
-    """Mixes image i with image B - 1 - i of the global batch of B images.
-
-    With the weight l ~ Beta(alpha, alpha) of the image x and 1 - l of its partner x':
-
-    mixup: l x + (1 - l) x' (Zhang, Cisse, Dauphin, Lopez-Paz, 2018).
-    cutmix: a box of x' with the area 1 - l covers x; then l is counted in pixels (Yun,
-    Han, Oh, Chun, Choe, Yoo, 2019).
-
-    If both are enabled, each image gets one of the two with probability 1/2.
-    """
-    partners = reverse_batch(images, axis_name)
-    partner_labels = reverse_batch(labels, axis_name)
-    if not settings.cutmix > 0:
-        mixed, weights = mixup(images, partners, keys, settings.mixup)
-    elif not settings.mixup > 0:
-        mixed, weights = cutmix(images, partners, keys, settings.cutmix)
-    else:
-        blended, blend_weights = mixup(images, partners, keys, settings.mixup)
-        cut, cut_weights = cutmix(images, partners, keys, settings.cutmix)
-        is_blended = jax.vmap(jax.random.bernoulli)(keys["choice"])
-        mixed = jnp.where(is_blended[:, None, None, None], blended, cut)
-        weights = jnp.where(is_blended, blend_weights, cut_weights)
-    return mixed, ((labels, weights), (partner_labels, 1 - weights))
-
-
-def mixup(images: jax.Array, partners: jax.Array, keys: dict[str, jax.Array],
-          alpha: float) -> tuple[jax.Array, jax.Array]:
-    """Blends images with their partners; returns them and the weights [N] of `images`.
-    """
-    weights = mix_weights(keys["weight"], alpha)
-    pixel_weights = weights[:, None, None, None]
-    return pixel_weights * images + (1 - pixel_weights) * partners, weights
-
-
-def cutmix(images: jax.Array, partners: jax.Array, keys: dict[str, jax.Array],
-           alpha: float) -> tuple[jax.Array, jax.Array]:
-    """Covers a box of images with their partners; returns them and the weights [N].
-
-    A weight is the fraction of an image's pixels that is not covered.
-    """
-    side_fractions = jnp.sqrt(1 - mix_weights(keys["weight"], alpha))[:, None]
-    sides = (side_fractions * jnp.array(images.shape[1:3])[None]).astype(jnp.int32)
-    centres = jax.vmap(lambda key: random_pixel(key, images))(keys["box"])
-    covered = box_mask(centres, sides, images)
-    return (jnp.where(covered[..., None], partners, images),
-            1 - covered.mean((1, 2), dtype=jnp.float32))
-
-
-def mix_weights(keys: jax.Array, alpha: float) -> jax.Array:
-    """Draws float32 [N] from Beta(alpha, alpha)."""
-    return jax.vmap(lambda key: jax.random.beta(key, alpha, alpha))(keys)
-
-
-def reverse_batch(rows: jax.Array, axis_name: str | None) -> jax.Array:
-    """Reverses the global batch: row i of its B rows becomes row B - 1 - i."""
-    if axis_name is not None:
-        count = lax.axis_size(axis_name)
-        rows = lax.ppermute(rows, axis_name,
-                            [(i, count - 1 - i) for i in range(count)])
-    return rows[::-1]
+    centres = jax.vmap(lambda key: boxes.random_pixel(key, images))(keys)
+    squares = boxes.about(centres, jnp.full(centres.shape, side))
+    return boxes.box_mask(squares, *images.shape[1:3])

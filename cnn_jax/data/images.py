@@ -6,7 +6,7 @@ conversion, so that a network sees at prediction what it was trained on.
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from cnn_jax.data.crops import Box
 from cnn_jax.errors import InputError
 
 try:
@@ -36,6 +37,8 @@ INTERPOLATIONS = {
 }
 _GREY = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 _MODES = {1: "L", 3: "RGB"}
+# (height, width) of an upright picture -> the part of it that is resized; see crops.py
+Crop = Callable[[int, int], Box]
 
 
 class Preprocessing(NamedTuple):
@@ -111,7 +114,7 @@ def is_image_name(name: str) -> bool:
 
 def read_image(file: str | Path | BinaryIO,
                preprocessing: Preprocessing = Preprocessing(),
-               name: str = "") -> np.ndarray:
+               name: str = "", crop: Crop | None = None) -> np.ndarray:
     """Decodes one picture and preprocesses it.
 
     The EXIF orientation is applied. Colour becomes grey by Pillow's 'L' weights
@@ -123,6 +126,8 @@ def read_image(file: str | Path | BinaryIO,
         file: a path or an open binary file; its content decides, not its extension.
         preprocessing: size and channels of the result; by default those of the file.
         name: for messages, instead of the path.
+        crop: chooses the box that is cut out and resized to the size of
+            `preprocessing`, whatever its shorter side.
 
     Returns:
         uint8 [H, W, C].
@@ -145,7 +150,7 @@ def read_image(file: str | Path | BinaryIO,
                 opened.load()
             else:
                 upright = opened.getexif().get(ExifTags.Base.Orientation, 1) == 1
-                if upright and not preprocessing.changes(pixels.shape):
+                if upright and not (crop or preprocessing.changes(pixels.shape)):
                     return pixels
                 image = _from_array(pixels)
                 image.info = opened.info  # has the EXIF orientation
@@ -166,26 +171,29 @@ def read_image(file: str | Path | BinaryIO,
         raise InputError(
             f"{path} cannot be read as a picture ({reason}); remove or replace it"
         ) from error
-    return _to_array(_convert(image, preprocessing))
+    return _to_array(_convert(image, preprocessing, crop))
 
 
-def convert_images(images: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+def convert_images(images: np.ndarray, preprocessing: Preprocessing,
+                   crop: Crop | None = None) -> np.ndarray:
     """Preprocesses stored images exactly as `read_image` does.
 
     Args:
         images: uint8 [N, H, W, C] with C = 1 or 3.
         preprocessing: size and channels of the result.
+        crop: chooses the box of each image, as in `read_image`.
 
     Returns:
         uint8 [N, height, width, channels]; `images` itself if nothing changes.
     """
     count, height, width, depth = images.shape
-    if not preprocessing.changes(images.shape[1:]):
+    if not (crop or preprocessing.changes(images.shape[1:])):
         return images
     converted = allocate(count, (*(preprocessing.size or (height, width)),
                                  preprocessing.channels or depth))
     for index, pixels in enumerate(images):
-        converted[index] = _to_array(_convert(_from_array(pixels), preprocessing))
+        converted[index] = _to_array(
+            _convert(_from_array(pixels), preprocessing, crop))
     return converted
 
 
@@ -233,12 +241,18 @@ def _plain(image: Image.Image, path: str | Path | BinaryIO) -> Image.Image:
     return image.convert("L" if grey else "RGB")
 
 
-def _convert(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+def _convert(image: Image.Image, preprocessing: Preprocessing,
+             crop: Crop | None = None) -> Image.Image:
     """Converts the colour first, then the size."""
     size, channels, shorter_side, interpolation = preprocessing
     mode = _MODES[channels] if channels else image.mode
     if image.mode != mode:
         image = image.convert(mode)
+    if crop is not None:
+        height, width = size or (image.height, image.width)
+        top, left, box_height, box_width = crop(image.height, image.width)
+        image = image.crop((left, top, left + box_width, top + box_height))
+        return _resize(image, (width, height), interpolation)
     if shorter_side is not None:
         image = _resize(image, _keeping_ratio(image.size, shorter_side), interpolation)
         return _centre_crop(image, size) if size else image

@@ -39,7 +39,7 @@ class Task:
     exclusive: bool
     # Whether a split can be stratified: each class has the same fraction in all splits.
     can_stratify: bool
-    # Whether cutout, mixup and cutmix may be used.
+    # Whether cutout, random erasing, mixup and cutmix may be used.
     can_mix: bool
 
     label_dtype: str

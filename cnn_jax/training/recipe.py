@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnn_jax import data, networks, optimizers
-from cnn_jax.data.augment import augment
+from cnn_jax.data.augment import augment, check_channels
 from cnn_jax.data.batches import steps_per_epoch
 from cnn_jax.data.info import DataInfo
 from cnn_jax.data.scaling import scale
@@ -31,6 +31,7 @@ def create_recipe(config: ConfigDict, info: DataInfo,
     if config.batch_size > info.counts["train"]:
         raise InputError(f"config.batch_size = {config.batch_size} is more than the "
                          f"{info.counts['train']} training images of {info.name}")
+    check_channels(config.augment, info.image_shape[2])
     for section in ("early_stopping", "checkpoint"):
         monitor = config[section].monitor
         if section == "early_stopping" and config.early_stopping.patience is None:

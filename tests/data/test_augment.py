@@ -11,7 +11,7 @@ import pytest
 import scipy.ndimage
 from tests.support.tiny_runs import end, start_python
 
-from cnn_jax.data import augment, warp
+from cnn_jax.data import augment, mixing, warp
 from cnn_jax.tasks import TASKS
 from configs import default, monkeys
 
@@ -115,9 +115,22 @@ def test_nothing_asked_for_changes_nothing():
     assert labels.tolist() == [0, 1, 2, 3] and weight == 1
 
 
+def test_keys_of_earlier_purposes_never_change():
+    """They are the parts of a split in eight; those of later purposes are folded in."""
+    keys = augment.draw_keys(KEY, jnp.array([5, 0]))
+    split = jax.random.split(jax.random.fold_in(KEY, 5), 8)
+    for name, key in zip(("affine", "horizontal", "vertical", "crop", "cutout",
+                          "choice", "weight", "box"), split):
+        assert keys[name][0] == key, name
+    data = [tuple(jax.random.key_data(key[0]).tolist()) for key in keys.values()]
+    assert len(set(data)) == len(data) == 12
+
+
 @pytest.mark.parametrize("changes", [
     {"shear_range": 20.0}, {"horizontal_flip": True}, {"vertical_flip": True},
-    {"crop_padding": 2}, {"cutout": 4}, {"mixup": 0.4}, {"cutmix": 1.0}], ids=str)
+    {"crop_padding": 2}, {"cutout": 4}, {"mixup": 0.4}, {"cutmix": 1.0},
+    {"crop_scale": (0.3, 0.9)}, {"trivial_augment": True}, {"random_erasing": 0.9},
+    {"hue": 0.2}], ids=str)
 def test_each_setting_changes_images_reproducibly(changes):
     assert not augment.is_identity(config(**changes))
     x = images()
@@ -213,7 +226,7 @@ def test_mixup_is_the_mean_of_an_image_and_its_partner():
 
 def test_weights_have_the_moments_of_a_beta_distribution():
     """The mean is 1/2, the variance 1 / (4 (2 alpha + 1)), to five standard errors."""
-    draw, keys = jax.jit(augment.mix_weights), jax.random.split(KEY, 4000)
+    draw, keys = jax.jit(mixing.mix_weights), jax.random.split(KEY, 4000)
     for alpha in (0.2, 1.0, 4.0):
         weights = np.asarray(draw(keys, alpha))
         variance = 1 / (4 * (2 * alpha + 1))

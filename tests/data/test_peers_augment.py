@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax.data import augment, warp
+from cnn_jax.data import augment, boxes, mixing, warp
 from configs import default
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -75,9 +75,10 @@ def test_mixing_layers(name):
         given = order | {"mix_weight": weights}
     else:
         keys = draws(images)
-        sides = np.sqrt(1 - augment.mix_weights(keys["weight"], 0.7))[:, None] * (8, 9)
-        centres = jax.vmap(lambda key: augment.random_pixel(key, images))(keys["box"])
-        inside = augment.box_mask(centres, jnp.asarray(sides, jnp.int32), images)
+        sides = np.sqrt(1 - mixing.mix_weights(keys["weight"], 0.7))[:, None] * (8, 9)
+        centres = jax.vmap(lambda key: boxes.random_pixel(key, images))(keys["box"])
+        inside = boxes.box_mask(boxes.about(centres, jnp.asarray(sides, jnp.int32)),
+                                *images.shape[1:3])
         layer = keras.layers.CutMix(0.7)
         given = order | {"mix_weight": 1 - np.asarray(inside).mean((1, 2)),
                          "batch_masks": np.repeat(inside[..., None], 3, -1)}

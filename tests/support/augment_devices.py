@@ -16,7 +16,8 @@ from cnn_jax.data.augment import augment
 from configs import default
 
 CHANGES = {"rotation_range": 20.0, "horizontal_flip": True, "crop_padding": 2,
-           "cutout": 4, "mixup": 0.4}
+           "cutout": 4, "mixup": 0.4, "crop_scale": (0.3, 1.0), "contrast": 0.4,
+           "hue": 0.1, "trivial_augment": True, "random_erasing": 0.5}
 IMAGES_PER_DEVICE = 2
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnn_jax import data
-from cnn_jax.data.augment import augment, is_identity
+from cnn_jax.data.augment import augment, check_channels, is_identity
 from cnn_jax.data.batches import train_order
 from cnn_jax.data.examples import Dataset
 from cnn_jax.data.scaling import SCALINGS, scale
@@ -38,6 +38,7 @@ def seen(dataset: Dataset, config: ConfigDict, steps: int) -> list[Seen]:
     random draws of later steps.
     """
     train, size = dataset.train, config.batch_size
+    check_channels(config.augment, train.images.shape[3])
     indices = first_batch(dataset, config)
     images, labels = train.images[indices], train.labels[indices]
     scaling = SCALINGS[config.data.scaling](train.images)

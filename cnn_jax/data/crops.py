@@ -1,0 +1,66 @@
+"""Draws random-resized crops of pictures on the host, as pure functions.
+
+A crop depends on (seed, epoch, index) and the picture's size alone, so a run that
+resumes, on any number of processes, cuts the same boxes.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+TRIES = 10
+_UNIT = 2.0 ** -53
+
+
+class Box(NamedTuple):
+    """A part of a picture, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def random_resized_crop(seed: int, epoch: int, index: int, height: int, width: int,
+                        scale: tuple[float, float],
+                        ratio: tuple[float, float]) -> Box:
+    """Draws the box that torchvision's RandomResizedCrop would cut out and resize.
+
+    Its area is a share of the picture's that is uniform in `scale`, and the logarithm
+    of width / height is uniform in that of `ratio`. The first of 10 such draws that
+    fits is put anywhere in the picture. If none fits, it is `fallback_crop`.
+
+    Args:
+        seed, epoch, index: of the run, and the place of the image in its split; they
+            are the key and the counter of a Philox generator.
+        height, width: of the picture, pixels.
+        scale: (low, high) shares of the area, 0 < low <= high <= 1.
+        ratio: (low, high) of width / height, 0 < low <= high.
+    """
+    # The raw words are the same in every version of NumPy, unlike drawn numbers.
+    words = np.random.Philox(key=(seed, epoch), counter=(0, 0, 0, index)).random_raw(
+        2 * TRIES + 2)
+    uniform = (words >> np.uint64(11)) * _UNIT  # float64 in [0, 1)
+    logs = math.log(ratio[0]), math.log(ratio[1])
+    for i in range(TRIES):
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform[2 * i])
+        aspect = math.exp(logs[0] + (logs[1] - logs[0]) * uniform[2 * i + 1])
+        box_width = round(math.sqrt(area * aspect))
+        box_height = round(math.sqrt(area / aspect))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            return Box(int(uniform[-2] * (height - box_height + 1)),
+                       int(uniform[-1] * (width - box_width + 1)),
+                       box_height, box_width)
+    return fallback_crop(height, width, ratio)
+
+
+def fallback_crop(height: int, width: int, ratio: tuple[float, float]) -> Box:
+    """Returns the largest central box whose width / height is within `ratio`."""
+    box_height, box_width = height, width
+    if width / height < ratio[0]:
+        box_height = max(1, round(width / ratio[0]))
+    elif width / height > ratio[1]:
+        box_width = max(1, round(height * ratio[1]))
+    return Box((height - box_height) // 2, (width - box_width) // 2, box_height,
+               box_width)
