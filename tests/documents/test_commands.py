@@ -45,6 +45,9 @@ HERE = {
 # A part of the command -> the test that runs it, and what that test must mention.
 ELSEWHERE = {
     "--config=configs/lenet.py:mnist": ("tests/training/test_accuracy.py", "mnist"),
+    "--config=configs/transfer.py": (
+        "tests/interop/test_load.py", "transfer.get_config("),
+    "runs/WORKDIR": ("tests/interop/test_load.py", "finetune.get_config("),
     "--config.coordinator": ("tests/training/test_processes.py", "coordinator"),
     "--config=configs/transfer.py": ("tests/interop/test_load.py", "transfer"),
     "--model=torchvision": ("tests/interop/test_load.py", 'model=source'),
