@@ -370,7 +370,8 @@ FIELDS: dict[str, Field] = {
         changes_result=False),
     "inspect.cam_layer": Field(
         None, optional(text),
-        "Layer of Grad-CAM; None is the last convolution.", changes_result=False),
+        "Layer of Grad-CAM; None is the last convolution, or the block around it.",
+        changes_result=False),
     "inspect.position": Field(
         None, optional(sequence(integer(0), 2)),
         "(row, column) of the unit whose receptive field is drawn; None is the "

@@ -22,7 +22,7 @@ def grad_cam(network: nn.Module, variables: Any, images: jax.Array,
 
     Position p of the layer is placed at the middle of its receptive field. If every
     layer pads to the same size, that only enlarges the map.
-    layer: by default the last convolution before the head.
+    layer: by default the last convolution before the head, or the block around it.
     Raises InputError for a layer that does not exist or has no height and width.
     Source: Selvaraju et al.: Grad-CAM, 2017.
     """
@@ -47,7 +47,11 @@ def grad_cam(network: nn.Module, variables: Any, images: jax.Array,
 
 
 def pick_cam_layer(layers: dict[str, Layer], name: str, network_name: str) -> Layer:
-    """Returns the named layer, or for '' the last convolution before the head."""
+    """Returns the named layer, or for '' the last convolution before the head.
+
+    If that is inside a block, it is the block, whose output holds all its branches,
+    after their activations.
+    """
     if name:
         return pick(layers, name, network_name, maps=True)
     convolutions = [layer for layer in layers.values() if layer.is_convolution
@@ -55,7 +59,9 @@ def pick_cam_layer(layers: dict[str, Layer], name: str, network_name: str) -> La
     if not convolutions:
         raise InputError(f"{network_name} has no convolution, and Grad-CAM needs one: "
                          "ask for another explanation")
-    return convolutions[-1]
+    last = convolutions[-1]
+    block = layers.get(last.name.partition("/")[0], last)
+    return block if block.is_map else last
 
 
 def interpolation(positions: int, pixels: int, field: Field | None) -> jax.Array:
