@@ -30,7 +30,8 @@ def create_recipe(config: ConfigDict, info: DataInfo,
                          f"less than the {classes} classes of {info.name}: use none")
     if config.batch_size > info.counts["train"]:
         raise InputError(f"config.batch_size = {config.batch_size} is more than the "
-                         f"{info.counts['train']} training images of {info.name}")
+                         f"{info.counts['train']} training images of {info.name}: use "
+                         "that number or less")
     check_channels(config.augment, info.image_shape[2])
     for section in ("early_stopping", "checkpoint"):
         monitor = config[section].monitor

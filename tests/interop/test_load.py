@@ -159,6 +159,13 @@ def test_a_run_starts_from_a_trunk_in_a_file(source, network, tmp_path, monkeypa
         load.load_pretrained(f"{source}={trunk}")  # which must be whole
 
 
+def test_a_file_of_another_network_is_refused(network, tmp_path):
+    file = write_npz(tmp_path / "other.npz", network.variables)
+    for source in ("torchvision:resnet18", "timm:vgg16.tv_in1k"):
+        with pytest.raises(InputError, match="other.npz does not fit .*missing"):
+            load.load_pretrained(f"{source}={file}")
+
+
 def test_a_file_is_found_among_the_downloaded_weights(source, network, tmp_path):
     folder = tmp_path / "cache" / "weights"
     folder.mkdir(parents=True)

@@ -113,7 +113,9 @@ def resnet_order(layers: list[str]) -> list[str]:
     ordered = [layer for layer in layers if "/shortcut_" not in layer]
     for layer in layers:
         if "/shortcut_" in layer:
-            ordered.insert(ordered.index(layer.replace("shortcut_", "") + "3"), layer)
+            name = layer.replace("shortcut_", "")
+            last = f"{name}3" if f"{name}3" in ordered else f"{name}2"
+            ordered.insert(ordered.index(last), layer)
     return ordered
 
 
