@@ -54,8 +54,9 @@ def train_on_features(run: Run, state: TrainState) -> Run:
     dataset = run.dataset._replace(train=train, validation=validation, test=test)
     feed = Resident(run.placement, dataset, run.config.seed, run.config.batch_size,
                     run.config.eval_batch_size)
-    recipe = dataclasses.replace(run.recipe, head_of=run.info.image_shape,
-                                 scale=lambda features: features)
+    recipe = dataclasses.replace(
+        run.recipe, head_of=run.info.image_shape, scale=lambda features: features,
+        augment=lambda key, features, labels, positions: (features, ((labels, 1.0),)))
     return dataclasses.replace(run, recipe=recipe, feed=feed)
 
 

@@ -49,7 +49,6 @@ ELSEWHERE = {
         "tests/interop/test_load.py", "transfer.get_config("),
     "runs/WORKDIR": ("tests/interop/test_load.py", "finetune.get_config("),
     "--config.coordinator": ("tests/training/test_processes.py", "coordinator"),
-    "--config=configs/transfer.py": ("tests/interop/test_load.py", "transfer"),
     "--model=torchvision": ("tests/interop/test_load.py", 'model=source'),
     "--mode=export --workdir=runs/lenet5-digits-HASH --format=stablehlo": (
         "tests/interop/test_export.py", "exports.export("),
