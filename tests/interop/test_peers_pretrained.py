@@ -35,7 +35,9 @@ torchvision = pytest.importorskip("torchvision", reason="needs the `peers` extra
 timm = pytest.importorskip("timm", reason="needs the `peers` extra: timm")
 keras = pytest.importorskip("keras", reason="needs the `peers` extra: keras")
 safetensors = pytest.importorskip("safetensors.torch")
-pytestmark = pytest.mark.slow
+# Keras converts its variables in a way that NumPy warns of.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning")]
 
 FLOAT64 = Layers(conv="lax", pool="lax", dtype="float64")
 IM2COL = Layers(conv="im2col", pool="lax", dtype="float64")  # for larger images
