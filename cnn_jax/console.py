@@ -12,7 +12,8 @@ from rich.progress import (BarColumn, DownloadColumn, MofNCompleteColumn, Progre
 
 Item = TypeVar("Item")
 # The fields of a row of the history that are not metrics.
-COUNTERS = ("epoch", "step", "learning_rate", "seconds", "images_per_second")
+COUNTERS = ("epoch", "step", "learning_rate", "seconds", "images_per_second",
+            "input_seconds")
 QUIET_SECONDS = 30.0  # between progress lines where there is no terminal
 
 

@@ -66,9 +66,10 @@ def load(config: ConfigDict, seed: int) -> Dataset:
             not what their name says.
     """
     stored = _read(config)
-    if streams(stored, preprocessing_of(config), config.stream):
+    if streams(stored, preprocessing_of(config), config):
         records = _split_records(_as_records(stored, config), config, seed)
-        return lazy_dataset(records, preprocessing_of(config))
+        return lazy_dataset(records, preprocessing_of(config),
+                            config.on_error == "skip")
     if isinstance(stored, StoredRecords):
         stored = decode(stored, preprocessing_of(config))
     else:

@@ -40,19 +40,25 @@ class DataInfo(msgspec.Struct, frozen=True):
 
 
 def describe(dataset: Dataset, config: ConfigDict) -> DataInfo:
-    """Describes the set of a `data` config.
-
-    The scaling is measured on the training split alone: on all of its images, or on
-    some of them if they are lazy, see `LazyImages.sample`.
-    """
-    images, source = dataset.train.images, dataset.source
-    if isinstance(images, LazyImages) and config.scaling in MEASURED:
-        images = images.sample()
-        source += f"; scaling measured on {len(images):,} training images"
+    """Describes the set of a `data` config."""
+    scaling, measured_on = measure_scaling(dataset.train.images, config.scaling)
+    source = dataset.source + (
+        f"; scaling measured on {measured_on:,} training images"
+        if measured_on < len(dataset.train.labels) else "")
     counts = {split: len(getattr(dataset, split).labels) for split in SPLITS}
-    return DataInfo(dataset.name, source, images.shape[1:], dataset.class_names,
-                    SCALINGS[config.scaling](images), counts, checksum(dataset),
+    return DataInfo(dataset.name, source, dataset.train.images.shape[1:],
+                    dataset.class_names, scaling, counts, checksum(dataset),
                     config.shorter_side, config.interpolation)
+
+
+def measure_scaling(images: np.ndarray, name: str) -> tuple[Scaling, int]:
+    """Measures a scaling on training images; returns it and how many it looked at.
+
+    If they are lazy, it looks at a sample of them.
+    """
+    if isinstance(images, LazyImages) and name in MEASURED:
+        images = images.sample()
+    return SCALINGS[name](images), len(images)
 
 
 def checksum(dataset: Dataset) -> str:

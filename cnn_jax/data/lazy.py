@@ -7,17 +7,24 @@ batches ahead, see stream.py; everything else asks for a few images.
 import dataclasses
 import math
 import os
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from cnn_jax.data.examples import Dataset, Examples, Stored
 from cnn_jax.data.images import MAX_BYTES, Preprocessing
-from cnn_jax.data.records import RecordDataset, Records, StoredRecords, read_pixels
+from cnn_jax.data.records import (RecordDataset, Records, StoredRecords, Subset,
+                                  read_pixels)
 from cnn_jax.errors import InputError
 
 SAMPLE = 1024  # images that the scaling is measured on
+
+
+class WrongShape(InputError):
+    """Raised for an image of another shape, which is a fault of the config."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,6 +37,7 @@ class LazyImages:
     records: Records
     preprocessing: Preprocessing
     image_shape: tuple[int, int, int]  # (H, W, C)
+    skip: bool = False  # whether `try_read` may leave out what cannot be decoded
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -41,16 +49,29 @@ class LazyImages:
     def read(self, row: int) -> np.ndarray:
         """Decodes one image: uint8 [H, W, C].
 
-        Raises InputError, which names the record, if it cannot be decoded or has
-        another shape.
+        Raises InputError, which names the record, if it cannot be decoded, and
+        WrongShape if its shape is not `image_shape`.
         """
         pixels, _ = read_pixels(self.records, row, self.preprocessing)
         if pixels.shape != self.image_shape:
-            raise InputError(
+            raise WrongShape(
                 f"{self.records.name(row)} is {_shape(pixels.shape)} but the first "
                 f"image is {_shape(self.image_shape)}; set data.image_size and "
                 "data.channels, so that all are converted to one shape")
         return pixels
+
+    def try_read(self, row: int) -> np.ndarray | None:
+        """Decodes one image as `read` does; None if it cannot be and may be left out.
+        """
+        try:
+            return self.read(row)
+        except WrongShape:
+            raise
+        except InputError as error:
+            if self.skip:
+                return None
+            raise InputError(f"{error}, or set data.on_error=skip to go on without it"
+                             ) from error
 
     def __getitem__(self, index: Any) -> np.ndarray:
         rows = np.arange(len(self))[index]
@@ -68,47 +89,58 @@ class LazyImages:
 
     def sample(self) -> np.ndarray:
         """Decodes at most `SAMPLE` images, at equal distances."""
-        count = min(SAMPLE, len(self))
-        return self[np.linspace(0, len(self) - 1, count).astype(int)]
+        rows = np.linspace(0, len(self) - 1, min(SAMPLE, len(self))).astype(int)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            images = [image for image in pool.map(self.try_read, rows.tolist())
+                      if image is not None]
+        return np.stack(images)
 
 
 def streams(stored: Stored | StoredRecords, preprocessing: Preprocessing,
-            asked: bool | None) -> bool:
+            config: ConfigDict) -> bool:
     """Decides whether a set stays in its records.
 
-    asked: `data.stream`. If it is None, a set streams where its pixels would be more
-        than `MAX_BYTES`.
+    `config.stream` says so. If it is None, a set streams where its pixels would be more
+    than `MAX_BYTES`.
     """
-    if asked is not None:
-        return asked
-    return pixel_bytes(stored, preprocessing) > MAX_BYTES
-
-
-def pixel_bytes(stored: Stored | StoredRecords, preprocessing: Preprocessing) -> int:
-    """Computes the size of all images of a set, preprocessed."""
+    if config.stream is not None:
+        return bool(config.stream)
     count = sum(len(split.labels) for split in stored.splits.values())
-    return count * math.prod(shape_of(stored.splits["train"], preprocessing))
+    train, skip = stored.splits["train"], config.on_error == "skip"
+    return count * math.prod(shape_of(train, preprocessing, skip)) > MAX_BYTES
 
 
-def shape_of(split: Examples | Records,
-             preprocessing: Preprocessing) -> tuple[int, int, int]:
-    """Returns the shape (H, W, C) of preprocessed images; it may decode the first."""
+def shape_of(split: Examples | Records, preprocessing: Preprocessing,
+             skip: bool) -> tuple[int, int, int]:
+    """Returns the shape (H, W, C) of preprocessed images.
+
+    It may decode the first one, or the first that can be decoded.
+    """
     if preprocessing.size and preprocessing.channels:
         return (*preprocessing.size, preprocessing.channels)
     if isinstance(split, Examples):
         height, width, channels = split.images.shape[1:]
         return (*(preprocessing.size or (height, width)),
                 preprocessing.channels or channels)
-    height, width, channels = read_pixels(split, 0, preprocessing)[0].shape
-    return height, width, channels
+    for row in range(len(split)):
+        try:
+            height, width, channels = read_pixels(split, row, preprocessing)[0].shape
+            return height, width, channels
+        except InputError as error:
+            if not skip:
+                raise InputError(f"{error}, or set data.on_error=skip to go on without "
+                                 "it") from error
+    raise InputError(f"none of {len(split):,} images can be decoded, such as "
+                     f"{split.name(0)}")
 
 
-def lazy_dataset(records: RecordDataset, preprocessing: Preprocessing) -> Dataset:
+def lazy_dataset(records: RecordDataset, preprocessing: Preprocessing,
+                 skip: bool) -> Dataset:
     """Makes the data set whose images stay in `records`."""
-    image_shape = shape_of(records.train, preprocessing)
+    image_shape = shape_of(records.train, preprocessing, skip)
 
     def examples(split: Records) -> Examples:
-        images = LazyImages(split, preprocessing, image_shape)
+        images = LazyImages(split, preprocessing, image_shape, skip)
         return Examples(cast(np.ndarray, images), split.labels)
 
     size = math.prod(image_shape) * sum(
@@ -118,6 +150,22 @@ def lazy_dataset(records: RecordDataset, preprocessing: Preprocessing) -> Datase
         examples(records.test), records.class_names,
         f"{records.source}, {_shape(image_shape)}; {size / 2**30:.2g} GiB of pixels "
         "are streamed")
+
+
+def leave_out(dataset: Dataset, names: Collection[str]) -> Dataset:
+    """Leaves out the lazy images of some names, such as those that a run skipped."""
+    if not names:
+        return dataset
+
+    def kept(examples: Examples) -> Examples:
+        images = cast(LazyImages, examples.images)
+        rows = np.array([row for row in range(len(images))
+                         if images.records.name(row) not in names], np.int32)
+        images = dataclasses.replace(images, records=Subset(images.records, rows))
+        return Examples(cast(np.ndarray, images), examples.labels[rows])
+
+    return dataset._replace(train=kept(dataset.train), test=kept(dataset.test),
+                            validation=kept(dataset.validation))
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -53,7 +53,6 @@ class Share(NamedTuple):
     labels: np.ndarray
     order: TrainOrder | EvalOrder
     positions: np.ndarray  # of its examples in the global batch, int [n]
-    skip: bool             # whether an image that cannot be decoded is skipped
 
     @property
     def pieces(self) -> int:
@@ -64,7 +63,6 @@ class Share(NamedTuple):
         """Reads one piece of a batch."""
         positions = np.array_split(self.positions, self.pieces)[piece]
         rows, mask = (part[batch, positions] for part in _rows(self.order, epoch))
-        rows, mask = rows.copy(), mask.copy()
         images = np.zeros((len(rows), *self.images.image_shape), np.uint8)
         skipped: list[str] = []
         for place in np.flatnonzero(mask):
@@ -80,20 +78,18 @@ class Share(NamedTuple):
                    skipped: list[str]) -> int | None:
         """Reads the image of a row; returns the row that was read.
 
-        If it cannot be decoded and is to be skipped, training reads the next image of
+        If it cannot be decoded and may be skipped, training reads the next image of
         the split that can be, and evaluation none.
         """
         for tried in range(len(self.images)):
             candidate = (row + tried) % len(self.images)
-            try:
-                image[...] = self.images.read(candidate)
+            pixels = self.images.try_read(candidate)
+            if pixels is not None:
+                image[...] = pixels
                 return candidate
-            except InputError:
-                if not self.skip:
-                    raise
-                skipped.append(self.images.records.name(candidate))
-                if isinstance(self.order, EvalOrder):
-                    return None
+            skipped.append(self.images.records.name(candidate))
+            if isinstance(self.order, EvalOrder):
+                return None
         raise InputError(f"none of the {len(self.images):,} images can be decoded, "
                          f"such as {self.images.records.name(row)}")
 
@@ -180,23 +176,26 @@ class Stream(Generic[Placed]):
 
     def batches(self, split: str, epoch: int = 0, start: int = 0) -> Iterator[Placed]:
         """Yields the batches of a split from number `start` of an epoch to its end."""
-        index = self.splits.index(split)
-        for batch in range(start, self.pieces.shares[index].order.batches):
-            number = self.pieces.number(epoch, index, batch)
-            if self.next_piece != number:
-                self.open(number)
+        share = self.pieces.shares[self.splits.index(split)]
+        for batch in range(start, share.order.batches):
+            if self.next_piece != self._number(split, epoch, batch):
+                self.open(split, epoch, batch)
             assert self.iterator is not None
             with worker_errors():
                 placed = next(self.iterator)
-            self.next_piece = number + self.pieces.shares[index].pieces
+            self.next_piece += share.pieces
             yield placed
 
-    def open(self, number: int) -> None:
-        """Starts to read, from one piece on."""
+    def open(self, split: str, epoch: int, batch: int) -> None:
+        """Begins to read ahead, from one batch on."""
         self.close()
-        self.iterator = open_pieces(self.pieces, number, self.reading, self.place)
+        self.next_piece = self._number(split, epoch, batch)
+        self.iterator = open_pieces(self.pieces, self.next_piece, self.reading,
+                                    self.place)
         self.iterator.start_prefetch()
-        self.next_piece = number
+
+    def _number(self, split: str, epoch: int, batch: int) -> int:
+        return self.pieces.number(epoch, self.splits.index(split), batch)
 
     def close(self) -> None:
         if self.iterator is not None:

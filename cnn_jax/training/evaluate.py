@@ -36,7 +36,7 @@ def compile_evaluation(recipe: Recipe, placement: Placement, state: TrainState,
         calls = (program(state, *arguments) for arguments in feed.batches(split))
         # Queue all calls at once, unless each must be waited for.
         sums = (map(jax.block_until_ready, calls)
-                if placement.synchronous or feed.one_at_a_time else list(calls))
+                if placement.synchronous or feed.streams else list(calls))
         totals: dict[str, Any] = {}
         with report.track(f"evaluating {split}", sums, size,
                           f"batches of {feed.eval_batch_size}") as tracked:

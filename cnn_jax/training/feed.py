@@ -15,12 +15,16 @@ from ml_collections import ConfigDict
 from cnn_jax.data.batches import (EvalOrder, TrainOrder, concatenate, eval_order,
                                   train_order)
 from cnn_jax.data.examples import Dataset, Examples
+from cnn_jax.data.images import simplejpeg
 from cnn_jax.data.info import SPLITS
 from cnn_jax.data.lazy import LazyImages
+from cnn_jax.training import parallel
 from cnn_jax.training.parallel import Placement
 from cnn_jax.training.steps import (Metrics, TrainState, eval_batch, eval_rows,
                                     train_batches, train_steps)
+from cnn_jax.workdir.progress import Progress, Row
 
+LATE = 0.05  # share of an epoch
 Arguments = tuple[Any, ...]  # of a compiled program, after the state
 
 
@@ -29,13 +33,17 @@ class Feed(Protocol):
 
     train: Callable[..., tuple[TrainState, Metrics]]  # (state, *arguments, recipe)
     evaluate: Callable[..., Metrics]                  # (state, *arguments, recipe)
-    # Whether a call must end before the next one begins. Otherwise the batches of
-    # queued calls would fill the memory, and nobody could say what waits for what.
-    one_at_a_time: bool
+    # Whether each batch is sent when it is needed. A call must then end before the next
+    # one begins: the batches of queued calls would fill the memory, and nobody could
+    # tell whether the devices wait for input.
+    streams: bool
     counts: dict[str, int]  # examples of each split
     eval_batch_size: int
     skips: bool             # whether images that cannot be decoded are left out
     skipped: set[str]       # names of those that this process left out
+
+    def start(self, epoch: int, step: int) -> None:
+        """Begins to read ahead, for the first call."""
 
     def calls(self, epoch: int, ranges: Sequence[tuple[int, int]]
               ) -> Iterator[Arguments]:
@@ -50,6 +58,12 @@ class Feed(Protocol):
     def example_batch(self) -> Arguments:
         """Returns the arguments of some evaluation call, for the compiler."""
 
+    def advice(self, row: Row) -> str | None:
+        """Says how long the devices waited for images in an epoch, and what helps.
+
+        It does so once, after the first epoch in which that was more than 5 %.
+        """
+
     def close(self) -> None:
         """Stops to read."""
 
@@ -58,7 +72,7 @@ class Resident:
     """Holds all images on the devices."""
 
     train, evaluate = staticmethod(train_steps), staticmethod(eval_rows)
-    one_at_a_time = False
+    streams = False
 
     def __init__(self, placement: Placement, dataset: Dataset, seed: int,
                  batch_size: int, eval_batch_size: int) -> None:
@@ -69,6 +83,9 @@ class Resident:
         self.eval_batch_size = divisible(eval_batch_size, placement)
         self.counts = {split: len(rows) for split, rows in self.ranges.items()}
         self.skips, self.skipped = False, set[str]()
+
+    def start(self, epoch: int, step: int) -> None:
+        """Does nothing: all is there."""
 
     def calls(self, epoch: int, ranges: Sequence[tuple[int, int]]
               ) -> Iterator[Arguments]:
@@ -88,6 +105,9 @@ class Resident:
     def example_batch(self) -> Arguments:
         return next(self.batches("train"))
 
+    def advice(self, row: Row) -> None:
+        """Has none: the devices never wait."""
+
     def close(self) -> None:
         """Lets go of the images on the devices."""
         self.data = None
@@ -97,7 +117,7 @@ class Streamed:
     """Reads, decodes and sends batches while the devices compute."""
 
     train, evaluate = staticmethod(train_batches), staticmethod(eval_batch)
-    one_at_a_time = True
+    streams = True
 
     def __init__(self, placement: Placement, dataset: Dataset, config: ConfigDict,
                  steps_per_call: int) -> None:
@@ -109,15 +129,19 @@ class Streamed:
                                              steps_per_call)
         self.stream: stream.Stream[tuple[Examples, jax.Array]] | None = None
         self.epoch = 0  # the one that is trained
+        self.advised = False
         self.counts = {split: len(getattr(dataset, split).labels) for split in SPLITS}
         self.skips, self.skipped = config.data.on_error == "skip", set[str]()
+
+    def start(self, epoch: int, step: int) -> None:
+        splits = [split for split in ("train", "validation") if self.counts[split]]
+        self.stream = self._stream(splits, self.config.epochs)
+        self.stream.open("train", epoch, step)
 
     def calls(self, epoch: int, ranges: Sequence[tuple[int, int]]
               ) -> Iterator[Arguments]:
         self.epoch = epoch
-        if self.stream is None:
-            splits = [split for split in ("train", "validation") if self.counts[split]]
-            self.stream = self._open(splits, self.config.epochs)
+        assert self.stream is not None, "start has been called"
         batches = self.stream.batches("train", epoch, ranges[0][0])
         for start, stop in ranges:
             yield tuple(next(batches)[0] for _ in range(start, stop)),
@@ -125,7 +149,7 @@ class Streamed:
     def batches(self, split: str) -> Iterator[Arguments]:
         if self.stream is None or split not in self.stream.splits:
             self.close()
-            self.stream = self._open([split], epochs=1)
+            self.stream = self._stream([split], epochs=1)
         epoch = self.epoch if "train" in self.stream.splits else 0
         return self.stream.batches(split, epoch)
 
@@ -136,12 +160,26 @@ class Streamed:
     def example_batch(self) -> Arguments:
         return self._example(self.eval_batch_size)
 
+    def advice(self, row: Row) -> str | None:
+        waited, read = row["input_seconds"] / row["seconds"], row["images_per_second"]
+        if waited <= LATE or self.advised:
+            return None
+        self.advised = True
+        workers, threads, _ = self.reading
+        readers = f"{workers} processes" if workers else f"{threads} threads"
+        install = "" if simplejpeg else "simplejpeg (pip install simplejpeg), "
+        return (f"input: the devices waited {waited:.0%} of the epoch for images; "
+                f"{read:,.0f} images/s were read by {readers}, "
+                f"{read / (1 - waited):,.0f} images/s could be trained. What helps: "
+                "more CPU cores, more data.workers, shards of smaller pictures (python "
+                f"-m cnn_jax.data.pack), {install}a smaller data.image_size")
+
     def close(self) -> None:
         if self.stream is not None:
             self.stream.close()
             self.stream = None
 
-    def _open(self, splits: Sequence[str], epochs: int) -> Any:
+    def _stream(self, splits: Sequence[str], epochs: int) -> Any:
         from cnn_jax.data import stream
         shares = {}
         for split in splits:
@@ -151,8 +189,7 @@ class Streamed:
                 order = TrainOrder(self.config.seed, len(labels),
                                    self.config.batch_size)
             shares[split] = stream.Share(
-                images, labels, order, self.placement.positions(order.batch_size),
-                self.skips)
+                images, labels, order, self.placement.positions(order.batch_size))
         return stream.Stream(shares, epochs, self.reading, self._place)
 
     def _place(self, batch: Any) -> tuple[Examples, jax.Array]:
@@ -177,6 +214,15 @@ def open_feed(placement: Placement, dataset: Dataset, config: ConfigDict,
         return Streamed(placement, dataset, config, steps_per_call)
     return Resident(placement, dataset, config.seed, config.batch_size,
                     config.eval_batch_size)
+
+
+def record_skipped(feed: Feed, progress: Progress) -> None:
+    """Adds what all processes have skipped to the record of the run.
+
+    All processes must call this together.
+    """
+    if feed.skips:
+        progress.skipped = parallel.union([*progress.skipped, *feed.skipped])
 
 
 def divisible(batch_size: int, placement: Placement) -> int:

@@ -10,6 +10,7 @@ import jax
 from cnn_jax.console import split_line
 from cnn_jax.errors import RunError
 from cnn_jax.training.evaluate import Evaluate
+from cnn_jax.training.feed import record_skipped
 from cnn_jax.training.setup import Run
 from cnn_jax.training.steps import TrainState
 from cnn_jax.workdir.machine import commit, machine, peak_memory_mb, versions
@@ -43,6 +44,10 @@ def evaluate_and_save(run: Run, state: TrainState, progress: Progress,
     if run.info.counts["test"]:
         test = evaluate(run.placement.replicate(best), "test")
     run.report.line(split_line("test", test) + f" - best epoch {row['epoch']}")
+    record_skipped(run.feed, progress)
+    if progress.skipped:
+        run.report.line(f"skipped {len(progress.skipped):,} images that cannot be "
+                        f"decoded, such as {progress.skipped[0]}: see results.json")
     if keep_results and (run.workdir / "results.json").exists():
         results = read_results(run.workdir)
     else:
@@ -83,4 +88,7 @@ def collect(run: Run, final: TrainState, progress: Progress,
                       in run.table.by_algorithm().items()},
         commit=commit(),
         command=shlex.join([Path(sys.executable).name, *sys.argv]),
+        input_seconds=(round(sum(row["input_seconds"] for row in progress.history), 3)
+                       if run.feed.streams else None),
+        skipped=progress.skipped,
     )

@@ -15,6 +15,7 @@ from cnn_jax.errors import RunError
 from cnn_jax.tasks.metrics import mean
 from cnn_jax.training import parallel
 from cnn_jax.training.evaluate import Evaluate
+from cnn_jax.training.feed import record_skipped
 from cnn_jax.training.setup import Run
 from cnn_jax.training.signals import Stopped, stop_signals
 from cnn_jax.training.steps import Metrics, TrainState
@@ -27,6 +28,7 @@ Programs = dict[int, Callable]  # {K: program that makes K steps}
 def fit(run: Run, state: TrainState, progress: Progress,
         evaluate: Evaluate) -> TrainState:
     """Trains to the end of the run and returns the last state, on the devices."""
+    run.feed.start(*divmod(progress.step, run.steps_per_epoch))
     train = compile_training(run, state, progress)
     recorder = Recorder(run.workdir, progress.step, progress.history,
                         writing=jax.process_index() == 0)
@@ -64,7 +66,7 @@ def train_epoch(run: Run, state: TrainState, progress: Progress, train: Programs
             arguments = next(calls)
             progress.input_seconds += time.perf_counter() - begun
             state, metrics = train[stop - start](state, *arguments)
-            if run.placement.synchronous or run.feed.one_at_a_time:
+            if run.placement.synchronous or run.feed.streams:
                 jax.block_until_ready(metrics)
             pending.append(metrics)
             progress.step = epoch * steps + stop
@@ -141,12 +143,16 @@ def finish_epoch(run: Run, state: TrainState, progress: Progress, evaluate: Eval
     row |= {"learning_rate": learning_rate(run, progress.step - 1),
             "seconds": progress.epoch_seconds,
             "images_per_second": progress.sums["count"] / progress.epoch_seconds}
+    if run.feed.streams:
+        row["input_seconds"] = parallel.largest(progress.input_seconds)
     progress.history.append(row)
     progress.train_seconds += progress.epoch_seconds
     progress.epoch_seconds = progress.input_seconds = 0.0
     progress.sums = dict.fromkeys(progress.sums, 0.0)
     recorder.epoch(progress.history)
     run.report.line(epoch_line(row, run.config.epochs))
+    if advice := run.feed.advice(row):
+        run.report.line(advice)
 
 
 def save(run: Run, state: TrainState, progress: Progress) -> None:
@@ -155,6 +161,7 @@ def save(run: Run, state: TrainState, progress: Progress) -> None:
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host)):
         raise diverged(run, "a parameter is not finite after the update",
                        progress.step - 1)
+    record_skipped(run.feed, progress)
     run.checkpoints.save(host, progress)
 
 

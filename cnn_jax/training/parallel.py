@@ -5,8 +5,10 @@ whole batch, so both train the same parameters as one device. `jax.distributed` 
 several processes; each runs the same program on its own devices.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from cnn_jax.errors import InputError
+from cnn_jax.errors import InputError, RunError
 
 AXIS = "batch"
 
@@ -51,20 +53,49 @@ class Placement(NamedTuple):
 def start_processes(config: ConfigDict) -> None:
     """Joins the other processes if the config names a coordinator.
 
-    It must be called before JAX is used.
+    It does nothing where the processes are joined already, as in Ray Train, Kubeflow or
+    a notebook. It must be called before JAX is used.
     """
-    if not config.coordinator:
+    if not config.coordinator or jax.distributed.is_initialized():
         return
+    address, count, number = (config.coordinator, config.num_processes,
+                              config.process_id)
+    if address == "auto":  # JAX itself reads JAX_COORDINATOR_ADDRESS
+        address = None
+        count = from_environment("JAX_NUM_PROCESSES") if count is None else count
+        number = from_environment("JAX_PROCESS_ID") if number is None else number
     try:
-        if config.coordinator == "auto":
-            jax.distributed.initialize()
-        else:
-            jax.distributed.initialize(config.coordinator, config.num_processes,
-                                       config.process_id)
+        jax.distributed.initialize(address, count, number)
     except (ValueError, RuntimeError) as error:
         raise InputError(f"config.coordinator = {config.coordinator!r}: the processes "
                          f"could not be joined: {str(error).splitlines()[0]}"
                          ) from error
+
+
+def from_environment(variable: str) -> int | None:
+    """Reads a number that a launcher has set. Raises InputError for another text."""
+    text = os.environ.get(variable)
+    if text is None:
+        return None
+    if not text.isdecimal():
+        raise InputError(f"{variable} is {text!r}: it must be a whole number, as "
+                         "launchers of JAX set it, or not be set")
+    return int(text)
+
+
+@contextlib.contextmanager
+def peer_errors() -> Iterator[None]:
+    """Turns the error of a collective, after another process has ended, into RunError.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise RunError(
+            f"a call of all {jax.process_count()} processes failed, perhaps because "
+            "one of them ended: its output says why, and the same commands resume at "
+            f"the last checkpoint ({str(error).splitlines()[0]})") from error
 
 
 def choose_devices(config: ConfigDict) -> list[jax.Device]:
@@ -120,6 +151,27 @@ def in_all(fact: bool) -> bool:
     if jax.process_count() == 1:
         return fact
     return bool(multihost_utils.process_allgather(np.int32(fact)).all())
+
+
+def largest(value: float) -> float:
+    """Returns the largest value of all processes, which must call this together."""
+    if jax.process_count() == 1:
+        return value
+    return float(multihost_utils.process_allgather(np.float64(value)).max())
+
+
+def union(names: Iterable[str]) -> list[str]:
+    """Sorts the names of all processes, which must call this together."""
+    if jax.process_count() == 1:
+        return sorted(set(names))
+    text = "\0".join(sorted(set(names))).encode("utf-8", "surrogateescape")
+    size = int(largest(len(text)))
+    if not size:
+        return []
+    texts = multihost_utils.process_allgather(
+        np.frombuffer(text.ljust(size, b"\0"), np.uint8))
+    joined = b"\0".join(row.tobytes() for row in texts)
+    return sorted({*joined.decode("utf-8", "surrogateescape").split("\0")} - {""})
 
 
 def global_array(value: Any, sharding: NamedSharding) -> jax.Array:

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax.config import check
 from cnn_jax.console import Reporter
+from cnn_jax.data.lazy import leave_out
 from cnn_jax.files import named
 from cnn_jax.training import parallel
 from cnn_jax.training.evaluate import compile_evaluation
@@ -31,7 +32,7 @@ def run(config: ConfigDict, workdir: str | Path | None = None,
     check(config)
     parallel.start_processes(config)
     report = Reporter(quiet or jax.process_index() != 0)
-    with open_run(config, workdir, report) as opened:
+    with parallel.peer_errors(), open_run(config, workdir, report) as opened:
         state, progress = restore_or_init(opened)
         if config.model.train == "head":
             opened = train_on_features(opened, state)
@@ -72,5 +73,5 @@ def draw(run: Run, finished: Finished, progress: Progress) -> None:
         learning_curves(progress.history).figure.savefig(path, dpi=120)
     output.draw_at_end(make_inspected_run(
         run.workdir.name, run.config, run.info, run.recipe.model,
-        finished.best.variables, finished.step, progress.history, run.dataset,
-        images=1), run.workdir, run.report)
+        finished.best.variables, finished.step, progress.history,
+        leave_out(run.dataset, progress.skipped), images=1), run.workdir, run.report)

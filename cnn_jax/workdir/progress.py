@@ -22,6 +22,7 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
     input_seconds: float = 0.0    # of these, the time that calls waited for their input
     train_seconds: float = 0.0    # of all training, without compilation and evaluation
     compile_seconds: float = 0.0  # of the training step, over all starts of the run
+    skipped: list[str] = []       # names of images that could not be decoded
 
     def __post_init__(self) -> None:
         """Raises ValueError for rows that the history of a run cannot have."""

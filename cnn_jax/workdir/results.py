@@ -42,6 +42,9 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     convolutions: dict[str, int]       # algorithm -> number of layers
     commit: str | None
     command: str
+    # Of streamed data
+    input_seconds: float | None = None  # of train_seconds, in which no image was ready
+    skipped: list[str] = []             # names of images that could not be decoded
 
     def flat(self) -> dict[str, Any]:
         """Returns plain values in one level, the task's metrics among them."""

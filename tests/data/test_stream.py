@@ -1,6 +1,7 @@
 """Streamed batches are those of the set in memory, from any step, in any process."""
 
 import collections
+import multiprocessing
 
 import numpy as np
 import pytest
@@ -11,11 +12,11 @@ from cnn_jax.data.batches import EvalOrder, TrainOrder, eval_order, train_order
 from cnn_jax.data.info import describe
 from cnn_jax.data.lazy import LazyImages
 from cnn_jax.data.stream import HostBatch, Reading, Share, Stream, choose_reading
-from cnn_jax.errors import InputError
+from cnn_jax.errors import InputError, RunError
 
 THREADS = Reading(workers=0, threads=2, ahead=2)
 PROCESSES = Reading(workers=2, threads=1, ahead=2)
-BATCH, EVAL_BATCH, EPOCHS = 70, 50, 3  # 70 images are three pieces
+BATCH, EVAL_BATCH, EPOCHS = 70, 50, 100  # 70 images are three pieces
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +38,12 @@ def lazy(settings):
     return data.load(data_config(**settings.to_dict() | {"stream": True}), seed=3)
 
 
-def open_stream(dataset, reading: Reading, positions=slice(None),
-                skip: bool = False) -> Stream[HostBatch]:
+def open_stream(dataset, reading: Reading,
+                positions=slice(None)) -> Stream[HostBatch]:
     """Opens a stream of the share of a process that has some positions of a batch."""
     def share(split, order):
         images, labels = getattr(dataset, split)
-        return Share(images, labels, order, np.arange(order.batch_size)[positions],
-                     skip)
+        return Share(images, labels, order, np.arange(order.batch_size)[positions])
     shares = {"train": share("train", TrainOrder(5, len(dataset.train.labels), BATCH)),
               "validation": share("validation", EvalOrder(
                   len(dataset.validation.labels), EVAL_BATCH))}
@@ -62,17 +62,12 @@ def assert_batches(batches, expected) -> None:
         assert batch.mask.tolist() == [1] * len(labels) and not batch.skipped
 
 
-@pytest.mark.parametrize("reading", [THREADS, PROCESSES], ids=["threads", "processes"])
-def test_batches_are_those_of_the_set_in_memory(in_memory, lazy, reading):
-    stream = open_stream(lazy, reading)
-    try:
-        assert_batches(stream.batches("train", 1, start=1),
-                       expected_batches(in_memory.train, 1)[1:])
-        batches = list(stream.batches("validation", 1))
-        assert_batches(stream.batches("train", 2), expected_batches(in_memory.train, 2))
-    finally:
-        stream.close()
-    validation = in_memory.validation
+def assert_stream_is_exact(stream, in_memory) -> None:
+    """Compares what a stream reads, from the middle of an epoch on."""
+    assert_batches(stream.batches("train", 1, start=1),
+                   expected_batches(in_memory.train, 1)[1:])
+    batches, validation = list(stream.batches("validation", 1)), in_memory.validation
+    assert_batches(stream.batches("train", 2), expected_batches(in_memory.train, 2))
     for batch, (rows, mask) in zip(batches, eval_order(
             range(len(validation.labels)), EVAL_BATCH), strict=True):
         np.testing.assert_array_equal(batch.mask, mask)
@@ -80,6 +75,27 @@ def test_batches_are_those_of_the_set_in_memory(in_memory, lazy, reading):
         np.testing.assert_array_equal(batch.images[counted],
                                       validation.images[rows[counted]])
         np.testing.assert_array_equal(batch.labels, validation.labels[rows])
+
+
+def test_batches_are_those_of_the_set_in_memory(in_memory, lazy):
+    stream = open_stream(lazy, THREADS)
+    assert_stream_is_exact(stream, in_memory)
+    stream.close()
+
+
+def test_worker_processes_read_the_same_and_their_end_is_an_error(in_memory, lazy):
+    """Nothing hangs after the kill of a worker, as where memory is short."""
+    stream = open_stream(lazy, PROCESSES)
+    assert_stream_is_exact(stream, in_memory)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    workers[0].kill()
+    with pytest.raises(RunError, match="exit code -9.*data.workers"):
+        for epoch in range(3, EPOCHS):
+            list(stream.batches("validation", epoch - 1))
+            list(stream.batches("train", epoch))
+    stream.close()
+    assert not multiprocessing.active_children()
 
 
 def test_shares_make_up_the_batch(in_memory, lazy):
@@ -110,13 +126,13 @@ def test_reading_goes_on_past_the_end_of_an_epoch(lazy):
     """Neither the next epoch nor validation between them opens the stream again."""
     stream = open_stream(lazy, THREADS)
     opened = []
-    stream.open = lambda number: (opened.append(number), Stream.open(stream, number))
+    stream.open = lambda *where: (opened.append(where), Stream.open(stream, *where))
     for epoch in (0, 1):
         list(stream.batches("train", epoch))
         list(stream.batches("validation", epoch))
-    assert opened == [0]
+    assert opened == [("train", 0, 0)]
     list(stream.batches("train", 0))  # another order is possible
-    assert opened == [0, 0]
+    assert opened == 2 * [("train", 0, 0)]
     stream.close()
 
 
@@ -151,10 +167,9 @@ def test_a_lazy_set_is_described_without_its_pixels(settings, in_memory, lazy):
 def test_scaling_is_measured_on_a_stated_sample(settings, in_memory, lazy, scaling,
                                                 monkeypatch):
     settings = data_config(**settings.to_dict() | {"scaling": scaling})
-    info = describe(lazy, settings)  # of all, where they are few
-    assert info.scaling == describe(in_memory, settings).scaling
-    count = len(lazy.train.labels)
-    assert f"measured on {count} training images" in info.source
+    info = describe(lazy, settings)
+    assert info.scaling == describe(in_memory, settings).scaling  # of all: they are few
+    assert "measured on" not in info.source
     monkeypatch.setattr("cnn_jax.data.lazy.SAMPLE", 5)
     info = describe(lazy, settings)
     assert "measured on 5 training images" in info.source
@@ -190,3 +205,61 @@ def test_default_reading_follows_the_cores(monkeypatch):
     assert choose_reading(None, None, 1).ahead == 4
     assert choose_reading(None, None, 8).ahead == 16
     assert choose_reading(None, 3, 8).ahead == 3
+
+
+class Broken(LazyImages):
+    """Images of which some rows cannot be decoded."""
+
+    rows: set[int] = set()
+
+    def read(self, row):
+        if row in self.rows:
+            raise InputError(f"row {row} cannot be read")
+        return super().read(row)
+
+
+def with_broken(lazy, skip: bool, **rows: set[int]):
+    """Makes a set in which some rows of some splits cannot be decoded."""
+    def broken(split):
+        images, labels = getattr(lazy, split)
+        images = Broken(images.records, images.preprocessing, images.image_shape, skip)
+        object.__setattr__(images, "rows", rows[split])
+        return lazy.train._replace(images=images, labels=labels)
+    return lazy._replace(**{split: broken(split) for split in rows})
+
+
+def test_skipped_images_do_not_change_the_others(in_memory, lazy):
+    """Training takes the next image that can be read, evaluation leaves them out."""
+    stream = open_stream(with_broken(lazy, True, train={7, 8, 140}, validation={2}),
+                         THREADS)
+    batches, validation = (list(stream.batches(split, 0))
+                           for split in ("train", "validation"))
+    stream.close()
+    count = len(in_memory.train.labels)
+    instead = np.arange(count)
+    instead[[7, 8, 140]] = [9, 9, 141 % count]
+    rows = instead[train_order(5, 0, range(count), BATCH)]
+    for batch, (images, labels) in zip(batches, map(in_memory.train.take, rows),
+                                       strict=True):
+        np.testing.assert_array_equal(batch.images, images)
+        np.testing.assert_array_equal(batch.labels, labels)
+        assert batch.mask.all()
+    names = [lazy.train.images.records.name(row) for row in (7, 8, 140)]
+    assert {name for batch in batches for name in batch.skipped} == {*names}
+    assert np.flatnonzero(validation[0].mask == 0).tolist()[0] == 2
+    assert validation[0].skipped == (lazy.validation.images.records.name(2),)
+
+
+def test_a_picture_that_cannot_be_read_stops_by_default(lazy):
+    stream = open_stream(with_broken(lazy, False, train={7}), THREADS)
+    with pytest.raises(InputError, match="row 7 cannot be read.*data.on_error=skip"):
+        list(stream.batches("train", 0))
+    stream.close()
+
+
+def test_a_split_without_a_picture_that_can_be_read_is_refused(lazy):
+    rows = {*range(len(lazy.train.labels))}
+    stream = open_stream(with_broken(lazy, True, train=rows), THREADS)
+    with pytest.raises(InputError, match=f"none of the {len(rows)} images"):
+        list(stream.batches("train", 0))
+    stream.close()

@@ -44,6 +44,9 @@ HERE = {
 }
 # A part of the command -> the test that runs it, and what that test must mention.
 ELSEWHERE = {
+    "--config.data.stream=true": (
+        "tests/training/test_streamed_runs.py", "data.stream"),
+    "experiments/ray_train.py": ("tests/experiments/test_ray_train.py", "ray_train.py"),
     "--config=configs/lenet.py:mnist": ("tests/training/test_accuracy.py", "mnist"),
     "--config=configs/transfer.py": (
         "tests/interop/test_load.py", "transfer.get_config("),

@@ -2,6 +2,7 @@
 
     python -m tests.faults.kill_resume --kills=100 --seed=0
     python -m tests.faults.kill_resume --kills=20 --only=oneDNN --cache=0
+    python -m tests.faults.kill_resume --kills=20 --only=streamed
 
 Half of the kills go to a network with batch norm and dropout, half to LeNet-5, both
 with adam, an average of the parameters, gradient accumulation, a schedule and
@@ -28,6 +29,7 @@ from cnn_jax.workdir.checkpoints import step_folders
 
 CASES = {"batch norm and dropout": {}, "LeNet-5": {"model.name": "lenet5"},
          "three steps a call": {"steps_per_call": 3},
+         "streamed": {"data.stream": True, "steps_per_call": 2},
          "oneDNN": {"model.conv": "onednn"},
          "Winograd": {"model.name": "selu_cnn"}}
 ROWS_PER_EPOCH = 6

@@ -39,6 +39,7 @@ PATIENCE_SECONDS = float(os.environ.get("TEST_PATIENCE_SECONDS", 240))
 TINY = {
     "model.name": "baseline", "data.limit": 128, "batch_size": 16,
     "eval_batch_size": 100, "epochs": 2}
+TIMES = ("seconds", "images_per_second", "input_seconds")  # which differ between runs
 # Everything that a resumed run could get wrong, in one run.
 RICH = TINY | {
     "epochs": 3, "augment.horizontal_flip": True, "augment.width_shift_range": 0.1,
@@ -75,12 +76,12 @@ def start_python(*args, devices: int = 1, **options) -> subprocess.Popen:
         **{"env": environment(devices)} | options)
 
 
-def start_main(workdir: Path, changes: dict | None = None, *args,
-               devices: int = 1) -> Forked:
-    """Starts `main.py` on the tiny config, with further arguments."""
+def start_main(workdir: Path, changes: dict | None = None, *args, devices: int = 1,
+               variables: dict[str, str] | None = None) -> Forked:
+    """Starts `main.py` on the tiny config, with further arguments and variables."""
     return Forked([*as_flags(changes or {}), f"--workdir={workdir}", *map(str, args)],
                   Path(tempfile.mkdtemp(prefix="main")),
-                  environment=environment(devices))
+                  environment=environment(devices) | (variables or {}))
 
 
 def end(process: subprocess.Popen | Forked) -> tuple[int, str, str]:
@@ -135,10 +136,9 @@ def read_results(workdir: Path) -> dict:
 
 
 def read_rows(workdir: Path) -> list[dict]:
-    """Reads the rows of metrics.jsonl without the times, which differ between runs."""
-    times = ("seconds", "images_per_second")
+    """Reads the rows of metrics.jsonl without the times."""
     rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in row.items() if k not in times} for row in rows]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
 
 
 def rows_written(workdir: Path) -> int:
@@ -159,10 +159,12 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def losses(workdir: Path) -> list[list[str]]:
-    """Reads history.csv without its last two columns, which are times."""
-    lines = (workdir / "history.csv").read_text().splitlines()
-    assert lines[0].endswith("learning_rate,seconds,images_per_second")
-    return [line.split(",")[:-2] for line in lines]
+    """Reads history.csv without its last columns, which are times."""
+    lines = [line.split(",") for line in
+             (workdir / "history.csv").read_text().splitlines()]
+    times = lines[0].index("seconds")
+    assert {*lines[0][times:]} <= {*TIMES}
+    return [line[:times] for line in lines]
 
 
 def assert_same_run(ours: Path, theirs: Path) -> None:

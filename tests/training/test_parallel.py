@@ -122,7 +122,7 @@ def test_calls_are_waited_for_on_several_cpu_devices(monkeypatch):
         run = types.SimpleNamespace(
             config=tiny(), steps_per_epoch=5, steps_per_call=1, placement=placement,
             report=Reporter(quiet=True), feed=types.SimpleNamespace(
-                one_at_a_time=False, calls=lambda epoch, ranges: iter([()] * 5)))
+                streams=False, calls=lambda epoch, ranges: iter([()] * 5)))
         waited.clear()
         loop.train_epoch(run, None, Progress(), {1: lambda *_: (None, one)}, None, [])
         assert len(waited) == count

@@ -2,10 +2,16 @@
 
 import json
 import socket
+from pathlib import Path
 
+import jax
 import pytest
-from tests.support.tiny_runs import (distance, end, main, read_results, restore,
-                                     start_main, tiny)
+from tests.support.forked import Forked
+from tests.support.tiny_runs import (distance, end, main, picture_folder, read_results,
+                                     read_rows, restore, start_main, tiny, wait_until)
+
+from cnn_jax.errors import InputError
+from cnn_jax.training import parallel
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -23,11 +29,16 @@ def free_port() -> int:
 
 def run_processes(workdir, changes, count: int = 2) -> list[tuple[int, str, str]]:
     """Runs `main.py` in so many processes with one device each, on one workdir."""
+    return [end(process) for process in start_processes(workdir, changes, count)]
+
+
+def start_processes(workdir, changes, count: int) -> list[Forked]:
+    if count == 1:
+        return [start_main(workdir, changes)]
     port = free_port()
     changes = changes | {"coordinator": f"127.0.0.1:{port}", "num_processes": count}
-    processes = [start_main(workdir, changes | {"process_id": number})
-                 for number in range(count)]
-    return [end(process) for process in processes]
+    return [start_main(workdir, changes | {"process_id": number})
+            for number in range(count)]
 
 
 def run_alone(workdir, changes):
@@ -64,9 +75,10 @@ def assert_written_once(workdir, epochs: int) -> None:
     assert len((workdir / "history.csv").read_text().splitlines()) == epochs + 1
 
 
-@pytest.mark.parametrize("kind", ["jit", "pmap"])
-def test_two_processes_train_the_model_of_one(alone, tmp_path, kind):
-    changes = CHANGES | {"epochs": 8, "parallel": kind}
+@pytest.mark.parametrize("kind, stream", [("jit", False), ("pmap", False),
+                                          ("jit", True)])
+def test_two_processes_train_the_model_of_one(alone, tmp_path, kind, stream):
+    changes = CHANGES | {"epochs": 8, "parallel": kind, "data.stream": stream}
     (first, output, errors), (second, silence, more) = run_processes(tmp_path, changes)
     assert (first, second) == (0, 0), errors + more
     assert "2 process(es)" in output and "epoch 8/8" in output
@@ -81,13 +93,37 @@ def test_two_processes_train_the_model_of_one(alone, tmp_path, kind):
 
 
 def test_processes_with_different_configs_are_refused(tmp_path):
-    port = free_port()
+    """They are joined by the variables that launchers set."""
+    variables = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
+                 "JAX_NUM_PROCESSES": "2"}
     processes = [start_main(tmp_path / "run", CHANGES | {
-        "coordinator": f"127.0.0.1:{port}", "num_processes": 2, "process_id": number,
-        "seed": number}) for number in range(2)]
+        "coordinator": "auto", "seed": number}, variables=variables | {
+            "JAX_PROCESS_ID": str(number)}) for number in range(2)]
     for code, _, errors in map(end, processes):
         assert code == 2 and "different configs or data" in errors, errors
     assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_are_joined_already_are_not_joined_again(monkeypatch):
+    """As in Ray Train, Kubeflow and notebooks."""
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(jax.distributed, "initialize", None)
+    parallel.start_processes(tiny(coordinator="auto"))
+
+
+def test_what_a_launcher_sets_is_checked_and_the_config_comes_first(monkeypatch):
+    joined = []
+    monkeypatch.setattr(jax.distributed, "initialize",
+                        lambda *arguments: joined.append(arguments))
+    parallel.start_processes(tiny(coordinator="auto"))
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "8")
+    monkeypatch.setenv("JAX_PROCESS_ID", "3")
+    parallel.start_processes(tiny(coordinator="auto"))
+    parallel.start_processes(tiny(coordinator="auto", num_processes=4, process_id=0))
+    assert joined == [(None, None, None), (None, 8, 3), (None, 4, 0)]
+    monkeypatch.setenv("JAX_PROCESS_ID", "first")
+    with pytest.raises(InputError, match="JAX_PROCESS_ID is 'first'"):
+        parallel.start_processes(tiny(coordinator="auto"))
 
 
 @pytest.mark.slow
@@ -98,3 +134,86 @@ def test_two_processes_after_sixty_steps(tmp_path, kind):
     results = run_processes(tmp_path / "both", changes)
     assert [code for code, *_ in results] == [0, 0], results
     assert_same_training(tmp_path / "both", tmp_path / "alone", {1: 1e-6, 60: 1e-4})
+
+
+# Streamed data: each process reads its share of a batch, of a folder of pictures.
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """40 pictures: 23 to train, 6 steps an epoch."""
+    flags = picture_folder(tmp_path_factory.mktemp("data") / "set",
+                           ["ant", "bee", "cat", "dog"], 256)
+    return CHANGES | flags | {
+        "data.stream": True, "epochs": 3, "eval_batch_size": 3, "log.every_steps": 1,
+        "checkpoint.every_steps": 2, "early_stopping.patience": None}
+
+
+def step_losses(workdir) -> list[float]:
+    """Reads the loss of each step, which tells what the batch held."""
+    return [row["loss"] for row in read_rows(workdir) if row["kind"] == "steps"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["jit", "pmap"])
+@pytest.mark.parametrize("count", [2, 4])
+def test_any_number_of_processes_streams_the_same_batches(tmp_path, pictures, count,
+                                                          kind):
+    changes = pictures | {"parallel": kind}
+    code, _, errors = main(tmp_path / "alone", changes)
+    assert code == 0, errors
+    results = run_processes(tmp_path / "several", changes, count)
+    assert [code for code, *_ in results] == [0] * count, results
+    assert step_losses(tmp_path / "several") == pytest.approx(
+        step_losses(tmp_path / "alone"), rel=1e-4)
+    assert_same_evaluation(tmp_path / "several", tmp_path / "alone")
+
+
+def assert_same_evaluation(ours, theirs) -> None:
+    a, b = read_results(ours), read_results(theirs)
+    assert a["test_examples"] == b["test_examples"] == 10
+    assert a["test_loss"] == pytest.approx(b["test_loss"], rel=1e-4)
+    assert a["test_accuracy"] == b["test_accuracy"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("counts", [(4, 2, 1), (1, 4, 2)])
+def test_a_run_resumes_on_another_number_of_processes(tmp_path, pictures, counts):
+    """All processes are killed after a checkpoint within an epoch, twice."""
+    alone, workdir = tmp_path / "alone", tmp_path / "several"
+    code, _, errors = main(alone, pictures)
+    assert code == 0, errors
+    for count, stop in zip(counts[:2], (4, 10)):
+        processes = start_processes(workdir, pictures, count)
+        wait_until(lambda: (workdir / "checkpoints" / str(stop)).exists(), processes[0])
+        for process in processes:
+            process.kill()
+        for process in processes:
+            end(process)
+    results = [end(process)
+               for process in start_processes(workdir, pictures, counts[2])]
+    assert [code for code, *_ in results] == [0] * counts[2], results
+    assert "resuming after step" in results[0][1]
+    assert step_losses(workdir) == pytest.approx(step_losses(alone), rel=1e-4)
+    assert_same_evaluation(workdir, alone)
+
+
+@pytest.mark.slow
+def test_a_broken_picture_ends_all_processes_with_one_line_each(tmp_path, pictures):
+    broken = Path(pictures["data.dir"]) / "ant" / "6.png"  # a training picture
+    content = broken.read_bytes()
+    broken.write_bytes(content[:60])
+    try:
+        results = run_processes(tmp_path, pictures)
+        skipping = run_processes(tmp_path / "skip",
+                                 pictures | {"data.on_error": "skip"})
+    finally:
+        broken.write_bytes(content)
+    codes = [code for code, *_ in results]
+    assert 2 in codes and 0 not in codes, results
+    for code, _, errors in results:  # the runtime of JAX may add its own
+        lines = [line for line in errors.splitlines() if line.startswith("cnn_jax: ")]
+        assert len(lines) <= 1 and "Traceback" not in errors, errors
+        if code == 2:
+            assert "ant/6.png cannot be read" in lines[0]
+    assert [code for code, *_ in skipping] == [0, 0], skipping
+    assert read_results(tmp_path / "skip")["skipped"] == [str(broken)]

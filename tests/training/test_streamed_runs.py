@@ -1,31 +1,107 @@
 """A run on a streamed set is that on the set in memory, bit for bit, and resumes."""
 
-import pytest
-from tests.support.tiny_runs import assert_same_run, picture_folder, tiny
+import shutil
 
-from cnn_jax import training
+import pytest
+from tests.support.tiny_runs import (assert_same_run, main, picture_folder,
+                                     read_results, refusal, tiny)
+
+from cnn_jax import data, training
+from cnn_jax.inspection import run as inspection_run
+from cnn_jax.training import train
+from cnn_jax.training.evaluate_run import evaluate_run
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
+STEPS = 6  # an epoch: 23 images to train, 4 a step
+
+
+@pytest.fixture(autouse=True, scope="module")
+def undrawn():
+    """Turns off drawing, which takes half of the time of such a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "draw", lambda *_: None)
+        yield
+
 
 @pytest.fixture(scope="module")
-def changes(tmp_path_factory):
-    """40 pictures: 23 to train, 6 steps an epoch; each of them is decoded when read."""
+def folder(tmp_path_factory):
+    """40 pictures in four classes."""
     root = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CNN_JAX_CACHE", str(root / "cache"))
-        yield picture_folder(root / "set", ["ant", "bee", "cat", "dog"], 256) | {
-            "epochs": 2, "augment.horizontal_flip": True, "eval_batch_size": 3,
-            "checkpoint.every_steps": 2, "checkpoint.keep": 100}
+        flags = picture_folder(root / "set", ["ant", "bee", "cat", "dog"], 256)
+        yield flags | {
+            "data.stream": True, "epochs": 2, "eval_batch_size": 3,
+            "augment.horizontal_flip": True, "checkpoint.every_steps": 2,
+            "checkpoint.keep": 100, "log.every_steps": 2}
 
 
 @pytest.fixture(scope="module")
-def streamed(changes, tmp_path_factory, compiled_once):
+def streamed(folder, tmp_path_factory, compiled_once):
     workdir = tmp_path_factory.mktemp("runs") / "streamed"
-    training.run(tiny(changes | {"data.stream": True}), workdir, quiet=True)
+    training.run(tiny(folder), workdir, quiet=True)
     return workdir
 
 
-def test_a_streamed_run_is_the_run_in_memory(changes, streamed, tmp_path):
-    training.run(tiny(changes | {"data.stream": False}), tmp_path, quiet=True)
+def test_it_is_the_run_in_memory(folder, streamed, tmp_path):
+    training.run(tiny(folder | {"data.stream": False}), tmp_path, quiet=True)
     assert_same_run(streamed, tmp_path)
+
+
+@pytest.mark.parametrize("step", [2, STEPS, STEPS + 4])
+def test_it_resumes_with_the_same_bits(folder, streamed, tmp_path, step):
+    workdir = tmp_path / "run"
+    shutil.copytree(streamed, workdir)
+    (workdir / "results.json").unlink()
+    for checkpoint in (workdir / "checkpoints").iterdir():
+        if int(checkpoint.name) > step:
+            shutil.rmtree(checkpoint)
+    training.run(tiny(folder), workdir, quiet=True)
+    assert_same_run(workdir, streamed)
+
+
+def test_later_modes_read_the_images_that_they_need(folder, streamed, capsys):
+    results = read_results(streamed)
+    scores = evaluate_run(streamed, quiet=True)
+    assert scores["test"]["loss"] == results["test_loss"]
+    assert scores["test"]["examples"] == results["test_examples"] == 10
+    run = inspection_run.load_run(streamed)
+    dataset = data.load(tiny(folder).data, run.config.seed)
+    assert len(run.predictions[0]) == len(dataset.test.labels)
+    assert run.pixels.shape == (8, 8, 8, 1)
+
+
+@pytest.fixture
+def broken(folder, tmp_path):
+    """The folder with four pictures that are cut short."""
+    shutil.copytree(folder["data.dir"], tmp_path / "set")
+    for name in ("ant/3.png", "bee/0.png", "cat/7.png", "dog/9.png"):
+        path = tmp_path / "set" / name
+        path.write_bytes(path.read_bytes()[:60])
+    return folder | {"data.dir": str(tmp_path / "set")}
+
+
+def test_a_broken_picture_stops_the_run_by_name(broken, tmp_path):
+    line = refusal(main(tmp_path / "run", broken), 2)
+    assert str(tmp_path / "set") in line and ".png cannot be read" in line
+    assert "data.on_error=skip" in line
+
+
+def test_broken_pictures_are_skipped_and_named(broken, tmp_path):
+    changes = broken | {"data.on_error": "skip"}
+    code, output, errors = main(tmp_path / "run", changes)
+    assert code == 0, errors
+    results = read_results(tmp_path / "run")
+    dataset = data.load(tiny(changes).data, 0)
+    names = {split: [getattr(dataset, split).images.records.name(row)
+                     for row in range(len(getattr(dataset, split).labels))]
+             for split in ("train", "validation", "test")}
+    skipped = sorted(str(tmp_path / "set" / name) for name in
+                     ("ant/3.png", "bee/0.png", "cat/7.png", "dog/9.png"))
+    assert results["skipped"] == skipped
+    in_test = len({*skipped} & {*names["test"]})
+    assert results["test_examples"] == len(names["test"]) - in_test
+    assert "skipped 4 images" in output
+    run = inspection_run.load_run(tmp_path / "run")  # which leaves them out
+    assert len(run.predictions[0]) == results["test_examples"]

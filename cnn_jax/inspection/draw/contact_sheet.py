@@ -13,7 +13,8 @@ from cnn_jax import data
 from cnn_jax.data.augment import augment, check_channels, is_identity
 from cnn_jax.data.batches import train_order
 from cnn_jax.data.examples import Dataset
-from cnn_jax.data.scaling import SCALINGS, scale
+from cnn_jax.data.info import measure_scaling
+from cnn_jax.data.scaling import scale
 from cnn_jax.inspection.draw.drawing import above, fold, legend, new_figure, show
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.rng import draw_key
@@ -41,7 +42,7 @@ def seen(dataset: Dataset, config: ConfigDict, steps: int) -> list[Seen]:
     check_channels(config.augment, train.images.shape[3])
     indices = first_batch(dataset, config)
     images, labels = train.images[indices], train.labels[indices]
-    scaling = SCALINGS[config.data.scaling](train.images)
+    scaling, _ = measure_scaling(train.images, config.data.scaling)
     change = jax.jit(functools.partial(
         augment, settings=config.augment, task=data.task_of(config.data),
         zero=scaling.offset))
@@ -72,7 +73,7 @@ def contact_sheet(dataset: Dataset, config: ConfigDict) -> Picture:
     masks = task.unit == "pixel"
     columns = 1 if is_identity(config.augment) else COPIES
     steps = seen(dataset, config, columns)
-    scaling = SCALINGS[config.data.scaling](dataset.train.images)
+    scaling, _ = measure_scaling(dataset.train.images, config.data.scaling)
     stored = dataset.train.take(first_batch(dataset, config)[:IMAGES])
     rows = len(stored.labels)
     height, width = stored.images.shape[1:3]
