@@ -7,11 +7,9 @@ the command above. TPU pod, on every host: the command above with
 --config.coordinator=auto --config.batch_size=4096 and a --workdir that all hosts see.
 The rate follows the batch size. IMAGENET holds train/CLASS/*.JPEG and val/CLASS/*.JPEG.
 The validation folder is the test split, evaluated once; 10,000 training images choose
-the best epoch.
+the best epoch. The set is streamed; random crops are cut out of the photographs.
 
-Nothing has been trained to its end here. Published figures are others'. One deviation
-is common to all: random crops are cut out of images of 224 x 224 pixels, not out of the
-photographs.
+Nothing has been trained to its end here. Published figures are others'.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,9 @@ A crop depends on (seed, epoch, index) and the picture's size alone, so a run th
 resumes, on any number of processes, cuts the same boxes.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +55,14 @@ def random_resized_crop(seed: int, epoch: int, index: int, height: int, width: i
                        int(uniform[-1] * (width - box_width + 1)),
                        box_height, box_width)
     return fallback_crop(height, width, ratio)
+
+
+def training_crop(seed: int, epoch: int, index: int,
+                  scale: tuple[float, float] | None,
+                  ratio: tuple[float, float]) -> Callable[[int, int], Box] | None:
+    """Returns the function from a picture's size to its box; None without a scale."""
+    return scale and functools.partial(random_resized_crop, seed, epoch, index,
+                                       scale=scale, ratio=ratio)
 
 
 def fallback_crop(height: int, width: int, ratio: tuple[float, float]) -> Box:

@@ -7,7 +7,7 @@ batches ahead, see stream.py; everything else asks for a few images.
 import dataclasses
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -15,10 +15,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnn_jax.data.examples import Dataset, Examples, Stored
-from cnn_jax.data.images import MAX_BYTES, Preprocessing
+from cnn_jax.data.images import MAX_BYTES, Crop, Preprocessing
 from cnn_jax.data.records import (RecordDataset, Records, StoredRecords, Subset,
                                   read_pixels)
 from cnn_jax.errors import InputError
+from cnn_jax.tasks import Task
 
 SAMPLE = 1024  # images that the scaling is measured on
 
@@ -46,13 +47,14 @@ class LazyImages:
     def __len__(self) -> int:
         return len(self.records)
 
-    def read(self, row: int) -> np.ndarray:
+    def read(self, row: int, crop: Crop | None = None) -> np.ndarray:
         """Decodes one image: uint8 [H, W, C].
 
+        crop: chooses the box of the picture that is resized, see `images.read_image`.
         Raises InputError, which names the record, if it cannot be decoded, and
         WrongShape if its shape is not `image_shape`.
         """
-        pixels, _ = read_pixels(self.records, row, self.preprocessing)
+        pixels, _ = read_pixels(self.records, row, self.preprocessing, crop)
         if pixels.shape != self.image_shape:
             raise WrongShape(
                 f"{self.records.name(row)} is {_shape(pixels.shape)} but the first "
@@ -60,11 +62,11 @@ class LazyImages:
                 "data.channels, so that all are converted to one shape")
         return pixels
 
-    def try_read(self, row: int) -> np.ndarray | None:
+    def try_read(self, row: int, crop: Crop | None = None) -> np.ndarray | None:
         """Decodes one image as `read` does; None if it cannot be and may be left out.
         """
         try:
-            return self.read(row)
+            return self.read(row, crop)
         except WrongShape:
             raise
         except InputError as error:
@@ -75,12 +77,17 @@ class LazyImages:
 
     def __getitem__(self, index: Any) -> np.ndarray:
         rows = np.arange(len(self))[index]
-        if rows.ndim == 0:
-            return self.read(int(rows))
+        return self.read_rows(rows) if rows.ndim else self.read(int(rows))
+
+    def read_rows(self, rows: np.ndarray,
+                  crop_of: Callable[[int], Crop | None] = lambda row: None
+                  ) -> np.ndarray:
+        """Decodes the images of some rows, each with its own crop, on all cores."""
         images = np.empty((len(rows), *self.image_shape), np.uint8)
 
         def decode(place: int) -> None:
-            images[place] = self.read(int(rows[place]))
+            row = int(rows[place])
+            images[place] = self.read(row, crop_of(row))
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for _ in pool.map(decode, range(len(rows))):
@@ -132,6 +139,14 @@ def shape_of(split: Examples | Records, preprocessing: Preprocessing,
                                  "it") from error
     raise InputError(f"none of {len(split):,} images can be decoded, such as "
                      f"{split.name(0)}")
+
+
+def cropped_when_read(images: np.ndarray, task: Task) -> bool:
+    """Tells whether random-resized crops are cut out of the pictures of a set.
+
+    Of other sets they are cut on the devices, and masks are cut with their images.
+    """
+    return isinstance(images, LazyImages) and task.unit == "image"
 
 
 def lazy_dataset(records: RecordDataset, preprocessing: Preprocessing,

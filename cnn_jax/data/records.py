@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from cnn_jax.data.examples import Examples
-from cnn_jax.data.images import Preprocessing, convert_images, read_image
+from cnn_jax.data.images import Crop, Preprocessing, convert_images, read_image
 
 Content = bytes | np.ndarray  # an encoded picture, or uint8 [H, W, C]
 Record = tuple[Content, np.ndarray]  # (image, label)
@@ -133,21 +133,22 @@ class Subset:
 
 
 def read_pixels(records: Records, index: int,
-                preprocessing: Preprocessing = Preprocessing()
-                ) -> tuple[np.ndarray, np.ndarray]:
+                preprocessing: Preprocessing = Preprocessing(),
+                crop: Crop | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Reads, decodes and preprocesses one record: (uint8 [H, W, C], label)."""
     content, label = records.read(index)
-    return to_pixels(content, preprocessing, records.name(index)), label
+    return to_pixels(content, preprocessing, records.name(index), crop), label
 
 
-def to_pixels(content: Content, preprocessing: Preprocessing, name: str) -> np.ndarray:
+def to_pixels(content: Content, preprocessing: Preprocessing, name: str,
+              crop: Crop | None = None) -> np.ndarray:
     """Decodes and preprocesses an image: uint8 [H, W, C].
 
     The pixels are those of `read_image` and `convert_images`.
     """
     if isinstance(content, bytes):
-        return read_image(io.BytesIO(content), preprocessing, name)
-    return convert_images(content[None], preprocessing)[0]
+        return read_image(io.BytesIO(content), preprocessing, name, crop)
+    return convert_images(content[None], preprocessing, crop)[0]
 
 
 def digest(*parts: bytes | np.ndarray) -> str:

@@ -26,6 +26,8 @@ import numpy as np
 from absl import flags
 
 from cnn_jax.data.batches import EvalOrder, TrainOrder
+from cnn_jax.data.crops import training_crop
+from cnn_jax.data.images import Crop
 from cnn_jax.data.lazy import LazyImages
 from cnn_jax.errors import InputError, RunError
 
@@ -53,6 +55,9 @@ class Share(NamedTuple):
     labels: np.ndarray
     order: TrainOrder | EvalOrder
     positions: np.ndarray  # of its examples in the global batch, int [n]
+    # Of the random-resized crops of training, see crops.py
+    crop_scale: tuple[float, float] | None = None
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
     @property
     def pieces(self) -> int:
@@ -66,7 +71,7 @@ class Share(NamedTuple):
         images = np.zeros((len(rows), *self.images.image_shape), np.uint8)
         skipped: list[str] = []
         for place in np.flatnonzero(mask):
-            row = self._read_into(images[place], int(rows[place]), skipped)
+            row = self._read_into(images[place], int(rows[place]), epoch, skipped)
             if row is None:
                 mask[place] = 0
             else:
@@ -74,7 +79,14 @@ class Share(NamedTuple):
         return HostBatch(images, self.labels[rows], mask, tuple(skipped),
                          piece == self.pieces - 1)
 
-    def _read_into(self, image: np.ndarray, row: int,
+    def crop(self, epoch: int, row: int) -> Crop | None:
+        """Returns the random crop of an image, which workers cut out, or None."""
+        if isinstance(self.order, EvalOrder):
+            return None
+        return training_crop(self.order.seed, epoch, row, self.crop_scale,
+                             self.crop_ratio)
+
+    def _read_into(self, image: np.ndarray, row: int, epoch: int,
                    skipped: list[str]) -> int | None:
         """Reads the image of a row; returns the row that was read.
 
@@ -83,7 +95,7 @@ class Share(NamedTuple):
         """
         for tried in range(len(self.images)):
             candidate = (row + tried) % len(self.images)
-            pixels = self.images.try_read(candidate)
+            pixels = self.images.try_read(candidate, self.crop(epoch, candidate))
             if pixels is not None:
                 image[...] = pixels
                 return candidate

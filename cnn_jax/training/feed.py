@@ -12,12 +12,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnn_jax import data
 from cnn_jax.data.batches import (EvalOrder, TrainOrder, concatenate, eval_order,
                                   train_order)
 from cnn_jax.data.examples import Dataset, Examples
 from cnn_jax.data.images import simplejpeg
 from cnn_jax.data.info import SPLITS
-from cnn_jax.data.lazy import LazyImages
+from cnn_jax.data.lazy import LazyImages, cropped_when_read
 from cnn_jax.training import parallel
 from cnn_jax.training.parallel import Placement
 from cnn_jax.training.steps import (Metrics, TrainState, eval_batch, eval_rows,
@@ -128,14 +129,19 @@ class Streamed:
         self.reading = stream.choose_reading(config.data.workers, config.data.prefetch,
                                              steps_per_call)
         self.stream: stream.Stream[tuple[Examples, jax.Array]] | None = None
-        self.epoch = 0  # the one that is trained
+        self.training = False  # whether the stream is that of training
+        self.epoch = 0         # the one that is trained
         self.advised = False
         self.counts = {split: len(getattr(dataset, split).labels) for split in SPLITS}
         self.skips, self.skipped = config.data.on_error == "skip", set[str]()
 
     def start(self, epoch: int, step: int) -> None:
-        splits = [split for split in ("train", "validation") if self.counts[split]]
-        self.stream = self._stream(splits, self.config.epochs)
+        shares = {"train": self._share("train", TrainOrder(
+            self.config.seed, self.counts["train"], self.config.batch_size))}
+        if self.counts["validation"]:
+            shares["validation"] = self._evaluation_share("validation")
+        self.stream = self._stream(shares, self.config.epochs)
+        self.training = True
         self.stream.open("train", epoch, step)
 
     def calls(self, epoch: int, ranges: Sequence[tuple[int, int]]
@@ -147,11 +153,12 @@ class Streamed:
             yield tuple(next(batches)[0] for _ in range(start, stop)),
 
     def batches(self, split: str) -> Iterator[Arguments]:
-        if self.stream is None or split not in self.stream.splits:
-            self.close()
-            self.stream = self._stream([split], epochs=1)
-        epoch = self.epoch if "train" in self.stream.splits else 0
-        return self.stream.batches(split, epoch)
+        if self.training and split == "validation":
+            assert self.stream is not None
+            return self.stream.batches(split, self.epoch)
+        self.close()
+        self.stream = self._stream({split: self._evaluation_share(split)}, epochs=1)
+        return self.stream.batches(split)
 
     def example_call(self, steps: int) -> Arguments:
         examples, _ = self._example(self.config.batch_size)
@@ -177,20 +184,22 @@ class Streamed:
     def close(self) -> None:
         if self.stream is not None:
             self.stream.close()
-            self.stream = None
+            self.stream, self.training = None, False
 
-    def _stream(self, splits: Sequence[str], epochs: int) -> Any:
-        from cnn_jax.data import stream
-        shares = {}
-        for split in splits:
-            images, labels = getattr(self.dataset, split)
-            order: TrainOrder | EvalOrder = EvalOrder(len(labels), self.eval_batch_size)
-            if split == "train":
-                order = TrainOrder(self.config.seed, len(labels),
-                                   self.config.batch_size)
-            shares[split] = stream.Share(
-                images, labels, order, self.placement.positions(order.batch_size))
-        return stream.Stream(shares, epochs, self.reading, self._place)
+    def _share(self, split: str, order: TrainOrder | EvalOrder) -> Any:
+        from cnn_jax.data.stream import Share
+        images, labels = getattr(self.dataset, split)
+        settings, task = self.config.augment, data.task_of(self.config.data)
+        return Share(images, labels, order, self.placement.positions(order.batch_size),
+                     settings.crop_scale if cropped_when_read(images, task) else None,
+                     settings.crop_ratio)
+
+    def _evaluation_share(self, split: str) -> Any:
+        return self._share(split, EvalOrder(self.counts[split], self.eval_batch_size))
+
+    def _stream(self, shares: dict[str, Any], epochs: int) -> Any:
+        from cnn_jax.data.stream import Stream
+        return Stream(shares, epochs, self.reading, self._place)
 
     def _place(self, batch: Any) -> tuple[Examples, jax.Array]:
         """Sends this process's share of a batch to its devices."""

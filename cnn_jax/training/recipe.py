@@ -21,9 +21,12 @@ from cnn_jax.training.steps import (Recipe, TrainState, create_state,
                                     predict_logits)
 
 
-def create_recipe(config: ConfigDict, info: DataInfo,
-                  axis_name: str | None = None) -> Recipe:
-    """Makes the recipe of a config on the data that `info` describes."""
+def create_recipe(config: ConfigDict, info: DataInfo, axis_name: str | None = None,
+                  cropped: bool = False) -> Recipe:
+    """Makes the recipe of a config on the data that `info` describes.
+
+    cropped: whether images come as random-resized crops, as streamed ones do.
+    """
     classes = len(info.class_names)
     if (config.model.num_classes or classes) < classes:
         raise InputError(f"config.model.num_classes = {config.model.num_classes} is "
@@ -55,7 +58,7 @@ def create_recipe(config: ConfigDict, info: DataInfo,
         optimizer=optimizers.create(config, schedule, parts), schedule=schedule,
         augment=functools.partial(augment, settings=config.augment,
                                   zero=info.scaling.offset, task=task,
-                                  axis_name=axis_name),
+                                  axis_name=axis_name, cropped=cropped),
         scale=functools.partial(scale, scaling=info.scaling), seed=config.seed,
         label_smoothing=config.loss.label_smoothing,
         ema_decay=config.optimizer.ema_decay or 0.0,

@@ -15,6 +15,7 @@ from cnn_jax.console import Reporter
 from cnn_jax.data.batches import steps_per_epoch
 from cnn_jax.data.examples import Dataset
 from cnn_jax.data.info import DataInfo, describe
+from cnn_jax.data.lazy import cropped_when_read
 from cnn_jax.errors import InputError
 from cnn_jax.interop.load import (check_same_network, is_file, is_published,
                                   read_variables)
@@ -80,7 +81,9 @@ def open_run(config: ConfigDict, workdir: str | Path | None,
         dataset = data.load(config.data, config.seed)
     info = describe(dataset, config.data)
     path = Path(workdir or default_path(config)).absolute()
-    recipe = create_recipe(config, info, placement.axis_name)
+    recipe = create_recipe(
+        config, info, placement.axis_name, cropped=cropped_when_read(
+            dataset.train.images, data.task_of(config.data)))
     table = describe_network(recipe, info.image_shape,
                              images=config.batch_size // len(placement.devices))
     parallel.check_same_in_all(

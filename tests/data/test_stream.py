@@ -9,9 +9,11 @@ from tests.support.data_samples import data_config, save_class_folders
 
 from cnn_jax import data
 from cnn_jax.data.batches import EvalOrder, TrainOrder, eval_order, train_order
+from cnn_jax.data.crops import random_resized_crop
 from cnn_jax.data.info import describe
 from cnn_jax.data.lazy import LazyImages
 from cnn_jax.data.stream import HostBatch, Reading, Share, Stream, choose_reading
+from cnn_jax.data.records import read_pixels
 from cnn_jax.errors import InputError, RunError
 
 THREADS = Reading(workers=0, threads=2, ahead=2)
@@ -38,12 +40,13 @@ def lazy(settings):
     return data.load(data_config(**settings.to_dict() | {"stream": True}), seed=3)
 
 
-def open_stream(dataset, reading: Reading,
-                positions=slice(None)) -> Stream[HostBatch]:
+def open_stream(dataset, reading: Reading, positions=slice(None),
+                **crop) -> Stream[HostBatch]:
     """Opens a stream of the share of a process that has some positions of a batch."""
     def share(split, order):
         images, labels = getattr(dataset, split)
-        return Share(images, labels, order, np.arange(order.batch_size)[positions])
+        return Share(images, labels, order, np.arange(order.batch_size)[positions],
+                     **crop)
     shares = {"train": share("train", TrainOrder(5, len(dataset.train.labels), BATCH)),
               "validation": share("validation", EvalOrder(
                   len(dataset.validation.labels), EVAL_BATCH))}
@@ -103,9 +106,9 @@ def test_shares_make_up_the_batch(in_memory, lazy):
     read = collections.Counter()
 
     class Counted(LazyImages):
-        def read(self, row):
+        def read(self, row, crop=None):
             read[row] += 1
-            return super().read(row)
+            return super().read(row, crop)
 
     images = lazy.train.images
     lazy = lazy._replace(train=lazy.train._replace(images=Counted(
@@ -212,10 +215,10 @@ class Broken(LazyImages):
 
     rows: set[int] = set()
 
-    def read(self, row):
+    def read(self, row, crop=None):
         if row in self.rows:
             raise InputError(f"row {row} cannot be read")
-        return super().read(row)
+        return super().read(row, crop)
 
 
 def with_broken(lazy, skip: bool, **rows: set[int]):
@@ -248,6 +251,25 @@ def test_skipped_images_do_not_change_the_others(in_memory, lazy):
     assert {name for batch in batches for name in batch.skipped} == {*names}
     assert np.flatnonzero(validation[0].mask == 0).tolist()[0] == 2
     assert validation[0].skipped == (lazy.validation.images.records.name(2),)
+
+
+def test_random_crops_are_cut_out_of_the_whole_pictures(settings):
+    """They are those of (seed, epoch, row), and evaluation has none."""
+    settings = data_config(**settings.to_dict() | {
+        "stream": True, "image_size": (3, 3)})
+    lazy = data.load(settings, seed=3)
+    crop = {"crop_scale": (0.2, 0.5), "crop_ratio": (0.5, 2.0)}
+    stream = open_stream(lazy, THREADS, **crop)
+    batch = next(stream.batches("train", 2, 1))
+    evaluated = next(stream.batches("validation", 2))
+    stream.close()
+    rows = train_order(5, 2, range(len(lazy.train.labels)), BATCH)[1]
+    for image, row in zip(batch.images, rows.tolist(), strict=True):
+        box = random_resized_crop(5, 2, row, 4, 5, *crop.values())
+        pixels, _ = read_pixels(lazy.train.images.records, row,
+                                lazy.train.images.preprocessing, lambda *size: box)
+        np.testing.assert_array_equal(image, pixels)
+    np.testing.assert_array_equal(evaluated.images[0], lazy.validation.images[0])
 
 
 def test_a_picture_that_cannot_be_read_stops_by_default(lazy):

@@ -4,12 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from tests.support.tiny_runs import main, refusal, tiny
+from tests.support.tiny_runs import main, picture_folder, refusal, tiny
 
 from cnn_jax import data
 from cnn_jax.cli import commands
 from cnn_jax.cli.request import Request
 from cnn_jax.data.batches import concatenate, train_order
+from cnn_jax.data.crops import training_crop
 from cnn_jax.data.info import describe
 from cnn_jax.data.scaling import SCALINGS, scale
 from cnn_jax.errors import InputError
@@ -51,6 +52,26 @@ def test_what_is_shown_is_what_the_network_gets(changes, monkeypatch):
     np.testing.assert_allclose(shown.inputs, handed.value.args[0][:8], atol=1e-4)
     assert len(shown.targets) == (2 if changes is MIXED else 1)
     np.testing.assert_array_equal(shown.targets[0][0], examples.labels[order[:8]])
+
+
+def test_crops_of_a_streamed_set_are_those_of_training(tmp_path):
+    """Column k shows the crops of epoch k; without a crop the set looks as in memory.
+    """
+    flags = picture_folder(tmp_path, ["ant", "bee"], 256)
+    plain, cropped, stored = (
+        tiny(flags | changes) for changes in (
+            {"data.stream": True},
+            {"data.stream": True, "augment.crop_scale": (0.2, 0.5)},
+            {"data.stream": False}))
+    dataset = data.load(plain.data, 0)
+    shown, = contact_sheet.seen(dataset, plain, 1)
+    expected, = contact_sheet.seen(data.load(stored.data, 0), stored, 1)
+    np.testing.assert_array_equal(shown.inputs, expected.inputs)
+    rows = contact_sheet.first_batch(dataset, cropped)
+    for epoch, shown in enumerate(contact_sheet.seen(dataset, cropped, 2)):
+        images = dataset.train.images.read_rows(rows, lambda row: training_crop(
+            cropped.seed, epoch, row, (0.2, 0.5), cropped.augment.crop_ratio))
+        np.testing.assert_allclose(shown.inputs, images[:8] / np.float32(255), 1e-6)
 
 
 def test_names_that_would_be_mathematics(tmp_path):

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,9 @@ from cnn_jax import data
 from cnn_jax.data.augment import augment, check_channels, is_identity
 from cnn_jax.data.batches import train_order
 from cnn_jax.data.examples import Dataset
+from cnn_jax.data.crops import training_crop
 from cnn_jax.data.info import measure_scaling
+from cnn_jax.data.lazy import cropped_when_read
 from cnn_jax.data.scaling import scale
 from cnn_jax.inspection.draw.drawing import above, fold, legend, new_figure, show
 from cnn_jax.inspection.draw.picture import Picture
@@ -36,24 +38,37 @@ def seen(dataset: Dataset, config: ConfigDict, steps: int) -> list[Seen]:
     """Augments the first images of the first batch with the draws of the first steps.
 
     Element 0 is what training begins with; the others show the same images with the
-    random draws of later steps.
+    random draws of later steps. The random-resized crops of a streamed set, which are
+    cut out of the pictures when they are read, are those of later epochs.
     """
     train, size = dataset.train, config.batch_size
     check_channels(config.augment, train.images.shape[3])
     indices = first_batch(dataset, config)
-    images, labels = train.images[indices], train.labels[indices]
+    task, labels = data.task_of(config.data), train.labels[indices]
+    cropped = cropped_when_read(train.images, task)
+    images = None if cropped else train.images[indices]
     scaling, _ = measure_scaling(train.images, config.data.scaling)
     change = jax.jit(functools.partial(
-        augment, settings=config.augment, task=data.task_of(config.data),
-        zero=scaling.offset))
+        augment, settings=config.augment, task=task, zero=scaling.offset,
+        cropped=cropped))
     draws = []
     for step in range(steps):
         key, _ = jax.random.split(draw_key(config.seed, "step", step))  # as train_step
+        if cropped:
+            images = read_crops(train.images, indices, config, epoch=step)
         pixels, targets = change(key, images, labels, jnp.arange(size))
         draws.append(Seen(np.asarray(scale(pixels[:IMAGES], scaling)), tuple(
             (np.asarray(labels)[:IMAGES], np.broadcast_to(weight, size)[:IMAGES])
             for labels, weight in targets)))
     return draws
+
+
+def read_crops(images: Any, rows: np.ndarray, config: ConfigDict,
+               epoch: int) -> np.ndarray:
+    """Reads images of a streamed set with the crops that training has in an epoch."""
+    settings = config.augment
+    return images.read_rows(rows, lambda row: training_crop(
+        config.seed, epoch, row, settings.crop_scale, settings.crop_ratio))
 
 
 def first_batch(dataset: Dataset, config: ConfigDict) -> np.ndarray:
