@@ -1,0 +1,132 @@
+"""What does a step cost when its batch is streamed, beside images on the devices?
+
+    python experiments/stream_cost.py [--rounds 9] [--steps 60]
+
+Trains LeNet-5 on grey images of 28 x 28 and ResNet-18 on colour images of 64 x 64
+pixels, from an array on the devices and as a stream of the same array, whose reading
+costs little. The two take turns; the steps whose batches were ready do not count.
+Prints the median time of a step and the ratio of each round, with quartiles, then the
+time from opening a stream to its first batch, at step 0 and at step 100,000.
+"""
+
+import argparse
+import functools
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from cnn_jax import ops  # noqa: E402
+from cnn_jax.data.examples import Dataset, Examples  # noqa: E402
+from cnn_jax.data.info import describe  # noqa: E402
+from cnn_jax.data.lazy import lazy_dataset  # noqa: E402
+from cnn_jax.data.images import Preprocessing  # noqa: E402
+from cnn_jax.data.records import InMemory, RecordDataset  # noqa: E402
+from cnn_jax.training import parallel  # noqa: E402
+from cnn_jax.training.feed import Feed, Streamed, open_feed  # noqa: E402
+from cnn_jax.training.recipe import create_recipe, first_state  # noqa: E402
+from configs import default  # noqa: E402
+from experiments.measuring import run_script  # noqa: E402
+
+CASES = {"lenet5": ((28, 28, 1), 128), "resnet18": ((64, 64, 3), 32)}
+READY = 10  # steps before the clock starts, more than are read ahead
+FAR_STEP = 100_000
+
+
+def make_sets(shape: tuple[int, int, int], count: int) -> tuple[Dataset, Dataset]:
+    """Draws a set of random images: in memory, and lazy."""
+    rng = np.random.default_rng(0)
+    splits = [Examples(rng.integers(0, 256, (n, *shape), dtype=np.uint8),
+                       rng.integers(0, 10, n).astype(np.int32)) for n in (count, 0, 0)]
+    names = tuple("0123456789")
+    records = RecordDataset("random", *map(InMemory, splits), names, "random")
+    return (Dataset("random", *splits, names, "random"),
+            lazy_dataset(records, Preprocessing(), skip=False))
+
+
+class Trainer:
+    """A network that is trained from one feed."""
+
+    def __init__(self, config, dataset: Dataset):
+        self.placement = parallel.place(config)
+        recipe = create_recipe(config, describe(dataset, config.data))
+        self.feed: Feed = open_feed(self.placement, dataset, config, steps_per_call=1)
+        self.state = self.placement.replicate(
+            first_state(recipe, dataset.train.images.shape[1:]))
+        step = self.placement.compile(
+            functools.partial(self.feed.train, recipe=recipe), donate=(0,))
+        self.program = step.lower(self.state, *self.feed.example_call(1)).compile(
+            compiler_options=ops.compiler_options())
+        self.feed.start(0, 0)
+
+    def time_step(self, epoch: int, steps: int) -> float:
+        """Trains an epoch as the training loop does; returns the seconds of a step."""
+        ranges = [(step, step + 1) for step in range(READY + steps)]
+        for (step, _), arguments in zip(ranges, self.feed.calls(epoch, ranges)):
+            if step == READY:
+                jax.block_until_ready(self.state)
+                begun = time.perf_counter()
+            self.state, metrics = self.program(self.state, *arguments)
+            if self.feed.streams:
+                jax.block_until_ready(metrics)
+        jax.block_until_ready(self.state)
+        return (time.perf_counter() - begun) / steps
+
+
+def time_to_first_batch(feed: Streamed, step: int, steps: int) -> float:
+    """Returns the seconds from opening a stream to its first batch on the device."""
+    epoch, step = divmod(step, steps)
+    feed.close()
+    begun = time.perf_counter()
+    feed.start(epoch, step)
+    jax.block_until_ready(next(feed.calls(epoch, [(step, step + 1)])))
+    seconds = time.perf_counter() - begun
+    feed.close()
+    return seconds
+
+
+def measure(name: str, rounds: int, steps: int) -> None:
+    shape, batch = CASES[name]
+    config = default.get_config()
+    config.update_from_flattened_dict({
+        "model.name": name, "batch_size": batch, "devices": 1, "epochs": FAR_STEP,
+        "optimizer.learning_rate": 1e-4, "checkpoint.monitor": "loss",
+        "early_stopping.patience": None})
+    arms = [Trainer(config, dataset)
+            for dataset in make_sets(shape, batch * (READY + steps))]
+    times = [[arm.time_step(epoch, steps) for arm in arms]
+             for epoch in range(rounds + 1)][1:]  # the first warms up
+    quartiles = [1e3 * np.percentile(column, (25, 50, 75)) for column in zip(*times)]
+    ratio = np.percentile([streamed / resident for resident, streamed in times],
+                          (25, 50, 75))
+    for title, (low, middle, high) in zip(("resident", "streamed"), quartiles):
+        print(f"{name:9} {title:9} {middle:8.2f} ms a step ({low:.2f} - {high:.2f})")
+    print(f"{name:9} ratio     {ratio[1]:8.3f} ({ratio[0]:.3f} - {ratio[2]:.3f}), "
+          f"{rounds} rounds of {steps} steps of {batch} images")
+    firsts = {at: statistics.median(
+        time_to_first_batch(arms[1].feed, at, READY + steps) for _ in range(5))
+        for at in (0, FAR_STEP)}
+    print(f"{name:9} first batch after {1e3 * firsts[0]:.0f} ms at step 0, "
+          f"{1e3 * firsts[FAR_STEP]:.0f} ms at step {FAR_STEP:,} (medians of 5)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--only", choices=CASES)
+    flags = parser.parse_args()
+    device = jax.devices()[0]
+    print(f"{device.platform} ({device.device_kind}), jax {jax.__version__}")
+    for name in [flags.only] if flags.only else CASES:
+        measure(name, flags.rounds, flags.steps)
+
+
+if __name__ == "__main__":
+    run_script(main)
