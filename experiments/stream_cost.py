@@ -26,7 +26,7 @@ from cnn_jax.data.examples import Dataset, Examples  # noqa: E402
 from cnn_jax.data.info import describe  # noqa: E402
 from cnn_jax.data.lazy import lazy_dataset  # noqa: E402
 from cnn_jax.data.images import Preprocessing  # noqa: E402
-from cnn_jax.data.records import InMemory, RecordDataset  # noqa: E402
+from cnn_jax.data.records import InMemory, RecordDataset, Subset  # noqa: E402
 from cnn_jax.training import parallel  # noqa: E402
 from cnn_jax.training.feed import Feed, Streamed, open_feed  # noqa: E402
 from cnn_jax.training.recipe import create_recipe, first_state  # noqa: E402
@@ -44,7 +44,9 @@ def make_sets(shape: tuple[int, int, int], count: int) -> tuple[Dataset, Dataset
     splits = [Examples(rng.integers(0, 256, (n, *shape), dtype=np.uint8),
                        rng.integers(0, 10, n).astype(np.int32)) for n in (count, 0, 0)]
     names = tuple("0123456789")
-    records = RecordDataset("random", *map(InMemory, splits), names, "random")
+    records = RecordDataset("random", *(
+        Subset(InMemory(split), np.arange(len(split.labels))) for split in splits),
+        names, "random")
     return (Dataset("random", *splits, names, "random"),
             lazy_dataset(records, Preprocessing(), skip=False))
 

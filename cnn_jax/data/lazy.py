@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 
 from cnn_jax.data.examples import Dataset, Examples, Stored
 from cnn_jax.data.images import MAX_BYTES, Crop, Preprocessing
-from cnn_jax.data.records import (RecordDataset, Records, StoredRecords, Subset,
-                                  read_pixels)
+from cnn_jax.data.records import (InMemory, RecordDataset, Records, StoredRecords,
+                                  Subset, read_pixels)
 from cnn_jax.errors import InputError
 from cnn_jax.tasks import Task
 
@@ -61,6 +61,16 @@ class LazyImages:
                 f"image is {_shape(self.image_shape)}; set data.image_size and "
                 "data.channels, so that all are converted to one shape")
         return pixels
+
+    def gather(self, rows: np.ndarray) -> np.ndarray | None:
+        """Takes rows of images in memory that are not changed; None for all others."""
+        subset = self.records
+        if not (isinstance(subset, Subset) and isinstance(subset.records, InMemory)):
+            return None
+        stored = subset.records.examples.images
+        if self.preprocessing.changes(stored.shape[1:]):
+            return None
+        return stored[subset.rows[rows]]
 
     def try_read(self, row: int, crop: Crop | None = None) -> np.ndarray | None:
         """Decodes one image as `read` does; None if it cannot be and may be left out.

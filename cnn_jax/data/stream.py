@@ -68,6 +68,11 @@ class Share(NamedTuple):
         """Reads one piece of a batch."""
         positions = np.array_split(self.positions, self.pieces)[piece]
         rows, mask = (part[batch, positions] for part in _rows(self.order, epoch))
+        last = piece == self.pieces - 1
+        if self.crop_scale is None:
+            gathered = self.images.gather(rows)
+            if gathered is not None:
+                return HostBatch(gathered, self.labels[rows], mask, (), last)
         images = np.zeros((len(rows), *self.images.image_shape), np.uint8)
         skipped: list[str] = []
         for place in np.flatnonzero(mask):
@@ -76,8 +81,7 @@ class Share(NamedTuple):
                 mask[place] = 0
             else:
                 rows[place] = row
-        return HostBatch(images, self.labels[rows], mask, tuple(skipped),
-                         piece == self.pieces - 1)
+        return HostBatch(images, self.labels[rows], mask, tuple(skipped), last)
 
     def crop(self, epoch: int, row: int) -> Crop | None:
         """Returns the random crop of an image, which workers cut out, or None."""
