@@ -6,9 +6,9 @@
 For each kind of set and each number of pictures it makes a set of 1,000 classes from
 real JPEG files: class folders of hard links, tar shards, and ArrayRecord files as
 tensorflow-datasets prepares them (the last two of the same pictures at 48 pixels). A
-fresh process then opens it, and again for each round. Measured are the seconds to open
-it for the first time, which builds and keeps the index, and later, there also of the
-CPU; the memory that the process has gained; the size of the records that each worker
+fresh process then opens it, and again for each round. Measured are the seconds, also of
+the CPU, to open it for the first time, which builds and keeps the index, and later; the
+memory that the process has gained; the size of the records that each worker
 gets; and the time to read a random picture, undecoded. The files are in the page cache.
 Each set is removed before the next, and takes 6 GB of disk at most. Writes scale.txt
 and scale.json.
@@ -45,7 +45,8 @@ SMALL_SIDE = 48
 KINDS = ("folder", "shards", "array_record")
 NAMES = {"folder": "folder", "shards": "shards", "array_record": "tfds:scale"}
 # Figure -> (heading, factor of its unit)
-COLUMNS = {"first": ("first s", 1), "again": ("again s", 1), "cpu": ("again cpu", 1),
+COLUMNS = {"first": ("first s", 1), "first_cpu": ("first cpu", 1),
+           "again": ("again s", 1), "cpu": ("again cpu", 1),
            "memory": ("memory MB", 1e-6), "pickle": ("pickle MB", 1e-6),
            "read": ("read us", 1e6)}
 
