@@ -176,7 +176,7 @@ def compile_training(run: Run, state: TrainState, progress: Progress) -> Program
     begun, programs = time.perf_counter(), {}
     for size in sizes:
         programs[size] = step.lower(state, *run.feed.example_call(size)).compile(
-            compiler_options=ops.compiler_options())
+            compiler_options=ops.compiler_options(run.config.model.remat))
     seconds = time.perf_counter() - begun
     progress.compile_seconds += seconds
     run.report.line(f"compiled in {seconds:.1f} s")

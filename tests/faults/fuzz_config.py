@@ -37,7 +37,7 @@ PLAUSIBLE = {
     "model.pool": ["lax", "windows"], "model.init": ["keras", "he"],
     "model.fields.activation": ["relu", "selu"], "model.fields.pool": ["max", "mean"],
     "model.freeze": ["conv1", "nothing"], "data.name": ["digits", "folder", "shapes"],
-    "data.image_size": ["(8, 8)", "(16,16)", "(4000, 4000)"], "data.channels": ["3"],
+    "data.image_size": ["(8, 8)", "(16,16)", "(5000, 5000)"], "data.channels": ["3"],
     "data.validation": ["0", "0.2"], "data.validation_count": ["20", "none"],
     "data.split": ["first", "last"],
     "data.test": ["0.1"], "data.scaling": ["signed", "standard"],
