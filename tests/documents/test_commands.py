@@ -122,10 +122,10 @@ def answers(tmp_path_factory) -> dict:
              "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     lenet, masks = folder / "runs" / "lenet", folder / "runs" / "masks"
     named = {HASH: str(lenet), "runs/shapes_fcn-shapes_segmentation-HASH": str(masks),
-             "runs/FIRST": str(lenet), "runs/SECOND": str(folder / "runs" / "tanh")}
+             "runs/FIRST": str(lenet), "runs/SECOND": str(folder / "runs" / "muon")}
     workdirs = {"main.py --config=configs/lenet.py": lenet,
                 "--config=configs/segmentation.py": masks,
-                "--config.model.fields.activation=tanh": folder / "runs" / "tanh",
+                "--config.optimizer.name=muon": folder / "runs" / "muon",
                 "--mode=eval --config=": lenet}
     parts = {row(command): command for command in documented()}
     jobs = {}

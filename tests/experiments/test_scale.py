@@ -20,6 +20,7 @@ def photos(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_scale_measures_each_kind_and_cleans_up(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(scale, "READS", 5)

@@ -31,6 +31,7 @@ SMALL = {
     "xception": ({"middle": 1}, (33, 33, 3)),
     "mobilenet_v1": ({"width": 0.25}, (33, 33, 3)),
     "mobilenet_v2": ({"width": 0.25}, (33, 33, 3)),
+    "squeezenet1_1": ({"version": "1.1"}, (35, 35, 3)),
     "separable_cnn": ({}, (28, 28, 1)),
     "shapes_fcn": ({}, (12, 16, 3)),
     "baseline": ({}, (32, 32, 3)),
