@@ -9,14 +9,17 @@ tensorflow-datasets prepares them (the last two of the same pictures at 48 pixel
 fresh process then opens it, and again for each round. Measured are the seconds, also of
 the CPU, to open it for the first time, which builds and keeps the index, and later; the
 memory that the process has gained; the size of the records that each worker
-gets; and the time to read a random picture, undecoded. The files are in the page cache.
-Each set is removed before the next, and takes 6 GB of disk at most. Writes scale.txt
-and scale.json.
+gets; the time to read a random picture, undecoded; the time from opening a stream to
+its first batch; and then the time of a picture in it, decoded, cut and resized to 32
+pixels in one thread. The files are in the page cache. Each set is removed before the
+next, and takes 6 GB of disk at most. Writes scale.txt and scale.json.
 """
 
 import argparse
+import contextlib
 import gc
 import io
+import itertools
 import json
 import os
 import pickle
@@ -34,6 +37,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from cnn_jax.data.records import Records  # noqa: E402
 from cnn_jax.data.shard_writer import Sample, fill, write_shard  # noqa: E402
 from cnn_jax.errors import InputError, RunError  # noqa: E402
 from cnn_jax.files import write_atomically  # noqa: E402
@@ -41,6 +45,8 @@ from experiments.measuring import make_out, ran_on, run_script  # noqa: E402
 
 COUNTS = [1000, 10_000, 100_000, 1_281_167]  # the last is ImageNet's
 READS = 2000
+BATCH, BATCHES = 64, 16  # of the stream
+SIDE = 32                # pixels of its pictures
 SMALL_SIDE = 48
 KINDS = ("folder", "shards", "array_record")
 NAMES = {"folder": "folder", "shards": "shards", "array_record": "tfds:scale"}
@@ -48,7 +54,8 @@ NAMES = {"folder": "folder", "shards": "shards", "array_record": "tfds:scale"}
 COLUMNS = {"first": ("first s", 1), "first_cpu": ("first cpu", 1),
            "again": ("again s", 1), "cpu": ("again cpu", 1),
            "memory": ("memory MB", 1e-6), "pickle": ("pickle MB", 1e-6),
-           "read": ("read us", 1e6)}
+           "read": ("read us", 1e6), "batch": ("batch s", 1),
+           "image": ("image us", 1e6)}
 
 
 def make_folder(root: Path, count: int, classes: int, photos: list[Path]) -> None:
@@ -141,9 +148,34 @@ def open_once(kind: str, folder: str) -> dict[str, float]:
     for row in rows:
         records.read(row)
     read = (time.perf_counter() - begun) / READS
+    batch, image = stream_once(records)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"seconds": seconds, "cpu": cpu, "memory": memory, "peak": peak - before,
-            "pickle": len(pickle.dumps(records)), "read": read, "count": len(records)}
+            "pickle": len(pickle.dumps(records)), "read": read, "batch": batch,
+            "image": image, "count": len(records)}
+
+
+def stream_once(records: Records) -> tuple[float, float]:
+    """Streams random-resized crops: the seconds of the first batch, and of an image."""
+    from cnn_jax.data.batches import TrainOrder
+    from cnn_jax.data.images import Preprocessing
+    from cnn_jax.data.lazy import LazyImages
+    from cnn_jax.data.stream import Reading, Share, Stream
+    images = LazyImages(records, Preprocessing((SIDE, SIDE), 3), (SIDE, SIDE, 3))
+    size = min(BATCH, len(records))
+    share = Share(images, records.labels, TrainOrder(0, len(records), size),
+                  np.arange(size), crop_scale=(0.08, 1.0))
+    begun = time.perf_counter()
+    stream = Stream({"train": share}, 10**6, Reading(0, 1, 1), lambda batch: batch)
+    with contextlib.closing(stream):
+        batches = itertools.chain.from_iterable(
+            stream.batches("train", epoch) for epoch in itertools.count())
+        next(batches)
+        first = time.perf_counter() - begun
+        begun = time.perf_counter()
+        for _ in range(BATCHES):
+            next(batches)
+        return first, (time.perf_counter() - begun) / (BATCHES * size)
 
 
 def resident_bytes() -> int:
@@ -180,7 +212,9 @@ def measure(kind: str, count: int, classes: int, photos: list[Path], work: Path,
             "first_cpu": first["cpu"], "cpu": [run["cpu"] for run in again],
             "memory": [run["memory"] for run in again],
             "peak": [run["peak"] for run in runs],
-            "pickle": first["pickle"], "read": [run["read"] for run in again]}
+            "pickle": first["pickle"], "read": [run["read"] for run in again],
+            "batch": [run["batch"] for run in again],
+            "image": [run["image"] for run in again]}
 
 
 def table(results: dict) -> str:

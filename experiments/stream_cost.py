@@ -2,9 +2,10 @@
 
     python experiments/stream_cost.py [--rounds 9] [--steps 60]
 
-Trains LeNet-5 on grey images of 28 x 28 and ResNet-18 on colour images of 64 x 64
-pixels, from an array on the devices and as a stream of the same array, whose reading
-costs little. The two take turns; the steps whose batches were ready do not count.
+Trains LeNet-5 on grey images of 28 x 28, in batches of 128 and of 512, and ResNet-18 on
+colour images of 64 x 64 pixels, from an array on the devices and as a stream of the
+same array, whose reading costs little. The two take turns; the steps whose batches were
+ready do not count.
 Prints the median time of a step and the ratio of each round, with quartiles, then the
 time from opening a stream to its first batch, at step 0 and at step 100,000.
 """
@@ -14,6 +15,7 @@ import functools
 import statistics
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -29,11 +31,15 @@ from cnn_jax.data.images import Preprocessing  # noqa: E402
 from cnn_jax.data.records import InMemory, RecordDataset, Subset  # noqa: E402
 from cnn_jax.training import parallel  # noqa: E402
 from cnn_jax.training.feed import Feed, Streamed, open_feed  # noqa: E402
+from cnn_jax.training.loop import end_time  # noqa: E402
 from cnn_jax.training.recipe import create_recipe, first_state  # noqa: E402
 from configs import default  # noqa: E402
 from experiments.measuring import run_script  # noqa: E402
 
-CASES = {"lenet5": ((28, 28, 1), 128), "resnet18": ((64, 64, 3), 32)}
+CASES = {  # name -> (network, shape of an image, batch size)
+    "lenet5": ("lenet5", (28, 28, 1), 128),
+    "lenet5-512": ("lenet5", (28, 28, 1), 512),
+    "resnet18": ("resnet18", (64, 64, 3), 32)}
 READY = 10  # steps before the clock starts, more than are read ahead
 FAR_STEP = 100_000
 
@@ -65,17 +71,21 @@ class Trainer:
         self.program = step.lower(self.state, *self.feed.example_call(1)).compile(
             compiler_options=ops.compiler_options())
         self.feed.start(0, 0)
+        self.watcher = ThreadPoolExecutor(1)
 
     def time_step(self, epoch: int, steps: int) -> float:
         """Trains an epoch as the training loop does; returns the seconds of a step."""
         ranges = [(step, step + 1) for step in range(READY + steps)]
+        before = None
         for (step, _), arguments in zip(ranges, self.feed.calls(epoch, ranges)):
             if step == READY:
                 jax.block_until_ready(self.state)
                 begun = time.perf_counter()
             self.state, metrics = self.program(self.state, *arguments)
             if self.feed.streams:
-                jax.block_until_ready(metrics)
+                if before:
+                    before.result()
+                before = self.watcher.submit(end_time, metrics)
         jax.block_until_ready(self.state)
         return (time.perf_counter() - begun) / steps
 
@@ -93,10 +103,10 @@ def time_to_first_batch(feed: Streamed, step: int, steps: int) -> float:
 
 
 def measure(name: str, rounds: int, steps: int) -> None:
-    shape, batch = CASES[name]
+    network, shape, batch = CASES[name]
     config = default.get_config()
     config.update_from_flattened_dict({
-        "model.name": name, "batch_size": batch, "devices": 1, "epochs": FAR_STEP,
+        "model.name": network, "batch_size": batch, "devices": 1, "epochs": FAR_STEP,
         "optimizer.learning_rate": 1e-4, "checkpoint.monitor": "loss",
         "early_stopping.patience": None})
     arms = [Trainer(config, dataset)
@@ -107,13 +117,13 @@ def measure(name: str, rounds: int, steps: int) -> None:
     ratio = np.percentile([streamed / resident for resident, streamed in times],
                           (25, 50, 75))
     for title, (low, middle, high) in zip(("resident", "streamed"), quartiles):
-        print(f"{name:9} {title:9} {middle:8.2f} ms a step ({low:.2f} - {high:.2f})")
-    print(f"{name:9} ratio     {ratio[1]:8.3f} ({ratio[0]:.3f} - {ratio[2]:.3f}), "
+        print(f"{name:10} {title:9} {middle:8.2f} ms a step ({low:.2f} - {high:.2f})")
+    print(f"{name:10} ratio     {ratio[1]:8.3f} ({ratio[0]:.3f} - {ratio[2]:.3f}), "
           f"{rounds} rounds of {steps} steps of {batch} images")
     firsts = {at: statistics.median(
         time_to_first_batch(arms[1].feed, at, READY + steps) for _ in range(5))
         for at in (0, FAR_STEP)}
-    print(f"{name:9} first batch after {1e3 * firsts[0]:.0f} ms at step 0, "
+    print(f"{name:10} first batch after {1e3 * firsts[0]:.0f} ms at step 0, "
           f"{1e3 * firsts[FAR_STEP]:.0f} ms at step {FAR_STEP:,} (medians of 5)")
 
 

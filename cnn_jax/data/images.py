@@ -149,12 +149,19 @@ def read_image(file: str | Path | BinaryIO,
             if pixels is None:
                 opened.load()
             else:
-                upright = opened.getexif().get(ExifTags.Base.Orientation, 1) == 1
-                if upright and not (crop or preprocessing.changes(pixels.shape)):
-                    return pixels
+                if _is_upright(opened):
+                    if crop:  # before anything is copied
+                        preprocessing = preprocessing._replace(
+                            size=preprocessing.size or pixels.shape[:2],
+                            shorter_side=None)
+                        pixels, crop = _cut(pixels, crop(*pixels.shape[:2])), None
+                    if not preprocessing.changes(pixels.shape):
+                        return pixels
                 image = _from_array(pixels)
                 image.info = opened.info  # has the EXIF orientation
-            image = _plain(ImageOps.exif_transpose(image), path)
+            if not _is_upright(image):
+                image = ImageOps.exif_transpose(image)
+            image = _plain(image, path)
     except InputError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -226,6 +233,16 @@ def _decode_jpeg(opened: ImageFile.ImageFile) -> np.ndarray | None:
         return None
 
 
+def _cut(pixels: np.ndarray, box: Box) -> np.ndarray:
+    top, left, height, width = box
+    return pixels[top:top + height, left:left + width]
+
+
+def _is_upright(image: Image.Image) -> bool:
+    """Tells whether the EXIF orientation leaves an image as it is."""
+    return image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+
+
 def _plain(image: Image.Image, path: str | Path | BinaryIO) -> Image.Image:
     """Converts any mode that Pillow reads to 'L' or 'RGB'."""
     if image.mode.startswith("I;16"):
@@ -238,7 +255,8 @@ def _plain(image: Image.Image, path: str | Path | BinaryIO) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("L" if grey else "RGB")
+    mode = "L" if grey else "RGB"
+    return image if image.mode == mode else image.convert(mode)  # which would copy
 
 
 def _convert(image: Image.Image, preprocessing: Preprocessing,

@@ -62,15 +62,18 @@ class LazyImages:
                 "data.channels, so that all are converted to one shape")
         return pixels
 
-    def gather(self, rows: np.ndarray) -> np.ndarray | None:
-        """Takes rows of images in memory that are not changed; None for all others."""
+    @property
+    def gathered(self) -> bool:
+        """Tells whether the images are in memory and are not changed."""
         subset = self.records
-        if not (isinstance(subset, Subset) and isinstance(subset.records, InMemory)):
-            return None
-        stored = subset.records.examples.images
-        if self.preprocessing.changes(stored.shape[1:]):
-            return None
-        return stored[subset.rows[rows]]
+        return (isinstance(subset, Subset) and isinstance(subset.records, InMemory)
+                and not self.preprocessing.changes(
+                    subset.records.examples.images.shape[1:]))
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """Takes rows of `gathered` images: uint8 [n, H, W, C]."""
+        subset = cast(Subset, self.records)
+        return cast(InMemory, subset.records).examples.images[subset.rows[rows]]
 
     def try_read(self, row: int, crop: Crop | None = None) -> np.ndarray | None:
         """Decodes one image as `read` does; None if it cannot be and may be left out.

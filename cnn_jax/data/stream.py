@@ -31,7 +31,7 @@ from cnn_jax.data.images import Crop
 from cnn_jax.data.lazy import LazyImages
 from cnn_jax.errors import InputError, RunError
 
-PIECE = 32  # images that are read as one unit of work
+PIECE = 32  # pictures that are decoded as one unit of work
 MANY_CORES, CORES_PER_WORKER = 16, 8
 SMALL_BYTES = 1024  # arrays that workers send without shared memory
 
@@ -43,7 +43,7 @@ class HostBatch(NamedTuple):
 
     images: np.ndarray         # uint8 [n, H, W, C]
     labels: np.ndarray         # [n, ...]
-    mask: np.ndarray           # float32 [n]: 0 where evaluation pads or skips
+    mask: np.ndarray | None    # float32 [n]: 0 where evaluation pads or skips
     skipped: tuple[str, ...]   # names of the images that could not be decoded
     last: bool                 # whether the batch ends with this piece
 
@@ -61,18 +61,22 @@ class Share(NamedTuple):
 
     @property
     def pieces(self) -> int:
-        """Counts the pieces of a batch."""
-        return -(-len(self.positions) // PIECE)
+        """Counts the pieces of a batch: one where no picture is decoded."""
+        return 1 if self.gathers else -(-len(self.positions) // PIECE)
+
+    @property
+    def gathers(self) -> bool:
+        """Tells whether images are taken from memory as they are."""
+        return self.crop_scale is None and self.images.gathered
 
     def read(self, epoch: int, batch: int, piece: int) -> HostBatch:
         """Reads one piece of a batch."""
         positions = np.array_split(self.positions, self.pieces)[piece]
         rows, mask = (part[batch, positions] for part in _rows(self.order, epoch))
-        last = piece == self.pieces - 1
-        if self.crop_scale is None:
-            gathered = self.images.gather(rows)
-            if gathered is not None:
-                return HostBatch(gathered, self.labels[rows], mask, (), last)
+        counted = mask if isinstance(self.order, EvalOrder) else None
+        if self.gathers:
+            return HostBatch(self.images.gather(rows), self.labels[rows], counted, (),
+                             last=True)
         images = np.zeros((len(rows), *self.images.image_shape), np.uint8)
         skipped: list[str] = []
         for place in np.flatnonzero(mask):
@@ -81,7 +85,8 @@ class Share(NamedTuple):
                 mask[place] = 0
             else:
                 rows[place] = row
-        return HostBatch(images, self.labels[rows], mask, tuple(skipped), last)
+        return HostBatch(images, self.labels[rows], counted, tuple(skipped),
+                         last=piece == self.pieces - 1)
 
     def crop(self, epoch: int, row: int) -> Crop | None:
         """Returns the random crop of an image, which workers cut out, or None."""
@@ -238,9 +243,11 @@ def open_pieces(pieces: Pieces, start: int, reading: Reading,
                                          per_worker_buffer_size=each),
             worker_init_fn=start_worker)
     else:
+        copies = all(share.gathers for share in pieces.shares)
+        threads = 0 if copies else reading.threads  # threads cost more than copies
         read = numbers.to_iter_dataset(grain.ReadOptions(
-            num_threads=reading.threads,
-            prefetch_buffer_size=max(buffer, reading.threads)))
+            num_threads=threads,
+            prefetch_buffer_size=max(buffer, threads) if threads else 0))
     placed = _Joined(read).map(place)
     return iter(grain.experimental.ThreadPrefetchIterDataset(
         placed, prefetch_buffer_size=reading.ahead))
@@ -259,11 +266,12 @@ class _JoinedIterator(grain.DatasetIterator[HostBatch]):
         parts = [next(self._parent)]
         while not parts[-1].last:
             parts.append(next(self._parent))
-        images, labels, mask = (
-            parts[0][field] if len(parts) == 1 else np.concatenate(
-                [part[field] for part in parts]) for field in range(3))
-        skipped = tuple(name for part in parts for name in part.skipped)
-        return HostBatch(images, labels, mask, skipped, True)
+        if len(parts) == 1:
+            return parts[0]
+        images, labels, masks, skipped, _ = zip(*parts)
+        mask = None if masks[0] is None else np.concatenate(masks)
+        return HostBatch(np.concatenate(images), np.concatenate(labels), mask,
+                         sum(skipped, ()), last=True)
 
     def get_state(self) -> dict[str, Any]:
         return self._parent.get_state()

@@ -34,9 +34,8 @@ class Feed(Protocol):
 
     train: Callable[..., tuple[TrainState, Metrics]]  # (state, *arguments, recipe)
     evaluate: Callable[..., Metrics]                  # (state, *arguments, recipe)
-    # Whether each batch is sent when it is needed. A call must then end before the next
-    # one begins: the batches of queued calls would fill the memory, and nobody could
-    # tell whether the devices wait for input.
+    # Whether each batch is sent when it is needed. Then at most one call may wait for
+    # the one before it: the batches of more queued calls would fill the memory.
     streams: bool
     counts: dict[str, int]  # examples of each split
     eval_batch_size: int
@@ -128,7 +127,7 @@ class Streamed:
         self.eval_batch_size = divisible(config.eval_batch_size, placement)
         self.reading = stream.choose_reading(config.data.workers, config.data.prefetch,
                                              steps_per_call)
-        self.stream: stream.Stream[tuple[Examples, jax.Array]] | None = None
+        self.stream: stream.Stream[tuple[Examples, jax.Array | None]] | None = None
         self.training = False  # whether the stream is that of training
         self.epoch = 0         # the one that is trained
         self.advised = False
@@ -201,7 +200,7 @@ class Streamed:
         from cnn_jax.data.stream import Stream
         return Stream(shares, epochs, self.reading, self._place)
 
-    def _place(self, batch: Any) -> tuple[Examples, jax.Array]:
+    def _place(self, batch: Any) -> tuple[Examples, jax.Array | None]:
         """Sends this process's share of a batch to its devices."""
         self.skipped.update(batch.skipped)
         examples = Examples(batch.images, batch.labels)

@@ -5,6 +5,7 @@ import functools
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -59,15 +60,21 @@ def train_epoch(run: Run, state: TrainState, progress: Progress, train: Programs
     ranges = list(call_ranges(done, steps, run.steps_per_call))
     calls = run.feed.calls(epoch, ranges)
     pending: list[Metrics] = []
-    with run.report.progress_bar(f"epoch {epoch + 1}/{config.epochs}", steps,
-                                 done):
+    before: Future[float] | None = None  # when the call before ended
+    with (run.report.progress_bar(f"epoch {epoch + 1}/{config.epochs}", steps, done),
+          ThreadPoolExecutor(1) as watcher):
         for start, stop in ranges:
             begun = time.perf_counter()
             arguments = next(calls)
-            progress.input_seconds += time.perf_counter() - begun
+            arrived = time.perf_counter()
             state, metrics = train[stop - start](state, *arguments)
-            if run.placement.synchronous or run.feed.streams:
+            if run.placement.synchronous:
                 jax.block_until_ready(metrics)
+            if run.feed.streams:
+                # The devices waited from the end of the call before, if that is past.
+                ended = before.result() if before else begun
+                progress.input_seconds += max(0.0, arrived - max(begun, ended))
+                before = watcher.submit(end_time, metrics)
             pending.append(metrics)
             progress.step = epoch * steps + stop
             logging = (stop == steps or reaches(config.log.every_steps, start, stop)
@@ -87,6 +94,12 @@ def train_epoch(run: Run, state: TrainState, progress: Progress, train: Programs
             if signum:
                 raise stopped(run, progress, signum)
     return state
+
+
+def end_time(metrics: Metrics) -> float:
+    """Waits for the end of a call and returns its time."""
+    jax.block_until_ready(metrics)
+    return time.perf_counter()
 
 
 def call_ranges(done: int, steps: int,

@@ -180,25 +180,11 @@ def global_array(value: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(value.shape, sharding, lambda i: value[i])
 
 
-def local_count(devices: Sequence[jax.Device]) -> int:
-    """Counts the devices of this process."""
-    return sum(device.process_index == jax.process_index() for device in devices)
-
-
-def join_blocks(blocks: Sequence[np.ndarray], sharding: NamedSharding) -> jax.Array:
-    """Makes a global array, sharded over its first axis, of this process's blocks."""
-    devices = sharding.mesh.devices.ravel()
-    local = [device for device in devices
-             if device.process_index == jax.process_index()]
-    arrays = [jax.device_put(block, device) for block, device in zip(blocks, local)]
-    shape = (len(blocks[0]) * len(devices), *blocks[0].shape[1:])
-    return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
-
-
 def mesh_placement(devices: Sequence[jax.Device]) -> Placement:
     """Replicates state and data, and splits the batch over a one-axis mesh."""
     mesh = Mesh(np.array(devices), (AXIS,))
     replicated = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec(AXIS))
 
     def replicate(tree: Any) -> Any:
         return jax.tree.map(lambda x: global_array(x, replicated), tree)
@@ -211,8 +197,7 @@ def mesh_placement(devices: Sequence[jax.Device]) -> Placement:
         return global_array(rows, NamedSharding(mesh, spec))
 
     def join_shares(share: np.ndarray) -> jax.Array:
-        return join_blocks(np.split(share, local_count(devices)),
-                           NamedSharding(mesh, PartitionSpec(AXIS)))
+        return jax.make_array_from_process_local_data(split, share)
 
     def compile(step: Callable, donate: tuple[int, ...] = ()) -> Any:
         return jax.jit(step, out_shardings=replicated, donate_argnums=donate)
@@ -238,8 +223,8 @@ def pmap_placement(devices: Sequence[jax.Device]) -> Placement:
 
     def join_shares(share: np.ndarray) -> jax.Array:
         """[b, ...] -> [devices, B / devices, ...]."""
-        blocks = np.split(share, local_count(devices))
-        return join_blocks([block[None] for block in blocks], stacked)
+        blocks = np.split(share, len(stacked.addressable_devices))
+        return jax.make_array_from_process_local_data(stacked, np.stack(blocks))
 
     def compile(step: Callable, donate: tuple[int, ...] = ()) -> Any:
         return jax.pmap(step, AXIS, devices=devices, donate_argnums=donate)
