@@ -1,6 +1,5 @@
 """The three formats of Keras give one kind of name; hostile HDF5 files are refused."""
 
-import struct
 import zipfile
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from tests.support.weight_files import h5_bytes, write_keras, write_legacy_h5
 
 from cnn_jax.errors import InputError
-from cnn_jax.interop.readers import isolated, keras_files, read_arrays
+from cnn_jax.interop.readers import keras_files, read_arrays
 
 h5py = pytest.importorskip("h5py", reason="needs the `pretrained` extra: h5py")
 RNG = np.random.default_rng(4)
@@ -102,9 +101,7 @@ LEGACY = {
 
 
 @pytest.fixture
-def path(tmp_path, monkeypatch):
-    """Reads in this process, but for the tests of `isolated`: each saves a start."""
-    monkeypatch.setattr(isolated, "run", lambda read, path: read(path))
+def path(tmp_path):
     return tmp_path / "weights"
 
 
@@ -349,38 +346,3 @@ def test_missing_h5py_is_said(path, monkeypatch):
     path.write_bytes(h5_bytes(write_numbered))
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
     assert "pip install 'cnn_jax[pretrained]'" in refused(path)
-
-
-def test_file_is_read_in_a_process_of_its_own(tmp_path):
-    path = tmp_path / "weights"
-    write_keras(path, CONFIG, h5_bytes(write_numbered))
-    assert_same(read_arrays(path))
-    with h5py.File(path, "w") as file:
-        soft_link(file)
-    assert "SoftLink" in refused(path)
-
-
-def damage_heap(content: bytes, offset: int, value: bytes) -> bytes:
-    """Changes the heap of names: its first entry is a length (at 8) and a text."""
-    start = content.index(b"GCOL") + 16
-    return content[:start + offset] + value + content[start + offset + len(value):]
-
-
-@pytest.mark.parametrize("offset, value", [
-    (0, bytes(2) + bytes(14)),  # the free space at the end, of no size: an endless loop
-    (8, struct.pack("<Q", 2**62))])
-def test_damage_that_stops_the_library_is_refused(tmp_path, offset, value, monkeypatch):
-    path = tmp_path / "weights"
-    path.write_bytes(damage_heap(h5_bytes(write_numbered), offset, value))
-    monkeypatch.setattr(isolated, "SECONDS", 2.0)
-    refused(path)
-
-
-def test_name_that_says_gigabytes_is_refused(tmp_path, monkeypatch):
-    """The first reference to a name is a length (4 bytes), an address and an index."""
-    path = tmp_path / "weights"
-    content = h5_bytes(write_numbered)
-    heap = struct.pack("<Q", content.index(b"GCOL"))
-    start = content.index(struct.pack("<I", len("conv1")) + heap)
-    path.write_bytes(content[:start] + b"\xff" * 4 + content[start + 4:])
-    refused(path)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn_jax.errors import InputError, one_line
-from cnn_jax.interop.readers import (isolated, keras_files, numpy_files, pytorch,
+from cnn_jax.interop.readers import (keras_files, numpy_files, pytorch,
                                      safetensors_files)
 from cnn_jax.interop.readers.safetensors_files import write_safetensors
 
@@ -25,14 +25,13 @@ class Format(NamedTuple):
 
     description: str
     read: Callable[[Path], Arrays]
-    isolate: bool = False  # in a process of its own, see isolated.py
 
 
 _ZIP = Format("a PyTorch file (.pth, .pt)", pytorch.read_zip)
 _STREAM = Format("an old PyTorch file (.pth, .pt)", pytorch.read_stream)
 _SAFETENSORS = Format("a .safetensors file", safetensors_files.read)
-_H5 = Format("a Keras file (.h5, .weights.h5)", keras_files.read_h5, True)
-_KERAS = Format("a Keras file (.keras)", keras_files.read_keras, True)
+_H5 = Format("a Keras file (.h5, .weights.h5)", keras_files.read_h5)
+_KERAS = Format("a Keras file (.keras)", keras_files.read_keras)
 _NPZ = Format("an .npz file", numpy_files.read_npz)
 _PICKLE = Format("a pickle of NumPy arrays", numpy_files.read_pickle)
 
@@ -72,7 +71,7 @@ def _read(path: Path, format_of: Callable[[Path], Format | None]) -> Arrays:
                 "its content is of none of the formats that are read: PyTorch (.pth, "
                 ".pt), .safetensors, Keras (.h5, .weights.h5, .keras) and .npz")
         what = form.description
-        return isolated.run(form.read, path) if form.isolate else form.read(path)
+        return form.read(path)
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing") from error
     except Exception as error:  # zip, HDF5 and pickle parsers raise many kinds
