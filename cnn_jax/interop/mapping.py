@@ -192,7 +192,8 @@ def cleaned(mapping: Mapping, arrays: Arrays, keep_optional: bool = False) -> Ar
             renamed[key] = array
     if mapping.library == "keras":
         renamed = named_variables(mapping, renamed)
-        return in_keras_order(mapping, renamed) or renamed
+        return (in_keras_order(mapping, renamed) or in_class_order(mapping, renamed)
+                or renamed)
     return renamed
 
 
@@ -244,6 +245,40 @@ def in_keras_order(mapping: Mapping, arrays: Arrays) -> Arrays | None:
     return {key: arrays[place] for key, place in pairs.items()}
 
 
+def in_class_order(mapping: Mapping, arrays: Arrays) -> Arrays | None:
+    """Names arrays by the places of their layers among those with the same weights.
+
+    A .keras or .weights.h5 file lists the layers of each class in the model's order.
+    Layers without a name of their own are numbered on in each session, so that the
+    second Inception v3 begins with conv2d_94. None if the names are today's, and where
+    the places do not fit in numbers and shapes.
+    """
+    if set(arrays) == {leaf.key for leaf in mapping.leaves.values()}:
+        return None
+
+    def by_weights(keys: Any) -> dict[tuple[str, ...], list[str]]:
+        layers: dict[str, list[str]] = {}
+        for key in keys:
+            layer, _, weight = key.replace("/vars/0", "/beta").rpartition("/")
+            layers.setdefault(layer, []).append(weight)
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for layer, weights in layers.items():
+            alike.setdefault(tuple(weights), []).append(layer)
+        return alike
+
+    shapes = {leaf.key: leaf.layout.shape for leaf in mapping.leaves.values()}
+    found = {key.replace("/vars/0", "/beta"): array for key, array in arrays.items()}
+    ours, theirs = by_weights(shapes), by_weights(arrays)
+    if {kind: len(layers) for kind, layers in ours.items()} != {
+            kind: len(layers) for kind, layers in theirs.items()}:
+        return None
+    pairs = {f"{layer}/{weight}": f"{other}/{weight}" for kind in ours
+             for layer, other in zip(ours[kind], theirs[kind]) for weight in kind}
+    if any(shapes[key] != found[place].shape for key, place in pairs.items()):
+        return None
+    return {key: found[place] for key, place in pairs.items()}
+
+
 def as_float(array: np.ndarray) -> np.ndarray:
     """Keeps float32 and float64, and converts other types to float32."""
     if array.dtype in (np.float32, np.float64):
@@ -283,6 +318,28 @@ def describe(mapping: Mapping, misfit: Misfit, source: str) -> str:
             + "; ".join(some("missing", misfit.missing)
                         + some("left over", misfit.left_over)
                         + some("of another shape", misfit.shapes)))
+
+
+def classes_of(network: nn.Module, image_shape: Shape, arrays: Arrays) -> int | None:
+    """Finds for how many classes the weights of a file are, by the bias of the head.
+
+    network: with any number of classes. None: the file has no such head. A head of
+    Keras may have any name: there it is the last dense layer.
+    """
+    ours = shapes_of(network, image_shape)
+    for library in ("cnn_jax", *LIBRARIES):
+        try:
+            mapping = _mapping(library, network, ours)
+        except InputError:  # it has no such network or layer
+            continue
+        bias = mapping.leaves.get("params/head/bias")
+        found = cleaned(mapping, arrays)
+        if bias is not None and bias.key in found and found[bias.key].ndim == 1:
+            return len(found[bias.key])
+        if library == "keras" and len(found) == len(mapping.leaves):
+            dense = [array for array in found.values() if array.ndim == 2]
+            return dense[-1].shape[1] if dense else None
+    return None
 
 
 def without_odd_heads(mapping: Mapping, arrays: Arrays) -> Mapping:

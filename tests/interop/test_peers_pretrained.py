@@ -22,7 +22,8 @@ from tests.support.quick_compile import quick_jit
 
 from cnn_jax import networks
 from cnn_jax.interop.library_files import write_h5
-from cnn_jax.interop.mapping import arrays_from, mapping_of, variables_from
+from cnn_jax.interop.mapping import (arrays_from, classes_of, mapping_of,
+                                     variables_from)
 from cnn_jax.interop.pretrained import (CLASSES, PRETRAINED, mapping_of_row,
                                         network_of)
 from cnn_jax.interop.pretrained.row import CAFFE, IMAGENET, SIGNED
@@ -270,6 +271,29 @@ def test_keras(source, tmp_path):
         variable.assign(np.zeros(variable.shape))
     peer.load_weights(tmp_path / "ours.h5")
     assert np.array_equal(their_logits(), theirs)
+
+
+@pytest.mark.parametrize("source", ["keras:inception_v3", "keras:xception"])
+def test_the_second_network_of_a_session(source, tmp_path):
+    """Its layers without names of their own are numbered on; its classes are others."""
+    name, shape = source.partition(":")[2], pixels_for(source).shape[1:]
+    keras.backend.clear_session()
+    for _ in range(2):
+        peer = getattr(keras.applications, KERAS[name])(
+            weights=None, input_shape=shape, classes=7)
+    assert "conv2d" not in {layer.name for layer in peer.layers}
+    randomise_keras(peer)
+    network = network_of(PRETRAINED[source], FLOAT64).clone(num_classes=7)
+    mapping = mapping_of("keras", network, shape)
+    expected = variables_from(mapping, {
+        f"{layer.name}/{weight.name}": np.asarray(weight)
+        for layer in peer.layers for weight in layer.weights})
+    for file in ("net.h5", "net.keras", "net.weights.h5"):
+        (peer.save_weights if "weights" in file else peer.save)(tmp_path / file)
+        arrays = read_arrays(tmp_path / file)
+        assert classes_of(network_of(PRETRAINED[source], FLOAT64), shape, arrays) == 7
+        jax.tree.map(np.testing.assert_array_equal,
+                     variables_from(mapping, arrays, file), expected)
 
 
 def test_rows_of_torchvision():

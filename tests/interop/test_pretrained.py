@@ -16,8 +16,8 @@ from cnn_jax import networks
 from cnn_jax.errors import InputError
 from cnn_jax.interop import mapping as carrying
 from cnn_jax.interop.imagenet import imagenet_classes
-from cnn_jax.interop.mapping import (arrays_from, find_mapping, left_out, mapping_of,
-                                     variables_from)
+from cnn_jax.interop.mapping import (arrays_from, classes_of, find_mapping, left_out,
+                                     mapping_of, variables_from)
 from cnn_jax.interop.names import layouts
 from cnn_jax.interop.pretrained import PRETRAINED, find_row, mapping_of_row, table
 from cnn_jax.interop.pretrained.form import differences
@@ -214,6 +214,36 @@ def test_keras_layers_are_found_by_their_order():
     again = variables_from(mapping, sorted_)
     assert np.array_equal(again["params"]["stage7_c"]["d2"]["conv"]["kernel"],
                           by_name["params"]["stage7_c"]["d2"]["conv"]["kernel"])
+
+
+def test_keras_layers_are_found_by_their_order_in_their_class():
+    """So .keras and .weights.h5 files are, whose layers a session has numbered on."""
+    source = "keras:inception_v3"
+    arrays, mapping = arrays_of(source), mapping_of_source(source)
+    layers = {"conv2d": [], "batch_normalization": [], "predictions": []}
+    for key in arrays:
+        layer = key.partition("/")[0]
+        kind = re.sub(r"_\d+$", "", layer)
+        if layer not in layers[kind]:
+            layers[kind].append(layer)
+    numbered = {}  # class by class, as such files are read; without the name of beta
+    for kind in ("batch_normalization", "conv2d", "predictions"):
+        for number, layer in enumerate(layers[kind], 94):
+            for key, array in arrays.items():
+                if key.startswith(f"{layer}/"):
+                    weight = key.partition("/")[2].replace("beta", "vars/0")
+                    numbered[f"{kind}_{number}/{weight}"] = array
+    assert "conv2d_187/kernel" in numbered and len(numbered) == len(arrays)
+    again, expected = (variables_from(mapping, a) for a in (numbered, arrays))
+    assert all(np.array_equal(a, b) for kind in expected for a, b in zip(
+        flat(again[kind]), flat(expected[kind]), strict=True))
+    network = networks.create("inception_v3_keras", 1000, PLAIN)
+    numbered["predictions_94/kernel"] = np.zeros((2048, 7), np.float32)
+    numbered["predictions_94/bias"] = np.zeros(7, np.float32)
+    assert classes_of(network, (299, 299, 3), numbered) == 7
+    del numbered["batch_normalization_100/moving_mean"]
+    with pytest.raises(InputError, match="missing conv2d/kernel"):
+        variables_from(mapping, numbered)
 
 
 def flat(tree):
