@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax import networks
 from cnn_jax.config import default_config
+from cnn_jax.console import Reporter
 from cnn_jax.data.images import preprocessing_of
 from cnn_jax.data.info import DataInfo
 from cnn_jax.data.scaling import FIXED, Scaling
@@ -29,13 +30,15 @@ from cnn_jax.errors import InputError
 from cnn_jax.interop.download import (announced_checksum, fetch_weights,
                                       weights_folder)
 from cnn_jax.interop.imagenet import imagenet_classes
-from cnn_jax.interop.mapping import (find_mapping, fits, reversed_input,
-                                     variables_from)
-from cnn_jax.interop.pretrained import Pretrained, find_row, mapping_of_row
+from cnn_jax.interop.mapping import (Arrays, classes_of, find_mapping, fits,
+                                     reversed_input, variables_from)
+from cnn_jax.interop.pretrained import (PRETRAINED, Pretrained, find_row,
+                                        mapping_of_row)
 from cnn_jax.interop.pretrained.form import differences
 from cnn_jax.interop.readers import read_arrays
 from cnn_jax.workdir.trained import Trained
 
+ORIGIN = "pretrained weights "  # how `DataInfo.source` begins
 SUFFIXES = (".pth", ".pt", ".safetensors", ".h5", ".keras", ".npz")
 
 
@@ -52,6 +55,12 @@ def is_published(source: str) -> bool:
 def row_of(source: str) -> Pretrained:
     """Looks up the row of a published set. Raises InputError for an unknown one."""
     return find_row(source.partition("=")[0])
+
+
+def published_top1(origin: str) -> float | None:
+    """Looks up the published top-1 in per cent by a `DataInfo.source` of ours."""
+    row = PRETRAINED.get(origin.removeprefix(ORIGIN))
+    return row.top1 if row else None
 
 
 def config_of(source: str) -> ConfigDict:
@@ -107,7 +116,8 @@ def load_pretrained(source: str, config: ConfigDict | None = None) -> Trained:
 
     config: for a file it must say the network, its fields and its batch norm, and how
         pictures are prepared. A published set has all that; only the size of the
-        images may be another.
+        images may be another. The last layer of a file tells the number of classes,
+        unless model.num_classes does.
     Raises InputError for a source that is unknown or out of reach, and for a file that
     is not of this network.
     """
@@ -116,14 +126,20 @@ def load_pretrained(source: str, config: ConfigDict | None = None) -> Trained:
         raise InputError(
             f"config.data.scaling = {config.data.scaling!r} is measured on the data, "
             f"and {source} comes without: use {', '.join(FIXED)}")
-    classes = len(imagenet_classes()) if is_published(source) else None
-    network = networks.from_config(config, classes)
     size, channels, *_ = preprocessing_of(config.data)
     published = networks.NETWORKS[config.model.name].input_shape
     image_shape = (*(size or published[:2]), channels or published[2])
-    variables = read_variables(source, network, image_shape)
+    classes = len(imagenet_classes()) if is_published(source) else None
+    network = networks.from_config(config, classes)
+    arrays, file = read_source(source)
+    if file and config.model.num_classes is None:
+        found = classes_of(network, image_shape, arrays)
+        if found not in (None, network.num_classes):
+            Reporter(stderr=True).line(f"{file}: its last layer is for {found} classes")
+            network = networks.from_config(config, found)
+    variables = fit_variables(source, arrays, network, image_shape)
     info = DataInfo(
-        name=config.data.name, source=f"pretrained weights {source}",
+        name=config.data.name, source=f"{ORIGIN}{source}",
         image_shape=image_shape,
         class_names=class_names(network.num_classes),
         scaling=FIXED[config.data.scaling],
@@ -139,8 +155,22 @@ def read_variables(source: str, network: nn.Module, image_shape: tuple[int, int,
     whole: all arrays must be there. Otherwise heads that the file lacks, or has for
         another number of classes, are left out.
     """
+    return fit_variables(source, read_source(source)[0], network, image_shape, whole)
+
+
+def read_source(source: str) -> tuple[Arrays, str]:
+    """Reads the arrays of a source, and names its file; '' for a download."""
     if not is_published(source):
-        arrays = read_arrays(local_file(source))
+        return read_arrays(local_file(source)), source
+    row, file = row_of(source), source.partition("=")[2]
+    return read_arrays(local_file(file) if file else download(source, row)), file
+
+
+def fit_variables(source: str, arrays: Arrays, network: nn.Module,
+                  image_shape: tuple[int, int, int], whole: bool = True
+                  ) -> dict[str, Any]:
+    """Makes the variables of a network of the arrays of a source."""
+    if not is_published(source):
         mapping = find_mapping(network, image_shape, arrays, source, whole)
         different = differences(mapping.library, network, image_shape)
         if different:
@@ -149,7 +179,6 @@ def read_variables(source: str, network: nn.Module, image_shape: tuple[int, int,
                 "here is %s", source, mapping.library, ", ".join(different))
         return variables_from(mapping, arrays, source)
     row, file = row_of(source), source.partition("=")[2]
-    arrays = read_arrays(local_file(file) if file else download(source, row))
     mapping = mapping_of_row(row)
     if file and not fits(mapping, arrays):  # perhaps with the names of another library
         mapping = find_mapping(network, image_shape, arrays, file, whole)

@@ -10,6 +10,7 @@ from cnn_jax.console import Reporter, split_line
 from cnn_jax.data.info import describe
 from cnn_jax.training import parallel
 from cnn_jax.training.evaluate import compile_evaluation
+from cnn_jax.training.evaluate_pretrained import evaluate_pretrained
 from cnn_jax.training.feed import open_feed
 from cnn_jax.training.recipe import abstract_state, create_recipe
 from cnn_jax.workdir.checkpoints import restore
@@ -21,11 +22,14 @@ def evaluate_run(workdir: Path, config: ConfigDict | None = None,
                  quiet: bool = False) -> dict[str, dict[str, float]]:
     """Evaluates the best checkpoint on the validation and test splits.
 
-    config: the run's own config, perhaps with other devices or another data folder.
+    config: the run's own config, perhaps with other devices or another data folder. A
+        pretrained network is evaluated on the pictures there, as one split, "given".
     Returns {split: metrics}. Raises InputError if the data have changed.
     """
     report = Reporter(quiet)
     config_of_run, info = read_config(workdir), read_data_info(workdir)
+    if not info.has_images:
+        return {"given": evaluate_pretrained(workdir, config, quiet)}
     config = config or config_of_run
     placement = parallel.place(config)
     recipe = create_recipe(config, info, placement.axis_name)

@@ -15,17 +15,21 @@ from cnn_jax import data, training
 from cnn_jax.cli import commands
 from cnn_jax.cli.request import Request, imported_run
 from cnn_jax.data.images import Preprocessing
-from cnn_jax.data.scaling import FIXED
+from cnn_jax.data.scaling import FIXED, scale
 from cnn_jax.errors import InputError
 from cnn_jax.interop import load, pretrained
+from cnn_jax.interop.imagenet import (classes_of_folders, imagenet_classes,
+                                      imagenet_table)
 from cnn_jax.interop.library_files import write_library
 from cnn_jax.interop.pretrained.row import Pretrained
 from cnn_jax.interop.weights import write_npz
+from cnn_jax.training.evaluate_run import evaluate_run
 from cnn_jax.workdir import trained
 from configs import finetune, transfer
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 NAMES = tuple(map(str, range(1000)))
+SUFFIX = {"torchvision": ".safetensors", "keras": ".h5"}
 
 
 @pytest.fixture
@@ -76,6 +80,85 @@ def test_a_published_set_predicts(source, network, picture, capsys):
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, network.variables)
     assert loaded.config.model.bn == "keras" and set(answer["classes"]) < set(
         loaded.info.class_names)
+
+
+RANKS = [0, 0, 0, 3, 3, 4, 5, 500, 999]  # of the true class, by logit
+
+
+def write_validation_set(folder, logits_of):
+    """Writes pictures into folders of classes that the network ranks as in RANKS."""
+    draw = np.random.default_rng(5)
+    for number, rank in enumerate(RANKS):
+        pixels = draw.integers(0, 256, (12, 12, 3), np.uint8)
+        label = np.argsort(-logits_of(pixels), kind="stable")[rank]
+        path = folder / imagenet_table()[label][0] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+
+
+def test_a_published_set_is_evaluated(source, network, tmp_path, capsys):
+    """Top-1 and top-5 on ImageNet's layout, also on a part of its classes."""
+    def logits_of(pixels):
+        images = scale(pixels[None], FIXED["imagenet"])
+        return network.network.apply(network.variables, images, train=False)[0]
+    config = load.config_of(source)
+    config.data.shorter_side = 12  # else the pictures would be cropped
+    config.eval_batch_size = 4
+    write_validation_set(tmp_path / "imagenet" / "val", logits_of)
+    (tmp_path / "imagenet" / "train" / "other").mkdir(parents=True)
+    for folder in ("imagenet", "imagenet/val"):
+        config.data.dir = str(tmp_path / folder)
+        commands.run(Request("eval", config, None, model=source))
+        assert ("top-1 33.33 % (standard error 15.71; published 50 %), top-5 66.67 %"
+                in capsys.readouterr().out)
+    metrics = evaluate_run(imported_run(source, config, None), config, quiet=True)
+    assert metrics["given"]["examples"] == len(RANKS)
+    config.data.dir = None
+    with pytest.raises(InputError, match="--config.data.dir=FOLDER"):
+        commands.run(Request("eval", config, None, model=source))
+    config.data.dir = str(next((tmp_path / "imagenet" / "val").iterdir()))
+    with pytest.raises(InputError, match="has no folders"):
+        commands.run(Request("eval", config, None, model=source))
+
+
+def test_classes_of_folders():
+    names = imagenet_classes()
+    assert classes_of_folders(["n15075141", "tench"], names, "x").tolist() == [999, 0]
+    assert classes_of_folders(["b", "c", "a"], "xyz", "x").tolist() == [1, 2, 0]
+    with pytest.raises(InputError, match="'cat' and 1 more of no class of ImageNet"):
+        classes_of_folders(["tench", "cat", "dog"], names, "x")
+    with pytest.raises(InputError, match="x has 2 folders, .* tells 3 classes"):
+        classes_of_folders(["a", "b"], "xyz", "x")
+
+
+def test_the_last_layer_of_a_file_tells_its_classes(source, tmp_path, capsys):
+    network = untrained(tiny(), (12, 12, 3), tuple("abcdefg"))
+    path = write_npz(tmp_path / "seven.npz", network.variables)
+    loaded = load.load_pretrained(f"{source}={path}")
+    assert loaded.info.class_names == tuple(f"class {i}" for i in range(7))
+    assert f"{path}: its last layer is for 7 classes" in " ".join(
+        capsys.readouterr().err.split())
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, network.variables)
+    workdir = imported_run(f"{source}={path}", None, None)
+    assert len(trained.load(workdir).info.class_names) == 7
+    config = load.config_of(source)
+    config.model.num_classes = 8  # what the user says counts
+    with pytest.raises(InputError, match="head"):
+        load.load_pretrained(f"{source}={path}", config)
+
+
+@pytest.mark.parametrize("library, name", [
+    ("torchvision", "torchvision:squeezenet1_1"), ("keras", "keras:mobilenet_v2_0.35")])
+def test_files_of_libraries_tell_their_classes(library, name, tmp_path):
+    config = load.config_of(name)
+    config.data.image_size, config.data.shorter_side = (64, 64), None
+    config.model.num_classes = 9
+    network = untrained(config, (64, 64, 3), tuple("abcdefghi"))
+    path = write_library(library, tmp_path / f"weights{SUFFIX[library]}", network)
+    config.model.num_classes = None
+    loaded = load.load_pretrained(f"{name}={path}", config)
+    assert len(loaded.info.class_names) == 9
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, network.variables)
 
 
 def test_a_file_needs_its_network(network, tmp_path):

@@ -1,0 +1,118 @@
+"""Evaluates a pretrained network on pictures in class folders: top-1 and top-5."""
+
+import contextlib
+import dataclasses
+import math
+from pathlib import Path
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnn_jax.console import Reporter
+from cnn_jax.data.examples import Dataset, Examples
+from cnn_jax.data.folders import class_folders
+from cnn_jax.data.lazy import LazyImages
+from cnn_jax.data.records import Records
+from cnn_jax.data.sources import local_folder
+from cnn_jax.errors import InputError
+from cnn_jax.interop.imagenet import classes_of_folders
+from cnn_jax.interop.load import published_top1
+from cnn_jax.training import parallel
+from cnn_jax.training.evaluate import compile_evaluation
+from cnn_jax.training.feed import open_feed
+from cnn_jax.training.recipe import create_recipe
+from cnn_jax.training.steps import TrainState
+from cnn_jax.workdir.trained import load
+
+VALIDATION = ("val", "validation", "valid")  # the folder in that of ImageNet
+TOP = 5
+
+
+def evaluate_pretrained(workdir: Path, config: ConfigDict | None = None,
+                        quiet: bool = False) -> dict[str, float]:
+    """Evaluates an imported network on the pictures of `config.data.dir`.
+
+    That folder has one folder for each class, or ImageNet's `val`, which has them; see
+    `imagenet.classes_of_folders` for their names. The pictures are streamed.
+    Returns loss, accuracy, top5_accuracy and examples. Raises InputError for a folder
+    that is missing or of other classes.
+    """
+    report = Reporter(quiet)
+    with report.under_way("reading the checkpoint", plain=False):
+        network = load(workdir)
+    info = network.info
+    config = (config or network.config).copy_and_resolve_references()
+    with config.unlocked():
+        config.batch_size = 1  # no training images limit it
+    with report.under_way("listing the pictures", plain=False):
+        folder = pictures_folder(config.data)
+        records, class_names = class_records(folder)
+    labels = classes_of_folders(class_names, info.class_names, str(folder))
+    images = LazyImages(records, info.preprocessing, info.image_shape,
+                        config.data.on_error == "skip")
+    examples = Examples(cast(np.ndarray, images), labels[records.labels])
+    dataset = Dataset(info.name, examples, examples, examples.take(np.arange(0)),
+                      info.class_names, "")
+    counts = {"train": len(records), "validation": len(records), "test": 0}
+    placement = parallel.place(config)
+    recipe = create_recipe(config, info.__replace__(counts=counts), placement.axis_name)
+    recipe = dataclasses.replace(recipe, task=dataclasses.replace(
+        recipe.task, extra_sums=count_top5, extra_metrics=lambda sums: {
+            "top5_accuracy": float(sums["top5"]) / float(sums["count"])}))
+    state = placement.replicate(TrainState(
+        np.zeros((), np.int32), network.variables["params"],
+        network.variables["batch_stats"], {}, {}, {}))
+    report.line(f"data: {len(records):,} pictures of {len(class_names):,} classes in "
+                f"{folder}")
+    with contextlib.closing(open_feed(placement, dataset, config, 1)) as feed:
+        evaluate = compile_evaluation(recipe, placement, state, feed, report)
+        metrics = evaluate(state, "validation")
+    report.line(describe(metrics, published_top1(info.source)))
+    return metrics
+
+
+def pictures_folder(config: ConfigDict) -> Path:
+    """Finds the folder of the class folders, by `data.dir` or CNN_JAX_DATA/imagenet."""
+    root = local_folder(config)
+    if root is None:
+        raise InputError("--mode=eval of a pretrained network needs pictures: name the "
+                         "folder of ImageNet, or one with a folder for each class, by "
+                         "--config.data.dir=FOLDER")
+    folder = next((root / name for name in VALIDATION if (root / name).is_dir()), root)
+    if not any(path.is_dir() for path in folder.iterdir()):
+        raise InputError(f"{folder} has no folders: the pictures must lie in one for "
+                         "each class, as n01440764")
+    return folder
+
+
+def class_records(folder: Path) -> tuple[Records, tuple[str, ...]]:
+    """Opens all pictures below the class folders, and lists the classes."""
+    stored = class_folders(ConfigDict({"dir": str(folder)}))
+    split = next(name for name in ("validation", "test", "train")
+                 if name in stored.splits)
+    return stored.splits[split], stored.class_names
+
+
+def count_top5(logits: jax.Array, labels: jax.Array, mask: jax.Array
+               ) -> dict[str, jax.Array]:
+    """Counts the images whose class is among the five with the largest logits.
+
+    Of equal logits the first class counts as the larger, as in argmax.
+    """
+    own = jnp.take_along_axis(logits, labels[:, None], -1)
+    first = jnp.arange(logits.shape[-1])[None] < labels[:, None]
+    rank = ((logits > own) | ((logits == own) & first)).sum(-1)
+    return {"top5": ((rank < TOP) * mask).sum()}
+
+
+def describe(metrics: dict[str, float], published: float | None) -> str:
+    """Says top-1 with its standard error, top-5, and what is published."""
+    accuracy, count = metrics["accuracy"], metrics["examples"]
+    error = math.sqrt(accuracy * (1 - accuracy) / count)
+    return (f"top-1 {100 * accuracy:.2f} % (standard error {100 * error:.2f}"
+            + (f"; published {published:g} %" if published is not None else "")
+            + f"), top-5 {100 * metrics['top5_accuracy']:.2f} %, loss "
+            f"{metrics['loss']:.4f}")
