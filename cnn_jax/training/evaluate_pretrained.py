@@ -63,7 +63,7 @@ def evaluate_pretrained(workdir: Path, config: ConfigDict | None = None,
         recipe.task, extra_sums=count_top5, extra_metrics=lambda sums: {
             "top5_accuracy": float(sums["top5"]) / float(sums["count"])}))
     state = placement.replicate(TrainState(
-        np.zeros((), np.int32), network.variables["params"],
+        jnp.zeros((), jnp.int32), network.variables["params"],
         network.variables["batch_stats"], {}, {}, {}))
     report.line(f"data: {len(records):,} pictures of {len(class_names):,} classes in "
                 f"{folder}")
