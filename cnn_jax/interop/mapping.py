@@ -249,7 +249,7 @@ def in_class_order(mapping: Mapping, arrays: Arrays) -> Arrays | None:
     """Names arrays by the places of their layers among those with the same weights.
 
     A .keras or .weights.h5 file lists the layers of each class in the model's order.
-    Layers without a name of their own are numbered on in each session, so that the
+    Keras numbers layers without a name of their own on in each process, so that the
     second Inception v3 begins with conv2d_94. None if the names are today's, and where
     the places do not fit in numbers and shapes.
     """

@@ -274,7 +274,7 @@ def test_keras(source, tmp_path):
 
 
 @pytest.mark.parametrize("source", ["keras:inception_v3", "keras:xception"])
-def test_the_second_network_of_a_session(source, tmp_path):
+def test_the_second_network_of_a_process(source, tmp_path):
     """Its layers without names of their own are numbered on; its classes are others."""
     name, shape = source.partition(":")[2], pixels_for(source).shape[1:]
     keras.backend.clear_session()

@@ -217,7 +217,7 @@ def test_keras_layers_are_found_by_their_order():
 
 
 def test_keras_layers_are_found_by_their_order_in_their_class():
-    """So .keras and .weights.h5 files are, whose layers a session has numbered on."""
+    """So .keras and .weights.h5 files are, whose layers a process has numbered on."""
     source = "keras:inception_v3"
     arrays, mapping = arrays_of(source), mapping_of_source(source)
     layers = {"conv2d": [], "batch_normalization": [], "predictions": []}
