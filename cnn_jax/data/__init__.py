@@ -160,7 +160,7 @@ def check(config: ConfigDict) -> None:
             "a name from the tensorflow-datasets catalogue")
     if name in _FOLDERS and not config.dir:
         raise InputError(f"data.name is {name} but data.dir is not set; name the "
-                         "folder in data.dir")
+                         "folder of the pictures, as in --config.data.dir=PHOTOS")
     if name.startswith("shapes_") and config.dir:
         raise InputError(
             f"data.dir is {config.dir!r} but {name} is drawn, not read; leave data.dir "

@@ -50,12 +50,12 @@ def _decode(stored: StoredRecords, count: int,
     """Decodes all records into one array, on all cores."""
     contents = _contents(stored)
     first_content, first_name = next(contents)
-    first = to_pixels(first_content, preprocessing, first_name)
+    first = _to_pixels(first_content, preprocessing, first_name)
     images = allocate(count, first.shape)
     images[0] = first
 
     def decode_into(row: int, content: Content, name: str) -> None:
-        image = to_pixels(content, preprocessing, name)
+        image = _to_pixels(content, preprocessing, name)
         if image.shape != first.shape:
             raise InputError(
                 f"{name} is {_shape(image)} but {first_name} is {_shape(first)}; set "
@@ -75,6 +75,15 @@ def _decode(stored: StoredRecords, count: int,
                 raise
             start += len(block)
     return images
+
+
+def _to_pixels(content: Content, preprocessing: Preprocessing, name: str) -> np.ndarray:
+    """Decodes an image; the error says how to train without it."""
+    try:
+        return to_pixels(content, preprocessing, name)
+    except InputError as error:
+        raise InputError(f"{error}, or set data.stream=true and data.on_error=skip to "
+                         "go on without it") from error
 
 
 def _contents(stored: StoredRecords) -> Iterator[tuple[Content, str]]:

@@ -154,16 +154,17 @@ def _cut(labels: np.ndarray, class_names: tuple[str, ...], count: int, how: str,
             f"{field} asks for a stratified cut, which needs 2 images of each class, "
             f"but there is only 1 of {_listed(class_names, single)}: add images or "
             "remove the class")
+    classes = len(np.unique(labels))
+    if min(count, total - count) < classes:
+        raise InputError(
+            f"{field} asks for a stratified cut of {count:,} of {total:,} images, which"
+            f" leaves less than one image of each of the {classes:,} classes on a side;"
+            f" add images, or change {field}"
+            + " or data.split" * (field != "data.test"))
     # Imported here: scikit-learn takes a second to import.
     from sklearn.model_selection import train_test_split
-    try:
-        kept, chosen = train_test_split(
-            np.arange(total), test_size=count, random_state=seed, stratify=labels)
-    except ValueError as error:
-        raise InputError(
-            f"{field} asks for a stratified cut of {count:,} of {total:,} images, "
-            f"which cannot be made ({error}); change {field}, or data.split to first "
-            "or last") from error
+    kept, chosen = train_test_split(
+        np.arange(total), test_size=count, random_state=seed, stratify=labels)
     return np.sort(kept), np.sort(chosen)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnn_jax.data.listing import (ARCHIVES, Listing, Pictures, class_pictures,
-                                  list_archive, list_folder)
+                                  list_archive, list_folder, other_files)
 from cnn_jax.data.records import Record, Records, StoredRecords, digest, read_each
 from cnn_jax.errors import InputError
 from cnn_jax.files import expanded
@@ -91,7 +91,8 @@ def class_folders(config: ConfigDict) -> StoredRecords:
             f'{" or ".join(ARCHIVES)} file; name what holds the class folders')
     pictures, class_names = class_pictures(listing)
     splits = {name: records(listing, split) for name, split in pictures.items()}
-    return StoredRecords(splits, class_names, f"{_kinds(pictures)} in {root}")
+    return StoredRecords(splits, class_names, f"{_kinds(pictures)} in {root}"
+                         + _left_out(other_files(listing)))
 
 
 def _folder_records(listing: Listing, pictures: Pictures) -> Records:
@@ -128,3 +129,10 @@ def _kinds(splits: dict[str, Pictures]) -> str:
     described = ", ".join(f"{kind}, lossy" if kind in _LOSSY else kind
                           for kind in sorted(kinds))
     return f"{kinds.total():,} pictures ({described})"
+
+
+def _left_out(names: list[str]) -> str:
+    """Says which files are not pictures: ', without 3 other files (.heic, .txt)'."""
+    kinds = sorted({os.path.splitext(name)[1].lower() or name for name in names})
+    shown = ", ".join(kinds[:5]) + ", ..." * (len(kinds) > 5)
+    return f", without {len(names):,} other files ({shown})" if names else ""

@@ -38,12 +38,13 @@ MAX_ARCHIVE_BYTES = 2**28  # of encoded pictures, which are all kept in memory
 
 @dataclasses.dataclass
 class Folder:
-    """A folder: its sub-folders, and the names of its pictures and tables, sorted."""
+    """A folder: its sub-folders, and the names of its files, sorted."""
 
     path: str  # below the root; '' is the root
     folders: dict[str, "Folder"] = dataclasses.field(default_factory=dict)
     pictures: PackedStrings = dataclasses.field(default_factory=PackedStrings)
     tables: list[str] = dataclasses.field(default_factory=list)
+    others: list[str] = dataclasses.field(default_factory=list)  # neither, not hidden
 
 
 class Listing(NamedTuple):
@@ -97,6 +98,14 @@ def class_pictures(listing: Listing) -> tuple[dict[str, Pictures], tuple[str, ..
     return pictures, class_names
 
 
+def other_files(listing: Listing) -> list[str]:
+    """Lists the names of the files in class folders that are not read as pictures."""
+    def below(folder: Folder) -> list[str]:
+        return [name for inner in folder.folders.values()
+                for name in (*inner.others, *inner.tables, *below(inner))]
+    return below(_unwrapped(listing.tree))
+
+
 def list_folder(root: Path) -> Listing:
     """Lists a folder and everything below it, without a look at the files themselves.
 
@@ -120,12 +129,15 @@ def list_folder(root: Path) -> Listing:
             folder.folders[name] = folders[inside] = Folder(_join(folder.path, name))
         folder.pictures = PackedStrings(sorted(filter(is_image_name, files)))
         folder.tables = sorted(filter(is_table, files))
+        folder.others = sorted(name for name in files if not (
+            is_image_name(name) or is_table(name) or _is_hidden(name)))
     return Listing(root, tree, {})
 
 
 def list_archive(path: Path) -> Listing:
     """Lists a .tar.gz and reads its pictures and tables into memory."""
     contents: dict[str, bytes] = {}
+    others: list[str] = []
     size_bytes = 0
     try:
         with tarfile.open(path, "r|gz") as archive:
@@ -134,6 +146,7 @@ def list_archive(path: Path) -> Listing:
                 if any(map(_is_hidden, folders)) or member.isdir():
                     continue
                 if not (is_image_name(name) or is_table(name)):
+                    others += [] if _is_hidden(name) else ["/".join((*folders, name))]
                     continue
                 file = archive.extractfile(member) if member.isreg() else None
                 if file is None:
@@ -148,11 +161,14 @@ def list_archive(path: Path) -> Listing:
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read as a .tar.gz archive ({error}); "
                          "fetch or pack it again") from error
-    return Listing(path, _archive_tree(sorted(contents)), contents)
+    return Listing(path, _archive_tree(sorted(contents), sorted(others)), contents)
 
 
-def _archive_tree(paths: list[str]) -> Folder:
-    """Arranges the files of an archive in folders."""
+def _archive_tree(paths: list[str], others: list[str]) -> Folder:
+    """Arranges the pictures and tables of an archive in folders.
+
+    others: files beside them; those in folders without pictures are left out.
+    """
     tree = Folder("")
     pictures: dict[str, list[str]] = {}
     folders = {"": tree}
@@ -169,6 +185,10 @@ def _archive_tree(paths: list[str]) -> Folder:
             folder.tables.append(name)
     for directory, names in pictures.items():
         folders[directory].pictures = PackedStrings(sorted(names))
+    for path in others:
+        directory, _, name = path.rpartition("/")
+        if directory in folders:
+            folders[directory].others.append(name)
     return tree
 
 

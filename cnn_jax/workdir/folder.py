@@ -107,7 +107,7 @@ def check_same_data(path: Path, info: DataInfo) -> None:
         if old != new:
             raise InputError(f"{path} was made with other data: {field} was {old}, now "
                              f"{new} ({info.source}). Use the same data, or another "
-                             "folder")
+                             "--workdir")
 
 
 def read_config(path: Path) -> ConfigDict:

@@ -283,5 +283,6 @@ def test_a_damaged_picture_is_named_and_nothing_cached(tmp_path, cache_dir):
     make(tmp_path / "set", (2, 2, 2))
     bad = tmp_path / "set" / "cat" / "001.png"
     bad.write_bytes(bad.read_bytes()[:40])
-    assert str(bad) in refused(tmp_path / "set")
+    message = refused(tmp_path / "set")
+    assert str(bad) in message and "data.stream=true and data.on_error=skip" in message
     assert not cache_dir.exists()

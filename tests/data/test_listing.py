@@ -1,6 +1,7 @@
 """Class folders: the layout of ImageNet, names of classes, and what is refused."""
 
 import json
+import tarfile
 import unicodedata
 
 import numpy as np
@@ -137,6 +138,22 @@ def test_pictures_of_a_split_that_are_in_no_class_folder(tmp_path):
     assert str(tmp_path / "val") in message and "2 pictures" in message
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_files_that_are_no_pictures_are_counted(tmp_path, packed):
+    root = tmp_path / "set"
+    make(root, "a/0.png", "b/0.png")
+    assert "without" not in opened(root).origin
+    for name in ("a/1.HEIC", "b/2.heic", "b/notes", "b/.DS_Store", "classes.txt",
+                 "readme.md"):
+        (root / name).write_text("a\nb\n")
+    if packed:
+        root = tmp_path / "set.tar.gz"
+        with tarfile.open(root, "w:gz") as archive:
+            archive.add(tmp_path / "set", "set")
+    assert opened(root).origin.endswith(
+        f"2 pictures (.png) in {root}, without 3 other files (.heic, notes)")
+
+
 def test_a_link_to_a_picture_that_vanished_is_named(tmp_path):
     make(tmp_path, "a/1.png", "b/0.png")
     (tmp_path / "a" / "0.png").symlink_to(tmp_path / "nowhere.png")
@@ -150,6 +167,11 @@ def test_a_class_with_one_picture_cannot_be_stratified(tmp_path):
     with pytest.raises(InputError, match="cat") as caught:
         data.open_records(data_config(name="folder", dir=str(tmp_path)), 0)
     assert "data.test" in str(caught.value)
+    few = data_config(name="folder", dir=str(tmp_path / "few"))
+    make(tmp_path / "few", *(f"{name}/{n}.png" for name in ("ant", "bee", "cat")
+                             for n in range(4)))
+    with pytest.raises(InputError, match="data.test .* 2 of 12 images.* 3 classes"):
+        data.open_records(few, 0)
     cut = data_config(name="folder", dir=str(tmp_path), test=0, split="last")
     assert len(data.open_records(cut, 0).validation) == 1
 

@@ -1,10 +1,14 @@
 """A run on a streamed set is that on the set in memory, bit for bit, and resumes."""
 
+import os
 import shutil
+import signal
+from pathlib import Path
 
 import pytest
-from tests.support.tiny_runs import (assert_same_run, main, picture_folder,
-                                     read_results, refusal, tiny)
+from tests.support.tiny_runs import (assert_same_run, end, main, picture_folder,
+                                     read_results, refusal, rows_written, start_main,
+                                     tiny, wait_until)
 
 from cnn_jax import data, training
 from cnn_jax.inspection import run as inspection_run
@@ -105,6 +109,20 @@ def test_broken_pictures_are_skipped_and_named(broken, tmp_path):
     assert "skipped 4 images" in output
     run = inspection_run.load_run(tmp_path / "run")  # which leaves them out
     assert len(run.predictions[0]) == results["test_examples"]
+
+
+def test_a_worker_that_is_killed_ends_the_run(folder, tmp_path):
+    """A run that waits for a dead worker would not end; `end` gives up on it then."""
+    process = start_main(tmp_path, folder | {"data.workers": 2, "epochs": 100_000})
+    wait_until(lambda: rows_written(tmp_path) > STEPS, process)
+    workers = [int(child) for tasks in Path(f"/proc/{process.pid}/task").iterdir()
+               for child in (tasks / "children").read_text().split()
+               if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    line = refusal(end(process), 1)
+    assert "exit code -9" in line and "data.workers=0" in line
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
 
 @pytest.mark.parametrize("changes", [
