@@ -44,6 +44,9 @@ HERE = {
 }
 # A part of the command -> the test that runs it, and what that test must mention.
 ELSEWHERE = {
+    "configs/folder.py": (
+        "tests/documents/test_your_pictures.py", "your_pictures.md"),
+    "runs/photos": ("tests/documents/test_your_pictures.py", "your_pictures.md"),
     "--config.data.stream=true": (
         "tests/training/test_streamed_runs.py", "data.stream"),
     "experiments/ray_train.py": ("tests/experiments/test_ray_train.py", "ray_train.py"),

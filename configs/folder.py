@@ -1,0 +1,52 @@
+r"""Trains a ResNet-18 on a folder of your own pictures; docs/your_pictures.md explains.
+
+    python main.py --config=configs/folder.py --config.data.dir=PHOTOS
+    python main.py --config=configs/folder.py:SOURCE --config.data.dir=PHOTOS
+
+PHOTOS has a folder for each class, or train/, val/ and test/ with such folders. A split
+that is missing is cut from the training pictures: a fifth for the test, and a fifth of
+the rest to choose the best epoch.
+
+With SOURCE, a new last layer is trained on a pretrained network: published weights such
+as torchvision:resnet18, a file of weights, or the workdir of a run; see transfer.py.
+That takes minutes and is better for fewer than some thousand pictures.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default, transfer
+
+
+def get_config(source: str = "") -> ConfigDict:
+    config = transfer.get_config(source) if source else from_scratch()
+    with config.unlocked():
+        config.data.name = "folder"
+        config.data.validation = 0.2  # so that 7 pictures of each class suffice
+    return config
+
+
+def from_scratch() -> ConfigDict:
+    """30 epochs of AdamW with one cycle of the rate, on random crops and flips.
+
+    The rate suits batches of 16 to 256 pictures. Nothing ends the run early: the last
+    epochs, in which the rate is low, are mostly the best.
+    """
+    config = default.get_config()
+    with config.unlocked():
+        config.model.name = "resnet18"
+        config.data.image_size = (224, 224)
+        config.data.shorter_side = 256
+        config.data.channels = 3
+        config.data.scaling = "imagenet"
+        config.epochs = 30
+        config.batch_size = 16
+        config.eval_batch_size = 64
+        config.augment.crop_scale = (0.35, 1.0)
+        config.augment.horizontal_flip = True
+        config.optimizer.name = "adamw"
+        config.optimizer.learning_rate = 1e-3
+        config.optimizer.weight_decay = 0.05
+        config.schedule.name = "onecycle"
+        config.early_stopping.patience = None
+        config.checkpoint.monitor = "val_loss"  # accuracies of few pictures tie
+    return config
