@@ -187,6 +187,20 @@ FIELDS: dict[str, Field] = {
         "or skip: the next picture of its split is trained in its place, and "
         "evaluation leaves it out.", changes_result=False),
 
+    # Progressive image sizes, as those of FFCV.
+    "progressive.sides": Field(
+        None, optional(interval(integer(1, data.MAX_SIDE))),
+        "(first, last) side in pixels of square training images that grow, such as "
+        "(160, 192), while evaluation has data.image_size; None trains on that too."),
+    "progressive.epochs": Field(
+        None, optional(interval(integer(0))),
+        "(start, end) of the growth, in epochs that have been trained: the first side "
+        "up to start, the last one from end on; None is for no progressive.sides."),
+    "progressive.multiple": Field(
+        32, integer(1, data.MAX_SIDE),
+        "Between the first and the last side, images have the nearest multiple of "
+        "these pixels."),
+
     # Augmentation of training images, with the names of Keras and torchvision.
     "augment.crop_scale": Field(
         None, optional(interval(number(0, 1, open_low=True))),

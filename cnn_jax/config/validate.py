@@ -100,10 +100,25 @@ def check_together(config: ConfigDict) -> None:
             f"config.coordinator = {config.coordinator!r} needs config.num_processes "
             ">= 1 and config.process_id from 0 to num_processes - 1, not "
             f"{config.num_processes} and {config.process_id}")
+    check_progressive(config)
     if (config.schedule.warmup_epochs or 0) > config.epochs:
         raise InputError(
             f"config.schedule.warmup_epochs = {config.schedule.warmup_epochs} is not "
             f"allowed: it must be <= config.epochs = {config.epochs}")
+
+
+def check_progressive(config: ConfigDict) -> None:
+    """Raises InputError for a growth of training images without start or end."""
+    sides, epochs = config.progressive.sides, config.progressive.epochs
+    if (sides is None) != (epochs is None):
+        raise InputError(
+            f"config.progressive.sides = {sides} and config.progressive.epochs = "
+            f"{epochs} go together: set both, such as (160, 192) and (11, 13), or none")
+    if epochs is not None and epochs[1] >= config.epochs:
+        raise InputError(
+            f"config.progressive.epochs = {epochs} is not allowed: the growth must end "
+            f"at less than config.epochs = {config.epochs}, so that the last side is "
+            "trained")
 
 
 def check_head_alone(config: ConfigDict) -> None:
@@ -114,6 +129,10 @@ def check_head_alone(config: ConfigDict) -> None:
     if config.model.freeze:
         raise InputError(f"config.model.freeze = {config.model.freeze!r} is not for "
                          "config.model.train = head, which freezes all but the head")
+    if config.progressive.sides is not None:
+        raise InputError(
+            f"config.progressive.sides = {config.progressive.sides} is not for "
+            "config.model.train = head, which computes the head's input once: unset it")
     if not is_identity(config.augment):
         changed = next(name for name, value in config.augment.items()
                        if value != FIELDS[f"augment.{name}"].default)

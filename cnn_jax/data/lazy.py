@@ -47,6 +47,14 @@ class LazyImages:
     def __len__(self) -> int:
         return len(self.records)
 
+    def at_size(self, size: tuple[int, int] | None) -> "LazyImages":
+        """Returns the same images at another (height, width); None keeps theirs."""
+        if size is None:
+            return self
+        return dataclasses.replace(
+            self, preprocessing=self.preprocessing._replace(size=size),
+            image_shape=(*size, self.image_shape[2]))
+
     def read(self, row: int, crop: Crop | None = None) -> np.ndarray:
         """Decodes one image: uint8 [H, W, C].
 

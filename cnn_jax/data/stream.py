@@ -29,6 +29,7 @@ from cnn_jax.data.batches import EvalOrder, TrainOrder
 from cnn_jax.data.crops import training_crop
 from cnn_jax.data.images import Crop
 from cnn_jax.data.lazy import LazyImages
+from cnn_jax.data.progressive import Ramp
 from cnn_jax.errors import InputError, RunError
 
 PIECE = 32  # pictures that are decoded as one unit of work
@@ -58,6 +59,7 @@ class Share(NamedTuple):
     # Of the random-resized crops of training, see crops.py
     crop_scale: tuple[float, float] | None = None
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    ramp: Ramp | None = None  # of their sizes, see progressive.py
 
     @property
     def pieces(self) -> int:
@@ -77,16 +79,24 @@ class Share(NamedTuple):
         if self.gathers:
             return HostBatch(self.images.gather(rows), self.labels[rows], counted, (),
                              last=True)
-        images = np.zeros((len(rows), *self.images.image_shape), np.uint8)
+        source = self.images_at(epoch)
+        images = np.zeros((len(rows), *source.image_shape), np.uint8)
         skipped: list[str] = []
         for place in np.flatnonzero(mask):
-            row = self._read_into(images[place], int(rows[place]), epoch, skipped)
+            row = self._read_into(images[place], source, int(rows[place]), epoch,
+                                  skipped)
             if row is None:
                 mask[place] = 0
             else:
                 rows[place] = row
         return HostBatch(images, self.labels[rows], counted, tuple(skipped),
                          last=piece == self.pieces - 1)
+
+    def images_at(self, epoch: int) -> LazyImages:
+        """Returns the images at the size that they have in an epoch."""
+        if self.ramp is None or isinstance(self.order, EvalOrder):
+            return self.images
+        return self.images.at_size(self.ramp.size(epoch))
 
     def crop(self, epoch: int, row: int) -> Crop | None:
         """Returns the random crop of an image, which workers cut out, or None."""
@@ -95,7 +105,7 @@ class Share(NamedTuple):
         return training_crop(self.order.seed, epoch, row, self.crop_scale,
                              self.crop_ratio)
 
-    def _read_into(self, image: np.ndarray, row: int, epoch: int,
+    def _read_into(self, image: np.ndarray, source: LazyImages, row: int, epoch: int,
                    skipped: list[str]) -> int | None:
         """Reads the image of a row; returns the row that was read.
 
@@ -104,7 +114,7 @@ class Share(NamedTuple):
         """
         for tried in range(len(self.images)):
             candidate = (row + tried) % len(self.images)
-            pixels = self.images.try_read(candidate, self.crop(epoch, candidate))
+            pixels = source.try_read(candidate, self.crop(epoch, candidate))
             if pixels is not None:
                 image[...] = pixels
                 return candidate

@@ -19,6 +19,7 @@ from cnn_jax.data.examples import Dataset, Examples
 from cnn_jax.data.images import simplejpeg
 from cnn_jax.data.info import SPLITS
 from cnn_jax.data.lazy import LazyImages, cropped_when_read
+from cnn_jax.data.progressive import ramp_of
 from cnn_jax.training import parallel
 from cnn_jax.training.parallel import Placement
 from cnn_jax.training.steps import (Metrics, TrainState, eval_batch, eval_rows,
@@ -52,8 +53,8 @@ class Feed(Protocol):
     def batches(self, split: str) -> Iterator[Arguments]:
         """Yields the arguments of the evaluation calls for a split."""
 
-    def example_call(self, steps: int) -> Arguments:
-        """Returns the arguments of some training call, for the compiler."""
+    def example_call(self, steps: int, epoch: int = 0) -> Arguments:
+        """Returns the arguments of some training call of an epoch, for the compiler."""
 
     def example_batch(self) -> Arguments:
         """Returns the arguments of some evaluation call, for the compiler."""
@@ -98,7 +99,7 @@ class Resident:
             yield (self.data, self.placement.shard_batch(indices),
                    self.placement.shard_batch(mask))
 
-    def example_call(self, steps: int) -> Arguments:
+    def example_call(self, steps: int, epoch: int = 0) -> Arguments:
         rows = np.zeros((steps, self.batch_size), np.int32)
         return self.data, self.placement.shard_batch(rows)
 
@@ -135,8 +136,7 @@ class Streamed:
         self.skips, self.skipped = config.data.on_error == "skip", set[str]()
 
     def start(self, epoch: int, step: int) -> None:
-        shares = {"train": self._share("train", TrainOrder(
-            self.config.seed, self.counts["train"], self.config.batch_size))}
+        shares = {"train": self._training_share()}
         if self.counts["validation"]:
             shares["validation"] = self._evaluation_share("validation")
         self.stream = self._stream(shares, self.config.epochs)
@@ -159,12 +159,13 @@ class Streamed:
         self.stream = self._stream({split: self._evaluation_share(split)}, epochs=1)
         return self.stream.batches(split)
 
-    def example_call(self, steps: int) -> Arguments:
-        examples, _ = self._example(self.config.batch_size)
+    def example_call(self, steps: int, epoch: int = 0) -> Arguments:
+        examples, _ = self._example(self.config.batch_size,
+                                    self._training_share().images_at(epoch).image_shape)
         return (examples,) * steps,
 
     def example_batch(self) -> Arguments:
-        return self._example(self.eval_batch_size)
+        return self._example(self.eval_batch_size, self.dataset.train.images.shape[1:])
 
     def advice(self, row: Row) -> str | None:
         waited, read = row["input_seconds"] / row["seconds"], row["images_per_second"]
@@ -188,10 +189,17 @@ class Streamed:
     def _share(self, split: str, order: TrainOrder | EvalOrder) -> Any:
         from cnn_jax.data.stream import Share
         images, labels = getattr(self.dataset, split)
-        settings, task = self.config.augment, data.task_of(self.config.data)
-        return Share(images, labels, order, self.placement.positions(order.batch_size),
-                     settings.crop_scale if cropped_when_read(images, task) else None,
-                     settings.crop_ratio)
+        settings, positions = (self.config.augment,
+                               self.placement.positions(order.batch_size))
+        if not (settings.crop_scale and cropped_when_read(
+                images, data.task_of(self.config.data))):
+            return Share(images, labels, order, positions)
+        return Share(images, labels, order, positions, settings.crop_scale,
+                     settings.crop_ratio, ramp_of(self.config.progressive))
+
+    def _training_share(self) -> Any:
+        return self._share("train", TrainOrder(
+            self.config.seed, self.counts["train"], self.config.batch_size))
 
     def _evaluation_share(self, split: str) -> Any:
         return self._share(split, EvalOrder(self.counts[split], self.eval_batch_size))
@@ -206,11 +214,12 @@ class Streamed:
         examples = Examples(batch.images, batch.labels)
         return jax.tree.map(self.placement.join_shares, (examples, batch.mask))
 
-    def _example(self, batch_size: int) -> tuple[Examples, jax.Array]:
+    def _example(self, batch_size: int,
+                 image_shape: tuple[int, ...]) -> tuple[Examples, jax.Array]:
         count = len(self.placement.positions(batch_size))
-        images, labels = self.dataset.train
+        labels = self.dataset.train.labels
         return jax.tree.map(self.placement.join_shares, (
-            Examples(np.zeros((count, *images.shape[1:]), np.uint8),
+            Examples(np.zeros((count, *image_shape), np.uint8),
                      np.zeros((count, *labels.shape[1:]), labels.dtype)),
             np.zeros(count, np.float32)))
 

@@ -12,18 +12,21 @@ import numpy as np
 
 from cnn_jax import ops
 from cnn_jax.console import epoch_line
+from cnn_jax.data.progressive import training_sizes
 from cnn_jax.errors import RunError
 from cnn_jax.tasks.metrics import mean
 from cnn_jax.training import parallel
 from cnn_jax.training.evaluate import Evaluate
 from cnn_jax.training.feed import record_skipped
+from cnn_jax.training.recipe import at_size
 from cnn_jax.training.setup import Run
 from cnn_jax.training.signals import Stopped, stop_signals
 from cnn_jax.training.steps import Metrics, TrainState
 from cnn_jax.workdir.progress import Progress
 from cnn_jax.workdir.recorder import Recorder
 
-Programs = dict[int, Callable]  # {K: program that makes K steps}
+# {((height, width) of its images or None, K): program that makes K steps}
+Programs = dict[tuple[tuple[int, int] | None, int], Callable]
 
 
 def fit(run: Run, state: TrainState, progress: Progress,
@@ -33,8 +36,14 @@ def fit(run: Run, state: TrainState, progress: Progress,
     train = compile_training(run, state, progress)
     recorder = Recorder(run.workdir, progress.step, progress.history,
                         writing=jax.process_index() == 0)
+    size = None
     with contextlib.closing(recorder), stop_signals() as received:
         while not run.is_finished(progress):
+            epoch, before = progress.step // run.steps_per_epoch, size
+            size = run.training_size(epoch)
+            if size and size != before:
+                run.report.line(f"epoch {epoch + 1}: training images of {size[0]} x "
+                                f"{size[1]} pixels")
             state = train_epoch(run, state, progress, train, recorder, received)
             finish_epoch(run, state, progress, evaluate, recorder)
             save(run, state, progress)
@@ -57,6 +66,7 @@ def train_epoch(run: Run, state: TrainState, progress: Progress, train: Programs
     """
     config, steps = run.config, run.steps_per_epoch
     epoch, done = divmod(progress.step, steps)
+    size = run.training_size(epoch)
     ranges = list(call_ranges(done, steps, run.steps_per_call))
     calls = run.feed.calls(epoch, ranges)
     pending: list[Metrics] = []
@@ -67,7 +77,7 @@ def train_epoch(run: Run, state: TrainState, progress: Progress, train: Programs
             begun = time.perf_counter()
             arguments = next(calls)
             arrived = time.perf_counter()
-            state, metrics = train[stop - start](state, *arguments)
+            state, metrics = train[size, stop - start](state, *arguments)
             if run.placement.synchronous:
                 jax.block_until_ready(metrics)
             if run.feed.streams:
@@ -179,17 +189,22 @@ def save(run: Run, state: TrainState, progress: Progress) -> None:
 
 
 def compile_training(run: Run, state: TrainState, progress: Progress) -> Programs:
-    """Compiles a program for each number of steps that a call can make."""
+    """Compiles a program for each size of images to come, and number of steps a call.
+    """
     steps = run.steps_per_epoch
-    sizes = {stop - start for done in (0, progress.step % steps)
-             for start, stop in call_ranges(done, steps, run.steps_per_call)}
-    step = run.placement.compile(functools.partial(run.feed.train, recipe=run.recipe),
-                                 donate=(0,))
+    now, done = divmod(progress.step, steps)
+    counts = {stop - start for first in (0, done)
+              for start, stop in call_ranges(first, steps, run.steps_per_call)}
+    sizes = training_sizes(run.config.progressive, now)
     run.report.line("compiling ...")
     begun, programs = time.perf_counter(), {}
-    for size in sizes:
-        programs[size] = step.lower(state, *run.feed.example_call(size)).compile(
-            compiler_options=ops.compiler_options(run.config.model.remat))
+    for size, epoch in sizes.items():
+        step = run.placement.compile(functools.partial(
+            run.feed.train, recipe=at_size(run.recipe, size)), donate=(0,))
+        for count in counts:
+            example = run.feed.example_call(count, epoch)
+            programs[size, count] = step.lower(state, *example).compile(
+                compiler_options=ops.compiler_options(run.config.model.remat))
     seconds = time.perf_counter() - begun
     progress.compile_seconds += seconds
     run.report.line(f"compiled in {seconds:.1f} s")

@@ -1,8 +1,9 @@
 """Makes the recipe and the first state from a config and the info on its data."""
 
 import contextlib
+import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import flax.linen as nn
 import jax
@@ -99,6 +100,38 @@ def describe_network(recipe: Recipe, image_shape: tuple[int, int, int],
             f"label for each {recipe.task.unit}: choose another config.model.name or "
             "data.name")
     return table
+
+
+def at_size(recipe: Recipe, size: tuple[int, int] | None) -> Recipe:
+    """Returns the recipe that trains on images of (height, width); None keeps theirs.
+    """
+    if size is None:
+        return recipe
+    return dataclasses.replace(recipe,
+                               augment=functools.partial(recipe.augment, size=size))
+
+
+def check_training_sizes(recipe: Recipe, image_shape: tuple[int, int, int],
+                         sizes: Collection[tuple[int, int] | None]) -> None:
+    """Raises InputError for sizes of training images that the network cannot have.
+
+    It refuses them, or has other parameters there than for `image_shape`, that of
+    evaluation; or that is not square, as the training images are.
+    """
+    height, width, channels = image_shape
+    for size in sorted(filter(None, sizes)):
+        if height != width:
+            raise InputError(
+                f"config.progressive.sides is for square images, these have {height} x "
+                f"{width} pixels: unset it, or set data.image_size to a square")
+        with refusing(recipe.model, (*size, channels)):
+            params = abstract_state(recipe, (*size, channels)).params
+        if params != abstract_state(recipe, image_shape).params:
+            raise InputError(
+                f"config.progressive.sides: {type(recipe.model).__name__} has other "
+                f"parameters on images of {size[0]} x {size[1]} pixels than on the "
+                f"{height} x {width} of evaluation: unset it, or choose a network that "
+                "averages over its last feature map, such as a ResNet")
 
 
 def first_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:

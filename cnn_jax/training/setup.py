@@ -16,6 +16,7 @@ from cnn_jax.data.batches import steps_per_epoch
 from cnn_jax.data.examples import Dataset
 from cnn_jax.data.info import DataInfo, describe
 from cnn_jax.data.lazy import cropped_when_read
+from cnn_jax.data.progressive import training_size, training_sizes
 from cnn_jax.errors import InputError
 from cnn_jax.interop.load import (check_same_network, is_file, is_published,
                                   read_variables)
@@ -24,8 +25,8 @@ from cnn_jax.networks.summary_files import plain_text, save_summary
 from cnn_jax.optimizers import Schedule
 from cnn_jax.training import parallel
 from cnn_jax.training.feed import Feed, open_feed
-from cnn_jax.training.recipe import (abstract_state, create_recipe, describe_network,
-                                     first_state)
+from cnn_jax.training.recipe import (abstract_state, check_training_sizes,
+                                     create_recipe, describe_network, first_state)
 from cnn_jax.training.steps import Recipe, TrainState
 from cnn_jax.workdir import trained
 from cnn_jax.workdir.checkpoints import Checkpoints
@@ -58,6 +59,10 @@ class Run:
     def steps_per_call(self) -> int:
         return steps_per_call(self.config, self.placement)
 
+    def training_size(self, epoch: int) -> tuple[int, int] | None:
+        """Returns (height, width) of an epoch's images; None is that of the data."""
+        return training_size(self.config.progressive, epoch)
+
     def is_finished(self, progress: Progress) -> bool:
         """Tells whether all epochs are trained, or early stopping has ended the run."""
         stop = self.config.early_stopping
@@ -86,6 +91,8 @@ def open_run(config: ConfigDict, workdir: str | Path | None,
             dataset.train.images, data.task_of(config.data)))
     table = describe_network(recipe, info.image_shape,
                              images=config.batch_size // len(placement.devices))
+    check_training_sizes(recipe, info.image_shape,
+                         training_sizes(config.progressive, 0))
     parallel.check_same_in_all(
         f"{result_fields(config)} {config.log.every_steps} {info.sha256}")
     with open_workdir(path, config, info):

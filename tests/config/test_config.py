@@ -53,6 +53,13 @@ BAD = [
     ("data.biased_triangles", 1, "true or false"),
     ("data.biased_triangles", True, "shapes_colour and shapes_shape"),
     ("data.validation_is_test", True, "it is only for folder"),
+    ("progressive.sides", (192, 160), "low <= high"),
+    ("progressive.sides", (0, 160), "whole number from 1"),
+    ("progressive.sides", 160, "(low, high)"),
+    ("progressive.sides", (160, 192), "progressive.epochs = None go together"),
+    ("progressive.epochs", (3, 5), "progressive.sides = None"),
+    ("progressive.epochs", (5, 3), "low <= high"),
+    ("progressive.multiple", 0, "whole number from 1"),
     ("augment.rotation_range", 200.0, "<= 180"),
     ("augment.zoom_range", 1.0, "< 1"),
     ("augment.fill_mode", "wrap", "nearest"),
@@ -163,6 +170,15 @@ def test_processes_need_a_number_each():
     with pytest.raises(InputError, match="process_id"):
         check(config)
     config.process_id = 1
+    check(config)
+
+
+def test_growing_images_reach_their_last_size():
+    config = default.get_config()
+    config.progressive.sides, config.progressive.epochs = (160, 192), (11, 13)
+    with pytest.raises(InputError, match=r"epochs = \(11, 13\).*config.epochs = 10"):
+        check(config)
+    config.epochs = 14
     check(config)
 
 

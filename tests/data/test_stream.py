@@ -9,9 +9,10 @@ from tests.support.data_samples import data_config, save_class_folders
 
 from cnn_jax import data
 from cnn_jax.data.batches import EvalOrder, TrainOrder, eval_order, train_order
-from cnn_jax.data.crops import random_resized_crop
+from cnn_jax.data.crops import random_resized_crop, training_crop
 from cnn_jax.data.info import describe
 from cnn_jax.data.lazy import LazyImages
+from cnn_jax.data.progressive import Ramp
 from cnn_jax.data.stream import HostBatch, Reading, Share, Stream, choose_reading
 from cnn_jax.data.records import read_pixels
 from cnn_jax.errors import InputError, RunError
@@ -270,6 +271,27 @@ def test_random_crops_are_cut_out_of_the_whole_pictures(settings):
                                 lazy.train.images.preprocessing, lambda *size: box)
         np.testing.assert_array_equal(image, pixels)
     np.testing.assert_array_equal(evaluated.images[0], lazy.validation.images[0])
+
+
+@pytest.mark.parametrize("reading", [
+    THREADS, pytest.param(PROCESSES, marks=pytest.mark.slow)])
+def test_random_crops_have_the_size_of_their_epoch(settings, reading):
+    """They are resized once, from the picture; evaluation keeps its size."""
+    settings = data_config(**settings.to_dict() | {
+        "stream": True, "image_size": (6, 6)})
+    lazy = data.load(settings, seed=3)
+    crop = {"crop_scale": (0.2, 0.5), "crop_ratio": (0.5, 2.0)}
+    stream = open_stream(lazy, reading, **crop, ramp=Ramp((2, 5), (0, 3), 2))
+    for epoch, side in enumerate((2, 4, 4, 5, 5)):
+        batch = next(stream.batches("train", epoch, 2))
+        evaluated = next(stream.batches("validation", epoch))
+        rows = train_order(5, epoch, range(len(lazy.train.labels)), BATCH)[2]
+        expected = lazy.train.images.at_size((side, side)).read_rows(
+            rows, lambda row: training_crop(5, epoch, row, *crop.values()))
+        np.testing.assert_array_equal(batch.images, expected)
+        assert batch.images.shape == (BATCH, side, side, 3)
+        assert evaluated.images.shape == (EVAL_BATCH, 6, 6, 3)
+    stream.close()
 
 
 def test_a_picture_that_cannot_be_read_stops_by_default(lazy):

@@ -106,6 +106,7 @@ def test_features_of_other_weights_are_computed_again(source, run, tmp_path):
     ({"model.freeze": "group1"}, "freeze = 'group1'"),
     ({"augment.horizontal_flip": True}, "horizontal_flip = True.*freeze = trunk"),
     ({"data.on_error": "skip"}, "on_error"),
+    ({"progressive.sides": (4, 8), "progressive.epochs": (0, 1)}, "progressive.sides"),
 ])
 def test_what_does_not_go_with_the_head_alone(changes, pattern, tmp_path):
     with pytest.raises(InputError, match=pattern):

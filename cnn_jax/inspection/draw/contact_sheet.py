@@ -16,6 +16,7 @@ from cnn_jax.data.examples import Dataset
 from cnn_jax.data.crops import training_crop
 from cnn_jax.data.info import measure_scaling
 from cnn_jax.data.lazy import cropped_when_read
+from cnn_jax.data.progressive import training_size
 from cnn_jax.data.scaling import scale
 from cnn_jax.inspection.draw.drawing import above, fold, legend, new_figure, show
 from cnn_jax.inspection.draw.picture import Picture
@@ -50,7 +51,7 @@ def seen(dataset: Dataset, config: ConfigDict, steps: int) -> list[Seen]:
     scaling, _ = measure_scaling(train.images, config.data.scaling)
     change = jax.jit(functools.partial(
         augment, settings=config.augment, task=task, zero=scaling.offset,
-        cropped=cropped))
+        cropped=cropped, size=training_size(config.progressive, 0)))
     draws = []
     for step in range(steps):
         key, _ = jax.random.split(draw_key(config.seed, "step", step))  # as train_step
@@ -65,8 +66,13 @@ def seen(dataset: Dataset, config: ConfigDict, steps: int) -> list[Seen]:
 
 def read_crops(images: Any, rows: np.ndarray, config: ConfigDict,
                epoch: int) -> np.ndarray:
-    """Reads images of a streamed set with the crops that training has in an epoch."""
+    """Reads images of a streamed set with the crops that training has in an epoch.
+
+    Their size is that of the first epoch.
+    """
     settings = config.augment
+    if settings.crop_scale:
+        images = images.at_size(training_size(config.progressive, 0))
     return images.read_rows(rows, lambda row: training_crop(
         config.seed, epoch, row, settings.crop_scale, settings.crop_ratio))
 

@@ -1,0 +1,128 @@
+"""Training images grow: resident and streamed, resumed in mid-growth bit for bit."""
+
+import shutil
+
+import pytest
+from tests.support.tiny_runs import (assert_same_run, losses, picture_folder, read_rows,
+                                     tiny)
+
+from cnn_jax import training
+from cnn_jax.data.scaling import scale
+from cnn_jax.errors import InputError
+from cnn_jax.training import recipe, train
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+STEPS = 4  # an epoch
+PLAIN = {
+    "data.limit": 64, "epochs": 3, "augment.horizontal_flip": True,
+    "optimizer.ema_decay": 0.9, "schedule.name": "cosine", "checkpoint.every_steps": 1,
+    "checkpoint.keep": 100, "log.every_steps": 1}
+# 7 x 7 pixels in the first epoch, then 8 x 8, which the images have. The network has the
+# same parameters for both.
+GROWING = PLAIN | {"progressive.sides": (7, 8), "progressive.epochs": (0, 2),
+                   "progressive.multiple": 4}
+IN_CALLS = GROWING | {"steps_per_call": 3}  # 3 + 1 steps an epoch
+
+
+@pytest.fixture(autouse=True, scope="module")
+def undrawn():
+    """Turns off drawing, which takes half of the time of such a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "draw", lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def streamed_crops(tmp_path_factory):
+    """The config of pictures whose crops are cut when they are read."""
+    root = tmp_path_factory.mktemp("data")
+    flags = picture_folder(root / "set", ["ant", "bee"], 256)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CNN_JAX_CACHE", str(root / "cache"))
+        yield GROWING | flags | {"epochs": 3, "batch_size": 3, "data.stream": True,
+                                 "augment.crop_scale": (0.3, 1.0)}
+
+
+def test_each_epoch_sees_its_size_and_nothing_else_changes(tmp_path, monkeypatch,
+                                                           capsys):
+    shapes = set()
+
+    def noted(pixels, scaling):
+        shapes.add(pixels.shape)
+        return scale(pixels, scaling)
+    monkeypatch.setattr(recipe, "scale", noted)
+    training.run(tiny(GROWING), tmp_path / "growing")
+    lines = [line for line in capsys.readouterr().out.splitlines()
+             if "training images of" in line]
+    assert lines == [f"epoch {n}: training images of {side} x {side} pixels"
+                     for n, side in ((1, 7), (2, 8))]
+    trained = {shape[1:3] for shape in shapes if shape[0] == 16}
+    others = {shape[1:3] for shape in shapes if shape[0] != 16}
+    assert trained == {(7, 7), (8, 8)} and others == {(8, 8)}
+    training.run(tiny(PLAIN), tmp_path / "plain", quiet=True)
+    ours, theirs = (read_rows(tmp_path / name) for name in ("growing", "plain"))
+    for field in ("kind", "step", "learning_rate"):
+        assert [row[field] for row in ours] == [row[field] for row in theirs]
+    assert ours[0]["loss"] != theirs[0]["loss"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, compiled_once, undrawn):
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    training.run(tiny(IN_CALLS), workdir, quiet=True)
+    return workdir
+
+
+def killed_after(whole, workdir, step: int):
+    """Copies a run as a kill leaves it after the checkpoint of `step`."""
+    shutil.copytree(whole, workdir)
+    (workdir / "results.json").unlink()
+    for checkpoint in (workdir / "checkpoints").iterdir():
+        if int(checkpoint.name) > step:
+            shutil.rmtree(checkpoint)
+    return workdir
+
+
+@pytest.mark.parametrize("step", [3, STEPS, STEPS + 3])
+def test_it_resumes_in_mid_growth_with_the_same_bits(whole, tmp_path, step, capsys):
+    workdir = killed_after(whole, tmp_path / "run", step)
+    training.run(tiny(IN_CALLS), workdir)
+    assert_same_run(workdir, whole)
+    output = capsys.readouterr().out
+    assert ("7 x 7 pixels" in output) == (step < STEPS)
+    assert "8 x 8 pixels" in output
+
+
+def test_a_streamed_run_is_that_in_memory(whole, tmp_path):
+    training.run(tiny(IN_CALLS | {"data.stream": True}), tmp_path, quiet=True)
+    assert losses(tmp_path) == losses(whole)
+    assert_same_run(tmp_path, whole)
+
+
+def test_streamed_crops_resume_in_mid_growth_with_the_same_bits(
+        streamed_crops, tmp_path):
+    whole = tmp_path / "whole"
+    training.run(tiny(streamed_crops), whole, quiet=True)
+    workdir = killed_after(whole, tmp_path / "run", 6)  # 4 steps an epoch
+    training.run(tiny(streamed_crops), workdir, quiet=True)
+    assert_same_run(workdir, whole)
+
+
+@pytest.mark.slow
+def test_masks_grow_with_their_images(tmp_path):
+    training.run(tiny(GROWING | {
+        "model.name": "shapes_fcn", "data.name": "shapes_segmentation",
+        "data.split": "first", "data.validation_count": 12, "data.limit": 32,
+        "progressive.sides": (16, 32)}), tmp_path, quiet=True)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"progressive.sides": (4, 8)},
+     "CBAPDNet has other parameters on images of 4 x 4 pixels than on the 8 x 8"),
+    ({"data.image_size": (8, 10)}, "square images, these have 8 x 10 pixels"),
+    ({"model.name": "vgg16"}, "VGG on images of shape")])
+def test_sizes_that_a_network_cannot_have_are_refused(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message) as error:
+        training.run(tiny(GROWING | changes), tmp_path, quiet=True)
+    assert "\n" not in str(error.value)
