@@ -51,6 +51,10 @@ ELSEWHERE = {
         "tests/training/test_streamed_runs.py", "data.stream"),
     "experiments/ray_train.py": ("tests/experiments/test_ray_train.py", "ray_train.py"),
     "--config=configs/lenet.py:mnist": ("tests/training/test_accuracy.py", "mnist"),
+    "--config=configs/imagenet.py": (
+        "tests/experiments/test_imagenet.py", "imagenet.get_config("),
+    "experiments/imagenet_steps.py": (
+        "tests/experiments/test_imagenet.py", "imagenet_steps.main("),
     "--config=configs/transfer.py": (
         "tests/interop/test_load.py", "transfer.get_config("),
     "runs/WORKDIR": ("tests/interop/test_load.py", "finetune.get_config("),

@@ -1,17 +1,41 @@
-"""The ImageNet configs are valid; a set of that layout can be drawn and loaded."""
+"""The ImageNet configs are valid; a set of that layout can be drawn and trained on."""
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
-from cnn_jax import data
+from cnn_jax import data, optimizers
 from cnn_jax.config import check
+from cnn_jax.data.progressive import training_size
 from cnn_jax.errors import InputError
 from configs import imagenet
-from experiments import fake_imagenet
+from experiments import fake_imagenet, imagenet_steps
 
 
 @pytest.mark.parametrize("variant", imagenet.VARIANTS)
 def test_configs_are_valid(variant):
     check(imagenet.get_config(variant))
+
+
+@pytest.mark.parametrize("variant, sides", [
+    ("resnet50_16", 12 * [160] + 4 * [192]), ("resnet50_40", 32 * [160] + 8 * [192])])
+def test_images_grow_as_published(variant, sides):
+    config = imagenet.get_config(variant)
+    assert [training_size(config.progressive, epoch)[0]
+            for epoch in range(config.epochs)] == sides
+
+
+@pytest.mark.parametrize("variant, batch, rate", [
+    ("resnet50_90", 256, 0.1), ("resnet50_16", 4096, 1.7), ("resnet50_40", 512, 0.2125),
+    ("mobilenet_v2", 512, 0.09)])
+def test_the_rate_follows_the_batch(variant, batch, rate):
+    config = imagenet.get_config(variant)
+    config.batch_size = batch
+    assert optimizers.peak_rate(config) == pytest.approx(rate)
+    rates = optimizers.schedule(config, steps_per_epoch=100)
+    warmup = config.schedule.warmup_epochs or 0
+    assert float(rates(round(100 * warmup))) == pytest.approx(rate)
+    assert float(rates(100 * config.epochs - 1)) < 0.01 * rate
 
 
 def test_unknown_variant_lists_the_known_ones():
@@ -31,3 +55,42 @@ def test_a_drawn_set_is_loaded_as_imagenet(tmp_path, monkeypatch):
     assert (len(dataset.validation.labels), len(dataset.test.labels)) == (2, 2)
     with pytest.raises(InputError):
         fake_imagenet.main([str(tmp_path), "--classes=1"])
+
+
+@pytest.mark.parametrize("recipe", imagenet_steps.RECIPES)
+def test_recipes_made_small_are_valid(tmp_path, recipe):
+    """About 200 steps, and a stop in mid-epoch; growing images grow then."""
+    arguments = imagenet_steps.command(recipe, tmp_path, tmp_path / "run")[2:]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    values(["main.py", *arguments])
+    config = values.config
+    check(config)
+    steps = config.data.limit // config.batch_size
+    stop = imagenet_steps.RECIPES[recipe][1]
+    assert 195 <= config.epochs * steps <= 210
+    assert stop % steps and steps * config.batch_size == config.data.limit
+    if config.progressive.sides:
+        assert config.epochs == imagenet.get_config(recipe).epochs
+        assert training_size(config.progressive, stop // steps) == (48, 48)
+
+
+@pytest.mark.slow
+def test_a_stop_and_a_resume_give_the_same_bits(tmp_path, monkeypatch, capsys):
+    """With a small network, since a ResNet-50 takes a minute to compile."""
+    recipe = "resnet50_16"
+    monkeypatch.setattr(imagenet_steps, "SMALL", imagenet_steps.SMALL | {
+        "model.name": "cifar_resnet20", "data.limit": 64})
+    monkeypatch.setattr(imagenet_steps, "RECIPES", {recipe: (
+        imagenet_steps.GROWING, 50)})
+    imagenet_steps.main([str(tmp_path), recipe])
+    output = capsys.readouterr().out
+    assert f"{recipe}: " in output and "64 steps in 16 epochs" in output
+    assert "after step 5" in output and "the same bits" in output
+    assert "epoch 13: training images of 48 x 48 pixels" in output
+
+
+def test_unknown_recipes_are_refused(tmp_path):
+    with pytest.raises(InputError, match="resnet51.*resnet50_16"):
+        imagenet_steps.main([str(tmp_path), "resnet51"])
