@@ -58,13 +58,15 @@ def test_a_drawn_set_is_loaded_as_imagenet(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("recipe", imagenet_steps.RECIPES)
-def test_recipes_made_small_are_valid(tmp_path, recipe):
+def test_recipes_made_small_are_valid(tmp_path, recipe, monkeypatch):
     """About 200 steps, and a stop in mid-epoch; growing images grow then."""
-    arguments = imagenet_steps.command(recipe, tmp_path, tmp_path / "run")[2:]
+    argv = imagenet_steps.command(recipe, tmp_path, tmp_path / "run")[1:]
+    monkeypatch.setattr("sys.argv", argv)  # where ml_collections looks for overrides
+    monkeypatch.chdir(imagenet_steps.ROOT)
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
-    values(["main.py", *arguments])
+    values(argv)
     config = values.config
     check(config)
     steps = config.data.limit // config.batch_size
