@@ -18,8 +18,8 @@ PLAIN = {
     "data.limit": 64, "epochs": 3, "augment.horizontal_flip": True,
     "optimizer.ema_decay": 0.9, "schedule.name": "cosine", "checkpoint.every_steps": 1,
     "checkpoint.keep": 100, "log.every_steps": 1}
-# 7 x 7 pixels in the first epoch, then 8 x 8, which the images have. The network has the
-# same parameters for both.
+# 7 x 7 pixels in the first epoch, then 8 x 8, which the images have. The network has
+# the same parameters for both.
 GROWING = PLAIN | {"progressive.sides": (7, 8), "progressive.epochs": (0, 2),
                    "progressive.multiple": 4}
 IN_CALLS = GROWING | {"steps_per_call": 3}  # 3 + 1 steps an epoch
