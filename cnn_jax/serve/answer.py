@@ -11,7 +11,7 @@ import numpy as np
 
 from cnn_jax import data, ops
 from cnn_jax.data.scaling import Scaling, scale
-from cnn_jax.inspection.explain.grad_cam import grad_cam
+from cnn_jax.inspection.explain.grad_cam import grad_cam, pick_cam_layer
 from cnn_jax.inspection.explain.scores import predicted_classes
 from cnn_jax.inspection.forward import compute_logits
 from cnn_jax.networks.named_layers import Layer
@@ -33,13 +33,12 @@ class Answer(NamedTuple):
 def default_layer(layers: list[Layer]) -> str | None:
     """Returns the layer to show first.
 
-    It is the last convolution before the head, as in Grad-CAM, or the last layer of a
-    network without convolutions.
+    It is that of Grad-CAM, the last convolution before the head or the block around it,
+    or the last layer of a network without convolutions.
     """
-    names = [layer.name for layer in layers
-             if layer.is_convolution and layer.name != "head"]
-    names = names or [layer.name for layer in layers]
-    return names[-1] if names else None
+    if any(layer.is_convolution and layer.name != "head" for layer in layers):
+        return pick_cam_layer({layer.name: layer for layer in layers}, "", "").name
+    return layers[-1].name if layers else None
 
 
 def compile_answer(trained: Trained

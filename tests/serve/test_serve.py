@@ -10,6 +10,7 @@ import urllib.request
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from PIL import Image
 from tests.support.tiny_runs import (end, save_run, start_python, tiny, untrained,
                                      wait_until)
 
+from cnn_jax import networks
 from cnn_jax.data.images import Preprocessing, read_image
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
@@ -24,9 +26,12 @@ from cnn_jax.inspection import predict
 from cnn_jax.inspection.draw.overlays import overlay
 from cnn_jax.inspection.explain.grad_cam import grad_cam
 from cnn_jax.inspection.forward import compute_logits
+from cnn_jax.layers import Layers
+from cnn_jax.networks.named_layers import layers_of
 from cnn_jax.networks.trace import features
 from cnn_jax.serve import app as serve
 from cnn_jax.serve import server
+from cnn_jax.serve.answer import default_layer
 from cnn_jax.workdir import trained as runs
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -101,6 +106,17 @@ def test_probabilities_are_those_of_predict(client, workdir, tmp_path, kind, inv
     seen = read_image(io.BytesIO(picture), Preprocessing((8, 8), 1))
     np.testing.assert_array_equal(decoded(answer["seen"]),
                                   (255 - seen if invert else seen)[..., 0])
+
+
+def test_the_first_layer_is_that_of_grad_cam():
+    """Of a block with branches it is the whole block, after its activations."""
+    network = networks.create("squeezenet1_1", 1000, Layers(conv="lax", pool="lax"))
+    variables = jax.eval_shape(lambda: network.init(
+        jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
+    layers = layers_of(network, variables, (64, 64, 3))
+    maps = [layer for layer in layers.values() if layer.is_map]
+    assert default_layer(maps) == "fire9"
+    assert default_layer([]) is None
 
 
 @pytest.mark.parametrize("chosen", [-1, 3])

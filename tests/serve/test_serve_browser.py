@@ -129,6 +129,27 @@ def test_layer_and_class_change_what_is_shown(browser, digits):
         assert problems == []
 
 
+def test_of_many_classes_the_best_are_named_first(browser, compiled_once):
+    names = tuple(f"{word} {i}" for i in range(20) for word in ("zebra", "ape"))
+    run = untrained(tiny(), (12, 12, 3), names)
+    with opened(browser, started(serve.create_app(run, "untrained"))) as (page,
+                                                                          problems):
+        page.wait_for_selector(READY)
+        assert page.locator("#classes li").count() == 0
+        offered = page.locator("#class option")
+        assert offered.all_inner_texts() == ["the most probable", *sorted(names, key=(
+            lambda name: (name.split()[0], name.split()[1])))]
+        stroke(page, (0.3, 0.2), (0.7, 0.2), (0.4, 0.9))
+        best = page.locator("#classes .name").all_inner_texts()
+        assert len(best) == 10
+        assert offered.all_inner_texts()[1:11] == best and offered.count() == 51
+        page.select_option("#class", label=best[3])
+        page.wait_for_selector(READY)
+        assert f"“{best[3]}”" in page.inner_text("#cam-caption")
+        assert page.locator("#class option:checked").inner_text() == best[3]
+        assert problems == []
+
+
 def test_files_are_chosen_dropped_and_drawn_on(browser, digits, tmp_path):
     file = tmp_path / "square.png"
     file.write_bytes(picture())

@@ -138,10 +138,10 @@ function percent(share) {
 }
 
 // Up to `about.few` classes are all shown, in their order; of more, the `about.best` best
-// and those that the network names besides.
+// and those that the network names besides, and none before there is an answer.
 function showScores(scores, named) {
   const all = about.classes.map((_, i) => i), best = scores ? order(scores) : all;
-  const count = Math.max(about.best, named ? named.length : 0);
+  const count = scores ? Math.max(about.best, named.length) : 0;
   const shown = all.length > about.few ? best.slice(0, count) : all;
   const list = $("classes");
   while (list.children.length > shown.length) list.lastChild.remove();

@@ -11,8 +11,7 @@ const server = {
     $("run").textContent = `${about.run}, step ${about.step}; ${pictureKind()}`;
     fill($("layer"), about.layers.map((layer) =>
       [layer.name, `${layer.name} (${layer.kind})`]), about.layer);
-    fill($("class"), [[-1, about.task === "segment" ? "the largest" : "the most probable"],
-      ...about.classes.map((name, i) => [i, name])], -1);
+    offerClasses(null);
     if (about.layer === null) {
       $("layer").disabled = $("class").disabled = true;  // no layer has maps
     }
@@ -44,6 +43,7 @@ const server = {
   },
 
   shown(answer) {
+    if (about.classes.length > about.few) offerClasses(answer.scores);
     $("cam-figure").hidden = $("features").hidden = !answer.maps;
     if (answer.maps) showInside(answer);
   },
@@ -54,6 +54,22 @@ const server = {
 function fill(select, rows, chosen) {
   select.replaceChildren(...rows.map(([value, text]) => new Option(text, value)));
   select.value = String(chosen);
+}
+
+// All classes to explain; of many, first the best of the last answer, then all by name.
+function offerClasses(scores) {
+  const select = $("class"), chosen = scores ? select.value : "-1";
+  const options = (classes) => classes.map((i) => new Option(about.classes[i], i));
+  const all = about.classes.map((_, i) => i);
+  const first = about.task === "segment" ? "the largest" : "the most probable";
+  select.replaceChildren(new Option(first, -1));
+  if (all.length > about.few) {
+    all.sort((a, b) => about.classes[a].localeCompare(about.classes[b]));
+    if (scores) select.append(...options(order(scores).slice(0, about.best)),
+      document.createElement("hr"));
+  }
+  select.append(...options(all));
+  select.value = chosen;
 }
 
 function showInside(answer) {
