@@ -3,12 +3,13 @@
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
-from tests.support.tiny_runs import (assert_same_run, end, main, picture_folder,
-                                     read_results, refusal, rows_written, start_main,
-                                     tiny, wait_until)
+from tests.support.tiny_runs import (PATIENCE_SECONDS, assert_same_run, end, main,
+                                     picture_folder, read_results, refusal,
+                                     rows_written, start_main, tiny, wait_until)
 
 from cnn_jax import data, training
 from cnn_jax.inspection import run as inspection_run
@@ -111,18 +112,26 @@ def test_broken_pictures_are_skipped_and_named(broken, tmp_path):
     assert len(run.predictions[0]) == results["test_examples"]
 
 
-def test_a_worker_that_is_killed_ends_the_run(folder, tmp_path):
-    """A run that waits for a dead worker would not end; `end` gives up on it then."""
+@pytest.mark.parametrize("victim", ["worker", "run"])
+def test_nothing_waits_for_a_process_that_is_killed(folder, tmp_path, victim):
+    """A worker takes the run with it, and the run its workers."""
     process = start_main(tmp_path, folder | {"data.workers": 2, "epochs": 100_000})
     wait_until(lambda: rows_written(tmp_path) > STEPS, process)
     workers = [int(child) for tasks in Path(f"/proc/{process.pid}/task").iterdir()
                for child in (tasks / "children").read_text().split()
                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
     assert len(workers) == 2
-    os.kill(workers[0], signal.SIGKILL)
-    line = refusal(end(process), 1)
-    assert "exit code -9" in line and "data.workers=0" in line
-    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    if victim == "worker":
+        os.kill(workers[0], signal.SIGKILL)
+        line = refusal(end(process), 1)  # which gives up after some minutes
+        assert "exit code -9" in line and "data.workers=0" in line
+    else:
+        process.kill()
+        process.wait()
+    limit = time.monotonic() + PATIENCE_SECONDS
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < limit, "a worker is still there"
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("changes", [
