@@ -61,6 +61,7 @@ PORT = flags.DEFINE_integer("port", 8000, "serve: port; 0 takes and prints a fre
 
 def parse(argv: list[str]) -> list[str]:
     """Parses flags and config; ends with one line and exit code 2 if that fails."""
+    config_file.import_from_here(argv)
     argv = config_file.with_config_of_run(argv)
     try:
         config_file.check_config(argv)

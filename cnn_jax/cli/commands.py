@@ -154,7 +154,7 @@ def summary(request: Request) -> None:
     if request.workdir is not None and (request.workdir / "config.json").exists():
         raise InputError(f"{request.workdir} is the folder of a run, which has its own "
                          "summary.txt: give --mode=summary another --workdir")
-    shape = networks.NETWORKS[config.model.name].input_shape
+    shape = networks.find(config.model.name).input_shape
     size = config.data.image_size or shape[:2]
     shape = (*size, config.data.channels or shape[2])
     try:

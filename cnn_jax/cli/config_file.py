@@ -5,6 +5,7 @@ error of the file in the text of another error, so we load it first.
 """
 
 import re
+import sys
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -15,6 +16,13 @@ from cnn_jax.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CONFIG_OF_RUN, CONFIG_OF_MODEL = CONFIGS / "workdir.py", CONFIGS / "pretrained.py"
+
+
+def import_from_here(argv: list[str]) -> None:
+    """Lets MODULE:CLASS be found in the current folder and beside the config file."""
+    files = [source.partition(":")[0] for source in flag_values(argv, "config")]
+    folders = [Path.cwd(), *(Path(file).absolute().parent for file in files)]
+    sys.path += [str(folder) for folder in folders if str(folder) not in sys.path]
 
 
 def flag_values(argv: list[str], name: str) -> list[str]:

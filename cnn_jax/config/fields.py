@@ -18,6 +18,11 @@ from cnn_jax.tasks import TASKS
 # What training and evaluation measure; each task adds its own.
 MONITORS = ("loss", "accuracy", "val_loss", "val_accuracy",
             *(f"val_{name}" for task in TASKS.values() for name in task.monitors))
+network_name = Rule(
+    lambda value: isinstance(value, str) and (
+        value in networks.NETWORKS or networks.is_own(value)),
+    one_of(networks.NETWORKS).allowed + ", or MODULE:CLASS of your own", str,
+    tuple(networks.NETWORKS))
 NETWORK_FIELDS = "model.fields"  # the one field that is a mapping
 
 
@@ -70,8 +75,9 @@ FIELDS: dict[str, Field] = {
         "Number of this process, from 0; None asks the cluster.", changes_result=False),
 
     "model.name": Field(
-        "lenet5", one_of(networks.NETWORKS),
-        "Name of the network in cnn_jax.networks.NETWORKS."),
+        "lenet5", network_name,
+        "Name of the network in cnn_jax.networks.NETWORKS, or MODULE:CLASS of a Linen "
+        "module of your own."),
     # ImageNet-21k has 21,843 classes.
     "model.num_classes": Field(
         None, optional(integer(1, 1_000_000)),

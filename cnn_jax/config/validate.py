@@ -60,11 +60,17 @@ def check_fields(config: Mapping[str, Any] | ConfigDict) -> None:
 def check_together(config: ConfigDict) -> None:
     """Raises InputError for the first fields that do not go together."""
     try:
+        networks.find(config.model.name)
+    except ValueError as error:
+        raise InputError(f"config.model.name: {error}") from error
+    try:
         networks.create(config.model.name, layers=layers.Layers(),
                         **config.model.fields)
     except ValueError as error:
         raise InputError(f"config.model.fields = {dict(config.model.fields)}: "
                          f"{error}") from error
+    if not networks.has_layers(config.model.name):
+        check_without_layers(config)
     if config.model.train == "head":
         check_head_alone(config)
     if config.model.remat and not networks.has_blocks(config.model.name):
@@ -119,6 +125,18 @@ def check_progressive(config: ConfigDict) -> None:
             f"config.progressive.epochs = {epochs} is not allowed: the growth must end "
             f"at less than config.epochs = {config.epochs}, so that the last side is "
             "trained")
+
+
+def check_without_layers(config: ConfigDict) -> None:
+    """Raises InputError for fields that reach a network through `Layers` alone."""
+    for name in ("model.conv", "model.pool", "model.init", "model.bn", "dtype",
+                 "parallel"):
+        value, default = flat(config)[name], FIELDS[name].default
+        if value != default:
+            raise InputError(
+                f"config.{name} = {value!r} has no effect on {config.model.name}, "
+                f"which has no field 'layers': use {default!r}, or make its layers by "
+                "a cnn_jax.layers.Layers")
 
 
 def check_head_alone(config: ConfigDict) -> None:

@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from cnn_jax.data import arrays as own
 from cnn_jax.data import folders, shapes, shards, sources
+from cnn_jax.data.arrays import Arrays
 from cnn_jax.data.decoded import decode
 from cnn_jax.data.examples import Dataset, Examples, Stored, split, split_rows
 from cnn_jax.data.images import (convert_images, find_images, preprocessing_of,
@@ -44,9 +46,10 @@ SOURCES = {
     "shapes_both": Source(shapes.both),
     "shapes_segmentation": Source(shapes.segmentation, "segment"),
     "shapes_multilabel": Source(shapes.multilabel, "multilabel"),
+    **{name: Source(own.refuse, task) for name, task in own.TASK_OF.items()},
 }
 _FOLDERS = ("folder", "shards")  # data.dir is needed
-_NO_TEST = (*_FOLDERS, "imagenet")  # may have train and validation alone
+_NO_TEST = (*_FOLDERS, "imagenet", *own.TASK_OF)  # may have train and validation alone
 _BIASED = ("shapes_colour", "shapes_shape")
 SPLITS = ("stratified", "first", "last")
 MAX_SIDE = 4096  # pixels
@@ -65,7 +68,27 @@ def load(config: ConfigDict, seed: int) -> Dataset:
         InputError: a value that `check` refuses, or files that are missing, damaged or
             not what their name says.
     """
-    stored = _read(config)
+    return _load(_read(config), config, seed)
+
+
+def load_arrays(arrays: Arrays, config: ConfigDict, seed: int) -> Dataset:
+    """Makes the set of arrays that a program passes; see arrays.py.
+
+    Arguments and errors are those of `load`, and data.name is that of `name_arrays`.
+    """
+    check(config)
+    return _load(own.stored(arrays)[1], config, seed)
+
+
+def name_arrays(arrays: Arrays, config: ConfigDict) -> ConfigDict:
+    """Returns a copy of a whole config whose data.name says what the arrays are."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.name, config.data.dir = own.stored(arrays)[0], None
+    return config
+
+
+def _load(stored: Stored | StoredRecords, config: ConfigDict, seed: int) -> Dataset:
     if streams(stored, preprocessing_of(config), config):
         records = _split_records(_as_records(stored, config), config, seed)
         return lazy_dataset(records, preprocessing_of(config),

@@ -127,7 +127,7 @@ def load_pretrained(source: str, config: ConfigDict | None = None) -> Trained:
             f"config.data.scaling = {config.data.scaling!r} is measured on the data, "
             f"and {source} comes without: use {', '.join(FIXED)}")
     size, channels, *_ = preprocessing_of(config.data)
-    published = networks.NETWORKS[config.model.name].input_shape
+    published = networks.find(config.model.name).input_shape
     image_shape = (*(size or published[:2]), channels or published[2])
     classes = len(imagenet_classes()) if is_published(source) else None
     network = networks.from_config(config, classes)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import numbers
+import re
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -19,6 +20,7 @@ from cnn_jax.networks.googlenet import GoogLeNet
 from cnn_jax.networks.inception_v3 import InceptionV3
 from cnn_jax.networks.lenet import LeNet5, LeNet5Published
 from cnn_jax.networks.mobilenet import MobileNetV1, MobileNetV2
+from cnn_jax.networks.own import check_class, import_network
 from cnn_jax.networks.parts import (apply_head, freeze_mask, frozen_parts,
                                     frozen_statistics, is_head, part_of, parts_mask,
                                     parts_of, transfer)
@@ -163,16 +165,51 @@ WITH_BLOCKS = (ResNet, PreActResNet, CifarResNet, DenseNet, MobileNetV1, MobileN
                GoogLeNet, InceptionV3, Xception, Inception10)
 
 
+def register(name: str, constructor: type[nn.Module],
+             input_shape: tuple[int, int, int] = COLOUR_224) -> None:
+    """Adds a network of your own to `NETWORKS`, for this process.
+
+    constructor: a Linen module with a field num_classes, whose `__call__(x, train)`
+        returns logits [N, num_classes].
+    Raises ValueError for a name that is taken by another network, and for a class that
+    is not so.
+    """
+    if name in NETWORKS and NETWORKS[name].constructor is not constructor:
+        raise ValueError(f"there is a network {name!r} already: choose another name")
+    check_class(constructor)
+    NETWORKS[name] = Network(constructor, input_shape)
+
+
+def find(name: str) -> Network:
+    """Finds a network: a name in `NETWORKS`, or MODULE:CLASS of a module of your own.
+
+    Raises ValueError if there is none.
+    """
+    if is_own(name):
+        return Network(import_network(name), COLOUR_224)
+    return lookup(NETWORKS, "network", name)
+
+
+def is_own(name: str) -> bool:
+    """Tells whether a name has the form MODULE:CLASS."""
+    return re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", name) is not None
+
+
+def has_layers(name: str) -> bool:
+    """Tells whether a network makes its layers through `Layers`, as all of ours do."""
+    return "layers" in find(name).constructor.__dataclass_fields__
+
+
 def create(name: str, num_classes: int | None = None, layers: Layers = Layers(),
            **fields: Any) -> nn.Module:
-    """Creates a network by its name in `NETWORKS`, not yet initialised.
+    """Creates a network by its name, see `find`; it is not initialised yet.
 
     num_classes: None: as published.
     fields: the fields of the network's own class, such as `activation="relu"`.
     Raises ValueError for an unknown name or field, a field's value of another type
     than its default, or num_classes < 1.
     """
-    row = lookup(NETWORKS, "network", name)
+    row = find(name)
     if num_classes is not None:
         if not is_integer(num_classes) or num_classes < 1:
             raise ValueError("num_classes must be a whole number and at least 1, not "
@@ -188,7 +225,9 @@ def create(name: str, num_classes: int | None = None, layers: Layers = Layers(),
         fields[field] = as_tuples(value)
     if layers.bn == "paper":
         layers = dataclasses.replace(layers, bn=row.bn)
-    return row.constructor(layers=layers, **(row.fields | fields))
+    if has_layers(name):
+        fields["layers"] = layers
+    return row.constructor(**(row.fields | fields))
 
 
 def from_config(config: ConfigDict, num_classes: int | None = None,
@@ -207,12 +246,12 @@ def from_config(config: ConfigDict, num_classes: int | None = None,
 
 def has_blocks(name: str) -> bool:
     """Tells whether a network is made of blocks that `model.remat` is for."""
-    return NETWORKS[name].constructor in WITH_BLOCKS
+    return find(name).constructor in WITH_BLOCKS
 
 
 def variant_fields(name: str) -> dict[str, Any]:
     """Lists the fields of a network that select a variant, with their defaults."""
-    row = lookup(NETWORKS, "network", name)
+    row = find(name)
     shared = {"num_classes", "layers", "parent", "name"}
     return {field.name: field.default
             for field in row.constructor.__dataclass_fields__.values()

@@ -72,10 +72,11 @@ class Run:
 
 
 @contextlib.contextmanager
-def open_run(config: ConfigDict, workdir: str | Path | None,
-             report: Reporter) -> Iterator[Run]:
+def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
+             arrays: data.Arrays | None = None) -> Iterator[Run]:
     """Opens the run of a config and locks its workdir until the block ends.
 
+    arrays: the data, in place of those that the config names.
     Raises InputError for data, a network or a workdir that cannot be used.
     """
     placement = parallel.place(config)
@@ -83,7 +84,8 @@ def open_run(config: ConfigDict, workdir: str | Path | None,
         raise InputError(f"config.batch_size = {config.batch_size} does not divide "
                          f"over {len(placement.devices)} devices: use a multiple")
     with report.under_way("loading the data", plain=False):
-        dataset = data.load(config.data, config.seed)
+        dataset = (data.load(config.data, config.seed) if arrays is None
+                   else data.load_arrays(arrays, config.data, config.seed))
     info = describe(dataset, config.data)
     path = Path(workdir or default_path(config)).absolute()
     recipe = create_recipe(

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax.config import check
 from cnn_jax.console import Reporter
+from cnn_jax.data import Arrays, name_arrays
 from cnn_jax.data.lazy import leave_out
 from cnn_jax.files import named
 from cnn_jax.training import parallel
@@ -21,18 +22,25 @@ from cnn_jax.workdir.progress import Progress
 from cnn_jax.workdir.results import Results
 
 
-def run(config: ConfigDict, workdir: str | Path | None = None,
-        quiet: bool = False) -> Results:
+def run(config: ConfigDict, workdir: str | Path | None = None, quiet: bool = False,
+        data: Arrays | None = None) -> Results:
     """Trains, evaluates and writes everything; returns what results.json holds.
 
     workdir: by default `runs/NETWORK-DATASET-HASH`. A run that was stopped there is
         resumed bit for bit; a finished one is only evaluated.
+    data: arrays in place of the set that the config names: (images, labels), or a dict
+        of such pairs with the keys train, validation and test, of which the last two
+        may be missing, and class_names. Images are uint8 [N, H, W, C]. Labels are
+        int [N], or [N, C] of 0 and 1, or [N, H, W].
     Raises InputError for input that cannot be used, RunError if the run fails.
     """
+    if data is not None:
+        config = name_arrays(data, config)
     check(config)
     parallel.start_processes(config)
     report = Reporter(quiet or jax.process_index() != 0)
-    with parallel.peer_errors(), open_run(config, workdir, report) as opened:
+    with (parallel.peer_errors(),
+          open_run(config, workdir, report, data) as opened):
         state, progress = restore_or_init(opened)
         if config.model.train == "head":
             opened = train_on_features(opened, state)

@@ -23,8 +23,8 @@ ANEW = "delete it, and run the command that trained the run to write it again"
 
 def default_path(config: ConfigDict) -> Path:
     """Returns runs/NETWORK-DATASET-HASH, so that a repeated command finds its run."""
-    dataset = config.data.name.replace(":", "-")
-    return Path("runs") / f"{config.model.name}-{dataset}-{fingerprint(config)}"
+    name = f"{config.model.name}-{config.data.name}-{fingerprint(config)}"
+    return Path("runs") / name.replace(":", "-")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,132 @@
+"""Takes the arrays of a program as a set: training.run(config, data=(images, labels)).
+
+The task follows from the shape of the labels, and data.name names it:
+
+    arrays               labels int [N], or [N, 1]: one class for each image
+    arrays_multilabel    labels [N, C] of 0 and 1: any number of the C classes
+    arrays_segmentation  labels int [N, H, W]: a class for each pixel
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnn_jax.data.examples import Dataset, Examples, Stored
+from cnn_jax.errors import InputError
+from cnn_jax.tasks import TASKS, Task
+
+# (images, labels), or a mapping with 'train', and 'validation', 'test' and
+# 'class_names' if they exist, or a set that `data.load` has made
+Arrays = tuple[Any, Any] | Mapping[str, Any] | Dataset
+TASK_OF = {"arrays": "classify", "arrays_multilabel": "multilabel",
+           "arrays_segmentation": "segment"}
+_KEYS = ("train", "validation", "test", "class_names")
+_NAME_OF_RANK = {1: "arrays", 2: "arrays_multilabel", 3: "arrays_segmentation"}
+
+
+def refuse(config: ConfigDict) -> Stored:
+    """Raises InputError: a set of arrays cannot be read again."""
+    raise InputError(
+        f"data.name is {config.name}: its arrays are nowhere on disk. Pass them to "
+        "training.run(config, workdir, data=...); --mode=predict and serve need none")
+
+
+def stored(arrays: Arrays) -> tuple[str, Stored]:
+    """Checks arrays; returns the name of their kind of set, and the set.
+
+    Images are uint8 [N, H, W, C] with C = 1 or 3, or [N, H, W]. Raises InputError,
+    which says what to change, for all others.
+    """
+    parts = _as_mapping(arrays)
+    splits = {name: _examples(name, value) for name, value in parts.items()
+              if name != "class_names" and value is not None}
+    shapes = {examples.images.shape[1:] for examples in splits.values()}
+    ranks = {examples.labels.ndim for examples in splits.values()}
+    if len(shapes) > 1 or len(ranks) > 1:
+        raise InputError("data: all splits must have images and labels of the same "
+                         "shape, not " + ", ".join(
+                             f"{name} {examples.images.shape} and "
+                             f"{examples.labels.shape}"
+                             for name, examples in splits.items()))
+    name = _NAME_OF_RANK[ranks.pop()]
+    task = TASKS[TASK_OF[name]]
+    count, largest = _count_classes(splits, task)
+    names = tuple(map(str, parts.get("class_names") or range(count)))
+    if len(names) < count:
+        raise InputError(f"data: {len(names)} class_names were given, but the largest "
+                         f"label is {largest}: give a name for each class from 0")
+    splits = {split: examples._replace(labels=examples.labels.astype(task.label_dtype))
+              for split, examples in splits.items()}
+    return name, Stored(splits, names, "arrays of the program")
+
+
+def _as_mapping(arrays: Arrays) -> Mapping[str, Any]:
+    if isinstance(arrays, Dataset):
+        return {split: getattr(arrays, split) for split in _KEYS[:3]
+                if len(getattr(arrays, split).labels)} | {
+                    "class_names": arrays.class_names}
+    if isinstance(arrays, Mapping):
+        unknown = [key for key in arrays if key not in _KEYS]
+        if unknown or arrays.get("train") is None:
+            raise InputError(
+                f"data has the keys {', '.join(map(str, arrays))}: it must have "
+                f"'train', and may have {', '.join(_KEYS[1:])}")
+        return arrays
+    return {"train": arrays}
+
+
+def _examples(split: str, pair: Any) -> Examples:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise InputError(f"data: {split} must be (images, labels), not "
+                         f"{type(pair).__name__}")
+    images, labels = map(np.asarray, pair)
+    title = f"data: the images of {split} are {images.dtype} {images.shape}"
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
+        raise InputError(f"{title}: they must be [N, height, width, channels] with 1 "
+                         "or 3 channels, or [N, height, width]")
+    low, high = images.min(), images.max()
+    if not np.issubdtype(images.dtype, np.integer) or low < 0 or high > 255:
+        scaled = np.issubdtype(images.dtype, np.floating) and 0 <= low <= high <= 1
+        raise InputError(
+            f"{title} from {low:g} to {high:g}: they must be whole numbers from 0 to "
+            "255, which training scales itself (data.scaling)"
+            + "; use np.uint8(np.round(255 * images))" * bool(scaled))
+    return Examples(images.astype(np.uint8, copy=False), _labels(split, labels, images))
+
+
+def _labels(split: str, labels: np.ndarray, images: np.ndarray) -> np.ndarray:
+    title = f"data: the labels of {split} are {labels.dtype} {labels.shape}"
+    if labels.ndim == 2 and labels.shape[1] == 1:  # as Keras has those of CIFAR-10
+        labels = labels[:, 0]
+    fits = (labels.shape[:1] == images.shape[:1]
+            and (labels.ndim in (1, 2) or labels.shape == images.shape[:3]))
+    if not fits:
+        raise InputError(f"{title}, but the images are {images.shape}: labels must be "
+                         "[N] for classes, [N, classes] for several classes an image, "
+                         "or [N, height, width] for a class for each pixel")
+    whole = np.issubdtype(labels.dtype, np.integer) or labels.dtype == bool
+    if not whole and np.issubdtype(labels.dtype, np.floating):
+        whole = bool((labels == np.round(labels)).all())
+    if not whole or labels.min() < 0:
+        raise InputError(f"{title}: they must be whole numbers from 0, the numbers of "
+                         "classes")
+    if labels.ndim == 2 and labels.max() > 1:
+        raise InputError(f"{title} with values up to {labels.max():g}: labels of "
+                         "several classes an image must be 0 or 1")
+    return labels
+
+
+def _count_classes(splits: Mapping[str, Examples], task: Task) -> tuple[int, int]:
+    """Returns the number of classes that the labels need, and the largest label."""
+    if task.name == "multilabel":
+        count = {examples.labels.shape[1] for examples in splits.values()}
+        if len(count) > 1:
+            raise InputError("data: the splits have labels of different numbers of "
+                             f"classes: {sorted(count)}")
+        return max(count), max(count) - 1
+    largest = int(max(examples.labels.max() for examples in splits.values()))
+    return largest + 1, largest

@@ -1,0 +1,51 @@
+"""Networks of the user's own: classes in a module of theirs, named MODULE:CLASS."""
+
+import dataclasses
+import functools
+import importlib
+
+import flax.linen as nn
+
+
+@functools.cache
+def import_network(name: str) -> type[nn.Module]:
+    """Imports the class that MODULE:CLASS names, such as 'mynet:MyNet'.
+
+    Raises ValueError if there is no such module or class, or if it is not a Linen
+    module with a field num_classes.
+    """
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a module of the user may raise anything
+        missing = (isinstance(error, ModuleNotFoundError)
+                   and error.name == module_name.split(".")[0])
+        reason = ("it is neither in the current folder, nor beside the config file, "
+                  "nor installed" if missing else f"{type(error).__name__}: {error}")
+        raise ValueError(f"network {name!r}: the module {module_name} cannot be "
+                         f"imported ({reason})") from error
+    found = getattr(module, attribute, None)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        classes = [key for key, value in vars(module).items()
+                   if isinstance(value, type) and issubclass(value, nn.Module)]
+        raise ValueError(
+            f"network {name!r}: {module.__file__} has no Linen module {attribute}; it "
+            f"has {', '.join(classes) or 'none'}")
+    check_class(found)
+    return found
+
+
+def check_class(network: type[nn.Module]) -> None:
+    """Raises ValueError unless the class has a field num_classes, and defaults for all.
+    """
+    fields = network.__dataclass_fields__
+    if "num_classes" not in fields:
+        raise ValueError(
+            f"{network.__name__} has no field num_classes: it needs 'num_classes: int "
+            "= 10', and a __call__(self, x, train) that returns logits "
+            "[N, num_classes]")
+    without = [name for name, field in fields.items() if field.init
+               and field.default is field.default_factory is dataclasses.MISSING]
+    if without:
+        raise ValueError(f"{network.__name__} has fields without a default: "
+                         f"{', '.join(without)}; give each of them one")

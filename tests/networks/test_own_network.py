@@ -1,0 +1,128 @@
+"""Networks of the user's own: registered, or named MODULE:CLASS."""
+
+import subprocess
+import sys
+import textwrap
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from cnn_jax import networks, training
+from cnn_jax.config import check
+from cnn_jax.errors import InputError
+from cnn_jax.workdir import trained
+from tests.support.tiny_runs import ROOT, environment, tiny
+
+SOURCE = textwrap.dedent("""
+    import flax.linen as nn
+
+
+    class MyNet(nn.Module):
+        num_classes: int = 10
+        width: int = 4
+
+        @nn.compact
+        def __call__(self, x, train):
+            x = nn.relu(nn.Conv(self.width, (3, 3), name="conv1")(x))
+            x = nn.BatchNorm(use_running_average=not train, name="bn1")(x)
+            return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
+
+
+    class NoClasses(nn.Module):
+
+        def __call__(self, x, train):
+            return x
+
+
+    answer = 42
+""")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with the module my_own_network, which is then the current one."""
+    (tmp_path / "my_own_network.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    networks.import_network.cache_clear()
+    monkeypatch.delitem(sys.modules, "my_own_network", raising=False)
+    return tmp_path
+
+
+def main(*args, cwd):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *map(str, args)], cwd=cwd, text=True,
+        capture_output=True, env=environment())
+    return done
+
+
+def test_a_run_of_a_module_in_the_current_folder(here):
+    config = tiny({"model.name": "my_own_network:MyNet", "model.fields": {"width": 6},
+                   "epochs": 1})
+    training.run(config, here / "run", quiet=True)
+    loaded = trained.load(here / "run")
+    kernel = loaded.variables["params"]["conv1"]["kernel"]
+    assert kernel.shape == (3, 3, 1, 6)
+    before = networks.from_config(config).init(
+        jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32), train=False)
+    assert jax.tree.structure(before["params"]) == jax.tree.structure(
+        loaded.variables["params"])
+    assert "conv1" in (here / "run" / "summary.txt").read_text()
+    # By --workdir alone, in a process of its own.
+    done = main("--mode=report", f"--workdir={here / 'run'}", cwd=here)
+    assert done.returncode == 0, done.stderr
+    done = main("--mode=report", f"--workdir={here / 'run'}", cwd=ROOT)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    for fact in ("my_own_network", "current folder", "config file"):
+        assert fact in done.stderr
+
+
+@pytest.mark.parametrize("name, facts", [
+    ("my_own_network:Other", ["no Linen module Other", "MyNet"]),
+    ("my_own_network:answer", ["no Linen module answer"]),
+    ("my_own_network:NoClasses", ["num_classes"]),
+    ("no_such_module_x:MyNet", ["no_such_module_x", "current folder"])])
+def test_what_is_wrong_with_a_name_is_said(here, name, facts):
+    with pytest.raises(InputError) as error:
+        check(tiny({"model.name": name}))
+    for fact in facts:
+        assert fact in str(error.value)
+
+
+def test_an_error_in_the_module_is_shown(here):
+    (here / "broken_own_network.py").write_text("1 / 0")
+    with pytest.raises(InputError, match="ZeroDivisionError"):
+        check(tiny({"model.name": "broken_own_network:Net"}))
+
+
+@pytest.mark.parametrize("field, value", [
+    ("model.conv", "im2col"), ("dtype", "bfloat16"), ("parallel", "pmap"),
+    ("model.bn", "keras"), ("model.init", "glorot")])
+def test_fields_that_would_have_no_effect_are_refused(here, field, value):
+    config = tiny({"model.name": "my_own_network:MyNet"})
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(InputError, match=f"{field}.*no effect"):
+        check(config)
+
+
+class Registered(nn.Module):
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(self.num_classes, name="head")(x.reshape(len(x), -1))
+
+
+def test_a_registered_network(tmp_path):
+    networks.register("registered_for_a_test", Registered, (8, 8, 1))
+    try:
+        networks.register("registered_for_a_test", Registered)  # a notebook runs twice
+        with pytest.raises(ValueError, match="lenet5"):
+            networks.register("lenet5", Registered)
+        config = tiny({"model.name": "registered_for_a_test", "epochs": 1})
+        training.run(config, tmp_path, quiet=True)
+        assert trained.load(tmp_path).network.num_classes == 10
+    finally:
+        del networks.NETWORKS["registered_for_a_test"]
