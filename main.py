@@ -38,7 +38,7 @@ MODEL = flags.DEFINE_string(
 IMAGES = flags.DEFINE_string(
     "images", None, "predict, inspect: a picture or a folder of pictures; more may "
     "follow. compare takes workdirs without a flag.")
-TOP = flags.DEFINE_integer("top", 3, "predict: classes to show for each picture.",
+TOP = flags.DEFINE_integer("top", 5, "predict: classes to show for each picture.",
                            lower_bound=1)
 JSON = flags.DEFINE_boolean("json", False, "predict: print JSON instead of text.")
 INVERT = flags.DEFINE_boolean(

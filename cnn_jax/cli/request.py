@@ -22,7 +22,7 @@ class Request:
     workdir: Path | None
     model: str | None = None     # pretrained weights, see interop/load.py
     paths: tuple[str, ...] = ()  # pictures or folders of pictures; compare: workdirs
-    top: int = 3                 # predict: classes per picture
+    top: int = 5                 # predict: classes per picture
     json: bool = False           # predict: print JSON instead of text
     invert: bool = False         # exchange dark and bright
     output: Path | None = None

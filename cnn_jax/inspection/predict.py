@@ -43,7 +43,7 @@ def task_of(workdir: Path) -> Task:
     return data.task_of(read_config(workdir).data)
 
 
-def predict(workdir: Path, images: Sequence[str | Path], top: int = 3,
+def predict(workdir: Path, images: Sequence[str | Path], top: int = 5,
             invert: bool = False) -> list[Prediction]:
     """Predicts picture files, and those in folders, with a run's best checkpoint.
 

@@ -1,0 +1,3 @@
+"""Pretrained weights in, programs for others out."""
+
+from cnn_jax.interop.load import load_pretrained as load_pretrained

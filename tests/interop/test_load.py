@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -64,6 +65,17 @@ def source(network, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     yield "torchvision:tiny"
     server.close()
+
+
+def test_the_example_of_the_document(source, picture, tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs" / "pretrained.md").read_text()
+    example = text.split("```python\n")[1].split("```")[0]
+    *lines, last = example.strip().splitlines()
+    picture.rename(tmp_path / "photo.jpg")
+    namespace = {}
+    exec("\n".join(lines).replace("torchvision:resnet50", source), namespace)
+    assert eval(last, namespace) in imagenet_classes()
+    assert namespace["pixels"].shape == (12, 12, 3)
 
 
 def test_a_published_set_predicts(source, network, picture, capsys):

@@ -329,7 +329,7 @@ def test_the_document_has_every_row():
     counts = counts_of_the_document()
     assert table.tables(lambda row: counts.get(row.url, 0)) in DOCUMENT, UPDATE
     namespace = {}
-    [example] = re.findall(r"```python\n(.+?)```", DOCUMENT, re.S)
+    _, example = re.findall(r"```python\n(.+?)```", DOCUMENT, re.S)
     exec(example, namespace)
     assert "params/head/kernel" in namespace["mapping"].leaves
 

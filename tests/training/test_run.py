@@ -268,7 +268,7 @@ def test_predict_knows_most_digits_of_any_kind_of_picture(taught, tmp_path, caps
     answers = json.loads(output)
     assert [answer["image"] for answer in answers] == [path for path, _ in pictures]
     for answer in answers:
-        assert len(answer["classes"]) == len(answer["probabilities"]) == 3
+        assert len(answer["classes"]) == len(answer["probabilities"]) == 5
         assert answer["probabilities"] == sorted(answer["probabilities"], reverse=True)
         assert 0 < sum(answer["probabilities"]) <= 1 + 1e-6
     right = sum(answer["classes"][0] == str(label)
