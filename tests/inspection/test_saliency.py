@@ -233,7 +233,7 @@ def test_occlusion_against_loops():
                                          - score(hidden, classes[n]))
                 expected[n, y, x] = np.mean(falls)
     drops = occlusion(network, variables, images, classes, window=3, stride=2,
-                      fill=0.3, chunk=4)
+                      fill=0.3, most_pixels=4 * images[..., 0].size)
     close(drops, expected)
 
 

@@ -14,11 +14,14 @@ from cnn_jax.errors import InputError
 from cnn_jax.inspection.explain.scores import compute_scores, score_weights
 from cnn_jax.inspection.forward import compiled, compute_logits
 
+# 32 images of 224 x 224: the largest map of VGG-16 takes 0.4 GB then.
+MOST_PIXELS = 32 * 224 * 224
+
 
 def occlusion(network: nn.Module, variables: Any, images: jax.Array,
               targets: jax.Array | None = None, *, window: int,
-              stride: int | None = None, fill: ArrayLike = 0.0, chunk: int = 16,
-              track: Callable = iter) -> jax.Array:
+              stride: int | None = None, fill: ArrayLike = 0.0,
+              most_pixels: int = MOST_PIXELS, track: Callable = iter) -> jax.Array:
     """Computes how much the score falls if a square is hidden: [N, H, W].
 
     The value of a pixel is the mean over the squares that cover it. The squares are
@@ -27,8 +30,8 @@ def occlusion(network: nn.Module, variables: Any, images: jax.Array,
     window: side of the square in pixels. stride: by default half of `window`.
     fill: the value inside the square, in units of the input, one for all channels or
         one for each.
-    chunk: how many squares are computed at once. track: wraps the loop over chunks, to
-    show progress.
+    most_pixels: of the images that are computed at once. track: wraps the loop over
+    their squares, to show progress.
     Source: Zeiler, Fergus: Visualizing and understanding convolutional networks, 2014.
     """
     height, width = images.shape[1:3]
@@ -43,7 +46,7 @@ def occlusion(network: nn.Module, variables: Any, images: jax.Array,
     score = functools.partial(compiled(compute_scores), network, variables)
     whole = score(images, weights)
     falls = jnp.zeros(images.shape[:3])
-    size = min(chunk, len(masks))
+    size = min(max(1, most_pixels // (len(images) * height * width)), len(masks))
     for first in track(range(0, len(masks), size)):
         # The last chunk is filled up with empty squares: one compilation.
         group = np.zeros((size, height, width), bool)
