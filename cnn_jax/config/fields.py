@@ -49,7 +49,8 @@ FIELDS: dict[str, Field] = {
         "Images per training step, over all devices."),
     "eval_batch_size": Field(
         500, integer(1),
-        "Images per evaluation step, which does not change the metrics."),
+        "Images per evaluation step, at most: fewer are taken where that pads less. It "
+        "does not change the metrics."),
     "dtype": Field(
         "float32", one_of(("float32", "bfloat16")),
         "Type of the computation; parameters are always float32."),

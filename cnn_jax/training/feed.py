@@ -5,7 +5,7 @@ each batch while the one before is trained. Both have the same batches in the sa
 order.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -81,8 +81,8 @@ class Resident:
         self.data: Examples | None = placement.replicate(examples)
         self.placement, self.seed = placement, seed
         self.batch_size = batch_size
-        self.eval_batch_size = divisible(eval_batch_size, placement)
         self.counts = {split: len(rows) for split, rows in self.ranges.items()}
+        self.eval_batch_size = evaluation_batch(eval_batch_size, self.counts, placement)
         self.skips, self.skipped = False, set[str]()
 
     def start(self, epoch: int, step: int) -> None:
@@ -125,7 +125,6 @@ class Streamed:
         # Imported here: grain takes a moment and defines command-line flags.
         from cnn_jax.data import stream
         self.placement, self.dataset, self.config = placement, dataset, config
-        self.eval_batch_size = divisible(config.eval_batch_size, placement)
         self.reading = stream.choose_reading(config.data.workers, config.data.prefetch,
                                              steps_per_call)
         self.stream: stream.Stream[tuple[Examples, jax.Array | None]] | None = None
@@ -133,6 +132,8 @@ class Streamed:
         self.epoch = 0         # the one that is trained
         self.advised = False
         self.counts = {split: len(getattr(dataset, split).labels) for split in SPLITS}
+        self.eval_batch_size = evaluation_batch(config.eval_batch_size, self.counts,
+                                                placement)
         self.skips, self.skipped = config.data.on_error == "skip", set[str]()
 
     def start(self, epoch: int, step: int) -> None:
@@ -242,6 +243,18 @@ def record_skipped(feed: Feed, progress: Progress) -> None:
         progress.skipped = parallel.union([*progress.skipped, *feed.skipped])
 
 
-def divisible(batch_size: int, placement: Placement) -> int:
-    """Rounds a batch size up to a multiple of the number of devices."""
-    return batch_size + -batch_size % len(placement.devices)
+def evaluation_batch(limit: int, counts: Mapping[str, int],
+                     placement: Placement) -> int:
+    """Chooses the batch size of evaluation, which pads validation and test least.
+
+    limit: the largest, rounded up to a multiple of the number of devices. Sizes below
+        half of it are for splits that are smaller. Of equal sizes the largest wins.
+    """
+    devices = len(placement.devices)
+    limit += -limit % devices
+    splits = [counts[split] for split in ("validation", "test") if counts[split]]
+    if not splits:
+        return limit
+    low = min(limit, *splits) // 2
+    sizes = [size for size in range(limit, max(low, devices) - 1, -devices)]
+    return min(sizes, key=lambda size: sum(-count % size for count in splits))

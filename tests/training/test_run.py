@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from cnn_jax.training import parallel
 from cnn_jax import console
 from cnn_jax.workdir import trained
 from cnn_jax.training.evaluate import compile_evaluation
-from cnn_jax.training.feed import open_feed
+from cnn_jax.training.feed import evaluation_batch, open_feed
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -213,17 +214,17 @@ def test_evaluation_counts_every_example_once(taught, batch_size, monkeypatch, c
     placement = parallel.place(config)
     state = placement.replicate(restore(taught[0], config, loaded.step))
     monkeypatch.setattr(console, "QUIET_SECONDS", -1.0)
-    evaluate = compile_evaluation(recipe, placement, state,
-                                  open_feed(placement, dataset, config, 1),
-                                  console.Reporter())
+    feed = open_feed(placement, dataset, config, 1)
+    assert feed.eval_batch_size <= batch_size
+    evaluate = compile_evaluation(recipe, placement, state, feed, console.Reporter())
     for split in ("validation", "test"):
         expected = numpy_figures(loaded, getattr(dataset, split))
         assert evaluate(state, split) == {
             "loss": pytest.approx(expected["loss"], rel=1e-6),
             "accuracy": expected["accuracy"], "examples": expected["examples"]}
-        batches = -(-expected["examples"] // batch_size)
+        batches = -(-expected["examples"] // feed.eval_batch_size)
         assert (f"evaluating {split} - step {batches - 1}/{batches} - batches of "
-                f"{batch_size}") in capsys.readouterr().out
+                f"{feed.eval_batch_size}") in capsys.readouterr().out
 
 
 # The other modes
@@ -326,3 +327,21 @@ def test_the_average_is_evaluated_predicted_and_exported(tmp_path, capsys):
     state = restore(tmp_path, loaded.config, loaded.step)
     np.testing.assert_array_equal(kernel, state.ema_params["head"]["kernel"])
     assert not np.array_equal(kernel, state.params["head"]["kernel"])
+
+
+@pytest.mark.parametrize("limit, counts, devices, expected", [
+    (500, (5000, 10000), 1, 500),   # MNIST: nothing is padded
+    (500, (0, 272), 1, 272),        # one call of the size of the split
+    (500, (128, 272), 1, 136),      # 8 images are padded; one call of 272 pads 144
+    (64, (1000, 1000), 1, 50),
+    (500, (0, 0), 4, 500),
+    (501, (0, 0), 4, 504),
+    (500, (0, 273), 4, 276),        # a multiple of the devices
+    (500, (3, 0), 4, 4),
+    (1, (7, 0), 1, 1)])
+def test_evaluation_pads_little(limit, counts, devices, expected):
+    class Devices(NamedTuple):
+        devices: tuple
+    size = evaluation_batch(limit, dict(zip(("validation", "test"), counts)),
+                            Devices((None,) * devices))
+    assert size == expected
