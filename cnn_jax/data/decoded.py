@@ -14,6 +14,7 @@ from cnn_jax.data.records import Content, StoredRecords, to_pixels
 from cnn_jax.errors import InputError
 
 _BLOCK = 1024  # records that are read, then decoded, on all cores
+_SHOWN = 20    # names of pictures that an error lists
 
 
 def decode(stored: StoredRecords, preprocessing: Preprocessing) -> Stored:
@@ -48,14 +49,25 @@ def decode(stored: StoredRecords, preprocessing: Preprocessing) -> Stored:
 def _decode(stored: StoredRecords, count: int,
             preprocessing: Preprocessing) -> np.ndarray:
     """Decodes all records into one array, on all cores."""
-    contents = _contents(stored)
-    first_content, first_name = next(contents)
-    first = _to_pixels(first_content, preprocessing, first_name)
+    bad: list[tuple[str, InputError]] = []  # names of pictures, and what is wrong
+    contents = enumerate(_contents(stored))
+    for row, (content, first_name) in contents:
+        try:
+            first = to_pixels(content, preprocessing, first_name)
+            break
+        except InputError as error:
+            bad.append((first_name, error))
+    else:
+        raise _cannot_be_used(bad)
     images = allocate(count, first.shape)
-    images[0] = first
+    images[row] = first
 
     def decode_into(row: int, content: Content, name: str) -> None:
-        image = _to_pixels(content, preprocessing, name)
+        try:
+            image = to_pixels(content, preprocessing, name)
+        except InputError as error:
+            bad.append((name, error))
+            return
         if image.shape != first.shape:
             raise InputError(
                 f"{name} is {_shape(image)} but {first_name} is {_shape(first)}; set "
@@ -65,25 +77,26 @@ def _decode(stored: StoredRecords, count: int,
 
     # Pillow releases the interpreter lock while it decodes and resizes.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        start = 1
         while block := list(itertools.islice(contents, _BLOCK)):
             try:
-                for _ in pool.map(decode_into, itertools.count(start), *zip(*block)):
+                for _ in pool.map(lambda item: decode_into(item[0], *item[1]), block):
                     pass
             except InputError:
                 pool.shutdown(cancel_futures=True)
                 raise
-            start += len(block)
+    if bad:
+        raise _cannot_be_used(bad)
     return images
 
 
-def _to_pixels(content: Content, preprocessing: Preprocessing, name: str) -> np.ndarray:
-    """Decodes an image; the error says how to train without it."""
-    try:
-        return to_pixels(content, preprocessing, name)
-    except InputError as error:
-        raise InputError(f"{error}, or set data.stream=true and data.on_error=skip to "
-                         "go on without it") from error
+def _cannot_be_used(bad: list[tuple[str, InputError]]) -> InputError:
+    """Makes the error that names what cannot be decoded, up to a limit."""
+    (_, first), *others = sorted(bad, key=lambda pair: pair[0])
+    names = ", ".join(name for name, _ in others[:_SHOWN])
+    more = f" and {len(others) - _SHOWN:,} more" * (len(others) > _SHOWN)
+    also = f"; nor can {len(others):,} others: {names}{more}" * bool(others)
+    return InputError(f"{first}{also}; or set data.stream=true and "
+                      "data.on_error=skip to go on without")
 
 
 def _contents(stored: StoredRecords) -> Iterator[tuple[Content, str]]:

@@ -134,8 +134,8 @@ def streams(stored: Stored | StoredRecords, preprocessing: Preprocessing,
     if config.stream is not None:
         return bool(config.stream)
     count = sum(len(split.labels) for split in stored.splits.values())
-    train, skip = stored.splits["train"], config.on_error == "skip"
-    return count * math.prod(shape_of(train, preprocessing, skip)) > MAX_BYTES
+    shape = shape_of(stored.splits["train"], preprocessing, skip=True)
+    return count * math.prod(shape) > MAX_BYTES
 
 
 def shape_of(split: Examples | Records, preprocessing: Preprocessing,

@@ -286,3 +286,28 @@ def test_a_damaged_picture_is_named_and_nothing_cached(tmp_path, cache_dir):
     message = refused(tmp_path / "set")
     assert str(bad) in message and "data.stream=true and data.on_error=skip" in message
     assert not cache_dir.exists()
+
+
+@pytest.mark.parametrize("damaged", [[0], [0, 5, 11], [*range(1, 12)]])
+def test_all_damaged_pictures_are_named_at_once(tmp_path, cache_dir, damaged):
+    make(tmp_path / "set", (4, 4, 4))
+    paths = sorted((tmp_path / "set").rglob("*.png"))
+    for number in damaged:
+        paths[number].write_bytes(b"not a picture")
+    message = refused(tmp_path / "set")
+    for number, path in enumerate(paths):
+        named = f"{path.parent.name}/{path.name}" in message
+        assert named == (number in damaged), message
+    assert "skip" in message
+
+
+def test_an_error_names_some_of_many_damaged_pictures(tmp_path, cache_dir):
+    make(tmp_path / "set", (15, 15, 15))
+    paths = sorted((tmp_path / "set").rglob("*.png"))
+    for path in paths[1:]:
+        path.write_bytes(b"")
+    message = refused(tmp_path / "set")
+    assert "43 others" in message and "23 more" in message
+    assert message.count(".png") == 21
+    paths[0].write_bytes(b"")
+    assert "none of 45 images" in refused(tmp_path / "set")
