@@ -50,8 +50,6 @@ def evaluate_pretrained(workdir: Path, config: ConfigDict | None = None,
     with report.under_way("listing the pictures", plain=False):
         folder = pictures_folder(config.data)
         records, class_names = class_records(folder)
-    with config.unlocked():
-        config.eval_batch_size = min(config.eval_batch_size, len(records))
     labels = classes_of_folders(class_names, info.class_names, str(folder))
     images = LazyImages(records, info.preprocessing, info.image_shape,
                         config.data.on_error == "skip")
