@@ -32,6 +32,14 @@ class Reporter:
         self.console.print(text, markup=False)
 
     @contextlib.contextmanager
+    def timed(self, title: str) -> Iterator[None]:
+        """Prints the title as the block begins, and the seconds as it ends."""
+        self.line(f"{title} ...")
+        begun = time.perf_counter()
+        yield
+        self.line(f"{title} took {time.perf_counter() - begun:.1f} s")
+
+    @contextlib.contextmanager
     def progress_bar(self, title: str, total: int, done: int = 0,
                      in_bytes: bool = False) -> Iterator[None]:
         """Shows a bar, which `advance` updates, until the block ends.

@@ -2,15 +2,18 @@
 
 import csv
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from cnn_jax.files import write_atomically, write_json
+from cnn_jax.networks.parts import part_of
 from cnn_jax.networks.summary import LayerTable, Row
 
 WIDTH = 100  # columns of the text
+SHORT = 40   # layers that the log lists one by one
 HEAD = ("layer", "kind", "output shape", "parameters", "MACs (M)", "memory (KiB)",
         "field", "stride", "offset")
 
@@ -89,6 +92,29 @@ def plain_text(table: LayerTable) -> str:
               f"{table.memory / 2**20:,.2f} MiB")
     return "\n".join([f"{table.model} on {size}", rule, line(HEAD), rule,
                       *map(line, body), rule, totals]) + "\n"
+
+
+def short_text(table: LayerTable) -> str:
+    """Formats the table for the log: a long one by its parts, see `parts_of_table`."""
+    if len(table.rows) <= SHORT:
+        return plain_text(table)
+    return (plain_text(parts_of_table(table))
+            + f"summary.txt in the workdir has all {len(table.rows):,} layers\n")
+
+
+def parts_of_table(table: LayerTable) -> LayerTable:
+    """Adds up the layers of each part, such as stage1; see `networks.part_of`.
+
+    Shape and receptive field of a part are those of its last layer.
+    """
+    parts = itertools.groupby(table.rows, lambda row: part_of(row.name.split("/")[0]))
+    return table._replace(rows=tuple(
+        inside[-1]._replace(
+            name=name, kind=f"{len(inside)} layers" if len(inside) > 1
+            else inside[0].kind, params=sum(row.params for row in inside),
+            macs=sum(row.macs for row in inside),
+            memory=sum(row.memory for row in inside))
+        for name, inside in ((name, [*rows]) for name, rows in parts)))
 
 
 def cells(row: Row) -> list[str]:

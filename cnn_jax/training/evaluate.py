@@ -28,8 +28,9 @@ def compile_evaluation(recipe: Recipe, placement: Placement, state: TrainState,
     report: shows the progress of each evaluation.
     """
     step = placement.compile(functools.partial(feed.evaluate, recipe=recipe))
-    program = step.lower(state, *feed.example_batch()).compile(
-        compiler_options=ops.compiler_options())
+    with report.timed("compiling evaluation"):
+        program = step.lower(state, *feed.example_batch()).compile(
+            compiler_options=ops.compiler_options())
 
     def evaluate(state: TrainState, split: str) -> dict[str, float]:
         size = -(-feed.counts[split] // feed.eval_batch_size)

@@ -65,9 +65,9 @@ def features_of(run: Run, state: TrainState) -> dict[str, np.ndarray]:
     step = run.placement.compile(functools.partial(
         run.feed.evaluate, recipe=run.recipe, step=compute_features))
     placed, feed = run.placement.replicate(state), run.feed
-    run.report.line("compiling the features ...")
-    program = step.lower(placed, *feed.example_batch()).compile(
-        compiler_options=ops.compiler_options())
+    with run.report.timed("compiling the features"):
+        program = step.lower(placed, *feed.example_batch()).compile(
+            compiler_options=ops.compiler_options())
     features = {}
     for split in SPLITS:
         count, size = feed.counts[split], feed.eval_batch_size

@@ -196,18 +196,16 @@ def compile_training(run: Run, state: TrainState, progress: Progress) -> Program
     counts = {stop - start for first in (0, done)
               for start, stop in call_ranges(first, steps, run.steps_per_call)}
     sizes = training_sizes(run.config.progressive, now)
-    run.report.line("compiling ...")
     begun, programs = time.perf_counter(), {}
-    for size, epoch in sizes.items():
-        step = run.placement.compile(functools.partial(
-            run.feed.train, recipe=at_size(run.recipe, size)), donate=(0,))
-        for count in counts:
-            example = run.feed.example_call(count, epoch)
-            programs[size, count] = step.lower(state, *example).compile(
-                compiler_options=ops.compiler_options(run.config.model.remat))
-    seconds = time.perf_counter() - begun
-    progress.compile_seconds += seconds
-    run.report.line(f"compiled in {seconds:.1f} s")
+    with run.report.timed("compiling training"):
+        for size, epoch in sizes.items():
+            step = run.placement.compile(functools.partial(
+                run.feed.train, recipe=at_size(run.recipe, size)), donate=(0,))
+            for count in counts:
+                example = run.feed.example_call(count, epoch)
+                programs[size, count] = step.lower(state, *example).compile(
+                    compiler_options=ops.compiler_options(run.config.model.remat))
+    progress.compile_seconds += time.perf_counter() - begun
     return programs
 
 

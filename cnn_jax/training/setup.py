@@ -21,7 +21,7 @@ from cnn_jax.errors import InputError
 from cnn_jax.interop.load import (check_same_network, is_file, is_published,
                                   read_variables)
 from cnn_jax.networks.summary import LayerTable
-from cnn_jax.networks.summary_files import plain_text, save_summary
+from cnn_jax.networks.summary_files import save_summary, short_text
 from cnn_jax.optimizers import Schedule
 from cnn_jax.training import parallel
 from cnn_jax.training.feed import Feed, open_feed
@@ -98,7 +98,7 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
     parallel.check_same_in_all(
         f"{result_fields(config)} {config.log.every_steps} {info.sha256}")
     with open_workdir(path, config, info):
-        for line in (f"workdir: {path}", f"data: {info.source}", plain_text(table),
+        for line in (f"workdir: {path}", f"data: {info.source}", short_text(table),
                      f"convolutions: {table.convolutions()}",
                      describe_devices(placement.devices)):
             report.line(line)
@@ -169,7 +169,8 @@ def load_source(source: str, run: Run) -> dict[str, Any]:
 def init_state(run: Run) -> TrainState:
     """Makes the state before the first step, from another run if `init_from` names one.
     """
-    state = first_state(run.recipe, run.info.image_shape)
+    with run.report.timed("initialising"):
+        state = first_state(run.recipe, run.info.image_shape)
     source = run.config.model.init_from
     if not source:
         return state

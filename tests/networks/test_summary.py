@@ -18,7 +18,8 @@ from cnn_jax.cli.request import Request
 from cnn_jax.errors import InputError
 from cnn_jax.networks.receptive_field import Field, union
 from cnn_jax.networks.summary import layer_table
-from cnn_jax.networks.summary_files import Summary, plain_text, save_summary
+from cnn_jax.networks.summary_files import (Summary, parts_of_table, plain_text,
+                                            save_summary, short_text)
 from cnn_jax.networks.trace import features
 from cnn_jax.layers import Layers
 from configs import default
@@ -251,3 +252,20 @@ def test_mode_summary_prints_and_writes(tmp_path, capsys):
     (folder / "config.json").write_text("{}")
     with pytest.raises(InputError, match=f"{folder}.*--workdir"):
         commands.run(Request("summary", config, folder))
+
+
+def test_the_log_lists_parts_of_a_long_table():
+    short, long = (
+        layer_table(networks.create(name), networks.NETWORKS[name].input_shape)
+        for name in ("lenet5", "resnet50"))
+    assert short_text(short) == plain_text(short)
+    parts = parts_of_table(long)
+    assert [row.name for row in parts.rows] == [
+        "stem", "stage1", "stage2", "stage3", "stage4", "pool", "head"]
+    assert (parts.macs, parts.memory) == (long.macs, long.memory)
+    assert sum(row.params for row in parts.rows) == long.params
+    assert parts.rows[1].shape == (56, 56, 256)
+    assert parts.rows[1].field == next(
+        row.field for row in long.rows[::-1] if row.name.startswith("stage1"))
+    text = short_text(long)
+    assert len(text.splitlines()) < 15 and f"{len(long.rows)} layers" in text

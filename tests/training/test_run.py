@@ -80,7 +80,10 @@ def test_results_hold_every_figure(taught):
 def test_the_lines_of_a_run(taught):
     workdir, output = taught
     lines = output.splitlines()
-    assert f"workdir: {workdir}" in lines and "compiling ..." in lines
+    assert f"workdir: {workdir}" in lines
+    for title in ("initialising", "compiling evaluation", "compiling training"):
+        started = lines.index(f"{title} ...")
+        assert re.fullmatch(rf"{title} took [\d.]+ s", lines[started + 1])
     assert any(line.startswith("devices: 1 x cpu") and "jax 0." in line
                for line in lines)
     epochs = [line for line in lines if line.startswith("epoch ")]
@@ -133,7 +136,7 @@ def test_a_finished_run_says_so_and_only_evaluates(taught, capsys):
     training.run(tiny(TAUGHT), workdir)
     again = capsys.readouterr().out
     assert "already finished after epoch 6: evaluating only" in again
-    assert "compiling" not in again
+    assert "compiling training" not in again
     test = [line for line in output.splitlines() if line.startswith("test: ")]
     assert test[0] in again.splitlines()
     assert (workdir / "results.json").read_bytes() == before
