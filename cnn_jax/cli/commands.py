@@ -15,7 +15,7 @@ from cnn_jax.console import Reporter
 from cnn_jax.data import info
 from cnn_jax.data.examples import Examples
 from cnn_jax.data.images import find_images
-from cnn_jax.errors import InputError
+from cnn_jax.errors import InputError, RunError
 from cnn_jax.inspection import predict as predictions
 from cnn_jax.inspection import run as inspection
 from cnn_jax.inspection.draw.contact_sheet import contact_sheet
@@ -80,7 +80,11 @@ def predict(request: Request) -> None:
         raise InputError(f"--output={request.output} is only for runs that predict a "
                          f"class for each pixel, but {workdir} predicts classes of "
                          "pictures")
-    answers = predictions.predict(workdir, request.paths, request.top, request.invert)
+    unreadable: list[InputError] = []
+    answers = predictions.predict(workdir, request.paths, request.top, request.invert,
+                                  unreadable)
+    if unreadable and not answers:
+        raise InputError("; ".join(map(str, unreadable)))
     picture = None
     if task.unit == "pixel":
         with spinner("drawing"):
@@ -89,11 +93,15 @@ def predict(request: Request) -> None:
     if request.json:
         print(json.dumps([predictions.as_json(prediction, task)
                           for prediction in answers], indent=2))
-        return
-    for prediction in answers:
-        print(predictions.as_line(prediction))
-    if picture is not None:
+    else:
+        for prediction in answers:
+            print(predictions.as_line(prediction))
+    if picture is not None and not request.json:
         print(f"{path}: {picture.title}")
+    if unreadable:
+        count = len(answers) + len(unreadable)
+        raise RunError(f"{len(unreadable)} of {count} pictures have no prediction: "
+                       + "; ".join(map(str, unreadable)))
 
 
 def overlays(request: Request) -> None:

@@ -44,7 +44,8 @@ def task_of(workdir: Path) -> Task:
 
 
 def predict(workdir: Path, images: Sequence[str | Path], top: int = 5,
-            invert: bool = False) -> list[Prediction]:
+            invert: bool = False, unreadable: list[InputError] | None = None
+            ) -> list[Prediction]:
     """Predicts picture files, and those in folders, with a run's best checkpoint.
 
     Each picture is decoded, resized, converted to the channels of the training data and
@@ -52,7 +53,9 @@ def predict(workdir: Path, images: Sequence[str | Path], top: int = 5,
 
     top: how many classes to name, where an image has one class; other tasks name all
         classes that they predict.
-    Raises InputError for a workdir or a picture that cannot be read.
+    unreadable: gets the errors of pictures that cannot be read, which are left out.
+    Raises InputError for a workdir that cannot be read, and for such a picture where
+    there is no `unreadable`.
     """
     # On stderr: stdout may be piped on as JSON.
     report = Reporter(stderr=True)
@@ -65,9 +68,19 @@ def predict(workdir: Path, images: Sequence[str | Path], top: int = 5,
     predictions = []
     with report.track("pictures", starts, len(starts), f"batches of {BATCH}") as shown:
         for start in shown:
-            files = paths[start:start + BATCH]
-            batch = read_images(files, run.info.preprocessing, invert)
-            for path, pixels, scores, label in zip(files, batch, *compute(batch)):
+            files, batch = [], []
+            for path in paths[start:start + BATCH]:
+                try:
+                    batch += [*read_images([path], run.info.preprocessing, invert)]
+                    files.append(path)
+                except InputError as error:
+                    if unreadable is None:
+                        raise
+                    unreadable.append(error)
+            if not files:
+                continue
+            for path, pixels, scores, label in zip(
+                    files, batch, *compute(np.stack(batch))):
                 classes = task.named_classes(scores, top)
                 predictions.append(Prediction(
                     str(path), tuple(class_name(names, i) for i in classes),

@@ -297,6 +297,18 @@ def test_predict_refuses_what_is_no_picture(taught, tmp_path, capsys):
         ask(capsys, "predict", tmp_path, paths=(str(tmp_path / "a.png"),))
 
 
+def test_predict_answers_for_the_pictures_that_can_be_read(taught, tmp_path, capsys):
+    good = [path for path, _ in write_pictures(tmp_path)[:3]]
+    bad = [tmp_path / "zero.png", tmp_path / "00_text.jpg"]
+    for path in bad:
+        path.write_text("")
+    lines = ask(capsys, "predict", taught[0], paths=good, top=1).splitlines()
+    code, output, errors = main(taught[0], TAUGHT, "--mode=predict", "--top=1",
+                                f"--images={bad[1]}", *good, str(bad[0]))
+    assert code == 1 and output.splitlines() == lines
+    assert "2 of 5 pictures" in errors and all(str(path) in errors for path in bad)
+
+
 def test_weights_reproduce_the_logits(taught, capsys):
     workdir, _ = taught
     printed = ask(capsys, "weights", workdir).split()
