@@ -1,5 +1,6 @@
 """Runs the command line of cnn_jax: flags -> a locked config -> one call per --mode."""
 
+import importlib.util
 import signal
 import sys
 from pathlib import Path
@@ -8,6 +9,14 @@ from typing import NoReturn
 from cnn_jax.huge_pages import use_huge_pages
 
 if __name__ == "__main__":
+    missing = [name for name in ("absl", "jax", "flax", "optax", "ml_collections")
+               if importlib.util.find_spec(name) is None]
+    if sys.version_info < (3, 11) or missing:
+        lacks = f"has no {', '.join(missing)}" if missing else "is too old"
+        print(f"cnn_jax: {sys.executable} (Python {sys.version.split()[0]}) {lacks}: "
+              "cnn_jax needs Python 3.11 or later and, in the clone, python -m pip "
+              "install -e .", file=sys.stderr)
+        sys.exit(2)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports at once
     use_huge_pages()  # it may restart the program, so it precedes the slow imports
 
@@ -15,7 +24,7 @@ from absl import app, flags, logging  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
 from cnn_jax.cli import commands, config_file  # noqa: E402
-from cnn_jax.cli.explain import explain  # noqa: E402
+from cnn_jax.cli.explain import explain, out_of_memory  # noqa: E402
 from cnn_jax.cli.overrides import accept_none  # noqa: E402
 from cnn_jax.cli.request import Request  # noqa: E402
 from cnn_jax.errors import InputError, RunError, one_line  # noqa: E402
@@ -91,6 +100,10 @@ def main(argv: list[str]) -> None:
     except OSError as error:  # a full disk, a deleted folder
         where = error.filename and f"{error.filename} cannot be read or written: "
         fail((where or "") + (error.strerror or str(error)), 1)
+    except (MemoryError, RuntimeError) as error:
+        if (reason := out_of_memory(error)) is None:
+            raise
+        fail(reason, 1)
     except KeyboardInterrupt:
         fail("interrupted; the checkpoints written before are complete", 130)
 

@@ -30,7 +30,7 @@ from cnn_jax.networks.summary_files import plain_text, save_summary
 from cnn_jax.training.evaluate_run import evaluate_run
 from cnn_jax.workdir import trained
 from cnn_jax.workdir.folder import (check_same_config, check_same_data,
-                                    default_path)
+                                    default_path, read_config)
 
 TAKE_PATHS = ("predict", "inspect", "compare", "export")
 TAKE_NO_MODEL = ("train", "summary", "show_data", "compare")
@@ -58,8 +58,12 @@ def run(request: Request) -> None:
 
 
 def train(request: Request) -> None:
-    """Trains a run, or resumes it."""
-    training.run(required_config(request), request.workdir)
+    """Trains a run, or resumes it; --workdir alone resumes by the run's own config."""
+    if request.config is None and request.workdir is not None:
+        config = read_config(request.workdir)
+    else:
+        config = required_config(request)
+    training.run(config, request.workdir)
 
 
 def evaluate(request: Request) -> None:

@@ -1,8 +1,10 @@
-"""Turns absl's errors about a command line into one line."""
+"""Turns errors of libraries into one line."""
+
+import re
 
 from absl import flags
 
-from cnn_jax.config import is_field
+from cnn_jax.config import ALIASES, is_field
 
 
 def explain(error: flags.Error) -> str:
@@ -10,8 +12,9 @@ def explain(error: flags.Error) -> str:
     line = str(error).partition("\n")[0]
     if isinstance(error, flags.UnrecognizedFlagError):
         name = error.flagname
-        if is_field(name):
-            return f"--{name} is a field of configs: --config.{name}=VALUE"
+        field = name if is_field(name) else ALIASES.get(name.replace("-", "_"))
+        if field:
+            return f"--{name} is a field of configs: --config.{field}=VALUE"
     if isinstance(error, flags.IllegalFlagValueError):
         # absl has only the text "flag --NAME=VALUE: what the parser raised".
         flag = line.removeprefix("flag --").partition(": ")[0]
@@ -19,3 +22,17 @@ def explain(error: flags.Error) -> str:
         if name in flags.FLAGS and (allowed := flags.FLAGS[name].parser.syntactic_help):
             return f"--{flag} is not allowed: must be {allowed}"
     return line
+
+
+def out_of_memory(error: Exception) -> str | None:
+    """Says what to do if an error of JAX or NumPy is that memory is short, else None.
+    """
+    text = str(error)
+    if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text):
+        return None
+    size = re.search(r"allocat\w* ([\d.,]+ ?[KMGT]?i?B|[\d,]+ bytes)", text)
+    asked = f" ({size[1]} were asked for)" if size else ""
+    return (f"out of memory{asked}: use a smaller config.batch_size, with "
+            "config.optimizer.accumulate_steps to keep its effect, or "
+            "config.model.remat=true, a smaller config.data.image_size, "
+            "config.data.stream=true; for evaluation a smaller config.eval_batch_size")

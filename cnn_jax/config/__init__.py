@@ -3,5 +3,5 @@
 from cnn_jax.config.compare import (differences, fingerprint, flat, result_fields,
                                     to_json)
 from cnn_jax.config.fields import FIELDS, Field, default_config
-from cnn_jax.config.validate import (check, check_fields, from_json, is_field,
-                                     unknown_field)
+from cnn_jax.config.validate import (ALIASES, check, check_fields, from_json, is_field,
+                                     nearest_field, unknown_field)

@@ -18,6 +18,19 @@ from cnn_jax.errors import InputError
 from cnn_jax.tasks import TASKS
 
 
+# What other programs call a field.
+ALIASES = {
+    "lr": "optimizer.learning_rate", "wd": "optimizer.weight_decay",
+    "opt": "optimizer.name", "bs": "batch_size", "batchsize": "batch_size",
+    "batch": "batch_size", "num_epochs": "epochs", "arch": "model.name",
+    "model": "model.name", "network": "model.name", "net": "model.name",
+    "dataset": "data.name", "data_dir": "data.dir", "img_size": "data.image_size",
+    "imgsz": "data.image_size", "input_size": "data.image_size",
+    "num_workers": "data.workers", "amp": "dtype", "precision": "dtype",
+    "ema": "optimizer.ema_decay", "pretrained": "model.init_from",
+    "lr_scheduler": "schedule.name", "scheduler": "schedule.name"}
+
+
 def is_field(name: str) -> bool:
     """Tells whether configs have a field, or a section, of this name."""
     return name.startswith(NETWORK_FIELDS + ".") or any(
@@ -26,10 +39,21 @@ def is_field(name: str) -> bool:
 
 def unknown_field(name: str) -> str:
     """Writes the message for a field that does not exist."""
-    near = difflib.get_close_matches(name, FIELDS, 1)
+    near = nearest_field(name)
     return f"config.{name}: no such field; " + (
-        f"did you mean config.{near[0]}?" if near else
+        f"did you mean config.{near}?" if near else
         "cnn_jax/config/fields.py names all of them")
+
+
+def nearest_field(name: str) -> str | None:
+    """Finds the field that was meant: by a common alias, its last word, or its letters.
+    """
+    word = name.rpartition(".")[2].replace("-", "_").lower()
+    if word in ALIASES:
+        return ALIASES[word]
+    same = [field for field in FIELDS if field.rpartition(".")[2] == word]
+    near = difflib.get_close_matches(name, FIELDS, 1)
+    return next(iter(same if len(same) == 1 else near), None)
 
 
 def check(config: ConfigDict) -> None:

@@ -30,7 +30,7 @@ from cnn_jax.training.recipe import (abstract_state, check_training_sizes,
 from cnn_jax.training.steps import Recipe, TrainState
 from cnn_jax.workdir import trained
 from cnn_jax.workdir.checkpoints import Checkpoints
-from cnn_jax.workdir.folder import default_path, open_workdir
+from cnn_jax.workdir.folder import default_path, extends, open_workdir
 from cnn_jax.workdir.machine import describe_devices
 from cnn_jax.workdir.progress import Progress, best_step, should_stop
 
@@ -97,11 +97,15 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
                          training_sizes(config.progressive, 0))
     parallel.check_same_in_all(
         f"{result_fields(config)} {config.log.every_steps} {info.sha256}")
+    extended = extends(path, config)
     with open_workdir(path, config, info):
         for line in (f"workdir: {path}", f"data: {info.source}", short_text(table),
                      f"convolutions: {table.convolutions()}",
                      describe_devices(placement.devices)):
             report.line(line)
+        if extended:
+            report.line(f"the run is extended to {config.epochs} epochs; its learning "
+                        "rate is that of a run of so many, from here on")
         if jax.process_index() == 0:
             save_summary(table, path)
         with Checkpoints(path / "checkpoints", config.checkpoint.monitor,

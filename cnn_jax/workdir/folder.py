@@ -40,7 +40,8 @@ def open_workdir(path: Path, config: ConfigDict, info: DataInfo) -> Iterator[Non
             try:
                 stack.enter_context(lock(path))
                 check_complete(path)
-                check_same_config(path, config)
+                if not extends(path, config):
+                    check_same_config(path, config)
                 check_same_data(path, info)
                 write_atomically(path / "config.json", to_json(config))
                 write_json(path / "data.json", info)
@@ -86,6 +87,17 @@ def check_complete(path: Path) -> None:
                              "describes them: put it back, or choose another folder")
 
 
+def extends(path: Path, config: ConfigDict) -> bool:
+    """Tells whether a config only asks for more epochs than that of the folder."""
+    if not (path / "config.json").exists():
+        return False
+    there = read_config(path)
+    before = there.epochs
+    with there.unlocked():
+        there.epochs = config.epochs
+    return config.epochs > before and not differences(config, there)
+
+
 def check_same_config(path: Path, config: ConfigDict) -> None:
     """Raises InputError if the folder was made by another config."""
     if not (path / "config.json").exists():
@@ -94,7 +106,8 @@ def check_same_config(path: Path, config: ConfigDict) -> None:
     if changes:
         raise InputError(f"--workdir={path} was made by another config; differing "
                          f"fields (there -> here): {'; '.join(changes)}. Use the same "
-                         "values, or another folder")
+                         "values, or another folder; it can start from these weights "
+                         f"by --config.model.init_from={path}")
 
 
 def check_same_data(path: Path, info: DataInfo) -> None:

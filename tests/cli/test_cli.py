@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cnn_jax.cli import config_file
+from cnn_jax.cli import config_file, explain
 from tests.support import forked
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,13 @@ BAD = [
      "config.optimizer.learning_rate = nan"),
     (["--config=configs/lenet.py", "--config.model.fields.activation=tahn"], "tanh"),
     (["--config=configs/lenet.py", "--config.batch_size=2000"], "1294"),
-    (["--config=configs/lenet.py", "--lr=3"], "lr"),
+    (["--config=configs/lenet.py", "--lr=3"], "--config.optimizer.learning_rate=VALUE"),
+    (["--config=configs/lenet.py", "--config.lr=3"], "config.optimizer.learning_rate?"),
+    (["--config=configs/lenet.py", "--config.data.img_size=3"],
+     "config.data.image_size?"),
+    (["--config=configs/lenet.py", "--config.weight_decay=3"],
+     "config.optimizer.weight_decay?"),
+    (["--workdir=nowhere"], "nowhere/config.json does not exist"),
     (["--config=configs/lenet.py", "--seed=3"],
      "--seed is a field of configs: --config.seed=VALUE"),
     (["--config=configs/lenet.py", "--port=five"],
@@ -70,6 +76,27 @@ def test_a_process_of_its_own():
                           capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and "--workdir=FOLDER" in done.stderr, done.stderr
     assert done.stderr.count("\n") == 1 and not done.stdout
+
+
+def test_without_the_packages_one_line_says_what_to_install():
+    done = subprocess.run([sys.executable, "-E", "-S", "main.py"], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    for fact in ("no absl, jax", "Python 3.11", "pip install"):
+        assert fact in done.stderr
+
+
+@pytest.mark.parametrize("error, fact", [
+    (MemoryError("Unable to allocate 18.6 GiB for an array with shape (5000000000,)"),
+     "18.6 GiB"),
+    (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123456 bytes."),
+     "123456 bytes"),
+    (RuntimeError("RESOURCE_EXHAUSTED: Allocation failed."), "batch_size")])
+def test_out_of_memory_says_what_helps(error, fact):
+    reason = explain.out_of_memory(error)
+    for text in (fact, "out of memory", "batch_size", "accumulate_steps", "remat"):
+        assert text in reason
+    assert explain.out_of_memory(RuntimeError("INTERNAL: something else")) is None
 
 
 @pytest.mark.parametrize("arguments,fact", BAD)

@@ -9,6 +9,8 @@ from tests.support.tiny_runs import (main, picture_folder, read_results, read_ro
                                      refusal, restore, scalars, tiny)
 
 from cnn_jax import training
+from cnn_jax.cli import commands
+from cnn_jax.cli.request import Request
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.training import loop, train
 from cnn_jax.training.evaluate_run import evaluate_run
@@ -182,3 +184,29 @@ def test_a_moved_data_folder_is_the_same_data(tmp_path):
     moved = tiny(changes | {"data.dir": str(tmp_path / "b")})
     figures = evaluate_run(tmp_path / "run", moved, quiet=True)
     assert figures["test"]["examples"] == 5
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"optimizer.name": "adam", "augment.horizontal_flip": True}])
+def test_a_finished_run_is_extended(tmp_path, changes):
+    """With a constant rate it ends as the run of so many epochs, bit for bit."""
+    whole = training.run(tiny(changes, epochs=3), tmp_path / "whole", quiet=True)
+    training.run(tiny(changes, epochs=1), tmp_path / "run", quiet=True)
+    extended = training.run(tiny(changes, epochs=3), tmp_path / "run", quiet=True)
+    assert extended.params_sha256 == whole.params_sha256
+    assert extended.epochs == whole.epochs == 3
+    assert read_rows(tmp_path / "run") == read_rows(tmp_path / "whole")
+    with pytest.raises(InputError, match="epochs: 3 -> 2"):
+        training.run(tiny(changes, epochs=2), tmp_path / "run", quiet=True)
+    with pytest.raises(InputError, match="init_from"):
+        training.run(tiny(changes | {"seed": 5}, epochs=4), tmp_path / "run",
+                     quiet=True)
+
+
+def test_the_workdir_alone_resumes_and_extends(tmp_path, capsys):
+    training.run(tiny(epochs=1), tmp_path / "run", quiet=True)
+    commands.run(Request("train", None, tmp_path / "run"))
+    assert "already finished after epoch 1" in capsys.readouterr().out
+    commands.run(Request("train", tiny(epochs=2), tmp_path / "run"))
+    output = capsys.readouterr().out
+    assert "extended to 2 epochs" in output and "resuming after step 8" in output
