@@ -1,16 +1,19 @@
 """Does what `main.py` offers: one function per --mode."""
 
+import collections
 import contextlib
 import json
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from cnn_jax import data, networks, training
+from cnn_jax.cli.config_file import CONFIG_OF_RUN, CONFIGS
 from cnn_jax.cli.request import Request, required_config, required_run
-from cnn_jax.config import check
+from cnn_jax.config import FIELDS, check
 from cnn_jax.console import Reporter
 from cnn_jax.data import info
 from cnn_jax.data.examples import Examples
@@ -24,6 +27,7 @@ from cnn_jax.inspection.pages.compare import write_comparison
 from cnn_jax.inspection.pages.report import FILE as REPORT
 from cnn_jax.inspection.pages.report import PICTURES, write_report
 from cnn_jax.interop import export as exports
+from cnn_jax.interop.pretrained import PRETRAINED
 from cnn_jax.interop.weights import write_npz, write_text
 from cnn_jax.networks.summary import layer_table
 from cnn_jax.networks.summary_files import plain_text, save_summary
@@ -241,7 +245,24 @@ def show_data(request: Request) -> None:
     print(path)
 
 
-COMMANDS = {"train": train, "eval": evaluate, "predict": predict,
+def list_names(request: Request) -> None:
+    """Prints every name that a config field takes, and the config files."""
+    def show(title: str, names: Iterable[str]) -> None:
+        print(textwrap.fill(f"{title}: {', '.join(names)}", 100,
+                            subsequent_indent="    ", break_on_hyphens=False))
+
+    show("--config", (f"configs/{path.name}" for path in sorted(CONFIGS.glob("*.py"))
+                      if path.name not in ("__init__.py", CONFIG_OF_RUN.name)))
+    show("--config.data.name", (*data.SOURCES, "tfds:NAME"))
+    for name, field in FIELDS.items():
+        if field.rule.names:
+            show(f"--config.{name}", sorted(field.rule.names))
+    show("--model, --config.model.init_from", [
+        f"{library}:NAME ({count} sets)" for library, count in collections.Counter(
+            source.partition(":")[0] for source in PRETRAINED).items()])
+
+
+COMMANDS = {"list": list_names, "train": train, "eval": evaluate, "predict": predict,
             "summary": summary, "weights": weights, "serve": serve,
             "show_data": show_data, "overlays": overlays, "inspect": inspect,
             "report": report, "compare": compare, "export": export}

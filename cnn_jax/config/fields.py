@@ -21,7 +21,7 @@ MONITORS = ("loss", "accuracy", "val_loss", "val_accuracy",
 network_name = Rule(
     lambda value: isinstance(value, str) and (
         value in networks.NETWORKS or networks.is_own(value)),
-    one_of(networks.NETWORKS).allowed + ", or MODULE:CLASS of your own", str,
+    "a network that --mode=list prints, or MODULE:CLASS of your own", str,
     tuple(networks.NETWORKS))
 NETWORK_FIELDS = "model.fields"  # the one field that is a mapping
 

@@ -74,7 +74,7 @@ def check_fields(config: Mapping[str, Any] | ConfigDict) -> None:
                              " which has every field")
         value, rule = values[name], field.rule
         if not rule.holds(value):
-            near = difflib.get_close_matches(str(value), rule.names)
+            near = difflib.get_close_matches(str(value), rule.names, 5)
             raise InputError(
                 f"config.{name} = {value!r} is not allowed: "
                 + (f"did you mean {' or '.join(near)}? It " if near else "")

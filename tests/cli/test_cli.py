@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cnn_jax import networks
 from cnn_jax.cli import config_file, explain
 from tests.support import forked
 
@@ -123,6 +124,21 @@ def test_config_that_fails_says_how(main, tmp_path, text, fact):
     done = main([f"--config={path}"])
     assert done.returncode == 2 and fact in done.stderr, done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_every_name_is_listed(main):
+    done = main(["--mode=list"])
+    assert done.returncode == 0 and not done.stderr
+    words = set(done.stdout.replace(",", " ").split())
+    assert {"configs/lenet.py", "digits", "tfds:NAME", "auto", "adamw", "onecycle",
+            "torchvision:NAME", *networks.NETWORKS} <= words
+    assert not {"workdir.py", "configs/workdir.py"} & words
+
+
+def test_a_wrong_network_shows_the_nearest_and_where_all_are(main):
+    done = main(["--config=configs/lenet.py", "--config.model.name=resnet5"])
+    assert done.returncode == 2 and "--mode=list" in done.stderr
+    assert sum(name in done.stderr for name in networks.NETWORKS) >= 4
 
 
 def test_summary_needs_no_data(main, tmp_path):

@@ -133,7 +133,7 @@ def test_bad_value_is_refused_in_one_line(field, value, allowed):
 
 
 def test_the_nearest_names_come_first():
-    with pytest.raises(InputError, match="mean vgg16 .*one of"):
+    with pytest.raises(InputError, match="mean vgg16 .*--mode=list"):
         check(with_value("model.name", "vgg166"))
 
 
