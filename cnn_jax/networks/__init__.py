@@ -75,7 +75,8 @@ NETWORKS = {
     "googlenet": Network(GoogLeNet, COLOUR_224),
     "googlenet_bn": Network(GoogLeNet, COLOUR_224, GOOGLENET_BN),
     "googlenet_torchvision": Network(
-        GoogLeNet, COLOUR_224, GOOGLENET_BN | {"five": 3, "last_pool": 2}),
+        GoogLeNet, COLOUR_224, GOOGLENET_BN | {
+            "five": 3, "last_pool": 2, "aux_adaptive": True}),
     "inception_v3": Network(InceptionV3, COLOUR_299),
     "inception_v3_keras": Network(
         InceptionV3, COLOUR_299, {"scale": False, "aux": False, "dropout": 0.0}),

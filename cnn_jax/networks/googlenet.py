@@ -5,8 +5,8 @@ import functools
 import flax.linen as nn
 import jax
 
-from cnn_jax.layers import (Activation, Concat, Flatten, GlobalAvgPool, Layers,
-                            MaxPool)
+from cnn_jax.layers import (Activation, AdaptiveAvgPool, Concat, Flatten,
+                            GlobalAvgPool, Layers, MaxPool)
 from cnn_jax.networks.alexnet import response_norm
 from cnn_jax.networks.blocks import ConvNormAct, sow_logits
 from cnn_jax.networks.inputs import takes_images
@@ -30,16 +30,16 @@ class GoogLeNet(nn.Module):
     auxiliary heads exist in training only; their logits are sown into the
     collection `aux_logits`, for a loss that adds 0.3 times each (the paper). The form
     with batch norm has norm=True, lrn='' (7,005,832 parameters); torchvision's also has
-    five=3, last_pool=2 (6,624,904: its '5x5' branch is 3 x 3).
-    Deviations: the paper gives no constants for the response norm; these are Caffe's.
-    torchvision's auxiliary heads average to 4 x 4 at any size; the paper's 5 x 5 pool
-    of stride 3 does so for 224 pixels only.
+    five=3, last_pool=2 (6,624,904: its '5x5' branch is 3 x 3) and aux_adaptive.
+    Deviation: the paper gives no constants for the response norm; these are Caffe's.
 
     norm: batch norm after each convolution, which then has no bias.
     five: kernel of the '5x5' branch, pixels; odd.
     last_pool: window of the last max pool (stride 2), pixels.
     lrn: 'caffe', 'paper' (AlexNet's) or ''.
     aux: with the two auxiliary heads.
+    aux_adaptive: they average to 4 x 4 by windows that depend on the size; else, as in
+        the paper, by 5 x 5 windows of stride 3, which give 4 x 4 for 224 pixels.
     dropout, aux_dropout: rates before the classes.
     """
 
@@ -49,6 +49,7 @@ class GoogLeNet(nn.Module):
     last_pool: int = 3
     lrn: str = "caffe"
     aux: bool = True
+    aux_adaptive: bool = False
     dropout: float = 0.4
     aux_dropout: float = 0.7
     layers: Layers = Layers()
@@ -78,8 +79,8 @@ class GoogLeNet(nn.Module):
             x = make.block(Cell, train)(widths, self.five, block,
                                         name=f"{stage}_{cell}")(x, train)
             if cell in AUXILIARY and self.aux and (train or self.is_initializing()):
-                AuxiliaryHead(self.num_classes, self.aux_dropout, block, make,
-                              name=AUXILIARY[cell])(x, train)
+                AuxiliaryHead(self.num_classes, self.aux_dropout, self.aux_adaptive,
+                              block, make, name=AUXILIARY[cell])(x, train)
             if cell in ("3b", "4e"):
                 x = pool(3 if cell == "3b" else self.last_pool, f"{stage}_pool")(x)
         x = GlobalAvgPool(name="pool")(x)
@@ -109,17 +110,19 @@ class Cell(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """5 x 5 average pool of stride 3, 1 x 1 convolution, two dense layers."""
+    """Average pool to 4 x 4, 1 x 1 convolution, two dense layers."""
 
     num_classes: int
     dropout: float
+    adaptive: bool
     block: functools.partial
     layers: Layers
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         make = self.layers
-        x = make.avg_pool((5, 5), (3, 3), name="pool")(x)
+        x = (AdaptiveAvgPool(4, name="pool") if self.adaptive
+             else make.avg_pool((5, 5), (3, 3), name="pool"))(x)
         x = self.block(128, (1, 1), name="conv")(x, train)
         x = Flatten(name="flatten")(x)
         x = make.dense(1024, name="fc")(x)
