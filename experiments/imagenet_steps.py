@@ -6,8 +6,8 @@ Draws a set of ImageNet's layout (experiments/fake_imagenet.py). Trains each rec
 configs/imagenet.py on it twice: once without interruption, and once with a SIGTERM in
 mid-epoch and the same command again, on the CPU. Both must end with the same bits. It
 says nothing about accuracy: the pictures are noise, and `SMALL` and `RECIPES` say what
-is smaller than in the recipe. Programs are compiled once for all runs of a recipe.
-Takes an hour on two cores.
+is smaller than in the recipe. Programs are compiled once for all runs of a recipe. It
+took about an hour on two cores that were busy with other work.
 """
 
 import argparse
