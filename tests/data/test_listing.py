@@ -167,13 +167,18 @@ def test_a_class_with_one_picture_cannot_be_stratified(tmp_path):
     with pytest.raises(InputError, match="cat") as caught:
         data.open_records(data_config(name="folder", dir=str(tmp_path)), 0)
     assert "data.test" in str(caught.value)
-    few = data_config(name="folder", dir=str(tmp_path / "few"))
-    make(tmp_path / "few", *(f"{name}/{n}.png" for name in ("ant", "bee", "cat")
-                             for n in range(4)))
-    with pytest.raises(InputError, match="data.test .* 2 of 12 images.* 3 classes"):
-        data.open_records(few, 0)
     cut = data_config(name="folder", dir=str(tmp_path), test=0, split="last")
     assert len(data.open_records(cut, 0).validation) == 1
+
+
+def test_a_cut_has_a_picture_of_each_class_on_both_sides(tmp_path):
+    make(tmp_path, *(f"{name}/{n}.png" for name in ("ant", "bee", "cat")
+                     for n in range(4)))
+    few = data_config(name="folder", dir=str(tmp_path))
+    with pytest.raises(InputError, match="data.test .* 2 of 12 images.* 3 classes"):
+        data.open_records(few, 0)
+    with pytest.raises(InputError, match="data.validation .* 1 of 12 .* data.split"):
+        data.open_records(data_config(name="folder", dir=str(tmp_path), test=0), 0)
 
 
 def test_labels_and_paths_of_many_files_take_little_memory(tmp_path):
