@@ -144,7 +144,8 @@ EXPERIMENTS = {
         note="The source's seed, 7, draws other numbers there"),
     "monkeys_streamed": Experiment(
         "monkeys.py:streamed", 3, 4_482_730, *UNPUBLISHED, folder="monkey_species",
-        note="The same training on photographs that are decoded while it runs"),
+        note="The same training on photographs that are decoded while it runs; each "
+        "seed ended with the same parameters, bit for bit"),
     "monkeys_transfer": Experiment(
         "monkeys.py:transfer", 3, 2_236_682, *UNPUBLISHED, folder="monkey_species",
         least=0.98, note="The last layer of a MobileNetV2 that was trained on ImageNet;"
