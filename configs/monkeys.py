@@ -42,9 +42,10 @@ def get_config(variant: str = "faithful") -> ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"configs/monkeys.py:{variant} is not a variant; there are "
                          f"{', '.join(VARIANTS)}")
-    config = (faithful() if variant in ("faithful", "streamed") else
-              transfer.get_config(MOBILENET))
+    tutorial = variant in ("faithful", "streamed")
+    config = faithful() if tutorial else transfer.get_config(MOBILENET)
     with config.unlocked():
+        config.batch_size = 64 if tutorial else 32
         config.data.name = "folder"
         config.data.dir = "data/monkey_species"
         config.data.validation = 0.1
@@ -70,7 +71,6 @@ def faithful() -> ConfigDict:
         config.data.channels = 3
         config.seed = 7
         config.epochs = 10
-        config.batch_size = 64
         config.eval_batch_size = 64
         config.optimizer.name = "adam"
         config.optimizer.learning_rate = 1e-3

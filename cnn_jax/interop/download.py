@@ -66,7 +66,7 @@ def fetch_cached(url: str, path: Path, checksum: Checksum,
             "to a folder with space that can be written") from error
 
 
-def announced_checksum(url: str) -> Checksum:
+def announced_checksum(url: str, source: str) -> Checksum:
     """Asks a server for the sum of a file of which no sum is published.
 
     The Hugging Face hub announces the sha256 of a large file, Google's storage the md5.
@@ -80,12 +80,14 @@ def announced_checksum(url: str) -> Checksum:
         answer = requests.head(url, timeout=download.TIMEOUT_SECONDS)
         answer.raise_for_status()
     except requests.RequestException as error:
-        raise InputError(f"{url} cannot be reached ({type(error).__name__}): run again "
-                         "with a connection, or give the path of the file") from error
+        raise InputError(
+            f"{url} cannot be reached ({type(error).__name__}): run again with a "
+            f"connection, or download it elsewhere and name it, {source}=FILE"
+            ) from error
     etag = answer.headers.get("X-Linked-Etag", "").strip('"')
     if re.fullmatch("[0-9a-f]{64}", etag):
         return Checksum("sha256", etag)
     if found := re.search(r"md5=([\w+/=]+)", answer.headers.get("x-goog-hash", "")):
         return Checksum("md5", base64.b64decode(found[1]).hex())
     raise InputError(f"{url} has no published checksum, and its server announces none: "
-                     "download it yourself and give its path")
+                     f"download it yourself and name it, {source}=FILE")

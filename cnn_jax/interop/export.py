@@ -136,8 +136,8 @@ def export(trained: Trained, formats: Sequence[str], folder: Path, examples: Exa
             accuracy(expected, examples.labels, trained),
             accuracy(found, examples.labels, trained), round(speed, 1),
             round(exported_speed, 1))
+        write_json(folder / "export.json", rows)  # also if a later format fails
         report.line(describe(name, rows[name]))
-    write_json(folder / "export.json", rows)
     for name, row in rows.items():
         if not row.largest_difference <= row.tolerance:
             raise RunError(

@@ -207,5 +207,5 @@ def download(source: str, row: Pretrained) -> Path:
     if row.checksum is None and kept.exists():
         return kept  # it was checked when it came
     checksum = (Checksum(*row.checksum) if row.checksum
-                else announced_checksum(row.url))
+                else announced_checksum(row.url, source))
     return fetch_weights(row.url, checksum, name)

@@ -180,10 +180,11 @@ def left_out(mapping: Mapping, arrays: Arrays) -> list[str]:
 def cleaned(mapping: Mapping, arrays: Arrays, keep_optional: bool = False) -> Arrays:
     """Gives a file's arrays the names of today, without those that are no parameters.
     """
-    if mapping.library not in LIBRARIES:
-        return arrays
-    library = LIBRARIES[mapping.library]
     keys = {leaf.key for leaf in mapping.leaves.values()}
+    if mapping.library not in LIBRARIES:
+        return {key: array for key, array in arrays.items()
+                if keep_optional or key in keys or not is_like(mapping.optional, key)}
+    library = LIBRARIES[mapping.library]
     renamed = {}
     for key, array in arrays.items():
         key = key_of_today(library, key)

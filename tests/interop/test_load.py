@@ -254,6 +254,20 @@ def test_a_run_starts_from_a_trunk_in_a_file(source, network, tmp_path, monkeypa
         load.load_pretrained(f"{source}={trunk}")  # which must be whole
 
 
+def test_weights_of_ours_for_other_classes_start_a_run(source, network, tmp_path,
+                                                       monkeypatch, capsys):
+    """Under our own names too, a head of another width starts fresh."""
+    monkeypatch.setattr("cnn_jax.training.train.draw", lambda *_: None)
+    head = jax.tree.map(lambda x: x[..., :7], network.variables["params"]["head"])
+    params = network.variables["params"] | {"head": head}
+    file = write_npz(tmp_path / "seven.npz", network.variables | {"params": params})
+    config = transfer.get_config(f"{source}={file}")
+    config.update_from_flattened_dict({
+        "data.name": "digits", "data.limit": 64, "epochs": 1, "eval_batch_size": 100})
+    training.run(config, tmp_path / "run")
+    assert "starts fresh: head" in capsys.readouterr().out
+
+
 def test_a_file_of_another_network_is_refused(network, tmp_path):
     file = write_npz(tmp_path / "other.npz", network.variables)
     for source in ("torchvision:resnet18", "timm:vgg16.tv_in1k"):
