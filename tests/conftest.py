@@ -1,4 +1,4 @@
-"""Settings and fixtures that tests share: a compilation cache and a browser."""
+"""Settings and fixtures that tests share: quick compiling and a browser."""
 
 import gc
 import os
@@ -6,6 +6,7 @@ import os
 import jax
 import pytest
 from tests.support.browser import launched
+from tests.support.quick_compile import QUICK_FLAGS
 from hypothesis import settings
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -23,6 +24,16 @@ gc.set_threshold(200_000, 20, 100)
 # Hypothesis draws the same examples in each run.
 settings.register_profile("reproducible", derandomize=True)
 settings.load_profile("reproducible")
+
+
+def pytest_configure(config):
+    """Lets XLA compile quickly, here and in child processes, before JAX has started.
+
+    The slow tests compile as users do; so do the others with XLA_FLAGS= before the
+    command. A jaxlib that does not know a flag says so and ends the process.
+    """
+    if config.option.markexpr == "not slow":
+        os.environ.setdefault("XLA_FLAGS", QUICK_FLAGS)
 
 
 @pytest.fixture

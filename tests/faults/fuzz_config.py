@@ -17,6 +17,7 @@ from collections import Counter
 
 from tests.faults.warm import command_line, report, workplace
 from tests.support.forked import HERE, Forked
+from tests.support.quick_compile import QUICK_FLAGS
 from tests.support.tiny_runs import end, refusal
 
 from cnn_jax.config import FIELDS as CONFIG_FIELDS
@@ -82,8 +83,7 @@ def main(n: int, seed: int) -> dict:
     draw, counts = random.Random(seed), Counter()
     os.environ |= {"HTTPS_PROXY": "http://127.0.0.1:9", "CNN_JAX_DATA": "/nonexistent",
                    "HTTP_PROXY": "http://127.0.0.1:9"}
-    # Compiling without LLVM's optimisations is three times faster.
-    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] = QUICK_FLAGS
     with workplace() as folder:
         os.environ["TFDS_DATA_DIR"] = str(folder)
         for index in range(n):

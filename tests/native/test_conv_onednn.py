@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from tests.support.fuzz_onednn import by_numpy, check, fuzz, handler, problem
 from tests.support.gradcheck import compiled, normal, relative_error
+from tests.support.quick_compile import flags_for
 
 from cnn_jax.native import convolution, cost, library
 from cnn_jax.ops import conv_general_dilated, correlate
@@ -220,7 +221,7 @@ def test_on_four_devices():
     done = subprocess.run(
         [sys.executable, "onednn_devices.py"], cwd=HERE, capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
-                          "XLA_FLAGS": "--xla_force_host_platform_device_count=4"})
+                          "XLA_FLAGS": flags_for(4)})
     assert done.returncode == 0, done.stderr[-3000:]
 
 

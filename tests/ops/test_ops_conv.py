@@ -16,6 +16,7 @@ import pytest
 from cnn_jax import ops
 from cnn_jax.ops.conv import numba as conv_numba
 from tests.support.gradcheck import compiled, equivalent, normal, relative_error
+from tests.support.quick_compile import QUICK_FLAGS, flags_for
 
 BY_HAND = [name for name in ops.ALGORITHMS if name != "lax"]
 DN = ("NHWC", "HWIO", "NHWC")
@@ -150,8 +151,7 @@ print("sharded values are the same")
 def test_sharded_inputs_give_the_same_values():
     environment = dict(
         os.environ, JAX_PLATFORMS="cpu", JAX_ENABLE_X64="1",
-        XLA_FLAGS="--xla_force_host_platform_device_count=2"
-                  " --xla_backend_optimization_level=0")
+        XLA_FLAGS=f"{flags_for(2)} {QUICK_FLAGS}")
     run = subprocess.run([sys.executable, "-c", SHARDED], env=environment, text=True,
                          capture_output=True, timeout=300)
     assert "sharded values are the same" in run.stdout, run.stderr[-3000:]

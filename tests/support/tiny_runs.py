@@ -18,6 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 from tests.support.forked import Forked
+from tests.support.quick_compile import flags_for
 
 from cnn_jax import data, networks
 from cnn_jax.data.scaling import Scaling
@@ -65,7 +66,7 @@ def environment(devices: int = 1) -> dict[str, str]:
     """Returns this process's environment with so many fake CPU devices."""
     return os.environ | {
         "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        "XLA_FLAGS": flags_for(devices)}
 
 
 def start_python(*args, devices: int = 1, **options) -> subprocess.Popen:

@@ -12,6 +12,7 @@ import types
 
 import jax.numpy as jnp
 import pytest
+from tests.support.quick_compile import QUICK_FLAGS
 from tests.support.tiny_runs import (ROOT, end, environment, main, read_results,
                                      refusal, start_python, tiny)
 
@@ -26,8 +27,7 @@ BOUNDS = (1e-6, 1e-4)  # relative L2 after 1 step and after 60
 
 def run_devices(*counts: int) -> dict:
     process = environment(devices=max(counts))
-    # Compiling without LLVM's optimisations is three times faster.
-    process["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+    process["XLA_FLAGS"] += f" {QUICK_FLAGS}"
     code, output, errors = end(start_python(RUNS, *counts, env=process))
     assert code == 0, errors
     return json.loads(output.splitlines()[-1])
