@@ -1,7 +1,6 @@
 """Every command in the documents is run here or by the test that its row names."""
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -15,6 +14,7 @@ from sklearn.datasets import load_digits
 
 from cnn_jax.huge_pages import TUNABLES
 from tests.support import forked
+from tests.support.tiny_runs import undrawn
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md",
@@ -42,6 +42,9 @@ HERE = {
     "--config=configs/multilabel.py": (QUICK, "test: loss"),
     "main.py --config=configs/lenet.py": (["--config.epochs=3"], "test: loss"),
 }
+# Their pictures would be those of other commands.
+UNDRAWN = {"--config.model.conv=im2col", "--config=configs/multilabel.py",
+           "--config.optimizer.name=muon"}
 # A part of the command -> the test that runs it, and what that test must mention.
 ELSEWHERE = {
     "configs/folder.py": (
@@ -115,7 +118,7 @@ def test_the_tunables_are_printed():
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory) -> dict:
+def answers(tmp_path_factory, compiled_once) -> dict:
     """Runs the commands of `HERE` in one folder, training ones first."""
     folder = tmp_path_factory.mktemp("checkout")
     (folder / "configs").symlink_to(ROOT / "configs")
@@ -123,10 +126,6 @@ def answers(tmp_path_factory) -> dict:
     digits = load_digits().images.astype(np.uint8) * 15
     Image.fromarray(digits[0]).resize((50, 70)).save(folder / "a.png")
     Image.fromarray(digits[1]).convert("RGB").save(folder / "photos" / "b.png")
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     lenet, masks = folder / "runs" / "lenet", folder / "runs" / "masks"
     named = {HASH: str(lenet), "runs/shapes_fcn-shapes_segmentation-HASH": str(masks),
              "runs/FIRST": str(lenet), "runs/SECOND": str(folder / "runs" / "muon")}
@@ -148,7 +147,8 @@ def answers(tmp_path_factory) -> dict:
     # Trainings come first: other commands read their workdirs.
     order = sorted(jobs, key=lambda part: "--mode=" in part or "inspect" in part)
     return {part: forked.main(jobs[part], tmp_path_factory.mktemp("output"),
-                              cwd=folder, environment=os.environ | cache)
+                              cwd=folder,
+                              before=undrawn if part in UNDRAWN else None)
             for part in order} | {"folder": folder}
 
 

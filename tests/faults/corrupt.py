@@ -21,7 +21,8 @@ import numpy as np
 from absl import logging
 
 from tests.faults.warm import command_line, report, workplace
-from tests.support.tiny_runs import assert_same_bits, prepare, read_results, tiny
+from tests.support.tiny_runs import (assert_same_bits, prepare, read_results, tiny,
+                                     undrawn)
 
 from cnn_jax import training
 from cnn_jax.errors import RunError
@@ -112,6 +113,7 @@ def main(n: int, seed: int) -> dict:
     """Counts how often damage was named, was harmless, or was silent."""
     draw, counts = np.random.default_rng(seed), Counter()
     logging.set_verbosity(logging.FATAL)  # orbax logs beside its errors
+    undrawn()
     with workplace() as folder:
         whole, copy = folder / "whole", folder / "copy"
         training.run(tiny(CHANGES), whole, quiet=True)

@@ -23,7 +23,8 @@ from pathlib import Path
 import jax
 
 from tests.faults.warm import command_line, report, start, workplace
-from tests.support.tiny_runs import RICH, assert_same_run, end, rows_written, wait_until
+from tests.support.tiny_runs import (RICH, assert_same_run, end, rows_written,
+                                     undrawn, wait_until)
 
 from cnn_jax.workdir.checkpoints import step_folders
 
@@ -117,6 +118,7 @@ def main(kills: int, seed: int, only: str = "") -> dict:
     shares = {only: kills} if only else {
         first: kills - kills // 2, second: kills // 2}
     draw = random.Random(seed)
+    undrawn()  # children inherit it
     with workplace() as folder:
         return {name: kill_and_resume(name, share, draw, folder / name)
                 for name, share in shares.items()}

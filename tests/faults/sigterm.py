@@ -22,7 +22,8 @@ from pathlib import Path
 from tests.faults.kill_resume import checksums, newest
 from tests.faults.warm import command_line, report, start, workplace
 from tests.support.forked import HERE
-from tests.support.tiny_runs import RICH, end, losses, read_results, refusal, wait_until
+from tests.support.tiny_runs import (RICH, end, losses, read_results, refusal,
+                                     undrawn, wait_until)
 
 from cnn_jax.training import loop
 
@@ -87,6 +88,7 @@ def main(n: int, seed: int) -> dict:
     draw = random.Random(seed)
     changes = CHANGES | {"epochs": 2 * n + 2}
     found, same, within, signals = [], 0, 0, Counter()
+    undrawn()  # children inherit it
     with workplace() as folder:
         # The states are the same however often they are saved.
         code, _, errors = end(start(folder / "whole", changes | {

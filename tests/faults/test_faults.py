@@ -8,10 +8,13 @@ import json
 import os
 import re
 import shlex
+import tempfile
+from pathlib import Path
 
 import pytest
 from tests.faults import figures
-from tests.support.tiny_runs import ROOT, start_python
+from tests.support.forked import Forked
+from tests.support.tiny_runs import ROOT, environment, start_python
 
 from cnn_jax.native import library
 
@@ -35,7 +38,8 @@ FULL = {
 
 def run(name: str, *flags: str) -> dict:
     """Runs a fault command; returns the figures of its last line."""
-    process = start_python("-m", f"tests.faults.{name}", *flags)
+    process = Forked([*flags], Path(tempfile.mkdtemp(prefix=name)),
+                     environment=environment(), module=f"tests.faults.{name}")
     output, errors = process.communicate()
     print(output)
     assert process.returncode == 0, output[-3000:] + errors[-3000:]

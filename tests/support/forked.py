@@ -1,4 +1,4 @@
-"""Runs `main.py` in processes that are forked from one that has made the imports.
+"""Runs programs in processes that are forked from one that has made the imports.
 
 Importing takes five seconds, more than most command lines. The parent must not start a
 JAX backend, which would not work in a fork. The forked `main.py` does not restart with
@@ -25,8 +25,9 @@ SERVER.set_forkserver_preload(["absl.app", "sklearn.datasets", "cnn_jax.cli.comm
 
 
 def run_main(argv: list[str], paths: list[Path], cwd: Path,
-             environment: Mapping[str, str], before: Callable[[], None] | None) -> None:
-    """Runs in the child: `main.py` with its output in files."""
+             environment: Mapping[str, str], before: Callable[[], None] | None,
+             module: str | None) -> None:
+    """Runs in the child: `main.py` or a module with its output in files."""
     for number, path in enumerate(paths, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.chdir(cwd)
@@ -42,22 +43,27 @@ def run_main(argv: list[str], paths: list[Path], cwd: Path,
     if before is not None:
         before()
     sys.argv = [str(ROOT / "main.py"), *argv]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    if module is None:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    else:
+        runpy.run_module(module, run_name="__main__")
 
 
 class Forked:
     """A process that runs `main.py` with a command line.
 
     before: called in the child first, to set limits or to drop privileges.
+    module: runs instead of `main.py`.
     """
 
     def __init__(self, argv: list[str], folder: Path, context: BaseContext = SERVER,
                  cwd: Path = ROOT, environment: Mapping[str, str] | None = None,
-                 before: Callable[[], None] | None = None):
+                 before: Callable[[], None] | None = None, module: str | None = None):
         self.args = argv
         self.paths = [folder / "stdout.txt", folder / "stderr.txt"]
         self.process = context.Process(target=run_main, args=(
-            argv, self.paths, cwd, dict(environment or os.environ), before))
+            argv, self.paths, cwd, dict(environment or os.environ), before,
+            module))
         sys.stdout.flush()
         self.process.start()
 

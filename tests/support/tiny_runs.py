@@ -22,6 +22,7 @@ from tests.support.quick_compile import flags_for
 
 from cnn_jax import data, networks
 from cnn_jax.data.scaling import Scaling
+from cnn_jax.training import train
 from cnn_jax.training.recipe import abstract_state, create_recipe
 from cnn_jax.training.steps import TrainState
 from cnn_jax.config import to_json
@@ -69,6 +70,11 @@ def environment(devices: int = 1) -> dict[str, str]:
         "XLA_FLAGS": flags_for(devices)}
 
 
+def undrawn() -> None:
+    """Turns off drawing, which takes half of the time of a tiny run."""
+    train.draw = lambda *_: None
+
+
 def start_python(*args, devices: int = 1, **options) -> subprocess.Popen:
     """Starts this Python in the root of the repository; output is piped as text."""
     return subprocess.Popen(
@@ -78,11 +84,12 @@ def start_python(*args, devices: int = 1, **options) -> subprocess.Popen:
 
 
 def start_main(workdir: Path, changes: dict | None = None, *args, devices: int = 1,
-               variables: dict[str, str] | None = None) -> Forked:
+               variables: dict[str, str] | None = None,
+               before: Callable[[], None] | None = None) -> Forked:
     """Starts `main.py` on the tiny config, with further arguments and variables."""
     return Forked([*as_flags(changes or {}), f"--workdir={workdir}", *map(str, args)],
                   Path(tempfile.mkdtemp(prefix="main")),
-                  environment=environment(devices) | (variables or {}))
+                  environment=environment(devices) | (variables or {}), before=before)
 
 
 def end(process: subprocess.Popen | Forked) -> tuple[int, str, str]:

@@ -1,4 +1,4 @@
-"""Data-parallel training equals one device: jit over a mesh and pmap, 2 and 4 devices.
+"""Data-parallel training equals one device: jit over a mesh and pmap, 2 devices.
 
 The runs happen in one process with fake CPU devices, see device_runs.py. They use plain
 SGD, as the bounds are about summation order. Two things would hide it: Adam divides a
@@ -35,7 +35,7 @@ def run_devices(*counts: int) -> dict:
 
 @pytest.fixture(scope="module")
 def found():
-    return run_devices(2, 4)
+    return run_devices(2)
 
 
 def assert_equal_training(found: dict) -> None:
@@ -47,7 +47,7 @@ def assert_equal_training(found: dict) -> None:
 
 
 def test_the_same_parameters_as_one_device(found):
-    assert list(found["train"]) == ["jit 2", "pmap 2", "jit 4", "pmap 4"]
+    assert list(found["train"]) == ["jit 2", "pmap 2"]
     assert_equal_training(found)
 
 
@@ -67,7 +67,7 @@ def test_evaluation_does_not_depend_on_the_devices(found):
 
 
 def test_states_saved_on_some_devices_are_restored_on_others(found):
-    assert found["save_and_restore"] == 9  # {1, 2, 4} x {1, 2, 4}, bit for bit
+    assert found["save_and_restore"] == 4  # {1, 2} x {1, 2}, bit for bit
 
 
 def gathered(hlo: str) -> list[str]:
@@ -92,6 +92,8 @@ def run_eight():
 @pytest.mark.slow
 def test_the_same_parameters_on_eight_devices(run_eight):
     assert_equal_training(run_eight)
+    assert len(run_eight["train"]) == 6
+    assert run_eight["save_and_restore"] == 16
 
 
 @pytest.mark.slow

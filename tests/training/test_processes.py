@@ -8,7 +8,8 @@ import jax
 import pytest
 from tests.support.forked import Forked
 from tests.support.tiny_runs import (distance, end, main, picture_folder, read_results,
-                                     read_rows, restore, start_main, tiny, wait_until)
+                                     read_rows, restore, start_main, tiny, undrawn,
+                                     wait_until)
 
 from cnn_jax.errors import InputError
 from cnn_jax.training import parallel
@@ -34,16 +35,16 @@ def run_processes(workdir, changes, count: int = 2) -> list[tuple[int, str, str]
 
 def start_processes(workdir, changes, count: int) -> list[Forked]:
     if count == 1:
-        return [start_main(workdir, changes)]
+        return [start_main(workdir, changes, before=undrawn)]
     port = free_port()
     changes = changes | {"coordinator": f"127.0.0.1:{port}", "num_processes": count}
-    return [start_main(workdir, changes | {"process_id": number})
+    return [start_main(workdir, changes | {"process_id": number}, before=undrawn)
             for number in range(count)]
 
 
 def run_alone(workdir, changes):
     """Runs the same training in one process with two devices."""
-    code, _, errors = main(workdir, changes, devices=2)
+    code, _, errors = main(workdir, changes, devices=2, before=undrawn)
     assert code == 0, errors
     return workdir
 
@@ -75,8 +76,9 @@ def assert_written_once(workdir, epochs: int) -> None:
     assert len((workdir / "history.csv").read_text().splitlines()) == epochs + 1
 
 
-@pytest.mark.parametrize("kind, stream", [("jit", False), ("pmap", False),
-                                          ("jit", True)])
+@pytest.mark.parametrize("kind, stream", [
+    ("jit", False), ("jit", True),
+    pytest.param("pmap", False, marks=pytest.mark.slow)])
 def test_two_processes_train_the_model_of_one(alone, tmp_path, kind, stream):
     changes = CHANGES | {"epochs": 8, "parallel": kind, "data.stream": stream}
     (first, output, errors), (second, silence, more) = run_processes(tmp_path, changes)
