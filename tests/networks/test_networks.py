@@ -138,7 +138,7 @@ VARIANTS = [
 SLOW = {"cifar_resnet1202", "cifar_resnet1001_preact", "cifar_densenet_bc250_k24",
         "cifar_densenet_bc190_k40",
         *(f"resnet{depth}_{style}" for depth in (101, 152)
-          for style in ("v1_5", "keras", "v2_keras"))}
+          for style in ("v1_5", "v2", "keras", "v2_keras"))}
 
 
 def test_every_registered_network_is_in_the_table():

@@ -19,6 +19,8 @@ from cnn_jax.tasks import TASKS
 from cnn_jax.training import steps
 from configs import default
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 RNG = np.random.default_rng(3)
 SHAPE = (8, 8, 1)
 
