@@ -2,14 +2,13 @@
 
 import functools
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
-from tests.support.tiny_runs import end, start_python
+from tests.support.tiny_runs import end, start_module
 
 from cnn_jax.data import augment, mixing, warp
 from cnn_jax.tasks import TASKS
@@ -277,8 +276,7 @@ def test_the_monkeys_are_trained_as_the_tutorial_says():
 
 
 def test_three_devices_make_the_same_batch_and_only_partners_travel():
-    code, output, errors = end(start_python(
-        Path(__file__).parents[1] / "support" / "augment_devices.py", devices=3))
+    code, output, errors = end(start_module("tests.support.augment_devices", devices=3))
     assert code == 0, errors
     result = json.loads(output)
     assert result["mesh"] < 1e-3 and result["pmap"] < 1e-3

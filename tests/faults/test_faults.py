@@ -8,13 +8,10 @@ import json
 import os
 import re
 import shlex
-import tempfile
-from pathlib import Path
 
 import pytest
 from tests.faults import figures
-from tests.support.forked import Forked
-from tests.support.tiny_runs import ROOT, environment, start_python
+from tests.support.tiny_runs import ROOT, start_module, start_python
 
 from cnn_jax.native import library
 
@@ -38,8 +35,7 @@ FULL = {
 
 def run(name: str, *flags: str) -> dict:
     """Runs a fault command; returns the figures of its last line."""
-    process = Forked([*flags], Path(tempfile.mkdtemp(prefix=name)),
-                     environment=environment(), module=f"tests.faults.{name}")
+    process = start_module(f"tests.faults.{name}", *flags)
     output, errors = process.communicate()
     print(output)
     assert process.returncode == 0, output[-3000:] + errors[-3000:]

@@ -1,6 +1,6 @@
 """Augments a batch on one device, over a mesh and under pmap, and compares.
 
-python tests/support/augment_devices.py, with as many devices as there are, prints JSON:
+python -m tests.support.augment_devices, with as many devices as there are, prints JSON:
 the largest distance over the mesh and under pmap, and the collectives over the mesh.
 """
 

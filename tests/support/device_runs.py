@@ -1,6 +1,6 @@
 """Trains on several fake CPU devices, in a process that test_parallel.py starts.
 
-    python tests/support/device_runs.py DEVICES [DEVICES ...]
+    python -m tests.support.device_runs DEVICES [DEVICES ...]
 
 Trains the tiny network with batch norm, dropout and augmentation on so many devices,
 under jit and under pmap, and prints what came out as one JSON object.

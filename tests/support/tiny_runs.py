@@ -92,6 +92,13 @@ def start_main(workdir: Path, changes: dict | None = None, *args, devices: int =
                   environment=environment(devices) | (variables or {}), before=before)
 
 
+def start_module(name: str, *args, devices: int = 1,
+                 variables: dict[str, str] | None = None) -> Forked:
+    """Starts `python -m NAME`, with further arguments and variables."""
+    return Forked([*map(str, args)], Path(tempfile.mkdtemp(prefix="module")),
+                  environment=environment(devices) | (variables or {}), module=name)
+
+
 def end(process: subprocess.Popen | Forked) -> tuple[int, str, str]:
     """Waits for a process, kills it if it hangs; returns (code, stdout, stderr)."""
     try:

@@ -12,23 +12,22 @@ import types
 
 import jax.numpy as jnp
 import pytest
-from tests.support.quick_compile import QUICK_FLAGS
-from tests.support.tiny_runs import (ROOT, end, environment, main, read_results,
-                                     refusal, start_python, tiny)
+from tests.support.quick_compile import QUICK_FLAGS, flags_for
+from tests.support.tiny_runs import (end, main, read_results, refusal, start_module,
+                                     tiny)
 
 from cnn_jax.console import Reporter
 from cnn_jax.errors import InputError
 from cnn_jax.training import loop, parallel
 from cnn_jax.workdir.progress import Progress
 
-RUNS = ROOT / "tests" / "support" / "device_runs.py"
 BOUNDS = (1e-6, 1e-4)  # relative L2 after 1 step and after 60
 
 
 def run_devices(*counts: int) -> dict:
-    process = environment(devices=max(counts))
-    process["XLA_FLAGS"] += f" {QUICK_FLAGS}"
-    code, output, errors = end(start_python(RUNS, *counts, env=process))
+    flags = f"{flags_for(max(counts))} {QUICK_FLAGS}"
+    code, output, errors = end(start_module("tests.support.device_runs", *counts,
+                                            variables={"XLA_FLAGS": flags}))
     assert code == 0, errors
     return json.loads(output.splitlines()[-1])
 
