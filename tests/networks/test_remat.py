@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tests.networks.test_networks_training import SMALL, case, drawn, step_of
-from tests.support.quick_compile import quick_jit
+from tests.support.quick_compile import FUSED, QUICK
 
 from cnn_jax import networks, ops
 from cnn_jax.config import check
@@ -51,7 +51,8 @@ def test_a_step_is_that_without_it(name, fields, shape):
     results = []
     for remat in (False, True):
         model, shapes, images, labels = case(name, fields, shape, remat=remat)
-        loss, _, after = quick_jit(step_of(model))(drawn(shapes), images, labels)
+        step = jax.jit(step_of(model), compiler_options=QUICK | FUSED)
+        loss, _, after = step(drawn(shapes), images, labels)
         results.append((loss, after))
     (loss, plain), (other_loss, other) = results
     assert loss == other_loss

@@ -10,8 +10,11 @@ import os
 import jax
 import jax.numpy as jnp
 
-quick_jit = functools.partial(jax.jit, compiler_options={
-    "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True})
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
+# Without the emitters two programs of one formula may round differently. These options
+# fuse as users see it, for tests that compare bits or ask whether values are equal.
+FUSED = {"xla_cpu_use_fusion_emitters": True}
 QUICK_FLAGS = ("--xla_backend_optimization_level=0 "
                "--xla_llvm_disable_expensive_passes=true "
                "--xla_cpu_use_fusion_emitters=false")

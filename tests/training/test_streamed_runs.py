@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.support.quick_compile import FUSED
 from tests.support.tiny_runs import (PATIENCE_SECONDS, assert_same_run, end, main,
                                      picture_folder, read_results, refusal,
                                      rows_written, start_main, tiny, wait_until)
@@ -142,10 +143,8 @@ def test_nothing_waits_for_a_process_that_is_killed(folder, tmp_path, victim):
     {"data.limit": 40, "steps_per_call": 2, "data.scaling": "standard",
      "augment.mixup": 0.4, "data.prefetch": 1}], ids=["masks", "several steps a call"])
 def test_any_set_can_be_streamed(tmp_path, changes, monkeypatch):
-    """The two programs differ: they round alike only if XLA fuses as users see it."""
-    options = ops.compiler_options()
-    monkeypatch.setattr(ops, "compiler_options", lambda *_: options | {
-        "xla_cpu_use_fusion_emitters": True})
+    options = ops.compiler_options() | FUSED  # the two programs differ
+    monkeypatch.setattr(ops, "compiler_options", lambda *_: options)
     changes = changes | {"epochs": 1, "batch_size": 4, "data.validation_count": 12}
     hashes = {training.run(tiny(changes | {"data.stream": stream}),
                            tmp_path / str(stream), quiet=True).params_sha256
