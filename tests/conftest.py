@@ -6,10 +6,11 @@ import os
 import jax
 import pytest
 from tests.support.browser import launched
-from tests.support.quick_compile import QUICK_FLAGS
+from tests.support.quick_compile import FUSED, QUICK_FLAGS
 from hypothesis import settings
 from jax.experimental.compilation_cache import compilation_cache
 
+from cnn_jax import ops
 from cnn_jax.native import library
 
 # An array of lower rank must be broadcast explicitly, here and in child processes.
@@ -70,6 +71,19 @@ def compiled_once(cache_folder):
         jax.config.update(name, value)
     compilation_cache.reset_cache()
     patch.undo()
+
+
+@pytest.fixture(scope="module")
+def fused():
+    """Lets runs in this process fuse as users see it.
+
+    For files that compare the bits of two programs, such as a run and a streamed one.
+    """
+    options = ops.compiler_options
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops, "compiler_options",
+                      lambda *given: options(*given) | FUSED)
+        yield
 
 
 @pytest.fixture(scope="module")

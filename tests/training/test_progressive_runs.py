@@ -11,7 +11,7 @@ from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
 from cnn_jax.training import recipe, train
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
+pytestmark = pytest.mark.usefixtures("compiled_once", "fused")
 
 STEPS = 4  # an epoch
 PLAIN = {
@@ -68,7 +68,7 @@ def test_each_epoch_sees_its_size_and_nothing_else_changes(tmp_path, monkeypatch
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, compiled_once, undrawn):
+def whole(tmp_path_factory, compiled_once, fused, undrawn):
     workdir = tmp_path_factory.mktemp("runs") / "whole"
     training.run(tiny(IN_CALLS), workdir, quiet=True)
     return workdir

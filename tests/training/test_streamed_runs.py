@@ -7,18 +7,17 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.support.quick_compile import FUSED
 from tests.support.tiny_runs import (PATIENCE_SECONDS, assert_same_run, end, main,
                                      picture_folder, read_results, refusal,
                                      rows_written, start_main, tiny, wait_until)
 from tests.support.tiny_runs import undrawn as undrawn_child
 
-from cnn_jax import data, ops, training
+from cnn_jax import data, training
 from cnn_jax.inspection import run as inspection_run
 from cnn_jax.training import train
 from cnn_jax.training.evaluate_run import evaluate_run
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
+pytestmark = pytest.mark.usefixtures("compiled_once", "fused")
 
 STEPS = 6  # an epoch: 23 images to train, 4 a step
 
@@ -45,7 +44,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def streamed(folder, tmp_path_factory, compiled_once):
+def streamed(folder, tmp_path_factory, compiled_once, fused):
     workdir = tmp_path_factory.mktemp("runs") / "streamed"
     training.run(tiny(folder), workdir, quiet=True)
     return workdir
@@ -142,9 +141,7 @@ def test_nothing_waits_for_a_process_that_is_killed(folder, tmp_path, victim):
                   "augment.crop_scale": (0.3, 1.0)}, marks=pytest.mark.slow),
     {"data.limit": 40, "steps_per_call": 2, "data.scaling": "standard",
      "augment.mixup": 0.4, "data.prefetch": 1}], ids=["masks", "several steps a call"])
-def test_any_set_can_be_streamed(tmp_path, changes, monkeypatch):
-    options = ops.compiler_options() | FUSED  # the two programs differ
-    monkeypatch.setattr(ops, "compiler_options", lambda *_: options)
+def test_any_set_can_be_streamed(tmp_path, changes):
     changes = changes | {"epochs": 1, "batch_size": 4, "data.validation_count": 12}
     hashes = {training.run(tiny(changes | {"data.stream": stream}),
                            tmp_path / str(stream), quiet=True).params_sha256
