@@ -31,7 +31,7 @@ def pytest_configure(config):
     """Lets XLA compile quickly, here and in child processes, before JAX has started.
 
     The slow tests compile as users do; so do the others with XLA_FLAGS= before the
-    command. A jaxlib that does not know a flag says so and ends the process.
+    command.
     """
     if config.option.markexpr == "not slow":
         os.environ.setdefault("XLA_FLAGS", QUICK_FLAGS)
