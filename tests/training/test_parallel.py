@@ -122,10 +122,12 @@ def test_calls_are_waited_for_on_several_cpu_devices(monkeypatch):
     for placement, count in ((several, 5), (place, 0)):
         run = types.SimpleNamespace(
             config=tiny(), steps_per_epoch=5, steps_per_call=1, placement=placement,
+            training_size=lambda epoch: None,
             report=Reporter(quiet=True), feed=types.SimpleNamespace(
                 streams=False, calls=lambda epoch, ranges: iter([()] * 5)))
         waited.clear()
-        loop.train_epoch(run, None, Progress(), {1: lambda *_: (None, one)}, None, [])
+        loop.train_epoch(run, None, Progress(), {(None, 1): lambda *_: (None, one)},
+                         None, [])
         assert len(waited) == count
 
 
