@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from cnn_jax import data, networks, training
-from cnn_jax.cli.config_file import CONFIG_OF_RUN, CONFIGS
+from cnn_jax.cli.config_file import CONFIGS, config_names
 from cnn_jax.cli.request import Request, required_config, required_run
 from cnn_jax.config import FIELDS, check
 from cnn_jax.console import Reporter
@@ -251,8 +251,7 @@ def list_names(request: Request) -> None:
         print(textwrap.fill(f"{title}: {', '.join(names)}", 100,
                             subsequent_indent="    ", break_on_hyphens=False))
 
-    show("--config", (f"configs/{path.name}" for path in sorted(CONFIGS.glob("*.py"))
-                      if path.name not in ("__init__.py", CONFIG_OF_RUN.name)))
+    show("--config", (f"configs/{name}" for name in config_names(CONFIGS)))
     show("--config.data.name", (*data.SOURCES, "tfds:NAME"))
     for name, field in FIELDS.items():
         if field.rule.names:

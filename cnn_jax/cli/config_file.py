@@ -92,9 +92,14 @@ def load(source: str) -> ConfigDict:
         raise InputError(f"--config={source} failed: {reason.strip()[:200]}") from error
 
 
+def config_names(folder: Path) -> list[str]:
+    """Lists the config files in a folder."""
+    return sorted(path.name for path in folder.glob("*.py")
+                  if path.name not in ("__init__.py", CONFIG_OF_RUN.name))
+
+
 def configs_beside(source: str) -> str:
     """Lists the config files in the folder of a file that does not exist."""
     folder = Path(source.partition(":")[0]).parent
-    names = sorted(path.name for path in folder.glob("*.py")
-                   if path.name not in ("__init__.py", CONFIG_OF_RUN.name))
+    names = config_names(folder)
     return f"; {folder} holds {', '.join(names[:12])}" if names else ""

@@ -4,4 +4,4 @@ from cnn_jax.config.compare import (differences, fingerprint, flat, result_field
                                     to_json)
 from cnn_jax.config.fields import FIELDS, Field, default_config
 from cnn_jax.config.validate import (ALIASES, check, check_fields, from_json, is_field,
-                                     nearest_field, unknown_field)
+                                     unknown_field)

@@ -17,7 +17,6 @@ from cnn_jax.data.augment import is_identity
 from cnn_jax.errors import InputError
 from cnn_jax.tasks import TASKS
 
-
 # What other programs call a field.
 ALIASES = {
     "lr": "optimizer.learning_rate", "wd": "optimizer.weight_decay",
@@ -83,25 +82,7 @@ def check_fields(config: Mapping[str, Any] | ConfigDict) -> None:
 
 def check_together(config: ConfigDict) -> None:
     """Raises InputError for the first fields that do not go together."""
-    try:
-        networks.find(config.model.name)
-    except ValueError as error:
-        raise InputError(f"config.model.name: {error}") from error
-    try:
-        networks.create(config.model.name, layers=layers.Layers(),
-                        **config.model.fields)
-    except ValueError as error:
-        raise InputError(f"config.model.fields = {dict(config.model.fields)}: "
-                         f"{error}") from error
-    if not networks.has_layers(config.model.name):
-        check_without_layers(config)
-    if config.model.train == "head":
-        check_head_alone(config)
-    if config.model.remat and not networks.has_blocks(config.model.name):
-        raise InputError(
-            "config.model.remat = True is for networks made of blocks (ResNet, "
-            "DenseNet, MobileNet, GoogLeNet, Inception, Xception), not for "
-            f"{config.model.name}: set it to false")
+    check_network(config)
     try:
         data.check(config.data)
     except InputError as error:
@@ -137,6 +118,29 @@ def check_together(config: ConfigDict) -> None:
             f"allowed: it must be <= config.epochs = {config.epochs}")
 
 
+def check_network(config: ConfigDict) -> None:
+    """Raises InputError for a network that there is not, and fields it cannot have."""
+    try:
+        networks.find(config.model.name)
+    except ValueError as error:
+        raise InputError(f"config.model.name: {error}") from error
+    try:
+        networks.create(config.model.name, layers=layers.Layers(),
+                        **config.model.fields)
+    except ValueError as error:
+        raise InputError(f"config.model.fields = {dict(config.model.fields)}: "
+                         f"{error}") from error
+    if not networks.has_layers(config.model.name):
+        check_without_layers(config)
+    if config.model.train == "head":
+        check_head_alone(config)
+    if config.model.remat and not networks.has_blocks(config.model.name):
+        raise InputError(
+            "config.model.remat = True is for networks made of blocks (ResNet, "
+            "DenseNet, MobileNet, GoogLeNet, Inception, Xception), not for "
+            f"{config.model.name}: set it to false")
+
+
 def check_progressive(config: ConfigDict) -> None:
     """Raises InputError for a growth of training images without start or end."""
     sides, epochs = config.progressive.sides, config.progressive.epochs
@@ -153,9 +157,10 @@ def check_progressive(config: ConfigDict) -> None:
 
 def check_without_layers(config: ConfigDict) -> None:
     """Raises InputError for fields that reach a network through `Layers` alone."""
+    values = flat(config)
     for name in ("model.conv", "model.pool", "model.init", "model.bn", "dtype",
                  "parallel"):
-        value, default = flat(config)[name], FIELDS[name].default
+        value, default = values[name], FIELDS[name].default
         if value != default:
             raise InputError(
                 f"config.{name} = {value!r} has no effect on {config.model.name}, "

@@ -57,54 +57,50 @@ MAX_SIDE = 4096  # pixels
 _TFDS_NAME = r"tfds:[A-Za-z]\w*(/[\w.=,+-]+)?(:[\d.*]+)?"
 
 
-def load(config: ConfigDict, seed: int) -> Dataset:
+def load(config: ConfigDict, seed: int, stored: Stored | None = None) -> Dataset:
     """Loads the set that the `data` config names.
 
     Args:
         config: the `data` section of a config that `cnn_jax.config.check` accepts.
         seed: decides which examples are held out, 0 <= seed < 2**32.
+        stored: a set of arrays, which is not read; see `arrays.py`.
 
     Raises:
         InputError: a value that `check` refuses, or files that are missing, damaged or
             not what their name says.
     """
-    return _load(_read(config), config, seed)
-
-
-def load_arrays(arrays: Arrays, config: ConfigDict, seed: int) -> Dataset:
-    """Makes the set of arrays that a program passes; see arrays.py.
-
-    Arguments and errors are those of `load`, and data.name is that of `name_arrays`.
-    """
-    check(config)
-    return _load(own.stored(arrays)[1], config, seed)
-
-
-def name_arrays(arrays: Arrays, config: ConfigDict) -> ConfigDict:
-    """Returns a copy of a whole config whose data.name says what the arrays are."""
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.data.name, config.data.dir = own.stored(arrays)[0], None
-    return config
-
-
-def _load(stored: Stored | StoredRecords, config: ConfigDict, seed: int) -> Dataset:
-    if streams(stored, preprocessing_of(config), config):
-        records = _split_records(_as_records(stored, config), config, seed)
+    if stored is not None:
+        check(config)
+    source = stored or _read(config)
+    if streams(source, preprocessing_of(config), config):
+        records = _split_records(_as_records(source, config), config, seed)
         return lazy_dataset(records, preprocessing_of(config),
                             config.on_error == "skip")
-    if isinstance(stored, StoredRecords):
-        stored = decode(stored, preprocessing_of(config))
+    if isinstance(source, StoredRecords):
+        whole = decode(source, preprocessing_of(config))
     else:
-        stored = stored._replace(splits={
+        whole = source._replace(splits={
             name: examples._replace(images=convert_images(
                 examples.images, preprocessing_of(config)))
-            for name, examples in stored.splits.items()})
-    train, validation, test = split(stored, config, seed, task_of(config))
+            for name, examples in source.splits.items()})
+    train, validation, test = split(whole, config, seed, task_of(config))
     height, width, channels = train.images.shape[1:]
-    shape = f"{height} x {width} x {channels}, {len(stored.class_names)} classes"
-    return Dataset(config.name, train, validation, test, stored.class_names,
-                   f"{_describe(stored, config, train, validation, test)}; {shape}")
+    shape = f"{height} x {width} x {channels}, {len(whole.class_names)} classes"
+    return Dataset(config.name, train, validation, test, whole.class_names,
+                   f"{_describe(whole, config, train, validation, test)}; {shape}")
+
+
+def accept(arrays: Arrays, config: ConfigDict) -> tuple[ConfigDict, Stored]:
+    """Checks arrays that a program passes; see arrays.py.
+
+    Returns a copy of the whole config whose data.name says what they are, and the set
+    for `load`.
+    """
+    name, stored = own.stored(arrays)
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.name, config.data.dir = name, None
+    return config, stored
 
 
 def open_records(config: ConfigDict, seed: int) -> RecordDataset:

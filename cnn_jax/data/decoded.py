@@ -94,7 +94,8 @@ def _cannot_be_used(bad: list[tuple[str, InputError]]) -> InputError:
     (_, first), *others = sorted(bad, key=lambda pair: pair[0])
     names = ", ".join(name for name, _ in others[:_SHOWN])
     more = f" and {len(others) - _SHOWN:,} more" * (len(others) > _SHOWN)
-    also = f"; nor can {len(others):,} others: {names}{more}" * bool(others)
+    title = "others" if len(others) > 1 else "other"
+    also = f"; nor can {len(others):,} {title}: {names}{more}" * bool(others)
     return InputError(f"{first}{also}; or set data.stream=true and "
                       "data.on_error=skip to go on without")
 

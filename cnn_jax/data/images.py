@@ -147,9 +147,10 @@ def read_image(file: str | Path | BinaryIO,
             pixels = _decode_jpeg(opened)
             image: Image.Image = opened
             if pixels is None:
-                opened.load()
-            else:
-                if _is_upright(opened):
+                opened.load()  # a PNG may have its orientation at its end
+            upright = opened.getexif().get(ExifTags.Base.Orientation, 1) == 1
+            if pixels is not None:
+                if upright:
                     if crop:  # before anything is copied
                         preprocessing = preprocessing._replace(
                             size=preprocessing.size or pixels.shape[:2],
@@ -159,7 +160,7 @@ def read_image(file: str | Path | BinaryIO,
                         return pixels
                 image = _from_array(pixels)
                 image.info = opened.info  # has the EXIF orientation
-            if not _is_upright(image):
+            if not upright:
                 image = ImageOps.exif_transpose(image)
             image = _plain(image, path)
     except InputError:
@@ -236,11 +237,6 @@ def _decode_jpeg(opened: ImageFile.ImageFile) -> np.ndarray | None:
 def _cut(pixels: np.ndarray, box: Box) -> np.ndarray:
     top, left, height, width = box
     return pixels[top:top + height, left:left + width]
-
-
-def _is_upright(image: Image.Image) -> bool:
-    """Tells whether the EXIF orientation leaves an image as it is."""
-    return image.getexif().get(ExifTags.Base.Orientation, 1) == 1
 
 
 def _plain(image: Image.Image, path: str | Path | BinaryIO) -> Image.Image:

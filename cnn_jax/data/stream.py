@@ -44,7 +44,8 @@ class HostBatch(NamedTuple):
 
     images: np.ndarray         # uint8 [n, H, W, C]
     labels: np.ndarray         # [n, ...]
-    mask: np.ndarray | None    # float32 [n]: 0 where evaluation pads or skips
+    mask: np.ndarray | None    # float32 [n]: 0 where evaluation pads or skips; None
+    #                            in training, where all images count
     skipped: tuple[str, ...]   # names of the images that could not be decoded
     last: bool                 # whether the batch ends with this piece
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax import data
 from cnn_jax.console import Reporter
-from cnn_jax.data.images import find_images
+from cnn_jax.data.images import Preprocessing, find_images
 from cnn_jax.data.info import describe
 from cnn_jax.errors import InputError, one_line
 from cnn_jax.inspection.draw.overlays import overlays
@@ -53,9 +53,9 @@ def predict(workdir: Path, images: Sequence[str | Path], top: int = 5,
 
     top: how many classes to name, where an image has one class; other tasks name all
         classes that they predict.
-    unreadable: gets the errors of pictures that cannot be read, which are left out.
-    Raises InputError for a workdir that cannot be read, and for such a picture where
-    there is no `unreadable`.
+    unreadable: gets the errors of pictures that cannot be read; these have no
+        prediction. None: the first of them is raised.
+    Raises InputError for a workdir or a picture that cannot be read.
     """
     # On stderr: stdout may be piped on as JSON.
     report = Reporter(stderr=True)
@@ -68,17 +68,11 @@ def predict(workdir: Path, images: Sequence[str | Path], top: int = 5,
     predictions = []
     with report.track("pictures", starts, len(starts), f"batches of {BATCH}") as shown:
         for start in shown:
-            files, batch = [], []
-            for path in paths[start:start + BATCH]:
-                try:
-                    batch += [*read_images([path], run.info.preprocessing, invert)]
-                    files.append(path)
-                except InputError as error:
-                    if unreadable is None:
-                        raise
-                    unreadable.append(error)
-            if not files:
+            pictures = read_readable(paths[start:start + BATCH],
+                                     run.info.preprocessing, invert, unreadable)
+            if not pictures:
                 continue
+            files, batch = zip(*pictures)
             for path, pixels, scores, label in zip(
                     files, batch, *compute(np.stack(batch))):
                 classes = task.named_classes(scores, top)
@@ -86,6 +80,21 @@ def predict(workdir: Path, images: Sequence[str | Path], top: int = 5,
                     str(path), tuple(class_name(names, i) for i in classes),
                     tuple(float(scores[i]) for i in classes), pixels, label))
     return predictions
+
+
+def read_readable(paths: Sequence[Path], preprocessing: Preprocessing, invert: bool,
+                  unreadable: list[InputError] | None
+                  ) -> list[tuple[Path, np.ndarray]]:
+    """Reads each picture as uint8 [H, W, C]; see `predict` for `unreadable`."""
+    pictures = []
+    for path in paths:
+        try:
+            pictures.append((path, read_images([path], preprocessing, invert)[0]))
+        except InputError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(error)
+    return pictures
 
 
 def prediction_program(run: Trained, size: int

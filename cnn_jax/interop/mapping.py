@@ -181,16 +181,12 @@ def cleaned(mapping: Mapping, arrays: Arrays, keep_optional: bool = False) -> Ar
     """Gives a file's arrays the names of today, without those that are no parameters.
     """
     keys = {leaf.key for leaf in mapping.leaves.values()}
-    if mapping.library not in LIBRARIES:
-        return {key: array for key, array in arrays.items()
-                if keep_optional or key in keys or not is_like(mapping.optional, key)}
-    library = LIBRARIES[mapping.library]
-    renamed = {}
-    for key, array in arrays.items():
-        key = key_of_today(library, key)
-        if not is_like(library.ignored, key) and (
-                keep_optional or key in keys or not is_like(mapping.optional, key)):
-            renamed[key] = array
+    if library := LIBRARIES.get(mapping.library):  # not one of ours
+        arrays = {key_of_today(library, key): array for key, array in arrays.items()}
+        arrays = {key: array for key, array in arrays.items()
+                  if not is_like(library.ignored, key)}
+    renamed = {key: array for key, array in arrays.items()
+               if keep_optional or key in keys or not is_like(mapping.optional, key)}
     if mapping.library == "keras":
         renamed = named_variables(mapping, renamed)
         return (in_keras_order(mapping, renamed) or in_class_order(mapping, renamed)

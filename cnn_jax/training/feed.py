@@ -256,5 +256,5 @@ def evaluation_batch(limit: int, counts: Mapping[str, int],
     if not splits:
         return limit
     low = min(limit, *splits) // 2
-    sizes = [size for size in range(limit, max(low, devices) - 1, -devices)]
+    sizes = range(limit, max(low, devices) - 1, -devices)
     return min(sizes, key=lambda size: sum(-count % size for count in splits))

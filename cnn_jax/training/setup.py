@@ -13,7 +13,7 @@ from cnn_jax import data, networks
 from cnn_jax.config import result_fields
 from cnn_jax.console import Reporter
 from cnn_jax.data.batches import steps_per_epoch
-from cnn_jax.data.examples import Dataset
+from cnn_jax.data.examples import Dataset, Stored
 from cnn_jax.data.info import DataInfo, describe
 from cnn_jax.data.lazy import cropped_when_read
 from cnn_jax.data.progressive import training_size, training_sizes
@@ -30,7 +30,7 @@ from cnn_jax.training.recipe import (abstract_state, check_training_sizes,
 from cnn_jax.training.steps import Recipe, TrainState
 from cnn_jax.workdir import trained
 from cnn_jax.workdir.checkpoints import Checkpoints
-from cnn_jax.workdir.folder import default_path, extends, open_workdir
+from cnn_jax.workdir.folder import default_path, open_workdir
 from cnn_jax.workdir.machine import describe_devices
 from cnn_jax.workdir.progress import Progress, best_step, should_stop
 
@@ -73,10 +73,10 @@ class Run:
 
 @contextlib.contextmanager
 def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
-             arrays: data.Arrays | None = None) -> Iterator[Run]:
+             stored: Stored | None = None) -> Iterator[Run]:
     """Opens the run of a config and locks its workdir until the block ends.
 
-    arrays: the data, in place of those that the config names.
+    stored: the data, where they are arrays of the program.
     Raises InputError for data, a network or a workdir that cannot be used.
     """
     placement = parallel.place(config)
@@ -84,8 +84,7 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
         raise InputError(f"config.batch_size = {config.batch_size} does not divide "
                          f"over {len(placement.devices)} devices: use a multiple")
     with report.under_way("loading the data", plain=False):
-        dataset = (data.load(config.data, config.seed) if arrays is None
-                   else data.load_arrays(arrays, config.data, config.seed))
+        dataset = data.load(config.data, config.seed, stored)
     info = describe(dataset, config.data)
     path = Path(workdir or default_path(config)).absolute()
     recipe = create_recipe(
@@ -97,8 +96,7 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
                          training_sizes(config.progressive, 0))
     parallel.check_same_in_all(
         f"{result_fields(config)} {config.log.every_steps} {info.sha256}")
-    extended = extends(path, config)
-    with open_workdir(path, config, info):
+    with open_workdir(path, config, info) as extended:
         for line in (f"workdir: {path}", f"data: {info.source}", short_text(table),
                      f"convolutions: {table.convolutions()}",
                      describe_devices(placement.devices)):

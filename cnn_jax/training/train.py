@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax.config import check
 from cnn_jax.console import Reporter
-from cnn_jax.data import Arrays, name_arrays
+from cnn_jax.data import Arrays, accept
 from cnn_jax.data.lazy import leave_out
 from cnn_jax.files import named
 from cnn_jax.training import parallel
@@ -34,13 +34,12 @@ def run(config: ConfigDict, workdir: str | Path | None = None, quiet: bool = Fal
         int [N], or [N, C] of 0 and 1, or [N, H, W].
     Raises InputError for input that cannot be used, RunError if the run fails.
     """
-    if data is not None:
-        config = name_arrays(data, config)
+    config, stored = (config, None) if data is None else accept(data, config)
     check(config)
     parallel.start_processes(config)
     report = Reporter(quiet or jax.process_index() != 0)
     with (parallel.peer_errors(),
-          open_run(config, workdir, report, data) as opened):
+          open_run(config, workdir, report, stored) as opened):
         state, progress = restore_or_init(opened)
         if config.model.train == "head":
             opened = train_on_features(opened, state)

@@ -28,19 +28,21 @@ def default_path(config: ConfigDict) -> Path:
 
 
 @contextlib.contextmanager
-def open_workdir(path: Path, config: ConfigDict, info: DataInfo) -> Iterator[None]:
+def open_workdir(path: Path, config: ConfigDict, info: DataInfo) -> Iterator[bool]:
     """Makes the folder of a run or finds it, and locks it until the block ends.
 
+    Yields whether the config has more epochs than that of the folder; process 0 knows.
     Raises InputError, in every process, if the folder cannot be written to, is in use,
     or belongs to another config or other data.
     """
     with contextlib.ExitStack() as stack:
-        problem = None
+        problem, extended = None, False
         if jax.process_index() == 0:
             try:
                 stack.enter_context(lock(path))
                 check_complete(path)
-                if not extends(path, config):
+                extended = extends(path, config)
+                if not extended:
                     check_same_config(path, config)
                 check_same_data(path, info)
                 write_atomically(path / "config.json", to_json(config))
@@ -52,7 +54,7 @@ def open_workdir(path: Path, config: ConfigDict, info: DataInfo) -> Iterator[Non
         if not process_zero_ok(problem):
             raise problem or InputError(
                 "process 0 refused the workdir: its output says why")
-        yield
+        yield extended
 
 
 def process_zero_ok(error: Exception | None) -> bool:
