@@ -87,6 +87,14 @@ def fused():
 
 
 @pytest.fixture(scope="module")
+def undrawn():
+    """Turns off drawing in this process, which takes half of the time of a tiny run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cnn_jax.training.train.draw", lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="module")
 def browser():
     """Starts a Chromium without a window; see tests/support/browser.py.
 

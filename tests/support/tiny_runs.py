@@ -6,6 +6,7 @@ pixels. A run takes seconds, nearly all of them compiling.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -68,6 +69,16 @@ def environment(devices: int = 1) -> dict[str, str]:
     return os.environ | {
         "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1",
         "XLA_FLAGS": flags_for(devices)}
+
+
+def killed_after(whole: Path, workdir: Path, step: int) -> Path:
+    """Copies a run as a kill leaves it after the checkpoint of `step`."""
+    shutil.copytree(whole, workdir)
+    (workdir / "results.json").unlink()
+    for checkpoint in (workdir / "checkpoints").iterdir():
+        if int(checkpoint.name) > step:
+            shutil.rmtree(checkpoint)
+    return workdir
 
 
 def undrawn() -> None:

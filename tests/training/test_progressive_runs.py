@@ -1,17 +1,15 @@
 """Training images grow: resident and streamed, resumed in mid-growth bit for bit."""
 
-import shutil
-
 import pytest
-from tests.support.tiny_runs import (assert_same_run, losses, picture_folder, read_rows,
-                                     tiny)
+from tests.support.tiny_runs import (assert_same_run, killed_after, losses,
+                                     picture_folder, read_rows, tiny)
 
 from cnn_jax import training
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
-from cnn_jax.training import recipe, train
+from cnn_jax.training import recipe
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "fused")
+pytestmark = pytest.mark.usefixtures("compiled_once", "fused", "undrawn")
 
 STEPS = 4  # an epoch
 PLAIN = {
@@ -23,14 +21,6 @@ PLAIN = {
 GROWING = PLAIN | {"progressive.sides": (7, 8), "progressive.epochs": (0, 2),
                    "progressive.multiple": 4}
 IN_CALLS = GROWING | {"steps_per_call": 3}  # 3 + 1 steps an epoch
-
-
-@pytest.fixture(autouse=True, scope="module")
-def undrawn():
-    """Turns off drawing, which takes half of the time of such a run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "draw", lambda *_: None)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -71,16 +61,6 @@ def test_each_epoch_sees_its_size_and_nothing_else_changes(tmp_path, monkeypatch
 def whole(tmp_path_factory, compiled_once, fused, undrawn):
     workdir = tmp_path_factory.mktemp("runs") / "whole"
     training.run(tiny(IN_CALLS), workdir, quiet=True)
-    return workdir
-
-
-def killed_after(whole, workdir, step: int):
-    """Copies a run as a kill leaves it after the checkpoint of `step`."""
-    shutil.copytree(whole, workdir)
-    (workdir / "results.json").unlink()
-    for checkpoint in (workdir / "checkpoints").iterdir():
-        if int(checkpoint.name) > step:
-            shutil.rmtree(checkpoint)
     return workdir
 
 

@@ -8,12 +8,11 @@ accumulation, adam and a schedule; checkpoints lie inside epochs too.
 import shutil
 
 import pytest
-from tests.support.tiny_runs import RICH, assert_same_run, tiny
+from tests.support.tiny_runs import RICH, assert_same_run, killed_after, tiny
 
 from cnn_jax import training
-from cnn_jax.training import train
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
+pytestmark = pytest.mark.usefixtures("compiled_once", "undrawn")
 
 STEPS_PER_EPOCH = 8  # 128 images, 16 a step; RICH trains 3 epochs
 IN_ONE_CALL = RICH | {"steps_per_call": 3}  # 3 + 3 + 1 + 1 steps an epoch
@@ -25,14 +24,6 @@ def run_whole(folder, changes):
     return folder
 
 
-@pytest.fixture(autouse=True, scope="module")
-def undrawn():
-    """Turns off drawing, which takes half of the time of such a run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "draw", lambda *_: None)
-        yield
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, compiled_once, undrawn):
     return run_whole(tmp_path_factory.mktemp("runs") / "whole",
@@ -42,16 +33,6 @@ def whole(tmp_path_factory, compiled_once, undrawn):
 @pytest.fixture(scope="module")
 def whole_in_calls(tmp_path_factory, compiled_once, undrawn):
     return run_whole(tmp_path_factory.mktemp("runs") / "whole", IN_ONE_CALL)
-
-
-def killed_after(whole, workdir, step: int):
-    """Copies a run as a kill leaves it after the checkpoint of `step`."""
-    shutil.copytree(whole, workdir)
-    (workdir / "results.json").unlink()
-    for checkpoint in (workdir / "checkpoints").iterdir():
-        if int(checkpoint.name) > step:
-            shutil.rmtree(checkpoint)
-    return workdir
 
 
 BOUNDARIES = {"mid-epoch": 11, "last step of an epoch": STEPS_PER_EPOCH,

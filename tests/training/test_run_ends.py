@@ -18,13 +18,7 @@ from cnn_jax.workdir import trained
 from cnn_jax.workdir.folder import default_path
 from cnn_jax.workdir.progress import best_row
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch):
-    """Turns off drawing, which takes half of the time of such a run."""
-    monkeypatch.setattr(train, "draw", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("compiled_once", "undrawn")
 
 
 def test_a_run_that_failed_leaves_the_folder_free(tmp_path):

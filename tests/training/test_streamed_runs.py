@@ -7,27 +7,19 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.support.tiny_runs import (PATIENCE_SECONDS, assert_same_run, end, main,
-                                     picture_folder, read_results, refusal,
-                                     rows_written, start_main, tiny, wait_until)
+from tests.support.tiny_runs import (PATIENCE_SECONDS, assert_same_run, end,
+                                     killed_after, main, picture_folder,
+                                     read_results, refusal, rows_written, start_main,
+                                     tiny, wait_until)
 from tests.support.tiny_runs import undrawn as undrawn_child
 
 from cnn_jax import data, training
 from cnn_jax.inspection import run as inspection_run
-from cnn_jax.training import train
 from cnn_jax.training.evaluate_run import evaluate_run
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "fused")
+pytestmark = pytest.mark.usefixtures("compiled_once", "fused", "undrawn")
 
 STEPS = 6  # an epoch: 23 images to train, 4 a step
-
-
-@pytest.fixture(autouse=True, scope="module")
-def undrawn():
-    """Turns off drawing, which takes half of the time of such a run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "draw", lambda *_: None)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +49,7 @@ def test_it_is_the_run_in_memory(folder, streamed, tmp_path):
 
 @pytest.mark.parametrize("step", [2, STEPS])
 def test_it_resumes_with_the_same_bits(folder, streamed, tmp_path, step):
-    workdir = tmp_path / "run"
-    shutil.copytree(streamed, workdir)
-    (workdir / "results.json").unlink()
-    for checkpoint in (workdir / "checkpoints").iterdir():
-        if int(checkpoint.name) > step:
-            shutil.rmtree(checkpoint)
+    workdir = killed_after(streamed, tmp_path / "run", step)
     training.run(tiny(folder), workdir, quiet=True)
     assert_same_run(workdir, streamed)
 
