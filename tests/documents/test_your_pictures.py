@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from tests.support import forked
 from tests.support.file_server import Server
 from tests.support.npm_package import made_package
+from tests.support.tiny_runs import undrawn
 
 from cnn_jax import data
 from cnn_jax.config import check
@@ -51,9 +52,11 @@ def draw_pictures(root: Path, count: int = 8) -> None:
             image.convert(mode).save(root / kind / name, **options)
 
 
-def use_runtime(package) -> None:
-    """Replaces ONNX Runtime for browsers in a process that exports."""
+def prepare(package, draws: bool) -> None:
+    """Replaces ONNX Runtime for browsers in a process, and lets it draw or not."""
     web.RUNTIME = package
+    if not draws:
+        undrawn()
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +93,8 @@ def user(tmp_path_factory):
                 words += SHORT
             answers[command] = forked.main(
                 words, tmp_path_factory.mktemp("output"), cwd=home,
-                environment=environment, before=functools.partial(use_runtime, package))
+                environment=environment, before=functools.partial(
+                    prepare, package, draws="--workdir=runs/photos" in command))
     server.close()
     return answers, home
 
