@@ -142,8 +142,8 @@ def adjust_hue(images: jax.Array, turns: jax.Array) -> jax.Array:
     chroma = value - images.min(-1, keepdims=True)
     divisor = jnp.where(chroma == 0, 1.0, chroma)
     sixths = jnp.where(
-        value == red, (green - blue) / divisor,
-        jnp.where(value == green, (blue - red) / divisor + 2,
+        red >= jnp.maximum(green, blue), (green - blue) / divisor,
+        jnp.where(green >= blue, (blue - red) / divisor + 2,
                   (red - green) / divisor + 4))
     sixths += 6 * per_image(turns)
     phases = jnp.mod(sixths + jnp.array([5.0, 3.0, 1.0])[None, None, None], 6)

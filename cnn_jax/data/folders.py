@@ -135,4 +135,5 @@ def _left_out(names: list[str]) -> str:
     """Says which files are not pictures: ', without 3 other files (.heic, .txt)'."""
     kinds = sorted({os.path.splitext(name)[1].lower() or name for name in names})
     shown = ", ".join(kinds[:5]) + ", ..." * (len(kinds) > 5)
-    return f", without {len(names):,} other files ({shown})" if names else ""
+    files = "file" if len(names) == 1 else "files"
+    return f", without {len(names):,} other {files} ({shown})" if names else ""

@@ -62,12 +62,15 @@ class Validation(msgspec.Struct):
     exported_images_per_second: float
 
 
-def write_onnx(path: Path, trained: Trained) -> Path:
-    """Writes an ONNX file: uint8 pixels [N, H, W, C] -> probabilities."""
+def write_onnx(path: Path, trained: Trained, fold: bool = True) -> Path:
+    """Writes an ONNX file: uint8 pixels [N, H, W, C] -> probabilities.
+
+    fold: see `onnx_file.to_onnx`.
+    """
     # Imported here: onnx is an extra.
     from cnn_jax.interop import onnx_file
     from cnn_jax.interop.onnx_graph import onnx
-    onnx.save(onnx_file.trained_to_onnx(trained), path)
+    onnx.save(onnx_file.trained_to_onnx(trained, fold), path)
     return path
 
 
@@ -90,6 +93,8 @@ FORMATS: dict[str, Format] = {
     "stablehlo": Format("model.stablehlo", write_stablehlo,
                         lambda path, _: read_stablehlo(path), 1e-5),
     "onnx": Format("model.onnx", write_onnx, load_onnx, 1e-4),
+    "onnx_unfolded": Format("model_unfolded.onnx",
+                            functools.partial(write_onnx, fold=False), load_onnx, 1e-4),
     "web": Format("web", write_web, load_web, 1e-4),
     "safetensors": weights_of("cnn_jax", "weights.safetensors"),
     "torchvision": weights_of("torchvision", "torchvision.safetensors"),

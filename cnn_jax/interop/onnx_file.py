@@ -53,12 +53,15 @@ def to_onnx(graph: Graph, scaling: Scaling, output: str = "softmax",
     return described(write_output(writer, output), graph, output, class_names)
 
 
-def trained_to_onnx(trained: Trained) -> onnx.ModelProto:
-    """Makes the ONNX model of a trained network: pixels -> probabilities."""
+def trained_to_onnx(trained: Trained, fold: bool = True) -> onnx.ModelProto:
+    """Makes the ONNX model of a trained network: pixels -> probabilities.
+
+    fold: see `to_onnx`.
+    """
     graph = layer_graph(trained.network, trained.variables, trained.info.image_shape)
     exclusive = data.task_of(trained.config.data).exclusive
     return to_onnx(graph, trained.info.scaling, "softmax" if exclusive else "sigmoid",
-                   trained.info.class_names)
+                   trained.info.class_names, fold)
 
 
 def without_names(graph: Graph, taken: set[str]) -> Graph:

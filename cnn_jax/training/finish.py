@@ -46,7 +46,8 @@ def evaluate_and_save(run: Run, state: TrainState, progress: Progress,
     run.report.line(split_line("test", test) + f" - best epoch {row['epoch']}")
     record_skipped(run.feed, progress)
     if progress.skipped:
-        run.report.line(f"skipped {len(progress.skipped):,} images that cannot be "
+        count = len(progress.skipped)
+        run.report.line(f"skipped {count:,} image{'s' * (count != 1)} that cannot be "
                         f"decoded, such as {progress.skipped[0]}: see results.json")
     if keep_results and (run.workdir / "results.json").exists():
         results = read_results(run.workdir)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
-from tests.support.quick_compile import FUSED
 
 from cnn_jax.data import augment, colour
 from cnn_jax.data import trivial_augment as trivial
@@ -164,8 +163,8 @@ def test_jitter_applies_what_it_draws_in_the_order_it_draws():
     wanted = settings(brightness=0.6, contrast=0.6, saturation=0.6, hue=0.3)
     images = PICTURES[:5].astype(np.float32)
     keys = jax.random.split(KEY, 5)
-    got = jax.jit(functools.partial(colour.colour_jitter, settings=wanted),
-                  compiler_options=FUSED)(keys, images)
+    jitter = functools.partial(colour.colour_jitter, settings=wanted)
+    got = jax.jit(jitter)(keys, images)
     amounts, ranks = jax.vmap(lambda key: colour.draw_jitter(key, wanted))(keys)
     operations = list(map(jax.jit, (
         colour.adjust_brightness, colour.adjust_contrast, colour.adjust_saturation,

@@ -115,12 +115,12 @@ def test_what_the_user_reads(user):
                      ":torchvision", "on_error=skip", "name=shards"))
     counts = "train 15, validation 4, test 5"
     assert "24 pictures (.gif, .jpg, lossy, .png)" in look
-    assert "without 1 other files (.heic)" in look and counts in look
+    assert "without 1 other file (.heic)" in look and counts in look
     assert "parameters 11,178,051" in train and counts in train
     assert "convolutions" in train and "test: loss" in train
     assert "1,539 of 11,178,051 parameters learn: head" in transferred
     assert counts in transferred
-    assert "streamed" in skipping and "skipped 1 images" in skipping
+    assert "streamed" in skipping and "skipped 1 image" in skipping
     assert counts in packed
     results = json.loads((home / "runs" / "skipping" / "results.json").read_text())
     assert [Path(name).name for name in results["skipped"]] == ["6.jpg"]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from tests.support.tiny_runs import tiny, untrained
 
@@ -55,9 +56,9 @@ def test_a_program_needs_jax_alone(trained, examples, tmp_path):
 
 
 @pytest.mark.parametrize("name, network", [
-    ("stablehlo", "baseline"), ("onnx", "baseline"), ("safetensors", "baseline"),
-    ("torchvision", "squeezenet1_1"), ("timm", "mobilenet_v1"),
-    ("keras", "mobilenet_v1")])
+    ("stablehlo", "baseline"), ("onnx", "baseline"), ("onnx_unfolded", "baseline"),
+    ("safetensors", "baseline"), ("torchvision", "squeezenet1_1"),
+    ("timm", "mobilenet_v1"), ("keras", "mobilenet_v1")])
 def test_every_format_is_validated(trained, examples, tmp_path, name, network):
     if network != "baseline":
         fields, bn = {}, "torch"
@@ -81,6 +82,14 @@ def test_every_format_is_validated(trained, examples, tmp_path, name, network):
     predicted = exports.program_of(trained)(examples.images).argmax(-1)
     assert row.accuracy == pytest.approx((predicted == examples.labels).mean())
     assert row.images_per_second > 0 and row.exported_images_per_second > 0
+
+
+def test_batch_norm_is_folded_or_kept(trained, tmp_path):
+    kept = {name: [node.op_type for node in onnx.load(
+        exports.FORMATS[name].write(tmp_path / name, trained)).graph.node]
+        for name in ("onnx", "onnx_unfolded")}
+    assert kept["onnx"].count("BatchNormalization") == 0
+    assert kept["onnx_unfolded"].count("BatchNormalization") == 1
 
 
 def test_a_network_that_a_library_does_not_have(trained, examples, tmp_path):
