@@ -41,6 +41,9 @@ FIGURES = {
     "1 b": Figure("20 kills with convolutions by oneDNN",
                   "-m tests.faults.kill_resume --kills=20 --only=oneDNN --cache=0 "
                   "--seed=0"),
+    "1 c": Figure("20 kills while two worker processes decode pictures and cut random "
+                  "crops out of them", "-m tests.faults.kill_resume --kills=20 "
+                  "--only=pictures --seed=0"),
     "2": Figure("resuming at every boundary, and of a complete run, gives the same "
                 "bits", "-m pytest tests/training/test_resume.py"),
     "3": Figure("20 SIGTERM and 5 SIGINT: the run saves the step that was just done, "

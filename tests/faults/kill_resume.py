@@ -2,7 +2,7 @@
 
     python -m tests.faults.kill_resume --kills=100 --seed=0
     python -m tests.faults.kill_resume --kills=20 --only=oneDNN --cache=0
-    python -m tests.faults.kill_resume --kills=20 --only=streamed
+    python -m tests.faults.kill_resume --kills=20 --only=pictures
 
 Half of the kills go to a network with batch norm and dropout, half to LeNet-5, both
 with adam, an average of the parameters, gradient accumulation, a schedule and
@@ -23,8 +23,8 @@ from pathlib import Path
 import jax
 
 from tests.faults.warm import command_line, report, start, workplace
-from tests.support.tiny_runs import (RICH, assert_same_run, end, rows_written,
-                                     undrawn, wait_until)
+from tests.support.tiny_runs import (RICH, assert_same_run, end, picture_folder,
+                                     rows_written, undrawn, wait_until)
 
 from cnn_jax.workdir.checkpoints import step_folders
 
@@ -32,7 +32,10 @@ CASES = {"batch norm and dropout": {}, "LeNet-5": {"model.name": "lenet5"},
          "three steps a call": {"steps_per_call": 3},
          "streamed": {"data.stream": True, "steps_per_call": 2},
          "oneDNN": {"model.conv": "onednn"},
-         "Winograd": {"model.name": "selu_cnn"}}
+         "Winograd": {"model.name": "selu_cnn"},
+         "pictures": {"data.stream": True, "data.limit": None, "data.workers": 2,
+                      "data.image_size": (8, 8), "augment.crop_scale": (0.3, 1.0)}}
+CLASSES = [f"class {number}" for number in range(12)]  # of ten pictures each
 ROWS_PER_EPOCH = 6
 EARLY = 0.1  # at most this share of the kills comes before a checkpoint
 IN_SAVES = 0.4  # at least this share of the kills hits an open save
@@ -90,6 +93,8 @@ def kill_and_resume(name: str, kills: int, draw: random.Random, folder: Path) ->
     changes = RICH | CASES[name] | {"epochs": max(4, kills)}
     whole, workdir = folder / "whole", folder / "run"
     folder.mkdir()
+    if name == "pictures":
+        changes = picture_folder(folder / "pictures", CLASSES, 128) | changes
     code, _, errors = end(start(whole, changes | {"checkpoint.keep": 10_000},
                                 folder=folder))
     assert code == 0, errors
