@@ -1,4 +1,8 @@
-"""Makes optimisers and learning-rate schedules by name, all from optax."""
+"""Makes optimisers and learning-rate schedules by name, all from optax.
+
+One of your own has the form of a row of `OPTIMIZERS` or `SCHEDULES`: name it
+MODULE:FUNCTION, or add it to the table.
+"""
 
 import functools
 import operator
@@ -10,6 +14,7 @@ import optax
 from ml_collections import ConfigDict
 from optax.contrib import MuonDimensionNumbers, muon
 
+from cnn_jax import own
 from cnn_jax.networks import freeze_mask, frozen_parts, part_of, parts_mask
 
 Schedule = Callable[[Any], Any]  # number of updates made so far -> learning rate
@@ -83,7 +88,7 @@ def schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
     epoch = steps_per_epoch / config.optimizer.accumulate_steps  # updates
     stop = max(1, int(config.epochs * epoch))
     start = min(round((settings.warmup_epochs or 0) * epoch), stop)
-    after = SCHEDULES[settings.name](peak, start, stop, epoch, settings)
+    after = own.find(SCHEDULES, settings.name)(peak, start, stop, epoch, settings)
     if settings.name == "onecycle" or start == 0:
         return after
     rise = optax.linear_schedule(peak / (start + 1), peak, start)  # never 0
@@ -189,7 +194,7 @@ def create(config: ConfigDict, rate: Schedule,
     parts: of the network in its order, which `optimizer.depth_decay` needs.
     """
     settings, frozen = config.optimizer, frozen_parts(config.model)
-    transform = OPTIMIZERS[settings.name](rate, settings)
+    transform = own.find(OPTIMIZERS, settings.name)(rate, settings)
     if settings.clip_norm is not None:
         transform = optax.chain(optax.clip_by_global_norm(settings.clip_norm),
                                 transform)

@@ -103,7 +103,7 @@ def predict(request: Request) -> None:
                           for prediction in answers], indent=2))
     else:
         for prediction in answers:
-            print(predictions.as_line(prediction))
+            print(predictions.as_line(prediction, task))
     if picture is not None and not request.json:
         print(f"{path}: {picture.title}")
     if unreadable:

@@ -10,14 +10,12 @@ from ml_collections import ConfigDict, config_dict
 
 from cnn_jax import data, layers, networks, ops, optimizers
 from cnn_jax.config.rules import (Rule, boolean, coordinator, fraction,
-                                  image_channels, integer, interval, mapping, number,
-                                  one_of, optional, sequence, text)
-from cnn_jax.data import images, scaling, warp
+                                  image_channels, integer, interval, mapping, monitor,
+                                  number, one_of, optional, row_of, sequence, text)
+from cnn_jax.data import augment, images, scaling, warp
 from cnn_jax.tasks import TASKS
+from cnn_jax.tasks.losses import LOSSES
 
-# What training and evaluation measure; each task adds its own.
-MONITORS = ("loss", "accuracy", "val_loss", "val_accuracy",
-            *(f"val_{name}" for task in TASKS.values() for name in task.monitors))
 network_name = Rule(
     lambda value: isinstance(value, str) and (
         value in networks.NETWORKS or networks.is_own(value)),
@@ -126,6 +124,10 @@ FIELDS: dict[str, Field] = {
         None, optional(text),
         "Folder of this data set; None looks in $CNN_JAX_DATA/NAME, then in the "
         "tensorflow-datasets folder.", changes_result=False),
+    "data.task": Field(
+        None, optional(row_of(TASKS, "MODULE:TASK")),
+        "What the labels mean, a name in cnn_jax.tasks.TASKS or MODULE:TASK of your "
+        "own; None is the task of the data set."),
     "data.image_size": Field(
         None, optional(sequence(integer(1, data.MAX_SIDE), 2)),
         "(height, width) in pixels to resize images to; None keeps their size."),
@@ -149,8 +151,8 @@ FIELDS: dict[str, Field] = {
         "Number of images in the validation split; None uses data.validation."),
     "data.split": Field(
         "stratified", one_of(data.SPLITS),
-        "How the validation split is chosen: stratified by class at random, or the "
-        "first or last images."),
+        "How the validation split is chosen: stratified by class at random, random, or "
+        "the first or last images."),
     "data.test": Field(
         0.2, fraction,
         "Fraction of the data that becomes the test split, in data sets without one; "
@@ -280,13 +282,32 @@ FIELDS: dict[str, Field] = {
         "pasted from another image; 0 pastes none. With mixup, each image gets one of "
         "the two."),
 
+    "augment.own": Field(
+        None, optional(row_of(augment.AUGMENTATIONS)),
+        "MODULE:FUNCTION of your own, (key, pixels [H, W, C] of 0..255) -> pixels, "
+        "which changes each image after all but mixup and cutmix; None changes none."),
+
+    "loss.name": Field(
+        None, optional(row_of(LOSSES)),
+        "Name of the loss in cnn_jax.tasks.losses.LOSSES, or MODULE:FUNCTION of your "
+        "own; None is that of the task: cross_entropy, binary_cross_entropy for "
+        "several classes an image, mse for numbers."),
+    "loss.gamma": Field(
+        2.0, number(0),
+        "Exponent of the focal loss; 0 makes it cross-entropy."),
+    "loss.class_weights": Field(
+        None, optional(text),
+        "Weights of the classes in the training loss: 'balanced', which is the inverse "
+        "of how often a class occurs, or a number for each class, such as '1,2,0.5'; "
+        "None is 1 for all."),
     "loss.label_smoothing": Field(
         0.0, fraction,
         "Probability that the target spreads evenly over the classes."),
 
     "optimizer.name": Field(
-        "adam", one_of(optimizers.OPTIMIZERS),
-        "Name of the optimizer in cnn_jax.optimizers.OPTIMIZERS."),
+        "adam", row_of(optimizers.OPTIMIZERS),
+        "Name of the optimizer in cnn_jax.optimizers.OPTIMIZERS, or MODULE:FUNCTION of "
+        "your own."),
     "optimizer.learning_rate": Field(
         1e-3, number(0, open_low=True),
         "Learning rate, which is the peak of the schedule."),
@@ -319,8 +340,9 @@ FIELDS: dict[str, Field] = {
         "then uses; None keeps no average."),
 
     "schedule.name": Field(
-        "constant", one_of(optimizers.SCHEDULES),
-        "Name of the schedule in cnn_jax.optimizers.SCHEDULES."),
+        "constant", row_of(optimizers.SCHEDULES),
+        "Name of the schedule in cnn_jax.optimizers.SCHEDULES, or MODULE:FUNCTION of "
+        "your own."),
     "schedule.warmup_epochs": Field(
         None, optional(number(0, open_low=True)),
         "Epochs over which the rate rises linearly; None means no warm-up, or 30 % of "
@@ -338,8 +360,14 @@ FIELDS: dict[str, Field] = {
         0.0, number(0),
         "Decay of the schedule 'inverse': rate = peak / (1 + decay * updates)."),
 
+    "eval.metrics": Field(
+        None, optional(text),
+        "Further metrics of evaluation, separated by commas: names in "
+        "cnn_jax.tasks.metrics.METRICS (top5_accuracy, macro_f1), or MODULE:FUNCTION "
+        "of your own, (logits, labels) -> [N]; None adds none."),
+
     "early_stopping.monitor": Field(
-        "val_loss", one_of(MONITORS),
+        "val_loss", monitor,
         "Metric that early stopping monitors."),
     "early_stopping.patience": Field(
         5, optional(integer(1)),
@@ -350,8 +378,9 @@ FIELDS: dict[str, Field] = {
         "Smallest change of the metric that counts as an improvement."),
 
     "checkpoint.monitor": Field(
-        "val_accuracy", one_of(MONITORS),
-        "Metric that decides which epoch is the best one."),
+        "val_accuracy", monitor,
+        "Metric that decides which epoch is the best one: the highest, or the lowest "
+        "of a loss or error."),
     "checkpoint.every_steps": Field(
         None, optional(integer(1)),
         "Steps between checkpoints within an epoch; None saves only after each epoch."),

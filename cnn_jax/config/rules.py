@@ -6,6 +6,11 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from cnn_jax.own import is_own
+
+
+MONITORS = ("accuracy", "loss", "val_accuracy", "val_loss")
+
 
 class Rule(NamedTuple):
     """Tests a value, and says in words which values pass."""
@@ -45,6 +50,15 @@ def one_of(names: Iterable[str]) -> Rule:
                 "one of " + ", ".join(sorted(known)), str, known)
 
 
+def row_of(table: Mapping[str, Any], form: str = "MODULE:FUNCTION") -> Rule:
+    """Allows a name of a table, which may grow, and MODULE:NAME of the user's own."""
+    def holds(value: Any) -> bool:
+        return isinstance(value, str) and (value in table or is_own(value))
+    known = ", ".join(sorted(table))
+    return Rule(holds, "one of " * bool(known) + known + ", or " * bool(known)
+                + f"{form} of your own", str, tuple(table))
+
+
 def sequence(item: Rule, length: int | None = None) -> Rule:
     """Allows a tuple whose items all follow one rule, of `length` items if given."""
     def holds(value: Any) -> bool:
@@ -81,6 +95,10 @@ boolean = Rule(lambda value: isinstance(value, bool), "true or false", bool)
 text = Rule(lambda value: isinstance(value, str) and value != "",
             "a string that is not empty", str)
 fraction = number(0, 1, open_high=True)
+monitor = Rule(lambda value: isinstance(value, str) and (
+                   value in MONITORS or value.startswith("val_")),
+               "one of " + ", ".join(MONITORS) + ", or val_NAME of a metric of the "
+               "task or of eval.metrics", str)
 image_channels = Rule(lambda value: integer(1).holds(value) and value in (1, 3),
                       "1 (grey) or 3 (colour)", int)
 coordinator = Rule(is_coordinator, "'auto' or 'host:port'", str)

@@ -10,12 +10,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cnn_jax import data, layers, networks
+from cnn_jax import data, layers, networks, optimizers, own
 from cnn_jax.config.compare import flat
 from cnn_jax.config.fields import FIELDS, NETWORK_FIELDS, default_config
-from cnn_jax.data.augment import is_identity
+from cnn_jax.data.augment import AUGMENTATIONS, is_identity
 from cnn_jax.errors import InputError
-from cnn_jax.tasks import TASKS
+from cnn_jax.tasks import TASKS, Task, losses
+from cnn_jax.tasks.metrics import METRICS, with_metrics
 
 # What other programs call a field.
 ALIASES = {
@@ -96,14 +97,8 @@ def check_together(config: ConfigDict) -> None:
             f"{config.data.name}, which has a label for each {task.unit}: set it to 0 "
             "(rotation, shifts, shear, zoom, flips, crops and trivial_augment move the "
             "labels with the images)")
-    for section in ("early_stopping", "checkpoint"):
-        monitor = config[section].monitor
-        others = [other.name for other in TASKS.values() if other is not task
-                  and monitor.removeprefix("val_") in other.monitors]
-        if others:
-            raise InputError(
-                f"config.{section}.monitor = {monitor!r} is for data of the task "
-                f"{' or '.join(others)}, not for {config.data.name}: use val_accuracy")
+    check_own_functions(config)
+    check_measures(config, task)
     if config.coordinator not in (None, "auto") and not (
             config.num_processes is not None and config.process_id is not None
             and config.process_id < config.num_processes):
@@ -116,6 +111,44 @@ def check_together(config: ConfigDict) -> None:
         raise InputError(
             f"config.schedule.warmup_epochs = {config.schedule.warmup_epochs} is not "
             f"allowed: it must be <= config.epochs = {config.epochs}")
+
+
+def check_own_functions(config: ConfigDict) -> None:
+    """Raises InputError for a MODULE:FUNCTION that cannot be imported."""
+    for name, value, table in (
+            ("optimizer.name", config.optimizer.name, optimizers.OPTIMIZERS),
+            ("schedule.name", config.schedule.name, optimizers.SCHEDULES),
+            ("augment.own", config.augment.own, AUGMENTATIONS)):
+        if value is not None:
+            try:
+                own.find(table, value)
+            except ValueError as error:
+                raise InputError(f"config.{name} = {error}") from error
+
+
+def check_measures(config: ConfigDict, task: Task) -> None:
+    """Raises InputError for a loss, metric or monitor that is not for the task."""
+    try:
+        losses.check(task, config.loss)
+    except ValueError as error:
+        raise InputError(f"config.loss.{error}") from error
+    try:
+        measured = with_metrics(task, config.eval.metrics).monitors
+    except ValueError as error:
+        raise InputError(f"config.eval.metrics: {error}") from error
+    names = ("loss", "accuracy") if task.correct else ("loss",)
+    known = (*names, *(f"val_{name}" for name in (*names, *measured)))
+    for section in ("early_stopping", "checkpoint"):
+        monitor = config[section].monitor
+        if monitor not in known:
+            metric = monitor.removeprefix("val_")
+            others = [other.name for other in TASKS.values()
+                      if metric in other.monitors]
+            raise InputError(
+                f"config.{section}.monitor = {monitor!r} is not measured: "
+                + f"it is for the task {' or '.join(others)}; " * bool(others)
+                + f"config.eval.metrics = {metric} adds it; " * (metric in METRICS)
+                + f"the task {task.name} has {', '.join(known)}")
 
 
 def check_network(config: ConfigDict) -> None:

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from cnn_jax.data import arrays as own
-from cnn_jax.data import folders, shapes, shards, sources
+from cnn_jax import own
+from cnn_jax.data import arrays as own_arrays
+from cnn_jax.data import folders, shapes, shards, sources, table
 from cnn_jax.data.arrays import Arrays
 from cnn_jax.data.decoded import decode
 from cnn_jax.data.examples import Dataset, Examples, Stored, split, split_rows
@@ -22,7 +23,7 @@ from cnn_jax.data.lazy import lazy_dataset, streams
 from cnn_jax.data.records import (InMemory, RecordDataset, Records, StoredRecords,
                                   Subset)
 from cnn_jax.errors import InputError
-from cnn_jax.tasks import TASKS, Task
+from cnn_jax.tasks import TASKS, Task, regress
 
 
 class Source(NamedTuple):
@@ -40,18 +41,21 @@ SOURCES = {
     "cifar10": Source(sources.official_set),
     "imagenet": Source(sources.imagenet),
     "folder": Source(folders.class_folders),
+    "csv": Source(table.table_of_numbers, "regress"),
     "shards": Source(shards.tar_shards),
     "shapes_colour": Source(shapes.colour),
     "shapes_shape": Source(shapes.shape),
     "shapes_both": Source(shapes.both),
     "shapes_segmentation": Source(shapes.segmentation, "segment"),
     "shapes_multilabel": Source(shapes.multilabel, "multilabel"),
-    **{name: Source(own.refuse, task) for name, task in own.TASK_OF.items()},
+    **{name: Source(own_arrays.refuse, task)
+       for name, task in own_arrays.TASK_OF.items()},
 }
-_FOLDERS = ("folder", "shards")  # data.dir is needed
-_NO_TEST = (*_FOLDERS, "imagenet", *own.TASK_OF)  # may have train and validation alone
+_FOLDERS = ("folder", "shards", "csv")  # data.dir is needed
+# Sets that may have train and validation alone
+_NO_TEST = (*_FOLDERS, "imagenet", *own_arrays.TASK_OF)
 _BIASED = ("shapes_colour", "shapes_shape")
-SPLITS = ("stratified", "first", "last")
+SPLITS = ("stratified", "random", "first", "last")
 MAX_SIDE = 4096  # pixels
 # NAME, NAME/config, NAME:1.2.3; no namespaces, which tfds would look up online.
 _TFDS_NAME = r"tfds:[A-Za-z]\w*(/[\w.=,+-]+)?(:[\d.*]+)?"
@@ -72,6 +76,8 @@ def load(config: ConfigDict, seed: int, stored: Stored | None = None) -> Dataset
     if stored is not None:
         check(config)
     source = stored or _read(config)
+    if own.is_own(config.task):
+        _check_labels(source, task_of(config))
     if streams(source, preprocessing_of(config), config):
         records = _split_records(_as_records(source, config), config, seed)
         return lazy_dataset(records, preprocessing_of(config),
@@ -96,7 +102,7 @@ def accept(arrays: Arrays, config: ConfigDict) -> tuple[ConfigDict, Stored]:
     Returns a copy of the whole config whose data.name says what they are, and the set
     for `load`.
     """
-    name, stored = own.stored(arrays)
+    name, stored = own_arrays.stored(arrays, config.data.task)
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.name, config.data.dir = name, None
@@ -159,12 +165,33 @@ def _describe(stored: Stored | StoredRecords, config: ConfigDict,
     return f"{config.name}: {stored.origin}; {counts}"
 
 
-def task_of(config: ConfigDict) -> Task:
+def task_of(config: ConfigDict, targets: regress.Targets | None = None) -> Task:
     """Returns the task of the set that the `data` config names.
 
     Sets of tensorflow-datasets have one class for each image.
+
+    targets: of `DataInfo`, for predictions in the units of the labels.
     """
-    return TASKS[SOURCES[config.name].task if config.name in SOURCES else "classify"]
+    name = config.task or _task_of_source(config.name)
+    if name == "regress" and targets is not None:
+        return regress.in_units(targets)
+    return own.find(TASKS, name, Task)
+
+
+def _task_of_source(name: str) -> str:
+    return SOURCES[name].task if name in SOURCES else "classify"
+
+
+def _check_labels(stored: Stored | StoredRecords, task: Task) -> None:
+    """Raises InputError for labels of another shape than that of a task of your own."""
+    train = stored.splits["train"]
+    image_shape = (train.images.shape[1:] if isinstance(train, Examples) else (1, 1, 1))
+    shape = task.label_shape(image_shape, len(stored.class_names))
+    if train.labels.shape[1:] != shape or train.labels.dtype != task.label_dtype:
+        raise InputError(
+            f"data.task: the task {task.name} has labels {task.label_dtype} "
+            f"{(len(train.labels), *shape)}, these are {train.labels.dtype} "
+            f"{train.labels.shape}")
 
 
 def check(config: ConfigDict) -> None:
@@ -177,6 +204,16 @@ def check(config: ConfigDict) -> None:
         raise InputError(
             f'data.name is {name!r}; known are {", ".join(SOURCES)} and tfds:NAME with '
             "a name from the tensorflow-datasets catalogue")
+    if config.task is not None:
+        try:
+            task_of(config)
+        except ValueError as error:
+            raise InputError(f"data.task = {error}") from error
+        if not own.is_own(config.task) and config.task != _task_of_source(name):
+            raise InputError(
+                f"data.task is {config.task} but the labels of {name} are for "
+                f"{_task_of_source(name)}; leave data.task out (it is for arrays, and "
+                "for MODULE:TASK of your own)")
     if name in _FOLDERS and not config.dir:
         raise InputError(f"data.name is {name} but data.dir is not set; name the "
                          "folder of the pictures, as in --config.data.dir=PHOTOS")

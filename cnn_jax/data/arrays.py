@@ -5,14 +5,18 @@ The task follows from the shape of the labels, and data.name names it:
     arrays               labels int [N], or [N, 1]: one class for each image
     arrays_multilabel    labels [N, C] of 0 and 1: any number of the C classes
     arrays_segmentation  labels int [N, H, W]: a class for each pixel
+    arrays_regression    labels float [N] or [N, K], with data.task=regress
+
+With data.task=MODULE:TASK of your own, labels are as that task defines them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnn_jax import own
 from cnn_jax.data.examples import Dataset, Examples, Stored
 from cnn_jax.errors import InputError
 from cnn_jax.tasks import TASKS, Task
@@ -20,8 +24,10 @@ from cnn_jax.tasks import TASKS, Task
 # (images, labels), or a mapping with 'train', and 'validation', 'test' and
 # 'class_names' if they exist, or a set that `data.load` has made
 Arrays = tuple[Any, Any] | Mapping[str, Any] | Dataset
+# (split, labels, images) -> labels, or InputError
+CheckLabels = Callable[[str, np.ndarray, np.ndarray], np.ndarray]
 TASK_OF = {"arrays": "classify", "arrays_multilabel": "multilabel",
-           "arrays_segmentation": "segment"}
+           "arrays_segmentation": "segment", "arrays_regression": "regress"}
 _KEYS = ("train", "validation", "test", "class_names")
 _NAME_OF_RANK = {1: "arrays", 2: "arrays_multilabel", 3: "arrays_segmentation"}
 
@@ -33,14 +39,22 @@ def refuse(config: ConfigDict) -> Stored:
         "training.run(config, workdir, data=...); --mode=predict and serve need none")
 
 
-def stored(arrays: Arrays) -> tuple[str, Stored]:
+def stored(arrays: Arrays, task_name: str | None = None) -> tuple[str, Stored]:
     """Checks arrays; returns the name of their kind of set, and the set.
 
     Images are uint8 [N, H, W, C] with C = 1 or 3, or [N, H, W]. Raises InputError,
     which says what to change, for all others.
+
+    task_name: of config.data.
     """
     parts = _as_mapping(arrays)
-    splits = {name: _examples(name, value) for name, value in parts.items()
+    check_labels = _labels
+    if task_name == "regress":
+        check_labels = _numbers
+    elif own.is_own(task_name):
+        check_labels = _any_labels
+    splits = {name: _examples(name, value, check_labels)
+              for name, value in parts.items()
               if name != "class_names" and value is not None}
     shapes = {examples.images.shape[1:] for examples in splits.values()}
     ranks = {examples.labels.ndim for examples in splits.values()}
@@ -50,8 +64,11 @@ def stored(arrays: Arrays) -> tuple[str, Stored]:
                              f"{name} {examples.images.shape} and "
                              f"{examples.labels.shape}"
                              for name, examples in splits.items()))
-    name = _NAME_OF_RANK[ranks.pop()]
+    name = ("arrays_regression" if task_name == "regress"
+            else _NAME_OF_RANK.get(ranks.pop(), "arrays"))
     task = TASKS[TASK_OF[name]]
+    if own.is_own(task_name):
+        task = own.load(str(task_name), Task)
     count, largest = _count_classes(splits, task)
     names = tuple(map(str, parts.get("class_names") or range(count)))
     if len(names) < count:
@@ -77,7 +94,7 @@ def _as_mapping(arrays: Arrays) -> Mapping[str, Any]:
     return {"train": arrays}
 
 
-def _examples(split: str, pair: Any) -> Examples:
+def _examples(split: str, pair: Any, check_labels: CheckLabels) -> Examples:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise InputError(f"data: {split} must be (images, labels), not "
                          f"{type(pair).__name__}")
@@ -95,7 +112,27 @@ def _examples(split: str, pair: Any) -> Examples:
             f"{title} from {low:g} to {high:g}: they must be whole numbers from 0 to "
             "255, which training scales itself (data.scaling)"
             + "; use np.uint8(np.round(255 * images))" * bool(scaled))
-    return Examples(images.astype(np.uint8, copy=False), _labels(split, labels, images))
+    return Examples(images.astype(np.uint8, copy=False),
+                    check_labels(split, labels, images))
+
+
+def _numbers(split: str, labels: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Checks the numbers to predict, and returns them as [N, K]."""
+    labels = labels[:, None] if labels.ndim == 1 else labels
+    if labels.ndim != 2 or len(labels) != len(images) or not (
+            np.issubdtype(labels.dtype, np.number) and np.isfinite(labels).all()):
+        raise InputError(f"data: the labels of {split} are {labels.dtype} "
+                         f"{labels.shape}: for data.task=regress they must be finite "
+                         f"numbers [{len(images)}] or [{len(images)}, numbers]")
+    return labels
+
+
+def _any_labels(split: str, labels: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Checks that there is a label for each image; the task checks their shape."""
+    if labels.shape[:1] != images.shape[:1]:
+        raise InputError(f"data: the labels of {split} are {labels.dtype} "
+                         f"{labels.shape}, but there are {len(images)} images")
+    return labels
 
 
 def _labels(split: str, labels: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -113,7 +150,7 @@ def _labels(split: str, labels: np.ndarray, images: np.ndarray) -> np.ndarray:
         whole = bool((labels == np.round(labels)).all())
     if not whole or labels.min() < 0:
         raise InputError(f"{title}: they must be whole numbers from 0, the numbers of "
-                         "classes")
+                         "classes; to predict numbers, set config.data.task=regress")
     if labels.ndim == 2 and labels.max() > 1:
         raise InputError(f"{title} with values up to {labels.max():g}: labels of "
                          "several classes an image must be 0 or 1")
@@ -122,11 +159,11 @@ def _labels(split: str, labels: np.ndarray, images: np.ndarray) -> np.ndarray:
 
 def _count_classes(splits: Mapping[str, Examples], task: Task) -> tuple[int, int]:
     """Returns the number of classes that the labels need, and the largest label."""
-    if task.name == "multilabel":
+    if task.name in ("multilabel", "regress"):
         count = {examples.labels.shape[1] for examples in splits.values()}
         if len(count) > 1:
             raise InputError("data: the splits have labels of different numbers of "
-                             f"classes: {sorted(count)}")
+                             f"columns: {sorted(count)}")
         return max(count), max(count) - 1
     largest = int(max(examples.labels.max() for examples in splits.values()))
     return largest + 1, largest

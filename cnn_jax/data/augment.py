@@ -12,15 +12,19 @@ image, TrivialAugment, colour jitter, cutout, random erasing, and mixup or cutmi
 image has its own key, derived from its position in the global batch, so the result does
 not depend on the number of devices. Masks (a label for each pixel) move with their
 images.
+
+A function of the user's own, `augment.own`, comes before mixup and cutmix.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from ml_collections import ConfigDict
 
+from cnn_jax import own
 from cnn_jax.data import boxes, colour
 from cnn_jax.data.mixing import Targets, mix
 from cnn_jax.data.scaling import per_channel
@@ -35,7 +39,10 @@ _DRAWS = ("affine", "horizontal", "vertical", "crop", "cutout", "choice", "weigh
           "box")
 # Purposes whose keys are folded in, with a number that no other purpose has.
 _FOLDED_DRAWS = {"resized_crop": 1000, "trivial_augment": 1001, "jitter": 1002,
-                 "erasing": 1003}
+                 "erasing": 1003, "own": 1004}
+# Functions of your own by name: (key, float32 pixels [H, W, C] of 0..255) -> pixels of
+# the same shape, for one image inside jit.
+AUGMENTATIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {}
 _PAD_MODES = {"nearest": "edge", "constant": "constant", "reflect": "symmetric"}
 
 
@@ -45,7 +52,7 @@ def is_identity(settings: ConfigDict) -> bool:
                 or settings.horizontal_flip or settings.vertical_flip
                 or settings.crop_scale or settings.crop_padding or settings.cutout
                 or settings.trivial_augment or colour.active_jitters(settings)
-                or settings.random_erasing)
+                or settings.random_erasing or settings.own)
 
 
 def has_affine_map(settings: ConfigDict) -> bool:
@@ -117,6 +124,9 @@ def augment(key: jax.Array, images: jax.Array, labels: jax.Array, positions: jax
             probability=settings.random_erasing))(keys["erasing"])
         hidden = boxes.box_mask(erased, *target)
         images = jnp.where(hidden[..., None], per_channel(zero, images.ndim), images)
+    if settings.own:
+        function = own.find(AUGMENTATIONS, settings.own)
+        images = jax.vmap(function)(keys["own"], images).astype(jnp.float32)
     if has_mixing(settings):
         return mix(images, labels, keys, settings, axis_name)
     return images, ((labels, 1.0),)

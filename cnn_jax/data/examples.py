@@ -72,7 +72,7 @@ def split_rows(labels: dict[str, np.ndarray], class_names: tuple[str, ...],
 
     1. `config.validation_is_test` renames the set's validation split to test.
     2. A set without a test split gets one, cut from the training split: a fraction
-       `config.test`, always stratified.
+       `config.test`, stratified, or at random where the task cannot be stratified.
     3. A set without a validation split gets one, cut from what is left: a fraction
        `config.validation`, or `config.validation_count` images, chosen by
        `config.split`.
@@ -110,7 +110,8 @@ def split_rows(labels: dict[str, np.ndarray], class_names: tuple[str, ...],
         test = empty
         if config.test:
             count = int(round(config.test * len(train.rows)))
-            train, test = cut(count, "stratified", "data.test")
+            how = "stratified" if task.can_stratify else "random"
+            train, test = cut(count, how, "data.test")
     if validation is None:
         validation = empty
         if config.validation_count is not None:
@@ -144,10 +145,17 @@ def _cut(labels: np.ndarray, class_names: tuple[str, ...], count: int, how: str,
         return slice(count, None), slice(count)
     if how == "last":
         return slice(total - count), slice(total - count, None)
+    # Imported here: scikit-learn takes a second to import.
+    from sklearn.model_selection import train_test_split
+    if how == "random":
+        kept, chosen = train_test_split(
+            np.arange(total), test_size=count, random_state=seed)
+        return np.sort(kept), np.sort(chosen)
     if not task.can_stratify:
         raise InputError(
             f"{field} asks for a stratified cut, which needs one class for each image; "
-            f"the task of this set is {task.name}: set data.split to first or last")
+            f"the task of this set is {task.name}: set data.split to random, first or "
+            "last")
     single = np.flatnonzero(np.bincount(labels) == 1)
     if len(single):
         raise InputError(
@@ -161,8 +169,6 @@ def _cut(labels: np.ndarray, class_names: tuple[str, ...], count: int, how: str,
             f" leaves less than one image of each of the {classes:,} classes on a side;"
             f" add images, or change {field}"
             + " or data.split" * (field != "data.test"))
-    # Imported here: scikit-learn takes a second to import.
-    from sklearn.model_selection import train_test_split
     kept, chosen = train_test_split(
         np.arange(total), test_size=count, random_state=seed, stratify=labels)
     return np.sort(kept), np.sort(chosen)

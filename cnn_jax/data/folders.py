@@ -82,7 +82,7 @@ def class_folders(config: ConfigDict) -> StoredRecords:
     """
     root = expanded(config.dir, "data.dir")
     if root.is_dir():
-        listing, records = list_folder(root), _folder_records
+        listing, records = list_folder(root), folder_records
     elif root.is_file() and root.name.endswith(ARCHIVES):
         listing, records = list_archive(root), _archive_records
     else:
@@ -95,7 +95,7 @@ def class_folders(config: ConfigDict) -> StoredRecords:
                          + _left_out(other_files(listing)))
 
 
-def _folder_records(listing: Listing, pictures: Pictures) -> Records:
+def folder_records(listing: Listing, pictures: Pictures) -> Records:
     """Makes the records of a split. Its fingerprint holds the sizes of some files."""
     rows = np.unique(np.linspace(0, len(pictures.labels) - 1, _SIZES).astype(int))
     try:

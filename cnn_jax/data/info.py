@@ -10,6 +10,7 @@ from cnn_jax.data.examples import Dataset
 from cnn_jax.data.images import Preprocessing
 from cnn_jax.data.lazy import LazyImages
 from cnn_jax.data.scaling import MEASURED, SCALINGS, Scaling
+from cnn_jax.tasks import regress
 
 SPLITS = ("train", "validation", "test")
 
@@ -26,6 +27,7 @@ class DataInfo(msgspec.Struct, frozen=True):
     sha256: str                        # over all images and labels; see `checksum`
     shorter_side: int | None = None    # see data.images.Preprocessing
     interpolation: str = "bilinear"
+    targets: regress.Targets | None = None  # of labels that are numbers
 
     @property
     def has_images(self) -> bool:
@@ -46,9 +48,12 @@ def describe(dataset: Dataset, config: ConfigDict) -> DataInfo:
         f"; scaling measured on {measured_on:,} training images"
         if measured_on < len(dataset.train.labels) else "")
     counts = {split: len(getattr(dataset, split).labels) for split in SPLITS}
+    labels = dataset.train.labels
+    numbers = np.issubdtype(labels.dtype, np.floating)
     return DataInfo(dataset.name, source, dataset.train.images.shape[1:],
                     dataset.class_names, scaling, counts, checksum(dataset),
-                    config.shorter_side, config.interpolation)
+                    config.shorter_side, config.interpolation,
+                    regress.measure(labels) if numbers else None)
 
 
 def measure_scaling(images: np.ndarray, name: str) -> tuple[Scaling, int]:

@@ -150,7 +150,8 @@ def make_inspected_run(
     """
     split = next(split for split in ("test", "validation", "train")
                  if len(getattr(dataset, split).labels))
-    examples, task = getattr(dataset, split), data.task_of(config.data)
+    examples = getattr(dataset, split)
+    task = data.task_of(config.data, info.targets)
     index = choose_examples(examples.labels, task, images)
     pixels, labels = examples.take(index)
     return InspectedRun(

@@ -83,7 +83,8 @@ def draw_pictures(run: InspectedRun, names: Sequence[str], settings: ConfigDict,
                     raise
                 progress.line(f"without {name}: {error}")
     with progress.under_way("writing the report", plain=False):
-        if "classification_metrics" in names and len(run.examples.labels):
+        if ("classification_metrics" in names and len(run.examples.labels)
+                and run.task.figures != "values"):
             save(classification_metrics.measure_run(run), workdir)
         write_report(workdir)
     return paths

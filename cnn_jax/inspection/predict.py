@@ -33,7 +33,7 @@ class Prediction(NamedTuple):
 
     image: str
     classes: tuple[str, ...]   # the classes to name, best first
-    scores: tuple[float, ...]  # their probabilities, or shares of the pixels
+    scores: tuple[float, ...]  # their probabilities, shares of the pixels, or values
     pixels: np.ndarray         # uint8 [H, W, C], the picture as the network saw it
     label: np.ndarray          # a class, classes [C] of 0 and 1, or a mask [H, W]
 
@@ -41,6 +41,11 @@ class Prediction(NamedTuple):
 def task_of(workdir: Path) -> Task:
     """Returns the task of a run."""
     return data.task_of(read_config(workdir).data)
+
+
+def task_in_units(run: Trained) -> Task:
+    """Returns the task of a run, whose numbers are in the units of its labels."""
+    return data.task_of(run.config.data, run.info.targets)
 
 
 def predict(workdir: Path, images: Sequence[str | Path], top: int = 5,
@@ -61,7 +66,7 @@ def predict(workdir: Path, images: Sequence[str | Path], top: int = 5,
     report = Reporter(stderr=True)
     with report.under_way("reading the checkpoint", plain=False):
         run = trained.load(workdir)
-    task, names = data.task_of(run.config.data), run.info.class_names
+    task, names = task_in_units(run), run.info.class_names
     paths = find_images(images)
     compute = prediction_program(run, min(BATCH, len(paths)))
     starts = range(0, len(paths), BATCH)
@@ -100,7 +105,7 @@ def read_readable(paths: Sequence[Path], preprocessing: Preprocessing, invert: b
 def prediction_program(run: Trained, size: int
                        ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Compiles pixels [n, H, W, C] -> (scores [n, classes], labels), n <= `size`."""
-    task = data.task_of(run.config.data)
+    task = task_in_units(run)
 
     def function(network: nn.Module, variables: Any,
                  images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -112,14 +117,14 @@ def prediction_program(run: Trained, size: int
 
 def as_json(prediction: Prediction, task: Task) -> dict[str, Any]:
     """Returns a prediction as --json prints it."""
-    figures = "shares" if task.unit == "pixel" else "probabilities"
     return {"image": prediction.image, "classes": prediction.classes,
-            figures: prediction.scores}
+            task.figures: prediction.scores}
 
 
-def as_line(prediction: Prediction) -> str:
-    """Returns 'digits/seven.png: seven 98.1 %, one 1.2 %'."""
-    words = [f"{name} {100 * score:.1f} %"
+def as_line(prediction: Prediction, task: Task) -> str:
+    """Returns 'digits/seven.png: seven 98.1 %, one 1.2 %', or 'ann.jpg: age 41.5'."""
+    form = "{} {:.4g}" if task.figures == "values" else "{} {:.1%}"
+    words = [form.format(name, score).replace("%", " %")
              for name, score in zip(prediction.classes, prediction.scores)]
     return one_line(f"{prediction.image}: {', '.join(words) or 'no class'}")
 

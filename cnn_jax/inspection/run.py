@@ -87,7 +87,8 @@ def inspect_images(name: str, best: Trained, pixels: np.ndarray,
         scaling=best.info.scaling, class_names=best.info.class_names, pixels=pixels,
         labels=None, titles=titles, split="given",
         examples=Examples(pixels, np.zeros(0, np.int32)), config=best.config,
-        step=best.step, history=best.history, task=data.task_of(best.config.data))
+        step=best.step, history=best.history,
+        task=data.task_of(best.config.data, best.info.targets))
 
 
 def read_images(paths: Sequence[Path], preprocessing: Preprocessing,

@@ -125,6 +125,10 @@ def export(trained: Trained, formats: Sequence[str], folder: Path, examples: Exa
     Raises RunError if a probability differs by more than the tolerance of its format;
     the files and export.json are complete then.
     """
+    numbers = data.task_of(trained.config.data).figures == "values"
+    if numbers and (refused := {"onnx", "web"}.intersection(formats)):
+        raise InputError(f"--format={sorted(refused)[0]} is for classes, and this "
+                         "network predicts numbers: use stablehlo or safetensors")
     with named(folder):
         folder.mkdir(parents=True, exist_ok=True)
     expected, speed = run(program_of(trained), examples.images)
@@ -180,9 +184,10 @@ def run(program: Program, images: np.ndarray) -> tuple[np.ndarray, float]:
 def accuracy(probabilities: np.ndarray, labels: np.ndarray,
              trained: Trained) -> float | None:
     """Computes the share of labels that are predicted exactly; None without labels."""
-    if not len(labels):
+    task = data.task_of(trained.config.data)
+    if not len(labels) or task.correct is None:
         return None
-    if data.task_of(trained.config.data).exclusive:
+    if task.exclusive:
         return float((probabilities.argmax(-1) == labels).mean())
     predicted = probabilities[..., :labels.shape[-1]] > 0.5
     return float((predicted == labels).all(-1).mean())

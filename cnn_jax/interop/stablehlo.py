@@ -49,7 +49,7 @@ def probabilities_of(trained: Trained) -> Callable[[jax.Array], jax.Array]:
     with config.unlocked():
         config.model.conv = config.model.pool = "lax"
     network = networks.from_config(config, len(trained.info.class_names))
-    task = data.task_of(config.data)
+    task = data.task_of(config.data, trained.info.targets)
 
     def probabilities(pixels: jax.Array) -> jax.Array:
         logits = network.apply(trained.variables, scale(pixels, trained.info.scaling),

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import numbers
-import re
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -31,6 +30,7 @@ from cnn_jax.networks.tf2_course import AlexNet8, CBAPDNet, Inception10
 from cnn_jax.networks.vgg import VGG
 from cnn_jax.networks.xception import Xception
 from cnn_jax.ops import is_integer
+from cnn_jax.own import is_own
 
 
 class Network(NamedTuple):
@@ -189,11 +189,6 @@ def find(name: str) -> Network:
     if is_own(name):
         return Network(import_network(name), COLOUR_224)
     return lookup(NETWORKS, "network", name)
-
-
-def is_own(name: str) -> bool:
-    """Tells whether a name has the form MODULE:CLASS."""
-    return re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", name) is not None
 
 
 def has_layers(name: str) -> bool:

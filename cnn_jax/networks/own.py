@@ -1,29 +1,19 @@
 """Networks of the user's own: classes in a module of theirs, named MODULE:CLASS."""
 
 import dataclasses
-import functools
-import importlib
 
 import flax.linen as nn
 
+from cnn_jax.own import import_module, short_name
 
-@functools.cache
+
 def import_network(name: str) -> type[nn.Module]:
     """Imports the class that MODULE:CLASS names, such as 'mynet:MyNet'.
 
     Raises ValueError if there is no such module or class, or if it is not a Linen
     module with a field num_classes.
     """
-    module_name, _, attribute = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # a module of the user may raise anything
-        missing = (isinstance(error, ModuleNotFoundError)
-                   and error.name == module_name.split(".")[0])
-        reason = ("it is neither in the current folder, nor beside the config file, "
-                  "nor installed" if missing else f"{type(error).__name__}: {error}")
-        raise ValueError(f"network {name!r}: the module {module_name} cannot be "
-                         f"imported ({reason})") from error
+    module, attribute = import_module(name), short_name(name)
     found = getattr(module, attribute, None)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         classes = [key for key, value in vars(module).items()

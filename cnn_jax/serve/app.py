@@ -69,6 +69,9 @@ def create_app(trained: Trained, name: str = "", host: str = "localhost",
     numeric addresses. invert: whether the page starts with dark and bright exchanged.
     """
     task = data.task_of(trained.config.data)
+    if task.figures == "values":
+        raise InputError("--mode=serve shows classes, and this network predicts "
+                         "numbers: use --mode=predict")
     about = describe(trained, name, invert)
     layers: Sequence[str | None] = [
         layer["name"] for layer in about["layers"]] or [None]

@@ -20,6 +20,13 @@ def pad_classes(labels: jax.Array, logits: jax.Array) -> jax.Array:
     return jnp.pad(labels, [(0, 0), (0, logits.shape[-1] - labels.shape[-1])])
 
 
+def smooth_targets(labels: jax.Array, logits: jax.Array,
+                   label_smoothing: float) -> jax.Array:
+    """Returns (1 - s) label + s / 2, float32, for each class of the logits."""
+    targets = pad_classes(labels, logits).astype(jnp.float32)
+    return (1 - label_smoothing) * targets + label_smoothing / 2
+
+
 def losses(logits: jax.Array, labels: jax.Array,
            label_smoothing: float = 0.0) -> jax.Array:
     """Averages sigmoid cross-entropy over the classes, float32 [N].
@@ -31,8 +38,7 @@ def losses(logits: jax.Array, labels: jax.Array,
     Label smoothing s mixes the target with one half, the uniform distribution over yes
     and no.
     """
-    targets = pad_classes(labels, logits).astype(jnp.float32)
-    targets = (1 - label_smoothing) * targets + label_smoothing / 2
+    targets = smooth_targets(labels, logits, label_smoothing)
     return optax.sigmoid_binary_cross_entropy(
         logits.astype(jnp.float32), targets).mean(-1)
 

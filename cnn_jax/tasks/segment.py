@@ -62,4 +62,5 @@ TASK = Task(
     label_dtype="uint8", label_shape=label_shape, losses=losses, correct=correct,
     probabilities=classify.probabilities, predict=classify.predict, scores=scores,
     named_classes=named_classes, label_classes=label_classes,
-    monitors=("mean_iou",), extra_sums=confusion, extra_metrics=metrics)
+    monitors=("mean_iou",), extra_sums=confusion, extra_metrics=metrics,
+    figures="shares")

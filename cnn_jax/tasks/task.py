@@ -46,11 +46,12 @@ class Task:
     # (image shape (H, W, channels), C) -> shape of the label of one image
     label_shape: Callable[[Shape, int], Shape]
 
-    # (logits, labels, label smoothing) -> float32 [N]. The loss must be linear in the
-    # target, since mixup and cutmix weight the losses of two labels.
+    # (logits, labels, label smoothing) -> float32 [N], where config.loss.name is None.
+    # It must be linear in the target, since mixup and cutmix weight two losses.
     losses: Callable[..., jax.Array]
-    # (logits, labels) -> float32 [N] from 0 to 1, whose mean is the accuracy
-    correct: Callable[[jax.Array, jax.Array], jax.Array]
+    # (logits, labels) -> float32 [N] from 0 to 1, whose mean is the accuracy; None for
+    # a task without one
+    correct: Callable[[jax.Array, jax.Array], jax.Array] | None
 
     # logits -> probabilities of the same shape
     probabilities: Callable[[jax.Array], jax.Array]
@@ -65,12 +66,16 @@ class Task:
     label_classes: Callable[[np.ndarray], list[int]]
 
     # Names of the metrics of evaluation besides loss and accuracy. Each can be
-    # monitored as `val_NAME`; higher is better.
+    # monitored as `val_NAME`; higher is better, unless it ends with loss or error.
     monitors: tuple[str, ...] = ()
     # (logits, labels, mask [N]) -> exact sums over the examples whose mask is 1
     extra_sums: Callable[[jax.Array, jax.Array, jax.Array], Sums] = no_sums
     # sums over a whole split -> {monitor: value}
     extra_metrics: Callable[[Mapping[str, np.ndarray]], dict[str, float]] = no_metrics
+    # labels -> what a loss of `LOSSES` compares with the logits
+    encode: Callable[[jax.Array], jax.Array] = lambda labels: labels
+    # What `scores` are: of classes, shares of the pixels, or numbers in their units.
+    figures: Literal["probabilities", "shares", "values"] = "probabilities"
 
     def logits_shape(self, image_shape: Shape, classes: int) -> Shape:
         """Returns the shape of the logits of one image."""
@@ -78,7 +83,10 @@ class Task:
         return (*positions, classes)
 
     def label_text(self, label: np.ndarray, class_names: Sequence[str]) -> str:
-        """Names the classes of one label: 'circle, line'."""
+        """Names the classes of one label: 'circle, line', or 'age 41.5'."""
+        if self.figures == "values":
+            return ", ".join(f"{class_name(class_names, i)} {value:.4g}"
+                             for i, value in enumerate(label))
         return ", ".join(
             class_name(class_names, c) for c in self.label_classes(label)) or "none"
 

@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import cast
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -20,6 +19,7 @@ from cnn_jax.data.sources import local_folder
 from cnn_jax.errors import InputError
 from cnn_jax.interop.imagenet import classes_of_folders
 from cnn_jax.interop.load import published_top1
+from cnn_jax.tasks.metrics import with_metrics
 from cnn_jax.training import parallel
 from cnn_jax.training.evaluate import compile_evaluation
 from cnn_jax.training.feed import open_feed
@@ -28,7 +28,6 @@ from cnn_jax.training.steps import TrainState
 from cnn_jax.workdir.trained import load
 
 VALIDATION = ("val", "validation", "valid")  # the folder in that of ImageNet
-TOP = 5
 
 
 def evaluate_pretrained(workdir: Path, config: ConfigDict | None = None,
@@ -59,9 +58,8 @@ def evaluate_pretrained(workdir: Path, config: ConfigDict | None = None,
     counts = {"train": len(records), "validation": len(records), "test": 0}
     placement = parallel.place(config)
     recipe = create_recipe(config, info.__replace__(counts=counts), placement.axis_name)
-    recipe = dataclasses.replace(recipe, task=dataclasses.replace(
-        recipe.task, extra_sums=count_top5, extra_metrics=lambda sums: {
-            "top5_accuracy": float(sums["top5"]) / float(sums["count"])}))
+    recipe = dataclasses.replace(
+        recipe, task=with_metrics(recipe.task, "top5_accuracy"))
     state = placement.replicate(TrainState(
         jnp.zeros((), jnp.int32), network.variables["params"],
         network.variables["batch_stats"], {}, {}, {}))
@@ -94,18 +92,6 @@ def class_records(folder: Path) -> tuple[Records, tuple[str, ...]]:
     split = next(name for name in ("validation", "test", "train")
                  if name in stored.splits)
     return stored.splits[split], stored.class_names
-
-
-def count_top5(logits: jax.Array, labels: jax.Array, mask: jax.Array
-               ) -> dict[str, jax.Array]:
-    """Counts the images whose class is among the five with the largest logits.
-
-    Of equal logits the first class counts as the larger, as in argmax.
-    """
-    own = jnp.take_along_axis(logits, labels[:, None], -1)
-    first = jnp.arange(logits.shape[-1])[None] < labels[:, None]
-    rank = ((logits > own) | ((logits == own) & first)).sum(-1)
-    return {"top5": ((rank < TOP) * mask).sum()}
 
 
 def describe(metrics: dict[str, float], published: float | None) -> str:

@@ -94,8 +94,8 @@ def train_epoch(run: Run, state: TrainState, progress: Progress, train: Programs
             if logging or saving:
                 row = record_metrics(run, progress, pending, recorder)
                 pending.clear()
-                run.report.advance(stop, f"loss: {row['loss']:.4f} - accuracy: "
-                                   f"{row['accuracy']:.4f}")
+                run.report.advance(stop, " - ".join(
+                    f"{name}: {value:.4f}" for name, value in row.items()))
             progress.epoch_seconds += time.perf_counter() - begun
             signum = (parallel.any_process_signal(received)
                       if logging and stop < steps else 0)
@@ -146,7 +146,7 @@ def record_metrics(run: Run, progress: Progress, pending: list[Metrics],
                        progress.step - len(steps["loss"]) + int(index))
     sums = {name: float(values.sum()) for name, values in steps.items()}
     for name, value in sums.items():
-        progress.sums[name] += value
+        progress.sums[name] = progress.sums.get(name, 0.0) + value
     row = mean(sums)
     recorder.append({"kind": "steps", "step": progress.step} | row
                     | {"learning_rate": learning_rate(run, progress.step - 1)})
@@ -171,7 +171,7 @@ def finish_epoch(run: Run, state: TrainState, progress: Progress, evaluate: Eval
     progress.history.append(row)
     progress.train_seconds += progress.epoch_seconds
     progress.epoch_seconds = progress.input_seconds = 0.0
-    progress.sums = dict.fromkeys(progress.sums, 0.0)
+    progress.sums = {}
     recorder.epoch(progress.history)
     run.report.line(epoch_line(row, run.config.epochs))
     if advice := run.feed.advice(row):

@@ -18,15 +18,18 @@ from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
 from cnn_jax.networks.summary import LayerTable, layer_table
 from cnn_jax.networks.trace import parts_in_order
+from cnn_jax.tasks import Task, losses
+from cnn_jax.tasks.metrics import with_metrics
 from cnn_jax.training.steps import (Recipe, TrainState, create_state,
                                     predict_logits)
 
 
 def create_recipe(config: ConfigDict, info: DataInfo, axis_name: str | None = None,
-                  cropped: bool = False) -> Recipe:
+                  cropped: bool = False, labels: np.ndarray | None = None) -> Recipe:
     """Makes the recipe of a config on the data that `info` describes.
 
     cropped: whether images come as random-resized crops, as streamed ones do.
+    labels: of the training split, for class weights; None leaves them out.
     """
     classes = len(info.class_names)
     if (config.model.num_classes or classes) < classes:
@@ -48,24 +51,49 @@ def create_recipe(config: ConfigDict, info: DataInfo, axis_name: str | None = No
                 "'loss' or 'accuracy'")
     schedule = optimizers.schedule(
         config, steps_per_epoch(info.counts["train"], config.batch_size))
-    task = data.task_of(config.data)
+    task = data.task_of(config.data, info.targets)
     model = networks.from_config(config, classes, axis_name)
     parts: list[str] = []
     if config.optimizer.depth_decay is not None:
         with refusing(model, info.image_shape):
             parts = parts_in_order(model, info.image_shape)
     return Recipe(
-        task=task, model=model,
+        task=measured_task(config, task), model=model,
+        loss=losses.loss_of(task, config.loss, weights_of(config, classes, labels)),
         optimizer=optimizers.create(config, schedule, parts), schedule=schedule,
         augment=functools.partial(augment, settings=config.augment,
                                   zero=info.scaling.offset, task=task,
                                   axis_name=axis_name, cropped=cropped),
         scale=functools.partial(scale, scaling=info.scaling), seed=config.seed,
-        label_smoothing=config.loss.label_smoothing,
         ema_decay=config.optimizer.ema_decay or 0.0,
         accumulate_steps=config.optimizer.accumulate_steps,
         freeze=networks.frozen_parts(config.model),
         axis_name=axis_name)
+
+
+def measured_task(config: ConfigDict, task: Task) -> Task:
+    """Returns the task with the loss and metrics of evaluation.
+
+    That loss has neither label smoothing nor class weights.
+    """
+    settings = config.loss.copy_and_resolve_references()
+    with settings.unlocked():
+        settings.label_smoothing = 0.0
+    if settings.name is not None:
+        loss = losses.loss_of(task, settings)
+        task = dataclasses.replace(task, losses=loss)
+    return with_metrics(task, config.eval.metrics)
+
+
+def weights_of(config: ConfigDict, classes: int,
+               labels: np.ndarray | None) -> np.ndarray | None:
+    """Returns the class weights of training. Raises InputError for a wrong number."""
+    if labels is None:
+        return None
+    try:
+        return losses.class_weights(config.loss.class_weights, labels, classes)
+    except ValueError as error:
+        raise InputError(f"config.loss.{error}") from error
 
 
 @contextlib.contextmanager

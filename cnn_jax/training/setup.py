@@ -89,7 +89,8 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
     path = Path(workdir or default_path(config)).absolute()
     recipe = create_recipe(
         config, info, placement.axis_name, cropped=cropped_when_read(
-            dataset.train.images, data.task_of(config.data)))
+            dataset.train.images, data.task_of(config.data)),
+        labels=dataset.train.labels)
     table = describe_network(recipe, info.image_shape,
                              images=config.batch_size // len(placement.devices))
     check_training_sizes(recipe, info.image_shape,

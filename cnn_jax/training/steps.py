@@ -66,7 +66,7 @@ class TrainState(flax.struct.PyTreeNode):
 class Recipe:
     """Holds everything that no step changes: what to train and how."""
 
-    task: Task
+    task: Task  # as evaluation measures it
     model: nn.Module
     optimizer: optax.GradientTransformation
     schedule: Schedule
@@ -74,7 +74,8 @@ class Recipe:
     augment: Callable[..., tuple[jax.Array, Targets]]
     scale: Callable[[jax.Array], jax.Array]  # pixels -> network input
     seed: int
-    label_smoothing: float = 0.0
+    # (logits, labels) -> float32 [N] of training; None: the task's own
+    loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None
     ema_decay: float = 0.0
     accumulate_steps: int = 1
     freeze: str = ""  # modules whose parameters and running statistics do not change
@@ -124,8 +125,8 @@ def train_step(state: TrainState, batch: Batch,
     images = recipe.scale(pixels)
 
     def losses_of(logits: jax.Array) -> jax.Array:
-        return mixup_mean(lambda labels: recipe.task.losses(
-            logits, labels, recipe.label_smoothing), targets)
+        return mixup_mean(functools.partial(recipe.loss or recipe.task.losses, logits),
+                          targets)
 
     def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
         logits, updated = recipe.apply(
@@ -145,8 +146,10 @@ def train_step(state: TrainState, batch: Batch,
     ema_params, ema_batch_stats = moving_averages(state, params, batch_stats, recipe)
     state = TrainState(state.step + 1, params, batch_stats, opt_state, ema_params,
                        ema_batch_stats)
-    correct = mixup_mean(functools.partial(recipe.task.correct, logits), targets)
-    return state, sums(losses, correct, batch.mask, recipe)
+    correct = recipe.task.correct
+    right = None if correct is None else mixup_mean(
+        functools.partial(correct, logits), targets)
+    return state, sums(losses, right, batch.mask, recipe)
 
 
 def moving_averages(state: TrainState, params: Any, batch_stats: Any,
@@ -170,8 +173,9 @@ def eval_step(state: TrainState, batch: Batch, recipe: Recipe) -> Metrics:
     """Computes the metrics of one batch; padded examples do not count."""
     logits = predict_logits(state, batch.image, recipe)
     task = recipe.task
-    return sums(task.losses(logits, batch.label), task.correct(logits, batch.label),
-                batch.mask, recipe, task.extra_sums(logits, batch.label, batch.mask))
+    right = task.correct and task.correct(logits, batch.label)
+    return sums(task.losses(logits, batch.label), right, batch.mask, recipe,
+                task.extra_sums(logits, batch.label, batch.mask))
 
 
 def predict_logits(state: TrainState, images: jax.Array, recipe: Recipe) -> jax.Array:
@@ -190,14 +194,16 @@ def compute_features(state: TrainState, batch: Batch, recipe: Recipe) -> jax.Arr
     return features
 
 
-def sums(losses: jax.Array, correct: jax.Array, mask: jax.Array, recipe: Recipe,
+def sums(losses: jax.Array, correct: jax.Array | None, mask: jax.Array, recipe: Recipe,
          extra: Metrics | None = None) -> Metrics:
     """Sums over the unmasked examples, so that one division at the end is exact.
 
+    correct: None for a task without accuracy.
     extra: further sums over the examples of this device.
     """
-    metrics = {"loss": (losses * mask).sum(), "correct": (correct * mask).sum(),
-               "count": mask.sum()} | (extra or {})
+    metrics = {"loss": (losses * mask).sum(), "count": mask.sum()} | (extra or {})
+    if correct is not None:
+        metrics["correct"] = (correct * mask).sum()
     if recipe.axis_name is not None:
         metrics = lax.psum(metrics, recipe.axis_name)
     return metrics

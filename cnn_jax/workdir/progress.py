@@ -5,11 +5,6 @@ import math
 import msgspec
 
 Row = dict[str, int | float]  # one epoch: 'epoch' (from 1), 'step', metrics, times
-SUMS = ("loss", "correct", "count")
-
-
-def _zeros() -> dict[str, float]:
-    return dict.fromkeys(SUMS, 0.0)
 
 
 class Progress(msgspec.Struct, forbid_unknown_fields=True):
@@ -17,7 +12,7 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
 
     step: int = 0
     history: list[Row] = []       # one row for each epoch that has ended
-    sums: dict[str, float] = msgspec.field(default_factory=_zeros)
+    sums: dict[str, float] = {}   # over the examples of the current epoch
     epoch_seconds: float = 0.0    # of training in the current epoch
     input_seconds: float = 0.0    # of these, the time that calls waited for their input
     train_seconds: float = 0.0    # of all training, without compilation and evaluation
@@ -33,8 +28,10 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def improvement(row: Row, monitor: str) -> float:
-    """Returns the monitored value, negated if it is a loss; NaN is the worst."""
-    value = -row[monitor] if monitor.endswith("loss") else row[monitor]
+    """Returns the monitored value, negated if it is a loss or error; NaN is the worst.
+    """
+    lower = monitor.endswith(("loss", "error"))
+    value = -row[monitor] if lower else row[monitor]
     return -math.inf if math.isnan(value) else value
 
 

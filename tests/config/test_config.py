@@ -45,7 +45,7 @@ BAD = [
     ("data.validation", -0.1, ">= 0"),
     ("data.validation", 10, "< 1"),
     ("data.validation_count", 0, "whole number from 1"),
-    ("data.split", "random", "stratified"),
+    ("data.split", "shuffled", "stratified"),
     ("data.test", 1.0, "< 1"),
     ("data.limit", 0, "whole number"),
     ("data.scaling", "none", "unit"),

@@ -49,6 +49,9 @@ UNDRAWN = {"--config.model.conv=im2col", "--config=configs/multilabel.py",
 ELSEWHERE = {
     "configs/folder.py": (
         "tests/documents/test_your_pictures.py", "your_pictures.md"),
+    "mine:my_loss": ("tests/config/test_own_functions.py", "mine_for_tests:my_loss"),
+    "configs/regression.py": (
+        "tests/training/test_regression.py", "regression.get_config()"),
     "runs/photos": ("tests/documents/test_your_pictures.py", "your_pictures.md"),
     "--config.data.stream=true": (
         "tests/training/test_streamed_runs.py", "data.stream"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SHARED = {"errors", "rng", "files", "console", "download", "huge_pages"}
+SHARED = {"errors", "rng", "files", "console", "download", "huge_pages", "own"}
 
 
 def read_map() -> dict[str, set[str]]:

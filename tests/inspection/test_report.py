@@ -205,7 +205,7 @@ def test_fields_of_another_type_are_one_line(tmp_path, change):
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("column", ["epoch", "step", "accuracy", "seconds", "val_loss"])
+@pytest.mark.parametrize("column", ["epoch", "step", "loss", "seconds", "val_loss"])
 @pytest.mark.parametrize("rows", [slice(0, 3), slice(1, 2)], ids=["all", "one"])
 def test_a_history_that_lacks_values_is_one_line(tmp_path, column, rows):
     path = made_run(tmp_path / "run") / "history.csv"  # the run monitors val_loss

@@ -46,7 +46,6 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "my_own_network.py").write_text(SOURCE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    networks.import_network.cache_clear()
     monkeypatch.delitem(sys.modules, "my_own_network", raising=False)
     return tmp_path
 

@@ -12,7 +12,7 @@ from cnn_jax.inspection.explain.classification_metrics import (
     ClassificationMetrics, MetricsFile, calibration_error, class_scores,
     confident_mistakes, image_ious, measure, measure_multilabel)
 from cnn_jax.inspection.inspected_run import InspectedRun
-from cnn_jax.inspection.selection import check_labels
+from cnn_jax.inspection.selection import NotForThisNetwork, check_labels
 
 MISTAKES, COLUMNS = 12, 3
 PANEL = 1.5     # inches: the width of a mistake
@@ -24,6 +24,8 @@ CELL = 0.32     # inches: a cell of the matrix
 def metrics(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
     """Draws confusion matrix (or scores of the classes), calibration and mistakes."""
     check_labels(run)
+    if run.task.figures == "values":
+        raise NotForThisNetwork("it is for classes, and the network predicts numbers")
     measured = measure_run(run)
     if measured.confusion is None:
         yield draw_class_scores(measured)

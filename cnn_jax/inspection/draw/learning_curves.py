@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnn_jax.console import COUNTERS
 from cnn_jax.inspection.draw.drawing import new_figure
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.inspected_run import InspectedRun
@@ -17,10 +18,24 @@ from cnn_jax.workdir.progress import Row
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Column of the history -> words
+# Column of the history -> words; other metrics are named as their column
 CURVES = {"loss": "loss", "accuracy": "accuracy", "mean_iou": "mean IoU",
-          "macro_f1": "macro F1", "learning_rate": "learning rate"}
+          "macro_f1": "macro F1", "top5_accuracy": "top-5 accuracy", "r2": "R²",
+          "mean_absolute_error": "mean absolute error"}
 SPLITS = (("", "training", "o-"), ("val_", "validation", "s--"))
+
+
+def caption(name: str) -> str:
+    """Returns a metric in words."""
+    return CURVES.get(name, name.replace("_", " "))
+
+
+def metrics_of(history: Sequence[Row]) -> list[str]:
+    """Lists the metrics that a history has, those of `CURVES` first."""
+    columns = [name for name in (history[0] if history else ()) if name not in COUNTERS]
+    names = dict.fromkeys(name.removeprefix("val_") for name in columns)
+    return [*(name for name in CURVES if name in names),
+            *(name for name in names if name not in CURVES)]
 
 
 def of_run(run: InspectedRun, settings: ConfigDict) -> list[Picture]:
@@ -35,8 +50,7 @@ def learning_curves(history: Sequence[Row]) -> Picture:
 
     history: one row for each epoch, as in history.csv.
     """
-    names = [name for name in CURVES
-             if name != "learning_rate" and series(history, name)]
+    names = metrics_of(history)
     figure = new_figure(4.5 * len(names), 3.6)
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
         draw(axes, history, name)
@@ -53,7 +67,7 @@ def curves(history: Sequence[Row], best_epoch: int | None = None) -> list[Pictur
     """Draws a picture for each metric, narrow enough for a phone; marks the best epoch.
     """
     pictures = []
-    for name, caption in CURVES.items():
+    for name in (*metrics_of(history), "learning_rate"):
         if not series(history, name):
             continue
         figure = new_figure(4.5, 3.0)
@@ -64,7 +78,7 @@ def curves(history: Sequence[Row], best_epoch: int | None = None) -> list[Pictur
                          label=f"best epoch, {best_epoch}")
         axes.legend(fontsize=9)
         pictures.append(Picture(
-            f"curve_{name}", capitalized(caption), "",
+            f"curve_{name}", capitalized(caption(name)), "",
             in_words(history, name), figure, arrays(history, [name])))
     return pictures
 
@@ -96,7 +110,7 @@ def draw(axes: Axes, history: Sequence[Row], name: str) -> None:
         if prefix + name in columns:
             axes.plot(epochs, [row[prefix + name] for row in history], style,
                       label=label if len(columns) > 1 else None, markersize=3)
-    axes.set(xlabel="epoch", ylabel=CURVES[name])
+    axes.set(xlabel="epoch", ylabel=caption(name))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     if len(columns) > 1:
@@ -109,7 +123,8 @@ def in_words(history: Sequence[Row], name: str) -> str:
     sentences = []
     for column, label in series(history, name).items():
         first, last = history[0][column], history[-1][column]
-        title = CURVES[name] if name == "learning_rate" else f"{label} {CURVES[name]}"
+        words = caption(name)
+        title = words if name == "learning_rate" else f"{label} {words}"
         sentences.append(
             f"{capitalized(title)}: from {first:.3g} to {last:.3g} in "
             f"{len(history)} epoch{'s' * (len(history) != 1)}.")

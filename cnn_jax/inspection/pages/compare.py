@@ -15,7 +15,8 @@ from cnn_jax.config import FIELDS
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.files import write_atomically
 from cnn_jax.inspection.draw.drawing import fit, new_figure
-from cnn_jax.inspection.draw.learning_curves import CURVES, SPLITS, capitalized
+from cnn_jax.inspection.draw.learning_curves import (SPLITS, capitalized,
+                                                     caption, metrics_of)
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.pages.record import Record, fields, read_record
 from cnn_jax.inspection.pages.rendering import Table, drawn, render
@@ -245,8 +246,11 @@ def class_table(groups: Sequence[Group]) -> Table | None:
 def draw_curves(groups: Sequence[Group], names: Sequence[str]) -> list[Picture]:
     """Draws a picture for each metric: a colour for each group, a line for each run.
     """
-    titles = {prefix + name: label if name == "learning_rate" else f"{split} {label}"
-              for name, label in CURVES.items() for prefix, split, _ in SPLITS}
+    metrics = dict.fromkeys(name for group in groups for run in group.runs
+                            for name in metrics_of(run.history))
+    titles = {prefix + name: f"{split} {caption(name)}"
+              for name in metrics for prefix, split, _ in SPLITS}
+    titles["learning_rate"] = caption("learning_rate")
     return [draw_curve(column, title, groups, names)
             for column, title in titles.items()
             if any(column in row for group in groups for run in group.runs

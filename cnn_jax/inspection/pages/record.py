@@ -68,7 +68,7 @@ def read_history(path: Path, monitor: str) -> list[Row]:
                 {name: float(value) for name, value in row.items() if value}
                 for row in csv.DictReader(file)]
         Progress(history=rows)  # checks the rows
-        if lacking := {"accuracy", "seconds", monitor}.difference(*rows[:1]):
+        if lacking := {"loss", "seconds", monitor}.difference(*rows[:1]):
             raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{path} is damaged ({error}): delete it; metrics.jsonl holds "

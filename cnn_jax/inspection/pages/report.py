@@ -10,12 +10,13 @@ from cnn_jax import data
 from cnn_jax.config import default_config
 from cnn_jax.files import write_atomically
 from cnn_jax.inspection.draw.classification_metrics import describe_right
-from cnn_jax.inspection.draw.learning_curves import CURVES, capitalized, curves
+from cnn_jax.inspection.draw.learning_curves import capitalized, caption, curves
 from cnn_jax.inspection.draw.picture import read_index
 from cnn_jax.inspection.explain.classification_metrics import MetricsFile
 from cnn_jax.inspection.pages.record import Record, fields, read_record
 from cnn_jax.inspection.pages.rendering import Table, drawn, render, stored
 from cnn_jax.networks.summary_files import Summary
+from cnn_jax.tasks.metrics import metric_names
 from cnn_jax.workdir.results import Results
 
 Fact = tuple[str, str, str]  # name, value, note
@@ -112,8 +113,10 @@ def headline(record: Record) -> list[Fact]:
                            record.info.counts["validation"])
     if best is not None:
         if not rows:
-            rows.append(fact("training accuracy", f"{best['accuracy']:.2%}",
-                             f"epoch {best['epoch']:.0f}"))
+            epoch = f"epoch {best['epoch']:.0f}"
+            rows.append(fact("training accuracy", f"{best['accuracy']:.2%}", epoch)
+                        if "accuracy" in best else
+                        fact("training loss", f"{best['loss']:.4f}", epoch))
         rows.append(fact("best epoch", f"{best['epoch']:.0f} of {len(record.history)}",
                          f"by {record.config.checkpoint.monitor}"))
     if record.summary is not None:
@@ -131,9 +134,10 @@ def accuracies(record: Record, split: str, figures: Mapping[str, Any], prefix: s
                count: int) -> list[Fact]:
     """Returns the figures of one split: those that the task adds, then the accuracy."""
     task = data.task_of(record.config.data)
-    rows = [fact(f"{split} {CURVES[name]}", f"{figures[prefix + name]:.4f}",
+    names = (*task.monitors, *metric_names(record.config.eval.metrics))
+    rows = [fact(f"{split} {caption(name)}", f"{figures[prefix + name]:.4f}",
                  f"{count:,} images")
-            for name in task.monitors if figures.get(prefix + name) is not None]
+            for name in names if figures.get(prefix + name) is not None]
     accuracy = figures.get(prefix + "accuracy")
     if accuracy is None:
         return rows

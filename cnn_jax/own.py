@@ -1,0 +1,55 @@
+"""Finds what users write themselves: a row of a table, or MODULE:NAME of a module.
+
+A module is looked for in the current folder, beside the config file and among the
+installed packages.
+"""
+
+import importlib
+import re
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+
+def is_own(name: Any) -> bool:
+    """Tells whether a name has the form MODULE:NAME."""
+    return (isinstance(name, str)
+            and re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", name) is not None)
+
+
+def short_name(name: str) -> str:
+    """Returns NAME of MODULE:NAME, and other names as they are."""
+    return name.rpartition(":")[2]
+
+
+def import_module(name: str) -> ModuleType:
+    """Imports the module of MODULE:NAME. Raises ValueError if that fails."""
+    module = name.partition(":")[0]
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # a module of the user may raise anything
+        missing = (isinstance(error, ModuleNotFoundError)
+                   and error.name == module.split(".")[0])
+        reason = ("it is neither in the current folder, nor beside the config file, "
+                  "nor installed" if missing else f"{type(error).__name__}: {error}")
+        raise ValueError(f"{name!r}: the module {module} cannot be imported ({reason})"
+                         ) from error
+
+
+def load(name: str, kind: type | None = None) -> Any:
+    """Imports what MODULE:NAME names.
+
+    kind: the class that it must be an instance of; None asks for something callable.
+    Raises ValueError if there is no such thing.
+    """
+    module, attribute = import_module(name), short_name(name)
+    found = getattr(module, attribute, None)
+    if not (callable(found) if kind is None else isinstance(found, kind)):
+        noun = "function" if kind is None else kind.__name__
+        raise ValueError(f"{name!r}: {module.__file__} has no {noun} {attribute}")
+    return found
+
+
+def find(table: Mapping[str, Any], name: str, kind: type | None = None) -> Any:
+    """Finds a row of a table by its name, or what MODULE:NAME names."""
+    return load(name, kind) if is_own(name) else table[name]

@@ -1,0 +1,136 @@
+"""Losses, optimisers, augmentations, metrics and tasks of a user's own module."""
+
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from tests.support.tiny_runs import tiny
+
+from cnn_jax import training
+from cnn_jax.config import check
+from cnn_jax.errors import InputError
+from cnn_jax.tasks import losses
+from cnn_jax.training import train
+from cnn_jax.training.evaluate_run import evaluate_run
+from cnn_jax.workdir import trained
+
+SOURCE = textwrap.dedent("""
+    import dataclasses
+
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from cnn_jax.tasks import TASKS
+
+    not_callable = 3
+
+
+    def my_loss(logits, labels, settings):
+        '''Twice the cross-entropy.'''
+        return 2 * optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+    def my_optimizer(rate, settings):
+        return optax.lion(rate, weight_decay=settings.weight_decay)
+
+
+    def my_schedule(peak, start, stop, epoch, settings):
+        return lambda update: peak / (1 + update)
+
+
+    def my_augmentation(key, pixels):
+        return pixels + 20 * jax.random.normal(key, pixels.shape)
+
+
+    def my_metric(logits, labels):
+        '''1 where the class is wrong by at most one.'''
+        return (abs(logits.argmax(-1) - labels) <= 1).astype(jnp.float32)
+
+
+    def ordinal(logits, labels, label_smoothing=0.0):
+        '''Each output answers whether the class is larger than its number.'''
+        larger = jnp.arange(logits.shape[-1])[None] < labels[:, None]
+        return optax.sigmoid_binary_cross_entropy(logits, larger).mean(-1)
+
+
+    MY_TASK = dataclasses.replace(TASKS["classify"], name="ordinal", losses=ordinal,
+                                  can_mix=False)
+""")
+OWN = {"loss.name": "mine_for_tests:my_loss",
+       "optimizer.name": "mine_for_tests:my_optimizer",
+       "schedule.name": "mine_for_tests:my_schedule",
+       "augment.own": "mine_for_tests:my_augmentation",
+       "eval.metrics": "macro_f1,mine_for_tests:my_metric",
+       "checkpoint.monitor": "val_my_metric", "epochs": 1}
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A user's file, which is no part of the package."""
+    (tmp_path / "mine_for_tests.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(train, "draw", lambda *_: None)
+    yield tmp_path
+    sys.modules.pop("mine_for_tests", None)
+
+
+@pytest.mark.usefixtures("compiled_once")
+def test_a_run_of_functions_of_ones_own(mine):
+    results = training.run(tiny(OWN), mine / "run", quiet=True)
+    assert set(results.task_metrics) == {
+        f"{split}_{name}" for split in ("validation", "test")
+        for name in ("macro_f1", "my_metric")}
+    assert results.test_accuracy <= results.task_metrics["test_my_metric"] <= 1
+    rows = (mine / "run" / "history.csv").read_text().splitlines()
+    assert rows[0].endswith("val_macro_f1,val_my_metric")
+    again = evaluate_run(mine / "run", quiet=True)["test"]  # the config names them
+    assert again["my_metric"] == results.task_metrics["test_my_metric"]
+    assert again["loss"] == results.test_loss
+    # Twice the cross-entropy: against the probabilities of the network.
+    assert trained.load(mine / "run").history[0]["val_loss"] > 2
+
+
+@pytest.mark.usefixtures("compiled_once")
+def test_a_task_of_ones_own_on_arrays(mine):
+    images, labels = load_digits(n_class=4, return_X_y=True)
+    config = tiny({"data.task": "mine_for_tests:MY_TASK", "data.limit": None,
+                   "model.num_classes": 4, "epochs": 1})
+    results = training.run(config, mine / "task", quiet=True,
+                           data=(np.uint8(images.reshape(-1, 8, 8) * 15), labels))
+    # The loss of 4 sigmoids, not of a softmax.
+    assert 0 < results.test_loss < 1.5
+    with pytest.raises(InputError, match="ordinal"):
+        training.run(config, mine / "masks", quiet=True,
+                     data=(np.zeros((9, 8, 8), np.uint8), np.zeros((9, 8, 8), int)))
+
+
+@pytest.mark.parametrize("changes, facts", [
+    ({"loss.name": "mine_for_tests:other"}, ["loss", "no function other"]),
+    ({"loss.name": "mine_for_tests:not_callable"}, ["no function not_callable"]),
+    ({"optimizer.name": "no_such_module_y:make"},
+     ["optimizer.name", "no_such_module_y", "current folder"]),
+    ({"schedule.name": "mine_for_tests:none"}, ["schedule.name", "none"]),
+    ({"augment.own": "mine_for_tests:none"}, ["augment.own", "none"]),
+    ({"data.task": "mine_for_tests:my_loss"}, ["data.task", "no Task my_loss"]),
+    ({"data.task": "multilabel"}, ["data.task", "classify"]),
+    ({"eval.metrics": "accurracy"}, ["eval.metrics", "macro_f1"]),
+    ({"eval.metrics": "mine_for_tests:not_callable"}, ["neither a function"]),
+    ({"eval.metrics": "macro_f1,macro_f1"}, ["twice"]),
+    ({"checkpoint.monitor": "val_macro_f1"}, ["eval.metrics", "val_accuracy"]),
+    ({"loss.name": "mse"}, ["regress", "focal"]),
+    ({"loss.class_weights": "1,none"}, ["balanced"]),
+    ({"loss.class_weights": "balanced", "data.name": "shapes_multilabel",
+      "data.split": "first"}, ["class_weights", "multilabel"])])
+def test_what_cannot_be_used_is_said(mine, changes, facts):
+    with pytest.raises(InputError) as error:
+        check(tiny(changes))
+    for fact in facts:
+        assert fact in str(error.value)
+
+
+def test_a_function_added_to_a_table_in_python(monkeypatch):
+    monkeypatch.setitem(losses.LOSSES, "mine", lambda logits, labels, settings: logits)
+    check(tiny({"loss.name": "mine"}))
