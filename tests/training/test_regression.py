@@ -32,7 +32,7 @@ def photographs(folder, count=80, columns="file,brightness,weight", split=()):
 
 CHANGES = {
     "model.name": "baseline", "data.name": "csv", "data.split": "random",
-    "data.limit": None, "data.validation": 0.2, "batch_size": 16, "epochs": 12,
+    "data.limit": None, "data.validation": 0.2, "batch_size": 8, "epochs": 16,
     "checkpoint.monitor": "val_r2", "early_stopping.patience": None,
     "optimizer.learning_rate": 1e-2}
 
@@ -53,7 +53,7 @@ def test_it_learns_numbers_in_their_units(run):
     assert info.class_names == ("brightness", "weight")
     assert 1e4 < results.task_metrics["test_mean_absolute_error"] * 2 < 1e5
     header, *rows = (root / "run" / "history.csv").read_text().splitlines()
-    assert "val_r2" in header and len(rows) == 12
+    assert "val_r2" in header and len(rows) == 16
     assert (root / "run" / "report.html").exists()
     again = evaluate_run(root / "run", quiet=True)["test"]
     assert again["r2"] == results.task_metrics["test_r2"]
