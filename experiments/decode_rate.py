@@ -157,9 +157,7 @@ class Arm:
                        f"{self.process.wait()}, see above")
 
     def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+        self.process.communicate()
 
 
 def table(results: dict) -> str:
