@@ -20,3 +20,8 @@ def one_line(text: str) -> str:
     """Escapes characters that break the line or control a terminal, as in file names.
     """
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, or its type if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

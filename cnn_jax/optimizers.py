@@ -1,4 +1,4 @@
-"""Makes optimisers and learning-rate schedules by name, all from optax.
+"""Makes optimizers and learning-rate schedules by name, all from optax.
 
 One of your own has the form of a row of `OPTIMIZERS` or `SCHEDULES`: name it
 MODULE:FUNCTION, or add it to the table.
@@ -18,7 +18,7 @@ from cnn_jax import own
 from cnn_jax.networks import freeze_mask, frozen_parts, part_of, parts_mask
 
 Schedule = Callable[[Any], Any]  # number of updates made so far -> learning rate
-# (learning rate, `optimizer` section of the config) -> optimiser
+# (learning rate, `optimizer` section of the config) -> optimizer
 Make = Callable[[Schedule, ConfigDict], optax.GradientTransformation]
 
 
@@ -141,7 +141,7 @@ def matrix_axes(params: Any) -> Any:
 
 
 def with_l2(make: Make) -> Make:
-    """Adds L2 to an optimiser without weight decay: gradient + weight_decay * kernel.
+    """Adds L2 to an optimizer without weight decay: gradient + weight_decay * kernel.
     """
     def build(rate: Schedule, settings: ConfigDict) -> optax.GradientTransformation:
         if settings.weight_decay == 0:
@@ -186,7 +186,7 @@ def scale_by_depth(decay: float, parts: Sequence[str]) -> optax.GradientTransfor
 
 def create(config: ConfigDict, rate: Schedule,
            parts: Sequence[str] = ()) -> optax.GradientTransformation:
-    """Makes the optimiser of a config, with clipping, accumulation and freezing.
+    """Makes the optimizer of a config, with clipping, accumulation and freezing.
 
     Parameters of the modules in `model.freeze` keep their values and do not count in
     the gradient's norm.

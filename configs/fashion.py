@@ -30,7 +30,7 @@ def get_config(variant: str = "selu") -> ConfigDict:
 
 
 def selu(config: ConfigDict) -> None:
-    """435,306 parameters, plain SGD, rate 0.01, batch size 32, standardised pixels.
+    """435,306 parameters, plain SGD, rate 0.01, batch size 32, standardized pixels.
 
     Published: test accuracy 0.9180 after 10 epochs, one run.
     """

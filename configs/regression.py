@@ -6,7 +6,7 @@ PHOTOS holds one CSV file. Its first column names the pictures, the others are t
 numbers; a column `split` may say train, validation or test. Without it, a fifth is cut
 off at random for the test, and a fifth of the rest to choose the best epoch.
 
-The network learns standardised numbers; the metrics (mean absolute error, R2) and the
+The network learns standardized numbers; the metrics (mean absolute error, R2) and the
 predictions are in the units of the file. `--config.loss.name=mae` or `huber` bear
 outliers better than the squared error.
 """

@@ -36,6 +36,7 @@ SHORT = {
     "segmentation_shapes": "shapes, a class for each pixel: mean IoU",
     "monkeys_faithful": "10 monkey species, 1,098 photographs",
     "monkeys_transfer": "the same, a new last layer on an ImageNet MobileNetV2",
+    "monkeys_finetuned": "the same, all layers of that MobileNetV2",
 }
 INTRODUCTION = """# Results
 

@@ -50,7 +50,7 @@ def cache_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compiled_once(cache_folder):
-    """Compiles each program once per session and without LLVM's optimisations.
+    """Compiles each program once per session and without LLVM's optimizations.
 
     This holds in this process and in those that it starts. Compiling takes nearly all
     of a tiny run's time. Only files with

@@ -159,8 +159,8 @@ FIELDS: dict[str, Field] = {
         "0 leaves it empty."),
     "data.validation_is_test": Field(
         False, boolean,
-        "Whether the validation split of a set without a test split, as ImageNet, is "
-        "its test split."),
+        "Whether the validation split of a set without a test split, such as ImageNet, "
+        "is its test split."),
     "data.limit": Field(
         None, optional(integer(1)),
         "Number of training images to use; None uses all."),
@@ -192,8 +192,8 @@ FIELDS: dict[str, Field] = {
         "twice steps_per_call if that is more.", changes_result=False),
     "data.on_error": Field(
         "stop", one_of(("stop", "skip")),
-        "What a picture of a streamed set that cannot be decoded does: stop the run, "
-        "or skip: the next picture of its split is trained in its place, and "
+        "What to do with a streamed picture that cannot be decoded: stop the run, or "
+        "skip it: the next picture of its split is trained in its place, and "
         "evaluation leaves it out.", changes_result=False),
 
     # Progressive image sizes, as those of FFCV.
@@ -204,11 +204,11 @@ FIELDS: dict[str, Field] = {
     "progressive.epochs": Field(
         None, optional(interval(integer(0))),
         "(start, end) of the growth, in epochs that have been trained: the first side "
-        "up to start, the last one from end on; None is for no progressive.sides."),
+        "up to start, the last one from end on; None if progressive.sides is None."),
     "progressive.multiple": Field(
         32, integer(1, data.MAX_SIDE),
-        "Between the first and the last side, images have the nearest multiple of "
-        "these pixels."),
+        "Sides between the first and the last are rounded to a multiple of this many "
+        "pixels."),
 
     # Augmentation of training images, with the names of Keras and torchvision.
     "augment.crop_scale": Field(
@@ -264,8 +264,8 @@ FIELDS: dict[str, Field] = {
         "1 - s, or 0, to 1 + s."),
     "augment.hue": Field(
         0.0, number(0, 0.5),
-        "Colour jitter h: the hue is turned by up to h, either way; 0.5 is half of the "
-        "colour circle."),
+        "Colour jitter h: the hue is rotated by up to h, either way; 0.5 is half of "
+        "the colour circle."),
     "augment.cutout": Field(
         0, integer(0),
         "Side in pixels of the square that is blanked in each image."),

@@ -152,7 +152,7 @@ def check_measures(config: ConfigDict, task: Task) -> None:
 
 
 def check_network(config: ConfigDict) -> None:
-    """Raises InputError for a network that there is not, and fields it cannot have."""
+    """Raises InputError for an unknown network and for fields that it cannot have."""
     try:
         networks.find(config.model.name)
     except ValueError as error:

@@ -20,9 +20,9 @@ from cnn_jax import download
 from cnn_jax.console import Reporter
 from cnn_jax.data import official
 from cnn_jax.data.examples import Examples
-from cnn_jax.data.prepared import first_line, open_prepared
+from cnn_jax.data.prepared import open_prepared
 from cnn_jax.data.records import StoredRecords
-from cnn_jax.errors import InputError
+from cnn_jax.errors import InputError, first_line
 from cnn_jax.files import expanded
 
 

@@ -114,8 +114,8 @@ def _kaggle_table(text: str, classes: Sequence[str], path: Path) -> list[str] | 
 def _synsets(text: str, classes: Sequence[str], path: Path) -> list[str] | None:
     """Reads 'n01440764 tench, Tinca tinca'; the first synonym names the class.
 
-    Where two classes share it ('crane' is a bird and a machine), all synonyms do. None
-    for a words.txt that is about something else.
+    If two classes share it ('crane' is a bird and a machine), all synonyms name each.
+    None for a words.txt that is about something else.
     """
     pairs = (line.split(maxsplit=1) for line in text.splitlines())
     known = {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
@@ -176,8 +176,8 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
                 and all(isinstance(name, str) for name in pair)
                 for pair in index.values()):
             return index
-    raise InputError(f"{path} is no JSON list of class names and no mapping to them; "
-                     "correct or remove it")
+    raise InputError(f"{path} is neither a JSON list of class names nor a mapping to "
+                     "them; correct or remove it")
 
 
 def _by_folder(names: dict[str, str], classes: Sequence[str], path: Path) -> list[str]:

@@ -41,10 +41,11 @@ def open_source(source: str) -> StoredRecords:
     if source not in data.SOURCES and not source.startswith("tfds:"):
         name, folder = "shards" if is_shards(path) else "folder", str(path)
         if name == "folder" and not path.exists():
-            raise InputError(f"SOURCE is {source!r}, which is no file and no name of a "
-                             f'set; names are {", ".join(data.SOURCES)}, tfds:NAME')
+            raise InputError(f"SOURCE is {source!r}, which is neither a file nor the "
+                             "name of a set; names are "
+                             f'{", ".join(data.SOURCES)}, tfds:NAME')
     config = ConfigDict(dict(
-        name=name, dir=folder, seed=0, image_size=None, shorter_side=None,
+        name=name, task=None, dir=folder, seed=0, image_size=None, shorter_side=None,
         biased_triangles=False, validation_is_test=False))
     if data.task_of(config).name != "classify":
         raise InputError(f"SOURCE is {source!r}, whose images have several labels; "

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from cnn_jax.data.records import Content, Record, Records, StoredRecords, digest
-from cnn_jax.errors import InputError
+from cnn_jax.errors import InputError, first_line
 from cnn_jax.files import load_beside, save_beside
 
 _BLOCK = 1024  # records that are read at a time, where all are read
@@ -140,7 +140,3 @@ def _open_split(builder: tfds.core.DatasetBuilder, name: str) -> PreparedRecords
         f"{builder.info.full_name} {name} {info.num_bytes}".encode(), state[:, 0],
         records.labels)
     return records
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -54,8 +54,8 @@ def index_shards(paths: Sequence[Path]) -> tuple[list[Shard], str]:
     Returns the shards, and what was done, for the log.
 
     Raises:
-        InputError: a shard that is cut short or no tar file, a picture without a label,
-            a label without a picture, a label that is no number.
+        InputError: a shard that is cut short or is not a tar file, a picture without a
+            label, a label without a picture, a label that is not a number.
     """
     folder = paths[0].parent
     known = load_index(folder)

@@ -130,7 +130,7 @@ _lock = threading.Lock()
 
 
 def _rows(order: TrainOrder | EvalOrder, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `order.rows(epoch)`, which is computed once, also for many threads."""
+    """Returns `order.rows(epoch)`, which is computed once, even for several threads."""
     with _lock:
         return _computed_rows(order, epoch)
 
@@ -193,9 +193,10 @@ def choose_reading(workers: int | None, prefetch: int | None,
 
 
 class Stream(Generic[Placed]):
-    """Yields batches in order, read ahead; another order is possible, but waits.
+    """Yields batches in order, read ahead; out of order they are read when asked for.
 
-    place: makes of this process's share what is yielded, in a thread of its own.
+    place: converts the share of this process to what is yielded; runs in its own
+        thread.
     """
 
     def __init__(self, shares: dict[str, Share], epochs: int, reading: Reading,
@@ -265,7 +266,7 @@ def open_pieces(pieces: Pieces, start: int, reading: Reading,
 
 
 class _Joined(grain.IterDataset[HostBatch]):
-    """Joins pieces to batches."""
+    """Joins pieces into batches."""
 
     def __iter__(self) -> "_JoinedIterator":
         return _JoinedIterator(iter(self._parent))

@@ -146,7 +146,7 @@ def draw_test_images(workdir: Path, config: ConfigDict | None = None) -> Picture
     """Draws the first test images with the true and predicted classes of their pixels.
 
     config: may differ from the run's own in the location of the data.
-    Raises InputError, also for data that have changed.
+    Raises InputError, including for data that have changed.
     """
     if task_of(workdir).unit != "pixel":
         raise InputError(f"{workdir} predicts classes of images, and --mode=overlays "

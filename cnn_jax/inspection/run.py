@@ -32,7 +32,7 @@ def draw(workdir: Path, config: ConfigDict | None = None, images: Sequence[str] 
     config: may differ from the run's own in `inspect` and in the location of the data.
     images: files to explain instead of test images; at most `config.inspect.images`
         of them are used. `invert` exchanges their dark and bright.
-    Raises InputError, also for a name in `config.inspect` that does not exist.
+    Raises InputError, including for a name in `config.inspect` that does not exist.
     """
     report = Reporter(quiet)
     run = load_run(workdir, config, images, invert, report)

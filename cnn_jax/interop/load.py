@@ -58,7 +58,7 @@ def row_of(source: str) -> Pretrained:
 
 
 def published_top1(origin: str) -> float | None:
-    """Looks up the published top-1 in per cent by a `DataInfo.source` of ours."""
+    """Looks up the published top-1 in per cent by our `DataInfo.source`."""
     row = PRETRAINED.get(origin.removeprefix(ORIGIN))
     return row.top1 if row else None
 
@@ -89,7 +89,7 @@ def config_of(source: str) -> ConfigDict:
 
 
 def check_same_network(source: str, config: ConfigDict) -> None:
-    """Raises InputError if a config has not the network of a published set.
+    """Raises InputError if a config does not have the network of a published set.
 
     Other padding or another epsilon has parameters of the same shapes.
     """

@@ -1,6 +1,6 @@
 """Carries parameters between one of our networks and the files of other libraries.
 
-A `Mapping` holds, for every array of ours, its key in a library's file and its layout
+A `Mapping` holds, for each of our arrays, its key in a library's file and its layout
 there. It runs both ways: `variables_from` and `arrays_from`.
 """
 
@@ -39,7 +39,7 @@ class Mapping(NamedTuple):
     """
 
     library: str
-    network: str  # class of ours
+    network: str  # our class
     leaves: dict[str, Leaf]
     optional: str
 
@@ -178,7 +178,7 @@ def left_out(mapping: Mapping, arrays: Arrays) -> list[str]:
 
 
 def cleaned(mapping: Mapping, arrays: Arrays, keep_optional: bool = False) -> Arrays:
-    """Gives a file's arrays the names of today, without those that are no parameters.
+    """Renames a file's arrays to the current names; drops what is not a parameter.
     """
     keys = {leaf.key for leaf in mapping.leaves.values()}
     if library := LIBRARIES.get(mapping.library):  # not one of ours
@@ -246,8 +246,8 @@ def in_class_order(mapping: Mapping, arrays: Arrays) -> Arrays | None:
     """Names arrays by the places of their layers among those with the same weights.
 
     A .keras or .weights.h5 file lists the layers of each class in the model's order.
-    Keras numbers layers without a name of their own on in each process, so that the
-    second Inception v3 begins with conv2d_94. None if the names are today's, and where
+    Keras keeps counting unnamed layers within a process, so that the second Inception
+    v3 begins with conv2d_94. None if the names are the current ones, and where
     the places do not fit in numbers and shapes.
     """
     if set(arrays) == {leaf.key for leaf in mapping.leaves.values()}:

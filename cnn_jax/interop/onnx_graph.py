@@ -26,7 +26,7 @@ def unchanged(array: np.ndarray) -> np.ndarray:
 class Writer:
     """Collects the nodes and initializers of an ONNX graph.
 
-    The value of a node of ours is the ONNX value of the same name. Values for which
+    The value of one of our nodes is the ONNX value of the same name. Values for which
     `is_image` holds are NCHW, all others as in our graph.
     """
 

@@ -1,7 +1,7 @@
 """The layers that networks are made of: Linen modules over `cnn_jax.ops`.
 
 `Layers` holds everything about a network that is not its architecture: which
-implementation computes a convolution, the compute dtype, the initialiser, the
+implementation computes a convolution, the compute dtype, the initializer, the
 batch-norm preset, and the mapped axis over which devices must agree. A network
 receives one `Layers` and makes each of its layers through it, so that
 

@@ -46,7 +46,7 @@ class Layers:
 
     @property
     def initializers(self) -> Initializers:
-        return lookup(INITIALIZERS, "initialiser", self.init)
+        return lookup(INITIALIZERS, "initializer", self.init)
 
     @property
     def implementation(self) -> Callable:

@@ -20,7 +20,7 @@ ACTIVATIONS = {
 
 
 def within_fan_in(fan_in: int) -> Callable:
-    """Makes the initialiser of torch's biases: uniform within +- 1 / sqrt(fan_in)."""
+    """Makes the initializer of torch's biases: uniform within +- 1 / sqrt(fan_in)."""
     bound = 1 / math.sqrt(fan_in)
 
     def init(key: jax.Array, shape: Sequence[int],
@@ -31,7 +31,7 @@ def within_fan_in(fan_in: int) -> Callable:
 
 def ai_edu_msra(key: jax.Array, shape: Sequence[int],
                 dtype: DTypeLike = jnp.float32) -> jax.Array:
-    """Draws the tutorial's He initialisation: N(0, 2 / outputs) for dense layers.
+    """Draws the tutorial's He initialization: N(0, 2 / outputs) for dense layers.
 
     The code of its convolutions has sqrt(2 / height * width), which is N(0, 2) for
     every square kernel.
@@ -42,7 +42,7 @@ def ai_edu_msra(key: jax.Array, shape: Sequence[int],
 
 def ai_edu_xavier(key: jax.Array, shape: Sequence[int],
                   dtype: DTypeLike = jnp.float32) -> jax.Array:
-    """Draws the tutorial's Glorot initialisation.
+    """Draws the tutorial's Glorot initialization.
 
     The fans of a convolution are the height and width of its kernel.
     """
@@ -78,7 +78,7 @@ class BatchNormPreset(NamedTuple):
 
     epsilon: float
     momentum: float         # the weight of the *old* running value
-    unbiased: bool = False  # running variance with n / (n - 1); normalisation never
+    unbiased: bool = False  # running variance with n / (n - 1); normalization never
 
 
 BATCH_NORM = {

@@ -19,7 +19,7 @@ class BiasByFanIn:
     """Mixin: initializes the bias from the kernel's fan-in.
 
     Linen does not pass the fan-in to `bias_init`. The field `fan_in_bias` makes the
-    initialiser from it; None means `bias_init`.
+    initializer from it; None means `bias_init`.
     """
 
     def param(self: Any, name: str, init_fn: Callable, *args: Any,
@@ -53,7 +53,7 @@ class ConvTranspose(BiasByFanIn, nn.Module):
 
         H' = (H - 1) * stride + (h - 1) * dilation + 1 - low - high + output_padding
 
-    Initialisers count features / groups * h * w as the fan-in, as Keras and torch do.
+    Initializers count features / groups * h * w as the fan-in, as Keras and torch do.
     See `ops.conv_transpose`. Source: Zeiler et al., Deconvolutional networks, 2010.
 
     implementation: a name in `ops.ALGORITHMS`, whose input gradient this is.

@@ -36,7 +36,7 @@ from cnn_jax.errors import InputError
 SOURCE = Path(__file__).with_name("convolution.cc")
 WHEELS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-w")
-SECONDS = 300  # the compiler takes 8; another process waits as long for it
+SECONDS = 300  # compiling takes 8; another process waits this long for its end
 
 
 class BuildError(RuntimeError):
@@ -44,7 +44,7 @@ class BuildError(RuntimeError):
 
 
 class NotInstalled(BuildError):
-    """Nobody asked for oneDNN here."""
+    """The wheels of oneDNN are not installed."""
 
 
 class OneDNN(NamedTuple):
@@ -134,8 +134,8 @@ def command(onednn: OneDNN, output: Path) -> list[str]:
     try:
         compiler = shlex.split(os.environ.get("CXX") or "g++")
     except ValueError as error:
-        raise BuildError(f"CXX={os.environ['CXX']} is no command line ({error}): set "
-                         "it to a compiler, such as g++") from error
+        raise BuildError(f"CXX={os.environ['CXX']} is not a command line ({error}): "
+                         "set it to a compiler, such as g++") from error
     return [*compiler, *FLAGS, "-I", jax.ffi.include_dir(),
             "-I", str(onednn.include), str(SOURCE), "-o", str(output), *libraries,
             "-lpthread"]

@@ -1,4 +1,4 @@
-"""Which 3 x 3 convolutions the native library computes by Winograd's method.
+"""Decides which 3 x 3 convolutions use Winograd's method in the native library.
 
 F(4 x 4, 3 x 3) takes a quarter of the products of a convolution, F(2 x 2, 3 x 3) four
 ninths. Both must transform the image, the result and the weights, which pays only with
@@ -46,7 +46,7 @@ def has_default_precision(spec: ConvSpec) -> bool:
 
 
 def supports(spec: ConvSpec, dtype: DTypeLike) -> bool:
-    """Tells whether the library has this convolution by Winograd's method."""
+    """Tells whether the library supports Winograd's method for this convolution."""
     return (dtype in DIRECT and spec.kernel == (3, 3) and spec.groups == 1
             and max(spec.strides + spec.lhs_dilation + spec.rhs_dilation) == 1
             and spec.x_shape[-1] % CHANNELS == spec.w_shape[-1] % CHANNELS == 0

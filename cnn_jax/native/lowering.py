@@ -84,7 +84,7 @@ def _shardings(kind: int, mesh: Mesh, operands: Sequence[Any]
         operands, ROLES[kind]) if role != "w")
     names = axes if isinstance(axes, tuple) else (axes,) if axes else ()
     if images % math.prod(mesh.shape[name] for name in names):
-        axes = None  # XLA would pad the last shard with what is no image
+        axes = None  # XLA would pad the last shard with rows that are not images
     *arguments, result = (
         NamedSharding(mesh, PartitionSpec(None if role == "w" else axes))
         for role in ROLES[kind])

@@ -198,7 +198,7 @@ def has_layers(name: str) -> bool:
 
 def create(name: str, num_classes: int | None = None, layers: Layers = Layers(),
            **fields: Any) -> nn.Module:
-    """Creates a network by its name, see `find`; it is not initialised yet.
+    """Creates a network by its name, see `find`; it is not initialized yet.
 
     num_classes: None: as published.
     fields: the fields of the network's own class, such as `activation="relu"`.
@@ -228,7 +228,7 @@ def create(name: str, num_classes: int | None = None, layers: Layers = Layers(),
 
 def from_config(config: ConfigDict, num_classes: int | None = None,
                 axis_name: str | None = None) -> nn.Module:
-    """Creates the network of a config, not yet initialised.
+    """Creates the network of a config, not yet initialized.
 
     num_classes: of the data, used where the config sets none; None: as published.
     axis_name: the mapped axis of `pmap` in which its training steps run, else None.

@@ -88,7 +88,7 @@ class ZFNet(nn.Module):
     [N, 224, 224, C] -> logits [N, num_classes]; 62,357,608 parameters. The stem is
     7 x 7 of stride 2. The pools round up (110 -> 55, 26 -> 13), and the response norm
     follows them.
-    Deviations: none known; the paper calls its norm a contrast normalisation and gives
+    Deviations: none known; the paper calls its norm a contrast normalization and gives
     no constants, so these are AlexNet's.
 
     lrn: 'paper' (AlexNet's), 'caffe' or ''.

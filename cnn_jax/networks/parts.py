@@ -77,7 +77,7 @@ def freeze_mask(params: Mapping[str, Any], chosen: str) -> dict[str, Any]:
 def frozen_statistics(chosen: str) -> Iterator[None]:
     """Lets the batch norms of the chosen parts run as in evaluation while it is open.
 
-    They normalise by their running statistics and keep them, also where train=True, so
+    They normalize by their running statistics and keep them, also where train=True, so
     what follows gets in training what it gets in evaluation.
     """
     names = split_parts(chosen)

@@ -100,7 +100,7 @@ class PreActResNet(nn.Module):
     pool takes the convolution's output, and the first block activates it. With
     bottlenecks that block changes the number of features, so both of its paths still
     start from the activated input. With 18 and 34 layers it does not, and its shortcut
-    carries the pooled output of the convolution, neither normalised nor rectified.
+    carries the pooled output of the convolution, neither normalized nor rectified.
     stem_activation=True is the paper's order, before the pool too.
     keras.applications has stride_in='last', bias=True and stem_pool='zero' (without an
     activation in the stem, padding by zeros and by -inf differ).

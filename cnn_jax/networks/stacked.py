@@ -17,7 +17,7 @@ class StackedCNN(nn.Module):
     simple MNIST network (34,826) has ReLU, groups=((32,), (64,)), dense=(),
     padding='VALID' and, in keras' own form, dropout=0.5; with kernels=(3, 2) it becomes
     that of a PyTorch tutorial (31,626).
-    Deviations: none; the tutorials use keras' initialiser (`Layers(init='keras')`).
+    Deviations: none; the tutorials use keras' initializer (`Layers(init='keras')`).
 
     groups: features of the convolutions before each pool.
     kernels: size of the convolutions in each group, pixels; the last holds for all

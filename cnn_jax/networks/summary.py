@@ -4,7 +4,7 @@ Everything is computed from shapes (`jax.eval_shape`): no array is made, so the 
 of the largest network takes seconds. For one image of [H, W, C]:
 
     MACs     multiply-adds of convolutions and dense layers, counted once; a tap that
-             falls on padding counts; bias, normalisation and pooling do not
+             falls on padding counts; bias, normalization and pooling do not
     memory   bytes of the layer's output in the compute dtype; 0 where it is a view
     field    its receptive field: size, stride and offset in pixels
 """

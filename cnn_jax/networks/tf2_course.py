@@ -2,7 +2,7 @@
 
 Its LeNet5 is `lenet.LeNet5` with sigmoid and max pooling, its ResNet18 is
 `resnet.ResNet` with a 3 x 3 stem and SAME padding. Batch norm is keras' (epsilon 1e-3,
-momentum 0.99). Deviations: none known; the course's initialiser is `init='keras'`.
+momentum 0.99). Deviations: none known; the course's initializer is `init='keras'`.
 """
 
 import functools
@@ -97,7 +97,7 @@ class Inception10(nn.Module):
 
     features: of the stem and of each branch in the first block.
     blocks: how many.
-    batch_statistics: whether training normalises by the statistics of the batch. False
+    batch_statistics: whether training normalizes by the statistics of the batch. False
         as the course ran it: batch norm always works as in evaluation, so it is only a
         learned scale and shift.
     """

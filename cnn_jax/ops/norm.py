@@ -1,4 +1,4 @@
-"""Normalisation: batch norm (training and inference) and local response norm."""
+"""Normalization: batch norm (training and inference) and local response norm."""
 
 import functools
 import math
@@ -16,7 +16,7 @@ from cnn_jax.ops.moments import channel_sums
 
 def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-5,
                axis_name: str | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalises every channel by the statistics of its batch: batch norm in training.
+    """Normalizes every channel by the statistics of its batch: batch norm in training.
 
         m = mean x,  v = max(0, mean x^2 - m^2)       over all axes but the last
         y = (x - m) / sqrt(v + eps) * scale + bias
@@ -40,18 +40,18 @@ def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-
     if axis_name is not None:
         mean, square = lax.pmean((mean, square), axis_name)
     var = jnp.maximum(square - mean * mean, 0)
-    return _normalise(*match_varying_axes(x, mean, var, scale, bias), eps), mean, var
+    return _normalize(*match_varying_axes(x, mean, var, scale, bias), eps), mean, var
 
 
 def batch_norm_inference(x: jax.Array, mean: jax.Array, var: jax.Array,
                          scale: jax.Array, bias: jax.Array,
                          eps: float = 1e-5) -> jax.Array:
-    """Normalises by given statistics: y = (x - mean) / sqrt(var + eps) * scale + bias.
+    """Normalizes by given statistics: y = (x - mean) / sqrt(var + eps) * scale + bias.
 
     x and y are [N, *spatial, C], the others [C].
     """
     _check_channels(x, mean=mean, var=var, scale=scale, bias=bias)
-    return _normalise(*match_varying_axes(x, mean, var, scale, bias), eps)
+    return _normalize(*match_varying_axes(x, mean, var, scale, bias), eps)
 
 
 @jax.custom_vjp
@@ -73,19 +73,19 @@ _mean_and_square.defvjp(lambda x: (_mean_and_square(x), x), _mean_and_square_bac
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _normalise(x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array,
+def _normalize(x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array,
                bias: jax.Array, eps: float) -> jax.Array:
     a = scale * lax.rsqrt(var + eps)  # folded to one multiply and one add a pixel
     return (x * _like(a, x) + _like(bias - mean * a, x)).astype(x.dtype)
 
 
-def _normalise_forward(x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array,
+def _normalize_forward(x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array,
                        bias: jax.Array, eps: float
                        ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    return _normalise(x, mean, var, scale, bias, eps), (x, mean, var, scale, bias)
+    return _normalize(x, mean, var, scale, bias, eps), (x, mean, var, scale, bias)
 
 
-def _normalise_backward(eps: float, residuals: tuple[jax.Array, ...],
+def _normalize_backward(eps: float, residuals: tuple[jax.Array, ...],
                         g: jax.Array) -> tuple[jax.Array, ...]:
     """With r = 1 / sqrt(v + eps) and z = (x - m) r:
 
@@ -106,7 +106,7 @@ def _normalise_backward(eps: float, residuals: tuple[jax.Array, ...],
                  for d, p in zip((dx, dmean, dvar, dscale, dbias), residuals))
 
 
-_normalise.defvjp(_normalise_forward, _normalise_backward)
+_normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 def _statistics_dtype(x: jax.Array) -> DTypeLike:

@@ -17,7 +17,8 @@ SHARED = ("page.css", "drawing.js", "page.js")
 
 
 def describe_run(trained: Trained, count: int) -> dict[str, Any]:
-    """Returns what page.js must know of a run whose network tells `count` classes."""
+    """Returns what page.js must know of a run whose network distinguishes `count`
+    classes."""
     info, task = trained.info, data.task_of(trained.config.data)
     return {
         "network": trained.config.model.name, "dataset": info.name,

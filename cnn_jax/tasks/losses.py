@@ -1,4 +1,4 @@
-"""LOSSES: what training minimises, by name.
+"""LOSSES: what training minimizes, by name.
 
 A loss is a pure function
 

@@ -1,6 +1,6 @@
 """Defines the task of K numbers per image: labels float32 [N, K] in their own units.
 
-The network learns standardised numbers, (number - mean) / std of the training split, so
+The network learns standardized numbers, (number - mean) / std of the training split, so
 its logits [N, K] are near 0 and 1 whatever the units are. Predictions and metrics are
 in the units of the labels.
 """

@@ -1,4 +1,4 @@
-"""Computes once what the head of a network gets, where only the head learns.
+"""Computes the input of a network's head once, where only the head is trained.
 
 The layers before it are frozen and images are not augmented, so its input is the same
 in every epoch. It takes the place of the images; an epoch is then that of one layer.

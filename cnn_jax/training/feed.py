@@ -31,7 +31,7 @@ Arguments = tuple[Any, ...]  # of a compiled program, after the state
 
 
 class Feed(Protocol):
-    """Yields the arguments of the two programs that it brings along."""
+    """Yields the arguments of the two programs that it provides."""
 
     train: Callable[..., tuple[TrainState, Metrics]]  # (state, *arguments, recipe)
     evaluate: Callable[..., Metrics]                  # (state, *arguments, recipe)
@@ -44,7 +44,7 @@ class Feed(Protocol):
     skipped: set[str]       # names of those that this process left out
 
     def start(self, epoch: int, step: int) -> None:
-        """Begins to read ahead, for the first call."""
+        """Begins reading ahead, for the first call."""
 
     def calls(self, epoch: int, ranges: Sequence[tuple[int, int]]
               ) -> Iterator[Arguments]:
@@ -66,7 +66,7 @@ class Feed(Protocol):
         """
 
     def close(self) -> None:
-        """Stops to read."""
+        """Stops reading."""
 
 
 class Resident:
@@ -86,7 +86,7 @@ class Resident:
         self.skips, self.skipped = False, set[str]()
 
     def start(self, epoch: int, step: int) -> None:
-        """Does nothing: all is there."""
+        """Does nothing: all images are on the devices already."""
 
     def calls(self, epoch: int, ranges: Sequence[tuple[int, int]]
               ) -> Iterator[Arguments]:

@@ -1,6 +1,6 @@
 """Runs the pure steps on devices, by `jit` over a mesh (the main path) or by `pmap`.
 
-Both see the same global batch, draw the same random numbers and normalise over the
+Both see the same global batch, draw the same random numbers and normalize over the
 whole batch, so both train the same parameters as one device. `jax.distributed` joins
 several processes; each runs the same program on its own devices.
 """
@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from cnn_jax.errors import InputError, RunError
+from cnn_jax.errors import InputError, RunError, first_line
 
 AXIS = "batch"
 
@@ -68,7 +68,7 @@ def start_processes(config: ConfigDict) -> None:
         jax.distributed.initialize(address, count, number)
     except (ValueError, RuntimeError) as error:
         raise InputError(f"config.coordinator = {config.coordinator!r}: the processes "
-                         f"could not be joined: {str(error).splitlines()[0]}"
+                         f"could not be joined: {first_line(error)}"
                          ) from error
 
 
@@ -95,7 +95,7 @@ def peer_errors() -> Iterator[None]:
         raise RunError(
             f"a call of all {jax.process_count()} processes failed, perhaps because "
             "one of them ended: its output says why, and the same commands resume at "
-            f"the last checkpoint ({str(error).splitlines()[0]})") from error
+            f"the last checkpoint ({first_line(error)})") from error
 
 
 def choose_devices(config: ConfigDict) -> list[jax.Device]:
@@ -104,7 +104,7 @@ def choose_devices(config: ConfigDict) -> list[jax.Device]:
         devices = jax.devices()
     except RuntimeError as error:  # such as JAX_PLATFORMS=cuda where there is none
         raise InputError(
-            f"JAX finds no device: {str(error).splitlines()[0]}") from error
+            f"JAX finds no device: {first_line(error)}") from error
     if config.devices is None:
         return devices
     if jax.process_count() > 1:

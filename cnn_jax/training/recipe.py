@@ -143,8 +143,8 @@ def check_training_sizes(recipe: Recipe, image_shape: tuple[int, int, int],
                          sizes: Collection[tuple[int, int] | None]) -> None:
     """Raises InputError for sizes of training images that the network cannot have.
 
-    It refuses them, or has other parameters there than for `image_shape`, that of
-    evaluation; or that is not square, as the training images are.
+    A size is refused if the network rejects it, if the network has other parameters
+    there than for `image_shape`, that of evaluation, or if that is not square.
     """
     height, width, channels = image_shape
     for size in sorted(filter(None, sizes)):

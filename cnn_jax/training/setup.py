@@ -103,8 +103,8 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
                      describe_devices(placement.devices)):
             report.line(line)
         if extended:
-            report.line(f"the run is extended to {config.epochs} epochs; its learning "
-                        "rate is that of a run of so many, from here on")
+            report.line(f"the run is extended to {config.epochs} epochs; from here on "
+                        "its learning rate follows the schedule of that length")
         if jax.process_index() == 0:
             save_summary(table, path)
         with Checkpoints(path / "checkpoints", config.checkpoint.monitor,
@@ -172,7 +172,7 @@ def load_source(source: str, run: Run) -> dict[str, Any]:
 def init_state(run: Run) -> TrainState:
     """Makes the state before the first step, from another run if `init_from` names one.
     """
-    with run.report.timed("initialising"):
+    with run.report.timed("initializing"):
         state = first_state(run.recipe, run.info.image_shape)
     source = run.config.model.init_from
     if not source:

@@ -1,7 +1,7 @@
 """Writes events for TensorBoard in the calling thread.
 
 tensorboardX's SummaryWriter writes in a separate thread. A full disk kills that thread,
-and so does a wall clock that is set back by weeks; adding an event then waits for ever.
+and so does a wall clock that is set back by weeks; adding an event then blocks forever.
 This module uses the components of SummaryWriter without the thread, so that an error is
 raised.
 """

@@ -1,7 +1,7 @@
-"""Stores a network that was trained elsewhere as a run of no epoch.
+"""Stores a network that was trained elsewhere as a run with zero epochs.
 
-So everything that takes the workdir of a run takes it too: prediction, inspection, the
-server, the report, fine-tuning and export.
+So everything that accepts the workdir of a run accepts it too: prediction, inspection,
+the server, the report, fine-tuning and export.
 """
 
 from pathlib import Path

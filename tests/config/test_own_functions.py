@@ -1,4 +1,4 @@
-"""Losses, optimisers, augmentations, metrics and tasks of a user's own module."""
+"""Losses, optimizers, augmentations, metrics and tasks of a user's own module."""
 
 import sys
 import textwrap

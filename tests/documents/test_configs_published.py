@@ -52,7 +52,7 @@ def test_unknown_variant_lists_the_known_ones(file):
         FILES[file].get_config("selv")
 
 
-# optimiser, rate, batch size, epochs, validation images, which of them, scaling,
+# optimizer, rate, batch size, epochs, validation images, which of them, scaling,
 # initial values; from the tutorials' code and text.
 PUBLISHED = {
     "shapes_colour_dnn": ("sgd", 0.01, 16, 100, 500, "first", "minmax", "ai_edu_msra"),

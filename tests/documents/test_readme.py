@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cnn_jax import data
 from experiments import results_table
 
 ROOT = Path(__file__).parents[2]
@@ -31,3 +32,11 @@ def test_named_files_exist(name):
     files = r"(?:configs|experiments|tests|cnn_jax|measured)/[a-z0-9_/]+\.[a-z]+"
     for path in re.findall(files, text):
         assert (ROOT / path).exists(), path
+
+
+def test_the_page_of_the_data_lists_every_set():
+    table = (ROOT / "docs" / "data.md").read_text().split("\n\n")[2]
+    listed = {name for row in table.splitlines()[2:]
+              for name in re.findall(r"`([\w:]+)`", row.split("|")[1])}
+    own = {name for name in data.SOURCES if name.startswith("arrays")}
+    assert listed == {*data.SOURCES, "tfds:NAME"} - own

@@ -67,7 +67,7 @@ FIGURES = {
     "8": Figure("1 device against 2, 4, 8 with jit and pmap: parameters within 1e-6 "
                 "after one step, 1e-4 after 60; ten runs on eight devices end alike",
                 f"-m pytest {ALL} tests/training/test_parallel.py "
-                '-k "same_parameters or synchronised or ten_runs"'),
+                '-k "same_parameters or synchronized or ten_runs"'),
     "9": Figure("the same seed gives the same 20 steps for a network of every class, "
                 "and the same run in processes that each compile anew; another seed "
                 "gives others; dropout and augmentation follow from the seed",
@@ -170,7 +170,7 @@ INTRODUCTION = """# Reliability, as measured
 
 Written by `python -m tests.faults.figures`, which runs the commands. Every fault
 command draws its faults from a seed that it prints; pytest's tests have fixed seeds,
-and hypothesis is derandomised. The fast tests run a part of each row but 20: three
+and hypothesis is derandomized. The fast tests run a part of each row but 20: three
 kills of 1, two signals of 3, twenty damages of 4, two cases of 5, two and four devices
 of 7 and 8, eight sets of 13 b, the workdir of 19. The column commit says which version
 was measured; test files have moved since, and the commands show where they are now. A

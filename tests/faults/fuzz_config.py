@@ -52,7 +52,7 @@ PLAUSIBLE = {
     "schedule.warmup_epochs": ["0.5", "2"], "checkpoint.monitor": ["loss", "val_loss"],
     "checkpoint.keep": ["3"], "early_stopping.patience": ["1"],
     "log.every_steps": ["1"]}
-UNKNOWN = ["model.nmae", "optimiser.name", "lr", "model.fields.width", "model",
+UNKNOWN = ["model.nmae", "optimizer.name", "lr", "model.fields.width", "model",
            "data.", ".seed", "seed.x"]
 FIELDS = [field for field in CONFIG_FIELDS
           if field not in ("coordinator", "epochs", "model.fields")] + [

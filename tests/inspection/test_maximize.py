@@ -1,4 +1,4 @@
-"""Activation maximisation: closed forms of linear units, regularisers, a network."""
+"""Activation maximization: closed forms of linear units, regularizers, a network."""
 
 import flax.linen as nn
 import jax

@@ -101,7 +101,7 @@ def check_equal(ours, theirs):
     assert np.abs(ours - theirs).max() <= 1e-9 * theirs.std()
 
 
-def randomise(tensors):
+def randomize(tensors):
     """Fills a state dict: kernels by their fan-in, batch norms around their ideal.
 
     All are numbers of float32, as in published files, though the network is float64.
@@ -167,7 +167,7 @@ def test_torch(source, tmp_path):
     peer, pixels = torch_peer(source), pixels_for(source)
     mapping, images = mapping_of_row(PRETRAINED[source]), torch_images(source, pixels)
     with torch.no_grad():
-        randomise(peer.state_dict())
+        randomize(peer.state_dict())
         theirs = peer(images)
         path = save_torch(source, peer.state_dict(), tmp_path / "published.pth")
         variables = variables_from(mapping, read_arrays(path), source)
@@ -192,7 +192,7 @@ def test_auxiliary_heads(source, size, heads):
     peer = torch_peer(source, aux_logits=True, **off).train()
     pixels = np.random.default_rng(3).integers(0, 256, (2, size, size, 3), np.uint8)
     with torch.no_grad():
-        randomise(peer.state_dict())
+        randomize(peer.state_dict())
         state = {name: tensor.numpy().copy()
                  for name, tensor in peer.state_dict().items()}
         theirs = peer(torch_images(source, pixels))
@@ -226,7 +226,7 @@ def keras_peer(source, shape):
     return peer, module.preprocess_input
 
 
-def randomise_keras(peer):
+def randomize_keras(peer):
     draw = np.random.default_rng(1)
     for variable in peer.weights:
         shape, what = variable.shape, variable.name
@@ -252,7 +252,7 @@ def test_keras(source, tmp_path):
             ([v.value for v in peer.trainable_variables],
              [v.value for v in peer.non_trainable_variables]),
             preprocess(pixels.astype(np.float64))))
-    randomise_keras(peer)
+    randomize_keras(peer)
     theirs = their_logits()
     row = PRETRAINED[source]  # VGG's dense layers fit these smaller pictures alone
     mapping = mapping_of("keras", network_of(row, FLOAT64), pixels.shape[1:], row.bgr)
@@ -282,7 +282,7 @@ def test_the_second_network_of_a_process(source, tmp_path):
         peer = getattr(keras.applications, KERAS[name])(
             weights=None, input_shape=shape, classes=7)
     assert "conv2d" not in {layer.name for layer in peer.layers}
-    randomise_keras(peer)
+    randomize_keras(peer)
     network = network_of(PRETRAINED[source], FLOAT64).clone(num_classes=7)
     mapping = mapping_of("keras", network, shape)
     expected = variables_from(mapping, {
@@ -322,7 +322,7 @@ def test_rows_of_torchvision():
             assert channels == 3
             assert interpolation == transforms.interpolation.value
             if name in ("googlenet", "inception_v3"):
-                # pixel -> normalised -> `transform_input`
+                # pixel -> normalized -> `transform_input`
                 assert row.scaling == SIGNED
             else:
                 assert (transforms.mean, transforms.std) == (

@@ -285,7 +285,7 @@ def test_a_real_build(tmp_path, monkeypatch):
     """g++ alone builds it in its own folder, and the command names the file."""
     monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    # Without optimisation it compiles in half the time.
+    # Without optimization it compiles in half the time.
     monkeypatch.setattr(build, "FLAGS", ("-O0", *build.FLAGS[1:]))
     try:
         onednn = build.from_wheels()

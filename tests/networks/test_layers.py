@@ -1,4 +1,4 @@
-"""The layers: batch-norm presets, dropout's keys, padding, joining, initialisers."""
+"""The layers: batch-norm presets, dropout's keys, padding, joining, initializers."""
 
 import functools
 
@@ -21,7 +21,7 @@ IMAGES = np.float32(RANDOM.normal(3, 2, (4, 6, 5, 3)))
 
 
 def run(module, *args, train=None, **rngs):
-    """Initialises a module and calls it once; returns (output, variables after)."""
+    """Initializes a module and calls it once; returns (output, variables after)."""
     kwargs = {} if train is None else {"train": train}
 
     @quick_jit
@@ -196,7 +196,7 @@ def test_local_response_norm_conventions():
     ("torch", 1 / np.sqrt(9 * 8), None),
     ("flax", None, 1 / np.sqrt(9 * 8)), ("lecun", None, 1 / np.sqrt(9 * 8)),
     ("he", None, np.sqrt(2 / (9 * 8))), ("gaussian", None, 0.01)])
-def test_initialisers(init, bound, deviation):
+def test_initializers(init, bound, deviation):
     conv = Layers(init=init).convolution(16, (3, 3))
     params = conv.init(jax.random.key(1), jnp.zeros((1, 4, 4, 8)))["params"]
     kernel = np.asarray(params["kernel"])

@@ -209,7 +209,7 @@ def test_the_other_settings_change_no_parameter(name):
                           bn="torch")
 
 
-def test_caffenet_pools_before_it_normalises():
+def test_caffenet_pools_before_it_normalizes():
     def order(name):
         rows = layer_table(networks.create(name, layers=PLAIN), (227, 227, 3)).rows
         return [row.name for row in rows if row.name.startswith("conv1")]
@@ -250,7 +250,7 @@ def test_where_the_first_activation_stands(name, fields, stem, source):
     assert ("stage1_block1/bn1" in calls) == ("stem_bn" not in calls)
 
 
-def test_the_courses_resnet_pads_and_normalises_as_keras_did():
+def test_the_courses_resnet_pads_and_normalizes_as_keras_did():
     model = networks.create("tf2_resnet18")
     norm = model.layers.batch_norm(train=True, momentum=0.9)
     assert (model.padding, norm.epsilon, norm.momentum) == ("SAME", 1e-3, 0.99)

@@ -44,7 +44,7 @@ SMALL = {
 
 
 def drawn(shapes):
-    """Draws values of an ordinary size by NumPy: initialising compiles for seconds."""
+    """Draws values of an ordinary size by NumPy: initializing compiles for seconds."""
     draw = np.random.default_rng(0)
 
     def value(path, leaf):

@@ -61,7 +61,7 @@ def float64(monkeypatch):
     keras.config.set_floatx("float32")
 
 
-def randomise(peer):
+def randomize(peer):
     draw = np.random.default_rng(1)
     for variable in peer.weights:
         shape, what = variable.shape, variable.name
@@ -112,7 +112,7 @@ def test_logits_and_training_equal_keras(peer_name, odd):
     peer = getattr(keras.applications, peer_name)(
         weights=None, classes=CLASSES, input_shape=shape, classifier_activation=None,
         **arguments)
-    randomise(peer)
+    randomize(peer)
     model = networks.create(name, CLASSES, Layers(bn=bn, dtype="float64", conv="lax",
                                                   pool="lax"), **fields)
     draw = np.random.default_rng(2)

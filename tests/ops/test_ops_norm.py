@@ -1,4 +1,4 @@
-"""Normalisation and the head equal Flax, optax and autodiff."""
+"""Normalization and the head equal Flax, optax and autodiff."""
 
 import functools
 
@@ -48,16 +48,16 @@ def test_batch_norm_equals_autodiff():
                    tolerance=1e-13)
 
 
-def test_synchronised_batch_norm_is_the_norm_of_the_whole_batch():
+def test_synchronized_batch_norm_is_the_norm_of_the_whole_batch():
     with jax.enable_x64(True):
         x, scale, bias = map(jnp.asarray, arguments(6, 2, 3, 4))
 
-        def synchronised(x, scale, bias):
+        def synchronized(x, scale, bias):
             norm = functools.partial(ops.batch_norm, axis_name="part")
             y, mean, var = jax.vmap(norm, (0, None, None), axis_name="part")(
                 x.reshape(3, 2, 2, 3, 4), scale, bias)
             return y.reshape(x.shape), mean[0], var[0]
-        equivalent(all_outputs(synchronised), all_outputs(plain_batch_norm), x, scale,
+        equivalent(all_outputs(synchronized), all_outputs(plain_batch_norm), x, scale,
                    bias, tolerance=1e-13)
 
 

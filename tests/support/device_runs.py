@@ -32,15 +32,15 @@ CHANGES = {"data.limit": 480, "batch_size": 16, "eval_batch_size": 40,
            "augment.horizontal_flip": True, "augment.width_shift_range": 0.1}
 
 
-class Unsynchronised(Layers):
-    """Injects the fault to be caught: each device normalises by its own shard."""
+class Unsynchronized(Layers):
+    """Injects the fault to be caught: each device normalizes by its own shard."""
 
     def batch_norm(self, *args, **fields):
         return Layers(conv=self.conv, bn=self.bn).batch_norm(*args, **fields)
 
 
-def unsynchronised(recipe):
-    layers = Unsynchronised(axis_name=recipe.axis_name, bn=recipe.model.layers.bn)
+def unsynchronized(recipe):
+    layers = Unsynchronized(axis_name=recipe.axis_name, bn=recipe.model.layers.bn)
     return recipe.__class__(**recipe.__dict__ | {
         "model": recipe.model.clone(layers=layers)})
 
@@ -127,8 +127,8 @@ def main(counts: list[int]) -> dict:
             if kind == "jit":
                 states[count], settings[count] = found[-1], setting
     out["save_and_restore"] = save_and_restore(states, settings)
-    out["unsynchronised"] = distances(
-        Setting("pmap", counts[0], unsynchronised).train(STEPS[:1]), reference[:1])
+    out["unsynchronized"] = distances(
+        Setting("pmap", counts[0], unsynchronized).train(STEPS[:1]), reference[:1])
     out["hlo"] = settings[counts[0]].compiled().as_text()
     gathered = Setting("jit", counts[0])
     out["hlo_gathered"] = gather_images(gathered)

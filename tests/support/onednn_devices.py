@@ -147,7 +147,7 @@ def sums_of_batch_norm():
     scale = x.mean((0, 1, 2)) + 1
     columns = jnp.arange(5.)[None, None, :, None]
 
-    def normalised(x, scale):
+    def normalized(x, scale):
         return batch_norm(x, scale, scale, axis_name="batch")[0]
     expected = jax.jit(lambda x, s: batch_norm(x, s, s)[0])(x, scale)
 
@@ -165,16 +165,16 @@ def sums_of_batch_norm():
     mesh = jax.make_mesh((4,), ("batch",), axis_types=(AxisType.Auto,))
     for check_vma in True, False:
         step = jax.jit(jax.shard_map(
-            normalised, mesh=mesh, in_specs=(P("batch"), P()), out_specs=P("batch"),
+            normalized, mesh=mesh, in_specs=(P("batch"), P()), out_specs=P("batch"),
             check_vma=check_vma))
         assert SUMS in step.lower(x, scale).as_text()
         assert relative_error(step(x, scale), expected) <= 5e-6
     mesh = jax.make_mesh((2, 2), ("batch", "other"), axis_types=(AxisType.Auto,) * 2)
     step = jax.jit(jax.shard_map(
-        normalised, mesh=mesh, in_specs=(P("batch"), P()), out_specs=P("batch"),
+        normalized, mesh=mesh, in_specs=(P("batch"), P()), out_specs=P("batch"),
         axis_names={"batch"}))
     assert relative_error(step(x, scale), expected) <= 5e-6
-    y = jax.pmap(normalised, axis_name="batch", in_axes=(0, None))(
+    y = jax.pmap(normalized, axis_name="batch", in_axes=(0, None))(
         x.reshape(4, 2, *x.shape[1:]), scale)
     assert relative_error(y.reshape(x.shape), expected) <= 5e-6
 

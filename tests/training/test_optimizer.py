@@ -1,4 +1,4 @@
-"""Optimisers and schedules have the values worked by hand, and each one learns."""
+"""Optimizers and schedules have the values worked by hand, and each one learns."""
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,7 @@ def loss(params):
 
 
 @pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
-def test_each_optimiser_minimises_a_quadratic(name):
+def test_each_optimizer_minimizes_a_quadratic(name):
     settings = config(optimizer__name=name, optimizer__learning_rate=0.02)
     transform = optimizer.create(settings, lambda step: 0.02)
     params, state = PARAMS, transform.init(PARAMS)
@@ -106,7 +106,7 @@ def test_each_optimiser_minimises_a_quadratic(name):
 
 
 def update(params=PARAMS, grads=None, **changes):
-    """Computes the first update of an optimiser of learning rate 1."""
+    """Computes the first update of an optimizer of learning rate 1."""
     transform = optimizer.create(config(**changes), lambda step: 1.0)
     grads = jax.grad(loss)(params) if grads is None else grads
     return transform.update(grads, transform.init(params), params)[0]

@@ -50,9 +50,9 @@ def test_the_same_parameters_as_one_device(found):
     assert_equal_training(found)
 
 
-def test_the_check_sees_batch_norm_that_is_not_synchronised(found):
-    distance = found["unsynchronised"]["params"][0]
-    print("not synchronised:", distance)
+def test_the_check_sees_batch_norm_that_is_not_synchronized(found):
+    distance = found["unsynchronized"]["params"][0]
+    print("not synchronized:", distance)
     assert distance > 10 * BOUNDS[0]
 
 

@@ -81,7 +81,7 @@ def test_the_lines_of_a_run(taught):
     workdir, output = taught
     lines = output.splitlines()
     assert f"workdir: {workdir}" in lines
-    for title in ("initialising", "compiling evaluation", "compiling training"):
+    for title in ("initializing", "compiling evaluation", "compiling training"):
         started = lines.index(f"{title} ...")
         assert re.fullmatch(rf"{title} took [\d.]+ s", lines[started + 1])
     assert any(line.startswith("devices: 1 x cpu") and "jax 0." in line

@@ -81,7 +81,7 @@ def test_meta_keeps_floats_that_are_no_numbers(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["sgd", "nesterov", "rmsprop", "adamw", "muon"])
-def test_the_state_of_every_kind_of_optimiser_comes_back(tmp_path, name):
+def test_the_state_of_every_kind_of_optimizer_comes_back(tmp_path, name):
     config = tiny({"optimizer.name": name, "optimizer.clip_norm": 1.0,
                    "optimizer.ema_decay": 0.9, "optimizer.accumulate_steps": 2})
     _, recipe, shape = prepare(config)

@@ -7,10 +7,11 @@ from ml_collections import ConfigDict
 
 from cnn_jax.inspection.draw.drawing import fit, new_figure
 from cnn_jax.inspection.draw.picture import Picture
-from cnn_jax.inspection.explain.embedding import (Plane, before_head, pixel_features,
+from cnn_jax.inspection.explain.embedding import (Plane, pixel_features,
                                                   principal_plane)
 from cnn_jax.inspection.inspected_run import InspectedRun
 from cnn_jax.inspection.selection import NotForThisNetwork, check_labels
+from cnn_jax.networks.trace import before_head
 
 POINTS = 2000  # images, or pixels if each pixel has a label
 MASKS = 64     # images that these pixels come from

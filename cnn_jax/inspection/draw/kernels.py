@@ -66,7 +66,7 @@ def first_layer(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
         figure.colorbar(scale, ax=axes, shrink=min(1.0, 2 / figure.get_figheight()),
                         fraction=0.05, pad=0.02)
     how = ("Colours are the weights of red, green and blue: grey is 0, and a coloured "
-           "kernel answers to that colour" if colour else
+           "kernel responds to that colour" if colour else
            "Red weights are positive, blue weights negative, white is 0")
     yield Picture(
         "kernels", f"Kernels of the first layer, {layer.name}",

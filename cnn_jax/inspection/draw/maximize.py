@@ -21,7 +21,7 @@ from cnn_jax.networks.receptive_field import field_of_layer
 
 def filters(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
     """Draws the images that excite the filters of each chosen layer most."""
-    for layer in run.track("activation maximisation",
+    for layer in run.track("activation maximization",
                            chosen_layers(run, settings, maps=False)):
         index = chosen_filters(layer, settings, settings.max_filters)
         yield draw(run, settings, layer, index, [f"filter {i}" for i in index],
@@ -33,7 +33,7 @@ def classes(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
     head = run.layers["head"]
     index = ([class_index(run, settings.target)] if settings.target
              else list(range(min(settings.max_filters, head.shape[-1]))))
-    run.progress("activation maximisation of classes")
+    run.progress("activation maximization of classes")
     yield draw(run, settings, head, index, [run.class_name(i) for i in index],
                "What the network takes for the classes", None)
 
@@ -79,6 +79,6 @@ def draw(run: InspectedRun, settings: ConfigDict, layer: Layer, index: list[int]
         f"Images found by gradient ascent from noise ({settings.steps} steps, with "
         f"jitter, blur, L2 and total variation). Above each image: the {unit} on the "
         "noise and on the image.",
-        f"{len(index)} images that {layer.name} answers to most; the medians of its "
+        f"{len(index)} images that {layer.name} responds to most; the medians of its "
         f"values rise from {np.median(first):.3g} to {np.median(last):.3g}.", figure,
         {"images": images, "first": first, "last": last, "filters": np.array(index)})

@@ -52,7 +52,7 @@ def saliency(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
     yield Picture(
         "saliency", "Which pixels the predictions depend on",
         "Red pixels raise the score of the explained class, blue pixels lower it, each "
-        "map on its own scale. Bright regions of Grad-CAM speak for the class. "
+        "map on its own scale. Bright regions of Grad-CAM support the class. "
         + " ".join(remarks),
         f"{len(run.pixels)} images with {len(maps)} maps each ("
         f"{', '.join(METHODS[name] for name in maps).replace(chr(10), ' ')}). The "

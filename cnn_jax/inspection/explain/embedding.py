@@ -1,12 +1,8 @@
-"""Computes the features before the last layer, and the plane of largest variance."""
+"""Computes the plane in which the features before the last layer vary most."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import flax.linen as nn
-import jax
 import numpy as np
-
-from cnn_jax.networks.trace import features
 
 
 class Plane(NamedTuple):
@@ -14,11 +10,6 @@ class Plane(NamedTuple):
 
     points: np.ndarray  # [n, 2]
     shares: np.ndarray  # [2], of the variance
-
-
-def before_head(network: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
-    """Computes the input of the last layer."""
-    return features(network, variables, images)["before_head"]
 
 
 def pixel_features(values: np.ndarray, labels: np.ndarray,

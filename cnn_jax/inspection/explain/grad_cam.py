@@ -1,4 +1,4 @@
-"""Computes Grad-CAM: where the maps of a layer speak for a class."""
+"""Computes Grad-CAM: where a layer's maps support a class."""
 
 from typing import Any
 

@@ -22,7 +22,7 @@ KERAS_NORM = {"scale": "gamma", "bias": "beta", "mean": "moving_mean",
 class Library(NamedTuple):
     """How a library names and lays out the arrays of its networks.
 
-    families: the networks of ours that it has.
+    families: our networks that it has.
     key: makes the key of an array from their layer, our layer, the name of our array,
         and whether the layer is a batch norm.
     kernel: makes the usual layout of a kernel from our layer and our shape.

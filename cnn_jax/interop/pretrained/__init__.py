@@ -1,7 +1,7 @@
 """Published weights by their source, 'torchvision:resnet50', and how they are read.
 
 `PRETRAINED` has a row for every set of weights that torchvision, timm or
-keras.applications publish for a network of ours.
+keras.applications publish for one of our networks.
 """
 
 import dataclasses

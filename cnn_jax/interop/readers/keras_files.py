@@ -35,7 +35,7 @@ _KERAS_1 = {"W": "kernel", "b": "bias", "running_mean": "moving_mean",
             "running_std": "moving_variance"}
 # Which numbered variable is which weight, by the class of the layer.
 _KERNEL = re.compile(r"(conv\dd|conv\dd_transpose|depthwise_conv\dd|dense)")
-# Groups of .weights.h5 that are no part of a layer's path, and those without weights.
+# Groups of .weights.h5 that are not part of a layer's path, and those without weights.
 _TRANSPARENT = ("layers", "_layer_checkpoint_dependencies")
 _NO_WEIGHTS = ("optimizer", "seed_generator")
 

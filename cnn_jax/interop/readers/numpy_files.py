@@ -1,4 +1,4 @@
-"""Reads .npz files of ours, and pickles of NumPy arrays, without running anything."""
+"""Reads our .npz files, and pickles of NumPy arrays, without running anything."""
 
 import io
 import math
@@ -87,4 +87,4 @@ def _array(value: Any) -> np.ndarray:
             dtype = np.dtype(order + kind)
             values = np.frombuffer(data, dtype).astype(dtype.newbyteorder("="))
             return values.reshape(shape, order="F" if fortran else "C")
-    raise ValueError("it holds something that is no array of numbers")
+    raise ValueError("it holds something that is not an array of numbers")

@@ -62,7 +62,7 @@ def read_zip(path: Path) -> dict[str, np.ndarray]:
 
     Returns:
         Arrays by their names in the state dict. Of a dict with an entry of `WRAPPERS`
-        that is a dict, that entry is read. Values that are no tensors are left out.
+        that is a dict, that entry is read. Values that are not tensors are left out.
         bfloat16 becomes float32, other types stay. Arrays are read-only, and those that
         share a storage share memory.
 
@@ -150,7 +150,7 @@ def _storage(reference: Any, storages: dict[str, _Storage]) -> _Storage:
             if storages.setdefault(key, storage) != storage:
                 raise ValueError(f"it describes its storage {key} in two ways")
             return storage
-    raise ValueError("it refers to something that is no storage of numbers")
+    raise ValueError("it refers to something that is not a storage of numbers")
 
 
 def _state_dict(tree: Any) -> dict[str, _Tensor]:
