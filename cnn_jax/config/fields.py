@@ -91,8 +91,9 @@ FIELDS: dict[str, Field] = {
         "flax", one_of(layers.INITIALIZERS),
         "Initial values, a name in cnn_jax.layers.INITIALIZERS."),
     "model.bn": Field(
-        "paper", one_of(layers.BATCH_NORM),
-        "Momentum and epsilon of batch norm, a name in cnn_jax.layers.BATCH_NORM."),
+        "paper", one_of((*layers.BATCH_NORM, *layers.IMAGE_NORMS)),
+        "Momentum and epsilon of batch norm, a name in cnn_jax.layers.BATCH_NORM; or "
+        "group_norm or layer_norm in its place."),
     "model.remat": Field(
         False, boolean,
         "Whether the gradient computes the inside of each block again instead of "

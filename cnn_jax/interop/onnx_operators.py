@@ -10,6 +10,8 @@ from cnn_jax.errors import InputError
 from cnn_jax.interop.onnx_graph import Writer, arranged, is_image, layout, unchanged
 from cnn_jax.networks.graph import Node
 from cnn_jax.networks.graph import operations as kinds
+from cnn_jax.ops.pool.spec import pool_spec
+from cnn_jax.ops.pool.windows import counts as window_counts
 
 Pair = tuple[int, int]
 
@@ -123,7 +125,7 @@ def write_response_norm(writer: Writer, node: Node,
 
 def write_max_pool(writer: Writer, node: Node, operation: kinds.MaxPool) -> None:
     writer.add("MaxPool", node.inputs, node.name, kernel_shape=operation.window,
-               **window(operation))
+               dilations=operation.dilation, **window(operation))
 
 
 def write_avg_pool(writer: Writer, node: Node, operation: kinds.AvgPool) -> None:
@@ -132,6 +134,9 @@ def write_avg_pool(writer: Writer, node: Node, operation: kinds.AvgPool) -> None
     ceil_mode would be shorter, but programs differ in what they count under it.
     """
     x = node.inputs[0]
+    if max(operation.dilation) > 1:
+        write_dilated_mean(writer, node, operation)
+        return
     padding, counted = operation.padding, any(map(any, operation.counted))
     if counted and operation.counted != operation.padding:
         x = write_padding(writer, x, f"{node.name}/pad", [(0, 0), *operation.counted])
@@ -139,6 +144,20 @@ def write_avg_pool(writer: Writer, node: Node, operation: kinds.AvgPool) -> None
     writer.add("AveragePool", [x], node.name, kernel_shape=operation.window,
                strides=operation.strides, pads=pads(padding),
                count_include_pad=int(counted))
+
+
+def write_dilated_mean(writer: Writer, node: Node, operation: kinds.AvgPool) -> None:
+    """Writes a sum by a convolution; AveragePool has a dilation from opset 19 on."""
+    x, channels = node.inputs[0], node.shape[-1]
+    ones = writer.floats(f"{node.name}/ones", np.ones((channels, 1, *operation.window)))
+    total = writer.add("Conv", [x, ones], f"{node.name}/sum",
+                       kernel_shape=operation.window, dilations=operation.dilation,
+                       group=channels, **window(operation))
+    spec = pool_spec((1, *writer.by_name[x].shape), operation.window, operation.strides,
+                     operation.padding, dilation=operation.dilation)
+    counts = window_counts(spec._replace(counted=operation.counted), np.float64)
+    writer.add("Mul", [total, writer.floats(f"{node.name}/weights",
+                                            1 / counts[None, ..., 0])], node.name)
 
 
 def write_global_avg_pool(writer: Writer, node: Node,

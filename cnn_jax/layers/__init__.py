@@ -11,10 +11,11 @@ is the same architecture with the same parameter tree. Images are NHWC, kernels 
 """
 
 import cnn_jax.native  # registers its convolutions with ops
-from cnn_jax.layers.make import Layers
+from cnn_jax.layers.make import IMAGE_NORMS, Layers
 from cnn_jax.layers.modules import (Activation, AdaptiveAvgPool, Add, BatchNorm,
                                     Concat, Dropout, Flatten, GlobalAvgPool,
-                                    LocalResponseNorm, Subsample, ZeroPad)
+                                    GroupNorm, LayerNorm, LocalResponseNorm, Subsample,
+                                    ZeroPad)
 from cnn_jax.layers.presets import (ACTIVATIONS, BATCH_NORM, INITIALIZERS,
                                     BatchNormPreset, Initializers, lookup)
 from cnn_jax.layers.weighted import Conv, ConvTranspose, Dense

@@ -8,11 +8,19 @@ from typing import Any
 import flax.linen as nn
 
 from cnn_jax import ops
-from cnn_jax.layers.modules import BatchNorm, Dropout
+from cnn_jax.layers.modules import BatchNorm, Dropout, GroupNorm, LayerNorm
 from cnn_jax.layers.presets import (BATCH_NORM, INITIALIZERS, BatchNormPreset,
                                     Initializers, lookup)
 from cnn_jax.layers.weighted import Conv, ConvTranspose, Dense
 from cnn_jax.layers.windows import AvgPool, MaxPool, Padding, Pair, fitting, pairs
+from cnn_jax.ops.pool.spec import reach_of
+
+
+# Values of `Layers.bn` without batch statistics: each image is normalized by itself.
+IMAGE_NORMS: dict[str, Callable[..., nn.Module]] = {
+    "group_norm": functools.partial(GroupNorm, groups=32, epsilon=1e-5),  # the paper's
+    "layer_norm": functools.partial(LayerNorm, epsilon=1e-6),  # ConvNeXt's
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +30,8 @@ class Layers:
     conv, pool: names in `ops.ALGORITHMS` and `ops.POOLS`.
     dtype: of the computation; parameters and running statistics stay float32.
     init: a name in `INITIALIZERS`, for convolutions and dense layers.
-    bn: a name in `BATCH_NORM`; under "paper" a network's own epsilon and momentum hold.
+    bn: a name in `BATCH_NORM`, or in `IMAGE_NORMS`, whose layers replace batch norm.
+        Under "paper" a network's own epsilon and momentum hold.
     axis_name: the mapped axis of `pmap`, else None.
     remat: whether the gradient computes what is inside a block again, see `block`.
     """
@@ -75,8 +84,13 @@ class Layers:
         return Dense(features=features, **self.weighted(fields))
 
     def batch_norm(self, train: bool, epsilon: float | None = None,
-                   momentum: float | None = None, **fields: Any) -> BatchNorm:
-        """Makes batch norm; epsilon and momentum are the network's, for bn="paper"."""
+                   momentum: float | None = None, **fields: Any) -> nn.Module:
+        """Makes batch norm; epsilon and momentum are the network's, for bn="paper".
+
+        With bn="group_norm" or "layer_norm" it makes that instead.
+        """
+        if self.bn in IMAGE_NORMS:
+            return IMAGE_NORMS[self.bn](dtype=self.dtype, **fields)
         preset = lookup(BATCH_NORM, "batch-norm preset", self.bn)
         if self.bn == "paper":
             preset = BatchNormPreset(epsilon or preset.epsilon,
@@ -91,13 +105,17 @@ class Layers:
         return Dropout(rate, self.axis_name, **fields)
 
     def max_pool(self, window: Pair, strides: Pair | None = None,
-                 padding: Padding = "VALID", **fields: Any) -> MaxPool:
-        return MaxPool(window, strides or window, pairs(padding, window),
+                 padding: Padding = "VALID", dilation: Pair = (1, 1),
+                 **fields: Any) -> MaxPool:
+        return MaxPool(window, strides or window,
+                       pairs(padding, reach_of(window, dilation)), dilation=dilation,
                        implementation=self.pool, **fields)
 
     def avg_pool(self, window: Pair, strides: Pair | None = None,
-                 padding: Padding = "VALID", **fields: Any) -> AvgPool:
-        return AvgPool(window, strides or window, pairs(padding, window),
+                 padding: Padding = "VALID", dilation: Pair = (1, 1),
+                 **fields: Any) -> AvgPool:
+        return AvgPool(window, strides or window,
+                       pairs(padding, reach_of(window, dilation)), dilation=dilation,
                        implementation=self.pool, **fields)
 
 

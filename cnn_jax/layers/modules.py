@@ -7,6 +7,7 @@ receptive field can be followed through every branch.
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -153,10 +154,7 @@ class BatchNorm(nn.Module):
         like = x.shape[-1:], jnp.float32
         mean = self.variable("batch_stats", "mean", jnp.zeros, *like)
         var = self.variable("batch_stats", "var", jnp.ones, *like)
-        scale = (self.param("scale", self.scale_init, *like) if self.use_scale
-                 else jnp.ones(*like))
-        bias = (self.param("bias", self.bias_init, *like) if self.use_bias
-                else jnp.zeros(*like))
+        scale, bias = scale_and_bias(self, x.shape[-1])
         x = x.astype(self.dtype or jnp.result_type(x, scale))
         if self.use_running_average:
             return ops.batch_norm_inference(x, mean.value, var.value, scale, bias,
@@ -173,6 +171,66 @@ class BatchNorm(nn.Module):
                 running.value = (self.momentum * running.value
                                  + (1 - self.momentum) * new)
         return y
+
+
+class GroupNorm(nn.Module):
+    """Normalizes groups of channels of each image; see `ops.group_norm`.
+
+    It has the parameters of `flax.linen.GroupNorm`, and no running statistics.
+    groups: the most groups, see `group_count`.
+    """
+
+    groups: int = 32
+    epsilon: float = 1e-5
+    dtype: str | None = None
+    use_scale: bool = True
+    use_bias: bool = True
+    scale_init: Callable = nn.initializers.ones
+    bias_init: Callable = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale, bias = scale_and_bias(self, x.shape[-1])
+        x = x.astype(self.dtype or jnp.result_type(x, scale))
+        return ops.group_norm(x, scale, bias, group_count(self.groups, x.shape[-1]),
+                              self.epsilon)
+
+
+def group_count(most: int, channels: int) -> int:
+    """Returns gcd(most, channels), or half of it where each group would be a channel.
+    """
+    groups = math.gcd(most, channels)
+    return groups if groups < channels else max(1, groups // 2)
+
+
+class LayerNorm(nn.Module):
+    """Normalizes the channels of each pixel; see `ops.layer_norm`.
+
+    It has the parameters of `flax.linen.LayerNorm`.
+    """
+
+    epsilon: float = 1e-6
+    dtype: str | None = None
+    use_scale: bool = True
+    use_bias: bool = True
+    scale_init: Callable = nn.initializers.ones
+    bias_init: Callable = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale, bias = scale_and_bias(self, x.shape[-1])
+        x = x.astype(self.dtype or jnp.result_type(x, scale))
+        return ops.layer_norm(x, scale, bias, self.epsilon)
+
+
+def scale_and_bias(norm: Any, channels: int) -> tuple[jax.Array, jax.Array]:
+    """Makes the parameters of a norm, each [C]; 1 and 0 where it has none."""
+    like = (channels,), jnp.float32
+    scale = (norm.param("scale", norm.scale_init, *like) if norm.use_scale
+             else jnp.ones(*like))
+    bias = (norm.param("bias", norm.bias_init, *like) if norm.use_bias
+            else jnp.zeros(*like))
+    return scale, bias
 
 
 class Dropout(nn.Module):

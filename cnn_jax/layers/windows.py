@@ -17,7 +17,7 @@ class WindowError(ValueError):
     """A window is larger than the image it moves over."""
 
 
-def pairs(padding: Padding, window: Pair) -> Padding:
+def pairs(padding: Padding, window: Sequence[int]) -> Padding:
     """Turns 'symmetric' into (low, high) pairs, and keeps any other padding.
 
     It pads (k - 1) // 2 on each side, as in torch and Caffe networks; SAME puts the
@@ -53,13 +53,15 @@ class MaxPool(nn.Module):
     strides: Pair
     padding: Padding = "VALID"
     ceil_mode: bool = False
+    dilation: Pair = (1, 1)
     implementation: str = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         return not_empty(
             ops.max_pool(x, self.window, self.strides, self.padding,
-                         ceil_mode=self.ceil_mode, implementation=self.implementation),
+                         ceil_mode=self.ceil_mode, dilation=self.dilation,
+                         implementation=self.implementation),
             x, self.window)
 
 
@@ -71,6 +73,7 @@ class AvgPool(nn.Module):
     padding: Padding = "VALID"
     count_include_pad: bool = False
     ceil_mode: bool = False
+    dilation: Pair = (1, 1)
     implementation: str = "auto"
 
     @nn.compact
@@ -78,5 +81,6 @@ class AvgPool(nn.Module):
         return not_empty(
             ops.avg_pool(x, self.window, self.strides, self.padding,
                          count_include_pad=self.count_include_pad,
-                         ceil_mode=self.ceil_mode, implementation=self.implementation),
+                         ceil_mode=self.ceil_mode, dilation=self.dilation,
+                         implementation=self.implementation),
             x, self.window)

@@ -66,7 +66,7 @@ def window_of(module: nn.Module) -> Window | None:
     if isinstance(module, SparseConv):
         return Window(module.kernel_size, (1, 1), "VALID", (1, 1))
     if isinstance(module, (layers.MaxPool, layers.AvgPool)):
-        return Window(module.window, module.strides, module.padding, (1, 1))
+        return Window(module.window, module.strides, module.padding, module.dilation)
     if isinstance(module, layers.ZeroPad):
         return Window((1, 1), (1, 1), module.padding, (1, 1))
     if isinstance(module, layers.Subsample):

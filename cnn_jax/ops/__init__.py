@@ -7,7 +7,8 @@ from cnn_jax.ops.conv import (ALGORITHMS, conv_general_dilated, conv_transpose,
                               separable_conv)
 from cnn_jax.ops.dense import add_bias, dense, softmax_cross_entropy
 from cnn_jax.ops.filters import FILTERS
+from cnn_jax.ops.group_norm import group_norm, layer_norm
 from cnn_jax.ops.integers import is_integer
 from cnn_jax.ops.norm import batch_norm, batch_norm_inference, local_response_norm
 from cnn_jax.ops.pool import (POOLS, avg_pool, global_avg_pool, global_max_pool,
-                              max_pool)
+                              max_pool, max_pool_with_indices)

@@ -32,7 +32,7 @@ def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-
     Raises ValueError if scale or bias is not [C], or if x has no pixel. Source: Ioffe
     and Szegedy, "Batch normalization", 2015.
     """
-    _check_channels(x, scale=scale, bias=bias)
+    check_channels("batch norm", x, scale=scale, bias=bias)
     if 0 in x.shape[:-1]:
         raise ValueError(f"batch norm: x {x.shape} [N, *spatial, C] has no pixel to "
                          "take the mean of: give at least one image")
@@ -50,14 +50,14 @@ def batch_norm_inference(x: jax.Array, mean: jax.Array, var: jax.Array,
 
     x and y are [N, *spatial, C], the others [C].
     """
-    _check_channels(x, mean=mean, var=var, scale=scale, bias=bias)
+    check_channels("batch norm", x, mean=mean, var=var, scale=scale, bias=bias)
     return _normalize(*match_varying_axes(x, mean, var, scale, bias), eps)
 
 
 @jax.custom_vjp
 def _mean_and_square(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(mean x, mean x^2) over all axes but the last"""
-    count, zeros = math.prod(x.shape[:-1]), jnp.zeros(x.shape[-1], _statistics_dtype(x))
+    count, zeros = math.prod(x.shape[:-1]), jnp.zeros(x.shape[-1], statistics_dtype(x))
     total, of_squares = channel_sums(x, x, zeros)
     return total / count, of_squares / count
 
@@ -96,7 +96,7 @@ def _normalize_backward(eps: float, residuals: tuple[jax.Array, ...],
     dx = scale r (g - mean g - z mean(g z)).
     """
     x, mean, var, scale, bias = residuals
-    g = g.astype(jnp.promote_types(g.dtype, _statistics_dtype(x)))
+    g = g.astype(jnp.promote_types(g.dtype, statistics_dtype(x)))
     r = lax.rsqrt(var + eps)
     dbias, dscale = channel_sums(g, x, mean)
     dscale *= r
@@ -109,7 +109,7 @@ def _normalize_backward(eps: float, residuals: tuple[jax.Array, ...],
 _normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
-def _statistics_dtype(x: jax.Array) -> DTypeLike:
+def statistics_dtype(x: jax.Array) -> DTypeLike:
     return jnp.float32 if low_precision(x.dtype) else x.dtype
 
 
@@ -118,13 +118,14 @@ def _like(vector: jax.Array, x: jax.Array) -> jax.Array:
     return lax.broadcast_to_rank(vector, x.ndim)
 
 
-def _check_channels(x: jax.Array, **vectors: jax.Array) -> None:
+def check_channels(norm: str, x: jax.Array, **vectors: jax.Array) -> None:
+    """Raises ValueError unless x is floating-point and each vector is [C]."""
     if not jnp.issubdtype(x.dtype, jnp.inexact):
-        raise ValueError("batch norm takes floating-point x [N, *spatial, C], received "
+        raise ValueError(f"{norm} takes floating-point x [N, *spatial, C], received "
                          f"{x.dtype} {x.shape}")
     for name, vector in vectors.items():
         if x.ndim < 2 or vector.shape != x.shape[-1:]:
-            raise ValueError(f"batch norm: x {x.shape} [N, *spatial, C] needs {name} "
+            raise ValueError(f"{norm}: x {x.shape} [N, *spatial, C] needs {name} "
                              f"of shape [C], received {vector.shape}")
 
 
@@ -154,7 +155,7 @@ def local_response_norm(x: jax.Array, size: int = 5, k: float = 2.0,
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _response_norm(x: jax.Array, size: int, k: float, a: float,
                    beta: float) -> jax.Array:
-    wide = x.astype(_statistics_dtype(x))
+    wide = x.astype(statistics_dtype(x))
     s = k + a * _channel_sum(wide * wide, size // 2, (size - 1) // 2)
     return (wide * s ** -beta).astype(x.dtype)
 
@@ -163,7 +164,7 @@ def _response_norm_backward(size: int, k: float, a: float, beta: float, x: jax.A
                             g: jax.Array) -> tuple[jax.Array]:
     """dx[i] = g[i] s[i]^-beta
               - 2 a beta x[i] sum over c that see i of g[c] x[c] s[c]^(-beta - 1)"""
-    wide, g = x.astype(_statistics_dtype(x)), g.astype(_statistics_dtype(x))
+    wide, g = x.astype(statistics_dtype(x)), g.astype(statistics_dtype(x))
     before, after = size // 2, (size - 1) // 2
     s = k + a * _channel_sum(wide * wide, before, after)
     seen = _channel_sum(g * wide * s ** (-beta - 1), after, before)

@@ -4,7 +4,7 @@ import functools
 import re
 
 from flax import linen as nn
-from hypothesis import given, settings, strategies as st
+from hypothesis import assume, given, settings, strategies as st
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -33,11 +33,17 @@ def test_any_pooling_equals_the_specification(data):
              *(draw(st.integers(1, 7)) for _ in range(rank)), 2)
     options = {"window": window, "ceil_mode": draw(st.booleans()),
                "strides": draw(st.none() | st.tuples(*[st.integers(1, 4)] * rank)),
+               "dilation": draw(st.just(1) | st.tuples(*[st.integers(1, 3)] * rank)),
                "padding": draw(st.sampled_from(["SAME", "VALID"]) | st.tuples(*(
                    st.tuples(*[st.integers(0, k - 1)] * 2) for k in window)))}
     pool = ops.max_pool
     if draw(st.booleans()):
         pool = functools.partial(ops.avg_pool, count_include_pad=draw(st.booleans()))
+    try:
+        jax.eval_shape(functools.partial(pool, **options), x)
+    except ValueError as error:
+        assume("no tap" not in str(error))
+        raise
     with jax.enable_x64(True):
         f, specification = (functools.partial(pool, implementation=name, **options)
                             for name in (draw(st.sampled_from(FAST)), "loops"))
@@ -53,6 +59,45 @@ def test_second_derivatives(name, pool):
     def f(x):
         return pool(x, (3, 2), 2, "SAME", implementation=name) ** 3
     finite_differences(f, x, order=2)
+
+
+@pytest.mark.parametrize("name", ["windows", "lax"])
+@pytest.mark.parametrize("pool", [
+    ops.max_pool, functools.partial(ops.avg_pool, count_include_pad=False)])
+def test_dilated_windows_have_derivatives(name, pool):
+    """To second order, with a stride below and a stride above the dilation."""
+    def f(x):
+        return pool(x, (3, 2), (2, 3), ((3, 2), (1, 1)), ceil_mode=True,
+                    implementation=name, dilation=(3, 2)) ** 3
+    finite_differences(f, normal(0, 1, 7, 6, 2), order=2)
+
+
+@pytest.mark.parametrize("name", ops.POOLS)
+def test_where_the_maximum_is(name):
+    """Ties, NaNs, padding and vmap; the gradient is that of the maximum alone."""
+    x = jnp.asarray(ties(0, 2, 6, 5, 3), jnp.float32)
+    x = x.at[0, 1, 3, 0].set(jnp.nan).at[0, 2, 1, 0].set(jnp.nan)
+    options = dict(window=(3, 2), strides=2, padding=1, dilation=(1, 2),
+                   ceil_mode=True, implementation=name)
+
+    @compiled
+    def run(x):
+        y, index = jax.vmap(functools.partial(ops.max_pool_with_indices, **options))(
+            x[:, None])
+        dx = jax.grad(lambda x: ops.max_pool_with_indices(x, **options)[0].sum())(x)
+        return y[:, 0], index[:, 0], dx
+
+    y, index, dx = run(x)
+    assert index.dtype == jnp.int32
+    flat = np.asarray(x).reshape(2, 30, 3)
+    taken = np.take_along_axis(flat, np.asarray(index).reshape(2, -1, 3), axis=1)
+    np.testing.assert_array_equal(taken.reshape(y.shape), y)
+    expected = np.zeros(flat.shape)
+    for n, c in np.ndindex(2, 3):
+        np.add.at(expected[n, :, c], np.asarray(index)[n, ..., c].ravel(), 1)
+    clean = slice(1, None)  # image 0 has NaNs
+    np.testing.assert_array_equal(dx.reshape(flat.shape)[clean], expected[clean])
+    assert index[0, 1, 1, 0] == 1 * 5 + 3 and jnp.isnan(y[0, 1, 1, 0])
 
 
 @pytest.mark.parametrize("name", FAST)
@@ -180,6 +225,11 @@ def test_windows_larger_than_auto_writes_out():
      r"\['lax'\]"),
     (lambda: ops.max_pool(jnp.zeros((1, 4, 4, 1)), 2, ceil_mode="no"),
      "ceil_mode 'no'"),
+    (lambda: ops.max_pool(jnp.zeros((1, 4, 4, 1)), 2, dilation=0), "dilation 0"),
+    (lambda: ops.avg_pool(jnp.zeros((1, 4, 4, 1)), 2, 1, 3, dilation=2),
+     r"\(1, 4, 4, 1\).*less.*\(3, 3\)"),
+    (lambda: ops.avg_pool(jnp.zeros((1, 2, 4, 1)), 2, 1, 3, dilation=3),
+     r"\(1, 2, 4, 1\).*dilation \(3, 3\).*no tap"),
     (lambda: ops.avg_pool(jnp.zeros((1, 0, 4, 1)), 2, 1, 1),
      r"\(1, 0, 4, 1\).*padding"),
     (lambda: ops.global_max_pool(jnp.zeros((1, 0, 4, 1))), r"\(1, 0, 4, 1\)"),

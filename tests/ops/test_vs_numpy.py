@@ -173,6 +173,32 @@ def test_max_pool_ties_and_overlap_by_hand():
         np.testing.assert_array_equal(dx, [[0, 3, 0, 0], [8, 0, 0, 36], [0, 0, 16, 0]])
 
 
+@pytest.mark.parametrize("name", ops.POOLS)
+def test_dilated_pools_and_indices_by_hand(name):
+    x = jnp.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3], [5, 8, 9, 7, 9.]])[None, ..., None]
+
+    @compiled
+    def run(x):
+        options = dict(window=2, strides=1, dilation=2, implementation=name)
+        y, vjp, index = jax.vjp(
+            lambda x: ops.max_pool_with_indices(x, **options), x, has_aux=True)
+        far = ops.max_pool_with_indices(
+            x, (1, 2), (1, 3), ((0, 0), (2, 1)), ceil_mode=True, dilation=(1, 2),
+            implementation=name)
+        return (y, index, *vjp(jnp.array([1., 2, 4]).reshape(y.shape)),
+                ops.avg_pool(x, **options), *far)
+
+    y, index, dx, mean, far, far_index = (a[0, ..., 0] for a in run(x))
+    # The corners of each 3 x 3 block: 3 4 5 9, 1 1 8 7, 4 5 9 9.
+    np.testing.assert_array_equal(y, [[9, 8, 9]])
+    np.testing.assert_array_equal(index, [[12, 11, 12]])  # 5 row + column
+    np.testing.assert_array_equal(dx, [[0] * 5, [0] * 5, [0, 2, 5, 0, 0]])
+    np.testing.assert_allclose(mean, [[21 / 4, 17 / 4, 27 / 4]], rtol=1e-6)
+    # Columns -2 and 0, 1 and 3; in ceil mode 4 and 6 too.
+    np.testing.assert_array_equal(far, [[3, 1, 5], [9, 5, 3], [5, 8, 9]])
+    np.testing.assert_array_equal(far_index, [[0, 1, 4], [5, 8, 9], [10, 11, 14]])
+
+
 def test_average_pool_by_hand():
     x = jnp.arange(1., 10.).reshape(1, 3, 3, 1)
 

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax.layers import (ACTIVATIONS, Activation, Add, Concat, Flatten,
-                            GlobalAvgPool, Layers, LocalResponseNorm, Subsample,
-                            ZeroPad)
+                            GlobalAvgPool, GroupNorm, LayerNorm, Layers,
+                            LocalResponseNorm, Subsample, ZeroPad)
 
 
 class LayersNetwork(nn.Module):
@@ -31,12 +31,17 @@ class LayersNetwork(nn.Module):
                              feature_group_count=2, use_bias=False, name="conv")(x)
         x = make.max_pool((3, 2), (2, 2), ((1, 0), (0, 1)), ceil_mode=True,
                           name="max_pool")(x)
+        x = Add(name="dilated")(
+            make.max_pool((2, 3), (1, 1), "SAME", dilation=(2, 1), name="max_far")(x),
+            make.avg_pool((3, 2), (1, 1), "SAME", dilation=(1, 2), name="mean_far")(x))
         x = make.batch_norm(train, use_scale=False, name="bn_kept")(x)
         counted = make.avg_pool((3, 3), (2, 2), 1, ceil_mode=True, name="counted",
                                 count_include_pad=True)(x)
         inside = make.avg_pool((3, 3), (2, 2), 1, ceil_mode=True, name="inside")(x)
         all_counted = make.avg_pool((2, 2), (2, 2), ((1, 1), (1, 1)),
                                     count_include_pad=True, name="all_counted")(x)
+        counted = LayerNorm(name="layer_norm")(counted)
+        inside = GroupNorm(4, name="group_norm")(inside)
         x = Concat(name="concat")(counted, inside)
         x = Add(name="add")(x, Subsample(1, (2, 4), name="subsample")(all_counted))
         x = make.conv_transpose(4, (3, 2), (2, 3), 1, output_padding=(1, 2),

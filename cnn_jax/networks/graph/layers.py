@@ -94,17 +94,19 @@ def batch_norm(call: Call) -> Layer | None:
 def pool_of(call: Call, count_include_pad: bool = False) -> PoolSpec:
     module = call.module
     return pool_spec(call.inputs[0].shape, module.window, module.strides,
-                     module.padding, module.ceil_mode, count_include_pad)
+                     module.padding, module.ceil_mode, count_include_pad,
+                     module.dilation)
 
 
 def max_pool(call: Call) -> Layer:
     spec = pool_of(call)
-    return Layer(MaxPool(spec.window, spec.strides, spec.padding))
+    return Layer(MaxPool(spec.window, spec.strides, spec.padding, spec.dilation))
 
 
 def avg_pool(call: Call) -> Layer:
     spec = pool_of(call, call.module.count_include_pad)
-    return Layer(AvgPool(spec.window, spec.strides, spec.padding, spec.counted))
+    return Layer(AvgPool(spec.window, spec.strides, spec.padding, spec.counted,
+                         spec.dilation))
 
 
 def global_avg_pool(call: Call) -> Layer | None:

@@ -127,10 +127,11 @@ class MaxPool:
     window: Shape
     strides: Shape
     padding: Pairs
+    dilation: Shape = (1, 1)
 
     def __call__(self, params: Params, x: jax.Array) -> jax.Array:
         return ops.max_pool(x, self.window, self.strides, self.padding,
-                            implementation="lax")
+                            implementation="lax", dilation=self.dilation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +145,7 @@ class AvgPool:
     strides: Shape
     padding: Pairs
     counted: Pairs
+    dilation: Shape = (1, 1)
 
     @property
     def uncounted(self) -> Pairs:
@@ -155,7 +157,8 @@ class AvgPool:
     def __call__(self, params: Params, x: jax.Array) -> jax.Array:
         x = jnp.pad(x, ((0, 0), *self.counted, (0, 0)))
         return ops.avg_pool(x, self.window, self.strides, self.uncounted,
-                            count_include_pad=False, implementation="lax")
+                            count_include_pad=False, implementation="lax",
+                            dilation=self.dilation)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -228,13 +228,14 @@ def read_window(eqn: Equation, emit: Emit) -> list[Value]:
     (_, *window, last), (_, *strides, _) = (params["window_dimensions"],
                                             params["window_strides"])
     padding = tuple(params["padding"])
-    dilated = {*params["base_dilation"], *params["window_dilation"]} != {1}
-    if len(window) != 2 or last != 1 or padding[-1] != (0, 0) or dilated:
+    dilation, spread = params["window_dilation"][1:-1], params["base_dilation"]
+    if (len(window) != 2 or last != 1 or padding[-1] != (0, 0)
+            or {*spread} != {1}):
         raise Unsupported("over anything but windows of height and width")
     sizes = tuple(window), tuple(strides), padding[1:-1]
     if eqn.primitive == "reduce_window_max":
-        return [emit(MaxPool(*sizes), [x], eqn.shapes[0])]
-    mean = emit(AvgPool(*sizes, padding[1:-1]), [x], eqn.shapes[0])
+        return [emit(MaxPool(*sizes, dilation), [x], eqn.shapes[0])]
+    mean = emit(AvgPool(*sizes, padding[1:-1], dilation), [x], eqn.shapes[0])
     return [apply(emit, "mul", mean, float(math.prod(window)))]
 
 

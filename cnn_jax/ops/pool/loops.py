@@ -34,10 +34,10 @@ def count(out: Index, pixels: Sequence[Index], spec: PoolSpec) -> int:
     if not any(map(any, spec.counted)):
         return len(pixels)
     size = 1
-    for n, k, s, p, (lo, _), (_, hi) in zip(
-            spec.x_shape[1:-1], spec.window, spec.strides, out[1:-1], spec.padding,
-            spec.counted):
-        size *= sum(s * p + i - lo < n + hi for i in range(k))
+    for n, r, d, s, p, (lo, _), (_, hi) in zip(
+            spec.x_shape[1:-1], spec.reach, spec.dilation, spec.strides, out[1:-1],
+            spec.padding, spec.counted):
+        size *= sum(s * p + i - lo < n + hi for i in range(0, r, d))
     return size
 
 
@@ -48,12 +48,23 @@ def max_forward(x: np.ndarray, spec: PoolSpec) -> np.ndarray:
     return y
 
 
+def first_maximum(x: np.ndarray, pixels: Sequence[Index]) -> Index:
+    return pixels[int(np.argmax([x[i] for i in pixels]))]  # NaN before any number
+
+
 def max_backward(x: np.ndarray, g: np.ndarray, spec: PoolSpec) -> np.ndarray:
     dx = np.zeros(spec.x_shape)
     for out, pixels in windows(spec):
-        first = np.argmax([x[i] for i in pixels])  # the first of equals
-        dx[pixels[first]] += g[out]
+        dx[first_maximum(x, pixels)] += g[out]
     return dx
+
+
+def argmax(x: np.ndarray, spec: PoolSpec) -> np.ndarray:
+    index = np.zeros(spec.y_shape, np.int32)
+    for out, pixels in windows(spec):
+        _, *pixel, _ = first_maximum(x, pixels)
+        index[out] = np.ravel_multi_index(pixel, spec.x_shape[1:-1])
+    return index
 
 
 def mean_forward(x: np.ndarray, spec: PoolSpec) -> np.ndarray:
@@ -86,4 +97,5 @@ def _pooling(forward: Callable[..., np.ndarray], backward: Callable[..., np.ndar
 
 
 max_pool = _pooling(max_forward, max_backward)
+max_indices = on_host(argmax, lambda spec: spec.y_shape, dtype=np.int32)
 mean_pool = _pooling(mean_forward, mean_backward)

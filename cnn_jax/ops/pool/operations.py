@@ -2,7 +2,7 @@
 
 x is [N, *spatial, C] and y [N, *out, C]. Along an axis of size n,
 
-    out = max(0, floor((n + lo + hi - window) / stride) + 1)
+    out = max(0, floor((n + lo + hi - (window - 1) * dilation - 1) / stride) + 1)
 
 `POOLS` names the implementations. All but 'loops' have second derivatives; there
 JAX raises its error that a callback has no derivative.
@@ -11,6 +11,7 @@ JAX raises its error that a callback has no derivative.
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 from jax import lax
@@ -18,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax.ops.conv.vjp import low_precision
-from cnn_jax.ops.geometry import Padding, Pairs
-from cnn_jax.ops.pool import loops, windows
+from cnn_jax.ops.geometry import Padding
+from cnn_jax.ops.pool import loops, reduce_window, windows
 from cnn_jax.ops.pool.spec import PoolSpec, pool_spec
 
 MOST_TAPS = 64  # 'auto' writes out no more slices than this
@@ -28,17 +29,12 @@ Arrays = tuple[jax.Array, jax.Array]
 Pool = Callable[[jax.Array, PoolSpec], jax.Array]
 
 
-def _window(spec: PoolSpec) -> tuple[Sequence[int], Sequence[int], Pairs]:
-    return (1, *spec.window, 1), (1, *spec.strides, 1), ((0, 0), *spec.padding, (0, 0))
+class Pooling(NamedTuple):
+    """One implementation, as functions of (x, spec)."""
 
-
-def _max_lax(x: jax.Array, spec: PoolSpec) -> jax.Array:
-    return lax.reduce_window(x, windows.lowest(x.dtype), lax.max, *_window(spec))
-
-
-def _mean_lax(x: jax.Array, spec: PoolSpec) -> jax.Array:
-    total = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, *_window(spec))
-    return total / windows.counts(spec, x.dtype)[None]
+    max: Pool
+    mean: Pool
+    max_indices: Pool  # int32, the row-major number of each maximum's pixel
 
 
 def _fastest(on_cpu: Pool, elsewhere: Pool) -> Pool:
@@ -54,17 +50,18 @@ def _fastest(on_cpu: Pool, elsewhere: Pool) -> Pool:
     return pool
 
 
-# name -> (max pooling, average pooling)
-POOLS: dict[str, tuple[Pool, Pool]] = {
-    "loops": (loops.max_pool, loops.mean_pool),
-    "windows": (windows.max_pool, windows.mean_pool),
-    "lax": (_max_lax, _mean_lax),
-    "auto": (_fastest(windows.max_pool, _max_lax),
-             _fastest(windows.mean_pool, _mean_lax)),
+_LAX = Pooling(reduce_window.max_pool, reduce_window.mean_pool,
+               reduce_window.max_indices)
+_WINDOWS = Pooling(windows.max_pool, windows.mean_pool, windows.max_indices)
+POOLS: dict[str, Pooling] = {
+    "loops": Pooling(loops.max_pool, loops.mean_pool, loops.max_indices),
+    "windows": _WINDOWS,
+    "lax": _LAX,
+    "auto": Pooling(*map(_fastest, _WINDOWS, _LAX)),
 }
 
 
-def _implementation(name: str) -> tuple[Pool, Pool]:
+def _implementation(name: str) -> Pooling:
     if not isinstance(name, str) or name not in POOLS:
         raise ValueError(f"pooling {name!r} is not known: {', '.join(POOLS)}")
     return POOLS[name]
@@ -72,38 +69,65 @@ def _implementation(name: str) -> tuple[Pool, Pool]:
 
 def max_pool(x: jax.Array, window: int | Sequence[int],
              strides: int | Sequence[int] | None = None, padding: Padding = "VALID",
-             ceil_mode: bool = False, implementation: str = "auto") -> jax.Array:
-    """y[n, p, c] = max over k of x[n, s p + k - lo, c]
+             ceil_mode: bool = False, implementation: str = "auto",
+             dilation: int | Sequence[int] = 1) -> jax.Array:
+    """y[n, p, c] = max over k of x[n, s p + d k - lo, c]
 
     strides None = the window. Padding is 'SAME', 'VALID', an int or (low, high) pairs,
-    less than the window, and is never the maximum. The gradient goes to the first
-    maximum of a window in row-major order; overlapping windows add. ('lax' loses the
-    gradient of a padded window in which all entries are -inf, XLA's rule.) A NaN in a
-    window is its maximum. Booleans have no maximum here: ValueError.
+    less than the reach (window - 1) d + 1, and is never the maximum. The gradient goes
+    to the first maximum of a window in row-major order; overlapping windows add. ('lax'
+    loses the gradient of a padded window in which all entries are -inf, XLA's rule.) A
+    NaN in a window is its maximum. Booleans have no maximum here: ValueError.
     """
-    pool, _ = _implementation(implementation)
-    if x.dtype == bool:
-        raise ValueError(f"max pooling takes numbers, received x bool {x.shape}: "
-                         "convert it, for example to int8")
-    spec = pool_spec(x.shape, window, strides, padding, ceil_mode)
+    pool = _implementation(implementation).max
+    spec = _max_spec(x, window, strides, padding, ceil_mode, dilation)
     if 0 in spec.y_shape:
         return jnp.zeros(spec.y_shape, x.dtype)
     return pool(x, spec)
 
 
+def max_pool_with_indices(
+        x: jax.Array, window: int | Sequence[int],
+        strides: int | Sequence[int] | None = None, padding: Padding = "VALID",
+        ceil_mode: bool = False, implementation: str = "auto",
+        dilation: int | Sequence[int] = 1) -> Arrays:
+    """Returns `max_pool` and where each maximum is, both [N, *out, C].
+
+    The index is int32, the row-major number of the pixel in the image x[n, :, c]
+    without padding (h W + w), as PyTorch's `return_indices`. It is that of the first of
+    equals, and of the first NaN. Only y has a gradient, that of `max_pool`.
+    """
+    pool = _implementation(implementation)
+    spec = _max_spec(x, window, strides, padding, ceil_mode, dilation)
+    if 0 in spec.y_shape:
+        return jnp.zeros(spec.y_shape, x.dtype), jnp.zeros(spec.y_shape, np.int32)
+    return pool.max(x, spec), pool.max_indices(lax.stop_gradient(x), spec)
+
+
+def _max_spec(x: jax.Array, window: int | Sequence[int],
+              strides: int | Sequence[int] | None, padding: Padding, ceil_mode: bool,
+              dilation: int | Sequence[int]) -> PoolSpec:
+    if x.dtype == bool:
+        raise ValueError(f"max pooling takes numbers, received x bool {x.shape}: "
+                         "convert it, for example to int8")
+    return pool_spec(x.shape, window, strides, padding, ceil_mode, dilation=dilation)
+
+
 def avg_pool(x: jax.Array, window: int | Sequence[int],
              strides: int | Sequence[int] | None = None, padding: Padding = "VALID",
              count_include_pad: bool = True, ceil_mode: bool = False,
-             implementation: str = "auto") -> jax.Array:
-    """y[n, p, c] = (sum over k of x[n, s p + k - lo, c]) / count
+             implementation: str = "auto",
+             dilation: int | Sequence[int] = 1) -> jax.Array:
+    """y[n, p, c] = (sum over k of x[n, s p + d k - lo, c]) / count
 
     The count is the number of window entries in the image, plus those in the padding
     that was asked for if `count_include_pad` (the default of Flax and PyTorch; Keras
     does not count it). strides None = the window. Integers and booleans are converted
     to float32, so y is float32.
     """
-    _, pool = _implementation(implementation)
-    spec = pool_spec(x.shape, window, strides, padding, ceil_mode, count_include_pad)
+    pool = _implementation(implementation).mean
+    spec = pool_spec(x.shape, window, strides, padding, ceil_mode, count_include_pad,
+                     dilation)
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         x = x.astype(jnp.float32)
     if 0 in spec.y_shape:

@@ -4,6 +4,8 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from cnn_jax.ops.geometry import (Padding, Pairs, output_size, per_axis,
                                   resolve_padding)
 
@@ -17,6 +19,7 @@ class PoolSpec(NamedTuple):
     padding: Pairs  # ceil mode included: the high side may exceed what was asked for
     counted: Pairs  # the padding whose zeros an average counts
     out: tuple[int, ...]
+    dilation: tuple[int, ...]
 
     @property
     def y_shape(self) -> tuple[int, ...]:
@@ -32,18 +35,47 @@ class PoolSpec(NamedTuple):
         return (1,) * len(self.window)
 
     @property
+    def reach(self) -> tuple[int, ...]:
+        """The pixels from the first tap to the last, both included."""
+        return reach_of(self.window, self.dilation)
+
+    @property
     def taps(self) -> list[tuple[int, ...]]:
-        """The positions in the window, in row-major order."""
-        return list(itertools.product(*map(range, self.window)))
+        """Where the taps are, from the first one on, in row-major order."""
+        return list(itertools.product(*(
+            range(0, r, d) for r, d in zip(self.reach, self.dilation))))
+
+
+def reach_of(window: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
+    return tuple((k - 1) * d + 1 for k, d in zip(window, dilation))
+
+
+def inside(spec: PoolSpec, borders: Pairs | None = None
+           ) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Finds which taps of each window lie in the image: [(first, end), ...] by axis.
+
+    first, end: int [out], the number of a window's first tap inside, and of the first
+        one behind it. `borders` widens the image by (low, high) pixels an axis.
+    """
+    ranges = []
+    for n, k, s, d, o, (lo, _), (before, after) in zip(
+            spec.x_shape[1:-1], spec.window, spec.strides, spec.dilation, spec.out,
+            spec.padding, borders or ((0, 0),) * len(spec.out)):
+        start = np.arange(o) * s - lo
+        ranges.append(((-np.minimum(start + before, 0) + d - 1) // d,
+                       np.minimum((n + after - 1 - start) // d + 1, k)))
+    return ranges
 
 
 def pool_spec(x_shape: Sequence[int], window: int | Sequence[int],
               strides: int | Sequence[int] | None = None, padding: Padding = "VALID",
-              ceil_mode: bool = False, count_include_pad: bool = True) -> PoolSpec:
+              ceil_mode: bool = False, count_include_pad: bool = True,
+              dilation: int | Sequence[int] = 1) -> PoolSpec:
     """Checks a pooling of x [N, *spatial, C]; strides None = the window.
 
     `ceil_mode` rounds the output size up. As in PyTorch it leaves out a last window
-    that would start beyond the image and its low padding.
+    that would start beyond the image and its low padding. The taps of a dilated window
+    can miss an image that is smaller than the dilation: ValueError.
     """
     x_shape = tuple(x_shape)
     if len(x_shape) < 3:
@@ -52,21 +84,28 @@ def pool_spec(x_shape: Sequence[int], window: int | Sequence[int],
     window = per_axis(f"{where}window", window, len(spatial))
     strides = window if strides is None else strides
     strides = per_axis(f"{where}strides", strides, len(spatial))
-    padding = resolve_padding(padding, spatial, window, strides, where)
-    if any(not 0 <= p < k for pair, k in zip(padding, window) for p in pair):
+    dilation = per_axis(f"{where}dilation", dilation, len(spatial))
+    reach = reach_of(window, dilation)
+    padding = resolve_padding(padding, spatial, reach, strides, where)
+    if any(not 0 <= p < r for pair, r in zip(padding, reach) for p in pair):
         raise ValueError(f"{where}padding {padding} must be at least 0 and less than "
-                         f"the window {window}")
+                         f"the window, which reaches over {reach} pixels")
     if not isinstance(ceil_mode, bool):
         raise ValueError(f"{where}ceil_mode {ceil_mode!r} must be True or False")
     if 0 in spatial and any(map(any, padding)):
         raise ValueError(f"{where}there is no pixel beside the padding {padding}")
     out, full = [], []
-    for n, k, s, (lo, hi) in zip(spatial, window, strides, padding):
-        o = output_size(n + lo + hi, k, s)
-        if ceil_mode and n + lo + hi >= k:
-            o = -(-(n + lo + hi - k) // s) + 1
+    for n, r, s, (lo, hi) in zip(spatial, reach, strides, padding):
+        o = output_size(n + lo + hi, r, s)
+        if ceil_mode and n + lo + hi >= r:
+            o = -(-(n + lo + hi - r) // s) + 1
             o -= (o - 1) * s >= n + lo
         out.append(o)
-        full.append((lo, max(hi, (o - 1) * s + k - n - lo)))
+        full.append((lo, max(hi, (o - 1) * s + r - n - lo)))
     counted = padding if count_include_pad else ((0, 0),) * len(spatial)
-    return PoolSpec(x_shape, window, strides, tuple(full), counted, tuple(out))
+    spec = PoolSpec(x_shape, window, strides, tuple(full), counted, tuple(out),
+                    dilation)
+    if any((first >= end).any() for first, end in inside(spec)):
+        raise ValueError(f"{where}a window {window} of dilation {dilation} has no tap "
+                         "in the image: use less padding or dilation")
+    return spec

@@ -19,7 +19,7 @@ import numpy as np
 
 from cnn_jax.ops._xla.compiler import materialize
 from cnn_jax.ops.geometry import gather_tap, pad_image, scatter_tap, unpad_image
-from cnn_jax.ops.pool.spec import PoolSpec
+from cnn_jax.ops.pool.spec import PoolSpec, inside
 
 Arrays = tuple[jax.Array, jax.Array]
 
@@ -51,7 +51,7 @@ def _max_and_index(x: jax.Array, spec: PoolSpec) -> Arrays:
 
 def _max_forward(x: jax.Array, spec: PoolSpec) -> tuple[Arrays, jax.Array]:
     y, index = _max_and_index(x, spec)
-    if spec.window != spec.strides:
+    if spec.reach != spec.strides:
         # Otherwise the backward pass searches again for every window of a pixel.
         index = materialize(index)
     return (y, index), index
@@ -69,14 +69,34 @@ _max_and_index.defvjp(_max_forward, _max_backward)
 def _first_inside(spec: PoolSpec) -> np.ndarray:
     """Returns the number of each window's first tap inside the image: [*out, 1]."""
     index = np.zeros((1,), int)
-    for k, s, o, (lo, _) in zip(spec.window, spec.strides, spec.out, spec.padding):
-        first = np.maximum(lo - np.arange(o) * s, 0)
+    for k, (first, _) in zip(spec.window, inside(spec)):
         index = index[..., None, :] * k + first[:, None]
     return index
 
 
 def max_pool(x: jax.Array, spec: PoolSpec) -> jax.Array:
     return _max_and_index(x, spec)[0]
+
+
+def max_indices(x: jax.Array, spec: PoolSpec) -> jax.Array:
+    """Returns the row-major number of each window's maximum in the image."""
+    y, tap = _max_and_index(x, spec)
+    if jnp.issubdtype(x.dtype, jnp.inexact):  # no number is above or below NaN
+        missing = jnp.isnan(x).astype(np.int8)
+        tap = jnp.where(jnp.isnan(y), _max_and_index(missing, spec)[1], tap)
+    return pixel_numbers(spec, tap)
+
+
+def pixel_numbers(spec: PoolSpec, tap: jax.Array) -> jax.Array:
+    """Turns taps [N, *out, C] into row-major numbers of pixels, int32."""
+    numbers, tap, size = jnp.zeros(tap.shape, np.int32), tap.astype(np.int32), 1
+    for axis in reversed(range(len(spec.out))):
+        window, start = spec.window[axis], -spec.padding[axis][0]
+        at = lax.broadcasted_iota(np.int32, tap.shape, axis + 1) * spec.strides[axis]
+        pixel = at + start + tap % window * spec.dilation[axis]
+        numbers, tap = numbers + pixel * size, tap // window
+        size *= spec.x_shape[axis + 1]
+    return numbers
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -101,13 +121,8 @@ _mean_gradient.defvjp(lambda g, spec: (_mean_gradient(g, spec), None),
 def counts(spec: PoolSpec, dtype: DTypeLike) -> np.ndarray:
     """Counts the entries that each window averages over: [*out, 1]."""
     count = np.ones((1,))
-    for n, k, s, o, (lo, _), (counted_lo, counted_hi) in zip(
-            spec.x_shape[1:-1], spec.window, spec.strides, spec.out, spec.padding,
-            spec.counted):
-        start = np.arange(o) * s - lo
-        inside = (np.minimum(start + k, n + counted_hi)
-                  - np.maximum(start, -counted_lo))
-        count = count[..., None, :] * inside[:, None]
+    for first, end in inside(spec, spec.counted):
+        count = count[..., None, :] * (end - first)[:, None]
     return count.astype(dtype)
 
 
@@ -130,15 +145,17 @@ def _scatter_by_phase(g: jax.Array, index: jax.Array | None,
                       spec: PoolSpec) -> jax.Array:
     """Scatters at strides above 1 without a pass over the image for each tap.
 
-    Along an axis, a pixel s q + r of the padded image, 0 <= r < s, is read by tap
-    r + s j of window q - j alone, for each j < ceil(window / s). So the loop below goes
+    Along an axis, a pixel s q + r of the padded image, 0 <= r < s, is read by the tap
+    at r + s j of window q - j, for each j < ceil(reach / s). So the loop below goes
     over j, and adds blocks [N, q1, s1, q2, s2, C] that form [N, *padded, C].
     """
     strides, zero, parts = spec.strides, jnp.zeros((), g.dtype), []
-    reach = [-(-k // s) for k, s in zip(spec.window, strides)]
-    room = [o + j - 1 for o, j in zip(spec.out, reach)]
-    for j in itertools.product(*map(range, reach)):
+    blocks = [-(-r // s) for r, s in zip(spec.reach, strides)]
+    room = [o + j - 1 for o, j in zip(spec.out, blocks)]
+    for j in itertools.product(*map(range, blocks)):
         taps = _taps_of_phase(j, spec)
+        if (taps < 0).all():
+            continue  # a dilation above the stride passes over it
         shifted_g = _shift(g, j, room, spec)
         if index is None:
             part = jnp.where(taps >= 0, shifted_g, zero)
@@ -167,10 +184,10 @@ def _shift(a: jax.Array, j: Sequence[int], room: Sequence[int],
 
 
 def _taps_of_phase(j: Sequence[int], spec: PoolSpec) -> np.ndarray:
-    """Numbers the tap r + s j of every residue r, [1, 1, s1, 1, s2, 1]; -1 for none."""
+    """Numbers the tap at r + s j of every residue r, [1, 1, s1, 1, s2, 1]; -1: none."""
     number = np.zeros((1,), int)
-    for k, s, i in zip(spec.window, spec.strides, j):
-        at = np.arange(s) + s * i
-        number = np.where((at < k) & (number[..., None] >= 0),
-                          number[..., None] * k + at, -1)
+    for k, s, d, i in zip(spec.window, spec.strides, spec.dilation, j):
+        tap, between = np.divmod(np.arange(s) + s * i, d)
+        number = np.where((tap < k) & (between == 0) & (number[..., None] >= 0),
+                          number[..., None] * k + tap, -1)
     return number.reshape([1, *(i for s in spec.strides for i in (1, s)), 1])

@@ -1,0 +1,153 @@
+"""Convolution problems and results that others have published.
+
+    pytest -m slow tests/ops/test_published_convolutions.py     every algorithm
+"""
+
+import functools
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnn_jax import ops
+from tests.support.gradcheck import compiled, normal, relative_error
+
+
+ANY_SHAPE = [name for name in ops.ALGORITHMS if name != "winograd"]  # it takes 3 x 3
+
+
+def skip_without(name):
+    if name == "numba":
+        pytest.importorskip("numba")
+
+
+# Both gradients from TensorFlow's tests (conv_ops_test.py): x, w and g count 1, 2, ...
+# (x shape, w shape, g shape, strides, padding, dx, dw); each gradient was worked by
+# hand again: dx[p] = sum of g[q] w[p - q s], dw[k] = sum of g[q] x[q s + k].
+TENSORFLOW = [
+    ((1, 2, 3, 1), (2, 2, 1, 1), (1, 1, 2, 1), (1, 1), "VALID",
+     [1, 4, 4, 3, 10, 8], [5, 8, 14, 17]),
+    ((1, 2, 3, 3), (2, 2, 3, 3), (1, 1, 2, 3), (1, 1), "VALID",
+     [14, 32, 50, 100, 163, 226, 167, 212, 257,
+      122, 140, 158, 478, 541, 604, 437, 482, 527],
+     [17, 22, 27, 22, 29, 36, 27, 36, 45, 32, 43, 54, 37, 50, 63, 42, 57, 72,
+      62, 85, 108, 67, 92, 117, 72, 99, 126, 77, 106, 135, 82, 113, 144, 87, 120, 153]),
+    ((1, 3, 6, 1), (2, 2, 1, 1), (1, 2, 3, 1), (1, 2), "VALID",
+     [1, 2, 2, 4, 3, 6, 7, 12, 11, 18, 15, 24, 12, 16, 15, 20, 18, 24],
+     [161, 182, 287, 308]),
+    ((1, 4, 4, 1), (1, 1, 1, 1), (1, 2, 2, 1), (2, 2), "SAME",
+     [1, 0, 2, 0, 0, 0, 0, 0, 3, 0, 4, 0, 0, 0, 0, 0], [78]),
+    ((1, 2, 2, 1), (2, 2, 1, 2), (1, 1, 1, 2), (1, 1), "VALID",
+     [5, 11, 17, 23], [1, 2, 2, 4, 3, 6, 4, 8]),
+    ((0, 2, 3, 1), (2, 2, 1, 1), (0, 1, 2, 1), (1, 1), "VALID", [], [0, 0, 0, 0]),
+    ((1, 2, 3, 1), (2, 2, 1, 0), (1, 1, 2, 0), (1, 1), "VALID", [0] * 6, []),
+]
+
+
+def counting(*shape):
+    return jnp.arange(1., 1 + np.prod(shape)).reshape(shape)
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[] if name in ("im2col", "auto") else pytest.mark.slow)
+    for name in ANY_SHAPE])
+def test_gradients_of_tensorflow(name):
+    skip_without(name)
+
+    @compiled
+    def gradients():
+        found = []
+        for x, w, g, strides, padding, *_ in TENSORFLOW:
+            y, vjp = jax.vjp(functools.partial(
+                ops.correlate, strides=strides, padding=padding, implementation=name),
+                counting(*x), counting(*w))
+            assert y.shape == g
+            found.append(vjp(counting(*g)))
+        return found
+
+    for (*_, dx, dw), found in zip(TENSORFLOW, gradients()):
+        for a, b in zip(found, (dx, dw)):
+            np.testing.assert_allclose(a.ravel(), b, rtol=1e-6, atol=1e-5)
+
+
+@functools.cache
+def problems():
+    """Lists the convolutions of JAX's tests, which its wheel holds, and NumPy's result.
+
+    Each is (x, w, arguments of `lax.conv_general_dilated`, y), in float64.
+    """
+    harnesses = pytest.importorskip("jax._src.internal_test_util.test_harnesses")
+    reference = importlib.import_module("jax._src.lax_reference")
+    known, found = set(), []
+    for harness in harnesses.all_harnesses:
+        p = harness.params
+        if "lhs_shape" not in p or "batch_group_count" not in p:
+            continue
+        options = (p["window_strides"], p["padding"], p["lhs_dilation"],
+                   p["rhs_dilation"], p["dimension_numbers"], p["feature_group_count"],
+                   p["batch_group_count"])
+        key = repr((p["lhs_shape"], p["rhs_shape"], options))
+        if key in known:  # for another dtype or precision
+            continue
+        known.add(key)
+        x, w = normal(0, *p["lhs_shape"]), normal(1, *p["rhs_shape"])
+        y = jax.eval_shape(lambda x, w: jax.lax.conv_general_dilated(x, w, *options),
+                           x, w)
+        found.append((x, w, options, in_groups(
+            reference.conv_general_dilated, x, w, *options) if y.size
+            else np.zeros(y.shape)))
+    assert len(found) > 30
+    return found
+
+
+def in_groups(convolution, x, w, strides, padding, lhs_dilation, rhs_dilation, axes,
+              feature_groups, batch_groups):
+    """Computes a grouped convolution, one group at a time."""
+    lhs, rhs, out = axes
+    if isinstance(padding, str):  # NumPy's reference forgets the dilation here
+        sizes = [(x.shape[lhs.index(axis)], w.shape[rhs.index(axis)])
+                 for axis in lhs if axis not in "NC"]
+        padding = jax.lax.padtype_to_pads(
+            [n for n, _ in sizes],
+            [(k - 1) * d + 1 for (_, k), d in zip(sizes, rhs_dilation)], strides,
+            padding)
+    options = strides, padding, lhs_dilation, rhs_dilation, axes
+    groups = max(feature_groups, batch_groups)
+    x_axis = lhs.index("C" if feature_groups > 1 else "N")
+    parts = zip(np.split(x, groups, x_axis), np.split(w, groups, rhs.index("O")))
+    return np.concatenate([convolution(*part, *options) for part in parts],
+                          out.index("C"))
+
+
+def is_for_winograd(w, strides, padding, lhs_dilation, rhs_dilation, axes, *groups):
+    kernel = [size for size, axis in zip(w.shape, axes[1]) if axis not in "IO"]
+    return kernel == [3, 3] and strides == rhs_dilation == (1, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ops.ALGORITHMS)
+def test_convolutions_of_jax(name):
+    """The value equals NumPy's, and both gradients equal those of XLA."""
+    skip_without(name)
+    taken = [(x, w, options, y) for x, w, options, y in problems()
+             if (name in ANY_SHAPE or is_for_winograd(w, *options))
+             and (options[-1] == 1 or name in ("lax", "onednn", "auto"))]
+    assert taken
+
+    def passes(convolution):
+        def run(arrays):
+            results = []
+            for (x, w), (_, _, options, y) in zip(arrays, taken):
+                value, vjp = jax.vjp(lambda x, w: convolution(x, w, *options), x, w)
+                results.append((value, *vjp(normal(2, *y.shape))))
+            return results
+        return compiled(run)([(x, w) for x, w, *_ in taken])
+
+    with jax.enable_x64(True):
+        found = passes(ops.conv_general_dilated(name))
+        expected = passes(jax.lax.conv_general_dilated)
+        for ours, (_, dx, dw), (_, _, options, y) in zip(found, expected, taken):
+            for a, b in zip(ours, (y, dx, dw)):
+                assert relative_error(a, b) <= 1e-12, options
