@@ -122,7 +122,7 @@ def test_keys_of_earlier_purposes_never_change():
                           "choice", "weight", "box"), split):
         assert keys[name][0] == key, name
     data = [tuple(jax.random.key_data(key[0]).tolist()) for key in keys.values()]
-    assert len(set(data)) == len(data) == 12
+    assert len(set(data)) == len(data) == 13
 
 
 @pytest.mark.parametrize("changes", [

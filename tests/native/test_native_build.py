@@ -164,7 +164,7 @@ def test_the_command_chooses_the_library(place, capsys):
     (lambda env: env("CNN_JAX_ONEDNN", "0"), "CNN_JAX_ONEDNN=0", logging.INFO),
     (lambda env: env("CNN_JAX_ONEDNN", "off"), "neither 0", logging.WARNING),
     (lambda env: env("CXX", "/no/such/g++"), "not found", logging.WARNING),
-    (lambda env: env("CXX", 'g++ "'), 'CXX=g++ " is no command', logging.WARNING),
+    (lambda env: env("CXX", 'g++ "'), 'CXX=g++ " is not a command', logging.WARNING),
     (lambda env: None, "python -m cnn_jax.native.build --force", logging.WARNING)],
     ids=["off", "neither", "no compiler", "no command", "not a library"])
 def test_without_it_one_line_says_why(place, fresh, monkeypatch, caplog, change, reason,

@@ -23,7 +23,7 @@ def embedding(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
     check_labels(run)
     if not run.task.exclusive:
         raise NotForThisNetwork("a point has the colour of one class, and images of "
-                                f"{run.config.data.name} have not exactly one")
+                                f"{run.config.data.name} have several, or numbers")
     values, labels = penultimate(run)
     yield draw_plane(principal_plane(values), labels, run)
 
