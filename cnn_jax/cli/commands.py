@@ -252,7 +252,7 @@ def list_names(request: Request) -> None:
                             subsequent_indent="    ", break_on_hyphens=False))
 
     show("--config", (f"configs/{name}" for name in config_names(CONFIGS)))
-    show("--config.data.name", (*data.SOURCES, "tfds:NAME"))
+    show("--config.data.name", (*data.SOURCES, "tfds:NAME", "MODULE:FUNCTION"))
     for name, field in FIELDS.items():
         if field.rule.names:
             show(f"--config.{name}", sorted(field.rule.names))

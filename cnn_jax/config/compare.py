@@ -48,12 +48,11 @@ def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
 def fingerprint(config: ConfigDict) -> str:
     """Returns eight hex digits that differ where `result_fields` do.
 
-    For the data sets 'folder', 'shards' and 'tfds:NAME', data.dir counts too, since it
-    says which data they are.
+    For 'folder', 'shards', 'tfds:NAME' and MODULE:FUNCTION, data.dir counts too, since
+    it says which data they are.
     """
     facts = result_fields(config)
-    if (config.data.name in ("folder", "shards")
-            or config.data.name.startswith("tfds:")):
+    if config.data.name in ("folder", "shards") or ":" in config.data.name:
         folder = config.data.dir
         facts["data.dir"] = folder and os.path.abspath(folder)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]

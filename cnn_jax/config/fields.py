@@ -120,7 +120,8 @@ FIELDS: dict[str, Field] = {
     # data.check says which of these fields a data set accepts.
     "data.name": Field(
         "digits", text,
-        "Name of the data set in cnn_jax.data.SOURCES, or 'tfds:NAME'."),
+        "Name of the data set in cnn_jax.data.SOURCES, 'tfds:NAME', or MODULE:FUNCTION "
+        "of your own."),
     "data.dir": Field(
         None, optional(text),
         "Folder of this data set; None looks in $CNN_JAX_DATA/NAME, then in the "

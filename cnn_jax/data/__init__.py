@@ -20,6 +20,7 @@ from cnn_jax.data.examples import Dataset, Examples, Stored, split, split_rows
 from cnn_jax.data.images import (convert_images, find_images, preprocessing_of,
                                  read_image)
 from cnn_jax.data.lazy import lazy_dataset, streams
+from cnn_jax.data.own_source import own_source
 from cnn_jax.data.records import (InMemory, RecordDataset, Records, StoredRecords,
                                   Subset)
 from cnn_jax.errors import InputError
@@ -76,7 +77,7 @@ def load(config: ConfigDict, seed: int, stored: Stored | None = None) -> Dataset
     if stored is not None:
         check(config)
     source = stored or _read(config)
-    if own.is_own(config.task):
+    if own.is_own(config.task) or _is_own(config.name):
         _check_labels(source, task_of(config))
     if streams(source, preprocessing_of(config), config):
         records = _split_records(_as_records(source, config), config, seed)
@@ -151,6 +152,8 @@ def _read(config: ConfigDict) -> Stored | StoredRecords:
         # Imported here: tensorflow-datasets takes a second to import.
         from cnn_jax.data import builders
         return builders.catalogue(config)
+    if _is_own(config.name):
+        return own_source(config, task_of(config))
     return SOURCES[config.name].read(config)
 
 
@@ -178,6 +181,11 @@ def task_of(config: ConfigDict, targets: regress.Targets | None = None) -> Task:
     return own.find(TASKS, name, Task)
 
 
+def _is_own(name: str) -> bool:
+    """Tells whether data.name is MODULE:FUNCTION; tfds:NAME looks the same."""
+    return own.is_own(name) and not name.startswith("tfds:")
+
+
 def _task_of_source(name: str) -> str:
     return SOURCES[name].task if name in SOURCES else "classify"
 
@@ -200,20 +208,27 @@ def check(config: ConfigDict) -> None:
     It reads no file. The rules of single fields are in cnn_jax/config/fields.py.
     """
     name = config.name
-    if name not in SOURCES and not re.fullmatch(_TFDS_NAME, name):
+    if _is_own(name):
+        try:
+            own.load(name)
+        except ValueError as error:
+            raise InputError(f"data.name = {error}") from error
+    elif name not in SOURCES and not re.fullmatch(_TFDS_NAME, name):
         raise InputError(
-            f'data.name is {name!r}; known are {", ".join(SOURCES)} and tfds:NAME with '
-            "a name from the tensorflow-datasets catalogue")
+            f'data.name is {name!r}; known are {", ".join(SOURCES)}, tfds:NAME with '
+            "a name from the tensorflow-datasets catalogue, and MODULE:FUNCTION of "
+            "your own")
     if config.task is not None:
         try:
             task_of(config)
         except ValueError as error:
             raise InputError(f"data.task = {error}") from error
-        if not own.is_own(config.task) and config.task != _task_of_source(name):
+        if not (own.is_own(config.task) or _is_own(name)
+                or config.task == _task_of_source(name)):
             raise InputError(
                 f"data.task is {config.task} but the labels of {name} are for "
-                f"{_task_of_source(name)}; leave data.task out (it is for arrays, and "
-                "for MODULE:TASK of your own)")
+                f"{_task_of_source(name)}; leave data.task out (it is for arrays and "
+                "sources of your own, and for MODULE:TASK)")
     if name in _FOLDERS and not config.dir:
         raise InputError(f"data.name is {name} but data.dir is not set; name the "
                          "folder of the pictures, as in --config.data.dir=PHOTOS")

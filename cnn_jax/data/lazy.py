@@ -150,6 +150,7 @@ def shape_of(split: Examples | Records, preprocessing: Preprocessing,
         height, width, channels = split.images.shape[1:]
         return (*(preprocessing.size or (height, width)),
                 preprocessing.channels or channels)
+    reasons = []
     for row in range(len(split)):
         try:
             height, width, channels = read_pixels(split, row, preprocessing)[0].shape
@@ -158,8 +159,8 @@ def shape_of(split: Examples | Records, preprocessing: Preprocessing,
             if not skip:
                 raise InputError(f"{error}, or set data.on_error=skip to go on without "
                                  "it") from error
-    raise InputError(f"none of {len(split):,} images can be decoded, such as "
-                     f"{split.name(0)}")
+            reasons.append(str(error))
+    raise InputError(f"none of {len(split):,} images can be decoded: {reasons[0]}")
 
 
 def cropped_when_read(images: np.ndarray, task: Task) -> bool:

@@ -14,7 +14,7 @@ from cnn_jax.errors import InputError
 from cnn_jax.files import named
 from cnn_jax.inspection.draw import (activation_stats, classification_metrics,
                                      embedding, feature_maps, kernels, learning_curves,
-                                     maximize, receptive_field, saliency)
+                                     maximize, mistake_maps, receptive_field, saliency)
 from cnn_jax.inspection.draw.picture import Picture, write
 from cnn_jax.inspection.explain.classification_metrics import save
 from cnn_jax.inspection.inspected_run import InspectedRun
@@ -27,6 +27,7 @@ from cnn_jax.workdir.event_file import EventFile
 PICTURES: dict[str, Callable[[InspectedRun, ConfigDict], Iterable[Picture]]] = {
     "learning_curves": learning_curves.of_run,
     "classification_metrics": classification_metrics.metrics,
+    "mistake_maps": mistake_maps.mistake_maps,
     "weights": activation_stats.weights,
     "activation_stats": activation_stats.activations,
     "embedding": embedding.embedding,
@@ -56,8 +57,12 @@ def chosen_names(only: str | None) -> list[str]:
 
 
 def draw_at_end(run: InspectedRun, workdir: Path, progress: Reporter) -> None:
-    """Draws the pictures and the report that every run leaves."""
-    draw_pictures(run, AT_END, run.config.inspect, workdir, progress)
+    """Draws the pictures and the report that every run leaves.
+
+    A run that started from other weights also explains its mistakes.
+    """
+    names = (*AT_END, "mistake_maps") if run.config.model.init_from else AT_END
+    draw_pictures(run, names, run.config.inspect, workdir, progress)
 
 
 def draw_pictures(run: InspectedRun, names: Sequence[str], settings: ConfigDict,
@@ -79,7 +84,7 @@ def draw_pictures(run: InspectedRun, names: Sequence[str], settings: ConfigDict,
                     paths.append(write(picture, workdir / FOLDER, run.step))
                     add_event(events, picture, paths[-1], run.step)
             except NotForThisNetwork as error:
-                if settings.only:
+                if name in split_names(settings.only):
                     raise
                 progress.line(f"without {name}: {error}")
     with progress.under_way("writing the report", plain=False):

@@ -19,7 +19,7 @@ from cnn_jax.data.lazy import cropped_when_read
 from cnn_jax.data.progressive import training_size, training_sizes
 from cnn_jax.errors import InputError
 from cnn_jax.interop.load import (check_same_network, is_file, is_published,
-                                  read_variables)
+                                  read_source, read_variables)
 from cnn_jax.networks.summary import LayerTable
 from cnn_jax.networks.summary_files import save_summary, short_text
 from cnn_jax.optimizers import Schedule
@@ -29,8 +29,8 @@ from cnn_jax.training.recipe import (abstract_state, check_training_sizes,
                                      create_recipe, describe_network, first_state)
 from cnn_jax.training.steps import Recipe, TrainState
 from cnn_jax.workdir import trained
-from cnn_jax.workdir.checkpoints import Checkpoints
-from cnn_jax.workdir.folder import default_path, open_workdir
+from cnn_jax.workdir.checkpoints import Checkpoints, step_folders
+from cnn_jax.workdir.folder import default_path, open_workdir, read_config
 from cnn_jax.workdir.machine import describe_devices
 from cnn_jax.workdir.progress import Progress, best_step, should_stop
 
@@ -83,10 +83,12 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
     if config.batch_size % len(placement.devices):
         raise InputError(f"config.batch_size = {config.batch_size} does not divide "
                          f"over {len(placement.devices)} devices: use a multiple")
+    path = Path(workdir or default_path(config)).absolute()
+    if not step_folders(path / "checkpoints"):
+        check_init_from(config)
     with report.under_way("loading the data", plain=False):
         dataset = data.load(config.data, config.seed, stored)
     info = describe(dataset, config.data)
-    path = Path(workdir or default_path(config)).absolute()
     recipe = create_recipe(
         config, info, placement.axis_name, cropped=cropped_when_read(
             dataset.train.images, data.task_of(config.data)),
@@ -156,13 +158,31 @@ def restore_newest(run: Run, latest: int) -> tuple[TrainState, Progress]:
     return state, progress
 
 
+def check_init_from(config: ConfigDict) -> None:
+    """Raises InputError if the source of `model.init_from` cannot be read.
+
+    A new run does this first: data and network may take minutes.
+    """
+    source = config.model.init_from
+    if not source:
+        return
+    if is_published(source):
+        check_same_network(source, config)
+    try:
+        if is_published(source) or is_file(source):
+            read_source(source)
+        else:
+            monitor = read_config(Path(source)).checkpoint.monitor
+            trained.best_checkpoint(Path(source), monitor)
+    except ValueError as error:
+        raise InputError(f"config.model.init_from = {source}: {error}") from error
+
+
 def load_source(source: str, run: Run) -> dict[str, Any]:
     """Loads the variables that `init_from` names: a workdir or pretrained weights.
 
     A head of a weight file that is not for this run's classes is left out.
     """
-    if is_published(source):
-        check_same_network(source, run.config)
     if is_published(source) or is_file(source):
         return read_variables(source, run.recipe.model, run.info.image_shape,
                               whole=False)
@@ -172,15 +192,15 @@ def load_source(source: str, run: Run) -> dict[str, Any]:
 def init_state(run: Run) -> TrainState:
     """Makes the state before the first step, from another run if `init_from` names one.
     """
-    with run.report.timed("initializing"):
-        state = first_state(run.recipe, run.info.image_shape)
     source = run.config.model.init_from
-    if not source:
-        return state
     try:
+        loaded = load_source(source, run) if source else {}
+        with run.report.timed("initializing"):
+            state = first_state(run.recipe, run.info.image_shape)
+        if not source:
+            return state
         variables, taken, fresh = networks.transfer(
-            {"params": state.params, "batch_stats": state.batch_stats},
-            load_source(source, run))
+            {"params": state.params, "batch_stats": state.batch_stats}, loaded)
     except ValueError as error:
         raise InputError(f"config.model.init_from = {source}: {error}") from error
     run.report.line(f"from {source}: {len(taken)} layers with their weights"

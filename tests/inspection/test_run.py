@@ -1,5 +1,6 @@
 """--mode=inspect makes pictures from a workdir, and says in a line what is missing."""
 
+import dataclasses
 import io
 import json
 import re
@@ -23,8 +24,11 @@ from cnn_jax.console import Reporter
 from cnn_jax.data.info import describe
 from cnn_jax.errors import InputError
 from cnn_jax.files import write_json
+from cnn_jax.inspection import output
 from cnn_jax.inspection import run as inspection
 from cnn_jax.inspection.draw.saliency import completeness
+from cnn_jax.inspection.explain.grad_cam import grad_cam
+from cnn_jax.inspection.forward import compiled
 from cnn_jax.inspection.inspected_run import choose_examples
 from cnn_jax.inspection.output import PICTURES
 from cnn_jax.inspection.selection import NotForThisNetwork
@@ -167,6 +171,35 @@ def test_pictures_that_a_network_does_not_have(tmp_path, monkeypatch, capsys):
     assert "without feature_maps: no layer of AiEduDNN" in capsys.readouterr().out
     with pytest.raises(NotForThisNetwork, match="AiEduDNN"):
         inspection.draw(dense, changed(dense, only="feature_maps"), quiet=True)
+
+
+def test_mistakes_are_explained_for_both_classes(workdir):
+    run = inspection.load_run(workdir, changed(workdir))
+    picture, = PICTURES["mistake_maps"](run, inspect_settings(**QUICK))
+    index, truth = picture.arrays["index"], run.examples.labels
+    named, cam = run.predictions[0][index], compiled(grad_cam)
+    assert len(index) == 6 and (named != truth[index]).all()
+    for name, classes in (("predicted", named), ("true", truth[index])):
+        explained = cam(run.network, run.variables,
+                        run.inputs(run.examples.images[index]), classes)
+        np.testing.assert_allclose(picture.arrays[name], explained, atol=1e-5)
+    right = dataclasses.replace(run, examples=run.examples._replace(
+        labels=run.predictions[0]))
+    with pytest.raises(NotForThisNetwork):
+        next(PICTURES["mistake_maps"](right, inspect_settings(**QUICK)))
+
+
+@pytest.mark.parametrize("init_from", [None, "torchvision:resnet18"])
+def test_a_run_from_other_weights_ends_with_its_mistakes_explained(
+        workdir, tmp_path, monkeypatch, init_from):
+    drawn = []
+    monkeypatch.setattr(output, "draw_pictures",
+                        lambda run, names, *rest: drawn.extend(names))
+    run = inspection.load_run(workdir, changed(workdir))
+    with run.config.unlocked():
+        run.config.model.init_from = init_from
+    output.draw_at_end(run, tmp_path, Reporter(quiet=True))
+    assert ("mistake_maps" in drawn) == bool(init_from) and "weights" in drawn
 
 
 def test_the_examples_take_turns_by_class():

@@ -222,6 +222,21 @@ def test_a_run_starts_from_a_published_set(source, network, tmp_path, monkeypatc
         training.run(config, tmp_path / "other", quiet=True)
 
 
+@pytest.mark.parametrize("file,reason", [
+    ("missing.pt", "missing.pt"), ("damaged.pt", "damaged.pt"), ("", "cannot be down")])
+def test_a_source_out_of_reach_is_refused_before_the_data(
+        source, tmp_path, monkeypatch, file, reason):
+    monkeypatch.setattr("cnn_jax.data.load", None)
+    monkeypatch.setattr("cnn_jax.download._TRIES", 1)
+    (tmp_path / "damaged.pt").write_bytes(b"PK" + bytes(100))
+    (tmp_path / "served" / "tiny.npz").unlink()
+    named = f"{source}={tmp_path / file}" if file else source
+    config = tiny({"model.init_from": named, "model.bn": "keras"})
+    with pytest.raises(InputError, match=f"config.model.init_from = {named}.*{reason}"):
+        training.run(config, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
 def without(variables, *layers):
     """Leaves layers out of the parameters."""
     return variables | {"params": {

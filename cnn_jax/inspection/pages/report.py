@@ -23,7 +23,7 @@ Fact = tuple[str, str, str]  # name, value, note
 
 FILE, PICTURES = "report.html", "pictures"  # in a workdir
 # Pictures that are shown among the results.
-AT_END = ("confusion", "class_scores", "calibration", "mistakes")
+AT_END = ("confusion", "class_scores", "calibration", "mistakes", "mistake_maps")
 # Field of a row of summary.json -> heading
 LAYER_COLUMNS = {"layer": "layer", "kind": "kind", "output_shape": "output",
                  "params": "parameters", "macs": "MACs", "memory_bytes": "bytes",

@@ -1,0 +1,117 @@
+"""Reads a set by a function of the user's own: data.name=MODULE:FUNCTION.
+
+The function gets `config.data`. It returns {'train': ..., 'class_names': [...]}, with
+'validation' and 'test' if they exist. A split is (images, labels), as in arrays.py, or
+an object with
+
+    labels           an array [N], known without reading a picture
+    read(index)      -> (an encoded picture as bytes, or uint8 [H, W, C]; its label)
+
+and, if you like, with `name(index)`, for messages, and `fingerprint`; see records.py.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnn_jax import own
+from cnn_jax.data import arrays
+from cnn_jax.data.examples import Stored
+from cnn_jax.data.records import Record, StoredRecords, digest, read_each
+from cnn_jax.errors import InputError
+from cnn_jax.tasks import Task
+
+_SAMPLE = 16  # records whose content is part of the fingerprint
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OwnRecords:
+    """The records of a user's object, with defaults for what it leaves out."""
+
+    source: Any
+    labels: np.ndarray
+    title: str
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """By default it follows from the labels and the content of some records."""
+        given = getattr(self.source, "fingerprint", None)
+        if given is not None:
+            return str(given)
+        rows = np.linspace(0, len(self) - 1, min(_SAMPLE, len(self))).astype(int)
+        return digest(self.labels, *(self.read(int(row))[0] for row in rows))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> Record:
+        try:
+            content, label = self.source.read(index)
+        except OSError as error:
+            raise InputError(f"{self.name(index)} cannot be read ({error})") from error
+        pixels = isinstance(content, np.ndarray)
+        if not isinstance(content, bytes) and not (
+                pixels and content.dtype == np.uint8 and content.ndim == 3):
+            found = f"{content.dtype} {content.shape}" if pixels else type(content)
+            raise InputError(f"{self.name(index)} is {found}: read must return (bytes "
+                             "of a picture, or uint8 [H, W, C]; label)")
+        if not np.array_equal(label, self.labels[index]):
+            raise InputError(f"{self.name(index)} has the label {label} when it is "
+                             f"read, but {self.labels[index]} in labels")
+        return content, self.labels[index]
+
+    __iter__ = read_each
+
+    def name(self, index: int) -> str:
+        name = getattr(self.source, "name", None)
+        return str(name(index)) if callable(name) else f"{self.title} image {index}"
+
+
+def own_source(config: ConfigDict, task: Task) -> Stored | StoredRecords:
+    """Calls the function that `data.name` names, and checks what it returns.
+
+    Raises InputError for anything else than the sets above.
+    """
+    made = own.load(config.name)(config)
+    splits = dict(made) if isinstance(made, Mapping) else {"train": made}
+    if not any(hasattr(split, "read") for split in splits.values()):
+        kind, stored = arrays.stored(made, config.task)
+        if not own.is_own(config.task) and arrays.TASK_OF[kind] != task.name:
+            raise InputError(f"{config.name} returned labels for data.task="
+                             f"{arrays.TASK_OF[kind]}, and data.task is {task.name}")
+        return stored._replace(origin=config.name)
+    names = tuple(map(str, splits.pop("class_names", None) or ()))
+    if "train" not in splits or not {*splits} <= {"train", "validation", "test"}:
+        raise InputError(f"{config.name} returned {', '.join(map(str, splits))}: it "
+                         "must return train, and may return validation, test and "
+                         "class_names")
+    records = {split: OwnRecords(source, _labels(source, task, title), title)
+               for split, source in splits.items()
+               for title in [f"{config.name}: {split}"]}
+    labels = [split.labels for split in records.values()]
+    classes = (1 + max(int(rows.max()) for rows in labels) if labels[0].ndim == 1
+               else labels[0].shape[1])
+    if names and len(names) < classes:
+        raise InputError(f"{config.name} returned {len(names)} class_names for "
+                         f"{classes} classes: give one for each class from 0")
+    return StoredRecords(dict(records), names or tuple(map(str, range(classes))),
+                         config.name)
+
+
+def _labels(source: Any, task: Task, title: str) -> np.ndarray:
+    """Returns the labels of a split in the dtype of its task."""
+    if not (hasattr(source, "read") and hasattr(source, "labels")):
+        raise InputError(f"{title} is {type(source).__name__} without labels and read")
+    labels = np.asarray(source.labels)
+    converted = labels.astype(task.label_dtype) if labels.dtype.kind in "biuf" else None
+    if not labels.size or converted is None or (
+            task.name != "regress" and (converted != labels).any()):
+        raise InputError(f"{title} has labels {labels.dtype} {labels.shape}, which are "
+                         f"not {task.label_dtype} of at least one image")
+    if task.name == "classify" and labels.min() < 0:
+        raise InputError(f"{title} has the label {labels.min()}: classes count from 0")
+    return converted

@@ -1,0 +1,125 @@
+"""A set that a function of the user's own module reads: data.name=MODULE:FUNCTION."""
+
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.support.tiny_runs import tiny
+
+from cnn_jax import data, training
+from cnn_jax.config import fingerprint
+from cnn_jax.data.info import describe
+from cnn_jax.errors import InputError
+
+PAGE = Path(__file__).parents[2] / "docs" / "your_code.md"
+FAULTS = textwrap.dedent("""
+    import numpy as np
+
+
+    class Split:
+        def __init__(self, labels, content=np.zeros((4, 4, 1), np.uint8), label=None):
+            self.labels, self.content, self.label = labels, content, label
+
+        def read(self, i):
+            if self.content is None:
+                open("/nowhere/7.jpg")
+            return self.content, self.labels[i] if self.label is None else self.label
+
+
+    LABELS = np.array([0, 1] * 10)
+    MADE = {
+        "no_train": {"test": Split(LABELS)},
+        "few_names": {"train": Split(LABELS), "class_names": ["cat"]},
+        "negative": {"train": Split(LABELS - 1)},
+        "fractions": {"train": Split(LABELS / 3)},
+        "missing": {"train": Split(LABELS, None)},
+        "text": {"train": Split(LABELS, "picture")},
+        "other_label": {"train": Split(LABELS, label=7)},
+        "numbers": {"train": Split(LABELS[:, None])},
+        "arrays": (np.zeros((20, 4, 4), np.uint8), LABELS),
+        "masks": (np.zeros((20, 4, 4), np.uint8), np.zeros((20, 4, 4), int)),
+    }
+
+
+    def __getattr__(name):
+        if name in MADE:
+            return lambda settings: MADE[name]
+        raise AttributeError(name)
+""")
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """The example of the page, with 12 cats and 12 dogs."""
+    code, = re.findall(r"```python\n(# mydata\.py\n.*?)```", PAGE.read_text(), re.S)
+    (tmp_path / "mydata.py").write_text(code)
+    (tmp_path / "faults_of_data.py").write_text(FAULTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path / "cache"))
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        (tmp_path / "folders" / name).mkdir(parents=True)
+        for k in range(10, 22):
+            pixels = random.integers(0, 256, (8, 8), np.uint8)
+            for path in (f"photos/{name}_{k}.jpg", f"folders/{name}/{k}.jpg"):
+                Image.fromarray(pixels).save(tmp_path / path)
+    yield tmp_path
+    for module in ("mydata", "faults_of_data"):
+        sys.modules.pop(module, None)
+
+
+def config(name, **changes):
+    return tiny({"data.limit": None, "data.name": name} | changes)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_example_of_the_page_is_the_set_of_its_folders(photos, stream):
+    own, folders = (data.load(config(name, **{
+        "data.dir": str(photos / folder), "data.stream": stream}).data, 0)
+        for name, folder in (("mydata:cats_and_dogs", "photos"), ("folder", "folders")))
+    assert own.class_names == folders.class_names == ("cat", "dog")
+    for ours, theirs in zip(own[1:4], folders[1:4], strict=True):
+        np.testing.assert_array_equal(ours.images[:], theirs.images[:])
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+
+
+def test_other_pictures_are_other_data(photos):
+    settings = config("mydata:cats_and_dogs", **{
+        "data.dir": str(photos / "photos"), "data.stream": True})
+    before = describe(data.load(settings.data, 0), settings.data).sha256
+    assert before == describe(data.load(settings.data, 0), settings.data).sha256
+    Image.new("L", (8, 8)).save(photos / "photos" / "cat_10.jpg")
+    assert before != describe(data.load(settings.data, 0), settings.data).sha256
+    one = fingerprint(settings)
+    settings.data.dir = str(photos)
+    assert fingerprint(settings) != one
+
+
+@pytest.mark.usefixtures("compiled_once", "undrawn")
+def test_it_trains(photos, monkeypatch):
+    results = training.run(config("mydata:cats_and_dogs", **{
+        "data.dir": str(photos / "photos"), "batch_size": 4, "epochs": 1,
+        "data.test": 0.25, "data.validation": 0.25}), photos / "run", quiet=True)
+    assert results.dataset == "mydata:cats_and_dogs" and results.test_examples == 6
+
+
+def test_a_function_may_return_arrays(photos):
+    assert len(data.load(config("faults_of_data:arrays").data, 0).train.labels) == 13
+
+
+@pytest.mark.parametrize("name, fact", [
+    ("nowhere_at_all:f", "nowhere_at_all"), ("mydata:none", "none"),
+    ("faults_of_data:no_train", "train"), ("faults_of_data:few_names", "2 classes"),
+    ("faults_of_data:negative", "label -1"), ("faults_of_data:fractions", "float64"),
+    ("faults_of_data:missing", "train image 0"), ("faults_of_data:text", "str"),
+    ("faults_of_data:other_label", "7"), ("faults_of_data:numbers", "(20, 1)"),
+    ("faults_of_data:masks", "segment")])
+def test_what_is_no_set_is_refused_with_a_line(photos, name, fact):
+    with pytest.raises(InputError) as error:
+        data.load(config(name).data, 0)
+    assert fact in str(error.value) and "\n" not in str(error.value)
