@@ -16,6 +16,7 @@ from cnn_jax.training.evaluate import compile_evaluation
 from cnn_jax.training.features import train_on_features
 from cnn_jax.training.finish import Finished, evaluate_and_save
 from cnn_jax.training.loop import fit
+from cnn_jax.training.peers import watch
 from cnn_jax.training.setup import Run, open_run, restore_or_init
 from cnn_jax.training.signals import Stopped, stop_signals
 from cnn_jax.workdir.progress import Progress
@@ -39,7 +40,8 @@ def run(config: ConfigDict, workdir: str | Path | None = None, quiet: bool = Fal
     parallel.start_processes(config)
     report = Reporter(quiet or jax.process_index() != 0)
     with (parallel.peer_errors(),
-          open_run(config, workdir, report, stored) as opened):
+          open_run(config, workdir, report, stored) as opened,
+          watch(opened.workdir, config)):
         state, progress = restore_or_init(opened)
         if config.model.train == "head":
             opened = train_on_features(opened, state)

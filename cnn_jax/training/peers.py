@@ -1,0 +1,190 @@
+"""Notices within seconds that another process of a run has ended.
+
+JAX waits a minute and more, and then aborts with its stacks. So each process keeps a
+TCP connection to the first one, which the kernel closes when a process dies. When a
+machine dies, TCP's keepalive closes it after about ten seconds. The first process tells
+the others who is gone.
+"""
+
+import contextlib
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from cnn_jax.workdir.checkpoints import step_folders
+
+JOIN_SECONDS = 15.0   # until all processes are connected
+ERROR_SECONDS = 1.0   # in which a process may find the error of another one itself
+TOKEN_BYTES, HOST_BYTES = 16, 240
+KEEPALIVE = {"TCP_KEEPIDLE": 4, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}
+
+Links = dict[int, socket.socket]  # number of a process -> connection to it
+
+
+class Watch:
+    """Follows the connections of one process, and ends it when another is gone.
+
+    Messages are lines: 'bye K' when process K has finished, 'error K' when it fails,
+    and 'gone K' when its connection has closed without either.
+    """
+
+    def __init__(self, links: Links, number: int, count: int,
+                 leave: Callable[[str], None]) -> None:
+        self.links, self.number, self.count, self.leave = links, number, count, leave
+        self.closing = False
+        self.ended: set[int] = set()
+        self.failed: set[int] = set()
+        self.changed = threading.Condition()
+        for other, link in links.items():
+            threading.Thread(target=self.follow, args=(other, link), daemon=True,
+                             name=f"watch process {other}").start()
+
+    def follow(self, other: int, link: socket.socket) -> None:
+        """Reads the messages of a process until its connection closes."""
+        with contextlib.suppress(OSError), link.makefile("r") as lines:
+            for line in lines:
+                word, who = line.split()
+                self.receive(word, int(who), other)
+        if other not in self.ended:
+            self.receive("gone", other, other)
+
+    def receive(self, word: str, who: int, sender: int) -> None:
+        """Acts on a message; the first process passes it on to the others."""
+        if word != "bye":
+            self.send(f"{word} {who}", but=sender)
+        with self.changed:
+            (self.ended if word == "bye" else self.failed).add(who)
+            self.changed.notify_all()
+            if word == "error":
+                self.changed.wait_for(lambda: self.closing, ERROR_SECONDS)
+            if word != "bye" and not self.closing:
+                self.leave(f"process {who} is gone" if word == "gone" else
+                           f"process {who} has failed: its output says why")
+
+    def send(self, message: str, but: int | None = None) -> None:
+        """Sends a message to all connected processes but one."""
+        for other, link in self.links.items():
+            if other != but:
+                with contextlib.suppress(OSError):  # it has ended
+                    link.sendall(f"{message}\n".encode())
+
+    def close(self, failed: bool) -> bool:
+        """Says goodbye; tells whether all other processes end as well."""
+        with self.changed:
+            self.closing = True
+            self.changed.notify_all()
+        self.send(f"{'error' if failed else 'bye'} {self.number}")
+        if not failed:
+            return True
+        with self.changed:
+            return self.changed.wait_for(
+                lambda: len(self.failed | self.ended) >= self.count - 1,
+                2 * ERROR_SECONDS)
+
+
+@contextlib.contextmanager
+def watch(workdir: Path, config: ConfigDict) -> Iterator[None]:
+    """Ends this process with one line and exit code 1 once another one is gone.
+
+    A process that fails alone ends at once when it leaves the block: JAX would wait for
+    the others.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+
+    def leave(reason: str) -> None:
+        steps = step_folders(workdir / "checkpoints")
+        goes_on = (f"go on from step {steps[-1].name}" if steps else "start again")
+        end_at_once(f"{reason}; start the same command again to {goes_on}", 1)
+
+    watching = Watch(connect(config), jax.process_index(), jax.process_count(), leave)
+    try:
+        yield
+    except Exception as error:
+        if not watching.close(failed=True):
+            end_at_once(str(error), 2 if isinstance(error, ValueError) else 1)
+        raise
+    watching.close(failed=False)
+
+
+def end_at_once(message: str, code: int) -> None:
+    """Prints a line and ends the process without JAX's wait for the others."""
+    print(f"cnn_jax: {message}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def connect(config: ConfigDict) -> Links:
+    """Connects each process to the first one, which all must call together.
+
+    Processes that cannot be reached within `JOIN_SECONDS` are not watched.
+    """
+    first = jax.process_index() == 0
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("", 0))) if first else None
+        token, port, host = broadcast(server)
+        if server is not None:
+            return accept(server, token, jax.process_count() - 1)
+    named = (config.coordinator or "").rpartition(":")[0] if (
+        config.coordinator != "auto") else os.environ.get(
+            "JAX_COORDINATOR_ADDRESS", "").rpartition(":")[0]
+    for address in filter(None, (named, host)):
+        with contextlib.suppress(OSError):
+            link = socket.create_connection((address, port), JOIN_SECONDS / 3)
+            link.sendall(token + bytes([jax.process_index() % 256,
+                                        jax.process_index() // 256]))
+            return {0: kept_alive(link)}
+    return {}
+
+
+def broadcast(server: socket.socket | None) -> tuple[bytes, int, str]:
+    """Tells all processes the token, port and host name of the first one."""
+    message = b""
+    if server is not None:
+        host = socket.gethostname().encode()[:HOST_BYTES]
+        port = server.getsockname()[1]
+        message = secrets.token_bytes(TOKEN_BYTES) + port.to_bytes(2, "big") + host
+    block = np.frombuffer(message.ljust(TOKEN_BYTES + 2 + HOST_BYTES, b"\0"), np.uint8)
+    block = np.asarray(multihost_utils.broadcast_one_to_all(block)).astype(np.uint8)
+    message = block.tobytes()
+    return (message[:TOKEN_BYTES],
+            int.from_bytes(message[TOKEN_BYTES:TOKEN_BYTES + 2], "big"),
+            message[TOKEN_BYTES + 2:].rstrip(b"\0").decode())
+
+
+def accept(server: socket.socket, token: bytes, count: int) -> Links:
+    """Accepts the connections of `count` processes that send the token."""
+    links: Links = {}
+    end = time.monotonic() + JOIN_SECONDS
+    while len(links) < count and (left := end - time.monotonic()) > 0:
+        server.settimeout(left)
+        try:
+            link, _ = server.accept()
+            link.settimeout(left)
+            message = link.recv(TOKEN_BYTES + 2, socket.MSG_WAITALL)
+        except OSError:  # a time-out, or a connection of somebody else
+            continue
+        if secrets.compare_digest(message[:TOKEN_BYTES], token):
+            links[message[-2] + 256 * message[-1]] = kept_alive(link)
+    return links
+
+
+def kept_alive(link: socket.socket) -> socket.socket:
+    """Lets the kernel ask now and then whether the other machine is alive."""
+    link.settimeout(None)
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE.items():
+        if hasattr(socket, option):
+            link.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return link

@@ -1,0 +1,90 @@
+"""A process notices that another one has ended, by connections between sockets."""
+
+import queue
+import signal
+import socket
+import time
+
+import pytest
+from tests.support.tiny_runs import end, wait_until
+from tests.training.test_processes import CHANGES, start_processes
+
+from cnn_jax.training import peers
+from cnn_jax.workdir.checkpoints import step_folders
+
+SECONDS = 10  # until a test gives up
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Three processes: their watches, what each says when it leaves, and their links.
+    """
+    monkeypatch.setattr(peers, "ERROR_SECONDS", 0.1)
+    pairs = {number: socket.socketpair() for number in (1, 2)}
+    said = [queue.Queue() for _ in range(3)]
+    links = [{n: pair[0] for n, pair in pairs.items()},
+             {0: pairs[1][1]}, {0: pairs[2][1]}]
+    watches = [peers.Watch(links[n], n, 3, said[n].put) for n in range(3)]
+    yield watches, said, links
+    for watch in watches:
+        watch.closing = True
+    for pair in pairs.values():
+        for link in pair:
+            link.close()
+
+
+def die(links):
+    for link in links.values():
+        link.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("victim, others", [(0, (1, 2)), (1, (0, 2))])
+def test_all_others_say_who_is_gone(run, victim, others):
+    watches, said, links = run
+    watches[victim].closing = True  # a dead process says nothing
+    die(links[victim])
+    for other in others:
+        assert said[other].get(timeout=SECONDS) == f"process {victim} is gone"
+
+
+def test_processes_that_finish_are_not_missed(run):
+    watches, said, links = run
+    for number in (2, 1, 0):
+        assert watches[number].close(failed=False)
+        die(links[number])
+    time.sleep(0.05)
+    assert all(answer.empty() for answer in said)
+
+
+def test_one_that_fails_alone_knows_it_and_the_others_are_told(run):
+    watches, said, _ = run
+    assert not watches[1].close(failed=True)
+    for other in (0, 2):
+        assert "process 1 has failed" in said[other].get(timeout=SECONDS)
+
+
+def test_an_error_of_all_processes_ends_them_as_usual(run):
+    watches, said, _ = run
+    for watch in watches[1:]:
+        watch.closing = True  # as `close` does before it waits
+        watch.send(f"error {watch.number}")
+    assert watches[0].close(failed=True)
+    assert all(answer.empty() for answer in said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_other_with_one_line(tmp_path, victim):
+    changes = CHANGES | {"epochs": 4000, "checkpoint.keep": 2,
+                         "early_stopping.patience": "none"}
+    processes = start_processes(tmp_path / "run", changes, 2)
+    folder = tmp_path / "run" / "checkpoints"
+    wait_until(lambda: len(step_folders(folder)) > 1, processes[0])
+    begun = time.monotonic()
+    processes[victim].send_signal(signal.SIGKILL)
+    code, _, errors = end(processes[1 - victim])
+    assert time.monotonic() - begun < 15
+    lines = [line for line in errors.splitlines() if line.startswith("cnn_jax: ")]
+    assert code == 1 and len(lines) == 1 and "Traceback" not in errors, errors
+    assert f"process {victim} is gone" in lines[0] and "go on from step" in lines[0]
+    end(processes[victim])
