@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from cnn_jax.config import fingerprint
 from cnn_jax.errors import InputError
 from cnn_jax.interop.load import config_of, is_file, load_pretrained
-from cnn_jax.workdir.folder import check_same_config, default_path
+from cnn_jax.workdir.folder import EVALUATION, check_same_config, default_path
 from cnn_jax.workdir.imported import is_imported, write_imported
 
 
@@ -64,5 +64,5 @@ def required_run(request: Request) -> Path:
                          "pretrained weights, such as torchvision:resnet50")
     path = request.workdir or default_path(request.config)
     if request.config is not None:
-        check_same_config(path, request.config)
+        check_same_config(path, request.config, EVALUATION)
     return path.absolute()

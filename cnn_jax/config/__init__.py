@@ -1,7 +1,7 @@
 """CONFIG: the one table of fields, and what is done with whole configs."""
 
-from cnn_jax.config.compare import (differences, fingerprint, flat, result_fields,
-                                    to_json)
+from cnn_jax.config.compare import (as_flag, changes, differences, fingerprint, flat,
+                                    result_fields, to_json)
 from cnn_jax.config.fields import FIELDS, Field, default_config
 from cnn_jax.config.validate import (ALIASES, check, check_fields, from_json, is_field,
                                      unknown_field)

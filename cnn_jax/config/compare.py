@@ -37,12 +37,31 @@ def result_fields(config: ConfigDict) -> dict[str, Any]:
             if name not in FIELDS or FIELDS[name].changes_result}
 
 
+def changes(ours: ConfigDict, theirs: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """Returns {field: (theirs, ours)} for each differing field that changes a result.
+    """
+    new, old = result_fields(ours), result_fields(theirs)
+    return {field: (old.get(field), new.get(field))
+            for field in sorted(new.keys() | old.keys())
+            if new.get(field) != old.get(field)}
+
+
 def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
     """Lists 'field: theirs -> ours' for each differing field that changes a result."""
-    new, old = result_fields(ours), result_fields(theirs)
-    return [f"{field}: {old.get(field)!r} -> {new.get(field)!r}"
-            for field in sorted(new.keys() | old.keys())
-            if new.get(field) != old.get(field)]
+    return [f"{field}: {old!r} -> {new!r}"
+            for field, (old, new) in changes(ours, theirs).items()]
+
+
+def as_flag(field: str, value: Any) -> list[str]:
+    """Writes the flags that set a field to a JSON value."""
+    if isinstance(value, Mapping):
+        return [flag for key, item in value.items()
+                for flag in as_flag(f"{field}.{key}", item)]
+    if isinstance(value, list):
+        value = tuple(value)
+    plain = {None: "none", True: "true", False: "false"}
+    text = plain[value] if value is None or isinstance(value, bool) else str(value)
+    return [f"--config.{field}={text}"]
 
 
 def fingerprint(config: ConfigDict) -> str:

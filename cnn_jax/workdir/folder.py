@@ -1,7 +1,9 @@
 """Opens the folder of one run: one config, one data set, one writer."""
 
 import contextlib
-from collections.abc import Iterator
+import itertools
+import shlex
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,16 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from cnn_jax.config import differences, fingerprint, from_json, to_json
+from cnn_jax.config import (as_flag, changes, differences, fingerprint, from_json,
+                            to_json)
 from cnn_jax.data.info import DataInfo
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.files import named, read_json, write_atomically, write_json
 from cnn_jax.workdir.checkpoints import step_folders
 
 DAMAGED = "the workdir is damaged"
+# Fields of what is only evaluated: another value gives the same metrics, or more.
+EVALUATION = ("eval_batch_size", "eval.metrics")
 ANEW = "delete it, and run the command that trained the run to write it again"
 
 
@@ -100,16 +105,34 @@ def extends(path: Path, config: ConfigDict) -> bool:
     return config.epochs > before and not differences(config, there)
 
 
-def check_same_config(path: Path, config: ConfigDict) -> None:
-    """Raises InputError if the folder was made by another config."""
+def check_same_config(path: Path, config: ConfigDict,
+                      free: Collection[str] = ()) -> None:
+    """Raises InputError if the folder was made by another config.
+
+    free: fields that may differ, as those of `EVALUATION` where nothing is trained.
+    """
     if not (path / "config.json").exists():
         return
-    changes = differences(config, read_config(path))
-    if changes:
-        raise InputError(f"--workdir={path} was made by another config; differing "
-                         f"fields (there -> here): {'; '.join(changes)}. Use the same "
-                         "values, or another folder; it can start from these weights "
-                         f"by --config.model.init_from={path}")
+    there = read_config(path)
+    changed = {field: pair for field, pair in changes(config, there).items()
+               if field not in free}
+    if changed:
+        listed = "; ".join(f"{field}: {old!r} -> {new!r}"
+                           for field, (old, new) in changed.items())
+        raise InputError(
+            f"--workdir={path} was made by another config; differing fields (there -> "
+            f"here): {listed}. Use the same values, or another folder. To go on from "
+            f"its weights with the new values: {command_that_goes_on(path, changed)}")
+
+
+def command_that_goes_on(path: Path, changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """Writes the command that starts a run with changed fields from these weights."""
+    new = next(name for number in itertools.count(2)
+               if not (name := path.with_name(f"{path.name}-{number}")).exists())
+    flags = [flag for field, (_, value) in changed.items()
+             for flag in as_flag(field, value) if field != "model.init_from"]
+    return shlex.join(["python", "main.py", f"--config=configs/workdir.py:{path}",
+                       *flags, f"--config.model.init_from={path}", f"--workdir={new}"])
 
 
 def check_same_data(path: Path, info: DataInfo) -> None:
