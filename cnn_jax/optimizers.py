@@ -17,6 +17,7 @@ from optax.contrib import MuonDimensionNumbers, muon
 from cnn_jax import own
 from cnn_jax.networks import freeze_mask, frozen_parts, part_of, parts_mask
 
+__all__ = ["OPTIMIZERS", "SCHEDULES", "create", "schedule"]
 Schedule = Callable[[Any], Any]  # number of updates made so far -> learning rate
 # (learning rate, `optimizer` section of the config) -> optimizer
 Make = Callable[[Schedule, ConfigDict], optax.GradientTransformation]

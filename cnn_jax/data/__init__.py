@@ -26,6 +26,9 @@ from cnn_jax.data.records import (InMemory, RecordDataset, Records, StoredRecord
 from cnn_jax.errors import InputError
 from cnn_jax.tasks import TASKS, Task, regress
 
+__all__ = [
+    "Dataset", "Examples", "SOURCES", "accept", "load", "open_records", "task_of"]
+
 
 class Source(NamedTuple):
     """Says where a set comes from and what its labels mean."""

@@ -21,3 +21,9 @@ from cnn_jax.layers.presets import (ACTIVATIONS, BATCH_NORM, INITIALIZERS,
 from cnn_jax.layers.weighted import Conv, ConvTranspose, Dense
 from cnn_jax.layers.windows import (AvgPool, MaxPool, Padding, Pair, WindowError,
                                     not_empty, pairs)
+
+__all__ = [
+    "ACTIVATIONS", "Activation", "AdaptiveAvgPool", "Add", "AvgPool", "BATCH_NORM",
+    "BatchNorm", "Concat", "Conv", "ConvTranspose", "Dense", "Dropout", "Flatten",
+    "GlobalAvgPool", "GroupNorm", "INITIALIZERS", "LayerNorm", "Layers",
+    "LocalResponseNorm", "MaxPool", "Subsample", "ZeroPad"]

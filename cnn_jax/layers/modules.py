@@ -245,7 +245,7 @@ class Dropout(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         if not train or self.rate == 0:
             return x
         place = jnp.arange(x.shape[0])

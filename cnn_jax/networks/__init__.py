@@ -32,6 +32,10 @@ from cnn_jax.networks.xception import Xception
 from cnn_jax.ops import is_integer
 from cnn_jax.own import is_own
 
+__all__ = [
+    "NETWORKS", "Network", "create", "find", "from_config", "register", "transfer",
+    "variant_fields"]
+
 
 class Network(NamedTuple):
     """A row of `NETWORKS`."""
@@ -197,10 +201,19 @@ def has_layers(name: str) -> bool:
 
 
 def create(name: str, num_classes: int | None = None, layers: Layers = Layers(),
-           **fields: Any) -> nn.Module:
+           dtype: str | None = None, **fields: Any) -> nn.Module:
     """Creates a network by its name, see `find`; it is not initialized yet.
 
+        network = networks.create("resnet18", num_classes=5, dtype="bfloat16")
+        variables = network.init(jax.random.key(0), images)  # float32 [N, 224, 224, 3]
+        logits = network.apply(variables, images)            # [N, 5], as in evaluation
+
+    In training, pass train=True, mutable=["batch_stats"], and rngs={"dropout": key}.
+
     num_classes: None: as published.
+    layers: how its layers compute: algorithms, initial values, batch norm.
+    dtype: of the computation, "float32" or "bfloat16"; None is that of `layers`.
+        Parameters are always float32.
     fields: the fields of the network's own class, such as `activation="relu"`.
     Raises ValueError for an unknown name or field, a field's value of another type
     than its default, or num_classes < 1.
@@ -219,6 +232,13 @@ def create(name: str, num_classes: int | None = None, layers: Layers = Layers(),
                              f"{type(default).__name__}, like {default!r}, not "
                              f"{value!r}")
         fields[field] = as_tuples(value)
+    if dtype is not None:
+        if dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype must be float32 or bfloat16, not {dtype!r}")
+        if not has_layers(name):
+            raise ValueError(f"{name} has no field 'layers', through which dtype = "
+                             f"{dtype!r} would reach its layers")
+        layers = dataclasses.replace(layers, dtype=dtype)
     if layers.bn == "paper":
         layers = dataclasses.replace(layers, bn=row.bn)
     if has_layers(name):

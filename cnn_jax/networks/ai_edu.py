@@ -32,7 +32,7 @@ class AiEduCNN(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make = self.layers
         for i, (features, size, padding) in enumerate(self.convs, 1):
             x = make.convolution(features, (size, size), padding=padding,
@@ -66,7 +66,7 @@ class AiEduDNN(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make = self.layers
         if x.shape[-1] == 3:
             x = Grey(name="grey")(x)
@@ -93,7 +93,7 @@ class AiEduCifar(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make = self.layers
         for i, features in enumerate((32, 64), 1):
             for j, padding in enumerate(("SAME", "VALID"), 1):

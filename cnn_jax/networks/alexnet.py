@@ -57,7 +57,7 @@ class AlexNet(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make = self.layers
         if len(self.widths) != 5 or self.groups < 1 or any(
                 width % self.groups for width in self.widths):
@@ -102,7 +102,7 @@ class ZFNet(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make = self.layers
         table = ((96, 7, 2, 1), (256, 5, 2, 0), (384, 3, 1, 1), (384, 3, 1, 1),
                  (256, 3, 1, 1))  # features, kernel, stride, padding

@@ -31,7 +31,7 @@ class ConvNormAct(nn.Module):
     layers: Layers = Layers()
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make, channels = self.layers, x.shape[-1]
         x = make.convolution(
             self.features or channels, self.kernel, self.strides, self.padding,

@@ -48,7 +48,7 @@ class CifarResNet(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make = self.layers
         per_block = 9 if self.bottleneck else 6
         count, remainder = divmod(self.depth - 2, per_block)

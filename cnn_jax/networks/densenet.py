@@ -41,7 +41,7 @@ class DenseNet(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make = self.layers
         if self.growth < 1 or not 0 < self.compression <= 1:
             raise ValueError("DenseNet takes growth >= 1 and a compression above 0 and "
@@ -79,7 +79,7 @@ class DenseLayer(nn.Module):
     layers: Layers
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make = self.layers
         y = x
         if self.bottleneck:
@@ -100,7 +100,7 @@ class Transition(nn.Module):
     layers: Layers
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         x = norm_act(self.layers, x, train, "")
         x = self.layers.convolution(self.features, (1, 1), use_bias=False,
                                     name="conv")(x)

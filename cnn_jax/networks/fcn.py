@@ -30,7 +30,7 @@ class FCN(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make, pools = self.layers, len(self.widths) - 1
         height, width = x.shape[1:3]
         if min(height, width) < 1 or height % 2 ** pools or width % 2 ** pools:

@@ -56,7 +56,7 @@ class GoogLeNet(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make = self.layers
         if self.five % 2 == 0:
             raise ValueError(f"five must be an odd number of pixels, not {self.five}")
@@ -96,7 +96,7 @@ class Cell(nn.Module):
     block: functools.partial
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         one, three_in, three, five_in, five, projection = self.widths
         a = self.block(one, (1, 1), name="a1")(x, train)
         b = self.block(three_in, (1, 1), name="b1")(x, train)
@@ -119,7 +119,7 @@ class AuxiliaryHead(nn.Module):
     layers: Layers
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make = self.layers
         x = (AdaptiveAvgPool(4, name="pool") if self.adaptive
              else make.avg_pool((5, 5), (3, 3), name="pool"))(x)

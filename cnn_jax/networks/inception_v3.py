@@ -70,7 +70,7 @@ class InceptionV3(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make = self.layers
         block = functools.partial(ConvNormAct, epsilon=1e-3, scale=self.scale,
                                   layers=make)
@@ -102,7 +102,7 @@ class Cell(nn.Module):
     count_include_pad: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         outputs = []
         for letter, steps in zip("abcd", self.branches):
             y = x
@@ -135,7 +135,7 @@ class AuxiliaryHead(nn.Module):
     layers: Layers
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         x = self.layers.avg_pool((5, 5), (3, 3), name="pool")(x)
         x = self.block(128, (1, 1), name="conv1")(x, train)
         x = self.block(768, (5, 5), 1, "VALID", name="conv2")(x, train)

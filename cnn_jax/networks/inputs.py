@@ -21,7 +21,7 @@ def takes_images(call: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     inference) only after a window did not fit.
     """
     @functools.wraps(call)
-    def checked(self: nn.Module, x: jax.Array, train: bool,
+    def checked(self: nn.Module, x: jax.Array, train: bool = False,
                 searching: bool = False) -> jax.Array:
         network = type(self).__name__
         if x.ndim != 4 or x.shape[-1] < 1:

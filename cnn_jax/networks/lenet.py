@@ -38,7 +38,7 @@ class LeNet5(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make = self.layers
         if self.pool not in ("mean", "max"):
             raise ValueError(f"pool must be 'mean' or 'max', not {self.pool!r}")
@@ -75,7 +75,7 @@ class LeNet5Published(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make = self.layers
         if self.num_classes > 10:
             raise ValueError("the 1998 form of LeNet-5 has codes for 10 classes, not "

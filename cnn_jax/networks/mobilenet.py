@@ -41,7 +41,7 @@ class MobileNetV1(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         check_width(self.width)
         block = functools.partial(
             self.layers.block(ConvNormAct, train), activation=self.activation,
@@ -82,7 +82,7 @@ class MobileNetV2(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         check_width(self.width)
         block = functools.partial(ConvNormAct, activation="relu6", epsilon=1e-3,
                                   padding=self.padding, layers=self.layers)
@@ -107,7 +107,7 @@ class InvertedResidual(nn.Module):
     block: functools.partial
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         y = x
         if self.expansion != 1:
             expanded = self.expansion * x.shape[-1]

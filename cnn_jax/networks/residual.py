@@ -33,7 +33,7 @@ class ResidualBlock(nn.Module):
     layers: Layers = Layers()
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         plan = convolutions(self, self.expansion)
         y = x
         for i, (features, size, stride) in enumerate(plan, 1):
@@ -79,7 +79,7 @@ class PreActBlock(nn.Module):
     layers: Layers = Layers()
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         plan = convolutions(self)
         y = activated = x
         for i, (features, size, stride) in enumerate(plan, 1):

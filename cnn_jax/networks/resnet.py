@@ -54,7 +54,7 @@ class ResNet(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make = self.layers
         check_widths(self)
         x = stem_convolution(self, x)
@@ -126,7 +126,7 @@ class PreActResNet(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make = self.layers
         if self.stride_in not in ("1x1", "3x3", "last"):
             raise ValueError("stride_in must be '1x1', '3x3' or 'last', not "

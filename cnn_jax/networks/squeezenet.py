@@ -46,7 +46,7 @@ class SqueezeNet(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make = self.layers
         version = lookup(VERSIONS, "version of SqueezeNet", self.version)
 

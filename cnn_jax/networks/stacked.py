@@ -41,7 +41,7 @@ class StackedCNN(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make = self.layers
         for i, group in enumerate(self.groups, 1):
             kernel = (self.kernels[min(i, len(self.kernels)) - 1],) * 2

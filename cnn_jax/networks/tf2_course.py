@@ -40,7 +40,7 @@ class CBAPDNet(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make = self.layers
         for i, group in enumerate(self.groups, 1):
             for j, features in enumerate(group, 1):
@@ -70,7 +70,7 @@ class AlexNet8(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make = self.layers
         block = functools.partial(ConvNormAct, **KERAS, layers=make)
         x = block(features=96, padding="VALID", name="conv1")(x, train)
@@ -110,7 +110,7 @@ class Inception10(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         cell = self.layers.block(Cell, train)
         train = train and self.batch_statistics
         x = ConvNormAct(self.features, **KERAS, layers=self.layers,
@@ -131,7 +131,7 @@ class Cell(nn.Module):
     layers: Layers
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         block = functools.partial(ConvNormAct, features=self.features, **KERAS,
                                   layers=self.layers)
         point = functools.partial(block, kernel=(1, 1), strides=self.strides)

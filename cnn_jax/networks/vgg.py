@@ -37,7 +37,7 @@ class VGG(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make = self.layers
         if len(self.depths) > len(WIDTHS):
             raise ValueError(f"VGG has at most {len(WIDTHS)} groups, not the "

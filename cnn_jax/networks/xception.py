@@ -34,7 +34,7 @@ class Xception(nn.Module):
 
     @takes_images
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make = self.layers
         block = functools.partial(make.block(Block, train), padding=self.padding,
                                   layers=make)
@@ -72,7 +72,7 @@ class Block(nn.Module):
     layers: Layers = Layers()
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         make = self.layers
         y = x
         for i, features in enumerate(self.widths, 1):

@@ -12,3 +12,11 @@ from cnn_jax.ops.integers import is_integer
 from cnn_jax.ops.norm import batch_norm, batch_norm_inference, local_response_norm
 from cnn_jax.ops.pool import (POOLS, avg_pool, global_avg_pool, global_max_pool,
                               max_pool, max_pool_with_indices)
+
+__all__ = [
+    "ALGORITHMS", "FILTERS", "POOLS", "add_bias", "avg_pool", "batch_norm",
+    "batch_norm_inference", "conv_general_dilated", "conv_transpose", "convolve",
+    "correlate", "dense", "depthwise_conv", "global_avg_pool", "global_max_pool",
+    "group_norm", "jit", "layer_norm", "local_response_norm", "max_pool",
+    "max_pool_with_indices", "pointwise_conv", "separable_conv",
+    "softmax_cross_entropy"]

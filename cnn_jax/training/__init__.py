@@ -2,3 +2,5 @@
 
 from cnn_jax.training.signals import Stopped
 from cnn_jax.training.train import run
+
+__all__ = ["Stopped", "run"]
