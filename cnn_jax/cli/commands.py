@@ -11,7 +11,10 @@ import jax
 import numpy as np
 
 from cnn_jax import data, networks, training
+from cnn_jax.cli.caches import caches
 from cnn_jax.cli.config_file import CONFIGS, config_names
+from cnn_jax.cli.describe import describe
+from cnn_jax.cli.lr_find import lr_find, with_found_rate
 from cnn_jax.cli.request import Request, required_config, required_run
 from cnn_jax.config import FIELDS, check
 from cnn_jax.console import Reporter
@@ -37,8 +40,8 @@ from cnn_jax.workdir.folder import (check_same_config, check_same_data,
                                     default_path, read_config)
 
 TAKE_PATHS = ("predict", "inspect", "compare", "export")
-TAKE_NO_MODEL = ("train", "summary", "show_data", "compare")
-TAKE_OUTPUT = ("show_data", "overlays", "predict", "compare", "export")
+TAKE_NO_MODEL = ("train", "summary", "show_data", "compare", "lr_find")
+TAKE_OUTPUT = ("show_data", "overlays", "predict", "compare", "export", "lr_find")
 
 
 def run(request: Request) -> None:
@@ -50,12 +53,16 @@ def run(request: Request) -> None:
         raise InputError(f"unexpected argument {request.paths[0]!r}: only "
                          "--mode=predict, inspect, export and compare take file names")
     if request.output and request.mode not in TAKE_OUTPUT:
-        raise InputError(f"--output={request.output} is only for --mode=show_data, "
-                         "overlays, predict, export and compare")
+        raise InputError(f"--output={request.output} is only for --mode="
+                         + ", ".join(TAKE_OUTPUT))
     if request.model and request.mode in TAKE_NO_MODEL:
         raise InputError(
             f"--model={request.model} is not for --mode={request.mode}; to train from "
             f"these weights, set --config.model.init_from={request.model}")
+    if request.auto_rate and request.mode != "train":
+        raise InputError(f"--mode={request.mode} takes a number as "
+                         "config.optimizer.learning_rate: auto is for --mode=train, "
+                         "and --mode=lr_find shows how it is found")
     if request.config is not None:
         check(request.config)
     COMMANDS[request.mode](request)
@@ -67,6 +74,8 @@ def train(request: Request) -> None:
         config = read_config(request.workdir)
     else:
         config = required_config(request)
+    if request.auto_rate:
+        config = with_found_rate(config, request.workdir)
     training.run(config, request.workdir)
 
 
@@ -261,10 +270,11 @@ def list_names(request: Request) -> None:
             source.partition(":")[0] for source in PRETRAINED).items()])
 
 
-COMMANDS = {"list": list_names, "train": train, "eval": evaluate, "predict": predict,
-            "summary": summary, "weights": weights, "serve": serve,
+COMMANDS = {"list": list_names, "train": train, "describe": describe, "eval": evaluate,
+            "predict": predict, "summary": summary, "weights": weights, "serve": serve,
             "show_data": show_data, "overlays": overlays, "inspect": inspect,
-            "report": report, "compare": compare, "export": export}
+            "report": report, "compare": compare, "export": export, "lr_find": lr_find,
+            "caches": caches}
 
 
 def spinner(title: str) -> contextlib.AbstractContextManager[None]:

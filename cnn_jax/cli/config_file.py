@@ -14,8 +14,37 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 from cnn_jax.config import is_field, unknown_field
 from cnn_jax.errors import InputError
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIG_OF_RUN, CONFIG_OF_MODEL = CONFIGS / "workdir.py", CONFIGS / "pretrained.py"
+
+
+def places(file: str) -> list[Path]:
+    """Lists where a relative config file is looked for.
+
+    These are the current folder, the clone, and the configs of the package, in which
+    'lenet.py' and 'configs/lenet.py' are the same.
+    """
+    below = file.removeprefix("./").removeprefix("configs/")
+    clone = CONFIGS.parents[1]
+    found = [Path(file)] + [clone / file] * (clone / "main.py").exists()
+    return [*found, CONFIGS / below]
+
+
+def with_found_config(argv: list[str]) -> list[str]:
+    """Finds the config file, if it is not in the current folder, in `places`.
+
+    Raises InputError, which says where it looked, if there is none.
+    """
+    sources = flag_values(argv, "config")
+    file, colon, variant = sources[-1].partition(":") if sources else ("", "", "")
+    if not file or Path(file).exists() or Path(file).is_absolute():
+        return argv
+    looked = places(file)
+    for path in looked:
+        if path.is_file():
+            return [*argv, f"--config={path}{colon}{variant}"]
+    raise InputError(f"--config={sources[-1]}: no such config file; looked for "
+                     f"{', '.join(map(str, looked))}{configs_beside(looked)}")
 
 
 def import_from_here(argv: list[str]) -> None:
@@ -28,6 +57,19 @@ def import_from_here(argv: list[str]) -> None:
 def flag_values(argv: list[str], name: str) -> list[str]:
     """Returns every VALUE of --name=VALUE and --name VALUE."""
     return re.findall(rf"^--?{name}[=\n](.*)$", "\n".join(argv), re.MULTILINE)
+
+
+AUTO = r"--?config\.optimizer\.learning_rate[=\n]auto"
+
+
+def without_auto_rate(argv: list[str]) -> tuple[list[str], bool]:
+    """Takes out --config.optimizer.learning_rate=auto; tells whether it was there.
+
+    The field is a number, which --mode=lr_find then finds.
+    """
+    text = "\n".join(argv)
+    rest = re.sub(rf"^{AUTO}(\n|$)", "", text, flags=re.MULTILINE).rstrip("\n")
+    return rest.split("\n"), rest != text
 
 
 def overridden(argv: list[str]) -> list[str]:
@@ -78,8 +120,9 @@ def load(source: str) -> ConfigDict:
         config.is_locked  # raises OSError if the file could not be read
         return config
     except OSError as error:
+        file = Path(source.partition(":")[0])
         raise InputError(f"--config={source}: no such config file"
-                         f"{configs_beside(source)}") from error
+                         f"{configs_beside([file])}") from error
     except SyntaxError as error:
         raise InputError(f"--config={source} is not Python: {error}") from error
     except Exception as error:  # a config file is Python: it may raise anything
@@ -98,8 +141,9 @@ def config_names(folder: Path) -> list[str]:
                   if path.name not in ("__init__.py", CONFIG_OF_RUN.name))
 
 
-def configs_beside(source: str) -> str:
-    """Lists the config files in the folder of a file that does not exist."""
-    folder = Path(source.partition(":")[0]).parent
-    names = config_names(folder)
-    return f"; {folder} holds {', '.join(names[:12])}" if names else ""
+def configs_beside(files: list[Path]) -> str:
+    """Lists the config files in the folders of files that do not exist."""
+    for folder in (file.parent for file in files):
+        if names := config_names(folder):
+            return f"; {folder} holds {', '.join(names[:12])}"
+    return ""

@@ -29,6 +29,8 @@ class Request:
     format: str = ""             # export: formats, 'onnx,stablehlo'
     host: str = "127.0.0.1"
     port: int = 8000
+    auto_rate: bool = False      # train: find the learning rate first
+    empty: str = ""              # caches: those to empty, 'pictures,weights'
 
 
 def required_config(request: Request) -> ConfigDict:

@@ -12,7 +12,7 @@ images choose nothing. Each published figure is from one run without a known see
 
 from ml_collections import ConfigDict
 
-from configs import default
+from cnn_jax.configs import default
 
 
 def get_config(variant: str = "baseline") -> ConfigDict:

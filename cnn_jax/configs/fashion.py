@@ -11,7 +11,7 @@ epoch. The published figures are those of the last epoch.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from cnn_jax.configs import default
 
 
 def get_config(variant: str = "selu") -> ConfigDict:

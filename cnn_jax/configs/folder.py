@@ -14,7 +14,7 @@ That takes minutes and is better for fewer than some thousand pictures.
 
 from ml_collections import ConfigDict
 
-from configs import default, transfer
+from cnn_jax.configs import default, transfer
 
 
 def get_config(source: str = "") -> ConfigDict:

@@ -26,7 +26,7 @@ with the bits of a run without a stop (n = 1, measured/reliability/imagenet_step
 
 from ml_collections import ConfigDict
 
-from configs import default
+from cnn_jax.configs import default
 
 
 def get_config(variant: str = "resnet50_90") -> ConfigDict:

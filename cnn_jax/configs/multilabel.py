@@ -12,7 +12,7 @@ one core of an AMD EPYC (Zen 4), jax 0.10.2.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from cnn_jax.configs import default
 
 
 def get_config() -> ConfigDict:

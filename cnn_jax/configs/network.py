@@ -12,7 +12,7 @@ config.data.channels change that.
 from ml_collections import ConfigDict
 
 from cnn_jax import networks
-from configs import default
+from cnn_jax.configs import default
 
 
 def get_config(name: str = "lenet5") -> ConfigDict:

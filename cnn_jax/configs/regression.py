@@ -13,7 +13,7 @@ outliers better than the squared error.
 
 from ml_collections import ConfigDict
 
-from configs import folder
+from cnn_jax.configs import folder
 
 
 def get_config() -> ConfigDict:

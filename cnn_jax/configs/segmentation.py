@@ -14,7 +14,7 @@ memory. `python experiments/reproduce.py --only segmentation_shapes` trains all 
 
 from ml_collections import ConfigDict
 
-from configs import default
+from cnn_jax.configs import default
 
 VARIANTS = ("shapes",)
 

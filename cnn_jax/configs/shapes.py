@@ -17,7 +17,7 @@ tutorial it learns from the sum.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from cnn_jax.configs import default
 
 # Calling a step of these networks costs more than the step, so a call makes several.
 STEPS = 16

@@ -138,8 +138,8 @@ def restore_or_init(run: Run) -> tuple[TrainState, Progress]:
         state, progress = init_state(run), Progress()
     else:
         state, progress = restore_newest(run, latest)
-    if run.recipe.freeze:
-        run.report.line(describe_frozen(run.recipe, state.params))
+    if run.config.model.init_from or run.recipe.freeze:
+        run.report.line(describe_learning(run.recipe, state.params))
     return state, progress
 
 
@@ -210,12 +210,14 @@ def init_state(run: Run) -> TrainState:
     return state.replace(**variables)
 
 
-def describe_frozen(recipe: Recipe, params: Mapping[str, Any]) -> str:
-    """Says how many parameters learn, and where."""
+def describe_learning(recipe: Recipe, params: Mapping[str, Any]) -> str:
+    """Says how many parameters learn, and which modules are frozen."""
     mask = networks.freeze_mask(params, recipe.freeze)
     learning = {layer: params[layer] for layer, frozen in mask.items()
                 if not all(jax.tree.leaves(frozen))}
     some, whole = (sum(leaf.size for leaf in jax.tree.leaves(tree))
                    for tree in (learning, params))
+    if not recipe.freeze:
+        return f"all {whole:,} parameters learn"
     return (f"{some:,} of {whole:,} parameters learn: "
             f"{', '.join(networks.parts_of(learning))}; frozen: {recipe.freeze}")

@@ -52,6 +52,9 @@ ELSEWHERE = {
     "mine:my_loss": ("tests/config/test_own_functions.py", "mine_for_tests:my_loss"),
     "configs/regression.py": (
         "tests/training/test_regression.py", "regression.get_config()"),
+    "lr_find --config=": ("tests/training/test_lr_find.py", 'Request("lr_find"'),
+    "learning_rate=auto": ("tests/training/test_lr_find.py", "learning_rate=auto"),
+    "--mode=caches": ("tests/data/test_cache.py", 'caches(Request("caches"'),
     "runs/photos": ("tests/documents/test_your_pictures.py", "your_pictures.md"),
     "--config.data.stream=true": (
         "tests/training/test_streamed_runs.py", "data.stream"),

@@ -36,7 +36,7 @@ def files() -> Iterator[tuple[str, Path]]:
     """Yields (room, file) for every module of the package."""
     for path in sorted((ROOT / "cnn_jax").rglob("*.py")):
         inside = path.relative_to(ROOT / "cnn_jax").with_suffix("")
-        if inside.parts[0] != "__init__":
+        if inside.parts[0] not in ("__init__", "__main__"):
             yield inside.parts[0], path
 
 

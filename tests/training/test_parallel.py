@@ -13,8 +13,8 @@ import types
 import jax.numpy as jnp
 import pytest
 from tests.support.quick_compile import QUICK_FLAGS, flags_for
-from tests.support.tiny_runs import (end, main, read_results, refusal, start_module,
-                                     tiny)
+from tests.support.tiny_runs import (end, killed_after, main, read_results,
+                                     read_rows, refusal, start_module, tiny)
 
 from cnn_jax.console import Reporter
 from cnn_jax.errors import InputError
@@ -93,6 +93,23 @@ def test_the_same_parameters_on_eight_devices(run_eight):
     assert_equal_training(run_eight)
     assert len(run_eight["train"]) == 6
     assert run_eight["save_and_restore"] == 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, other", [("jit", "pmap"), ("pmap", "jit")])
+def test_a_run_resumes_on_another_number_of_devices(tmp_path, kind, other):
+    """Its losses are those of a run that was not stopped."""
+    changes = {"epochs": 4, "optimizer.name": "sgd", "checkpoint.keep": 5,
+               "optimizer.learning_rate": 0.02, "augment.horizontal_flip": True}
+    code, _, errors = main(tmp_path / "whole", changes | {"parallel": kind}, devices=4)
+    assert code == 0, errors
+    stopped = killed_after(tmp_path / "whole", tmp_path / "stopped", step=16)
+    code, output, errors = main(stopped, changes | {"parallel": other}, devices=2)
+    assert code == 0 and "resuming after step 16" in output, errors
+    whole, resumed = (
+        [row["val_loss"] for row in read_rows(path) if row["kind"] == "epoch"]
+        for path in (tmp_path / "whole", stopped))
+    assert len(resumed) == 4 and resumed == pytest.approx(whole, rel=1e-4)
 
 
 @pytest.mark.slow

@@ -1,0 +1,39 @@
+"""Shows and empties what is kept between runs, for --mode=caches."""
+
+import shutil
+
+from cnn_jax.cli.request import Request
+from cnn_jax.errors import InputError
+from cnn_jax.files import cache_folder
+from cnn_jax.interop.export import size_of
+
+# Name -> what is in the cache folder, and what that is
+KINDS = {
+    "pictures": ("images-*.npz", "decoded pictures of class folders"),
+    "indices": ("*-cnn_jax_*.npz", "indices of shards and prepared sets"),
+    "weights": ("weights/*", "downloaded weights"),
+    "npm": ("npm/*", "ONNX Runtime for browsers"),
+    "native": ("native/*", "the built library of convolutions"),
+}
+
+
+def caches(request: Request) -> None:
+    """Prints the size of every cache; empties those that --empty names.
+
+    Everything in them is made or downloaded again when it is needed.
+    """
+    names = [name.strip() for name in request.empty.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in (*KINDS, "all")]:
+        raise InputError(f"--empty={request.empty}: there is no cache {unknown[0]!r}; "
+                         f"there are {', '.join(KINDS)}, and all")
+    folder = cache_folder()
+    print(f"{folder} (CNN_JAX_CACHE sets another folder):")
+    for name, (pattern, title) in KINDS.items():
+        paths = sorted(folder.glob(pattern))
+        size = sum(map(size_of, paths))
+        emptied = name in names or "all" in names
+        if emptied:
+            for path in paths:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        print(f"  {name:9} {size / 1e6:10,.1f} MB in {len(paths):,} files: {title}"
+              + ", emptied" * emptied)

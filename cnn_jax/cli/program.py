@@ -1,0 +1,117 @@
+"""The command line of cnn_jax: flags -> a locked config -> one call per --mode."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from cnn_jax.cli import commands, config_file
+from cnn_jax.cli.caches import KINDS
+from cnn_jax.cli.explain import explain, out_of_memory
+from cnn_jax.cli.overrides import accept_none
+from cnn_jax.cli.request import Request
+from cnn_jax.errors import InputError, RunError, one_line
+from cnn_jax.interop.export import FORMATS
+from cnn_jax.training import Stopped
+
+accept_none()
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, as in configs/lenet.py or configs/lenet.py:mnist; "
+    "--config.FIELD=VALUE sets any field, and --config.FIELD=none unsets it; without "
+    "--config they change the config of --workdir.")
+MODE = flags.DEFINE_string(
+    "mode", "train", f"One of {', '.join(commands.COMMANDS)}.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; default runs/NETWORK-DATASET-HASH. A run that "
+    "was stopped there is resumed.")
+MODEL = flags.DEFINE_string(
+    "model", None, "Instead of --workdir: pretrained weights, such as "
+    "torchvision:resnet50, timm:resnet50.a1_in1k, keras:resnet50, or a file.")
+IMAGES = flags.DEFINE_string(
+    "images", None, "predict, inspect: a picture or a folder of pictures; more may "
+    "follow. compare takes workdirs without a flag.")
+TOP = flags.DEFINE_integer("top", 5, "predict: classes to show for each picture.",
+                           lower_bound=1)
+JSON = flags.DEFINE_boolean("json", False, "predict: print JSON instead of text.")
+INVERT = flags.DEFINE_boolean(
+    "invert", False, "predict, inspect, serve: exchange dark and bright, for dark ink "
+    "on white paper where the training data are bright on dark.")
+OUTPUT = flags.DEFINE_string(
+    "output", None, "show_data, overlays, predict on a run with masks, lr_find: the "
+    "picture to write (.png, .pdf, .svg); default data.png, overlays.png or "
+    "predictions.png in the workdir, lr_find.png here. compare: the page; default "
+    "compare.html. export: the folder; default export in the workdir.")
+FORMAT = flags.DEFINE_string(
+    "format", "", "export: formats, separated by commas: "
+    f"{', '.join(FORMATS)}.")
+HOST = flags.DEFINE_string(
+    "host", "127.0.0.1", "serve: address or name of this machine to listen on; "
+    "0.0.0.0 lets other machines in.")
+PORT = flags.DEFINE_integer("port", 8000, "serve: port; 0 takes and prints a free one.",
+                            lower_bound=0, upper_bound=65535)
+EMPTY = flags.DEFINE_string(
+    "empty", "", f"caches: those to empty, separated by commas: {', '.join(KINDS)}, or "
+    "all.")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses flags and config; ends with one line and exit code 2 if that fails."""
+    try:
+        argv = config_file.with_found_config(config_file.with_config_of_run(argv))
+        argv, _ = config_file.without_auto_rate(argv)
+        config_file.import_from_here(argv)
+        config_file.check_config(argv)
+        given, sys.argv = sys.argv, argv  # where ml_collections looks for overrides
+        try:
+            return flags.FLAGS(argv)
+        finally:
+            sys.argv = given
+    except InputError as error:
+        fail(str(error), 2)
+    except flags.Error as error:
+        fail(explain(error), 2)
+
+
+def main(argv: list[str]) -> None:
+    try:
+        commands.run(Request(
+            mode=MODE.value, config=CONFIG.value, model=MODEL.value,
+            workdir=Path(WORKDIR.value) if WORKDIR.value else None,
+            paths=tuple([IMAGES.value] if IMAGES.value else []) + tuple(argv[1:]),
+            top=TOP.value, json=JSON.value, invert=INVERT.value,
+            output=Path(OUTPUT.value) if OUTPUT.value else None,
+            format=FORMAT.value,
+            host=HOST.value, port=PORT.value, empty=EMPTY.value,
+            auto_rate=config_file.without_auto_rate(sys.argv)[1]))
+    except InputError as error:
+        fail(str(error), 2)
+    except Stopped as error:
+        fail(str(error), 128 + error.signum)
+    except RunError as error:
+        fail(str(error), 1)
+    except OSError as error:  # a full disk, a deleted folder
+        where = error.filename and f"{error.filename} cannot be read or written: "
+        fail((where or "") + (error.strerror or str(error)), 1)
+    except (MemoryError, RuntimeError) as error:
+        if (reason := out_of_memory(error)) is None:
+            raise
+        fail(reason, 1)
+    except KeyboardInterrupt:
+        fail("interrupted; the checkpoints written before are complete", 130)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    print(f"cnn_jax: {one_line(message)}", file=sys.stderr)
+    sys.exit(code)
+
+
+def run() -> None:
+    """Runs the command line of this process."""
+    for flag in flags.FLAGS.get_key_flags_for_module(__name__):  # for --help
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    logging.set_verbosity(logging.WARNING)
+    app.run(main, flags_parser=parse)

@@ -1,0 +1,143 @@
+"""Finds a learning rate: trains while the rate rises, and looks at the loss.
+
+Smith: Cyclical learning rates for training neural networks (2017). Every update has a
+larger rate than the one before, by a constant factor; the steps are those of training.
+"""
+
+import dataclasses
+import tempfile
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnn_jax import optimizers
+from cnn_jax.config import check
+from cnn_jax.console import Reporter
+from cnn_jax.errors import InputError
+from cnn_jax.networks.trace import parts_in_order
+from cnn_jax.training import parallel
+from cnn_jax.training.features import train_on_features
+from cnn_jax.training.loop import compile_training
+from cnn_jax.training.setup import Run, open_run, restore_or_init
+from cnn_jax.training.steps import TrainState
+from cnn_jax.workdir.progress import Progress
+
+UPDATES = 100
+LOW, HIGH = 1e-6, 10.0
+SMOOTHING = 0.9  # of the exponential mean of the losses
+WORSE = 4.0      # the sweep ends where the smoothed loss is so many times the best
+
+
+class Sweep(NamedTuple):
+    """The losses of a sweep; one value for each update that was made."""
+
+    rates: np.ndarray
+    losses: np.ndarray
+    smoothed: np.ndarray
+
+    @property
+    def at_minimum(self) -> float:
+        """The rate with the least smoothed loss."""
+        return float(self.rates[self.smoothed.argmin()])
+
+    @property
+    def tenth(self) -> float:
+        """A tenth of the rate with the least smoothed loss."""
+        return self.at_minimum / 10
+
+    @property
+    def steepest(self) -> float:
+        """The rate, up to that of the minimum, at which the loss falls fastest."""
+        slope = np.gradient(self.smoothed, np.log(self.rates))
+        return float(self.rates[slope[:self.smoothed.argmin() + 1].argmin()])
+
+
+def find_rate(config: ConfigDict, report: Reporter) -> Sweep:
+    """Sweeps the learning rate of a config from `LOW` to `HIGH`; keeps nothing.
+
+    Raises InputError as a run does, and if the loss never falls.
+    """
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.steps_per_call = 1
+        # Enough for the updates, however few steps an epoch has.
+        config.epochs = max(config.epochs, UPDATES * config.optimizer.accumulate_steps)
+    check(config)
+    quiet = Reporter(quiet=True)
+    with (tempfile.TemporaryDirectory() as folder, parallel.peer_errors(),
+          open_run(config, folder, quiet) as run):
+        state, _ = restore_or_init(run)
+        if config.model.train == "head":
+            run = train_on_features(run, state)
+        run = with_rising_rate(run)
+        state = state.replace(opt_state=run.recipe.optimizer.init(state.params))
+        with report.under_way("compiling training"):
+            programs = compile_training(run, state, Progress())
+        run.feed.start(0, 0)
+        losses = sweep(run, run.placement.replicate(state), programs, report)
+    rates = np.array([rising_rate(update) for update in range(len(losses))])
+    found = Sweep(rates, losses, smooth(losses))
+    if found.smoothed.argmin() == 0:
+        raise InputError("the loss falls at no learning rate from "
+                         f"{LOW:g} to {HIGH:g}: look at the data by --mode=show_data, "
+                         "or choose another optimizer")
+    return found
+
+
+def rising_rate(update: float) -> float:
+    """Returns LOW (HIGH / LOW)^(update / (UPDATES - 1))."""
+    return LOW * (HIGH / LOW) ** (update / (UPDATES - 1))
+
+
+def with_rising_rate(run: Run) -> Run:
+    """Replaces schedule and optimizer by those of the sweep."""
+    config = run.config
+    parts = (parts_in_order(run.recipe.model, run.info.image_shape)
+             if config.optimizer.depth_decay is not None else ())
+
+    def schedule(update: jax.Array) -> jax.Array:
+        return LOW * jnp.power(HIGH / LOW, update / (UPDATES - 1))
+
+    return dataclasses.replace(run, recipe=dataclasses.replace(
+        run.recipe, schedule=schedule,
+        optimizer=optimizers.create(config, schedule, parts)))
+
+
+def sweep(run: Run, state: TrainState, programs: dict, report: Reporter) -> np.ndarray:
+    """Makes the updates and returns their losses, up to one that is far too large."""
+    each = run.config.optimizer.accumulate_steps
+    losses: list[float] = []
+    of_update: list[float] = []
+    epoch = 0
+    with report.progress_bar("learning rates", UPDATES):
+        while len(losses) < UPDATES:
+            ranges = [(step, step + 1) for step in range(run.steps_per_epoch)]
+            for arguments in run.feed.calls(epoch, ranges):
+                program = programs[run.training_size(epoch), 1]
+                state, metrics = program(state, *arguments)
+                sums = run.placement.to_host(metrics)
+                of_update.append(float(sums["loss"].sum() / sums["count"].sum()))
+                if len(of_update) < each:
+                    continue
+                losses.append(float(np.mean(of_update)))
+                of_update.clear()
+                report.advance(len(losses), f"loss: {losses[-1]:.4f}")
+                if not np.isfinite(losses[-1]):
+                    return np.array(losses[:-1])
+                smoothed = smooth(np.array(losses))
+                if len(losses) == UPDATES or smoothed[-1] > WORSE * smoothed.min():
+                    return np.array(losses)
+            epoch += 1
+    return np.array(losses)
+
+
+def smooth(losses: np.ndarray) -> np.ndarray:
+    """Computes the exponential mean of the losses so far, without a bias to zero."""
+    total, means = 0.0, []
+    for count, loss in enumerate(losses, 1):
+        total = SMOOTHING * total + (1 - SMOOTHING) * loss
+        means.append(total / (1 - SMOOTHING ** count))
+    return np.array(means)

@@ -1,0 +1,82 @@
+"""The learning rate of a sweep, and training with it."""
+
+import numpy as np
+import pytest
+from tests.support.tiny_runs import tiny
+
+from cnn_jax import training
+from cnn_jax.cli import commands, config_file
+from cnn_jax.cli.request import Request
+from cnn_jax.config import check
+from cnn_jax.console import Reporter
+from cnn_jax.errors import InputError
+from cnn_jax.training.lr_find import HIGH, LOW, UPDATES, Sweep, find_rate, rising_rate
+from cnn_jax.workdir.folder import read_config
+
+
+def valley(steepest: float, minimum: float) -> Sweep:
+    """Losses over log rates: flat, a fall around one rate, a rise after another."""
+    rates = np.array([rising_rate(update) for update in range(UPDATES)])
+    x = np.log10(rates)
+    losses = (2 - 1.5 / (1 + np.exp(-6 * (x - np.log10(steepest))))
+              + 0.01 * np.maximum(x - np.log10(minimum), 0) * 100)
+    return Sweep(rates, losses, losses)
+
+
+def test_what_is_suggested():
+    found = valley(1e-3, 1e-1)
+    assert found.rates[0] == pytest.approx(LOW) and found.rates[-1] == pytest.approx(
+        HIGH)
+    assert found.steepest == pytest.approx(1e-3, rel=0.2)
+    assert found.at_minimum == pytest.approx(1e-1, rel=0.3)
+    assert found.tenth == pytest.approx(found.at_minimum / 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [
+    {"optimizer.name": "sgd"}, {"optimizer.accumulate_steps": 2, "data.stream": True}])
+def test_a_sweep_of_the_real_step(tmp_path, monkeypatch, changes):
+    """Plain SGD learns nothing at 1e-6 and is too fast at 10."""
+    monkeypatch.chdir(tmp_path)
+    found = find_rate(tiny(changes | {"epochs": 1}), Reporter(quiet=True))
+    assert np.isfinite(found.losses).all() and found.losses[0] > found.smoothed.min()
+    assert 1e-5 < found.steepest <= found.at_minimum
+    assert list(tmp_path.iterdir()) == []  # it keeps nothing
+
+
+def test_the_command_and_auto(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config, found, trained = tiny(), valley(1e-2, 1.0), []
+    monkeypatch.setattr(training, "run", lambda config, workdir: trained.append(config))
+    monkeypatch.setattr("cnn_jax.cli.lr_find.find_rate", lambda *_: found)
+    commands.run(Request("train", config, None, auto_rate=True))
+    rate = trained[0].optimizer.learning_rate
+    assert rate == pytest.approx(found.steepest, rel=0.05)
+    check(trained[0])
+    commands.run(Request("lr_find", config, None))
+    out = capsys.readouterr().out
+    assert f"--config.optimizer.learning_rate={rate:.2g}" in out
+    assert (tmp_path / "lr_find.png").stat().st_size > 5000
+
+
+def test_auto_is_taken_from_the_command_line(tmp_path):
+    rest, found = config_file.without_auto_rate(
+        ["main.py", "--config.optimizer.learning_rate=auto", "--config.epochs=3"])
+    assert found and rest == ["main.py", "--config.epochs=3"]
+    for argv in (["main.py", "--config.optimizer.learning_rate", "auto"],
+                 ["main.py", "--config.optimizer.learning_rate=auto"]):
+        assert config_file.without_auto_rate(argv) == (["main.py"], True)
+    other = ["main.py", "--config.optimizer.learning_rate=0.1"]
+    assert config_file.without_auto_rate(other) == (other, False)
+    with pytest.raises(InputError, match="auto.*lr_find"):
+        commands.run(Request("eval", tiny(), None, auto_rate=True))
+
+
+def test_a_run_keeps_the_rate_that_was_found(tmp_path, monkeypatch):
+    from cnn_jax.cli.lr_find import with_found_rate
+    from cnn_jax.config import to_json
+    config = tiny({"optimizer.learning_rate": 0.03})
+    (tmp_path / "config.json").write_text(to_json(config))
+    kept = with_found_rate(tiny(), tmp_path)
+    assert kept.optimizer.learning_rate == 0.03
+    assert read_config(tmp_path).optimizer.learning_rate == 0.03
