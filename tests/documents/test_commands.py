@@ -52,6 +52,10 @@ ELSEWHERE = {
     "mine:my_loss": ("tests/config/test_own_functions.py", "mine_for_tests:my_loss"),
     "configs/regression.py": (
         "tests/training/test_regression.py", "regression.get_config()"),
+    "cnn_jax.sweep configs/lenet.py --grid": (
+        "tests/sweep/test_sweep.py", 'main(["configs/lenet.py", "--grid"'),
+    "cnn_jax.sweep configs/lenet.py --search": (
+        "tests/sweep/test_sweep.py", '"configs/lenet.py", "--search"'),
     "lr_find --config=": ("tests/training/test_lr_find.py", 'Request("lr_find"'),
     "learning_rate=auto": ("tests/training/test_lr_find.py", "learning_rate=auto"),
     "--mode=caches": ("tests/data/test_cache.py", 'caches(Request("caches"'),

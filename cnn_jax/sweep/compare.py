@@ -1,0 +1,102 @@
+"""Compares the trials of a sweep: a table, sweep.csv, and parallel coordinates."""
+
+import csv
+from collections.abc import Sequence
+
+import numpy as np
+
+from cnn_jax.files import named
+from cnn_jax.inspection.draw.drawing import new_figure
+from cnn_jax.inspection.draw.picture import Picture, save
+from cnn_jax.sweep.trials import Sweep, Trial, command_of, shell
+
+
+def report(sweep: Sweep, trials: Sequence[Trial]) -> None:
+    """Prints the table, writes the files, and prints the command of the best trial."""
+    ranked = sorted(trials, key=lambda trial: trial.rank(sweep.monitor))
+    rows = table(sweep, ranked)
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths))
+        print("  ".join(cells).rstrip())
+    with named(sweep.folder / "sweep.csv"), (
+            sweep.folder / "sweep.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    scored = [trial for trial in ranked if trial.best is not None]
+    if not scored:
+        return
+    save(parallel_coordinates(sweep, scored), sweep.folder / "sweep.png")
+    print(f"{sweep.folder / 'sweep.csv'}, {sweep.folder / 'sweep.png'}")
+    print(f"best: {shell(command_of(sweep, scored[0].values))}")
+
+
+def table(sweep: Sweep, trials: Sequence[Trial]) -> list[list[str]]:
+    """Makes a header and a row for each trial."""
+    fields = list(trials[0].values) if trials else []
+    rows = [[*fields, sweep.monitor, "epoch", "state", "workdir"]]
+    for trial in trials:
+        best = trial.best
+        state = "failed" if trial.problem else "pruned" if trial.pruned else "finished"
+        rows.append([*(trial.values[field] for field in fields),
+                     f"{best[sweep.monitor]:.4f}" if best else "",
+                     f"{best['epoch']:.0f}" if best else "", state, trial.workdir.name])
+    return rows
+
+
+def positions(values: Sequence[str]) -> tuple[np.ndarray, list[tuple[float, str]]]:
+    """Places values from 0 to 1: numbers by size, or by logarithm, and names evenly.
+
+    Returns the positions and the labels of the axis.
+    """
+    distinct = sorted(set(values))
+    try:
+        numbers = np.array([float(value) for value in values])
+    except ValueError:
+        steps = {value: i / max(1, len(distinct) - 1)
+                 for i, value in enumerate(distinct)}
+        return (np.array([steps[value] for value in values]),
+                [(place, value) for value, place in steps.items()])
+    if numbers.min() > 0 and numbers.max() / numbers.min() >= 10:
+        scaled = np.log(numbers)
+    else:
+        scaled = numbers
+    low, high = scaled.min(), scaled.max()
+    places = (scaled - low) / (high - low) if high > low else np.full(len(scaled), 0.5)
+    ends = {float(places[i]): f"{numbers[i]:.3g}"
+            for i in (numbers.argmin(), numbers.argmax())}
+    return places, list(ends.items())
+
+
+def parallel_coordinates(sweep: Sweep, trials: Sequence[Trial]) -> Picture:
+    """Draws a line for each trial through its values, in the color of its rank.
+
+    trials: with a best epoch, the best trial first.
+    """
+    from matplotlib import colormaps
+
+    fields = list(trials[0].values)
+    scores = [repr(trial.best[sweep.monitor]) for trial in trials if trial.best]
+    columns = [positions([trial.values[field] for trial in trials])
+               for field in fields] + [positions(scores)]
+    figure = new_figure(max(5.0, 1.8 * len(columns)), 3.6)
+    axes = figure.subplots()
+    places = np.array([column for column, _ in columns])  # [axes, trials]
+    for rank in reversed(range(len(trials))):
+        share = 1 - rank / max(1, len(trials) - 1)
+        axes.plot(places[:, rank], color=colormaps["viridis_r"](0.1 + 0.8 * share),
+                  linewidth=2.5 if rank == 0 else 1.0, alpha=0.9)
+    for x, (_, labels) in enumerate(columns):
+        axes.axvline(x, color="0.6", linewidth=0.8)
+        for place, label in labels:
+            axes.annotate(label, (x, place), (4, 0), textcoords="offset points",
+                          fontsize=8, va="center")
+    names = [*(field.rpartition(".")[2] for field in fields), sweep.monitor]
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks([])
+    axes.set_xlim(-0.1, len(names) - 0.6)
+    best = ", ".join(f"{field} {value}" for field, value in trials[0].values.items())
+    return Picture(
+        "sweep", f"{len(trials)} trials of {sweep.config}",
+        "Each line is a trial. The thick line is the best one; the darker a line, the "
+        "better its trial.", f"The best trial has {best}.", figure,
+        {"places": places})
