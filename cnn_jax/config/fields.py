@@ -340,6 +340,11 @@ FIELDS: dict[str, Field] = {
         None, optional(number(0, 1, open_high=True)),
         "Decay of the exponential moving average of the parameters, which evaluation "
         "then uses; None keeps no average."),
+    "optimizer.swa_epochs": Field(
+        None, optional(integer(1)),
+        "Last epochs whose parameters are averaged evenly (stochastic weight "
+        "averaging), with the statistics of batch norm; evaluation then uses the "
+        "average. None keeps none."),
 
     "schedule.name": Field(
         "constant", row_of(optimizers.SCHEDULES),
@@ -367,6 +372,10 @@ FIELDS: dict[str, Field] = {
         "Further metrics of evaluation, separated by commas: names in "
         "cnn_jax.tasks.metrics.METRICS (top5_accuracy, macro_f1), or MODULE:FUNCTION "
         "of your own, (logits, labels) -> [N]; None adds none."),
+    "eval.tta": Field(
+        None, optional(text),
+        "Views of each image over which evaluation averages its answers (test-time "
+        "augmentation): 'flip', 'shift' or 'flip,shift'; None takes the image alone."),
 
     "early_stopping.monitor": Field(
         "val_loss", monitor,

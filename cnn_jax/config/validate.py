@@ -16,7 +16,8 @@ from cnn_jax.config.fields import FIELDS, NETWORK_FIELDS, default_config
 from cnn_jax.data.augment import AUGMENTATIONS, is_identity
 from cnn_jax.errors import InputError
 from cnn_jax.tasks import TASKS, Task, losses
-from cnn_jax.tasks.metrics import METRICS, with_metrics
+from cnn_jax.tasks.metrics import METRICS, split_names, with_metrics
+from cnn_jax.tasks.tta import VIEWS
 
 # What other programs call a field.
 ALIASES = {
@@ -107,6 +108,7 @@ def check_together(config: ConfigDict) -> None:
             ">= 1 and config.process_id from 0 to num_processes - 1, not "
             f"{config.num_processes} and {config.process_id}")
     check_progressive(config)
+    check_averages(config, task)
     if (config.schedule.warmup_epochs or 0) > config.epochs:
         raise InputError(
             f"config.schedule.warmup_epochs = {config.schedule.warmup_epochs} is not "
@@ -149,6 +151,25 @@ def check_measures(config: ConfigDict, task: Task) -> None:
                 + f"it is for the task {' or '.join(others)}; " * bool(others)
                 + f"config.eval.metrics = {metric} adds it; " * (metric in METRICS)
                 + f"the task {task.name} has {', '.join(known)}")
+
+
+def check_averages(config: ConfigDict, task: Task) -> None:
+    """Raises InputError for averages of parameters or of answers that cannot be."""
+    settings = config.optimizer
+    if settings.swa_epochs is not None and settings.ema_decay is not None:
+        raise InputError(f"config.optimizer.swa_epochs = {settings.swa_epochs} and "
+                         f"ema_decay = {settings.ema_decay} are two averages of the "
+                         "same parameters: unset one")
+    if settings.swa_epochs is not None and settings.swa_epochs > config.epochs:
+        raise InputError(f"config.optimizer.swa_epochs = {settings.swa_epochs} is not "
+                         f"allowed: it must be <= config.epochs = {config.epochs}")
+    views = split_names(config.eval.tta)
+    if (unknown := [view for view in views if view not in VIEWS]) or (
+            views and task.unit == "pixel"):
+        raise InputError(
+            f"config.eval.tta = {config.eval.tta!r} is not allowed: "
+            + (f"there is no view {unknown[0]!r}, only {', '.join(VIEWS)}" if unknown
+               else "it is for labels of images, not of pixels"))
 
 
 def check_network(config: ConfigDict) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from cnn_jax import ops
 from cnn_jax.data.examples import Examples
 from cnn_jax.data.info import SPLITS
+from cnn_jax.errors import InputError
 from cnn_jax.files import load_arrays, named, save_arrays
 from cnn_jax.training import parallel
 from cnn_jax.training.feed import Resident
@@ -33,6 +34,10 @@ def train_on_features(run: Run, state: TrainState) -> Run:
 
     state: on the host.
     """
+    if run.recipe.tta:
+        raise InputError("config.eval.tta is not for training with config.model.train "
+                         "= head, which computes the head's input once: unset it, and "
+                         "give it to --mode=eval")
     path, source = run.workdir / FILE, fingerprint(run, state)
     kept = load_arrays(path)
     current = kept is not None and str(kept.get("fingerprint")) == source

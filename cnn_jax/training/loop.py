@@ -35,7 +35,7 @@ def fit(run: Run, state: TrainState, progress: Progress,
     run.feed.start(*divmod(progress.step, run.steps_per_epoch))
     train = compile_training(run, state, progress)
     recorder = Recorder(run.workdir, progress.step, progress.history,
-                        writing=jax.process_index() == 0)
+                        writing=jax.process_index() == 0, config=run.config)
     size = None
     with contextlib.closing(recorder), stop_signals() as received:
         while not run.is_finished(progress):

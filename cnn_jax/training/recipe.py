@@ -19,7 +19,7 @@ from cnn_jax.errors import InputError
 from cnn_jax.networks.summary import LayerTable, layer_table
 from cnn_jax.networks.trace import parts_in_order
 from cnn_jax.tasks import Task, losses
-from cnn_jax.tasks.metrics import with_metrics
+from cnn_jax.tasks.metrics import split_names, with_metrics
 from cnn_jax.training.steps import (Recipe, TrainState, create_state,
                                     predict_logits)
 
@@ -67,8 +67,18 @@ def create_recipe(config: ConfigDict, info: DataInfo, axis_name: str | None = No
         scale=functools.partial(scale, scaling=info.scaling), seed=config.seed,
         ema_decay=config.optimizer.ema_decay or 0.0,
         accumulate_steps=config.optimizer.accumulate_steps,
+        swa_from=swa_start(config, info), tta=split_names(config.eval.tta),
         freeze=networks.frozen_parts(config.model),
         axis_name=axis_name)
+
+
+def swa_start(config: ConfigDict, info: DataInfo) -> int | None:
+    """Returns the update after which the averages of optimizer.swa_epochs begin."""
+    if config.optimizer.swa_epochs is None:
+        return None
+    steps = steps_per_epoch(info.counts["train"], config.batch_size)
+    before = config.epochs - config.optimizer.swa_epochs
+    return before * steps // config.optimizer.accumulate_steps
 
 
 def measured_task(config: ConfigDict, task: Task) -> Task:

@@ -205,7 +205,7 @@ def init_state(run: Run) -> TrainState:
         raise InputError(f"config.model.init_from = {source}: {error}") from error
     run.report.line(f"from {source}: {len(taken)} layers with their weights"
                     + f"; starts fresh: {', '.join(fresh)}" * bool(fresh))
-    if run.recipe.ema_decay > 0:
+    if run.recipe.averages:
         variables |= {f"ema_{name}": value for name, value in variables.items()}
     return state.replace(**variables)
 

@@ -23,6 +23,7 @@ from cnn_jax.networks.trace import before_head
 from cnn_jax.optimizers import Schedule
 from cnn_jax.rng import draw_key
 from cnn_jax.tasks import Task
+from cnn_jax.tasks.tta import average, views
 
 AUX_WEIGHT = 0.3  # of GoogLeNet's and Inception's auxiliary heads in the loss
 # Sums over examples: loss, correct and count; evaluation adds the sums of the task.
@@ -81,7 +82,16 @@ class Recipe:
     freeze: str = ""  # modules whose parameters and running statistics do not change
     # The shape of the images where batches hold the input of the head in their place.
     head_of: tuple[int, int, int] | None = None
+    tta: tuple[str, ...] = ()  # names of `tta.VIEWS`, for evaluation
+    # From this update on, the averages are even (SWA); before it they are the newest
+    # values. None: there is no such average.
+    swa_from: int | None = None
     axis_name: str | None = None
+
+    @property
+    def averages(self) -> bool:
+        """Tells whether a state holds averages of its parameters."""
+        return self.ema_decay > 0 or self.swa_from is not None
 
     def apply(self, variables: Any, images: jax.Array, **options: Any) -> Any:
         """Applies the model to scaled images, or its head to the head's input."""
@@ -97,7 +107,7 @@ def create_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainStat
     variables = recipe.model.init(draw_key(recipe.seed, "parameters"), images,
                                   train=False)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
-    averaged = recipe.ema_decay > 0
+    averaged = recipe.averages
     return TrainState(
         step=jnp.zeros((), jnp.int32), params=params, batch_stats=batch_stats,
         opt_state=recipe.optimizer.init(params), ema_params=params if averaged else {},
@@ -158,24 +168,35 @@ def moving_averages(state: TrainState, params: Any, batch_stats: Any,
 
         average <- decay * average + (1 - decay) * new
 
+    For the n-th update after `swa_from`, decay = (n - 1) / n, which makes an even mean;
+    before, it is 0 (Izmailov et al.: Averaging weights leads to wider optima, 2018).
     Accumulated gradients update the parameters every `accumulate_steps` steps, and
     the averages with them.
     """
-    if recipe.ema_decay == 0:
+    if not recipe.averages:
         return {}, {}
     updated = (state.step + 1) % recipe.accumulate_steps == 0
+    share: jax.Array | float = 1 - recipe.ema_decay
+    if recipe.swa_from is not None:
+        update = (state.step + 1) // recipe.accumulate_steps
+        share = 1 / jnp.maximum(update - recipe.swa_from, 1)
     return optax.incremental_update(
         (params, batch_stats), (state.ema_params, state.ema_batch_stats),
-        jnp.where(updated, 1 - recipe.ema_decay, 0.0))
+        jnp.where(updated, share, 0.0))
 
 
 def eval_step(state: TrainState, batch: Batch, recipe: Recipe) -> Metrics:
-    """Computes the metrics of one batch; padded examples do not count."""
-    logits = predict_logits(state, batch.image, recipe)
+    """Computes the metrics of one batch; padded examples do not count.
+
+    With `recipe.tta` the answers are means over views of each image.
+    """
     task = recipe.task
-    right = task.correct and task.correct(logits, batch.label)
-    return sums(task.losses(logits, batch.label), right, batch.mask, recipe,
-                task.extra_sums(logits, batch.label, batch.mask))
+    logits = [predict_logits(state, images, recipe)
+              for images in views(batch.image, recipe.tta)]
+    answer = average(logits, task) if recipe.tta else logits[0]
+    right = task.correct and task.correct(answer, batch.label)
+    return sums(task.losses(answer, batch.label), right, batch.mask, recipe,
+                task.extra_sums(answer, batch.label, batch.mask))
 
 
 def predict_logits(state: TrainState, images: jax.Array, recipe: Recipe) -> jax.Array:

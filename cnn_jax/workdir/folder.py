@@ -21,8 +21,8 @@ from cnn_jax.files import named, read_json, write_atomically, write_json
 from cnn_jax.workdir.checkpoints import step_folders
 
 DAMAGED = "the workdir is damaged"
-# Fields of what is only evaluated: another value gives the same metrics, or more.
-EVALUATION = ("eval_batch_size", "eval.metrics")
+# Fields that may differ where nothing is trained.
+EVALUATION = ("eval_batch_size", "eval.metrics", "eval.tta")
 ANEW = "delete it, and run the command that trained the run to write it again"
 
 

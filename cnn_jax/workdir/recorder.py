@@ -7,8 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.summary import scalar
+from ml_collections import ConfigDict
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.summary import hparams, scalar, text
 
+from cnn_jax.config import flat, to_json
 from cnn_jax.console import COUNTERS
 from cnn_jax.files import named, write_atomically
 from cnn_jax.workdir.event_file import EventFile
@@ -23,10 +26,11 @@ class Recorder:
     """Records a run in its workdir. On resume, it drops rows later than `step`.
 
     writing: False in all processes but the first, so that only one writes.
+    config: TensorBoard shows it as text, and its fields as hyperparameters.
     """
 
     def __init__(self, workdir: Path, step: int, history: list[Row],
-                 writing: bool = True) -> None:
+                 writing: bool = True, config: ConfigDict | None = None) -> None:
         self.workdir, self.writing = workdir, writing
         self.events: dict[str, EventFile] = {}
         self.jsonl = workdir / "metrics.jsonl"
@@ -41,6 +45,8 @@ class Recorder:
         for split in ("train", "validation"):
             with named(workdir / split):
                 self.events[split] = EventFile(workdir / split, purge_step=step + 1)
+                if config is not None:
+                    self.events[split].add(described(config, split), step)
 
     def close(self) -> None:
         """Closes the event files. Raises RunError if a disk is full."""
@@ -74,12 +80,27 @@ class Recorder:
                     int(row["step"]))
 
     def _write_history(self, history: list[Row]) -> None:
-        text = io.StringIO()
+        content = io.StringIO()
         more = [name for name in (history or [{}])[0] if name not in COLUMNS]
-        table = csv.DictWriter(text, [*COLUMNS, *more], restval="", lineterminator="\n")
+        table = csv.DictWriter(content, [*COLUMNS, *more], restval="",
+                               lineterminator="\n")
         table.writeheader()
         table.writerows(history)
-        write_atomically(self.workdir / "history.csv", text.getvalue())
+        write_atomically(self.workdir / "history.csv", content.getvalue())
+
+
+def described(config: ConfigDict, split: str) -> list[Summary]:
+    """Makes the events that say how a run was made.
+
+    The hyperparameters belong to the validation split, whose metrics TensorBoard lists
+    beside them.
+    """
+    if split == "train":
+        # Markdown: four spaces before a line keep it as it is.
+        return [text("config", "    " + to_json(config).replace("\n", "\n    "))]
+    fields = {name: value if isinstance(value, (bool, int, float)) else str(value)
+              for name, value in flat(config).items()}
+    return list(hparams(fields, {"loss": 0.0, "accuracy": 0.0})[:2])
 
 
 def is_row_until(line: str, step: int) -> bool:

@@ -119,6 +119,32 @@ def test_average_moves_with_the_updates_not_with_the_batches_between():
         np.testing.assert_allclose(c, (b + params) / 2, rtol=1e-5, atol=1e-7)
 
 
+def test_an_even_average_begins_with_its_first_update():
+    """Before it, the average is the newest value; updates come every second step."""
+    this = recipe("lenet5", swa_from=2, accumulate_steps=2)
+    values, averages = [3.0, 5.0, 7.0, 12.0, 2.0], []
+    state = steps.TrainState(jnp.int32(0), {"w": jnp.zeros(1)}, {}, {},
+                             {"w": jnp.zeros(1)}, {})
+    for step in range(10):
+        params = {"w": jnp.full(1, values[step // 2])}
+        average, _ = steps.moving_averages(state, params, {}, this)
+        averages.append(float(average["w"][0]))
+        state = state.replace(step=state.step + 1, ema_params=average)
+    assert averages[::2] == [0.0, *averages[1:-1:2]]  # between updates nothing moves
+    np.testing.assert_allclose(averages[1::2], [3, 5, 7, 9.5, 7], rtol=1e-6)
+
+
+def test_answers_are_averaged_over_views():
+    this = recipe("lenet5")
+    data, state = batch(), init(this)
+    both = dataclasses.replace(this, tta=("flip",))
+    mirrored = data._replace(image=data.image[:, :, ::-1])
+    losses = [float(evaluate(state, images, way)["loss"]) for images, way in (
+        (data, both), (mirrored, both), (data, this))]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] != pytest.approx(losses[2], rel=1e-4)
+
+
 def test_averages_of_parameters_and_statistics_are_what_is_evaluated():
     """The averaged parameters alone would meet statistics of other activations."""
     this, data = recipe(ema_decay=0.75), batch()
