@@ -17,10 +17,9 @@ from cnn_jax.native import library
 jax.config.update("jax_numpy_rank_promotion", "raise")
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
-# The collector of Python walks over all that is alive, here gigabytes of programs and
-# imported modules: a fifth of the time of the tests. They make few cycles.
-gc.freeze()
-gc.set_threshold(200_000, 20, 100)
+# The collector of Python walks over all that is alive, here millions of objects of
+# programs and imported modules. `collected` runs it once a file, on what is new.
+gc.disable()
 
 # Hypothesis draws the same examples in each run.
 settings.register_profile("reproducible", derandomize=True)
@@ -35,6 +34,24 @@ def pytest_configure(config):
     """
     if config.option.markexpr == "not slow":
         os.environ.setdefault("XLA_FLAGS", QUICK_FLAGS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collected():
+    """Collects the garbage of a file, and exempts what is left from later collections.
+    """
+    gc.freeze()
+    yield
+    gc.collect()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collected():
+    """Collects the garbage of a file, and exempts what is left from later collections.
+    """
+    gc.freeze()
+    yield
+    gc.collect()
 
 
 @pytest.fixture
