@@ -11,7 +11,8 @@ from ml_collections import ConfigDict, config_dict
 from cnn_jax import data, layers, networks, ops, optimizers
 from cnn_jax.config.rules import (Rule, boolean, coordinator, fraction,
                                   image_channels, integer, interval, mapping, monitor,
-                                  number, one_of, optional, row_of, sequence, text)
+                                  norm_groups, number, one_of, optional, row_of,
+                                  sequence, text)
 from cnn_jax.data import augment, images, scaling, warp
 from cnn_jax.tasks import TASKS
 from cnn_jax.tasks.losses import LOSSES
@@ -94,6 +95,10 @@ FIELDS: dict[str, Field] = {
         "paper", one_of((*layers.BATCH_NORM, *layers.IMAGE_NORMS)),
         "Momentum and epsilon of batch norm, a name in cnn_jax.layers.BATCH_NORM; or "
         "group_norm or layer_norm in its place."),
+    "model.bn_sync": Field(
+        "all", norm_groups,
+        "Images whose statistics batch norm shares in training: all of a batch, those "
+        "of a device, or groups of so many, such as 32, on any number of devices."),
     "model.remat": Field(
         False, boolean,
         "Whether the gradient computes the inside of each block again instead of "

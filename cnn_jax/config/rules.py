@@ -102,5 +102,9 @@ monitor = Rule(lambda value: isinstance(value, str) and (
 image_channels = Rule(lambda value: integer(1).holds(value) and value in (1, 3),
                       "1 (grey) or 3 (colour)", int)
 coordinator = Rule(is_coordinator, "'auto' or 'host:port'", str)
+norm_groups = Rule(
+    lambda value: isinstance(value, str) and (
+        value in ("all", "device") or value.isdecimal() and int(value) > 1),
+    "'all', 'device', or a number of images from '2'", str)
 mapping = Rule(lambda value: isinstance(value, Mapping | ConfigDict),
                "a mapping of names to values")

@@ -188,6 +188,10 @@ def check_network(config: ConfigDict) -> None:
         check_without_layers(config)
     if config.model.train == "head":
         check_head_alone(config)
+    sync = config.model.bn_sync
+    if sync.isdecimal() and config.batch_size % int(sync):
+        raise InputError(f"config.model.bn_sync = {sync!r} does not divide "
+                         f"config.batch_size = {config.batch_size}: use a divisor")
     if config.model.remat and not networks.has_blocks(config.model.name):
         raise InputError(
             "config.model.remat = True is for networks made of blocks (ResNet, "
@@ -212,8 +216,8 @@ def check_progressive(config: ConfigDict) -> None:
 def check_without_layers(config: ConfigDict) -> None:
     """Raises InputError for fields that reach a network through `Layers` alone."""
     values = flat(config)
-    for name in ("model.conv", "model.pool", "model.init", "model.bn", "dtype",
-                 "parallel"):
+    for name in ("model.conv", "model.pool", "model.init", "model.bn",
+                 "model.bn_sync", "dtype", "parallel"):
         value, default = values[name], FIELDS[name].default
         if value != default:
             raise InputError(

@@ -32,6 +32,7 @@ class Layers:
     init: a name in `INITIALIZERS`, for convolutions and dense layers.
     bn: a name in `BATCH_NORM`, or in `IMAGE_NORMS`, whose layers replace batch norm.
         Under "paper" a network's own epsilon and momentum hold.
+    bn_groups: number of parts of a batch that batch norm normalizes each by itself.
     axis_name: the mapped axis of `pmap`, else None.
     remat: whether the gradient computes what is inside a block again, see `block`.
     """
@@ -41,6 +42,7 @@ class Layers:
     dtype: str = "float32"
     init: str = "flax"
     bn: str = "paper"
+    bn_groups: int = 1
     axis_name: str | None = None
     remat: bool = False
 
@@ -97,6 +99,7 @@ class Layers:
                                      momentum or preset.momentum)
         return BatchNorm(not train, dtype=self.dtype,
                          axis_name=self.axis_name if train else None,
+                         groups=self.bn_groups if train else 1,
                          **preset._asdict(), **fields)
 
     def dropout(self, rate: float, **fields: Any) -> Dropout:

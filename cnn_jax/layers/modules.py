@@ -136,6 +136,7 @@ class BatchNorm(nn.Module):
     keeps one more image for the gradient: a third of a ResNet's working memory.
 
     unbiased: the running variance is multiplied by n / (n - 1), as torch does.
+    groups: number of parts of the batch that are normalized each by itself.
     """
 
     use_running_average: bool
@@ -144,6 +145,7 @@ class BatchNorm(nn.Module):
     unbiased: bool = False
     dtype: str | None = None
     axis_name: str | None = None
+    groups: int = 1
     use_scale: bool = True
     use_bias: bool = True
     scale_init: Callable = nn.initializers.ones
@@ -161,11 +163,13 @@ class BatchNorm(nn.Module):
                                             self.epsilon)
         learns = not self.is_initializing()
         axis_name = self.axis_name if learns else None
-        y, new_mean, new_var = ops.batch_norm(x, scale, bias, self.epsilon, axis_name)
+        groups = self.groups if learns else 1
+        y, new_mean, new_var = ops.batch_norm(x, scale, bias, self.epsilon, axis_name,
+                                              groups)
         if learns:
             if self.unbiased:
                 devices = lax.psum(1, axis_name) if axis_name else 1
-                count = devices * (x.size // x.shape[-1])
+                count = devices * (x.size // x.shape[-1]) / groups
                 new_var *= count / max(count - 1, 1)
             for running, new in ((mean, new_mean), (var, new_var)):
                 running.value = (self.momentum * running.value

@@ -247,17 +247,26 @@ def create(name: str, num_classes: int | None = None, layers: Layers = Layers(),
 
 
 def from_config(config: ConfigDict, num_classes: int | None = None,
-                axis_name: str | None = None) -> nn.Module:
+                axis_name: str | None = None, devices: int = 1) -> nn.Module:
     """Creates the network of a config, not yet initialized.
 
     num_classes: of the data, used where the config sets none; None: as published.
     axis_name: the mapped axis of `pmap` in which its training steps run, else None.
+    devices: how many share a training batch.
     """
     model = config.model
     layers = Layers(conv=model.conv, pool=model.pool, dtype=config.dtype,
                     init=model.init, bn=model.bn, axis_name=axis_name,
-                    remat=model.remat)
+                    bn_groups=batch_norm_groups(config, devices), remat=model.remat)
     return create(model.name, model.num_classes or num_classes, layers, **model.fields)
+
+
+def batch_norm_groups(config: ConfigDict, devices: int) -> int:
+    """Counts the groups of a training batch that `model.bn_sync` makes."""
+    sync = config.model.bn_sync
+    if sync in ("all", "device"):
+        return devices if sync == "device" else 1
+    return config.batch_size // int(sync)
 
 
 def has_blocks(name: str) -> bool:

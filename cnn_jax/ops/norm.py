@@ -15,7 +15,8 @@ from cnn_jax.ops.moments import channel_sums
 
 
 def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-5,
-               axis_name: str | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
+               axis_name: str | None = None,
+               groups: int = 1) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalizes every channel by the statistics of its batch: batch norm in training.
 
         m = mean x,  v = max(0, mean x^2 - m^2)       over all axes but the last
@@ -24,23 +25,52 @@ def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-
     Args:
       x: [N, *spatial, C]; scale, bias: [C].
       axis_name: the mapped axis (pmap, shard_map, vmap) whose shards form one batch.
+      groups: number of equal parts of the whole batch, one after the other, each of
+        which has its own m and v.
 
     Returns:
       y [N, *spatial, C], m [C], v [C] (biased, in float32 or wider), the last two for
-      the running averages.
+      the running averages: their means over the groups.
 
-    Raises ValueError if scale or bias is not [C], or if x has no pixel. Source: Ioffe
-    and Szegedy, "Batch normalization", 2015.
+    Raises ValueError if scale or bias is not [C], if x has no pixel, or if the groups
+    do not divide the batch. Source: Ioffe and Szegedy, "Batch normalization", 2015; of
+    groups Hoffer, Hubara and Soudry, "Train longer, generalize better", 2017.
     """
     check_channels("batch norm", x, scale=scale, bias=bias)
     if 0 in x.shape[:-1]:
         raise ValueError(f"batch norm: x {x.shape} [N, *spatial, C] has no pixel to "
                          "take the mean of: give at least one image")
+    if groups > 1:
+        return _batch_norm_of_groups(x, scale, bias, eps, axis_name, groups)
     mean, square = _mean_and_square(x)
     if axis_name is not None:
         mean, square = lax.pmean((mean, square), axis_name)
     var = jnp.maximum(square - mean * mean, 0)
     return _normalize(*match_varying_axes(x, mean, var, scale, bias), eps), mean, var
+
+
+def _batch_norm_of_groups(
+        x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float,
+        axis_name: str | None, groups: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Normalizes each group by itself: a device holds some groups, or a part of one."""
+    devices = 1 if axis_name is None else lax.axis_size(axis_name)
+    here = max(1, groups // devices)  # groups on this device
+    if here * devices % groups or x.shape[0] % here:
+        raise ValueError(f"batch norm: {groups} groups do not divide {x.shape[0]} "
+                         f"images on each of {devices} devices")
+    parts = x.reshape(here, x.shape[0] // here, *x.shape[1:])
+    mean, square = jax.vmap(_mean_and_square)(parts)  # [here, C]
+    if axis_name is not None:  # [devices * here, C] -> [groups, C]
+        mean, square = (
+            lax.all_gather(part, axis_name, tiled=True).reshape(groups, -1, x.shape[-1]
+                                                                ).mean(1)
+            for part in (mean, square))
+    var = jnp.maximum(square - mean * mean, 0)
+    first = 0 if axis_name is None else lax.axis_index(axis_name) * groups // devices
+    own = [lax.dynamic_slice_in_dim(part, first, here) for part in (mean, var)]
+    y = jax.vmap(lambda *part: _normalize(
+        *match_varying_axes(*part, scale, bias), eps))(parts, *own)
+    return y.reshape(x.shape), mean.mean(0), var.mean(0)
 
 
 def batch_norm_inference(x: jax.Array, mean: jax.Array, var: jax.Array,

@@ -25,11 +25,13 @@ from cnn_jax.training.steps import (Recipe, TrainState, create_state,
 
 
 def create_recipe(config: ConfigDict, info: DataInfo, axis_name: str | None = None,
-                  cropped: bool = False, labels: np.ndarray | None = None) -> Recipe:
+                  cropped: bool = False, labels: np.ndarray | None = None,
+                  devices: int = 1) -> Recipe:
     """Makes the recipe of a config on the data that `info` describes.
 
     cropped: whether images come as random-resized crops, as streamed ones do.
     labels: of the training split, for class weights; None leaves them out.
+    devices: how many share a training batch.
     """
     classes = len(info.class_names)
     if (config.model.num_classes or classes) < classes:
@@ -52,7 +54,13 @@ def create_recipe(config: ConfigDict, info: DataInfo, axis_name: str | None = No
     schedule = optimizers.schedule(
         config, steps_per_epoch(info.counts["train"], config.batch_size))
     task = data.task_of(config.data, info.targets)
-    model = networks.from_config(config, classes, axis_name)
+    model = networks.from_config(config, classes, axis_name, devices)
+    groups = networks.batch_norm_groups(config, devices)
+    if groups % devices and devices % groups:
+        raise InputError(f"config.model.bn_sync = {config.model.bn_sync!r} makes "
+                         f"{groups} groups of a batch, which do not divide over "
+                         f"{devices} devices: use a multiple or a divisor of "
+                         f"{config.batch_size // devices} images")
     parts: list[str] = []
     if config.optimizer.depth_decay is not None:
         with refusing(model, info.image_shape):

@@ -61,6 +61,37 @@ def test_synchronized_batch_norm_is_the_norm_of_the_whole_batch():
                    bias, tolerance=1e-13)
 
 
+def norm_of_groups(x, scale, bias, groups):
+    """Normalizes each group by itself; averages their statistics."""
+    parts = [plain_batch_norm(part, scale, bias) for part in jnp.split(x, groups)]
+    y, mean, var = zip(*parts)
+    return jnp.concatenate(y), sum(mean) / groups, sum(var) / groups
+
+
+@pytest.mark.parametrize("groups, devices", [(2, 1), (6, 1), (4, 2), (2, 2), (2, 4)])
+def test_batch_norm_of_groups_is_the_norm_of_each(groups, devices):
+    """Groups of a batch of 12: on one device, several on each, or over several."""
+    with jax.enable_x64(True):
+        x, scale, bias = map(jnp.asarray, arguments(12, 2, 3, 4))
+
+        def by_devices(x, scale, bias):
+            norm = functools.partial(ops.batch_norm, axis_name="part", groups=groups)
+            y, mean, var = jax.vmap(norm, (0, None, None), axis_name="part")(
+                x.reshape(devices, -1, *x.shape[1:]), scale, bias)
+            return y.reshape(x.shape), mean[0], var[0]
+
+        equivalent(
+            all_outputs(by_devices if devices > 1 else
+                        functools.partial(ops.batch_norm, groups=groups)),
+            all_outputs(functools.partial(norm_of_groups, groups=groups)), x, scale,
+            bias, tolerance=1e-12)
+
+
+def test_groups_that_do_not_divide_the_batch_are_refused():
+    with pytest.raises(ValueError, match="5 groups"):
+        ops.batch_norm(*map(jnp.asarray, arguments(12, 2, 3, 4)), groups=5)
+
+
 def test_batch_norm_in_bfloat16_keeps_its_statistics_in_float32():
     x, scale, bias = (jnp.asarray(a, jnp.bfloat16) for a in arguments(8, 4, 4, 3))
     y, mean, var = ops.batch_norm(x, scale, bias)

@@ -48,13 +48,14 @@ def unsynchronized(recipe):
 class Setting:
     """A config on its devices, ready to train and evaluate."""
 
-    def __init__(self, kind: str, devices: int, change=lambda recipe: recipe):
-        self.config = tiny(CHANGES | {"parallel": kind, "devices": devices})
+    def __init__(self, kind: str, devices: int, change=lambda recipe: recipe,
+                 **fields):
+        self.config = tiny(CHANGES | {"parallel": kind, "devices": devices} | fields)
         dataset = data.load(self.config.data, self.config.seed)
         self.info = describe(dataset, self.config.data)
         self.placement = parallel.place(self.config)
         self.recipe = change(create_recipe(self.config, self.info,
-                                           self.placement.axis_name))
+                                           self.placement.axis_name, devices=devices))
         self.feed = open_feed(self.placement, dataset, self.config, steps_per_call=1)
 
     def first(self):
@@ -69,6 +70,7 @@ class Setting:
     def train(self, counts) -> list:
         """Trains, and returns the state after each of these counts as NumPy arrays."""
         state, program, found, done = self.first(), self.compiled(), [], 0
+        self.program = program
         while done < max(counts):
             epoch, step = divmod(done, 480 // self.config.batch_size)
             arguments, = self.feed.calls(epoch, [(step, step + 1)])
@@ -91,6 +93,19 @@ def distances(states, reference) -> dict:
     return {part: [distance(getattr(a, part), getattr(b, part))
                    for a, b in zip(states, reference, strict=True)]
             for part in ("params", "batch_stats")}
+
+
+def norm_groups(devices: int) -> tuple[dict, str]:
+    """Compares batch norm of each device with the same groups on one device.
+
+    Returns {'jit': distances after a step, ...}, and the program of jit.
+    """
+    one = Setting("jit", 1, **{"model.bn_sync": str(16 // devices)}).train(STEPS[:1])
+    several = {kind: Setting(kind, devices, **{"model.bn_sync": "device"})
+               for kind in ("jit", "pmap")}
+    found = {kind: distances(setting.train(STEPS[:1]), one)
+             for kind, setting in several.items()}
+    return found, several["jit"].program.as_text()
 
 
 def save_and_restore(states: dict[int, object], settings: dict[int, Setting]) -> int:
@@ -129,6 +144,7 @@ def main(counts: list[int]) -> dict:
     out["save_and_restore"] = save_and_restore(states, settings)
     out["unsynchronized"] = distances(
         Setting("pmap", counts[0], unsynchronized).train(STEPS[:1]), reference[:1])
+    out["norm_groups"], out["hlo_of_groups"] = norm_groups(counts[0])
     out["hlo"] = settings[counts[0]].compiled().as_text()
     gathered = Setting("jit", counts[0])
     out["hlo_gathered"] = gather_images(gathered)
