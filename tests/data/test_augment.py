@@ -91,6 +91,21 @@ def test_masks_are_warped_to_the_nearest_label(mode):
     np.testing.assert_array_equal(got, want)
 
 
+def test_a_tpu_interpolates_alike(monkeypatch):
+    """It multiplies by weights where others gather pixels."""
+    maps = matrices(6).astype(np.float32)
+    for shape in ((9, 12, 2), (1, 7, 3)):
+        x = images(6, *shape)
+        gathered = [warp_images(x, maps, mode) for mode in warp.FILL_MODES]
+        labels = warp_labels(x[..., 0], maps, "nearest")
+        with monkeypatch.context() as patch:
+            patch.setattr(jax, "default_backend", lambda: "tpu")
+            for mode, want in zip(warp.FILL_MODES, gathered):
+                np.testing.assert_allclose(warp.warp(x, maps, mode), want, atol=1e-3)
+            np.testing.assert_array_equal(
+                warp.warp_labels(x[..., 0], maps, "nearest"), labels)
+
+
 def test_fill_modes_by_hand():
     """The row 10 20 40 is read half a pixel beyond each edge and further."""
     x = np.array([10, 20, 40], np.uint8).reshape(1, 1, 3, 1)

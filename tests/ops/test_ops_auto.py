@@ -123,6 +123,24 @@ def test_away_from_the_cpu_auto_is_lax(monkeypatch):
     monkeypatch.undo()
 
 
+def test_a_tpu_sums_taps_where_its_compiler_takes_minutes(monkeypatch):
+    """dw of 5 x 5 kernels on grey images has the operands' dtype, and is lax's dw."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    grey = (4, 9, 8, 1)
+    for kernel, strides in ((5, (2, 2)), (3, (1, 1))):
+        other = conv_spec(grey, (kernel, kernel, 1, 6), strides, "SAME")
+        assert auto.select(other, jnp.float32) is conv_lax.AUTODIFF
+    spec = conv_spec(grey, (5, 5, 1, 6), (1, 1), "SAME")
+    found = auto.select(spec, jnp.float32).weight_gradient
+    with jax.enable_x64(True):
+        equivalent(lambda x, g: found(x, g, spec),
+                   lambda x, g: conv_lax.weight_gradient(x, g, spec),
+                   normal(0, *spec.x_shape), normal(1, *spec.y_shape), tolerance=1e-13)
+    low = (jnp.zeros(shape, jnp.bfloat16) for shape in (spec.x_shape, spec.y_shape))
+    program = str(jax.make_jaxpr(lambda x, g: found(x, g, spec))(*low))
+    assert "f32[4,9,8" not in program and "preferred_element_type=float32" in program
+
+
 def test_a_program_exported_for_a_gpu_convolves_by_lax():
     x, w = jnp.zeros((2, 8, 8, 4)), jnp.zeros((3, 3, 1, 4))
     f = jax.jit(functools.partial(ops.correlate, groups=4))

@@ -1,6 +1,7 @@
 """Selects the fastest correct algorithm for a shape and a device.
 
-On a GPU or TPU it is XLA's convolution, and the compiled program is unchanged. On a CPU
+On a GPU or TPU it is XLA's convolution, and the compiled program is unchanged, but for
+one weight gradient that a TPU's compiler takes minutes for (`slow_on_tpu`). On a CPU
 XLA is slow for some shapes: the tables below name what replaces it there, pass by pass.
 The first rule that holds decides. Where `cnn_jax.native` has its library, that computes
 everything it supports.
@@ -115,8 +116,21 @@ def choose(rules: Rules, spec: ConvSpec) -> Pass:
     return next(one_pass for holds, one_pass in rules if holds(spec))
 
 
+def slow_on_tpu(spec: ConvSpec) -> bool:
+    """Tells whether libtpu would compile XLA's weight gradient for minutes.
+
+    For 5 x 5 kernels on grey images of 28 x 28 pixels (LeNet) libtpu 0.0.52 took 41 s
+    and 1.5 GB for 64 images, and more than 10 GB for 512; a product for each tap takes
+    2 s. (3 x 3 kernels take 3 s as they are.)
+    """
+    return (spec.groups == 1 and spec.x_shape[-1] <= 4 and len(spec.taps) >= 25
+            and spec.strides == (1, 1) and conv_lax.xla_is_correct(spec))
+
+
 def select(spec: ConvSpec, dtype: DTypeLike) -> Algorithm:
     """Resolves 'auto' for this machine and this convolution."""
+    if jax.default_backend() == "tpu" and not is_symbolic(spec) and slow_on_tpu(spec):
+        return ON_TPU
     if jax.default_backend() != "cpu" or is_empty(spec) or is_symbolic(spec):
         return conv_lax.select(spec, dtype)
     native = addon.installed.convolution("native", spec, dtype)
@@ -135,6 +149,10 @@ def mixed(*passes: Pass) -> Algorithm:
     names = [one_pass.__module__.rpartition(".")[2] for one_pass in passes]
     return Algorithm(" / ".join(names if len(set(names)) > 1 else names[:1]),
                      *trilinear(*map(_on_cpu, passes, conv_lax.plain)))
+
+
+ON_TPU = Algorithm("lax / lax / taps", *trilinear(
+    conv_lax.forward, conv_lax.input_gradient, taps.weight_gradient_unwidened))
 
 
 def _on_cpu(one_pass: Pass, by_lax: Pass) -> Pass:

@@ -45,4 +45,15 @@ def weight_gradient(x: jax.Array, g: jax.Array, spec: ConvSpec) -> jax.Array:
     return jnp.stack(dw).reshape(spec.w_shape)
 
 
+def weight_gradient_unwidened(x: jax.Array, g: jax.Array, spec: ConvSpec) -> jax.Array:
+    """Computes dw for groups = 1 from operands in their dtype, summed in float32.
+
+    A TPU multiplies so; the operands of the other passes are float32 before that.
+    """
+    xp, wide = pad_image(x, spec), jnp.promote_types(x.dtype, jnp.float32)
+    dw = [jnp.einsum("...c,...o->co", _seen(xp, k, spec), g, precision=spec.precision,
+                     preferred_element_type=wide) for k in spec.taps]
+    return jnp.stack(dw).reshape(spec.w_shape).astype(x.dtype)
+
+
 passes = trilinear(forward, input_gradient, weight_gradient)
