@@ -120,8 +120,7 @@ def choose_devices(config: ConfigDict) -> list[jax.Device]:
 
 def place(config: ConfigDict) -> Placement:
     """Makes the placement that a config asks for."""
-    devices = choose_devices(config)
-    return {"jit": mesh_placement, "pmap": pmap_placement}[config.parallel](devices)
+    return PLACEMENTS[config.parallel](choose_devices(config))
 
 
 def check_same_in_all(facts: str) -> None:
@@ -180,24 +179,50 @@ def global_array(value: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(value.shape, sharding, lambda i: value[i])
 
 
-def mesh_placement(devices: Sequence[jax.Device]) -> Placement:
+def shape_of_value(value: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    """Describes what `global_array` makes."""
+    value = np.asarray(value)
+    return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
+
+
+def shape_of_shares(sharding: NamedSharding, share: np.ndarray) -> jax.ShapeDtypeStruct:
+    """Describes what `jax.make_array_from_process_local_data` makes."""
+    devices = sharding.mesh.devices.ravel()
+    own = sum(device.process_index == jax.process_index() for device in devices)
+    shape = (share.shape[0] * len(devices) // own, *share.shape[1:])
+    return jax.ShapeDtypeStruct(shape, share.dtype, sharding=sharding)
+
+
+class Arrays(NamedTuple):
+    """How a placement makes its arrays."""
+
+    whole: Callable[[Any, NamedSharding], Any]          # of a value that all hold
+    joined: Callable[[NamedSharding, np.ndarray], Any]  # of each process's share
+
+
+REAL = Arrays(global_array, jax.make_array_from_process_local_data)
+# Shapes alone: programs are compiled for devices that are not there.
+ABSTRACT = Arrays(shape_of_value, shape_of_shares)
+
+
+def mesh_placement(devices: Sequence[jax.Device], arrays: Arrays = REAL) -> Placement:
     """Replicates state and data, and splits the batch over a one-axis mesh."""
     mesh = Mesh(np.array(devices), (AXIS,))
     replicated = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(AXIS))
 
     def replicate(tree: Any) -> Any:
-        return jax.tree.map(lambda x: global_array(x, replicated), tree)
+        return jax.tree.map(lambda x: arrays.whole(x, replicated), tree)
 
     def to_host(tree: Any) -> Any:
         return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
 
     def shard_batch(rows: np.ndarray) -> jax.Array:
         spec = PartitionSpec(*[None] * (rows.ndim - 1), AXIS)
-        return global_array(rows, NamedSharding(mesh, spec))
+        return arrays.whole(rows, NamedSharding(mesh, spec))
 
     def join_shares(share: np.ndarray) -> jax.Array:
-        return jax.make_array_from_process_local_data(split, share)
+        return arrays.joined(split, share)
 
     def compile(step: Callable, donate: tuple[int, ...] = ()) -> Any:
         return jax.jit(step, out_shardings=replicated, donate_argnums=donate)
@@ -206,12 +231,12 @@ def mesh_placement(devices: Sequence[jax.Device]) -> Placement:
                      compile)
 
 
-def pmap_placement(devices: Sequence[jax.Device]) -> Placement:
+def pmap_placement(devices: Sequence[jax.Device], arrays: Arrays = REAL) -> Placement:
     """Stacks a copy of state and data for each device along a leading axis."""
     stacked = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
 
     def replicate(tree: Any) -> Any:
-        return jax.tree.map(lambda x: global_array(
+        return jax.tree.map(lambda x: arrays.whole(
             np.broadcast_to(x, (len(devices), *np.shape(x))), stacked), tree)
 
     def to_host(tree: Any) -> Any:
@@ -219,15 +244,18 @@ def pmap_placement(devices: Sequence[jax.Device]) -> Placement:
 
     def shard_batch(rows: np.ndarray) -> jax.Array:
         """[..., B] -> [devices, ..., B / devices]."""
-        return global_array(np.stack(np.split(rows, len(devices), axis=-1)), stacked)
+        return arrays.whole(np.stack(np.split(rows, len(devices), axis=-1)), stacked)
 
     def join_shares(share: np.ndarray) -> jax.Array:
         """[b, ...] -> [devices, B / devices, ...]."""
-        blocks = np.split(share, len(stacked.addressable_devices))
-        return jax.make_array_from_process_local_data(stacked, np.stack(blocks))
+        own = sum(d.process_index == jax.process_index() for d in devices)
+        return arrays.joined(stacked, np.stack(np.split(share, own)))
 
     def compile(step: Callable, donate: tuple[int, ...] = ()) -> Any:
         return jax.pmap(step, AXIS, devices=devices, donate_argnums=donate)
 
     return Placement(tuple(devices), AXIS, replicate, to_host, shard_batch, join_shares,
                      compile)
+
+
+PLACEMENTS = {"jit": mesh_placement, "pmap": pmap_placement}

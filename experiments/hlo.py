@@ -1,0 +1,100 @@
+"""Reads a program that XLA has compiled: what it sends and what it computes in float32.
+
+In the text of `compiled.as_text()` a loop's body is written once, so its collectives
+are those of one step.
+"""
+
+import collections
+import math
+import re
+from typing import NamedTuple
+
+BITS = {"pred": 8, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "f16": 16, "bf16": 16,
+        "s32": 32, "u32": 32, "f32": 32, "s64": 64, "u64": 64, "f64": 64}
+COLLECTIVES = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all",
+               "collective-permute", "collective-broadcast")
+TRANSFERS = ("infeed", "outfeed")
+HOST_MEMORY = "S(5)"  # the memory space of the host in a TPU's layouts
+
+
+class Instruction(NamedTuple):
+    """One line of a program: `name = type opcode(operands), attributes`."""
+
+    name: str
+    type: str                  # 'f32[8,128]{1,0}', or of a tuple '(f32[8]{0}, ...)'
+    opcode: str
+    operands: tuple[str, ...]  # their names
+    attributes: str
+
+
+def instructions(text: str) -> list[Instruction]:
+    """Lists the instructions of all computations of a program."""
+    return [made for line in text.splitlines() if (made := instruction(line))]
+
+
+def instruction(line: str) -> Instruction | None:
+    """Parses a line; None where it has no instruction."""
+    start = re.match(r"\s*(?:ROOT )?%?([\w.-]+) = ", line)
+    if not start:
+        return None
+    rest = line[start.end():]
+    cut = closing(rest) + 1 if rest.startswith("(") else rest.find(" ")
+    kind, rest = rest[:cut], rest[cut:].lstrip()
+    opcode = re.match(r"[\w-]+(?=\()", rest)
+    if not opcode:
+        return None
+    end = closing(rest[opcode.end():]) + opcode.end()
+    operands = re.findall(r"%([\w.-]+)", rest[opcode.end():end])
+    return Instruction(start[1], kind, opcode[0], tuple(operands), rest[end + 1:])
+
+
+def closing(text: str) -> int:
+    """Finds the parenthesis that closes the one with which the text begins."""
+    depth = 0
+    for index, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return index
+    raise ValueError(f"no closing parenthesis in {text[:80]!r}")
+
+
+def size_in_bytes(kind: str) -> int:
+    """Adds up the bytes of all arrays of a type."""
+    return sum(
+        BITS.get(name, 0) // 8 * math.prod(int(n) for n in dims.split(",") if n)
+        for name, dims in re.findall(r"(\w+)\[([\d,]*)\]", kind))
+
+
+class Facts(NamedTuple):
+    """What a program sends and computes."""
+
+    collectives: dict[str, int]    # {'all-reduce': how many}
+    collective_bytes: int          # of their results on a device
+    host_transfers: list[str]      # the names of what sends to the host or waits for it
+    float32_convolutions: list[str]  # with an operand in float32; also matrix products
+
+
+def facts(text: str) -> Facts:
+    """Reads the facts off the text of a compiled program."""
+    lines = instructions(text)
+    types = {line.name: line.type for line in lines}
+    kinds = collections.Counter[str]()
+    size, transfers, wide = 0, [], []
+    for line in lines:
+        opcode = line.opcode.removesuffix("-start")
+        if opcode in COLLECTIVES:
+            kinds[opcode] += 1
+            size += size_in_bytes(line.type)
+        if is_transfer(line):
+            transfers.append(line.name)
+        if line.opcode in ("convolution", "dot") and any(
+                types.get(name, "").startswith("f32[") for name in line.operands):
+            wide.append(line.name)
+    return Facts(dict(kinds), size, transfers, wide)
+
+
+def is_transfer(line: Instruction) -> bool:
+    """Tells whether an instruction exchanges data with the host."""
+    return (line.opcode in TRANSFERS or HOST_MEMORY in line.type
+            or "is_host_transfer=true" in line.attributes
+            or line.opcode == "custom-call" and "callback" in line.attributes)

@@ -1,0 +1,205 @@
+"""Does training compile for a TPU, does it fit, and what would bound its speed?
+
+    pip install -e '.[tpu-aot]'
+    python experiments/tpu_compile.py [--only NAME ...] [--topology v5e:2x2 ...]
+
+libtpu compiles, on a CPU, for TPU slices that are not there. This compiles the training
+and evaluation programs of a run (`experiments/programs.py`) and writes a table of what
+each program needs on one chip. Nothing is run: the images/s are a bound, made of the
+compiler's count of FLOPs and bytes and of the chip's published peaks.
+
+Exit code 1 if a program does not fit into a chip, exchanges data with the host, has a
+convolution of float32 operands, or sends more bytes than `allowed_bytes`.
+
+A row is compiled in a process of its own, and one that is in the JSON file already is
+not compiled again. ResNet-50 takes about 200 s and 3 GB on two cores.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from cnn_jax.errors import InputError, RunError  # noqa: E402
+from cnn_jax.networks.roofline import PEAKS  # noqa: E402
+from experiments.measuring import make_out, run_script  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+OUT = ROOT / "measured" / "accelerators"
+SMALL = ("lenet5", "cifar_resnet18", "selu_cnn", "separable_cnn")
+LARGE = ("resnet50", "mobilenet_v2", "densenet121")
+TOPOLOGIES = ("v5e:1x1", "v5e:2x2", "v5e:4x4", "v5e:16x16", "v4:2x2x1", "v6e:2x2")
+PROGRAMS = ("train 1", "train 8", "eval")
+ARMS = ("jit", "pmap", "flax")
+HEAD = ("network", "topology", "arm", "program", "images", "HBM GiB", "of", "GFLOP",
+        "/ layers", "GB moved", "limit ms", "images/s", "all-reduces", "MB sent",
+        "expected", "host", "f32 conv", "compile s")
+
+
+def row_name(network: str, topology: str, arm: str, program: str) -> str:
+    return f"{network} {topology} {arm} {program}"
+
+
+def compile_row(network: str, topology: str, arm: str, program: str) -> dict[str, Any]:
+    """Compiles a program and returns its facts; it needs libtpu."""
+    from experiments import programs
+    return programs.compile_for_tpu(network, topology, arm, program)
+
+
+def compile_apart(name: tuple[str, str, str, str]) -> dict[str, Any]:
+    """Compiles in a process of its own, since libtpu keeps gigabytes.
+
+    A compiler that fails gives a row with the last line of its error.
+    """
+    done = subprocess.run(
+        [sys.executable, __file__, "--row", *name], capture_output=True, text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    if done.returncode == 2:
+        raise InputError(done.stderr.splitlines()[-1].partition(": ")[2])
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        return {"failed": lines[-1][:300]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def allowed_bytes(facts: dict[str, Any]) -> int:
+    """Returns the most bytes that a program may send from each chip.
+
+    These are the gradient in float32, the two statistics of each channel of each batch
+    norm in the forward and in the backward pass, and the three sums of the metrics. An
+    evaluation sends its sums alone; on one chip nothing is sent.
+    """
+    if facts["chips"] == 1:
+        return 0
+    sums = 64 * facts["steps"]
+    if facts["program"] == "eval":
+        return sums
+    return 4 * (facts["params"] + 2 * facts["stats"]) + sums
+
+
+def faults(facts: dict[str, Any]) -> list[str]:
+    """Says what is wrong with a program."""
+    if "failed" in facts:
+        return [f"it does not compile: {facts['failed']}"]
+    found = []
+    capacity = PEAKS[facts["chip"]].memory
+    if facts["hbm"] > capacity:
+        found.append(f"it needs {facts['hbm'] / 2**30:.1f} GiB of "
+                     f"{capacity / 2**30:.0f}")
+    if facts["host_transfers"]:
+        found.append(f"{facts['host_transfers']} transfers to or from the host")
+    if facts["float32_convolutions"]:
+        found.append(f"{facts['float32_convolutions']} float32 convolutions")
+    if facts["collective_bytes"] > allowed_bytes(facts):
+        found.append(f"it sends {facts['collective_bytes']:,} bytes of at most "
+                     f"{allowed_bytes(facts):,}")
+    return found
+
+
+def limit(facts: dict[str, Any]) -> float:
+    """Returns the least seconds of a call, by the chip's peaks."""
+    return PEAKS[facts["chip"]].seconds(facts["flops"], facts["bytes"])
+
+
+def layer_flops(facts: dict[str, Any]) -> float:
+    """Counts a call's FLOPs by the layer table: 2 a multiply-add, 3 passes to train."""
+    passes = 1 if facts["program"] == "eval" else 3
+    return 2.0 * passes * facts["macs"] * facts["images"]
+
+
+def cells(name: str, facts: dict[str, Any]) -> list[str]:
+    """Formats a row of the table."""
+    network, topology, arm, program = name.split(" ", 3)
+    if "failed" in facts:
+        return [network, topology, arm, program, facts["failed"]]
+    seconds = limit(facts)
+    return [network, topology, arm, program, f"{facts['images']:,}",
+            f"{facts['hbm'] / 2**30:.2f}",
+            f"{PEAKS[facts['chip']].memory / 2**30:.0f}",
+            f"{facts['flops'] / 1e9:,.1f}",
+            f"{facts['flops'] / layer_flops(facts):.2f}",
+            f"{facts['bytes'] / 1e9:,.2f}", f"{1e3 * seconds:,.3f}",
+            f"{facts['images'] / seconds:,.0f}",
+            str(sum(facts["collectives"].values())),
+            f"{facts['collective_bytes'] / 1e6:.2f}",
+            f"{allowed_bytes(facts) / 1e6:.2f}", str(facts["host_transfers"]),
+            str(facts["float32_convolutions"]), f"{facts['compile_s']:.0f}"]
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """Formats all rows, and below them what is wrong."""
+    body = [cells(name, facts) for name, facts in rows.items()]
+    widths = [max(len(row[i]) for row in [HEAD, *body] if i < len(row) == len(HEAD))
+              for i in range(len(HEAD))]
+    lines = ["  ".join(cell.ljust(width) if i < 4 else cell.rjust(width)
+                       for i, (cell, width) in enumerate(zip(row, widths))).rstrip()
+             if len(row) == len(HEAD) else "  ".join(row) for row in [HEAD, *body]]
+    wrong = [f"{name}: {fault}" for name, facts in rows.items()
+             for fault in faults(facts)]
+    return "\n".join([*lines, "", *(wrong or ["Nothing is wrong."])]) + "\n"
+
+
+def chosen(only: list[str], topologies: list[str]) -> list[tuple[str, str, str, str]]:
+    """Lists the rows to compile: all of small networks, of large ones the first."""
+    rows = []
+    for network in only:
+        for topology in topologies:
+            for arm in ARMS:
+                for program in PROGRAMS:
+                    plain = arm == "flax"
+                    if plain and (network, program) != ("resnet50", "train 1"):
+                        continue
+                    if network in LARGE and not plain and program == "train 8":
+                        continue
+                    if arm == "pmap" and program != "train 1":
+                        continue
+                    rows.append((network, topology, arm, program))
+    return rows
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="NAME", default=[*SMALL, *LARGE],
+                        help=f"of {', '.join([*SMALL, *LARGE])}; by default all")
+    parser.add_argument("--topology", nargs="+", default=[*TOPOLOGIES],
+                        help=f"by default {' '.join(TOPOLOGIES)}")
+    parser.add_argument("--program", nargs="+", default=[*PROGRAMS],
+                        help="of 'train 1', 'train 8' (steps a call) and eval")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--row", nargs=4, help=argparse.SUPPRESS)
+    flags = parser.parse_args(argv)
+    if flags.row:
+        print(json.dumps(compile_row(*flags.row)))
+        return
+    if unknown := {*flags.only} - {*SMALL, *LARGE}:
+        raise InputError(f"--only={sorted(unknown)[0]} is not known; there are "
+                         f"{', '.join([*SMALL, *LARGE])}")
+    if unknown := {*flags.program} - {*PROGRAMS}:
+        raise InputError(f"--program={sorted(unknown)[0]} is not known; there are "
+                         f"{', '.join(PROGRAMS)}")
+    make_out(flags.out)
+    path = flags.out / "tpu_compile.json"
+    rows = json.loads(path.read_text()) if path.exists() else {}
+    for name in chosen(flags.only, flags.topology):
+        key = row_name(*name)
+        if key in rows or name[3] not in flags.program:
+            continue
+        rows[key] = compile_apart(name)
+        print("  ".join(cells(key, rows[key])), flush=True)
+        path.write_text(json.dumps(rows, indent=1) + "\n")
+        path.with_suffix(".txt").write_text(table(rows))
+    print(table(rows))
+    wrong = [name for name, facts in rows.items() if faults(facts)]
+    if wrong:
+        raise RunError(f"{len(wrong)} of {len(rows)} programs have a fault: "
+                       f"{wrong[0]}: {faults(rows[wrong[0]])[0]}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,83 @@
+"""The TPU table: its arithmetic, its rules, CUDA lowering; libtpu if it is there."""
+
+import importlib.util
+
+import jax
+import pytest
+
+from cnn_jax.errors import InputError, RunError
+from experiments import programs, tpu_compile
+
+FACTS = {
+    "chip": "tpu-v5e", "chips": 4, "program": "train", "steps": 1, "images": 100,
+    "hbm": 2 * 2**30, "flops": 197e9, "bytes": 1e6, "params": 1000, "stats": 10,
+    "macs": 300_000_000, "collectives": {"all-reduce": 3}, "collective_bytes": 4_080,
+    "host_transfers": 0, "float32_convolutions": 0, "compile_s": 1.0}
+
+
+def test_a_program_without_fault():
+    assert tpu_compile.faults(FACTS) == []
+    assert tpu_compile.limit(FACTS) == pytest.approx(1e-3)
+    assert tpu_compile.limit(FACTS | {"bytes": 819e7}) == pytest.approx(1e-2)
+    # 2 FLOPs for each multiply-add, forward and two gradients
+    assert tpu_compile.layer_flops(FACTS) == 6 * 300_000_000 * 100
+    assert tpu_compile.layer_flops(FACTS | {"program": "eval"}) == 2 * 3e8 * 100
+
+
+@pytest.mark.parametrize("change", [
+    {"hbm": 17 * 2**30}, {"host_transfers": 1}, {"float32_convolutions": 2},
+    {"collective_bytes": 4 * 1020 + 65}, {"failed": "out of memory"},
+    {"chips": 1}, {"program": "eval"}])
+def test_each_fault_is_seen(change):
+    assert len(tpu_compile.faults(FACTS | change)) == 1
+
+
+def test_the_table_is_resumed_and_its_faults_end_with_code_1(monkeypatch, tmp_path):
+    compiled = []
+
+    def compile_apart(name):
+        compiled.append(name)
+        return FACTS | {"host_transfers": int(name[3] == "eval")}
+
+    monkeypatch.setattr(tpu_compile, "compile_apart", compile_apart)
+    run = ["--only", "lenet5", "--topology", "v5e:2x2", f"--out={tmp_path}"]
+    tpu_compile.main([*run, "--program", "train 1"])
+    assert [name[2:] for name in compiled] == [("jit", "train 1"), ("pmap", "train 1")]
+    with pytest.raises(RunError, match="1 of 4 programs"):
+        tpu_compile.main(run)
+    assert [name[2:] for name in compiled[2:]] == [("jit", "train 8"), ("jit", "eval")]
+    lines = (tmp_path / "tpu_compile.txt").read_text().splitlines()
+    assert len(lines) == 1 + 4 + 2 and "transfers" in lines[-1]
+    with pytest.raises(InputError, match="lenet6"):
+        tpu_compile.main(["--only", "lenet6"])
+
+
+def lowered_for_cuda(name: str, program: str) -> str:
+    with programs.as_on("gpu"):
+        made = programs.programs(programs.CASES[name], "jit", jax.devices()[:1])
+        step, arguments, _ = made[program]
+        exported = jax.export.export(step, platforms=["cuda"])(*arguments)
+        return str(exported.mlir_module())
+
+
+def test_lenet_is_lowered_for_cuda_in_bfloat16():
+    text = lowered_for_cuda("lenet5", "train 1")
+    assert text.count("stablehlo.convolution") == 2 * 3 - 1  # no gradient of pixels
+    assert not [line for line in text.splitlines() if "stablehlo.convolution" in line
+                and "xf32>, tensor" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", programs.CASES)
+def test_programs_are_lowered_for_cuda(name):
+    for program in ("train 1", "train 8", "eval"):
+        assert "stablehlo.convolution" in lowered_for_cuda(name, program)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="no libtpu")
+@pytest.mark.parametrize("name", programs.CASES)
+def test_programs_are_compiled_for_the_tpu_of_colab(name):
+    for program in ("train 1", "eval"):
+        facts = tpu_compile.compile_apart((name, "v5e:1x1", "jit", program))
+        assert tpu_compile.faults(facts) == [], (program, facts)
