@@ -32,9 +32,11 @@ from cnn_jax.inspection.pages.report import PICTURES, write_report
 from cnn_jax.interop import export as exports
 from cnn_jax.interop.pretrained import PRETRAINED
 from cnn_jax.interop.weights import write_npz, write_text
+from cnn_jax.networks.roofline import peak_of
 from cnn_jax.networks.summary import layer_table
-from cnn_jax.networks.summary_files import plain_text, save_summary
+from cnn_jax.networks.summary_files import plain_text, roofline_text, save_summary
 from cnn_jax.training.evaluate_run import evaluate_run
+from cnn_jax.training.profiler import parse_steps
 from cnn_jax.workdir import trained
 from cnn_jax.workdir.folder import (check_same_config, check_same_data,
                                     default_path, read_config)
@@ -55,6 +57,11 @@ def run(request: Request) -> None:
     if request.output and request.mode not in TAKE_OUTPUT:
         raise InputError(f"--output={request.output} is only for --mode="
                          + ", ".join(TAKE_OUTPUT))
+    if request.profile_steps is not None and request.mode != "train":
+        raise InputError(f"--profile_steps={request.profile_steps} is only for "
+                         "--mode=train")
+    if request.roofline is not None and request.mode != "summary":
+        raise InputError(f"--roofline={request.roofline} is only for --mode=summary")
     if request.model and request.mode in TAKE_NO_MODEL:
         raise InputError(
             f"--model={request.model} is not for --mode={request.mode}; to train from "
@@ -76,7 +83,8 @@ def train(request: Request) -> None:
         config = required_config(request)
     if request.auto_rate:
         config = with_found_rate(config, request.workdir)
-    training.run(config, request.workdir)
+    training.run(config, request.workdir,
+                 profile_steps=parse_steps(request.profile_steps))
 
 
 def evaluate(request: Request) -> None:
@@ -179,6 +187,11 @@ def summary(request: Request) -> None:
     if request.workdir is not None and (request.workdir / "config.json").exists():
         raise InputError(f"{request.workdir} is the folder of a run, which has its own "
                          "summary.txt: give --mode=summary another --workdir")
+    if request.roofline is not None:
+        try:
+            peak = peak_of(request.roofline)
+        except ValueError as error:
+            raise InputError(f"--roofline={error}") from error
     shape = networks.find(config.model.name).input_shape
     size = config.data.image_size or shape[:2]
     shape = (*size, config.data.channels or shape[2])
@@ -190,6 +203,8 @@ def summary(request: Request) -> None:
         raise InputError(f"{config.model.name} on images of shape {shape}: "
                          f"{error}") from error
     print(plain_text(table))
+    if request.roofline is not None:
+        print(roofline_text(table, request.roofline, peak, config.dtype))
     print(f"convolutions: {table.convolutions()}")
     # The last algorithm has all layers that are not listed.
     for conv, names in list(table.by_algorithm().items())[:-1]:

@@ -15,6 +15,7 @@ from cnn_jax.cli.overrides import accept_none
 from cnn_jax.cli.request import Request
 from cnn_jax.errors import InputError, RunError, one_line
 from cnn_jax.interop.export import FORMATS
+from cnn_jax.networks import roofline
 from cnn_jax.training import Stopped
 
 accept_none()
@@ -47,6 +48,12 @@ OUTPUT = flags.DEFINE_string(
 FORMAT = flags.DEFINE_string(
     "format", "", "export: formats, separated by commas: "
     f"{', '.join(FORMATS)}.")
+PROFILE_STEPS = flags.DEFINE_string(
+    "profile_steps", None, "train: FIRST:STOP, such as 10:20: trace these steps, which "
+    "count from 0, into the workdir, and print the operations that cost most.")
+ROOFLINE = flags.DEFINE_string(
+    "roofline", None, "summary: also print the least time of each layer on a device: "
+    f"{', '.join(roofline.PEAKS)}, or {roofline.HERE}, which is measured here.")
 HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "serve: address or name of this machine to listen on; "
     "0.0.0.0 lets other machines in.")
@@ -83,7 +90,8 @@ def main(argv: list[str]) -> None:
             paths=tuple([IMAGES.value] if IMAGES.value else []) + tuple(argv[1:]),
             top=TOP.value, json=JSON.value, invert=INVERT.value,
             output=Path(OUTPUT.value) if OUTPUT.value else None,
-            format=FORMAT.value,
+            format=FORMAT.value, roofline=ROOFLINE.value,
+            profile_steps=PROFILE_STEPS.value,
             host=HOST.value, port=PORT.value, empty=EMPTY.value,
             auto_rate=config_file.without_auto_rate(sys.argv)[1]))
     except InputError as error:

@@ -31,6 +31,8 @@ class Request:
     port: int = 8000
     auto_rate: bool = False      # train: find the learning rate first
     empty: str = ""              # caches: those to empty, 'pictures,weights'
+    profile_steps: str | None = None  # train: 'FIRST:STOP'
+    roofline: str | None = None  # summary: a device of networks.roofline
 
 
 def required_config(request: Request) -> ConfigDict:

@@ -7,6 +7,10 @@ of the largest network takes seconds. For one image of [H, W, C]:
              falls on padding counts; bias, normalization and pooling do not
     memory   bytes of the layer's output in the compute dtype; 0 where it is a view
     field    its receptive field: size, stride and offset in pixels
+
+and, for the images that a device computes at a time,
+
+    FLOP/B   arithmetic intensity: 2 MACs / bytes of input, output and parameters
 """
 
 import collections
@@ -41,6 +45,16 @@ class Row(NamedTuple):
     memory: int             # bytes
     field: Fields | None    # (vertical, horizontal); None: not known
     conv: str = ""          # what computes a convolution on this machine
+    inputs: int = 0         # bytes of what it reads; 0 for a view
+    weights: int = 0        # bytes of its parameters in the compute dtype
+
+    def traffic(self, images: int) -> int:
+        """Counts the bytes of input, output and parameters for so many images."""
+        return images * (self.inputs + self.memory) + self.weights
+
+    def intensity(self, images: int) -> float:
+        """Returns the FLOPs for each byte of `traffic`; 0 where nothing is counted."""
+        return 2 * self.macs * images / max(self.traffic(images), 1)
 
 
 class LayerTable(NamedTuple):
@@ -51,6 +65,7 @@ class LayerTable(NamedTuple):
     rows: tuple[Row, ...]
     params: int  # trainable
     stats: int   # running statistics of batch norm
+    images: int = 1  # that a device computes at a time
 
     @property
     def macs(self) -> int:
@@ -108,12 +123,13 @@ def layer_table(model: nn.Module, input_shape: ImageShape,
             call.name, kind_of(call.module), call.output.shape[1:],
             0 if shared else size_of(call.params),
             sum(row.macs for row in inside) or macs_of(call), memory_of(call), field,
-            conv_of(call, images))))
+            conv_of(call, images), inputs_of(call),
+            size_of(call.params) * call.output.dtype.itemsize)))
     variables = calls[-1].variables
     return LayerTable(type(model).__name__, (*input_shape,),
                       tuple(row for _, row in rows),
                       size_of(variables.get("params")),
-                      size_of(variables.get("batch_stats")))
+                      size_of(variables.get("batch_stats")), images)
 
 
 def is_one_row(call: Call) -> bool:
@@ -129,6 +145,13 @@ def memory_of(call: Call) -> int:
     if isinstance(call.module, VIEWS) or any(call.output is x for x in call.inputs):
         return 0
     return math.prod(call.output.shape[1:]) * call.output.dtype.itemsize
+
+
+def inputs_of(call: Call) -> int:
+    """Counts the bytes of the inputs for one image; 0 for a view."""
+    if not memory_of(call):
+        return 0
+    return sum(math.prod(x.shape[1:]) * x.dtype.itemsize for x in call.inputs)
 
 
 def size_of(tree: Any) -> int:

@@ -10,12 +10,13 @@ import msgspec
 
 from cnn_jax.files import write_atomically, write_json
 from cnn_jax.networks.parts import part_of
+from cnn_jax.networks.roofline import Peak
 from cnn_jax.networks.summary import LayerTable, Row
 
 WIDTH = 100  # columns of the text
 SHORT = 40   # layers that the log lists one by one
 HEAD = ("layer", "kind", "output shape", "parameters", "MACs (M)", "memory (KiB)",
-        "field", "stride", "offset")
+        "FLOP/B", "field", "stride", "offset")
 
 
 class LayerRecord(msgspec.Struct):
@@ -35,6 +36,7 @@ class LayerRecord(msgspec.Struct):
     field_size_horizontal: int | None
     field_stride_horizontal: int | None
     field_offset_horizontal: int | None
+    flops_per_byte: float | None = None  # see `Row.intensity`; None without MACs
 
 
 class Summary(msgspec.Struct):
@@ -52,14 +54,16 @@ class Summary(msgspec.Struct):
 def summary_of(table: LayerTable) -> Summary:
     """Makes the content of summary.json."""
     return Summary(table.model, table.input_shape, table.params, table.stats,
-                   table.macs, table.memory, [record(row) for row in table.rows])
+                   table.macs, table.memory,
+                   [record(row, table.images) for row in table.rows])
 
 
-def record(row: Row) -> LayerRecord:
-    """Flattens a row."""
+def record(row: Row, images: int) -> LayerRecord:
+    """Flattens a row; images: that a device computes at a time."""
     vertical, horizontal = row.field or ((None,) * 3, (None,) * 3)
     return LayerRecord(row.name, row.kind, "x".join(map(str, row.shape)), row.params,
-                       row.macs, row.memory, row.conv, *vertical, *horizontal)
+                       row.macs, row.memory, row.conv, *vertical, *horizontal,
+                       flops_per_byte=round(row.intensity(images), 3) or None)
 
 
 def csv_text(table: LayerTable) -> str:
@@ -67,7 +71,8 @@ def csv_text(table: LayerTable) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, LayerRecord.__struct_fields__, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(msgspec.structs.asdict(record(row)) for row in table.rows)
+    writer.writerows(msgspec.structs.asdict(record(row, table.images))
+                     for row in table.rows)
     writer.writerow({"layer": "total", "params": table.params, "macs": table.macs,
                      "memory_bytes": table.memory})
     return out.getvalue()
@@ -75,7 +80,7 @@ def csv_text(table: LayerTable) -> str:
 
 def plain_text(table: LayerTable) -> str:
     """Formats the table for people, at most `WIDTH` columns wide."""
-    body = [cells(row) for row in table.rows]
+    body = [cells(row, table.images) for row in table.rows]
     widths = [max(map(len, column)) for column in zip(HEAD, *body)]
     widths[0] -= max(0, sum(widths) + len(widths) - 1 - WIDTH)
 
@@ -113,11 +118,13 @@ def parts_of_table(table: LayerTable) -> LayerTable:
             name=name, kind=f"{len(inside)} layers" if len(inside) > 1
             else inside[0].kind, params=sum(row.params for row in inside),
             macs=sum(row.macs for row in inside),
-            memory=sum(row.memory for row in inside))
+            memory=sum(row.memory for row in inside),
+            inputs=sum(row.inputs for row in inside),
+            weights=sum(row.weights for row in inside))
         for name, inside in ((name, [*rows]) for name, rows in parts)))
 
 
-def cells(row: Row) -> list[str]:
+def cells(row: Row, images: int) -> list[str]:
     """Formats a row for `plain_text`; its field is the one along the vertical axis."""
     field = ["", "", ""]
     if row.field is not None:
@@ -126,7 +133,30 @@ def cells(row: Row) -> list[str]:
     return [row.name, row.kind, "x".join(map(str, row.shape)),
             f"{row.params:,}" if row.params else "-",
             f"{row.macs / 1e6:.3f}" if row.macs else "-",
-            f"{row.memory / 1024:,.1f}" if row.memory else "-", *field]
+            f"{row.memory / 1024:,.1f}" if row.memory else "-",
+            f"{row.intensity(images):,.1f}" if row.macs else "-", *field]
+
+
+def roofline_text(table: LayerTable, device: str, peak: Peak, dtype: str) -> str:
+    """Formats the least time of each layer's forward pass on a device.
+
+    The layers are computed one by one: each reads its input and parameters from memory
+    and writes its output. A compiler that fuses layers moves less.
+    """
+    rows = [(row.name, 2 * row.macs * table.images, row.traffic(table.images))
+            for row in table.rows if row.traffic(table.images)]
+    seconds = [peak.seconds(flops, size, dtype) for _, flops, size in rows]
+    total = sum(seconds)
+    lines = [f"{name:<40} {1e6 * limit:>12,.2f} us {limit / total:>7.1%}  bound by "
+             + ("memory" if flops / getattr(peak, dtype) < size / peak.bandwidth
+                else "arithmetic")
+             for (name, flops, size), limit in zip(rows, seconds)]
+    return "\n".join([
+        f"least time of a forward pass of {table.images} images in {dtype} on "
+        f"{device}: {getattr(peak, dtype) / 1e12:,.3g} TFLOP/s, "
+        f"{peak.bandwidth / 1e9:,.3g} GB/s",
+        *lines, f"total {1e6 * total:,.2f} us: at most {table.images / total:,.0f} "
+        "images/s"]) + "\n"
 
 
 def save_summary(table: LayerTable, folder: Path) -> None:

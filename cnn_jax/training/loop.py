@@ -37,7 +37,8 @@ def fit(run: Run, state: TrainState, progress: Progress,
     recorder = Recorder(run.workdir, progress.step, progress.history,
                         writing=jax.process_index() == 0, config=run.config)
     size = None
-    with contextlib.closing(recorder), stop_signals() as received:
+    with (contextlib.closing(recorder), contextlib.closing(run.profiler),
+          stop_signals() as received):
         while not run.is_finished(progress):
             epoch, before = progress.step // run.steps_per_epoch, size
             size = run.training_size(epoch)
@@ -77,7 +78,10 @@ def train_epoch(run: Run, state: TrainState, progress: Progress, train: Programs
             begun = time.perf_counter()
             arguments = next(calls)
             arrived = time.perf_counter()
+            run.profiler.before(epoch * steps + start, epoch * steps + stop, state)
             state, metrics = train[size, stop - start](state, *arguments)
+            run.profiler.after(epoch * steps + stop, stop == steps, metrics,
+                               train[size, stop - start])
             if run.placement.synchronous:
                 jax.block_until_ready(metrics)
             if run.feed.streams:

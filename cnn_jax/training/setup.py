@@ -25,6 +25,7 @@ from cnn_jax.networks.summary_files import save_summary, short_text
 from cnn_jax.optimizers import Schedule
 from cnn_jax.training import parallel
 from cnn_jax.training.feed import Feed, open_feed
+from cnn_jax.training.profiler import Profiler
 from cnn_jax.training.recipe import (abstract_state, check_training_sizes,
                                      create_recipe, describe_network, first_state)
 from cnn_jax.training.steps import Recipe, TrainState
@@ -50,6 +51,7 @@ class Run:
     checkpoints: Checkpoints
     report: Reporter
     schedule: Schedule  # the recipe's, compiled
+    profiler: Profiler
 
     @property
     def steps_per_epoch(self) -> int:
@@ -73,7 +75,8 @@ class Run:
 
 @contextlib.contextmanager
 def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
-             stored: Stored | None = None) -> Iterator[Run]:
+             stored: Stored | None = None,
+             profile_steps: tuple[int, int] | None = None) -> Iterator[Run]:
     """Opens the run of a config and locks its workdir until the block ends.
 
     stored: the data, where they are arrays of the program.
@@ -92,7 +95,7 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
     recipe = create_recipe(
         config, info, placement.axis_name, cropped=cropped_when_read(
             dataset.train.images, data.task_of(config.data)),
-        labels=dataset.train.labels)
+        labels=dataset.train.labels, devices=len(placement.devices))
     table = describe_network(recipe, info.image_shape,
                              images=config.batch_size // len(placement.devices))
     check_training_sizes(recipe, info.image_shape,
@@ -115,7 +118,8 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
                              steps_per_call(config, placement))
             with contextlib.closing(feed):
                 yield Run(config, path, info, recipe, table, placement, dataset, feed,
-                          checkpoints, report, jax.jit(recipe.schedule))
+                          checkpoints, report, jax.jit(recipe.schedule),
+                          Profiler(profile_steps, path, report))
 
 
 def steps_per_call(config: ConfigDict, placement: parallel.Placement) -> int:

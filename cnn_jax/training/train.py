@@ -24,7 +24,8 @@ from cnn_jax.workdir.results import Results
 
 
 def run(config: ConfigDict, workdir: str | Path | None = None, quiet: bool = False,
-        data: Arrays | None = None) -> Results:
+        data: Arrays | None = None,
+        profile_steps: tuple[int, int] | None = None) -> Results:
     """Trains, evaluates and writes everything; returns what results.json holds.
 
     workdir: by default `runs/NETWORK-DATASET-HASH`. A run that was stopped there is
@@ -33,6 +34,7 @@ def run(config: ConfigDict, workdir: str | Path | None = None, quiet: bool = Fal
         of such pairs with the keys train, validation and test, of which the last two
         may be missing, and class_names. Images are uint8 [N, H, W, C]. Labels are
         int [N], or [N, C] of 0 and 1, or [N, H, W].
+    profile_steps: (first, stop) of the steps to trace, which count from 0.
     Raises InputError for input that cannot be used, RunError if the run fails.
     """
     config, stored = (config, None) if data is None else accept(data, config)
@@ -40,7 +42,7 @@ def run(config: ConfigDict, workdir: str | Path | None = None, quiet: bool = Fal
     parallel.start_processes(config)
     report = Reporter(quiet or jax.process_index() != 0)
     with (parallel.peer_errors(),
-          open_run(config, workdir, report, stored) as opened,
+          open_run(config, workdir, report, stored, profile_steps) as opened,
           watch(opened.workdir, config)):
         state, progress = restore_or_init(opened)
         if config.model.train == "head":

@@ -47,6 +47,10 @@ UNDRAWN = {"--config.model.conv=im2col", "--config=configs/multilabel.py",
            "--config.optimizer.name=muon"}
 # A part of the command -> the test that runs it, and what that test must mention.
 ELSEWHERE = {
+    "--profile_steps": ("tests/training/test_profiler.py", "profile_steps=("),
+    "--roofline": ("tests/networks/test_summary.py", "roofline.peak_of("),
+    "experiments/tpu_compile.py": (
+        "tests/experiments/test_tpu_compile.py", "tpu_compile.main("),
     "configs/folder.py": (
         "tests/documents/test_your_pictures.py", "your_pictures.md"),
     "mine:my_loss": ("tests/config/test_own_functions.py", "mine_for_tests:my_loss"),

@@ -17,9 +17,10 @@ from cnn_jax.cli import commands
 from cnn_jax.cli.request import Request
 from cnn_jax.errors import InputError
 from cnn_jax.networks.receptive_field import Field, union
+from cnn_jax.networks import roofline
 from cnn_jax.networks.summary import layer_table
 from cnn_jax.networks.summary_files import (Summary, parts_of_table, plain_text,
-                                            save_summary, short_text)
+                                            roofline_text, save_summary, short_text)
 from cnn_jax.networks.trace import features
 from cnn_jax.layers import Layers
 from configs import default
@@ -75,9 +76,9 @@ def test_parameters_layer_by_layer(name, params):
 def test_one_layer_by_hand():
     # conv1 of AlexNet: 11 x 11 of stride 4 on 227 x 227 x 3, 96 kernels, bias.
     row = table_of("alexnet").rows[0]
-    assert row[:-1] == ("conv1", "Conv 11x11/4", (55, 55, 96), 11 * 11 * 3 * 96 + 96,
-                        55 * 55 * 96 * 11 * 11 * 3, 55 * 55 * 96 * 4,
-                        (Field(11, 4, 0), Field(11, 4, 0)))
+    assert row[:7] == ("conv1", "Conv 11x11/4", (55, 55, 96), 11 * 11 * 3 * 96 + 96,
+                       55 * 55 * 96 * 11 * 11 * 3, 55 * 55 * 96 * 4,
+                       (Field(11, 4, 0), Field(11, 4, 0)))
     half = layer_table(networks.create("alexnet", layers=Layers(dtype="bfloat16")),
                        (227, 227, 3)).rows[0]
     assert half.memory == row.memory // 2 and half.params == row.params
@@ -149,9 +150,9 @@ def test_a_transposed_convolution_by_hand():
     # products to 16 pixels of 32 features. Its stride of 4 pixels becomes 2.
     table = table_of("shapes_fcn")
     up, = [row for row in table.rows if row.name == "decoder_up1"]
-    assert up[:-1] == ("decoder_up1", "ConvTranspose 4x4/2", (16, 16, 32),
-                       4 * 4 * 32 * 64 + 32, 64 * 64 * 16 * 32, 16 * 16 * 32 * 4,
-                       (Field(18 + 3 * 2, 2, -7 - 2 * 2),) * 2)
+    assert up[:7] == ("decoder_up1", "ConvTranspose 4x4/2", (16, 16, 32),
+                      4 * 4 * 32 * 64 + 32, 64 * 64 * 16 * 32, 16 * 16 * 32 * 4,
+                      (Field(18 + 3 * 2, 2, -7 - 2 * 2),) * 2)
 
 
 def test_a_field_of_a_fractional_stride_is_blank():
@@ -269,3 +270,30 @@ def test_the_log_lists_parts_of_a_long_table():
         row.field for row in long.rows[::-1] if row.name.startswith("stage1"))
     text = short_text(long)
     assert len(text.splitlines()) < 15 and f"{len(long.rows)} layers" in text
+
+
+def test_arithmetic_intensity_by_hand():
+    """A convolution of AlexNet reads input and kernel once, and writes its output."""
+    table = layer_table(networks.create("alexnet", layers=PLAIN), (227, 227, 3), 2)
+    row = table.rows[0]
+    moved = 4 * (2 * (227 * 227 * 3 + 55 * 55 * 96) + 11 * 11 * 3 * 96 + 96)
+    assert row.traffic(2) == moved
+    assert row.intensity(2) == 2 * 2 * row.macs / moved
+    pool = next(row for row in table.rows if row.kind.startswith("MaxPool"))
+    assert pool.traffic(1) == pool.inputs + pool.memory and pool.intensity(1) == 0
+    flat = next(row for row in table.rows if row.kind == "Flatten")
+    assert flat.traffic(1) == 0
+
+
+def test_roofline_takes_the_slower_of_arithmetic_and_memory():
+    peak = roofline.Peak(bfloat16=8.0, float32=2.0, bandwidth=4.0, memory=1.0)
+    assert peak.seconds(16, 4) == 2 and peak.seconds(16, 4, "float32") == 8
+    assert peak.seconds(16, 40) == 10
+    table = table_of("lenet5")
+    text = roofline_text(table, "x", peak, "float32")
+    least = sum(max(2 * row.macs / 2, row.traffic(1) / 4) for row in table.rows)
+    assert f"total {1e6 * least:,.2f} us" in text and "bound by arithmetic" in text
+    with pytest.raises(ValueError, match="tpu-v5e"):
+        roofline.peak_of("abacus")
+    here = roofline.measure(side=64, numbers=4096, rounds=1)
+    assert here.float32 > 0 and here.bandwidth > 0

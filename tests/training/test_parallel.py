@@ -19,7 +19,9 @@ from tests.support.tiny_runs import (end, killed_after, main, read_results,
 from cnn_jax.console import Reporter
 from cnn_jax.errors import InputError
 from cnn_jax.training import loop, parallel
+from cnn_jax.training.profiler import Profiler
 from cnn_jax.workdir.progress import Progress
+from experiments.hlo import facts
 
 BOUNDS = (1e-6, 1e-4)  # relative L2 after 1 step and after 60
 
@@ -54,6 +56,21 @@ def test_the_check_sees_batch_norm_that_is_not_synchronized(found):
     distance = found["unsynchronized"]["params"][0]
     print("not synchronized:", distance)
     assert distance > 10 * BOUNDS[0]
+
+
+def test_groups_of_batch_norm_do_not_depend_on_the_devices(found):
+    assert list(found["norm_groups"]) == ["jit", "pmap"]
+    for setting, parts in found["norm_groups"].items():
+        for part, (distance,) in parts.items():
+            assert distance <= BOUNDS[0], (setting, part, distance)
+
+
+def test_batch_norm_of_each_device_sends_no_statistics_between_its_layers(found):
+    """The running averages are sent together, after the gradient."""
+    count = {name: facts(found[name]).collectives["all-reduce"]
+             for name in ("hlo", "hlo_of_groups")}
+    print(count)
+    assert count["hlo_of_groups"] < count["hlo"]
 
 
 def test_evaluation_does_not_depend_on_the_devices(found):
@@ -140,6 +157,7 @@ def test_calls_are_waited_for_on_several_cpu_devices(monkeypatch):
         run = types.SimpleNamespace(
             config=tiny(), steps_per_epoch=5, steps_per_call=1, placement=placement,
             training_size=lambda epoch: None,
+            profiler=Profiler(None, None, None),
             report=Reporter(quiet=True), feed=types.SimpleNamespace(
                 streams=False, calls=lambda epoch, ranges: iter([()] * 5)))
         waited.clear()

@@ -15,6 +15,7 @@ from cnn_jax.inspection.explain import classification_metrics
 from cnn_jax.networks.summary_files import Summary
 from cnn_jax.workdir.folder import ANEW, read_config, read_data_info
 from cnn_jax.workdir.progress import Progress, Row, best_row
+from cnn_jax.workdir.profile import Profile, read_profile
 from cnn_jax.workdir.results import Results, read_results
 
 
@@ -28,6 +29,7 @@ class Record(NamedTuple):
     results: Results | None  # None until the run has ended
     summary: Summary | None  # the layer table
     metrics: classification_metrics.MetricsFile | None
+    profile: Profile | None  # of --profile_steps
 
     @property
     def name(self) -> str:
@@ -52,7 +54,7 @@ def read_record(folder: Path) -> Record:
         read_history(folder / "history.csv", config.checkpoint.monitor),
         read_results(folder) if (folder / "results.json").exists() else None,
         read_json(summary, Summary, ANEW) if summary.exists() else None,
-        classification_metrics.load(folder))
+        classification_metrics.load(folder), read_profile(folder))
 
 
 def read_history(path: Path, monitor: str) -> list[Row]:

@@ -17,6 +17,7 @@ from cnn_jax.inspection.pages.record import Record, fields, read_record
 from cnn_jax.inspection.pages.rendering import Table, drawn, render, stored
 from cnn_jax.networks.summary_files import Summary
 from cnn_jax.tasks.metrics import metric_names
+from cnn_jax.workdir import profile
 from cnn_jax.workdir.results import Results
 
 Fact = tuple[str, str, str]  # name, value, note
@@ -75,6 +76,10 @@ def page_of(record: Record) -> dict[str, Any]:
         "inspected": any(image["name"] not in (*AT_END, "weights") for image in images),
         "network": record.summary and describe_network(record.summary),
         "layers": record.summary and layer_table(record.summary),
+        "profile": record.profile and Table(
+            profile.title(record.profile),
+            ("operation", "made of", "ms a step", "share"),
+            profile.rows(record.profile), words=2),
         "changes": changes and Table("Fields that differ from configs/default.py",
                                      ("field", "here", "default"), changes, words=3),
         "config": Table("The whole config", ("field", "value"), [

@@ -1,0 +1,138 @@
+"""Reads a trace of `jax.profiler`: which operations took the time of some steps."""
+
+import collections
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import jax
+import msgspec
+
+from cnn_jax.files import read_json, write_json
+
+FOLDER, FILE = "profile", "operations.json"  # in a workdir
+MOST = 10  # operations that the table shows
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """One operation of the compiled program, or a fusion of several."""
+
+    name: str        # as XLA has it, such as 'fusion.12'
+    source: str      # what it was made of, such as 'conv1/conv_general_dilated'
+    seconds: float   # of all steps; without the operations inside it
+    share: float     # of the time of all operations
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """The most expensive operations of some steps."""
+
+    first: int  # step, counted from 0
+    stop: int   # the step after the last one
+    device: str
+    seconds: float  # of all operations, on all devices and threads
+    operations: list[Operation]
+
+
+def read_profile(workdir: Path) -> Profile | None:
+    """Reads the table of a run; None where there is none."""
+    path = workdir / FOLDER / FILE
+    return read_json(path, Profile, "profile the run again") if path.exists() else None
+
+
+def write_profile(workdir: Path, profile: Profile) -> None:
+    write_json(workdir / FOLDER / FILE, profile)
+
+
+def sources(program: str) -> dict[str, str]:
+    """Maps the names of operations in a compiled program to what they were made of."""
+    found = re.finditer(r"^\s*(?:ROOT )?%?([\w.-]+) = .*?op_name=\"([^\"]*)\"", program,
+                        re.MULTILINE)
+    return {match[1]: short_source(match[2]) for match in found}
+
+
+def short_source(path: str) -> str:
+    """Shortens 'jit(train)/transpose(jvp(LeNet5))/conv1/mul' to 'conv1/mul, gradient'.
+    """
+    parts = [part for part in path.split("/")
+             if not re.fullmatch(r"jit\(.*\)|while|body|closed_call|(transpose\()?"
+                                 r"jvp\(.*\)+|cond|branch_\d+_fun", part)]
+    return "/".join(parts) + ", gradient" * ("transpose(" in path)
+
+
+def read_trace(folder: Path) -> dict[str, float]:
+    """Returns {operation: seconds} of the newest trace in a folder.
+
+    It counts what ran on devices, and on the threads of a CPU, without the operations
+    inside an operation, such as those of a loop.
+    """
+    path = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    seconds: dict[str, float] = collections.defaultdict(float)
+    for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+        for line in plane.lines:
+            events = [(event.start_ns, event.duration_ns, name)
+                      for event in line.events
+                      if (name := operation(plane.name, line.name, event))]
+            for name, nanoseconds in own_time(events):
+                seconds[name] += nanoseconds / 1e9
+    return dict(seconds)
+
+
+def operation(plane: str, line: str, event: "jax.profiler.ProfileEvent") -> str:
+    """Names the operation of an event; '' if it is something else."""
+    if (name := dict(event.stats).get("hlo_op")) is not None:
+        return str(name)
+    if plane.startswith("/device:TPU") and line == "XLA Ops":
+        return event.name.partition(" = ")[0].lstrip("%")
+    return ""
+
+
+def own_time(events: Iterable[tuple[float, float, str]]
+             ) -> Iterable[tuple[str, float]]:
+    """Yields (name, duration without the events inside) of a line's events.
+
+    events: (start, duration, name), of which each lies inside another or beside it.
+    """
+    open_events: list[list] = []  # [end, name, own duration], the outer ones first
+    for start, duration, name in sorted(events, key=lambda event: (event[0],
+                                                                   -event[1])):
+        while open_events and open_events[-1][0] <= start:
+            _, ended, own = open_events.pop()
+            yield ended, own
+        if open_events:
+            open_events[-1][2] -= duration
+        open_events.append([start + duration, name, duration])
+    for _, ended, own in reversed(open_events):
+        yield ended, own
+
+
+def make_profile(seconds: Mapping[str, float], names: Mapping[str, str], first: int,
+                 stop: int, device: str) -> Profile:
+    """Makes the table of the most expensive operations."""
+    total = sum(seconds.values())
+    most = sorted(seconds, key=lambda name: -seconds[name])[:MOST]
+    return Profile(first, stop, device, total, [
+        Operation(name, names.get(name, ""), seconds[name], seconds[name] / total)
+        for name in most])
+
+
+def rows(profile: Profile) -> list[tuple[str, str, str, str]]:
+    """Formats (operation, made of, ms a step, share) of each operation."""
+    steps = profile.stop - profile.first
+    return [(each.name, each.source, f"{1e3 * each.seconds / steps:.3f}",
+             f"{each.share:.1%}") for each in profile.operations]
+
+
+def text(profile: Profile) -> str:
+    """Formats the table for the terminal."""
+    head = ("operation", "made of", "ms a step", "share")
+    body = [head, *rows(profile)]
+    widths = [max(len(row[i]) for row in body) for i in range(2)]
+    return "\n".join([title(profile), *(
+        f"{name:<{widths[0]}}  {source:<{widths[1]}}  {cost:>9}  {share:>6}".rstrip()
+        for name, source, cost, share in body)])
+
+
+def title(profile: Profile) -> str:
+    """Says what the table shows."""
+    return (f"The operations that cost most in steps {profile.first} to "
+            f"{profile.stop - 1} on {profile.device}")

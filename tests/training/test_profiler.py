@@ -1,0 +1,63 @@
+"""--profile_steps: the table by hand, and the trace of a tiny run."""
+
+import pytest
+from tests.support.tiny_runs import tiny
+
+from cnn_jax import training
+from cnn_jax.errors import InputError
+from cnn_jax.inspection.pages.report import write_report
+from cnn_jax.training.profiler import parse_steps
+from cnn_jax.workdir import profile
+
+pytestmark = pytest.mark.usefixtures("compiled_once", "undrawn")
+
+
+def test_the_time_of_an_operation_is_without_those_inside():
+    """A loop of 10 holds operations of 3 and 4, of which the last holds one of 1."""
+    events = [(20, 5, "add"), (0, 10, "while"), (1, 3, "dot"), (5, 4, "call"),
+              (6, 1, "sine")]
+    assert sorted(profile.own_time(events)) == [
+        ("add", 5), ("call", 3), ("dot", 3), ("sine", 1), ("while", 3)]
+
+
+def test_operations_are_named_after_layers():
+    text = """
+  %fusion.3 = f32[8]{0} fusion(%a), kind=kLoop, metadata={op_name="jit(f)/jvp(LeNet5)/conv1/add" stack_frame_id=3}
+  ROOT dot.1 = f32[2]{0} dot(%b), metadata={op_name="jit(f)/transpose(jvp(LeNet5))/fc1/dot_general"}
+  %plain = f32[] constant(1)
+"""  # noqa: E501
+    assert profile.sources(text) == {"fusion.3": "conv1/add",
+                                     "dot.1": "fc1/dot_general, gradient"}
+
+
+def test_the_table_has_the_largest_shares():
+    seconds = {f"op{i}": float(i) for i in range(1, 13)}
+    made = profile.make_profile(seconds, {"op12": "conv1"}, 10, 20, "cpu")
+    assert [each.name for each in made.operations] == [
+        f"op{i}" for i in range(12, 2, -1)]
+    assert profile.rows(made)[0] == ("op12", "conv1", "1200.000", "15.4%")
+
+
+@pytest.mark.parametrize("text", ["10", "20:10", "5:5", "a:b", "-1:3", "1:2:3"])
+def test_other_steps_are_refused(text):
+    with pytest.raises(InputError, match="--profile_steps"):
+        parse_steps(text)
+    assert parse_steps("10:20") == (10, 20) and parse_steps(None) is None
+
+
+def test_a_run_traces_its_steps(tmp_path, capsys):
+    training.run(tiny(epochs=1), tmp_path, profile_steps=(2, 4))
+    made = profile.read_profile(tmp_path)
+    assert (made.first, made.stop, len(made.operations)) == (2, 4, 10)
+    shares = [each.share for each in made.operations]
+    assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1
+    assert any("conv" in each.source for each in made.operations)
+    assert [*(tmp_path / "profile").rglob("perfetto_trace.json.gz")]
+    assert made.operations[0].name in capsys.readouterr().out
+    assert profile.title(made) in write_report(tmp_path).read_text()
+
+
+def test_steps_that_are_not_trained_are_named(tmp_path, capsys):
+    training.run(tiny(epochs=1), tmp_path, profile_steps=(900, 901))
+    assert "steps 900 to 900" in capsys.readouterr().out
+    assert profile.read_profile(tmp_path) is None
