@@ -61,9 +61,10 @@ def summary_of(table: LayerTable) -> Summary:
 def record(row: Row, images: int) -> LayerRecord:
     """Flattens a row; images: that a device computes at a time."""
     vertical, horizontal = row.field or ((None,) * 3, (None,) * 3)
-    return LayerRecord(row.name, row.kind, "x".join(map(str, row.shape)), row.params,
-                       row.macs, row.memory, row.conv, *vertical, *horizontal,
-                       flops_per_byte=round(row.intensity(images), 3) or None)
+    made = LayerRecord(row.name, row.kind, "x".join(map(str, row.shape)), row.params,
+                       row.macs, row.memory, row.conv, *vertical, *horizontal)
+    return msgspec.structs.replace(
+        made, flops_per_byte=round(row.intensity(images), 3) or None)
 
 
 def csv_text(table: LayerTable) -> str:
