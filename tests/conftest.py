@@ -45,15 +45,6 @@ def collected():
     gc.collect()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def collected():
-    """Collects the garbage of a file, and exempts what is left from later collections.
-    """
-    gc.freeze()
-    yield
-    gc.collect()
-
-
 @pytest.fixture
 def no_onednn(monkeypatch):
     """Makes oneDNN unavailable, to test what `auto` does without it."""
