@@ -18,7 +18,6 @@ from cnn_jax.cli.lr_find import lr_find, with_found_rate
 from cnn_jax.cli.request import Request, required_config, required_run
 from cnn_jax.config import FIELDS, check
 from cnn_jax.console import Reporter
-from cnn_jax.data import info
 from cnn_jax.data.examples import Examples
 from cnn_jax.data.images import find_images
 from cnn_jax.errors import InputError, RunError
@@ -38,8 +37,8 @@ from cnn_jax.networks.summary_files import plain_text, roofline_text, save_summa
 from cnn_jax.training.evaluate_run import evaluate_run
 from cnn_jax.training.profiler import parse_steps
 from cnn_jax.workdir import trained
-from cnn_jax.workdir.folder import (check_same_config, check_same_data,
-                                    default_path, read_config)
+from cnn_jax.workdir.folder import (check_same_config, default_path, load_data,
+                                    read_config)
 
 TAKE_PATHS = ("predict", "inspect", "compare", "export")
 TAKE_NO_MODEL = ("train", "summary", "show_data", "compare", "lr_find")
@@ -243,8 +242,7 @@ def export(request: Request) -> None:
     elif network.info.has_images:
         config = request.config or network.config
         with report.under_way("loading the data", plain=False):
-            dataset = data.load(config.data, config.seed)
-            check_same_data(workdir, info.describe(dataset, config.data))
+            dataset = load_data(workdir, config)
         split = "test" if len(dataset.test.labels) else "validation"
         examples, of = getattr(dataset, split), f"the {split} split"
     else:

@@ -187,7 +187,8 @@ FIELDS: dict[str, Field] = {
     "data.stream": Field(
         None, optional(boolean),
         "Whether images are read and decoded while the network trains, instead of "
-        "once, into memory; None does so where they would take more than 8 GiB."),
+        "once, into memory; None does so where they would take more than half of the "
+        "available memory, of the host or of a device, or 8 GiB."),
     "data.workers": Field(
         None, optional(integer(0, 256)),
         "Processes that decode a streamed set; 0 decodes in threads of the training "

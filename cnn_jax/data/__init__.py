@@ -82,10 +82,11 @@ def load(config: ConfigDict, seed: int, stored: Stored | None = None) -> Dataset
     source = stored or _read(config)
     if own.is_own(config.task) or _is_own(config.name):
         _check_labels(source, task_of(config))
-    if streams(source, preprocessing_of(config), config):
+    streamed, reason = streams(source, preprocessing_of(config), config)
+    if streamed:
         records = _split_records(_as_records(source, config), config, seed)
         return lazy_dataset(records, preprocessing_of(config),
-                            config.on_error == "skip")
+                            config.on_error == "skip", reason)
     if isinstance(source, StoredRecords):
         whole = decode(source, preprocessing_of(config))
     else:

@@ -28,6 +28,7 @@ class DataInfo(msgspec.Struct, frozen=True):
     shorter_side: int | None = None    # see data.images.Preprocessing
     interpolation: str = "bilinear"
     targets: regress.Targets | None = None  # of labels that are numbers
+    streamed: bool | None = None            # None in runs of earlier versions
 
     @property
     def has_images(self) -> bool:
@@ -53,7 +54,8 @@ def describe(dataset: Dataset, config: ConfigDict) -> DataInfo:
     return DataInfo(dataset.name, source, dataset.train.images.shape[1:],
                     dataset.class_names, scaling, counts, checksum(dataset),
                     config.shorter_side, config.interpolation,
-                    regress.measure(labels) if numbers else None)
+                    regress.measure(labels) if numbers else None,
+                    isinstance(dataset.train.images, LazyImages))
 
 
 def measure_scaling(images: np.ndarray, name: str) -> tuple[Scaling, int]:

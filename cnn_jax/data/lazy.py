@@ -15,7 +15,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnn_jax.data.examples import Dataset, Examples, Stored
-from cnn_jax.data.images import MAX_BYTES, Crop, Preprocessing
+from cnn_jax.data.images import Crop, Preprocessing
+from cnn_jax.data.memory import limit
 from cnn_jax.data.records import (InMemory, RecordDataset, Records, StoredRecords,
                                   Subset, read_pixels)
 from cnn_jax.errors import InputError
@@ -125,17 +126,19 @@ class LazyImages:
 
 
 def streams(stored: Stored | StoredRecords, preprocessing: Preprocessing,
-            config: ConfigDict) -> bool:
-    """Decides whether a set stays in its records.
+            config: ConfigDict) -> tuple[bool, str]:
+    """Decides whether a set stays in its records; returns (whether, the reason).
 
     `config.stream` says so. If it is None, a set streams where its pixels would be more
-    than `MAX_BYTES`.
+    than `memory.limit`.
     """
     if config.stream is not None:
-        return bool(config.stream)
+        return bool(config.stream), ""
     count = sum(len(split.labels) for split in stored.splits.values())
     shape = shape_of(stored.splits["train"], preprocessing, skip=True)
-    return count * math.prod(shape) > MAX_BYTES
+    most = limit()
+    return (count * math.prod(shape) > most.size,
+            f", more than {most.reason}, {most.size / 2**30:.2g} GiB")
 
 
 def shape_of(split: Examples | Records, preprocessing: Preprocessing,
@@ -172,8 +175,8 @@ def cropped_when_read(images: np.ndarray, task: Task) -> bool:
 
 
 def lazy_dataset(records: RecordDataset, preprocessing: Preprocessing,
-                 skip: bool) -> Dataset:
-    """Makes the data set whose images stay in `records`."""
+                 skip: bool, reason: str = "") -> Dataset:
+    """Makes the data set whose images stay in `records`; `reason` is for the log."""
     image_shape = shape_of(records.train, preprocessing, skip)
 
     def examples(split: Records) -> Examples:
@@ -186,7 +189,7 @@ def lazy_dataset(records: RecordDataset, preprocessing: Preprocessing,
         records.name, examples(records.train), examples(records.validation),
         examples(records.test), records.class_names,
         f"{records.source}, {_shape(image_shape)}; {size / 2**30:.2g} GiB of pixels "
-        "are streamed")
+        f"are streamed{reason}")
 
 
 def leave_out(dataset: Dataset, names: Collection[str]) -> Dataset:

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 from cnn_jax import data
 from cnn_jax.console import Reporter
 from cnn_jax.data.images import Preprocessing, find_images
-from cnn_jax.data.info import describe
 from cnn_jax.errors import InputError, one_line
 from cnn_jax.inspection.draw.overlays import overlays
 from cnn_jax.inspection.draw.picture import Picture
@@ -21,7 +20,7 @@ from cnn_jax.inspection.forward import batch_program, compute_logits
 from cnn_jax.inspection.run import read_images
 from cnn_jax.tasks import Task, class_name
 from cnn_jax.workdir import trained
-from cnn_jax.workdir.folder import check_same_data, read_config, read_data_info
+from cnn_jax.workdir.folder import load_data, read_config, read_data_info
 from cnn_jax.workdir.trained import Trained
 
 BATCH = 64  # pictures per call
@@ -153,8 +152,7 @@ def draw_test_images(workdir: Path, config: ConfigDict | None = None) -> Picture
                          "draws classes of pixels: use --mode=inspect")
     run = trained.load(workdir)
     config = config or run.config
-    dataset = data.load(config.data, config.seed)
-    check_same_data(workdir, describe(dataset, config.data))
+    dataset = load_data(workdir, config)
     images, truth = dataset.test.take(slice(TEST_ROWS))
     _, predicted = prediction_program(run, len(images))(images)
     title = f"the first {len(images)} of {len(dataset.test.labels):,} test images"

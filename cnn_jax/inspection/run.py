@@ -11,14 +11,13 @@ from cnn_jax import data
 from cnn_jax.console import Reporter
 from cnn_jax.data.examples import Examples
 from cnn_jax.data.images import Preprocessing, find_images, read_image
-from cnn_jax.data.info import describe
 from cnn_jax.data.lazy import leave_out
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.inspected_run import InspectedRun, make_inspected_run
 from cnn_jax.inspection.output import chosen_names, draw_pictures
 from cnn_jax.inspection.selection import check_names
 from cnn_jax.workdir import trained
-from cnn_jax.workdir.folder import check_same_data
+from cnn_jax.workdir.folder import load_data
 from cnn_jax.workdir.results import FILE, read_results
 from cnn_jax.workdir.trained import Trained
 
@@ -67,8 +66,7 @@ def load_run(workdir: Path, config: ConfigDict | None = None,
                              "images: name some with --images FILE_OR_FOLDER ...")
         return inspect_images(workdir.name, best, pixels, titles)
     with report.under_way("loading the data"):
-        dataset = data.load(config.data, config.seed)
-        check_same_data(workdir, describe(dataset, config.data))
+        dataset = load_data(workdir, config)
         if (workdir / FILE).exists():
             dataset = leave_out(dataset, read_results(workdir).skipped)
     run = make_inspected_run(

@@ -5,16 +5,14 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cnn_jax import data
 from cnn_jax.console import Reporter, split_line
-from cnn_jax.data.info import describe
 from cnn_jax.training import parallel
 from cnn_jax.training.evaluate import compile_evaluation
 from cnn_jax.training.evaluate_pretrained import evaluate_pretrained
 from cnn_jax.training.feed import open_feed
 from cnn_jax.training.recipe import abstract_state, create_recipe
 from cnn_jax.workdir.checkpoints import restore
-from cnn_jax.workdir.folder import check_same_data, read_config, read_data_info
+from cnn_jax.workdir.folder import load_data, read_config, read_data_info
 from cnn_jax.workdir.trained import best_checkpoint
 
 
@@ -37,8 +35,7 @@ def evaluate_run(workdir: Path, config: ConfigDict | None = None,
         folder, _ = best_checkpoint(workdir, config_of_run.checkpoint.monitor)
         host_state, _ = restore(folder, abstract_state(recipe, info.image_shape))
     with report.under_way("loading the data", plain=False):
-        dataset = data.load(config.data, config.seed)
-        check_same_data(workdir, describe(dataset, config.data))
+        dataset = load_data(workdir, config)
     report.line(f"data: {dataset.source}")
     report.line(f"checkpoint: step {folder.name} of {workdir}")
     state = placement.replicate(host_state)

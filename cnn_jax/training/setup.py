@@ -31,7 +31,8 @@ from cnn_jax.training.recipe import (abstract_state, check_training_sizes,
 from cnn_jax.training.steps import Recipe, TrainState
 from cnn_jax.workdir import trained
 from cnn_jax.workdir.checkpoints import Checkpoints, step_folders
-from cnn_jax.workdir.folder import default_path, open_workdir, read_config
+from cnn_jax.workdir.folder import (data_config, default_path, open_workdir,
+                                    read_config)
 from cnn_jax.workdir.machine import describe_devices
 from cnn_jax.workdir.progress import Progress, best_step, should_stop
 
@@ -90,7 +91,7 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
     if not step_folders(path / "checkpoints"):
         check_init_from(config)
     with report.under_way("loading the data", plain=False):
-        dataset = data.load(config.data, config.seed, stored)
+        dataset = data.load(data_config(path, config), config.seed, stored)
     info = describe(dataset, config.data)
     recipe = create_recipe(
         config, info, placement.axis_name, cropped=cropped_when_read(

@@ -13,9 +13,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from cnn_jax import data
 from cnn_jax.config import (as_flag, changes, differences, fingerprint, from_json,
                             to_json)
-from cnn_jax.data.info import DataInfo
+from cnn_jax.data.examples import Dataset
+from cnn_jax.data.info import DataInfo, describe
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.files import named, read_json, write_atomically, write_json
 from cnn_jax.workdir.checkpoints import step_folders
@@ -146,6 +148,26 @@ def check_same_data(path: Path, info: DataInfo) -> None:
             raise InputError(f"{path} was made with other data: {field} was {old}, now "
                              f"{new} ({info.source}). Use the same data, or another "
                              "--workdir")
+
+
+def load_data(path: Path, config: ConfigDict) -> Dataset:
+    """Loads the data of a run again. Raises InputError if they have changed."""
+    dataset = data.load(data_config(path, config), config.seed)
+    check_same_data(path, describe(dataset, config.data))
+    return dataset
+
+
+def data_config(path: Path, config: ConfigDict) -> ConfigDict:
+    """Returns the `data` section for a workdir, which streams if it did before.
+
+    What fits into memory may differ from one day or machine to the next.
+    """
+    settings = config.data
+    if settings.stream is None and (path / "data.json").exists():
+        settings = settings.copy_and_resolve_references()
+        with settings.unlocked():
+            settings.stream = read_data_info(path).streamed
+    return settings
 
 
 def read_config(path: Path) -> ConfigDict:

@@ -2,12 +2,15 @@
 
 import collections
 import multiprocessing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tests.support.data_samples import data_config, save_class_folders
+from tests.support.tiny_runs import tiny
 
 from cnn_jax import data
+from cnn_jax.data import memory
 from cnn_jax.data.batches import EvalOrder, TrainOrder, eval_order, train_order
 from cnn_jax.data.crops import random_resized_crop, training_crop
 from cnn_jax.data.info import describe
@@ -16,6 +19,8 @@ from cnn_jax.data.progressive import Ramp
 from cnn_jax.data.stream import HostBatch, Reading, Share, Stream, choose_reading
 from cnn_jax.data.records import read_pixels
 from cnn_jax.errors import InputError, RunError
+from cnn_jax.files import write_json
+from cnn_jax.workdir.folder import load_data
 
 THREADS = Reading(workers=0, threads=2, ahead=2)
 PROCESSES = Reading(workers=2, threads=1, ahead=2)
@@ -180,12 +185,34 @@ def test_scaling_is_measured_on_a_stated_sample(settings, in_memory, lazy, scali
     assert info.scaling != describe(in_memory, settings).scaling
 
 
-def test_a_set_streams_by_itself_where_it_would_not_fit(settings, monkeypatch):
-    assert not isinstance(data.load(settings, 3).train.images, LazyImages)
-    monkeypatch.setattr("cnn_jax.data.lazy.MAX_BYTES", 197 * 4 * 5 * 3 - 1)
-    dataset = data.load(settings, 3)
-    assert isinstance(dataset.train.images, LazyImages)
-    assert "streamed" in dataset.source
+@pytest.mark.parametrize("name, share", [("MAX_BYTES", 1), ("available_bytes", 2),
+                                         ("jax", 2)])
+def test_a_set_streams_by_itself_where_it_would_not_fit(settings, monkeypatch, name,
+                                                        share):
+    """The limit is 8 GiB, half of the memory of the host, or half of a device's."""
+    for pixels, streamed in ((197 * 4 * 5 * 3, False), (197 * 4 * 5 * 3 - 1, True)):
+        device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": share * pixels})
+        monkeypatch.setattr(memory, name, {
+            "MAX_BYTES": pixels, "available_bytes": lambda: share * pixels,
+            "jax": SimpleNamespace(process_count=lambda: 1,
+                                   local_devices=lambda: [device])}[name])
+        dataset = data.load(settings, 3)
+        assert isinstance(dataset.train.images, LazyImages) == streamed
+        assert ("streamed, more than " in dataset.source) == streamed
+
+
+def test_a_run_keeps_to_what_it_did_first(settings, in_memory, lazy, tmp_path):
+    """Otherwise its data would be others where less memory is available."""
+    config = tiny(seed=3)
+    config.data = settings
+    for dataset in (in_memory, lazy):
+        write_json(tmp_path / "data.json", describe(dataset, settings))
+        again = load_data(tmp_path, config)
+        assert type(again.train.images) is type(dataset.train.images)
+
+
+def test_the_available_memory_is_read():
+    assert memory.available_bytes() is None or 2**26 < memory.available_bytes() < 2**50
 
 
 def test_pictures_of_several_shapes_are_refused_by_name(tmp_path):

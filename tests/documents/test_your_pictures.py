@@ -17,7 +17,7 @@ from tests.support.tiny_runs import undrawn
 
 from cnn_jax import data
 from cnn_jax.config import check
-from cnn_jax.data import lazy, pack
+from cnn_jax.data import memory, pack
 from cnn_jax.data.lazy import LazyImages
 from cnn_jax.interop.web import folder as web
 from configs import folder, transfer
@@ -173,7 +173,7 @@ def test_folders_of_splits_are_used_as_they_are(tmp_path, monkeypatch):
 
 def test_a_set_that_does_not_fit_is_streamed(tmp_path, monkeypatch):
     draw_pictures(tmp_path / "set")
-    monkeypatch.setattr(lazy, "MAX_BYTES", 24 * 224 * 224 * 3 - 1)
+    monkeypatch.setattr(memory, "MAX_BYTES", 24 * 224 * 224 * 3 - 1)
     config = folder.get_config().data
     config.dir = str(tmp_path / "set")
     dataset = data.load(config, 0)

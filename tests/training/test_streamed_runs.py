@@ -15,7 +15,9 @@ from tests.support.tiny_runs import undrawn as undrawn_child
 
 from cnn_jax import data, training
 from cnn_jax.inspection import run as inspection_run
+from cnn_jax.training import parallel
 from cnn_jax.training.evaluate_run import evaluate_run
+from cnn_jax.training.feed import open_feed
 
 pytestmark = pytest.mark.usefixtures("compiled_once", "fused", "undrawn")
 
@@ -134,3 +136,17 @@ def test_any_set_can_be_streamed(tmp_path, changes):
                            tmp_path / str(stream), quiet=True).params_sha256
               for stream in (True, False)}
     assert len(hashes) == 1
+
+
+def test_late_images_are_told_once_with_figures(folder):
+    """A fifth of an epoch of 100 images/s was spent waiting: 125 could be trained."""
+    config = tiny(folder)
+    dataset = data.load(config.data, 0)
+    feed = open_feed(parallel.place(config), dataset, config, 1)
+    row = {"seconds": 10.0, "input_seconds": 0.5, "images_per_second": 100.0}
+    assert feed.advice(row) is None  # 5 %
+    text = feed.advice(row | {"input_seconds": 2.0})
+    for fact in ("20%", "100 images/s", "125 images/s", "data.workers", "data.pack",
+                 "data.image_size", "threads"):
+        assert fact in text
+    assert feed.advice(row | {"input_seconds": 9.0}) is None  # said already

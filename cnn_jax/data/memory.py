@@ -1,0 +1,40 @@
+"""Decides how many bytes of pixels a set may keep in memory."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from cnn_jax.data.images import MAX_BYTES
+
+_MEMINFO = Path("/proc/meminfo")
+
+
+class Limit(NamedTuple):
+    """The most bytes of pixels, and what they are."""
+
+    size: int
+    reason: str
+
+
+def limit() -> Limit:
+    """Returns the least of 8 GiB, half of the host's and half of a device's memory.
+
+    Several processes must agree, so the host of each is not asked there.
+    """
+    limits = [Limit(MAX_BYTES, "the limit")]
+    available = available_bytes() if jax.process_count() == 1 else None
+    if available is not None:
+        limits.append(Limit(available // 2, "half of the available memory"))
+    device = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if device is not None:
+        limits.append(Limit(device // 2, "half of the memory of a device"))
+    return min(limits)
+
+
+def available_bytes() -> int | None:
+    """Reads how much memory Linux can give without swapping; None elsewhere."""
+    if not _MEMINFO.exists():
+        return None
+    facts = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
+    return 1024 * int(facts["MemAvailable"].removesuffix("kB"))
