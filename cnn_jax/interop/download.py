@@ -1,6 +1,7 @@
 """Downloads published weights into the cache folder."""
 
 import base64
+import os
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from cnn_jax import download
 from cnn_jax.console import Reporter
 from cnn_jax.download import Checksum
 from cnn_jax.errors import InputError
-from cnn_jax.files import cache_folder
+from cnn_jax.files import cache_folder, write_atomically
 
 
 def weights_folder() -> Path:
@@ -64,6 +65,35 @@ def fetch_cached(url: str, path: Path, checksum: Checksum,
         raise InputError(
             f"{path} cannot be written ({error.strerror or error}); set CNN_JAX_CACHE "
             "to a folder with space that can be written") from error
+
+
+def fetch_announced(url: str, name: str, source: str) -> Path:
+    """Returns the file of weights of which no sum is published.
+
+    The sum that the server announces is kept beside the file, in NAME.sum, and the file
+    is checked by it each time. A file that was put there by hand gets its own sum at
+    its first use, where the folder can be written.
+    Raises InputError as `fetch_weights` and `announced_checksum` do.
+    """
+    path = weights_folder() / name
+    kept = path.with_name(f"{name}.sum")
+    if path.is_file() and kept.is_file():
+        return fetch_weights(url, read_checksum(kept), name)
+    checksum = (Checksum("sha256", Checksum("sha256", "").of(path)) if path.is_file()
+                else announced_checksum(url, source))
+    fetch_weights(url, checksum, name)
+    if os.access(path.parent, os.W_OK):
+        write_atomically(kept, f"{checksum.algorithm} {checksum.digits}\n")
+    return path
+
+
+def read_checksum(path: Path) -> Checksum:
+    """Reads 'sha256 DIGITS' from a file. Raises InputError for anything else."""
+    found = re.fullmatch(r"(sha256) ([0-9a-f]{64})\n?|(md5) ([0-9a-f]{32})\n?",
+                         path.read_text())
+    if not found:
+        raise InputError(f"{path} holds no checksum: delete it")
+    return Checksum(*filter(None, found.groups()))
 
 
 def announced_checksum(url: str, source: str) -> Checksum:

@@ -23,7 +23,7 @@ from cnn_jax.errors import InputError, RunError
 from cnn_jax.files import named, write_json
 from cnn_jax.interop.library_files import read_library, write_library
 from cnn_jax.interop.stablehlo import read_stablehlo, write_stablehlo
-from cnn_jax.interop.web import load_web, write_web
+from cnn_jax.interop.web import fetch_runtime, load_web, write_web
 from cnn_jax.workdir.trained import Trained
 
 BATCH = 64  # images per call of a validation
@@ -39,12 +39,14 @@ class Format(NamedTuple):
     write: writes it; it may raise InputError for a network that it cannot express.
     load: makes the program that runs it; the `Trained` is for files of weights alone.
     tolerance: the largest difference of a probability that passes.
+    fetch: downloads what `write` needs beside the packages, with a progress bar.
     """
 
     name: str
     write: Callable[[Path, Trained], Path]
     load: Callable[[Path, Trained], Program]
     tolerance: float
+    fetch: Callable[[Reporter], None] = lambda report: None
 
 
 class Validation(msgspec.Struct):
@@ -95,7 +97,7 @@ FORMATS: dict[str, Format] = {
     "onnx": Format("model.onnx", write_onnx, load_onnx, 1e-4),
     "onnx_unfolded": Format("model_unfolded.onnx",
                             functools.partial(write_onnx, fold=False), load_onnx, 1e-4),
-    "web": Format("web", write_web, load_web, 1e-4),
+    "web": Format("web", write_web, load_web, 1e-4, fetch_runtime),
     "safetensors": weights_of("cnn_jax", "weights.safetensors"),
     "torchvision": weights_of("torchvision", "torchvision.safetensors"),
     "timm": weights_of("timm", "timm.safetensors"),
@@ -135,6 +137,7 @@ def export(trained: Trained, formats: Sequence[str], folder: Path, examples: Exa
     rows = {}
     for name in formats:
         form = FORMATS[name]
+        form.fetch(report)
         with report.under_way(f"exporting {name}"), named(folder / form.name):
             path = form.write(folder / form.name, trained)
         with report.under_way(f"validating {name} on {of}"):

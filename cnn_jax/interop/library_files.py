@@ -12,7 +12,7 @@ from typing import Any
 
 from cnn_jax.errors import InputError
 from cnn_jax.interop.mapping import Arrays, arrays_from, mapping_of, variables_from
-from cnn_jax.interop.pretrained.form import differences
+from cnn_jax.interop.pretrained.form import KINDS, differences
 from cnn_jax.interop.readers import read_arrays, write_safetensors
 from cnn_jax.interop.readers.keras_files import h5py_library
 from cnn_jax.workdir.trained import Trained
@@ -26,6 +26,11 @@ def write_library(library: str, path: Path, trained: Trained) -> Path:
     would compute something else there.
     """
     different = differences(library, trained.network, trained.info.image_shape)
+    if kinds := [text for text in different if text.startswith(KINDS)]:
+        raise InputError(
+            f"{library} has no {trained.config.model.name}: here is {', '.join(kinds)} "
+            f"of {library}'s {type(trained.network).__name__}s; use "
+            "--format=safetensors or onnx")
     if different:
         raise InputError(
             f"{library} would load these weights and compute something else: here is "

@@ -27,7 +27,7 @@ from cnn_jax.data.info import DataInfo
 from cnn_jax.data.scaling import FIXED, Scaling
 from cnn_jax.download import Checksum
 from cnn_jax.errors import InputError
-from cnn_jax.interop.download import (announced_checksum, fetch_weights,
+from cnn_jax.interop.download import (fetch_announced, fetch_weights,
                                       weights_folder)
 from cnn_jax.interop.imagenet import imagenet_classes
 from cnn_jax.interop.mapping import (Arrays, classes_of, find_mapping, fits,
@@ -203,9 +203,6 @@ def local_file(file: str) -> Path:
 def download(source: str, row: Pretrained) -> Path:
     """Returns the file of a published set in the cache folder."""
     name = re.sub(r"[^\w.-]", "-", source) + Path(row.url).suffix
-    kept = weights_folder() / name
-    if row.checksum is None and kept.exists():
-        return kept  # it was checked when it came
-    checksum = (Checksum(*row.checksum) if row.checksum
-                else announced_checksum(row.url, source))
-    return fetch_weights(row.url, checksum, name)
+    if row.checksum:
+        return fetch_weights(row.url, Checksum(*row.checksum), name)
+    return fetch_announced(row.url, name, source)

@@ -10,7 +10,8 @@ from tests.support.file_server import Server
 from cnn_jax import download
 from cnn_jax.download import Checksum, Unreachable, fetch
 from cnn_jax.errors import InputError
-from cnn_jax.interop.download import fetch_weights
+from cnn_jax.interop import download as weights
+from cnn_jax.interop.download import fetch_announced, fetch_weights
 
 CONTENT = np.random.default_rng(0).bytes(1_000_000)
 SHA256 = Checksum("sha256", hashlib.sha256(CONTENT).hexdigest())
@@ -130,6 +131,29 @@ def test_weights_go_to_the_cache_folder(server, cache, capsys):
     assert other.read_bytes() == CONTENT
     (server.folder / "net.pth").unlink()
     assert fetch_weights(f"{server.url}/net.pth", SHA256) == path
+
+
+def test_an_announced_sum_is_kept_and_checked_at_each_use(server, cache, monkeypatch):
+    announced = [SHA256]
+    monkeypatch.setattr(weights, "announced_checksum", lambda *_: announced.pop())
+    arguments = f"{server.url}/net.pth", "net.pth", "timm:net"
+    for _ in range(2):  # the server is asked once
+        path = fetch_announced(*arguments)
+        assert path.read_bytes() == CONTENT
+    path.write_bytes(CONTENT[:-1])
+    with pytest.raises(InputError, match=SHA256.digits):
+        fetch_announced(*arguments)
+    path.with_name("net.pth.sum").unlink()  # put there by hand
+    assert fetch_announced(*arguments) == path
+    path.write_bytes(CONTENT)
+    with pytest.raises(InputError, match=SHA256.digits):
+        fetch_announced(*arguments)
+    path.unlink()  # a new version may have another sum
+    announced.append(SHA256)
+    assert fetch_announced(*arguments).read_bytes() == CONTENT
+    path.with_name("net.pth.sum").write_text("sha256 12")
+    with pytest.raises(InputError, match="net.pth.sum"):
+        fetch_announced(*arguments)
 
 
 def refused(url) -> str:

@@ -1,22 +1,28 @@
 """An exported network gives the same probabilities, and says how close it is."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import jax
 import numpy as np
 import onnx
 import pytest
 from tests.support.tiny_runs import tiny, untrained
 
+from cnn_jax import networks
 from cnn_jax.console import Reporter
 from cnn_jax.data.examples import Examples
 from cnn_jax.data.scaling import from_mean_std
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.interop import export as exports
+from cnn_jax.interop.library_files import write_library
 from cnn_jax.interop.stablehlo import read_stablehlo, write_stablehlo
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
+PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 LOADER = """
 import sys
 sys.modules["cnn_jax"] = None  # an import would fail
@@ -55,6 +61,25 @@ def test_a_program_needs_jax_alone(trained, examples, tmp_path):
         np.testing.assert_allclose(found, expected[:count], atol=1e-6)
 
 
+@pytest.mark.slow
+def test_the_loader_of_the_page_runs_where_only_jax_is_installed(trained, tmp_path):
+    """A new environment has jax and flatbuffers, and not this package."""
+    path = write_stablehlo(tmp_path / "model.stablehlo", trained)
+    python = tmp_path / "environment" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "environment"], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", f"jax=={jax.__version__}",
+                    "flatbuffers"], check=True, timeout=600)
+    assert subprocess.run([python, "-c", "import cnn_jax"], capture_output=True,
+                          cwd=tmp_path).returncode
+    code, = re.findall("```python\n(import jax, numpy\n.*?)```", PAGE.read_text(), re.S)
+    code = code.replace("(1, 28, 28, 1)", "(2, 12, 10, 3)")
+    code += "numpy.save('found.npy', probabilities)"
+    subprocess.run([python, "-I", "-c", code], check=True, cwd=path.parent, timeout=300)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "found.npy"),
+        exports.program_of(trained)(np.zeros((2, 12, 10, 3), np.uint8)), atol=1e-6)
+
+
 @pytest.mark.parametrize("name, network", [
     ("stablehlo", "baseline"), ("onnx", "baseline"), ("onnx_unfolded", "baseline"),
     ("safetensors", "baseline"), ("torchvision", "squeezenet1_1"),
@@ -90,6 +115,13 @@ def test_batch_norm_is_folded_or_kept(trained, tmp_path):
         for name in ("onnx", "onnx_unfolded")}
     assert kept["onnx"].count("BatchNormalization") == 0
     assert kept["onnx_unfolded"].count("BatchNormalization") == 1
+
+
+def test_keras_has_no_small_resnet(trained, tmp_path):
+    small = trained._replace(config=tiny({"model.name": "resnet18"}),
+                             network=networks.create("resnet18"))
+    with pytest.raises(InputError, match="keras has no resnet18: .*bottleneck=False"):
+        write_library("keras", tmp_path / "keras.h5", small)
 
 
 def test_a_network_that_a_library_does_not_have(trained, examples, tmp_path):

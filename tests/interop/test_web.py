@@ -8,6 +8,7 @@ from tests.support.file_server import Server
 from tests.support.npm_package import made_package
 from tests.support.tiny_runs import tiny, untrained
 
+from cnn_jax.console import Reporter
 from cnn_jax.errors import InputError
 from cnn_jax.interop import export as exports
 from cnn_jax.interop.web import folder as web
@@ -94,6 +95,16 @@ def test_npm_is_asked_once(registry, tmp_path, capsys):
     assert path == tmp_path / "cache" / "npm" / "made-up-1.2.3.tgz"
     assert registry.asked == ["/made-up/-/made-up-1.2.3.tgz"]
     assert npm.read_package(path, ["README.md"]) == [b"not needed"]
+
+
+def test_an_export_shows_the_download(registry, trained, tmp_path, capsys):
+    examples = exports.noise((12, 10, 3))
+    for downloaded in (True, False):
+        exports.export(trained, ["web"], tmp_path / "export", examples, "noise",
+                       Reporter())
+        lines = capsys.readouterr().out.splitlines()
+        assert any("made-up-1.2.3.tgz: 0.0 MB from" in line
+                   for line in lines) == downloaded
 
 
 def test_a_package_with_another_sum_is_refused(registry):

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cnn_jax.console import Reporter
 from cnn_jax.data.images import MAX_PIXELS
 from cnn_jax.files import write_atomically
 from cnn_jax.interop.web.npm import RUNTIME, fetch_package, read_package
@@ -33,6 +34,11 @@ MODEL = "model.onnx"
 BEST = 5          # classes that are shown
 PART = 6 * 2**20  # bytes before base64; some hosts limit a file to 25 MB
 HEAD, TAIL = 'received = "', '";\n'  # of a part; see readPart in local.js
+
+
+def fetch_runtime(report: Reporter) -> None:
+    """Downloads ONNX Runtime for browsers (33 MB), unless it is in the cache."""
+    fetch_package(RUNTIME, report)
 
 
 def write_web(folder: Path, trained: Trained) -> Path:

@@ -39,16 +39,16 @@ def registry() -> str:
     return (os.environ.get("npm_config_registry") or REGISTRY).rstrip("/")
 
 
-def fetch_package(package: Package) -> Path:
+def fetch_package(package: Package, report: Reporter | None = None) -> Path:
     """Returns the tarball of a package, downloaded once into `CNN_JAX_CACHE`/npm.
 
-    It shows no progress: the command that exports shows its own.
+    report: shows the progress of the download; None shows none.
     Raises InputError without a connection, and for a tarball with another sum.
     """
     name = f"{package.name}-{package.version}.tgz"
     return fetch_cached(f"{registry()}/{package.name}/-/{name}",
                         cache_folder() / "npm" / name, package.checksum,
-                        Reporter(quiet=True))
+                        report or Reporter(quiet=True))
 
 
 def read_package(tarball: Path, paths: Sequence[str]) -> list[bytes]:
