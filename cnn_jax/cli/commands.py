@@ -143,7 +143,8 @@ def inspect(request: Request) -> None:
     """Draws what the network has learned and why it predicts what it does."""
     workdir = required_run(request)
     pictures = inspection.draw(workdir, request.config, request.paths, request.invert)
-    print(f"{len(pictures)} pictures in {workdir / PICTURES}")
+    count = len(pictures)
+    print(f"{count} picture{'s' * (count != 1)} in {workdir / PICTURES}")
     print(workdir / REPORT)
 
 

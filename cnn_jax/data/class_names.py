@@ -185,7 +185,7 @@ def _by_folder(names: dict[str, str], classes: Sequence[str], path: Path) -> lis
     missing = [name for name in classes if not names.get(name)]
     if missing:
         raise InputError(
-            f"{path} has no name for the class folder {missing[0]}"
+            f"{path} has no name for the class {missing[0]}"
             + (f" and {len(missing) - 1:,} others" if len(missing) > 1 else "")
             + "; add them, or remove the file")
     return [names[name] for name in classes]

@@ -91,7 +91,7 @@ def class_folders(config: ConfigDict) -> StoredRecords:
             f'{" or ".join(ARCHIVES)} file; name what holds the class folders')
     pictures, class_names = class_pictures(listing)
     splits = {name: records(listing, split) for name, split in pictures.items()}
-    return StoredRecords(splits, class_names, f"{_kinds(pictures)} in {root}"
+    return StoredRecords(splits, class_names, f"{_kinds(pictures)}, in {root}"
                          + _left_out(other_files(listing)))
 
 
@@ -122,13 +122,13 @@ def _fingerprint(pictures: Pictures, sizes: np.ndarray) -> str:
 
 
 def _kinds(splits: dict[str, Pictures]) -> str:
-    """Describes pictures for the log: '1,370 pictures (.jpg, lossy)'."""
+    """Describes pictures for the log: '1,370 pictures: .jpg (lossy)'."""
     kinds = collections.Counter(
         file[file.rindex("."):].lower() for pictures in splits.values()
         for file in pictures.files)
-    described = ", ".join(f"{kind}, lossy" if kind in _LOSSY else kind
+    described = ", ".join(f"{kind} (lossy)" if kind in _LOSSY else kind
                           for kind in sorted(kinds))
-    return f"{kinds.total():,} pictures ({described})"
+    return f"{kinds.total():,} pictures: {described}"
 
 
 def _left_out(names: list[str]) -> str:

@@ -79,7 +79,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, split in packed.splits.items():
         count = sum(shard.count for shard in split.shards)
         size = sum(shard.size for shard in split.shards)
-        report.line(f"{name}: {count:,} pictures in {len(split.shards):,} shards, "
+        shards = len(split.shards)
+        report.line(f"{name}: {count:,} picture{'s' * (count != 1)} in {shards:,} "
+                    f"shard{'s' * (shards != 1)}, "
                     f"{size / 1e6:,.1f} MB, {len(split.bad)} skipped, verified")
     report.line(f"train with --config.data.name=shards --config.data.dir={out}")
 

@@ -39,7 +39,8 @@ def draw(workdir: Path, config: ConfigDict | None = None, images: Sequence[str] 
     names = chosen_names(settings.only)
     with report.under_way("tracing the network"):
         check_names(run, settings)
-    source = "your own images" if images else f"images of the {run.split} split"
+    noun = "image" + "s" * (len(run.pixels) != 1)
+    source = f"{noun} of your own" if images else f"{noun} of the {run.split} split"
     report.line(f"{run.name}, step {run.step}: explaining {len(run.pixels)} {source} "
                 f"(config.inspect.images = {settings.images})")
     return draw_pictures(run, names, settings, workdir, report)

@@ -14,7 +14,7 @@ try:
     from onnx import helper, numpy_helper
 except ImportError as error:
     raise InputError("export to ONNX needs the package onnx (31 MB): "
-                     "pip install 'cnn_jax[export]'") from error
+                     "pip install -e '.[export]'") from error
 
 Arrange = Callable[[np.ndarray], np.ndarray]
 

@@ -35,7 +35,7 @@ def write_stablehlo(path: Path, trained: Trained) -> Path:
     """
     if importlib.util.find_spec("flatbuffers") is None:
         raise InputError("flatbuffers, with which jax writes StableHLO, is not "
-                         "installed; install it with pip install 'cnn_jax[export]'")
+                         "installed; install it with pip install -e '.[export]'")
     count, = export.symbolic_shape("n")
     pixels = jax.ShapeDtypeStruct((count, *trained.info.image_shape), jnp.uint8)
     program = export.export(jax.jit(probabilities_of(trained)), platforms=PLATFORMS)

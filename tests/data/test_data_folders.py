@@ -150,7 +150,7 @@ def test_archives_that_are_refused(tmp_path, monkeypatch):
 def test_lossy_pictures_are_said_to_be(tmp_path):
     make(tmp_path / "set", (1, 1, 1))
     Image.new("L", (4, 4)).save(tmp_path / "set" / "ant" / "001.JPG")
-    assert "4 pictures (.jpg, lossy, .png) in" in data.load(
+    assert "4 pictures: .jpg (lossy), .png, in" in data.load(
         config(tmp_path / "set"), 0).source
 
 

@@ -75,7 +75,7 @@ def test_monkey_folders(tmp_path, monkeypatch):
     held_out = [26, 28, 27, 30, 26, 28, 26, 28, 27, 26]
     assert np.bincount(loaded.validation.labels).tolist() == held_out
     assert loaded.class_names[:2] == ("mantled_howler", "patas_monkey")
-    assert "1,370 pictures (.jpg, lossy)" in loaded.source
+    assert "1,370 pictures: .jpg (lossy)" in loaded.source
     config.validation_is_test = True
     loaded = data.load(config, 0)
     assert np.bincount(loaded.test.labels).tolist() == held_out
@@ -88,7 +88,7 @@ def test_cifar10_in_jpeg_files(tmp_path, monkeypatch):
     """The k-th picture of a class is the k-th of that label in official order."""
     monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path))
     loaded = data.load(data_config(name="folder", dir=str(ROOT / JPEG75)), 0)
-    assert "60,000 pictures (.jpg, lossy)" in loaded.source
+    assert "60,000 pictures: .jpg (lossy)" in loaded.source
     assert np.bincount(loaded.train.labels).tolist() == [4500] * 10
     assert loaded.class_names == official.CLASS_NAMES["cifar10"]
     exact = official.read_cifar10_archive(ROOT / PREFIX)["test"]

@@ -114,7 +114,7 @@ def test_what_the_user_reads(user):
         for part in ("show_data", "main.py --config=configs/folder.py --config.data.d",
                      ":torchvision", "on_error=skip", "name=shards"))
     counts = "train 15, validation 4, test 5"
-    assert "24 pictures (.gif, .jpg, lossy, .png)" in look
+    assert "24 pictures: .gif, .jpg (lossy), .png" in look
     assert "without 1 other file (.heic)" in look and counts in look
     assert "parameters 11,178,051" in train and counts in train
     assert "convolutions" in train and "test: loss" in train

@@ -267,6 +267,6 @@ def test_the_command_line(workdir, tmp_path):
         [*start, "--config.inspect.only=kernels", "--config.inspect.position=(1, 2)"],
         tmp_path)
     assert drawn.returncode == 0, drawn.stderr
-    assert f"1 pictures in {workdir / 'pictures'}" in drawn.stdout
+    assert f"1 picture in {workdir / 'pictures'}" in drawn.stdout
     refused = forked.main([*start, "--config.epochs=7"], tmp_path)
     assert refused.returncode == 2 and "epochs: 1 -> 7" in refused.stderr

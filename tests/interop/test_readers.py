@@ -109,7 +109,7 @@ def test_right_safetensors_header_is_read(path):
 def test_missing_library_is_said(path, monkeypatch):
     write_safetensors(path, ARRAYS)
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    assert "pip install 'cnn_jax[pretrained]'" in refused(path)
+    assert "pip install -e '.[pretrained]'" in refused(path)
 
 
 @pytest.mark.parametrize("content", [

@@ -76,7 +76,7 @@ def h5py_library() -> Any:
         import h5py
     except ModuleNotFoundError as error:
         raise InputError("h5py, the library of HDF5 files, is not installed; install "
-                         "it with pip install 'cnn_jax[pretrained]'") from error
+                         "it with pip install -e '.[pretrained]'") from error
     return h5py
 
 

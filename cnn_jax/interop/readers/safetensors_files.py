@@ -51,5 +51,5 @@ def _library() -> Any:
         import safetensors.numpy
     except ModuleNotFoundError as error:
         raise InputError("safetensors, the library of these files, is not installed; "
-                         "install it with pip install 'cnn_jax[pretrained]'") from error
+                         "install it with pip install -e '.[pretrained]'") from error
     return safetensors
