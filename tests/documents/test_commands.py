@@ -64,8 +64,8 @@ ELSEWHERE = {
     "learning_rate=auto": ("tests/training/test_lr_find.py", "learning_rate=auto"),
     "--mode=caches": ("tests/data/test_cache.py", 'caches(Request("caches"'),
     "runs/photos": ("tests/documents/test_your_pictures.py", "your_pictures.md"),
-    "--config.data.stream=true": (
-        "tests/training/test_streamed_runs.py", "data.stream"),
+    "configs/finetune.py:runs/transfer": (
+        "tests/documents/test_your_pictures.py", "your_pictures.md"),
     "experiments/ray_train.py": ("tests/experiments/test_ray_train.py", "ray_train.py"),
     "--config=configs/lenet.py:mnist": ("tests/training/test_accuracy.py", "mnist"),
     "--config=configs/imagenet.py": (
@@ -76,6 +76,7 @@ ELSEWHERE = {
         "tests/interop/test_load.py", "transfer.get_config("),
     "runs/WORKDIR": ("tests/interop/test_load.py", "finetune.get_config("),
     "--config.coordinator": ("tests/training/test_processes.py", "coordinator"),
+    "--model=weights.npz": ("tests/interop/test_load.py", "model=str("),
     "--model=torchvision": ("tests/interop/test_load.py", 'model=source'),
     "--mode=export --workdir=runs/lenet5-digits-HASH --format=stablehlo": (
         "tests/interop/test_export.py", "exports.export("),

@@ -283,6 +283,19 @@ def test_weights_of_ours_for_other_classes_start_a_run(source, network, tmp_path
     assert "starts fresh: head" in capsys.readouterr().out
 
 
+def test_a_file_alone_needs_the_config_of_its_network(network, picture, tmp_path,
+                                                      capsys):
+    file = write_npz(tmp_path / "weights.npz", network.variables)
+    with pytest.raises(InputError, match="configs/network.py"):
+        commands.run(Request("predict", None, None, model=str(file),
+                             paths=(str(picture),)))
+    config = tiny({"data.scaling": "imagenet", "data.image_size": (12, 12),
+                   "data.channels": 3})
+    commands.run(Request("predict", config, tmp_path / "run", model=str(file),
+                         paths=(str(picture),)))
+    assert "wide.png: " in capsys.readouterr().out
+
+
 def test_a_file_of_another_network_is_refused(network, tmp_path):
     file = write_npz(tmp_path / "other.npz", network.variables)
     for source in ("torchvision:resnet18", "timm:vgg16.tv_in1k"):
