@@ -27,7 +27,7 @@ def test_images_grow_as_published(variant, sides):
 
 @pytest.mark.parametrize("variant, batch, rate", [
     ("resnet50_90", 256, 0.1), ("resnet50_16", 4096, 1.7), ("resnet50_40", 512, 0.2125),
-    ("mobilenet_v2", 512, 0.09)])
+    ("mobilenet_v2", 512, 0.09), ("mobilenet_v2_ema", 512, 0.09)])
 def test_the_rate_follows_the_batch(variant, batch, rate):
     config = imagenet.get_config(variant)
     config.batch_size = batch

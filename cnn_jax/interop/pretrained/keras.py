@@ -39,12 +39,14 @@ FILES: dict[str, tuple[str, str, str, float | None]] = {
     "xception": ("xception", f"xception_{KERNELS}",
                  "0a58e3b7378bc2990ea3b43d5981f1f6", 79.0),
     "mobilenet": ("mobilenet", "mobilenet_1_0_224_tf", "", 70.4),
-    **{f"mobilenet_{width}": ("mobilenet", f"mobilenet_{text}_224_tf", "", None)
-       for width, text in (("0.75", "7_5"), ("0.5", "5_0"), ("0.25", "2_5"))},
+    **{f"mobilenet_{width}": ("mobilenet", f"mobilenet_{text}_224_tf", "", top1)
+       for width, text, top1 in (("0.75", "7_5", 68.4), ("0.5", "5_0", 63.7),
+                                 ("0.25", "2_5", 50.6))},
     "mobilenet_v2": ("mobilenet_v2", f"mobilenet_v2_{KERNELS}_1.0_224", "", 71.3),
     **{f"mobilenet_v2_{width}": (
-        "mobilenet_v2", f"mobilenet_v2_{KERNELS}_{width}_224", "", None)
-       for width in ("0.35", "0.5", "0.75", "1.3", "1.4")},
+        "mobilenet_v2", f"mobilenet_v2_{KERNELS}_{width}_224", "", top1)
+       for width, top1 in (("0.35", 60.3), ("0.5", 65.4), ("0.75", 69.8),
+                           ("1.3", 74.4), ("1.4", 75.0))},
 }
 NETWORKS = {**{f"resnet{depth}": f"resnet{depth}_keras" for depth in (50, 101, 152)},
             **{f"resnet{depth}v2": f"resnet{depth}_v2_keras"

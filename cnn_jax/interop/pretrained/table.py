@@ -59,7 +59,7 @@ def cells(source: str, row: Pretrained, parameters: int) -> list[str]:
         ANNOUNCED[host])
     return [f"`{source}`", f"`{row.network}`{fields}", f"{parameters:,}",
             f"{size[0]} of {shorter_side}, {interpolation}",
-            "" if row.top1 is None else f"{row.top1:.3f}".rstrip("0").rstrip("."),
+            "-" if row.top1 is None else f"{row.top1:.3f}".rstrip("0").rstrip("."),
             checked, row.license]
 
 
