@@ -18,10 +18,11 @@ the best epoch. The set is streamed; random crops are cut out of the photographs
 Computed in bfloat16, weight decay on kernels alone.
 
 Nothing has been trained to its end here, and nothing on ImageNet: published figures are
-others'. `python experiments/imagenet_steps.py OUT` has trained about 200 steps of the
-first four recipes on a CPU, with 16 drawn pictures of at most 64 x 64 pixels a step. Each was
-stopped in mid-epoch (both of FFCV's while their images grew) and resumed, and ended
-with the bits of a run without a stop (n = 1, measured/reliability/imagenet_steps.txt).
+others'. `python experiments/imagenet_steps.py OUT` has trained about 200 steps of each
+recipe but mobilenet_v2_ema on a CPU, with 16 drawn pictures of at most 64 x 64 pixels a
+step. Each was stopped in mid-epoch (both of FFCV's while their images grew) and
+resumed, and ended with the bits of a run without a stop (n = 1,
+measured/reliability/imagenet_steps.txt).
 """
 
 from ml_collections import ConfigDict
