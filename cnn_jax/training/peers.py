@@ -60,7 +60,7 @@ class Watch:
 
     def receive(self, word: str, who: int, sender: int) -> None:
         """Acts on a message; the first process passes it on to the others."""
-        if word != "bye":
+        if word == "error" or (word == "gone" and not self.closing):
             self.send(f"{word} {who}", but=sender)
         with self.changed:
             (self.ended if word == "bye" else self.failed).add(who)
