@@ -87,6 +87,8 @@ def load(config: ConfigDict, seed: int, stored: Stored | None = None) -> Dataset
         records = _split_records(_as_records(source, config), config, seed)
         return lazy_dataset(records, preprocessing_of(config),
                             config.on_error == "skip", reason)
+    if isinstance(source, StoredRecords) and config.limit:
+        return _load_limited(source, config, seed)
     if isinstance(source, StoredRecords):
         whole = decode(source, preprocessing_of(config))
     else:
@@ -94,11 +96,27 @@ def load(config: ConfigDict, seed: int, stored: Stored | None = None) -> Dataset
             name: examples._replace(images=convert_images(
                 examples.images, preprocessing_of(config)))
             for name, examples in source.splits.items()})
-    train, validation, test = split(whole, config, seed, task_of(config))
+    return _dataset(whole, config, *split(whole, config, seed, task_of(config)))
+
+
+def _dataset(whole: Stored, config: ConfigDict, train: Examples, validation: Examples,
+             test: Examples) -> Dataset:
     height, width, channels = train.images.shape[1:]
     shape = f"{height} x {width} x {channels}, {len(whole.class_names)} classes"
     return Dataset(config.name, train, validation, test, whole.class_names,
                    f"{_describe(whole, config, train, validation, test)}; {shape}")
+
+
+def _load_limited(source: StoredRecords, config: ConfigDict, seed: int) -> Dataset:
+    """Splits the records first, and decodes only those that are used."""
+    records = _split_records(source, config, seed)
+    used = {"train": records.train, "validation": records.validation,
+            "test": records.test}
+    whole = decode(source._replace(splits={
+        name: split for name, split in used.items() if len(split)}),
+        preprocessing_of(config))
+    empty = whole.splits["train"].take(slice(0))
+    return _dataset(whole, config, *(whole.splits.get(name, empty) for name in used))
 
 
 def accept(arrays: Arrays, config: ConfigDict) -> tuple[ConfigDict, Stored]:

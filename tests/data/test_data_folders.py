@@ -195,6 +195,26 @@ def test_second_load_decodes_nothing(tmp_path, cache_dir, monkeypatch):
     assert "cached as" in first.source and "decoded earlier" in second.source
 
 
+def test_a_limit_applies_before_decoding(tmp_path, cache_dir, monkeypatch):
+    """It is the set whose training split is cut afterwards; fewer files are read."""
+    make(tmp_path / "set", (10, 10, 10))
+    settings = dict(validation_count=3, test=0.2)
+    whole = data.load(config(tmp_path / "set", **settings), 0)
+    decoded = []
+    read = records.read_image
+    monkeypatch.setattr(records, "read_image", lambda *arguments: decoded.append(
+        arguments[2]) or read(*arguments))
+    limited = data.load(config(tmp_path / "set", limit=4, **settings), 0)
+    assert len(set(decoded)) <= 4 + 3 + 6 + 1  # and the first, for its size
+    np.testing.assert_array_equal(limited.train.images, whole.train.images[:4])
+    for split in ("validation", "test"):
+        for ours, theirs in zip(getattr(limited, split), getattr(whole, split)):
+            np.testing.assert_array_equal(ours, theirs)
+    assert "limited to 4" in limited.source
+    few = data.load(config(tmp_path / "set", limit=2), 0)
+    assert len(few.test.labels) == len(few.validation.labels) == 0
+
+
 @pytest.mark.parametrize("change", ["picture", "new picture", "size", "channels"])
 def test_cache_is_not_used_after_a_change(tmp_path, change):
     make(tmp_path / "set", (2, 2, 2))
