@@ -29,8 +29,11 @@ def expanded(folder: str, setting: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Returns `CNN_JAX_CACHE`, else ~/.cache/cnn_jax."""
-    folder = os.environ.get("CNN_JAX_CACHE") or os.path.join("~", ".cache", "cnn_jax")
+    """Returns `CNN_JAX_CACHE`, else ~/.cache/cnn_jax; also for 0, see `program_cache`.
+    """
+    folder = os.environ.get("CNN_JAX_CACHE", "")
+    if folder in ("", "0"):
+        folder = os.path.join("~", ".cache", "cnn_jax")
     return expanded(folder, "CNN_JAX_CACHE")
 
 

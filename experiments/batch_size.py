@@ -35,7 +35,7 @@ from cnn_jax.data.batches import (steps_per_epoch,  # noqa: E402
                                   train_order)
 from cnn_jax.errors import InputError, RunError  # noqa: E402
 from cnn_jax.training import parallel  # noqa: E402
-from cnn_jax.training.evaluate import compile_evaluation  # noqa: E402
+from cnn_jax.training.evaluate import make_evaluation  # noqa: E402
 from cnn_jax.training.feed import Resident  # noqa: E402
 from cnn_jax.files import named, write_atomically  # noqa: E402
 from cnn_jax.training.recipe import create_recipe, first_state  # noqa: E402
@@ -81,8 +81,8 @@ class Trainer:
             state, self.examples, self.placement.shard_batch(
                 np.zeros((1, config.batch_size), np.int32))).compile(
                     compiler_options=ops.compiler_options())
-        self.evaluate = compile_evaluation(
-            self.recipe, self.placement, state, feed, Reporter(quiet=True))
+        self.evaluate = make_evaluation(self.recipe, self.placement, feed,
+                                        Reporter(quiet=True))
 
     @property
     def steps(self) -> int:

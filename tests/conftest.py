@@ -17,6 +17,9 @@ from cnn_jax.native import library
 jax.config.update("jax_numpy_rank_promotion", "raise")
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
+# Child processes keep no programs in the user's folder.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
+
 # The collector of Python walks over all that is alive, here millions of objects of
 # programs and imported modules. `collected` runs it once a file, on what is new.
 gc.disable()

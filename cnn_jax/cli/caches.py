@@ -14,6 +14,7 @@ KINDS = {
     "weights": ("weights/*", "downloaded weights"),
     "npm": ("npm/*", "ONNX Runtime for browsers"),
     "native": ("native/*", "the built library of convolutions"),
+    "programs": ("programs/*", "compiled programs"),
 }
 
 

@@ -16,6 +16,7 @@ from cnn_jax.cli.request import Request
 from cnn_jax.errors import InputError, RunError, one_line
 from cnn_jax.interop.export import FORMATS
 from cnn_jax.networks import roofline
+from cnn_jax.program_cache import use_program_cache
 from cnn_jax.training import Stopped
 
 accept_none()
@@ -84,6 +85,7 @@ def parse(argv: list[str]) -> list[str]:
 
 def main(argv: list[str]) -> None:
     try:
+        use_program_cache()
         commands.run(Request(
             mode=MODE.value, config=CONFIG.value, model=MODEL.value,
             workdir=Path(WORKDIR.value) if WORKDIR.value else None,

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
+from jax.experimental.xla_metadata import set_xla_metadata
 from jax.interpreters import mlir
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -123,6 +124,17 @@ by_library_per_device.def_partition(
         _shardings(kind, mesh, operands)[2])
 
 
+def by_library_on_each(a: jax.Array, b: jax.Array, kind: int, spec: ConvSpec,
+                       winograd: bool) -> jax.Array:
+    """Writes the convolution into the program, where JAX writes but an address.
+
+    Otherwise two convolutions of the same shapes could have one key in JAX's cache of
+    compiled programs, and one would run the other's program.
+    """
+    with set_xla_metadata(convolution=repr((kind, spec, winograd))):
+        return by_library_per_device(a, b, kind, spec, winograd)
+
+
 # The decision of the table above.
 
 def _choose(module: Any) -> Callable[..., jax.Array]:
@@ -133,7 +145,7 @@ def _choose(module: Any) -> Callable[..., jax.Array]:
     mesh_is_known = (
         isinstance(context, mlir.ShardingContext) and context.device_assignment
         and context.abstract_mesh and not module.lowering_parameters.for_export)
-    return by_library_per_device if mesh_is_known else by_xla
+    return by_library_on_each if mesh_is_known else by_xla
 
 
 def _on_cpu(context: Any, a: Any, b: Any, **static: Any) -> Any:

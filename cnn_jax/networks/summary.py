@@ -108,7 +108,12 @@ def layer_table(model: nn.Module, input_shape: ImageShape,
     images: how many a device computes at a time, which selects the algorithms of the
         convolutions.
     """
-    calls = trace_shapes(model, None, input_shape)
+    return table_of(model, input_shape, trace_shapes(model, None, input_shape), images)
+
+
+def table_of(model: nn.Module, input_shape: ImageShape, calls: list[Call],
+             images: int = 1) -> LayerTable:
+    """Makes the table from the calls of the network on one image."""
     rows: list[tuple[int, Row]] = []  # each with the index of its call
     counted: set[str] = set()
     for index, (call, field) in enumerate(zip(calls, receptive_fields(calls))):

@@ -6,7 +6,8 @@ guided backpropagation all read the calls that `trace` records, or edit their ou
 The path of a module names its layer: `conv1`, or `stage1_block2/conv1` inside a block.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -56,6 +57,17 @@ def trace(network: nn.Module, variables: Mapping[str, Any] | None, images: jax.A
     that of the network. Pure: it can be jitted and differentiated. Under
     `jax.eval_shape` nothing is computed, and the calls hold shapes.
     """
+    with recorded(edit) as calls:
+        if variables is None:
+            logits, _ = network.init_with_output(jax.random.key(0), images, train=False)
+        else:
+            logits = network.apply(variables, images, train=False)
+    return logits, calls
+
+
+@contextlib.contextmanager
+def recorded(edit: Edit | None = None) -> Iterator[list[Call]]:
+    """Records the calls of the network that runs in the block; see `trace`."""
     calls: list[Call] = []
     running: list[nn.Module] = []
 
@@ -80,11 +92,7 @@ def trace(network: nn.Module, variables: Mapping[str, Any] | None, images: jax.A
 
     # Interceptors belong to a thread; those of other threads see none of these calls.
     with nn.intercept_methods(record):
-        if variables is None:
-            logits, _ = network.init_with_output(jax.random.key(0), images, train=False)
-        else:
-            logits = network.apply(variables, images, train=False)
-    return logits, calls
+        yield calls
 
 
 def trace_shapes(network: nn.Module, variables: Mapping[str, Any] | None,

@@ -17,22 +17,28 @@ from cnn_jax.training.steps import Recipe, TrainState
 Evaluate = Callable[[TrainState, str], dict[str, float]]
 
 
-def compile_evaluation(recipe: Recipe, placement: Placement, state: TrainState,
-                       feed: Feed, report: Reporter) -> Evaluate:
-    """Compiles a function from (state, split) to the metrics of that split.
+def make_evaluation(recipe: Recipe, placement: Placement, feed: Feed,
+                    report: Reporter) -> Evaluate:
+    """Makes a function from (state, split) to the metrics of that split.
 
     These are loss, accuracy, the metrics of the task, and the number of examples. The
-    last batch is padded and masked; the sums of all batches are divided once.
+    last batch is padded and masked; the sums of all batches are divided once. The first
+    call compiles, so that training need not wait for it.
 
-    state: on the devices.
     report: shows the progress of each evaluation.
     """
     step = placement.compile(functools.partial(feed.evaluate, recipe=recipe))
-    with report.timed("compiling evaluation"):
-        program = step.lower(state, *feed.example_batch()).compile(
-            compiler_options=ops.compiler_options())
+    programs: list[Callable] = []
+
+    def compiled(state: TrainState) -> Callable:
+        if not programs:
+            with report.timed("compiling evaluation"):
+                programs.append(step.lower(state, *feed.example_batch()).compile(
+                    compiler_options=ops.compiler_options()))
+        return programs[0]
 
     def evaluate(state: TrainState, split: str) -> dict[str, float]:
+        program = compiled(state)
         size = -(-feed.counts[split] // feed.eval_batch_size)
         calls = (program(state, *arguments) for arguments in feed.batches(split))
         # Queue all calls at once, unless each must be waited for.

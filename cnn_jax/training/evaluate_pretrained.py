@@ -21,7 +21,7 @@ from cnn_jax.interop.imagenet import classes_of_folders
 from cnn_jax.interop.load import published_top1
 from cnn_jax.tasks.metrics import with_metrics
 from cnn_jax.training import parallel
-from cnn_jax.training.evaluate import compile_evaluation
+from cnn_jax.training.evaluate import make_evaluation
 from cnn_jax.training.feed import open_feed
 from cnn_jax.training.recipe import create_recipe
 from cnn_jax.training.steps import TrainState
@@ -66,7 +66,7 @@ def evaluate_pretrained(workdir: Path, config: ConfigDict | None = None,
     report.line(f"data: {len(records):,} pictures of {len(class_names):,} classes in "
                 f"{folder}")
     with contextlib.closing(open_feed(placement, dataset, config, 1)) as feed:
-        evaluate = compile_evaluation(recipe, placement, state, feed, report)
+        evaluate = make_evaluation(recipe, placement, feed, report)
         metrics = evaluate(state, "validation")
     report.line(describe(metrics, published_top1(info.source)))
     return metrics

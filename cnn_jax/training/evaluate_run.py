@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax.console import Reporter, split_line
 from cnn_jax.training import parallel
-from cnn_jax.training.evaluate import compile_evaluation
+from cnn_jax.training.evaluate import make_evaluation
 from cnn_jax.training.evaluate_pretrained import evaluate_pretrained
 from cnn_jax.training.feed import open_feed
 from cnn_jax.training.recipe import abstract_state, create_recipe
@@ -40,7 +40,7 @@ def evaluate_run(workdir: Path, config: ConfigDict | None = None,
     report.line(f"checkpoint: step {folder.name} of {workdir}")
     state = placement.replicate(host_state)
     with contextlib.closing(open_feed(placement, dataset, config, 1)) as feed:
-        evaluate = compile_evaluation(recipe, placement, state, feed, report)
+        evaluate = make_evaluation(recipe, placement, feed, report)
         results = {split: evaluate(state, split) for split in ("validation", "test")
                    if feed.counts[split]}
     for split, metrics in results.items():

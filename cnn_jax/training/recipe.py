@@ -16,12 +16,12 @@ from cnn_jax.data.batches import steps_per_epoch
 from cnn_jax.data.info import DataInfo
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
-from cnn_jax.networks.summary import LayerTable, layer_table
-from cnn_jax.networks.trace import parts_in_order
+from cnn_jax.networks.summary import LayerTable, table_of
+from cnn_jax.networks.trace import parts_in_order, recorded
+from cnn_jax.training.initial import Program, trace
 from cnn_jax.tasks import Task, losses
 from cnn_jax.tasks.metrics import split_names, with_metrics
-from cnn_jax.training.steps import (Recipe, TrainState, create_state,
-                                    predict_logits)
+from cnn_jax.training.steps import Recipe, TrainState, create_state
 
 
 def create_recipe(config: ConfigDict, info: DataInfo, axis_name: str | None = None,
@@ -125,27 +125,25 @@ def refusing(network: nn.Module, image_shape: tuple[int, int, int]) -> Iterator[
 
 
 def describe_network(recipe: Recipe, image_shape: tuple[int, int, int],
-                     images: int = 1) -> LayerTable:
-    """Makes the layer table for batches of `images` images, without computing the
-    network.
+                     images: int = 1) -> tuple[LayerTable, Program]:
+    """Traces the network once: its layer table, and the program of its first state.
 
+    The table is for batches of `images` images.
     Raises InputError if the network does not accept images of this shape, if it has no
     module that `model.freeze` names, or if its answers are for images while the labels
     are for pixels, or the reverse.
     """
     with refusing(recipe.model, image_shape):
-        state = abstract_state(recipe, image_shape)
-        table = layer_table(recipe.model, image_shape, images)
-    logits = jax.eval_shape(
-        functools.partial(predict_logits, recipe=recipe), state,
-        jax.ShapeDtypeStruct((1, *image_shape), np.uint8)).shape[1:]
+        with recorded() as calls:
+            program = trace(lambda: create_state(recipe, image_shape))
+    logits = calls[-1].output.shape[1:]
     if logits != recipe.task.logits_shape(tuple(image_shape), logits[-1]):
         answer = "each pixel" if len(logits) > 1 else "each image"
         raise InputError(
             f"{type(recipe.model).__name__} answers for {answer}, the data have a "
             f"label for each {recipe.task.unit}: choose another config.model.name or "
             "data.name")
-    return table
+    return table_of(recipe.model, image_shape, calls, images), program
 
 
 def at_size(recipe: Recipe, size: tuple[int, int] | None) -> Recipe:
@@ -182,8 +180,7 @@ def check_training_sizes(recipe: Recipe, image_shape: tuple[int, int, int],
 
 def first_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:
     """Makes the state before the first step, as NumPy arrays."""
-    state = jax.jit(lambda: create_state(recipe, image_shape))()
-    return jax.tree.map(np.asarray, state)
+    return trace(lambda: create_state(recipe, image_shape)).run()
 
 
 def abstract_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:

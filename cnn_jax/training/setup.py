@@ -25,9 +25,10 @@ from cnn_jax.networks.summary_files import save_summary, short_text
 from cnn_jax.optimizers import Schedule
 from cnn_jax.training import parallel
 from cnn_jax.training.feed import Feed, open_feed
+from cnn_jax.training.initial import Program
 from cnn_jax.training.profiler import Profiler
-from cnn_jax.training.recipe import (abstract_state, check_training_sizes,
-                                     create_recipe, describe_network, first_state)
+from cnn_jax.training.recipe import (check_training_sizes, create_recipe,
+                                     describe_network)
 from cnn_jax.training.steps import Recipe, TrainState
 from cnn_jax.workdir import trained
 from cnn_jax.workdir.checkpoints import Checkpoints, step_folders
@@ -46,6 +47,7 @@ class Run:
     info: DataInfo
     recipe: Recipe
     table: LayerTable
+    initial: Program    # of the state before the first step
     placement: parallel.Placement
     dataset: Dataset    # on the host
     feed: Feed          # brings it to the devices
@@ -97,8 +99,8 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
         config, info, placement.axis_name, cropped=cropped_when_read(
             dataset.train.images, data.task_of(config.data)),
         labels=dataset.train.labels, devices=len(placement.devices))
-    table = describe_network(recipe, info.image_shape,
-                             images=config.batch_size // len(placement.devices))
+    table, initial = describe_network(
+        recipe, info.image_shape, images=config.batch_size // len(placement.devices))
     check_training_sizes(recipe, info.image_shape,
                          training_sizes(config.progressive, 0))
     parallel.check_same_in_all(
@@ -118,8 +120,8 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
             feed = open_feed(placement, dataset, config,
                              steps_per_call(config, placement))
             with contextlib.closing(feed):
-                yield Run(config, path, info, recipe, table, placement, dataset, feed,
-                          checkpoints, report, jax.jit(recipe.schedule),
+                yield Run(config, path, info, recipe, table, initial, placement,
+                          dataset, feed, checkpoints, report, jax.jit(recipe.schedule),
                           Profiler(profile_steps, path, report))
 
 
@@ -150,7 +152,7 @@ def restore_or_init(run: Run) -> tuple[TrainState, Progress]:
 
 def restore_newest(run: Run, latest: int) -> tuple[TrainState, Progress]:
     """Restores the newest checkpoint, and looks for the best one."""
-    like = abstract_state(run.recipe, run.info.image_shape)
+    like = run.initial.shapes
     state, progress = run.checkpoints.restore(latest, like)
     best = best_step(progress.history, run.config.checkpoint.monitor)
     if best is not None and best not in run.checkpoints.steps:
@@ -201,7 +203,7 @@ def init_state(run: Run) -> TrainState:
     try:
         loaded = load_source(source, run) if source else {}
         with run.report.timed("initializing"):
-            state = first_state(run.recipe, run.info.image_shape)
+            state = run.initial.run()
         if not source:
             return state
         variables, taken, fresh = networks.transfer(

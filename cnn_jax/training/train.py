@@ -12,7 +12,7 @@ from cnn_jax.data import Arrays, accept
 from cnn_jax.data.lazy import leave_out
 from cnn_jax.files import named
 from cnn_jax.training import parallel
-from cnn_jax.training.evaluate import compile_evaluation
+from cnn_jax.training.evaluate import make_evaluation
 from cnn_jax.training.features import train_on_features
 from cnn_jax.training.finish import Finished, evaluate_and_save
 from cnn_jax.training.loop import fit
@@ -49,8 +49,7 @@ def run(config: ConfigDict, workdir: str | Path | None = None, quiet: bool = Fal
             opened = train_on_features(opened, state)
         state = opened.placement.replicate(state)
         trained_before = opened.is_finished(progress)
-        evaluate = compile_evaluation(opened.recipe, opened.placement, state,
-                                      opened.feed, report)
+        evaluate = make_evaluation(opened.recipe, opened.placement, opened.feed, report)
         if trained_before:
             report.line(f"already finished after epoch {len(progress.history)}: "
                         "evaluating only")

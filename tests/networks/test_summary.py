@@ -101,9 +101,10 @@ def positive(path, leaf):
     return jnp.full(leaf.shape, 1 / math.prod(leaf.shape[:-1]))
 
 
-def mean_pool(x, window, strides, padding, ceil_mode, implementation):
+def mean_pool(x, window, strides, padding, ceil_mode, dilation, implementation):
     """Replaces the max pool, whose output only some pixels of a window reach."""
-    return ops.avg_pool(x, window, strides, padding, ceil_mode=ceil_mode)
+    return ops.avg_pool(x, window, strides, padding, ceil_mode=ceil_mode,
+                        dilation=dilation)
 
 
 @pytest.mark.parametrize("name, fields, shape, layer", [

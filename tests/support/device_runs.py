@@ -21,7 +21,7 @@ from cnn_jax.layers import Layers
 from cnn_jax.training import parallel, steps
 from cnn_jax.workdir.checkpoints import Checkpoints
 from cnn_jax.workdir.progress import Progress
-from cnn_jax.training.evaluate import compile_evaluation
+from cnn_jax.training.evaluate import make_evaluation
 from cnn_jax.training.feed import open_feed
 from cnn_jax.training.recipe import create_recipe, first_state
 from cnn_jax.data.info import describe
@@ -82,9 +82,8 @@ class Setting:
         return found
 
     def evaluate(self, state) -> dict:
-        evaluate = compile_evaluation(
-            self.recipe, self.placement, self.placement.replicate(state), self.feed,
-            Reporter(quiet=True))
+        evaluate = make_evaluation(self.recipe, self.placement, self.feed,
+                                   Reporter(quiet=True))
         return evaluate(self.placement.replicate(state), "test")
 
 

@@ -20,7 +20,7 @@ from cnn_jax.errors import InputError
 from cnn_jax.training import parallel
 from cnn_jax import console
 from cnn_jax.workdir import trained
-from cnn_jax.training.evaluate import compile_evaluation
+from cnn_jax.training.evaluate import make_evaluation
 from cnn_jax.training.feed import evaluation_batch, open_feed
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -219,7 +219,7 @@ def test_evaluation_counts_every_example_once(taught, batch_size, monkeypatch, c
     monkeypatch.setattr(console, "QUIET_SECONDS", -1.0)
     feed = open_feed(placement, dataset, config, 1)
     assert feed.eval_batch_size <= batch_size
-    evaluate = compile_evaluation(recipe, placement, state, feed, console.Reporter())
+    evaluate = make_evaluation(recipe, placement, feed, console.Reporter())
     for split in ("validation", "test"):
         expected = numpy_figures(loaded, getattr(dataset, split))
         assert evaluate(state, split) == {
