@@ -1,6 +1,7 @@
 """What does a step cost when its batch is streamed, beside images on the devices?
 
     python experiments/stream_cost.py [--rounds 9] [--steps 60]
+    python experiments/stream_cost.py --only=restart [--rounds 9]
 
 Trains LeNet-5 on grey images of 28 x 28, in batches of 128 and of 512, and ResNet-18 on
 colour images of 64 x 64 pixels, from an array on the devices and as a stream of the
@@ -8,31 +9,44 @@ same array, whose reading costs little. The two take turns; the steps whose batc
 ready do not count.
 Prints the median time of a step and the ratio of each round, with quartiles, then the
 time from opening a stream to its first batch, at step 0 and at step 100,000.
+
+`restart` is what a user sees: `main.py` resumes on class folders of 120,000 pictures
+(hard links to a few small ones) from a checkpoint at step 0 and at step 100,000. It
+prints the time from the start of the process to the end of its first step.
 """
 
 import argparse
 import functools
+import os
+import shutil
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 import numpy as np
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cnn_jax import ops  # noqa: E402
+from cnn_jax.console import Reporter  # noqa: E402
 from cnn_jax.data.examples import Dataset, Examples  # noqa: E402
 from cnn_jax.data.info import describe  # noqa: E402
 from cnn_jax.data.lazy import lazy_dataset  # noqa: E402
 from cnn_jax.data.images import Preprocessing  # noqa: E402
 from cnn_jax.data.records import InMemory, RecordDataset, Subset  # noqa: E402
+from cnn_jax.errors import InputError  # noqa: E402
 from cnn_jax.training import parallel  # noqa: E402
 from cnn_jax.training.feed import Feed, Streamed, open_feed  # noqa: E402
 from cnn_jax.training.loop import end_time  # noqa: E402
 from cnn_jax.training.recipe import create_recipe, first_state  # noqa: E402
+from cnn_jax.training.setup import open_run, restore_or_init  # noqa: E402
+from cnn_jax.workdir.progress import Progress  # noqa: E402
 from configs import default  # noqa: E402
 from experiments.measuring import run_script  # noqa: E402
 
@@ -40,6 +54,12 @@ CASES = {  # name -> (network, shape of an image, batch size)
     "lenet5": ("lenet5", (28, 28, 1), 128),
     "lenet5-512": ("lenet5", (28, 28, 1), 512),
     "resnet18": ("resnet18", (64, 64, 3), 32)}
+PICTURES = 120_000
+RESTARTED = {
+    "model.name": "lenet5", "data.name": "folder", "data.stream": True,
+    "data.validation": 0.05, "data.test": 0.05, "data.channels": 1, "batch_size": 1,
+    "epochs": 1, "log.every_steps": 1, "checkpoint.monitor": "loss",
+    "data.image_size": (28, 28)}
 READY = 10  # steps before the clock starts, more than are read ahead
 FAR_STEP = 100_000
 
@@ -127,17 +147,80 @@ def measure(name: str, rounds: int, steps: int) -> None:
           f"{1e3 * firsts[FAR_STEP]:.0f} ms at step {FAR_STEP:,} (medians of 5)")
 
 
+def restart_config(folder: Path):
+    """LeNet-5 on single pictures, so that an epoch has over 100,000 steps."""
+    config = default.get_config()
+    config.update_from_flattened_dict(RESTARTED | {"data.dir": str(folder / "set")})
+    return config
+
+
+def prepare_restart(folder: Path, at: int) -> Path:
+    """Writes class folders, and a workdir whose only checkpoint is at a step."""
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        path = folder / "set" / name
+        if not path.exists():
+            path.mkdir(parents=True)
+            for number in range(PICTURES // 2):
+                if number < 2:  # a file has at most 65,000 links
+                    Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(
+                        path / f"{number}.png")
+                else:
+                    os.link(path / f"{number % 2}.png", path / f"{number}.png")
+    workdir = folder / f"from{at}"
+    with open_run(restart_config(folder), workdir, Reporter(quiet=True)) as run:
+        state, _ = restore_or_init(run)
+        run.checkpoints.save(state.replace(step=np.int32(at)), Progress(at, []))
+    return workdir
+
+
+def time_to_first_step(folder: Path, at: int) -> float:
+    """Returns the seconds from starting main.py to the end of its first step."""
+    kept = prepare_restart(folder, at)
+    workdir = Path(shutil.copytree(kept, folder / "run"))
+    flags = [f"--config.{name}={value}" for name, value in RESTARTED.items()]
+    begun = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "main.py", "--config=configs/default.py", *flags,
+         f"--config.data.dir={folder / 'set'}", f"--workdir={workdir}"],
+        cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL)
+    metrics = workdir / "metrics.jsonl"
+    while not (metrics.exists() and metrics.stat().st_size):
+        if process.poll() is not None:
+            raise InputError(f"main.py ended with code {process.returncode}")
+        time.sleep(0.01)
+    seconds = time.perf_counter() - begun
+    process.kill()
+    process.wait()
+    shutil.rmtree(workdir)
+    shutil.rmtree(kept)
+    return seconds
+
+
+def measure_restart(rounds: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        times = [[time_to_first_step(Path(folder), at) for at in (0, FAR_STEP)]
+                 for _ in range(rounds + 1)][1:]  # the first warms up
+    for at, column in zip((0, FAR_STEP), zip(*times)):
+        low, middle, high = np.percentile(column, (25, 50, 75))
+        print(f"restart    first step after {middle:.2f} s ({low:.2f} - {high:.2f}) "
+              f"from step {at:,}, {rounds} rounds")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--only", choices=CASES)
+    parser.add_argument("--only", choices=[*CASES, "restart"])
     flags = parser.parse_args()
     device = jax.devices()[0]
     print(f"{device.platform} ({device.device_kind}), jax {jax.__version__}")
-    for name in [flags.only] if flags.only else CASES:
-        measure(name, flags.rounds, flags.steps)
+    for name in [flags.only] if flags.only else [*CASES, "restart"]:
+        if name == "restart":
+            measure_restart(flags.rounds)
+        else:
+            measure(name, flags.rounds, flags.steps)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,11 @@ FIGURES = {
     "7": Figure("checkpoints saved on 1, 2 and 4 devices, restored on each of these: "
                 "9 pairs, the same bits",
                 "-m pytest tests/training/test_parallel.py -k restored_on_others"),
+    "7 b": Figure("streamed pictures on 1, 2 and 4 processes, jit and pmap, and runs "
+                  "of 4, 2, 1 and of 1, 4, 2 processes that are killed and resumed: "
+                  "every global batch has the same bits, and every example is "
+                  "evaluated once", f"-m pytest {ALL} tests/training/test_processes.py "
+                  '-k "streams_the_same or another_number_of_processes"', 6),
     "8": Figure("1 device against 2, 4, 8 with jit and pmap: parameters within 1e-6 "
                 "after one step, 1e-4 after 60; ten runs on eight devices end alike",
                 f"-m pytest {ALL} tests/training/test_parallel.py "
@@ -115,6 +120,16 @@ FIGURES = {
                  "size. What grows is about 30 KB a save of 31 arrays, which orbax "
                  "0.12.8 keeps in TensorStore's specifications",
                  "-m tests.faults.soak --steps=20000 --rounds=200 --seed=0"),
+    "21": Figure("every row of pretrained weights: random weights that the library "
+                 "saves give its logits within 1e-9 of their standard deviation, and "
+                 "it loads ours (needs the extra peers)",
+                 f"-m pytest {ALL} tests/interop/test_peers_pretrained.py"),
+    "21 b": Figure("pictures are prepared to the pixel as torchvision, timm and Keras "
+                   "do (needs the extra peers)",
+                   f"-m pytest {ALL} tests/interop/test_peers_pictures.py"),
+    "21 c": Figure("every registered network in ONNX: onnx's checker and reference in "
+                   "float64 within 1e-6, ONNX Runtime within 1e-4",
+                   f"-m pytest {ALL} tests/interop/test_onnx.py"),
 }
 
 

@@ -1,6 +1,9 @@
 """Two real processes on 127.0.0.1, through main.py, train as one process does."""
 
+import functools
+import hashlib
 import json
+import os
 import socket
 from pathlib import Path
 
@@ -13,9 +16,11 @@ from tests.support.tiny_runs import (distance, end, main, picture_folder, read_r
 
 from cnn_jax.errors import InputError
 from cnn_jax.training import parallel
+from cnn_jax.training.feed import Streamed
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
+STEPS = 6  # of an epoch of streamed pictures
 # Plain SGD: see test_parallel.py. An epoch is one step, so each step is kept.
 CHANGES = {"data.limit": 16, "batch_size": 16, "checkpoint.keep": 100,
            "optimizer.name": "sgd", "optimizer.learning_rate": 0.02,
@@ -28,17 +33,19 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def run_processes(workdir, changes, count: int = 2) -> list[tuple[int, str, str]]:
+def run_processes(workdir, changes, count: int = 2,
+                  before=undrawn) -> list[tuple[int, str, str]]:
     """Runs `main.py` in so many processes with one device each, on one workdir."""
-    return [end(process) for process in start_processes(workdir, changes, count)]
+    return [end(process)
+            for process in start_processes(workdir, changes, count, before)]
 
 
-def start_processes(workdir, changes, count: int) -> list[Forked]:
+def start_processes(workdir, changes, count: int, before=undrawn) -> list[Forked]:
     if count == 1:
-        return [start_main(workdir, changes, before=undrawn)]
+        return [start_main(workdir, changes, before=before)]
     port = free_port()
     changes = changes | {"coordinator": f"127.0.0.1:{port}", "num_processes": count}
-    return [start_main(workdir, changes | {"process_id": number}, before=undrawn)
+    return [start_main(workdir, changes | {"process_id": number}, before=before)
             for number in range(count)]
 
 
@@ -150,6 +157,51 @@ def pictures(tmp_path_factory):
         "checkpoint.every_steps": 2, "early_stopping.patience": None}
 
 
+def record_batches(folder: Path) -> None:
+    """Makes this process record the bits of all that it feeds, and draw nothing.
+
+    A line of FOLDER/PID says step, position in the global batch, and the hash of image
+    and label.
+    """
+    undrawn()
+    folder.mkdir(exist_ok=True)
+    start, place = Streamed.start, Streamed._place
+    at = [0]
+
+    def start_at(self, epoch, step):
+        at[0] = epoch * STEPS + step
+        start(self, epoch, step)
+
+    def record(self, batch):
+        if batch.mask is None:  # of training
+            positions = self.placement.positions(self.config.batch_size)
+            with (folder / str(os.getpid())).open("a") as file:
+                for position, *example in zip(positions, batch.images, batch.labels,
+                                              strict=True):
+                    bits = b"".join(array.tobytes() for array in example)
+                    digest = hashlib.sha256(bits).hexdigest()
+                    file.write(f"{at[0]} {position} {digest}\n")
+            at[0] += 1
+        return place(self, batch)
+
+    Streamed.start, Streamed._place = start_at, record
+
+
+def recorded(folder: Path):
+    return functools.partial(record_batches, folder)
+
+
+def fed(folder: Path) -> dict[tuple[int, int], str]:
+    """Reads {(step, position): hash} of all processes, which must agree."""
+    batches = {}
+    for line in (line for file in folder.iterdir()
+                 for line in file.read_text().splitlines()):
+        step, position, digest = line.split()
+        key = int(step), int(position)
+        assert batches.setdefault(key, digest) == digest, key
+    return batches
+
+
 def step_losses(workdir) -> list[float]:
     """Reads the loss of each step, which tells what the batch held."""
     return [row["loss"] for row in read_rows(workdir) if row["kind"] == "steps"]
@@ -161,10 +213,13 @@ def step_losses(workdir) -> list[float]:
 def test_any_number_of_processes_streams_the_same_batches(tmp_path, pictures, count,
                                                           kind):
     changes = pictures | {"parallel": kind}
-    code, _, errors = main(tmp_path / "alone", changes)
+    code, _, errors = main(tmp_path / "alone", changes, before=recorded(tmp_path / "a"))
     assert code == 0, errors
-    results = run_processes(tmp_path / "several", changes, count)
+    results = run_processes(tmp_path / "several", changes, count,
+                            recorded(tmp_path / "b"))
     assert [code for code, *_ in results] == [0] * count, results
+    assert len(fed(tmp_path / "a")) == 3 * STEPS * 4
+    assert fed(tmp_path / "b") == fed(tmp_path / "a")
     assert step_losses(tmp_path / "several") == pytest.approx(
         step_losses(tmp_path / "alone"), rel=1e-4)
     assert_same_evaluation(tmp_path / "several", tmp_path / "alone")
@@ -182,19 +237,21 @@ def assert_same_evaluation(ours, theirs) -> None:
 def test_a_run_resumes_on_another_number_of_processes(tmp_path, pictures, counts):
     """All processes are killed after a checkpoint within an epoch, twice."""
     alone, workdir = tmp_path / "alone", tmp_path / "several"
-    code, _, errors = main(alone, pictures)
+    code, _, errors = main(alone, pictures, before=recorded(tmp_path / "a"))
     assert code == 0, errors
+    record = recorded(tmp_path / "b")
     for count, stop in zip(counts[:2], (4, 10)):
-        processes = start_processes(workdir, pictures, count)
+        processes = start_processes(workdir, pictures, count, record)
         wait_until(lambda: (workdir / "checkpoints" / str(stop)).exists(), processes[0])
         for process in processes:
             process.kill()
         for process in processes:
             end(process)
     results = [end(process)
-               for process in start_processes(workdir, pictures, counts[2])]
+               for process in start_processes(workdir, pictures, counts[2], record)]
     assert [code for code, *_ in results] == [0] * counts[2], results
     assert "resuming after step" in results[0][1]
+    assert fed(tmp_path / "b") == fed(tmp_path / "a")
     assert step_losses(workdir) == pytest.approx(step_losses(alone), rel=1e-4)
     assert_same_evaluation(workdir, alone)
 
