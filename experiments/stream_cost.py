@@ -170,7 +170,7 @@ def prepare_restart(folder: Path, at: int) -> Path:
     workdir = folder / f"from{at}"
     with open_run(restart_config(folder), workdir, Reporter(quiet=True)) as run:
         state, _ = restore_or_init(run)
-        run.checkpoints.save(state.replace(step=np.int32(at)), Progress(at, []))
+        run.checkpoints.save(state.replace(step=np.array(at, np.int32)), Progress(at, []))
     return workdir
 
 
