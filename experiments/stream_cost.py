@@ -170,7 +170,8 @@ def prepare_restart(folder: Path, at: int) -> Path:
     workdir = folder / f"from{at}"
     with open_run(restart_config(folder), workdir, Reporter(quiet=True)) as run:
         state, _ = restore_or_init(run)
-        run.checkpoints.save(state.replace(step=np.array(at, np.int32)), Progress(at, []))
+        state = state.replace(step=np.array(at, np.int32))
+        run.checkpoints.save(state, Progress(at, []))
     return workdir
 
 
