@@ -141,7 +141,12 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
              if len(row) == len(HEAD) else "  ".join(row) for row in [HEAD, *body]]
     wrong = [f"{name}: {fault}" for name, facts in rows.items()
              for fault in faults(facts)]
-    return "\n".join([*lines, "", *(wrong or ["Nothing is wrong."])]) + "\n"
+    compilers = sorted({f"libtpu {facts['libtpu']} under jax {facts['jax']}"
+                        for facts in rows.values() if "libtpu" in facts})
+    return "\n".join([
+        "python experiments/tpu_compile.py   (compiled by " + ", ".join(compilers)
+        + ", not run; figures of one chip; images/s is a bound)", "", *lines, "",
+        *(wrong or ["Nothing is wrong."])]) + "\n"
 
 
 def chosen(only: list[str], topologies: list[str]) -> list[tuple[str, str, str, str]]:

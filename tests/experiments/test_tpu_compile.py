@@ -12,7 +12,8 @@ FACTS = {
     "chip": "tpu-v5e", "chips": 4, "program": "train", "steps": 1, "images": 100,
     "hbm": 2 * 2**30, "flops": 197e9, "bytes": 1e6, "params": 1000, "stats": 10,
     "macs": 300_000_000, "collectives": {"all-reduce": 3}, "collective_bytes": 4_080,
-    "host_transfers": 0, "float32_convolutions": 0, "compile_s": 1.0}
+    "host_transfers": 0, "float32_convolutions": 0, "compile_s": 1.0,
+    "libtpu": "1.2", "jax": "3.4"}
 
 
 def test_a_program_without_fault():
@@ -47,7 +48,8 @@ def test_the_table_is_resumed_and_its_faults_end_with_code_1(monkeypatch, tmp_pa
         tpu_compile.main(run)
     assert [name[2:] for name in compiled[2:]] == [("jit", "train 8"), ("jit", "eval")]
     lines = (tmp_path / "tpu_compile.txt").read_text().splitlines()
-    assert len(lines) == 1 + 4 + 2 and "transfers" in lines[-1]
+    assert len(lines) == 3 + 4 + 2 and "transfers" in lines[-1]
+    assert "libtpu 1.2 under jax 3.4" in lines[0]
     with pytest.raises(InputError, match="lenet6"):
         tpu_compile.main(["--only", "lenet6"])
 
