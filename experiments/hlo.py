@@ -71,7 +71,7 @@ class Facts(NamedTuple):
     collectives: dict[str, int]    # {'all-reduce': how many}
     collective_bytes: int          # of their results on a device
     host_transfers: list[str]      # the names of what sends to the host or waits for it
-    float32_convolutions: list[str]  # with an operand in float32; also matrix products
+    float32_convolutions: list[str]  # of the network, with an operand in float32
 
 
 def facts(text: str) -> Facts:
@@ -87,10 +87,21 @@ def facts(text: str) -> Facts:
             size += size_in_bytes(line.type)
         if is_transfer(line):
             transfers.append(line.name)
-        if line.opcode in ("convolution", "dot") and any(
+        if line.opcode in ("convolution", "dot") and of_network(line) and any(
                 types.get(name, "").startswith("f32[") for name in line.operands):
             wide.append(line.name)
     return Facts(dict(kinds), size, transfers, wide)
+
+
+def of_network(line: Instruction) -> bool:
+    """Tells whether a convolution or matrix product belongs to the network.
+
+    Augmentation multiplies matrices too, in float32 on purpose. A TPU's compiler makes
+    convolutions of matrix products; XLA notes what each was made of.
+    """
+    made_of = re.search(r'op_name="([^"]*)"', line.attributes)
+    return not made_of or any(part in made_of[1]
+                              for part in ("conv_general_dilated", "jvp("))
 
 
 def is_transfer(line: Instruction) -> bool:

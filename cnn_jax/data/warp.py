@@ -48,10 +48,9 @@ def by_products(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.A
 
         y[p] = sum over c of  B[p, c] (sum over r of A[p, r] x[r, c])
 
-    A, B: `matrix_of_weights`. It has H times as many products as the gather has pixels;
-    a TPU reads far less memory for it (for 512 images of 28 x 28 pixels 0.05 GB instead
-    of 3 GB), and libtpu compiles it in seconds, the gather of a large batch not within
-    10 GB of memory (experiments/tpu_compile.py).
+    A, B: `matrix_of_weights`. It has H times as many products as the gather has pixels,
+    and a TPU moves less memory: for 32 images of 128 x 128 x 3, libtpu 0.0.52 counts
+    1.1 GB, for the gather 7.7 GB. Compiling the gather takes longer for more images.
     """
     count, height, width, channels = images.shape
     above = matrix_of_weights(rows, height).reshape(count, -1, height)

@@ -14,6 +14,8 @@ HloModule jit_step, is_scheduled=true
 %fused (p: bf16[8,4], q: f32[4,2]) -> f32[8,2] {
   %p = bf16[8,4]{1,0:T(8,128)(2,1)} parameter(0)
   %q = f32[4,2]{1,0:T(8,128)} parameter(1)
+  %warped = f32[8,2]{1,0} convolution(%p, %q), metadata={op_name="jit(f)/dot_general"}
+  %dense = f32[8,2]{1,0} convolution(%p, %q), metadata={op_name="jvp(Net)/dot_general"}
   ROOT %mixed = f32[8,2]{1,0} convolution(%p, %q), dim_labels=bf_io->bf
 }
 
@@ -40,7 +42,7 @@ def test_facts_of_a_program():
     found = hlo.facts(PROGRAM)
     assert found.collectives == {"all-reduce": 2, "reduce-scatter": 1}
     assert found.collective_bytes == (64 * 4 + 6 * 2) + 10 * 4 + 5 * 4
-    assert found.float32_convolutions == ["mixed"]
+    assert found.float32_convolutions == ["dense", "mixed"]
     assert found.host_transfers == []
 
 

@@ -1,6 +1,7 @@
 """The TPU table: its arithmetic, its rules, CUDA lowering; libtpu if it is there."""
 
 import importlib.util
+import json
 
 import jax
 import pytest
@@ -52,6 +53,13 @@ def test_the_table_is_resumed_and_its_faults_end_with_code_1(monkeypatch, tmp_pa
     assert "libtpu 1.2 under jax 3.4" in lines[0]
     with pytest.raises(InputError, match="lenet6"):
         tpu_compile.main(["--only", "lenet6"])
+
+
+def test_the_committed_table_is_that_of_its_rows():
+    path = tpu_compile.OUT / "tpu_compile.json"
+    rows = json.loads(path.read_text())
+    assert path.with_suffix(".txt").read_text() == tpu_compile.table(rows)
+    assert not [name for name, facts in rows.items() if tpu_compile.faults(facts)]
 
 
 def lowered_for_cuda(name: str, program: str) -> str:
