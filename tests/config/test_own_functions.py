@@ -95,7 +95,7 @@ def test_a_run_of_functions_of_ones_own(mine):
 
 
 def test_a_task_of_ones_own_on_arrays(mine):
-    images, labels = np.zeros((40, 8, 8), np.uint8), np.arange(40) % 4
+    images, labels = np.zeros((80, 8, 8), np.uint8), np.arange(80) % 4
     config, stored = data.accept((images, labels), tiny({
         "data.task": "mine_for_tests:MY_TASK", "data.limit": None}))
     check(config)
@@ -103,9 +103,9 @@ def test_a_task_of_ones_own_on_arrays(mine):
     recipe = create_recipe(config, describe(dataset, config.data))
     assert recipe.task.name == "ordinal"
     # The loss of 4 sigmoids, not of a softmax.
-    logits = np.array([[9.0, 9, -9, -9]])
+    logits = np.array([[9, 9, -9, -9]], np.float32)
     assert recipe.loss(logits, np.array([2])) == pytest.approx(0, abs=1e-3)
-    config, stored = data.accept((images, np.zeros((40, 8, 8), int)), config)
+    config, stored = data.accept((images, np.zeros((80, 8, 8), int)), config)
     with pytest.raises(InputError, match="ordinal"):
         data.load(config.data, 0, stored)
 

@@ -112,7 +112,7 @@ def test_an_archive_is_read_as_the_folder_is(tmp_path, cache_dir, name):
     for split in ("train", "test"):
         for ours, theirs in zip(getattr(packed, split), getattr(folder, split)):
             np.testing.assert_array_equal(ours, theirs)
-    assert "9 pictures (.png) in" in packed.source and str(path) in packed.source
+    assert "9 pictures: .png, in" in packed.source and str(path) in packed.source
     assert "decoded earlier" in folder.source  # the cache knows the content
     assert not list(tmp_path.glob("cifar*"))  # nothing was unpacked
 

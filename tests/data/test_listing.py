@@ -151,7 +151,7 @@ def test_files_that_are_no_pictures_are_counted(tmp_path, packed):
         with tarfile.open(root, "w:gz") as archive:
             archive.add(tmp_path / "set", "set")
     assert opened(root).origin.endswith(
-        f"2 pictures (.png) in {root}, without 3 other files (.heic, notes)")
+        f"2 pictures: .png, in {root}, without 3 other files (.heic, notes)")
 
 
 def test_a_link_to_a_picture_that_vanished_is_named(tmp_path):

@@ -32,6 +32,7 @@ def test_comparison_writes_equal_implementations(load, tmp_path):
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_benchmark_times_lenet(load, monkeypatch, tmp_path, capsys):
     benchmark = load("benchmark")
     monkeypatch.setattr(benchmark, "ARMS", {

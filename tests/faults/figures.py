@@ -186,7 +186,7 @@ INTRODUCTION = """# Reliability, as measured
 Written by `python -m tests.faults.figures`, which runs the commands. Every fault
 command draws its faults from a seed that it prints; pytest's tests have fixed seeds,
 and hypothesis is derandomized. The fast tests run a part of each row but 20: three
-kills of 1, two signals of 3, twenty damages of 4, two cases of 5, two and four devices
+kills of 1, one signal of 3, twenty damages of 4, two cases of 5, two and four devices
 of 7 and 8, eight sets of 13 b, the workdir of 19. The column commit says which version
 was measured; test files have moved since, and the commands show where they are now. A
 row without a figure has not been measured as a whole since it was last changed.

@@ -6,7 +6,7 @@ from tests.faults.test_faults import run
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
 SHORT = {
-    "sigterm": ("--n=2", "--seed=11"),
+    "sigterm": ("--n=1", "--seed=11"),
     "disk": ("--only=file-size limit, later",),
     "surroundings": ("--only=workdir",),
 }

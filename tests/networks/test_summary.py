@@ -222,7 +222,8 @@ def test_csv_and_json_hold_the_same_rows(tmp_path):
     assert document["params"] == table.params == sum(int(row["params"]) for row in rows)
     assert document["macs"] == sum(int(row["macs"]) for row in rows)
     for row, entry in zip(rows, document["layers"]):
-        assert row == {key: str(value) for key, value in entry.items()}
+        assert row == {key: "" if value is None else str(value)
+                       for key, value in entry.items()}
     assert document["layers"][2]["field_size_vertical"] == 3
 
 

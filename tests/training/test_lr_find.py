@@ -47,7 +47,8 @@ def test_a_sweep_of_the_real_step(tmp_path, monkeypatch, changes):
 def test_the_command_and_auto(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     config, found, trained = tiny(), valley(1e-2, 1.0), []
-    monkeypatch.setattr(training, "run", lambda config, workdir: trained.append(config))
+    monkeypatch.setattr(training, "run",
+                        lambda config, *_, **__: trained.append(config))
     monkeypatch.setattr("cnn_jax.cli.lr_find.find_rate", lambda *_: found)
     commands.run(Request("train", config, None, auto_rate=True))
     rate = trained[0].optimizer.learning_rate
