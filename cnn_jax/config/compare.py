@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cnn_jax.config.fields import FIELDS, NETWORK_FIELDS
+from cnn_jax.data import FOLDERS
 
 
 def flat(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -67,11 +68,11 @@ def as_flag(field: str, value: Any) -> list[str]:
 def fingerprint(config: ConfigDict) -> str:
     """Returns eight hex digits that differ where `result_fields` do.
 
-    For 'folder', 'shards', 'tfds:NAME' and MODULE:FUNCTION, data.dir counts too, since
-    it says which data they are.
+    For sets of `data.FOLDERS`, 'tfds:NAME' and MODULE:FUNCTION, data.dir counts too,
+    since it says which data they are.
     """
     facts = result_fields(config)
-    if config.data.name in ("folder", "shards") or ":" in config.data.name:
+    if config.data.name in FOLDERS or ":" in config.data.name:
         folder = config.data.dir
         facts["data.dir"] = folder and os.path.abspath(folder)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]

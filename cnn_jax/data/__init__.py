@@ -55,9 +55,9 @@ SOURCES = {
     **{name: Source(own_arrays.refuse, task)
        for name, task in own_arrays.TASK_OF.items()},
 }
-_FOLDERS = ("folder", "shards", "csv")  # data.dir is needed
+FOLDERS = ("folder", "shards", "csv")  # data.dir is needed
 # Sets that may have train and validation alone
-_NO_TEST = (*_FOLDERS, "imagenet", *own_arrays.TASK_OF)
+_NO_TEST = (*FOLDERS, "imagenet", *own_arrays.TASK_OF)
 _BIASED = ("shapes_colour", "shapes_shape")
 SPLITS = ("stratified", "random", "first", "last")
 MAX_SIDE = 4096  # pixels
@@ -251,7 +251,7 @@ def check(config: ConfigDict) -> None:
                 f"data.task is {config.task} but the labels of {name} are for "
                 f"{_task_of_source(name)}; leave data.task out (it is for arrays and "
                 "sources of your own, and for MODULE:TASK)")
-    if name in _FOLDERS and not config.dir:
+    if name in FOLDERS and not config.dir:
         raise InputError(f"data.name is {name} but data.dir is not set; name the "
                          "folder of the pictures, as in --config.data.dir=PHOTOS")
     if name.startswith("shapes_") and config.dir:

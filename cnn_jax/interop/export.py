@@ -104,6 +104,8 @@ FORMATS: dict[str, Format] = {
     "keras": weights_of("keras", "keras.h5"),
 }
 
+ONNX = ("onnx", "onnx_unfolded", "web")  # what is, or holds, an ONNX file
+
 
 def chosen_formats(text: str) -> list[str]:
     """Splits 'onnx,stablehlo'. Raises InputError for a format that does not exist."""
@@ -128,7 +130,7 @@ def export(trained: Trained, formats: Sequence[str], folder: Path, examples: Exa
     the files and export.json are complete then.
     """
     numbers = data.task_of(trained.config.data).figures == "values"
-    if numbers and (refused := {"onnx", "web"}.intersection(formats)):
+    if numbers and (refused := {*ONNX}.intersection(formats)):
         raise InputError(f"--format={sorted(refused)[0]} is for classes, and this "
                          "network predicts numbers: use stablehlo or safetensors")
     with named(folder):

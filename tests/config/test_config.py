@@ -7,7 +7,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from cnn_jax import networks
+from cnn_jax import data, networks
 from cnn_jax.cli.overrides import accept_none
 from cnn_jax.errors import InputError
 from cnn_jax.config import (FIELDS, check, default_config, differences, fingerprint,
@@ -207,6 +207,14 @@ def test_differences_name_the_fields_that_matter():
     ours.devices = 3  # this changes where it runs, not what it computes
     assert differences(ours, theirs) == [
         "optimizer.learning_rate: 0.001 -> 0.5"]
+    assert fingerprint(ours) != fingerprint(theirs)
+
+
+@pytest.mark.parametrize("name", [*data.FOLDERS, "tfds:mnist", "mydata:photos"])
+def test_the_folder_of_the_data_counts_where_it_says_which_they_are(name):
+    ours, theirs = default.get_config(), default.get_config()
+    for config, folder in ((ours, "a"), (theirs, "b")):
+        config.data.name, config.data.dir = name, folder
     assert fingerprint(ours) != fingerprint(theirs)
 
 

@@ -160,6 +160,13 @@ def test_a_format_that_does_not_exist():
             exports.chosen_formats(text)
 
 
+@pytest.mark.parametrize("name", exports.ONNX)
+def test_numbers_are_not_for_onnx(name, tmp_path):
+    made = untrained(tiny({"data.name": "csv"}), (8, 8, 3), ("age",))
+    with pytest.raises(InputError, match=f"{name}.*numbers"):
+        exports.export(made, [name], tmp_path, None, "", Reporter(quiet=True))
+
+
 def test_accuracy_of_several_classes():
     made = untrained(tiny({"data.name": "shapes_multilabel", "data.split": "last"}),
                      (8, 8, 3), ("a", "b"))
