@@ -17,6 +17,11 @@ COUNTERS = ("epoch", "step", "learning_rate", "seconds", "images_per_second",
 QUIET_SECONDS = 30.0  # between progress lines where there is no terminal
 
 
+def counted(count: int, noun: str) -> str:
+    """Writes '1 picture' or '2,000 pictures'."""
+    return f"{count:,} {noun}" + "s" * (count != 1)
+
+
 class Reporter:
     """Prints lines, and a live bar on a terminal or plain progress lines elsewhere."""
 

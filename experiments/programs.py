@@ -32,7 +32,7 @@ from cnn_jax.training import parallel, steps
 from cnn_jax.training.recipe import abstract_state, create_recipe
 from configs import cifar10, fashion, imagenet, lenet
 from experiments import hlo
-from experiments.arms.plain_flax import PlainFlax
+from experiments.arms.plain_flax import PlainFlax, make_train_step
 
 STEPS = (1, 8)  # of one call
 
@@ -190,22 +190,10 @@ def plain_flax(case: Case, devices: Sequence[jax.Device]) -> dict[str, Program]:
     optimizer = optax.sgd(0.1, momentum=0.9, nesterov=True)
     images = (config.batch_size // len(devices) * len(devices), *case.image_shape)
 
+    train_step = make_train_step(net, optimizer)
+
     def train(state: Any, batch: Any) -> Any:
-        variables, opt_state = state
-        pixels, labels = batch
-
-        def mean_loss(params: Any) -> Any:
-            logits, updates = net.apply(variables | {"params": params}, pixels,
-                                        train=True, mutable=["batch_stats"])
-            losses = optax.softmax_cross_entropy_with_integer_labels(
-                logits.astype(jnp.float32), labels)
-            return losses.mean(), updates
-
-        (loss, updates), grads = jax.value_and_grad(mean_loss, has_aux=True)(
-            variables["params"])
-        changes, opt_state = optimizer.update(grads, opt_state)
-        params = optax.apply_updates(variables["params"], changes)
-        return (variables | {"params": params} | updates, opt_state), loss
+        return train_step(state, *batch, jax.random.key(0))
 
     shapes = jax.eval_shape(functools.partial(net.init, train=False), jax.random.key(0),
                             jax.ShapeDtypeStruct((1, *images[1:]), jnp.bfloat16))

@@ -17,7 +17,7 @@ from cnn_jax.cli.describe import describe
 from cnn_jax.cli.lr_find import lr_find, with_found_rate
 from cnn_jax.cli.request import Request, required_config, required_run
 from cnn_jax.config import FIELDS, check
-from cnn_jax.console import Reporter
+from cnn_jax.console import Reporter, counted
 from cnn_jax.data.examples import Examples
 from cnn_jax.data.images import find_images
 from cnn_jax.errors import InputError, RunError
@@ -143,8 +143,7 @@ def inspect(request: Request) -> None:
     """Draws what the network has learned and why it predicts what it does."""
     workdir = required_run(request)
     pictures = inspection.draw(workdir, request.config, request.paths, request.invert)
-    count = len(pictures)
-    print(f"{count} picture{'s' * (count != 1)} in {workdir / PICTURES}")
+    print(f"{counted(len(pictures), 'picture')} in {workdir / PICTURES}")
     print(workdir / REPORT)
 
 

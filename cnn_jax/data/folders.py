@@ -10,6 +10,7 @@ import os
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnn_jax.console import counted
 from cnn_jax.data.listing import (ARCHIVES, Listing, Pictures, class_pictures,
                                   list_archive, list_folder, other_files)
 from cnn_jax.data.records import Record, Records, StoredRecords, digest, read_each
@@ -135,5 +136,5 @@ def _left_out(names: list[str]) -> str:
     """Says which files are not pictures: ', without 3 other files (.heic, .txt)'."""
     kinds = sorted({os.path.splitext(name)[1].lower() or name for name in names})
     shown = ", ".join(kinds[:5]) + ", ..." * (len(kinds) > 5)
-    files = "file" if len(names) == 1 else "files"
-    return f", without {len(names):,} other {files} ({shown})" if names else ""
+    return (f", without {counted(len(names), 'other file')} ({shown})" if names
+            else "")

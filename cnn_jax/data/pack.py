@@ -28,7 +28,7 @@ from typing import NoReturn
 from ml_collections import ConfigDict
 
 from cnn_jax import data
-from cnn_jax.console import Reporter
+from cnn_jax.console import Reporter, counted
 from cnn_jax.data.packing import Options, pack
 from cnn_jax.data.records import StoredRecords
 from cnn_jax.data.shards import is_shards
@@ -79,9 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, split in packed.splits.items():
         count = sum(shard.count for shard in split.shards)
         size = sum(shard.size for shard in split.shards)
-        shards = len(split.shards)
-        report.line(f"{name}: {count:,} picture{'s' * (count != 1)} in {shards:,} "
-                    f"shard{'s' * (shards != 1)}, "
+        report.line(f"{name}: {counted(count, 'picture')} in "
+                    f"{counted(len(split.shards), 'shard')}, "
                     f"{size / 1e6:,.1f} MB, {len(split.bad)} skipped, verified")
     report.line(f"train with --config.data.name=shards --config.data.dir={out}")
 

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnn_jax import data
-from cnn_jax.console import Reporter
+from cnn_jax.console import Reporter, counted
 from cnn_jax.data.examples import Examples
 from cnn_jax.data.images import Preprocessing, find_images, read_image
 from cnn_jax.data.lazy import leave_out
@@ -39,9 +39,9 @@ def draw(workdir: Path, config: ConfigDict | None = None, images: Sequence[str] 
     names = chosen_names(settings.only)
     with report.under_way("tracing the network"):
         check_names(run, settings)
-    noun = "image" + "s" * (len(run.pixels) != 1)
-    source = f"{noun} of your own" if images else f"{noun} of the {run.split} split"
-    report.line(f"{run.name}, step {run.step}: explaining {len(run.pixels)} {source} "
+    source = "of your own" if images else f"of the {run.split} split"
+    report.line(f"{run.name}, step {run.step}: explaining "
+                f"{counted(len(run.pixels), 'image')} {source} "
                 f"(config.inspect.images = {settings.images})")
     return draw_pictures(run, names, settings, workdir, report)
 

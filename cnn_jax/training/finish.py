@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from cnn_jax.console import split_line
+from cnn_jax.console import counted, split_line
 from cnn_jax.errors import RunError
 from cnn_jax.training.evaluate import Evaluate
 from cnn_jax.training.feed import record_skipped
@@ -46,9 +46,9 @@ def evaluate_and_save(run: Run, state: TrainState, progress: Progress,
     run.report.line(split_line("test", test) + f" - best epoch {row['epoch']}")
     record_skipped(run.feed, progress)
     if progress.skipped:
-        count = len(progress.skipped)
-        run.report.line(f"skipped {count:,} image{'s' * (count != 1)} that cannot be "
-                        f"decoded, such as {progress.skipped[0]}: see results.json")
+        skipped = counted(len(progress.skipped), "image")
+        run.report.line(f"skipped {skipped} that cannot be decoded, such as "
+                        f"{progress.skipped[0]}: see results.json")
     if keep_results and (run.workdir / "results.json").exists():
         results = read_results(run.workdir)
     else:

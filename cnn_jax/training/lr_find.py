@@ -6,10 +6,8 @@ larger rate than the one before, by a constant factor; the steps are those of tr
 
 import dataclasses
 import tempfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -87,7 +85,7 @@ def find_rate(config: ConfigDict, report: Reporter) -> Sweep:
     return found
 
 
-def rising_rate(update: float) -> float:
+def rising_rate(update: Any) -> Any:
     """Returns LOW (HIGH / LOW)^(update / (UPDATES - 1))."""
     return LOW * (HIGH / LOW) ** (update / (UPDATES - 1))
 
@@ -98,12 +96,9 @@ def with_rising_rate(run: Run) -> Run:
     parts = (parts_in_order(run.recipe.model, run.info.image_shape)
              if config.optimizer.depth_decay is not None else ())
 
-    def schedule(update: jax.Array) -> jax.Array:
-        return LOW * jnp.power(HIGH / LOW, update / (UPDATES - 1))
-
     return dataclasses.replace(run, recipe=dataclasses.replace(
-        run.recipe, schedule=schedule,
-        optimizer=optimizers.create(config, schedule, parts)))
+        run.recipe, schedule=rising_rate,
+        optimizer=optimizers.create(config, rising_rate, parts)))
 
 
 def sweep(run: Run, state: TrainState, programs: dict, report: Reporter) -> np.ndarray:
@@ -111,10 +106,10 @@ def sweep(run: Run, state: TrainState, programs: dict, report: Reporter) -> np.n
     each = run.config.optimizer.accumulate_steps
     losses: list[float] = []
     of_update: list[float] = []
-    epoch = 0
+    ranges = [(step, step + 1) for step in range(run.steps_per_epoch)]
     with report.progress_bar("learning rates", UPDATES):
-        while len(losses) < UPDATES:
-            ranges = [(step, step + 1) for step in range(run.steps_per_epoch)]
+        epoch = 0
+        while True:
             for arguments in run.feed.calls(epoch, ranges):
                 program = programs[run.training_size(epoch), 1]
                 state, metrics = program(state, *arguments)
@@ -131,7 +126,6 @@ def sweep(run: Run, state: TrainState, programs: dict, report: Reporter) -> np.n
                 if len(losses) == UPDATES or smoothed[-1] > WORSE * smoothed.min():
                     return np.array(losses)
             epoch += 1
-    return np.array(losses)
 
 
 def smooth(losses: np.ndarray) -> np.ndarray:

@@ -179,6 +179,11 @@ def global_array(value: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(value.shape, sharding, lambda i: value[i])
 
 
+def count_own(devices: Iterable[jax.Device]) -> int:
+    """Counts the devices of this process, which may be those of an absent machine."""
+    return sum(device.process_index == jax.process_index() for device in devices)
+
+
 def shape_of_value(value: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
     """Describes what `global_array` makes."""
     value = np.asarray(value)
@@ -188,8 +193,7 @@ def shape_of_value(value: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
 def shape_of_shares(sharding: NamedSharding, share: np.ndarray) -> jax.ShapeDtypeStruct:
     """Describes what `jax.make_array_from_process_local_data` makes."""
     devices = sharding.mesh.devices.ravel()
-    own = sum(device.process_index == jax.process_index() for device in devices)
-    shape = (share.shape[0] * len(devices) // own, *share.shape[1:])
+    shape = (share.shape[0] * len(devices) // count_own(devices), *share.shape[1:])
     return jax.ShapeDtypeStruct(shape, share.dtype, sharding=sharding)
 
 
@@ -248,8 +252,7 @@ def pmap_placement(devices: Sequence[jax.Device], arrays: Arrays = REAL) -> Plac
 
     def join_shares(share: np.ndarray) -> jax.Array:
         """[b, ...] -> [devices, B / devices, ...]."""
-        own = sum(d.process_index == jax.process_index() for d in devices)
-        return arrays.joined(stacked, np.stack(np.split(share, own)))
+        return arrays.joined(stacked, np.stack(np.split(share, count_own(devices))))
 
     def compile(step: Callable, donate: tuple[int, ...] = ()) -> Any:
         return jax.pmap(step, AXIS, devices=devices, donate_argnums=donate)

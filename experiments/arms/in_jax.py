@@ -17,7 +17,7 @@ import optax
 
 from arms.networks import FIELDS
 from arms.peak import matrix_gflops
-from arms.plain_flax import PlainFlax
+from arms.plain_flax import PlainFlax, make_train_step
 from arms.worker import serve
 from cnn_jax import networks, ops
 from cnn_jax.networks.summary import layer_table
@@ -48,28 +48,12 @@ def main(network: str, classes: int, file: str, dtype: str, plain: bool) -> None
     optimizer = optax.sgd(0.01, momentum=0.9)
     options = {} if plain else ops.compiler_options()
 
-    def train_step(state, images, labels, key):
-        variables, opt_state = state
-
-        def mean_loss(params):
-            logits, updates = net.apply(
-                variables | {"params": params}, images, train=True,
-                rngs={"dropout": key}, mutable=["batch_stats"])
-            losses = optax.softmax_cross_entropy_with_integer_labels(
-                logits.astype(jnp.float32), labels)
-            return losses.mean(), updates
-        (loss, updates), grads = jax.value_and_grad(mean_loss, has_aux=True)(
-            variables["params"])
-        changes, opt_state = optimizer.update(grads, opt_state)
-        params = optax.apply_updates(variables["params"], changes)
-        return (variables | {"params": params} | updates, opt_state), loss
-
     def predict(state, images):
         return net.apply(state[0], images, train=False).astype(jnp.float32)
 
     state = variables, optimizer.init(variables["params"])
     begun = time.perf_counter()
-    train_step = jax.jit(train_step, donate_argnums=0).lower(
+    train_step = jax.jit(make_train_step(net, optimizer), donate_argnums=0).lower(
         state, images, labels, jax.random.key(0)).compile(compiler_options=options)
     compile_s = time.perf_counter() - begun
     predict = jax.jit(predict).lower(state, images).compile(compiler_options=options)

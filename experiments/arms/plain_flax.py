@@ -3,6 +3,9 @@
 import dataclasses
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
 
 from cnn_jax.layers import BATCH_NORM, Layers, pairs
 
@@ -25,3 +28,26 @@ class PlainFlax(Layers):
         return nn.BatchNorm(not train, dtype=self.dtype, **fields,
                             epsilon=epsilon or preset.epsilon,
                             momentum=momentum or preset.momentum)
+
+
+def make_train_step(net, optimizer):
+    """Makes (state, images, labels, dropout key) -> (state, loss) with Flax and optax.
+
+    The state is the variables and that of the optimizer.
+    """
+    def train_step(state, images, labels, key):
+        variables, opt_state = state
+
+        def mean_loss(params):
+            logits, updates = net.apply(
+                variables | {"params": params}, images, train=True,
+                rngs={"dropout": key}, mutable=["batch_stats"])
+            losses = optax.softmax_cross_entropy_with_integer_labels(
+                logits.astype(jnp.float32), labels)
+            return losses.mean(), updates
+        (loss, updates), grads = jax.value_and_grad(mean_loss, has_aux=True)(
+            variables["params"])
+        changes, opt_state = optimizer.update(grads, opt_state)
+        params = optax.apply_updates(variables["params"], changes)
+        return (variables | {"params": params} | updates, opt_state), loss
+    return train_step
