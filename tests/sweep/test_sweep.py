@@ -12,6 +12,7 @@ from cnn_jax.errors import InputError
 from cnn_jax.sweep import trials
 from cnn_jax.sweep.__main__ import main
 from cnn_jax.sweep.compare import positions
+from cnn_jax.workdir.recorder import Recorder
 
 # Stands for a run: writes an epoch at a time, whose loss is the rate, then the results.
 FAKE = """
@@ -112,6 +113,16 @@ def test_the_best_epoch_is_read_from_the_files_of_a_run(tmp_path):
     made_run(trials.workdir_of(sweep, values), {"epochs": 3})
     trial = trials.run_trial(sweep, values)  # finished: it starts nothing
     assert trial.best["epoch"] == 3 and json.dumps(trial.best)
+
+
+def test_a_run_in_its_first_epoch_has_no_rows_yet(tmp_path):
+    sweep = trials.Sweep("configs/lenet.py", (), tmp_path, "val_accuracy")
+    Recorder(tmp_path, 0, []).close()  # the file has the names of the columns
+    assert (tmp_path / "history.csv").stat().st_size
+    assert trials.rows_of(sweep, tmp_path) == []
+    (tmp_path / "history.csv").write_text("")
+    with pytest.raises(InputError, match="lacks loss, seconds"):
+        trials.rows_of(sweep, tmp_path)
 
 
 @pytest.mark.slow

@@ -60,17 +60,21 @@ def read_record(folder: Path) -> Record:
 def read_history(path: Path, monitor: str) -> list[Row]:
     """Reads history.csv; a row lacks the columns that are empty in the file.
 
+    Before the first epoch has ended, the file holds the names of the columns alone.
     monitor: the metric that decides which epoch is the best; every row must have it.
     """
     if not path.exists():
         return []
     try:
         with path.open(newline="") as file:
+            table = csv.DictReader(file)
             rows: list[Row] = [
                 {name: float(value) for name, value in row.items() if value}
-                for row in csv.DictReader(file)]
+                for row in table]
+            names = table.fieldnames or ()
         Progress(history=rows)  # checks the rows
-        if lacking := {"loss", "seconds", monitor}.difference(*rows[:1]):
+        wanted = {"loss", "seconds", *([monitor] if rows else [])}
+        if lacking := wanted.difference(rows[0] if rows else names):
             raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{path} is damaged ({error}): delete it; metrics.jsonl holds "
