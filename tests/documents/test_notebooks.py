@@ -96,11 +96,12 @@ def test_stored_without_outputs_and_in_plain_words(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_cells_are_styled(path):
-    """flake8 accepts all cells as one file; imports need not stand first there."""
+    """ruff accepts all cells as one file; imports need not stand first there."""
     code = "\n\n\n".join(sources(nbformat.read(path, as_version=4), "code"))
     code = re.sub(r"^%.*$", "", code, flags=re.MULTILINE)
     done = subprocess.run(
-        [sys.executable, "-m", "flake8", "--extend-ignore=E303,E305,E402", "-"],
+        [sys.executable, "-m", "ruff", "check", "--no-cache",
+         "--extend-ignore=E303,E305,E402", "-"],
         cwd=ROOT, input=code + "\n", capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 

@@ -13,9 +13,9 @@ SOURCES = [*(ROOT / "cnn_jax").rglob("*.py"), ROOT / "main.py",
            *(ROOT / "configs").rglob("*.py")]
 
 
-def test_flake8():
-    done = subprocess.run([sys.executable, "-m", "flake8"], cwd=ROOT,
-                          capture_output=True, text=True)
+def test_style():
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache"],
+                          cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 

@@ -47,7 +47,6 @@ def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray],
 
 def _library() -> Any:
     try:
-        import safetensors
         import safetensors.numpy
     except ModuleNotFoundError as error:
         raise InputError("safetensors, the library of these files, is not installed; "
