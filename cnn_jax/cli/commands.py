@@ -31,6 +31,7 @@ from cnn_jax.inspection.pages.report import PICTURES, write_report
 from cnn_jax.interop import export as exports
 from cnn_jax.interop.pretrained import PRETRAINED
 from cnn_jax.interop.weights import write_npz, write_text
+from cnn_jax.networks import diagram
 from cnn_jax.networks.roofline import peak_of
 from cnn_jax.networks.summary import layer_table
 from cnn_jax.networks.summary_files import plain_text, roofline_text, save_summary
@@ -61,6 +62,8 @@ def run(request: Request) -> None:
                          "--mode=train")
     if request.roofline is not None and request.mode != "summary":
         raise InputError(f"--roofline={request.roofline} is only for --mode=summary")
+    if request.diagram is not None and request.mode != "summary":
+        raise InputError(f"--diagram={request.diagram} is only for --mode=summary")
     if request.model and request.mode in TAKE_NO_MODEL:
         raise InputError(
             f"--model={request.model} is not for --mode={request.mode}; to train from "
@@ -180,7 +183,8 @@ def summary(request: Request) -> None:
     """Prints the layer table of a config's network; reads no data.
 
     The network has its published number of classes unless the config sets another.
-    --workdir=FOLDER also writes the table there, as text, CSV and JSON.
+    --workdir=FOLDER also writes the table there, as text, CSV and JSON, and
+    --diagram=FILE a drawing of the network.
     """
     config = required_config(request)
     if request.workdir is not None and (request.workdir / "config.json").exists():
@@ -191,16 +195,22 @@ def summary(request: Request) -> None:
             peak = peak_of(request.roofline)
         except ValueError as error:
             raise InputError(f"--roofline={error}") from error
+    if request.diagram is not None:
+        diagram.check(request.diagram)
     shape = networks.find(config.model.name).input_shape
     size = config.data.image_size or shape[:2]
     shape = (*size, config.data.channels or shape[2])
     try:
         with spinner("tracing the network"):
-            table = layer_table(networks.from_config(config), shape,
+            network = networks.from_config(config)
+            table = layer_table(network, shape,
                                 max(1, config.batch_size // jax.device_count()))
     except ValueError as error:
         raise InputError(f"{config.model.name} on images of shape {shape}: "
                          f"{error}") from error
+    if request.diagram is not None:
+        with spinner("drawing the network"):
+            diagram.write(request.diagram, network, config.model.name, shape)
     print(plain_text(table))
     if request.roofline is not None:
         print(roofline_text(table, request.roofline, peak, config.dtype))
@@ -213,6 +223,8 @@ def summary(request: Request) -> None:
     if request.workdir is not None:
         request.workdir.mkdir(parents=True, exist_ok=True)
         save_summary(table, request.workdir)
+    if request.diagram is not None:
+        print(request.diagram)
 
 
 def weights(request: Request) -> None:

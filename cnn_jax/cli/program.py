@@ -55,6 +55,9 @@ PROFILE_STEPS = flags.DEFINE_string(
 ROOFLINE = flags.DEFINE_string(
     "roofline", None, "summary: also print the least time of each layer on a device: "
     f"{', '.join(roofline.PEAKS)}, or {roofline.HERE}, which is measured here.")
+DIAGRAM = flags.DEFINE_string(
+    "diagram", None, "summary: also draw the network into this file: a picture (.svg), "
+    "or Mermaid's text (.mmd, or .md for a page that shows it).")
 HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "serve: address or name of this machine to listen on; "
     "0.0.0.0 lets other machines in.")
@@ -93,6 +96,7 @@ def main(argv: list[str]) -> None:
             top=TOP.value, json=JSON.value, invert=INVERT.value,
             output=Path(OUTPUT.value) if OUTPUT.value else None,
             format=FORMAT.value, roofline=ROOFLINE.value,
+            diagram=Path(DIAGRAM.value) if DIAGRAM.value else None,
             profile_steps=PROFILE_STEPS.value,
             host=HOST.value, port=PORT.value, empty=EMPTY.value,
             auto_rate=config_file.without_auto_rate(sys.argv)[1]))

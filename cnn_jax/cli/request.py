@@ -33,6 +33,7 @@ class Request:
     empty: str = ""              # caches: those to empty, 'pictures,weights'
     profile_steps: str | None = None  # train: 'FIRST:STOP'
     roofline: str | None = None  # summary: a device of networks.roofline
+    diagram: Path | None = None  # summary: a file of networks.diagram
 
 
 def required_config(request: Request) -> ConfigDict:

@@ -15,6 +15,7 @@ from cnn_jax.files import named
 from cnn_jax.inspection.draw import (activation_stats, classification_metrics,
                                      embedding, feature_maps, kernels, learning_curves,
                                      maximize, mistake_maps, receptive_field, saliency)
+from cnn_jax.inspection.draw.network import draw_network
 from cnn_jax.inspection.draw.picture import Picture, write
 from cnn_jax.inspection.explain.classification_metrics import save
 from cnn_jax.inspection.inspected_run import InspectedRun
@@ -87,6 +88,7 @@ def draw_pictures(run: InspectedRun, names: Sequence[str], settings: ConfigDict,
                 if name in split_names(settings.only):
                     raise
                 progress.line(f"without {name}: {error}")
+    draw_network(run, workdir, progress)
     with progress.under_way("writing the report", plain=False):
         if ("classification_metrics" in names and len(run.examples.labels)
                 and run.task.figures != "values"):

@@ -239,7 +239,8 @@ def test_durations_and_standard_errors():
 
 def test_templates_are_in_the_package():
     assert {path.name for path in rendering.TEMPLATES.iterdir()} == {
-        "style.css", "page.html", "parts.html", "report.html", "compare.html"}
+        "style.css", "page.html", "parts.html", "report.html", "compare.html",
+        "diagram.html"}
     with pytest.raises(Exception, match="undefined"):
         rendering.render("report.html", title="a value is missing")
 

@@ -34,7 +34,7 @@ KEYS = """network dataset seed params epochs best_epoch validation_accuracy
     commit""".split()
 FILES = """config.json metrics.jsonl history.csv train validation checkpoints
     summary.txt learning_curves.png results.json classification_metrics.json pictures
-    inspection report.html""".split()
+    inspection network.svg report.html""".split()
 
 
 @pytest.fixture(scope="module")

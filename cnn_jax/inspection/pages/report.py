@@ -13,6 +13,7 @@ from cnn_jax.inspection.draw.classification_metrics import describe_right
 from cnn_jax.inspection.draw.learning_curves import capitalized, caption, curves
 from cnn_jax.inspection.draw.picture import read_index
 from cnn_jax.inspection.explain.classification_metrics import MetricsFile
+from cnn_jax.inspection.pages.diagram import embedded_diagram
 from cnn_jax.inspection.pages.record import Record, fields, read_record
 from cnn_jax.inspection.pages.rendering import Table, drawn, render, stored
 from cnn_jax.networks.summary_files import Summary
@@ -76,6 +77,7 @@ def page_of(record: Record) -> dict[str, Any]:
         "inspected": any(image["name"] not in (*AT_END, "weights") for image in images),
         "network": record.summary and describe_network(record.summary),
         "layers": record.summary and layer_table(record.summary),
+        "diagram": embedded_diagram(record.folder),
         "profile": record.profile and Table(
             profile.title(record.profile),
             ("operation", "made of", "ms a step", "share"),

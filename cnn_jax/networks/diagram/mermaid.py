@@ -1,7 +1,9 @@
 """A layer graph as a diagram: text for Mermaid, which GitHub and Sphinx draw."""
 
 import math
+import re
 
+from cnn_jax.errors import one_line
 from cnn_jax.networks.graph import Graph, Node
 from cnn_jax.networks.graph import operations as kinds
 
@@ -29,7 +31,8 @@ def mermaid(graph: Graph, inside: bool = True) -> str:
     for frame, members in frames.items():
         framed = len(members) > 1
         if framed:
-            lines.append(f'  subgraph {frame}_frame["{frame}"]')
+            identifier = re.sub(r"\W", "_", frame)
+            lines.append(f'  subgraph {identifier}_frame["{escaped(frame)}"]')
         for box, nodes in members.items():
             name = box.partition("/")[2] or box if framed else box
             lines.append(f'  {"  " * framed}{ids[box]}["{label(box, name, nodes)}"]')
@@ -41,15 +44,20 @@ def mermaid(graph: Graph, inside: bool = True) -> str:
     return "\n".join(lines) + "\n"
 
 
-def box_of_nodes(graph: Graph, inside: bool) -> dict[str, str]:
-    """Maps the name of each node to that of its box."""
+def box_of_nodes(graph: Graph, inside: bool,
+                 followers: tuple[type, ...] = FOLLOWERS) -> dict[str, str]:
+    """Maps the name of each node to that of its box.
+
+    followers: the operations of one input that join the box of the node before them.
+    """
     consumers = graph.consumers()
     boxes: dict[str, str] = {}
     for node in graph.nodes:
         block, before = node.name.rpartition("/")[0], "".join(node.inputs[:1])
         if block and not inside:
             boxes[node.name] = block.partition("/")[0]
-        elif (isinstance(node.operation, FOLLOWERS) and len(consumers[before]) == 1
+        elif (isinstance(node.operation, followers) and len(node.inputs) == 1
+                and len(consumers[before]) == 1
                 and before.rpartition("/")[0] == block):
             boxes[node.name] = boxes[before]
         else:
@@ -63,7 +71,12 @@ def label(box: str, name: str, nodes: list[Node]) -> str:
     content = (f"{len(nodes)} operations" if is_block
                else ", ".join(map(text_of, nodes)))
     shape = " × ".join(map(str, nodes[-1].shape)) or "1"
-    return f"<b>{name}</b><br/>{content}<br/>{shape}"
+    return f"<b>{escaped(name)}</b><br/>{content}<br/>{shape}"
+
+
+def escaped(name: str) -> str:
+    """Escapes what ends a text of Mermaid, or what it reads as HTML."""
+    return re.sub(r'["<>&#]', lambda match: f"#{ord(match[0])};", one_line(name))
 
 
 def text_of(node: Node) -> str:
