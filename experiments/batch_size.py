@@ -35,6 +35,7 @@ from cnn_jax.data.batches import (steps_per_epoch,  # noqa: E402
                                   train_order)
 from cnn_jax.errors import InputError, RunError  # noqa: E402
 from cnn_jax.training import parallel  # noqa: E402
+from cnn_jax.training.eval_batch import LARGEST  # noqa: E402
 from cnn_jax.training.evaluate import make_evaluation  # noqa: E402
 from cnn_jax.training.feed import Resident  # noqa: E402
 from cnn_jax.files import named, write_atomically  # noqa: E402
@@ -71,7 +72,7 @@ class Trainer:
         self.recipe = create_recipe(self.config, self.info)
         self.placement = parallel.mesh_placement(jax.devices()[:1])
         feed = Resident(self.placement, dataset, config.seed, config.batch_size,
-                        config.eval_batch_size)
+                        config.eval_batch_size or LARGEST)
         self.examples, self.spans = feed.data, feed.ranges
         state = self.placement.replicate(
             first_state(self.recipe, self.info.image_shape))

@@ -47,9 +47,9 @@ FIELDS: dict[str, Field] = {
         128, integer(1),
         "Images per training step, over all devices."),
     "eval_batch_size": Field(
-        500, integer(1),
+        None, optional(integer(1)),
         "Images per evaluation step, at most: fewer are taken where that pads less. It "
-        "does not change the metrics."),
+        "does not change the metrics. None is 500, or what fits into the memory."),
     "dtype": Field(
         "float32", one_of(("float32", "bfloat16")),
         "Type of the computation; parameters are always float32."),

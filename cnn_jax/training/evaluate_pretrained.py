@@ -19,8 +19,10 @@ from cnn_jax.data.sources import local_folder
 from cnn_jax.errors import InputError
 from cnn_jax.interop.imagenet import classes_of_folders
 from cnn_jax.interop.load import published_top1
+from cnn_jax.networks.summary import layer_table
 from cnn_jax.tasks.metrics import with_metrics
 from cnn_jax.training import parallel
+from cnn_jax.training.eval_batch import largest_batch
 from cnn_jax.training.evaluate import make_evaluation
 from cnn_jax.training.feed import open_feed
 from cnn_jax.training.recipe import create_recipe
@@ -65,7 +67,9 @@ def evaluate_pretrained(workdir: Path, config: ConfigDict | None = None,
         network.variables["batch_stats"], {}, {}, {}))
     report.line(f"data: {len(records):,} pictures of {len(class_names):,} classes in "
                 f"{folder}")
-    with contextlib.closing(open_feed(placement, dataset, config, 1)) as feed:
+    largest = largest_batch(config, layer_table(recipe.model, info.image_shape),
+                            placement, report)
+    with contextlib.closing(open_feed(placement, dataset, config, 1, largest)) as feed:
         evaluate = make_evaluation(recipe, placement, feed, report)
         metrics = evaluate(state, "validation")
     report.line(describe(metrics, published_top1(info.source)))

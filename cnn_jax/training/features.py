@@ -18,6 +18,7 @@ from cnn_jax.data.info import SPLITS
 from cnn_jax.errors import InputError
 from cnn_jax.files import load_arrays, named, save_arrays
 from cnn_jax.training import parallel
+from cnn_jax.training.eval_batch import LARGEST
 from cnn_jax.training.feed import Resident
 from cnn_jax.training.setup import Run
 from cnn_jax.training.steps import TrainState, compute_features
@@ -58,7 +59,7 @@ def train_on_features(run: Run, state: TrainState) -> Run:
         for split in SPLITS)
     dataset = run.dataset._replace(train=train, validation=validation, test=test)
     feed = Resident(run.placement, dataset, run.config.seed, run.config.batch_size,
-                    run.config.eval_batch_size)
+                    run.config.eval_batch_size or LARGEST)  # features are small
     recipe = dataclasses.replace(
         run.recipe, head_of=run.info.image_shape, scale=lambda features: features,
         augment=lambda key, features, labels, positions: (features, ((labels, 1.0),)))

@@ -5,7 +5,7 @@ each batch while the one before is trained. Both have the same batches in the sa
 order.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -21,6 +21,7 @@ from cnn_jax.data.info import SPLITS
 from cnn_jax.data.lazy import LazyImages, cropped_when_read
 from cnn_jax.data.progressive import ramp_of
 from cnn_jax.training import parallel
+from cnn_jax.training.eval_batch import LARGEST, evaluation_batch
 from cnn_jax.training.parallel import Placement
 from cnn_jax.training.steps import (Metrics, TrainState, eval_batch, eval_rows,
                                     train_batches, train_steps)
@@ -121,7 +122,7 @@ class Streamed:
     streams = True
 
     def __init__(self, placement: Placement, dataset: Dataset, config: ConfigDict,
-                 steps_per_call: int) -> None:
+                 steps_per_call: int, eval_batch_size: int) -> None:
         # Imported here: grain takes a moment and defines command-line flags.
         from cnn_jax.data import stream
         self.placement, self.dataset, self.config = placement, dataset, config
@@ -132,8 +133,7 @@ class Streamed:
         self.epoch = 0         # the one that is trained
         self.advised = False
         self.counts = {split: len(getattr(dataset, split).labels) for split in SPLITS}
-        self.eval_batch_size = evaluation_batch(config.eval_batch_size, self.counts,
-                                                placement)
+        self.eval_batch_size = evaluation_batch(eval_batch_size, self.counts, placement)
         self.skips, self.skipped = config.data.on_error == "skip", set[str]()
 
     def start(self, epoch: int, step: int) -> None:
@@ -226,12 +226,16 @@ class Streamed:
 
 
 def open_feed(placement: Placement, dataset: Dataset, config: ConfigDict,
-              steps_per_call: int) -> Feed:
-    """Makes the feed of a set: resident, or streamed if its images are lazy."""
+              steps_per_call: int, eval_batch_size: int | None = None) -> Feed:
+    """Makes the feed of a set: resident, or streamed if its images are lazy.
+
+    eval_batch_size: the most images of an evaluation step, see `largest_batch`; None:
+        as the config says, whatever the memory.
+    """
+    largest = eval_batch_size or config.eval_batch_size or LARGEST
     if isinstance(dataset.train.images, LazyImages):
-        return Streamed(placement, dataset, config, steps_per_call)
-    return Resident(placement, dataset, config.seed, config.batch_size,
-                    config.eval_batch_size)
+        return Streamed(placement, dataset, config, steps_per_call, largest)
+    return Resident(placement, dataset, config.seed, config.batch_size, largest)
 
 
 def record_skipped(feed: Feed, progress: Progress) -> None:
@@ -241,20 +245,3 @@ def record_skipped(feed: Feed, progress: Progress) -> None:
     """
     if feed.skips:
         progress.skipped = parallel.union([*progress.skipped, *feed.skipped])
-
-
-def evaluation_batch(limit: int, counts: Mapping[str, int],
-                     placement: Placement) -> int:
-    """Chooses the batch size of evaluation, which pads validation and test least.
-
-    limit: the largest, rounded up to a multiple of the number of devices. Sizes below
-        half of it are for splits that are smaller. Of equal sizes the largest wins.
-    """
-    devices = len(placement.devices)
-    limit += -limit % devices
-    splits = [counts[split] for split in ("validation", "test") if counts[split]]
-    if not splits:
-        return limit
-    low = min(limit, *splits) // 2
-    sizes = range(limit, max(low, devices) - 1, -devices)
-    return min(sizes, key=lambda size: sum(-count % size for count in splits))

@@ -24,6 +24,7 @@ from cnn_jax.networks.summary import LayerTable
 from cnn_jax.networks.summary_files import save_summary, short_text
 from cnn_jax.optimizers import Schedule
 from cnn_jax.training import parallel
+from cnn_jax.training.eval_batch import largest_batch
 from cnn_jax.training.feed import Feed, open_feed
 from cnn_jax.training.initial import Program
 from cnn_jax.training.profiler import Profiler
@@ -118,7 +119,8 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
         with Checkpoints(path / "checkpoints", config.checkpoint.monitor,
                          config.checkpoint.keep) as checkpoints:
             feed = open_feed(placement, dataset, config,
-                             steps_per_call(config, placement))
+                             steps_per_call(config, placement),
+                             largest_batch(config, table, placement, report))
             with contextlib.closing(feed):
                 yield Run(config, path, info, recipe, table, initial, placement,
                           dataset, feed, checkpoints, report, jax.jit(recipe.schedule),

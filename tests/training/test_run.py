@@ -12,16 +12,19 @@ from tests.support.tiny_runs import (end, main, prepare, read_results, read_rows
                                      restore, scalars, start_main, start_python, tiny,
                                      wait_until)
 
-from cnn_jax import training
+from cnn_jax import networks, training
 from cnn_jax.cli import commands
 from cnn_jax.cli.request import Request
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
-from cnn_jax.training import parallel
+from cnn_jax.networks.summary import layer_table
+from cnn_jax.training import eval_batch, parallel
 from cnn_jax import console
 from cnn_jax.workdir import trained
 from cnn_jax.training.evaluate import make_evaluation
-from cnn_jax.training.feed import evaluation_batch, open_feed
+from cnn_jax.training.eval_batch import evaluation_batch
+from cnn_jax.training.evaluate_run import evaluate_run
+from cnn_jax.training.feed import open_feed
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -228,6 +231,47 @@ def test_evaluation_counts_every_example_once(taught, batch_size, monkeypatch, c
         batches = -(-expected["examples"] // feed.eval_batch_size)
         assert (f"evaluating {split} - step {batches - 1}/{batches} - batches of "
                 f"{feed.eval_batch_size}") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fitting, size", [(23, 16), (0.1, 1), (499, 256), (501, 500)])
+def test_memory_limits_the_evaluation_batch(fitting, size, monkeypatch, capsys):
+    table = layer_table(networks.create("resnet18"), (64, 64, 3))
+    each = 2 * max(row.inputs + row.memory for row in table.rows)
+    monkeypatch.setattr(eval_batch, "memory_bytes", lambda devices: 2 * fitting * each)
+    place = parallel.place(tiny())
+    arguments = table, place, console.Reporter()
+    assert eval_batch.largest_batch(tiny(eval_batch_size=None), *arguments) == size
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == (size != 500) and all(f"batches of {size} images, by the "
+                                               "memory" in line for line in lines)
+    assert eval_batch.largest_batch(tiny(eval_batch_size=300), *arguments) == 300
+    assert not capsys.readouterr().out
+
+
+def test_metrics_do_not_depend_on_the_memory(taught, monkeypatch, capsys):
+    config = tiny(TAUGHT, eval_batch_size=None)
+    results = []
+    for memory in (2**40, 2**20):
+        monkeypatch.setattr(eval_batch, "memory_bytes", lambda devices: memory)
+        results.append(evaluate_run(taught[0], config))
+        assert ("by the memory" in capsys.readouterr().out) == (memory == 2**20)
+    for split, metrics in results[0].items():
+        other = results[1][split]
+        assert other["loss"] == pytest.approx(metrics["loss"], rel=1e-6)
+        assert {**other, "loss": None} == {**metrics, "loss": None}
+
+
+def test_the_memory_of_devices_or_else_of_the_host_counts(monkeypatch):
+    class Device(NamedTuple):
+        limit: int | None
+        process_index: int = 0
+
+        def memory_stats(self):
+            return self.limit and {"bytes_limit": self.limit}
+
+    monkeypatch.setattr(eval_batch, "available_bytes", lambda: 7)
+    assert eval_batch.memory_bytes([Device(100), Device(300)]) == 200
+    assert eval_batch.memory_bytes([Device(None)]) == 7
 
 
 # The other modes
