@@ -1,6 +1,8 @@
 """Prints lines and progress bars for people."""
 
 import contextlib
+import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
@@ -22,11 +24,63 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + "s" * (count != 1)
 
 
+class Output:
+    """Standard output or error of a run, which goes on when it cannot be written.
+
+    The reader of a pipe may have gone (`| head`), the disk of the log may be full, a
+    terminal may know ASCII alone.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name  # 'stdout' or 'stderr', of `sys`
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self.file, attribute)
+
+    @property
+    def file(self) -> Any:
+        """The file; None where it was closed. Not that by which rich replaces it."""
+        file = getattr(sys, self.name)
+        return getattr(file, "rich_proxied_file", file)
+
+    @property
+    def rich_proxied_file(self) -> "Output":
+        """What rich writes to while a bar is shown."""
+        return self
+
+    def write(self, text: str) -> int:
+        with self.going_on() as file:
+            encoding = getattr(file, "encoding", None) or "utf-8"
+            file.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        with self.going_on() as file:
+            file.flush()
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[Any]:
+        """Yields the file; after an error, what is written to it goes nowhere."""
+        file = self.file
+        try:
+            yield file
+        except OSError as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, file.fileno())
+            os.close(nowhere)
+            if self.name == "stdout":
+                Output("stderr").write(
+                    "cnn_jax: standard output cannot be written "
+                    f"({error.strerror or error}): the run goes on without it\n")
+
+
 class Reporter:
     """Prints lines, and a live bar on a terminal or plain progress lines elsewhere."""
 
     def __init__(self, quiet: bool = False, stderr: bool = False) -> None:
-        self.console = Console(quiet=quiet, stderr=stderr, highlight=False,
+        output: Any = Output("stderr" if stderr else "stdout")
+        self.console = Console(file=None if output.file is None else output,
+                               quiet=quiet, stderr=stderr, highlight=False,
                                soft_wrap=True)
         self.bar: Progress | None = None
         self.title, self.total, self.in_bytes = "", 0, False

@@ -52,7 +52,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Replaces a file as a whole: no reader sees half of it, even after a kill."""
     partial = path.with_name(path.name + ".partial")
     with named(path):
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
 
 

@@ -10,9 +10,13 @@ import sys
 from cnn_jax.huge_pages import use_huge_pages
 
 
+# The last two are imported after the training alone.
+PACKAGES = ("absl", "jax", "flax", "optax", "ml_collections", "matplotlib", "jinja2")
+
+
 def start() -> None:
     """Checks Python and its packages, then runs the command line."""
-    missing = [name for name in ("absl", "jax", "flax", "optax", "ml_collections")
+    missing = [name for name in PACKAGES
                if importlib.util.find_spec(name) is None]
     if sys.version_info < (3, 11) or missing:
         lacks = f"has no {', '.join(missing)}" if missing else "is too old"

@@ -10,6 +10,7 @@ from cnn_jax.config import check
 from cnn_jax.console import Reporter
 from cnn_jax.data import Arrays, accept
 from cnn_jax.data.lazy import leave_out
+from cnn_jax.errors import RunError, first_line, one_line
 from cnn_jax.files import named
 from cnn_jax.training import parallel
 from cnn_jax.training.evaluate import make_evaluation
@@ -20,7 +21,14 @@ from cnn_jax.training.peers import watch
 from cnn_jax.training.setup import Run, open_run, restore_or_init
 from cnn_jax.training.signals import Stopped, stop_signals
 from cnn_jax.workdir.progress import Progress
+from cnn_jax.workdir.results import FILE as RESULTS
 from cnn_jax.workdir.results import Results
+
+
+# What the surroundings of a run may lack when it draws: a package, space, memory, a
+# setting that matplotlib accepts. The results do not depend on it.
+UNDRAWN = (ImportError, OSError, RunError, ValueError, MemoryError,
+           jax.errors.JaxRuntimeError)
 
 
 def run(config: ConfigDict, workdir: str | Path | None = None, quiet: bool = False,
@@ -59,9 +67,19 @@ def run(config: ConfigDict, workdir: str | Path | None = None, quiet: bool = Fal
             finished = evaluate_and_save(opened, state, progress, evaluate,
                                          keep_results=trained_before)
             drawn = trained_before and (opened.workdir / "report.html").exists()
+            where = f"is in {opened.workdir}"
             if jax.process_index() == 0 and not drawn:
-                draw(opened, finished, progress)
-            report.line(f"everything is in {opened.workdir}")
+                try:
+                    draw(opened, finished, progress)
+                except UNDRAWN as error:
+                    if not (opened.workdir / RESULTS).exists():
+                        raise  # the workdir has gone
+                    Reporter(stderr=True).line(
+                        "cnn_jax: without pictures and report: "
+                        f"{one_line(first_line(error))}; the run is complete, and the "
+                        "same command draws them")
+                    where = f"but the pictures {where}"
+            report.line(f"everything {where}")
         if received:
             raise Stopped(received[0], f"{signal.Signals(received[0]).name} came after "
                           f"the end of training: everything is in {opened.workdir}")

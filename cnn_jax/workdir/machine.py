@@ -57,9 +57,11 @@ def core_count() -> int:
 def machine() -> str:
     """Names the processor and the number of its cores that this process may use."""
     cores = core_count()
-    names = Path("/proc/cpuinfo")
-    model = re.search(r"^model name\s*: (.+)$", names.read_text(), re.MULTILINE
-                      ) if names.exists() else None
+    try:
+        processors = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux, or hidden
+        processors = ""
+    model = re.search(r"^model name\s*: (.+)$", processors, re.MULTILINE)
     name = model[1] if model else platform.processor() or platform.machine()
     return f"{cores} core{'s' * (cores > 1)} of {name}"
 
