@@ -55,13 +55,6 @@ def test_what_prevents_the_pictures_is_one_line(error, undrawn_run, tmp_path,
     assert errors.count("\n") == 1 and str(error.args[-1]) in errors
 
 
-def test_the_same_command_draws_later(undrawn_run, tmp_path):
-    workdir = shutil.copytree(undrawn_run[0], tmp_path / "run")
-    training.run(tiny(epochs=1), workdir, quiet=True)
-    assert (workdir / "report.html").exists()
-    assert read_results(workdir) == read_results(undrawn_run[0])
-
-
 def test_a_run_whose_folder_has_gone_is_not_complete(undrawn_run, tmp_path,
                                                      monkeypatch):
     def lose(run, *_):
