@@ -31,6 +31,16 @@ UPDATE = "python -m cnn_jax.interop.pretrained.table prints the new tables"
 MOST_VALUES = 2**20  # larger arrays are not made
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shapes_once():
+    """Lists the arrays of a network once, whatever its batch norm and its library."""
+    listed = functools.cache(carrying.shapes_of)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(carrying, "shapes_of", lambda network, image_shape: dict(
+            listed(network.clone(layers=PLAIN), image_shape)))
+        yield
+
+
 @functools.cache
 def mapping_of_source(source):
     return mapping_of_row(PRETRAINED[source])

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from cnn_jax import networks
 from cnn_jax.interop.pretrained import PRETRAINED, network_of
 from cnn_jax.layers import BatchNorm, Layers
 from cnn_jax.networks.trace import trace_shapes
@@ -18,18 +19,21 @@ PLAIN = Layers(conv="lax", pool="lax")
 
 
 @functools.cache
-def calls_of(source, side):
-    """Lists the calls of a row's network on an image of side x side; only shapes."""
+def calls_of(source, side=96):
+    """Lists the calls of a row's network on an image of side x side; only shapes.
+
+    A stage has as many blocks as tell a first, a middle and a last one.
+    """
     row = PRETRAINED[source]
-    fields = row.fields | ({"aux": False} if "inception" in source else {})
-    network = network_of(row._replace(fields=fields), PLAIN)
-    variables = jax.eval_shape(lambda: network.init(
-        jax.random.key(0), np.zeros((1, side, side, 3), np.float32), train=False))
-    return {call.name: call for call in trace_shapes(network, variables,
-                                                     (side, side, 3))}
+    fields = networks.variant_fields(row.network) | row.fields
+    changes = {"aux": False} if "aux" in fields else {}
+    if isinstance(fields.get("blocks"), tuple):
+        changes["blocks"] = tuple(min(count, 3) for count in fields["blocks"])
+    network = network_of(row._replace(fields=row.fields | changes), PLAIN)
+    return {call.name: call for call in trace_shapes(network, None, (side, side, 3))}
 
 
-def layer(source, name, side=64):
+def layer(source, name, side=96):
     """Takes a layer out of a row's network."""
     return calls_of(source, side)[name].module.clone(parent=None, name=None)
 
@@ -71,7 +75,7 @@ def test_padding_of_strided_convolutions(source, even, odd):
     # 7 x 7 of stride 2 without padding: of 9 pixels two positions are left.
     ("torchvision:squeezenet1_0", "conv1", 7, (0, 0), 9, [[1, 3], [19, 21]])])
 def test_padding_of_first_convolutions(source, name, size, place, side, expected):
-    conv = layer(source, name, 224).clone(features=1, use_bias=False)
+    conv = layer(source, name).clone(features=1, use_bias=False)
     found = conv.apply(one(size, *place), numbered(side))
     assert found[0, ..., 0].tolist() == expected
 
@@ -90,7 +94,7 @@ def test_padding_of_first_convolutions(source, name, size, place, side, expected
 def test_max_pools(source, names, sign, expected):
     x = sign * numbered(4)
     for name in names:
-        x = layer(source, name, 96).apply({}, x)
+        x = layer(source, name).apply({}, x)
     assert x[0, ..., 0].tolist() == expected
 
 
@@ -99,7 +103,7 @@ def test_max_pools(source, names, sign, expected):
     ("timm:inception_v3.tv_in1k", [[4, 6, 4], [6, 9, 6], [4, 6, 4]]),
     ("keras:inception_v3", [[9, 9, 9]] * 3)])
 def test_average_pools_with_or_without_the_zeros_of_the_border(source, expected):
-    pool = layer(source, "stage5_b/d1", 96)
+    pool = layer(source, "stage5_b/d1")
     found = pool.apply({}, np.full((1, 3, 3, 1), 9, np.float32))
     np.testing.assert_allclose(found[0, ..., 0], expected, rtol=1e-6)
 
@@ -117,7 +121,7 @@ def test_average_pools_with_or_without_the_zeros_of_the_border(source, expected)
     ("keras:xception", 1e-3), ("keras:mobilenet", 1e-3), ("keras:mobilenet_v2", 1e-3)])
 def test_epsilon_of_batch_norm(source, epsilon):
     """Of variance 0, a value of sqrt(epsilon) becomes 1."""
-    norms = [call for call in calls_of(source, 96).values()
+    norms = [call for call in calls_of(source).values()
              if isinstance(call.module, BatchNorm)]
     assert {call.module.epsilon for call in norms} == {epsilon}
     norm = norms[0].module.clone(parent=None, name=None)
@@ -128,15 +132,17 @@ def test_epsilon_of_batch_norm(source, epsilon):
 
 
 @pytest.mark.parametrize("source, sides", [
-    # Image 64, stem 32, pool 16; the second stage has 8.
-    ("torchvision:resnet50", {"stage2_block1/conv1": 16, "stage2_block1/conv2": 8}),
-    ("keras:resnet50", {"stage2_block1/conv1": 8, "stage2_block1/conv2": 8}),
-    ("timm:resnetv2_50.a1h_in1k",
-     {"stage1_block3/conv2": 16, "stage2_block1/conv1": 16, "stage2_block1/conv2": 8}),
-    ("keras:resnet50v2",
-     {"stage1_block3/conv1": 16, "stage1_block3/conv2": 8, "stage2_block1/conv1": 8})])
+    # Image 96, stem 48, pool 24; the second stage has 12.
+    ("torchvision:resnet50", {"stage2_block1/conv1": 24, "stage2_block1/conv2": 12}),
+    ("keras:resnet50", {"stage2_block1/conv1": 12, "stage2_block1/conv2": 12}),
+    ("timm:resnetv2_50.a1h_in1k", {
+        "stage1_block3/conv2": 24, "stage2_block1/conv1": 24,
+        "stage2_block1/conv2": 12}),
+    ("keras:resnet50v2", {
+        "stage1_block3/conv1": 24, "stage1_block3/conv2": 12,
+        "stage2_block1/conv1": 12})])
 def test_place_of_the_stride(source, sides):
-    calls = calls_of(source, 64)
+    calls = calls_of(source)
     assert {name: calls[name].output.shape[1] for name in sides} == sides
 
 
@@ -175,7 +181,7 @@ def test_activations_end_at_6():
     ("keras:inception_v3", "stem_conv1/bn", {"bias": (32,)}),
     ("timm:inception_v3.tf_in1k", "stem_conv1/bn", {"scale": (32,), "bias": (32,)})])
 def test_parameters_that_fields_add_or_change(source, name, expected):
-    params = calls_of(source, 96)[name].params
+    params = calls_of(source)[name].params
     assert {leaf: array.shape for leaf, array in params.items()} == expected
 
 
