@@ -44,7 +44,7 @@ HERE = {
 }
 # Their pictures would be those of other commands.
 UNDRAWN = {"--config.model.conv=im2col", "--config=configs/multilabel.py",
-           "--config.optimizer.name=muon"}
+           "--config=configs/segmentation.py", "--config.optimizer.name=muon"}
 # A part of the command -> the test that runs it, and what that test must mention.
 ELSEWHERE = {
     "--profile_steps": ("tests/training/test_profiler.py", "profile_steps=("),

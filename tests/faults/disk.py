@@ -25,7 +25,7 @@ from pathlib import Path
 
 from tests.faults.kill_resume import newest
 from tests.faults.warm import command_line, report, start, workplace
-from tests.support.tiny_runs import end, read_results, refusal, wait_until
+from tests.support.tiny_runs import end, read_results, refusal, undrawn, wait_until
 
 CHANGES = {"model.name": "lenet5", "epochs": 25}
 LIMIT_BYTES = 20_000
@@ -153,6 +153,7 @@ def main(only: str = "") -> dict:
     if not cases:
         raise SystemExit(f"--only={only}: the cases are " + "; ".join(
             title(name, late) for name in NAMES for late in (False, True)))
+    undrawn()  # children inherit it
     with workplace() as folder:
         begun = time.perf_counter()
         code, _, errors = end(start(folder / "whole", CHANGES, folder=folder))

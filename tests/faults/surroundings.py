@@ -136,8 +136,8 @@ def deleted_events(folder: Path) -> str:
 def deleted_workdir(folder: Path) -> str:
     """Moves the workdir away; the line names what the run misses first."""
     workdir = folder / "gone"
-    process = start(workdir, CHANGES, folder=folder)
-    wait_for_rows(process, workdir, 20)
+    process = start(workdir, CHANGES | {"epochs": 20}, folder=folder)
+    wait_for_rows(process, workdir, 4)
     workdir.rename(folder / "elsewhere")
     result = end(process)
     assert result[0] in (1, 2), result

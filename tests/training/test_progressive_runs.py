@@ -1,6 +1,7 @@
 """Training images grow: resident and streamed, resumed in mid-growth bit for bit."""
 
 import pytest
+from tests.support.caches import own_cache
 from tests.support.tiny_runs import (assert_same_run, killed_after, losses,
                                      picture_folder, read_rows, tiny)
 
@@ -29,7 +30,7 @@ def streamed_crops(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     flags = picture_folder(root / "set", ["ant", "bee"], 256)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CNN_JAX_CACHE", str(root / "cache"))
+        patch.setenv("CNN_JAX_CACHE", own_cache(root / "cache"))
         yield GROWING | flags | {"epochs": 3, "batch_size": 3, "data.stream": True,
                                  "augment.crop_scale": (0.3, 1.0)}
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.support.caches import own_cache
 from tests.support.tiny_runs import (PATIENCE_SECONDS, assert_same_run, end,
                                      killed_after, main, picture_folder,
                                      read_results, refusal, rows_written, start_main,
@@ -29,7 +30,7 @@ def folder(tmp_path_factory):
     """40 pictures in four classes."""
     root = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CNN_JAX_CACHE", str(root / "cache"))
+        patch.setenv("CNN_JAX_CACHE", own_cache(root / "cache"))
         flags = picture_folder(root / "set", ["ant", "bee", "cat", "dog"], 256)
         yield flags | {
             "data.stream": True, "epochs": 2, "eval_batch_size": 3,
