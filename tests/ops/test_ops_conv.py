@@ -2,8 +2,6 @@
 
 import functools
 import itertools
-import os
-import subprocess
 import sys
 
 from flax import linen as nn
@@ -17,6 +15,7 @@ from cnn_jax import ops
 from cnn_jax.ops.conv import numba as conv_numba
 from tests.support.gradcheck import compiled, equivalent, normal, relative_error
 from tests.support.quick_compile import QUICK_FLAGS, flags_for
+from tests.support.tiny_runs import end, start_module
 
 BY_HAND = [name for name in ops.ALGORITHMS if name != "lax"]
 DN = ("NHWC", "HWIO", "NHWC")
@@ -89,72 +88,11 @@ def test_a_float32_bias_on_bfloat16(name):
         assert relative_error(a, b) <= 2e-2
 
 
-SHARDED = """
-import importlib.util
-import jax, jax.numpy as jnp, numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from cnn_jax import ops
-jax.config.update("jax_cpu_enable_async_dispatch", False)
-x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 5, 4)))
-w = jnp.asarray(np.random.default_rng(1).normal(size=(3, 3, 4, 4)))
-v = w[:, :, :1]
-mesh = Mesh(jax.devices(), ("batch",))
-assert len(jax.devices()) == 2
-place = lambda a, *axes: jax.device_put(a, NamedSharding(mesh, P(*axes)))
-def f(name, groups):
-    def loss(x, w):
-        y = ops.correlate(x, w, padding="SAME", implementation=name, groups=groups)
-        y = jnp.sin(ops.max_pool(y, 2)) + ops.avg_pool(y, (2, 3), 2)
-        return jnp.sum(y)
-    return jax.jit(jax.value_and_grad(loss, (0, 1)))
-def same(a, b):
-    for a, b in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
-        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
-for groups, kernel in ((1, w), (4, v)):
-    expected = f("lax", groups)(x, kernel)
-    for name in ops.ALGORITHMS:
-        if name == "numba" and importlib.util.find_spec(name) is None: continue
-        same(f(name, groups)(place(x, "batch"), place(kernel)), expected)
-scale = jnp.array([1., 2., 3., 4.])
-def norm(x, scale, axis_name=None):
-    y, mean, var = ops.batch_norm(x, scale, scale, axis_name=axis_name)
-    return jnp.sum(jnp.sin(y)), (mean, var)
-expected = jax.value_and_grad(norm, (0, 1), has_aux=True)(x, scale)
-same(jax.jit(jax.value_and_grad(norm, (0, 1), has_aux=True))(
-    place(x, "batch"), place(scale)), expected)
-def mapped(x, scale):
-    value, grads = jax.value_and_grad(norm, (0, 1), has_aux=True)(x, scale, "batch")
-    return (jax.lax.psum(value[0], "batch"), value[1]), (
-        grads[0], jax.lax.psum(grads[1], "batch"))
-(total, (mean, var)), (dx, dscale) = jax.pmap(mapped, "batch", in_axes=(0, None))(
-    x.reshape(2, 2, 6, 5, 4), scale)
-same(((total[0], (mean[0], var[0])), (dx.reshape(x.shape), dscale[0])), expected)
-def network(x, w, s, axis_name=None):
-    groups = x.shape[-1] // w.shape[-2]
-    y = ops.correlate(x, w, s, padding="SAME", groups=groups)
-    y, mean, var = ops.batch_norm(ops.max_pool(y, 2), s, s, axis_name=axis_name)
-    y = ops.dense(ops.global_avg_pool(y) + var[None], jnp.tile(w[0, 0, :1], (4, 1)))
-    return ops.softmax_cross_entropy(y, jnp.zeros(len(x), int)), (mean, var)
-mapped = jax.shard_map(lambda *a: network(*a, "batch"), mesh=mesh,
-                       in_specs=(P("batch"), P(), P()), out_specs=(P("batch"), P()))
-def total(f):
-    def scalar(*a):
-        losses, (mean, var) = f(*a)
-        return losses.sum() + jnp.vdot(mean, jnp.sin(var)), (mean, var)
-    return jax.jit(jax.value_and_grad(scalar, (0, 1, 2), has_aux=True))
-for kernel in (w, v):
-    same(total(mapped)(x, kernel, scale), total(network)(x, kernel, scale))
-print("sharded values are the same")
-"""
-
-
 def test_sharded_inputs_give_the_same_values():
-    environment = dict(
-        os.environ, JAX_PLATFORMS="cpu", JAX_ENABLE_X64="1",
-        XLA_FLAGS=f"{flags_for(2)} {QUICK_FLAGS}")
-    run = subprocess.run([sys.executable, "-c", SHARDED], env=environment, text=True,
-                         capture_output=True, timeout=300)
-    assert "sharded values are the same" in run.stdout, run.stderr[-3000:]
+    code, output, errors = end(start_module(
+        "tests.support.sharded_operations", variables={
+            "JAX_ENABLE_X64": "1", "XLA_FLAGS": f"{flags_for(2)} {QUICK_FLAGS}"}))
+    assert code == 0 and "sharded values are the same" in output, errors[-3000:]
 
 
 @pytest.mark.parametrize("name", BY_HAND)

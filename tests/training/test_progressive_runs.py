@@ -1,5 +1,10 @@
 """Training images grow: resident and streamed, resumed in mid-growth bit for bit."""
 
+import contextlib
+import io
+from pathlib import Path
+from typing import NamedTuple
+
 import pytest
 from tests.support.caches import own_cache
 from tests.support.tiny_runs import (assert_same_run, killed_after, losses,
@@ -35,34 +40,46 @@ def streamed_crops(tmp_path_factory):
                                  "augment.crop_scale": (0.3, 1.0)}
 
 
-def test_each_epoch_sees_its_size_and_nothing_else_changes(tmp_path, monkeypatch,
-                                                           capsys):
-    shapes = set()
+class Whole(NamedTuple):
+    """A run with growing images, to its end."""
 
-    def noted(pixels, scaling):
-        shapes.add(pixels.shape)
-        return scale(pixels, scaling)
-    monkeypatch.setattr(recipe, "scale", noted)
-    training.run(tiny(GROWING), tmp_path / "growing")
-    lines = [line for line in capsys.readouterr().out.splitlines()
-             if "training images of" in line]
-    assert lines == [f"epoch {n}: training images of {side} x {side} pixels"
-                     for n, side in ((1, 7), (2, 8))]
-    trained = {shape[1:3] for shape in shapes if shape[0] == 16}
-    others = {shape[1:3] for shape in shapes if shape[0] != 16}
-    assert trained == {(7, 7), (8, 8)} and others == {(8, 8)}
-    training.run(tiny(PLAIN), tmp_path / "plain", quiet=True)
-    ours, theirs = (read_rows(tmp_path / name) for name in ("growing", "plain"))
-    for field in ("kind", "step", "learning_rate"):
-        assert [row[field] for row in ours] == [row[field] for row in theirs]
-    assert ours[0]["loss"] != theirs[0]["loss"]
+    workdir: Path
+    lines: list[str]  # that it printed
+    shapes: set[tuple[int, ...]]  # of the batches that it scaled
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, compiled_once, fused, undrawn):
-    workdir = tmp_path_factory.mktemp("runs") / "whole"
-    training.run(tiny(IN_CALLS), workdir, quiet=True)
-    return workdir
+def grown(tmp_path_factory, compiled_once, fused, undrawn):
+    run = Whole(tmp_path_factory.mktemp("runs") / "whole", [], set())
+
+    def noted(pixels, scaling):
+        run.shapes.add(pixels.shape)
+        return scale(pixels, scaling)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "scale", noted)
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            training.run(tiny(IN_CALLS), run.workdir)
+    run.lines.extend(printed.getvalue().splitlines())
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(grown):
+    return grown.workdir
+
+
+def test_each_epoch_sees_its_size_and_nothing_else_changes(grown, tmp_path):
+    assert [line for line in grown.lines if "training images of" in line] == [
+        f"epoch {n}: training images of {side} x {side} pixels"
+        for n, side in ((1, 7), (2, 8))]
+    trained = {shape[1:3] for shape in grown.shapes if shape[0] == 16}
+    others = {shape[1:3] for shape in grown.shapes if shape[0] != 16}
+    assert trained == {(7, 7), (8, 8)} and others == {(8, 8)}
+    training.run(tiny(PLAIN | {"steps_per_call": 3}), tmp_path, quiet=True)
+    ours, theirs = map(read_rows, (grown.workdir, tmp_path))
+    for field in ("kind", "step", "learning_rate"):
+        assert [row[field] for row in ours] == [row[field] for row in theirs]
+    assert ours[0]["loss"] != theirs[0]["loss"]
 
 
 @pytest.mark.parametrize("step", [3, STEPS, STEPS + 3])
