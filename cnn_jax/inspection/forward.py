@@ -12,8 +12,9 @@ import numpy as np
 from cnn_jax import ops
 from cnn_jax.data.scaling import Scaling, scale
 
-# (network, variables, the network's input [N, H, W, C]) -> a tree of arrays [N, ...]
-NetworkFunction = Callable[[nn.Module, Any, jax.Array], Any]
+# (network, variables, the network's input [N, H, W, C], more arrays [N, ...]) -> a tree
+# of arrays [N, ...]
+NetworkFunction = Callable[..., Any]
 
 
 def compute_logits(network: nn.Module, variables: Any, images: jax.Array) -> jax.Array:
@@ -29,18 +30,19 @@ def compiled(function: Callable) -> Callable:
 
 
 def batch_program(function: NetworkFunction, network: nn.Module, variables: Any,
-                  scaling: Scaling, size: int) -> Callable[[np.ndarray], Any]:
-    """Compiles pixels -> function(network, variables, inputs), as NumPy arrays.
+                  scaling: Scaling, size: int) -> Callable[..., Any]:
+    """Compiles pixels, ... -> function(network, variables, inputs, ...), NumPy arrays.
 
     The pixels are uint8 [n, H, W, C] with n <= `size`. A smaller batch is filled up, so
     that one program serves all batches; `function` must treat every image on its own.
     """
     # The variables are an argument: a closure would compile them in as constants.
     program = ops.jit(
-        lambda variables, pixels: function(network, variables, scale(pixels, scaling)))
+        lambda variables, pixels, *more: function(
+            network, variables, scale(pixels, scaling), *more))
 
-    def compute(pixels: np.ndarray) -> Any:
-        full = np.resize(pixels, (size, *pixels.shape[1:]))
+    def compute(pixels: np.ndarray, *more: np.ndarray) -> Any:
+        full = [np.resize(x, (size, *x.shape[1:])) for x in (pixels, *more)]
         return jax.tree.map(lambda x: np.asarray(x)[:len(pixels)],
-                            program(variables, full))
+                            program(variables, *full))
     return compute

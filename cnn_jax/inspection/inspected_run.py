@@ -3,8 +3,8 @@
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,12 +16,38 @@ from cnn_jax import data
 from cnn_jax.data.examples import Dataset, Examples
 from cnn_jax.data.info import DataInfo
 from cnn_jax.data.scaling import Scaling, scale
+from cnn_jax.errors import InputError
 from cnn_jax.inspection.forward import NetworkFunction, batch_program, compute_logits
 from cnn_jax.networks.named_layers import Layer, layers_of
 from cnn_jax.tasks import Task, class_name
+from cnn_jax.tasks.losses import loss_of
 from cnn_jax.workdir.progress import Row
 
 BATCH = 128  # images per call
+
+
+class Outcome(NamedTuple):
+    """What a network predicts for every example of a split."""
+
+    predicted: np.ndarray             # labels
+    # Of the predicted class, in the shape of the labels; of every class, [N, C], where
+    # an example has several
+    probability: np.ndarray
+    probabilities: np.ndarray | None  # of every class, [N, C]; None for masks
+    losses: np.ndarray                # float32 [N], of evaluation
+    correct: np.ndarray | None        # float32 [N], whose mean is the accuracy
+
+
+def evaluation_losses(task: Task, settings: ConfigDict
+                      ) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Returns (logits, labels) -> float32 [N], without smoothing and class weights."""
+    settings = settings.copy_and_resolve_references()
+    with settings.unlocked():
+        settings.label_smoothing = 0.0
+    try:
+        return loss_of(task, settings)
+    except ValueError as error:
+        raise InputError(f"config.loss.{error}") from error
 
 
 def no_progress(text: str) -> None:
@@ -50,6 +76,10 @@ class InspectedRun:
     step: int                     # of the checkpoint
     history: Sequence[Row]        # one row for each epoch
     task: Task                    # what the labels mean
+    # Every split that is not empty, by name
+    splits: Mapping[str, Examples] = dataclasses.field(default_factory=dict)
+    # (split, index) -> the file of an image, or its place in the stored set
+    image_name: Callable[[str, int], str] = "{} {}".format
     progress: Callable[[str], None] = no_progress
 
     def inputs(self, pixels: np.ndarray) -> np.ndarray:
@@ -86,20 +116,41 @@ class InspectedRun:
         return np.asarray(self.task.scores(jnp.asarray(self.image_logits)))
 
     @functools.cached_property
-    def predictions(self) -> tuple[np.ndarray, np.ndarray]:
-        """(predicted labels, their probabilities) of every example of the split.
+    def outcome(self) -> Outcome:
+        """What the network predicts for every example of the split."""
+        return self.predict(self.examples)
 
-        Both have the shape of the labels: [N] or [N, H, W] with the probability of the
-        predicted class, or [N, classes] with the probability of every class.
+    @functools.cached_property
+    def outcomes(self) -> dict[str, Outcome]:
+        """What the network predicts for the splits that it has not trained on.
+
+        The training split stands in for them where there are none.
         """
-        def predict(network: nn.Module, variables: Any,
-                    images: jax.Array) -> tuple[jax.Array, jax.Array]:
-            logits = compute_logits(network, variables, images)
-            probabilities = self.task.probabilities(logits)
-            return self.task.predict(logits), (
-                probabilities.max(-1) if self.task.exclusive else probabilities)
+        return {self.split: self.outcome} | {
+            split: self.predict(examples) for split, examples in self.splits.items()
+            if split not in (self.split, "train")}
 
-        return self.map_batches(self.examples.images, predict)
+    @property
+    def predictions(self) -> tuple[np.ndarray, np.ndarray]:
+        """(predicted labels, their probabilities) of every example of the split."""
+        return self.outcome.predicted, self.outcome.probability
+
+    def predict(self, examples: Examples) -> Outcome:
+        """Predicts examples, and compares the predictions with the labels."""
+        task, losses = self.task, evaluation_losses(self.task, self.config.loss)
+
+        def compute(network: nn.Module, variables: Any, images: jax.Array,
+                    labels: jax.Array) -> tuple:
+            logits = compute_logits(network, variables, images)
+            probabilities = task.probabilities(logits)
+            return (task.predict(logits),
+                    probabilities.max(-1) if task.exclusive else probabilities,
+                    probabilities if task.unit == "image" else None,
+                    losses(logits, labels),
+                    task.correct and task.correct(logits, labels))
+
+        return Outcome(*self.map_batches(examples.images, compute,
+                                         labels=examples.labels))
 
     def class_name(self, index: int) -> str:
         """Names a class; see `class_name`."""
@@ -123,11 +174,12 @@ class InspectedRun:
             yield item
 
     def map_batches(self, pixels: np.ndarray, function: NetworkFunction,
-                    batch: int = BATCH) -> Any:
+                    batch: int = BATCH, labels: np.ndarray | None = None) -> Any:
         """Computes function(network, variables, inputs) on all images.
 
         `function` is pure, treats every image on its own and returns a tree of arrays
         [n, ...]. Returns the tree with the batches concatenated, as NumPy arrays.
+        labels: `function` gets theirs too, after the inputs.
         """
         size = min(batch, len(pixels))
         compute = batch_program(function, self.network, self.variables, self.scaling,
@@ -135,7 +187,9 @@ class InspectedRun:
         outputs = []
         for start in range(0, len(pixels), size):
             self.progress(f"images {start:,}/{len(pixels):,}")
-            outputs.append(compute(pixels[start:start + size]))
+            rows = slice(start, start + size)
+            outputs.append(compute(pixels[rows], *(
+                () if labels is None else (labels[rows],))))
         return jax.tree.map(lambda *xs: np.concatenate(xs), *outputs)
 
 
@@ -148,9 +202,10 @@ def make_inspected_run(
     The validation split replaces an empty test split, and the training split an empty
     validation split.
     """
-    split = next(split for split in ("test", "validation", "train")
-                 if len(getattr(dataset, split).labels))
-    examples = getattr(dataset, split)
+    names = ("test", "validation", "train")
+    splits = {name: getattr(dataset, name) for name in names
+              if len(getattr(dataset, name).labels)}
+    split, examples = next(iter(splits.items()))
     task = data.task_of(config.data, info.targets)
     index = choose_examples(examples.labels, task, images)
     pixels, labels = examples.take(index)
@@ -158,7 +213,7 @@ def make_inspected_run(
         name=name, network=network, variables=variables, scaling=info.scaling,
         class_names=info.class_names, pixels=pixels, labels=labels,
         titles=tuple(f"{split} {i}" for i in index), split=split, examples=examples,
-        config=config, step=step, history=history, task=task)
+        config=config, step=step, history=history, task=task, splits=splits)
 
 
 def choose_examples(labels: np.ndarray, task: Task, count: int) -> np.ndarray:

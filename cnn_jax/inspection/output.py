@@ -13,14 +13,16 @@ from cnn_jax.console import Reporter
 from cnn_jax.errors import InputError
 from cnn_jax.files import named
 from cnn_jax.inspection.draw import (activation_stats, classification_metrics,
-                                     embedding, feature_maps, kernels, learning_curves,
-                                     maximize, mistake_maps, receptive_field, saliency)
+                                     embedding, error_analysis, feature_maps, kernels,
+                                     learning_curves, maximize, mistake_maps,
+                                     receptive_field, saliency)
 from cnn_jax.inspection.draw.network import draw_network
 from cnn_jax.inspection.draw.picture import Picture, write
 from cnn_jax.inspection.explain.classification_metrics import save
 from cnn_jax.inspection.inspected_run import InspectedRun
 from cnn_jax.inspection.pages.report import PICTURES as FOLDER
 from cnn_jax.inspection.pages.report import write_report
+from cnn_jax.inspection.predictions_csv import save_predictions
 from cnn_jax.inspection.selection import NotForThisNetwork, split_names
 from cnn_jax.workdir.event_file import EventFile
 
@@ -28,6 +30,7 @@ from cnn_jax.workdir.event_file import EventFile
 PICTURES: dict[str, Callable[[InspectedRun, ConfigDict], Iterable[Picture]]] = {
     "learning_curves": learning_curves.of_run,
     "classification_metrics": classification_metrics.metrics,
+    "error_analysis": error_analysis.error_analysis,
     "mistake_maps": mistake_maps.mistake_maps,
     "weights": activation_stats.weights,
     "activation_stats": activation_stats.activations,
@@ -93,6 +96,8 @@ def draw_pictures(run: InspectedRun, names: Sequence[str], settings: ConfigDict,
         if ("classification_metrics" in names and len(run.examples.labels)
                 and run.task.figures != "values"):
             save(classification_metrics.measure_run(run), workdir)
+        if "error_analysis" in names and len(run.examples.labels):
+            save_predictions(run, workdir)
         write_report(workdir)
     return paths
 

@@ -1,7 +1,8 @@
 """Loads a run and the images to explain for --mode=inspect, and draws its pictures."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,10 @@ from ml_collections import ConfigDict
 
 from cnn_jax import data
 from cnn_jax.console import Reporter, counted
-from cnn_jax.data.examples import Examples
+from cnn_jax.data.examples import Dataset, Examples
 from cnn_jax.data.images import Preprocessing, find_images, read_image
-from cnn_jax.data.lazy import leave_out
-from cnn_jax.errors import InputError
+from cnn_jax.data.lazy import LazyImages, leave_out
+from cnn_jax.errors import InputError, one_line
 from cnn_jax.inspection.inspected_run import InspectedRun, make_inspected_run
 from cnn_jax.inspection.output import chosen_names, draw_pictures
 from cnn_jax.inspection.selection import check_names
@@ -73,9 +74,26 @@ def load_run(workdir: Path, config: ConfigDict | None = None,
     run = make_inspected_run(
         workdir.name, best.config, best.info, best.network, best.variables, best.step,
         best.history, dataset, config.inspect.images)
+    run = dataclasses.replace(run, image_name=image_names(dataset, config))
     if pixels is None:
         return run
     return dataclasses.replace(run, pixels=pixels, labels=None, titles=titles)
+
+
+def image_names(dataset: Dataset, config: ConfigDict) -> Callable[[str, int], str]:
+    """Returns (split, index) -> the file of an image, or its place in the stored set.
+
+    The set is opened at the first call, unless it is streamed.
+    """
+    opened = functools.cache(lambda: data.open_records(config.data, config.seed))
+
+    def name(split: str, index: int) -> str:
+        images = getattr(dataset, split).images
+        records = (images.records if isinstance(images, LazyImages)
+                   else getattr(opened(), split))
+        return one_line(records.name(index))
+
+    return name
 
 
 def inspect_images(name: str, best: Trained, pixels: np.ndarray,

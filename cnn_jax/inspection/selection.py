@@ -13,6 +13,7 @@ from cnn_jax.inspection.explain.scores import predicted_classes
 from cnn_jax.inspection.inspected_run import InspectedRun
 from cnn_jax.networks.named_layers import (Layer, default_layers, evenly_spaced,
                                            kernel_layers, pick)
+from cnn_jax.networks.parts import HEAD
 
 DEFAULT_LAYERS = 4  # drawn if the settings name no layers
 
@@ -25,6 +26,12 @@ def check_labels(run: InspectedRun) -> None:
     """Raises NotForThisNetwork if the images have no labels."""
     if not len(run.examples.labels):
         raise NotForThisNetwork("it needs labelled images")
+
+
+def check_head(run: InspectedRun) -> None:
+    """Raises NotForThisNetwork if no layer is named as the last one."""
+    if HEAD not in run.layers:
+        raise NotForThisNetwork(f"no layer of the network is named {HEAD}")
 
 
 def split_names(text: str | None) -> list[str]:

@@ -36,6 +36,7 @@ from cnn_jax.inspection.draw.overlays import overlay
 from cnn_jax.inspection.pages.rendering import data_uri
 from cnn_jax.networks.named_layers import layers_of
 from cnn_jax.networks.summary import kind_of
+from cnn_jax.networks.trace import trace_shapes
 from cnn_jax.serve.about import PAGE, describe_run
 from cnn_jax.serve.answer import Answer, compile_answer, default_layer
 from cnn_jax.workdir.trained import Trained
@@ -183,7 +184,9 @@ def describe(trained: Trained, name: str, invert: bool) -> dict[str, Any]:
     layers = layers_of(trained.network, trained.variables, trained.info.image_shape)
     maps = [layer for layer in layers.values()
             if layer.is_map and layer.shape[:2] != (1, 1)]
-    return describe_run(trained, layers["head"].shape[-1]) | {
+    *_, whole = trace_shapes(trained.network, trained.variables,
+                             trained.info.image_shape)
+    return describe_run(trained, whole.output.shape[-1]) | {
         "run": name, "step": trained.step, "few": FEW, "best": BEST,
         "layers": [{"name": layer.name, "kind": kind_of(layer.module),
                     "shape": layer.shape} for layer in maps],

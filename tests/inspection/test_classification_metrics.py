@@ -159,10 +159,11 @@ def test_pictures_of_several_classes():
     np.testing.assert_allclose(bars.arrays["recall"], [0.5, 1, np.nan])
 
 
-def test_many_classes_are_drawn_without_numbers():
-    labels = np.arange(64)
+@pytest.mark.parametrize("count", [64, 1000])
+def test_many_classes_are_drawn_without_numbers(count):
+    labels = np.arange(count)
     picture = drawn.draw_confusion(ours.measure(
-        labels, labels, np.ones(64), tuple(f"class {i}" for i in labels), "test", 1,
+        labels, labels, np.ones(count), tuple(f"class {i}" for i in labels), "test", 1,
         "image"))
     picture.figure.canvas.draw()
     assert not picture.figure.axes[0].texts

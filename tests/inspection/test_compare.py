@@ -34,12 +34,15 @@ def test_runs_that_differ_in_the_seed_alone_are_a_group(runs):
         ("A", ["adam0", "adam1", "adam2"]), ("B", ["sgd0", "sgd1"]), ("C", ["dead"])]
     assert compare.differing(groups) == {"data.channels": [None, 3, None],
                                          "optimizer.name": ["adam", "sgd", "muon"]}
-    assert compare.group_names(groups) == ["adam", "sgd, 3", "muon"]
+    assert compare.group_names(groups) == [
+        "optimizer adam", "optimizer sgd, channels 3", "optimizer muon"]
     assert compare.group_names(groups[:1]) == ["baseline on digits"]
     more = groups[1]._replace(config=groups[1].config | {
         f"augment.{i}": i for i in range(6)})
     assert compare.group_names([groups[0], more]) == [
-        "adam", "sgd, 0, 1, 2 and 4 more"]
+        "optimizer adam", "optimizer sgd, 0 0, 1 1, 2 2 and 4 more"]
+    assert compare.short_names(["model.name", "data.limit", "other.limit"]) == [
+        "model", "data.limit", "other.limit"]
 
 
 def test_fields_that_change_no_result_part_no_group(tmp_path, runs):

@@ -94,7 +94,7 @@ def test_names_that_would_be_mathematics(tmp_path):
     MIXED | {"data.limit": 5},
     {"data.name": "shapes_segmentation", "data.split": "first",
      "augment.crop_padding": 3},
-    {"data.name": "shapes_multilabel", "data.split": "first"} | MIXED],
+    {"data.name": "shapes_multilabel", "data.split": "first"}],
     ids=["mixed", "masks", "several classes"])
 def test_a_sheet_is_drawn(tmp_path, changes, capsys):
     config = tiny({"batch_size": 4 if "data.limit" in changes else 16} | changes)

@@ -58,6 +58,21 @@ def test_features_of_pixels_have_the_labels_of_their_places():
         mean: first % 7 for mean, first in corner.items()}
 
 
+def test_a_network_without_a_head_has_no_plane():
+    run = inspected(Headless(), {"params": {}}, np.ones((2, 4, 4, 1), np.uint8),
+                    np.array([0, 1]))
+    with pytest.raises(NotForThisNetwork, match="head"):
+        list(embedding(run, inspect_settings()))
+
+
+class Headless(nn.Module):
+    """Names no layer head."""
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        return layers.GlobalAvgPool(name="pool")(x)
+
+
 def test_images_with_several_classes_have_no_plane():
     run = inspected(Small("relu"), {"params": PARAMS}, PIXELS,
                     np.array([[1, 1], [0, 1]], np.uint8), task="multilabel")

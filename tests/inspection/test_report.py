@@ -4,9 +4,10 @@ import io
 import json
 import re
 
+import msgspec
 import numpy as np
 import pytest
-from tests.support.made_runs import DIGITS, made_metrics, made_run
+from tests.support.made_runs import DIGITS, made_metrics, made_run, summary
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.support.tiny_runs import read_results, tiny
@@ -162,9 +163,60 @@ def test_scores_of_the_classes_are_a_table(tmp_path):
     row = re.search(r'<th scope="row">9</th>(.*?)</tr>', text, re.DOTALL)[1]
     assert re.findall(r">([\d.-]+)</td>", row) == ["10", "1.000", "0.500", "0.667"]
     assert "standard error 2.18%" in text  # sqrt(0.95 * 0.05 / 100)
-    assert "which is not the best checkpoint" not in text
+    assert "which is not the best checkpoint" not in text and 'id="errors"' not in text
     metrics.save(made_metrics(95, DIGITS, 8), workdir)
     assert "from step 8, which is not the best checkpoint" in page(workdir)
+
+
+def test_an_accuracy_stands_beside_that_of_guesses(tmp_path):
+    """Chance is 1 / C for unbalanced classes too; the most frequent class is another
+    guess."""
+    workdir = made_run(tmp_path / "run", accuracy=0.95)
+    test, validation, *_ = report.headline(record.read_record(workdir))
+    assert test[2].endswith("; chance is 10%") and validation[2].endswith("is 10%")
+    labels = np.repeat([0, 7], [30, 70])
+    metrics.save(metrics.measure(labels, labels, np.ones(100), DIGITS, "test", 24,
+                                 "image"), workdir)
+    test, validation, *_ = report.headline(record.read_record(workdir))
+    assert test[2].endswith("chance is 10%; the most frequent class, 7, has 70.0%")
+    assert validation[2].endswith("chance is 10%")  # its labels were not counted
+    several = record.read_record(made_run(
+        tmp_path / "several", {"data.name": "shapes_multilabel"}))
+    assert not report.guesses(several, "test")
+
+
+def test_many_layers_are_folded_by_stage():
+    few = summary()
+    stage, = report.stages(few)
+    assert not stage.title and len(stage.layers.rows) == len(few.layers)
+    layers = [msgspec.structs.replace(row, layer=f"stage{k // 30}_block{k}/{row.layer}")
+              for k, row in enumerate((few.layers * 9)[:90])]
+    stages = report.stages(msgspec.structs.replace(few, layers=layers))
+    assert [len(stage.layers.rows) for stage in stages] == [30, 30, 30]
+    params = sum(row.params for row in layers[30:60])
+    assert stages[1].title.startswith("stage1: 30 layers")
+    assert f"{params:,} parameters" in stages[1].title
+
+
+def test_many_classes_are_folded_behind_the_worst(tmp_path):
+    names = tuple(f"class {i}" for i in range(40))
+    workdir = made_run(tmp_path / "run")
+    labels = np.arange(80) % 40
+    metrics.save(metrics.measure(labels, np.where(labels == 31, 5, labels), np.ones(80),
+                                 names, "test", 24, "image"), workdir)
+    text = page(workdir)
+    shown, folded = text.split("All 40 classes")
+    assert shown.count('<th scope="row"') == 15 and ">class 31<" in shown
+    assert shown.index(">class 31<") < shown.index(">class 5<")  # F1 0 and 0.667
+    assert folded.split("</details>")[0].count('<th scope="row"') == 41
+
+
+def test_files_of_predictions_are_named(tmp_path):
+    workdir = made_run(tmp_path / "run")
+    (workdir / "predictions_test.csv").write_text("index\n")
+    text = page(workdir)
+    assert 'id="errors"' in text and "predictions_test.csv" in text
+    assert 'href="#contents"' in text and 'id="contents"' in text  # a way back
 
 
 def test_pictures_are_embedded_with_their_words(tmp_path):
@@ -229,6 +281,15 @@ def test_curves_say_in_words_what_they_show():
     np.testing.assert_allclose(accuracy.arrays["accuracy"], [0.25, 0.5, 1])
     assert {line.get_label() for line in loss.figure.axes[0].lines} == {
         "training", "validation", "best epoch, 4"}
+
+
+def test_a_single_epoch_is_a_point_at_a_tick():
+    loss, _ = curves([{"epoch": 1, "loss": 2.0, "learning_rate": 0.1}], best_epoch=1)
+    axes, = loss.figure.axes
+    line = axes.lines[0]
+    assert line.get_marker() == "o" and line.get_markersize() >= 6
+    assert axes.get_xlim() == (0.5, 1.5)
+    assert [tick for tick in axes.get_xticks() if 0.5 <= tick <= 1.5] == [1]
 
 
 def test_durations_and_standard_errors():

@@ -1,5 +1,6 @@
 """--mode=inspect makes pictures from a workdir, and says in a line what is missing."""
 
+import csv
 import dataclasses
 import io
 import json
@@ -13,6 +14,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 from rich.console import Console
+from sklearn.datasets import load_digits
 from tests.support import forked
 from tests.support.inspected_runs import inspect_settings
 from tests.support.tiny_runs import prepare, save_run, tiny
@@ -60,6 +62,12 @@ def workdir(tmp_path_factory, compiled_once):
     return leave_run(tmp_path_factory.mktemp("runs") / "short", tiny(epochs=1))
 
 
+@pytest.fixture(scope="module")
+def loaded(workdir):
+    """Loads that run to inspect two of its images."""
+    return inspection.load_run(workdir, changed(workdir))
+
+
 def changed(workdir: Path, **fields) -> ConfigDict:
     """Returns the run's own config with other fields of `inspect`."""
     config = read_config(workdir)
@@ -75,16 +83,26 @@ def index(workdir: Path) -> dict[str, dict]:
 
 def test_pictures_of_a_run(workdir, capsys):
     config = changed(workdir,
-                     only="kernels,feature_maps,receptive_field,maximized_classes")
+                     only="kernels,feature_maps,receptive_field,"
+                     "error_analysis")
     commands.run(Request("inspect", config, workdir))
     rows = index(workdir)
     for name in ("kernels", "feature_maps_group1_conv1_conv", "receptive_field",
-                 "maximized_head"):
+                 "highest_loss", "confusion_cells", "neighbours"):
         assert all(len(rows[name][word]) > 10 for word in ("title", "caption", "alt"))
         with Image.open(workdir / "pictures" / f"{name}.png") as image:
             assert min(image.size) > 100
             assert len(np.unique(np.asarray(image.convert("L")))) > 50
-    assert f"4 pictures in {workdir / 'pictures'}" in capsys.readouterr().out
+    assert f"{len(rows)} pictures in {workdir / 'pictures'}" in capsys.readouterr().out
+    images, labels = load_digits(return_X_y=True)
+    test = data.load(config.data, config.seed).test
+    with open(workdir / "predictions_test.csv", newline="") as file:
+        predictions = list(csv.DictReader(file))
+    assert len(predictions) == len(test.labels)
+    for row, pixels in zip(predictions, test.images):
+        place = int(row["image"].removeprefix("train image of digits "))
+        np.testing.assert_allclose(pixels.ravel(), images[place] * 255 / 16, atol=0.5)
+        assert row["label"] == str(labels[place])
 
 
 def test_the_users_own_images_are_explained(workdir, tmp_path):
@@ -173,8 +191,8 @@ def test_pictures_that_a_network_does_not_have(tmp_path, monkeypatch, capsys):
         inspection.draw(dense, changed(dense, only="feature_maps"), quiet=True)
 
 
-def test_mistakes_are_explained_for_both_classes(workdir):
-    run = inspection.load_run(workdir, changed(workdir))
+def test_mistakes_are_explained_for_both_classes(loaded):
+    run = loaded
     picture, = PICTURES["mistake_maps"](run, inspect_settings(**QUICK))
     index, truth = picture.arrays["index"], run.examples.labels
     named, cam = run.predictions[0][index], compiled(grad_cam)
@@ -191,11 +209,12 @@ def test_mistakes_are_explained_for_both_classes(workdir):
 
 @pytest.mark.parametrize("init_from", [None, "torchvision:resnet18"])
 def test_a_run_from_other_weights_ends_with_its_mistakes_explained(
-        workdir, tmp_path, monkeypatch, init_from):
+        loaded, tmp_path, monkeypatch, init_from):
     drawn = []
     monkeypatch.setattr(output, "draw_pictures",
                         lambda run, names, *rest: drawn.extend(names))
-    run = inspection.load_run(workdir, changed(workdir))
+    config = loaded.config.copy_and_resolve_references()
+    run = dataclasses.replace(loaded, config=config)
     with run.config.unlocked():
         run.config.model.init_from = init_from
     output.draw_at_end(run, tmp_path, Reporter(quiet=True))
@@ -252,8 +271,8 @@ def test_what_is_under_way_is_said(terminal):
     assert file.getvalue().endswith("\x1b[2K")  # the line is erased
 
 
-def test_what_has_been_computed_is_kept_for_another_listener(workdir):
-    run, lines = inspection.load_run(workdir), []
+def test_what_has_been_computed_is_kept_for_another_listener(loaded):
+    run, lines = loaded, []
     layers = run.layers
     other = run.with_progress(lines.append)
     assert other.layers is layers and list(other.track("one", "a")) == ["a"]

@@ -31,5 +31,6 @@ def inspected(network: nn.Module, variables: dict, pixels: np.ndarray,
         scaling=scaling, class_names=class_names, pixels=pixels[:shown],
         labels=labels[:shown], titles=tuple(f"test {i}" for i in range(shown)),
         split="test", examples=Examples(pixels, labels),
-        config=ConfigDict({"seed": 0, "data": {"name": "given"}}), step=7,
+        config=ConfigDict({"seed": 0, "data": {"name": "given"},
+                           "loss": default.get_config().loss}), step=7,
         history=(), task=TASKS[task])

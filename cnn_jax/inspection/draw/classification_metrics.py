@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnn_jax.inspection.draw.drawing import fit, fold, legend, new_figure, show
+from cnn_jax.inspection.draw.drawing import (fit, legend, new_figure, sheet,
+                                             text_width)
 from cnn_jax.inspection.draw.overlays import draw_panels, name_panels, panels
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.explain.classification_metrics import (
@@ -14,11 +15,10 @@ from cnn_jax.inspection.explain.classification_metrics import (
 from cnn_jax.inspection.inspected_run import InspectedRun
 from cnn_jax.inspection.selection import NotForThisNetwork, check_labels
 
-MISTAKES, COLUMNS = 12, 3
-PANEL = 1.5     # inches: the width of a mistake
+MISTAKES = 12
 WORST = 6       # images with masks
 NUMBERED = 20   # with more classes, the matrix shows no counts
-CELL = 0.32     # inches: a cell of the matrix
+CELL, SIDE = 0.32, 9  # inches: a cell of the matrix; the whole matrix at most
 
 
 def metrics(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
@@ -63,12 +63,12 @@ def draw_confusion(metrics: ClassificationMetrics) -> Picture:
     table, names = metrics.confusion, metrics.class_names
     assert table is not None
     classes = len(names)
-    cell = CELL if classes <= NUMBERED else max(0.09, 9 / classes)
+    cell = min(CELL, SIDE / classes)
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
     ticks = np.arange(0, classes, max(1, -(-classes // 40)))
     labels = [fit(names[i]) for i in ticks]
-    upright = max(map(len, labels)) > 3
-    margin = 0.06 * max(map(len, labels))  # inches that the names take
+    margin = max(text_width(label, 8) for label in labels)  # inches
+    upright = margin > CELL
     figure = new_figure(max(3.6, cell * classes + 1.5 + margin),
                         max(3.2, cell * classes + 0.8 + margin * upright))
     axes = figure.subplots()
@@ -201,21 +201,13 @@ def draw_mistakes(run: InspectedRun) -> Picture:
     right, confidence = mistakes_of(run)
     index = confident_mistakes(right, confidence, MISTAKES)
     wrong, total = int((~right).sum()), len(right)
-    rows = max(1, -(-len(index) // COLUMNS))
-    figure = new_figure(PANEL * COLUMNS, 1.95 * rows + 0.1)
-    grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
-    lines = []
-    for axes, i in zip(grid, index):
-        truth, named = (run.label_text(labels[i])
-                        for labels in (examples.labels, predicted))
-        show(axes, examples.images[i])
-        axes.set_title(fold(f"{confidence[i]:.0%} {named}", PANEL - 0.1, 8) + "\n"
-                       + fold(f"is {truth}", PANEL - 0.1, 8), fontsize=8)
-        lines.append(f"{truth} as {named} ({confidence[i]:.1%})")
-    for axes in grid[len(index):]:
-        axes.set_axis_off()
+    lines = [f"{run.label_text(examples.labels[i])} as "
+             f"{run.label_text(predicted[i])} ({confidence[i]:.1%})" for i in index]
+    figure = sheet(examples.images[index], [
+        (f"{confidence[i]:.0%} {run.label_text(predicted[i])}",
+         f"is {run.label_text(examples.labels[i])}") for i in index])
     if not len(index):
-        grid[0].text(0, 0.5, f"no mistakes in {total:,} images", va="center")
+        figure.axes[0].text(0, 0.5, f"no mistakes in {total:,} images", va="center")
     return Picture(
         "mistakes", "Most confident mistakes",
         f"{wrong:,} of the {total:,} images of the {run.split} split are wrong. These "

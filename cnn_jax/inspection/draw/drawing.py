@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnn_jax.errors import one_line
+from cnn_jax.inspection.draw.fonts import drawable, families
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 SIGNED, HEAT = "RdBu_r", "inferno"  # red above and blue below 0; dark to bright
+COLUMNS, PANEL = 3, 1.5  # of a sheet of images; the width of each in inches
 HEAT_SHARE = 0.55  # how much of an overlay is the map; the rest is the grey image
 
 
@@ -54,6 +56,20 @@ def image(axes: Axes, pixels: np.ndarray) -> None:
     pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
     axes.imshow(pixels if pixels.shape[-1] == 3 else pixels.mean(-1), cmap="gray",
                 vmin=0, vmax=255, interpolation="nearest")
+
+
+def sheet(images: np.ndarray, titles: Sequence[tuple[str, str]]) -> Figure:
+    """Draws images [N, H, W, C] in columns, each below the two parts of its title."""
+    rows = max(1, -(-len(images) // COLUMNS))
+    figure = new_figure(PANEL * COLUMNS, 1.95 * rows + 0.1)
+    grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for axes, pixels, title in zip(grid, images, titles):
+        show(axes, pixels)
+        axes.set_title("\n".join(fold(part, PANEL - 0.1, 8) for part in title),
+                       fontsize=8)
+    for axes in grid[len(images):]:
+        axes.set_axis_off()
+    return figure
 
 
 def show(axes: Axes, pixels: np.ndarray, mask: np.ndarray | None = None) -> None:
@@ -110,13 +126,20 @@ def heat_over(axes: Axes, pixels: np.ndarray, values: np.ndarray) -> None:
 
 
 def plain(text: str) -> str:
-    """Escapes control characters, and $, which starts mathematics in matplotlib."""
-    return "\n".join(map(one_line, text.split("\n"))).replace("$", r"\$")
+    """Escapes characters that cannot be drawn, and $, which starts mathematics."""
+    return "\n".join(map(drawable, text.split("\n"))).replace("$", r"\$")
 
 
 def fit(name: str, width: int = 16) -> str:
-    """Cuts a name to a width in characters, and escapes it."""
-    return plain(name if len(name) <= width else name[:width - 1] + "…")
+    """Cuts a name to a width, and escapes it.
+
+    width: in characters; Chinese characters and emoji count as two.
+    """
+    name = drawable(name)
+    sizes = [2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in name]
+    if sum(sizes) > width:
+        name = name[:int(np.searchsorted(np.cumsum(sizes), width))] + "…"
+    return plain(name)
 
 
 def fold(text: str, inches: float, size: float, lines: int = 2) -> str:
@@ -125,7 +148,7 @@ def fold(text: str, inches: float, size: float, lines: int = 2) -> str:
     Lines break after spaces and underscores; what is still too wide is cut.
     size: of the font, points.
     """
-    rows = [""]
+    text, rows = drawable(text), [""]
     for word in re.findall(r"[^\s_]*[\s_]*", text):
         if rows[-1] and text_width(rows[-1] + word, size) > inches:
             rows.append("")
@@ -143,24 +166,23 @@ def cut(text: str, inches: float, size: float) -> str:
 
 
 def text_width(text: str, size: float) -> float:
-    """Measures a line of text in matplotlib's default font, in inches."""
+    """Measures a line of text, in inches."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
-    font = FontProperties(size=size)
+    text = drawable(text.rstrip())
     width, _, _ = text_to_path.get_text_width_height_descent(
-        one_line(text.rstrip()), font, ismath=False)
+        text, FontProperties(family=families(text), size=size), ismath=False)
     return width / 72
 
 
 def above(figure: Figure, text: str) -> None:
     """Sets a title over the whole figure, on as many lines as it needs."""
     width = int(14 * figure.get_figwidth())
-    figure.suptitle(plain(textwrap.fill(text, width)), fontsize=8)
+    figure.suptitle(plain(textwrap.fill(drawable(text), width)), fontsize=8)
 
 
 def beside(axes: Axes, text: str, width: int = 14) -> None:
-    """Sets a label to the left of a row."""
-    lines = [textwrap.fill(line, width) for line in text.split("\n")]
-    axes.set_ylabel(plain("\n".join(lines)), rotation=0, ha="right", va="center",
-                    fontsize=8)
+    """Sets a label to the left of a row; a line has about `width` characters."""
+    lines = [fold(line, 0.08 * width, 8, 4) for line in text.split("\n")]
+    axes.set_ylabel("\n".join(lines), rotation=0, ha="right", va="center", fontsize=8)

@@ -102,19 +102,27 @@ def arrays(history: Sequence[Row], names: Sequence[str]) -> dict[str, np.ndarray
 
 def draw(axes: Axes, history: Sequence[Row], name: str) -> None:
     """Draws the curves of one metric, for training and validation."""
-    from matplotlib.ticker import MaxNLocator
-
     epochs = [row["epoch"] for row in history]
     columns = series(history, name)
     for prefix, label, style in SPLITS:
         if prefix + name in columns:
             axes.plot(epochs, [row[prefix + name] for row in history], style,
-                      label=label if len(columns) > 1 else None, markersize=3)
+                      label=label if len(columns) > 1 else None,
+                      markersize=3 if len(epochs) > 1 else 6)
     axes.set(xlabel="epoch", ylabel=caption(name))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    count_epochs(axes, len(epochs))
     axes.grid(alpha=0.3)
     if len(columns) > 1:
         axes.legend(fontsize=9)
+
+
+def count_epochs(axes: Axes, epochs: int) -> None:
+    """Sets ticks at whole epochs; a single epoch stands in the middle."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if epochs == 1:
+        axes.set_xlim(axes.dataLim.x0 - 0.5, axes.dataLim.x1 + 0.5)
 
 
 def in_words(history: Sequence[Row], name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,11 +11,13 @@ import numpy as np
 
 from cnn_jax.errors import InputError
 from cnn_jax.files import named, read_json, write_json
+from cnn_jax.inspection.draw.fonts import use_fonts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INDEX = "pictures.json"
+DPI = 120
 FORMATS = (".png", ".pdf", ".svg")  # of a file that the user names
 
 
@@ -39,6 +42,13 @@ class IndexRow(msgspec.Struct):
     step: int  # of the checkpoint that the picture shows
 
 
+def render(picture: Picture, file: Path | io.BytesIO) -> None:
+    """Draws a picture into a file in the format of its name, or as PNG."""
+    use_fonts(picture.figure)
+    picture.figure.savefig(file, dpi=DPI,
+                           format="png" if isinstance(file, io.BytesIO) else None)
+
+
 def check_format(path: Path) -> None:
     """Raises InputError for a file that matplotlib does not write."""
     if path.suffix not in FORMATS:
@@ -50,7 +60,7 @@ def save(picture: Picture, path: Path) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.figure.savefig(path, dpi=120)
+        render(picture, path)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror or error}): name "
                          "another file with --output") from error
@@ -64,7 +74,7 @@ def write(picture: Picture, folder: Path, step: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{picture.name}.png"
     with named(path):
-        picture.figure.savefig(path, dpi=120)
+        render(picture, path)
     rows = {row.name: row for row in read_index(folder)}
     rows[picture.name] = IndexRow(picture.name, picture.title, picture.caption,
                                   picture.alt, step)

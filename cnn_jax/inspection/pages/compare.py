@@ -11,16 +11,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cnn_jax import data
 from cnn_jax.config import FIELDS
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.files import write_atomically
-from cnn_jax.inspection.draw.drawing import fit, new_figure
+from cnn_jax.inspection.draw.drawing import fold, new_figure
 from cnn_jax.inspection.draw.learning_curves import (SPLITS, capitalized,
-                                                     caption, metrics_of)
+                                                     caption, count_epochs,
+                                                     metrics_of)
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.pages.record import Record, fields, read_record
 from cnn_jax.inspection.pages.rendering import Table, drawn, render
-from cnn_jax.inspection.pages.report import text
+from cnn_jax.inspection.pages.report import MANY, chance, text
 
 # The name of a group shows these fields first, and at most so many fields.
 FIRST = ("model.name", "data.name", "optimizer.name", "optimizer.learning_rate")
@@ -87,7 +89,9 @@ def page_of(runs: Sequence[Record]) -> dict[str, Any]:
     heading = f"{len(runs)} runs in {len(groups)} group{'s' * (len(groups) > 1)}"
     return {"title": heading, "heading": heading, "warnings": warnings(runs),
             "groups": group_table(groups, names), "runs": run_table(groups),
-            "differences": difference_table(groups), "classes": class_table(groups),
+            "differences": difference_table(groups),
+            "classes": class_table(groups), "many": MANY,
+            "chance": chance_of(runs),
             "curves": [drawn(picture) for picture in draw_curves(groups, names)]}
 
 
@@ -121,20 +125,32 @@ def differing(groups: Sequence[Group]) -> dict[str, list[Any]]:
 
 
 def group_names(groups: Sequence[Group]) -> list[str]:
-    """Names each group by the values of the differing fields, such as 'adam, 0.002'.
+    """Names each group by the differing fields: 'optimizer adam, learning_rate 0.002'.
 
     The fields of `FIRST` come first. A group that sets none of the fields is named by
     its network and data.
     """
     order = sorted(differing(groups).items(), key=lambda item: (
         FIRST.index(item[0]) if item[0] in FIRST else len(FIRST)))
+    shown = short_names([field for field, _ in order])
     names = []
     for i, group in enumerate(groups):
-        values = [text(row[i]) for _, row in order if row[i] is not None]
+        values = [f"{name} {text(row[i])}" for name, (_, row) in zip(shown, order)
+                  if row[i] is not None]
         more = f" and {len(values) - NAMED} more" if len(values) > NAMED else ""
         names.append(", ".join(values[:NAMED]) + more or
                      f"{group.config['model.name']} on {group.config['data.name']}")
     return names
+
+
+def short_names(fields: Sequence[str]) -> list[str]:
+    """Shortens fields: 'optimizer.name' to optimizer, 'data.limit' to limit.
+
+    Fields that would get one name keep their own.
+    """
+    short = [field.removesuffix(".name").rpartition(".")[2] for field in fields]
+    return [name if short.count(name) == 1 else field
+            for name, field in zip(short, fields)]
 
 
 def warnings(runs: Sequence[Record]) -> list[str]:
@@ -160,6 +176,14 @@ def warnings(runs: Sequence[Record]) -> list[str]:
     if any(result.versions != results[0].versions for result in results):
         lines.append("The runs used different versions of the packages.")
     return lines
+
+
+def chance_of(runs: Sequence[Record]) -> str:
+    """Says how accurate a random guess is, where it is the same for all runs."""
+    sizes = {len(run.info.class_names)
+             if data.task_of(run.config.data).exclusive else 0 for run in runs}
+    classes = sizes.pop()
+    return "" if sizes or classes < 2 else capitalized(chance(classes))
 
 
 def figures(runs: Sequence[Record], name: str) -> list[float]:
@@ -260,14 +284,15 @@ def draw_curves(groups: Sequence[Group], names: Sequence[str]) -> list[Picture]:
 def draw_curve(column: str, title: str, groups: Sequence[Group],
                names: Sequence[str]) -> Picture:
     """Draws one column of history.csv for all runs."""
-    from matplotlib.ticker import MaxNLocator
-
     legend_columns = 1 if len(groups) <= FEW else 6
-    figure = new_figure(4.5, 3.1 + 0.18 * -(-len(groups) // legend_columns))
+    labels = [fold(f"{group.letter}: {name}", 3.7, 8) if len(groups) <= FEW
+              else group.letter for group, name in zip(groups, names)]
+    lines = (sum(label.count("\n") + 1 for label in labels) if len(groups) <= FEW
+             else -(-len(groups) // legend_columns))
+    figure = new_figure(4.5, 3.1 + 0.18 * lines)
     axes = figure.subplots()
     ends = []
-    for i, (group, name) in enumerate(zip(groups, names)):
-        label = group.letter + (f": {name}" if len(groups) <= FEW else "")
+    for i, (group, label) in enumerate(zip(groups, labels)):
         runs = [run for run in group.runs if column in (run.history or [{}])[0]]
         for run in runs:
             axes.plot([row["epoch"] for row in run.history],
@@ -275,12 +300,12 @@ def draw_curve(column: str, title: str, groups: Sequence[Group],
                       color=COLOURS[i % len(COLOURS)],
                       linestyle=STYLES[i // len(COLOURS) % len(STYLES)],
                       linewidth=1.3, alpha=0.85,
-                      marker="." if len(run.history) == 1 else None,
-                      label=fit(label, 50) if run is runs[0] else None)
+                      marker="o" if len(run.history) == 1 else None, markersize=4,
+                      label=label if run is runs[0] else None)
         last = [float(run.history[-1][column]) for run in runs]
         ends.append(f"{group.letter} ends at {in_words(last, '.3g')}")
     axes.set(xlabel="epoch", ylabel=title)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    count_epochs(axes, max(len(run.history) for group in groups for run in group.runs))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", fontsize=8, ncols=legend_columns)
     return Picture(f"compare_{column}", capitalized(title), "",

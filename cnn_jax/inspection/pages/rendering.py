@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cnn_jax import __version__
-from cnn_jax.inspection.draw.picture import IndexRow, Picture
+from cnn_jax.inspection.draw import picture as draw
+from cnn_jax.inspection.draw.picture import DPI, IndexRow, Picture
 
 TEMPLATES = Path(__file__).parent / "templates"
-DPI = 120  # of the pictures; CSS counts 96 pixels to the inch
 LONG = 24  # characters: longer words may break anywhere in a table
 LEAST = 0.75  # of its size in CSS pixels: how far a picture shrinks before it scrolls
 WIDE = 480  # CSS pixels: a wider picture takes a whole row, not a column
@@ -49,7 +49,7 @@ def render(template: str, **values: Any) -> str:
 def drawn(picture: Picture) -> dict[str, Any]:
     """Embeds a picture that has just been drawn."""
     file = io.BytesIO()
-    picture.figure.savefig(file, dpi=DPI, format="png")
+    draw.render(picture, file)
     return embedded(file.getvalue(), picture)
 
 

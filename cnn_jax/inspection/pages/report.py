@@ -1,13 +1,17 @@
 """report.html: everything about one run in one file, for screen, phone and paper."""
 
+import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import msgspec
 
 from cnn_jax import data
 from cnn_jax.config import default_config
+from cnn_jax.console import counted
 from cnn_jax.files import write_atomically
 from cnn_jax.inspection.draw.classification_metrics import describe_right
 from cnn_jax.inspection.draw.learning_curves import capitalized, caption, curves
@@ -16,7 +20,9 @@ from cnn_jax.inspection.explain.classification_metrics import MetricsFile
 from cnn_jax.inspection.pages.diagram import embedded_diagram
 from cnn_jax.inspection.pages.record import Record, fields, read_record
 from cnn_jax.inspection.pages.rendering import Table, drawn, render, stored
-from cnn_jax.networks.summary_files import Summary
+from cnn_jax.inspection.predictions_csv import FILES
+from cnn_jax.networks.parts import part_of
+from cnn_jax.networks.summary_files import SHORT, LayerRecord, Summary
 from cnn_jax.tasks.metrics import metric_names
 from cnn_jax.workdir import profile
 from cnn_jax.workdir.results import Results
@@ -26,6 +32,9 @@ Fact = tuple[str, str, str]  # name, value, note
 FILE, PICTURES = "report.html", "pictures"  # in a workdir
 # Pictures that are shown among the results.
 AT_END = ("confusion", "class_scores", "calibration", "mistakes", "mistake_maps")
+# Pictures of their own section.
+ERRORS = ("highest_loss", "confusion_cells", "neighbours", "label_errors")
+MANY, WORST = 30, 15  # classes that are folded away; those that are shown nevertheless
 # Field of a row of summary.json -> heading
 LAYER_COLUMNS = {"layer": "layer", "kind": "kind", "output_shape": "output",
                  "params": "parameters", "macs": "MACs", "memory_bytes": "bytes",
@@ -71,12 +80,17 @@ def page_of(record: Record) -> dict[str, Any]:
             record.history, int(best["epoch"]) if best else None)],
         "metrics": record.metrics and describe_metrics(record.metrics, step),
         "scores": record.metrics and score_table(record.metrics),
-        "results": [image for image in images if image["name"] in AT_END],
-        "pictures": sorted((image for image in images if image["name"] not in AT_END),
-                           key=lambda image: image["wide"]),  # columns, then rows
+        "worst": record.metrics and len(record.metrics.classes) > MANY
+        and worst_classes(record.metrics),
+        "results": by_width(image for image in images if image["name"] in AT_END),
+        "errors": by_width(image for image in images if image["name"] in ERRORS),
+        "predictions": sorted(path.name for path in record.folder.glob(
+            FILES.format("*"))),
+        "pictures": by_width(image for image in images
+                             if image["name"] not in (*AT_END, *ERRORS)),
         "inspected": any(image["name"] not in (*AT_END, "weights") for image in images),
         "network": record.summary and describe_network(record.summary),
-        "layers": record.summary and layer_table(record.summary),
+        "stages": stages(record.summary) if record.summary else [],
         "diagram": embedded_diagram(record.folder),
         "profile": record.profile and Table(
             profile.title(record.profile),
@@ -87,6 +101,11 @@ def page_of(record: Record) -> dict[str, Any]:
         "config": Table("The whole config", ("field", "value"), [
             (name, text(value)) for name, value in sorted(config.items())], words=2),
         "environment": record.results and environment(record.results)}
+
+
+def by_width(images: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sorts pictures: first those in columns, then those that take a row."""
+    return sorted(images, key=lambda image: image["wide"])
 
 
 def text(value: Any) -> str:
@@ -148,10 +167,35 @@ def accuracies(record: Record, split: str, figures: Mapping[str, Any], prefix: s
     accuracy = figures.get(prefix + "accuracy")
     if accuracy is None:
         return rows
+    simple = guesses(record, split)
     if task.unit == "pixel":  # pixels of an image are not independent
-        return [*rows, fact(f"{split} pixel accuracy", f"{accuracy:.2%}")]
-    return [*rows, fact(f"{split} accuracy", f"{accuracy:.2%}",
-                        precision(accuracy, count))]
+        return [*rows, fact(f"{split} pixel accuracy", f"{accuracy:.2%}", simple)]
+    return [*rows, fact(f"{split} accuracy", f"{accuracy:.2%}", "; ".join(
+        filter(None, (precision(accuracy, count), simple))))]
+
+
+def guesses(record: Record, split: str) -> str:
+    """Says how accurate a random guess is, and one that is always the most frequent
+    class, where that is more.
+
+    A random one of C classes is right with probability 1 / C, however frequent they
+    are. Where an image has several classes it returns ''.
+    """
+    metrics, classes = record.metrics, len(record.info.class_names)
+    if not data.task_of(record.config.data).exclusive or classes < 2:
+        return ""
+    text = chance(classes)
+    if metrics is not None and metrics.split == split:
+        most = max(metrics.classes, key=lambda row: row.examples)
+        share = most.examples / metrics.examples
+        if share * classes > 1.01:
+            text += f"; the most frequent class, {most.name}, has {share:.1%}"
+    return text
+
+
+def chance(classes: int) -> str:
+    """Says how probable it is that a random class is the right one."""
+    return f"chance is {100 / classes:.3g}%"
 
 
 def fact(name: str, value: str, note: str = "") -> Fact:
@@ -203,6 +247,15 @@ def score_table(metrics: MetricsFile) -> Table:
               *(share(metrics.mean[score]) for score in scores)))
 
 
+def worst_classes(metrics: MetricsFile) -> Table:
+    """Makes the rows of the classes with the lowest F1."""
+    worst = sorted(metrics.classes, key=lambda row: (row.f1 is None, row.f1))[:WORST]
+    table = score_table(msgspec.structs.replace(metrics, classes=worst))
+    return table._replace(
+        caption=f"The {WORST} of {len(metrics.classes):,} classes with the lowest F1 "
+        f"on the {metrics.split} split", last=None)
+
+
 def share(value: float | None) -> str:
     """Formats a share with three digits; a dash stands for 0 / 0."""
     return "-" if value is None else f"{value:.3f}"
@@ -217,14 +270,42 @@ def describe_network(summary: Summary) -> str:
             "many rows of input pixels as its field says.")
 
 
-def layer_table(summary: Summary) -> Table:
+class Stage(NamedTuple):
+    """Layers that the page shows together."""
+
+    title: str  # '' where they need none
+    layers: Table
+
+
+def stages(summary: Summary) -> list[Stage]:
+    """Makes a table for each part of a network, such as stage1; see `part_of`.
+
+    A network with few layers has one table.
+    """
+    title = f"Layers of {summary.model}"
+    if len(summary.layers) <= SHORT:
+        return [Stage("", layer_table(title, summary.layers))]
+    parts = itertools.groupby(summary.layers,
+                              lambda row: part_of(row.layer.split("/")[0]))
+    return [Stage(describe_part(name, layers), layer_table(f"Layers of {name}", layers))
+            for name, layers in ((name, list(rows)) for name, rows in parts)]
+
+
+def describe_part(name: str, layers: Sequence[LayerRecord]) -> str:
+    """Returns 'stage1: 7 layers, output 8x8x16, 4,672 parameters, 295,936 MACs'."""
+    return (f"{name}: {counted(len(layers), 'layer')}, output "
+            f"{layers[-1].output_shape}, {sum(row.params for row in layers):,} "
+            f"parameters, {sum(row.macs for row in layers):,} MACs")
+
+
+def layer_table(title: str, layers: Sequence[LayerRecord]) -> Table:
     """Makes a row for each layer from summary.json."""
     def cell(value: str | int | None) -> str:
         return f"{value:,}" if isinstance(value, int) else value or ""
 
-    return Table(f"Layers of {summary.model}", tuple(LAYER_COLUMNS.values()),
+    return Table(title, tuple(LAYER_COLUMNS.values()),
                  [tuple(cell(getattr(layer, name)) for name in LAYER_COLUMNS)
-                  for layer in summary.layers], words=3)
+                  for layer in layers], words=3)
 
 
 def environment(results: Results) -> Table:
