@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from PIL import Image
 
 from cnn_jax.data import boxes, colour, crops
@@ -19,7 +20,6 @@ from cnn_jax.data.images import Preprocessing, read_image
 torch = pytest.importorskip("torch", reason="needs torch")
 transforms = pytest.importorskip("torchvision.transforms.v2",
                                  reason="needs torchvision")
-stats = pytest.importorskip("scipy.stats")  # slow to import: after the skips above
 pytestmark = pytest.mark.slow
 
 RNG = np.random.default_rng(4)
@@ -133,7 +133,7 @@ def test_random_resized_crops_have_their_distribution(height, width, count):
             error = np.sqrt((x.var(0) + y.var(0)) / count)
             assert (np.abs(x.mean(0) - y.mean(0)) < 5 * error).all(), power
         for mine, other in zip(a.T, b.T):
-            assert stats.ks_2samp(mine, other).pvalue > 1e-4
+            assert scipy.stats.ks_2samp(mine, other).pvalue > 1e-4
 
 
 def test_random_erasing_has_their_distribution():
@@ -148,7 +148,7 @@ def test_random_erasing_has_their_distribution():
     error = np.sqrt((got.var(0) + want.var(0)) / count)
     assert (np.abs(got.mean(0) - want.mean(0)) < 5 * error).all()
     for mine, other in zip(got.T, want.T):
-        assert stats.ks_2samp(mine, other).pvalue > 1e-4
+        assert scipy.stats.ks_2samp(mine, other).pvalue > 1e-4
 
 
 def test_a_crop_that_is_read_has_their_pixels():

@@ -26,7 +26,8 @@ PLAIN = {
 # the same parameters for both.
 GROWING = PLAIN | {"progressive.sides": (7, 8), "progressive.epochs": (0, 2),
                    "progressive.multiple": 4}
-IN_CALLS = GROWING | {"steps_per_call": 3}  # 3 + 1 steps an epoch
+IN_CALLS = GROWING | {  # 3 + 1 steps an epoch
+    "steps_per_call": 3, "data.scaling": "standard", "data.prefetch": 1}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,8 @@ def test_each_epoch_sees_its_size_and_nothing_else_changes(grown, tmp_path):
     trained = {shape[1:3] for shape in grown.shapes if shape[0] == 16}
     others = {shape[1:3] for shape in grown.shapes if shape[0] != 16}
     assert trained == {(7, 7), (8, 8)} and others == {(8, 8)}
-    training.run(tiny(PLAIN | {"steps_per_call": 3}), tmp_path, quiet=True)
+    training.run(tiny(IN_CALLS | {"progressive.sides": None,
+                                  "progressive.epochs": None}), tmp_path, quiet=True)
     ours, theirs = map(read_rows, (grown.workdir, tmp_path))
     for field in ("kind", "step", "learning_rate"):
         assert [row[field] for row in ours] == [row[field] for row in theirs]
@@ -93,6 +95,7 @@ def test_it_resumes_in_mid_growth_with_the_same_bits(whole, tmp_path, step, caps
 
 
 def test_a_streamed_run_is_that_in_memory(whole, tmp_path):
+    """Also of a set that is no folder, with several steps a call."""
     training.run(tiny(IN_CALLS | {"data.stream": True}), tmp_path, quiet=True)
     assert losses(tmp_path) == losses(whole)
     assert_same_run(tmp_path, whole)

@@ -125,13 +125,15 @@ def test_nothing_waits_for_a_process_that_is_killed(folder, tmp_path, victim):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [
-    pytest.param({"data.name": "shapes_segmentation", "data.split": "first",
-                  "data.limit": 12, "model.name": "shapes_fcn",
-                  "augment.crop_scale": (0.3, 1.0)}, marks=pytest.mark.slow),
+    {"data.name": "shapes_segmentation", "data.split": "first", "data.limit": 12,
+     "model.name": "shapes_fcn", "augment.crop_scale": (0.3, 1.0)},
     {"data.limit": 40, "steps_per_call": 2, "data.scaling": "standard",
      "augment.mixup": 0.4, "data.prefetch": 1}], ids=["masks", "several steps a call"])
 def test_any_set_can_be_streamed(tmp_path, changes):
+    """test_progressive_runs.py streams digits, several steps a call, among fast tests.
+    """
     changes = changes | {"epochs": 1, "batch_size": 4, "data.validation_count": 12}
     hashes = {training.run(tiny(changes | {"data.stream": stream}),
                            tmp_path / str(stream), quiet=True).params_sha256
