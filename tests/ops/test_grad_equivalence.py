@@ -147,8 +147,19 @@ def test_seeded_subset(name, row):
     check(name, row)
 
 
+def pytest_generate_tests(metafunc):
+    """Makes the tests of the full table only where slow ones run.
+
+    Each process of the fast tests would collect them, for two seconds.
+    """
+    tables = {test_full_table: CASES,
+              test_bfloat16_table: [case for case in CASES if case[1] % 13 == 0]}
+    if cases := tables.get(metafunc.function):
+        fast = metafunc.config.option.markexpr == "not slow"
+        metafunc.parametrize("name, row", cases[:1] if fast else cases)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name, row", CASES)
 def test_full_table(name, row):
     _skip_without_numba(name)
     check(name, row)
@@ -161,8 +172,6 @@ def test_bfloat16(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, row", [
-    case for case in CASES if case[1] % 13 == 0])
 def test_bfloat16_table(name, row):
     _skip_without_numba(name)
     check(name, row, "bfloat16")
