@@ -21,7 +21,6 @@ from cnn_jax.training.peers import watch
 from cnn_jax.training.setup import Run, open_run, restore_or_init
 from cnn_jax.training.signals import Stopped, stop_signals
 from cnn_jax.workdir.progress import Progress
-from cnn_jax.workdir.results import FILE as RESULTS
 from cnn_jax.workdir.results import Results
 
 
@@ -72,8 +71,8 @@ def run(config: ConfigDict, workdir: str | Path | None = None, quiet: bool = Fal
                 try:
                     draw(opened, finished, progress)
                 except UNDRAWN as error:
-                    if not (opened.workdir / RESULTS).exists():
-                        raise  # the workdir has gone
+                    if not (opened.workdir / "config.json").exists():
+                        raise  # the workdir has gone; the results lie in a new one
                     Reporter(stderr=True).line(
                         "cnn_jax: without pictures and report: "
                         f"{one_line(first_line(error))}; the run is complete, and the "
