@@ -33,9 +33,10 @@ import jaxlib
 from cnn_jax import files
 from cnn_jax.errors import InputError
 
-SOURCE = Path(__file__).with_name("convolution.cc")
+FOLDER = Path(__file__).parent
+SOURCES = FOLDER / "convolution.cc", FOLDER / "network.cc"
 WHEELS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-w")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-w")
 SECONDS = 300  # compiling takes 8; another process waits this long for its end
 
 
@@ -117,7 +118,7 @@ def built_path(onednn: OneDNN) -> Path:
     """Names the file of the build against this oneDNN, present or not."""
     state = onednn.library.stat()
     key = hashlib.sha256()
-    for source in sorted([SOURCE, *SOURCE.parent.glob("*.h")]):
+    for source in [*SOURCES, *sorted(FOLDER.glob("*.h"))]:
         key.update(source.read_bytes())
     key.update(repr((FLAGS, jaxlib.__version__, processor(), str(onednn.library),
                      state.st_size, state.st_mtime_ns)).encode())
@@ -137,8 +138,8 @@ def command(onednn: OneDNN, output: Path) -> list[str]:
         raise BuildError(f"CXX={os.environ['CXX']} is not a command line ({error}): "
                          "set it to a compiler, such as g++") from error
     return [*compiler, *FLAGS, "-I", jax.ffi.include_dir(),
-            "-I", str(onednn.include), str(SOURCE), "-o", str(output), *libraries,
-            "-lpthread"]
+            "-I", str(onednn.include), *map(str, SOURCES), "-o", str(output),
+            *libraries, "-lpthread"]
 
 
 def build(onednn: OneDNN, force: bool = False) -> Path:

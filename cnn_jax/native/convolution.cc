@@ -12,55 +12,29 @@
 // flavour then serves one call at a time, always from the same thread; its thread-pool
 // flavour runs on XLA's threads.
 #include <algorithm>
-#include <condition_variable>
 #include <cstdint>
-#include <functional>
-#include <future>
 #include <memory>
 #include <mutex>
-#include <queue>
 #include <string>
-#include <thread>
 #include <type_traits>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
-#include "oneapi/dnnl/dnnl.hpp"
+#include "onednn.h"
 #include "winograd.h"
 #include "workers.h"
 #include "xla/ffi/api/ffi.h"
-
-#if DNNL_CPU_THREADING_RUNTIME == DNNL_RUNTIME_THREADPOOL
-#define ON_XLA_THREADS
-#include "oneapi/dnnl/dnnl_threadpool.hpp"
-#elif DNNL_CPU_THREADING_RUNTIME == DNNL_RUNTIME_OMP
-#define ON_OPENMP
-extern "C" int omp_get_max_threads();  // in the OpenMP that oneDNN brings along
-extern "C" void omp_set_num_threads(int);
-#endif
 
 namespace {
 
 namespace ffi = xla::ffi;
 using dnnl::memory;
-using Dims = std::vector<int64_t>;
 using Integers = ffi::Span<const int64_t>;
 
 constexpr size_t kMostPrimitives = 1024;  // kept at most; no program has more
 
 enum Pass : int64_t { kForward, kInputGradient, kWeightGradient };
-
-dnnl::engine& Engine() {
-  static dnnl::engine engine(dnnl::engine::kind::cpu, 0);
-  return engine;
-}
-
-int64_t Count(const Dims& dims) {
-  int64_t count = 1;
-  for (int64_t n : dims) count *= n;
-  return count;
-}
 
 std::string Text(const Dims& dims) {
   std::string text = "[";
@@ -256,64 +230,7 @@ struct Solver {
   }
 };
 
-#ifdef ON_XLA_THREADS
-// Lets oneDNN run on XLA's threads.
-class Threads : public dnnl::threadpool_interop::threadpool_iface {
- public:
-  Threads(ffi::ThreadPool* pool, int count) : pool_(pool), count_(count) {}
-  int get_num_threads() const override { return count_; }
-  bool get_in_parallel() const override { return busy; }
-  uint64_t get_flags() const override { return 0; }
-  void wait() {}  // later versions of oneDNN ask for it of asynchronous pools
-  void parallel_for(int n, const std::function<void(int, int)>& body) override {
-    ParallelFor(*pool_, n, busy ? 0 : std::min(n, count_) - 1, [&](int i) {
-      const bool outer = std::exchange(busy, true);
-      body(i, n);
-      busy = outer;
-    });
-  }
-
- private:
-  static inline thread_local bool busy = false;
-  ffi::ThreadPool* pool_;
-  int count_;
-};
-#else
-// Makes all calls from one thread. OpenMP keeps a team of threads for every thread that
-// ever called it, and XLA calls from all of its own: n cores would have n teams.
-class Caller {
- public:
-  Caller() { std::thread([this] { Serve(); }).detach(); }
-
-  void Run(std::function<void()> call) {
-    std::packaged_task<void()> task(std::move(call));
-    std::future<void> done = task.get_future();
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      waiting_.push(std::move(task));
-    }
-    arrived_.notify_one();
-    done.get();  // throws what the call threw
-  }
-
- private:
-  void Serve() {
-    for (;;) {
-      std::unique_lock<std::mutex> lock(mutex_);
-      arrived_.wait(lock, [this] { return !waiting_.empty(); });
-      std::packaged_task<void()> task = std::move(waiting_.front());
-      waiting_.pop();
-      lock.unlock();
-      task();
-    }
-  }
-
-  std::mutex mutex_;
-  std::condition_variable arrived_;
-  std::queue<std::packaged_task<void()>> waiting_;
-};
-#endif
-
+// threads: 1 for the calling thread alone, -n where oneDNN divides the work among n.
 std::shared_ptr<Solver> SolverOf(const Problem& problem, int threads) {
   static std::mutex mutex;
   static auto* kept = new std::unordered_map<std::string, std::shared_ptr<Solver>>;
@@ -322,45 +239,25 @@ std::shared_ptr<Solver> SolverOf(const Problem& problem, int threads) {
   if (auto found = kept->find(key); found != kept->end()) return found->second;
   if (kept->size() >= kMostPrimitives) kept->clear();
 #ifdef ON_XLA_THREADS
-  dnnl_threadpool_interop_set_max_concurrency(threads);
+  dnnl_threadpool_interop_set_max_concurrency(std::abs(threads));
 #endif
   return (*kept)[key] = std::make_shared<Solver>(problem);
 }
 
 // Solves on all threads; oneDNN divides the work.
 void SolveWhole(const Problem& problem, const std::vector<void*>& data,
-                [[maybe_unused]] ffi::ThreadPool& pool,
-                [[maybe_unused]] int count) {
-#ifdef ON_XLA_THREADS
-  Threads threads(&pool, count);
-  auto stream = dnnl::threadpool_interop::make_stream(Engine(), &threads);
-  SolverOf(problem, count)->Run(stream, data);
-#else
-  static auto* caller = new Caller;  // its thread may outlive exit()
-  caller->Run([&] {
-    dnnl::stream stream(Engine());
-    SolverOf(problem, 0)->Run(stream, data);
+                ffi::ThreadPool& pool, int threads) {
+  OnAllThreads(pool, threads, [&](dnnl::stream& stream) {
+    SolverOf(problem, -threads)->Run(stream, data);
   });
-#endif
 }
 
 // Solves on the calling thread alone.
 void SolveAlone(const Problem& problem, const std::vector<void*>& data,
-                [[maybe_unused]] ffi::ThreadPool& pool) {
-#ifdef ON_XLA_THREADS
-  Threads threads(&pool, 1);
-  auto stream = dnnl::threadpool_interop::make_stream(Engine(), &threads);
-#else
-  dnnl::stream stream(Engine());
-#endif
-#ifdef ON_OPENMP
-  struct One {  // OpenMP starts no team for a thread that wants one thread
-    const int before = omp_get_max_threads();
-    One() { omp_set_num_threads(1); }
-    ~One() { omp_set_num_threads(before); }
-  } one;
-#endif
-  SolverOf(problem, 1)->Run(stream, data);
+                ffi::ThreadPool& pool) {
+  OnThisThread(pool, [&](dnnl::stream& stream) {
+    SolverOf(problem, 1)->Run(stream, data);
+  });
 }
 
 // Tells whether each thread should solve images of its own. The threads must have nearly

@@ -20,8 +20,8 @@ from jax.interpreters import mlir
 from cnn_jax.errors import InputError
 from cnn_jax.native import build
 
-# The handlers in convolution.cc, and their names in XLA.
-TARGET, SUMS = "cnn_jax_convolution", "cnn_jax_sums"
+# The handlers in convolution.cc and network.cc, and their names in XLA.
+TARGET, SUMS, NETWORK = "cnn_jax_convolution", "cnn_jax_sums", "cnn_jax_network"
 
 # JAX's list of primitives whose lowering must know the devices of the program, as one
 # that holds a custom_partitioning does. JAX has no public name for the list.
@@ -41,6 +41,7 @@ class Library(NamedTuple):
     version: str
     bfloat16: bool  # the CPU has instructions for it
     threads: str    # what it runs on: 'OpenMP', "XLA's threads", ...
+    loaded: ctypes.CDLL
 
     def __str__(self) -> str:
         return f"oneDNN {self.version} ({self.threads})"
@@ -114,7 +115,7 @@ def _register() -> Library:
                                "CNN_JAX_CACHE to a folder of your own")
     try:
         loaded = ctypes.CDLL(str(path))
-        handlers = {name: getattr(loaded, name) for name in (TARGET, SUMS)}
+        handlers = {name: getattr(loaded, name) for name in (TARGET, SUMS, NETWORK)}
     except (OSError, AttributeError) as error:
         raise build.BuildError(f"{error}: python -m cnn_jax.native.build --force "
                                "builds it again") from error
@@ -126,4 +127,11 @@ def _register() -> Library:
     version = loaded.cnn_jax_onednn_version()
     return Library(f"{version // 10000}.{version // 100 % 100}.{version % 100}",
                    bool(loaded.cnn_jax_has_bfloat16()),
-                   loaded.cnn_jax_threads().decode())
+                   loaded.cnn_jax_threads().decode(), loaded)
+
+
+def drop_weights(number: int) -> None:
+    """Frees the kernels that network.cc has packed for the weights of this number."""
+    library = load()
+    if library is not None:
+        library.loaded.cnn_jax_network_drop(ctypes.c_int32(number))

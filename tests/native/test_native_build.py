@@ -102,8 +102,8 @@ def test_the_name_holds_what_it_depends_on(place, monkeypatch):
     monkeypatch.setattr(build, "processor", lambda: "another CPU")
     differs()
     changed = place / "convolution.cc"
-    changed.write_bytes(build.SOURCE.read_bytes() + b"\n")
-    monkeypatch.setattr(build, "SOURCE", changed)
+    changed.write_bytes(build.SOURCES[0].read_bytes() + b"\n")
+    monkeypatch.setattr(build, "SOURCES", (changed, *build.SOURCES[1:]))
     differs()
     assert build.built_path(onednn) in seen
 
@@ -242,7 +242,7 @@ def test_the_thread_pool_flavour_compiles(tmp_path):
         file.write_text(file.read_text().replace(old, new))
     done = subprocess.run(
         ["g++", "-std=c++17", "-fsyntax-only", "-I", jax.ffi.include_dir(), "-I",
-         str(include), str(build.SOURCE)], capture_output=True, text=True)
+         str(include), *map(str, build.SOURCES)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[:2000]
 
 

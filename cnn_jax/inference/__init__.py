@@ -1,0 +1,16 @@
+"""A network in evaluation, compiled for speed.
+
+    compiled = inference.compile(network, variables, (224, 224, 3))
+    logits = compiled(images)  # images [N, H, W, C], scaled as in training
+
+Batch norm, sums and activations become part of the layers before them. On a CPU with
+`cnn_jax.native`, one call computes all layers, with kernels that are packed once.
+
+    fuse.py      graph -> the same values in fewer operations
+    program.py   graph -> calls of native/network.cc
+    compiled.py  both together, in the place of a network
+"""
+
+from cnn_jax.inference.compiled import Compiled, compile, fastest
+
+__all__ = ["Compiled", "compile", "fastest"]

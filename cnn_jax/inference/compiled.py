@@ -1,0 +1,88 @@
+"""`Compiled`: the evaluation of a network, in the place of the network."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from cnn_jax.errors import InputError
+from cnn_jax.inference.fuse import fuse
+from cnn_jax.inference.program import Program, partition
+from cnn_jax.layers import Layers
+from cnn_jax.native import library
+from cnn_jax.networks.graph import Graph, layer_graph
+from cnn_jax.networks.trace import ImageShape
+
+Variables = Mapping[str, Any]
+
+
+class Compiled:
+    """The evaluation of a network: a function of images, scaled as in training.
+
+    variables: {"params": the network's own arrays, folded, in a list with an entry for
+        each part of the program}. Like a network,
+        `apply(variables, images, train=False)` may be called inside `jit` with them.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.input, self.output = graph.nodes[0].name, graph.nodes[-1].name
+        self.parts = [*partition(graph)] if runs_natively() else [*graph.nodes[1:]]
+        self.variables: Variables = {"params": [
+            part.weights() if isinstance(part, Program) else part.params
+            for part in self.parts]}
+        self._run = jax.jit(self.apply)
+
+    def apply(self, variables: Variables, images: jax.Array,
+              train: bool = False) -> jax.Array:
+        """Computes what the network's `apply` returns in evaluation, up to rounding."""
+        if train:
+            raise ValueError("a compiled network is for evaluation: train is True")
+        values = {self.input: images}
+        for part, params in zip(self.parts, variables["params"]):
+            inputs = [values[name] for name in part.inputs]
+            if isinstance(part, Program):
+                values.update(part.run(params, *inputs))
+            else:
+                values[part.name] = part.operation(params, *inputs)
+        return values[self.output]
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Computes the output for images [N, H, W, C]."""
+        return self._run(self.variables, images)
+
+
+def compile(network: nn.Module, variables: Variables,
+            image_shape: ImageShape) -> Compiled:
+    """Compiles the evaluation of a network with these variables, in float32.
+
+    variables: {"params": ..., "batch_stats": ...}. They are copied, so that later
+        changes have no effect.
+    Raises InputError for a network that has no layer graph (`graph.layer_graph`).
+    """
+    return Compiled(fuse(layer_graph(
+        network, jax.tree.map(np.asarray, variables), image_shape)))
+
+
+def fastest(network: nn.Module, variables: Variables, image_shape: ImageShape,
+            devices: int = 1) -> tuple[Any, Variables]:
+    """Returns (network, variables) whose `apply` is the fastest in evaluation.
+
+    They are those of `compile` on one CPU device with `cnn_jax.native`, unless the
+    network was made for another dtype or implementation, or has no layer graph; then
+    they are the given ones.
+    """
+    layers = getattr(network, "layers", Layers())
+    plain = (layers.conv, layers.pool, layers.dtype) == ("auto", "auto", "float32")
+    if not plain or devices > 1 or not runs_natively():
+        return network, variables
+    try:
+        compiled = compile(network, variables, image_shape)
+    except InputError:  # an operation of the user's own network
+        return network, variables
+    return compiled, compiled.variables
+
+
+def runs_natively() -> bool:
+    return jax.default_backend() == "cpu" and library.load() is not None

@@ -1,0 +1,74 @@
+"""Recognizes layers that a network computes by functions of JAX."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from cnn_jax.networks.graph import Graph, Node
+from cnn_jax.networks.graph.operations import (Activation, Conv, Dense, Elementwise,
+                                               GlobalAvgPool, Reduce, Reshape)
+
+
+def simplify(graph: Graph) -> Graph:
+    """Replaces max(x, 0) by ReLU, a sum over pixels and its division by the mean, and
+    adds a constant vector to the bias of the layer before it."""
+    consumers = graph.consumers()
+    kept: dict[str, Node] = {}
+    for node in graph.nodes:
+        before = kept.get(node.inputs[0]) if node.inputs else None
+        if before is not None and len(consumers[before.name]) > 1:
+            before = None  # its own value is needed too
+        kept[node.name] = (relu(node) or before and (
+            mean(node, before, kept) or biased(node, before)) or node)
+    return Graph(graph.network, needed(kept, graph.nodes[-1].name))
+
+
+def needed(nodes: dict[str, Node], output: str) -> tuple[Node, ...]:
+    """Lists the nodes that the output depends on, in order."""
+    wanted = {output}
+    for name, node in reversed(nodes.items()):
+        if name in wanted:
+            wanted.update(node.inputs)
+    return tuple(node for name, node in nodes.items() if name in wanted)
+
+
+def constant(node: Node, kind: str) -> Any:
+    """Returns c of x kind c; None for anything else."""
+    is_kind = (isinstance(node.operation, Elementwise) and node.operation.kind == kind
+               and len(node.inputs) == 1)
+    return node.params.get("1") if is_kind else None
+
+
+def relu(node: Node) -> Node | None:
+    bound = constant(node, "max")
+    if bound is None or np.ndim(bound) or float(bound) != 0:
+        return None
+    return dataclasses.replace(node, operation=Activation("relu"), params={})
+
+
+def mean(node: Node, before: Node, kept: dict[str, Node]) -> Node | None:
+    count = constant(node, "div")
+    if count is None or np.ndim(count) or not isinstance(before.operation, Reduce):
+        return None
+    summed = kept[before.inputs[0]]
+    pixels = summed.shape[:-1]
+    axes = tuple(range(1, len(pixels) + 1))
+    if before.operation != Reduce("sum", axes) or float(count) != np.prod(pixels):
+        return None
+    if isinstance(summed.operation, Reshape):  # [H, W, C] -> [H W, C]
+        summed = kept[summed.inputs[0]]
+    if len(summed.shape) != 3 or summed.shape[-1:] != before.shape:
+        return None
+    return dataclasses.replace(node, operation=GlobalAvgPool(), inputs=(summed.name,),
+                               params={})
+
+
+def biased(node: Node, before: Node) -> Node | None:
+    shift = constant(node, "add")
+    if (shift is None or not isinstance(before.operation, (Conv, Dense))
+            or "bias" in before.params or np.size(shift) != node.shape[-1]
+            or np.shape(shift)[-1:] != node.shape[-1:] or before.shape != node.shape):
+        return None
+    return dataclasses.replace(before, name=node.name, params={
+        **before.params, "bias": np.reshape(shift, -1)})

@@ -1,0 +1,200 @@
+"""A compiled network computes what the network does."""
+
+import concurrent.futures
+import gc
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.support.graph_networks import (FunctionsNetwork, LayersNetwork,
+                                          random_variables)
+
+from cnn_jax import inference, networks
+from cnn_jax.inference.compiled import Compiled
+from cnn_jax.inference.fuse import Fused, Join, Sum, fuse
+from cnn_jax.inference.program import Program
+from cnn_jax.layers import Layers
+from cnn_jax.native import library
+from cnn_jax.networks.graph import layer_graph, run
+from cnn_jax.networks.inputs import smallest_size
+
+needs_library = pytest.mark.skipif(library.load() is None,
+                                   reason=f"without oneDNN: {library.describe()}")
+
+# At most: the largest difference from float64 / the standard deviation of the outputs.
+ERROR = 1e-5
+# One network of each family, at its smallest size, and sizes that leave remainders.
+FEW = {"lenet5": (32, 32, 1), "alexnet": (67, 71, 3), "resnet18_v2": (33, 31, 3),
+       "googlenet_torchvision": (32, 32, 3), "mobilenet_v2": (33, 33, 3),
+       "cifar_resnet20": (15, 16, 3), "squeezenet1_0": (32, 29, 3),
+       "selu_cnn": (28, 28, 1), "shapes_fcn": (32, 32, 3), "tf2_lenet5": (32, 32, 1)}
+SHORT = {"blocks": (2, 1, 2, 1)}  # a DenseNet
+WIDE = {"resnext101_64x4d", "cifar_resnet1202", "cifar_resnet1001_preact"}
+
+
+def pixels(count, shape, dtype=np.float32, seed=1):
+    return np.random.default_rng(seed).normal(size=(count, *shape)).astype(dtype)
+
+
+def exactly(graph, images):
+    """Runs the graph in float64."""
+    with jax.enable_x64(True):
+        return np.asarray(jax.jit(lambda images, params: run(graph, images, params))(
+            images.astype(np.float64), jax.tree.map(
+                lambda array: np.asarray(array, np.float64), graph.params)))
+
+
+def drawn(name, shape=None, **fields):
+    """Makes (network, variables, graph) of a registered network."""
+    row = networks.NETWORKS[name]
+    network = networks.create(name, 7, **fields)
+    if shape is None:
+        side = smallest_size(network, row.input_shape[2])
+        shape = (side, side, row.input_shape[2])
+    variables = random_variables(network, shape)
+    return network, variables, layer_graph(network, variables, shape)
+
+
+def check(network, variables, graph, counts=(1, 2, 3)):
+    compiled = inference.compile(network, variables, graph.image_shape)
+    images = pixels(max(counts), graph.image_shape)
+    expected = exactly(graph, images)
+    for count in counts:
+        found = np.asarray(compiled(images[:count]))
+        assert found.dtype == np.float32 and found.shape == expected[:count].shape
+        error = np.abs(found - expected[:count]).max() / expected.std()
+        assert error <= ERROR, (graph.network, count, error)
+    return compiled
+
+
+@pytest.mark.parametrize("network, shape", [
+    (LayersNetwork(), (13, 12, 3)), (FunctionsNetwork(), (11, 13, 3))])
+def test_fused_operations_are_those_of_the_graph(network, shape):
+    variables = random_variables(network, shape, np.float64)
+    with jax.enable_x64(True):
+        graph = layer_graph(network, variables, shape)
+        fused, images = fuse(graph), pixels(2, shape, np.float64)
+        expected = np.asarray(run(graph, images))
+        np.testing.assert_allclose(run(fused, images), expected,
+                                   atol=1e-12 * expected.std())
+    assert len(fused.nodes) < len(graph.nodes)
+
+
+@pytest.mark.parametrize("name, fields, kinds", [
+    ("resnet18", {}, {Fused: 21, Sum: 0, Join: 0}),
+    # A batch norm that follows a convolution of its block is folded. The others, with
+    # their ReLU, join the features: before 6 layers, in 3 transitions, at the end.
+    ("densenet121", SHORT, {Fused: 17, Sum: 0, Join: 10})])
+def test_what_is_left_of_a_network(name, fields, kinds):
+    """Convolutions and the head; sums and activations belong to them."""
+    operations = [type(node.operation)
+                  for node in fuse(drawn(name, **fields)[2]).nodes]
+    assert {kind: operations.count(kind) for kind in kinds} == kinds
+
+
+@needs_library
+def test_features_that_are_joined_again_and_again():
+    check(*drawn("densenet121", (32, 35, 3), **SHORT))
+
+
+@needs_library
+@pytest.mark.parametrize("network, shape", [
+    (LayersNetwork(), (13, 12, 3)), (FunctionsNetwork(), (11, 13, 3))])
+def test_networks_of_all_operations(network, shape):
+    """Parts of them are XLA's."""
+    variables = random_variables(network, shape)
+    compiled = check(network, variables, layer_graph(network, variables, shape))
+    assert {isinstance(part, Program) for part in compiled.parts} == {True, False}
+
+
+@needs_library
+@pytest.mark.parametrize("name, shape", FEW.items(), ids=FEW)
+def test_registered_networks(name, shape):
+    compiled = check(*drawn(name, shape))
+    # It has transposed convolutions.
+    assert (len(compiled.parts) == 1) == (name != "shapes_fcn")
+
+
+@needs_library
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in networks.NETWORKS
+                                  if name not in WIDE])
+def test_every_registered_network(name):
+    check(*drawn(name), counts=(3,))
+
+
+@needs_library
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 16, 33])
+def test_any_number_of_images(count):
+    """Threads divide them, a few go together, and the dense layers take all."""
+    network, variables, graph = drawn("lenet5", (32, 32, 1))
+    check(network, variables, graph, (count,))
+
+
+@needs_library
+def test_weights_are_arguments():
+    """One program serves all weights of a network, inside `jit` too."""
+    shape = 28, 28, 1
+    network, variables, graph = drawn("ai_edu_mnist_cnn", shape)
+    others = jax.tree.map(lambda array: array * 1.1, variables)
+    first, second = (inference.compile(network, v, shape)
+                     for v in (variables, others))
+    images = pixels(2, shape)
+    apply = jax.jit(first.apply)
+    for compiled in (first, second, first):
+        found = apply(compiled.variables, images)
+        assert np.array_equal(found, compiled(images))
+    assert not np.array_equal(first(images), second(images))
+    with pytest.raises(ValueError, match="train"):
+        first.apply(first.variables, images, train=True)
+
+
+@needs_library
+def test_it_may_be_dropped_while_it_computes():
+    network, variables, graph = drawn("selu_cnn", (28, 28, 1))
+    images = pixels(64, (28, 28, 1))
+    expected = exactly(graph, images)
+    for _ in range(5):
+        found = inference.compile(network, variables, (28, 28, 1))(images)
+        gc.collect()
+        np.testing.assert_allclose(found, expected, atol=ERROR * expected.std())
+
+
+@needs_library
+def test_threads_may_call_it_at_once():
+    network, variables, graph = drawn("mobilenet_v2", (32, 32, 3))
+    compiled = inference.compile(network, variables, (32, 32, 3))
+    images = [pixels(count, (32, 32, 3), seed=count) for count in (1, 2, 3, 4)]
+    expected = [np.asarray(compiled(batch)) for batch in images]
+    start = threading.Barrier(4)
+
+    def call(number):
+        start.wait()
+        return [np.asarray(compiled(images[number])) for _ in range(10)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for number, results in enumerate(pool.map(call, range(4))):
+            for found in results:
+                np.testing.assert_array_equal(found, expected[number])
+
+
+def test_without_the_library(no_onednn):
+    network, variables, graph = drawn("lenet5", (32, 32, 1))
+    compiled = check(network, variables, graph, (2,))
+    assert not any(isinstance(part, Program) for part in compiled.parts)
+
+
+@needs_library
+def test_what_is_fastest():
+    shape = 28, 28, 1
+    for layers, devices, is_compiled in (
+            (Layers(), 1, True), (Layers(), 2, False),
+            (Layers(conv="im2col"), 1, False), (Layers(dtype="bfloat16"), 1, False)):
+        network = networks.create("ai_edu_mnist_cnn", 7, layers)
+        variables = random_variables(network, shape)
+        found, weights = inference.fastest(network, variables, shape, devices)
+        assert isinstance(found, Compiled) == is_compiled
+        assert (weights is variables) != is_compiled
+        logits = found.apply(weights, jnp.zeros((1, *shape)), train=False)
+        assert logits.shape == (1, 7)
