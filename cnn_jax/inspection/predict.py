@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnn_jax import data
+from cnn_jax import data, inference
 from cnn_jax.console import Reporter
 from cnn_jax.data.images import Preprocessing, find_images
 from cnn_jax.errors import InputError, one_line
@@ -111,7 +111,9 @@ def prediction_program(run: Trained, size: int
         logits = compute_logits(network, variables, images)
         return task.scores(logits), task.predict(logits)
 
-    return batch_program(function, run.network, run.variables, run.info.scaling, size)
+    network, variables = inference.fastest(run.network, run.variables,
+                                           run.info.image_shape)
+    return batch_program(function, network, variables, run.info.scaling, size)
 
 
 def as_json(prediction: Prediction, task: Task) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax import data, ops
+from cnn_jax import data, inference, ops
 from cnn_jax.data.scaling import Scaling, scale
 from cnn_jax.inspection.explain.grad_cam import grad_cam, pick_cam_layer
 from cnn_jax.inspection.explain.scores import predicted_classes
@@ -47,15 +47,18 @@ def compile_answer(trained: Trained
 
     The program of a layer is compiled at its first use.
     """
-    program = ops.jit(
-        functools.partial(
-            answer, network=trained.network, scaling=trained.info.scaling,
-            task=data.task_of(trained.config.data)),
-        static_argnames="layer")
-    # An argument: a closure would compile the parameters in as constants.
-    variables = jax.device_put(trained.variables)
-    return lambda pixels, index, layer: program(
-        variables, pixels, np.int32(index), layer=layer)
+    def program_of(network: Any, variables: Any) -> Callable[..., Answer]:
+        # Variables are an argument: a closure would compile them in as constants.
+        return functools.partial(ops.jit(functools.partial(
+            answer, network=network, scaling=trained.info.scaling,
+            task=data.task_of(trained.config.data)), static_argnames="layer"),
+            jax.device_put(variables))
+
+    explaining = program_of(trained.network, trained.variables)
+    plain = program_of(*inference.fastest(
+        trained.network, trained.variables, trained.info.image_shape))
+    return lambda pixels, index, layer: (plain if layer is None else explaining)(
+        pixels, np.int32(index), layer=layer)
 
 
 def answer(variables: Any, pixels: jax.Array, index: jax.Array, layer: str | None,

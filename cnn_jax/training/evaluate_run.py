@@ -9,7 +9,7 @@ from cnn_jax.console import Reporter, split_line
 from cnn_jax.networks.summary import layer_table
 from cnn_jax.training import parallel
 from cnn_jax.training.eval_batch import largest_batch
-from cnn_jax.training.evaluate import make_evaluation
+from cnn_jax.training.evaluate import fastest, make_evaluation
 from cnn_jax.training.evaluate_pretrained import evaluate_pretrained
 from cnn_jax.training.feed import open_feed
 from cnn_jax.training.recipe import abstract_state, create_recipe
@@ -40,9 +40,10 @@ def evaluate_run(workdir: Path, config: ConfigDict | None = None,
         dataset = load_data(workdir, config)
     report.line(f"data: {dataset.source}")
     report.line(f"checkpoint: step {folder.name} of {workdir}")
-    state = placement.replicate(host_state)
     largest = largest_batch(config, layer_table(recipe.model, info.image_shape),
                             placement, report)
+    recipe, host_state = fastest(recipe, host_state, info.image_shape, placement)
+    state = placement.replicate(host_state)
     with contextlib.closing(open_feed(placement, dataset, config, 1, largest)) as feed:
         evaluate = make_evaluation(recipe, placement, feed, report)
         results = {split: evaluate(state, split) for split in ("validation", "test")
