@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -22,6 +24,18 @@ QUIET_SECONDS = 30.0  # between progress lines where there is no terminal
 def counted(count: int, noun: str) -> str:
     """Writes '1 picture' or '2,000 pictures'."""
     return f"{count:,} {noun}" + "s" * (count != 1)
+
+
+def command(*arguments: str) -> str:
+    """Writes a command line of this program, as it was started here."""
+    started = Path(sys.argv[0])
+    if started.name == "cnn-jax":
+        program = ["cnn-jax"]
+    elif started.parts[-2:] == ("cnn_jax", "__main__.py"):
+        program = ["python", "-m", "cnn_jax"]
+    else:  # a clone, perhaps from another folder; or a script of the user
+        program = ["python", str(started) if started.name == "main.py" else "main.py"]
+    return shlex.join([*program, *arguments])
 
 
 class Output:

@@ -11,6 +11,10 @@ from types import ModuleType
 from typing import Any
 
 
+class ModuleError(ValueError):
+    """Raised when the module of MODULE:NAME cannot be imported."""
+
+
 def is_own(name: Any) -> bool:
     """Tells whether a name has the form MODULE:NAME."""
     return (isinstance(name, str)
@@ -23,7 +27,7 @@ def short_name(name: str) -> str:
 
 
 def import_module(name: str) -> ModuleType:
-    """Imports the module of MODULE:NAME. Raises ValueError if that fails."""
+    """Imports the module of MODULE:NAME. Raises ModuleError if that fails."""
     module = name.partition(":")[0]
     try:
         return importlib.import_module(module)
@@ -32,8 +36,8 @@ def import_module(name: str) -> ModuleType:
                    and error.name == module.split(".")[0])
         reason = ("it is neither in the current folder, nor beside the config file, "
                   "nor installed" if missing else f"{type(error).__name__}: {error}")
-        raise ValueError(f"{name!r}: the module {module} cannot be imported ({reason})"
-                         ) from error
+        raise ModuleError(f"{name!r}: the module {module} cannot be imported ({reason})"
+                          ) from error
 
 
 def load(name: str, kind: type | None = None) -> Any:

@@ -41,7 +41,7 @@ from cnn_jax.workdir import trained
 from cnn_jax.workdir.folder import (check_same_config, default_path, load_data,
                                     read_config)
 
-TAKE_PATHS = ("predict", "inspect", "compare", "export")
+TAKE_PATHS = ("predict", "inspect", "compare", "export", "describe")
 TAKE_NO_MODEL = ("train", "summary", "show_data", "compare", "lr_find")
 TAKE_OUTPUT = ("show_data", "overlays", "predict", "compare", "export", "lr_find")
 
@@ -53,7 +53,8 @@ def run(request: Request) -> None:
             f"--mode={request.mode} is unknown; known: {', '.join(COMMANDS)}")
     if request.paths and request.mode not in TAKE_PATHS:
         raise InputError(f"unexpected argument {request.paths[0]!r}: only "
-                         "--mode=predict, inspect, export and compare take file names")
+                         "--mode=predict, inspect, export, compare and describe take "
+                         "file names")
     if request.output and request.mode not in TAKE_OUTPUT:
         raise InputError(f"--output={request.output} is only for --mode="
                          + ", ".join(TAKE_OUTPUT))

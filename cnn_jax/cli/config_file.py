@@ -42,7 +42,10 @@ def with_found_config(argv: list[str]) -> list[str]:
     looked = places(file)
     for path in looked:
         if path.is_file():
-            return [*argv, f"--config={path}{colon}{variant}"]
+            # In its place: ml_collections wants the file before the overrides.
+            return re.sub(rf"^(--?config[=\n]){re.escape(sources[-1])}$",
+                          lambda match: f"{match[1]}{path}{colon}{variant}",
+                          "\n".join(argv), flags=re.MULTILINE).split("\n")
     raise InputError(f"--config={sources[-1]}: no such config file; looked for "
                      f"{', '.join(map(str, looked))}{configs_beside(looked)}")
 

@@ -1,17 +1,23 @@
 """Says in ten lines what a run is, how far, how good, and how it goes on."""
 
-import shlex
+import dataclasses
 from pathlib import Path
 
+from cnn_jax import console
 from cnn_jax.cli.request import Request, required_run
 from cnn_jax.console import COUNTERS
+from cnn_jax.errors import InputError
 from cnn_jax.inspection.pages.record import Record, read_record
 from cnn_jax.workdir.checkpoints import step_folders
 from cnn_jax.workdir.progress import Row, should_stop
 
 
 def describe(request: Request) -> None:
-    """Prints the description of the run in --workdir."""
+    """Prints the description of the run in --workdir, or in the one argument."""
+    if request.paths:
+        if request.workdir is not None or len(request.paths) > 1:
+            raise InputError("--mode=describe describes one run: give one workdir")
+        request = dataclasses.replace(request, workdir=Path(request.paths[0]))
     record = read_record(required_run(request))
     for title, text in described(record).items():
         print(f"{title + ':':11}{text}")
@@ -82,4 +88,4 @@ def next_command(record: Record) -> str:
 
 def command(workdir: Path, *flags: str) -> str:
     """Writes a command about a run."""
-    return shlex.join(["python", "main.py", f"--workdir={workdir}", *flags])
+    return console.command(f"--workdir={workdir}", *flags)

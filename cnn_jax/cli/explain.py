@@ -1,10 +1,13 @@
 """Turns errors of libraries into one line."""
 
+import os
 import re
+import traceback
 
 from absl import flags
 
 from cnn_jax.config import ALIASES, is_field
+from cnn_jax.errors import first_line
 
 
 def explain(error: flags.Error) -> str:
@@ -36,3 +39,17 @@ def out_of_memory(error: Exception) -> str | None:
             "config.optimizer.accumulate_steps to keep its effect, or "
             "config.model.remat=true, a smaller config.data.image_size, "
             "config.data.stream=true; for evaluation a smaller config.eval_batch_size")
+
+
+def no_device(error: Exception) -> str | None:
+    """Says what to do if JAX lacks the platform that was asked for, else None."""
+    asked = os.environ.get("JAX_PLATFORMS")
+    frames = traceback.extract_tb(error.__traceback__)
+    if not asked or not any(frame.filename.endswith("xla_bridge.py")
+                            for frame in frames[-2:]):
+        return None
+    reason = first_line(error)
+    return (f"JAX_PLATFORMS={asked}: JAX has no such device here"
+            + f" ({reason})" * (reason != type(error).__name__)
+            + ": unset it or set it to cpu, or install JAX for that device, such as "
+            "pip install 'jax[cuda12]'")

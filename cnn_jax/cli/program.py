@@ -10,7 +10,7 @@ from ml_collections import config_flags
 
 from cnn_jax.cli import commands, config_file
 from cnn_jax.cli.caches import KINDS
-from cnn_jax.cli.explain import explain, out_of_memory
+from cnn_jax.cli.explain import explain, no_device, out_of_memory
 from cnn_jax.cli.overrides import accept_none
 from cnn_jax.cli.request import Request
 from cnn_jax.errors import InputError, RunError, one_line
@@ -109,10 +109,12 @@ def main(argv: list[str]) -> None:
     except OSError as error:  # a full disk, a deleted folder
         where = error.filename and f"{error.filename} cannot be read or written: "
         fail((where or "") + (error.strerror or str(error)), 1)
-    except (MemoryError, RuntimeError) as error:
-        if (reason := out_of_memory(error)) is None:
-            raise
-        fail(reason, 1)
+    except (MemoryError, RuntimeError, AssertionError) as error:
+        if reason := out_of_memory(error):
+            fail(reason, 1)
+        if reason := no_device(error):
+            fail(reason, 2)
+        raise
     except KeyboardInterrupt:
         fail("interrupted; the checkpoints written before are complete", 130)
 

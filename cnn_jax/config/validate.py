@@ -183,7 +183,8 @@ def check_network(config: ConfigDict) -> None:
                         **config.model.fields)
     except ValueError as error:
         raise InputError(f"config.model.fields = {dict(config.model.fields)}: "
-                         f"{error}") from error
+                         f"{error}; --config.model.fields={{}} unsets what a config "
+                         "sets for another network") from error
     if not networks.has_layers(config.model.name):
         check_without_layers(config)
     if config.model.train == "head":

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 from cnn_jax import own
+from cnn_jax.errors import InputError
 from cnn_jax.tasks import classify, multilabel
 from cnn_jax.tasks.task import Task
 
@@ -160,7 +161,11 @@ def loss_of(task: Task, settings: Any, weights: np.ndarray | None = None
     function = own.find(LOSSES, name)
 
     def losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        values = function(logits, task.encode(labels), settings)
+        values = jnp.asarray(function(logits, task.encode(labels), settings))
+        if values.shape[:1] != logits.shape[:1]:
+            raise InputError(f"config.loss.name = {name}: the function returned shape "
+                             f"{values.shape} for {len(logits)} images: return a loss "
+                             "for each image, [N]; training averages them")
         if weights is not None:
             values = values * jnp.asarray(weights)[labels]
         return values.reshape(len(logits), -1).mean(1)

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import shlex
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from cnn_jax import data
+from cnn_jax import console, data
 from cnn_jax.config import (as_flag, changes, differences, fingerprint, from_json,
                             to_json)
 from cnn_jax.data.examples import Dataset
 from cnn_jax.data.info import DataInfo, describe
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.files import named, read_json, write_atomically, write_json
+from cnn_jax.own import ModuleError
 from cnn_jax.workdir.checkpoints import step_folders
 
 DAMAGED = "the workdir is damaged"
@@ -133,8 +133,8 @@ def command_that_goes_on(path: Path, changed: Mapping[str, tuple[Any, Any]]) -> 
                if not (name := path.with_name(f"{path.name}-{number}")).exists())
     flags = [flag for field, (_, value) in changed.items()
              for flag in as_flag(field, value) if field != "model.init_from"]
-    return shlex.join(["python", "main.py", f"--config=configs/workdir.py:{path}",
-                       *flags, f"--config.model.init_from={path}", f"--workdir={new}"])
+    return console.command(f"--config=configs/workdir.py:{path}", *flags,
+                           f"--config.model.init_from={path}", f"--workdir={new}")
 
 
 def check_same_data(path: Path, info: DataInfo) -> None:
@@ -182,8 +182,10 @@ def read_config(path: Path) -> ConfigDict:
     try:
         return from_json(values)
     except ValueError as error:  # an InputError, or a key that ConfigDict refuses
-        raise InputError(
-            f"{file}, perhaps of another version of cnn_jax: {error}") from error
+        here = isinstance(error.__cause__, ModuleError)
+        older = "" if here else ", perhaps of another version of cnn_jax"
+        raise InputError(f"{file}{older}: {error}" + here * (
+            "; start in the folder that holds it")) from error
 
 
 def read_data_info(path: Path) -> DataInfo:

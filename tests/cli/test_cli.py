@@ -45,6 +45,7 @@ BAD = [
     (["--mode=eval", "--workdir=nowhere"], "nowhere/config.json does not exist"),
     (["--mode=predict", "--workdir=nowhere"], "--images"),
     (["--mode=weights"], "--workdir=FOLDER"),
+    (["--mode=describe", "nowhere"], "nowhere/config.json does not exist"),
     (["--mode=report", "--workdir=nowhere"], "nowhere/config.json does not exist"),
     (["--mode=compare", "tests"], "at least two runs, not 1"),
     (["--mode=compare", "tests", "configs"], "tests is not the folder of a run"),
@@ -97,6 +98,19 @@ def test_out_of_memory_says_what_helps(error, fact):
     for text in (fact, "out of memory", "batch_size", "accumulate_steps", "remat"):
         assert text in reason
     assert explain.out_of_memory(RuntimeError("INTERNAL: something else")) is None
+
+
+def test_a_platform_that_jax_lacks_is_named(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+
+    def reason(file):
+        try:
+            exec(compile("assert False", file, "exec"))
+        except AssertionError as error:
+            return explain.no_device(error)
+
+    assert "JAX_PLATFORMS=cuda" in reason("jax/_src/xla_bridge.py")
+    assert reason("elsewhere.py") is None
 
 
 @pytest.mark.parametrize("arguments,fact", BAD)

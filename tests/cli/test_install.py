@@ -82,6 +82,12 @@ def test_where_a_config_is_looked_for(tmp_path, monkeypatch):
         path = Path(found(f"--config={name}")[-1].removeprefix("--config="))
         assert path.name == "lenet.py:mnist"
         assert path.with_name("lenet.py").samefile(ROOT / "configs" / "lenet.py")
+    # In its place, since an override before its file is an error of ml_collections.
+    for given in (["--config=lenet.py"], ["--config", "lenet.py"]):
+        argv = found(*given, "--config.epochs=2")
+        assert argv[-1] == "--config.epochs=2" and len(argv) == len(given) + 2
+        file = Path(argv[-2].removeprefix("--config="))
+        assert file.samefile(ROOT / "configs" / "lenet.py")
     (tmp_path / "lenet.py").write_text("")
     assert found("--config=lenet.py") == ["main.py", "--config=lenet.py"]
     with pytest.raises(InputError) as error:

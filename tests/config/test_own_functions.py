@@ -134,6 +134,13 @@ def test_what_cannot_be_used_is_said(mine, changes, facts):
         assert fact in str(error.value)
 
 
+def test_a_loss_that_is_one_number_is_refused(monkeypatch):
+    monkeypatch.setitem(losses.LOSSES, "mine", lambda logits, labels, _: logits.sum())
+    loss = losses.loss_of(data.task_of(tiny({}).data), tiny({"loss.name": "mine"}).loss)
+    with pytest.raises(InputError, match="mine.*5 images"):
+        loss(np.ones((5, 3), np.float32), np.zeros(5, np.int32))
+
+
 def test_a_function_added_to_a_table_in_python(monkeypatch):
     monkeypatch.setitem(losses.LOSSES, "mine", lambda logits, labels, settings: logits)
     check(tiny({"loss.name": "mine"}))
