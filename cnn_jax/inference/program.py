@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax.inference.fuse import Fused, Join, Sum
-from cnn_jax.native import library
+from cnn_jax.native import cost, library
 from cnn_jax.networks.graph import Graph, Node
 from cnn_jax.networks.graph import operations as kinds
+from cnn_jax.ops.conv.spec import conv_spec
 from cnn_jax.ops.geometry import Pairs
 
 # The kinds of steps and the activations of network.cc, in its order.
@@ -44,8 +45,10 @@ def step_of(node: Node, shape: Sequence[int]) -> Step | None:
         if isinstance(operation.operation, kinds.Dense):
             return Step(DENSE, [FUNCTIONS[activation]], [kernel, bias])
         conv = operation.operation
+        chosen = tiles(conv, shape, kernel, activation)
         return window_step(CONVOLUTION, kernel.shape[:2], conv,
-                           [conv.groups, FUNCTIONS[activation]], [kernel, bias])
+                           [conv.groups, FUNCTIONS[activation], *chosen],
+                           [kernel, bias])
     if isinstance(operation, kinds.MaxPool):
         return window_step(MAX_POOL, operation.window, operation, [0])
     if isinstance(operation, kinds.AvgPool):
@@ -82,6 +85,16 @@ def window_step(kind: int, window: Sequence[int], operation: Any, more: Sequence
         return None
     return Step(kind, [*window, *operation.strides, *low, *high, *operation.dilation,
                        *more], params)
+
+
+def tiles(conv: kinds.Conv, shape: Sequence[int], kernel: np.ndarray,
+          activation: str | None) -> list[int]:
+    """Chooses m of Winograd's F(m x m, 3 x 3), or 0, for 1, 2, 4, ... 64 images."""
+    if len(shape) != 3 or activation not in IN_LOOPS:
+        return [0]
+    return [cost.tile_of(conv_spec(
+        (images, *shape), kernel.shape, conv.strides, conv.padding, None, conv.dilation,
+        conv.groups), jnp.float32, packed=True) for images in (1, 2, 4, 8, 16, 32, 64)]
 
 
 def not_negative(padding: Pairs) -> bool:

@@ -312,7 +312,11 @@ void SolveByWinograd(const Problem& p, const std::vector<void*>& data,
     std::swap(shape.channels, shape.outputs);
     for (int64_t& low : shape.low) low = 2 - low;
   }
-  winograd::Method<m, Float> method(shape, pool);
+  const int64_t threads = std::max<int64_t>(1, pool.num_threads());
+  winograd::Method<m, Float> method(
+      shape, threads, [&](int64_t n, const std::function<void(int)>& body) {
+        ParallelFor(pool, n, std::min(n, threads) - 1, body);
+      });
   if (p.pass == kWeightGradient)
     method.KernelGradient(a, b, result);
   else

@@ -26,11 +26,13 @@ class Cost(NamedTuple):
     product: float  # of a tile, for each channel and output
     image: float    # of a tile, for each channel and each output: to transform it
     weights: float  # to transform the weights, for each channel and output
+    packed: float   # to read them transformed, from memory, by all threads
 
 
-COSTS = {4: Cost(277, 7400, 6000), 2: Cost(123, 2500, 3400)}
+COSTS = {4: Cost(277, 7400, 6000, 32000), 2: Cost(123, 2500, 3400, 14000)}
 # Picoseconds of a pixel in oneDNN, for each channel and output.
 DIRECT = {jnp.dtype("float32"): 80, jnp.dtype("bfloat16"): 50}
+DIRECT_PACKED = 1000  # to read packed weights, for each channel and output
 
 
 def has_default_precision(spec: ConvSpec) -> bool:
@@ -53,9 +55,10 @@ def supports(spec: ConvSpec, dtype: DTypeLike) -> bool:
             and has_default_precision(spec))
 
 
-def tile_of(spec: ConvSpec, dtype: DTypeLike) -> int:
+def tile_of(spec: ConvSpec, dtype: DTypeLike, packed: bool = False) -> int:
     """Chooses m of F(m x m, 3 x 3) for a convolution and its gradients.
 
+    packed: the weights have been packed for either method.
     It is 0 where oneDNN takes less time.
     """
     dtype = jnp.dtype(dtype)
@@ -68,8 +71,9 @@ def tile_of(spec: ConvSpec, dtype: DTypeLike) -> int:
         tiles = images * math.prod(-(-pixels // m) for pixels in spec.out)
         one = COSTS[m]
         return (tiles * (one.product * weights + one.image * (channels + outputs))
-                + one.weights * weights)
+                + (one.packed if packed else one.weights) * weights)
 
     best = min(COSTS, key=cost)
-    direct = DIRECT[dtype] * images * math.prod(spec.out) * weights
+    direct = (DIRECT[dtype] * images * math.prod(spec.out)
+              + DIRECT_PACKED * packed) * weights
     return best if cost(best) < direct else 0

@@ -10,9 +10,10 @@
 // apply an activation before it writes it.
 //
 // Threads divide the batch, and each takes its images through all convolutions a few at a
-// time, so that what a layer writes is in the cache when the next one reads it. Images
-// that are too few for that go through together, and oneDNN divides each layer. So do all
-// images from the first dense layer on: its weights are larger than its values.
+// time, so that what a layer writes is in the cache when the next one reads it: one image
+// through the first layers, whose values are large, more through the later ones, whose
+// kernels are. Images that are too few for that go through together, and oneDNN divides
+// each layer. So do all images from the first dense layer on.
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -26,6 +27,7 @@
 #include <vector>
 
 #include "onednn.h"
+#include "winograd.h"
 #include "workers.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -53,6 +55,8 @@ struct Step {
 };
 
 constexpr size_t kLine = 64;  // bytes in a line of the cache
+constexpr int64_t kCache = 1 << 19;  // floats that a thread may use at a time
+constexpr int64_t kMost = 64;        // images that a thread takes together
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
 size_t Rounded(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
@@ -123,13 +127,22 @@ class Network {
   // Returns a kernel in the layout that a primitive wants.
   memory Packed(size_t step, const memory::desc& stored, const float* data,
                 const memory::desc& wanted) {
+    return Kept(step, wanted, [&](memory& packed) {
+      memory from(stored, Engine(), const_cast<float*>(data));
+      dnnl::stream stream(Engine());
+      dnnl::reorder(from, packed).execute(stream, from, packed);
+      stream.wait();
+    });
+  }
+
+  // Returns what `pack` made of the kernel of a step the first time.
+  memory Kept(size_t step, const memory::desc& wanted,
+              const std::function<void(memory&)>& pack) {
     std::lock_guard<std::mutex> lock(mutex_);
     for (const auto& [owner, packed] : packed_)
       if (owner == step && packed.get_desc() == wanted) return packed;
-    memory from(stored, Engine(), const_cast<float*>(data)), packed(wanted, Engine());
-    dnnl::stream stream(Engine());
-    dnnl::reorder(from, packed).execute(stream, from, packed);
-    stream.wait();
+    memory packed(wanted, Engine());
+    pack(packed);
     packed_.emplace_back(step, packed);
     return packed;
   }
@@ -151,9 +164,13 @@ class Network {
   // (begin, end, images, threads) -> passes that are not in use
   std::map<std::tuple<size_t, size_t, int64_t, int>,
            std::vector<std::unique_ptr<Pass>>> idle_;
+  struct Phase {  // steps that so many images take together
+    size_t begin, end;
+    int64_t images;
+  };
+  std::vector<Phase> phases_;   // up to the first dense layer
   size_t dense_ = 0;            // the first step that all images take together
-  std::vector<int64_t> kept_;   // values that are used from there on
-  int64_t floats_ = 0;          // the most that a step before reads and writes
+  std::vector<int64_t> kept_;   // values that a later phase uses
 };
 
 // Some steps for so many images, with a memory of its own: ready to run again and again.
@@ -319,10 +336,15 @@ class Network::Pass {
   }
 
   // numbers: height and width of the kernel; strides; low, high padding; dilation;
-  // groups; activation. params: kernel [h, w, C / groups, O], bias [O].
+  // groups; activation; m of Winograd's F(m x m, 3 x 3), or 0, for 1, 2, 4, ... images.
+  // params: kernel [h, w, C / groups, O], bias [O].
   void MakeConvolution(size_t index) {
     const Step& step = net_.steps[index];
     const int64_t* n = step.numbers.data();
+    size_t row = 12;
+    for (int64_t k = 2; k <= images_ && row + 1 < step.numbers.size(); k *= 2) row++;
+    if (n[row] == 2) return MakeWinograd<2>(index);
+    if (n[row] == 4) return MakeWinograd<4>(index);
     const Dims& in = net_.values[step.inputs[0]];
     const Dims& out = net_.values[step.output];
     const int64_t groups = n[10], inputs = in[2] / groups, outputs = out[2];
@@ -341,15 +363,59 @@ class Network::Pass {
         dnnl::algorithm::convolution_direct, x, any, bias, y, {n[2], n[3]},
         {n[8] - 1, n[9] - 1}, {n[4], n[5]}, {n[6], n[7]},
         Attributes(Adds(step), n[11]));
-    if (Adds(step) && shared_[step.output] != shared_[step.inputs[1]]) {
-      const int64_t from = step.inputs[1], to = step.output;
-      calls_.push_back([this, from, to](dnnl::stream&) {
-        std::memcpy(at_[to], at_[from], Bytes(to));
-      });
-    }
+    CopyAddend(step);
     Call(step, made, dnnl::convolution_forward(made), x, y,
          net_.Packed(index, memory::desc(sizes, f32, apart), params_[step.params[0]],
                      made.weights_desc()));
+  }
+
+  // Puts what a step adds where its result will be.
+  void CopyAddend(const Step& step) {
+    if (!Adds(step) || shared_[step.output] == shared_[step.inputs[1]]) return;
+    const int64_t from = step.inputs[1], to = step.output;
+    calls_.push_back([this, from, to](dnnl::stream&) {
+      std::memcpy(at_[to], at_[from], Bytes(to));
+    });
+  }
+
+  template <int m>
+  void MakeWinograd(size_t index) {
+    const Step& step = net_.steps[index];
+    const int64_t* n = step.numbers.data();
+    const Dims& in = net_.values[step.inputs[0]];
+    const Dims& out = net_.values[step.output];
+    const winograd::Shape shape{images_, {in[0], in[1]}, in[2], {out[0], out[1]}, out[2],
+                                {n[4], n[5]}};
+    const int threads = threads_;
+    auto method = std::make_shared<winograd::Method<m, float>>(
+        shape, threads, [threads](int64_t count, const std::function<void(int)>& body) {
+          Divide(count, threads > 1 ? kNever : 0, threads,
+                 [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; i++) body(i);
+          });
+        });
+    const memory u = net_.Kept(index, memory::desc(
+        {method->PackedFloats()}, memory::data_type::f32, memory::format_tag::a),
+        [&](memory& made) {
+          method->Pack(params_[step.params[0]], false,
+                       static_cast<float*>(made.get_data_handle()));
+        });
+    CopyAddend(step);
+    const int64_t from = step.inputs[0], to = step.output, bias = step.params[1];
+    const int64_t function = n[11];
+    const bool adds = Adds(step);
+    calls_.push_back([=](dnnl::stream&) {
+      const float* b = params_[bias];
+      method->Apply(at_[from], static_cast<const float*>(u.get_data_handle()), at_[to],
+                    [=](const float* sums, float* y, int64_t left, int64_t count) {
+        for (int64_t i = 0; i < count; i++) {
+          const float sum = sums[i] + b[left + i];
+          y[i] = adds ? sum + y[i] : sum;
+        }
+        if (function != kNone)
+          for (int64_t i = 0; i < count; i++) y[i] = Activated(y[i], function);
+      });
+    });
   }
 
   // numbers: activation. params: kernel [C, O], bias [O].
@@ -556,15 +622,23 @@ Network::Network(const int64_t* words) {
     if (steps[i].kind == kDense) dense_ = std::min(dense_, i);
   }
   for (int64_t v : results) last_use[v] = kNever;
-  for (size_t i = 0; i < dense_; i++) {
-    const int64_t v = steps[i].output;
-    if (steps[i].kind != kInput && last_use[v] >= int64_t(dense_) &&
-        last_use[v] != kNever)
-      kept_.push_back(v);
-    int64_t floats = Size(v);
-    for (int64_t in : steps[i].inputs) floats += Size(in);
-    floats_ = std::max(floats_, floats);
+  int64_t floats = 1, images = kMost;  // the most that a later step reads and writes
+  for (size_t i = dense_; i-- > 0;) {
+    int64_t here = Size(steps[i].output);
+    for (int64_t in : steps[i].inputs) here += Size(in);
+    floats = std::max(floats, here);
+    while (images > 1 && images * floats > kCache) images /= 2;
+    if (phases_.empty() || phases_.back().images != images)
+      phases_.push_back({i, i + 1, images});
+    phases_.back().begin = i;
   }
+  std::reverse(phases_.begin(), phases_.end());
+  for (const Phase& phase : phases_)
+    for (size_t i = phase.begin; i < phase.end; i++) {
+      const int64_t last = last_use[steps[i].output];
+      if (steps[i].kind != kInput && last >= int64_t(phase.end) && last != kNever)
+        kept_.push_back(steps[i].output);
+    }
 }
 
 void Network::RunPart(size_t begin, size_t end, int64_t first, int64_t count,
@@ -608,20 +682,19 @@ void Network::Run(const std::vector<float*>& in, const std::vector<float*>& out,
 
   const int64_t threads = std::max<int64_t>(1, pool.num_threads());
   const int64_t each = images / threads;  // images of a thread
-  constexpr int64_t kCache = 1 << 19;     // floats
-  const char* env = getenv("CNN_JAX_TMP_CHUNK");
-  int64_t chunk = std::clamp<int64_t>((env ? atoll(env) : kCache) / std::max<int64_t>(1, floats_), 1,
-                                      std::max<int64_t>(1, each));
-  if (each > 0) {
-    chunk = (each + (each + chunk - 1) / chunk - 1) / ((each + chunk - 1) / chunk);
+  if (each > 0)
     ParallelFor(pool, threads, threads - 1, [&](int thread) {
       OnThisThread(pool, [&](dnnl::stream& stream) {
-        for (int64_t i = thread * each; i < (thread + 1) * each; i += chunk)
-          RunPart(0, dense_, i, std::min(chunk, (thread + 1) * each - i), 1, known,
-                  params, stream);
+        for (const Phase& phase : phases_) {
+          const int64_t chunks = (each + phase.images - 1) / phase.images;
+          for (int64_t i = 0; i < chunks; i++) {
+            const int64_t begin = each * i / chunks, end = each * (i + 1) / chunks;
+            RunPart(phase.begin, phase.end, thread * each + begin, end - begin, 1, known,
+                    params, stream);
+          }
+        }
       });
     });
-  }
   const int64_t done = each * threads;
   if (done == images && dense_ == steps.size()) return;
   OnAllThreads(pool, threads, [&](dnnl::stream& stream) {

@@ -31,8 +31,12 @@
 #define CNN_JAX_WINOGRAD_H_
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "workers.h"
@@ -248,14 +252,17 @@ struct Shape {
   int64_t images, in[2], channels, out[2], outputs, low[2];
 };
 
+// Calls body(0) to body(n - 1), each once, on the threads of a method.
+using Work = std::function<void(int64_t n, const std::function<void(int)>& body)>;
+
 // Computes on images, kernels and gradients of type Float: float or Bfloat16.
 template <int m, typename Float>
 class Method {
  public:
-  Method(const Shape& shape, xla::ffi::ThreadPool& pool)
+  Method(const Shape& shape, int64_t threads, Work work)
       : s_(shape),
-        pool_(pool),
-        threads_(std::max<int64_t>(1, pool.num_threads())),
+        threads_(threads),
+        work_(std::move(work)),
         down_(Quotient(s_.out[0], m)),
         across_(Quotient(s_.out[1], m)),
         tiles_(s_.images * down_ * across_),
@@ -265,14 +272,28 @@ class Method {
   // w: [3, 3, channels, outputs], or [3, 3, outputs, channels] to be rotated
   void Convolve(const Float* x, const Float* w, bool rotated, Float* y) {
     ScopedArena arena;
-    float* u = arena->Reserve<float>(kPixels * u_);
+    float* u = arena->Reserve<float>(PackedFloats());
+    Pack(w, rotated, u);
+    Apply(x, u, y, nullptr);
+  }
+
+  int64_t PackedFloats() const { return kPixels * u_; }
+
+  // Computes U from w.
+  void Pack(const Float* w, bool rotated, float* u) const {
+    work_(panels_, [&](int64_t panel) { TransformKernel(w, rotated, panel, u); });
+  }
+
+  // Computes y from U. `finish`, unless it is nullptr, writes each pixel: it is called
+  // with (the convolution there, its place in y, first output, count of outputs).
+  template <typename Finish>
+  void Apply(const Float* x, const float* u, Float* y, const Finish& finish) const {
     const std::vector<Float> zeros(s_.channels);
-    Work(panels_, [&](int64_t panel) { TransformKernel(w, rotated, panel, u); });
     const int64_t block = std::clamp<int64_t>(s_.channels / 8, 16, 64);
     const int64_t bands = Bands(), chunks = Chunks(block, 4 * threads_ / bands);
-    Work(bands * chunks, [&](int64_t i) {
+    work_(bands * chunks, [&](int64_t i) {
       Outputs(x, u, zeros.data(), Part(tiles_, i / bands, chunks),
-              Part(panels_, i % bands, bands), block, y);
+              Part(panels_, i % bands, bands), block, y, finish);
     });
   }
 
@@ -284,12 +305,12 @@ class Method {
     const std::vector<Float> zeros(std::max(s_.channels, s_.outputs));
     ScopedArena arena;
     float* du = arena->Reserve<float>(chunks * kPixels * du_size);
-    Work(bands * chunks, [&](int64_t i) {
+    work_(bands * chunks, [&](int64_t i) {
       KernelSums(x, g, zeros.data(), Part(tiles_, i / bands, chunks),
                  Part(panels_, i % bands, bands), block,
                  du + i / bands * kPixels * du_size);
     });
-    Work(s_.channels, [&](int64_t c) {  // the chunks are summed in their order
+    work_(s_.channels, [&](int64_t c) {  // the chunks are summed in their order
       const float* from[kPixels];
       Float* to[9];
       for (int i = 0; i < kPixels; i++) from[i] = du + i * du_size + c * row;
@@ -307,10 +328,6 @@ class Method {
 
   static Range Part(int64_t all, int64_t i, int64_t parts) {
     return {all * i / parts, all * (i + 1) / parts};
-  }
-
-  void Work(int64_t n, const std::function<void(int)>& body) {
-    ParallelFor(pool_, n, std::min(n, threads_) - 1, body);
   }
 
   // Threads divide the tiles. If U is too large for each of them to read or keep, they
@@ -386,19 +403,30 @@ class Method {
                                                      m * s_.outputs);
   }
 
-  // Writes y from a row of M.
+  // Writes y from a row of M. spare: m x m rows.
+  template <typename Finish>
   void TransformSums(const float* sums, int64_t apart, int64_t tile, int64_t left,
-                     int64_t columns, Float* y, Float* outside) const {
+                     int64_t columns, Float* y, Float* spare,
+                     const Finish& finish) const {
     const float* from[kPixels];
-    Float* to[m * m];
+    Float *to[m * m], *rows[m * m];
     for (int i = 0; i < kPixels; i++) from[i] = sums + i * apart;
-    Pixels(tile, m, s_.out, kOrigin, s_.outputs, y + left, outside, to);
-    Transform<kSide, m, Matrices<m>::Output>(from, to, columns);
+    if constexpr (std::is_same_v<Finish, std::nullptr_t>) {
+      Pixels(tile, m, s_.out, kOrigin, s_.outputs, y + left, spare, to);
+      Transform<kSide, m, Matrices<m>::Output>(from, to, columns);
+    } else {
+      Pixels<Float>(tile, m, s_.out, kOrigin, s_.outputs, y + left, nullptr, to);
+      for (int i = 0; i < m * m; i++) rows[i] = spare + i * columns;
+      Transform<kSide, m, Matrices<m>::Output>(from, rows, columns);
+      for (int i = 0; i < m * m; i++)
+        if (to[i] != nullptr) finish(rows[i], to[i], left, columns);
+    }
   }
 
   // Computes y for some tiles and panels, `block` tiles at a time.
+  template <typename Finish>
   void Outputs(const Float* x, const float* u, const Float* zeros, Range tiles,
-               Range panels, int64_t block, Float* y) const {
+               Range panels, int64_t block, Float* y, const Finish& finish) const {
     const int64_t left = panels.begin * kPanel;
     const int64_t columns = std::min(panels.end * kPanel, s_.outputs) - left;
     const int64_t v_row = Row(s_.channels), v_size = Matrix(block * v_row);
@@ -406,7 +434,7 @@ class Method {
     ScopedArena arena;
     float* v = arena->Reserve<float>(kPixels * (v_size + m_size));
     float* sums = v + kPixels * v_size;
-    std::vector<Float> outside(columns);
+    std::vector<Float> spare(m * m * columns);
     for (int64_t first = tiles.begin; first < tiles.end; first += block) {
       const int64_t count = std::min(block, tiles.end - first);
       for (int64_t t = 0; t < count; t++)
@@ -423,7 +451,7 @@ class Method {
         }
       for (int64_t t = 0; t < count; t++)
         TransformSums(sums + t * m_row, m_size, first + t, left, columns, y,
-                      outside.data());
+                      spare.data(), finish);
     }
   }
 
@@ -454,9 +482,10 @@ class Method {
   }
 
   static constexpr int64_t kOrigin[2] = {0, 0};
-  const Shape& s_;
-  xla::ffi::ThreadPool& pool_;
-  const int64_t threads_, down_, across_, tiles_, panels_;
+  const Shape s_;
+  const int64_t threads_;
+  const Work work_;
+  const int64_t down_, across_, tiles_, panels_;
   const int64_t u_;  // floats in a matrix of U
 };
 

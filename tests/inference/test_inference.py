@@ -12,11 +12,12 @@ from tests.support.graph_networks import (FunctionsNetwork, LayersNetwork,
                                           random_variables)
 
 from cnn_jax import inference, networks
+from cnn_jax.inference import program
 from cnn_jax.inference.compiled import Compiled
 from cnn_jax.inference.fuse import Fused, Join, Sum, fuse
 from cnn_jax.inference.program import Program
 from cnn_jax.layers import Layers
-from cnn_jax.native import library
+from cnn_jax.native import cost, library
 from cnn_jax.networks.graph import layer_graph, run
 from cnn_jax.networks.inputs import smallest_size
 
@@ -131,6 +132,20 @@ def test_any_number_of_images(count):
     """Threads divide them, a few go together, and the dense layers take all."""
     network, variables, graph = drawn("lenet5", (32, 32, 1))
     check(network, variables, graph, (count,))
+
+
+@needs_library
+@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize("count", [1, 5])
+def test_convolutions_by_winograds_method(tile, count, monkeypatch):
+    """With sums and activations; 5 images are 2 for each of two threads and 1 more."""
+    network, variables, graph = drawn("resnet18", (45, 50, 3))
+    monkeypatch.setattr(cost, "COSTS", {tile: cost.Cost(0, 0, 0, 0)})
+    chosen, tiles = [], program.tiles
+    monkeypatch.setattr(program, "tiles",
+                        lambda *of: chosen.append(tiles(*of)) or chosen[-1])
+    check(network, variables, graph, (count,))
+    assert chosen.count([tile] * 7) == 13
 
 
 @needs_library

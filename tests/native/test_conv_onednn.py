@@ -425,7 +425,7 @@ def test_writes_nothing_beyond_its_results():
 
 @pytest.mark.slow
 def test_a_hundred_thousand_calls_leak_nothing(monkeypatch):
-    monkeypatch.setattr(cost, "COSTS", {4: cost.Cost(0, 0, 0)})
+    monkeypatch.setattr(cost, "COSTS", {4: cost.Cost(0, 0, 0, 0)})
     v = f32(3, 3, 3, 16, 16)
 
     def winograd(x):

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(library.load() is None, reason=library.describe(
 def tile(request, monkeypatch):
     """Forces F(2 x 2, 3 x 3) or F(4 x 4, 3 x 3), whatever it costs."""
     monkeypatch.setattr(cost, "COSTS",
-                        {request.param: cost.Cost(0, 0, 0)})
+                        {request.param: cost.Cost(0, 0, 0, 0)})
     jax.clear_caches()
     spec = of(1, 1, 16, 16)
     for kind, one_pass in enumerate(convolution.fastest):

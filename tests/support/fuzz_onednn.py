@@ -178,7 +178,7 @@ def fuzz(count: int, seed: int) -> None:
 def fuzz_winograd(count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     for i in range(count):
-        only = {(2, 4)[i % 2]: cost.Cost(0, 0, 0)}
+        only = {(2, 4)[i % 2]: cost.Cost(0, 0, 0, 0)}
         dtype = "bfloat16" if i % 5 == 4 and library.load().bfloat16 else "float32"
         with mock.patch.object(cost, "COSTS", only):
             check(winograd_problem(rng), dtype, rng)
