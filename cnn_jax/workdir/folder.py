@@ -183,7 +183,9 @@ def read_config(path: Path) -> ConfigDict:
         return from_json(values)
     except ValueError as error:  # an InputError, or a key that ConfigDict refuses
         here = isinstance(error.__cause__, ModuleError)
-        older = "" if here else ", perhaps of another version of cnn_jax"
+        older = "" if here else (
+            ", perhaps of another version of cnn_jax, or of a program that registers "
+            "names of its own")
         raise InputError(f"{file}{older}: {error}" + here * (
             "; start in the folder that holds it")) from error
 
