@@ -61,6 +61,8 @@ def run(request: Request) -> None:
     if request.profile_steps is not None and request.mode != "train":
         raise InputError(f"--profile_steps={request.profile_steps} is only for "
                          "--mode=train")
+    if request.rates is not None and request.mode != "lr_find":
+        raise InputError(f"--rates={request.rates} is only for --mode=lr_find")
     if request.roofline is not None and request.mode != "summary":
         raise InputError(f"--roofline={request.roofline} is only for --mode=summary")
     if request.diagram is not None and request.mode != "summary":

@@ -52,6 +52,10 @@ FORMAT = flags.DEFINE_string(
 PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps", None, "train: FIRST:STOP, such as 10:20: trace these steps, which "
     "count from 0, into the workdir, and print the operations that cost most.")
+RATES = flags.DEFINE_string(
+    "rates", None, "lr_find: train with N learning rates at once, each held constant, "
+    "and compare the losses: N around the rate that lr_find suggests, or N:LOW:HIGH, "
+    "such as 12:1e-4:1e-1.")
 ROOFLINE = flags.DEFINE_string(
     "roofline", None, "summary: also print the least time of each layer on a device: "
     f"{', '.join(roofline.PEAKS)}, or {roofline.HERE}, which is measured here.")
@@ -97,7 +101,7 @@ def main(argv: list[str]) -> None:
             output=Path(OUTPUT.value) if OUTPUT.value else None,
             format=FORMAT.value, roofline=ROOFLINE.value,
             diagram=Path(DIAGRAM.value) if DIAGRAM.value else None,
-            profile_steps=PROFILE_STEPS.value,
+            profile_steps=PROFILE_STEPS.value, rates=RATES.value,
             host=HOST.value, port=PORT.value, empty=EMPTY.value,
             auto_rate=config_file.without_auto_rate(sys.argv)[1]))
     except InputError as error:

@@ -29,6 +29,7 @@ class Request:
     format: str = ""             # export: formats, 'onnx,stablehlo'
     host: str = "127.0.0.1"
     port: int = 8000
+    rates: str | None = None     # lr_find: 'N' or 'N:LOW:HIGH'
     auto_rate: bool = False      # train: find the learning rate first
     empty: str = ""              # caches: those to empty, 'pictures,weights'
     profile_steps: str | None = None  # train: 'FIRST:STOP'

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import jax
 import numpy as np
@@ -192,8 +193,12 @@ def save(run: Run, state: TrainState, progress: Progress) -> None:
     run.checkpoints.save(host, progress)
 
 
-def compile_training(run: Run, state: TrainState, progress: Progress) -> Programs:
+def compile_training(run: Run, state: Any, progress: Progress,
+                     train: Callable[..., Any] | None = None) -> Programs:
     """Compiles a program for each size of images to come, and number of steps a call.
+
+    train: (state, *arguments of the feed, recipe) -> (state, metrics); None is that of
+        the feed, which takes a TrainState.
     """
     steps = run.steps_per_epoch
     now, done = divmod(progress.step, steps)
@@ -204,7 +209,8 @@ def compile_training(run: Run, state: TrainState, progress: Progress) -> Program
     with run.report.timed("compiling training"):
         for size, epoch in sizes.items():
             step = run.placement.compile(functools.partial(
-                run.feed.train, recipe=at_size(run.recipe, size)), donate=(0,))
+                train or run.feed.train, recipe=at_size(run.recipe, size)),
+                donate=(0,))
             for count in counts:
                 example = run.feed.example_call(count, epoch)
                 programs[size, count] = step.lower(state, *example).compile(

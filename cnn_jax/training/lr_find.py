@@ -4,8 +4,11 @@ Smith: Cyclical learning rates for training neural networks (2017). Every update
 larger rate than the one before, by a constant factor; the steps are those of training.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import tempfile
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,11 +19,12 @@ from cnn_jax.config import check
 from cnn_jax.console import Reporter
 from cnn_jax.errors import InputError
 from cnn_jax.networks.trace import parts_in_order
+from cnn_jax.optimizers import Schedule
 from cnn_jax.training import parallel
 from cnn_jax.training.features import train_on_features
-from cnn_jax.training.loop import compile_training
+from cnn_jax.training.loop import Programs, compile_training
 from cnn_jax.training.setup import Run, open_run, restore_or_init
-from cnn_jax.training.steps import TrainState
+from cnn_jax.training.steps import Recipe, TrainState
 from cnn_jax.workdir.progress import Progress
 
 UPDATES = 100
@@ -58,23 +62,11 @@ def find_rate(config: ConfigDict, report: Reporter) -> Sweep:
 
     Raises InputError as a run does, and if the loss never falls.
     """
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.steps_per_call = 1
-        # Enough for the updates, however few steps an epoch has.
-        config.epochs = max(config.epochs, UPDATES * config.optimizer.accumulate_steps)
-    check(config)
-    quiet = Reporter(quiet=True)
-    with (tempfile.TemporaryDirectory() as folder, parallel.peer_errors(),
-          open_run(config, folder, quiet) as run):
-        state, _ = restore_or_init(run)
-        if config.model.train == "head":
-            run = train_on_features(run, state)
+    with open_updates(config, UPDATES) as (run, state):
         run = with_rising_rate(run)
         state = state.replace(opt_state=run.recipe.optimizer.init(state.params))
         with report.under_way("compiling training"):
             programs = compile_training(run, state, Progress())
-        run.feed.start(0, 0)
         losses = sweep(run, run.placement.replicate(state), programs, report)
     rates = np.array([rising_rate(update) for update in range(len(losses))])
     found = Sweep(rates, losses, smooth(losses))
@@ -85,6 +77,27 @@ def find_rate(config: ConfigDict, report: Reporter) -> Sweep:
     return found
 
 
+@contextlib.contextmanager
+def open_updates(config: ConfigDict,
+                 updates: int) -> Iterator[tuple[Run, TrainState]]:
+    """Opens a run that is long enough for so many updates, and keeps nothing.
+
+    Yields it with its first state, on the host.
+    """
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.steps_per_call = 1
+        # Enough for the updates, however few steps an epoch has.
+        config.epochs = max(config.epochs, updates * config.optimizer.accumulate_steps)
+    check(config)
+    with (tempfile.TemporaryDirectory() as folder, parallel.peer_errors(),
+          open_run(config, folder, Reporter(quiet=True)) as run):
+        state, _ = restore_or_init(run)
+        if config.model.train == "head":
+            run = train_on_features(run, state)
+        yield run, state
+
+
 def rising_rate(update: Any) -> Any:
     """Returns LOW (HIGH / LOW)^(update / (UPDATES - 1))."""
     return LOW * (HIGH / LOW) ** (update / (UPDATES - 1))
@@ -92,44 +105,66 @@ def rising_rate(update: Any) -> Any:
 
 def with_rising_rate(run: Run) -> Run:
     """Replaces schedule and optimizer by those of the sweep."""
-    config = run.config
-    parts = (parts_in_order(run.recipe.model, run.info.image_shape)
-             if config.optimizer.depth_decay is not None else ())
-
-    return dataclasses.replace(run, recipe=dataclasses.replace(
-        run.recipe, schedule=rising_rate,
-        optimizer=optimizers.create(config, rising_rate, parts)))
+    return dataclasses.replace(run, recipe=with_schedule(
+        run.recipe, rising_rate, run.config, trained_parts(run)))
 
 
-def sweep(run: Run, state: TrainState, programs: dict, report: Reporter) -> np.ndarray:
+def trained_parts(run: Run) -> Sequence[str]:
+    """Lists the parts of the network, where the optimizer needs them."""
+    if run.config.optimizer.depth_decay is None:
+        return ()
+    return parts_in_order(run.recipe.model, run.info.image_shape)
+
+
+def with_schedule(recipe: Recipe, schedule: Schedule, config: ConfigDict,
+                  parts: Sequence[str]) -> Recipe:
+    """Replaces the schedule, and the optimizer by one that follows it."""
+    return dataclasses.replace(
+        recipe, schedule=schedule,
+        optimizer=optimizers.create(config, schedule, parts))
+
+
+def sweep(run: Run, state: TrainState, programs: Programs,
+          report: Reporter) -> np.ndarray:
     """Makes the updates and returns their losses, up to one that is far too large."""
-    each = run.config.optimizer.accumulate_steps
     losses: list[float] = []
-    of_update: list[float] = []
-    ranges = [(step, step + 1) for step in range(run.steps_per_epoch)]
     with report.progress_bar("learning rates", UPDATES):
-        epoch = 0
-        while True:
-            for arguments in run.feed.calls(epoch, ranges):
-                program = programs[run.training_size(epoch), 1]
-                state, metrics = program(state, *arguments)
-                sums = run.placement.to_host(metrics)
-                of_update.append(float(sums["loss"].sum() / sums["count"].sum()))
-                if len(of_update) < each:
-                    continue
-                losses.append(float(np.mean(of_update)))
+        for loss in update_losses(run, state, programs):
+            losses.append(float(loss))
+            report.advance(len(losses), f"loss: {losses[-1]:.4f}")
+            if not np.isfinite(losses[-1]):
+                return np.array(losses[:-1])
+            smoothed = smooth(np.array(losses))
+            if len(losses) == UPDATES or smoothed[-1] > WORSE * smoothed.min():
+                break
+    return np.array(losses)
+
+
+def update_losses(run: Run, state: Any, programs: Programs) -> Iterator[np.ndarray]:
+    """Makes updates without end and yields the loss of each.
+
+    Several networks in one state have several losses.
+    """
+    each = run.config.optimizer.accumulate_steps
+    of_update: list[np.ndarray] = []
+    ranges = [(step, step + 1) for step in range(run.steps_per_epoch)]
+    run.feed.start(0, 0)
+    for epoch in itertools.count():
+        for arguments in run.feed.calls(epoch, ranges):
+            program = programs[run.training_size(epoch), 1]
+            state, metrics = program(state, *arguments)
+            sums = run.placement.to_host(metrics)
+            of_update.append(sums["loss"].sum(-1) / sums["count"].sum(-1))
+            if len(of_update) == each:
+                yield np.mean(of_update, axis=0)
                 of_update.clear()
-                report.advance(len(losses), f"loss: {losses[-1]:.4f}")
-                if not np.isfinite(losses[-1]):
-                    return np.array(losses[:-1])
-                smoothed = smooth(np.array(losses))
-                if len(losses) == UPDATES or smoothed[-1] > WORSE * smoothed.min():
-                    return np.array(losses)
-            epoch += 1
 
 
 def smooth(losses: np.ndarray) -> np.ndarray:
-    """Computes the exponential mean of the losses so far, without a bias to zero."""
+    """Computes the exponential mean of the losses so far, without a bias to zero.
+
+    losses: [updates, ...]
+    """
     total, means = 0.0, []
     for count, loss in enumerate(losses, 1):
         total = SMOOTHING * total + (1 - SMOOTHING) * loss
