@@ -11,8 +11,9 @@ from typing import Any
 
 import jax
 import optax
+import optax.contrib
 from ml_collections import ConfigDict
-from optax.contrib import MuonDimensionNumbers, muon
+from optax.contrib import MuonDimensionNumbers
 
 from cnn_jax import own
 from cnn_jax.networks import freeze_mask, frozen_parts, part_of, parts_mask
@@ -144,6 +145,7 @@ def matrix_axes(params: Any) -> Any:
 def with_l2(make: Make) -> Make:
     """Adds L2 to an optimizer without weight decay: gradient + weight_decay * kernel.
     """
+    @functools.wraps(make)
     def build(rate: Schedule, settings: ConfigDict) -> optax.GradientTransformation:
         if settings.weight_decay == 0:
             return make(rate, settings)
@@ -153,20 +155,53 @@ def with_l2(make: Make) -> Make:
     return build
 
 
+@with_l2
+def sgd(rate: Schedule, settings: ConfigDict) -> optax.GradientTransformation:
+    """Follows the gradient (stochastic gradient descent)."""
+    return optax.sgd(rate)
+
+
+@with_l2
+def momentum(rate: Schedule, settings: ConfigDict) -> optax.GradientTransformation:
+    """Follows a decaying sum of the gradients."""
+    return optax.sgd(rate, settings.momentum)
+
+
+@with_l2
+def nesterov(rate: Schedule, settings: ConfigDict) -> optax.GradientTransformation:
+    """Follows Nesterov's accelerated gradient."""
+    return optax.sgd(rate, settings.momentum, nesterov=True)
+
+
+@with_l2
+def rmsprop(rate: Schedule, settings: ConfigDict) -> optax.GradientTransformation:
+    """Divides by the root mean square of the gradients (Hinton, 2012)."""
+    return optax.rmsprop(rate, decay=0.9, eps=1e-7, momentum=settings.momentum or None)
+
+
+@with_l2
+def adam(rate: Schedule, settings: ConfigDict) -> optax.GradientTransformation:
+    """Divides a mean of the gradients by their root mean square (Kingma, Ba, 2015)."""
+    return optax.adam(rate)
+
+
+def adamw(rate: Schedule, settings: ConfigDict) -> optax.GradientTransformation:
+    """Adds decoupled weight decay to Adam (Loshchilov, Hutter, 2019)."""
+    return optax.adamw(rate, weight_decay=settings.weight_decay,
+                       mask=decay_mask(settings))
+
+
+def muon(rate: Schedule, settings: ConfigDict) -> optax.GradientTransformation:
+    """Orthogonalizes the update of each kernel, Adam elsewhere (Jordan, 2024)."""
+    return optax.contrib.muon(
+        rate, beta=settings.momentum, weight_decay=settings.weight_decay,
+        weight_decay_mask=decay_mask(settings),
+        muon_weight_dimension_numbers=matrix_axes, consistent_rms=0.2)
+
+
 OPTIMIZERS: dict[str, Make] = {
-    "sgd": with_l2(lambda rate, s: optax.sgd(rate)),
-    "momentum": with_l2(lambda rate, s: optax.sgd(rate, s.momentum)),
-    "nesterov": with_l2(lambda rate, s: optax.sgd(rate, s.momentum, nesterov=True)),
-    "rmsprop": with_l2(lambda rate, s: optax.rmsprop(
-        rate, decay=0.9, eps=1e-7, momentum=s.momentum or None)),
-    "adam": with_l2(lambda rate, s: optax.adam(rate)),
-    "adamw": lambda rate, s: optax.adamw(
-        rate, weight_decay=s.weight_decay, mask=decay_mask(s)),
-    "muon": lambda rate, s: muon(
-        rate, beta=s.momentum, weight_decay=s.weight_decay,
-        weight_decay_mask=decay_mask(s), muon_weight_dimension_numbers=matrix_axes,
-        consistent_rms=0.2),
-}
+    "sgd": sgd, "momentum": momentum, "nesterov": nesterov, "rmsprop": rmsprop,
+    "adam": adam, "adamw": adamw, "muon": muon}
 
 
 def scale_by_depth(decay: float, parts: Sequence[str]) -> optax.GradientTransformation:

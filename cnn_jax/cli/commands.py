@@ -1,10 +1,8 @@
 """Does what `main.py` offers: one function per --mode."""
 
-import collections
 import contextlib
 import json
 import textwrap
-from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -12,11 +10,11 @@ import numpy as np
 
 from cnn_jax import data, networks, training
 from cnn_jax.cli.caches import caches
-from cnn_jax.cli.config_file import CONFIGS, config_names
 from cnn_jax.cli.describe import describe
+from cnn_jax.cli.listing import list_names
 from cnn_jax.cli.lr_find import lr_find, with_found_rate
 from cnn_jax.cli.request import Request, required_config, required_run
-from cnn_jax.config import FIELDS, check
+from cnn_jax.config import check
 from cnn_jax.console import Reporter, counted
 from cnn_jax.data.examples import Examples
 from cnn_jax.data.images import find_images
@@ -29,7 +27,6 @@ from cnn_jax.inspection.pages.compare import write_comparison
 from cnn_jax.inspection.pages.report import FILE as REPORT
 from cnn_jax.inspection.pages.report import PICTURES, write_report
 from cnn_jax.interop import export as exports
-from cnn_jax.interop.pretrained import PRETRAINED
 from cnn_jax.interop.weights import write_npz, write_text
 from cnn_jax.networks import diagram
 from cnn_jax.networks.roofline import peak_of
@@ -280,22 +277,6 @@ def show_data(request: Request) -> None:
         save(contact_sheet(dataset, config), path)
     print(f"data: {dataset.source}")
     print(path)
-
-
-def list_names(request: Request) -> None:
-    """Prints every name that a config field takes, and the config files."""
-    def show(title: str, names: Iterable[str]) -> None:
-        print(textwrap.fill(f"{title}: {', '.join(names)}", 100,
-                            subsequent_indent="    ", break_on_hyphens=False))
-
-    show("--config", (f"configs/{name}" for name in config_names(CONFIGS)))
-    show("--config.data.name", (*data.SOURCES, "tfds:NAME", "MODULE:FUNCTION"))
-    for name, field in FIELDS.items():
-        if field.rule.names:
-            show(f"--config.{name}", sorted(field.rule.names))
-    show("--model, --config.model.init_from", [
-        f"{library}:NAME ({count} sets)" for library, count in collections.Counter(
-            source.partition(":")[0] for source in PRETRAINED).items()])
 
 
 COMMANDS = {"list": list_names, "train": train, "describe": describe, "eval": evaluate,

@@ -5,6 +5,7 @@ of a set that is streamed are lazy: see lazy.py.
 `open_records` makes the same splits of a set that stays in its files.
 """
 
+import difflib
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -36,13 +37,20 @@ class Source(NamedTuple):
     # From the `data` config: arrays, or records that are not decoded yet.
     read: Callable[[ConfigDict], Stored | StoredRecords]
     task: str = "classify"  # a name in tasks.TASKS
+    about: str = ""         # what --mode=list prints; '' is the docstring of `read`
 
 
 SOURCES = {
     "digits": Source(sources.digits),
-    "mnist": Source(sources.official_set),
-    "fashion_mnist": Source(sources.official_set),
-    "cifar10": Source(sources.official_set),
+    "mnist": Source(
+        sources.official_set,
+        about="60,000 + 10,000 handwritten digits of 28 x 28 x 1 pixels."),
+    "fashion_mnist": Source(
+        sources.official_set,
+        about="60,000 + 10,000 pictures of clothes, 28 x 28 x 1 pixels."),
+    "cifar10": Source(
+        sources.official_set,
+        about="50,000 + 10,000 photographs of ten classes, 32 x 32 x 3 pixels."),
     "imagenet": Source(sources.imagenet),
     "folder": Source(folders.class_folders),
     "csv": Source(table.table_of_numbers, "regress"),
@@ -52,7 +60,8 @@ SOURCES = {
     "shapes_both": Source(shapes.both),
     "shapes_segmentation": Source(shapes.segmentation, "segment"),
     "shapes_multilabel": Source(shapes.multilabel, "multilabel"),
-    **{name: Source(own_arrays.refuse, task)
+    **{name: Source(own_arrays.refuse, task,
+                    "Takes arrays that a program passes to training.run.")
        for name, task in own_arrays.TASK_OF.items()},
 }
 FOLDERS = ("folder", "shards", "csv")  # data.dir is needed
@@ -236,8 +245,11 @@ def check(config: ConfigDict) -> None:
         except ValueError as error:
             raise InputError(f"data.name = {error}") from error
     elif name not in SOURCES and not re.fullmatch(_TFDS_NAME, name):
+        near = difflib.get_close_matches(name, SOURCES, 5)
         raise InputError(
-            f'data.name is {name!r}; known are {", ".join(SOURCES)}, tfds:NAME with '
+            f"data.name is {name!r}; "
+            + (f"did you mean {' or '.join(near)}? " if near else "")
+            + f'known are {", ".join(SOURCES)}, tfds:NAME with '
             "a name from the tensorflow-datasets catalogue, and MODULE:FUNCTION of "
             "your own")
     if config.task is not None:

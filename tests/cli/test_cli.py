@@ -1,13 +1,17 @@
 """A command line that cannot be run ends with one line and exit code 2."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from cnn_jax import networks
+from cnn_jax import data, networks, ops
 from cnn_jax.cli import config_file, explain
+from cnn_jax.cli.listing import print_piped
+from cnn_jax.optimizers import OPTIMIZERS, SCHEDULES
 from tests.support import forked
 
 ROOT = Path(__file__).parents[2]
@@ -142,10 +146,33 @@ def test_config_that_fails_says_how(main, tmp_path, text, fact):
 def test_every_name_is_listed(main):
     done = main(["--mode=list"])
     assert done.returncode == 0 and not done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    rows = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()
+                if re.match(r"  \w", line))
+    assert rows.keys() >= {*networks.NETWORKS, *data.SOURCES, *OPTIMIZERS, *SCHEDULES,
+                           *ops.ALGORITHMS, *ops.POOLS, "batch_norm",
+                           "configs/lenet.py"}
+    assert rows["resnet50"].startswith("224 x 224 x 3")
     words = set(done.stdout.replace(",", " ").split())
     assert {"configs/lenet.py", "digits", "tfds:NAME", "auto", "adamw", "onecycle",
             "torchvision:NAME", *networks.NETWORKS} <= words
     assert not {"workdir.py", "configs/workdir.py"} & words
+
+
+def test_the_reader_of_a_list_may_stop(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        print_piped("text")
+        print("what Python flushes at its end", flush=True)
+
+
+def test_a_wrong_data_set_shows_the_nearest(main):
+    done = main(["--config=configs/lenet.py", "--config.data.name=cifar"])
+    assert done.returncode == 2 and "did you mean cifar10?" in done.stderr
+    done = main(["--config=configs/lenet.py", "--config.data.name=shapes"])
+    assert sum(f"{name} or" in done.stderr for name in data.SOURCES) >= 2
 
 
 def test_a_wrong_network_shows_the_nearest_and_where_all_are(main):

@@ -1,0 +1,115 @@
+"""Prints what there is by name, for --mode=list: tables of 80 columns."""
+
+import ast
+import collections
+import importlib
+import os
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from cnn_jax import data, networks, ops, optimizers
+from cnn_jax.cli.config_file import CONFIGS, config_names
+from cnn_jax.cli.request import Request
+from cnn_jax.config import FIELDS
+from cnn_jax.interop.pretrained import PRETRAINED
+
+WIDTH = 80
+# The fields whose names have a table of their own.
+TABLES = ("model.name", "model.conv", "model.pool", "optimizer.name", "schedule.name")
+MODULES = {"onednn": "cnn_jax.native.convolution",  # others have the name of their file
+           "pool lax": "cnn_jax.ops.pool.reduce_window"}
+
+
+def list_names(request: Request) -> None:
+    """Prints the networks, data sets, configs, optimizers and operations."""
+    print_piped("\n\n".join([
+        table("Configs: --config", ((f"configs/{name}", first_line(ast.get_docstring(
+            ast.parse((CONFIGS / name).read_text()))))
+            for name in config_names(CONFIGS)), 28),
+        *network_tables(), table("Data sets: --config.data.name", data_rows()),
+        table("Optimizers: --config.optimizer.name", functions(optimizers.OPTIMIZERS)),
+        table("Schedules of the learning rate: --config.schedule.name",
+              functions(optimizers.SCHEDULES)),
+        table("Convolution: --config.model.conv", (
+            (name, of_module(MODULES.get(name, f"cnn_jax.ops.conv.{name}")))
+            for name in ops.ALGORITHMS)),
+        table("Pooling: --config.model.pool", (
+            (name, "Selects windows on a CPU, lax elsewhere." if name == "auto" else
+             of_module(MODULES.get(f"pool {name}", f"cnn_jax.ops.pool.{name}")))
+            for name in ops.POOLS)),
+        table("Operations: cnn_jax.ops", functions(
+            {name: value for name in ops.__all__
+             if callable(value := getattr(ops, name))})),
+        table("Names of other fields", (
+            (f"--config.{name}", ", ".join(sorted(field.rule.names)))
+            for name, field in FIELDS.items()
+            if field.rule.names and name not in TABLES), 26),
+        table("Pretrained weights: --model, --config.model.init_from", (
+            (f"{library}:NAME", f"{count} sets of weights, docs/pretrained.md")
+            for library, count in collections.Counter(
+                source.partition(":")[0] for source in PRETRAINED).items()))]))
+
+
+def network_tables() -> list[str]:
+    """Makes a table for each class of network: its inputs and how its variants differ.
+    """
+    rows: dict[type[nn.Module], list[tuple[str, str]]] = {}
+    for name, network in networks.NETWORKS.items():
+        shape = " x ".join(map(str, network.input_shape))
+        fields = ", ".join(f"{key}={value}" for key, value in network.fields.items())
+        rows.setdefault(network.constructor, []).append((name, f"{shape:14} {fields}"))
+    return ["Networks: --config.model.name, input and fields of its class",
+            *(table(f"{constructor.__name__}: {first_line(constructor.__doc__)}",
+                    variants, 26, indent=15) for constructor, variants in rows.items())]
+
+
+def data_rows() -> list[tuple[str, str]]:
+    """Lists (name, task and source) of each data set."""
+    rows = [(name, source.task, source.about or first_line(source.read.__doc__))
+            for name, source in data.SOURCES.items()]
+    rows.append(("tfds:NAME", "classify", "Loads a set of the tensorflow-datasets "
+                 "catalogue."))
+    return [*((name, f"{task}: {about}") for name, task, about in rows),
+            ("MODULE:FUNCTION", "Calls a function of your own, see docs/your_code.md.")]
+
+
+def functions(named: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Lists (name, first line of the docstring) of functions."""
+    return [(name, first_line(function.__doc__)) for name, function in named.items()]
+
+
+def of_module(name: str) -> str:
+    """Returns the first line of a module's docstring."""
+    return first_line(importlib.import_module(name).__doc__)
+
+
+def first_line(docstring: str | None) -> str:
+    """Returns the first paragraph of a docstring, which is its first sentence."""
+    return " ".join((docstring or "").partition("\n\n")[0].split())
+
+
+def table(title: str, rows: Iterable[tuple[str, str]], column: int = 24,
+          indent: int = 0) -> str:
+    """Formats names and what they are, at most 80 columns wide.
+
+    column: where the second column begins. indent: of its lines after the first.
+    """
+    lines = textwrap.wrap(title, WIDTH)
+    for name, text in rows:
+        lines += textwrap.wrap(
+            text, WIDTH, initial_indent=f"  {name:{column - 3}} ",
+            subsequent_indent=" " * (column + indent), break_on_hyphens=False
+        ) or [f"  {name}"]
+    return "\n".join(lines)
+
+
+def print_piped(text: str) -> None:
+    """Prints a text, whose reader may close the pipe (`| head`) before the end."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # Python would flush, and fail, once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
