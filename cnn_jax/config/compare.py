@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cnn_jax import networks
 from cnn_jax.config.fields import FIELDS, NETWORK_FIELDS
 from cnn_jax.data import FOLDERS
 
@@ -27,14 +28,21 @@ def flat(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, 
     return out
 
 
+def recorded(config: ConfigDict) -> dict[str, Any]:
+    """Returns a config as JSON values, with the network's `recorded_name`."""
+    values = json.loads(config.to_json())
+    values["model"]["name"] = networks.recorded_name(values["model"]["name"])
+    return values
+
+
 def to_json(config: ConfigDict) -> str:
     """Writes a config as readable JSON, with equal text for equal values."""
-    return json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + "\n"
+    return json.dumps(recorded(config), indent=2, sort_keys=True) + "\n"
 
 
 def result_fields(config: ConfigDict) -> dict[str, Any]:
     """Returns the fields that change a run's result, flat, as plain JSON values."""
-    return {name: value for name, value in flat(json.loads(config.to_json())).items()
+    return {name: value for name, value in flat(recorded(config)).items()
             if name not in FIELDS or FIELDS[name].changes_result}
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import numbers
+import sys
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -164,6 +165,8 @@ NETWORKS = {
     "shapes_fcn": Network(FCN, COLOUR_32),
 }
 
+PUBLISHED = frozenset(NETWORKS)
+
 # The classes that make their blocks by `Layers.block`, so that model.remat has an
 # effect.
 WITH_BLOCKS = (ResNet, PreActResNet, CifarResNet, DenseNet, MobileNetV1, MobileNetV2,
@@ -174,6 +177,9 @@ def register(name: str, constructor: type[nn.Module],
              input_shape: tuple[int, int, int] = COLOUR_224) -> None:
     """Adds a network of your own to `NETWORKS`, for this process.
 
+    A run under this name opens in other processes too where the class is in a module
+    that they find; a class of `__main__` must be registered there first.
+
     constructor: a Linen module with a field num_classes, whose `__call__(x, train)`
         returns logits [N, num_classes].
     Raises ValueError for a name that is taken by another network, and for a class that
@@ -183,6 +189,22 @@ def register(name: str, constructor: type[nn.Module],
         raise ValueError(f"there is a network {name!r} already: choose another name")
     check_class(constructor)
     NETWORKS[name] = Network(constructor, input_shape)
+
+
+def recorded_name(name: str) -> str:
+    """Returns the name by which a config.json records a network.
+
+    It is MODULE:CLASS for one that was registered and can be imported. A class of the
+    program that runs (`__main__`), or of a function, cannot: its name stays.
+    """
+    row = NETWORKS.get(name)
+    if row is None or name in PUBLISHED or row != Network(*row[:2]):
+        return name
+    module, attribute = row.constructor.__module__, row.constructor.__qualname__
+    path = f"{module}:{attribute}"
+    found = getattr(sys.modules.get(module), attribute, None)
+    importable = module != "__main__" and found is row.constructor and is_own(path)
+    return path if importable else name
 
 
 def find(name: str) -> Network:

@@ -12,14 +12,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from cnn_jax import console, data
-from cnn_jax.config import (as_flag, changes, differences, fingerprint, from_json,
+from cnn_jax import console, data, networks
+from cnn_jax.config import (as_flag, changes, differences, fingerprint, flat, from_json,
                             to_json)
 from cnn_jax.data.examples import Dataset
 from cnn_jax.data.info import DataInfo, describe
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.files import named, read_json, write_atomically, write_json
-from cnn_jax.own import ModuleError
+from cnn_jax.own import ModuleError, is_own
 from cnn_jax.workdir.checkpoints import step_folders
 
 DAMAGED = "the workdir is damaged"
@@ -179,15 +179,28 @@ def read_config(path: Path) -> ConfigDict:
         raise InputError(f"{file} does not exist: --workdir must be the folder of a "
                          f"run{inside}")
     values = read_json(file, dict[str, Any], DAMAGED)
+    check_registered(file, values)
     try:
         return from_json(values)
     except ValueError as error:  # an InputError, or a key that ConfigDict refuses
         here = isinstance(error.__cause__, ModuleError)
         older = "" if here else (
-            ", perhaps of another version of cnn_jax, or of a program that registers "
-            "names of its own")
+            ", perhaps of another version of cnn_jax, or of a program that adds names "
+            "of its own")
         raise InputError(f"{file}{older}: {error}" + here * (
             "; start in the folder that holds it")) from error
+
+
+def check_registered(file: Path, values: Mapping[str, Any]) -> None:
+    """Raises InputError for a network that only the program of the run knew."""
+    name = flat(values).get("model.name")
+    if isinstance(name, str) and name not in networks.NETWORKS and not is_own(name):
+        raise InputError(
+            f"{file}: there is no network {name!r} here; the program that trained the "
+            f"run registered it, or another version of cnn_jax has it. In Python, call "
+            f"networks.register({name!r}, CLASS) first; or put the class into a module "
+            "in the current folder, and write MODULE:CLASS as the model's name into "
+            f"{file.name}")
 
 
 def read_data_info(path: Path) -> DataInfo:

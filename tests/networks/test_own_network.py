@@ -1,5 +1,7 @@
 """Networks of the user's own: registered, or named MODULE:CLASS."""
 
+import importlib
+import json
 import subprocess
 import sys
 import textwrap
@@ -13,6 +15,7 @@ from cnn_jax import networks, training
 from cnn_jax.config import check
 from cnn_jax.errors import InputError
 from cnn_jax.workdir import trained
+from cnn_jax.workdir.folder import check_same_config
 from tests.support.tiny_runs import ROOT, environment, tiny
 
 SOURCE = textwrap.dedent("""
@@ -114,14 +117,73 @@ class Registered(nn.Module):
         return nn.Dense(self.num_classes, name="head")(x.reshape(len(x), -1))
 
 
-def test_a_registered_network(tmp_path):
+@pytest.fixture
+def registered():
+    """Forgets what a test registers."""
+    before = dict(networks.NETWORKS)
+    yield
+    networks.NETWORKS.clear()
+    networks.NETWORKS.update(before)
+
+
+def recorded_name(workdir):
+    return json.loads((workdir / "config.json").read_text())["model"]["name"]
+
+
+def test_a_registered_network(tmp_path, registered):
     networks.register("registered_for_a_test", Registered, (8, 8, 1))
-    try:
-        networks.register("registered_for_a_test", Registered)  # a notebook runs twice
-        with pytest.raises(ValueError, match="lenet5"):
-            networks.register("lenet5", Registered)
-        config = tiny({"model.name": "registered_for_a_test", "epochs": 1})
-        training.run(config, tmp_path, quiet=True)
-        assert trained.load(tmp_path).network.num_classes == 10
-    finally:
-        del networks.NETWORKS["registered_for_a_test"]
+    networks.register("registered_for_a_test", Registered)  # a notebook runs twice
+    with pytest.raises(ValueError, match="lenet5"):
+        networks.register("lenet5", Registered)
+    config = tiny({"model.name": "registered_for_a_test", "epochs": 1})
+    training.run(config, tmp_path, quiet=True)
+    assert trained.load(tmp_path).network.num_classes == 10
+
+
+def test_a_registered_network_of_a_module_opens_by_its_workdir(here, registered):
+    mine = importlib.import_module("my_own_network")
+    networks.register("mynet", mine.MyNet)
+    config = tiny({"model.name": "mynet", "epochs": 1})
+    training.run(config, here / "run", quiet=True)
+    assert recorded_name(here / "run") == "my_own_network:MyNet"
+    assert config.model.name == "mynet"
+    # The same program finds its run by either name.
+    training.run(config, here / "run", quiet=True)
+    check_same_config(here / "run", tiny({"model.name": "my_own_network:MyNet",
+                                          "epochs": 1}))
+    done = main("--mode=eval", f"--workdir={here / 'run'}", cwd=here)
+    assert done.returncode == 0 and "test: loss" in done.stdout, done.stderr
+
+
+def test_a_network_of_a_script_says_how_its_run_opens(here, registered):
+    class Registered(nn.Module):  # of a function: it cannot be imported by its name
+        num_classes: int = 10
+
+        @nn.compact
+        def __call__(self, x, train):
+            x = nn.BatchNorm(use_running_average=not train, name="bn1")(
+                nn.Conv(4, (3, 3), name="conv1")(x))
+            return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
+
+    networks.register("mynet", Registered)
+    training.run(tiny({"model.name": "mynet", "epochs": 1}), here / "run", quiet=True)
+    assert recorded_name(here / "run") == "mynet"
+    Registered.__module__, Registered.__qualname__ = "__main__", "Registered"
+    assert networks.recorded_name("mynet") == "mynet"
+    del networks.NETWORKS["mynet"]
+    with pytest.raises(InputError) as error:
+        trained.load(here / "run")
+    for fact in ("'mynet'", "networks.register", "MODULE:CLASS"):
+        assert fact in str(error.value)
+    assert "did you mean" not in str(error.value)
+    # What it says to do does it.
+    file = here / "run" / "config.json"
+    file.write_text(file.read_text().replace('"mynet"', '"my_own_network:MyNet"'))
+    assert trained.load(here / "run").step == 8
+
+
+def test_names_of_the_table_are_recorded_as_they_are(registered):
+    networks.register("wide", networks.find("lenet5").constructor)
+    assert networks.recorded_name("lenet5") == "lenet5"
+    assert networks.recorded_name("no_such_network") == "no_such_network"
+    assert networks.recorded_name("wide") == "cnn_jax.networks.lenet:LeNet5"
