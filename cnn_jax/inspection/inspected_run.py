@@ -19,6 +19,7 @@ from cnn_jax.data.scaling import Scaling, scale
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.forward import NetworkFunction, batch_program, compute_logits
 from cnn_jax.networks.named_layers import Layer, layers_of
+from cnn_jax.networks.trace import last_layer, trace_shapes
 from cnn_jax.tasks import Task, class_name
 from cnn_jax.tasks.losses import loss_of
 from cnn_jax.workdir.progress import Row
@@ -104,6 +105,13 @@ class InspectedRun:
         """The layers and blocks by name, in the order in which the network ends them.
         """
         return layers_of(self.network, self.variables, self.pixels.shape[1:])
+
+    @functools.cached_property
+    def last_layer(self) -> str | None:
+        """The name of the last layer; None if no layer has parameters."""
+        last = last_layer(trace_shapes(self.network, self.variables,
+                                       self.pixels.shape[1:]))
+        return last and last.name
 
     @functools.cached_property
     def image_logits(self) -> np.ndarray:

@@ -13,7 +13,6 @@ from cnn_jax.inspection.explain.scores import predicted_classes
 from cnn_jax.inspection.inspected_run import InspectedRun
 from cnn_jax.networks.named_layers import (Layer, default_layers, evenly_spaced,
                                            kernel_layers, pick)
-from cnn_jax.networks.parts import HEAD
 
 DEFAULT_LAYERS = 4  # drawn if the settings name no layers
 
@@ -28,10 +27,11 @@ def check_labels(run: InspectedRun) -> None:
         raise NotForThisNetwork("it needs labelled images")
 
 
-def check_head(run: InspectedRun) -> None:
-    """Raises NotForThisNetwork if no layer is named as the last one."""
-    if HEAD not in run.layers:
-        raise NotForThisNetwork(f"no layer of the network is named {HEAD}")
+def last_layer(run: InspectedRun) -> Layer:
+    """Returns the last layer. Raises NotForThisNetwork if no layer has parameters."""
+    if run.last_layer is None:
+        raise NotForThisNetwork("no layer of the network has parameters")
+    return run.layers[run.last_layer]
 
 
 def split_names(text: str | None) -> list[str]:

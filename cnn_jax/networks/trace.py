@@ -7,7 +7,7 @@ The path of a module names its layer: `conv1`, or `stage1_block2/conv1` inside a
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -135,17 +135,25 @@ def features(network: str | nn.Module, variables: Mapping[str, Any], images: jax
     top = {name: output for name, output in outputs.items() if "/" not in name}
     parts = {networks.part_of(name): output for name, output in top.items()}
     values = parts | (outputs if inner else top)
-    if "head" in calls:
-        values["before_head"] = calls["head"].inputs[0]
+    if last := last_layer(list(calls.values())):
+        values["before_head"] = last.inputs[0]
     return values
 
 
 def before_head(network: nn.Module, variables: Mapping[str, Any],
                 images: jax.Array) -> jax.Array:
-    """Computes the input of the layer `head`, as in evaluation, for scaled images."""
-    head, = (call for call in trace(network, variables, images)[1]
-             if call.name == HEAD)
-    return head.inputs[0]
+    """Computes the input of the last layer, as in evaluation, for scaled images."""
+    last = last_layer(trace(network, variables, images)[1])
+    if last is None:
+        raise ValueError(f"no layer of {type(network).__name__} has parameters")
+    return last.inputs[0]
+
+
+def last_layer(calls: Sequence[Call]) -> Call | None:
+    """Finds the layer `head`, or else the last layer with parameters of its own."""
+    heads = [call for call in calls if call.name == HEAD] or [
+        call for call in calls if call.name and call.has_own_parameters]
+    return heads[-1] if heads else None
 
 
 def parts_in_order(network: nn.Module, image_shape: ImageShape) -> list[str]:

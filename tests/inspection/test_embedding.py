@@ -8,6 +8,7 @@ from tests.support.small_network import PARAMS, PIXELS, Small
 
 from cnn_jax import layers
 from cnn_jax.inspection.draw.embedding import embedding, penultimate
+from cnn_jax.inspection.draw.maximize import classes
 from cnn_jax.inspection.explain.embedding import principal_plane
 from cnn_jax.inspection.selection import NotForThisNetwork
 
@@ -61,12 +62,35 @@ def test_features_of_pixels_have_the_labels_of_their_places():
 def test_a_network_without_a_head_has_no_plane():
     run = inspected(Headless(), {"params": {}}, np.ones((2, 4, 4, 1), np.uint8),
                     np.array([0, 1]))
-    with pytest.raises(NotForThisNetwork, match="head"):
+    with pytest.raises(NotForThisNetwork, match="parameters"):
         list(embedding(run, inspect_settings()))
 
 
+class OtherName(nn.Module):
+    """Names its last layer as a user may; no parameters follow it."""
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        x = nn.Dense(3, name="fc1")(x.reshape(len(x), -1))
+        return layers.Activation("tanh", name="last")(nn.Dense(2, name="fc2")(x))
+
+
+def test_the_last_layer_may_have_another_name():
+    pixels = np.array([[[[3], [1]]], [[[2], [7]]]], np.uint8)
+    kernel = np.array([[1, 0, 2], [0, 3, 1]], np.float32)
+    params = {"fc1": {"kernel": kernel, "bias": np.array([0, 1, 0], np.float32)},
+              "fc2": {"kernel": np.ones((3, 2), np.float32),
+                      "bias": np.zeros(2, np.float32)}}
+    run = inspected(OtherName(), {"params": params}, pixels, np.array([0, 1]))
+    assert run.last_layer == "fc2"
+    np.testing.assert_allclose(penultimate(run)[0], [[3, 4, 7], [2, 22, 11]])
+    assert len(list(embedding(run, inspect_settings()))) == 1
+    picture, = classes(run, inspect_settings(steps=2))
+    assert picture.arrays["images"].shape == (2, 1, 2, 1)
+
+
 class Headless(nn.Module):
-    """Names no layer head."""
+    """Has no layer with parameters."""
 
     @nn.compact
     def __call__(self, x, train: bool):

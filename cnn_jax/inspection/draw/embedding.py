@@ -10,8 +10,8 @@ from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.explain.embedding import (Plane, pixel_features,
                                                   principal_plane)
 from cnn_jax.inspection.inspected_run import InspectedRun
-from cnn_jax.inspection.selection import (NotForThisNetwork, check_head,
-                                          check_labels)
+from cnn_jax.inspection.selection import (NotForThisNetwork, check_labels,
+                                          last_layer)
 from cnn_jax.networks.trace import before_head
 
 POINTS = 2000  # images, or pixels if each pixel has a label
@@ -22,7 +22,7 @@ NAMED = 20     # classes that are named in the plane
 def embedding(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
     """Draws the input of the last layer for examples of the split."""
     check_labels(run)
-    check_head(run)
+    last_layer(run)
     if not run.task.exclusive:
         raise NotForThisNetwork("a point has the colour of one class, and images of "
                                 f"{run.config.data.name} have several, or numbers")

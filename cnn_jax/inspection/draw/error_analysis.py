@@ -20,7 +20,6 @@ from cnn_jax.inspection.inspected_run import BATCH, InspectedRun
 from cnn_jax.inspection.predictions_csv import (Suspect, examples_of,
                                                 one_class_an_image, suspects)
 from cnn_jax.inspection.selection import check_labels
-from cnn_jax.networks.parts import HEAD
 from cnn_jax.networks.trace import before_head
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def error_analysis(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]
     wrong = order[run.outcome.predicted[order] != run.examples.labels[order]]
     if len(wrong):
         yield draw_cells(run, wrong)
-        if "train" in run.splits and run.split != "train" and HEAD in run.layers:
+        if "train" in run.splits and run.split != "train" and run.last_layer:
             yield draw_neighbours(run, wrong[:CELLS])
     if found := suspects(run):
         yield draw_label_errors(run, found)

@@ -13,10 +13,10 @@ from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.explain.maximize import AscentConfig, maximize
 from cnn_jax.inspection.forward import compiled
 from cnn_jax.inspection.inspected_run import InspectedRun
-from cnn_jax.inspection.selection import (check_head, chosen_filters, chosen_layers,
-                                          chosen_position, class_index)
+from cnn_jax.inspection.selection import (NotForThisNetwork, chosen_filters,
+                                          chosen_layers, chosen_position, class_index,
+                                          last_layer)
 from cnn_jax.networks.named_layers import Layer
-from cnn_jax.networks.parts import HEAD
 from cnn_jax.networks.receptive_field import field_of_layer
 
 
@@ -31,8 +31,10 @@ def filters(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
 
 def classes(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
     """Draws images with large logits of the first classes, or of `settings.target`."""
-    check_head(run)
-    head = run.layers[HEAD]
+    head = last_layer(run)
+    if head.shape[-1] != run.image_logits.shape[-1]:
+        raise NotForThisNetwork(f"the last layer with parameters, {head.name}, has "
+                                f"{head.shape[-1]} outputs, which are no logits")
     index = ([class_index(run, settings.target)] if settings.target
              else list(range(min(settings.max_filters, head.shape[-1]))))
     run.progress("activation maximization of classes")
@@ -74,7 +76,8 @@ def draw(run: InspectedRun, settings: ConfigDict, layer: Layer, index: list[int]
         drawing.image(axis, pixels[i])
         axis.set_title(f"{drawing.fit(names[i], 18)}\n{first[i]:.3g} "
                        f"to {last[i]:.3g}", fontsize=7, pad=3)
-    unit = ("logit" if layer.name == HEAD else "unit's value" if position is None
+    unit = ("logit" if layer.name == run.last_layer else
+            "unit's value" if position is None
             else f"value of the unit at {position}")
     return Picture(
         "maximized_" + layer.name.replace("/", "_"), title,
