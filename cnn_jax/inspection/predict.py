@@ -86,6 +86,30 @@ def predict(workdir: Path, images: Sequence[str | Path], top: int = 5,
     return predictions
 
 
+def predict_arrays(workdir: Path, images: np.ndarray
+                   ) -> tuple[np.ndarray, np.ndarray]:
+    """Predicts images with a run's best checkpoint.
+
+    images: uint8 [N, H, W, C], of the shape of the training data.
+    Returns scores [N, classes] (probabilities of classes, shares of the pixels, or
+    values) and predicted labels.
+    Raises InputError for a workdir that cannot be read and for other images.
+    """
+    run = trained.load(workdir)
+    if images.dtype != np.uint8 or images.shape[1:] != run.info.image_shape:
+        shape = ", ".join(map(str, run.info.image_shape))
+        raise InputError(
+            f"images are {images.dtype} {list(images.shape)}, and {workdir} was "
+            f"trained on uint8 [N, {shape}]: convert them, or predict picture files")
+    if not len(images):
+        raise InputError(f"images are {list(images.shape)}: give at least one")
+    compute = prediction_program(run, min(BATCH, len(images)))
+    parts = [compute(images[start:start + BATCH])
+             for start in range(0, len(images), BATCH)]
+    scores, labels = map(np.concatenate, zip(*parts))
+    return scores, labels
+
+
 def read_readable(paths: Sequence[Path], preprocessing: Preprocessing, invert: bool,
                   unreadable: list[InputError] | None
                   ) -> list[tuple[Path, np.ndarray]]:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax import data
 from cnn_jax.console import Reporter, counted
+from cnn_jax.data import Arrays
 from cnn_jax.data.examples import Dataset, Examples
 from cnn_jax.data.images import Preprocessing, find_images, read_image
 from cnn_jax.data.lazy import LazyImages, leave_out
@@ -24,7 +25,8 @@ from cnn_jax.workdir.trained import Trained
 
 
 def draw(workdir: Path, config: ConfigDict | None = None, images: Sequence[str] = (),
-         invert: bool = False, quiet: bool = False) -> list[Path]:
+         invert: bool = False, quiet: bool = False,
+         data: Arrays | None = None) -> list[Path]:
     """Draws what `config.inspect` asks for and returns the picture files.
 
     The pictures go into WORKDIR/pictures, TensorBoard's events and the report.
@@ -32,10 +34,11 @@ def draw(workdir: Path, config: ConfigDict | None = None, images: Sequence[str] 
     config: may differ from the run's own in `inspect` and in the location of the data.
     images: files to explain instead of test images; at most `config.inspect.images`
         of them are used. `invert` exchanges their dark and bright.
+    data: the arrays that `training.run` got, where it got arrays.
     Raises InputError, including for a name in `config.inspect` that does not exist.
     """
     report = Reporter(quiet)
-    run = load_run(workdir, config, images, invert, report)
+    run = load_run(workdir, config, images, invert, report, data)
     settings = (config or run.config).inspect
     names = chosen_names(settings.only)
     with report.under_way("tracing the network"):
@@ -49,7 +52,8 @@ def draw(workdir: Path, config: ConfigDict | None = None, images: Sequence[str] 
 
 def load_run(workdir: Path, config: ConfigDict | None = None,
              images: Sequence[str] = (), invert: bool = False,
-             report: Reporter | None = None) -> InspectedRun:
+             report: Reporter | None = None,
+             arrays: Arrays | None = None) -> InspectedRun:
     """Loads the best checkpoint of a run and the images to explain.
 
     Raises InputError for a workdir without a checkpoint, for data that have changed,
@@ -68,13 +72,14 @@ def load_run(workdir: Path, config: ConfigDict | None = None,
                              "images: name some with --images FILE_OR_FOLDER ...")
         return inspect_images(workdir.name, best, pixels, titles)
     with report.under_way("loading the data"):
-        dataset = load_data(workdir, config)
+        dataset = load_data(workdir, config, arrays)
         if (workdir / FILE).exists():
             dataset = leave_out(dataset, read_results(workdir).skipped)
     run = make_inspected_run(
         workdir.name, best.config, best.info, best.network, best.variables, best.step,
         best.history, dataset, config.inspect.images)
-    run = dataclasses.replace(run, image_name=image_names(dataset, config))
+    if arrays is None:
+        run = dataclasses.replace(run, image_name=image_names(dataset, config))
     if pixels is None:
         return run
     return dataclasses.replace(run, pixels=pixels, labels=None, titles=titles)

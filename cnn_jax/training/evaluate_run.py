@@ -6,6 +6,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from cnn_jax.console import Reporter, split_line
+from cnn_jax.data import Arrays
 from cnn_jax.networks.summary import layer_table
 from cnn_jax.training import parallel
 from cnn_jax.training.eval_batch import largest_batch
@@ -19,11 +20,13 @@ from cnn_jax.workdir.trained import best_checkpoint
 
 
 def evaluate_run(workdir: Path, config: ConfigDict | None = None,
-                 quiet: bool = False) -> dict[str, dict[str, float]]:
+                 quiet: bool = False, data: Arrays | None = None
+                 ) -> dict[str, dict[str, float]]:
     """Evaluates the best checkpoint on the validation and test splits.
 
     config: the run's own config, perhaps with other devices or another data folder. A
         pretrained network is evaluated on the pictures there, as one split, "given".
+    data: the arrays that `training.run` got, where it got arrays.
     Returns {split: metrics}. Raises InputError if the data have changed.
     """
     report = Reporter(quiet)
@@ -37,7 +40,7 @@ def evaluate_run(workdir: Path, config: ConfigDict | None = None,
         folder, _ = best_checkpoint(workdir, config_of_run.checkpoint.monitor)
         host_state, _ = restore(folder, abstract_state(recipe, info.image_shape))
     with report.under_way("loading the data", plain=False):
-        dataset = load_data(workdir, config)
+        dataset = load_data(workdir, config, data)
     report.line(f"data: {dataset.source}")
     report.line(f"checkpoint: step {folder.name} of {workdir}")
     largest = largest_batch(config, layer_table(recipe.model, info.image_shape),

@@ -150,9 +150,14 @@ def check_same_data(path: Path, info: DataInfo) -> None:
                              "--workdir")
 
 
-def load_data(path: Path, config: ConfigDict) -> Dataset:
-    """Loads the data of a run again. Raises InputError if they have changed."""
-    dataset = data.load(data_config(path, config), config.seed)
+def load_data(path: Path, config: ConfigDict,
+              arrays: data.Arrays | None = None) -> Dataset:
+    """Loads the data of a run again. Raises InputError if they have changed.
+
+    arrays: those that the run was trained on, where its data were arrays.
+    """
+    config, stored = (config, None) if arrays is None else data.accept(arrays, config)
+    dataset = data.load(data_config(path, config), config.seed, stored)
     check_same_data(path, describe(dataset, config.data))
     return dataset
 
