@@ -10,16 +10,21 @@ inference.txt: for each arm, its time over ours (median and quartiles of the rou
 
 import argparse
 import json
+import os
 import subprocess
+import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from arms.bars import quartiles
-from arms.worker import KEPT, Worker, command, processor
-from measuring import make_out, run_script
 
-from cnn_jax import networks
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+from arms.bars import quartiles  # noqa: E402
+from arms.worker import KEPT, Worker, command, processor  # noqa: E402
+from cnn_jax import networks  # noqa: E402
+from cnn_jax.errors import InputError  # noqa: E402
+from experiments.measuring import make_out, run_script  # noqa: E402
 
 ARMS = {"ours": ("ours", {}), "unfused": ("unfused", {}),
         "pure": ("unfused", {"CNN_JAX_ONEDNN": "0"}),
@@ -72,7 +77,7 @@ def line_of(found: dict) -> str:
     return text
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/inference"))
@@ -81,18 +86,34 @@ def main() -> None:
     parser.add_argument("--arms", default="unfused,pure,onnxruntime,openvino")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--turn", type=float, default=.2, help="seconds of an arm")
-    flags = parser.parse_args()
+    flags = parser.parse_args(argv)
+    arms, names = ["ours", *flags.arms.split(",")], flags.networks.split(",")
+    for given, known in (arms, ARMS), (names, networks.NETWORKS):
+        if unknown := [name for name in given if name not in known]:
+            raise InputError(f"{', '.join(unknown)} must be of {', '.join(known)}")
+    for engine in {"onnxruntime", "openvino"} & {*arms}:
+        if find_spec(engine) is None:
+            raise InputError(f"{engine} is not installed: pip install -e '.[peers]', "
+                             "or leave it out of --arms")
+    if flags.rounds < 1:
+        raise InputError(f"--rounds={flags.rounds} must be at least 1")
     make_out(flags.out)
-    arms = ["ours", *flags.arms.split(",")]
-    found = []
-    print(f"{'network':<22}{'b':>4}{'ours ms':>9}" + "".join(
-        f"{arm:>20}" for arm in arms[1:]), flush=True)
-    for network in flags.networks.split(","):
+    lines, found = [], []
+
+    def show(text: str) -> None:
+        print(text, flush=True)
+        lines.append(text)
+        (flags.out / "inference.txt").write_text("\n".join(lines) + "\n")
+
+    show(f"{'network':<22}{'b':>4}{'ours ms':>9}" + "".join(
+        f"{arm:>20}" for arm in arms[1:]))
+    for network in names:
         for batch in map(int, flags.batches.split(",")):
             found.append(measure(network, batch, arms, flags.rounds, flags.turn))
-            print(line_of(found[-1]), flush=True)
+            show(line_of(found[-1]))
             (flags.out / "inference.json").write_text(json.dumps(found, indent=1))
-    print(processor(), ", ".join(dict.fromkeys(found[-1]["versions"].values())))
+    show(f"{processor()}, {len(os.sched_getaffinity(0))} cores; " + ", ".join(
+        dict.fromkeys(found[-1]["versions"].values())))
 
 
 if __name__ == "__main__":

@@ -85,6 +85,8 @@ ELSEWHERE = {
     "experiments/conv_comparison.py": (
         "tests/experiments/test_experiments.py", "conv_comparison"),
     "experiments/benchmark.py": ("tests/experiments/test_experiments.py", "benchmark"),
+    "experiments/inference.py": (
+        "tests/experiments/test_inference_speed.py", "inference.main("),
     "experiments/remat.py": (
         "tests/experiments/test_cost_experiments.py", "remat.main("),
     "experiments/gallery.py": ("tests/experiments/test_gallery.py", "gallery.main("),
