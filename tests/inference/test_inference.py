@@ -5,11 +5,11 @@ import gc
 import threading
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from tests.support.graph_networks import (FunctionsNetwork, LayersNetwork,
                                           random_variables)
+from tests.support.quick_compile import quick_jit
 
 from cnn_jax import inference, networks
 from cnn_jax.inference import program
@@ -28,9 +28,8 @@ needs_library = pytest.mark.skipif(library.load() is None,
 ERROR = 1e-5
 # One network of each family, at its smallest size, and sizes that leave remainders.
 FEW = {"lenet5": (32, 32, 1), "alexnet": (67, 71, 3), "resnet18_v2": (33, 31, 3),
-       "googlenet_torchvision": (32, 32, 3), "mobilenet_v2": (33, 33, 3),
        "cifar_resnet20": (15, 16, 3), "squeezenet1_0": (32, 29, 3),
-       "selu_cnn": (28, 28, 1), "shapes_fcn": (32, 32, 3), "tf2_lenet5": (32, 32, 1)}
+       "separable_cnn": (28, 28, 1), "shapes_fcn": (32, 32, 3), "tf2_lenet5": (32, 32, 1)}
 SHORT = {"blocks": (2, 1, 2, 1)}  # a DenseNet
 WIDE = {"resnext101_64x4d", "cifar_resnet1202", "cifar_resnet1001_preact"}
 
@@ -42,7 +41,7 @@ def pixels(count, shape, dtype=np.float32, seed=1):
 def exactly(graph, images):
     """Runs the graph in float64."""
     with jax.enable_x64(True):
-        return np.asarray(jax.jit(lambda images, params: run(graph, images, params))(
+        return np.asarray(quick_jit(lambda images, params: run(graph, images, params))(
             images.astype(np.float64), jax.tree.map(
                 lambda array: np.asarray(array, np.float64), graph.params)))
 
@@ -77,9 +76,10 @@ def test_fused_operations_are_those_of_the_graph(network, shape):
     with jax.enable_x64(True):
         graph = layer_graph(network, variables, shape)
         fused, images = fuse(graph), pixels(2, shape, np.float64)
-        expected = np.asarray(run(graph, images))
-        np.testing.assert_allclose(run(fused, images), expected,
-                                   atol=1e-12 * expected.std())
+        expected, found = (np.asarray(quick_jit(
+            lambda images, params: run(which, images, params))(images, which.params))
+            for which in (graph, fused))
+        np.testing.assert_allclose(found, expected, atol=1e-12 * expected.std())
     assert len(fused.nodes) < len(graph.nodes)
 
 
@@ -127,25 +127,22 @@ def test_every_registered_network(name):
 
 
 @needs_library
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 16, 33])
-def test_any_number_of_images(count):
+def test_any_number_of_images():
     """Threads divide them, a few go together, and the dense layers take all."""
-    network, variables, graph = drawn("lenet5", (32, 32, 1))
-    check(network, variables, graph, (count,))
+    check(*drawn("lenet5", (32, 32, 1)), (1, 2, 3, 4, 7, 16, 33))
 
 
 @needs_library
 @pytest.mark.parametrize("tile", [2, 4])
-@pytest.mark.parametrize("count", [1, 5])
-def test_convolutions_by_winograds_method(tile, count, monkeypatch):
+def test_convolutions_by_winograds_method(tile, monkeypatch):
     """With sums and activations; 5 images are 2 for each of two threads and 1 more."""
-    network, variables, graph = drawn("resnet18", (45, 50, 3))
+    network, variables, graph = drawn("resnet18", (45, 50, 3), blocks=(2, 1, 1))
     monkeypatch.setattr(cost, "COSTS", {tile: cost.Cost(0, 0, 0, 0)})
     chosen, tiles = [], program.tiles
     monkeypatch.setattr(program, "tiles",
                         lambda *of: chosen.append(tiles(*of)) or chosen[-1])
-    check(network, variables, graph, (count,))
-    assert chosen.count([tile] * 7) == 13
+    check(network, variables, graph, (1, 5))
+    assert chosen.count([tile] * 7) == 6
 
 
 @needs_library
@@ -179,9 +176,9 @@ def test_it_may_be_dropped_while_it_computes():
 
 @needs_library
 def test_threads_may_call_it_at_once():
-    network, variables, graph = drawn("mobilenet_v2", (32, 32, 3))
-    compiled = inference.compile(network, variables, (32, 32, 3))
-    images = [pixels(count, (32, 32, 3), seed=count) for count in (1, 2, 3, 4)]
+    network, variables, _ = drawn("separable_cnn", (28, 28, 1))
+    compiled = inference.compile(network, variables, (28, 28, 1))
+    images = [pixels(count, (28, 28, 1), seed=count) for count in (1, 2, 3, 4)]
     expected = [np.asarray(compiled(batch)) for batch in images]
     start = threading.Barrier(4)
 
@@ -211,5 +208,3 @@ def test_what_is_fastest():
         found, weights = inference.fastest(network, variables, shape, devices)
         assert isinstance(found, Compiled) == is_compiled
         assert (weights is variables) != is_compiled
-        logits = found.apply(weights, jnp.zeros((1, *shape)), train=False)
-        assert logits.shape == (1, 7)

@@ -56,7 +56,8 @@ def test_it_learns_numbers_in_their_units(run):
     assert "val_r2" in header and len(rows) == 16
     assert (root / "run" / "report.html").exists()
     again = evaluate_run(root / "run", quiet=True)["test"]
-    assert again["r2"] == results.task_metrics["test_r2"]
+    # A later evaluation may fuse layers: it rounds otherwise.
+    assert again["r2"] == pytest.approx(results.task_metrics["test_r2"], rel=1e-5)
 
 
 def test_predictions_name_the_numbers(run):

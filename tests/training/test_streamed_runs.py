@@ -60,7 +60,8 @@ def test_it_resumes_with_the_same_bits(folder, streamed, tmp_path, step):
 def test_later_modes_read_the_images_that_they_need(folder, streamed, capsys):
     results = read_results(streamed)
     scores = evaluate_run(streamed, quiet=True)
-    assert scores["test"]["loss"] == results["test_loss"]
+    # A later evaluation may fuse layers: it rounds otherwise.
+    assert scores["test"]["loss"] == pytest.approx(results["test_loss"], rel=1e-5)
     assert scores["test"]["examples"] == results["test_examples"] == 10
     run = inspection_run.load_run(streamed)
     dataset = data.load(tiny(folder).data, run.config.seed)
