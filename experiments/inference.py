@@ -87,6 +87,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--turn", type=float, default=.2, help="seconds of an arm")
     flags = parser.parse_args(argv)
+    if flags.rounds < 1:
+        raise InputError(f"--rounds={flags.rounds} must be at least 1")
     arms, names = ["ours", *flags.arms.split(",")], flags.networks.split(",")
     for given, known in (arms, ARMS), (names, networks.NETWORKS):
         if unknown := [name for name in given if name not in known]:
@@ -95,8 +97,6 @@ def main(argv: list[str] | None = None) -> None:
         if find_spec(engine) is None:
             raise InputError(f"{engine} is not installed: pip install -e '.[peers]', "
                              "or leave it out of --arms")
-    if flags.rounds < 1:
-        raise InputError(f"--rounds={flags.rounds} must be at least 1")
     make_out(flags.out)
     lines, found = [], []
 

@@ -29,7 +29,8 @@ ERROR = 1e-5
 # One network of each family, at its smallest size, and sizes that leave remainders.
 FEW = {"lenet5": (32, 32, 1), "alexnet": (67, 71, 3), "resnet18_v2": (33, 31, 3),
        "cifar_resnet20": (15, 16, 3), "squeezenet1_0": (32, 29, 3),
-       "separable_cnn": (28, 28, 1), "shapes_fcn": (32, 32, 3), "tf2_lenet5": (32, 32, 1)}
+       "selu_cnn": (28, 28, 1), "separable_cnn": (28, 28, 1),
+       "shapes_fcn": (32, 32, 3), "tf2_lenet5": (32, 32, 1)}
 SHORT = {"blocks": (2, 1, 2, 1)}  # a DenseNet
 WIDE = {"resnext101_64x4d", "cifar_resnet1202", "cifar_resnet1001_preact"}
 

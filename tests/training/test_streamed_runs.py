@@ -1,5 +1,6 @@
 """A run on a streamed set is that on the set in memory, bit for bit, and resumes."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -109,8 +110,11 @@ def test_nothing_waits_for_a_process_that_is_killed(folder, tmp_path, victim):
     """A worker takes the run with it, and the run its workers."""
     process = start_main(tmp_path, folder | {"data.workers": 2, "epochs": 100_000})
     wait_until(lambda: rows_written(tmp_path) > STEPS, process)
-    workers = [int(child) for tasks in Path(f"/proc/{process.pid}/task").iterdir()
-               for child in (tasks / "children").read_text().split()
+    children = []
+    for thread in Path(f"/proc/{process.pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the thread has ended
+            children += (thread / "children").read_text().split()
+    workers = [int(child) for child in children
                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
     assert len(workers) == 2
     if victim == "worker":
