@@ -1,13 +1,15 @@
 """The add-on of `cnn_jax.ops` on a CPU, the extra `cnn_jax[onednn]`.
 
-It computes convolutions by oneDNN and by Winograd's method, and the sums of batch norm,
-inside XLA's programs. Importing it registers both with `ops`; the C++ library is built
-and loaded when an operation first asks for it.
+It computes convolutions by oneDNN and by Winograd's method, the sums of batch norm, and
+whole networks in evaluation (for `cnn_jax.inference`), inside XLA's programs. Importing
+it registers the first two with `ops`; the C++ library is built and loaded when it is
+first asked for.
 
-    convolution.cc   the code that XLA calls     build.py         compiles it
-    winograd.h       Winograd's method           library.py       loads it
-    workers.h        memory and threads          convolution.py   convolution in JAX
-                                                 moments.py       the sums in JAX
+    convolution.cc   one pass of a layer         build.py         compiles the C++
+    network.cc       a network in evaluation     library.py       loads it
+    winograd.h       Winograd's method           convolution.py   convolution in JAX
+    onednn.h         oneDNN and its threads      moments.py       the sums in JAX
+    workers.h        memory, XLA's threads
 """
 
 from cnn_jax.native import convolution, library, moments
