@@ -400,7 +400,12 @@ FIELDS: dict[str, Field] = {
         "of a loss or error."),
     "checkpoint.every_steps": Field(
         None, optional(integer(1)),
-        "Steps between checkpoints within an epoch; None saves only after each epoch."),
+        "Steps between checkpoints within an epoch; None saves only after epochs."),
+    "checkpoint.every_seconds": Field(
+        10.0, number(0),
+        "Least time between the checkpoints after epochs: shorter epochs wait in "
+        "memory, the best and the latest one. A kill loses no more; a signal saves at "
+        "once. 0 saves after each epoch.", changes_result=False),
     "checkpoint.keep": Field(
         2, integer(2),
         "Number of latest checkpoints to keep, in addition to the best one.",

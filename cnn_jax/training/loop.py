@@ -48,8 +48,11 @@ def fit(run: Run, state: TrainState, progress: Progress,
                                 f"{size[1]} pixels")
             state = train_epoch(run, state, progress, train, recorder, received)
             finish_epoch(run, state, progress, evaluate, recorder)
-            save(run, state, progress)
             signum = parallel.any_process_signal(received)
+            ends = bool(signum) or run.is_finished(progress)
+            save(run, state, progress, now=ends or parallel.largest(
+                run.checkpoints.seconds_since_save
+                ) >= run.config.checkpoint.every_seconds)
             if signum and not run.is_finished(progress):
                 raise stopped(run, progress, signum)
     if progress.step < run.config.epochs * run.steps_per_epoch:
@@ -183,14 +186,17 @@ def finish_epoch(run: Run, state: TrainState, progress: Progress, evaluate: Eval
         run.report.line(advice)
 
 
-def save(run: Run, state: TrainState, progress: Progress) -> None:
-    """Saves a checkpoint of the last step. Raises RunError if it is not finite."""
+def save(run: Run, state: TrainState, progress: Progress, now: bool = True) -> None:
+    """Saves a checkpoint of the last step. Raises RunError if it is not finite.
+
+    now: else it is held in memory until the next one is saved.
+    """
     host = run.placement.to_host(state)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host)):
         raise diverged(run, "a parameter is not finite after the update",
                        progress.step - 1)
     record_skipped(run.feed, progress)
-    run.checkpoints.save(host, progress)
+    (run.checkpoints.save if now else run.checkpoints.hold)(host, progress)
 
 
 def compile_training(run: Run, state: Any, progress: Progress,
@@ -225,7 +231,11 @@ def learning_rate(run: Run, step: int) -> float:
 
 
 def diverged(run: Run, what: str, step: int) -> RunError:
-    """Makes the error that says which step diverged and what to do."""
+    """Makes the error that says which step diverged and what to do.
+
+    What is held in memory is saved first.
+    """
+    run.checkpoints.flush()
     latest = run.checkpoints.latest
     return RunError(
         f"{what} at step {step + 1} (epoch {step // run.steps_per_epoch + 1}), "

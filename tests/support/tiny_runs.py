@@ -41,7 +41,7 @@ PATIENCE_SECONDS = float(os.environ.get("TEST_PATIENCE_SECONDS", 240))
 
 TINY = {
     "model.name": "baseline", "data.limit": 128, "batch_size": 16,
-    "eval_batch_size": 100, "epochs": 2}
+    "eval_batch_size": 100, "epochs": 2, "checkpoint.every_seconds": 0.0}
 TIMES = ("seconds", "images_per_second", "input_seconds")  # which differ between runs
 # Everything that a resumed run could get wrong, in one run.
 RICH = TINY | {

@@ -364,3 +364,37 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "run" / "checkpoints").write_text("not a folder either")
     with pytest.raises(RunError, match="run/checkpoints .*File"):
         training.run(tiny(), tmp_path / "run", quiet=True)
+
+
+# Held in memory
+
+def test_the_best_and_the_latest_are_held(tmp_path):
+    """Step 20 is the best of 10 ... 40; a change after `hold` changes nothing."""
+    state = example_state(10)
+    with open_checkpoints(tmp_path) as checkpoints:
+        seen = {}
+        for step, accuracy in ((10, 0.4), (20, 0.9), (30, 0.5), (40, 0.6)):
+            seen[f"s{step}"] = accuracy
+            state["step"] = np.array(step, np.int32)
+            state["params"]["conv1"]["bias"][:] = step
+            checkpoints.hold(state, progress(step, **seen))
+        assert checkpoints.steps == []
+        state["params"]["conv1"]["bias"][:] = -1
+        checkpoints.flush()
+        assert checkpoints.steps == [20, 40]
+        checkpoints.flush()  # nothing is left
+        best, of_best = checkpoints.restore(20)
+        assert of_best == progress(20, s10=0.4, s20=0.9)
+        assert best["params"]["conv1"]["bias"].tolist() == [20] * 4
+
+
+@pytest.mark.parametrize("best, steps", [(20, [20, 50]), (50, [50])])
+def test_a_save_writes_the_best_that_is_held_before(tmp_path, best, steps):
+    accuracies = {f"s{step}": 0.9 if step == best else 0.1 for step in (20, 40, 50)}
+    with open_checkpoints(tmp_path) as checkpoints:
+        for count, step in enumerate((20, 40), 1):
+            checkpoints.hold(example_state(step), progress(
+                step, **dict(list(accuracies.items())[:count])))
+        checkpoints.save(example_state(50), progress(50, **accuracies))
+        assert checkpoints.steps == steps
+        assert checkpoints.seconds_since_save < 60

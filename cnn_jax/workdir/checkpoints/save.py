@@ -5,14 +5,21 @@ checkpoint does not depend on the devices that wrote it. Each checkpoint stores 
 meta (the progress of the run) and integrity (see integrity.py). The history in the
 newest meta says which one is the best. So a kill at any moment leaves a consistent
 folder, even while orbax deletes an old checkpoint.
+
+Where epochs are short, `hold` keeps the best and the latest state in memory until the
+next save, so that the best epoch is on disk before the run goes past it.
 """
 
+import copy
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import jax
 import msgspec
+import numpy as np
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
@@ -57,6 +64,8 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         self.monitor = monitor
         self._best = KeepBest()
+        self._held: dict[int, tuple[Any, Progress]] = {}  # by step, in order
+        self._last_save = time.monotonic()
         with without_log():
             self._orbax = ocp.training.Checkpointer(
                 self.directory, context=context, cleanup_tmp_directories=True,
@@ -86,8 +95,42 @@ class Checkpoints:
         """The step of the newest checkpoint, or None."""
         return max(self.steps, default=None)
 
+    @property
+    def seconds_since_save(self) -> float:
+        """The time since the last checkpoint, or since this was opened."""
+        return time.monotonic() - self._last_save
+
+    def hold(self, state: Any, progress: Progress) -> None:
+        """Keeps a copy in memory, for `flush` or the next `save`.
+
+        It replaces what was held before, but for the best epoch so far.
+        """
+        self._keep_best(progress)
+        self._held[progress.step] = (jax.tree.map(np.array, state),
+                                     copy.deepcopy(progress))
+
     def save(self, state: Any, progress: Progress) -> None:
-        """Writes `state` (NumPy leaves) and `progress` as one checkpoint."""
+        """Writes a checkpoint, after that of the best epoch if it is held.
+
+        state: its leaves are NumPy arrays.
+        """
+        self._keep_best(progress)
+        self._held.pop(progress.step, None)
+        self.flush()
+        self._write(state, progress)
+
+    def flush(self) -> None:
+        """Writes what is held."""
+        while self._held:
+            self._write(*self._held.pop(min(self._held)))
+
+    def _keep_best(self, progress: Progress) -> None:
+        """Drops what is held, but for the best epoch."""
+        best = best_step(progress.history, self.monitor)
+        self._held = {step: held for step, held in self._held.items() if step == best}
+
+    def _write(self, state: Any, progress: Progress) -> None:
+        """Writes `state` and `progress` as one checkpoint."""
         self._best.step = best_step(progress.history, self.monitor)
         folder = self.folder(progress.step)
         items = {"state": traverse_util.unflatten_dict(leaves(state), sep="/"),
@@ -102,6 +145,7 @@ class Checkpoints:
                            f"{first_line(error)}") from error
         if not saved:
             raise RunError(f"checkpoint {folder} was not written")
+        self._last_save = time.monotonic()
 
     def folder(self, step: int) -> Path:
         """Returns the folder of the checkpoint of a step."""
