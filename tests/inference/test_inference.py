@@ -32,7 +32,9 @@ FEW = {"lenet5": (32, 32, 1), "alexnet": (67, 71, 3), "resnet18_v2": (33, 31, 3)
        "selu_cnn": (28, 28, 1), "separable_cnn": (28, 28, 1),
        "shapes_fcn": (32, 32, 3), "tf2_lenet5": (32, 32, 1)}
 SHORT = {"blocks": (2, 1, 2, 1)}  # a DenseNet
-WIDE = {"resnext101_64x4d", "cifar_resnet1202", "cifar_resnet1001_preact"}
+# Too large even here; shapes_fcn, which takes multiples of 4 pixels, is in FEW.
+LEFT_OUT = {"resnext101_64x4d", "cifar_resnet1202", "cifar_resnet1001_preact",
+            "shapes_fcn"}
 
 
 def pixels(count, shape, dtype=np.float32, seed=1):
@@ -122,7 +124,7 @@ def test_registered_networks(name, shape):
 @needs_library
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in networks.NETWORKS
-                                  if name not in WIDE])
+                                  if name not in LEFT_OUT])
 def test_every_registered_network(name):
     check(*drawn(name), counts=(3,))
 
