@@ -102,7 +102,7 @@ def test_a_report_that_cannot_be_drawn_is_seen_and_the_results_are_whole(
 
 def test_a_run_that_died_is_reported_as_such(tmp_path, monkeypatch):
     """A run that died after the first of three epochs, or before it, has a report."""
-    def die(this, state, progress, score=None):
+    def die(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(loop, "save", die)
