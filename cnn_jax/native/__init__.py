@@ -6,9 +6,11 @@ it registers the first two with `ops`; the C++ library is built and loaded when 
 first asked for.
 
     convolution.cc   one pass of a layer         build.py         compiles the C++
-    network.cc       a network in evaluation     library.py       loads it
-    winograd.h       Winograd's method           convolution.py   convolution in JAX
-    onednn.h         oneDNN and its threads      moments.py       the sums in JAX
+    network.cc, .h   a network in evaluation     library.py       loads it
+    pass.h           its steps for N images      convolution.py   convolution in JAX
+    placement.h      where its values lie        moments.py       the sums in JAX
+    winograd.h       Winograd's method
+    onednn.h         oneDNN, its threads
     workers.h        memory, XLA's threads
 """
 

@@ -100,41 +100,8 @@ struct Problem {
                        all.size() * sizeof(int64_t));
   }
 
-  // Describes [N, *spatial, C] in memory as oneDNN's [N, C, *spatial].
-  memory::desc Image(const Dims& dims) const {
-    const size_t rank = dims.size() - 2;
-    Dims sizes{dims[0], dims[rank + 1]}, steps{0, 1};
-    sizes.insert(sizes.end(), dims.begin() + 1, dims.end() - 1);
-    steps.resize(rank + 2);
-    int64_t step = dims[rank + 1];
-    for (size_t i = rank; i >= 1; i--) {
-      steps[i + 1] = step;
-      step *= dims[i];
-    }
-    steps[0] = step;
-    return memory::desc(sizes, type(), steps);
-  }
-
-  // Describes [*kernel, C / groups, O] in memory as oneDNN's weights,
-  // [(groups,) O, C / groups, *kernel].
-  memory::desc Weights(bool any) const {
-    const size_t rank = w.size() - 2;
-    const int64_t outputs = w[rank + 1];
-    Dims sizes{outputs / groups, w[rank]}, steps{1, outputs};
-    int64_t step = outputs * w[rank];
-    steps.resize(rank + 2);
-    for (size_t i = rank; i-- > 0;) {
-      steps[i + 2] = step;
-      step *= w[i];
-    }
-    sizes.insert(sizes.end(), w.begin(), w.end() - 2);
-    if (groups > 1) {
-      sizes.insert(sizes.begin(), groups);
-      steps.insert(steps.begin(), outputs / groups);
-    }
-    return any ? memory::desc(sizes, type(), memory::format_tag::any)
-               : memory::desc(sizes, type(), steps);
-  }
+  memory::desc Image(const Dims& dims) const { return ImageLayout(dims, type()); }
+  memory::desc Weights(bool any) const { return KernelLayout(w, groups, type(), any); }
 };
 
 // One operand: as XLA stores it, and as the primitive wants it.
@@ -153,7 +120,7 @@ struct Operand {
     copy = dnnl::reorder(output ? dnnl::reorder::primitive_desc(e, wanted, e, stored)
                                 : dnnl::reorder::primitive_desc(e, stored, e, wanted));
   }
-  size_t bytes() const { return copied ? (wanted.get_size() + 63) / 64 * 64 : 0; }
+  size_t bytes() const { return copied ? InLines(wanted.get_size()) : 0; }
 };
 
 // What oneDNN needs to solve one problem. Several threads may use it at a time.
@@ -203,7 +170,7 @@ struct Solver {
   void Keep(const Description& description, dnnl::primitive made) {
     primitive = std::move(made);
     scratch = description.scratchpad_desc();
-    bytes = (scratch.get_size() + 63) / 64 * 64;
+    bytes = InLines(scratch.get_size());
   }
 
   void Run(dnnl::stream& stream, const std::vector<void*>& data) {
@@ -211,7 +178,7 @@ struct Solver {
     char* free = arena->Reserve(bytes);
     std::unordered_map<int, memory> arguments{
         {DNNL_ARG_SCRATCHPAD, memory(scratch, Engine(), free)}};
-    free += (scratch.get_size() + 63) / 64 * 64;
+    free += InLines(scratch.get_size());
     for (size_t i = 0; i < data.size(); i++) {
       Operand& o = operands[i];
       arguments[o.argument] = memory(o.wanted, Engine(), o.copied ? free : data[i]);

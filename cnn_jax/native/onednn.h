@@ -2,6 +2,7 @@
 #ifndef CNN_JAX_ONEDNN_H_
 #define CNN_JAX_ONEDNN_H_
 
+#include <algorithm>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -36,6 +37,43 @@ inline int64_t Count(const Dims& dims) {
   int64_t count = 1;
   for (int64_t n : dims) count *= n;
   return count;
+}
+
+// Describes [N, *spatial, C] in memory as oneDNN's [N, C, *spatial].
+inline dnnl::memory::desc ImageLayout(const Dims& dims, dnnl::memory::data_type type) {
+  const size_t rank = dims.size() - 2;
+  Dims sizes{dims[0], dims[rank + 1]}, steps{0, 1};
+  sizes.insert(sizes.end(), dims.begin() + 1, dims.end() - 1);
+  steps.resize(rank + 2);
+  int64_t step = dims[rank + 1];
+  for (size_t i = rank; i >= 1; i--) {
+    steps[i + 1] = step;
+    step *= dims[i];
+  }
+  steps[0] = step;
+  return dnnl::memory::desc(sizes, type, steps);
+}
+
+// Describes [*kernel, C / groups, O] in memory as oneDNN's weights,
+// [(groups,) O, C / groups, *kernel]. any: in the layout that a primitive chooses.
+inline dnnl::memory::desc KernelLayout(const Dims& dims, int64_t groups,
+                                       dnnl::memory::data_type type, bool any) {
+  const size_t rank = dims.size() - 2;
+  const int64_t outputs = dims[rank + 1];
+  Dims sizes{outputs / groups, dims[rank]}, steps{1, outputs};
+  int64_t step = outputs * dims[rank];
+  steps.resize(rank + 2);
+  for (size_t i = rank; i-- > 0;) {
+    steps[i + 2] = step;
+    step *= dims[i];
+  }
+  sizes.insert(sizes.end(), dims.begin(), dims.end() - 2);
+  if (groups > 1) {
+    sizes.insert(sizes.begin(), groups);
+    steps.insert(steps.begin(), outputs / groups);
+  }
+  return any ? dnnl::memory::desc(sizes, type, dnnl::memory::format_tag::any)
+             : dnnl::memory::desc(sizes, type, steps);
 }
 
 #ifdef ON_XLA_THREADS

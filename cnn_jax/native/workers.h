@@ -22,6 +22,9 @@
 
 constexpr size_t kHugePage = 2 << 20;
 
+// Rounds bytes up to whole lines of the cache.
+inline size_t InLines(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
 // Working memory that is kept between calls: fresh pages cost more than some layers.
 class Arena {
  public:

@@ -4,6 +4,7 @@ import concurrent.futures
 import gc
 import threading
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -127,6 +128,34 @@ def test_registered_networks(name, shape):
                                   if name not in LEFT_OUT])
 def test_every_registered_network(name):
     check(*drawn(name), counts=(3,))
+
+
+class AddsItsInput(nn.Module):
+    """x + conv(x): the convolution still reads what its result is added to."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.relu(nn.Conv(16, (3, 3))(x))
+        return nn.relu(x + nn.Conv(16, (3, 3))(x)).mean((1, 2))
+
+
+@needs_library
+@pytest.mark.parametrize("costs", [{}, {4: cost.Cost(0, 0, 0, 0)}],
+                         ids=["oneDNN", "Winograd"])
+def test_a_sum_with_its_own_input(costs, monkeypatch):
+    monkeypatch.setattr(cost, "COSTS", costs or {4: cost.Cost(1e9, 0, 0, 0)})
+    shape = (12, 13, 3)
+    variables = random_variables(AddsItsInput(), shape)
+    compiled = check(AddsItsInput(), variables,
+                     layer_graph(AddsItsInput(), variables, shape))
+    assert len(compiled.parts) == 1
+
+
+@needs_library
+def test_no_images():
+    network, variables, _ = drawn("lenet5", (32, 32, 1))
+    compiled = inference.compile(network, variables, (32, 32, 1))
+    assert compiled(np.zeros((0, 32, 32, 1), np.float32)).shape == (0, 7)
 
 
 @needs_library

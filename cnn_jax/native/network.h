@@ -1,0 +1,175 @@
+// A network in evaluation, or a part of one, as one call of XLA: an FFI handler.
+//
+// A network is a list of steps over values. Values are dense and row-major, with the batch
+// as their first axis: images [N, H, W, C], vectors [N, C]. Their shapes here are those of
+// one image. oneDNN computes convolutions, dense layers, pooling, activations and local
+// response norm; loops below compute the rest.
+//
+// Kernels are packed once, in the layout that oneDNN chooses, and kept under the number
+// that the caller gives to its weights. A step may add one of its inputs to its result and
+// apply an activation before it writes it.
+//
+// Threads divide the batch, and each takes its images through all convolutions a few at a
+// time, so that what a layer writes is in the cache when the next one reads it: one image
+// through the first layers, whose values are large, more through the later ones, whose
+// kernels are. Images that are too few for that go through together, and oneDNN divides
+// each layer. So do all images from the first dense layer on.
+#ifndef CNN_JAX_NETWORK_H_
+#define CNN_JAX_NETWORK_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "onednn.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace inference {
+
+namespace ffi = xla::ffi;
+using dnnl::memory;
+
+enum Kind : int64_t {
+  kInput, kConvolution, kDense, kMaxPool, kAvgPool, kGlobalAvgPool, kJoin, kActivation,
+  kAdd, kCopy, kReshape, kLocalResponseNorm
+};
+
+// Of cnn_jax/inference/program.py, which writes the programs.
+enum Function : int64_t {
+  kNone, kRelu, kRelu6, kSelu, kSigmoid, kTanh, kLecunTanh
+};
+
+struct Step {
+  Kind kind;
+  int64_t output;
+  std::vector<int64_t> inputs;
+  Dims numbers;                 // attributes, in an order of each kind
+  std::vector<int64_t> params;  // places among the arrays of the call
+};
+
+constexpr int64_t kCache = 1 << 19;  // floats that a thread may use at a time
+constexpr int64_t kMost = 64;        // images that a thread takes together
+constexpr size_t kMostPasses = 64;   // of different kinds, that are kept
+constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+
+inline memory::desc RowMajor(const Dims& dims) {
+  Dims steps(dims.size(), 1);
+  for (size_t i = dims.size() - 1; i-- > 0;) steps[i] = steps[i + 1] * dims[i + 1];
+  return memory::desc(dims, memory::data_type::f32, steps);
+}
+
+inline memory::desc Image(int64_t images, const Dims& dims) {
+  return ImageLayout({images, dims[0], dims[1], dims[2]}, memory::data_type::f32);
+}
+
+inline void Append(dnnl::post_ops& ops, int64_t function) {
+  using dnnl::algorithm;
+  switch (function) {
+    case kNone: break;
+    case kRelu: ops.append_eltwise(algorithm::eltwise_relu, 0, 0); break;
+    case kRelu6: ops.append_eltwise(algorithm::eltwise_clip, 0, 6); break;
+    case kSelu:  // scale * elu(x, alpha)
+      ops.append_eltwise(algorithm::eltwise_elu, 1.6732632423543772f, 0);
+      ops.append_eltwise(algorithm::eltwise_linear, 1.0507009873554805f, 0);
+      break;
+    case kSigmoid: ops.append_eltwise(algorithm::eltwise_logistic, 0, 0); break;
+    case kTanh: ops.append_eltwise(algorithm::eltwise_tanh, 0, 0); break;
+    case kLecunTanh:  // 1.7159 tanh(2 / 3 x)
+      ops.append_eltwise(algorithm::eltwise_linear, 2.f / 3, 0);
+      ops.append_eltwise(algorithm::eltwise_tanh, 0, 0);
+      ops.append_eltwise(algorithm::eltwise_linear, 1.7159f, 0);
+      break;
+    default: throw std::runtime_error("unknown activation");
+  }
+}
+
+inline float Activated(float x, int64_t function) {  // of the loops below
+  return function == kRelu ? std::max(x, 0.f)
+         : function == kRelu6 ? std::min(std::max(x, 0.f), 6.f) : x;
+}
+
+// Calls body(begin, end) for parts of 0 to n, on `threads` of OpenMP's threads.
+template <typename Body>
+void Divide(int64_t n, int64_t work, int threads, const Body& body) {
+#ifdef _OPENMP
+  constexpr int64_t kSmall = 1 << 14;  // floats that are not worth waking a thread
+  if (threads > 1 && work > kSmall) {
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+    for (int i = 0; i < threads; i++) body(n * i / threads, n * (i + 1) / threads);
+    return;
+  }
+#endif
+  body(0, n);
+}
+
+using Params = std::vector<const float*>;
+
+// The steps with one set of weights.
+class Network {
+ public:
+  explicit Network(const int64_t* words);
+
+  std::vector<Dims> values;  // the shape of each
+  std::vector<Step> steps;
+  std::vector<int64_t> results;
+
+  // Returns a kernel in the layout that a primitive wants.
+  memory Packed(size_t step, const memory::desc& stored, const float* data,
+                const memory::desc& wanted) {
+    return Kept(step, wanted, [&](memory& packed) {
+      memory from(stored, Engine(), const_cast<float*>(data));
+      dnnl::stream stream(Engine());
+      dnnl::reorder(from, packed).execute(stream, from, packed);
+      stream.wait();
+    });
+  }
+
+  // Returns what `pack` made of the kernel of a step the first time.
+  memory Kept(size_t step, const memory::desc& wanted,
+              const std::function<void(memory&)>& pack) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (const auto& [owner, packed] : packed_)
+      if (owner == step && packed.get_desc() == wanted) return packed;
+    memory packed(wanted, Engine());
+    pack(packed);
+    packed_.emplace_back(step, packed);
+    return packed;
+  }
+
+  int64_t Size(int64_t value) const { return Count(values[value]); }
+  void Run(const std::vector<float*>& in, const std::vector<float*>& out,
+           const Params& params, int64_t images, ffi::ThreadPool& pool);
+
+  std::vector<int64_t> last_use;  // step; kNever for results
+
+ private:
+  class Pass;
+  void RunPart(size_t begin, size_t end, int64_t first, int64_t count, int threads,
+               const std::vector<float*>& known, const Params& params,
+               dnnl::stream& stream);
+
+  std::mutex mutex_;
+  std::vector<std::pair<size_t, memory>> packed_;
+  // (begin, end, images, threads) -> passes that are not in use
+  std::map<std::tuple<size_t, size_t, int64_t, int>,
+           std::vector<std::unique_ptr<Pass>>> idle_;
+  struct Phase {  // steps that so many images take together
+    size_t begin, end;
+    int64_t images;
+  };
+  std::vector<Phase> phases_;   // up to the first dense layer
+  size_t dense_ = 0;            // the first step that all images take together
+  std::vector<int64_t> kept_;   // values that a later phase uses
+};
+
+}  // namespace inference
+
+#endif  // CNN_JAX_NETWORK_H_
