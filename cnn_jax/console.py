@@ -38,6 +38,13 @@ def command(*arguments: str) -> str:
     return shlex.join([*program, *arguments])
 
 
+def discard(file: Any) -> None:
+    """Lets what is written to a file from now on go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, file.fileno())
+    os.close(nowhere)
+
+
 class Output:
     """Standard output or error of a run, which goes on when it cannot be written.
 
@@ -79,9 +86,7 @@ class Output:
         try:
             yield file
         except OSError as error:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, file.fileno())
-            os.close(nowhere)
+            discard(file)
             if self.name == "stdout":
                 Output("stderr").write(
                     "cnn_jax: standard output cannot be written "

@@ -10,7 +10,6 @@ inference.txt: for each arm, its time over ours (median and quartiles of the rou
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from arms.bars import quartiles  # noqa: E402
 from arms.worker import KEPT, Worker, command, processor  # noqa: E402
 from cnn_jax import networks  # noqa: E402
 from cnn_jax.errors import InputError  # noqa: E402
+from cnn_jax.workdir.machine import core_count  # noqa: E402
 from experiments.measuring import make_out, run_script  # noqa: E402
 
 ARMS = {"ours": ("ours", {}), "unfused": ("unfused", {}),
@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
             found.append(measure(network, batch, arms, flags.rounds, flags.turn))
             show(line_of(found[-1]))
             (flags.out / "inference.json").write_text(json.dumps(found, indent=1))
-    show(f"{processor()}, {len(os.sched_getaffinity(0))} cores; " + ", ".join(
+    show(f"{processor()}, {core_count()} cores; " + ", ".join(
         dict.fromkeys(found[-1]["versions"].values())))
 
 

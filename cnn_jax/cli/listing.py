@@ -3,7 +3,6 @@
 import ast
 import collections
 import importlib
-import os
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -15,6 +14,7 @@ from cnn_jax import data, networks, ops, optimizers
 from cnn_jax.cli.config_file import CONFIGS, config_names
 from cnn_jax.cli.request import Request
 from cnn_jax.config import FIELDS
+from cnn_jax.console import discard
 from cnn_jax.interop.pretrained import PRETRAINED
 
 WIDTH = 80
@@ -112,4 +112,4 @@ def print_piped(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:  # Python would flush, and fail, once more at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)

@@ -18,8 +18,8 @@ from cnn_jax.data.info import DataInfo
 from cnn_jax.data.scaling import Scaling, scale
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.forward import NetworkFunction, batch_program, compute_logits
-from cnn_jax.networks.named_layers import Layer, layers_of
-from cnn_jax.networks.trace import last_layer, trace_shapes
+from cnn_jax.networks.named_layers import Layer, layers_in
+from cnn_jax.networks.trace import Call, last_layer, trace_shapes
 from cnn_jax.tasks import Task, class_name
 from cnn_jax.tasks.losses import loss_of
 from cnn_jax.workdir.progress import Row
@@ -101,16 +101,20 @@ class InspectedRun:
         return low, high
 
     @functools.cached_property
+    def calls(self) -> list[Call]:
+        """The calls of the network's layers on one image, with shapes alone."""
+        return trace_shapes(self.network, self.variables, self.pixels.shape[1:])
+
+    @functools.cached_property
     def layers(self) -> dict[str, Layer]:
         """The layers and blocks by name, in the order in which the network ends them.
         """
-        return layers_of(self.network, self.variables, self.pixels.shape[1:])
+        return layers_in(self.calls)
 
     @functools.cached_property
     def last_layer(self) -> str | None:
         """The name of the last layer; None if no layer has parameters."""
-        last = last_layer(trace_shapes(self.network, self.variables,
-                                       self.pixels.shape[1:]))
+        last = last_layer(self.calls)
         return last and last.name
 
     @functools.cached_property

@@ -5,7 +5,7 @@ a part (`stage1`) for its last layer.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
@@ -53,7 +53,11 @@ def layers_of(network: nn.Module, variables: Mapping[str, Any],
 
     Layers that only training has (auxiliary heads) are not among them.
     """
-    calls = trace_shapes(network, variables, image_shape)
+    return layers_in(trace_shapes(network, variables, image_shape))
+
+
+def layers_in(calls: Sequence[Call]) -> dict[str, Layer]:
+    """Lists every layer and block among the calls of `trace_shapes`."""
     layers: dict[str, Layer] = {}
     makers: dict[int, str] = {}  # layer by the id of its output, which `calls` keeps
     for call in calls[:-1]:

@@ -47,17 +47,18 @@ def compile_answer(trained: Trained
 
     The program of a layer is compiled at its first use.
     """
-    def program_of(network: Any, variables: Any) -> Callable[..., Answer]:
+    @functools.cache
+    def program(explains: bool) -> Callable[..., Answer]:
+        network, variables = (
+            (trained.network, trained.variables) if explains else inference.fastest(
+                trained.network, trained.variables, trained.info.image_shape))
         # Variables are an argument: a closure would compile them in as constants.
         return functools.partial(ops.jit(functools.partial(
             answer, network=network, scaling=trained.info.scaling,
             task=data.task_of(trained.config.data)), static_argnames="layer"),
             jax.device_put(variables))
 
-    explaining = program_of(trained.network, trained.variables)
-    plain = program_of(*inference.fastest(
-        trained.network, trained.variables, trained.info.image_shape))
-    return lambda pixels, index, layer: (plain if layer is None else explaining)(
+    return lambda pixels, index, layer: program(layer is not None)(
         pixels, np.int32(index), layer=layer)
 
 

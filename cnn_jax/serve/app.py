@@ -34,7 +34,7 @@ from cnn_jax.errors import InputError
 from cnn_jax.inspection.draw.drawing import HEAT, HEAT_SHARE
 from cnn_jax.inspection.draw.overlays import overlay
 from cnn_jax.inspection.pages.rendering import data_uri
-from cnn_jax.networks.named_layers import layers_of
+from cnn_jax.networks.named_layers import layers_in
 from cnn_jax.networks.summary import kind_of
 from cnn_jax.networks.trace import trace_shapes
 from cnn_jax.serve.about import PAGE, describe_run
@@ -181,12 +181,11 @@ def check_origin(request: flask.Request) -> None:
 
 def describe(trained: Trained, name: str, invert: bool) -> dict[str, Any]:
     """Returns what the page must know of the run."""
-    layers = layers_of(trained.network, trained.variables, trained.info.image_shape)
+    calls = trace_shapes(trained.network, trained.variables, trained.info.image_shape)
+    layers = layers_in(calls)
     maps = [layer for layer in layers.values()
             if layer.is_map and layer.shape[:2] != (1, 1)]
-    *_, whole = trace_shapes(trained.network, trained.variables,
-                             trained.info.image_shape)
-    return describe_run(trained, whole.output.shape[-1]) | {
+    return describe_run(trained, calls[-1].output.shape[-1]) | {
         "run": name, "step": trained.step, "few": FEW, "best": BEST,
         "layers": [{"name": layer.name, "kind": kind_of(layer.module),
                     "shape": layer.shape} for layer in maps],

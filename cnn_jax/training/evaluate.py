@@ -1,18 +1,24 @@
 """Evaluates exactly: every example counts once, for any batch size and devices."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from cnn_jax import inference, ops
 from cnn_jax.console import Reporter
+from cnn_jax.data.examples import Dataset
+from cnn_jax.data.info import DataInfo
+from cnn_jax.networks.summary import layer_table
 from cnn_jax.networks.trace import ImageShape
 from cnn_jax.tasks.metrics import mean
-from cnn_jax.training.feed import Feed
+from cnn_jax.training.eval_batch import largest_batch
+from cnn_jax.training.feed import Feed, open_feed
 from cnn_jax.training.parallel import Placement
 from cnn_jax.training.steps import Recipe, TrainState
 
@@ -32,6 +38,23 @@ def fastest(recipe: Recipe, state: TrainState, image_shape: ImageShape,
         return recipe, state
     return (dataclasses.replace(recipe, model=network),
             TrainState(state.step, variables["params"], {}, {}, {}, {}))
+
+
+@contextlib.contextmanager
+def open_evaluation(recipe: Recipe, state: TrainState, dataset: Dataset, info: DataInfo,
+                    config: ConfigDict, placement: Placement, report: Reporter
+                    ) -> Iterator[tuple[Feed, Callable[[str], dict[str, float]]]]:
+    """Opens the evaluation of one state, which lies on the host.
+
+    Yields (the feed of the data, split -> metrics); see `make_evaluation`.
+    """
+    limit = largest_batch(config, layer_table(recipe.model, info.image_shape),
+                          placement, report)
+    recipe, state = fastest(recipe, state, info.image_shape, placement)
+    state = placement.replicate(state)
+    with contextlib.closing(open_feed(placement, dataset, config, 1, limit)) as feed:
+        evaluate = make_evaluation(recipe, placement, feed, report)
+        yield feed, functools.partial(evaluate, state)
 
 
 def make_evaluation(recipe: Recipe, placement: Placement, feed: Feed,

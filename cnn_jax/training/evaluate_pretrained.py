@@ -1,6 +1,5 @@
 """Evaluates a pretrained network on pictures in class folders: top-1 and top-5."""
 
-import contextlib
 import dataclasses
 import math
 from pathlib import Path
@@ -19,12 +18,9 @@ from cnn_jax.data.sources import local_folder
 from cnn_jax.errors import InputError
 from cnn_jax.interop.imagenet import classes_of_folders
 from cnn_jax.interop.load import published_top1
-from cnn_jax.networks.summary import layer_table
 from cnn_jax.tasks.metrics import with_metrics
 from cnn_jax.training import parallel
-from cnn_jax.training.eval_batch import largest_batch
-from cnn_jax.training.evaluate import fastest, make_evaluation
-from cnn_jax.training.feed import open_feed
+from cnn_jax.training.evaluate import open_evaluation
 from cnn_jax.training.recipe import create_recipe
 from cnn_jax.training.steps import TrainState
 from cnn_jax.workdir.trained import load
@@ -62,18 +58,14 @@ def evaluate_pretrained(workdir: Path, config: ConfigDict | None = None,
     recipe = create_recipe(config, info.__replace__(counts=counts), placement.axis_name)
     recipe = dataclasses.replace(
         recipe, task=with_metrics(recipe.task, "top5_accuracy"))
-    host_state = TrainState(
+    state = TrainState(
         jnp.zeros((), jnp.int32), network.variables["params"],
         network.variables["batch_stats"], {}, {}, {})
     report.line(f"data: {len(records):,} pictures of {len(class_names):,} classes in "
                 f"{folder}")
-    largest = largest_batch(config, layer_table(recipe.model, info.image_shape),
-                            placement, report)
-    recipe, host_state = fastest(recipe, host_state, info.image_shape, placement)
-    state = placement.replicate(host_state)
-    with contextlib.closing(open_feed(placement, dataset, config, 1, largest)) as feed:
-        evaluate = make_evaluation(recipe, placement, feed, report)
-        metrics = evaluate(state, "validation")
+    with open_evaluation(recipe, state, dataset, info, config, placement,
+                         report) as (_, evaluate):
+        metrics = evaluate("validation")
     report.line(describe(metrics, published_top1(info.source)))
     return metrics
 

@@ -1,18 +1,14 @@
 """Evaluates a run again from its workdir."""
 
-import contextlib
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from cnn_jax.console import Reporter, split_line
 from cnn_jax.data import Arrays
-from cnn_jax.networks.summary import layer_table
 from cnn_jax.training import parallel
-from cnn_jax.training.eval_batch import largest_batch
-from cnn_jax.training.evaluate import fastest, make_evaluation
+from cnn_jax.training.evaluate import open_evaluation
 from cnn_jax.training.evaluate_pretrained import evaluate_pretrained
-from cnn_jax.training.feed import open_feed
 from cnn_jax.training.recipe import abstract_state, create_recipe
 from cnn_jax.workdir.checkpoints import restore
 from cnn_jax.workdir.folder import load_data, read_config, read_data_info
@@ -38,18 +34,14 @@ def evaluate_run(workdir: Path, config: ConfigDict | None = None,
     recipe = create_recipe(config, info, placement.axis_name)
     with report.under_way("reading the checkpoint", plain=False):
         folder, _ = best_checkpoint(workdir, config_of_run.checkpoint.monitor)
-        host_state, _ = restore(folder, abstract_state(recipe, info.image_shape))
+        state, _ = restore(folder, abstract_state(recipe, info.image_shape))
     with report.under_way("loading the data", plain=False):
         dataset = load_data(workdir, config, data)
     report.line(f"data: {dataset.source}")
     report.line(f"checkpoint: step {folder.name} of {workdir}")
-    largest = largest_batch(config, layer_table(recipe.model, info.image_shape),
-                            placement, report)
-    recipe, host_state = fastest(recipe, host_state, info.image_shape, placement)
-    state = placement.replicate(host_state)
-    with contextlib.closing(open_feed(placement, dataset, config, 1, largest)) as feed:
-        evaluate = make_evaluation(recipe, placement, feed, report)
-        results = {split: evaluate(state, split) for split in ("validation", "test")
+    with open_evaluation(recipe, state, dataset, info, config, placement,
+                         report) as (feed, evaluate):
+        results = {split: evaluate(split) for split in ("validation", "test")
                    if feed.counts[split]}
     for split, metrics in results.items():
         report.line(split_line(split, metrics))

@@ -4,7 +4,6 @@ The engines run the ONNX file that `--mode=export` writes, with batch norm folde
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable
 
@@ -17,9 +16,10 @@ from cnn_jax import inference, networks
 from cnn_jax.interop.onnx_file import to_onnx
 from cnn_jax.native import library
 from cnn_jax.networks.graph import layer_graph
+from cnn_jax.workdir.machine import core_count
 
 SCALING = 127.5, 1 / 127.5  # (pixel - offset) * factor
-CORES = len(os.sched_getaffinity(0))
+CORES = core_count()
 
 
 def onnx_bytes(net, variables, shape) -> bytes:
