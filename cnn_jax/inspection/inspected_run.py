@@ -16,12 +16,11 @@ from cnn_jax import data
 from cnn_jax.data.examples import Dataset, Examples
 from cnn_jax.data.info import DataInfo
 from cnn_jax.data.scaling import Scaling, scale
-from cnn_jax.errors import InputError
 from cnn_jax.inspection.forward import NetworkFunction, batch_program, compute_logits
 from cnn_jax.networks.named_layers import Layer, layers_in
 from cnn_jax.networks.trace import Call, last_layer, trace_shapes
 from cnn_jax.tasks import Task, class_name
-from cnn_jax.tasks.losses import loss_of
+from cnn_jax.tasks.losses import evaluation_loss
 from cnn_jax.workdir.progress import Row
 
 BATCH = 128  # images per call
@@ -37,18 +36,6 @@ class Outcome(NamedTuple):
     probabilities: np.ndarray | None  # of every class, [N, C]; None for masks
     losses: np.ndarray                # float32 [N], of evaluation
     correct: np.ndarray | None        # float32 [N], whose mean is the accuracy
-
-
-def evaluation_losses(task: Task, settings: ConfigDict
-                      ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Returns (logits, labels) -> float32 [N], without smoothing and class weights."""
-    settings = settings.copy_and_resolve_references()
-    with settings.unlocked():
-        settings.label_smoothing = 0.0
-    try:
-        return loss_of(task, settings)
-    except ValueError as error:
-        raise InputError(f"config.loss.{error}") from error
 
 
 def no_progress(text: str) -> None:
@@ -149,7 +136,7 @@ class InspectedRun:
 
     def predict(self, examples: Examples) -> Outcome:
         """Predicts examples, and compares the predictions with the labels."""
-        task, losses = self.task, evaluation_losses(self.task, self.config.loss)
+        task, losses = self.task, evaluation_loss(self.task, self.config.loss)
 
         def compute(network: nn.Module, variables: Any, images: jax.Array,
                     labels: jax.Array) -> tuple:

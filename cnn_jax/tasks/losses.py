@@ -171,3 +171,20 @@ def loss_of(task: Task, settings: Any, weights: np.ndarray | None = None
         return values.reshape(len(logits), -1).mean(1)
 
     return losses
+
+
+def evaluation_loss(task: Task, settings: Any
+                    ) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Returns the loss of evaluation: without label smoothing and class weights.
+
+    Raises InputError for settings that no loss takes.
+    """
+    if settings.name is None:
+        return task.losses
+    settings = settings.copy_and_resolve_references()
+    with settings.unlocked():
+        settings.label_smoothing = 0.0
+    try:
+        return loss_of(task, settings)
+    except ValueError as error:
+        raise InputError(f"config.loss.{error}") from error

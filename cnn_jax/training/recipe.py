@@ -94,12 +94,7 @@ def measured_task(config: ConfigDict, task: Task) -> Task:
 
     That loss has neither label smoothing nor class weights.
     """
-    settings = config.loss.copy_and_resolve_references()
-    with settings.unlocked():
-        settings.label_smoothing = 0.0
-    if settings.name is not None:
-        loss = losses.loss_of(task, settings)
-        task = dataclasses.replace(task, losses=loss)
+    task = dataclasses.replace(task, losses=losses.evaluation_loss(task, config.loss))
     return with_metrics(task, config.eval.metrics)
 
 

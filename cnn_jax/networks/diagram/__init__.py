@@ -1,8 +1,8 @@
 """Draws a network: a picture (SVG), or text that Mermaid draws.
 
-    blocks, repeats   layer graph -> boxes and frames
-    ranks, layout     where they are, and the lines between them
-    svg, mermaid      what is written
+    blocks, items, repeats           layer graph -> boxes and frames
+    slots, columns, across, layout   where they are, and the lines between them
+    svg, mermaid, file               what is written
 """
 
 from cnn_jax.networks.diagram.file import check, drawn, write
