@@ -1,11 +1,13 @@
 """The experiments of the tutorials, and the published figures of each.
 
-A literal table: `reproduce.py` runs its rows, RESULTS.md shows them. Most sources give
-one run without a spread. The band of such a run is the largest of: two standard errors
-of an accuracy p measured on n test images, 2 sqrt(p (1 - p) / n); the largest fall from
-one epoch to the next that the published run itself shows; the distance to a second run,
-in Keras, that the source made of the same experiment. If a run is cut short, the
-published figure is that of the same epoch.
+`reproduce.py` runs the rows of this table, and RESULTS.md shows them. Most sources give
+one run without a spread. The band of such a run is the largest of
+
+    2 sqrt(p (1 - p) / n), two standard errors of an accuracy p on n test images;
+    the largest fall from one epoch to the next in the published run;
+    the distance to a second run, in Keras, that the source made.
+
+If a run is cut short, the published figure is that of the same epoch.
 """
 
 import math
@@ -15,17 +17,17 @@ from typing import NamedTuple
 class Experiment(NamedTuple):
     """A row. Its mean must reach `published - band`, or else `least`."""
 
-    config: str              # of configs/: FILE.py:VARIANT
+    config: str              # FILE.py:VARIANT in configs/
     seeds: int               # n: seeds 0 ... n - 1
     params: int              # trainable
     published: float | None  # test accuracy
     band: float = 0.0
-    reason: str = ""         # for the band, and what the published figure is
-    epochs: int | None = None  # where the run is cut short; None = those of the config
-    folder: str = ""         # of the class folders in the folder of all sets
+    reason: str = ""         # of the band; says what the published figure is
+    epochs: int | None = None  # of a run that is cut short; None: those of the config
+    folder: str = ""         # class folders, relative to the folder of all sets
     metric: str = "accuracy"
-    least: float | None = None  # what the mean must reach where nothing is published
-    note: str = ""           # what a reader of the row should know
+    least: float | None = None  # what the mean must reach if nothing is published
+    note: str = ""           # a remark in RESULTS.md
 
 
 def one_run(accuracy: float, images: int, fall: float = 0.0,
@@ -61,62 +63,62 @@ EXPERIMENTS = {
         "published runs lie between 0.75 and 0.85"),
     "shapes_colour_cnn": Experiment(
         "shapes.py:colour_cnn", 5, 3_815, *one_run(0.963, 1000, again=0.997),
-        note="Supposed, not shown: where the initial weights of its two filters are "
-        "negative for a colour, ReLU hides it, and the run ends far below"),
+        note="Probably, if the initial weights of both filters are negative for a "
+        "colour, ReLU hides that colour and the run ends far below; not verified"),
     "shapes_colour_cnn_ours": Experiment(
         "shapes.py:colour_cnn_ours", 5, 3_815, *at_least(
-            0.963, "SELU in place of ReLU, Adam, one cycle of the rate, flips")),
+            0.963, "SELU in place of ReLU, Adam, one-cycle rate, flips")),
     "shapes_shape_dnn": Experiment(
         "shapes.py:shape_dnn", 5, 109_061, *one_run(0.898, 1000, again=0.864)),
     "shapes_shape_cnn": Experiment(
         "shapes.py:shape_cnn", 5, 19_941, *one_run(0.960, 1000, again=0.955)),
     "shapes_shape_cnn_ours": Experiment(
         "shapes.py:shape_cnn_ours", 5, 19_941, *at_least(
-            0.960, "Adam, one cycle of the rate, flips")),
+            0.960, "Adam, one-cycle rate, flips")),
     "shapes_both_dnn": Experiment(
         "shapes.py:both_dnn", 5, 109_321, *one_run(0.8989, 900, again=0.8756)),
     "shapes_both_cnn": Experiment(
         "shapes.py:both_cnn", 5, 20_217, *one_run(0.970, 900, again=0.980)),
     "shapes_both_cnn_ours": Experiment(
         "shapes.py:both_cnn_ours", 5, 20_217, *at_least(
-            0.970, "Adam, one cycle of the rate, flips")),
+            0.970, "Adam, one-cycle rate, flips")),
     "lenet_digits": Experiment("lenet.py:digits", 5, 61_706, *UNPUBLISHED),
     "lenet_mnist": Experiment("lenet.py:mnist", 5, 61_706, *UNPUBLISHED),
     "mnist_keras": Experiment("mnist.py:keras", 5, 34_826, *one_run(0.9893, 10_000)),
     "mnist_keras_ours": Experiment("mnist.py:keras_ours", 5, 34_826, *at_least(
-        0.9893, "dropout before the last layer, one cycle of the rate, shifts")),
+        0.9893, "dropout before the last layer, one-cycle rate, shifts")),
     "mnist_cnn": Experiment(
         "mnist.py:cnn", 5, 12_042, *one_run(0.9865, 10_000, again=0.9784)),
     "mnist_cnn_ours": Experiment("mnist.py:cnn_ours", 5, 12_042, *at_least(
-        0.9865, "Adam, one cycle of the rate, shifts")),
+        0.9865, "Adam, one-cycle rate, shifts")),
     "mnist_dnn": Experiment(
         "mnist.py:dnn", 5, 51_450, *one_run(0.9749, 10_000)),
     "fashion_selu": Experiment("fashion.py:selu", 5, 435_306, *one_run(0.9180, 10_000)),
     "fashion_selu_ours": Experiment("fashion.py:selu_ours", 5, 435_306, *at_least(
-        0.9180, "Adam, one cycle of the rate, flips")),
+        0.9180, "Adam, one-cycle rate, flips")),
     "fashion_separable": Experiment(
         "fashion.py:separable", 5, 184_234, *one_run(0.8441, 10_000)),
     "fashion_separable_ours": Experiment(
         "fashion.py:separable_ours", 5, 184_234, *at_least(
-            0.8441, "Adam, one cycle of the rate, flips")),
+            0.8441, "Adam, one-cycle rate, flips")),
     "fashion_dnn": Experiment(
         "fashion.py:dnn", 5, 109_770, *one_run(0.8649, 10_000),
-        note="The figure is of a re-run of the chapter in Keras, after 5 epochs"),
+        note="The figure is that of the chapter's re-run in Keras, after 5 epochs"),
     "fashion_cnn": Experiment(
         "fashion.py:cnn", 5, 694_218, *one_run(0.9112, 10_000),
         note="With the batch norm of the tutorial's newer code; without it the network "
-        "has 693,962 parameters, and the source does not say which has the figure"),
+        "has 693,962 parameters. The source does not say which of the two it measured"),
     "fashion_cnn_ours": Experiment("fashion.py:cnn_ours", 5, 694_218, *at_least(
-        0.9112, "Adam, one cycle of the rate, flips")),
+        0.9112, "Adam, one-cycle rate, flips")),
     "cifar10_baseline": Experiment(
         "cifar10.py:baseline", 3, 198_494, *one_run(0.5779, 10_000, fall=0.0188)),
     "cifar10_baseline_ours": Experiment(
         "cifar10.py:baseline_ours", 3, 198_494, *at_least(
-            0.5779, "one cycle of the rate, flips")),
+            0.5779, "one-cycle rate, flips")),
     "cifar10_lenet5": Experiment(
         "cifar10.py:lenet5", 3, 62_006, *one_run(0.4806, 10_000)),
     "cifar10_lenet5_ours": Experiment("cifar10.py:lenet5_ours", 3, 62_006, *at_least(
-        0.4806, "ReLU in place of the sigmoid, one cycle of the rate, flips")),
+        0.4806, "ReLU in place of the sigmoid, one-cycle rate, flips")),
     "cifar10_alexnet8": Experiment(
         "cifar10.py:alexnet8", 1, 9_638_474, *one_run(0.6102, 10_000, fall=0.1281)),
     "cifar10_vgg16": Experiment(
@@ -125,13 +127,13 @@ EXPERIMENTS = {
         "cifar10.py:inception10", 1, 120_234, *one_run(0.4595, 10_000)),
     "cifar10_inception10_ours": Experiment(
         "cifar10.py:inception10_ours", 1, 120_234, *at_least(
-            0.4595, "batch norm by the batch, one cycle of the rate, flips")),
+            0.4595, "batch norm with batch statistics, one-cycle rate, flips")),
     "cifar10_resnet18": Experiment(
         "cifar10.py:resnet18", 1, 11_173_962, *one_run(0.7175, 10_000),
-        note="Five epochs were asked for; the published run ended within the fifth"),
+        note="The source planned five epochs; its run ended within the fifth"),
     "cifar10_resnet18_ours": Experiment(
         "cifar10.py:resnet18_ours", 1, 11_173_962, *at_least(
-            0.7175, "one cycle of the rate, flips")),
+            0.7175, "one-cycle rate, flips")),
     "cifar10_keras": Experiment(
         "cifar10.py:keras", 1, 1_250_858, *one_run(0.6361, 10_000)),
     "cifar10_keras_25": Experiment(
@@ -141,11 +143,11 @@ EXPERIMENTS = {
         note="0.90 is our own bound"),
     "monkeys_faithful": Experiment(
         "monkeys.py:faithful", 3, 4_482_730, *UNPUBLISHED, folder="monkey_species",
-        note="The source's seed, 7, draws other numbers there"),
+        note="The source used seed 7, which draws other numbers in its framework"),
     "monkeys_streamed": Experiment(
         "monkeys.py:streamed", 3, 4_482_730, *UNPUBLISHED, folder="monkey_species",
-        note="The same training on photographs that are decoded while it runs; each "
-        "seed ended with the same parameters, bit for bit"),
+        note="The same training on streamed photographs; each seed ended with the "
+        "same parameters, bit for bit"),
     "monkeys_transfer": Experiment(
         "monkeys.py:transfer", 3, 2_236_682, *UNPUBLISHED, folder="monkey_species",
         least=0.98, note="The last layer of a MobileNetV2 that was trained on ImageNet;"

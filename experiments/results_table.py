@@ -19,7 +19,7 @@ from experiments.published import Experiment
 
 HEADINGS = ("experiment", "parameters", "published", "needed", "ours: mean ± std (n)",
             "epochs", "seconds per epoch", "peak memory", "hardware", "command")
-# What the tutorials teach, in the order of the table on the README's first screen.
+# {experiment: its name in the README's table}, in the order of that table.
 SHORT = {
     "monkeys_faithful": "10 monkey species, 1,098 photographs",
     "monkeys_transfer": "the same, a new last layer on an ImageNet MobileNetV2",
@@ -36,17 +36,17 @@ SHORT = {
     "cifar10_baseline": "CIFAR-10, baseline, 5 epochs",
     "cifar10_lenet5": "CIFAR-10, LeNet-5, 5 epochs",
     "cifar10_resnet18": "CIFAR-10, ResNet-18, 4 epochs",
-    "segmentation_shapes": "shapes, a class for each pixel: mean IoU",
+    "segmentation_shapes": "segmentation of drawn shapes: mean IoU",
 }
 INTRODUCTION = """# Results
 
 Written by `python experiments/reproduce.py`; the figures are those of RESULTS.json.
-Accuracy on the test split, of the parameters of the best validation epoch: mean ±
-standard deviation over n seeds. Needed: the published figure less the band below.
-Seconds per epoch cover training alone, without compilation and evaluation: the median
-epoch (in older rows the mean epoch), then the median of the runs. Other programs shared
-the machine, so shorter times are possible. In older rows several seeds were trained in
-one program; the figure is one seed's share of the time. Peak memory is that of the
+"Ours" is the test accuracy of the best validation epoch: mean ± standard deviation over
+n seeds. "Needed" is the published figure minus the band below. Seconds per epoch cover
+training only, without compilation and evaluation. They are the median over the runs of
+the median epoch (in older rows, of the mean epoch). Other programs shared the machine,
+so shorter times are possible. "5 seeds at once" (older rows): one program trained five
+seeds, and the figure is the time of one epoch divided by 5. Peak memory is that of the
 whole process, the largest of the runs. On CIFAR-10 our runs train on 45,000 images and
 validate on 5,000; the published runs trained on 50,000 and chose their epoch by the
 test images.
@@ -60,7 +60,7 @@ AS_PUBLISHED = "as published"
 
 
 class Target(NamedTuple):
-    """One experiment with what the flags of reproduce.py change."""
+    """One experiment, with the changes that the flags of reproduce.py make."""
 
     name: str
     experiment: Experiment
@@ -75,8 +75,8 @@ class Target(NamedTuple):
 def settings(fields: dict) -> dict:
     """Returns the fields that differ from configs/default.py, without the seed.
 
-    So a run made before a field was added counts as the same experiment if the field
-    has its default.
+    A run that was made before a field was added is therefore the same experiment if the
+    field has its default.
     """
     defaults = result_fields(default.get_config()) | {"seed": fields.get("seed")}
     return {name: value for name, value in fields.items()
@@ -134,7 +134,7 @@ def median_epoch(workdir: Path) -> float:
 
 
 def hardware(results: dict) -> str:
-    """Describes what a run was computed on, and what computed its convolutions.
+    """Describes the hardware of a run and the algorithms of its convolutions.
 
     results["convolutions"]: {algorithm: number of layers}.
     """

@@ -25,7 +25,7 @@ RECORD = FOLDER / "reliability.json"
 
 
 class Figure(NamedTuple):
-    """A claim, and the command that shows it."""
+    """A claim, and the command that tests it."""
 
     claim: str
     command: str
@@ -34,9 +34,9 @@ class Figure(NamedTuple):
 
 ALL = '-m "slow or not slow"'
 FIGURES = {
-    "1": Figure("100 kills in mid-run, 50 for each of two networks: the newest "
-                "checkpoint has the checksums of the uninterrupted run, which resuming "
-                "verifies; both runs end with the same bits",
+    "1": Figure("100 kills during training, 50 for each of two networks: the newest "
+                "checkpoint has the checksums of the uninterrupted run; the resumed "
+                "run verifies them and ends with the same bits",
                 "-m tests.faults.kill_resume --kills=100 --seed=0"),
     "1 b": Figure("20 kills with convolutions by oneDNN",
                   "-m tests.faults.kill_resume --kills=20 --only=oneDNN --cache=0 "
@@ -49,17 +49,18 @@ FIGURES = {
     "3": Figure("20 SIGTERM and 5 SIGINT: the run saves the step that was just done, "
                 "ends with code 143 or 130 within 5 s, and resumes with the same bits",
                 "-m tests.faults.sigterm --n=25 --seed=0"),
-    "4": Figure("200 damaged files of a checkpoint: none is restored as another state "
-                "or meta in silence; without the damaged checkpoint the run goes on "
-                "from the older one and ends with the same bits",
+    "4": Figure("200 damaged files of a checkpoint: none is silently restored as "
+                "another state; without the damaged checkpoint the run resumes from "
+                "the older one and ends with the same bits",
                 "-m tests.faults.corrupt --n=200 --seed=0"),
     "5": Figure("full disk, read-only folder, file-size limit, from the start and "
                 "later: the run ends within 10 s (from the start: 10 s more than an "
-                "undisturbed run) with one line and a code that is not 0; afterwards "
+                "undisturbed run) with one line and a nonzero exit code; afterwards "
                 "it resumes with the same bits",
                 "-m tests.faults.disk"),
-    "6": Figure("ten mismatches in restoring: ten lines that name leaf, expected and "
-                "found value", "-m pytest tests/workdir/test_checkpoint.py "
+    "6": Figure("ten mismatches when restoring: ten lines that name the leaf, the "
+                "expected and the found value",
+                "-m pytest tests/workdir/test_checkpoint.py "
                 '-k "another_structure or another_config or empty_step"', 10),
     "7": Figure("checkpoints saved on 1, 2 and 4 devices, restored on each of these: "
                 "9 pairs, the same bits",
@@ -70,12 +71,13 @@ FIGURES = {
                   "evaluated once", f"-m pytest {ALL} tests/training/test_processes.py "
                   '-k "streams_the_same or another_number_of_processes"', 6),
     "8": Figure("1 device against 2, 4, 8 with jit and pmap: parameters within 1e-6 "
-                "after one step, 1e-4 after 60; ten runs on eight devices end alike",
+                "after one step, 1e-4 after 60; ten runs on eight devices end with the "
+                "same bits",
                 f"-m pytest {ALL} tests/training/test_parallel.py "
                 '-k "same_parameters or synchronized or ten_runs"'),
     "9": Figure("the same seed gives the same 20 steps for a network of every class, "
                 "and the same run in processes that each compile anew; another seed "
-                "gives others; dropout and augmentation follow from the seed",
+                "gives other steps; the seed decides dropout and augmentation",
                 f"-m pytest {ALL} tests/training/test_determinism.py "
                 'tests/training/test_run_ends.py -k "twenty or seed_decides"'),
     "10": Figure("at least 1,000 cases of gradient equivalence: within 5e-6 in "
@@ -84,48 +86,51 @@ FIGURES = {
     "11": Figure("finite differences in float64 within 1e-6, orders 1 and 2, for every "
                  "implementation of convolution and pooling",
                  f"-m pytest {ALL} tests/ops/test_check_grads.py"),
-    "12": Figure("values equal those of NumPy (20 drawn convolutions and poolings, "
+    "12": Figure("values equal those of NumPy (20 random convolutions and poolings, "
                  "with stride, padding, dilation, groups), of published cases and of "
                  "torch, if it is installed",
                  f"-m pytest {ALL} tests/ops/test_vs_numpy.py "
                  "tests/ops/test_vs_numpy_drawn.py tests/networks/test_peers_torch.py"),
     "13": Figure("bad configs and command lines: one line and code 2 for each",
                  "-m pytest tests/config/test_config.py tests/cli/test_cli.py"),
-    "13 b": Figure("500 sets of overrides drawn at random: each trains or is refused "
-                   "in one line", "-m tests.faults.fuzz_config --n=500 --seed=0"),
+    "13 b": Figure("500 random sets of overrides: each trains or is refused with one "
+                   "line", "-m tests.faults.fuzz_config --n=500 --seed=0"),
     "14": Figure("malformed data files: one line for each, nothing run or written, "
-                 "peak memory below 1 GiB; pictures of every kind are read as they "
+                 "peak memory below 1 GiB; pictures of every kind are decoded as they "
                  "look", "-m pytest tests/data/test_malformed_inputs.py "
                  "tests/data/test_data_images.py"),
     "15": Figure("each of the nine official files is used only with its size and "
                  "sha256",
                  "-m pytest tests/data/test_official.py tests/data/test_data_real.py"),
-    "16": Figure("no call that runs code from a file or writes outside a folder",
+    "16": Figure("the package has no call that runs code from a file or writes outside "
+                 "a folder",
                  "-m pytest tests/documents/test_unsafe_calls.py"),
-    "17": Figure("a loss or parameters that are not finite stop the run: step and rate "
-                 "are named, the last finite checkpoint is kept",
+    "17": Figure("a loss or parameters that are not finite stop the run: a line names "
+                 "step and learning rate; the last finite checkpoint is kept",
                  "-m pytest tests/training/test_run_ends.py -k finite"),
     "18": Figure("a second writer is refused; the lock of a killed run does not block "
                  "the next one (nor after any of the kills of 1)",
                  "-m pytest tests/training/test_run.py -k second_writer"),
-    "19": Figure("the clock jumps, the data folder, the TensorBoard folders or the "
-                 "workdir disappear: the run ends alike or stops with one line",
+    "19": Figure("the clock jumps, or the data folder, the TensorBoard folders or the "
+                 "workdir disappear: the run ends with the same bits, or stops with "
+                 "one line",
                  "-m tests.faults.surroundings"),
     "20": Figure("20,000 steps of the smallest network and of LeNet-5 with a "
                  "checkpoint every 50 steps, and 200 starts and stops in one process "
                  "that empties JAX's caches in between: memory grows by less than "
-                 "2,000 KB in 1,000 steps (if every save leaked a state of LeNet-5: "
-                 "14,460) and 100 KB a round; no state stays alive, no more files are "
-                 "open (one of a save is allowed), the checkpoint folder keeps its "
-                 "size. What grows is about 30 KB a save of 31 arrays, which orbax "
-                 "0.12.8 keeps in TensorStore's specifications",
+                 "2,000 KB in 1,000 steps (if every save leaked a state of LeNet-5, it "
+                 "would grow by 14,460 KB) and by less than 100 KB a round; no state "
+                 "stays alive, the number of open files does not grow (one file of a "
+                 "save is allowed), and the checkpoint folder keeps its size. About 30 "
+                 "KB remain for each save of 31 arrays: orbax 0.12.8 keeps the "
+                 "specifications of TensorStore",
                  "-m tests.faults.soak --steps=20000 --rounds=200 --seed=0"),
     "21": Figure("every row of pretrained weights: random weights that the library "
                  "saves give its logits within 1e-9 of their standard deviation, and "
-                 "it loads ours (needs the extra peers)",
+                 "the library loads our weights (needs the extra peers)",
                  f"-m pytest {ALL} tests/interop/test_peers_pretrained.py"),
-    "21 b": Figure("pictures are prepared to the pixel as torchvision, timm and Keras "
-                   "do (needs the extra peers)",
+    "21 b": Figure("pictures are prepared as by torchvision, timm and Keras, to the "
+                   "pixel (needs the extra peers)",
                    f"-m pytest {ALL} tests/interop/test_peers_pictures.py"),
     "21 c": Figure("every registered network in ONNX: onnx's checker and reference in "
                    "float64 within 1e-6, ONNX Runtime within 1e-4",
@@ -134,7 +139,7 @@ FIGURES = {
 
 
 def last_line(output: str) -> str:
-    """Describes the counts that a fault command or pytest ends with."""
+    """Formats the counts that a fault command or pytest prints last."""
     line = [line for line in output.splitlines() if line.strip()][-1]
     if not line.startswith('{"'):  # of pytest, or of an exception
         return line.strip("= ")
@@ -184,12 +189,13 @@ def measure(number: str) -> dict:
 INTRODUCTION = """# Reliability, as measured
 
 Written by `python -m tests.faults.figures`, which runs the commands. Every fault
-command draws its faults from a seed that it prints; pytest's tests have fixed seeds,
-and hypothesis is derandomized. The fast tests run a part of each row but 20: three
-kills of 1, one signal of 3, twenty damages of 4, two cases of 5, two and four devices
-of 7 and 8, eight sets of 13 b, the workdir of 19. The column commit says which version
-was measured; test files have moved since, and the commands show where they are now. A
-row without a figure has not been measured as a whole since it was last changed.
+command draws its faults from a seed that it prints. The tests have fixed seeds, and
+hypothesis is derandomized. `python -m pytest` tests a part of each row except 20: three
+kills of row 1, one signal of 3, twenty damaged files of 4, two cases of 5, two and
+four devices of 7 and 8, eight sets of overrides of 13 b, the workdir of 19. "Ended
+alike" means: with the same bits as an undisturbed run. The column commit names the
+version that was measured. Test files have moved since; the commands have their present
+paths. A row with "-" has not been measured as a whole since it was last changed.
 
 | # | claim | command: `python ...` | measured | commit |
 |---|---|---|---|---|
