@@ -3,12 +3,12 @@
     python experiments/augment_cost.py [--batch 64] [--rounds 7] [--only NAME ...]
 
 Times whole training steps of `monkey_cnn` on random images of 128 x 128 pixels: without
-augmentation, with the one of configs/monkeys.py (rotation, shifts, shear, zoom, flip),
-and with crops, colours, TrivialAugment, erasing and mixing. All take turns in each
-round, and the ratio to the plain step is taken within the round, because the machine's
-speed drifts. On two cores of an AMD EPYC the augmentation of configs/monkeys.py adds
-1.1 % (quartiles -0.7 and 1.9 %, 7 rounds). Writes augment_cost.txt and
-augment_cost.json.
+augmentation, with that of configs/monkeys.py (rotation, shifts, shear, zoom, flip), and
+with crops, colours, TrivialAugment, erasing and mixing. All take turns in each round.
+The ratio to the step without augmentation is computed within the round, because the
+machine's speed drifts. On two cores of an AMD EPYC the augmentation of
+configs/monkeys.py adds 1.1 % (quartiles -0.7 and 1.9 %, 7 rounds). Writes
+augment_cost.txt and augment_cost.json.
 """
 
 import argparse
@@ -90,13 +90,13 @@ def measure(batch: int, rounds: int, names: list[str]) -> dict[str, list[float]]
 
 
 def ratios(seconds: dict[str, list[float]], name: str) -> tuple[float, float, float]:
-    """Returns quartiles, over the rounds, of time / time of the plain step."""
+    """Returns quartiles, over the rounds, of time / time without augmentation."""
     quartiles = np.percentile(np.array(seconds[name]) / seconds[PLAIN], (25, 50, 75))
     return tuple(map(float, quartiles))
 
 
 def conclusion(seconds: dict[str, list[float]]) -> str:
-    """Says what the augmentation of configs/monkeys.py adds, if it was measured."""
+    """States what the augmentation of configs/monkeys.py adds, if it was measured."""
     if MONKEYS not in seconds:
         return ""
     low, middle, high = (f"{100 * (ratio - 1):.1f} %"

@@ -1,17 +1,17 @@
-"""What does the batch size cost in time, updates and accuracy, from 1 to 1,024 images?
+"""How do time and accuracy depend on the batch size, from 1 to 1,024 images?
 
     python experiments/batch_size.py --data=DIR                     4 minutes, 2 cores
     python experiments/batch_size.py --data=DIR --images=10000 --seeds=1     faster
 
-Trains LeNet-5 on MNIST by plain SGD and evaluates it on the test split twice: after
-the same number of epochs and after the same number of updates for all batch sizes. The
-learning rate, 0.05, is the same for all and is not tuned. A larger batch makes fewer
-updates an epoch, each from a better gradient. With it an epoch takes 26 s at batch 1
-and 1.9 s at batch 128 (two cores of an AMD EPYC); after one epoch batch 10 is best
-(0.981), after 500 updates batch 1,024 (0.966). All figures: measured/speed/README.md.
+Trains LeNet-5 on MNIST by plain SGD. All batch sizes are evaluated on the test split
+after the same number of epochs, and after the same number of updates. The learning
+rate, 0.05, is the same for all and is not tuned. A larger batch makes fewer updates an
+epoch, each with a less noisy gradient. An epoch takes 26 s at batch 1 and 1.9 s at
+batch 128 (two cores of an AMD EPYC). After one epoch batch 10 is best (0.981), after
+500 updates batch 1,024 (0.966). All figures: measured/speed/README.md.
 
-Writes batch_size.txt, batch_size.json and batch_size.png after each batch size; the
-same command in the same folder goes on after the last one written.
+Writes batch_size.txt, batch_size.json and batch_size.png after each batch size. The
+same command in the same folder continues after the last one.
 """
 
 import argparse
@@ -144,7 +144,7 @@ def spread(values: list[float]) -> str:
 
 
 def criteria(results: dict) -> dict[str, str]:
-    """Returns {field of a row: when its accuracies were taken}."""
+    """Returns {field of a row: after how much training it was measured}."""
     return {f"after_equal_{unit}": f"after {count:,} {unit if count > 1 else unit[:-1]}"
             for unit in ("epochs", "updates") for count in [results[unit]]}
 

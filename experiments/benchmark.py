@@ -1,6 +1,6 @@
-"""Whole training steps and inference, against plain Flax and other libraries.
+"""Times whole training steps and inference, beside plain Flax and other libraries.
 
-    python experiments/benchmark.py                       against plain Flax
+    python experiments/benchmark.py                       beside plain Flax
     python experiments/benchmark.py --peers=torch,keras   and these; 30 minutes at most
     python experiments/benchmark.py --peers=onednn,torch  ours with oneDNN, and torch
     python experiments/benchmark.py --dtype=bfloat16 --only=W4
@@ -14,11 +14,11 @@ as `main.py` does (cnn_jax/huge_pages.py); so do the arms "plain Flax, kept" and
 kept". "torch, small pages" is PyTorch as users start it.
 
 First the logits and losses of all arms must agree. Every arm has its own process; the
-parent lets them run in turn, A B C A B C, so that drift of the machine falls on all. A
-virtual machine may move its cores apart (arms/cores.py), so the distance of the cores
-is measured in every round too. Writes benchmark.json, benchmark.txt, benchmark.png and
-with oneDNN benchmark_onednn.png. The peers need the extra `cnn_jax[peers]`.
-measured/speed/README.md has the results.
+parent lets them run in turn, A B C A B C, so that drift of the machine affects all
+arms. A virtual machine may move its cores apart (arms/cores.py), so the distance of the
+cores is measured in every round too. Writes benchmark.json, benchmark.txt,
+benchmark.png and, with oneDNN, benchmark_onednn.png. The peers need the extra
+`cnn_jax[peers]`. measured/speed/README.md has the results.
 """
 
 import argparse
@@ -124,7 +124,7 @@ def measure(workload: Workload, arms: dict[str, Arm], dtype: str, seconds: float
                 worker.close()
 
 
-# At most: the largest difference of the logits / their standard deviation.
+# Upper bounds of the largest difference of the logits / their standard deviation.
 AGREEMENT = {"float32": 1e-3, "bfloat16": .2}
 
 
@@ -182,7 +182,7 @@ def ratios(found: dict, mode: str,
 
 
 class Row(NamedTuple):
-    """What one arm did in one mode of one workload."""
+    """The results of one arm in one mode of one workload."""
 
     arm: str
     images_per_second: float
@@ -211,7 +211,7 @@ BASES = {OURS: "ours", WITH_ONEDNN: "with oneDNN"}
 
 
 def line(row: Row, mode: str) -> str:
-    """Formats a row; memory and compilation stand beside the training step."""
+    """Formats a row; that of a training step has memory and compile time too."""
     text = (f"  {row.arm:<19}{row.images_per_second:>9.1f} images/s "
             f"{row.gflops:>5.0f} GFLOP/s")
     for base, quartiles_of in row.ratios.items():
@@ -262,7 +262,7 @@ def draw(results: dict, folder: Path) -> None:
             draw_bars({title: {workload: ratios(found, mode, ours)
                                for workload, found in results.items()}
                        for mode, title in MODES.items()},
-                      f"{ours} is so many times as fast (median, quartiles)",
+                      f"speed of {ours} / speed of the arm (median, quartiles)",
                       folder / name)
 
 

@@ -1,18 +1,19 @@
-"""Every implementation of convolution and pooling: equal first, then timed.
+"""Compares all implementations of convolution and pooling: results, time, memory.
 
     python experiments/conv_comparison.py
     python experiments/conv_comparison.py --peers=torch,keras --tutorial
     python experiments/conv_comparison.py --only=ResNet --rounds=5
 
 The cases are the tutorial's (chapter 17 of microsoft/ai-edu: loops against numba, numba
-against im2col, pooling) and layers of LeNet, VGG, ResNet and MobileNet. Each
-implementation must first equal lax in y, dx and dw; then all run in turn, A B C A B C,
-so that drift of the machine falls on all. `--peers` adds PyTorch and Keras on
-TensorFlow (the extra `cnn_jax[peers]`), each in its own process that sleeps while
-another computes. `--tutorial` also repeats the tutorial's own measurement with its
-numbers of runs, the Python loops included (a few minutes). Memory is XLA's figure for
-arguments, results and work of both passes. Writes comparison.json, .csv, .txt and .png.
-The JAX part is for any device; it has been run on a CPU.
+against im2col, pooling) and layers of LeNet, VGG, ResNet and MobileNet. The results y,
+dx and dw of each implementation must first equal those of lax. Then all implementations
+run in turn, A B C A B C, so that drift of the machine affects all. `--peers` adds
+PyTorch and Keras on TensorFlow (the extra `cnn_jax[peers]`), each in its own process
+that sleeps while another computes. `--tutorial` also repeats the tutorial's own
+measurement with its numbers of runs, including the Python loops (a few minutes). Memory
+is XLA's figure for arguments, results and temporary arrays of both passes. Writes
+comparison.json, .csv, .txt and .png. The JAX part works on any device; it has been run
+on a CPU.
 """
 
 import argparse
@@ -50,7 +51,8 @@ from rich.progress import Progress  # noqa: E402
 
 
 class Layer(NamedTuple):
-    """A convolution: x [N, H, W, C], w [kh, kw, C / groups, O]; no w: a max pool."""
+    """A convolution: x [N, H, W, C], w [kh, kw, C / groups, O]; without w a max pool.
+    """
 
     x: tuple[int, ...]
     w: tuple[int, ...] | None
@@ -82,7 +84,7 @@ SLOWEST = 3.  # s: an implementation is not run again once it has taken that lon
 
 
 def operation(layer: Layer, name: str):
-    """Returns (x, w) -> y, or for a pool (x,) -> y, by the named implementation."""
+    """Returns (x, w) -> y of the named implementation; (x,) -> y for a pool."""
     if layer.w is None:
         return functools.partial(ops.max_pool, window=layer.stride,
                                  padding=layer.padding, implementation=name)
@@ -206,7 +208,7 @@ def compare(case: str, peers: list[str], rounds: int, best: float) -> list[dict]
                     continue
                 try:
                     runner = kind(layer, name)
-                except ValueError as error:  # what an implementation does not support
+                except ValueError as error:  # the implementation does not support it
                     row["refused"] = str(error)
                     continue
                 stack.callback(runner.close)
@@ -232,7 +234,7 @@ def compare(case: str, peers: list[str], rounds: int, best: float) -> list[dict]
     return rows
 
 
-# What the tutorial measured: case, part, runs, implementations, and its seconds.
+# The tutorial's measurements: case, part, runs, implementations, and its seconds.
 TUTORIAL = (
     ("tutorial, no padding", "forward", 10, {"loops": 38.06, "numba": 0.073}),
     ("tutorial, padding 1", "forward", 1000, {"numba": 11.66, "im2col": 14.93}),
@@ -276,9 +278,9 @@ def tutorial_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-MEMORY = """MB: arguments, results and temporary arrays, as XLA counts them. Of the
-peers: what the process takes for the operands and the first use, whose time stands
-under compile."""
+MEMORY = """MB: arguments, results and temporary arrays, as XLA counts them. For the
+peers: what the process takes for the operands and the first use; the column compile has
+the time of this first use."""
 TITLES = {"forward": "forward", "both": "forward + backward"}
 
 

@@ -1,18 +1,20 @@
-"""How many pictures a second do our streams decode, beside torchvision and tf.data?
+"""How many pictures per second do our streams, torchvision and tf.data decode?
 
     python experiments/decode_rate.py [--photos FOLDER] [--rounds 7] [--images 1024]
         [--size 224] [--cores N] [--only ARM ...]
 
 Each arm reads the JPEG files of the same class folders in random order, cuts a
 random-resized crop out of each and resizes it to uint8 [224, 224, 3], in batches of 64:
-ours in threads, ours in worker processes (both with simplejpeg if it is installed),
-torchvision's RandomResizedCrop in a DataLoader with worker processes, and tf.data with
-`decode_and_crop_jpeg`, which decodes the crop alone, resized without antialiasing, as
-in its recipes, and with it.
-Each has as many threads or processes as there are cores. The arms take turns, each in a
-process of its own; the first batches of a turn, which may have been read before it, do
-not count. The files are in the page cache. Prints pictures a second and core, and each
-arm's ratio to ours in threads, with quartiles; writes decode_rate.txt and
+
+    ours in threads, and in worker processes (with simplejpeg if it is installed);
+    torchvision's RandomResizedCrop in a DataLoader with worker processes;
+    tf.data with `decode_and_crop_jpeg`, which decodes only the crop, resized without
+    antialiasing (as in its recipes) and with it.
+
+Each arm has as many threads or processes as there are cores. The arms take turns, each
+in its own process. The first batches of a turn do not count, because they may have been
+read before it. The files are in the page cache. Prints pictures per second and core,
+and each arm's ratio to ours in threads, with quartiles. Writes decode_rate.txt and
 decode_rate.json. Needs the extra `peers`.
 """
 
@@ -37,7 +39,7 @@ from experiments.measuring import make_out, ran_on, run_script  # noqa: E402
 
 Batches = Generator[np.ndarray, None, None]
 BATCH = 64
-AHEAD = 4  # batches that are read ahead and do not count, in each arm
+AHEAD = 4  # batches that an arm reads ahead; they do not count
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of the crops
 
 
@@ -122,7 +124,7 @@ ARMS: dict[str, Callable[[str, int, int], Batches]] = {
 
 
 def serve(arm: str, folder: str, size: int, cores: int) -> None:
-    """Reads batches: for each number on a line of stdin, writes the seconds of it."""
+    """Reads as many batches as each line of stdin says, and prints the seconds."""
     batches = ARMS[arm](folder, size, cores)
     for line in sys.stdin:
         for _ in range(2 * AHEAD):
@@ -137,7 +139,7 @@ def serve(arm: str, folder: str, size: int, cores: int) -> None:
 
 
 class Arm:
-    """A process that reads one arm's batches when it is asked to."""
+    """A process that reads batches of one arm on request."""
 
     def __init__(self, name: str, folder: Path, size: int, cores: int) -> None:
         self.name = name
@@ -147,7 +149,7 @@ class Arm:
             env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"})
 
     def seconds(self, batches: int) -> float:
-        """Returns the seconds that some batches take."""
+        """Returns the seconds that a number of batches take."""
         assert self.process.stdin is not None and self.process.stdout is not None
         print(batches, file=self.process.stdin, flush=True)
         for line in self.process.stdout:
@@ -161,7 +163,7 @@ class Arm:
 
 
 def table(results: dict) -> str:
-    """Formats pictures a second and core, and each arm's ratio to the first."""
+    """Formats pictures per second and core, and each arm's ratio to the first."""
     lines = [f"{results['machine']}; {results['cores']} cores, "
              f"{results['photos']:,} photographs -> {results['size']} pixels, "
              f"{results['rounds']} rounds of {results['images']:,}",

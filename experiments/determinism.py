@@ -4,10 +4,10 @@
     python experiments/determinism.py --config=configs/mnist.py:cnn --steps=100
 
 A resumed run ends with the bits of an uninterrupted one only if the device gives the
-same result for the same program and operands; some GPU kernels do not. Makes the first
-steps of a config twice from the same state, compares every leaf of the state and every
-metric after each step, and ends with code 1 at the first bit that differs. On the CPUs
-that it was run on (AMD EPYC, Intel Xeon) no bit differs.
+same result for the same program and operands; some GPU kernels do not. This makes the
+first steps of a config twice from the same state, and compares every leaf of the state
+and every metric after each step. It ends with code 1 at the first bit that differs. On
+the CPUs that were tried (AMD EPYC, Intel Xeon) no bit differs.
 """
 
 import argparse

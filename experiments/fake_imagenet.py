@@ -2,8 +2,8 @@
 
     python experiments/fake_imagenet.py OUT [--classes 10] [--images 50]
 
-Writes OUT/train/CLASS/*.JPEG and, a fifth as many, OUT/val/CLASS/*.JPEG: pictures
-of different sizes, each class of another colour, with noise.
+Writes OUT/train/CLASS/*.JPEG and a fifth as many OUT/val/CLASS/*.JPEG. The pictures
+have different sizes and noise; each class has another colour.
 """
 
 import argparse

@@ -5,12 +5,14 @@
 
 Starts `python main.py` on LeNet-5 and, with images of 224 x 224 pixels, on ResNet-50
 and DenseNet-121, and stops each at the end of its first training step. The first start
-finds no compiled program, the second those of the first; "no cache" is a start with
-CNN_JAX_CACHE=0. The other arms hold their data already, and write no files: plain Flax
-(the same network), torch.compile and Keras on TensorFlow (extra `cnn_jax[peers]`). With
-each time stand the CPU seconds of all threads, which a busy machine changes less.
+finds no compiled program; the second finds those of the first. "no cache" is a start
+with CNN_JAX_CACHE=0. The other arms are plain Flax (the same network), torch.compile
+and Keras on TensorFlow (extra `cnn_jax[peers]`); they load no data and write no files.
+Each time is printed with the CPU seconds of all threads, which depend less on other
+programs.
 
-Writes first_step.json and first_step.txt. All arms run in turn; n is the rounds.
+Writes first_step.json and first_step.txt. All arms run in turn; n is the number of
+rounds.
 """
 
 import argparse
@@ -52,7 +54,7 @@ def large(network: str) -> Case:
 CASES = {"lenet5": Case(32, 28, 1, ("--config=configs/lenet.py",)),
          "resnet50": large("resnet50"), "densenet121": large("densenet121")}
 FIRST, SECOND, UNCACHED = "main.py, first", "main.py, second", "main.py, no cache"
-# arm: (function in arms/first.py, what it needs)
+# arm: (function in arms/first.py, the package that it needs)
 PEERS = {"plain Flax": ("flax", "flax"), "Keras": ("keras", "keras"),
          "torch.compile": ("torch_compile", "torchvision")}
 

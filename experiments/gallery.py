@@ -1,13 +1,13 @@
-"""What convolution does to a picture, and how a kernel is learnt: three pictures.
+"""Draws what convolution does to a picture, and how a kernel is learned.
 
     python experiments/gallery.py
     python experiments/gallery.py --image=photo.jpg --out=runs/photo
 
 filters.png: the nine named kernels applied to one image, with padding 1.
 feature_maps.png: convolution (sobel x over three channels), ReLU and 2 x 2 max pooling.
-learning.png: a kernel, learnt by gradient descent from its output.
+learning.png: a kernel that is learned from its output by gradient descent.
 
-Without --image the picture is a photo that ships with scikit-learn; nothing is
+Without --image the picture is a photo that comes with scikit-learn; nothing is
 downloaded. The functions that do not draw return arrays, so notebooks use them too.
 Source: the first examples of chapter 17 of microsoft/ai-edu.
 """
@@ -31,17 +31,17 @@ from cnn_jax.errors import InputError, RunError  # noqa: E402
 from cnn_jax.ops.filters import kernel  # noqa: E402
 from experiments.measuring import make_out, run_script  # noqa: E402
 
-LONGEST = 640  # pixels of the longer side, to which larger pictures are reduced
-SHORTEST = 4   # pixels: a 3 x 3 window and a pool of 2 x 2 of its outputs
-ENLARGED = 20  # outputs of the pool along each side of the part that is enlarged
-TARGET = "horizontal edge"  # the kernel that is to be learnt
+LONGEST = 640  # pixels; pictures with a longer side are shrunk to it
+SHORTEST = 4   # pixels; a 3 x 3 convolution gives 2 x 2 outputs, one pooling window
+ENLARGED = 20  # side of the enlarged part, in outputs of the pool
+TARGET = "horizontal edge"  # the kernel to learn
 RATE, MOST_STEPS, ENOUGH = 0.5, 10_000, 1e-7  # the tutorial's
 
 
 def load_picture(path: Path | None = None) -> np.ndarray:
     """Reads a file as uint8 [H, W, 3], at most LONGEST pixels; by default a photo.
 
-    Raises InputError for a file that is no picture, or is too small for a 3 x 3 kernel.
+    Raises InputError for a file that is not a picture or is smaller than SHORTEST.
     """
     if path is None:
         # Imported here: scikit-learn takes a second to import.
@@ -68,8 +68,8 @@ def to_grey(picture: np.ndarray) -> np.ndarray:
 def circle(size: int = 64) -> np.ndarray:
     """Draws a grey disc with a white rim on black: float32 [size, size] in 0..1.
 
-    Its edges are sharp on purpose. Where neighbouring pixels are alike, kernels that
-    differ make the same output, and gradient descent cannot tell them apart.
+    Its edges are sharp on purpose. Where neighbouring pixels are nearly equal,
+    different kernels give the same output, and gradient descent cannot tell them apart.
     """
     image = Image.new("L", (size, size), 0)
     ImageDraw.Draw(image).ellipse(
@@ -87,10 +87,10 @@ def filtered(grey: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def feature_maps(picture: np.ndarray) -> dict[str, np.ndarray]:
-    """Computes the stages of a convolutional layer on uint8 [H, W, 3], as 0..1.
+    """Computes the stages of a convolutional layer on uint8 [H, W, 3], scaled to 0..1.
 
-    convolution: sobel x summed over the channels, no padding [H - 2, W - 2];
-    ReLU: its positive part; max pool: the largest of each 2 x 2 [(H - 2) / 2, ...].
+    convolution: sobel x summed over the channels, no padding, [H - 2, W - 2];
+    ReLU: its positive part; max pool: over 2 x 2 pixels, [(H - 2) / 2, (W - 2) / 2].
     """
     x = jnp.asarray(picture, jnp.float32)[None] / 255
     with exact():
@@ -101,7 +101,7 @@ def feature_maps(picture: np.ndarray) -> dict[str, np.ndarray]:
 
 
 class Learnt(NamedTuple):
-    """A kernel that was learnt from its output, and the course of learning."""
+    """A kernel that was learned from its output, and the losses on the way."""
 
     first: np.ndarray    # [3, 3], before the first step
     kernel: np.ndarray   # [3, 3]
@@ -124,9 +124,9 @@ def learn_kernel(grey: np.ndarray, true: np.ndarray | None = None, seed: int = 0
         w <- w - rate (x * delta) / m       from w ~ N(0, 0.1^2)
 
     where * is `ops.correlate` and x * delta is its backward pass for the kernel. It
-    converges only if rate < 2 / c, with c the largest eigenvalue of the mean of p p^T
-    over the 3 x 3 patches p (about 9 times the mean square of x): an image that is
-    brighter needs a smaller rate. Source: microsoft/ai-edu, Level3_BackwardTrial.
+    converges only if rate < 2 / c. Here c is the largest eigenvalue of the mean of
+    p p^T over the 3 x 3 patches p, about 9 times the mean square of x. So a brighter
+    image needs a smaller rate. Source: microsoft/ai-edu, Level3_BackwardTrial.
     """
     x = jnp.asarray(grey)[None, :, :, None]
     true = kernel(TARGET) if true is None else jnp.asarray(true)[:, :, None, None]
@@ -168,7 +168,7 @@ def descend(x, target, w, rate, most_steps: int):
 
 
 def exact():
-    """Makes products exact in float32.
+    """Makes matrix products use full float32 precision.
 
     A TPU rounds operands to 8 bits of mantissa; the loss would stay above ENOUGH.
     """
@@ -176,7 +176,7 @@ def exact():
 
 
 def draw_filters(picture: np.ndarray):
-    """Draws the nine kernels as numbers over their outputs."""
+    """Draws the outputs of the nine kernels, with the weights above each."""
     from matplotlib.figure import Figure  # imported here: it takes a second
 
     grey = to_grey(picture)
@@ -194,7 +194,7 @@ def draw_filters(picture: np.ndarray):
 
 
 def draw_feature_maps(picture: np.ndarray):
-    """Draws a picture and the stages of a convolutional layer; below, their middle."""
+    """Draws a picture and the stages of a layer; below, their middles enlarged."""
     from matplotlib.figure import Figure
 
     stages = feature_maps(picture)
@@ -266,8 +266,8 @@ def panels(shape, rows: int, columns: int, inches: float) -> tuple[float, float]
 def shown_range(y: np.ndarray, total: float) -> tuple[float, float]:
     """Returns the values to draw as black and white.
 
-    They are the outputs for a black and a white image, by the sum of the weights. A
-    kernel whose sum is 0 finds edges: its range is symmetric, and mid-grey is no edge.
+    They are the outputs for a black and a white image; total is the sum of the weights.
+    If it is 0 (edge kernels), the range is symmetric: mid-grey means no edge.
     """
     if abs(total) > 0.5:
         return min(0.0, total), max(0.0, total)

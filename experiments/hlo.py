@@ -1,7 +1,7 @@
-"""Reads a program that XLA has compiled: what it sends and what it computes in float32.
+"""Reads from a compiled XLA program what it sends and what it computes in float32.
 
-In the text of `compiled.as_text()` a loop's body is written once, so its collectives
-are those of one step.
+The text of `compiled.as_text()` has the body of a loop once, so its collectives are
+those of one step.
 """
 
 import collections
@@ -21,7 +21,7 @@ class Instruction(NamedTuple):
     """One line of a program: `name = type opcode(operands), attributes`."""
 
     name: str
-    type: str                  # 'f32[8,128]{1,0}', or of a tuple '(f32[8]{0}, ...)'
+    type: str                  # 'f32[8,128]{1,0}', or a tuple '(f32[8]{0}, ...)'
     opcode: str
     operands: tuple[str, ...]  # their names
     attributes: str
@@ -33,7 +33,7 @@ def instructions(text: str) -> list[Instruction]:
 
 
 def instruction(line: str) -> Instruction | None:
-    """Parses a line; None where it has no instruction."""
+    """Parses a line; returns None for a line without an instruction."""
     start = re.match(r"\s*(?:ROOT )?%?([\w.-]+) = ", line)
     if not start:
         return None
@@ -49,7 +49,7 @@ def instruction(line: str) -> Instruction | None:
 
 
 def closing(text: str) -> int:
-    """Finds the parenthesis that closes the one with which the text begins."""
+    """Finds the parenthesis that closes the one at the start of the text."""
     depth = 0
     for index, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
@@ -66,16 +66,16 @@ def size_in_bytes(kind: str) -> int:
 
 
 class Facts(NamedTuple):
-    """What a program sends and computes."""
+    """Counts what a program sends and computes."""
 
     collectives: dict[str, int]    # {'all-reduce': how many}
     collective_bytes: int          # of their results on a device
-    host_transfers: list[str]      # the names of what sends to the host or waits for it
+    host_transfers: list[str]      # instructions that exchange data with the host
     float32_convolutions: list[str]  # of the network, with an operand in float32
 
 
 def facts(text: str) -> Facts:
-    """Reads the facts off the text of a compiled program."""
+    """Extracts the facts from the text of a compiled program."""
     lines = instructions(text)
     types = {line.name: line.type for line in lines}
     kinds = collections.Counter[str]()
@@ -96,8 +96,8 @@ def facts(text: str) -> Facts:
 def of_network(line: Instruction) -> bool:
     """Tells whether a convolution or matrix product belongs to the network.
 
-    Augmentation multiplies matrices too, in float32 on purpose. A TPU's compiler makes
-    convolutions of matrix products; XLA notes what each was made of.
+    Augmentation multiplies matrices too, in float32 on purpose. The TPU compiler turns
+    matrix products into convolutions; XLA's metadata names their source.
     """
     made_of = re.search(r'op_name="([^"]*)"', line.attributes)
     return not made_of or any(part in made_of[1]

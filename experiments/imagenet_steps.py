@@ -1,13 +1,13 @@
-"""Do the ImageNet recipes train, stop and resume? About 200 steps of each, made small.
+"""Do the ImageNet recipes train, stop and resume? Runs about 200 small steps of each.
 
     python experiments/imagenet_steps.py OUT [RECIPE ...]
 
 Draws a set of ImageNet's layout (experiments/fake_imagenet.py). Trains each recipe of
-configs/imagenet.py on it twice: once without interruption, and once with a SIGTERM in
-mid-epoch and the same command again, on the CPU. Both must end with the same bits. It
-says nothing about accuracy: the pictures are noise, and `SMALL` and `RECIPES` say what
-is smaller than in the recipe. Programs are compiled once for all runs of a recipe. It
-took about an hour on two cores that were busy with other work.
+configs/imagenet.py on it twice, on the CPU: once without interruption, and once with a
+SIGTERM in mid-epoch, then the same command again. Both must end with the same bits. It
+says nothing about accuracy: the pictures are noise, and `SMALL` and `RECIPES` make the
+recipe smaller. Programs are compiled once for all runs of a recipe. It took about an
+hour on two cores that were busy with other work.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from configs import imagenet  # noqa: E402
 from experiments import fake_imagenet  # noqa: E402
 from experiments.measuring import make_out, ran_on, run_script  # noqa: E402
 
-# Of all recipes; the head keeps its 1,000 classes.
+# Changes of all recipes; the head keeps its 1,000 classes.
 SMALL = {"data.stream": "true", "data.image_size": "(64,64)", "data.shorter_side": 73,
          "data.validation_count": 20, "model.num_classes": 1000, "batch_size": 16,
          "eval_batch_size": 20, "log.every_steps": 1}
@@ -44,7 +44,7 @@ RECIPES = {
 
 
 def command(recipe: str, folder: Path, workdir: Path) -> list[str]:
-    """Returns the command that trains a recipe made small."""
+    """Returns the command that trains a recipe with the changes that make it small."""
     changes = SMALL | RECIPES[recipe][0] | {"data.dir": folder}
     return [sys.executable, "main.py", f"--config=configs/imagenet.py:{recipe}",
             *(f"--config.{field}={value}" for field, value in changes.items()),
@@ -54,7 +54,7 @@ def command(recipe: str, folder: Path, workdir: Path) -> list[str]:
 def train(arguments: list[str], workdir: Path, stop: int | None = None) -> float:
     """Trains to the end, or until a step after which SIGTERM is sent.
 
-    Returns the seconds. Raises RunError for another exit code than 0, or 143.
+    Returns the seconds. Raises RunError for an exit code other than 0 and 143.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
@@ -89,7 +89,7 @@ def saved_step(workdir: Path) -> int:
 
 
 def compare(recipe: str, folder: Path, out: Path) -> str:
-    """Trains a recipe in both ways; returns a line about it.
+    """Trains a recipe with and without a stop; returns a line about it.
 
     Raises RunError if they do not end with the same bits.
     """

@@ -1,11 +1,12 @@
-"""Inference beside the engines that people deploy with, in one interleaved run.
+"""Times inference beside ONNX Runtime and OpenVINO, in one interleaved run.
 
     python experiments/inference.py --networks=mobilenet_v2,resnet50 --batches=1,16
 
-Arms: `inference.compile` (ours), the same network unfused with oneDNN and without
-(pure), ONNX Runtime and OpenVINO on the exported ONNX file, all in float32 on all
-cores. Each arm has its own process; they run in turn. Writes inference.json and
-inference.txt: for each arm, its time over ours (median and quartiles of the rounds).
+The arms are `inference.compile` (ours), the same network without fusion, with oneDNN
+(unfused) and without it (pure), and ONNX Runtime and OpenVINO on the exported ONNX
+file. All compute in float32 on all cores. Each arm has its own process; they run in
+turn. Writes inference.json and inference.txt: for each arm, its time / our time (median
+and quartiles of the rounds). Needs the extras `export` and `peers`.
 """
 
 import argparse
@@ -95,8 +96,8 @@ def main(argv: list[str] | None = None) -> None:
             raise InputError(f"{', '.join(unknown)} must be of {', '.join(known)}")
     for engine in {"onnxruntime", "openvino"} & {*arms}:
         if find_spec(engine) is None:
-            raise InputError(f"{engine} is not installed: pip install -e '.[peers]', "
-                             "or leave it out of --arms")
+            raise InputError(f"{engine} is not installed: pip install -e "
+                             "'.[export,peers]', or leave it out of --arms")
     make_out(flags.out)
     lines, found = [], []
 

@@ -1,4 +1,4 @@
-"""What experiments share: their exit codes, their folder, and what they ran on."""
+"""Holds what experiments share: exit codes, output folder, and the machine."""
 
 import sys
 from collections.abc import Callable
@@ -11,8 +11,7 @@ from cnn_jax.workdir.machine import commit, machine, versions
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Runs a script; an error is one line, code 2 for wrong input, 1 for a failed run.
-    """
+    """Runs a script; an error is one line, with exit code 2 for wrong input, else 1."""
     script = Path(sys.argv[0]).name
     try:
         main()
@@ -25,7 +24,7 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def make_out(folder: Path) -> None:
-    """Makes the folder that --out names; InputError where it cannot be."""
+    """Makes the folder that --out names; raises InputError if that is impossible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -34,9 +34,10 @@ class Runs:
 
     def run(self, words: list[str], log: Path, data: Path | None,
             advance: Callable[[int], object]) -> str | None:
-        """Runs one training to its end; returns None, or why it failed, in one line.
+        """Runs one training to its end; returns None, or one line that says why it
+        failed.
 
-        data: the folder of the data sets; None: what the environment says.
+        data: the folder of the data sets; None: that of the environment.
         advance: called with the number of epochs done.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +45,7 @@ class Runs:
         try:
             with log.open("a") as file:
                 with self.start(words, data) as process:
-                    if share:  # before it has any thread
+                    if share:  # before the process has started a thread
                         os.sched_setaffinity(process.pid, share)
                     for line in process.stdout:
                         file.write(line)
@@ -62,7 +63,7 @@ class Runs:
         with self.lock:
             if self.stopped:
                 raise Interrupted(signal.SIGTERM)
-            # A session of its own: Ctrl-C reaches us alone, and we pass it on.
+            # In its own session: Ctrl-C reaches only this process, which passes it on.
             self.live.append(subprocess.Popen(
                 words, cwd=ROOT, text=True, stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT, start_new_session=True,
@@ -80,8 +81,8 @@ class Runs:
 def shares(jobs: int) -> list[set[int]]:
     """Divides the cores among jobs.
 
-    Returns empty sets, which leave the choice to the system, for one job and where the
-    system cannot keep a process to some cores.
+    Returns empty sets, which leave the choice to the system, for one job and on systems
+    that cannot bind a process to cores.
     """
     if jobs == 1 or not hasattr(os, "sched_setaffinity"):
         return [set()] * jobs

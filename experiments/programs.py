@@ -1,8 +1,8 @@
-"""The programs that a run compiles, for devices that need not be there.
+"""Makes the programs that a run compiles, also for devices that this machine lacks.
 
-`Case` names a network with its config and the images a device; `programs` makes its
-training and evaluation steps through the placement, the recipe and the steps of
-`cnn_jax.training`, as `training.run` does, from shapes alone.
+`Case` holds a config, the shape of its data and the images per device. `programs` makes
+its training and evaluation steps from shapes alone, with the placement, the recipe and
+the steps of `cnn_jax.training`, as `training.run` does.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from configs import cifar10, fashion, imagenet, lenet
 from experiments import hlo
 from experiments.arms.plain_flax import PlainFlax, make_train_step
 
-STEPS = (1, 8)  # of one call
+STEPS = (1, 8)  # training steps of one call
 
 
 class Case(NamedTuple):
@@ -49,7 +49,7 @@ class Case(NamedTuple):
 
 
 def densenet121() -> ConfigDict:
-    """Makes the config of MobileNetV2's recipe for another network."""
+    """Makes a config of DenseNet-121 with MobileNetV2's recipe."""
     config = imagenet.get_config("mobilenet_v2")
     config.model.name = "densenet121"
     return config
@@ -71,11 +71,11 @@ CASES = {
 
 
 def tpu_devices(topology: str) -> Sequence[jax.Device]:
-    """Returns the devices of a TPU slice that is not there, such as 'v5e:2x2'.
+    """Returns the devices of a TPU slice that this machine lacks, such as 'v5e:2x2'.
 
     Raises InputError for another name, or without libtpu.
     """
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # do not ask around for a real TPU
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # do not look for a real TPU
     try:
         return topologies.get_topology_desc(topology, "tpu").devices
     except (RuntimeError, NotImplementedError) as error:
@@ -85,7 +85,7 @@ def tpu_devices(topology: str) -> Sequence[jax.Device]:
 
 @contextlib.contextmanager
 def as_on(platform: str) -> Iterator[None]:
-    """Lets the package choose its operations as on a 'tpu' or 'gpu'."""
+    """Makes the package choose its operations as on a 'tpu' or 'gpu'."""
     with mock.patch.object(jax, "default_backend", lambda: platform):
         yield
 
@@ -97,7 +97,7 @@ def zeros(tree: Any) -> Any:
 
 
 class Program(NamedTuple):
-    """A step as it is compiled, and the arguments that it is compiled for."""
+    """A step to compile, and the arguments to compile it for."""
 
     step: Any                    # has `lower(*arguments)`
     arguments: tuple[Any, ...]
@@ -117,7 +117,7 @@ def config_of(case: Case, kind: str, devices: int,
 
 def recipe_of(case: Case, config: ConfigDict, axis_name: str | None,
               devices: int) -> steps.Recipe:
-    """Makes the recipe of a config on data that are not there."""
+    """Makes the recipe of a config from the shapes of its data."""
     info = DataInfo(
         "shapes alone", "", case.image_shape, tuple(map(str, range(case.classes))),
         FIXED.get(config.data.scaling, Scaling(0.0, 1 / 255)),
@@ -153,7 +153,7 @@ def programs(case: Case, kind: str, devices: Sequence[jax.Device],
 
 def resident(case: Case, placement: parallel.Placement, batch: int,
              length: int | None) -> tuple[Callable, tuple]:
-    """Returns a step on data that live on the devices, and its arguments."""
+    """Returns a step on data that stay on the devices, and its arguments."""
     data = placement.replicate(Examples(
         zeros(jax.ShapeDtypeStruct((case.examples, *case.image_shape), np.uint8)),
         zeros(jax.ShapeDtypeStruct((case.examples,), np.int32))))
@@ -179,10 +179,10 @@ def streamed(case: Case, placement: parallel.Placement, batch: int,
 
 
 def plain_flax(case: Case, devices: Sequence[jax.Device]) -> dict[str, Program]:
-    """Makes a training step of the same network as plain Flax has it.
+    """Makes a training step of the same network in plain Flax.
 
-    It is jit over a mesh, with `nn.Conv`, `nn.BatchNorm` over the whole batch,
-    momentum, and images in bfloat16, as in Flax's ImageNet example.
+    Like Flax's ImageNet example, it uses jit over a mesh, `nn.Conv`, `nn.BatchNorm`
+    over the whole batch, momentum, and images in bfloat16.
     """
     config = config_of(case, "jit", len(devices))
     net = networks.create(config.model.name, case.classes, PlainFlax(dtype="bfloat16"))
@@ -209,7 +209,7 @@ def plain_flax(case: Case, devices: Sequence[jax.Device]) -> dict[str, Program]:
 
 def compile_for_tpu(network: str, topology: str, arm: str,
                     program: str) -> dict[str, Any]:
-    """Compiles a program for a TPU slice that is not there; returns its facts.
+    """Compiles a program for a TPU slice that this machine lacks; returns its facts.
 
     arm: 'jit', 'pmap', or 'flax' for plain Flax. FLOPs, bytes and memory are of one
     chip, as XLA counts them.

@@ -1,4 +1,4 @@
-"""Trains with Ray Train's JaxTrainer: one process on each worker, one run together.
+"""Trains one run with Ray Train's JaxTrainer, with one process on each worker.
 
     pip install -e '.[ray]'
     python experiments/ray_train.py --config=configs/lenet.py --workdir=runs/ray \
@@ -6,9 +6,9 @@
 
 `--config.FIELD=VALUE` works as in main.py. cnn_jax must be installed on each node, and
 all nodes must be able to write --workdir and to read data.dir. Ray joins the processes
-by jax.distributed, which `training.run` finds done. If a worker is lost, Ray starts
-all of them again, up to --failures times, and the run goes on at its last checkpoint.
-On TPUs, --workers is the number of hosts and --topology that of the slice.
+by jax.distributed, so `training.run` need not. If a worker is lost, Ray restarts all
+workers, up to --failures times, and the run resumes at its last checkpoint. On TPUs,
+--workers is the number of hosts and --topology that of the slice.
 """
 
 import os
@@ -31,7 +31,7 @@ PLATFORM = flags.DEFINE_enum("platform", "cpu", ["cpu", "gpu", "tpu"],
 GPUS = flags.DEFINE_integer("gpus", 1, "GPUs of each process.", lower_bound=1)
 TOPOLOGY = flags.DEFINE_string("topology", None, "Topology of a TPU slice, as 4x4.")
 ACCELERATOR = flags.DEFINE_string("accelerator", None, "Type of TPU, as TPU-V6E.")
-FAILURES = flags.DEFINE_integer("failures", 3, "How often Ray starts again.")
+FAILURES = flags.DEFINE_integer("failures", 3, "How often Ray restarts.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -65,7 +65,8 @@ def main(argv: list[str]) -> None:
     ray.init(runtime_env={"env_vars": {"JAX_PLATFORMS": names[platform]}})
     trainer = JaxTrainer(
         train, train_loop_config={"config": to_json(CONFIG.value), "workdir": workdir},
-        # Ray joins processes only for an accelerator; JAX_PLATFORMS says which.
+        # Ray joins processes only if use_tpu or use_gpu is set, so cpu sets use_gpu
+        # too; JAX_PLATFORMS chooses the device.
         jax_config=JaxConfig(use_tpu=platform == "tpu", use_gpu=platform != "tpu"),
         scaling_config=ScalingConfig(num_workers=WORKERS.value, **scaling),
         run_config=RunConfig(storage_path=os.path.join(workdir, "ray"),

@@ -2,10 +2,10 @@
 
     python experiments/remat.py [--batch 32] [--side 224] [NETWORK ...]
 
-Compiles a training step of each network (momentum, 1,000 classes) both ways and prints
-the working memory that XLA reserves for it: what the step needs besides parameters,
-optimizer state and images. Nothing is run, so it says nothing about time. The default
-networks take some minutes on two cores.
+Compiles a training step of each network (momentum, 1,000 classes) both ways. Prints the
+working memory that XLA reserves: what the step needs besides parameters, optimizer
+state and images. Nothing is run, so it says nothing about time. The default networks
+take a few minutes on two cores.
 """
 
 import argparse

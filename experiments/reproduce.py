@@ -5,10 +5,10 @@
     python experiments/reproduce.py --only shapes_colour_cnn shapes_shape_cnn
     python experiments/reproduce.py --jobs 2                           two at a time
 
-Every (experiment, seed) is one `main.py` in a process of its own, so that its peak
-memory is its own. Its workdir is WORKDIR/EXPERIMENT/seedS, its output is in seedS.log.
+Every (experiment, seed) is one `main.py` in its own process, so that its peak memory
+can be measured. Its workdir is WORKDIR/EXPERIMENT/seedS, its output is in seedS.log.
 `--jobs` runs several side by side, each on its share of the cores: small networks use
-one core better than two. An interrupted run goes on from its checkpoint; a finished one
+one core better than two. An interrupted run resumes at its checkpoint; a finished one
 is not run again. Writes RESULTS.md and RESULTS.json after each run; rows that have not
 been run say so. Exit code 1 if a mean is below the published figure by more than its
 band, or if a run failed; 2 for input that cannot be used.
@@ -70,7 +70,7 @@ def load_config(experiment: Experiment, flags: argparse.Namespace
 
 def make_targets(experiments: dict[str, Experiment],
                  flags: argparse.Namespace) -> dict[str, Target]:
-    """Makes the targets of all experiments, by name: the table shows all of them."""
+    """Makes the targets of all experiments by name, since the table shows all."""
     targets = {}
     for name, experiment in experiments.items():
         config, changed, images = load_config(experiment, flags)
@@ -88,7 +88,7 @@ def make_targets(experiments: dict[str, Experiment],
 
 
 class Work(NamedTuple):
-    """One main.py: a seed of an experiment."""
+    """One seed of an experiment, which is one call of main.py."""
 
     target: Target
     seed: int
@@ -115,7 +115,7 @@ class Work(NamedTuple):
 
 def run_all(targets: list[Target], flags: argparse.Namespace,
             write_rows: Callable[[], object]) -> list[str]:
-    """Runs what is not finished; returns a line for each run that failed.
+    """Runs the seeds that are not finished; returns a line for each run that failed.
 
     Raises Interrupted after all runs have saved a checkpoint.
     """
@@ -173,17 +173,17 @@ def parse(argv: list[str] | None, names: list[str]) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="NAME", default=names,
                         help="experiments to run; see --list")
     parser.add_argument("--seeds", type=int, metavar="N",
-                        help="seeds 0 ... N - 1 in place of the table's")
+                        help="seeds 0 ... N - 1 instead of the table's")
     parser.add_argument("--data", type=Path, metavar="DIR",
                         help="folder with mnist/, fashion_mnist/, cifar10/ (sets "
                         "CNN_JAX_DATA; without it they are downloaded) and "
                         "monkey_species/ (default for the latter: data/)")
     parser.add_argument("--cifar10-jpeg", type=Path, metavar="PATH",
-                        help="class folders of JPEG pictures in place of CIFAR-10's "
+                        help="class folders of JPEG pictures instead of CIFAR-10's "
                         "official files: the rows say so")
     parser.add_argument("--note", default="", metavar="TEXT",
-                        help="what the rows say of the data, where they are not those "
-                        "that were published")
+                        help="describes in the rows data that differ from the "
+                        "published ones")
     parser.add_argument("--jobs", type=int, default=1, metavar="N",
                         help="runs side by side, each on its share of the cores")
     parser.add_argument("--workdir", type=Path, default=Path("runs/reproduce"))
@@ -191,7 +191,7 @@ def parse(argv: list[str] | None, names: list[str]) -> argparse.Namespace:
                         help="where RESULTS.md and RESULTS.json go")
     parser.add_argument("--list", action="store_true", help="shows the experiments")
     parser.add_argument("--table", action="store_true",
-                        help="runs nothing, writes the table of what has been run")
+                        help="runs nothing, only writes the tables again")
     flags = parser.parse_args(argv)
     for name in flags.only:
         if name not in names:
@@ -256,7 +256,7 @@ def reproduce(argv: list[str] | None, experiments: dict[str, Experiment]) -> int
 def main(argv: list[str] | None = None,
          experiments: dict[str, Experiment] = EXPERIMENTS) -> None:
     def stop(signum, frame):
-        for number in (signal.SIGINT, signal.SIGTERM):  # once: what runs is being saved
+        for number in (signal.SIGINT, signal.SIGTERM):  # once: runs are being saved
             signal.signal(number, signal.SIG_IGN)
         raise Interrupted(signum)
 

@@ -1,4 +1,4 @@
-"""Makes rows of finished runs, and RESULTS.json and RESULTS.md of the rows."""
+"""Makes rows from finished runs, and writes them to RESULTS.json and RESULTS.md."""
 
 import csv
 import json

@@ -6,13 +6,19 @@
 For each kind of set and each number of pictures it makes a set of 1,000 classes from
 real JPEG files: class folders of hard links, tar shards, and ArrayRecord files as
 tensorflow-datasets prepares them (the last two of the same pictures at 48 pixels). A
-fresh process then opens it, and again for each round. Measured are the seconds, also of
-the CPU, to open it for the first time, which builds and keeps the index, and later; the
-memory that the process has gained; the size of the records that each worker
-gets; the time to read a random picture, undecoded; the time from opening a stream to
-its first batch; and then the time of a picture in it, decoded, cut and resized to 32
-pixels in one thread. The files are in the page cache. Each set is removed before the
-next, and takes 6 GB of disk at most. Writes scale.txt and scale.json.
+fresh process opens the set, and another one in each round. It measures
+
+    the seconds, also of the CPU, to open the set for the first time, which builds and
+    keeps the index, and later;
+    the memory that the process has gained, and the size of the pickled records that
+    each worker gets;
+    the time to read a random picture, undecoded;
+    the time from opening a stream to its first batch;
+    the time per picture of the stream, decoded, cut and resized to 32 pixels in one
+    thread.
+
+The files are in the page cache. Each set takes at most 6 GB of disk, and is removed
+before the next is made. Writes scale.txt and scale.json.
 """
 
 import argparse
@@ -43,14 +49,14 @@ from cnn_jax.errors import InputError, RunError  # noqa: E402
 from cnn_jax.files import write_atomically  # noqa: E402
 from experiments.measuring import make_out, ran_on, run_script  # noqa: E402
 
-COUNTS = [1000, 10_000, 100_000, 1_281_167]  # the last is ImageNet's
+COUNTS = [1000, 10_000, 100_000, 1_281_167]  # ImageNet has the last one
 READS = 2000
 BATCH, BATCHES = 64, 16  # of the stream
 SIDE = 32                # pixels of its pictures
 SMALL_SIDE = 48
 KINDS = ("folder", "shards", "array_record")
 NAMES = {"folder": "folder", "shards": "shards", "array_record": "tfds:scale"}
-# Figure -> (heading, factor of its unit)
+# {figure: (heading, factor of its unit)}
 COLUMNS = {"first": ("first s", 1), "first_cpu": ("first cpu", 1),
            "again": ("again s", 1), "cpu": ("again cpu", 1),
            "memory": ("memory MB", 1e-6), "pickle": ("pickle MB", 1e-6),
@@ -99,7 +105,7 @@ def make_shards(root: Path, count: int, classes: int, photos: list[Path]) -> Non
 def make_array_record(root: Path, count: int, classes: int, photos: list[Path]) -> None:
     """Writes a set of tensorflow-datasets of small pictures.
 
-    Not by `download_and_prepare`, which needs TensorFlow above 1 GB.
+    `download_and_prepare` is not used: above 1 GB it needs TensorFlow.
     """
     import tensorflow_datasets as tfds
     contents = small(photos)
@@ -156,7 +162,7 @@ def open_once(kind: str, folder: str) -> dict[str, float]:
 
 
 def stream_once(records: Records) -> tuple[float, float]:
-    """Streams random-resized crops: the seconds of the first batch, and of an image."""
+    """Streams random-resized crops; returns seconds of the first batch and an image."""
     from cnn_jax.data.batches import TrainOrder
     from cnn_jax.data.images import Preprocessing
     from cnn_jax.data.lazy import LazyImages
@@ -218,7 +224,7 @@ def measure(kind: str, count: int, classes: int, photos: list[Path], work: Path,
 
 
 def table(results: dict) -> str:
-    """Formats the results; of several rounds the median."""
+    """Formats the results: the median of the rounds."""
     lines = [f"{results['machine']}; {results['classes']} classes, "
              f"{results['rounds']} rounds, median",
              f"{'kind':14}{'pictures':>10}" + "".join(

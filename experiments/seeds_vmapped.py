@@ -4,13 +4,13 @@
     python experiments/seeds_vmapped.py --variant=colour_cnn --seeds=8 --epochs=5
 
 `train` maps a seed to a trained state. It has no side effects, so `vmap(train)` trains
-many seeds, and nothing else has to be written: initial values, shuffling, augmentation
-and dropout all follow from the seed. A vmapped dense layer is a batched matrix product;
+many seeds, and nothing else has to be written: the seed decides initial values,
+shuffling, augmentation and dropout. A vmapped dense layer is a batched matrix product;
 a vmapped convolution is a grouped convolution.
 
-Trains the seeds one after another, then at once, prints the test accuracy (mean and
-standard deviation), both times without compiling, and how far the parameters are apart.
-They agree to rounding after a few steps; training enlarges the difference.
+Trains the seeds one after another, then together. Prints the test accuracy (mean and
+standard deviation), both times without compiling, and the distance of the parameters.
+They agree up to rounding after a few steps; training amplifies the difference.
 """
 
 import argparse
@@ -42,7 +42,7 @@ TOLERANCE = 1e-5  # |a - b| / |b| over all parameters of all seeds
 
 
 def batch_of(examples: Examples, indices: jax.Array) -> Batch:
-    """Gathers the examples at indices [B]; all of them count."""
+    """Gathers the examples at indices [B], all with mask 1."""
     return Batch(examples.images[indices], examples.labels[indices],
                  jnp.ones(len(indices)), jnp.arange(len(indices)))
 
@@ -84,7 +84,7 @@ def compare(seeds: jax.Array, orders: jax.Array, examples: Examples,
     """Trains all seeds both ways.
 
     orders: int32 [seeds, steps, B].
-    Returns the states stacked by seed, the seconds one after another and at once, and
+    Returns the states stacked by seed, the seconds one after another and together, and
     the distance of the parameters.
     """
     def one(seed: jax.Array, order: jax.Array, examples: Examples) -> TrainState:

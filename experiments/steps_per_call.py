@@ -3,9 +3,9 @@
     python experiments/steps_per_call.py                       30 s on two cores
 
 Trains LeNet-5 on random images with 1, 2, 4 and 8 steps a call, interleaved in one run,
-and prints the median time of a step and its ratio to one step a call. On a CPU XLA
-computes a convolution inside a loop by a slower path; on an accelerator a call costs
-more than such a step. So `steps_per_call` is 1 on a CPU and 8 elsewhere.
+and prints the median time of a step and its ratio to one step a call. On a CPU, XLA
+computes a convolution inside a loop by a slower path. On an accelerator, the overhead
+of a call is longer than such a step. So `steps_per_call` is 1 on a CPU and 8 elsewhere.
 """
 
 import functools

@@ -1,18 +1,18 @@
-"""What does a step cost when its batch is streamed, beside images on the devices?
+"""How much longer is a training step on a streamed batch than on resident images?
 
     python experiments/stream_cost.py [--rounds 9] [--steps 60]
     python experiments/stream_cost.py --only=restart [--rounds 9]
 
 Trains LeNet-5 on grey images of 28 x 28, in batches of 128 and of 512, and ResNet-18 on
-colour images of 64 x 64 pixels, from an array on the devices and as a stream of the
-same array, whose reading costs little. The two take turns; the steps whose batches were
-ready do not count.
-Prints the median time of a step and the ratio of each round, with quartiles, then the
-time from opening a stream to its first batch, at step 0 and at step 100,000.
+colour images of 64 x 64 pixels: from an array on the devices, and from a stream of the
+same array, which is fast to read. The two take turns. Steps whose batches were ready
+before the clock started do not count. Prints the median time of a step and the ratio of
+each round, with quartiles, then the time from opening a stream to its first batch, at
+step 0 and at step 100,000.
 
-`restart` is what a user sees: `main.py` resumes on class folders of 120,000 pictures
-(hard links to a few small ones) from a checkpoint at step 0 and at step 100,000. It
-prints the time from the start of the process to the end of its first step.
+`restart` measures what a user sees: `main.py` resumes on class folders of 120,000
+pictures (hard links to a few small ones) from a checkpoint at step 0 and at step
+100,000. It prints the time from the start of the process to the end of its first step.
 """
 
 import argparse
@@ -50,7 +50,7 @@ from cnn_jax.workdir.progress import Progress  # noqa: E402
 from configs import default  # noqa: E402
 from experiments.measuring import run_script  # noqa: E402
 
-CASES = {  # name -> (network, shape of an image, batch size)
+CASES = {  # {name: (network, shape of an image, batch size)}
     "lenet5": ("lenet5", (28, 28, 1), 128),
     "lenet5-512": ("lenet5", (28, 28, 1), 512),
     "resnet18": ("resnet18", (64, 64, 3), 32)}
@@ -60,12 +60,12 @@ RESTARTED = {
     "data.validation": 0.05, "data.test": 0.05, "data.channels": 1, "batch_size": 1,
     "epochs": 1, "log.every_steps": 1, "checkpoint.monitor": "loss",
     "data.image_size": (28, 28)}
-READY = 10  # steps before the clock starts, more than are read ahead
+READY = 10  # steps before the clock starts; more than the batches that are read ahead
 FAR_STEP = 100_000
 
 
 def make_sets(shape: tuple[int, int, int], count: int) -> tuple[Dataset, Dataset]:
-    """Draws a set of random images: in memory, and lazy."""
+    """Draws a set of random images; returns it in memory and as lazy images."""
     rng = np.random.default_rng(0)
     splits = [Examples(rng.integers(0, 256, (n, *shape), dtype=np.uint8),
                        rng.integers(0, 10, n).astype(np.int32)) for n in (count, 0, 0)]
@@ -78,7 +78,7 @@ def make_sets(shape: tuple[int, int, int], count: int) -> tuple[Dataset, Dataset
 
 
 class Trainer:
-    """A network that is trained from one feed."""
+    """Trains a network from one feed."""
 
     def __init__(self, config, dataset: Dataset):
         self.placement = parallel.place(config)
@@ -148,21 +148,21 @@ def measure(name: str, rounds: int, steps: int) -> None:
 
 
 def restart_config(folder: Path):
-    """LeNet-5 on single pictures, so that an epoch has over 100,000 steps."""
+    """Makes a config of LeNet-5 with batch size 1: an epoch has over 100,000 steps."""
     config = default.get_config()
     config.update_from_flattened_dict(RESTARTED | {"data.dir": str(folder / "set")})
     return config
 
 
 def prepare_restart(folder: Path, at: int) -> Path:
-    """Writes class folders, and a workdir whose only checkpoint is at a step."""
+    """Writes class folders, and a workdir whose only checkpoint is at step `at`."""
     rng = np.random.default_rng(0)
     for name in ("cat", "dog"):
         path = folder / "set" / name
         if not path.exists():
             path.mkdir(parents=True)
             for number in range(PICTURES // 2):
-                if number < 2:  # a file has at most 65,000 links
+                if number < 2:  # file systems allow about 65,000 links to a file
                     Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(
                         path / f"{number}.png")
                 else:

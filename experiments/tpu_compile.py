@@ -1,18 +1,19 @@
-"""Does training compile for a TPU, does it fit, and what would bound its speed?
+"""Does training compile for a TPU, does it fit, and what bounds its speed?
 
     pip install -e '.[tpu-aot]'
     python experiments/tpu_compile.py [--only NAME ...] [--topology v5e:2x2 ...]
 
-libtpu compiles, on a CPU, for TPU slices that are not there. This compiles the training
-and evaluation programs of a run (`experiments/programs.py`) and writes a table of what
-each program needs on one chip. Nothing is run: the images/s are a bound, made of the
-compiler's count of FLOPs and bytes and of the chip's published peaks.
+libtpu can compile for TPU slices on a machine without a TPU. This compiles the training
+and evaluation programs of a run (`experiments/programs.py`) on a CPU, and writes a
+table of what each program needs on one chip. Nothing is run: images/s is an upper
+bound, computed from the compiler's count of FLOPs and bytes and from the published
+peaks of the chip.
 
 Exit code 1 if a program does not fit into a chip, exchanges data with the host, has a
 convolution of float32 operands, or sends more bytes than `allowed_bytes`.
 
-A row is compiled in a process of its own, and one that is in the JSON file already is
-not compiled again. ResNet-50 takes about 200 s and 3 GB on two cores.
+Each row is compiled in its own process. Rows that the JSON file already has are not
+compiled again. ResNet-50 takes about 200 s and 3 GB on two cores.
 """
 
 import argparse
@@ -52,7 +53,7 @@ def compile_row(network: str, topology: str, arm: str, program: str) -> dict[str
 
 
 def compile_apart(name: tuple[str, str, str, str]) -> dict[str, Any]:
-    """Compiles in a process of its own, since libtpu keeps gigabytes.
+    """Compiles in another process, since libtpu keeps gigabytes of memory.
 
     A compiler that fails gives a row with the last line of its error.
     """
@@ -71,8 +72,8 @@ def allowed_bytes(facts: dict[str, Any]) -> int:
     """Returns the most bytes that a program may send from each chip.
 
     These are the gradient in float32, the two statistics of each channel of each batch
-    norm in the forward and in the backward pass, and the three sums of the metrics. An
-    evaluation sends its sums alone; on one chip nothing is sent.
+    norm in the forward and in the backward pass, and the three sums of the metrics.
+    Evaluation sends only its sums; on one chip nothing is sent.
     """
     if facts["chips"] == 1:
         return 0
@@ -83,7 +84,7 @@ def allowed_bytes(facts: dict[str, Any]) -> int:
 
 
 def faults(facts: dict[str, Any]) -> list[str]:
-    """Says what is wrong with a program."""
+    """Lists the faults of a program, one line each."""
     if "failed" in facts:
         return [f"it does not compile: {facts['failed']}"]
     found = []
@@ -132,7 +133,7 @@ def cells(name: str, facts: dict[str, Any]) -> list[str]:
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    """Formats all rows, and below them what is wrong."""
+    """Formats all rows, and below them the faults."""
     body = [cells(name, facts) for name, facts in rows.items()]
     widths = [max(len(row[i]) for row in [HEAD, *body] if i < len(row) == len(HEAD))
               for i in range(len(HEAD))]
@@ -150,7 +151,8 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 
 def chosen(only: list[str], topologies: list[str]) -> list[tuple[str, str, str, str]]:
-    """Lists the rows to compile: all of small networks, of large ones the first."""
+    """Lists the rows to compile: large networks lack 'train 8', pmap all but 'train 1'.
+    """
     rows = []
     for network in only:
         for topology in topologies:

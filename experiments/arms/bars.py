@@ -1,4 +1,4 @@
-"""Horizontal bars with quartiles, in groups: the picture of a comparison."""
+"""Draws a comparison as groups of horizontal bars with quartiles."""
 
 from pathlib import Path
 

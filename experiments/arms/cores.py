@@ -1,10 +1,10 @@
 """A worker that measures how far two cores are from each other.
 
-One core sets a byte, the other clears it: the seconds of one round trip of a cache
-line, with about 0.1 us of Python in it. On a virtual machine the host may move its
-cores, now next to each other, now to different chips; a training step on two cores
-takes up to 1.5 times as long when they are far apart, with nothing else to see.
-Linux only.
+One core sets a byte, the other clears it. This measures the seconds of one round trip
+of a cache line, including about 0.1 us of Python. The host of a virtual machine may
+move its cores, sometimes next to each other, sometimes to different chips. A training
+step on two cores takes up to 1.5 times as long when they are far apart, and nothing
+else shows it. Linux only.
 """
 
 import json

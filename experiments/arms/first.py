@@ -2,8 +2,8 @@
 
     python -m arms.first ARM NETWORK BATCH SIDE CHANNELS
 
-ARM is a function below. The line it prints has the seconds since BEGAN, which the
-parent sets to its clock as it starts the process, and the CPU seconds of the process.
+ARM is a function below. The line that it prints has the seconds since BEGAN, the time
+at which the parent started the process, and the CPU seconds of the process.
 """
 
 import json
@@ -48,7 +48,8 @@ def main_py(*arguments: str) -> None:
 
 
 def flax(network: str, batch: int, side: int, channels: int) -> None:
-    """Plain Flax: `jit` of the initialization, then `jit` of a step of optax.sgd."""
+    """Trains in plain Flax: `jit` of the initialization, then of a step of optax.sgd.
+    """
     import jax
     import jax.numpy as jnp
     import optax
@@ -81,7 +82,7 @@ def flax(network: str, batch: int, side: int, channels: int) -> None:
 
 
 def torch_compile(network: str, batch: int, side: int, channels: int) -> None:
-    """torch.compile of torchvision's network, or of a LeNet-5, with SGD."""
+    """Trains with torch.compile: torchvision's network, or a LeNet-5, with SGD."""
     import torch
     from torch import nn
 
@@ -103,7 +104,8 @@ def torch_compile(network: str, batch: int, side: int, channels: int) -> None:
 
 
 def keras(network: str, batch: int, side: int, channels: int) -> None:
-    """`train_on_batch` of Keras on TensorFlow, on keras.applications or a LeNet-5."""
+    """Trains by `train_on_batch` of Keras on TensorFlow: keras.applications or LeNet-5.
+    """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import keras as library
     import numpy as np

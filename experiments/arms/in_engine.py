@@ -1,4 +1,4 @@
-"""A worker that infers: this project, with and without `inference`, or an engine.
+"""A worker that infers: in cnn_jax, with or without `inference`, or in an engine.
 
 The engines run the ONNX file that `--mode=export` writes, with batch norm folded.
 """

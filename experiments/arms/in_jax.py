@@ -1,4 +1,4 @@
-"""A worker that trains in JAX: this project's operations, or plain Flax.
+"""A worker that trains in JAX: with the operations of cnn_jax, or in plain Flax.
 
 Plain Flax is the same network on `nn.Conv`, `nn.BatchNorm` and `reduce_window`, without
 compiler options.
@@ -26,7 +26,7 @@ from cnn_jax.native import library
 
 
 def load(net, images, arrays: dict[str, np.ndarray]):
-    """Puts the variables of `start.py` into the tree of `net`."""
+    """Arranges the variables of `start.py` as the tree of `net`."""
     shapes = jax.eval_shape(functools.partial(net.init, train=False),
                             jax.random.key(0), images[:1])
     return flax.traverse_util.path_aware_map(

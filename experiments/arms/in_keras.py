@@ -15,7 +15,8 @@ NORM = {"gamma": "scale", "beta": "bias", "moving_mean": "mean",
 
 
 class Make:
-    """Layers of Keras' functional form, named as ours; images are [N, H, W, C]."""
+    """Makes layers of Keras' functional API under our names; images are [N, H, W, C].
+    """
 
     def conv(self, x, name, features, size, stride=1, padding=None, bias=True):
         if padding is None and stride > 1:
@@ -40,7 +41,7 @@ class Make:
         return layers.ZeroPadding2D(pixels)(x)
 
     def max_pool(self, x, size, stride=None, padding=0):
-        # After a ReLU zeros do not change the maximum.
+        # After a ReLU, padding with zeros does not change the maximum.
         x = self.zero_pad(x, padding) if padding else x
         return layers.MaxPooling2D(size, stride)(x)
 
@@ -67,7 +68,7 @@ class Make:
 
 
 class SameBatch(keras.utils.PyDataset):
-    """An epoch of `count` times the same batch."""
+    """An epoch that consists of `count` copies of one batch."""
 
     def __init__(self, images, labels, count):
         super().__init__()
@@ -91,7 +92,7 @@ def our_name(layer, variable) -> str:
 
 
 def load(model, variables: dict[str, np.ndarray]) -> None:
-    """Takes over our parameters: {"stage1/conv1/kernel": array} and so on, all used."""
+    """Copies our parameters, {"stage1/conv1/kernel": array}; all must be used."""
     left = dict(variables)
     for layer in model.layers:
         for variable in layer.weights:

@@ -17,7 +17,8 @@ NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean",
 
 
 class Network(nn.Module):
-    """Makes its layers in the first call, by name; `NETWORKS` call it `make`.
+    """Makes its layers by name in the first call; the functions of `NETWORKS` call it
+    `make`.
 
     Images are [N, C, H, W] in channels_last memory.
     """
@@ -69,7 +70,7 @@ class Network(nn.Module):
         return x.mean((2, 3))
 
     def flatten(self, x):
-        return x.permute(0, 2, 3, 1).flatten(1)  # H, W, C: in memory it is that already
+        return x.permute(0, 2, 3, 1).flatten(1)  # H, W, C, already its memory order
 
     def relu(self, x):
         return F.relu(x, inplace=True)
@@ -78,7 +79,7 @@ class Network(nn.Module):
 
 
 def load(network: Network, variables: dict[str, np.ndarray]) -> None:
-    """Takes over our parameters: {"stage1/conv1/kernel": array} and so on, all used."""
+    """Copies our parameters, {"stage1/conv1/kernel": array}; all must be used."""
     left = dict(variables)
     with torch.no_grad():
         for name, module in network.made.items():

@@ -1,4 +1,4 @@
-"""A worker that runs one convolution or max pool in Keras on TensorFlow, both ways."""
+"""A worker that runs one convolution or max pool, and its gradient, in Keras."""
 
 import json
 import os

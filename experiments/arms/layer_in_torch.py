@@ -1,4 +1,4 @@
-"""A worker that runs one convolution or max pool in PyTorch, forward and backward."""
+"""A worker that runs one convolution or max pool, and its gradient, in PyTorch."""
 
 import json
 import sys
@@ -11,7 +11,8 @@ from arms.worker import FirstUse, serve
 
 
 def channels_last(array):
-    """[N, H, W, C] -> a torch image [N, C, H, W], in the same order in memory."""
+    """Converts [N, H, W, C] to a torch image [N, C, H, W] with the same memory order.
+    """
     return torch.from_numpy(array).permute(0, 3, 1, 2)
 
 

@@ -1,8 +1,8 @@
 """The benchmark's networks in other libraries, each written once.
 
-A network is a function of `make`, which makes (and on later calls reuses) the layers of
-one library, and of an image batch. Layers carry the names of our own networks', so that
-parameters can be carried over by name.
+A network is a function of an image batch and of `make`, which makes the layers of one
+library and reuses them in later calls. Layers have the names of our own networks, so
+that parameters can be copied by name.
 """
 
 
@@ -98,6 +98,6 @@ def residual_block(make, x, name, plan, stride, new_shape, norm):
 NETWORKS = {"lenet5": lenet5, "selu_cnn": stacked, "separable_cnn": separable,
             "tf2_resnet18": resnet18, "monkey_cnn": monkey, "tf2_vgg16": vgg16,
             "resnet50": resnet50}
-# Fields of our own network where its form here is not the published one: torch pads
-# alike on both sides, or in a step of its own.
+# Fields of our own networks whose variant here is not the published one: torch pads
+# both sides equally, or in a separate layer.
 FIELDS = {"tf2_resnet18": {"padding": "symmetric"}}

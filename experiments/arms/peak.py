@@ -1,4 +1,4 @@
-"""What the machine can do at most: its own matrix product."""
+"""Measures the peak of this machine by a matrix product."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Our networks on Flax's own layers: what a user of `flax.linen` alone would write."""
+"""Makes our networks from Flax's own layers, as a user of `flax.linen` alone would."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from cnn_jax.layers import BATCH_NORM, Layers, pairs
 
 @dataclasses.dataclass(frozen=True)
 class PlainFlax(Layers):
-    """`nn.Conv`, `nn.BatchNorm` and XLA's `reduce_window`, with the same parameters."""
+    """Makes `nn.Conv`, `nn.BatchNorm` and `reduce_window`, with the same parameters."""
 
     pool: str = "lax"
 
@@ -33,7 +33,7 @@ class PlainFlax(Layers):
 def make_train_step(net, optimizer):
     """Makes (state, images, labels, dropout key) -> (state, loss) with Flax and optax.
 
-    The state is the variables and that of the optimizer.
+    The state is (variables, optimizer state).
     """
     def train_step(state, images, labels, key):
         variables, opt_state = state

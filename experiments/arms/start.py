@@ -1,4 +1,4 @@
-"""Writes what every arm starts from: images, labels and our network's variables."""
+"""Writes the common start of all arms: images, labels and our network's variables."""
 
 import functools
 import json

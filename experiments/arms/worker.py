@@ -1,7 +1,8 @@
 """Processes that compute in turn: one worker for each arm of a comparison.
 
-A worker obeys lines on stdin, `NAME COUNT`, one JSON line for each, and sleeps while
-another computes, so that arms can be interleaved without sharing a process.
+A worker reads commands from stdin, a line `NAME COUNT` each, and answers each with one
+line of JSON. It sleeps while another worker computes, so that arms can be interleaved
+without sharing a process.
 """
 
 import json
@@ -31,7 +32,8 @@ def command(module: str, **arguments) -> tuple[list[str], dict[str, str]]:
 
 
 class Worker:
-    """A child process that serves; `setup` is what it said when it was ready."""
+    """A child process that runs `serve`; `setup` holds the facts that it first printed.
+    """
 
     def __init__(self, module: str, settings: dict[str, str], **arguments):
         line, environment = command(module, **arguments)
@@ -54,14 +56,14 @@ class Worker:
         return self._answer()
 
     def close(self) -> None:
-        with self.process:  # which closes the other pipe and waits
+        with self.process:  # closes the other pipe and waits
             self.process.stdin.close()
 
 
 def serve(setup: dict, commands: dict[str, Callable[[int], None]]) -> None:
     """Prints `setup`, then runs the commands it reads; each blocks until it is done."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is not an answer
+    os.dup2(2, 1)  # what libraries print goes to stderr
 
     def answer(**fields):
         print(json.dumps(fields), file=answers, flush=True)
@@ -77,16 +79,16 @@ def serve(setup: dict, commands: dict[str, Callable[[int], None]]) -> None:
 
 
 class FirstUse:
-    """Measures the first use of an operation, from here on.
+    """Measures the first use of an operation.
 
-    The facts are its seconds, with compiling, and on Linux the memory that the process
-    takes for it and its operands.
+    It measures the seconds with compiling and, on Linux, the memory that the process
+    takes for the operation and its operands.
     """
 
     def __init__(self):
         self.begun, self.before = time.perf_counter(), {}
         if (reset := Path("/proc/self/clear_refs")).exists():
-            reset.write_text("5")  # the peak begins anew
+            reset.write_text("5")  # resets the peak
             self.before = memory_kb()
 
     def facts(self) -> dict[str, float]:
@@ -97,7 +99,7 @@ class FirstUse:
 
 
 def memory_kb() -> dict[str, int]:
-    """Reads the memory of this process, now (VmRSS) and at most (VmHWM)."""
+    """Reads the memory of this process: now (VmRSS) and its peak (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return {name: int(value.split()[0]) for name, value in (
         line.split(":") for line in lines if line.startswith(("VmRSS", "VmHWM")))}
