@@ -20,11 +20,11 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # Child processes keep no programs in the user's folder.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
 
-# The collector of Python walks over all that is alive, here millions of objects of
-# programs and imported modules. `collected` runs it once a file, on what is new.
+# Python's garbage collector visits all live objects, here millions of objects of
+# programs and imported modules. `collected` runs it once per file, on new objects.
 gc.disable()
 
-# Hypothesis draws the same examples in each run.
+# Makes hypothesis draw the same examples in each run.
 settings.register_profile("reproducible", derandomize=True)
 settings.load_profile("reproducible")
 
@@ -41,8 +41,7 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="module", autouse=True)
 def collected():
-    """Collects the garbage of a file, and exempts what is left from later collections.
-    """
+    """Collects the garbage of a file, and exempts the rest from later collections."""
     gc.freeze()
     yield
     gc.collect()
@@ -50,7 +49,7 @@ def collected():
 
 @pytest.fixture
 def no_onednn(monkeypatch):
-    """Makes oneDNN unavailable, to test what `auto` does without it."""
+    """Makes oneDNN unavailable, to test `auto` without it."""
     monkeypatch.setattr(library, "load", lambda: None)
 
 
@@ -86,9 +85,10 @@ def compiled_once(cache_folder):
 
 @pytest.fixture(scope="module")
 def fused():
-    """Lets runs in this process fuse as users see it.
+    """Makes XLA fuse as by default in this process.
 
-    For files that compare the bits of two programs, such as a run and a streamed one.
+    It is for files that compare the bits of two programs, such as of a resident and of
+    a streamed run.
     """
     options = ops.compiler_options
     with pytest.MonkeyPatch.context() as patch:
@@ -107,7 +107,7 @@ def undrawn():
 
 @pytest.fixture(scope="module")
 def browser():
-    """Starts a Chromium without a window; see tests/support/browser.py.
+    """Starts a headless Chromium; see tests/support/browser.py.
 
     Each file starts its own. While playwright runs, its event loop counts as running in
     this thread, and the tests of notebooks could not start theirs.

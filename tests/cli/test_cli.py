@@ -1,4 +1,4 @@
-"""A command line that cannot be run ends with one line and exit code 2."""
+"""Command lines that cannot be run end with one line and exit code 2."""
 
 import os
 import re
@@ -69,14 +69,14 @@ BAD = [
 
 @pytest.fixture
 def main(tmp_path_factory):
-    """Runs a command line in a process that has made the imports."""
+    """Runs a command line in a forked process whose imports are done."""
     def run(arguments, **options) -> forked.Completed:
         return forked.main(arguments, tmp_path_factory.mktemp("output"), **options)
     return run
 
 
-def test_a_process_of_its_own():
-    """main.py in a process of its own imports all and restarts with huge pages."""
+def test_main_py_in_a_new_process():
+    """It imports everything itself and restarts with huge pages."""
     done = subprocess.run([sys.executable, "main.py", "--mode=weights"], cwd=ROOT,
                           capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and "--workdir=FOLDER" in done.stderr, done.stderr
@@ -97,7 +97,7 @@ def test_without_the_packages_one_line_says_what_to_install():
     (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123456 bytes."),
      "123456 bytes"),
     (RuntimeError("RESOURCE_EXHAUSTED: Allocation failed."), "batch_size")])
-def test_out_of_memory_says_what_helps(error, fact):
+def test_out_of_memory_errors_name_a_remedy(error, fact):
     reason = explain.out_of_memory(error)
     for text in (fact, "out of memory", "batch_size", "accumulate_steps", "remat"):
         assert text in reason
@@ -135,7 +135,7 @@ def test_bad_command_is_one_line_and_code_2(main, arguments, fact):
      "    c.nothing_like_this = 1\n    return c", "nothing_like_this"),
     ("x = 1", "get_config"),
 ])
-def test_config_that_fails_says_how(main, tmp_path, text, fact):
+def test_errors_inside_a_config_file_are_reported(main, tmp_path, text, fact):
     path = tmp_path / "broken.py"
     path.write_text(text)
     done = main([f"--config={path}"])
@@ -159,7 +159,7 @@ def test_every_name_is_listed(main):
     assert not {"workdir.py", "configs/workdir.py"} & words
 
 
-def test_the_reader_of_a_list_may_stop(monkeypatch):
+def test_the_reader_of_the_output_may_close_it(monkeypatch):
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w") as closed:
@@ -168,14 +168,14 @@ def test_the_reader_of_a_list_may_stop(monkeypatch):
         print("what Python flushes at its end", flush=True)
 
 
-def test_a_wrong_data_set_shows_the_nearest(main):
+def test_an_unknown_data_set_shows_the_nearest_names(main):
     done = main(["--config=configs/lenet.py", "--config.data.name=cifar"])
     assert done.returncode == 2 and "did you mean cifar10?" in done.stderr
     done = main(["--config=configs/lenet.py", "--config.data.name=shapes"])
     assert sum(f"{name} or" in done.stderr for name in data.SOURCES) >= 2
 
 
-def test_a_wrong_network_shows_the_nearest_and_where_all_are(main):
+def test_an_unknown_network_shows_the_nearest_names_and_the_list(main):
     done = main(["--config=configs/lenet.py", "--config.model.name=resnet5"])
     assert done.returncode == 2 and "--mode=list" in done.stderr
     assert sum(name in done.stderr for name in networks.NETWORKS) >= 4

@@ -1,4 +1,4 @@
-"""--mode=describe says what a run is, how far, how good and how it goes on."""
+"""--mode=describe prints a run's data, progress, metrics and next command."""
 
 import pytest
 from tests.support.made_runs import made_run
@@ -15,7 +15,7 @@ from cnn_jax.inspection.pages.record import read_record
      "run"),
     (None, 3, {"epochs": 3}, "3 of 3 epochs, finished, not evaluated", "run"),
     (None, 0, {"epochs": 3}, "0 of 3 epochs, not finished", "run")])
-def test_how_far_and_how_it_goes_on(tmp_path, accuracy, epochs, changes, progress,
+def test_progress_and_next_command(tmp_path, accuracy, epochs, changes, progress,
                                     goes_on):
     run = made_run(tmp_path / "run", changes, accuracy, epochs)
     if "16" in progress:
@@ -27,7 +27,7 @@ def test_how_far_and_how_it_goes_on(tmp_path, accuracy, epochs, changes, progres
     assert f"--workdir={run}" in lines["goes on"]
 
 
-def test_how_good_it_is(tmp_path, capsys):
+def test_metrics_of_the_best_epoch(tmp_path, capsys):
     run = made_run(tmp_path / "run", {"epochs": 3}, 0.9, 3)
     commands.run(Request("describe", None, run))
     out = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""huge_pages.py restarts a program once, if nothing prevents it, and keeps memory."""
+"""huge_pages.py restarts a program once, unless it is turned off, and keeps memory."""
 
 import os
 import subprocess

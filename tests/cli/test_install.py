@@ -1,4 +1,4 @@
-"""What pip installs: the wheel alone, and a clone by `pip install -e`."""
+"""pip installs the wheel alone, and a clone by `pip install -e`."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ def run(*command, cwd):
 
 @pytest.fixture
 def clone(tmp_path):
-    """A clone without its history, named cnn_jax as git names it."""
+    """Makes a clone without its history, in a folder cnn_jax, as git names it."""
     folder = tmp_path / "above" / "cnn_jax"
     folder.mkdir(parents=True)
     for name in COPIED:
@@ -36,7 +36,8 @@ def clone(tmp_path):
 
 @pytest.fixture
 def python(tmp_path):
-    """The Python of a new environment that sees the packages of this one."""
+    """Makes a new environment that sees the packages of this one; returns its Python.
+    """
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "env", cwd=tmp_path)
     packages = next((tmp_path / "env" / "lib").glob("*/site-packages"))
     (packages / "others.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
@@ -73,7 +74,7 @@ def test_a_script_above_an_installed_clone_imports_the_package(clone, python):
     assert run(python, "script.py", cwd=clone.parent).startswith("0.")
 
 
-def test_where_a_config_is_looked_for(tmp_path, monkeypatch):
+def test_folders_in_which_a_config_is_searched(tmp_path, monkeypatch):
     def found(*argv):
         return config_file.with_found_config(["main.py", *argv])
 
@@ -82,7 +83,7 @@ def test_where_a_config_is_looked_for(tmp_path, monkeypatch):
         path = Path(found(f"--config={name}")[-1].removeprefix("--config="))
         assert path.name == "lenet.py:mnist"
         assert path.with_name("lenet.py").samefile(ROOT / "configs" / "lenet.py")
-    # In its place, since an override before its file is an error of ml_collections.
+    # At its position: ml_collections refuses an override before its file.
     for given in (["--config=lenet.py"], ["--config", "lenet.py"]):
         argv = found(*given, "--config.epochs=2")
         assert argv[-1] == "--config.epochs=2" and len(argv) == len(given) + 2

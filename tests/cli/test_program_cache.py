@@ -8,7 +8,7 @@ from cnn_jax import program_cache
 
 @pytest.fixture
 def settings(monkeypatch, tmp_path):
-    """Collects what is set, without setting it in this process."""
+    """Collects the settings of JAX that would be changed, without changing them."""
     found = {}
     monkeypatch.setattr(jax.config, "update", found.__setitem__)
     monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path / "cache"))
@@ -28,7 +28,7 @@ def test_the_folder_is_bounded_and_private(settings, tmp_path):
 @pytest.mark.parametrize("variable, value", [
     ("CNN_JAX_CACHE", "0"), ("JAX_COMPILATION_CACHE_DIR", "elsewhere"),
     ("CNN_JAX_CACHE", "/proc/nowhere")])
-def test_what_turns_it_off(settings, monkeypatch, variable, value):
+def test_the_cache_can_be_turned_off(settings, monkeypatch, variable, value):
     monkeypatch.setenv(variable, value)
     program_cache.use_program_cache()
     assert not settings

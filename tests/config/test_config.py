@@ -1,4 +1,4 @@
-"""Every field of a config has a rule, and every bad value gets one clear line."""
+"""Every field of a config has a rule, and every bad value gives one clear line."""
 
 import json
 
@@ -211,7 +211,7 @@ def test_differences_name_the_fields_that_matter():
 
 
 @pytest.mark.parametrize("name", [*data.FOLDERS, "tfds:mnist", "mydata:photos"])
-def test_the_folder_of_the_data_counts_where_it_says_which_they_are(name):
+def test_data_dir_is_compared_only_if_it_identifies_the_data(name):
     ours, theirs = default.get_config(), default.get_config()
     for config, folder in ((ours, "a"), (theirs, "b")):
         config.data.name, config.data.dir = name, folder

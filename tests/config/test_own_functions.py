@@ -1,4 +1,4 @@
-"""Losses, optimizers, augmentations, metrics and tasks of a user's own module."""
+"""Losses, optimizers, augmentations, metrics and tasks can be in a user's module."""
 
 import sys
 import textwrap
@@ -70,7 +70,7 @@ OWN = {"loss.name": "mine_for_tests:my_loss",
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """A user's file, which is no part of the package."""
+    """Writes a user's module, which is not part of the package."""
     (tmp_path / "mine_for_tests.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(train, "draw", lambda *_: None)
@@ -79,7 +79,7 @@ def mine(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("compiled_once")
-def test_a_run_of_functions_of_ones_own(mine):
+def test_a_run_with_functions_of_the_user(mine):
     results = training.run(tiny(OWN), mine / "run", quiet=True)
     assert set(results.task_metrics) == {
         f"{split}_{name}" for split in ("validation", "test")
@@ -94,7 +94,7 @@ def test_a_run_of_functions_of_ones_own(mine):
     assert trained.load(mine / "run").history[0]["val_loss"] > 2
 
 
-def test_a_task_of_ones_own_on_arrays(mine):
+def test_a_task_of_the_user_on_arrays(mine):
     images, labels = np.zeros((80, 8, 8), np.uint8), np.arange(80) % 4
     config, stored = data.accept((images, labels), tiny({
         "data.task": "mine_for_tests:MY_TASK", "data.limit": None}))
@@ -127,14 +127,14 @@ def test_a_task_of_ones_own_on_arrays(mine):
     ({"loss.class_weights": "1,none"}, ["balanced"]),
     ({"loss.class_weights": "balanced", "data.name": "shapes_multilabel",
       "data.split": "first"}, ["class_weights", "multilabel"])])
-def test_what_cannot_be_used_is_said(mine, changes, facts):
+def test_functions_that_cannot_be_used_are_refused(mine, changes, facts):
     with pytest.raises(InputError) as error:
         check(tiny(changes))
     for fact in facts:
         assert fact in str(error.value)
 
 
-def test_a_loss_that_is_one_number_is_refused(monkeypatch):
+def test_a_scalar_loss_is_refused(monkeypatch):
     monkeypatch.setitem(losses.LOSSES, "mine", lambda logits, labels, _: logits.sum())
     loss = losses.loss_of(data.task_of(tiny({}).data), tiny({"loss.name": "mine"}).loss)
     with pytest.raises(InputError, match="mine.*5 images"):

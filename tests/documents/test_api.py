@@ -1,4 +1,4 @@
-"""docs/api.md lists the public API, and the API is what it lists."""
+"""docs/api.md lists exactly the public API."""
 
 import importlib
 import re

@@ -22,7 +22,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md",
 HASH = "runs/lenet5-digits-HASH"
 QUICK = ["--config.epochs=1", "--config.data.limit=96", "--config.batch_size=32"]
 
-# A part of the command -> arguments that make it short, and what it must print.
+# {part of a command: (arguments that make it short, what it must print)}.
 HERE = {
     "--config.optimizer.name=muon": (QUICK, "test: loss"),
     "--config.model.conv=im2col": (QUICK, "test: loss"),
@@ -43,10 +43,10 @@ HERE = {
     "--config=configs/multilabel.py": (QUICK, "test: loss"),
     "main.py --config=configs/lenet.py": (["--config.epochs=3"], "test: loss"),
 }
-# Their pictures would be those of other commands.
+# Commands whose pictures other commands draw too.
 UNDRAWN = {"--config.model.conv=im2col", "--config=configs/multilabel.py",
            "--config=configs/segmentation.py", "--config.optimizer.name=muon"}
-# A part of the command -> the test that runs it, and what that test must mention.
+# {part of a command: (the test that runs it, a text that this test contains)}.
 ELSEWHERE = {
     "--profile_steps": ("tests/training/test_profiler.py", "profile_steps=("),
     "--roofline": ("tests/networks/test_summary.py", "roofline.peak_of("),

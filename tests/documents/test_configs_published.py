@@ -105,7 +105,7 @@ def test_trained_as_published(name):
                                     else "constant")
 
 
-def test_what_single_rows_need():
+def test_settings_of_single_experiments():
     """They have 1,719 steps as Keras printed, L2 on one kernel, early stopping."""
     selu = fashion.get_config("selu")
     assert steps_per_epoch(60_000 - 5000, selu.batch_size) == 1719
@@ -142,7 +142,7 @@ def test_band_of_one_run():
     assert one_run(0.9, 900, fall=0.01)[1] == 0.02
 
 
-def test_recipes_of_ours_need_the_published_accuracy_itself():
+def test_our_recipes_must_reach_the_published_accuracy():
     for name, row in EXPERIMENTS.items():
         if name.endswith("_ours"):
             assert row.published == EXPERIMENTS[name.removesuffix("_ours")].published

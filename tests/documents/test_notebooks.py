@@ -1,4 +1,4 @@
-"""The notebooks are stored clean and run from top to bottom in a fresh kernel."""
+"""The notebooks are stored without outputs, and run from top to bottom."""
 
 import importlib.metadata
 import os
@@ -96,7 +96,7 @@ def test_stored_without_outputs_and_in_plain_words(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_cells_are_styled(path):
-    """ruff accepts all cells as one file; imports need not stand first there."""
+    """ruff accepts all cells as one file, in which imports need not come first."""
     code = "\n\n\n".join(sources(nbformat.read(path, as_version=4), "code"))
     code = re.sub(r"^%.*$", "", code, flags=re.MULTILINE)
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""README, CONTRIBUTING and CHANGELOG name what exists; see test_commands.py too."""
+"""README, CONTRIBUTING and CHANGELOG name only files that exist."""
 
 import json
 import re

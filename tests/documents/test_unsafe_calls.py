@@ -1,4 +1,5 @@
-"""No shipped file calls what runs code from a file or starts other programs."""
+"""No file of the package calls functions that run code from a file or start programs.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -79,7 +80,7 @@ def test_no_unsafe_calls():
     "archive.extract(member, p)", "zip(a, b, strict=flag)",
     "import subprocess; subprocess.run(c, shell=True)", "import os; os.system(c)",
     "import torch; torch.load(p)", "restore(p, weights_only=False)"])
-def test_the_scan_sees(line):
+def test_the_scan_finds(line):
     assert len(list(unsafe_calls(line))) == 1
 
 
@@ -88,5 +89,5 @@ def test_the_scan_sees(line):
     "import numpy as np; np.load(p, allow_pickle=False)", "import re; re.compile(p)",
     "def compile(f): pass\ncompile(step)",
     "import json; json.load(f)", "import yaml; yaml.safe_load(t)"])
-def test_the_scan_leaves_alone(line):
+def test_the_scan_accepts(line):
     assert not list(unsafe_calls(line))

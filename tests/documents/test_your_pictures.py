@@ -1,4 +1,4 @@
-"""docs/your_pictures.md, as a new user follows it, on drawn pictures of all kinds."""
+"""Follows docs/your_pictures.md like a new user, on drawn pictures of all kinds."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "your_pictures.md").read_text()
 RUNTIME = {"dist/ort.wasm.bundle.min.mjs": b"export const made = 1;",
            "dist/ort-wasm-simd-threaded.wasm": b"\0asm"}
-# What makes a training of the page short.
+# Flags that make a training of the page short.
 SHORT = ["--config.epochs=1", "--config.batch_size=4", "--config.eval_batch_size=8",
          "--config.data.image_size=(32,32)", "--config.data.shorter_side=32"]
 
@@ -54,9 +54,9 @@ def draw_pictures(root: Path, count: int = 8) -> None:
 
 
 def prepare(package, draws: bool) -> None:
-    """Replaces ONNX Runtime for browsers in a process, and lets it draw or not.
+    """Replaces ONNX Runtime for browsers in a process, and may turn off drawing.
 
-    ResNet-18 has a block a stage there, which compiles in half of the time.
+    ResNet-18 gets one block a stage, which halves the time to compile.
     """
     web.RUNTIME = package
     row = networks.NETWORKS["resnet18"]

@@ -17,7 +17,7 @@ TINY = ("--epochs=1", "--updates=6", "--seeds=2", "--images=256")
 
 @pytest.fixture
 def digits(monkeypatch):
-    """Loads the experiment, on the digits in place of MNIST."""
+    """Loads the experiment on the digits instead of MNIST."""
     original = batch_size.make_config
 
     def make_config(batch: int, images: int):
@@ -72,7 +72,7 @@ def made_row(batch: int) -> dict:
             "after_equal_epochs": [0.9, 0.91], "after_equal_updates": [0.8, 0.82]}
 
 
-def test_goes_on_after_an_interruption(digits, monkeypatch, tmp_path):
+def test_it_resumes_after_an_interruption(digits, monkeypatch, tmp_path):
     measured = []
 
     def measure(batch, dataset, flags):
@@ -129,7 +129,7 @@ def test_values_within_one_decade_have_labels(monkeypatch, tmp_path):
     (["--images=256", "--batches", "16", "512", "1024"],
      "--batches: 512, 1024 .*256"),
     (["--out=setup.cfg"], "--out=setup.cfg")])
-def test_what_it_refuses_before_it_trains(digits, monkeypatch, flags, answer):
+def test_bad_flags_are_refused_before_training(digits, monkeypatch, flags, answer):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(batch_size, "measure", None)
     with pytest.raises(InputError, match=answer):

@@ -1,4 +1,4 @@
-"""The experiments on cost, vmapped seeds and determinism: results and refusals."""
+"""Experiments on cost, vmapped seeds and determinism: results and bad flags."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 ROOT = Path(__file__).parents[2]
 
 
-def test_vmapped_seeds_train_as_one_after_another(monkeypatch, capsys):
+def test_vmapped_seeds_equal_seeds_trained_one_by_one(monkeypatch, capsys):
     """Both ways give the same parameters on random images, for every seed."""
     rng = np.random.default_rng(0)
     parts = [Examples(rng.integers(0, 256, (count, 4, 4, 1), dtype=np.uint8),
@@ -36,7 +36,7 @@ def test_vmapped_seeds_train_as_one_after_another(monkeypatch, capsys):
             seeds_vmapped.main(["--seeds=2", "--epochs=1"])
 
 
-def test_distance_of_vmapped_seeds_sees_one_seed():
+def test_one_wrong_seed_changes_the_distance():
     """It is |(0, 1)| / |(3, 4)| over the parameters of two seeds."""
     theirs = {"w": jax.numpy.array([[3.0], [4.0]])}
     assert seeds_vmapped.distance({"w": theirs["w"].at[1].add(1)},
@@ -61,7 +61,7 @@ def test_determinism_names_the_first_step_and_leaf_that_differ():
     assert determinism.compare(lambda state, _: (state, {}), {}, [None] * 3) == ""
 
 
-def test_first_difference_sees_every_bit():
+def test_first_difference_compares_every_bit():
     zero, minus = np.float32([[0, 0]]), np.float32([[-0.0, 0]])
     assert determinism.first_difference(zero, zero) == ""
     assert determinism.first_difference(zero, minus) == (
@@ -88,7 +88,7 @@ def test_augment_cost_writes_its_samples(small_images, tmp_path):
     assert text == augment_cost.table(results)
 
 
-def test_the_steps_timed_are_augmented(small_images):
+def test_the_timed_steps_are_augmented(small_images):
     steps, arguments = augment_cost.programs(2, ["nothing", "the monkeys'"])
     (_, plain), (_, augmented) = (step(*arguments) for step in steps.values())
     assert float(plain["loss"][0]) != float(augmented["loss"][0])
@@ -106,7 +106,7 @@ def test_cost_of_augmentation_is_a_ratio_within_each_round():
     ("--batch=257", "--batch=257.*1 to 256"),
     ("--rounds=0", "--rounds=0.*1 or more"),
     ("--out=setup.cfg", "--out=setup.cfg")])
-def test_what_augment_cost_refuses(monkeypatch, flag, answer):
+def test_augment_cost_refuses_bad_flags(monkeypatch, flag, answer):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(augment_cost, "measure", None)
     with pytest.raises(InputError, match=answer):

@@ -1,4 +1,4 @@
-"""The experiment on decoding times its arms in turn."""
+"""The decoding experiment times its arms in turn."""
 
 import json
 

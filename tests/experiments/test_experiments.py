@@ -1,4 +1,4 @@
-"""The comparison and the benchmark run, and refuse what they cannot run."""
+"""The comparison and the benchmark run, and refuse bad flags."""
 
 import csv
 import importlib
@@ -13,7 +13,8 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 @pytest.fixture
 def load(monkeypatch):
-    """Imports an experiment as a script sees itself: with its folder on the path."""
+    """Imports an experiment as when it runs as a script: with its folder on the path.
+    """
     monkeypatch.syspath_prepend(ROOT / "experiments")
     monkeypatch.chdir(ROOT)
     return importlib.import_module
@@ -58,7 +59,7 @@ def test_committed_benchmark_is_the_table_of_its_samples(load):
     ("--peers=caffe", "caffe is not known; there are "),
     ("--out=setup.cfg", "--out=setup.cfg cannot be made"),
     ("--only=W99", "is in no name of")])
-def test_what_they_refuse(load, capsys, tmp_path, script, flag, answer):
+def test_bad_flags_are_refused(load, capsys, tmp_path, script, flag, answer):
     with pytest.raises(SystemExit) as end:
         load(script).main([f"--out={tmp_path}", flag])
     assert end.value.code == 2 and answer in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The experiment on the time to the first step: its table and its refusals."""
+"""The experiment on the time to the first step: its table and bad flags."""
 
 import sys
 

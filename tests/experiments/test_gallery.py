@@ -1,4 +1,4 @@
-"""experiments/gallery.py: arrays equal to NumPy and SciPy, pictures, refusals."""
+"""experiments/gallery.py: arrays equal to NumPy and SciPy, pictures, bad input."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_nine_kernels_with_padding(picture):
 @pytest.mark.parametrize("name, channels, pattern", [
     ("blurr", 1, "'blurr'.*sharpness"), ("blur", 0, "channels 0"),
     ("blur", 1.5, "channels 1.5"), ("blur", True, "True")])
-def test_a_named_kernel_that_cannot_be(name, channels, pattern):
+def test_unknown_kernels_and_bad_channels_are_refused(name, channels, pattern):
     with pytest.raises(ValueError, match=pattern):
         kernel(name, channels)
 
@@ -59,7 +59,8 @@ def test_stages_of_a_layer(picture):
 
 
 def descend(x, true, w, steps: int):
-    """Runs the tutorial's loop in float64; returns the losses and the last kernel."""
+    """Descends by the tutorial's loop, in float64; returns losses and the last kernel.
+    """
     y, losses = correlate2d(x, true, "valid"), []
     for _ in range(steps):
         delta = correlate2d(x, w, "valid") - y
@@ -125,7 +126,7 @@ def test_pictures_are_drawn(tmp_path, picture, capsys):
             assert len(np.unique(np.asarray(image.convert("L")))) > 50
 
 
-def test_what_is_black_and_white():
+def test_the_range_from_black_to_white():
     y = np.array([[-3.0, 1.0], [2.0, 0.0]])
     assert gallery.shown_range(y, 1.0) == (0.0, 1.0)
     assert gallery.shown_range(y, -1.0) == (-1.0, 0.0)
@@ -153,7 +154,7 @@ def test_bad_input(tmp_path, picture):
         assert "\n" not in str(caught.value)
 
 
-def test_a_kernel_that_is_not_learnt_is_said(tmp_path, monkeypatch, picture):
+def test_a_kernel_that_does_not_converge_is_an_error(tmp_path, monkeypatch, picture):
     Image.fromarray(picture).save(tmp_path / "a.png")
     stopped = gallery.learn_kernel(gallery.circle(), most_steps=10)
     monkeypatch.setattr(gallery, "learn_kernel", lambda grey, seed: stopped)

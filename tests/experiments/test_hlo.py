@@ -1,4 +1,4 @@
-"""Facts about compiled programs, from texts written by hand."""
+"""Facts are read correctly from hand-written texts of compiled programs."""
 
 import pytest
 
@@ -47,7 +47,7 @@ def test_facts_of_a_program():
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_what_exchanges_data_with_the_host(line):
+def test_transfers_to_and_from_the_host(line):
     assert bool(hlo.facts(line).host_transfers) == LINES[line]
 
 

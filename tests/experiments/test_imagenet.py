@@ -1,4 +1,4 @@
-"""The ImageNet configs are valid; a set of that layout can be drawn and trained on."""
+"""The ImageNet configs are valid; a drawn set in ImageNet's layout trains."""
 
 import pytest
 from absl import flags
@@ -28,7 +28,7 @@ def test_images_grow_as_published(variant, sides):
 @pytest.mark.parametrize("variant, batch, rate", [
     ("resnet50_90", 256, 0.1), ("resnet50_16", 4096, 1.7), ("resnet50_40", 512, 0.2125),
     ("mobilenet_v2", 512, 0.09), ("mobilenet_v2_ema", 512, 0.09)])
-def test_the_rate_follows_the_batch(variant, batch, rate):
+def test_the_rate_is_scaled_with_the_batch_size(variant, batch, rate):
     config = imagenet.get_config(variant)
     config.batch_size = batch
     assert optimizers.peak_rate(config) == pytest.approx(rate)
@@ -59,7 +59,7 @@ def test_a_drawn_set_is_loaded_as_imagenet(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("recipe", imagenet_steps.RECIPES)
 def test_recipes_made_small_are_valid(tmp_path, recipe, monkeypatch):
-    """About 200 steps, and a stop in mid-epoch; growing images grow then."""
+    """They make about 200 steps and stop in mid-epoch, while growing images grow."""
     argv = imagenet_steps.command(recipe, tmp_path, tmp_path / "run")[1:]
     monkeypatch.setattr("sys.argv", argv)  # where ml_collections looks for overrides
     monkeypatch.chdir(imagenet_steps.ROOT)
@@ -80,7 +80,7 @@ def test_recipes_made_small_are_valid(tmp_path, recipe, monkeypatch):
 
 @pytest.mark.slow
 def test_a_stop_and_a_resume_give_the_same_bits(tmp_path, monkeypatch, capsys):
-    """With a small network, since a ResNet-50 takes a minute to compile."""
+    """It uses a small network, since a ResNet-50 takes a minute to compile."""
     recipe = "resnet50_16"
     monkeypatch.setattr(imagenet_steps, "SMALL", imagenet_steps.SMALL | {
         "model.name": "cifar_resnet20", "data.limit": 64})

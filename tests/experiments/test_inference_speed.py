@@ -1,4 +1,4 @@
-"""The experiment on inference: its table and its refusals."""
+"""The inference experiment: its table and bad flags."""
 
 import json
 

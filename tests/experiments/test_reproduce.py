@@ -86,7 +86,7 @@ def test_the_markdown_table(measured):
     assert len({line.count("|") for line in table}) == 1 and len(table) == 4
 
 
-def test_what_is_finished_is_not_run_again(measured, monkeypatch, capsys):
+def test_finished_seeds_are_not_run_again(measured, monkeypatch, capsys):
     def fail(*args):
         raise AssertionError("a finished seed was run again")
 
@@ -107,7 +107,7 @@ def test_jobs_share_the_cores(measured):
         "1 core of " if share == 1 else f"{share} cores of ")
 
 
-def test_hardware_says_what_computes_the_convolutions():
+def test_hardware_names_the_convolution_algorithms():
     results = {"devices": ["cpu: cpu"], "machine": "2 cores of X",
                "versions": {"jax": "0.10.2"}, "convolutions": {}}
     assert results_table.hardware(results) == "2 cores of X, jax 0.10.2"
@@ -117,7 +117,7 @@ def test_hardware_says_what_computes_the_convolutions():
     assert results_table.hardware(results).startswith("2 x H200, 2 cores of X")
 
 
-def test_a_row_says_what_it_was_measured_on(measured, monkeypatch, capsys):
+def test_a_row_describes_its_data(measured, monkeypatch, capsys):
     assert rows(measured)["easy"]["data"] == "as published"
     monkeypatch.setitem(reproduce.IMAGES, "digits", 5000)
     for flags in ([], ["--note", "scanned again"]):
@@ -130,8 +130,8 @@ def test_a_row_says_what_it_was_measured_on(measured, monkeypatch, capsys):
     run(measured, "--table")
 
 
-def test_a_row_gives_way_to_one_with_as_many_runs_only(measured, tmp_path, capsys):
-    """A row of fewer seeds says so, and does not replace one of more."""
+def test_a_row_is_not_replaced_by_one_of_fewer_seeds(measured, tmp_path, capsys):
+    """Its command names the number of seeds."""
     shutil.copytree(measured / "runs/easy/seed0", tmp_path / "runs/easy/seed0")
     arguments = ["--only", "easy", "--seeds", "1", "--workdir", str(tmp_path / "runs")]
     assert run(tmp_path, *arguments) == 0
@@ -145,7 +145,7 @@ def test_a_row_gives_way_to_one_with_as_many_runs_only(measured, tmp_path, capsy
     assert rows(tmp_path)["easy"]["n"] == 2
 
 
-def test_our_own_bound_is_needed_if_nothing_is_published(measured, capsys):
+def test_without_a_published_accuracy_our_own_bound_counts(measured, capsys):
     bounded = TINY["easy"]._replace(published=None, band=0.0, least=1.0)
     assert run(measured, "--only", "easy", experiments=TINY | {"easy": bounded}) == 1
     assert "is below 1.0000 (our own bound)" in capsys.readouterr().err
@@ -200,7 +200,7 @@ def test_a_field_added_later_does_not_make_another_config(measured):
         (path / "config.json").write_text(text)
 
 
-def test_a_failed_run_is_said_and_the_next_one_done(tmp_path, capsys):
+def test_a_failed_run_is_reported_and_the_next_one_runs(tmp_path, capsys):
     broken = Experiment("lenet.py:mnist", 1, 61_706, None)
     (tmp_path / "mnist").mkdir()
     assert run(tmp_path, "--data", str(tmp_path), "--jobs", str(len(CORES)),
@@ -221,7 +221,7 @@ reproduce.main(sys.argv[1:], {'long': Experiment(
 """
 
 
-def test_an_interrupted_run_goes_on(tmp_path):
+def test_an_interrupted_run_resumes(tmp_path):
     """SIGTERM reaches the training, which saves; the same command resumes it."""
     arguments = ["-c", START, "--workdir", tmp_path / "runs", "--out", tmp_path]
     workdir = tmp_path / "runs" / "long" / "seed0"
@@ -268,7 +268,7 @@ def test_list_shows_all_experiments(tmp_path, capsys):
 
 
 def test_cifar10_from_pictures_is_another_row(tmp_path):
-    """The rows of pictures have their own workdir and name the pictures."""
+    """Its row has its own workdir and names the pictures."""
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     flags = reproduce.parse(["--cifar10-jpeg", str(pictures)], list(EXPERIMENTS))

@@ -1,4 +1,4 @@
-"""The experiment on large sets makes them, measures them and removes them."""
+"""The experiment on large sets makes, measures and removes them."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The TPU table: its arithmetic, its rules, CUDA lowering; libtpu if it is there."""
+"""The TPU table: arithmetic and faults; lowering for CUDA; libtpu if installed."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""Opens pages in a real browser: a Chromium of the system, without a window.
+"""Opens pages in a real browser: the Chromium of the system, headless.
 
 Besides Chromium (Debian: `apt-get install chromium`), `pip install playwright` is
 enough, without playwright's own browsers. The fixture `browser` is in conftest.py.
@@ -41,8 +41,8 @@ def opened(browser, url: str, width: int = DESK, colours: str = "light") -> Iter
     """Yields (page, problems) of one address, in its own profile.
 
     problems: collects console errors and warnings, exceptions of scripts, failed
-    requests and answers of 400 and above.
-    colours: "light" or "dark", the reader's preference.
+    requests and responses with status 400 or above.
+    colours: "light" or "dark", the colour scheme that the reader prefers.
     """
     context = browser.new_context(viewport={"width": width, "height": 800},
                                   color_scheme=colours)

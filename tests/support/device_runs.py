@@ -2,8 +2,8 @@
 
     python -m tests.support.device_runs DEVICES [DEVICES ...]
 
-Trains the tiny network with batch norm, dropout and augmentation on so many devices,
-under jit and under pmap, and prints what came out as one JSON object.
+Trains the tiny network with batch norm, dropout and augmentation on each number of
+devices, under jit and under pmap, and prints the results as one JSON object.
 """
 
 import functools
@@ -33,7 +33,7 @@ CHANGES = {"data.limit": 480, "batch_size": 16, "eval_batch_size": 40,
 
 
 class Unsynchronized(Layers):
-    """Injects the fault to be caught: each device normalizes by its own shard."""
+    """Injects a fault: each device normalizes by the statistics of its own shard."""
 
     def batch_norm(self, *args, **fields):
         return Layers(conv=self.conv, bn=self.bn).batch_norm(*args, **fields)
@@ -95,7 +95,7 @@ def distances(states, reference) -> dict:
 
 
 def norm_groups(devices: int) -> tuple[dict, str]:
-    """Compares batch norm of each device with the same groups on one device.
+    """Compares batch norm with statistics of each device with groups on one device.
 
     Returns {'jit': distances after a step, ...}, and the program of jit.
     """
@@ -108,7 +108,7 @@ def norm_groups(devices: int) -> tuple[dict, str]:
 
 
 def save_and_restore(states: dict[int, object], settings: dict[int, Setting]) -> int:
-    """Saves a state from each number of devices and puts it on each; counts pairs."""
+    """Saves a state from each number of devices, restores it on each; counts pairs."""
     pairs = 0
     for saved_on, state in states.items():
         step = int(state.step)
@@ -151,7 +151,7 @@ def main(counts: list[int]) -> dict:
 
 
 def gather_images(setting: Setting) -> str:
-    """Compiles a step whose devices all see the whole batch; returns its program."""
+    """Compiles a step whose devices all gather the whole batch; returns its program."""
     original, mesh = steps.gather, setting.feed.data.images.sharding
 
     def gather(*args):

@@ -1,4 +1,4 @@
-"""A small HTTP server on 127.0.0.1 whose faults can be chosen."""
+"""A small HTTP server on 127.0.0.1 that can be made to fail."""
 
 import contextlib
 import http.server
@@ -6,11 +6,11 @@ import threading
 
 
 class Server:
-    """Serves the files of `folder` and records what was requested.
+    """Serves the files of `folder` and records the requests.
 
-    ranges: answers requests for a part of a file with that part.
-    cut: sends only so many bytes of each answer, then closes the connection.
-    stall: after that many bytes (10 without `cut`) it waits for this event.
+    ranges: whether requests for a part of a file get only that part.
+    cut: number of bytes of each response after which the connection is closed.
+    stall: an event to wait for after as many bytes (10 if `cut` is None).
     """
 
     def __init__(self, folder, ranges=False):

@@ -1,8 +1,8 @@
-"""Runs programs in processes that are forked from one that has made the imports.
+"""Runs programs in processes that are forked from one whose imports are done.
 
-Importing takes five seconds, more than most command lines. The parent must not start a
-JAX backend, which would not work in a fork. The forked `main.py` does not restart with
-huge pages. `Forked` has the methods of `subprocess.Popen` that tests use.
+Imports take five seconds, more than most command lines. The parent must not start a JAX
+backend, which would not work in a fork. The forked `main.py` does not restart with huge
+pages. `Forked` has the methods of `subprocess.Popen` that tests use.
 """
 
 import ast
@@ -27,7 +27,7 @@ SERVER.set_forkserver_preload(["absl.app", "sklearn.datasets", "cnn_jax.cli.comm
 def run_main(argv: list[str], paths: list[Path], cwd: Path,
              environment: Mapping[str, str], before: Callable[[], None] | None,
              module: str | None) -> None:
-    """Runs in the child: `main.py` or a module with its output in files."""
+    """Runs `main.py` or a module in the child, and redirects its output to files."""
     for number, path in enumerate(paths, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.chdir(cwd)
@@ -96,7 +96,7 @@ class Forked:
 
 @dataclasses.dataclass
 class Completed:
-    """What `subprocess.run` returns."""
+    """Imitates the result of `subprocess.run`."""
 
     returncode: int
     stdout: str
@@ -104,7 +104,7 @@ class Completed:
 
 
 def main(arguments: list[str], folder: Path, **options) -> Completed:
-    """Runs `main.py` to its end; `folder` takes its output."""
+    """Runs `main.py` to its end; its output goes to files in `folder`."""
     process = Forked([*map(str, arguments)], folder, **options)
     output, errors = process.communicate(600)
     return Completed(process.returncode, output, errors)

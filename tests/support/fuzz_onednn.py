@@ -2,11 +2,11 @@
 
     python fuzz_onednn.py COUNT SEED [winograd]
 
-The program ends with code 0 if the three passes of COUNT random problems are right, and
-so are the sums that batch norm takes of the output and of its cotangent. It must also
-do so with an allocator that finds writes beyond an array. The operands end where a page
-begins that may not be read. With `winograd`, it draws only problems of Winograd's
-method and solves each with both sizes of tiles, whatever they cost.
+The program ends with code 0 if the three passes of COUNT random problems are correct,
+and batch norm's sums over the output and over its cotangent too. Tests also run it with
+an allocator that detects writes beyond an array. The operands end just before a page
+that must not be read. With `winograd`, it draws only problems of Winograd's method and
+solves each with both tile sizes, whatever their cost.
 """
 
 import ctypes
@@ -29,7 +29,7 @@ PROT_NONE = 0
 
 
 def problem(rng: np.random.Generator, dtype) -> ConvSpec:
-    """Draws one to three axes, up to some 10,000 products a pixel, any option."""
+    """Draws one to three axes, up to about 10,000 products a pixel, and any options."""
     while True:
         rank = int(rng.choice([1, 2, 2, 2, 3]))
         most = (40, 18, 8)[rank - 1]
@@ -48,7 +48,7 @@ def problem(rng: np.random.Generator, dtype) -> ConvSpec:
 
 
 def winograd_problem(rng: np.random.Generator) -> ConvSpec:
-    """Draws 3 x 3 kernels of stride 1, any padding, channels in sixteens."""
+    """Draws 3 x 3 kernels of stride 1, any padding, channels in multiples of 16."""
     while True:
         image = map(int, rng.integers(1, 20, 2))
         channels, outputs = (16 * int(rng.integers(1, 8)) for _ in "co")
@@ -60,9 +60,9 @@ def winograd_problem(rng: np.random.Generator) -> ConvSpec:
 
 
 def at_the_end_of_a_page(array: np.ndarray) -> jax.Array:
-    """Copies an array to the end of a page, before a page that may not be read.
+    """Copies an array to the end of a page, before a page that must not be read.
 
-    Up to 63 bytes lie between, because JAX copies an array that does not begin at a
+    Up to 63 bytes lie between them, because JAX copies an array whose address is not a
     multiple of 64.
     """
     room = -(-array.nbytes // 64) * 64
@@ -81,9 +81,9 @@ def at_the_end_of_a_page(array: np.ndarray) -> jax.Array:
     return on_device
 
 
-@threadpool_limits.wrap(limits=1)  # BLAS's threads would wait busily beside XLA's
+@threadpool_limits.wrap(limits=1)  # BLAS's threads would compete with XLA's
 def by_numpy(x, w, g, spec: ConvSpec):
-    """Returns y, dx and dw in float64, a sum over the taps of products per group."""
+    """Computes y, dx and dw in float64: sums over the taps of products per group."""
     x, w, g = (np.asarray(a, np.float64) for a in (x, w, g))
     n, groups, axes = x.shape[0], spec.groups, range(len(spec.kernel))
     padded = np.pad(x, [(0, 0), *spec.padding, (0, 0)])
@@ -92,7 +92,7 @@ def by_numpy(x, w, g, spec: ConvSpec):
     def by_group(a):
         """Reshapes [..., G c] to [G, M, c]."""
         parts = a.reshape(-1, groups, a.shape[-1] // groups).swapaxes(0, 1)
-        return np.ascontiguousarray(parts)  # BLAS takes no other
+        return np.ascontiguousarray(parts)  # BLAS needs it
 
     def together(a, shape):
         return a.swapaxes(0, 1).reshape(shape)
@@ -136,8 +136,8 @@ def handler(spec: ConvSpec, result: tuple[int, ...], *operands, kind=0, tile=0):
 def check(spec: ConvSpec, dtype, rng: np.random.Generator) -> None:
     """Raises an AssertionError that names the problem if a pass is wrong.
 
-    The error is max |a - b| / max |b|. b is at least a tenth of the sum of the sizes of
-    its products, because the sum itself may nearly vanish.
+    The error is max |a - b| / max(max |b|, m / 10). m is the largest sum of the
+    absolute products; it is needed because b itself may nearly vanish.
     """
     arrays = [at_the_end_of_a_page(np.asarray(
         rng.normal(size=shape), jnp.dtype(dtype)))
@@ -172,7 +172,7 @@ def fuzz(count: int, seed: int) -> None:
         dtype = dtypes[i % len(dtypes)]
         check(problem(rng, dtype), dtype, rng)
         if i % 500 == 499:
-            jax.clear_caches()  # each problem is a program of its own
+            jax.clear_caches()  # each problem is another program
 
 
 def fuzz_winograd(count: int, seed: int) -> None:

@@ -1,7 +1,7 @@
-"""Two checks of a hand-written backward pass, tested themselves in test_gradcheck.py.
+"""Checks hand-written backward passes in two ways; test_gradcheck.py tests the checks.
 
-`finite_differences` needs no other implementation, and cannot judge ties. `equivalent`
-compares with an implementation that is known to be right, ties included.
+`finite_differences` needs no other implementation, but cannot judge ties. `equivalent`
+compares with an implementation that is known to be correct, ties included.
 """
 
 import functools
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Tests run thousands of small programs once: compile fast rather than well.
+# Tests run thousands of small programs once, so they compile fast rather than well.
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
 
 
@@ -40,8 +40,8 @@ def finite_differences(f, *args, order: int = 1, seed: int = 0, step: float = 1e
 
     f maps float64 arrays to one array; u and v are random directions. For each argument
     x,  <dx(u), v>  must equal  (<f(x + h v), u> - <f(x - h v), u>) / 2h.  Each argument
-    is checked by itself, so that a small error in one is not lost in another. Order 2
-    checks the gradients of the gradients in the same way.
+    is checked separately, so that a large gradient of one does not hide an error in
+    another. Order 2 checks the gradients of the gradients in the same way.
     """
     with jax.enable_x64(True):
         args = [jnp.asarray(a) for a in args]

@@ -1,4 +1,4 @@
-"""Two networks that together use every operation of a layer graph, and their values."""
+"""Two networks that together use every operation of a layer graph."""
 
 import flax.linen as nn
 import jax
@@ -11,9 +11,9 @@ from cnn_jax.layers import (ACTIVATIONS, Activation, Add, Concat, Flatten,
 
 
 class LayersNetwork(nn.Module):
-    """Every layer of `cnn_jax.layers`, with options that formats treat differently.
+    """Uses every layer of `cnn_jax.layers`, with the options that formats differ in.
 
-    up_groups: of the first transposed convolution.
+    up_groups: groups of the first transposed convolution.
     """
 
     up_groups: int = 2
@@ -59,7 +59,7 @@ class LayersNetwork(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Weights channels by a function of their means, in plain arithmetic."""
+    """Scales channels by a function of their means, in plain arithmetic."""
 
     @nn.compact
     def __call__(self, x):
@@ -68,7 +68,7 @@ class SqueezeExcite(nn.Module):
 
 
 class FunctionsNetwork(nn.Module):
-    """Layers of Flax and functions of JAX, as a user may write a network."""
+    """Uses layers of Flax and functions of JAX, as a user may write a network."""
 
     @nn.compact
     def __call__(self, x, train):
@@ -93,7 +93,7 @@ class FunctionsNetwork(nn.Module):
 
 
 def random_variables(network, shape, dtype=np.float32):
-    """Draws parameters, and statistics of batch norm that are neither 0 nor 1."""
+    """Draws parameters, and batch norm statistics that are neither 0 nor 1."""
     draw = np.random.default_rng(0)
 
     def value(path, leaf):

@@ -1,4 +1,4 @@
-"""Makes workdirs of runs that never trained: files with figures that a test chooses."""
+"""Makes workdirs of runs that never trained, with figures that a test chooses."""
 
 import csv
 import functools
@@ -26,7 +26,7 @@ def made_run(folder: Path, changes: dict | None = None, accuracy: float | None =
     """Makes the workdir of a run of the tiny config.
 
     accuracy: on 100 test images; None: the run has no results yet.
-    epochs: how many have ended. facts: replace what data.json says.
+    epochs: how many have ended. facts: replace values of data.json.
     """
     folder.mkdir(parents=True)
     config = tiny(changes, **{"checkpoint.monitor": "val_loss"})
@@ -63,8 +63,10 @@ def made_run(folder: Path, changes: dict | None = None, accuracy: float | None =
 
 def made_metrics(right: int, class_names: tuple[str, ...],
                  step: int) -> ClassificationMetrics:
-    """Makes the metrics of 100 images, ten a class, of which `right` are right. The
-    last ones are taken for the class before."""
+    """Makes the metrics of 100 images, ten a class, of which `right` are correct.
+
+    The last ones are taken for the class before theirs.
+    """
     labels = np.arange(100) // 10
     predicted = np.where(np.arange(100) < right, labels, labels - 1)
     return measure(labels, predicted, np.linspace(0.5, 1, 100), class_names, "test",

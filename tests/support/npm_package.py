@@ -1,4 +1,4 @@
-"""The real ONNX Runtime for browsers, by npm's own client; and a made-up package."""
+"""Provides the real ONNX Runtime for browsers, by npm's client, and a fake package."""
 
 import base64
 import hashlib
@@ -16,9 +16,9 @@ from cnn_jax.interop.web.npm import Package
 
 
 def real_tarball(package: Package) -> Path:
-    """Returns a package's tarball in the cache folder, which npm puts there if needed.
+    """Returns a package's tarball in the cache folder; npm downloads it if needed.
 
-    Skips the test if there is neither.
+    Skips the test if that fails.
     """
     path = cache_folder() / "npm" / f"{package.name}-{package.version}.tgz"
     if not path.is_file():

@@ -1,10 +1,10 @@
-"""Checks the library on four fake CPU devices, in a process of its own.
+"""Checks the native library on four fake CPU devices.
 
     XLA_FLAGS=--xla_force_host_platform_device_count=4 python onednn_devices.py
 
 Compares loss and gradients of a small network, of Winograd's method and of batch norm
 with one device: under jit over a mesh (axes Auto and Explicit), shard_map and pmap. It
-ends with code 0 if all are right.
+ends with code 0 if all are correct.
 """
 
 import jax
@@ -55,7 +55,8 @@ def over_a_mesh(kind):
 
 
 def over_split_pixels():
-    """XLA convolves where explicit axes split something other than images."""
+    """Expects XLA's convolution where Explicit axes split something other than images.
+    """
     mesh = jax.make_mesh((4,), ("rows",), axis_types=(AxisType.Explicit,))
     x, w = X[..., :3], V[..., :3, :]
 
@@ -71,7 +72,7 @@ def over_split_pixels():
 
 
 def over_uneven_parts():
-    """XLA pads the last of 4 shards of 6 images; no sum may contain the padding."""
+    """Splits 6 images into 4 shards: XLA pads the last; sums must leave that out."""
     mesh = jax.make_mesh((4,), ("batch",), axis_types=(AxisType.Auto,))
     half = NamedSharding(mesh, P("batch"))
 
@@ -91,7 +92,7 @@ def in_shard_map(check_vma):
     def step(x, v, w):
         value, (dx, dv, dw) = gradients()(x, v, w)
         value = jax.lax.psum(value, "batch")
-        if not check_vma:  # else JAX sums the gradients of what all devices share
+        if not check_vma:  # else JAX sums the gradients of replicated values itself
             dv, dw = jax.lax.psum((dv, dw), "batch")
         return value, (dx, dv, dw)
     out = P(), (P("batch"), P(), P())
@@ -101,7 +102,7 @@ def in_shard_map(check_vma):
 
 
 def in_shard_map_of_one_axis_of_two():
-    """XLA convolves, because the compiler manages the other axis."""
+    """Expects XLA's convolution, because the compiler manages the other axis."""
     mesh = jax.make_mesh((2, 2), ("batch", "model"), axis_types=(AxisType.Auto,) * 2)
 
     def step(x, v, w):
@@ -121,7 +122,7 @@ def in_pmap():
 
 
 def winograd():
-    """Each device gets its own images, and the tile that is cheapest for those."""
+    """Expects that each device gets its own images and their cheapest tile size."""
     x, w = (jnp.asarray(normal(i, *s), jnp.float32) for i, s in enumerate(
         [(16, 12, 12, 32), (3, 3, 32, 32)]))
     w /= 16

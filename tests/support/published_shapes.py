@@ -1,6 +1,6 @@
-"""Writes tests/interop/published_shapes.json with the libraries themselves.
+"""Writes tests/interop/published_shapes.json from the networks of the libraries.
 
-Needs the `peers` extra: python -m tests.support.published_shapes
+    python -m tests.support.published_shapes    needs the extra `peers`
 """
 
 import json
@@ -13,7 +13,7 @@ STORED = ("torchvision:resnet50", "torchvision:densenet121", "torchvision:incept
 
 
 def published_shapes(source):
-    """Lists [key, shape] of every array but counters, in the library's order."""
+    """Lists [key, shape] of every array except counters, in the library's order."""
     library, _, name = source.partition(":")
     if library == "keras":
         os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -37,7 +37,7 @@ def published_shapes(source):
 
 
 def text(stored):
-    """Formats the table with one source a line."""
+    """Formats the table, one source a line."""
     rows = (f"{json.dumps(source)}: {json.dumps(shapes, separators=(',', ':'))}"
             for source, shapes in stored.items())
     return "{\n" + ",\n".join(rows) + "\n}\n"

@@ -1,7 +1,7 @@
-"""Compiles programs that run once on tiny images, where compiling is the time.
+"""Makes XLA compile fast, for programs that run only once on tiny images.
 
-`QUICK_FLAGS` is for XLA_FLAGS: a training step of a small network compiles nine times
-faster than by default (jax 0.10). tests/conftest.py sets it, but not for slow tests.
+With `QUICK_FLAGS` in XLA_FLAGS, a training step of a small network compiles nine times
+as fast as by default (jax 0.10). tests/conftest.py sets it, but not for slow tests.
 """
 
 import functools
@@ -12,11 +12,11 @@ import jax.numpy as jnp
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
-# XLA ends a process that gives it a flag which it does not know. Since jax 0.11 it
-# always uses the emitters, and has no flag for them.
+# XLA ends a process that passes an unknown flag. Since jax 0.11 it always uses the
+# emitters, and has no flag for them.
 CHOOSES_EMITTERS = jax.__version_info__ < (0, 11)
-# Without the emitters two programs of one formula may round differently. These options
-# fuse as users see it, for tests that compare bits or ask whether values are equal.
+# Without the emitters, two programs of one formula may round differently. These options
+# fuse as by default, for tests that compare bits.
 FUSED = {"xla_cpu_use_fusion_emitters": True} if CHOOSES_EMITTERS else {}
 QUICK_FLAGS = ("--xla_backend_optimization_level=0 "
                "--xla_llvm_disable_expensive_passes=true"
@@ -24,7 +24,7 @@ QUICK_FLAGS = ("--xla_backend_optimization_level=0 "
 
 
 def flags_for(devices: int) -> str:
-    """Returns XLA_FLAGS of this process with so many fake CPU devices."""
+    """Returns XLA_FLAGS of this process, with this number of fake CPU devices."""
     return (os.environ.get("XLA_FLAGS", "")
             + f" --xla_force_host_platform_device_count={devices}").strip()
 

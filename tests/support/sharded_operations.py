@@ -1,6 +1,6 @@
-"""Computes operations over two devices and on one, in float64, and compares.
+"""Compares operations on two devices with the same on one, in float64.
 
-JAX_ENABLE_X64=1 python -m tests.support.sharded_operations, with two devices.
+    JAX_ENABLE_X64=1 python -m tests.support.sharded_operations    with two devices
 """
 
 import importlib.util

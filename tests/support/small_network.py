@@ -1,4 +1,4 @@
-"""A network of three units with parameters that a person can compute with."""
+"""A network of three units, small enough to compute by hand."""
 
 import flax.linen as nn
 import jax
@@ -8,7 +8,7 @@ from cnn_jax import layers
 
 
 class Small(nn.Module):
-    """Three units between known parameters."""
+    """Has three hidden units and known parameters."""
 
     kind: str
     classes: int = 2

@@ -1,4 +1,4 @@
-"""Makes a tiny run: its config, and ways to start it in this process or in its own.
+"""Makes a tiny run: its config, and ways to start it in this or in another process.
 
 It trains the network 'baseline', with batch norm and dropout, on digits of 8 x 8
 pixels. A run takes seconds, nearly all of them compiling.
@@ -36,14 +36,14 @@ from cnn_jax.data.info import DataInfo, describe
 from configs import default
 
 ROOT = Path(__file__).parents[2]
-# Seconds before a test gives up on a process; the machine may be busy.
+# Seconds until a test gives up on a process; the machine may be busy.
 PATIENCE_SECONDS = float(os.environ.get("TEST_PATIENCE_SECONDS", 240))
 
 TINY = {
     "model.name": "baseline", "data.limit": 128, "batch_size": 16,
     "eval_batch_size": 100, "epochs": 2, "checkpoint.every_seconds": 0.0}
 TIMES = ("seconds", "images_per_second", "input_seconds")  # which differ between runs
-# Everything that a resumed run could get wrong, in one run.
+# Changes with everything that a resumed run could get wrong.
 RICH = TINY | {
     "epochs": 3, "augment.horizontal_flip": True, "augment.width_shift_range": 0.1,
     "optimizer.name": "adam", "optimizer.accumulate_steps": 3,
@@ -65,7 +65,7 @@ def as_flags(changes: dict) -> list[str]:
 
 
 def environment(devices: int = 1) -> dict[str, str]:
-    """Returns this process's environment with so many fake CPU devices."""
+    """Returns this process's environment, with this number of fake CPU devices."""
     return os.environ | {
         "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1",
         "XLA_FLAGS": flags_for(devices)}
@@ -145,7 +145,7 @@ def wait_until(happened: Callable[[], bool],
 
 
 def picture_folder(path: Path, classes: list[str], brightness: int) -> dict:
-    """Ten 8 x 8 pictures a class; returns the flags to train on them."""
+    """Writes ten 8 x 8 pictures a class; returns the flags to train on them."""
     rng = np.random.default_rng(brightness)
     for name in classes:
         (path / name).mkdir(parents=True)
@@ -194,7 +194,7 @@ def losses(workdir: Path) -> list[list[str]]:
 
 
 def assert_same_run(ours: Path, theirs: Path) -> None:
-    """Asserts that final state, figures and rows are the same, except the times."""
+    """Asserts that final state, results and rows are the same, except the times."""
     a, b = read_results(ours), read_results(theirs)
     for name in ("params_sha256", "epochs", "best_epoch", "validation_accuracy",
                  "test_accuracy", "test_loss", "test_examples"):

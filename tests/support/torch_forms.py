@@ -1,7 +1,7 @@
-"""Networks that keras.applications lacks, written with torch's functions.
+"""Writes networks that keras.applications lacks with torch's functions.
 
 They read our parameters by our layers' names. Each takes (tensors, images) and returns
-(logits, auxiliary logits while training).
+(logits, auxiliary logits of training).
 """
 
 import jax
@@ -68,7 +68,7 @@ class Tensors:
 
 def alexnet(t, x, groups=2, padding=0, lrn=True, caffe=False):
     def norm(x):
-        # torch divides alpha by the size: 5e-4 is the paper's 1e-4 times the sum.
+        # torch divides alpha by the size, 5: its 5e-4 is the paper's 1e-4.
         constants = {"alpha": 1e-4, "k": 1.0} if caffe else {"alpha": 5e-4, "k": 2.0}
         return F.local_response_norm(x, 5, beta=0.75, **constants) if lrn else x
 
@@ -150,8 +150,8 @@ def resnet(t, x, blocks, bottleneck):
 def resnet_v2(t, x, blocks, bottleneck, stride_in="3x3"):
     """Builds pre-activated blocks; a stage's first block has the stride in `stride_in`.
 
-    If the stem has batch norm it is activated, and the first block has no first batch
-    norm. If not, the pool must be padded with -inf, torch's default.
+    If the stem has batch norm, a ReLU follows it, and the first block has no first
+    batch norm. Otherwise the pool must be padded with -inf, torch's default.
     """
     def block(x, name, stride):
         plan = [(3, stride), (3, 1)]
@@ -174,8 +174,11 @@ def resnet_v2(t, x, blocks, bottleneck, stride_in="3x3"):
 
 
 def cifar_resnet(t, x, depth, zeros="end", preact=False, bottleneck=False):
-    """Uses options A (zero channels at the 'end' or on 'both' sides) or, if there is a
-    shortcut convolution, B."""
+    """Builds blocks with shortcuts of option A or B.
+
+    Option A pads zero channels at the 'end' or on 'both' sides; option B is used if the
+    network has a shortcut convolution.
+    """
     def shortcut(x, name, features, stride):
         if t.get(f"{name}/shortcut_conv", "kernel") is None:
             missing = features - x.shape[1]

@@ -1,7 +1,7 @@
-"""Writes weight files of PyTorch and Keras by hand, right ones and wrong ones.
+"""Writes weight files of PyTorch and Keras by hand, valid and invalid ones.
 
-The pickles are put together from single instructions, so that neither library is needed
-and a file may say anything.
+The pickles are assembled from single instructions, so neither library is needed, and a
+file may contain anything.
 """
 
 import io
@@ -27,7 +27,7 @@ class Name(NamedTuple):
 
 
 class Called(NamedTuple):
-    """Pickles as a call, and as the state that its result gets."""
+    """Pickles as a call, and the state that its result gets."""
 
     name: str
     arguments: tuple = ()
@@ -98,7 +98,7 @@ def tensor(storage: Reference, size: tuple, stride: tuple, offset: int = 0) -> C
 
 
 def strides(size: tuple[int, ...]) -> tuple[int, ...]:
-    """Gives the strides, in elements, of a tensor in C order."""
+    """Returns the strides, in elements, of a tensor in C order."""
     return tuple(int(np.prod(size[axis + 1:])) for axis in range(len(size)))
 
 
@@ -155,7 +155,7 @@ def write_legacy_h5(group, layers: dict[str, dict[str, np.ndarray]],
                     pieces: int = 0) -> None:
     """Writes layers as Keras 1 and 2 do: {layer: {weight's own name: array}}.
 
-    pieces: splits every list of names into so many attributes NAME0, NAME1, ...
+    pieces: number of attributes NAME0, NAME1, ... into which lists of names are split.
     """
     def write_names(group, attribute, names):
         names = np.array([name.encode() for name in names])
