@@ -1,4 +1,4 @@
-"""Augmentation equals scipy and cases by hand, however a batch is sharded."""
+"""Augmentation equals scipy and cases by hand, for any sharding of the batch."""
 
 import functools
 import json
@@ -49,7 +49,7 @@ def augmented(x, labels=None, key=KEY, task="classify", zero=0.0, positions=None
 
 
 def matrices(n):
-    """Draws n maps that turn, shear, zoom and shift beyond the edges."""
+    """Draws n maps that rotate, shear, zoom and shift beyond the edges."""
     rng = np.random.default_rng(1)
     out = np.tile(np.eye(3), (n, 1, 1))
     out[:, :2, :2] += rng.uniform(-0.6, 0.6, (n, 2, 2))
@@ -91,8 +91,8 @@ def test_masks_are_warped_to_the_nearest_label(mode):
     np.testing.assert_array_equal(got, want)
 
 
-def test_a_tpu_interpolates_alike(monkeypatch):
-    """It multiplies by weights where others gather pixels."""
+def test_interpolation_on_a_tpu_gives_the_same_pixels(monkeypatch):
+    """A TPU multiplies by weights; other devices gather pixels."""
     maps = matrices(6).astype(np.float32)
     for shape in ((9, 12, 2), (1, 7, 3)):
         x = images(6, *shape)
@@ -107,7 +107,7 @@ def test_a_tpu_interpolates_alike(monkeypatch):
 
 
 def test_fill_modes_by_hand():
-    """The row 10 20 40 is read half a pixel beyond each edge and further."""
+    """The row 10 20 40 is read half a pixel and more beyond each edge."""
     x = np.array([10, 20, 40], np.uint8).reshape(1, 1, 3, 1)
     for shift, mode, want in (
             (-2, "nearest", [10, 10, 10]), (-2, "reflect", [20, 10, 10]),
@@ -120,7 +120,7 @@ def test_fill_modes_by_hand():
         np.testing.assert_allclose(got, want, err_msg=f"{mode} {shift}")
 
 
-def test_nothing_asked_for_changes_nothing():
+def test_default_settings_change_nothing():
     x = images(4)
     got, targets = augment.augment(KEY, x, jnp.arange(4), jnp.arange(4), config())
     np.testing.assert_array_equal(got, x)
@@ -130,7 +130,7 @@ def test_nothing_asked_for_changes_nothing():
 
 
 def test_keys_of_earlier_purposes_never_change():
-    """They are the parts of a split in eight; those of later purposes are folded in."""
+    """They are the eight parts of a split; keys of later purposes are folded in."""
     keys = augment.draw_keys(KEY, jnp.array([5, 0]))
     split = jax.random.split(jax.random.fold_in(KEY, 5), 8)
     for name, key in zip(("affine", "horizontal", "vertical", "crop", "cutout",
@@ -165,7 +165,7 @@ def affine_matrices(**changes):
 @pytest.mark.parametrize("name", [
     "rotation_range", "width_shift_range", "height_shift_range", "shear_range",
     "zoom_range"])
-def test_each_range_draws_maps(name):
+def test_each_range_changes_the_drawn_maps(name):
     assert augment.has_affine_map(config(**{name: 0.25}))
     assert not augment.is_identity(config(**{name: 0.25}))
     matrices = affine_matrices(**{name: 0.25})
@@ -262,7 +262,7 @@ def test_cutmix_counts_the_pixels_of_the_partner():
     assert 0.2 < np.mean(partner_weights) < 0.5 and np.max(partner_weights) > 0.7
 
 
-def test_with_both_each_image_is_either_blended_or_cut():
+def test_with_mixup_and_cutmix_each_image_gets_one_of_them():
     x = np.full((COUNT, 8, 10, 3), 10, np.uint8)
     x[100:] = 250
     got = np.asarray(augmented(x, mixup=1.0, cutmix=1.0)[0])
@@ -271,7 +271,7 @@ def test_with_both_each_image_is_either_blended_or_cut():
     assert (cut | even).all() and 60 < (~cut).sum() < 140
 
 
-def test_a_change_depends_on_the_position_in_the_global_batch_alone():
+def test_augmentation_depends_only_on_the_position_in_the_global_batch():
     x, order = images(8), np.random.default_rng(3).permutation(8)
     settings = ALL | {"cutout": 3}
     whole, _ = augmented(x, **settings)

@@ -15,7 +15,7 @@ IMAGES = np.zeros((10, 10, 10, 1), np.uint8)  # 1,000 bytes, and 250 of the file
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A cache of at most 3,000 bytes with two sets, the first used last."""
+    """Makes a cache of at most 3,000 bytes with two sets, the first used last."""
     monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path))
     monkeypatch.setenv("CNN_JAX_CACHE_GB", "3e-6")
     for number in (1, 2):
@@ -29,7 +29,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_what_was_used_longest_ago_makes_room(folder):
+def test_the_least_recently_used_are_deleted(folder):
     (folder / "other.npz").write_bytes(b"0" * 5000)  # not a picture: it stays
     cache.write(folder / "images-3.npz", IMAGES)
     assert names(folder) == ["images-1.npz", "images-3.npz", "other.npz"]
@@ -43,7 +43,7 @@ def test_a_set_larger_than_the_cache_is_not_kept(folder, monkeypatch, limit):
 
 
 @pytest.mark.parametrize("limit", ["much", "-1", "nan"])
-def test_a_limit_that_is_no_size_is_refused(folder, monkeypatch, limit):
+def test_a_limit_that_is_not_a_size_is_refused(folder, monkeypatch, limit):
     monkeypatch.setenv("CNN_JAX_CACHE_GB", limit)
     with pytest.raises(InputError, match="CNN_JAX_CACHE_GB"):
         cache.write(folder / "images-3.npz", IMAGES)

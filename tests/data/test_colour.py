@@ -1,4 +1,4 @@
-"""Colour operations equal Pillow's, and values worked by hand; their draws."""
+"""Colour operations equal Pillow's and cases by hand, and are drawn uniformly."""
 
 import colorsys
 import functools
@@ -90,10 +90,10 @@ def test_geometry_by_hand():
 
     def first_rows(name, magnitude):
         return by_operation(picture, name, magnitude)[0, :2, :, 0]
-    # A row at y from the top (0.5, 1.5, ...) shows x + 0.5 y: it moves by 0.25, 0.75.
+    # Row y (0.5, 1.5, ... from the top) reads x + 0.5 y: it moves by 0.25, 0.75, ...
     np.testing.assert_allclose(first_rows("shear_x", 0.5), [
         [12.5, 25, 50, 60], [107.5, 125, 160, 42.5]], atol=1e-3)
-    # A column at x from the left shows y + 0.5 x: by 0.25, 0.75, 1.25, 1.75.
+    # Column x reads y + 0.5 x: it moves by 0.25, 0.75, 1.25, 1.75.
     np.testing.assert_allclose(first_rows("shear_y", 0.5)[0], [
         0.75 * 10 + 0.25 * 100, 0.25 * 20 + 0.75 * 110, 0.75 * 130, 0.25 * 170],
         atol=1e-3)
@@ -105,7 +105,7 @@ def test_geometry_by_hand():
                                np.rot90(picture[0]), atol=1e-2)
 
 
-def test_masks_move_with_the_images_and_colours_leave_them():
+def test_geometry_moves_masks_and_colours_do_not():
     masks = np.zeros((14, 9, 12), np.uint8)
     masks[:, 2:6, 3:9] = 1
     for name, magnitude in (("rotate", 30.0), ("translate_y", -2.0), ("equalize", 0.0)):
@@ -119,8 +119,8 @@ def test_masks_move_with_the_images_and_colours_leave_them():
                                       np.asarray(moved_masks)[sharp])
 
 
-def test_trivial_augment_draws_each_operation_and_bin_as_often():
-    """Each of 14 x 31 pairs, by chi square to five sigma; half of the signs."""
+def test_trivial_augment_draws_operations_and_bins_uniformly():
+    """All 14 operations and 31 bins are equally frequent, to five sigma."""
     operations, magnitudes = jax.vmap(trivial.draw_operation)(
         jax.random.split(KEY, 14 * 31 * 40))
     operations, magnitudes = np.asarray(operations), np.asarray(magnitudes)
@@ -142,7 +142,7 @@ def test_trivial_augment_draws_each_operation_and_bin_as_often():
 
 
 def test_jitter_draws_factors_and_orders_uniformly():
-    """Factors from [max(0, 1 - b), 1 + b], 24 orders, to five sigma."""
+    """Factors are in [max(0, 1 - b), 1 + b], and there are 24 orders; to five sigma."""
     draw = functools.partial(colour.draw_jitter, settings=settings(
         brightness=0.4, contrast=1.5, saturation=0.0, hue=0.2))
     count = 24 * 200

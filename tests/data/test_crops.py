@@ -110,7 +110,7 @@ def test_masks_are_cropped_to_the_nearest_label():
 
 
 def test_augment_cuts_random_boxes_of_stored_images():
-    """A picture whose pixels are their position shows where it was cut."""
+    """Pixels whose values are their positions show where a picture was cut."""
     rows, columns = np.mgrid[:24, :32]
     images = np.tile(np.stack([rows * 8, columns * 6, rows], -1), (64, 1, 1, 1)).astype(
         np.uint8)
@@ -135,7 +135,7 @@ def test_images_that_come_cropped_are_only_flipped():
     assert (same | mirrored).all()
 
 
-def test_augment_resizes_to_the_size_asked_for():
+def test_augment_resizes_to_the_given_size():
     images = np.random.default_rng(0).integers(0, 256, (6, 20, 20, 3), dtype=np.uint8)
     change = jax.jit(functools.partial(augment.augment, settings=settings(),
                                        size=(10, 12)))
@@ -144,7 +144,7 @@ def test_augment_resizes_to_the_size_asked_for():
     assert np.abs(np.asarray(got) - want).max() < 1.01
 
 
-def test_random_erasing_hides_a_box_of_its_share_with_the_zero_of_the_scaling():
+def test_random_erasing_fills_a_box_with_the_zero_of_the_scaling():
     images = np.full((400, 20, 30, 3), 200, np.uint8)
     change = jax.jit(functools.partial(augment.augment, zero=(1.0, 2.0, 3.0),
                                        settings=settings(random_erasing=0.25)))
@@ -191,7 +191,7 @@ def test_read_image_cuts_a_box_of_the_upright_picture_and_resizes_it():
 
 
 def test_a_jpeg_of_the_right_size_is_cropped_too():
-    """Such a picture otherwise skips every conversion."""
+    """Without a crop, such a picture would skip every conversion."""
     file = io.BytesIO()
     Image.new("RGB", (8, 8), "red").save(file, "JPEG")
     got = read_image(file, Preprocessing((8, 8), 3),

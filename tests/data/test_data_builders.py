@@ -33,7 +33,7 @@ def server(tmp_path, monkeypatch):
 
 
 def publish(server, monkeypatch, name):
-    """Declares the served files to be the official ones of a set."""
+    """Declares the served files as the official ones of a set."""
     monkeypatch.setitem(official.FILES, name, tuple(
         published_as(server.folder / file.name, file, f"{server.url}/{file.name}")
         for file in official.FILES[name]))
@@ -82,7 +82,7 @@ def test_second_load_downloads_nothing(mnist):
     assert len(mnist.asked) == asked == 4
 
 
-def test_cifar10_goes_the_same_way(server, monkeypatch):
+def test_cifar10_is_downloaded_and_prepared(server, monkeypatch):
     batches = cifar_arrays()
     path = server.folder / "cifar-10-binary.tar.gz"
     write_tar(path, cifar_files("bin", batches))
@@ -181,7 +181,7 @@ def kept(tmp_path) -> list[str]:
             if path.is_file() and path.suffix != ".lock"]
 
 
-def test_no_connection_is_said_and_the_next_attempt_works(mnist, monkeypatch, tmp_path):
+def test_no_connection_is_reported_and_can_be_retried(mnist, monkeypatch, tmp_path):
     working = official.FILES["mnist"]
     monkeypatch.setitem(official.FILES, "mnist", tuple(
         file._replace(url="http://127.0.0.1:9/" + file.name) for file in working))

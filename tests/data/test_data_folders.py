@@ -85,7 +85,7 @@ def test_the_validation_folder_may_be_the_test_split(tmp_path):
     assert "validation_is_test" in refused(tmp_path / "set", validation_is_test=True)
 
 
-def test_a_wrapping_folder_is_looked_into(tmp_path):
+def test_a_wrapping_folder_is_opened(tmp_path):
     make(tmp_path / "set" / "flowers" / "train", (2, 1, 1))
     make(tmp_path / "set" / "flowers" / "test", (1, 1, 1))
     loaded = data.load(config(tmp_path / "set"), 0)
@@ -147,7 +147,7 @@ def test_archives_that_are_refused(tmp_path, monkeypatch):
     assert ".tar.gz" in refused(tmp_path / "set.zip")
 
 
-def test_lossy_pictures_are_said_to_be(tmp_path):
+def test_the_source_names_lossy_pictures(tmp_path):
     make(tmp_path / "set", (1, 1, 1))
     Image.new("L", (4, 4)).save(tmp_path / "set" / "ant" / "001.JPG")
     assert "4 pictures: .jpg (lossy), .png, in" in data.load(
@@ -196,7 +196,7 @@ def test_second_load_decodes_nothing(tmp_path, cache_dir, monkeypatch):
 
 
 def test_a_limit_applies_before_decoding(tmp_path, cache_dir, monkeypatch):
-    """It is the set whose training split is cut afterwards; fewer files are read."""
+    """The set equals one whose training split is cut later; fewer files are read."""
     make(tmp_path / "set", (10, 10, 10))
     settings = dict(validation_count=3, test=0.2)
     whole = data.load(config(tmp_path / "set", **settings), 0)
@@ -254,7 +254,7 @@ def test_damaged_cache_is_decoded_again(tmp_path, cache_dir, damage):
     np.testing.assert_array_equal(before.train.images, after.train.images)
 
 
-def test_cache_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_reported(tmp_path, monkeypatch):
     make(tmp_path / "set", (1, 1, 1))
     (tmp_path / "file").touch()
     monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path / "file" / "inside"))

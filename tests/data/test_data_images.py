@@ -41,7 +41,7 @@ def test_size_is_height_then_width(tmp_path):
 
 
 def test_resizing_is_bilinear_with_antialias():
-    # Halving weights 4 pixels by 1 3 3 1 over 8; the edge cuts some of them off.
+    # Halving weights 4 pixels by (1, 3, 3, 1) / 8; the edge cuts off some of them.
     images = np.array([0, 80, 160, 240], np.uint8).reshape(1, 1, 4, 1)
     left = (3 * 0 + 3 * 80 + 1 * 160) / 7
     right = (1 * 80 + 3 * 160 + 3 * 240) / 7
@@ -108,7 +108,7 @@ def test_cmyk_jpeg_becomes_rgb(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_of_16_bit_grey_the_high_byte_is_kept(tmp_path, name):
+def test_16_bit_grey_keeps_the_high_byte(tmp_path, name):
     values = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
     path = saved(tmp_path, Image.fromarray(values), name)
     assert read_image(path).ravel().tolist() == [0, 0, 1, 128, 255]
@@ -132,7 +132,7 @@ def test_animation_gives_its_first_frame(tmp_path):
     assert (read_image(path, Preprocessing(channels=1)) == 10).all()
 
 
-def test_content_counts_not_the_extension(tmp_path):
+def test_formats_are_detected_by_content(tmp_path):
     path = saved(tmp_path, Image.new("L", (1, 1), 5), "a.jpg", format="PNG")
     assert read_image(path).tolist() == [[[5]]]
 
@@ -147,7 +147,7 @@ def test_find_images_searches_folders_in_order(tmp_path):
     assert find_images(named) == named
 
 
-def test_find_images_refuses_what_holds_none(tmp_path):
+def test_find_images_refuses_paths_without_pictures(tmp_path):
     with pytest.raises(InputError, match="picture"):
         find_images([])
     with pytest.raises(InputError, match=str(tmp_path / "nowhere")):

@@ -1,4 +1,4 @@
-"""load() reads, splits, converts and resizes the digits; check() refuses bad fields."""
+"""`load` reads, splits, converts and resizes the digits; `check` refuses bad fields."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_first_and_last_examples_become_validation(how, expected, validation):
     kept, chosen, test = split(Stored({"train": train}, (), ""), config, 0)
     assert chosen.labels.tolist() == expected
     assert chosen.images.ravel().tolist() == expected
-    # limit keeps the first images of the training split; other splits are whole.
+    # `limit` keeps the first images of the training split, and all of other splits.
     assert kept.labels.tolist() == [n for n in range(10) if n not in expected][:4]
     assert len(test.labels) == 0
 
@@ -67,7 +67,7 @@ def test_splits_that_the_set_has_are_used_whole():
     assert [len(split.labels) for split in splits] == [8, 3, 2]
 
 
-def test_limit_is_said_in_the_source():
+def test_the_source_names_the_limit():
     loaded = data.load(data_config(limit=50), seed=0)
     assert len(loaded.train.labels) == 50 and len(loaded.test.labels) == 359
     assert "limited to 50" in loaded.source

@@ -1,4 +1,4 @@
-"""The real sets, read from the folder that CNN_JAX_DATA names."""
+"""The real sets are read correctly from the folder that CNN_JAX_DATA names."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ ROOT = Path(os.environ.get("CNN_JAX_DATA") or "/nonexistent")
 
 
 def needs(*paths):
-    """Skips unless the folder holds all of these."""
+    """Skips the test unless the folder holds all of these."""
     missing = [path for path in paths if not (ROOT / path).exists()]
     return pytest.mark.skipif(
         bool(missing), reason=f'CNN_JAX_DATA holds no {", ".join(missing)}')

@@ -1,4 +1,4 @@
-"""simplejpeg and Pillow decode JPEG files to the same pixels, and refuse the same."""
+"""simplejpeg and Pillow decode and refuse the same JPEG files, to the same pixels."""
 
 import io
 import os
@@ -16,7 +16,7 @@ pytest.importorskip("simplejpeg", reason="needs the `fast_jpeg` extra")
 
 
 def picture(width=33, height=21) -> Image.Image:
-    """Draws soft colours with some noise, as a photograph has."""
+    """Draws smooth colours with some noise, like a photograph."""
     y, x = np.mgrid[:height, :width]
     waves = [127 + 100 * np.sin(x / 5 + phase) * np.cos(y / 7 - phase)
              for phase in range(3)]
@@ -38,7 +38,10 @@ def read(content: bytes, *preprocessing) -> np.ndarray | str:
 
 
 def assert_same(monkeypatch, content: bytes, fast: bool | None, *preprocessing):
-    """Compares both decoders; `fast` says whether simplejpeg must be the first one."""
+    """Compares both decoders.
+
+    fast: whether simplejpeg must have decoded the file; None does not check it.
+    """
     if fast is not None:
         with Image.open(io.BytesIO(content)) as opened:
             assert (images._decode_jpeg(opened) is not None) == fast

@@ -1,4 +1,4 @@
-"""Class folders: the layout of ImageNet, names of classes, and what is refused."""
+"""Class folders: ImageNet's layout, class names, and layouts that are refused."""
 
 import json
 import tarfile
@@ -139,7 +139,7 @@ def test_pictures_of_a_split_that_are_in_no_class_folder(tmp_path):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_files_that_are_no_pictures_are_counted(tmp_path, packed):
+def test_files_that_are_not_pictures_are_counted(tmp_path, packed):
     root = tmp_path / "set"
     make(root, "a/0.png", "b/0.png")
     assert "without" not in opened(root).origin

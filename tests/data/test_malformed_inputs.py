@@ -43,7 +43,7 @@ def encoded(image, kind="PNG", **options) -> bytes:
 
 
 def png_of_size(width, height) -> bytes:
-    """Makes a PNG that announces a size, with one row of data at most."""
+    """Makes a PNG that declares a size, with one row of data at most."""
     def chunk(kind, content):
         crc = zlib.crc32(kind + content)
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)

@@ -23,7 +23,7 @@ NINE = [*((name, file.name) for name, files in official.FILES.items()
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-    """Makes a folder for each set; its generated files count as the official ones."""
+    """Makes a folder for each set, and declares its generated files official."""
     for name in ("mnist", "fashion_mnist"):
         write_mnist(tmp_path / name, mnist_arrays())
     (tmp_path / "cifar10").mkdir()
@@ -97,8 +97,8 @@ def test_other_archive_under_a_known_name_is_refused(tmp_path, name):
     assert not (tmp_path / "pwned").exists()
 
 
-def test_damaged_official_archive_hides_no_good_copy_beside_it(tmp_path):
-    # The unpacked folder is not read.
+def test_a_damaged_archive_is_refused_despite_a_good_copy_beside_it(tmp_path):
+    # The archive comes first; the unpacked folder is not read.
     write_folder(tmp_path, cifar_files("py", cifar_arrays(count=2)))
     (tmp_path / "cifar-10-binary.tar.gz").write_bytes(b"")
     message = refused(data_config(name="cifar10", dir=str(tmp_path)))

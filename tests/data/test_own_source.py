@@ -1,4 +1,4 @@
-"""A set that a function of the user's own module reads: data.name=MODULE:FUNCTION."""
+"""data.name=MODULE:FUNCTION reads a set by a function of the user's module."""
 
 import re
 import sys
@@ -54,7 +54,7 @@ FAULTS = textwrap.dedent("""
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """The example of the page, with 12 cats and 12 dogs."""
+    """Writes the example of the page, with 12 cats and 12 dogs."""
     code, = re.findall(r"```python\n(# mydata\.py\n.*?)```", PAGE.read_text(), re.S)
     (tmp_path / "mydata.py").write_text(code)
     (tmp_path / "faults_of_data.py").write_text(FAULTS)
@@ -92,7 +92,7 @@ def test_the_example_of_the_page_is_the_set_of_its_folders(photos, stream):
     assert pictures_of(own) == pictures_of(folders)  # which are in another order
 
 
-def test_other_pictures_are_other_data(photos):
+def test_other_pictures_change_the_fingerprint(photos):
     settings = config("mydata:cats_and_dogs", **{
         "data.dir": str(photos / "photos"), "data.stream": True})
     before = describe(data.load(settings.data, 0), settings.data).sha256
@@ -123,7 +123,7 @@ def test_a_function_may_return_arrays(photos):
     ("faults_of_data:missing", "train image 0"), ("faults_of_data:text", "str"),
     ("faults_of_data:other_label", "7"), ("faults_of_data:numbers", "(20, 1)"),
     ("faults_of_data:masks", "segment")])
-def test_what_is_no_set_is_refused_with_a_line(photos, name, fact):
+def test_values_that_are_not_a_set_are_refused_in_one_line(photos, name, fact):
     with pytest.raises(InputError) as error:
         data.load(config(name).data, 0)
     assert fact in str(error.value) and "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Packing into shards: the same pictures, resumable after a kill, checked, refusals."""
+"""Packing into shards keeps the pictures, resumes after a kill, and checks itself."""
 
 import hashlib
 import io
@@ -84,7 +84,7 @@ def test_pictures_labels_and_order_are_those_of_the_folder(photos, tmp_path, cap
         other.test.read(i)[0] for i in range(len(other.test))]
 
 
-def test_members_are_named_as_webdataset_has_it(photos, tmp_path):
+def test_members_are_named_as_in_webdataset(photos, tmp_path):
     run(photos, tmp_path / "out", *SMALL)
     names = []
     for path in sorted((tmp_path / "out" / "train").glob("*.tar")):
@@ -123,7 +123,7 @@ pack.main(sys.argv[1:])
 """
 
 
-def test_a_killed_packing_goes_on_and_ends_bit_for_bit(photos, tmp_path, monkeypatch):
+def test_a_killed_packing_resumes_bit_for_bit(photos, tmp_path, monkeypatch):
     out, partial = tmp_path / "out", tmp_path / "out.partial"
     done = subprocess.run([sys.executable, "-c", KILLED, str(photos), str(out), *SMALL],
                           capture_output=True, text=True)
@@ -133,7 +133,7 @@ def test_a_killed_packing_goes_on_and_ends_bit_for_bit(photos, tmp_path, monkeyp
     assert shards[-1].endswith(".tar.partial") and len(shards) > 1
     kept = {path: path.stat().st_mtime_ns for path in (partial / "train").glob("*.tar")}
     assert run(photos, out, *SMALL) == 0
-    for path, time in kept.items():  # these were not written again
+    for path, time in kept.items():  # they were not written again
         assert (out / "train" / path.name).stat().st_mtime_ns == time
     assert run(photos, tmp_path / "other", *SMALL) == 0
     assert contents(out) == contents(tmp_path / "other")
@@ -196,7 +196,7 @@ def break_pictures(photos) -> list[Path]:
     return broken
 
 
-def test_broken_pictures_are_listed_all_at_once(photos, tmp_path, capsys):
+def test_all_broken_pictures_are_listed(photos, tmp_path, capsys):
     out = tmp_path / "out"
     whole = {path: path.read_bytes() for path in photos.rglob("*.png")}
     broken = break_pictures(photos)
@@ -216,7 +216,7 @@ def test_broken_pictures_are_listed_all_at_once(photos, tmp_path, capsys):
 
 def test_broken_pictures_are_skipped_and_named(photos, tmp_path, capsys):
     broken = break_pictures(photos)
-    assert run(photos, tmp_path / "first", *SMALL) == 2  # goes on from here
+    assert run(photos, tmp_path / "first", *SMALL) == 2  # the next run resumes this one
     assert run(photos, tmp_path / "first", *SMALL, "--on_error=skip") == 0
     printed = capsys.readouterr().out
     assert all(str(path) in printed for path in broken) and "2 skipped" in printed
@@ -247,7 +247,7 @@ def test_a_finished_set_is_checked_again(photos, tmp_path, capsys):
     assert str(shard) in capsys.readouterr().err
 
 
-def test_what_the_disk_returns_is_compared(photos, tmp_path, monkeypatch, capsys):
+def test_written_shards_are_read_back(photos, tmp_path, monkeypatch, capsys):
     write = packing.write_shard
 
     def damage(path, *arguments):
@@ -296,7 +296,7 @@ def test_a_folder_that_cannot_be_written(photos, tmp_path, capsys):
     assert str(tmp_path / "locked") in capsys.readouterr().err
 
 
-def test_a_full_disk_is_said_with_its_file(photos, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_is_reported_with_the_file(photos, tmp_path, monkeypatch, capsys):
     from cnn_jax.data import shard_writer
 
     def full(*arguments):

@@ -33,10 +33,10 @@ def draws(images):
 
 @pytest.mark.parametrize("mode", warp.FILL_MODES)
 def test_image_data_generator(mode):
-    """Our map equals ImageDataGenerator's apply_affine_transform and then its flips.
+    """Our map equals ImageDataGenerator's apply_affine_transform, then its flips.
 
     Keras' present version exchanges the axes of the map; its first versions did not. On
-    transposed square images it does what they did, and what we do.
+    transposed square images it does what its first versions and our map do.
     """
     from keras.src.legacy.preprocessing.image import apply_affine_transform
     wanted = settings(rotation_range=40.0, width_shift_range=0.2,

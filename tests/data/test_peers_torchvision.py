@@ -23,7 +23,7 @@ transforms = pytest.importorskip("torchvision.transforms.v2",
 pytestmark = pytest.mark.slow
 
 RNG = np.random.default_rng(4)
-# Differences of float images, in levels of 255.
+# Largest differences of float images, in levels of 255.
 TOLERANCE = 2e-3
 
 
@@ -67,7 +67,7 @@ THEIR_NAMES = {"color": "Color", "autocontrast": "AutoContrast", "shear_x": "She
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", trivial.OPERATIONS)
 def test_trivial_augment_at_every_magnitude(name, channels):
-    """Posterize and equalize are compared on uint8 and equal; the others on floats."""
+    """Posterize and equalize are equal on uint8; others are compared on floats."""
     magnitudes = trivial.MAGNITUDES[name]
     if name in trivial.SIGNED:
         magnitudes = np.concatenate([magnitudes, -magnitudes])
@@ -87,7 +87,7 @@ def test_trivial_augment_at_every_magnitude(name, channels):
                                    atol=TOLERANCE if floats else 0)
 
 
-def test_trivial_augment_has_their_operations_and_magnitudes():
+def test_trivial_augment_has_the_same_operations_and_magnitudes():
     space = transforms.TrivialAugmentWide._AUGMENTATION_SPACE
     assert [name.lower() for name in space] == [
         name.replace("_", "") for name in trivial.OPERATIONS]
@@ -115,7 +115,7 @@ def their_boxes(height, width, count):
 
 @pytest.mark.parametrize("height, width, count", [
     (375, 500, 100_000), (64, 640, 20_000)], ids=["photograph", "panorama"])
-def test_random_resized_crops_have_their_distribution(height, width, count):
+def test_random_resized_crops_have_the_same_distribution(height, width, count):
     """Moments agree to five standard errors, quantiles by the Kolmogorov-Smirnov test.
     """
     theirs = their_boxes(height, width, count)
@@ -136,7 +136,7 @@ def test_random_resized_crops_have_their_distribution(height, width, count):
             assert scipy.stats.ks_2samp(mine, other).pvalue > 1e-4
 
 
-def test_random_erasing_has_their_distribution():
+def test_random_erasing_has_the_same_distribution():
     count, image = 40_000, torch.empty(3, 40, 60)
     torch.manual_seed(0)
     theirs = transforms.RandomErasing(1.0)
@@ -151,8 +151,8 @@ def test_random_erasing_has_their_distribution():
         assert scipy.stats.ks_2samp(mine, other).pvalue > 1e-4
 
 
-def test_a_crop_that_is_read_has_their_pixels():
-    """Every pixel of resized_crop on a Pillow image, bit for bit."""
+def test_crops_read_from_files_equal_torchvision():
+    """They equal resized_crop on a Pillow image, bit for bit."""
     picture = Image.fromarray(RNG.integers(0, 256, (90, 120, 3), dtype=np.uint8))
     file = io.BytesIO()
     picture.save(file, "PNG")

@@ -1,4 +1,4 @@
-"""Training images grow as FFCV's do."""
+"""Training images grow as in FFCV."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,8 @@ from configs import default
 
 
 def ffcv_side(epoch: int, sides, epochs) -> int:
-    """Follows `get_resolution` of FFCV's ImageNet script, by NumPy."""
+    """Computes the side as `get_resolution` of FFCV's ImageNet script does, in NumPy.
+    """
     if epoch <= epochs[0]:
         return sides[0]
     if epoch >= epochs[1]:
@@ -26,12 +27,12 @@ def test_sides_are_those_of_ffcv(sides, epochs, run):
 
 
 def test_the_16_epochs_have_160_pixels_for_three_quarters():
-    """So does FFCV's README say."""
+    """FFCV's README says so too."""
     ramp = Ramp((160, 192), (11, 13), 32)
     assert [ramp.side(epoch) for epoch in range(16)] == 12 * [160] + 4 * [192]
 
 
-def test_sides_that_are_no_multiples_stay_between_the_ends():
+def test_sides_that_are_not_multiples_stay_between_the_ends():
     ramp = Ramp((20, 50), (0, 10), 16)
     sides = [ramp.side(epoch) for epoch in range(12)]
     assert sides[0] == 20 and sides[-2:] == [50, 50] and sorted(sides) == sides
@@ -40,7 +41,7 @@ def test_sides_that_are_no_multiples_stay_between_the_ends():
         150, 155}
 
 
-def test_sizes_to_come_each_with_an_epoch_that_has_it():
+def test_later_sizes_come_with_an_epoch_of_each():
     config = default.get_config().progressive
     assert ramp_of(config) is None and training_size(config, 3) is None
     assert training_sizes(config, 3) == {None: 3}

@@ -1,4 +1,4 @@
-"""Records read one at a time are those that are loaded into memory, in that order."""
+"""Records that are read one at a time equal those in memory, in the same order."""
 
 import os
 import pickle
@@ -55,7 +55,7 @@ def test_sets_in_memory_are_records_too():
         name="digits", split="last", limit=20, validation=0.01, test=0.01))
 
 
-def test_records_travel_to_another_process(tmp_path):
+def test_records_can_be_pickled(tmp_path):
     save_class_folders(tmp_path / "set", {"ant": 3, "bee": 2})
     train = data.open_records(config(tmp_path / "set", test=0, validation=0), 0).train
     copy = pickle.loads(pickle.dumps(train))
@@ -64,7 +64,7 @@ def test_records_travel_to_another_process(tmp_path):
     np.testing.assert_array_equal(copy.read(4)[0], train.read(4)[0])
 
 
-def test_fingerprint_tells_names_sizes_labels_and_rows_apart(tmp_path):
+def test_the_fingerprint_depends_on_names_sizes_labels_and_rows(tmp_path):
     root = tmp_path / "set"
     save_class_folders(root, {"ant": 5, "bee": 5})
 

@@ -11,7 +11,7 @@ from PIL import Image
 from cnn_jax import data
 from cnn_jax.data import shapes
 
-# SHA-256 of all images and labels, train then test, with data.seed 0.
+# SHA-256 of all images and labels, train then test, for data.seed 0.
 SHA256 = {
     "shapes_colour":
         "a36e8cab825f8be8fda38c43afc96c382f8472d39b4177d7d0c866b7310c97fe",
@@ -124,7 +124,7 @@ def test_multilabel_images_hold_one_to_four_shapes_each_in_a_quarter_of_its_own(
 
 
 def test_shapes_by_hand():
-    """Each shape covers the pixels of a small grid that was worked out by hand."""
+    """Each shape covers pixels of a small grid that were worked out by hand."""
     for kind, outline, rows in (
             ("rectangle", [1, 2, 3, 3], ["......", "......", ".###..", ".###..",
                                          "......", "......"]),
@@ -144,7 +144,7 @@ def test_a_line_is_two_pixels_wide():
     assert level.any(0).sum() == upright.any(1).sum() == 18
 
 
-def test_points_lie_where_they_should():
+def test_corners_are_drawn_where_they_should():
     random = np.random.RandomState(0)
     drawn = {kind: np.array([shapes.points(kind, random, n % 4) for n in range(4000)])
              for kind in shapes.SHAPES}
@@ -178,7 +178,7 @@ def test_triangles_of_the_colours(biased, monkeypatch):
 
 @pytest.mark.parametrize("biased", [False, True])
 def test_triangles_of_the_shapes(biased, monkeypatch):
-    """No triangle of the published set leaves out the upper left quarter."""
+    """Every triangle of the published set has a corner in the upper left quarter."""
     (counts,) = recorded(monkeypatch, "shapes_shape", biased).values()
     want = np.array([0, 1, 1, 1]) / 3 if biased else np.full(4, 1 / 4)
     assert abs(counts / 1200 - want).max() < 5 * np.sqrt(0.25 / 1200)
@@ -186,7 +186,7 @@ def test_triangles_of_the_shapes(biased, monkeypatch):
 
 
 def recorded(monkeypatch, name, biased) -> dict[str, np.ndarray]:
-    """Counts, by colour or white, how often a triangle left out each quarter."""
+    """Counts, for each colour, how often a triangle left out each quarter."""
     table, names = {}, {fill: name for name, fill in shapes.COLOURS.items()}
 
     def draw(image, kind, outline, fill):
@@ -202,7 +202,7 @@ def recorded(monkeypatch, name, biased) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_seed_decides_all(name, monkeypatch):
+def test_the_seed_decides_the_whole_set(name, monkeypatch):
     for counts in ("COUNTS", "COUNTS_BOTH", "COUNTS_LARGE"):
         monkeypatch.setattr(shapes, counts, (40, 10))
     first, again, other = (digest(draw_set(name, seed=seed).splits)
@@ -211,7 +211,7 @@ def test_the_seed_decides_all(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_same_pictures_everywhere(name):
+def test_checksums_are_the_same_everywhere(name):
     assert digest(stored(name).splits) == SHA256[name]
 
 

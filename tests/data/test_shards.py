@@ -87,7 +87,7 @@ def test_a_pattern_names_some_shards(tmp_path):
     assert "000003.tar" in refused(tmp_path / "set" / "train" / "{000000..000003}.tar")
 
 
-def test_members_may_be_in_any_order_and_have_company(tmp_path):
+def test_members_may_be_in_any_order_among_other_files(tmp_path):
     files = {"a/x.json": json.dumps({"label": 1, "width": 5}).encode(),
              "a/y.cls": b"0", "a/x.png": png(0), "a/y.v1.txt": b"note",
              "b/x.PNG": png(2), "b/x.cls": b" 0 ", "b/x.json": b"[]",
@@ -116,7 +116,7 @@ def indexed(monkeypatch) -> list[str]:
     return names
 
 
-def test_an_index_is_built_once_and_again_for_what_has_changed(tmp_path, monkeypatch):
+def test_an_index_is_rebuilt_only_for_shards_that_changed(tmp_path, monkeypatch):
     names = indexed(monkeypatch)
     make(tmp_path, [0, 1], [1, 0])
     first = data.open_records(config(tmp_path), 0)

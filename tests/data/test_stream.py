@@ -1,4 +1,4 @@
-"""Streamed batches are those of the set in memory, from any step, in any process."""
+"""Streamed batches equal those of the set in memory, from any step, in any process."""
 
 import collections
 import multiprocessing
@@ -48,7 +48,7 @@ def lazy(settings):
 
 def open_stream(dataset, reading: Reading, positions=slice(None),
                 **crop) -> Stream[HostBatch]:
-    """Opens a stream of the share of a process that has some positions of a batch."""
+    """Opens a stream of the share of a process: some positions of each batch."""
     def share(split, order):
         images, labels = getattr(dataset, split)
         return Share(images, labels, order, np.arange(order.batch_size)[positions],
@@ -72,7 +72,7 @@ def assert_batches(batches, expected) -> None:
 
 
 def assert_stream_is_exact(stream, in_memory) -> None:
-    """Compares what a stream reads, from the middle of an epoch on."""
+    """Compares what a stream reads from the middle of an epoch on."""
     assert_batches(stream.batches("train", 1, start=1),
                    expected_batches(in_memory.train, 1)[1:])
     batches, validation = list(stream.batches("validation", 1)), in_memory.validation
@@ -93,7 +93,7 @@ def test_batches_are_those_of_the_set_in_memory(in_memory, lazy):
 
 
 def test_worker_processes_read_the_same_and_their_end_is_an_error(in_memory, lazy):
-    """Nothing hangs after the kill of a worker, as where memory is short."""
+    """Nothing hangs when a worker is killed, for example because memory is short."""
     stream = open_stream(lazy, PROCESSES)
     assert_stream_is_exact(stream, in_memory)
     workers = multiprocessing.active_children()
@@ -131,7 +131,7 @@ def test_shares_make_up_the_batch(in_memory, lazy):
     assert sum(read.values()) == 3 * BATCH  # three steps an epoch
 
 
-def test_reading_goes_on_past_the_end_of_an_epoch(lazy):
+def test_reading_continues_past_the_end_of_an_epoch(lazy):
     """Neither the next epoch nor validation between them opens the stream again."""
     stream = open_stream(lazy, THREADS)
     opened = []
@@ -145,8 +145,8 @@ def test_reading_goes_on_past_the_end_of_an_epoch(lazy):
     stream.close()
 
 
-def test_a_run_starts_at_any_step_without_those_before(lazy):
-    """A picture is decoded for the first time when its step comes."""
+def test_a_stream_starts_at_any_step(lazy):
+    """Its first batch is that of the step."""
     stream = open_stream(lazy, Reading(0, 1, 1))
     rows = train_order(5, 1, range(len(lazy.train.labels)), BATCH)
     batch = next(stream.batches("train", 1, start=2))
@@ -187,7 +187,7 @@ def test_scaling_is_measured_on_a_stated_sample(settings, in_memory, lazy, scali
 
 @pytest.mark.parametrize("name, share", [("MAX_BYTES", 1), ("available_bytes", 2),
                                          ("jax", 2)])
-def test_a_set_streams_by_itself_where_it_would_not_fit(settings, monkeypatch, name,
+def test_a_set_that_would_not_fit_is_streamed(settings, monkeypatch, name,
                                                         share):
     """The limit is 8 GiB, half of the memory of the host, or half of a device's."""
     for pixels, streamed in ((197 * 4 * 5 * 3, False), (197 * 4 * 5 * 3 - 1, True)):
@@ -201,8 +201,8 @@ def test_a_set_streams_by_itself_where_it_would_not_fit(settings, monkeypatch, n
         assert ("streamed, more than " in dataset.source) == streamed
 
 
-def test_a_run_keeps_to_what_it_did_first(settings, in_memory, lazy, tmp_path):
-    """Otherwise its data would be others where less memory is available."""
+def test_a_resumed_run_streams_as_it_did_first(settings, in_memory, lazy, tmp_path):
+    """Otherwise its data would change where less memory is available."""
     config = tiny(seed=3)
     config.data = settings
     for dataset in (in_memory, lazy):
@@ -281,8 +281,8 @@ def test_skipped_images_do_not_change_the_others(in_memory, lazy):
     assert validation[0].skipped == (lazy.validation.images.records.name(2),)
 
 
-def test_random_crops_are_cut_out_of_the_whole_pictures(settings):
-    """They are those of (seed, epoch, row), and evaluation has none."""
+def test_random_crops_are_cut_from_whole_pictures(settings):
+    """They depend on (seed, epoch, row) alone, and evaluation has none."""
     settings = data_config(**settings.to_dict() | {
         "stream": True, "image_size": (3, 3)})
     lazy = data.load(settings, seed=3)
@@ -303,7 +303,7 @@ def test_random_crops_are_cut_out_of_the_whole_pictures(settings):
 @pytest.mark.parametrize("reading", [
     THREADS, pytest.param(PROCESSES, marks=pytest.mark.slow)])
 def test_random_crops_have_the_size_of_their_epoch(settings, reading):
-    """They are resized once, from the picture; evaluation keeps its size."""
+    """They are resized once, from the picture; images of evaluation keep their size."""
     settings = data_config(**settings.to_dict() | {
         "stream": True, "image_size": (6, 6)})
     lazy = data.load(settings, seed=3)
