@@ -1,14 +1,15 @@
-"""Damages checkpoint files: no damage may be restored in silence.
+"""Damages checkpoint files: no damaged state may be restored silently.
 
     python -m tests.faults.corrupt --n=200 --seed=0
 
-LeNet-5 is trained for three epochs. Each time, on a fresh copy, one file of the newest
-checkpoint is damaged: one bit flipped (in JSON the last bit of a digit), 4 KiB zeroed,
-cut at a drawn length, or deleted. The files take turns, and each meets all four kinds.
-Restoring must give a state of the same bits, or one line that names the step and the
-damaged part. A digit of the meta (progress and history) has no checksum. After every
-16th damage that was named, the damaged checkpoint is deleted, as the line advises: the
-run goes on from the older one and must end as the undamaged run.
+LeNet-5 is trained for three epochs. Each time, in a fresh copy of the run, one file of
+the newest checkpoint is damaged: one bit is flipped (in JSON the last bit of a digit),
+4 KiB are zeroed, or the file is cut at a random length or deleted. The files take
+turns, and each gets all four kinds of damage. Restoring must give a state of the same
+bits, or one line that names the step and the damaged part. (Digits of meta, the
+progress and history, have no checksum.) After every 16th damage that was named, the
+damaged checkpoint is deleted, as the line advises: the run resumes from the older one
+and must end with the bits of the undamaged run.
 """
 
 import os
@@ -33,11 +34,11 @@ CHANGES = {"model.name": "lenet5", "epochs": 3}
 # A refusal is one line that names the leaf or its part of the checkpoint.
 PART = re.compile(r"leaf \S+|state/\S+|meta|integrity|metrics|METADATA")
 MOST_LETTERS = 700
-EVERY = 16  # after so many named damages, a whole run follows
+EVERY = 16  # named damages after which a whole run follows
 
 
 def flip(path: Path, draw: np.random.Generator) -> str:
-    """Flips a drawn bit; in JSON the last bit of a digit, so that it stays JSON."""
+    """Flips a random bit; in JSON the last bit of a digit, so that it stays JSON."""
     content = bytearray(path.read_bytes())
     positions, bit = range(len(content)), draw.integers(8)
     if path.suffix == ".json":
@@ -59,7 +60,7 @@ def zero(path: Path, draw: np.random.Generator) -> str:
 
 
 def cut(path: Path, draw: np.random.Generator) -> str:
-    """Cuts the file at a drawn length."""
+    """Cuts the file at a random length."""
     length = int(draw.integers(max(path.stat().st_size, 1)))
     os.truncate(path, length)
     return f"cut to {length} bytes"
@@ -81,8 +82,8 @@ def newest(workdir: Path) -> Path:
 def restore_damaged(copy: Path, like, expected: dict) -> str:
     """Restores the damaged step.
 
-    Returns 'same' for the same bits, 'named' for an error in one line that names what
-    is damaged, 'silent' for other bits without an error.
+    Returns 'same' for the same bits, 'named' for a one-line error that names the
+    damaged part, 'silent' for other bits without an error.
     """
     step = int(newest(copy).name)
     try:
@@ -112,7 +113,7 @@ def in_order(step: Path) -> list[Path]:
 def main(n: int, seed: int) -> dict:
     """Counts how often damage was named, was harmless, or was silent."""
     draw, counts = np.random.default_rng(seed), Counter()
-    logging.set_verbosity(logging.FATAL)  # orbax logs beside its errors
+    logging.set_verbosity(logging.FATAL)  # orbax logs its errors too
     undrawn()
     with workplace() as folder:
         whole, copy = folder / "whole", folder / "copy"
@@ -135,7 +136,7 @@ def main(n: int, seed: int) -> dict:
             print(f"{name}: {what}: {outcome}", flush=True)
             if outcome == "named" and counts["named"] % EVERY == 1:
                 shutil.rmtree(newest(copy))
-                (copy / "results.json").unlink()  # the run has to make its own
+                (copy / "results.json").unlink()  # the resumed run must write it
                 training.run(tiny(CHANGES), copy, quiet=True)
                 assert (read_results(copy)["params_sha256"]
                         == read_results(whole)["params_sha256"])

@@ -3,12 +3,13 @@
     python -m tests.faults.disk                     all six cases
     python -m tests.faults.disk --only='limit, later; full disk' --allow-missing=1
 
-Each case stops a run of LeNet-5 once from the beginning and once after its first
-names what could not be written, ten seconds after the fault at the latest. A process
-that meets the fault at its start may compile first, so it also gets the time of an
-undisturbed run. Without the fault the same command must then end as that run. At the
-start the disk has no space at all, later too little for a checkpoint. The full disk is
-a tmpfs, which only root may mount; a case that cannot be tried is a failure unless
+Each fault stops a run of LeNet-5 once from the start and once after its first
+checkpoint. The process must end with code 1 or 2 and one line that names what could not
+be written, ten seconds after the fault at the latest. A process that meets the fault at
+its start may compile first, so it also gets the time of an undisturbed run. Without the
+fault, the same command must then end with the bits of the undisturbed run. At the start
+the disk has no space at all, later too little for a checkpoint. The full disk is a
+tmpfs, which only root may mount; a case that cannot be tried is a failure unless
 --allow-missing=1. For the read-only folder, root gives up its right to write to every
 folder. --only selects the cases whose names contain it.
 """
@@ -66,7 +67,7 @@ def ignore_the_signal() -> None:
 
 
 class Case:
-    """One fault: how to bring it about, and how to take it away again."""
+    """A fault that can be caused and removed."""
 
     def __init__(self, name: str, folder: Path):
         self.name, self.folder = name, folder
@@ -176,7 +177,7 @@ def main(only: str = "") -> dict:
                 code, output, errors = end(start(case.workdir, CHANGES, folder=place,
                                                  before=case.before))
                 assert code == 0, errors
-                if late:  # what had been saved is still there, and gone on from
+                if late:  # the checkpoint from before the fault is resumed from
                     assert before and f"resuming after step {before}" in output, output
                 assert (read_results(case.workdir)["params_sha256"]
                         == expected["params_sha256"])

@@ -1,12 +1,13 @@
-"""Draws overrides at random: each set trains an epoch or is refused in one line.
+"""Draws random overrides: each set trains an epoch or is refused in one line.
 
     python -m tests.faults.fuzz_config --n=500 --seed=0
 
 A set has one to four overrides of any fields, with plausible or senseless values. The
 process must end with code 0 and nothing on stderr, or with code 2 (or 1, for a loss
-that is not finite) and one line on stderr; it may address 8 GiB. At least a tenth must
-train. It leaves out what would wait for a network connection or train for long: a
-coordinator that could exist, downloads, many epochs, large networks.
+that is not finite) and one line on stderr. Its address space is limited to 8 GiB. At
+least a tenth of the sets must train. Values that would wait for a network connection or
+train for long are left out: a coordinator that could exist, downloads, many epochs,
+large networks.
 """
 
 import os

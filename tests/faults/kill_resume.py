@@ -4,14 +4,13 @@
     python -m tests.faults.kill_resume --kills=20 --only=oneDNN --cache=0
     python -m tests.faults.kill_resume --kills=20 --only=pictures
 
-Half of the kills go to a network with batch norm and dropout, half to LeNet-5, both
-with adam, an average of the parameters, gradient accumulation, a schedule and
-augmentation; --only names one case for all of them. With --cache=0 each process
-compiles its programs anew. Every second kill waits for a save to be open. After each
-kill the newest checkpoint must have the checksums that the uninterrupted run has at
-that step. The next start must find the folder free and resume from there; it restores
-the arrays only if they have those checksums. At the end the state, the figures and the
-rows must be the same.
+Half of the kills hit a network with batch norm and dropout, half LeNet-5. Both use
+adam, an average of the parameters, gradient accumulation, a schedule and augmentation.
+--only names one case for all kills. With --cache=0 each process compiles its programs
+anew. Every second kill waits for a save to be open. After each kill the newest
+checkpoint must have the checksums of the uninterrupted run at that step. The next start
+must not find the folder locked, and must resume from there; it restores only arrays
+with those checksums. At the end the state, the results and the rows must be the same.
 """
 
 import json
@@ -35,7 +34,7 @@ CASES = {"batch norm and dropout": {}, "LeNet-5": {"model.name": "lenet5"},
          "Winograd": {"model.name": "selu_cnn"},
          "pictures": {"data.stream": True, "data.limit": None, "data.workers": 2,
                       "data.image_size": (8, 8), "augment.crop_scale": (0.3, 1.0)}}
-CLASSES = [f"class {number}" for number in range(12)]  # of ten pictures each
+CLASSES = [f"class {number}" for number in range(12)]  # with ten pictures each
 ROWS_PER_EPOCH = 6
 EARLY = 0.1  # at most this share of the kills comes before a checkpoint
 IN_SAVES = 0.4  # at least this share of the kills hits an open save
@@ -49,20 +48,20 @@ def checksums(workdir: Path, step: int) -> dict:
 
 
 def step_checksums(workdir: Path) -> dict[int, dict]:
-    """Reads the `checksums` of every checkpoint that is kept."""
+    """Reads the checksums of every checkpoint in the folder."""
     return {int(path.name): checksums(workdir, int(path.name))
             for path in step_folders(workdir / "checkpoints")}
 
 
 def newest(workdir: Path) -> int:
-    """Returns the step of the newest whole checkpoint, 0 for none."""
+    """Returns the step of the newest complete checkpoint, 0 if there is none."""
     return max((int(path.name) for path in step_folders(workdir / "checkpoints")),
                default=0)
 
 
 def kill_once(workdir: Path, changes: dict, draw: random.Random, folder: Path,
               in_save: bool) -> dict | None:
-    """Starts the run, kills it at a drawn moment; returns None if it ended before."""
+    """Starts the run, kills it at a random moment; returns None if it ended before."""
     before = newest(workdir)
     process = start(workdir, changes, folder=folder)
     begun = rows_written(workdir)
@@ -73,7 +72,7 @@ def kill_once(workdir: Path, changes: dict, draw: random.Random, folder: Path,
         time.sleep(0.005)
     while in_save and process.poll() is None and not list(
             (workdir / "checkpoints").glob(UNFINISHED)):
-        time.sleep(0.002)  # a save is open for a few dozen milliseconds
+        time.sleep(0.002)  # a save is open for some 30 milliseconds
     time.sleep(delay if not in_save else delay / 3)
     process.send_signal(signal.SIGKILL) if process.poll() is None else None
     code, output, errors = end(process)

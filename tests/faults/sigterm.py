@@ -1,14 +1,14 @@
-"""Sends SIGTERM and SIGINT at drawn steps: the run saves its step and resumes.
+"""Sends SIGTERM and SIGINT at random steps: the run saves its step and resumes.
 
     python -m tests.faults.sigterm --n=25 --seed=0
 
 Every fifth signal, from the second on, is SIGINT. Each must end the process with 143 or
 130 and one line that names the step, within five seconds. That step must be the one
-that was under way when the signal came, or the next one if it came at the end of a
-step. Its checkpoint must have the checksums of an uninterrupted run at that step, and
-the run must end alike. Without a signal the run saves and logs only at the end of an
-epoch, so steps saved within an epoch were saved for a signal: at least one, and at
-least a fifth of all.
+that was running when the signal came, or the next one if it came at the end of a step.
+Its checkpoint must have the checksums of an uninterrupted run at that step, and the run
+must end with the same bits. Without a signal the run saves and logs only at the end of
+an epoch. So a checkpoint within an epoch was saved because of a signal; there must be
+at least one, and at least a fifth of all.
 """
 
 import json
@@ -33,9 +33,9 @@ MOST_SECONDS = 5
 
 
 def slow_steps(done) -> None:
-    """Makes each step 50 ms longer, so that most of an epoch is spent in steps.
+    """Makes each step 50 ms longer, so that steps take most of an epoch's time.
 
-    done: each step first writes here how many steps came before it.
+    done: each step first writes the number of steps before it here.
     """
     compile_training = loop.compile_training
 
@@ -90,7 +90,7 @@ def main(n: int, seed: int) -> dict:
     found, same, within, signals = [], 0, 0, Counter()
     undrawn()  # children inherit it
     with workplace() as folder:
-        # The states are the same however often they are saved.
+        # The states do not depend on how often they are saved.
         code, _, errors = end(start(folder / "whole", changes | {
             "checkpoint.every_steps": 1, "checkpoint.keep": 10_000}, folder=folder))
         assert code == 0, errors

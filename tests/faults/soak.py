@@ -1,16 +1,16 @@
-"""Trains long and often: memory, open files and checkpoints must not grow.
+"""Trains for long and many times: memory, open files and checkpoints must not grow.
 
     python -m tests.faults.soak --steps=20000 --rounds=200 --seed=0
 
 Two long runs, of the smallest network and of LeNet-5, save a checkpoint every 50 steps
-in a process that is watched from outside. A state of LeNet-5 with Adam's moments has
-723 KB, so a leak in every save shows. The smallest network shows what orbax or the
-files of the run leak. Then a run of the smallest network starts `--rounds` times in
-this process. It receives SIGTERM after a drawn number of rows, and resumes from its
-checkpoint in the next round. Between rounds JAX's caches are emptied: they keep what
-each run traced of `argmax`, some 100 KB a round, in up to 4,096 entries. glibc's
-allocator gives free memory back, so only memory in use can grow. No state and no array
-on a device may be alive. Slopes are by least squares over the second half. Open files,
+in a process that is observed from outside. A state of LeNet-5 with Adam's moments has
+723 KB, so a leak in every save is visible. The smallest network shows leaks of orbax or
+of the files of the run. Then a run of the smallest network starts `--rounds` times in
+this process. It receives SIGTERM after a random number of rows, and resumes from its
+checkpoint in the next round. Between rounds JAX's caches are emptied: they keep each
+run's traces of `argmax`, about 100 KB a round, in up to 4,096 entries. glibc's
+allocator returns free memory, so only memory in use can grow. No state and no array on
+a device may be alive. Slopes are by least squares over the second half. Open files,
 including those of a save, are counted at the same moments. The medians of the third and
 the last quarter are compared, which shows a file that every save or round leaves open.
 """
@@ -37,12 +37,13 @@ from cnn_jax.workdir.checkpoints import step_folders
 
 STEPS_PER_EPOCH = 1294 // 2  # of the digits' training split
 # It has 583 parameters. The rounds use only this network: the compiled programs of a
-# larger one leave more behind than its state would.
+# larger one leave more memory behind than a leak of its state would.
 SMALLEST = {"model.name": "ai_edu_colour_cnn", "data.limit": None, "batch_size": 2,
             "checkpoint.every_steps": 50, "log.every_steps": 50,
             "early_stopping.patience": None}
 LENET = SMALLEST | {"model.name": "lenet5"}
-# Bounds on the growth. Leaking a LeNet-5 state in every save adds 14,460 KB in 1000.
+# Bounds of the growth. A leak of LeNet-5's state in every save would add 14,460 KB in
+# 1,000 steps.
 KB_PER_1000_STEPS, KB_PER_ROUND, FILES, CHECKPOINTS = 2000, 100, 1, 4
 
 
@@ -57,7 +58,7 @@ def open_files(pid: int | str) -> int:
 
 
 def folder_kb(folder: Path) -> int:
-    """Adds up all files; those that vanish meanwhile do not count."""
+    """Adds up the sizes of all files; files that vanish meanwhile do not count."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -77,7 +78,7 @@ def give_back() -> None:
 
 
 class Samples:
-    """Memory, open files and checkpoint folder over the time of a soak."""
+    """Samples memory, open files and the checkpoint folder during a soak."""
 
     def __init__(self):
         self.rows = []
@@ -127,7 +128,7 @@ def long_run(changes: dict, steps: int, folder: Path) -> dict:
 
 
 def rounds_in_one_process(rounds: int, draw: random.Random, folder: Path) -> dict:
-    """Starts and stops a run `rounds` times; it must have advanced each time."""
+    """Starts and stops a run `rounds` times; it must advance each time."""
     workdir, samples, rows, last = folder / "often", Samples(), [0], 0
     append = loop.Recorder.append
 

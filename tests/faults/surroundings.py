@@ -1,13 +1,12 @@
-"""Takes away what a run depends on: it ends alike, or stops with one line.
+"""Removes what a run depends on: it ends with the same bits, or stops with one line.
 
     python -m tests.faults.surroundings
     python -m tests.faults.surroundings --only=workdir
 
 The wall clock jumps a year ahead, then two back. The folder of the data disappears. The
-TensorBoard folders are deleted. The whole workdir is moved away. A small library that
-is loaded before all others moves the clock, which needs Linux and a C compiler: a case
-that cannot be tried is a failure unless --allow-missing=1. --only selects the cases
-whose names contain it.
+TensorBoard folders are deleted. The whole workdir is moved away. A small preloaded
+library moves the clock, which needs Linux and a C compiler. A case that cannot be tried
+is a failure unless --allow-missing=1. --only selects the cases whose names contain it.
 """
 
 import functools
@@ -32,7 +31,7 @@ YEAR = 365 * 24 * 3600
 
 
 def with_clock() -> bool:
-    """Starts this program anew under the clock library; False where that cannot be."""
+    """Restarts this program with the clock library; returns False if that fails."""
     if "CLOCK_OFFSET_FILE" in os.environ:
         return True
     compiler = shutil.which("cc")
@@ -55,7 +54,7 @@ def set_clock(seconds: int) -> None:
 
 
 def saved_at(workdir: Path) -> dict[int, float]:
-    """Reads when each checkpoint says it was made, in years from now."""
+    """Reads the time that each checkpoint records, in years from now."""
     now, found = time.time(), {}
     for folder in step_folders(workdir / "checkpoints"):
         try:
@@ -82,8 +81,9 @@ def wait_for_rows(process, workdir: Path, rows: int) -> None:
 def jumping_clock(folder: Path) -> str:
     """Moves the clock: the newest checkpoints are kept, the best is found.
 
-    Orbax measures by the wall clock how long a save takes, so one that is open when the
-    clock jumps ahead fails: the run stops in a line, and the same command goes on.
+    Orbax limits the time of a save by the wall clock, so a save that is open when the
+    clock jumps ahead fails. The run then stops with one line, and the same command
+    resumes it.
     """
     workdir, whole, years, stops = folder / "clock", undisturbed(folder), [], []
 
@@ -134,7 +134,7 @@ def deleted_events(folder: Path) -> str:
 
 
 def deleted_workdir(folder: Path) -> str:
-    """Moves the workdir away; the line names what the run misses first."""
+    """Moves the workdir away; the line names the first file that is missing."""
     workdir = folder / "gone"
     process = start(workdir, CHANGES | {"epochs": 20}, folder=folder)
     wait_for_rows(process, workdir, 4)
@@ -147,7 +147,8 @@ def deleted_workdir(folder: Path) -> str:
 
 
 def deleted_data(folder: Path) -> str:
-    """Moves the data away: a run has them in memory; the next start names them."""
+    """Moves the data away: the run has it in memory; the next start names the folder.
+    """
     changes = CHANGES | picture_folder(folder / "data", ["cat", "dog"], 250) | {
         "epochs": 100}
     code, _, errors = end(start(folder / "whole data", changes, folder=folder))

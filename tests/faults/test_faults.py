@@ -1,7 +1,7 @@
-"""The fault commands with few faults, or with all of them under `-m slow`.
+"""The fault commands pass with few faults, and with all of them under `-m slow`.
 
 See tests/faults/__init__.py. The short versions have their own seeds. Those of signals,
-disks and folders are in test_surroundings.py, so that two processes share the time.
+disks and folders are in test_surroundings.py, so that two processes share the work.
 """
 
 import json

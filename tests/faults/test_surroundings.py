@@ -1,4 +1,4 @@
-"""The fault commands on signals, disks and folders with few faults."""
+"""The fault commands on signals, disks and folders pass with few faults."""
 
 import pytest
 from tests.faults.test_faults import run

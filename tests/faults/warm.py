@@ -1,8 +1,8 @@
 """Starts and ends the fault commands.
 
 They fork `main.py` from this process, work in a temporary folder with one compilation
-cache, and share their flags and their last line. What `tiny_runs` does to a `Popen`
-works on `Forked`.
+cache, and share their flags and their last line. Functions of `tiny_runs` that take a
+`Popen` also take a `Forked`.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A compiled network computes what the network does."""
+"""A compiled network computes the outputs of the network."""
 
 import concurrent.futures
 import gc
@@ -25,15 +25,15 @@ from cnn_jax.networks.inputs import smallest_size
 needs_library = pytest.mark.skipif(library.load() is None,
                                    reason=f"without oneDNN: {library.describe()}")
 
-# At most: the largest difference from float64 / the standard deviation of the outputs.
+# Upper bound of the largest difference from float64 / the outputs' standard deviation.
 ERROR = 1e-5
-# One network of each family, at its smallest size, and sizes that leave remainders.
+# One network of each family at its smallest size, and sizes that blocks do not divide.
 FEW = {"lenet5": (32, 32, 1), "alexnet": (67, 71, 3), "resnet18_v2": (33, 31, 3),
        "cifar_resnet20": (15, 16, 3), "squeezenet1_0": (32, 29, 3),
        "selu_cnn": (28, 28, 1), "separable_cnn": (28, 28, 1),
        "shapes_fcn": (32, 32, 3), "tf2_lenet5": (32, 32, 1)}
 SHORT = {"blocks": (2, 1, 2, 1)}  # a DenseNet
-# Too large even here; shapes_fcn, which takes multiples of 4 pixels, is in FEW.
+# Too large for the tests; shapes_fcn, which needs multiples of 4 pixels, is in FEW.
 LEFT_OUT = {"resnext101_64x4d", "cifar_resnet1202", "cifar_resnet1001_preact",
             "shapes_fcn"}
 
@@ -75,7 +75,7 @@ def check(network, variables, graph, counts=(1, 2, 3)):
 
 @pytest.mark.parametrize("network, shape", [
     (LayersNetwork(), (13, 12, 3)), (FunctionsNetwork(), (11, 13, 3))])
-def test_fused_operations_are_those_of_the_graph(network, shape):
+def test_fused_operations_equal_the_graph(network, shape):
     variables = random_variables(network, shape, np.float64)
     with jax.enable_x64(True):
         graph = layer_graph(network, variables, shape)
@@ -89,18 +89,18 @@ def test_fused_operations_are_those_of_the_graph(network, shape):
 
 @pytest.mark.parametrize("name, fields, kinds", [
     ("resnet18", {}, {Fused: 21, Sum: 0, Join: 0}),
-    # A batch norm that follows a convolution of its block is folded. The others, with
-    # their ReLU, join the features: before 6 layers, in 3 transitions, at the end.
+    # A batch norm after a convolution of its block is folded. The others, with their
+    # ReLU, read concatenated features: before 6 layers, in 3 transitions, at the end.
     ("densenet121", SHORT, {Fused: 17, Sum: 0, Join: 10})])
-def test_what_is_left_of_a_network(name, fields, kinds):
-    """Convolutions and the head; sums and activations belong to them."""
+def test_operations_of_a_fused_network(name, fields, kinds):
+    """Convolutions and the head remain; sums and activations are fused into them."""
     operations = [type(node.operation)
                   for node in fuse(drawn(name, **fields)[2]).nodes]
     assert {kind: operations.count(kind) for kind in kinds} == kinds
 
 
 @needs_library
-def test_features_that_are_joined_again_and_again():
+def test_repeated_concatenations():
     check(*drawn("densenet121", (32, 35, 3), **SHORT))
 
 
@@ -118,7 +118,7 @@ def test_networks_of_all_operations(network, shape):
 @pytest.mark.parametrize("name, shape", FEW.items(), ids=FEW)
 def test_registered_networks(name, shape):
     compiled = check(*drawn(name, shape))
-    # It has transposed convolutions.
+    # shapes_fcn has transposed convolutions.
     assert (len(compiled.parts) == 1) == (name != "shapes_fcn")
 
 
@@ -131,7 +131,7 @@ def test_every_registered_network(name):
 
 
 class AddsItsInput(nn.Module):
-    """x + conv(x): the convolution still reads what its result is added to."""
+    """Computes x + conv(x): the convolution reads what its result is added to."""
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -152,7 +152,7 @@ def test_a_sum_with_its_own_input(costs, monkeypatch):
 
 
 @needs_library
-def test_no_images():
+def test_an_empty_batch():
     network, variables, _ = drawn("lenet5", (32, 32, 1))
     compiled = inference.compile(network, variables, (32, 32, 1))
     assert compiled(np.zeros((0, 32, 32, 1), np.float32)).shape == (0, 7)
@@ -160,14 +160,14 @@ def test_no_images():
 
 @needs_library
 def test_any_number_of_images():
-    """Threads divide them, a few go together, and the dense layers take all."""
+    """Threads share them, compute a few at a time, and the dense layers take all."""
     check(*drawn("lenet5", (32, 32, 1)), (1, 2, 3, 4, 7, 16, 33))
 
 
 @needs_library
 @pytest.mark.parametrize("tile", [2, 4])
 def test_convolutions_by_winograds_method(tile, monkeypatch):
-    """With sums and activations; 5 images are 2 for each of two threads and 1 more."""
+    """They include sums and activations; 2 threads share 5 images as 2 + 2 + 1."""
     network, variables, graph = drawn("resnet18", (45, 50, 3), blocks=(2, 1, 1))
     monkeypatch.setattr(cost, "COSTS", {tile: cost.Cost(0, 0, 0, 0)})
     chosen, tiles = [], program.tiles
@@ -196,7 +196,7 @@ def test_weights_are_arguments():
 
 
 @needs_library
-def test_it_may_be_dropped_while_it_computes():
+def test_it_may_be_deleted_while_it_computes():
     network, variables, graph = drawn("selu_cnn", (28, 28, 1))
     images = pixels(64, (28, 28, 1))
     expected = exactly(graph, images)
@@ -230,7 +230,7 @@ def test_without_the_library(no_onednn):
 
 
 @needs_library
-def test_what_is_fastest():
+def test_fastest_chooses_the_compiled_network():
     shape = 28, 28, 1
     for layers, devices, is_compiled in (
             (Layers(), 1, True), (Layers(), 2, False),

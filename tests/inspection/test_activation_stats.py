@@ -18,7 +18,7 @@ LABELS = np.array([0, 1])
     ("sigmoid", [True, False, True]),    # saturated
     ("tanh", [True, False, True]),
     ("lecun_tanh", [True, False, True]),
-    ("selu", [True, False, False]),      # exp(-97) is no slope
+    ("selu", [True, False, False]),      # a slope of exp(-97) counts as 0
 ])
 def test_dead_units_of_a_network_by_hand(kind, dead):
     run = inspected(Small(kind), {"params": PARAMS}, PIXELS, LABELS)

@@ -136,8 +136,7 @@ def test_damaged_metrics_are_one_line(tmp_path, changes):
 
 @pytest.mark.parametrize("unit", ["image", "pixel"])
 def test_pictures_of_the_metrics(unit):
-    """A name may look like mathematics to matplotlib, and a class may have no
-    examples."""
+    """They include a name with "$" and a class without examples."""
     stats = measured(unit)
     matrix, curve = drawn.draw_confusion(stats), drawn.draw_calibration(stats)
     for picture in (matrix, curve):
@@ -170,7 +169,7 @@ def test_many_classes_are_drawn_without_numbers(count):
     assert picture.figure.get_figwidth() < 14
 
 
-def test_a_long_pass_over_the_images_tells_how_far_it_is():
+def test_a_long_pass_over_the_images_reports_progress():
     lines = []
     run = dataclasses.replace(
         inspected(Small("relu"), {"params": PARAMS}, PIXELS, np.array([0, 1])),

@@ -18,7 +18,7 @@ NASTY = "<script>alert(1)</script>"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Makes three seeds of one config, two of another, and a run that has not ended."""
+    """Makes three seeds of one config, two of another, and an unfinished run."""
     folder = tmp_path_factory.mktemp("compared")
     made = [made_run(folder / f"adam{seed}", {"seed": seed}, accuracy)
             for seed, accuracy in enumerate((0.90, 0.92, 0.97))]
@@ -28,7 +28,7 @@ def runs(tmp_path_factory):
     return made + [made_run(folder / "dead", {"optimizer.name": "muon"}, None, 1)]
 
 
-def test_runs_that_differ_in_the_seed_alone_are_a_group(runs):
+def test_runs_that_differ_only_in_the_seed_are_a_group(runs):
     groups = compare.grouped([record.read_record(run) for run in runs])
     assert [(group.letter, [run.name for run in group.runs]) for group in groups] == [
         ("A", ["adam0", "adam1", "adam2"]), ("B", ["sgd0", "sgd1"]), ("C", ["dead"])]
@@ -45,7 +45,7 @@ def test_runs_that_differ_in_the_seed_alone_are_a_group(runs):
         "model", "data.limit", "other.limit"]
 
 
-def test_fields_that_change_no_result_part_no_group(tmp_path, runs):
+def test_fields_that_change_no_result_do_not_split_a_group(tmp_path, runs):
     again = made_run(tmp_path / "again", {"seed": 7, "log.every_steps": 3,
                                           "inspect.images": 2})
     assert len(compare.grouped([record.read_record(run)
@@ -53,7 +53,7 @@ def test_fields_that_change_no_result_part_no_group(tmp_path, runs):
 
 
 def test_spread_is_that_of_the_seeds():
-    """0.90, 0.92, 0.97 have mean 0.93, squares 9 + 1 + 16 = 26e-4, so sqrt(13e-4)."""
+    """0.90, 0.92, 0.97: mean 0.93, squares (9 + 1 + 16)e-4, deviation sqrt(13e-4)."""
     assert compare.in_words([0.90, 0.92, 0.97], ".4f") == "0.9300 ± 0.0361"
     assert compare.in_words([0.8], ".4f") == "0.8000"
     assert compare.in_words([61706.0, 61706.0], ",.0f") == "61,706"
@@ -89,7 +89,7 @@ def test_classes_side_by_side_where_all_were_measured(runs):
                                 f"{np.std(values, ddof=1):.3f}")
 
 
-def test_unlike_data_and_machines_are_said(runs, tmp_path):
+def test_different_data_and_machines_are_reported(runs, tmp_path):
     other = made_run(tmp_path / "other", counts={"train": 9, "validation": 50,
                                                  "test": 100}, sha256="other")
     results = read_results(other)
@@ -124,7 +124,7 @@ def test_class_names_are_escaped_in_the_comparison(tmp_path):
     (["adam0", "adam1/../adam0"], {}, "adam0.*twice"),
     (["adam0", "adam1"], {"output": "page.png"}, "must end in .html"),
     (["adam0", "adam1"], {"workdir": "adam0"}, "--workdir.*--config")])
-def test_what_cannot_be_compared_is_one_line(runs, tmp_path, names, changes, pattern):
+def test_bad_comparisons_are_one_line(runs, tmp_path, names, changes, pattern):
     folder = runs[0].parent
     changes = {name: tmp_path / value for name, value in changes.items()}
     request = Request("compare", None, changes.pop("workdir", None), paths=tuple(

@@ -1,4 +1,4 @@
-"""--mode=show_data shows what training sees, and refuses bad requests."""
+"""--mode=show_data shows the images of training, and refuses bad requests."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +32,7 @@ class Handed(Exception):
 @pytest.mark.parametrize("changes", [
     {}, MIXED, {"data.name": "shapes_segmentation", "data.split": "first"}],
     ids=["plain", "mixed", "masks"])
-def test_what_is_shown_is_what_the_network_gets(changes, monkeypatch):
+def test_the_sheet_shows_the_images_that_the_network_gets(changes, monkeypatch):
     """The sheet equals the images that the first training step gives its network."""
     config = tiny({"model.name": "shapes_fcn"} | changes)
     dataset = data.load(config.data, config.seed)
@@ -55,7 +55,7 @@ def test_what_is_shown_is_what_the_network_gets(changes, monkeypatch):
 
 
 def test_crops_of_a_streamed_set_are_those_of_training(tmp_path):
-    """Column k shows the crops of epoch k; without a crop the set looks as in memory.
+    """Column k shows the crops of epoch k; without crops the sheet is that in memory.
     """
     flags = picture_folder(tmp_path, ["ant", "bee"], 256)
     plain, cropped, stored = (
@@ -74,7 +74,7 @@ def test_crops_of_a_streamed_set_are_those_of_training(tmp_path):
         np.testing.assert_allclose(shown.inputs, images[:8] / np.float32(255), 1e-6)
 
 
-def test_names_that_would_be_mathematics(tmp_path):
+def test_names_that_look_like_mathematics(tmp_path):
     """A class and a data path may be '$x^$', which matplotlib cannot parse."""
     names = ("$x^$", "a$b$", "\\$z", "$_$ and some more words")
     for name in names:

@@ -1,4 +1,4 @@
-"""The features before the last layer and their plane, in cases worked by hand."""
+"""The features before the last layer and their PCA plane equal cases by hand."""
 
 import flax.linen as nn
 import numpy as np
@@ -39,7 +39,7 @@ def test_features_are_the_input_of_the_last_layer():
 
 
 class Pixels(nn.Module):
-    """Gives each pixel a class, from features of half the height and width."""
+    """Predicts a class for each pixel, from features of half the height and width."""
 
     @nn.compact
     def __call__(self, x, train: bool):

@@ -1,4 +1,4 @@
-"""Losses, confusions, neighbours and label errors, in cases worked by hand."""
+"""Losses, confusions, neighbours and label errors equal cases worked by hand."""
 
 import csv
 import dataclasses
@@ -68,7 +68,7 @@ def test_label_errors_of_a_case_by_hand():
     assert errors.suggested.tolist() == [1, 2, 0]
 
 
-def test_of_two_classes_that_reach_their_thresholds_the_more_probable_one_counts():
+def test_of_two_classes_above_their_thresholds_the_more_probable_counts():
     """t = (0.45, 0.375): examples 0 and 2 reach both."""
     labels = np.array([0, 0, 1, 1])
     chances = np.array([[.6, .4], [.3, .7], [.55, .45], [.7, .3]])
@@ -85,7 +85,8 @@ def test_a_predicted_label_is_no_error_and_a_class_without_labels_is_never_sugge
 
 
 def test_planted_label_errors_are_found():
-    """Of 5 % wrong labels that were not trained on, most are listed, and few others."""
+    """Most of 5 % wrong labels, which were not trained on, are listed, and few others.
+    """
     images, truth = load_digits(return_X_y=True)
     held_out = np.arange(len(truth)) % 2 == 1
     listed = found = planted = 0

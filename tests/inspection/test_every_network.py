@@ -1,5 +1,4 @@
-"""Every registered network can be drawn. The computations of the pictures are traced at
-the published image size, but not run."""
+"""Every registered network can be drawn: the programs are traced, but not run."""
 
 import jax
 import jax.numpy as jnp

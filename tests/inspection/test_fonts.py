@@ -18,7 +18,7 @@ PIXELS = np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1)
 
 @pytest.fixture
 def plain(monkeypatch):
-    """Leaves the fonts that matplotlib brings."""
+    """Hides all fonts except those of matplotlib."""
     def forget():
         for function in (fonts.installed, fonts.family_of, fonts.characters):
             function.cache_clear()
@@ -60,7 +60,7 @@ def drawn(name: str, folder) -> bytes:
     return write(Picture("one", "", "", "", figure, {}), folder, 1).read_bytes()
 
 
-def test_what_no_font_draws_is_escaped(plain, tmp_path, caplog):
+def test_characters_that_no_font_has_are_escaped(plain, tmp_path, caplog):
     assert fonts.drawable("猫 é❤\ufe0f🐒\n") == r"\u732b é❤\U0001f412\n"
     assert fit("猫" * 9) == "\\u732b\\u732b\\u7…"
     assert fold("$猫", 2, 8) == r"\$\u732b"

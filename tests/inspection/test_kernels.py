@@ -1,4 +1,4 @@
-"""Kernels and feature maps draw the arrays of the network, whichever kind it is."""
+"""Kernels and feature maps show the arrays of networks of every kind."""
 
 import re
 
@@ -73,7 +73,7 @@ def test_a_dense_layer_that_reads_no_pixels_has_no_images():
 
 
 def test_kernels_of_every_kind_as_images():
-    """They are [h, w, input channels, filters], however a layer stores them."""
+    """They are [h, w, input channels, filters], whatever the layout of the layer."""
     rng = np.random.default_rng(1)
     sparse = known("lenet5_1998", (32, 32, 1))["c3"]
     kernel = rng.normal(size=sparse.kernel)
@@ -105,7 +105,7 @@ def test_kernels_of_every_kind_as_images():
     # The pool of an inception cell reads the cell's input, not the layer before it.
     ("tf2_inception10", (8, 8, 3), "block1_cell1/c2/conv",
      [f"block1_cell1/c2/{name}" for name in ("conv", "bn", "act")])])
-def test_what_a_convolution_goes_through(name, shape, first, stage):
+def test_the_stages_after_a_convolution(name, shape, first, stage):
     layers = known(name, shape)
     assert [layer.name for layer in with_followers(layers[first], layers)] == stage
 
@@ -116,7 +116,7 @@ def test_what_a_convolution_goes_through(name, shape, first, stage):
     ("resnet18_v2", (32, 32, 3), r"stage\d_block\d/conv2", 9),
     ("mobilenet_v2", (32, 32, 3), r".*/project/conv", 35),
     ("lenet5", (28, 28, 1), "nothing", 2)])
-def test_the_layers_shown_go_through_an_activation(name, shape, without, count):
+def test_layers_with_an_activation_are_shown(name, shape, without, count):
     layers = known(name, shape)
     names = [layer.name for layer in default_layers(layers)]
     assert len(names) == count

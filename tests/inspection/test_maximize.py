@@ -1,4 +1,4 @@
-"""Activation maximization: closed forms of linear units, regularizers, a network."""
+"""Activation maximization equals closed forms of linear units."""
 
 import flax.linen as nn
 import jax
@@ -53,17 +53,17 @@ def test_l2_balances_the_ascent():
                                atol=1e-3)
 
 
-def test_filters_are_climbed_alone():
-    """A filter's image repeats, and does not depend on the filters beside it."""
+def test_filters_are_maximized_independently():
+    """A filter's image is reproducible, and does not depend on other filters."""
     together = ascend(WEIGHTS, np.array([0, 1]), rate=0.01)
     swapped = ascend(WEIGHTS, np.array([0, 2]), rate=0.01)
     np.testing.assert_array_equal(together.images[0], swapped.images[0])
     assert np.abs(together.images[1] - swapped.images[1]).max() > 0.1
 
 
-def test_jitter_is_taken_back():
-    """The image moves before each step and back after it, so a unit that sums all
-    pixels is not affected."""
+def test_jitter_is_undone():
+    """The image moves before each step and back after it: a sum of all pixels is not
+    affected."""
     ones = np.ones_like(WEIGHTS)
     still = ascend(ones, np.array([0, 1]), rate=0.01)
     moved = ascend(ones, np.array([0, 1]), rate=0.01, jitter=3)
@@ -75,12 +75,12 @@ def test_jitter_is_taken_back():
 
 def test_the_penalty_by_hand():
     u = jnp.array([[0.5, 0.75], [0.0, 0.5]])[..., None]
-    # Steps down the columns 0.5 and 0.25, along the rows 0.25 and 0.5.
+    # Differences down the columns: 0.5 and 0.25; along the rows: 0.25 and 0.5.
     assert float(penalty(u, AscentConfig(l2=2.0, variation=3.0))) == pytest.approx(
         2 * (0.25 ** 2 + 0.5 ** 2) + 3 * (0.5 + 0.25 + 0.25 + 0.5))
 
 
-def test_blur_spreads_a_pixel_and_keeps_what_is_flat():
+def test_blur_spreads_a_pixel_and_keeps_constants():
     point = np.zeros((7, 6, 1), np.float32)
     point[3, 2] = 1
     blurred = np.asarray(blur(jnp.array(point), jnp.float32(1.0)))[..., 0]
@@ -93,8 +93,10 @@ def test_blur_spreads_a_pixel_and_keeps_what_is_flat():
 
 
 def test_the_values_of_a_network_rise_at_least_threefold():
-    """Filters behind a ReLU and a pool are compared with 20 images of noise. The
-    input's range is -1..1, so grey is 0 and only a pattern can raise them."""
+    """Filters behind a ReLU and a pool are compared with 20 images of noise.
+
+    The input's range is -1..1, so grey is 0 and only a pattern can raise the values.
+    """
     network = networks.create("ai_edu_shape_cnn", layers=PLAIN)
     shape = (12, 12, 1)
     noise = 2 * 0.05 * jax.random.normal(jax.random.key(2), (20, *shape))

@@ -1,4 +1,4 @@
-"""A run on arrays of a program, evaluated and inspected by the program."""
+"""A program trains, evaluates and inspects a run on its own arrays."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "your_code.md"
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory):
-    """The variables of the example of the page, which runs in a folder of its own."""
+    """Runs the example of the page in a new folder; returns its variables."""
     text = PAGE.read_text().split("## A run from Python")[1].split("\n## ")[0]
     code, = re.findall(r"```python\n(.*?)```", text, re.S)
     folder = tmp_path_factory.mktemp("example")

@@ -1,4 +1,4 @@
-"""What a unit sees, in theory and in effect, equals cases worked by hand."""
+"""Theoretical and effective receptive fields equal cases worked by hand."""
 
 import functools
 
@@ -35,8 +35,8 @@ IMAGES = jnp.zeros((2, 9, 8, 1))
 
 
 def test_the_theoretical_field_of_a_unit():
-    # LeNet on 28 x 28: conv1 is padded by 2, conv2 sees 5 + 1 + 4 * 2 = 14 pixels and
-    # moves by 2.
+    # LeNet on 28 x 28: conv1 is padded by 2; a unit of conv2 sees 5 + 1 + 4 * 2 = 14
+    # pixels, and its stride is 2.
     network = networks.create("lenet5", layers=PLAIN)
     field_at = functools.partial(theoretical_field, network, (28, 28, 1))
     assert field_at("conv1", (0, 3)) == Box(-2, 1, 5, 5)
@@ -45,7 +45,7 @@ def test_the_theoretical_field_of_a_unit():
 
 
 def test_the_field_inside_a_separable_convolution():
-    """conv1 and conv2 see 3 and 5 pixels, the pool 6; the next conv 6 + 2 * 2."""
+    """conv1 and conv2 see 3 and 5 pixels, the pool 6, the next conv 6 + 2 * 2."""
     network = networks.create("separable_cnn", layers=PLAIN)
     field_at = functools.partial(theoretical_field, network, (28, 28, 1))
     for part in ("", "/depthwise", "/pointwise"):
@@ -69,7 +69,7 @@ def test_the_effective_field_of_two_convolutions():
     assert size(box) == "4.12 x 4.12"
 
 
-def test_a_field_whose_pixels_count_alike_is_fitted_exactly():
+def test_a_uniform_field_is_fitted_exactly():
     weights = np.zeros((10, 12))
     weights[2:7, 4:11] = 0.25
     np.testing.assert_allclose(fit_box(weights), Box(2, 4, 5, 7))
@@ -79,7 +79,7 @@ def test_a_field_whose_pixels_count_alike_is_fitted_exactly():
     assert fit_box(np.zeros((4, 4))) is None and size(None) == "unknown"
 
 
-def test_only_images_of_channels_have_positions():
+def test_layers_without_positions_have_no_field():
     network = networks.create("lenet5", layers=PLAIN)
     variables = jax.eval_shape(lambda: network.init(
         jax.random.key(0), jnp.zeros((1, 28, 28, 1)), train=False))
@@ -89,7 +89,7 @@ def test_only_images_of_channels_have_positions():
 
 @pytest.mark.parametrize("box, limits, part", [
     (Box(2, 3, 4, 4), ((-0.5, 7.5), (24.5, -0.5)), Box(2, 3, 4, 4)),
-    # One pixel is shown above the image, and 0.12 of the image, the most, below it.
+    # Above the image one pixel is shown; below it 0.12 of the image, the maximum.
     (Box(-1, 3, 40, 4), ((-0.5, 7.5), (27.5, -1.5)), Box(-1, 3, 29, 4)),
     (None, ((-0.5, 7.5), (24.5, -0.5)), None)])
 def test_a_part_of_a_field_beyond_the_image_is_shown(box, limits, part):

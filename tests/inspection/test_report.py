@@ -82,7 +82,7 @@ def test_tensorboard_gets_pictures_and_histograms(trained):
     assert event.histogram_value.num == 10 * (kernels["head"].params - 10) / 10
 
 
-def test_a_report_that_cannot_be_drawn_is_seen_and_the_results_are_whole(
+def test_a_report_that_cannot_be_drawn_leaves_complete_results(
         tmp_path, monkeypatch):
     def fail(*args):
         raise RuntimeError("no ink")
@@ -100,7 +100,7 @@ def test_a_report_that_cannot_be_drawn_is_seen_and_the_results_are_whole(
     assert (tmp_path / "report.html").exists()  # the same command writes it later
 
 
-def test_a_run_that_died_is_reported_as_such(tmp_path, monkeypatch):
+def test_a_run_that_died_has_a_report(tmp_path, monkeypatch):
     """A run that died after the first of three epochs, or before it, has a report."""
     def die(*_, **__):
         raise KeyboardInterrupt
@@ -129,7 +129,7 @@ def test_modes_name_the_page(trained, capsys):
 
 # What the page says
 
-def test_config_shows_what_differs_from_the_default_first(tmp_path):
+def test_changed_config_fields_come_first(tmp_path):
     text = page(made_run(tmp_path / "run", {"optimizer.learning_rate": 0.25}))
     differing, whole = text.split("<details>")
     differing = differing.split('id="config"')[1]
@@ -168,9 +168,9 @@ def test_scores_of_the_classes_are_a_table(tmp_path):
     assert "from step 8, which is not the best checkpoint" in page(workdir)
 
 
-def test_an_accuracy_stands_beside_that_of_guesses(tmp_path):
-    """Chance is 1 / C for unbalanced classes too; the most frequent class is another
-    guess."""
+def test_an_accuracy_is_shown_with_that_of_guessing(tmp_path):
+    """Chance is 1 / C for unbalanced classes too; the most frequent class is shown too.
+    """
     workdir = made_run(tmp_path / "run", accuracy=0.95)
     test, validation, *_ = report.headline(record.read_record(workdir))
     assert test[2].endswith("; chance is 10%") and validation[2].endswith("is 10%")
@@ -219,14 +219,14 @@ def test_files_of_predictions_are_named(tmp_path):
     assert 'href="#contents"' in text and 'id="contents"' in text  # a way back
 
 
-def test_pictures_are_embedded_with_their_words(tmp_path):
+def test_pictures_are_embedded_with_their_captions(tmp_path):
     workdir = made_run(tmp_path / "run")
     one = learning_curves(({"epoch": 1, "loss": 2.0, "accuracy": 0.5},))
     write(one._replace(name="kernels", title="Kernels", caption="Read so.",
                        alt="Six kernels"), workdir / "pictures", step=8)
     text = page(workdir)
     assert 'alt="Six kernels"' in text and "checkpoint of step 8." in text
-    write(one, workdir / "pictures", step=24)  # the report draws curves of its own
+    write(one, workdir / "pictures", step=24)  # the report draws its own curves
     assert page(workdir).count("data:image/png;base64,") == 4
     (workdir / "pictures" / "kernels.png").unlink()
     assert "kernels.png is missing" in page(workdir)
@@ -270,7 +270,7 @@ def test_a_history_that_lacks_values_is_one_line(tmp_path, column, rows):
     assert "\n" not in str(error.value)
 
 
-def test_curves_say_in_words_what_they_show():
+def test_curves_have_a_text_alternative():
     history = [{"epoch": i, "loss": 2.0 / i, "val_loss": 3.0 / i, "accuracy": i / 4,
                 "mean_iou": i / 8, "val_mean_iou": i / 10, "learning_rate": 0.1}
                for i in (1, 2, 4)]
@@ -306,7 +306,7 @@ def test_templates_are_in_the_package():
         rendering.render("report.html", title="a value is missing")
 
 
-def test_half_a_page_is_never_seen(tmp_path, monkeypatch):
+def test_pages_are_written_atomically(tmp_path, monkeypatch):
     workdir = made_run(tmp_path / "run")
     before = page(workdir)
 

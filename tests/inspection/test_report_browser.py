@@ -1,4 +1,4 @@
-"""report.html and the page of --mode=compare in a real Chromium, if there is one."""
+"""report.html and the page of --mode=compare work in Chromium, if it is installed."""
 
 import pytest
 from tests.support.browser import DESK, OVERFLOW, PHONE, opened
@@ -13,7 +13,7 @@ from cnn_jax.inspection.pages import compare, report
 IMAGES = """[...document.images].map(image => [image.naturalWidth, image.alt,
     image.getBoundingClientRect().width])"""
 
-# Text below a contrast of 4.5 : 1 with what it stands on (WCAG 2.2, 1.4.3).
+# Text whose contrast with its background is below 4.5 : 1 (WCAG 2.2, 1.4.3).
 PALE = """() => {
   const channel = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
   const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
@@ -105,7 +105,7 @@ def test_a_page_on_a_screen(browser, pages, name, width, colours):
         assert not problems, problems
 
 
-def test_wide_things_scroll_in_boxes_of_their_own(browser, pages):
+def test_wide_content_scrolls_in_its_own_box(browser, pages):
     """On a phone, the boxes can be reached by keyboard and have names."""
     with opened(browser, pages["report"], PHONE) as (page, problems):
         boxes = page.evaluate("""[...document.querySelectorAll('.scroll')].map(box =>
@@ -117,8 +117,10 @@ def test_wide_things_scroll_in_boxes_of_their_own(browser, pages):
 
 @pytest.mark.parametrize("name", ["report", "compare"])
 def test_a_page_on_paper(browser, pages, name):
-    """A4 inside its margins is 680 pixels wide. Nothing is cut off or folded away.
-    Paper is white even for readers who prefer dark pages."""
+    """A4 inside its margins is 680 pixels wide. Nothing is cut off or folded.
+
+    Paper is white even for readers who prefer dark pages.
+    """
     with opened(browser, pages[name], 680, "dark") as (page, problems):
         page.emulate_media(media="print")
         assert page.evaluate(OVERFLOW) <= 0
@@ -135,7 +137,7 @@ def test_a_page_on_paper(browser, pages, name):
 
 
 def test_the_page_needs_no_network_and_no_script(browser, pages):
-    """A browser that is offline and runs no script shows the same text and pictures."""
+    """An offline browser without scripts shows the same text and pictures."""
     context = browser.new_context(java_script_enabled=False, offline=True)
     page, asked = context.new_page(), []
     page.on("request", lambda request: asked.append(request.url[:60]))

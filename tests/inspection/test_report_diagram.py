@@ -24,7 +24,7 @@ from flax import linen as nn
 
 
 class Sorted(nn.Module):
-    """A network with an operation that no graph holds."""
+    """A network with an operation that layer graphs do not support."""
 
     num_classes: int = 10
 
@@ -63,7 +63,7 @@ def test_a_damaged_diagram_is_named(tmp_path):
         write_report(run)
 
 
-def test_a_network_that_no_graph_holds_has_no_diagram(tmp_path, capsys):
+def test_a_network_that_cannot_be_traced_has_no_diagram(tmp_path, capsys):
     draw_network(inspected(Sorted()), tmp_path, Reporter())
     assert "without a diagram of the network: Sorted computes sort" in (
         capsys.readouterr().out)

@@ -1,4 +1,4 @@
-"""--mode=inspect makes pictures from a workdir, and says in a line what is missing."""
+"""--mode=inspect draws pictures from a workdir; errors are one line."""
 
 import csv
 import dataclasses
@@ -44,8 +44,8 @@ QUICK = {"images": 2, "steps": 2, "samples": 2, "max_filters": 3}
 
 
 def leave_run(path: Path, config: ConfigDict) -> Path:
-    """Saves a run with its first parameters. Nothing here asks how good they are, and
-    training would take most of the time."""
+    """Saves a run with initial parameters, since training would take most of the time.
+    """
     dataset, recipe, image_shape = prepare(config)
     info = describe(dataset, config.data)
     state = first_state(recipe, image_shape).replace(step=np.array(7, np.int32))
@@ -106,7 +106,8 @@ def test_pictures_of_a_run(workdir, capsys):
 
 
 def test_the_users_own_images_are_explained(workdir, tmp_path):
-    """They get the size and colours of the training data, and no true classes."""
+    """They are converted to the size and channels of the training data, and have no
+    true classes."""
     path = tmp_path / "own.png"
     Image.fromarray(np.arange(600, dtype=np.uint8).reshape(20, 30)).save(path)
     run = inspection.load_run(workdir, None, [str(path)])
@@ -150,7 +151,7 @@ def test_images_with_several_classes(tmp_path, capsys):
     assert len(answer["classes"]) == len(answer["probabilities"])
 
 
-def test_names_that_would_be_mathematics(workdir, tmp_path, capsys, monkeypatch):
+def test_names_that_look_like_mathematics(workdir, tmp_path, capsys, monkeypatch):
     """Classes and files may be named '$x^$', which matplotlib cannot parse."""
     strange = shutil.copytree(workdir, tmp_path / "run")
     info = read_data_info(strange)
@@ -172,7 +173,7 @@ def test_names_that_would_be_mathematics(workdir, tmp_path, capsys, monkeypatch)
     assert r"$y^$ \x1b[2J\udcff.png: " in text and "$x^$" in text and "\x1b" not in text
 
 
-def test_incomplete_integrated_gradients_are_called_so():
+def test_incomplete_integrated_gradients_are_labelled():
     """Rounded, 0.0014 would look like the target."""
     assert " complete within 0.0005" in completeness(0.00049, 576)
     text = completeness(0.0014, 1728)
@@ -180,7 +181,7 @@ def test_incomplete_integrated_gradients_are_called_so():
 
 
 def test_pictures_that_a_network_does_not_have(tmp_path, monkeypatch, capsys):
-    """They are left out with a line, unless a user requested them by name."""
+    """They are left out, and a line says so, unless the user asked for them by name."""
     dense = leave_run(tmp_path / "dense", tiny({"model.name": "ai_edu_mnist_dnn"}))
     monkeypatch.setattr(inspection, "chosen_names",
                         lambda only: ["feature_maps", "kernels"])
@@ -221,7 +222,7 @@ def test_a_run_from_other_weights_ends_with_its_mistakes_explained(
     assert ("mistake_maps" in drawn) == bool(init_from) and "weights" in drawn
 
 
-def test_the_examples_take_turns_by_class():
+def test_examples_alternate_by_class():
     labels = np.array([1, 0, 0, 2, 1, 1])
     assert choose_examples(labels, TASKS["classify"], 5).tolist() == [1, 0, 3, 2, 4]
     assert choose_examples(labels, TASKS["classify"], 64).tolist() == [
@@ -241,14 +242,14 @@ def test_the_examples_take_turns_by_class():
     ({"window": 9}, "inspect.window = 9 .*8 x 8.*1 to 8"),
     ({"target": "ten"}, "inspect.target = 'ten'.*0, 1.*0 to 9"),
     ({"only": "kernel"}, "'kernel'.*kernels")])
-def test_what_there_is_not_is_one_line(workdir, fields, pattern):
+def test_names_that_do_not_exist_are_refused_in_one_line(workdir, fields, pattern):
     config = changed(workdir, **fields)
     with pytest.raises(InputError, match=pattern) as error:
         inspection.draw(workdir, config, quiet=True)
     assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_no_image_is_refused(workdir, tmp_path):
+def test_a_file_that_is_not_an_image_is_refused(workdir, tmp_path):
     path = tmp_path / "words.png"
     path.write_text("no picture")
     with pytest.raises(InputError, match="words.png"):
@@ -258,8 +259,8 @@ def test_a_file_that_is_no_image_is_refused(workdir, tmp_path):
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_what_is_under_way_is_said(terminal):
-    """A terminal shows it while it lasts, a file gets a line; an error ends it."""
+def test_progress_is_reported(terminal):
+    """A terminal shows it while it lasts; a file gets one line."""
     report, file = Reporter(), io.StringIO()
     report.console = Console(file=file, force_terminal=terminal, width=60)
     with pytest.raises(InputError), report.under_way("reading [it]"):
@@ -271,7 +272,7 @@ def test_what_is_under_way_is_said(terminal):
     assert file.getvalue().endswith("\x1b[2K")  # the line is erased
 
 
-def test_what_has_been_computed_is_kept_for_another_listener(loaded):
+def test_computed_values_are_reused(loaded):
     run, lines = loaded, []
     layers = run.layers
     other = run.with_progress(lines.append)

@@ -22,7 +22,7 @@ SHAPE = (6, 5, 2)
 
 
 class Weighted(nn.Module):
-    """Logits that are sums of weighted pixels, or of weighted squares of them."""
+    """Computes logits that are weighted sums of pixels, or of their squares."""
 
     power: int = 1
 
@@ -43,7 +43,7 @@ class Averaged(nn.Module):
 
 
 class Jumping(nn.Module):
-    """A network of layers whose gradients jump: ReLU and maxima."""
+    """Has layers with discontinuous gradients: ReLU and max pooling."""
 
     @nn.compact
     def __call__(self, x, train):
@@ -129,7 +129,7 @@ def test_integrated_gradients_are_complete_within_a_thousandth():
     np.testing.assert_allclose(sums, changes, rtol=1e-3, atol=0)
     np.testing.assert_allclose(
         found.error, np.abs(sums - changes) / np.maximum(1, np.abs(changes)), atol=1e-5)
-    # The points are tripled until the result is complete; none is visited twice.
+    # The number of points is tripled until the result is complete; none is used twice.
     assert found.steps == 8 * 3 ** (len(taken) - 1) == sum(taken) and len(taken) > 1
 
 
@@ -156,8 +156,8 @@ def test_smooth_grad_without_noise_is_the_gradient():
     assert np.abs(noisy - still).max() > 0.01
 
 
-# Inputs 1 and 2; the hidden units before the activation are -1, 5 and 7, and the slopes
-# of logit 0 for what they pass on are 3, -2 and 1.
+# Inputs 1 and 2; the hidden units before the activation are -1, 5 and 7. The gradient
+# of logit 0 with respect to the activations is 3, -2 and 1.
 INPUT = np.array([1.0, 2.0], np.float32).reshape(1, 1, 2, 1)
 BY_HAND = {"params": {
     "fc": {"kernel": jnp.array([[1.0, 3.0, 1.0], [-1.0, 1.0, 2.0]]),
@@ -167,11 +167,11 @@ BY_HAND = {"params": {
 
 
 @pytest.mark.parametrize("kind, gradient, guided", [
-    # Unit 0 is off; of the others the gradient passes -2 and 1, the guided one only 1.
+    # Unit 0 is off. Of the others, the gradient passes -2 and 1, the guided one only 1.
     ("relu", [-2 * 3 + 1, -2 * 1 + 2], [1, 2]),
-    # Unit 2 is off as well, for it is above 6.
+    # Unit 2 is off too, because it is above 6.
     ("relu6", [-2 * 3, -2 * 1], [0, 0]),
-    # selu has its own backward pass in both: its slope is 1.0507 above 0.
+    # selu has its own backward pass in both; its slope is 1.0507 above 0.
     ("selu", None, None)])
 def test_guided_backpropagation_by_hand(kind, gradient, guided):
     asked = Small(kind), BY_HAND, INPUT, np.array([0])
@@ -186,7 +186,7 @@ def test_guided_backpropagation_by_hand(kind, gradient, guided):
 
 
 def test_grad_cam_of_an_average_over_positions():
-    # The slope of logit c for every position of map k is w[k, c] / (H W).
+    # The gradient of logit c at every position of map k is w[k, c] / (H W).
     network, variables, images = started(Averaged())
     classes = np.array([1, 2])
     kernel = variables["params"]["conv"]
@@ -201,12 +201,12 @@ def test_grad_cam_of_an_average_over_positions():
               expected)
 
 
-def test_grad_cam_stands_where_the_receptive_fields_are():
-    # Windows of 3 pixels, 2 apart, from pixel 1 on: their middles are 2 and 4.
+def test_grad_cam_is_placed_at_the_receptive_fields():
+    # Windows of 3 pixels with stride 2 from pixel 1 on: their centres are 2 and 4.
     weights = interpolation(2, 7, Field(3, 2, 1))
     np.testing.assert_allclose(weights, [
         [1, 0], [1, 0], [1, 0], [0.5, 0.5], [0, 1], [0, 1], [0, 1]])
-    # Enlarged twice as pictures are, where no field is known.
+    # Without a known field, the map is resized like a picture, by 2.
     np.testing.assert_allclose(interpolation(2, 4, None), [
         [1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])
 
@@ -237,13 +237,13 @@ def test_occlusion_against_loops():
     close(drops, expected)
 
 
-def test_squares_of_occlusion_end_with_the_image():
+def test_occlusion_windows_end_at_the_border():
     assert starts(7, 3, 2) == [0, 2, 4]
     assert starts(8, 3, 2) == [0, 2, 4, 5]
     assert starts(8, 4) == [0, 2, 4] and starts(5, 5) == [0]
 
 
-def test_the_score_of_a_network_that_answers_for_pixels():
+def test_the_score_of_a_segmentation_network():
     """It is the mean logit over the pixels that the network assigns to the class."""
     network, variables, images = started(
         networks.create("shapes_fcn", layers=PLAIN, num_classes=4, widths=(4, 6)),
@@ -265,7 +265,7 @@ def test_the_score_of_a_network_that_answers_for_pixels():
     assert cam.shape == (2, 8, 6) and (cam >= 0).all()
 
 
-def test_background_is_explained_only_where_there_is_nothing_else():
+def test_background_is_explained_only_if_it_fills_the_image():
     logits = np.zeros((2, 3, 3, 3), np.float32)
     logits[..., 0] = 1
     logits[1, 0, 0, 2] = 5
@@ -286,7 +286,7 @@ def test_a_residual_network_is_explained():
         assert np.abs(ours - theirs).max() > 0
 
 
-def test_what_there_is_not():
+def test_layers_and_classes_that_do_not_exist_are_refused():
     network = networks.create("lenet5", layers=PLAIN)
     images = jnp.zeros((1, 14, 14, 1))
     asked = network, jax.eval_shape(lambda images: network.init(
