@@ -1,4 +1,4 @@
-"""Downloads from a small HTTP server: whole, broken and continued, wrong, refused."""
+"""Downloads from a small HTTP server are checked, continued, or refused."""
 
 import hashlib
 import threading
@@ -49,13 +49,13 @@ def test_whole_file_is_kept_and_not_requested_again(server, path, checksum):
     assert server.asked == ["/net.pth"]
 
 
-def test_broken_download_goes_on_where_it_broke(server, path):
+def test_a_broken_download_is_continued(server, path):
     server.cut = 300_000
     assert fetch(f"{server.url}/net.pth", path, SHA256) == path
     assert path.read_bytes() == CONTENT
     assert server.starts[0] == 0 and len(server.starts) > 3
     steps = np.diff(server.starts)
-    assert (steps > 200_000).all()  # each request asks for what is missing
+    assert (steps > 200_000).all()  # each request asks for the missing part
 
 
 def test_next_call_continues_a_broken_download(server, path):
@@ -66,7 +66,7 @@ def test_next_call_continues_a_broken_download(server, path):
     assert path.read_bytes() == CONTENT and not part_of(path).exists()
 
 
-def test_server_that_sends_no_parts_starts_again(server, path):
+def test_without_range_requests_the_download_restarts(server, path):
     server.ranges = False
     path.parent.mkdir()
     part_of(path).write_bytes(CONTENT[:123_456])
@@ -78,7 +78,7 @@ def test_server_that_sends_no_parts_starts_again(server, path):
     (CONTENT, [len(CONTENT)]),  # only the renaming was missing
     (CONTENT + b"more", [len(CONTENT) + 4, 0]),
     (b"of another version", [18, 0])])
-def test_kept_part_of_any_content_ends_in_the_right_file(server, path, kept, requests):
+def test_any_kept_part_ends_in_the_right_file(server, path, kept, requests):
     path.parent.mkdir()
     part_of(path).write_bytes(kept)
     fetch(f"{server.url}/net.pth", path, SHA256)
@@ -86,7 +86,7 @@ def test_kept_part_of_any_content_ends_in_the_right_file(server, path, kept, req
     assert path.read_bytes() == CONTENT and not part_of(path).exists()
 
 
-def test_what_arrived_before_a_break_is_kept_and_said(server, path, monkeypatch):
+def test_the_part_before_a_break_is_kept_and_reported(server, path, monkeypatch):
     monkeypatch.setattr(download, "_TRIES", 1)
     server.cut = 300_000
     with pytest.raises(Unreachable) as caught:
@@ -97,7 +97,7 @@ def test_what_arrived_before_a_break_is_kept_and_said(server, path, monkeypatch)
     assert not path.exists()
 
 
-def test_wrong_sum_deletes_what_was_received(server, path):
+def test_a_wrong_checksum_deletes_the_file(server, path):
     wrong = Checksum("sha256", "0" * 8)
     with pytest.raises(InputError) as caught:
         fetch(f"{server.url}/net.pth", path, wrong)
@@ -106,7 +106,7 @@ def test_wrong_sum_deletes_what_was_received(server, path):
     assert list(path.parent.iterdir()) == []
 
 
-def test_file_that_is_there_is_checked_and_left(server, path):
+def test_an_existing_file_is_checked_and_kept(server, path):
     path.parent.mkdir()
     path.write_bytes(b"put there by hand")
     with pytest.raises(InputError) as caught:
@@ -133,7 +133,7 @@ def test_weights_go_to_the_cache_folder(server, cache, capsys):
     assert fetch_weights(f"{server.url}/net.pth", SHA256) == path
 
 
-def test_an_announced_sum_is_kept_and_checked_at_each_use(server, cache, monkeypatch):
+def test_an_announced_checksum_is_kept_and_checked(server, cache, monkeypatch):
     announced = [SHA256]
     monkeypatch.setattr(weights, "announced_checksum", lambda *_: announced.pop())
     arguments = f"{server.url}/net.pth", "net.pth", "timm:net"
@@ -143,12 +143,12 @@ def test_an_announced_sum_is_kept_and_checked_at_each_use(server, cache, monkeyp
     path.write_bytes(CONTENT[:-1])
     with pytest.raises(InputError, match=SHA256.digits):
         fetch_announced(*arguments)
-    path.with_name("net.pth.sum").unlink()  # put there by hand
+    path.with_name("net.pth.sum").unlink()  # as if the file was put there by hand
     assert fetch_announced(*arguments) == path
     path.write_bytes(CONTENT)
     with pytest.raises(InputError, match=SHA256.digits):
         fetch_announced(*arguments)
-    path.unlink()  # a new version may have another sum
+    path.unlink()  # a new version may have another checksum
     announced.append(SHA256)
     assert fetch_announced(*arguments).read_bytes() == CONTENT
     path.with_name("net.pth.sum").write_text("sha256 12")
@@ -163,7 +163,7 @@ def refused(url) -> str:
     return str(caught.value)
 
 
-def test_offline_says_url_reason_and_where_to_put_the_file(cache, monkeypatch):
+def test_offline_the_error_names_url_reason_and_folder(cache, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     message = refused("http://127.0.0.1:9/net.pth")
     for fact in ("http://127.0.0.1:9/net.pth", "no connection",

@@ -1,4 +1,4 @@
-"""An exported network gives the same probabilities, and says how close it is."""
+"""An exported network gives the same probabilities, and its error is recorded."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def examples():
                     draw.integers(0, 3, 70).astype(np.int32))
 
 
-def test_a_program_needs_jax_alone(trained, examples, tmp_path):
+def test_a_stablehlo_program_needs_only_jax(trained, examples, tmp_path):
     path = write_stablehlo(tmp_path / "model.stablehlo", trained)
     np.save(tmp_path / "pixels.npy", examples.images)
     subprocess.run([sys.executable, "-c", LOADER, path, tmp_path / "pixels.npy"],
@@ -63,7 +63,7 @@ def test_a_program_needs_jax_alone(trained, examples, tmp_path):
 
 @pytest.mark.slow
 def test_the_loader_of_the_page_runs_where_only_jax_is_installed(trained, tmp_path):
-    """A new environment has jax and flatbuffers, and not this package."""
+    """A new environment has jax and flatbuffers, but not this package."""
     path = write_stablehlo(tmp_path / "model.stablehlo", trained)
     python = tmp_path / "environment" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "environment"], check=True)
@@ -87,7 +87,7 @@ def test_the_loader_of_the_page_runs_where_only_jax_is_installed(trained, tmp_pa
 def test_every_format_is_validated(trained, examples, tmp_path, name, network):
     if network != "baseline":
         fields, bn = {}, "torch"
-        if network == "mobilenet_v1":  # as the library has it
+        if network == "mobilenet_v1":  # the library's variant
             bn, padding = {"timm": ("torch", "symmetric"),
                            "keras": ("keras", "keras")}[name]
             fields = {"width": 0.25, "activation": "relu6", "padding": padding}
@@ -124,13 +124,13 @@ def test_keras_has_no_small_resnet(trained, tmp_path):
         write_library("keras", tmp_path / "keras.h5", small)
 
 
-def test_a_network_that_a_library_does_not_have(trained, examples, tmp_path):
+def test_a_network_that_a_library_lacks_is_refused(trained, examples, tmp_path):
     with pytest.raises(InputError, match="keras has no network like our CBAPDNet"):
         exports.export(trained, ["keras"], tmp_path, examples, "drawn images",
                        Reporter(quiet=True))
 
 
-def test_a_network_that_would_compute_otherwise_in_a_library(tmp_path, examples):
+def test_a_network_with_another_variant_in_a_library_is_refused(tmp_path, examples):
     config = tiny({"model.name": "mobilenet_v1", "model.fields": {"width": 0.25}})
     trained = untrained(config, (33, 34, 3), ("cat", "dog", "ape"))
     with pytest.raises(InputError, match="activation='relu' instead of 'relu6'"):
@@ -138,8 +138,8 @@ def test_a_network_that_would_compute_otherwise_in_a_library(tmp_path, examples)
                        Reporter(quiet=True))
 
 
-def test_a_wrong_export_is_an_error_after_its_figures(trained, examples, tmp_path,
-                                                      monkeypatch):
+def test_a_wrong_export_is_an_error_after_its_report(trained, examples, tmp_path,
+                                                     monkeypatch):
     def load(path, _):
         program = read_stablehlo(path)
         return lambda pixels: program(pixels) + np.float32(1e-3)
@@ -161,7 +161,7 @@ def test_a_format_that_does_not_exist():
 
 
 @pytest.mark.parametrize("name", exports.ONNX)
-def test_numbers_are_not_for_onnx(name, tmp_path):
+def test_regression_networks_are_not_exported_to_onnx(name, tmp_path):
     made = untrained(tiny({"data.name": "csv"}), (8, 8, 3), ("age",))
     with pytest.raises(InputError, match=f"{name}.*numbers"):
         exports.export(made, [name], tmp_path, None, "", Reporter(quiet=True))

@@ -1,4 +1,4 @@
-"""A source of pretrained weights becomes a run of no epoch, which every mode takes."""
+"""Pretrained weights become a run without epochs, which every mode accepts."""
 
 import hashlib
 import json
@@ -98,7 +98,8 @@ RANKS = [0, 0, 0, 3, 3, 4, 5, 500, 999]  # of the true class, by logit
 
 
 def write_validation_set(folder, logits_of):
-    """Writes pictures into folders of classes that the network ranks as in RANKS."""
+    """Writes pictures into folders of the classes that the network ranks as in RANKS.
+    """
     draw = np.random.default_rng(5)
     for number, rank in enumerate(RANKS):
         pixels = draw.integers(0, 256, (12, 12, 3), np.uint8)
@@ -109,7 +110,7 @@ def write_validation_set(folder, logits_of):
 
 
 def test_a_published_set_is_evaluated(source, network, tmp_path, capsys):
-    """Top-1 and top-5 on ImageNet's layout, also on a part of its classes."""
+    """It prints top-1 and top-5 on ImageNet's layout, also for some of its classes."""
     def logits_of(pixels):
         images = scale(pixels[None], FIXED["imagenet"])
         return network.network.apply(network.variables, images, train=False)[0]
@@ -143,7 +144,7 @@ def test_classes_of_folders():
         classes_of_folders(["a", "b"], "xyz", "x")
 
 
-def test_the_last_layer_of_a_file_tells_its_classes(source, tmp_path, capsys):
+def test_the_last_layer_gives_the_number_of_classes(source, tmp_path, capsys):
     network = untrained(tiny(), (12, 12, 3), tuple("abcdefg"))
     path = write_npz(tmp_path / "seven.npz", network.variables)
     loaded = load.load_pretrained(f"{source}={path}")
@@ -154,14 +155,14 @@ def test_the_last_layer_of_a_file_tells_its_classes(source, tmp_path, capsys):
     workdir = imported_run(f"{source}={path}", None, None)
     assert len(trained.load(workdir).info.class_names) == 7
     config = load.config_of(source)
-    config.model.num_classes = 8  # what the user says counts
+    config.model.num_classes = 8  # the user's number is used
     with pytest.raises(InputError, match="head"):
         load.load_pretrained(f"{source}={path}", config)
 
 
 @pytest.mark.parametrize("library, name", [
     ("torchvision", "torchvision:squeezenet1_1"), ("keras", "keras:mobilenet_v2_0.35")])
-def test_files_of_libraries_tell_their_classes(library, name, tmp_path):
+def test_files_of_libraries_give_their_number_of_classes(library, name, tmp_path):
     config = load.config_of(name)
     config.data.image_size, config.data.shorter_side = (64, 64), None
     config.model.num_classes = 9
@@ -192,7 +193,7 @@ def test_a_file_needs_its_network(network, tmp_path):
         load.load_pretrained(path, config)
 
 
-def test_a_file_for_a_network_that_computes_otherwise_warns(tmp_path, caplog):
+def test_a_file_for_another_variant_of_a_network_warns(tmp_path, caplog):
     config = load.config_of("torchvision:resnet18")
     config.data.image_size, config.data.shorter_side = (32, 32), None
     config.model.num_classes = 3
@@ -224,7 +225,7 @@ def test_a_run_starts_from_a_published_set(source, network, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("file,reason", [
     ("missing.pt", "missing.pt"), ("damaged.pt", "damaged.pt"), ("", "cannot be down")])
-def test_a_source_out_of_reach_is_refused_before_the_data(
+def test_an_unreachable_source_is_refused_before_data_is_loaded(
         source, tmp_path, monkeypatch, file, reason):
     monkeypatch.setattr("cnn_jax.data.load", None)
     monkeypatch.setattr("cnn_jax.download._TRIES", 1)
@@ -246,7 +247,7 @@ def without(variables, *layers):
 
 def test_a_run_starts_from_a_trunk_in_a_file(source, network, tmp_path, monkeypatch,
                                              capsys):
-    """The row says which network it is; the file may lack the head, and no more."""
+    """The row gives the network; the file may lack the head, but nothing else."""
     monkeypatch.setattr("cnn_jax.training.train.draw", lambda *_: None)
     trunk = write_npz(tmp_path / "trunk.npz", without(network.variables, "head"))
     config = transfer.get_config(f"{source}={trunk}")
@@ -266,12 +267,12 @@ def test_a_run_starts_from_a_trunk_in_a_file(source, network, tmp_path, monkeypa
     with pytest.raises(InputError, match="missing params/fc1/kernel"):
         training.run(config, tmp_path / "other", quiet=True)
     with pytest.raises(InputError, match=r"missing params/head/kernel"):
-        load.load_pretrained(f"{source}={trunk}")  # which must be whole
+        load.load_pretrained(f"{source}={trunk}")  # this needs all layers
 
 
-def test_weights_of_ours_for_other_classes_start_a_run(source, network, tmp_path,
-                                                       monkeypatch, capsys):
-    """Under our own names too, a head of another width starts fresh."""
+def test_our_weights_for_other_classes_start_a_run(source, network, tmp_path,
+                                                   monkeypatch, capsys):
+    """Under our own names too, a head with other classes starts from random values."""
     monkeypatch.setattr("cnn_jax.training.train.draw", lambda *_: None)
     head = jax.tree.map(lambda x: x[..., :7], network.variables["params"]["head"])
     params = network.variables["params"] | {"head": head}
@@ -311,7 +312,7 @@ def test_a_file_is_found_among_the_downloaded_weights(source, network, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, network.variables)
 
 
-def test_a_run_goes_on_with_all_layers(source, network, tmp_path, monkeypatch):
+def test_finetuning_continues_with_all_layers(source, network, tmp_path, monkeypatch):
     monkeypatch.setattr("cnn_jax.training.train.draw", lambda *_: None)
     config = transfer.get_config(source)
     config.update_from_flattened_dict({

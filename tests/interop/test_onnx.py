@@ -1,4 +1,4 @@
-"""ONNX models compute what our networks compute, pixel to probability."""
+"""ONNX models compute the same as our networks, from pixels to probabilities."""
 
 import gc
 import json
@@ -33,7 +33,7 @@ ONE, THREE = Scaling(120.5, 1 / 60), Scaling((120.0, 99.5, 101.0),
 SHAPE = (11, 13, 3)
 SMALL = [("lenet5", (12, 9, 1)), ("lenet5_1998", (32, 32, 1)),
          ("shapes_fcn", (8, 12, 3)), ("ai_edu_colour_dnn", (6, 5, 3))]
-EAGER = (ResNet, PreActResNet, CifarResNet, DenseNet)  # compile for minutes as a whole
+EAGER = (ResNet, PreActResNet, CifarResNet, DenseNet)  # they compile for minutes
 
 
 def pixels_of(shape, count=3):
@@ -58,12 +58,12 @@ def onnxruntime_output(model, pixels):
 
 def reference_output(model, pixels):
     output = reference_evaluator(model).run(None, {"images": pixels})[0]
-    gc.collect()  # the evaluator is a cycle of references that holds all weights
+    gc.collect()  # the evaluator has reference cycles that hold all weights
     return output
 
 
 def checked(graph, scaling, output, **options):
-    """Writes a model that has passed ONNX's own checks, shapes included."""
+    """Writes a model and runs ONNX's own checks on it, including shapes."""
     model = to_onnx(graph, scaling, output, **options)
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -99,8 +99,7 @@ def test_every_operation(network):
 
 
 def test_groups_of_a_transposed_convolution():
-    """ONNX's own evaluator (1.23) mixes the groups up, so ONNX Runtime alone is asked.
-    """
+    """Only ONNX Runtime is compared: ONNX's evaluator (1.23) confuses the groups."""
     network = LayersNetwork(up_groups=2)
     variables = random_variables(network, SHAPE)
     graph, pixels = layer_graph(network, variables, SHAPE), pixels_of(SHAPE)
@@ -135,7 +134,7 @@ def check_registered(name, shape):
     with jax.enable_x64(True):
         try:
             variables = random_variables(network, shape, np.float64)
-        except ValueError:  # too small for auxiliary heads, which only training has
+        except ValueError:  # too small for auxiliary heads, which only training needs
             variables = random_variables(
                 network, networks.NETWORKS[name].input_shape, np.float64)
         check_equal(network, shape, variables)
@@ -207,7 +206,7 @@ def test_the_number_of_images_is_free(lenet, count):
 
 
 class Shared(nn.Module):
-    """Calls one layer twice, and has a layer called 'logits'."""
+    """Calls one layer twice, and has a layer named 'logits'."""
 
     @nn.compact
     def __call__(self, x, train):

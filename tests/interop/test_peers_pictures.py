@@ -1,4 +1,4 @@
-"""Pictures are prepared as torchvision, timm and Keras prepare them, pixel by pixel.
+"""Pictures are prepared as by torchvision, timm and Keras, pixel by pixel.
 
 Needs the `peers` extra; then, in the environment that has it:
 KERAS_BACKEND=jax python -m pytest -n 0 -m slow tests/interop/test_peers_pictures.py
@@ -24,16 +24,16 @@ timm = pytest.importorskip("timm", reason="needs the `peers` extra: timm")
 keras = pytest.importorskip("keras", reason="needs the `peers` extra: keras")
 pytestmark = pytest.mark.slow
 
-# Largest difference of a pixel, in levels of 255. Where theirs are floats, they are
-# rounded in float32.
+# Largest difference of a pixel, in levels of 255. The peers' float pixels are rounded
+# to float32.
 ROUNDING = 1e-4
-# From tensors torchvision resizes by code of its own.
+# torchvision resizes tensors by other code than Pillow images.
 ON_TENSORS = {"bilinear": 1, "bicubic": 1}
 
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """Lists two photographs, both upright too, and four of the monkeys."""
+    """Lists two photographs, each wide and upright, and four of the monkeys."""
     folder, images = tmp_path_factory.mktemp("pictures"), []
     for path in (Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"):
         Image.open(path).transpose(Image.Transpose.ROTATE_90).save(
@@ -85,7 +85,7 @@ def test_pixels_are_those_of_torchvision_and_timm(source, photographs):
 
 
 def test_pixels_from_tensors_of_torchvision(photographs):
-    """A decoded tensor is resized in torch, where sums are rounded otherwise."""
+    """A decoded tensor is resized in torch, which rounds sums differently."""
     found = {}
     for interpolation in ON_TENSORS:
         for path in photographs:
@@ -101,7 +101,8 @@ def test_pixels_from_tensors_of_torchvision(photographs):
 
 @pytest.mark.parametrize("source", preparations("keras"))
 def test_pixels_are_those_of_keras(source, photographs):
-    """load_img, which keeps no ratio, and preprocess_input of the network."""
+    """They are compared with load_img, which does not keep the aspect ratio, and with
+    preprocess_input of the network."""
     row, name = PRETRAINED[source], source.partition(":")[2]
     name = re.sub(r"(mobilenet(?:_v2)?).*", r"\1", name)
     module = getattr(keras.applications, {"resnet": "resnet", "resnetv2": "resnet_v2",

@@ -1,10 +1,10 @@
-"""Networks of torchvision, timm and Keras and their rows here are the same.
+"""The rows of PRETRAINED equal the networks of torchvision, timm and Keras.
 
 For every architecture of `PRETRAINED` the library makes its network with random weights
 and running statistics, and saves it in its own format. Our reader and our mapping load
-the file. The logits of the same pixels, which each side scales as its library does,
-agree in float64. Then our arrays go back: written under the library's names, loaded by
-the library, they give its logits again.
+the file. The logits of the same pixels, scaled as the library does, agree in float64.
+Then our arrays are written under the library's names. The library loads them, and gives
+the same logits again.
 
 Needs the `peers` extra; then, in the environment that has it:
 KERAS_BACKEND=jax python -m pytest -n 0 -m slow tests/interop/test_peers_pretrained.py
@@ -36,13 +36,13 @@ torchvision = pytest.importorskip("torchvision", reason="needs the `peers` extra
 timm = pytest.importorskip("timm", reason="needs the `peers` extra: timm")
 keras = pytest.importorskip("keras", reason="needs the `peers` extra: keras")
 safetensors = pytest.importorskip("safetensors.torch")
-# Keras converts its variables in a way that NumPy warns of.
+# NumPy warns of how Keras converts its variables.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings(
     "ignore:__array__ implementation:DeprecationWarning")]
 
 FLOAT64 = Layers(conv="lax", pool="lax", dtype="float64")
 IM2COL = Layers(conv="im2col", pool="lax", dtype="float64")  # for larger images
-# Height and width; those of the row where the dense layers need them.
+# Height and width by name; if dense layers need it, the size of the row is used.
 SIZES = {"inception": (107, 92), "xception": (87, 98), "": (65, 82)}
 KERAS = {"vgg16": "VGG16", "vgg19": "VGG19", "inception_v3": "InceptionV3",
          "xception": "Xception", "mobilenet": "MobileNet",
@@ -64,18 +64,18 @@ def architectures(*libraries):
 @pytest.fixture(autouse=True)
 def float64(monkeypatch):
     keras.config.set_floatx("float64")
-    # On its JAX backend keras computes batch norm and means in float32 even so, which
-    # would hide differences below 1e-7.
+    # On its JAX backend Keras computes batch norm and means in float32 all the same,
+    # which would hide differences below 1e-7.
     from keras.src.backend.common import dtypes
     monkeypatch.setitem(dtypes.BIT64_TO_BIT32_DTYPE, "float64", "float64")
-    # Keras adds biases of fewer axes, which the other tests forbid.
+    # Keras adds biases of lower rank, which the other tests forbid.
     with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
         yield
     keras.config.set_floatx("float32")
 
 
 def pixels_for(source):
-    """Draws pictures: one where it must be large, else two."""
+    """Draws two pictures, or one if it must be large."""
     row, draw = PRETRAINED[source], np.random.default_rng(3)
     if source.startswith("timm:vgg"):
         shape = (1, *row.preprocessing.size, 3)
@@ -102,9 +102,10 @@ def check_equal(ours, theirs):
 
 
 def randomize(tensors):
-    """Fills a state dict: kernels by their fan-in, batch norms around their ideal.
+    """Fills a state dict: kernels by their fan-in, batch norms near the identity.
 
-    All are numbers of float32, as in published files, though the network is float64.
+    All values are float32 numbers, as in published files, although the network is
+    float64.
     """
     draw = np.random.default_rng(1)
     for name, tensor in tensors.items():
@@ -130,7 +131,7 @@ def torch_peer(source, **fields):
 
 
 def mean_and_std(source):
-    """Reads how the library scales pixels from 0 to 1."""
+    """Reads the mean and deviation by which the library scales pixels of 0 to 1."""
     library, name, *weights = source.split(":")
     if library == "timm":
         config = timm.models.get_pretrained_cfg(name)
@@ -146,8 +147,7 @@ def torch_images(source, pixels):
 
 
 def save_torch(source, state, path):
-    """Saves a state dict as its publisher did: float32, in files of old by old names.
-    """
+    """Saves a state dict like its publisher: in float32, old files under old names."""
     state = {name: tensor.float() if tensor.is_floating_point() else tensor
              for name, tensor in state.items()}
     if source.startswith("timm:") and "xception" not in source:
@@ -186,7 +186,7 @@ def test_torch(source, tmp_path):
     ("torchvision:googlenet", 224, ("aux1", "aux2")),
     ("torchvision:inception_v3", 299, ("aux",))])
 def test_auxiliary_heads(source, size, heads):
-    """In training, where they run, their logits agree."""
+    """They run only in training; their logits agree."""
     row = PRETRAINED[source]
     off = {"dropout": 0.0, "dropout_aux": 0.0} if len(heads) == 2 else {"dropout": 0.0}
     peer = torch_peer(source, aux_logits=True, **off).train()
@@ -254,7 +254,7 @@ def test_keras(source, tmp_path):
             preprocess(pixels.astype(np.float64))))
     randomize_keras(peer)
     theirs = their_logits()
-    row = PRETRAINED[source]  # VGG's dense layers fit these smaller pictures alone
+    row = PRETRAINED[source]  # VGG's dense layers fit only these smaller pictures
     mapping = mapping_of("keras", network_of(row, FLOAT64), pixels.shape[1:], row.bgr)
     peer.save(tmp_path / "published.h5")
     variables = variables_from(mapping, read_arrays(tmp_path / "published.h5"), source)
@@ -275,7 +275,7 @@ def test_keras(source, tmp_path):
 
 @pytest.mark.parametrize("source", ["keras:inception_v3", "keras:xception"])
 def test_the_second_network_of_a_process(source, tmp_path):
-    """Its layers without names of their own are numbered on; its classes are others."""
+    """Its unnamed layers have higher numbers, and it has other classes."""
     name, shape = source.partition(":")[2], pixels_for(source).shape[1:]
     keras.backend.clear_session()
     for _ in range(2):
@@ -297,7 +297,7 @@ def test_the_second_network_of_a_process(source, tmp_path):
 
 
 def test_rows_of_torchvision():
-    """Every set of weights for a network of ours is here, with its facts."""
+    """PRETRAINED has every set of weights for our networks, with its facts."""
     ours = {source.split(":")[1] for source in PRETRAINED
             if source.startswith("torchvision:")}
     for name in torchvision.models.list_models(module=torchvision.models):
@@ -365,7 +365,7 @@ def test_rows_of_timm():
 @pytest.mark.parametrize("source", [source for source, row in PRETRAINED.items()
                                     if row.library == "keras"])
 def test_rows_of_keras(source, monkeypatch):
-    """Keras asks for the row's URL and sum, and prepares pixels as the row says."""
+    """Keras requests the row's URL and checksum, and prepares pixels like the row."""
     row, asked = PRETRAINED[source], []
 
     def get_file(name, url, file_hash=None, **other):

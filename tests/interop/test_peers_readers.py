@@ -1,4 +1,4 @@
-"""Files that PyTorch, timm and Keras write themselves are read bit for bit.
+"""Files that PyTorch, timm and Keras write are read bit for bit.
 
 Needs the `peers` extra; then: pytest -m slow tests/interop/test_peers_readers.py
 """
@@ -102,7 +102,7 @@ def test_safetensors_of_torch_and_timm_there_and_back(tmp_path):
 
 
 def layers_of(model, prefix=""):
-    """Yields (path, layer), also inside models inside the model."""
+    """Yields (path, layer), also of models inside the model."""
     for layer in model.layers:
         if hasattr(layer, "layers"):
             yield from layers_of(layer, f"{prefix}{layer.name}/")
@@ -143,7 +143,7 @@ def small_model():
 
 
 def sequential_model():
-    """Its variables have the model's name in theirs."""
+    """Makes a model whose name is part of the names of its variables."""
     return keras.Sequential([
         keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, name="conv1"),
         keras.layers.Flatten(), keras.layers.Dense(3, name="fc")])
@@ -172,7 +172,7 @@ def test_three_formats_of_keras_give_one_kind_of_name(tmp_path, name):
 
 
 def named(key, expected):
-    """Names what a .weights.h5 file does not tell, the gamma or beta of a norm."""
+    """Names the gamma or beta of a norm, which a .weights.h5 file does not tell."""
     layer = key.removesuffix("/vars/0")
     if layer == key:
         return key

@@ -1,4 +1,4 @@
-"""Rows of pretrained networks: their names, shapes and layouts there and back.
+"""Rows of pretrained networks: names, shapes and layouts, converted in both ways.
 
 test_peers_pretrained.py compares the networks with those of the libraries.
 """
@@ -24,16 +24,16 @@ from cnn_jax.interop.pretrained.form import differences
 from cnn_jax.layers import BATCH_NORM, Layers
 
 PLAIN = Layers(conv="lax", pool="lax")
-# Source -> [[key, shape], ...] as the library itself lists them.
+# {source: [[key, shape], ...]} as the library lists them.
 STORED = json.loads((Path(__file__).parent / "published_shapes.json").read_text())
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "pretrained.md").read_text()
 UPDATE = "python -m cnn_jax.interop.pretrained.table prints the new tables"
-MOST_VALUES = 2**20  # larger arrays are not made
+MOST_VALUES = 2**20  # larger arrays are not drawn
 
 
 @pytest.fixture(scope="module", autouse=True)
 def shapes_once():
-    """Lists the arrays of a network once, whatever its batch norm and its library."""
+    """Lists the arrays of a network once for all batch norms and libraries."""
     listed = functools.cache(carrying.shapes_of)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(carrying, "shapes_of", lambda network, image_shape: dict(
@@ -70,7 +70,7 @@ def arrays_of(source):
 
 
 @pytest.mark.parametrize("source", architectures())
-def test_every_array_of_ours_has_one_key_and_comes_back_the_same(source):
+def test_every_array_maps_to_one_key_and_back(source):
     mapping = mapping_of_source(source)
     keys = [leaf.key for leaf in mapping.leaves.values()]
     assert len(set(keys)) == len(keys)
@@ -93,7 +93,7 @@ def test_keys_and_shapes_are_those_of_the_library(source):
     mapping = mapping_of_source(source)
     assert {leaf.key: list(leaf.layout.shape) for leaf in mapping.leaves.values()
             } == dict(STORED[source])
-    if source.startswith("keras:"):  # .h5 files are read by the order of their layers
+    if source.startswith("keras:"):  # .h5 files are matched by the order of layers
         assert [leaf.key for leaf in mapping.leaves.values()] == [
             key for key, _ in STORED[source]]
 
@@ -135,7 +135,7 @@ def test_unknown_sources_name_the_nearest():
         find_row("timm:vgg16")
 
 
-def test_every_key_that_does_not_fit_is_named_in_one_line():
+def test_keys_that_do_not_fit_are_named_in_one_line():
     arrays = arrays_of("torchvision:resnet50")
     arrays["extra.weight"] = arrays.pop("layer1.0.conv1.weight")
     arrays["fc.bias"] = np.zeros(37)
@@ -157,8 +157,8 @@ def test_variables_of_another_network_are_refused():
         arrays_from(mapping, variables)
 
 
-def test_there_and_back_with_the_names_of_older_files():
-    """Old files: DenseNet's names of 2017, no counters; and wrapped networks."""
+def test_round_trip_with_names_of_older_files():
+    """They are DenseNet's names of 2017, files without counters, wrapped networks."""
     arrays = arrays_of("torchvision:densenet121")
     mapping = mapping_of_source("torchvision:densenet121")
     variables = variables_from(mapping, arrays)
@@ -198,8 +198,8 @@ def test_auxiliary_heads_that_we_lack_are_left_out():
     assert len(out) == 12 and all(key.startswith("AuxLogits.") for key in out)
 
 
-def test_keras_layers_are_found_by_their_order():
-    """Published files name unnamed layers by other numbers than today's Keras."""
+def test_keras_layers_are_matched_by_order():
+    """Published files number unnamed layers differently from today's Keras."""
     source = "keras:inception_v3"
     arrays, mapping = arrays_of(source), mapping_of_source(source)
 
@@ -215,8 +215,8 @@ def test_keras_layers_are_found_by_their_order():
     for kind in ("params", "batch_stats"):
         assert all(np.array_equal(a, b) for a, b in zip(
             flat(by_name[kind]), flat(by_order[kind])))
-    # In another order the names are used, as in .weights.h5 files, which only number
-    # the weights of a batch norm without gamma.
+    # In another order, names are used, as for .weights.h5 files, which only number the
+    # weights of a batch norm without gamma.
     sorted_ = {key.replace("/beta", "/vars/0"): array
                for key, array in sorted(arrays.items())}
     assert "batch_normalization_93/vars/0" in sorted_
@@ -226,8 +226,8 @@ def test_keras_layers_are_found_by_their_order():
                           by_name["params"]["stage7_c"]["d2"]["conv"]["kernel"])
 
 
-def test_keras_layers_are_found_by_their_order_in_their_class():
-    """So .keras and .weights.h5 files are, whose layers a process has numbered on."""
+def test_keras_layers_are_matched_by_order_within_their_class():
+    """This is for .keras and .weights.h5 files, whose numbers depend on the process."""
     source = "keras:inception_v3"
     arrays, mapping = arrays_of(source), mapping_of_source(source)
     layers = {"conv2d": [], "batch_normalization": [], "predictions": []}
@@ -236,7 +236,7 @@ def test_keras_layers_are_found_by_their_order_in_their_class():
         kind = re.sub(r"_\d+$", "", layer)
         if layer not in layers[kind]:
             layers[kind].append(layer)
-    numbered = {}  # class by class, as such files are read; without the name of beta
+    numbered = {}  # class by class, like such files; without the name of beta
     for kind in ("batch_normalization", "conv2d", "predictions"):
         for number, layer in enumerate(layers[kind], 94):
             for key, array in arrays.items():
@@ -275,7 +275,7 @@ def test_bgr_networks_read_rgb():
 @pytest.mark.parametrize("source, library", [
     ("torchvision:resnet50", "torchvision"), ("keras:resnet50", "keras"),
     ("timm:mobilenetv2_100.ra_in1k", "timm")])
-def test_the_keys_of_a_file_tell_its_library(source, library):
+def test_the_library_of_a_file_is_found_by_its_keys(source, library):
     row = PRETRAINED[source]
     network = networks.create(row.network, None, PLAIN, **row.fields)
     found = find_mapping(network, (224, 224, 3), arrays_of(source))
@@ -286,7 +286,7 @@ def test_the_keys_of_a_file_tell_its_library(source, library):
                         arrays_from(ours, variables)).library == "cnn_jax"
 
 
-def test_a_file_of_no_library_names_what_does_not_fit_the_nearest():
+def test_a_file_of_no_library_is_compared_with_the_nearest():
     arrays = arrays_of("torchvision:resnet50")
     del arrays["fc.weight"]
     network = networks.create("resnet50_v1_5", None, PLAIN)
@@ -317,7 +317,7 @@ def test_a_library_without_a_layer_says_so(library, name, layer):
     ("torchvision", "vgg11_bn", "keras", [
         "epsilon of batch norm=0.001 instead of 1e-05"]),
     ("cnn_jax", "vgg11_bn", "keras", [])])
-def test_networks_of_equal_arrays_that_compute_otherwise(library, name, bn, different):
+def test_variants_with_equal_arrays_are_told_apart(library, name, bn, different):
     network = networks.create(name, layers=Layers("lax", "lax", bn=bn))
     assert differences(library, network, (64, 64, 3)) == different
 

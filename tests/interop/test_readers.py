@@ -58,7 +58,7 @@ def test_npz_with_objects_or_compressed_is_refused(tmp_path, arrays, compressed)
     refused(path)
 
 
-def test_npz_whose_shape_says_more_than_it_holds_is_refused(path):
+def test_npz_with_a_shape_larger_than_its_data_is_refused(path):
     content = b"\x93NUMPY\x01\x00\x76\x00" + (
         b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,)}"
         .ljust(117) + b"\n")
@@ -99,14 +99,14 @@ def test_damaged_safetensors_is_refused(path, changes, data):
     refused(path)
 
 
-def test_right_safetensors_header_is_read(path):
+def test_a_valid_safetensors_header_is_read(path):
     header = json.dumps(HEADER).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header
                      + np.float32([1, 2]).tobytes())
     assert_same(read_arrays(path), {"w": np.float32([1, 2])})
 
 
-def test_missing_library_is_said(path, monkeypatch):
+def test_a_missing_library_is_reported(path, monkeypatch):
     write_safetensors(path, ARRAYS)
     monkeypatch.setitem(sys.modules, "safetensors", None)
     assert "pip install -e '.[pretrained]'" in refused(path)

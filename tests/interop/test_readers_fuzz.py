@@ -1,4 +1,4 @@
-"""Weight files with changed bytes end in arrays or in one line, and soon."""
+"""Weight files with changed bytes give arrays or one line, in short time."""
 
 import random
 import time
@@ -51,7 +51,7 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
 
 
 def check(path, count: int, seconds: float) -> None:
-    """Damages the file in many ways; counts both ends, so that neither is all."""
+    """Damages the file in many ways; both outcomes must occur."""
     content, rng, ends = path.read_bytes(), random.Random(0), {True: 0, False: 0}
     for _ in range(count):
         path.write_bytes(damaged(content, rng))
@@ -75,7 +75,7 @@ def test_damaged_file(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", H5_WRITERS)
 def test_incomplete_hdf5_file(tmp_path, kind):
-    """A download or a copy that ended early is refused, wherever it ended.
+    """A truncated download or copy is refused, wherever it ends.
 
     Other damage is left to checksums: HDF5 2.0 hangs on some changed bytes.
     """
@@ -92,7 +92,7 @@ def test_incomplete_hdf5_file(tmp_path, kind):
 
 
 def test_damaged_keras_file(tmp_path):
-    """The zip around the HDF5 file has a sum of each member."""
+    """The zip around the HDF5 file has a checksum of each member."""
     pytest.importorskip("h5py", reason="needs the `pretrained` extra: h5py")
     path = tmp_path / "weights.keras"
     weight_files.write_keras(path, test_readers_keras.CONFIG, weight_files.h5_bytes(

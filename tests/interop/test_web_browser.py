@@ -1,6 +1,7 @@
-"""An exported folder in a real browser, opened as a file and from a server.
+"""An exported folder works in a real browser, opened as a file and from a server.
 
-The pixels that a page prepares are Pillow's, to the bit; its answers are the network's.
+The pixels that the page prepares equal Pillow's, bit for bit; its probabilities are
+those of the network.
 """
 
 import base64
@@ -45,7 +46,7 @@ def scripts(browser):
         assert problems == []
 
 
-# An image as text, which playwright hands over faster than an array.
+# An image as text, which playwright transfers faster than an array.
 AS_TEXT = "({ ...image, data: image.data.join(' ') })"
 
 
@@ -90,7 +91,7 @@ def saved(image: Image.Image, kind: str = "PNG", **fields) -> bytes:
 
 
 def picture_files() -> dict[str, bytes]:
-    """Makes files of one smooth picture, [60, 90], in many ways to store it."""
+    """Makes files of one smooth picture, [60, 90], in many formats and modes."""
     noise = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
     image = Image.fromarray(noise).resize((90, 60), Image.Resampling.BICUBIC)
     grey = image.convert("L")
@@ -131,7 +132,7 @@ def test_files_are_decoded_as_pillow_does(scripts, name):
                 return {AS_TEXT};
             }}""", [encoded(FILES[name]), channels, options(prepared)]))
         expected = read_image(io.BytesIO(FILES[name]), prepared)
-        # Decoders of JPEG differ; this picture is smooth.
+        # Decoders of JPEG may differ; on this smooth picture they do not differ much.
         limit = 3 if name in ("jpeg", "turned") else 1
         assert np.abs(found.astype(int) - expected).max() <= limit
 
@@ -172,13 +173,13 @@ def requests(browser, monkeypatch):
 
 
 def stays(requests: list[str], home: str) -> bool:
-    """Tells whether every request was for the folder, or for data of the page."""
+    """Tells whether every request was for the folder, or for data inside the page."""
     return bool(requests) and all(
         url.startswith((home, "data:", "blob:")) for url in requests)
 
 
 def drop(page, name: str, content: bytes) -> None:
-    """Drops a file from outside onto the page."""
+    """Drops a file onto the page, as a user does."""
     files = page.evaluate_handle(f"""([name, content]) => {{
         {TO_BYTES}
         const transfer = new DataTransfer();
@@ -190,7 +191,7 @@ def drop(page, name: str, content: bytes) -> None:
 
 
 def scores(page, content: bytes, invert: bool = False) -> list[float]:
-    """Asks the page's network about a file."""
+    """Runs the page's network on a file."""
     return page.evaluate(f"""async ([content, invert]) => {{
         {TO_BYTES}
         const answer = await local.answer(new Blob([bytes]), {{ name: "it", invert }});
@@ -199,7 +200,7 @@ def scores(page, content: bytes, invert: bool = False) -> list[float]:
 
 
 def shown(page) -> dict[str, float]:
-    """Reads the bars: class -> probability, one decimal of a percentage."""
+    """Reads the bars: {class: probability}, to 0.1 %."""
     names = page.locator("#classes .name").all_inner_texts()
     percents = page.locator("#classes .percent").all_inner_texts()
     return {name: float(text.removesuffix(" %")) / 100
@@ -278,7 +279,7 @@ def test_a_digit_is_drawn_by_mouse_and_keyboard(browser, digits):
         assert page.evaluate(OVERFLOW) <= 0 and problems == []
 
 
-def test_it_works_from_a_server_and_says_what_is_wrong(browser, requests, digits):
+def test_it_works_from_a_server_and_reports_problems(browser, requests, digits):
     _, folder = digits
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -348,7 +349,7 @@ def test_masks_are_drawn_over_the_picture(browser, tmp_path):
         drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(
             address.removeprefix("data:image/png;base64,")))).convert("RGB"))
         difference = np.abs(drawn.astype(int) - overlay(pixels, mask)).max(-1)
-        assert np.mean(difference <= 1) > 0.99  # a tie may fall to another class
+        assert np.mean(difference <= 1) > 0.99  # ties may give another class
         shares = np.bincount(mask.ravel(), minlength=6) / mask.size
         np.testing.assert_allclose(scores(page, FILES["rgb"]), shares, atol=0.01)
         assert page.locator("#classes .swatch").count() == 5

@@ -1,4 +1,4 @@
-"""Weights for other programs: every array has its name, also as text."""
+"""Weights for other programs have every array under its name, also as text."""
 
 import numpy as np
 from flax import traverse_util
@@ -29,7 +29,7 @@ def test_text_describes_every_array(tmp_path):
         "params/conv1/kernel  shape (3, 3, 1, 2)  mean 8.5  standard deviation 5.18813"
         "  min 0  max 17",
         "params/stage1_block1/bn1/scale  shape (2,)  mean 1e+30  standard deviation 0  "
-        "min 1e+30  max 1e+30",  # its square is more than float32 holds
+        "min 1e+30  max 1e+30",  # its square overflows float32
         "batch_stats/stage1_block1/bn1/mean  shape (2,)  mean 0.5  standard deviation 1"
         "  min -0.5  max 1.5"]
 

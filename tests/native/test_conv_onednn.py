@@ -1,4 +1,4 @@
-"""oneDNN's convolution: its values, its fallback to XLA, every transformation.
+"""oneDNN's convolution: values, fallback to XLA, every JAX transformation.
 
     pytest tests/native/test_conv_onednn.py             200 random problems
     pytest -m slow tests/native/test_conv_onednn.py     10,000, other allocators, leaks
@@ -95,8 +95,8 @@ def test_shapes_of_networks(image, kernel, options, dtype):
 @pytest.mark.parametrize("groups", [1, 8])
 @pytest.mark.parametrize("side", [4, 16])
 @pytest.mark.parametrize("images", [1, 2, 3, 4, 7, 8, 11, 32])
-def test_any_number_of_images_is_shared_correctly(images, side, groups):
-    """XLA's threads share the work if images are large compared with weights."""
+def test_any_number_of_images_is_split_among_threads(images, side, groups):
+    """They are split if images are large compared with weights."""
     spec = conv_spec((images, side, side, 8), (3, 3, 8 // groups, 16), 1, "SAME",
                      groups=groups)
     check(spec, "float32", np.random.default_rng(images))
@@ -138,7 +138,7 @@ def test_a_convolution_for_which_onednn_writes_beyond_the_image(image, kernel, s
 @pytest.mark.parametrize("dtype, change", [
     ("float64", {}), ("float16", {}), ("float32", {"padding": ((-1, 2), (1, 1))}),
     ("float32", {"lhs_dilation": (2, 1)})])
-def test_what_is_left_to_xla(dtype, change):
+def test_convolutions_that_are_left_to_xla(dtype, change):
     with jax.enable_x64(True):
         x, w = X.astype(dtype), W.astype(dtype)
         spec = SPEC._replace(**change)
@@ -261,8 +261,8 @@ def test_a_program_for_a_gpu_is_xlas():
     assert "stablehlo.convolution" in lowered.as_text()
 
 
-def test_what_vmap_makes_empty_or_too_large_is_xlas():
-    """Merged into one axis, 2^26 problems would have more than 2^31 entries."""
+def test_problems_that_vmap_makes_empty_or_too_large_are_xlas():
+    """Merged into one axis, 2^26 problems have more than 2^31 entries."""
     f = jax.vmap(jax.value_and_grad(loss(onednn), (0, 1)))
     for (value, (dx, dw)) in (f(X[None][:0], W[None][:0]),):
         assert (value.shape, dx.shape, dw.shape) == (
@@ -283,7 +283,7 @@ def test_auto_is_native_and_knows_forward_mode():
     assert calls(f, X, f32(5, 3, 3, 6, 4)) == 1
 
 
-def test_away_from_the_cpu_nothing_is_asked(monkeypatch):
+def test_on_other_devices_the_library_is_not_loaded(monkeypatch):
     def fail():
         raise AssertionError("loaded")
     monkeypatch.setattr(library, "load", fail)
@@ -300,7 +300,7 @@ def test_away_from_the_cpu_nothing_is_asked(monkeypatch):
     ({"padding": ((1, 2), (-1, 2))}, "is negative"),
     ({"groups": 5}, "batch, channels or groups"),
     ({"groups": 0}, "batch, channels or groups")])
-def test_the_library_checks_what_it_is_told(change, message):
+def test_the_library_checks_its_arguments(change, message):
     """An error names the shapes in one line, before anything is read."""
     spec = SPEC._replace(**change)
     with pytest.raises(Exception, match=message) as error:
@@ -323,7 +323,7 @@ def test_the_library_refuses_other_operands(x, w, kind, message):
 @pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("kernel, groups", [(3, 1), (1, 1), (3, 16)])
 def test_weight_gradients_of_long_sums(kernel, groups, offset):
-    """Sums of 131,072 products equal float64, also where they do not cancel."""
+    """Sums of 131,072 products equal float64, also if they do not cancel."""
     spec = conv_spec((128, 32, 32, 16), (kernel, kernel, 16 // groups, 16), 1,
                      "SAME", groups=groups)
     x, g = (f32(i, *shape) + offset for i, shape in enumerate(
@@ -393,7 +393,7 @@ def shared_object(compiler: str, name: str) -> str:
 
 @pytest.mark.slow
 def test_with_address_sanitizer(tmp_path):
-    """Instruments all of the C++: it accesses no memory beyond its objects."""
+    """The instrumented C++ accesses no memory outside its objects."""
     preload = shutil.which("g++") and shared_object("g++", "libasan.so")
     if not preload:
         pytest.skip("needs g++ with its address sanitizer")
@@ -405,7 +405,7 @@ def test_with_address_sanitizer(tmp_path):
         [sys.executable, "-m", "cnn_jax.native.build"], cwd=ROOT, text=True,
         env=os.environ | own | {"CXX": str(compiler)}, capture_output=True, check=True)
     assert b"__asan_report_load" in Path(built.stdout.strip()).read_bytes()
-    # The C++ library comes first: the sanitizer looks for its functions at the start.
+    # libstdc++ comes first: the sanitizer looks up its functions at the start.
     preload += " " + shared_object("g++", "libstdc++.so.6")
     for kind in (), ("winograd",):
         run_fuzz(400, 11, *kind, LD_PRELOAD=preload, **own,
@@ -414,7 +414,7 @@ def test_with_address_sanitizer(tmp_path):
 
 @pytest.mark.slow
 def test_writes_nothing_beyond_its_results():
-    """glibc's checking allocator aborts where the bytes after an array were changed."""
+    """glibc's checking allocator aborts if the bytes after an array have changed."""
     checking = shared_object("gcc", "libc_malloc_debug.so.0")
     if not checking:
         pytest.skip("needs glibc's libc_malloc_debug.so.0")

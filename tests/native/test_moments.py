@@ -1,4 +1,4 @@
-"""The sums of batch norm are the same by XLA and by the native library.
+"""The native library computes the same sums of batch norm as XLA.
 
 Tests of the library are skipped without oneDNN.
 """
@@ -52,8 +52,8 @@ def test_values(shape):
 
 
 @here
-def test_long_sums_are_nearer_than_xlas():
-    """The data are a million numbers around 1,000, where float32 has steps of 6e-5."""
+def test_long_sums_are_more_exact_than_xlas():
+    """The data is a million numbers around 1,000, where float32 has steps of 6e-5."""
     a, b, center = operands((1_000_000, 2))
     found, theirs, exact = (f(a + 1000, b, center)
                             for f in (channel_sums, by_xla, by_numpy))

@@ -1,7 +1,7 @@
-"""The C++ library is built and loaded once, safely; a failure gives one line.
+"""The C++ library is built once and loaded safely; a failure gives one line.
 
-Most tests replace the compiler by a shell script and oneDNN by empty files. One builds
-with g++ against the real oneDNN, if both are installed.
+Most tests replace the compiler with a shell script and oneDNN with empty files. One
+builds with g++ against the real oneDNN, if both are installed.
 """
 
 import functools
@@ -37,7 +37,7 @@ def compiler(folder: Path, script: str) -> str:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """Makes an empty cache, a compiler that succeeds, and a oneDNN of empty files."""
+    """Makes an empty cache, a compiler that succeeds, and oneDNN as empty files."""
     monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CXX", compiler(tmp_path, COUNTING.replace("sleep 1; ", "")))
     monkeypatch.setenv("COUNT", str(tmp_path / "count"))
@@ -50,7 +50,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fresh(monkeypatch):
-    """Loads as in a new process; other tests keep what was loaded."""
+    """Loads as in a new process; other tests keep the loaded library."""
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setattr(library, "_load", functools.cache(library._load.__wrapped__))
@@ -120,7 +120,7 @@ def test_a_failed_build_leaves_nothing(place, monkeypatch, script, pattern):
     assert names(place) == {"lock"}
 
 
-def test_a_killed_build_is_made_again(place):
+def test_a_killed_build_is_repeated(place):
     started = place / "started"
     process = subprocess.Popen(
         [sys.executable, "-m", "cnn_jax.native.build",
@@ -181,16 +181,16 @@ def test_without_it_one_line_says_why(place, fresh, monkeypatch, caplog, change,
 @pytest.mark.parametrize("env, spin", [
     ({}, library.SPIN), ({"GOMP_SPINCOUNT": "7"}, "7"),
     ({"OMP_WAIT_POLICY": "active"}, None)])
-def test_how_long_openmp_waits_is_the_users(place, fresh, monkeypatch, env, spin):
+def test_openmp_settings_of_the_user_are_kept(place, fresh, monkeypatch, env, spin):
     monkeypatch.setattr(build, "chosen", lambda: build.from_folder(place / "onednn"))
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    assert library.load() is None  # what the compiler of `place` wrote is no library
+    assert library.load() is None  # the compiler of `place` writes no library
     assert os.environ.get("GOMP_SPINCOUNT") == spin
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"a\0b"])
-def test_what_names_no_onednn(place, fresh, content):
+def test_a_damaged_record_of_the_onednn_folder(place, fresh, content):
     kept = build.own_folder() / "with-onednn"
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_bytes(content)
@@ -199,7 +199,7 @@ def test_what_names_no_onednn(place, fresh, content):
 
 
 def test_no_folder_to_build_in(place, fresh, monkeypatch):
-    """The convolution that needed the library raises no error."""
+    """The convolution falls back to XLA without an error."""
     (place / "file").touch()
     monkeypatch.setenv("CNN_JAX_CACHE", str(place / "file"))
     assert library.load() is None
@@ -226,9 +226,9 @@ def test_the_compilers_options_and_a_comma_in_a_path(place, monkeypatch):
 
 @pytest.mark.skipif(library.load() is None, reason=library.describe())
 def test_the_thread_pool_flavour_compiles(tmp_path):
-    """Compiles against the wheels' headers, changed to the thread-pool runtime.
+    """It is compiled against the wheels' headers, changed to the thread-pool runtime.
 
-    Later versions of oneDNN require the function `wait`. No package has that runtime.
+    No package has that runtime. Later versions of oneDNN require the function `wait`.
     """
     include = tmp_path / "include"
     shutil.copytree(build.from_wheels().include, include)
@@ -254,7 +254,7 @@ def test_not_installed(fresh, monkeypatch, caplog):
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 
-def test_a_jax_that_moved_what_it_needs(place, fresh, monkeypatch):
+def test_a_jax_without_the_needed_internals(place, fresh, monkeypatch):
     monkeypatch.delattr(library.dispatch, library.LOWERED_WITH_DEVICES)
     library.lower_with_devices("primitive")
     assert library.load() is None
@@ -285,7 +285,7 @@ def test_a_real_build(tmp_path, monkeypatch):
     """g++ alone builds it in its own folder, and the command names the file."""
     monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    # Without optimization it compiles in half the time.
+    # Without optimization it compiles in half of the time.
     monkeypatch.setattr(build, "FLAGS", ("-O0", *build.FLAGS[1:]))
     try:
         onednn = build.from_wheels()
@@ -297,6 +297,6 @@ def test_a_real_build(tmp_path, monkeypatch):
         raise
     assert path.stat().st_size > 50_000
     assert time.perf_counter() - begun < build.SECONDS
-    # It is linked against that very library, without environment variables.
+    # It is linked against this oneDNN, without environment variables.
     shown = subprocess.run(["ldd", str(path)], capture_output=True, text=True).stdout
     assert str(onednn.library.parent) in shown, shown

@@ -1,8 +1,9 @@
-"""A whole network on oneDNN and on XLA: where their gradients differ, and why.
+"""Gradients of whole networks on oneDNN and on XLA differ only by reversed decisions.
 
-Each rounds in its own order, by 1e-6 of a gradient. A difference of 1e-5 or more comes
-from a decision that rounding reversed: which of four pixels is the maximum of a pool,
-or on which side of zero the input of ReLU or SELU lies, whose slopes jump there.
+Each library rounds in its own order, by 1e-6 of a gradient. A difference of 1e-5 or
+more comes from a decision that rounding reversed: which of four pixels is the maximum
+of a pool, or on which side of zero, where the slopes of ReLU and SELU jump, an input
+lies.
 """
 
 import flax.linen as nn
@@ -22,7 +23,7 @@ SCALE, ALPHA = 1.0507009873554805, 1.6732632423543772  # of SELU
 
 
 def pool(x, chosen):
-    """Max-pools by 2 x 2; returns (y, place of each maximum). Obeys given places."""
+    """Max-pools 2 x 2; returns (y, position of each maximum). Uses given positions."""
     n, h, w, c = x.shape
     x = x[:, :h // 2 * 2, :w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c)
     windows = x.transpose(0, 1, 3, 5, 2, 4).reshape(n, h // 2, w // 2, c, 4)
@@ -44,7 +45,7 @@ def relu(x, chosen):
 
 
 def deciding(module):
-    """Returns the replacement above for a module that decides, None for all others."""
+    """Returns the replacement above for a pool, SELU or ReLU; None for others."""
     if isinstance(module, layers.MaxPool):
         assert module.window in (2, (2, 2)) and module.strides in (None, 2, (2, 2))
         return pool
@@ -54,7 +55,7 @@ def deciding(module):
 
 
 def gradients(name, conv, images, labels, variables, decisions):
-    """Computes (gradients, decisions) of a network; obeys given `decisions`."""
+    """Computes (gradients, decisions) of a network; uses given `decisions`."""
     net = networks.create(name, 10, layers.Layers(conv=conv))
 
     @jax.jit
@@ -91,10 +92,12 @@ def distance(ours, theirs) -> float:
     *(("selu_cnn", (28, 28, 1), 10, 3e-6, seed) for seed in (0, 6, 7, 10)),
     *(("tf2_resnet18", (32, 32, 3), 17, 1e-5, seed) for seed in (0, 1)),
     *(("tf2_vgg16", (32, 32, 3), 20, 1e-5, seed) for seed in (0, 1))])
-def test_gradients_differ_by_turned_decisions_alone(
+def test_gradients_differ_only_by_reversed_decisions(
         name, shape, layers_that_decide, rounding, seed, conv):
     """On AVX-512 the ResNet and the VGG reverse 6 or 7 of 10 to 18 million decisions.
-    Their gradients differ by 3e-3 to 1.5e-2, and by 5e-6 once both decide alike."""
+
+    Their gradients differ by 3e-3 to 1.5e-2, and by 5e-6 with the same decisions.
+    """
     rng = np.random.default_rng(seed)
     images = jnp.asarray(rng.normal(size=(32, *shape)), jnp.float32)
     labels = jnp.asarray(rng.integers(0, 10, 32))
@@ -109,5 +112,5 @@ def test_gradients_differ_by_turned_decisions_alone(
     assert free <= rounding or turned, free
     obeying, _ = gradients(name, conv, *args, decisions)
     assert distance(obeying, by_lax) <= rounding
-    print(f"{name}, seed {seed}: {turned} decisions turned, "
+    print(f"{name}, seed {seed}: {turned} decisions reversed, "
           f"gradients differ by {free:.1e}")

@@ -1,10 +1,10 @@
-"""Winograd's method in the native library: values, limits, choice, transformations.
+"""Winograd's method in the native library: values, limits, selection, transformations.
 
     pytest tests/native/test_winograd_native.py             240 random problems
     pytest -m slow tests/native/test_winograd_native.py     4,000, and without AVX-512
 
-Skipped without oneDNN. 'auto' chooses the method by its cost; most tests set the tile
-themselves.
+Skipped without oneDNN. 'auto' selects the method by its cost; most tests set the tile
+size.
 """
 
 import concurrent.futures
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(library.load() is None, reason=library.describe(
 
 @pytest.fixture(params=[2, 4])
 def tile(request, monkeypatch):
-    """Forces F(2 x 2, 3 x 3) or F(4 x 4, 3 x 3), whatever it costs."""
+    """Forces F(2 x 2, 3 x 3) or F(4 x 4, 3 x 3), whatever their cost."""
     monkeypatch.setattr(cost, "COSTS",
                         {request.param: cost.Cost(0, 0, 0, 0)})
     jax.clear_caches()
@@ -62,7 +62,7 @@ def arrays(spec):
 
 
 def tiles_in(f, *args) -> list[int]:
-    """Lists the tile of every library call in a program."""
+    """Lists the tile size of every library call in a program."""
     text = jax.jit(f).lower(*args).as_text()
     return [int(line.partition("tile = ")[2].split()[0])
             for line in text.splitlines() if library.TARGET in line]
@@ -101,7 +101,7 @@ def test_many_channels(tile, outputs):
 
 @pytest.mark.parametrize("offset", [0, 1])
 def test_weight_gradients_of_long_sums(tile, offset):
-    """Sums of 131,072 products are right, also where they do not cancel."""
+    """Sums of 131,072 products are correct, also if they do not cancel."""
     spec = of(128, 32, 16, 16)
     x, _, g = (a + offset for a in arrays(spec))
     dw = jax.jit(lambda x, g: convolution.fastest.weight_gradient(x, g, spec))(x, g)
@@ -159,7 +159,7 @@ def test_two_threads_at_once(tile):
     x, w, g = arrays(spec)
 
     def work(seed):
-        """Computes repeatedly; tells whether the bits stay."""
+        """Computes repeatedly; tells whether the bits stay the same."""
         f = jax.jit(lambda x, w, g: (
             convolution.fastest.forward(x, w + seed, spec),
             convolution.fastest.weight_gradient(x, g + seed, spec)))
@@ -184,7 +184,7 @@ def test_repeated_calls_give_the_same_bits(tile):
                        jax.tree.leaves(f(x, w))))
 
 
-# Choosing the method.
+# Selecting the method.
 
 @pytest.mark.parametrize("images, side, channels, outputs, m", [
     (128, 32, 64, 64, 4), (128, 4, 512, 512, 4), (128, 2, 512, 512, 2),
@@ -209,7 +209,7 @@ def test_the_cheapest_is_chosen(images, side, channels, outputs, m):
     {"groups": 2, "w_shape": (3, 3, 32, 64)}, {"w_shape": (3, 5, 64, 64)},
     {"precision": lax.Precision.HIGHEST}, {"precision": lax.Precision.HIGH},
     {"precision": "highest"}, {"precision": (None, lax.Precision.HIGHEST)}])
-def test_what_is_onednns(change):
+def test_convolutions_that_are_left_to_onednn(change):
     spec = of(8, 32, 64, 64)
     assert cost.tile_of(spec, F32) == 4
     assert cost.tile_of(spec._replace(**change), F32) == 0
@@ -317,7 +317,7 @@ def test_thousands_of_random_problems(seed):
 
 @pytest.mark.slow
 def test_without_avx512(tmp_path):
-    """The code for 8 numbers at a time, which other processors run, is right."""
+    """The code with vectors of 8 numbers, which other processors run, is correct."""
     done = subprocess.run(
         [sys.executable, "fuzz_onednn.py", "300", "9", "winograd"], cwd=HERE, text=True,
         capture_output=True, env=os.environ | {

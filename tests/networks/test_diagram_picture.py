@@ -1,5 +1,4 @@
-"""Pictures of networks: every layer is there once, nothing overlaps, no line crosses a
-box that it does not belong to, and the parameters add up."""
+"""Pictures of networks have every layer once, without overlaps, and all parameters."""
 
 import functools
 import re
@@ -68,7 +67,7 @@ class Up(nn.Module):
 
 
 class Shared(nn.Module):
-    """One block that runs twice, with another layer in between; an unused parameter."""
+    """Runs one block twice, with a layer in between, and has an unused parameter."""
 
     num_classes: int = 3
 
@@ -82,7 +81,7 @@ class Shared(nn.Module):
 
 
 class Wrapped(nn.Module):
-    """A network whose layers are all inside one module, too many for one column."""
+    """Has all layers inside one module, too many for one column."""
 
     num_classes: int = 3
     inside: bool = False
@@ -146,7 +145,7 @@ def test_nothing_overlaps_and_no_line_crosses_a_box(drawn):
 
 
 def check(drawing, edge=1.0) -> int:
-    """Asserts the geometry of a level and of those inside; returns its boxes."""
+    """Asserts the geometry of a level and of inner ones; counts the boxes."""
     count = 0
     places = drawing.places
     for i, place in enumerate(places):
@@ -174,7 +173,7 @@ def check(drawing, edge=1.0) -> int:
 
 
 def apart(place, start, stop) -> bool:
-    """Tells whether a segment or rectangle stays out of a place; borders may touch."""
+    """Tells whether a segment or rectangle is outside a box; borders may touch."""
     (left, right), (top, bottom) = (sorted(pair) for pair in zip(start, stop))
     return (right <= place.x + 0.1 or left >= place.x + place.width - 0.1
             or bottom <= place.y + 0.1 or top >= place.y + place.height - 0.1)
@@ -203,7 +202,7 @@ def test_equal_blocks_are_one_frame_with_their_number(name, text):
 # --mode=summary --diagram=FILE
 
 class Sorted(nn.Module):
-    """A network with an operation that no graph holds."""
+    """A network with an operation that layer graphs do not support."""
 
     num_classes: int = 3
 
@@ -228,7 +227,7 @@ def test_the_suffix_decides_what_is_written(suffix, start, tmp_path, capsys):
     assert output.startswith("LeNet5 on 32x32x1") and output.endswith(f"{path}\n")
 
 
-def test_what_cannot_be_drawn_is_refused_before_anything_is_printed(
+def test_networks_that_cannot_be_drawn_are_refused_before_printing(
         tmp_path, monkeypatch, capsys):
     row = networks.Network(Sorted, (8, 8, 1))
     monkeypatch.setitem(networks.NETWORKS, "sorted", row)

@@ -1,4 +1,4 @@
-"""A layer graph computes what its network computes, and says what that is."""
+"""A layer graph computes the same as its network, and names its operations."""
 
 import flax.linen as nn
 import jax
@@ -106,7 +106,7 @@ def test_batch_norm_is_folded_where_a_kernel_precedes_it():
 
 
 class Reader(nn.Module):
-    """Reads its convolution twice: once through batch norm."""
+    """Reads its convolution twice, once through batch norm."""
 
     @nn.compact
     def __call__(self, x, train):
@@ -114,7 +114,7 @@ class Reader(nn.Module):
         return x + nn.BatchNorm(use_running_average=True)(x)
 
 
-def test_batch_norm_stays_where_others_read_its_input():
+def test_batch_norm_is_not_folded_if_others_read_its_input():
     network = Reader()
     graph = layer_graph(network, random_variables(network, SHAPE), SHAPE)
     assert len(fold_batch_norm(graph).nodes) == len(graph.nodes) == 4
@@ -138,7 +138,7 @@ def test_a_layer_that_is_called_twice_shares_its_parameters():
 
 
 class Unknown(nn.Module):
-    """Applies a function in a layer of the name `odd`."""
+    """Applies a function in a layer named `odd`."""
 
     function: object
 
@@ -166,7 +166,7 @@ class Odd(nn.Module):
     (lambda x: jax.lax.scan(lambda c, y: (c, y + c), x[:, 0], x.swapaxes(0, 1))[1],
      "transpose"),
 ], ids=["sort", "batch mean", "reverse", "axes", "reshape", "gram", "zeros", "scan"])
-def test_operations_that_a_graph_cannot_hold(function, primitive):
+def test_operations_that_a_graph_does_not_support(function, primitive):
     network = Unknown(function)
     variables = random_variables(network, SHAPE)
     with pytest.raises(InputError) as error:

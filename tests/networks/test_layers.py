@@ -1,4 +1,4 @@
-"""The layers: batch-norm presets, dropout's keys, padding, joining, initializers."""
+"""Layers: batch norm presets, dropout keys, padding, concatenation, initializers."""
 
 import functools
 
@@ -37,7 +37,7 @@ def run(module, *args, train=None, **rngs):
     ("keras_resnet", 1.001e-5, 0.99, False), ("torch", 1e-5, 0.9, True),
     ("torch_inception", 1e-3, 0.9, True), ("paper", 1e-5, 0.99, False)])
 def test_batch_norm_presets(bn, epsilon, momentum, unbiased):
-    # Epsilon shows where the variance is small.
+    # A small variance shows the epsilon.
     x = IMAGES / 100
     y, after = run(Layers(bn=bn).batch_norm(train=True), x)
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
@@ -53,8 +53,8 @@ def test_batch_norm_presets(bn, epsilon, momentum, unbiased):
     {}, {"use_scale": False}, {"use_bias": False}, {"momentum": 0.7, "epsilon": 1e-3},
     {"scale_init": nn.initializers.zeros}])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_batch_norm_is_flaxs(fields, dtype):
-    """Variables, output, statistics and gradients agree; ours keeps one image less."""
+def test_batch_norm_equals_flax(fields, dtype):
+    """Variables, output, statistics and gradients agree."""
     ours = layers.BatchNorm(False, dtype=dtype, **fields)
     theirs = nn.BatchNorm(False, dtype=dtype, **{"momentum": 0.99} | fields)
     variables = theirs.init(jax.random.key(0), IMAGES)
@@ -146,7 +146,7 @@ def test_symmetric_padding_and_same_differ_on_even_sizes_only():
     assert layers.pairs("VALID", (7, 1)) == "VALID"
 
 
-def test_a_window_that_does_not_fit():
+def test_a_window_larger_than_the_image():
     x = jnp.zeros((1, 2, 9, 1))
     make = Layers()
     for module in (make.max_pool((3, 3)), make.avg_pool((3, 3)),
@@ -165,7 +165,7 @@ def test_adaptive_average_pool_by_hand():
     np.testing.assert_allclose(halves, expected, 1e-6)
 
 
-def test_joining_and_padding():
+def test_concatenation_and_padding():
     a, b = np.arange(8.0).reshape(1, 2, 2, 2), np.ones((1, 2, 2, 1))
     np.testing.assert_array_equal(layers.Concat().apply({}, a, b)[0, 1, 0], [4, 5, 1])
     np.testing.assert_array_equal(layers.Add().apply({}, a, b)[0, 1, 0], [5, 6])
@@ -212,7 +212,7 @@ def test_initializers(init, bound, deviation):
     (Layers(init="torch").convolution(3000, (3, 3), feature_group_count=4), 9 * 2),
     (Layers(init="torch").convolution(3000, (3, 3), feature_group_count=8), 9),
     (Layers(init="torch").dense(3000), 8),
-    # torch counts the features of a transposed convolution.
+    # For a transposed convolution, torch's fan-in counts the output features.
     (Layers(init="torch").conv_transpose(3000, (2, 2), 2, feature_group_count=8),
      4 * 375)])
 def test_biases_of_torch(layer, fan_in):

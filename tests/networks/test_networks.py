@@ -12,7 +12,7 @@ from cnn_jax.layers import Layers
 
 PLAIN = Layers(conv="lax", pool="lax")  # the fastest to trace, with the same counts
 
-# network: trainable parameters, running statistics, MACs in millions. Computed with
+# {network: (trainable parameters, running statistics, MACs in millions)}, computed with
 # torch 2.13.0, torchvision 0.28.0, timm 1.0.31 and keras 3.15.1, independently of this
 # code; GoogLeNet and Inception v3 with their auxiliary heads. None: no figure is known.
 # mnist_cnn_pytorch and shapes_fcn, which have no published figure, are counted by hand.
@@ -121,7 +121,7 @@ VARIANTS = [
     ("cifar_resnet44", {"shortcut": "B"}, (661_338, 3_168 + 192, 97.174 + 0.262)),
     ("cifar_resnet56", {"shortcut": "B"}, (855_770, 4_064 + 192, 125.486 + 0.262)),
     ("cifar_resnet110", {"shortcut": "B"}, (1_730_714, 8_096 + 192, 252.888 + 0.262)),
-    # Another place of the first activation: test_where_the_first_activation_stands.
+    # Another place of the first activation: test_position_of_the_first_activation.
     ("cifar_resnet110_preact", {"stem_activation": True}, (1_727_962, 8_096, 252.888)),
     ("resnet18_v2", {"stem_activation": True}, (11_687_720, 7_808, 1814.073)),
     ("resnet50_v2", {"stem_activation": True}, (25_549_352, 45_440, 4089.184)),
@@ -133,8 +133,8 @@ VARIANTS = [
     ("mobilenet_v2", {"width": 0.75}, (2_636_424, 26_640, 209.070)),
     ("mobilenet_v2", {"width": 1.4}, (6_108_776, 47_936, 582.196)),
 ]
-# Checked with -m slow: a thousand layers, and further depths of a style. The fast tests
-# check the style with depth 50, and these depths in another style.
+# Checked with -m slow: a thousand layers, and further depths of a variant. The fast
+# tests check the variant with depth 50, and these depths in another variant.
 SLOW = {"cifar_resnet1202", "cifar_resnet1001_preact", "cifar_densenet_bc250_k24",
         "cifar_densenet_bc190_k40",
         *(f"resnet{depth}_{style}" for depth in (101, 152)
@@ -168,7 +168,7 @@ def check(name, fields, figures):
         assert abs(table.macs / 1e6 - macs) < 0.5001 * step
     assert table.rows[-1].name == "head"  # features, freezing and transfer rely on it
     unknown = [row.name for row in table.rows if row.field is None]
-    if networks.variant_fields(name).get("aux_adaptive"):  # no one window and stride
+    if networks.variant_fields(name).get("aux_adaptive"):  # no single window and stride
         unknown = [row for row in unknown if not row.startswith("aux")]
     assert not unknown
     check_text(table)
@@ -226,10 +226,10 @@ def test_averaged_to_one_size_images_of_any_size_have_the_same_parameters(name, 
 
 
 @pytest.mark.parametrize("name, fields, stem, source", [
-    # By default the shortcut splits after the activation only in a first block that
-    # changes the number of features (a bottleneck). In the paper's appendix the first
-    # activation follows the stem's convolution, so every shortcut starts from activated
-    # input.
+    # By default, the shortcut branches off after the activation only in a first block
+    # that changes the number of features (a bottleneck). In the paper's appendix the
+    # first activation follows the stem's convolution, so every shortcut starts from
+    # activated input.
     ("cifar_resnet110_preact", {"depth": 8}, ["stem_conv"], "stem_conv"),
     ("resnet18_v2", {}, ["stem_conv", "stem_pool"], "stem_pool"),
     ("resnet50_v2", {}, ["stem_conv", "stem_pool"], "stage1_block1/act1"),
@@ -240,7 +240,7 @@ def test_averaged_to_one_size_images_of_any_size_have_the_same_parameters(name, 
      ["stem_conv", "stem_bn", "stem_act", "stem_pool"], "stem_pool"),
     ("resnet50_v2", {"stem_activation": True},
      ["stem_conv", "stem_bn", "stem_act", "stem_pool"], "stem_pool")])
-def test_where_the_first_activation_stands(name, fields, stem, source):
+def test_position_of_the_first_activation(name, fields, stem, source):
     model = networks.create(name, layers=PLAIN, **fields)
     calls = {call.name: call for call in trace_shapes(model, None, (32, 32, 3))}
     assert [name for name in calls if name.startswith("stem")] == stem
@@ -250,7 +250,7 @@ def test_where_the_first_activation_stands(name, fields, stem, source):
     assert ("stage1_block1/bn1" in calls) == ("stem_bn" not in calls)
 
 
-def test_the_courses_resnet_pads_and_normalizes_as_keras_did():
+def test_the_resnet_of_the_course_pads_and_normalizes_like_keras():
     model = networks.create("tf2_resnet18")
     norm = model.layers.batch_norm(train=True, momentum=0.9)
     assert (model.padding, norm.epsilon, norm.momentum) == ("SAME", 1e-3, 0.99)

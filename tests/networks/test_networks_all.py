@@ -1,9 +1,9 @@
-"""Every registered network: a training step and an evaluation, in both dtypes.
+"""Every registered network makes a training step and an evaluation in both dtypes.
 
-Each network's parameters are also compared under every convolution.
+Each network also has the same parameters with every convolution algorithm.
 
 Compiling takes nearly all of the time. Networks of repeated blocks run eagerly: their
-few operations, which the family shares, compile in seconds; one program of a thousand
+few operations, which the family shares, compile in seconds. One program of a thousand
 layers would take many minutes.
 """
 
@@ -50,7 +50,7 @@ def smallest_shape(name: str) -> tuple[int, int, int]:
     if name in PER_PIXEL:
         return 4, 4, row.input_shape[2]
     fields = {}
-    if isinstance(row.fields.get("blocks"), tuple):  # repetitions change no size
+    if isinstance(row.fields.get("blocks"), tuple):  # repetitions keep the size
         fields["blocks"] = (1,) * len(row.fields["blocks"])
     model = networks.create(name, CLASSES, **fields)
     side = smallest_size(model, row.input_shape[2])
@@ -143,7 +143,7 @@ def test_every_implementation_has_the_same_parameters_or_refuses_in_a_line(name)
         try:
             assert tree(conv) == expected, conv
         except ValueError as error:
-            # Only this one does not support every convolution.
+            # Only winograd does not support every convolution.
             assert conv == "winograd", error
             assert "takes 3 x 3 kernels with stride 1" in str(error)
             assert "\n" not in str(error)

@@ -1,4 +1,4 @@
-"""Names, fields and images that a network cannot take, and the facts in the errors."""
+"""Networks refuse bad names, fields and images, with errors that state the facts."""
 
 import contextlib
 
@@ -67,13 +67,13 @@ def test_at_least_one_class(number):
     ("googlenet", {"five": 4}, ("five", "odd", "4")),
     ("densenet121", {"compression": 0.0}, ("compression above 0", "0.0")),
     ("densenet121", {"growth": 0}, ("growth >= 1", "not 0"))])
-def test_fields_that_cannot_be_have_one_line(name, fields, facts):
+def test_bad_fields_are_refused_in_one_line(name, fields, facts):
     with refused(*facts):
         layer_table(networks.create(name, layers=PLAIN, **fields),
                     networks.NETWORKS[name].input_shape)
 
 
-def test_fields_may_be_written_as_json_would_hold_them():
+def test_fields_may_have_json_types():
     model = networks.create("ai_edu_colour_cnn", convs=[[4, 3, 1], [8, 3, 1]])
     assert model.convs == ((4, 3, 1), (8, 3, 1)) and isinstance(hash(model), int)
     assert networks.create("vgg16", dropout=0).dropout == 0
@@ -103,7 +103,7 @@ def test_a_segmentation_network_has_logits_for_every_pixel():
         logits(2, 30, 28, 3)
 
 
-def test_images_unlike_those_of_the_parameters():
+def test_images_that_do_not_fit_the_parameters():
     model = networks.create("baseline")
     variables = variables_of(model, (1, 32, 32, 3))
 

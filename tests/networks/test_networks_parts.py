@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def made(name, classes=5, seed=0, **fields):
-    """Makes a model, variables drawn by NumPy (Flax takes seconds), and two images."""
+    """Makes a model, variables by NumPy (Flax would take seconds), and two images."""
     draw = np.random.default_rng(seed).uniform
     model = networks.create(name, classes, Layers(conv="lax"), **fields)
     images = np.float32(draw(0, 1, (2, 32, 32, 3)))
@@ -78,13 +78,13 @@ def test_freezing_must_leave_something_to_learn():
         networks.freeze_mask(params, "group1,fc1,head")
 
 
-def test_features_of_what_the_network_cannot_take():
+def test_features_of_variables_that_do_not_fit():
     _, variables, images = made("baseline")
     with pytest.raises(ValueError, match="'params': .*fc1"):
         features("baseline", variables["params"], images)
 
 
-def test_a_name_of_a_layer_and_a_part_is_the_layers():
+def test_a_name_of_a_layer_and_of_a_part_means_the_layer():
     shapes = jax.eval_shape(lambda: features(
         model := networks.create("alexnet", 3, Layers(conv="lax", pool="lax")),
         model.init(jax.random.key(0), jnp.zeros((1, 227, 227, 3)), train=False),
@@ -93,7 +93,7 @@ def test_a_name_of_a_layer_and_a_part_is_the_layers():
     assert shapes["conv1_pool"].shape == (1, 27, 27, 96)
 
 
-def test_grey_of_whole_numbers_is_not_rounded():
+def test_integer_images_are_not_rounded():
     grey = Grey().apply({}, jnp.array([[[[200, 100, 50]]]], jnp.uint8))
     np.testing.assert_allclose(grey[0, 0, 0], [0.299 * 200 + 58.7 + 0.114 * 50], 1e-6)
 

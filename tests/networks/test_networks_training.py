@@ -1,4 +1,4 @@
-"""One network of each class trains in bfloat16 and with any implementation.
+"""One network of each class trains in bfloat16 and with every convolution algorithm.
 
 test_networks_all.py trains every registered network, in both dtypes.
 """
@@ -15,7 +15,7 @@ from cnn_jax.layers import Layers
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
-# One network of each class, made small where depth adds nothing, and an image size.
+# One network of each class, small if depth adds nothing, and an image size.
 SMALL = {
     "lenet5": ({}, (28, 28, 1)),
     "lenet5_1998": ({}, (28, 28, 1)),
@@ -44,7 +44,7 @@ SMALL = {
 
 
 def drawn(shapes):
-    """Draws values of an ordinary size by NumPy: initializing compiles for seconds."""
+    """Draws values by NumPy, since initialization would compile for seconds."""
     draw = np.random.default_rng(0)
 
     def value(path, leaf):
@@ -63,7 +63,7 @@ def step_of(model):
             logits, after = model.apply(
                 variables | {"params": params}, images, train=True,
                 mutable=["batch_stats"], rngs={"dropout": jax.random.key(1)})
-            # A network for segmentation gets its image's label for every pixel.
+            # For segmentation, every pixel gets the label of its image.
             targets = labels.reshape(-1, *(1,) * (logits.ndim - 2))
             losses = optax.softmax_cross_entropy_with_integer_labels(
                 logits.astype(jnp.float32),
@@ -105,7 +105,7 @@ def test_a_step_in_bfloat16_keeps_every_shape_and_dtype(name):
 
 
 # loops and numba are slow, so they get the smallest network. Winograd needs 3 x 3
-# kernels of stride 1, and only the SELU network has no others.
+# kernels of stride 1, and only the SELU network has nothing else.
 FAST_CONVS = [conv for conv in ops.ALGORITHMS if conv not in ("loops", "lax", "numba")]
 TRAINED_ALIKE = [("ai_edu_colour_cnn", "loops"), ("ai_edu_colour_cnn", "numba")] + [
     (name, conv) for name in ("lenet5", "selu_cnn", "separable_cnn", "tf2_inception10",

@@ -1,4 +1,4 @@
-"""Networks of the user's own: registered, or named MODULE:CLASS."""
+"""Networks of the user are registered, or named MODULE:CLASS."""
 
 import importlib
 import json
@@ -45,7 +45,7 @@ SOURCE = textwrap.dedent("""
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with the module my_own_network, which is then the current one."""
+    """Makes a folder with the module my_own_network, and enters it."""
     (tmp_path / "my_own_network.py").write_text(SOURCE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -72,7 +72,7 @@ def test_a_run_of_a_module_in_the_current_folder(here):
     assert jax.tree.structure(before["params"]) == jax.tree.structure(
         loaded.variables["params"])
     assert "conv1" in (here / "run" / "summary.txt").read_text()
-    # By --workdir alone, in a process of its own.
+    # By --workdir alone, in another process.
     done = main("--mode=report", f"--workdir={here / 'run'}", cwd=here)
     assert done.returncode == 0, done.stderr
     done = main("--mode=report", f"--workdir={here / 'run'}", cwd=ROOT)
@@ -86,7 +86,7 @@ def test_a_run_of_a_module_in_the_current_folder(here):
     ("my_own_network:answer", ["no Linen module answer"]),
     ("my_own_network:NoClasses", ["num_classes"]),
     ("no_such_module_x:MyNet", ["no_such_module_x", "current folder"])])
-def test_what_is_wrong_with_a_name_is_said(here, name, facts):
+def test_errors_name_what_is_wrong_with_a_name(here, name, facts):
     with pytest.raises(InputError) as error:
         check(tiny({"model.name": name}))
     for fact in facts:
@@ -119,7 +119,7 @@ class Registered(nn.Module):
 
 @pytest.fixture
 def registered():
-    """Forgets what a test registers."""
+    """Removes the networks that a test registers."""
     before = dict(networks.NETWORKS)
     yield
     networks.NETWORKS.clear()
@@ -147,7 +147,7 @@ def test_a_registered_network_of_a_module_opens_by_its_workdir(here, registered)
     training.run(config, here / "run", quiet=True)
     assert recorded_name(here / "run") == "my_own_network:MyNet"
     assert config.model.name == "mynet"
-    # The same program finds its run by either name.
+    # The same program finds its run under either name.
     training.run(config, here / "run", quiet=True)
     check_same_config(here / "run", tiny({"model.name": "my_own_network:MyNet",
                                           "epochs": 1}))
@@ -176,7 +176,7 @@ def test_a_network_of_a_script_says_how_its_run_opens(here, registered):
     for fact in ("'mynet'", "networks.register", "MODULE:CLASS"):
         assert fact in str(error.value)
     assert "did you mean" not in str(error.value)
-    # What it says to do does it.
+    # The advice of the error works.
     file = here / "run" / "config.json"
     file.write_text(file.read_text().replace('"mynet"', '"my_own_network:MyNet"'))
     assert trained.load(here / "run").step == 8

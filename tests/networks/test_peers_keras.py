@@ -1,6 +1,6 @@
-"""Networks equal keras.applications in float64: logits, values after three steps.
+"""Networks equal keras.applications in float64, before and after three steps.
 
-Keras runs on its JAX backend; all parameters and running statistics are compared.
+Keras runs on its JAX backend; logits, parameters and running statistics are compared.
 
 Needs the `peers` extra; then: pytest -m slow tests/networks/test_peers_keras.py
 """
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 CLASSES = 7
 
-# Ours, its fields, keras' arguments, batch norm, image sizes.
+# (our network, its fields, Keras' arguments, batch norm, image sizes).
 CASES = {
     "VGG16": ("vgg16", {"dropout": 0.0}, {}, "keras", [(32, 32), (35, 45)]),
     "ResNet50": ("resnet50_keras", {}, {}, "keras_resnet", [(48, 48), (45, 39)]),
@@ -43,7 +43,7 @@ CASES = {
     "MobileNetV2": ("mobilenet_v2", {"dropout": 0.0}, {}, "keras_mobilenet_v2",
                     [(48, 48), (45, 39)]),
 }
-# Deeper forms of networks whose training is compared above; only logits here.
+# Deeper variants of networks whose training is compared above; only logits here.
 LOGITS_ALONE = {"ResNet101", "ResNet152", "ResNet101V2", "ResNet152V2", "DenseNet169",
                 "DenseNet201"}
 
@@ -51,11 +51,11 @@ LOGITS_ALONE = {"ResNet101", "ResNet152", "ResNet101V2", "ResNet152V2", "DenseNe
 @pytest.fixture(autouse=True)
 def float64(monkeypatch):
     keras.config.set_floatx("float64")
-    # On its JAX backend keras computes batch norm and means in float32 even so, which
-    # would hide differences below 1e-7.
+    # On its JAX backend Keras computes batch norm and means in float32 all the same,
+    # which would hide differences below 1e-7.
     from keras.src.backend.common import dtypes
     monkeypatch.setitem(dtypes.BIT64_TO_BIT32_DTYPE, "float64", "float64")
-    # Keras adds biases of fewer axes, which the other tests forbid.
+    # Keras adds biases of lower rank, which the other tests forbid.
     with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
         yield
     keras.config.set_floatx("float32")
@@ -76,7 +76,7 @@ def randomize(peer):
 
 
 def carried(mapping, peer):
-    """Makes our variables of the peer's."""
+    """Converts the peer's variables to ours."""
     variables = variables_from(mapping, {
         f"{layer.name}/{weight.name}": np.asarray(weight)
         for layer in peer.layers for weight in layer.weights})
@@ -137,5 +137,5 @@ def test_logits_and_training_equal_keras(peer_name, odd):
             jax.tree.leaves(variables)):
         where = jax.tree_util.keystr(path)
         assert np.abs(a - b).max() <= 1e-9 * max(1, np.abs(b).max()), where
-        # It did train. (A bias that batch norm takes away again has no gradient.)
+        # It did train. (A bias before batch norm has no gradient.)
         assert np.abs(b - before).max() > 0 or path[-1].key == "bias", where

@@ -1,4 +1,4 @@
-"""Networks equal torch in float64: logits, and all values after three steps.
+"""Networks equal torch in float64: logits, and all variables after three steps.
 
 AlexNet, GoogLeNet, Inception v3 with its auxiliary head, ResNets and DenseNets are
 written with torch's functions; ResNet v2, MobileNetV2 and Xception are timm's own.
@@ -75,7 +75,7 @@ CASES = {
     "resnet50_v2": Case("resnet50_v2", {}, forms.resnet_v2,
                         {"blocks": (3, 4, 6, 3), "bottleneck": True},
                         [(64, 80), (63, 81)]),
-    # The authors' stride, with fewer of the same blocks.
+    # The stride of the authors, with fewer of the same blocks.
     "resnet50_v2_1x1": Case(
         "resnet50_v2", {"stride_in": "1x1", "blocks": (1, 2, 1)}, forms.resnet_v2,
         {"blocks": (1, 2, 1), "bottleneck": True, "stride_in": "1x1"},
@@ -94,7 +94,7 @@ CASES = {
         {"depth": 20, "zeros": "both"}, EVEN_ODD),
     "cifar_resnet20_b": Case("cifar_resnet20", {"shortcut": "B"}, forms.cifar_resnet,
                              {"depth": 20}, EVEN_ODD),
-    # The pre-activated ones have fewer of the same blocks.
+    # The pre-activated networks, with fewer of the same blocks.
     "cifar_resnet110_preact": Case(
         "cifar_resnet110_preact", {"depth": 20}, forms.cifar_resnet,
         {"depth": 20, "preact": True}, EVEN_ODD),

@@ -1,4 +1,4 @@
-"""`Layers(remat=True)` computes blocks again for the gradient; nothing else changes."""
+"""`Layers(remat=True)` recomputes blocks for the gradient; nothing else changes."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def test_every_class_with_blocks_is_tested():
 @pytest.mark.parametrize("name", ["shapes_fcn", *(
     name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
     for name in BLOCKS)])
-def test_training_alone_is_rematerialized_and_parameters_keep_their_names(name):
+def test_only_training_is_rematerialized_and_parameters_keep_their_names(name):
     fields, shape = SMALL[name]
     model, shapes, images, _ = case(name, fields, shape, conv="lax", pool="lax",
                                     remat=True)
@@ -42,11 +42,11 @@ def test_training_alone_is_rematerialized_and_parameters_keep_their_names(name):
     assert not blocks(False)
 
 
-# DenseNet's dropout must draw the same numbers when it is computed again.
+# DenseNet's dropout must draw the same numbers when it is recomputed.
 @pytest.mark.parametrize("name, fields, shape", [
     ("densenet121", {"blocks": (1, 1), "growth": 2, "dropout": 0.5}, (17, 17, 3)),
     *(pytest.param(name, *SMALL[name], marks=pytest.mark.slow) for name in BLOCKS)])
-def test_a_step_is_that_without_it(name, fields, shape):
+def test_a_step_equals_that_without_remat(name, fields, shape):
     """Loss, new parameters and running statistics are compared."""
     results = []
     for remat in (False, True):

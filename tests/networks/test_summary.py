@@ -1,4 +1,4 @@
-"""The table of layers: published tables, receptive fields, its three formats."""
+"""The layer table equals published tables and receptive fields, in three formats."""
 
 import csv
 import io
@@ -50,7 +50,7 @@ def test_the_separable_table_of_the_tutorial():
 
 
 def test_the_tutorials_example_of_a_separable_convolution():
-    # 3 x 3 on 3 channels to 4: 3*3*3*4 = 108 weights, or 27 depthwise + 12 pointwise.
+    # 3 x 3, 3 to 4 channels: 3*3*3*4 = 108 weights, or 27 depthwise + 12 pointwise.
     fields = {"groups": ((3, 4),), "dense": (), "activation": "relu"}
     full = table_of("selu_cnn", (8, 8, 3), **fields).rows[2]
     separable = table_of("separable_cnn", (8, 8, 3), **fields).rows[2]
@@ -74,7 +74,7 @@ def test_parameters_layer_by_layer(name, params):
 
 
 def test_one_layer_by_hand():
-    # conv1 of AlexNet: 11 x 11 of stride 4 on 227 x 227 x 3, 96 kernels, bias.
+    # conv1 of AlexNet: 96 kernels of 11 x 11 with stride 4 on 227 x 227 x 3, and bias.
     row = table_of("alexnet").rows[0]
     assert row[:7] == ("conv1", "Conv 11x11/4", (55, 55, 96), 11 * 11 * 3 * 96 + 96,
                        55 * 55 * 96 * 11 * 11 * 3, 55 * 55 * 96 * 4,
@@ -95,14 +95,14 @@ def test_receptive_fields_of_the_literature(name, fields, size):
 
 
 def positive(path, leaf):
-    """Makes kernels that average and shift nothing, so that every unit stays active."""
+    """Makes kernels average, and biases 0, so that every unit stays active."""
     if path[-1].key in ("mean", "bias"):
         return jnp.zeros(leaf.shape)
     return jnp.full(leaf.shape, 1 / math.prod(leaf.shape[:-1]))
 
 
 def mean_pool(x, window, strides, padding, ceil_mode, dilation, implementation):
-    """Replaces the max pool, whose output only some pixels of a window reach."""
+    """Replaces max pooling, whose output depends on only some pixels of a window."""
     return ops.avg_pool(x, window, strides, padding, ceil_mode=ceil_mode,
                         dilation=dilation)
 
@@ -121,7 +121,7 @@ def mean_pool(x, window, strides, padding, ceil_mode, dilation, implementation):
         ("resnet50_v2_keras", {}, (64, 81, 1), "stage1_block3")))])
 def test_receptive_field_is_the_support_of_the_input_gradient(
         name, fields, shape, layer, monkeypatch):
-    # Positive weights and means in place of maxima: then no path is switched off.
+    # With positive weights, and means instead of maxima, no path is blocked.
     monkeypatch.setattr("cnn_jax.ops.max_pool", mean_pool)
     with jax.enable_x64(True):
         model = networks.create(name, 2, Layers(dtype="float64", conv="lax"), **fields)
@@ -147,8 +147,8 @@ def test_receptive_field_is_the_support_of_the_input_gradient(
 
 
 def test_a_transposed_convolution_by_hand():
-    # 4 x 4 of stride 2 from 8 x 8 x 64 to 16 x 16 x 32: each of the 64 pixels adds 64
-    # products to 16 pixels of 32 features. Its stride of 4 pixels becomes 2.
+    # 4 x 4 with stride 2 from 8 x 8 x 64 to 16 x 16 x 32: each of the 64 pixels adds 64
+    # products to 16 pixels of 32 features. The distance of units, 4 pixels, becomes 2.
     table = table_of("shapes_fcn")
     up, = [row for row in table.rows if row.name == "decoder_up1"]
     assert up[:7] == ("decoder_up1", "ConvTranspose 4x4/2", (16, 16, 32),
@@ -156,7 +156,7 @@ def test_a_transposed_convolution_by_hand():
                       (Field(18 + 3 * 2, 2, -7 - 2 * 2),) * 2)
 
 
-def test_a_field_of_a_fractional_stride_is_blank():
+def test_a_receptive_field_with_a_fractional_stride_is_blank():
     class Enlarge(nn.Module):
         @nn.compact
         def __call__(self, x, train):
@@ -171,7 +171,7 @@ def test_a_field_of_a_fractional_stride_is_blank():
 
 
 def test_receptive_field_after_transposed_convolutions(monkeypatch):
-    # Every position sees at most the field, and some of them its first, its last pixel.
+    # Every position sees at most the field, and some see its first and its last pixel.
     monkeypatch.setattr("cnn_jax.ops.max_pool", mean_pool)
     with jax.enable_x64(True):
         model = networks.create("shapes_fcn", 2, Layers(dtype="float64", conv="lax"))
@@ -227,7 +227,7 @@ def test_csv_and_json_hold_the_same_rows(tmp_path):
     assert document["layers"][2]["field_size_vertical"] == 3
 
 
-def test_the_table_says_what_computes_each_convolution(no_onednn):
+def test_the_table_names_the_algorithm_of_each_convolution(no_onednn):
     table = layer_table(networks.create("lenet5"), (28, 28, 1))
     assert [row.conv for row in table.rows if row.kind.startswith("Conv")] == [
         "banded / im2col / lax", "lax"]
@@ -287,7 +287,7 @@ def test_arithmetic_intensity_by_hand():
     assert flat.traffic(1) == 0
 
 
-def test_roofline_takes_the_slower_of_arithmetic_and_memory():
+def test_roofline_is_the_slower_of_arithmetic_and_memory():
     peak = roofline.Peak(bfloat16=8.0, float32=2.0, bandwidth=4.0, memory=1.0)
     assert peak.seconds(16, 4) == 2 and peak.seconds(16, 4, "float32") == 8
     assert peak.seconds(16, 40) == 10

@@ -1,4 +1,4 @@
-"""Fine-tuning takes parameters over from a trained run and freezes some of them."""
+"""Fine-tuning starts from the parameters of a trained run and can freeze some."""
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 @pytest.fixture(scope="module", autouse=True)
 def no_pictures():
-    """Makes runs draw nothing at their end."""
+    """Turns off the pictures at the end of runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cnn_jax.training.train.draw", lambda *_: None)
         yield
@@ -73,7 +73,7 @@ def test_another_number_of_classes_gets_a_fresh_head(source, tmp_path):
     ("freeze", "group1,fc1,head", "group1,fc1,head"),
     ("init_from", "/nowhere", "config.model.init_from = /nowhere"),
 ])
-def test_what_cannot_be(tmp_path, field, value, pattern):
+def test_bad_fields_are_refused(tmp_path, field, value, pattern):
     config = tiny()
     config.model[field] = value
     with pytest.raises(InputError, match=pattern):
