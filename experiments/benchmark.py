@@ -5,13 +5,19 @@
     python experiments/benchmark.py --peers=onednn,torch  ours with oneDNN, and torch
     python experiments/benchmark.py --dtype=bfloat16 --only=W4
     python experiments/benchmark.py --quick               three workloads, 3 minutes
+    python experiments/benchmark.py --published --peers=onednn,torch,compile
 
 A training step is forward, backward and SGD with momentum. All arms train the same
 network from the same parameters on the same images: plain Flax (`nn.Conv`,
 `nn.BatchNorm`, no compiler options), PyTorch (eager, channels_last), Keras on
 TensorFlow and on JAX. All use huge pages. Ours also keeps its memory from step to step,
 as `main.py` does (cnn_jax/huge_pages.py); so do the arms "plain Flax, kept" and "torch,
-kept". "torch, small pages" is PyTorch as users start it.
+kept". "torch, small pages" is PyTorch as users start it, "torch.compile" PyTorch with
+its compiler, kept.
+
+`--published` trains networks of torchvision and timm, as these libraries have them, and
+their equals here, beside those that keep their memory; experiments/inference.py
+measures inference.
 
 First the logits and losses of all arms must agree. Every arm has its own process; the
 parent lets them run in turn, A B C A B C, so that drift of the machine affects all
@@ -60,6 +66,27 @@ WORKLOADS = {
 QUICK = ["W1 LeNet-5", "W2 SELU b32", "W3 separable b32"]
 
 
+# The network's source; its own dropout, if it has any.
+PUBLISHED = {
+    "AlexNet b32": Workload("torchvision:alexnet", 32, (224, 224, 3), 1000, True),
+    "VGG-16 b4": Workload("torchvision:vgg16", 4, (224, 224, 3), 1000, True),
+    "GoogLeNet b16": Workload("torchvision:googlenet", 16, (224, 224, 3), 1000, True),
+    "Inception v3 b4": Workload("torchvision:inception_v3", 4, (299, 299, 3), 1000,
+                                True),
+    "ResNet-18 b16": Workload("torchvision:resnet18", 16, (224, 224, 3), 1000),
+    "ResNet-50 b8": Workload("torchvision:resnet50", 8, (224, 224, 3), 1000),
+    "ResNet-50 v2 b8": Workload("timm:resnetv2_50.a1h_in1k", 8, (224, 224, 3), 1000),
+    "DenseNet-121 b8": Workload("torchvision:densenet121", 8, (224, 224, 3), 1000),
+    "MobileNet v1 b16": Workload("timm:mobilenetv1_100.ra4_e3600_r224_in1k", 16,
+                                 (224, 224, 3), 1000),
+    "MobileNet v2 b16": Workload("torchvision:mobilenet_v2", 16, (224, 224, 3), 1000,
+                                 True),
+    "Xception b4": Workload("timm:legacy_xception.tf_in1k", 4, (299, 299, 3), 1000),
+    "SqueezeNet b16": Workload("torchvision:squeezenet1_1", 16, (224, 224, 3), 1000,
+                               True),
+}
+
+
 class Arm(NamedTuple):
     module: str
     settings: dict[str, str]  # of its environment
@@ -79,11 +106,15 @@ PEERS = {
         "torch": Arm("in_torch", HUGE_PAGES),
         "torch, kept": Arm("in_torch", KEPT),
         "torch, small pages": Arm("in_torch", {"GLIBC_TUNABLES": ""})},
+    "compile": {
+        "torch.compile": Arm("in_torch", KEPT, {"compiled": True})},
     "keras": {
         "Keras-TensorFlow": Arm("in_keras", HUGE_PAGES | {
             "KERAS_BACKEND": "tensorflow"}),
         "Keras-JAX": Arm("in_keras", HUGE_PAGES | {"KERAS_BACKEND": "jax"})},
 }
+# By --published, whose networks take long to compile.
+LEFT_OUT = {"plain Flax", "plain Flax, kept", "torch", "torch, small pages"}
 MODES = {"train": "training step", "infer": "inference"}
 PASSES = {"train": 3, "infer": 1}  # forward, input gradient, weight gradient
 
@@ -92,7 +123,8 @@ def measure(workload: Workload, arms: dict[str, Arm], dtype: str, seconds: float
             turn: float, cores: Worker | None, advance) -> dict:
     """Times all arms on one workload, in turn, for about `seconds` after compiling.
 
-    Returns {"setup": {arm: ...}, "train": {arm: [s a step]}, "infer": ...}.
+    Returns {"setup": {arm: ...}, "train": {arm: [s a step]}, "infer": ...}; of a
+    published network the training step alone.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = str(Path(folder) / "arrays.npz")
@@ -112,12 +144,14 @@ def measure(workload: Workload, arms: dict[str, Arm], dtype: str, seconds: float
                      "setup": {name: {key: value for key, value in w.setup.items()
                                       if key != "logits"}
                                for name, w in workers.items()}}
-            for mode, share in (("train", .75), ("infer", .25)):
+            published = workload in PUBLISHED.values()
+            shares = {"train": 1.} if published else {"train": .75, "infer": .25}
+            for mode, share in shares.items():
                 advance(MODES[mode])
                 found[mode], found[f"{mode}_core_distance_us"] = in_turn(
                     workers, mode, share * seconds, turn, cores)
             for name, worker in workers.items():
-                found["setup"][name]["peak_mb"] = worker.run("infer")["peak_mb"]
+                found["setup"][name]["peak_mb"] = worker.run(mode)["peak_mb"]
             return found
         finally:
             for worker in workers.values():
@@ -233,6 +267,8 @@ def table(results: dict) -> str:
     lines = []
     for name, found in results.items():
         for mode, title in MODES.items():
+            if mode not in found:
+                continue
             head = f"\n{name}, batch {found['batch']}, {title}"
             if distances := found[f"{mode}_core_distance_us"]:
                 low, middle, high = quartiles(distances)
@@ -261,7 +297,8 @@ def draw(results: dict, folder: Path) -> None:
         if all(ours in found["train"] for found in results.values()):
             draw_bars({title: {workload: ratios(found, mode, ours)
                                for workload, found in results.items()}
-                       for mode, title in MODES.items()},
+                       for mode, title in MODES.items()
+                       if all(mode in found for found in results.values())},
                       f"speed of {ours} / speed of the arm (median, quartiles)",
                       folder / name)
 
@@ -271,8 +308,10 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--quick", action="store_true", help="three workloads")
+    parser.add_argument("--published", action="store_true",
+                        help="networks of torchvision and timm instead")
     parser.add_argument("--only", default="", help="workloads whose name contains this")
-    parser.add_argument("--peers", default="", metavar="onednn,torch,keras")
+    parser.add_argument("--peers", default="", metavar="onednn,torch,compile,keras")
     parser.add_argument("--dtype", default="float32", choices=AGREEMENT,
                         help="of the computation; parameters stay float32")
     parser.add_argument("--seconds", type=float, default=40,
@@ -287,10 +326,15 @@ def main(argv: list[str] | None = None) -> None:
     arms = dict(ARMS)
     for peer in flags.peers:
         arms |= PEERS[peer]
-    names = [name for name in (QUICK if flags.quick else WORKLOADS)
+    if flags.published:
+        arms = {name: arm for name, arm in arms.items() if name not in LEFT_OUT}
+    if flags.published and "keras" in flags.peers:
+        parser.error("--published has no arm of Keras, but onednn, torch, compile")
+    workloads = PUBLISHED if flags.published else WORKLOADS
+    names = [name for name in (QUICK if flags.quick else workloads)
              if flags.only in name]
     if not names:
-        parser.error(f"--only={flags.only} is in no name of {', '.join(WORKLOADS)}")
+        parser.error(f"--only={flags.only} is in no name of {', '.join(workloads)}")
     results, cores = {}, None
     if len(getattr(os, "sched_getaffinity", lambda _: [0])(0)) > 1:
         cores = Worker("cores", {})
@@ -298,7 +342,7 @@ def main(argv: list[str] | None = None) -> None:
         task = progress.add_task("", total=len(names))
         for name in names:
             results[name] = measure(
-                WORKLOADS[name], arms, flags.dtype,
+                workloads[name], arms, flags.dtype,
                 flags.seconds / (2 if flags.quick else 1),
                 .6 if "keras" in flags.peers else .2,  # its fit starts slowly
                 cores, lambda text: progress.update(

@@ -20,9 +20,20 @@ from arms.peak import matrix_gflops
 from arms.plain_flax import PlainFlax, make_train_step
 from arms.worker import serve
 from cnn_jax import networks, ops
+from cnn_jax.interop.pretrained import PRETRAINED, network_of
 from cnn_jax.networks.summary import layer_table
 from cnn_jax.layers import Layers
 from cnn_jax.native import library
+
+
+def create(network: str, classes: int, make: Layers = Layers()):
+    """Creates a registered network, or the equal of a published one (1,000 classes).
+
+    The published one is named by its source, 'torchvision:resnet50'.
+    """
+    if network in PRETRAINED:
+        return network_of(PRETRAINED[network], make)
+    return networks.create(network, classes, make, **FIELDS.get(network, {}))
 
 
 def load(net, images, arrays: dict[str, np.ndarray]):
@@ -38,11 +49,10 @@ def main(network: str, classes: int, file: str, dtype: str, plain: bool) -> None
 
     dtype: of the computation; parameters stay float32.
     """
-    arrays = dict(np.load(file))
+    arrays = np.load(file)
     images, labels = jnp.asarray(arrays["images"]), jnp.asarray(arrays["labels"])
     make = PlainFlax if plain else Layers
-    net = networks.create(network, classes, make(dtype=dtype),
-                          **FIELDS.get(network, {}))
+    net = create(network, classes, make(dtype=dtype))
     variables = load(net, images, arrays)
     del arrays
     optimizer = optax.sgd(0.01, momentum=0.9)

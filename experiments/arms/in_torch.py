@@ -1,4 +1,7 @@
-"""A worker that trains in PyTorch: eager, channels_last, SGD with momentum."""
+"""A worker that trains in PyTorch: eager or compiled, channels_last, SGD with momentum.
+
+It trains a network of `arms.networks`, or one of torchvision or timm under its source.
+"""
 
 import contextlib
 import json
@@ -12,6 +15,7 @@ from torch.nn import functional as F
 from arms.networks import NETWORKS
 from arms.worker import serve
 
+AUX_WEIGHT = 0.3  # of auxiliary heads in the loss
 NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean",
         "running_var": "var"}
 
@@ -99,20 +103,58 @@ def load(network: Network, variables: dict[str, np.ndarray]) -> None:
         raise ValueError(f"torch's network has no {', '.join(left)}")
 
 
-def main(network: str, classes: int, file: str, dtype: str) -> None:
+def publish(source: str, classes: int, arrays: dict[str, np.ndarray]) -> nn.Module:
+    """Creates the network of a source such as 'torchvision:resnet50', with weights.
+
+    arrays: among others `peer:NAME` for each entry of its state dict.
+    """
+    library, _, name = source.partition(":")
+    if library == "timm":
+        import timm
+        model = timm.create_model(name.partition(".")[0], num_classes=classes)
+    else:
+        import torchvision
+        # The others would draw weights for a minute.
+        slow = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+        model = torchvision.models.get_model(name, weights=None, num_classes=classes,
+                                             **slow)
+    given = {name.removeprefix("peer:"): torch.from_numpy(array)
+             for name, array in arrays.items() if name.startswith("peer:")}
+    left = model.load_state_dict(given, strict=False)
+    missing = [name for name in left.missing_keys if "num_batches_tracked" not in name]
+    if missing or left.unexpected_keys:
+        raise ValueError(f"{source}: without {missing}; unknown {left.unexpected_keys}")
+    return model
+
+
+def make_network(network: str, classes: int, images, arrays) -> nn.Module:
+    """Creates the network with the weights of `start.py`."""
+    if ":" in network:
+        return publish(network, classes, arrays)
+    model = Network(NETWORKS[network], classes).eval()
+    with torch.no_grad():
+        model(images[:1])  # makes the layers
+    load(model, arrays)
+    return model
+
+
+def main(network: str, classes: int, file: str, dtype: str,
+         compiled: bool = False) -> None:
     """Trains on the arrays of `file`: images, labels and our variables.
 
     dtype: of the products, by torch.autocast; parameters stay float32.
+    compiled: by `torch.compile`.
     """
     arrays = dict(np.load(file))
     images = torch.from_numpy(arrays.pop("images")).permute(0, 3, 1, 2)
     images = images.to(memory_format=torch.channels_last)
     labels = torch.from_numpy(arrays.pop("labels")).long()
-    model = Network(NETWORKS[network], classes).eval()
-    with torch.no_grad():
-        model(images[:1])  # makes the layers
+    model = make_network(network, classes, images, arrays)
     model = model.to(memory_format=torch.channels_last)
-    load(model, arrays)
+    del arrays
+    parameters = sum(p.numel() for p in model.parameters())
+    if compiled:
+        model = torch.compile(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=.01, momentum=.9)
 
     def computing():
@@ -124,7 +166,11 @@ def main(network: str, classes: int, file: str, dtype: str) -> None:
         for _ in range(count):
             optimizer.zero_grad()
             with computing():
-                loss = F.cross_entropy(model(images), labels)
+                outputs = model(images)  # GoogLeNet and Inception: several heads
+                logits, *auxiliary = (
+                    outputs if isinstance(outputs, tuple) else (outputs,))
+                loss = F.cross_entropy(logits, labels) + AUX_WEIGHT * sum(
+                    F.cross_entropy(each, labels) for each in auxiliary)
             loss.backward()
             optimizer.step()
         return loss.item()
@@ -139,7 +185,7 @@ def main(network: str, classes: int, file: str, dtype: str) -> None:
     logits = infer(1)[:4].tolist()
     serve({"logits": logits, "losses": [train(1) for _ in range(3)],
            "version": f"torch {torch.__version__}",
-           "params": sum(p.numel() for p in model.parameters())},
+           "params": parameters},
           {"train": train, "infer": infer})
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from cnn_jax.layers import BATCH_NORM, Layers, pairs
+from cnn_jax.training.steps import AUX_WEIGHT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +42,12 @@ def make_train_step(net, optimizer):
         def mean_loss(params):
             logits, updates = net.apply(
                 variables | {"params": params}, images, train=True,
-                rngs={"dropout": key}, mutable=["batch_stats"])
-            losses = optax.softmax_cross_entropy_with_integer_labels(
-                logits.astype(jnp.float32), labels)
-            return losses.mean(), updates
+                rngs={"dropout": key}, mutable=["batch_stats", "aux_logits"])
+            auxiliary = jax.tree.leaves(updates.pop("aux_logits", {}))
+            losses = [optax.softmax_cross_entropy_with_integer_labels(
+                each.astype(jnp.float32), labels).mean()
+                for each in (logits, *auxiliary)]
+            return losses[0] + AUX_WEIGHT * sum(losses[1:]), updates
         (loss, updates), grads = jax.value_and_grad(mean_loss, has_aux=True)(
             variables["params"])
         changes, opt_state = optimizer.update(grads, opt_state)

@@ -111,7 +111,9 @@ def check_flags(parser, flags, peers) -> None:
     if unknown := [peer for peer in flags.peers if peer not in peers]:
         parser.error(f"--peers={','.join(unknown)} is not known; there are "
                      f"{', '.join(peers)}")
-    needed = {"torch": ["torch"], "keras": ["keras", "tensorflow"]}
+    torch = ["torch", "torchvision", "timm"] if getattr(
+        flags, "published", False) else ["torch"]
+    needed = {"torch": torch, "compile": torch, "keras": ["keras", "tensorflow"]}
     if missing := [name for peer in flags.peers for name in needed.get(peer, [])
                    if not find_spec(name)]:
         parser.error(f"{', '.join(missing)} not installed: pip install -e '.[peers]'")
