@@ -16,7 +16,7 @@ from cnn_jax.inspection.pages.record import read_record
     (None, 3, {"epochs": 3}, "3 of 3 epochs, finished, not evaluated", "run"),
     (None, 0, {"epochs": 3}, "0 of 3 epochs, not finished", "run")])
 def test_progress_and_next_command(tmp_path, accuracy, epochs, changes, progress,
-                                    goes_on):
+                                   goes_on):
     run = made_run(tmp_path / "run", changes, accuracy, epochs)
     if "16" in progress:
         (run / "checkpoints" / "16").mkdir(parents=True)

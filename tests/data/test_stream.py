@@ -187,8 +187,7 @@ def test_scaling_is_measured_on_a_stated_sample(settings, in_memory, lazy, scali
 
 @pytest.mark.parametrize("name, share", [("MAX_BYTES", 1), ("available_bytes", 2),
                                          ("jax", 2)])
-def test_a_set_that_would_not_fit_is_streamed(settings, monkeypatch, name,
-                                                        share):
+def test_a_set_that_would_not_fit_is_streamed(settings, monkeypatch, name, share):
     """The limit is 8 GiB, half of the memory of the host, or half of a device's."""
     for pixels, streamed in ((197 * 4 * 5 * 3, False), (197 * 4 * 5 * 3 - 1, True)):
         device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": share * pixels})

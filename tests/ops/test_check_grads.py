@@ -18,7 +18,7 @@ CONV = functools.partial(ops.correlate, padding="SAME")
 
 
 def distinct(seed, *shape):
-    """Draws values at least 0.1 apart, so that no finite step changes a maximum."""
+    """Draws values at least 0.1 apart, so that a finite step changes no maximum."""
     size = int(np.prod(shape))
     return np.random.default_rng(seed).permutation(size).reshape(shape) * .1 - size / 20
 
@@ -111,7 +111,7 @@ def test_order_two_of_the_loops(name, shape):
                        order=2)
 
 
-def test_what_has_no_derivative_says_so():
+def test_operations_without_a_derivative_raise_an_error():
     x, w = normal(0, 1, 4, 4, 2).astype("f4"), normal(1, 3, 3, 2, 2).astype("f4")
 
     def conv(w):

@@ -1,12 +1,12 @@
-"""Every implementation of convolution equals autodiff of lax: y, dx, dw and db.
+"""Every convolution algorithm equals autodiff of lax: y, dx, dw and db.
 
     pytest tests/ops/test_grad_equivalence.py             72 cases, seeded
     pytest -m slow tests/ops/test_grad_equivalence.py     the full table
 
-A case is one implementation on one row of the table. The rows have 8 channels in and
-out, except a few with 1 or 3 channels in, for which `auto` has rules of its own. They
-alternate between float32 and float64; `onednn` has float32 only, and falls back to
-`auto` without the library. Tolerances are on max |a - b| / max |b|.
+A case is one algorithm on one row of the table. The rows have 8 channels in and out,
+except a few with 1 or 3 channels in, for which `auto` has its own rules. They alternate
+between float32 and float64; `onednn` has float32 only, and falls back to `auto` without
+the library. Tolerances are on max |a - b| / max |b|.
 """
 
 import functools
@@ -36,7 +36,7 @@ GROUPS = [1, 2, 4, 8]  # of 8 channels: 8 is depthwise
 TABLE = [(*row, (1, 1)) for row in itertools.product(
     SHAPES, STRIDES, PADDINGS, DILATIONS, GROUPS)]
 
-# Not in the table: one and three axes, input dilation, negative padding, no images.
+# Extra rows: one and three axes, input dilation, negative padding, no images.
 EXTRA = [
     ((2, (9,), (4,)), (2,), ((1, 2),), (2,), 2, (1,)),
     ((2, (9,), (4,)), (1,), "SAME", (1,), 8, (1,)),
@@ -50,7 +50,8 @@ EXTRA = [
     ((0, (6, 7), (3, 3)), (2, 2), "VALID", (1, 1), 8, (1, 1)),
     ((2, (3, 3), (5, 5)), (1, 1), "VALID", (1, 1), 1, (1, 1)),
 ]
-# Few channels in: (channels in, kernel, (strides, padding, dilation, channels out)).
+# Rows with few channels: (channels in, kernel, (strides, padding, dilation, channels
+# out)).
 FEW = list(itertools.product((1, 3), (3, 5), [
     ((1, 1), "SAME", (1, 1), 4), ((1, 1), "VALID", (1, 1), 16),
     ((2, 2), "SAME", (1, 1), 6), ((1, 2), ((0, 2), (3, 1)), (1, 1), 20),
@@ -58,10 +59,10 @@ FEW = list(itertools.product((1, 3), (3, 5), [
 ROWS = TABLE + EXTRA + [
     ((2, (9, 8), (size, size)), strides, padding, dilation, 1, (1, 1))
     for _, size, (strides, padding, dilation, _) in FEW]
-# Row -> channels in and out; the others have 8 and 8.
+# {row: (channels in, channels out)}; other rows have 8 and 8.
 CHANNELS = {len(TABLE + EXTRA) + i: (c, options[-1])
             for i, (c, _, options) in enumerate(FEW)}
-# The reference reads beyond the image here in float32 (openxla/xla#48713).
+# In these rows, XLA's reference reads beyond the image in float32 (openxla/xla#48713).
 MISREAD = {i for i, (_, _, padding, *_) in enumerate(ROWS)
            if not isinstance(padding, str) and any(lo < 0 < hi for lo, hi in padding)}
 
@@ -73,10 +74,10 @@ def supports(name, row) -> bool:
 
 
 def cases() -> list[tuple[str, int]]:
-    """Lists (implementation, row).
+    """Lists (algorithm, row).
 
-    `auto`, `onednn` and Winograd take all rows that they support; the others take a
-    third of the table and all extra rows.
+    `auto`, `onednn` and Winograd get all rows that they support; the others get a third
+    of the table and all extra rows.
     """
     return [(name, i) for i, row in enumerate(ROWS) for j, name in enumerate(ALGORITHMS)
             if name != "lax" and supports(name, row) and (
@@ -88,7 +89,7 @@ CASES = cases()
 
 
 def seeded_subset(size: int) -> list:
-    """Draws equally many cases per implementation, two of them with few channels."""
+    """Draws equally many cases per algorithm, two of them with few channels."""
     rng, subset = random.Random(0), []
     for name in ALGORITHMS:
         of_name = [case for case in CASES if case[0] == name]
@@ -111,7 +112,7 @@ def function(implementation, add, i):
 
 def check(name, i, dtype=None):
     (batch, image, kernel), *_, groups, _ = ROWS[i]
-    # Each dtype meets all groups, whose period is 4. oneDNN has no float64.
+    # Each dtype gets all groups, whose period is 4. oneDNN has no float64.
     dtype = dtype or ("float32", "float64")[(i + i // 4) % 2 and name != "onednn"]
     if i in MISREAD:
         dtype = "float64"
@@ -148,9 +149,9 @@ def test_seeded_subset(name, row):
 
 
 def pytest_generate_tests(metafunc):
-    """Makes the tests of the full table only where slow ones run.
+    """Makes the tests of the full table only if slow tests run.
 
-    Each process of the fast tests would collect them, for two seconds.
+    Otherwise each process of the fast tests would collect them, which takes 2 seconds.
     """
     tables = {test_full_table: CASES,
               test_bfloat16_table: [case for case in CASES if case[1] % 13 == 0]}
@@ -180,7 +181,7 @@ def test_bfloat16_table(name, row):
 @pytest.mark.parametrize("padding", [(-1, 1), (-2, 1), (-1, 2), (1, -1)])
 @pytest.mark.parametrize("name", ["lax", "auto", "auto on a GPU", "im2col"])
 def test_cut_below_and_padded_above(name, padding, monkeypatch):
-    """Where XLA itself is wrong in float32 (openxla/xla#48713), every name is right.
+    """Every name is correct where XLA is wrong in float32 (openxla/xla#48713).
 
     (1, -1) is such a padding in the input gradient.
     """
@@ -203,7 +204,7 @@ def test_size_of_the_table():
     assert len(FEW) == 20 and set(few) == set(ALGORITHMS) - {"lax"}
 
 
-def test_the_rows_of_few_channels_reach_the_rules_for_them():
+def test_rows_with_few_channels_reach_their_rules():
     names = set()
     for i, (c, o) in CHANNELS.items():
         (batch, image, kernel), strides, padding, dilation, groups, _ = ROWS[i]

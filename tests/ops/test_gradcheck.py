@@ -1,4 +1,4 @@
-"""The checker catches each kind of wrong gradient in every one of 20 seeds."""
+"""The gradient checks catch each kind of wrong gradient, with each of 20 seeds."""
 
 import functools
 
@@ -75,25 +75,25 @@ def test_equivalence_catches_a_wrong_gradient(kind):
 
 def test_a_gradient_of_nan_is_caught():
     def f(x, w):
-        return x * jnp.sqrt(w)  # dw is infinite, and 0 * inf in its error
+        return x * jnp.sqrt(w)  # dw is infinite; its error has 0 * inf
 
     x = normal(0, 3)
     with pytest.raises(AssertionError, match="nan"):
         equivalent(f, f, x, jnp.zeros(3), tolerance=1.)
 
 
-def test_right_gradients_pass():
+def test_correct_gradients_pass():
     conv = wrong_conv()  # compiled once
     for seed in SEEDS:
         finite_differences(conv, *arguments(seed), seed=seed)
 
 
-def test_order_two_catches_what_order_one_cannot():
+def test_order_two_catches_errors_that_order_one_cannot():
     @jax.custom_vjp
     def square(x):
         return x * x
 
-    # The first derivative is right, but its own derivative is cut off.
+    # The first derivative is correct, but its own derivative is cut off.
     square.defvjp(lambda x: (x * x, x), lambda x, g: (2 * lax.stop_gradient(x) * g,))
     finite_differences(square, normal(0, 3))
     with pytest.raises(AssertionError, match="order 1"):

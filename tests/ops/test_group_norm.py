@@ -45,7 +45,7 @@ def test_equals_flax_in_values_and_gradients(ours, theirs):
 
 @pytest.mark.parametrize("norm", [ops.layer_norm,
                                   functools.partial(ops.group_norm, groups=2)])
-def test_gradients_are_slopes_to_second_order(norm):
+def test_gradients_equal_finite_differences_to_second_order(norm):
     finite_differences(norm, *arguments(2, 3, 2, 4), order=2)
 
 
@@ -54,11 +54,11 @@ def test_by_hand():
     x = jnp.array([[[1, 2, 5, 5], [3, 6, 5, 9]], [[0, 0, 1, 3], [0, 0, 1, 3]]], float)
     scale, bias = jnp.array([1., 2, 1, -1]), jnp.array([0., 0, 10, 0])
     y = ops.group_norm(x, scale, bias, groups=2, eps=0.5)
-    # Means 3 and 6, variances 3.5 and 3: divided by 2 and by sqrt(3.5).
+    # Means 3 and 6, variances 3.5 and 3; with eps 0.5 the divisors are 2 and sqrt(3.5).
     a = np.sqrt(3.5)
     np.testing.assert_allclose(
         y[0], [[-1, -1, 10 - 1 / a, 1 / a], [0, 3, 10 - 1 / a, -3 / a]], rtol=1e-6)
-    b = np.sqrt(1.5)  # of the second image, alone: 1 3 / 1 3
+    b = np.sqrt(1.5)  # for the second image: 1 3 / 1 3
     np.testing.assert_allclose(y[1], [[0, 0, 10 - 1 / b, -1 / b]] * 2, rtol=1e-6)
     # Channels of the first pixel, 1 2 5 5: mean 3.25, variance 3.1875.
     z = (np.array([1, 2, 5, 5]) - 3.25) / np.sqrt(3.1875 + 1)
@@ -66,8 +66,8 @@ def test_by_hand():
                                z * np.asarray(scale) + np.asarray(bias), rtol=1e-6)
 
 
-def test_a_large_mean_does_not_cost_the_variance():
-    """In float32 the mean of x^2 less the square of the mean would be noise."""
+def test_a_large_mean_keeps_the_variance_exact():
+    """In float32, the mean of x^2 minus the square of the mean would be noise."""
     x = jnp.asarray(normal(0, 2, 8, 8, 4) + 3000, jnp.float32)
     expected = (x - x.mean((1, 2, 3), keepdims=True)) / x.std((1, 2, 3), keepdims=True)
     y = ops.group_norm(x, jnp.ones(4), jnp.zeros(4), groups=1)
@@ -98,14 +98,14 @@ def test_bad_input_is_one_clear_line(call, pattern):
 
 @pytest.mark.parametrize("preset", ["group_norm", "layer_norm"])
 def test_resnets_without_batch_norm(preset):
-    """They have the parameters of the usual ones, and no statistics."""
+    """They have the parameters of the usual ones, and no running statistics."""
     ours, usual = (jax.eval_shape(functools.partial(
         networks.create("resnet18", 5, Layers(bn=bn)).init, train=False),
         jax.random.key(0), jnp.zeros((1, 32, 32, 3))) for bn in (preset, "paper"))
     assert ours.keys() == {"params"} and ours["params"] == usual["params"]
 
 
-def test_a_block_normalizes_each_image_by_itself():
+def test_a_block_normalizes_each_image_separately():
     block = ResidualBlock(8, layers=Layers(bn="group_norm"))
     x = jnp.asarray(normal(0, 3, 6, 6, 8), jnp.float32)
 

@@ -24,7 +24,7 @@ def chosen(x, w, strides=(1, 1), padding="SAME", groups=1):
         auto.FORWARD, auto.INPUT_GRADIENT, auto.WEIGHT_GRADIENT)]
 
 
-def test_the_rules_choose():
+def test_the_rules_select_algorithms():
     assert chosen((8, 28, 28, 64), (1, 1, 64, 32)) == [
         "pointwise.forward", "pointwise.input_gradient", "pointwise.weight_gradient"]
     assert chosen((8, 28, 28, 64), (3, 3, 1, 64), groups=64) == [
@@ -54,7 +54,7 @@ def test_the_rules_choose():
     ((8,), (4,), (3,), "SAME", (1,)),
     ((3, 2, 2), (2, 2, 2), (1, 1, 1), "SAME", (1, 1, 1))])
 def test_large_batches(image, kernel, strides, padding, dilation, dtype, tolerance):
-    """Images are transposed by a product with the identity."""
+    """Their images are transposed by a matrix product with the identity."""
     def value_and_gradients(name):
         return compiled(jax.value_and_grad(lambda x, w: jnp.sin(.1 * correlate(
             x, w, None, strides, padding, dilation, 1, name)).sum(), (0, 1)))
@@ -74,7 +74,7 @@ def test_large_batches(image, kernel, strides, padding, dilation, dtype, toleran
     ((2, 3), (5, 4), (1, 1), "SAME", 2), ((3, 2, 2), (3, 3, 3), (1, 1, 1), "SAME", 1),
     ((6, 5), (3, 3), (2, 1), "SAME", 4), ((6, 5), (1, 1), (2, 3), ((1, 1), (0, 2)), 1)])
 def test_every_pass_equals_lax(image, kernel, strides, padding, groups):
-    """Covers each pass that a rule could choose, even if an earlier rule holds."""
+    """It covers each pass that a rule could choose, even if an earlier rule holds."""
     spec = conv_spec((2, *image, 4), (*kernel, 4 // groups, 8), strides, padding,
                      groups=groups)
     with jax.enable_x64(True):
@@ -97,7 +97,7 @@ def test_every_pass_equals_lax(image, kernel, strides, padding, groups):
     (functools.partial(ops.correlate, groups=4, padding="SAME"), (1, 16, 16, 4),
      (15, 15, 1, 4))])
 def test_large_kernels_have_small_programs(f, x, w):
-    """Written out by phases or taps, these took 20 s to compile."""
+    """Programs that write out phases or taps took 20 s to compile."""
     x, w = jnp.asarray(normal(0, *x)), jnp.asarray(normal(1, *w))
 
     def run(name):
@@ -110,7 +110,7 @@ def test_large_kernels_have_small_programs(f, x, w):
         assert relative_error(a, b) <= 5e-6
 
 
-def test_away_from_the_cpu_auto_is_lax(monkeypatch):
+def test_on_other_devices_auto_is_lax(monkeypatch):
     x, w = jnp.zeros((2, 8, 8, 4)), jnp.zeros((3, 3, 1, 4))
     program = [jax.make_jaxpr(functools.partial(
         ops.correlate, groups=4, implementation=n))(x, w) for n in ("auto", "lax")]
@@ -123,7 +123,7 @@ def test_away_from_the_cpu_auto_is_lax(monkeypatch):
     monkeypatch.undo()
 
 
-def test_a_tpu_sums_taps_where_its_compiler_takes_minutes(monkeypatch):
+def test_on_a_tpu_taps_replace_a_weight_gradient_that_compiles_slowly(monkeypatch):
     """dw of 5 x 5 kernels on grey images has the operands' dtype, and is lax's dw."""
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     grey = (4, 9, 8, 1)
@@ -170,7 +170,7 @@ def test_a_program_exported_for_a_gpu_pools_by_lax(pool):
     assert value == f(x)[0] and dx.tolist() == f(x)[1].tolist()
 
 
-def test_forward_mode_where_all_passes_are_lax():
+def test_forward_mode_works_if_all_passes_are_lax():
     x, w = jnp.ones((2, 8, 8, 8)), jnp.ones((3, 3, 8, 8))
     y, dy = jax.jvp(lambda w: ops.correlate(x, w), (w,), (w,))
     assert jnp.allclose(y, dy)
@@ -191,7 +191,7 @@ def test_compiler_options_are_probed(monkeypatch, caplog):
     compiler.compiler_options.cache_clear()
 
 
-def test_hand_written_lax_passes_are_those_of_autodiff():
+def test_hand_written_lax_passes_equal_autodiff():
     x, w = jnp.zeros((2, 9, 8, 4)), jnp.zeros((3, 2, 2, 6))
     spec = conv_spec(x.shape, w.shape, (2, 1), ((1, 2), (0, 3)), rhs_dilation=(1, 2),
                      groups=2)

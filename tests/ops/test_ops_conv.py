@@ -160,7 +160,7 @@ def test_transposed_convolution_is_the_gradient(name, stride, padding, extra, di
 @pytest.mark.parametrize("stride, dilation, low, high, extra", [
     (1, 2, 0, 0, 1), (2, 3, 1, 2, 2), (2, 5, 0, 3, 3), (3, 2, 1, 0, 2)])
 def test_output_padding_by_definition(name, stride, dilation, low, high, extra):
-    """Each x w adds to y[s p + d k - lo], also where the stride is the smaller one."""
+    """Each x w adds to y[s p + d k - lo], also if the stride is below the dilation."""
     x, w = f32(0, 2, 4, 3), f32(1, 3, 5, 3)
     size = 3 * stride + 2 * dilation + 1 - low - high + extra
     expected = np.zeros((2, size, 5))
@@ -217,7 +217,7 @@ def test_bad_input_is_one_clear_line(name, call, pattern):
 
 
 @pytest.mark.parametrize("name", ["winograd", "fft"])
-def test_integers_are_refused_where_they_would_be_rounded(name):
+def test_integers_that_would_be_rounded_are_refused(name):
     for call in (lambda: ops.correlate(X.astype(int), W.astype(int),
                                        implementation=name),
                  lambda: ops.conv_transpose(X.astype(int), W.astype(int).swapaxes(2, 3),
@@ -226,7 +226,7 @@ def test_integers_are_refused_where_they_would_be_rounded(name):
             call()
 
 
-def test_what_the_host_cannot_do_is_refused_before_it_is_called():
+def test_problems_that_a_callback_cannot_solve_are_refused_early():
     pytest.importorskip("numba")
     with pytest.raises(ValueError, match="'numba'.*at most 3"):
         ops.correlate(jnp.zeros((1, 2, 2, 2, 2, 1)), jnp.zeros((1, 1, 1, 1, 1, 1)),
@@ -296,7 +296,7 @@ def test_numpy_integers_are_integers(name):
 def test_bad_operands_are_named(name):
     f, args = OPERATIONS.get(name) or (ops.pointwise_conv, (X, W[0, 0]))
     x, w, *rest = args
-    one_axis = 1 if name == "pointwise" else 0  # its w does not tell the rank of x
+    one_axis = 1 if name == "pointwise" else 0  # its w does not give the rank of x
     bad = [(x[(0,) * i], w) for i in range(1 + one_axis, 5)]
     bad += [(x, w[0]), (x[..., :3], w), (x.astype(jnp.bfloat16), w)]
     for x, w in bad:
@@ -310,7 +310,7 @@ def test_bad_operands_are_named(name):
             f(*args, b)
 
 
-def test_what_an_implementation_does_not_support():
+def test_unsupported_convolutions_are_refused():
     f = ops.conv_general_dilated("winograd")
     with pytest.raises(ValueError, match="winograd.*3 x 3.*stride 1"):
         f(X, W, (2, 2), "SAME", dimension_numbers=DN)

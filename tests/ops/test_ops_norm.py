@@ -1,4 +1,4 @@
-"""Normalization and the head equal Flax, optax and autodiff."""
+"""Normalization, dense layers and the loss equal Flax, optax and autodiff."""
 
 import functools
 
@@ -62,7 +62,7 @@ def test_synchronized_batch_norm_is_the_norm_of_the_whole_batch():
 
 
 def norm_of_groups(x, scale, bias, groups):
-    """Normalizes each group by itself; averages their statistics."""
+    """Normalizes each group separately; averages their statistics."""
     parts = [plain_batch_norm(part, scale, bias) for part in jnp.split(x, groups)]
     y, mean, var = zip(*parts)
     return jnp.concatenate(y), sum(mean) / groups, sum(var) / groups
@@ -70,7 +70,7 @@ def norm_of_groups(x, scale, bias, groups):
 
 @pytest.mark.parametrize("groups, devices", [(2, 1), (6, 1), (4, 2), (2, 2), (2, 4)])
 def test_batch_norm_of_groups_is_the_norm_of_each(groups, devices):
-    """Groups of a batch of 12: on one device, several on each, or over several."""
+    """A batch of 12 has groups on one device, several on each, or across devices."""
     with jax.enable_x64(True):
         x, scale, bias = map(jnp.asarray, arguments(12, 2, 3, 4))
 
@@ -198,8 +198,8 @@ def test_materialized_relu_is_relu():
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="what XLA does on a CPU")
-def test_the_sum_of_a_residual_block_is_not_computed_again():
-    """The program keeps each of the three sums, in memory without copies of them."""
+def test_the_sum_of_a_residual_block_is_computed_once():
+    """The program keeps each of the three sums in memory, without copies."""
     def chain(x, a, relu):
         sums = []
         for i in range(3):

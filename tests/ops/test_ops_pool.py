@@ -19,7 +19,7 @@ FAST = ["windows", "lax", "auto"]
 
 
 def ties(seed, *shape):
-    """Draws small integers, so that most windows hold their maximum more than once."""
+    """Draws small integers, so that most windows have their maximum more than once."""
     return np.random.default_rng(seed).integers(-2, 2, shape).astype(np.float64)
 
 
@@ -65,7 +65,7 @@ def test_second_derivatives(name, pool):
 @pytest.mark.parametrize("pool", [
     ops.max_pool, functools.partial(ops.avg_pool, count_include_pad=False)])
 def test_dilated_windows_have_derivatives(name, pool):
-    """To second order, with a stride below and a stride above the dilation."""
+    """They hold to second order, with a stride below and one above the dilation."""
     def f(x):
         return pool(x, (3, 2), (2, 3), ((3, 2), (1, 1)), ceil_mode=True,
                     implementation=name, dilation=(3, 2)) ** 3
@@ -73,8 +73,8 @@ def test_dilated_windows_have_derivatives(name, pool):
 
 
 @pytest.mark.parametrize("name", ops.POOLS)
-def test_where_the_maximum_is(name):
-    """Ties, NaNs, padding and vmap; the gradient is that of the maximum alone."""
+def test_indices_of_the_maxima(name):
+    """They hold for ties, NaNs, padding and vmap; only the maximum has a gradient."""
     x = jnp.asarray(ties(0, 2, 6, 5, 3), jnp.float32)
     x = x.at[0, 1, 3, 0].set(jnp.nan).at[0, 2, 1, 0].set(jnp.nan)
     options = dict(window=(3, 2), strides=2, padding=1, dilation=(1, 2),
@@ -132,7 +132,7 @@ def test_bfloat16_and_no_images(pool):
     assert empty.shape[0] == 0 and vjp(empty)[0].shape == (0, 5, 5, 3)
 
 
-def test_whole_numbers_and_infinities():
+def test_integers_and_infinities():
     x = jnp.array([[[[-9], [-7]], [[-8], [-5]]]])
     assert ops.max_pool(x, 2, 1, "SAME").ravel().tolist() == [-5, -5, -5, -5]
     x = jnp.full((1, 2, 2, 1), -jnp.inf)
@@ -171,8 +171,8 @@ def test_over_a_mesh_with_explicit_axes(pool, window, strides):
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="what XLA does on a CPU")
-def test_the_backward_pass_of_overlapping_windows_does_not_search_again():
-    """XLA would fuse the search into it, at 20 times its time in ResNet-50."""
+def test_the_backward_pass_of_overlapping_windows_reuses_the_indices():
+    """XLA would fuse the search into it, which took 20 times as long in ResNet-50."""
     def loss(x):
         return (jnp.tanh(ops.max_pool(jax.nn.relu(3 * x), 3, 2)) ** 2).sum()
 
@@ -184,7 +184,7 @@ def test_the_backward_pass_of_overlapping_windows_does_not_search_again():
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
 @pytest.mark.parametrize("name", ops.POOLS)
-def test_the_mean_of_whole_numbers_is_float32(name, dtype):
+def test_the_mean_of_integers_is_float32(name, dtype):
     for x in ([200, 200, 200, 200], [1, 2, 3, 4], [255, 0, 254, 1]):
         x = np.array(x).astype(dtype)
         y = ops.avg_pool(jnp.asarray(x).reshape(1, 2, 2, 1), 2, implementation=name)
@@ -192,7 +192,7 @@ def test_the_mean_of_whole_numbers_is_float32(name, dtype):
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_pooling_whole_numbers_equals_the_specification(name):
+def test_pooling_integers_equals_the_specification(name):
     x = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 7, 6, 3)), jnp.uint8)
     for pool in (ops.max_pool, ops.avg_pool):
         found, expected = (compiled(functools.partial(

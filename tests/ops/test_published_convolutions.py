@@ -1,4 +1,4 @@
-"""Convolution problems and results that others have published.
+"""Convolutions equal the results of problems that others have published.
 
     pytest -m slow tests/ops/test_published_convolutions.py     every algorithm
 """
@@ -15,7 +15,7 @@ from cnn_jax import ops
 from tests.support.gradcheck import compiled, normal, relative_error
 
 
-ANY_SHAPE = [name for name in ops.ALGORITHMS if name != "winograd"]  # it takes 3 x 3
+ANY_SHAPE = [name for name in ops.ALGORITHMS if name != "winograd"]  # needs 3 x 3
 
 
 def skip_without(name):
@@ -23,9 +23,9 @@ def skip_without(name):
         pytest.importorskip("numba")
 
 
-# Both gradients from TensorFlow's tests (conv_ops_test.py): x, w and g count 1, 2, ...
-# (x shape, w shape, g shape, strides, padding, dx, dw); each gradient was worked by
-# hand again: dx[p] = sum of g[q] w[p - q s], dw[k] = sum of g[q] x[q s + k].
+# Both gradients from TensorFlow's tests (conv_ops_test.py): (x shape, w shape, g shape,
+# strides, padding, dx, dw). x, w and g count 1, 2, ... Each gradient was checked by
+# hand: dx[p] = sum of g[q] w[p - q s], dw[k] = sum of g[q] x[q s + k].
 TENSORFLOW = [
     ((1, 2, 3, 1), (2, 2, 1, 1), (1, 1, 2, 1), (1, 1), "VALID",
      [1, 4, 4, 3, 10, 8], [5, 8, 14, 17]),
@@ -74,7 +74,7 @@ def test_gradients_of_tensorflow(name):
 
 @functools.cache
 def problems():
-    """Lists the convolutions of JAX's tests, which its wheel holds, and NumPy's result.
+    """Lists the convolutions of JAX's tests, which are in its wheel, with results.
 
     Each is (x, w, arguments of `lax.conv_general_dilated`, y), in float64.
     """
@@ -106,7 +106,7 @@ def in_groups(convolution, x, w, strides, padding, lhs_dilation, rhs_dilation, a
               feature_groups, batch_groups):
     """Computes a grouped convolution, one group at a time."""
     lhs, rhs, out = axes
-    if isinstance(padding, str):  # NumPy's reference forgets the dilation here
+    if isinstance(padding, str):  # JAX's NumPy reference ignores the dilation here
         sizes = [(x.shape[lhs.index(axis)], w.shape[rhs.index(axis)])
                  for axis in lhs if axis not in "NC"]
         padding = jax.lax.padtype_to_pads(

@@ -1,4 +1,4 @@
-"""Every workload of the benchmark trains as Flax's own layers do, in float64.
+"""Every workload of the benchmark trains like Flax's own layers, in float64.
 
     pytest -m slow tests/ops/test_vs_flax.py     20 steps each, ten minutes
 """
@@ -17,7 +17,7 @@ from experiments.arms.plain_flax import PlainFlax
 from tests.support.gradcheck import FAST_COMPILE, normal
 
 # (network, batch, image) of the benchmark, with fewer and smaller images. VGG's last
-# stages see 2 x 2 pixels: images smaller than the kernel.
+# stages see 2 x 2 pixels, fewer than the kernel has.
 WORKLOADS = {
     "lenet5": (4, (28, 28, 1)),
     "selu_cnn": (2, (28, 28, 1)),

@@ -1,4 +1,4 @@
-"""The operations equal cases worked by hand and formulas written again in NumPy."""
+"""The operations equal cases worked by hand and formulas in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +62,7 @@ def test_two_images_three_channels_two_kernels(name):
 def test_im2col_and_col2im():
     x, w = nhwc(counting(2, 3, 3, 3)), hwio(counting(2, 3, 2, 2))
     spec = conv_spec(x.shape, w.shape, (1, 1), "VALID")
-    cols = np.asarray(im2col(x, spec)).reshape(8, 4, 3)  # 8 places, 4 taps, 3 channels
+    cols = np.asarray(im2col(x, spec)).reshape(8, 4, 3)  # positions, taps, channels
     col = cols.swapaxes(1, 2).reshape(8, 12)  # channel by channel, as published
     np.testing.assert_array_equal(col, [
         [0, 1, 3, 4, 9, 10, 12, 13, 18, 19, 21, 22],
@@ -217,7 +217,7 @@ def test_average_pool_by_hand():
     (28, 2, 2, 0, 14), (7, 2, 2, 0, 4), (7, 3, 2, 1, 4), (6, 3, 2, 1, 4),
     (5, 2, 3, 1, 2), (4, 2, 3, 1, 2), (112, 3, 2, 0, 56), (3, 3, 2, 0, 1)])
 def test_ceil_mode_sizes(size, window, stride, pad, out):
-    """Worked from PyTorch's rule: the last window starts in the image or before it."""
+    """PyTorch's rule: the last window starts inside the image or its left padding."""
     y = ops.max_pool(jnp.zeros((1, size, 3, 1)), (window, 1), (stride, 1),
                      ((pad, pad), (0, 0)), ceil_mode=True)
     assert y.shape == (1, out, 3, 1)

@@ -1,4 +1,4 @@
-"""Convolution and pooling equal NumPy over windows, with drawn options."""
+"""Convolution and pooling equal NumPy over windows, with random options."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def pairs(n, kernel, stride, dilation, padding) -> tuple[int, int]:
 
 
 def windows(x, kernel, strides, padding, dilation=(1, 1), fill=0.):
-    """Gathers what each of P x Q windows sees of x, as [N, P, Q, kh, kw, C]."""
+    """Gathers the pixels of each of P x Q windows of x, as [N, P, Q, kh, kw, C]."""
     low_high = [pairs(*axis) for axis in zip(
         x.shape[1:3], kernel, strides, dilation, padding)]
     x = np.pad(x, ((0, 0), *low_high, (0, 0)), constant_values=fill)
@@ -36,8 +36,10 @@ def windows(x, kernel, strides, padding, dilation=(1, 1), fill=0.):
 
 
 def drawn_options(seed: int):
-    """Returns (draw, image [N, H, W, 4], kernel size, strides, padding). Every fifth
-    image is one pixel, every third batch one image."""
+    """Returns (draw, image [N, H, W, 4], kernel size, strides, padding).
+
+    Every fifth image has one pixel, every third batch one image.
+    """
     draw = np.random.default_rng(seed)
     size = (1, 1) if seed % 5 == 0 else draw.integers(1, 9, 2)
     kernel, strides = draw.integers(1, 4, 2), draw.integers(1, 4, 2)
@@ -53,7 +55,7 @@ def as_option(padding):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_convolution_equals_numpy(seed):
-    """'loops', 'auto' and one other implementation, in turn, equal NumPy."""
+    """Each seed checks 'loops', 'auto' and one of the other algorithms, in turn."""
     draw, x, kernel, strides, padding = drawn_options(seed)
     dilation, groups = draw.integers(1, 4, 2).tolist(), int(draw.choice([1, 2, 4]))
     w = draw.normal(size=(*kernel, 4 // groups, 4)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""--mode=serve: its answers, what it refuses, and the server itself."""
+"""--mode=serve: its answers, its refusals, and the server itself."""
 
 import base64
 import io
@@ -40,8 +40,8 @@ RANDOM = np.random.default_rng(0)
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory, compiled_once):
-    """Saves a run with random parameters. Nothing here asks how good they are, and
-    training would take most of the time."""
+    """Saves a run with random parameters, since training would take most of the time.
+    """
     path = tmp_path_factory.mktemp("runs") / "short"
     run = untrained(tiny(), (8, 8, 1), tuple("0123456789"))
     return save_run(path, run.config, run.info, run.variables)
@@ -73,7 +73,7 @@ def decoded(address: str) -> np.ndarray:
 PICTURE = encoded(RANDOM.integers(0, 256, (30, 20, 3)).astype(np.uint8))
 
 
-# What the page gets
+# Answers
 
 def test_about_names_network_classes_layers_and_limits(client, trained):
     about = client.get("/about").json
@@ -109,7 +109,7 @@ def test_probabilities_are_those_of_predict(client, workdir, tmp_path, kind, inv
 
 
 def test_the_first_layer_is_that_of_grad_cam():
-    """Of a block with branches it is the whole block, after its activations."""
+    """For a block with branches it is the whole block, after its activations."""
     network = networks.create("squeezenet1_1", 1000, Layers(conv="lax", pool="lax"))
     variables = jax.eval_shape(lambda: network.init(
         jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
@@ -152,7 +152,7 @@ def test_only_the_first_maps_of_a_wide_layer_are_sent(client, monkeypatch):
     assert len(answer["maps"]) == 2
 
 
-def test_pictures_asked_at_once_get_their_own_answers(client):
+def test_concurrent_requests_get_their_own_answers(client):
     pictures = [encoded(RANDOM.integers(0, 256, (9, 9)).astype(np.uint8))
                 for _ in range(12)]
     ask = client.application.test_client
@@ -185,7 +185,7 @@ def test_masks_take_the_place_of_probabilities():
     assert decoded(answer["grad_cam"]).shape == (32, 32, 3)
 
 
-def test_several_classes_are_named_where_they_are_probable():
+def test_probable_classes_are_named_in_multilabel_runs():
     config = tiny({"data.name": "shapes_multilabel", "model.name": "lenet5"})
     run = untrained(config, (16, 16, 1), tuple("abcde"))
     client = serve.create_app(run).test_client()
@@ -209,7 +209,7 @@ def test_a_network_without_maps_has_only_probabilities():
     assert client.post("/answer?layer=conv1", data=PICTURE).status_code == 400
 
 
-# What is refused
+# Refusals
 
 def refused(response, code: int, *words: str) -> None:
     """Asserts that the response is one line of JSON with these words."""
@@ -243,7 +243,7 @@ FLOAT = encoded(np.ones((9, 9), np.float32), "TIFF")
     (SVG, "none of BMP"), (EPS, "none of BMP"), (FLOAT, "32-bit pixels"),
     (bomb(9_000), "64,000,000"), (bomb(60_000), "64,000,000")],
     ids="empty text truncated header svg eps float large huge".split())
-def test_an_upload_that_is_no_picture_is_refused(client, content, words):
+def test_an_upload_that_is_not_a_picture_is_refused(client, content, words):
     assert len(content) < 1e6
     refused(client.post("/answer", data=content), 400, "the upload", words)
 
@@ -260,7 +260,7 @@ def test_an_upload_over_the_limit_is_refused(client):
     ("layer=head", ["'head'"]), ("class=10", ["'10'", "-1 to 9"]),
     ("class=1.5", ["'1.5'"]), ("class=a%0Ab", ["-1 to 9"]),
     ("invert=yes", ["'yes'", "0, 1"])])
-def test_an_unknown_value_is_refused_with_those_there_are(client, query, words):
+def test_an_unknown_value_is_refused_with_the_known_ones(client, query, words):
     refused(client.post(f"/answer?{query}", data=PICTURE), 400, *words)
 
 
@@ -289,7 +289,7 @@ def test_our_own_names_are_served(client, host):
                                   ""])
 @pytest.mark.parametrize("path", ["/", "/page.js", "/about", "/nothing"])
 def test_a_foreign_name_is_refused(client, host, path):
-    """This stops DNS rebinding: another site's name that points to this machine."""
+    """This stops DNS rebinding, by which another site's name points to this machine."""
     refused(client.get(path, headers={"Host": host}), 403, "localhost")
 
 
@@ -303,11 +303,11 @@ def test_the_name_given_is_served(trained):
     {"Origin": "http://evil.example"}, {"Origin": "null"},
     {"Origin": "http://localhost:9000"}, {"Origin": "http://localhost.evil.example"},
     {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}])
-def test_other_pages_may_not_ask(client, headers):
+def test_requests_from_other_pages_are_refused(client, headers):
     refused(client.post("/answer", data=PICTURE, headers=headers), 403, "another page")
 
 
-def test_our_page_and_programs_may_ask(client):
+def test_requests_from_our_page_and_from_programs_are_answered(client):
     own = {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}
     for headers in ({}, own):
         assert client.post("/answer", data=PICTURE, headers=headers).status_code == 200
@@ -336,7 +336,7 @@ def test_the_page_has_nothing_inline_and_nothing_from_elsewhere(client):
         assert not re.search(r"https?:|//\w+\.|innerHTML|eval\(", text)
 
 
-def test_a_fault_of_ours_is_one_line_too(trained, monkeypatch):
+def test_an_internal_error_is_one_line_too(trained, monkeypatch):
     app = serve.create_app(trained)
     monkeypatch.setattr(serve, "encode", lambda *args: 1 / 0)
     refused(app.test_client().post("/answer", data=PICTURE), 500)
@@ -344,7 +344,7 @@ def test_a_fault_of_ours_is_one_line_too(trained, monkeypatch):
 
 # The server
 
-def test_a_port_in_use_and_a_host_that_is_none():
+def test_a_port_in_use_and_a_bad_host_are_refused():
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
         with pytest.raises(InputError, match=f"--port={port} of 127.0.0.1"):
@@ -364,7 +364,7 @@ def test_the_address_that_is_printed():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_main_serves_until_it_is_told_to_stop(workdir, tmp_path, number):
+def test_main_serves_until_a_signal(workdir, tmp_path, number):
     process = start_python("main.py", "--mode=serve", f"--workdir={workdir}",
                            "--port=0")
     lines = []

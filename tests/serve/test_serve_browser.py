@@ -1,4 +1,4 @@
-"""The page of --mode=serve in a real browser: drawing, files, layers, errors."""
+"""The page of --mode=serve works in a real browser: drawing, files, layers, errors."""
 
 import base64
 import io
@@ -28,8 +28,10 @@ def started(app) -> str:
 
 @pytest.fixture(scope="module")
 def digits(browser, compiled_once):
-    """Opens the page of a LeNet-5 with random parameters. It asks for the browser
-    first, so that without one nothing is compiled."""
+    """Serves the page of a LeNet-5 with random parameters.
+
+    The browser fixture comes first, so that without a browser nothing is compiled.
+    """
     run = untrained(tiny({"model.name": "lenet5"}), (28, 28, 1), tuple("0123456789"))
     return started(serve.create_app(run, "untrained"))
 
@@ -76,7 +78,7 @@ def decoded(address: str) -> np.ndarray:
 
 
 def drop(page, name: str, content: bytes, zeros: int = 0) -> None:
-    """Drops a file from outside onto the page; `zeros` bytes follow its content."""
+    """Drops a file onto the page; `zeros` zero bytes follow its content."""
     files = page.evaluate_handle("""([name, content, zeros]) => {
         const bytes = Uint8Array.from(atob(content), (one) => one.charCodeAt(0));
         const transfer = new DataTransfer();
@@ -129,7 +131,7 @@ def test_layer_and_class_change_what_is_shown(browser, digits):
         assert problems == []
 
 
-def test_of_many_classes_the_best_are_named_first(browser, compiled_once):
+def test_the_most_probable_of_many_classes_come_first(browser, compiled_once):
     names = tuple(f"{word} {i}" for i in range(20) for word in ("zebra", "ape"))
     run = untrained(tiny(), (12, 12, 3), names)
     with opened(browser, started(serve.create_app(run, "untrained"))) as (page,
@@ -179,8 +181,8 @@ def test_files_are_chosen_dropped_and_drawn_on(browser, digits, tmp_path):
     (b"hello", 0, "cannot be read as a picture"), (picture()[:60], 0, "cannot be read"),
     (b"", serve.MAX_BYTES + 1, "the limit is 20,971,520")],
     ids=["text", "truncated", "large"])
-def test_a_bad_file_is_told_and_the_answer_stays(browser, digits, content, zeros,
-                                                 words):
+def test_a_bad_file_is_reported_and_the_answer_stays(browser, digits, content, zeros,
+                                                     words):
     with opened(browser, digits) as (page, problems):
         page.wait_for_selector(READY)
         stroke(page, (0.3, 0.2), (0.7, 0.2), (0.4, 0.9))
@@ -197,7 +199,7 @@ def test_a_bad_file_is_told_and_the_answer_stays(browser, digits, content, zeros
         assert not [text for text in problems if "400" not in text], problems
 
 
-def test_it_is_said_when_the_server_is_gone(browser, digits):
+def test_a_stopped_server_is_reported(browser, digits):
     with opened(browser, digits) as (page, _):
         page.wait_for_selector(READY)
         page.route("**/answer?*", lambda route: route.abort())
@@ -205,7 +207,7 @@ def test_it_is_said_when_the_server_is_gone(browser, digits):
         assert "is it still running?" in page.inner_text("#problem")
 
 
-def test_it_can_be_drawn_by_keyboard(browser, digits):
+def test_drawing_by_keyboard(browser, digits):
     with opened(browser, digits, PHONE) as (page, problems):
         page.wait_for_selector(READY)
         page.keyboard.press("Tab")

@@ -1,4 +1,4 @@
-"""Sweeps: grids, searches by optuna, the table, and going on where one was stopped."""
+"""Sweeps: grids, searches by optuna, the table, and resuming a stopped sweep."""
 
 import json
 import shlex
@@ -14,7 +14,7 @@ from cnn_jax.sweep.__main__ import main
 from cnn_jax.sweep.compare import positions
 from cnn_jax.workdir.recorder import Recorder
 
-# Stands for a run: writes an epoch at a time, whose loss is the rate, then the results.
+# Imitates a run: writes one epoch at a time, whose loss is the rate, then the results.
 FAKE = """
 import pathlib, sys, time
 flags = dict(word.lstrip("-").split("=", 1) for word in sys.argv[1:])
@@ -35,7 +35,7 @@ for epoch in range(1, 4):
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
-    """Lets sweeps start the fake in place of cnn_jax; counts its starts."""
+    """Makes sweeps start the fake instead of cnn_jax; counts its starts."""
     fake, started = tmp_path / "fake.py", []
     fake.write_text(FAKE)
     whole = trials.command_of
@@ -51,7 +51,7 @@ def runs(tmp_path, monkeypatch):
     return started
 
 
-def test_a_grid_is_compared_and_its_failures_are_told(tmp_path, runs, capsys):
+def test_a_grid_is_compared_and_failures_are_reported(tmp_path, runs, capsys):
     words = ["configs/lenet.py", "--grid", "optimizer.learning_rate=3,1,13", "--set",
              "seed=0", "--jobs", "2", "--folder", "runs"]
     assert main(words) == 1
@@ -88,7 +88,7 @@ def test_numbers_are_placed_by_size_and_names_evenly():
     np.testing.assert_allclose(positions(["2", "2"])[0], 0.5)
 
 
-def test_a_search_prunes_and_goes_on(tmp_path, runs, capsys):
+def test_a_search_prunes_and_resumes(tmp_path, runs, capsys):
     pytest.importorskip("optuna")
     words = ["configs/lenet.py", "--search", "optimizer.learning_rate=log:1e-3:1e3",
              "--set", "seed=0.1", "--folder", "runs", "--trials"]

@@ -1,4 +1,4 @@
-"""The losses of the table equal NumPy, SciPy's forms and each other."""
+"""The losses of the table equal NumPy, SciPy and each other."""
 
 import types
 
@@ -42,7 +42,7 @@ def test_without_gamma_it_is_cross_entropy(task, labels):
                                TASKS[task].losses(LOGITS, labels, 0.1), rtol=1e-5)
 
 
-def test_the_gradient_is_finite_where_the_network_is_sure():
+def test_the_gradient_is_finite_for_extreme_logits():
     gradient = jax.grad(lambda z: losses.focal(z, LABELS, settings(gamma=0.5)).sum())(
         jnp.asarray(1e3 * np.eye(4)[LABELS]))
     assert np.isfinite(gradient).all()
@@ -65,7 +65,7 @@ def test_class_weights():
     np.testing.assert_allclose(
         loss(LOGITS, LABELS), given[LABELS] * TASKS["classify"].losses(LOGITS, LABELS),
         rtol=1e-6)
-    # Of masks: each pixel has the weight of its class.
+    # In masks, each pixel has the weight of its class.
     logits, masks = RNG.normal(size=(2, 3, 5, 4)), RNG.integers(0, 4, (2, 3, 5))
     pixels = TASKS["classify"].losses(logits, masks)
     np.testing.assert_allclose(

@@ -1,4 +1,4 @@
-"""The tasks equal NumPy and scikit-learn: losses, gradients, sums, metrics, words."""
+"""The tasks equal NumPy and scikit-learn: losses, gradients, sums, metrics."""
 
 import functools
 
@@ -12,7 +12,7 @@ from cnn_jax.tasks import TASKS, classify, multilabel, segment
 from cnn_jax.tasks.metrics import average_precision, macro_f1, mean
 from cnn_jax.training.steps import mixup_mean
 
-# Those whose answers are classes; test_losses.py has that of numbers.
+# The tasks with classes; test_losses.py tests the task with numbers.
 CLASS_TASKS = [name for name, task in TASKS.items() if task.figures != "values"]
 NAMES = ("circle", "rectangle", "line")
 RNG = np.random.default_rng(3)
@@ -58,7 +58,8 @@ def test_masks_are_scored_pixel_by_pixel():
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_sigmoid_cross_entropy_and_its_gradient_by_hand(smoothing):
-    """With p = sigmoid(z), the derivative of the loss by z is (p - t) / C."""
+    """With p = sigmoid(z), the derivative of the loss with respect to z is (p - t) / C.
+    """
     logits = np.array([[2.0, -1.0, 0.5], [-3.0, 0.0, 4.0]])
     labels = np.array([[1, 0, 0], [0, 1, 1]], np.uint8)
     p = 1 / (1 + np.exp(-logits))
@@ -83,7 +84,7 @@ def test_exact_match_and_the_counts_of_each_class_by_hand():
     assert metrics == {"macro_f1": pytest.approx((1 + 0 + 1) / 3)}
 
 
-def test_a_head_with_more_outputs_than_classes_answers_no_for_the_others():
+def test_outputs_beyond_the_classes_have_the_label_0():
     logits = np.array([[2.0, -1, 1, -4, -5]])
     labels = np.array([[1, 0, 1]], np.uint8)
     wide = np.array([[1, 0, 1, 0, 0]], np.uint8)
@@ -113,7 +114,7 @@ def test_average_precision_against_scikit_learn(ties):
 
 
 def test_average_precision_by_hand():
-    """Hits at ranks 1 and 3 of 4 give (1 + 2/3) / 2; a class without any gives NaN."""
+    """Hits at ranks 1 and 3 of 4 give (1 + 2/3) / 2; a class without hits gives NaN."""
     scores = np.array([[0.1, 0], [0.9, 0], [0.4, 0], [0.5, 0]])
     labels = np.array([[0, 0], [1, 0], [1, 0], [0, 0]])
     got = average_precision(scores, labels)
@@ -144,7 +145,7 @@ def test_the_loss_of_mixed_images_is_the_loss_against_the_mixed_target(name):
 
 @pytest.mark.parametrize("name", CLASS_TASKS)
 def test_a_perfect_answer_is_right_and_has_the_best_metrics(name):
-    """This holds for every task of classes, so for a new one too."""
+    """This holds for every task with classes, also for a new one."""
     task = TASKS[name]
     _, labels = draw(name, 8)
     eye = np.eye(3)[labels] if task.exclusive else labels
@@ -168,7 +169,7 @@ def test_a_perfect_answer_is_right_and_has_the_best_metrics(name):
             ", ".join(NAMES[c] for c in held) or "none")
 
 
-def test_which_classes_an_answer_names():
+def test_classes_that_an_answer_names():
     scores = np.array([0.2, 0.99, 0.97])
     assert classify.named_classes(scores, 2) == [1, 2]
     assert multilabel.named_classes(scores, 1) == [1, 2]  # those above one half

@@ -1,4 +1,4 @@
-"""Test-time augmentation: views of images, and means of answers."""
+"""Test-time augmentation: views of images, and means of predictions."""
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ def test_numbers_are_averaged():
       "model.name": "shapes_fcn"}, ["pixels"]),
     ({"optimizer.swa_epochs": 1, "optimizer.ema_decay": 0.9}, ["two averages"]),
     ({"optimizer.swa_epochs": 3}, ["config.epochs = 2"])])
-def test_what_cannot_be_averaged(changes, facts):
+def test_bad_averages_are_refused(changes, facts):
     with pytest.raises(InputError) as error:
         check(tiny(changes))
     for fact in facts:

@@ -1,4 +1,4 @@
-"""The README's claims of accuracy hold when measured again (slow)."""
+"""The README's accuracies are reached when measured again (slow)."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A run that has trained ends well without what it needs for its pictures and lines."""
+"""A trained run ends normally even if its pictures or its output fail."""
 
 import importlib.util
 import io
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 @pytest.fixture(scope="module")
 def undrawn_run(tmp_path_factory, compiled_once):
-    """Trains a run that finds no matplotlib at its end: (workdir, results, stderr)."""
+    """Trains a run that lacks matplotlib at its end: (workdir, results, stderr)."""
     workdir = tmp_path_factory.mktemp("runs") / "undrawn"
     with pytest.MonkeyPatch.context() as patch, io.StringIO() as errors:
         patch.setitem(sys.modules, "matplotlib.figure", None)
@@ -42,8 +42,8 @@ def test_a_run_without_matplotlib_has_its_results(undrawn_run):
 @pytest.mark.parametrize("error", [
     OSError(28, "No space left on device"), ValueError("bad backend"),
     RunError("picture could not be written")])
-def test_what_prevents_the_pictures_is_one_line(error, undrawn_run, tmp_path,
-                                                monkeypatch, capsys):
+def test_errors_of_the_pictures_are_one_line(error, undrawn_run, tmp_path, monkeypatch,
+                                             capsys):
     def fail(*_):
         raise error
     workdir = shutil.copytree(undrawn_run[0], tmp_path / "run")
@@ -55,8 +55,7 @@ def test_what_prevents_the_pictures_is_one_line(error, undrawn_run, tmp_path,
     assert errors.count("\n") == 1 and str(error.args[-1]) in errors
 
 
-def test_a_run_whose_folder_has_gone_is_not_complete(undrawn_run, tmp_path,
-                                                     monkeypatch):
+def test_a_run_whose_folder_has_vanished_fails(undrawn_run, tmp_path, monkeypatch):
     def lose(run, *_):
         shutil.rmtree(run.workdir)
         raise RunError(f"{run.workdir} could not be written")
@@ -75,7 +74,7 @@ def written_into(file, monkeypatch) -> None:
     file.close()
 
 
-def test_lines_that_nobody_reads_do_not_end_a_run(monkeypatch, capsys):
+def test_a_closed_output_does_not_end_a_run(monkeypatch, capsys):
     reader, writer = os.pipe()
     os.close(reader)
     written_into(os.fdopen(writer, "w"), monkeypatch)
@@ -84,20 +83,20 @@ def test_lines_that_nobody_reads_do_not_end_a_run(monkeypatch, capsys):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has /dev/full")
-def test_a_full_disk_under_the_log_does_not_end_a_run(monkeypatch, capsys):
+def test_a_log_on_a_full_disk_does_not_end_a_run(monkeypatch, capsys):
     written_into(open("/dev/full", "w"), monkeypatch)
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1 and "No space left" in errors
 
 
-def test_a_terminal_that_knows_ascii_gets_escapes(monkeypatch):
+def test_an_ascii_terminal_gets_escapes(monkeypatch):
     content = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, encoding="ascii"))
     Reporter().line("caf\xe9 28 \xd7 28")
     assert content.getvalue() == rb"caf\xe9 28 \xd7 28" + b"\n"
 
 
-def test_a_package_that_drawing_needs_is_missed_before_the_training(
+def test_a_missing_drawing_package_is_reported_before_training(
         monkeypatch, capsys):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec",
@@ -107,7 +106,7 @@ def test_a_package_that_drawing_needs_is_missed_before_the_training(
     assert caught.value.code == 2 and "has no jinja2" in capsys.readouterr().err
 
 
-def test_a_machine_that_hides_its_processor_has_a_name(monkeypatch):
+def test_an_unknown_processor_has_a_name(monkeypatch):
     def refuse(*_, **__):
         raise PermissionError
     monkeypatch.setattr(Path, "read_text", refuse)

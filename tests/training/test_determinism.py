@@ -1,4 +1,4 @@
-"""What the seed decides; every class of networks repeats its steps bit for bit."""
+"""The seed decides a run; every class of networks repeats its steps bit for bit."""
 
 import contextlib
 import dataclasses
@@ -25,7 +25,7 @@ from cnn_jax.training.steps import Batch, train_step
     ({"model.name": "lenet5", "augment.width_shift_range": 0.2}, True),
     ({"model.name": "baseline"}, True)], ids=["nothing", "augmentation", "dropout"])
 def test_a_seed_decides_what_a_step_draws(changes, drawn):
-    """The step starts from one state and one batch; the recipes differ in the seed."""
+    """The steps start from one state and one batch; the recipes differ in the seed."""
     dataset, recipe, image_shape = prepare(tiny(changes, seed=3))
     state = first_state(recipe, image_shape)
     batch = Batch(dataset.train.images[:16], dataset.train.labels[:16],
@@ -55,7 +55,7 @@ def test_a_seed_decides_a_run_in_processes_that_compile_anew(
 # Every class of networks
 
 def after_twenty_steps(step, shapes, images, labels, seed: int):
-    """Trains from a start drawn by a seed; returns the variables and losses."""
+    """Trains from variables drawn by a seed; returns the last variables and losses."""
     draw = np.random.default_rng(seed)
 
     def leaf(shape):

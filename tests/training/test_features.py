@@ -22,7 +22,7 @@ HEAD = {"model.train": "head", "epochs": 3, "checkpoint.keep": 5,
 
 @pytest.fixture(scope="module", autouse=True)
 def no_pictures():
-    """Makes runs draw nothing at their end."""
+    """Turns off the pictures at the end of runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cnn_jax.training.train.draw", lambda *_: None)
         yield
@@ -108,7 +108,7 @@ def test_features_of_other_weights_are_computed_again(source, run, tmp_path):
     ({"data.on_error": "skip"}, "on_error"),
     ({"progressive.sides": (4, 8), "progressive.epochs": (0, 1)}, "progressive.sides"),
 ])
-def test_what_does_not_go_with_the_head_alone(changes, pattern, tmp_path):
+def test_settings_that_do_not_fit_head_only_training(changes, pattern, tmp_path):
     with pytest.raises(InputError, match=pattern):
         training.run(config("x", changes), tmp_path / "x", quiet=True)
 

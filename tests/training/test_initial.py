@@ -1,4 +1,4 @@
-"""Initial values that are drawn one by one are those of one compiled program."""
+"""Initial values that are drawn one by one equal those of one compiled program."""
 
 import functools
 
@@ -14,7 +14,7 @@ KINDS = ("lecun", "glorot", "torch", "gaussian", "ai_edu_msra", "ai_edu_xavier")
 
 
 def check(function, tolerance=0.0):
-    """Compares both ways, and all bits of them without a tolerance."""
+    """Compares both ways; tolerance 0 compares all bits."""
     program = initial.trace(function)
     found, expected = program.run(), jax.jit(function)()
     assert jax.tree.structure(found) == jax.tree.structure(expected)
@@ -39,14 +39,14 @@ def test_every_initializer_draws_the_same_bits():
 
 
 def test_any_other_computation():
-    """Draws of no known kind, computed from others, or used twice."""
+    """They are draws of unknown kinds, computed from others, or used twice."""
     def draw():
         key, other = jax.random.split(jax.random.key(0))
         x = jax.random.normal(key, (4, 3))
         return (x, 2 * x, x.T @ x, jax.random.randint(other, (5,), 0, 9), jnp.arange(3),
                 jax.random.normal(key, (6,), jnp.bfloat16), jnp.zeros((0, 2)),
                 jax.random.normal(key, (0, 2)))
-    check(draw, 1e-5)  # where one draw is used twice, XLA may round the uses apart
+    check(draw, 1e-5)  # if a draw is used twice, XLA may round the two differently
 
 
 def test_keys_whose_draws_depend_on_the_size():
@@ -60,7 +60,7 @@ def test_large_draws_have_their_own_size(monkeypatch):
     check(lambda: jax.random.uniform(jax.random.key(1), (20, 6)))
 
 
-def test_the_network_itself_is_not_computed():
+def test_initialization_does_not_compute_the_network():
     net = networks.create("lenet5", 10)
     program = initial.trace(functools.partial(
         net.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)), train=False))

@@ -1,4 +1,4 @@
-"""The learning rate of a sweep, and training with it."""
+"""A sweep finds a learning rate, and training can use it."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,8 @@ from cnn_jax.workdir.folder import read_config
 
 
 def valley(steepest: float, minimum: float) -> Sweep:
-    """Losses over log rates: flat, a fall around one rate, a rise after another."""
+    """Makes losses over log rates: flat, falling around one rate, rising after another.
+    """
     rates = np.array([rising_rate(update) for update in range(UPDATES)])
     x = np.log10(rates)
     losses = (2 - 1.5 / (1 + np.exp(-6 * (x - np.log10(steepest))))
@@ -23,7 +24,7 @@ def valley(steepest: float, minimum: float) -> Sweep:
     return Sweep(rates, losses, losses)
 
 
-def test_what_is_suggested():
+def test_suggested_rates():
     found = valley(1e-3, 1e-1)
     assert found.rates[0] == pytest.approx(LOW) and found.rates[-1] == pytest.approx(
         HIGH)
@@ -36,7 +37,7 @@ def test_what_is_suggested():
 @pytest.mark.parametrize("changes", [
     {"optimizer.name": "sgd"}, {"optimizer.accumulate_steps": 2, "data.stream": True}])
 def test_a_sweep_of_the_real_step(tmp_path, monkeypatch, changes):
-    """Plain SGD learns nothing at 1e-6 and is too fast at 10."""
+    """Plain SGD learns nothing at 1e-6 and diverges at 10."""
     monkeypatch.chdir(tmp_path)
     found = find_rate(tiny(changes | {"epochs": 1}), Reporter(quiet=True))
     assert np.isfinite(found.losses).all() and found.losses[0] > found.smoothed.min()
@@ -73,7 +74,7 @@ def test_auto_is_taken_from_the_command_line(tmp_path):
         commands.run(Request("eval", tiny(), None, auto_rate=True))
 
 
-def test_a_run_keeps_the_rate_that_was_found(tmp_path, monkeypatch):
+def test_a_resumed_run_keeps_the_rate_that_was_found(tmp_path, monkeypatch):
     from cnn_jax.cli.lr_find import with_found_rate
     from cnn_jax.config import to_json
     config = tiny({"optimizer.learning_rate": 0.03})

@@ -1,4 +1,4 @@
-"""Early stopping, lines and files are tested without any training."""
+"""Early stopping, lines and files of metrics, without any training."""
 
 import json
 import math
@@ -21,8 +21,8 @@ def history(*losses):
     ((), False),
     ((1.0, 0.9, 0.8, 0.7), False),
     ((1.0, 1.0, 1.0), True),
-    ((1.0, 0.9995, 0.9991), True),       # each too small a step
-    ((1.0, 0.9995, 0.9985), False),      # together enough
+    ((1.0, 0.9995, 0.9991), True),       # each improvement is too small
+    ((1.0, 0.9995, 0.9985), False),      # together they are enough
     ((1.0, 1.1, 0.9, 1.2), False),
     ((1.0, 1.1, 0.9, 1.2, 1.3), True),
 ])
@@ -49,7 +49,7 @@ def test_mean_divides_the_sums_once():
         "loss": 1.5, "accuracy": 0.75}
 
 
-def test_epoch_line_has_keras_words_in_keras_order():
+def test_the_epoch_line_has_keras_names_and_order():
     row = {"epoch": 3, "loss": 0.12345, "accuracy": 0.9, "val_loss": 0.2,
            "val_accuracy": 0.8, "seconds": 1.25, "images_per_second": 12345.6}
     assert epoch_line(row, 10) == (
@@ -57,15 +57,15 @@ def test_epoch_line_has_keras_words_in_keras_order():
         "val_accuracy: 0.8000 - 1.2 s - 12,346 images/s")
 
 
-def test_rows_after_the_resumed_step_and_half_rows_are_taken_back(tmp_path):
+def test_rows_after_the_resumed_step_and_partial_rows_are_removed(tmp_path):
     rows = [json.dumps({"step": step}) for step in (10, 20, 30)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(rows) + '\n{"step": 4')
     Recorder(tmp_path, 20, []).close()
     assert (tmp_path / "metrics.jsonl").read_text().splitlines() == rows[:2]
 
 
-def test_a_loop_tells_how_far_it_is(monkeypatch, capsys):
-    """Without a terminal it prints a line now and then, to stderr if requested."""
+def test_a_loop_reports_progress(monkeypatch, capsys):
+    """Without a terminal it sometimes prints a line, to stderr if requested."""
     monkeypatch.setattr(console, "QUIET_SECONDS", -1.0)
     for stderr in (False, True):
         with Reporter(stderr=stderr).track("pictures", "abc", 3, "of 64") as items:
@@ -79,7 +79,7 @@ def test_a_loop_tells_how_far_it_is(monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_the_bar_is_closed_where_a_loop_fails(monkeypatch):
+def test_the_progress_bar_is_closed_if_a_loop_fails(monkeypatch):
     """A bar left open hides the cursor of the terminal."""
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes the output for a terminal
     report = Reporter()

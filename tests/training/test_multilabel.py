@@ -1,4 +1,4 @@
-"""A run of the third task, with several classes for one image."""
+"""Runs with several classes for one image."""
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from cnn_jax.workdir import trained
 from configs import multilabel
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
-# Mixed images and smoothed labels take other ways through the loss.
+# Mixed images and smoothed labels use other parts of the loss.
 CHANGES = {
     "model.name": "lenet5", "data.name": "shapes_multilabel", "data.split": "first",
     "data.limit": 640, "batch_size": 32, "eval_batch_size": 300, "epochs": 6,
@@ -31,7 +31,7 @@ def run(tmp_path_factory, compiled_once):
         return path, training.run(tiny(CHANGES), path, quiet=True)
 
 
-def test_it_learns_and_its_figures_are_those_of_scikit_learn(run):
+def test_it_learns_and_its_metrics_equal_scikit_learn(run):
     path, results = run
     loaded, test = trained.load(path), data.load(tiny(CHANGES).data, 0).test
     logits = np.asarray(jax.jit(lambda variables, images: loaded.network.apply(
@@ -66,13 +66,13 @@ def test_it_is_evaluated_again_on_other_batches(run):
 @pytest.mark.parametrize("changes, facts", [
     ({"data.split": "stratified"}, ("data.split", "first", "last")),
     ({"checkpoint.monitor": "val_mean_iou"}, ("val_mean_iou", "segment"))])
-def test_what_several_classes_do_not_take(tmp_path, changes, facts):
+def test_settings_that_multilabel_runs_refuse(tmp_path, changes, facts):
     with pytest.raises(InputError) as caught:
         training.run(tiny(CHANGES | changes), tmp_path / "a", quiet=True)
     assert all(word in str(caught.value) for word in facts)
 
 
 @pytest.mark.slow
-def test_the_config_answers_nine_images_of_ten_without_a_fault(tmp_path):
+def test_the_config_reaches_an_exact_match_of_nine_in_ten(tmp_path):
     results = training.run(multilabel.get_config(), tmp_path / "a")
     assert results.test_accuracy >= 0.93 and results.params == 61_581

@@ -1,4 +1,4 @@
-"""Optimizers and schedules have the values worked by hand, and each one learns."""
+"""Optimizers and schedules equal values worked by hand, and each optimizer learns."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def test_constant_and_step():
     np.testing.assert_allclose(got, [1, 1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
 
 
-def test_step_boundaries_are_those_of_the_run_also_after_a_warmup():
+def test_step_boundaries_count_from_the_start_of_the_run():
     got = rates(5, [0, 4, 5, 9, 10], schedule__name="step", schedule__warmup_epochs=1.0,
                 schedule__boundaries_epochs=(2.0,), optimizer__learning_rate=6.0)
     np.testing.assert_allclose(got, [1, 5, 6, 6, 0.6], rtol=1e-6)
@@ -51,7 +51,7 @@ def test_linear_is_a_straight_line_to_the_final_factor_after_the_warmup():
     np.testing.assert_allclose(got, [1.0, 2.2, 1.32, 0.44], rtol=1e-5)
 
 
-def test_the_rate_grows_with_the_images_of_an_update():
+def test_the_rate_is_scaled_with_the_images_of_an_update():
     scaled = {"optimizer__learning_rate": 0.1, "optimizer__base_batch_size": 256}
     assert rates(5, [0], batch_size=1024, **scaled) == [np.float32(0.4)]
     assert rates(5, [0], batch_size=64, **scaled) == [np.float32(0.025)]
@@ -106,7 +106,7 @@ def test_each_optimizer_minimizes_a_quadratic(name):
 
 
 def update(params=PARAMS, grads=None, **changes):
-    """Computes the first update of an optimizer of learning rate 1."""
+    """Computes the first update of an optimizer with learning rate 1."""
     transform = optimizer.create(config(**changes), lambda step: 1.0)
     grads = jax.grad(loss)(params) if grads is None else grads
     return transform.update(grads, transform.init(params), params)[0]

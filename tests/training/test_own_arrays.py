@@ -22,7 +22,7 @@ def random(shape, high, dtype=np.uint8):
     return np.random.default_rng(0).integers(0, high, shape).astype(dtype)
 
 
-def test_it_is_the_run_on_the_same_images_from_a_source(tmp_path):
+def test_a_run_on_arrays_equals_that_on_their_source(tmp_path):
     config = tiny({"data.limit": None, "epochs": 1})
     named = data.load(config.data, config.seed)
     first = training.run(config, tmp_path / "source", quiet=True)
@@ -89,7 +89,7 @@ X, Y = random((4, 5, 5, 3), 256), np.arange(4)
     ({"train": (X, Y), "val": (X, Y)}, ["val", "validation"]),
     ({"train": (X, Y), "test": (X[:, 1:], Y)}, ["(4, 4, 5, 3)", "(4, 5, 5, 3)"]),
     ({"train": (X, Y), "class_names": ["a", "b"]}, ["2 class_names", "3"])])
-def test_what_is_refused_is_named(given, facts):
+def test_bad_arrays_are_refused(given, facts):
     with pytest.raises(InputError) as error:
         arrays.stored(given)
     for fact in facts:

@@ -1,9 +1,10 @@
 """Data-parallel training equals one device: jit over a mesh and pmap, 2 devices.
 
-The runs happen in one process with fake CPU devices, see device_runs.py. They use plain
-SGD, as the bounds are about summation order. Two things would hide it: Adam divides a
-gradient that is zero but for rounding (a bias before batch norm) by its own size, and a
-larger learning rate amplifies the one ReLU in millions that rounding pushes over 0.
+The runs are in one process with fake CPU devices, see device_runs.py. They use plain
+SGD, because the bounds are about summation order. Two things would exceed them: Adam
+divides a gradient that is only rounding error (a bias before batch norm) by its own
+size, and a larger learning rate amplifies the one ReLU in millions whose sign rounding
+reverses.
 """
 
 import json
@@ -52,7 +53,7 @@ def test_the_same_parameters_as_one_device(found):
     assert_equal_training(found)
 
 
-def test_the_check_sees_batch_norm_that_is_not_synchronized(found):
+def test_the_check_detects_batch_norm_that_is_not_synchronized(found):
     distance = found["unsynchronized"]["params"][0]
     print("not synchronized:", distance)
     assert distance > 10 * BOUNDS[0]
@@ -96,7 +97,7 @@ def test_no_device_gathers_the_batch(found):
     assert "all-reduce" in found["hlo"]
 
 
-def test_the_check_sees_a_gathered_batch(found):
+def test_the_check_detects_a_gathered_batch(found):
     assert "u8[16,8,8,1]" in gathered(found["hlo_gathered"])
 
 
@@ -115,7 +116,7 @@ def test_the_same_parameters_on_eight_devices(run_eight):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind, other", [("jit", "pmap"), ("pmap", "jit")])
 def test_a_run_resumes_on_another_number_of_devices(tmp_path, kind, other):
-    """Its losses are those of a run that was not stopped."""
+    """Its losses equal those of a run that was not stopped."""
     changes = {"epochs": 4, "optimizer.name": "sgd", "checkpoint.keep": 5,
                "optimizer.learning_rate": 0.02, "augment.horizontal_flip": True}
     code, _, errors = main(tmp_path / "whole", changes | {"parallel": kind}, devices=4)
@@ -132,7 +133,7 @@ def test_a_run_resumes_on_another_number_of_devices(tmp_path, kind, other):
 @pytest.mark.slow
 def test_ten_runs_on_eight_devices_end_alike(tmp_path):
     """There are more devices than cores: a collective that waits for a thread would
-    abort. An epoch has 80 steps, and metrics are fetched only after the last one."""
+    abort. An epoch has 80 steps; metrics are fetched only after the last step."""
     checksums = set()
     for number in range(10):
         code, _, errors = main(tmp_path / str(number), {
@@ -143,7 +144,7 @@ def test_ten_runs_on_eight_devices_end_alike(tmp_path):
 
 
 def test_calls_are_waited_for_on_several_cpu_devices(monkeypatch):
-    """They run one after the other: queued ones can wait for each other's threads."""
+    """They run one after another: queued calls can wait for each other's threads."""
     place = parallel.place(tiny())
     assert len(place.devices) == 1 and not place.synchronous
     several = place._replace(devices=2 * place.devices)
@@ -171,6 +172,6 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path):
     assert "config.batch_size = 15 does not divide over 2 devices" in message
 
 
-def test_devices_that_are_not_there_are_refused():
+def test_missing_devices_are_refused():
     with pytest.raises(InputError, match="config.devices = 99"):
         parallel.place(tiny(devices=99))

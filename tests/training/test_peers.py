@@ -1,4 +1,4 @@
-"""A process notices that another one has ended, by connections between sockets."""
+"""A process notices by a socket that another process has ended."""
 
 import queue
 import signal
@@ -17,7 +17,7 @@ SECONDS = 10  # until a test gives up
 
 @pytest.fixture
 def run(monkeypatch):
-    """Three processes: their watches, what each says when it leaves, and their links.
+    """Imitates three processes: their watches, their last messages, and their sockets.
     """
     monkeypatch.setattr(peers, "ERROR_SECONDS", 0.1)
     pairs = {number: socket.socketpair() for number in (1, 2)}
@@ -39,15 +39,15 @@ def die(links):
 
 
 @pytest.mark.parametrize("victim, others", [(0, (1, 2)), (1, (0, 2))])
-def test_all_others_say_who_is_gone(run, victim, others):
+def test_all_others_name_the_process_that_ended(run, victim, others):
     watches, said, links = run
-    watches[victim].closing = True  # a dead process says nothing
+    watches[victim].closing = True  # a dead process sends nothing
     die(links[victim])
     for other in others:
         assert said[other].get(timeout=SECONDS) == f"process {victim} is gone"
 
 
-def test_processes_that_finish_are_not_missed(run):
+def test_processes_that_finish_are_not_reported(run):
     watches, said, links = run
     for number in (2, 1, 0):
         assert watches[number].close(failed=False)
@@ -56,7 +56,7 @@ def test_processes_that_finish_are_not_missed(run):
     assert all(answer.empty() for answer in said)
 
 
-def test_one_that_fails_alone_knows_it_and_the_others_are_told(run):
+def test_a_process_that_fails_alone_tells_the_others(run):
     watches, said, _ = run
     assert not watches[1].close(failed=True)
     for other in (0, 2):

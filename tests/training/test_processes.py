@@ -1,4 +1,4 @@
-"""Two real processes on 127.0.0.1, through main.py, train as one process does."""
+"""Two real processes on 127.0.0.1, through main.py, train like one process."""
 
 import functools
 import hashlib
@@ -35,7 +35,7 @@ def free_port() -> int:
 
 def run_processes(workdir, changes, count: int = 2,
                   before=undrawn) -> list[tuple[int, str, str]]:
-    """Runs `main.py` in so many processes with one device each, on one workdir."""
+    """Runs `main.py` in `count` processes with one device each, on one workdir."""
     return [end(process)
             for process in start_processes(workdir, changes, count, before)]
 
@@ -62,7 +62,7 @@ def alone(tmp_path_factory, compiled_once):
 
 
 def assert_same_training(ours, theirs, bounds: dict[int, float]) -> None:
-    """Compares states; bounds: step -> relative L2 distance allowed there."""
+    """Compares states. bounds: {step: relative L2 distance that is allowed}."""
     for step, bound in bounds.items():
         a, b = (restore(workdir, tiny(CHANGES), step) for workdir in (ours, theirs))
         for part in ("params", "batch_stats"):
@@ -113,14 +113,14 @@ def test_processes_with_different_configs_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_processes_that_are_joined_already_are_not_joined_again(monkeypatch):
-    """As in Ray Train, Kubeflow and notebooks."""
+def test_joined_processes_are_not_joined_again(monkeypatch):
+    """Ray Train, Kubeflow and notebooks may have joined them."""
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(jax.distributed, "initialize", None)
     parallel.start_processes(tiny(coordinator="auto"))
 
 
-def test_what_a_launcher_sets_is_checked_and_the_config_comes_first(monkeypatch):
+def test_launcher_variables_are_checked_and_the_config_wins(monkeypatch):
     joined = []
     monkeypatch.setattr(jax.distributed, "initialize",
                         lambda *arguments: joined.append(arguments))
@@ -145,11 +145,11 @@ def test_two_processes_after_sixty_steps(tmp_path, kind):
     assert_same_training(tmp_path / "both", tmp_path / "alone", {1: 1e-6, 60: 1e-4})
 
 
-# Streamed data: each process reads its share of a batch, of a folder of pictures.
+# Streamed data: each process reads its share of a batch from a folder of pictures.
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """40 pictures: 23 to train, 6 steps an epoch."""
+    """Writes 40 pictures: 23 to train, 6 steps an epoch."""
     flags = picture_folder(tmp_path_factory.mktemp("data") / "set",
                            ["ant", "bee", "cat", "dog"], 256)
     return CHANGES | flags | {
@@ -158,10 +158,10 @@ def pictures(tmp_path_factory):
 
 
 def record_batches(folder: Path) -> None:
-    """Makes this process record the bits of all that it feeds, and draw nothing.
+    """Makes this process record every example that it feeds, and turns off drawing.
 
-    A line of FOLDER/PID says step, position in the global batch, and the hash of image
-    and label.
+    A line of FOLDER/PID has the step, the position in the global batch, and the hash of
+    image and label.
     """
     undrawn()
     folder.mkdir(exist_ok=True)
@@ -203,7 +203,7 @@ def fed(folder: Path) -> dict[tuple[int, int], str]:
 
 
 def step_losses(workdir) -> list[float]:
-    """Reads the loss of each step, which tells what the batch held."""
+    """Reads the loss of each step, which depends on the batch."""
     return [row["loss"] for row in read_rows(workdir) if row["kind"] == "steps"]
 
 
@@ -235,7 +235,7 @@ def assert_same_evaluation(ours, theirs) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("counts", [(4, 2, 1), (1, 4, 2)])
 def test_a_run_resumes_on_another_number_of_processes(tmp_path, pictures, counts):
-    """All processes are killed after a checkpoint within an epoch, twice."""
+    """All processes are killed twice, after a checkpoint within an epoch."""
     alone, workdir = tmp_path / "alone", tmp_path / "several"
     code, _, errors = main(alone, pictures, before=recorded(tmp_path / "a"))
     assert code == 0, errors
@@ -269,7 +269,7 @@ def test_a_broken_picture_ends_all_processes_with_one_line_each(tmp_path, pictur
         broken.write_bytes(content)
     codes = [code for code, *_ in results]
     assert 2 in codes and 0 not in codes, results
-    for code, _, errors in results:  # the runtime of JAX may add its own
+    for code, _, errors in results:  # the runtime of JAX may add its own lines
         lines = [line for line in errors.splitlines() if line.startswith("cnn_jax: ")]
         assert len(lines) <= 1 and "Traceback" not in errors, errors
         if code == 2:

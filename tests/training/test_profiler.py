@@ -1,4 +1,4 @@
-"""--profile_steps: the table by hand, and the trace of a tiny run."""
+"""--profile_steps: the table equals a case by hand; a tiny run is traced."""
 
 import pytest
 from tests.support.tiny_runs import tiny
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once", "undrawn")
 
 
 def test_the_time_of_an_operation_is_without_those_inside():
-    """A loop of 10 holds operations of 3 and 4, of which the last holds one of 1."""
+    """A loop of 10 contains operations of 3 and 4; the last contains one of 1."""
     events = [(20, 5, "add"), (0, 10, "while"), (1, 3, "dot"), (5, 4, "call"),
               (6, 1, "sine")]
     assert sorted(profile.own_time(events)) == [

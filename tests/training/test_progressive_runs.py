@@ -1,4 +1,4 @@
-"""Training images grow: resident and streamed, resumed in mid-growth bit for bit."""
+"""Training images grow, resident and streamed; runs resume bit for bit in between."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ PLAIN = {
     "data.limit": 64, "epochs": 3, "augment.horizontal_flip": True,
     "optimizer.ema_decay": 0.9, "schedule.name": "cosine", "checkpoint.every_steps": 1,
     "checkpoint.keep": 100, "log.every_steps": 1}
-# 7 x 7 pixels in the first epoch, then 8 x 8, which the images have. The network has
+# 7 x 7 pixels in the first epoch, then 8 x 8, the size of the images. The network has
 # the same parameters for both.
 GROWING = PLAIN | {"progressive.sides": (7, 8), "progressive.epochs": (0, 2),
                    "progressive.multiple": 4}
@@ -32,7 +32,7 @@ IN_CALLS = GROWING | {  # 3 + 1 steps an epoch
 
 @pytest.fixture(scope="module")
 def streamed_crops(tmp_path_factory):
-    """The config of pictures whose crops are cut when they are read."""
+    """Makes a config of pictures whose crops are cut when they are read."""
     root = tmp_path_factory.mktemp("data")
     flags = picture_folder(root / "set", ["ant", "bee"], 256)
     with pytest.MonkeyPatch.context() as patch:
@@ -42,7 +42,7 @@ def streamed_crops(tmp_path_factory):
 
 
 class Whole(NamedTuple):
-    """A run with growing images, to its end."""
+    """A finished run with growing images."""
 
     workdir: Path
     lines: list[str]  # that it printed
@@ -69,7 +69,7 @@ def whole(grown):
     return grown.workdir
 
 
-def test_each_epoch_sees_its_size_and_nothing_else_changes(grown, tmp_path):
+def test_each_epoch_has_its_size_and_nothing_else_changes(grown, tmp_path):
     assert [line for line in grown.lines if "training images of" in line] == [
         f"epoch {n}: training images of {side} x {side} pixels"
         for n, side in ((1, 7), (2, 8))]
@@ -95,7 +95,7 @@ def test_it_resumes_in_mid_growth_with_the_same_bits(whole, tmp_path, step, caps
 
 
 def test_a_streamed_run_is_that_in_memory(whole, tmp_path):
-    """Also of a set that is no folder, with several steps a call."""
+    """This holds also for a set that is not a folder, and for several steps a call."""
     training.run(tiny(IN_CALLS | {"data.stream": True}), tmp_path, quiet=True)
     assert losses(tmp_path) == losses(whole)
     assert_same_run(tmp_path, whole)
@@ -123,7 +123,7 @@ def test_masks_grow_with_their_images(tmp_path):
      "CBAPDNet has other parameters on images of 4 x 4 pixels than on the 8 x 8"),
     ({"data.image_size": (8, 10)}, "square images, these have 8 x 10 pixels"),
     ({"model.name": "vgg16"}, "VGG on images of shape")])
-def test_sizes_that_a_network_cannot_have_are_refused(tmp_path, changes, message):
+def test_sizes_that_a_network_does_not_support_are_refused(tmp_path, changes, message):
     with pytest.raises(InputError, match=message) as error:
         training.run(tiny(GROWING | changes), tmp_path, quiet=True)
     assert "\n" not in str(error.value)

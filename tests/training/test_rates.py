@@ -1,4 +1,4 @@
-"""Several learning rates at once: each is a run of its own."""
+"""Several learning rates in one program: each is an independent run."""
 
 import itertools
 from typing import Any
@@ -23,7 +23,7 @@ from cnn_jax.workdir.progress import Progress
 RATES, UPDATES = [0.003, 0.2], 10  # more than an epoch
 CHANGES = {"optimizer.name": "momentum", "optimizer.weight_decay": 1e-3,
            "augment.horizontal_flip": True,
-           # As in a run of 32 images: the rates are half of these.
+           # As for batches of 32 images: the rates are halved.
            "optimizer.base_batch_size": 32}
 QUIET = Reporter(quiet=True)
 
@@ -36,7 +36,8 @@ def losses_of(run: Run, state: Any, programs: Programs) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def alone():
-    """Losses of training's own program at the second rate, and of N = 1 at both."""
+    """Computes losses of the training program at the second rate, and of N = 1 at both.
+    """
     config = tiny(CHANGES | {"optimizer.learning_rate": RATES[1],
                              "schedule.name": "constant"})
     with open_updates(config, UPDATES) as (run, state):
@@ -48,13 +49,13 @@ def alone():
             [losses_of(run, member, programs) for member in members], axis=-1)
 
 
-def test_one_rate_is_the_plain_loop(alone):
+def test_one_rate_equals_the_plain_loop(alone):
     plain, single = alone
     np.testing.assert_allclose(single[:, 1], plain, rtol=1e-5)
 
 
-def test_each_of_several_rates_is_a_run_of_its_own(alone):
-    """Here the config's schedule is not constant: it does not act."""
+def test_each_of_several_rates_is_an_independent_run(alone):
+    """The config's schedule is not constant, and has no effect."""
     config = tiny(CHANGES | {"schedule.name": "onecycle"})
     found = compare_rates(config, np.array([*RATES, 1e30]), QUIET, UPDATES)
     np.testing.assert_allclose(found.losses[:, :2], alone[1], rtol=1e-5)
@@ -75,12 +76,12 @@ def test_other_programs(changes):
 
 
 def comparison(*last: float) -> Comparison:
-    """Losses that start at 2 and then stay at other values."""
+    """Makes losses that start at 2 and then stay at other values."""
     losses = np.array([[2.0] * len(last), *[last] * 50])
     return Comparison(np.geomspace(1e-3, 1, len(last)), losses)
 
 
-def test_what_diverged_and_what_is_best():
+def test_diverged_rates_and_the_best_rate():
     found = comparison(1.5, 0.5, np.nan, 30.0, np.inf)
     assert found.diverged.tolist() == [False, False, True, True, True]
     assert found.best == 1

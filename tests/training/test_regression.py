@@ -1,4 +1,4 @@
-"""Numbers from a CSV file beside the pictures, and from arrays."""
+"""Runs that predict numbers, from a CSV file beside the pictures or from arrays."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,8 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def photographs(folder, count=80, columns="file,brightness,weight", split=()):
-    """Grey pictures whose brightness, in thousands, and its negative are to be told."""
+    """Writes grey pictures; the targets are their brightness, in thousands, and its
+    negative."""
     folder.mkdir(parents=True)
     rows = [columns]
     for k in range(count):
@@ -56,7 +57,7 @@ def test_it_learns_numbers_in_their_units(run):
     assert "val_r2" in header and len(rows) == 16
     assert (root / "run" / "report.html").exists()
     again = evaluate_run(root / "run", quiet=True)["test"]
-    # A later evaluation may fuse layers: it rounds otherwise.
+    # A later evaluation may fuse layers, which rounds differently.
     assert again["r2"] == pytest.approx(results.task_metrics["test_r2"], rel=1e-5)
 
 

@@ -1,8 +1,8 @@
-"""A run that resumes from a checkpoint ends bit for bit as one that was not stopped.
-`tests/faults/test_faults.py` kills and stops real processes.
+"""A run that resumes from a checkpoint ends with the bits of an uninterrupted one.
 
-The runs have batch norm, dropout, augmentation, an average of the parameters, gradient
-accumulation, adam and a schedule; checkpoints lie inside epochs too.
+`tests/faults/test_faults.py` kills and stops real processes. The runs have batch norm,
+dropout, augmentation, an average of the parameters, gradient accumulation, adam and a
+schedule, and checkpoints within epochs too.
 """
 
 import shutil
@@ -55,7 +55,7 @@ def test_resume_at_boundary_of_a_complete_run_trains_no_step(
     files = {path: path.read_bytes() for path in workdir.iterdir() if path.is_file()}
 
     def fail(*_):
-        raise AssertionError("a complete run was trained on")
+        raise AssertionError("a complete run was trained further")
     monkeypatch.setattr("cnn_jax.training.train.fit", fail)
     training.run(tiny(RICH | {"checkpoint.every_steps": 1, "checkpoint.keep": 1000}),
                  workdir, quiet=True)

@@ -1,4 +1,4 @@
-"""`run` and the modes of main.py: what a run writes, and what a user can do with it."""
+"""`run` and the modes of main.py: the files and lines of a run, and its later use."""
 
 import json
 import re
@@ -28,7 +28,7 @@ from cnn_jax.training.feed import open_feed
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
-# A network that has learnt its digits, so that predictions can be judged.
+# A network that has learned its digits, so that predictions can be tested.
 TAUGHT = {"data.limit": None, "batch_size": 64, "epochs": 6,
           "optimizer.learning_rate": 0.005}
 KEYS = """network dataset seed params epochs best_epoch validation_accuracy
@@ -50,14 +50,14 @@ def taught(tmp_path_factory, compiled_once):
 
 
 def ask(capsys, mode: str, workdir=None, config=None, **fields) -> str:
-    """Returns what `main.py --mode=...` prints, without starting a process."""
+    """Returns the output of `main.py --mode=...`, without starting a process."""
     commands.run(Request(mode, config, workdir, **fields))
     return capsys.readouterr().out
 
 
-# What a run prints and writes
+# Lines and files of a run
 
-def test_the_workdir_holds_what_the_design_lists(taught):
+def test_the_workdir_has_every_documented_file(taught):
     workdir, _ = taught
     assert set(FILES) <= {path.name for path in workdir.iterdir()}
     assert not list(workdir.glob("*.partial"))
@@ -173,7 +173,7 @@ def test_a_second_writer_is_refused_and_a_stale_lock_is_not(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "data.json"])
-def test_checkpoints_without_what_made_them_are_not_resumed(
+def test_checkpoints_without_config_or_data_are_not_resumed(
         taught, tmp_path, name):
     shutil.copytree(taught[0], tmp_path / "run")
     (tmp_path / "run" / name).unlink()
@@ -261,7 +261,7 @@ def test_metrics_do_not_depend_on_the_memory(taught, monkeypatch, capsys):
         assert {**other, "loss": None} == {**metrics, "loss": None}
 
 
-def test_the_memory_of_devices_or_else_of_the_host_counts(monkeypatch):
+def test_the_memory_of_devices_or_otherwise_of_the_host_counts(monkeypatch):
     class Device(NamedTuple):
         limit: int | None
         process_index: int = 0
@@ -307,7 +307,7 @@ def write_pictures(folder) -> list[tuple[str, int]]:
     return written
 
 
-def test_predict_knows_most_digits_of_any_kind_of_picture(taught, tmp_path, capsys):
+def test_predict_recognizes_digits_in_any_kind_of_picture(taught, tmp_path, capsys):
     workdir, _ = taught
     pictures = write_pictures(tmp_path)
     code, output, errors = main(workdir, TAUGHT, "--mode=predict", "--json",
@@ -323,7 +323,7 @@ def test_predict_knows_most_digits_of_any_kind_of_picture(taught, tmp_path, caps
                 for answer, (_, label) in zip(answers, pictures))
     assert right >= 0.75 * len(pictures), (right, len(pictures))
 
-    # The output is text, and two files are given by name.
+    # The output is text; two files are given by name.
     names = tuple(path for path, _ in pictures[:2])
     lines = ask(capsys, "predict", workdir, paths=names, top=2).splitlines()
     for line, answer in zip(lines, answers[:2], strict=True):
@@ -331,7 +331,7 @@ def test_predict_knows_most_digits_of_any_kind_of_picture(taught, tmp_path, caps
         assert line.startswith(f"{answer['image']}: {first}, ")
 
 
-def test_predict_refuses_what_is_no_picture(taught, tmp_path, capsys):
+def test_predict_refuses_files_that_are_not_pictures(taught, tmp_path, capsys):
     (tmp_path / "a.png").write_text("not a picture")
     with pytest.raises(InputError, match="a.png"):
         ask(capsys, "predict", taught[0], paths=(str(tmp_path / "a.png"),))
@@ -341,7 +341,7 @@ def test_predict_refuses_what_is_no_picture(taught, tmp_path, capsys):
         ask(capsys, "predict", tmp_path, paths=(str(tmp_path / "a.png"),))
 
 
-def test_predict_answers_for_the_pictures_that_can_be_read(taught, tmp_path, capsys):
+def test_predict_skips_unreadable_pictures(taught, tmp_path, capsys):
     good = [path for path, _ in write_pictures(tmp_path)[:3]]
     bad = [tmp_path / "zero.png", tmp_path / "00_text.jpg"]
     for path in bad:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once", "undrawn")
 
 
 def test_a_run_that_failed_leaves_the_folder_free(tmp_path):
-    """In a notebook the frames of the error stay alive, and could hold the lock."""
+    """In a notebook the frames of the error stay alive, and could keep the lock."""
     with pytest.raises(RunError) as kept:
         training.run(tiny({"optimizer.learning_rate": 1e30}), tmp_path, quiet=True)
     with pytest.raises(RunError, match="not finite|loss is"):
@@ -37,8 +37,8 @@ def test_a_loss_that_is_not_finite_names_step_and_rate(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_at_the_next_log(tmp_path, monkeypatch):
-    """It does not go on to the end of the epoch, which has 8 steps. The first update
-    spoils the parameters, and nothing is computed after step 2."""
+    """It does not continue to the end of the epoch, which has 8 steps. The first update
+    makes the parameters infinite; no step is computed after step 2."""
     compile_training, made = loop.compile_training, []
 
     def counted(*args):
@@ -70,7 +70,8 @@ def test_the_last_finite_checkpoint_stays(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 def test_a_parameter_that_is_not_finite_is_not_saved(tmp_path):
-    """The run has one step, of finite loss, with a rate that is infinite in float32."""
+    """The run has one step, with a finite loss and a rate that is infinite in float32.
+    """
     changes = {"optimizer.name": "sgd", "optimizer.learning_rate": 1e39,
                "data.limit": 16, "epochs": 1}
     with pytest.raises(RunError, match=r"parameter.*step 1 \(epoch 1\).*no checkpoint"):
@@ -78,7 +79,7 @@ def test_a_parameter_that_is_not_finite_is_not_saved(tmp_path):
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
-def test_a_run_ends_well_without_the_program_git(tmp_path, monkeypatch):
+def test_a_run_ends_normally_without_git(tmp_path, monkeypatch):
     """A container often has .git and no git; the commit is then unknown."""
     monkeypatch.setenv("PATH", "")
     training.run(tiny({"epochs": 1}), tmp_path, quiet=True)
@@ -99,7 +100,7 @@ def test_early_stopping_ends_the_run(tmp_path, capsys):
 
 
 def test_the_best_checkpoint_is_by_the_chosen_metric(tmp_path):
-    """The rate is so high that the validation loss is not least in the last epoch."""
+    """The rate is so high that the last epoch has not the lowest validation loss."""
     monitor = "val_loss"
     results = training.run(
         tiny({"epochs": 4, "checkpoint.monitor": monitor,
@@ -128,7 +129,7 @@ def test_a_seed_decides_everything(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_after_the_training_waits_for_what_is_written(
+def test_a_signal_after_training_waits_for_the_pictures(
         tmp_path, monkeypatch, number):
     drawn = []
 
@@ -142,7 +143,7 @@ def test_a_signal_after_the_training_waits_for_what_is_written(
     assert len(drawn) == 1 and read_results(tmp_path / "run")["epochs"] == 1
 
 
-def test_events_are_there_once_after_an_end_before_the_first_checkpoint(
+def test_events_are_not_doubled_after_an_end_before_the_first_checkpoint(
         tmp_path, monkeypatch):
     def die(*_, **__):
         raise KeyboardInterrupt
@@ -183,7 +184,7 @@ def test_a_moved_data_folder_is_the_same_data(tmp_path):
 @pytest.mark.parametrize("changes", [
     {}, {"optimizer.name": "adam", "augment.horizontal_flip": True}])
 def test_a_finished_run_is_extended(tmp_path, changes):
-    """With a constant rate it ends as the run of so many epochs, bit for bit."""
+    """With a constant rate it equals a run of as many epochs, bit for bit."""
     whole = training.run(tiny(changes, epochs=3), tmp_path / "whole", quiet=True)
     training.run(tiny(changes, epochs=1), tmp_path / "run", quiet=True)
     extended = training.run(tiny(changes, epochs=3), tmp_path / "run", quiet=True)

@@ -1,4 +1,4 @@
-"""Segmentation: its metric, its runs, and what is refused."""
+"""Segmentation: its metric, its runs, and bad settings."""
 
 import json
 from pathlib import Path
@@ -93,8 +93,8 @@ def random_classes(shape, classes: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("absent", [None, 2])
-def test_mean_iou_is_that_of_scikit_learn(absent):
-    """Pixels of padding do not count, nor do classes that occur nowhere."""
+def test_mean_iou_equals_scikit_learn(absent):
+    """Pixels of padding do not count, nor do classes that do not occur."""
     truth, seen = (random_classes((5, 6, 7), 4, seed) for seed in (0, 1))
     if absent is not None:
         truth, seen = (np.where(x == absent, 0, x) for x in (truth, seen))
@@ -110,7 +110,7 @@ def test_mean_iou_is_that_of_scikit_learn(absent):
 
 
 def test_an_overlay_by_hand():
-    """Background keeps its brightness; the rest has 35 % of that and 65 % colour."""
+    """Background becomes grey; other pixels have 35 % of that and 65 % class colour."""
     image = np.array([[[30, 60, 90], [0, 0, 0]], [[255, 255, 255], [30, 60, 90]]],
                      np.uint8)
     drawn = overlay(image, np.array([[0, 1], [2, 0]]))
@@ -223,7 +223,7 @@ def test_overlays_from_the_command_line(trained, tmp_path):
     assert "x.jpeg must end in" in refusal(bad, 2)
 
 
-def test_each_kind_of_run_says_what_it_draws(trained, tmp_path, monkeypatch):
+def test_each_task_says_what_it_draws(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "read_config", lambda workdir: tiny())
     with pytest.raises(InputError, match="--mode=overlays"):
         run_mode("overlays", trained[0])
@@ -232,7 +232,7 @@ def test_each_kind_of_run_says_what_it_draws(trained, tmp_path, monkeypatch):
 
 
 def test_overlays_of_other_data_are_refused(trained):
-    """Masks of another drawing would make the network look bad."""
+    """Masks of another set would make the network look bad."""
     config = runs.load(trained[0]).config.copy_and_resolve_references().unlock()
     config.data.seed = 1
     with pytest.raises(InputError, match="other data: sha256"):
@@ -262,6 +262,6 @@ def test_networks_and_data_that_do_not_fit(tmp_path, changes, pattern):
     ({"augment.cutmix": 1.0}, "augment.cutmix"),
     ({"augment.cutout": 8}, "augment.cutout"),
     ({"data.name": "shapes_both"}, "checkpoint.monitor = 'val_mean_iou'")])
-def test_settings_that_masks_do_not_take(changes, pattern):
+def test_settings_that_segmentation_refuses(changes, pattern):
     with pytest.raises(InputError, match=pattern):
         check(tiny(SHAPES | changes))

@@ -1,4 +1,4 @@
-"""Short epochs are not saved one by one; nothing is lost but by a kill."""
+"""Short epochs are not saved one by one; only a kill loses some of them."""
 
 import shutil
 
@@ -23,7 +23,7 @@ def steps(workdir):
 
 @pytest.fixture(scope="module")
 def each(tmp_path_factory, compiled_once, undrawn):
-    """The run that saves after each of its four epochs of 8 steps."""
+    """Trains a run that saves after each of its four epochs of 8 steps."""
     folder = tmp_path_factory.mktemp("each") / "run"
     training.run(tiny(EACH | {"checkpoint.keep": 100}), folder, quiet=True)
     return folder
@@ -45,9 +45,9 @@ def test_the_run_is_the_same_with_its_best_epoch(each, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_it_goes_on_after_a_kill_from_what_was_saved(
+def test_it_resumes_after_a_kill_from_the_last_checkpoint(
         each, tmp_path, monkeypatch, error):
-    """The second epoch is saved, since its time has come; the kill is in the fourth."""
+    """The second epoch is saved, since the interval has passed; the kill is later."""
     clock, finish = iter([0.0, 2e6, 0.0]), loop.finish_epoch
     monkeypatch.setattr(Checkpoints, "seconds_since_save",
                         property(lambda self: next(clock)))

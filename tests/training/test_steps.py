@@ -1,4 +1,4 @@
-"""The pure steps: losses equal NumPy, each setting has its effect, determinism."""
+"""The pure steps: losses equal NumPy, settings have their effects, determinism."""
 
 import dataclasses
 import functools
@@ -58,7 +58,7 @@ def log_softmax(logits):
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def test_a_step_goes_down_the_gradient():
+def test_a_step_descends_along_the_gradient():
     this, data = recipe("lenet5"), batch()
     state = init(this)
 
@@ -95,7 +95,7 @@ def test_training_uses_dropout_and_updates_statistics_evaluation_does_not():
     assert first == second
 
 
-def test_evaluation_does_not_count_what_is_masked():
+def test_evaluation_does_not_count_masked_examples():
     this, data = recipe(), batch(6)
     state = init(this)
     mask = jnp.array([1., 1, 0, 1, 0, 0])
@@ -120,7 +120,7 @@ def test_average_moves_with_the_updates_not_with_the_batches_between():
 
 
 def test_an_even_average_begins_with_its_first_update():
-    """Before it, the average is the newest value; updates come every second step."""
+    """Before it, the average is the newest value. Every second step is an update."""
     this = recipe("lenet5", swa_from=2, accumulate_steps=2)
     values, averages = [3.0, 5.0, 7.0, 12.0, 2.0], []
     state = steps.TrainState(jnp.int32(0), {"w": jnp.zeros(1)}, {}, {},
@@ -145,8 +145,8 @@ def test_answers_are_averaged_over_views():
     assert losses[0] != pytest.approx(losses[2], rel=1e-4)
 
 
-def test_averages_of_parameters_and_statistics_are_what_is_evaluated():
-    """The averaged parameters alone would meet statistics of other activations."""
+def test_evaluation_uses_averages_of_parameters_and_statistics():
+    """The last statistics would not fit the activations of averaged parameters."""
     this, data = recipe(ema_decay=0.75), batch()
     state = init(this)
     after, _ = train(state, data, this)
@@ -161,12 +161,12 @@ def test_averages_of_parameters_and_statistics_are_what_is_evaluated():
     logits = [quick_jit(lambda s: steps.predict_logits(s, data.image, this))(s)
               for s in (after, after.replace(ema_batch_stats={}))]
     assert np.abs(logits[0] - logits[1]).max() > 1e-3  # the last statistics differ
-    # Without an average the state has no further leaf.
+    # Without an average, the state has no additional leaf.
     plain = init(recipe())
     assert plain.ema_params == plain.ema_batch_stats == {}
 
 
-def test_bfloat16_computes_low_and_keeps_float32_parameters():
+def test_bfloat16_steps_keep_float32_parameters():
     data = batch()
     low, high = recipe(dtype="bfloat16"), recipe()
     state = init(low)

@@ -1,4 +1,4 @@
-"""A run on a streamed set is that on the set in memory, bit for bit, and resumes."""
+"""A run on a streamed set equals that in memory, bit for bit, and resumes."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ STEPS = 6  # an epoch: 23 images to train, 4 a step
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """40 pictures in four classes."""
+    """Writes 40 pictures in four classes."""
     root = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CNN_JAX_CACHE", own_cache(root / "cache"))
@@ -46,7 +46,7 @@ def streamed(folder, tmp_path_factory, compiled_once, fused):
     return workdir
 
 
-def test_it_is_the_run_in_memory(folder, streamed, tmp_path):
+def test_it_equals_the_run_in_memory(folder, streamed, tmp_path):
     training.run(tiny(folder | {"data.stream": False}), tmp_path, quiet=True)
     assert_same_run(streamed, tmp_path)
 
@@ -58,10 +58,10 @@ def test_it_resumes_with_the_same_bits(folder, streamed, tmp_path, step):
     assert_same_run(workdir, streamed)
 
 
-def test_later_modes_read_the_images_that_they_need(folder, streamed, capsys):
+def test_later_modes_evaluate_and_predict(folder, streamed, capsys):
     results = read_results(streamed)
     scores = evaluate_run(streamed, quiet=True)
-    # A later evaluation may fuse layers: it rounds otherwise.
+    # A later evaluation may fuse layers, which rounds differently.
     assert scores["test"]["loss"] == pytest.approx(results["test_loss"], rel=1e-5)
     assert scores["test"]["examples"] == results["test_examples"] == 10
     run = inspection_run.load_run(streamed)
@@ -72,7 +72,7 @@ def test_later_modes_read_the_images_that_they_need(folder, streamed, capsys):
 
 @pytest.fixture
 def broken(folder, tmp_path):
-    """The folder with four pictures that are cut short."""
+    """Copies the folder and truncates four pictures."""
     shutil.copytree(folder["data.dir"], tmp_path / "set")
     for name in ("ant/3.png", "bee/0.png", "cat/7.png", "dog/9.png"):
         path = tmp_path / "set" / name
@@ -101,13 +101,13 @@ def test_broken_pictures_are_skipped_and_named(broken, tmp_path):
     in_test = len({*skipped} & {*names["test"]})
     assert results["test_examples"] == len(names["test"]) - in_test
     assert "skipped 4 images" in output
-    run = inspection_run.load_run(tmp_path / "run")  # which leaves them out
+    run = inspection_run.load_run(tmp_path / "run")  # leaves them out
     assert len(run.predictions[0]) == results["test_examples"]
 
 
 @pytest.mark.parametrize("victim", ["worker", "run"])
 def test_nothing_waits_for_a_process_that_is_killed(folder, tmp_path, victim):
-    """A worker takes the run with it, and the run its workers."""
+    """A killed worker ends the run, and a killed run ends its workers."""
     process = start_main(tmp_path, folder | {"data.workers": 2, "epochs": 100_000})
     wait_until(lambda: rows_written(tmp_path) > STEPS, process)
     children = []
@@ -119,7 +119,7 @@ def test_nothing_waits_for_a_process_that_is_killed(folder, tmp_path, victim):
     assert len(workers) == 2
     if victim == "worker":
         os.kill(workers[0], signal.SIGKILL)
-        line = refusal(end(process), 1)  # which gives up after some minutes
+        line = refusal(end(process), 1)  # gives up after a few minutes
         assert "exit code -9" in line and "data.workers=0" in line
     else:
         process.kill()
@@ -137,8 +137,8 @@ def test_nothing_waits_for_a_process_that_is_killed(folder, tmp_path, victim):
     {"data.limit": 40, "steps_per_call": 2, "data.scaling": "standard",
      "augment.mixup": 0.4, "data.prefetch": 1}], ids=["masks", "several steps a call"])
 def test_any_set_can_be_streamed(tmp_path, changes):
-    """test_progressive_runs.py streams digits, several steps a call, among fast tests.
-    """
+    """The fast test of digits, with several steps a call, is in
+    test_progressive_runs.py."""
     changes = changes | {"epochs": 1, "batch_size": 4, "data.validation_count": 12}
     hashes = {training.run(tiny(changes | {"data.stream": stream}),
                            tmp_path / str(stream), quiet=True).params_sha256
@@ -146,8 +146,8 @@ def test_any_set_can_be_streamed(tmp_path, changes):
     assert len(hashes) == 1
 
 
-def test_late_images_are_told_once_with_figures(folder):
-    """A fifth of an epoch of 100 images/s was spent waiting: 125 could be trained."""
+def test_late_images_are_reported_once_with_figures(folder):
+    """A fifth of an epoch at 100 images/s was spent waiting: 125 could be trained."""
     config = tiny(folder)
     dataset = data.load(config.data, 0)
     feed = open_feed(parallel.place(config), dataset, config, 1)
@@ -157,4 +157,4 @@ def test_late_images_are_told_once_with_figures(folder):
     for fact in ("20%", "100 images/s", "125 images/s", "data.workers", "data.pack",
                  "data.image_size", "threads"):
         assert fact in text
-    assert feed.advice(row | {"input_seconds": 9.0}) is None  # said already
+    assert feed.advice(row | {"input_seconds": 9.0}) is None  # reported already

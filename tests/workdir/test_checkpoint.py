@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, and that no damage or mismatch is restored silently."""
+"""Checkpoints: which are kept; no damage or mismatch is restored silently."""
 
 import gc
 import json
@@ -73,7 +73,7 @@ def test_round_trip_keeps_every_bit(saved):
     assert "batch_stats" not in plain and found == progress(7, s7=0.5)
 
 
-def test_meta_keeps_floats_that_are_no_numbers(tmp_path):
+def test_meta_keeps_nan_and_infinity(tmp_path):
     written = progress(7, s3=float("nan"), s7=float("-inf"))
     written.train_seconds = 1 / 3
     save(tmp_path, example_state(), written)
@@ -130,7 +130,7 @@ def test_the_best_is_never_deleted(tmp_path):
 
 
 @pytest.mark.parametrize("files", [0, 1, 5, 1000])
-def test_a_kill_while_a_checkpoint_is_deleted_is_no_damage(tmp_path, files):
+def test_a_kill_during_a_deletion_is_not_damage(tmp_path, files):
     """An old step has only some of its files."""
     folder = tmp_path / "checkpoints"
     save_all(folder, {20: 0.9, 30: 0.6, 40: 0.7})
@@ -144,7 +144,7 @@ def test_a_kill_while_a_checkpoint_is_deleted_is_no_damage(tmp_path, files):
     assert steps_in(folder) == [20, 40, 50]  # the deletion was completed
 
 
-def test_without_a_whole_epoch_or_the_best_checkpoint_nothing_is_read(tmp_path):
+def test_without_a_finished_epoch_or_the_best_checkpoint_reading_fails(tmp_path):
     folder = tmp_path / "checkpoints"
     with pytest.raises(InputError, match="holds no checkpoints"):
         best_checkpoint(tmp_path, "val_accuracy")
@@ -158,12 +158,12 @@ def test_without_a_whole_epoch_or_the_best_checkpoint_nothing_is_read(tmp_path):
 
 
 def test_damaged_files_are_one_error_and_no_log(tmp_path, caplog):
-    """Orbax reads the other leaves in tasks that nothing waits for."""
+    """Orbax reads the other leaves in tasks that nobody waits for."""
     rng = np.random.default_rng(0)  # incompressible leaves get their own files
     state = {"params": {f"layer{i}": rng.normal(size=(30, 40)) for i in range(12)}}
     save(tmp_path, state, Progress(7))
     refusals = []
-    gc.freeze()  # the collector need not walk over what other tests left
+    gc.freeze()  # the collector need not visit objects of other tests
     for path in sorted((tmp_path / "7" / "state").rglob("*")):
         content = path.read_bytes() if path.is_file() else b""
         for size in {0, len(content) // 2} if content else ():
@@ -191,10 +191,10 @@ def test_a_writer_clears_away_unfinished_saves(saved):
     assert steps_in(saved) == [7, 9]
 
 
-# Damage: `tests/faults/corrupt.py` does it to every file of a step
+# Damage: `tests/faults/corrupt.py` damages every file of a step
 
 def test_a_flipped_bit_in_a_weight_names_step_and_leaf(tmp_path):
-    """A large random leaf is stored nearly as it is, because it is incompressible."""
+    """A large random leaf is incompressible, so it is stored nearly as it is."""
     state = {"params": {"kernel": np.random.default_rng(1).normal(
         size=(64, 64)).astype(np.float32)}}
     save(tmp_path, state, Progress(7))
@@ -252,7 +252,7 @@ def test_a_checkpoint_of_another_step_is_refused(saved):
     read(saved)
 
 
-def test_the_quotes_of_a_name_stay_whole():
+def test_quoted_names_are_not_cut():
     error = NotADirectoryError(20, "Not a directory", "/a/b")
     assert first_line(error) == "[Errno 20] Not a directory: '/a/b'"
     assert first_line(KeyError("no such leaf")) == "no such leaf"
@@ -324,7 +324,7 @@ def test_an_empty_step_folder_is_named(saved):
 # Through the commands
 
 def test_a_damaged_checkpoint_ends_a_run_which_resumes_without_it(tmp_path):
-    """It resumes from the step that the error names, and ends alike."""
+    """It resumes from the step that the error names, and ends with the same bits."""
     whole = training.run(tiny(epochs=3), tmp_path, quiet=True)
     for payload in (tmp_path / "checkpoints" / "24" / "state").rglob("d/*"):
         os.truncate(payload, payload.stat().st_size // 2)
@@ -338,7 +338,7 @@ def test_a_damaged_checkpoint_ends_a_run_which_resumes_without_it(tmp_path):
         assert getattr(again, name) == getattr(whole, name)
 
 
-def test_a_best_checkpoint_that_is_damaged_or_missing_is_told_at_once(tmp_path, capsys):
+def test_a_damaged_or_missing_best_checkpoint_is_reported_at_once(tmp_path, capsys):
     """The error comes before the remaining epochs."""
     config = tiny({"optimizer.learning_rate": 1e-12}, epochs=3)  # the first is the best
     training.run(config, tmp_path, quiet=True)
@@ -369,7 +369,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
 # Held in memory
 
 def test_the_best_and_the_latest_are_held(tmp_path):
-    """Step 20 is the best of 10 ... 40; a change after `hold` changes nothing."""
+    """Step 20 is the best of 10 ... 40; later changes of the state do not matter."""
     state = example_state(10)
     with open_checkpoints(tmp_path) as checkpoints:
         seen = {}
@@ -389,7 +389,7 @@ def test_the_best_and_the_latest_are_held(tmp_path):
 
 
 @pytest.mark.parametrize("best, steps", [(20, [20, 50]), (50, [50])])
-def test_a_save_writes_the_best_that_is_held_before(tmp_path, best, steps):
+def test_a_save_first_writes_the_best_that_is_held(tmp_path, best, steps):
     accuracies = {f"s{step}": 0.9 if step == best else 0.1 for step in (20, 40, 50)}
     with open_checkpoints(tmp_path) as checkpoints:
         for count, step in enumerate((20, 40), 1):

@@ -1,4 +1,4 @@
-"""The folder of a run and commands with another config."""
+"""The folder of a run refuses commands with another config."""
 
 import shlex
 import sys
@@ -20,9 +20,9 @@ def saved(folder, **fields):
     return folder
 
 
-def test_the_error_for_other_values_has_a_command_that_goes_on_with_them(
+def test_the_error_for_other_values_has_a_command_that_continues_with_them(
         tmp_path, monkeypatch):
-    """The command's config has the new values, and starts from the old weights."""
+    """The config of the command has the new values and starts from the old weights."""
     run = saved(tmp_path / "a run")
     saved(tmp_path / "a run-2")
     wanted = tiny({"optimizer.learning_rate": 0.25, "augment.horizontal_flip": True,
@@ -38,7 +38,7 @@ def test_the_error_for_other_values_has_a_command_that_goes_on_with_them(
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "", flag_values=values)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
-    monkeypatch.setattr(sys, "argv", [main, *arguments])  # which ml_collections reads
+    monkeypatch.setattr(sys, "argv", [main, *arguments])  # ml_collections reads it
     values(sys.argv)
     assert values.workdir == str(tmp_path / "a run-3")
     config = values.config
@@ -48,7 +48,7 @@ def test_the_error_for_other_values_has_a_command_that_goes_on_with_them(
     assert result_fields(config) == result_fields(wanted)
 
 
-def test_what_only_evaluation_reads_may_differ_there(tmp_path):
+def test_fields_of_evaluation_may_differ_in_evaluation(tmp_path):
     run, other = saved(tmp_path / "run"), tiny(eval_batch_size=7)
     other.eval.metrics = "macro_f1"
     check_same_config(run, other, EVALUATION)

@@ -1,4 +1,4 @@
-"""A network that was trained elsewhere is used as a run of no epoch."""
+"""A network that was trained elsewhere is used as a run without epochs."""
 
 import json
 
@@ -69,7 +69,7 @@ def test_it_predicts_with_its_own_preprocessing(folder, network, picture):
         :0:-1], rtol=1e-4)
 
 
-def test_its_predictions_are_explained_for_given_images_alone(folder, picture):
+def test_its_predictions_are_explained_only_for_given_images(folder, picture):
     with pytest.raises(InputError, match="--images"):
         inspection.load_run(folder)
     settings = trained.load(folder).config.copy_and_resolve_references()
