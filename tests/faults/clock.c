@@ -1,9 +1,9 @@
-/* The wall clock of a process, moved by the seconds that stand in a shared file.
+/* Moves the wall clock of a process by the number of seconds in a shared file.
 
    cc -shared -fPIC clock.c -o clock.so
    CLOCK_OFFSET_FILE=file LD_PRELOAD=./clock.so PROGRAM
-   The file holds one 64-bit number. Only the wall clock jumps, as it does where it is
-   set: clocks that measure durations do not. */
+   The file holds one 64-bit number. Only the wall clock jumps, as when somebody sets it;
+   clocks that measure durations do not. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
