@@ -12,11 +12,11 @@ network from the same parameters on the same images: plain Flax (`nn.Conv`,
 `nn.BatchNorm`, no compiler options), PyTorch (eager, channels_last), Keras on
 TensorFlow and on JAX. All use huge pages. Ours also keeps its memory from step to step,
 as `main.py` does (cnn_jax/huge_pages.py); so do the arms "plain Flax, kept" and "torch,
-kept". "torch, small pages" is PyTorch as users start it, "torch.compile" PyTorch with
-its compiler, kept.
+kept". "torch, small pages" is PyTorch as users start it. "torch.compile" is PyTorch
+with its compiler; it keeps its memory too.
 
-`--published` trains networks of torchvision and timm, as these libraries have them, and
-their equals here, beside those that keep their memory; experiments/inference.py
+`--published` compares training steps of twelve networks of torchvision and timm with
+the equal networks here, by the arms that keep their memory. experiments/inference.py
 measures inference.
 
 First the logits and losses of all arms must agree. Every arm has its own process; the
@@ -66,7 +66,7 @@ WORKLOADS = {
 QUICK = ["W1 LeNet-5", "W2 SELU b32", "W3 separable b32"]
 
 
-# The network's source; its own dropout, if it has any.
+# The networks of --published, by source. True: the network has dropout.
 PUBLISHED = {
     "AlexNet b32": Workload("torchvision:alexnet", 32, (224, 224, 3), 1000, True),
     "VGG-16 b4": Workload("torchvision:vgg16", 4, (224, 224, 3), 1000, True),
@@ -113,7 +113,7 @@ PEERS = {
             "KERAS_BACKEND": "tensorflow"}),
         "Keras-JAX": Arm("in_keras", HUGE_PAGES | {"KERAS_BACKEND": "jax"})},
 }
-# By --published, whose networks take long to compile.
+# Arms that --published leaves out, because its networks take long to compile.
 LEFT_OUT = {"plain Flax", "plain Flax, kept", "torch", "torch, small pages"}
 MODES = {"train": "training step", "infer": "inference"}
 PASSES = {"train": 3, "infer": 1}  # forward, input gradient, weight gradient
@@ -309,7 +309,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--quick", action="store_true", help="three workloads")
     parser.add_argument("--published", action="store_true",
-                        help="networks of torchvision and timm instead")
+                        help="trains networks of torchvision and timm instead")
     parser.add_argument("--only", default="", help="workloads whose name contains this")
     parser.add_argument("--peers", default="", metavar="onednn,torch,compile,keras")
     parser.add_argument("--dtype", default="float32", choices=AGREEMENT,

@@ -27,9 +27,9 @@ from cnn_jax.native import library
 
 
 def create(network: str, classes: int, make: Layers = Layers()):
-    """Creates a registered network, or the equal of a published one (1,000 classes).
+    """Creates a registered network, or our equal of a published one (1,000 classes).
 
-    The published one is named by its source, 'torchvision:resnet50'.
+    The published network is named by its source, 'torchvision:resnet50'.
     """
     if network in PRETRAINED:
         return network_of(PRETRAINED[network], make)

@@ -106,7 +106,7 @@ def load(network: Network, variables: dict[str, np.ndarray]) -> None:
 def publish(source: str, classes: int, arrays: dict[str, np.ndarray]) -> nn.Module:
     """Creates the network of a source such as 'torchvision:resnet50', with weights.
 
-    arrays: among others `peer:NAME` for each entry of its state dict.
+    arrays: has `peer:NAME` for each entry NAME of its state dict.
     """
     library, _, name = source.partition(":")
     if library == "timm":
@@ -114,7 +114,7 @@ def publish(source: str, classes: int, arrays: dict[str, np.ndarray]) -> nn.Modu
         model = timm.create_model(name.partition(".")[0], num_classes=classes)
     else:
         import torchvision
-        # The others would draw weights for a minute.
+        # These two would draw weights for a minute.
         slow = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
         model = torchvision.models.get_model(name, weights=None, num_classes=classes,
                                              **slow)
@@ -143,7 +143,7 @@ def main(network: str, classes: int, file: str, dtype: str,
     """Trains on the arrays of `file`: images, labels and our variables.
 
     dtype: of the products, by torch.autocast; parameters stay float32.
-    compiled: by `torch.compile`.
+    compiled: whether `torch.compile` compiles the network.
     """
     arrays = dict(np.load(file))
     images = torch.from_numpy(arrays.pop("images")).permute(0, 3, 1, 2)
