@@ -32,6 +32,7 @@ FEW = {"lenet5": (32, 32, 1), "alexnet": (67, 71, 3), "resnet18_v2": (33, 31, 3)
        "cifar_resnet20": (15, 16, 3), "squeezenet1_0": (32, 29, 3),
        "selu_cnn": (28, 28, 1), "separable_cnn": (28, 28, 1),
        "shapes_fcn": (32, 32, 3), "tf2_lenet5": (32, 32, 1)}
+AGAIN = {"alexnet", "cifar_resnet20", "selu_cnn"}  # their operations are the others'
 SHORT = {"blocks": (2, 1, 2, 1)}  # a DenseNet
 # Too large for the tests; shapes_fcn, which needs multiples of 4 pixels, is in FEW.
 LEFT_OUT = {"resnext101_64x4d", "cifar_resnet1202", "cifar_resnet1001_preact",
@@ -115,7 +116,9 @@ def test_networks_of_all_operations(network, shape):
 
 
 @needs_library
-@pytest.mark.parametrize("name, shape", FEW.items(), ids=FEW)
+@pytest.mark.parametrize("name, shape", [
+    pytest.param(*case, marks=[pytest.mark.slow] * (case[0] in AGAIN))
+    for case in FEW.items()], ids=FEW)
 def test_registered_networks(name, shape):
     compiled = check(*drawn(name, shape))
     # shapes_fcn has transposed convolutions.

@@ -133,12 +133,22 @@ VARIANTS = [
     ("mobilenet_v2", {"width": 0.75}, (2_636_424, 26_640, 209.070)),
     ("mobilenet_v2", {"width": 1.4}, (6_108_776, 47_936, 582.196)),
 ]
-# Checked with -m slow: a thousand layers, and further depths of a variant. The fast
-# tests check the variant with depth 50, and these depths in another variant.
-SLOW = {"cifar_resnet1202", "cifar_resnet1001_preact", "cifar_densenet_bc250_k24",
-        "cifar_densenet_bc190_k40",
-        *(f"resnet{depth}_{style}" for depth in (101, 152)
-          for style in ("v1_5", "v2", "keras", "v2_keras"))}
+# Other values of a field that the fast tests check with one value.
+VARIANTS_AGAIN = [case for case in VARIANTS if case[:2] in (
+    ("googlenet_bn", {"aux": False}), ("googlenet_torchvision", {"aux": False}),
+    ("resnet50_v2", {"stem_activation": True}),
+    ("cifar_resnet110_preact", {"stem_activation": True}),
+    ("mobilenet_v1", {"width": 0.25}), ("mobilenet_v1", {"width": 0.75}),
+    ("mobilenet_v2", {"width": 0.75}), ("mobilenet_v2", {"width": 1.4}))]
+# Checked with -m slow: further depths of a variant that the fast tests check once.
+SLOW = {"cifar_resnet32", "cifar_resnet44", "cifar_resnet56", "cifar_resnet110",
+        "cifar_resnet1202", "cifar_resnet1001_preact", "cifar_densenet100_k12",
+        "cifar_densenet_bc250_k24", "cifar_densenet_bc190_k40", "densenet161",
+        "densenet169", "densenet201", "densenet264", "resnet34", "resnet34_v2",
+        "resnet101", "resnet152", "resnext101_32x8d", "resnext101_64x4d",
+        "wide_resnet101_2", "vgg13", "vgg13_bn", "vgg16_bn", "vgg19", "vgg19_bn",
+        *(f"resnet{depth}_{variant}" for depth in (101, 152)
+          for variant in ("v1_5", "v2", "keras", "v2_keras"))}
 
 
 def test_every_registered_network_is_in_the_table():
@@ -191,8 +201,7 @@ def test_parameters_statistics_and_macs_are_the_published_ones(name):
 
 @pytest.mark.parametrize("name, fields, figures", [
     pytest.param(*case, marks=pytest.mark.slow)
-    if case[0] in ("cifar_resnet44", "cifar_resnet56", "cifar_resnet110") else case
-    for case in VARIANTS])
+    if case[0] in SLOW or case in VARIANTS_AGAIN else case for case in VARIANTS])
 def test_variants_have_the_published_figures(name, fields, figures):
     check(name, fields, figures)
 

@@ -41,6 +41,8 @@ SMALL = {
     "ai_edu_fashion_dnn": ({}, (28, 28, 3)),
     "ai_edu_cifar_cnn": ({}, (32, 32, 3)),
 }
+# Checked with -m slow: many layers, all of kinds that the other networks have.
+LARGE = {"googlenet", "inception_v3", "mobilenet_v2", "xception"}
 
 
 def drawn(shapes):
@@ -93,7 +95,9 @@ def test_every_class_is_in_the_table():
     assert covered == {row.constructor for row in networks.NETWORKS.values()}
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name
+    for name in SMALL])
 def test_a_step_in_bfloat16_keeps_every_shape_and_dtype(name):
     model, shapes, images, labels = case(name, *SMALL[name], dtype="bfloat16",
                                          conv="lax", pool="lax")
