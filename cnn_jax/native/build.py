@@ -19,10 +19,12 @@ import importlib.metadata
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +39,7 @@ FOLDER = Path(__file__).parent
 SOURCES = FOLDER / "convolution.cc", FOLDER / "network.cc"
 WHEELS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-w")
-SECONDS = 300  # compiling takes 8; another process waits this long for its end
+SECONDS = 300  # compiling takes 15; another process waits this long for its end
 
 
 class BuildError(RuntimeError):
@@ -125,21 +127,29 @@ def built_path(onednn: OneDNN) -> Path:
     return own_folder() / f"convolution-{key.hexdigest()[:32]}.so"
 
 
-def command(onednn: OneDNN, output: Path) -> list[str]:
-    """Composes the command line of the compiler."""
+def compiler() -> list[str]:
+    """Returns the compiler and its flags."""
+    try:
+        return [*shlex.split(os.environ.get("CXX") or "g++"), *FLAGS]
+    except ValueError as error:
+        raise BuildError(f"CXX={os.environ['CXX']} is not a command line ({error}): "
+                         "set it to a compiler, such as g++") from error
+
+
+def compile_command(onednn: OneDNN, source: Path, output: Path) -> list[str]:
+    """Composes the command line that compiles one source."""
+    return [*compiler(), "-I", jax.ffi.include_dir(), "-I", str(onednn.include),
+            "-c", str(source), "-o", str(output)]
+
+
+def link_command(onednn: OneDNN, objects: Sequence[Path], output: Path) -> list[str]:
+    """Composes the command line that links the compiled sources."""
     # The RPATH wins over LD_LIBRARY_PATH. -Xlinker takes a path with a comma.
     libraries = [str(onednn.library), "-Wl,--disable-new-dtags", "-Xlinker", "-rpath",
                  "-Xlinker", str(onednn.library.parent)]
     if onednn.library.suffix == ".a":
         libraries = [str(onednn.library), "-Wl,--exclude-libs,ALL", "-fopenmp", "-ldl"]
-    try:
-        compiler = shlex.split(os.environ.get("CXX") or "g++")
-    except ValueError as error:
-        raise BuildError(f"CXX={os.environ['CXX']} is not a command line ({error}): "
-                         "set it to a compiler, such as g++") from error
-    return [*compiler, *FLAGS, "-I", jax.ffi.include_dir(),
-            "-I", str(onednn.include), *map(str, SOURCES), "-o", str(output),
-            *libraries, "-lpthread"]
+    return [*compiler(), *map(str, objects), "-o", str(output), *libraries, "-lpthread"]
 
 
 def build(onednn: OneDNN, force: bool = False) -> Path:
@@ -165,26 +175,32 @@ def build(onednn: OneDNN, force: bool = False) -> Path:
 
 
 def _compile(onednn: OneDNN, path: Path) -> None:
-    """Compiles to a temporary file and renames it when it is complete."""
+    """Compiles the sources side by side and renames the library when it is complete."""
     for left in path.parent.glob(".building-*"):  # by a process that was killed
-        left.unlink()
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".building-")
-    os.close(handle)
-    line = command(onednn, Path(temporary))
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".building-") as temporary:
+        folder = Path(temporary)
+        objects = [folder / f"{source.stem}.o" for source in SOURCES]
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(_call, (compile_command(onednn, *pair)
+                                     for pair in zip(SOURCES, objects))))
+        _call(link_command(onednn, objects, folder / path.name))
+        os.replace(folder / path.name, path)
+
+
+def _call(line: Sequence[str]) -> None:
+    """Runs the compiler; raises BuildError with its first error."""
     try:
         done = subprocess.run(line, capture_output=True, text=True, timeout=SECONDS)
-        if done.returncode:
-            told = done.stderr.strip().splitlines() or [f"code {done.returncode}"]
-            first = next((text for text in told if "error" in text), told[0])
-            raise BuildError(f"{line[0]} failed: {first.strip()}")
-        os.replace(temporary, path)
     except FileNotFoundError as error:
         raise BuildError(f"{line[0]} not found: install g++ (Debian, Ubuntu: apt "
                          "install g++), or set CXX to a C++17 compiler") from error
     except subprocess.TimeoutExpired as error:
         raise BuildError(f"{line[0]} took more than {SECONDS} s") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    if done.returncode:
+        told = done.stderr.strip().splitlines() or [f"code {done.returncode}"]
+        first = next((text for text in told if "error" in text), told[0])
+        raise BuildError(f"{line[0]} failed: {first.strip()}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
