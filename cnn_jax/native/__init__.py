@@ -5,7 +5,7 @@ whole networks in evaluation (for `cnn_jax.inference`), inside XLA's programs. I
 it registers the first two with `ops`; the C++ library is built and loaded when it is
 first asked for.
 
-    convolution.cc   one pass of a layer         build.py         compiles the C++
+    convolution.cc   one pass of a layer         build/           compiles the C++
     network.cc, .h   a network in evaluation     library.py       loads it
     pass.h           its steps for N images      convolution.py   convolution in JAX
     placement.h      where its values lie        moments.py       the sums in JAX

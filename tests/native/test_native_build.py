@@ -20,6 +20,7 @@ import pytest
 from tests.support.gradcheck import normal, relative_error
 
 from cnn_jax.native import build, library
+from cnn_jax.native.build import __main__ as command
 from cnn_jax.ops import correlate
 from cnn_jax.ops.conv import registry
 
@@ -149,12 +150,12 @@ def test_a_killed_build_is_repeated(place):
      "has no include/oneapi/dnnl/dnnl.hpp")])
 def test_the_command_says_what_is_missing(place, monkeypatch, capsys, change, fact):
     change(place, monkeypatch.setenv)
-    assert build.main([f"--with-onednn={place / 'onednn'}"]) == 1
+    assert command.main([f"--with-onednn={place / 'onednn'}"]) == 1
     assert fact in capsys.readouterr().err
 
 
 def test_the_command_chooses_the_library(place, capsys):
-    assert build.main([f"--with-onednn={place / 'onednn'}"]) == 0
+    assert command.main([f"--with-onednn={place / 'onednn'}"]) == 0
     assert build.chosen().library == place / "onednn" / "lib" / "libdnnl.so"
     assert capsys.readouterr().out.strip() == str(build.built_path(build.chosen()))
     (place / "onednn" / "lib" / "libdnnl.so").rename(
@@ -214,7 +215,7 @@ def test_a_cache_in_the_home_of_nobody(place, fresh, monkeypatch, capsys):
     assert library.load() is None
     line = "CNN_JAX_CACHE is '~nosuchuser/x', whose home folder is not known"
     assert line in library.describe()
-    assert build.main(["--with-onednn", str(place / "onednn")]) == 1
+    assert command.main(["--with-onednn", str(place / "onednn")]) == 1
     assert line in capsys.readouterr().err
 
 

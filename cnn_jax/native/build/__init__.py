@@ -13,7 +13,6 @@ Its name is a hash of all that it depends on: the flags below, the sources, jaxl
 processor and oneDNN. The folder may be deleted.
 """
 
-import argparse
 import hashlib
 import importlib.metadata
 import os
@@ -21,7 +20,6 @@ import platform
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,9 +31,8 @@ import jax
 import jaxlib
 
 from cnn_jax import files
-from cnn_jax.errors import InputError
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1]
 SOURCES = FOLDER / "convolution.cc", FOLDER / "network.cc"
 WHEELS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-w")
@@ -201,31 +198,3 @@ def _call(line: Sequence[str]) -> None:
         told = done.stderr.strip().splitlines() or [f"code {done.returncode}"]
         first = next((text for text in told if "error" in text), told[0])
         raise BuildError(f"{line[0]} failed: {first.strip()}")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m cnn_jax.native.build", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--with-onednn", metavar="DIR")
-    parser.add_argument("--force", action="store_true", help="even if it is built")
-    options = parser.parse_args(argv)
-    try:
-        record = own_folder() / "with-onednn"
-        onednn = (from_folder(options.with_onednn) if options.with_onednn
-                  else from_wheels())
-        print(build(onednn, options.force))
-        if options.with_onednn:
-            new = record.with_name(f".with-onednn-{os.getpid()}")
-            new.write_text(str(Path(options.with_onednn).expanduser().resolve()))
-            os.replace(new, record)
-        else:
-            record.unlink(missing_ok=True)
-    except (OSError, RuntimeError, InputError) as error:  # BuildError; no folder
-        print(f"cnn_jax: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
