@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from optax.contrib import MuonDimensionNumbers
 
 from cnn_jax import own
+from cnn_jax.errors import InputError
 from cnn_jax.networks import freeze_mask, frozen_parts, part_of, parts_mask
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "create", "schedule"]
@@ -90,7 +91,8 @@ def schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
     epoch = steps_per_epoch / config.optimizer.accumulate_steps  # updates
     stop = max(1, int(config.epochs * epoch))
     start = min(round((settings.warmup_epochs or 0) * epoch), stop)
-    after = own.find(SCHEDULES, settings.name)(peak, start, stop, epoch, settings)
+    with own.named("schedule.name", settings.name):
+        after = own.find(SCHEDULES, settings.name)(peak, start, stop, epoch, settings)
     if settings.name == "onecycle" or start == 0:
         return after
     rise = optax.linear_schedule(peak / (start + 1), peak, start)  # never 0
@@ -230,7 +232,12 @@ def create(config: ConfigDict, rate: Schedule,
     parts: of the network in its order, which `optimizer.depth_decay` needs.
     """
     settings, frozen = config.optimizer, frozen_parts(config.model)
-    transform = own.find(OPTIMIZERS, settings.name)(rate, settings)
+    with own.named("optimizer.name", settings.name):
+        transform = own.find(OPTIMIZERS, settings.name)(rate, settings)
+    if not isinstance(transform, optax.GradientTransformation):
+        raise InputError(f"config.optimizer.name = {settings.name}: the function "
+                         f"returned {type(transform).__name__}, not an "
+                         "optax.GradientTransformation")
     if settings.clip_norm is not None:
         transform = optax.chain(optax.clip_by_global_norm(settings.clip_norm),
                                 transform)

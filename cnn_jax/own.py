@@ -4,9 +4,10 @@ A module is looked for in the current folder, beside the config file and among t
 installed packages.
 """
 
+import contextlib
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -52,6 +53,17 @@ def load(name: str, kind: type | None = None) -> Any:
         noun = "function" if kind is None else kind.__name__
         raise ValueError(f"{name!r}: {module.__file__} has no {noun} {attribute}")
     return found
+
+
+@contextlib.contextmanager
+def named(field: str, name: str) -> Iterator[None]:
+    """Notes the field of the config whose own function raises in this block."""
+    try:
+        yield
+    except Exception as error:
+        if is_own(name):
+            error.add_note(f"config.{field} = {name}")
+        raise
 
 
 def find(table: Mapping[str, Any], name: str, kind: type | None = None) -> Any:

@@ -10,7 +10,7 @@ from ml_collections import config_flags
 
 from cnn_jax.cli import commands, config_file
 from cnn_jax.cli.caches import KINDS
-from cnn_jax.cli.explain import explain, no_device, out_of_memory
+from cnn_jax.cli.explain import explain, no_device, out_of_memory, own_code
 from cnn_jax.cli.overrides import accept_none
 from cnn_jax.cli.request import Request
 from cnn_jax.errors import InputError, RunError, one_line
@@ -113,14 +113,17 @@ def main(argv: list[str]) -> None:
     except OSError as error:  # a full disk, a deleted folder
         where = error.filename and f"{error.filename} cannot be read or written: "
         fail((where or "") + (error.strerror or str(error)), 1)
-    except (MemoryError, RuntimeError, AssertionError) as error:
+    except KeyboardInterrupt:
+        fail("interrupted; the checkpoints written before are complete", 130)
+    except Exception as error:
         if reason := out_of_memory(error):
             fail(reason, 1)
         if reason := no_device(error):
             fail(reason, 2)
+        if found := own_code(error):
+            print(found[0], end="", file=sys.stderr)
+            fail(found[1], 2)
         raise
-    except KeyboardInterrupt:
-        fail("interrupted; the checkpoints written before are complete", 130)
 
 
 def fail(message: str, code: int) -> NoReturn:

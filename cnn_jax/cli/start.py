@@ -18,11 +18,12 @@ def start() -> None:
     """Checks Python and its packages, then runs the command line."""
     missing = [name for name in PACKAGES
                if importlib.util.find_spec(name) is None]
-    if sys.version_info < (3, 11) or missing:
-        lacks = f"has no {', '.join(missing)}" if missing else "is too old"
+    old = sys.version_info < (3, 11)
+    if old or missing:
+        lacks = "is too old" if old else f"has no {', '.join(missing)}"
         print(f"cnn_jax: {sys.executable} (Python {sys.version.split()[0]}) {lacks}: "
-              "cnn_jax needs Python 3.11 or later and, in the clone, python -m pip "
-              "install -e .", file=sys.stderr)
+              "cnn_jax needs Python 3.11 or later and, with that in the clone, python "
+              "-m pip install -e .", file=sys.stderr)
         sys.exit(2)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports at once
     use_huge_pages()  # it may restart the program, so it precedes the slow imports

@@ -40,7 +40,6 @@ def from_scratch() -> ConfigDict:
         config.data.scaling = "imagenet"
         config.epochs = 30
         config.batch_size = 16
-        config.eval_batch_size = 64
         config.augment.crop_scale = (0.35, 1.0)
         config.augment.horizontal_flip = True
         config.optimizer.name = "adamw"

@@ -71,7 +71,6 @@ def faithful() -> ConfigDict:
         config.data.channels = 3
         config.seed = 7
         config.epochs = 10
-        config.eval_batch_size = 64
         config.optimizer.name = "adam"
         config.optimizer.learning_rate = 1e-3
         config.early_stopping.patience = None

@@ -36,7 +36,6 @@ def get_config(source: str = "torchvision:resnet50") -> ConfigDict:
         config.model.train = "head"
         config.epochs = 30
         config.batch_size = 16  # so that 20 pictures of each of two classes suffice
-        config.eval_batch_size = 64
         config.optimizer.name = "adam"
         config.optimizer.learning_rate = 1e-3
         config.schedule.name = "cosine"

@@ -10,7 +10,7 @@ The task follows from the shape of the labels, and data.name names it:
 With data.task=MODULE:TASK of your own, labels are as that task defines them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,11 @@ def stored(arrays: Arrays, task_name: str | None = None) -> tuple[str, Stored]:
     task = TASKS[TASK_OF[name]]
     if own.is_own(task_name):
         task = own.load(str(task_name), Task)
+    if name == "arrays_multilabel" and task_name is None:
+        _check_not_one_hot(splits.values())
     count, largest = _count_classes(splits, task)
+    if task.name == "classify" and not parts.get("class_names"):
+        _check_no_gap(splits["train"].labels, count)
     names = tuple(map(str, parts.get("class_names") or range(count)))
     if len(names) < count:
         raise InputError(f"data: {len(names)} class_names were given, but the largest "
@@ -156,6 +160,40 @@ def _labels(split: str, labels: np.ndarray, images: np.ndarray) -> np.ndarray:
         raise InputError(f"{title} with values up to {labels.max():g}: labels of "
                          "several classes an image must be 0 or 1")
     return labels
+
+
+def _check_no_gap(labels: np.ndarray, count: int) -> None:
+    """Raises InputError for a class without a training image."""
+    missing = np.setdiff1d(np.arange(count), labels)
+    if missing.size:
+        raise InputError(
+            f"data: no image of train has the label {missing[0]}, and the largest "
+            f"label is {count - 1}: classes count from 0 without a gap. Use "
+            "np.unique(labels, return_inverse=True)[1], or give class_names")
+
+
+def _check_not_one_hot(splits: Iterable[Examples]) -> None:
+    """Raises InputError if each row has a single 1, which is one class for each image.
+    """
+    if all((examples.labels.sum(1) == 1).all() for examples in splits):
+        raise InputError("data: the labels are one-hot: pass labels.argmax(1), or set "
+                         "config.data.task=multilabel, where an image may show "
+                         "several classes")
+
+
+def conversion(stored: Stored, image_shape: tuple[int, int, int]) -> str | None:
+    """Says that training converts the arrays to another shape, or returns None.
+
+    image_shape: (height, width, channels) in training.
+    """
+    images = stored.splits["train"].images
+    if images.shape[1:] == image_shape:
+        return None
+    before, after = (" x ".join(map(str, shape))
+                     for shape in (images.shape[1:], image_shape))
+    return (f"warning: the arrays have images of {before}, and training converts them "
+            f"to {after}; config.data.image_size = None and config.data.channels = "
+            "None keep them as they are")
 
 
 def _count_classes(splits: Mapping[str, Examples], task: Task) -> tuple[int, int]:

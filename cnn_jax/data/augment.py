@@ -126,7 +126,13 @@ def augment(key: jax.Array, images: jax.Array, labels: jax.Array, positions: jax
         images = jnp.where(hidden[..., None], per_channel(zero, images.ndim), images)
     if settings.own:
         function = own.find(AUGMENTATIONS, settings.own)
-        images = jax.vmap(function)(keys["own"], images).astype(jnp.float32)
+        with own.named("augment.own", settings.own):
+            changed = jax.vmap(function)(keys["own"], images).astype(jnp.float32)
+        if changed.shape != images.shape:
+            raise InputError(f"config.augment.own = {settings.own}: the function made "
+                             f"an image {changed.shape[1:]} of {images.shape[1:]}: it "
+                             "must keep the shape")
+        images = changed
     if has_mixing(settings):
         return mix(images, labels, keys, settings, axis_name)
     return images, ((labels, 1.0),)

@@ -76,7 +76,8 @@ def own_source(config: ConfigDict, task: Task) -> Stored | StoredRecords:
 
     Raises InputError for anything else than the sets above.
     """
-    made = own.load(config.name)(config)
+    with own.named("data.name", config.name):
+        made = own.load(config.name)(config)
     splits = dict(made) if isinstance(made, Mapping) else {"train": made}
     if not any(hasattr(split, "read") for split in splits.values()):
         kind, stored = arrays.stored(made, config.task)

@@ -77,7 +77,6 @@ def config_of(source: str) -> ConfigDict:
     row = row_of(source)
     config = default_config()
     with config.unlocked():
-        config.eval_batch_size = 64  # 500 images of this size may fill the memory
         config.model.name, config.model.bn = row.network, row.bn
         config.model.fields.update(row.fields)
         config.data.update(

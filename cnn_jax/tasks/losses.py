@@ -99,7 +99,10 @@ def check(task: Task, settings: Any) -> None:
     """Raises ValueError for a loss that does not exist or is not for the task."""
     name = settings.name
     if name is not None:
-        own.find(LOSSES, name)
+        try:
+            own.find(LOSSES, name)
+        except ValueError as error:
+            raise ValueError(f"name = {error}") from error
         if task.name not in TASKS_OF.get(name, (task.name,)):
             raise ValueError(
                 f"name = {name} is for the task {' or '.join(TASKS_OF[name])}, and "
@@ -161,7 +164,8 @@ def loss_of(task: Task, settings: Any, weights: np.ndarray | None = None
     function = own.find(LOSSES, name)
 
     def losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        values = jnp.asarray(function(logits, task.encode(labels), settings))
+        with own.named("loss.name", name):
+            values = jnp.asarray(function(logits, task.encode(labels), settings))
         if values.shape[:1] != logits.shape[:1]:
             raise InputError(f"config.loss.name = {name}: the function returned shape "
                              f"{values.shape} for {len(logits)} images: return a loss "

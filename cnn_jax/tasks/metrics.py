@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax import own
+from cnn_jax.errors import InputError
 from cnn_jax.tasks.task import Sums, Task
 
 
@@ -145,7 +146,12 @@ def find_metric(name: str, task: Task) -> Metric:
                          "Metric")
 
     def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
-        values = found(logits, labels).astype(jnp.float32)
+        with own.named("eval.metrics", name):
+            values = jnp.asarray(found(logits, labels), jnp.float32)
+        if values.shape[:1] != mask.shape:
+            raise InputError(f"config.eval.metrics: {name} returned shape "
+                             f"{values.shape} for {len(mask)} images: return a number "
+                             "for each image, [N]; evaluation averages them")
         return {"total": (values.reshape(len(mask), -1).mean(1) * mask).sum(),
                 "count": mask.sum()}
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from cnn_jax import data, networks
 from cnn_jax.config import result_fields
 from cnn_jax.console import Reporter
+from cnn_jax.data import arrays
 from cnn_jax.data.batches import steps_per_epoch
 from cnn_jax.data.examples import Dataset, Stored
 from cnn_jax.data.info import DataInfo, describe
@@ -111,6 +112,8 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
                      f"convolutions: {table.convolutions()}",
                      describe_devices(placement.devices)):
             report.line(line)
+        if stored and (warning := arrays.conversion(stored, info.image_shape)):
+            report.line(warning)
         if extended:
             report.line(f"the run is extended to {config.epochs} epochs; from here on "
                         "its learning rate follows the schedule of that length")

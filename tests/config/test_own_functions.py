@@ -8,10 +8,11 @@ import pytest
 from tests.support.tiny_runs import tiny
 
 from cnn_jax import data, training
+from cnn_jax.cli.explain import own_code
 from cnn_jax.config import check
 from cnn_jax.data.info import describe
 from cnn_jax.errors import InputError
-from cnn_jax.tasks import losses
+from cnn_jax.tasks import TASKS, losses
 from cnn_jax.training import train
 from cnn_jax.training.evaluate_run import evaluate_run
 from cnn_jax.training.recipe import create_recipe
@@ -32,6 +33,18 @@ SOURCE = textwrap.dedent("""
     def my_loss(logits, labels, settings):
         '''Twice the cross-entropy.'''
         return 2 * optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+    def bad_loss(logits, labels, settings):
+        return no_key(settings)
+
+
+    def no_key(settings):
+        return settings["no_key"]
+
+
+    def short_loss(logits, labels):
+        return logits.sum(-1)
 
 
     def my_optimizer(rate, settings):
@@ -92,6 +105,27 @@ def test_a_run_with_functions_of_the_user(mine):
     assert again["loss"] == results.test_loss
     # Twice the cross-entropy: against the probabilities of the network.
     assert trained.load(mine / "run").history[0]["val_loss"] > 2
+
+
+@pytest.mark.parametrize("name, error, frames", [
+    ("bad_loss", KeyError, ["in bad_loss", "in no_key"]),
+    ("short_loss", TypeError, [])])
+def test_an_error_in_own_code_shows_its_frames_and_field(mine, name, error, frames):
+    settings = tiny({"loss.name": f"mine_for_tests:{name}"}).loss
+    loss = losses.loss_of(TASKS["classify"], settings)
+    with pytest.raises(error) as raised:
+        loss(np.zeros((2, 3), np.float32), np.zeros(2, int))
+    shown, line = own_code(raised.value)
+    assert f"config.loss.name = mine_for_tests:{name}" in line
+    assert error.__name__ in line and "\n" not in line
+    assert all(frame in shown for frame in frames) and "losses.py" not in shown
+    assert shown.count("mine_for_tests.py") == len(frames)
+
+
+def test_an_error_of_no_own_code_is_not_explained():
+    with pytest.raises(KeyError) as raised:
+        losses.LOSSES["none"]
+    assert own_code(raised.value.with_traceback(None)) is None
 
 
 def test_a_task_of_the_user_on_arrays(mine):

@@ -167,13 +167,22 @@ def test_a_row_for_every_image_that_was_not_trained_on(run, tmp_path):
 def test_label_errors_are_those_of_all_splits_that_were_not_trained_on(run, pictures):
     assert [suspect[:2] for suspect in suspects(run)] == [
         ("test", 5), ("test", 2), ("test", 4)]
-    assert "3 labels of 8" in pictures["label_errors"].caption
+    caption = pictures["label_errors"].caption
+    assert "3 labels of 8" in caption and "62%" in caption
+    assert "mistake of the network" not in caption
     only_trained = dataclasses.replace(run, split="train", examples=TRAIN, splits={
         "train": TRAIN})
     assert not suspects(only_trained)  # its probabilities are not out of sample
     names = [picture.name for picture in error_analysis.error_analysis(
         only_trained, inspect_settings())]
     assert names == ["highest_loss", "confusion_cells"]
+
+
+def test_a_list_of_a_network_that_is_mostly_wrong_says_so(run):
+    wrong = Examples(TEST.images, np.array([1, 0, 0, 2, 2, 1], np.int32))
+    doubtful = dataclasses.replace(run, examples=wrong, splits={"test": wrong})
+    caption = error_analysis.draw_label_errors(doubtful, suspects(doubtful)).caption
+    assert "33%" in caption and "mistake of the network" in caption
 
 
 @pytest.mark.parametrize("task, labels, columns", [

@@ -85,6 +85,9 @@ X, Y = random((4, 5, 5, 3), 256), np.arange(4)
     ((X, np.full((4, 2), 2)), ["0 or 1", "2"]),
     ((X, np.zeros((4, 5, 4), int)), ["(4, 5, 4)"]),
     (X, ["(images, labels)", "ndarray"]),
+    ((X, Y + 1), ["label 0", "4", "class_names"]),
+    ({"train": (X, Y % 3), "test": (X, Y)}, ["label 3"]),
+    ((X, np.eye(4)[Y]), ["argmax(1)", "multilabel"]),
     ({"test": (X, Y)}, ["test", "'train'"]),
     ({"train": (X, Y), "val": (X, Y)}, ["val", "validation"]),
     ({"train": (X, Y), "test": (X[:, 1:], Y)}, ["(4, 4, 5, 3)", "(4, 5, 5, 3)"]),
@@ -94,6 +97,19 @@ def test_bad_arrays_are_refused(given, facts):
         arrays.stored(given)
     for fact in facts:
         assert fact in str(error.value)
+
+
+def test_a_conversion_to_another_shape_is_named():
+    _, stored = arrays.stored((X, Y))
+    assert arrays.conversion(stored, (5, 5, 3)) is None
+    line = arrays.conversion(stored, (8, 6, 1))
+    assert "5 x 5 x 3" in line and "8 x 6 x 1" in line and "image_size" in line
+
+
+def test_classes_without_images_need_names():
+    _, stored = arrays.stored({"train": (X, Y + 1), "class_names": "abcde"})
+    assert stored.class_names == tuple("abcde")
+    assert arrays.stored((X, np.eye(4)[Y]), "multilabel")[0] == "arrays_multilabel"
 
 
 def test_a_set_of_arrays_cannot_be_read_again():

@@ -35,7 +35,8 @@ def folder(tmp_path_factory):
         flags = picture_folder(root / "set", ["ant", "bee", "cat", "dog"], 256)
         yield flags | {
             "data.stream": True, "epochs": 2, "eval_batch_size": 3,
-            "augment.horizontal_flip": True, "checkpoint.every_steps": 2,
+            "augment.horizontal_flip": True, "augment.mixup": 0.4,
+            "checkpoint.every_steps": 2,
             "checkpoint.keep": 100, "log.every_steps": 2}
 
 

@@ -153,8 +153,13 @@ def draw_label_errors(run: InspectedRun, found: list[Suspect]) -> Picture:
     images = np.stack([examples_of(run, split).images[i] for split, i, _ in shown])
     given = [run.label_text(examples_of(run, split).labels[i]) for split, i, _ in shown]
     total = sum(len(outcome.losses) for outcome in run.outcomes.values())
+    accuracy = sum((outcome.predicted == examples_of(run, split).labels).sum()
+                   for split, outcome in run.outcomes.items()) / total
+    doubt = ("" if accuracy > 0.5 else " That is too few: most of what follows is a "
+             "mistake of the network, not of a label. Train a better one first.")
     return Picture(
         "label_errors", "Probable label errors",
+        f"The network is right for {accuracy:.0%} of these images.{doubt} "
         f"{counted(len(found), 'label')} of {total:,} of the "
         f"{' and '.join(run.outcomes)} split{'s' * (len(run.outcomes) > 1)} "
         "may be wrong, by confident learning: another class is predicted, with at "
