@@ -28,12 +28,12 @@ HERE = {
     "--config.model.conv=im2col": (QUICK, "test: loss"),
     "--mode=summary --config=configs/default.py": ([], "25,557,032"),
     "--config=configs/network.py:mobilenet_v1": ([], "1,3"),
-    "--mode=eval --config=": (["--config.epochs=3"], "359 examples"),
+    "--mode=eval --config=": (QUICK, "359 examples"),
     "--mode=eval --workdir": ([], "359 examples"),
     "--mode=predict": ([], "photos/b.png: "),
     "--mode=weights": ([], "weights.npz"),
     "--config.inspect.only=": (["--config.inspect.only=kernels"], "1 picture in"),
-    "--mode=inspect": (["--config.inspect.only=kernels,error_analysis"],
+    "--mode=inspect": (["--config.inspect.only=error_analysis"],
                        "pictures in"),
     "--mode=report": ([], "report.html"),
     "--mode=compare": ([], "compare.html"),
@@ -41,7 +41,7 @@ HERE = {
     "--mode=show_data": ([], "data.png"),
     "--config=configs/segmentation.py": (QUICK, "test: loss"),
     "--config=configs/multilabel.py": (QUICK, "test: loss"),
-    "main.py --config=configs/lenet.py": (["--config.epochs=3"], "test: loss"),
+    "main.py --config=configs/lenet.py": (QUICK, "test: loss"),
 }
 # Commands whose pictures other commands draw too.
 UNDRAWN = {"--config.model.conv=im2col", "--config=configs/multilabel.py",

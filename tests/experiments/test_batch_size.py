@@ -10,7 +10,7 @@ from cnn_jax import data, training
 from cnn_jax.errors import InputError, RunError
 from experiments import batch_size
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
+pytestmark = pytest.mark.usefixtures("compiled_once", "undrawn")
 ROOT = Path(__file__).parents[2]
 TINY = ("--epochs=1", "--updates=6", "--seeds=2", "--images=256")
 

@@ -4,9 +4,14 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from tests.support.tiny_runs import end, start_python, wait_until
+from tests.support.forked import Forked
+from tests.support.tiny_runs import end, wait_until
 
 from cnn_jax.errors import InputError
 from experiments import processes, reproduce, results_table
@@ -38,8 +43,35 @@ def rows(folder) -> dict[str, dict]:
     return {row["name"]: row for row in results}
 
 
+class Piped(Forked):
+    """Runs main.py with one pipe for its output, as `Runs` starts its processes."""
+
+    def __init__(self, words, env, **_):
+        folder = Path(tempfile.mkdtemp(prefix="piped"))
+        os.mkfifo(folder / "stdout.txt")
+        (folder / "stderr.txt").symlink_to(folder / "stdout.txt")
+        super().__init__(words[2:], folder, environment=env)
+        self.stdout = (folder / "stdout.txt").open()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stdout.close()
+        self.wait()
+
+
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory, compiled_once):
+def piped():
+    """Forks the trainings from a process that has made the imports."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "subprocess", SimpleNamespace(
+            Popen=Piped, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT))
+        yield
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, compiled_once, piped):
     """Runs both seeds of `easy` side by side; returns the folder of the rows."""
     folder = tmp_path_factory.mktemp("reproduce")
     jobs = min(2, len(CORES))
@@ -200,7 +232,7 @@ def test_a_field_added_later_does_not_make_another_config(measured):
         (path / "config.json").write_text(text)
 
 
-def test_a_failed_run_is_reported_and_the_next_one_runs(tmp_path, capsys):
+def test_a_failed_run_is_reported_and_the_next_one_runs(tmp_path, piped, capsys):
     broken = Experiment("lenet.py:mnist", 1, 61_706, None)
     (tmp_path / "mnist").mkdir()
     assert run(tmp_path, "--data", str(tmp_path), "--jobs", str(len(CORES)),
@@ -211,23 +243,20 @@ def test_a_failed_run_is_reported_and_the_next_one_runs(tmp_path, capsys):
         assert rows(tmp_path)[name]["n"] == 0
 
 
-START = """
-import sys
-sys.path[:0] = ['.', 'tests']
-from experiments import reproduce
-from experiments.published import Experiment
-reproduce.main(sys.argv[1:], {'long': Experiment(
-    'lenet.py:digits', 1, 61_706, None, epochs=100)})
-"""
+def only_long() -> None:
+    """Leaves one experiment, of a hundred epochs, in a process that reproduces."""
+    EXPERIMENTS.clear()
+    EXPERIMENTS["long"] = Experiment("lenet.py:digits", 1, 61_706, None, epochs=100)
 
 
 def test_an_interrupted_run_resumes(tmp_path):
     """SIGTERM reaches the training, which saves; the same command resumes it."""
-    arguments = ["-c", START, "--workdir", tmp_path / "runs", "--out", tmp_path]
+    arguments = ["--workdir", str(tmp_path / "runs"), "--out", str(tmp_path)]
     workdir = tmp_path / "runs" / "long" / "seed0"
     log = workdir.with_suffix(".log")
     for line in ("epoch 2/100", "resuming after step"):
-        process = start_python(*arguments)
+        process = Forked(arguments, tmp_path, before=only_long,
+                         module="experiments.reproduce")
         wait_until(lambda: log.exists() and line in log.read_text(), process)
         process.send_signal(signal.SIGTERM)
         code, _, errors = end(process)

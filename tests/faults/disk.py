@@ -28,7 +28,7 @@ from tests.faults.kill_resume import newest
 from tests.faults.warm import command_line, report, start, workplace
 from tests.support.tiny_runs import end, read_results, refusal, undrawn, wait_until
 
-CHANGES = {"model.name": "lenet5", "epochs": 25}
+CHANGES = {"model.name": "lenet5"}
 LIMIT_BYTES = 20_000
 SPACE_BYTES = 300_000  # a checkpoint has twice as many
 NAMES = ("file-size limit", "read-only folder", "full disk")
@@ -121,7 +121,7 @@ def may_mount(folder: Path) -> bool:
     return done.returncode == 0
 
 
-def stop_run(case: Case, late: bool) -> dict:
+def stop_run(case: Case, late: bool, changes: dict) -> dict:
     """Runs into the fault; returns the line and the seconds to the end.
 
     They count from the fault, or from the start of a process that compiles first.
@@ -129,7 +129,7 @@ def stop_run(case: Case, late: bool) -> dict:
     if not late:
         case.begin()
     begun = time.perf_counter()
-    process = start(case.workdir, CHANGES, folder=case.folder,
+    process = start(case.workdir, changes, folder=case.folder,
                     before=case.before if late else case.before_and_limited)
     if late:
         wait_until(lambda: newest(case.workdir) > 0, process)
@@ -146,9 +146,9 @@ def stop_run(case: Case, late: bool) -> dict:
             "newest checkpoint": newest(case.workdir)}
 
 
-def main(only: str = "") -> dict:
+def main(only: str = "", epochs: int = 25) -> dict:
     """Returns {case: its figures, or None if it was not tried}."""
-    found = {}
+    found, changes = {}, CHANGES | {"epochs": epochs}
     cases = [(name, late) for name in NAMES for late in (False, True)
              if any(part in title(name, late) for part in only.split("; "))]
     if not cases:
@@ -157,7 +157,7 @@ def main(only: str = "") -> dict:
     undrawn()  # children inherit it
     with workplace() as folder:
         begun = time.perf_counter()
-        code, _, errors = end(start(folder / "whole", CHANGES, folder=folder))
+        code, _, errors = end(start(folder / "whole", changes, folder=folder))
         whole_seconds = time.perf_counter() - begun
         assert code == 0, errors
         expected = read_results(folder / "whole")
@@ -170,11 +170,11 @@ def main(only: str = "") -> dict:
             place = folder / title(name, late)
             case = Case(name, place)
             try:
-                found[place.name] = stop_run(case, late) | {
+                found[place.name] = stop_run(case, late, changes) | {
                     "most seconds": MOST_SECONDS + (0 if late else whole_seconds)}
                 case.end()
                 before = found[place.name]["newest checkpoint"]
-                code, output, errors = end(start(case.workdir, CHANGES, folder=place,
+                code, output, errors = end(start(case.workdir, changes, folder=place,
                                                  before=case.before))
                 assert code == 0, errors
                 if late:  # the checkpoint from before the fault is resumed from
@@ -192,8 +192,8 @@ def title(name: str, late: bool) -> str:
 
 
 if __name__ == "__main__":
-    arguments = command_line(__doc__, only="", allow_missing=0)
-    cases = main(arguments.only)
+    arguments = command_line(__doc__, only="", epochs=25, allow_missing=0)
+    cases = main(arguments.only, arguments.epochs)
     tried = {name: case for name, case in cases.items() if case}
     missing = [name for name in cases if name not in tried]
     report({"cases that ended alike afterwards": len(tried), "not tried": missing,

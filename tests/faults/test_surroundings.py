@@ -7,7 +7,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 SHORT = {
     "sigterm": ("--n=1", "--seed=11"),
-    "disk": ("--only=file-size limit, later",),
+    "disk": ("--only=file-size limit, later", "--epochs=8"),
     "surroundings": ("--only=workdir",),
 }
 

@@ -28,7 +28,7 @@ from cnn_jax.training.evaluate_run import evaluate_run
 from cnn_jax.workdir import trained
 from configs import finetune, transfer
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
+pytestmark = pytest.mark.usefixtures("compiled_once", "undrawn")
 NAMES = tuple(map(str, range(1000)))
 SUFFIX = {"torchvision": ".safetensors", "keras": ".h5"}
 

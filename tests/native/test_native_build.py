@@ -285,6 +285,20 @@ def test_an_import_loads_nothing():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+def is_linked(path: Path, onednn: build.OneDNN) -> None:
+    """Asserts that a built library finds this oneDNN without environment variables."""
+    assert path.stat().st_size > 50_000
+    shown = subprocess.run(["ldd", str(path)], capture_output=True, text=True).stdout
+    assert str(onednn.library.parent) in shown, shown
+
+
+@pytest.mark.skipif(library.load() is None, reason=library.describe())
+def test_the_loaded_library_is_that_build():
+    """The tests of convolutions load what g++ built from the sources as they are."""
+    is_linked(build.built_path(build.chosen()), build.chosen())
+
+
+@pytest.mark.slow
 def test_a_real_build(tmp_path, monkeypatch):
     """g++ alone builds it in its own folder, and the command names the file."""
     monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path))
@@ -299,8 +313,5 @@ def test_a_real_build(tmp_path, monkeypatch):
         if "not installed" in str(error) or "not found" in str(error):
             pytest.skip(str(error))
         raise
-    assert path.stat().st_size > 50_000
     assert time.perf_counter() - begun < build.SECONDS
-    # It is linked against this oneDNN, without environment variables.
-    shown = subprocess.run(["ldd", str(path)], capture_output=True, text=True).stdout
-    assert str(onednn.library.parent) in shown, shown
+    is_linked(path, onednn)

@@ -103,7 +103,7 @@ def test_many_channels(tile, outputs):
         assert relative_error(found, right) <= 5e-6
 
 
-@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("offset", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_weight_gradients_of_long_sums(tile, offset):
     """Sums of 131,072 products are correct, also if they do not cancel."""
     spec = of(128, 32, 16, 16)

@@ -80,8 +80,10 @@ def test_fields_may_have_json_types():
 
 
 @pytest.mark.parametrize("name, smallest", [
-    ("alexnet", 67), ("zfnet", 63), ("vgg16", 32), ("googlenet", 79), ("monkey_cnn", 8),
-    ("mnist_cnn", 10), ("tf2_alexnet8", 21), ("xception", 7),
+    ("alexnet", 67), ("zfnet", 63), ("vgg16", 32), ("monkey_cnn", 8),
+    ("mnist_cnn", 10), ("tf2_alexnet8", 21),
+    pytest.param("googlenet", 79, marks=pytest.mark.slow),
+    pytest.param("xception", 7, marks=pytest.mark.slow),
     pytest.param("inception_v3_keras", 75, marks=pytest.mark.slow),
     pytest.param("densenet121", 29, marks=pytest.mark.slow)])
 def test_too_small_an_image_names_the_smallest(name, smallest):

@@ -9,7 +9,7 @@ from cnn_jax import training
 from cnn_jax.errors import InputError
 from cnn_jax.workdir import trained
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
+pytestmark = pytest.mark.usefixtures("compiled_once", "undrawn")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from tests.support.tiny_runs import (end, save_run, start_python, tiny, untrained,
+from tests.support.forked import Forked
+from tests.support.tiny_runs import (end, save_run, tiny, untrained,
                                      wait_until)
 
 from cnn_jax import networks
@@ -365,14 +366,13 @@ def test_the_address_that_is_printed():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_main_serves_until_a_signal(workdir, tmp_path, number):
-    process = start_python("main.py", "--mode=serve", f"--workdir={workdir}",
-                           "--port=0")
-    lines = []
+    process = Forked(["--mode=serve", f"--workdir={workdir}", "--port=0"], tmp_path)
+    written = process.paths[0]
     try:
-        wait_until(lambda: lines.append(process.stdout.readline())
-                   or "http" in lines[-1], process)
-        address = re.search(r"http://127\.0\.0\.1:\d+", lines[-1])[0]
-        assert "compiling ...\n" in lines and str(workdir) in lines[-1]
+        wait_until(lambda: written.exists() and "http" in written.read_text(), process)
+        *lines, last = written.read_text().splitlines()
+        address = re.search(r"http://127\.0\.0\.1:\d+", last)[0]
+        assert "compiling ..." in lines and str(workdir) in last
         with urllib.request.urlopen(f"{address}/", timeout=60) as answer:
             assert b"<canvas" in answer.read() and "Server" not in answer.headers
         question = urllib.request.Request(f"{address}/answer", data=PICTURE)
@@ -381,4 +381,4 @@ def test_main_serves_until_a_signal(workdir, tmp_path, number):
     finally:
         process.send_signal(number)
     code, output, errors = end(process)
-    assert (code, output, errors) == (0, "stopped\n", "")
+    assert (code, output.splitlines()[-1], errors) == (0, "stopped", "")

@@ -7,6 +7,7 @@ pages. `Forked` has the methods of `subprocess.Popen` that tests use.
 
 import ast
 import dataclasses
+import gc
 import multiprocessing
 import os
 import runpy
@@ -21,7 +22,9 @@ ROOT = Path(__file__).parents[2]
 HERE = multiprocessing.get_context("fork")
 # Forks a server, which the first use starts.
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["absl.app", "sklearn.datasets", "cnn_jax.cli.commands"])
+SERVER.set_forkserver_preload([
+    "absl.app", "sklearn.datasets", "cnn_jax.cli.commands", "cnn_jax.inspection.output",
+    "cnn_jax.inspection.draw.learning_curves", "cnn_jax.inspection.inspected_run"])
 
 
 def run_main(argv: list[str], paths: list[Path], cwd: Path,
@@ -30,6 +33,7 @@ def run_main(argv: list[str], paths: list[Path], cwd: Path,
     """Runs `main.py` or a module in the child, and redirects its output to files."""
     for number, path in enumerate(paths, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    gc.freeze()  # the collector would walk over all that the parent imported
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment | {"CNN_JAX_HUGE_PAGES": "0"})

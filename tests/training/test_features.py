@@ -15,7 +15,7 @@ from cnn_jax.training.evaluate_run import evaluate_run
 from cnn_jax.workdir import trained
 from cnn_jax.workdir.imported import write_imported
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
+pytestmark = pytest.mark.usefixtures("compiled_once", "undrawn")
 HEAD = {"model.train": "head", "epochs": 3, "checkpoint.keep": 5,
         "optimizer.learning_rate": 0.02, "model.bn": "keras"}
 

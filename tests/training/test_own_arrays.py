@@ -11,6 +11,8 @@ from cnn_jax.data import arrays
 from cnn_jax.errors import InputError
 from tests.support.tiny_runs import tiny
 
+pytestmark = pytest.mark.usefixtures("compiled_once", "undrawn")
+
 
 def digits(count=160) -> tuple[np.ndarray, np.ndarray]:
     images, labels = load_digits(return_X_y=True)

@@ -11,10 +11,12 @@ import pytest
 from tests.support.tiny_runs import RICH, assert_same_run, killed_after, tiny
 
 from cnn_jax import training
+from cnn_jax.config import to_json
 
 pytestmark = pytest.mark.usefixtures("compiled_once", "undrawn")
 
 STEPS_PER_EPOCH = 8  # 128 images, 16 a step; RICH trains 3 epochs
+EACH = RICH | {"log.every_steps": 1}  # a checkpoint is logged as well
 IN_ONE_CALL = RICH | {"steps_per_call": 3}  # 3 + 3 + 1 + 1 steps an epoch
 
 
@@ -27,12 +29,24 @@ def run_whole(folder, changes):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, compiled_once, undrawn):
     return run_whole(tmp_path_factory.mktemp("runs") / "whole",
-                     RICH | {"checkpoint.every_steps": 1})
+                     EACH | {"checkpoint.every_steps": 1})
 
 
 @pytest.fixture(scope="module")
 def whole_in_calls(tmp_path_factory, compiled_once, undrawn):
     return run_whole(tmp_path_factory.mktemp("runs") / "whole", IN_ONE_CALL)
+
+
+def resume(whole, workdir, step, changes):
+    """Resumes a copy of a run after `step`, and compares it with the run.
+
+    The copy saves once an epoch, as if its config had said so from the start.
+    """
+    killed_after(whole, workdir, step)
+    config = tiny(changes | {"checkpoint.every_steps": None})
+    (workdir / "config.json").write_text(to_json(config))
+    training.run(config, workdir, quiet=True)
+    assert_same_run(workdir, whole)
 
 
 BOUNDARIES = {"mid-epoch": 11, "last step of an epoch": STEPS_PER_EPOCH,
@@ -43,9 +57,7 @@ BOUNDARIES = {"mid-epoch": 11, "last step of an epoch": STEPS_PER_EPOCH,
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 def test_resume_at_boundary(whole, tmp_path, boundary):
-    workdir = killed_after(whole, tmp_path / "run", BOUNDARIES[boundary])
-    training.run(tiny(RICH | {"checkpoint.every_steps": 1}), workdir, quiet=True)
-    assert_same_run(workdir, whole)
+    resume(whole, tmp_path / "run", BOUNDARIES[boundary], EACH)
 
 
 def test_resume_at_boundary_of_a_complete_run_trains_no_step(
@@ -57,7 +69,7 @@ def test_resume_at_boundary_of_a_complete_run_trains_no_step(
     def fail(*_):
         raise AssertionError("a complete run was trained further")
     monkeypatch.setattr("cnn_jax.training.train.fit", fail)
-    training.run(tiny(RICH | {"checkpoint.every_steps": 1, "checkpoint.keep": 1000}),
+    training.run(tiny(EACH | {"checkpoint.every_steps": 1, "checkpoint.keep": 1000}),
                  workdir, quiet=True)
     for path, content in files.items():
         assert path.read_bytes() == content, path
@@ -66,6 +78,4 @@ def test_resume_at_boundary_of_a_complete_run_trains_no_step(
 @pytest.mark.parametrize("step", [3, 6, STEPS_PER_EPOCH + 3])
 def test_resume_at_boundary_of_several_steps_in_one_call(
         whole_in_calls, tmp_path, step):
-    workdir = killed_after(whole_in_calls, tmp_path / "run", step)
-    training.run(tiny(IN_ONE_CALL), workdir, quiet=True)
-    assert_same_run(workdir, whole_in_calls)
+    resume(whole_in_calls, tmp_path / "run", step, IN_ONE_CALL)

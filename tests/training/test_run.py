@@ -1,16 +1,18 @@
 """`run` and the modes of main.py: the files and lines of a run, and its later use."""
 
+import functools
 import json
+import multiprocessing.util
 import re
 import shutil
+import sys
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
 from tests.support.tiny_runs import (end, main, prepare, read_results, read_rows,
-                                     restore, scalars, start_main, start_python, tiny,
-                                     wait_until)
+                                     restore, scalars, start_main, tiny, wait_until)
 
 from cnn_jax import networks, training
 from cnn_jax.cli import commands
@@ -40,11 +42,19 @@ FILES = """config.json metrics.jsonl history.csv train validation checkpoints
     inspection network.svg report.html""".split()
 
 
+def note_modules(path) -> None:
+    """Writes at the end of a process which of the large libraries it imported."""
+    multiprocessing.util.Finalize(None, lambda: path.write_text(str([
+        name for name in ("tensorflow", "torch", "keras") if name in sys.modules])),
+        exitpriority=0)
+
+
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory, compiled_once):
     """Trains through main.py, as a user does; returns (workdir, stdout)."""
     workdir = tmp_path_factory.mktemp("runs") / "taught"
-    code, output, errors = main(workdir, TAUGHT)
+    code, output, errors = main(workdir, TAUGHT, before=functools.partial(
+        note_modules, workdir.parent / "modules.txt"))
     assert code == 0, errors
     return workdir, output
 
@@ -118,17 +128,9 @@ def test_tensorboard_reads_the_events(taught):
                 (row["step"], pytest.approx(row[prefix + tag])) for row in rows]
 
 
-def test_neither_tensorflow_nor_torch_is_used(tmp_path):
-    program = f"""
-import sys
-from tests.support.tiny_runs import tiny
-from cnn_jax import training
-training.run(tiny(), {str(tmp_path)!r}, quiet=True)
-print([name for name in ("tensorflow", "torch", "keras") if name in sys.modules])
-"""
-    code, output, errors = end(start_python("-c", program))
-    assert code == 0, errors
-    assert output == "[]\n", "quiet, and none of them imported"
+def test_neither_tensorflow_nor_torch_is_used(taught):
+    """Neither by the run nor by its pictures."""
+    assert (taught[0].parent / "modules.txt").read_text() == "[]"
 
 
 # The same folder again
@@ -212,7 +214,8 @@ def numpy_figures(loaded, examples) -> dict:
             "accuracy": (logits.argmax(1) == examples.labels).mean()}
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 100, 1000])
+@pytest.mark.parametrize("batch_size", [
+    pytest.param(1, marks=pytest.mark.slow), 7, 100, 1000])
 def test_evaluation_counts_every_example_once(taught, batch_size, monkeypatch, capsys):
     loaded = trained.load(taught[0])
     config = tiny(TAUGHT, eval_batch_size=batch_size)
@@ -278,8 +281,7 @@ def test_the_memory_of_devices_or_otherwise_of_the_host_counts(monkeypatch):
 
 def test_eval_scores_the_best_checkpoint(taught, capsys):
     workdir, _ = taught
-    code, output, errors = main(workdir, TAUGHT, "--mode=eval")
-    assert code == 0, errors
+    output = ask(capsys, "eval", workdir, tiny(TAUGHT))
     results = read_results(workdir)
     assert (f"test: loss: {results['test_loss']:.4f} - accuracy: "
             f"{results['test_accuracy']:.4f} - 359 examples") in output
@@ -310,10 +312,8 @@ def write_pictures(folder) -> list[tuple[str, int]]:
 def test_predict_recognizes_digits_in_any_kind_of_picture(taught, tmp_path, capsys):
     workdir, _ = taught
     pictures = write_pictures(tmp_path)
-    code, output, errors = main(workdir, TAUGHT, "--mode=predict", "--json",
-                                f"--images={tmp_path}")
-    assert code == 0, errors
-    answers = json.loads(output)
+    answers = json.loads(ask(capsys, "predict", workdir, tiny(TAUGHT), json=True,
+                             paths=(str(tmp_path),)))
     assert [answer["image"] for answer in answers] == [path for path, _ in pictures]
     for answer in answers:
         assert len(answer["classes"]) == len(answer["probabilities"]) == 5
@@ -379,6 +379,7 @@ def test_weights_reproduce_the_logits(taught, capsys):
 def test_the_average_is_evaluated_predicted_and_exported(tmp_path, capsys):
     """With ema_decay all modes use the averaged parameters."""
     training.run(tiny({"optimizer.ema_decay": 0.5}), tmp_path, quiet=True)
+    assert capsys.readouterr().out == ""
     loaded = trained.load(tmp_path)
     ask(capsys, "weights", tmp_path)
     with np.load(tmp_path / "weights.npz") as arrays:

@@ -71,7 +71,7 @@ def network_logits(run, images) -> np.ndarray:
         variables, scale(x, run.info.scaling), train=False))(run.variables, images))
 
 
-@pytest.mark.parametrize("size", [37, 512])
+@pytest.mark.parametrize("size", [37, pytest.param(512, marks=pytest.mark.slow)])
 def test_evaluation_is_exact_on_any_batch_size(trained, size, monkeypatch):
     """The reference is a confusion matrix by NumPy from all logits at once."""
     path, _ = trained

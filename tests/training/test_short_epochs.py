@@ -44,7 +44,8 @@ def test_the_run_is_the_same_with_its_best_epoch(each, tmp_path, monkeypatch):
     assert_same_run(tmp_path, each)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("error", [
+    KeyboardInterrupt, pytest.param(OSError, marks=pytest.mark.slow)])
 def test_it_resumes_after_a_kill_from_the_last_checkpoint(
         each, tmp_path, monkeypatch, error):
     """The second epoch is saved, since the interval has passed; the kill is later."""

@@ -41,12 +41,18 @@ def batch(n: int = 6) -> steps.Batch:
         RNG.integers(0, 3, n).astype(np.int32), jnp.ones(n), jnp.arange(n))
 
 
+@functools.cache
+def compiled(step, this):
+    """Compiles a step of a recipe once."""
+    return quick_jit(functools.partial(step, recipe=this))
+
+
 def train(state, data, this):
-    return quick_jit(lambda s, b: steps.train_step(s, b, this))(state, data)
+    return compiled(steps.train_step, this)(state, data)
 
 
 def evaluate(state, data, this):
-    return quick_jit(lambda s, b: steps.eval_step(s, b, this))(state, data)
+    return compiled(steps.eval_step, this)(state, data)
 
 
 def init(this):

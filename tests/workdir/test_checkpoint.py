@@ -20,7 +20,7 @@ from cnn_jax.workdir.checkpoints.orbax_errors import first_line
 from cnn_jax.workdir.progress import Progress
 from cnn_jax.workdir.trained import best_checkpoint
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
+pytestmark = pytest.mark.usefixtures("compiled_once", "undrawn")
 
 
 def progress(step: int, **accuracies: float) -> Progress:
