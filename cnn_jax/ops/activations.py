@@ -1,4 +1,4 @@
-"""ReLU where more than one layer reads it."""
+"""ReLU whose output more than one layer reads."""
 
 import jax
 from jax import lax

@@ -1,7 +1,7 @@
 """The hook through which `cnn_jax.native` computes in place of XLA.
 
-`ops` is complete without it. Importing `cnn_jax.native` calls `register` once, and the
-library behind it is built and loaded when an operation first asks for it.
+`ops` is complete without it. Importing `cnn_jax.native` calls `register` once. Its C++
+library is built and loaded when an operation first asks for it.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Sums = tuple[jax.Array, jax.Array]
 
 
 class AddOn(NamedTuple):
-    """What a library offers; None stands for a problem that it does not support."""
+    """What an add-on offers; a result None: it does not support the problem."""
 
     available: Callable[[], bool]
     describe: Callable[[], str]  # the library and its version, or why it is missing

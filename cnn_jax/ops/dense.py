@@ -12,7 +12,7 @@ Arrays = tuple[jax.Array, jax.Array]
 def add_bias(y: jax.Array, b: jax.Array) -> jax.Array:
     """Adds a bias: y [..., O] + b [O];  db = sum of g over all axes but the last.
 
-    Each gradient of this file has the dtype of its operand, even if those differ.
+    Each gradient of this file has the dtype of its operand; the dtypes may differ.
     """
     return _add_bias(*match_varying_axes(y, b))
 
@@ -32,7 +32,7 @@ _add_bias.defvjp(  # keeps the dtype of y, not the image
 
 
 def dense(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
-    """y = x w + b.  x [..., C], w [C, O], b [O] or None, y [..., O]."""
+    """Computes y = x w + b:  x [..., C], w [C, O], b [O] or None, y [..., O]."""
     if x.ndim < 2 or w.ndim != 2 or x.shape[-1] != w.shape[0]:
         raise ValueError(
             f"dense: x {x.shape} [..., C] and w {w.shape} [C, O] do not fit")
@@ -59,7 +59,7 @@ _matmul.defvjp(lambda x, w: (_matmul(x, w), (x, w)), _matmul_backward)
 
 
 def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """loss[n] = logsumexp(z[n]) - sum over c of t[n, c] z[n, c]
+    """Computes loss[n] = logsumexp(z[n]) - sum over c of t[n, c] z[n, c].
 
     Args:
       logits: z [..., C].

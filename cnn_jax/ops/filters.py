@@ -1,4 +1,4 @@
-"""The nine named 3 x 3 kernels with which convolution is usually introduced.
+"""The nine 3 x 3 kernels with which courses usually introduce convolution.
 
 `kernel(name)` gives one as [3, 3, C, 1], ready for `ops.correlate`. Source: the
 first example of chapter 17 of microsoft/ai-edu.

@@ -96,7 +96,7 @@ def per_axis(name: str, value: int | Sequence[int] | None, rank: int,
 
 
 def pad_image(x: jax.Array, spec: Padded, value: float = 0) -> jax.Array:
-    """Pads x [N, *spatial, C] to [N, *padded, C]; negative padding cuts."""
+    """Pads x [N, *spatial, C] to [N, *padded, C]; negative padding crops."""
     config = [(0, 0, 0), *((lo, hi, e - 1) for (lo, hi), e in zip(
         spec.padding, spec.lhs_dilation)), (0, 0, 0)]
     return lax.pad(x, jnp.asarray(value, x.dtype), config)

@@ -25,16 +25,16 @@ def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-
     Args:
       x: [N, *spatial, C]; scale, bias: [C].
       axis_name: the mapped axis (pmap, shard_map, vmap) whose shards form one batch.
-      groups: number of equal parts of the whole batch, one after the other, each of
-        which has its own m and v.
+      groups: number of consecutive equal parts of the whole batch, each of which has
+        its own m and v.
 
     Returns:
-      y [N, *spatial, C], m [C], v [C] (biased, in float32 or wider), the last two for
-      the running averages: their means over the groups.
+      y [N, *spatial, C], m [C] and v [C]. The last two are for the running averages:
+      the means over the groups, v biased, both in float32 or wider.
 
     Raises ValueError if scale or bias is not [C], if x has no pixel, or if the groups
-    do not divide the batch. Source: Ioffe and Szegedy, "Batch normalization", 2015; of
-    groups Hoffer, Hubara and Soudry, "Train longer, generalize better", 2017.
+    do not divide the batch. Source: Ioffe and Szegedy, "Batch normalization", 2015; for
+    groups: Hoffer, Hubara and Soudry, "Train longer, generalize better", 2017.
     """
     check_channels("batch norm", x, scale=scale, bias=bias)
     if 0 in x.shape[:-1]:
@@ -54,22 +54,22 @@ def _batch_norm_of_groups(
         axis_name: str | None, groups: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalizes each group by itself: a device holds some groups, or a part of one."""
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
-    here = max(1, groups // devices)  # groups on this device
-    if here * devices % groups or x.shape[0] % here:
+    local = max(1, groups // devices)  # groups on this device
+    if local * devices % groups or x.shape[0] % local:
         raise ValueError(f"batch norm: {groups} groups do not divide {x.shape[0]} "
                          f"images on each of {devices} devices")
-    parts = x.reshape(here, x.shape[0] // here, *x.shape[1:])
-    mean, square = jax.vmap(_mean_and_square)(parts)  # [here, C]
-    if axis_name is not None:  # [devices * here, C] -> [groups, C]
+    grouped = x.reshape(local, x.shape[0] // local, *x.shape[1:])
+    mean, square = jax.vmap(_mean_and_square)(grouped)  # [local, C]
+    if axis_name is not None:  # [devices * local, C] -> [groups, C]
         mean, square = (
-            lax.all_gather(part, axis_name, tiled=True).reshape(groups, -1, x.shape[-1]
-                                                                ).mean(1)
-            for part in (mean, square))
+            lax.all_gather(moment, axis_name, tiled=True).reshape(
+                groups, -1, x.shape[-1]).mean(1) for moment in (mean, square))
     var = jnp.maximum(square - mean * mean, 0)
     first = 0 if axis_name is None else lax.axis_index(axis_name) * groups // devices
-    own = [lax.dynamic_slice_in_dim(part, first, here) for part in (mean, var)]
-    y = jax.vmap(lambda *part: _normalize(
-        *match_varying_axes(*part, scale, bias), eps))(parts, *own)
+    local_moments = [lax.dynamic_slice_in_dim(moment, first, local)
+                     for moment in (mean, var)]
+    y = jax.vmap(lambda *group: _normalize(
+        *match_varying_axes(*group, scale, bias), eps))(grouped, *local_moments)
     return y.reshape(x.shape), mean.mean(0), var.mean(0)
 
 

@@ -17,21 +17,21 @@ def on_host(function: Callable[..., np.ndarray],
             dtype: DTypeLike | None = None) -> Callable[..., jax.Array]:
     """Makes `function(*arrays, spec)` of NumPy arrays work under jit, vmap and pmap.
 
-    shape(spec) is the shape of the result, and `dtype` its dtype, None: that of the
-    arrays. With `in_float64` the function computes in float64 and the result is rounded
-    once.
+    The result has the shape shape(spec) and the dtype `dtype` (None: that of the
+    arrays). With `in_float64` the function computes in float64 and the result is
+    rounded once.
     """
     @functools.wraps(function)
     def called(*arguments: Any) -> jax.Array:
         *arrays, spec = arguments
         received = np.dtype(arrays[0].dtype)
         returned = np.dtype(dtype or received)
-        # The thread of a callback does not know `enable_x64(True)` and would round
-        # 8-byte numbers to 4 bytes, so they travel as pairs of 4-byte words.
+        # `enable_x64(True)` does not hold in a callback's thread, which would round
+        # 8-byte numbers to 4 bytes. So they are passed as pairs of 4-byte words.
         wide = received.itemsize == 8
         if received.kind == "c":
             raise ValueError(f"loops on the host take real arrays, received {received} "
-                             f"{', '.join(str(a.shape) for a in arrays)}")
+                             f"{', '.join(str(a.shape) for a in arrays)}: use 'lax'")
 
         def host(*arrays: Any) -> np.ndarray:
             operands = [np.asarray(a) for a in arrays]
@@ -50,7 +50,7 @@ def on_host(function: Callable[..., np.ndarray],
             return jax.pure_callback(
                 host, jax.ShapeDtypeStruct(shape(spec), returned), *arrays,
                 vmap_method="sequential")
-        words = jax.ShapeDtypeStruct((*shape(spec), 2), jnp.uint32)
+        word_pairs = jax.ShapeDtypeStruct((*shape(spec), 2), jnp.uint32)
         return lax.bitcast_convert_type(jax.pure_callback(
-            host, words, *arrays, vmap_method="sequential"), returned)
+            host, word_pairs, *arrays, vmap_method="sequential"), returned)
     return called

@@ -9,21 +9,23 @@ import jax
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
-# Since jaxlib 0.10 XLA sends convolutions, dots and reductions on a CPU to YNNPACK. For
-# spatial convolutions its older path is 1.3 to 2.4 times faster; only they leave it.
+# Since jaxlib 0.10 XLA sends convolutions, dots and reductions on a CPU to YNNPACK. Its
+# older path is 1.3 to 2.4 times faster for spatial convolutions, so this option leaves
+# only dots and reductions to YNNPACK.
 YNN_OPTION = "xla_cpu_experimental_ynn_fusion_type"
 YNN_FUSIONS = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
-# `jax.checkpoint` puts a barrier before what the gradient computes again. On a CPU XLA
-# removes it, then schedules that early and saves no memory, unless this pass is off.
+# `jax.checkpoint` puts a barrier before the part that the gradient recomputes. Unless
+# this pass is off, XLA on a CPU removes the barrier, recomputes early and saves no
+# memory.
 REMAT_OPTION = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 @functools.cache
 def compiler_options(remat: bool = False) -> dict[str, str]:
-    """Returns what `lower().compile(compiler_options=...)` should receive; see `jit`.
+    """Returns the `compiler_options` for `lower().compile()` on this machine.
 
-    It is {} on a GPU or TPU, and on a CPU whose jaxlib does not know the experimental
-    option. A tiny program finds that out once.
+    They are {} on a GPU or TPU, and where jaxlib does not know the experimental option
+    (compiling a tiny program once finds that out).
     remat: whether the program has a `jax.checkpoint` that must save memory.
     """
     if jax.default_backend() != "cpu":
@@ -48,8 +50,8 @@ def materialize(x: jax.Array) -> jax.Array:
     """Materializes x on CPU.
 
     Otherwise XLA fuses its producer into every consumer and recomputes it. (XLA removes
-    `lax.optimization_barrier` before it fuses; a call that it must not inline stays,
-    and costs nothing.)
+    a bare `lax.optimization_barrier` before it fuses. It keeps one inside a call that
+    it must not inline, which costs nothing.)
     """
     return lax.platform_dependent(x, cpu=_not_inlined, default=lambda x: x)
 

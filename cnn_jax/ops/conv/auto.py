@@ -1,10 +1,10 @@
 """Selects the fastest correct algorithm for a shape and a device.
 
-On a GPU or TPU it is XLA's convolution, and the compiled program is unchanged, but for
-one weight gradient that a TPU's compiler takes minutes for (`slow_on_tpu`). On a CPU
-XLA is slow for some shapes: the tables below name what replaces it there, pass by pass.
-The first rule that holds decides. Where `cnn_jax.native` has its library, that computes
-everything it supports.
+On a GPU or TPU it selects XLA's convolution, except for one weight gradient that a
+TPU's compiler would take minutes for (`slow_on_tpu`). On a CPU, XLA is slow for some
+shapes: the tables below name what replaces it there, pass by pass, and the first rule
+that holds decides. Where `cnn_jax.native` has its library, the library computes every
+convolution that it supports.
 """
 
 import functools
@@ -28,7 +28,7 @@ MOST_DEPTHWISE_TAPS = 49  # 7 x 7
 MOST_PHASES = 9
 
 
-# What the rules ask of a convolution.
+# The conditions of the rules.
 
 def is_pointwise(spec: ConvSpec) -> bool:
     return set(spec.kernel) == {1} and spec.groups == 1
@@ -120,8 +120,8 @@ def slow_on_tpu(spec: ConvSpec) -> bool:
     """Tells whether libtpu would compile XLA's weight gradient for minutes.
 
     For 5 x 5 kernels on 64 grey images of 28 x 28 pixels (LeNet) libtpu 0.0.52 took 41
-    s of processor time and 1.5 GB; a product for each tap took 1 s, for 512 images 2 s.
-    (XLA's for 3 x 3 kernels took 3 s.)
+    s of processor time and 1.5 GB. One matrix product per tap compiles in 1 s (2 s for
+    512 images). XLA's weight gradient of 3 x 3 kernels took 3 s.
     """
     return (spec.groups == 1 and spec.x_shape[-1] <= 4 and len(spec.taps) >= 25
             and spec.strides == (1, 1) and conv_lax.xla_is_correct(spec))

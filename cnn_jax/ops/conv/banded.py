@@ -11,7 +11,7 @@ matrix that is zero off a band; along the other axes the rows are put side by si
     dw[k', k] = sum of (P^T g)[k', q, p] over the (q, p) of tap k
 
 It computes about W / k times as many products as needed, but as one large matrix
-product. On a CPU nothing is faster for few channels on small images, such as LeNet's.
+product. On a CPU, XLA has nothing faster for few channels on small images, as in LeNet.
 """
 
 import jax
@@ -33,16 +33,15 @@ def band(spec: ConvSpec) -> np.ndarray:
 
 def seen_rows(x: jax.Array, spec: ConvSpec) -> jax.Array:
     """Collects the image rows that each output row sees: P [N * *out', K' W C]."""
-    rows = spec._replace(  # pads all axes but the last
+    not_last = spec._replace(  # pads all axes but the last
         padding=(*spec.padding[:-1], (0, 0)), lhs_dilation=(*spec.lhs_dilation[:-1], 1))
-    xp = pad_image(x, rows)
+    xp = pad_image(x, not_last)
     width = spec.x_shape[-2]
-    parts = [gather_tap(
+    rows = [gather_tap(
         xp, (*(k * d for k, d in zip(tap, spec.rhs_dilation)), 0),
         (*spec.out[:-1], width), (*spec.strides[:-1], 1))
         for tap in np.ndindex(*spec.kernel[:-1])]
-    return jnp.stack(parts, -3).reshape(
-        -1, len(parts) * width * spec.x_shape[-1])
+    return jnp.stack(rows, -3).reshape(-1, len(rows) * width * spec.x_shape[-1])
 
 
 def one_group(spec: ConvSpec) -> ConvSpec:
@@ -54,16 +53,16 @@ def one_group(spec: ConvSpec) -> ConvSpec:
 
 @in_float32
 def forward(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
-    one = one_group(spec)
+    group = one_group(spec)
 
     def product(x: jax.Array, w: jax.Array) -> jax.Array:
         w = w.reshape(-1, *w.shape[-3:])
-        matrix = jnp.einsum("hkco,kpq->hqcpo", w, band(one).astype(w.dtype),
+        matrix = jnp.einsum("hkco,kpq->hqcpo", w, band(group).astype(w.dtype),
                             precision=lax.Precision.HIGHEST)  # copies exactly
-        rows = seen_rows(x, one)
+        rows = seen_rows(x, group)
         y = jnp.matmul(rows, matrix.reshape(rows.shape[1], -1),
                        precision=spec.precision)
-        return y.reshape(one.y_shape)
+        return y.reshape(group.y_shape)
 
     return by_group(product, x, w, spec.groups)
 
@@ -75,17 +74,17 @@ def input_gradient(g: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
 
 @in_float32
 def weight_gradient(x: jax.Array, g: jax.Array, spec: ConvSpec) -> jax.Array:
-    one = one_group(spec)
+    group = one_group(spec)
 
     def product(x: jax.Array, g: jax.Array) -> jax.Array:
-        rows = seen_rows(x, one)
+        rows = seen_rows(x, group)
         matrix = jnp.matmul(rows.T, g.reshape(rows.shape[0], -1),
                             precision=spec.precision)
-        c, o = one.w_shape[-2:]
-        matrix = matrix.reshape(-1, one.x_shape[-2], c, one.out[-1], o)
-        dw = jnp.einsum("hqcpo,kpq->hkco", matrix, band(one).astype(matrix.dtype),
+        c, o = group.w_shape[-2:]
+        matrix = matrix.reshape(-1, group.x_shape[-2], c, group.out[-1], o)
+        dw = jnp.einsum("hqcpo,kpq->hkco", matrix, band(group).astype(matrix.dtype),
                         precision=lax.Precision.HIGHEST)
-        return dw.reshape(one.w_shape)
+        return dw.reshape(group.w_shape)
 
     return by_group(product, x, g, spec.groups)
 

@@ -21,7 +21,7 @@ from cnn_jax.ops.conv.spec import ConvSpec, tap_start, transposed
 from cnn_jax.ops.conv.vjp import in_float32, trilinear
 from cnn_jax.ops.geometry import gather_tap, pad_image
 
-IMAGES = 4  # in a step of the weight gradient's loop, if the batch divides by it
+IMAGES = 4  # per step of the weight gradient's loop, where 4 divides the batch
 
 
 def _check(spec: ConvSpec) -> None:

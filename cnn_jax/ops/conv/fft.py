@@ -60,7 +60,7 @@ def _cotangent(g: jax.Array, spec: ConvSpec) -> jax.Array:
     return _transform(g, spec, zeros, spec.strides)
 
 
-def _at(y: jax.Array, size: Sequence[int], step: Sequence[int]) -> jax.Array:
+def _take_strided(y: jax.Array, size: Sequence[int], step: Sequence[int]) -> jax.Array:
     """Takes the first `size` entries, `step` apart, along every image axis."""
     stops = [(n - 1) * s + 1 for n, s in zip(size, step)]
     return lax.slice(y, (0,) * y.ndim, (y.shape[0], *stops, y.shape[-1]), (1, *step, 1))
@@ -70,7 +70,7 @@ def _at(y: jax.Array, size: Sequence[int], step: Sequence[int]) -> jax.Array:
 def forward(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
     product = einsum_by_group("n...c,c...o->n...o", _image(x, spec),
                               _kernel(w, spec).conj(), spec)
-    return _at(_inverse(product, spec), spec.out, spec.strides)
+    return _take_strided(_inverse(product, spec), spec.out, spec.strides)
 
 
 @in_float32
@@ -84,7 +84,7 @@ def input_gradient(g: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
 def weight_gradient(x: jax.Array, g: jax.Array, spec: ConvSpec) -> jax.Array:
     product = einsum_by_group("n...c,n...o->c...o", _image(x, spec),
                               _cotangent(g, spec).conj(), spec)
-    dw = _at(_inverse(product, spec), spec.kernel, spec.rhs_dilation)
+    dw = _take_strided(_inverse(product, spec), spec.kernel, spec.rhs_dilation)
     return jnp.moveaxis(dw, 0, -2)
 
 

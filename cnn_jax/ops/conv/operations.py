@@ -6,9 +6,10 @@ dimensions). Networks call "convolution" what mathematics calls cross-correlatio
     y[n, p, o] = sum over k, c of  x[n, s p + d k - lo, c] w[k, c, o] + b[o]
 
 and so does this file; `convolve` is the true convolution, with the kernel rotated.
-Sizes are those of `ops/geometry.py`. Every gradient has derivatives of any order.
-Forward-mode differentiation (jvp) exists for 'lax' and 'onednn'; elsewhere JAX raises
-its TypeError.
+`ops/geometry.py` has the formulas of the sizes. Every gradient has derivatives of any
+order. Forward-mode differentiation (jvp) exists for 'lax' and 'onednn', and for 'auto'
+where it selects one of these; elsewhere JAX raises its TypeError. (The few convolutions
+that XLA computes wrongly, `xla_is_correct`, have no forward mode by 'lax'.)
 """
 
 import functools
@@ -116,8 +117,8 @@ def convolve(x: jax.Array, w: jax.Array, b: jax.Array | None = None, *args: Any,
 
         y[n, p, o] = sum over k, c of  x[n, s p - d k + d (K - 1) - lo, c] w[k, c, o]
 
-    The sum of two dice: [1/6] * 6 convolved with itself, padded by 5, gives the chances
-    of 2, 3, ..., 12.
+    Example, the sum of two dice: [1/6] * 6 convolved with itself, padded by 5, gives
+    the probabilities of 2, 3, ..., 12.
     """
     return correlate(x, lax.rev(w, range(w.ndim - 2)), b, *args, **options)
 
@@ -129,16 +130,16 @@ def conv_transpose(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
                    implementation: str = "auto") -> jax.Array:
     """Computes a transposed convolution: the input gradient of a convolution.
 
-        y[n, s p + d k - lo, o] = sum over p, k, c of  x[n, p, c] w[k, o, c]
+        y[n, q, o] = sum over p, k, c with s p + d k - lo = q of  x[n, p, c] w[k, o, c]
 
     x [N, *spatial, C], w [*kernel, O / groups, C] (the kernel of the convolution from O
     to C channels, as in Keras; PyTorch's with its axes moved), y [N, *out, O] with
 
         out = (n - 1) s + (k - 1) d + 1 - lo - hi + output_padding
 
-    SAME gives out = n s + output_padding. Output padding is less than the stride or the
-    dilation; below the stride it chooses among the sizes that the convolution would map
-    to n. Pixels that no kernel reaches hold the bias alone.
+    SAME gives out = n s + output_padding. `output_padding` must be less than the stride
+    or the dilation. Below the stride, it chooses among the sizes that the convolution
+    would map to n. Pixels that no kernel reaches hold the bias alone.
     """
     check_name(implementation)
     shapes = "conv_transpose: " + conv_shapes(
@@ -166,7 +167,8 @@ def conv_transpose(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
         x.shape[1:], strides, reaches, pairs, extra)]
     if min(out) < 1:
         raise ValueError(f"{shapes}: padding {pairs} leaves no output, size {out}")
-    # Whole strides of extra pixels are cut off again where the convolution begins.
+    # The convolution must map `out` to n pixels. Whole strides of extra pixels would
+    # add windows, so its padding cuts them off.
     pairs = tuple((lo, hi - e // s * s)
                   for (lo, hi), e, s in zip(pairs, extra, strides))
     spec = conv_spec((x.shape[0], *out, w.shape[-2] * groups), w.shape, strides, pairs,
@@ -209,7 +211,8 @@ def separable_conv(x: jax.Array, depthwise: jax.Array, pointwise: jax.Array,
     shapes = (f"x {x.shape}, depthwise [*kernel, 1, C m] {depthwise.shape} and "
               f"pointwise [C m, O] {pointwise.shape}")
     if pointwise.ndim != 2 or pointwise.shape[0] != depthwise.shape[-1]:
-        raise ValueError(f"{shapes} do not fit")
+        raise ValueError(f"{shapes} do not fit: pointwise needs "
+                         f"{depthwise.shape[-1]} input channels")
     _check_bias(b, pointwise.shape[-1], shapes)
     x = depthwise_conv(x, depthwise, None, strides, padding, dilation, implementation)
     return pointwise_conv(x, pointwise, b, implementation)

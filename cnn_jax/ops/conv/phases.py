@@ -1,9 +1,9 @@
-"""Input gradient of a strided convolution, one convolution for each residue of pixels.
+"""Input gradient of a strided convolution: one convolution for each phase of pixels.
 
 With stride s every s-th pixel sees only every s-th tap. Along an axis, pixel s q + b
-reads the taps k = a + s t of g[q + shift - t], where a = (b + lo) mod s and
-shift = (b + lo) div s: a convolution of g itself, without the zeros that the stride
-would spread into it.
+receives w[a + s t] g[q + shift - t] for every t, where a = (b + lo) mod s and
+shift = (b + lo) div s. That is a convolution of g itself, without the zeros that the
+stride would spread into it.
 """
 
 import itertools
@@ -19,8 +19,8 @@ from cnn_jax.ops.geometry import Pairs
 
 
 def input_gradient(g: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
-    most = tuple(-(-n // s) for n, s in zip(spec.x_shape[1:-1], spec.strides))
-    parts = []
+    largest = tuple(-(-n // s) for n, s in zip(spec.x_shape[1:-1], spec.strides))
+    phases = []
     for residue in itertools.product(*map(range, spec.strides)):
         taps, padding, size = [slice(None)] * w.ndim, [], []
         for axis, (b, n, s, o, (lo, _)) in enumerate(zip(
@@ -28,13 +28,13 @@ def input_gradient(g: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
             shift, a = divmod(b + lo, s)
             taps[axis] = slice(a, None, s)
             size.append(len(range(b, n, s)))
-            seen = len(range(a, spec.kernel[axis], s))
-            padding.append((seen - 1 - shift, size[-1] - o + shift))
-        part = _stride_one(g, rotate(w[tuple(taps)]), tuple(padding), size, spec)
-        missing = [(0, m - n, 0) for m, n in zip(most, size)]
-        parts.append(lax.pad(part, jnp.zeros((), g.dtype),
-                             [(0, 0, 0), *missing, (0, 0, 0)]))
-    dx = interleave(parts, spec.strides)
+            tap_count = len(range(a, spec.kernel[axis], s))
+            padding.append((tap_count - 1 - shift, size[-1] - o + shift))
+        phase = _stride_one(g, rotate(w[tuple(taps)]), tuple(padding), size, spec)
+        missing = [(0, m - n, 0) for m, n in zip(largest, size)]
+        phases.append(lax.pad(phase, jnp.zeros((), g.dtype),
+                              [(0, 0, 0), *missing, (0, 0, 0)]))
+    dx = interleave(phases, spec.strides)
     return lax.slice(dx, (0,) * dx.ndim, spec.x_shape)
 
 
@@ -48,16 +48,16 @@ def _stride_one(g: jax.Array, w: jax.Array, padding: Pairs, size: Sequence[int],
         g.shape, w.shape, ones, padding, ones, ones, 1, spec.precision))
 
 
-def interleave(parts: Sequence[jax.Array], steps: Sequence[int]) -> jax.Array:
-    """Puts pixels of images [N, *size, C] next to each other: [N, *(size * steps), C].
+def interleave(images: Sequence[jax.Array], steps: Sequence[int]) -> jax.Array:
+    """Interleaves the pixels of images [N, *size, C]: [N, *(size * steps), C].
 
     There is one image for each pixel of a block of `steps` pixels, in row-major order.
     """
-    parts = list(parts)
-    for axis in range(len(steps), 0, -1):  # the last axis first: its parts are adjacent
+    images = list(images)
+    for axis in range(len(steps), 0, -1):  # last axis first: its images are adjacent
         s = steps[axis - 1]
-        shape = list(parts[0].shape)
+        shape = list(images[0].shape)
         shape[axis] *= s
-        parts = [jnp.stack(parts[i:i + s], axis + 1).reshape(shape)
-                 for i in range(0, len(parts), s)]
-    return parts[0]
+        images = [jnp.stack(images[i:i + s], axis + 1).reshape(shape)
+                  for i in range(0, len(images), s)]
+    return images[0]

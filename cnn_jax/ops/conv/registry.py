@@ -18,13 +18,13 @@ Rule = Callable[[ConvSpec, DTypeLike], Algorithm]
 
 
 def fixed(name: str, passes: Passes) -> Rule:
-    """Makes the rule of a name that means the same algorithm for every convolution."""
+    """Makes the rule that selects the same algorithm for every convolution."""
     algorithm = Algorithm(name, *passes)
     return lambda spec, dtype: algorithm
 
 
 def select_onednn(spec: ConvSpec, dtype: DTypeLike) -> Algorithm:
-    """Resolves 'onednn': 'auto' without the library, 'lax' for what it lacks."""
+    """Resolves 'onednn': to 'auto' without the library, to 'lax' for what it lacks."""
     if jax.default_backend() != "cpu":
         return auto.select(spec, dtype)
     if not addon.installed.available():
@@ -56,7 +56,7 @@ ALGORITHMS: dict[str, Rule] = {
 
 
 def check_name(name: str) -> None:
-    """Refuses an unknown implementation: ValueError that lists the known ones."""
+    """Raises a ValueError that lists the implementations if `name` is none of them."""
     if not isinstance(name, str) or name not in ALGORITHMS:
         raise ValueError(f"conv {name!r} is not known: {', '.join(ALGORITHMS)}")
 

@@ -60,8 +60,8 @@ def conv_shapes(x_shape: Sequence[int], w_shape: Sequence[int],
     """Names x and w for errors; ValueError if their ranks do not fit."""
     shapes = f"x {tuple(x_shape)} and w {tuple(w_shape)}"
     if len(x_shape) != len(w_shape) or len(x_shape) < 3:
-        raise ValueError(f"{shapes} must both have 2 axes more than the image, the "
-                         f"same rank of at least 3: x [N, *spatial, C], w {w_axes}")
+        raise ValueError(f"{shapes} must have the same rank of at least 3: "
+                         f"x [N, *spatial, C], w {w_axes}")
     return shapes
 
 
@@ -108,7 +108,7 @@ def conv_spec(x_shape: Sequence[int], w_shape: Sequence[int],
 
 
 def need_floats(name: str, array: jax.Array, spec: ConvSpec) -> None:
-    """Refuses integers, which the algorithm of that name would round: ValueError."""
+    """Raises ValueError for integers, which the algorithm `name` would round."""
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(f"conv {name!r} takes floating-point arrays, received x "
                          f"{spec.x_shape} and w {spec.w_shape} of {array.dtype}")

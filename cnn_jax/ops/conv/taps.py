@@ -46,9 +46,9 @@ def weight_gradient(x: jax.Array, g: jax.Array, spec: ConvSpec) -> jax.Array:
 
 
 def weight_gradient_unwidened(x: jax.Array, g: jax.Array, spec: ConvSpec) -> jax.Array:
-    """Computes dw for groups = 1 from operands in their dtype, summed in float32.
+    """Computes dw for groups = 1: multiplies in the operands' dtype, sums in float32.
 
-    A TPU multiplies so; the operands of the other passes are float32 before that.
+    A TPU multiplies like this. The other passes convert their operands to float32.
     """
     xp, wide = pad_image(x, spec), jnp.promote_types(x.dtype, jnp.float32)
     dw = [jnp.einsum("...c,...o->co", _seen(xp, k, spec), g, precision=spec.precision,

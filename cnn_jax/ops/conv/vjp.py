@@ -9,8 +9,9 @@ Convolution with a cotangent is a form that is linear in each of its three argum
     weight gradient  dw = dT/dw     [*kernel, C / groups, O]
 
 So the derivative of each pass is made of the other two, to any order. An implementation
-writes these three functions; `Passes` ties them together. Forward-mode differentiation
-(`jax.jvp`, `jax.jacfwd`) is not defined and raises JAX's TypeError that says so.
+writes these three functions; `trilinear` ties them together. Forward-mode
+differentiation (`jax.jvp`, `jax.jacfwd`) is not defined: JAX raises a TypeError that
+says so.
 """
 
 import functools

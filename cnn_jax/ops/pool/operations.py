@@ -4,7 +4,7 @@ x is [N, *spatial, C] and y [N, *out, C]. Along an axis of size n,
 
     out = max(0, floor((n + lo + hi - (window - 1) * dilation - 1) / stride) + 1)
 
-`POOLS` names the implementations. All but 'loops' have second derivatives; there
+`POOLS` lists the implementations. All but 'loops' have second derivatives; for 'loops'
 JAX raises its error that a callback has no derivative.
 """
 
@@ -38,7 +38,7 @@ class Pooling(NamedTuple):
 
 
 def _fastest(on_cpu: Pool, elsewhere: Pool) -> Pool:
-    """Chooses slices on a CPU and XLA's own pooling on a GPU or TPU.
+    """Chooses slices on a CPU, up to MOST_TAPS taps, and XLA's own pooling elsewhere.
 
     A program that is exported on a CPU for a GPU or TPU holds XLA's pooling.
     """
@@ -71,13 +71,13 @@ def max_pool(x: jax.Array, window: int | Sequence[int],
              strides: int | Sequence[int] | None = None, padding: Padding = "VALID",
              ceil_mode: bool = False, implementation: str = "auto",
              dilation: int | Sequence[int] = 1) -> jax.Array:
-    """y[n, p, c] = max over k of x[n, s p + d k - lo, c]
+    """Computes y[n, p, c] = max over k of x[n, s p + d k - lo, c].
 
     strides None = the window. Padding is 'SAME', 'VALID', an int or (low, high) pairs,
     less than the reach (window - 1) d + 1, and is never the maximum. The gradient goes
     to the first maximum of a window in row-major order; overlapping windows add. ('lax'
     loses the gradient of a padded window in which all entries are -inf, XLA's rule.) A
-    NaN in a window is its maximum. Booleans have no maximum here: ValueError.
+    NaN in a window is its maximum. Raises ValueError for booleans.
     """
     pool = _implementation(implementation).max
     spec = _max_spec(x, window, strides, padding, ceil_mode, dilation)
@@ -91,11 +91,11 @@ def max_pool_with_indices(
         strides: int | Sequence[int] | None = None, padding: Padding = "VALID",
         ceil_mode: bool = False, implementation: str = "auto",
         dilation: int | Sequence[int] = 1) -> Arrays:
-    """Returns `max_pool` and where each maximum is, both [N, *out, C].
+    """Returns `max_pool` and the index of each maximum, both [N, *out, C].
 
     The index is int32, the row-major number of the pixel in the image x[n, :, c]
-    without padding (h W + w), as PyTorch's `return_indices`. It is that of the first of
-    equals, and of the first NaN. Only y has a gradient, that of `max_pool`.
+    without padding (h W + w), as with PyTorch's `return_indices`. Of equal maxima, or
+    of NaNs, it is the first one's. Only y has a gradient, that of `max_pool`.
     """
     pool = _implementation(implementation)
     spec = _max_spec(x, window, strides, padding, ceil_mode, dilation)
@@ -118,11 +118,11 @@ def avg_pool(x: jax.Array, window: int | Sequence[int],
              count_include_pad: bool = True, ceil_mode: bool = False,
              implementation: str = "auto",
              dilation: int | Sequence[int] = 1) -> jax.Array:
-    """y[n, p, c] = (sum over k of x[n, s p + d k - lo, c]) / count
+    """Computes y[n, p, c] = (sum over k of x[n, s p + d k - lo, c]) / count.
 
-    The count is the number of window entries in the image, plus those in the padding
-    that was asked for if `count_include_pad` (the default of Flax and PyTorch; Keras
-    does not count it). strides None = the window. Integers and booleans are converted
+    The count is the number of window entries in the image. With `count_include_pad`
+    (the default of Flax and PyTorch; Keras does not count padding) the entries in
+    `padding` count too. strides None = the window. Integers and booleans are converted
     to float32, so y is float32.
     """
     pool = _implementation(implementation).mean
@@ -145,7 +145,7 @@ def _pixels(x: jax.Array) -> jax.Array:
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:
-    """y[n, c] = mean of x[n, :, c] over all P pixels; dx = g / P. [N, C]"""
+    """Computes y[n, c] = mean of x[n, :, c] over all P pixels: [N, C];  dx = g / P."""
     x = _pixels(x)
     return _mean_pixels(x, x.shape[1])
 
@@ -161,7 +161,7 @@ _mean_pixels.defvjp(
 
 
 def global_max_pool(x: jax.Array) -> jax.Array:
-    """y[n, c] = max of x[n, :, c]; the gradient goes to the first maximum. [N, C]"""
+    """Computes y[n, c] = max of x[n, :, c]: [N, C]; g goes to the first maximum."""
     return _max_pixels(_pixels(x))[0]
 
 

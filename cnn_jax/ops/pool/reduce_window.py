@@ -48,8 +48,8 @@ def max_indices(x: jax.Array, spec: PoolSpec) -> jax.Array:
     image = 1, *spec.x_shape[1:-1], 1
     number = jnp.broadcast_to(
         np.arange(np.prod(image), dtype=np.int32).reshape(image), x.shape)
-    behind = np.asarray(np.iinfo(np.int32).max, np.int32)
-    return lax.reduce_window((x, number), (windows.lowest(x.dtype), behind), _first_max,
+    last = np.asarray(np.iinfo(np.int32).max, np.int32)
+    return lax.reduce_window((x, number), (windows.lowest(x.dtype), last), _first_max,
                              **_options(spec))[1]
 
 

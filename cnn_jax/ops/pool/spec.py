@@ -41,7 +41,7 @@ class PoolSpec(NamedTuple):
 
     @property
     def taps(self) -> list[tuple[int, ...]]:
-        """Where the taps are, from the first one on, in row-major order."""
+        """The offsets of the taps from the first one, pixels, in row-major order."""
         return list(itertools.product(*(
             range(0, r, d) for r, d in zip(self.reach, self.dilation))))
 
@@ -54,8 +54,8 @@ def inside(spec: PoolSpec, borders: Pairs | None = None
            ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Finds which taps of each window lie in the image: [(first, end), ...] by axis.
 
-    first, end: int [out], the number of a window's first tap inside, and of the first
-        one behind it. `borders` widens the image by (low, high) pixels an axis.
+    first, end: int [out], the numbers of a window's first tap inside the image and of
+        its first tap beyond. `borders` widens the image by (low, high) pixels per axis.
     """
     ranges = []
     for n, k, s, d, o, (lo, _), (before, after) in zip(
@@ -74,8 +74,8 @@ def pool_spec(x_shape: Sequence[int], window: int | Sequence[int],
     """Checks a pooling of x [N, *spatial, C]; strides None = the window.
 
     `ceil_mode` rounds the output size up. As in PyTorch it leaves out a last window
-    that would start beyond the image and its low padding. The taps of a dilated window
-    can miss an image that is smaller than the dilation: ValueError.
+    that would start beyond the image and its low padding. Raises ValueError if a window
+    has no tap in the image, as a dilated one can where the image is small.
     """
     x_shape = tuple(x_shape)
     if len(x_shape) < 3:
@@ -93,7 +93,8 @@ def pool_spec(x_shape: Sequence[int], window: int | Sequence[int],
     if not isinstance(ceil_mode, bool):
         raise ValueError(f"{where}ceil_mode {ceil_mode!r} must be True or False")
     if 0 in spatial and any(map(any, padding)):
-        raise ValueError(f"{where}there is no pixel beside the padding {padding}")
+        raise ValueError(f"{where}there is only padding {padding} to pool: give an "
+                         "image of at least one pixel")
     out, full = [], []
     for n, r, s, (lo, hi) in zip(spatial, reach, strides, padding):
         o = output_size(n + lo + hi, r, s)

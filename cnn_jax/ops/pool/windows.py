@@ -52,7 +52,7 @@ def _max_and_index(x: jax.Array, spec: PoolSpec) -> Arrays:
 def _max_forward(x: jax.Array, spec: PoolSpec) -> tuple[Arrays, jax.Array]:
     y, index = _max_and_index(x, spec)
     if spec.reach != spec.strides:
-        # Otherwise the backward pass searches again for every window of a pixel.
+        # Otherwise XLA recomputes the index for every window that a pixel is in.
         index = materialize(index)
     return (y, index), index
 
@@ -101,13 +101,13 @@ def pixel_numbers(spec: PoolSpec, tap: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def mean_pool(x: jax.Array, spec: PoolSpec) -> jax.Array:
-    """y = sum over the taps / count"""
+    """Computes y = sum over the taps / count."""
     return functools.reduce(jnp.add, _slices(x, spec, 0)) / counts(spec, x.dtype)[None]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _mean_gradient(g: jax.Array, spec: PoolSpec) -> jax.Array:
-    """dx = g / count, added to every pixel of the window"""
+    """Computes dx: g / count, added to every pixel of the window."""
     return _scatter(g / counts(spec, g.dtype)[None], None, spec)
 
 
@@ -136,12 +136,12 @@ def _scatter(g: jax.Array, index: jax.Array | None, spec: PoolSpec) -> jax.Array
     g = materialize(g)
     if max(spec.strides) > 1:
         return unpad_image(_scatter_by_phase(g, index, spec), spec)
-    zero, parts = jnp.zeros((), g.dtype), []
+    zero, terms = jnp.zeros((), g.dtype), []
     for number, tap in enumerate(spec.taps):
-        part = g if index is None else jnp.where(
+        term = g if index is None else jnp.where(
             index == index.dtype.type(number), g, zero)
-        parts.append(scatter_tap(part, tap, spec.padded, spec.strides))
-    return unpad_image(functools.reduce(jnp.add, parts), spec)
+        terms.append(scatter_tap(term, tap, spec.padded, spec.strides))
+    return unpad_image(functools.reduce(jnp.add, terms), spec)
 
 
 def _scatter_by_phase(g: jax.Array, index: jax.Array | None,
@@ -152,23 +152,23 @@ def _scatter_by_phase(g: jax.Array, index: jax.Array | None,
     at r + s j of window q - j, for each j < ceil(reach / s). So the loop below goes
     over j, and adds blocks [N, q1, s1, q2, s2, C] that form [N, *padded, C].
     """
-    strides, zero, parts = spec.strides, jnp.zeros((), g.dtype), []
-    blocks = [-(-r // s) for r, s in zip(spec.reach, strides)]
-    room = [o + j - 1 for o, j in zip(spec.out, blocks)]
-    for j in itertools.product(*map(range, blocks)):
+    strides, zero, terms = spec.strides, jnp.zeros((), g.dtype), []
+    j_counts = [-(-r // s) for r, s in zip(spec.reach, strides)]
+    q_counts = [o + j - 1 for o, j in zip(spec.out, j_counts)]
+    for j in itertools.product(*map(range, j_counts)):
         taps = _taps_of_phase(j, spec)
         if (taps < 0).all():
-            continue  # a dilation above the stride passes over it
-        shifted_g = _shift(g, j, room, spec)
+            continue  # no tap: the dilation exceeds the stride
+        shifted_g = _shift(g, j, q_counts, spec)
         if index is None:
-            part = jnp.where(taps >= 0, shifted_g, zero)
+            term = jnp.where(taps >= 0, shifted_g, zero)
         else:
-            shifted = _shift(index, j, room, spec)
-            part = jnp.where(shifted == taps.astype(index.dtype), shifted_g, zero)
-        parts.append(part)
-    image = functools.reduce(jnp.add, parts)
-    covered = [q * s for q, s in zip(room, strides)]
-    # Over a mesh whose axes are explicit, only the images may be sharded here.
+            shifted = _shift(index, j, q_counts, spec)
+            term = jnp.where(shifted == taps.astype(index.dtype), shifted_g, zero)
+        terms.append(term)
+    image = functools.reduce(jnp.add, terms)
+    covered = [q * s for q, s in zip(q_counts, strides)]
+    # A mesh with explicit axes may shard images and channels here, but no pixels.
     sharding = jax.typeof(image).sharding
     names = sharding.spec[0], *[None] * len(covered), sharding.spec[-1]
     image = lax.reshape(image, (image.shape[0], *covered, image.shape[-1]),
@@ -177,12 +177,12 @@ def _scatter_by_phase(g: jax.Array, index: jax.Array | None,
     return lax.pad(image, zero, [(0, 0, 0), *missing, (0, 0, 0)])
 
 
-def _shift(a: jax.Array, j: Sequence[int], room: Sequence[int],
+def _shift(a: jax.Array, j: Sequence[int], q_counts: Sequence[int],
            spec: PoolSpec) -> jax.Array:
     """Moves a [N, *out, C] to the windows q - j: [N, q1, 1, q2, 1, C]."""
-    moves = [(i, q - o - i, 0) for i, q, o in zip(j, room, spec.out)]
+    moves = [(i, q - o - i, 0) for i, q, o in zip(j, q_counts, spec.out)]
     a = lax.pad(a, jnp.zeros((), a.dtype), [(0, 0, 0), *moves, (0, 0, 0)])
-    blocks = [i for q in room for i in (q, 1)]
+    blocks = [i for q in q_counts for i in (q, 1)]
     return a.reshape(a.shape[0], *blocks, a.shape[-1])
 
 
