@@ -6,9 +6,10 @@
 Batch norm, sums and activations become part of the layers before them. On a CPU with
 `cnn_jax.native`, one call computes all layers, with kernels that are packed once.
 
+    simplify.py  graph -> the same graph with layers in place of JAX's functions
     fuse.py      graph -> the same values in fewer operations
     program.py   graph -> calls of native/network.cc
-    compiled.py  both together, in the place of a network
+    compiled.py  all of them: `Compiled`, with the `apply` of a network
 """
 
 from cnn_jax.inference.compiled import Compiled, compile, fastest

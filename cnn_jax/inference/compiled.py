@@ -1,4 +1,4 @@
-"""`Compiled`: the evaluation of a network, in the place of the network."""
+"""`Compiled`: the evaluation of a network, with the `apply` of a network."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,9 +21,10 @@ Variables = Mapping[str, Any]
 class Compiled:
     """The evaluation of a network: a function of images, scaled as in training.
 
-    variables: {"params": the network's own arrays, folded, in a list with an entry for
-        each part of the program}. Like a network,
-        `apply(variables, images, train=False)` may be called inside `jit` with them.
+    parts: programs of native/network.cc, and nodes that XLA computes.
+    variables: {"params": the network's folded arrays, in a list with one entry for each
+        part}. As with a network, `apply(variables, images, train=False)` may be called
+        inside `jit`.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -38,7 +39,8 @@ class Compiled:
               train: bool = False) -> jax.Array:
         """Computes what the network's `apply` returns in evaluation, up to rounding."""
         if train:
-            raise ValueError("a compiled network is for evaluation: train is True")
+            raise ValueError("a compiled network evaluates only, received train=True: "
+                             "train the network that it was compiled from")
         values = {self.input: images}
         for part, params in zip(self.parts, variables["params"]):
             inputs = [values[name] for name in part.inputs]
@@ -57,8 +59,8 @@ def compile(network: nn.Module, variables: Variables,
             image_shape: ImageShape) -> Compiled:
     """Compiles the evaluation of a network with these variables, in float32.
 
-    variables: {"params": ..., "batch_stats": ...}. They are copied, so that later
-        changes have no effect.
+    variables: {"params": ..., "batch_stats": ...}. They are copied: later changes to
+        them have no effect.
     Raises InputError for a network that has no layer graph (`graph.layer_graph`).
     """
     return Compiled(fuse(layer_graph(
@@ -69,17 +71,17 @@ def fastest(network: nn.Module, variables: Variables, image_shape: ImageShape,
             devices: int = 1) -> tuple[Any, Variables]:
     """Returns (network, variables) whose `apply` is the fastest in evaluation.
 
-    They are those of `compile` on one CPU device with `cnn_jax.native`, unless the
-    network was made for another dtype or implementation, or has no layer graph; then
-    they are the given ones.
+    On one CPU device with `cnn_jax.native` they are those of `compile`. They are the
+    given ones elsewhere, and if the network asks for another dtype or implementation or
+    has no layer graph.
     """
     layers = getattr(network, "layers", Layers())
-    plain = (layers.conv, layers.pool, layers.dtype) == ("auto", "auto", "float32")
-    if not plain or devices > 1 or not runs_natively():
+    by_default = (layers.conv, layers.pool, layers.dtype) == ("auto", "auto", "float32")
+    if not by_default or devices > 1 or not runs_natively():
         return network, variables
     try:
         compiled = compile(network, variables, image_shape)
-    except InputError:  # an operation of the user's own network
+    except InputError:  # the user's own network has an unknown operation
         return network, variables
     return compiled, compiled.variables
 

@@ -1,4 +1,4 @@
-"""Fuses a layer graph: what follows a layer becomes part of it."""
+"""Fuses a layer graph: batch norm, sums and activations join the layers before them."""
 
 import dataclasses
 from typing import Any
@@ -17,7 +17,7 @@ from cnn_jax.networks.graph.operations import (Activation, BatchNorm, Concat, Co
 
 @dataclasses.dataclass(frozen=True)
 class Fused:
-    """activation(operation(x) + added), where `adds` and `activation` say so."""
+    """activation(operation(x) + added); the sum only if `adds`."""
 
     operation: Conv | Dense
     adds: bool = False
@@ -40,9 +40,9 @@ class Sum:
 
 @dataclasses.dataclass(frozen=True)
 class Join:
-    """activation(`scale` * x + `shift`), where x joins the inputs' last axes.
+    """activation(`scale` * x + `shift`), x the inputs concatenated along the last axis.
 
-    Without params, activation(x).
+    Without params it is activation(x).
     """
 
     activation: str | None = None
@@ -56,8 +56,8 @@ class Join:
         return activated(self.activation, x)
 
 
-def changed(node: Node, operation: Any, **fields: Any) -> Node:
-    """Gives a node one of the operations above."""
+def with_operation(node: Node, operation: Any, **fields: Any) -> Node:
+    """Returns the node with one of the operations above."""
     return dataclasses.replace(node, operation=operation, **fields)
 
 
@@ -68,18 +68,18 @@ def activated(kind: str | None, x: jax.Array) -> jax.Array:
 def fuse(graph: Graph) -> Graph:
     """Folds batch norm and fuses sums, joins and activations into the layers before.
 
-    Every value that the result still has equals that of `graph`, up to rounding. The
+    Every value that the result keeps equals that of `graph`, up to rounding. The
     operations are those of `graph` and `Fused`, `Sum` and `Join`.
     """
     graph = fold_batch_norm(simplify(graph))
-    fused = Fuser(graph)
+    fuser = Fuser(graph)
     for node in graph.nodes:
-        fused.add(node)
-    return Graph(graph.network, needed(fused.nodes, graph.nodes[-1].name))
+        fuser.add(node)
+    return Graph(graph.network, needed(fuser.nodes, graph.nodes[-1].name))
 
 
 class Fuser:
-    """Takes the nodes of a graph in order and joins each with those before it."""
+    """Takes the nodes of a graph in order and fuses each with the nodes before it."""
 
     def __init__(self, graph: Graph) -> None:
         self.consumers = graph.consumers()
@@ -89,47 +89,47 @@ class Fuser:
     def add(self, node: Node) -> None:
         self.nodes[node.name] = (
             self.activation(node) or self.sum(node) or self.join(node)
-            or (changed(node, Fused(node.operation))
+            or (with_operation(node, Fused(node.operation))
                 if isinstance(node.operation, (Conv, Dense)) else node))
 
-    def before(self, name: str) -> Node | None:
-        """Returns the node of a value that nothing else reads."""
+    def sole_producer(self, name: str) -> Node | None:
+        """Returns the node that computes a value, if only one node reads the value."""
         return self.nodes[name] if len(self.consumers[name]) == 1 else None
 
     def activation(self, node: Node) -> Node | None:
         """Fuses an activation into the operation before it."""
         if not isinstance(node.operation, Activation):
             return None
-        before = self.before(node.inputs[0])
+        before = self.sole_producer(node.inputs[0])
         operation: Any = before and before.operation
         if (before is None or not isinstance(operation, (Fused, Sum, Join))
                 or operation.activation is not None):
             return None
-        return changed(before, dataclasses.replace(
+        return with_operation(before, dataclasses.replace(
             operation, activation=node.operation.kind), name=node.name)
 
     def sum(self, node: Node) -> Node | None:
-        """Fuses a sum into the convolution that ends last among its two operands."""
+        """Fuses a sum into the later of its operands, if that is a convolution."""
         if (not isinstance(node.operation, Elementwise) or node.operation.kind != "add"
                 or node.params or len(set(node.inputs)) != 2
                 or any(self.nodes[name].shape != node.shape for name in node.inputs)):
             return None
         first, last = sorted(node.inputs, key=lambda name: self.order[name])
-        before = self.before(last)
+        before = self.sole_producer(last)
         operation: Any = before and before.operation
         if (before is not None and isinstance(operation, Fused)
                 and isinstance(operation.operation, Conv)
                 and operation == Fused(operation.operation)):
-            return changed(before, dataclasses.replace(operation, adds=True),
-                           name=node.name, inputs=(*before.inputs, first))
-        return changed(node, Sum())
+            return with_operation(before, dataclasses.replace(operation, adds=True),
+                                  name=node.name, inputs=(*before.inputs, first))
+        return with_operation(node, Sum())
 
     def join(self, node: Node) -> Node | None:
-        """Makes one operation of nested concatenations and the batch norm after them.
+        """Joins nested concatenations and the batch norm after them in one operation.
         """
         operation = node.operation
         if isinstance(operation, Concat) and operation.axis == len(node.shape):
-            return changed(node, Join(), inputs=self.parts(node))
+            return with_operation(node, Join(), inputs=self.joined(node))
         if not isinstance(operation, BatchNorm):
             return None
         mean, var, scale, shift = (wide(node.params[name])
@@ -137,14 +137,14 @@ class Fuser:
         a = scale / np.sqrt(var + operation.epsilon)
         dtype = node.params["scale"].dtype
         params = {"scale": a.astype(dtype), "shift": (shift - a * mean).astype(dtype)}
-        return changed(node, Join(), inputs=self.parts(node), params=params)
+        return with_operation(node, Join(), inputs=self.joined(node), params=params)
 
-    def parts(self, node: Node) -> tuple[str, ...]:
-        """Lists the values that a node joins; those of a plain join in its place."""
-        parts: list[str] = []
+    def joined(self, node: Node) -> tuple[str, ...]:
+        """Lists the inputs of a node, and in place of concatenations their inputs."""
+        names: list[str] = []
         for name in node.inputs:
             before = self.nodes[name]
             operation: Any = before.operation
-            plain = operation == Join() and not before.params
-            parts += before.inputs if plain else [name]
-        return tuple(parts)
+            concatenates = operation == Join() and not before.params
+            names += before.inputs if concatenates else [name]
+        return tuple(names)

@@ -22,13 +22,13 @@ from cnn_jax.ops.geometry import Pairs
  COPY, RESHAPE, LOCAL_RESPONSE_NORM) = range(12)
 FUNCTIONS = {None: 0, "relu": 1, "relu6": 2, "selu": 3, "sigmoid": 4, "tanh": 5,
              "lecun_tanh": 6}
-NUMBERS = itertools.count(1)  # of weights, in this process
-IN_LOOPS = (None, "relu", "relu6")  # those that the loops of network.cc compute
+NUMBERS = itertools.count(1)  # one for each set of weights in this process
+IN_LOOPS = (None, "relu", "relu6")  # the activations of the loops in pass.h
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A step of network.cc: its kind, and what its comments list."""
+    """A step of network.cc; pass.h lists the numbers and params of each kind."""
 
     kind: int
     numbers: Sequence[int] = ()
@@ -36,7 +36,7 @@ class Step:
 
 
 def step_of(node: Node, shape: Sequence[int]) -> Step | None:
-    """Writes the step of a node with an input of `shape`; None if there is none."""
+    """Writes the step of a node whose input has `shape`; None if there is none."""
     operation, params = node.operation, node.params
     activation = getattr(operation, "activation", None)
     if isinstance(operation, Fused):
@@ -45,9 +45,9 @@ def step_of(node: Node, shape: Sequence[int]) -> Step | None:
         if isinstance(operation.operation, kinds.Dense):
             return Step(DENSE, [FUNCTIONS[activation]], [kernel, bias])
         conv = operation.operation
-        chosen = tiles(conv, shape, kernel, activation)
+        tile_sizes = tiles(conv, shape, kernel, activation)
         return window_step(CONVOLUTION, kernel.shape[:2], conv,
-                           [conv.groups, FUNCTIONS[activation], *chosen],
+                           [conv.groups, FUNCTIONS[activation], *tile_sizes],
                            [kernel, bias])
     if isinstance(operation, kinds.MaxPool):
         return window_step(MAX_POOL, operation.window, operation, [0])
@@ -102,62 +102,65 @@ def not_negative(padding: Pairs) -> bool:
 
 
 def partition(graph: Graph) -> Iterator["Program | Node"]:
-    """Groups the nodes that network.cc computes into programs; the others are alone."""
+    """Groups the nodes that network.cc computes into programs; yields others as is."""
     shapes = {node.name: node.shape for node in graph.nodes}
     readers = graph.consumers()
     group: list[tuple[Node, Step]] = []
 
-    def program() -> Program:
-        own = {node.name for node, _ in group}
+    def finish_group() -> Program:
+        names = {node.name for node, _ in group}
         results = [node.name for node, _ in group if node is graph.nodes[-1] or any(
-            reader.name not in own for reader in readers[node.name])]
-        made = Program([*group], results, shapes)
+            reader.name not in names for reader in readers[node.name])]
+        program = Program([*group], results, shapes)
         group.clear()
-        return made
+        return program
 
     for node in graph.nodes[1:]:
         step = step_of(node, shapes[node.inputs[0]])
         if step is None:
             if group:
-                yield program()
+                yield finish_group()
             yield node
         else:
             group.append((node, step))
     if group:
-        yield program()
+        yield finish_group()
 
 
 class Program:
-    """Some nodes of a graph as one call of network.cc."""
+    """Some nodes of a graph, computed by one call of network.cc."""
 
     def __init__(self, group: list[tuple[Node, Step]], results: list[str],
                  shapes: Mapping[str, Sequence[int]]) -> None:
-        own = {node.name for node, _ in group}
+        names = {node.name for node, _ in group}
         self.inputs = tuple(dict.fromkeys(
-            name for node, _ in group for name in node.inputs if name not in own))
+            name for node, _ in group for name in node.inputs if name not in names))
         self.results = {name: shapes[name] for name in results}
-        places = {name: i for i, name in enumerate(
+        index = {name: i for i, name in enumerate(
             [*self.inputs, *(node.name for node, _ in group)])}
         self.params = [np.ascontiguousarray(array, np.float32)
                        for _, step in group for array in step.params]
-        words: list[int] = [len(places)]
-        for name in places:
-            words += listed(shapes[name])
-        words.append(len(places))
+        code: list[int] = [len(index)]
+        for name in index:
+            code += listed(shapes[name])
+        code.append(len(index))
         for i, name in enumerate(self.inputs):
-            words += [INPUT, places[name], 0, 1, i, 0]
+            code += [INPUT, index[name], 0, 1, i, 0]
         numbers = itertools.count()
         for node, step in group:
-            words += [step.kind, places[node.name],
-                      *listed([places[name] for name in node.inputs]),
-                      *listed(step.numbers),
-                      *listed([next(numbers) for _ in step.params])]
-        words += listed([places[name] for name in results])
-        self.words = np.array(words)
+            code += [step.kind, index[node.name],
+                     *listed([index[name] for name in node.inputs]),
+                     *listed(step.numbers),
+                     *listed([next(numbers) for _ in step.params])]
+        code += listed([index[name] for name in results])
+        self.code = np.array(code)
 
     def weights(self) -> list[jax.Array]:
-        """Returns a new number, under which network.cc keeps packed kernels, and the
-        arrays themselves."""
+        """Returns a new number, followed by the arrays.
+
+        network.cc keeps packed kernels under the number until the array that holds it
+        is deleted.
+        """
         value = next(NUMBERS)
         number = jnp.asarray(value, jnp.int32)
         weakref.finalize(number, library.drop_weights, value)
@@ -170,8 +173,7 @@ class Program:
         shapes = [jax.ShapeDtypeStruct((len(inputs[0]), *shape), jnp.float32)
                   for shape in self.results.values()]
         results = jax.ffi.ffi_call(library.NETWORK, shapes)(
-            number, *(x.astype(jnp.float32) for x in inputs), *params,
-            words=self.words)
+            number, *(x.astype(jnp.float32) for x in inputs), *params, code=self.code)
         return dict(zip(self.results, results))
 
 

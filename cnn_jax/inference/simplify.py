@@ -1,4 +1,4 @@
-"""Recognizes layers that a network computes by functions of JAX."""
+"""Replaces functions of JAX in a graph by the layers that they compute."""
 
 import dataclasses
 from typing import Any
@@ -11,8 +11,12 @@ from cnn_jax.networks.graph.operations import (Activation, Conv, Dense, Elementw
 
 
 def simplify(graph: Graph) -> Graph:
-    """Replaces max(x, 0) by ReLU, a sum over pixels and its division by the mean, and
-    adds a constant vector to the bias of the layer before it."""
+    """Replaces functions of JAX by layers.
+
+    max(x, 0) becomes ReLU. A sum over all pixels, divided by their number, becomes
+    global average pooling. A constant vector that is added to the output of a layer
+    without bias becomes its bias.
+    """
     consumers = graph.consumers()
     kept: dict[str, Node] = {}
     for node in graph.nodes:
@@ -34,13 +38,14 @@ def needed(nodes: dict[str, Node], output: str) -> tuple[Node, ...]:
 
 
 def constant(node: Node, kind: str) -> Any:
-    """Returns c of x kind c; None for anything else."""
+    """Returns the constant c of an elementwise `x kind c`; None for other nodes."""
     is_kind = (isinstance(node.operation, Elementwise) and node.operation.kind == kind
                and len(node.inputs) == 1)
     return node.params.get("1") if is_kind else None
 
 
 def relu(node: Node) -> Node | None:
+    """Returns ReLU for max(x, 0)."""
     bound = constant(node, "max")
     if bound is None or np.ndim(bound) or float(bound) != 0:
         return None
@@ -48,6 +53,7 @@ def relu(node: Node) -> Node | None:
 
 
 def mean(node: Node, before: Node, kept: dict[str, Node]) -> Node | None:
+    """Returns global average pooling for a sum over pixels, divided by their number."""
     count = constant(node, "div")
     if count is None or np.ndim(count) or not isinstance(before.operation, Reduce):
         return None
@@ -65,6 +71,7 @@ def mean(node: Node, before: Node, kept: dict[str, Node]) -> Node | None:
 
 
 def biased(node: Node, before: Node) -> Node | None:
+    """Returns the layer before with the constant of a sum as its bias."""
     shift = constant(node, "add")
     if (shift is None or not isinstance(before.operation, (Conv, Dense))
             or "bias" in before.params or np.size(shift) != node.shape[-1]

@@ -1,4 +1,4 @@
-"""`Layers`: what all layers of a network share, and how each is made."""
+"""`Layers`: what all layers of a network share; it makes each of them."""
 
 import dataclasses
 import functools
@@ -32,9 +32,9 @@ class Layers:
     init: a name in `INITIALIZERS`, for convolutions and dense layers.
     bn: a name in `BATCH_NORM`, or in `IMAGE_NORMS`, whose layers replace batch norm.
         Under "paper" a network's own epsilon and momentum hold.
-    bn_groups: number of parts of a batch that batch norm normalizes each by itself.
+    bn_groups: number of equal parts of a batch, each normalized by itself (batch norm).
     axis_name: the mapped axis of `pmap`, else None.
-    remat: whether the gradient computes what is inside a block again, see `block`.
+    remat: whether the gradient recomputes the layers of a block, see `block`.
     """
 
     conv: str = "auto"
@@ -49,8 +49,8 @@ class Layers:
     def block(self, kind: Callable, train: bool) -> Callable:
         """Returns a class of blocks, whose `__call__` takes (x, train).
 
-        With `remat`, training keeps only the input of a block for the gradient, which
-        computes the block once more (Chen, Xu, Zhang, Guestrin: Training deep nets with
+        With `remat`, training keeps only a block's input for the gradient, which
+        recomputes the block (Chen, Xu, Zhang, Guestrin: Training deep nets with
         sublinear memory cost, 2016). Parameters and their names are the same.
         """
         return rematerialized(kind) if self.remat and train else kind
@@ -87,9 +87,9 @@ class Layers:
 
     def batch_norm(self, train: bool, epsilon: float | None = None,
                    momentum: float | None = None, **fields: Any) -> nn.Module:
-        """Makes batch norm; epsilon and momentum are the network's, for bn="paper".
+        """Makes batch norm, or the norm of `IMAGE_NORMS` that `bn` names.
 
-        With bn="group_norm" or "layer_norm" it makes that instead.
+        epsilon, momentum: the network's own values, which bn="paper" takes.
         """
         if self.bn in IMAGE_NORMS:
             return IMAGE_NORMS[self.bn](dtype=self.dtype, **fields)

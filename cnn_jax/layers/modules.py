@@ -1,7 +1,7 @@
 """Layers without kernels.
 
-Joining, padding and reshaping are modules too. So tables and pictures show them, and a
-receptive field can be followed through every branch.
+Joining, padding and reshaping are modules too, so that tables and pictures show them
+and the receptive field can be computed through every branch.
 """
 
 import functools
@@ -20,9 +20,10 @@ from cnn_jax.layers.windows import Pair
 
 
 class Activation(nn.Module):
-    """An elementwise non-linearity, as a module so that tables and pictures see it.
+    """Applies an elementwise non-linearity.
 
-    materialized: for 'relu', see `ops.materialized_relu`.
+    kind: a name in `ACTIVATIONS`.
+    materialized: whether 'relu' is `ops.materialized_relu`.
     """
 
     kind: str
@@ -36,15 +37,15 @@ class Activation(nn.Module):
 
 
 class Flatten(nn.Module):
-    """[N, H, W, C] -> [N, H*W*C], in that order (torch flattens C, H, W)."""
+    """Flattens [N, H, W, C] to [N, H*W*C], in that order (torch flattens C, H, W)."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x.reshape(x.shape[0], math.prod(x.shape[1:]))  # also of no images
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))  # -1 fails for 0 images
 
 
 class Add(nn.Module):
-    """x + y: where a residual and its shortcut meet."""
+    """Adds a residual and its shortcut: x + y."""
 
     @nn.compact
     def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -52,7 +53,7 @@ class Add(nn.Module):
 
 
 class Concat(nn.Module):
-    """Joins branches along the channels."""
+    """Concatenates branches along the channels."""
 
     @nn.compact
     def __call__(self, *branches: jax.Array) -> jax.Array:
@@ -60,7 +61,7 @@ class Concat(nn.Module):
 
 
 class ZeroPad(nn.Module):
-    """Zeros around the image: padding is ((top, bottom), (left, right))."""
+    """Pads the image with zeros: padding is ((top, bottom), (left, right))."""
 
     padding: tuple[Pair, Pair]
 
@@ -70,7 +71,7 @@ class ZeroPad(nn.Module):
 
 
 class Subsample(nn.Module):
-    """Every `stride`-th pixel, and zero channels before and after those of x."""
+    """Takes every `stride`-th pixel and adds zero channels before and after x's."""
 
     stride: int
     channels: Pair = (0, 0)
@@ -82,7 +83,7 @@ class Subsample(nn.Module):
 
 
 class AdaptiveAvgPool(nn.Module):
-    """[N, H, W, C] -> [N, size, size, C]: means over nearly equal windows.
+    """Averages over nearly equal windows: [N, H, W, C] -> [N, size, size, C].
 
     Along an axis of n pixels, output i averages the pixels floor(i n / size) to
     ceil((i + 1) n / size) - 1, as in torch. Where size does not divide n, windows
@@ -103,7 +104,7 @@ class AdaptiveAvgPool(nn.Module):
 
 
 class GlobalAvgPool(nn.Module):
-    """[N, H, W, C] -> [N, C]: the mean over all positions."""
+    """Averages over all pixels: [N, H, W, C] -> [N, C]."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -111,7 +112,7 @@ class GlobalAvgPool(nn.Module):
 
 
 class LocalResponseNorm(nn.Module):
-    """Divides by the channels around: y = x / (k + a * sum of x^2 over `size`)^beta.
+    """Computes y = x / (k + a * sum of x^2 over `size` neighbouring channels)^beta.
 
     divide_by_size: a = alpha / size as in Caffe and torch; else alpha as in the paper.
     See `ops.local_response_norm`. Source: Krizhevsky et al., 2012.
@@ -130,13 +131,14 @@ class LocalResponseNorm(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch norm over all axes but the last; see `ops.batch_norm`.
+    """Normalizes over all axes but the last by batch norm; see `ops.batch_norm`.
 
-    Its parameters, statistics and fields are those of `flax.linen.BatchNorm`, which
-    keeps one more image for the gradient: a third of a ResNet's working memory.
+    Parameters, statistics and fields are those of `flax.linen.BatchNorm`, and two
+    fields more. Flax's layer keeps one more image for the gradient, a third of a
+    ResNet's working memory.
 
-    unbiased: the running variance is multiplied by n / (n - 1), as torch does.
-    groups: number of parts of the batch that are normalized each by itself.
+    unbiased: whether the running variance has the factor n / (n - 1), as in torch.
+    groups: number of equal parts of the batch, each normalized by itself.
     """
 
     use_running_average: bool
@@ -181,7 +183,7 @@ class GroupNorm(nn.Module):
     """Normalizes groups of channels of each image; see `ops.group_norm`.
 
     It has the parameters of `flax.linen.GroupNorm`, and no running statistics.
-    groups: the most groups, see `group_count`.
+    groups: the largest number of groups; `group_count` gives the number for C channels.
     """
 
     groups: int = 32
@@ -201,8 +203,7 @@ class GroupNorm(nn.Module):
 
 
 def group_count(most: int, channels: int) -> int:
-    """Returns gcd(most, channels), or half of it where each group would be a channel.
-    """
+    """Returns gcd(most, channels), halved where a group would be a single channel."""
     groups = math.gcd(most, channels)
     return groups if groups < channels else max(1, groups // 2)
 
@@ -228,7 +229,7 @@ class LayerNorm(nn.Module):
 
 
 def scale_and_bias(norm: Any, channels: int) -> tuple[jax.Array, jax.Array]:
-    """Makes the parameters of a norm, each [C]; 1 and 0 where it has none."""
+    """Makes the parameters of a norm, each [C]; ones and zeros for those it lacks."""
     like = (channels,), jnp.float32
     scale = (norm.param("scale", norm.scale_init, *like) if norm.use_scale
              else jnp.ones(*like))
@@ -238,10 +239,10 @@ def scale_and_bias(norm: Any, channels: int) -> tuple[jax.Array, jax.Array]:
 
 
 class Dropout(nn.Module):
-    """y = x * m / (1 - rate), with m ~ Bernoulli(1 - rate) drawn per element.
+    """Computes y = x * m / (1 - rate), with m ~ Bernoulli(1 - rate) for each element.
 
-    Every example draws from its own key, folded from its place in the global batch:
-    one device, a sharded batch and `pmap` over `axis_name` drop the same elements.
+    Every example has its own key, folded from its index in the global batch. So one
+    device, a sharded batch and `pmap` over `axis_name` drop the same elements.
     Source: Srivastava et al., 2014.
     """
 
@@ -252,11 +253,11 @@ class Dropout(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         if not train or self.rate == 0:
             return x
-        place = jnp.arange(x.shape[0])
+        index = jnp.arange(x.shape[0])
         if self.axis_name is not None:
-            place += x.shape[0] * lax.axis_index(self.axis_name)
+            index += x.shape[0] * lax.axis_index(self.axis_name)
         keys = jax.vmap(functools.partial(jax.random.fold_in,
-                                          self.make_rng("dropout")))(place)
+                                          self.make_rng("dropout")))(index)
         keep = jax.vmap(lambda key: jax.random.bernoulli(
             key, 1 - self.rate, x.shape[1:]))(keys)
         return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))

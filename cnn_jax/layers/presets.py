@@ -1,4 +1,4 @@
-"""What libraries and papers do differently, by name."""
+"""Activations, initializers and batch-norm presets, by name."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -33,8 +33,8 @@ def ai_edu_msra(key: jax.Array, shape: Sequence[int],
                 dtype: DTypeLike = jnp.float32) -> jax.Array:
     """Draws the tutorial's He initialization: N(0, 2 / outputs) for dense layers.
 
-    The code of its convolutions has sqrt(2 / height * width), which is N(0, 2) for
-    every square kernel.
+    For convolutions its code has a standard deviation of sqrt(2 / height * width),
+    which gives N(0, 2) for every square kernel.
     """
     deviation = math.sqrt(2 / shape[0] * shape[1] if len(shape) == 4 else 2 / shape[1])
     return deviation * jax.random.normal(key, shape, dtype)
@@ -51,13 +51,13 @@ def ai_edu_xavier(key: jax.Array, shape: Sequence[int],
 
 
 class Initializers(NamedTuple):
-    """How the weights of convolutions and dense layers start."""
+    """The initializers of convolutions and dense layers."""
 
     kernel: Callable                              # (key, shape, dtype) -> array
-    bias: Callable[[int], Callable] | None = None  # of the fan-in; None: zeros
+    bias: Callable[[int], Callable] | None = None  # fan-in -> initializer; None: zeros
 
 
-# By the library whose default they are, and by name.
+# Named after the library whose default they are, or by their usual name.
 INITIALIZERS = {
     "flax": Initializers(nn.initializers.lecun_normal()),
     "lecun": Initializers(nn.initializers.lecun_normal()),
@@ -74,11 +74,11 @@ INITIALIZERS = {
 
 
 class BatchNormPreset(NamedTuple):
-    """What libraries do differently in batch norm."""
+    """The options of batch norm in which libraries differ."""
 
     epsilon: float
     momentum: float         # the weight of the *old* running value
-    unbiased: bool = False  # running variance with n / (n - 1); normalization never
+    unbiased: bool = False  # whether the running variance has the factor n / (n - 1)
 
 
 BATCH_NORM = {

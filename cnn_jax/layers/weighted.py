@@ -1,6 +1,7 @@
 """Layers with a kernel and a bias: convolution, dense layer, transposed convolution.
 
-The first two are Flax's, with biases that may be initialized from the fan-in.
+Convolution and dense layer are Flax's, with an option that initializes the bias from
+the fan-in.
 """
 
 import math
@@ -31,7 +32,7 @@ class BiasByFanIn:
 
 
 class Conv(BiasByFanIn, nn.Conv):
-    """Convolution [N, H, W, C] -> [N, H', W', features].
+    """Convolves [N, H, W, C] -> [N, H', W', features].
 
     The kernel is [h, w, C / groups, features]. Fields are those of `flax.linen.Conv`.
     """
@@ -40,16 +41,17 @@ class Conv(BiasByFanIn, nn.Conv):
 
 
 class Dense(BiasByFanIn, nn.Dense):
-    """y = x W + b over the last axis, with `flax.linen.Dense`'s fields."""
+    """Computes y = x W + b over the last axis, with `flax.linen.Dense`'s fields."""
 
     fan_in_bias: Callable[[int], Callable] | None = None
 
 
 class ConvTranspose(BiasByFanIn, nn.Module):
-    """Transposed convolution: the input gradient of a convolution, as a layer.
+    """Computes a transposed convolution: the input gradient of a convolution.
 
     [N, H, W, C] -> [N, H', W', features], kernel [h, w, features / groups, C], the
-    layout of Keras and, with its axes moved, of torch. With SAME H' = H * stride, else
+    layout of Keras and, with its axes moved, of torch. SAME gives
+    H' = H * stride + output_padding, other paddings give
 
         H' = (H - 1) * stride + (h - 1) * dilation + 1 - low - high + output_padding
 

@@ -1,4 +1,4 @@
-"""Pools, the padding of windows, and the error of an image that is too small."""
+"""Pooling, the padding of windows, and the error for an image that is too small."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ class WindowError(ValueError):
 def pairs(padding: Padding, window: Sequence[int]) -> Padding:
     """Turns 'symmetric' into (low, high) pairs, and keeps any other padding.
 
-    It pads (k - 1) // 2 on each side, as in torch and Caffe networks; SAME puts the
-    extra zero of an odd total at the high end.
+    'symmetric' pads (k - 1) // 2 on each side, as in torch and Caffe networks. SAME
+    would put the extra zero of an odd total at the high end.
     """
     if padding == "symmetric":
         return tuple(((k - 1) // 2, (k - 1) // 2) for k in window)
@@ -29,7 +29,7 @@ def pairs(padding: Padding, window: Sequence[int]) -> Padding:
 
 
 def not_empty(y: jax.Array, x: jax.Array, window: Sequence[int]) -> jax.Array:
-    """Returns y; WindowError if no window of that size fits into x [N, H, W, C]."""
+    """Returns y; raises WindowError if no window fits into x [N, H, W, C]."""
     if 0 in y.shape[1:-1]:
         raise WindowError(f"a window of {window[0]}x{window[1]} does not fit into "
                           f"{x.shape[1]}x{x.shape[2]} pixels")
@@ -38,7 +38,7 @@ def not_empty(y: jax.Array, x: jax.Array, window: Sequence[int]) -> jax.Array:
 
 @functools.cache
 def fitting(convolution: Callable) -> Callable:
-    """Makes an implementation of convolution refuse an empty result."""
+    """Makes an implementation of convolution raise WindowError for an empty result."""
     @functools.wraps(convolution)
     def checked(x: jax.Array, kernel: jax.Array, *args: Any,
                 **kwargs: Any) -> jax.Array:
@@ -47,7 +47,7 @@ def fitting(convolution: Callable) -> Callable:
 
 
 class MaxPool(nn.Module):
-    """Maximum over windows; padding counts as -inf. See `ops.max_pool`."""
+    """Takes the maximum over windows; padding counts as -inf. See `ops.max_pool`."""
 
     window: Pair
     strides: Pair
@@ -66,7 +66,7 @@ class MaxPool(nn.Module):
 
 
 class AvgPool(nn.Module):
-    """Mean over windows. See `ops.avg_pool`."""
+    """Averages over windows. See `ops.avg_pool`."""
 
     window: Pair
     strides: Pair

@@ -2,15 +2,15 @@
 
 It computes convolutions by oneDNN and by Winograd's method, the sums of batch norm, and
 whole networks in evaluation (for `cnn_jax.inference`), inside XLA's programs. Importing
-it registers the first two with `ops`; the C++ library is built and loaded when it is
-first asked for.
+it registers the first two with `ops`. The C++ library is built and loaded when an
+operation first asks for it.
 
     convolution.cc   one pass of a layer         build/           compiles the C++
     network.cc, .h   a network in evaluation     library.py       loads it
     pass.h           its steps for N images      convolution.py   convolution in JAX
-    placement.h      where its values lie        moments.py       the sums in JAX
-    winograd.h       Winograd's method
-    onednn.h         oneDNN, its threads
+    placement.h      the memory of its values    lowering.py      what a program holds
+    winograd.h       Winograd's method           cost.py          Winograd or oneDNN
+    onednn.h         oneDNN, its threads         moments.py       the sums in JAX
     workers.h        memory, XLA's threads
 """
 

@@ -73,8 +73,8 @@ struct Problem {
         outputs % groups != 0 || y[rank + 1] != outputs || y[0] != x[0])
       return "batch, channels or groups do not fit";
     for (size_t i = 0; i < rank; i++) {
-      const int64_t room = x[i + 1] + low[i] + high[i] - (w[i] - 1) * dilation[i] - 1;
-      if (room < 0 || room / strides[i] + 1 != y[i + 1])
+      const int64_t steps = x[i + 1] + low[i] + high[i] - (w[i] - 1) * dilation[i] - 1;
+      if (steps < 0 || steps / strides[i] + 1 != y[i + 1])
         return "the output size does not fit";
     }
     if (tile == 0) return "";
@@ -82,7 +82,7 @@ struct Problem {
         channels % winograd::kChannels || outputs % winograd::kChannels ||
         Dims(w.begin(), w.end() - 2) != Dims{3, 3} || strides != Dims{1, 1} ||
         dilation != Dims{1, 1})
-      return "Winograd's method does not take it";
+      return "Winograd's method does not support it";
     return "";
   }
 
@@ -104,7 +104,7 @@ struct Problem {
   memory::desc Weights(bool any) const { return KernelLayout(w, groups, type(), any); }
 };
 
-// One operand: as XLA stores it, and as the primitive wants it.
+// One operand: its layout in XLA (stored) and in the primitive (wanted).
 struct Operand {
   int argument = 0;  // DNNL_ARG_...
   memory::desc stored, wanted;
@@ -200,15 +200,15 @@ struct Solver {
 // threads: 1 for the calling thread alone, -n where oneDNN divides the work among n.
 std::shared_ptr<Solver> SolverOf(const Problem& problem, int threads) {
   static std::mutex mutex;
-  static auto* kept = new std::unordered_map<std::string, std::shared_ptr<Solver>>;
+  static auto* solvers = new std::unordered_map<std::string, std::shared_ptr<Solver>>;
   const std::string key = problem.Key(threads);
   std::lock_guard<std::mutex> lock(mutex);
-  if (auto found = kept->find(key); found != kept->end()) return found->second;
-  if (kept->size() >= kMostPrimitives) kept->clear();
+  if (auto entry = solvers->find(key); entry != solvers->end()) return entry->second;
+  if (solvers->size() >= kMostPrimitives) solvers->clear();
 #ifdef ON_XLA_THREADS
   dnnl_threadpool_interop_set_max_concurrency(std::abs(threads));
 #endif
-  return (*kept)[key] = std::make_shared<Solver>(problem);
+  return (*solvers)[key] = std::make_shared<Solver>(problem);
 }
 
 // Solves on all threads; oneDNN divides the work.
@@ -227,8 +227,9 @@ void SolveAlone(const Problem& problem, const std::vector<void*>& data,
   });
 }
 
-// Tells whether each thread should solve images of its own. The threads must have nearly
-// as many each, and the weights, which every thread copies, must be small beside them.
+// Tells whether each thread should solve images of its own. The threads must get nearly
+// equal numbers of images, and the weights, which every thread copies, must be smaller
+// than the images.
 bool IsSplit(const Problem& p, int threads) {
   const int64_t images = p.x[0];
   return (images % threads == 0 || images >= 4 * threads) &&
@@ -252,11 +253,11 @@ void SolveInParts(const Problem& problem, const std::vector<void*>& data,
     const int64_t begin = images * i / parts, end = images * (i + 1) / parts;
     Problem part = problem;
     part.x[0] = part.y[0] = end - begin;
-    std::vector<void*> own(3);
+    std::vector<void*> pointers(3);
     for (int k = 0; k < 3; k++)
-      own[k] = static_cast<char*>(data[k]) + begin * steps[problem.pass][k];
-    if (summed && i > 0) own[2] = sums + (i - 1) * weights;
-    SolveAlone(part, own, pool);
+      pointers[k] = static_cast<char*>(data[k]) + begin * steps[problem.pass][k];
+    if (summed && i > 0) pointers[2] = sums + (i - 1) * weights;
+    SolveAlone(part, pointers, pool);
   });
   if (!summed) return;
   float* total = static_cast<float*>(data[2]);

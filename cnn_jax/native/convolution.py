@@ -2,12 +2,13 @@
 
 One JAX primitive stands for the three passes. Each pass is linear in both operands, and
 its derivatives are the other two passes: forward mode, reverse mode and any order of
-them stay in the library. Under `vmap` the mapped axis joins an axis of the convolution,
-so that one call computes all. `lowering.py` says what a compiled program holds.
+them stay in the library. Under `vmap` the mapped axis is merged into an axis of the
+convolution, so that one call computes everything. `lowering.py` says what a compiled
+program holds.
 
-`passes` are oneDNN's. `fastest` are too, except for the 3 x 3 convolutions that
-Winograd's method in the same library computes in less time (`cost.py`). A bias stays
-outside: XLA adds it in the pass over the image that the activation makes.
+`passes` run in oneDNN. `fastest` do too, except for the 3 x 3 convolutions that
+Winograd's method computes in less time (`cost.py`). The bias is not part of them: XLA
+adds it in the pass over the image that computes the activation.
 """
 
 import math
@@ -32,7 +33,7 @@ from cnn_jax.ops.conv.vjp import Passes
 
 
 def supports(spec: ConvSpec, dtype: DTypeLike) -> bool:
-    """Tells whether oneDNN is here and has this convolution in this dtype."""
+    """Tells whether oneDNN is available and supports this convolution and dtype."""
     if is_symbolic(spec):
         return False
     sizes = [math.prod(s) for s in (spec.x_shape, spec.w_shape, spec.y_shape)]
@@ -71,7 +72,7 @@ def _evaluate(a: jax.Array, b: jax.Array, **static: Any) -> jax.Array:
 
 
 def _result(a: Any, b: Any, *, kind: int, spec: ConvSpec, winograd: bool) -> Any:
-    # Sharded only along the batch, which a weight gradient has summed.
+    # It is sharded along the batch alone; a weight gradient is summed over the batch.
     axes = None if kind == WEIGHT_GRADIENT else a.sharding.spec[0]
     sharding = a.sharding.update(spec=PartitionSpec(axes, *[None] * (a.ndim - 1)))
     return a.update(shape=result_shape(kind, spec), weak_type=False, sharding=sharding)
@@ -80,8 +81,8 @@ def _result(a: Any, b: Any, *, kind: int, spec: ConvSpec, winograd: bool) -> Any
 def _transpose(kinds: tuple[int, ...], order: tuple[tuple[str, str], ...]) -> Callable:
     """Makes the transpose rule in one operand.
 
-    The transpose of each pass is another pass, of the cotangent t and the other
-    operand, in the order given.
+    The transpose of each pass is another pass, applied to the cotangent t and the other
+    operand in the given order.
     """
     def rule(t: Any, a: Any, b: Any, *, kind: int, spec: ConvSpec,
              winograd: bool) -> jax.Array:
@@ -106,7 +107,7 @@ ad.defbilinear(
 IMAGES, CHANNELS, OUTPUTS, GROUPS = "images", "channels", "outputs", "groups"
 
 # (pass, whether each operand is mapped) -> the axis that absorbs the mapped axis. It is
-# the one that the mapped operands and the result have and the other operand has not.
+# the axis that the mapped operands and the result share and the other operand lacks.
 ABSORBING = {
     # y of x and w
     (FORWARD, True, False): IMAGES,           # more images, one kernel
@@ -134,10 +135,10 @@ def _merge(array: jax.Array, role: str, absorbing: str, groups: int) -> jax.Arra
     axis, grouped = AXES[role][absorbing]
     size, *shape = array.shape
     axis %= len(shape)
-    inside = shape[axis] // (groups if grouped else 1)
-    parts = array.reshape(size, *shape[:axis], -1, inside, *shape[axis + 1:])
+    per_group = shape[axis] // (groups if grouped else 1)
+    split = array.reshape(size, *shape[:axis], -1, per_group, *shape[axis + 1:])
     shape[axis] *= size
-    return jnp.moveaxis(parts, 0, axis + 1).reshape(shape)
+    return jnp.moveaxis(split, 0, axis + 1).reshape(shape)
 
 
 def _unmerge(array: jax.Array, role: str, absorbing: str, groups: int,
@@ -147,9 +148,9 @@ def _unmerge(array: jax.Array, role: str, absorbing: str, groups: int,
     shape = list(array.shape)
     axis %= len(shape)
     shape[axis] //= size
-    inside = shape[axis] // (groups if grouped else 1)
-    parts = array.reshape(*shape[:axis], -1, size, inside, *shape[axis + 1:])
-    return jnp.moveaxis(parts, axis + 1, 0).reshape(size, *shape)
+    per_group = shape[axis] // (groups if grouped else 1)
+    split = array.reshape(*shape[:axis], -1, size, per_group, *shape[axis + 1:])
+    return jnp.moveaxis(split, axis + 1, 0).reshape(size, *shape)
 
 
 def _enlarge(spec: ConvSpec, absorbing: str, size: int) -> ConvSpec:
@@ -168,7 +169,7 @@ def _batch(operands: Any, axes: Any, *, kind: int, spec: ConvSpec,
     absorbing = ABSORBING[kind, axes[0] is not None, axes[1] is not None]
     size = next(a.shape[i] for a, i in zip(operands, axes) if i is not None)
     enlarged = _enlarge(spec, absorbing, size)
-    if not supports(enlarged, operands[0].dtype):  # too large by now, or empty
+    if not supports(enlarged, operands[0].dtype):  # merging made it too large or empty
         return jax.vmap(lambda a, b: conv_lax.plain[kind](a, b, spec), axes)(
             *operands), 0
     a, b = (array if axis is None else _merge(
@@ -188,7 +189,7 @@ def shards_images_alone(kind: int, a: jax.Array, b: jax.Array) -> bool:
 
     The library does not support sharded channels, pixels or weights.
     """
-    specs = zip(ROLES[kind], (jax.typeof(one).sharding.spec for one in (a, b)))
+    specs = zip(ROLES[kind], (jax.typeof(array).sharding.spec for array in (a, b)))
     return all(axes is None for role, spec in specs
                for axes in spec[role != "w":])
 
@@ -197,7 +198,7 @@ def _passes(winograd: bool) -> Passes:
     def of_kind(kind: int) -> Pass:
         def one_pass(a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
             if shards_images_alone(kind, a, b):
-                # Read here: JAX's default precision is not known when this is lowered.
+                # JAX's default precision must be read now: lowering does not know it.
                 return bind(kind, a, b, spec,
                             winograd and cost.has_default_precision(spec))
             if conv_lax.xla_is_correct(spec):
@@ -211,11 +212,12 @@ passes, fastest = _passes(winograd=False), _passes(winograd=True)
 
 
 def select(name: str, spec: ConvSpec, dtype: DTypeLike) -> Algorithm | None:
-    """Selects 'onednn' or the fastest, 'native'; None for what is not supported."""
+    """Selects the passes for 'onednn', or the fastest for 'native'; None: unsupported.
+    """
     if not supports(spec, dtype):
         return None
     m = cost.tile_of(spec, dtype) if name == "native" else 0
-    shown = f"native Winograd F({m} x {m}, 3 x 3)" if m else "onednn"
+    label = f"native Winograd F({m} x {m}, 3 x 3)" if m else "onednn"
     if lowering.weight_gradient_by_xla(spec):
-        shown = "onednn / onednn / lax"
-    return Algorithm(shown, *(fastest if name == "native" else passes))
+        label = "onednn / onednn / lax"
+    return Algorithm(label, *(fastest if name == "native" else passes))

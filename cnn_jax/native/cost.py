@@ -1,10 +1,10 @@
 """Decides which 3 x 3 convolutions use Winograd's method in the native library.
 
 F(4 x 4, 3 x 3) takes a quarter of the products of a convolution, F(2 x 2, 3 x 3) four
-ninths. Both must transform the image, the result and the weights, which pays only with
-many channels, and tiles of 4 x 4 do not fit on images of 2 x 2. The costs below are
+ninths. Both must transform the image, the result and the weights, which pays off only
+with many channels. Tiles of 4 x 4 do not fit on images of 2 x 2. The costs below are
 picoseconds of one core of an AMD EPYC (Zen 5, AVX-512) at 260 GFLOP/s. Only their
-ratios decide; another processor may have other ratios.
+ratios matter; another processor may have other ratios.
 """
 
 import math
@@ -17,34 +17,34 @@ from jax.typing import DTypeLike
 
 from cnn_jax.ops.conv.spec import ConvSpec
 
-CHANNELS = 16  # what the library computes at a time; channels are multiples of it
+CHANNELS = 16  # numbers of channels must be multiples: the library computes 16 at once
 
 
 class Cost(NamedTuple):
     """Picoseconds of F(m x m, 3 x 3)."""
 
-    product: float  # of a tile, for each channel and output
-    image: float    # of a tile, for each channel and each output: to transform it
-    weights: float  # to transform the weights, for each channel and output
-    packed: float   # to read them transformed, from memory, by all threads
+    product: float  # the products of a tile, for each pair of channel and output
+    image: float    # transforming a tile, for each channel and for each output
+    weights: float  # transforming the weights, for each pair of channel and output
+    packed: float   # reading transformed weights from memory, by all threads, per pair
 
 
 COSTS = {4: Cost(277, 7400, 6000, 32000), 2: Cost(123, 2500, 3400, 14000)}
-# Picoseconds of a pixel in oneDNN, for each channel and output.
+# Picoseconds of a pixel in oneDNN, for each pair of channel and output.
 DIRECT = {jnp.dtype("float32"): 80, jnp.dtype("bfloat16"): 50}
-DIRECT_PACKED = 1000  # to read packed weights, for each channel and output
+DIRECT_PACKED = 1000  # reading packed weights, per pair
 
 
 def has_default_precision(spec: ConvSpec) -> bool:
     """Tells whether the default precision is enough for this convolution.
 
-    Its own precision or `jax.default_matmul_precision` may ask for more. The errors of
-    a tile are of the size of its largest products.
+    `spec.precision` or `jax.default_matmul_precision` may ask for more. The rounding
+    errors of Winograd's method are relative to the largest products in a tile.
     """
-    each = spec.precision if isinstance(spec.precision, tuple) else (spec.precision,)
+    given = spec.precision if isinstance(spec.precision, tuple) else (spec.precision,)
     default = jax.config.values["jax_default_matmul_precision"]
-    asked = {one or default for one in each}
-    return asked <= {None, lax.Precision.DEFAULT, "default", "fastest", "bfloat16"}
+    precisions = {precision or default for precision in given}
+    return precisions <= {None, lax.Precision.DEFAULT, "default", "fastest", "bfloat16"}
 
 
 def supports(spec: ConvSpec, dtype: DTypeLike) -> bool:
@@ -58,8 +58,8 @@ def supports(spec: ConvSpec, dtype: DTypeLike) -> bool:
 def tile_of(spec: ConvSpec, dtype: DTypeLike, packed: bool = False) -> int:
     """Chooses m of F(m x m, 3 x 3) for a convolution and its gradients.
 
-    packed: the weights have been packed for either method.
     It is 0 where oneDNN takes less time.
+    packed: whether the weights have been packed, for either method.
     """
     dtype = jnp.dtype(dtype)
     if not supports(spec, dtype):
@@ -69,9 +69,9 @@ def tile_of(spec: ConvSpec, dtype: DTypeLike, packed: bool = False) -> int:
 
     def cost(m: int) -> float:
         tiles = images * math.prod(-(-pixels // m) for pixels in spec.out)
-        one = COSTS[m]
-        return (tiles * (one.product * weights + one.image * (channels + outputs))
-                + (one.packed if packed else one.weights) * weights)
+        costs = COSTS[m]
+        return (tiles * (costs.product * weights + costs.image * (channels + outputs))
+                + (costs.packed if packed else costs.weights) * weights)
 
     best = min(COSTS, key=cost)
     direct = (DIRECT[dtype] * images * math.prod(spec.out)

@@ -1,7 +1,7 @@
-"""Loads what `build` built and registers it with XLA, once a process, when asked.
+"""Loads the library that `build` built and registers it with XLA, once per process.
 
 Without the extra, a compiler or the platform, `load` returns None and the log says why
-in one line. CNN_JAX_ONEDNN=0 in the environment turns oneDNN off.
+in one line. CNN_JAX_ONEDNN=0 in the environment turns the library off.
 """
 
 import ctypes
@@ -23,24 +23,25 @@ from cnn_jax.native import build
 # The handlers in convolution.cc and network.cc, and their names in XLA.
 TARGET, SUMS, NETWORK = "cnn_jax_convolution", "cnn_jax_sums", "cnn_jax_network"
 
-# JAX's list of primitives whose lowering must know the devices of the program, as one
-# that holds a custom_partitioning does. JAX has no public name for the list.
+# JAX's list of primitives whose lowering must know the devices of the program. A
+# lowering with custom_partitioning must. JAX has no public name for the list.
 LOWERED_WITH_DEVICES = "prim_requires_devices_during_lowering"
 
 # How many turns OpenMP's threads spin while they wait for a call, unless the user sets
-# it. By default they keep XLA's threads from the cores for milliseconds. Whole training
-# steps are 1.0 to 1.2 times as fast with it; 200 and the passive policy gain less.
+# it. With OpenMP's default they keep XLA's threads from the cores for milliseconds.
+# With 600, whole training steps are 1.0 to 1.2 times as fast; 200 and the passive
+# policy gain less.
 SPIN = "600"
 
 _LOCK = threading.Lock()
 
 
 class Library(NamedTuple):
-    """The oneDNN that is loaded."""
+    """The loaded library."""
 
-    version: str
-    bfloat16: bool  # the CPU has instructions for it
-    threads: str    # what it runs on: 'OpenMP', "XLA's threads", ...
+    version: str    # of oneDNN
+    bfloat16: bool  # whether the CPU has instructions for it
+    threads: str    # of oneDNN: 'OpenMP', "XLA's threads", ...
     loaded: ctypes.CDLL
 
     def __str__(self) -> str:
@@ -48,7 +49,7 @@ class Library(NamedTuple):
 
 
 def lower_with_devices(primitive: Any) -> None:
-    """Tells JAX that the lowering of a primitive must know its devices."""
+    """Tells JAX that the lowering of a primitive must know the program's devices."""
     getattr(dispatch, LOWERED_WITH_DEVICES, set()).add(primitive)
 
 
@@ -68,13 +69,13 @@ def runs_unsharded(module: Any) -> bool:
 
 
 def load() -> Library | None:
-    """Returns the library, built if need be; None where it cannot be used."""
+    """Returns the library, built if it is missing; None where it cannot be used."""
     with _LOCK:  # two threads must not register the handler twice
         return _load()[0]
 
 
 def describe() -> str:
-    """Says 'oneDNN 3.2.0 (OpenMP)', or 'no oneDNN: ' and the reason."""
+    """Returns 'oneDNN 3.2.0 (OpenMP)', or 'no oneDNN: ' and the reason."""
     with _LOCK:
         library, reason = _load()
     return str(library) if library else f"no oneDNN: {reason}"
@@ -92,7 +93,7 @@ def _load() -> tuple[Library | None, str]:
     except (OSError, RuntimeError, InputError) as error:  # BuildError; no folder
         log.warning("convolutions run without oneDNN: %s", error)
         return None, str(error)
-    log.info("convolutions may run in %s, and sums of batch norm beside it", library)
+    log.info("convolutions may run in %s, the sums of batch norm in C++", library)
     return library, ""
 
 
@@ -103,12 +104,12 @@ def _register() -> Library:
     if switch != "1":
         raise build.BuildError(f"CNN_JAX_ONEDNN={switch} is neither 0 (off) nor 1")
     if sys.platform != "linux":
-        raise build.NotInstalled(f"it runs on Linux, this is {platform.system()}")
+        raise build.NotInstalled(f"it needs Linux, this is {platform.system()}")
     if not hasattr(dispatch, LOWERED_WITH_DEVICES):
         raise build.BuildError(f"jax {jax.__version__} has no {LOWERED_WITH_DEVICES}: "
                                "it needs another version of cnn_jax")
     path = build.build(build.chosen())
-    if "OMP_WAIT_POLICY" not in os.environ:  # read as OpenMP is loaded, here
+    if "OMP_WAIT_POLICY" not in os.environ:  # OpenMP reads both when it is loaded below
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     if path.stat().st_uid not in (os.getuid(), 0):
         raise build.BuildError(f"{path} belongs to another user: delete it, or set "
@@ -131,7 +132,7 @@ def _register() -> Library:
 
 
 def drop_weights(number: int) -> None:
-    """Frees the kernels that network.cc has packed for the weights of this number."""
+    """Frees the kernels that network.cc packed for the weights with this number."""
     library = load()
     if library is not None:
         library.loaded.cnn_jax_network_drop(ctypes.c_int32(number))

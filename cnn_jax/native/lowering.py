@@ -30,7 +30,7 @@ from cnn_jax.native import cost, library
 from cnn_jax.ops.conv import lax as conv_lax
 from cnn_jax.ops.conv.spec import ConvSpec
 
-# The passes, as numbered in convolution.cc, and the arrays of each: operands, result.
+# The passes, numbered as in convolution.cc, and the roles of operands and result.
 FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = range(3)
 ROLES = (("x", "w", "y"), ("y", "w", "x"), ("x", "y", "w"))
 
@@ -40,9 +40,10 @@ def result_shape(kind: int, spec: ConvSpec) -> tuple[int, ...]:
 
 
 def weight_gradient_by_xla(spec: ConvSpec) -> bool:
-    """Tells whether oneDNN 3.2 may read beyond the image, on Intel's AVX-512.
+    """Tells whether oneDNN 3.2 could read beyond the image for the weight gradient.
 
-    For example 5 x 1 x 4 pixels, kernel 5 x 1 x 5, stride 2, padding 3.
+    It does with Intel's AVX-512, for example with 5 x 1 x 4 pixels, kernel 5 x 1 x 5,
+    stride 2 and padding 3.
     """
     return len(spec.kernel) == 3 and max(spec.strides) > 1
 
@@ -55,7 +56,7 @@ def by_library(a: jax.Array, b: jax.Array, kind: int, spec: ConvSpec,
     tile = cost.tile_of(spec, a.dtype) if winograd else 0
     if kind == WEIGHT_GRADIENT and a.dtype == jnp.bfloat16 and not tile:
         # oneDNN 3.2 computes some of these wrongly (5 x 2 pixels, stride 3, 8 channels
-        # a group), and slowly.
+        # per group), and all of them slowly.
         return by_library(a.astype(jnp.float32), b.astype(jnp.float32), kind, spec,
                           winograd=False).astype(a.dtype)
     low, high = zip(*spec.padding)
@@ -105,16 +106,16 @@ def _partition(kind: int, spec: ConvSpec, winograd: bool, mesh: Mesh,
 
 def _sharding_rule(kind: int, spec: ConvSpec, winograd: bool, mesh: Mesh,
                    operand_types: Any, result_types: Any) -> tuple[str, dict]:
-    """Says, like einsum, that the batch may be sharded and all other axes may not."""
+    """Says, in einsum's notation, that the batch alone may be sharded."""
     rank = range(len(spec.kernel))
     names = {"x": ["n", *(f"i{r}" for r in rank), "c"],
              "w": [*(f"k{r}" for r in rank), "d", "o"],
              "y": ["n", *(f"j{r}" for r in rank), "p"]}
     a, b, y = (names[role] for role in ROLES[kind])
-    in_order = dict.fromkeys(a + b + y)
-    del in_order["n"]
+    replicated = dict.fromkeys(a + b + y)  # in the order of the rule
+    del replicated["n"]
     return f"{' '.join(a)}, {' '.join(b)} -> {' '.join(y)}", {
-        "need_replication_factors": tuple(in_order),
+        "need_replication_factors": tuple(replicated),
         "reduction_factors": ("n",) if kind == WEIGHT_GRADIENT else ()}
 
 
@@ -126,16 +127,17 @@ by_library_per_device.def_partition(
 
 def by_library_on_each(a: jax.Array, b: jax.Array, kind: int, spec: ConvSpec,
                        winograd: bool) -> jax.Array:
-    """Writes the convolution into the program, where JAX writes but an address.
+    """Writes the convolution's options into the program, as metadata.
 
-    Otherwise two convolutions of the same shapes could have one key in JAX's cache of
-    compiled programs, and one would run the other's program.
+    JAX writes only an address into it. So two convolutions of the same shapes could
+    have one key in JAX's cache of compiled programs, and one would run the other's
+    program.
     """
     with set_xla_metadata(convolution=repr((kind, spec, winograd))):
         return by_library_per_device(a, b, kind, spec, winograd)
 
 
-# The decision of the table above.
+# The table at the top, as code.
 
 def _choose(module: Any) -> Callable[..., jax.Array]:
     """Chooses what computes the convolution in a program for a CPU."""
@@ -149,8 +151,8 @@ def _choose(module: Any) -> Callable[..., jax.Array]:
 
 
 def _on_cpu(context: Any, a: Any, b: Any, **static: Any) -> Any:
-    form = functools.partial(_choose(context.module_context), **static)
-    return mlir.lower_fun(form, multiple_results=False)(context, a, b)
+    function = functools.partial(_choose(context.module_context), **static)
+    return mlir.lower_fun(function, multiple_results=False)(context, a, b)
 
 
 def register(primitive: Any) -> None:

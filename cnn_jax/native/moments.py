@@ -1,7 +1,7 @@
 """The two sums that batch norm needs of an image, in one pass over it.
 
-The library's loop makes both where `library.runs_unsharded`: on one CPU device, or on
-each device inside pmap and shard_map. XLA makes them under vmap, in jit over several
+A loop in C++ computes both where `library.runs_unsharded`: on one CPU device, or on
+each device inside pmap and shard_map. XLA computes them under vmap, in jit over several
 devices, for a GPU or TPU, in exported programs and in derivatives of the sums.
 """
 
@@ -24,12 +24,13 @@ def channel_sums(a: jax.Array, b: jax.Array, center: jax.Array) -> Sums | None:
 
 
 def supports(*arrays: jax.Array) -> bool:
-    """Tells whether the library is here and has these sums.
+    """Tells whether the library is available and supports the sums of these arrays.
 
-    It takes float32 arrays that no mesh with explicit axes shards.
+    It takes float32 arrays that are not empty and that no mesh with explicit axes
+    shards.
     """
-    return (all(one.dtype == jnp.float32 and 0 not in one.shape
-                and not any(jax.typeof(one).sharding.spec) for one in arrays)
+    return (all(array.dtype == jnp.float32 and 0 not in array.shape
+                and not any(jax.typeof(array).sharding.spec) for array in arrays)
             and jax.default_backend() == "cpu" and library.load() is not None)
 
 
@@ -72,8 +73,8 @@ def _call(*arrays: jax.Array) -> Any:
 
 
 def _on_cpu(context: Any, *arrays: Any) -> Any:
-    form = _call if library.runs_unsharded(context.module_context) else by_xla
-    return mlir.lower_fun(form, multiple_results=True)(context, *arrays)
+    function = _call if library.runs_unsharded(context.module_context) else by_xla
+    return mlir.lower_fun(function, multiple_results=True)(context, *arrays)
 
 
 mlir.register_lowering(sums_p, mlir.lower_fun(by_xla, multiple_results=True))

@@ -14,20 +14,20 @@
 
 namespace inference {
 
-// words: the count of values and the shape of each; the count of steps and, of each, its
-// kind, its output, and three lists: inputs, numbers and params; the list of results.
-// A list, and a shape, is its length and its entries.
-Network::Network(const int64_t* words) {
+// code: the number of values and the shape of each; the number of steps and for each its
+// kind, its output and three lists: inputs, numbers and params; the list of results. A
+// list or shape is its length, then its entries.
+Network::Network(const int64_t* code) {
   auto list = [&] {
-    Dims entries(words + 1, words + 1 + *words);
-    words += 1 + *words;
+    Dims entries(code + 1, code + 1 + *code);
+    code += 1 + *code;
     return entries;
   };
-  for (int64_t n = *words++; n > 0; n--) values.push_back(list());
-  for (int64_t n = *words++; n > 0; n--) {
+  for (int64_t n = *code++; n > 0; n--) values.push_back(list());
+  for (int64_t n = *code++; n > 0; n--) {
     Step step;
-    step.kind = static_cast<Kind>(*words++);
-    step.output = *words++;
+    step.kind = static_cast<Kind>(*code++);
+    step.output = *code++;
     step.inputs = list();
     step.numbers = list();
     step.params = list();
@@ -43,11 +43,12 @@ Network::Network(const int64_t* words) {
     if (steps[i].kind == kDense) dense_ = std::min(dense_, i);
   }
   for (int64_t v : results) last_use[v] = kNever;
-  int64_t floats = 1, images = kMost;  // the most that a later step reads and writes
+  // floats: the most that any step from i on reads and writes, for one image
+  int64_t floats = 1, images = kMost;
   for (size_t i = dense_; i-- > 0;) {
-    int64_t here = Size(steps[i].output);
-    for (int64_t in : steps[i].inputs) here += Size(in);
-    floats = std::max(floats, here);
+    int64_t used = Size(steps[i].output);
+    for (int64_t in : steps[i].inputs) used += Size(in);
+    floats = std::max(floats, used);
     while (images > 1 && images * floats > kCache) images /= 2;
     if (phases_.empty() || phases_.back().images != images)
       phases_.push_back({i, i + 1, images});
@@ -65,9 +66,9 @@ Network::Network(const int64_t* words) {
 void Network::RunPart(size_t begin, size_t end, int64_t first, int64_t count,
                       int threads, const std::vector<float*>& known,
                       const Params& params, dnnl::stream& stream) {
-  std::vector<float*> here = known;
-  for (size_t v = 0; v < here.size(); v++)
-    if (here[v]) here[v] += first * Size(v);
+  std::vector<float*> pointers = known;  // to the first image of this part
+  for (size_t v = 0; v < pointers.size(); v++)
+    if (pointers[v]) pointers[v] += first * Size(v);
   const std::tuple<size_t, size_t, int64_t, int> key{begin, end, count, threads};
   std::unique_ptr<Pass> pass;
   {
@@ -79,11 +80,11 @@ void Network::RunPart(size_t begin, size_t end, int64_t first, int64_t count,
     }
   }
   if (!pass)
-    pass = std::make_unique<Pass>(*this, begin, end, count, threads, here, params);
-  pass->Run(here, params, stream);
+    pass = std::make_unique<Pass>(*this, begin, end, count, threads, pointers, params);
+  pass->Run(pointers, params, stream);
   stream.wait();
   std::lock_guard<std::mutex> lock(mutex_);
-  if (idle_.size() >= kMostPasses) idle_.clear();  // many numbers of images
+  if (idle_.size() >= kMostPasses) idle_.clear();  // calls with many batch sizes
   idle_[key].push_back(std::move(pass));
 }
 
@@ -104,21 +105,22 @@ void Network::Run(const std::vector<float*>& in, const std::vector<float*>& out,
     if (step.kind == kInput) known[step.output] = in[step.numbers[0]];
 
   const int64_t threads = std::max<int64_t>(1, pool.num_threads());
-  const int64_t each = images / threads;  // images of a thread
-  if (each > 0)
+  const int64_t per_thread = images / threads;
+  if (per_thread > 0)
     ParallelFor(pool, threads, threads - 1, [&](int thread) {
       OnThisThread(pool, [&](dnnl::stream& stream) {
         for (const Phase& phase : phases_) {
-          const int64_t chunks = (each + phase.images - 1) / phase.images;
+          const int64_t chunks = (per_thread + phase.images - 1) / phase.images;
           for (int64_t i = 0; i < chunks; i++) {
-            const int64_t begin = each * i / chunks, end = each * (i + 1) / chunks;
-            RunPart(phase.begin, phase.end, thread * each + begin, end - begin, 1, known,
-                    params, stream);
+            const int64_t begin = per_thread * i / chunks;
+            const int64_t end = per_thread * (i + 1) / chunks;
+            RunPart(phase.begin, phase.end, thread * per_thread + begin, end - begin, 1,
+                    known, params, stream);
           }
         }
       });
     });
-  const int64_t done = each * threads;
+  const int64_t done = per_thread * threads;
   if (done == images && dense_ == steps.size()) return;
   OnAllThreads(pool, threads, [&](dnnl::stream& stream) {
     if (done < images)
@@ -147,18 +149,18 @@ Networks& All() {
   return *all;
 }
 
-std::shared_ptr<Network> NetworkOf(int32_t number, const int64_t* words) {
+std::shared_ptr<Network> NetworkOf(int32_t number, const int64_t* code) {
   std::lock_guard<std::mutex> lock(All().mutex);
-  if (auto found = All().kept.find(number); found != All().kept.end())
-    return found->second;
-  auto made = std::make_shared<Network>(words);
-  if (!All().dropped.count(number)) All().kept[number] = made;
-  return made;
+  if (auto entry = All().kept.find(number); entry != All().kept.end())
+    return entry->second;
+  auto network = std::make_shared<Network>(code);
+  if (!All().dropped.count(number)) All().kept[number] = network;
+  return network;
 }
 
 // arrays: the number of the weights, then the inputs, then the params.
 ffi::Error Apply(ffi::ThreadPool pool, ffi::RemainingArgs arrays,
-                 ffi::RemainingRets results, ffi::Span<const int64_t> words) {
+                 ffi::RemainingRets results, ffi::Span<const int64_t> code) {
   auto number = arrays.get<ffi::Buffer<ffi::S32>>(0);
   if (!number) return number.error();
   std::vector<float*> all, out;
@@ -170,7 +172,7 @@ ffi::Error Apply(ffi::ThreadPool pool, ffi::RemainingArgs arrays,
     sizes.push_back(buffer->element_count());
   }
   try {
-    auto network = NetworkOf(*number->typed_data(), words.begin());
+    auto network = NetworkOf(*number->typed_data(), code.begin());
     size_t inputs = 0;
     int64_t images = 0;
     for (const Step& step : network->steps)
@@ -206,7 +208,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(cnn_jax_network, Apply,
                                   .Ctx<ffi::ThreadPool>()
                                   .RemainingArgs()
                                   .RemainingRets()
-                                  .Attr<ffi::Span<const int64_t>>("words"));
+                                  .Attr<ffi::Span<const int64_t>>("code"));
 
 // Forgets the packed kernels of weights that are no longer used.
 void cnn_jax_network_drop(int32_t number) {

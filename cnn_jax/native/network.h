@@ -1,19 +1,20 @@
 // A network in evaluation, or a part of one, as one call of XLA: an FFI handler.
 //
-// A network is a list of steps over values. Values are dense and row-major, with the batch
-// as their first axis: images [N, H, W, C], vectors [N, C]. Their shapes here are those of
-// one image. oneDNN computes convolutions, dense layers, pooling, activations and local
-// response norm; loops below compute the rest.
+// A network is a list of steps over values. Values are dense and row-major, with the
+// batch as their first axis: images [N, H, W, C], vectors [N, C]. Their shapes here are
+// those of one image. oneDNN computes convolutions, dense layers, pooling, activations
+// and local response norm; loops in pass.h compute the rest.
 //
 // Kernels are packed once, in the layout that oneDNN chooses, and kept under the number
-// that the caller gives to its weights. A step may add one of its inputs to its result and
-// apply an activation before it writes it.
+// that the caller gives to its weights. A step may add one of its inputs to its result
+// and apply an activation before it writes the result.
 //
-// Threads divide the batch, and each takes its images through all convolutions a few at a
-// time, so that what a layer writes is in the cache when the next one reads it: one image
-// through the first layers, whose values are large, more through the later ones, whose
-// kernels are. Images that are too few for that go through together, and oneDNN divides
-// each layer. So do all images from the first dense layer on.
+// Threads divide the batch. Each thread takes its images through the convolutions a few
+// at a time, so that what a layer writes is still in the cache when the next layer reads
+// it. In the first layers, whose values are large, it takes one image at a time; in the
+// later ones, whose kernels are large, it takes more. Images that are left over, fewer
+// than the threads, go through together, and oneDNN divides each layer among the threads.
+// So do all images from the first dense layer on.
 #ifndef CNN_JAX_NETWORK_H_
 #define CNN_JAX_NETWORK_H_
 
@@ -42,7 +43,7 @@ enum Kind : int64_t {
   kAdd, kCopy, kReshape, kLocalResponseNorm
 };
 
-// Of cnn_jax/inference/program.py, which writes the programs.
+// Activations, numbered as in cnn_jax/inference/program.py, which writes the programs.
 enum Function : int64_t {
   kNone, kRelu, kRelu6, kSelu, kSigmoid, kTanh, kLecunTanh
 };
@@ -52,12 +53,12 @@ struct Step {
   int64_t output;
   std::vector<int64_t> inputs;
   Dims numbers;                 // attributes, in an order of each kind
-  std::vector<int64_t> params;  // places among the arrays of the call
+  std::vector<int64_t> params;  // indices among the arrays of the call
 };
 
 constexpr int64_t kCache = 1 << 19;  // floats that a thread may use at a time
-constexpr int64_t kMost = 64;        // images that a thread takes together
-constexpr size_t kMostPasses = 64;   // of different kinds, that are kept
+constexpr int64_t kMost = 64;        // images that a thread takes together at most
+constexpr size_t kMostPasses = 64;   // (steps, images, threads) with idle passes at most
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
 inline memory::desc RowMajor(const Dims& dims) {
@@ -91,7 +92,8 @@ inline void Append(dnnl::post_ops& ops, int64_t function) {
   }
 }
 
-inline float Activated(float x, int64_t function) {  // of the loops below
+// For the loops of pass.h, whose activations are none, ReLU and ReLU6.
+inline float Activated(float x, int64_t function) {
   return function == kRelu ? std::max(x, 0.f)
          : function == kRelu6 ? std::min(std::max(x, 0.f), 6.f) : x;
 }
@@ -112,16 +114,16 @@ void Divide(int64_t n, int64_t work, int threads, const Body& body) {
 
 using Params = std::vector<const float*>;
 
-// The steps with one set of weights.
+// The steps of a network, with one set of weights.
 class Network {
  public:
-  explicit Network(const int64_t* words);
+  explicit Network(const int64_t* code);
 
   std::vector<Dims> values;  // the shape of each
   std::vector<Step> steps;
   std::vector<int64_t> results;
 
-  // Returns a kernel in the layout that a primitive wants.
+  // Returns the kernel of a step in the layout that its primitive wants.
   memory Packed(size_t step, const memory::desc& stored, const float* data,
                 const memory::desc& wanted) {
     return Kept(step, wanted, [&](memory& packed) {
@@ -132,12 +134,12 @@ class Network {
     });
   }
 
-  // Returns what `pack` made of the kernel of a step the first time.
+  // Returns the packed kernel of a step; the first call packs it.
   memory Kept(size_t step, const memory::desc& wanted,
               const std::function<void(memory&)>& pack) {
     std::lock_guard<std::mutex> lock(mutex_);
-    for (const auto& [owner, packed] : packed_)
-      if (owner == step && packed.get_desc() == wanted) return packed;
+    for (const auto& [packed_step, packed] : packed_)
+      if (packed_step == step && packed.get_desc() == wanted) return packed;
     memory packed(wanted, Engine());
     pack(packed);
     packed_.emplace_back(step, packed);
@@ -148,7 +150,7 @@ class Network {
   void Run(const std::vector<float*>& in, const std::vector<float*>& out,
            const Params& params, int64_t images, ffi::ThreadPool& pool);
 
-  std::vector<int64_t> last_use;  // step; kNever for results
+  std::vector<int64_t> last_use;  // the last step that uses a value; kNever for results
 
  private:
   class Pass;
@@ -161,7 +163,7 @@ class Network {
   // (begin, end, images, threads) -> passes that are not in use
   std::map<std::tuple<size_t, size_t, int64_t, int>,
            std::vector<std::unique_ptr<Pass>>> idle_;
-  struct Phase {  // steps that so many images take together
+  struct Phase {  // steps that a thread runs on `images` images at a time
     size_t begin, end;
     int64_t images;
   };

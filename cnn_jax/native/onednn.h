@@ -1,4 +1,4 @@
-// What all files that call oneDNN share: the engine, and the threads that it runs on.
+// Shared by all files that call oneDNN: the engine, layouts, and oneDNN's threads.
 #ifndef CNN_JAX_ONEDNN_H_
 #define CNN_JAX_ONEDNN_H_
 
@@ -161,11 +161,11 @@ inline void OnThisThread([[maybe_unused]] xla::ffi::ThreadPool& pool,
   dnnl::stream stream(Engine());
 #endif
 #ifdef ON_OPENMP
-  struct One {  // OpenMP starts no team for a thread that wants one thread
+  struct OneThread {  // OpenMP starts no team for a thread that wants one thread
     const int before = omp_get_max_threads();
-    One() { omp_set_num_threads(1); }
-    ~One() { omp_set_num_threads(before); }
-  } one;
+    OneThread() { omp_set_num_threads(1); }
+    ~OneThread() { omp_set_num_threads(before); }
+  } one_thread;
 #endif
   body(stream);
 }

@@ -1,4 +1,4 @@
-// The steps of a network, made ready for a number of images.
+// Steps of a network, prepared for a fixed number of images.
 #ifndef CNN_JAX_PASS_H_
 #define CNN_JAX_PASS_H_
 
@@ -16,7 +16,7 @@
 
 namespace inference {
 
-// Some steps for so many images, with a memory of its own: ready to run again and again.
+// Some steps, prepared for `images` images, with memory of their own; runs many times.
 class Network::Pass {
  public:
   Pass(Network& network, size_t begin, size_t end, int64_t images, int threads,
@@ -35,7 +35,7 @@ class Network::Pass {
           memory(desc, Engine(), scratch_.Reserve(scratch_bytes_ + 1));
   }
 
-  // known: where the values lie that the caller keeps.
+  // known: the pointers to the values that the caller keeps, nullptr for the others.
   void Run(const std::vector<float*>& known, const Params& params,
            dnnl::stream& stream) {
     known_ = known;
@@ -51,9 +51,9 @@ class Network::Pass {
     return images_ * net_.Size(value) * sizeof(float);
   }
 
-  // Gives every value of the steps a place. A reshaped value has that of its input, and
-  // a sum that of what is added, where nothing needs that any more; a value that the
-  // caller keeps has none here.
+  // Gives every value of the steps its memory. A reshaped value shares that of its input.
+  // A sum shares that of its addend, unless a later step still reads the addend. A value
+  // that the caller keeps lies in the caller's memory.
   void PlaceValues(size_t begin, size_t end, const std::vector<float*>& known) {
     const int64_t n = net_.values.size();
     std::vector<int64_t> first(n, kNever), last(n, -1), keeper(n, -1);
@@ -117,7 +117,7 @@ class Network::Pass {
     return attributes;
   }
 
-  // Adds a call of a primitive from the first input of a step to its output.
+  // Appends a call of a primitive that maps the first input of a step to its output.
   template <typename Description, typename Primitive>
   void Call(const Step& step, const Description& made, Primitive primitive,
             const memory::desc& from, const memory::desc& to,
@@ -187,7 +187,7 @@ class Network::Pass {
                      params_[step.params[0]], made.weights_desc()));
   }
 
-  // Puts what a step adds where its result will be.
+  // Copies the addend of a step to its result, to which the convolution is added.
   void CopyAddend(const Step& step) {
     if (!Adds(step) || owner_[step.output] == owner_[step.inputs[1]]) return;
     const int64_t from = step.inputs[1], to = step.output;
@@ -271,7 +271,7 @@ class Network::Pass {
 
   void MakeActivation(const Step& step) {  // numbers: activation
     const memory::desc x = RowMajor({images_ * net_.Size(step.output)});
-    dnnl::post_ops all, rest;
+    dnnl::post_ops all, later;  // later: all but the first, which is the primitive
     Append(all, step.numbers[0]);
     dnnl::algorithm algorithm;
     float alpha, beta;
@@ -280,10 +280,10 @@ class Network::Pass {
       dnnl::algorithm next;
       float a, b;
       all.get_params_eltwise(i, next, a, b);
-      rest.append_eltwise(next, a, b);
+      later.append_eltwise(next, a, b);
     }
     dnnl::primitive_attr attributes = Attributes(false, kNone);
-    attributes.set_post_ops(rest);
+    attributes.set_post_ops(later);
     dnnl::eltwise_forward::primitive_desc made(
         Engine(), dnnl::prop_kind::forward_inference, algorithm, x, x, alpha, beta,
         attributes);
@@ -320,7 +320,7 @@ class Network::Pass {
     });
   }
 
-  // Puts the channels of its inputs side by side; then y = activation(a x + b).
+  // Concatenates the channels of its inputs to x; then y = activation(a x + b).
   // numbers: activation. params: a and b, or none.
   void MakeJoin(const Step& step) {
     const int64_t width = net_.values[step.output].back();
@@ -329,31 +329,31 @@ class Network::Pass {
       Divide(rows, rows * width, threads_, [&](int64_t begin, int64_t end) {
         int64_t left = 0;
         for (int64_t in : step.inputs) {
-          const int64_t part = net_.values[in].back();
-          const float* x = at_[in] + begin * part;
+          const int64_t channels = net_.values[in].back();
+          const float* x = at_[in] + begin * channels;
           float* y = at_[step.output] + begin * width + left;
-          JoinPart(x, y, end - begin, part, width,
+          JoinPart(x, y, end - begin, channels, width,
                    step.params.empty() ? nullptr : params_[step.params[0]] + left,
                    step.params.empty() ? nullptr : params_[step.params[1]] + left,
                    step.numbers[0]);
-          left += part;
+          left += channels;
         }
       });
     });
   }
 
-  static void JoinPart(const float* x, float* y, int64_t rows, int64_t part,
+  static void JoinPart(const float* x, float* y, int64_t rows, int64_t channels,
                        int64_t width, const float* a, const float* b,
                        int64_t function) {
-    for (int64_t i = 0; i < rows; i++, x += part, y += width) {
+    for (int64_t i = 0; i < rows; i++, x += channels, y += width) {
       if (a == nullptr && function == kNone)
-        std::memcpy(y, x, part * sizeof(float));
+        std::memcpy(y, x, channels * sizeof(float));
       else if (a == nullptr)
-        for (int64_t c = 0; c < part; c++) y[c] = Activated(x[c], function);
+        for (int64_t c = 0; c < channels; c++) y[c] = Activated(x[c], function);
       else if (function == kRelu)
-        for (int64_t c = 0; c < part; c++) y[c] = std::max(a[c] * x[c] + b[c], 0.f);
+        for (int64_t c = 0; c < channels; c++) y[c] = std::max(a[c] * x[c] + b[c], 0.f);
       else
-        for (int64_t c = 0; c < part; c++)
+        for (int64_t c = 0; c < channels; c++)
           y[c] = Activated(a[c] * x[c] + b[c], function);
     }
   }
@@ -373,8 +373,8 @@ class Network::Pass {
     });
   }
 
-  // Copies a part of an image into an image of zeros.
-  // numbers: for height, width and channels each: first pixel, step, count, and where.
+  // Copies part of an image into an image of zeros. numbers: for height, width and
+  // channels each: first index, step and count in the input, first index in the output.
   void MakeCopy(const Step& step) {
     calls_.push_back([this, &step](dnnl::stream&) {
       const Dims& from = net_.values[step.inputs[0]];
@@ -402,10 +402,10 @@ class Network::Pass {
   const int64_t images_;
   const int threads_;
   Arena arena_, scratch_;
-  std::vector<float*> at_, known_;  // where values lie
+  std::vector<float*> at_, known_;  // pointers to the values
   Params params_;
   std::vector<int64_t> owner_;  // the value in whose memory a value lies
-  std::vector<std::pair<int64_t, int64_t>> outside_;  // (value, the one that is kept)
+  std::vector<std::pair<int64_t, int64_t>> outside_;  // (value, the kept value it is in)
   std::vector<std::pair<int64_t, int64_t>> copied_;   // (kept value, its owner)
   std::vector<std::function<void(dnnl::stream&)>> calls_;
   size_t scratch_bytes_ = 0;

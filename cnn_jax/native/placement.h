@@ -1,4 +1,4 @@
-// Where values lie in one piece of memory, one after another where they can.
+// Places values in one piece of memory. Values that are not alive together may share it.
 #ifndef CNN_JAX_PLACEMENT_H_
 #define CNN_JAX_PLACEMENT_H_
 
@@ -22,8 +22,8 @@ struct Placement {
   size_t bytes = 0;
 };
 
-// Gives each value the lowest place that no other value holds at the same time, the
-// largest first.
+// Gives each value, the largest first, the lowest offset at which no value that is alive
+// at the same time lies.
 inline Placement Place(const std::vector<Lifetime>& values) {
   std::vector<size_t> order(values.size());
   std::iota(order.begin(), order.end(), 0);
@@ -41,13 +41,13 @@ inline Placement Place(const std::vector<Lifetime>& values) {
         taken.emplace_back(from, from + InLines(other.bytes));
     }
     std::sort(taken.begin(), taken.end());
-    size_t place = 0;
+    size_t offset = 0;
     for (auto [from, to] : taken) {
-      if (place + value.bytes <= from) break;
-      place = std::max(place, to);
+      if (offset + value.bytes <= from) break;
+      offset = std::max(offset, to);
     }
-    placed.offsets[order[i]] = place;
-    placed.bytes = std::max(placed.bytes, place + InLines(value.bytes));
+    placed.offsets[order[i]] = offset;
+    placed.bytes = std::max(placed.bytes, offset + InLines(value.bytes));
   }
   return placed;
 }

@@ -49,9 +49,9 @@ constexpr int kLanes = 16, kRows = 8;
 constexpr int kLanes = 8, kRows = 4;
 #endif
 constexpr int kPanel = 2 * kLanes;  // kRows x kPanel sums are kept in registers
-constexpr int kChannels = 16;       // of which channels and outputs are multiples
+constexpr int kChannels = 16;       // channels and outputs must be multiples of it
 constexpr size_t kLine = 16;        // floats in a line of the cache
-constexpr int64_t kSummed = 128;    // channels at a time: more exact than all in a row
+constexpr int64_t kSummed = 128;    // channels summed at a time: smaller rounding errors
 
 typedef float Vector __attribute__((vector_size(4 * kLanes)));
 typedef float Stored
@@ -172,9 +172,10 @@ struct Matrices<4> {  // of the points 0, p, -p, q, -q and infinity
   }
 };
 
-// Multiplies by a matrix from both sides: makes out x out rows of `channels` numbers from
-// in x in rows. Each row that it reads is the sum of `parts` rows, `apart` from each other.
-// It prefetches what lies `ahead` of a row, because the processor does not predict tiles.
+// Multiplies by a matrix from both sides: computes out x out rows of `channels` numbers
+// from in x in rows. Each row that it reads is the sum of `parts` rows, which lie `apart`
+// from each other. It prefetches the floats `ahead` of a row, because the processor does
+// not predict the addresses of tiles.
 template <int in, int out, void (*matrix)(const Vector*, int, Vector*), typename From,
           typename To>
 void Transform(const From* const* from, To* const* to, int64_t channels,
@@ -239,12 +240,12 @@ inline void MultiplyPanel(int64_t columns, int64_t rows, Factor a, Factor b, int
     MultiplyRows<1>(rows, a, b, k, c, c_row, add);
 }
 
-// Distances between rows and between matrices. They put what is read together into
-// different sets of the cache.
+// Distances between rows and between matrices. With them, data that is read together lies
+// in different sets of the cache.
 inline int64_t Row(int64_t channels) { return channels + kLine; }
 inline int64_t Matrix(int64_t floats) { return (floats + 1023) / 1024 * 1024 + kLine; }
 
-inline int64_t Quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }  // upwards
+inline int64_t Quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }  // rounded up
 
 // The convolution of x [images, in.., channels] to y [images, out.., outputs]: y at
 // (0, 0) sees x from (-low[0], -low[1]) on.
@@ -284,8 +285,8 @@ class Method {
     work_(panels_, [&](int64_t panel) { TransformKernel(w, rotated, panel, u); });
   }
 
-  // Computes y from U. `finish`, unless it is nullptr, writes each pixel: it is called
-  // with (the convolution there, its place in y, first output, count of outputs).
+  // Computes y from U. Unless `finish` is nullptr, it writes each pixel: it is called
+  // with (the convolution there, pointer into y, first output, number of outputs).
   template <typename Finish>
   void Apply(const Float* x, const float* u, Float* y, const Finish& finish) const {
     const std::vector<Float> zeros(s_.channels);

@@ -1,5 +1,5 @@
-// What all handlers use: working memory that is kept between calls, and a parallel loop
-// on XLA's threads.
+// Used by all handlers: working memory that is kept between calls, and a parallel loop on
+// XLA's threads.
 #ifndef CNN_JAX_WORKERS_H_
 #define CNN_JAX_WORKERS_H_
 
@@ -25,7 +25,7 @@ constexpr size_t kHugePage = 2 << 20;
 // Rounds bytes up to whole lines of the cache.
 inline size_t InLines(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-// Working memory that is kept between calls: fresh pages cost more than some layers.
+// Working memory that is kept between calls: fresh pages take longer than some layers.
 class Arena {
  public:
   template <typename T = char>
@@ -52,7 +52,7 @@ class Arena {
   size_t size_ = 0;
 };
 
-// Holds an arena while one piece of work is under way; it returns to a list of idle ones.
+// Takes an idle arena, or a new one, and returns it to the idle ones at its scope's end.
 class ScopedArena {
  public:
   ScopedArena() {
@@ -91,7 +91,7 @@ inline void ParallelFor(xla::ffi::ThreadPool& pool, int n, int helpers,
     std::mutex mutex;
     std::string error;
   };
-  auto job = std::make_shared<Job>();  // helpers may start after the last part
+  auto job = std::make_shared<Job>();  // helpers may start after this function's end
   auto work = [job, n, &body] {
     for (int i; (i = job->next.fetch_add(1)) < n;) {
       try {
@@ -105,7 +105,7 @@ inline void ParallelFor(xla::ffi::ThreadPool& pool, int n, int helpers,
   };
   try {
     for (int i = 0; i < helpers; i++) pool.Schedule(std::function<void()>(work));
-  } catch (const std::bad_alloc&) {  // those that have started use `body`: go on
+  } catch (const std::bad_alloc&) {  // helpers that have started use `body`: go on
   }
   work();
   while (job->done.load(std::memory_order_acquire) < n) std::this_thread::yield();
