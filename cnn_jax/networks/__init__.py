@@ -177,16 +177,15 @@ def register(name: str, constructor: type[nn.Module],
              input_shape: tuple[int, int, int] = COLOUR_224) -> None:
     """Adds a network of your own to `NETWORKS`, for this process.
 
-    A run under this name opens in other processes too where the class is in a module
-    that they find; a class of `__main__` must be registered there first.
+    Other processes can open a run of this network if they can import the class. A class
+    of `__main__` must be registered there first.
 
     constructor: a Linen module with a field num_classes, whose `__call__(x, train)`
         returns logits [N, num_classes].
-    Raises ValueError for a name that is taken by another network, and for a class that
-    is not so.
+    Raises ValueError if another network has the name, or for another kind of class.
     """
     if name in NETWORKS and NETWORKS[name].constructor is not constructor:
-        raise ValueError(f"there is a network {name!r} already: choose another name")
+        raise ValueError(f"network {name!r} exists already: choose another name")
     check_class(constructor)
     NETWORKS[name] = Network(constructor, input_shape)
 
@@ -194,16 +193,18 @@ def register(name: str, constructor: type[nn.Module],
 def recorded_name(name: str) -> str:
     """Returns the name by which a config.json records a network.
 
-    It is MODULE:CLASS for one that was registered and can be imported. A class of the
-    program that runs (`__main__`), or of a function, cannot: its name stays.
+    It is MODULE:CLASS for a registered class that can be imported. A class of the
+    running program (`__main__`), or one defined in a function, cannot be imported: it
+    keeps its name.
     """
     row = NETWORKS.get(name)
     if row is None or name in PUBLISHED or row != Network(*row[:2]):
         return name
     module, attribute = row.constructor.__module__, row.constructor.__qualname__
     path = f"{module}:{attribute}"
-    found = getattr(sys.modules.get(module), attribute, None)
-    importable = module != "__main__" and found is row.constructor and is_own(path)
+    imported = getattr(sys.modules.get(module), attribute, None)
+    importable = (module != "__main__" and imported is row.constructor
+                  and is_own(path))
     return path if importable else name
 
 
@@ -233,12 +234,12 @@ def create(name: str, num_classes: int | None = None, layers: Layers = Layers(),
     In training, pass train=True, mutable=["batch_stats"], and rngs={"dropout": key}.
 
     num_classes: None: as published.
-    layers: how its layers compute: algorithms, initial values, batch norm.
-    dtype: of the computation, "float32" or "bfloat16"; None is that of `layers`.
+    layers: what all its layers share: algorithms, initializers, batch norm.
+    dtype: of the computation, "float32" or "bfloat16"; None: that of `layers`.
         Parameters are always float32.
-    fields: the fields of the network's own class, such as `activation="relu"`.
-    Raises ValueError for an unknown name or field, a field's value of another type
-    than its default, or num_classes < 1.
+    fields: fields of the network's own class, such as `activation="relu"`.
+    Raises ValueError for an unknown name or field, for a value whose type is not that
+    of the field's default, and for num_classes < 1.
     """
     row = find(name)
     if num_classes is not None:
@@ -259,7 +260,8 @@ def create(name: str, num_classes: int | None = None, layers: Layers = Layers(),
             raise ValueError(f"dtype must be float32 or bfloat16, not {dtype!r}")
         if not has_layers(name):
             raise ValueError(f"{name} has no field 'layers', through which dtype = "
-                             f"{dtype!r} would reach its layers")
+                             f"{dtype!r} would reach its layers: leave out dtype, or "
+                             "add the field to the class")
         layers = dataclasses.replace(layers, dtype=dtype)
     if layers.bn == "paper":
         layers = dataclasses.replace(layers, bn=row.bn)
@@ -272,9 +274,9 @@ def from_config(config: ConfigDict, num_classes: int | None = None,
                 axis_name: str | None = None, devices: int = 1) -> nn.Module:
     """Creates the network of a config, not yet initialized.
 
-    num_classes: of the data, used where the config sets none; None: as published.
+    num_classes: of the data, used if the config sets none; None: as published.
     axis_name: the mapped axis of `pmap` in which its training steps run, else None.
-    devices: how many share a training batch.
+    devices: number of devices that share a training batch.
     """
     model = config.model
     layers = Layers(conv=model.conv, pool=model.pool, dtype=config.dtype,
@@ -284,7 +286,7 @@ def from_config(config: ConfigDict, num_classes: int | None = None,
 
 
 def batch_norm_groups(config: ConfigDict, devices: int) -> int:
-    """Counts the groups of a training batch that `model.bn_sync` makes."""
+    """Counts the groups of a training batch that batch norm normalizes separately."""
     sync = config.model.bn_sync
     if sync in ("all", "device"):
         return devices if sync == "device" else 1
@@ -292,7 +294,7 @@ def batch_norm_groups(config: ConfigDict, devices: int) -> int:
 
 
 def has_blocks(name: str) -> bool:
-    """Tells whether a network is made of blocks that `model.remat` is for."""
+    """Tells whether a network has blocks, so that `model.remat` has an effect."""
     return find(name).constructor in WITH_BLOCKS
 
 
@@ -308,7 +310,7 @@ def variant_fields(name: str) -> dict[str, Any]:
 
 
 def as_tuples(value: Any) -> Any:
-    """Turns lists, which JSON has, into tuples: fields of modules must be hashable."""
+    """Turns the lists of JSON into tuples: the fields of modules must be hashable."""
     if isinstance(value, dict):
         return {key: as_tuples(item) for key, item in value.items()}
     return (tuple(map(as_tuples, value)) if isinstance(value, (list, tuple))

@@ -50,12 +50,12 @@ class AiEduDNN(nn.Module):
     """No convolution: grey pixels, two hidden layers with ReLU, classes.
 
     [N, H, W, C] -> logits [N, num_classes]; 109,126 parameters on 28 x 28, 6 classes.
-    The network makes colour images grey, .299 R + .587 G + .114 B, as the tutorial.
+    The network turns colour images grey, .299 R + .587 G + .114 B, as in the tutorial.
     Deviations: the running variance of batch norm starts at 1 (in the tutorial at 0).
 
     hidden: features of the hidden layers.
     activations: one for each hidden layer, names in `layers.ACTIVATIONS`.
-    norm: with batch norm before each activation.
+    norm: whether batch norm precedes each activation.
     """
 
     num_classes: int = 6
@@ -110,7 +110,7 @@ class AiEduCifar(nn.Module):
 
 
 class Grey(nn.Module):
-    """[N, H, W, 3] -> [N, H, W, 1]: the luminance of ITU-R BT.601."""
+    """Computes the luminance of ITU-R BT.601: [N, H, W, 3] -> [N, H, W, 1]."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

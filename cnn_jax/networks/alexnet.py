@@ -33,14 +33,14 @@ class AlexNet(nn.Module):
     224 pixels and has widths=(64, 192, 384, 256, 256), groups=1, padding=2, lrn='',
     dropout_first=True: 61,100,840 parameters. CaffeNet, by Caffe's authors, has
     lrn='caffe', pool_first=True.
-    Deviations: none in the architecture; initial values as `layers.init` says.
+    Deviations: none in the architecture; `layers.init` chooses the initializer.
 
     widths: features of the five convolutions.
     groups: of the second, fourth and fifth convolution; must divide all widths.
     padding: of the first convolution, in pixels.
     lrn: 'paper' (k = 2), 'caffe' (k = 1, alpha / 5) or ''.
-    pool_first: the pool comes before the response norm, not after it.
-    dropout: the rate; dropout_first puts it before the dense layers, not after them.
+    pool_first: whether the pool comes before the response norm.
+    dropout: the rate after each hidden dense layer; before it with dropout_first.
     flatten_size: see `flattened`; 6 in torchvision.
     """
 
@@ -71,12 +71,12 @@ class AlexNet(nn.Module):
                 self.padding if i == 1 else "symmetric",
                 feature_group_count=groups[i - 1], name=f"conv{i}")(x)
             x = Activation("relu", name=f"conv{i}_act")(x)
-            after = []
+            followers = []
             if i in (1, 2):
-                after.append(response_norm(self.lrn, f"conv{i}_lrn"))
+                followers.append(response_norm(self.lrn, f"conv{i}_lrn"))
             if i in (1, 2, 5):
-                after.append(make.max_pool((3, 3), (2, 2), name=f"conv{i}_pool"))
-            for layer in reversed(after) if self.pool_first else after:
+                followers.append(make.max_pool((3, 3), (2, 2), name=f"conv{i}_pool"))
+            for layer in reversed(followers) if self.pool_first else followers:
                 x = layer(x)
         x = flattened(x, self.flatten_size)
         return dense_layers(self, x, train, self.dropout_first)
@@ -122,8 +122,8 @@ class ZFNet(nn.Module):
 def flattened(x: jax.Array, size: int) -> jax.Array:
     """Flattens a map before the dense layers.
 
-    size: pixels: the map is first averaged to size x size, as in torchvision, so that
-        images of any size fit the same dense layers; 0: it is not.
+    size: pixels. The map is first averaged to size x size, as in torchvision, so that
+        images of any size fit the same dense layers. 0: no averaging.
     """
     if size < 0:
         raise ValueError(f"flatten_size must be a number of pixels or 0, not {size}")

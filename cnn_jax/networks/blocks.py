@@ -14,7 +14,7 @@ class ConvNormAct(nn.Module):
     activation: a name in `layers.ACTIVATIONS`, or '' for none.
     norm: whether batch norm follows the convolution. `epsilon` and `momentum` are the
         network's own (None: the preset's); scale=False leaves out gamma.
-    groups: of channels; -1: one group a channel, a depthwise convolution.
+    groups: of channels; -1: one group per channel, a depthwise convolution.
     """
 
     features: int
@@ -46,10 +46,11 @@ class ConvNormAct(nn.Module):
 
 
 class SeparableConv(nn.Module):
-    """A depthwise convolution, then a pointwise one with a bias; nothing between them.
+    """A depthwise convolution, then a pointwise one; nothing between them.
 
-    [N, H, W, C] -> [N, H', W', features] with k*k*C + C*features weights in place of
-    k*k*C*features, as keras' SeparableConv2D. Source: Chollet, 2017.
+    [N, H, W, C] -> [N, H', W', features] with k*k*C + C*features weights instead of
+    k*k*C*features, as in keras' SeparableConv2D. `bias` is that of the pointwise
+    convolution. Source: Chollet, 2017.
     """
 
     features: int
@@ -71,6 +72,6 @@ class SeparableConv(nn.Module):
 
 def sow_logits(head: nn.Module, logits: jax.Array) -> jax.Array:
     """Sows the logits of an auxiliary head into the collection `aux_logits`."""
-    if not head.is_initializing():  # or the collection would become a part of the state
+    if not head.is_initializing():  # or the collection would become part of the state
         head.sow("aux_logits", "logits", logits)
     return logits

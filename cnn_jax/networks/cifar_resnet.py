@@ -10,7 +10,7 @@ from cnn_jax.layers import Activation, GlobalAvgPool, Layers, lookup
 from cnn_jax.networks.inputs import takes_images
 from cnn_jax.networks.residual import PreActBlock, ResidualBlock
 
-# Shortcut options of the paper, and for A where the zero channels go.
+# The paper's shortcut options -> `ResidualBlock.shortcut`; A has two places for zeros.
 SHORTCUTS = {"A": "end", "A_both": "both", "B": "conv"}
 
 

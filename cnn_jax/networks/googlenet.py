@@ -33,14 +33,14 @@ class GoogLeNet(nn.Module):
     five=3, last_pool=2 (6,624,904: its '5x5' branch is 3 x 3) and aux_adaptive.
     Deviation: the paper gives no constants for the response norm; these are Caffe's.
 
-    norm: batch norm after each convolution, which then has no bias.
+    norm: whether batch norm follows each convolution, which then has no bias.
     five: kernel of the '5x5' branch, pixels; odd.
     last_pool: window of the last max pool (stride 2), pixels.
     lrn: 'caffe', 'paper' (AlexNet's) or ''.
-    aux: with the two auxiliary heads.
-    aux_adaptive: they average to 4 x 4 by windows that depend on the size; else, as in
-        the paper, by 5 x 5 windows of stride 3, which give 4 x 4 for 224 pixels.
-    dropout, aux_dropout: rates before the classes.
+    aux: whether the network has the two auxiliary heads.
+    aux_adaptive: whether these average to 4 x 4 by windows that depend on the size;
+        else, as in the paper, by 5 x 5 windows of stride 3 (4 x 4 for 224 pixels).
+    dropout, aux_dropout: rates before the last dense layer of the heads.
     """
 
     num_classes: int = 1000

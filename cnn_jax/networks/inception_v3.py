@@ -13,7 +13,7 @@ from cnn_jax.networks.inputs import takes_images
 #     (features, kernel height, kernel width)      a convolution of stride 1, SAME
 #     (features, kernel height, kernel width, 2)   a convolution of stride 2, VALID
 #     'avg' or 'max'                               a 3 x 3 pool
-#     (step, step)                                 two last steps side by side
+#     (step, step)                                 the last two steps, in parallel
 Step = tuple | str
 Branches = tuple[tuple[Step, ...], ...]
 
@@ -47,18 +47,19 @@ CELLS = {
 
 
 class InceptionV3(nn.Module):
-    """27,161,264 parameters with the auxiliary head, 23,834,568 without.
+    """Eleven inception cells with factorized convolutions.
 
-    [N, 299, 299, C] -> logits [N, num_classes]. The auxiliary head exists in training
-    only; its logits are sown into the collection `aux_logits`.
+    [N, 299, 299, C] -> logits [N, num_classes]; 27,161,264 parameters with the
+    auxiliary head, 23,834,568 without. The auxiliary head exists in training only; its
+    logits are sown into the collection `aux_logits`.
     Deviations: the figures of the paper leave details open; this is the network of its
     authors' code. keras.applications has scale=False (23,817,352), aux=False and no
     dropout; torchvision has count_include_pad=True, dropout=0.5.
 
-    scale: batch norm with gamma.
+    scale: whether batch norm has gamma.
     count_include_pad: whether the branches' average pools count the border's zeros.
-    aux: with the auxiliary head.
-    dropout: the rate before the classes.
+    aux: whether the network has the auxiliary head.
+    dropout: the rate before the head.
     """
 
     num_classes: int = 1000
@@ -94,7 +95,7 @@ class InceptionV3(nn.Module):
 class Cell(nn.Module):
     """Concatenates branches of steps.
 
-    A layer is named by the letter of its branch and the number of its step.
+    The name of a layer is the letter of its branch and the number of its step.
     """
 
     branches: Branches

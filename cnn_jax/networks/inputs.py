@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from cnn_jax.layers import WindowError
 
-LARGEST = 1024  # pixels: where the search for the smallest size gives up
+LARGEST = 1024  # pixels: the search for the smallest size stops here
 
 
 def takes_images(call: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
@@ -49,7 +49,7 @@ def takes_images(call: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 
 def smallest_size(model: nn.Module, channels: int) -> int:
-    """Searches for the least n for which images of n x n pixels pass the network."""
+    """Searches for the smallest n for which images of n x n pixels pass the network."""
     # The implementation changes no shape; these trace fastest.
     layers = dataclasses.replace(model.layers, conv="lax", pool="lax")
     model = model.clone(parent=None, name=None, layers=layers)

@@ -108,7 +108,7 @@ def to_size(x: jax.Array, size: int) -> tuple[Pair, Pair]:
 
 
 class Subsampling(nn.Module):
-    """y[c] = a[c] * (sum of x[c] over 2 x 2 windows) + b[c]: two parameters a map."""
+    """Computes y[c] = a[c] * (sum of x[c] over 2 x 2 windows) + b[c] for each map c."""
 
     layers: Layers = Layers()
 
@@ -122,7 +122,7 @@ class Subsampling(nn.Module):
 
 
 class SparseConv(nn.Module):
-    """A VALID convolution in which each map reads only some of the channels.
+    """Convolves with VALID padding; each map reads only some of the channels.
 
     connections: pairs (channel, map); the kernel [h, w, len(connections)] has a slice
         for each.
@@ -153,7 +153,7 @@ def channelwise(values: jax.Array, x: jax.Array) -> jax.Array:
 
 
 class Codes(nn.Module):
-    """y[k] = -sum over j of (x[j] - code[k, j])^2, with fixed codes of +-1."""
+    """Computes y[k] = -sum over j of (x[j] - code[k, j])^2 for fixed codes of +-1."""
 
     classes: int
 

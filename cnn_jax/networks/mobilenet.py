@@ -29,7 +29,7 @@ class MobileNetV1(nn.Module):
     activation: 'relu', or 'relu6' as in most implementations.
     padding: of strided convolutions: 'SAME', 'symmetric', or 'keras' (one row of zeros
         below and one column on the right, which is SAME for even sizes only).
-    dropout: the rate before the classes.
+    dropout: the rate before the head.
     """
 
     num_classes: int = 1000
@@ -68,10 +68,10 @@ class MobileNetV2(nn.Module):
     Deviations: none. keras.applications has `bn='keras_mobilenet_v2'`, torchvision
     padding='symmetric'.
 
-    width: multiplies all features, rounded to multiples of 8; below 1 the 1280 features
-        of the last layer stay as they are.
+    width: multiplies all features, rounded to multiples of 8. Below 1 it leaves the
+        1280 features of the last layer unchanged.
     padding: of strided convolutions: 'SAME' or 'symmetric'.
-    dropout: the rate before the classes.
+    dropout: the rate before the head.
     """
 
     num_classes: int = 1000

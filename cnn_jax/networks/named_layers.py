@@ -19,7 +19,7 @@ from cnn_jax.networks.trace import Call, ImageShape, trace_shapes
 
 T = TypeVar("T")
 
-# What may follow a convolution, and its caption; an activation has its own name.
+# Layers that may follow a convolution, and their captions; an activation has its name.
 FOLLOWERS = {kinds.BatchNorm: "batch norm", kinds.Activation: "",
              kinds.MaxPool: "max pool", kinds.AvgPool: "mean pool",
              kinds.LocalResponseNorm: "response norm"}
@@ -33,7 +33,7 @@ class Layer(NamedTuple):
     shape: tuple[int, ...]              # of the output, without the batch
     input_shape: tuple[int, ...]        # of its first input, without the batch
     kernel: tuple[int, ...] | None      # shape of its own kernel
-    is_leaf: bool                       # it is no block: it has no layers inside
+    is_leaf: bool                       # whether it has no layers inside (no block)
     follows: str | None                 # the layer whose output is its first input
 
     @property
@@ -49,9 +49,9 @@ class Layer(NamedTuple):
 
 def layers_of(network: nn.Module, variables: Mapping[str, Any],
               image_shape: ImageShape) -> dict[str, Layer]:
-    """Lists every layer and block in the order in which they end, from shapes alone.
+    """Lists every layer and block in the order in which they end; computes only shapes.
 
-    Layers that only training has (auxiliary heads) are not among them.
+    Layers that exist in training only (auxiliary heads) are not among them.
     """
     return layers_in(trace_shapes(network, variables, image_shape))
 
@@ -77,10 +77,10 @@ def layer_of(call: Call, follows: str | None) -> Layer:
 
 def pick(layers: dict[str, Layer], name: str, network_name: str,
          maps: bool = False) -> Layer:
-    """Picks the layer of a name, or the last layer of a part (`stage1`).
+    """Picks the layer with a name, or the last layer of a part (`stage1`).
 
-    maps: its output must be an image of channels.
-    Raises InputError with the names of the layers there are.
+    maps: whether its output must be an image of channels.
+    Raises InputError that lists the layers.
     """
     top = [layer for layer in layers.values() if "/" not in layer.name]
     parts = {networks.part_of(layer.name): layer for layer in top}
@@ -91,7 +91,7 @@ def pick(layers: dict[str, Layer], name: str, network_name: str,
         near = difflib.get_close_matches(name, [*layers, *parts], 1)
         raise InputError(
             f"{network_name} has no layer {name!r}"
-            + (f"; did you mean {near[0]}?" if near else ";") + " There are "
+            + (f"; did you mean {near[0]}?" if near else ".") + " There are "
             + ", ".join(inside or [layer.name for layer in top])
             + ("" if inside else ", and those inside them, as block/conv1"
                if len(top) < len(layers) else ""))

@@ -1,4 +1,4 @@
-"""Networks of the user's own: classes in a module of theirs, named MODULE:CLASS."""
+"""The user's own networks: classes in the user's modules, named MODULE:CLASS."""
 
 import dataclasses
 
@@ -14,19 +14,19 @@ def import_network(name: str) -> type[nn.Module]:
     module with a field num_classes.
     """
     module, attribute = import_module(name), short_name(name)
-    found = getattr(module, attribute, None)
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+    network = getattr(module, attribute, None)
+    if not (isinstance(network, type) and issubclass(network, nn.Module)):
         classes = [key for key, value in vars(module).items()
                    if isinstance(value, type) and issubclass(value, nn.Module)]
         raise ValueError(
             f"network {name!r}: {module.__file__} has no Linen module {attribute}; it "
             f"has {', '.join(classes) or 'none'}")
-    check_class(found)
-    return found
+    check_class(network)
+    return network
 
 
 def check_class(network: type[nn.Module]) -> None:
-    """Raises ValueError unless the class has a field num_classes, and defaults for all.
+    """Raises ValueError for a class without num_classes, or without a field's default.
     """
     fields = network.__dataclass_fields__
     if "num_classes" not in fields:

@@ -1,8 +1,8 @@
 """The parts of a network: what to freeze, and what to take from a trained network.
 
-A part is what stands before the first underscore in the names of its layers: `stem` is
-`stem_conv`, `stem_bn`, ...; `stage1` is `stage1_block1`, ...; `head` is the last layer.
-`trunk` stands for all layers but the head.
+A part is all layers whose names are equal up to the first underscore: `stem` has the
+layers `stem_conv`, `stem_bn`, ...; `stage1` has `stage1_block1`, ...; `head` is the
+last layer. `trunk` means all layers but the head.
 """
 
 import contextlib
@@ -49,8 +49,8 @@ def is_chosen(layer: str, names: list[str]) -> bool:
 def parts_mask(params: Mapping[str, Any], chosen: str) -> dict[str, Any]:
     """Masks the parameters that are in one of the chosen parts, 'stem,stage1'.
 
-    The names of single layers ('stage1_block2') may be chosen too, and 'trunk'. The
-    mask is a tree of the shape of `params` with a bool for each leaf.
+    Single layers ('stage1_block2') and 'trunk' may be chosen too. The mask is a tree of
+    the structure of `params` with a bool for each leaf.
     Raises ValueError for a name that no parameter has.
     """
     names, known = split_parts(chosen), parts_of(params)
@@ -75,10 +75,10 @@ def freeze_mask(params: Mapping[str, Any], chosen: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def frozen_statistics(chosen: str) -> Iterator[None]:
-    """Lets the batch norms of the chosen parts run as in evaluation while it is open.
+    """Runs the batch norms of the chosen parts as in evaluation, inside the context.
 
-    They normalize by their running statistics and keep them, also where train=True, so
-    what follows gets in training what it gets in evaluation.
+    Even where train=True, they normalize by their running statistics and keep them
+    unchanged. So the layers after them get the same input in training as in evaluation.
     """
     names = split_parts(chosen)
 
@@ -88,8 +88,8 @@ def frozen_statistics(chosen: str) -> Iterator[None]:
         if (isinstance(norm, BatchNorm) and not norm.use_running_average
                 and context.method_name == "__call__"
                 and is_chosen(norm.path[0], names)):
-            still = norm.clone(parent=None, use_running_average=True, axis_name=None)
-            return still.apply(norm.variables, *args, **kwargs)
+            frozen = norm.clone(parent=None, use_running_average=True, axis_name=None)
+            return frozen.apply(norm.variables, *args, **kwargs)
         return call(*args, **kwargs)
 
     with nn.intercept_methods(run) if names else contextlib.nullcontext():
@@ -102,9 +102,9 @@ def apply_head(network: nn.Module, variables: Mapping[str, Any], features: jax.A
 
     features: the input of that layer, [N, ...].
     image_shape: (H, W, C) of the images that the network takes. The layers before the
-        head get images of zeros; nothing depends on them, so a compiler removes them.
-    options: those of `nn.Module.apply`. `train` has no effect, since nothing after the
-        input of the head behaves differently in training.
+        head get images of zeros; nothing depends on them, so the compiler removes them.
+    options: those of `nn.Module.apply`. `train` has no effect: the layers from the head
+        on behave the same in training.
     """
     def run(call: Any, args: tuple, kwargs: dict,
             context: nn.module.InterceptorContext) -> Any:
@@ -118,11 +118,11 @@ def apply_head(network: nn.Module, variables: Mapping[str, Any], features: jax.A
 
 
 class Transferred(NamedTuple):
-    """What a network takes from a trained one."""
+    """The variables of a network after a transfer, and where they are from."""
 
     variables: dict[str, Any]  # {"params": ..., "batch_stats": ...}
     taken: list[str]           # layers with the trained values, 'stage1_block1/conv1'
-    fresh: list[str]           # heads that keep their own
+    fresh: list[str]           # heads that keep their initial values
 
 
 def transfer(variables: Mapping[str, Any],
@@ -130,31 +130,31 @@ def transfer(variables: Mapping[str, Any],
     """Replaces fresh values by those of a trained network of the same architecture.
 
     Both are {"params": ..., "batch_stats": ...}. A head that the trained network lacks,
-    or has with other shapes, keeps its fresh values: another number of classes is the
-    usual case. So do the heads of auxiliary classifiers.
+    or has with other shapes (the usual case: another number of classes), keeps its
+    fresh values. So do the heads of auxiliary classifiers.
     Raises ValueError if any other layer differs.
     """
-    ours, theirs = leaves_by_layer(variables), leaves_by_layer(trained)
-    fresh = [layer for layer in ours if is_head(layer)
-             and shapes(ours[layer]) != shapes(theirs.get(layer, {}))]
-    other = sorted(layer for layer in ours.keys() ^ theirs.keys()
+    initial, learned = leaves_by_layer(variables), leaves_by_layer(trained)
+    fresh = [layer for layer in initial if is_head(layer)
+             and shapes(initial[layer]) != shapes(learned.get(layer, {}))]
+    other = sorted(layer for layer in initial.keys() ^ learned.keys()
                    if layer not in fresh)
     if other:
         raise ValueError("the trained network has other layers: "
                          f"{', '.join(other[:5])}")
-    for layer, leaves in ours.items():
-        if layer not in fresh and shapes(leaves) != shapes(theirs[layer]):
+    for layer, leaves in initial.items():
+        if layer not in fresh and shapes(leaves) != shapes(learned[layer]):
             raise ValueError(f"layer {layer} of the trained network has other shapes: "
-                             f"{shapes(theirs[layer])} instead of {shapes(leaves)}")
-    flat = {path: leaf for layer in ours
-            for path, leaf in (ours if layer in fresh else theirs)[layer].items()}
+                             f"{shapes(learned[layer])} instead of {shapes(leaves)}")
+    flat = {path: leaf for layer in initial
+            for path, leaf in (initial if layer in fresh else learned)[layer].items()}
     merged = traverse_util.unflatten_dict(flat)
     return Transferred({kind: merged.get(kind, {}) for kind in variables},
-                       [layer for layer in ours if layer not in fresh], fresh)
+                       [layer for layer in initial if layer not in fresh], fresh)
 
 
 def is_head(layer: str) -> bool:
-    """Tells whether a layer is the head, or that of an auxiliary classifier."""
+    """Tells whether a layer is the head, or the head of an auxiliary classifier."""
     return layer.rpartition("/")[2] == HEAD
 
 

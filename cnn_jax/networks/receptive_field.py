@@ -10,8 +10,8 @@ zeros of padding before the image turns (size, stride, offset) into
     (size + (k - 1) * d * stride,  stride * s,  offset - low * stride)
 
 Where branches meet, the field is their union. After a transposed convolution, positions
-see different numbers of pixels: the field then contains what each of them sees, and it
-is unknown if its stride would be a fraction.
+see different numbers of pixels: the field then contains what each of them sees. It is
+unknown if its stride would be a fraction.
 
 Source: Araujo, Norris, Sim: Computing receptive fields of convolutional neural
 networks, Distill 2019.
@@ -85,18 +85,18 @@ def pair(value: int | Sequence[int] | None) -> Pair:
 def receptive_fields(calls: list[Call]) -> list[Fields | None]:
     """Follows the receptive field through the calls of a network; None: not known."""
     image = calls[-1].inputs[0]
-    # By the id of a traced value; `calls` keeps the values, so an id stays its own.
-    known: dict[int, Fields | None] = {id(image): (Field(1, 1, 0), Field(1, 1, 0))}
+    # By the id of a traced value; `calls` keeps the values alive, so ids are unique.
+    of_value: dict[int, Fields | None] = {id(image): (Field(1, 1, 0), Field(1, 1, 0))}
     fields: list[Fields | None] = []
     for call in calls:
         if not call.inside:
-            field = field_of(call, [known.get(id(x)) for x in call.inputs])
-        elif call.has_own_parameters:  # it scales or shifts what its last layer gives
+            field = field_of(call, [of_value.get(id(x)) for x in call.inputs])
+        elif call.has_own_parameters:  # scales or shifts the output of its last layer
             field = fields[-1]
         else:
-            field = known.get(id(call.output))
+            field = of_value.get(id(call.output))
         fields.append(field)
-        known[id(call.output)] = field
+        of_value[id(call.output)] = field
     return fields
 
 
@@ -163,6 +163,6 @@ def field_of_layer(network: nn.Module, image_shape: ImageShape,
                    name: str) -> Fields | None:
     """Traces a network and finds the receptive field of a layer or block."""
     calls = trace_shapes(network, None, image_shape)
-    found = [field for call, field in zip(calls, receptive_fields(calls))
-             if call.name == name]
-    return found[-1] if found else None
+    fields = [field for call, field in zip(calls, receptive_fields(calls))
+              if call.name == name]
+    return fields[-1] if fields else None

@@ -17,7 +17,7 @@ class ResidualBlock(nn.Module):
     shortcut: where the shapes differ, 'conv' (1 x 1 convolution and batch norm: the
         paper's option B), or without parameters (option A) 'end' or 'both': every
         second pixel, and zero channels at the end or half on each side.
-    zero_gamma: the last batch norm of F starts with gamma = 0.
+    zero_gamma: whether the last batch norm of F starts with gamma = 0.
     """
 
     features: int
@@ -62,9 +62,9 @@ class PreActBlock(nn.Module):
     paths split after that activation. Any other shortcut starts from x; one that only
     changes the size is a 1 x 1 max pool.
 
-    preactivated: x is a relu(bn(...)) already, so the block has no first batch norm and
-        ReLU of its own (the first block of a network with an activation in its stem).
-    bias: of the shortcut and of the last convolution.
+    preactivated: whether x is a relu(bn(...)) already, so that the block has no first
+        batch norm and ReLU (the first block after a stem with an activation).
+    bias: whether the shortcut and the last convolution have a bias.
     The other fields are those of `ResidualBlock`; a bottleneck expands four times.
     """
 

@@ -25,18 +25,18 @@ class ResNet(nn.Module):
     ('101 32x8d': 88,791,336). Wide ResNet (Zagoruyko, Komodakis, 2016) has width=128
     ('50-2': 68,883,240; '101-2': 126,886,696).
 
-    blocks: how many in each of the four stages (`DEPTHS`).
-    bottleneck: 1x1, 3x3, 1x1 blocks (50 layers and more).
+    blocks: number of blocks in each of the four stages (`DEPTHS`).
+    bottleneck: whether blocks are 1x1, 3x3, 1x1 (50 layers and more).
     width: features of the 3 x 3 convolutions in the first stage, doubled in each later
         one. A bottleneck ends in 256 features (512, 1024, 2048) all the same, so its
         width must divide 256.
     groups: of a bottleneck's 3 x 3 convolution; must divide the width.
     stride_in: of a bottleneck, '1x1' as published or '3x3' (v1.5, torchvision).
-    bias: of the convolutions.
+    bias: whether the convolutions have a bias.
     stem: '7x7' of stride 2 and a pool, or '3x3' of stride 1.
     stem_pool: 'padded' with -inf, 'zero' (padded with zeros) or 'ceil'.
     padding: of strided layers, 'symmetric' or 'SAME'.
-    zero_gamma: every block starts as the identity (Goyal et al., 2017).
+    zero_gamma: whether every block starts as the identity (Goyal et al., 2017).
     """
 
     num_classes: int = 1000
@@ -101,16 +101,17 @@ class PreActResNet(nn.Module):
     bottlenecks that block changes the number of features, so both of its paths still
     start from the activated input. With 18 and 34 layers it does not, and its shortcut
     carries the pooled output of the convolution, neither normalized nor rectified.
-    stem_activation=True is the paper's order, before the pool too.
+    stem_activation=True gives the paper's order: the activation then precedes the pool.
     keras.applications has stride_in='last', bias=True and stem_pool='zero' (without an
     activation in the stem, padding by zeros and by -inf differ).
 
     blocks, bottleneck, stem, padding: as in `ResNet`.
     stride_in: '3x3' or '1x1' of a stage's first block, or 'last': of the last block of
         the first three stages, with a 1 x 1 max pool on its shortcut.
-    bias: of the stem, of the shortcuts and of the last convolution of each block.
-    stem_activation: batch norm and ReLU follow the stem's convolution, and the first
-        block has no first batch norm and ReLU; the number of parameters is equal.
+    bias: whether the stem, the shortcuts and the last convolution of each block have a
+        bias.
+    stem_activation: whether batch norm and ReLU follow the stem's convolution. The
+        first block then has no first batch norm and ReLU; the parameters are as many.
     """
 
     num_classes: int = 1000

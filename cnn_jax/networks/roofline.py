@@ -15,10 +15,10 @@ import jax.numpy as jnp
 
 
 class Peak(NamedTuple):
-    """What a device can do at most, by its maker's data sheet, without sparsity.
+    """The peak rates of a device, without sparsity.
 
-    The FLOP/s are those of the products that JAX makes by default for each dtype: TF32
-    or one pass of bfloat16 for float32 where the hardware has it.
+    The FLOP/s are those of the products that JAX computes by default for each dtype:
+    for float32 TF32, or one pass of bfloat16, where the hardware has it.
     """
 
     bfloat16: float   # FLOP/s
@@ -27,12 +27,13 @@ class Peak(NamedTuple):
     memory: float     # bytes
 
     def seconds(self, flops: float, size: float, dtype: str = "bfloat16") -> float:
-        """Returns the least time of so many FLOPs that move `size` bytes."""
+        """Returns the least time in seconds for `flops` FLOPs that move `size` bytes.
+        """
         return max(flops / getattr(self, dtype), size / self.bandwidth)
 
 
 def peak(bfloat16: float, float32: float, bandwidth: float, memory: float) -> Peak:
-    """Makes a peak of TFLOP/s, TFLOP/s, GB/s and GiB."""
+    """Makes a `Peak` from TFLOP/s, TFLOP/s, GB/s and GiB."""
     return Peak(bfloat16 * 1e12, float32 * 1e12, bandwidth * 1e9, memory * 2**30)
 
 
@@ -58,9 +59,10 @@ HERE = "cpu"  # measured, see `measure`
 
 
 def peak_of(name: str) -> Peak:
-    """Returns the peaks of a device; those of 'cpu' are measured here, in seconds.
+    """Returns the peaks of a device.
 
-    Raises ValueError for a name that is not known.
+    'cpu' is this machine's CPU; measuring its peaks takes seconds.
+    Raises ValueError for an unknown name.
     """
     if name == HERE:
         return measure()
@@ -73,7 +75,8 @@ def peak_of(name: str) -> Peak:
 def measure(side: int = 1024, numbers: int = 2**25, rounds: int = 5) -> Peak:
     """Measures this machine's CPU: products of matrices, and sums over an array.
 
-    side: of the square matrices. numbers: float32 of the array that is read.
+    side: of the square matrices. numbers: of float32 in the array that is read.
+    rounds: each is timed so many times, and the fastest counts.
     """
     cpu = jax.local_devices(backend="cpu")[0]
 
@@ -82,9 +85,9 @@ def measure(side: int = 1024, numbers: int = 2**25, rounds: int = 5) -> Peak:
         jax.block_until_ready(program(argument))
         seconds = []
         for _ in range(rounds):
-            begun = time.perf_counter()
+            start = time.perf_counter()
             jax.block_until_ready(program(argument))
-            seconds.append(time.perf_counter() - begun)
+            seconds.append(time.perf_counter() - start)
         return work / min(seconds)
 
     with jax.default_device(cpu):

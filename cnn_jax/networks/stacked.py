@@ -25,8 +25,8 @@ class StackedCNN(nn.Module):
     dense: features of the hidden layers after flattening.
     activation: a name in `layers.ACTIVATIONS`.
     padding: of the convolutions.
-    separable: all convolutions but the first are depthwise separable.
-    dropout: the rate before the classes.
+    separable: whether all convolutions but the first are depthwise separable.
+    dropout: the rate before the head.
     """
 
     num_classes: int = 10

@@ -1,4 +1,4 @@
-"""A network as a table: one row a layer, with what it holds, costs and sees.
+"""A network as a table: parameters, cost and receptive field, one row per layer.
 
 Everything is computed from shapes (`jax.eval_shape`): no array is made, so the table
 of the largest network takes seconds. For one image of [H, W, C]:
@@ -76,7 +76,7 @@ class LayerTable(NamedTuple):
         return sum(row.memory for row in self.rows)
 
     def by_algorithm(self) -> dict[str, list[str]]:
-        """Maps what computes convolutions to their names, the rarest first."""
+        """Maps each algorithm to the names of its convolutions, the rarest first."""
         layers = collections.defaultdict(list)
         for row in self.rows:
             if row.conv:
@@ -84,10 +84,10 @@ class LayerTable(NamedTuple):
         return dict(sorted(layers.items(), key=lambda item: len(item[1])))
 
     def convolutions(self) -> str:
-        """Says what computes the convolutions, and which library is used.
+        """Describes in words what computes the convolutions, and the library behind.
 
-        For example 'conv1 by banded / im2col / lax; 5 by onednn'. Up to three layers
-        are named where the network has more than one algorithm.
+        For example 'conv1 by banded / im2col / lax; 5 by onednn'. If there are several
+        algorithms, the layers of one with at most three are named.
         """
         layers = self.by_algorithm()
         most_named = 3 if len(layers) > 1 else 0
@@ -105,8 +105,8 @@ def layer_table(model: nn.Module, input_shape: ImageShape,
                 images: int = 1) -> LayerTable:
     """Makes the table of a network for images of `input_shape` = (H, W, C).
 
-    images: how many a device computes at a time, which selects the algorithms of the
-        convolutions.
+    images: that a device computes at a time; the algorithms of the convolutions depend
+        on it.
     """
     return table_of(model, input_shape, trace_shapes(model, None, input_shape), images)
 
@@ -140,7 +140,7 @@ def table_of(model: nn.Module, input_shape: ImageShape, calls: list[Call],
 def is_one_row(call: Call) -> bool:
     """Tells whether a module made of layers is one row of the table.
 
-    It is if people know it as one layer, or if it has parameters of its own.
+    It is if it counts as one layer (`SeparableConv`), or has parameters of its own.
     """
     return isinstance(call.module, SeparableConv) or call.has_own_parameters
 
@@ -167,8 +167,8 @@ def size_of(tree: Any) -> int:
 def macs_of(call: Call) -> int:
     """Counts the multiply-adds for one image.
 
-    These are outputs times the products summed in each, or for a transposed convolution
-    inputs times the products that each takes part in.
+    They are the outputs times the products that are summed for each. For a transposed
+    convolution they are the inputs times the products that use each.
     """
     module, x, y = call.module, call.inputs[0], call.output
     window = window_of(module)

@@ -14,7 +14,7 @@ from cnn_jax.networks.roofline import Peak
 from cnn_jax.networks.summary import LayerTable, Row
 
 WIDTH = 100  # columns of the text
-SHORT = 40   # layers that the log lists one by one
+SHORT = 40   # the log lists at most so many layers one by one
 HEAD = ("layer", "kind", "output shape", "parameters", "MACs (M)", "memory (KiB)",
         "FLOP/B", "field", "stride", "offset")
 
@@ -59,16 +59,16 @@ def summary_of(table: LayerTable) -> Summary:
 
 
 def record(row: Row, images: int) -> LayerRecord:
-    """Flattens a row; images: that a device computes at a time."""
+    """Flattens a row. images: that a device computes at a time."""
     vertical, horizontal = row.field or ((None,) * 3, (None,) * 3)
-    made = LayerRecord(row.name, row.kind, "x".join(map(str, row.shape)), row.params,
-                       row.macs, row.memory, row.conv, *vertical, *horizontal)
+    layer = LayerRecord(row.name, row.kind, "x".join(map(str, row.shape)), row.params,
+                        row.macs, row.memory, row.conv, *vertical, *horizontal)
     return msgspec.structs.replace(
-        made, flops_per_byte=round(row.intensity(images), 3) or None)
+        layer, flops_per_byte=round(row.intensity(images), 3) or None)
 
 
 def csv_text(table: LayerTable) -> str:
-    """Writes a row a layer, and the totals in a last one whose layer is 'total'."""
+    """Writes one row per layer, then the totals in a row whose layer is 'total'."""
     out = io.StringIO()
     writer = csv.DictWriter(out, LayerRecord.__struct_fields__, lineterminator="\n")
     writer.writeheader()
@@ -101,7 +101,7 @@ def plain_text(table: LayerTable) -> str:
 
 
 def short_text(table: LayerTable) -> str:
-    """Formats the table for the log: a long one by its parts, see `parts_of_table`."""
+    """Formats the table for the log; a long table by parts, see `parts_of_table`."""
     if len(table.rows) <= SHORT:
         return plain_text(table)
     return (plain_text(parts_of_table(table))

@@ -96,10 +96,10 @@ class Inception10(nn.Module):
     each block has twice the features of the one before.
 
     features: of the stem and of each branch in the first block.
-    blocks: how many.
+    blocks: number of blocks.
     batch_statistics: whether training normalizes by the statistics of the batch. False
-        as the course ran it: batch norm always works as in evaluation, so it is only a
-        learned scale and shift.
+        is how the course ran it: batch norm always works as in evaluation, so it is
+        only a learned scale and shift.
     """
 
     num_classes: int = 10

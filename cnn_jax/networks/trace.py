@@ -50,7 +50,7 @@ def trace(network: nn.Module, variables: Mapping[str, Any] | None, images: jax.A
 
     variables: {"params": ..., "batch_stats": ...}. None: the network is initialized,
         and layers that only training has (auxiliary heads) run too.
-    edit: gets each call as it ends, and returns the output that replaces the call's.
+    edit: receives each call as it ends, and returns the output to use in its place.
 
     Returns (logits, calls in the order in which they end). The call of a block comes
     after those of the layers inside it, its `inside` predecessors; the last call is
@@ -67,7 +67,7 @@ def trace(network: nn.Module, variables: Mapping[str, Any] | None, images: jax.A
 
 @contextlib.contextmanager
 def recorded(edit: Edit | None = None) -> Iterator[list[Call]]:
-    """Records the calls of the network that runs in the block; see `trace`."""
+    """Records the calls of the network that runs inside the context; see `trace`."""
     calls: list[Call] = []
     running: list[nn.Module] = []
 
@@ -75,7 +75,7 @@ def recorded(edit: Edit | None = None) -> Iterator[list[Call]]:
                context: nn.module.InterceptorContext) -> Any:
         module = context.module
         if context.method_name != "__call__" or any(
-                module is other for other in running):  # __call__ of its base class
+                module is other for other in running):  # super().__call__
             return run(*args, **kwargs)
         running.append(module)
         first = len(calls)
@@ -90,7 +90,7 @@ def recorded(edit: Edit | None = None) -> Iterator[list[Call]]:
         calls.append(call)
         return call.output
 
-    # Interceptors belong to a thread; those of other threads see none of these calls.
+    # Interceptors belong to a thread: other threads record none of these calls.
     with nn.intercept_methods(record):
         yield calls
 
@@ -115,13 +115,13 @@ def features(network: str | nn.Module, variables: Mapping[str, Any], images: jax
     network: a module, or the name of one with the fields of `networks.NETWORKS`.
     variables: {"params": ..., "batch_stats": ...}.
     images: scaled as in training; raw pixels are not scaled here.
-    inner: also the layers inside blocks, as `stage1_block2/conv1`.
+    inner: whether to add the layers inside blocks, as `stage1_block2/conv1`.
 
     Returns a dict with the output of each layer or block at the top level (conv1,
     stage1_block2, ...) and of each part (stem, stage1, ...: the output of its last
     layer; see `networks.part_of`), the input of the last layer as `before_head`, and
-    the logits as `head`. Where a layer and a part have one name, it is the layer's
-    (AlexNet's part conv1 ends in conv1_pool). Pure: it can be jitted and
+    the logits as `head`. If a layer and a part have the same name, the output is the
+    layer's (AlexNet's part conv1 ends in conv1_pool). Pure: it can be jitted and
     differentiated.
     Raises ValueError for variables or images that the network cannot take.
     """
@@ -157,8 +157,7 @@ def last_layer(calls: Sequence[Call]) -> Call | None:
 
 
 def parts_in_order(network: nn.Module, image_shape: ImageShape) -> list[str]:
-    """Lists the parts that have parameters in the order in which the network ends them.
-    """
+    """Lists the parts that have parameters, in the order in which they run."""
     return list(dict.fromkeys(
         networks.part_of(call.name) for call in trace_shapes(network, None, image_shape)
         if call.name and "/" not in call.name and call.params))

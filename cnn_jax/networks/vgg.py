@@ -23,7 +23,7 @@ class VGG(nn.Module):
     is symmetric.
 
     depths: convolutions in each group (`DEPTHS`), at most five groups.
-    norm: with batch norm after each convolution.
+    norm: whether batch norm follows each convolution.
     dropout: the rate after each hidden dense layer.
     flatten_size: see `alexnet.flattened`; 7 in torchvision.
     """

@@ -15,15 +15,15 @@ NORM: dict[str, Any] = {"epsilon": 1e-3, "momentum": 0.99}
 
 
 class Xception(nn.Module):
-    """22,855,952 parameters; entry flow, eight middle blocks, exit flow.
+    """Separable convolutions: entry flow, eight middle blocks, exit flow.
 
-    [N, 299, 299, C] -> logits [N, num_classes].
+    [N, 299, 299, C] -> logits [N, num_classes]; 22,855,952 parameters.
     Deviations: none; the pools are SAME as in the author's code. timm has
     padding='symmetric'.
 
-    middle: blocks of the middle flow.
+    middle: number of blocks of the middle flow.
     padding: of the strided pools, 'SAME' or 'symmetric'.
-    dropout: the rate before the classes.
+    dropout: the rate before the head.
     """
 
     num_classes: int = 1000
@@ -62,7 +62,7 @@ class Block(nn.Module):
 
     With stride 2, a 3 x 3 max pool ends the branch, and the shortcut is a 1 x 1
     convolution with batch norm.
-    first_act: with the first ReLU.
+    first_act: whether the block starts with ReLU.
     """
 
     widths: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Chooses where the slots of each rank are from left to right."""
+"""Chooses the x of the slots of each rank."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,9 +7,9 @@ from cnn_jax.networks.diagram.items import INPUT
 from cnn_jax.networks.diagram.slots import Piece, Slot, neighbours
 
 SIDE = 22     # pixels between two slots of a rank
-INSET = 14    # how far lines stay off the corners of a box
+INSET = 14    # pixels between a line and the corners of a box
 SWEEPS = 9    # down and up, the last one down
-YIELD = 0.05  # weight of a passing line where it and a box want the same place
+YIELD = 0.05  # weight of a passing line that competes with a box for the same x
 
 
 def place_across(slots: Sequence[Slot], rows: Sequence[Sequence[int]],
@@ -17,8 +17,8 @@ def place_across(slots: Sequence[Slot], rows: Sequence[Sequence[int]],
     """Chooses x: each slot below its inputs, as far as its row allows."""
     above, below = neighbours(pieces)
 
-    def wanted(i: int, first: Mapping[int, list[int]],
-               second: Mapping[int, list[int]]) -> float:
+    def target(i: int, first: Mapping[int, list[int]],
+               second: Mapping[int, list[int]]) -> float:  # mean x of its neighbours
         for side in (first[i], second[i]):
             near = [j for j in side if slots[j].end != INPUT]
             boxes = [j for j in near if slots[j].place is not None]
@@ -33,31 +33,32 @@ def place_across(slots: Sequence[Slot], rows: Sequence[Sequence[int]],
     for sweep in range(SWEEPS):  # the last one goes down
         sides = (above, below) if sweep % 2 == 0 else (below, above)
         for row in rows if sweep % 2 == 0 else reversed(rows):
-            spread(slots, row, [wanted(i, *sides) for i in row])
+            spread(slots, row, [target(i, *sides) for i in row])
 
 
-def spread(slots: Sequence[Slot], row: Sequence[int], wanted: Sequence[float]) -> None:
-    """Moves a row to the places nearest to the wanted ones that do not overlap.
+def spread(slots: Sequence[Slot], row: Sequence[int],
+           targets: Sequence[float]) -> None:
+    """Moves the slots of a row as near to their targets as they fit without overlap.
 
-    The least squares under minimal distances: pool adjacent violators.
+    Least squares under minimal distances, by pooling adjacent violators.
     """
     offsets = [0.0]
     for left, right in zip(row, row[1:]):
-        apart = (slots[left].width + slots[right].width) / 2
-        offsets.append(offsets[-1] + SIDE + apart)
+        half_widths = (slots[left].width + slots[right].width) / 2
+        offsets.append(offsets[-1] + SIDE + half_widths)
     pools: list[tuple[float, float, int]] = []  # mean, weight, number of slots
-    for i, value, offset in zip(row, wanted, offsets):
+    for i, value, offset in zip(row, targets, offsets):
         pools.append((value - offset, 1.0 if slots[i].place else YIELD, 1))
         while len(pools) > 1 and pools[-2][0] >= pools[-1][0]:
             (a, v, m), (b, w, n) = pools[-2:]
             pools[-2:] = [((a * v + b * w) / (v + w), v + w, m + n)]
-    places = (mean for mean, _, count in pools for _ in range(count))
-    for i, place, offset in zip(row, places, offsets):
-        slots[i].x = place + offset
+    means = (mean for mean, _, count in pools for _ in range(count))
+    for i, mean, offset in zip(row, means, offsets):
+        slots[i].x = mean + offset
 
 
 def passing_lines(slots: Sequence[Slot], pieces: Sequence[Piece]) -> list[list[int]]:
-    """Lists, for each line over several ranks, where it starts and its slots."""
+    """Lists, for each line over several ranks, the slot of its source and its own."""
     def passes(i: int) -> bool:
         return slots[i].place is None and slots[i].end is None
 
@@ -74,11 +75,11 @@ def passing_lines(slots: Sequence[Slot], pieces: Sequence[Piece]) -> list[list[i
 
 def straighten(slots: Sequence[Slot], rows: Sequence[Sequence[int]],
                chains: Iterable[Sequence[int]]) -> None:
-    """Gives the slots of a passing line one x, where there is room for it.
+    """Gives all slots of a passing line the same x, where there is room.
 
-    chains: for each line the item that it comes from, and its slots.
+    chains: for each line the slot of its source, and its own slots.
     """
-    def room(row: Sequence[int], at: int) -> tuple[float, float]:
+    def free_range(row: Sequence[int], at: int) -> tuple[float, float]:
         low, high = -math.inf, math.inf
         if at:
             left = slots[row[at - 1]]
@@ -89,18 +90,18 @@ def straighten(slots: Sequence[Slot], rows: Sequence[Sequence[int]],
         return low, high
 
     for source, *passing in chains:
-        rooms = [room(rows[slots[i].rank], rows[slots[i].rank].index(i))
-                 for i in passing]
-        low, high = max(low for low, _ in rooms), min(high for _, high in rooms)
+        ranges = [free_range(rows[slots[i].rank], rows[slots[i].rank].index(i))
+                  for i in passing]
+        low, high = max(low for low, _ in ranges), min(high for _, high in ranges)
         if low <= high:
-            aim = slots[passing[0]].x if slots[source].wide else slots[source].x
+            target = slots[passing[0]].x if slots[source].wide else slots[source].x
             for i in passing:
-                slots[i].x = min(max(aim, low), high)
+                slots[i].x = min(max(target, low), high)
 
 
 def widen_joins(slots: Sequence[Slot], rows: Sequence[Sequence[int]],
                 pieces: Sequence[Piece]) -> None:
-    """Makes a concatenation a bar below all its inputs, where there is room."""
+    """Widens each concatenation to a bar below all its inputs, where there is room."""
     above, _ = neighbours(pieces)
     for row in rows:
         for at, i in enumerate(row):

@@ -22,12 +22,12 @@ from cnn_jax.networks.graph import operations as kinds
 from cnn_jax.networks.summary import is_one_row, size_of
 from cnn_jax.networks.trace import Call
 
-# What a box is called in the picture, by its first operation of one of these.
+# The colour of a box, by its first operation of one of these types.
 COLOURS: dict[str, tuple[type, ...]] = {
     "input": (kinds.Input,), "conv": (kinds.Conv, kinds.ConvTranspose),
     "dense": (kinds.Dense,), "join": (kinds.Concat,),
     "pool": (kinds.MaxPool, kinds.AvgPool, kinds.GlobalAvgPool, kinds.Reduce)}
-LONGEST_PERIOD = 3  # items that repeat together, such as depthwise and pointwise
+LONGEST_PERIOD = 3  # most items that repeat together, such as depthwise and pointwise
 
 
 @dataclasses.dataclass(eq=False)
@@ -35,8 +35,8 @@ class Blocks:
     """The whole network."""
 
     level: Level
-    params: int            # all of them
-    unused: dict[str, int]  # parameters by module that no box has: auxiliary heads
+    params: int            # number of all parameters
+    unused: dict[str, int]  # parameters of modules that have no box: auxiliary heads
 
 
 def blocks_of(graph: Graph, calls: Sequence[Call]) -> Blocks:
@@ -57,9 +57,9 @@ def blocks_of(graph: Graph, calls: Sequence[Call]) -> Blocks:
 
 def sizes_by_module(params: Mapping[str, Any], path: str = "") -> dict[str, int]:
     """Counts the parameters that each module has of its own."""
-    own = size_of([value for value in params.values()
-                   if not isinstance(value, Mapping)])
-    sizes = {path: own} if own else {}
+    size = size_of([value for value in params.values()
+                    if not isinstance(value, Mapping)])
+    sizes = {path: size} if size else {}
     for name, value in params.items():
         if isinstance(value, Mapping):
             sizes |= sizes_by_module(value, f"{path}/{name}" if path else name)
@@ -68,7 +68,7 @@ def sizes_by_module(params: Mapping[str, Any], path: str = "") -> dict[str, int]
 
 def params_of_nodes(graph: Graph, sizes: Mapping[str, int]
                     ) -> tuple[dict[str, int], dict[str, int]]:
-    """Gives the parameters of each module to one node: (by node, of no node)."""
+    """Assigns the parameters of each module to one node: (by node, without a node)."""
     names = [node.name for node in graph.nodes]
     counts: dict[str, int] = collections.Counter()
     unused: dict[str, int] = collections.Counter()
@@ -128,10 +128,10 @@ class Builder:
         """Makes a box of a layer, or a frame of a block of several boxes."""
         shape = nodes[-1].shape
         params = sum(self.counts.get(node.name, 0) for node in nodes)
-        whole = path in self.leaves and nodes[-1].name.startswith(path)
-        if len({self.boxes[node.name] for node in nodes}) == 1 or whole:
-            several = whole and len(nodes) > 1 and nodes[0].name != path
-            text = (self.classes[path] if several
+        is_leaf = path in self.leaves and nodes[-1].name.startswith(path)
+        if len({self.boxes[node.name] for node in nodes}) == 1 or is_leaf:
+            has_parts = is_leaf and len(nodes) > 1 and nodes[0].name != path
+            text = (self.classes[path] if has_parts
                     else ", ".join(map(describe, nodes)))
             return Box(name, [node.name for node in nodes], text, colour(nodes),
                        [shape], [params])
@@ -175,7 +175,7 @@ def successors(nodes: Sequence[Node], item_of: Mapping[str, str]
 def cyclic(nodes: Sequence[Node], item_of: Mapping[str, str]) -> list[str]:
     """Lists the nodes of items that come both before and after another item."""
     after = successors(nodes, item_of)
-    while True:  # takes away what is before or after everything else
+    while True:  # removes the items that are before or after all others
         ends = {name for name, others in after.items()
                 if not others or not any(name in other for other in after.values())}
         if not ends:
@@ -187,7 +187,7 @@ def cyclic(nodes: Sequence[Node], item_of: Mapping[str, str]) -> list[str]:
 
 
 def in_order(groups: Mapping[str, list[Node]], item_of: Mapping[str, str]) -> list[str]:
-    """Sorts items so that each comes after its inputs, else as the network runs."""
+    """Sorts items so that each comes after its inputs, else in the network's order."""
     before = {name: {item_of[value] for node in nodes for value in node.inputs
                      if value in item_of} - {name} for name, nodes in groups.items()}
     ordered: list[str] = []
@@ -205,9 +205,9 @@ def with_ports(level: Level) -> Level:
                                 if edge.source == INPUT))
     if len(values) < 2:
         return level
-    at = {value: len(level.items) + i for i, value in enumerate(values)}
+    port_of = {value: len(level.items) + i for i, value in enumerate(values)}
     ports = [Box(value, [], "", "port", [], []) for value in values]
     inner = [edge if edge.source != INPUT else dataclasses.replace(
-        edge, source=at[edge.value]) for edge in level.edges]
+        edge, source=port_of[edge.value]) for edge in level.edges]
     return Level([*level.items, *ports],
-                 [*(Edge(INPUT, at[value], value) for value in values), *inner])
+                 [*(Edge(INPUT, port_of[value], value) for value in values), *inner])

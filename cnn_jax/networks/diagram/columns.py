@@ -8,10 +8,10 @@ from cnn_jax.networks.diagram.slots import Piece, Slot
 from cnn_jax.networks.parts import part_of
 
 GAP, TRACK = 26, 9  # pixels between two ranks; between two horizontal lines there
-GUTTER = 44         # between two columns
-HIGHEST, ASPECT = 900, 1.5  # a level above that height becomes columns, of this aspect
-MOST_COLUMNS, FILLED = 12, 0.55  # share of the columns' height that must be used
-WITHIN, WITHIN_PIXELS = 0.1, 100  # what it costs to cut within a part, such as stage1
+GUTTER = 44         # pixels between two columns
+HIGHEST, ASPECT = 900, 1.5  # a higher level becomes columns, of this width / height
+MOST_COLUMNS, FILLED = 12, 0.55  # least share of the columns' height that must be used
+WITHIN, WITHIN_PIXELS = 0.1, 100  # the cost of a cut within a part, such as stage1
 
 
 def place_down(slots: Sequence[Slot], rows: Sequence[Sequence[int]],
@@ -41,7 +41,7 @@ def gap_height(gap: Mapping[Piece, int]) -> float:
 def choose_columns(slots: Sequence[Slot], rows: Sequence[Sequence[int]],
                    heights: Sequence[float], spaces: Sequence[float],
                    cuts: Sequence[int]) -> list[tuple[int, int]]:
-    """Cuts the ranks into columns of like height, for a picture of a good aspect."""
+    """Cuts the ranks into columns of similar height; the picture is near `ASPECT`."""
     def height(first: int, stop: int) -> float:
         return sum(heights[first:stop]) + sum(spaces[first:stop - 1])
 
@@ -69,8 +69,8 @@ def choose_columns(slots: Sequence[Slot], rows: Sequence[Sequence[int]],
                                for first, (high, starts) in best[-1].items()
                                if first < stop)
                      for stop in ends if any(first < stop for first in best[-1])})
-    found = [row[len(rows)][1] for row in best[1:] if len(rows) in row]
-    choices = [[*zip(starts, [*starts[1:], len(rows)])] for starts in found]
+    cut_lists = [row[len(rows)][1] for row in best[1:] if len(rows) in row]
+    choices = [[*zip(starts, [*starts[1:], len(rows)])] for starts in cut_lists]
     choices = [columns for columns in choices if height(0, len(rows)) > FILLED * len(
         columns) * max(height(*column) for column in columns)]
 

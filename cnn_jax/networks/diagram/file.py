@@ -12,7 +12,7 @@ from cnn_jax.networks.graph import layer_graph
 from cnn_jax.networks.trace import ImageShape, trace_shapes
 
 SUFFIXES = (".svg", ".mmd", ".md")
-MOST_BOXES = 60  # of Mermaid's text; a larger network has one box for each block
+MOST_BOXES = 60  # in Mermaid's text; a larger network gets one box for each block
 
 
 def check(path: Path) -> None:
@@ -23,7 +23,7 @@ def check(path: Path) -> None:
 
 
 def write(path: Path, network: nn.Module, name: str, image_shape: ImageShape) -> None:
-    """Draws a network for images of (H, W, C); the suffix says how.
+    """Draws a network for images of (H, W, C), in the format of the suffix.
 
     name: the title. Raises InputError for a network whose layer graph cannot be read,
     and for a file that cannot be written.

@@ -3,14 +3,14 @@
 import dataclasses
 
 Shape = tuple[int, ...]
-INPUT, OUTPUT = -1, -2  # the ends of a level, where its edges to the outside begin
+INPUT, OUTPUT = -1, -2  # the ends of a level, which its edges to the outside have
 
 
 @dataclasses.dataclass(eq=False)
 class Box:
-    """One layer with what follows it; of a repeated block, that of all repeats."""
+    """One layer with its followers; in a repeated block it stands for every repeat."""
 
-    name: str            # without that of the frame around it
+    name: str            # without the name of the frame around it
     nodes: list[str]     # the names of its nodes
     text: str            # what it computes: 'Conv 3x3/2, BatchNorm, relu'
     colour: str          # a key of `COLOURS`, or 'other'
@@ -20,7 +20,7 @@ class Box:
 
 @dataclasses.dataclass(eq=False)
 class Frame:
-    """A block, or `count` equal ones in a row."""
+    """A block, or `count` equal consecutive blocks."""
 
     name: str
     kind: str            # the class of the block

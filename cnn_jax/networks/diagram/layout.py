@@ -2,8 +2,8 @@
 
 A level is a layered drawing (Sugiyama, Tagawa, Toda: Methods for visual understanding
 of hierarchical system structures, 1981): the rank of an item is its longest path from
-the input, and an edge over several ranks gets a place of its own in each of them, so it
-passes no box. Lines turn only between two ranks. A high level is cut into columns.
+the input. An edge over several ranks gets a slot in each of them, so that it crosses no
+box. Lines turn only between two ranks. A high level is cut into columns.
 """
 
 import collections
@@ -68,17 +68,17 @@ def port(slots: Sequence[Slot], piece: Piece) -> tuple[float, float]:
         low = high = upper.x + upper.exits.get(
             piece.value, next(iter(upper.exits.values()), 0.0))
     reach = max(0.0, lower.width / 2 - INSET) if lower.place is not None else 0.0
-    aim = lower.x if math.isinf(low) else min(max(lower.x, low), high)
-    entry = min(max(aim, lower.x - reach), lower.x + reach)
-    return aim if not math.isinf(low) else entry, entry
+    exit_x = lower.x if math.isinf(low) else min(max(lower.x, low), high)
+    entry = min(max(exit_x, lower.x - reach), lower.x + reach)
+    return exit_x if not math.isinf(low) else entry, entry
 
 
 def tracks_of(pieces: Sequence[Piece], slots: Sequence[Slot],
               ports: Mapping[Piece, tuple[float, float]]) -> dict[Piece, int]:
     """Gives each line that turns between two ranks a horizontal track: 0, 1, ...
 
-    Lines of one source, or else to one target, share a track. A line that goes down
-    where another one arrives has the higher track of the two.
+    Lines of one source, or else to one target, share a track. If a line leaves at the x
+    where another arrives, its track is above the other's.
     """
     fork = collections.Counter(piece.upper for piece in pieces)
     groups: dict[tuple[bool, int], list[Piece]] = {}
@@ -88,26 +88,26 @@ def tracks_of(pieces: Sequence[Piece], slots: Sequence[Slot],
             key = (split, piece.upper if split else piece.lower)
             groups.setdefault(key, []).append(piece)
 
-    def must_be_above(one: list[Piece], other: list[Piece]) -> bool:
-        return any(abs(ports[a][0] - ports[b][1]) < 3 for a in one for b in other)
+    def must_be_above(upper: list[Piece], lower: list[Piece]) -> bool:
+        return any(abs(ports[a][0] - ports[b][1]) < 3 for a in upper for b in lower)
 
     waiting = sorted(groups.values(), key=lambda group: min(
         min(ports[piece]) for piece in group))
     placed: list[tuple[int, float, float, list[Piece]]] = []
     while waiting:
-        group = next((one for one in waiting if not any(
-            must_be_above(other, one) for other in waiting if other is not one)),
-            waiting[0])
+        group = next((candidate for candidate in waiting if not any(
+            must_be_above(other, candidate) for other in waiting
+            if other is not candidate)), waiting[0])
         waiting.remove(group)
         left = min(min(ports[piece]) for piece in group) - TRACK
         right = max(max(ports[piece]) for piece in group) + TRACK
-        least = max((track + 1 for track, *_, other in placed
-                     if must_be_above(other, group)), default=0)
+        free = max((track + 1 for track, *_, other in placed
+                    if must_be_above(other, group)), default=0)
         full = {track for track, start, stop, _ in placed
                 if start < right and left < stop}
-        while least in full:
-            least += 1
-        placed.append((least, left, right, group))
+        while free in full:
+            free += 1
+        placed.append((free, left, right, group))
     return {piece: track for track, *_, group in placed for piece in group}
 
 
@@ -115,7 +115,7 @@ def finished(level: Level, slots: Sequence[Slot], columns: Sequence[tuple[int, i
              gaps: Sequence[Mapping[Piece, int]],
              ports: Mapping[Piece, tuple[float, float]],
              paths: Sequence[tuple[Edge, list[Piece]]]) -> Drawing:
-    """Moves the columns beside each other, and makes the lines."""
+    """Moves the columns side by side and draws the lines."""
     column_of = {rank: c for c, (first, stop) in enumerate(columns)
                  for rank in range(first, stop)}
     shifts, bottoms, edges, x = [], [], [], float(PAD)
@@ -165,7 +165,7 @@ def finished(level: Level, slots: Sequence[Slot], columns: Sequence[tuple[int, i
 
 
 def tidy(route: Sequence[Point]) -> list[Point]:
-    """Leaves out points that are equal or on a straight line."""
+    """Removes points that are equal or on a straight line."""
     kept: list[Point] = []
     for point in route:
         if kept and math.dist(kept[-1], point) < 0.01:

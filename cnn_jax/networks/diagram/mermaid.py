@@ -7,17 +7,17 @@ from cnn_jax.errors import one_line
 from cnn_jax.networks.graph import Graph, Node
 from cnn_jax.networks.graph import operations as kinds
 
-# What joins the box of the layer before it.
+# The operations that join the box of the layer before them.
 FOLLOWERS = (kinds.BatchNorm, kinds.Activation)
 
 
 def mermaid(graph: Graph, inside: bool = True) -> str:
     """Writes a graph as a Mermaid flowchart, from the image down to the logits.
 
-    A box has the name of a layer, what it computes, and its output for one image.
-    Batch norm and activation share the box of the layer that they follow, and the
-    layers of a block stand in one frame.
-    inside: False draws a block as one box, for large networks.
+    A box has the name of a layer, what it computes, and its output shape for one image.
+    Batch norm and activation share the box of the layer that they follow. The layers of
+    a block share a frame.
+    inside: False draws each block as one box, for large networks.
     """
     boxes = box_of_nodes(graph, inside)
     contents: dict[str, list[Node]] = {}
@@ -46,9 +46,10 @@ def mermaid(graph: Graph, inside: bool = True) -> str:
 
 def box_of_nodes(graph: Graph, inside: bool,
                  followers: tuple[type, ...] = FOLLOWERS) -> dict[str, str]:
-    """Maps the name of each node to that of its box.
+    """Maps the name of each node to the name of its box.
 
-    followers: the operations of one input that join the box of the node before them.
+    followers: operations that join the box of the node before them, if they have one
+        input.
     """
     consumers = graph.consumers()
     boxes: dict[str, str] = {}
@@ -75,7 +76,7 @@ def label(box: str, name: str, nodes: list[Node]) -> str:
 
 
 def escaped(name: str) -> str:
-    """Escapes what ends a text of Mermaid, or what it reads as HTML."""
+    """Escapes the characters that end a text in Mermaid or start HTML in it."""
     return re.sub(r'["<>&#]', lambda match: f"#{ord(match[0])};", one_line(name))
 
 

@@ -11,7 +11,7 @@ from cnn_jax.networks.diagram.items import (INPUT, OUTPUT, Box, Edge, Frame, Ite
 
 
 def collapse(level: Level, longest: int) -> Level:
-    """Joins what repeats in a row, up to `longest` items together, into one frame."""
+    """Joins consecutive repeats of up to `longest` items into one frame."""
     into: dict[int, list[int]] = collections.defaultdict(list)
     out: dict[int, list[int]] = collections.defaultdict(list)
     for edge in level.edges:
@@ -32,7 +32,7 @@ def collapse(level: Level, longest: int) -> Level:
             chain.append(after)
         period, count = repeats([level.items[i] for i in chain], longest)
         while count > 1 and len(out[chain[period * count - 1]]) != 1:
-            count -= 1  # what leaves the last one must be one value
+            count -= 1  # the last repeat must have one output
         if count > 1:
             frames[start] = [chain[at:at + period]
                              for at in range(0, period * count, period)]
@@ -42,14 +42,14 @@ def collapse(level: Level, longest: int) -> Level:
 
 def replace(level: Level, frames: Mapping[int, list[list[int]]],
             taken: set[int]) -> Level:
-    """Puts one frame in the place of each of the given sequences of items."""
+    """Replaces each of the given sequences of items by one frame."""
     items: list[Item] = []
     index = {INPUT: INPUT, OUTPUT: OUTPUT}
     for i, item in enumerate(level.items):
         if i in frames:
             index |= dict.fromkeys(itertools.chain(*frames[i]), len(items))
-            items.append(repeated([[level.items[j] for j in turn]
-                                   for turn in frames[i]]))
+            items.append(repeated([[level.items[j] for j in repeat]
+                                   for repeat in frames[i]]))
         elif i not in taken:
             index[i] = len(items)
             items.append(item)
@@ -90,7 +90,7 @@ def is_dense(item: Item) -> bool:
 
 
 def signature(item: Item, loose: bool) -> Any:
-    """What equal blocks have in common; loose: except for numbers of channels."""
+    """Returns what equal blocks have in common; loose: but the numbers of channels."""
     shapes = [shape[:-1] if loose else shape for shape in item.shapes]
     if isinstance(item, Box):
         return item.text, shapes, loose or item.params
@@ -99,21 +99,22 @@ def signature(item: Item, loose: bool) -> Any:
             [(edge.source, edge.target) for edge in item.inner.edges])
 
 
-def repeated(turns: Sequence[Sequence[Item]]) -> Frame:
+def repeated(repeats: Sequence[Sequence[Item]]) -> Frame:
     """Makes one frame of the items of each repeat."""
-    name = f"{turns[0][0].name} … {turns[-1][-1].name}"
-    inner = [merged(items) for items in zip(*turns)]
+    name = f"{repeats[0][0].name} … {repeats[-1][-1].name}"
+    inner = [merged(items) for items in zip(*repeats)]
     if len(inner) == 1:
         assert isinstance(inner[0], Frame)
-        return dataclasses.replace(inner[0], name=name, count=len(turns))
+        return dataclasses.replace(inner[0], name=name, count=len(repeats))
     edges = [Edge(i - 1 if i else INPUT, i if i < len(inner) else OUTPUT, "")
              for i in range(len(inner) + 1)]
-    return Frame(name, "", Level(inner, edges), list(turns[-1][-1].shapes),
-                 [sum(sum(item.params) for item in turn) for turn in turns], len(turns))
+    return Frame(name, "", Level(inner, edges), list(repeats[-1][-1].shapes),
+                 [sum(sum(item.params) for item in repeat) for repeat in repeats],
+                 len(repeats))
 
 
 def merged(items: Sequence[Item]) -> Item:
-    """Makes one item of the same item of each repeat."""
+    """Merges the corresponding items of all repeats into one item."""
     first = items[0]
     shapes = [shape for item in items for shape in item.shapes]
     params = [count for item in items for count in item.params]
@@ -121,7 +122,7 @@ def merged(items: Sequence[Item]) -> Item:
         return dataclasses.replace(first, nodes=[
                 name for item in items for name in item.nodes],
             shapes=shapes, params=params)
-    inner = [merged(same) for same in zip(
+    inner = [merged(group) for group in zip(
         *(item.inner.items for item in items if isinstance(item, Frame)))]
     return dataclasses.replace(first, inner=Level(inner, first.inner.edges),
                                shapes=shapes, params=params)

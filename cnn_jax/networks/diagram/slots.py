@@ -1,4 +1,4 @@
-"""The places, slots and lines of a diagram; slots in ranks, in the best order."""
+"""Places, slots and lines of a diagram; orders the slots of each rank."""
 
 import bisect
 import collections
@@ -23,7 +23,7 @@ class Line(NamedTuple):
 
 @dataclasses.dataclass
 class Place:
-    """Where an item is; x and y of its upper left corner, in the level around it."""
+    """The position of an item: its upper left corner, in the level around it."""
 
     item: Item
     x: float
@@ -42,7 +42,7 @@ class Drawing:
     height: float
     places: list[Place]
     lines: list[Line]
-    out: dict[str, float]  # x of the values that leave it at the bottom
+    out: dict[str, float]  # value -> the x where it leaves at the bottom
 
 
 @dataclasses.dataclass
@@ -71,7 +71,7 @@ class Piece(NamedTuple):
 def make_slots(level: Level, places: Sequence[Place]) -> list[Slot]:
     """Makes the slots of the items, by the longest path from the input."""
     ranks = [0] * len(places)
-    for _ in places:  # until nothing changes: ports stand behind what takes them
+    for _ in places:  # until nothing changes: ports come after the items that use them
         before = list(ranks)
         for edge in level.edges:
             if edge.target != OUTPUT:
@@ -90,7 +90,7 @@ def make_slots(level: Level, places: Sequence[Place]) -> list[Slot]:
 
 def make_pieces(level: Level, slots: list[Slot]
                 ) -> tuple[list[Piece], list[tuple[Edge, list[Piece]]]]:
-    """Cuts edges at the ranks that they pass; adds the slots for that."""
+    """Cuts edges at the ranks that they pass, and adds a slot for each cut."""
     last = max((slot.rank for slot in slots), default=0) + 1
     top = None
     passing: dict[tuple[int, str, int], int] = {}

@@ -2,8 +2,8 @@
 
     text = svg(graph, calls, "resnet50")
 
-Every box has the name of a layer, what it computes, and for one image the shape of its
-output and its parameters. The picture is light or dark as the reader's screen is.
+Every box has the name of a layer, what it computes, its output shape for one image, and
+its number of parameters. The picture is light or dark like the reader's screen.
 """
 
 import html
@@ -19,13 +19,13 @@ from cnn_jax.networks.diagram.slots import Drawing, Line, Place, Point
 from cnn_jax.networks.graph import Graph
 from cnn_jax.networks.trace import Call
 
-SIZE, LEADING, CHARACTER = 12, 16, 6.9  # of the text: pixels, and a generous width
+SIZE, LEADING, CHARACTER = 12, 16, 6.9  # text, pixels; CHARACTER is a generous width
 MARGIN, CORNER = 10, 6
-WIDEST = 30   # characters of a line of what a layer computes
-LONGEST = 60  # characters of a name; the whole one is in the tooltip
+WIDEST = 30   # characters in a line of text, at most
+LONGEST = 60  # characters of a name, at most; the tooltip has the whole name
 LEGEND = ("box: layer, what it computes, output (height × width × channels), "
           "parameters")
-# Name of a part -> (fill, stroke) on light and on dark paper
+# Kind of box -> (fill, stroke) on light, then on dark paper
 COLOURS = {
     "input": ("#ffffff", "#767676", "#15181c", "#9aa3ab"),
     "conv": ("#dcebfb", "#3f78b5", "#1d3a57", "#6fa5dd"),
@@ -50,9 +50,9 @@ def svg(graph: Graph, calls: Sequence[Call], name: str) -> str:
              f"{shape_text(graph.image_shape)}")
     lines = [LEGEND]
     if blocks.unused:
-        others = ", ".join(f"{module or 'the network itself'} ({count:,})"
+        unused = ", ".join(f"{module or 'the network itself'} ({count:,})"
                            for module, count in blocks.unused.items())
-        lines.append(f"parameters that prediction does not use: {others}")
+        lines.append(f"parameters that prediction does not use: {unused}")
     width = max(drawing.width, len(title) * CHARACTER * 1.4, *(
         len(line) * CHARACTER for line in lines)) + 2 * MARGIN
     top = 2 * MARGIN + LEADING * (len(lines) + 1.5)
@@ -73,18 +73,18 @@ def svg(graph: Graph, calls: Sequence[Call], name: str) -> str:
 
 
 def style() -> str:
-    """Writes the colours of dark paper; those of light paper are attributes."""
+    """Writes the colours for dark paper; those for light paper are attributes."""
     rules = [f".network {{ fill: {INK[1]}; }}",
              f".network .paper {{ fill: {PAPER[1]}; }}",
              f".network .line {{ stroke: {INK[1]}; }}"]
-    rules += [f".network .{part} {{ fill: {fill}; stroke: {stroke}; }}"
-              for part, (_, _, fill, stroke) in COLOURS.items()]
+    rules += [f".network .{kind} {{ fill: {fill}; stroke: {stroke}; }}"
+              for kind, (_, _, fill, stroke) in COLOURS.items()]
     return ("<style>@media screen and (prefers-color-scheme: dark) {\n"
             + "\n".join(rules) + "\n}</style>")
 
 
 def measure(item: Item) -> tuple[float, float]:
-    """Returns the size of a box, or that of the header of a frame."""
+    """Returns the size of a box, or of the header of a frame."""
     lines = lines_of(item)
     width = max(len(lines[0]) * 1.1, *map(len, lines[1:]), 8) * CHARACTER + 2 * MARGIN
     return math.ceil(width), LEADING * len(lines) + MARGIN + 2
@@ -159,15 +159,15 @@ def draw_frame(place: Place) -> Iterator[str]:
 
 
 def draw_box(place: Place) -> Iterator[str]:
-    """Draws a box or a frame with its text; the tooltip lists what it stands for."""
+    """Draws a box or a frame with its text; the tooltip lists the box's operations."""
     item = place.item
-    part = "frame" if isinstance(item, Frame) else item.colour
-    fill, stroke, _, _ = COLOURS[part]
+    kind = "frame" if isinstance(item, Frame) else item.colour
+    fill, stroke, _, _ = COLOURS[kind]
     count = "" if isinstance(item, Frame) else f' data-parameters="{sum(item.params)}"'
     yield f'<g class="{"block" if isinstance(item, Frame) else "layer"}"{count}>'
     if isinstance(item, Box) and item.nodes:
         yield f"<title>{escape(chr(10).join(map(one_line, item.nodes)))}</title>"
-    yield (f'<rect class="{part}" x="{place.x:.1f}" y="{place.y:.1f}" '
+    yield (f'<rect class="{kind}" x="{place.x:.1f}" y="{place.y:.1f}" '
            f'width="{place.width:.1f}" height="{place.height:.1f}" rx="{CORNER}" '
            f'fill="{fill}" stroke="{stroke}"/>')
     for i, line in enumerate(lines_of(item)):
@@ -188,14 +188,15 @@ def draw_line(line: Line) -> str:
 
 
 def rounded(points: Sequence[Point]) -> str:
-    """Writes a polyline whose corners are quarter circles, almost."""
-    words = [f"M{points[0][0]:.1f} {points[0][1]:.1f}"]
+    """Writes a polyline with rounded corners as the commands of an SVG path."""
+    commands = [f"M{points[0][0]:.1f} {points[0][1]:.1f}"]
     for before, corner, after in zip(points, points[1:], points[2:]):
         radius = min(CORNER, *(math.dist(corner, end) / 2 for end in (before, after)))
         start, stop = (toward(corner, end, radius) for end in (before, after))
-        words.append(f"L{start[0]:.1f} {start[1]:.1f}Q{corner[0]:.1f} {corner[1]:.1f} "
-                     f"{stop[0]:.1f} {stop[1]:.1f}")
-    return "".join([*words, f"L{points[-1][0]:.1f} {points[-1][1]:.1f}"])
+        commands.append(f"L{start[0]:.1f} {start[1]:.1f}"
+                        f"Q{corner[0]:.1f} {corner[1]:.1f} "
+                        f"{stop[0]:.1f} {stop[1]:.1f}")
+    return "".join([*commands, f"L{points[-1][0]:.1f} {points[-1][1]:.1f}"])
 
 
 def toward(start: Point, end: Point, length: float) -> Point:

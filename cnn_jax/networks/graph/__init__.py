@@ -1,8 +1,8 @@
-"""One layer graph of a network in evaluation.
+"""The layer graph of a network in evaluation.
 
     graph = layer_graph(network, variables, (224, 224, 3))
 
-lists every operation with its attributes, shapes and parameters, for programs that
+It lists every operation with its attributes, shapes and parameters, for programs that
 write the network in another format, draw it, or compute it faster.
 """
 

@@ -1,9 +1,9 @@
 """Makes the layer graph of a network from its jaxpr.
 
 The network is traced once, as in evaluation. Every layer of `layers.LAYERS` adds one
-equation of the primitive `layer` to the jaxpr, and what follows takes that equation's
-output. What the layer itself computed is no longer used and falls away; what stays is
-the layers and the primitives between them.
+equation of the primitive `layer` to the jaxpr, and later equations use its output. So
+the equations inside the layer are unused and are dropped. The layers and the primitives
+between them remain.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ from cnn_jax.networks.trace import Call, ImageShape, trace
 CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2",
          "custom_jvp_call", "custom_vjp_call"}
 
-# A prime that tells the batch from every other axis. (Symbolic sizes would too, but
-# under them indexing becomes gather, and code that reads x.shape[0] may fail.)
+# A prime that tells the batch from every other axis. (A symbolic size would too, but
+# with it indexing becomes gather, and code that reads x.shape[0] may fail.)
 BATCH = 10_007
 
 layer_p = Primitive("layer")
@@ -46,11 +46,11 @@ def layer_graph(network: nn.Module, variables: Mapping[str, Any],
                 image_shape: ImageShape) -> Graph:
     """Makes the graph of a network in evaluation, for images of (H, W, C).
 
-    variables: {"params": ..., "batch_stats": ...}; only shapes (`jax.eval_shape`) give
-        a graph of the same form without arrays.
+    variables: {"params": ..., "batch_stats": ...}. Shapes alone (`jax.eval_shape`) give
+        the same graph without arrays.
 
     The compute dtype of the network does not matter: a graph has no dtypes, and
-    computes in that of its parameters and images.
+    computes in the dtype of its parameters and images.
     Raises InputError for an operation that a graph cannot hold.
     """
     layers = getattr(network, "layers", None)
@@ -77,7 +77,7 @@ def layer_graph(network: nn.Module, variables: Mapping[str, Any],
 
 
 def mark_layer(call: Call) -> jax.Array:
-    """Replaces the output of a layer by that of one `layer` equation."""
+    """Replaces the output of a layer by the output of one `layer` equation."""
     layer = layer_of(call)
     if layer is None:
         return call.output
@@ -92,7 +92,7 @@ class Draft:
     """A node that has no name yet."""
 
     operation: Operation
-    inputs: tuple[int, ...]  # the drafts that it takes
+    inputs: tuple[int, ...]  # indices of drafts
     shape: Shape
     params: Params
     path: str                # of the module that computes it
@@ -118,8 +118,8 @@ class Reader:
              scopes: list[str]) -> list[Any]:
         """Reads the equations that the used outputs depend on; returns the outputs.
 
-        inputs: of the jaxpr's constants and arguments, as values or as arrays.
-        scopes: the modules in which it is called.
+        inputs: values or arrays for the jaxpr's constants and arguments.
+        scopes: the nested modules in which the jaxpr is called.
         """
         needed = {var for var, use in zip(jaxpr.outvars, used)
                   if use and not isinstance(var, Literal)}
@@ -149,7 +149,7 @@ class Reader:
         return [look_up(atom) for atom in jaxpr.outvars]
 
     def read_equation(self, eqn: Any, operands: list[Any]) -> list[Any]:
-        """Computes an equation of constants, and drafts any other."""
+        """Computes an equation of constants, and makes drafts of any other."""
         name = eqn.primitive.name
         if not any(isinstance(x, Value) for x in operands):
             return constant(eqn.primitive, operands, eqn.params, BATCH)

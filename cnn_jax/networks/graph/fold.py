@@ -19,7 +19,7 @@ def fold_batch_norm(graph: Graph) -> Graph:
 
         a (x * w + b - mean) + bias  =  x * (a w) + (a (b - mean) + bias).
 
-    A batch norm stays where other nodes read the layer before it too, or where no layer
+    A batch norm remains if other nodes also read the layer before it, or if no layer
     with a kernel precedes it (pre-activated blocks, DenseNet).
     """
     consumers = graph.consumers()

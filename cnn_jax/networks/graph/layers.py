@@ -1,7 +1,7 @@
-"""The layer modules that are one operation of a graph.
+"""Reads layer modules as single operations of a graph.
 
-Any other module is read by the primitives that it computes (`primitives.py`). So is a
-layer with a field that no operation has, such as circular padding.
+Other modules are read by the primitives that they compute (`primitives.py`). So is a
+layer with an option that no operation has, such as circular padding.
 """
 
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def transposed_padding(size: tuple[int, ...], out: tuple[int, ...],
                        lows: list[int]) -> tuple[Pairs, tuple[int, ...]]:
     """Finds the padding and output padding that give a transposed convolution's size.
 
-    Of the high padding and the output padding of an axis, one is 0.
+    Along each axis, the high padding or the output padding is 0.
     """
     highs = [(n - 1) * s + r - low - o
              for n, o, r, s, low in zip(size, out, reach, strides, lows)]
@@ -84,11 +84,11 @@ def batch_norm(call: Call) -> Layer | None:
     module, statistics = call.module, call.variables.get("batch_stats", {})
     if getattr(module, "axis", -1) != -1 or not {"mean", "var"} <= statistics.keys():
         return None
-    like = statistics["mean"]
+    mean = statistics["mean"]
     return Layer(BatchNorm(module.epsilon), {
-        "mean": like, "var": statistics["var"],
-        "scale": call.params.get("scale", jnp.ones_like(like)),
-        "bias": call.params.get("bias", jnp.zeros_like(like))})
+        "mean": mean, "var": statistics["var"],
+        "scale": call.params.get("scale", jnp.ones_like(mean)),
+        "bias": call.params.get("bias", jnp.zeros_like(mean))})
 
 
 def pool_of(call: Call, count_include_pad: bool = False) -> PoolSpec:

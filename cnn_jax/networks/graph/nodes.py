@@ -14,13 +14,13 @@ from cnn_jax.networks.graph.operations import Operation, Params, Shape
 class Node:
     """One operation of a graph, and the value that it computes.
 
-    name: of the layer, 'stage1_block2/conv1'. Of several operations inside a layer or
-        block that has no operation of its own, the last has the name of the layer;
-        the others add what they compute, 'grey/mul_2'.
+    name: that of the layer, 'stage1_block2/conv1'. If a layer or block is read as
+        several operations, the last of them has its name, and the others add what
+        they compute, 'grey/mul_2'.
     inputs: the names of the nodes whose values it takes.
     shape: of its value for one image, without the batch.
-    params: the arrays of the operation. They are those that the graph was made from,
-        not copies; layers that share parameters share them here.
+    params: the arrays of the operation. They are not copies: layers that share
+        parameters share them here.
     """
 
     name: str
@@ -52,11 +52,11 @@ class Graph:
 
     def consumers(self) -> dict[str, list[Node]]:
         """Lists the nodes that take the value of each node."""
-        takers: dict[str, list[Node]] = collections.defaultdict(list)
+        consumers: dict[str, list[Node]] = collections.defaultdict(list)
         for node in self.nodes:
             for name in dict.fromkeys(node.inputs):
-                takers[name].append(node)
-        return takers
+                consumers[name].append(node)
+        return consumers
 
 
 def run(graph: Graph, images: jax.Array,

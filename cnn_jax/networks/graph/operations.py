@@ -6,8 +6,8 @@ paddings leave it out. Attributes are static. The arrays of an operation are the
 `params` of its node, by the names that the docstrings give in `code`. All padding is
 explicit: 'SAME' and rounding up have been resolved for the size of the image.
 
-Calling an operation with (params, inputs) computes it in JAX. That is the definition
-which a writer of another format, or a faster program, must equal.
+Calling an operation with (params, inputs) computes it in JAX. This defines what other
+formats and faster programs must compute.
 """
 
 import dataclasses
@@ -107,8 +107,8 @@ class BatchNorm:
 class LocalResponseNorm:
     """x / (k + alpha * sum of x^2 over `size` channels)^beta.
 
-    Alpha is that of each square, whether or not the layer divides its own by the size.
-    See `ops.local_response_norm`.
+    For a layer that divides its alpha by the size, `alpha` is the quotient. See
+    `ops.local_response_norm`.
     """
 
     size: int
@@ -149,7 +149,7 @@ class AvgPool:
 
     @property
     def uncounted(self) -> Pairs:
-        """The rest of the padding, which the mean leaves out."""
+        """The part of the padding that the mean leaves out."""
         return tuple((low - zeros_low, high - zeros_high) for
                      (low, high), (zeros_low, zeros_high)
                      in zip(self.padding, self.counted))
@@ -183,15 +183,15 @@ class Activation:
 class Elementwise:
     """A function of `ELEMENTWISE`; axes of size 1 are broadcast.
 
-    Operands that are constant are params, named by their place: '0', '1', ...
+    Constant operands are params, named by their position: '0', '1', ...
     """
 
     kind: str
 
     def operands(self, params: Params, inputs: Sequence[Any]) -> list[Any]:
         """Puts constants and inputs in order."""
-        rest = iter(inputs)
-        return [params[str(i)] if str(i) in params else next(rest)
+        remaining = iter(inputs)
+        return [params[str(i)] if str(i) in params else next(remaining)
                 for i in range(len(params) + len(inputs))]
 
     def __call__(self, params: Params, *inputs: jax.Array) -> jax.Array:
@@ -204,7 +204,7 @@ class Elementwise:
 
 @dataclasses.dataclass(frozen=True)
 class Concat:
-    """Joins its inputs along an axis."""
+    """Concatenates its inputs along an axis."""
 
     axis: int
 
@@ -257,7 +257,7 @@ class Slice:
 
 @dataclasses.dataclass(frozen=True)
 class Pad:
-    """Puts `value` around each axis but the batch; a negative padding cuts."""
+    """Pads each axis but the batch with `value`; negative padding crops."""
 
     padding: Pairs
     value: float = 0.0

@@ -1,8 +1,8 @@
 """Reads JAX's primitives as operations of a graph.
 
-What stands between layers (a sum, a slice, a mean over an axis), and what modules of
-other kinds compute, arrives here as primitives. A primitive that is not in `READERS`,
-or has parameters that no operation has, raises `Unsupported`.
+Operations between layers (a sum, a slice, a mean over an axis), and those of modules
+that are no layer, arrive here as primitives. A primitive that is not in `READERS`, or
+has parameters that no operation has, raises `Unsupported`.
 """
 
 import math
@@ -27,9 +27,9 @@ class Unsupported(Exception):
 
 
 class Value(NamedTuple):
-    """The value of a node, which depends on the images; any other is a constant."""
+    """The value of a node; it depends on the images. Other values are constants."""
 
-    node: int     # which of the reader's drafts computes it
+    node: int     # index of the draft that computes it
     shape: Shape  # for one image
 
 
@@ -54,18 +54,18 @@ Reader = Callable[[Equation, Emit], list[Any]]
 
 
 def compute(function: Callable[..., jax.Array], *constants: Any) -> Any:
-    """Applies a function to constants; to their shapes where they are abstract."""
+    """Applies a function to constants, or to their shapes if these are abstract."""
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in constants):
         return jax.eval_shape(function, *constants)
     return function(*map(jnp.asarray, constants))
 
 
 def images_of(eqn: Equation, count: int = 1) -> list[Value]:
-    """Returns the first inputs, which must depend on the images, the others not."""
-    images, rest = eqn.inputs[:count], eqn.inputs[count:]
+    """Returns the first `count` inputs; they alone must depend on the images."""
+    images, others = eqn.inputs[:count], eqn.inputs[count:]
     if not all(isinstance(x, Value) for x in images):
         raise Unsupported("of a constant and a value that depends on the images")
-    if any(isinstance(x, Value) for x in rest):
+    if any(isinstance(x, Value) for x in others):
         raise Unsupported("with an operand that depends on the images")
     return images
 
@@ -78,7 +78,7 @@ def read_elementwise(eqn: Equation, emit: Emit) -> list[Value]:
 
 
 def apply(emit: Emit, kind: str, *operands: Any) -> Value:
-    """Emits an elementwise operation of values and numbers; the first value's shape."""
+    """Emits an elementwise operation; the result has the shape of the first value."""
     first = next(x for x in operands if isinstance(x, Value))
     eqn = Equation(kind, list(operands), jnp.float32, {}, [first.shape])
     return read_elementwise(eqn, emit)[0]
@@ -116,7 +116,7 @@ def read_identity(eqn: Equation, emit: Emit) -> list[Any]:
 
 
 def read_convert(eqn: Equation, emit: Emit) -> list[Value]:
-    """A graph has no dtypes: floats stay as they are, and booleans become 0 and 1."""
+    """Drops conversions of floats: a graph has no dtypes. Booleans become 0 and 1."""
     x, = images_of(eqn)
     if not jnp.issubdtype(eqn.params["new_dtype"], jnp.inexact):
         raise Unsupported(f"to {eqn.params['new_dtype']}")
@@ -155,14 +155,14 @@ def read_slice(eqn: Equation, emit: Emit) -> list[Value]:
 
 def read_split(eqn: Equation, emit: Emit) -> list[Value]:
     x, = images_of(eqn)
-    axis, start, parts = eqn.params["axis"] - 1, 0, []
+    axis, start, slices = eqn.params["axis"] - 1, 0, []
     for shape in eqn.shapes:
         starts = [0] * len(shape)
         starts[axis] = start
         start += shape[axis]
         stops = tuple(low + size for low, size in zip(starts, shape))
-        parts.append(emit(Slice(tuple(starts), stops, (1,) * len(shape)), [x], shape))
-    return parts
+        slices.append(emit(Slice(tuple(starts), stops, (1,) * len(shape)), [x], shape))
+    return slices
 
 
 def read_concatenate(eqn: Equation, emit: Emit) -> list[Value]:
@@ -259,8 +259,8 @@ def constant(primitive: Any, inputs: list[Any], params: dict[str, Any],
              batch: int) -> list[Any]:
     """Computes a primitive of constants.
 
-    One that is broadcast over the batch keeps axes of size 1, which the elementwise
-    operations broadcast.
+    A broadcast over the batch keeps axes of size 1 instead; elementwise operations
+    broadcast them.
     """
     if primitive.name == "broadcast_in_dim" and params["shape"][:1] == (batch,):
         x, = inputs
