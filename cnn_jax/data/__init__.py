@@ -1,4 +1,4 @@
-"""DATA: the name of a set -> uint8 images [N, H, W, C], labels [N], class names.
+"""Loads data sets by name: uint8 images [N, H, W, C], labels [N], class names.
 
 `load` reads a set from its source, converts colour and size, and splits it. The images
 of a set that is streamed are lazy: see lazy.py.
@@ -80,7 +80,8 @@ def load(config: ConfigDict, seed: int, stored: Stored | None = None) -> Dataset
     Args:
         config: the `data` section of a config that `cnn_jax.config.check` accepts.
         seed: decides which examples are held out, 0 <= seed < 2**32.
-        stored: a set of arrays, which is not read; see `arrays.py`.
+        stored: a set that is in memory already, so that no source is read; see
+            `arrays.py`.
 
     Raises:
         InputError: a value that `check` refuses, or files that are missing, damaged or
@@ -117,7 +118,7 @@ def _dataset(whole: Stored, config: ConfigDict, train: Examples, validation: Exa
 
 
 def _load_limited(source: StoredRecords, config: ConfigDict, seed: int) -> Dataset:
-    """Splits the records first, and decodes only those that are used."""
+    """Splits the records, then decodes only those that a split uses."""
     records = _split_records(source, config, seed)
     used = {"train": records.train, "validation": records.validation,
             "test": records.test}
@@ -131,8 +132,8 @@ def _load_limited(source: StoredRecords, config: ConfigDict, seed: int) -> Datas
 def accept(arrays: Arrays, config: ConfigDict) -> tuple[ConfigDict, Stored]:
     """Checks arrays that a program passes; see arrays.py.
 
-    Returns a copy of the whole config whose data.name says what they are, and the set
-    for `load`.
+    Returns a copy of the whole config whose data.name is the kind of the arrays, and
+    the set for `load`.
     """
     name, stored = own_arrays.stored(arrays, config.data.task)
     config = config.copy_and_resolve_references()
@@ -144,8 +145,8 @@ def accept(arrays: Arrays, config: ConfigDict) -> tuple[ConfigDict, Stored]:
 def open_records(config: ConfigDict, seed: int) -> RecordDataset:
     """Opens the set that the `data` config names, without decoding its pictures.
 
-    Its splits hold the same images in the same order as those of `load`, at the size
-    that they are stored in. Arguments and errors are those of `load`.
+    Its splits have the same images in the same order as those of `load`, at their
+    stored size. Arguments and errors are those of `load`.
     """
     return _split_records(open_stored(config), config, seed)
 
@@ -222,7 +223,7 @@ def _task_of_source(name: str) -> str:
 
 
 def _check_labels(stored: Stored | StoredRecords, task: Task) -> None:
-    """Raises InputError for labels of another shape than that of a task of your own."""
+    """Raises InputError unless labels have the shape and dtype that a task defines."""
     train = stored.splits["train"]
     image_shape = (train.images.shape[1:] if isinstance(train, Examples) else (1, 1, 1))
     shape = task.label_shape(image_shape, len(stored.class_names))

@@ -1,4 +1,4 @@
-"""Takes the arrays of a program as a set: training.run(config, data=(images, labels)).
+"""Takes arrays of a program as a set: training.run(config, data=(images, labels)).
 
 The task follows from the shape of the labels, and data.name names it:
 
@@ -7,7 +7,7 @@ The task follows from the shape of the labels, and data.name names it:
     arrays_segmentation  labels int [N, H, W]: a class for each pixel
     arrays_regression    labels float [N] or [N, K], with data.task=regress
 
-With data.task=MODULE:TASK of your own, labels are as that task defines them.
+With data.task=MODULE:TASK, your own task defines the labels.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -43,19 +43,19 @@ def refuse(config: ConfigDict) -> Stored:
 def stored(arrays: Arrays, task_name: str | None = None) -> tuple[str, Stored]:
     """Checks arrays; returns the name of their kind of set, and the set.
 
-    Images are uint8 [N, H, W, C] with C = 1 or 3, or [N, H, W]. Raises InputError,
-    which says what to change, for all others.
+    Images are uint8 [N, H, W, C] with C = 1 or 3, or [N, H, W]. Raises an InputError
+    that says what to change for all others.
 
-    task_name: of config.data.
+    task_name: config.data.task.
     """
-    parts = _as_mapping(arrays)
+    splits_and_names = _as_mapping(arrays)
     check_labels = _labels
     if task_name == "regress":
         check_labels = _numbers
     elif own.is_own(task_name):
         check_labels = _any_labels
     splits = {name: _examples(name, value, check_labels)
-              for name, value in parts.items()
+              for name, value in splits_and_names.items()
               if name != "class_names" and value is not None}
     shapes = {examples.images.shape[1:] for examples in splits.values()}
     ranks = {examples.labels.ndim for examples in splits.values()}
@@ -73,9 +73,9 @@ def stored(arrays: Arrays, task_name: str | None = None) -> tuple[str, Stored]:
     if name == "arrays_multilabel" and task_name is None:
         _check_not_one_hot(splits.values())
     count, largest = _count_classes(splits, task)
-    if task.name == "classify" and not parts.get("class_names"):
+    if task.name == "classify" and not splits_and_names.get("class_names"):
         _check_no_gap(splits["train"].labels, count)
-    names = tuple(map(str, parts.get("class_names") or range(count)))
+    names = tuple(map(str, splits_and_names.get("class_names") or range(count)))
     if len(names) < count:
         raise InputError(f"data: {len(names)} class_names were given, but the largest "
                          f"label is {largest}: give a name for each class from 0")

@@ -33,11 +33,11 @@ from cnn_jax.data.warp import warp, warp_labels
 from cnn_jax.errors import InputError
 from cnn_jax.tasks import TASKS, Task
 
-# The purposes of an image's keys, in the order in which they are split. The number of
-# keys may decide what each of them is, so this list stays as it is.
+# The purposes of an image's keys, in the order in which they are split. Each key may
+# depend on the number of keys, so this list must not change.
 _DRAWS = ("affine", "horizontal", "vertical", "crop", "cutout", "choice", "weight",
           "box")
-# Purposes whose keys are folded in, with a number that no other purpose has.
+# Purposes whose keys are folded in, each with a number of its own.
 _FOLDED_DRAWS = {"resized_crop": 1000, "trivial_augment": 1001, "jitter": 1002,
                  "erasing": 1003, "own": 1004}
 # Functions of your own by name: (key, float32 pixels [H, W, C] of 0..255) -> pixels of
@@ -94,8 +94,8 @@ def augment(key: jax.Array, images: jax.Array, labels: jax.Array, positions: jax
         task: decides whether labels move with their images, and whether they can mix.
         axis_name: the mapped axis over which the batch is sharded, if any. Mixing pairs
             images across it.
-        cropped: whether the images come as random-resized crops, from workers.
-        size: (height, width) of the result; None is that of the images.
+        cropped: whether workers have cut the random-resized crops already.
+        size: (height, width) of the result; None: that of the images.
     """
     target = size or (images.shape[1], images.shape[2])
     if is_identity(settings) and target == images.shape[1:3]:
@@ -143,8 +143,8 @@ def resize(images: jax.Array, masks: jax.Array | None, keys: jax.Array,
            cropped: bool) -> tuple[jax.Array, jax.Array | None]:
     """Resizes a box of each image, and of its mask, to `size`.
 
-    The box is a random-resized crop, or all of the image without `crop_scale` and where
-    images come cropped.
+    The box is a random-resized crop. It is the whole image without `crop_scale`, or if
+    the images are cropped already.
     """
     height, width = images.shape[1:3]
     cuts = jnp.broadcast_to(jnp.array([0, 0, height, width]), (len(images), 4))
@@ -229,8 +229,7 @@ def flip(images: jax.Array, signs: jax.Array, axis: int) -> jax.Array:
 
 
 def crop(images: jax.Array, keys: jax.Array, padding: int, fill_mode: str) -> jax.Array:
-    """Pads [N, H, W] or [N, H, W, C] on all sides, and cuts H x W from anywhere in it.
-    """
+    """Pads [N, H, W] or [N, H, W, C] on all sides, and crops H x W at random."""
     channel_axes = images.ndim - 3
     padded = jnp.pad(
         images, [(0, 0), (padding,) * 2, (padding,) * 2, *[(0, 0)] * channel_axes],

@@ -72,7 +72,7 @@ class TrainOrder(NamedTuple):
 
 
 class EvalOrder(NamedTuple):
-    """The order of a split that is evaluated, which is that of its rows."""
+    """The order of a split that is evaluated: the order of its rows."""
 
     examples: int
     batch_size: int

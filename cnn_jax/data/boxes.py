@@ -13,14 +13,16 @@ from cnn_jax.data.crops import TRIES, fallback_crop
 from cnn_jax.data.warp import gather_windows
 
 Interval = tuple[float, float]
-# Of random erasing, as in torchvision: shares of the image's area, height / width.
+# Random erasing as in torchvision: shares of the image's area; height / width.
 ERASED_SCALE, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)
 
 
 def draw_crop(key: jax.Array, height: int, width: int, scale: Interval,
               ratio: Interval) -> jax.Array:
-    """Draws the box of a random-resized crop, with the distribution of
-    `crops.random_resized_crop`."""
+    """Draws the box of a random-resized crop.
+
+    Its distribution is that of `crops.random_resized_crop`.
+    """
     size_key, place_key = jax.random.split(key)
     widths, heights = draw_sides(size_key, height * width, scale, ratio)
     fits = (0 < widths) & (widths <= width) & (0 < heights) & (heights <= height)
@@ -65,7 +67,7 @@ def draw_sides(key: jax.Array, area: int, scale: Interval,
 
 def place(key: jax.Array, height: int, width: int, box_height: jax.Array,
           box_width: jax.Array) -> jax.Array:
-    """Puts a box of this size anywhere into the image, each place as likely."""
+    """Puts a box of this size into the image; all positions are equally likely."""
     row_key, column_key = jax.random.split(key)
     top = jax.random.randint(row_key, (), 0, jnp.maximum(1, height - box_height + 1))
     left = jax.random.randint(column_key, (), 0, jnp.maximum(1, width - box_width + 1))

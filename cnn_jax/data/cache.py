@@ -35,7 +35,7 @@ def cache_path(pictures: Iterable[bytes | memoryview],
     not. Hashing takes at most a fiftieth of the time of decoding.
 
     Raises:
-        InputError: the cache folder starts with a ~ that stands for no home.
+        InputError: the cache folder starts with the ~ of an unknown user.
     """
     key = hashlib.sha256(repr((_VERSION, PIL.__version__, *preprocessing)).encode())
     for picture in pictures:
@@ -56,7 +56,7 @@ def read(path: Path, count: int) -> np.ndarray | None:
 
 
 def write(path: Path, images: np.ndarray) -> str:
-    """Writes the file atomically; returns what happened, for the log.
+    """Writes the file atomically; returns the outcome in words, for the log.
 
     Raises InputError for a `CNN_JAX_CACHE_GB` that is no number.
     """
@@ -74,7 +74,7 @@ def write(path: Path, images: np.ndarray) -> str:
 
 
 def max_bytes() -> float:
-    """Returns the size that the cached pictures may have together, in bytes."""
+    """Returns the most bytes that all cached pictures may take together."""
     text = os.environ.get(LIMIT) or str(DEFAULT_GB)
     try:
         size = float(text)
@@ -87,7 +87,9 @@ def max_bytes() -> float:
 
 
 def make_room(folder: Path, limit: float) -> None:
-    """Deletes the cached sets that were used longest ago, until `limit` bytes are left.
+    """Deletes the cached sets that were used longest ago.
+
+    The others then take at most `limit` bytes.
     """
     files = [(path.stat(), path) for path in folder.glob(PICTURES)]
     files.sort(key=lambda pair: pair[0].st_mtime, reverse=True)

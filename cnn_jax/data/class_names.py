@@ -11,7 +11,7 @@
                                  {"0": ["n01440764", "tench"], ...} as Keras has it, or
                                  {"n01440764": "tench", ...}
 
-The first of these that is found counts.
+If there are several, the first in this list counts.
 """
 
 import collections

@@ -1,9 +1,9 @@
 """Changes the colours of images [N, H, W, C], each by its own amount, inside jit.
 
 Pixels are float32 from 0 to 255 and C is 1 or 3. The operations are those of
-`torchvision.transforms.v2.functional` on float images; `posterize` and `equalize` are
-those on uint8 images, so their pixels are whole numbers. An image with one channel is
-its own grey.
+`torchvision.transforms.v2.functional` on float images. `posterize` and `equalize` are
+those on uint8 images, so their pixels are whole numbers. The grey of an image with one
+channel is the image.
 """
 
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 LEVELS = 256
-# The operations that blend an image with another one; hue is another kind.
+# The operations that blend an image with another one; hue is not a blend.
 BLENDS = ("brightness", "contrast", "saturation")
 JITTERS = (*BLENDS, "hue")
 
@@ -42,8 +42,8 @@ def colour_jitter(keys: jax.Array, images: jax.Array,
     if "hue" in active:
         before = (ranks[:, chosen[:-1]] < ranks[:, chosen[-1:]]).sum(1)
 
-    def blend_at(images: jax.Array, place: int, enabled: jax.Array) -> jax.Array:
-        which = order[:, place]
+    def blend_at(images: jax.Array, position: int, enabled: jax.Array) -> jax.Array:
+        which = order[:, position]
         factors = jnp.take_along_axis(amounts[:, chosen], which[:, None], 1)[:, 0]
         others = jnp.zeros(())
         for index, name in enumerate(blends):
@@ -52,12 +52,12 @@ def colour_jitter(keys: jax.Array, images: jax.Array,
                 others = jnp.where(per_image(which == index), other, others)
         return blend(images, others, jnp.where(enabled, factors, 1.0))
 
-    for place in range(len(blends)):
-        images = blend_at(images, place, place < before)
+    for position in range(len(blends)):
+        images = blend_at(images, position, position < before)
     if "hue" in active:
         images = adjust_hue(images, amounts[:, JITTERS.index("hue")])
-        for place in range(len(blends)):
-            images = blend_at(images, place, place >= before)
+        for position in range(len(blends)):
+            images = blend_at(images, position, position >= before)
     return images
 
 
@@ -72,7 +72,7 @@ def draw_jitter(key: jax.Array, settings: ConfigDict) -> tuple[jax.Array, jax.Ar
 
 
 def per_image(values: jax.Array) -> jax.Array:
-    """Shapes one value for each image, [N], for images [N, H, W, C]."""
+    """Reshapes values [N] to [N, 1, 1, 1], to broadcast against images [N, H, W, C]."""
     return values[:, None, None, None]
 
 
@@ -100,7 +100,7 @@ def mean_grey(images: jax.Array) -> jax.Array:
 def smoothed(images: jax.Array) -> jax.Array:
     """Averages 3 x 3 pixels with the weight 5 in the middle and 1 around, over 13.
 
-    Pixels at the border, and images of less than 3 x 3 pixels, stay as they are.
+    Pixels at the border, and images of less than 3 x 3 pixels, do not change.
     """
     if min(images.shape[1:3]) < 3:
         return images
@@ -165,7 +165,7 @@ def solarize(images: jax.Array, thresholds: jax.Array) -> jax.Array:
 def autocontrast(images: jax.Array) -> jax.Array:
     """Maps the darkest pixel of each channel to 0 and the brightest to 255.
 
-    A channel of one value stays as it is.
+    A channel of one value does not change.
     """
     low = images.min((1, 2), keepdims=True)
     spread = images.max((1, 2), keepdims=True) - low
@@ -181,7 +181,7 @@ def equalize(images: jax.Array) -> jax.Array:
 
         min(255, (h(0) + ... + h(v - 1) + s // 2) // s).
 
-    A channel whose step is 0 stays as it is.
+    A channel whose step is 0 does not change.
     """
     count, height, width, channels = images.shape
     values = images.astype(jnp.int32).reshape(count, height * width, channels)

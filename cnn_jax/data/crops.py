@@ -29,12 +29,12 @@ def random_resized_crop(seed: int, epoch: int, index: int, height: int, width: i
                         ratio: tuple[float, float]) -> Box:
     """Draws the box that torchvision's RandomResizedCrop would cut out and resize.
 
-    Its area is a share of the picture's that is uniform in `scale`, and the logarithm
-    of width / height is uniform in that of `ratio`. The first of 10 such draws that
-    fits is put anywhere in the picture. If none fits, it is `fallback_crop`.
+    Its share of the picture's area is uniform in `scale`, and the logarithm of
+    width / height is uniform in that of `ratio`. The first of 10 such draws that fits
+    is put at a random position. If none fits, the box is `fallback_crop`.
 
     Args:
-        seed, epoch, index: of the run, and the place of the image in its split; they
+        seed, epoch, index: of the run, and the index of the image in its split. They
             are the key and the counter of a Philox generator.
         height, width: of the picture, pixels.
         scale: (low, high) shares of the area, 0 < low <= high <= 1.

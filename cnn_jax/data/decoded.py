@@ -20,8 +20,7 @@ _SHOWN = 20    # names of pictures that an error lists
 def decode(stored: StoredRecords, preprocessing: Preprocessing) -> Stored:
     """Decodes and preprocesses all records.
 
-    Where its size and channels are not set, all pictures must have one size and one
-    number of channels.
+    If `preprocessing` sets no size or no channels, all pictures must have the same.
 
     Raises:
         InputError: a picture that is damaged or differs in shape.
@@ -33,17 +32,17 @@ def decode(stored: StoredRecords, preprocessing: Preprocessing) -> Stored:
         path = cache.cache_path((_bytes(content) for split in splits
                                  for content, _ in split), preprocessing)
         images = cache.read(path, count)
-        how = f", decoded earlier, read from {path}"
+        note = f", decoded earlier, read from {path}"
         if images is None:
             images = _decode(stored, count, preprocessing)
-            how = f", {cache.write(path, images)}"
+            note = f", {cache.write(path, images)}"
     else:
-        images, how = _decode(stored, count, preprocessing), ""
+        images, note = _decode(stored, count, preprocessing), ""
     decoded, start = {}, 0
     for name, split in stored.splits.items():
         decoded[name] = Examples(images[start:start + len(split)], split.labels)
         start += len(split)
-    return Stored(decoded, stored.class_names, f"{stored.origin}{how}")
+    return Stored(decoded, stored.class_names, f"{stored.origin}{note}")
 
 
 def _decode(stored: StoredRecords, count: int,
@@ -90,7 +89,7 @@ def _decode(stored: StoredRecords, count: int,
 
 
 def _cannot_be_used(bad: list[tuple[str, InputError]]) -> InputError:
-    """Makes the error that names what cannot be decoded, up to a limit."""
+    """Makes the error that names the pictures that cannot be decoded, up to a limit."""
     (_, first), *others = sorted(bad, key=lambda pair: pair[0])
     names = ", ".join(name for name, _ in others[:_SHOWN])
     more = f" and {len(others) - _SHOWN:,} more" * (len(others) > _SHOWN)

@@ -15,7 +15,7 @@ from cnn_jax.tasks import TASKS, Task, class_name
 class Examples(NamedTuple):
     """Labelled images of one split.
 
-    `lazy.LazyImages` stand for the array where a set is streamed: they know its shape,
+    In a set that is streamed, `lazy.LazyImages` replace the array: they know its shape,
     and an index decodes the images that it selects.
     """
 
@@ -102,7 +102,7 @@ def split_rows(labels: dict[str, np.ndarray], class_names: tuple[str, ...],
     test, validation = splits.get("test"), splits.get("validation")
 
     def cut(count: int, how: str, field: str) -> tuple[Selection, Selection]:
-        kept, chosen = (train.rows[part] for part in _cut(
+        kept, chosen = (train.rows[index] for index in _cut(
             labels["train"][train.rows], class_names, count, how, seed, task, field))
         return Selection("train", kept), Selection("train", chosen)
 

@@ -97,7 +97,7 @@ def class_folders(config: ConfigDict) -> StoredRecords:
 
 
 def folder_records(listing: Listing, pictures: Pictures) -> Records:
-    """Makes the records of a split. Its fingerprint holds the sizes of some files."""
+    """Makes the records of a split. Sizes of some files are part of its fingerprint."""
     rows = np.unique(np.linspace(0, len(pictures.labels) - 1, _SIZES).astype(int))
     try:
         sizes = [os.path.getsize(listing.root / pictures.path(row)) for row in rows]
@@ -117,7 +117,7 @@ def _archive_records(listing: Listing, pictures: Pictures) -> Records:
 
 
 def _fingerprint(pictures: Pictures, sizes: np.ndarray) -> str:
-    """Hashes names, labels and sizes, not where the root is."""
+    """Hashes names, labels and sizes, but not the path of the root."""
     return digest(*map(os.fsencode, pictures.directories), pictures.directory,
                   pictures.files.block, pictures.files.starts, pictures.labels, sizes)
 

@@ -46,9 +46,9 @@ class Preprocessing(NamedTuple):
 
     size: (height, width) in pixels; None keeps the picture's.
     channels: 1 grey, 3 RGB, None as stored.
-    shorter_side: the picture is resized, keeping its aspect ratio, until its shorter
-        side has this many pixels; then `size` is cut from its centre, as torchvision's
-        Resize and CenterCrop do. None resizes it to `size`, whatever its aspect ratio.
+    shorter_side: pixels. The picture is resized to this shorter side with its aspect
+        ratio, then `size` is cut from its centre, as torchvision's Resize and
+        CenterCrop do. None: it is resized to `size`, whatever its aspect ratio.
     interpolation: a name in `INTERPOLATIONS`; all but nearest are antialiased.
     """
 
@@ -75,9 +75,9 @@ def preprocessing_of(config: ConfigDict) -> Preprocessing:
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """Lists the picture files that `paths` name, and searches folders.
+    """Lists the picture files that `paths` name, and those in folders.
 
-    It takes a file whatever its extension, and from a folder all files with one of
+    A file may have any extension. In a folder it finds all files with one of
     `EXTENSIONS`, at any depth, sorted by path.
 
     Raises:
@@ -126,8 +126,8 @@ def read_image(file: str | Path | BinaryIO,
         file: a path or an open binary file; its content decides, not its extension.
         preprocessing: size and channels of the result; by default those of the file.
         name: for messages, instead of the path.
-        crop: chooses the box that is cut out and resized to the size of
-            `preprocessing`, whatever its shorter side.
+        crop: chooses the box that is cut out and resized to `preprocessing.size`;
+            `shorter_side` then has no effect.
 
     Returns:
         uint8 [H, W, C].
@@ -218,10 +218,9 @@ def allocate(count: int, shape: tuple[int, ...]) -> np.ndarray:
 def _decode_jpeg(opened: ImageFile.ImageFile) -> np.ndarray | None:
     """Decodes an opened picture by simplejpeg: uint8 [H, W, C], not yet upright.
 
-    The pixels are those of Pillow, since both use libjpeg-turbo, but they do not pass
-    through an image of Pillow, which takes longer than to decode. Pillow decodes what
-    this leaves (None): other formats, CMYK, and files with a fault, which may be
-    harmless.
+    The pixels equal Pillow's, since both use libjpeg-turbo. But no image of Pillow is
+    made, which would take longer than decoding. None: Pillow must decode the picture,
+    because it is no JPEG, is CMYK, or has a fault, which may be harmless.
     """
     if (not simplejpeg or opened.format != "JPEG" or opened.fp is None
             or opened.mode not in ("L", "RGB")):
@@ -252,7 +251,7 @@ def _plain(image: Image.Image, path: str | Path | BinaryIO) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     mode = "L" if grey else "RGB"
-    return image if image.mode == mode else image.convert(mode)  # which would copy
+    return image if image.mode == mode else image.convert(mode)  # convert() copies
 
 
 def _convert(image: Image.Image, preprocessing: Preprocessing,

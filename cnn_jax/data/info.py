@@ -1,4 +1,4 @@
-"""Describes a data set, for every later use of a network that was trained on it."""
+"""Describes a data set for all later uses of a network that was trained on it."""
 
 import hashlib
 
@@ -16,7 +16,7 @@ SPLITS = ("train", "validation", "test")
 
 
 class DataInfo(msgspec.Struct, frozen=True):
-    """Holds what later uses of a trained network must know of its data: data.json."""
+    """What later uses of a trained network must know about its data: data.json."""
 
     name: str
     source: str
@@ -59,9 +59,9 @@ def describe(dataset: Dataset, config: ConfigDict) -> DataInfo:
 
 
 def measure_scaling(images: np.ndarray, name: str) -> tuple[Scaling, int]:
-    """Measures a scaling on training images; returns it and how many it looked at.
+    """Measures a scaling on training images; returns it and the number of images.
 
-    If they are lazy, it looks at a sample of them.
+    Of lazy images it measures a sample.
     """
     if isinstance(images, LazyImages) and name in MEASURED:
         images = images.sample()
@@ -69,7 +69,8 @@ def measure_scaling(images: np.ndarray, name: str) -> tuple[Scaling, int]:
 
 
 def checksum(dataset: Dataset) -> str:
-    """Hashes all images and labels; of a lazy set, the fingerprints of its records."""
+    """Hashes all images and labels, or the fingerprints of the records of a lazy set.
+    """
     digest = hashlib.sha256()
     for split in SPLITS:
         images, labels = getattr(dataset, split)

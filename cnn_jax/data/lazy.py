@@ -1,7 +1,7 @@
-"""Images that stay in their records until they are asked for: a set of any size.
+"""Images that stay in their records until they are read: a set of any size.
 
-`LazyImages` stand in `Examples` where other sets have an array. Training on them reads
-batches ahead, see stream.py; everything else asks for a few images.
+`LazyImages` replace the array of images in `Examples`. Training reads batches of them
+ahead, see stream.py; everything else reads a few images.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ from cnn_jax.data.records import (InMemory, RecordDataset, Records, StoredRecord
 from cnn_jax.errors import InputError
 from cnn_jax.tasks import Task
 
-SAMPLE = 1024  # images that the scaling is measured on
+SAMPLE = 1024  # images on which the scaling is measured
 
 
 class WrongShape(InputError):
-    """Raised for an image of another shape, which is a fault of the config."""
+    """An image has another shape than the first one: the config must set the shape."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ class LazyImages:
 
     @property
     def gathered(self) -> bool:
-        """Tells whether the images are in memory and are not changed."""
+        """Tells whether the images are in memory and need no preprocessing."""
         subset = self.records
         return (isinstance(subset, Subset) and isinstance(subset.records, InMemory)
                 and not self.preprocessing.changes(
@@ -85,8 +85,7 @@ class LazyImages:
         return cast(InMemory, subset.records).examples.images[subset.rows[rows]]
 
     def try_read(self, row: int, crop: Crop | None = None) -> np.ndarray | None:
-        """Decodes one image as `read` does; None if it cannot be and may be left out.
-        """
+        """Decodes one image as `read` does; None if it fails and `skip` is true."""
         try:
             return self.read(row, crop)
         except WrongShape:
@@ -107,9 +106,9 @@ class LazyImages:
         """Decodes the images of some rows, each with its own crop, on all cores."""
         images = np.empty((len(rows), *self.image_shape), np.uint8)
 
-        def decode(place: int) -> None:
-            row = int(rows[place])
-            images[place] = self.read(row, crop_of(row))
+        def decode(i: int) -> None:
+            row = int(rows[i])
+            images[i] = self.read(row, crop_of(row))
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for _ in pool.map(decode, range(len(rows))):
@@ -129,8 +128,8 @@ def streams(stored: Stored | StoredRecords, preprocessing: Preprocessing,
             config: ConfigDict) -> tuple[bool, str]:
     """Decides whether a set stays in its records; returns (whether, the reason).
 
-    `config.stream` says so. If it is None, a set streams where its pixels would be more
-    than `memory.limit`.
+    `config.stream` decides. If it is None, a set is streamed if its pixels would take
+    more than `memory.limit`.
     """
     if config.stream is not None:
         return bool(config.stream), ""
@@ -145,7 +144,7 @@ def shape_of(split: Examples | Records, preprocessing: Preprocessing,
              skip: bool) -> tuple[int, int, int]:
     """Returns the shape (H, W, C) of preprocessed images.
 
-    It may decode the first one, or the first that can be decoded.
+    It may decode the first image, or with `skip` the first that can be decoded.
     """
     if preprocessing.size and preprocessing.channels:
         return (*preprocessing.size, preprocessing.channels)
@@ -167,9 +166,9 @@ def shape_of(split: Examples | Records, preprocessing: Preprocessing,
 
 
 def cropped_when_read(images: np.ndarray, task: Task) -> bool:
-    """Tells whether random-resized crops are cut out of the pictures of a set.
+    """Tells whether random-resized crops are cut when a picture is read.
 
-    Of other sets they are cut on the devices, and masks are cut with their images.
+    For other sets the devices cut them. Masks are cut with their images.
     """
     return isinstance(images, LazyImages) and task.unit == "image"
 
@@ -193,7 +192,7 @@ def lazy_dataset(records: RecordDataset, preprocessing: Preprocessing,
 
 
 def leave_out(dataset: Dataset, names: Collection[str]) -> Dataset:
-    """Leaves out the lazy images of some names, such as those that a run skipped."""
+    """Leaves out the lazy images with some names, such as those that a run skipped."""
     if not names:
         return dataset
 

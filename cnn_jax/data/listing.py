@@ -107,10 +107,9 @@ def other_files(listing: Listing) -> list[str]:
 
 
 def list_folder(root: Path) -> Listing:
-    """Lists a folder and everything below it, without a look at the files themselves.
+    """Lists a folder and everything below it; it opens no file.
 
-    It refuses a link to a folder, because pictures found under two names could get two
-    labels.
+    It refuses a link to a folder, because pictures with two paths could get two labels.
     """
     def refuse(error: OSError) -> None:
         raise InputError(f"{error.filename} cannot be listed ({error.strerror}); "
@@ -122,11 +121,11 @@ def list_folder(root: Path) -> Listing:
         folder = folders.pop(path)
         names[:] = sorted(name for name in names if not _is_hidden(name))
         for name in names:
-            inside = os.path.join(path, name)
-            if os.path.islink(inside):
-                raise InputError(f"{inside} is a link to a folder, which is not "
+            child = os.path.join(path, name)
+            if os.path.islink(child):
+                raise InputError(f"{child} is a link to a folder, which is not "
                                  "followed; replace it with the folder or remove it")
-            folder.folders[name] = folders[inside] = Folder(_join(folder.path, name))
+            folder.folders[name] = folders[child] = Folder(_join(folder.path, name))
         folder.pictures = PackedStrings(sorted(filter(is_image_name, files)))
         folder.tables = sorted(filter(is_table, files))
         folder.others = sorted(name for name in files if not (
@@ -167,7 +166,7 @@ def list_archive(path: Path) -> Listing:
 def _archive_tree(paths: list[str], others: list[str]) -> Folder:
     """Arranges the pictures and tables of an archive in folders.
 
-    others: files beside them; those in folders without pictures are left out.
+    others: other files; those in folders without pictures are left out.
     """
     tree = Folder("")
     pictures: dict[str, list[str]] = {}
@@ -176,9 +175,9 @@ def _archive_tree(paths: list[str], others: list[str]) -> Folder:
         directory, _, name = path.rpartition("/")
         folder = tree
         for step in directory.split("/") if directory else ():
-            inside = _join(folder.path, step)
-            folder = folder.folders.setdefault(step, Folder(inside))
-            folders[inside] = folder
+            child = _join(folder.path, step)
+            folder = folder.folders.setdefault(step, Folder(child))
+            folders[child] = folder
         if is_image_name(name):
             pictures.setdefault(directory, []).append(name)
         else:
@@ -193,7 +192,8 @@ def _archive_tree(paths: list[str], others: list[str]) -> Folder:
 
 
 def _is_hidden(name: str) -> bool:
-    """Tells whether a folder is hidden, or is the one that macOS adds to zips."""
+    """Tells whether a file or folder is hidden, or the folder that macOS adds to zips.
+    """
     return name.startswith(".") or name == "__MACOSX"
 
 
@@ -202,7 +202,7 @@ def _join(directory: str, name: str) -> str:
 
 
 def _unwrapped(tree: Folder) -> Folder:
-    """Enters the only folder in a folder, since zips often unpack to one."""
+    """Returns the only folder in a folder, since zips often unpack to one."""
     if len(tree.folders) == 1:
         (name, inner), = tree.folders.items()
         if name.lower() not in SPLIT_NAMES and inner.folders:
@@ -259,9 +259,9 @@ def _class_list(root: Path, splits: dict[str, Folder]) -> list[str]:
         raise InputError(
             f"{root} has {len(classes)} class folders for training; at least 2 are "
             "needed, each with the pictures of one class")
-    alike: dict[str, str] = {}
+    normalized: dict[str, str] = {}
     for name in sorted({name for folder in splits.values() for name in folder.folders}):
-        other = alike.setdefault(
+        other = normalized.setdefault(
             unicodedata.normalize("NFC", name).strip().casefold(), name)
         if other != name:
             raise InputError(
@@ -301,7 +301,8 @@ def _runs(folder: Folder) -> Iterator[tuple[str, PackedStrings]]:
 
 
 def _pictures(classes: list[Folder | None]) -> Pictures:
-    """Lists the pictures of the classes, alternately; None is a class without any."""
+    """Lists the pictures of the classes, alternating; None: a class without pictures.
+    """
     runs = [(label, directory, names) for label, folder in enumerate(classes) if folder
             for directory, names in _runs(folder)]
     counts = [len(names) for _, _, names in runs]

@@ -11,7 +11,7 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 class Limit(NamedTuple):
-    """The most bytes of pixels, and what they are."""
+    """The most bytes of pixels, and why."""
 
     size: int
     reason: str
@@ -20,7 +20,7 @@ class Limit(NamedTuple):
 def limit() -> Limit:
     """Returns the least of 8 GiB, half of the host's and half of a device's memory.
 
-    Several processes must agree, so the host of each is not asked there.
+    Several processes must agree, so they ignore the memory of their hosts.
     """
     limits = [Limit(MAX_BYTES, "the limit")]
     available = available_bytes() if jax.process_count() == 1 else None
@@ -33,8 +33,8 @@ def limit() -> Limit:
 
 
 def available_bytes() -> int | None:
-    """Reads how much memory Linux can give without swapping; None elsewhere."""
+    """Reads how much memory Linux has available without swapping; None elsewhere."""
     if not _MEMINFO.exists():
         return None
-    facts = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
-    return 1024 * int(facts["MemAvailable"].removesuffix("kB"))
+    meminfo = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
+    return 1024 * int(meminfo["MemAvailable"].removesuffix("kB"))

@@ -1,13 +1,13 @@
-"""Reads a set by a function of the user's own: data.name=MODULE:FUNCTION.
+"""Reads a set by the user's own function: data.name=MODULE:FUNCTION.
 
-The function gets `config.data`. It returns {'train': ..., 'class_names': [...]}, with
-'validation' and 'test' if they exist. A split is (images, labels), as in arrays.py, or
-an object with
+The function receives `config.data`. It returns {'train': ..., 'class_names': [...]},
+with 'validation' and 'test' if they exist. A split is (images, labels), as in
+arrays.py, or an object with
 
     labels           an array [N], known without reading a picture
     read(index)      -> (an encoded picture as bytes, or uint8 [H, W, C]; its label)
 
-and, if you like, with `name(index)`, for messages, and `fingerprint`; see records.py.
+and optionally with `name(index)`, for messages, and `fingerprint`; see records.py.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ _SAMPLE = 16  # records whose content is part of the fingerprint
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OwnRecords:
-    """The records of a user's object, with defaults for what it leaves out."""
+    """The records of a user's object, with defaults for its optional methods."""
 
     source: Any
     labels: np.ndarray
@@ -38,7 +38,7 @@ class OwnRecords:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """By default it follows from the labels and the content of some records."""
+        """The object's fingerprint, else a hash of labels and some records."""
         given = getattr(self.source, "fingerprint", None)
         if given is not None:
             return str(given)
@@ -56,12 +56,13 @@ class OwnRecords:
         pixels = isinstance(content, np.ndarray)
         if not isinstance(content, bytes) and not (
                 pixels and content.dtype == np.uint8 and content.ndim == 3):
-            found = f"{content.dtype} {content.shape}" if pixels else type(content)
-            raise InputError(f"{self.name(index)} is {found}: read must return (bytes "
-                             "of a picture, or uint8 [H, W, C]; label)")
+            received = f"{content.dtype} {content.shape}" if pixels else type(content)
+            raise InputError(f"{self.name(index)} is {received}: read must return "
+                             "(bytes of a picture, or uint8 [H, W, C]; label)")
         if not np.array_equal(label, self.labels[index]):
             raise InputError(f"{self.name(index)} has the label {label} when it is "
-                             f"read, but {self.labels[index]} in labels")
+                             f"read, but {self.labels[index]} in labels: they must be "
+                             "equal")
         return content, self.labels[index]
 
     __iter__ = read_each
@@ -74,13 +75,13 @@ class OwnRecords:
 def own_source(config: ConfigDict, task: Task) -> Stored | StoredRecords:
     """Calls the function that `data.name` names, and checks what it returns.
 
-    Raises InputError for anything else than the sets above.
+    Raises InputError for anything but the sets that the module's docstring describes.
     """
     with own.named("data.name", config.name):
-        made = own.load(config.name)(config)
-    splits = dict(made) if isinstance(made, Mapping) else {"train": made}
+        returned = own.load(config.name)(config)
+    splits = dict(returned) if isinstance(returned, Mapping) else {"train": returned}
     if not any(hasattr(split, "read") for split in splits.values()):
-        kind, stored = arrays.stored(made, config.task)
+        kind, stored = arrays.stored(returned, config.task)
         if not own.is_own(config.task) and arrays.TASK_OF[kind] != task.name:
             raise InputError(f"{config.name} returned labels for data.task="
                              f"{arrays.TASK_OF[kind]}, and data.task is {task.name}")
@@ -106,13 +107,14 @@ def own_source(config: ConfigDict, task: Task) -> Stored | StoredRecords:
 def _labels(source: Any, task: Task, title: str) -> np.ndarray:
     """Returns the labels of a split in the dtype of its task."""
     if not (hasattr(source, "read") and hasattr(source, "labels")):
-        raise InputError(f"{title} is {type(source).__name__} without labels and read")
+        raise InputError(f"{title} is {type(source).__name__} without labels and read: "
+                         "give (images, labels), or an object with both")
     labels = np.asarray(source.labels)
     converted = labels.astype(task.label_dtype) if labels.dtype.kind in "biuf" else None
     if not labels.size or converted is None or (
             task.name != "regress" and (converted != labels).any()):
-        raise InputError(f"{title} has labels {labels.dtype} {labels.shape}, which are "
-                         f"not {task.label_dtype} of at least one image")
+        raise InputError(f"{title} has labels {labels.dtype} {labels.shape}: they must "
+                         f"be {task.label_dtype} of at least one image")
     if task.name == "classify" and labels.min() < 0:
         raise InputError(f"{title} has the label {labels.min()}: classes count from 0")
     return converted

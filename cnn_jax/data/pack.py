@@ -8,14 +8,14 @@ in cnn_jax.data.SOURCES. OUT gets train/000000.tar, ..., the same for the other 
 the indices of all shards, classes.txt and pack.json. Train on it with
 --config.data.name=shards --config.data.dir=OUT.
 
-Every picture is decoded once, to find broken ones. Its bytes are kept as they are,
-unless --longest_side is given and it is larger: then it becomes a JPEG of that size.
-Arrays become PNG files.
+Every picture is decoded once, to find broken ones. Its bytes are kept, unless it is
+larger than --longest_side: then it becomes a JPEG of that size. Arrays become PNG
+files.
 
-Packing can be killed at any time and goes on from the last whole shard when the same
-command is run again; the shards are the same, bit for bit. The work is in OUT.partial
-until all of it has been read back and compared by SHA-256. The same command on a
-finished OUT checks it again.
+Packing can be killed at any time. The same command goes on from the last complete
+shard, and the shards are the same, bit for bit. The work is in OUT.partial until all of
+it has been read back and compared by SHA-256. The same command on a finished OUT checks
+it again.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from cnn_jax.errors import InputError, RunError, one_line
 
 
 def open_source(source: str) -> StoredRecords:
-    """Opens what SOURCE names."""
+    """Opens the set that SOURCE names."""
     path, name, folder = Path(source).expanduser(), source, None
     if source not in data.SOURCES and not source.startswith("tfds:"):
         name, folder = "shards" if is_shards(path) else "folder", str(path)
@@ -94,7 +94,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--longest_side", type=_number(int, 1, data.MAX_SIDE),
                         metavar="N", help="pixels; larger pictures are made smaller")
     parser.add_argument("--quality", type=_number(int, 1, 100), default=90, metavar="Q",
-                        help="of a JPEG that is made smaller (90)")
+                        help="of the JPEG of a picture that is made smaller (90)")
     parser.add_argument("--shard_size", type=_number(float, 0.001, 1e6), default=256.0,
                         metavar="MB", help="millions of bytes (256)")
     parser.add_argument("--order", choices=("listed", "shuffled"), default="listed",
@@ -102,8 +102,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         "folder; shuffled: at random, for programs that read shards "
                         "from front to back")
     parser.add_argument("--on_error", choices=("stop", "skip"), default="stop",
-                        help="what to do about pictures that cannot be read, which are "
-                        "listed (stop)")
+                        help="what to do if pictures cannot be read; they are listed "
+                        "(stop)")
     parser.error = lambda message: fail(message, 2)  # type: ignore[method-assign]
     return parser.parse_args(argv)
 
@@ -117,7 +117,7 @@ def _number(kind: type, lowest: float, highest: float) -> Callable[[str], float]
             value = math.nan
         if not lowest <= value <= highest:
             raise argparse.ArgumentTypeError(
-                f"{text} is no {kind.__name__} from {lowest:,} to {highest:,}")
+                f"{text} must be {kind.__name__} from {lowest:,} to {highest:,}")
         return value
     return parse_number
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 
-_PART = 2**14  # strings at a time: as Python objects they take 100 bytes each
+_CHUNK = 2**14  # strings at a time: as Python objects they take 100 bytes each
 
 
 class PackedStrings(Sequence[str]):
@@ -32,11 +32,12 @@ class PackedStrings(Sequence[str]):
         return strings
 
     @classmethod
-    def concatenate(cls, parts: Iterable["PackedStrings"]) -> "PackedStrings":
+    def concatenate(cls, sequences: Iterable["PackedStrings"]) -> "PackedStrings":
         """Joins sequences one after the other."""
-        parts = list(parts)
-        lengths = [np.zeros(1, np.int64), *(np.diff(part.starts) for part in parts)]
-        return cls.of(b"".join(part.block for part in parts),
+        sequences = list(sequences)
+        lengths = [np.zeros(1, np.int64),
+                   *(np.diff(strings.starts) for strings in sequences)]
+        return cls.of(b"".join(strings.block for strings in sequences),
                       np.cumsum(np.concatenate(lengths)))
 
     def slice(self, start: int, stop: int) -> "PackedStrings":
@@ -49,8 +50,8 @@ class PackedStrings(Sequence[str]):
         starts = np.zeros(len(index) + 1, np.int64)
         np.cumsum(np.diff(self.starts)[index], out=starts[1:])
         block = bytearray()
-        for first in range(0, len(index), _PART):
-            rows = index[first:first + _PART]
+        for first in range(0, len(index), _CHUNK):
+            rows = index[first:first + _CHUNK]
             block += b"".join(self.block[start:stop] for start, stop in zip(
                 self.starts[rows].tolist(), self.starts[rows + 1].tolist()))
         return self.of(bytes(block), starts)
@@ -62,7 +63,7 @@ class PackedStrings(Sequence[str]):
         return os.fsdecode(self.block[self.starts[index]:self.starts[index + 1]])
 
     def __iter__(self) -> Iterator[str]:
-        for first in range(0, len(self), _PART):
+        for first in range(0, len(self), _CHUNK):
             for start, stop in itertools.pairwise(
-                    self.starts[first:first + _PART + 1].tolist()):
+                    self.starts[first:first + _CHUNK + 1].tolist()):
                 yield os.fsdecode(self.block[start:stop])

@@ -1,4 +1,4 @@
-"""Packs the records of a set into shards: resumable, and checked at the end."""
+"""Packs the records of a set into shards: can be resumed, and checks the result."""
 
 import hashlib
 import io
@@ -33,10 +33,10 @@ U = TypeVar("U")
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What decides the bytes of the shards."""
+    """The options on which the bytes of the shards depend."""
 
-    longest_side: int | None = None  # pixels; None keeps all pictures as they are
-    quality: int = 90                # of a JPEG that is made smaller
+    longest_side: int | None = None  # pixels; None keeps the bytes of all pictures
+    quality: int = 90                # of the JPEG of a picture that is made smaller
     shard_size: float = 256.0        # MB, millions of bytes
     order: str = "listed"            # or "shuffled"
 
@@ -49,7 +49,7 @@ class Bad(msgspec.Struct, frozen=True):
 
 
 class PackedSplit(msgspec.Struct):
-    """How far a split is packed."""
+    """The progress of a split."""
 
     fingerprint: str  # of its records
     names: str        # hash of their names and labels
@@ -59,7 +59,7 @@ class PackedSplit(msgspec.Struct):
 
 
 class Packed(msgspec.Struct):
-    """What is in OUT: pack.json."""
+    """The content of OUT: pack.json."""
 
     options: Options
     splits: dict[str, PackedSplit]
@@ -70,9 +70,9 @@ def pack(source: StoredRecords, out: Path, options: Options, skip: bool,
     """Packs all splits of a set into `out`.
 
     Raises:
-        InputError: broken pictures where `skip` is false, a class without a picture, an
-            `out` of something else.
-        RunError: shards that are not what was written.
+        InputError: broken pictures where `skip` is false, a class without a picture, or
+            an `out` that this command did not make.
+        RunError: shards whose bytes are not those that were written.
     """
     if (out / RECORD).exists():
         report.line(f"{out} is packed already, it is checked again")
@@ -99,10 +99,10 @@ def pack(source: StoredRecords, out: Path, options: Options, skip: bool,
 
 def _resume(work: Path, source: StoredRecords, options: Options,
             repaired: bool = False) -> Packed:
-    """Reads how far an earlier call came, which must have packed the same.
+    """Reads the progress of an earlier call, which must have packed the same set.
 
-    repaired: a split with broken pictures may have changed, except in its names and
-        labels. It is then packed again from the first broken one on.
+    repaired: whether a split with broken pictures may have changed, except its names
+        and labels. It is then packed again from the first broken picture on.
     """
     fresh = Packed(options, {
         name: PackedSplit(records.fingerprint, _hash_names(records))
@@ -117,13 +117,13 @@ def _resume(work: Path, source: StoredRecords, options: Options,
         raise InputError(f"{work} was packed with the splits "
                          f"{', '.join(packed.splits)}; delete it")
     for name, split in packed.splits.items():
-        now = fresh.splits[name]
-        if split.fingerprint != now.fingerprint:
-            if not (repaired and split.bad and split.names == now.names):
+        current = fresh.splits[name]
+        if split.fingerprint != current.fingerprint:
+            if not (repaired and split.bad and split.names == current.names):
                 raise InputError(f"{work} was packed from other pictures than the "
                                  f"{name} split has now; delete it")
             _go_back(split)
-            split.fingerprint = now.fingerprint
+            split.fingerprint = current.fingerprint
     return packed
 
 
@@ -147,7 +147,7 @@ def _flags(options: Options) -> str:
 
 def _pack_split(name: str, records: Records, work: Path, packed: Packed,
                 report: Reporter) -> None:
-    """Writes the shards of a split that are missing."""
+    """Writes the missing shards of a split."""
     split, options, folder = packed.splits[name], packed.options, work / name
     folder.mkdir(exist_ok=True)
     order = _order(len(records), options.order)
@@ -160,7 +160,7 @@ def _pack_split(name: str, records: Records, work: Path, packed: Packed,
         results = _map_ahead(pool, encode, range(split.stop, len(records)))
         bad: list[Bad] = []
 
-        def good() -> Iterator[Sample]:
+        def good_samples() -> Iterator[Sample]:
             for result in results:
                 report.advance(result.position + 1, f"{len(split.shards)} shards")
                 if isinstance(result, Bad):
@@ -168,12 +168,12 @@ def _pack_split(name: str, records: Records, work: Path, packed: Packed,
                 else:
                     yield result
 
-        samples = good()
+        samples = good_samples()
         for sample in samples:
             path = folder / f"{len(split.shards):06d}.tar"
             first = sum(shard.count for shard in split.shards)
-            inside = fill(itertools.chain([sample], samples), options.shard_size * 1e6)
-            shard = write_shard(path, inside, first, digits)
+            members = fill(itertools.chain([sample], samples), options.shard_size * 1e6)
+            shard = write_shard(path, members, first, digits)
             split.shards.append(shard)
             split.bad += [item for item in bad if item.position < shard.stop]
             bad = [item for item in bad if item.position >= shard.stop]
@@ -207,7 +207,7 @@ def _map_ahead(pool: ThreadPoolExecutor, function: Callable[[T], U],
 
 def _encode(records: Records, index: int, position: int,
             options: Options) -> Sample | Bad:
-    """Checks a picture, and makes it smaller if it is larger than it may be."""
+    """Checks a picture, and makes it smaller if it exceeds `options.longest_side`."""
     try:
         content, label = records.read(index)
         if isinstance(content, bytes):
@@ -248,7 +248,7 @@ def _check_bad(source: StoredRecords, packed: Packed, skip: bool,
 
 def _verify(source: StoredRecords, out: Path, packed: Packed,
             report: Reporter) -> None:
-    """Reads all shards back: their bytes, their members, the pictures of each class."""
+    """Reads all shards back: checks bytes, members, and the pictures of each class."""
     total = sum(len(split.shards) for split in packed.splits.values())
     done = 0
     with report.progress_bar("verifying", total):
@@ -277,11 +277,11 @@ def _check_counts(source: StoredRecords, name: str, split: PackedSplit,
     records, classes = source.splits[name], len(source.class_names)
     packed = np.bincount(np.concatenate([*labels, np.empty(0, np.int32)]).astype(int),
                          minlength=classes)
-    there = np.bincount(records.labels, minlength=classes)
-    if packed.sum() != len(records) - len(split.bad) or (packed > there).any():
+    in_source = np.bincount(records.labels, minlength=classes)
+    if packed.sum() != len(records) - len(split.bad) or (packed > in_source).any():
         raise RunError(f"the {name} split has {packed.sum():,} pictures instead of "
                        f"{len(records) - len(split.bad):,}; delete it and pack again")
-    empty = np.flatnonzero((packed == 0) & (there > 0))
+    empty = np.flatnonzero((packed == 0) & (in_source > 0))
     if len(empty) and name == "train":
         raise InputError(f"no picture of the class {source.class_names[empty[0]]} can "
                          "be read; repair or remove the class")

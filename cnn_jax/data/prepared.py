@@ -18,7 +18,7 @@ from cnn_jax.data.records import Content, Record, Records, StoredRecords, digest
 from cnn_jax.errors import InputError, first_line
 from cnn_jax.files import load_beside, save_beside
 
-_BLOCK = 1024  # records that are read at a time, where all are read
+_BLOCK = 1024  # records per read, when all are read
 _LABELS_NAME = "cnn_jax_labels_{}.npz"
 _NAMES = ("train", "validation", "test")
 
@@ -31,7 +31,7 @@ class PreparedRecords:
     split: str
     labels: np.ndarray
     fingerprint: str
-    # The process that has opened the files, and what it reads.
+    # The id of the process that has opened the files, and its reader.
     _opened: tuple[int, Any] = dataclasses.field(default=(0, None), repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def open_prepared(builder: tfds.core.DatasetBuilder) -> StoredRecords:
 
     Raises:
         InputError: a set without an image and a class, without a training split, with
-            fewer examples than it says, or that cannot be read.
+            another number of examples than it states, or that cannot be read.
     """
     features = builder.info.features
     if not {"image", "label"} <= set(features) or not isinstance(

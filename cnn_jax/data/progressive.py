@@ -9,12 +9,12 @@ from ml_collections import ConfigDict
 
 
 class Ramp(NamedTuple):
-    """Square training images that grow from one side to another, as those of FFCV."""
+    """Square training images whose side grows, as with FFCV."""
 
-    sides: tuple[int, int]   # pixels, at first and at last
-    epochs: tuple[int, int]  # number of the last epoch of the first side, and of the
-    #                          first one of the last side; epochs count from 0
-    multiple: int            # the sides between are multiples of it, in pixels
+    sides: tuple[int, int]   # the first and the last side, pixels
+    epochs: tuple[int, int]  # the last epoch with the first side, and the first epoch
+    #                          with the last side; epochs count from 0
+    multiple: int            # pixels; the sides between are multiples of it
 
     def side(self, epoch: int) -> int:
         """Returns the side in pixels of the training images of an epoch.
@@ -48,7 +48,7 @@ def ramp_of(config: ConfigDict) -> Ramp | None:
 def training_size(config: ConfigDict, epoch: int) -> tuple[int, int] | None:
     """Returns (height, width) of the training images of an epoch.
 
-    None is that of all other images.
+    None: the size of the set's images.
 
     config: its `progressive` section.
     """

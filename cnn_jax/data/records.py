@@ -23,8 +23,8 @@ Record = tuple[Content, np.ndarray]  # (image, label)
 class Records(Protocol):
     """Labelled images of one split, with random access.
 
-    Records are pickled to worker processes, so they hold little: a few bytes a record.
-    They open their files in the process that reads, at the first read.
+    Records are pickled to worker processes, so they must be small: a few bytes per
+    record. They open their files in the process that reads, at the first read.
     """
 
     @property
@@ -35,7 +35,7 @@ class Records(Protocol):
     def fingerprint(self) -> str:
         """Identifies the records: 64 hex digits.
 
-        It follows from names, labels and sizes. It does not read all the bytes.
+        It depends on names, labels and sizes, and does not read all the bytes.
         """
 
     def __len__(self) -> int:
@@ -83,7 +83,7 @@ class InMemory:
     """Decoded images as records."""
 
     examples: Examples
-    title: str = "image"  # what a message calls one of them
+    title: str = "image"  # the name of one of them in messages
 
     @property
     def labels(self) -> np.ndarray:

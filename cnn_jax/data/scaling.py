@@ -1,4 +1,4 @@
-"""Scales pixels 0..255 to network input, with two numbers for all channels or each."""
+"""Scales pixels 0..255 to network input: two numbers for all channels, or for each."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -19,7 +19,7 @@ class Scaling(NamedTuple):
 
 
 def from_mean_std(mean: Sequence[float], std: Sequence[float]) -> Scaling:
-    """Makes the scaling of means and deviations of pixels that range from 0 to 1."""
+    """Makes the scaling from means and deviations of pixels in 0..1."""
     return Scaling(tuple(255 * m for m in mean), tuple(1 / (255 * s) for s in std))
 
 

@@ -4,12 +4,12 @@
     shapes_shape         28 x 28 grey, label = the shape
     shapes_both          28 x 28 colour, label = 3 * colour + shape, three of each
     shapes_segmentation  32 x 32 colour, one to three shapes, label = a class per pixel
-    shapes_multilabel    32 x 32 colour, one to four different shapes, label = which
+    shapes_multilabel    32 x 32 colour, one to four different shapes, label = 0 or 1 each
 
 Shapes are filled and drawn on black, without noise. The first three are the sets of the
 tutorial microsoft/ai-edu, step 8, chapter 18, with its counts and its distribution of
 every coordinate. The pictures differ, since the tutorial fixes no seed. Here
-`data.seed` decides everything: RandomState draws the same numbers with every NumPy.
+`data.seed` decides everything: RandomState draws the same numbers in every NumPy.
 
 The published triangles have a fault, which `data.biased_triangles` reproduces: in
 shapes_colour the colour also decides which way a triangle points, and in shapes_shape

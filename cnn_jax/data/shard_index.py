@@ -1,7 +1,7 @@
 """Indexes tar shards: where each picture is and what its label is.
 
-Shards are named as WebDataset has it: files that share a name up to the first dot are
-one example, as 000123.jpg with 000123.cls (a number) or 000123.json (with "label").
+Members are named as in WebDataset: files that share a name up to the first dot are one
+example, as 000123.jpg with 000123.cls (a number) or 000123.json (with "label").
 Reading the headers of all members once makes every picture accessible by itself. The
 index is kept beside the shards, or in `CNN_JAX_CACHE` where their folder cannot be
 written. It is rebuilt for a shard whose size or time has changed.
@@ -29,7 +29,7 @@ _ARRAYS = ("offsets", "sizes", "labels")
 
 
 class ShardFile(msgspec.Struct, frozen=True):
-    """Says which file an index is of."""
+    """Identifies the shard that an index describes."""
 
     name: str
     size: int
@@ -39,7 +39,7 @@ class ShardFile(msgspec.Struct, frozen=True):
 
 
 class Shard(NamedTuple):
-    """The index of one shard: the member, its place and its label for each picture."""
+    """The index of one shard: member, position and label of each picture."""
 
     file: ShardFile
     names: PackedStrings
@@ -49,7 +49,7 @@ class Shard(NamedTuple):
 
 
 def index_shards(paths: Sequence[Path]) -> tuple[list[Shard], str]:
-    """Reads the index of shards in one folder, and builds what is missing or old.
+    """Reads the index of shards in one folder, and builds missing or outdated parts.
 
     Returns the shards, and what was done, for the log.
 
@@ -68,9 +68,9 @@ def index_shards(paths: Sequence[Path]) -> tuple[list[Shard], str]:
         shards.append(shard)
     if not missing + old:
         return shards, "indexed earlier"
-    place = save_index(folder, list(known.values()))
+    location = save_index(folder, list(known.values()))
     changed = f", {old} of them again since the file had changed" if old else ""
-    return shards, f"{missing + old} indexed{changed} ({place})"
+    return shards, f"{missing + old} indexed{changed} ({location})"
 
 
 def scan(path: Path) -> Shard:
@@ -93,7 +93,8 @@ def scan(path: Path) -> Shard:
                 label = _label(content, extension, f"{path}: {member.name}")
                 if label is not None and labels.setdefault(key, label) != label:
                     raise InputError(f"{path}: {member.name} has the label {label} "
-                                     f"but another file of it has {labels[key]}")
+                                     "but another file of this example has "
+                                     f"{labels[key]}; correct one")
     for key, (name, _, _) in pictures.items():
         if key not in labels:
             raise InputError(f"{path} has the picture {name} but no label for it; add "
@@ -119,10 +120,10 @@ def load_index(folder: Path) -> dict[str, Shard]:
         names = PackedStrings.of(arrays["names"].tobytes(), arrays["starts"])
         start = 0
         for file in files:
-            part = slice(start, start + file.count)
+            rows = slice(start, start + file.count)
             start += file.count
-            shard = Shard(file, names.slice(part.start, part.stop),
-                          *(arrays[name][part] for name in _ARRAYS))
+            shard = Shard(file, names.slice(rows.start, rows.stop),
+                          *(arrays[name][rows] for name in _ARRAYS))
             if file.name not in known or _is_of(file, folder / file.name):
                 known[file.name] = shard
     return known
@@ -142,7 +143,7 @@ def save_index(folder: Path, shards: list[Shard]) -> str:
 
 
 def _is_of(file: ShardFile, path: Path) -> bool:
-    """Tells whether the index of a file is still the index of it."""
+    """Tells whether the file has not changed since it was indexed."""
     status = path.stat() if path.exists() else None
     return (status is not None and status.st_size == file.size
             and status.st_mtime_ns == file.mtime_ns)
@@ -151,8 +152,8 @@ def _is_of(file: ShardFile, path: Path) -> bool:
 def _members(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     """Yields the plain files of a shard.
 
-    Raises InputError, which names the last whole member, unless the zeros that end a
-    tar file follow the last one.
+    Raises an InputError that names the last complete member, unless the zeros that end
+    a tar file follow it.
     """
     size, last, end = os.fstat(file.fileno()).st_size, "", -1
     try:

@@ -1,7 +1,7 @@
 """Writes pictures into tar shards, the same bytes in each run.
 
-A shard is written under another name, then renamed. So a shard with its name is whole,
-whenever the program was killed.
+A shard is written under another name, then renamed. So a shard with its final name is
+complete, even if the program was killed.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ class Sample(NamedTuple):
 
 
 class PackedShard(msgspec.Struct, frozen=True):
-    """What a shard holds."""
+    """The content of a shard."""
 
     name: str
     count: int   # pictures
@@ -37,7 +37,7 @@ class PackedShard(msgspec.Struct, frozen=True):
 
 
 class _Hashing:
-    """Hashes what is written to a file."""
+    """A file that hashes what is written to it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.sha256 = file, hashlib.sha256()
@@ -74,7 +74,7 @@ def write_shard(path: Path, samples: Iterable[Sample], first: int,
 
 
 def fill(samples: Iterator[Sample], limit: float) -> Iterator[Sample]:
-    """Yields samples until a shard of them has at least `limit` bytes."""
+    """Yields the samples of one shard, until it has at least `limit` bytes."""
     size = 0
     while size < limit and (sample := next(samples, None)) is not None:
         size += 2048 + len(sample.content)  # two headers, and a label and padding

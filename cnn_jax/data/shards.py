@@ -32,8 +32,8 @@ _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 class ShardRecords:
     """The pictures of a split in tar shards.
 
-    A shard is opened for each read, which takes microseconds: so there is no file to
-    share between threads or to inherit by a fork, and no limit on the number of shards.
+    A shard is opened for each read, which takes microseconds. So threads share no file,
+    forks inherit none, and there may be any number of shards.
     """
 
     shards: tuple[str, ...]
@@ -81,15 +81,15 @@ def tar_shards(config: ConfigDict) -> StoredRecords:
     for split, files in paths.items():
         splits[split], note = _open(files)
         notes.append(f"{split} {note}")
-    beside = root if root.is_dir() else root.parent
+    folder = root if root.is_dir() else root.parent
     for split, records in splits.items():
         if not len(records):
             raise InputError(f"{paths[split][0].parent} has no picture in its {split} "
                              "shards; pack it again")
-    class_names = _class_names(beside, splits)
-    without = len(class_names) - len(np.unique(splits["train"].labels))
-    if without:
-        notes.append(f"{without:,} classes have no training picture")
+    class_names = _class_names(folder, splits)
+    empty = len(class_names) - len(np.unique(splits["train"].labels))
+    if empty:
+        notes.append(f"{empty:,} classes have no training picture")
     pictures = sum(len(split) for split in splits.values())
     shards = sum(len(files) for files in paths.values())
     return StoredRecords(
@@ -124,8 +124,8 @@ def _find(root: Path) -> dict[str, list[Path]]:
     named = {split: files for split, files in splits.items() if split}
     if named and "" in splits:
         raise InputError(
-            f"{root} has {splits[''][0].name}, though other shards in it are named "
-            "train, val or test; name all of them so, or none")
+            f"{root} has {splits[''][0].name}, though other shards in it have train, "
+            "val or test in their names; name all of them so, or none")
     splits = named or ({"train": splits[""]} if splits else {})
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         split, files = SPLIT_NAMES.get(folder.name.lower(), ""), find_shards(folder)
@@ -135,9 +135,9 @@ def _find(root: Path) -> dict[str, list[Path]]:
                                  f"{splits[split][0].parent} and in {folder}; keep one")
             splits[split] = files
     if "train" not in splits:
-        found = f"only {' and '.join(splits)} shards" if splits else "no .tar shards"
-        raise InputError(f"{root} has {found}; training needs them in it, or in a "
-                         "folder train")
+        content = f"only {' and '.join(splits)} shards" if splits else "no .tar shards"
+        raise InputError(f"{root} has {content}; put training shards into it, or into "
+                         "a folder train")
     return splits
 
 
@@ -156,7 +156,7 @@ def _expand(pattern: Path) -> list[Path]:
 
 
 def _open(paths: list[Path]) -> tuple[ShardRecords, str]:
-    """Opens the shards of a split; says how they were indexed."""
+    """Opens the shards of a split; also returns how they were indexed, for the log."""
     shards, note = index_shards(paths)
     counts = [shard.file.count for shard in shards]
     members = PackedStrings.concatenate(shard.names for shard in shards)
@@ -174,16 +174,16 @@ def _open(paths: list[Path]) -> tuple[ShardRecords, str]:
 def _class_names(folder: Path, splits: dict[str, ShardRecords]) -> tuple[str, ...]:
     """Returns the names of the classes 0, 1, ... from a table, else their numbers.
 
-    Without a table the training labels say how many classes there are, so each of them
+    Without a table the training labels say how many classes there are, so each class
     must occur.
     """
     present = np.unique(splits["train"].labels)
     class_names = None
-    for beside in (folder, folder.parent):
-        if class_names is None and (beside == folder or folder.name in SPLIT_NAMES):
-            tables = {path.name: path.read_bytes() for path in beside.iterdir()
+    for parent in (folder, folder.parent):
+        if class_names is None and (parent == folder or folder.name in SPLIT_NAMES):
+            tables = {path.name: path.read_bytes() for path in parent.iterdir()
                       if is_table(path.name)}
-            class_names = numbered_names(tables, beside)
+            class_names = numbered_names(tables, parent)
     if class_names is None:
         gaps = np.flatnonzero(present != np.arange(len(present)))
         if len(gaps):

@@ -1,10 +1,10 @@
 """Reads batches ahead of the devices, in threads or worker processes, with grain.
 
 All batches of a run are one sequence: the training steps of epoch 0, the batches of the
-validation split, the training steps of epoch 1, and so on. What batch n holds is a pure
-function of n. So reading starts at any step without the steps before it, goes on past
-the end of an epoch, and is the same for any number of threads and processes. Each
-process of a run reads only its share of a batch.
+validation split, the training steps of epoch 1, and so on. The content of batch n is a
+pure function of n. So reading can start at any step, continues past the end of an
+epoch, and is the same for any number of threads and processes. Each process of a run
+reads only its share of a batch.
 """
 
 import bisect
@@ -34,7 +34,7 @@ from cnn_jax.errors import InputError, RunError
 
 PIECE = 32  # pictures that are decoded as one unit of work
 MANY_CORES, CORES_PER_WORKER = 16, 8
-SMALL_BYTES = 1024  # arrays that workers send without shared memory
+SMALL_BYTES = 1024  # workers send smaller arrays without shared memory
 
 Placed = TypeVar("Placed")
 
@@ -75,7 +75,7 @@ class Share(NamedTuple):
     def read(self, epoch: int, batch: int, piece: int) -> HostBatch:
         """Reads one piece of a batch."""
         positions = np.array_split(self.positions, self.pieces)[piece]
-        rows, mask = (part[batch, positions] for part in _rows(self.order, epoch))
+        rows, mask = (array[batch, positions] for array in _rows(self.order, epoch))
         counted = mask if isinstance(self.order, EvalOrder) else None
         if self.gathers:
             return HostBatch(self.images.gather(rows), self.labels[rows], counted, (),
@@ -83,13 +83,12 @@ class Share(NamedTuple):
         source = self.images_at(epoch)
         images = np.zeros((len(rows), *source.image_shape), np.uint8)
         skipped: list[str] = []
-        for place in np.flatnonzero(mask):
-            row = self._read_into(images[place], source, int(rows[place]), epoch,
-                                  skipped)
+        for i in np.flatnonzero(mask):
+            row = self._read_into(images[i], source, int(rows[i]), epoch, skipped)
             if row is None:
-                mask[place] = 0
+                mask[i] = 0
             else:
-                rows[place] = row
+                rows[i] = row
         return HostBatch(images, self.labels[rows], counted, tuple(skipped),
                          last=piece == self.pieces - 1)
 
@@ -100,7 +99,7 @@ class Share(NamedTuple):
         return self.images.at_size(self.ramp.size(epoch))
 
     def crop(self, epoch: int, row: int) -> Crop | None:
-        """Returns the random crop of an image, which workers cut out, or None."""
+        """Returns the random crop of an image, which its reader cuts out, or None."""
         if isinstance(self.order, EvalOrder):
             return None
         return training_crop(self.order.seed, epoch, row, self.crop_scale,
@@ -110,8 +109,8 @@ class Share(NamedTuple):
                    skipped: list[str]) -> int | None:
         """Reads the image of a row; returns the row that was read.
 
-        If it cannot be decoded and may be skipped, training reads the next image of
-        the split that can be, and evaluation none.
+        If the image cannot be decoded and may be skipped, training reads the next image
+        of the split that can be decoded, and evaluation reads none.
         """
         for tried in range(len(self.images)):
             candidate = (row + tried) % len(self.images)
@@ -130,7 +129,7 @@ _lock = threading.Lock()
 
 
 def _rows(order: TrainOrder | EvalOrder, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `order.rows(epoch)`, which is computed once, even for several threads."""
+    """Returns `order.rows(epoch)`; several threads compute it only once."""
     with _lock:
         return _computed_rows(order, epoch)
 
@@ -143,14 +142,14 @@ def _computed_rows(order: TrainOrder | EvalOrder,
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pieces:
-    """All pieces that a run reads, in order, with random access, as grain wants it."""
+    """All pieces that a run reads, in order and with random access: grain's source."""
 
-    shares: tuple[Share, ...]  # of the splits, in the order in which an epoch has them
+    shares: tuple[Share, ...]  # of the splits, in their order in an epoch
     epochs: int
 
     @functools.cached_property
     def starts(self) -> list[int]:
-        """Number of the first piece of each split in epoch 0, then that of epoch 1."""
+        """The number of the first piece of each split in epoch 0, then of epoch 1."""
         counts = (share.order.batches * share.pieces for share in self.shares)
         return [0, *itertools.accumulate(counts)]
 
@@ -179,10 +178,10 @@ class Reading(NamedTuple):
 
 def choose_reading(workers: int | None, prefetch: int | None,
                    steps_per_call: int) -> Reading:
-    """Chooses what `data.workers` and `data.prefetch` leave open.
+    """Chooses the values that `data.workers` and `data.prefetch` do not set.
 
-    Pillow and simplejpeg release the interpreter lock while they decode, but what is
-    left in Python keeps a process from using many cores.
+    Pillow and simplejpeg release the interpreter lock while they decode. The remaining
+    Python code still keeps a process from using many cores.
     """
     cores = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
              else os.cpu_count() or 1)
@@ -193,10 +192,10 @@ def choose_reading(workers: int | None, prefetch: int | None,
 
 
 class Stream(Generic[Placed]):
-    """Yields batches in order, read ahead; out of order they are read when asked for.
+    """Yields batches in order, read ahead; out of order they are read on demand.
 
-    place: converts the share of this process to what is yielded; runs in its own
-        thread.
+    place: converts the share of this process to the value that is yielded, usually by
+        placing it on the devices; runs in its own thread.
     """
 
     def __init__(self, shares: dict[str, Share], epochs: int, reading: Reading,
@@ -220,7 +219,7 @@ class Stream(Generic[Placed]):
             yield placed
 
     def open(self, split: str, epoch: int, batch: int) -> None:
-        """Begins to read ahead, from one batch on."""
+        """Starts to read ahead from one batch on."""
         self.close()
         self.next_piece = self._number(split, epoch, batch)
         self.iterator = open_pieces(self.pieces, self.next_piece, self.reading,
@@ -239,20 +238,20 @@ class Stream(Generic[Placed]):
 def open_pieces(pieces: Pieces, start: int, reading: Reading,
                 place: Callable[[HostBatch], Placed]) -> grain.DatasetIterator[Placed]:
     """Opens an iterator over the batches that begin at piece `start`."""
-    parts = max(share.pieces for share in pieces.shares)
-    buffer = reading.ahead * parts  # pieces
+    most_pieces = max(share.pieces for share in pieces.shares)
+    buffer = reading.ahead * most_pieces
     numbers = grain.MapDataset.source(pieces).slice(slice(start, None))
     if reading.workers:
-        # grain reads its flag also where no command line is parsed, as in notebooks.
+        # grain reads its flag even if no command line is parsed, as in notebooks.
         flags.FLAGS["grain_enable_multiprocess_worker_profiling"].present = True
-        each = -(-buffer // reading.workers)
+        per_worker = -(-buffer // reading.workers)
         read = numbers.to_iter_dataset(grain.ReadOptions(
             num_threads=reading.threads, prefetch_buffer_size=reading.threads))
         read = grain.experimental.WithOptionsIterDataset(
             read, grain.experimental.DatasetOptions(min_shm_size=SMALL_BYTES))
         read = read.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=reading.workers,
-                                         per_worker_buffer_size=each),
+                                         per_worker_buffer_size=per_worker),
             worker_init_fn=start_worker)
     else:
         copies = all(share.gathers for share in pieces.shares)
@@ -275,12 +274,12 @@ class _Joined(grain.IterDataset[HostBatch]):
 class _JoinedIterator(grain.DatasetIterator[HostBatch]):
 
     def __next__(self) -> HostBatch:
-        parts = [next(self._parent)]
-        while not parts[-1].last:
-            parts.append(next(self._parent))
-        if len(parts) == 1:
-            return parts[0]
-        images, labels, masks, skipped, _ = zip(*parts)
+        pieces = [next(self._parent)]
+        while not pieces[-1].last:
+            pieces.append(next(self._parent))
+        if len(pieces) == 1:
+            return pieces[0]
+        images, labels, masks, skipped, _ = zip(*pieces)
         mask = None if masks[0] is None else np.concatenate(masks)
         return HostBatch(np.concatenate(images), np.concatenate(labels), mask,
                          sum(skipped, ()), last=True)
@@ -293,10 +292,10 @@ class _JoinedIterator(grain.DatasetIterator[HostBatch]):
 
 
 def start_worker(index: int, count: int) -> None:
-    """Prepares a worker process, which computes the order of an epoch with JAX too.
+    """Prepares a worker process, which also computes the order of an epoch with JAX.
 
-    Signals are for the training process, which ends its workers. If it is killed, they
-    end by themselves.
+    It ignores signals: the training process receives them and ends its workers. If that
+    process is killed, the workers end by themselves.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Reads pictures with numbers to predict, from a CSV file beside them.
+"""Reads pictures and the numbers to predict for them, from a CSV file beside them.
 
     photos/ages.csv     file,age,weight        the first column names the pictures
                         ann/1.jpg,31,60.5
@@ -72,7 +72,7 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 def check_row(path: Path, number: int, row: dict[str, str], file: str,
               numbers: list[str]) -> None:
-    """Raises InputError for a row with a number that is none, or a file elsewhere."""
+    """Raises InputError for a number that is not finite, or a file elsewhere."""
     for name in numbers:
         try:
             value = float(row[name])
@@ -88,7 +88,7 @@ def check_row(path: Path, number: int, row: dict[str, str], file: str,
 
 
 def check_files(root: Path, names: list[str], table: Path) -> None:
-    """Raises InputError if pictures are not there."""
+    """Raises InputError if pictures are missing."""
     missing = [name for name in names if not (root / name).is_file()]
     if missing:
         raise InputError(f"{root} lacks {len(missing):,} of the {len(names):,} "
@@ -96,7 +96,7 @@ def check_files(root: Path, names: list[str], table: Path) -> None:
 
 
 def pictures(rows: list[dict[str, str]], file: str, numbers: list[str]) -> Pictures:
-    """Lists the pictures of some rows with their numbers, float32 [N, K]."""
+    """Lists the pictures of some rows; their labels are the numbers, float32 [N, K]."""
     paths = [PurePosixPath(row[file]) for row in rows]
     folders = {folder: i for i, folder in enumerate(
         dict.fromkeys(str(path.parent) for path in paths))}

@@ -14,7 +14,7 @@ from cnn_jax.data.warp import warp, warp_labels
 
 BINS = 31
 _FRACTIONS = np.arange(BINS) / (BINS - 1)
-# What the magnitude of each operation is, in bins.
+# The magnitudes of each operation, one for each bin.
 MAGNITUDES = {
     "identity": 0 * _FRACTIONS,
     "shear_x": 0.99 * _FRACTIONS,               # pixels for each pixel
@@ -33,14 +33,14 @@ MAGNITUDES = {
 }
 OPERATIONS = tuple(MAGNITUDES)
 GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
-# What a blend blends the image with.
+# The image with which each blend mixes.
 BLENDED = {"brightness": lambda images: jnp.zeros(()), "color": colour.grey,
            "contrast": colour.mean_grey, "sharpness": colour.smoothed}
 SIGNED = (*GEOMETRIC, *BLENDED)
 
 
 def draw_operation(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Draws the index of an operation and its magnitude, signed where it has a sign."""
+    """Draws the index of an operation and its magnitude, with a sign if in `SIGNED`."""
     which, how_much, sign = jax.random.split(key, 3)
     operation = jax.random.randint(which, (), 0, len(OPERATIONS))
     table = jnp.array([MAGNITUDES[name] for name in OPERATIONS], jnp.float32)
@@ -57,7 +57,7 @@ def is_one_of(operations: jax.Array, names: tuple[str, ...]) -> jax.Array:
 def apply_operations(images: jax.Array, operations: jax.Array, magnitudes: jax.Array,
                      masks: jax.Array | None = None
                      ) -> tuple[jax.Array, jax.Array | None]:
-    """Applies to each image its operation, with its magnitude.
+    """Applies an operation to each image, with its magnitude.
 
     All operations are computed for all images: their cost does not depend on the draw.
 

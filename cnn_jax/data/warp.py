@@ -19,12 +19,13 @@ FILL_MODES = ("nearest", "constant", "reflect")
 def warp(images: jax.Array, matrices: jax.Array, fill_mode: str) -> jax.Array:
     """Warps images [N, H, W, C] by maps [N, 3, 3], bilinearly, to float32.
 
-    A TPU multiplies by `matrix_of_weights`; others gather each pixel's neighbours.
+    A TPU multiplies by `matrix_of_weights`; other devices gather each pixel's
+    neighbours.
     """
     height, width = images.shape[1:3]
     rows, columns, inside = source_positions(matrices, height, width, fill_mode)
-    form = by_products if jax.default_backend() == "tpu" else by_gather
-    return jnp.where(inside[..., None], form(images, rows, columns), 0)
+    interpolate = by_products if jax.default_backend() == "tpu" else by_gather
+    return jnp.where(inside[..., None], interpolate(images, rows, columns), 0)
 
 
 def by_gather(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
@@ -48,9 +49,9 @@ def by_products(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.A
 
         y[p] = sum over c of  B[p, c] (sum over r of A[p, r] x[r, c])
 
-    A, B: `matrix_of_weights`. It has H times as many products as the gather has pixels,
-    and a TPU moves less memory: for 32 images of 128 x 128 x 3, libtpu 0.0.52 counts
-    1.1 GB, for the gather 7.7 GB. Compiling the gather takes longer for more images.
+    A, B: `matrix_of_weights`. It takes H products for each pixel of the gather, but a
+    TPU moves less memory: for 32 images of 128 x 128 x 3, libtpu 0.0.52 counts 1.1 GB,
+    and 7.7 GB for the gather, which also takes longer to compile for more images.
     """
     count, height, width, channels = images.shape
     above = matrix_of_weights(rows, height).reshape(count, -1, height)
