@@ -1,4 +1,4 @@
-"""Runs the command line: python -m cnn_jax has the flags of main.py."""
+"""Runs the command line: python -m cnn_jax takes the flags of main.py."""
 
 from cnn_jax.cli.start import start
 

@@ -1,4 +1,4 @@
-"""Prints lines and progress bars for people."""
+"""Prints lines and progress bars."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def command(*arguments: str) -> str:
-    """Writes a command line of this program, as it was started here."""
+    """Writes a command line of this program, in the form in which it was started."""
     started = Path(sys.argv[0])
     if started.name == "cnn-jax":
         program = ["cnn-jax"]
@@ -39,17 +39,17 @@ def command(*arguments: str) -> str:
 
 
 def discard(file: Any) -> None:
-    """Lets what is written to a file from now on go nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, file.fileno())
-    os.close(nowhere)
+    """Redirects a file to /dev/null."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, file.fileno())
+    os.close(null)
 
 
 class Output:
-    """Standard output or error of a run, which goes on when it cannot be written.
+    """Standard output or error of a run that continues if writing fails.
 
-    The reader of a pipe may have gone (`| head`), the disk of the log may be full, a
-    terminal may know ASCII alone.
+    The reader of a pipe may have ended (`| head`), the disk of the log may be full, a
+    terminal may know only ASCII.
     """
 
     def __init__(self, name: str) -> None:
@@ -60,28 +60,28 @@ class Output:
 
     @property
     def file(self) -> Any:
-        """The file; None where it was closed. Not that by which rich replaces it."""
+        """The file itself, not the one by which rich replaces it; None if closed."""
         file = getattr(sys, self.name)
         return getattr(file, "rich_proxied_file", file)
 
     @property
     def rich_proxied_file(self) -> "Output":
-        """What rich writes to while a bar is shown."""
+        """The file that rich writes to while a bar is shown."""
         return self
 
     def write(self, text: str) -> int:
-        with self.going_on() as file:
+        with self.ignoring_errors() as file:
             encoding = getattr(file, "encoding", None) or "utf-8"
             file.write(text.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
     def flush(self) -> None:
-        with self.going_on() as file:
+        with self.ignoring_errors() as file:
             file.flush()
 
     @contextlib.contextmanager
-    def going_on(self) -> Iterator[Any]:
-        """Yields the file; after an error, what is written to it goes nowhere."""
+    def ignoring_errors(self) -> Iterator[Any]:
+        """Yields the file; after an error, the file is redirected to /dev/null."""
         file = self.file
         try:
             yield file
@@ -113,9 +113,9 @@ class Reporter:
     def timed(self, title: str) -> Iterator[None]:
         """Prints the title as the block begins, and the seconds as it ends."""
         self.line(f"{title} ...")
-        begun = time.perf_counter()
+        start = time.perf_counter()
         yield
-        self.line(f"{title} took {time.perf_counter() - begun:.1f} s")
+        self.line(f"{title} took {time.perf_counter() - start:.1f} s")
 
     @contextlib.contextmanager
     def progress_bar(self, title: str, total: int, done: int = 0,
@@ -155,7 +155,7 @@ class Reporter:
               note: str) -> Iterator[Iterator[Item]]:
         """Yields the items while a bar shows how many of `total` have been taken.
 
-        The block closes the bar, not the iterator, which stays open after an error.
+        The end of the block closes the bar: after an error the iterator stays open.
         """
         with self.progress_bar(title, total):
             yield self._counted(items, note)

@@ -1,4 +1,4 @@
-"""Downloads one file: continued after a break, checked by its sum, then renamed."""
+"""Downloads one file: continues after a break, checks its checksum, then renames it."""
 
 import hashlib
 import os
@@ -13,9 +13,9 @@ from cnn_jax.errors import InputError
 
 TIMEOUT_SECONDS = 20  # to connect, and between two chunks
 RETRY_SECONDS = 1  # before a broken download is continued
-_TRIES = 5  # as long as each brings a part of the file
-_CHUNK = 2**16  # bytes; a break loses less than one
-_NO_LIMIT = 2**33  # bytes of a file whose size nobody says
+_TRIES = 5  # as long as each receives a part of the file
+_CHUNK = 2**16  # bytes; a break loses less than one chunk
+_NO_LIMIT = 2**33  # most bytes of a file of unknown size
 
 
 class Unreachable(Exception):
@@ -23,7 +23,7 @@ class Unreachable(Exception):
 
 
 class Checksum(NamedTuple):
-    """The published sum of a file, or the first digits of it."""
+    """The published checksum of a file, or its first digits."""
 
     algorithm: str  # "sha256" or "md5"
     digits: str  # hexadecimal
@@ -33,7 +33,7 @@ class Checksum(NamedTuple):
         return f"{self.algorithm} {self.digits}{'' if whole else '...'}"
 
     def of(self, path: Path) -> str:
-        """Computes the whole sum of a file."""
+        """Computes the checksum of a file: all its digits."""
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, self._hash).hexdigest()
 
@@ -42,31 +42,32 @@ class Checksum(NamedTuple):
 
 
 def check(path: Path, checksum: Checksum, url: str) -> None:
-    """Raises InputError unless a file has the published sum."""
-    found = checksum.of(path)
-    if not found.startswith(checksum.digits):
+    """Raises InputError unless a file has the published checksum."""
+    digits = checksum.of(path)
+    if not digits.startswith(checksum.digits):
         raise InputError(
-            f"{path} has {checksum.algorithm} {found} instead of the published "
+            f"{path} has {checksum.algorithm} {digits} instead of the published "
             f"{checksum}; delete it, or replace it with {url}")
 
 
 def fetch(url: str, path: Path, checksum: Checksum, size: int | None = None,
           report: Reporter | None = None) -> Path:
-    """Downloads a file to `path`, unless it is there already, and checks its sum.
+    """Downloads a file to `path`, unless it exists, and checks its checksum.
 
-    What has arrived is kept in PATH.part. A broken download is continued there as long
-    as each try brings more, and by the next call. One process at a time may do this.
+    The received bytes are kept in PATH.part. A broken download is continued there as
+    long as each try receives more, and by the next call. Only one process at a time may
+    do this.
 
     Args:
         url: http or https.
-        path: where to put the file. It gets this name when its sum is right.
-        checksum: published sum of the whole file.
+        path: of the file. It gets this name when its checksum is right.
+        checksum: published checksum of the whole file.
         size: published bytes, if known.
         report: shows the progress.
 
     Raises:
         Unreachable: no connection, no answer in time, an HTTP error or a break.
-        InputError: a file with another sum. If it was just downloaded, it is deleted.
+        InputError: a file with another checksum. A new download is deleted.
         OSError: a full disk, or a folder that cannot be written.
     """
     report = report or Reporter(quiet=True)
@@ -78,17 +79,17 @@ def fetch(url: str, path: Path, checksum: Checksum, size: int | None = None,
     resumed = part.exists()
     _receive(url, part, size, report)
     if resumed and not checksum.of(part).startswith(checksum.digits):
-        part.unlink()  # its start may be of another version of the file
+        part.unlink()  # its first bytes may be of another version of the file
         _receive(url, part, size, report)
-    found, received = checksum.of(part), part.stat().st_size
-    if not found.startswith(checksum.digits):
+    digits, received = checksum.of(part), part.stat().st_size
+    if not digits.startswith(checksum.digits):
         part.unlink()
         sent, expected = f"{received:,}", str(checksum)
         if size is not None:
             sent = f"over {size:,}" if received > size else sent
             expected = f"{size:,} with {checksum}"
         raise InputError(
-            f"{url} sent {sent} bytes with {checksum.algorithm} {found} instead of "
+            f"{url} sent {sent} bytes with {checksum.algorithm} {digits} instead of "
             f"{expected}; nothing was kept, try later")
     os.replace(part, path)
     report.line(f"{path}: {received / 1e6:.1f} MB from {url}, {checksum} checked")
@@ -96,7 +97,7 @@ def fetch(url: str, path: Path, checksum: Checksum, size: int | None = None,
 
 
 def _receive(url: str, part: Path, size: int | None, report: Reporter) -> None:
-    """Completes `part`; tries again after a break if the last try brought anything."""
+    """Completes `part`; tries again after a break if the last try received bytes."""
     for tries_left in reversed(range(_TRIES)):
         before = _size(part)
         try:
@@ -113,7 +114,7 @@ def _receive(url: str, part: Path, size: int | None, report: Reporter) -> None:
 
 
 def _receive_once(url: str, part: Path, size: int | None, report: Reporter) -> None:
-    """Sends one request, for the bytes that `part` lacks, and appends the answer.
+    """Requests the bytes that `part` lacks, once, and appends the answer.
 
     It stops at most one chunk after the published size.
     """
@@ -125,11 +126,11 @@ def _receive_once(url: str, part: Path, size: int | None, report: Reporter) -> N
     try:
         with requests.get(url, stream=True, timeout=TIMEOUT_SECONDS,
                           headers=headers) as response:
-            span = response.headers.get("Content-Range", "")
-            if response.status_code == 416 and span == f"bytes */{done}":
+            sent_range = response.headers.get("Content-Range", "")
+            if response.status_code == 416 and sent_range == f"bytes */{done}":
                 return  # nothing is missing
             if done and (response.status_code == 416 or response.status_code == 206
-                         and not span.startswith(f"bytes {done}-")):
+                         and not sent_range.startswith(f"bytes {done}-")):
                 part.unlink()  # longer than the file, or the server cannot continue
                 return _receive_once(url, part, size, report)
             response.raise_for_status()

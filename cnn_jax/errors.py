@@ -1,6 +1,6 @@
 """Defines the two kinds of errors.
 
-Library code raises them; only `main.py` turns one into a line and an exit code.
+Library code raises them; only commands turn them into one line and an exit code.
 """
 
 

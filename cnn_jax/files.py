@@ -1,4 +1,4 @@
-"""Expands folders that a user names, writes files atomically, reads them typed."""
+"""Expands folders that a user names, writes files atomically, validates JSON files."""
 
 import contextlib
 import hashlib
@@ -29,7 +29,9 @@ def expanded(folder: str, setting: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Returns `CNN_JAX_CACHE`, else ~/.cache/cnn_jax; also for 0, see `program_cache`.
+    """Returns `CNN_JAX_CACHE`, else ~/.cache/cnn_jax.
+
+    `CNN_JAX_CACHE=0` turns `program_cache` off, and does not name a folder.
     """
     folder = os.environ.get("CNN_JAX_CACHE", "")
     if folder in ("", "0"):
@@ -39,8 +41,7 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Turns an OSError into a RunError with the path, which a full disk does not name.
-    """
+    """Turns an OSError into a RunError that names the path; a full disk does not."""
     try:
         yield
     except OSError as error:
@@ -49,7 +50,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file as a whole: no reader sees half of it, even after a kill."""
+    """Replaces a whole file at once: no reader sees half of it, even after a kill."""
     partial = path.with_name(path.name + ".partial")
     with named(path):
         partial.write_text(text, encoding="utf-8")
@@ -85,21 +86,22 @@ def load_arrays(path: Path) -> dict[str, np.ndarray] | None:
 def save_beside(folder: Path, name: str, **arrays: Any) -> str:
     """Writes a .npz into a folder of data, else into the cache; says where it is.
 
-    The folder may be read-only. A file that cannot be kept is made again by each run.
+    The folder may be read-only. If neither can be written, each run makes the arrays
+    again.
     """
-    refused: OSError | None = None
+    failure: OSError | None = None
     for path in (folder / name, _in_cache(folder, name)):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_arrays(path, **arrays)
             return f"kept in {path}"
         except OSError as error:
-            refused = error
-    return f"not kept: {refused}"
+            failure = error
+    return f"not kept: {failure}"
 
 
 def load_beside(folder: Path, name: str) -> list[dict[str, np.ndarray]]:
-    """Reads what `save_beside` has written: from the folder, and from the cache."""
+    """Reads the files of `save_beside` in the folder and in the cache."""
     loaded = [load_arrays(path) for path in (folder / name, _in_cache(folder, name))]
     return [arrays for arrays in loaded if arrays is not None]
 
@@ -113,8 +115,8 @@ def read_json(path: Path, kind: type[T], advice: str) -> T:
     """Reads a JSON file and validates it as a value of a type.
 
     kind: a msgspec.Struct, or any other type that msgspec.convert accepts.
-    advice: what to do if the file is missing or holds something else.
-    Raises InputError with the path, what is wrong, and the advice.
+    advice: what to do if the file is missing or has other content.
+    Raises InputError with the path, the fault and the advice.
     """
     try:
         # Not msgspec.json, which refuses the NaN that a metric may be.

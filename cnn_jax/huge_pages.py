@@ -1,12 +1,12 @@
 """Makes glibc keep freed memory, in huge pages: training on a Linux CPU is faster.
 
 XLA allocates its working memory at every call and frees it afterwards. By default,
-glibc returns large blocks to the kernel. The kernel then clears their pages, 4 KiB
-each, one page fault after the other, when they are allocated again: that costs more
-than the arithmetic of some layers. With `TUNABLES`, glibc keeps the memory and uses
-pages of 2 MiB.
+glibc returns large blocks to the kernel. When they are allocated again, the kernel
+clears their pages of 4 KiB, one page fault after the other. That takes longer than the
+arithmetic of some layers. With `TUNABLES`, glibc keeps the memory and uses pages of
+2 MiB.
 
-glibc reads `GLIBC_TUNABLES` only when a program starts. So `main.py` calls
+glibc reads `GLIBC_TUNABLES` only when a program starts. So the command line calls
 `use_huge_pages` before its other imports, which restarts it once with the variable set.
 Set `CNN_JAX_HUGE_PAGES=0`, or a `GLIBC_TUNABLES` of your own, to prevent the restart.
 """
@@ -17,7 +17,7 @@ import sys
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 TUNABLES = ":".join([
     HUGE_PAGES,
-    "glibc.malloc.mmap_max=0",  # large blocks, too, come from the heap
+    "glibc.malloc.mmap_max=0",  # large blocks also come from the heap
     "glibc.malloc.arena_max=1",  # all threads share one heap
     f"glibc.malloc.trim_threshold={1 << 40}"])  # bytes; so the heap never shrinks
 

@@ -1,6 +1,6 @@
 """Makes optimizers and learning-rate schedules by name, all from optax.
 
-One of your own has the form of a row of `OPTIMIZERS` or `SCHEDULES`: name it
+Your own function has the signature of a row of `OPTIMIZERS` or `SCHEDULES`: name it
 MODULE:FUNCTION, or add it to the table.
 """
 
@@ -85,18 +85,18 @@ def schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
     """Makes the learning rate as a function of the number of updates made so far.
 
     With `optimizer.accumulate_steps` = k, an epoch has steps_per_epoch / k updates. The
-    warm-up rises linearly; the named schedule takes the rest of the run.
+    rate rises linearly in the warm-up; then the named schedule holds.
     """
     settings, peak = config.schedule, peak_rate(config)
     epoch = steps_per_epoch / config.optimizer.accumulate_steps  # updates
     stop = max(1, int(config.epochs * epoch))
     start = min(round((settings.warmup_epochs or 0) * epoch), stop)
     with own.named("schedule.name", settings.name):
-        after = own.find(SCHEDULES, settings.name)(peak, start, stop, epoch, settings)
+        chosen = own.find(SCHEDULES, settings.name)(peak, start, stop, epoch, settings)
     if settings.name == "onecycle" or start == 0:
-        return after
-    rise = optax.linear_schedule(peak / (start + 1), peak, start)  # never 0
-    return optax.join_schedules([rise, after], [start])
+        return chosen
+    warmup = optax.linear_schedule(peak / (start + 1), peak, start)  # never 0
+    return optax.join_schedules([warmup, chosen], [start])
 
 
 def peak_rate(config: ConfigDict) -> float:
@@ -114,12 +114,12 @@ def peak_rate(config: ConfigDict) -> float:
 
 
 def kernel_mask(params: Any) -> Any:
-    """Masks the kernels, which excludes biases and batch norm."""
+    """Masks the kernels: not biases, not batch norm."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 def decay_mask(settings: ConfigDict) -> Callable[[Any], Any]:
-    """Makes the function that masks the parameters that weight decay acts on.
+    """Makes the function that masks the parameters with weight decay.
 
     These are all kernels, or the kernels of the modules that `decay_parts` names.
     """
@@ -194,7 +194,7 @@ def adamw(rate: Schedule, settings: ConfigDict) -> optax.GradientTransformation:
 
 
 def muon(rate: Schedule, settings: ConfigDict) -> optax.GradientTransformation:
-    """Orthogonalizes the update of each kernel, Adam elsewhere (Jordan, 2024)."""
+    """Orthogonalizes the updates of kernels; Adam updates the rest (Jordan, 2024)."""
     return optax.contrib.muon(
         rate, beta=settings.momentum, weight_decay=settings.weight_decay,
         weight_decay_mask=decay_mask(settings),
@@ -226,10 +226,10 @@ def create(config: ConfigDict, rate: Schedule,
            parts: Sequence[str] = ()) -> optax.GradientTransformation:
     """Makes the optimizer of a config, with clipping, accumulation and freezing.
 
-    Parameters of the modules in `model.freeze` keep their values and do not count in
+    Parameters of the modules in `model.freeze` keep their values and are not part of
     the gradient's norm.
 
-    parts: of the network in its order, which `optimizer.depth_decay` needs.
+    parts: the network's parts in its order; `optimizer.depth_decay` needs them.
     """
     settings, frozen = config.optimizer, frozen_parts(config.model)
     with own.named("optimizer.name", settings.name):

@@ -1,6 +1,6 @@
-"""Finds what users write themselves: a row of a table, or MODULE:NAME of a module.
+"""Finds a row of a table, or an object of the user's own by its MODULE:NAME.
 
-A module is looked for in the current folder, beside the config file and among the
+Modules are searched in the current folder, beside the config file and among the
 installed packages.
 """
 
@@ -23,7 +23,7 @@ def is_own(name: Any) -> bool:
 
 
 def short_name(name: str) -> str:
-    """Returns NAME of MODULE:NAME, and other names as they are."""
+    """Returns NAME of MODULE:NAME, and other names unchanged."""
     return name.rpartition(":")[2]
 
 
@@ -42,17 +42,17 @@ def import_module(name: str) -> ModuleType:
 
 
 def load(name: str, kind: type | None = None) -> Any:
-    """Imports what MODULE:NAME names.
+    """Imports the object that MODULE:NAME names.
 
-    kind: the class that it must be an instance of; None asks for something callable.
-    Raises ValueError if there is no such thing.
+    kind: the class of which it must be an instance; None: it must be callable.
+    Raises ValueError if the module has no such object.
     """
     module, attribute = import_module(name), short_name(name)
-    found = getattr(module, attribute, None)
-    if not (callable(found) if kind is None else isinstance(found, kind)):
+    value = getattr(module, attribute, None)
+    if not (callable(value) if kind is None else isinstance(value, kind)):
         noun = "function" if kind is None else kind.__name__
         raise ValueError(f"{name!r}: {module.__file__} has no {noun} {attribute}")
-    return found
+    return value
 
 
 @contextlib.contextmanager
@@ -67,5 +67,5 @@ def named(field: str, name: str) -> Iterator[None]:
 
 
 def find(table: Mapping[str, Any], name: str, kind: type | None = None) -> Any:
-    """Finds a row of a table by its name, or what MODULE:NAME names."""
+    """Finds a row of a table by its name, or the object that MODULE:NAME names."""
     return load(name, kind) if is_own(name) else table[name]

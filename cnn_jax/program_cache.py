@@ -1,15 +1,17 @@
 """Keeps compiled programs from one start to the next.
 
-XLA compiles the programs of a deep network in a minute. JAX's compilation cache keeps
-them in the folder `programs` of `CNN_JAX_CACHE`, else of ~/.cache/cnn_jax, and drops
-those that were not used for longest. It may be deleted. `CNN_JAX_CACHE=0` turns it off;
-JAX_COMPILATION_CACHE_DIR, where it is set, names another folder.
+XLA takes a minute to compile the programs of a deep network. JAX's compilation cache
+keeps them in the folder `programs` of `CNN_JAX_CACHE`, else of ~/.cache/cnn_jax, and
+drops those that were used longest ago. You may delete the folder. `CNN_JAX_CACHE=0`
+turns the cache off; JAX_COMPILATION_CACHE_DIR, if set, names another folder.
 
-A program is found by its code, the compiler's options, the versions of jax and jaxlib,
-and the devices. A call of the native library is kept by its name, so it runs in the
-library that is loaded. Programs that call Python are never kept. Those over several CPU
-devices that call the native library are compiled at each start: JAX leaves an address
-in them (`jax_remove_custom_partitioning_ptr_from_cache_key`, not safe in general).
+The key of a program is its code, the compiler's options, the versions of jax and
+jaxlib, and the devices. A call of the native library is kept by its name, so it runs in
+the library that is loaded. Programs that call Python are never kept. Programs over
+several CPU devices that call the native library are compiled at each start, because JAX
+writes an address into them. (The option
+`jax_remove_custom_partitioning_ptr_from_cache_key` removes it, which is not safe in
+general.)
 """
 
 import logging
@@ -20,11 +22,11 @@ import jax
 from cnn_jax import files
 
 MOST_BYTES = 1 << 30
-SECONDS = 0.0  # of compiling: a start has a hundred programs that take 0.05 each
+SECONDS = 0.0  # least compile time; a start has a hundred programs that take 0.05 s
 
 
 def use_program_cache() -> None:
-    """Turns the cache on, before the first program is compiled."""
+    """Turns the cache on; call it before the first program is compiled."""
     if (os.environ.get("CNN_JAX_CACHE") == "0"
             or "JAX_COMPILATION_CACHE_DIR" in os.environ):
         return
@@ -35,7 +37,7 @@ def use_program_cache() -> None:
     except OSError as error:
         logging.getLogger(__name__).info("programs are not kept: %s", error)
         return
-    if not usable:  # whoever can write there can run code here
+    if not usable:  # who can write to the folder can make this user run code
         logging.getLogger(__name__).info("programs are not kept: %s is not a folder of "
                                          "this user", folder)
         return

@@ -1,8 +1,8 @@
-"""Makes random keys as pure functions of (seed, purpose, index), so none is saved."""
+"""Makes random keys as pure functions of (seed, purpose, index); no key is saved."""
 
 import jax
 
-PURPOSES = ("parameters", "order", "step")  # no two draw from the same key
+PURPOSES = ("parameters", "order", "step")  # each has its own keys
 
 
 def draw_key(seed: int | jax.Array, purpose: str,

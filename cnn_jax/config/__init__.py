@@ -1,4 +1,4 @@
-"""CONFIG: the one table of fields, and what is done with whole configs."""
+"""The table of all config fields, and functions of whole configs."""
 
 from cnn_jax.config.compare import (as_flag, changes, differences, fingerprint, flat,
                                     result_fields, to_json)

@@ -68,8 +68,8 @@ def as_flag(field: str, value: Any) -> list[str]:
                 for flag in as_flag(f"{field}.{key}", item)]
     if isinstance(value, list):
         value = tuple(value)
-    plain = {None: "none", True: "true", False: "false"}
-    text = plain[value] if value is None or isinstance(value, bool) else str(value)
+    words = {None: "none", True: "true", False: "false"}
+    text = words[value] if value is None or isinstance(value, bool) else str(value)
     return [f"--config.{field}={text}"]
 
 
@@ -77,10 +77,10 @@ def fingerprint(config: ConfigDict) -> str:
     """Returns eight hex digits that differ where `result_fields` do.
 
     For sets of `data.FOLDERS`, 'tfds:NAME' and MODULE:FUNCTION, data.dir counts too,
-    since it says which data they are.
+    since it identifies the data.
     """
-    facts = result_fields(config)
+    values = result_fields(config)
     if config.data.name in FOLDERS or ":" in config.data.name:
         folder = config.data.dir
-        facts["data.dir"] = folder and os.path.abspath(folder)
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+        values["data.dir"] = folder and os.path.abspath(folder)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]

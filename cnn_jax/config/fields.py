@@ -31,8 +31,8 @@ class Field(NamedTuple):
     default: Any
     rule: Rule
     help: str
-    # False for fields that say where a run is executed or what is drawn. A run may
-    # resume with another value of them.
+    # False for fields that say where a run is executed or what is drawn. A run may be
+    # resumed with other values of these.
     changes_result: bool = True
 
 
@@ -48,8 +48,8 @@ FIELDS: dict[str, Field] = {
         "Images per training step, over all devices."),
     "eval_batch_size": Field(
         None, optional(integer(1)),
-        "Images per evaluation step, at most: fewer are taken where that pads less. It "
-        "does not change the metrics. None is 500, or what fits into the memory."),
+        "Most images per evaluation step; it takes fewer if that needs less padding. "
+        "The metrics do not depend on it. None is 500, or what fits into the memory."),
     "dtype": Field(
         "float32", one_of(("float32", "bfloat16")),
         "Type of the computation; parameters are always float32."),
@@ -97,12 +97,13 @@ FIELDS: dict[str, Field] = {
         "group_norm or layer_norm in its place."),
     "model.bn_sync": Field(
         "all", norm_groups,
-        "Images whose statistics batch norm shares in training: all of a batch, those "
-        "of a device, or groups of so many, such as 32, on any number of devices."),
+        "Images over which batch norm takes its statistics in training: 'all' of a "
+        "batch, those of a 'device', or groups of a number of images, such as 32, on "
+        "any number of devices."),
     "model.remat": Field(
         False, boolean,
-        "Whether the gradient computes the inside of each block again instead of "
-        "keeping it: less memory, about a third more work; the same network.",
+        "Whether the gradient recomputes the inside of each block instead of keeping "
+        "it: less memory, about a third more work; the same network.",
         changes_result=False),
     "model.init_from": Field(
         None, optional(text),
@@ -111,13 +112,13 @@ FIELDS: dict[str, Field] = {
         "random values."),
     "model.train": Field(
         "all", one_of(("all", "head")),
-        "What learns: all, or only the last layer. Its input is then computed once for "
-        "every image, in evaluation mode and without dropout, and no image is "
-        "augmented."),
+        "What learns: all layers, or only the last one (head). Its input is then "
+        "computed once for every image, as in evaluation, without dropout, and no "
+        "image is augmented."),
     "model.freeze": Field(
         None, optional(text),
-        "Modules that are not trained and run as in evaluation, such as 'stem,stage1' "
-        "or 'trunk', which is all but the head; None trains all."),
+        "Modules that do not learn and run as in evaluation, such as 'stem,stage1' or "
+        "'trunk', which is all but the head; None trains all."),
     NETWORK_FIELDS: Field(
         {}, mapping,
         "The network's own fields, such as activation; the network checks them."),
@@ -140,8 +141,8 @@ FIELDS: dict[str, Field] = {
         "(height, width) in pixels to resize images to; None keeps their size."),
     "data.shorter_side": Field(
         None, optional(integer(1, data.MAX_SIDE)),
-        "Shorter side in pixels to which images are resized, keeping their aspect "
-        "ratio, before image_size is cut from the centre; None resizes to image_size."),
+        "Shorter side in pixels to which images are resized with their aspect ratio, "
+        "before image_size is cut from the centre; None resizes to image_size."),
     "data.interpolation": Field(
         "bilinear", one_of(images.INTERPOLATIONS),
         "How images are resized: nearest, bilinear, bicubic or lanczos."),
@@ -166,14 +167,14 @@ FIELDS: dict[str, Field] = {
         "0 leaves it empty."),
     "data.validation_is_test": Field(
         False, boolean,
-        "Whether the validation split of a set without a test split, such as ImageNet, "
-        "is its test split."),
+        "Whether to use the validation split as test split, in a set without a test "
+        "split such as ImageNet."),
     "data.limit": Field(
         None, optional(integer(1)),
         "Number of training images to use; None uses all."),
     "data.seed": Field(
         0, integer(0),
-        "Random seed of the drawn data sets shapes_*."),
+        "Random seed of the data sets shapes_*, which are drawn."),
     "data.biased_triangles": Field(
         False, boolean,
         "Whether the triangles of shapes_colour and shapes_shape are biased, as in the "
@@ -186,9 +187,9 @@ FIELDS: dict[str, Field] = {
 
     "data.stream": Field(
         None, optional(boolean),
-        "Whether images are read and decoded while the network trains, instead of "
-        "once, into memory; None does so where they would take more than half of the "
-        "available memory, of the host or of a device, or 8 GiB."),
+        "Whether images are read and decoded during training, instead of once, into "
+        "memory; None does so if they would take more than 8 GiB, or half of the "
+        "available memory of the host or of a device."),
     "data.workers": Field(
         None, optional(integer(0, 256)),
         "Processes that decode a streamed set; 0 decodes in threads of the training "
@@ -201,18 +202,19 @@ FIELDS: dict[str, Field] = {
     "data.on_error": Field(
         "stop", one_of(("stop", "skip")),
         "What to do with a streamed picture that cannot be decoded: stop the run, or "
-        "skip it: the next picture of its split is trained in its place, and "
-        "evaluation leaves it out.", changes_result=False),
+        "skip the picture. Training then takes the next picture of its split in its "
+        "place, and evaluation leaves it out.", changes_result=False),
 
-    # Progressive image sizes, as those of FFCV.
+    # Progressive image sizes, as in FFCV.
     "progressive.sides": Field(
         None, optional(interval(integer(1, data.MAX_SIDE))),
-        "(first, last) side in pixels of square training images that grow, such as "
-        "(160, 192), while evaluation has data.image_size; None trains on that too."),
+        "(first, last) side in pixels of square training images that grow during the "
+        "run, such as (160, 192). Evaluation uses data.image_size; None trains on that "
+        "size too."),
     "progressive.epochs": Field(
         None, optional(interval(integer(0))),
-        "(start, end) of the growth, in epochs that have been trained: the first side "
-        "up to start, the last one from end on; None if progressive.sides is None."),
+        "(start, end) of the growth, in epochs from 0: the first side up to epoch "
+        "start, the last side from epoch end on; None if progressive.sides is None."),
     "progressive.multiple": Field(
         32, integer(1, data.MAX_SIDE),
         "Sides between the first and the last are rounded to a multiple of this many "
@@ -221,8 +223,8 @@ FIELDS: dict[str, Field] = {
     # Augmentation of training images, with the names of Keras and torchvision.
     "augment.crop_scale": Field(
         None, optional(interval(number(0, 1, open_low=True))),
-        "(low, high) share of an image's area that a random crop keeps, which is then "
-        "resized to the image's size, such as (0.08, 1.0); None crops nothing."),
+        "(low, high) share of an image's area in a random crop, such as (0.08, 1.0); "
+        "the crop is resized to the image's size. None crops nothing."),
     "augment.crop_ratio": Field(
         (3 / 4, 4 / 3), interval(number(0, open_low=True)),
         "(low, high) of width / height of the crops of augment.crop_scale."),
@@ -292,25 +294,26 @@ FIELDS: dict[str, Field] = {
 
     "augment.own": Field(
         None, optional(row_of(augment.AUGMENTATIONS)),
-        "MODULE:FUNCTION of your own, (key, pixels [H, W, C] of 0..255) -> pixels, "
-        "which changes each image after all but mixup and cutmix; None changes none."),
+        "MODULE:FUNCTION of your own, (key, pixels [H, W, C] of 0..255) -> pixels. It "
+        "changes each image after all other augmentation but mixup and cutmix; None "
+        "changes none."),
 
     "loss.name": Field(
         None, optional(row_of(LOSSES)),
         "Name of the loss in cnn_jax.tasks.losses.LOSSES, or MODULE:FUNCTION of your "
-        "own; None is that of the task: cross_entropy, binary_cross_entropy for "
-        "several classes an image, mse for numbers."),
+        "own; None is the loss of the task: cross_entropy, binary_cross_entropy for "
+        "several classes per image, mse for numbers."),
     "loss.gamma": Field(
         2.0, number(0),
         "Exponent of the focal loss; 0 makes it cross-entropy."),
     "loss.class_weights": Field(
         None, optional(text),
         "Weights of the classes in the training loss: 'balanced', which is the inverse "
-        "of how often a class occurs, or a number for each class, such as '1,2,0.5'; "
-        "None is 1 for all."),
+        "of a class's frequency, or a number for each class, such as '1,2,0.5'; None "
+        "is 1 for all."),
     "loss.label_smoothing": Field(
         0.0, fraction,
-        "Probability that the target spreads evenly over the classes."),
+        "Share of the target that is spread evenly over the classes."),
 
     "optimizer.name": Field(
         "adam", row_of(optimizers.OPTIMIZERS),
@@ -321,17 +324,17 @@ FIELDS: dict[str, Field] = {
         "Learning rate, which is the peak of the schedule."),
     "optimizer.base_batch_size": Field(
         None, optional(integer(1)),
-        "Images per update that the learning rate is for: the rate is multiplied by "
-        "batch_size * accumulate_steps / base_batch_size; None takes it as given."),
+        "Images per update for which learning_rate holds: the rate is multiplied by "
+        "batch_size * accumulate_steps / base_batch_size; None does not scale it."),
     "optimizer.momentum": Field(
         0.9, fraction,
-        "Momentum of momentum, nesterov, rmsprop and muon."),
+        "Momentum of the optimizers momentum, nesterov, rmsprop and muon."),
     "optimizer.weight_decay": Field(
         0.0, number(0),
         "Weight decay of kernels: decoupled in adamw and muon, L2 in the others."),
     "optimizer.decay_parts": Field(
         None, optional(text),
-        "Modules whose kernels decay, such as 'head'; None is all kernels."),
+        "Modules whose kernels have weight decay, such as 'head'; None is all."),
     "optimizer.depth_decay": Field(
         None, optional(number(0, 1, open_low=True)),
         "Factor of the learning rate from each part of the network to the part before "
@@ -348,9 +351,9 @@ FIELDS: dict[str, Field] = {
         "then uses; None keeps no average."),
     "optimizer.swa_epochs": Field(
         None, optional(integer(1)),
-        "Last epochs whose parameters are averaged evenly (stochastic weight "
-        "averaging), with the statistics of batch norm; evaluation then uses the "
-        "average. None keeps none."),
+        "Number of last epochs whose parameters and batch-norm statistics are averaged "
+        "(stochastic weight averaging); evaluation then uses the average. None keeps "
+        "none."),
 
     "schedule.name": Field(
         "constant", row_of(optimizers.SCHEDULES),
@@ -380,7 +383,7 @@ FIELDS: dict[str, Field] = {
         "of your own, (logits, labels) -> [N]; None adds none."),
     "eval.tta": Field(
         None, optional(text),
-        "Views of each image over which evaluation averages its answers (test-time "
+        "Views of each image over which evaluation averages its predictions (test-time "
         "augmentation): 'flip', 'shift' or 'flip,shift'; None takes the image alone."),
 
     "early_stopping.monitor": Field(
@@ -396,16 +399,16 @@ FIELDS: dict[str, Field] = {
 
     "checkpoint.monitor": Field(
         "val_accuracy", monitor,
-        "Metric that decides which epoch is the best one: the highest, or the lowest "
+        "Metric that decides which epoch is the best: the highest value, or the lowest "
         "of a loss or error."),
     "checkpoint.every_steps": Field(
         None, optional(integer(1)),
         "Steps between checkpoints within an epoch; None saves only after epochs."),
     "checkpoint.every_seconds": Field(
         10.0, number(0),
-        "Least time between the checkpoints after epochs: shorter epochs wait in "
-        "memory, the best and the latest one. A kill loses no more; a signal saves at "
-        "once. 0 saves after each epoch.", changes_result=False),
+        "Least seconds between the checkpoints after epochs. The best and the latest "
+        "epoch wait in memory until then: a kill loses them, a signal saves them "
+        "first. 0 saves after each epoch.", changes_result=False),
     "checkpoint.keep": Field(
         2, integer(2),
         "Number of latest checkpoints to keep, in addition to the best one.",
@@ -413,7 +416,7 @@ FIELDS: dict[str, Field] = {
 
     "log.every_steps": Field(
         20, integer(1),
-        "Steps between two logs of the loss, which is also checked then.",
+        "Steps between two logs of the loss; if it is not finite, the run then stops.",
         changes_result=False),
 
     # What --mode=inspect draws. The network decides which names exist.

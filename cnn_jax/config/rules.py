@@ -13,12 +13,12 @@ MONITORS = ("accuracy", "loss", "val_accuracy", "val_loss")
 
 
 class Rule(NamedTuple):
-    """Tests a value, and says in words which values pass."""
+    """Tests a value, and describes the values that pass."""
 
     holds: Callable[[Any], bool]
     allowed: str
     kind: type = object           # the type of the values that pass
-    names: tuple[str, ...] = ()   # all values that pass, where these are names
+    names: tuple[str, ...] = ()   # all values that pass, if these are names
 
 
 def integer(low: int, high: int = 2**31 - 1) -> Rule:
@@ -31,7 +31,7 @@ def integer(low: int, high: int = 2**31 - 1) -> Rule:
 
 def number(low: float, high: float = math.inf, open_low: bool = False,
            open_high: bool = False) -> Rule:
-    """Allows a finite number in an interval, which excludes an open end."""
+    """Allows a finite number in an interval; an open end is excluded."""
     def holds(value: Any) -> bool:
         return (isinstance(value, (int, float)) and not isinstance(value, bool)
                 and math.isfinite(value)
@@ -51,7 +51,7 @@ def one_of(names: Iterable[str]) -> Rule:
 
 
 def row_of(table: Mapping[str, Any], form: str = "MODULE:FUNCTION") -> Rule:
-    """Allows a name of a table, which may grow, and MODULE:NAME of the user's own."""
+    """Allows a name of a table, which may grow, and the user's own MODULE:NAME."""
     def holds(value: Any) -> bool:
         return isinstance(value, str) and (value in table or is_own(value))
     known = ", ".join(sorted(table))
@@ -77,7 +77,7 @@ def interval(item: Rule) -> Rule:
 
 
 def optional(rule: Rule) -> Rule:
-    """Allows what `rule` allows, and None, which means "not set"."""
+    """Allows the values of a rule, and None, which means "not set"."""
     return Rule(lambda value: value is None or rule.holds(value),
                 f"{rule.allowed}, or None", rule.kind, rule.names)
 

@@ -19,7 +19,7 @@ from cnn_jax.tasks import TASKS, Task, losses
 from cnn_jax.tasks.metrics import METRICS, split_names, with_metrics
 from cnn_jax.tasks.tta import VIEWS
 
-# What other programs call a field.
+# The names of fields in other programs.
 ALIASES = {
     "lr": "optimizer.learning_rate", "wd": "optimizer.weight_decay",
     "opt": "optimizer.name", "bs": "batch_size", "batchsize": "batch_size",
@@ -47,14 +47,14 @@ def unknown_field(name: str) -> str:
 
 
 def nearest_field(name: str) -> str | None:
-    """Finds the field that was meant: by a common alias, its last word, or its letters.
+    """Finds the field that was meant: by an alias, its last word, or similar letters.
     """
     word = name.rpartition(".")[2].replace("-", "_").lower()
     if word in ALIASES:
         return ALIASES[word]
-    same = [field for field in FIELDS if field.rpartition(".")[2] == word]
+    with_word = [field for field in FIELDS if field.rpartition(".")[2] == word]
     near = difflib.get_close_matches(name, FIELDS, 1)
-    return next(iter(same if len(same) == 1 else near), None)
+    return next(iter(with_word if len(with_word) == 1 else near), None)
 
 
 def check(config: ConfigDict) -> None:
@@ -83,7 +83,7 @@ def check_fields(config: Mapping[str, Any] | ConfigDict) -> None:
 
 
 def check_together(config: ConfigDict) -> None:
-    """Raises InputError for the first fields that do not go together."""
+    """Raises InputError for the first fields whose values do not fit together."""
     check_network(config)
     try:
         data.check(config.data)
@@ -154,7 +154,7 @@ def check_measures(config: ConfigDict, task: Task) -> None:
 
 
 def check_averages(config: ConfigDict, task: Task) -> None:
-    """Raises InputError for averages of parameters or of answers that cannot be."""
+    """Raises InputError for impossible averages of parameters or of predictions."""
     settings = config.optimizer
     if settings.swa_epochs is not None and settings.ema_decay is not None:
         raise InputError(f"config.optimizer.swa_epochs = {settings.swa_epochs} and "
@@ -169,11 +169,12 @@ def check_averages(config: ConfigDict, task: Task) -> None:
         raise InputError(
             f"config.eval.tta = {config.eval.tta!r} is not allowed: "
             + (f"there is no view {unknown[0]!r}, only {', '.join(VIEWS)}" if unknown
-               else "it is for labels of images, not of pixels"))
+               else "it is for labels of images, not of pixels: unset it"))
 
 
 def check_network(config: ConfigDict) -> None:
-    """Raises InputError for an unknown network and for fields that it cannot have."""
+    """Raises InputError for an unknown network, and for fields that it does not take.
+    """
     try:
         networks.find(config.model.name)
     except ValueError as error:
@@ -183,8 +184,8 @@ def check_network(config: ConfigDict) -> None:
                         **config.model.fields)
     except ValueError as error:
         raise InputError(f"config.model.fields = {dict(config.model.fields)}: "
-                         f"{error}; --config.model.fields={{}} unsets what a config "
-                         "sets for another network") from error
+                         f"{error}; --config.model.fields={{}} unsets the fields that "
+                         "a config sets for another network") from error
     if not networks.has_layers(config.model.name):
         check_without_layers(config)
     if config.model.train == "head":
@@ -201,7 +202,7 @@ def check_network(config: ConfigDict) -> None:
 
 
 def check_progressive(config: ConfigDict) -> None:
-    """Raises InputError for a growth of training images without start or end."""
+    """Raises InputError for progressive sizes without epochs, or that never end."""
     sides, epochs = config.progressive.sides, config.progressive.epochs
     if (sides is None) != (epochs is None):
         raise InputError(
@@ -215,7 +216,7 @@ def check_progressive(config: ConfigDict) -> None:
 
 
 def check_without_layers(config: ConfigDict) -> None:
-    """Raises InputError for fields that reach a network through `Layers` alone."""
+    """Raises InputError for fields that have an effect only through `Layers`."""
     values = flat(config)
     for name in ("model.conv", "model.pool", "model.init", "model.bn",
                  "model.bn_sync", "dtype", "parallel"):
@@ -228,7 +229,7 @@ def check_without_layers(config: ConfigDict) -> None:
 
 
 def check_head_alone(config: ConfigDict) -> None:
-    """Raises InputError for fields that do not go with model.train = head."""
+    """Raises InputError for fields that model.train = head excludes."""
     if not config.model.init_from:
         raise InputError("config.model.train = head needs config.model.init_from, the "
                          "trained network whose last layer learns")
@@ -240,11 +241,11 @@ def check_head_alone(config: ConfigDict) -> None:
             f"config.progressive.sides = {config.progressive.sides} is not for "
             "config.model.train = head, which computes the head's input once: unset it")
     if not is_identity(config.augment):
-        changed = next(name for name, value in config.augment.items()
-                       if value != FIELDS[f"augment.{name}"].default)
+        active = next(name for name, value in config.augment.items()
+                      if value != FIELDS[f"augment.{name}"].default)
         raise InputError(
-            f"config.augment.{changed} = {config.augment[changed]} changes images from "
-            "epoch to epoch, and config.model.train = head computes the head's input "
+            f"config.augment.{active} = {config.augment[active]} changes images from "
+            "epoch to epoch, but config.model.train = head computes the head's input "
             "once: unset it, or train through the network with config.model.train = "
             "all and config.model.freeze = trunk")
     if config.data.on_error == "skip":
@@ -253,7 +254,7 @@ def check_head_alone(config: ConfigDict) -> None:
 
 
 def from_json(values: Mapping[str, Any]) -> ConfigDict:
-    """Makes the locked config of JSON values; raises InputError as `check` does."""
+    """Makes a locked config from JSON values; raises InputError as `check` does."""
     check_fields(values)
     config = default_config()
     with config.unlocked():

@@ -4,7 +4,7 @@
     shapes_shape         28 x 28 grey, label = the shape
     shapes_both          28 x 28 colour, label = 3 * colour + shape, three of each
     shapes_segmentation  32 x 32 colour, one to three shapes, label = a class per pixel
-    shapes_multilabel    32 x 32 colour, one to four different shapes, label = 0 or 1 each
+    shapes_multilabel    32 x 32 colour, one to four shapes, label = 0 or 1 per shape
 
 Shapes are filled and drawn on black, without noise. The first three are the sets of the
 tutorial microsoft/ai-edu, step 8, chapter 18, with its counts and its distribution of
