@@ -103,13 +103,13 @@ def _receive(url: str, part: Path, size: int | None, report: Reporter) -> None:
         try:
             return _receive_once(url, part, size, report)
         except Unreachable as error:
-            kept = _size(part)
-            if not kept:
+            received = _size(part)
+            if not received:
                 part.unlink(missing_ok=True)
-            if kept <= before or not tries_left:
-                more = (f"; {kept:,} bytes are in {part}, and the next try continues "
-                        "there" if kept else "")
-                raise Unreachable(f"{url}: {error}{more}") from error
+            if received <= before or not tries_left:
+                note = (f"; {received:,} bytes are in {part}, and the next try "
+                        "continues there" if received else "")
+                raise Unreachable(f"{url}: {error}{note}") from error
         time.sleep(RETRY_SECONDS)
 
 

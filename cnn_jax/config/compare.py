@@ -68,8 +68,8 @@ def as_flag(field: str, value: Any) -> list[str]:
                 for flag in as_flag(f"{field}.{key}", item)]
     if isinstance(value, list):
         value = tuple(value)
-    words = {None: "none", True: "true", False: "false"}
-    text = words[value] if value is None or isinstance(value, bool) else str(value)
+    spelling = {None: "none", True: "true", False: "false"}
+    text = spelling[value] if value is None or isinstance(value, bool) else str(value)
     return [f"--config.{field}={text}"]
 
 

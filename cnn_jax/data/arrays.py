@@ -150,10 +150,10 @@ def _labels(split: str, labels: np.ndarray, images: np.ndarray) -> np.ndarray:
         raise InputError(f"{title}, but the images are {images.shape}: labels must be "
                          "[N] for classes, [N, classes] for several classes an image, "
                          "or [N, height, width] for a class for each pixel")
-    whole = np.issubdtype(labels.dtype, np.integer) or labels.dtype == bool
-    if not whole and np.issubdtype(labels.dtype, np.floating):
-        whole = bool((labels == np.round(labels)).all())
-    if not whole or labels.min() < 0:
+    integral = np.issubdtype(labels.dtype, np.integer) or labels.dtype == bool
+    if not integral and np.issubdtype(labels.dtype, np.floating):
+        integral = bool((labels == np.round(labels)).all())
+    if not integral or labels.min() < 0:
         raise InputError(f"{title}: they must be whole numbers from 0, the numbers of "
                          "classes; to predict numbers, set config.data.task=regress")
     if labels.ndim == 2 and labels.max() > 1:

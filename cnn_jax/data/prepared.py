@@ -123,9 +123,9 @@ def _open_split(builder: tfds.core.DatasetBuilder, name: str) -> PreparedRecords
     except OSError as error:
         raise records.unreadable(str(folder), error) from error
     state = np.array([(file.st_size, file.st_mtime_ns) for file in status], np.int64)
-    for kept in load_beside(folder, _LABELS_NAME.format(name)):
-        if np.array_equal(kept.get("files", ()), state):
-            records.labels = kept["labels"]
+    for saved in load_beside(folder, _LABELS_NAME.format(name)):
+        if np.array_equal(saved.get("files", ()), state):
+            records.labels = saved["labels"]
     if not len(records.labels):
         records.labels = np.array(
             [example["label"] for example in records.examples()], np.int32)

@@ -18,23 +18,23 @@ def simplify(graph: Graph) -> Graph:
     without bias becomes its bias.
     """
     consumers = graph.consumers()
-    kept: dict[str, Node] = {}
+    nodes: dict[str, Node] = {}
     for node in graph.nodes:
-        before = kept.get(node.inputs[0]) if node.inputs else None
+        before = nodes.get(node.inputs[0]) if node.inputs else None
         if before is not None and len(consumers[before.name]) > 1:
             before = None  # its own value is needed too
-        kept[node.name] = (relu(node) or before and (
-            mean(node, before, kept) or biased(node, before)) or node)
-    return Graph(graph.network, needed(kept, graph.nodes[-1].name))
+        nodes[node.name] = (relu(node) or before and (
+            mean(node, before, nodes) or biased(node, before)) or node)
+    return Graph(graph.network, needed(nodes, graph.nodes[-1].name))
 
 
 def needed(nodes: dict[str, Node], output: str) -> tuple[Node, ...]:
     """Lists the nodes that the output depends on, in order."""
-    wanted = {output}
+    used = {output}
     for name, node in reversed(nodes.items()):
-        if name in wanted:
-            wanted.update(node.inputs)
-    return tuple(node for name, node in nodes.items() if name in wanted)
+        if name in used:
+            used.update(node.inputs)
+    return tuple(node for name, node in nodes.items() if name in used)
 
 
 def constant(node: Node, kind: str) -> Any:
@@ -52,18 +52,18 @@ def relu(node: Node) -> Node | None:
     return dataclasses.replace(node, operation=Activation("relu"), params={})
 
 
-def mean(node: Node, before: Node, kept: dict[str, Node]) -> Node | None:
+def mean(node: Node, before: Node, nodes: dict[str, Node]) -> Node | None:
     """Returns global average pooling for a sum over pixels, divided by their number."""
     count = constant(node, "div")
     if count is None or np.ndim(count) or not isinstance(before.operation, Reduce):
         return None
-    summed = kept[before.inputs[0]]
+    summed = nodes[before.inputs[0]]
     pixels = summed.shape[:-1]
     axes = tuple(range(1, len(pixels) + 1))
     if before.operation != Reduce("sum", axes) or float(count) != np.prod(pixels):
         return None
     if isinstance(summed.operation, Reshape):  # [H, W, C] -> [H W, C]
-        summed = kept[summed.inputs[0]]
+        summed = nodes[summed.inputs[0]]
     if len(summed.shape) != 3 or summed.shape[-1:] != before.shape:
         return None
     return dataclasses.replace(node, operation=GlobalAvgPool(), inputs=(summed.name,),

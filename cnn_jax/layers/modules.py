@@ -155,9 +155,9 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        like = x.shape[-1:], jnp.float32
-        mean = self.variable("batch_stats", "mean", jnp.zeros, *like)
-        var = self.variable("batch_stats", "var", jnp.ones, *like)
+        channels = x.shape[-1:]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         scale, bias = scale_and_bias(self, x.shape[-1])
         x = x.astype(self.dtype or jnp.result_type(x, scale))
         if self.use_running_average:
@@ -230,11 +230,11 @@ class LayerNorm(nn.Module):
 
 def scale_and_bias(norm: Any, channels: int) -> tuple[jax.Array, jax.Array]:
     """Makes the parameters of a norm, each [C]; ones and zeros for those it lacks."""
-    like = (channels,), jnp.float32
-    scale = (norm.param("scale", norm.scale_init, *like) if norm.use_scale
-             else jnp.ones(*like))
-    bias = (norm.param("bias", norm.bias_init, *like) if norm.use_bias
-            else jnp.zeros(*like))
+    shape_and_dtype = (channels,), jnp.float32
+    scale = (norm.param("scale", norm.scale_init, *shape_and_dtype) if norm.use_scale
+             else jnp.ones(*shape_and_dtype))
+    bias = (norm.param("bias", norm.bias_init, *shape_and_dtype) if norm.use_bias
+            else jnp.zeros(*shape_and_dtype))
     return scale, bias
 
 

@@ -22,8 +22,8 @@ def _add_bias(y: jax.Array, b: jax.Array) -> jax.Array:
     return y + lax.broadcast_to_rank(b, y.ndim)
 
 
-def _add_bias_backward(like: Arrays, g: jax.Array) -> Arrays:
-    y, b = like
+def _add_bias_backward(residuals: Arrays, g: jax.Array) -> Arrays:
+    y, b = residuals
     return g.astype(y.dtype), g.sum(tuple(range(g.ndim - 1))).astype(b.dtype)
 
 

@@ -93,14 +93,14 @@ def from_folder(folder: str | Path) -> OneDNN:
 
 def chosen() -> OneDNN:
     """Finds the oneDNN of the last build command, else that of the wheels."""
-    kept = own_folder() / "with-onednn"
+    record = own_folder() / "with-onednn"
     try:
-        return from_folder(kept.read_text())
+        return from_folder(record.read_text())
     except FileNotFoundError:
         return from_wheels()
     except ValueError as error:  # no text, or a name that no folder has
-        raise BuildError(f"{kept} does not name a folder ({error}): delete it, or run "
-                         "python -m cnn_jax.native.build anew") from error
+        raise BuildError(f"{record} does not name a folder ({error}): delete it, or "
+                         "run python -m cnn_jax.native.build again") from error
 
 
 def processor() -> str:

@@ -50,9 +50,9 @@ def choose_columns(slots: Sequence[Slot], rows: Sequence[Sequence[int]],
         return (max(slot.x + slot.width / 2 for slot in inside)
                 - min(slot.x - slot.width / 2 for slot in inside))
 
-    whole = [(0, len(rows))]
+    one_column = [(0, len(rows))]
     if height(0, len(rows)) <= HIGHEST:
-        return whole
+        return one_column
 
     def within(rank: int) -> bool:
         before, after = (slots[rows[r][0]].place for r in (rank - 1, rank))
@@ -80,4 +80,4 @@ def choose_columns(slots: Sequence[Slot], rows: Sequence[Sequence[int]],
         return (abs(math.log(across / down / ASPECT))
                 + WITHIN * sum(costs[first] > 0 for first, _ in columns))
 
-    return min([whole, *choices], key=badness)
+    return min([one_column, *choices], key=badness)

@@ -142,9 +142,9 @@ def order_rows(slots: Sequence[Slot], pieces: Sequence[Piece]) -> list[list[int]
     for sweep in range(8):
         side = above if sweep % 2 == 0 else below
         for row in rows if sweep % 2 == 0 else reversed(rows):
-            at = {i: place for other in rows for place, i in enumerate(other)}
-            row.sort(key=lambda i: (sum(at[j] for j in side[i]) / len(side[i])
-                                    if side[i] else at[i]))
+            position = {i: k for other in rows for k, i in enumerate(other)}
+            row.sort(key=lambda i: (sum(position[j] for j in side[i]) / len(side[i])
+                                    if side[i] else position[i]))
         if (count := crossings(rows, pieces)) < least:
             best, least = [list(row) for row in rows], count
     return best
@@ -152,11 +152,12 @@ def order_rows(slots: Sequence[Slot], pieces: Sequence[Piece]) -> list[list[int]
 
 def crossings(rows: Sequence[Sequence[int]], pieces: Sequence[Piece]) -> int:
     """Counts the pairs of lines that cross."""
-    at = {i: place for row in rows for place, i in enumerate(row)}
+    position = {i: k for row in rows for k, i in enumerate(row)}
     rank = {i: r for r, row in enumerate(rows) for i in row}
     by_rank: dict[int, list[tuple[int, int]]] = collections.defaultdict(list)
     for piece in pieces:
-        by_rank[rank[piece.upper]].append((at[piece.upper], at[piece.lower]))
+        by_rank[rank[piece.upper]].append((position[piece.upper],
+                                           position[piece.lower]))
     total = 0
     for ends in by_rank.values():
         seen: list[int] = []

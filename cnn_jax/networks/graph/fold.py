@@ -23,20 +23,20 @@ def fold_batch_norm(graph: Graph) -> Graph:
     with a kernel precedes it (pre-activated blocks, DenseNet).
     """
     consumers = graph.consumers()
-    kept: dict[str, Node] = {}
+    nodes: dict[str, Node] = {}
     renamed: dict[str, str] = {}
     for node in graph.nodes:
         inputs = tuple(renamed.get(name, name) for name in node.inputs)
-        before = kept.get(inputs[0]) if inputs else None
+        before = nodes.get(inputs[0]) if inputs else None
         if (isinstance(node.operation, BatchNorm) and before is not None
                 and isinstance(before.operation, WEIGHTED)
                 and len(consumers[node.inputs[0]]) == 1):
-            kept[before.name] = dataclasses.replace(
+            nodes[before.name] = dataclasses.replace(
                 before, params=folded(before, node.operation.epsilon, node.params))
             renamed[node.name] = before.name
         else:
-            kept[node.name] = dataclasses.replace(node, inputs=inputs)
-    return Graph(graph.network, tuple(kept.values()))
+            nodes[node.name] = dataclasses.replace(node, inputs=inputs)
+    return Graph(graph.network, tuple(nodes.values()))
 
 
 def folded(node: Node, epsilon: float, norm: Params) -> dict[str, np.ndarray]:

@@ -95,16 +95,16 @@ def pool_spec(x_shape: Sequence[int], window: int | Sequence[int],
     if 0 in spatial and any(map(any, padding)):
         raise ValueError(f"{where}there is only padding {padding} to pool: give an "
                          "image of at least one pixel")
-    out, full = [], []
+    out, enlarged = [], []
     for n, r, s, (lo, hi) in zip(spatial, reach, strides, padding):
         o = output_size(n + lo + hi, r, s)
         if ceil_mode and n + lo + hi >= r:
             o = -(-(n + lo + hi - r) // s) + 1
             o -= (o - 1) * s >= n + lo
         out.append(o)
-        full.append((lo, max(hi, (o - 1) * s + r - n - lo)))
+        enlarged.append((lo, max(hi, (o - 1) * s + r - n - lo)))
     counted = padding if count_include_pad else ((0, 0),) * len(spatial)
-    spec = PoolSpec(x_shape, window, strides, tuple(full), counted, tuple(out),
+    spec = PoolSpec(x_shape, window, strides, tuple(enlarged), counted, tuple(out),
                     dilation)
     if any((first >= end).any() for first, end in inside(spec)):
         raise ValueError(f"{where}a window {window} of dilation {dilation} has no tap "
