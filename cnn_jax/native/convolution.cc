@@ -228,8 +228,8 @@ void SolveAlone(const Problem& problem, const std::vector<void*>& data,
 }
 
 // Tells whether each thread should solve images of its own. The threads must get nearly
-// equal numbers of images, and the weights, which every thread copies, must be smaller
-// than the images.
+// equal numbers of images. The copies of the weights, one for each thread, must take at
+// most half the size of x and y.
 bool IsSplit(const Problem& p, int threads) {
   const int64_t images = p.x[0];
   return (images % threads == 0 || images >= 4 * threads) &&

@@ -52,8 +52,8 @@ class Network::Pass {
   }
 
   // Gives every value of the steps its memory. A reshaped value shares that of its input.
-  // A sum shares that of its addend, unless a later step still reads the addend. A value
-  // that the caller keeps lies in the caller's memory.
+  // A sum shares that of its addend, unless the addend is also the convolution's input or
+  // is read later. A value that the caller keeps lies in the caller's memory.
   void PlaceValues(size_t begin, size_t end, const std::vector<float*>& known) {
     const int64_t n = net_.values.size();
     std::vector<int64_t> first(n, kNever), last(n, -1), keeper(n, -1);
