@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 # The fields of a row of the history that are not metrics.
 COUNTERS = ("epoch", "step", "learning_rate", "seconds", "images_per_second",
             "input_seconds")
-QUIET_SECONDS = 30.0  # between progress lines where there is no terminal
+QUIET_SECONDS = 30.0  # between progress lines without a terminal
 
 
 def counted(count: int, noun: str) -> str:

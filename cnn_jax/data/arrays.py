@@ -142,13 +142,13 @@ def _any_labels(split: str, labels: np.ndarray, images: np.ndarray) -> np.ndarra
 
 def _labels(split: str, labels: np.ndarray, images: np.ndarray) -> np.ndarray:
     title = f"data: the labels of {split} are {labels.dtype} {labels.shape}"
-    if labels.ndim == 2 and labels.shape[1] == 1:  # as Keras has those of CIFAR-10
+    if labels.ndim == 2 and labels.shape[1] == 1:  # like Keras's labels of CIFAR-10
         labels = labels[:, 0]
     fits = (labels.shape[:1] == images.shape[:1]
             and (labels.ndim in (1, 2) or labels.shape == images.shape[:3]))
     if not fits:
         raise InputError(f"{title}, but the images are {images.shape}: labels must be "
-                         "[N] for classes, [N, classes] for several classes an image, "
+                         "[N] for classes, [N, classes] for several classes per image, "
                          "or [N, height, width] for a class for each pixel")
     integral = np.issubdtype(labels.dtype, np.integer) or labels.dtype == bool
     if not integral and np.issubdtype(labels.dtype, np.floating):
@@ -158,7 +158,7 @@ def _labels(split: str, labels: np.ndarray, images: np.ndarray) -> np.ndarray:
                          "classes; to predict numbers, set config.data.task=regress")
     if labels.ndim == 2 and labels.max() > 1:
         raise InputError(f"{title} with values up to {labels.max():g}: labels of "
-                         "several classes an image must be 0 or 1")
+                         "several classes per image must be 0 or 1")
     return labels
 
 

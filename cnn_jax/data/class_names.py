@@ -5,7 +5,7 @@
     LOC_synset_mapping.txt       Kaggle's ImageNet: 'n01440764 tench, Tinca tinca'
     words.txt                    ImageNet's own: the same with a tab
     classes.txt, class_names.txt, imagenet_classes.txt
-                                 a name a line, in the order of the labels
+                                 one name per line, in the order of the labels
     classes.json, class_names.json, class_index.json, imagenet_class_index.json
                                  ["tench", ...], {"0": "tench", ...},
                                  {"0": ["n01440764", "tench"], ...} as Keras has it, or
@@ -133,7 +133,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _list(text: str, classes: Sequence[str], path: Path) -> list[str]:
-    """Reads a name a line. Names that are those of the folders may be in any order."""
+    """Reads one name per line; the names of the folders may be in any order."""
     names = _lines(text)
     unknown = sorted(set(names) - set(classes))
     if not unknown and len(names) == len(classes):

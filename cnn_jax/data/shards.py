@@ -190,7 +190,7 @@ def _class_names(folder: Path, splits: dict[str, ShardRecords]) -> tuple[str, ..
             raise InputError(
                 f"{folder} has no training picture with the label {gaps[0]}, though "
                 f"one has {present[-1]}; labels count from 0, or classes.txt names all "
-                "classes, one a line")
+                "classes, one per line")
         class_names = tuple(str(label) for label in present)
     if len(class_names) < 2:
         raise InputError(f"{folder} has {len(class_names)} classes; at least 2 are "

@@ -69,7 +69,7 @@ class Share(NamedTuple):
 
     @property
     def gathers(self) -> bool:
-        """Tells whether images are taken from memory as they are."""
+        """Tells whether images are copied from memory, without decoding."""
         return self.crop_scale is None and self.images.gathered
 
     def read(self, epoch: int, batch: int, piece: int) -> HostBatch:

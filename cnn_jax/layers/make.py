@@ -32,7 +32,7 @@ class Layers:
     init: a name in `INITIALIZERS`, for convolutions and dense layers.
     bn: a name in `BATCH_NORM`, or in `IMAGE_NORMS`, whose layers replace batch norm.
         Under "paper" a network's own epsilon and momentum hold.
-    bn_groups: number of equal parts of a batch, each normalized by itself (batch norm).
+    bn_groups: number of equal parts of a batch that batch norm normalizes separately.
     axis_name: the mapped axis of `pmap`, else None.
     remat: whether the gradient recomputes the layers of a block, see `block`.
     """

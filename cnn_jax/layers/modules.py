@@ -138,7 +138,7 @@ class BatchNorm(nn.Module):
     ResNet's working memory.
 
     unbiased: whether the running variance has the factor n / (n - 1), as in torch.
-    groups: number of equal parts of the batch, each normalized by itself.
+    groups: number of equal parts of the batch that are normalized separately.
     """
 
     use_running_average: bool

@@ -76,7 +76,7 @@ def measure(side: int = 1024, numbers: int = 2**25, rounds: int = 5) -> Peak:
     """Measures this machine's CPU: products of matrices, and sums over an array.
 
     side: of the square matrices. numbers: of float32 in the array that is read.
-    rounds: each is timed so many times, and the fastest counts.
+    rounds: number of timings of each; the fastest counts.
     """
     cpu = jax.local_devices(backend="cpu")[0]
 

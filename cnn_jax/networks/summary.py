@@ -5,7 +5,7 @@ of the largest network takes seconds. For one image of [H, W, C]:
 
     MACs     multiply-adds of convolutions and dense layers, counted once; a tap that
              falls on padding counts; bias, normalization and pooling do not
-    memory   bytes of the layer's output in the compute dtype; 0 where it is a view
+    memory   bytes of the layer's output in the compute dtype; 0 for a view
     field    its receptive field: size, stride and offset in pixels
 
 and, for the images that a device computes at a time,
@@ -45,11 +45,11 @@ class Row(NamedTuple):
     memory: int             # bytes
     field: Fields | None    # (vertical, horizontal); None: not known
     conv: str = ""          # what computes a convolution on this machine
-    inputs: int = 0         # bytes of what it reads; 0 for a view
+    inputs: int = 0         # bytes of its inputs; 0 for a view
     weights: int = 0        # bytes of its parameters in the compute dtype
 
     def traffic(self, images: int) -> int:
-        """Counts the bytes of input, output and parameters for so many images."""
+        """Counts the bytes of input, output and parameters for `images` images."""
         return images * (self.inputs + self.memory) + self.weights
 
     def intensity(self, images: int) -> float:

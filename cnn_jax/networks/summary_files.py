@@ -29,7 +29,7 @@ class LayerRecord(msgspec.Struct):
     macs: int
     memory_bytes: int
     conv: str
-    # The receptive field in pixels; None where it is not known.
+    # The receptive field in pixels; None if unknown.
     field_size_vertical: int | None
     field_stride_vertical: int | None
     field_offset_vertical: int | None

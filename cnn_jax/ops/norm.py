@@ -52,7 +52,7 @@ def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-
 def _batch_norm_of_groups(
         x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float,
         axis_name: str | None, groups: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalizes each group by itself: a device holds some groups, or a part of one."""
+    """Normalizes each group separately: a device has some groups, or part of one."""
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
     local = max(1, groups // devices)  # groups on this device
     if local * devices % groups or x.shape[0] % local:
@@ -105,7 +105,7 @@ _mean_and_square.defvjp(lambda x: (_mean_and_square(x), x), _mean_and_square_bac
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _normalize(x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array,
                bias: jax.Array, eps: float) -> jax.Array:
-    a = scale * lax.rsqrt(var + eps)  # folded to one multiply and one add a pixel
+    a = scale * lax.rsqrt(var + eps)  # so that a pixel takes one multiply and one add
     return (x * _like(a, x) + _like(bias - mean * a, x)).astype(x.dtype)
 
 

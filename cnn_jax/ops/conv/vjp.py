@@ -74,7 +74,7 @@ def _or_zeros(one_pass: Pass, a: jax.Array, b: jax.Array, spec: ConvSpec,
 
 def by_group(product: Callable[[jax.Array, jax.Array], jax.Array], a: jax.Array,
              b: jax.Array, groups: int) -> jax.Array:
-    """Computes product(a, b) for each group of channels by itself.
+    """Computes product(a, b) for each group of channels separately.
 
     The last axis of a, of b and of the product holds the channels, group after group.
     """
@@ -87,7 +87,7 @@ def by_group(product: Callable[[jax.Array, jax.Array], jax.Array], a: jax.Array,
 
 def einsum_by_group(equation: str, a: jax.Array, b: jax.Array,
                     spec: ConvSpec) -> jax.Array:
-    """Computes `jnp.einsum` of a and b for each group of channels by itself."""
+    """Computes `jnp.einsum` of a and b for each group of channels separately."""
     return by_group(lambda a, b: jnp.einsum(equation, a, b, precision=spec.precision),
                     a, b, spec.groups)
 
