@@ -8,8 +8,8 @@ dimensions). Networks call "convolution" what mathematics calls cross-correlatio
 and so does this file; `convolve` is the true convolution, with the kernel rotated.
 `ops/geometry.py` has the formulas of the sizes. Every gradient has derivatives of any
 order. Forward-mode differentiation (jvp) exists for 'lax' and 'onednn', and for 'auto'
-where it selects one of these; elsewhere JAX raises its TypeError. (The few convolutions
-that XLA computes wrongly, `xla_is_correct`, have no forward mode by 'lax'.)
+where it selects XLA or `cnn_jax.native`; elsewhere JAX raises its TypeError. ('lax' has
+none for the few convolutions that XLA would compute wrongly, see `xla_is_correct`.)
 """
 
 import functools
