@@ -76,7 +76,7 @@ class ArchiveRecords:
 
 
 def class_folders(config: ConfigDict) -> StoredRecords:
-    """Lists the class folders, or the archive of them, that `config.dir` names.
+    """Lists the class folders, or the archive of them, that `data.dir` names.
 
     Raises:
         InputError: a layout that `class_pictures` refuses, or a bad archive.

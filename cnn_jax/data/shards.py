@@ -69,7 +69,7 @@ class ShardRecords:
 
 
 def tar_shards(config: ConfigDict) -> StoredRecords:
-    """Opens the shards that `config.dir` names, a folder or a pattern with braces.
+    """Opens the shards that `data.dir` names, a folder or a pattern with braces.
 
     Raises:
         InputError: no shards, a shard or an index that `index_shards` refuses, labels

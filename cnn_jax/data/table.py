@@ -26,7 +26,7 @@ SPLIT = "split"  # the column
 
 
 def table_of_numbers(config: ConfigDict) -> StoredRecords:
-    """Lists the pictures and numbers of the one CSV file in `config.dir`.
+    """Lists the pictures and numbers of the one CSV file in `data.dir`.
 
     Raises InputError for a folder without one, and for rows that cannot be used.
     """

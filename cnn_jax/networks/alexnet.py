@@ -83,11 +83,11 @@ class AlexNet(nn.Module):
 
 
 class ZFNet(nn.Module):
-    """Zeiler and Fergus, 'Visualizing and understanding convolutional networks', 2014.
+    """AlexNet without groups, with a stem of 7 x 7 and stride 2.
 
-    [N, 224, 224, C] -> logits [N, num_classes]; 62,357,608 parameters. The stem is
-    7 x 7 of stride 2. The pools round up (110 -> 55, 26 -> 13), and the response norm
-    follows them.
+    [N, 224, 224, C] -> logits [N, num_classes]; 62,357,608 parameters. The pools round
+    up (110 -> 55, 26 -> 13), and the response norm follows them. Source: Zeiler and
+    Fergus, 'Visualizing and understanding convolutional networks', 2014.
     Deviations: none known; the paper calls its norm a contrast normalization and gives
     no constants, so these are AlexNet's.
 

@@ -15,7 +15,7 @@ SHORTCUTS = {"A": "end", "A_both": "both", "B": "conv"}
 
 
 class CifarResNet(nn.Module):
-    """Three stages of 16, 32 and 64 features; depth = 6 n + 2, or 9 n + 2 bottlenecks.
+    """Three stages of 16, 32, 64 features; depth 6 n + 2, or 9 n + 2 with bottlenecks.
 
     [N, 32, 32, C] -> logits [N, num_classes]; with option A 269,722 / 464,154 /
     658,586 / 853,018 / 1,727,962 parameters for 20 / 32 / 44 / 56 / 110 layers.

@@ -1,4 +1,4 @@
-"""Convolution by plain loops: the specification that every other form must equal.
+"""Convolution by plain loops: the specification of all other algorithms.
 
 One product of a convolution is (input entry) x (weight entry), added to (output entry).
 `products` lists all of them; the three passes read the same list:

@@ -1,7 +1,8 @@
-"""The loops of `loops.py`, compiled by numba (optional: pip install numba).
+"""Convolution by the loops of `loops.py`, compiled by numba (pip install numba).
 
 One nest of loops serves the three passes, because all of them visit the same products.
-Images of one and two axes get leading axes of size 1. Sums are in the input's dtype.
+Images of one and two axes get leading axes of size 1. Sums are in the input's dtype,
+but in float32 for half precision.
 """
 
 import functools

@@ -1,15 +1,13 @@
 """Convolution: one signature, named implementations, and the operations made of it.
 
 Images are [N, *spatial, C] and kernels [*kernel, C / groups, O] (NHWC and HWIO in two
-dimensions). Networks call "convolution" what mathematics calls cross-correlation,
+dimensions). As usual for networks, "convolution" means cross-correlation here;
+`convolve` is the true convolution, with the kernel rotated. `ops/geometry.py` has the
+formulas of the sizes. Every gradient has derivatives of any order.
 
-    y[n, p, o] = sum over k, c of  x[n, s p + d k - lo, c] w[k, c, o] + b[o]
-
-and so does this file; `convolve` is the true convolution, with the kernel rotated.
-`ops/geometry.py` has the formulas of the sizes. Every gradient has derivatives of any
-order. Forward-mode differentiation (jvp) exists for 'lax' and 'onednn', and for 'auto'
-where it selects XLA or `cnn_jax.native`; elsewhere JAX raises its TypeError. ('lax' has
-none for the few convolutions that XLA would compute wrongly, see `xla_is_correct`.)
+Forward-mode differentiation (jvp) exists for 'lax' and 'onednn', and for 'auto' where
+it selects XLA or `cnn_jax.native`; elsewhere JAX raises its TypeError. ('lax' has none
+for the few convolutions that XLA would compute wrongly, see `xla_is_correct`.)
 """
 
 import functools
@@ -31,7 +29,9 @@ def correlate(x: jax.Array, w: jax.Array, b: jax.Array | None = None,
               strides: int | Sequence[int] = 1, padding: Padding = "VALID",
               dilation: int | Sequence[int] = 1, groups: int = 1,
               implementation: str = "auto") -> jax.Array:
-    """Computes the cross-correlation, the "convolution" of networks (formula above).
+    """Computes the cross-correlation, which networks call "convolution".
+
+        y[n, p, o] = sum over k, c of  x[n, s p + d k - lo, c] w[k, c, o] + b[o]
 
     x [N, *spatial, C], w [*kernel, C / groups, O], b [O] or None -> y [N, *out, O],
     out = floor((n + lo + hi - (k - 1) d - 1) / s) + 1. Padding is 'SAME', 'VALID', an

@@ -1,4 +1,4 @@
-"""Pooling by plain loops: the specification that every other form must equal.
+"""Pooling by plain loops: the specification of all other algorithms.
 
 It runs in NumPy on the host; under `jit` the compiled program calls it back.
 """

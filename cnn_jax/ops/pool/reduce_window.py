@@ -1,4 +1,4 @@
-"""Pooling by XLA's `reduce_window`: the form for GPUs and TPUs."""
+"""Pooling by XLA's `reduce_window`, for GPUs and TPUs."""
 
 import functools
 from typing import Any
