@@ -57,7 +57,7 @@ def load(name: str, kind: type | None = None) -> Any:
 
 @contextlib.contextmanager
 def named(field: str, name: str) -> Iterator[None]:
-    """Notes the field of the config whose own function raises in this block."""
+    """Adds a note with the config field to an error of the user's own function."""
     try:
         yield
     except Exception as error:

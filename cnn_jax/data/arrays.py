@@ -168,7 +168,7 @@ def _check_no_gap(labels: np.ndarray, count: int) -> None:
     if missing.size:
         raise InputError(
             f"data: no image of train has the label {missing[0]}, and the largest "
-            f"label is {count - 1}: classes count from 0 without a gap. Use "
+            f"label is {count - 1}: labels must count from 0 without a gap. Use "
             "np.unique(labels, return_inverse=True)[1], or give class_names")
 
 
@@ -182,7 +182,7 @@ def _check_not_one_hot(splits: Iterable[Examples]) -> None:
 
 
 def conversion(stored: Stored, image_shape: tuple[int, int, int]) -> str | None:
-    """Says that training converts the arrays to another shape, or returns None.
+    """Returns a warning if training converts the arrays to another shape, else None.
 
     image_shape: (height, width, channels) in training.
     """

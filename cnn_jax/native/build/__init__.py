@@ -1,16 +1,17 @@
-"""Builds the C++ of this folder against oneDNN; g++ is all that it needs.
+"""Builds the C++ of `cnn_jax.native` against oneDNN; it needs g++ and nothing else.
 
     python -m cnn_jax.native.build                      against the wheels of the extra
     python -m cnn_jax.native.build --with-onednn=DIR    against a oneDNN of your own
 
-The first use builds too. DIR is where `cmake --install` put oneDNN, version 3 or later.
-With a oneDNN that was built with DNNL_CPU_RUNTIME=THREADPOOL the code uses XLA's own
-threads. That compiles, but no package has such a library, and it has not been run.
-The last command decides which oneDNN later runs use.
+Without this command, the first use builds. DIR is the folder into which
+`cmake --install` put oneDNN, version 3 or later. The last command decides which oneDNN
+later runs use. With a oneDNN that was built with DNNL_CPU_RUNTIME=THREADPOOL the code
+uses XLA's own threads: this compiles, but it has not been run, because no package has
+such a library.
 
-The built file lies in the folder `native` of `CNN_JAX_CACHE`, else of ~/.cache/cnn_jax.
-Its name is a hash of all that it depends on: the flags below, the sources, jaxlib, the
-processor and oneDNN. The folder may be deleted.
+The built file is in the folder `native` of `CNN_JAX_CACHE`, else of ~/.cache/cnn_jax.
+Its name is a hash of everything that it depends on: the flags below, the sources,
+jaxlib, the processor and oneDNN. You may delete the folder.
 """
 
 import hashlib
@@ -36,11 +37,11 @@ FOLDER = Path(__file__).parents[1]
 SOURCES = FOLDER / "convolution.cc", FOLDER / "network.cc"
 WHEELS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-w")
-SECONDS = 300  # compiling takes 15; another process waits this long for its end
+SECONDS = 300  # limit for a compiler (takes 15), and for waiting for another process
 
 
 class BuildError(RuntimeError):
-    """oneDNN is missing, or cannot be built against; one line says why."""
+    """The library cannot be built; the message is one line."""
 
 
 class NotInstalled(BuildError):
@@ -114,7 +115,7 @@ def processor() -> str:
 
 
 def built_path(onednn: OneDNN) -> Path:
-    """Names the file of the build against this oneDNN, present or not."""
+    """Returns the path of the library built against this oneDNN, present or not."""
     state = onednn.library.stat()
     key = hashlib.sha256()
     for source in [*SOURCES, *sorted(FOLDER.glob("*.h"))]:
@@ -165,16 +166,16 @@ def build(onednn: OneDNN, force: bool = False) -> Path:
                 _compile(onednn, path)
     except filelock.Timeout:
         raise BuildError(f"another process has been building in {path.parent} for "
-                         f"{SECONDS} s") from None
+                         f"{SECONDS} s: wait for it, or end it") from None
     except OSError as error:
         raise BuildError(f"cannot build in {path.parent}: {error}") from error
     return path
 
 
 def _compile(onednn: OneDNN, path: Path) -> None:
-    """Compiles the sources side by side and renames the library when it is complete."""
-    for left in path.parent.glob(".building-*"):  # by a process that was killed
-        shutil.rmtree(left)
+    """Compiles the sources in parallel and renames the library when it is complete."""
+    for stale in path.parent.glob(".building-*"):  # of a process that was killed
+        shutil.rmtree(stale)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".building-") as temporary:
         folder = Path(temporary)
         objects = [folder / f"{source.stem}.o" for source in SOURCES]
@@ -188,13 +189,14 @@ def _compile(onednn: OneDNN, path: Path) -> None:
 def _call(line: Sequence[str]) -> None:
     """Runs the compiler; raises BuildError with its first error."""
     try:
-        done = subprocess.run(line, capture_output=True, text=True, timeout=SECONDS)
+        result = subprocess.run(line, capture_output=True, text=True, timeout=SECONDS)
     except FileNotFoundError as error:
         raise BuildError(f"{line[0]} not found: install g++ (Debian, Ubuntu: apt "
                          "install g++), or set CXX to a C++17 compiler") from error
     except subprocess.TimeoutExpired as error:
         raise BuildError(f"{line[0]} took more than {SECONDS} s") from error
-    if done.returncode:
-        told = done.stderr.strip().splitlines() or [f"code {done.returncode}"]
-        first = next((text for text in told if "error" in text), told[0])
+    if result.returncode:
+        messages = (result.stderr.strip().splitlines()
+                    or [f"exit code {result.returncode}"])
+        first = next((text for text in messages if "error" in text), messages[0])
         raise BuildError(f"{line[0]} failed: {first.strip()}")

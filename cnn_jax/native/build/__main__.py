@@ -15,7 +15,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m cnn_jax.native.build", description=build.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--with-onednn", metavar="DIR")
-    parser.add_argument("--force", action="store_true", help="even if it is built")
+    parser.add_argument("--force", action="store_true",
+                        help="build even if the library exists")
     options = parser.parse_args(argv)
     try:
         record = build.own_folder() / "with-onednn"
