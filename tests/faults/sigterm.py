@@ -86,7 +86,7 @@ def first_epoch(workdir: Path) -> int:
 def main(n: int, seed: int) -> dict:
     """Sends `n` signals to one run, which resumes each time; returns the counts."""
     draw = random.Random(seed)
-    changes = CHANGES | {"epochs": 2 * n + 2}
+    changes = CHANGES | {"epochs": 2 * n + 1}
     found, same, within, signals = [], 0, 0, Counter()
     undrawn()  # children inherit it
     with workplace() as folder:

@@ -136,7 +136,7 @@ def deleted_events(folder: Path) -> str:
 def deleted_workdir(folder: Path) -> str:
     """Moves the workdir away; the line names the first file that is missing."""
     workdir = folder / "gone"
-    process = start(workdir, CHANGES | {"epochs": 20}, folder=folder)
+    process = start(workdir, CHANGES | {"epochs": 8}, folder=folder)
     wait_for_rows(process, workdir, 4)
     workdir.rename(folder / "elsewhere")
     result = end(process)
