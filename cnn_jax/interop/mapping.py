@@ -18,6 +18,7 @@ from cnn_jax.errors import InputError
 from cnn_jax.interop.names import LIBRARIES, Library
 from cnn_jax.interop.names.layouts import Layout, Shape, same
 from cnn_jax.interop.names.rules import LayerName
+from cnn_jax.layers import eval_shape
 from cnn_jax.networks import is_head
 
 Arrays = dict[str, np.ndarray]
@@ -116,7 +117,7 @@ def shapes_of(network: nn.Module, image_shape: Shape) -> dict[str, Shape]:
         made.update({path: array.shape for path, array in traverse_util.flatten_dict(
             dict(variables), sep="/").items()})
 
-    jax.eval_shape(init)
+    eval_shape(init)
     params = [path for path in made if path.startswith("params/")]
     layers = dict.fromkeys(path[len("params/"):].rpartition("/")[0] for path in params)
     order = {layer: i for i, layer in enumerate(layers)}

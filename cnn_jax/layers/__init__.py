@@ -18,6 +18,7 @@ from cnn_jax.layers.modules import (Activation, AdaptiveAvgPool, Add, BatchNorm,
                                     ZeroPad)
 from cnn_jax.layers.presets import (ACTIVATIONS, BATCH_NORM, INITIALIZERS,
                                     BatchNormPreset, Initializers, lookup)
+from cnn_jax.layers.shapes import eval_shape
 from cnn_jax.layers.weighted import Conv, ConvTranspose, Dense
 from cnn_jax.layers.windows import (AvgPool, MaxPool, Padding, Pair, WindowError,
                                     not_empty, pairs)
@@ -26,4 +27,4 @@ __all__ = [
     "ACTIVATIONS", "Activation", "AdaptiveAvgPool", "Add", "AvgPool", "BATCH_NORM",
     "BatchNorm", "Concat", "Conv", "ConvTranspose", "Dense", "Dropout", "Flatten",
     "GlobalAvgPool", "GroupNorm", "INITIALIZERS", "LayerNorm", "Layers",
-    "LocalResponseNorm", "MaxPool", "Subsample", "ZeroPad"]
+    "LocalResponseNorm", "MaxPool", "Subsample", "ZeroPad", "eval_shape"]

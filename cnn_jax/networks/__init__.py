@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 from ml_collections import ConfigDict
 
-from cnn_jax.layers import Layers, lookup
+from cnn_jax.layers import Layers, eval_shape, lookup
 from cnn_jax.networks import densenet, resnet, vgg
 from cnn_jax.networks.ai_edu import AiEduCifar, AiEduCNN, AiEduDNN
 from cnn_jax.networks.alexnet import AlexNet, ZFNet

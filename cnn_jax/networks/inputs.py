@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cnn_jax.layers import WindowError
+from cnn_jax.layers import WindowError, eval_shape
 
 LARGEST = 1024  # pixels: the search for the smallest size stops here
 
@@ -56,7 +56,7 @@ def smallest_size(model: nn.Module, channels: int) -> int:
 
     def fits(n: int) -> bool:
         try:
-            jax.eval_shape(lambda: model.init(
+            eval_shape(lambda: model.init(
                 jax.random.key(0), jnp.zeros((1, n, n, channels)), train=False,
                 searching=True))
         except WindowError:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax import networks
+from cnn_jax.layers import eval_shape
 from cnn_jax.networks.parts import HEAD
 
 ImageShape = tuple[int, int, int]  # (H, W, C)
@@ -103,8 +104,7 @@ def trace_shapes(network: nn.Module, variables: Mapping[str, Any] | None,
     def run(variables: Mapping[str, Any] | None, images: jax.Array) -> None:
         calls.extend(trace(network, variables, images)[1])
 
-    jax.eval_shape(run, variables,
-                   jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    eval_shape(run, variables, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
     return calls
 
 

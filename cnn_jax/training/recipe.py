@@ -6,7 +6,6 @@ import functools
 from collections.abc import Collection, Iterator
 
 import flax.linen as nn
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -180,4 +179,4 @@ def first_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState
 
 def abstract_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:
     """Returns the structure, shapes and dtypes of a state, without its arrays."""
-    return jax.eval_shape(lambda: create_state(recipe, image_shape))
+    return networks.eval_shape(lambda: create_state(recipe, image_shape))

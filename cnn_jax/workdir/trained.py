@@ -41,7 +41,7 @@ def load(workdir: Path) -> Trained:
                  "batch_stats": (tree.get("ema_batch_stats")
                                  or tree.get("batch_stats", {}))}
     network = networks.from_config(config, len(info.class_names))
-    expected = jax.eval_shape(lambda: network.init(
+    expected = networks.eval_shape(lambda: network.init(
         jax.random.key(0), jnp.zeros((1, *info.image_shape)), train=False))
     compare(leaves(variables), {name: expected.get(name, {}) for name in variables},
             f"checkpoint {folder}")

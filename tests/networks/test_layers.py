@@ -207,6 +207,17 @@ def test_initializers(init, bound, deviation):
     assert init == "torch" or not params["bias"].any()
 
 
+def test_shapes_without_drawing_are_those_of_the_initial_values():
+    """The same function draws them afterwards."""
+    module = Layers(init="torch", conv="lax").convolution(7, (3, 2))
+
+    def init():
+        return module.init(jax.random.key(0), IMAGES)
+    shapes = layers.eval_shape(init)
+    assert all(np.ptp(leaf) > 0 for leaf in jax.tree.leaves(quick_jit(init)()))
+    assert shapes == jax.eval_shape(init)
+
+
 @pytest.mark.parametrize("layer, fan_in", [
     (Layers(init="torch").convolution(3000, (3, 2)), 6 * 8),
     (Layers(init="torch").convolution(3000, (3, 3), feature_group_count=4), 9 * 2),

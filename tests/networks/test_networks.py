@@ -160,7 +160,7 @@ def shape_of(name):
 
 
 def variables_of(model, shape):
-    return jax.eval_shape(
+    return networks.eval_shape(
         lambda: model.init(jax.random.key(0), jnp.zeros(shape), train=False))
 
 

@@ -16,7 +16,7 @@ PLAIN = Layers(conv="lax", pool="lax")  # the fastest to trace, with the same er
 
 
 def variables_of(model, shape):
-    return jax.eval_shape(
+    return networks.eval_shape(
         lambda: model.init(jax.random.key(0), jnp.zeros(shape), train=False))
 
 

@@ -18,7 +18,8 @@ def made(name, classes=5, seed=0, **fields):
     draw = np.random.default_rng(seed).uniform
     model = networks.create(name, classes, Layers(conv="lax"), **fields)
     images = np.float32(draw(0, 1, (2, 32, 32, 3)))
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    shapes = networks.eval_shape(
+        lambda: model.init(jax.random.key(0), images, train=False))
     variables = jax.tree.map(lambda a: np.float32(draw(0.1, 0.2, a.shape)), shapes)
     return model, variables, images
 

@@ -81,7 +81,8 @@ def step_of(model):
 def case(name, fields, shape, classes=3, **settings):
     model = networks.create(name, classes, Layers(**settings), **fields)
     images = np.random.default_rng(1).uniform(0, 1, (4, *shape)).astype(np.float32)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    shapes = networks.eval_shape(
+        lambda: model.init(jax.random.key(0), images, train=False))
     return model, shapes, images, np.arange(4) % classes
 
 

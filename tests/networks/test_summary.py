@@ -86,8 +86,8 @@ def test_one_layer_by_hand():
 
 @pytest.mark.parametrize("name, fields, size", [
     ("vgg16", {}, 212), ("alexnet_one_tower", {}, 195), ("alexnet", {}, 195),
-    ("resnet50", {}, 483), ("inception_v3", {"aux": False}, 1311),
-    ("mobilenet_v1", {}, 315)])
+    ("resnet50", {}, 483), ("mobilenet_v1", {}, 315),
+    pytest.param("inception_v3", {"aux": False}, 1311, marks=pytest.mark.slow)])
 def test_receptive_fields_of_the_literature(name, fields, size):
     images = [row for row in table_of(name, **fields).rows if len(row.shape) == 3]
     assert images[-1].field[0].size == images[-1].field[1].size == size
@@ -129,7 +129,7 @@ def test_receptive_field_is_the_support_of_the_input_gradient(
     with jax.enable_x64(True):
         model = networks.create(name, 2, Layers(dtype="float64", conv="lax"), **fields)
         images = jax.random.uniform(jax.random.key(1), (1, *shape), jnp.float64, 0.5, 1)
-        shapes = jax.eval_shape(
+        shapes = networks.eval_shape(
             lambda: model.init(jax.random.key(0), images, train=False))
         variables = jax.tree_util.tree_map_with_path(positive, shapes)
         table = layer_table(model, shape)
@@ -180,7 +180,7 @@ def test_receptive_field_after_transposed_convolutions(monkeypatch):
         model = networks.create("shapes_fcn", 2, Layers(dtype="float64", conv="lax"))
         images = jax.random.uniform(jax.random.key(1), (1, 64, 48, 1), jnp.float64,
                                     0.5, 1)
-        shapes = jax.eval_shape(
+        shapes = networks.eval_shape(
             lambda: model.init(jax.random.key(0), images, train=False))
         variables = jax.tree_util.tree_map_with_path(positive, shapes)
         for layer in ("decoder_up1", "decoder_up2", "head"):

@@ -23,7 +23,7 @@ def ties(seed, *shape):
     return np.random.default_rng(seed).integers(-2, 2, shape).astype(np.float64)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(st.data())
 def test_any_pooling_equals_the_specification(data):
     draw = data.draw

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnn_jax import networks
 from cnn_jax.layers import (ACTIVATIONS, Activation, Add, Concat, Flatten,
                             GlobalAvgPool, GroupNorm, LayerNorm, Layers,
                             LocalResponseNorm, Subsample, ZeroPad)
@@ -105,5 +106,5 @@ def random_variables(network, shape, dtype=np.float32):
         fan_in = max(1, np.prod(size[:-1]))
         return draw.normal(0, np.sqrt(1.5 / fan_in) if "kernel" in name else 0.3,
                            size).astype(dtype)
-    return jax.tree_util.tree_map_with_path(value, jax.eval_shape(
+    return jax.tree_util.tree_map_with_path(value, networks.eval_shape(
         lambda: network.init(jax.random.key(0), jnp.zeros((1, *shape)), train=False)))

@@ -58,7 +58,7 @@ def run_alone(workdir, changes):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, compiled_once):
-    return run_alone(tmp_path_factory.mktemp("runs") / "alone", CHANGES | {"epochs": 8})
+    return run_alone(tmp_path_factory.mktemp("runs") / "alone", CHANGES | {"epochs": 4})
 
 
 def assert_same_training(ours, theirs, bounds: dict[int, float]) -> None:
@@ -87,15 +87,15 @@ def assert_written_once(workdir, epochs: int) -> None:
     ("jit", False), ("jit", True),
     pytest.param("pmap", False, marks=pytest.mark.slow)])
 def test_two_processes_train_the_model_of_one(alone, tmp_path, kind, stream):
-    changes = CHANGES | {"epochs": 8, "parallel": kind, "data.stream": stream}
+    changes = CHANGES | {"epochs": 4, "parallel": kind, "data.stream": stream}
     (first, output, errors), (second, silence, more) = run_processes(tmp_path, changes)
     assert (first, second) == (0, 0), errors + more
-    assert "2 process(es)" in output and "epoch 8/8" in output
+    assert "2 process(es)" in output and "epoch 4/4" in output
     ours = [line for line in silence.splitlines() if not line.startswith("[Gloo]")]
     assert ours == [], "only the first process reports"
 
-    assert_same_training(tmp_path, alone, {1: 1e-6, 8: 1e-4})
-    assert_written_once(tmp_path, epochs=8)
+    assert_same_training(tmp_path, alone, {1: 1e-6, 4: 1e-4})
+    assert_written_once(tmp_path, epochs=4)
     assert read_results(tmp_path)["devices"] == ["cpu: cpu"] * 2
     assert (read_results(tmp_path)["test_loss"]
             == pytest.approx(read_results(alone)["test_loss"], rel=1e-4))
