@@ -32,8 +32,8 @@ from experiments.measuring import make_out, run_script  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "measured" / "accelerators"
-SMALL = ("lenet5", "cifar_resnet18", "selu_cnn", "separable_cnn")
-LARGE = ("resnet50", "mobilenet_v2", "densenet121")
+NETWORKS = ("lenet5", "cifar_resnet18", "selu_cnn", "separable_cnn", "resnet50",
+            "mobilenet_v2", "densenet121")
 TOPOLOGIES = ("v5e:1x1", "v5e:2x2", "v5e:4x4", "v5e:16x16", "v4:2x2x1", "v6e:2x2")
 PROGRAMS = ("train 1", "train 8", "eval")
 ARMS = ("jit", "pmap", "flax")
@@ -102,9 +102,18 @@ def faults(facts: dict[str, Any]) -> list[str]:
     return found
 
 
+def of_call(facts: dict[str, Any], what: str) -> float:
+    """Returns the 'flops' or 'bytes' of a call.
+
+    Several steps are a loop, whose body XLA counts once.
+    """
+    return facts[what] * facts["steps"]
+
+
 def limit(facts: dict[str, Any]) -> float:
     """Returns the least seconds of a call, by the chip's peaks."""
-    return PEAKS[facts["chip"]].seconds(facts["flops"], facts["bytes"])
+    return PEAKS[facts["chip"]].seconds(of_call(facts, "flops"),
+                                        of_call(facts, "bytes"))
 
 
 def layer_flops(facts: dict[str, Any]) -> float:
@@ -122,9 +131,9 @@ def cells(name: str, facts: dict[str, Any]) -> list[str]:
     return [network, topology, arm, program, f"{facts['images']:,}",
             f"{facts['hbm'] / 2**30:.2f}",
             f"{PEAKS[facts['chip']].memory / 2**30:.0f}",
-            f"{facts['flops'] / 1e9:,.1f}",
-            f"{facts['flops'] / layer_flops(facts):.2f}",
-            f"{facts['bytes'] / 1e9:,.2f}", f"{1e3 * seconds:,.3f}",
+            f"{of_call(facts, 'flops') / 1e9:,.1f}",
+            f"{of_call(facts, 'flops') / layer_flops(facts):.2f}",
+            f"{of_call(facts, 'bytes') / 1e9:,.2f}", f"{1e3 * seconds:,.3f}",
             f"{facts['images'] / seconds:,.0f}",
             str(sum(facts["collectives"].values())),
             f"{facts['collective_bytes'] / 1e6:.2f}",
@@ -147,12 +156,28 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     return "\n".join([
         "python experiments/tpu_compile.py   (compiled by " + ", ".join(compilers)
         + ", not run; figures of one chip; images/s is a bound)", "", *lines, "",
-        *(wrong or ["Nothing is wrong."])]) + "\n"
+        *(wrong or ["Nothing is wrong."]), *missing(rows)]) + "\n"
+
+
+def missing(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """Says which programs have not been compiled: a line for each network."""
+    lines, every = [], chosen([*NETWORKS], [*TOPOLOGIES])
+    left = [name for name in every if row_name(*name) not in rows]
+    for network in NETWORKS:
+        parts = []
+        for topology in TOPOLOGIES:
+            here, names = ([f"{arm} {program}" for of, at, arm, program in given
+                            if (of, at) == (network, topology)]
+                           for given in (every, left))
+            what = "all" if names == here else ", ".join(names)
+            parts += [f"{topology} ({what})"] if names else []
+        lines += [f"  {network}: {'; '.join(parts)}"] if parts else []
+    head = ["", f"Not compiled: {len(left)} of {len(every)} programs."]
+    return head + lines if lines else []
 
 
 def chosen(only: list[str], topologies: list[str]) -> list[tuple[str, str, str, str]]:
-    """Lists the rows to compile: large networks lack 'train 8', pmap all but 'train 1'.
-    """
+    """Lists the rows to compile: pmap and plain Flax have one program each."""
     rows = []
     for network in only:
         for topology in topologies:
@@ -160,8 +185,6 @@ def chosen(only: list[str], topologies: list[str]) -> list[tuple[str, str, str, 
                 for program in PROGRAMS:
                     plain = arm == "flax"
                     if plain and (network, program) != ("resnet50", "train 1"):
-                        continue
-                    if network in LARGE and not plain and program == "train 8":
                         continue
                     if arm == "pmap" and program != "train 1":
                         continue
@@ -172,30 +195,30 @@ def chosen(only: list[str], topologies: list[str]) -> list[tuple[str, str, str, 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="NAME", default=[*SMALL, *LARGE],
-                        help=f"of {', '.join([*SMALL, *LARGE])}; by default all")
+    parser.add_argument("--only", nargs="+", metavar="NAME", default=[*NETWORKS],
+                        help=f"of {', '.join(NETWORKS)}; by default all")
     parser.add_argument("--topology", nargs="+", default=[*TOPOLOGIES],
                         help=f"by default {' '.join(TOPOLOGIES)}")
     parser.add_argument("--program", nargs="+", default=[*PROGRAMS],
                         help="of 'train 1', 'train 8' (steps a call) and eval")
+    parser.add_argument("--arm", nargs="+", default=[*ARMS],
+                        help="of jit, pmap (placements) and flax (plain Flax)")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--row", nargs=4, help=argparse.SUPPRESS)
     flags = parser.parse_args(argv)
     if flags.row:
         print(json.dumps(compile_row(*flags.row)))
         return
-    if unknown := {*flags.only} - {*SMALL, *LARGE}:
-        raise InputError(f"--only={sorted(unknown)[0]} is not known; there are "
-                         f"{', '.join([*SMALL, *LARGE])}")
-    if unknown := {*flags.program} - {*PROGRAMS}:
-        raise InputError(f"--program={sorted(unknown)[0]} is not known; there are "
-                         f"{', '.join(PROGRAMS)}")
+    for flag, known in (("only", NETWORKS), ("program", PROGRAMS), ("arm", ARMS)):
+        if unknown := {*getattr(flags, flag)} - {*known}:
+            raise InputError(f"--{flag}={sorted(unknown)[0]} is not known; there are "
+                             f"{', '.join(known)}")
     make_out(flags.out)
     path = flags.out / "tpu_compile.json"
     rows = json.loads(path.read_text()) if path.exists() else {}
     for name in chosen(flags.only, flags.topology):
         key = row_name(*name)
-        if key in rows or name[3] not in flags.program:
+        if (key in rows or name[2] not in flags.arm or name[3] not in flags.program):
             continue
         rows[key] = compile_apart(name)
         print("  ".join(cells(key, rows[key])), flush=True)

@@ -21,6 +21,8 @@ def test_a_program_without_fault():
     assert tpu_compile.faults(FACTS) == []
     assert tpu_compile.limit(FACTS) == pytest.approx(1e-3)
     assert tpu_compile.limit(FACTS | {"bytes": 819e7}) == pytest.approx(1e-2)
+    # a loop is counted once
+    assert tpu_compile.limit(FACTS | {"steps": 8}) == pytest.approx(8e-3)
     # 2 FLOPs for each multiply-add, forward and two gradients
     assert tpu_compile.layer_flops(FACTS) == 6 * 300_000_000 * 100
     assert tpu_compile.layer_flops(FACTS | {"program": "eval"}) == 2 * 3e8 * 100
@@ -49,7 +51,8 @@ def test_the_table_is_resumed_and_its_faults_end_with_code_1(monkeypatch, tmp_pa
         tpu_compile.main(run)
     assert [name[2:] for name in compiled[2:]] == [("jit", "train 8"), ("jit", "eval")]
     lines = (tmp_path / "tpu_compile.txt").read_text().splitlines()
-    assert len(lines) == 3 + 4 + 2 and "transfers" in lines[-1]
+    assert "transfers" in lines[3 + 4 + 1] and "170 of 174 programs" in lines[10]
+    assert "lenet5: v5e:1x1 (all); v5e:4x4 (all)" in lines[11]
     assert "libtpu 1.2 under jax 3.4" in lines[0]
     with pytest.raises(InputError, match="lenet6"):
         tpu_compile.main(["--only", "lenet6"])
