@@ -21,10 +21,10 @@ import optax
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
-from cnn_jax import networks
+from cnn_jax import data, networks
 from cnn_jax.config import check
 from cnn_jax.data.examples import Examples
-from cnn_jax.data.info import DataInfo
+from cnn_jax.data.info import DataInfo, describe
 from cnn_jax.data.scaling import FIXED, Scaling
 from cnn_jax.errors import InputError
 from cnn_jax.networks.summary import layer_table
@@ -46,6 +46,8 @@ class Case(NamedTuple):
     examples: int       # of the set
     images: int         # of a training batch, on each device
     streamed: bool = False
+    label: jax.ShapeDtypeStruct = jax.ShapeDtypeStruct((), np.int32)  # of an example
+    info: DataInfo | None = None  # None: made of the shapes
 
 
 def densenet121() -> ConfigDict:
@@ -68,6 +70,15 @@ CASES = {
                          True),
     "densenet121": Case(densenet121, *IMAGENET, 128, True),
 }
+
+
+def case_of(config: ConfigDict) -> Case:
+    """Makes the case of a config whose data are here, for one device."""
+    dataset = data.load(config.data, config.seed)
+    info, labels = describe(dataset, config.data), dataset.train.labels
+    return Case(config.copy_and_resolve_references, info.image_shape,
+                len(info.class_names), sum(info.counts.values()), config.batch_size,
+                label=jax.ShapeDtypeStruct(labels.shape[1:], labels.dtype), info=info)
 
 
 def tpu_devices(topology: str) -> Sequence[jax.Device]:
@@ -118,7 +129,7 @@ def config_of(case: Case, kind: str, devices: int,
 def recipe_of(case: Case, config: ConfigDict, axis_name: str | None,
               devices: int) -> steps.Recipe:
     """Makes the recipe of a config from the shapes of its data."""
-    info = DataInfo(
+    info = case.info or DataInfo(
         "shapes alone", "", case.image_shape, tuple(map(str, range(case.classes))),
         FIXED.get(config.data.scaling, Scaling(0.0, 1 / 255)),
         {"train": max(case.examples, config.batch_size), "validation": 1, "test": 1},
@@ -154,13 +165,14 @@ def programs(case: Case, kind: str, devices: Sequence[jax.Device],
 def resident(case: Case, placement: parallel.Placement, batch: int,
              length: int | None) -> tuple[Callable, tuple]:
     """Returns a step on data that stay on the devices, and its arguments."""
-    data = placement.replicate(Examples(
+    examples = placement.replicate(Examples(
         zeros(jax.ShapeDtypeStruct((case.examples, *case.image_shape), np.uint8)),
-        zeros(jax.ShapeDtypeStruct((case.examples,), np.int32))))
+        zeros(jax.ShapeDtypeStruct((case.examples, *case.label.shape),
+                                   case.label.dtype))))
     rows = np.zeros((length or 1, batch), np.int32)
     if length is not None:
-        return steps.train_steps, (data, placement.shard_batch(rows))
-    return steps.eval_rows, (data, placement.shard_batch(rows[0]),
+        return steps.train_steps, (examples, placement.shard_batch(rows))
+    return steps.eval_rows, (examples, placement.shard_batch(rows[0]),
                              placement.shard_batch(np.zeros(batch, np.float32)))
 
 

@@ -1,0 +1,148 @@
+"""The programs of the README's commands and of the notebooks compile for a GPU, a TPU.
+
+For CUDA they are lowered by `jax.export`; for the TPU of Colab, one chip of a v5e, they
+are compiled by libtpu where it is installed. Nothing is run.
+"""
+
+import functools
+import importlib.util
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict, config_flags
+from tests.support.tiny_runs import picture_folder
+
+from cnn_jax import ops
+from cnn_jax.training import parallel
+from cnn_jax.training.steps import compute_features, eval_rows
+from experiments import gallery, programs
+
+ROOT = Path(__file__).parents[2]
+WITH_CONFIG = "python main.py --config="
+# Commands that compile no training program: they print a table or read a run.
+OTHERS = ("--mode=list", "--mode=summary", "--mode=eval", "--mode=predict",
+          "--mode=serve", "--mode=export", "--mode=inspect", "--mode=report",
+          "--mode=compare")
+
+
+def commands() -> list[str]:
+    """Reads the README's training commands."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(),
+                        re.MULTILINE | re.DOTALL)
+    lines = [line.replace(".venv/bin/", "") for block in blocks
+             for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line.startswith(WITH_CONFIG)
+            and not any(other in line for other in OTHERS)]
+
+
+def config_of(command: str, monkeypatch: pytest.MonkeyPatch) -> ConfigDict:
+    """Makes the config of a command as main.py does."""
+    argv = shlex.split(command)[1:]
+    monkeypatch.setattr("sys.argv", argv)  # where ml_collections looks for overrides
+    monkeypatch.chdir(ROOT)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    values(argv)
+    return values.config
+
+
+def steps_of(config: ConfigDict, device: jax.Device) -> dict[str, programs.Program]:
+    """Makes the programs of a command in the config's own dtype."""
+    case = programs.case_of(config)
+    changes = {"dtype": config.dtype}
+    made = programs.programs(case, "jit", [device], changes=changes)
+    if config.model.train == "head":  # see cnn_jax/training/features.py
+        recipe = programs.recipe_of(
+            case, programs.config_of(case, "jit", 1, changes), None, 1)
+        placement = parallel.mesh_placement([device], parallel.ABSTRACT)
+        step = functools.partial(eval_rows, recipe=recipe, step=compute_features)
+        made = {"features": made["eval"]._replace(step=placement.compile(step)),
+                "eval": made["eval"]}
+    return made
+
+
+def operations_of_the_notebook(device: jax.Device
+                               ) -> dict[str, tuple[Callable, tuple]]:
+    """Lists the programs of experiments/operations.ipynb: {name: (step, arguments)}."""
+    sharding = NamedSharding(Mesh(np.array([device]), ("one",)), PartitionSpec())
+
+    def array(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+
+    def gradients(name: str) -> Callable:
+        def loss(x, w):
+            y = ops.correlate(x, w, padding=1, implementation=name)
+            return jnp.sum(y ** 2)
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))
+
+    made = {name: (gradients(name), (array(64, 28, 28, 3), array(3, 3, 3, 4)))
+            for name in ("lax", "im2col", "taps", "auto")}
+    made["separable"] = (jax.jit(ops.separable_conv), (
+        array(2, 8, 7, 3), array(3, 3, 1, 3), array(3, 4)))
+    side = len(gallery.circle())
+    learning = jax.jit(functools.partial(gallery.descend, most_steps=100))
+    made["learn a kernel"] = (learning, (
+        array(1, side, side, 1), array(1, side - 2, side - 2, 1), array(3, 3, 1, 1),
+        array()))
+    return made
+
+
+def all_of(what: str, device: jax.Device, tmp_path: Path,
+           monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Callable, tuple]]:
+    """Lists the programs of a command or notebook: {name: (step, arguments)}."""
+    if what == "operations.ipynb":
+        return operations_of_the_notebook(device)
+    command = f"{WITH_CONFIG}configs/lenet.py" if what == "quickstart.ipynb" else what
+    if "PHOTOS" in command:
+        picture_folder(tmp_path / "photos", ["a", "b", "c"], 128)
+        command = command.replace("PHOTOS", str(tmp_path / "photos"))
+    made = steps_of(config_of(command, monkeypatch), device)
+    return {name: (program.step, program.arguments) for name, program in made.items()}
+
+
+DOCUMENTED = [*commands(), "quickstart.ipynb", "operations.ipynb"]
+
+
+def test_the_commands_are_those_that_train():
+    found = [command.removeprefix(WITH_CONFIG).split()[0] for command in commands()]
+    assert {"configs/lenet.py", "configs/segmentation.py", "configs/multilabel.py",
+            "configs/folder.py", "configs/transfer.py:torchvision:mobilenet_v2"
+            } == set(found)
+
+
+def test_a_program_of_the_readme_is_lowered_for_cuda(tmp_path, monkeypatch):
+    with programs.as_on("gpu"):
+        made = all_of("quickstart.ipynb", jax.devices()[0], tmp_path, monkeypatch)
+        step, arguments = made["train 1"]
+        text = jax.export.export(step, platforms=["cuda"])(*arguments).mlir_module()
+    assert text.count("stablehlo.convolution") == 5 and "callback" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", DOCUMENTED)
+def test_programs_are_lowered_for_cuda(what, tmp_path, monkeypatch):
+    with programs.as_on("gpu"):
+        for name, (step, arguments) in all_of(
+                what, jax.devices()[0], tmp_path, monkeypatch).items():
+            exported = jax.export.export(step, platforms=["cuda"])(*arguments)
+            assert "callback" not in exported.mlir_module(), name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="no libtpu")
+@pytest.mark.parametrize("what", DOCUMENTED)
+def test_programs_are_compiled_for_the_tpu_of_colab(what, tmp_path, monkeypatch):
+    device, = programs.tpu_devices("v5e:1x1")
+    with programs.as_on("tpu"):
+        for name, (step, arguments) in all_of(what, device, tmp_path,
+                                              monkeypatch).items():
+            memory = step.lower(*arguments).compile().memory_analysis()
+            assert memory.temp_size_in_bytes < 16 * 2**30, name
