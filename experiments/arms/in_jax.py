@@ -18,12 +18,22 @@ import optax
 from arms.networks import FIELDS
 from arms.peak import matrix_gflops
 from arms.plain_flax import PlainFlax, make_train_step
-from arms.worker import serve
+from arms.worker import compiling_alone, serve
 from cnn_jax import networks, ops
 from cnn_jax.interop.pretrained import PRETRAINED, network_of
 from cnn_jax.networks.summary import layer_table
 from cnn_jax.layers import Layers
 from cnn_jax.native import library
+from cnn_jax.ops.conv import depthwise, lax, registry
+from cnn_jax.ops.conv.algorithm import Algorithm
+from cnn_jax.ops.conv.auto import is_depthwise
+from cnn_jax.ops.conv.vjp import trilinear
+from cnn_jax.workdir.machine import peak_memory_mb
+
+# A convolution for `conv`: shifted multiply-adds where it is depthwise, else XLA's.
+TAPS = "depthwise by taps"
+BY_TAPS = Algorithm("taps", *trilinear(
+    depthwise.forward, depthwise.input_gradient, depthwise.weight_gradient))
 
 
 def create(network: str, classes: int, make: Layers = Layers()):
@@ -44,15 +54,32 @@ def load(net, images, arrays: dict[str, np.ndarray]):
         lambda path, _: jnp.asarray(arrays["/".join(path[1:])]), shapes)
 
 
-def main(network: str, classes: int, file: str, dtype: str, plain: bool) -> None:
+def depthwise_by_taps(spec, dtype):
+    return BY_TAPS if is_depthwise(spec) else lax.select(spec, dtype)
+
+
+def several_steps(train_step):
+    """Makes (state, images, labels, keys) -> (state, loss) with a step for each key."""
+    def train_steps(state, images, labels, keys):
+        state, losses = jax.lax.scan(
+            lambda state, key: train_step(state, images, labels, key), state, keys)
+        return state, losses[-1]
+    return train_steps
+
+
+def main(network: str, classes: int, file: str, dtype: str, plain: bool,
+         conv: str = "auto", steps: tuple[int, ...] = ()) -> None:
     """Trains on the arrays of `file`: images, labels and our variables.
 
     dtype: of the computation; parameters stay float32.
+    conv: a name in `ops.ALGORITHMS`, or `TAPS`.
+    steps: of calls that make several; 8 is the command 'train8'.
     """
     arrays = np.load(file)
     images, labels = jnp.asarray(arrays["images"]), jnp.asarray(arrays["labels"])
+    registry.ALGORITHMS[TAPS] = depthwise_by_taps
     make = PlainFlax if plain else Layers
-    net = create(network, classes, make(dtype=dtype))
+    net = create(network, classes, make(dtype=dtype, conv=conv))
     variables = load(net, images, arrays)
     del arrays
     optimizer = optax.sgd(0.01, momentum=0.9)
@@ -62,35 +89,52 @@ def main(network: str, classes: int, file: str, dtype: str, plain: bool) -> None
         return net.apply(state[0], images, train=False).astype(jnp.float32)
 
     state = variables, optimizer.init(variables["params"])
-    begun = time.perf_counter()
-    train_step = jax.jit(make_train_step(net, optimizer), donate_argnums=0).lower(
-        state, images, labels, jax.random.key(0)).compile(compiler_options=options)
-    compile_s = time.perf_counter() - begun
-    predict = jax.jit(predict).lower(state, images).compile(compiler_options=options)
+    train_step = make_train_step(net, optimizer)
 
-    def train(count):
-        nonlocal state
-        for i in range(count):
-            state, loss = train_step(state, images, labels, jax.random.key(i))
-        return float(loss)
+    def compile(step, keys):
+        return jax.jit(step, donate_argnums=0).lower(
+            state, images, labels, keys).compile(compiler_options=options)
+
+    def trainer(program, keys):
+        def train(count):
+            nonlocal state
+            for i in range(count):
+                state, loss = program(state, images, labels, keys(i))
+            return float(loss)
+        return train
 
     def infer(count):
         for _ in range(count):
             logits = predict(state, images)
         return jax.block_until_ready(logits)
 
-    device, onednn = jax.devices()[0], library.load()
-    logits = infer(1)[:4].tolist()
-    memory = train_step.memory_analysis()
-    serve({"logits": logits, "losses": [train(1) for _ in range(3)],
+    with compiling_alone(file):
+        begun = time.perf_counter()
+        one_step = compile(train_step, jax.random.key(0))
+        compile_s = time.perf_counter() - begun
+        predict = jax.jit(predict).lower(state, images).compile(
+            compiler_options=options)
+        train = trainer(one_step, jax.random.key)
+        commands = {"train": train, "infer": infer}
+        logits = infer(1)[:4].tolist()
+        losses = [train(1) for _ in range(3)]
+        for count in steps:
+            keys = jax.random.split(jax.random.key(0), count)
+            commands[f"train{count}"] = trainer(
+                compile(several_steps(train_step), keys), lambda _, keys=keys: keys)
+            commands[f"train{count}"](1)
+        device, onednn, gflops = jax.devices()[0], library.load(), matrix_gflops()
+    memory = one_step.memory_analysis()
+    serve({"logits": logits, "losses": losses,
            "version": f"jax {jax.__version__}", "compile_s": compile_s,
            "onednn": str(onednn) if onednn else None, "no_onednn": library.describe(),
            "device": f"{device.platform} {device.device_kind}",
            "temporary_mb": memory.temp_size_in_bytes / 1e6 if memory else None,
-           "matmul_gflops": matrix_gflops(),
+           "matmul_gflops": gflops,
            "macs": layer_table(net, images.shape[1:]).macs,
            "params": sum(p.size for p in jax.tree.leaves(state[0]["params"]))},
-          {"train": train, "infer": infer})
+          commands,
+          lambda: peak_memory_mb([device]).get("device_peak_memory_mb"))
 
 
 if __name__ == "__main__":

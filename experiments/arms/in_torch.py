@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from arms.networks import NETWORKS
-from arms.worker import serve
+from arms.worker import compiling_alone, serve
 
 AUX_WEIGHT = 0.3  # of auxiliary heads in the loss
 NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean",
@@ -79,6 +79,9 @@ class Network(nn.Module):
     def relu(self, x):
         return F.relu(x, inplace=True)
 
+    def relu6(self, x):
+        return F.relu6(x, inplace=True)
+
     selu, tanh, add = staticmethod(F.selu), staticmethod(torch.tanh), torch.add
 
 
@@ -139,18 +142,21 @@ def make_network(network: str, classes: int, images, arrays) -> nn.Module:
 
 
 def main(network: str, classes: int, file: str, dtype: str,
-         compiled: bool = False) -> None:
+         compiled: bool = False, device: str = "cpu") -> None:
     """Trains on the arrays of `file`: images, labels and our variables.
 
     dtype: of the products, by torch.autocast; parameters stay float32.
     compiled: whether `torch.compile` compiles the network.
+    device: 'cpu' or 'cuda'.
     """
     arrays = dict(np.load(file))
     images = torch.from_numpy(arrays.pop("images")).permute(0, 3, 1, 2)
     images = images.to(memory_format=torch.channels_last)
-    labels = torch.from_numpy(arrays.pop("labels")).long()
+    labels = torch.from_numpy(arrays.pop("labels")).long().to(device)
     model = make_network(network, classes, images, arrays)
-    model = model.to(memory_format=torch.channels_last)
+    model = model.to(device, memory_format=torch.channels_last)
+    images, on_gpu = images.to(device), device == "cuda"
+    torch.backends.cudnn.benchmark = on_gpu
     del arrays
     parameters = sum(p.numel() for p in model.parameters())
     if compiled:
@@ -159,7 +165,7 @@ def main(network: str, classes: int, file: str, dtype: str,
 
     def computing():
         return contextlib.nullcontext() if dtype == "float32" else torch.autocast(
-            "cpu", getattr(torch, dtype))
+            device, getattr(torch, dtype))
 
     def train(count):
         model.train()
@@ -180,13 +186,17 @@ def main(network: str, classes: int, file: str, dtype: str,
         with torch.inference_mode(), computing():
             for _ in range(count):
                 logits = model(images)
+        if on_gpu:
+            torch.cuda.synchronize()
         return logits.float()
 
-    logits = infer(1)[:4].tolist()
-    serve({"logits": logits, "losses": [train(1) for _ in range(3)],
-           "version": f"torch {torch.__version__}",
-           "params": parameters},
-          {"train": train, "infer": infer})
+    with compiling_alone(file):
+        logits = infer(1)[:4].tolist()
+        losses = [train(1) for _ in range(3)]
+    serve({"logits": logits, "losses": losses, "version": f"torch {torch.__version__}",
+           "device": device, "params": parameters},
+          {"train": train, "infer": infer},
+          lambda: torch.cuda.max_memory_allocated() / 1e6 if on_gpu else None)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,32 @@ def resnet50(make, x, classes):
     return residual_stages(make, x, classes, (3, 4, 6, 3), True)
 
 
+def mobilenet_v2(make, x, classes):
+    x = cba(make, x, "stem", 32, 3, 2)
+    plan = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1),
+            (6, 160, 3, 2), (6, 320, 1, 1))  # expansion, features, blocks, stride
+    channels = 32
+    for i, (expansion, features, count, stride) in enumerate(plan, 1):
+        for j in range(1, count + 1):
+            name, y = f"stage{i}_block{j}", x
+            expanded, step = expansion * channels, stride if j == 1 else 1
+            if expansion != 1:
+                y = cba(make, y, f"{name}.expand", expanded, 1)
+            y = cba(make, y, f"{name}.depthwise", expanded, 3, step, groups=expanded)
+            y = cba(make, y, f"{name}.project", features, 1, activate=False)
+            x = make.add(y, x) if step == 1 and features == channels else y
+            channels = features
+    x = make.global_avg_pool(cba(make, x, "final", 1280, 1))
+    return make.dense(make.dropout(x, "drop", .2), "head", classes)
+
+
+def cba(make, x, name, features, size, stride=1, groups=1, activate=True):
+    """Makes a convolution, batch norm and ReLU6."""
+    x = make.conv(x, f"{name}.conv", features, size, stride, bias=False, groups=groups)
+    x = make.batch_norm(x, f"{name}.bn", 1e-3)
+    return make.relu6(x) if activate else x
+
+
 def residual_stages(make, x, classes, blocks, bottleneck, norm=()):
     for i, count in enumerate(blocks, 1):
         features = 64 * 2 ** (i - 1)
@@ -97,7 +123,8 @@ def residual_block(make, x, name, plan, stride, new_shape, norm):
 
 NETWORKS = {"lenet5": lenet5, "selu_cnn": stacked, "separable_cnn": separable,
             "tf2_resnet18": resnet18, "monkey_cnn": monkey, "tf2_vgg16": vgg16,
-            "resnet50": resnet50}
+            "resnet50": resnet50, "mobilenet_v2": mobilenet_v2}
 # Fields of our own networks whose variant here is not the published one: torch pads
 # both sides equally, or in a separate layer.
-FIELDS = {"tf2_resnet18": {"padding": "symmetric"}}
+FIELDS = {"tf2_resnet18": {"padding": "symmetric"},
+          "mobilenet_v2": {"padding": "symmetric"}}

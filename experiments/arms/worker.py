@@ -5,6 +5,8 @@ line of JSON. It sleeps while another worker computes, so that arms can be inter
 without sharing a process.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import platform
@@ -12,7 +14,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -60,8 +62,23 @@ class Worker:
             self.process.stdin.close()
 
 
-def serve(setup: dict, commands: dict[str, Callable[[int], None]]) -> None:
-    """Prints `setup`, then runs the commands it reads; each blocks until it is done."""
+@contextlib.contextmanager
+def compiling_alone(file: str) -> Iterator[None]:
+    """Waits while another worker with the same `file` compiles.
+
+    Workers may start together, but compilers of a GPU time their choices.
+    """
+    with open(f"{file}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def serve(setup: dict, commands: dict[str, Callable[[int], None]],
+          device_peak_mb: Callable[[], float | None] = lambda: None) -> None:
+    """Prints `setup`, then runs the commands it reads; each blocks until it is done.
+
+    device_peak_mb: the peak memory of a device, None where nothing counts it.
+    """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to stderr
 
@@ -74,8 +91,8 @@ def serve(setup: dict, commands: dict[str, Callable[[int], None]]) -> None:
         begun = time.perf_counter()
         commands[name](int(count))
         seconds = (time.perf_counter() - begun) / int(count)
-        answer(seconds=seconds, peak_mb=resource.getrusage(
-            resource.RUSAGE_SELF).ru_maxrss / 1024)
+        answer(seconds=seconds, device_peak_mb=device_peak_mb(),
+               peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 class FirstUse:

@@ -50,6 +50,8 @@ UNDRAWN = {"--config.model.conv=im2col", "--config=configs/multilabel.py",
 ELSEWHERE = {
     "--profile_steps": ("tests/training/test_profiler.py", "profile_steps=("),
     "--roofline": ("tests/networks/test_summary.py", "roofline.peak_of("),
+    "experiments/device_check.py": (
+        "tests/experiments/test_device_check.py", "device_check.main("),
     "experiments/tpu_compile.py": (
         "tests/experiments/test_tpu_compile.py", "tpu_compile.main("),
     "configs/folder.py": (

@@ -16,62 +16,15 @@ import pytest
 from tests.support.quick_compile import quick_jit
 
 from cnn_jax import networks, ops
-from cnn_jax.data.scaling import Scaling
 from cnn_jax.layers import Layers
 from cnn_jax.networks import CifarResNet, DenseNet, PreActResNet, ResNet
-from cnn_jax.networks.inputs import smallest_size
-from cnn_jax.training.recipe import abstract_state, create_recipe
-from cnn_jax.training.steps import (Batch, Recipe, eval_step, predict_logits,
-                                    train_step)
-from cnn_jax.data.info import DataInfo
-from configs import default
+from cnn_jax.training.steps import eval_step, predict_logits, train_step
+from experiments.device.networks import (CLASSES, EXAMPLES, drawn_batch, drawn_state,
+                                         recipe_of, smallest_shape)
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES, CLASSES = 4, 3
 EAGER = (ResNet, PreActResNet, CifarResNet, DenseNet)
-PER_PIXEL = {"shapes_fcn"}  # a label for every pixel
-
-
-def recipe_of(name: str, shape: tuple[int, int, int], dtype: str) -> Recipe:
-    """Makes the recipe of a run with the config `model.name=NAME`."""
-    config = default.get_config()
-    config.dtype, config.batch_size = dtype, EXAMPLES
-    config.model.name, config.model.conv, config.model.pool = name, "lax", "lax"
-    config.optimizer.name, config.optimizer.learning_rate = "sgd", 0.5
-    parts = {"train": EXAMPLES, "validation": EXAMPLES, "test": EXAMPLES}
-    return create_recipe(config, DataInfo("drawn", "here", shape, tuple("abc"),
-                                          Scaling(127.5, 1 / 127.5), parts, ""))
-
-
-def smallest_shape(name: str) -> tuple[int, int, int]:
-    """Returns (H, W, C) of the smallest images that the network takes."""
-    row = networks.NETWORKS[name]
-    if name in PER_PIXEL:
-        return 4, 4, row.input_shape[2]
-    fields = {}
-    if isinstance(row.fields.get("blocks"), tuple):  # repetitions keep the size
-        fields["blocks"] = (1,) * len(row.fields["blocks"])
-    model = networks.create(name, CLASSES, **fields)
-    side = smallest_size(model, row.input_shape[2])
-    return side, side, row.input_shape[2]
-
-
-def drawn(shapes):
-    """Draws parameters and statistics by NumPy: JAX would compile for each shape.
-
-    Gammas are small so that a thousand residual blocks do not overflow in evaluation,
-    where the running statistics do not yet fit.
-    """
-    draw = np.random.default_rng(0)
-
-    def value(path, leaf):
-        name, shape = path[-1].key, leaf.shape
-        if name in ("scale", "var"):
-            return np.full(shape, 0.3 if name == "scale" else 1, np.float32)
-        spread = np.sqrt(1 / max(1, np.prod(shape[:-1])))
-        return np.float32(draw.normal(0, spread, shape))
-    return jax.tree_util.tree_map_with_path(value, shapes)
 
 
 def described(tree):
@@ -93,20 +46,12 @@ def both_steps(state, batch, recipe):
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_a_training_step_and_an_evaluation_in_both_dtypes(name):
     shape = smallest_shape(name)
-    draw = np.random.default_rng(1)
-    per_label = (EXAMPLES, *shape[:2]) if name in PER_PIXEL else (EXAMPLES,)
-    batch = Batch(jnp.asarray(draw.integers(0, 256, (EXAMPLES, *shape)), jnp.uint8),
-                  jnp.asarray(draw.integers(0, CLASSES, per_label)),
-                  jnp.ones(EXAMPLES), jnp.arange(EXAMPLES))
+    batch = drawn_batch(name, shape)
+    per_label = batch.label.shape
     trees = []
     for dtype in ("float32", "bfloat16"):
         recipe = recipe_of(name, shape, dtype)
-        state = abstract_state(recipe, shape)
-        params = drawn(state.params)
-        state = state.replace(
-            step=jnp.zeros((), jnp.int32), params=params,
-            batch_stats=drawn(state.batch_stats),
-            opt_state=recipe.optimizer.init(params))
+        state = drawn_state(recipe, shape)
         steps = functools.partial(both_steps, recipe=recipe)
         if networks.NETWORKS[name].constructor not in EAGER:
             steps = quick_jit(steps)

@@ -1,0 +1,193 @@
+"""Images/s of training and peak memory, beside plain Flax and torch in the same run.
+
+All arms train the same network from the same parameters on the same images, by SGD
+with momentum (`experiments/arms`). Each arm is a process; they compute in turn, A B C A
+B C, and their logits must agree first.
+"""
+
+import concurrent.futures
+import importlib.metadata
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.arms.worker import Worker, command
+
+ROUNDS, TURN = 7, 0.3  # times of each arm, s of each
+LEAST_SECONDS = 90.0   # a network is begun if so many are left
+AGREEMENT = 0.2        # max |a - b| of bfloat16 logits / their standard deviation
+OURS, FLAX = "cnn_jax", "plain Flax"
+EAGER, COMPILED = "torch", "torch.compile"
+TAPS = "depthwise by taps"
+
+
+class Network(NamedTuple):
+    """What is trained, and by which arms beside ours, plain Flax and torch."""
+
+    network: str
+    batch: int
+    image: tuple[int, int, int]
+    classes: int = 10
+    steps: tuple[int, ...] = (8, 64)  # of a call, beside 1
+    taps: bool = False                # whether depthwise convolutions are compared
+    # {arm: how many times as fast as it ours should be}
+    targets: dict[str, float] = {}
+
+
+LARGE, SMALL = {COMPILED: 1.0}, {EAGER: 3.0}
+NETWORKS = {
+    "ResNet-50": Network("resnet50", 256, (224, 224, 3), 1000, (), False, LARGE),
+    "separable CNN": Network("separable_cnn", 512, (28, 28, 1), taps=True,
+                             targets=SMALL),
+    "CIFAR ResNet-18": Network("tf2_resnet18", 512, (32, 32, 3)),
+    "SELU CNN": Network("selu_cnn", 512, (28, 28, 1), targets=SMALL),
+    "MobileNetV2": Network("mobilenet_v2", 256, (224, 224, 3), 1000, (8,), True),
+    "LeNet-5": Network("lenet5", 512, (28, 28, 1), targets=SMALL),
+}
+NETWORKS_SMALL = {"LeNet-5": Network("lenet5", 8, (28, 28, 1), steps=(2,))}
+
+
+def without_torch(platform: str) -> str:
+    """Says why torch is no arm on this platform; '' where it is."""
+    if not find_spec("torch"):
+        return "torch is not installed"
+    number = importlib.metadata.version("torch")
+    if platform != "cpu" and (platform != "gpu" or number.endswith("+cpu")):
+        return f"torch {number} does not use this {platform}"
+    return ""
+
+
+def arms(row: Network, platform: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Returns {arm: (module of `experiments/arms`, its arguments)}."""
+    made: dict[str, tuple[str, dict[str, Any]]] = {
+        OURS: ("in_jax", {"plain": False, "steps": row.steps}),
+        FLAX: ("in_jax", {"plain": True})}
+    if row.taps:
+        made[TAPS] = ("in_jax", {"plain": False, "conv": TAPS})
+    if not without_torch(platform):
+        device = {"device": "cuda" if platform == "gpu" else "cpu"}
+        made |= {EAGER: ("in_torch", device),
+                 COMPILED: ("in_torch", device | {"compiled": True})}
+    return made
+
+
+def check(title: str, row: Network, platform: str) -> dict[str, Any]:
+    """Times all arms on one network; returns a row."""
+    workers: dict[str, Worker] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder) / "arrays.npz")
+        network = {"network": row.network, "classes": row.classes}
+        line, environment = command("start", **network, image=row.image,
+                                    batch=row.batch, file=file)
+        subprocess.run(line, env=environment, check=True)
+        try:
+            workers, failed = started(arms(row, platform), network | {
+                "file": file, "dtype": "bfloat16"})
+            wrong = [*failed, *disagreements({
+                name: worker.setup for name, worker in workers.items()})]
+            seconds = in_turn(programs(workers, row.steps))
+            memory = {name: worker.run("train") for name, worker in workers.items()}
+        finally:
+            for worker in workers.values():
+                worker.close()
+    images = {name: [row.batch / s for s in times] for name, times in seconds.items()}
+    return {"name": f"{title}, batch {row.batch}", "images_per_second": images,
+            "targets": row.targets,
+            "versions": sorted({w.setup["version"] for w in workers.values()}),
+            "compile_s": {name: w.setup["compile_s"] for name, w in workers.items()
+                          if "compile_s" in w.setup},
+            "temporary_mb": {name: w.setup["temporary_mb"]
+                             for name, w in workers.items()
+                             if "temporary_mb" in w.setup},
+            "peak_mb": {name: found["device_peak_mb"] or found["peak_mb"]
+                        for name, found in memory.items()},
+            "wrong": "; ".join(wrong)}
+
+
+def started(arms: dict[str, tuple[str, dict[str, Any]]],
+            given: dict[str, Any]) -> tuple[dict[str, Worker], list[str]]:
+    """Starts all workers at a time; returns them, and a line for each that ended."""
+    with concurrent.futures.ThreadPoolExecutor(len(arms)) as pool:
+        jobs = {name: pool.submit(Worker, module, {}, **given, **arguments)
+                for name, (module, arguments) in arms.items()}
+    failed = [f"{name}: {str(job.exception()).splitlines()[-1]}"
+              for name, job in jobs.items() if job.exception()]
+    return {name: job.result() for name, job in jobs.items()
+            if not job.exception()}, failed
+
+
+def disagreements(setups: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Yields a line for each arm that has other parameters or logits than ours."""
+    if OURS not in setups:
+        return
+    ours = setups[OURS]
+    expected = np.array(ours["logits"])
+    for name, theirs in setups.items():
+        apart = np.abs(np.array(theirs["logits"]) - expected).max() / expected.std()
+        if theirs["params"] != ours["params"] or not apart <= AGREEMENT:
+            yield (f"{name}: {theirs['params']} parameters, logits {apart:.2f} apart; "
+                   f"ours have {ours['params']}, at most {AGREEMENT} apart")
+        if not np.isfinite(theirs["losses"]).all():
+            yield f"{name}: losses {theirs['losses']}"
+
+
+def programs(workers: dict[str, Worker], steps: tuple[int, ...]
+             ) -> dict[str, tuple[Worker, str, int]]:
+    """Lists what is timed: {name: (worker, its command, steps of a call)}."""
+    made = {}
+    for name, worker in workers.items():
+        made[name] = (worker, "train", 1)
+        if name == OURS:
+            made |= {f"{OURS}, {n} steps a call": (worker, f"train{n}", n)
+                     for n in steps}
+    return made
+
+
+def in_turn(programs: dict[str, tuple[Worker, str, int]]) -> dict[str, list[float]]:
+    """Times the programs A B C A B C; returns the seconds of a step in each round."""
+    counts = {}
+    for name, (worker, run, _) in programs.items():
+        worker.run(run)  # the first call of a program is slower
+        counts[name] = max(1, int(TURN / worker.run(run)["seconds"]))
+    times: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(ROUNDS):
+        for name, (worker, run, steps) in programs.items():
+            times[name].append(worker.run(run, counts[name])["seconds"] / steps)
+    return times
+
+
+def check_all(small: bool, platform: str, deadline: float) -> Iterator[dict[str, Any]]:
+    """Yields a row for each network, whether the deadline leaves time for it or not."""
+    for title, row in (NETWORKS_SMALL if small else NETWORKS).items():
+        if deadline - time.monotonic() < LEAST_SECONDS:
+            yield {"name": title, "not_reached": True, "wrong": ""}
+            continue
+        try:
+            yield check(title, row, platform)
+        except Exception as error:  # the other networks go on, and the exit code is 1
+            yield {"name": title, "wrong": f"{type(error).__name__}: {error}"}
+
+
+def lines(row: dict[str, Any]) -> Iterator[str]:
+    """Formats a row of the table: each arm's images/s, and ours / it."""
+    medians = {name: float(np.median(rates))
+               for name, rates in row["images_per_second"].items()}
+    best = max((rate for name, rate in medians.items() if name.startswith(OURS)),
+               default=float("nan"))
+    for name, rates in row["images_per_second"].items():
+        low, high = np.percentile(rates, (25, 75))
+        text = (f"  {name:<26}{medians[name]:>11,.0f} images/s ({low:,.0f} - "
+                f"{high:,.0f})")
+        if not name.startswith(OURS):
+            text += f"   ours at best {best / medians[name]:.2f} times as fast"
+        if name in row["targets"]:
+            text += f" (target {row['targets'][name]:.1f})"
+        if name in row["peak_mb"]:
+            text += f"   peak {row['peak_mb'][name]:,.0f} MB"
+        yield text

@@ -1,0 +1,213 @@
+"""Does everything work on this GPU, and how fast? One command, 8 minutes at most.
+
+    python experiments/device_check.py             on a GPU
+    python experiments/device_check.py --small     on a CPU, made small: 5 minutes
+
+operations   every operation and its gradients, beside float64 on the CPU
+networks     a training step of every registered network, beside the CPU
+training     LeNet-5 on digits: its accuracy; stop, kill and resume; the same seed
+             again; with and without --xla_gpu_deterministic_ops: which bits agree
+speed        images/s of training in bfloat16 and peak memory, beside plain Flax and,
+             where it is installed, torch (eager and torch.compile, channels_last)
+
+It needs no network. It writes device_check.json and device_check.txt to --out. Exit
+code 1 if a check fails. What does not fit into --minutes is listed as not reached, and
+is no failure. A speed below its target is none either. The processes that are compared
+share the memory of the GPU: ResNet-50 with 256 images needs about 80 GB.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+if __name__ == "__main__":  # GPU memory is shared with the other processes
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import jax  # noqa: E402
+
+from cnn_jax import networks as registry  # noqa: E402
+from cnn_jax.errors import InputError, RunError  # noqa: E402
+from experiments.device import networks, operations, speed, training  # noqa: E402
+from experiments.measuring import make_out, ran_on, run_script  # noqa: E402
+
+Row = dict[str, Any]
+PARTS = ("operations", "networks", "training", "speed")
+SHARES = {"operations": 0.15, "networks": 0.25}  # of the time, at most
+MOST_WORKERS = 8  # a GPU has memory for so many processes
+SMALL_OPERATIONS = ("conv lax", "depthwise", "batch_norm", "max_pool lax", "dense")
+SMALL_NETWORKS = ("lenet5", "mobilenet_v2", "cifar_resnet20")
+
+
+def attempt(check: Callable[..., Row], name: str, *arguments: Any) -> Row:
+    """Runs a check on this process's first device; an error is a row that is wrong."""
+    begun = time.perf_counter()
+    try:
+        row = check(name, *arguments, jax.devices()[0])
+    except Exception as error:  # the other checks go on, and the exit code is 1
+        lines = str(error).splitlines() or [""]
+        row = {"name": name, "wrong": f"{type(error).__name__}: {lines[0]}"}
+    return row | {"seconds": time.perf_counter() - begun}
+
+
+def in_parallel(check: Callable[..., Row], problems: list[tuple], workers: int,
+                deadline: float) -> Iterator[Row]:
+    """Yields a row for each problem, those that the deadline leaves out included."""
+    if workers == 1:
+        for problem in problems:
+            yield (attempt(check, *problem) if time.monotonic() < deadline
+                   else not_reached(problem))
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context)
+    jobs = {pool.submit(attempt, check, *problem): problem for problem in problems}
+    _, left = concurrent.futures.wait(jobs, max(0.0, deadline - time.monotonic()))
+    processes = multiprocessing.active_children()
+    pool.shutdown(wait=not left, cancel_futures=True)
+    if left:  # they may compile for minutes
+        for process in processes:
+            process.kill()
+    for job, problem in jobs.items():
+        if job in left:
+            yield not_reached(problem)
+        elif job.exception():
+            yield {"name": problem[0], "wrong": f"its process ended: {job.exception()}"}
+        else:
+            yield job.result()
+
+
+def not_reached(problem: tuple) -> Row:
+    return {"name": " ".join(map(str, problem)), "not_reached": True, "wrong": ""}
+
+
+def operation_rows(small: bool, workers: int, deadline: float) -> Iterable[Row]:
+    problems = [(name, shape) for shape in operations.SHAPES[:1 if small else None]
+                for name in (SMALL_OPERATIONS if small else operations.names())]
+    return in_parallel(operations.check, problems, workers, deadline)
+
+
+def network_rows(small: bool, workers: int, deadline: float) -> Iterable[Row]:
+    groups = networks.shared(SMALL_NETWORKS if small else registry.NETWORKS)
+    for row in in_parallel(networks.check, [(name,) for name in groups], workers,
+                           deadline):
+        yield row | {"name": ", ".join(groups[row["name"]])}
+
+
+def line(part: str, row: Row) -> str:
+    """Formats a row; what is wrong stands first."""
+    if row.get("not_reached"):
+        return f"  not reached: {row['name']}"
+    head = f"  {'WRONG' if row['wrong'] else 'ok':<6}{row['name']}"
+    if row["wrong"]:
+        head += f": {row['wrong']}"
+    if "errors" in row:
+        head = f"{head:<52}" + "   ".join(
+            f"{name} {error:.1e}" for name, error in row["errors"].items())
+    elif "rounding" in row:
+        head += (f"   update {row['error']:.1e} from the CPU's, a changed bit "
+                 f"{row['rounding']:.1e}")
+    elif "accuracy" in row:
+        head += f" {row['accuracy']:.4f}"
+    elif "same_bits" in row:
+        head += f"   {'the same bits' if row['same_bits'] else 'OTHER BITS'}"
+    elif "images_per_second" in row:
+        head = "\n".join([head, *speed.lines(row)])
+    return head
+
+
+def table(facts: Row) -> str:
+    """Formats all parts, with a count of each on top."""
+    parts = facts["parts"]
+    rows = [(part, row) for part in parts for row in parts[part]]
+    wrong = sum(bool(row["wrong"]) for _, row in rows)
+    left = sum(bool(row.get("not_reached")) for _, row in rows)
+    head = [facts["command"], f"{facts['device']}; {facts['machine']}; " + ", ".join(
+                f"{name} {number}" for name, number in facts["versions"].items()),
+            f"{len(rows) - wrong - left} ok, {wrong} wrong, {left} not reached in "
+            f"{facts['seconds']:.0f} s", *facts["notes"]]
+    for part in parts:
+        head += ["", f"{part} ({facts['part_seconds'][part]:.0f} s)",
+                 *(line(part, row) for row in parts[part])]
+    return "\n".join(head) + "\n"
+
+
+def rows_of(part: str, flags: argparse.Namespace, workers: int, begun: float,
+            on_gpu: bool) -> Iterable[Row]:
+    """Makes the rows of a part."""
+    end = begun + 60 * flags.minutes
+    share = time.monotonic() + SHARES.get(part, 1.0) * 60 * flags.minutes
+    if part == "operations":
+        return operation_rows(flags.small, workers, share)
+    if part == "networks":
+        return network_rows(flags.small, workers, share)
+    if part == "training":
+        runs = flags.out / "runs"
+        shutil.rmtree(runs, ignore_errors=True)
+        return training.check(runs, flags.small, must_be_exact=not on_gpu)
+    return speed.check_all(flags.small, jax.default_backend(), end)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true",
+                        help="few and small checks, on any device")
+    parser.add_argument("--part", nargs="+", default=[*PARTS], metavar="PART",
+                        help=f"of {', '.join(PARTS)}; by default all")
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--workers", type=int, default=None,
+                        help="processes for operations and networks; by default half "
+                             f"of the cores, at most {MOST_WORKERS}")
+    parser.add_argument("--out", type=Path, default=Path("runs/device_check"))
+    flags = parser.parse_args(argv)
+    begun = time.monotonic()
+    if unknown := {*flags.part} - {*PARTS}:
+        raise InputError(f"--part={sorted(unknown)[0]} is not known; there are "
+                         f"{', '.join(PARTS)}")
+    if flags.minutes <= 0:
+        raise InputError(f"--minutes={flags.minutes:g} must be more than 0")
+    if flags.workers is not None and flags.workers < 1:
+        raise InputError(f"--workers={flags.workers} must be at least 1")
+    on_gpu = jax.default_backend() == "gpu"
+    if jax.default_backend() == "cpu" and not flags.small:
+        raise InputError("JAX finds no GPU here, only a CPU: pip install 'jax[cuda12]' "
+                         "where there is one, or try --small")
+    flags.out = flags.out.absolute()
+    make_out(flags.out)
+    workers = flags.workers or (1 if flags.small else max(
+        1, min(MOST_WORKERS, (os.cpu_count() or 1) // 2)))
+    facts: Row = ran_on() | {
+        "command": " ".join(["python experiments/device_check.py", *(
+            sys.argv[1:] if argv is None else argv)]),
+        "notes": [f"{reason}: its columns are left out"] if (
+            reason := speed.without_torch(jax.default_backend())) else [],
+        "parts": {}, "part_seconds": {}}
+    for part in (part for part in PARTS if part in flags.part):
+        part_begun = time.monotonic()
+        facts["parts"][part] = rows = []
+        for row in rows_of(part, flags, workers, begun, on_gpu):
+            rows.append(row)
+            print(line(part, row), flush=True)
+        facts["part_seconds"][part] = time.monotonic() - part_begun
+        facts["seconds"] = time.monotonic() - begun
+        (flags.out / "device_check.json").write_text(json.dumps(facts, indent=1) + "\n")
+        (flags.out / "device_check.txt").write_text(table(facts))
+    print("\n".join(table(facts).splitlines()[:3 + len(facts["notes"])]))
+    wrong = [row["name"] for rows in facts["parts"].values() for row in rows
+             if row["wrong"]]
+    if wrong:
+        raise RunError(f"{len(wrong)} checks failed, the first is {wrong[0]}; see "
+                       f"{flags.out / 'device_check.txt'}")
+
+
+if __name__ == "__main__":
+    run_script(main)

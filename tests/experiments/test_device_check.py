@@ -1,0 +1,179 @@
+"""The check of a device: each part made small, its table, its exit codes."""
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from cnn_jax import networks as registry
+from cnn_jax.errors import InputError, RunError
+from experiments import device_check
+from experiments.device import networks, operations, speed, training
+
+ROOT = Path(__file__).parents[2]
+CPU = jax.devices("cpu")[0]
+
+
+@pytest.mark.parametrize("name", ["dense", "max_pool disjoint lax"])
+def test_an_operation_is_within_its_tolerances(name):
+    row = operations.check(name, operations.SHAPES[0], CPU)
+    assert row["wrong"] == "" and set(row["errors"]) == set(operations.PRECISIONS)
+    assert row["errors"]["float32"] < 1e-6 and row["errors"]["bfloat16"] < 0.02
+
+
+def test_a_wrong_operation_is_seen(monkeypatch):
+    def off(x):
+        return x * (1 if x.dtype == np.float64 else 1.001)
+    monkeypatch.setattr(operations, "cases", lambda shape: {
+        "off": (off, (operations.normal(0, *shape),))})
+    row = operations.check("off", (2, 3), CPU)
+    assert "in float32, highest, at most 0.0001" in row["wrong"]
+    assert row["errors"]["float32"] == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_a_training_step_is_near_that_of_the_cpu(monkeypatch):
+    monkeypatch.setattr(networks, "SIDE", 28)
+    row = networks.check("lenet5", CPU)
+    assert row["wrong"] == "" and row["error"] < 1e-5 and 0 < row["rounding"] < 1e-4
+    update, = networks.faults(row | {"error": 1e-3, "rounding": 1e-5})
+    loss, = networks.faults(row | {"loss": 1.01 * row["loss_cpu"]})
+    assert "1.0e-03 from the CPU's, at most 4.0e-04" in update and "loss" in loss
+    assert len([*networks.faults(row | {"error": np.nan, "loss": np.nan})]) == 2
+
+
+def test_names_with_one_program_share_it():
+    groups = networks.shared(registry.NETWORKS)
+    assert sorted(sum(groups.values(), [])) == sorted(registry.NETWORKS)
+    assert groups["resnet50"] == ["resnet50", "resnet101", "resnet152"]
+    assert groups["resnet18"] == ["resnet18", "resnet34"]
+    assert groups["mobilenet_v2"] == ["mobilenet_v2"]
+
+
+# Writes rows as main.py does; ends by SIGTERM with 143; ends by itself with results.
+RUN = """
+import json, signal, sys, time
+from pathlib import Path
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+flags = dict(word.lstrip("-").split("=") for word in sys.argv[1:])
+folder = Path(flags["workdir"])
+with open(folder / "metrics.jsonl", "a") as file:
+    for step in range(41 * int(flags["config.epochs"])):
+        print(json.dumps({"step": step}), file=file, flush=True)
+        time.sleep(0.002)
+(folder / "results.json").write_text(json.dumps(
+    {"params_sha256": folder.name[:1], "test_accuracy": 0.98, "devices": ["cpu"]}))
+"""
+
+
+def test_training_is_stopped_killed_and_compared(monkeypatch, tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    monkeypatch.setattr(training, "COMMAND", [sys.executable, "-S", str(script)])
+    monkeypatch.setattr(training, "EPOCHS_SMALL", 2)
+    rows = training.check(tmp_path / "small", True, must_be_exact=True)
+    assert [(row["name"], row.get("same_bits")) for row in rows] == [
+        ("default: accuracy", None), ("default: kept", False),
+        ("default: resumed", False)]
+    assert rows[0] | {"wrong": ""} == rows[0] and rows[0]["accuracy"] == 0.98
+    assert {row["wrong"] for row in rows[1:]} == {"other bits than whole"}
+    ends = training.train(tmp_path / "ends", 1, {}, stop=10_000)
+    assert ends.startswith("exit code 0 of a run")
+
+
+class FakeWorker:
+    def __init__(self, seconds, **setup):
+        self.seconds, self.setup = seconds, setup
+
+    def run(self, name, count=1):
+        return {"seconds": self.seconds * (int(name[5:] or 1) if name[5:] else 1)}
+
+
+def test_arms_are_timed_in_turn_and_must_agree():
+    workers = {speed.OURS: FakeWorker(0.01), speed.FLAX: FakeWorker(0.02)}
+    seconds = speed.in_turn(speed.programs(workers, (8,)))
+    assert {name: times[0] for name, times in seconds.items()} == {
+        speed.OURS: 0.01, f"{speed.OURS}, 8 steps a call": 0.01, speed.FLAX: 0.02}
+    ours = {"params": 3, "logits": [[0.0, 1.0]], "losses": [1.0]}
+    setups = {speed.OURS: ours, speed.FLAX: ours | {"logits": [[0.0, 2.0]]},
+              speed.EAGER: ours | {"losses": [float("nan")]}}
+    apart, infinite = speed.disagreements(setups)
+    assert "logits 2.00 apart" in apart and infinite.startswith("torch: losses")
+
+
+FOUND = {
+    "operations": [
+        {"name": "dense", "errors": {"float32": 2e-7}, "wrong": ""},
+        {"name": "conv", "errors": {"float32": 1.0}, "wrong": "error 1"}],
+    "networks": [{"name": "lenet5", "error": 1e-6, "rounding": 2e-6, "wrong": ""},
+                 {"name": "vgg16", "not_reached": True, "wrong": ""}],
+    "training": [{"name": "default: kept", "same_bits": False, "wrong": ""}],
+    "speed": [{"name": "LeNet-5, batch 8", "wrong": "", "peak_mb": {"torch": 1500},
+               "images_per_second": {"cnn_jax": [100.0], "torch": [50.0]},
+               "targets": {"torch": 3.0}}]}
+
+
+def test_the_table_and_exit_code_1(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(device_check, "rows_of", lambda part, *_: FOUND[part])
+    with pytest.raises(RunError, match="1 checks failed, the first is conv"):
+        device_check.main(["--small", f"--out={tmp_path}"])
+    text = (tmp_path / "device_check.txt").read_text()
+    assert "4 ok, 1 wrong, 1 not reached" in text and "not reached: vgg16" in text
+    assert "WRONG conv: error 1" in text and "OTHER BITS" in text
+    assert "2.00 times as fast (target 3.0)   peak 1,500 MB" in text
+    assert json.loads((tmp_path / "device_check.json").read_text())["parts"] == FOUND
+    device_check.main(["--small", f"--out={tmp_path}", "--part", "networks"])
+
+
+@pytest.mark.parametrize("flags, answer", [
+    ([], "JAX finds no GPU here"), (["--small", "--part", "speeds"], "speeds"),
+    (["--small", "--minutes=0"], "more than 0"),
+    (["--small", "--workers=0"], "at least 1")])
+def test_what_is_refused(flags, answer, tmp_path):
+    with pytest.raises(InputError, match=answer):
+        device_check.main([*flags, f"--out={tmp_path}"])
+
+
+def test_an_error_and_the_deadline_are_rows():
+    def broken(name, device):
+        raise ValueError("no such kernel")
+    late = time.monotonic() - 1
+    rows = [*device_check.in_parallel(broken, [("a",)], 1, late + 60),
+            *device_check.in_parallel(broken, [("b", (1, 2))], 1, late)]
+    assert rows[0]["wrong"] == "ValueError: no such kernel"
+    assert rows[1] == {"name": "b (1, 2)", "not_reached": True, "wrong": ""}
+
+
+def test_torch_is_an_arm_where_it_uses_the_device(monkeypatch):
+    row = speed.NETWORKS["MobileNetV2"]
+    monkeypatch.setattr(speed, "find_spec", lambda name: None)
+    assert len(speed.arms(row, "gpu")) == 3
+    monkeypatch.setattr(speed, "find_spec", lambda name: SimpleNamespace())
+    for number, platform, count in (("2.0+cpu", "gpu", 3), ("2.0", "gpu", 5),
+                                    ("2.0", "tpu", 3), ("2.0+cpu", "cpu", 5)):
+        monkeypatch.setattr(importlib.metadata, "version",
+                            lambda name, number=number: number)
+        made = speed.arms(row, platform)
+        assert len(made) == count
+        assert made.get(speed.EAGER, ("", {"device": ""}))[1]["device"] in (
+            "", "cuda" if platform == "gpu" else "cpu")
+
+
+@pytest.mark.slow
+def test_all_parts_made_small(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "experiments/device_check.py", "--small", "--minutes=30",
+         f"--out={tmp_path}"], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    parts = json.loads((tmp_path / "device_check.json").read_text())["parts"]
+    assert {part: len(rows) for part, rows in parts.items()} == {
+        "operations": 5, "networks": 3, "training": 3, "speed": 1}
+    assert all(row["same_bits"] for row in parts["training"][1:])
+    rates, = (row["images_per_second"] for row in parts["speed"])
+    assert {"cnn_jax", "cnn_jax, 2 steps a call", "plain Flax"} <= rates.keys()
