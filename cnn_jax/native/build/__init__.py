@@ -175,7 +175,7 @@ def build(onednn: OneDNN, force: bool = False) -> Path:
 def _compile(onednn: OneDNN, path: Path) -> None:
     """Compiles the sources in parallel and renames the library when it is complete."""
     for stale in path.parent.glob(".building-*"):  # of a process that was killed
-        shutil.rmtree(stale)
+        shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".building-") as temporary:
         folder = Path(temporary)
         objects = [folder / f"{source.stem}.o" for source in SOURCES]
