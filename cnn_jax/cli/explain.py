@@ -36,8 +36,9 @@ def out_of_memory(error: Exception) -> str | None:
     text = str(error)
     if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text):
         return None
-    size = re.search(r"allocat\w* ([\d.,]+ ?[KMGT]?i?B|[\d,]+ bytes)", text)
-    asked = f" ({size[1]} were asked for)" if size else ""
+    size = re.search(r"allocat\w* (?:([\d.,]+ ?[KMGT]?i?B)|([\d,]+) bytes)", text)
+    amount = size and (size[1] or f"{int(size[2].replace(',', '')) / 2**30:,.1f} GiB")
+    asked = f" ({amount} were asked for)" if amount else ""
     return (f"out of memory{asked}: use a smaller config.batch_size, with "
             "config.optimizer.accumulate_steps to keep its effect, or "
             "config.model.remat=true, a smaller config.data.image_size, "

@@ -94,8 +94,8 @@ def test_without_the_packages_one_line_says_what_to_install():
 @pytest.mark.parametrize("error, fact", [
     (MemoryError("Unable to allocate 18.6 GiB for an array with shape (5000000000,)"),
      "18.6 GiB"),
-    (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123456 bytes."),
-     "123456 bytes"),
+    (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 40448528592 bytes."),
+     "37.7 GiB"),
     (RuntimeError("RESOURCE_EXHAUSTED: Allocation failed."), "batch_size")])
 def test_out_of_memory_errors_name_a_remedy(error, fact):
     reason = explain.out_of_memory(error)
