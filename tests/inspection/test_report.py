@@ -296,6 +296,9 @@ def test_durations_and_standard_errors():
     assert [report.duration(s) for s in (12.34, 250, 3600 * 3 + 299)] == [
         "12.3 s", "4 min 10 s", "3 h 4 min"]
     assert report.precision(0.5, 100) == "100 images, standard error 5.00%"
+    assert "12 images" in report.precision(1.0, 12)
+    assert "above 77.9%" in report.precision(1.0, 12)  # 0.779^12 = 0.05
+    assert "below 22.1%" in report.precision(0.0, 12)
 
 
 def test_templates_are_in_the_package():

@@ -205,7 +205,14 @@ def fact(name: str, value: str, note: str = "") -> Fact:
 
 def precision(share: float, count: int) -> str:
     """Returns the standard error of a share of independent images: sqrt(p (1 - p) / n).
+
+    That is 0 where all of them are right, or none. There it returns the one-sided 95 %
+    bound of Clopper and Pearson, 0.05^(1 / n) or 1 minus that.
     """
+    if share in (0, 1):
+        bound = 0.05 ** (1 / count)
+        side = f"above {bound:.1%}" if share else f"below {1 - bound:.1%}"
+        return f"{count:,} images, {side} with 95% confidence"
     error = math.sqrt(share * (1 - share) / count)
     return f"{count:,} images, standard error {error:.2%}"
 
