@@ -103,7 +103,8 @@ def all_of(what: str, device: jax.Device, tmp_path: Path,
     command = f"{WITH_CONFIG}configs/lenet.py" if what == "quickstart.ipynb" else what
     if "PHOTOS" in command:
         picture_folder(tmp_path / "photos", ["a", "b", "c"], 128)
-        command = command.replace("PHOTOS", str(tmp_path / "photos"))
+        command = (command.replace("PHOTOS", str(tmp_path / "photos"))
+                   + " --config.data.validation=0.25 --config.data.test=0.25")
     made = steps_of(config_of(command, monkeypatch), device)
     return {name: (program.step, program.arguments) for name, program in made.items()}
 
