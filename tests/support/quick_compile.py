@@ -18,9 +18,11 @@ CHOOSES_EMITTERS = jax.__version_info__ < (0, 11)
 # Without the emitters, two programs of one formula may round differently. These options
 # fuse as by default, for tests that compare bits.
 FUSED = {"xla_cpu_use_fusion_emitters": True} if CHOOSES_EMITTERS else {}
+# Other tests use the other cores, so a program is not split to compile in parallel.
 QUICK_FLAGS = ("--xla_backend_optimization_level=0 "
                "--xla_llvm_disable_expensive_passes=true"
-               + " --xla_cpu_use_fusion_emitters=false" * CHOOSES_EMITTERS)
+               + (" --xla_cpu_use_fusion_emitters=false"
+                  " --xla_cpu_parallel_codegen_split_count=1") * CHOOSES_EMITTERS)
 
 
 def flags_for(devices: int) -> str:

@@ -20,6 +20,7 @@ CHANGES = {
     "model.name": "lenet5", "data.name": "shapes_multilabel", "data.split": "first",
     "data.limit": 640, "batch_size": 32, "eval_batch_size": 300, "epochs": 6,
     "checkpoint.monitor": "val_macro_f1", "optimizer.learning_rate": 3e-3,
+    "checkpoint.every_seconds": 1e6,
     "augment.mixup": 0.1, "loss.label_smoothing": 0.05}
 
 

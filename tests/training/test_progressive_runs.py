@@ -15,7 +15,7 @@ from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
 from cnn_jax.training import recipe
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "fused", "undrawn")
+pytestmark = pytest.mark.usefixtures("compiled_once", "undrawn")
 
 STEPS = 4  # an epoch
 PLAIN = {
@@ -39,6 +39,16 @@ def streamed_crops(tmp_path_factory):
         patch.setenv("CNN_JAX_CACHE", own_cache(root / "cache"))
         yield GROWING | flags | {"epochs": 3, "batch_size": 3, "data.stream": True,
                                  "augment.crop_scale": (0.3, 1.0)}
+
+
+# Before the fixture `fused`, since it compares runs of the same programs.
+def test_streamed_crops_resume_in_mid_growth_with_the_same_bits(
+        streamed_crops, tmp_path):
+    whole = tmp_path / "whole"
+    training.run(tiny(streamed_crops), whole, quiet=True)
+    workdir = killed_after(whole, tmp_path / "run", 6)  # 4 steps an epoch
+    training.run(tiny(streamed_crops), workdir, quiet=True)
+    assert_same_run(workdir, whole)
 
 
 class Whole(NamedTuple):
@@ -99,15 +109,6 @@ def test_a_streamed_run_is_that_in_memory(whole, tmp_path):
     training.run(tiny(IN_CALLS | {"data.stream": True}), tmp_path, quiet=True)
     assert losses(tmp_path) == losses(whole)
     assert_same_run(tmp_path, whole)
-
-
-def test_streamed_crops_resume_in_mid_growth_with_the_same_bits(
-        streamed_crops, tmp_path):
-    whole = tmp_path / "whole"
-    training.run(tiny(streamed_crops), whole, quiet=True)
-    workdir = killed_after(whole, tmp_path / "run", 6)  # 4 steps an epoch
-    training.run(tiny(streamed_crops), workdir, quiet=True)
-    assert_same_run(workdir, whole)
 
 
 @pytest.mark.slow

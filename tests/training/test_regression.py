@@ -35,6 +35,7 @@ CHANGES = {
     "model.name": "baseline", "data.name": "csv", "data.split": "random",
     "data.limit": None, "data.validation": 0.2, "batch_size": 8, "epochs": 16,
     "checkpoint.monitor": "val_r2", "early_stopping.patience": None,
+    "checkpoint.every_seconds": 1e6,
     "optimizer.learning_rate": 1e-2}
 
 

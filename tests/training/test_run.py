@@ -32,6 +32,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 # A network that has learned its digits, so that predictions can be tested.
 TAUGHT = {"data.limit": None, "batch_size": 64, "epochs": 6,
+          "checkpoint.every_seconds": 1e6,
           "optimizer.learning_rate": 0.005}
 KEYS = """network dataset seed params epochs best_epoch validation_accuracy
     test_accuracy test_loss test_examples train_seconds compile_seconds
