@@ -1,4 +1,4 @@
-"""Shows and empties what is kept between runs, for --mode=caches."""
+"""Shows and empties the caches that are kept between runs, for --mode=caches."""
 
 import shutil
 
@@ -8,7 +8,7 @@ from cnn_jax.errors import InputError
 from cnn_jax.files import cache_folder
 from cnn_jax.interop.export import size_of
 
-# Name -> what is in the cache folder, and what that is
+# Name -> (pattern of its files in the cache folder, description)
 KINDS = {
     "pictures": (PICTURES, "decoded pictures of class folders"),
     "indices": ("*-cnn_jax_*.npz", "indices of shards and prepared sets"),
@@ -22,12 +22,12 @@ KINDS = {
 def caches(request: Request) -> None:
     """Prints the size of every cache; empties those that --empty names.
 
-    Everything in them is made or downloaded again when it is needed.
+    Their contents are computed or downloaded again when they are needed.
     """
     names = [name.strip() for name in request.empty.split(",") if name.strip()]
     if unknown := [name for name in names if name not in (*KINDS, "all")]:
         raise InputError(f"--empty={request.empty}: there is no cache {unknown[0]!r}; "
-                         f"there are {', '.join(KINDS)}, and all")
+                         f"known are {', '.join(KINDS)}, and all")
     folder = cache_folder()
     print(f"{folder} (CNN_JAX_CACHE sets another folder):")
     for name, (pattern, title) in KINDS.items():

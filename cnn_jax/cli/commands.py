@@ -1,4 +1,4 @@
-"""Does what `main.py` offers: one function per --mode."""
+"""Defines the commands of `main.py`: one function per --mode."""
 
 import contextlib
 import json
@@ -44,7 +44,7 @@ TAKE_OUTPUT = ("show_data", "overlays", "predict", "compare", "export", "lr_find
 
 
 def run(request: Request) -> None:
-    """Does what the command line asks for. Raises InputError or RunError."""
+    """Runs the command of a command line. Raises InputError or RunError."""
     if request.mode not in COMMANDS:
         raise InputError(
             f"--mode={request.mode} is unknown; known: {', '.join(COMMANDS)}")
@@ -78,7 +78,8 @@ def run(request: Request) -> None:
 
 
 def train(request: Request) -> None:
-    """Trains a run, or resumes it; --workdir alone resumes by the run's own config."""
+    """Trains a run, or resumes it; --workdir alone resumes with the run's own config.
+    """
     if request.config is None and request.workdir is not None:
         config = read_config(request.workdir)
     else:
@@ -108,25 +109,25 @@ def predict(request: Request) -> None:
                          f"class for each pixel, but {workdir} predicts classes of "
                          "pictures")
     unreadable: list[InputError] = []
-    answers = predictions.predict(workdir, request.paths, request.top, request.invert,
+    results = predictions.predict(workdir, request.paths, request.top, request.invert,
                                   unreadable)
-    if unreadable and not answers:
+    if unreadable and not results:
         raise InputError("; ".join(map(str, unreadable)))
     picture = None
     if task.unit == "pixel":
         with spinner("drawing"):
-            picture = predictions.draw_predictions(answers, workdir)
+            picture = predictions.draw_predictions(results, workdir)
             save(picture, path)
     if request.json:
         print(json.dumps([predictions.as_json(prediction, task)
-                          for prediction in answers], indent=2))
+                          for prediction in results], indent=2))
     else:
-        for prediction in answers:
+        for prediction in results:
             print(predictions.as_line(prediction, task))
     if picture is not None and not request.json:
         print(f"{path}: {picture.title}")
     if unreadable:
-        count = len(answers) + len(unreadable)
+        count = len(results) + len(unreadable)
         raise RunError(f"{len(unreadable)} of {count} pictures have no prediction: "
                        + "; ".join(map(str, unreadable)))
 
@@ -173,7 +174,7 @@ def compare(request: Request) -> None:
 
 
 def serve(request: Request) -> None:
-    """Serves a web page that shows the prediction for a drawn or dropped picture."""
+    """Serves a web page that predicts a drawn or dropped picture."""
     # Imported here: only this mode needs the web libraries.
     from cnn_jax.serve import server
     server.serve(required_run(request), request.host, request.port, request.invert)
@@ -183,8 +184,8 @@ def summary(request: Request) -> None:
     """Prints the layer table of a config's network; reads no data.
 
     The network has its published number of classes unless the config sets another.
-    --workdir=FOLDER also writes the table there, as text, CSV and JSON, and
-    --diagram=FILE a drawing of the network.
+    --workdir=FOLDER also writes the table there, as text, CSV and JSON. --diagram=FILE
+    also writes a drawing of the network.
     """
     config = required_config(request)
     if request.workdir is not None and (request.workdir / "config.json").exists():
@@ -215,7 +216,7 @@ def summary(request: Request) -> None:
     if request.roofline is not None:
         print(roofline_text(table, request.roofline, peak, config.dtype))
     print(f"convolutions: {table.convolutions()}")
-    # The last algorithm has all layers that are not listed.
+    # The last algorithm is not listed: it has all other layers.
     for conv, names in list(table.by_algorithm().items())[:-1]:
         if len(names) > 3:
             print(textwrap.fill(f"{conv}: {', '.join(names)}", 100,
@@ -250,18 +251,18 @@ def export(request: Request) -> None:
         pixels = inspection.read_images(paths, network.info.preprocessing,
                                         request.invert)
         examples = Examples(pixels, np.zeros(0, np.int32))
-        of = f"{len(paths)} given pictures"
+        source = f"{len(paths)} given pictures"
     elif network.info.has_images:
         config = request.config or network.config
         with report.under_way("loading the data", plain=False):
             dataset = load_data(workdir, config)
         split = "test" if len(dataset.test.labels) else "validation"
-        examples, of = getattr(dataset, split), f"the {split} split"
+        examples, source = getattr(dataset, split), f"the {split} split"
     else:
         examples = exports.noise(network.info.image_shape)
-        of = f"{exports.NOISE} images of noise"
-    exports.export(network, formats, request.output or workdir / "export", examples, of,
-                   report)
+        source = f"{exports.NOISE} images of noise"
+    exports.export(network, formats, request.output or workdir / "export", examples,
+                   source, report)
 
 
 def show_data(request: Request) -> None:

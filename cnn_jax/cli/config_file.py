@@ -1,7 +1,7 @@
 """Loads the config file of a command line and checks the names of its overrides.
 
 absl and ml_collections load the file again when they parse the flags. They hide an
-error of the file in the text of another error, so we load it first.
+error in the file in the text of another error, so this module loads it first.
 """
 
 import re
@@ -18,20 +18,20 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIG_OF_RUN, CONFIG_OF_MODEL = CONFIGS / "workdir.py", CONFIGS / "pretrained.py"
 
 
-def places(file: str) -> list[Path]:
-    """Lists where a relative config file is looked for.
+def candidates(file: str) -> list[Path]:
+    """Lists the paths at which a relative config file is looked for.
 
-    These are the current folder, the clone, and the configs of the package, in which
-    'lenet.py' and 'configs/lenet.py' are the same.
+    They are in the current folder, the clone, and the configs of the package. In the
+    package, 'lenet.py' and 'configs/lenet.py' are the same.
     """
-    below = file.removeprefix("./").removeprefix("configs/")
+    name = file.removeprefix("./").removeprefix("configs/")
     clone = CONFIGS.parents[1]
-    found = [Path(file)] + [clone / file] * (clone / "main.py").exists()
-    return [*found, CONFIGS / below]
+    paths = [Path(file)] + [clone / file] * (clone / "main.py").exists()
+    return [*paths, CONFIGS / name]
 
 
 def with_found_config(argv: list[str]) -> list[str]:
-    """Finds the config file, if it is not in the current folder, in `places`.
+    """Replaces a config file that is not in the current folder by one of `candidates`.
 
     Raises InputError, which says where it looked, if there is none.
     """
@@ -39,10 +39,10 @@ def with_found_config(argv: list[str]) -> list[str]:
     file, colon, variant = sources[-1].partition(":") if sources else ("", "", "")
     if not file or Path(file).exists() or Path(file).is_absolute():
         return argv
-    looked = places(file)
+    looked = candidates(file)
     for path in looked:
         if path.is_file():
-            # In its place: ml_collections wants the file before the overrides.
+            # Keep its position: ml_collections needs it before the overrides.
             return re.sub(rf"^(--?config[=\n]){re.escape(sources[-1])}$",
                           lambda match: f"{match[1]}{path}{colon}{variant}",
                           "\n".join(argv), flags=re.MULTILINE).split("\n")
@@ -66,13 +66,13 @@ AUTO = r"--?config\.optimizer\.learning_rate[=\n]auto"
 
 
 def without_auto_rate(argv: list[str]) -> tuple[list[str], bool]:
-    """Takes out --config.optimizer.learning_rate=auto; tells whether it was there.
+    """Removes --config.optimizer.learning_rate=auto; tells whether it was there.
 
-    The field is a number, which --mode=lr_find then finds.
+    The field takes only a number, which `lr_find.with_found_rate` sets later.
     """
     text = "\n".join(argv)
-    rest = re.sub(rf"^{AUTO}(\n|$)", "", text, flags=re.MULTILINE).rstrip("\n")
-    return rest.split("\n"), rest != text
+    without = re.sub(rf"^{AUTO}(\n|$)", "", text, flags=re.MULTILINE).rstrip("\n")
+    return without.split("\n"), without != text
 
 
 def overridden(argv: list[str]) -> list[str]:
@@ -81,7 +81,7 @@ def overridden(argv: list[str]) -> list[str]:
 
 
 def with_config_of_run(argv: list[str]) -> list[str]:
-    """Adds the config of --model or --workdir if fields change without --config."""
+    """Adds the config of --model or --workdir if fields are set without --config."""
     if not overridden(argv) or flag_values(argv, "config"):
         return argv
     for flag, file in (("model", CONFIG_OF_MODEL), ("workdir", CONFIG_OF_RUN)):

@@ -1,4 +1,4 @@
-"""Says in ten lines what a run is, how far, how good, and how it goes on."""
+"""Describes a run in ten lines: what it is, its progress, metrics and next command."""
 
 import dataclasses
 from pathlib import Path
@@ -13,14 +13,14 @@ from cnn_jax.workdir.progress import Row, should_stop
 
 
 def describe(request: Request) -> None:
-    """Prints the description of the run in --workdir, or in the one argument."""
+    """Prints the description of the run in --workdir, or in the only argument."""
     if request.paths:
         if request.workdir is not None or len(request.paths) > 1:
             raise InputError("--mode=describe describes one run: give one workdir")
         request = dataclasses.replace(request, workdir=Path(request.paths[0]))
     record = read_record(required_run(request))
     for title, text in described(record).items():
-        print(f"{title + ':':11}{text}")
+        print(f"{title + ':':12}{text}")
 
 
 def described(record: Record) -> dict[str, str]:
@@ -41,16 +41,16 @@ def described(record: Record) -> dict[str, str]:
         test = {"loss": results.test_loss, "accuracy": results.test_accuracy} | {
             name.removeprefix("test_"): value
             for name, value in results.task_metrics.items() if name.startswith("test_")}
-        words = " - ".join(f"{name}: {value:.4f}" for name, value in test.items()
-                           if value is not None)
-        lines["test"] = f"{words or 'no loss'} on {results.test_examples:,} examples"
-        lines["made on"] = (
+        metrics = " - ".join(f"{name}: {value:.4f}" for name, value in test.items()
+                             if value is not None)
+        lines["test"] = f"{metrics or 'no loss'} on {results.test_examples:,} examples"
+        lines["trained on"] = (
             f"{', '.join(results.devices)}, jax {results.versions.get('jax', '?')}, "
             f"in {results.train_seconds:,.0f} s, {results.images_per_second:,.0f} "
             "images/s")
-    lines["goes on"] = next_command(record)
-    lines["look at"] = (str(record.folder / "report.html") if results is not None else
-                        command(record.folder, "--mode=report"))
+    lines["continue"] = next_command(record)
+    lines["report"] = (str(record.folder / "report.html") if results is not None else
+                       command(record.folder, "--mode=report"))
     return lines
 
 
@@ -62,7 +62,7 @@ def ended(record: Record) -> bool:
 
 
 def progress(record: Record) -> str:
-    """Says how many epochs have ended, and at which step the run can go on."""
+    """Says how many epochs have ended, and from which step the run can continue."""
     epochs = f"{len(record.history)} of {record.config.epochs} epochs"
     folders = step_folders(record.folder / "checkpoints")
     step = f"; last checkpoint: step {folders[-1].name}" if folders else ""
@@ -80,7 +80,7 @@ def figures(row: Row) -> str:
 
 
 def next_command(record: Record) -> str:
-    """Writes the command that resumes a run, or trains more epochs."""
+    """Writes the command that resumes an unfinished run, or doubles its epochs."""
     if not ended(record) or record.results is None:
         return command(record.folder)
     return command(record.folder, f"--config.epochs={2 * record.config.epochs}")

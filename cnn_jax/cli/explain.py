@@ -31,15 +31,15 @@ def explain(error: flags.Error) -> str:
 
 
 def out_of_memory(error: Exception) -> str | None:
-    """Says what to do if an error of JAX or NumPy is that memory is short, else None.
+    """Says what to do if an error of JAX or NumPy means that memory ran out, else None.
     """
     text = str(error)
     if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text):
         return None
     size = re.search(r"allocat\w* (?:([\d.,]+ ?[KMGT]?i?B)|([\d,]+) bytes)", text)
     amount = size and (size[1] or f"{int(size[2].replace(',', '')) / 2**30:,.1f} GiB")
-    asked = f" ({amount} were asked for)" if amount else ""
-    return (f"out of memory{asked}: use a smaller config.batch_size, with "
+    requested = f" ({amount} were requested)" if amount else ""
+    return (f"out of memory{requested}: use a smaller config.batch_size, with "
             "config.optimizer.accumulate_steps to keep its effect, or "
             "config.model.remat=true, a smaller config.data.image_size, "
             "config.data.stream=true; for evaluation a smaller config.eval_batch_size")
@@ -73,14 +73,14 @@ def is_users(path: Path) -> bool:
 
 
 def no_device(error: Exception) -> str | None:
-    """Says what to do if JAX lacks the platform that was asked for, else None."""
-    asked = os.environ.get("JAX_PLATFORMS")
+    """Says what to do if JAX lacks the platform of JAX_PLATFORMS, else None."""
+    platforms = os.environ.get("JAX_PLATFORMS")
     frames = traceback.extract_tb(error.__traceback__)
-    if not asked or not any(frame.filename.endswith("xla_bridge.py")
+    if not platforms or not any(frame.filename.endswith("xla_bridge.py")
                             for frame in frames[-2:]):
         return None
     reason = first_line(error)
-    return (f"JAX_PLATFORMS={asked}: JAX has no such device here"
+    return (f"JAX_PLATFORMS={platforms}: JAX has no such device here"
             + f" ({reason})" * (reason != type(error).__name__)
             + ": unset it or set it to cpu, or install JAX for that device, such as "
             "pip install 'jax[cuda12]'")

@@ -1,4 +1,4 @@
-"""Prints what there is by name, for --mode=list: tables of 80 columns."""
+"""Lists everything that flags and configs name, for --mode=list: 80 columns wide."""
 
 import ast
 import collections
@@ -55,8 +55,7 @@ def list_names(request: Request) -> None:
 
 
 def network_tables() -> list[str]:
-    """Makes a table for each class of network: its inputs and how its variants differ.
-    """
+    """Makes a table for each class of network: input and fields of its variants."""
     rows: dict[type[nn.Module], list[tuple[str, str]]] = {}
     for name, network in networks.NETWORKS.items():
         shape = " x ".join(map(str, network.input_shape))
@@ -94,9 +93,9 @@ def first_line(docstring: str | None) -> str:
 
 def table(title: str, rows: Iterable[tuple[str, str]], column: int = 24,
           indent: int = 0) -> str:
-    """Formats names and what they are, at most 80 columns wide.
+    """Formats names and their descriptions, at most 80 columns wide.
 
-    column: where the second column begins. indent: of its lines after the first.
+    column: where the descriptions begin. indent: of their lines after the first.
     """
     lines = textwrap.wrap(title, WIDTH)
     for name, text in rows:
@@ -111,5 +110,5 @@ def print_piped(text: str) -> None:
     """Prints a text, whose reader may close the pipe (`| head`) before the end."""
     try:
         print(text, flush=True)
-    except BrokenPipeError:  # Python would flush, and fail, once more at its end
+    except BrokenPipeError:  # Python would flush, and fail, again when it exits
         discard(sys.stdout)

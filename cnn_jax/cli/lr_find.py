@@ -26,44 +26,44 @@ def lr_find(request: Request) -> None:
     if request.rates is not None:
         compare(config, *parse_rates(request.rates), path)
         return
-    found = find_rate(config, Reporter())
-    marked = {"steepest": found.steepest, "a tenth of the minimum": found.tenth}
-    picture = loss_of_rates(found.rates, found.losses, found.smoothed, marked)
+    sweep = find_rate(config, Reporter())
+    marked = {"steepest": sweep.steepest, "a tenth of the minimum": sweep.tenth}
+    picture = loss_of_rates(sweep.rates, sweep.losses, sweep.smoothed, marked)
     save(picture, path)
-    ended = " (there the loss was too large)" if len(found.rates) < UPDATES else ""
-    print(f"{len(found.rates)} updates with rates from {LOW:g} to {found.rates[-1]:.2g}"
-          + ended)
+    reason = " (there the loss was too large)" if len(sweep.rates) < UPDATES else ""
+    print(f"{len(sweep.rates)} updates with rates from {LOW:g} to {sweep.rates[-1]:.2g}"
+          + reason)
     for name, rate in marked.items():
-        print(f"{name}: --config.{FIELD}={as_given(rate, config):.2g}")
+        print(f"{name}: --config.{FIELD}={as_field(rate, config):.2g}")
     print(path)
 
 
 def parse_rates(text: str) -> tuple[int, tuple[float, float] | None]:
-    """Parses 'N', or 'N:LOW:HIGH' with the ends."""
+    """Parses 'N' to (N, None), and 'N:LOW:HIGH' to (N, (LOW, HIGH))."""
     try:
-        count, *ends = text.split(":")
-        low, high = map(float, ends) if ends else (1.0, 2.0)
+        count, *bounds = text.split(":")
+        low, high = map(float, bounds) if bounds else (1.0, 2.0)
         if int(count) < 2 or not 0 < low < high < math.inf:
             raise ValueError
     except ValueError:
         raise InputError(f"--rates={text} must be N or N:LOW:HIGH with N of 2 or more "
                          "and 0 < LOW < HIGH, such as 12 or 12:1e-4:1e-1") from None
-    return int(count), (low, high) if ends else None
+    return int(count), (low, high) if bounds else None
 
 
-def compare(config: ConfigDict, count: int, ends: tuple[float, float] | None,
+def compare(config: ConfigDict, count: int, bounds: tuple[float, float] | None,
             path: Path) -> None:
     """Prints and draws the losses of several constant rates, and names the best.
 
-    ends: the lowest and the highest; None: a tenth of the rate of the steepest loss
-        and ten times it.
+    bounds: the lowest and the highest rate; None: a tenth and ten times the rate at
+        which the loss falls fastest.
     """
     report = Reporter()
-    if ends is None:
-        steepest = as_given(find_rate(config, report).steepest, config)
+    if bounds is None:
+        steepest = as_field(find_rate(config, report).steepest, config)
         report.line(f"steepest: --config.{FIELD}={steepest:.2g}")
-        ends = steepest / 10, steepest * 10
-    rates = np.array([float(f"{rate:.3g}") for rate in np.geomspace(*ends, count)])
+        bounds = steepest / 10, steepest * 10
+    rates = np.array([float(f"{rate:.3g}") for rate in np.geomspace(*bounds, count)])
     result = compare_rates(config, rates, report)
     best, last = result.best, result.smoothed[-1]
     save(losses_by_rate(rates, result.smoothed, result.diverged, best), path)
@@ -75,8 +75,11 @@ def compare(config: ConfigDict, count: int, ends: tuple[float, float] | None,
     print(path)
 
 
-def as_given(rate: float, config: ConfigDict) -> float:
-    """Returns the learning_rate of a config for which training has this rate."""
+def as_field(rate: float, config: ConfigDict) -> float:
+    """Returns the value of optimizer.learning_rate that makes training use this rate.
+
+    They differ if the config has optimizer.base_batch_size.
+    """
     settings = config.optimizer
     if settings.base_batch_size is None:
         return rate
@@ -85,16 +88,16 @@ def as_given(rate: float, config: ConfigDict) -> float:
 
 
 def with_found_rate(config: ConfigDict, workdir: Path | None) -> ConfigDict:
-    """Returns the config with the rate of the steepest loss, rounded to two digits.
+    """Returns the config with the rate at which the loss falls fastest, to two digits.
 
-    workdir: a run there keeps its rate.
+    workdir: if it holds a run, its rate is kept.
     """
     report = Reporter()
     if workdir is not None and (workdir / "config.json").exists():
         rate = read_config(workdir).optimizer.learning_rate
-        report.line(f"optimizer.learning_rate = {rate:g}, which was found before")
+        report.line(f"optimizer.learning_rate = {rate:g}, that of the run in {workdir}")
     else:
-        rate = float(f"{as_given(find_rate(config, report).steepest, config):.2g}")
+        rate = float(f"{as_field(find_rate(config, report).steepest, config):.2g}")
         report.line(f"optimizer.learning_rate = {rate:g}: there the loss falls fastest")
     config = config.copy_and_resolve_references()
     config.optimizer.learning_rate = rate

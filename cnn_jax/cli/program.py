@@ -21,8 +21,8 @@ from cnn_jax.training import Stopped
 
 accept_none()
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, as in configs/lenet.py or configs/lenet.py:mnist; "
-    "--config.FIELD=VALUE sets any field, and --config.FIELD=none unsets it; without "
+    "config", None, "Config file, such as configs/lenet.py or configs/lenet.py:mnist. "
+    "--config.FIELD=VALUE sets a field, and --config.FIELD=none unsets it; without "
     "--config they change the config of --workdir.")
 MODE = flags.DEFINE_string(
     "mode", "train", f"One of {', '.join(commands.COMMANDS)}.")
@@ -39,8 +39,8 @@ TOP = flags.DEFINE_integer("top", 5, "predict: classes to show for each picture.
                            lower_bound=1)
 JSON = flags.DEFINE_boolean("json", False, "predict: print JSON instead of text.")
 INVERT = flags.DEFINE_boolean(
-    "invert", False, "predict, inspect, serve: exchange dark and bright, for dark ink "
-    "on white paper where the training data are bright on dark.")
+    "invert", False, "predict, inspect, serve: exchange dark and bright, for pictures "
+    "of dark ink on white paper if the training images are bright on dark.")
 OUTPUT = flags.DEFINE_string(
     "output", None, "show_data, overlays, predict on a run with masks, lr_find: the "
     "picture to write (.png, .pdf, .svg); default data.png, overlays.png or "
@@ -50,26 +50,27 @@ FORMAT = flags.DEFINE_string(
     "format", "", "export: formats, separated by commas: "
     f"{', '.join(FORMATS)}.")
 PROFILE_STEPS = flags.DEFINE_string(
-    "profile_steps", None, "train: FIRST:STOP, such as 10:20: trace these steps, which "
-    "count from 0, into the workdir, and print the operations that cost most.")
+    "profile_steps", None, "train: FIRST:STOP, such as 10:20: profile these steps, "
+    "counted from 0; write the trace to the workdir, and print the operations that "
+    "take most of the time.")
 RATES = flags.DEFINE_string(
-    "rates", None, "lr_find: train with N learning rates at once, each held constant, "
-    "and compare the losses: N around the rate that lr_find suggests, or N:LOW:HIGH, "
+    "rates", None, "lr_find: train with N constant learning rates at once, and "
+    "compare their losses: N around the rate that lr_find suggests, or N:LOW:HIGH, "
     "such as 12:1e-4:1e-1.")
 ROOFLINE = flags.DEFINE_string(
-    "roofline", None, "summary: also print the least time of each layer on a device: "
-    f"{', '.join(roofline.PEAKS)}, or {roofline.HERE}, which is measured here.")
+    "roofline", None, "summary: also print the least time that each layer needs on a "
+    f"device: {', '.join(roofline.PEAKS)}, or {roofline.HERE} to measure this machine.")
 DIAGRAM = flags.DEFINE_string(
     "diagram", None, "summary: also draw the network into this file: a picture (.svg), "
-    "or Mermaid's text (.mmd, or .md for a page that shows it).")
+    "or Mermaid source (.mmd, or .md for a page that renders it).")
 HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "serve: address or name of this machine to listen on; "
     "0.0.0.0 lets other machines in.")
 PORT = flags.DEFINE_integer("port", 8000, "serve: port; 0 takes and prints a free one.",
                             lower_bound=0, upper_bound=65535)
 EMPTY = flags.DEFINE_string(
-    "empty", "", f"caches: those to empty, separated by commas: {', '.join(KINDS)}, or "
-    "all.")
+    "empty", "", f"caches: which to empty, separated by commas: {', '.join(KINDS)}, "
+    "or all.")
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -79,11 +80,11 @@ def parse(argv: list[str]) -> list[str]:
         argv, _ = config_file.without_auto_rate(argv)
         config_file.import_from_here(argv)
         config_file.check_config(argv)
-        given, sys.argv = sys.argv, argv  # where ml_collections looks for overrides
+        original, sys.argv = sys.argv, argv  # ml_collections reads overrides there
         try:
             return flags.FLAGS(argv)
         finally:
-            sys.argv = given
+            sys.argv = original
     except InputError as error:
         fail(str(error), 2)
     except flags.Error as error:
@@ -111,22 +112,23 @@ def main(argv: list[str]) -> None:
     except RunError as error:
         fail(str(error), 1)
     except OSError as error:  # a full disk, a deleted folder
-        where = error.filename and f"{error.filename} cannot be read or written: "
-        fail((where or "") + (error.strerror or str(error)), 1)
+        prefix = error.filename and f"{error.filename} cannot be read or written: "
+        fail((prefix or "") + (error.strerror or str(error)), 1)
     except KeyboardInterrupt:
-        fail("interrupted; the checkpoints written before are complete", 130)
+        fail("interrupted; all checkpoints written so far are complete", 130)
     except Exception as error:
         if reason := out_of_memory(error):
             fail(reason, 1)
         if reason := no_device(error):
             fail(reason, 2)
-        if found := own_code(error):
-            print(found[0], end="", file=sys.stderr)
-            fail(found[1], 2)
+        if own_error := own_code(error):
+            print(own_error[0], end="", file=sys.stderr)
+            fail(own_error[1], 2)
         raise
 
 
 def fail(message: str, code: int) -> NoReturn:
+    """Prints one line to stderr and exits."""
     print(f"cnn_jax: {one_line(message)}", file=sys.stderr)
     sys.exit(code)
 

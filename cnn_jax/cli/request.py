@@ -1,4 +1,4 @@
-"""Holds what a command line asks for."""
+"""Defines the parsed command line, and the config and run that it names."""
 
 import dataclasses
 import re
@@ -31,7 +31,7 @@ class Request:
     port: int = 8000
     rates: str | None = None     # lr_find: 'N' or 'N:LOW:HIGH'
     auto_rate: bool = False      # train: find the learning rate first
-    empty: str = ""              # caches: those to empty, 'pictures,weights'
+    empty: str = ""              # caches: which to empty, 'pictures,weights'
     profile_steps: str | None = None  # train: 'FIRST:STOP'
     roofline: str | None = None  # summary: a device of networks.roofline
     diagram: Path | None = None  # summary: a file of networks.diagram
@@ -46,7 +46,7 @@ def required_config(request: Request) -> ConfigDict:
 
 
 def imported_run(source: str, config: ConfigDict | None, workdir: Path | None) -> Path:
-    """Returns the folder of a pretrained network, imported if it is not there yet."""
+    """Returns the workdir of a pretrained network; imports it if it is not there."""
     name = Path(source).stem if is_file(source) else re.sub(r"[^\w.-]+", "-", source)
     config = config or config_of(source)
     path = workdir or Path("runs") / f"{name}-{fingerprint(config)}"

@@ -1,6 +1,6 @@
 """Starts the command line: `main.py`, `python -m cnn_jax` and `cnn-jax`.
 
-It imports little, since it may restart the program, and says what is missing.
+It imports little, since it may restart the program or report missing packages.
 """
 
 import importlib.util
@@ -10,7 +10,7 @@ import sys
 from cnn_jax.huge_pages import use_huge_pages
 
 
-# The last two are imported after the training alone.
+# The last two are imported only after training; a missing one is reported before it.
 PACKAGES = ("absl", "jax", "flax", "optax", "ml_collections", "matplotlib", "jinja2")
 
 

@@ -7,7 +7,7 @@ r"""Trains a config with many values of some fields, and compares them.
 
 A grid has all combinations. A search needs the extra `sweep` (optuna): TPE chooses the
 values, and a median pruner stops trials that are worse than most at the same epoch.
-Every trial is a run with a workdir in --folder. The same command goes on where a sweep
+Every trial is a run with a workdir in --folder. The same command resumes a sweep that
 was stopped.
 """
 
@@ -20,7 +20,7 @@ from cnn_jax.sweep.compare import report
 from cnn_jax.sweep.trials import Sweep, all_combinations, run_grid
 
 
-def arguments(words: list[str] | None = None) -> argparse.Namespace:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m cnn_jax.sweep", description=__doc__,
@@ -35,28 +35,28 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE",
                         dest="fixed", help="a field that is the same in all trials")
     parser.add_argument("--folder", type=Path, default=Path("sweeps/latest"),
-                        help="of the workdirs; default sweeps/latest")
+                        help="holds the workdirs; default sweeps/latest")
     parser.add_argument("--jobs", type=int, default=1, help="trials at a time")
     parser.add_argument("--monitor", default="val_loss",
-                        help="metric that is compared, as in history.csv: the highest "
-                        "wins, or the lowest of a loss or error; default val_loss")
-    return parser.parse_args(words)
+                        help="metric of history.csv that ranks the trials: higher is "
+                        "better, except for a loss or error; default val_loss")
+    return parser.parse_args(argv)
 
 
-def main(words: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Runs a sweep; returns 1 if a trial failed."""
-    given = arguments(words)
-    sweep = Sweep(given.config, tuple(given.fixed), given.folder.absolute(),
-                  given.monitor, given.jobs)
-    if bool(given.grid) == bool(given.search):
-        raise InputError("give --grid FIELD=A,B or --search FIELD=LOW:HIGH")
+    args = arguments(argv)
+    sweep = Sweep(args.config, tuple(args.fixed), args.folder.absolute(),
+                  args.monitor, args.jobs)
+    if bool(args.grid) == bool(args.search):
+        raise InputError("give either --grid FIELD=A,B or --search FIELD=LOW:HIGH")
     sweep.folder.mkdir(parents=True, exist_ok=True)
-    if given.grid:
-        trials = run_grid(sweep, all_combinations(given.grid))
+    if args.grid:
+        trials = run_grid(sweep, all_combinations(args.grid))
     else:
         # Imported here: optuna is an extra.
         from cnn_jax.sweep.search import run_search
-        trials = run_search(sweep, given.search, given.trials)
+        trials = run_search(sweep, args.search, args.trials)
     report(sweep, trials)
     return int(any(trial.problem for trial in trials))
 
@@ -68,5 +68,6 @@ if __name__ == "__main__":
         print(f"cnn_jax: {one_line(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("cnn_jax: interrupted; the same command goes on", file=sys.stderr)
+        print("cnn_jax: interrupted; the same command resumes the sweep",
+              file=sys.stderr)
         sys.exit(130)

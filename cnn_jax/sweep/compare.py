@@ -12,7 +12,10 @@ from cnn_jax.sweep.trials import Sweep, Trial, command_of, shell
 
 
 def report(sweep: Sweep, trials: Sequence[Trial]) -> None:
-    """Prints the table, writes the files, and prints the command of the best trial."""
+    """Prints and saves the comparison, and prints the command of the best trial.
+
+    The table is also written as sweep.csv, the picture as sweep.png.
+    """
     ranked = sorted(trials, key=lambda trial: trial.rank(sweep.monitor))
     rows = table(sweep, ranked)
     widths = [max(map(len, column)) for column in zip(*rows)]
@@ -44,9 +47,11 @@ def table(sweep: Sweep, trials: Sequence[Trial]) -> list[list[str]]:
 
 
 def positions(values: Sequence[str]) -> tuple[np.ndarray, list[tuple[float, str]]]:
-    """Places values from 0 to 1: numbers by size, or by logarithm, and names evenly.
+    """Maps values to positions from 0 to 1 on an axis.
 
-    Returns the positions and the labels of the axis.
+    Numbers are placed by value, or by logarithm if they span a factor of 10 or more;
+    names are spaced evenly.
+    Returns the positions and the labels [(position, text), ...] of the axis.
     """
     distinct = sorted(set(values))
     try:
@@ -55,20 +60,20 @@ def positions(values: Sequence[str]) -> tuple[np.ndarray, list[tuple[float, str]
         steps = {value: i / max(1, len(distinct) - 1)
                  for i, value in enumerate(distinct)}
         return (np.array([steps[value] for value in values]),
-                [(place, value) for value, place in steps.items()])
+                [(position, value) for value, position in steps.items()])
     if numbers.min() > 0 and numbers.max() / numbers.min() >= 10:
         scaled = np.log(numbers)
     else:
         scaled = numbers
     low, high = scaled.min(), scaled.max()
-    places = (scaled - low) / (high - low) if high > low else np.full(len(scaled), 0.5)
-    ends = {float(places[i]): f"{numbers[i]:.3g}"
-            for i in (numbers.argmin(), numbers.argmax())}
-    return places, list(ends.items())
+    scaled = (scaled - low) / (high - low) if high > low else np.full(len(scaled), 0.5)
+    labels = {float(scaled[i]): f"{numbers[i]:.3g}"
+              for i in (numbers.argmin(), numbers.argmax())}
+    return scaled, list(labels.items())
 
 
 def parallel_coordinates(sweep: Sweep, trials: Sequence[Trial]) -> Picture:
-    """Draws a line for each trial through its values, in the color of its rank.
+    """Draws a line through the values of each trial, colored by its rank.
 
     trials: with a best epoch, the best trial first.
     """
@@ -80,15 +85,15 @@ def parallel_coordinates(sweep: Sweep, trials: Sequence[Trial]) -> Picture:
                for field in fields] + [positions(scores)]
     figure = new_figure(max(5.0, 1.8 * len(columns)), 3.6)
     axes = figure.subplots()
-    places = np.array([column for column, _ in columns])  # [axes, trials]
+    lines = np.array([column for column, _ in columns])  # [axes, trials]
     for rank in reversed(range(len(trials))):
-        share = 1 - rank / max(1, len(trials) - 1)
-        axes.plot(places[:, rank], color=colormaps["viridis_r"](0.1 + 0.8 * share),
+        score = 1 - rank / max(1, len(trials) - 1)
+        axes.plot(lines[:, rank], color=colormaps["viridis_r"](0.1 + 0.8 * score),
                   linewidth=2.5 if rank == 0 else 1.0, alpha=0.9)
     for x, (_, labels) in enumerate(columns):
         axes.axvline(x, color="0.6", linewidth=0.8)
-        for place, label in labels:
-            axes.annotate(label, (x, place), (4, 0), textcoords="offset points",
+        for position, label in labels:
+            axes.annotate(label, (x, position), (4, 0), textcoords="offset points",
                           fontsize=8, va="center")
     names = [*(field.rpartition(".")[2] for field in fields), sweep.monitor]
     axes.set_xticks(range(len(names)), names)
@@ -97,6 +102,6 @@ def parallel_coordinates(sweep: Sweep, trials: Sequence[Trial]) -> Picture:
     best = ", ".join(f"{field} {value}" for field, value in trials[0].values.items())
     return Picture(
         "sweep", f"{len(trials)} trials of {sweep.config}",
-        "Each line is a trial. The thick line is the best one; the darker a line, the "
-        "better its trial.", f"The best trial has {best}.", figure,
-        {"places": places})
+        "Each line is a trial. The thick line is the best trial; darker lines are "
+        "better trials.", f"The best trial has {best}.", figure,
+        {"positions": lines})

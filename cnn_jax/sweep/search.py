@@ -1,4 +1,4 @@
-"""Searches for values by optuna: TPE chooses them, a median pruner stops the worst."""
+"""Searches for values with optuna: TPE chooses, a median pruner stops bad trials."""
 
 import dataclasses
 import re
@@ -13,7 +13,7 @@ JOURNAL, STUDY = "journal.log", "sweep"
 
 
 def choose(trial: Any, field: str, text: str) -> str:
-    """Lets optuna choose from LOW:HIGH, log:LOW:HIGH or A,B,...; returns it as text."""
+    """Lets optuna choose a value from LOW:HIGH, log:LOW:HIGH or A,B,..., as text."""
     match = re.fullmatch(r"(log:)?([^:,()]+):([^:,()]+)", text)
     if match is None:
         return trial.suggest_categorical(field, split_values(text))
@@ -31,9 +31,9 @@ def choose(trial: Any, field: str, text: str) -> str:
 
 
 def run_search(sweep: Sweep, space: list[str], count: int) -> list[Trial]:
-    """Runs trials until the journal of the folder has `count` that have ended.
+    """Runs trials until `count` trials have ended, with those of the folder's journal.
 
-    Raises InputError without optuna.
+    Raises InputError if optuna is not installed.
     """
     try:
         import optuna
@@ -56,24 +56,25 @@ def run_search(sweep: Sweep, space: list[str], count: int) -> list[Trial]:
         values = {field: choose(trial, field, text) for field, text in fields.items()}
         trial.set_user_attr("values", values)
         reported: list[Row] = []
-        done = run_trial(sweep, values, lambda rows: worse(trial, rows, reported))
-        trials[trial.number] = done
-        print(f"{trial.number + 1}: {line_of(sweep, done)}", flush=True)
-        if done.pruned:
+        result = run_trial(sweep, values,
+                           lambda rows: should_prune(trial, rows, reported))
+        trials[trial.number] = result
+        print(f"{trial.number + 1}: {line_of(sweep, result)}", flush=True)
+        if result.pruned:
             raise optuna.TrialPruned
-        if done.best is None:
-            raise RuntimeError(done.problem or "no epoch has ended")
-        return improvement(done.best, sweep.monitor)
+        if result.best is None:
+            raise RuntimeError(result.problem or "no epoch has ended")
+        return improvement(result.best, sweep.monitor)
 
-    def worse(trial: Any, rows: list[Row], reported: list[Row]) -> bool:
+    def should_prune(trial: Any, rows: list[Row], reported: list[Row]) -> bool:
         new = rows[len(reported):]
         for row in new:
             trial.report(improvement(row, sweep.monitor), int(row["epoch"]))
         reported += new
         return bool(new) and trial.should_prune()
 
-    stopped = study.get_trials(states=[state.RUNNING])
-    for trial in stopped:  # of a sweep that was stopped: their workdirs go on
+    interrupted = study.get_trials(states=[state.RUNNING])
+    for trial in interrupted:  # resume them in their workdirs
         study.enqueue_trial(trial.params)
         study.tell(trial.number, state=state.FAIL)
     before = study.get_trials(states=[state.COMPLETE, state.PRUNED])

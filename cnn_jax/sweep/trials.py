@@ -18,7 +18,7 @@ from cnn_jax.inspection.pages.record import read_history
 from cnn_jax.workdir.progress import Row, best_row, improvement
 
 Values = dict[str, str]  # field -> its value as text
-SECONDS = 0.5            # between two looks at a trial
+SECONDS = 0.5            # between two checks of a running trial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Trial:
     pruned: bool = False
 
     def rank(self, monitor: str) -> float:
-        """Returns a number by which the best trial comes first."""
+        """Returns a sort key: that of the best trial is the smallest."""
         return -improvement(self.best, monitor) if self.best else float("inf")
 
 
@@ -73,7 +73,7 @@ def workdir_of(sweep: Sweep, values: Values) -> Path:
 
 
 def command_of(sweep: Sweep, values: Values) -> list[str]:
-    """Makes the command that trains a trial, or goes on with it."""
+    """Makes the command that trains or resumes a trial."""
     fixed = [f"--config.{text}" for text in sweep.fixed]
     return [sys.executable, "-m", "cnn_jax", f"--config={sweep.config}", *fixed,
             *(f"--config.{field}={value}" for field, value in values.items()),
@@ -84,7 +84,7 @@ def run_trial(sweep: Sweep, values: Values,
               stop: Callable[[list[Row]], bool] = lambda rows: False) -> Trial:
     """Trains a trial in a process of its own, unless it is finished.
 
-    stop: tells, from the epochs that have ended, whether to end it before its time.
+    stop: tells from the epochs that have ended whether to prune the trial.
     """
     workdir, pruned = workdir_of(sweep, values), False
     if (workdir / "results.json").exists():
@@ -113,12 +113,12 @@ def run_trial(sweep: Sweep, values: Values,
 
 
 def rows_of(sweep: Sweep, workdir: Path) -> list[Row]:
-    """Reads the epochs that have ended, with the metric of the sweep."""
+    """Reads the rows of the epochs that have ended; they need the sweep's metric."""
     return read_history(workdir / "history.csv", sweep.monitor)
 
 
 def ended(sweep: Sweep, values: Values) -> Trial:
-    """Makes the trial of a workdir from the epochs that have ended there."""
+    """Reads a trial from its workdir."""
     workdir = workdir_of(sweep, values)
     rows = rows_of(sweep, workdir)
     return Trial(values, workdir, best_row(rows, sweep.monitor) if rows else None)
@@ -140,7 +140,7 @@ def run_grid(sweep: Sweep, grid: Sequence[Values]) -> list[Trial]:
 
 
 def line_of(sweep: Sweep, trial: Trial) -> str:
-    """Says in one line what a trial has reached."""
+    """Writes the values and the result of a trial in one line."""
     values = " ".join(f"{field}={value}" for field, value in trial.values.items())
     if trial.problem:
         return f"{values}: {trial.problem}"
@@ -151,5 +151,5 @@ def line_of(sweep: Sweep, trial: Trial) -> str:
 
 
 def shell(command: Sequence[str]) -> str:
-    """Writes a command for people."""
+    """Formats a command to be typed in a shell."""
     return shlex.join(["python", *command[1:]])

@@ -1,4 +1,4 @@
-"""TASKS: the kinds of labels. A new task is a file like these and a row here."""
+"""TASKS: the kinds of labels. A new task is one file like these and a row in TASKS."""
 
 from cnn_jax.tasks import classify, multilabel, regress, segment
 from cnn_jax.tasks.losses import LOSSES

@@ -35,7 +35,7 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array,
                          settings: Any) -> jax.Array:
     """Averages sigmoid cross-entropy over the classes, with label smoothing.
 
-    For one class an image or pixel, its target is 1 and that of all others 0.
+    If each image or pixel has one class, the target is 1 for that class, 0 for others.
     """
     targets = jax.nn.one_hot(labels, logits.shape[-1]) if (
         labels.ndim < logits.ndim) else labels
@@ -47,9 +47,12 @@ def focal(logits: jax.Array, labels: jax.Array, settings: Any) -> jax.Array:
 
         -t (1 - p)^gamma log p
 
-    with p = softmax(logits) and the smoothed target t. For several classes an image it
-    is the mean over the classes, with p = sigmoid(logit), of that and of the same with
-    1 - t and 1 - p in the place of t and p. With gamma = 0 it is cross-entropy.
+    with p = softmax(logits) and the smoothed target t. For multi-label data it is the
+    mean over classes of
+
+        -t (1 - p)^gamma log p - (1 - t) p^gamma log(1 - p)
+
+    with p = sigmoid(logit). With gamma = 0 both are cross-entropy.
     """
     logits, gamma = logits.astype(jnp.float32), settings.gamma
     if labels.ndim < logits.ndim:
@@ -87,7 +90,7 @@ LOSSES: dict[str, LossFunction] = {
     "cross_entropy": cross_entropy, "focal": focal,
     "binary_cross_entropy": binary_cross_entropy, "mse": mse, "mae": mae,
     "huber": huber}
-# The tasks that a loss is for; a loss that is not here is for all.
+# The tasks that a loss is for; a loss that is not listed is for all.
 TASKS_OF = {
     "cross_entropy": ("classify", "segment"),
     "focal": ("classify", "segment", "multilabel"),
@@ -112,8 +115,8 @@ def check(task: Task, settings: Any) -> None:
                 + ", or MODULE:FUNCTION of your own")
     if settings.class_weights is not None:
         if not task.exclusive:
-            raise ValueError("class_weights are for one class for each image or "
-                             f"pixel, not for {task.name}: use none")
+            raise ValueError("class_weights need exactly one class for each image or "
+                             f"pixel, unlike the task {task.name}: use none")
         if settings.class_weights != "balanced":
             parse_weights(settings.class_weights)
 
@@ -136,7 +139,7 @@ def class_weights(text: str | None, labels: np.ndarray,
 
     'balanced' is N / (classes * N_c), for N_c of N training labels of class c, so that
     the mean weight of a label is 1; the weight of a class without labels is 0.
-    Raises ValueError for another number of weights than classes.
+    Raises ValueError unless there is one weight for each class.
     """
     if text is None:
         return None
@@ -155,7 +158,8 @@ def loss_of(task: Task, settings: Any, weights: np.ndarray | None = None
             ) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """Makes the function (logits, labels) -> float32 [N] of the `loss` section.
 
-    A label counts with the weight of its class; the pixels of an image are averaged.
+    The loss of a label is multiplied by the weight of its class. The pixels of an image
+    are averaged.
     """
     name = settings.name or ("cross_entropy" if weights is not None else None)
     if name is None:
@@ -181,7 +185,7 @@ def evaluation_loss(task: Task, settings: Any
                     ) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """Returns the loss of evaluation: without label smoothing and class weights.
 
-    Raises InputError for settings that no loss takes.
+    Raises InputError if there is no loss of the given name.
     """
     if settings.name is None:
         return task.losses

@@ -1,8 +1,8 @@
 """Computes metrics from sums over examples, and from all scores.
 
-`METRICS` are those that config.eval.metrics adds to what the task measures. A metric is
-a function (logits, labels) -> float32 [N], which is averaged over a split, or a
-`Metric`. One of your own is named MODULE:NAME, or added to `METRICS`.
+config.eval.metrics adds metrics of `METRICS` to those of the task. A metric is a
+function (logits, labels) -> float32 [N], which is averaged over a split, or a `Metric`.
+To use one of your own, name it MODULE:NAME or add it to `METRICS`.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from cnn_jax.tasks.task import Sums, Task
 
 
 def mean(sums: Mapping[str, float | np.ndarray]) -> dict[str, float]:
-    """Computes loss, and accuracy if the task has one, with one division."""
+    """Computes the mean loss, and the accuracy if the task has one, from their sums."""
     count = float(sums["count"])
     names = {"loss": "loss", "correct": "accuracy"}
     return {name: float(sums[key]) / count for key, name in names.items()
@@ -69,14 +69,14 @@ def _average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
         return float("nan")
     order = np.argsort(-scores, kind="stable")
     scores, positives = scores[order], np.cumsum(labels[order], dtype=np.float64)
-    last = np.append(scores[1:] != scores[:-1], True)  # of equal scores
+    last = np.append(scores[1:] != scores[:-1], True)  # the last of equal scores
     precision = positives[last] / (np.flatnonzero(last) + 1)
     recall = positives[last] / positives[-1]
     return float(np.sum(np.diff(recall, prepend=0.0) * precision))
 
 
 class Metric(NamedTuple):
-    """A metric that is not a mean over examples."""
+    """Defines a metric that is not a mean over examples."""
 
     # (logits, labels, mask [N]) -> sums over the examples whose mask is 1
     sums: Callable[[jax.Array, jax.Array, jax.Array], Sums]
@@ -96,7 +96,10 @@ def top5_accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def class_counts(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
-    """Counts the answers for each class, one class an image or pixel, as int32 [C]."""
+    """Counts right and wrong predictions of each class, exactly, as int32 [C].
+
+    Each image or pixel has one class.
+    """
     classes, counted = logits.shape[-1], mask.reshape(-1, *[1] * (labels.ndim - 1))
     truth, predicted = labels, logits.argmax(-1)
 
@@ -125,7 +128,7 @@ def split_names(text: str | None) -> tuple[str, ...]:
 
 
 def metric_names(text: str | None) -> tuple[str, ...]:
-    """Returns what the metrics of config.eval.metrics are called in the results."""
+    """Returns the names of the metrics of config.eval.metrics in the results."""
     return tuple(map(own.short_name, split_names(text)))
 
 
@@ -138,16 +141,16 @@ def find_metric(name: str, task: Task) -> Metric:
         if not task.exclusive:
             raise ValueError(f"{name} is for one class for each image or pixel, not "
                              f"for {task.name}")
-    found = METRICS[name] if name in METRICS else own.load(name, object)
-    if isinstance(found, Metric):
-        return found
-    if not callable(found):
+    metric = METRICS[name] if name in METRICS else own.load(name, object)
+    if isinstance(metric, Metric):
+        return metric
+    if not callable(metric):
         raise ValueError(f"{name} is neither a function of (logits, labels) nor a "
                          "Metric")
 
     def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
         with own.named("eval.metrics", name):
-            values = jnp.asarray(found(logits, labels), jnp.float32)
+            values = jnp.asarray(metric(logits, labels), jnp.float32)
         if values.shape[:1] != mask.shape:
             raise InputError(f"config.eval.metrics: {name} returned shape "
                              f"{values.shape} for {len(mask)} images: return a number "
@@ -167,9 +170,10 @@ def with_metrics(task: Task, text: str | None) -> Task:
     metrics = {own.short_name(name): find_metric(name, task) for name in names}
     taken = [name for name in metrics if name in ("loss", "accuracy", *task.monitors)]
     if taken or len(metrics) < len(names):
-        raise ValueError(f"{text!r} names {taken[0] if taken else 'a metric'} twice; "
-                         f"the task {task.name} measures loss, "
-                         + ", ".join(("accuracy", *task.monitors)))
+        raise ValueError(f"{text!r} names {taken[0] if taken else 'a metric'} twice: "
+                         f"the task {task.name} already measures loss, "
+                         + ", ".join(("accuracy", *task.monitors))
+                         + "; name every other metric once")
 
     def extra_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
         return task.extra_sums(logits, labels, mask) | {

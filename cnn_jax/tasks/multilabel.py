@@ -22,7 +22,8 @@ def pad_classes(labels: jax.Array, logits: jax.Array) -> jax.Array:
 
 def smooth_targets(labels: jax.Array, logits: jax.Array,
                    label_smoothing: float) -> jax.Array:
-    """Returns (1 - s) label + s / 2, float32, for each class of the logits."""
+    """Returns the targets (1 - s) label + s / 2 with label smoothing s, float32 [N, C].
+    """
     targets = pad_classes(labels, logits).astype(jnp.float32)
     return (1 - label_smoothing) * targets + label_smoothing / 2
 
@@ -50,7 +51,7 @@ def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def counts(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
-    """Counts the right and wrong answers for each class, exactly, as int32 [C]."""
+    """Counts the right and wrong predictions of each class, exactly, as int32 [C]."""
     predicted, truth = predict(logits) > 0, pad_classes(labels, logits) > 0
     counted = mask[:, None] > 0
 

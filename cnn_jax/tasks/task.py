@@ -1,4 +1,4 @@
-"""Defines `Task`: what the labels of a data set mean, and all that follows."""
+"""Defines `Task`: what the labels of a data set mean, and what depends on it."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +12,12 @@ Sums = dict[str, jax.Array]
 
 
 def no_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
-    """Adds nothing to loss, correct and count."""
+    """Returns no sums besides loss, correct and count."""
     return {}
 
 
 def no_metrics(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Adds nothing to loss and accuracy."""
+    """Returns no metrics besides loss and accuracy."""
     return {}
 
 
@@ -26,13 +26,13 @@ class Task:
     """Holds everything that depends on the kind of label.
 
     N is the number of images, H x W their pixels, C the number of classes. Logits are
-    [N, C] if an answer is about an image, and [N, H, W, C] if it is about a pixel. All
+    [N, C] if each image has a label, and [N, H, W, C] if each pixel has one. All
     functions of logits are pure JAX functions.
     """
 
     name: str
-    # What one answer is about. Labels of pixels move with their image in augmentation
-    # and are drawn over it.
+    # What a label is for. Labels of pixels move with their image in augmentation and
+    # are drawn over it.
     unit: Literal["image", "pixel"]
     # Whether each image or pixel has exactly one class, so that there is a confusion
     # matrix.
@@ -50,14 +50,14 @@ class Task:
     # It must be linear in the target, since mixup and cutmix weight two losses.
     losses: Callable[..., jax.Array]
     # (logits, labels) -> float32 [N] from 0 to 1, whose mean is the accuracy; None for
-    # a task without one
+    # a task without accuracy
     correct: Callable[[jax.Array, jax.Array], jax.Array] | None
 
     # logits -> probabilities of the same shape
     probabilities: Callable[[jax.Array], jax.Array]
     # logits -> predicted labels
     predict: Callable[[jax.Array], jax.Array]
-    # logits -> float32 [N, C], what to show for each class of each image
+    # logits -> float32 [N, C], the value to show for each class of each image
     scores: Callable[[jax.Array], jax.Array]
     # (scores [C] of one image, number of classes to name) -> classes, best first; a
     # task may ignore the number
@@ -72,9 +72,10 @@ class Task:
     extra_sums: Callable[[jax.Array, jax.Array, jax.Array], Sums] = no_sums
     # sums over a whole split -> {monitor: value}
     extra_metrics: Callable[[Mapping[str, np.ndarray]], dict[str, float]] = no_metrics
-    # labels -> what a loss of `LOSSES` compares with the logits
+    # labels -> targets that a loss of `LOSSES` compares with the logits
     encode: Callable[[jax.Array], jax.Array] = lambda labels: labels
-    # What `scores` are: of classes, shares of the pixels, or numbers in their units.
+    # What `scores` are: probabilities of classes, fractions of pixels, or numbers in
+    # the units of the labels.
     figures: Literal["probabilities", "shares", "values"] = "probabilities"
 
     def logits_shape(self, image_shape: Shape, classes: int) -> Shape:

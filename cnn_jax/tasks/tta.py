@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from cnn_jax.tasks.task import Task
 
-SHIFT = 16  # a shift is this part of a side, at least a pixel
+SHIFT = 16  # a shift is 1 / SHIFT of a side, at least one pixel
 
 
 def flips(images: jax.Array) -> list[jax.Array]:
@@ -30,12 +30,15 @@ VIEWS: dict[str, Callable[[jax.Array], list[jax.Array]]] = {
 
 
 def views(images: jax.Array, names: tuple[str, ...]) -> list[jax.Array]:
-    """Returns the images, and the views that the names ask for."""
+    """Returns the images and the named views of them."""
     return [images, *(view for name in names for view in VIEWS[name](images))]
 
 
 def average(logits: list[jax.Array], task: Task) -> jax.Array:
-    """Returns logits of the mean probabilities of the views, or mean numbers."""
+    """Returns the logits of the mean probabilities over the views.
+
+    For a task of numbers, these are the means of the numbers.
+    """
     stacked = jnp.stack(logits).astype(jnp.float32)
     if task.figures == "values":
         return stacked.mean(0)

@@ -1,5 +1,5 @@
-"""Chooses how many images an evaluation step takes: by memory, and so that it pads
-little."""
+"""Chooses the batch size of evaluation: it fits into memory and needs little padding.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,38 +11,44 @@ from cnn_jax.data.memory import available_bytes
 from cnn_jax.networks.summary import LayerTable
 from cnn_jax.training.parallel import Placement
 
-LARGEST = 500  # images, where memory allows more
-SHARE = 0.5    # of the memory; the rest is for parameters, images and other programs
-# What an image takes, in units of the input and output of the layer where they are
-# largest. XLA's programs take 0.6 (MobileNetV2) to 1.15 (GoogLeNet) on a CPU.
+LARGEST = 500  # images, even if more fit into memory
+# Fraction of the memory for activations; the rest is for parameters, images and other
+# programs.
+SHARE = 0.5
+# Bound on the activations alive at once, in units of the input and output of the layer
+# where these are largest. XLA needs 0.6 (MobileNetV2) to 1.15 (GoogLeNet) on a CPU.
 LIVE = 2
 
 
 def largest_batch(config: ConfigDict, table: LayerTable, placement: Placement,
                   report: Reporter) -> int:
-    """Returns the most images that an evaluation step of a network may take.
+    """Returns the largest number of images that an evaluation step may take.
 
-    It is `config.eval_batch_size`. Where that is None it is `LARGEST`, or the greatest
-    power of two whose activations fit into `SHARE` of the memory; a line says so.
+    It is `config.eval_batch_size`. If that is None, it is `LARGEST`. If the activations
+    of so many images exceed `SHARE` of the memory, it is the greatest power of two that
+    fits, and a line of the log says so.
     """
     if config.eval_batch_size is not None:
         return config.eval_batch_size
     memory = memory_bytes(placement.devices)
-    each = LIVE * max((row.inputs + row.memory for row in table.rows), default=0)
-    if memory is None or each * LARGEST <= SHARE * memory:
+    image_bytes = LIVE * max((row.inputs + row.memory for row in table.rows),
+                             default=0)
+    if memory is None or image_bytes * LARGEST <= SHARE * memory:
         return LARGEST
-    fitting = max(1, int(SHARE * memory / each))
+    fitting = max(1, int(SHARE * memory / image_bytes))
     size = min(LARGEST, 1 << fitting.bit_length() - 1)
-    report.line(f"evaluation: batches of {size} images, by the memory: "
+    report.line(f"evaluation: batches of {size} images, limited by the memory: "
                 f"{memory / 2**30:,.1f} GiB are available, an image takes "
-                f"{each / 2**20:,.1f} MiB (config.eval_batch_size sets another number)")
+                f"{image_bytes / 2**20:,.1f} MiB (config.eval_batch_size sets another "
+                "number)")
     return size
 
 
 def memory_bytes(devices: Sequence[jax.Device]) -> int | None:
-    """Returns the memory of all devices, or what Linux can give; None if unknown.
+    """Returns the memory of all devices in bytes; None if unknown.
 
-    Several processes must agree, so the host of each is not asked there.
+    If the devices do not report it, it is the available memory of this host. Several
+    processes must agree on the number, so there the hosts are not asked.
     """
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices
               if device.process_index == jax.process_index()]
@@ -53,10 +59,11 @@ def memory_bytes(devices: Sequence[jax.Device]) -> int | None:
 
 def evaluation_batch(limit: int, counts: Mapping[str, int],
                      placement: Placement) -> int:
-    """Chooses the batch size of evaluation, which pads validation and test least.
+    """Chooses the batch size that pads validation and test least.
 
-    limit: the largest, rounded up to a multiple of the number of devices. Sizes below
-        half of it are for splits that are smaller. Of equal sizes the largest wins.
+    limit: the largest size allowed, rounded up to a multiple of the number of devices.
+        Sizes down to half of it are tried, or down to half of the smallest split if
+        that is smaller. Of sizes that pad equally, the largest wins.
     """
     devices = len(placement.devices)
     limit += -limit % devices

@@ -1,4 +1,5 @@
-"""Evaluates exactly: every example counts once, for any batch size and devices."""
+"""Evaluates exactly: every example counts once, for any batch size and number of
+devices."""
 
 import contextlib
 import dataclasses
@@ -27,10 +28,10 @@ Evaluate = Callable[[TrainState, str], dict[str, float]]
 
 def fastest(recipe: Recipe, state: TrainState, image_shape: ImageShape,
             placement: Placement) -> tuple[Recipe, TrainState]:
-    """Replaces the network by the fastest program of its evaluation.
+    """Replaces the network by the program that evaluates it fastest.
 
-    The state that comes back has the variables of that program alone; no step can train
-    it. Its figures are those of the network up to rounding.
+    The returned state holds only the variables of that program, so it cannot be
+    trained. Its results equal those of the network up to rounding.
     """
     network, variables = inference.fastest(recipe.model, state.variables, image_shape,
                                            len(placement.devices))
@@ -44,9 +45,10 @@ def fastest(recipe: Recipe, state: TrainState, image_shape: ImageShape,
 def open_evaluation(recipe: Recipe, state: TrainState, dataset: Dataset, info: DataInfo,
                     config: ConfigDict, placement: Placement, report: Reporter
                     ) -> Iterator[tuple[Feed, Callable[[str], dict[str, float]]]]:
-    """Opens the evaluation of one state, which lies on the host.
+    """Opens the evaluation of one state.
 
-    Yields (the feed of the data, split -> metrics); see `make_evaluation`.
+    state: on the host.
+    Yields (feed, function from a split to its metrics); see `make_evaluation`.
     """
     limit = largest_batch(config, layer_table(recipe.model, info.image_shape),
                           placement, report)
@@ -61,9 +63,9 @@ def make_evaluation(recipe: Recipe, placement: Placement, feed: Feed,
                     report: Reporter) -> Evaluate:
     """Makes a function from (state, split) to the metrics of that split.
 
-    These are loss, accuracy, the metrics of the task, and the number of examples. The
-    last batch is padded and masked; the sums of all batches are divided once. The first
-    call compiles, so that training need not wait for it.
+    The metrics are loss, accuracy, those of the task, and the number of examples. The
+    last batch is padded and masked; the sums over all batches are divided once. The
+    function compiles at its first call, so that training need not wait for it.
 
     report: shows the progress of each evaluation.
     """
@@ -79,13 +81,13 @@ def make_evaluation(recipe: Recipe, placement: Placement, feed: Feed,
 
     def evaluate(state: TrainState, split: str) -> dict[str, float]:
         program = compiled(state)
-        size = -(-feed.counts[split] // feed.eval_batch_size)
+        batches = -(-feed.counts[split] // feed.eval_batch_size)
         calls = (program(state, *arguments) for arguments in feed.batches(split))
-        # Queue all calls at once, unless each must be waited for.
+        # Dispatch all calls at once, unless each must end before the next one.
         sums = (map(jax.block_until_ready, calls)
                 if placement.synchronous or feed.streams else list(calls))
         totals: dict[str, Any] = {}
-        with report.track(f"evaluating {split}", sums, size,
+        with report.track(f"evaluating {split}", sums, batches,
                           f"batches of {feed.eval_batch_size}") as tracked:
             for metrics in map(placement.to_host, tracked):
                 for name, value in metrics.items():

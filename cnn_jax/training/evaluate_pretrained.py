@@ -25,17 +25,18 @@ from cnn_jax.training.recipe import create_recipe
 from cnn_jax.training.steps import TrainState
 from cnn_jax.workdir.trained import load
 
-VALIDATION = ("val", "validation", "valid")  # the folder in that of ImageNet
+VALIDATION = ("val", "validation", "valid")  # names of a folder of validation pictures
 
 
 def evaluate_pretrained(workdir: Path, config: ConfigDict | None = None,
                         quiet: bool = False) -> dict[str, float]:
     """Evaluates an imported network on the pictures of `config.data.dir`.
 
-    That folder has one folder for each class, or ImageNet's `val`, which has them; see
-    `imagenet.classes_of_folders` for their names. The pictures are streamed.
+    The folder holds one subfolder for each class, or has a folder `val` that does, as
+    ImageNet has; see `imagenet.classes_of_folders` for their names. The pictures are
+    streamed.
     Returns loss, accuracy, top5_accuracy and examples. Raises InputError for a folder
-    that is missing or of other classes.
+    that is missing or holds other classes than the network.
     """
     report = Reporter(quiet)
     with report.under_way("reading the checkpoint", plain=False):
@@ -43,7 +44,7 @@ def evaluate_pretrained(workdir: Path, config: ConfigDict | None = None,
     info = network.info
     config = (config or network.config).copy_and_resolve_references()
     with config.unlocked():
-        config.batch_size = 1  # no training images limit it
+        config.batch_size = 1  # any training batch size; nothing is trained
     with report.under_way("listing the pictures", plain=False):
         folder = pictures_folder(config.data)
         records, class_names = class_records(folder)
@@ -71,21 +72,24 @@ def evaluate_pretrained(workdir: Path, config: ConfigDict | None = None,
 
 
 def pictures_folder(config: ConfigDict) -> Path:
-    """Finds the folder of the class folders, by `data.dir` or CNN_JAX_DATA/imagenet."""
+    """Finds the folder that holds the class folders.
+
+    It is `data.dir` or CNN_JAX_DATA/imagenet, or the validation folder inside.
+    """
     root = local_folder(config)
     if root is None:
-        raise InputError("--mode=eval of a pretrained network needs pictures: name the "
-                         "folder of ImageNet, or one with a folder for each class, by "
-                         "--config.data.dir=FOLDER")
+        raise InputError("--mode=eval of a pretrained network needs pictures: set "
+                         "--config.data.dir to the folder of ImageNet, or to a folder "
+                         "with one subfolder for each class")
     folder = next((root / name for name in VALIDATION if (root / name).is_dir()), root)
     if not any(path.is_dir() for path in folder.iterdir()):
-        raise InputError(f"{folder} has no folders: the pictures must lie in one for "
-                         "each class, as n01440764")
+        raise InputError(f"{folder} has no folders: put the pictures of each class "
+                         "into a folder of its own there, such as n01440764")
     return folder
 
 
 def class_records(folder: Path) -> tuple[Records, tuple[str, ...]]:
-    """Opens all pictures below the class folders, and lists the classes."""
+    """Lists the pictures in the class folders, and the names of the classes."""
     stored = class_folders(ConfigDict({"dir": str(folder)}))
     split = next(name for name in ("validation", "test", "train")
                  if name in stored.splits)
@@ -93,7 +97,7 @@ def class_records(folder: Path) -> tuple[Records, tuple[str, ...]]:
 
 
 def describe(metrics: dict[str, float], published: float | None) -> str:
-    """Says top-1 with its standard error, top-5, and what is published."""
+    """Writes top-1 with its standard error, the published top-1, top-5 and the loss."""
     accuracy, count = metrics["accuracy"], metrics["examples"]
     error = math.sqrt(accuracy * (1 - accuracy) / count)
     return (f"top-1 {100 * accuracy:.2f} % (standard error {100 * error:.2f}"

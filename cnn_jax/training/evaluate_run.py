@@ -21,8 +21,9 @@ def evaluate_run(workdir: Path, config: ConfigDict | None = None,
     """Evaluates the best checkpoint on the validation and test splits.
 
     config: the run's own config, perhaps with other devices or another data folder. A
-        pretrained network is evaluated on the pictures there, as one split, "given".
-    data: the arrays that `training.run` got, where it got arrays.
+        pretrained network is evaluated on the pictures of the data folder, as one split
+        named "given".
+    data: the arrays that `training.run` was called with, if it was.
     Returns {split: metrics}. Raises InputError if the data have changed.
     """
     report = Reporter(quiet)

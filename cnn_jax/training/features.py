@@ -1,7 +1,7 @@
 """Computes the input of a network's head once, where only the head is trained.
 
-The layers before it are frozen and images are not augmented, so its input is the same
-in every epoch. It takes the place of the images; an epoch is then that of one layer.
+The layers before the head are frozen and images are not augmented, so the input of the
+head is the same in every epoch. It replaces the images, and an epoch runs one layer.
 """
 
 import dataclasses
@@ -28,28 +28,28 @@ FILE = "features.npz"  # in the workdir
 
 
 def train_on_features(run: Run, state: TrainState) -> Run:
-    """Makes the run that trains and evaluates on the input of the head.
+    """Returns the run that trains and evaluates on the input of the head.
 
-    The features are kept in the workdir with a fingerprint of weights and data, so that
-    a resumed run has the same bits without computing them again.
+    The features are saved in the workdir with a fingerprint of weights and data, so
+    that a resumed run reads the same bits instead of computing them again.
 
     state: on the host.
     """
     if run.recipe.tta:
-        raise InputError("config.eval.tta is not for training with config.model.train "
-                         "= head, which computes the head's input once: unset it, and "
-                         "give it to --mode=eval")
+        raise InputError("config.eval.tta cannot be used in training with "
+                         "config.model.train = head, which computes the head's input "
+                         "only once: unset it, and set it for --mode=eval")
     path, source = run.workdir / FILE, fingerprint(run, state)
-    kept = load_arrays(path)
-    current = kept is not None and str(kept.get("fingerprint")) == source
-    if parallel.in_all(current) and kept is not None:
-        features = {split: kept[split] for split in SPLITS}
+    saved = load_arrays(path)
+    current = saved is not None and str(saved.get("fingerprint")) == source
+    if parallel.in_all(current) and saved is not None:
+        features = {split: saved[split] for split in SPLITS}
         run.report.line(f"features: {describe(features)}, from {path}")
     else:
         begun = time.perf_counter()
         features = features_of(run, state)
         run.report.line(f"features: {describe(features)}, computed in "
-                        f"{time.perf_counter() - begun:.1f} s, kept in {path}")
+                        f"{time.perf_counter() - begun:.1f} s, saved in {path}")
         if jax.process_index() == 0:
             with named(path):
                 save_arrays(path, fingerprint=source, **features)
@@ -88,13 +88,13 @@ def features_of(run: Run, state: TrainState) -> dict[str, np.ndarray]:
 
 
 def fingerprint(run: Run, state: TrainState) -> str:
-    """Hashes what the features follow from: the frozen weights and the data."""
+    """Hashes what the features depend on: the frozen weights and the data."""
     trunk = {layer: tree for layer, tree in state.params.items() if layer != "head"}
     return f"{sha256((trunk, state.batch_stats))} {run.info.sha256}"
 
 
 def describe(features: dict[str, Any]) -> str:
-    """Says how many there are, of which shape, and how large they are."""
+    """Writes the number of images, the shape of their features, and the size in MB."""
     count = sum(map(len, features.values()))
     shape = " x ".join(map(str, features["train"].shape[1:]))
     size = sum(array.nbytes for array in features.values())

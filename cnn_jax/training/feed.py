@@ -1,8 +1,8 @@
-"""Brings the batches of a run to its devices: from an array there, or as a stream.
+"""Feeds a run with batches: from arrays that stay on the devices, or as a stream.
 
-`Resident` puts all images on the devices once; a call gets indices. `Streamed` sends
-each batch while the one before is trained. Both have the same batches in the same
-order.
+`Resident` copies all images to the devices once; a call then gets only indices.
+`Streamed` sends each batch while the previous one is trained. Both yield the same
+batches in the same order.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ from cnn_jax.training.steps import (Metrics, TrainState, eval_batch, eval_rows,
                                     train_batches, train_steps)
 from cnn_jax.workdir.progress import Progress, Row
 
-LATE = 0.05  # share of an epoch
+LATE = 0.05  # fraction of an epoch; waiting longer for images gives advice
 Arguments = tuple[Any, ...]  # of a compiled program, after the state
 
 
@@ -36,16 +36,16 @@ class Feed(Protocol):
 
     train: Callable[..., tuple[TrainState, Metrics]]  # (state, *arguments, recipe)
     evaluate: Callable[..., Metrics]                  # (state, *arguments, recipe)
-    # Whether each batch is sent when it is needed. Then at most one call may wait for
-    # the one before it: the batches of more queued calls would fill the memory.
+    # Whether each batch is sent when it is needed. Then at most one call may be queued:
+    # the batches of more calls would fill the memory.
     streams: bool
     counts: dict[str, int]  # examples of each split
     eval_batch_size: int
-    skips: bool             # whether images that cannot be decoded are left out
-    skipped: set[str]       # names of those that this process left out
+    skips: bool             # whether images that cannot be decoded are skipped
+    skipped: set[str]       # names of the images that this process skipped
 
     def start(self, epoch: int, step: int) -> None:
-        """Begins reading ahead, for the first call."""
+        """Begins to read ahead for the call that starts at this step of this epoch."""
 
     def calls(self, epoch: int, ranges: Sequence[tuple[int, int]]
               ) -> Iterator[Arguments]:
@@ -63,7 +63,8 @@ class Feed(Protocol):
     def advice(self, row: Row) -> str | None:
         """Says how long the devices waited for images in an epoch, and what helps.
 
-        It does so once, after the first epoch in which that was more than 5 %.
+        It says so once, after the first epoch with more than `LATE` of waiting; other
+        epochs give None.
         """
 
     def close(self) -> None:
@@ -108,10 +109,10 @@ class Resident:
         return next(self.batches("train"))
 
     def advice(self, row: Row) -> None:
-        """Has none: the devices never wait."""
+        """Returns None: the devices never wait for images."""
 
     def close(self) -> None:
-        """Lets go of the images on the devices."""
+        """Frees the images on the devices."""
         self.data = None
 
 
@@ -129,8 +130,8 @@ class Streamed:
         self.reading = stream.choose_reading(config.data.workers, config.data.prefetch,
                                              steps_per_call)
         self.stream: stream.Stream[tuple[Examples, jax.Array | None]] | None = None
-        self.training = False  # whether the stream is that of training
-        self.epoch = 0         # the one that is trained
+        self.training = False  # whether the open stream is that of training
+        self.epoch = 0         # the epoch that is being trained
         self.advised = False
         self.counts = {split: len(getattr(dataset, split).labels) for split in SPLITS}
         self.eval_batch_size = evaluation_batch(eval_batch_size, self.counts, placement)
@@ -169,7 +170,7 @@ class Streamed:
         return self._example(self.eval_batch_size, self.dataset.train.images.shape[1:])
 
     def advice(self, row: Row) -> str | None:
-        waited, read = row["input_seconds"] / row["seconds"], row["images_per_second"]
+        waited, speed = row["input_seconds"] / row["seconds"], row["images_per_second"]
         if waited <= LATE or self.advised:
             return None
         self.advised = True
@@ -177,8 +178,8 @@ class Streamed:
         readers = f"{workers} processes" if workers else f"{threads} threads"
         install = "" if simplejpeg else "simplejpeg (pip install simplejpeg), "
         return (f"input: the devices waited {waited:.0%} of the epoch for images; "
-                f"{read:,.0f} images/s were read by {readers}, "
-                f"{read / (1 - waited):,.0f} images/s could be trained. What helps: "
+                f"{speed:,.0f} images/s were read by {readers}, "
+                f"{speed / (1 - waited):,.0f} images/s could be trained. What helps: "
                 "more CPU cores, more data.workers, shards of smaller pictures (python "
                 f"-m cnn_jax.data.pack), {install}a smaller data.image_size")
 
@@ -227,10 +228,10 @@ class Streamed:
 
 def open_feed(placement: Placement, dataset: Dataset, config: ConfigDict,
               steps_per_call: int, eval_batch_size: int | None = None) -> Feed:
-    """Makes the feed of a set: resident, or streamed if its images are lazy.
+    """Makes the feed of a data set: resident, or streamed if its images are lazy.
 
-    eval_batch_size: the most images of an evaluation step, see `largest_batch`; None:
-        as the config says, whatever the memory.
+    eval_batch_size: the largest batch of evaluation, see `largest_batch`; None takes
+        that of the config, without regard to memory.
     """
     largest = eval_batch_size or config.eval_batch_size or LARGEST
     if isinstance(dataset.train.images, LazyImages):
@@ -239,7 +240,7 @@ def open_feed(placement: Placement, dataset: Dataset, config: ConfigDict,
 
 
 def record_skipped(feed: Feed, progress: Progress) -> None:
-    """Adds what all processes have skipped to the record of the run.
+    """Adds the images that any process has skipped to `progress.skipped`.
 
     All processes must call this together.
     """

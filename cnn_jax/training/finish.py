@@ -31,14 +31,15 @@ def evaluate_and_save(run: Run, state: TrainState, progress: Progress,
                       evaluate: Evaluate, keep_results: bool) -> Finished:
     """Evaluates the best checkpoint on the test split and writes results.json.
 
-    keep_results: do not replace an existing results.json, whose times and memory
-        another process measured while it trained.
+    keep_results: whether to keep an existing results.json. Its times and memory were
+        measured by the process that trained.
     """
     final = run.placement.to_host(state)
     row = best_row(progress.history, run.config.checkpoint.monitor)
     if row["step"] not in run.checkpoints.steps:
         raise RunError(f"{run.checkpoints.directory} lacks the best checkpoint, step "
-                       f"{row['step']}: it was deleted")
+                       f"{row['step']}: it was deleted; train again in another "
+                       "--workdir")
     best, _ = run.checkpoints.restore(int(row["step"]), final)
     test: dict[str, Any] = {"loss": None, "accuracy": None, "examples": 0}
     if run.info.counts["test"]:

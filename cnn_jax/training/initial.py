@@ -2,12 +2,13 @@
 
 Initial values are independent draws, hundreds in a deep network. Compiled as one
 program they took longer than all else before the first step (25 s for DenseNet-121).
-Here the equations of that program run one by one. The draws use one program for each
-distribution and power of four of values, so networks share them.
+Here the equations of that program run one by one. A draw runs a compiled program for
+its distribution and for its number of values, rounded up to a power of four. So
+networks share these programs.
 
-The values of every initializer in `layers` are those of the whole program, bit for bit:
-JAX's generator computes value i of a draw from the key and i alone, so a draw is the
-beginning of a longer one with the same key (`jax_threefry_partitionable`).
+The values of every initializer in `layers` equal those of the whole program, bit for
+bit: JAX's generator computes value i of a draw from the key and i alone, so a draw is a
+prefix of a longer one with the same key (`jax_threefry_partitionable`).
 """
 
 import functools
@@ -47,28 +48,29 @@ class Program(NamedTuple):
 
 
 def trace(function: Callable[[], Any]) -> Program:
+    """Traces a function without arguments."""
     return Program(*jax.make_jaxpr(function, return_shape=True)())
 
 
 def needed(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:
-    """Lists the equations that the results depend on; the network's own are not."""
-    wanted = set(map(id, jaxpr.outvars))
+    """Lists the equations that the results depend on, so not the forward pass."""
+    needed_ids = set(map(id, jaxpr.outvars))
     equations = []
     for equation in reversed(jaxpr.eqns):
-        if wanted.intersection(map(id, equation.outvars)):
-            wanted.update(map(id, equation.invars))
+        if needed_ids.intersection(map(id, equation.outvars)):
+            needed_ids.update(map(id, equation.invars))
             equations.append(equation)
     return equations[::-1]
 
 
 def by_jax(jaxpr: core.Jaxpr, equation: core.JaxprEqn,
            operands: list[Any]) -> list[Any]:
-    """Computes the results of any equation."""
-    given = {atom: drawn(value) for atom, value in zip(equation.invars, operands)
+    """Computes the results of any equation by compiling it."""
+    inputs = {atom: drawn(value) for atom, value in zip(equation.invars, operands)
              if not isinstance(atom, core.Literal)}
-    alone = jaxpr.replace(constvars=[], invars=list(given), outvars=equation.outvars,
-                          eqns=[equation])
-    return core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))(*given.values())
+    single = jaxpr.replace(constvars=[], invars=list(inputs), outvars=equation.outvars,
+                           eqns=[equation])
+    return core.jaxpr_as_fun(core.ClosedJaxpr(single, ()))(*inputs.values())
 
 
 def compute(equation: core.JaxprEqn, operands: list[Any]) -> list[Any] | None:
@@ -103,10 +105,10 @@ class Draw(NamedTuple):
     dtype: Any
 
     def array(self, factor: float | None = None) -> np.ndarray:
-        """Makes the draw, times a factor.
+        """Makes the draw and multiplies it by the factor.
 
-        XLA multiplies the constants of a normal draw, sqrt(2) and the factor, so its
-        program needs both.
+        XLA folds the two constants of a scaled normal draw, sqrt(2) and the factor,
+        into one. So the program of the draw includes the factor, for the same bits.
         """
         size = int(np.prod(self.shape))
         values = _draw(self.key, self.kind, self.limits, rounded_up(size), self.dtype,
@@ -115,6 +117,7 @@ class Draw(NamedTuple):
 
 
 def drawn(value: Any) -> Any:
+    """Makes the draw of a `Draw`; returns anything else as it is."""
     return value.array() if isinstance(value, Draw) else value
 
 
@@ -138,7 +141,7 @@ def rounded_up(size: int) -> int:
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
 def _draw(key: jax.Array, kind: str, limits: tuple[float, ...], count: int, dtype: Any,
           factor: float | None) -> jax.Array:
-    """Draws `count` values; its numbers are constants, as in a whole program."""
+    """Draws `count` values; limits and factor are constants, as in a whole program."""
     values = DRAWS[kind](key, limits, count, dtype)
     return values if factor is None else values * jnp.asarray(factor, dtype)
 

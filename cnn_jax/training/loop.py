@@ -41,9 +41,9 @@ def fit(run: Run, state: TrainState, progress: Progress,
     with (contextlib.closing(recorder), contextlib.closing(run.profiler),
           stop_signals() as received):
         while not run.is_finished(progress):
-            epoch, before = progress.step // run.steps_per_epoch, size
+            epoch, previous_size = progress.step // run.steps_per_epoch, size
             size = run.training_size(epoch)
-            if size and size != before:
+            if size and size != previous_size:
                 run.report.line(f"epoch {epoch + 1}: training images of {size[0]} x "
                                 f"{size[1]} pixels")
             state = train_epoch(run, state, progress, train, recorder, received)
@@ -67,7 +67,9 @@ def train_epoch(run: Run, state: TrainState, progress: Progress, train: Programs
     """Trains to the end of the current epoch, which may have begun already.
 
     The metrics of steps stay on the devices until they are logged, so that calls can be
-    queued. received: the signals that have asked the run to stop.
+    queued.
+
+    received: the signals that have asked the run to stop.
     """
     config, steps = run.config, run.steps_per_epoch
     epoch, done = divmod(progress.step, steps)
@@ -75,7 +77,7 @@ def train_epoch(run: Run, state: TrainState, progress: Progress, train: Programs
     ranges = list(call_ranges(done, steps, run.steps_per_call))
     calls = run.feed.calls(epoch, ranges)
     pending: list[Metrics] = []
-    before: Future[float] | None = None  # when the call before ended
+    previous_end: Future[float] | None = None  # when the previous call ended
     with (run.report.progress_bar(f"epoch {epoch + 1}/{config.epochs}", steps, done),
           ThreadPoolExecutor(1) as watcher):
         for start, stop in ranges:
@@ -89,10 +91,11 @@ def train_epoch(run: Run, state: TrainState, progress: Progress, train: Programs
             if run.placement.synchronous:
                 jax.block_until_ready(metrics)
             if run.feed.streams:
-                # The devices waited from the end of the call before, if that is past.
-                ended = before.result() if before else begun
+                # The devices were idle until the input arrived: since the end of the
+                # previous call, or since `begun` if that is later.
+                ended = previous_end.result() if previous_end else begun
                 progress.input_seconds += max(0.0, arrived - max(begun, ended))
-                before = watcher.submit(end_time, metrics)
+                previous_end = watcher.submit(end_time, metrics)
             pending.append(metrics)
             progress.step = epoch * steps + stop
             logging = (stop == steps or reaches(config.log.every_steps, start, stop)
@@ -189,7 +192,7 @@ def finish_epoch(run: Run, state: TrainState, progress: Progress, evaluate: Eval
 def save(run: Run, state: TrainState, progress: Progress, now: bool = True) -> None:
     """Saves a checkpoint of the last step. Raises RunError if it is not finite.
 
-    now: else it is held in memory until the next one is saved.
+    now: whether to write it at once; if not, it is held in memory until the next save.
     """
     host = run.placement.to_host(state)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host)):
@@ -201,16 +204,16 @@ def save(run: Run, state: TrainState, progress: Progress, now: bool = True) -> N
 
 def compile_training(run: Run, state: Any, progress: Progress,
                      train: Callable[..., Any] | None = None) -> Programs:
-    """Compiles a program for each size of images to come, and number of steps a call.
+    """Compiles a program for each remaining image size and number of steps per call.
 
-    train: (state, *arguments of the feed, recipe) -> (state, metrics); None is that of
-        the feed, which takes a TrainState.
+    train: (state, *arguments of the feed, recipe) -> (state, metrics); None is the
+        function of the feed, whose state is a TrainState.
     """
     steps = run.steps_per_epoch
-    now, done = divmod(progress.step, steps)
+    current_epoch, done = divmod(progress.step, steps)
     counts = {stop - start for first in (0, done)
               for start, stop in call_ranges(first, steps, run.steps_per_call)}
-    sizes = training_sizes(run.config.progressive, now)
+    sizes = training_sizes(run.config.progressive, current_epoch)
     begun, programs = time.perf_counter(), {}
     with run.report.timed("compiling training"):
         for size, epoch in sizes.items():
@@ -233,7 +236,7 @@ def learning_rate(run: Run, step: int) -> float:
 def diverged(run: Run, what: str, step: int) -> RunError:
     """Makes the error that says which step diverged and what to do.
 
-    What is held in memory is saved first.
+    Checkpoints that are held in memory are saved first.
     """
     run.checkpoints.flush()
     latest = run.checkpoints.latest

@@ -1,7 +1,7 @@
-"""Finds a learning rate: trains while the rate rises, and looks at the loss.
+"""Finds a learning rate: raises it during training and watches the loss.
 
-Smith: Cyclical learning rates for training neural networks (2017). Every update has a
-larger rate than the one before, by a constant factor; the steps are those of training.
+Smith: Cyclical learning rates for training neural networks (2017). Each update
+multiplies the rate by a constant factor; the steps are those of training.
 """
 
 import contextlib
@@ -29,12 +29,12 @@ from cnn_jax.workdir.progress import Progress
 
 UPDATES = 100
 LOW, HIGH = 1e-6, 10.0
-SMOOTHING = 0.9  # of the exponential mean of the losses
-WORSE = 4.0      # the sweep ends where the smoothed loss is so many times the best
+SMOOTHING = 0.9  # decay of the exponential moving average of the losses
+WORSE = 4.0      # the sweep ends when the smoothed loss is this many times the best
 
 
 class Sweep(NamedTuple):
-    """The losses of a sweep; one value for each update that was made."""
+    """Holds the losses of a sweep; one value for each update that was made."""
 
     rates: np.ndarray
     losses: np.ndarray
@@ -58,7 +58,7 @@ class Sweep(NamedTuple):
 
 
 def find_rate(config: ConfigDict, report: Reporter) -> Sweep:
-    """Sweeps the learning rate of a config from `LOW` to `HIGH`; keeps nothing.
+    """Sweeps the learning rate of a config from `LOW` to `HIGH`; saves nothing.
 
     Raises InputError as a run does, and if the loss never falls.
     """
@@ -69,20 +69,20 @@ def find_rate(config: ConfigDict, report: Reporter) -> Sweep:
             programs = compile_training(run, state, Progress())
         losses = sweep(run, run.placement.replicate(state), programs, report)
     rates = np.array([rising_rate(update) for update in range(len(losses))])
-    found = Sweep(rates, losses, smooth(losses))
-    if found.smoothed.argmin() == 0:
+    result = Sweep(rates, losses, smooth(losses))
+    if result.smoothed.argmin() == 0:
         raise InputError("the loss falls at no learning rate from "
-                         f"{LOW:g} to {HIGH:g}: look at the data by --mode=show_data, "
-                         "or choose another optimizer")
-    return found
+                         f"{LOW:g} to {HIGH:g}: look at the data with "
+                         "--mode=show_data, or choose another optimizer")
+    return result
 
 
 @contextlib.contextmanager
 def open_updates(config: ConfigDict,
                  updates: int) -> Iterator[tuple[Run, TrainState]]:
-    """Opens a run that is long enough for so many updates, and keeps nothing.
+    """Opens a run in a temporary folder, long enough for this number of updates.
 
-    Yields it with its first state, on the host.
+    Yields the run and its initial state, on the host.
     """
     config = config.copy_and_resolve_references()
     with config.unlocked():
@@ -104,13 +104,13 @@ def rising_rate(update: Any) -> Any:
 
 
 def with_rising_rate(run: Run) -> Run:
-    """Replaces schedule and optimizer by those of the sweep."""
+    """Replaces the schedule and the optimizer of a run by those of the sweep."""
     return dataclasses.replace(run, recipe=with_schedule(
         run.recipe, rising_rate, run.config, trained_parts(run)))
 
 
 def trained_parts(run: Run) -> Sequence[str]:
-    """Lists the parts of the network, where the optimizer needs them."""
+    """Lists the parts of the network if the optimizer needs them, else nothing."""
     if run.config.optimizer.depth_decay is None:
         return ()
     return parts_in_order(run.recipe.model, run.info.image_shape)
@@ -143,10 +143,10 @@ def sweep(run: Run, state: TrainState, programs: Programs,
 def update_losses(run: Run, state: Any, programs: Programs) -> Iterator[np.ndarray]:
     """Makes updates without end and yields the loss of each.
 
-    Several networks in one state have several losses.
+    The loss is [N] if the state holds N networks, see `rates.py`, else [].
     """
-    each = run.config.optimizer.accumulate_steps
-    of_update: list[np.ndarray] = []
+    steps_per_update = run.config.optimizer.accumulate_steps
+    step_losses: list[np.ndarray] = []
     ranges = [(step, step + 1) for step in range(run.steps_per_epoch)]
     run.feed.start(0, 0)
     for epoch in itertools.count():
@@ -154,14 +154,14 @@ def update_losses(run: Run, state: Any, programs: Programs) -> Iterator[np.ndarr
             program = programs[run.training_size(epoch), 1]
             state, metrics = program(state, *arguments)
             sums = run.placement.to_host(metrics)
-            of_update.append(sums["loss"].sum(-1) / sums["count"].sum(-1))
-            if len(of_update) == each:
-                yield np.mean(of_update, axis=0)
-                of_update.clear()
+            step_losses.append(sums["loss"].sum(-1) / sums["count"].sum(-1))
+            if len(step_losses) == steps_per_update:
+                yield np.mean(step_losses, axis=0)
+                step_losses.clear()
 
 
 def smooth(losses: np.ndarray) -> np.ndarray:
-    """Computes the exponential mean of the losses so far, without a bias to zero.
+    """Computes the exponential moving average of the losses, with bias correction.
 
     losses: [updates, ...]
     """

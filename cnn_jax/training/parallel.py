@@ -26,14 +26,14 @@ HEARTBEAT_SECONDS = 3600
 
 
 class Placement(NamedTuple):
-    """Says how to put state, data and steps on the devices."""
+    """Holds the functions that put state, data and steps on the devices."""
 
     devices: tuple[jax.Device, ...]  # of all processes
-    axis_name: str | None            # of the mapped axis, which the recipe needs
+    axis_name: str | None            # of the axis that pmap maps over; None with jit
     replicate: Callable[[Any], Any]  # host tree -> a copy on every device
     to_host: Callable[[Any], Any]    # replicated tree -> NumPy arrays
     shard_batch: Callable[[np.ndarray], jax.Array]  # [..., B] -> B over the devices
-    # The process's share of a batch, [b, ...], see `positions` -> [B, ...], sharded
+    # This process's examples of a batch, [b, ...] (see `positions`) -> all, [B, ...]
     join_shares: Callable[[np.ndarray], jax.Array]
     compile: Callable[..., Any]      # step (state, data, *rows) -> jitted or mapped
 
@@ -56,8 +56,8 @@ class Placement(NamedTuple):
 def start_processes(config: ConfigDict) -> None:
     """Joins the other processes if the config names a coordinator.
 
-    It does nothing where the processes are joined already, as in Ray Train, Kubeflow or
-    a notebook. It must be called before JAX is used.
+    It does nothing if they are joined already, as by Ray Train, Kubeflow or a notebook.
+    It must be called before JAX is used.
     """
     if not config.coordinator or jax.distributed.is_initialized():
         return
@@ -77,7 +77,10 @@ def start_processes(config: ConfigDict) -> None:
 
 
 def from_environment(variable: str) -> int | None:
-    """Reads a number that a launcher has set. Raises InputError for another text."""
+    """Reads a number that a launcher has set; None if it is not set.
+
+    Raises InputError for anything but a whole number.
+    """
     text = os.environ.get(variable)
     if text is None:
         return None
@@ -89,24 +92,23 @@ def from_environment(variable: str) -> int | None:
 
 @contextlib.contextmanager
 def peer_errors() -> Iterator[None]:
-    """Turns the error of a collective, after another process has ended, into RunError.
-    """
+    """Turns JAX's error after another process has ended into a RunError."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
         raise RunError(
-            f"a call of all {jax.process_count()} processes failed, perhaps because "
-            "one of them ended: its output says why, and the same commands resume at "
-            f"the last checkpoint ({first_line(error)})") from error
+            f"a collective of {jax.process_count()} processes failed, perhaps because "
+            "one of them ended: the output of that process says why, and the same "
+            f"commands resume at the last checkpoint ({first_line(error)})") from error
 
 
 def choose_devices(config: ConfigDict) -> list[jax.Device]:
     """Chooses `config.devices` devices of this process, or all devices."""
     try:
         devices = jax.devices()
-    except RuntimeError as error:  # such as JAX_PLATFORMS=cuda where there is none
+    except RuntimeError as error:  # such as JAX_PLATFORMS=cuda without a GPU
         raise InputError(
             f"JAX finds no device: {first_line(error)}") from error
     if config.devices is None:
@@ -128,7 +130,7 @@ def place(config: ConfigDict) -> Placement:
 
 
 def check_same_in_all(facts: str) -> None:
-    """Raises InputError in every process unless all of them have the same `facts`."""
+    """Raises InputError in every process unless `facts` is the same in all of them."""
     if jax.process_count() == 1:
         return
     digest = np.frombuffer(hashlib.sha256(facts.encode()).digest(), np.uint8)
@@ -164,7 +166,10 @@ def largest(value: float) -> float:
 
 
 def union(names: Iterable[str]) -> list[str]:
-    """Sorts the names of all processes, which must call this together."""
+    """Returns the sorted union of the names of all processes.
+
+    All processes must call this together.
+    """
     if jax.process_count() == 1:
         return sorted(set(names))
     text = "\0".join(sorted(set(names))).encode("utf-8", "surrogateescape")
@@ -183,8 +188,11 @@ def global_array(value: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(value.shape, sharding, lambda i: value[i])
 
 
-def count_own(devices: Iterable[jax.Device]) -> int:
-    """Counts the devices of this process, which may be those of an absent machine."""
+def count_local(devices: Iterable[jax.Device]) -> int:
+    """Counts the devices that belong to this process.
+
+    `jax.local_device_count` would not do: they may describe a machine that is absent.
+    """
     return sum(device.process_index == jax.process_index() for device in devices)
 
 
@@ -197,19 +205,19 @@ def shape_of_value(value: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
 def shape_of_shares(sharding: NamedSharding, share: np.ndarray) -> jax.ShapeDtypeStruct:
     """Describes what `jax.make_array_from_process_local_data` makes."""
     devices = sharding.mesh.devices.ravel()
-    shape = (share.shape[0] * len(devices) // count_own(devices), *share.shape[1:])
+    shape = (share.shape[0] * len(devices) // count_local(devices), *share.shape[1:])
     return jax.ShapeDtypeStruct(shape, share.dtype, sharding=sharding)
 
 
 class Arrays(NamedTuple):
-    """How a placement makes its arrays."""
+    """Holds the two functions by which a placement makes its global arrays."""
 
-    whole: Callable[[Any, NamedSharding], Any]          # of a value that all hold
-    joined: Callable[[NamedSharding, np.ndarray], Any]  # of each process's share
+    whole: Callable[[Any, NamedSharding], Any]  # from a value that every process holds
+    joined: Callable[[NamedSharding, np.ndarray], Any]  # from each process's share
 
 
 REAL = Arrays(global_array, jax.make_array_from_process_local_data)
-# Shapes alone: programs are compiled for devices that are not there.
+# Shapes alone, to compile programs for devices that this machine does not have.
 ABSTRACT = Arrays(shape_of_value, shape_of_shares)
 
 
@@ -240,7 +248,10 @@ def mesh_placement(devices: Sequence[jax.Device], arrays: Arrays = REAL) -> Plac
 
 
 def pmap_placement(devices: Sequence[jax.Device], arrays: Arrays = REAL) -> Placement:
-    """Stacks a copy of state and data for each device along a leading axis."""
+    """Stacks a copy of state and data, and a part of the batch, for each device.
+
+    The devices are a new leading axis.
+    """
     stacked = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
 
     def replicate(tree: Any) -> Any:
@@ -256,7 +267,7 @@ def pmap_placement(devices: Sequence[jax.Device], arrays: Arrays = REAL) -> Plac
 
     def join_shares(share: np.ndarray) -> jax.Array:
         """[b, ...] -> [devices, B / devices, ...]."""
-        return arrays.joined(stacked, np.stack(np.split(share, count_own(devices))))
+        return arrays.joined(stacked, np.stack(np.split(share, count_local(devices))))
 
     def compile(step: Callable, donate: tuple[int, ...] = ()) -> Any:
         return jax.pmap(step, AXIS, devices=devices, donate_argnums=donate)

@@ -1,9 +1,9 @@
 """Notices within seconds that another process of a run has ended.
 
-JAX waits a minute and more, and then aborts with its stacks. So each process keeps a
-TCP connection to the first one, which the kernel closes when a process dies. When a
-machine dies, TCP's keepalive closes it after about ten seconds. The first process tells
-the others who is gone.
+JAX itself waits for a minute or more, and then aborts with a stack trace. So each
+process keeps a TCP connection to the first one, which the kernel closes when a process
+dies. When a machine dies, TCP keepalive closes it after about ten seconds. The first
+process tells the others which one is gone.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ from ml_collections import ConfigDict
 
 from cnn_jax.workdir.checkpoints import step_folders
 
-JOIN_SECONDS = 15.0   # until all processes are connected
-ERROR_SECONDS = 1.0   # in which a process may find the error of another one itself
+JOIN_SECONDS = 15.0   # to wait for the connections of all processes
+ERROR_SECONDS = 1.0   # for a process to end by itself after the error of another one
 TOKEN_BYTES, HOST_BYTES = 16, 240
 KEEPALIVE = {"TCP_KEEPIDLE": 4, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}
 
@@ -61,7 +61,7 @@ class Watch:
     def receive(self, word: str, who: int, sender: int) -> None:
         """Acts on a message; the first process passes it on to the others."""
         if word == "error" or (word == "gone" and not self.closing):
-            self.send(f"{word} {who}", but=sender)
+            self.send(f"{word} {who}", skip=sender)
         with self.changed:
             (self.ended if word == "bye" else self.failed).add(who)
             self.changed.notify_all()
@@ -71,15 +71,18 @@ class Watch:
                 self.leave(f"process {who} is gone" if word == "gone" else
                            f"process {who} has failed: its output says why")
 
-    def send(self, message: str, but: int | None = None) -> None:
-        """Sends a message to all connected processes but one."""
+    def send(self, message: str, skip: int | None = None) -> None:
+        """Sends a message to all connected processes, except to `skip`."""
         for other, link in self.links.items():
-            if other != but:
+            if other != skip:
                 with contextlib.suppress(OSError):  # it has ended
                     link.sendall(f"{message}\n".encode())
 
     def close(self, failed: bool) -> bool:
-        """Says goodbye; tells whether all other processes end as well."""
+        """Says goodbye; returns whether all other processes end as well.
+
+        That is known only after an error; otherwise it returns True at once.
+        """
         with self.changed:
             self.closing = True
             self.changed.notify_all()
@@ -96,8 +99,8 @@ class Watch:
 def watch(workdir: Path, config: ConfigDict) -> Iterator[None]:
     """Ends this process with one line and exit code 1 once another one is gone.
 
-    A process that fails alone ends at once when it leaves the block: JAX would wait for
-    the others.
+    A process that fails while the others go on ends at once when it leaves the block:
+    JAX would wait for them.
     """
     if jax.process_count() == 1:
         yield
@@ -105,8 +108,8 @@ def watch(workdir: Path, config: ConfigDict) -> Iterator[None]:
 
     def leave(reason: str) -> None:
         steps = step_folders(workdir / "checkpoints")
-        goes_on = (f"go on from step {steps[-1].name}" if steps else "start again")
-        end_at_once(f"{reason}; start the same command again to {goes_on}", 1)
+        effect = (f"go on from step {steps[-1].name}" if steps else "start again")
+        end_at_once(f"{reason}; start the same command again to {effect}", 1)
 
     watching = Watch(connect(config), jax.process_index(), jax.process_count(), leave)
     try:
@@ -126,7 +129,7 @@ def end_at_once(message: str, code: int) -> None:
 
 
 def connect(config: ConfigDict) -> Links:
-    """Connects each process to the first one, which all must call together.
+    """Connects each process to the first one. All processes must call this together.
 
     Processes that cannot be reached within `JOIN_SECONDS` are not watched.
     """
@@ -136,10 +139,10 @@ def connect(config: ConfigDict) -> Links:
         token, port, host = broadcast(server)
         if server is not None:
             return accept(server, token, jax.process_count() - 1)
-    named = (config.coordinator or "").rpartition(":")[0] if (
+    coordinator = (config.coordinator or "").rpartition(":")[0] if (
         config.coordinator != "auto") else os.environ.get(
             "JAX_COORDINATOR_ADDRESS", "").rpartition(":")[0]
-    for address in filter(None, (named, host)):
+    for address in filter(None, (coordinator, host)):
         with contextlib.suppress(OSError):
             link = socket.create_connection((address, port), JOIN_SECONDS / 3)
             link.sendall(token + bytes([jax.process_index() % 256,
@@ -181,7 +184,7 @@ def accept(server: socket.socket, token: bytes, count: int) -> Links:
 
 
 def kept_alive(link: socket.socket) -> socket.socket:
-    """Lets the kernel ask now and then whether the other machine is alive."""
+    """Turns on TCP keepalive: the kernel probes whether the other machine is alive."""
     link.settimeout(None)
     link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in KEEPALIVE.items():

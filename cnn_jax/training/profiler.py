@@ -1,4 +1,4 @@
-"""Traces some steps of a training, for --profile_steps."""
+"""Profiles some steps of training, for --profile_steps."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ def parse_steps(text: str | None) -> tuple[int, int] | None:
 
 
 class Profiler:
-    """Starts and stops a trace; a call of several steps is traced as a whole.
+    """Starts and stops a trace. A call that makes several steps is traced as a whole.
 
     steps: (first, stop), or None to trace nothing.
     """
@@ -31,12 +31,13 @@ class Profiler:
     def __init__(self, steps: tuple[int, int] | None, workdir: Path,
                  report: Reporter) -> None:
         self.steps, self.workdir, self.report = steps, workdir, report
-        self.begun: int | None = None  # the first step of the trace that runs
+        self.begun: int | None = None  # the first step of the open trace
 
     def before(self, start: int, stop: int, waiting: Any) -> None:
-        """Starts the trace if a call of the steps [start, stop) has its first step.
+        """Starts the trace if the next call makes one of the steps to trace.
 
-        waiting: arrays of the calls before, which must have ended.
+        start, stop: the call makes the steps [start, stop).
+        waiting: results of the previous calls, which are waited for first.
         """
         if self.steps and self.begun is None and (
                 start < self.steps[1] and stop > self.steps[0]):
@@ -46,10 +47,12 @@ class Profiler:
             self.begun = start
 
     def after(self, stop: int, last: bool, result: Any, program: Any) -> None:
-        """Ends the trace after its last step, or that of an epoch; prints the table.
+        """Ends the trace after its last step or that of an epoch, and prints the table.
 
-        result: arrays of the call that made the step before `stop`.
-        program: what it compiled to.
+        stop: the step after the last one of the call.
+        last: whether the call was the last one of its epoch.
+        result: arrays that the call returned.
+        program: the compiled program of the call.
         """
         if self.steps is None or self.begun is None or (
                 stop < self.steps[1] and not last):
@@ -58,17 +61,17 @@ class Profiler:
         jax.profiler.stop_trace()
         folder, device = self.workdir / profile.FOLDER, jax.devices()[0]
         names = profile.sources(program.as_text())
-        made = profile.make_profile(
+        table = profile.make_profile(
             profile.read_trace(folder), names, self.begun, stop,
             f"{device.platform} ({device.device_kind})")
         self.steps = self.begun = None
         if jax.process_index() == 0:
-            profile.write_profile(self.workdir, made)
-        self.report.line(profile.text(made))
-        self.report.line(f"the trace, for ui.perfetto.dev, is in {folder}")
+            profile.write_profile(self.workdir, table)
+        self.report.line(profile.text(table))
+        self.report.line(f"the trace is in {folder}; ui.perfetto.dev shows it")
 
     def close(self) -> None:
-        """Ends a trace that a stopped run has left, or says that there was none."""
+        """Ends the trace of a stopped run; says if the steps were not all trained."""
         if self.begun is not None:
             jax.profiler.stop_trace()
         if self.steps is not None:

@@ -1,8 +1,8 @@
 """Compares learning rates: trains a network with each, all in one program by `vmap`.
 
 The networks start from the same state and see the same batches, with the same random
-augmentation and dropout. Each rate is held constant, without schedule and warm-up; it
-stands for the peak of the config's schedule.
+augmentation and dropout. Each rate is constant, without schedule and warm-up, and
+corresponds to the peak of the config's schedule.
 """
 
 import itertools
@@ -24,28 +24,28 @@ from cnn_jax.training.setup import Run
 from cnn_jax.training.steps import Metrics, Recipe, TrainState
 from cnn_jax.workdir.progress import Progress
 
-# The random draws follow from the step, so they are made once for all networks.
+# The step is shared: random draws follow from it, so all networks get the same ones.
 AXES = TrainState(step=cast(Any, None), params=0, batch_stats=0, opt_state=0,
                   ema_params=0, ema_batch_stats=0)
-Members = tuple[Any, TrainState]  # rates [N], and their states, stacked as AXES says
+Members = tuple[Any, TrainState]  # rates [N], and their states, stacked along AXES
 
 
 class Comparison(NamedTuple):
-    """The losses of N learning rates; a row for each update."""
+    """Holds the losses of N learning rates; a row for each update."""
 
     rates: np.ndarray   # [N], values of optimizer.learning_rate
     losses: np.ndarray  # [updates, N]
 
     @property
     def smoothed(self) -> np.ndarray:
-        """The exponential means of the losses, [updates, N]."""
+        """The exponential moving averages of the losses, [updates, N]."""
         return smooth(self.losses)
 
     @property
     def diverged(self) -> np.ndarray:
-        """Tells of each rate whether its loss was not finite, or far above the first.
+        """Whether each rate diverged, bool [N].
 
-        Far is `WORSE` times, for the smoothed loss.
+        Its smoothed loss was not finite, or above `WORSE` times its first loss.
         """
         return ~(self.smoothed <= WORSE * self.losses[0]).all(0)
 
@@ -64,10 +64,10 @@ class Comparison(NamedTuple):
 
 def compare_rates(config: ConfigDict, rates: np.ndarray, report: Reporter,
                   updates: int = UPDATES) -> Comparison:
-    """Trains so many updates with each of the rates; keeps nothing.
+    """Trains with each of the rates for `updates` updates; saves nothing.
 
     rates: [N], values of optimizer.learning_rate.
-    Raises InputError as a run does, and if N networks are too large.
+    Raises InputError as a run does, and if N networks do not fit into memory.
     """
     with open_updates(config, updates) as (run, state):
         check_memory(run, state, len(rates))
@@ -112,10 +112,10 @@ def train_members(run: Run) -> Callable[..., tuple[Members, Metrics]]:
 
 
 def check_memory(run: Run, state: TrainState, count: int) -> None:
-    """Raises InputError unless so many networks train within `SHARE` of the memory.
+    """Raises InputError unless `count` networks fit into `SHARE` of the memory.
 
-    Each takes its state three times (gradients and updates too) on every device, and
-    `LIVE` times what its layers return for a batch.
+    Each takes three times its state on every device, for gradients and updates, and
+    `LIVE` times the outputs of its layers for a batch.
     """
     memory, devices = memory_bytes(run.placement.devices), len(run.placement.devices)
     if memory is None:

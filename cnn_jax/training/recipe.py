@@ -1,4 +1,4 @@
-"""Makes the recipe and the first state from a config and the info on its data."""
+"""Makes the recipe and the initial state from a config and the info on its data."""
 
 import contextlib
 import dataclasses
@@ -29,8 +29,9 @@ def create_recipe(config: ConfigDict, info: DataInfo, axis_name: str | None = No
     """Makes the recipe of a config on the data that `info` describes.
 
     cropped: whether images come as random-resized crops, as streamed ones do.
-    labels: of the training split, for class weights; None leaves them out.
-    devices: how many share a training batch.
+    labels: of the training split, for class weights; None means no class weights.
+    devices: the number of devices that share a training batch.
+    Raises InputError for settings that do not fit the data or the devices.
     """
     classes = len(info.class_names)
     if (config.model.num_classes or classes) < classes:
@@ -99,7 +100,10 @@ def measured_task(config: ConfigDict, task: Task) -> Task:
 
 def weights_of(config: ConfigDict, classes: int,
                labels: np.ndarray | None) -> np.ndarray | None:
-    """Returns the class weights of training. Raises InputError for a wrong number."""
+    """Returns the class weights of training, float32 [classes], or None.
+
+    Raises InputError unless there is one weight for each class.
+    """
     if labels is None:
         return None
     try:
@@ -120,28 +124,30 @@ def refusing(network: nn.Module, image_shape: tuple[int, int, int]) -> Iterator[
 
 def describe_network(recipe: Recipe, image_shape: tuple[int, int, int],
                      images: int = 1) -> tuple[LayerTable, Program]:
-    """Traces the network once: its layer table, and the program of its first state.
+    """Traces the network once; returns its layer table and program of initial values.
 
-    The table is for batches of `images` images.
-    Raises InputError if the network does not accept images of this shape, if it has no
-    module that `model.freeze` names, or if its answers are for images while the labels
-    are for pixels, or the reverse.
+    images: the batch size of the table.
+    Raises InputError if the network does not accept images of this shape, if it lacks a
+    module that `model.freeze` names, or if its outputs are for images and the labels
+    for pixels, or the reverse.
     """
     with refusing(recipe.model, image_shape):
         with recorded() as calls:
             program = trace(lambda: create_state(recipe, image_shape))
     logits = calls[-1].output.shape[1:]
     if logits != recipe.task.logits_shape(tuple(image_shape), logits[-1]):
-        answer = "each pixel" if len(logits) > 1 else "each image"
+        unit = "pixel" if len(logits) > 1 else "image"
         raise InputError(
-            f"{type(recipe.model).__name__} answers for {answer}, the data have a "
-            f"label for each {recipe.task.unit}: choose another config.model.name or "
-            "data.name")
+            f"{type(recipe.model).__name__} has an output for each {unit}, the data "
+            f"have a label for each {recipe.task.unit}: choose another "
+            "config.model.name or data.name")
     return table_of(recipe.model, image_shape, calls, images), program
 
 
 def at_size(recipe: Recipe, size: tuple[int, int] | None) -> Recipe:
-    """Returns the recipe that trains on images of (height, width); None keeps theirs.
+    """Returns the recipe that trains on images of this (height, width).
+
+    None keeps the size of the data.
     """
     if size is None:
         return recipe
@@ -151,10 +157,10 @@ def at_size(recipe: Recipe, size: tuple[int, int] | None) -> Recipe:
 
 def check_training_sizes(recipe: Recipe, image_shape: tuple[int, int, int],
                          sizes: Collection[tuple[int, int] | None]) -> None:
-    """Raises InputError for sizes of training images that the network cannot have.
+    """Raises InputError for training image sizes at which the network cannot train.
 
-    A size is refused if the network rejects it, if the network has other parameters
-    there than for `image_shape`, that of evaluation, or if that is not square.
+    image_shape: that of evaluation. It must be square, and the network must have the
+        same parameters at every size.
     """
     height, width, channels = image_shape
     for size in sorted(filter(None, sizes)):

@@ -49,10 +49,10 @@ class Run:
     info: DataInfo
     recipe: Recipe
     table: LayerTable
-    initial: Program    # of the state before the first step
+    initial: Program    # computes the initial state
     placement: parallel.Placement
     dataset: Dataset    # on the host
-    feed: Feed          # brings it to the devices
+    feed: Feed          # of its batches, to the devices
     checkpoints: Checkpoints
     report: Reporter
     schedule: Schedule  # the recipe's, compiled
@@ -67,7 +67,8 @@ class Run:
         return steps_per_call(self.config, self.placement)
 
     def training_size(self, epoch: int) -> tuple[int, int] | None:
-        """Returns (height, width) of an epoch's images; None is that of the data."""
+        """Returns (height, width) of an epoch's images; None is the size of the data.
+        """
         return training_size(self.config.progressive, epoch)
 
     def is_finished(self, progress: Progress) -> bool:
@@ -84,7 +85,7 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
              profile_steps: tuple[int, int] | None = None) -> Iterator[Run]:
     """Opens the run of a config and locks its workdir until the block ends.
 
-    stored: the data, where they are arrays of the program.
+    stored: the data, if they are arrays instead of the set that the config names.
     Raises InputError for data, a network or a workdir that cannot be used.
     """
     placement = parallel.place(config)
@@ -133,17 +134,17 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
 def steps_per_call(config: ConfigDict, placement: parallel.Placement) -> int:
     """Returns the number of steps that one call of the compiled program makes.
 
-    On a CPU a convolution inside a loop can be several times slower (measured by
-    experiments/steps_per_call.py). Elsewhere a call costs more than the loop.
+    On a CPU, a convolution inside a loop can be several times slower (measured by
+    experiments/steps_per_call.py). On other devices a call costs more than the loop.
     """
     on_cpu = placement.devices[0].platform == "cpu"
     return config.steps_per_call or (1 if on_cpu else 8)
 
 
 def restore_or_init(run: Run) -> tuple[TrainState, Progress]:
-    """Restores the newest checkpoint of the workdir, or makes the first state.
+    """Restores the newest checkpoint of the workdir, or makes the initial state.
 
-    The state is on the host.
+    The returned state is on the host.
     """
     latest = run.checkpoints.latest
     if latest is None:
@@ -156,15 +157,15 @@ def restore_or_init(run: Run) -> tuple[TrainState, Progress]:
 
 
 def restore_newest(run: Run, latest: int) -> tuple[TrainState, Progress]:
-    """Restores the newest checkpoint, and looks for the best one."""
+    """Restores the newest checkpoint, and verifies the best one."""
     like = run.initial.shapes
     state, progress = run.checkpoints.restore(latest, like)
     best = best_step(progress.history, run.config.checkpoint.monitor)
     if best is not None and best not in run.checkpoints.steps:
         run.report.line(f"checkpoint {run.checkpoints.folder(best)} is missing, the "
-                        "best one so far: the run can end only if a later epoch is "
+                        "best one so far: the run can finish only if a later epoch is "
                         "better")
-    elif best not in (None, latest):  # shows damage now, not after the last epoch
+    elif best not in (None, latest):  # to find damage now, not after the last epoch
         run.checkpoints.restore(best, like)
     run.report.line(f"resuming after step {latest}")
     return state, progress
@@ -173,7 +174,7 @@ def restore_newest(run: Run, latest: int) -> tuple[TrainState, Progress]:
 def check_init_from(config: ConfigDict) -> None:
     """Raises InputError if the source of `model.init_from` cannot be read.
 
-    A new run does this first: data and network may take minutes.
+    A new run checks this first: loading the data and the network may take minutes.
     """
     source = config.model.init_from
     if not source:
@@ -193,7 +194,7 @@ def check_init_from(config: ConfigDict) -> None:
 def load_source(source: str, run: Run) -> dict[str, Any]:
     """Loads the variables that `init_from` names: a workdir or pretrained weights.
 
-    A head of a weight file that is not for this run's classes is left out.
+    The head of a weight file is left out if it is for other classes than the run's.
     """
     if is_published(source) or is_file(source):
         return read_variables(source, run.recipe.model, run.info.image_shape,
@@ -202,8 +203,7 @@ def load_source(source: str, run: Run) -> dict[str, Any]:
 
 
 def init_state(run: Run) -> TrainState:
-    """Makes the state before the first step, from another run if `init_from` names one.
-    """
+    """Makes the initial state, with the weights that `model.init_from` names."""
     source = run.config.model.init_from
     try:
         loaded = load_source(source, run) if source else {}
@@ -215,21 +215,21 @@ def init_state(run: Run) -> TrainState:
             {"params": state.params, "batch_stats": state.batch_stats}, loaded)
     except ValueError as error:
         raise InputError(f"config.model.init_from = {source}: {error}") from error
-    run.report.line(f"from {source}: {len(taken)} layers with their weights"
-                    + f"; starts fresh: {', '.join(fresh)}" * bool(fresh))
+    run.report.line(f"from {source}: the weights of {len(taken)} layers"
+                    + f"; newly initialized: {', '.join(fresh)}" * bool(fresh))
     if run.recipe.averages:
         variables |= {f"ema_{name}": value for name, value in variables.items()}
     return state.replace(**variables)
 
 
 def describe_learning(recipe: Recipe, params: Mapping[str, Any]) -> str:
-    """Says how many parameters learn, and which modules are frozen."""
+    """Says how many parameters are trained, and which modules are frozen."""
     mask = networks.freeze_mask(params, recipe.freeze)
-    learning = {layer: params[layer] for layer, frozen in mask.items()
-                if not all(jax.tree.leaves(frozen))}
-    some, whole = (sum(leaf.size for leaf in jax.tree.leaves(tree))
-                   for tree in (learning, params))
+    trained_layers = {layer: params[layer] for layer, frozen in mask.items()
+                      if not all(jax.tree.leaves(frozen))}
+    trained_count, count = (sum(leaf.size for leaf in jax.tree.leaves(tree))
+                            for tree in (trained_layers, params))
     if not recipe.freeze:
-        return f"all {whole:,} parameters learn"
-    return (f"{some:,} of {whole:,} parameters learn: "
-            f"{', '.join(networks.parts_of(learning))}; frozen: {recipe.freeze}")
+        return f"all {count:,} parameters are trained"
+    return (f"{trained_count:,} of {count:,} parameters are trained: "
+            f"{', '.join(networks.parts_of(trained_layers))}; frozen: {recipe.freeze}")

@@ -42,7 +42,8 @@ class Batch(NamedTuple):
 class TrainState(flax.struct.PyTreeNode):
     """Holds everything that a step changes. Random keys follow from `step`.
 
-    The `ema_` fields are exponential moving averages, and {} unless ema_decay > 0.
+    The `ema_` fields hold averages over the updates, see `moving_averages`; they are {}
+    without optimizer.ema_decay and optimizer.swa_epochs.
     """
 
     step: jax.Array        # int32 []
@@ -83,8 +84,8 @@ class Recipe:
     # The shape of the images where batches hold the input of the head in their place.
     head_of: tuple[int, int, int] | None = None
     tta: tuple[str, ...] = ()  # names of `tta.VIEWS`, for evaluation
-    # From this update on, the averages are even (SWA); before it they are the newest
-    # values. None: there is no such average.
+    # After this update the averages are plain means of the values since then (SWA);
+    # before it they are the current values. None: no SWA.
     swa_from: int | None = None
     axis_name: str | None = None
 
@@ -102,7 +103,7 @@ class Recipe:
 
 
 def create_state(recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:
-    """Makes the state before the first step from `recipe.seed` alone."""
+    """Makes the initial state from `recipe.seed` alone."""
     images = jnp.zeros((1, *image_shape))
     variables = recipe.model.init(draw_key(recipe.seed, "parameters"), images,
                                   train=False)
@@ -168,10 +169,10 @@ def moving_averages(state: TrainState, params: Any, batch_stats: Any,
 
         average <- decay * average + (1 - decay) * new
 
-    For the n-th update after `swa_from`, decay = (n - 1) / n, which makes an even mean;
-    before, it is 0 (Izmailov et al.: Averaging weights leads to wider optima, 2018).
-    Accumulated gradients update the parameters every `accumulate_steps` steps, and
-    the averages with them.
+    For the n-th update after `swa_from`, decay = (n - 1) / n, so that all n values have
+    the same weight; before, it is 0 (Izmailov et al.: Averaging weights leads to wider
+    optima, 2018). Accumulated gradients update the parameters every `accumulate_steps`
+    steps, and the averages with them.
     """
     if not recipe.averages:
         return {}, {}
@@ -188,15 +189,15 @@ def moving_averages(state: TrainState, params: Any, batch_stats: Any,
 def eval_step(state: TrainState, batch: Batch, recipe: Recipe) -> Metrics:
     """Computes the metrics of one batch; padded examples do not count.
 
-    With `recipe.tta` the answers are means over views of each image.
+    With `recipe.tta`, predictions are averaged over views of each image.
     """
     task = recipe.task
     logits = [predict_logits(state, images, recipe)
               for images in views(batch.image, recipe.tta)]
-    answer = average(logits, task) if recipe.tta else logits[0]
-    right = task.correct and task.correct(answer, batch.label)
-    return sums(task.losses(answer, batch.label), right, batch.mask, recipe,
-                task.extra_sums(answer, batch.label, batch.mask))
+    prediction = average(logits, task) if recipe.tta else logits[0]
+    right = task.correct and task.correct(prediction, batch.label)
+    return sums(task.losses(prediction, batch.label), right, batch.mask, recipe,
+                task.extra_sums(prediction, batch.label, batch.mask))
 
 
 def predict_logits(state: TrainState, images: jax.Array, recipe: Recipe) -> jax.Array:
@@ -232,7 +233,7 @@ def sums(losses: jax.Array, correct: jax.Array | None, mask: jax.Array, recipe: 
 
 def make_batch(images: Any, labels: Any, mask: jax.Array,
                axis_name: str | None) -> Batch:
-    """Makes this device's batch of its share of the examples."""
+    """Makes this device's batch from its share of the examples."""
     position = jnp.arange(len(mask))
     if axis_name is not None:
         position += len(mask) * lax.axis_index(axis_name)
@@ -241,13 +242,13 @@ def make_batch(images: Any, labels: Any, mask: jax.Array,
 
 def gather(data: Examples, indices: jax.Array, mask: jax.Array,
            axis_name: str | None) -> Batch:
-    """Makes this device's batch of the examples at `indices` [B]."""
+    """Makes this device's batch from the examples at `indices` [B]."""
     return make_batch(data.images[indices], data.labels[indices], mask, axis_name)
 
 
 def repeat_step(step: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
                 state: TrainState, inputs: Any) -> tuple[TrainState, Metrics]:
-    """Makes one step for each of the K inputs, stacked; each metric has K values."""
+    """Makes one step for each of K stacked inputs; each metric has K values."""
     if len(jax.tree.leaves(inputs)[0]) > 1:
         return lax.scan(step, state, inputs)
     state, metrics = step(state, jax.tree.map(lambda x: x[0], inputs))
@@ -256,7 +257,7 @@ def repeat_step(step: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
 
 def train_steps(state: TrainState, data: Examples, order: jax.Array,
                 recipe: Recipe) -> tuple[TrainState, Metrics]:
-    """Makes one step for each row of `order` [K, B], of data on the devices."""
+    """Makes one step for each row of `order` [K, B], indices of data on the devices."""
     def step(state: TrainState, indices: jax.Array) -> tuple[TrainState, Metrics]:
         mask = jnp.ones(len(indices))
         return train_step(state, gather(data, indices, mask, recipe.axis_name), recipe)
@@ -266,7 +267,7 @@ def train_steps(state: TrainState, data: Examples, order: jax.Array,
 
 def train_batches(state: TrainState, batches: tuple[Examples, ...],
                   recipe: Recipe) -> tuple[TrainState, Metrics]:
-    """Makes one step for each of K batches, which are streamed."""
+    """Makes one step for each of K streamed batches."""
     def step(state: TrainState, batch: Examples) -> tuple[TrainState, Metrics]:
         mask = jnp.ones(len(batch.labels))
         return train_step(state, make_batch(*batch, mask, recipe.axis_name), recipe)
@@ -276,11 +277,11 @@ def train_batches(state: TrainState, batches: tuple[Examples, ...],
 
 def eval_rows(state: TrainState, data: Examples, indices: jax.Array, mask: jax.Array,
               recipe: Recipe, step: Callable[..., Any] = eval_step) -> Any:
-    """Evaluates the examples at `indices` [B] whose `mask` is 1, or makes a `step`."""
+    """Applies `step` to the examples at `indices` [B]; those of mask 0 are padding."""
     return step(state, gather(data, indices, mask, recipe.axis_name), recipe)
 
 
 def eval_batch(state: TrainState, batch: Examples, mask: jax.Array,
                recipe: Recipe, step: Callable[..., Any] = eval_step) -> Any:
-    """Evaluates the examples of a streamed batch whose `mask` is 1."""
+    """Applies `step` to a streamed batch; the examples of mask 0 are padding."""
     return step(state, make_batch(*batch, mask, recipe.axis_name), recipe)

@@ -24,10 +24,10 @@ from cnn_jax.workdir.progress import Progress
 from cnn_jax.workdir.results import Results
 
 
-# What the surroundings of a run may lack when it draws: a package, space, memory, a
-# setting that matplotlib accepts. The results do not depend on it.
-UNDRAWN = (ImportError, OSError, RunError, ValueError, MemoryError,
-           jax.errors.JaxRuntimeError)
+# Errors of drawing that do not fail the run, since results do not depend on pictures: a
+# missing package, a full disk, too little memory, a wrong setting of matplotlib.
+DRAWING_ERRORS = (ImportError, OSError, RunError, ValueError, MemoryError,
+                  jax.errors.JaxRuntimeError)
 
 
 def run(config: ConfigDict, workdir: str | Path | None = None, quiet: bool = False,
@@ -37,11 +37,10 @@ def run(config: ConfigDict, workdir: str | Path | None = None, quiet: bool = Fal
 
     workdir: by default `runs/NETWORK-DATASET-HASH`. A run that was stopped there is
         resumed bit for bit; a finished one is only evaluated.
-    data: arrays in place of the set that the config names: (images, labels), or a dict
-        of such pairs with the keys train, validation and test, of which the last two
-        may be missing, and class_names. Images are uint8 [N, H, W, C]. Labels are
-        int [N], or [N, C] of 0 and 1, or [N, H, W].
-    profile_steps: (first, stop) of the steps to trace, which count from 0.
+    data: arrays instead of the set that the config names: (images, labels), or a dict
+        of such pairs for train and, optionally, validation and test, and class_names.
+        Images are uint8 [N, H, W, C]; data/arrays.py says which labels each task takes.
+    profile_steps: (first, stop) of the steps to profile, counted from 0.
     Raises InputError for input that cannot be used, RunError if the run fails.
     """
     config, stored = (config, None) if data is None else accept(data, config)
@@ -62,23 +61,23 @@ def run(config: ConfigDict, workdir: str | Path | None = None, quiet: bool = Fal
                         "evaluating only")
         else:
             state = fit(opened, state, progress, evaluate)
-        with stop_signals() as received:  # a signal waits for the files
+        with stop_signals() as received:  # a signal waits until the files are written
             finished = evaluate_and_save(opened, state, progress, evaluate,
                                          keep_results=trained_before)
             drawn = trained_before and (opened.workdir / "report.html").exists()
-            where = f"is in {opened.workdir}"
+            outcome = f"is in {opened.workdir}"
             if jax.process_index() == 0 and not drawn:
                 try:
                     draw(opened, finished, progress)
-                except UNDRAWN as error:
+                except DRAWING_ERRORS as error:
                     if not (opened.workdir / "config.json").exists():
-                        raise  # the workdir has gone; the results lie in a new one
+                        raise  # the workdir was deleted: the results are in a new one
                     Reporter(stderr=True).line(
-                        "cnn_jax: without pictures and report: "
+                        "cnn_jax: the pictures and the report could not be made: "
                         f"{one_line(first_line(error))}; the run is complete, and the "
-                        "same command draws them")
-                    where = f"but the pictures {where}"
-            report.line(f"everything {where}")
+                        "same command makes them")
+                    outcome = f"but the pictures {outcome}"
+            report.line(f"everything {outcome}")
         if received:
             raise Stopped(received[0], f"{signal.Signals(received[0]).name} came after "
                           f"the end of training: everything is in {opened.workdir}")

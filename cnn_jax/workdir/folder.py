@@ -1,4 +1,4 @@
-"""Opens the folder of one run: one config, one data set, one writer."""
+"""Opens the workdir of a run: it has one config, one data set and one writer."""
 
 import contextlib
 import itertools
@@ -23,9 +23,9 @@ from cnn_jax.own import ModuleError, is_own
 from cnn_jax.workdir.checkpoints import step_folders
 
 DAMAGED = "the workdir is damaged"
-# Fields that may differ where nothing is trained.
+# Fields that may differ from the run's when nothing is trained.
 EVALUATION = ("eval_batch_size", "eval.metrics", "eval.tta")
-ANEW = "delete it, and run the command that trained the run to write it again"
+REWRITE = "delete it, and run the command that trained the run to write it again"
 
 
 def default_path(config: ConfigDict) -> Path:
@@ -36,9 +36,9 @@ def default_path(config: ConfigDict) -> Path:
 
 @contextlib.contextmanager
 def open_workdir(path: Path, config: ConfigDict, info: DataInfo) -> Iterator[bool]:
-    """Makes the folder of a run or finds it, and locks it until the block ends.
+    """Opens the folder of a run, made if it is not there, and locks it for the block.
 
-    Yields whether the config has more epochs than that of the folder; process 0 knows.
+    Yields whether the config extends the run to more epochs; True only in process 0.
     Raises InputError, in every process, if the folder cannot be written to, is in use,
     or belongs to another config or other data.
     """
@@ -97,37 +97,37 @@ def check_complete(path: Path) -> None:
 
 
 def extends(path: Path, config: ConfigDict) -> bool:
-    """Tells whether a config only asks for more epochs than that of the folder."""
+    """Tells whether a config differs from that of the folder only by more epochs."""
     if not (path / "config.json").exists():
         return False
-    there = read_config(path)
-    before = there.epochs
-    with there.unlocked():
-        there.epochs = config.epochs
-    return config.epochs > before and not differences(config, there)
+    stored = read_config(path)
+    before = stored.epochs
+    with stored.unlocked():
+        stored.epochs = config.epochs
+    return config.epochs > before and not differences(config, stored)
 
 
 def check_same_config(path: Path, config: ConfigDict,
                       free: Collection[str] = ()) -> None:
     """Raises InputError if the folder was made by another config.
 
-    free: fields that may differ, as those of `EVALUATION` where nothing is trained.
+    free: fields that may differ, such as those of `EVALUATION` if nothing is trained.
     """
     if not (path / "config.json").exists():
         return
-    there = read_config(path)
-    changed = {field: pair for field, pair in changes(config, there).items()
+    stored = read_config(path)
+    changed = {field: pair for field, pair in changes(config, stored).items()
                if field not in free}
     if changed:
         listed = "; ".join(f"{field}: {old!r} -> {new!r}"
                            for field, (old, new) in changed.items())
         raise InputError(
             f"--workdir={path} was made by another config; differing fields (there -> "
-            f"here): {listed}. Use the same values, or another folder. To go on from "
-            f"its weights with the new values: {command_that_goes_on(path, changed)}")
+            f"here): {listed}. Use the same values, or another folder. To continue "
+            f"from its weights with the new values: {continuation(path, changed)}")
 
 
-def command_that_goes_on(path: Path, changed: Mapping[str, tuple[Any, Any]]) -> str:
+def continuation(path: Path, changed: Mapping[str, tuple[Any, Any]]) -> str:
     """Writes the command that starts a run with changed fields from these weights."""
     new = next(name for number in itertools.count(2)
                if not (name := path.with_name(f"{path.name}-{number}")).exists())
@@ -141,9 +141,9 @@ def check_same_data(path: Path, info: DataInfo) -> None:
     """Raises InputError if the run in the folder was made with other data."""
     if not (path / "data.json").exists():
         return
-    there = read_data_info(path)
+    stored = read_data_info(path)
     for field in ("name", "image_shape", "class_names", "counts", "sha256"):
-        old, new = getattr(there, field), getattr(info, field)
+        old, new = getattr(stored, field), getattr(info, field)
         if old != new:
             raise InputError(f"{path} was made with other data: {field} was {old}, now "
                              f"{new} ({info.source}). Use the same data, or another "
@@ -154,7 +154,7 @@ def load_data(path: Path, config: ConfigDict,
               arrays: data.Arrays | None = None) -> Dataset:
     """Loads the data of a run again. Raises InputError if they have changed.
 
-    arrays: those that the run was trained on, where its data were arrays.
+    arrays: those that the run was trained on, if its data were arrays.
     """
     config, stored = (config, None) if arrays is None else data.accept(arrays, config)
     dataset = data.load(data_config(path, config), config.seed, stored)
@@ -163,9 +163,9 @@ def load_data(path: Path, config: ConfigDict,
 
 
 def data_config(path: Path, config: ConfigDict) -> ConfigDict:
-    """Returns the `data` section for a workdir, which streams if it did before.
+    """Returns the `data` section for a workdir; it streams if the run did before.
 
-    What fits into memory may differ from one day or machine to the next.
+    Whether images fit into memory may differ from one start of a run to the next.
     """
     settings = config.data
     if settings.stream is None and (path / "data.json").exists():
@@ -176,28 +176,28 @@ def data_config(path: Path, config: ConfigDict) -> ConfigDict:
 
 
 def read_config(path: Path) -> ConfigDict:
-    """Reads the config that a workdir was made by."""
+    """Reads the config of the run in a workdir."""
     file = path / "config.json"
     if not file.exists():
         runs = sorted(path.glob("*/config.json"))
-        inside = (", such as " + str(runs[-1].parent)) if runs else " (train first)"
+        hint = (", such as " + str(runs[-1].parent)) if runs else " (train first)"
         raise InputError(f"{file} does not exist: --workdir must be the folder of a "
-                         f"run{inside}")
+                         f"run{hint}")
     values = read_json(file, dict[str, Any], DAMAGED)
     check_registered(file, values)
     try:
         return from_json(values)
     except ValueError as error:  # an InputError, or a key that ConfigDict refuses
-        here = isinstance(error.__cause__, ModuleError)
-        older = "" if here else (
-            ", perhaps of another version of cnn_jax, or of a program that adds names "
-            "of its own")
-        raise InputError(f"{file}{older}: {error}" + here * (
+        no_module = isinstance(error.__cause__, ModuleError)
+        origin = "" if no_module else (
+            ", perhaps of another version of cnn_jax, or of a program that registers "
+            "names of its own")
+        raise InputError(f"{file}{origin}: {error}" + no_module * (
             "; start in the folder that holds it")) from error
 
 
 def check_registered(file: Path, values: Mapping[str, Any]) -> None:
-    """Raises InputError for a network that only the program of the run knew."""
+    """Raises InputError for a network that only the program of the run registered."""
     name = flat(values).get("model.name")
     if isinstance(name, str) and name not in networks.NETWORKS and not is_own(name):
         raise InputError(

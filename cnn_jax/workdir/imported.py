@@ -1,7 +1,7 @@
 """Stores a network that was trained elsewhere as a run with zero epochs.
 
-So everything that accepts the workdir of a run accepts it too: prediction, inspection,
-the server, the report, fine-tuning and export.
+So everything that takes the workdir of a run takes it too: prediction, inspection, the
+server, the report, fine-tuning and export.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from cnn_jax.workdir.folder import check_same_config, lock
 from cnn_jax.workdir.progress import Progress
 from cnn_jax.workdir.trained import Trained
 
-STEP = 0  # of the one checkpoint; training saves none before its first step
+STEP = 0  # of its only checkpoint; training saves none at step 0
 
 
 def is_imported(workdir: Path) -> bool:

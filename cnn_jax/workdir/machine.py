@@ -24,19 +24,18 @@ def versions() -> dict[str, str]:
 
 
 def describe_devices(devices: Sequence[jax.Device]) -> str:
-    """Describes the devices, the number of processes and the main versions in a line.
-    """
+    """Writes the devices, the number of processes and the main versions in a line."""
     kinds = {d.device_kind for d in devices}
     packages = versions()
-    named = ", ".join(f"{name} {packages[name]}" for name in ("python", "jax", "flax"))
+    main = ", ".join(f"{name} {packages[name]}" for name in ("python", "jax", "flax"))
     return (f"devices: {len(devices)} x {devices[0].platform} ({', '.join(kinds)}), "
-            f"{jax.process_count()} process(es) - {named}")
+            f"{jax.process_count()} process(es) - {main}")
 
 
 def peak_memory_mb(devices: Sequence[jax.Device]) -> dict[str, float]:
     """Returns the peak memory of this process in MB.
 
-    If the backend counts it, the peak of the device that used most is there too.
+    If the backend counts it, it adds the peak of the device that used the most.
     """
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -1,4 +1,4 @@
-"""Reads a trace of `jax.profiler`: which operations took the time of some steps."""
+"""Reads a trace of `jax.profiler`: which operations took how much time."""
 
 import collections
 import re
@@ -11,20 +11,20 @@ import msgspec
 from cnn_jax.files import read_json, write_json
 
 FOLDER, FILE = "profile", "operations.json"  # in a workdir
-MOST = 10  # operations that the table shows
+MOST = 10  # operations in the table
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """One operation of the compiled program, or a fusion of several."""
+    """Holds the time of an operation of the compiled program, or of a fusion."""
 
-    name: str        # as XLA has it, such as 'fusion.12'
-    source: str      # what it was made of, such as 'conv1/conv_general_dilated'
-    seconds: float   # of all steps; without the operations inside it
-    share: float     # of the time of all operations
+    name: str        # XLA's name, such as 'fusion.12'
+    source: str      # layer and primitive, such as 'conv1/conv_general_dilated'
+    seconds: float   # in all steps; without the operations inside it
+    share: float     # fraction of the time of all operations
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """The most expensive operations of some steps."""
+    """Holds the most expensive operations of some steps."""
 
     first: int  # step, counted from 0
     stop: int   # the step after the last one
@@ -34,7 +34,7 @@ class Profile(msgspec.Struct, frozen=True):
 
 
 def read_profile(workdir: Path) -> Profile | None:
-    """Reads the table of a run; None where there is none."""
+    """Reads the table of a run; None if there is none."""
     path = workdir / FOLDER / FILE
     return read_json(path, Profile, "profile the run again") if path.exists() else None
 
@@ -44,10 +44,10 @@ def write_profile(workdir: Path, profile: Profile) -> None:
 
 
 def sources(program: str) -> dict[str, str]:
-    """Maps the names of operations in a compiled program to what they were made of."""
-    found = re.finditer(r"^\s*(?:ROOT )?%?([\w.-]+) = .*?op_name=\"([^\"]*)\"", program,
-                        re.MULTILINE)
-    return {match[1]: short_source(match[2]) for match in found}
+    """Maps the names of operations in a compiled program to their sources."""
+    matches = re.finditer(r"^\s*(?:ROOT )?%?([\w.-]+) = .*?op_name=\"([^\"]*)\"",
+                          program, re.MULTILINE)
+    return {match[1]: short_source(match[2]) for match in matches}
 
 
 def short_source(path: str) -> str:
@@ -62,8 +62,8 @@ def short_source(path: str) -> str:
 def read_trace(folder: Path) -> dict[str, float]:
     """Returns {operation: seconds} of the newest trace in a folder.
 
-    It counts what ran on devices, and on the threads of a CPU, without the operations
-    inside an operation, such as those of a loop.
+    It sums over devices, or over the threads of a CPU. The time of an operation does
+    not include that of operations inside it, such as the body of a loop.
     """
     path = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     seconds: dict[str, float] = collections.defaultdict(float)
@@ -72,7 +72,7 @@ def read_trace(folder: Path) -> dict[str, float]:
             events = [(event.start_ns, event.duration_ns, name)
                       for event in line.events
                       if (name := operation(plane.name, line.name, event))]
-            for name, nanoseconds in own_time(events):
+            for name, nanoseconds in self_time(events):
                 seconds[name] += nanoseconds / 1e9
     return dict(seconds)
 
@@ -86,18 +86,18 @@ def operation(plane: str, line: str, event: "jax.profiler.ProfileEvent") -> str:
     return ""
 
 
-def own_time(events: Iterable[tuple[float, float, str]]
+def self_time(events: Iterable[tuple[float, float, str]]
              ) -> Iterable[tuple[str, float]]:
-    """Yields (name, duration without the events inside) of a line's events.
+    """Yields (name, duration without the events inside) of each event.
 
-    events: (start, duration, name), of which each lies inside another or beside it.
+    events: (start, duration, name). Two of them are either nested or disjoint.
     """
-    open_events: list[list] = []  # [end, name, own duration], the outer ones first
+    open_events: list[list] = []  # [end, name, self time], the outer ones first
     for start, duration, name in sorted(events, key=lambda event: (event[0],
                                                                    -event[1])):
         while open_events and open_events[-1][0] <= start:
-            _, ended, own = open_events.pop()
-            yield ended, own
+            _, ended, self_seconds = open_events.pop()
+            yield ended, self_seconds
         if open_events:
             open_events[-1][2] -= duration
         open_events.append([start + duration, name, duration])
@@ -116,23 +116,23 @@ def make_profile(seconds: Mapping[str, float], names: Mapping[str, str], first: 
 
 
 def rows(profile: Profile) -> list[tuple[str, str, str, str]]:
-    """Formats (operation, made of, ms a step, share) of each operation."""
+    """Formats (operation, source, ms per step, share) of each operation."""
     steps = profile.stop - profile.first
-    return [(each.name, each.source, f"{1e3 * each.seconds / steps:.3f}",
-             f"{each.share:.1%}") for each in profile.operations]
+    return [(row.name, row.source, f"{1e3 * row.seconds / steps:.3f}",
+             f"{row.share:.1%}") for row in profile.operations]
 
 
 def text(profile: Profile) -> str:
     """Formats the table for the terminal."""
-    head = ("operation", "made of", "ms a step", "share")
+    head = ("operation", "source", "ms per step", "share")
     body = [head, *rows(profile)]
     widths = [max(len(row[i]) for row in body) for i in range(2)]
     return "\n".join([title(profile), *(
-        f"{name:<{widths[0]}}  {source:<{widths[1]}}  {cost:>9}  {share:>6}".rstrip()
+        f"{name:<{widths[0]}}  {source:<{widths[1]}}  {cost:>11}  {share:>6}".rstrip()
         for name, source, cost, share in body)])
 
 
 def title(profile: Profile) -> str:
     """Says what the table shows."""
-    return (f"The operations that cost most in steps {profile.first} to "
+    return (f"The most expensive operations in steps {profile.first} to "
             f"{profile.stop - 1} on {profile.device}")

@@ -40,7 +40,7 @@ def should_stop(history: list[Row], monitor: str, patience: int | None,
     """Tells whether the last `patience` epochs brought no improvement by min_delta.
 
     This is Keras' EarlyStopping as a pure function of the history, so that a resumed
-    run decides as an uninterrupted one does. If patience is None, it never stops.
+    run decides as an uninterrupted one does. With patience None, it returns False.
     """
     if patience is None:
         return False

@@ -25,7 +25,7 @@ COLUMNS = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy",
 class Recorder:
     """Records a run in its workdir. On resume, it drops rows later than `step`.
 
-    writing: False in all processes but the first, so that only one writes.
+    writing: False in all processes except the first, so that only one writes.
     config: TensorBoard shows it as text, and its fields as hyperparameters.
     """
 
@@ -46,7 +46,7 @@ class Recorder:
             with named(workdir / split):
                 self.events[split] = EventFile(workdir / split, purge_step=step + 1)
                 if config is not None:
-                    self.events[split].add(described(config, split), step)
+                    self.events[split].add(config_events(config, split), step)
 
     def close(self) -> None:
         """Closes the event files. Raises RunError if a disk is full."""
@@ -89,14 +89,14 @@ class Recorder:
         write_atomically(self.workdir / "history.csv", content.getvalue())
 
 
-def described(config: ConfigDict, split: str) -> list[Summary]:
-    """Makes the events that say how a run was made.
+def config_events(config: ConfigDict, split: str) -> list[Summary]:
+    """Makes the events that show the config: as text, or as hyperparameters.
 
     The hyperparameters belong to the validation split, whose metrics TensorBoard lists
     beside them.
     """
     if split == "train":
-        # Markdown: four spaces before a line keep it as it is.
+        # Markdown shows a line as it is if it starts with four spaces.
         return [text("config", "    " + to_json(config).replace("\n", "\n    "))]
     fields = {name: value if isinstance(value, (bool, int, float)) else str(value)
               for name, value in flat(config).items()}

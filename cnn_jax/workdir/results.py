@@ -10,7 +10,7 @@ import numpy as np
 from cnn_jax.files import read_json, write_json
 from cnn_jax.tasks import Task
 from cnn_jax.workdir.checkpoints import leaves
-from cnn_jax.workdir.folder import ANEW
+from cnn_jax.workdir.folder import REWRITE
 from cnn_jax.workdir.progress import Row
 
 FILE = "results.json"
@@ -43,11 +43,11 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     commit: str | None
     command: str
     # Of streamed data
-    input_seconds: float | None = None  # of train_seconds, in which no image was ready
+    input_seconds: float | None = None  # part of train_seconds spent waiting for images
     skipped: list[str] = []             # names of images that could not be decoded
 
     def flat(self) -> dict[str, Any]:
-        """Returns plain values in one level, the task's metrics among them."""
+        """Returns the results as a flat dict that includes the metrics of the task."""
         values = msgspec.to_builtins(self)
         return values | values.pop("task_metrics")
 
@@ -69,7 +69,7 @@ def write_results(results: Results, workdir: Path) -> None:
 
 def read_results(workdir: Path) -> Results:
     """Reads results.json. Raises InputError if it is missing or damaged."""
-    return read_json(workdir / FILE, Results, ANEW)
+    return read_json(workdir / FILE, Results, REWRITE)
 
 
 def sha256(state: Any) -> str:

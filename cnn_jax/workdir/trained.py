@@ -23,7 +23,7 @@ class Trained(NamedTuple):
     config: ConfigDict
     info: DataInfo
     network: nn.Module          # for one device
-    variables: dict[str, Any]   # params and batch_stats; their averages if kept
+    variables: dict[str, Any]   # params and batch_stats, or the averages of them
     step: int                   # the step of the checkpoint
     history: list[Row]          # up to the newest checkpoint
 
@@ -31,8 +31,8 @@ class Trained(NamedTuple):
 def load(workdir: Path) -> Trained:
     """Loads the best checkpoint of a workdir.
 
-    Raises InputError for a folder that is not a run's, for a run that has not finished
-    an epoch, and for parameters of another network; RunError for a damaged checkpoint.
+    Raises InputError for a folder without a run, for a run that has not finished an
+    epoch, and for parameters of another network; RunError for a damaged checkpoint.
     """
     config, info = read_config(workdir), read_data_info(workdir)
     folder, history = best_checkpoint(workdir, config.checkpoint.monitor)

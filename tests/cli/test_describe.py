@@ -23,8 +23,8 @@ def test_progress_and_next_command(tmp_path, accuracy, epochs, changes, progress
     lines = described(read_record(run))
     assert len(lines) <= 10
     assert lines["progress"].startswith(progress)
-    assert lines["goes on"].split()[-1].endswith(goes_on)
-    assert f"--workdir={run}" in lines["goes on"]
+    assert lines["continue"].split()[-1].endswith(goes_on)
+    assert f"--workdir={run}" in lines["continue"]
 
 
 def test_metrics_of_the_best_epoch(tmp_path, capsys):

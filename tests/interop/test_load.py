@@ -255,9 +255,10 @@ def test_a_run_starts_from_a_trunk_in_a_file(source, network, tmp_path, monkeypa
         "data.name": "digits", "data.limit": 64, "epochs": 1, "eval_batch_size": 100})
     training.run(config, tmp_path / "run")
     lines = capsys.readouterr().out
-    assert f"from {source}={trunk}: 3 layers with their weights; starts fresh: head"\
+    assert f"from {source}={trunk}: the weights of 3 layers; newly initialized: head"\
         in lines
-    assert re.search("1,290 of [0-9,]+ parameters learn: head; frozen: trunk", lines)
+    assert re.search("1,290 of [0-9,]+ parameters are trained: head; frozen: trunk",
+                     lines)
     tuned = trained.load(tmp_path / "run").variables["params"]
     for layer in ("group1_conv1", "fc1"):
         jax.tree.map(np.testing.assert_array_equal, tuned[layer],
@@ -281,7 +282,7 @@ def test_our_weights_for_other_classes_start_a_run(source, network, tmp_path,
     config.update_from_flattened_dict({
         "data.name": "digits", "data.limit": 64, "epochs": 1, "eval_batch_size": 100})
     training.run(config, tmp_path / "run")
-    assert "starts fresh: head" in capsys.readouterr().out
+    assert "newly initialized: head" in capsys.readouterr().out
 
 
 def test_a_file_alone_needs_the_config_of_its_network(network, picture, tmp_path,

@@ -16,7 +16,7 @@ def test_the_time_of_an_operation_is_without_those_inside():
     """A loop of 10 contains operations of 3 and 4; the last contains one of 1."""
     events = [(20, 5, "add"), (0, 10, "while"), (1, 3, "dot"), (5, 4, "call"),
               (6, 1, "sine")]
-    assert sorted(profile.own_time(events)) == [
+    assert sorted(profile.self_time(events)) == [
         ("add", 5), ("call", 3), ("dot", 3), ("sine", 1), ("while", 3)]
 
 

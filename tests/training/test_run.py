@@ -258,7 +258,7 @@ def test_metrics_do_not_depend_on_the_memory(taught, monkeypatch, capsys):
     for memory in (2**40, 2**20):
         monkeypatch.setattr(eval_batch, "memory_bytes", lambda devices: memory)
         results.append(evaluate_run(taught[0], config))
-        assert ("by the memory" in capsys.readouterr().out) == (memory == 2**20)
+        assert ("limited by the memory" in capsys.readouterr().out) == (memory == 2**20)
     for split, metrics in results[0].items():
         other = results[1][split]
         assert other["loss"] == pytest.approx(metrics["loss"], rel=1e-6)

@@ -13,7 +13,7 @@ from cnn_jax.errors import InputError
 from cnn_jax.files import read_json
 from cnn_jax.inspection.explain import classification_metrics
 from cnn_jax.networks.summary_files import Summary
-from cnn_jax.workdir.folder import ANEW, read_config, read_data_info
+from cnn_jax.workdir.folder import REWRITE, read_config, read_data_info
 from cnn_jax.workdir.progress import Progress, Row, best_row
 from cnn_jax.workdir.profile import Profile, read_profile
 from cnn_jax.workdir.results import Results, read_results
@@ -53,7 +53,7 @@ def read_record(folder: Path) -> Record:
         folder, config, read_data_info(folder),
         read_history(folder / "history.csv", config.checkpoint.monitor),
         read_results(folder) if (folder / "results.json").exists() else None,
-        read_json(summary, Summary, ANEW) if summary.exists() else None,
+        read_json(summary, Summary, REWRITE) if summary.exists() else None,
         classification_metrics.load(folder), read_profile(folder))
 
 

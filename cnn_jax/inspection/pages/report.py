@@ -94,7 +94,7 @@ def page_of(record: Record) -> dict[str, Any]:
         "diagram": embedded_diagram(record.folder),
         "profile": record.profile and Table(
             profile.title(record.profile),
-            ("operation", "made of", "ms a step", "share"),
+            ("operation", "source", "ms per step", "share"),
             profile.rows(record.profile), words=2),
         "changes": changes and Table("Fields that differ from configs/default.py",
                                      ("field", "here", "default"), changes, words=3),

@@ -1,8 +1,8 @@
 """Measures and compares the shape, dtype and CRC-32 of every leaf of a state.
 
-Orbax alone silently restores a flipped bit as a wrong weight, and silently casts
-another dtype. So each checkpoint stores this integrity beside its state, and a restored
-state is compared with it.
+Orbax alone silently restores a flipped bit as a wrong weight, and silently casts a
+state of another dtype. So each checkpoint stores these facts beside its state, and a
+restored state is compared with them.
 """
 
 import zlib
@@ -31,7 +31,7 @@ def leaves(state: Any) -> dict[str, np.ndarray]:
 
 
 def measure(state: Any) -> dict[str, Leaf]:
-    """Computes the integrity of every leaf."""
+    """Measures every leaf of a state."""
     return {path: Leaf(leaf.shape, str(leaf.dtype),
                        zlib.crc32(np.ascontiguousarray(leaf).data))
             for path, leaf in leaves(state).items()}
@@ -42,17 +42,18 @@ def describe(leaf: Any) -> str:
     return f"{leaf.dtype} {list(leaf.shape)}"
 
 
-def compare(found: Mapping[str, Any], like: Any, where: str) -> None:
+def compare(stored: Mapping[str, Any], like: Any, where: str) -> None:
     """Raises InputError for the first leaf that is missing, extra or of another shape
     or dtype.
 
-    found: arrays or `Leaf`s by path.
+    stored: arrays or `Leaf`s by path.
     like: a state with the expected structure, shapes and dtypes; it may be abstract.
+    where: what is compared, for the message.
     """
     expected = leaves(like)
-    for path in sorted(found.keys() | expected.keys()):
+    for path in sorted(stored.keys() | expected.keys()):
         ours = describe(expected[path]) if path in expected else "none"
-        theirs = describe(found[path]) if path in found else "none"
+        theirs = describe(stored[path]) if path in stored else "none"
         if ours != theirs:
             raise InputError(f"{where}: leaf {path}: expected {ours}, found {theirs}: "
                              "it was made by another config")

@@ -20,8 +20,8 @@ def without_log() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def ignore_late_answers() -> None:
-    """Silences what orbax's threads report after orbax has raised an error.
+def silence_late_errors() -> None:
+    """Silences the errors that orbax's threads report after orbax has raised one.
 
     The first file that fails ends orbax's event loop, and a timeout ends its wait. Each
     of the other files would then print a traceback after our line.
@@ -38,7 +38,7 @@ def ignore_late_answers() -> None:
     python_logging.getLogger("asyncio").addFilter(lambda record: not any(
         name in record.getMessage()
         for name in ("tensorstore", "OCDBT", "_wrap_awaitable")))
-    # The threads also log the errors that they pass on to the thread that waits.
+    # The threads also log the errors that they pass on to the waiting thread.
     logging.get_absl_logger().addFilter(
         lambda record: "_SignalingThread.run()" not in record.getMessage())
 

@@ -12,13 +12,13 @@ from orbax.checkpoint import v1 as ocp
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.files import T, read_json
 from cnn_jax.workdir.checkpoints.integrity import Leaf, compare, measure
-from cnn_jax.workdir.checkpoints.orbax_errors import (first_line, ignore_late_answers,
+from cnn_jax.workdir.checkpoints.orbax_errors import (first_line, silence_late_errors,
                                                       without_log)
 from cnn_jax.workdir.progress import Progress
 
 
 class Damaged(Exception):
-    """Raised for damage in a state; `restore` adds the folder and what to do."""
+    """Raised for a damaged state; `restore` adds the folder and what to do."""
 
 
 def step_folders(directory: Path) -> list[Path]:
@@ -53,7 +53,7 @@ def restore(folder: Path, like: Any = None) -> tuple[Any, Progress]:
                        ) from error
     if like is None:
         return tree, progress
-    # Compared only when verified, since a damaged `expected` says nothing about `like`.
+    # Only now that `expected` is verified does it say anything about the config.
     compare(expected, like, f"checkpoint {folder}")
     return serialization.from_state_dict(
         like, _with_empty_nodes(tree, serialization.to_state_dict(like))), progress
@@ -89,7 +89,7 @@ def _load(folder: Path, expected: dict[str, Leaf]) -> dict[str, Any]:
                   for path, leaf in expected.items()}
     except (TypeError, ValueError, MemoryError) as error:
         raise Damaged(f"{folder / 'integrity' / 'data.json'}: {error}") from error
-    ignore_late_answers()
+    silence_late_errors()
     try:
         with without_log():
             restored = ocp.load_checkpointables(
@@ -97,10 +97,10 @@ def _load(folder: Path, expected: dict[str, Leaf]) -> dict[str, Any]:
                 {"state": traverse_util.unflatten_dict(target, sep="/")})
         return restored["state"]
     except Exception as error:
-        # Orbax's own error prints the whole target; the chained one says why.
+        # Orbax's own error prints the whole target; its cause gives the reason.
         why = error.__cause__ or error
-        named = re.search(r"checkpointable: (\w+)", str(error))
-        item = named[1] if named else "a file"
+        match = re.search(r"checkpointable: (\w+)", str(error))
+        item = match[1] if match else "a file"
         if not re.search("tensorstore|OCDBT|/", str(why), re.IGNORECASE):
             item += "/_METADATA"  # the only file that orbax parses itself
         raise Damaged(f"{item} cannot be read: {type(why).__name__}: {first_line(why)}"
@@ -108,6 +108,6 @@ def _load(folder: Path, expected: dict[str, Leaf]) -> dict[str, Any]:
 
 
 def _with_empty_nodes(tree: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
-    """Adds the empty dicts (states without leaves), which are not saved."""
+    """Adds the empty dicts of `like`, which a checkpoint does not store."""
     return {key: _with_empty_nodes(tree.get(key, {}), value)
             if isinstance(value, dict) else tree[key] for key, value in like.items()}

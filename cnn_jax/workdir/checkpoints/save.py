@@ -1,4 +1,4 @@
-"""Saves the checkpoints of a run: orbax keeps the latest ones and the best one.
+"""Saves the checkpoints of a run; orbax keeps the latest ones and the best one.
 
 Saves are synchronous: one that fails raises at once. States are NumPy arrays, so a
 checkpoint does not depend on the devices that wrote it. Each checkpoint stores state,
@@ -25,7 +25,7 @@ from orbax.checkpoint import v1 as ocp
 
 from cnn_jax.errors import RunError
 from cnn_jax.workdir.checkpoints.integrity import leaves, measure
-from cnn_jax.workdir.checkpoints.orbax_errors import (first_line, ignore_late_answers,
+from cnn_jax.workdir.checkpoints.orbax_errors import (first_line, silence_late_errors,
                                                       without_log)
 from cnn_jax.workdir.checkpoints.restore import restore, step_folders
 from cnn_jax.workdir.progress import Progress, best_step
@@ -54,12 +54,12 @@ class Checkpoints:
 
     def __init__(self, directory: Path, monitor: str, keep: int = 2) -> None:
         registry = ocp.handlers.local_registry()
-        ignore_late_answers()
+        silence_late_errors()
         for name in ("integrity", "meta"):
             registry.add(ocp.handlers.JsonHandler, checkpointable_name=name)
         context = ocp.Context()
         context.checkpointables.registry = registry
-        # Otherwise its threads wait 20 minutes for a folder that cannot be made.
+        # Otherwise orbax's threads wait 20 minutes for a folder that cannot be made.
         context.async_options.create_directories_asynchronously = False
         self.directory = Path(directory).absolute()
         self.monitor = monitor
@@ -81,7 +81,7 @@ class Checkpoints:
             with without_log():
                 self._orbax.close()
         except Exception as failure:
-            if kind is None:  # otherwise close() only repeats why a save failed
+            if kind is None:  # otherwise close() only repeats the error of a save
                 raise RunError(f"checkpoints {self.directory} could not be closed: "
                                f"{first_line(failure)}") from failure
 
@@ -103,14 +103,14 @@ class Checkpoints:
     def hold(self, state: Any, progress: Progress) -> None:
         """Keeps a copy in memory, for `flush` or the next `save`.
 
-        It replaces what was held before, but for the best epoch so far.
+        It replaces the states held before, except that of the best epoch so far.
         """
         self._keep_best(progress)
         self._held[progress.step] = (jax.tree.map(np.array, state),
                                      copy.deepcopy(progress))
 
     def save(self, state: Any, progress: Progress) -> None:
-        """Writes a checkpoint, after that of the best epoch if it is held.
+        """Writes a checkpoint; before it, that of the best epoch if it is held.
 
         state: its leaves are NumPy arrays.
         """
@@ -120,12 +120,12 @@ class Checkpoints:
         self._write(state, progress)
 
     def flush(self) -> None:
-        """Writes what is held."""
+        """Writes the held states."""
         while self._held:
             self._write(*self._held.pop(min(self._held)))
 
     def _keep_best(self, progress: Progress) -> None:
-        """Drops what is held, but for the best epoch."""
+        """Drops the held states, except that of the best epoch."""
         best = best_step(progress.history, self.monitor)
         self._held = {step: held for step, held in self._held.items() if step == best}
 
