@@ -1,5 +1,5 @@
-"""CONFIGS: what the command line trains by name, one file each.
+"""CONFIGS: the experiments that `--config` names, one file each.
 
 In a clone, `configs/` is a link to this folder. `--config=configs/lenet.py` is found
-there, and in this package where there is no clone.
+there, or without a clone in this package.
 """

@@ -6,8 +6,8 @@ python experiments/reproduce.py --only cifar10_VARIANT         # all seeds, and 
 
 All published runs validated on the test images and chose the best epoch there. Ours
 validate on the last 5,000 of the 50,000 training images, the split of He et al. (2016),
-and evaluate the test images once. So they train on a tenth fewer images, and the test
-images choose nothing. Each published figure is from one run without a known seed.
+and evaluate the test images once. So ours train on a tenth fewer images, and the test
+images decide nothing. Each published figure is from one run without a known seed.
 """
 
 from ml_collections import ConfigDict
@@ -39,7 +39,10 @@ def get_config(variant: str = "baseline") -> ConfigDict:
 
 
 def baseline(config: ConfigDict) -> None:
-    """One convolution of 6, 198,494 parameters. Published: 0.5779 in epoch 5."""
+    """One convolution with 6 filters, 198,494 parameters.
+
+    Published: 0.5779 in epoch 5.
+    """
     config.model.name = "baseline"
 
 
@@ -59,7 +62,7 @@ def vgg16(config: ConfigDict) -> None:
 
 
 def inception10(config: ConfigDict) -> None:
-    """120,234 parameters, batch size 1024; batch norm trains in its evaluation mode.
+    """120,234 parameters, batch size 1024; batch norm trains in evaluation mode.
 
     Published: 0.4595 in epoch 5.
     """
@@ -107,8 +110,7 @@ def keras_25(config: ConfigDict) -> None:
 
 
 def baseline_ours(config: ConfigDict) -> None:
-    """Trains `baseline` as long, with one cycle of the rate, batch size 64, and flips.
-    """
+    """Trains `baseline` for as many epochs, with the recipe of `ours`."""
     baseline(config)
     ours(config)
 
@@ -121,7 +123,7 @@ def lenet5_ours(config: ConfigDict) -> None:
 
 
 def inception10_ours(config: ConfigDict) -> None:
-    """Trains `inception10` like `baseline_ours`; batch norm learns its statistics."""
+    """Trains `inception10` like `baseline_ours`; batch norm uses batch statistics."""
     inception10(config)
     config.model.fields.batch_statistics = True
     ours(config)
@@ -135,6 +137,7 @@ def resnet18_ours(config: ConfigDict) -> None:
 
 
 def ours(config: ConfigDict) -> None:
+    """Sets our recipe: batch size 64, the one-cycle schedule, and flips."""
     config.batch_size = 64
     config.optimizer.learning_rate = 4e-3
     config.schedule.name = "onecycle"

@@ -68,7 +68,7 @@ def dnn(config: ConfigDict) -> None:
 
 
 def cnn(config: ConfigDict) -> None:
-    """One convolution of 32 and 128 hidden units, 694,218 parameters, rate 0.01.
+    """One convolution with 32 filters, 128 hidden units, 694,218 parameters, rate 0.01.
 
     Published: test accuracy 0.9112 after 10 epochs, one run.
     """
@@ -78,7 +78,7 @@ def cnn(config: ConfigDict) -> None:
 
 
 def tutorial(config: ConfigDict, rate: float) -> None:
-    """Sets how the ai-edu tutorial trains on Fashion-MNIST."""
+    """Sets the recipe of the ai-edu tutorial."""
     config.data.scaling = "minmax"
     config.batch_size = 128
     config.optimizer.name = "momentum"
@@ -88,7 +88,7 @@ def tutorial(config: ConfigDict, rate: float) -> None:
 
 
 def selu_ours(config: ConfigDict) -> None:
-    """Trains `selu` as long, with Adam, one cycle of the rate, and flips."""
+    """Trains `selu` for as many epochs, with the recipe of `ours`."""
     selu(config)
     ours(config)
 
@@ -107,6 +107,7 @@ def cnn_ours(config: ConfigDict) -> None:
 
 
 def ours(config: ConfigDict) -> None:
+    """Sets our recipe: Adam, the one-cycle schedule, and flips."""
     config.batch_size = 128
     config.optimizer.name = "adam"
     config.optimizer.learning_rate = 2e-3

@@ -1,10 +1,10 @@
-r"""Goes on from a run of configs/transfer.py with all layers and a lower rate.
+r"""Continues a run of configs/transfer.py: trains all layers, at a lower rate.
 
 python main.py --config=configs/finetune.py:WORKDIR
 
 The run starts from the best epoch of the run in WORKDIR, on the same pictures in the
-same splits. The last layer learns at the whole rate, each part of the network before it
-at 0.8 of the rate of the part after it.
+same splits. The last layer has the full learning rate; each earlier part of the network
+has 0.8 times the rate of the part after it.
 """
 
 from pathlib import Path

@@ -4,8 +4,8 @@ r"""Trains a ResNet-18 on a folder of your own pictures; docs/your_pictures.md e
     python main.py --config=configs/folder.py:SOURCE --config.data.dir=PHOTOS
 
 PHOTOS has a folder for each class, or train/, val/ and test/ with such folders. A split
-that is missing is cut from the training pictures: a fifth for the test, and a fifth of
-the rest to choose the best epoch.
+that is missing is cut from the training pictures: a fifth for test, and a fifth of the
+rest for validation.
 
 With SOURCE, a new last layer is trained on a pretrained network: published weights such
 as torchvision:resnet18, a file of weights, or the workdir of a run; see transfer.py.
@@ -26,10 +26,10 @@ def get_config(source: str = "") -> ConfigDict:
 
 
 def from_scratch() -> ConfigDict:
-    """30 epochs of AdamW with one cycle of the rate, on random crops and flips.
+    """Sets 30 epochs of AdamW with the one-cycle schedule, random crops and flips.
 
-    The rate suits batches of 16 to 256 pictures. Nothing ends the run early: the last
-    epochs, in which the rate is low, are mostly the best.
+    The rate suits batches of 16 to 256 pictures. There is no early stopping: the last
+    epochs, in which the rate is low, are usually the best.
     """
     config = default.get_config()
     with config.unlocked():

@@ -1,7 +1,8 @@
 """Trains ResNet-50 and MobileNetV2 on ImageNet by the recipes that others published.
 
-IMAGENET holds train/CLASS/*.JPEG and val/CLASS/*.JPEG. Another RECIPE is resnet50_40,
-resnet50_90, mobilenet_v2 or mobilenet_v2_ema; the rate follows the batch size.
+IMAGENET holds train/CLASS/*.JPEG and val/CLASS/*.JPEG. The other variants are
+resnet50_40, resnet50_90, mobilenet_v2 and mobilenet_v2_ema. The learning rate scales
+with the batch size.
 
 One GPU:
     python main.py --config=configs/imagenet.py:resnet50_16 \
@@ -13,15 +14,15 @@ TPU pod, with a DISK that all hosts see:
         && .venv/bin/python main.py --config=configs/imagenet.py:resnet50_16 \
         --config.data.dir=IMAGENET --config.coordinator=auto --workdir=DISK/resnet50"
 
-The validation folder is the test split, evaluated once; 10,000 training images choose
-the best epoch. The set is streamed; random crops are cut out of the photographs.
-Computed in bfloat16, weight decay on kernels alone.
+The validation folder is the test split, evaluated once; 10,000 training images are the
+validation split. The images are streamed; random crops are cut out of the whole
+photographs. All variants compute in bfloat16, with weight decay on kernels only.
 
-Nothing has been trained to its end here, and nothing on ImageNet: published figures are
-others'. `python experiments/imagenet_steps.py OUT` has trained about 200 steps of each
-recipe but mobilenet_v2_ema on a CPU, with 16 drawn pictures of at most 64 x 64 pixels a
-step. Each was stopped in mid-epoch (both of FFCV's while their images grew) and
-resumed, and ended with the bits of a run without a stop (n = 1,
+No variant has been trained on ImageNet here: the published figures are those of others.
+`python experiments/imagenet_steps.py OUT` trained about 200 steps of each variant but
+mobilenet_v2_ema on a CPU, on batches of 16 drawn pictures of at most 64 x 64 pixels.
+Each run was stopped in mid-epoch (both of FFCV's while their images grew) and resumed,
+and ended with the same bits as a run without a stop (n = 1,
 measured/reliability/imagenet_steps.txt).
 """
 
@@ -84,8 +85,10 @@ def resnet50_40(config: ConfigDict) -> None:
 
 
 def progressive(config: ConfigDict, epochs: int, ramp: tuple[int, int]) -> None:
-    """25,557,032 parameters; images grow from 160 x 160 to 192 x 192 (Leclerc et al.:
-    FFCV, 2023; github.com/libffcv/ffcv-imagenet, rn50_configs).
+    """Sets FFCV's recipe, in which images grow from 160 x 160 to 192 x 192 pixels.
+
+    Leclerc et al.: FFCV (2023); github.com/libffcv/ffcv-imagenet, rn50_configs.
+    25,557,032 parameters.
 
     Rate 1.7 for 4,096 images (512 on each of 8 GPUs), 2 epochs of warm-up, then linear
     to 0, label smoothing; evaluated at 256 x 256 pixels of the central 7/8.
@@ -125,8 +128,8 @@ def mobilenet_v2(config: ConfigDict) -> None:
 
 
 def mobilenet_v2_ema(config: ConfigDict) -> None:
-    """The same with label smoothing 0.1 and an average of the parameters, as Google's
-    own training has them. Published: top-1 0.718 (its checkpoint 1.0_224).
+    """Adds label smoothing 0.1 and a moving average of the parameters, as in Google's
+    own training. Published: top-1 0.718 (its checkpoint 1.0_224).
     """
     mobilenet_v2(config)
     config.loss.label_smoothing = 0.1

@@ -4,9 +4,9 @@ python main.py --config=configs/lenet.py                  # the digits of scikit
 python main.py --config=configs/lenet.py:mnist            # or fashion_mnist, cifar10
 (Figures below: two cores of an AMD EPYC (Zen 4), jax 0.10.2, Python 3.11.)
 
-The network has ReLU and max pooling, as usual today. The paper's network is
+The network has ReLU and max pooling, as is usual today. For the paper's network, add
 `--config.model.fields.activation=tanh --config.model.fields.pool=mean`. All variants
-train with Adam and one cycle of the learning rate.
+train with Adam and the one-cycle schedule.
 """
 
 from ml_collections import ConfigDict

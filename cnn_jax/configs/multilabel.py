@@ -1,4 +1,4 @@
-"""Trains LeNet-5 on images that show one to four shapes, all of which it names.
+"""Trains LeNet-5 to name all shapes in an image, which are one to four.
 
 python main.py --config=configs/multilabel.py --config.seed=S
 
@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
         config.model.fields.activation = "relu"
         config.model.fields.pool = "max"
         config.data.name = "shapes_multilabel"
-        config.data.split = "first"  # an image has no one class to stratify by
+        config.data.split = "first"  # an image has no single class to stratify by
         config.epochs = 60
         config.batch_size = 32
         config.optimizer.learning_rate = 3e-3

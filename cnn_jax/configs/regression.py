@@ -4,11 +4,11 @@ r"""Trains a ResNet-18 to predict numbers for pictures, such as ages or weights.
 
 PHOTOS holds one CSV file. Its first column names the pictures, the others are the
 numbers; a column `split` may say train, validation or test. Without it, a fifth is cut
-off at random for the test, and a fifth of the rest to choose the best epoch.
+off at random for test, and a fifth of the rest for validation.
 
 The network learns standardized numbers; the metrics (mean absolute error, R2) and the
-predictions are in the units of the file. `--config.loss.name=mae` or `huber` bear
-outliers better than the squared error.
+predictions are in the units of the file. `--config.loss.name=mae` and `huber` are
+less sensitive to outliers than the default, the squared error.
 """
 
 from ml_collections import ConfigDict

@@ -27,7 +27,7 @@ def get_config(variant: str = "shapes") -> ConfigDict:
     with config.unlocked():
         config.model.name = "shapes_fcn"
         config.data.name = "shapes_segmentation"
-        config.data.split = "first"  # masks have no one class to stratify by
+        config.data.split = "first"  # masks have no single class to stratify by
         config.epochs = 40
         config.batch_size = 32
         config.optimizer.learning_rate = 5e-3

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax.configs import default
 
-# Calling a step of these networks costs more than the step, so a call makes several.
+# Calling a step of these networks takes longer than the step, so a call makes several.
 STEPS = 16
 
 
@@ -108,9 +108,9 @@ def both_cnn(config: ConfigDict) -> None:
 
 
 def colour_cnn_ours(config: ConfigDict) -> None:
-    """Trains `colour_cnn` as long, with Adam, one cycle of the rate, and flips.
+    """Trains `colour_cnn` for as many epochs, with the recipe of `ours` and SELU.
 
-    It uses SELU, which hides no colour.
+    SELU hides no colour.
     """
     colour_cnn(config)
     ours(config)
@@ -132,6 +132,7 @@ def both_cnn_ours(config: ConfigDict) -> None:
 
 
 def ours(config: ConfigDict) -> None:
+    """Sets our recipe: Adam, the one-cycle schedule, and flips."""
     config.model.init = "he"
     config.batch_size = 32
     config.optimizer.name = "adam"

@@ -5,11 +5,11 @@ python main.py --config=configs/transfer.py:SOURCE --config.data.dir=PHOTOS
 SOURCE is the name of published weights (torchvision:resnet50, timm:resnet50.a1_in1k,
 keras:resnet50, see docs/pretrained.md), weights of such a network in a file of yours
 (torchvision:mobilenet_v2=weights.pt), or the workdir of a run. PHOTOS has one folder
-per class. configs/finetune.py goes on with all layers.
+per class. configs/finetune.py then trains all layers.
 
-Network, batch norm and preparation of the pictures are those of SOURCE. What the last
-layer gets is computed once for every picture, so an epoch takes about a second. That
-allows no augmentation and leaves out the network's dropout.
+The network, its batch norm and the preprocessing of the pictures are those of SOURCE.
+The input of the last layer is computed once for every picture, so an epoch takes about
+a second. This excludes augmentation and the network's dropout.
 """
 
 from pathlib import Path
@@ -23,14 +23,14 @@ from cnn_jax.workdir.folder import read_config
 
 def get_config(source: str = "torchvision:resnet50") -> ConfigDict:
     config = default_config()
-    theirs = (read_config(Path(source)) if Path(source).is_dir() else
-              config_of(source))
+    source_config = (read_config(Path(source)) if Path(source).is_dir() else
+                     config_of(source))
     with config.unlocked():
         for field in ("name", "bn", "fields"):
-            config.model[field] = theirs.model[field]
+            config.model[field] = source_config.model[field]
         for field in ("image_size", "channels", "shorter_side", "interpolation",
                       "scaling"):
-            config.data[field] = theirs.data[field]
+            config.data[field] = source_config.data[field]
         config.data.name = "folder"
         config.model.init_from = source
         config.model.train = "head"

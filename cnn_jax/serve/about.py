@@ -1,7 +1,7 @@
-"""Tells a page about a run, and where the files are that pages share.
+"""Describes a run for a web page, and lists the files that pages share.
 
-The page of --mode=serve and an exported page have `SHARED` in common; each has its own
-index.html and a backend, which says where answers come from.
+The page of --mode=serve and an exported page share the files in `SHARED`. Each has its
+own index.html and its own backend: the script that computes or requests answers.
 """
 
 from pathlib import Path
@@ -17,8 +17,8 @@ SHARED = ("page.css", "drawing.js", "page.js")
 
 
 def describe_run(trained: Trained, count: int) -> dict[str, Any]:
-    """Returns what page.js must know of a run whose network distinguishes `count`
-    classes."""
+    """Returns what page.js needs to know about a run whose network has `count` outputs.
+    """
     info, task = trained.info, data.task_of(trained.config.data)
     return {
         "network": trained.config.model.name, "dataset": info.name,

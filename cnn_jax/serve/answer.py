@@ -1,4 +1,4 @@
-"""Computes what the page shows of one picture; the page asks at every stroke."""
+"""Computes what the page shows for one picture, at every stroke of a drawing."""
 
 import functools
 from collections.abc import Callable
@@ -21,11 +21,11 @@ from cnn_jax.workdir.trained import Trained
 
 
 class Answer(NamedTuple):
-    """What the page shows of one picture [H, W, C]."""
+    """Holds what the page shows for one picture [H, W, C]."""
 
-    scores: jax.Array       # [classes]: probabilities, or shares of the pixels
+    scores: jax.Array       # [classes]: probabilities, or fractions of the pixels
     mask: jax.Array | None  # [H, W]: class of each pixel; None for classes of images
-    explained: jax.Array    # int [], the class that `cam` is about
+    explained: jax.Array    # int [], the class that `cam` explains
     maps: jax.Array | None  # [h, w, K], the output of the layer; None without a layer
     cam: jax.Array | None   # [H, W], Grad-CAM, >= 0
 
@@ -66,17 +66,17 @@ def answer(variables: Any, pixels: jax.Array, index: jax.Array, layer: str | Non
            network: nn.Module, scaling: Scaling, task: Task) -> Answer:
     """Computes the answer for uint8 pixels [H, W, C].
 
-    index: the class to explain. -1 stands for the class with the largest logit, or of
-        most pixels; the background, class 0, counts only if there is no other class.
+    index: the class to explain. -1 stands for the predicted class, or in segmentation
+        for the class of most pixels, other than the background if there is another.
     layer: the layer for the maps and for Grad-CAM; None leaves both out.
     """
-    asked = (network, variables, scale(pixels[None], scaling))
+    inputs = (network, variables, scale(pixels[None], scaling))
     if layer is None:
-        logits, maps = compute_logits(*asked), None
+        logits, maps = compute_logits(*inputs), None
     else:  # a change of zero: `perturbed` also returns the layer's output
-        logits, maps = perturbed(*asked, layer, jnp.zeros(()))
+        logits, maps = perturbed(*inputs, layer, jnp.zeros(()))
         logits, maps = logits.astype(jnp.float32), maps[0].astype(jnp.float32)
     mask = task.predict(logits)[0] if task.unit == "pixel" else None
     explained = jnp.where(index < 0, predicted_classes(logits)[0], index)
-    cam = None if layer is None else grad_cam(*asked, explained[None], layer=layer)[0]
+    cam = None if layer is None else grad_cam(*inputs, explained[None], layer=layer)[0]
     return Answer(task.scores(logits)[0], mask, explained, maps, cam)

@@ -1,6 +1,6 @@
 """Makes the web application of --mode=serve: a local page for a trained run.
 
-    GET  /        the page; its style and scripts beside it
+    GET  /        the page; its style sheet and scripts are beside it
     GET  /about   JSON: the network, its classes and layers, the limits
     POST /answer  a picture file as the body -> JSON: what the network predicts;
                   ?layer=NAME&class=INDEX&invert=1, each of them optional
@@ -45,9 +45,8 @@ Value = TypeVar("Value")
 
 MAX_BYTES = 20 * 2**20  # of an upload; photographs of a phone are smaller
 NAMED = 2               # classes in the sentence, if an image has one class
-MAPS = 64               # maps of a layer that are sent
-
-FEW, BEST = 12, 10      # up to FEW classes all are shown; of more, the BEST best
+MAPS = 64               # feature maps of a layer that are sent, at most
+FEW, BEST = 12, 10      # up to FEW classes are all shown; of more, only the BEST best
 
 FILES = {"index.html": "text/html", "page.css": "text/css",
          "drawing.js": "text/javascript", "page.js": "text/javascript",
@@ -66,8 +65,9 @@ def create_app(trained: Trained, name: str = "", host: str = "localhost",
                invert: bool = False) -> flask.Flask:
     """Makes the web application of a run and compiles its first answer.
 
-    name: of the run. host: a host name that requests may use, besides localhost and
-    numeric addresses. invert: whether the page starts with dark and bright exchanged.
+    name: of the run.
+    host: a host name that requests may use, besides localhost and numeric addresses.
+    invert: whether the page starts with dark and bright exchanged.
     """
     task = data.task_of(trained.config.data)
     if task.figures == "values":
@@ -113,7 +113,7 @@ def create_app(trained: Trained, name: str = "", host: str = "localhost",
 
     @app.get("/", defaults={"file": "index.html"})
     @app.get("/<any('page.css', 'drawing.js', 'page.js', 'server.js'):file>")
-    def page(file: str) -> flask.Response:  # from a table, not from the disk
+    def page(file: str) -> flask.Response:  # from memory, not from the disk
         return flask.Response(files[file], mimetype=FILES[file])
 
     @app.get("/about")
@@ -140,15 +140,15 @@ def create_app(trained: Trained, name: str = "", host: str = "localhost",
 
 
 def one_of(field: str, allowed: Sequence[Value], default: Value) -> Value:
-    """Reads a field of the request's address. Raises InputError if it is not allowed.
+    """Reads a query parameter of the request. Raises InputError if it is not allowed.
     """
     values = {str(value): value for value in allowed}
-    given = flask.request.args.get(field, str(default))
-    if given not in values:
-        shown = (f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range)
+    text = flask.request.args.get(field, str(default))
+    if text not in values:
+        known = (f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range)
                  else ", ".join(values) or "none")
-        raise InputError(f"{field} = {given!r} is unknown; there are {shown}")
-    return values[given]
+        raise InputError(f"{field} = {text!r} is unknown; known: {known}")
+    return values[text]
 
 
 def check_name(request: flask.Request, host: str) -> None:
@@ -156,13 +156,13 @@ def check_name(request: flask.Request, host: str) -> None:
 
     Another site can make its name point to this machine, but not a numeric address.
     """
-    asked = request.headers.get("Host", "")
+    header = request.headers.get("Host", "")
     try:
-        name = urlsplit(f"//{asked}").hostname or ""
+        name = urlsplit(f"//{header}").hostname or ""
         if name not in ("localhost", host.lower()):
             ipaddress.ip_address(name)
     except ValueError:
-        flask.abort(403, f"the page is not served as {asked!r}: use localhost, the "
+        flask.abort(403, f"the page is not served as {header!r}: use localhost, the "
                          "machine's numeric address or the name given with --host")
 
 
@@ -180,7 +180,7 @@ def check_origin(request: flask.Request) -> None:
 
 
 def describe(trained: Trained, name: str, invert: bool) -> dict[str, Any]:
-    """Returns what the page must know of the run."""
+    """Returns what the page needs to know about the run, see `describe_run`."""
     calls = trace_shapes(trained.network, trained.variables, trained.info.image_shape)
     layers = layers_in(calls)
     maps = [layer for layer in layers.values()
@@ -193,28 +193,28 @@ def describe(trained: Trained, name: str, invert: bool) -> dict[str, Any]:
         "max_bytes": MAX_BYTES, "max_pixels": MAX_PIXELS}
 
 
-def encode(pixels: np.ndarray, found: Answer, layer: str | None) -> dict[str, Any]:
-    """Converts an answer to JSON; pictures become PNG files in data: addresses.
+def encode(pixels: np.ndarray, answer: Answer, layer: str | None) -> dict[str, Any]:
+    """Converts an answer to JSON; pictures become PNG files in data: URLs.
 
-    pixels: what the network saw. All maps of a layer share one scale from black to
+    pixels: the input of the network. All maps of a layer share one scale from black to
     white.
     """
-    answer = {"scores": [float(score) for score in found.scores],
-              "explained": int(found.explained), "seen": png(pixels)}
-    if found.mask is not None:
-        answer["mask"] = png(overlay(pixels, np.asarray(found.mask)))
-    if found.maps is None or found.cam is None:
-        return answer
-    low, high = float(found.maps.min()), float(found.maps.max())
-    grey = np.rint((found.maps - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
-    return answer | {
+    reply = {"scores": [float(score) for score in answer.scores],
+             "explained": int(answer.explained), "seen": png(pixels)}
+    if answer.mask is not None:
+        reply["mask"] = png(overlay(pixels, np.asarray(answer.mask)))
+    if answer.maps is None or answer.cam is None:
+        return reply
+    low, high = float(answer.maps.min()), float(answer.maps.max())
+    grey = np.rint((answer.maps - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
+    return reply | {
         "layer": layer, "range": [low, high],
         "maps": [png(grey[..., i]) for i in range(min(MAPS, grey.shape[-1]))],
-        "grad_cam": png(heat(pixels, np.asarray(found.cam)))}
+        "grad_cam": png(heat(pixels, np.asarray(answer.cam)))}
 
 
 def heat(pixels: np.ndarray, cam: np.ndarray) -> np.ndarray:
-    """Draws Grad-CAM over the picture in grey, dark to bright, uint8 [H, W, 3]."""
+    """Draws Grad-CAM over the grey picture, from dark to bright: uint8 [H, W, 3]."""
     grey = pixels.astype(np.float64).mean(-1, keepdims=True)
     high = float(cam.max())
     level = cam / high if high > 0 else cam
@@ -223,7 +223,7 @@ def heat(pixels: np.ndarray, cam: np.ndarray) -> np.ndarray:
 
 
 def png(image: np.ndarray) -> str:
-    """Encodes uint8 [H, W], [H, W, 1] or [H, W, 3] as the address of a picture."""
+    """Encodes uint8 [H, W], [H, W, 1] or [H, W, 3] as the data: URL of a PNG file."""
     image = image[..., 0] if image.shape[2:] == (1,) else image
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG", compress_level=1)

@@ -22,7 +22,8 @@ THREADS = 8  # a browser keeps six connections open
 def serve(workdir: Path, host: str, port: int, invert: bool = False) -> None:
     """Serves a run's best checkpoint as a web page until SIGINT or SIGTERM.
 
-    port: 0 takes a free port, which is printed. invert: see `create_app`.
+    port: 0 takes a free port, which is printed.
+    invert: see `create_app`.
     Raises InputError for an address that cannot be used, and for a workdir without a
     checkpoint.
     """
@@ -32,7 +33,7 @@ def serve(workdir: Path, host: str, port: int, invert: bool = False) -> None:
             trained = load(workdir)
         with report.under_way("compiling"):
             app = create_app(trained, workdir.name, host, invert)
-        # waitress warns of every request that waits for another.
+        # waitress warns about every request that waits for another.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         server = waitress.create_server(
             app, sockets=[listener], threads=THREADS, ident=None,
@@ -47,23 +48,24 @@ def serve(workdir: Path, host: str, port: int, invert: bool = False) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Opens a listening socket. Raises InputError where that is not possible."""
+    """Opens a listening socket. Raises InputError if that is not possible."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
     except socket.gaierror as error:
         raise InputError(f"--host={host} is not an address ({error.strerror}): use "
-                         "127.0.0.1, or 0.0.0.0 for all of this machine's") from error
+                         "127.0.0.1, or 0.0.0.0 for all addresses of this machine"
+                         ) from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise InputError(f"--port={port} of {host} is in use: choose another, or 0 "
                              "for a free one") from error
-        raise InputError(f"--host={host} --port={port} cannot be listened on "
-                         f"({error.strerror}): choose another") from error
+        raise InputError(f"--host={host} --port={port}: this machine cannot listen "
+                         f"there ({error.strerror}): choose another") from error
 
 
 def address(host: str, listener: socket.socket) -> str:
-    """Returns the address of the page for people."""
+    """Returns the address of the page, to be shown to people."""
     name = "localhost" if host in ("0.0.0.0", "::", "") else host
     name = f"[{name}]" if ":" in name else name
     return f"http://{name}:{listener.getsockname()[1]}"

@@ -7,19 +7,20 @@ const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1],
   ArrowDown: [0, 1] };
 
 // cursor: an element over the canvas that shows the keyboard's pen.
-// ink(), width(): the colour, and the width of a line as a share of the shorter side.
+// ink(), width(): the colour and width of a line; the width is a fraction of the shorter
+// side.
 // begun(), changed(), ended(), cleared(): callbacks; changed() runs after each segment.
 function drawingOn(canvas, cursor, { ink, width, begun, changed, ended,
   cleared }) {
   const context = canvas.getContext("2d", { alpha: false });
-  let place = null;    // of the pen, in pixels of the canvas
-  let pressed = false; // the pen of mouse or finger is down
+  let position = null; // of the pen, in pixels of the canvas
+  let pressed = false; // the mouse button or finger is down
 
   const shorter = () => Math.min(canvas.width, canvas.height);
 
   function lineTo(to) {
-    const from = place || to;
-    place = to;
+    const from = position || to;
+    position = to;
     context.strokeStyle = ink();
     context.lineWidth = width() * shorter();
     context.lineCap = context.lineJoin = "round";
@@ -30,7 +31,7 @@ function drawingOn(canvas, cursor, { ink, width, begun, changed, ended,
     changed();
   }
 
-  function placeOf(event) {
+  function positionOf(event) {
     const box = canvas.getBoundingClientRect();
     return { x: (event.clientX - box.left) / box.width * canvas.width,
       y: (event.clientY - box.top) / box.height * canvas.height };
@@ -41,14 +42,14 @@ function drawingOn(canvas, cursor, { ink, width, begun, changed, ended,
     canvas.setPointerCapture(event.pointerId);
     hideCursor();
     pressed = true;
-    place = null;
+    position = null;
     begun();
-    lineTo(placeOf(event));
+    lineTo(positionOf(event));
   });
 
   canvas.addEventListener("pointermove", (event) => {
     if (!pressed || !event.isPrimary) return;
-    for (const one of [...event.getCoalescedEvents(), event]) lineTo(placeOf(one));
+    for (const each of [...event.getCoalescedEvents(), event]) lineTo(positionOf(each));
   });
 
   for (const kind of ["pointerup", "pointercancel"]) {
@@ -62,26 +63,26 @@ function drawingOn(canvas, cursor, { ink, width, begun, changed, ended,
   canvas.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey) return;
     const down = cursor.classList.contains("down");
-    place = place || { x: canvas.width / 2, y: canvas.height / 2 };
+    position = position || { x: canvas.width / 2, y: canvas.height / 2 };
     if (event.key === "Delete" || event.key === "Backspace") {
       cleared();
     } else if (event.key === " ") {
       cursor.classList.toggle("down");
       if (!down) begun();
-      if (!down) lineTo(place);
+      if (!down) lineTo(position);
     } else if (event.key in STEPS) {
       const [x, y] = STEPS[event.key], step = shorter() / GRID;
-      const to = { x: Math.min(canvas.width, Math.max(0, place.x + x * step)),
-        y: Math.min(canvas.height, Math.max(0, place.y + y * step)) };
-      if (down) lineTo(to); else place = to;
+      const to = { x: Math.min(canvas.width, Math.max(0, position.x + x * step)),
+        y: Math.min(canvas.height, Math.max(0, position.y + y * step)) };
+      if (down) lineTo(to); else position = to;
     } else {
       return;
     }
     event.preventDefault();
-    cursor.hidden = place === null;
-    if (place === null) return;
-    cursor.style.left = `${100 * place.x / canvas.width}%`;
-    cursor.style.top = `${100 * place.y / canvas.height}%`;
+    cursor.hidden = position === null;
+    if (position === null) return;
+    cursor.style.left = `${100 * position.x / canvas.width}%`;
+    cursor.style.top = `${100 * position.y / canvas.height}%`;
   });
 
   function hideCursor() {
@@ -102,7 +103,7 @@ function drawingOn(canvas, cursor, { ink, width, begun, changed, ended,
     clear() {
       context.fillStyle = "#000";
       context.fillRect(0, 0, canvas.width, canvas.height);
-      place = null;
+      position = null;
       hideCursor();
     },
     paint(image) {

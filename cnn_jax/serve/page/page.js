@@ -1,19 +1,19 @@
 "use strict";
-// What the page of --mode=serve and an exported page have in common: a drawing or a
-// file goes to the backend, and its answer is shown.
+// The part that the page of --mode=serve and an exported page share: it sends a drawing
+// or a file to the backend, and shows the answer.
 
 const $ = (id) => document.getElementById(id);
 
 let backend = null;    // see `start`
 let about = null;      // the network, its classes and limits; see about.py
-let source = null;     // what is asked about: the drawing, a file, or nothing yet
+let source = null;     // the picture to predict: the drawing, a file, or nothing yet
 let accepted = null;   // the last source that was answered
 let asking = false, again = false;
 
 const drawing = drawingOn($("canvas"), $("cursor"), {
   ink: () => (about.image_shape[2] === 1 ? "#fff" : $("ink").value),
   width: () => $("pen").value / 100,
-  begun: forgive,
+  begun: hideError,
   changed: () => {
     source = drawing;
     update();
@@ -26,7 +26,7 @@ const drawing = drawingOn($("canvas"), $("cursor"), {
 //   load(): promise of `about`
 //   answer(picture, { name, invert }): promise of { scores, named, seen, milliseconds }
 //     and perhaps { mask }, see `encode` in app.py; or of { error }
-//   started(), shown(answer), cleared(): optional, for the parts of one page alone
+//   started(), shown(answer), cleared(): optional, for what only one page has
 async function start(chosen) {
   backend = chosen;
   about = await backend.load();
@@ -47,7 +47,7 @@ function pictureKind() {
   return `pictures of ${width} × ${height} pixels, ${channels === 1 ? "grey" : "colour"}`;
 }
 
-// Asking: one question at a time; later strokes wait for its answer.
+// Asking the backend: one request at a time; later strokes wait for its answer.
 
 async function update() {
   again = true;
@@ -65,24 +65,24 @@ function busy(now) {
   $("answer").setAttribute("aria-busy", now);
 }
 
-async function ask(asked) {
-  const drawn = asked === drawing;
-  const picture = drawn ? await drawing.file() : asked;
+async function ask(requested) {
+  const drawn = requested === drawing;
+  const picture = drawn ? await drawing.file() : requested;
   const begin = performance.now();
   const answer = await backend.answer(picture, {
-    name: drawn ? "the drawing" : asked.name,
+    name: drawn ? "the drawing" : requested.name,
     invert: !drawn && $("invert").checked,
   });
-  if (source !== asked) return;  // cleared or replaced in the meantime
+  if (source !== requested) return;  // cleared or replaced in the meantime
   if (answer.error) {
-    source = drawn ? asked : accepted;
+    source = drawn ? requested : accepted;
     $("took").textContent = "";
-    complain(answer.error);
+    showError(answer.error);
     return;
   }
-  accepted = asked;
+  accepted = requested;
   const took = Math.round(performance.now() - begin);
-  $("took").textContent = (drawn ? "" : `${asked.name}: `) +
+  $("took").textContent = (drawn ? "" : `${requested.name}: `) +
     `answered in ${took} ms; the network took ${answer.milliseconds.toFixed(1)} ms`;
   show(answer);
   if (drawn) return;
@@ -91,17 +91,17 @@ async function ask(asked) {
 }
 
 function askAgain() {
-  forgive();
+  hideError();
   update();
 }
 
-function complain(text) {
+function showError(text) {
   $("problem").textContent = `${text}.`;
   $("problem").hidden = false;
   $("problem").scrollIntoView({ block: "nearest" });  // the file button is far below
 }
 
-function forgive() {
+function hideError() {
   $("problem").hidden = true;
 }
 
@@ -120,7 +120,7 @@ function show(answer) {
   backend.shown?.(answer);
 }
 
-// The classes that the network names; where an image has one class, the best two.
+// The predicted classes; if an image has one class, the best two.
 function sentence({ scores, named }) {
   const shown = about.task === "multilabel" ? named : named.slice(0, 2)
     .filter((i, n) => n === 0 || scores[i] >= 0.005);
@@ -137,8 +137,8 @@ function percent(share) {
   return `${(100 * share).toFixed(1)} %`;
 }
 
-// Up to `about.few` classes are all shown, in their order; of more, the `about.best` best
-// and those that the network names besides, and none before there is an answer.
+// Up to `about.few` classes are all shown, in their order. Of more classes, only the
+// `about.best` best and all predicted ones are shown, and none before the first answer.
 function showScores(scores, named) {
   const all = about.classes.map((_, i) => i), best = scores ? order(scores) : all;
   const count = scores ? Math.max(about.best, named.length) : 0;
@@ -178,7 +178,7 @@ function swatch(colour) {
 }
 
 function empty() {
-  forgive();
+  hideError();
   source = accepted = null;
   drawing.clear();
   showScores(null);
@@ -195,8 +195,8 @@ $("invert").addEventListener("change", askAgain);
 
 function load(file) {
   if (!file) return;
-  if (!about) return complain("the page is not ready yet: try again in a moment");
-  forgive();
+  if (!about) return showError("the page is not ready yet: try again in a moment");
+  hideError();
   source = file;
   update();
 }
@@ -223,6 +223,6 @@ document.addEventListener("drop", (event) => {
   if (event.dataTransfer.files.length) {
     load(event.dataTransfer.files[0]);
   } else {
-    complain("what was dropped is not a file: save the picture, then drop the file");
+    showError("what was dropped is not a file: save the picture, then drop the file");
   }
 });

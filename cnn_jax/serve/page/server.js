@@ -56,7 +56,8 @@ function fill(select, rows, chosen) {
   select.value = String(chosen);
 }
 
-// All classes to explain; of many, first the best of the last answer, then all by name.
+// Lists the classes to explain. If there are many, it begins with the best ones of the
+// last answer; all follow, sorted by name.
 function offerClasses(scores) {
   const select = $("class"), chosen = scores ? select.value : "-1";
   const options = (classes) => classes.map((i) => new Option(about.classes[i], i));
@@ -79,7 +80,7 @@ function showInside(answer) {
   $("cam").src = answer.grad_cam;
   $("cam").alt = `Grad-CAM of ${answer.layer} for ${name} over the picture`;
   $("cam-caption").textContent =
-    `Grad-CAM at ${answer.layer} for “${name}”: bright regions speak for the class`;
+    `Grad-CAM at ${answer.layer} for “${name}”: bright regions support the class`;
   const maps = $("maps"), shown = answer.maps.length;
   while (maps.children.length > shown) maps.lastChild.remove();
   while (maps.children.length < shown) {
@@ -99,4 +100,4 @@ function showInside(answer) {
 
 for (const id of ["layer", "class"]) $(id).addEventListener("change", askAgain);
 
-start(server).catch(() => complain(LOST));
+start(server).catch(() => showError(LOST));

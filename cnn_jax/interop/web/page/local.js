@@ -1,9 +1,9 @@
 "use strict";
 // The page of an exported folder: the network runs in this tab, by ONNX Runtime.
 
-const SHARE = 0.65;  // how much of a mask's picture is the colour of the class
+const SHARE = 0.65;  // weight of the class's colour over the grey picture in a mask
 
-let received = null;  // the content of the part that was read last
+let received = null;  // the content of the last embedded part that was read
 let session = null, tensor = null;
 
 const local = {
@@ -53,7 +53,7 @@ async function run(bytes) {
   return outputs[session.outputNames[0]].data;
 }
 
-// Scores for each class, and the classes that are named; see cnn_jax.tasks.
+// Returns the scores of all classes and the predicted classes; see cnn_jax.tasks.
 function read(output, image) {
   if (about.task === "segment") return readMask(output, image);
   const scores = Array.from(output), best = order(scores);
@@ -61,26 +61,26 @@ function read(output, image) {
     ? best.filter((i) => scores[i] > 0.5) : best.slice(0, 2) };
 }
 
-// Scores are shares of the pixels. The background, class 0, keeps the grey picture.
+// Scores are fractions of the pixels. The background, class 0, keeps the grey picture.
 function readMask(output, image) {
   const count = about.classes.length, pixels = image.width * image.height;
   const shares = new Array(count).fill(0), colours = about.colours.map((colour) =>
     [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16)));
   const data = new Uint8ClampedArray(3 * pixels);
   for (let i = 0; i < pixels; i++) {
-    const here = output.subarray(i * count, (i + 1) * count);
-    const found = here.indexOf(Math.max(...here));
-    shares[found] += 1 / pixels;
+    const probabilities = output.subarray(i * count, (i + 1) * count);
+    const index = probabilities.indexOf(Math.max(...probabilities));
+    shares[index] += 1 / pixels;
     const pixel = image.data.subarray(i * image.channels, (i + 1) * image.channels);
     const grey = pixel.reduce((sum, value) => sum + value, 0) / image.channels;
-    data.set(colours[found].map((colour) =>
-      (found ? (1 - SHARE) * grey + SHARE * colour : grey)), 3 * i);
+    data.set(colours[index].map((colour) =>
+      (index ? (1 - SHARE) * grey + SHARE * colour : grey)), 3 * i);
   }
   return { scores: shares, named: order(shares).filter((i) => shares[i] > 0),
     mask: png({ ...image, channels: 3, data }) };
 }
 
-// The address of a picture.
+// Encodes an image as the data: URL of a PNG file.
 function png({ width, height, channels, data }) {
   const canvas = Object.assign(document.createElement("canvas"), { width, height });
   const context = canvas.getContext("2d"), pixels = context.createImageData(width, height);
@@ -94,8 +94,8 @@ function png({ width, height, channels, data }) {
   return canvas.toDataURL();
 }
 
-// Reading files. A page that was opened from a folder may not fetch its files, but it may
-// run scripts. So files are embedded in scripts: gzip, base64, in parts.
+// Reading files. A page opened from a folder may not fetch files, but it may run scripts.
+// So files are embedded in scripts: gzipped, in base64, and split into parts.
 
 async function readEmbedded(names) {
   const total = names.reduce((sum, name) => sum + ABOUT.parts[name], 0);
@@ -130,5 +130,5 @@ function readPart(path) {
 
 start(local).catch((error) => {
   $("took").textContent = "";
-  complain(`the network cannot start in this browser: ${error.message}`);
+  showError(`the network cannot start in this browser: ${error.message}`);
 });

@@ -1,13 +1,13 @@
 "use strict";
-// Prepares pictures as cnn_jax.data.images does: its steps, and Pillow's resampling to
-// the bit. The browser's own scaling differs.
+// Prepares pictures with the same steps as cnn_jax.data.images and with Pillow's
+// resampling, bit for bit. The browser's own scaling differs.
 //
 // An image is { width, height, channels, data }; data are bytes [height, width, channels].
 
-const STRIP = 2 ** 22;  // pixels that are decoded at once; phones limit a canvas
-const BITS = 22;        // of the fraction of a weight
+const STRIP = 2 ** 22;  // pixels that are drawn at once; phones limit a canvas
+const BITS = 22;        // fractional bits of a weight
 
-// Filters by name: half their width in pixels, and the weight at a distance.
+// Filters by name: [half width in pixels, function from distance to weight].
 const FILTERS = {
   bilinear: [1, (x) => Math.max(0, 1 - Math.abs(x))],
   bicubic: [2, (x) => cubic(Math.abs(x), -0.5)],
@@ -61,8 +61,8 @@ async function decode(file, channels, maxPixels) {
   return { width, height, channels, data };
 }
 
-// Resizes an image to `size`, [height, width]; or until its shorter side has
-// `shorter_side` pixels, and then cuts `size` from the centre.
+// Resizes an image to `size`, [height, width]. With `shorter_side`, resizes its shorter
+// side to so many pixels, and then crops `size` from the centre.
 function prepare(image, { size, shorter_side: side, interpolation }) {
   if (side === null) return resize(image, size[0], size[1], interpolation);
   const short = Math.min(image.width, image.height);
@@ -71,8 +71,8 @@ function prepare(image, { size, shorter_side: side, interpolation }) {
   return crop(resize(image, height, width, interpolation), ...size);
 }
 
-// Resizes one axis after the other. Means are rounded after each, so the order matters:
-// Pillow 13 begins with the height if more than twice as many rows as columns fall away.
+// Resizes one axis after the other. Values are rounded after each, so the order matters:
+// Pillow 13 begins with the height if it removes more than twice as many rows as columns.
 function resize(image, height, width, interpolation) {
   const { channels } = image;
   const axis = interpolation === "nearest" ? nearest : filter;
@@ -127,16 +127,16 @@ function filter(data, outer, length, inner, size, interpolation) {
 function nearest(data, outer, length, inner, size) {
   const scale = length / size;
   const result = new Uint8ClampedArray(outer * size * inner);
-  for (let at = 0, place = scale / 2; at < size; at++, place += scale) {
+  for (let at = 0, position = scale / 2; at < size; at++, position += scale) {
     for (let row = 0; row < outer; row++) {
-      const source = (row * length + Math.floor(place)) * inner;
+      const source = (row * length + Math.floor(position)) * inner;
       result.set(data.subarray(source, source + inner), (row * size + at) * inner);
     }
   }
   return result;
 }
 
-// Cuts from the centre; a half pixel is rounded to even. Black surrounds a small image.
+// Crops the centre; half a pixel is rounded to even. Small images are padded with black.
 function crop(image, height, width) {
   const { channels } = image;
   const top = halfToEven((image.height - height) / 2);
