@@ -1,4 +1,4 @@
-"""Compiled forward passes of a trained network over batches of pixels."""
+"""Compiles forward passes of a trained network over batches of pixels."""
 
 import functools
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def batch_program(function: NetworkFunction, network: nn.Module, variables: Any,
                   scaling: Scaling, size: int) -> Callable[..., Any]:
     """Compiles pixels, ... -> function(network, variables, inputs, ...), NumPy arrays.
 
-    The pixels are uint8 [n, H, W, C] with n <= `size`. A smaller batch is filled up, so
+    The pixels are uint8 [n, H, W, C] with n <= `size`. A smaller batch is padded, so
     that one program serves all batches; `function` must treat every image on its own.
     """
     # The variables are an argument: a closure would compile them in as constants.

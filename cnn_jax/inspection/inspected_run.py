@@ -1,4 +1,7 @@
-"""A trained network with the images to explain: every picture is drawn from it."""
+"""Defines `InspectedRun`: a trained network with the images to explain.
+
+Every picture is drawn from it.
+"""
 
 import copy
 import dataclasses
@@ -27,11 +30,11 @@ BATCH = 128  # images per call
 
 
 class Outcome(NamedTuple):
-    """What a network predicts for every example of a split."""
+    """Holds what a network predicts for every example of a split."""
 
     predicted: np.ndarray             # labels
-    # Of the predicted class, in the shape of the labels; of every class, [N, C], where
-    # an example has several
+    # Of the predicted class, in the shape of the labels; if an example may have several
+    # classes, of every class, [N, C]
     probability: np.ndarray
     probabilities: np.ndarray | None  # of every class, [N, C]; None for masks
     losses: np.ndarray                # float32 [N], of evaluation
@@ -44,7 +47,7 @@ def no_progress(text: str) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InspectedRun:
-    """A trained network, images to explain, and the split of the data they come from.
+    """Holds a trained network, images to explain, and the split that they come from.
 
     Every picture is a function of an `InspectedRun` and of `config.inspect`. Arrays are
     NumPy; pixels are uint8 [N, H, W, C] as stored, and `inputs` scales them.
@@ -58,7 +61,7 @@ class InspectedRun:
     pixels: np.ndarray            # the images to explain
     labels: np.ndarray | None     # their labels; None for the user's own images
     titles: tuple[str, ...]       # 'test 17', or a file name
-    split: str                    # 'test'; 'validation' or 'train' where it is empty
+    split: str                    # 'test'; if it is empty, 'validation' or 'train'
     examples: Examples            # the whole split
     config: ConfigDict            # of the run
     step: int                     # of the checkpoint
@@ -66,7 +69,7 @@ class InspectedRun:
     task: Task                    # what the labels mean
     # Every split that is not empty, by name
     splits: Mapping[str, Examples] = dataclasses.field(default_factory=dict)
-    # (split, index) -> the file of an image, or its place in the stored set
+    # (split, index) -> the file of an image, or its index in the stored set
     image_name: Callable[[str, int], str] = "{} {}".format
     progress: Callable[[str], None] = no_progress
 
@@ -94,8 +97,7 @@ class InspectedRun:
 
     @functools.cached_property
     def layers(self) -> dict[str, Layer]:
-        """The layers and blocks by name, in the order in which the network ends them.
-        """
+        """The layers and blocks by name, in the order in which their calls end."""
         return layers_in(self.calls)
 
     @functools.cached_property
@@ -123,7 +125,7 @@ class InspectedRun:
     def outcomes(self) -> dict[str, Outcome]:
         """What the network predicts for the splits that it has not trained on.
 
-        The training split stands in for them where there are none.
+        If there are none, it is the training split.
         """
         return {self.split: self.outcome} | {
             split: self.predict(examples) for split, examples in self.splits.items()
@@ -160,7 +162,7 @@ class InspectedRun:
         return self.task.label_text(label, self.class_names)
 
     def with_progress(self, progress: Callable[[str], None]) -> "InspectedRun":
-        """Copies the run, with the values computed so far, for another `progress`."""
+        """Copies the run and its cached values, with another `progress`."""
         other = copy.copy(self)
         object.__setattr__(other, "progress", progress)  # the class is frozen
         return other
@@ -178,7 +180,7 @@ class InspectedRun:
 
         `function` is pure, treats every image on its own and returns a tree of arrays
         [n, ...]. Returns the tree with the batches concatenated, as NumPy arrays.
-        labels: `function` gets theirs too, after the inputs.
+        labels: if given, `function` also gets those of its images, after the inputs.
         """
         size = min(batch, len(pixels))
         compute = batch_program(function, self.network, self.variables, self.scaling,
@@ -196,7 +198,7 @@ def make_inspected_run(
         name: str, config: ConfigDict, info: DataInfo, network: nn.Module,
         variables: dict[str, Any], step: int, history: Sequence[Row],
         dataset: Dataset, images: int) -> InspectedRun:
-    """Chooses `images` examples of the test split to explain.
+    """Makes the run to inspect, with `images` examples of the test split to explain.
 
     The validation split replaces an empty test split, and the training split an empty
     validation split.
@@ -218,12 +220,12 @@ def make_inspected_run(
 def choose_examples(labels: np.ndarray, task: Task, count: int) -> np.ndarray:
     """Chooses the first example of every class, then the second of every class, ...
 
-    Where an example has no single class, it chooses the first examples.
+    If an example may have several classes or none, it chooses the first examples.
     """
     if task.unit == "pixel" or not task.exclusive:
         return np.arange(min(count, len(labels)))
     order = np.argsort(labels, kind="stable")
     firsts = np.searchsorted(labels[order], labels[order])  # where each class begins
-    turn = np.empty(len(labels), int)
-    turn[order] = np.arange(len(labels)) - firsts
-    return np.lexsort((labels, turn))[:count]
+    rank = np.empty(len(labels), int)  # of each example within its class
+    rank[order] = np.arange(len(labels)) - firsts
+    return np.lexsort((labels, rank))[:count]

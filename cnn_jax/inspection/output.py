@@ -26,7 +26,7 @@ from cnn_jax.inspection.predictions_csv import save_predictions
 from cnn_jax.inspection.selection import NotForThisNetwork, split_names
 from cnn_jax.workdir.event_file import EventFile
 
-# Name -> function of (run, config.inspect) that draws pictures, one after another
+# Name -> function of (run, config.inspect) that yields pictures
 PICTURES: dict[str, Callable[[InspectedRun, ConfigDict], Iterable[Picture]]] = {
     "learning_curves": learning_curves.of_run,
     "classification_metrics": classification_metrics.metrics,
@@ -42,10 +42,10 @@ PICTURES: dict[str, Callable[[InspectedRun, ConfigDict], Iterable[Picture]]] = {
     "maximized_filters": maximize.filters,
     "maximized_classes": maximize.classes,
 }
-# Every run draws these when it ends: they need one forward pass over the split. The
-# others are left to --mode=inspect.
+# Every run draws these when it ends: they need one forward pass over the split.
+# --mode=inspect draws the others.
 AT_END = ("classification_metrics", "weights")
-# Pictures whose arrays are values by layer: TensorBoard gets histograms of them too.
+# Pictures whose arrays are {layer: values}: TensorBoard gets histograms of them too.
 HISTOGRAMS = ("weights", "activations")
 BINS = 40
 
@@ -61,9 +61,9 @@ def chosen_names(only: str | None) -> list[str]:
 
 
 def draw_at_end(run: InspectedRun, workdir: Path, progress: Reporter) -> None:
-    """Draws the pictures and the report that every run leaves.
+    """Draws the pictures and the report that every run makes at its end.
 
-    A run that started from other weights also explains its mistakes.
+    A run that started from other weights also draws its mistakes with Grad-CAM.
     """
     names = (*AT_END, "mistake_maps") if run.config.model.init_from else AT_END
     draw_pictures(run, names, run.config.inspect, workdir, progress)

@@ -28,11 +28,11 @@ ROWS, TEST_ROWS = 24, 8  # rows of overlays
 
 
 class Prediction(NamedTuple):
-    """What a run predicts for one picture."""
+    """Holds what a run predicts for one picture."""
 
     image: str
     classes: tuple[str, ...]   # the classes to name, best first
-    scores: tuple[float, ...]  # their probabilities, shares of the pixels, or values
+    scores: tuple[float, ...]  # their probabilities, fractions of the pixels, or values
     pixels: np.ndarray         # uint8 [H, W, C], the picture as the network saw it
     label: np.ndarray          # a class, classes [C] of 0 and 1, or a mask [H, W]
 
@@ -43,7 +43,7 @@ def task_of(workdir: Path) -> Task:
 
 
 def task_in_units(run: Trained) -> Task:
-    """Returns the task of a run, whose numbers are in the units of its labels."""
+    """Returns the task of a run; it predicts numbers in the units of the labels."""
     return data.task_of(run.config.data, run.info.targets)
 
 
@@ -55,13 +55,13 @@ def predict(workdir: Path, images: Sequence[str | Path], top: int = 5,
     Each picture is decoded, resized, converted to the channels of the training data and
     scaled like them. `invert` exchanges dark and bright first.
 
-    top: how many classes to name, where an image has one class; other tasks name all
+    top: how many classes to name if an image has one class; other tasks name all
         classes that they predict.
-    unreadable: gets the errors of pictures that cannot be read; these have no
-        prediction. None: the first of them is raised.
+    unreadable: collects the errors of pictures that cannot be read, which are skipped.
+        None: the first error is raised.
     Raises InputError for a workdir or a picture that cannot be read.
     """
-    # On stderr: stdout may be piped on as JSON.
+    # On stderr, because stdout may be piped as JSON.
     report = Reporter(stderr=True)
     with report.under_way("reading the checkpoint", plain=False):
         run = trained.load(workdir)
@@ -91,9 +91,10 @@ def predict_arrays(workdir: Path, images: np.ndarray
     """Predicts images with a run's best checkpoint.
 
     images: uint8 [N, H, W, C], of the shape of the training data.
-    Returns scores [N, classes] (probabilities of classes, shares of the pixels, or
+    Returns scores [N, classes] (probabilities of classes, fractions of the pixels, or
     values) and predicted labels.
-    Raises InputError for a workdir that cannot be read and for other images.
+    Raises InputError for a workdir that cannot be read and for images of another shape
+    or dtype.
     """
     run = trained.load(workdir)
     if images.dtype != np.uint8 or images.shape[1:] != run.info.image_shape:
@@ -104,9 +105,9 @@ def predict_arrays(workdir: Path, images: np.ndarray
     if not len(images):
         raise InputError(f"images are {list(images.shape)}: give at least one")
     compute = prediction_program(run, min(BATCH, len(images)))
-    parts = [compute(images[start:start + BATCH])
-             for start in range(0, len(images), BATCH)]
-    scores, labels = map(np.concatenate, zip(*parts))
+    outputs = [compute(images[start:start + BATCH])
+               for start in range(0, len(images), BATCH)]
+    scores, labels = map(np.concatenate, zip(*outputs))
     return scores, labels
 
 
@@ -148,10 +149,10 @@ def as_json(prediction: Prediction, task: Task) -> dict[str, Any]:
 
 def as_line(prediction: Prediction, task: Task) -> str:
     """Returns 'digits/seven.png: seven 98.1 %, one 1.2 %', or 'ann.jpg: age 41.5'."""
-    form = "{} {:.4g}" if task.figures == "values" else "{} {:.1%}"
-    words = [form.format(name, score).replace("%", " %")
-             for name, score in zip(prediction.classes, prediction.scores)]
-    return one_line(f"{prediction.image}: {', '.join(words) or 'no class'}")
+    template = "{} {:.4g}" if task.figures == "values" else "{} {:.1%}"
+    entries = [template.format(name, score).replace("%", " %")
+               for name, score in zip(prediction.classes, prediction.scores)]
+    return one_line(f"{prediction.image}: {', '.join(entries) or 'no class'}")
 
 
 def draw_predictions(predictions: Sequence[Prediction], workdir: Path) -> Picture:

@@ -19,14 +19,14 @@ FILES = "predictions_{}.csv"  # in a workdir, by split
 
 
 class Suspect(NamedTuple):
-    """An image whose label is probably wrong."""
+    """Identifies an image whose label is probably wrong."""
 
     split: str
     row: int        # in the split
     suggested: int  # the class that it probably is
 
 
-def one_class_an_image(run: InspectedRun) -> bool:
+def has_one_class_per_image(run: InspectedRun) -> bool:
     """Tells whether each image has exactly one class."""
     return run.task.exclusive and run.task.unit == "image"
 
@@ -34,18 +34,18 @@ def one_class_an_image(run: InspectedRun) -> bool:
 def suspects(run: InspectedRun) -> list[Suspect]:
     """Lists the probable label errors of all splits that were not trained on.
 
-    Confident learning is for probabilities of images that the network did not train on,
-    and for one class an image; of others it returns none.
+    Confident learning needs images that the network did not train on, with one class
+    each; for others the list is empty.
     """
-    if not one_class_an_image(run) or run.split == "train":
+    if not has_one_class_per_image(run) or run.split == "train":
         return []
-    places = [(split, row) for split, outcome in run.outcomes.items()
+    images = [(split, row) for split, outcome in run.outcomes.items()
               for row in range(len(outcome.losses))]
     errors = find_label_errors(
         np.concatenate([examples_of(run, split).labels for split in run.outcomes]),
         np.concatenate([outcome.probabilities for outcome in run.outcomes.values()]))
     return [Suspect(split, row, int(suggested))
-            for (split, row), suggested in zip((places[i] for i in errors.rows),
+            for (split, row), suggested in zip((images[i] for i in errors.rows),
                                                errors.suggested)]
 
 
@@ -56,10 +56,10 @@ def examples_of(run: InspectedRun, split: str) -> Examples:
 
 def save_predictions(run: InspectedRun, workdir: Path) -> None:
     """Writes a file for each split of `run.outcomes`."""
-    found = suspects(run)
+    ranked = suspects(run)
     for split, outcome in run.outcomes.items():
         ranks = {suspect.row: (rank, run.class_name(suspect.suggested))
-                 for rank, suspect in enumerate(found, 1) if suspect.split == split}
+                 for rank, suspect in enumerate(ranked, 1) if suspect.split == split}
         text = io.StringIO()
         rows = list(table(run, split, outcome, ranks))
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -76,26 +76,26 @@ def table(run: InspectedRun, split: str, outcome: Outcome,
     """
     labels, predicted = examples_of(run, split).labels, outcome.predicted
     ious = image_ious(labels, predicted) if run.task.unit == "pixel" else None
-    chances = outcome.probabilities if one_class_an_image(run) else None
-    margin = None if chances is None else normalized_margin(labels, chances)
-    for i, (label, answer) in enumerate(zip(labels, predicted)):
+    probabilities = outcome.probabilities if has_one_class_per_image(run) else None
+    margin = None if probabilities is None else normalized_margin(labels, probabilities)
+    for i, (label, prediction) in enumerate(zip(labels, predicted)):
         row: dict[str, object] = {"step": run.step, "index": i,
                                   "image": run.image_name(split, i)}
         if run.task.figures == "values":
-            for name, truth, value in zip(run.class_names, label, answer):
+            for name, truth, value in zip(run.class_names, label, prediction):
                 row |= {name: f"{truth:.6g}", f"predicted {name}": f"{value:.6g}"}
         else:
             row |= {"label": run.label_text(label),
-                    "prediction": run.label_text(answer)}
+                    "prediction": run.label_text(prediction)}
         row["loss"] = f"{outcome.losses[i]:.6g}"
         if outcome.correct is not None:
             row["correct"] = f"{outcome.correct[i]:.6g}"
         if ious is not None:
             row["mean_iou"] = f"{ious[i]:.6g}"
-        if chances is not None and margin is not None:
+        if probabilities is not None and margin is not None:
             rank, suggested = ranks.get(i, ("", ""))
-            row |= {"label_probability": f"{chances[i, label]:.6g}",
-                    "prediction_probability": f"{chances[i, answer]:.6g}",
+            row |= {"label_probability": f"{probabilities[i, label]:.6g}",
+                    "prediction_probability": f"{probabilities[i, prediction]:.6g}",
                     "margin": f"{margin[i]:.6g}", "label_error": rank,
                     "suggested_label": suggested}
         yield row

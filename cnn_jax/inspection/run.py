@@ -27,15 +27,16 @@ from cnn_jax.workdir.trained import Trained
 def draw(workdir: Path, config: ConfigDict | None = None, images: Sequence[str] = (),
          invert: bool = False, quiet: bool = False,
          data: Arrays | None = None) -> list[Path]:
-    """Draws what `config.inspect` asks for and returns the picture files.
+    """Draws the pictures of `config.inspect` and returns their files.
 
-    The pictures go into WORKDIR/pictures, TensorBoard's events and the report.
+    They are written to WORKDIR/pictures, to TensorBoard's events and to the report.
 
     config: may differ from the run's own in `inspect` and in the location of the data.
     images: files to explain instead of test images; at most `config.inspect.images`
         of them are used. `invert` exchanges their dark and bright.
-    data: the arrays that `training.run` got, where it got arrays.
-    Raises InputError, including for a name in `config.inspect` that does not exist.
+    data: the arrays that `training.run` was called with, if it was.
+    Raises InputError for input that cannot be used, also for an unknown name in
+    `config.inspect`.
     """
     report = Reporter(quiet)
     run = load_run(workdir, config, images, invert, report, data)
@@ -86,7 +87,7 @@ def load_run(workdir: Path, config: ConfigDict | None = None,
 
 
 def image_names(dataset: Dataset, config: ConfigDict) -> Callable[[str, int], str]:
-    """Returns (split, index) -> the file of an image, or its place in the stored set.
+    """Returns (split, index) -> the file of an image, or its index in the stored set.
 
     The set is opened at the first call, unless it is streamed.
     """
@@ -103,7 +104,7 @@ def image_names(dataset: Dataset, config: ConfigDict) -> Callable[[str, int], st
 
 def inspect_images(name: str, best: Trained, pixels: np.ndarray,
                    titles: tuple[str, ...]) -> InspectedRun:
-    """Explains images without labels, by a network that came without data."""
+    """Makes the run to inspect for a network without data and images without labels."""
     return InspectedRun(
         name=name, network=best.network, variables=best.variables,
         scaling=best.info.scaling, class_names=best.info.class_names, pixels=pixels,

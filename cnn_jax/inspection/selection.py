@@ -1,6 +1,6 @@
 """Resolves the layers, filters and classes that `config.inspect` names.
 
-A name that does not exist is an InputError, which lists the names that do.
+An unknown name raises InputError, which lists the known ones.
 """
 
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ DEFAULT_LAYERS = 4  # drawn if the settings name no layers
 
 
 class NotForThisNetwork(InputError):
-    """A picture that does not exist for this kind of network or task."""
+    """Raised for a picture that does not exist for this kind of network or task."""
 
 
 def check_labels(run: InspectedRun) -> None:
@@ -67,9 +67,9 @@ def chosen_layers(run: InspectedRun, settings: ConfigDict, maps: bool = True,
 
     maps: return only layers with height and width, at least one.
     """
-    asked, network_name = split_names(settings.layers), type(run.network).__name__
+    names, network_name = split_names(settings.layers), type(run.network).__name__
     try:
-        layers = ([pick(run.layers, name, network_name) for name in asked]
+        layers = ([pick(run.layers, name, network_name) for name in names]
                   or default_layers(run.layers))
     except InputError as error:
         raise InputError(f"config.inspect.layers = {settings.layers!r}: {error}"
@@ -77,10 +77,10 @@ def chosen_layers(run: InspectedRun, settings: ConfigDict, maps: bool = True,
     layers = [layer for layer in layers if layer.is_map or not maps]
     if not layers:
         raise NotForThisNetwork(
-            (f"none of the layers {settings.layers}" if asked else
+            (f"none of the layers {settings.layers}" if names else
              f"no layer of {network_name} with weights")
             + " has height and width")
-    return layers if asked else evenly_spaced(layers, count)
+    return layers if names else evenly_spaced(layers, count)
 
 
 def chosen_cam_layer(run: InspectedRun, settings: ConfigDict) -> str | None:
@@ -100,13 +100,13 @@ def chosen_filters(layer: Layer, settings: ConfigDict, count: int) -> list[int]:
     """Returns the filters of `settings.filters`, or the first `count`."""
     features = layer.shape[-1]
     filters = []
-    for word in split_names(settings.filters):
-        if not word.isdecimal() or int(word) >= features:
+    for text in split_names(settings.filters):
+        if not text.isdecimal() or int(text) >= features:
             raise InputError(
                 f"config.inspect.filters = {settings.filters!r}: layer {layer.name} "
-                f"has {features} filters, 0 to {features - 1}, and no {word!r}; "
+                f"has {features} filters, 0 to {features - 1}, and no {text!r}; "
                 "config.inspect.layers says which layers are meant")
-        filters.append(int(word))
+        filters.append(int(text))
     return filters or list(range(min(count, features)))
 
 

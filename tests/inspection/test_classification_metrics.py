@@ -206,8 +206,8 @@ def test_mistakes_with_several_classes_by_hand():
     first, _, mistakes = drawn.metrics(run, inspect_settings())
     assert first.name == "class_scores" and mistakes.arrays["index"].tolist() == [1]
     assert "a, b as a (100.0%)" in mistakes.alt
-    assert saliency.words(run, np.array([0]), 0) == "test 0\nis a\npredicted a 100%"
-    assert saliency.words(run, np.array([1]), 0).endswith("\nwhy b?")
+    assert saliency.row_label(run, np.array([0]), 0) == "test 0\nis a\npredicted a 100%"
+    assert saliency.row_label(run, np.array([1]), 0).endswith("\nwhy b?")
 
 
 def test_long_names_stay_inside_their_panels():

@@ -116,7 +116,7 @@ def test_a_run_that_died_has_a_report(tmp_path, monkeypatch):
     (tmp_path / "history.csv").unlink()
     (tmp_path / "summary.json").unlink()
     text = page(tmp_path)
-    assert "0 of 3 epochs" in text and "goes on or starts again" in text
+    assert "0 of 3 epochs" in text and "resumes or restarts it" in text
     assert "No epoch has ended yet" in text and "no layer table yet" in text
 
 
@@ -159,7 +159,7 @@ def test_everything_from_the_workdir_is_escaped(tmp_path):
 def test_scores_of_the_classes_are_a_table(tmp_path):
     workdir = made_run(tmp_path / "run", accuracy=0.95)
     text = page(workdir)
-    assert "95 of 100 images of the test split are right (95.00%)" in text
+    assert "95 of 100 images of the test split are predicted correctly (95.00%)" in text
     row = re.search(r'<th scope="row">9</th>(.*?)</tr>', text, re.DOTALL)[1]
     assert re.findall(r">([\d.-]+)</td>", row) == ["10", "1.000", "0.500", "0.667"]
     assert "standard error 2.18%" in text  # sqrt(0.95 * 0.05 / 100)

@@ -49,7 +49,7 @@ def activations(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
         "activations", "Activations",
         f"The outputs of each activation function for {images}, {PER_IMAGE} values of "
         "each image. Zeros are left out, since they would hide the other values; the "
-        "title gives their share." + left_out(values),
+        "title gives their fraction." + left_out(values),
         describe_values(values, "output"),
         histograms({name: x[x != 0] for name, x in values.items()},
                    lambda name: f"{np.mean(values[name] == 0):.0%} zero"), values)
@@ -58,7 +58,7 @@ def activations(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
 
 
 def draw_dead(dead: Mapping[str, np.ndarray], images: str) -> Picture:
-    """Draws the share of dead units in each layer as bars.
+    """Draws the fraction of dead units in each layer as bars.
 
     dead: layer -> bool [units].
     """
@@ -71,7 +71,7 @@ def draw_dead(dead: Mapping[str, np.ndarray], images: str) -> Picture:
         axes.text(share, row, f" {dead[layer].sum()} of {dead[layer].size}",
                   va="center", fontsize=8)
     axes.set_yticks(range(len(layers)), layers, fontsize=8)
-    axes.set(xlabel="dead units, % of the layer's", xlim=(0, max(*shares, 1) * 1.3),
+    axes.set(xlabel="dead units, % of the layer", xlim=(0, max(*shares, 1) * 1.3),
              ylim=(len(layers) - 0.5, -0.5))
     axes.grid(axis="x", alpha=0.3)
     total = sum(int(units.sum()) for units in dead.values())
@@ -84,21 +84,23 @@ def draw_dead(dead: Mapping[str, np.ndarray], images: str) -> Picture:
         f"slope is at most {DEAD:g} everywhere. A dead ReLU gives zero; a dead sigmoid "
         "or tanh is saturated." + (
             "" if len(layers) == len(dead)
-            else f" Shown are the {BARS} of {len(dead)} layers with most."),
+            else f" The {BARS} of {len(dead)} layers with the largest fractions are "
+            "shown."),
         f"{total} units of {sum(units.size for units in dead.values()):,} are dead"
         + (f": {', '.join(named)}." if named else "."), figure, dict(dead))
 
 
 def deadest(dead: Mapping[str, np.ndarray]) -> list[str]:
-    """Returns the `BARS` layers with the largest shares of dead units, in order."""
+    """Returns the `BARS` layers with the largest fractions of dead units, in order."""
     order = sorted(dead, key=lambda layer: -dead[layer].mean())
     return [layer for layer in dead if layer in order[:BARS]]
 
 
 def left_out(layers: Mapping[str, np.ndarray]) -> str:
-    """Says how many layers a picture shows if it does not show all."""
+    """Says which layers a picture shows if it does not show all."""
     return ("" if len(layers) <= PANELS
-            else f" {PANELS} of {len(layers)} layers, evenly from first to last.")
+            else f" {PANELS} of {len(layers)} layers are shown, evenly from first to "
+            "last.")
 
 
 def histograms(values: Mapping[str, np.ndarray],

@@ -1,4 +1,4 @@
-"""Draws how often a trained network is right on one split of the data."""
+"""Draws how well a trained network classifies one split of the data."""
 
 from collections.abc import Iterator
 
@@ -17,8 +17,8 @@ from cnn_jax.inspection.selection import NotForThisNetwork, check_labels
 
 MISTAKES = 12
 WORST = 6       # images with masks
-NUMBERED = 20   # with more classes, the matrix shows no counts
-CELL, SIDE = 0.32, 9  # inches: a cell of the matrix; the whole matrix at most
+NUMBERED = 20   # classes; with more of them, the matrix shows no counts
+CELL, SIDE = 0.32, 9  # inches: a cell of the matrix; the largest matrix
 
 
 def metrics(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
@@ -51,14 +51,14 @@ def measure_run(run: InspectedRun) -> ClassificationMetrics:
 
 
 def pad_classes(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Adds classes that never occur, where the head has more outputs than labels."""
+    """Adds classes that never occur, if the head has more outputs than classes."""
     return np.pad(labels, ((0, 0), (0, classes - labels.shape[1])))
 
 
 def draw_confusion(metrics: ClassificationMetrics) -> Picture:
     """Draws true classes as rows and predicted classes as columns.
 
-    The colour of a cell is its share of the row.
+    The colour of a cell is its fraction of the row.
     """
     table, names = metrics.confusion, metrics.class_names
     assert table is not None
@@ -74,7 +74,7 @@ def draw_confusion(metrics: ClassificationMetrics) -> Picture:
     axes = figure.subplots()
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(picture, ax=axes, shrink=0.7, aspect=30,
-                    label="share of the true class")
+                    label="fraction of the true class")
     axes.set_xticks(ticks, labels, rotation=90 if upright else 0, fontsize=8)
     axes.set_yticks(ticks, labels, fontsize=8)
     axes.set(xlabel="predicted class", ylabel="true class")
@@ -85,7 +85,7 @@ def draw_confusion(metrics: ClassificationMetrics) -> Picture:
     return Picture(
         "confusion", "Confusion matrix",
         f"Every {metrics.unit} of the {metrics.split} split by its true class (row) "
-        "and its predicted class (column). Everything off the diagonal is wrong.",
+        "and its predicted class (column). Predictions off the diagonal are wrong.",
         describe_confusion(metrics), figure, {"confusion": table})
 
 
@@ -97,15 +97,14 @@ def short(count: int) -> str:
 
 
 def describe_right(metrics: ClassificationMetrics | MetricsFile) -> str:
-    """Returns '351 of 359 images of the test split are right'."""
+    """Returns '351 of 359 images of the test split are predicted correctly'."""
     return (f"{metrics.right:,} of {metrics.examples:,} {metrics.unit}s of the "
-            f"{metrics.split} split are right"
+            f"{metrics.split} split are predicted correctly"
             + (" in every class" if metrics.confusion is None else ""))
 
 
 def describe_confusion(metrics: ClassificationMetrics) -> str:
-    """Returns '351 of 359 images are right. Most frequent mistakes: 8 as 1 (3), ...'.
-    """
+    """Writes the number of correct predictions and the most frequent mistakes."""
     table, names = metrics.confusion, metrics.class_names
     assert table is not None
     wrong = table - np.diag(np.diag(table))
@@ -135,17 +134,18 @@ def draw_class_scores(metrics: ClassificationMetrics) -> Picture:
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     return Picture(
         "class_scores", "Scores of the classes",
-        f"On the {metrics.split} split. Precision: the share of right predictions "
-        "among the images that are predicted to show the class. Recall: the share of "
-        "its images that are found. Average precision (AP): the area under the curve "
-        "of precision over recall, for every threshold. A missing bar is 0 or 0 / 0.",
+        f"On the {metrics.split} split. Precision: the fraction of correct "
+        "predictions among the images that are predicted to have the class. Recall: "
+        "the fraction of the images of the class that are found. Average precision "
+        "(AP): the area under the precision-recall curve. A missing bar is 0 or "
+        "0 / 0.",
         f"{describe_right(metrics)}. Average precision: " + ", ".join(
             f"{name} {value:.3f}" for name, value in zip(
                 metrics.class_names, metrics.average_precision)) + ".", figure, bars)
 
 
 def draw_calibration(metrics: ClassificationMetrics) -> Picture:
-    """Draws the share of right predictions for each range of probability."""
+    """Draws the fraction of correct predictions for each range of probability."""
     count, probability, right = metrics.bins.T
     size = len(count)
     edges = np.arange(size + 1) / size
@@ -161,7 +161,7 @@ def draw_calibration(metrics: ClassificationMetrics) -> Picture:
     upper.plot(probability[filled] / count[filled], shares[filled], "o",
                color="#1f4e79", markersize=3)
     upper.plot([0, 1], [0, 1], "k--", linewidth=1)
-    upper.set(ylabel="share that is right" if exclusive else "share that is present",
+    upper.set(ylabel="fraction correct" if exclusive else "fraction present",
               ylim=(0, 1.02), xlim=(0, 1), title=f"ECE {error:.4f}")
     lower.bar(edges[:-1], count, 1 / size, align="edge", color="0.6", edgecolor="0.3")
     lower.set_yscale("symlog", linthresh=1)
@@ -175,28 +175,32 @@ def draw_calibration(metrics: ClassificationMetrics) -> Picture:
     share = right.sum() / count.sum()
     return Picture(
         "calibration", "Calibration",
-        "Where the bars end below the dashed line, the network is more confident than "
-        "it is right. The expected calibration error (ECE) is their mean distance from "
-        f"it, weighted by the number of {counted} below (on a logarithmic scale).",
+        "Where the bars end below the dashed line, the network is overconfident. The "
+        "expected calibration error (ECE) is their mean distance from the line, "
+        f"weighted by the number of {counted}, which the lower plot shows on a "
+        "logarithmic scale.",
         f"The expected calibration error is {error:.4f}: the mean probability is "
-        f"{mean:.1%}, and {share:.1%} are {'right' if exclusive else 'present'}.",
+        f"{mean:.1%}, and {share:.1%} are {'correct' if exclusive else 'present'}.",
         figure, {"bins": metrics.bins})
 
 
 def mistakes_of(run: InspectedRun) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (whether each image is right, the confidence of its worst mistake)."""
+    """Returns (whether each image is predicted correctly, confidence of its mistake).
+
+    If an image has mistakes in several classes, the most confident one counts.
+    """
     labels = run.examples.labels
     predicted, probability = run.predictions
     if run.task.exclusive:
         return labels == predicted, probability
     labels = pad_classes(labels, predicted.shape[1])
     wrong = labels != predicted
-    sure = np.where(predicted > 0, probability, 1 - probability)
-    return ~wrong.any(1), np.where(wrong, sure, 0).max(1)
+    confidence = np.where(predicted > 0, probability, 1 - probability)
+    return ~wrong.any(1), np.where(wrong, confidence, 0).max(1)
 
 
 def draw_mistakes(run: InspectedRun) -> Picture:
-    """Draws the wrong images that the network was most confident about."""
+    """Draws the images with the most confident wrong predictions."""
     examples, (predicted, _) = run.examples, run.predictions
     right, confidence = mistakes_of(run)
     index = confident_mistakes(right, confidence, MISTAKES)
@@ -210,10 +214,10 @@ def draw_mistakes(run: InspectedRun) -> Picture:
         figure.axes[0].text(0, 0.5, f"no mistakes in {total:,} images", va="center")
     return Picture(
         "mistakes", "Most confident mistakes",
-        f"{wrong:,} of the {total:,} images of the {run.split} split are wrong. These "
-        "are the ones that the network was most confident about. Above each image: the "
-        "confidence and the prediction, then the truth.",
-        f"{wrong:,} of {total:,} images are wrong. "
+        f"{wrong:,} of the {total:,} images of the {run.split} split are predicted "
+        "wrongly. These are the ones that the network was most confident about. Above "
+        "each image: the confidence and the prediction, then the truth.",
+        f"{wrong:,} of {total:,} images are predicted wrongly. "
         + (f"The most confident: {'; '.join(lines)}." if lines else ""), figure,
         {"index": index, "labels": examples.labels[index],
          "predicted": predicted[index], "confidence": confidence[index]})

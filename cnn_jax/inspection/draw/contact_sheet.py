@@ -18,29 +18,29 @@ from cnn_jax.data.info import measure_scaling
 from cnn_jax.data.lazy import cropped_when_read
 from cnn_jax.data.progressive import training_size
 from cnn_jax.data.scaling import scale
-from cnn_jax.inspection.draw.drawing import above, fold, legend, new_figure, show
+from cnn_jax.inspection.draw.drawing import fold, legend, new_figure, set_title, show
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.rng import draw_key
 from cnn_jax.tasks import Task
 
-IMAGES, COPIES = 8, 6  # rows; columns beside the stored images
+IMAGES, COPIES = 8, 6  # rows; columns after that of the stored images
 CELL = 1.25  # inches
 
 
 class Seen(NamedTuple):
-    """The network's input for some images of the first batch, at one step."""
+    """Holds the network's input for some images of the first batch, at one step."""
 
     inputs: np.ndarray  # float32 [n, H, W, C]
-    # Pairs of (labels, weight of each image [n]); two pairs where images are mixed
+    # Pairs of (labels, weight of each image [n]); two pairs if images are mixed
     targets: tuple[tuple[np.ndarray, np.ndarray], ...]
 
 
 def seen(dataset: Dataset, config: ConfigDict, steps: int) -> list[Seen]:
     """Augments the first images of the first batch with the draws of the first steps.
 
-    Element 0 is what training begins with; the others show the same images with the
-    random draws of later steps. The random-resized crops of a streamed set, which are
-    cut out of the pictures when they are read, are those of later epochs.
+    Element 0 is the first input of training; the others show the same images with the
+    random draws of later steps. A streamed set makes its random-resized crops when
+    pictures are read; here these are the crops of later epochs.
     """
     train, size = dataset.train, config.batch_size
     check_channels(config.augment, train.images.shape[3])
@@ -49,7 +49,7 @@ def seen(dataset: Dataset, config: ConfigDict, steps: int) -> list[Seen]:
     cropped = cropped_when_read(train.images, task)
     images = None if cropped else train.images[indices]
     scaling, _ = measure_scaling(train.images, config.data.scaling)
-    change = jax.jit(functools.partial(
+    augment_batch = jax.jit(functools.partial(
         augment, settings=config.augment, task=task, zero=scaling.offset,
         cropped=cropped, size=training_size(config.progressive, 0)))
     draws = []
@@ -57,7 +57,7 @@ def seen(dataset: Dataset, config: ConfigDict, steps: int) -> list[Seen]:
         key, _ = jax.random.split(draw_key(config.seed, "step", step))  # as train_step
         if cropped:
             images = read_crops(train.images, indices, config, epoch=step)
-        pixels, targets = change(key, images, labels, jnp.arange(size))
+        pixels, targets = augment_batch(key, images, labels, jnp.arange(size))
         draws.append(Seen(np.asarray(scale(pixels[:IMAGES], scaling)), tuple(
             (np.asarray(labels)[:IMAGES], np.broadcast_to(weight, size)[:IMAGES])
             for labels, weight in targets)))
@@ -66,7 +66,7 @@ def seen(dataset: Dataset, config: ConfigDict, steps: int) -> list[Seen]:
 
 def read_crops(images: Any, rows: np.ndarray, config: ConfigDict,
                epoch: int) -> np.ndarray:
-    """Reads images of a streamed set with the crops that training has in an epoch.
+    """Reads images of a streamed set with the training crops of an epoch.
 
     Their size is that of the first epoch.
     """
@@ -127,7 +127,7 @@ def contact_sheet(dataset: Dataset, config: ConfigDict) -> Picture:
     caption = (f"{dataset.source}. Scaling {config.data.scaling!r}: the network's "
                f"input ranges from {inputs.min():.3g} to {inputs.max():.3g} in these "
                "images. They are shown as pixels.")
-    above(figure, caption)
+    set_title(figure, caption)
     return Picture(
         "data", "What the network sees", caption,
         f"{rows} training images of {width} x {height} pixels, as stored and "

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 SIGNED, HEAT = "RdBu_r", "inferno"  # red above and blue below 0; dark to bright
-COLUMNS, PANEL = 3, 1.5  # of a sheet of images; the width of each in inches
-HEAT_SHARE = 0.55  # how much of an overlay is the map; the rest is the grey image
+COLUMNS, PANEL = 3, 1.5  # columns of a sheet; width of each in inches
+HEAT_SHARE = 0.55  # weight of the map in an overlay; the rest is the grey image
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -59,7 +59,7 @@ def image(axes: Axes, pixels: np.ndarray) -> None:
 
 
 def sheet(images: np.ndarray, titles: Sequence[tuple[str, str]]) -> Figure:
-    """Draws images [N, H, W, C] in columns, each below the two parts of its title."""
+    """Draws images [N, H, W, C] in columns; each has a title of two parts."""
     rows = max(1, -(-len(images) // COLUMNS))
     figure = new_figure(PANEL * COLUMNS, 1.95 * rows + 0.1)
     grid = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
@@ -102,13 +102,13 @@ def legend(figure: Figure, class_names: Sequence[str]) -> None:
 
 
 def signed(axes: Axes, values: np.ndarray, limit: float) -> AxesImage:
-    """Draws [H, W] in red above and blue below 0; |limit| has the darkest colour."""
+    """Draws [H, W] in red above and blue below 0; +-limit has the darkest colours."""
     return axes.imshow(values, cmap=SIGNED, vmin=-limit, vmax=limit,
                        interpolation="nearest")
 
 
 def robust_limit(values: np.ndarray) -> float:
-    """Returns a limit for `signed` that single pixels do not decide."""
+    """Returns a limit for `signed` that is robust to single pixels."""
     return float(np.percentile(np.abs(values), 99) or np.abs(values).max() or 1)
 
 
@@ -120,7 +120,7 @@ def heat(axes: Axes, values: np.ndarray, high: float | None = None,
 
 
 def heat_over(axes: Axes, pixels: np.ndarray, values: np.ndarray) -> None:
-    """Draws a map >= 0 over the image in grey."""
+    """Draws a map >= 0 over the grey image."""
     image(axes, pixels.astype(np.float64).mean(-1, keepdims=True))
     heat(axes, values, alpha=HEAT_SHARE)
 
@@ -145,8 +145,8 @@ def fit(name: str, width: int = 16) -> str:
 def fold(text: str, inches: float, size: float, lines: int = 2) -> str:
     """Breaks a text into lines of at most `inches`, and escapes it.
 
-    Lines break after spaces and underscores; what is still too wide is cut.
-    size: of the font, points.
+    Lines break after spaces and underscores; a line that is still too wide is cut.
+    size: of the font, in points.
     """
     text, rows = drawable(text), [""]
     for word in re.findall(r"[^\s_]*[\s_]*", text):
@@ -176,13 +176,13 @@ def text_width(text: str, size: float) -> float:
     return width / 72
 
 
-def above(figure: Figure, text: str) -> None:
-    """Sets a title over the whole figure, on as many lines as it needs."""
+def set_title(figure: Figure, text: str) -> None:
+    """Sets the title of the whole figure, on as many lines as it needs."""
     width = int(14 * figure.get_figwidth())
     figure.suptitle(plain(textwrap.fill(drawable(text), width)), fontsize=8)
 
 
-def beside(axes: Axes, text: str, width: int = 14) -> None:
-    """Sets a label to the left of a row; a line has about `width` characters."""
+def label_row(axes: Axes, text: str, width: int = 14) -> None:
+    """Sets a label at the left of a row; a line has about `width` characters."""
     lines = [fold(line, 0.08 * width, 8, 4) for line in text.split("\n")]
     axes.set_ylabel("\n".join(lines), rotation=0, ha="right", va="center", fontsize=8)

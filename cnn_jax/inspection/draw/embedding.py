@@ -24,8 +24,8 @@ def embedding(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
     check_labels(run)
     last_layer(run)
     if not run.task.exclusive:
-        raise NotForThisNetwork("a point has the colour of one class, and images of "
-                                f"{run.config.data.name} have several, or numbers")
+        raise NotForThisNetwork("it needs one class for each image or pixel, and "
+                                f"{run.config.data.name} has several, or numbers")
     values, labels = penultimate(run)
     yield draw_plane(principal_plane(values), labels, run)
 
@@ -51,7 +51,7 @@ def draw_plane(plane: Plane, labels: np.ndarray, run: InspectedRun) -> Picture:
     axes.scatter(points[:, 0], points[:, 1], c=labels % NAMED, vmin=0,
                  vmax=9 if few else NAMED - 1, cmap="tab10" if few else "tab20", s=9,
                  alpha=0.75, linewidths=0)
-    # Colours cannot tell twenty classes apart, and not every reader sees them.
+    # Colours alone do not distinguish twenty classes, and not every reader sees them.
     for label in classes if len(classes) <= NAMED else ():
         x, y = np.median(points[labels == label], axis=0)
         axes.text(x, y, fit(run.class_name(int(label))), fontsize=8,
@@ -65,8 +65,8 @@ def draw_plane(plane: Plane, labels: np.ndarray, run: InspectedRun) -> Picture:
         "embedding", "Penultimate features",
         f"The input of the last layer for {len(points):,} {run.task.unit}s of the "
         f"{run.split} split, projected on the two directions in which it varies most "
-        "(PCA). A point has the colour of its true class; the name of a class stands "
-        "at its median.",
+        "(PCA). A point has the colour of its true class; the name of a class is at "
+        "the median of its points.",
         f"{len(points):,} points of {len(classes)} classes in a plane that holds "
         f"{shares.sum():.0%} of the variance of the features.", figure,
         {"points": points, "labels": labels, "shares": shares})

@@ -1,4 +1,4 @@
-"""Draws the images that a network gets wrong, by loss, by class and by label."""
+"""Draws mistakes of a network: by loss, by class, and probable label errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cnn_jax.inspection.explain.neighbours import nearest
 from cnn_jax.inspection.forward import batch_program
 from cnn_jax.inspection.inspected_run import BATCH, InspectedRun
 from cnn_jax.inspection.predictions_csv import (Suspect, examples_of,
-                                                one_class_an_image, suspects)
+                                                has_one_class_per_image, suspects)
 from cnn_jax.inspection.selection import check_labels
 from cnn_jax.networks.trace import before_head
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 IMAGES = 12       # of a sheet
 CELLS, ROW = 6, 6  # rows of a picture; images in a row
-# Training images among which neighbours are searched: at most so many, and so many
-# pixels, which is 2,675 images of 224 x 224.
+# Limits of the search for neighbours: training images, and pixels of them in all, which
+# is 2,675 images of 224 x 224.
 SEARCHED, SEARCHED_PIXELS = 20_000, 2 ** 27
 
 
@@ -38,7 +38,7 @@ def error_analysis(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]
     if run.task.unit != "image":
         return  # 'mistakes' shows the worst masks
     yield draw_highest_loss(run)
-    if not one_class_an_image(run):
+    if not has_one_class_per_image(run):
         return
     order = by_loss(run)
     wrong = order[run.outcome.predicted[order] != run.examples.labels[order]]
@@ -46,8 +46,8 @@ def error_analysis(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]
         yield draw_cells(run, wrong)
         if "train" in run.splits and run.split != "train" and run.last_layer:
             yield draw_neighbours(run, wrong[:CELLS])
-    if found := suspects(run):
-        yield draw_label_errors(run, found)
+    if errors := suspects(run):
+        yield draw_label_errors(run, errors)
 
 
 def by_loss(run: InspectedRun) -> np.ndarray:
@@ -60,7 +60,7 @@ def draw_highest_loss(run: InspectedRun) -> Picture:
     index, (predicted, losses) = by_loss(run)[:IMAGES], (
         run.outcome.predicted, run.outcome.losses)
     labels = run.examples.labels
-    known = " The network has trained on them." * (run.split == "train")
+    known = " The network was trained on them." * (run.split == "train")
     share = losses[index].sum() / max(losses.sum(), np.finfo(np.float32).tiny)
     return Picture(
         "highest_loss", "Highest loss",
@@ -94,10 +94,10 @@ def draw_cells(run: InspectedRun, wrong: np.ndarray) -> Picture:
         [f"{run.class_name(i)}\nas {run.class_name(j)}\n{table[i, j]} of {counts[i]}"
          for i, j in cells], [[str(k) for k in index] for index in shown])
     return Picture(
-        "confusion_cells", "Which classes are taken for which",
+        "confusion_cells", "Most frequent confusions",
         "The largest cells off the diagonal of the confusion matrix of the "
-        f"{run.split} split, with how many images of the class are in them. Above each "
-        "image is its index; the highest loss comes first.",
+        f"{run.split} split, with the number of images of the class that are in them. "
+        "Above each image is its index; the highest loss comes first.",
         "; ".join(f"{run.class_name(i)} as {run.class_name(j)} {table[i, j]} of "
                   f"{counts[i]}" for i, j in cells) + ".", figure,
         {"cells": np.array(cells), "counts": table[tuple(np.transpose(cells))],
@@ -122,13 +122,13 @@ def draw_neighbours(run: InspectedRun, queries: np.ndarray) -> Picture:
     total = len(train.labels)
     number = "all" if len(searched) == total else f"{len(searched):,} of the"
     figure = rows_of_images(
-        run, [np.concatenate([image[None], train.images[found]])
-              for image, found in zip(images, rows)],
+        run, [np.concatenate([image[None], train.images[neighbours]])
+              for image, neighbours in zip(images, rows)],
         [f"{run.split} {i}\n{run.label_text(labels[i])}\nas "
          f"{run.label_text(run.outcome.predicted[i])}" for i in queries],
         [["", *(f"{drawing.fit(run.label_text(train.labels[k]), 12)}\n{value:.2f}"
-                for k, value in zip(found, values))]
-         for found, values in zip(rows, similarity)])
+                for k, value in zip(neighbours, values))]
+         for neighbours, values in zip(rows, similarity)])
     return Picture(
         "neighbours", "Nearest training images",
         f"The mistakes of the {run.split} split with the highest loss, and beside each "
@@ -136,8 +136,8 @@ def draw_neighbours(run: InspectedRun, queries: np.ndarray) -> Picture:
         f"{number} {total:,}. Above them: their label and the cosine "
         "similarity.",
         "; ".join(f"{run.label_text(labels[i])} beside " + ", ".join(
-            run.label_text(train.labels[k]) for k in found)
-            for i, found in zip(queries, rows)) + ".", figure,
+            run.label_text(train.labels[k]) for k in neighbours)
+            for i, neighbours in zip(queries, rows)) + ".", figure,
         {"index": queries, "neighbours": rows, "similarity": similarity})
 
 
@@ -147,9 +147,9 @@ def mean_features(network: nn.Module, variables: dict, images: jax.Array) -> jax
     return features.mean(tuple(range(1, features.ndim - 1)))
 
 
-def draw_label_errors(run: InspectedRun, found: list[Suspect]) -> Picture:
+def draw_label_errors(run: InspectedRun, errors: list[Suspect]) -> Picture:
     """Draws the images whose labels are most probably wrong."""
-    shown = found[:IMAGES]
+    shown = errors[:IMAGES]
     images = np.stack([examples_of(run, split).images[i] for split, i, _ in shown])
     given = [run.label_text(examples_of(run, split).labels[i]) for split, i, _ in shown]
     total = sum(len(outcome.losses) for outcome in run.outcomes.values())
@@ -160,10 +160,10 @@ def draw_label_errors(run: InspectedRun, found: list[Suspect]) -> Picture:
     return Picture(
         "label_errors", "Probable label errors",
         f"The network is right for {accuracy:.0%} of these images.{doubt} "
-        f"{counted(len(found), 'label')} of {total:,} of the "
+        f"{counted(len(errors), 'label')} of {total:,} of the "
         f"{' and '.join(run.outcomes)} split{'s' * (len(run.outcomes) > 1)} "
         "may be wrong, by confident learning: another class is predicted, with at "
-        "least its mean probability among the images with that label. The network has "
+        "least its mean probability among the images with that label. The network was "
         "not trained on these images. Above each: its label and the class that it may "
         "be.",
         "; ".join(f"{split} {i} is labelled {label} and may be {run.class_name(j)}"
@@ -189,5 +189,5 @@ def rows_of_images(run: InspectedRun, images: list[np.ndarray], labels: list[str
         for axis, image, title in zip(row, pixels, above):
             drawing.image(axis, image)
             axis.set_title(title, fontsize=7, pad=2)
-        drawing.beside(row[0], label)
+        drawing.label_row(row[0], label)
     return figure

@@ -54,7 +54,7 @@ def draw_stage(run: InspectedRun, settings: ConfigDict, stage: list[Layer],
         drawing.image(axis, run.pixels[i])
         axis.set_title(drawing.fit(run.titles[i], 40), fontsize=8, loc="left")
     for row, index in enumerate(filters, 1):
-        drawing.beside(axes[row, 0], f"filter {index}", 6)
+        drawing.label_row(axes[row, 0], f"filter {index}", 6)
         if kernel is not None:
             shown = (kernel[..., index] if colour
                      else kernel[..., index].mean(-1, keepdims=True))

@@ -1,8 +1,8 @@
 """Finds installed fonts for characters that matplotlib's own font does not draw.
 
 Names of classes and files may be in any script. matplotlib draws each character in the
-first font of a list that has it. Where none has it, it would draw a box and warn: here
-such a character is escaped.
+first font of a list that has it. If none has it, it would draw a box and warn, so such
+a character is escaped here.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from matplotlib.font_manager import FontEntry
     from matplotlib.ft2font import FT2Font
 
-# They choose between two shapes of the character before them, and have none.
+# They choose between two shapes of the character before them, and draw nothing.
 VARIATION_SELECTORS = "\ufe0e\ufe0f"
 BOXES = "LastResort"  # a font that draws a box for every character
 NORMAL = 400  # the weight of upright text
 
 
 def drawable(text: str) -> str:
-    """Escapes what no installed font draws, and characters that break the line."""
+    """Escapes characters that no installed font draws, and those that break a line."""
     return "".join(
         c if c.isascii() or family_of(c) else ascii(c)[1:-1]
         for c in one_line(text) if c not in VARIATION_SELECTORS)
 
 
 def families(text: str) -> list[str]:
-    """Lists the default font families, and then those that a text needs besides."""
+    """Lists the default font families, and then the others that a text needs."""
     from matplotlib import rcParams
 
-    found = (family_of(c) for c in text if not c.isascii())
-    return list(dict.fromkeys([*rcParams["font.family"], *filter(None, found)]))
+    needed = (family_of(c) for c in text if not c.isascii())
+    return list(dict.fromkeys([*rcParams["font.family"], *filter(None, needed)]))
 
 
 def use_fonts(figure: Figure) -> None:
@@ -103,10 +103,10 @@ def distance(font: FontEntry) -> int:
 
 def draws(font: FontEntry, character: str) -> bool:
     """Tells whether a font has an outline for a character."""
-    place = font.fname, getattr(font, "index", 0)  # since matplotlib 3.11
-    if ord(character) not in characters(*place):
+    path, index = font.fname, getattr(font, "index", 0)  # since matplotlib 3.11
+    if ord(character) not in characters(path, index):
         return False
-    file = opened(*place)
+    file = opened(path, index)
     file.load_char(ord(character))
     return len(file.get_path()[0]) > 0  # fonts of coloured pictures have no outlines
 
@@ -118,7 +118,7 @@ def characters(path: str, index: int) -> frozenset[int]:
 
 
 def opened(path: str, index: int) -> FT2Font:
-    """Opens a font of a file, without those that matplotlib would add to it."""
+    """Opens one font of a file, without matplotlib's fallback fonts."""
     from matplotlib.ft2font import FT2Font
 
     font = FT2Font(path, face_index=index) if index else FT2Font(path)

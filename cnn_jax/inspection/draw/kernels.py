@@ -25,9 +25,9 @@ MOST_KERNELS, MOST_CHANNELS = 64, 8  # in the picture
 def first_layer(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
     """Draws the kernels of the first layer that has kernels.
 
-    Kernels that read colours are drawn in colour, and 0 is grey. Kernels of one channel
-    are red and blue, and so are the weights of a dense layer that reads the pixels. For
-    other layers, the input channels stand side by side.
+    Kernels that read colours are drawn in colour, where 0 is grey. Kernels of one
+    channel are red and blue, and so are the weights of a dense layer that reads the
+    pixels. For other layers, the input channels are drawn side by side.
     """
     with_kernel = [layer for layer in run.layers.values()
                    if layer.kernel is not None and layer.is_leaf]
@@ -56,7 +56,7 @@ def first_layer(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
         count = min(count, settings.max_filters)
         figure, axes = drawing.grid(count, drawn, left=0.5, top=0.6)
         for row in range(count):
-            drawing.beside(axes[row, 0], str(row))
+            drawing.label_row(axes[row, 0], str(row))
             for channel in range(drawn):
                 scale = drawing.signed(axes[row, channel], kernel[..., channel, row],
                                        limit)
@@ -65,12 +65,12 @@ def first_layer(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
     if not colour:
         figure.colorbar(scale, ax=axes, shrink=min(1.0, 2 / figure.get_figheight()),
                         fraction=0.05, pad=0.02)
-    how = ("Colours are the weights of red, green and blue: grey is 0, and a coloured "
-           "kernel responds to that colour" if colour else
-           "Red weights are positive, blue weights negative, white is 0")
+    legend = ("Colours are the weights of red, green and blue: grey is 0, and a "
+              "coloured kernel responds to that colour" if colour else
+              "Red weights are positive, blue weights negative, white is 0")
     yield Picture(
         "kernels", f"Kernels of the first layer, {layer.name}",
-        f"{count} of {layer.shape[-1]} {kind}, all on one scale. {how}.",
+        f"{count} of {layer.shape[-1]} {kind}, all on one scale. {legend}.",
         f"{count} small images of {' x '.join(map(str, kernel.shape[:2]))} weights; "
         f"the largest is {limit:.3g}.", figure, {"kernels": kernel})
 

@@ -18,7 +18,7 @@ from cnn_jax.workdir.progress import Row
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Column of the history -> words; other metrics are named as their column
+# Column of the history -> name in pictures; other metrics are named by their column
 CURVES = {"loss": "loss", "accuracy": "accuracy", "mean_iou": "mean IoU",
           "macro_f1": "macro F1", "top5_accuracy": "top-5 accuracy", "r2": "R²",
           "mean_absolute_error": "mean absolute error"}
@@ -26,7 +26,7 @@ SPLITS = (("", "training", "o-"), ("val_", "validation", "s--"))
 
 
 def caption(name: str) -> str:
-    """Returns a metric in words."""
+    """Returns the name of a metric in pictures."""
     return CURVES.get(name, name.replace("_", " "))
 
 
@@ -83,9 +83,9 @@ def curves(history: Sequence[Row], best_epoch: int | None = None) -> list[Pictur
     return pictures
 
 
-def capitalized(words: str) -> str:
-    """Makes the first letter large and keeps the others: 'Mean IoU'."""
-    return words[0].upper() + words[1:]
+def capitalized(text: str) -> str:
+    """Makes the first letter upper case and keeps the others: 'Mean IoU'."""
+    return text[0].upper() + text[1:]
 
 
 def series(history: Sequence[Row], name: str) -> dict[str, str]:
@@ -110,14 +110,14 @@ def draw(axes: Axes, history: Sequence[Row], name: str) -> None:
                       label=label if len(columns) > 1 else None,
                       markersize=3 if len(epochs) > 1 else 6)
     axes.set(xlabel="epoch", ylabel=caption(name))
-    count_epochs(axes, len(epochs))
+    set_epoch_ticks(axes, len(epochs))
     axes.grid(alpha=0.3)
     if len(columns) > 1:
         axes.legend(fontsize=9)
 
 
-def count_epochs(axes: Axes, epochs: int) -> None:
-    """Sets ticks at whole epochs; a single epoch stands in the middle."""
+def set_epoch_ticks(axes: Axes, epochs: int) -> None:
+    """Sets ticks at whole epochs, and centres a single epoch."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -131,8 +131,8 @@ def in_words(history: Sequence[Row], name: str) -> str:
     sentences = []
     for column, label in series(history, name).items():
         first, last = history[0][column], history[-1][column]
-        words = caption(name)
-        title = words if name == "learning_rate" else f"{label} {words}"
+        metric = caption(name)
+        title = metric if name == "learning_rate" else f"{label} {metric}"
         sentences.append(
             f"{capitalized(title)}: from {first:.3g} to {last:.3g} in "
             f"{len(history)} epoch{'s' * (len(history) != 1)}.")

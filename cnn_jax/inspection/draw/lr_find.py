@@ -1,4 +1,4 @@
-"""Draws the loss against the learning rate: of a sweep, and of several constant rates.
+"""Draws the loss against the learning rate, of a sweep and of several constant rates.
 """
 
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ def loss_of_rates(rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray,
              ylim=(0.9 * smoothed.min(), max(top, 1.05 * smoothed[0])))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    words = "; ".join(f"{name}: {rate:.2g}" for name, rate in marked.items())
+    alt = "; ".join(f"{name}: {rate:.2g}" for name, rate in marked.items())
     return Picture(
         "lr_find", "Loss against the learning rate",
         "Each update has a larger rate than the one before. A good rate lies where the "
-        "loss falls fast, well before it rises.", f"{words}.", figure,
+        "loss falls fast, well before it rises.", f"{alt}.", figure,
         {"rates": rates, "losses": losses, "smoothed": smoothed})
 
 

@@ -1,4 +1,4 @@
-"""Draws images that excite filters or classes most."""
+"""Draws images that maximize filters or classes."""
 
 import functools
 from collections.abc import Iterator
@@ -21,32 +21,34 @@ from cnn_jax.networks.receptive_field import field_of_layer
 
 
 def filters(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
-    """Draws the images that excite the filters of each chosen layer most."""
+    """Draws the images that maximize the filters of each chosen layer."""
     for layer in run.track("activation maximization",
                            chosen_layers(run, settings, maps=False)):
         index = chosen_filters(layer, settings, settings.max_filters)
         yield draw(run, settings, layer, index, [f"filter {i}" for i in index],
-                   f"What excites {layer.name}", chosen_position(layer, settings))
+                   f"Images that maximize {layer.name}",
+                   chosen_position(layer, settings))
 
 
 def classes(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
-    """Draws images with large logits of the first classes, or of `settings.target`."""
+    """Draws images that maximize the logits of the first classes or `settings.target`.
+    """
     head = last_layer(run)
     if head.shape[-1] != run.image_logits.shape[-1]:
         raise NotForThisNetwork(f"the last layer with parameters, {head.name}, has "
-                                f"{head.shape[-1]} outputs, which are no logits")
+                                f"{head.shape[-1]} outputs, which are not the logits")
     index = ([class_index(run, settings.target)] if settings.target
              else list(range(min(settings.max_filters, head.shape[-1]))))
     run.progress("activation maximization of classes")
     yield draw(run, settings, head, index, [run.class_name(i) for i in index],
-               "What the network takes for the classes", None)
+               "Images that maximize the classes", None)
 
 
 def ascent_config(run: InspectedRun, settings: ConfigDict, layer: Layer,
                   position: tuple[int, int] | None) -> AscentConfig:
-    """Limits the jitter for a unit that sees few pixels.
+    """Limits the jitter for a unit with a small receptive field.
 
-    A move by half of what it sees would smear the whole image.
+    Shifts by half of its receptive field would smear the whole image.
     """
     config = AscentConfig(settings.steps)
     fields = field_of_layer(run.network, run.pixels.shape[1:], layer.name)

@@ -1,4 +1,4 @@
-"""Draws Grad-CAM for the most confident mistakes: what the network took for what."""
+"""Draws Grad-CAM for the most confident mistakes."""
 
 import dataclasses
 import functools
@@ -22,14 +22,16 @@ MISTAKES = 6  # rows
 
 
 def mistake_maps(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
-    """Draws a mistake in each row: the image, and the regions of both classes."""
+    """Draws a mistake in each row: the image, and the regions that support each class.
+    """
     check_labels(run)
     if run.task.figures == "values" or not run.task.exclusive or (
             run.task.unit != "image"):
         raise NotForThisNetwork("it is for networks with one class for each image")
     index = confident_mistakes(*mistakes_of(run), MISTAKES)
     if not len(index):
-        raise NotForThisNetwork(f"no image of the {run.split} split is wrong")
+        raise NotForThisNetwork(f"no image of the {run.split} split is predicted "
+                                "wrongly")
     layer = chosen_cam_layer(run, settings)
     if layer is None:
         raise NotForThisNetwork("Grad-CAM needs a convolution")
@@ -44,14 +46,14 @@ def mistake_maps(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
     figure, axes = drawing.grid(len(index), 3, aspect=width / height, left=1.2, top=0.5)
     for row, axis in enumerate(axes):
         drawing.image(axis[0], pixels[row])
-        drawing.beside(axis[0], f"{run.label_text(truth[row])}\nas "
+        drawing.label_row(axis[0], f"{run.label_text(truth[row])}\nas "
                                 f"{run.label_text(predicted[row])}")
         for column, values in zip(axis[1:], maps.values()):
             drawing.heat_over(column, pixels[row], values[row])
     for axis, title in zip(axes[0], ("image", "predicted class", "true class")):
         axis.set_title(title, fontsize=9)
     yield Picture(
-        "mistake_maps", "What the mistakes rest on",
+        "mistake_maps", "Grad-CAM of the most confident mistakes",
         f"Grad-CAM on {layer} for the most confident mistakes of the {run.split} "
         "split: bright regions support the class of the column.",
         f"{len(index)} mistakes, each with the regions that support the predicted and "

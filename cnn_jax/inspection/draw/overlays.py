@@ -4,16 +4,16 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from cnn_jax.inspection.draw.drawing import (above, beside, class_colours, legend,
-                                             new_figure, show)
+from cnn_jax.inspection.draw.drawing import (class_colours, label_row, legend,
+                                             new_figure, set_title, show)
 from cnn_jax.inspection.draw.picture import Picture
 
-SHARE = 0.65  # how much of an overlay is the class colour; the rest is the image
+SHARE = 0.65  # weight of the class colour in an overlay; the rest is the grey image
 CELL = 1.25   # inches
 
 
 def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Draws the colours of the classes over the image in grey, uint8 [H, W, 3].
+    """Draws the colours of the classes over the grey image, uint8 [H, W, 3].
 
     image: uint8 [H, W, C]. mask: class of each pixel [H, W]; where it is class 0, the
     background, the grey image stays as it is.
@@ -53,10 +53,10 @@ def overlays(images: np.ndarray, predicted: np.ndarray, class_names: Sequence[st
     grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
     for axes, row, name in zip(grid, rows, names):
         draw_panels(axes, row)
-        beside(axes[0], name)
+        label_row(axes[0], name)
     name_panels(grid[0], rows[0])
     legend(figure, class_names)
-    above(figure, caption)
+    set_title(figure, caption)
     return Picture(
         "overlays", title, caption, f"{len(rows)} images, each with "
         f"{', '.join(rows[0])}.", figure, {"images": images, "predicted": predicted}

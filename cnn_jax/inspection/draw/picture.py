@@ -1,4 +1,4 @@
-"""A picture of a run, its words, and the folder that holds both."""
+"""Defines a picture with its texts, and the folder that holds both."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ FORMATS = (".png", ".pdf", ".svg")  # of a file that the user names
 
 
 class Picture(NamedTuple):
-    """A figure, the arrays that it draws, and the words that a report needs."""
+    """Holds a figure, the arrays that it draws, and the texts that a report needs."""
 
     name: str      # of its file, without suffix
     title: str
     caption: str   # how to read it, in one or two sentences
-    alt: str       # what a reader must know who cannot see it
+    alt: str       # the alternative text, for readers who cannot see it
     figure: Figure
     arrays: dict[str, np.ndarray]
 
 
 class IndexRow(msgspec.Struct):
-    """The words of one picture in pictures.json."""
+    """Holds the texts of one picture in pictures.json."""
 
     name: str
     title: str
@@ -56,8 +56,7 @@ def check_format(path: Path) -> None:
 
 
 def save(picture: Picture, path: Path) -> None:
-    """Writes a file that the user named. Raises InputError where it cannot be written.
-    """
+    """Writes a file that the user named. Raises InputError if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         render(picture, path)
@@ -67,9 +66,9 @@ def save(picture: Picture, path: Path) -> None:
 
 
 def write(picture: Picture, folder: Path, step: int) -> Path:
-    """Writes a picture as NAME.png and its words into pictures.json.
+    """Writes a picture as NAME.png and its texts into pictures.json.
 
-    The words replace those of an earlier picture of this name.
+    The texts replace those of an earlier picture of this name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{picture.name}.png"
@@ -83,8 +82,10 @@ def write(picture: Picture, folder: Path, step: int) -> Path:
 
 
 def read_index(folder: Path) -> list[IndexRow]:
-    """Reads the words of the pictures in a folder, in the order in which the pictures
-    were first drawn. Raises InputError where the file is damaged."""
+    """Reads the texts of the pictures in a folder, in the order of their first drawing.
+
+    Raises InputError if the file is damaged.
+    """
     path = folder / INDEX
     return (read_json(path, list[IndexRow], f"delete {folder}, then draw again")
             if path.exists() else [])

@@ -1,4 +1,4 @@
-"""Draws receptive fields over an image: what a unit can see, and what it follows."""
+"""Draws theoretical and effective receptive fields over an image."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from cnn_jax.networks.named_layers import Layer
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SHOWN_LAYERS = 6  # where the settings name none
-BEYOND = 0.12     # how far around the image a field is drawn, as a share of its size
+SHOWN_LAYERS = 6  # if the settings name none
+BEYOND = 0.12     # margin around the image where fields are drawn, as a fraction of it
 
 
 def receptive_fields(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
-    """Draws what one unit of each layer sees.
+    """Draws the receptive fields of one unit of each layer.
 
     It is the unit at `settings.position`, by default the middle one.
     """
@@ -55,16 +55,16 @@ def receptive_fields(run: InspectedRun, settings: ConfigDict) -> Iterator[Pictur
         above.set_title(f"{layer.name.replace('/', chr(10))}\nunit {position}\n{sizes}",
                         fontsize=7)
         sentences.append(f"{layer.name} {sizes}")
-    drawing.beside(axes[0, 0], "image", 8)
-    drawing.beside(axes[1, 0], "mean gradient", 8)
+    drawing.label_row(axes[0, 0], "image", 8)
+    drawing.label_row(axes[1, 0], "mean gradient", 8)
     yield Picture(
-        "receptive_field", "What a unit sees of the image",
-        "Solid: the pixels that can reach the unit at all. Below: how much the unit "
-        f"follows each pixel (the mean over {len(run.pixels)} images of the absolute "
-        "gradient; its square root is drawn). Dashed: the effective field, a box with "
-        "the spread of these values. It is larger than the solid box if the unit "
-        "follows the rim of its field more than the middle. A field that goes far "
-        "beyond the image is cut.",
+        "receptive_field", "Receptive fields",
+        "Solid: the theoretical field, the pixels that the unit can depend on. Below: "
+        "how strongly it depends on each pixel (the absolute gradient, averaged over "
+        f"{len(run.pixels)} images; its square root is drawn). Dashed: the effective "
+        "field, a box with the variance of these values. It is larger than the solid "
+        "box if the unit depends more on the border of its field than on the middle. A "
+        "field that goes far beyond the image is cut.",
         "Height x width in pixels: " + "; ".join(sentences) + ".", figure, arrays)
 
 

@@ -19,10 +19,10 @@ from cnn_jax.inspection.inspected_run import InspectedRun
 from cnn_jax.inspection.selection import chosen_cam_layer, explained_classes
 from cnn_jax.layers import Activation
 
-FILLED_FROM = 1000  # images whose mean pixel fills the squares of occlusion
+FILLED_FROM = 1000  # images whose mean pixel value fills the squares of occlusion
 COMPLETE = 1e-3     # integrated gradients with a smaller error are called complete
 # Steps of integrated gradients, times the pixels of an image: 2,000 steps at 64 x 64,
-# 163 at 224 x 224, where a step takes as much longer.
+# 163 at 224 x 224, where each step takes longer in the same proportion.
 MOST_WORK = 2000 * 64 * 64
 METHODS = {"gradient": "gradient", "smooth_grad": "SmoothGrad",
            "integrated_gradients": "integrated\ngradients",
@@ -39,7 +39,7 @@ def saliency(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
                                 aspect=width / height, left=1.2, top=0.5)
     for row, pixels in enumerate(run.pixels):
         drawing.image(axes[row, 0], pixels)
-        drawing.beside(axes[row, 0], words(run, arrays["class"], row))
+        drawing.label_row(axes[row, 0], row_label(run, arrays["class"], row))
         for axis, (name, values) in zip(axes[row, 1:], maps.items()):
             if name == "grad_cam":
                 drawing.heat_over(axis, pixels, values[row])
@@ -68,30 +68,30 @@ def explain(run: InspectedRun, settings: ConfigDict
     hold the pixels, the explained classes and the error of the integrated gradients.
     """
     classes = explained_classes(run, settings)
-    asked = (run.network, run.variables, jnp.asarray(run.images), jnp.asarray(classes))
+    inputs = (run.network, run.variables, jnp.asarray(run.images), jnp.asarray(classes))
     low, high = run.input_range
     side = settings.window or max(1, round(min(run.images.shape[1:3]) / 8))
     grey = np.full((1, 1, 1, run.pixels.shape[-1]),
                    run.examples.images[:FILLED_FROM].mean())
     layer = chosen_cam_layer(run, settings)
     integrated = integrated_gradients(
-        *asked, baseline=low, tolerance=COMPLETE,
+        *inputs, baseline=low, tolerance=COMPLETE,
         most_steps=min(2000, MOST_WORK // (run.images.shape[1] * run.images.shape[2])),
         track=functools.partial(run.track, "integrated gradients"))
     computed = {
-        "gradient": compiled(gradient)(*asked),
+        "gradient": compiled(gradient)(*inputs),
         "smooth_grad": smooth_grad(
-            *asked, key=jax.random.key(run.config.seed),
+            *inputs, key=jax.random.key(run.config.seed),
             sigma=settings.noise * (high - low), samples=settings.samples,
             track=functools.partial(run.track, "SmoothGrad")),
         "integrated_gradients": integrated.values,
-        "guided_gradient": compiled(guided_gradient)(*asked),
+        "guided_gradient": compiled(guided_gradient)(*inputs),
         "occlusion": occlusion(
-            *asked, window=side, fill=run.inputs(grey)[0, 0, 0],
+            *inputs, window=side, fill=run.inputs(grey)[0, 0, 0],
             track=functools.partial(run.track, "occlusion"))}
     if layer:
         computed["grad_cam"] = compiled(
-            functools.partial(grad_cam, layer=layer))(*asked)
+            functools.partial(grad_cam, layer=layer))(*inputs)
     maps = {name: np.asarray(values).sum(-1) if np.ndim(values) > 3
             else np.asarray(values) for name, values in computed.items()}
     error = np.asarray(integrated.error)
@@ -99,7 +99,7 @@ def explain(run: InspectedRun, settings: ConfigDict
         f"SmoothGrad: {settings.samples} copies with noise of {settings.noise:g} of "
         "the input's range.",
         completeness(float(error.max()), integrated.steps),
-        f"Occlusion: squares of {side} x {side} pixels in the mean grey.",
+        f"Occlusion: squares of {side} x {side} pixels in the mean grey value.",
         f"Grad-CAM: on {layer}." if layer else "Grad-CAM needs a convolution."]
     kinds = {layer.module.kind for layer in run.layers.values()
              if isinstance(layer.module, Activation)}
@@ -112,15 +112,15 @@ def explain(run: InspectedRun, settings: ConfigDict
 
 def completeness(error: float, steps: int) -> str:
     """Says how integrated gradients were computed, and whether they are complete."""
-    begin = f"Integrated gradients: from black in {steps} steps, "
+    method = f"Integrated gradients: from black in {steps} steps, "
     if error <= COMPLETE:
-        return begin + f"complete within {error:.1g}."
-    return begin + (f"incomplete: their sum and the change of the score differ by "
+        return method + f"complete within {error:.1g}."
+    return method + (f"incomplete: their sum and the change of the score differ by "
                     f"{error:.2g}, more than {COMPLETE:g}.")
 
 
-def words(run: InspectedRun, classes: np.ndarray, row: int) -> str:
-    """Describes an image beside it: title, true label, prediction, explained class."""
+def row_label(run: InspectedRun, classes: np.ndarray, row: int) -> str:
+    """Writes the label of a row: title, true label, prediction, explained class."""
     lines = [run.titles[row]]
     if run.task.unit == "image":
         scores = run.image_scores[row]

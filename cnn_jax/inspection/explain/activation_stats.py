@@ -12,8 +12,8 @@ from cnn_jax.layers import ACTIVATIONS, Activation
 from cnn_jax.networks.named_layers import Layer, kernel_of
 from cnn_jax.networks.trace import Call, trace
 
-PER_IMAGE = 64           # activations kept of each layer and image
-MOST_WEIGHTS = 100_000   # weights kept of each layer
+PER_IMAGE = 64           # activations to keep of each layer and image
+MOST_WEIGHTS = 100_000   # weights to keep of each layer
 DEAD = 1e-6              # the largest slope of a dead unit
 
 
@@ -25,7 +25,7 @@ def kernel_values(variables: Any,
 
 
 def subsample(values: np.ndarray, most: int = MOST_WEIGHTS) -> np.ndarray:
-    """Flattens an array; draws `most` of more values, the same ones in each call."""
+    """Flattens an array; draws `most` values if it has more, the same in each call."""
     if values.size <= most:
         return values.ravel()
     index = np.random.default_rng(0).integers(values.size, size=most)

@@ -1,6 +1,6 @@
-"""Measures how often a trained network is right on one split of the data.
+"""Measures how well a trained network classifies one split of the data.
 
-Where each pixel has a label, every pixel is an example. All functions but `save` and
+If each pixel has a label, every pixel is an example. All functions except `save` and
 `load` are pure functions of arrays.
 """
 
@@ -19,7 +19,7 @@ FILE_SCORES = ("precision", "recall", "f1", "iou", "average_precision")
 
 
 class ClassificationMetrics(NamedTuple):
-    """The counts that all scores are computed from."""
+    """Holds the counts that all scores are computed from."""
 
     split: str                    # of the data
     step: int                     # of the checkpoint
@@ -30,11 +30,11 @@ class ClassificationMetrics(NamedTuple):
     # int64 [classes, 3]: true positives, false positives, false negatives
     counts: np.ndarray
     # float64 [BINS, 3] by predicted probability: number of predictions, sum of their
-    # probabilities, number of right ones
+    # probabilities, number of correct ones
     bins: np.ndarray
-    # int64 [true class, predicted class]; None where an example has several classes
+    # int64 [true class, predicted class]; None if an example may have several classes
     confusion: np.ndarray | None = None
-    # float64 [classes], where an example has several classes
+    # float64 [classes]; None if an example has exactly one class
     average_precision: np.ndarray | None = None
 
 
@@ -119,8 +119,8 @@ def calibration(probability: np.ndarray, right: np.ndarray) -> np.ndarray:
 def calibration_error(bins: np.ndarray) -> float:
     """Computes the expected calibration error (ECE).
 
-    It is the mean, over all predictions, of the distance between the share of right
-    predictions in their bin and the mean probability in their bin,
+    It is the mean over all predictions of the distance between the accuracy and the
+    mean probability of their bin,
 
         ECE = sum over the bins of n_b / n * |right_b / n_b - probability_b / n_b|
 
@@ -148,7 +148,7 @@ def image_ious(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
 
 class ClassRow(msgspec.Struct, rename={"name": "class"}):
-    """The scores of one class in the file; None for 0 / 0."""
+    """Holds the scores of one class in the file; None for 0 / 0."""
 
     name: str
     examples: int
@@ -163,7 +163,7 @@ class ClassRow(msgspec.Struct, rename={"name": "class"}):
 
 
 class MetricsFile(msgspec.Struct):
-    """The content of classification_metrics.json."""
+    """Holds the content of classification_metrics.json."""
 
     split: str
     step: int
@@ -200,7 +200,7 @@ def number(value: float) -> float | None:
 
 
 def load(workdir: Path) -> MetricsFile | None:
-    """Reads what `save` wrote; None where nothing has been measured."""
+    """Reads what `save` wrote; None if nothing has been measured."""
     return (read_json(workdir / FILE, MetricsFile,
                       "delete it, then --mode=inspect measures again")
             if (workdir / FILE).exists() else None)

@@ -1,4 +1,4 @@
-"""Computes the plane in which the features before the last layer vary most."""
+"""Projects the features before the last layer on their first principal components."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ class Plane(NamedTuple):
 
 def pixel_features(values: np.ndarray, labels: np.ndarray,
                    count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws `count` random pixels, the same ones in each call: features and labels.
+    """Returns features and labels of `count` random pixels, the same in each call.
 
     values: [N, h, w, F]. labels: masks [N, H, W]; if the last layer upsamples, a
     feature gets the label of the pixel at its upper left corner.

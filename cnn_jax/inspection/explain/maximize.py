@@ -1,4 +1,4 @@
-"""Computes the images that excite filters or classes most."""
+"""Computes images that maximize the activations of filters or the logits of classes."""
 
 import functools
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from cnn_jax.networks.trace import features
 
 
 class AscentConfig(NamedTuple):
-    """The settings of the gradient ascent; `maximize` explains the terms."""
+    """Holds the settings of the gradient ascent; `maximize` explains the terms."""
 
     steps: int = 128
     rate: float = 0.1      # in units of the input's range, falling to 0
@@ -25,7 +25,7 @@ class AscentConfig(NamedTuple):
 
 
 class Maximized(NamedTuple):
-    """The image found for each filter, and the unit's value before and after."""
+    """Holds the image found for each filter, and the unit's value before and after."""
 
     images: jax.Array  # [K, H, W, C], the network's input
     first: jax.Array   # [K], on the noise
@@ -37,20 +37,20 @@ def maximize(network: nn.Module, variables: Any, filters: jax.Array, key: jax.Ar
              input_range: tuple[ArrayLike, ArrayLike] = (0.0, 1.0),
              config: AscentConfig = AscentConfig(),
              position: tuple[int, int] | None = None) -> Maximized:
-    """Finds an image that excites each of the filters [K] of a layer.
+    """Finds an image that maximizes the activation of each filter [K] of a layer.
 
-    u in 0..1 is the image, x = low + (high - low) u the network's input, and a(x) the
-    filter's map at `position` (None: the mean of the map), or the output of a dense
+    u in 0..1 is the image, x = low + (high - low) u is the network's input, and a(x) is
+    the filter's map at `position` (None: the mean of the map), or the output of a dense
     layer. Each step moves u along
 
         n(da / du) - d/du (l2 |u - 1/2|^2 + variation TV(u))
 
-    where n divides by the root mean square, so that the scale of a filter has no
-    influence, and TV(u) = sum of |u[y+1, x] - u[y, x]| + |u[y, x+1] - u[y, x]|. Before
+    where n divides by the root mean square, so that the scale of a filter does not
+    matter, and TV(u) = sum of |u[y+1, x] - u[y, x]| + |u[y, x+1] - u[y, x]|. Before
     each step the image is shifted by up to `jitter` random pixels, and shifted back
     afterwards. Then it is blurred, less with each step, and not in the last quarter.
 
-    key: of the noise that the ascent begins with, and of the shifts.
+    key: for the initial noise and the shifts.
     input_range: the network's input for black and white, [C] or one for all channels.
     Sources: Erhan et al.: Visualizing higher-layer features, 2009; Yosinski et al.:
     Understanding neural networks through deep visualization, 2015.
@@ -63,9 +63,9 @@ def maximize(network: nn.Module, variables: Any, filters: jax.Array, key: jax.Ar
             layer][0, ..., index].astype(jnp.float32)
         return values.mean() if position is None else values[position]
 
-    def step(u: jax.Array, now: tuple[jax.Array, jax.Array],
+    def step(u: jax.Array, count_and_key: tuple[jax.Array, jax.Array],
              index: jax.Array) -> tuple[jax.Array, None]:
-        count, key = now
+        count, key = count_and_key
         move = jax.random.randint(key, (2,), -config.jitter, config.jitter + 1)
         moved = jnp.roll(u, move, (0, 1))
         slope = jax.grad(value)(moved, index)

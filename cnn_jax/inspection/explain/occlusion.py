@@ -27,11 +27,12 @@ def occlusion(network: nn.Module, variables: Any, images: jax.Array,
     The value of a pixel is the mean over the squares that cover it. The squares are
     `stride` pixels apart, and the last square of a row ends at the border of the image.
 
-    window: side of the square in pixels. stride: by default half of `window`.
+    window: side of the square in pixels.
+    stride: by default half of `window`.
     fill: the value inside the square, in units of the input, one for all channels or
         one for each.
-    most_pixels: of the images that are computed at once. track: wraps the loop over
-    their squares, to show progress.
+    most_pixels: how many pixels the images of one call may have in all.
+    track: wraps the loop over the calls, to show progress.
     Source: Zeiler, Fergus: Visualizing and understanding convolutional networks, 2014.
     """
     height, width = images.shape[1:3]
@@ -48,10 +49,10 @@ def occlusion(network: nn.Module, variables: Any, images: jax.Array,
     falls = jnp.zeros(images.shape[:3])
     size = min(max(1, most_pixels // (len(images) * height * width)), len(masks))
     for first in track(range(0, len(masks), size)):
-        # The last chunk is filled up with empty squares: one compilation.
+        # The last chunk is padded with empty squares, so that one program serves all.
         group = np.zeros((size, height, width), bool)
-        some = masks[first:first + size]
-        group[:len(some)] = some
+        chunk = masks[first:first + size]
+        group[:len(chunk)] = chunk
         hidden = jnp.where(group[:, None, ..., None],
                            jnp.broadcast_to(fill, images.shape)[None], images[None])
         after = score(hidden.reshape(-1, *images.shape[1:]),

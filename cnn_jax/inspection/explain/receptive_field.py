@@ -1,4 +1,4 @@
-"""Computes what a unit sees of the image: its theoretical and effective field."""
+"""Computes the theoretical and the effective receptive field of a unit."""
 
 from typing import Any, NamedTuple
 
@@ -13,10 +13,10 @@ from cnn_jax.networks.trace import features
 
 
 class Box(NamedTuple):
-    """The pixels first ... first + size along each axis.
+    """Holds a box of pixels, from `top` to `top + height` and `left` to `left + width`.
 
-    The values are borders: 0 is the left edge of pixel 0. A fitted box need not end at
-    the borders of pixels.
+    The values are edges: 0 is the left or upper edge of pixel 0. A fitted box need not
+    end at the edges of pixels.
     """
 
     top: float
@@ -27,9 +27,9 @@ class Box(NamedTuple):
 
 def theoretical_field(network: nn.Module, image_shape: tuple[int, int, int], layer: str,
                       position: tuple[int, int]) -> Box | None:
-    """Returns the pixels that the unit at a position of a layer can see.
+    """Returns the pixels that the unit at a position of a layer depends on.
 
-    The box may go beyond the image. None where it is not known; see
+    The box may go beyond the image. None if it is not known; see
     `networks.receptive_field`.
     """
     fields = field_of_layer(network, image_shape, layer)
@@ -42,7 +42,7 @@ def theoretical_field(network: nn.Module, image_shape: tuple[int, int, int], lay
 def effective_field(network: nn.Module, variables: Any, images: jax.Array, layer: str,
                     position: tuple[int, int], filters: tuple[int, ...] | None = None
                     ) -> jax.Array:
-    """Measures how much the unit at a position of a layer follows each pixel, [H, W].
+    """Measures how strongly a unit at a position depends on each pixel, [H, W].
 
         sum over input channels of |d/dx of the sum of the unit's filters|,
         mean over the images [N, H, W, C]
@@ -63,13 +63,13 @@ def effective_field(network: nn.Module, variables: Any, images: jax.Array, layer
 
 
 def fit_box(weights: np.ndarray) -> Box | None:
-    """Fits a box of equal weights that has the mean and spread of weights >= 0 [H, W].
+    """Fits a box of equal weights with the mean and variance of weights >= 0 [H, W].
 
-    Along each axis
+    Along each axis, the box is centred on the mean and has
 
-        size = sqrt(12 variance + 1), around the mean
+        size = sqrt(12 variance + 1)
 
-    so that a field of equal weights is fitted exactly. None if all weights are 0.
+    so that a box of equal weights is fitted exactly. None if all weights are 0.
     """
     total = weights.sum(dtype=np.float64)
     if total == 0:

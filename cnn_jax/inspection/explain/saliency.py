@@ -1,4 +1,4 @@
-"""Computes by gradients which pixels a score depends on; pure functions.
+"""Computes which pixels a score depends on, by gradients; all functions are pure.
 
 Images are the network's input [N, H, W, C]; `targets` are classes [N], by default the
 predicted ones; `explain.scores` defines the score.
@@ -28,11 +28,11 @@ GUIDED = ("relu", "relu6")  # activations that guided backpropagation changes
 
 
 class Attributions(NamedTuple):
-    """Integrated gradients."""
+    """Holds integrated gradients."""
 
     values: jax.Array  # [N, H, W, C]
-    error: jax.Array   # [N], the distance of their sum from the change of the score
-    steps: int         # points on the line
+    error: jax.Array   # [N], relative error of their sum, see `integrated_gradients`
+    steps: int         # number of points on the line
 
 
 def gradient(network: nn.Module, variables: Any, images: jax.Array,
@@ -63,7 +63,7 @@ def smooth_grad(network: nn.Module, variables: Any, images: jax.Array,
     total, sigma = jnp.zeros(images.shape), jnp.broadcast_to(sigma, images.shape)
     for sample_key in track(jax.random.split(key, samples)):
         noise = sigma * jax.random.normal(sample_key, images.shape)
-        # Without waiting, the images of all calls would be held at once.
+        # Without waiting, the images of all calls would be in memory at once.
         total = jax.block_until_ready(total + slope(images + noise, weights))
     return total / samples
 

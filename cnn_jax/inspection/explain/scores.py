@@ -1,7 +1,8 @@
 """Computes the score that is explained: one class of each image.
 
 The score is the logit of the class. For a network that predicts a class for each pixel,
-it is the mean logit over the pixels that are predicted to be of the class.
+it is the mean logit over the pixels that are predicted to be of the class, or over all
+pixels if there are none.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Compares runs on one page: configs that differ, curves, and results with spread.
+"""Compares runs on one page: differing configs, curves, and results with spread.
 
 Runs whose configs differ only in the seed form a group; the spread of a group is over
 its seeds. The page is one file, like report.html.
@@ -17,23 +17,23 @@ from cnn_jax.errors import InputError, RunError
 from cnn_jax.files import write_atomically
 from cnn_jax.inspection.draw.drawing import fold, new_figure
 from cnn_jax.inspection.draw.learning_curves import (SPLITS, capitalized,
-                                                     caption, count_epochs,
+                                                     caption, set_epoch_ticks,
                                                      metrics_of)
 from cnn_jax.inspection.draw.picture import Picture
 from cnn_jax.inspection.pages.record import Record, fields, read_record
 from cnn_jax.inspection.pages.rendering import Table, drawn, render
 from cnn_jax.inspection.pages.report import MANY, chance, text
 
-# The name of a group shows these fields first, and at most so many fields.
+# The name of a group shows these fields first, and at most NAMED fields.
 FIRST = ("model.name", "data.name", "optimizer.name", "optimizer.learning_rate")
 NAMED = 4
-FEW = 5  # groups that a legend can name in words
+FEW = 5  # groups; with more of them, a legend shows letters instead of names
 # Colours that colour-blind readers can tell apart (Okabe and Ito, 2008), the pale ones
 # darkened. After the last colour, the line style changes.
 COLOURS = ("#0072b2", "#d55e00", "#007a5a", "#a8487e", "#8a6d00", "#3a8fc0", "#000000")
 STYLES = ("-", "--", "-.", ":")
 
-# Figure in results.json -> (words, format)
+# Figure in results.json -> (name on the page, format)
 FIGURES = {
     "test_accuracy": ("test accuracy", ".4f"),
     "test_mean_iou": ("test mean IoU", ".4f"),
@@ -50,7 +50,7 @@ FIGURES = {
 
 
 class Group(NamedTuple):
-    """Runs whose configs differ only in the seed."""
+    """Holds runs whose configs differ only in the seed."""
 
     letter: str
     runs: list[Record]
@@ -116,7 +116,7 @@ def letters(index: int) -> str:
 def differing(groups: Sequence[Group]) -> dict[str, list[Any]]:
     """Returns {field: its value in each group} for the fields that differ.
 
-    The value is None where a group does not set the field or lacks it.
+    The value is None if a group does not set the field or lacks it.
     """
     names = sorted(set().union(*(group.config for group in groups)))
     values = {name: [group.config.get(name) for group in groups] for name in names}
@@ -158,9 +158,9 @@ def warnings(runs: Sequence[Record]) -> list[str]:
     lines = []
     unfinished = [run.name for run in runs if run.results is None]
     if unfinished:
-        lines.append("Runs without results, which count in no mean: "
+        lines.append("Runs without results, which the means leave out: "
                      f"{', '.join(unfinished)}.")
-    # The seed decides the split, so runs of several seeds may differ in that alone.
+    # The seed decides the split, so runs of several seeds may differ only in that.
     facts = {(run.info.name, run.info.image_shape, run.info.class_names,
               *run.info.counts.items()) for run in runs}
     seeds = {run.config.seed for run in runs}
@@ -170,16 +170,16 @@ def warnings(runs: Sequence[Record]) -> list[str]:
                      "on different images.")
     results = [run.results for run in runs if run.results is not None]
     if len({result.machine for result in results}) > 1:
-        lines.append("The runs used different machines: their times do not compare.")
+        lines.append("The runs used different machines: do not compare their times.")
     if len({tuple(result.devices) for result in results}) > 1:
-        lines.append("The runs used different devices: their times do not compare.")
+        lines.append("The runs used different devices: do not compare their times.")
     if any(result.versions != results[0].versions for result in results):
         lines.append("The runs used different versions of the packages.")
     return lines
 
 
 def chance_of(runs: Sequence[Record]) -> str:
-    """Says how accurate a random guess is, where it is the same for all runs."""
+    """Says how accurate a random guess is, if that is the same for all runs."""
     sizes = {len(run.info.class_names)
              if data.task_of(run.config.data).exclusive else 0 for run in runs}
     classes = sizes.pop()
@@ -195,7 +195,7 @@ def figures(runs: Sequence[Record], name: str) -> list[float]:
 def in_words(values: Sequence[float], style: str) -> str:
     """Formats mean and standard deviation (with n - 1) as '0.9833 ± 0.0039'.
 
-    Equal values are shown as one, and no value as '-'.
+    Equal values are shown as one value without spread; no values as '-'.
     """
     if not values:
         return "-"
@@ -222,11 +222,11 @@ def group_table(groups: Sequence[Group], names: Sequence[str]) -> Table:
                        for figure in shown)))
     return Table("Results of each group",
                  ("group", "what differs", "runs",
-                  *(FIGURES[figure][0] for figure in shown)), rows, words=2)
+                  *(FIGURES[figure][0] for figure in shown)), rows, text_columns=2)
 
 
 def run_table(groups: Sequence[Group]) -> Table:
-    """Makes a row for each run; runs in folders of one name are named by their path."""
+    """Makes a row for each run. Folders with the same name are named by their path."""
     shown, names = shown_figures(groups), [run.name for group in groups
                                            for run in group.runs]
     return Table(
@@ -235,7 +235,7 @@ def run_table(groups: Sequence[Group]) -> Table:
         [(run.name if names.count(run.name) == 1 else str(run.folder), group.letter,
           str(run.config.seed), f"{len(run.history)} of {run.config.epochs}",
           *(in_words(figures([run], figure), FIGURES[figure][1]) for figure in shown))
-         for group in groups for run in group.runs], words=2)
+         for group in groups for run in group.runs], text_columns=2)
 
 
 def difference_table(groups: Sequence[Group]) -> Table:
@@ -244,7 +244,7 @@ def difference_table(groups: Sequence[Group]) -> Table:
         "Fields of the configs that differ; all others are equal",
         ("field", *(f"group {group.letter}" for group in groups)),
         [(name, *("-" if value is None else text(value) for value in values))
-         for name, values in differing(groups).items()], words=1 + len(groups))
+         for name, values in differing(groups).items()], text_columns=1 + len(groups))
 
 
 def class_table(groups: Sequence[Group]) -> Table | None:
@@ -264,7 +264,7 @@ def class_table(groups: Sequence[Group]) -> Table | None:
         f"F1 of every class on the {split} split",
         ("class", *(f"group {group.letter}" for group in groups)),
         [(name, *(in_words([value for value in values if value is not None], ".3f")
-                  for values in row)) for name, row in zip(names, f1)], words=1)
+                  for values in row)) for name, row in zip(names, f1)], text_columns=1)
 
 
 def draw_curves(groups: Sequence[Group], names: Sequence[str]) -> list[Picture]:
@@ -305,7 +305,8 @@ def draw_curve(column: str, title: str, groups: Sequence[Group],
         last = [float(run.history[-1][column]) for run in runs]
         ends.append(f"{group.letter} ends at {in_words(last, '.3g')}")
     axes.set(xlabel="epoch", ylabel=title)
-    count_epochs(axes, max(len(run.history) for group in groups for run in group.runs))
+    set_epoch_ticks(axes, max(len(run.history) for group in groups
+                              for run in group.runs))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", fontsize=8, ncols=legend_columns)
     return Picture(f"compare_{column}", capitalized(title), "",

@@ -20,7 +20,7 @@ from cnn_jax.workdir.results import Results, read_results
 
 
 class Record(NamedTuple):
-    """What the files of a workdir say about a run."""
+    """Holds what the files of a workdir say about a run."""
 
     folder: Path
     config: ConfigDict
@@ -44,7 +44,7 @@ class Record(NamedTuple):
 
 
 def read_record(folder: Path) -> Record:
-    """Reads the files of a run; those that it writes later may not exist yet.
+    """Reads the files of a run; those that it writes at its end may not exist yet.
 
     Raises InputError for a folder that is not a run, and for damaged files.
     """
@@ -60,7 +60,7 @@ def read_record(folder: Path) -> Record:
 def read_history(path: Path, monitor: str) -> list[Row]:
     """Reads history.csv; a row lacks the columns that are empty in the file.
 
-    Before the first epoch has ended, the file holds the names of the columns alone.
+    Before the first epoch has ended, the file holds only the names of the columns.
     monitor: the metric that decides which epoch is the best; every row must have it.
     """
     if not path.exists():
@@ -73,9 +73,9 @@ def read_history(path: Path, monitor: str) -> list[Row]:
                 for row in table]
             names = table.fieldnames or ()
         Progress(history=rows)  # checks the rows
-        wanted = {"loss", "seconds", *([monitor] if rows else [])}
-        if lacking := wanted.difference(rows[0] if rows else names):
-            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+        required = {"loss", "seconds", *([monitor] if rows else [])}
+        if missing := required.difference(rows[0] if rows else names):
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{path} is damaged ({error}): delete it; metrics.jsonl holds "
                          "the same metrics") from error

@@ -1,4 +1,4 @@
-"""report.html: everything about one run in one file, for screen, phone and paper."""
+"""Writes report.html: everything about one run in one file."""
 
 import itertools
 import json
@@ -34,13 +34,14 @@ FILE, PICTURES = "report.html", "pictures"  # in a workdir
 AT_END = ("confusion", "class_scores", "calibration", "mistakes", "mistake_maps")
 # Pictures of their own section.
 ERRORS = ("highest_loss", "confusion_cells", "neighbours", "label_errors")
-MANY, WORST = 30, 15  # classes that are folded away; those that are shown nevertheless
+# With more than MANY classes, only the WORST worst are shown; the others are folded.
+MANY, WORST = 30, 15
 # Field of a row of summary.json -> heading
 LAYER_COLUMNS = {"layer": "layer", "kind": "kind", "output_shape": "output",
                  "params": "parameters", "macs": "MACs", "memory_bytes": "bytes",
                  "field_size_vertical": "field", "field_stride_vertical": "stride",
                  "field_offset_vertical": "offset"}
-# Field of results.json -> words
+# Field of results.json -> name on the page
 ENVIRONMENT = {"command": "command", "machine": "machine", "devices": "devices",
                "convolutions": "convolutions", "commit": "commit",
                "peak_memory_mb": "peak memory, MB",
@@ -95,11 +96,13 @@ def page_of(record: Record) -> dict[str, Any]:
         "profile": record.profile and Table(
             profile.title(record.profile),
             ("operation", "source", "ms per step", "share"),
-            profile.rows(record.profile), words=2),
+            profile.rows(record.profile), text_columns=2),
         "changes": changes and Table("Fields that differ from configs/default.py",
-                                     ("field", "here", "default"), changes, words=3),
-        "config": Table("The whole config", ("field", "value"), [
-            (name, text(value)) for name, value in sorted(config.items())], words=2),
+                                     ("field", "this run", "default"), changes,
+                                     text_columns=3),
+        "config": Table("All fields of the config", ("field", "value"), [
+            (name, text(value)) for name, value in sorted(config.items())],
+            text_columns=2),
         "environment": record.results and environment(record.results)}
 
 
@@ -109,7 +112,7 @@ def by_width(images: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def text(value: Any) -> str:
-    """Formats a value of a config: 0.001, [28, 28], None, "" and words as they are."""
+    """Formats a value of a config: 0.001, [28, 28], None; text is left as it is."""
     if value is None:
         return "None"
     return value if isinstance(value, str) and value else json.dumps(value)
@@ -120,11 +123,11 @@ def status(record: Record) -> str:
     if record.results is not None or not record.info.has_images:
         return ""
     ended = len(record.history)
-    after = ("goes on from the last checkpoint" if ended
-             else "goes on or starts again")
+    effect = ("resumes it from the last checkpoint" if ended
+              else "resumes or restarts it")
     return (f"This run has no results yet: {ended} of {record.config.epochs} epochs "
             "have ended. It is still running or was stopped; the command that started "
-            f"it {after}.")
+            f"it {effect}.")
 
 
 def headline(record: Record) -> list[Fact]:
@@ -175,11 +178,11 @@ def accuracies(record: Record, split: str, figures: Mapping[str, Any], prefix: s
 
 
 def guesses(record: Record, split: str) -> str:
-    """Says how accurate a random guess is, and one that is always the most frequent
-    class, where that is more.
+    """Says how accurate a random guess is, and a constant guess if that is better.
 
-    A random one of C classes is right with probability 1 / C, however frequent they
-    are. Where an image has several classes it returns ''.
+    A random guess among C classes is right with probability 1 / C, however frequent
+    they are. The constant guess is the most frequent class. Returns '' if an image may
+    have several classes.
     """
     metrics, classes = record.metrics, len(record.info.class_names)
     if not data.task_of(record.config.data).exclusive or classes < 2:
@@ -194,7 +197,7 @@ def guesses(record: Record, split: str) -> str:
 
 
 def chance(classes: int) -> str:
-    """Says how probable it is that a random class is the right one."""
+    """Says how accurate a random guess among `classes` classes is."""
     return f"chance is {100 / classes:.3g}%"
 
 
@@ -204,10 +207,10 @@ def fact(name: str, value: str, note: str = "") -> Fact:
 
 
 def precision(share: float, count: int) -> str:
-    """Returns the standard error of a share of independent images: sqrt(p (1 - p) / n).
+    """Writes the standard error of a fraction p of n independent images.
 
-    That is 0 where all of them are right, or none. There it returns the one-sided 95 %
-    bound of Clopper and Pearson, 0.05^(1 / n) or 1 minus that.
+    It is sqrt(p (1 - p) / n). That is 0 if all of them are right, or none; then it
+    writes the one-sided 95 % bound of Clopper and Pearson, 0.05^(1 / n) or 1 minus that.
     """
     if share in (0, 1):
         bound = 0.05 ** (1 / count)
@@ -228,7 +231,7 @@ def duration(seconds: float) -> str:
 
 
 def describe_metrics(metrics: MetricsFile, best_step: int | None) -> str:
-    """Says how many examples are right, and how well calibrated the network is."""
+    """Says how accurate and how well calibrated the network is."""
     stale = ("" if metrics.step == best_step else
              f" These figures are from step {metrics.step}, which is not the best "
              "checkpoint.")
@@ -249,7 +252,7 @@ def score_table(metrics: MetricsFile) -> Table:
         ("class", f"{metrics.unit}s", *scores.values()),
         [(row.name, f"{row.examples:,}",
           *(share(getattr(row, score)) for score in scores))
-         for row in metrics.classes], words=1,
+         for row in metrics.classes], text_columns=1,
         last=("mean", f"{metrics.examples:,}",
               *(share(metrics.mean[score]) for score in scores)))
 
@@ -264,7 +267,7 @@ def worst_classes(metrics: MetricsFile) -> Table:
 
 
 def share(value: float | None) -> str:
-    """Formats a share with three digits; a dash stands for 0 / 0."""
+    """Formats a fraction with three digits; a dash stands for 0 / 0."""
     return "-" if value is None else f"{value:.3f}"
 
 
@@ -273,14 +276,14 @@ def describe_network(summary: Summary) -> str:
     size = "x".join(map(str, summary.input_shape))
     return (f"{summary.model} on images of {size}: {summary.params:,} parameters. For "
             f"one image, {summary.macs:,} multiply-adds (MACs) and "
-            f"{summary.memory_bytes:,} bytes of activations. An output depends on as "
-            "many rows of input pixels as its field says.")
+            f"{summary.memory_bytes:,} bytes of activations. The column "
+            "'field' is the height of a unit's receptive field, in pixels.")
 
 
 class Stage(NamedTuple):
-    """Layers that the page shows together."""
+    """Holds the layers that the page shows in one table."""
 
-    title: str  # '' where they need none
+    title: str  # '' if the table is not folded
     layers: Table
 
 
@@ -312,11 +315,11 @@ def layer_table(title: str, layers: Sequence[LayerRecord]) -> Table:
 
     return Table(title, tuple(LAYER_COLUMNS.values()),
                  [tuple(cell(getattr(layer, name)) for name in LAYER_COLUMNS)
-                  for layer in layers], words=3)
+                  for layer in layers], text_columns=3)
 
 
 def environment(results: Results) -> Table:
-    """Says where a run was made, and with what."""
+    """Makes a table of the machine, the versions and the command of a run."""
     def cell(value: Any) -> str:
         if isinstance(value, dict):  # algorithm -> number of layers
             value = [f"{count} by {name}" for name, count in value.items()]
@@ -325,5 +328,5 @@ def environment(results: Results) -> Table:
     rows = [(label, cell(getattr(results, name)))
             for name, label in ENVIRONMENT.items()
             if getattr(results, name) is not None]
-    return Table("Where and with what the run was made", ("what", "value"),
-                 [*rows, *results.versions.items()], words=2)
+    return Table("Environment of the run", ("fact", "value"),
+                 [*rows, *results.versions.items()], text_columns=2)
