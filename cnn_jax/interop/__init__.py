@@ -1,4 +1,4 @@
-"""Pretrained weights in, programs for others out."""
+"""Imports pretrained weights, and exports networks for other programs."""
 
 from cnn_jax.interop.load import load_pretrained as load_pretrained
 

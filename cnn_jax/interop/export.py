@@ -26,20 +26,20 @@ from cnn_jax.interop.stablehlo import read_stablehlo, write_stablehlo
 from cnn_jax.interop.web import fetch_runtime, load_web, write_web
 from cnn_jax.workdir.trained import Trained
 
-BATCH = 64  # images per call of a validation
-NOISE = 256  # images of noise, where a network has come without data
+BATCH = 64  # images per call in validation
+NOISE = 256  # images of noise, for a network without data
 
 Program = Callable[[np.ndarray], np.ndarray]  # uint8 [N, H, W, C] -> probabilities
 
 
 class Format(NamedTuple):
-    """One way to leave cnn_jax.
+    """Defines one export format.
 
     name: of the file or folder that is written.
     write: writes it; it may raise InputError for a network that it cannot express.
-    load: makes the program that runs it; the `Trained` is for files of weights alone.
-    tolerance: the largest difference of a probability that passes.
-    fetch: downloads what `write` needs beside the packages, with a progress bar.
+    load: makes the program that runs it; only files of weights need the `Trained`.
+    tolerance: the largest difference of a probability that is accepted.
+    fetch: downloads what `write` needs besides Python packages, with a progress bar.
     """
 
     name: str
@@ -50,12 +50,12 @@ class Format(NamedTuple):
 
 
 class Validation(msgspec.Struct):
-    """How an exported file compares with the network: a row of export.json."""
+    """Holds how an exported file compares with the network: a row of export.json."""
 
     file: str
     bytes: int
     images: int
-    of: str                     # which images: 'the test split'
+    of: str                     # the source of the images, such as 'the test split'
     largest_difference: float   # of a probability
     tolerance: float
     accuracy: float | None      # of the network; None without labels
@@ -77,13 +77,13 @@ def write_onnx(path: Path, trained: Trained, fold: bool = True) -> Path:
 
 
 def load_onnx(path: Path, trained: Trained) -> Program:
-    """Makes the program of an ONNX file, in ONNX Runtime where it is installed."""
+    """Makes the program of an ONNX file, in ONNX Runtime if it is installed."""
     from cnn_jax.interop.onnx_run import read_onnx
     return read_onnx(path)
 
 
 def weights_of(library: str, name: str) -> Format:
-    """Makes the format of weights under the names of a library."""
+    """Makes the format that writes weights under the names of a library."""
     def load(path: Path, trained: Trained) -> Program:
         variables = read_library(library, path, trained)
         return program_of(trained._replace(variables=variables))
@@ -104,7 +104,7 @@ FORMATS: dict[str, Format] = {
     "keras": weights_of("keras", "keras.h5"),
 }
 
-ONNX = ("onnx", "onnx_unfolded", "web")  # what is, or holds, an ONNX file
+ONNX = ("onnx", "onnx_unfolded", "web")  # formats that are, or contain, an ONNX file
 
 
 def chosen_formats(text: str) -> list[str]:
@@ -112,7 +112,7 @@ def chosen_formats(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in FORMATS:
-            raise InputError(f"--format={text}: there is no format {name!r}; there are "
+            raise InputError(f"--format={text}: there is no format {name!r}; known are "
                              f"{', '.join(FORMATS)}")
     if not names:
         raise InputError(f"--mode=export needs --format=FORMAT[,FORMAT] with any of "
@@ -125,30 +125,31 @@ def export(trained: Trained, formats: Sequence[str], folder: Path, examples: Exa
     """Writes the formats into a folder, validates them, and writes export.json there.
 
     examples: images for the validation; their labels may be empty.
-    of: says which images they are.
-    Raises RunError if a probability differs by more than the tolerance of its format;
-    the files and export.json are complete then.
+    of: the source of the images, such as 'the test split'.
+    Raises RunError if a probability differs by more than the tolerance of its format.
+    The files and export.json are complete even then.
     """
     numbers = data.task_of(trained.config.data).figures == "values"
     if numbers and (refused := {*ONNX}.intersection(formats)):
-        raise InputError(f"--format={sorted(refused)[0]} is for classes, and this "
-                         "network predicts numbers: use stablehlo or safetensors")
+        raise InputError(f"--format={sorted(refused)[0]} is for networks that predict "
+                         "classes, and this one predicts numbers: use stablehlo or "
+                         "safetensors")
     with named(folder):
         folder.mkdir(parents=True, exist_ok=True)
     expected, speed = run(program_of(trained), examples.images)
     rows = {}
     for name in formats:
-        form = FORMATS[name]
-        form.fetch(report)
-        with report.under_way(f"exporting {name}"), named(folder / form.name):
-            path = form.write(folder / form.name, trained)
+        target = FORMATS[name]
+        target.fetch(report)
+        with report.under_way(f"exporting {name}"), named(folder / target.name):
+            path = target.write(folder / target.name, trained)
         with report.under_way(f"validating {name} on {of}"):
-            found, exported_speed = run(form.load(path, trained), examples.images)
+            exported, exported_speed = run(target.load(path, trained), examples.images)
         rows[name] = Validation(
-            str(path), size_of(path), len(found), of,
-            float(np.abs(found - expected).max()), form.tolerance,
+            str(path), size_of(path), len(exported), of,
+            float(np.abs(exported - expected).max()), target.tolerance,
             accuracy(expected, examples.labels, trained),
-            accuracy(found, examples.labels, trained), round(speed, 1),
+            accuracy(exported, examples.labels, trained), round(speed, 1),
             round(exported_speed, 1))
         write_json(folder / "export.json", rows)  # also if a later format fails
         report.line(describe(name, rows[name]))
@@ -162,7 +163,7 @@ def export(trained: Trained, formats: Sequence[str], folder: Path, examples: Exa
 
 
 def program_of(trained: Trained) -> Program:
-    """Makes the network's own program, as evaluation runs it."""
+    """Makes the program of the network itself, as evaluation runs it."""
     task, scaling = data.task_of(trained.config.data), trained.info.scaling
 
     def probabilities(variables: Any, pixels: jax.Array) -> jax.Array:
@@ -176,19 +177,22 @@ def program_of(trained: Trained) -> Program:
 def run(program: Program, images: np.ndarray) -> tuple[np.ndarray, float]:
     """Runs a program on all images: (probabilities, images per second).
 
-    Whole batches and the rest are compiled before the time is taken.
+    The programs of whole batches and of the last batch are compiled before timing.
     """
     starts = range(0, len(images), BATCH)
     for size in {len(images[start:start + BATCH]) for start in starts}:
         program(images[:size])
     begin = time.perf_counter()
-    found = np.concatenate([program(images[i:i + BATCH]) for i in starts])
-    return found, len(images) / (time.perf_counter() - begin)
+    outputs = np.concatenate([program(images[i:i + BATCH]) for i in starts])
+    return outputs, len(images) / (time.perf_counter() - begin)
 
 
 def accuracy(probabilities: np.ndarray, labels: np.ndarray,
              trained: Trained) -> float | None:
-    """Computes the share of labels that are predicted exactly; None without labels."""
+    """Computes the fraction of correctly predicted labels; None without labels.
+
+    A label of several classes is correct if all of them are.
+    """
     task = data.task_of(trained.config.data)
     if not len(labels) or task.correct is None:
         return None
@@ -205,7 +209,7 @@ def size_of(path: Path) -> int:
 
 
 def describe(name: str, row: Validation) -> str:
-    """Says in one line how an export compares with the network."""
+    """Writes in one line how an export compares with the network."""
     figures = (f"accuracy {row.exported_accuracy:.4f} (network {row.accuracy:.4f}), "
                if row.accuracy is not None else "")
     return (f"{name}: {row.file}, {row.bytes / 1e6:.2f} MB; on {row.of}: {figures}"
@@ -215,6 +219,6 @@ def describe(name: str, row: Validation) -> str:
 
 
 def noise(image_shape: tuple[int, int, int]) -> Examples:
-    """Draws images of noise without labels, for a network that came without data."""
+    """Draws images of noise without labels, for a network without data."""
     images = np.random.default_rng(0).integers(0, 256, (NOISE, *image_shape), np.uint8)
     return Examples(images, np.zeros(0, np.int32))

@@ -19,7 +19,7 @@ from cnn_jax.workdir.trained import Trained
 
 
 def write_library(library: str, path: Path, trained: Trained) -> Path:
-    """Writes the weights of a network that a library has too, and returns the path.
+    """Writes the weights of a network that a library also has, and returns the path.
 
     library: torchvision, timm, keras, or cnn_jax for our own names.
     Raises InputError for a network that the library does not have, and for one that
@@ -28,19 +28,19 @@ def write_library(library: str, path: Path, trained: Trained) -> Path:
     different = differences(library, trained.network, trained.info.image_shape)
     if kinds := [text for text in different if text.startswith(KINDS)]:
         raise InputError(
-            f"{library} has no {trained.config.model.name}: here is {', '.join(kinds)} "
-            f"of {library}'s {type(trained.network).__name__}s; use "
+            f"{library} has no {trained.config.model.name}: this network has "
+            f"{', '.join(kinds)} of {library}'s {type(trained.network).__name__}s; use "
             "--format=safetensors or onnx")
     if different:
         raise InputError(
-            f"{library} would load these weights and compute something else: here is "
-            f"{', '.join(different)}; use --format=safetensors or onnx")
+            f"{library} would load these weights and compute something else: this "
+            f"network has {', '.join(different)}; use --format=safetensors or onnx")
     mapping = mapping_of(library, trained.network, trained.info.image_shape)
     arrays = arrays_from(mapping, trained.variables)
     if library == "keras":
         write_h5(path, arrays)
     else:
-        # torch's and timm's readers want to be told whose arrays these are.
+        # torch's and timm's readers want to know that these are PyTorch's arrays.
         write_safetensors(path, arrays, {"format": "pt"})
     return path
 

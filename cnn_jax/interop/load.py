@@ -1,10 +1,10 @@
-"""Loads pretrained weights: a published source or a file -> a network ready for use.
+"""Loads pretrained weights: a published source or a file -> a trained network.
 
 A source is one of
 
     torchvision:resnet50           the name of a row of `PRETRAINED`
-    torchvision:resnet50=FILE      the network of that row, the weights of your file
-    FILE                           weights of a network that a config names
+    torchvision:resnet50=FILE      the network of that row with the weights of your file
+    FILE                           weights of the network that a config names
 
 FILE is .pth, .pt, .safetensors, .h5, .weights.h5, .keras or our own .npz; a name that
 the current folder lacks is looked up among the downloaded weights.
@@ -43,7 +43,7 @@ SUFFIXES = (".pth", ".pt", ".safetensors", ".h5", ".keras", ".npz")
 
 
 def is_file(source: str) -> bool:
-    """Tells whether a source is the path of a weight file alone."""
+    """Tells whether a source is just the path of a weight file."""
     return source.endswith(SUFFIXES) and not is_published(source)
 
 
@@ -58,13 +58,13 @@ def row_of(source: str) -> Pretrained:
 
 
 def published_top1(origin: str) -> float | None:
-    """Looks up the published top-1 in per cent by our `DataInfo.source`."""
+    """Looks up the published top-1 in percent by the `DataInfo.source` of a network."""
     row = PRETRAINED.get(origin.removeprefix(ORIGIN))
     return row.top1 if row else None
 
 
 def config_of(source: str) -> ConfigDict:
-    """Makes the config of a published set: its network, and how pictures are prepared.
+    """Makes the config of a published set: its network and the preprocessing.
 
     Raises InputError for an unknown source, and for a file, which does not say what its
     network is.
@@ -72,7 +72,7 @@ def config_of(source: str) -> ConfigDict:
     if is_file(source):
         raise InputError(
             f"{source} does not say which network it is for: name the published network"
-            f" that it equals, as in torchvision:resnet50={source}, or set "
+            f" that it equals, such as torchvision:resnet50={source}, or set "
             "--config=configs/network.py:NAME and config.data.scaling")
     row = row_of(source)
     config = default_config()
@@ -90,7 +90,7 @@ def config_of(source: str) -> ConfigDict:
 def check_same_network(source: str, config: ConfigDict) -> None:
     """Raises InputError if a config does not have the network of a published set.
 
-    Other padding or another epsilon has parameters of the same shapes.
+    Shapes of parameters do not show this, for example with other padding or epsilon.
     """
     theirs = config_of(source).model
     ours = networks.variant_fields(config.model.name) | dict(config.model.fields)
@@ -114,18 +114,18 @@ def name_of(scaling: Scaling) -> str:
 def load_pretrained(source: str, config: ConfigDict | None = None) -> Trained:
     """Loads a network with its weights; a published file is downloaded once.
 
-    config: for a file it must say the network, its fields and its batch norm, and how
-        pictures are prepared. A published set has all that; only the size of the
-        images may be another. The last layer of a file tells the number of classes,
-        unless model.num_classes does.
-    Raises InputError for a source that is unknown or out of reach, and for a file that
+    config: for a file it must set the network, its fields, its batch norm and the
+        preprocessing. A published set has all these; only the size of the images may
+        differ. If model.num_classes is None, the last layer of a file gives the number
+        of classes.
+    Raises InputError for a source that is unknown or unreachable, and for a file that
     is not of this network.
     """
     config = config or config_of(source)
     if config.data.scaling not in FIXED:
         raise InputError(
             f"config.data.scaling = {config.data.scaling!r} is measured on the data, "
-            f"and {source} comes without: use {', '.join(FIXED)}")
+            f"and {source} comes without data: use {', '.join(FIXED)}")
     size, channels, *_ = preprocessing_of(config.data)
     published = networks.find(config.model.name).input_shape
     image_shape = (*(size or published[:2]), channels or published[2])
@@ -133,10 +133,10 @@ def load_pretrained(source: str, config: ConfigDict | None = None) -> Trained:
     network = networks.from_config(config, classes)
     arrays, file = read_source(source)
     if file and config.model.num_classes is None:
-        found = classes_of(network, image_shape, arrays)
-        if found not in (None, network.num_classes):
-            Reporter(stderr=True).line(f"{file}: its last layer is for {found} classes")
-            network = networks.from_config(config, found)
+        count = classes_of(network, image_shape, arrays)
+        if count not in (None, network.num_classes):
+            Reporter(stderr=True).line(f"{file}: its last layer is for {count} classes")
+            network = networks.from_config(config, count)
     variables = fit_variables(source, arrays, network, image_shape)
     info = DataInfo(
         name=config.data.name, source=f"{ORIGIN}{source}",
@@ -152,14 +152,14 @@ def read_variables(source: str, network: nn.Module, image_shape: tuple[int, int,
                    whole: bool = True) -> dict[str, Any]:
     """Reads {"params": ..., "batch_stats": ...} of a network; downloads them once.
 
-    whole: all arrays must be there. Otherwise heads that the file lacks, or has for
-        another number of classes, are left out.
+    whole: whether all arrays must be there. If not, heads that the file lacks, or has
+        for another number of classes, are left out.
     """
     return fit_variables(source, read_source(source)[0], network, image_shape, whole)
 
 
 def read_source(source: str) -> tuple[Arrays, str]:
-    """Reads the arrays of a source, and names its file; '' for a download."""
+    """Reads the arrays of a source; returns them and its file, '' for a download."""
     if not is_published(source):
         return read_arrays(local_file(source)), source
     row, file = row_of(source), source.partition("=")[2]
@@ -169,14 +169,14 @@ def read_source(source: str) -> tuple[Arrays, str]:
 def fit_variables(source: str, arrays: Arrays, network: nn.Module,
                   image_shape: tuple[int, int, int], whole: bool = True
                   ) -> dict[str, Any]:
-    """Makes the variables of a network of the arrays of a source."""
+    """Makes the variables of a network from the arrays of a source."""
     if not is_published(source):
         mapping = find_mapping(network, image_shape, arrays, source, whole)
         different = differences(mapping.library, network, image_shape)
         if different:
             logging.getLogger(__name__).warning(
                 "%s has the arrays of %s's network, which computes something else: "
-                "here is %s", source, mapping.library, ", ".join(different))
+                "this network has %s", source, mapping.library, ", ".join(different))
         return variables_from(mapping, arrays, source)
     row, file = row_of(source), source.partition("=")[2]
     mapping = mapping_of_row(row)
@@ -188,15 +188,15 @@ def fit_variables(source: str, arrays: Arrays, network: nn.Module,
 
 
 def class_names(count: int) -> tuple[str, ...]:
-    """Names the classes: 1,000 are those of ImageNet, others have numbers alone."""
+    """Names the classes: 1,000 classes are those of ImageNet, others are numbered."""
     names = imagenet_classes()
     return names if count == len(names) else tuple(f"class {i}" for i in range(count))
 
 
 def local_file(file: str) -> Path:
     """Finds a file by its path, else by its name among the downloaded weights."""
-    path, kept = Path(file).expanduser(), weights_folder() / file
-    return kept if kept.is_file() and not path.exists() else path
+    path, downloaded = Path(file).expanduser(), weights_folder() / file
+    return downloaded if downloaded.is_file() and not path.exists() else path
 
 
 def download(source: str, row: Pretrained) -> Path:

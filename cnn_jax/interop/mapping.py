@@ -1,7 +1,7 @@
-"""Carries parameters between one of our networks and the files of other libraries.
+"""Converts parameters between our networks and the files of other libraries.
 
 A `Mapping` holds, for each of our arrays, its key in a library's file and its layout
-there. It runs both ways: `variables_from` and `arrays_from`.
+there. It is used both ways: by `variables_from` and by `arrays_from`.
 """
 
 import itertools
@@ -22,31 +22,31 @@ from cnn_jax.layers import eval_shape
 from cnn_jax.networks import is_head
 
 Arrays = dict[str, np.ndarray]
-MOST_NAMED = 3  # keys of each kind that an error names
+MOST_NAMED = 3  # keys of each kind that an error lists
 
 
 class Leaf(NamedTuple):
-    """Where a library has one of our arrays."""
+    """Says under which key and in which layout a library stores one of our arrays."""
 
     key: str
     layout: Layout
 
 
 class Mapping(NamedTuple):
-    """A network's arrays in a library's file.
+    """Maps a network's arrays to those of a library's file.
 
     leaves: by our names, 'params/conv1/kernel', in the order of the library's layers.
-    optional: a pattern of keys that a file may hold and this network lacks.
+    optional: a pattern of keys that a file may hold although this network lacks them.
     """
 
     library: str
-    network: str  # our class
+    network: str  # name of our class
     leaves: dict[str, Leaf]
     optional: str
 
 
 class Misfit(NamedTuple):
-    """How the arrays of a file differ from those of a mapping; empty: they fit."""
+    """Lists how the arrays of a file differ from those of a mapping."""
 
     missing: list[str]
     left_over: list[str]
@@ -61,8 +61,8 @@ def mapping_of(library: str, network: nn.Module, image_shape: Shape,
                bgr: bool = False) -> Mapping:
     """Makes the mapping of a network for images of `image_shape` = (H, W, C).
 
-    bgr: the network of theirs reads blue, green, red. Its first kernel is reversed, so
-        that ours reads RGB and computes the same.
+    bgr: whether their network reads channels in the order blue, green, red. Then its
+        first kernel is reversed, so that ours reads RGB and computes the same.
     Raises InputError for a library that has no such network.
     """
     mapping = _mapping(library, network, shapes_of(network, image_shape))
@@ -74,11 +74,11 @@ def _mapping(library: str, network: nn.Module, ours: dict[str, Shape]) -> Mappin
     if library == "cnn_jax":  # our own .npz and .safetensors files
         return Mapping(library, type(network).__name__, {
             path: Leaf(path, same(shape)) for path, shape in ours.items()}, "")
-    there = LIBRARIES[library]
-    if type(network) not in there.families:
+    naming = LIBRARIES[library]
+    if type(network) not in naming.families:
         raise InputError(f"{library} has no network like our {type(network).__name__}; "
-                         f"it has {', '.join(f.__name__ for f in there.families)}")
-    names = there.families[type(network)]
+                         f"it has {', '.join(f.__name__ for f in naming.families)}")
+    names = naming.families[type(network)]
     layers: dict[str, list[str]] = {}  # ours -> its arrays
     for path in ours:
         layers.setdefault(path.partition("/")[2].rpartition("/")[0], []).append(path)
@@ -91,13 +91,16 @@ def _mapping(library: str, network: nn.Module, ours: dict[str, Shape]) -> Mappin
             layout = same(shape)
             if leaf == "kernel":
                 make = names.kernels.get(layer)
-                layout = make(shape) if make else there.kernel(layer, shape)
-            leaves[path] = Leaf(there.key(theirs, layer, leaf, norm), layout)
+                layout = make(shape) if make else naming.kernel(layer, shape)
+            leaves[path] = Leaf(naming.key(theirs, layer, leaf, norm), layout)
     return Mapping(library, type(network).__name__, leaves, names.optional)
 
 
 def their_layer(name: LayerName, network: nn.Module, layer: str, library: str) -> str:
-    """Names a layer; InputError for one that the library's network does not have."""
+    """Names a layer as the library does.
+
+    Raises InputError for a layer that the library's network does not have.
+    """
     try:
         return name(network, layer)
     except KeyError:
@@ -106,7 +109,9 @@ def their_layer(name: LayerName, network: nn.Module, layer: str, library: str) -
 
 
 def shapes_of(network: nn.Module, image_shape: Shape) -> dict[str, Shape]:
-    """Lists a network's arrays, 'params/conv1/kernel', layer by layer as it makes them.
+    """Returns the shapes of a network's arrays, by names such as 'params/conv1/kernel'.
+
+    The layers are in the order of their creation.
     """
     made: dict[str, Shape] = {}
 
@@ -127,7 +132,7 @@ def shapes_of(network: nn.Module, image_shape: Shape) -> dict[str, Shape]:
 
 
 def reversed_input(mapping: Mapping) -> Mapping:
-    """Reverses the input channels of the kernel that reads three of them."""
+    """Reverses the input channels of the first kernel, which reads three of them."""
     [first] = [path for path, leaf in mapping.leaves.items()
                if len(leaf.layout.ours) == 4 and leaf.layout.ours[2] == 3]
     key, layout = mapping.leaves[first]
@@ -137,10 +142,10 @@ def reversed_input(mapping: Mapping) -> Mapping:
 
 def variables_from(mapping: Mapping, arrays: Arrays, source: str = "the file"
                    ) -> dict[str, Any]:
-    """Makes {"params": ..., "batch_stats": ...} of the arrays of a library's file.
+    """Makes {"params": ..., "batch_stats": ...} from the arrays of a library's file.
 
-    Types of fewer than 32 bits become float32. The arrays may be views.
-    Raises InputError that names the keys which are missing, left over or of another
+    All types except float32 and float64 become float32. The arrays may be views.
+    Raises InputError that lists the keys which are missing, left over or of another
     shape.
     """
     arrays = cleaned(mapping, arrays)
@@ -155,7 +160,7 @@ def variables_from(mapping: Mapping, arrays: Arrays, source: str = "the file"
 
 
 def arrays_from(mapping: Mapping, variables: Any) -> Arrays:
-    """Makes the arrays of a library's file of {"params": ..., "batch_stats": ...}.
+    """Makes the arrays of a library's file from {"params": ..., "batch_stats": ...}.
 
     They are in the order of the library's layers.
     Raises InputError for variables of another network.
@@ -172,18 +177,21 @@ def arrays_from(mapping: Mapping, variables: Any) -> Arrays:
 
 
 def left_out(mapping: Mapping, arrays: Arrays) -> list[str]:
-    """Lists the keys of a file that our network knowingly does without."""
+    """Lists the keys of a file that our network does not need."""
     keys = {leaf.key for leaf in mapping.leaves.values()}
     return [key for key in cleaned(mapping, arrays, keep_optional=True)
             if key not in keys and is_like(mapping.optional, key)]
 
 
 def cleaned(mapping: Mapping, arrays: Arrays, keep_optional: bool = False) -> Arrays:
-    """Renames a file's arrays to the current names; drops what is not a parameter.
+    """Renames a file's arrays to the library's current names.
+
+    Arrays that are not parameters are dropped, and so are optional ones, unless
+    `keep_optional`.
     """
     keys = {leaf.key for leaf in mapping.leaves.values()}
     if library := LIBRARIES.get(mapping.library):  # not one of ours
-        arrays = {key_of_today(library, key): array for key, array in arrays.items()}
+        arrays = {current_key(library, key): array for key, array in arrays.items()}
         arrays = {key: array for key, array in arrays.items()
                   if not is_like(library.ignored, key)}
     renamed = {key: array for key, array in arrays.items()
@@ -196,7 +204,10 @@ def cleaned(mapping: Mapping, arrays: Arrays, keep_optional: bool = False) -> Ar
 
 
 def named_variables(mapping: Mapping, arrays: Arrays) -> Arrays:
-    """Names LAYER/vars/0 of a .weights.h5 file, whose class did not tell its weight."""
+    """Names the numbered weights, LAYER/vars/0, of a .weights.h5 file.
+
+    They keep their number if the class of the layer does not tell which weight it is.
+    """
     weights: dict[str, list[str]] = {}
     for leaf in mapping.leaves.values():
         weights.setdefault(leaf.key.rpartition("/")[0], []).append(leaf.key)
@@ -210,7 +221,8 @@ def named_variables(mapping: Mapping, arrays: Arrays) -> Arrays:
     return named
 
 
-def key_of_today(library: Library, key: str) -> str:
+def current_key(library: Library, key: str) -> str:
+    """Turns a key of an older file into the library's current one."""
     for pattern, template in library.renamed:
         if match := re.fullmatch(pattern, key):
             key = match.expand(template)
@@ -218,16 +230,16 @@ def key_of_today(library: Library, key: str) -> str:
 
 
 def is_like(pattern: str, key: str) -> bool:
-    """Tells whether a key is of a pattern; '' has none."""
+    """Tells whether a key matches a pattern; '' matches nothing."""
     return bool(pattern) and re.fullmatch(pattern, key) is not None
 
 
 def in_keras_order(mapping: Mapping, arrays: Arrays) -> Arrays | None:
-    """Names arrays by their places, as Keras does when it reads an .h5 file.
+    """Names arrays by their order, as Keras does when it reads an .h5 file.
 
-    The layers of published files have the names of their year, so Keras pairs its
-    layers with those of the file in order, and the arrays of each. None where that does
-    not fit in numbers and shapes, as in .keras files, whose names are right.
+    Published files have the layer names of an older Keras, so Keras pairs its layers
+    with those of the file in order, and the arrays of each. Returns None if numbers or
+    shapes do not fit, as in .keras files, whose names are right.
     """
     def by_layer(keys: Any) -> list[list[str]]:
         return [list(group) for _, group in itertools.groupby(
@@ -238,18 +250,18 @@ def in_keras_order(mapping: Mapping, arrays: Arrays) -> Arrays | None:
     if list(map(len, ours)) != list(map(len, theirs)):
         return None
     pairs = dict(zip(itertools.chain(*ours), itertools.chain(*theirs)))
-    if any(shapes[key] != arrays[place].shape for key, place in pairs.items()):
+    if any(shapes[key] != arrays[other].shape for key, other in pairs.items()):
         return None
-    return {key: arrays[place] for key, place in pairs.items()}
+    return {key: arrays[other] for key, other in pairs.items()}
 
 
 def in_class_order(mapping: Mapping, arrays: Arrays) -> Arrays | None:
-    """Names arrays by the places of their layers among those with the same weights.
+    """Names arrays by the order of their layers among those with the same weights.
 
     A .keras or .weights.h5 file lists the layers of each class in the model's order.
     Keras keeps counting unnamed layers within a process, so that the second Inception
-    v3 begins with conv2d_94. None if the names are the current ones, and where
-    the places do not fit in numbers and shapes.
+    v3 begins with conv2d_94. Returns None if the names are the current ones, or if
+    numbers or shapes do not fit.
     """
     if set(arrays) == {leaf.key for leaf in mapping.leaves.values()}:
         return None
@@ -265,16 +277,16 @@ def in_class_order(mapping: Mapping, arrays: Arrays) -> Arrays | None:
         return alike
 
     shapes = {leaf.key: leaf.layout.shape for leaf in mapping.leaves.values()}
-    found = {key.replace("/vars/0", "/beta"): array for key, array in arrays.items()}
+    renamed = {key.replace("/vars/0", "/beta"): array for key, array in arrays.items()}
     ours, theirs = by_weights(shapes), by_weights(arrays)
     if {kind: len(layers) for kind, layers in ours.items()} != {
             kind: len(layers) for kind, layers in theirs.items()}:
         return None
     pairs = {f"{layer}/{weight}": f"{other}/{weight}" for kind in ours
              for layer, other in zip(ours[kind], theirs[kind]) for weight in kind}
-    if any(shapes[key] != found[place].shape for key, place in pairs.items()):
+    if any(shapes[key] != renamed[other].shape for key, other in pairs.items()):
         return None
-    return {key: found[place] for key, place in pairs.items()}
+    return {key: renamed[other] for key, other in pairs.items()}
 
 
 def as_float(array: np.ndarray) -> np.ndarray:
@@ -304,8 +316,8 @@ def fits(mapping: Mapping, arrays: Arrays) -> bool:
 
 
 def describe(mapping: Mapping, misfit: Misfit, source: str) -> str:
-    """Says in one line which keys do not fit."""
-    def some(title: str, items: list[str]) -> list[str]:
+    """Writes in one line which keys do not fit."""
+    def listed(title: str, items: list[str]) -> list[str]:
         if not items:
             return []
         more = len(items) - MOST_NAMED
@@ -313,16 +325,18 @@ def describe(mapping: Mapping, misfit: Misfit, source: str) -> str:
                 + (f" and {more} more" if more > 0 else "")]
 
     return (f"{source} does not fit {mapping.library}'s form of {mapping.network}: "
-            + "; ".join(some("missing", misfit.missing)
-                        + some("left over", misfit.left_over)
-                        + some("of another shape", misfit.shapes)))
+            + "; ".join(listed("missing", misfit.missing)
+                        + listed("left over", misfit.left_over)
+                        + listed("of another shape", misfit.shapes)))
 
 
 def classes_of(network: nn.Module, image_shape: Shape, arrays: Arrays) -> int | None:
-    """Finds for how many classes the weights of a file are, by the bias of the head.
+    """Finds the number of classes of a weight file, by the bias of the head.
 
-    network: with any number of classes. None: the file has no such head. A head of
-    Keras may have any name: there it is the last dense layer.
+    In a Keras file the head may have any name: it is the last dense layer. Returns None
+    if the file has no head.
+
+    network: may have any number of classes.
     """
     ours = shapes_of(network, image_shape)
     for library in ("cnn_jax", *LIBRARIES):
@@ -331,27 +345,27 @@ def classes_of(network: nn.Module, image_shape: Shape, arrays: Arrays) -> int | 
         except InputError:  # it has no such network or layer
             continue
         bias = mapping.leaves.get("params/head/bias")
-        found = cleaned(mapping, arrays)
-        if bias is not None and bias.key in found and found[bias.key].ndim == 1:
-            return len(found[bias.key])
-        if library == "keras" and len(found) == len(mapping.leaves):
-            dense = [array for array in found.values() if array.ndim == 2]
+        renamed = cleaned(mapping, arrays)
+        if bias is not None and bias.key in renamed and renamed[bias.key].ndim == 1:
+            return len(renamed[bias.key])
+        if library == "keras" and len(renamed) == len(mapping.leaves):
+            dense = [array for array in renamed.values() if array.ndim == 2]
             return dense[-1].shape[1] if dense else None
     return None
 
 
-def without_odd_heads(mapping: Mapping, arrays: Arrays) -> Mapping:
+def without_unfit_heads(mapping: Mapping, arrays: Arrays) -> Mapping:
     """Leaves out the heads that a file lacks or has with other shapes.
 
-    A file may still hold them: a trunk has no head, and a network that was trained on
-    other classes has another.
+    A trunk has no head, and a network for other classes has another one. Their keys
+    become optional, so that the file may hold them.
     """
-    found = cleaned(mapping, arrays)
-    odd = {path.rpartition("/")[0].partition("/")[2]
-           for path, (key, layout) in mapping.leaves.items()
-           if key not in found or found[key].shape != layout.shape}
+    renamed = cleaned(mapping, arrays)
+    unfit = {path.rpartition("/")[0].partition("/")[2]
+             for path, (key, layout) in mapping.leaves.items()
+             if key not in renamed or renamed[key].shape != layout.shape}
     heads = {path: leaf for path, leaf in mapping.leaves.items()
-             if (layer := path.rpartition("/")[0].partition("/")[2]) in odd
+             if (layer := path.rpartition("/")[0].partition("/")[2]) in unfit
              and is_head(layer)}
     patterns = [re.escape(leaf.key) for leaf in heads.values()]
     return mapping._replace(
@@ -362,23 +376,23 @@ def without_odd_heads(mapping: Mapping, arrays: Arrays) -> Mapping:
 
 def find_mapping(network: nn.Module, image_shape: Shape, arrays: Arrays,
                  source: str = "the file", whole: bool = True) -> Mapping:
-    """Finds the library whose names of a network are those of a file.
+    """Finds the library whose names of a network's arrays are those of a file.
 
-    whole: False: the file's heads do not count where they differ.
-    Raises InputError that names the keys which do not fit, for the nearest library.
+    whole: False allows heads that are missing or have other shapes.
+    Raises InputError that lists the keys which do not fit, for the nearest library.
     """
     ours = shapes_of(network, image_shape)
-    found: list[tuple[Mapping, Misfit]] = []
+    tried: list[tuple[Mapping, Misfit]] = []
     for library in ("cnn_jax", *LIBRARIES):
         try:
             mapping = _mapping(library, network, ours)
         except InputError:  # it has no such network or layer
             continue
         if not whole and not fits(mapping, arrays):
-            mapping = without_odd_heads(mapping, arrays)
+            mapping = without_unfit_heads(mapping, arrays)
         misfit = misfit_of(mapping, cleaned(mapping, arrays))
         if not misfit.total:
             return mapping
-        found.append((mapping, misfit))
-    mapping, misfit = min(found, key=lambda pair: pair[1].total)
+        tried.append((mapping, misfit))
+    mapping, misfit = min(tried, key=lambda pair: pair[1].total)
     raise InputError(describe(mapping, misfit, source))

@@ -1,8 +1,8 @@
 """Writes a layer graph as an ONNX model, with the `onnx` package (extra `export`).
 
-The model takes pixels, uint8 [N, H, W, C], and scales them itself; N is symbolic. One
-transposition at the input turns them into NCHW, and all images inside are NCHW. Nodes
-and initializers have the names of our layers ('conv1', 'conv1/kernel'). Opset 17 in IR
+The model takes pixels, uint8 [N, H, W, C], and scales them itself; N is symbolic. A
+Transpose at the input makes them NCHW, and all images inside are NCHW. Nodes and
+initializers have the names of our layers ('conv1', 'conv1/kernel'). Opset 17 with IR
 version 8 loads in every ONNX Runtime since 1.13, in OpenVINO and in browsers.
 """
 
@@ -35,22 +35,22 @@ def to_onnx(graph: Graph, scaling: Scaling, output: str = "softmax",
     scaling: (offset, factor), each a number or one for each channel: the network's
         input is (pixel - offset) * factor, as in `data.scaling`.
     output: 'softmax' or 'sigmoid' of the logits, named `probabilities`; or 'logits'.
-        [N, classes], or [N, H, W, classes] where every pixel has a class.
-    class_names: stored in the model's metadata, as a JSON list.
-    fold: batch norm is folded into the layer before it, see `fold_batch_norm`; False
-        keeps every batch norm as an operator.
+        It is [N, classes], or [N, H, W, classes] if every pixel has a class.
+    class_names: are stored in the model's metadata, as a JSON list.
+    fold: whether batch norm is folded into the layer before it, see `fold_batch_norm`;
+        if not, every batch norm is an operator.
     dtype: of the computation and the weights; float64 is for checks.
     Raises InputError for an operation that ONNX cannot express.
     """
     if output not in OUTPUTS:
         raise InputError(f"output {output!r} must be one of {', '.join(OUTPUTS)}")
-    named = without_names(fold_batch_norm(graph) if fold else graph,
-                          {INPUT, OUTPUTS[output]})
-    writer = Writer(named, np.dtype(dtype))
+    renamed = without_names(fold_batch_norm(graph) if fold else graph,
+                            {INPUT, OUTPUTS[output]})
+    writer = Writer(renamed, np.dtype(dtype))
     write_input(writer, scaling)
     for node in writer.graph.nodes[1:]:
         WRITERS[type(node.operation)](writer, node, node.operation)
-    return described(write_output(writer, output), graph, output, class_names)
+    return make_model(write_output(writer, output), graph, output, class_names)
 
 
 def trained_to_onnx(trained: Trained, fold: bool = True) -> onnx.ModelProto:
@@ -65,7 +65,7 @@ def trained_to_onnx(trained: Trained, fold: bool = True) -> onnx.ModelProto:
 
 
 def without_names(graph: Graph, taken: set[str]) -> Graph:
-    """Renames the nodes that have a name of the model's input or output."""
+    """Renames the nodes whose names the model's input or output takes."""
     def name_of(name: str) -> str:
         return f"{name}/layer" if name in taken else name
 
@@ -75,9 +75,9 @@ def without_names(graph: Graph, taken: set[str]) -> Graph:
         for node in graph.nodes))
 
 
-def described(proto: onnx.GraphProto, graph: Graph, output: str,
-              class_names: Sequence[str]) -> onnx.ModelProto:
-    """Makes a model that says who made it, and what its classes are."""
+def make_model(proto: onnx.GraphProto, graph: Graph, output: str,
+               class_names: Sequence[str]) -> onnx.ModelProto:
+    """Makes the model of an ONNX graph, with its producer and classes as metadata."""
     model = helper.make_model(
         proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
         producer_name="cnn_jax", producer_version=cnn_jax.__version__)

@@ -36,18 +36,19 @@ class Writer:
         self.consumers = graph.consumers()
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
-        self.written: dict[Any, str] = {}  # initializers by what they hold
-        self.channels_first: dict[str, Shape] = {}  # flattened: (H, W, C)
+        self.written: dict[Any, str] = {}  # (id of an array, arrangement): initializer
+        # Flattened images whose values are in the order C, H, W: their (H, W, C).
+        self.channels_first: dict[str, Shape] = {}
 
     def add(self, operator: str, inputs: Iterable[str], name: str,
             **attributes: Any) -> str:
-        """Adds an ONNX node; it and its value have one name."""
+        """Adds an ONNX node, and returns its name, which its value has too."""
         self.nodes.append(helper.make_node(operator, list(inputs), [name], name=name,
                                            **attributes))
         return name
 
     def tensor(self, name: str, array: np.ndarray) -> str:
-        """Adds an initializer."""
+        """Adds an initializer, and returns its name."""
         self.initializers[name] = numpy_helper.from_array(
             np.asarray(array, order="C"), name)
         return name
@@ -60,10 +61,10 @@ class Writer:
 
     def param(self, node: Node, name: str, arrange: Arrange = unchanged,
               arrangement: Any = None) -> str:
-        """Adds a parameter of a node; layers that share it share the initializer.
+        """Adds a parameter of a node. Layers that share it share the initializer.
 
-        arrange: gives the array the axes and the order that ONNX wants.
-        arrangement: tells apart what `arrange` makes of a shared parameter.
+        arrange: converts the array to ONNX's layout.
+        arrangement: identifies that layout, as a shared parameter may need several.
         """
         array = node.params[name]
         key = id(array), arrangement
@@ -89,10 +90,10 @@ def is_image(node: Node) -> bool:
 
 
 def arranged(node: Node, items: Sequence[Any]) -> list[Any]:
-    """Puts items, one for each axis but the batch, in ONNX's order."""
+    """Sorts items, one for each axis except the batch, into ONNX's order."""
     return [items[axis - 1] for axis in layout(node)[1:]]
 
 
 def layout(node: Node) -> list[int]:
-    """Lists our axes of a value in the order that they have in ONNX."""
+    """Lists our axes of a value in ONNX's order."""
     return [0, 3, 1, 2] if is_image(node) else list(range(len(node.shape) + 1))

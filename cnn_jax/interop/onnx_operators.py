@@ -1,4 +1,4 @@
-"""How each operation of a layer graph is written as ONNX operators."""
+"""Writes each operation of a layer graph as ONNX operators."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +15,9 @@ from cnn_jax.ops.pool.windows import counts as window_counts
 
 Pair = tuple[int, int]
 
-TO_THE_END = 2 ** 63 - 1  # ONNX's stop of a slice that has none
+TO_THE_END = 2 ** 63 - 1  # ONNX's stop for a slice up to the end
 
-# Primitives that are one operator.
+# JAX primitives that are a single ONNX operator.
 ELEMENTWISE = {
     "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "pow": "Pow", "max": "Max",
     "min": "Min", "neg": "Neg", "abs": "Abs", "sign": "Sign", "exp": "Exp",
@@ -54,7 +54,7 @@ def hwio_to_oihw(kernel: np.ndarray) -> np.ndarray:
 def write_conv(writer: Writer, node: Node, operation: kinds.Conv) -> None:
     x = node.inputs[0]
     padding = operation.padding
-    if any(side < 0 for pair in padding for side in pair):  # ONNX pads, never cuts
+    if any(side < 0 for pair in padding for side in pair):  # ONNX cannot crop
         x = write_padding(writer, x, f"{node.name}/pad", [(0, 0), *padding])
         padding = ((0, 0), (0, 0))
     writer.add("Conv", [x, *writer.weights(node, hwio_to_oihw, "OIHW")], node.name,
@@ -76,7 +76,7 @@ def write_conv_transpose(writer: Writer, node: Node,
 
 
 def write_dense(writer: Writer, node: Node, operation: kinds.Dense) -> None:
-    """Writes Gemm for vectors, a 1 x 1 convolution for images, else a product."""
+    """Writes Gemm for vectors, a 1 x 1 convolution for images, MatMul for others."""
     x = node.inputs[0]
     if is_image(node):
         writer.add("Conv", [x, *writer.weights(node, as_pointwise, "1x1")], node.name,
@@ -99,7 +99,7 @@ def as_pointwise(kernel: np.ndarray) -> np.ndarray:
 
 
 def channels_first(kernel: np.ndarray, shape: kinds.Shape) -> np.ndarray:
-    """Sorts the rows of a dense kernel from the order H, W, C to C, H, W."""
+    """Reorders the rows of a dense kernel from H, W, C to C, H, W."""
     rows = np.moveaxis(kernel.reshape(*shape, -1), 2, 0)
     return rows.reshape(kernel.shape)
 
@@ -129,9 +129,9 @@ def write_max_pool(writer: Writer, node: Node, operation: kinds.MaxPool) -> None
 
 
 def write_avg_pool(writer: Writer, node: Node, operation: kinds.AvgPool) -> None:
-    """Writes zeros that count by Pad where others do not count.
+    """Writes AveragePool, and Pad before it if only some of the padding counts.
 
-    ceil_mode would be shorter, but programs differ in what they count under it.
+    ceil_mode would be shorter, but programs differ in which values they count with it.
     """
     x = node.inputs[0]
     if max(operation.dilation) > 1:
@@ -147,7 +147,7 @@ def write_avg_pool(writer: Writer, node: Node, operation: kinds.AvgPool) -> None
 
 
 def write_dilated_mean(writer: Writer, node: Node, operation: kinds.AvgPool) -> None:
-    """Writes a sum by a convolution; AveragePool has a dilation from opset 19 on."""
+    """Writes the sum as a convolution: AveragePool has no dilation before opset 19."""
     x, channels = node.inputs[0], node.shape[-1]
     ones = writer.floats(f"{node.name}/ones", np.ones((channels, 1, *operation.window)))
     total = writer.add("Conv", [x, ones], f"{node.name}/sum",
@@ -188,14 +188,14 @@ def write_elementwise(writer: Writer, node: Node, operation: kinds.Elementwise) 
     elif operation.kind == "ne":
         writer.add("Not", [writer.add("Equal", operands, f"{node.name}/eq")], node.name)
     elif operation.kind == "select_n":
-        which, no, yes = operands
-        writer.add("Where", [which, yes, no], node.name)
+        condition, if_false, if_true = operands
+        writer.add("Where", [condition, if_true, if_false], node.name)
     else:
         writer.add(ELEMENTWISE[operation.kind], operands, node.name)
 
 
 def constant_of(writer: Writer, node: Node, value: Any) -> np.ndarray:
-    """Gives a constant operand ONNX's layout; its batch has size 1."""
+    """Converts a constant operand, with a batch of 1, to ONNX's layout."""
     array = np.asarray(value)
     if array.dtype != bool:
         array = array.astype(writer.dtype)
@@ -208,9 +208,10 @@ def write_concat(writer: Writer, node: Node, operation: kinds.Concat) -> None:
 
 
 def write_reshape(writer: Writer, node: Node, operation: kinds.Reshape) -> None:
-    """Writes Reshape of NHWC, or Flatten of NCHW where that may be.
+    """Writes Reshape of NHWC, or Flatten of NCHW if that is equivalent.
 
-    Flattening an image into dense layers sorts the rows of their kernels in its place.
+    It is also used if only dense layers read a flattened image: the rows of their
+    kernels are reordered instead, see `write_dense`.
     """
     before = writer.by_name[node.inputs[0]]
     x = before.name
@@ -261,7 +262,7 @@ def write_pad(writer: Writer, node: Node, operation: kinds.Pad) -> None:
 
 def write_padding(writer: Writer, x: str, name: str, padding: Sequence[Pair],
                   value: float = 0.0) -> str:
-    """Pads each axis but the batch; a negative side cuts, by Slice."""
+    """Pads each axis except the batch. Slice crops the sides of negative padding."""
     if min(map(min, padding)) < 0:
         inputs = [writer.integers(f"{name}/{field}", values) for field, values in (
             ("starts", [max(0, -low) for low, _ in padding]),
@@ -277,8 +278,8 @@ def write_reduce(writer: Writer, node: Node, operation: kinds.Reduce) -> None:
     before = writer.by_name[node.inputs[0]]
     order, removed = layout(before), operation.axes
     kept = [axis for axis in order if axis not in removed]
-    wanted = [sorted(kept)[axis] for axis in layout(node)]
-    name = node.name if kept == wanted else f"{node.name}/{operation.kind}"
+    target = [sorted(kept)[axis] for axis in layout(node)]
+    name = node.name if kept == target else f"{node.name}/{operation.kind}"
     axes = sorted(map(order.index, removed))
     if operation.kind == "sum":  # the only one whose axes are an input in opset 17
         x = writer.add("ReduceSum", [before.name, writer.integers(
@@ -286,8 +287,8 @@ def write_reduce(writer: Writer, node: Node, operation: kinds.Reduce) -> None:
     else:
         x = writer.add(f"Reduce{operation.kind.capitalize()}", [before.name], name,
                        axes=axes, keepdims=0)
-    if kept != wanted:
-        writer.add("Transpose", [x], node.name, perm=list(map(kept.index, wanted)))
+    if kept != target:
+        writer.add("Transpose", [x], node.name, perm=list(map(kept.index, target)))
 
 
 WRITERS: Mapping[type, Callable[..., None]] = {

@@ -13,8 +13,8 @@ from onnx.reference.op_run import OpRun
 def read_onnx(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """Makes the program of an ONNX file: uint8 pixels [N, H, W, C] -> its output.
 
-    ONNX Runtime runs the file where it is installed, else ONNX's own evaluator in
-    NumPy, which is hundreds of times slower.
+    ONNX Runtime runs the file if it is installed; otherwise ONNX's own evaluator in
+    NumPy does, which is hundreds of times slower.
     """
     session: Any
     try:
@@ -30,16 +30,19 @@ def read_onnx(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def reference_evaluator(model: onnx.ModelProto) -> ReferenceEvaluator:
-    """Makes ONNX's own evaluator, with an LRN that is right.
+    """Makes ONNX's own evaluator, with a correct LRN.
 
-    In onnx 1.23 a transposed convolution of several groups is wrong too; no registered
-    network has one.
+    In onnx 1.23 a transposed convolution with several groups is wrong too, but no
+    registered network has one.
     """
     return ReferenceEvaluator(model, new_ops=[LRN])
 
 
 class LRN(OpRun):
-    """Local response norm; that of onnx 1.23 leaves out all channels c >= N."""
+    """Computes local response norm. That of onnx 1.23 leaves out all channels c >= N.
+
+    N is the batch size.
+    """
 
     op_domain = ""
 

@@ -1,14 +1,14 @@
 """Writes a network as one StableHLO program for CPU, CUDA and TPU.
 
-The program maps uint8 pixels [N, H, W, C], N being any number, to probabilities. It
-holds the weights and the scaling of pixels, and needs jax alone:
+The program maps uint8 pixels [N, H, W, C], for any N, to probabilities. It contains the
+weights and the scaling of pixels, and needs only jax:
 
     import jax, numpy
     from jax import export
     program = jax.jit(export.deserialize(open("model.stablehlo", "rb").read()).call)
     probabilities = program(numpy.zeros((1, 28, 28, 1), numpy.uint8))
 
-StableHLO is read by releases of jax of the next six months at least.
+All releases of jax in the six months after the export, at least, can read it.
 """
 
 import importlib.util
@@ -44,7 +44,7 @@ def write_stablehlo(path: Path, trained: Trained) -> Path:
 
 
 def probabilities_of(trained: Trained) -> Callable[[jax.Array], jax.Array]:
-    """Makes the function pixels -> probabilities from XLA's own operations alone."""
+    """Makes the function pixels -> probabilities from XLA's own operations only."""
     config = trained.config.copy_and_resolve_references()
     with config.unlocked():
         config.model.conv = config.model.pool = "lax"

@@ -1,4 +1,4 @@
-"""The parameters of a network for other programs: NumPy's .npz, and text to read."""
+"""Writes the parameters of a network for other programs, as .npz and as text."""
 
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ def write_npz(path: Path, variables: dict[str, Any]) -> Path:
 def write_text(path: Path, variables: dict[str, Any]) -> Path:
     """Writes every array as text, and returns the path.
 
-    Each has a line with its name, shape, mean, standard deviation and extremes. Its
-    values follow, only the corners of large arrays; the .npz file has them all.
+    Each has a line with its name, shape, mean, standard deviation, minimum and maximum.
+    Its values follow, but only the corners of large arrays; the .npz file has them all.
     """
     blocks = []
     with np.printoptions(precision=5, suppress=True, threshold=200, edgeitems=EDGE,

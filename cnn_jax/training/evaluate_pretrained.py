@@ -78,9 +78,9 @@ def pictures_folder(config: ConfigDict) -> Path:
     """
     root = local_folder(config)
     if root is None:
-        raise InputError("--mode=eval of a pretrained network needs pictures: set "
-                         "--config.data.dir to the folder of ImageNet, or to a folder "
-                         "with one subfolder for each class")
+        raise InputError("--mode=eval of a pretrained network needs pictures: give "
+                         "--config.data.dir=FOLDER, which is the folder of ImageNet or "
+                         "one with a folder for each class")
     folder = next((root / name for name in VALIDATION if (root / name).is_dir()), root)
     if not any(path.is_dir() for path in folder.iterdir()):
         raise InputError(f"{folder} has no folders: put the pictures of each class "

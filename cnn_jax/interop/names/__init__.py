@@ -1,6 +1,7 @@
-"""The names and layouts of our networks' parameters in other libraries.
+"""Defines the names and layouts of our networks' parameters in other libraries.
 
-One file per library: a row of `FAMILIES` names the layers of a family of networks.
+There is a file for each library: a row of its `FAMILIES` names the layers of a family
+of networks.
 """
 
 from collections.abc import Callable
@@ -20,14 +21,14 @@ KERAS_NORM = {"scale": "gamma", "bias": "beta", "mean": "moving_mean",
 
 
 class Library(NamedTuple):
-    """How a library names and lays out the arrays of its networks.
+    """Defines how a library names and lays out the arrays of its networks.
 
     families: our networks that it has.
-    key: makes the key of an array from their layer, our layer, the name of our array,
-        and whether the layer is a batch norm.
-    kernel: makes the usual layout of a kernel from our layer and our shape.
+    key: (their layer, our layer, name of our array, whether it is a batch norm) -> the
+        key of the array in a file.
+    kernel: (our layer, our shape) -> the usual layout of a kernel.
     ignored: a pattern of keys that hold no parameter.
-    renamed: (pattern, template) pairs that turn keys of older files into today's.
+    renamed: (pattern, template) pairs that turn keys of older files into current ones.
     """
 
     families: dict[type[nn.Module], Names]
@@ -57,7 +58,7 @@ TORCHVISION = Library(
     torchvision.FAMILIES, torch_key, lambda layer, shape: torch_kernel(shape),
     ignored=r".*\bnum_batches_tracked",
     # `_orig_mod` and `module` wrap a network that is compiled or on several devices.
-    # DenseNet's layers of 2017 had names that torch forbids since.
+    # DenseNet's layers of 2017 had names that torch forbids today.
     renamed=((r"(?:_orig_mod\.|module\.)+(.+)", r"\1"),
              (r"(.+\.denselayer\d+\.(?:norm|conv))\.(\d\..+)", r"\1\2")))
 LIBRARIES = {

@@ -1,4 +1,4 @@
-"""The names of keras.applications' networks (3.15)."""
+"""Maps layer names to those of keras.applications (3.15)."""
 
 import flax.linen as nn
 
@@ -35,7 +35,7 @@ MOBILENET_V1 = by_rules(
     (r"stage\d_layer(\d+)_depthwise/bn", r"conv_dw_\1_bn"),
     (r"stage\d_layer(\d+)_pointwise/conv", r"conv_pw_\1"),
     (r"stage\d_layer(\d+)_pointwise/bn", r"conv_pw_\1_bn"))
-# Layers that Keras' code does not name are numbered as they are made.
+# Layers that Keras' code does not name are numbered in the order of their creation.
 XCEPTION = by_rules(
     (r"stem_conv(\d)/conv", r"block1_conv\1"),
     (r"stem_conv(\d)/bn", r"block1_conv\1_bn"),
@@ -54,8 +54,8 @@ XCEPTION = by_rules(
     (r"exit_bn(\d)", r"block14_sepconv\1_bn"),
     ("head", "predictions"))
 
-# The steps of each cell of Inception v3 by the place of their convolutions and of their
-# batch norms in Keras' list, which goes by the distance from the logits.
+# The steps of each cell of Inception v3 in Keras' order of layers, which follows their
+# distance from the logits. A pair has other orders for convolutions and batch norms.
 CELL_A = ("c1", "b1 c2", "a1 b2 c3 d2")
 CELL_C = ("c1", "c2", "b1 c3", "b2 c4", "a1 b3 c5 d2")
 CELL_E = ("c1", "b1 c2", ("b2x b2y c3x c3y a1", "b2x b2y c3x c3y"), ("d2", "a1 d2"))
@@ -72,11 +72,12 @@ MADE = {layer: i for i, layer in enumerate([
 
 
 def numbered(name: str, i: int) -> str:
+    """Returns NAME for 0, else NAME_i."""
     return name if i == 0 else f"{name}_{i}"
 
 
 def mobilenet_v2(network: nn.Module, path: str) -> str:
-    """Maps a layer; Keras counts blocks over all stages, the first is unexpanded."""
+    """Maps a layer. Keras counts blocks over all stages; the first is not expanded."""
     fixed = {"stem/conv": "Conv1", "stem/bn": "bn_Conv1", "final/conv": "Conv_1",
              "final/bn": "Conv_1_bn", "head": "predictions"}
     if path in fixed:

@@ -1,7 +1,7 @@
-"""How other programs lay out the arrays of our layers.
+"""Converts the arrays of our layers to the layouts of other libraries and back.
 
 Ours: convolution kernels [h, w, in, out], dense kernels [in, out], vectors [features].
-Every layout of theirs is ours split, its axes permuted, and reshaped.
+Each of their layouts is ours after a split of axes, a permutation, and a reshape.
 """
 
 import math
@@ -13,10 +13,10 @@ Shape = tuple[int, ...]
 
 
 class Layout(NamedTuple):
-    """theirs = ours.reshape(split).transpose(axes).reshape(shape)
+    """Defines their layout: theirs = ours.reshape(split).transpose(axes).reshape(shape)
 
-    Before that, `reverse` reverses the input channels of a convolution kernel: the
-    network of theirs reads images as blue, green, red.
+    If `reverse`, the input channels of a convolution kernel are reversed before: their
+    network reads images as blue, green, red.
     """
 
     ours: Shape
@@ -37,7 +37,7 @@ class Layout(NamedTuple):
 
 
 def same(ours: Shape) -> Layout:
-    """Keeps the array."""
+    """Keeps the layout."""
     return Layout(ours, ours, tuple(range(len(ours))), ours)
 
 
@@ -47,34 +47,37 @@ def permuted(ours: Shape, axes: tuple[int, ...]) -> Layout:
 
 
 def torch_kernel(ours: Shape) -> Layout:
-    """[h, w, in, out] -> [out, in, h, w] and [in, out] -> [out, in]."""
+    """Maps [h, w, in, out] to [out, in, h, w], and [in, out] to [out, in]."""
     return permuted(ours, (3, 2, 0, 1) if len(ours) == 4 else (1, 0))
 
 
 def torch_pointwise(ours: Shape) -> Layout:
-    """[in, out] -> [out, in, 1, 1]: a dense layer as a convolution."""
+    """Maps [in, out] to [out, in, 1, 1]: a dense layer as a convolution."""
     return torch_kernel(ours)._replace(shape=(*ours[::-1], 1, 1))
 
 
 def torch_flattened(ours: Shape, channels: int) -> Layout:
-    """[h * w * in, out] -> [out, in * h * w]: the dense layer after a flattened map."""
+    """Maps [h * w * in, out] to [out, in * h * w]: a dense layer after a flatten."""
     rows, features = ours
     return Layout(ours, (rows // channels, channels, features), (2, 1, 0),
                   (features, rows))
 
 
 def torch_window(ours: Shape, channels: int) -> Layout:
-    """[h * w * in, out] -> [out, in, h, w] of a square map: as a convolution."""
+    """Maps [h * w * in, out] to [out, in, h, w]: a dense layer as a convolution.
+
+    The map is square.
+    """
     side = math.isqrt(ours[0] // channels)
     return torch_flattened(ours, channels)._replace(
         shape=(ours[1], channels, side, side))
 
 
 def keras_depthwise(ours: Shape) -> Layout:
-    """[h, w, 1, channels] -> [h, w, channels, 1]."""
+    """Maps [h, w, 1, channels] to [h, w, channels, 1]."""
     return permuted(ours, (0, 1, 3, 2))
 
 
 def keras_pointwise(ours: Shape) -> Layout:
-    """[in, out] -> [1, 1, in, out]: a dense layer as a convolution."""
+    """Maps [in, out] to [1, 1, in, out]: a dense layer as a convolution."""
     return same(ours)._replace(shape=(1, 1, *ours))

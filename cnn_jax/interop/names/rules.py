@@ -1,4 +1,4 @@
-"""How a library names the layers of one family of our networks."""
+"""Defines how a library names the layers of one family of our networks."""
 
 import re
 from collections.abc import Callable
@@ -12,7 +12,7 @@ LayerName = Callable[[nn.Module, str], str]  # (network, our layer's path) -> th
 
 
 class Names(NamedTuple):
-    """The names of a family of networks in a library.
+    """Holds the names of a family of networks in a library.
 
     layer: maps one of our networks and the path of one of its layers to their name.
     kernels: our layers whose kernels have another layout than the library's usual one.
@@ -42,7 +42,7 @@ def by_rules(*rules: tuple[str, str | Callable[..., str]]) -> LayerName:
 
 
 def groups(pattern: str, path: str) -> tuple[str, ...]:
-    """Takes our path apart; KeyError for one that the pattern does not match."""
+    """Splits our path by a pattern. Raises KeyError if it does not match."""
     match = re.fullmatch(pattern, path)
     if match is None:
         raise KeyError(path)
@@ -50,7 +50,7 @@ def groups(pattern: str, path: str) -> tuple[str, ...]:
 
 
 def shifted(template: str, *shifts: int) -> Callable[..., str]:
-    """Makes a template that adds whole numbers to the first groups of a match."""
+    """Makes a template that adds `shifts` to the first groups of a match."""
     def name(*groups: Any) -> str:
         numbers = [int(group) + shift for group, shift in zip(groups, shifts)]
         return template.format(*numbers, *groups[len(shifts):])

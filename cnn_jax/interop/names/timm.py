@@ -1,4 +1,4 @@
-"""The names of timm's networks (1.0.31); many are torchvision's."""
+"""Maps layer names to those of timm (1.0.31); many are torchvision's."""
 
 import functools
 import re
@@ -31,50 +31,50 @@ def vgg(network: nn.Module, path: str) -> str:
 
 
 def mobilenet_v1(network: nn.Module, path: str) -> str:
-    """Maps a layer; timm counts the separable layers within their stage."""
+    """Maps a layer. timm counts the separable layers within their stage."""
     fixed = {"stem/conv": "conv_stem", "stem/bn": "bn1", "head": "classifier"}
     if path in fixed:
         return fixed[path]
     stage, layer, part, kind = groups(r"stage(\d)_layer(\d+)_(\w+)/(\w+)", path)
-    place = int(layer) - FIRST_LAYERS[int(stage) - 1]
+    index = int(layer) - FIRST_LAYERS[int(stage) - 1]
     depthwise = part == "depthwise"
     name = {"conv": "conv_dw" if depthwise else "conv_pw",
             "bn": "bn1" if depthwise else "bn2"}[kind]
-    return f"blocks.{int(stage) - 1}.{place}.{name}"
+    return f"blocks.{int(stage) - 1}.{index}.{name}"
 
 
 def mobilenet_v2(network: nn.Module, path: str) -> str:
-    """Maps a layer; the parts of an unexpanded block come one earlier."""
+    """Maps a layer. In an unexpanded block the parts have numbers lower by one."""
     fixed = {"stem/conv": "conv_stem", "stem/bn": "bn1", "final/conv": "conv_head",
              "final/bn": "bn2", "head": "classifier"}
     if path in fixed:
         return fixed[path]
     stage, block, part, kind = groups(r"stage(\d)_block(\d)/(\w+)/(\w+)", path)
     expanded = INVERTED[int(stage) - 1][0] != 1
-    place = ["expand", "depthwise", "project"].index(part) + expanded
+    number = ["expand", "depthwise", "project"].index(part) + expanded
     convolutions = (["conv_pw", "conv_dw", "conv_pwl"] if expanded
                     else ["conv_dw", "conv_pw"])
-    name = convolutions[place - 1] if kind == "conv" else f"bn{place}"
+    name = convolutions[number - 1] if kind == "conv" else f"bn{number}"
     return f"blocks.{int(stage) - 1}.{int(block) - 1}.{name}"
 
 
 def xception(network: nn.Module, path: str) -> str:
-    """Maps a layer; timm numbers all blocks, and `rep` lists ReLUs too."""
+    """Maps a layer. timm numbers all blocks, and its `rep` counts ReLUs too."""
     path = path.replace("depthwise", "conv1")
     if path == "head":
         return "fc"
-    if found := re.fullmatch(r"stem_conv(\d)/(conv|bn)", path):
-        return f"{found[2]}{found[1]}"
-    if found := re.fullmatch(r"exit_(conv|bn)(\d)(/\w+)?", path):
-        return f"{found[1]}{int(found[2]) + 2}{(found[3] or '').replace('/', '.')}"
-    part, i, rest = groups(r"(\w+_block)(\d)/(.+)", path)
+    if match := re.fullmatch(r"stem_conv(\d)/(conv|bn)", path):
+        return f"{match[2]}{match[1]}"
+    if match := re.fullmatch(r"exit_(conv|bn)(\d)(/\w+)?", path):
+        return f"{match[1]}{int(match[2]) + 2}{(match[3] or '').replace('/', '.')}"
+    part, i, layer = groups(r"(\w+_block)(\d)/(.+)", path)
     block = f"block{XCEPTION_BLOCKS[part] + int(i)}"
-    if rest.startswith("shortcut"):
-        return f"{block}.skip" + "bn" * rest.endswith("bn")
-    kind, j, inner = groups(r"(conv|bn)(\d)(/\w+)?", rest)
+    if layer.startswith("shortcut"):
+        return f"{block}.skip" + "bn" * layer.endswith("bn")
+    kind, j, inner = groups(r"(conv|bn)(\d)(/\w+)?", layer)
     # ReLU (not in the first block), convolution, batch norm, ReLU, ...
-    place = 3 * (int(j) - 1) + (block != "block1") + (kind == "bn")
-    return f"{block}.rep.{place}{(inner or '').replace('/', '.')}"
+    index = 3 * (int(j) - 1) + (block != "block1") + (kind == "bn")
+    return f"{block}.rep.{index}{(inner or '').replace('/', '.')}"
 
 
 FAMILIES: dict[type[nn.Module], Names] = {

@@ -1,4 +1,4 @@
-"""The names of torchvision's networks (0.29 and the files since 2017)."""
+"""Maps layer names to those of torchvision (0.29, and files since 2017)."""
 
 import functools
 
@@ -75,10 +75,10 @@ def vgg(network: nn.Module, path: str) -> str:
     dense = {"fc1": 0, "fc2": 3, "head": 6}
     if path in dense:
         return f"classifier.{dense[path]}"
-    return f"features.{vgg_place(network, path)}"
+    return f"features.{vgg_index(network, path)}"
 
 
-def vgg_place(network: nn.Module, path: str) -> int:
+def vgg_index(network: nn.Module, path: str) -> int:
     """Counts the modules before a layer: convolutions, batch norms, ReLUs, pools."""
     stage, kind, layer = groups(r"stage(\d)_(conv|bn)(\d)", path)
     size = 2 + network.norm
@@ -87,7 +87,7 @@ def vgg_place(network: nn.Module, path: str) -> int:
 
 
 def mobilenet_v2(network: nn.Module, path: str) -> str:
-    """Maps a layer; features[0] is the stem, and blocks count over all stages."""
+    """Maps a layer. features[0] is the stem; blocks are counted over all stages."""
     fixed = {"stem/conv": "features.0.0", "stem/bn": "features.0.1",
              "final/conv": "features.18.0", "final/bn": "features.18.1",
              "head": "classifier.1"}
@@ -95,15 +95,15 @@ def mobilenet_v2(network: nn.Module, path: str) -> str:
         return fixed[path]
     stage, block, part, kind = groups(r"stage(\d)_block(\d)/(\w+)/(\w+)", path)
     number = sum(row[2] for row in INVERTED[:int(stage) - 1]) + int(block)
-    expanded = INVERTED[int(stage) - 1][0] != 1  # or its parts come one earlier
-    place = ["expand", "depthwise", "project"].index(part) - (not expanded)
+    expanded = INVERTED[int(stage) - 1][0] != 1  # if not, its numbers are lower by one
+    index = ["expand", "depthwise", "project"].index(part) - (not expanded)
     if part == "project":  # not wrapped with its batch norm
-        return f"features.{number}.conv.{place + (kind == 'bn')}"
-    return f"features.{number}.conv.{place}.{int(kind == 'bn')}"
+        return f"features.{number}.conv.{index + (kind == 'bn')}"
+    return f"features.{number}.conv.{index}.{int(kind == 'bn')}"
 
 
 def first_mobilenet_v2(network: nn.Module, path: str) -> str:
-    """Maps a layer of the network of 2018, which has no wrappers inside its blocks."""
+    """Maps a layer of the network of 2018, whose blocks are one flat sequence."""
     if path == "head":
         return "classifier"
     if not path.startswith("stage"):
@@ -111,21 +111,21 @@ def first_mobilenet_v2(network: nn.Module, path: str) -> str:
     stage, block, part, kind = groups(r"stage(\d)_block(\d)/(\w+)/(\w+)", path)
     number = sum(row[2] for row in INVERTED[:int(stage) - 1]) + int(block)
     expanded = INVERTED[int(stage) - 1][0] != 1
-    place = ["expand", "depthwise", "project"].index(part) - (not expanded)
-    return f"features.{number}.conv.{3 * place + (kind == 'bn')}"
+    index = ["expand", "depthwise", "project"].index(part) - (not expanded)
+    return f"features.{number}.conv.{3 * index + (kind == 'bn')}"
 
 
 def squeezenet(network: nn.Module, path: str) -> str:
-    """Maps a layer; features holds convolution, ReLU, pool, then fires and pools."""
+    """Maps a layer. features holds convolution, ReLU, pool, then fires and pools."""
     if path == "conv1":
         return "features.0"
     if path == "head":
         return "classifier.1"
     fire, part = groups(r"fire(\d)/(\w+)", path)
     pools = VERSIONS[network.version].pools
-    place = int(fire) + 1 + sum(pool < int(fire) for pool in pools)
+    index = int(fire) + 1 + sum(pool < int(fire) for pool in pools)
     name = {"squeeze": "squeeze", "expand1": "expand1x1", "expand3": "expand3x3"}[part]
-    return f"features.{place}.{name}"
+    return f"features.{index}.{name}"
 
 
 FAMILIES: dict[type[nn.Module], Names] = {

@@ -1,4 +1,4 @@
-"""Published weights by their source, 'torchvision:resnet50', and how they are read.
+"""Lists published weights by their source, such as 'torchvision:resnet50'.
 
 `PRETRAINED` has a row for every set of weights that torchvision, timm or
 keras.applications publish for one of our networks.
@@ -23,7 +23,7 @@ CLASSES = 1000  # of ImageNet
 def find_row(source: str) -> Pretrained:
     """Looks up a source such as 'torchvision:resnet50:IMAGENET1K_V2' or 'keras:vgg16'.
 
-    Raises InputError with the nearest sources for one that is not in `PRETRAINED`.
+    Raises InputError, which lists similar sources, if it is not in `PRETRAINED`.
     """
     if source in PRETRAINED:
         return PRETRAINED[source]
@@ -31,7 +31,7 @@ def find_row(source: str) -> Pretrained:
     near = ([known for known in PRETRAINED if known.startswith(f"{source}.")]
             or difflib.get_close_matches(source, PRETRAINED, 3, 0.4)
             or ["torchvision:resnet50", "timm:resnet50.a1_in1k", "keras:resnet50"])
-    raise InputError(f"there are no pretrained weights {source!r}; there are "
+    raise InputError(f"there are no pretrained weights {source!r}; known are "
                      f"{', '.join(near)} and others, see docs/pretrained.md")
 
 

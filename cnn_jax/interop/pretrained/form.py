@@ -1,7 +1,7 @@
-"""Whether a network computes what a library's network of the same arrays computes.
+"""Checks that a network computes the same as a library's network with equal arrays.
 
-Other padding, another epsilon or place of a stride change no array, so weights would
-load and mean something else.
+Padding, epsilon and the position of a stride do not show in the arrays. If they differ,
+weights load without an error, but the network computes something else.
 """
 
 from typing import Any
@@ -14,7 +14,8 @@ from cnn_jax.interop.pretrained.row import Pretrained
 from cnn_jax.layers import BATCH_NORM, BatchNorm
 from cnn_jax.networks.trace import ImageShape, trace_shapes
 
-# Fields that show in the arrays, and those without effect on logits in evaluation.
+# Fields that show in the shapes of arrays, and fields that do not affect the logits of
+# evaluation.
 SIZES = {"blocks", "depths", "growth", "groups", "middle", "version", "width", "widths"}
 NO_EFFECT = {"num_classes", "layers", "parent", "name", "aux", "dropout", "aux_dropout",
              "dropout_first", "flatten_size", "zero_gamma"}
@@ -22,9 +23,9 @@ KINDS = ("bottleneck", "norm")
 
 
 def differences(library: str, network: nn.Module, image_shape: ImageShape) -> list[str]:
-    """Lists the fields in which a network differs from the library's nearest form.
+    """Lists the fields in which a network differs from the library's most similar one.
 
-    For example ["stride_in='1x1' instead of '3x3'"]; empty: it computes the same.
+    For example ["stride_in='1x1' instead of '3x3'"]; if empty, it computes the same.
     """
     rows = [row for row in PRETRAINED.values() if row.library == library
             and networks.NETWORKS[row.network].constructor is type(network)]
@@ -32,8 +33,8 @@ def differences(library: str, network: nn.Module, image_shape: ImageShape) -> li
         return []
     epsilons = {call.module.epsilon for call in trace_shapes(network, None, image_shape)
                 if isinstance(call.module, BatchNorm)}
-    found = [different_from(row, network, epsilons) for row in rows]
-    return min(found, key=lambda texts: (  # first of all the same kind of network
+    by_row = [different_from(row, network, epsilons) for row in rows]
+    return min(by_row, key=lambda texts: (  # prefer the same kind of network
         any(text.startswith(KINDS) for text in texts), len(texts)))
 
 

@@ -1,7 +1,7 @@
-"""keras.applications' weights. Source: keras 3.15 and the table of keras.io.
+"""Lists the weights of keras.applications; source: keras 3.15 and a table of keras.io.
 
-Keras publishes accuracies of a single centre crop, but no size to which pictures are
-resized before it: 8/7 of the crop, as is usual, is our choice.
+Keras publishes accuracies for a single centre crop, but not the size to which pictures
+are resized before it. We choose 8/7 of the crop, as is usual.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from cnn_jax.interop.pretrained.row import (CAFFE, IMAGENET, SIGNED, Pretrained,
 URL = "https://storage.googleapis.com/tensorflow/keras-applications/{}.h5"
 KERNELS = "weights_tf_dim_ordering_tf_kernels"
 
-# Their network -> (folder, file, md5, top-1 in per cent).
+# Their network -> (folder, file, md5, top-1 in percent).
 FILES: dict[str, tuple[str, str, str, float | None]] = {
     "vgg16": ("vgg16", f"vgg16_{KERNELS}", "64373286793e3c8b2b4e3219cbf3544b", 71.3),
     "vgg19": ("vgg19", f"vgg19_{KERNELS}", "cbe5617147190e668d6c5d5026f83318", 71.3),

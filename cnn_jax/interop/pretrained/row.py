@@ -1,4 +1,4 @@
-"""A published set of weights: where it is, and what makes our network equal to it."""
+"""Defines a published set of weights, and what makes our network equal to it."""
 
 from typing import Any, NamedTuple
 
@@ -11,14 +11,14 @@ CAFFE = Scaling((123.68, 116.779, 103.939), (1.0,) * 3)  # red, green, blue
 
 
 class Pretrained(NamedTuple):
-    """A row of `PRETRAINED`; 1,000 classes of ImageNet, pictures in RGB.
+    """Holds a row of `PRETRAINED`, for the 1,000 classes of ImageNet and RGB pictures.
 
-    checksum: (algorithm, hexadecimal digits); the digits may be only the first of the
-        sum. None: nobody publishes one.
-    top1: per cent of ImageNet's validation set, published for this preparation. None:
+    checksum: (algorithm, hexadecimal digits), perhaps only the first digits. None: not
+        published.
+    top1: percent of ImageNet's validation set, published for this preprocessing. None:
         not published.
-    bgr: the file's first kernel reads blue, green, red; ours reads RGB all the same.
-    license: of the weights, where their publisher states it.
+    bgr: whether the file's first kernel reads blue, green, red; ours reads RGB anyway.
+    license: of the weights, if their publisher states it.
     """
 
     network: str            # a name in `networks.NETWORKS`
@@ -28,12 +28,12 @@ class Pretrained(NamedTuple):
     preprocessing: Preprocessing
     scaling: Scaling
     top1: float | None
-    fields: dict[str, Any] = {}  # of the network, where it differs from its row
+    fields: dict[str, Any] = {}  # that differ from the network's row in NETWORKS
     bn: str = "torch"            # a name in `layers.BATCH_NORM`
     bgr: bool = False
     license: str = ""
 
 
 def centre_crop(size: int, shorter_side: int, interpolation: str) -> Preprocessing:
-    """Resizes the shorter side, then cuts a square from the centre; RGB."""
+    """Makes the preprocessing: resize the shorter side, then crop a centre square."""
     return Preprocessing((size, size), 3, shorter_side, interpolation)

@@ -1,6 +1,6 @@
-"""The tables of docs/pretrained.md.
+"""Prints the tables of docs/pretrained.md.
 
-    python -m cnn_jax.interop.pretrained.table    prints them
+    python -m cnn_jax.interop.pretrained.table
 """
 
 import functools
@@ -13,7 +13,7 @@ from cnn_jax.interop.pretrained.row import Pretrained
 TITLES = {"torchvision": "torchvision", "timm": "timm", "keras": "keras.applications"}
 HEAD = ("source", "network here", "parameters", "pictures", "top-1 %", "checked by",
         "license")
-# What a server announces of files for which nobody publishes a sum.
+# What a server announces for files without a published checksum.
 ANNOUNCED = {"huggingface.co": "sha256 from the hub",
              "storage.googleapis.com": "md5 from the server",
              "github.com": "nothing: download it yourself"}
@@ -50,7 +50,7 @@ def lines(library: str, count: Callable[[Pretrained], int]) -> Iterator[str]:
 
 
 def cells(source: str, row: Pretrained, parameters: int) -> list[str]:
-    """Describes a row of `PRETRAINED`."""
+    """Formats the cells of a row of `PRETRAINED`."""
     fields = "".join(f", {name}={value}" for name, value in row.fields.items())
     size, _, shorter_side, interpolation = row.preprocessing
     assert size is not None

@@ -1,9 +1,9 @@
-"""timm's weights on the Hugging Face hub.
+"""Lists timm's weights on the Hugging Face hub.
 
-Sources: timm 1.0.31 (which sets there are, how pictures are prepared, licenses) and its
-results/results-imagenet.csv and README (accuracies). Pictures are prepared as for those
-accuracies: at `test_input_size` and `test_crop_pct` where timm has them, which for many
-is larger than in training.
+Sources: timm 1.0.31 (sets of weights, preprocessing, licenses), and its
+results/results-imagenet.csv and README (accuracies). The preprocessing is that of those
+accuracies: `test_input_size` and `test_crop_pct` if timm has them, which are often
+larger than in training.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ URLS = {"legacy_xception.tf_in1k": "https://github.com/rwightman/pytorch-image-m
         "releases/download/v0.1-cadene/xception-43020ad28.pth"}
 APACHE, BSD, NON_COMMERCIAL = "Apache-2.0", "BSD-3-Clause", "CC-BY-NC-4.0"
 
-# Their network -> ours, where the names differ.
+# Their network -> ours, if the names differ.
 NETWORKS = {**{f"resnet{depth}": f"resnet{depth}_v1_5" for depth in (50, 101, 152)},
             **{f"resnetv2_{depth}": f"resnet{depth}_v2"
                for depth in (18, 34, 50, 101, 152)},
@@ -34,7 +34,7 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 
 # (Size of the crop, shorter side before it, interpolation), scaling, license
-# -> weights -> top-1 in per cent.
+# -> weights -> top-1 in percent.
 Prepared = tuple[tuple[int, int, str], Scaling, str]
 WEIGHTS: dict[Prepared, dict[str, float | None]] = {
     ((288, 288, "bicubic"), IMAGENET, APACHE): {

@@ -1,4 +1,4 @@
-"""torchvision's weights. Source of all facts: the metadata of torchvision 0.29."""
+"""Lists torchvision's weights; source of all facts: metadata of torchvision 0.29."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from cnn_jax.interop.pretrained.row import IMAGENET, SIGNED, Pretrained, centre_
 
 URL = "https://download.pytorch.org/models/{}.pth"
 
-# Their network -> ours, where the names differ.
+# Their network -> ours, if the names differ.
 NETWORKS = {"alexnet": "alexnet_one_tower", "googlenet": "googlenet_torchvision",
             **{f"resnet{depth}": f"resnet{depth}_v1_5" for depth in (50, 101, 152)}}
 FIELDS: dict[str, dict[str, Any]] = {
@@ -19,8 +19,8 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 INCEPTIONS = ("googlenet", "inception_v3")
 
-# Network:weights -> (file, top-1 in per cent). The hexadecimal digits at the end of a
-# file's name are the first of its SHA-256. Without weights: IMAGENET1K_V1.
+# Network:weights -> (file, top-1 in percent). The hexadecimal digits at the end of a
+# file's name are the first of its SHA-256. A network alone means IMAGENET1K_V1.
 FILES = {
     "alexnet": ("alexnet-owt-7be5be79", 56.522),
     "vgg11": ("vgg11-8a719046", 69.020),
@@ -76,7 +76,7 @@ def row(name: str, file: str, top1: float) -> Pretrained:
         NETWORKS.get(network, network), "torchvision", URL.format(file),
         ("sha256", WHOLE_SHA256.get(file, file.rpartition("-")[2])),
         centre_crop(size, shorter_side, "bilinear"),
-        # These two change the usual scaling inside: `transform_input`.
+        # These two networks rescale the usual input to this one: `transform_input`.
         SIGNED if network in INCEPTIONS else IMAGENET, top1,
         FIELDS.get(network, {}),
         "torch_inception" if network in INCEPTIONS else "torch")

@@ -1,6 +1,6 @@
-"""Reads the weight files of PyTorch, timm, Keras and ours as NumPy arrays by name.
+"""Reads weight files of PyTorch, timm, Keras and cnn_jax as NumPy arrays by name.
 
-Neither PyTorch nor Keras is needed, and nothing in a file is run.
+Neither PyTorch nor Keras is needed, and no code in a file is run.
 """
 
 import zipfile
@@ -15,13 +15,13 @@ from cnn_jax.interop.readers import (keras_files, numpy_files, pytorch,
                                      safetensors_files)
 from cnn_jax.interop.readers.safetensors_files import write_safetensors
 
-REASON_LENGTH = 400  # characters of a reason, which may quote the file
+REASON_LENGTH = 400  # characters; a reason may quote the file
 
 Arrays = dict[str, np.ndarray]
 
 
 class Format(NamedTuple):
-    """One kind of weight file."""
+    """Defines one kind of weight file."""
 
     description: str
     read: Callable[[Path], Arrays]
@@ -39,15 +39,15 @@ _PICKLE = Format("a pickle of NumPy arrays", numpy_files.read_pickle)
 def read_arrays(path: Path) -> Arrays:
     """Reads the arrays of a weight file by their names in it.
 
-    The content tells the format, not the name of the file. Names are those of the file
-    for PyTorch, safetensors and our .npz, and LAYER/WEIGHT for Keras, see
-    keras_files.py. Of a PyTorch file with more than a state dict, only the entry of
-    `pytorch.WRAPPERS` is read. bfloat16 becomes float32, other types of numbers stay.
-    Arrays may be read-only and may share memory.
+    The format is recognized by the content of the file, not by its name. Arrays have
+    their names in the file for PyTorch, safetensors and our .npz, and LAYER/WEIGHT for
+    Keras, see keras_files.py. If a PyTorch file holds more than a state dict, only the
+    entry of `pytorch.WRAPPERS` is read. bfloat16 becomes float32; other number types
+    stay. Arrays may be read-only and may share memory.
 
     Raises:
         InputError: a missing or damaged file, one of another format, one that holds
-            more than arrays or that names functions, or a library that is missing.
+            more than arrays or that names functions, or a missing library.
     """
     return _read(path, _format)
 
@@ -62,16 +62,16 @@ def read_numpy_pickle(path: Path) -> Arrays:
 
 
 def _read(path: Path, format_of: Callable[[Path], Format | None]) -> Arrays:
-    """Reads a file and puts every failure into one line that names it."""
+    """Reads a file. Turns every failure into an InputError of one line."""
     what = "a weight file"
     try:
-        form = format_of(path)
-        if form is None:
+        file_format = format_of(path)
+        if file_format is None:
             raise ValueError(
-                "its content is of none of the formats that are read: PyTorch (.pth, "
+                "its content has none of the formats that are read: PyTorch (.pth, "
                 ".pt), .safetensors, Keras (.h5, .weights.h5, .keras) and .npz")
-        what = form.description
-        return form.read(path)
+        what = file_format.description
+        return file_format.read(path)
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing") from error
     except Exception as error:  # zip, HDF5 and pickle parsers raise many kinds
@@ -80,7 +80,7 @@ def _read(path: Path, format_of: Callable[[Path], Format | None]) -> Arrays:
 
 
 def _format(path: Path) -> Format | None:
-    """Tells the format by the first bytes, and of a zip by the names in it."""
+    """Recognizes the format by the first bytes, and for a zip by its members."""
     with path.open("rb") as file:
         start = file.read(32)
     if start.startswith(b"\x89HDF\r\n\x1a\n"):
@@ -96,7 +96,7 @@ def _format(path: Path) -> Format | None:
             return _KERAS
         if all(name.endswith(".npy") for name in names):
             return _NPZ
-    # The length of a header that is JSON.
+    # A .safetensors file begins with the length of its header, which is JSON.
     header = int.from_bytes(start[:8], "little")
     if start[8:9] == b"{" and 8 + header <= path.stat().st_size:
         return _SAFETENSORS

@@ -1,4 +1,4 @@
-"""Reads the weights of Keras' three formats under one kind of name, LAYER/WEIGHT.
+"""Reads the weights of Keras' three formats under uniform names, LAYER/WEIGHT.
 
 - .h5 of Keras 1, 2 and 3 (legacy): attributes list the layers and their weights.
 - .weights.h5 of Keras 3: numbered variables, `layers/conv2d_1/vars/0`.
@@ -25,15 +25,16 @@ import numpy as np
 from cnn_jax.errors import InputError
 
 MEMBER = "model.weights.h5"  # of a .keras file
-# Real weights hardly compress. What says more than FLOOR bytes and more than so many
-# times what is stored would fill the memory. Keras' floor is 4 GiB for each array.
+# Real weights hardly compress. A file that declares more than FLOOR bytes and more than
+# a ratio times the bytes that it stores would fill the memory, so it is refused. Keras'
+# floor is 4 GiB for each array.
 FLOOR, ARRAY_RATIO, MEMBER_RATIO = 2**28, 1000, 100
 ATTRIBUTE_LIMIT = 2**24  # bytes; Keras splits above 64 KiB
 
 # Keras 1 -> now. Its running_std held the variance.
 _KERAS_1 = {"W": "kernel", "b": "bias", "running_mean": "moving_mean",
             "running_std": "moving_variance"}
-# Which numbered variable is which weight, by the class of the layer.
+# Classes of layers whose numbered variables are a kernel and a bias.
 _KERNEL = re.compile(r"(conv\dd|conv\dd_transpose|depthwise_conv\dd|dense)")
 # Groups of .weights.h5 that are not part of a layer's path, and those without weights.
 _TRANSPARENT = ("layers", "_layer_checkpoint_dependencies")
@@ -49,9 +50,10 @@ def read_h5(source: Path | BinaryIO, configs: dict[str, dict] | None = None
         configs: class_name and config of each layer by its group; those of `.keras`.
 
     Returns:
-        Arrays by LAYER/WEIGHT. bfloat16 becomes float32, other types stay. In a
-        .weights.h5 file the class of a layer tells its weights; where it does not, the
-        number stays, LAYER/vars/0. The states of optimizers and dropout are left out.
+        Arrays by LAYER/WEIGHT. bfloat16 becomes float32; other types stay. In a
+        .weights.h5 file, weights are numbered; their names follow from the class of the
+        layer, or if that is not known, the number stays: LAYER/vars/0. The states of
+        optimizers and dropout are left out.
 
     Raises:
         InputError: h5py is not installed.
@@ -83,8 +85,8 @@ def h5py_library() -> Any:
 def read_keras(path: Path) -> dict[str, np.ndarray]:
     """Reads a .keras file, a zip. Returns and raises as `read_h5` does.
 
-    config.json gives the names of the layers where the weights have none, as in files
-    of the first versions of Keras 3.
+    If the weights have no layer names, as in the first versions of Keras 3, config.json
+    gives them.
     """
     with zipfile.ZipFile(path) as archive:
         config = json.loads(_member(archive, "config.json"))
@@ -95,13 +97,13 @@ def read_keras(path: Path) -> dict[str, np.ndarray]:
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     member = archive.getinfo(name)
     if member.file_size > max(FLOOR, MEMBER_RATIO * member.compress_size):
-        raise ValueError(f"its member {name} says {member.file_size:,} bytes and has "
-                         f"{member.compress_size:,}")
+        raise ValueError(f"its member {name} declares {member.file_size:,} bytes and "
+                         f"stores {member.compress_size:,}")
     return archive.read(member)
 
 
 class _Reader:
-    """Follows only plain links to plain arrays whose bytes are in the file."""
+    """Reads an HDF5 file, following only plain links to arrays stored in the file."""
 
     def __init__(self, h5py: Any) -> None:
         self.h5py = h5py
@@ -109,7 +111,7 @@ class _Reader:
         self.declared = self.stored = 0  # bytes of the arrays so far
 
     def once(self, item: Any) -> None:
-        """Refuses an object that was read before: links can make circles."""
+        """Refuses an object that was read before, because links can form cycles."""
         address = self.h5py.h5o.get_info(item.id).addr
         if address in self.seen:
             raise ValueError(f"its {item.name} is a second link to one object")
@@ -129,9 +131,9 @@ class _Reader:
         return group
 
     def names(self, group: Any, attribute: str) -> list[str]:
-        """Reads a list of names from an attribute, or from its pieces NAME0, NAME1.
+        """Reads a list of names from an attribute, or from its pieces NAME0, NAME1, ...
 
-        It is empty if there is no such attribute.
+        The list is empty if there is no such attribute.
         """
         pieces = [attribute]
         if attribute not in group.attrs:
@@ -148,13 +150,13 @@ class _Reader:
         if item.shape is None or item.dtype.kind not in "SO" or (
                 math.prod(item.shape) * item.dtype.itemsize > ATTRIBUTE_LIMIT):
             raise ValueError(f"its attribute {attribute} is {item.dtype} of shape "
-                             f"{item.shape}, no text or too long for names")
+                             f"{item.shape}: no text, or too long for names")
         texts = np.ravel(group.attrs[attribute])
         return [text.decode() if isinstance(text, bytes) else str(text)
                 for text in texts]
 
     def array(self, dataset: Any) -> np.ndarray:
-        """Reads a dataset after checking its type, its size and where its bytes are."""
+        """Reads a dataset, after checks of its type, its size and its storage."""
         if not isinstance(dataset, self.h5py.Dataset) or dataset.shape is None:
             raise ValueError("it has no array where a weight should be")
         self.once(dataset)
@@ -162,7 +164,7 @@ class _Reader:
             raise ValueError(f"its array {dataset.name} lies in another file, which is "
                              "not read")
         dtype = dataset.dtype
-        # The only type of Keras that h5py stores as two bytes without a meaning.
+        # bfloat16 is the only type of Keras that h5py stores as two untyped bytes.
         is_bfloat16 = dtype.str == "|V2"
         if dtype.kind not in "fiub" and not is_bfloat16:
             raise ValueError(f"its array {dataset.name} holds {dtype}, no numbers")
@@ -203,18 +205,18 @@ def _legacy(reader: _Reader, root: Any) -> dict[str, np.ndarray]:
 
 
 def _legacy_name(layer: str, weight: str) -> str:
-    """Makes LAYER/WEIGHT of a weight's name in the group of a layer.
+    """Makes LAYER/WEIGHT from a weight's name in the group of a layer.
 
-    Of `conv1`: `conv1/kernel:0` (Keras 2), `model/conv1/kernel` (Keras 3),
-    `conv1_2/kernel:0` (a model that was loaded and saved) and `conv1_W_1:0` (Keras 1)
-    are conv1/kernel. Of a model `inner`: `conv1/kernel:0` (Keras 2) and
-    `inner/conv1/kernel` (Keras 3) are inner/conv1/kernel.
+    In the group `conv1`, the names `conv1/kernel:0` (Keras 2), `model/conv1/kernel`
+    (Keras 3), `conv1_2/kernel:0` (a model that was loaded and saved) and `conv1_W_1:0`
+    (Keras 1) become conv1/kernel. In the group of a model `inner`, `conv1/kernel:0`
+    (Keras 2) and `inner/conv1/kernel` (Keras 3) become inner/conv1/kernel.
     """
     *scopes, name = weight.split(":")[0].split("/")
     for pattern in (re.escape(layer), re.escape(layer) + r"_\d+"):
-        found = [n for n, scope in enumerate(scopes) if re.fullmatch(pattern, scope)]
-        if found:
-            scopes = scopes[found[0] + 1:]
+        levels = [n for n, scope in enumerate(scopes) if re.fullmatch(pattern, scope)]
+        if levels:
+            scopes = scopes[levels[0] + 1:]
             break
     if name.startswith(f"{layer}_"):
         name = re.sub(r"_\d+$", "", name.removeprefix(f"{layer}_"))
@@ -224,7 +226,7 @@ def _legacy_name(layer: str, weight: str) -> str:
 
 def _numbered(reader: _Reader, root: Any, configs: dict[str, dict]
               ) -> dict[str, np.ndarray]:
-    """Reads the groups `vars` of a .weights.h5 file, at any depth."""
+    """Reads the `vars` groups of a .weights.h5 file, at any depth."""
     arrays: dict[str, np.ndarray] = {}
 
     def walk(group: Any, path: str, layers: tuple[str, ...]) -> None:
@@ -251,7 +253,7 @@ def _numbered(reader: _Reader, root: Any, configs: dict[str, dict]
 
 def _layer_name(reader: _Reader, group: Any, path: str,
                 configs: dict[str, dict]) -> str:
-    """Finds a layer's name: in the file, else in config.json, else its group's."""
+    """Finds the name of a layer in the file, else in config.json, else by its group."""
     variables = reader.find(group, "vars")
     if variables is not None and "name" in variables.attrs:
         name, = reader.texts(variables, "name")
@@ -261,7 +263,7 @@ def _layer_name(reader: _Reader, group: Any, path: str,
 
 
 def _weight_names(path: str, count: int, layer: dict) -> list[str]:
-    """Names the numbered variables of a layer, by its class and how many there are."""
+    """Names the numbered variables of a layer, by its class and their number."""
     kind = re.sub(r"_\d+$", "", path.rpartition("/")[2])
     config = layer.get("config", {})
     names: list[str] = []
@@ -284,7 +286,7 @@ def _weight_names(path: str, count: int, layer: dict) -> list[str]:
 
 
 def _layer_configs(config: dict, path: str) -> Iterator[tuple[str, dict]]:
-    """Yields (group, class_name and config) of all layers of a model's config.
+    """Yields (group, config) of all layers of a model's config.
 
     Keras names a group after the class: conv2d, conv2d_1, ..., in the model's order.
     """
@@ -305,12 +307,12 @@ def _snake_case(name: str) -> str:
 
 
 def _natural(name: str) -> list:
-    """Sorts conv2d_10 behind conv2d_9."""
+    """Makes a sort key that puts conv2d_10 after conv2d_9."""
     return [(int(part), "") if part.isdecimal() else (-1, part)
             for part in re.split(r"(\d+)", name)]
 
 
 def _add(arrays: dict[str, np.ndarray], name: str, array: np.ndarray) -> None:
     if name in arrays:
-        raise ValueError(f"it has two weights of the name {name}")
+        raise ValueError(f"it has two weights with the name {name}")
     arrays[name] = array

@@ -1,4 +1,4 @@
-"""Reads our .npz files, and pickles of NumPy arrays, without running anything."""
+"""Reads our .npz files, and pickles of NumPy arrays without running code in them."""
 
 import io
 import math
@@ -23,7 +23,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
         ValueError and others: a damaged file, Python objects, or an array whose shape
-            says another size than the file holds.
+            does not match its bytes in the file.
     """
     arrays = {}
     with zipfile.ZipFile(path) as archive:
@@ -78,7 +78,8 @@ def read_pickle(path: Path) -> dict[str, np.ndarray]:
 
 
 def _array(value: Any) -> np.ndarray:
-    """Makes an array from the record of NumPy's calls; its state holds all of it."""
+    """Makes an array from the recorded calls of NumPy; their state holds its content.
+    """
     match value:
         case Call(name, _, (1, tuple(shape), Call("numpy.dtype", (str(kind), *_),
                                                   (_, str(order), *_)),

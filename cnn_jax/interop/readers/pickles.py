@@ -1,8 +1,8 @@
-"""Parses a pickle into inert values. Nothing is imported, called or built.
+"""Parses a pickle into plain values. Nothing is imported, called or built.
 
-Python's own unpickler is a machine whose instructions may call any function. Here the
-few instructions that weight files use give a tree of plain values instead, in which a
-call is only a record of its name and arguments. All other instructions are refused, and
+Python's own unpickler runs instructions that may call any function. Here, the few
+instructions that weight files use give a tree of plain values instead, in which a call
+is only recorded with its name and arguments. All other instructions are refused, and
 so is a name that is not on the caller's list.
 """
 
@@ -42,14 +42,14 @@ def _no_reference(reference: Any) -> Any:
 
 def parse(stream: Any, allowed: Collection[str],
           resolve: Callable[[Any], Any] = _no_reference) -> Any:
-    """Parses one pickle and leaves the stream behind its end.
+    """Parses one pickle, and leaves the stream at its end.
 
     Args:
-        stream: BytesIO or mmap, whose `read` reserves no memory for more bytes than
-            there are.
+        stream: BytesIO or mmap; their `read` does not allocate more bytes than there
+            are.
         allowed: the "module.name" of the functions and classes that may be named.
-        resolve: gives the value for a reference to something outside the pickle, as a
-            storage of PyTorch.
+        resolve: returns the value of a reference to something outside the pickle, such
+            as a storage of PyTorch.
 
     Returns:
         None, bool, int, float, str, bytes, `Global`, `Call`, and tuples, lists and
@@ -113,7 +113,7 @@ def parse(stream: Any, allowed: Collection[str],
             if isinstance(stack[-1], Call):
                 stack[-1].state = state
             else:
-                _require(stack[-1], dict)  # attributes of an OrderedDict: not used
+                _require(stack[-1], dict)  # attributes of an OrderedDict are dropped
         elif name == "BINPERSID":
             stack.append(resolve(stack.pop()))
         elif name == "STOP":
@@ -127,7 +127,7 @@ def parse(stream: Any, allowed: Collection[str],
 def _allowed(name: str, allowed: Collection[str]) -> str:
     if name not in allowed:
         raise ValueError(f"it names {name}, which weights do not need, so it was not "
-                         "read; nothing in it was run. Save the state dict alone")
+                         "read; nothing in it was run. Save only the state dict")
     return name
 
 

@@ -1,9 +1,10 @@
 """Reads tensors from PyTorch's .pth and .pt files without PyTorch.
 
 A file is a zip (since PyTorch 1.6) or a stream of five pickles (before; many files of
-torchvision still are). In both, a pickle describes the tensors as views of storages,
-and the storages, flat arrays of values, follow outside it. Every shape, stride and
-offset is checked against the storage. Nothing in the pickle is run, see pickles.py.
+torchvision still have this format). In both, a pickle describes the tensors as views of
+storages, and the storages, flat arrays of values, follow outside the pickle. Every
+shape, stride and offset is checked against the storage. Nothing in the pickle is run,
+see pickles.py.
 """
 
 import io
@@ -22,7 +23,7 @@ from cnn_jax.interop.readers.pickles import Call, Global
 # The first two pickles of a stream.
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 MAGIC_BYTES = MAGIC.to_bytes(10, "little")
-# Entries that hold the state dict in a file that holds more, as a training checkpoint.
+# Entries that hold the state dict in a file with more content, such as a checkpoint.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 _BFLOAT16 = "torch.BFloat16Storage"  # read as uint16: NumPy has no bfloat16
@@ -41,7 +42,7 @@ class _Storage(NamedTuple):
 
     key: str
     kind: str  # its class, a key of _STORAGES
-    length: int  # values
+    length: int  # number of values
 
     @property
     def nbytes(self) -> int:
@@ -61,10 +62,10 @@ def read_zip(path: Path) -> dict[str, np.ndarray]:
     """Reads a zip of torch.save: FOLDER/data.pkl and FOLDER/data/KEY.
 
     Returns:
-        Arrays by their names in the state dict. Of a dict with an entry of `WRAPPERS`
-        that is a dict, that entry is read. Values that are not tensors are left out.
-        bfloat16 becomes float32, other types stay. Arrays are read-only, and those that
-        share a storage share memory.
+        Arrays by their names in the state dict. If the file's dict has an entry of
+        `WRAPPERS` that is a dict, that entry is read. Values that are not tensors are
+        left out. bfloat16 becomes float32; other types stay. Arrays are read-only, and
+        those that share a storage share memory.
 
     Raises:
         ValueError and others: a damaged file, or one that holds something else.
@@ -81,7 +82,7 @@ def read_zip(path: Path) -> dict[str, np.ndarray]:
         left = path.stat().st_size
 
         def read(name: str) -> bytes:
-            """Reads a member. All that are read fit into the file, so none expands."""
+            """Reads a member; the members read may not exceed the size of the file."""
             nonlocal left
             member = archive.getinfo(name)
             left -= member.file_size
@@ -154,7 +155,7 @@ def _storage(reference: Any, storages: dict[str, _Storage]) -> _Storage:
 
 
 def _state_dict(tree: Any) -> dict[str, _Tensor]:
-    """Finds the named tensors in what a file holds."""
+    """Finds the named tensors in the content of a file."""
     if not isinstance(tree, dict):
         kind = tree.name if isinstance(tree, Call) else type(tree).__name__
         raise ValueError(f"it holds a {kind} instead of a dict of tensors; save "
@@ -195,7 +196,7 @@ def _values(storage: _Storage, data: bytes, order: str) -> np.ndarray:
 
 
 def _view(name: str, tensor: _Tensor, values: np.ndarray) -> np.ndarray:
-    """Makes the tensor from its storage; it must lie inside and not overlap itself."""
+    """Makes a tensor from its storage; it must lie inside and not overlap itself."""
     size, stride, offset = tensor.size, tensor.stride, tensor.offset
     if len(size) != len(stride) or not all(
             isinstance(number, int) and number >= 0

@@ -13,7 +13,7 @@ from cnn_jax.files import named
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Reads all arrays. bfloat16 becomes float32, other types stay.
+    """Reads all arrays. bfloat16 becomes float32; other types stay.
 
     Raises:
         InputError: the library is not installed.
@@ -30,7 +30,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray],
                       metadata: dict[str, str] | None = None) -> Path:
-    """Writes arrays by name, replaces a file as a whole, and returns the path.
+    """Writes arrays by name, replaces a file atomically, and returns the path.
 
     Raises:
         InputError: the library is not installed.

@@ -1,11 +1,12 @@
 """Writes a folder that runs a trained network in a browser, offline.
 
     index.html, *.css, *.js             the page; it needs no build step
-    about.js                            what the page knows of the run
+    about.js                            what the page knows about the run
     embedded/NAME.0.js, NAME.1.js, ...  ONNX Runtime and the network, in parts
 
-The page works from any web server, and from a folder by a double click. There, a page
-may not fetch files, but it may run scripts. So every file that it reads is a script.
+The page works from any web server, and from a folder by a double click. A page opened
+from a folder may not fetch files, but it may run scripts. So every file that it reads
+is a script.
 """
 
 import base64
@@ -46,7 +47,7 @@ def write_web(folder: Path, trained: Trained) -> Path:
 
     ONNX Runtime for browsers is downloaded from npm once (33 MB).
     Raises InputError for a network that ONNX cannot express, without the package onnx,
-    and without a connection at the first time.
+    and without a connection for the first download.
     """
     # Imported here: onnx is an extra.
     from cnn_jax.interop.onnx_file import trained_to_onnx
@@ -68,11 +69,11 @@ def write_web(folder: Path, trained: Trained) -> Path:
 def load_web(folder: Path, trained: Trained) -> Callable[[np.ndarray], np.ndarray]:
     """Makes the program of the network in a folder: pixels -> probabilities.
 
-    It runs in ONNX Runtime for Python, where that is installed.
+    It runs in ONNX Runtime for Python, if that is installed.
     """
     from cnn_jax.interop.onnx_run import read_onnx
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / MODEL
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / MODEL
         path.write_bytes(extract(folder / "embedded" / MODEL))
         return read_onnx(path)
 
@@ -106,9 +107,9 @@ def parts_of(path: Path) -> list[Path]:
 
 
 def describe(trained: Trained, outputs: int, size: int) -> dict[str, Any]:
-    """Returns what the page must know of a run; see local.js.
+    """Returns what the page needs to know about a run; see local.js.
 
-    outputs: the number of classes that the network tells. size: bytes of the model.
+    outputs: the number of outputs of the network. size: bytes of the model.
     """
     prepared = trained.info.preprocessing
     return about.describe_run(trained, outputs) | {

@@ -1,4 +1,4 @@
-"""Fetches the program that runs a network in a browser, a package of npm."""
+"""Fetches the npm package that runs a network in a browser."""
 
 import base64
 import os
@@ -16,11 +16,11 @@ REGISTRY = "https://registry.npmjs.org"
 
 
 class Package(NamedTuple):
-    """A package of npm at one version."""
+    """Identifies one version of an npm package."""
 
     name: str
     version: str
-    integrity: str  # of its tarball, as the registry states it: sha512-BASE64
+    integrity: str  # of its tarball, as the registry gives it: sha512-BASE64
 
     @property
     def checksum(self) -> Checksum:
@@ -43,7 +43,7 @@ def fetch_package(package: Package, report: Reporter | None = None) -> Path:
     """Returns the tarball of a package, downloaded once into `CNN_JAX_CACHE`/npm.
 
     report: shows the progress of the download; None shows none.
-    Raises InputError without a connection, and for a tarball with another sum.
+    Raises InputError without a connection, and for a tarball with another checksum.
     """
     name = f"{package.name}-{package.version}.tgz"
     return fetch_cached(f"{registry()}/{package.name}/-/{name}",
@@ -52,7 +52,7 @@ def fetch_package(package: Package, report: Reporter | None = None) -> Path:
 
 
 def read_package(tarball: Path, paths: Sequence[str]) -> list[bytes]:
-    """Reads files of a package, whose sum is known to be right."""
+    """Reads files of a package whose checksum was verified."""
     contents = {}
     with tarfile.open(tarball, "r|gz") as archive:  # from its start to its end, once
         for member in archive:
