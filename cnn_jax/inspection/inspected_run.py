@@ -92,7 +92,7 @@ class InspectedRun:
 
     @functools.cached_property
     def calls(self) -> list[Call]:
-        """The calls of the network's layers on one image, with shapes alone."""
+        """The calls of the network's layers on one image, with only shapes."""
         return trace_shapes(self.network, self.variables, self.pixels.shape[1:])
 
     @functools.cached_property

@@ -34,7 +34,7 @@ def has_one_class_per_image(run: InspectedRun) -> bool:
 def suspects(run: InspectedRun) -> list[Suspect]:
     """Lists the probable label errors of all splits that were not trained on.
 
-    Confident learning needs images that the network did not train on, with one class
+    Confident learning needs images that the network was not trained on, with one class
     each; for others the list is empty.
     """
     if not has_one_class_per_image(run) or run.split == "train":

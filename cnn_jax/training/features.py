@@ -1,4 +1,4 @@
-"""Computes the input of a network's head once, where only the head is trained.
+"""Computes the input of a network's head once, if only the head is trained.
 
 The layers before the head are frozen and images are not augmented, so the input of the
 head is the same in every epoch. It replaces the images, and an epoch runs one layer.

@@ -74,7 +74,7 @@ def by_jax(jaxpr: core.Jaxpr, equation: core.JaxprEqn,
 
 
 def compute(equation: core.JaxprEqn, operands: list[Any]) -> list[Any] | None:
-    """Computes the results without compiling for each shape; None where it cannot.
+    """Computes the results without compiling for each shape, or returns None.
 
     NumPy rounds these operations as XLA does: to the nearest number.
     """
@@ -122,7 +122,7 @@ def drawn(value: Any) -> Any:
 
 
 def is_prefix_stable(key: Any) -> bool:
-    """Tells whether value i of a draw depends on the key and i alone."""
+    """Tells whether value i of a draw depends only on the key and i."""
     return (jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
             and str(jax.random.key_impl(key)) in ("threefry2x32", "fry")
             and bool(jax.config.values["jax_threefry_partitionable"]))

@@ -217,7 +217,7 @@ class Arrays(NamedTuple):
 
 
 REAL = Arrays(global_array, jax.make_array_from_process_local_data)
-# Shapes alone, to compile programs for devices that this machine does not have.
+# Only shapes, to compile programs for devices that this machine does not have.
 ABSTRACT = Arrays(shape_of_value, shape_of_shares)
 
 

@@ -81,7 +81,7 @@ class Recipe:
     ema_decay: float = 0.0
     accumulate_steps: int = 1
     freeze: str = ""  # modules whose parameters and running statistics do not change
-    # The shape of the images where batches hold the input of the head in their place.
+    # If batches hold the head's input instead of images: the shape of the images.
     head_of: tuple[int, int, int] | None = None
     tta: tuple[str, ...] = ()  # names of `tta.VIEWS`, for evaluation
     # After this update the averages are plain means of the values since then (SWA);

@@ -96,13 +96,13 @@ def self_time(events: Iterable[tuple[float, float, str]]
     for start, duration, name in sorted(events, key=lambda event: (event[0],
                                                                    -event[1])):
         while open_events and open_events[-1][0] <= start:
-            _, ended, self_seconds = open_events.pop()
-            yield ended, self_seconds
+            _, ended, self_duration = open_events.pop()
+            yield ended, self_duration
         if open_events:
             open_events[-1][2] -= duration
         open_events.append([start + duration, name, duration])
-    for _, ended, own in reversed(open_events):
-        yield ended, own
+    for _, ended, self_duration in reversed(open_events):
+        yield ended, self_duration
 
 
 def make_profile(seconds: Mapping[str, float], names: Mapping[str, str], first: int,

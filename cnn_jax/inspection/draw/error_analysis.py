@@ -151,7 +151,7 @@ def draw_label_errors(run: InspectedRun, errors: list[Suspect]) -> Picture:
     """Draws the images whose labels are most probably wrong."""
     shown = errors[:IMAGES]
     images = np.stack([examples_of(run, split).images[i] for split, i, _ in shown])
-    given = [run.label_text(examples_of(run, split).labels[i]) for split, i, _ in shown]
+    names = [run.label_text(examples_of(run, split).labels[i]) for split, i, _ in shown]
     total = sum(len(outcome.losses) for outcome in run.outcomes.values())
     accuracy = sum((outcome.predicted == examples_of(run, split).labels).sum()
                    for split, outcome in run.outcomes.items()) / total
@@ -167,10 +167,10 @@ def draw_label_errors(run: InspectedRun, errors: list[Suspect]) -> Picture:
         "not trained on these images. Above each: its label and the class that it may "
         "be.",
         "; ".join(f"{split} {i} is labelled {label} and may be {run.class_name(j)}"
-                  for label, (split, i, j) in zip(given, shown)) + ".",
+                  for label, (split, i, j) in zip(names, shown)) + ".",
         drawing.sheet(images, [
             (f"{split} {i}: {label}", f"may be {run.class_name(j)}")
-            for label, (split, i, j) in zip(given, shown)]),
+            for label, (split, i, j) in zip(names, shown)]),
         {"index": np.array([i for _, i, _ in shown]),
          "suggested": np.array([j for _, _, j in shown])})
 
