@@ -83,7 +83,7 @@ def draw_stage(run: InspectedRun, settings: ConfigDict, stage: list[Layer],
         f"From kernel to pool: {first.name}",
         f"Each row is a filter ({len(filters)} of {first.shape[-1]}). The maps of a "
         "filter have one scale for all images: red is above 0 and blue below; a layer "
-        f"without negative values is drawn from dark to bright. Pixels: {sizes}."
+        f"without negative values is drawn from dark to bright. In pixels: {sizes}."
         + (f" The kernel is the mean over the {reads} channels that it reads."
            if reads > 1 and not colour else ""),
         f"{len(filters)} filters on {images} images, layer by layer: {sizes}.", figure,
@@ -92,6 +92,6 @@ def draw_stage(run: InspectedRun, settings: ConfigDict, stage: list[Layer],
 
 def label(layer: Layer) -> str:
     """Names a layer of a stage: 'conv1', 'relu', 'max pool'."""
-    kinds = [words or layer.module.kind for kind, words in FOLLOWERS.items()
+    names = [name or layer.module.kind for kind, name in FOLLOWERS.items()
              if isinstance(layer.module, kind)]
-    return kinds[0] if kinds else layer.name.rpartition("/")[2]
+    return names[0] if names else layer.name.rpartition("/")[2]
