@@ -70,7 +70,7 @@ def test_the_page_of_several_runs(runs, tmp_path, capsys):
     text = path.read_text()
     assert "6 runs in 3 groups" in text
     assert "0.9300 &#177; 0.0361" in text and "0 of 1" in text
-    assert "in no mean: dead." in text
+    assert "the means leave out: dead." in text
     assert text.count("data:image/png;base64,") == 5
     assert 'A ends at 0.7; B ends at 0.7; C ends at 0.1.' in text
     assert "Classes" not in text  # one group was not measured
