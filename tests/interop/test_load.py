@@ -140,7 +140,7 @@ def test_classes_of_folders():
     assert classes_of_folders(["b", "c", "a"], "xyz", "x").tolist() == [1, 2, 0]
     with pytest.raises(InputError, match="'cat' and 1 more of no class of ImageNet"):
         classes_of_folders(["tench", "cat", "dog"], names, "x")
-    with pytest.raises(InputError, match="x has 2 folders, .* tells 3 classes"):
+    with pytest.raises(InputError, match="x has 2 folders, .* has 3 classes"):
         classes_of_folders(["a", "b"], "xyz", "x")
 
 
