@@ -159,7 +159,7 @@ def draw_label_errors(run: InspectedRun, errors: list[Suspect]) -> Picture:
              "mistake of the network, not of a label. Train a better one first.")
     return Picture(
         "label_errors", "Probable label errors",
-        f"The network is right for {accuracy:.0%} of these images.{doubt} "
+        f"The network predicts {accuracy:.0%} of these images correctly.{doubt} "
         f"{counted(len(errors), 'label')} of {total:,} of the "
         f"{' and '.join(run.outcomes)} split{'s' * (len(run.outcomes) > 1)} "
         "may be wrong, by confident learning: another class is predicted, with at "
