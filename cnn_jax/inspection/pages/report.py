@@ -209,8 +209,8 @@ def fact(name: str, value: str, note: str = "") -> Fact:
 def precision(share: float, count: int) -> str:
     """Writes the standard error of a fraction p of n independent images.
 
-    It is sqrt(p (1 - p) / n). That is 0 if all of them are right, or none; then it
-    writes the one-sided 95 % bound of Clopper and Pearson, 0.05^(1 / n) or 1 minus that.
+    It is sqrt(p (1 - p) / n). That is 0 if all of them are right, or none. Then it is
+    the one-sided 95 % bound of Clopper and Pearson, 0.05^(1 / n) or 1 minus that.
     """
     if share in (0, 1):
         bound = 0.05 ** (1 / count)
