@@ -1,7 +1,8 @@
 """One training step of every registered network on the device, beside the CPU.
 
-The networks are made small: images of 32 x 32 pixels, or as small as the network
-takes, and each stage has one block. Names that then have the same program share it.
+The networks are made small: images of 64 x 64 pixels, or the smallest that the network
+takes if they are larger, and each stage has one block. Names that then have the same
+program share it.
 """
 
 import functools
@@ -21,11 +22,11 @@ from cnn_jax.training.steps import Batch, Recipe, TrainState, train_step
 from configs import default
 
 Shape = tuple[int, int, int]
-EXAMPLES, CLASSES, SIDE = 4, 3, 32
+EXAMPLES, CLASSES, SIDE = 4, 3, 64
 PER_PIXEL = ("shapes_fcn",)  # a label for every pixel
 # A CPU compiles a step in seconds rather than a minute so.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-FACTOR, FLOOR = 30.0, 1e-4  # see `check`
+FACTOR, FLOOR = 300.0, 1e-4  # see `check`
 LOSS = 1e-3  # of the relative distance of the losses, at most
 
 
@@ -128,7 +129,9 @@ def check(name: str, device: jax.Device) -> dict[str, Any]:
 
     How far rounding moves the update differs by orders of magnitude from network to
     network. So the CPU makes a second step, from parameters of which a bit is changed.
-    The device's update may be `FACTOR` times as far from the CPU's as that one.
+    Another compiler rounds every operation, not the parameters alone: on a CPU with and
+    without optimizations the updates of MobileNetV2 are 90 times as far apart. The
+    device's may be `FACTOR` times as far.
     """
     side = max(SIDE, smallest_shape(name)[0])
     shape = (side, side, networks.NETWORKS[name].input_shape[2])

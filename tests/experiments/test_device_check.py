@@ -42,9 +42,9 @@ def test_a_training_step_is_near_that_of_the_cpu(monkeypatch):
     monkeypatch.setattr(networks, "SIDE", 28)
     row = networks.check("lenet5", CPU)
     assert row["wrong"] == "" and row["error"] < 1e-5 and 0 < row["rounding"] < 1e-4
-    update, = networks.faults(row | {"error": 1e-3, "rounding": 1e-5})
+    update, = networks.faults(row | {"error": 1e-2, "rounding": 1e-5})
     loss, = networks.faults(row | {"loss": 1.01 * row["loss_cpu"]})
-    assert "1.0e-03 from the CPU's, at most 4.0e-04" in update and "loss" in loss
+    assert "1.0e-02 from the CPU's, at most 3.1e-03" in update and "loss" in loss
     assert len([*networks.faults(row | {"error": np.nan, "loss": np.nan})]) == 2
 
 
