@@ -70,7 +70,10 @@ def compiling_alone(file: str) -> Iterator[None]:
     """
     with open(f"{file}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:  # a forked child may keep the file open
+            fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 def serve(setup: dict, commands: dict[str, Callable[[int], None]],
