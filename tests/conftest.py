@@ -6,7 +6,7 @@ import os
 import jax
 import pytest
 from tests.support.browser import launched
-from tests.support.quick_compile import FUSED, QUICK_FLAGS, share_contexts
+from tests.support.quick_compile import FUSED, QUICK_FLAGS
 from hypothesis import settings
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -37,7 +37,6 @@ def pytest_configure(config):
     """
     if config.option.markexpr == "not slow":
         os.environ.setdefault("XLA_FLAGS", QUICK_FLAGS)
-        share_contexts()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -17,8 +17,6 @@ from collections.abc import Callable, Mapping
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
-from tests.support.quick_compile import QUICK_FLAGS, share_contexts
-
 ROOT = Path(__file__).parents[2]
 # Forks this process itself, which must have neither threads nor a JAX backend.
 HERE = multiprocessing.get_context("fork")
@@ -46,8 +44,6 @@ def run_main(argv: list[str], paths: list[Path], cwd: Path,
             jax.config.update(name.lower(), type(value)(ast.literal_eval(text)))
     jax.config.update("jax_compilation_cache_dir",
                       environment.get("JAX_COMPILATION_CACHE_DIR"))
-    if QUICK_FLAGS in environment.get("XLA_FLAGS", ""):
-        share_contexts()
     if before is not None:
         before()
     sys.argv = [str(ROOT / "main.py"), *argv]

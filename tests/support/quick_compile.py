@@ -1,18 +1,14 @@
 """Makes XLA compile fast, for programs that run only once on tiny images.
 
 With `QUICK_FLAGS` in XLA_FLAGS, a training step of a small network compiles nine times
-as fast as by default (jax 0.10). tests/conftest.py sets it and calls `share_contexts`,
-but not for slow tests.
+as fast as by default (jax 0.10). tests/conftest.py sets it, but not for slow tests.
 """
 
 import functools
 import os
-import threading
 
 import jax
 import jax.numpy as jnp
-from jax._src.interpreters import mlir
-from jaxlib.mlir import ir
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
@@ -27,27 +23,6 @@ QUICK_FLAGS = ("--xla_backend_optimization_level=0 "
                "--xla_llvm_disable_expensive_passes=true"
                + (" --xla_cpu_use_fusion_emitters=false"
                   " --xla_cpu_parallel_codegen_split_count=1") * CHOOSES_EMITTERS)
-
-
-def share_contexts() -> None:
-    """Makes each thread of this process lower 200 programs in one MLIR context.
-
-    JAX makes a context for each program and loads all dialects into it, which takes a
-    fifth of the time of a small program. Programs for several devices keep their own:
-    XLA divides them by passes that crash in a context of other programs.
-    """
-    make, kept = mlir.make_ir_context, threading.local()
-
-    def shared() -> ir.Context:
-        if jax.device_count() > 1:
-            return make()
-        uses = getattr(kept, "uses", 0)
-        if uses % 200 == 0:  # a context keeps the constants of its programs
-            kept.context = make()
-        kept.uses = uses + 1
-        return kept.context
-
-    mlir.make_ir_context = shared
 
 
 def flags_for(devices: int) -> str:
