@@ -1,6 +1,7 @@
 """The user's own networks: classes in the user's modules, named MODULE:CLASS."""
 
 import dataclasses
+import inspect
 
 import flax.linen as nn
 
@@ -26,7 +27,8 @@ def import_network(name: str) -> type[nn.Module]:
 
 
 def check_class(network: type[nn.Module]) -> None:
-    """Raises ValueError for a class without num_classes, or without a field's default.
+    """Raises ValueError for a class without num_classes, without a field's default, or
+    whose __call__ takes no `train`.
     """
     fields = network.__dataclass_fields__
     if "num_classes" not in fields:
@@ -34,6 +36,10 @@ def check_class(network: type[nn.Module]) -> None:
             f"{network.__name__} has no field num_classes: it needs 'num_classes: int "
             "= 10', and a __call__(self, x, train) that returns logits "
             "[N, num_classes]")
+    taken = inspect.signature(network.__call__).parameters.values()
+    if not any(one.name == "train" or one.kind is one.VAR_KEYWORD for one in taken):
+        raise ValueError(f"{network.__name__}.__call__ takes no train: it must be "
+                         "__call__(self, x, train)")
     without = [name for name, field in fields.items() if field.init
                and field.default is field.default_factory is dataclasses.MISSING]
     if without:

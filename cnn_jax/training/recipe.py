@@ -128,8 +128,8 @@ def describe_network(recipe: Recipe, image_shape: tuple[int, int, int],
 
     images: the batch size of the table.
     Raises InputError if the network does not accept images of this shape, if it lacks a
-    module that `model.freeze` names, or if its outputs are for images and the labels
-    for pixels, or the reverse.
+    module that `model.freeze` names, if its outputs are for images and the labels for
+    pixels, or the reverse, or if it has another number of outputs than classes.
     """
     with refusing(recipe.model, image_shape):
         with recorded() as calls:
@@ -141,6 +141,12 @@ def describe_network(recipe: Recipe, image_shape: tuple[int, int, int],
             f"{type(recipe.model).__name__} has an output for each {unit}, the data "
             f"have a label for each {recipe.task.unit}: choose another "
             "config.model.name or data.name")
+    classes = getattr(recipe.model, "num_classes", logits[-1])
+    if logits[-1] != classes:
+        raise InputError(
+            f"{type(recipe.model).__name__} returns {logits[-1]} numbers for each "
+            f"{recipe.task.unit}, and the data need {classes}: its last layer must "
+            "have num_classes outputs")
     return table_of(recipe.model, image_shape, calls, images), program
 
 

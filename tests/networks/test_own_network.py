@@ -40,6 +40,21 @@ SOURCE = textwrap.dedent("""
             return x
 
 
+    class NoTrain(nn.Module):
+        num_classes: int = 10
+
+        def __call__(self, x):
+            return x
+
+
+    class ThreeClasses(nn.Module):
+        num_classes: int = 10
+
+        @nn.compact
+        def __call__(self, x, train):
+            return nn.Dense(3, name="head")(x.mean((1, 2)))
+
+
     answer = 42
 """)
 
@@ -84,12 +99,18 @@ def test_a_run_of_a_module_in_the_current_folder(here):
     ("my_own_network:Other", ["no Linen module Other", "MyNet"]),
     ("my_own_network:answer", ["no Linen module answer"]),
     ("my_own_network:NoClasses", ["num_classes"]),
+    ("my_own_network:NoTrain", ["NoTrain", "(self, x, train)"]),
     ("no_such_module_x:MyNet", ["no_such_module_x", "current folder"])])
 def test_errors_name_what_is_wrong_with_a_name(here, name, facts):
     with pytest.raises(InputError) as error:
         check(tiny({"model.name": name}))
     for fact in facts:
         assert fact in str(error.value)
+
+
+def test_another_number_of_outputs_than_classes_is_refused(here):
+    with pytest.raises(InputError, match="ThreeClasses.* 3 .* 10"):
+        training.run(tiny({"model.name": "my_own_network:ThreeClasses"}), here / "run")
 
 
 def test_an_error_in_the_module_is_shown(here):
