@@ -20,9 +20,6 @@ from ml_collections import ConfigDict
 from cnn_jax.errors import InputError, RunError, first_line
 
 AXIS = "batch"
-# JAX aborts a process that sent no sign of life for so long, such as one that a queue
-# of jobs suspended. peers.py notices a process that has ended.
-HEARTBEAT_SECONDS = 3600
 
 
 class Placement(NamedTuple):
@@ -68,8 +65,7 @@ def start_processes(config: ConfigDict) -> None:
         count = from_environment("JAX_NUM_PROCESSES") if count is None else count
         number = from_environment("JAX_PROCESS_ID") if number is None else number
     try:
-        jax.distributed.initialize(address, count, number,
-                                   heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        jax.distributed.initialize(address, count, number)
     except (ValueError, RuntimeError) as error:
         raise InputError(f"config.coordinator = {config.coordinator!r}: the processes "
                          f"could not be joined: {first_line(error)}"

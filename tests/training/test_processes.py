@@ -123,7 +123,7 @@ def test_joined_processes_are_not_joined_again(monkeypatch):
 def test_launcher_variables_are_checked_and_the_config_wins(monkeypatch):
     joined = []
     monkeypatch.setattr(jax.distributed, "initialize",
-                        lambda *arguments, **_: joined.append(arguments))
+                        lambda *arguments: joined.append(arguments))
     parallel.start_processes(tiny(coordinator="auto"))
     monkeypatch.setenv("JAX_NUM_PROCESSES", "8")
     monkeypatch.setenv("JAX_PROCESS_ID", "3")
