@@ -30,14 +30,13 @@ benchmark.png and, with oneDNN, benchmark_onednn.png. The peers need the extra
 import argparse
 import json
 import os
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from arms.bars import draw_bars, quartiles
-from arms.worker import HUGE_PAGES, KEPT, Worker, check_flags, command, processor
+from arms.worker import (HUGE_PAGES, KEPT, Worker, check_flags, processor,
+                         start_arrays)
 from rich.console import Console
 from rich.progress import Progress
 
@@ -126,12 +125,8 @@ def measure(workload: Workload, arms: dict[str, Arm], dtype: str, seconds: float
     Returns {"setup": {arm: ...}, "train": {arm: [s a step]}, "infer": ...}; of a
     published network the training step alone.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        file = str(Path(folder) / "arrays.npz")
-        network = {"network": workload.network, "classes": workload.classes}
-        line, environment = command("start", **network, image=workload.image,
-                                    batch=workload.batch, file=file)
-        subprocess.run(line, env=environment, check=True)
+    network = {"network": workload.network, "classes": workload.classes}
+    with start_arrays(**network, image=workload.image, batch=workload.batch) as file:
         workers = {}
         try:
             for name, arm in arms.items():

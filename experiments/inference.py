@@ -11,9 +11,7 @@ and quartiles of the rounds). Needs the extras `export` and `peers`.
 
 import argparse
 import json
-import subprocess
 import sys
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,7 +19,7 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 from arms.bars import quartiles  # noqa: E402
-from arms.worker import KEPT, Worker, command, processor  # noqa: E402
+from arms.worker import KEPT, Worker, processor, start_arrays  # noqa: E402
 from cnn_jax import networks  # noqa: E402
 from cnn_jax.errors import InputError  # noqa: E402
 from cnn_jax.workdir.machine import core_count  # noqa: E402
@@ -37,11 +35,8 @@ def measure(network: str, batch: int, arms: list[str], rounds: int,
             turn: float) -> dict:
     """Times the arms in turn; returns {"times": {arm: [s]}, "error": {arm: ...}}."""
     shape = networks.NETWORKS[network].input_shape
-    with tempfile.TemporaryDirectory() as folder:
-        file = str(Path(folder) / "arrays.npz")
-        line, environment = command("start", network=network, classes=CLASSES,
-                                    image=shape, batch=batch, file=file)
-        subprocess.run(line, env=environment, check=True)
+    with start_arrays(network=network, classes=CLASSES, image=shape,
+                      batch=batch) as file:
         workers = {}
         try:
             for arm in arms:

@@ -13,6 +13,7 @@ import platform
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -31,6 +32,19 @@ def command(module: str, **arguments) -> tuple[list[str], dict[str, str]]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)),
                    "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # a GPU is shared
     return [sys.executable, "-m", f"arms.{module}", json.dumps(arguments)], environment
+
+
+@contextlib.contextmanager
+def start_arrays(**arguments) -> Iterator[str]:
+    """Yields the file of arrays that all arms start from, which `arms.start` writes.
+
+    arguments: those of `arms.start.main` but for the file, which is deleted afterwards.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder) / "arrays.npz")
+        line, environment = command("start", **arguments, file=file)
+        subprocess.run(line, env=environment, check=True)
+        yield file
 
 
 class Worker:

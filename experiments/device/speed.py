@@ -7,17 +7,14 @@ B C, and their logits must agree first.
 
 import concurrent.futures
 import importlib.metadata
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.arms.worker import Worker, command
+from experiments.arms.worker import Worker, start_arrays
 
 ROUNDS, TURN = 7, 0.3  # times of each arm, s of each
 LEAST_SECONDS = 90.0   # a network is begun if so many are left
@@ -80,12 +77,8 @@ def arms(row: Network, platform: str) -> dict[str, tuple[str, dict[str, Any]]]:
 def check(title: str, row: Network, platform: str) -> dict[str, Any]:
     """Times all arms on one network; returns a row."""
     workers: dict[str, Worker] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        file = str(Path(folder) / "arrays.npz")
-        network = {"network": row.network, "classes": row.classes}
-        line, environment = command("start", **network, image=row.image,
-                                    batch=row.batch, file=file)
-        subprocess.run(line, env=environment, check=True)
+    network = {"network": row.network, "classes": row.classes}
+    with start_arrays(**network, image=row.image, batch=row.batch) as file:
         try:
             workers, failed = started(arms(row, platform), network | {
                 "file": file, "dtype": "bfloat16"})
