@@ -22,6 +22,7 @@ from arms.bars import quartiles  # noqa: E402
 from arms.worker import KEPT, Worker, processor, start_arrays  # noqa: E402
 from cnn_jax import networks  # noqa: E402
 from cnn_jax.errors import InputError  # noqa: E402
+from cnn_jax.installation import install_command  # noqa: E402
 from cnn_jax.workdir.machine import core_count  # noqa: E402
 from experiments.measuring import make_out, run_script  # noqa: E402
 
@@ -91,8 +92,9 @@ def main(argv: list[str] | None = None) -> None:
             raise InputError(f"{', '.join(unknown)} must be of {', '.join(known)}")
     for engine in {"onnxruntime", "openvino"} & {*arms}:
         if find_spec(engine) is None:
-            raise InputError(f"{engine} is not installed: pip install -e "
-                             "'.[export,peers]', or leave it out of --arms")
+            raise InputError(f"{engine} is not installed: "
+                             f"{install_command('export,peers')}, or leave it out of "
+                             "--arms")
     make_out(flags.out)
     lines, found = [], []
 

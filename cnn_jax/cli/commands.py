@@ -108,19 +108,21 @@ def predict(request: Request) -> None:
         raise InputError(f"--output={request.output} is only for runs that predict a "
                          f"class for each pixel, but {workdir} predicts classes of "
                          "pictures")
-    unreadable: list[InputError] = []
+    unreadable: dict[Path, InputError] = {}
     results = predictions.predict(workdir, request.paths, request.top, request.invert,
                                   unreadable)
-    if unreadable and not results:
-        raise InputError("; ".join(map(str, unreadable)))
+    if unreadable and not results and not request.json:
+        raise InputError(predictions.first_errors(unreadable))
     picture = None
-    if task.unit == "pixel":
+    if task.unit == "pixel" and results:
         with spinner("drawing"):
             picture = predictions.draw_predictions(results, workdir)
             save(picture, path)
     if request.json:
-        print(json.dumps([predictions.as_json(prediction, task)
-                          for prediction in results], indent=2))
+        print(json.dumps([
+            *(predictions.as_json(prediction, task) for prediction in results),
+            *({"image": str(file), "error": str(error)}
+              for file, error in unreadable.items())], indent=2))
     else:
         for prediction in results:
             print(predictions.as_line(prediction, task))
@@ -129,7 +131,7 @@ def predict(request: Request) -> None:
     if unreadable:
         count = len(results) + len(unreadable)
         raise RunError(f"{len(unreadable)} of {count} pictures have no prediction: "
-                       + "; ".join(map(str, unreadable)))
+                       + predictions.first_errors(unreadable))
 
 
 def overlays(request: Request) -> None:

@@ -6,11 +6,14 @@ error in the file in the text of another error, so this module loads it first.
 
 import re
 import sys
+import traceback
 from pathlib import Path
 
+from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
+from cnn_jax import networks
 from cnn_jax.config import is_field, unknown_field
 from cnn_jax.errors import InputError
 
@@ -95,7 +98,9 @@ def check_config(argv: list[str]) -> None:
     sources, fields = flag_values(argv, "config"), overridden(argv)
     for name in fields:
         if not is_field(name):
-            raise InputError(unknown_field(name))
+            raise InputError(
+                f"config.{name}: no such field; did you mean the flag --{name}?"
+                if name in flags.FLAGS else unknown_field(name))
     if not sources:
         return
     config = load(sources[-1])
@@ -105,6 +110,28 @@ def check_config(argv: list[str]) -> None:
                 f"config.{name}: --config={sources[-1]} does not have this field; "
                 "cnn_jax/config/fields.py has all fields, and configs/network.py:NAME "
                 "also those of a network")
+
+
+def drop_foreign_fields(config: ConfigDict, argv: list[str]) -> list[str]:
+    """Removes the fields of a config file's network if a flag names another network.
+
+    Variants of one class share their fields and keep them, and fields that the command
+    line sets stay. Returns the names of the fields that were removed.
+    """
+    fields, sources = overridden(argv), flag_values(argv, "config")
+    if "model.name" not in fields or not sources:
+        return []
+    names = load(sources[-1]).model.name, config.model.name
+    try:
+        before, now = (networks.find(name).constructor for name in names)
+    except ValueError:  # `config.check` says which names there are
+        return []
+    foreign = [field for field in config.model.fields
+               if before is not now and f"model.fields.{field}" not in fields]
+    with config.unlocked():
+        for field in foreign:
+            del config.model.fields[field]
+    return foreign
 
 
 def has_field(config: ConfigDict, name: str) -> bool:
@@ -134,8 +161,24 @@ def load(source: str) -> ConfigDict:
             cause = error.__context__  # what ml_collections put into its own text
         if isinstance(cause, InputError):
             raise cause from error
-        reason = str(cause.args[0] if cause.args else cause) or type(cause).__name__
-        raise InputError(f"--config={source} failed: {reason.strip()[:200]}") from error
+        raise InputError(f"--config={source} failed{place_and_reason(cause, source)}"
+                         ) from error
+
+
+def place_and_reason(error: BaseException, source: str) -> str:
+    """Returns ' at FILE:LINE: TYPE: MESSAGE' of an error inside a config file.
+
+    A ValueError of a config of this package, such as an unknown variant, has only its
+    message.
+    """
+    file = Path(source.partition(":")[0]).resolve()
+    reason = " ".join(str(error).split())[:200]
+    if isinstance(error, ValueError) and file.is_relative_to(CONFIGS.resolve()):
+        return f": {reason}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+             if Path(frame.filename).resolve() == file]
+    place = f" at {file.name}:{lines[-1]}" if lines else ""
+    return f"{place}: {type(error).__name__}: {reason}"
 
 
 def config_names(folder: Path) -> list[str]:

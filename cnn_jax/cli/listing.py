@@ -29,7 +29,7 @@ def list_names(request: Request) -> None:
     print_piped("\n\n".join([
         table("Configs: --config", ((f"configs/{name}", first_line(ast.get_docstring(
             ast.parse((CONFIGS / name).read_text()))))
-            for name in config_names(CONFIGS)), 28),
+            for name in config_names(CONFIGS))),
         *network_tables(), table("Data sets: --config.data.name", data_rows()),
         table("Optimizers: --config.optimizer.name", functions(optimizers.OPTIMIZERS)),
         table("Schedules of the learning rate: --config.schedule.name",
@@ -47,7 +47,7 @@ def list_names(request: Request) -> None:
         table("Names of other fields", (
             (f"--config.{name}", ", ".join(sorted(field.rule.names)))
             for name, field in FIELDS.items()
-            if field.rule.names and name not in TABLES), 26),
+            if field.rule.names and name not in TABLES)),
         table("Pretrained weights: --model, --config.model.init_from", (
             (f"{library}:NAME", f"{count} sets of weights, docs/pretrained.md")
             for library, count in collections.Counter(
@@ -63,7 +63,7 @@ def network_tables() -> list[str]:
         rows.setdefault(network.constructor, []).append((name, f"{shape:14} {fields}"))
     return ["Networks: --config.model.name, input and fields of its class",
             *(table(f"{constructor.__name__}: {first_line(constructor.__doc__)}",
-                    variants, 26, indent=15) for constructor, variants in rows.items())]
+                    variants, indent=15) for constructor, variants in rows.items())]
 
 
 def data_rows() -> list[tuple[str, str]]:
@@ -91,17 +91,17 @@ def first_line(docstring: str | None) -> str:
     return " ".join((docstring or "").partition("\n\n")[0].split())
 
 
-def table(title: str, rows: Iterable[tuple[str, str]], column: int = 24,
-          indent: int = 0) -> str:
-    """Formats names and their descriptions, at most 80 columns wide.
+def table(title: str, rows: Iterable[tuple[str, str]], indent: int = 0) -> str:
+    """Formats a column of names and one of descriptions, together 80 columns wide.
 
-    column: where the descriptions begin. indent: of their lines after the first.
+    indent: of the lines of a description after the first.
     """
-    lines = textwrap.wrap(title, WIDTH)
-    for name, text in rows:
+    named, lines = dict(rows), textwrap.wrap(title, WIDTH)
+    width = max(map(len, named))
+    for name, text in named.items():
         lines += textwrap.wrap(
-            text, WIDTH, initial_indent=f"  {name:{column - 3}} ",
-            subsequent_indent=" " * (column + indent), break_on_hyphens=False
+            text, WIDTH, initial_indent=f"  {name:{width}}  ",
+            subsequent_indent=" " * (width + 4 + indent), break_on_hyphens=False
         ) or [f"  {name}"]
     return "\n".join(lines)
 

@@ -13,6 +13,7 @@ from cnn_jax.cli.caches import KINDS
 from cnn_jax.cli.explain import explain, no_device, out_of_memory, own_code
 from cnn_jax.cli.overrides import accept_none
 from cnn_jax.cli.request import Request
+from cnn_jax.console import Reporter
 from cnn_jax.errors import InputError, RunError, one_line
 from cnn_jax.interop.export import FORMATS
 from cnn_jax.networks import roofline
@@ -82,9 +83,15 @@ def parse(argv: list[str]) -> list[str]:
         config_file.check_config(argv)
         original, sys.argv = sys.argv, argv  # ml_collections reads overrides there
         try:
-            return flags.FLAGS(argv)
+            rest = flags.FLAGS(argv)
         finally:
             sys.argv = original
+        if CONFIG.value and (names := config_file.drop_foreign_fields(
+                CONFIG.value, argv)):
+            Reporter(stderr=True).line(
+                f"cnn_jax: config.model.fields is reset for {CONFIG.value.model.name}: "
+                f"the config file sets {', '.join(names)} for its own network")
+        return rest
     except InputError as error:
         fail(str(error), 2)
     except flags.Error as error:

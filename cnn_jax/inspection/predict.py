@@ -1,6 +1,6 @@
 """Predicts pictures with a trained run, for --mode=predict and --mode=overlays."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from cnn_jax.workdir.trained import Trained
 
 BATCH = 64  # pictures per call
 ROWS, TEST_ROWS = 24, 8  # rows of overlays
+ERRORS = 3  # pictures that cannot be read and are described
 
 
 class Prediction(NamedTuple):
@@ -48,7 +49,7 @@ def task_in_units(run: Trained) -> Task:
 
 
 def predict(workdir: Path, images: Sequence[str | Path], top: int = 5,
-            invert: bool = False, unreadable: list[InputError] | None = None
+            invert: bool = False, unreadable: dict[Path, InputError] | None = None
             ) -> list[Prediction]:
     """Predicts picture files, and those in folders, with a run's best checkpoint.
 
@@ -57,7 +58,8 @@ def predict(workdir: Path, images: Sequence[str | Path], top: int = 5,
 
     top: how many classes to name if an image has one class; other tasks name all
         classes that they predict.
-    unreadable: collects the errors of pictures that cannot be read, which are skipped.
+    unreadable: collects {picture: error} of those that cannot be read, which are
+        skipped.
         None: the first error is raised.
     Raises InputError for a workdir or a picture that cannot be read.
     """
@@ -112,7 +114,7 @@ def predict_arrays(workdir: Path, images: np.ndarray
 
 
 def read_readable(paths: Sequence[Path], preprocessing: Preprocessing, invert: bool,
-                  unreadable: list[InputError] | None
+                  unreadable: dict[Path, InputError] | None
                   ) -> list[tuple[Path, np.ndarray]]:
     """Reads each picture as uint8 [H, W, C]; see `predict` for `unreadable`."""
     pictures = []
@@ -122,7 +124,7 @@ def read_readable(paths: Sequence[Path], preprocessing: Preprocessing, invert: b
         except InputError as error:
             if unreadable is None:
                 raise
-            unreadable.append(error)
+            unreadable[path] = error
     return pictures
 
 
@@ -153,6 +155,14 @@ def as_line(prediction: Prediction, task: Task) -> str:
     entries = [template.format(name, score).replace("%", " %")
                for name, score in zip(prediction.classes, prediction.scores)]
     return one_line(f"{prediction.image}: {', '.join(entries) or 'no class'}")
+
+
+def first_errors(unreadable: Mapping[Path, InputError]) -> str:
+    """Writes the errors of the first pictures, and counts the others."""
+    errors = [str(error) for error in unreadable.values()]
+    more = len(errors) - ERRORS
+    return "; ".join(errors[:ERRORS]) + (
+        f"; and {more:,} more, which --json lists" if more > 0 else "")
 
 
 def draw_predictions(predictions: Sequence[Prediction], workdir: Path) -> Picture:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from cnn_jax.errors import InputError
+from cnn_jax.installation import install_command
 from cnn_jax.networks.graph import Graph, Node
 from cnn_jax.networks.graph.operations import Shape
 
@@ -14,7 +15,7 @@ try:
     from onnx import helper, numpy_helper
 except ImportError as error:
     raise InputError("export to ONNX needs the package onnx (31 MB): "
-                     "pip install -e '.[export]'") from error
+                     f"{install_command('export')}") from error
 
 Arrange = Callable[[np.ndarray], np.ndarray]
 

@@ -23,6 +23,7 @@ from jax import export
 from cnn_jax import data, networks
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
+from cnn_jax.installation import install_command
 from cnn_jax.workdir.trained import Trained
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -35,7 +36,7 @@ def write_stablehlo(path: Path, trained: Trained) -> Path:
     """
     if importlib.util.find_spec("flatbuffers") is None:
         raise InputError("flatbuffers, with which jax writes StableHLO, is not "
-                         "installed; install it with pip install -e '.[export]'")
+                         f"installed; install it with {install_command('export')}")
     count, = export.symbolic_shape("n")
     pixels = jax.ShapeDtypeStruct((count, *trained.info.image_shape), jnp.uint8)
     program = export.export(jax.jit(probabilities_of(trained)), platforms=PLATFORMS)

@@ -1,73 +1,8 @@
-r"""Trains a config with many values of some fields, and compares them.
+"""Runs a sweep: python -m cnn_jax.sweep; command.py explains the flags."""
 
-    python -m cnn_jax.sweep configs/lenet.py --grid optimizer.learning_rate=1e-3,3e-3 \
-        --grid seed=0,1,2 --set epochs=5 --jobs 2
-    python -m cnn_jax.sweep configs/lenet.py --trials 20 \
-        --search optimizer.learning_rate=log:1e-4:1e-1 --search batch_size=16:128
-
-A grid has all combinations. A search needs the extra `sweep` (optuna): TPE chooses the
-values, and a median pruner stops trials that are worse than most at the same epoch.
-Every trial is a run with a workdir in --folder. The same command resumes a sweep that
-was stopped.
-"""
-
-import argparse
-import sys
-from pathlib import Path
-
-from cnn_jax.errors import InputError, one_line
-from cnn_jax.sweep.compare import report
-from cnn_jax.sweep.trials import Sweep, all_combinations, run_grid
-
-
-def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cnn_jax.sweep", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="a config file, such as configs/lenet.py:mnist")
-    parser.add_argument("--grid", action="append", default=[], metavar="FIELD=A,B,...",
-                        help="values of a field; all combinations are trained")
-    parser.add_argument("--search", action="append", default=[],
-                        metavar="FIELD=LOW:HIGH", help="LOW:HIGH, log:LOW:HIGH or "
-                        "A,B,... for optuna to choose from")
-    parser.add_argument("--trials", type=int, default=20, help="trials of a search")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE",
-                        dest="fixed", help="a field that is the same in all trials")
-    parser.add_argument("--folder", type=Path, default=Path("sweeps/latest"),
-                        help="holds the workdirs; default sweeps/latest")
-    parser.add_argument("--jobs", type=int, default=1, help="trials at a time")
-    parser.add_argument("--monitor", default="val_loss",
-                        help="metric of history.csv that ranks the trials: higher is "
-                        "better, except for a loss or error; default val_loss")
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs a sweep; returns 1 if a trial failed."""
-    args = arguments(argv)
-    sweep = Sweep(args.config, tuple(args.fixed), args.folder.absolute(),
-                  args.monitor, args.jobs)
-    if bool(args.grid) == bool(args.search):
-        raise InputError("give either --grid FIELD=A,B or --search FIELD=LOW:HIGH")
-    sweep.folder.mkdir(parents=True, exist_ok=True)
-    if args.grid:
-        trials = run_grid(sweep, all_combinations(args.grid))
-    else:
-        # Imported here: optuna is an extra.
-        from cnn_jax.sweep.search import run_search
-        trials = run_search(sweep, args.search, args.trials)
-    report(sweep, trials)
-    return int(any(trial.problem for trial in trials))
-
+from cnn_jax.installation import check_installation
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except InputError as error:
-        print(f"cnn_jax: {one_line(str(error))}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("cnn_jax: interrupted; the same command resumes the sweep",
-              file=sys.stderr)
-        sys.exit(130)
+    check_installation()
+    from cnn_jax.sweep import command
+    command.run()

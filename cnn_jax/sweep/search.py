@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from cnn_jax.errors import InputError
+from cnn_jax.installation import install_command
 from cnn_jax.sweep.trials import (Sweep, Trial, ended, line_of, run_trial,
                                   split_field, split_values)
 from cnn_jax.workdir.progress import Row, improvement
@@ -40,7 +41,7 @@ def run_search(sweep: Sweep, space: list[str], count: int) -> list[Trial]:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
     except ImportError as error:
-        raise InputError("--search needs optuna: pip install 'cnn_jax[sweep]'; --grid "
+        raise InputError(f"--search needs optuna: {install_command('sweep')}; --grid "
                          "does not") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     fields = dict(map(split_field, space))

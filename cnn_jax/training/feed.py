@@ -20,6 +20,7 @@ from cnn_jax.data.images import simplejpeg
 from cnn_jax.data.info import SPLITS
 from cnn_jax.data.lazy import LazyImages, cropped_when_read
 from cnn_jax.data.progressive import ramp_of
+from cnn_jax.installation import install_command
 from cnn_jax.training import parallel
 from cnn_jax.training.eval_batch import LARGEST, evaluation_batch
 from cnn_jax.training.parallel import Placement
@@ -176,7 +177,7 @@ class Streamed:
         self.advised = True
         workers, threads, _ = self.reading
         readers = f"{workers} processes" if workers else f"{threads} threads"
-        install = "" if simplejpeg else "simplejpeg (pip install simplejpeg), "
+        install = "" if simplejpeg else f"simplejpeg ({install_command('fast_jpeg')}), "
         return (f"input: the devices waited {waited:.0%} of the epoch for images; "
                 f"{speed:,.0f} images/s were read by {readers}, "
                 f"{speed / (1 - waited):,.0f} images/s could be trained. What helps: "

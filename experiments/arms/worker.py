@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cnn_jax import huge_pages
+from cnn_jax.installation import install_command
 
 EXPERIMENTS = Path(__file__).parents[1]
 HUGE_PAGES = {"GLIBC_TUNABLES": huge_pages.HUGE_PAGES}
@@ -160,7 +161,8 @@ def check_flags(parser, flags, peers) -> None:
     needed = {"torch": torch, "compile": torch, "keras": ["keras", "tensorflow"]}
     if missing := [name for peer in flags.peers for name in needed.get(peer, [])
                    if not find_spec(name)]:
-        parser.error(f"{', '.join(missing)} not installed: pip install -e '.[peers]'")
+        parser.error(f"{', '.join(missing)} not installed: "
+                     f"{install_command('peers')}")
     for name in ("seconds", "rounds"):
         if getattr(flags, name, 1) <= 0:
             parser.error(f"--{name}={getattr(flags, name)} must be more than 0")

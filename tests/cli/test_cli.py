@@ -1,5 +1,6 @@
 """Command lines that cannot be run end with one line and exit code 2."""
 
+import configparser
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from cnn_jax import data, networks, ops
 from cnn_jax.cli import config_file, explain
 from cnn_jax.cli.listing import print_piped
+from cnn_jax.installation import install_command
 from cnn_jax.optimizers import OPTIMIZERS, SCHEDULES
 from tests.support import forked
 
@@ -20,8 +22,8 @@ BAD = [
     (["--config=configs/nope.py"], "configs holds cifar10.py, default.py, "),
     (["--config=nowhere/nope.py"], "cnn_jax/configs/nowhere/nope.py\n"),
     (["--config=configs/lenet.py:mnst"],
-     "--config=configs/lenet.py:mnst failed: configs/lenet.py:mnst is not a variant; "
-     "there are digits, mnist, fashion_mnist, cifar10"),
+     "configs/lenet.py:mnst is not a variant; there are digits, mnist, fashion_mnist, "
+     "cifar10"),
     (["--config=configs/lenet.py", "--config.batch_szie=3"], "config.batch_size?"),
     (["--config=configs/lenet.py", "--config.data.nmae=mnist"], "config.data.name?"),
     (["--config=configs/lenet.py", "--config.batch_size=1.5"], "1.5"),
@@ -35,6 +37,8 @@ BAD = [
      "config.data.image_size?"),
     (["--config=configs/lenet.py", "--config.weight_decay=3"],
      "config.optimizer.weight_decay?"),
+    (["--config=configs/lenet.py", "--config.workdir=x"], "--workdir?"),
+    (["--config=configs/lenet.py", "--config.mode=eval"], "--mode?"),
     (["--workdir=nowhere"], "nowhere/config.json does not exist"),
     (["--config=configs/lenet.py", "--seed=3"],
      "--seed is a field of configs: --config.seed=VALUE"),
@@ -83,12 +87,37 @@ def test_main_py_in_a_new_process():
     assert done.stderr.count("\n") == 1 and not done.stdout
 
 
-def test_without_the_packages_one_line_says_what_to_install():
-    done = subprocess.run([sys.executable, "-E", "-S", "main.py"], cwd=ROOT,
+OLD_PYTHON = """
+import runpy, sys
+sys.version_info = (3, 10, 12, "final", 0)
+runpy.run_module(sys.argv[1], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("arguments, facts", [
+    (["-S", "main.py"], ["no absl, jax"]),
+    (["-S", "-m", "cnn_jax.sweep", "configs/lenet.py"], ["no absl, jax"]),
+    (["-c", OLD_PYTHON, "cnn_jax"], ["too old"]),
+    (["-c", OLD_PYTHON, "cnn_jax.sweep"], ["too old"])])
+def test_one_line_says_what_to_install(arguments, facts):
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT,
                           capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    for fact in ("no absl, jax", "Python 3.11", "pip install"):
+    for fact in (*facts, "Python 3.11", f"pip install -e {ROOT}"):
         assert fact in done.stderr
+
+
+def test_commands_that_install_extras_need_no_clone():
+    """Each extra that a message names exists."""
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    texts = [path.read_text() for folder in ("cnn_jax", "experiments")
+             for path in (ROOT / folder).rglob("*.py")]
+    named = {extra for text in texts
+             for extras in re.findall(r"install_command\(['\"]([\w,]+)['\"]", text)
+             for extra in extras.split(",")}
+    assert named and named <= {*parser["options.extras_require"]}
+    assert install_command("export") == "pip install 'cnn_jax[export]'"
 
 
 @pytest.mark.parametrize("error, fact", [
@@ -127,26 +156,43 @@ def test_bad_command_is_one_line_and_code_2(main, arguments, fact):
     assert set((ROOT / "runs").glob("*")) == runs  # no new workdir
 
 
-@pytest.mark.parametrize("text,fact", [
-    ("import nothing_like_this", "nothing_like_this"),
-    ("def get_config(:", "not Python"),
-    ("def get_config():\n    return 1 / 0", "division by zero"),
+@pytest.mark.parametrize("text,facts", [
+    ("import nothing_like_this", ["broken.py:1: ModuleNotFoundError: ",
+                                  "nothing_like_this"]),
+    ("def get_config(:", ["not Python", "broken.py, line 1"]),
+    ("def get_config():\n    return 1 / 0", ["broken.py:2: ZeroDivisionError: "]),
+    ("def get_config():\n    return {}['foo']", ["broken.py:2: KeyError: 'foo'"]),
+    ("def get_config():\n    raise ValueError('a\\nb')",
+     ["broken.py:2: ValueError: a b"]),
     ("from configs import default\ndef get_config():\n    c = default.get_config()\n"
-     "    c.nothing_like_this = 1\n    return c", "nothing_like_this"),
-    ("x = 1", "get_config"),
+     "    c.nothing_like_this = 1\n    return c",
+     ["broken.py:4: ", "nothing_like_this"]),
+    ("x = 1", ["get_config"]),
 ])
-def test_errors_inside_a_config_file_are_reported(main, tmp_path, text, fact):
+def test_errors_inside_a_config_file_are_reported(main, tmp_path, text, facts):
     path = tmp_path / "broken.py"
     path.write_text(text)
     done = main([f"--config={path}"])
-    assert done.returncode == 2 and fact in done.stderr, done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert all(fact in done.stderr for fact in facts), done.stderr
+
+
+def test_fields_of_a_network_that_a_flag_replaces_are_reset(main):
+    done = main(["--config=configs/lenet.py", "--config.model.name=resnet18",
+                 "--mode=summary"])
+    assert done.returncode == 0 and "11,689,512" in done.stdout, done.stderr
+    for fact in ("resnet18", "activation", "pool"):
+        assert fact in done.stderr
+    done = main(["--config=configs/lenet.py", "--config.model.name=lenet5_1998",
+                 "--config.model.fields.pool=mean"])
+    assert done.returncode == 2 and "lenet5_1998" in done.stderr
 
 
 def test_every_name_is_listed(main):
     done = main(["--mode=list"])
     assert done.returncode == 0 and not done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
+    assert not re.findall(r"^  \S+ \S.*$", done.stdout, re.MULTILINE)  # a narrow gap
     rows = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()
                 if re.match(r"  \w", line))
     assert rows.keys() >= {*networks.NETWORKS, *data.SOURCES, *OPTIMIZERS, *SCHEDULES,

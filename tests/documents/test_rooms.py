@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SHARED = {"errors", "rng", "files", "console", "download", "huge_pages", "own",
-          "program_cache"}
+SHARED = {"errors", "rng", "files", "console", "download", "huge_pages",
+          "installation", "own", "program_cache"}
 
 
 def read_map() -> dict[str, set[str]]:

@@ -41,6 +41,13 @@ def test_runs_that_differ_only_in_the_seed_are_a_group(runs):
         f"augment.{i}": i for i in range(6)})
     assert compare.group_names([groups[0], more]) == [
         "optimizer adam", "optimizer sgd, 0 0, 1 1, 2 2 and 4 more"]
+    rate = {"optimizer.learning_rate": 0.1}
+    alike = [group._replace(config=groups[1].config | rate | {
+        f"augment.{i}": i for i in range(3)} | {"z": z, "y": y})
+        for group, z, y in zip(groups * 2, (1, 2, 2, None), (5, 5, None, 5))]
+    assert len(set(compare.group_names([*alike, groups[0]]))) == 5
+    assert all(name.startswith("optimizer sgd, learning_rate 0.1")
+               for name in compare.group_names([*alike, groups[0]])[:4])
     assert compare.short_names(["model.name", "data.limit", "other.limit"]) == [
         "model", "data.limit", "other.limit"]
 

@@ -109,7 +109,7 @@ def test_a_valid_safetensors_header_is_read(path):
 def test_a_missing_library_is_reported(path, monkeypatch):
     write_safetensors(path, ARRAYS)
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    assert "pip install -e '.[pretrained]'" in refused(path)
+    assert "pip install 'cnn_jax[pretrained]'" in refused(path)
 
 
 @pytest.mark.parametrize("content", [

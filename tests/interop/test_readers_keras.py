@@ -345,4 +345,4 @@ def test_list_of_names_that_would_fill_the_memory_is_refused(path, monkeypatch):
 def test_missing_h5py_is_reported(path, monkeypatch):
     path.write_bytes(h5_bytes(write_numbered))
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
-    assert "pip install -e '.[pretrained]'" in refused(path)
+    assert "pip install 'cnn_jax[pretrained]'" in refused(path)

@@ -255,7 +255,7 @@ def test_not_installed(fresh, monkeypatch, caplog):
     monkeypatch.setattr(build, "WHEELS", ("no-such-wheel", "nor-this"))
     monkeypatch.setattr(build, "chosen", build.from_wheels)
     assert library.load() is None
-    assert "pip install -e '.[onednn]'" in library.describe()
+    assert "pip install 'cnn_jax[onednn]'" in library.describe()
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 

@@ -10,7 +10,7 @@ from tests.support.made_runs import made_run
 
 from cnn_jax.errors import InputError
 from cnn_jax.sweep import trials
-from cnn_jax.sweep.__main__ import main
+from cnn_jax.sweep.command import main
 from cnn_jax.sweep.compare import positions
 from cnn_jax.workdir.recorder import Recorder
 

@@ -6,6 +6,7 @@ import multiprocessing.util
 import re
 import shutil
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,8 @@ from cnn_jax import networks, training
 from cnn_jax.cli import commands
 from cnn_jax.cli.request import Request
 from cnn_jax.data.scaling import scale
-from cnn_jax.errors import InputError
+from cnn_jax.errors import InputError, RunError
+from cnn_jax.inspection import predict
 from cnn_jax.networks.summary import layer_table
 from cnn_jax.training import eval_batch, parallel
 from cnn_jax import console
@@ -352,6 +354,17 @@ def test_predict_skips_unreadable_pictures(taught, tmp_path, capsys):
                                 f"--images={bad[1]}", *good, str(bad[0]))
     assert code == 1 and output.splitlines() == lines
     assert "2 of 5 pictures" in errors and all(str(path) in errors for path in bad)
+    with pytest.raises(RunError):
+        ask(capsys, "predict", taught[0], paths=[*good, *map(str, bad)], json=True)
+    listed = json.loads(capsys.readouterr().out)
+    assert [answer["image"] for answer in listed if "error" in answer] == [*map(
+        str, bad)] and len(listed) == 5
+
+
+def test_a_list_of_unreadable_pictures_is_short():
+    errors = {Path(f"{i}.png"): InputError(f"{i}.png is damaged") for i in range(500)}
+    text = predict.first_errors(errors)
+    assert "0.png" in text and "497 more" in text and len(text) < 200
 
 
 def test_weights_reproduce_the_logits(taught, capsys):

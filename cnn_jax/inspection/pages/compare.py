@@ -127,20 +127,44 @@ def differing(groups: Sequence[Group]) -> dict[str, list[Any]]:
 def group_names(groups: Sequence[Group]) -> list[str]:
     """Names each group by the differing fields: 'optimizer adam, learning_rate 0.002'.
 
-    The fields of `FIRST` come first. A group that sets none of the fields is named by
-    its network and data.
+    The fields of `FIRST` come first. Each group shows the first NAMED fields that it
+    sets, and if these do not tell it from another group, the first field that does. A
+    group that sets none of the fields is named by its network and data.
     """
-    order = sorted(differing(groups).items(), key=lambda item: (
-        FIRST.index(item[0]) if item[0] in FIRST else len(FIRST)))
-    shown = short_names([field for field, _ in order])
+    order = sorted(differing(groups), key=lambda field: (
+        FIRST.index(field) if field in FIRST else len(FIRST)))
+    short = dict(zip(order, short_names(order)))
+    is_set = [[field for field in order if group.config.get(field) is not None]
+              for group in groups]
     names = []
-    for i, group in enumerate(groups):
-        values = [f"{name} {text(row[i])}" for name, (_, row) in zip(shown, order)
-                  if row[i] is not None]
-        more = f" and {len(values) - NAMED} more" if len(values) > NAMED else ""
-        names.append(", ".join(values[:NAMED]) + more or
+    for group, own, shown in zip(groups, is_set, told_apart(
+            groups, [own[:NAMED] for own in is_set], order)):
+        values = [f"{short[field]} {text(group.config[field])}" for field in shown]
+        more = f" and {len(own) - len(shown)} more"
+        names.append(", ".join(values) + more * (len(shown) < len(own)) or
                      f"{group.config['model.name']} on {group.config['data.name']}")
     return names
+
+
+def told_apart(groups: Sequence[Group], shown: Sequence[list[str]],
+               order: Sequence[str]) -> list[list[str]]:
+    """Adds fields to those that each group shows, until no two groups show the same.
+
+    A group shows only fields that it sets.
+    """
+    alike: dict[str, list[int]] = {}
+    for i, (group, names) in enumerate(zip(groups, shown)):
+        alike.setdefault(repr([(name, group.config[name]) for name in names]),
+                         []).append(i)
+    longer = list(shown)
+    for members in alike.values():
+        same = [groups[i] for i in members]
+        if differ := [field for field in order if field in differing(same)]:
+            added = [[*shown[i], differ[0]] if groups[i].config.get(differ[0])
+                     is not None else shown[i] for i in members]
+            for i, names in zip(members, told_apart(same, added, order)):
+                longer[i] = names
+    return longer
 
 
 def short_names(fields: Sequence[str]) -> list[str]:

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from cnn_jax.errors import InputError
+from cnn_jax.installation import install_command
 
 MEMBER = "model.weights.h5"  # of a .keras file
 # Real weights hardly compress. A file that declares more than FLOOR bytes and more than
@@ -78,7 +79,7 @@ def h5py_library() -> Any:
         import h5py
     except ModuleNotFoundError as error:
         raise InputError("h5py, the library of HDF5 files, is not installed; install "
-                         "it with pip install -e '.[pretrained]'") from error
+                         f"it with {install_command('pretrained')}") from error
     return h5py
 
 

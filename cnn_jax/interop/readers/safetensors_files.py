@@ -10,6 +10,7 @@ import numpy as np
 
 from cnn_jax.errors import InputError
 from cnn_jax.files import named
+from cnn_jax.installation import install_command
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -50,5 +51,5 @@ def _library() -> Any:
         import safetensors.numpy
     except ModuleNotFoundError as error:
         raise InputError("safetensors, the library of these files, is not installed; "
-                         "install it with pip install -e '.[pretrained]'") from error
+                         f"install it with {install_command('pretrained')}") from error
     return safetensors

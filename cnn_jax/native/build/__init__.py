@@ -32,6 +32,7 @@ import jax
 import jaxlib
 
 from cnn_jax import files
+from cnn_jax.installation import install_command
 
 FOLDER = Path(__file__).parents[1]
 SOURCES = FOLDER / "convolution.cc", FOLDER / "network.cc"
@@ -66,8 +67,9 @@ def from_wheels() -> OneDNN:
         try:
             contents = importlib.metadata.files(wheel) or []
         except importlib.metadata.PackageNotFoundError:
-            raise NotInstalled(f"{wheel} is not installed: pip install "
-                               "-e '.[onednn]' (Linux on x86-64)") from None
+            raise NotInstalled(f"{wheel} is not installed: "
+                               f"{install_command('onednn')} (Linux on x86-64)"
+                               ) from None
         paths = [Path(file.locate()).resolve() for file in contents
                  if file.as_posix().endswith(f"/{name}")]
         if not paths or not paths[0].exists():
