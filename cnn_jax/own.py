@@ -7,7 +7,11 @@ installed packages.
 import contextlib
 import importlib
 import re
+import sys
+import sysconfig
+import traceback
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -36,9 +40,33 @@ def import_module(name: str) -> ModuleType:
         missing = (isinstance(error, ModuleNotFoundError)
                    and error.name == module.split(".")[0])
         reason = ("it is neither in the current folder, nor beside the config file, "
-                  "nor installed" if missing else f"{type(error).__name__}: {error}")
+                  "nor installed" if missing else
+                  ": ".join(filter(None, (place(error), type(error).__name__,
+                                          str(error)))))
         raise ModuleError(f"{name!r}: the module {module} cannot be imported ({reason})"
                           ) from error
+
+
+def own_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Lists the lines of the user's own files that led to an error."""
+    return [frame for frame in traceback.extract_tb(error.__traceback__)
+            if is_users(Path(frame.filename))]
+
+
+def place(error: BaseException) -> str:
+    """Returns the last of the user's own lines: 'FILE, line N', or '' without one."""
+    frames = own_frames(error)
+    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+
+
+def is_users(path: Path) -> bool:
+    """Tells whether a file is neither of this package nor of a library."""
+    package = Path(__file__).resolve().parent
+    ours = (path.resolve().is_relative_to(package)
+            or path == Path(sys.argv[0]).absolute())
+    installed = (path.is_relative_to(sysconfig.get_path("stdlib"))
+                 or {"site-packages", "dist-packages"} & {*path.parts})
+    return path.is_file() and not ours and not installed
 
 
 def load(name: str, kind: type | None = None) -> Any:

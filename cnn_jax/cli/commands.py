@@ -34,6 +34,7 @@ from cnn_jax.networks.summary import layer_table
 from cnn_jax.networks.summary_files import plain_text, roofline_text, save_summary
 from cnn_jax.training.evaluate_run import evaluate_run
 from cnn_jax.training.profiler import parse_steps
+from cnn_jax.training.recipe import refusing
 from cnn_jax.workdir import trained
 from cnn_jax.workdir.folder import (check_same_config, default_path, load_data,
                                     read_config)
@@ -203,14 +204,10 @@ def summary(request: Request) -> None:
     shape = networks.find(config.model.name).input_shape
     size = config.data.image_size or shape[:2]
     shape = (*size, config.data.channels or shape[2])
-    try:
-        with spinner("tracing the network"):
-            network = networks.from_config(config)
-            table = layer_table(network, shape,
-                                max(1, config.batch_size // jax.device_count()))
-    except ValueError as error:
-        raise InputError(f"{config.model.name} on images of shape {shape}: "
-                         f"{error}") from error
+    with refusing(config.model.name, shape), spinner("tracing the network"):
+        network = networks.from_config(config)
+        table = layer_table(network, shape,
+                            max(1, config.batch_size // jax.device_count()))
     if request.diagram is not None:
         with spinner("drawing the network"):
             diagram.write(request.diagram, network, config.model.name, shape)

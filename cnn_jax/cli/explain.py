@@ -2,15 +2,13 @@
 
 import os
 import re
-import sys
-import sysconfig
 import traceback
-from pathlib import Path
 
 from absl import flags
 
 from cnn_jax.config import ALIASES, is_field
 from cnn_jax.errors import first_line
+from cnn_jax.own import own_frames, place
 
 
 def explain(error: flags.Error) -> str:
@@ -50,26 +48,15 @@ def own_code(error: Exception) -> tuple[str, str] | None:
 
     `cnn_jax.own.named` notes the field whose function raised.
     """
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__)
-              if is_users(Path(frame.filename))]
+    frames = own_frames(error)
     notes = [note for note in getattr(error, "__notes__", ())
              if note.startswith("config.")]
     if not frames and not notes:
         return None
-    where = notes[0] if notes else f"{frames[-1].filename}, line {frames[-1].lineno}"
+    where = notes[0] if notes else place(error)
     return ("".join(traceback.format_list(frames)),
             f"{where}: your own code raised {type(error).__name__}: "
             f"{first_line(error)}")
-
-
-def is_users(path: Path) -> bool:
-    """Tells whether a file is neither of this package nor of a library."""
-    package = Path(__file__).resolve().parents[1]
-    ours = (path.resolve().is_relative_to(package)
-            or path == Path(sys.argv[0]).absolute())
-    installed = (path.is_relative_to(sysconfig.get_path("stdlib"))
-                 or {"site-packages", "dist-packages"} & {*path.parts})
-    return path.is_file() and not ours and not installed
 
 
 def no_device(error: Exception) -> str | None:

@@ -5,16 +5,15 @@ import dataclasses
 import functools
 from collections.abc import Collection, Iterator
 
-import flax.linen as nn
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnn_jax import data, networks, optimizers
+from cnn_jax import data, networks, optimizers, own
 from cnn_jax.data.augment import augment, check_channels
 from cnn_jax.data.batches import steps_per_epoch
 from cnn_jax.data.info import DataInfo
 from cnn_jax.data.scaling import scale
-from cnn_jax.errors import InputError
+from cnn_jax.errors import InputError, first_line
 from cnn_jax.networks.summary import LayerTable, table_of
 from cnn_jax.networks.trace import parts_in_order, recorded
 from cnn_jax.training.initial import Program, trace
@@ -63,7 +62,7 @@ def create_recipe(config: ConfigDict, info: DataInfo, axis_name: str | None = No
                          f"{config.batch_size // devices} images")
     parts: list[str] = []
     if config.optimizer.depth_decay is not None:
-        with refusing(model, info.image_shape):
+        with refusing(type(model).__name__, info.image_shape):
             parts = parts_in_order(model, info.image_shape)
     return Recipe(
         task=measured_task(config, task), model=model,
@@ -113,13 +112,17 @@ def weights_of(config: ConfigDict, classes: int,
 
 
 @contextlib.contextmanager
-def refusing(network: nn.Module, image_shape: tuple[int, int, int]) -> Iterator[None]:
-    """Turns the ValueError of a network that refuses images into an InputError."""
+def refusing(network: str, image_shape: tuple[int, int, int]) -> Iterator[None]:
+    """Turns the ValueError of a network that refuses images into an InputError.
+
+    A network of the user's own is named with the line that raised the error.
+    """
     try:
         yield
     except ValueError as error:
-        raise InputError(f"{type(network).__name__} on images of shape "
-                         f"{tuple(image_shape)}: {error}") from error
+        place = own.place(error)
+        raise InputError(f"{network}{f' ({place})' * bool(place)} on images of shape "
+                         f"{tuple(image_shape)}: {first_line(error)}") from error
 
 
 def describe_network(recipe: Recipe, image_shape: tuple[int, int, int],
@@ -131,7 +134,7 @@ def describe_network(recipe: Recipe, image_shape: tuple[int, int, int],
     module that `model.freeze` names, if its outputs are for images and the labels for
     pixels, or the reverse, or if it has another number of outputs than classes.
     """
-    with refusing(recipe.model, image_shape):
+    with refusing(type(recipe.model).__name__, image_shape):
         with recorded() as calls:
             program = trace(lambda: create_state(recipe, image_shape))
     logits = calls[-1].output.shape[1:]
@@ -174,7 +177,7 @@ def check_training_sizes(recipe: Recipe, image_shape: tuple[int, int, int],
             raise InputError(
                 f"config.progressive.sides is for square images, these have {height} x "
                 f"{width} pixels: unset it, or set data.image_size to a square")
-        with refusing(recipe.model, (*size, channels)):
+        with refusing(type(recipe.model).__name__, (*size, channels)):
             params = abstract_state(recipe, (*size, channels)).params
         if params != abstract_state(recipe, image_shape).params:
             raise InputError(

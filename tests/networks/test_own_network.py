@@ -55,6 +55,13 @@ SOURCE = textwrap.dedent("""
             return nn.Dense(3, name="head")(x.mean((1, 2)))
 
 
+    class Refuses(nn.Module):
+        num_classes: int = 10
+
+        def __call__(self, x, train):
+            raise ValueError("no")
+
+
     answer = 42
 """)
 
@@ -113,9 +120,15 @@ def test_another_number_of_outputs_than_classes_is_refused(here):
         training.run(tiny({"model.name": "my_own_network:ThreeClasses"}), here / "run")
 
 
+def test_the_line_of_a_network_that_refuses_images_is_named(here):
+    line = SOURCE[:SOURCE.index("raise ValueError")].count("\n") + 1
+    with pytest.raises(InputError, match=f"my_own_network.py, line {line}\\b.*8, 8, 1"):
+        training.run(tiny({"model.name": "my_own_network:Refuses"}), here / "run")
+
+
 def test_an_error_in_the_module_is_shown(here):
     (here / "broken_own_network.py").write_text("1 / 0")
-    with pytest.raises(InputError, match="ZeroDivisionError"):
+    with pytest.raises(InputError, match="broken_own.*line 1: ZeroDivisionError"):
         check(tiny({"model.name": "broken_own_network:Net"}))
 
 
