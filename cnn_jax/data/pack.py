@@ -1,11 +1,13 @@
 """Packs a set of pictures into tar shards.
 
-    python -m cnn_jax.data.pack SOURCE OUT [--longest_side N] [--quality Q]
-        [--shard_size MB] [--order listed|shuffled] [--on_error stop|skip]
+    python -m cnn_jax.data.pack SOURCE OUT [--dir FOLDER] [--longest_side N]
+        [--quality Q] [--shard_size MB] [--order listed|shuffled]
+        [--on_error stop|skip]
 
-SOURCE is a folder of class folders, a .tar.gz of it, tar shards, tfds:NAME, or a name
-in cnn_jax.data.SOURCES. OUT gets train/000000.tar, ..., the same for the other splits,
-the indices of all shards, classes.txt and pack.json. Train on it with
+SOURCE is a folder of class folders, a .tar.gz of it, tar shards, or a value of
+data.name: a name in cnn_jax.data.SOURCES, tfds:NAME, or MODULE:FUNCTION of your own.
+FOLDER is the data.dir of such a name. OUT gets train/000000.tar, ..., the same for the
+other splits, the indices of all shards, classes.txt and pack.json. Train on it with
 --config.data.name=shards --config.data.dir=OUT.
 
 Every picture is decoded once, to find broken ones. Its bytes are kept, unless it is
@@ -21,32 +23,37 @@ it again.
 import argparse
 import math
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from ml_collections import ConfigDict
 
-from cnn_jax import data
+from cnn_jax import data, own
 from cnn_jax.console import Reporter, counted
 from cnn_jax.data.packing import Options, pack
 from cnn_jax.data.records import StoredRecords
 from cnn_jax.data.shards import is_shards
-from cnn_jax.errors import InputError, RunError, one_line
+from cnn_jax.errors import InputError, RunError, first_line, one_line
 
 
-def open_source(source: str) -> StoredRecords:
-    """Opens the set that SOURCE names."""
-    path, name, folder = Path(source).expanduser(), source, None
-    if source not in data.SOURCES and not source.startswith("tfds:"):
+def open_source(source: str, folder: str | None = None) -> StoredRecords:
+    """Opens the set that SOURCE names; `folder` is its data.dir if it is a name."""
+    path, name = Path(source).expanduser(), source
+    if not (source in data.SOURCES or source.startswith("tfds:")
+            or own.is_own(source) and not path.exists()):
+        if folder:
+            raise InputError(f"--dir is {folder!r}, but SOURCE is {source!r}, which is "
+                             "not a name; leave --dir out")
         name, folder = "shards" if is_shards(path) else "folder", str(path)
         if name == "folder" and not path.exists():
             raise InputError(f"SOURCE is {source!r}, which is neither a file nor the "
-                             "name of a set; names are "
-                             f'{", ".join(data.SOURCES)}, tfds:NAME')
+                             f"name of a set; names are {', '.join(data.SOURCES)}, "
+                             "tfds:NAME and MODULE:FUNCTION of your own")
     config = ConfigDict(dict(
         name=name, task=None, dir=folder, seed=0, image_size=None, shorter_side=None,
-        biased_triangles=False, validation_is_test=False))
+        channels=None, biased_triangles=False, validation_is_test=False))
     if data.task_of(config).name != "classify":
         raise InputError(f"SOURCE is {source!r}, whose images have several labels; "
                          "only sets with one class for each image can be packed")
@@ -62,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 Path(options.source).resolve()):
             raise InputError(f"OUT is {options.out!r}, which is inside SOURCE; name a "
                              "folder outside it")
-        source = open_source(options.source)
+        source = open_source(options.source, options.dir)
         report.line(f"{source.origin}; {len(source.class_names):,} classes")
         packed = pack(source, out, Options(
             options.longest_side, options.quality, options.shard_size, options.order),
@@ -76,6 +83,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail((where or "") + (error.strerror or str(error)), 1)
     except KeyboardInterrupt:
         fail("interrupted; run the same command again to go on", 130)
+    except Exception as error:
+        if not own.is_own(options.source):
+            raise
+        traceback.print_exc()
+        fail(f"SOURCE is {options.source}: your own code raised "
+             f"{type(error).__name__}: {first_line(error)}", 2)
     for name, split in packed.splits.items():
         count = sum(shard.count for shard in split.shards)
         size = sum(shard.size for shard in split.shards)
@@ -91,6 +104,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("out", metavar="OUT")
+    parser.add_argument("--dir", metavar="FOLDER",
+                        help="data.dir, if SOURCE is a name")
     parser.add_argument("--longest_side", type=_number(int, 1, data.MAX_SIDE),
                         metavar="N", help="pixels; larger pictures are made smaller")
     parser.add_argument("--quality", type=_number(int, 1, 100), default=90, metavar="Q",

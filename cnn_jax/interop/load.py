@@ -148,16 +148,6 @@ def load_pretrained(source: str, config: ConfigDict | None = None) -> Trained:
     return Trained(config, info, network, variables, 0, [])
 
 
-def read_variables(source: str, network: nn.Module, image_shape: tuple[int, int, int],
-                   whole: bool = True) -> dict[str, Any]:
-    """Reads {"params": ..., "batch_stats": ...} of a network; downloads them once.
-
-    whole: whether all arrays must be there. If not, heads that the file lacks, or has
-        for another number of classes, are left out.
-    """
-    return fit_variables(source, read_source(source)[0], network, image_shape, whole)
-
-
 def read_source(source: str) -> tuple[Arrays, str]:
     """Reads the arrays of a source; returns them and its file, '' for a download."""
     if not is_published(source):
@@ -169,7 +159,11 @@ def read_source(source: str) -> tuple[Arrays, str]:
 def fit_variables(source: str, arrays: Arrays, network: nn.Module,
                   image_shape: tuple[int, int, int], whole: bool = True
                   ) -> dict[str, Any]:
-    """Makes the variables of a network from the arrays of a source."""
+    """Makes the variables of a network from the arrays of a source.
+
+    whole: whether all arrays must be there. If not, heads that the file lacks, or has
+        for another number of classes, are left out.
+    """
     if not is_published(source):
         mapping = find_mapping(network, image_shape, arrays, source, whole)
         different = differences(mapping.library, network, image_shape)

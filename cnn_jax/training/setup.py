@@ -19,8 +19,8 @@ from cnn_jax.data.info import DataInfo, describe
 from cnn_jax.data.lazy import cropped_when_read
 from cnn_jax.data.progressive import training_size, training_sizes
 from cnn_jax.errors import InputError
-from cnn_jax.interop.load import (check_same_network, is_file, is_published,
-                                  read_source, read_variables)
+from cnn_jax.interop.load import (Arrays, check_same_network, fit_variables, is_file,
+                                  is_published, read_source)
 from cnn_jax.networks.summary import LayerTable
 from cnn_jax.networks.summary_files import save_summary, short_text
 from cnn_jax.optimizers import Schedule
@@ -50,6 +50,8 @@ class Run:
     recipe: Recipe
     table: LayerTable
     initial: Program    # computes the initial state
+    # {source of init_from: its arrays}, from the check until the initial state is made
+    checked_weights: dict[str, Arrays]
     placement: parallel.Placement
     dataset: Dataset    # on the host
     feed: Feed          # of its batches, to the devices
@@ -93,8 +95,7 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
         raise InputError(f"config.batch_size = {config.batch_size} does not divide "
                          f"over {len(placement.devices)} devices: use a multiple")
     path = Path(workdir or default_path(config)).absolute()
-    if not step_folders(path / "checkpoints"):
-        check_init_from(config)
+    weights = {} if step_folders(path / "checkpoints") else check_init_from(config)
     with report.under_way("loading the data", plain=False):
         dataset = data.load(data_config(path, config), config.seed, stored)
     info = describe(dataset, config.data)
@@ -126,8 +127,9 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
                              steps_per_call(config, placement),
                              largest_batch(config, table, placement, report))
             with contextlib.closing(feed):
-                yield Run(config, path, info, recipe, table, initial, placement,
-                          dataset, feed, checkpoints, report, jax.jit(recipe.schedule),
+                yield Run(config, path, info, recipe, table, initial, weights,
+                          placement, dataset, feed, checkpoints, report,
+                          jax.jit(recipe.schedule),
                           Profiler(profile_steps, path, report))
 
 
@@ -171,22 +173,23 @@ def restore_newest(run: Run, latest: int) -> tuple[TrainState, Progress]:
     return state, progress
 
 
-def check_init_from(config: ConfigDict) -> None:
+def check_init_from(config: ConfigDict) -> dict[str, Arrays]:
     """Raises InputError if the source of `model.init_from` cannot be read.
 
     A new run checks this first: loading the data and the network may take minutes.
+    Returns {source: its arrays} of pretrained weights, else {}.
     """
     source = config.model.init_from
     if not source:
-        return
+        return {}
     if is_published(source):
         check_same_network(source, config)
     try:
         if is_published(source) or is_file(source):
-            read_source(source)
-        else:
-            monitor = read_config(Path(source)).checkpoint.monitor
-            trained.best_checkpoint(Path(source), monitor)
+            return {source: read_source(source)[0]}
+        monitor = read_config(Path(source)).checkpoint.monitor
+        trained.best_checkpoint(Path(source), monitor)
+        return {}
     except ValueError as error:
         raise InputError(f"config.model.init_from = {source}: {error}") from error
 
@@ -197,8 +200,9 @@ def load_source(source: str, run: Run) -> dict[str, Any]:
     The head of a weight file is left out if it is for other classes than the run's.
     """
     if is_published(source) or is_file(source):
-        return read_variables(source, run.recipe.model, run.info.image_shape,
-                              whole=False)
+        arrays = run.checked_weights.pop(source, None) or read_source(source)[0]
+        return fit_variables(source, arrays, run.recipe.model, run.info.image_shape,
+                             whole=False)
     return trained.load(Path(source)).variables
 
 

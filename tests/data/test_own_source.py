@@ -12,6 +12,7 @@ from tests.support.tiny_runs import tiny
 
 from cnn_jax import data, training
 from cnn_jax.config import fingerprint
+from cnn_jax.data import pack
 from cnn_jax.data.info import describe
 from cnn_jax.errors import InputError
 
@@ -43,6 +44,10 @@ FAULTS = textwrap.dedent("""
         "arrays": (np.zeros((20, 4, 4), np.uint8), LABELS),
         "masks": (np.zeros((20, 4, 4), np.uint8), np.zeros((20, 4, 4), int)),
     }
+
+
+    def raises(settings):
+        return {}["x"]
 
 
     def __getattr__(name):
@@ -110,6 +115,23 @@ def test_it_trains(photos, monkeypatch):
         "data.dir": str(photos / "photos"), "batch_size": 4, "epochs": 1,
         "data.test": 0.25, "data.validation": 0.25}), photos / "run", quiet=True)
     assert results.dataset == "mydata:cats_and_dogs" and results.test_examples == 6
+
+
+def test_it_is_packed(photos, capsys):
+    pack.main(["mydata:cats_and_dogs", str(photos / "out"),
+               f"--dir={photos / 'photos'}"])
+    own, packed = (data.load(config(name, **{"data.dir": str(folder)}).data, 0)
+                   for name, folder in (("mydata:cats_and_dogs", photos / "photos"),
+                                        ("shards", photos / "out")))
+    assert own.class_names == packed.class_names
+    assert pictures_of(own) == pictures_of(packed)
+    capsys.readouterr()
+    for faulty, fact in ((["mydata:none", "x"], "none"),
+                         (["photos", "x", "--dir=y"], "--dir"),
+                         (["faults_of_data:raises", "x"], "KeyError")):
+        with pytest.raises(SystemExit, match="2"):
+            pack.main(faulty)
+        assert fact in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_function_may_return_arrays(photos):

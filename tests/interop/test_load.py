@@ -208,10 +208,14 @@ def test_a_file_for_another_variant_of_a_network_warns(tmp_path, caplog):
 
 def test_a_run_starts_from_a_published_set(source, network, tmp_path, monkeypatch):
     monkeypatch.setattr("cnn_jax.training.train.draw", lambda *_: None)
+    read = []  # the file must be read only once
+    monkeypatch.setattr("cnn_jax.training.setup.read_source", lambda name: (
+        read.append(name), load.read_source(name))[1])
     config = tiny({"data.channels": 3, "data.image_size": (12, 12), "epochs": 1,
                    "model.init_from": source, "model.bn": "keras",
                    "optimizer.learning_rate": 1e-9})
     training.run(config, tmp_path / "run", quiet=True)
+    assert read == [source]
     tuned = trained.load(tmp_path / "run").variables["params"]
     for layer, tree in network.variables["params"].items():
         if layer != "head":
