@@ -4,6 +4,7 @@ So the order of the data is not part of a checkpoint. The whole set is one uint8
 `[train; validation; test]`, that stays on the devices; a batch is a row of indices.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -35,10 +36,24 @@ def train_order(seed: int, epoch: int, rows: range, batch_size: int) -> np.ndarr
     The last batch is filled up with the epoch's first examples. So all batches have one
     shape, and none is padded: padding would enter the statistics of batch norm.
     """
-    key = draw_key(seed, "order", epoch)
-    order = rows.start + np.asarray(jax.random.permutation(key, len(rows)))
+    order = rows.start + permutation(draw_key(seed, "order", epoch), len(rows))
     steps = steps_per_epoch(len(rows), batch_size)
     return np.resize(order, (steps, batch_size)).astype(np.int32)
+
+
+def permutation(key: jax.Array, count: int) -> np.ndarray:
+    """Computes `jax.random.permutation(key, count)`, which sorts slowly on a CPU.
+
+    Each round sorts by random numbers of 32 bits. With the position as the lower 32
+    bits, NumPy's fast sort is as stable as JAX's.
+    """
+    order = position = np.arange(count, dtype=np.uint64)
+    for _ in range(math.ceil(3 * math.log(max(1, count)) / math.log(2**32 - 1))):
+        key, subkey = jax.random.split(key)
+        random = np.asarray(jax.random.bits(subkey, (count,), np.uint32))
+        sorted_keys = np.sort((random.astype(np.uint64) << np.uint64(32)) | position)
+        order = order[sorted_keys & np.uint64(2**32 - 1)]
+    return order.astype(np.int32)
 
 
 def eval_order(rows: range, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -68,7 +83,7 @@ class TrainOrder(NamedTuple):
     def rows(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns (indices, mask), both [batches, batch_size]; see `train_order`."""
         order = train_order(self.seed, epoch, range(self.examples), self.batch_size)
-        return order, np.ones(order.shape, np.float32)
+        return order, np.broadcast_to(np.float32(1), order.shape)
 
 
 class EvalOrder(NamedTuple):

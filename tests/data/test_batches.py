@@ -1,11 +1,13 @@
 """The order of batches depends on (seed, epoch); every example counts once."""
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnn_jax.data.batches import (concatenate, eval_order, steps_per_epoch, train_order)
+from cnn_jax.data.batches import (concatenate, eval_order, permutation, steps_per_epoch,
+                                  train_order)
 from cnn_jax.data.examples import Dataset, Examples
 
 
@@ -38,6 +40,13 @@ def test_order_depends_on_seed_and_epoch_alone():
     np.testing.assert_array_equal(first, train_order(0, 0, rows, 10))
     assert (first != train_order(0, 1, rows, 10)).any()
     assert (first != train_order(1, 0, rows, 10)).any()
+
+
+@pytest.mark.parametrize("count", [1, 2, 1000, 1700, 70_001])  # one to two rounds
+def test_permutations_are_those_of_jax(count):
+    key = jax.random.key(count)
+    np.testing.assert_array_equal(permutation(key, count),
+                                  jax.random.permutation(key, count))
 
 
 def test_published_epoch_lengths():
