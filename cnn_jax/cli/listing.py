@@ -49,7 +49,7 @@ def list_names(request: Request) -> None:
             for name, field in FIELDS.items()
             if field.rule.names and name not in TABLES)),
         table("Pretrained weights: --model, --config.model.init_from", (
-            (f"{library}:NAME", f"{count} sets of weights, docs/pretrained.md")
+            (f"{library}:NAME", f"{count} sets of weights, docs/howto/pretrained.md")
             for library, count in collections.Counter(
                 source.partition(":")[0] for source in PRETRAINED).items()))]))
 
@@ -73,7 +73,8 @@ def data_rows() -> list[tuple[str, str]]:
     rows.append(("tfds:NAME", "classify", "Loads a set of the tensorflow-datasets "
                  "catalogue."))
     return [*((name, f"{task}: {about}") for name, task, about in rows),
-            ("MODULE:FUNCTION", "Calls a function of your own, see docs/your_code.md.")]
+            ("MODULE:FUNCTION", "Calls a function of your own, see "
+             "docs/howto/your_code.md.")]
 
 
 def functions(named: Mapping[str, Any]) -> list[tuple[str, str]]:

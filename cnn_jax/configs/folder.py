@@ -1,4 +1,4 @@
-r"""Trains a ResNet-18 on a folder of your own pictures; docs/your_pictures.md explains.
+r"""Trains a ResNet-18 on your own pictures; docs/howto/your_pictures.md explains.
 
     python main.py --config=configs/folder.py --config.data.dir=PHOTOS
     python main.py --config=configs/folder.py:SOURCE --config.data.dir=PHOTOS

@@ -3,7 +3,7 @@ r"""Trains a new last layer of a pretrained network on a folder of your own pict
 python main.py --config=configs/transfer.py:SOURCE --config.data.dir=PHOTOS
 
 SOURCE is the name of published weights (torchvision:resnet50, timm:resnet50.a1_in1k,
-keras:resnet50, see docs/pretrained.md), weights of such a network in a file of yours
+keras:resnet50, see docs/howto/pretrained.md), weights of such a network in your file
 (torchvision:mobilenet_v2=weights.pt), or the workdir of a run. PHOTOS has one folder
 per class. configs/finetune.py then trains all layers.
 

@@ -37,7 +37,7 @@ def refuse(config: ConfigDict) -> Stored:
     raise InputError(
         f"data.name is {config.name}: its arrays are nowhere on disk. Pass them to "
         "training.run(config, workdir, data=...); --mode=predict and serve need none, "
-        "and docs/your_code.md says how to evaluate and inspect the run in Python")
+        "and docs/howto/your_code.md says how to evaluate and inspect it in Python")
 
 
 def stored(arrays: Arrays, task_name: str | None = None) -> tuple[str, Stored]:

@@ -16,7 +16,7 @@ from cnn_jax.data import pack
 from cnn_jax.data.info import describe
 from cnn_jax.errors import InputError
 
-PAGE = Path(__file__).parents[2] / "docs" / "your_code.md"
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "your_code.md"
 FAULTS = textwrap.dedent("""
     import numpy as np
 

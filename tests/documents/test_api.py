@@ -1,4 +1,4 @@
-"""docs/api.md lists exactly the public API."""
+"""docs/reference/api.md lists exactly the public API."""
 
 import importlib
 import re
@@ -9,7 +9,7 @@ import pytest
 
 from cnn_jax import networks
 
-TEXT = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "reference" / "api.md").read_text()
 LISTED = {module: re.findall(r"`(\w+)`", names) for module, names in re.findall(
     r"^\| `(cnn_jax\.\w+)` \|[^|]*\|([^|]*)\|$", TEXT, re.MULTILINE)}
 

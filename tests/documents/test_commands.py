@@ -18,7 +18,7 @@ from tests.support.tiny_runs import undrawn
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md",
-             *sorted((ROOT / "docs").glob("*.md"))]
+             *sorted((ROOT / "docs").rglob("*.md"))]
 HASH = "runs/lenet5-digits-HASH"
 QUICK = ["--config.epochs=1", "--config.data.limit=96", "--config.batch_size=32"]
 
@@ -183,7 +183,7 @@ def test_a_run_leaves_the_files_of_the_table(answers):
     workdir = answers["folder"] / "runs" / "lenet"
     results = json.loads((workdir / "results.json").read_text())
     assert results["params"] == 61_706 and results["test_examples"] == 359
-    table = (ROOT / "docs" / "running.md").read_text()
+    table = (ROOT / "docs" / "howto" / "running.md").read_text()
     cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
     names = [name for cell in cells for name in re.findall(r"`([\w./]+)`", cell)]
     assert {"config.json", "train/", "checkpoints/", "report.html"} <= set(names)

@@ -35,7 +35,7 @@ def test_named_files_exist(name):
 
 
 def test_the_page_of_the_data_lists_every_set():
-    table = (ROOT / "docs" / "data.md").read_text().split("\n\n")[2]
+    table = (ROOT / "docs" / "howto" / "data.md").read_text().split("\n\n")[2]
     listed = {name for row in table.splitlines()[2:]
               for name in re.findall(r"`([\w:]+)`", row.split("|")[1])}
     own = {name for name in data.SOURCES if name.startswith("arrays")}

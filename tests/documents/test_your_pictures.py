@@ -1,4 +1,4 @@
-"""Follows docs/your_pictures.md like a new user, on drawn pictures of all kinds."""
+"""Follows howto/your_pictures.md like a new user, on drawn pictures of all kinds."""
 
 import functools
 import json
@@ -24,7 +24,7 @@ from cnn_jax.interop.web import folder as web
 from configs import folder, transfer
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "your_pictures.md").read_text()
+PAGE = (ROOT / "docs" / "howto" / "your_pictures.md").read_text()
 RUNTIME = {"dist/ort.wasm.bundle.min.mjs": b"export const made = 1;",
            "dist/ort-wasm-simd-threaded.wasm": b"\0asm"}
 # Flags that make a training of the page short.

@@ -13,7 +13,7 @@ from cnn_jax.inspection.run import draw
 from cnn_jax.training.evaluate_run import evaluate_run
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
-PAGE = Path(__file__).parents[2] / "docs" / "your_code.md"
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "your_code.md"
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from cnn_jax.interop.library_files import write_library
 from cnn_jax.interop.stablehlo import read_stablehlo, write_stablehlo
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
-PAGE = Path(__file__).parents[2] / "docs" / "export.md"
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "export.md"
 LOADER = """
 import sys
 sys.modules["cnn_jax"] = None  # an import would fail

@@ -68,7 +68,7 @@ def source(network, tmp_path, monkeypatch):
 
 
 def test_the_example_of_the_document(source, picture, tmp_path, monkeypatch):
-    text = (Path(__file__).parents[2] / "docs" / "pretrained.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "howto" / "pretrained.md").read_text()
     example = text.split("```python\n")[1].split("```")[0]
     *lines, last = example.strip().splitlines()
     picture.rename(tmp_path / "photo.jpg")

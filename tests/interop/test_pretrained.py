@@ -26,7 +26,8 @@ from cnn_jax.layers import BATCH_NORM, Layers
 PLAIN = Layers(conv="lax", pool="lax")
 # {source: [[key, shape], ...]} as the library lists them.
 STORED = json.loads((Path(__file__).parent / "published_shapes.json").read_text())
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "pretrained.md").read_text()
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "pretrained.md"
+DOCUMENT = PAGE.read_text()
 UPDATE = "python -m cnn_jax.interop.pretrained.table prints the new tables"
 MOST_VALUES = 2**20  # larger arrays are not drawn
 

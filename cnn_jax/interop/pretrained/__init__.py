@@ -32,7 +32,7 @@ def find_row(source: str) -> Pretrained:
             or difflib.get_close_matches(source, PRETRAINED, 3, 0.4)
             or ["torchvision:resnet50", "timm:resnet50.a1_in1k", "keras:resnet50"])
     raise InputError(f"there are no pretrained weights {source!r}; known are "
-                     f"{', '.join(near)} and others, see docs/pretrained.md")
+                     f"{', '.join(near)} and others, see docs/howto/pretrained.md")
 
 
 def network_of(row: Pretrained, layers: Layers = Layers()) -> nn.Module:

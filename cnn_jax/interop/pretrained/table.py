@@ -1,4 +1,4 @@
-"""Prints the tables of docs/pretrained.md.
+"""Prints the tables of docs/howto/pretrained.md.
 
     python -m cnn_jax.interop.pretrained.table
 """
