@@ -100,7 +100,7 @@ class Reporter:
         output: Any = Output("stderr" if stderr else "stdout")
         self.console = Console(file=None if output.file is None else output,
                                quiet=quiet, stderr=stderr, highlight=False,
-                               soft_wrap=True)
+                               soft_wrap=True, force_jupyter=False)
         self.bar: Progress | None = None
         self.title, self.total, self.in_bytes = "", 0, False
         self.last_line = time.monotonic()  # when progress was last printed

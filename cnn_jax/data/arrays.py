@@ -191,7 +191,7 @@ def conversion(stored: Stored, image_shape: tuple[int, int, int]) -> str | None:
         return None
     before, after = (" x ".join(map(str, shape))
                      for shape in (images.shape[1:], image_shape))
-    return (f"warning: the arrays have images of {before}, and training converts them "
+    return (f"the arrays have images of {before}, and training converts them "
             f"to {after}; config.data.image_size = None and config.data.channels = "
             "None keep them as they are")
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax import data, inference
 from cnn_jax.console import Reporter
-from cnn_jax.data.images import Preprocessing, find_images
+from cnn_jax.data.images import Preprocessing, convert_images, find_images
 from cnn_jax.errors import InputError, one_line
 from cnn_jax.inspection.draw.overlays import overlays
 from cnn_jax.inspection.draw.picture import Picture
@@ -48,7 +48,7 @@ def task_in_units(run: Trained) -> Task:
     return data.task_of(run.config.data, run.info.targets)
 
 
-def predict(workdir: Path, images: Sequence[str | Path], top: int = 5,
+def predict(workdir: str | Path, images: Sequence[str | Path], top: int = 5,
             invert: bool = False, unreadable: dict[Path, InputError] | None = None
             ) -> list[Prediction]:
     """Predicts picture files, and those in folders, with a run's best checkpoint.
@@ -88,26 +88,26 @@ def predict(workdir: Path, images: Sequence[str | Path], top: int = 5,
     return predictions
 
 
-def predict_arrays(workdir: Path, images: np.ndarray
+def predict_arrays(workdir: str | Path, images: np.ndarray
                    ) -> tuple[np.ndarray, np.ndarray]:
     """Predicts images with a run's best checkpoint.
 
-    images: uint8 [N, H, W, C], of the shape of the training data.
+    images: uint8 [N, H, W, C] or [N, H, W]. They are resized and converted to the
+        channels of the training data, as in training.
     Returns scores [N, classes] (probabilities of classes, fractions of the pixels, or
     values) and predicted labels.
-    Raises InputError for a workdir that cannot be read and for images of another shape
-    or dtype.
+    Raises InputError for a workdir that cannot be read and for other images.
     """
     run = trained.load(workdir)
-    if images.dtype != np.uint8 or images.shape[1:] != run.info.image_shape:
-        shape = ", ".join(map(str, run.info.image_shape))
-        raise InputError(
-            f"images are {images.dtype} {list(images.shape)}, and {workdir} was "
-            f"trained on uint8 [N, {shape}]: convert them, or predict picture files")
-    if not len(images):
-        raise InputError(f"images are {list(images.shape)}: give at least one")
+    title = f"images are {images.dtype} {list(images.shape)}"
+    images = images[..., None] if images.ndim == 3 else images
+    if (images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3)
+            or not images.size):
+        raise InputError(f"{title}: they must be uint8 [N, height, width, channels] "
+                         "with 1 or 3 channels, or [N, height, width], from 0 to 255")
     compute = prediction_program(run, min(BATCH, len(images)))
-    outputs = [compute(images[start:start + BATCH])
+    outputs = [compute(convert_images(images[start:start + BATCH],
+                                      run.info.preprocessing))
                for start in range(0, len(images), BATCH)]
     scores, labels = map(np.concatenate, zip(*outputs))
     return scores, labels

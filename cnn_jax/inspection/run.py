@@ -24,8 +24,8 @@ from cnn_jax.workdir.results import FILE, read_results
 from cnn_jax.workdir.trained import Trained
 
 
-def draw(workdir: Path, config: ConfigDict | None = None, images: Sequence[str] = (),
-         invert: bool = False, quiet: bool = False,
+def draw(workdir: str | Path, config: ConfigDict | None = None,
+         images: Sequence[str] = (), invert: bool = False, quiet: bool = False,
          data: Arrays | None = None) -> list[Path]:
     """Draws the pictures of `config.inspect` and returns their files.
 
@@ -38,7 +38,7 @@ def draw(workdir: Path, config: ConfigDict | None = None, images: Sequence[str] 
     Raises InputError for input that cannot be used, also for an unknown name in
     `config.inspect`.
     """
-    report = Reporter(quiet)
+    report, workdir = Reporter(quiet), Path(workdir)
     run = load_run(workdir, config, images, invert, report, data)
     settings = (config or run.config).inspect
     names = chosen_names(settings.only)

@@ -15,7 +15,7 @@ from cnn_jax.workdir.folder import load_data, read_config, read_data_info
 from cnn_jax.workdir.trained import best_checkpoint
 
 
-def evaluate_run(workdir: Path, config: ConfigDict | None = None,
+def evaluate_run(workdir: str | Path, config: ConfigDict | None = None,
                  quiet: bool = False, data: Arrays | None = None
                  ) -> dict[str, dict[str, float]]:
     """Evaluates the best checkpoint on the validation and test splits.
@@ -26,7 +26,7 @@ def evaluate_run(workdir: Path, config: ConfigDict | None = None,
     data: the arrays that `training.run` was called with, if it was.
     Returns {split: metrics}. Raises InputError if the data have changed.
     """
-    report = Reporter(quiet)
+    report, workdir = Reporter(quiet), Path(workdir)
     config_of_run, info = read_config(workdir), read_data_info(workdir)
     if not info.has_images:
         return {"given": evaluate_pretrained(workdir, config, quiet)}

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -109,13 +110,13 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
                          training_sizes(config.progressive, 0))
     parallel.check_same_in_all(
         f"{result_fields(config)} {config.log.every_steps} {info.sha256}")
+    if stored and (warning := arrays.conversion(stored, info.image_shape)):
+        warnings.warn(warning, stacklevel=4)  # the line that called training.run
     with open_workdir(path, config, info) as extended:
         for line in (f"workdir: {path}", f"data: {info.source}", short_text(table),
                      f"convolutions: {table.convolutions()}",
                      describe_devices(placement.devices)):
             report.line(line)
-        if stored and (warning := arrays.conversion(stored, info.image_shape)):
-            report.line(warning)
         if extended:
             report.line(f"the run is extended to {config.epochs} epochs; from here on "
                         "its learning rate follows the schedule of that length")

@@ -28,12 +28,13 @@ class Trained(NamedTuple):
     history: list[Row]          # up to the newest checkpoint
 
 
-def load(workdir: Path) -> Trained:
+def load(workdir: str | Path) -> Trained:
     """Loads the best checkpoint of a workdir.
 
     Raises InputError for a folder without a run, for a run that has not finished an
     epoch, and for parameters of another network; RunError for a damaged checkpoint.
     """
+    workdir = Path(workdir)
     config, info = read_config(workdir), read_data_info(workdir)
     folder, history = best_checkpoint(workdir, config.checkpoint.monitor)
     tree, _ = restore(folder)

@@ -41,6 +41,8 @@ def test_every_line_of_the_page_runs(example):
     np.testing.assert_allclose(example["probabilities"].sum(-1), 1, rtol=1e-5)
     scores, classes = predict_arrays(workdir, images)  # less than one batch of 64
     np.testing.assert_allclose(scores[:5], example["probabilities"], atol=1e-6)
+    wide = np.repeat(images[..., 0], 2, 2)  # another size, converted as in training
+    np.testing.assert_allclose(predict_arrays(workdir, wide)[0], scores, atol=0.02)
     many, _ = predict_arrays(workdir, np.concatenate([images, images]))  # two batches
     np.testing.assert_allclose(many, np.concatenate([scores, scores]), atol=1e-6)
 
@@ -54,6 +56,7 @@ def test_other_arrays_are_refused(example):
         draw(workdir, quiet=True, data=other)
     with pytest.raises(InputError, match="nowhere on disk.*Python"):
         evaluate_run(workdir, quiet=True)
-    for wrong in (images / 255, images[:, :8], images[..., 0], images[:0]):
+    for wrong in (images / 255, images[0, ..., 0], np.repeat(images, 2, -1),
+                  images[:0]):
         with pytest.raises(InputError, match="images are"):
             predict_arrays(workdir, wrong)

@@ -9,6 +9,8 @@ from sklearn.datasets import load_digits
 from cnn_jax import data, training
 from cnn_jax.data import arrays
 from cnn_jax.errors import InputError
+from cnn_jax.inspection.predict import predict_arrays
+from cnn_jax.training.evaluate_run import evaluate_run
 from tests.support.tiny_runs import tiny
 
 pytestmark = pytest.mark.usefixtures("compiled_once", "undrawn")
@@ -39,10 +41,17 @@ def test_a_run_on_arrays_equals_that_on_their_source(tmp_path):
 
 def test_other_arrays_in_the_workdir_are_refused(tmp_path):
     x, y = digits()
-    config = tiny({"data.limit": None, "epochs": 1, "data.validation": 0.2})
-    training.run(config, tmp_path / "run", quiet=True, data=(x, y))
-    with pytest.raises(InputError, match="sha256"):
+    config = tiny({"data.limit": None, "epochs": 1, "data.validation": 0.2,
+                   "data.image_size": (8, 7)})
+    with pytest.warns(match="8 x 8 x 1.* 8 x 7 x 1") as warned:  # quiet or not
+        training.run(config, tmp_path / "run", quiet=True, data=(x, y))
+    assert warned[0].filename == __file__
+    with pytest.warns(), pytest.raises(InputError, match="sha256"):
         training.run(config, tmp_path / "run", quiet=True, data=(255 - x, y))
+    folder = str(tmp_path / "run")  # as text
+    _, predicted = predict_arrays(folder, x[:5])
+    metrics = evaluate_run(folder, quiet=True, data=(x, y))
+    assert predicted.shape == (5,) and metrics["test"]["examples"] == 32  # 160 / 5
 
 
 @pytest.mark.parametrize("labels, task", [
