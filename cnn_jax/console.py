@@ -29,12 +29,15 @@ def counted(count: int, noun: str) -> str:
 def command(*arguments: str) -> str:
     """Writes a command line of this program, in the form in which it was started."""
     started = Path(sys.argv[0])
-    if started.name == "cnn-jax":
-        program = ["cnn-jax"]
-    elif started.parts[-2:] == ("cnn_jax", "__main__.py"):
+    if started.parts[-2:] == ("cnn_jax", "__main__.py"):
         program = ["python", "-m", "cnn_jax"]
-    else:  # a clone, perhaps from another folder; or a script of the user
-        program = ["python", str(started) if started.name == "main.py" else "main.py"]
+    elif started.name == "main.py":  # of a clone, perhaps from another folder
+        program = ["python", str(started)]
+    elif started.name == "cnn-jax" or not Path(__file__).parents[1].joinpath(
+            "main.py").exists():
+        program = ["cnn-jax"]
+    else:  # a script of the user, or a notebook, with a clone
+        program = ["python", "main.py"]
     return shlex.join([*program, *arguments])
 
 

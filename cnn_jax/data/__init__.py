@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from cnn_jax import own
+from cnn_jax.console import counted
 from cnn_jax.data import arrays as own_arrays
 from cnn_jax.data import folders, shapes, shards, sources, table
 from cnn_jax.data.arrays import Arrays
@@ -112,9 +113,16 @@ def load(config: ConfigDict, seed: int, stored: Stored | None = None) -> Dataset
 def _dataset(whole: Stored, config: ConfigDict, train: Examples, validation: Examples,
              test: Examples) -> Dataset:
     height, width, channels = train.images.shape[1:]
-    shape = f"{height} x {width} x {channels}, {len(whole.class_names)} classes"
+    shape = f"{height} x {width} x {channels}, {_outputs(whole, config)}"
     return Dataset(config.name, train, validation, test, whole.class_names,
                    f"{_describe(whole, config, train, validation, test)}; {shape}")
+
+
+def _outputs(stored: Stored | StoredRecords, config: ConfigDict) -> str:
+    """Counts the classes, or the numbers, that a label consists of."""
+    count = len(stored.class_names)
+    return (counted(count, "number") if task_of(config).figures == "values"
+            else f"{count} classes")
 
 
 def _load_limited(source: StoredRecords, config: ConfigDict, seed: int) -> Dataset:
@@ -162,7 +170,7 @@ def _split_records(stored: StoredRecords, config: ConfigDict,
     return RecordDataset(
         config.name, train, validation, test, stored.class_names,
         f"{_describe(stored, config, train, validation, test)}; "
-        f"{len(stored.class_names)} classes")
+        f"{_outputs(stored, config)}")
 
 
 def open_stored(config: ConfigDict) -> StoredRecords:

@@ -81,6 +81,7 @@ def test_columns_and_splits(tmp_path):
         "\n".join(f"{row},{name}" for row, name in zip(rows, names)))
     config = tiny(CHANGES | {"data.dir": str(folder)})
     dataset = data.load(config.data, 0)
+    assert "numbers" in dataset.source and "classes" not in dataset.source
     assert [len(part.labels) for part in (dataset.train, dataset.validation,
                                           dataset.test)] == [4, 1, 1]
     assert dataset.train.labels.dtype == np.float32

@@ -13,6 +13,7 @@ import numpy as np
 
 from cnn_jax import data
 from cnn_jax.config import FIELDS
+from cnn_jax.console import command
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.files import write_atomically
 from cnn_jax.inspection.draw.drawing import fold, new_figure
@@ -65,7 +66,8 @@ def write_comparison(folders: Sequence[Path], path: Path) -> None:
     """
     if len(folders) < 2:
         raise InputError(f"--mode=compare needs the folders of at least two runs, not "
-                         f"{len(folders)}: python main.py --mode=compare A B ...")
+                         f"{len(folders)}: "
+                         f"{command('--mode=compare', 'A', 'B', '...')}")
     resolved = [folder.resolve() for folder in folders]
     for i, folder in enumerate(folders):
         if resolved[i] in resolved[:i]:

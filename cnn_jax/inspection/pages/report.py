@@ -11,7 +11,7 @@ import msgspec
 
 from cnn_jax import data
 from cnn_jax.config import default_config
-from cnn_jax.console import counted
+from cnn_jax.console import command, counted
 from cnn_jax.files import write_atomically
 from cnn_jax.inspection.draw.classification_metrics import describe_right
 from cnn_jax.inspection.draw.learning_curves import capitalized, caption, curves
@@ -90,6 +90,7 @@ def page_of(record: Record) -> dict[str, Any]:
         "pictures": by_width(image for image in images
                              if image["name"] not in (*AT_END, *ERRORS)),
         "inspected": any(image["name"] not in (*AT_END, "weights") for image in images),
+        "inspect_command": command("--mode=inspect", "--workdir=..."),
         "network": record.summary and describe_network(record.summary),
         "stages": stages(record.summary) if record.summary else [],
         "diagram": embedded_diagram(record.folder),
