@@ -157,6 +157,16 @@ def test_without_a_finished_epoch_or_the_best_checkpoint_reading_fails(tmp_path)
         best_checkpoint(tmp_path, "val_accuracy")
 
 
+def test_a_missing_device_is_not_damage(saved, monkeypatch):
+    def devices():
+        raise RuntimeError("no cuda here")
+
+    monkeypatch.setattr(jax, "devices", devices)
+    with pytest.raises(RuntimeError, match="no cuda here") as error:
+        read(saved)
+    assert not isinstance(error.value, RunError)
+
+
 def test_damaged_files_are_one_error_and_no_log(tmp_path, caplog):
     """Orbax reads the other leaves in tasks that nobody waits for."""
     rng = np.random.default_rng(0)  # incompressible leaves get their own files

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import serialization, traverse_util
@@ -83,7 +84,11 @@ def _read_item(folder: Path, item: str, kind: type[T]) -> T:
 
 
 def _load(folder: Path, expected: dict[str, Leaf]) -> dict[str, Any]:
-    """Loads the state without verifying it."""
+    """Loads the state without verifying it.
+
+    Raises RuntimeError if JAX has no device; the checkpoint is not to blame.
+    """
+    jax.devices()
     try:
         target = {path: np.empty(leaf.shape, jnp.dtype(leaf.dtype))
                   for path, leaf in expected.items()}
