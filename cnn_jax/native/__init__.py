@@ -6,16 +6,17 @@ it registers the first two with `ops`. The C++ library is built and loaded when 
 operation first asks for it.
 
     convolution.cc   one pass of a layer         build/           compiles the C++
-    network.cc, .h   a network in evaluation     library.py       loads it
-    pass.h           its steps for N images      convolution.py   convolution in JAX
-    placement.h      the memory of its values    lowering.py      what a program holds
-    winograd.h       Winograd's method           cost.py          Winograd or oneDNN
-    onednn.h         oneDNN, its threads         moments.py       the sums in JAX
+    moments.cc       the sums of batch norm      library.py       loads it
+    network.cc, .h   a network in evaluation     convolution.py   convolution in JAX
+    pass.h           its steps for N images      lowering.py      what a program holds
+    placement.h      the memory of its values    cost.py          Winograd or oneDNN
+    winograd.h       Winograd's method           moments.py       the sums in JAX
+    onednn.h         oneDNN, its threads
     workers.h        memory, XLA's threads
 """
 
 from cnn_jax.native import convolution, library, moments
-from cnn_jax.ops import addon
+from cnn_jax.ops.conv import addon
 
 addon.register(addon.AddOn(
     available=lambda: library.load() is not None, describe=library.describe,

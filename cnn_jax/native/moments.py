@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnn_jax.native import library
-from cnn_jax.ops.addon import Sums
+from cnn_jax.ops.conv.addon import Sums
 from cnn_jax.ops.moments import by_xla
 
 

@@ -27,8 +27,7 @@ from cnn_jax.networks.lenet import SparseConv
 from cnn_jax.networks.receptive_field import Fields, receptive_fields, window_of
 from cnn_jax.networks.squeezenet import ConvHead
 from cnn_jax.networks.trace import Call, ImageShape, trace_shapes
-from cnn_jax.ops import addon
-from cnn_jax.ops.conv import conv_spec, select
+from cnn_jax.ops.conv import addon, conv_spec, select
 from cnn_jax.ops.geometry import resolve_padding
 
 VIEWS = (layers.Flatten,)

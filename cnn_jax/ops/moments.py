@@ -6,8 +6,8 @@ XLA reads the image once for each. `cnn_jax.native` makes both in one pass where
 import jax
 from jax import lax
 
-from cnn_jax.ops import addon
 from cnn_jax.ops._xla.shard_map import match_varying_axes
+from cnn_jax.ops.conv import addon
 
 
 def channel_sums(a: jax.Array, b: jax.Array,

@@ -76,3 +76,29 @@ def test_ops_import_jax_alone():
     for path in (ROOT / "cnn_jax" / "ops").rglob("*.py"):
         for name in imported(path):
             assert not name.startswith(("flax", "optax")), path
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def loaded(importer: str, target: str, modules: set[str]) -> set[str]:
+    """Returns the modules that an import runs: the target and packages around it.
+
+    A package around the importer is not run for it.
+    """
+    if target not in modules:  # an attribute
+        target = target.rpartition(".")[0]
+    parts = target.split(".")
+    around = {".".join(parts[:n]) for n in range(1, len(parts))}
+    return {target} | {package for package in around
+                       if not f"{importer}.".startswith(f"{package}.")}
+
+
+def test_no_room_holds_a_circle_of_modules():
+    paths = {module_name(path): path for path in (ROOT / "cnn_jax").rglob("*.py")}
+    graphlib.TopologicalSorter({
+        name: {other for target in imported(path) if target.startswith("cnn_jax")
+               for other in loaded(name, target, {*paths})}
+        for name, path in paths.items()}).prepare()  # raises CycleError

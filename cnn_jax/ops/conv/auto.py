@@ -15,9 +15,8 @@ import jax
 from jax import lax
 from jax.typing import DTypeLike
 
-from cnn_jax.ops import addon
-from cnn_jax.ops.conv import (banded, depthwise, im2col, lax as conv_lax, padded,
-                              phases, pointwise, taps, transposed)
+from cnn_jax.ops.conv import (addon, banded, depthwise, im2col, lax as conv_lax,
+                              padded, phases, pointwise, taps, transposed)
 from cnn_jax.ops.conv.algorithm import Algorithm, Pass
 from cnn_jax.ops.conv.spec import ConvSpec, is_empty, is_symbolic
 from cnn_jax.ops.conv.vjp import trilinear

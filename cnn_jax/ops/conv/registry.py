@@ -7,9 +7,8 @@ from collections.abc import Callable
 import jax
 from jax.typing import DTypeLike
 
-from cnn_jax.ops import addon
-from cnn_jax.ops.conv import (auto, banded, fft, im2col, lax, loops, numba, taps,
-                              winograd)
+from cnn_jax.ops.conv import (addon, auto, banded, fft, im2col, lax, loops, numba,
+                              taps, winograd)
 from cnn_jax.ops.conv.algorithm import Algorithm
 from cnn_jax.ops.conv.spec import ConvSpec
 from cnn_jax.ops.conv.vjp import Passes
