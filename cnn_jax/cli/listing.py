@@ -68,11 +68,10 @@ def network_tables() -> list[str]:
 
 def data_rows() -> list[tuple[str, str]]:
     """Lists (name, task and source) of each data set."""
-    rows = [(name, source.task, source.about or first_line(source.read.__doc__))
-            for name, source in data.SOURCES.items()]
-    rows.append(("tfds:NAME", "classify", "Loads a set of the tensorflow-datasets "
-                 "catalogue."))
-    return [*((name, f"{task}: {about}") for name, task, about in rows),
+    sources = data.SOURCES | {"tfds:NAME": data.CATALOGUE}
+    return [*((name, f"{source.task.name}: "
+               f"{source.about or first_line(source.read.__doc__)}")
+              for name, source in sources.items()),
             ("MODULE:FUNCTION", "Calls a function of your own, see "
              "docs/howto/your_code.md.")]
 

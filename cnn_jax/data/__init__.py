@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from cnn_jax import own
+from cnn_jax import own, tasks
 from cnn_jax.console import counted
 from cnn_jax.data import arrays as own_arrays
 from cnn_jax.data import folders, shapes, shards, sources, table
@@ -26,7 +26,8 @@ from cnn_jax.data.own_source import own_source
 from cnn_jax.data.records import (InMemory, RecordDataset, Records, StoredRecords,
                                   Subset)
 from cnn_jax.errors import InputError
-from cnn_jax.tasks import TASKS, Task, regress
+from cnn_jax.tasks import TASKS, Task, find_task
+from cnn_jax.tasks.task import LabelStatistics
 
 __all__ = [
     "Dataset", "Examples", "SOURCES", "accept", "load", "open_records", "task_of"]
@@ -37,8 +38,15 @@ class Source(NamedTuple):
 
     # From the `data` config: arrays, or records that are not decoded yet.
     read: Callable[[ConfigDict], Stored | StoredRecords]
-    task: str = "classify"  # a name in tasks.TASKS
-    about: str = ""         # what --mode=list prints; '' is the docstring of `read`
+    task: Task = tasks.classify.TASK
+    about: str = ""  # what --mode=list prints; '' is the docstring of `read`
+
+
+def _catalogue(config: ConfigDict) -> StoredRecords:
+    """Loads a set of the tensorflow-datasets catalogue."""
+    # Imported here: tensorflow-datasets takes a second to import.
+    from cnn_jax.data import builders
+    return builders.catalogue(config)
 
 
 SOURCES = {
@@ -54,20 +62,21 @@ SOURCES = {
         about="50,000 + 10,000 photographs of ten classes, 32 x 32 x 3 pixels."),
     "imagenet": Source(sources.imagenet),
     "folder": Source(folders.class_folders),
-    "csv": Source(table.table_of_numbers, "regress"),
+    "csv": Source(table.table_of_numbers, tasks.regress.TASK),
     "shards": Source(shards.tar_shards),
     "shapes_colour": Source(shapes.colour),
     "shapes_shape": Source(shapes.shape),
     "shapes_both": Source(shapes.both),
-    "shapes_segmentation": Source(shapes.segmentation, "segment"),
-    "shapes_multilabel": Source(shapes.multilabel, "multilabel"),
-    **{name: Source(own_arrays.refuse, task,
-                    "Takes arrays that a program passes to training.run.")
-       for name, task in own_arrays.TASK_OF.items()},
+    "shapes_segmentation": Source(shapes.segmentation, tasks.segment.TASK),
+    "shapes_multilabel": Source(shapes.multilabel, tasks.multilabel.TASK),
+    **{task.set_name: Source(own_arrays.refuse, task,
+                             "Takes arrays that a program passes to training.run.")
+       for task in TASKS.values()},
 }
+CATALOGUE = Source(_catalogue)  # tfds:NAME
 FOLDERS = ("folder", "shards", "csv")  # data.dir is needed
 # Sets that may have train and validation alone
-_NO_TEST = (*FOLDERS, "imagenet", *own_arrays.TASK_OF)
+_NO_TEST = (*FOLDERS, "imagenet", *(task.set_name for task in TASKS.values()))
 _BIASED = ("shapes_colour", "shapes_shape")
 SPLITS = ("stratified", "random", "first", "last")
 MAX_SIDE = 4096  # pixels
@@ -143,10 +152,11 @@ def accept(arrays: Arrays, config: ConfigDict) -> tuple[ConfigDict, Stored]:
     Returns a copy of the whole config whose data.name is the kind of the arrays, and
     the set for `load`.
     """
-    name, stored = own_arrays.stored(arrays, config.data.task)
+    task, stored = own_arrays.stored(arrays, config.data.task)
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        config.data.name, config.data.dir = name, None
+        config.data.dir = None
+        config.data.name = task.set_name if task.set_name in SOURCES else "arrays"
     return config, stored
 
 
@@ -188,13 +198,9 @@ def _as_records(stored: Stored | StoredRecords, config: ConfigDict) -> StoredRec
 
 def _read(config: ConfigDict) -> Stored | StoredRecords:
     check(config)
-    if config.name.startswith("tfds:"):
-        # Imported here: tensorflow-datasets takes a second to import.
-        from cnn_jax.data import builders
-        return builders.catalogue(config)
     if _is_own(config.name):
         return own_source(config, task_of(config))
-    return SOURCES[config.name].read(config)
+    return SOURCES.get(config.name, CATALOGUE).read(config)
 
 
 def _describe(stored: Stored | StoredRecords, config: ConfigDict,
@@ -208,17 +214,15 @@ def _describe(stored: Stored | StoredRecords, config: ConfigDict,
     return f"{config.name}: {stored.origin}; {counts}"
 
 
-def task_of(config: ConfigDict, targets: regress.Targets | None = None) -> Task:
+def task_of(config: ConfigDict, targets: LabelStatistics | None = None) -> Task:
     """Returns the task of the set that the `data` config names.
 
     Sets of tensorflow-datasets have one class for each image.
 
     targets: of `DataInfo`, for predictions in the units of the labels.
     """
-    name = config.task or _task_of_source(config.name)
-    if name == "regress" and targets is not None:
-        return regress.in_units(targets)
-    return own.find(TASKS, name, Task)
+    task = find_task(config.task) if config.task else _task_of_source(config.name)
+    return task.standardized(targets) if targets and task.standardized else task
 
 
 def _is_own(name: str) -> bool:
@@ -226,8 +230,8 @@ def _is_own(name: str) -> bool:
     return own.is_own(name) and not name.startswith("tfds:")
 
 
-def _task_of_source(name: str) -> str:
-    return SOURCES[name].task if name in SOURCES else "classify"
+def _task_of_source(name: str) -> Task:
+    return SOURCES.get(name, CATALOGUE).task
 
 
 def _check_labels(stored: Stored | StoredRecords, task: Task) -> None:
@@ -262,16 +266,13 @@ def check(config: ConfigDict) -> None:
             "a name from the tensorflow-datasets catalogue, and MODULE:FUNCTION of "
             "your own")
     if config.task is not None:
-        try:
-            task_of(config)
-        except ValueError as error:
-            raise InputError(f"data.task = {error}") from error
+        task = task_of(config)
         if not (own.is_own(config.task) or _is_own(name)
-                or config.task == _task_of_source(name)):
+                or task == _task_of_source(name)):
             raise InputError(
                 f"data.task is {config.task} but the labels of {name} are for "
-                f"{_task_of_source(name)}; leave data.task out (it is for arrays and "
-                "sources of your own, and for MODULE:TASK)")
+                f"{_task_of_source(name).name}; leave data.task out (it is for arrays "
+                "and sources of your own, and for MODULE:TASK)")
     if name in FOLDERS and not config.dir:
         raise InputError(f"data.name is {name} but data.dir is not set; name the "
                          "folder of the pictures, as in --config.data.dir=PHOTOS")

@@ -10,26 +10,21 @@ The task follows from the shape of the labels, and data.name names it:
 With data.task=MODULE:TASK, your own task defines the labels.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnn_jax import own
 from cnn_jax.data.examples import Dataset, Examples, Stored
 from cnn_jax.errors import InputError
-from cnn_jax.tasks import TASKS, Task
+from cnn_jax.tasks import Task, find_task, infer_task
 
 # (images, labels), or a mapping with 'train', and 'validation', 'test' and
 # 'class_names' if they exist, or a set that `data.load` has made
 Arrays = tuple[Any, Any] | Mapping[str, Any] | Dataset
-# (split, labels, images) -> labels, or InputError
-CheckLabels = Callable[[str, np.ndarray, np.ndarray], np.ndarray]
-TASK_OF = {"arrays": "classify", "arrays_multilabel": "multilabel",
-           "arrays_segmentation": "segment", "arrays_regression": "regress"}
 _KEYS = ("train", "validation", "test", "class_names")
-_NAME_OF_RANK = {1: "arrays", 2: "arrays_multilabel", 3: "arrays_segmentation"}
 
 
 def refuse(config: ConfigDict) -> Stored:
@@ -40,48 +35,56 @@ def refuse(config: ConfigDict) -> Stored:
         "and docs/howto/your_code.md says how to evaluate and inspect it in Python")
 
 
-def stored(arrays: Arrays, task_name: str | None = None) -> tuple[str, Stored]:
-    """Checks arrays; returns the name of their kind of set, and the set.
+def stored(arrays: Arrays, task_name: str | None = None) -> tuple[Task, Stored]:
+    """Checks arrays; returns their task and the set.
 
     Images are uint8 [N, H, W, C] with C = 1 or 3, or [N, H, W]. Raises an InputError
     that says what to change for all others.
 
     task_name: config.data.task.
     """
-    splits_and_names = _as_mapping(arrays)
-    check_labels = _labels
-    if task_name == "regress":
-        check_labels = _numbers
-    elif own.is_own(task_name):
-        check_labels = _any_labels
-    splits = {name: _examples(name, value, check_labels)
-              for name, value in splits_and_names.items()
+    given = _as_mapping(arrays)
+    splits = {name: _examples(name, value) for name, value in given.items()
               if name != "class_names" and value is not None}
-    shapes = {examples.images.shape[1:] for examples in splits.values()}
-    ranks = {examples.labels.ndim for examples in splits.values()}
-    if len(shapes) > 1 or len(ranks) > 1:
+    if task_name is None:
+        with _refused_labels("train", splits["train"]):
+            task = infer_task(splits["train"].labels)
+    else:
+        task = find_task(task_name)
+    for name, examples in splits.items():
+        with _refused_labels(name, examples):
+            splits[name] = examples._replace(
+                labels=task.check_labels(examples.labels, examples.images))
+    if len({(images.shape[1:], labels.shape[1:])
+            for images, labels in splits.values()}) > 1:
         raise InputError("data: all splits must have images and labels of the same "
                          "shape, not " + ", ".join(
-                             f"{name} {examples.images.shape} and "
-                             f"{examples.labels.shape}"
-                             for name, examples in splits.items()))
-    name = ("arrays_regression" if task_name == "regress"
-            else _NAME_OF_RANK.get(ranks.pop(), "arrays"))
-    task = TASKS[TASK_OF[name]]
-    if own.is_own(task_name):
-        task = own.load(str(task_name), Task)
-    if name == "arrays_multilabel" and task_name is None:
+                             f"{name} {images.shape} and {labels.shape}"
+                             for name, (images, labels) in splits.items()))
+    if task_name is None and not task.exclusive:
         _check_not_one_hot(splits.values())
-    count, largest = _count_classes(splits, task)
-    if task.name == "classify" and not splits_and_names.get("class_names"):
+    count = task.count_classes([examples.labels for examples in splits.values()])
+    if task.one_class_per_image and not given.get("class_names"):
         _check_no_gap(splits["train"].labels, count)
-    names = tuple(map(str, splits_and_names.get("class_names") or range(count)))
+    names = tuple(map(str, given.get("class_names") or range(count)))
     if len(names) < count:
         raise InputError(f"data: {len(names)} class_names were given, but the largest "
-                         f"label is {largest}: give a name for each class from 0")
+                         f"label is {count - 1}: give a name for each class from 0")
     splits = {split: examples._replace(labels=examples.labels.astype(task.label_dtype))
               for split, examples in splits.items()}
-    return name, Stored(splits, names, "arrays of the program")
+    return task, Stored(splits, names, "arrays of the program")
+
+
+@contextlib.contextmanager
+def _refused_labels(split: str, examples: Examples) -> Iterator[None]:
+    """Adds dtype and shapes to a ValueError about the labels of a split."""
+    images, labels = examples
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(f"data: the labels of {split} are {labels.dtype} "
+                         f"{labels.shape} for images {images.shape}: {error}"
+                         ) from error
 
 
 def _as_mapping(arrays: Arrays) -> Mapping[str, Any]:
@@ -99,7 +102,8 @@ def _as_mapping(arrays: Arrays) -> Mapping[str, Any]:
     return {"train": arrays}
 
 
-def _examples(split: str, pair: Any, check_labels: CheckLabels) -> Examples:
+def _examples(split: str, pair: Any) -> Examples:
+    """Checks that a split is (images, labels), and its images."""
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise InputError(f"data: {split} must be (images, labels), not "
                          f"{type(pair).__name__}")
@@ -117,49 +121,7 @@ def _examples(split: str, pair: Any, check_labels: CheckLabels) -> Examples:
             f"{title} from {low:g} to {high:g}: they must be whole numbers from 0 to "
             "255, which training scales itself (data.scaling)"
             + "; use np.uint8(np.round(255 * images))" * bool(scaled))
-    return Examples(images.astype(np.uint8, copy=False),
-                    check_labels(split, labels, images))
-
-
-def _numbers(split: str, labels: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Checks the numbers to predict, and returns them as [N, K]."""
-    labels = labels[:, None] if labels.ndim == 1 else labels
-    if labels.ndim != 2 or len(labels) != len(images) or not (
-            np.issubdtype(labels.dtype, np.number) and np.isfinite(labels).all()):
-        raise InputError(f"data: the labels of {split} are {labels.dtype} "
-                         f"{labels.shape}: for data.task=regress they must be finite "
-                         f"numbers [{len(images)}] or [{len(images)}, numbers]")
-    return labels
-
-
-def _any_labels(split: str, labels: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Checks that there is a label for each image; the task checks their shape."""
-    if labels.shape[:1] != images.shape[:1]:
-        raise InputError(f"data: the labels of {split} are {labels.dtype} "
-                         f"{labels.shape}, but there are {len(images)} images")
-    return labels
-
-
-def _labels(split: str, labels: np.ndarray, images: np.ndarray) -> np.ndarray:
-    title = f"data: the labels of {split} are {labels.dtype} {labels.shape}"
-    if labels.ndim == 2 and labels.shape[1] == 1:  # like Keras's labels of CIFAR-10
-        labels = labels[:, 0]
-    fits = (labels.shape[:1] == images.shape[:1]
-            and (labels.ndim in (1, 2) or labels.shape == images.shape[:3]))
-    if not fits:
-        raise InputError(f"{title}, but the images are {images.shape}: labels must be "
-                         "[N] for classes, [N, classes] for several classes per image, "
-                         "or [N, height, width] for a class for each pixel")
-    integral = np.issubdtype(labels.dtype, np.integer) or labels.dtype == bool
-    if not integral and np.issubdtype(labels.dtype, np.floating):
-        integral = bool((labels == np.round(labels)).all())
-    if not integral or labels.min() < 0:
-        raise InputError(f"{title}: they must be whole numbers from 0, the numbers of "
-                         "classes; to predict numbers, set config.data.task=regress")
-    if labels.ndim == 2 and labels.max() > 1:
-        raise InputError(f"{title} with values up to {labels.max():g}: labels of "
-                         "several classes per image must be 0 or 1")
-    return labels
+    return Examples(images.astype(np.uint8, copy=False), labels)
 
 
 def _check_no_gap(labels: np.ndarray, count: int) -> None:
@@ -194,15 +156,3 @@ def conversion(stored: Stored, image_shape: tuple[int, int, int]) -> str | None:
     return (f"the arrays have images of {before}, and training converts them "
             f"to {after}; config.data.image_size = None and config.data.channels = "
             "None keep them as they are")
-
-
-def _count_classes(splits: Mapping[str, Examples], task: Task) -> tuple[int, int]:
-    """Returns the number of classes that the labels need, and the largest label."""
-    if task.name in ("multilabel", "regress"):
-        count = {examples.labels.shape[1] for examples in splits.values()}
-        if len(count) > 1:
-            raise InputError("data: the splits have labels of different numbers of "
-                             f"columns: {sorted(count)}")
-        return max(count), max(count) - 1
-    largest = int(max(examples.labels.max() for examples in splits.values()))
-    return largest + 1, largest

@@ -24,14 +24,14 @@ import jax.numpy as jnp
 from jax import lax
 from ml_collections import ConfigDict
 
-from cnn_jax import own
+from cnn_jax import own, tasks
 from cnn_jax.data import boxes, colour
 from cnn_jax.data.mixing import Targets, mix
 from cnn_jax.data.scaling import per_channel
 from cnn_jax.data.trivial_augment import apply_operations, draw_operation
 from cnn_jax.data.warp import warp, warp_labels
 from cnn_jax.errors import InputError
-from cnn_jax.tasks import TASKS, Task
+from cnn_jax.tasks import Task
 
 # The purposes of an image's keys, in the order in which they are split. Each key may
 # depend on the number of keys, so this list must not change.
@@ -77,7 +77,7 @@ def check_channels(settings: ConfigDict, channels: int) -> None:
 
 def augment(key: jax.Array, images: jax.Array, labels: jax.Array, positions: jax.Array,
             settings: ConfigDict,
-            zero: float | tuple[float, ...] = 0.0, task: Task = TASKS["classify"],
+            zero: float | tuple[float, ...] = 0.0, task: Task = tasks.classify.TASK,
             axis_name: str | None = None, cropped: bool = False,
             size: tuple[int, int] | None = None) -> tuple[jax.Array, Targets]:
     """Changes uint8 images [N, H, W, C] into float32 images, and makes their targets.

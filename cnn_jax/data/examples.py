@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnn_jax import tasks
 from cnn_jax.errors import InputError
-from cnn_jax.tasks import TASKS, Task, class_name
+from cnn_jax.tasks import Task, class_name
 
 
 class Examples(NamedTuple):
@@ -54,7 +55,7 @@ class Selection(NamedTuple):
 
 
 def split(stored: Stored, config: ConfigDict, seed: int,
-          task: Task = TASKS["classify"]) -> tuple[Examples, Examples, Examples]:
+          task: Task = tasks.classify.TASK) -> tuple[Examples, Examples, Examples]:
     """Splits a stored set into train, validation and test; see `split_rows`."""
     labels = {name: examples.labels for name, examples in stored.splits.items()}
     train, validation, test = (
@@ -64,7 +65,7 @@ def split(stored: Stored, config: ConfigDict, seed: int,
 
 
 def split_rows(labels: dict[str, np.ndarray], class_names: tuple[str, ...],
-               config: ConfigDict, seed: int, task: Task = TASKS["classify"]
+               config: ConfigDict, seed: int, task: Task = tasks.classify.TASK
                ) -> tuple[Selection, Selection, Selection]:
     """Decides which stored examples are for train, validation and test.
 
@@ -110,7 +111,7 @@ def split_rows(labels: dict[str, np.ndarray], class_names: tuple[str, ...],
         test = empty
         if config.test:
             count = int(round(config.test * len(train.rows)))
-            how = "stratified" if task.can_stratify else "random"
+            how = "stratified" if task.one_class_per_image else "random"
             train, test = cut(count, how, "data.test")
     if validation is None:
         validation = empty
@@ -151,7 +152,7 @@ def _cut(labels: np.ndarray, class_names: tuple[str, ...], count: int, how: str,
         kept, chosen = train_test_split(
             np.arange(total), test_size=count, random_state=seed)
         return np.sort(kept), np.sort(chosen)
-    if not task.can_stratify:
+    if not task.one_class_per_image:
         raise InputError(
             f"{field} asks for a stratified cut, which needs one class for each image; "
             f"the task of this set is {task.name}: set data.split to random, first or "

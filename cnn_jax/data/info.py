@@ -10,7 +10,7 @@ from cnn_jax.data.examples import Dataset
 from cnn_jax.data.images import Preprocessing
 from cnn_jax.data.lazy import LazyImages
 from cnn_jax.data.scaling import MEASURED, SCALINGS, Scaling
-from cnn_jax.tasks import regress
+from cnn_jax.tasks.task import LabelStatistics, label_statistics
 
 SPLITS = ("train", "validation", "test")
 
@@ -27,7 +27,7 @@ class DataInfo(msgspec.Struct, frozen=True):
     sha256: str                        # over all images and labels; see `checksum`
     shorter_side: int | None = None    # see data.images.Preprocessing
     interpolation: str = "bilinear"
-    targets: regress.Targets | None = None  # of labels that are numbers
+    targets: LabelStatistics | None = None  # of labels that are numbers
     streamed: bool | None = None            # None in runs of earlier versions
 
     @property
@@ -54,7 +54,7 @@ def describe(dataset: Dataset, config: ConfigDict) -> DataInfo:
     return DataInfo(dataset.name, source, dataset.train.images.shape[1:],
                     dataset.class_names, scaling, counts, checksum(dataset),
                     config.shorter_side, config.interpolation,
-                    regress.measure(labels) if numbers else None,
+                    label_statistics(labels) if numbers else None,
                     isinstance(dataset.train.images, LazyImages))
 
 

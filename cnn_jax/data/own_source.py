@@ -81,10 +81,10 @@ def own_source(config: ConfigDict, task: Task) -> Stored | StoredRecords:
         returned = own.load(config.name)(config)
     splits = dict(returned) if isinstance(returned, Mapping) else {"train": returned}
     if not any(hasattr(split, "read") for split in splits.values()):
-        kind, stored = arrays.stored(returned, config.task)
-        if not own.is_own(config.task) and arrays.TASK_OF[kind] != task.name:
+        returned_task, stored = arrays.stored(returned, config.task)
+        if returned_task.name != task.name:
             raise InputError(f"{config.name} returned labels for data.task="
-                             f"{arrays.TASK_OF[kind]}, and data.task is {task.name}")
+                             f"{returned_task.name}, and data.task is {task.name}")
         return stored._replace(origin=config.name)
     names = tuple(map(str, splits.pop("class_names", None) or ()))
     if "train" not in splits or not {*splits} <= {"train", "validation", "test"}:
@@ -94,9 +94,7 @@ def own_source(config: ConfigDict, task: Task) -> Stored | StoredRecords:
     records = {split: OwnRecords(source, _labels(source, task, title), title)
                for split, source in splits.items()
                for title in [f"{config.name}: {split}"]}
-    labels = [split.labels for split in records.values()]
-    classes = (1 + max(int(rows.max()) for rows in labels) if labels[0].ndim == 1
-               else labels[0].shape[1])
+    classes = task.count_classes([split.labels for split in records.values()])
     if names and len(names) < classes:
         raise InputError(f"{config.name} returned {len(names)} class_names for "
                          f"{classes} classes: give one for each class from 0")
@@ -112,9 +110,9 @@ def _labels(source: Any, task: Task, title: str) -> np.ndarray:
     labels = np.asarray(source.labels)
     converted = labels.astype(task.label_dtype) if labels.dtype.kind in "biuf" else None
     if not labels.size or converted is None or (
-            task.name != "regress" and (converted != labels).any()):
+            converted.dtype.kind != "f" and (converted != labels).any()):
         raise InputError(f"{title} has labels {labels.dtype} {labels.shape}: they must "
                          f"be {task.label_dtype} of at least one image")
-    if task.name == "classify" and labels.min() < 0:
+    if task.exclusive and labels.min() < 0:
         raise InputError(f"{title} has the label {labels.min()}: classes count from 0")
     return converted

@@ -54,7 +54,7 @@ def open_source(source: str, folder: str | None = None) -> StoredRecords:
     config = ConfigDict(dict(
         name=name, task=None, dir=folder, seed=0, image_size=None, shorter_side=None,
         channels=None, biased_triangles=False, validation_is_test=False))
-    if data.task_of(config).name != "classify":
+    if not data.task_of(config).one_class_per_image:
         raise InputError(f"SOURCE is {source!r}, whose images have several labels; "
                          "only sets with one class for each image can be packed")
     return data.open_stored(config)

@@ -23,8 +23,9 @@ import PIL
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw
 
+from cnn_jax import tasks
 from cnn_jax.data.examples import Examples, Stored
-from cnn_jax.tasks import TASKS, Task
+from cnn_jax.tasks import Task
 
 SIDE, LARGE_SIDE = 28, 32  # pixels
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255),
@@ -103,7 +104,7 @@ def segmentation(config: ConfigDict) -> Stored:
         return np.asarray(image), np.asarray(mask)
 
     return _stored(random, draw_example, 1, COUNTS_LARGE, ("background", *SHAPES),
-                   config, TASKS["segment"])
+                   config, tasks.segment.TASK)
 
 
 def multilabel(config: ConfigDict) -> Stored:
@@ -130,7 +131,7 @@ def multilabel(config: ConfigDict) -> Stored:
         return np.asarray(image), label
 
     return _stored(random, draw_example, 1, COUNTS_LARGE, SHAPES, config,
-                   TASKS["multilabel"])
+                   tasks.multilabel.TASK)
 
 
 def points(kind: str, random: Random, left_out: int) -> Points:
@@ -211,7 +212,7 @@ def _diamond(box: Points) -> Points:
 def _stored(random: Random,
             draw_example: Callable[[int], tuple[np.ndarray, int | np.ndarray]],
             groups: int, counts: tuple[int, int], class_names: tuple[str, ...],
-            config: ConfigDict, task: Task = TASKS["classify"]) -> Stored:
+            config: ConfigDict, task: Task = tasks.classify.TASK) -> Stored:
     """Draws the training and the test split, group after group, and shuffles each."""
     splits = {}
     for name, count in zip(("train", "test"), counts):

@@ -222,7 +222,7 @@ def choose_examples(labels: np.ndarray, task: Task, count: int) -> np.ndarray:
 
     If an example may have several classes or none, it chooses the first examples.
     """
-    if task.unit == "pixel" or not task.exclusive:
+    if not task.one_class_per_image:
         return np.arange(min(count, len(labels)))
     order = np.argsort(labels, kind="stable")
     firsts = np.searchsorted(labels[order], labels[order])  # where each class begins

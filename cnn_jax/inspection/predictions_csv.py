@@ -26,18 +26,13 @@ class Suspect(NamedTuple):
     suggested: int  # the class that it probably is
 
 
-def has_one_class_per_image(run: InspectedRun) -> bool:
-    """Tells whether each image has exactly one class."""
-    return run.task.exclusive and run.task.unit == "image"
-
-
 def suspects(run: InspectedRun) -> list[Suspect]:
     """Lists the probable label errors of all splits that were not trained on.
 
     Confident learning needs images that the network was not trained on, with one class
     each; for others the list is empty.
     """
-    if not has_one_class_per_image(run) or run.split == "train":
+    if not run.task.one_class_per_image or run.split == "train":
         return []
     images = [(split, row) for split, outcome in run.outcomes.items()
               for row in range(len(outcome.losses))]
@@ -76,7 +71,7 @@ def table(run: InspectedRun, split: str, outcome: Outcome,
     """
     labels, predicted = examples_of(run, split).labels, outcome.predicted
     ious = image_ious(labels, predicted) if run.task.unit == "pixel" else None
-    probabilities = outcome.probabilities if has_one_class_per_image(run) else None
+    probabilities = outcome.probabilities if run.task.one_class_per_image else None
     margin = None if probabilities is None else normalized_margin(labels, probabilities)
     for i, (label, prediction) in enumerate(zip(labels, predicted)):
         row: dict[str, object] = {"step": run.step, "index": i,

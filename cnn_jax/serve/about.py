@@ -22,7 +22,7 @@ def describe_run(trained: Trained, count: int) -> dict[str, Any]:
     info, task = trained.info, data.task_of(trained.config.data)
     return {
         "network": trained.config.model.name, "dataset": info.name,
-        "image_shape": info.image_shape, "task": task.name,
+        "image_shape": info.image_shape, "unit": task.unit, "exclusive": task.exclusive,
         "classes": [class_name(info.class_names, i) for i in range(count)],
         "colours": ["#%02x%02x%02x" % tuple(colour)
                     for colour in class_colours()[:count]]}

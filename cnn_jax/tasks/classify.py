@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnn_jax.tasks.task import Shape, Task
+from cnn_jax.tasks.task import Shape, Task, check_classes
 
 
 def losses(logits: jax.Array, labels: jax.Array,
@@ -48,8 +48,16 @@ def label_classes(label: np.ndarray) -> list[int]:
     return [int(label)]
 
 
+def check_labels(labels: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Returns labels [N]; Keras gives those of CIFAR-10 as [N, 1]."""
+    labels = labels[:, 0] if labels.shape[1:] == (1,) else labels
+    check_classes(labels, images.shape[:1])
+    return labels
+
+
 TASK = Task(
-    name="classify", unit="image", exclusive=True, can_stratify=True, can_mix=True,
+    name="classify", unit="image", exclusive=True, can_mix=True,
     label_dtype="int32", label_shape=label_shape, losses=losses, correct=correct,
     probabilities=probabilities, predict=predict, scores=probabilities,
-    named_classes=named_classes, label_classes=label_classes)
+    named_classes=named_classes, label_classes=label_classes,
+    label_axes=1, check_labels=check_labels)

@@ -90,12 +90,30 @@ LOSSES: dict[str, LossFunction] = {
     "cross_entropy": cross_entropy, "focal": focal,
     "binary_cross_entropy": binary_cross_entropy, "mse": mse, "mae": mae,
     "huber": huber}
-# The tasks that a loss is for; a loss that is not listed is for all.
-TASKS_OF = {
-    "cross_entropy": ("classify", "segment"),
-    "focal": ("classify", "segment", "multilabel"),
-    "binary_cross_entropy": ("classify", "segment", "multilabel"),
-    "mse": ("regress",), "mae": ("regress",), "huber": ("regress",)}
+
+
+def predicts_numbers(task: Task) -> bool:
+    return task.figures == "values"
+
+
+def predicts_classes(task: Task) -> bool:
+    return not predicts_numbers(task)
+
+
+def one_class(task: Task) -> bool:
+    return task.exclusive
+
+
+# The condition of a loss on its task; a loss that is not listed has none.
+CONDITIONS: dict[str, Callable[[Task], bool]] = {
+    "cross_entropy": one_class,
+    "focal": predicts_classes, "binary_cross_entropy": predicts_classes,
+    "mse": predicts_numbers, "mae": predicts_numbers, "huber": predicts_numbers}
+
+
+def supports(name: str, task: Task) -> bool:
+    """Tells whether a loss is for a task."""
+    return name not in CONDITIONS or CONDITIONS[name](task)
 
 
 def check(task: Task, settings: Any) -> None:
@@ -106,12 +124,10 @@ def check(task: Task, settings: Any) -> None:
             own.find(LOSSES, name)
         except ValueError as error:
             raise ValueError(f"name = {error}") from error
-        if task.name not in TASKS_OF.get(name, (task.name,)):
+        if not supports(name, task):
             raise ValueError(
-                f"name = {name} is for the task {' or '.join(TASKS_OF[name])}, and "
-                f"these data are for {task.name}: use "
-                + ", ".join(other for other, tasks in TASKS_OF.items()
-                            if task.name in tasks)
+                f"name = {name} is not for the task {task.name}: use "
+                + ", ".join(other for other in LOSSES if supports(other, task))
                 + ", or MODULE:FUNCTION of your own")
     if settings.class_weights is not None:
         if not task.exclusive:

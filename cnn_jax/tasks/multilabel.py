@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from cnn_jax.tasks.metrics import macro_f1
-from cnn_jax.tasks.task import Shape, Sums, Task
+from cnn_jax.tasks.task import Shape, Sums, Task, check_classes
 
 
 def pad_classes(labels: jax.Array, logits: jax.Array) -> jax.Array:
@@ -93,9 +93,19 @@ def label_classes(label: np.ndarray) -> list[int]:
     return np.flatnonzero(label).tolist()
 
 
+def check_labels(labels: np.ndarray, images: np.ndarray) -> np.ndarray:
+    if labels.ndim != 2:
+        raise ValueError("they must be [N, classes]")
+    check_classes(labels, (len(images), labels.shape[1]))
+    if labels.max() > 1:
+        raise ValueError(f"with values up to {labels.max():g}, they must be 0 or 1")
+    return labels
+
+
 TASK = Task(
-    name="multilabel", unit="image", exclusive=False, can_stratify=False, can_mix=True,
+    name="multilabel", unit="image", exclusive=False, can_mix=True,
     label_dtype="uint8", label_shape=label_shape, losses=losses, correct=correct,
     probabilities=probabilities, predict=predict, scores=probabilities,
     named_classes=named_classes, label_classes=label_classes,
-    monitors=("macro_f1",), extra_sums=counts, extra_metrics=metrics)
+    monitors=("macro_f1",), extra_sums=counts, extra_metrics=metrics,
+    set_name="arrays_multilabel", label_axes=2, check_labels=check_labels)

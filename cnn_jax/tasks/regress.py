@@ -6,26 +6,12 @@ in the units of the labels.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax.tasks.task import Shape, Sums, Task
-
-
-class Targets(NamedTuple):
-    """Holds mean and standard deviation of each number in the training split."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-def measure(labels: np.ndarray) -> Targets:
-    """Measures the numbers [N, K]; a number that never changes gets std 1."""
-    mean, std = labels.mean(0, np.float64), labels.std(0, np.float64)
-    return Targets(tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist()))
+from cnn_jax.tasks.task import LabelStatistics, Shape, Sums, Task
 
 
 def label_shape(image_shape: Shape, classes: int) -> Shape:
@@ -39,6 +25,15 @@ def named_classes(scores: np.ndarray, top: int) -> list[int]:
 
 def label_classes(label: np.ndarray) -> list[int]:
     return list(range(len(label)))
+
+
+def check_labels(labels: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Returns finite numbers as [N, K]."""
+    labels = labels[:, None] if labels.ndim == 1 else labels
+    if labels.ndim != 2 or len(labels) != len(images) or not (
+            np.issubdtype(labels.dtype, np.number) and np.isfinite(labels).all()):
+        raise ValueError("they must be finite numbers [N] or [N, numbers]")
+    return labels
 
 
 def metrics(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -55,9 +50,9 @@ def metrics(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
             "r2": float(r2.mean())}
 
 
-def in_units(targets: Targets) -> Task:
+def standardized(statistics: LabelStatistics) -> Task:
     """Makes the task for numbers with this mean and standard deviation."""
-    mean, std = (np.array([values], np.float32) for values in targets)  # [1, K]
+    mean, std = (np.array([values], np.float32) for values in statistics)  # [1, K]
 
     def encode(labels: jax.Array) -> jax.Array:
         return jnp.divide(labels - mean, std)
@@ -83,12 +78,13 @@ def in_units(targets: Targets) -> Task:
                 "sum": total(truth), "squares": total(jnp.square(truth))}
 
     return Task(
-        name="regress", unit="image", exclusive=False, can_stratify=False, can_mix=True,
+        name="regress", unit="image", exclusive=False, can_mix=True,
         label_dtype="float32", label_shape=label_shape, losses=losses, correct=None,
         probabilities=predict, predict=predict, scores=predict,
         named_classes=named_classes, label_classes=label_classes,
         monitors=("mean_absolute_error", "r2"), extra_sums=sums, extra_metrics=metrics,
-        encode=encode, figures="values")
+        encode=encode, figures="values", standardized=standardized,
+        set_name="arrays_regression", check_labels=check_labels)
 
 
-TASK = in_units(Targets((0.0,), (1.0,)))
+TASK = standardized(LabelStatistics((0.0,), (1.0,)))

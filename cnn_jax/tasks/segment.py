@@ -11,7 +11,7 @@ import numpy as np
 
 from cnn_jax.tasks import classify
 from cnn_jax.tasks.metrics import mean_iou
-from cnn_jax.tasks.task import Shape, Sums, Task
+from cnn_jax.tasks.task import Shape, Sums, Task, check_classes
 
 
 def losses(logits: jax.Array, labels: jax.Array,
@@ -57,10 +57,16 @@ def label_classes(label: np.ndarray) -> list[int]:
     return np.unique(label).tolist()
 
 
+def check_labels(labels: np.ndarray, images: np.ndarray) -> np.ndarray:
+    check_classes(labels, images.shape[:3])
+    return labels
+
+
 TASK = Task(
-    name="segment", unit="pixel", exclusive=True, can_stratify=False, can_mix=False,
+    name="segment", unit="pixel", exclusive=True, can_mix=False,
     label_dtype="uint8", label_shape=label_shape, losses=losses, correct=correct,
     probabilities=classify.probabilities, predict=classify.predict, scores=scores,
     named_classes=named_classes, label_classes=label_classes,
     monitors=("mean_iou",), extra_sums=confusion, extra_metrics=metrics,
-    figures="shares")
+    figures="shares", set_name="arrays_segmentation", label_axes=3,
+    check_labels=check_labels)

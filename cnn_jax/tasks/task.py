@@ -2,13 +2,27 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
 
 Shape = tuple[int, ...]
 Sums = dict[str, jax.Array]
+
+
+class LabelStatistics(NamedTuple):
+    """Holds mean and standard deviation of each number in the training split."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def label_statistics(labels: np.ndarray) -> LabelStatistics:
+    """Measures the numbers [N, K]; a number that never changes gets std 1."""
+    mean, std = labels.mean(0, np.float64), labels.std(0, np.float64)
+    return LabelStatistics(tuple(mean.tolist()),
+                           tuple(np.where(std > 0, std, 1.0).tolist()))
 
 
 def no_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
@@ -19,6 +33,33 @@ def no_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
 def no_metrics(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Returns no metrics besides loss and accuracy."""
     return {}
+
+
+def check_count(labels: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Returns the labels. Raises ValueError unless there is one for each image."""
+    if labels.shape[:1] != images.shape[:1]:
+        raise ValueError(f"there must be {len(images)}, one for each image")
+    return labels
+
+
+def check_classes(labels: np.ndarray, shape: Shape) -> None:
+    """Raises ValueError unless labels are numbers of classes in an array of a shape."""
+    if labels.shape != shape:
+        raise ValueError(f"they must have the shape {shape}")
+    if labels.dtype.kind not in "biuf" or (labels != np.round(labels)).any() or (
+            labels.min() < 0):
+        raise ValueError("they must be whole numbers from 0, the numbers of classes; "
+                         "to predict numbers, set config.data.task=regress")
+
+
+def count_classes(labels: Sequence[np.ndarray]) -> int:
+    """Counts the classes that the labels of all splits need.
+
+    Labels [N, C] have a column for each class; others hold the numbers of classes.
+    """
+    if labels[0].ndim == 2:
+        return labels[0].shape[1]
+    return 1 + int(max(split.max() for split in labels))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +78,6 @@ class Task:
     # Whether each image or pixel has exactly one class, so that there is a confusion
     # matrix.
     exclusive: bool
-    # Whether a split can be stratified: each class has the same fraction in all splits.
-    can_stratify: bool
     # Whether cutout, random erasing, mixup and cutmix may be used.
     can_mix: bool
 
@@ -77,6 +116,24 @@ class Task:
     # What `scores` are: probabilities of classes, fractions of pixels, or numbers in
     # the units of the labels.
     figures: Literal["probabilities", "shares", "values"] = "probabilities"
+    # LabelStatistics of the training split -> this task, which predicts in the units of
+    # the labels; None for classes
+    standardized: Callable[[LabelStatistics], "Task"] | None = None
+
+    # Arrays that a program passes (data/arrays.py): the name of such a set, and the
+    # number of axes of labels that have this task if config.data.task does not name it;
+    # None if it must be named.
+    set_name: str = "arrays"
+    label_axes: int | None = None
+    # (labels, images) -> labels of this task. Raises ValueError: "they must be ...".
+    check_labels: Callable[[np.ndarray, np.ndarray], np.ndarray] = check_count
+    # labels of each split -> number of classes
+    count_classes: Callable[[Sequence[np.ndarray]], int] = count_classes
+
+    @property
+    def one_class_per_image(self) -> bool:
+        """Whether each image has exactly one class: a split can be stratified."""
+        return self.exclusive and self.unit == "image"
 
     def logits_shape(self, image_shape: Shape, classes: int) -> Shape:
         """Returns the shape of the logits of one image."""

@@ -140,9 +140,8 @@ def test_a_task_of_the_user_on_arrays(mine):
     # The loss of 4 sigmoids, not of a softmax.
     logits = np.array([[9, 9, -9, -9]], np.float32)
     assert recipe.loss(logits, np.array([2])) == pytest.approx(0, abs=1e-3)
-    config, stored = data.accept((images, np.zeros((80, 8, 8), int)), config)
-    with pytest.raises(InputError, match="ordinal"):
-        data.load(config.data, 0, stored)
+    with pytest.raises(InputError, match="80, 8, 8"):
+        data.accept((images, np.zeros((80, 8, 8), int)), config)
 
 
 @pytest.mark.parametrize("changes, facts", [
@@ -158,7 +157,7 @@ def test_a_task_of_the_user_on_arrays(mine):
     ({"eval.metrics": "mine_for_tests:not_callable"}, ["neither a function"]),
     ({"eval.metrics": "macro_f1,macro_f1"}, ["twice"]),
     ({"checkpoint.monitor": "val_macro_f1"}, ["eval.metrics", "val_accuracy"]),
-    ({"loss.name": "mse"}, ["regress", "focal"]),
+    ({"loss.name": "mse"}, ["classify", "focal"]),
     ({"loss.class_weights": "1,none"}, ["balanced"]),
     ({"loss.class_weights": "balanced", "data.name": "shapes_multilabel",
       "data.split": "first"}, ["class_weights", "multilabel"])])

@@ -52,7 +52,7 @@ def test_the_folder_has_every_file_of_the_page(registry, trained, tmp_path,
     folder = web.write_web(tmp_path / "web", trained)
     about = about_of(folder)
     assert about["classes"] == ["cat", "</script>dog", "äpe"]
-    assert about["image_shape"] == [12, 10, 3] and about["task"] == "classify"
+    assert about["image_shape"] == [12, 10, 3] and about["unit"] == "image"
     assert about["preprocessing"] == {
         "size": [12, 10], "shorter_side": 16, "interpolation": "bicubic"}
     assert "87.5 %" in about["summary"] and "parameters" in about["summary"]

@@ -81,7 +81,7 @@ def test_about_names_network_classes_layers_and_limits(client, trained):
     assert (about["network"], about["dataset"], about["run"]) == (
         "baseline", "digits", "short")
     assert about["classes"] == [str(i) for i in range(10)]
-    assert (about["image_shape"], about["task"]) == ([8, 8, 1], "classify")
+    assert (about["image_shape"], about["unit"]) == ([8, 8, 1], "image")
     assert (about["step"], about["max_bytes"]) == (7, 20 * 2**20)
     shapes = {layer["name"]: layer["shape"] for layer in about["layers"]}
     assert about["layer"] in shapes and "head" not in shapes
@@ -173,7 +173,7 @@ def test_masks_take_the_place_of_probabilities():
     run = untrained(config, (32, 32, 3), names)
     client = serve.create_app(run).test_client()
     about, answer = client.get("/about").json, client.post("/answer", data=PICTURE).json
-    assert about["task"] == "segment" and about["layer"] != "head"
+    assert about["unit"] == "pixel" and about["layer"] != "head"
     assert len(about["colours"]) == 6 and about["colours"][0] == "#000000"
     pixels = read_image(io.BytesIO(PICTURE), Preprocessing((32, 32), 3))
     images = scale(pixels[None], run.info.scaling)
@@ -191,7 +191,7 @@ def test_probable_classes_are_named_in_multilabel_runs():
     run = untrained(config, (16, 16, 1), tuple("abcde"))
     client = serve.create_app(run).test_client()
     about, answer = client.get("/about").json, client.post("/answer", data=PICTURE).json
-    assert about["task"] == "multilabel" and "mask" not in answer
+    assert not about["exclusive"] and "mask" not in answer
     pixels = read_image(io.BytesIO(PICTURE), Preprocessing((16, 16), 1))
     logits = compute_logits(run.network, run.variables,
                             scale(pixels[None], run.info.scaling))[0]

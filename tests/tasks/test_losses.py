@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cnn_jax.tasks import TASKS, losses, regress
+from cnn_jax.tasks.task import label_statistics
 from cnn_jax.tasks.metrics import class_counts, f1_of_counts, top5_accuracy
 
 RNG = np.random.default_rng(5)
@@ -78,8 +79,8 @@ def test_class_weights():
     ("huber", lambda d: np.where(abs(d) < 1, d ** 2 / 2, abs(d) - 0.5))])
 def test_losses_of_numbers_are_in_standard_deviations(name, want):
     numbers = RNG.normal(50, 20, (6, 4)).astype(np.float32)
-    targets = regress.measure(numbers)
-    loss = losses.loss_of(regress.in_units(targets), settings(name=name))
+    targets = label_statistics(numbers)
+    loss = losses.loss_of(regress.standardized(targets), settings(name=name))
     difference = LOGITS - (numbers - numbers.mean(0)) / numbers.std(0)
     np.testing.assert_allclose(loss(LOGITS, numbers), want(difference).mean(-1),
                                rtol=1e-4)
@@ -88,7 +89,7 @@ def test_losses_of_numbers_are_in_standard_deviations(name, want):
 def test_metrics_of_numbers_against_scikit_learn():
     from sklearn.metrics import mean_absolute_error, r2_score
     numbers = RNG.normal(50, 20, (6, 4)).astype(np.float32)
-    task = regress.in_units(regress.measure(numbers + 3))
+    task = regress.standardized(label_statistics(numbers + 3))
     mask = np.array([1, 1, 1, 1, 1, 0.0])
     sums = task.extra_sums(LOGITS, numbers, mask) | {"count": 5.0}
     metrics = task.extra_metrics(jax.tree.map(np.asarray, sums))

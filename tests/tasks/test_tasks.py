@@ -1,6 +1,8 @@
 """The tasks equal NumPy and scikit-learn: losses, gradients, sums, metrics."""
 
+import ast
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -180,3 +182,17 @@ def test_classes_that_an_answer_names():
 def test_a_class_without_a_name_is_named_by_its_number():
     assert TASKS["classify"].label_text(np.array(7), ("cat", "dog")) == "class 7"
     assert TASKS["classify"].label_text(np.array(1), ("cat", "dog")) == "dog"
+
+
+def test_only_the_files_of_tasks_know_their_names():
+    """So a new task is one file and a row: all others ask the `Task`."""
+    package = Path(__file__).parents[2] / "cnn_jax"
+    for path in package.rglob("*.py"):
+        if path.parent.name != "tasks":
+            found = {node.value for node in ast.walk(ast.parse(path.read_text()))
+                     if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+            assert not found & {*TASKS}, path
+
+
+def test_sets_of_arrays_have_names_of_their_own():
+    assert len({task.set_name for task in TASKS.values()}) == len(TASKS)

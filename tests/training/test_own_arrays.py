@@ -62,8 +62,8 @@ def test_other_arrays_in_the_workdir_are_refused(tmp_path):
     (random((9, 3), 2, np.float32), "arrays_multilabel"),
     (random((9, 6, 5), 4, np.int64), "arrays_segmentation")])
 def test_the_shape_of_the_labels_decides_the_task(labels, task):
-    name, stored = arrays.stored((random((9, 6, 5, 3), 256), labels))
-    assert name == task
+    found, stored = arrays.stored((random((9, 6, 5, 3), 256), labels))
+    assert found.set_name == task
     images, kept = stored.splits["train"]
     assert images.dtype == np.uint8 and images.shape == (9, 6, 5, 3)
     np.testing.assert_array_equal(kept, labels.reshape(kept.shape))
@@ -72,10 +72,10 @@ def test_the_shape_of_the_labels_decides_the_task(labels, task):
 
 def test_parts_and_names():
     x, y = digits(30)
-    name, stored = arrays.stored({
+    task, stored = arrays.stored({
         "train": (x[:20], y[:20]), "test": (x[20:], y[20:]), "validation": None,
         "class_names": [f"digit {n}" for n in range(12)]})
-    assert name == "arrays" and [*stored.splits] == ["train", "test"]
+    assert task.name == "classify" and [*stored.splits] == ["train", "test"]
     assert stored.splits["test"].images.shape == (10, 8, 8, 1)
     assert stored.class_names[11] == "digit 11" and len(stored.class_names) == 12
 
@@ -120,7 +120,7 @@ def test_a_conversion_to_another_shape_is_named():
 def test_classes_without_images_need_names():
     _, stored = arrays.stored({"train": (X, Y + 1), "class_names": "abcde"})
     assert stored.class_names == tuple("abcde")
-    assert arrays.stored((X, np.eye(4)[Y]), "multilabel")[0] == "arrays_multilabel"
+    assert arrays.stored((X, np.eye(4)[Y]), "multilabel")[0].name == "multilabel"
 
 
 def test_a_set_of_arrays_cannot_be_read_again():

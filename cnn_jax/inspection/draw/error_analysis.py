@@ -17,8 +17,7 @@ from cnn_jax.inspection.explain.classification_metrics import confusion
 from cnn_jax.inspection.explain.neighbours import nearest
 from cnn_jax.inspection.forward import batch_program
 from cnn_jax.inspection.inspected_run import BATCH, InspectedRun
-from cnn_jax.inspection.predictions_csv import (Suspect, examples_of,
-                                                has_one_class_per_image, suspects)
+from cnn_jax.inspection.predictions_csv import Suspect, examples_of, suspects
 from cnn_jax.inspection.selection import check_labels
 from cnn_jax.networks.trace import before_head
 
@@ -38,7 +37,7 @@ def error_analysis(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]
     if run.task.unit != "image":
         return  # 'mistakes' shows the worst masks
     yield draw_highest_loss(run)
-    if not has_one_class_per_image(run):
+    if not run.task.one_class_per_image:
         return
     order = by_loss(run)
     wrong = order[run.outcome.predicted[order] != run.examples.labels[order]]

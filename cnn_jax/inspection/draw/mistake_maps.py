@@ -25,8 +25,7 @@ def mistake_maps(run: InspectedRun, settings: ConfigDict) -> Iterator[Picture]:
     """Draws a mistake in each row: the image, and the regions that support each class.
     """
     check_labels(run)
-    if run.task.figures == "values" or not run.task.exclusive or (
-            run.task.unit != "image"):
+    if not run.task.one_class_per_image:
         raise NotForThisNetwork("it is for networks with one class for each image")
     index = confident_mistakes(*mistakes_of(run), MISTAKES)
     if not len(index):

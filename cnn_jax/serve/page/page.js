@@ -122,8 +122,8 @@ function show(answer) {
 
 // The predicted classes; if an image has one class, the best two.
 function sentence({ scores, named }) {
-  const shown = about.task === "multilabel" ? named : named.slice(0, 2)
-    .filter((i, n) => n === 0 || scores[i] >= 0.005);
+  const shown = about.exclusive
+    ? named.slice(0, 2).filter((i, n) => n === 0 || scores[i] >= 0.005) : named;
   return shown.map((i) => `${about.classes[i]}: ${percent(scores[i])}`).join(", ")
     .replaceAll(" %", "\u00a0%") || "No class is above 50 %.";
 }
@@ -150,11 +150,11 @@ function showScores(scores, named) {
   shown.forEach((i, line) => {
     const [name, bar, figure] = list.children[line].children;
     name.replaceChildren(about.classes[i]);
-    if (about.task === "segment") name.prepend(swatch(about.colours[i]));
+    if (about.unit === "pixel") name.prepend(swatch(about.colours[i]));
     bar.firstChild.style.width = scores ? percent(scores[i]).replace(" ", "") : "0";
     figure.textContent = scores ? percent(scores[i]) : "";
     list.children[line].classList.toggle("best", Boolean(scores) &&
-      (about.task === "multilabel" ? named.includes(i) : i === best[0]));
+      (about.exclusive ? i === best[0] : named.includes(i)));
   });
 }
 

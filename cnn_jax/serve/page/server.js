@@ -62,7 +62,7 @@ function offerClasses(scores) {
   const select = $("class"), chosen = scores ? select.value : "-1";
   const options = (classes) => classes.map((i) => new Option(about.classes[i], i));
   const all = about.classes.map((_, i) => i);
-  const first = about.task === "segment" ? "the largest" : "the most probable";
+  const first = about.unit === "pixel" ? "the largest" : "the most probable";
   select.replaceChildren(new Option(first, -1));
   if (all.length > about.few) {
     all.sort((a, b) => about.classes[a].localeCompare(about.classes[b]));

@@ -55,10 +55,10 @@ async function run(bytes) {
 
 // Returns the scores of all classes and the predicted classes; see cnn_jax.tasks.
 function read(output, image) {
-  if (about.task === "segment") return readMask(output, image);
+  if (about.unit === "pixel") return readMask(output, image);
   const scores = Array.from(output), best = order(scores);
-  return { scores, named: about.task === "multilabel"
-    ? best.filter((i) => scores[i] > 0.5) : best.slice(0, 2) };
+  return { scores, named: about.exclusive
+    ? best.slice(0, 2) : best.filter((i) => scores[i] > 0.5) };
 }
 
 // Scores are fractions of the pixels. The background, class 0, keeps the grey picture.
