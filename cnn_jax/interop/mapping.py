@@ -4,7 +4,6 @@ A `Mapping` holds, for each of our arrays, its key in a library's file and its l
 there. It is used both ways: by `variables_from` and by `arrays_from`.
 """
 
-import itertools
 import re
 from typing import Any, NamedTuple
 
@@ -16,12 +15,13 @@ from flax import traverse_util
 
 from cnn_jax.errors import InputError
 from cnn_jax.interop.names import LIBRARIES, Library
+from cnn_jax.interop.names.keras_order import (Arrays, in_class_order,
+                                               in_keras_order, named_variables)
 from cnn_jax.interop.names.layouts import Layout, Shape, same
 from cnn_jax.interop.names.rules import LayerName
 from cnn_jax.layers import eval_shape
 from cnn_jax.networks import is_head
 
-Arrays = dict[str, np.ndarray]
 MOST_NAMED = 3  # keys of each kind that an error lists
 
 
@@ -197,28 +197,11 @@ def cleaned(mapping: Mapping, arrays: Arrays, keep_optional: bool = False) -> Ar
     renamed = {key: array for key, array in arrays.items()
                if keep_optional or key in keys or not is_like(mapping.optional, key)}
     if mapping.library == "keras":
-        renamed = named_variables(mapping, renamed)
-        return (in_keras_order(mapping, renamed) or in_class_order(mapping, renamed)
+        shapes = {leaf.key: leaf.layout.shape for leaf in mapping.leaves.values()}
+        renamed = named_variables(shapes, renamed)
+        return (in_keras_order(shapes, renamed) or in_class_order(shapes, renamed)
                 or renamed)
     return renamed
-
-
-def named_variables(mapping: Mapping, arrays: Arrays) -> Arrays:
-    """Names the numbered weights, LAYER/vars/0, of a .weights.h5 file.
-
-    They keep their number if the class of the layer does not tell which weight it is.
-    """
-    weights: dict[str, list[str]] = {}
-    for leaf in mapping.leaves.values():
-        weights.setdefault(leaf.key.rpartition("/")[0], []).append(leaf.key)
-    named = {}
-    for key, array in arrays.items():
-        layer, is_numbered, number = key.rpartition("/vars/")
-        keys = weights.get(layer, [])
-        if is_numbered and number.isdigit() and int(number) < len(keys):
-            key = keys[int(number)]
-        named[key] = array
-    return named
 
 
 def current_key(library: Library, key: str) -> str:
@@ -232,61 +215,6 @@ def current_key(library: Library, key: str) -> str:
 def is_like(pattern: str, key: str) -> bool:
     """Tells whether a key matches a pattern; '' matches nothing."""
     return bool(pattern) and re.fullmatch(pattern, key) is not None
-
-
-def in_keras_order(mapping: Mapping, arrays: Arrays) -> Arrays | None:
-    """Names arrays by their order, as Keras does when it reads an .h5 file.
-
-    Published files have the layer names of an older Keras, so Keras pairs its layers
-    with those of the file in order, and the arrays of each. Returns None if numbers or
-    shapes do not fit, as in .keras files, whose names are right.
-    """
-    def by_layer(keys: Any) -> list[list[str]]:
-        return [list(group) for _, group in itertools.groupby(
-            keys, lambda key: key.rpartition("/")[0])]
-
-    shapes = {leaf.key: leaf.layout.shape for leaf in mapping.leaves.values()}
-    ours, theirs = by_layer(shapes), by_layer(arrays)
-    if list(map(len, ours)) != list(map(len, theirs)):
-        return None
-    pairs = dict(zip(itertools.chain(*ours), itertools.chain(*theirs)))
-    if any(shapes[key] != arrays[other].shape for key, other in pairs.items()):
-        return None
-    return {key: arrays[other] for key, other in pairs.items()}
-
-
-def in_class_order(mapping: Mapping, arrays: Arrays) -> Arrays | None:
-    """Names arrays by the order of their layers among those with the same weights.
-
-    A .keras or .weights.h5 file lists the layers of each class in the model's order.
-    Keras keeps counting unnamed layers within a process, so that the second Inception
-    v3 begins with conv2d_94. Returns None if the names are the current ones, or if
-    numbers or shapes do not fit.
-    """
-    if set(arrays) == {leaf.key for leaf in mapping.leaves.values()}:
-        return None
-
-    def by_weights(keys: Any) -> dict[tuple[str, ...], list[str]]:
-        layers: dict[str, list[str]] = {}
-        for key in keys:
-            layer, _, weight = key.replace("/vars/0", "/beta").rpartition("/")
-            layers.setdefault(layer, []).append(weight)
-        alike: dict[tuple[str, ...], list[str]] = {}
-        for layer, weights in layers.items():
-            alike.setdefault(tuple(weights), []).append(layer)
-        return alike
-
-    shapes = {leaf.key: leaf.layout.shape for leaf in mapping.leaves.values()}
-    renamed = {key.replace("/vars/0", "/beta"): array for key, array in arrays.items()}
-    ours, theirs = by_weights(shapes), by_weights(arrays)
-    if {kind: len(layers) for kind, layers in ours.items()} != {
-            kind: len(layers) for kind, layers in theirs.items()}:
-        return None
-    pairs = {f"{layer}/{weight}": f"{other}/{weight}" for kind in ours
-             for layer, other in zip(ours[kind], theirs[kind]) for weight in kind}
-    if any(shapes[key] != renamed[other].shape for key, other in pairs.items()):
-        return None
-    return {key: renamed[other] for key, other in pairs.items()}
 
 
 def as_float(array: np.ndarray) -> np.ndarray:
