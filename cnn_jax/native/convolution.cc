@@ -1,5 +1,5 @@
-// Convolution and its two gradients, in oneDNN or by Winograd's method (winograd.h), and
-// the sums of batch norm, as XLA FFI handlers for the CPU.
+// Convolution and its two gradients, in oneDNN or by Winograd's method (winograd.h), as
+// an XLA FFI handler for the CPU.
 //
 // Arrays are dense and row-major, with one to three image axes:
 //   x [N, *spatial, C]   w [*kernel, C / groups, O]   y, g [N, *out, O]
@@ -16,7 +16,6 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <type_traits>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -104,23 +103,26 @@ struct Problem {
   memory::desc Weights(bool any) const { return KernelLayout(w, groups, type(), any); }
 };
 
-// One operand: its layout in XLA (stored) and in the primitive (wanted).
+// One operand: its layout in XLA's buffer and the layout that the primitive takes.
 struct Operand {
   int argument = 0;  // DNNL_ARG_...
-  memory::desc stored, wanted;
-  dnnl::reorder copy;
-  bool copied = false, output = false;
+  memory::desc xla_layout, primitive_layout;
+  dnnl::reorder reorder;
+  bool reordered = false, output = false;
 
   void Set(int which, const memory::desc& in_xla, const memory::desc& in_primitive,
            bool is_output) {
-    argument = which, stored = in_xla, wanted = in_primitive, output = is_output;
-    copied = stored != wanted;
-    if (!copied) return;
+    argument = which, output = is_output;
+    xla_layout = in_xla, primitive_layout = in_primitive;
+    reordered = xla_layout != primitive_layout;
+    if (!reordered) return;
     auto& e = Engine();
-    copy = dnnl::reorder(output ? dnnl::reorder::primitive_desc(e, wanted, e, stored)
-                                : dnnl::reorder::primitive_desc(e, stored, e, wanted));
+    const auto &source = output ? primitive_layout : xla_layout,
+               &destination = output ? xla_layout : primitive_layout;
+    reorder = dnnl::reorder(
+        dnnl::reorder::primitive_desc(e, source, e, destination));
   }
-  size_t bytes() const { return copied ? InLines(wanted.get_size()) : 0; }
+  size_t bytes() const { return reordered ? InLines(primitive_layout.get_size()) : 0; }
 };
 
 // What oneDNN needs to solve one problem. Several threads may use it at a time.
@@ -142,7 +144,7 @@ struct Solver {
         Engine(), dnnl::prop_kind::forward_training, algorithm, x, w, y, p.strides,
         gaps, p.low, p.high, attributes);
     if (p.pass == kForward) {
-      Keep(forward, dnnl::convolution_forward(forward));
+      SetPrimitive(forward, dnnl::convolution_forward(forward));
       operands[0].Set(DNNL_ARG_SRC, x, forward.src_desc(), false);
       operands[1].Set(DNNL_ARG_WEIGHTS, dense, forward.weights_desc(), false);
       operands[2].Set(DNNL_ARG_DST, y, forward.dst_desc(), true);
@@ -150,7 +152,7 @@ struct Solver {
       dnnl::convolution_backward_data::primitive_desc backward(
           Engine(), algorithm, x, w, y, p.strides, gaps, p.low, p.high, forward,
           attributes);
-      Keep(backward, dnnl::convolution_backward_data(backward));
+      SetPrimitive(backward, dnnl::convolution_backward_data(backward));
       operands[0].Set(DNNL_ARG_DIFF_DST, y, backward.diff_dst_desc(), false);
       operands[1].Set(DNNL_ARG_WEIGHTS, dense, backward.weights_desc(), false);
       operands[2].Set(DNNL_ARG_DIFF_SRC, x, backward.diff_src_desc(), true);
@@ -158,7 +160,7 @@ struct Solver {
       dnnl::convolution_backward_weights::primitive_desc backward(
           Engine(), algorithm, x, w, y, p.strides, gaps, p.low, p.high, forward,
           attributes);
-      Keep(backward, dnnl::convolution_backward_weights(backward));
+      SetPrimitive(backward, dnnl::convolution_backward_weights(backward));
       operands[0].Set(DNNL_ARG_SRC, x, backward.src_desc(), false);
       operands[1].Set(DNNL_ARG_DIFF_DST, y, backward.diff_dst_desc(), false);
       operands[2].Set(DNNL_ARG_DIFF_WEIGHTS, dense, backward.diff_weights_desc(), true);
@@ -167,7 +169,7 @@ struct Solver {
   }
 
   template <typename Description>
-  void Keep(const Description& description, dnnl::primitive made) {
+  void SetPrimitive(const Description& description, dnnl::primitive made) {
     primitive = std::move(made);
     scratch = description.scratchpad_desc();
     bytes = InLines(scratch.get_size());
@@ -181,17 +183,18 @@ struct Solver {
     free += InLines(scratch.get_size());
     for (size_t i = 0; i < data.size(); i++) {
       Operand& o = operands[i];
-      arguments[o.argument] = memory(o.wanted, Engine(), o.copied ? free : data[i]);
+      arguments[o.argument] =
+          memory(o.primitive_layout, Engine(), o.reordered ? free : data[i]);
       free += o.bytes();
-      if (o.copied && !o.output) {
-        memory stored(o.stored, Engine(), data[i]);
-        o.copy.execute(stream, stored, arguments[o.argument]);
+      if (o.reordered && !o.output) {
+        memory input(o.xla_layout, Engine(), data[i]);
+        o.reorder.execute(stream, input, arguments[o.argument]);
       }
     }
     primitive.execute(stream, arguments);
-    if (Operand& o = operands[2]; o.copied) {
-      memory stored(o.stored, Engine(), data[2]);
-      o.copy.execute(stream, arguments[o.argument], stored);
+    if (Operand& o = operands[2]; o.reordered) {
+      memory result(o.xla_layout, Engine(), data[2]);
+      o.reorder.execute(stream, arguments[o.argument], result);
     }
     stream.wait();
   }
@@ -346,83 +349,9 @@ ffi::Error Convolve(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b,
   return ffi::Error::Success();
 }
 
-// Adds sum a to `sums`, and sum a (b - c) behind it, over the rows of a and b
-// [rows, channels]; c is [channels]. Rows of a block are added in float32, blocks in
-// float64.
-void AddSums(const float* a, const float* b, const float* c, int64_t rows,
-             int64_t channels, double* sums) {
-  constexpr int64_t kRows = 32, kLanes = 32;  // their sums are kept in registers
-  for (int64_t top = 0; top < rows; top += kRows) {
-    const int64_t bottom = std::min(top + kRows, rows);
-    auto block = [&](int64_t k, auto lanes) {
-      constexpr int64_t n = decltype(lanes)::value;
-      float plain[n] = {}, product[n] = {};
-      for (int64_t i = top; i < bottom; i++)
-        for (int64_t j = 0; j < n; j++) {
-          const float value = a[i * channels + k + j];
-          plain[j] += value;
-          product[j] += value * (b[i * channels + k + j] - c[k + j]);
-        }
-      for (int64_t j = 0; j < n; j++) {
-        sums[k + j] += plain[j];
-        sums[channels + k + j] += product[j];
-      }
-    };
-    int64_t k = 0;
-    for (; k + kLanes <= channels; k += kLanes)
-      block(k, std::integral_constant<int64_t, kLanes>());
-    for (; k + 16 <= channels; k += 16)
-      block(k, std::integral_constant<int64_t, 16>());
-    for (; k + 4 <= channels; k += 4) block(k, std::integral_constant<int64_t, 4>());
-    for (; k < channels; k++) block(k, std::integral_constant<int64_t, 1>());
-  }
-}
-
-using Floats = ffi::Buffer<ffi::F32>;
-
-ffi::Error Sums(ffi::ThreadPool pool, Floats a, Floats b, Floats c,
-                ffi::Result<Floats> plain, ffi::Result<Floats> product) {
-  const int64_t channels = c.element_count(), all = a.element_count();
-  if (channels < 1 || all % channels != 0 || b.element_count() != all ||
-      plain->element_count() != channels || product->element_count() != channels)
-    return ffi::Error::InvalidArgument("sums of batch norm: the sizes do not fit");
-  constexpr int64_t kSmall = 1 << 15;  // not worth waking a thread
-  const int64_t rows = all / channels;
-  const int parts = all < kSmall ? 1 : std::max<int>(1, pool.num_threads());
-  try {
-    ScopedArena arena;
-    double* sums = arena->Reserve<double>(parts * 2 * channels);
-    std::fill(sums, sums + parts * 2 * channels, 0.0);
-    ParallelFor(pool, parts, parts - 1, [&](int i) {
-      const int64_t begin = rows * i / parts, end = rows * (i + 1) / parts;
-      AddSums(a.typed_data() + begin * channels, b.typed_data() + begin * channels,
-              c.typed_data(), end - begin, channels, sums + i * 2 * channels);
-    });
-    for (int64_t k = 0; k < channels; k++) {
-      double totals[2] = {};
-      for (int i = 0; i < parts; i++)
-        for (int j = 0; j < 2; j++) totals[j] += sums[(i * 2 + j) * channels + k];
-      plain->typed_data()[k] = totals[0];
-      product->typed_data()[k] = totals[1];
-    }
-  } catch (const std::exception& error) {
-    return ffi::Error::Internal(std::string("sums of batch norm: ") + error.what());
-  }
-  return ffi::Error::Success();
-}
-
 }  // namespace
 
 extern "C" {
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(cnn_jax_sums, Sums,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(cnn_jax_convolution, Convolve,
                               ffi::Ffi::Bind()

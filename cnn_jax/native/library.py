@@ -20,7 +20,7 @@ from jax.interpreters import mlir
 from cnn_jax.errors import InputError
 from cnn_jax.native import build
 
-# The handlers in convolution.cc and network.cc, and their names in XLA.
+# The handlers of the .cc files, and their names in XLA.
 TARGET, SUMS, NETWORK = "cnn_jax_convolution", "cnn_jax_sums", "cnn_jax_network"
 
 # JAX's list of primitives whose lowering must know the devices of the program. A

@@ -59,7 +59,7 @@ Network::Network(const int64_t* code) {
     for (size_t i = phase.begin; i < phase.end; i++) {
       const int64_t last = last_use[steps[i].output];
       if (steps[i].kind != kInput && last >= int64_t(phase.end) && last != kNever)
-        kept_.push_back(steps[i].output);
+        live_out_.push_back(steps[i].output);
     }
 }
 
@@ -93,10 +93,10 @@ void Network::Run(const std::vector<float*>& in, const std::vector<float*>& out,
   if (images == 0) return;
   ScopedArena arena;
   int64_t floats = 0;
-  for (int64_t v : kept_) floats += InLines(images * Size(v) * sizeof(float));
+  for (int64_t v : live_out_) floats += InLines(images * Size(v) * sizeof(float));
   char* free = arena->Reserve(floats + 1);
   std::vector<float*> known(values.size());
-  for (int64_t v : kept_) {
+  for (int64_t v : live_out_) {
     known[v] = reinterpret_cast<float*>(free);
     free += InLines(images * Size(v) * sizeof(float));
   }
@@ -140,7 +140,7 @@ using inference::Network, inference::Params, inference::Step;
 // The networks that are in use, by the number of their weights.
 struct Networks {
   std::mutex mutex;
-  std::unordered_map<int32_t, std::shared_ptr<Network>> kept;
+  std::unordered_map<int32_t, std::shared_ptr<Network>> live;
   std::unordered_set<int32_t> dropped;
 };
 
@@ -151,10 +151,10 @@ Networks& All() {
 
 std::shared_ptr<Network> NetworkOf(int32_t number, const int64_t* code) {
   std::lock_guard<std::mutex> lock(All().mutex);
-  if (auto entry = All().kept.find(number); entry != All().kept.end())
+  if (auto entry = All().live.find(number); entry != All().live.end())
     return entry->second;
   auto network = std::make_shared<Network>(code);
-  if (!All().dropped.count(number)) All().kept[number] = network;
+  if (!All().dropped.count(number)) All().live[number] = network;
   return network;
 }
 
@@ -213,7 +213,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(cnn_jax_network, Apply,
 // Forgets the packed kernels of weights that are no longer used.
 void cnn_jax_network_drop(int32_t number) {
   std::lock_guard<std::mutex> lock(All().mutex);
-  All().kept.erase(number);
+  All().live.erase(number);
   All().dropped.insert(number);
 }
 

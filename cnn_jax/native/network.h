@@ -123,11 +123,11 @@ class Network {
   std::vector<Step> steps;
   std::vector<int64_t> results;
 
-  // Returns the kernel of a step in the layout that its primitive wants.
-  memory Packed(size_t step, const memory::desc& stored, const float* data,
-                const memory::desc& wanted) {
-    return Kept(step, wanted, [&](memory& packed) {
-      memory from(stored, Engine(), const_cast<float*>(data));
+  // Returns the kernel of a step in the layout that its primitive chose.
+  memory Packed(size_t step, const memory::desc& source_layout, const float* data,
+                const memory::desc& layout) {
+    return CachedKernel(step, layout, [&](memory& packed) {
+      memory from(source_layout, Engine(), const_cast<float*>(data));
       dnnl::stream stream(Engine());
       dnnl::reorder(from, packed).execute(stream, from, packed);
       stream.wait();
@@ -135,12 +135,12 @@ class Network {
   }
 
   // Returns the packed kernel of a step; the first call packs it.
-  memory Kept(size_t step, const memory::desc& wanted,
-              const std::function<void(memory&)>& pack) {
+  memory CachedKernel(size_t step, const memory::desc& layout,
+                      const std::function<void(memory&)>& pack) {
     std::lock_guard<std::mutex> lock(mutex_);
     for (const auto& [packed_step, packed] : packed_)
-      if (packed_step == step && packed.get_desc() == wanted) return packed;
-    memory packed(wanted, Engine());
+      if (packed_step == step && packed.get_desc() == layout) return packed;
+    memory packed(layout, Engine());
     pack(packed);
     packed_.emplace_back(step, packed);
     return packed;
@@ -169,7 +169,7 @@ class Network {
   };
   std::vector<Phase> phases_;   // up to the first dense layer
   size_t dense_ = 0;            // the first step that all images take together
-  std::vector<int64_t> kept_;   // values that a later phase uses
+  std::vector<int64_t> live_out_;  // values that a later phase uses
 };
 
 }  // namespace inference

@@ -212,7 +212,7 @@ class Network::Pass {
             for (int64_t i = begin; i < end; i++) body(i);
           });
         });
-    const memory u = net_.Kept(index, memory::desc(
+    const memory u = net_.CachedKernel(index, memory::desc(
         {method->PackedFloats()}, memory::data_type::f32, memory::format_tag::a),
         [&](memory& made) {
           method->Pack(params_[step.params[0]], false,
@@ -405,8 +405,9 @@ class Network::Pass {
   std::vector<float*> at_, known_;  // pointers to the values
   Params params_;
   std::vector<int64_t> owner_;  // the value in whose memory a value lies
-  std::vector<std::pair<int64_t, int64_t>> outside_;  // (value, the kept value it is in)
-  std::vector<std::pair<int64_t, int64_t>> copied_;   // (kept value, its owner)
+  // (value, the live-out value it is in)
+  std::vector<std::pair<int64_t, int64_t>> outside_;
+  std::vector<std::pair<int64_t, int64_t>> copied_;   // (live-out value, its owner)
   std::vector<std::function<void(dnnl::stream&)>> calls_;
   size_t scratch_bytes_ = 0;
   std::vector<std::pair<std::shared_ptr<Arguments>, memory::desc>> scratched_;

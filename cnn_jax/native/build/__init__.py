@@ -35,7 +35,7 @@ from cnn_jax import files
 from cnn_jax.installation import install_command
 
 FOLDER = Path(__file__).parents[1]
-SOURCES = FOLDER / "convolution.cc", FOLDER / "network.cc"
+SOURCES = tuple(FOLDER / f"{name}.cc" for name in ("convolution", "moments", "network"))
 WHEELS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-w")
 SECONDS = 300  # limit for a compiler (takes 15), and for waiting for another process
