@@ -35,6 +35,7 @@ from typing import NamedTuple
 
 import numpy as np
 from arms.bars import draw_bars, quartiles
+from arms.in_turn import Program, time_in_turn
 from arms.worker import (HUGE_PAGES, KEPT, Worker, check_flags, processor,
                          start_arrays)
 from rich.console import Console
@@ -116,6 +117,7 @@ PEERS = {
 LEFT_OUT = {"plain Flax", "plain Flax, kept", "torch", "torch, small pages"}
 MODES = {"train": "training step", "infer": "inference"}
 PASSES = {"train": 3, "infer": 1}  # forward, input gradient, weight gradient
+LEAST_ROUNDS = 5
 
 
 def measure(workload: Workload, arms: dict[str, Arm], dtype: str, seconds: float,
@@ -143,8 +145,11 @@ def measure(workload: Workload, arms: dict[str, Arm], dtype: str, seconds: float
             shares = {"train": 1.} if published else {"train": .75, "infer": .25}
             for mode, share in shares.items():
                 advance(MODES[mode])
-                found[mode], found[f"{mode}_core_distance_us"] = in_turn(
-                    workers, mode, share * seconds, turn, cores)
+                distances = found[f"{mode}_core_distance_us"] = []
+                found[mode] = time_in_turn(
+                    {name: Program(worker, mode) for name, worker in workers.items()},
+                    turn, LEAST_ROUNDS, share * seconds,
+                    before_round=lambda: distances.extend(core_distance(cores)))
             for name, worker in workers.items():
                 found["setup"][name]["peak_mb"] = worker.run(mode)["peak_mb"]
             return found
@@ -177,22 +182,9 @@ def check_agreement(setups: dict[str, dict], workload: Workload, dtype: str) -> 
                              f"losses {theirs['losses']} and {ours['losses']}")
 
 
-def in_turn(workers: dict[str, Worker], mode: str, seconds: float, turn: float,
-            cores: Worker | None) -> tuple[dict[str, list[float]], list[float]]:
-    """Times the arms A B C A B C: 5 to 40 rounds, each turn about `turn` seconds.
-
-    Returns the seconds a step of each arm, and how far the cores were apart, in us.
-    """
-    once = {name: worker.run(mode)["seconds"] for name, worker in workers.items()}
-    steps = {name: max(1, int(turn / s)) for name, s in once.items()}
-    rounds = int(seconds / sum(steps[name] * s for name, s in once.items()))
-    times, distances = {name: [] for name in workers}, []
-    for _ in range(min(max(rounds, 5), 40)):
-        if cores:
-            distances.append(1e6 * cores.run("round_trip", 5000)["seconds"])
-        for name, worker in workers.items():
-            times[name].append(worker.run(mode, steps[name])["seconds"])
-    return times, distances
+def core_distance(cores: Worker | None) -> list[float]:
+    """Measures how far the cores are apart, in us; nothing for a single core."""
+    return [1e6 * cores.run("round_trip", 5000)["seconds"]] if cores else []
 
 
 def ratios(found: dict, mode: str,

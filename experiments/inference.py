@@ -19,6 +19,7 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 from arms.bars import quartiles  # noqa: E402
+from arms.in_turn import Program, time_in_turn  # noqa: E402
 from arms.worker import KEPT, Worker, processor, start_arrays  # noqa: E402
 from cnn_jax import networks  # noqa: E402
 from cnn_jax.errors import InputError  # noqa: E402
@@ -45,13 +46,8 @@ def measure(network: str, batch: int, arms: list[str], rounds: int,
                 workers[arm] = Worker("in_engine", KEPT | settings, engine=engine,
                                       network=network, classes=CLASSES, file=file)
             logits = {arm: np.array(w.setup["logits"]) for arm, w in workers.items()}
-            once = {arm: min(w.run("infer")["seconds"] for _ in range(3))
-                    for arm, w in workers.items()}
-            times = {arm: [] for arm in arms}
-            for _ in range(rounds):
-                for arm, worker in workers.items():
-                    count = max(1, int(turn / once[arm]))
-                    times[arm].append(worker.run("infer", count)["seconds"])
+            times = time_in_turn({arm: Program(worker, "infer")
+                                  for arm, worker in workers.items()}, turn, rounds)
             versions = {arm: worker.setup["version"] for arm, worker in workers.items()}
         finally:
             for worker in workers.values():

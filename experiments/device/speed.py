@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.arms.in_turn import Program, time_in_turn
 from experiments.arms.worker import Worker, start_arrays
 
 ROUNDS, TURN = 7, 0.3  # times of each arm, s of each
@@ -84,7 +85,7 @@ def check(title: str, row: Network, platform: str) -> dict[str, Any]:
                 "file": file, "dtype": "bfloat16"})
             wrong = [*failed, *disagreements({
                 name: worker.setup for name, worker in workers.items()})]
-            seconds = in_turn(programs(workers, row.steps))
+            seconds = time_in_turn(programs(workers, row.steps), TURN, ROUNDS)
             memory = {name: worker.run("train") for name, worker in workers.items()}
         finally:
             for worker in workers.values():
@@ -131,28 +132,15 @@ def disagreements(setups: dict[str, dict[str, Any]]) -> Iterator[str]:
 
 
 def programs(workers: dict[str, Worker], steps: tuple[int, ...]
-             ) -> dict[str, tuple[Worker, str, int]]:
-    """Lists what is timed: {name: (worker, its command, steps of a call)}."""
+             ) -> dict[str, Program]:
+    """Lists the programs to time."""
     made = {}
     for name, worker in workers.items():
-        made[name] = (worker, "train", 1)
+        made[name] = Program(worker, "train")
         if name == OURS:
-            made |= {f"{OURS}, {n} steps a call": (worker, f"train{n}", n)
+            made |= {f"{OURS}, {n} steps a call": Program(worker, f"train{n}", n)
                      for n in steps}
     return made
-
-
-def in_turn(programs: dict[str, tuple[Worker, str, int]]) -> dict[str, list[float]]:
-    """Times the programs A B C A B C; returns the seconds of a step in each round."""
-    counts = {}
-    for name, (worker, run, _) in programs.items():
-        worker.run(run)  # the first call of a program is slower
-        counts[name] = max(1, int(TURN / worker.run(run)["seconds"]))
-    times: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(ROUNDS):
-        for name, (worker, run, steps) in programs.items():
-            times[name].append(worker.run(run, counts[name])["seconds"] / steps)
-    return times
 
 
 def check_all(small: bool, platform: str, deadline: float) -> Iterator[dict[str, Any]]:

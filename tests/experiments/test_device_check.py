@@ -15,6 +15,7 @@ import pytest
 from cnn_jax import networks as registry
 from cnn_jax.errors import InputError, RunError
 from experiments import device_check
+from experiments.arms.in_turn import time_in_turn
 from experiments.device import networks, operations, speed, training
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +98,7 @@ class FakeWorker:
 
 def test_arms_are_timed_in_turn_and_must_agree():
     workers = {speed.OURS: FakeWorker(0.01), speed.FLAX: FakeWorker(0.02)}
-    seconds = speed.in_turn(speed.programs(workers, (8,)))
+    seconds = time_in_turn(speed.programs(workers, (8,)), speed.TURN, speed.ROUNDS)
     assert {name: times[0] for name, times in seconds.items()} == {
         speed.OURS: 0.01, f"{speed.OURS}, 8 steps a call": 0.01, speed.FLAX: 0.02}
     ours = {"params": 3, "logits": [[0.0, 1.0]], "losses": [1.0]}
@@ -121,7 +122,7 @@ FOUND = {
 
 def test_the_table_and_exit_code_1(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(device_check, "rows_of", lambda part, *_: FOUND[part])
-    with pytest.raises(RunError, match="1 checks failed, the first is conv"):
+    with pytest.raises(RunError, match="1 .*conv"):
         device_check.main(["--small", f"--out={tmp_path}"])
     text = (tmp_path / "device_check.txt").read_text()
     assert "4 ok, 1 wrong, 1 not reached" in text and "not reached: vgg16" in text
@@ -132,9 +133,9 @@ def test_the_table_and_exit_code_1(monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("flags, answer", [
-    ([], "JAX finds no GPU here"), (["--small", "--part", "speeds"], "speeds"),
-    (["--small", "--minutes=0"], "more than 0"),
-    (["--small", "--workers=0"], "at least 1")])
+    ([], "GPU"), (["--small", "--part", "speeds"], "speeds"),
+    (["--small", "--minutes=0"], "--minutes=0"),
+    (["--small", "--workers=0"], "--workers=0")])
 def test_what_is_refused(flags, answer, tmp_path):
     with pytest.raises(InputError, match=answer):
         device_check.main([*flags, f"--out={tmp_path}"])
