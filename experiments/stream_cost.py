@@ -54,7 +54,7 @@ CASES = {  # {name: (network, shape of an image, batch size)}
     "lenet5": ("lenet5", (28, 28, 1), 128),
     "lenet5-512": ("lenet5", (28, 28, 1), 512),
     "resnet18": ("resnet18", (64, 64, 3), 32)}
-PICTURES = 120_000
+COUNT = 120_000
 RESTARTED = {
     "model.name": "lenet5", "data.name": "folder", "data.stream": True,
     "data.validation": 0.05, "data.test": 0.05, "data.channels": 1, "batch_size": 1,
@@ -161,7 +161,7 @@ def prepare_restart(folder: Path, at: int) -> Path:
         path = folder / "set" / name
         if not path.exists():
             path.mkdir(parents=True)
-            for number in range(PICTURES // 2):
+            for number in range(COUNT // 2):
                 if number < 2:  # file systems allow about 65,000 links to a file
                     Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(
                         path / f"{number}.png")

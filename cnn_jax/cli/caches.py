@@ -3,14 +3,14 @@
 import shutil
 
 from cnn_jax.cli.request import Request
-from cnn_jax.data.cache import PICTURES
+from cnn_jax.data import cache
 from cnn_jax.errors import InputError
 from cnn_jax.files import cache_folder
 from cnn_jax.interop.export import size_of
 
 # Name -> (pattern of its files in the cache folder, description)
 KINDS = {
-    "pictures": (PICTURES, "decoded pictures of class folders"),
+    "pictures": (cache.PATTERN, "decoded pictures of class folders"),
     "indices": ("*-cnn_jax_*.npz", "indices of shards and prepared sets"),
     "weights": ("weights/*", "downloaded weights"),
     "npm": ("npm/*", "ONNX Runtime for browsers"),

@@ -25,7 +25,7 @@ from cnn_jax.inspection.draw.contact_sheet import contact_sheet
 from cnn_jax.inspection.draw.picture import check_format, save
 from cnn_jax.inspection.pages.compare import write_comparison
 from cnn_jax.inspection.pages.report import FILE as REPORT
-from cnn_jax.inspection.pages.report import PICTURES, write_report
+from cnn_jax.inspection.pages.report import PICTURE_FOLDER, write_report
 from cnn_jax.interop import export as exports
 from cnn_jax.interop.weights import write_npz, write_text
 from cnn_jax.networks import diagram
@@ -150,7 +150,7 @@ def inspect(request: Request) -> None:
     """Draws what the network has learned and why it predicts what it does."""
     workdir = required_run(request)
     pictures = inspection.draw(workdir, request.config, request.paths, request.invert)
-    print(f"{counted(len(pictures), 'picture')} in {workdir / PICTURES}")
+    print(f"{counted(len(pictures), 'picture')} in {workdir / PICTURE_FOLDER}")
     print(workdir / REPORT)
 
 

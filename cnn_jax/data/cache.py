@@ -20,7 +20,7 @@ from cnn_jax.data.images import Preprocessing
 from cnn_jax.errors import InputError
 from cnn_jax.files import cache_folder, load_arrays, save_arrays
 
-PICTURES = "images-*.npz"
+PATTERN = "images-*.npz"  # of the files in the cache folder
 LIMIT, DEFAULT_GB = "CNN_JAX_CACHE_GB", 4.0
 # Increase it when read_image or the order of the files changes.
 _VERSION = 3
@@ -91,7 +91,7 @@ def make_room(folder: Path, limit: float) -> None:
 
     The others then take at most `limit` bytes.
     """
-    files = [(path.stat(), path) for path in folder.glob(PICTURES)]
+    files = [(path.stat(), path) for path in folder.glob(PATTERN)]
     files.sort(key=lambda pair: pair[0].st_mtime, reverse=True)
     total = 0
     for status, path in files:

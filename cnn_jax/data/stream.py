@@ -194,15 +194,15 @@ def choose_reading(workers: int | None, prefetch: int | None,
 class Stream(Generic[Placed]):
     """Yields batches in order, read ahead; out of order they are read on demand.
 
-    place: converts the share of this process to the value that is yielded, usually by
-        placing it on the devices; runs in its own thread.
+    to_device: converts the share of this process to the value that is yielded, usually
+        an array on the devices; runs in its own thread.
     """
 
     def __init__(self, shares: dict[str, Share], epochs: int, reading: Reading,
-                 place: Callable[[HostBatch], Placed]) -> None:
+                 to_device: Callable[[HostBatch], Placed]) -> None:
         self.splits = tuple(shares)
         self.pieces = Pieces(tuple(shares.values()), epochs)
-        self.reading, self.place = reading, place
+        self.reading, self.to_device = reading, to_device
         self.next_piece = -1  # of the open iterator
         self.iterator: grain.DatasetIterator[Placed] | None = None
 
@@ -223,7 +223,7 @@ class Stream(Generic[Placed]):
         self.close()
         self.next_piece = self._number(split, epoch, batch)
         self.iterator = open_pieces(self.pieces, self.next_piece, self.reading,
-                                    self.place)
+                                    self.to_device)
         self.iterator.start_prefetch()
 
     def _number(self, split: str, epoch: int, batch: int) -> int:
@@ -236,7 +236,8 @@ class Stream(Generic[Placed]):
 
 
 def open_pieces(pieces: Pieces, start: int, reading: Reading,
-                place: Callable[[HostBatch], Placed]) -> grain.DatasetIterator[Placed]:
+                to_device: Callable[[HostBatch], Placed]
+                ) -> grain.DatasetIterator[Placed]:
     """Opens an iterator over the batches that begin at piece `start`."""
     most_pieces = max(share.pieces for share in pieces.shares)
     buffer = reading.ahead * most_pieces
@@ -259,7 +260,7 @@ def open_pieces(pieces: Pieces, start: int, reading: Reading,
         read = numbers.to_iter_dataset(grain.ReadOptions(
             num_threads=threads,
             prefetch_buffer_size=max(buffer, threads) if threads else 0))
-    placed = _Joined(read).map(place)
+    placed = _Joined(read).map(to_device)
     return iter(grain.experimental.ThreadPrefetchIterDataset(
         placed, prefetch_buffer_size=reading.ahead))
 

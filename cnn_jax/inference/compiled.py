@@ -21,18 +21,18 @@ Variables = Mapping[str, Any]
 class Compiled:
     """The evaluation of a network: a function of images, scaled as in training.
 
-    parts: programs of native/network.cc, and nodes that XLA computes.
+    subgraphs: programs of native/network.cc, and nodes that XLA computes.
     variables: {"params": the network's folded arrays, in a list with one entry for each
-        part}. As with a network, `apply(variables, images, train=False)` may be called
-        inside `jit`.
+        subgraph}. As with a network, `apply(variables, images, train=False)` may be
+        called inside `jit`.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.input, self.output = graph.nodes[0].name, graph.nodes[-1].name
-        self.parts = [*partition(graph)] if runs_natively() else [*graph.nodes[1:]]
+        self.subgraphs = [*partition(graph)] if runs_natively() else [*graph.nodes[1:]]
         self.variables: Variables = {"params": [
-            part.weights() if isinstance(part, Program) else part.params
-            for part in self.parts]}
+            subgraph.weights() if isinstance(subgraph, Program) else subgraph.params
+            for subgraph in self.subgraphs]}
         self._run = jax.jit(self.apply)
 
     def apply(self, variables: Variables, images: jax.Array,
@@ -42,12 +42,12 @@ class Compiled:
             raise ValueError("a compiled network evaluates only, received train=True: "
                              "train the network that it was compiled from")
         values = {self.input: images}
-        for part, params in zip(self.parts, variables["params"]):
-            inputs = [values[name] for name in part.inputs]
-            if isinstance(part, Program):
-                values.update(part.run(params, *inputs))
+        for subgraph, params in zip(self.subgraphs, variables["params"]):
+            inputs = [values[name] for name in subgraph.inputs]
+            if isinstance(subgraph, Program):
+                values.update(subgraph.run(params, *inputs))
             else:
-                values[part.name] = part.operation(params, *inputs)
+                values[subgraph.name] = subgraph.operation(params, *inputs)
         return values[self.output]
 
     def __call__(self, images: jax.Array) -> jax.Array:

@@ -20,8 +20,7 @@ from cnn_jax.inspection.draw.network import draw_network
 from cnn_jax.inspection.draw.picture import Picture, write
 from cnn_jax.inspection.explain.classification_metrics import save
 from cnn_jax.inspection.inspected_run import InspectedRun
-from cnn_jax.inspection.pages.report import PICTURES as FOLDER
-from cnn_jax.inspection.pages.report import write_report
+from cnn_jax.inspection.pages.report import PICTURE_FOLDER, write_report
 from cnn_jax.inspection.predictions_csv import save_predictions
 from cnn_jax.inspection.selection import NotForThisNetwork, split_names
 from cnn_jax.workdir.event_file import EventFile
@@ -85,7 +84,7 @@ def draw_pictures(run: InspectedRun, names: Sequence[str], settings: ConfigDict,
             progress.advance(done, name)
             try:
                 for picture in PICTURES[name](run, settings):
-                    paths.append(write(picture, workdir / FOLDER, run.step))
+                    paths.append(write(picture, workdir / PICTURE_FOLDER, run.step))
                     add_event(events, picture, paths[-1], run.step)
             except NotForThisNetwork as error:
                 if name in split_names(settings.only):

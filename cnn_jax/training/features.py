@@ -42,7 +42,7 @@ def train_on_features(run: Run, state: TrainState) -> Run:
     path, source = run.workdir / FILE, fingerprint(run, state)
     saved = load_arrays(path)
     current = saved is not None and str(saved.get("fingerprint")) == source
-    if parallel.in_all(current) and saved is not None:
+    if parallel.all_processes(current) and saved is not None:
         features = {split: saved[split] for split in SPLITS}
         run.report.line(f"features: {describe(features)}, from {path}")
     else:

@@ -125,7 +125,7 @@ def place(config: ConfigDict) -> Placement:
     return PLACEMENTS[config.parallel](choose_devices(config))
 
 
-def check_same_in_all(facts: str) -> None:
+def check_processes_agree(facts: str) -> None:
     """Raises InputError in every process unless `facts` is the same in all of them."""
     if jax.process_count() == 1:
         return
@@ -147,8 +147,8 @@ def any_process_signal(received: list[int]) -> int:
     return int(multihost_utils.process_allgather(np.int32(mine)).max())
 
 
-def in_all(fact: bool) -> bool:
-    """Tells whether a fact holds in all processes, which must call this together."""
+def all_processes(fact: bool) -> bool:
+    """Tells whether a fact holds in all processes, which must all call this."""
     if jax.process_count() == 1:
         return fact
     return bool(multihost_utils.process_allgather(np.int32(fact)).all())

@@ -108,7 +108,7 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
         recipe, info.image_shape, images=config.batch_size // len(placement.devices))
     check_training_sizes(recipe, info.image_shape,
                          training_sizes(config.progressive, 0))
-    parallel.check_same_in_all(
+    parallel.check_processes_agree(
         f"{result_fields(config)} {config.log.every_steps} {info.sha256}")
     if stored and (warning := arrays.conversion(stored, info.image_shape)):
         warnings.warn(warning, stacklevel=4)  # the line that called training.run

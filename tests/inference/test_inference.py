@@ -20,6 +20,7 @@ from cnn_jax.inference.program import Program
 from cnn_jax.layers import Layers
 from cnn_jax.native import cost, library
 from cnn_jax.networks.graph import layer_graph, run
+from cnn_jax.networks.graph.nodes import Node
 from cnn_jax.networks.inputs import smallest_size
 
 needs_library = pytest.mark.skipif(library.load() is None,
@@ -110,10 +111,10 @@ def test_repeated_concatenations():
 @pytest.mark.parametrize("network, shape", [
     (LayersNetwork(), (13, 12, 3)), (FunctionsNetwork(), (11, 13, 3))])
 def test_networks_of_all_operations(network, shape):
-    """Parts of them are XLA's."""
+    """XLA computes some of their layers."""
     variables = random_variables(network, shape)
     compiled = check(network, variables, layer_graph(network, variables, shape))
-    assert {isinstance(part, Program) for part in compiled.parts} == {True, False}
+    assert {type(subgraph) for subgraph in compiled.subgraphs} == {Program, Node}
 
 
 @needs_library
@@ -123,7 +124,7 @@ def test_networks_of_all_operations(network, shape):
 def test_registered_networks(name, shape):
     compiled = check(*drawn(name, shape))
     # shapes_fcn has transposed convolutions.
-    assert (len(compiled.parts) == 1) == (name != "shapes_fcn")
+    assert (len(compiled.subgraphs) == 1) == (name != "shapes_fcn")
 
 
 @needs_library
@@ -152,7 +153,7 @@ def test_a_sum_with_its_own_input(costs, monkeypatch):
     variables = random_variables(AddsItsInput(), shape)
     compiled = check(AddsItsInput(), variables,
                      layer_graph(AddsItsInput(), variables, shape))
-    assert len(compiled.parts) == 1
+    assert len(compiled.subgraphs) == 1
 
 
 @needs_library
@@ -230,7 +231,7 @@ def test_threads_may_call_it_at_once():
 def test_without_the_library(no_onednn):
     network, variables, graph = drawn("lenet5", (32, 32, 1))
     compiled = check(network, variables, graph, (2,))
-    assert not any(isinstance(part, Program) for part in compiled.parts)
+    assert not any(isinstance(subgraph, Program) for subgraph in compiled.subgraphs)
 
 
 @needs_library

@@ -21,7 +21,7 @@ from cnn_jax.inspection.draw import classification_metrics as drawn_metrics
 from cnn_jax.inspection.draw.learning_curves import curves, learning_curves
 from cnn_jax.inspection.draw.picture import write
 from cnn_jax.inspection.explain import classification_metrics as metrics
-from cnn_jax.inspection.pages import compare, record, rendering, report
+from cnn_jax.inspection.pages import compare, headline, record, rendering, report
 from cnn_jax.training import loop
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -57,7 +57,7 @@ def test_a_run_leaves_a_report_and_its_pictures(trained):
 def test_figures_of_the_classes_agree_with_the_results(trained):
     scores, results = metrics.load(trained), read_results(trained)
     assert scores.examples == np.sum(scores.confusion) == results["test_examples"]
-    assert scores.right / 359 == pytest.approx(results["test_accuracy"])
+    assert scores.correct / 359 == pytest.approx(results["test_accuracy"])
     assert (scores.split, [row.name for row in scores.classes]) == ("test", [*DIGITS])
 
 
@@ -172,17 +172,17 @@ def test_an_accuracy_is_shown_with_that_of_guessing(tmp_path):
     """Chance is 1 / C for unbalanced classes too; the most frequent class is shown too.
     """
     workdir = made_run(tmp_path / "run", accuracy=0.95)
-    test, validation, *_ = report.headline(record.read_record(workdir))
+    test, validation, *_ = headline.headline(record.read_record(workdir))
     assert test[2].endswith("; chance is 10%") and validation[2].endswith("is 10%")
     labels = np.repeat([0, 7], [30, 70])
     metrics.save(metrics.measure(labels, labels, np.ones(100), DIGITS, "test", 24,
                                  "image"), workdir)
-    test, validation, *_ = report.headline(record.read_record(workdir))
+    test, validation, *_ = headline.headline(record.read_record(workdir))
     assert test[2].endswith("chance is 10%; the most frequent class, 7, has 70.0%")
     assert validation[2].endswith("chance is 10%")  # its labels were not counted
     several = record.read_record(made_run(
         tmp_path / "several", {"data.name": "shapes_multilabel"}))
-    assert not report.guesses(several, "test")
+    assert not headline.guesses(several, "test")
 
 
 def test_many_layers_are_folded_by_stage():
@@ -238,7 +238,7 @@ def test_damaged_files_are_one_line(tmp_path, name):
     workdir = made_run(tmp_path / "run")
     (workdir / "pictures").mkdir()
     (workdir / name).write_bytes(b"epoch,loss\n\xff\xfe{")
-    with pytest.raises(InputError, match=f"{name}.*(damaged|delete )") as error:
+    with pytest.raises(InputError, match=name) as error:
         page(workdir)
     assert "\n" not in str(error.value)
 
@@ -252,7 +252,7 @@ def test_fields_of_another_type_are_one_line(tmp_path, change):
     path.write_text(json.dumps(values | change))
     for use in (lambda: page(workdir), lambda: compare.write_comparison(
             [workdir, other], tmp_path / "page.html")):
-        with pytest.raises(InputError, match=f"^{path}.*params.*delete it") as error:
+        with pytest.raises(InputError, match=f"^{path}.*params") as error:
             use()
         assert "\n" not in str(error.value)
 
@@ -293,12 +293,12 @@ def test_a_single_epoch_is_a_point_at_a_tick():
 
 
 def test_durations_and_standard_errors():
-    assert [report.duration(s) for s in (12.34, 250, 3600 * 3 + 299)] == [
+    assert [headline.duration(s) for s in (12.34, 250, 3600 * 3 + 299)] == [
         "12.3 s", "4 min 10 s", "3 h 4 min"]
-    assert report.precision(0.5, 100) == "100 images, standard error 5.00%"
-    assert "12 images" in report.precision(1.0, 12)
-    assert "above 77.9%" in report.precision(1.0, 12)  # 0.779^12 = 0.05
-    assert "below 22.1%" in report.precision(0.0, 12)
+    assert headline.precision(0.5, 100) == "100 images, standard error 5.00%"
+    assert "12 images" in headline.precision(1.0, 12)
+    assert "above 77.9%" in headline.precision(1.0, 12)  # 0.779^12 = 0.05
+    assert "below 22.1%" in headline.precision(0.0, 12)
 
 
 def test_templates_are_in_the_package():

@@ -70,10 +70,12 @@ def record_pictures(workdir) -> int:
     metrics = made_metrics(90, DIGITS, 24)
     wide = draw_dead({"layer": metrics.confusion[0] > 0}, "3 images")
     wide.figure.set_size_inches(14, 3)
+    tall = draw_dead({"layer": metrics.confusion[0] > 0}, "3 images")
+    tall.figure.set_size_inches(3, 9)
     pictures = [drawn_metrics.draw_confusion(metrics),
                 drawn_metrics.draw_calibration(metrics),
                 draw_dead({"act1": metrics.confusion[0] > 0}, "3 images"),
-                wide._replace(name="wide")]
+                wide._replace(name="wide"), tall._replace(name="mistakes")]
     for picture in pictures:
         write(picture, workdir / "pictures", 24)
     return len(pictures)
@@ -113,6 +115,21 @@ def test_wide_content_scrolls_in_its_own_box(browser, pages):
         assert any(wider > 0 for wider, _, _ in boxes)
         assert all(place == 0 and label for _, place, label in boxes)
         assert not problems
+
+
+def test_a_tall_picture_leaves_no_gap_beside_it(browser, pages):
+    """Pictures are in columns on a desk, and below each other on a phone."""
+    with opened(browser, pages["report"], DESK) as (page, _):
+        for width, columns in (DESK, 2), (390, 1):
+            page.set_viewport_size({"width": width, "height": 800})
+            boxes = page.evaluate("""[...document.querySelector(
+                "figure:has(img[height='864'])").parentElement.querySelectorAll(
+                "figure:not(.wide)")].map(figure => figure.getBoundingClientRect())""")
+            assert len({box["left"] for box in boxes}) == columns and len(boxes) == 3
+            assert max(box["bottom"] for box in boxes) - min(
+                box["top"] for box in boxes) < sum(box["height"] for box in boxes) * (
+                0.9 if columns > 1 else 1.1)
+            assert page.evaluate(OVERFLOW) <= 0
 
 
 @pytest.mark.parametrize("name", ["report", "compare"])

@@ -25,7 +25,8 @@ RNG = np.random.default_rng(3)
 SHAPE = (8, 8, 1)
 
 
-def recipe(network: str = "baseline", dtype: str = "float32", **fields) -> steps.Recipe:
+def make_recipe(network: str = "baseline", dtype: str = "float32",
+                **fields) -> steps.Recipe:
     model = networks.create(network, 3, Layers(conv="lax", dtype=dtype))
     return dataclasses.replace(steps.Recipe(
         task=TASKS["classify"], model=model,
@@ -42,21 +43,21 @@ def batch(n: int = 6) -> steps.Batch:
 
 
 @functools.cache
-def compiled(step, this):
+def compiled(step, recipe):
     """Compiles a step of a recipe once."""
-    return quick_jit(functools.partial(step, recipe=this))
+    return quick_jit(functools.partial(step, recipe=recipe))
 
 
-def train(state, data, this):
-    return compiled(steps.train_step, this)(state, data)
+def train(state, data, recipe):
+    return compiled(steps.train_step, recipe)(state, data)
 
 
-def evaluate(state, data, this):
-    return compiled(steps.eval_step, this)(state, data)
+def evaluate(state, data, recipe):
+    return compiled(steps.eval_step, recipe)(state, data)
 
 
-def init(this):
-    return quick_jit(lambda: steps.create_state(this, SHAPE))()
+def init(recipe):
+    return quick_jit(lambda: steps.create_state(recipe, SHAPE))()
 
 
 def log_softmax(logits):
@@ -65,15 +66,15 @@ def log_softmax(logits):
 
 
 def test_a_step_descends_along_the_gradient():
-    this, data = recipe("lenet5"), batch()
-    state = init(this)
+    recipe, data = make_recipe("lenet5"), batch()
+    state = init(recipe)
 
     def loss(params):
-        logits = this.model.apply({"params": params}, this.scale(data.image),
+        logits = recipe.model.apply({"params": params}, recipe.scale(data.image),
                                   train=False)
-        return this.task.losses(logits, data.label).mean()
+        return recipe.task.losses(logits, data.label).mean()
 
-    after, metrics = train(state, data, this)
+    after, metrics = train(state, data, recipe)
     before, grads = quick_jit(jax.value_and_grad(loss))(state.params)
     for new, old, grad in zip(*map(jax.tree.leaves,
                                    (after.params, state.params, grads))):
@@ -83,31 +84,31 @@ def test_a_step_descends_along_the_gradient():
 
 
 def test_a_step_is_a_function_of_its_arguments_and_draws_anew_each_step():
-    this, data = recipe(), batch()
-    state = init(this)
-    losses = [float(train(s, data, this)[1]["loss"]) for s in
+    recipe, data = make_recipe(), batch()
+    state = init(recipe)
+    losses = [float(train(s, data, recipe)[1]["loss"]) for s in
               (state, state, state.replace(step=state.step + 1))]
     assert losses[0] == losses[1] != losses[2]
 
 
 def test_training_uses_dropout_and_updates_statistics_evaluation_does_not():
-    this, data = recipe(), batch()
-    state = init(this)
-    after, _ = train(state, data, this)
+    recipe, data = make_recipe(), batch()
+    state = init(recipe)
+    after, _ = train(state, data, recipe)
     changed = [(a != b).any() for a, b in zip(jax.tree.leaves(after.batch_stats),
                                               jax.tree.leaves(state.batch_stats))]
     assert changed and all(changed)
-    first, second = (evaluate(state, data, this) for _ in range(2))
+    first, second = (evaluate(state, data, recipe) for _ in range(2))
     assert first == second
 
 
 def test_evaluation_does_not_count_masked_examples():
-    this, data = recipe(), batch(6)
-    state = init(this)
+    recipe, data = make_recipe(), batch(6)
+    state = init(recipe)
     mask = jnp.array([1., 1, 0, 1, 0, 0])
-    masked = evaluate(state, data._replace(mask=mask), this)
+    masked = evaluate(state, data._replace(mask=mask), recipe)
     kept = steps.Batch(*(np.asarray(field)[[0, 1, 3]] for field in data))
-    alone = evaluate(state, kept, this)
+    alone = evaluate(state, kept, recipe)
     assert masked["count"] == 3
     np.testing.assert_allclose(masked["loss"], alone["loss"], rtol=1e-5)
     assert masked["correct"] == alone["correct"]
@@ -115,10 +116,10 @@ def test_evaluation_does_not_count_masked_examples():
 
 def test_average_moves_with_the_updates_not_with_the_batches_between():
     twos = optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation()
-    this = recipe("lenet5", ema_decay=0.5, accumulate_steps=2, optimizer=twos)
-    first = init(this)
-    second, _ = train(first, batch(), this)
-    third, _ = train(second, batch(), this)
+    recipe = make_recipe("lenet5", ema_decay=0.5, accumulate_steps=2, optimizer=twos)
+    first = init(recipe)
+    second, _ = train(first, batch(), recipe)
+    third, _ = train(second, batch(), recipe)
     for a, b, c, params in zip(*map(jax.tree.leaves, (
             first.ema_params, second.ema_params, third.ema_params, third.params))):
         np.testing.assert_array_equal(a, b)
@@ -127,13 +128,13 @@ def test_average_moves_with_the_updates_not_with_the_batches_between():
 
 def test_an_even_average_begins_with_its_first_update():
     """Before it, the average is the newest value. Every second step is an update."""
-    this = recipe("lenet5", swa_from=2, accumulate_steps=2)
+    recipe = make_recipe("lenet5", swa_from=2, accumulate_steps=2)
     values, averages = [3.0, 5.0, 7.0, 12.0, 2.0], []
     state = steps.TrainState(jnp.int32(0), {"w": jnp.zeros(1)}, {}, {},
                              {"w": jnp.zeros(1)}, {})
     for step in range(10):
         params = {"w": jnp.full(1, values[step // 2])}
-        average, _ = steps.moving_averages(state, params, {}, this)
+        average, _ = steps.moving_averages(state, params, {}, recipe)
         averages.append(float(average["w"][0]))
         state = state.replace(step=state.step + 1, ema_params=average)
     assert averages[::2] == [0.0, *averages[1:-1:2]]  # between updates nothing moves
@@ -141,21 +142,21 @@ def test_an_even_average_begins_with_its_first_update():
 
 
 def test_answers_are_averaged_over_views():
-    this = recipe("lenet5")
-    data, state = batch(), init(this)
-    both = dataclasses.replace(this, tta=("flip",))
+    recipe = make_recipe("lenet5")
+    data, state = batch(), init(recipe)
+    both = dataclasses.replace(recipe, tta=("flip",))
     mirrored = data._replace(image=data.image[:, :, ::-1])
     losses = [float(evaluate(state, images, way)["loss"]) for images, way in (
-        (data, both), (mirrored, both), (data, this))]
+        (data, both), (mirrored, both), (data, recipe))]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert losses[0] != pytest.approx(losses[2], rel=1e-4)
 
 
 def test_evaluation_uses_averages_of_parameters_and_statistics():
     """The last statistics would not fit the activations of averaged parameters."""
-    this, data = recipe(ema_decay=0.75), batch()
-    state = init(this)
-    after, _ = train(state, data, this)
+    recipe, data = make_recipe(ema_decay=0.75), batch()
+    state = init(recipe)
+    after, _ = train(state, data, recipe)
     for name in ("params", "batch_stats"):
         for mean, new, old in zip(*map(jax.tree.leaves, (
                 getattr(after, f"ema_{name}"), getattr(after, name),
@@ -164,17 +165,17 @@ def test_evaluation_uses_averages_of_parameters_and_statistics():
                                        atol=1e-7)
     assert after.variables == {"params": after.ema_params,
                                "batch_stats": after.ema_batch_stats}
-    logits = [quick_jit(lambda s: steps.predict_logits(s, data.image, this))(s)
+    logits = [quick_jit(lambda s: steps.predict_logits(s, data.image, recipe))(s)
               for s in (after, after.replace(ema_batch_stats={}))]
     assert np.abs(logits[0] - logits[1]).max() > 1e-3  # the last statistics differ
     # Without an average, the state has no additional leaf.
-    plain = init(recipe())
+    plain = init(make_recipe())
     assert plain.ema_params == plain.ema_batch_stats == {}
 
 
 def test_bfloat16_steps_keep_float32_parameters():
     data = batch()
-    low, high = recipe(dtype="bfloat16"), recipe()
+    low, high = make_recipe(dtype="bfloat16"), make_recipe()
     state = init(low)
     after, metrics = train(state, data, low)
     _, exact = train(state, data, high)
@@ -186,15 +187,16 @@ def test_bfloat16_steps_keep_float32_parameters():
 def test_a_step_on_mixed_images_uses_both_labels():
     settings = default.get_config().augment
     settings.mixup = 1.0
-    this = recipe("lenet5", augment=functools.partial(augment, settings=settings))
+    recipe = make_recipe("lenet5",
+                         augment=functools.partial(augment, settings=settings))
     data = batch(6)
-    state = init(this)
-    _, metrics = train(state, data, this)
+    state = init(recipe)
+    _, metrics = train(state, data, recipe)
     key, _ = jax.random.split(draw_key(0, "step", 0))
     images, ((own, share), (other, rest)) = quick_jit(lambda: augment(
         key, data.image, data.label, data.position, settings))()
-    logits = np.asarray(quick_jit(lambda: this.model.apply(
-        {"params": state.params}, this.scale(images), train=False))())
+    logits = np.asarray(quick_jit(lambda: recipe.model.apply(
+        {"params": state.params}, recipe.scale(images), train=False))())
     soft = (np.asarray(share)[:, None] * np.eye(3)[np.asarray(own)]
             + np.asarray(rest)[:, None] * np.eye(3)[np.asarray(other)])
     np.testing.assert_allclose(metrics["loss"], -(soft * log_softmax(logits)).sum(),

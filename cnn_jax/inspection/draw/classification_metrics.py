@@ -96,9 +96,9 @@ def short(count: int) -> str:
     return f"{count / 1e3:.0f}k" if count < 10**6 else f"{count / 1e6:.3g}M"
 
 
-def describe_right(metrics: ClassificationMetrics | MetricsFile) -> str:
+def describe_correct(metrics: ClassificationMetrics | MetricsFile) -> str:
     """Returns '351 of 359 images of the test split are predicted correctly'."""
-    return (f"{metrics.right:,} of {metrics.examples:,} {metrics.unit}s of the "
+    return (f"{metrics.correct:,} of {metrics.examples:,} {metrics.unit}s of the "
             f"{metrics.split} split are predicted correctly"
             + (" in every class" if metrics.confusion is None else ""))
 
@@ -112,7 +112,7 @@ def describe_confusion(metrics: ClassificationMetrics) -> str:
     pairs = zip(*np.unravel_index(order, wrong.shape))
     mistakes = [f"{names[i]} as {names[j]} ({wrong[i, j]:,})" for i, j in pairs
                 if wrong[i, j]]
-    return f"{describe_right(metrics)}." + (
+    return f"{describe_correct(metrics)}." + (
         f" Most frequent mistakes: {', '.join(mistakes)}." if mistakes else "")
 
 
@@ -139,18 +139,18 @@ def draw_class_scores(metrics: ClassificationMetrics) -> Picture:
         "the fraction of the images of the class that are found. Average precision "
         "(AP): the area under the precision-recall curve. A missing bar is 0 or "
         "0 / 0.",
-        f"{describe_right(metrics)}. Average precision: " + ", ".join(
+        f"{describe_correct(metrics)}. Average precision: " + ", ".join(
             f"{name} {value:.3f}" for name, value in zip(
                 metrics.class_names, metrics.average_precision)) + ".", figure, bars)
 
 
 def draw_calibration(metrics: ClassificationMetrics) -> Picture:
     """Draws the fraction of correct predictions for each range of probability."""
-    count, probability, right = metrics.bins.T
+    count, probability, correct = metrics.bins.T
     size = len(count)
     edges = np.arange(size + 1) / size
     filled = count > 0
-    shares = np.divide(right, count, out=np.zeros(size), where=filled)
+    shares = np.divide(correct, count, out=np.zeros(size), where=filled)
     error = calibration_error(metrics.bins)
     exclusive = metrics.confusion is not None
     counted = f"{metrics.unit}s" if exclusive else "classes of images"
@@ -172,7 +172,7 @@ def draw_calibration(metrics: ClassificationMetrics) -> Picture:
     for axes in (upper, lower):
         axes.grid(alpha=0.3)
     mean = probability.sum() / count.sum()
-    share = right.sum() / count.sum()
+    share = correct.sum() / count.sum()
     return Picture(
         "calibration", "Calibration",
         "Where the bars end below the dashed line, the network is overconfident. The "
@@ -202,9 +202,9 @@ def mistakes_of(run: InspectedRun) -> tuple[np.ndarray, np.ndarray]:
 def draw_mistakes(run: InspectedRun) -> Picture:
     """Draws the images with the most confident wrong predictions."""
     examples, (predicted, _) = run.examples, run.predictions
-    right, confidence = mistakes_of(run)
-    index = confident_mistakes(right, confidence, MISTAKES)
-    wrong, total = int((~right).sum()), len(right)
+    correct, confidence = mistakes_of(run)
+    index = confident_mistakes(correct, confidence, MISTAKES)
+    wrong, total = int((~correct).sum()), len(correct)
     lines = [f"{run.label_text(examples.labels[i])} as "
              f"{run.label_text(predicted[i])} ({confidence[i]:.1%})" for i in index]
     figure = sheet(examples.images[index], [

@@ -26,7 +26,7 @@ class ClassificationMetrics(NamedTuple):
     unit: str                     # what was counted: 'image' or 'pixel'
     class_names: tuple[str, ...]
     examples: int                 # number of images or pixels
-    right: int                    # examples without a wrong class
+    correct: int                  # examples without a wrong class
     # int64 [classes, 3]: true positives, false positives, false negatives
     counts: np.ndarray
     # float64 [BINS, 3] by predicted probability: number of predictions, sum of their
@@ -104,7 +104,7 @@ def mean_known(values: np.ndarray) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
-def calibration(probability: np.ndarray, right: np.ndarray) -> np.ndarray:
+def calibration(probability: np.ndarray, correct: np.ndarray) -> np.ndarray:
     """Computes `ClassificationMetrics.bins`.
 
     Bin b holds b / BINS < probability <= (b + 1) / BINS.
@@ -113,7 +113,7 @@ def calibration(probability: np.ndarray, right: np.ndarray) -> np.ndarray:
     index = np.digitize(probability.ravel(), inner, right=True)
     return np.stack([np.bincount(index, weights, BINS) for weights in (
         np.ones(index.size), probability.ravel().astype(np.float64),
-        right.ravel().astype(np.float64))], axis=1)
+        correct.ravel().astype(np.float64))], axis=1)
 
 
 def calibration_error(bins: np.ndarray) -> float:
@@ -122,18 +122,18 @@ def calibration_error(bins: np.ndarray) -> float:
     It is the mean over all predictions of the distance between the accuracy and the
     mean probability of their bin,
 
-        ECE = sum over the bins of n_b / n * |right_b / n_b - probability_b / n_b|
+        ECE = sum over the bins of n_b / n * |correct_b / n_b - probability_b / n_b|
 
     Source: Guo et al., On calibration of modern neural networks, 2017, with 15 bins.
     """
     return float(np.abs(bins[:, 2] - bins[:, 1]).sum() / bins[:, 0].sum())
 
 
-def confident_mistakes(right: np.ndarray, confidence: np.ndarray,
+def confident_mistakes(correct: np.ndarray, confidence: np.ndarray,
                        count: int) -> np.ndarray:
     """Returns indices of wrong predictions: the most confident first, ties in order.
     """
-    wrong = np.flatnonzero(~right)
+    wrong = np.flatnonzero(~correct)
     return wrong[np.argsort(-confidence[wrong], kind="stable")[:count]]
 
 
@@ -169,7 +169,7 @@ class MetricsFile(msgspec.Struct):
     step: int
     unit: str
     examples: int
-    right: int
+    correct: int
     calibration_error: float
     mean: dict[str, float | None]  # over the classes
     classes: list[ClassRow]
@@ -187,7 +187,7 @@ def save(metrics: ClassificationMetrics, workdir: Path) -> None:
                      *(number(scores[key][i]) for key in FILE_SCORES))
             for i, name in enumerate(metrics.class_names)]
     write_json(workdir / FILE, MetricsFile(
-        metrics.split, metrics.step, metrics.unit, metrics.examples, metrics.right,
+        metrics.split, metrics.step, metrics.unit, metrics.examples, metrics.correct,
         calibration_error(metrics.bins),
         {name: number(mean_known(scores[name])) for name in FILE_SCORES}, rows,
         None if metrics.confusion is None else metrics.confusion.tolist(),

@@ -21,9 +21,10 @@ from cnn_jax.inspection.draw.learning_curves import (SPLITS, capitalized,
                                                      caption, set_epoch_ticks,
                                                      metrics_of)
 from cnn_jax.inspection.draw.picture import Picture
+from cnn_jax.inspection.pages.headline import chance
 from cnn_jax.inspection.pages.record import Record, fields, read_record
 from cnn_jax.inspection.pages.rendering import Table, drawn, render
-from cnn_jax.inspection.pages.report import MANY, chance, text
+from cnn_jax.inspection.pages.report import MANY, text
 
 # The name of a group shows these fields first, and at most NAMED fields.
 FIRST = ("model.name", "data.name", "optimizer.name", "optimizer.learning_rate")

@@ -2,34 +2,30 @@
 
 import itertools
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from cnn_jax import data
 from cnn_jax.config import default_config
 from cnn_jax.console import command, counted
 from cnn_jax.files import write_atomically
-from cnn_jax.inspection.draw.classification_metrics import describe_right
-from cnn_jax.inspection.draw.learning_curves import capitalized, caption, curves
+from cnn_jax.inspection.draw.classification_metrics import describe_correct
+from cnn_jax.inspection.draw.learning_curves import curves
 from cnn_jax.inspection.draw.picture import read_index
 from cnn_jax.inspection.explain.classification_metrics import MetricsFile
 from cnn_jax.inspection.pages.diagram import embedded_diagram
+from cnn_jax.inspection.pages.headline import headline
 from cnn_jax.inspection.pages.record import Record, fields, read_record
 from cnn_jax.inspection.pages.rendering import Table, drawn, render, stored
 from cnn_jax.inspection.predictions_csv import FILES
 from cnn_jax.networks.parts import part_of
 from cnn_jax.networks.summary_files import SHORT, LayerRecord, Summary
-from cnn_jax.tasks.metrics import metric_names
 from cnn_jax.workdir import profile
 from cnn_jax.workdir.results import Results
 
-Fact = tuple[str, str, str]  # name, value, note
-
-FILE, PICTURES = "report.html", "pictures"  # in a workdir
+FILE, PICTURE_FOLDER = "report.html", "pictures"  # in a workdir
 # Pictures that are shown among the results.
 AT_END = ("confusion", "class_scores", "calibration", "mistakes", "mistake_maps")
 # Pictures of their own section.
@@ -64,8 +60,8 @@ def write_report(workdir: Path) -> Path:
 def page_of(record: Record) -> dict[str, Any]:
     """Returns the values for the template."""
     best, step = record.best, int(record.best["step"]) if record.best else None
-    images = [stored(record.folder / PICTURES, row, step)
-              for row in read_index(record.folder / PICTURES)
+    images = [stored(record.folder / PICTURE_FOLDER, row, step)
+              for row in read_index(record.folder / PICTURE_FOLDER)
               if row.name != "learning_curves"]  # the page draws its own
     config, standard = fields(record.config), fields(default_config())
     changes = [(name, text(value), text(standard[name]) if name in standard else "")
@@ -131,114 +127,14 @@ def status(record: Record) -> str:
             f"it {effect}.")
 
 
-def headline(record: Record) -> list[Fact]:
-    """Returns the most important figures, the main one first."""
-    results, best = record.results, record.best
-    rows = []
-    if results is not None and results.test_examples:
-        rows += accuracies(record, "test", results.flat(), "test_",
-                           results.test_examples)
-    if best is not None and record.info.counts["validation"]:
-        rows += accuracies(record, "validation", best, "val_",
-                           record.info.counts["validation"])
-    if best is not None:
-        if not rows:
-            epoch = f"epoch {best['epoch']:.0f}"
-            rows.append(fact("training accuracy", f"{best['accuracy']:.2%}", epoch)
-                        if "accuracy" in best else
-                        fact("training loss", f"{best['loss']:.4f}", epoch))
-        rows.append(fact("best epoch", f"{best['epoch']:.0f} of {len(record.history)}",
-                         f"by {record.config.checkpoint.monitor}"))
-    if record.summary is not None:
-        rows.append(fact("parameters", f"{record.summary.params:,}"))
-    if results is not None:
-        rows.append(fact("training time", duration(results.train_seconds),
-                         f"{results.images_per_second:,.0f} images/s"))
-    elif best is not None:
-        rows.append(fact("training time", duration(
-            sum(row["seconds"] for row in record.history))))
-    return rows
-
-
-def accuracies(record: Record, split: str, figures: Mapping[str, Any], prefix: str,
-               count: int) -> list[Fact]:
-    """Returns the figures of one split: those that the task adds, then the accuracy."""
-    task = data.task_of(record.config.data)
-    names = (*task.monitors, *metric_names(record.config.eval.metrics))
-    rows = [fact(f"{split} {caption(name)}", f"{figures[prefix + name]:.4f}",
-                 f"{count:,} images")
-            for name in names if figures.get(prefix + name) is not None]
-    accuracy = figures.get(prefix + "accuracy")
-    if accuracy is None:
-        return rows
-    simple = guesses(record, split)
-    if task.unit == "pixel":  # pixels of an image are not independent
-        return [*rows, fact(f"{split} pixel accuracy", f"{accuracy:.2%}", simple)]
-    return [*rows, fact(f"{split} accuracy", f"{accuracy:.2%}", "; ".join(
-        filter(None, (precision(accuracy, count), simple))))]
-
-
-def guesses(record: Record, split: str) -> str:
-    """Says how accurate a random guess is, and a constant guess if that is better.
-
-    A random guess among C classes is right with probability 1 / C, however frequent
-    they are. The constant guess is the most frequent class. Returns '' if an image may
-    have several classes.
-    """
-    metrics, classes = record.metrics, len(record.info.class_names)
-    if not data.task_of(record.config.data).exclusive or classes < 2:
-        return ""
-    text = chance(classes)
-    if metrics is not None and metrics.split == split:
-        most = max(metrics.classes, key=lambda row: row.examples)
-        share = most.examples / metrics.examples
-        if share * classes > 1.01:
-            text += f"; the most frequent class, {most.name}, has {share:.1%}"
-    return text
-
-
-def chance(classes: int) -> str:
-    """Says how accurate a random guess among `classes` classes is."""
-    return f"chance is {100 / classes:.3g}%"
-
-
-def fact(name: str, value: str, note: str = "") -> Fact:
-    """Returns one of the figures at the top of the page."""
-    return capitalized(name), value, note
-
-
-def precision(share: float, count: int) -> str:
-    """Writes the standard error of a fraction p of n independent images.
-
-    It is sqrt(p (1 - p) / n). That is 0 if all of them are right, or none. Then it is
-    the one-sided 95 % bound of Clopper and Pearson, 0.05^(1 / n) or 1 minus that.
-    """
-    if share in (0, 1):
-        bound = 0.05 ** (1 / count)
-        side = f"above {bound:.1%}" if share else f"below {1 - bound:.1%}"
-        return f"{count:,} images, {side} with 95% confidence"
-    error = math.sqrt(share * (1 - share) / count)
-    return f"{count:,} images, standard error {error:.2%}"
-
-
-def duration(seconds: float) -> str:
-    """Formats '12.3 s', '4 min 10 s', '3 h 5 min'."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, remainder = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {remainder} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 def describe_metrics(metrics: MetricsFile, best_step: int | None) -> str:
     """Says how accurate and how well calibrated the network is."""
     stale = ("" if metrics.step == best_step else
              f" These figures are from step {metrics.step}, which is not the best "
              "checkpoint.")
-    return (f"{describe_right(metrics)} ({metrics.right / metrics.examples:.2%}). The "
-            "expected calibration error is "
-            f"{metrics.calibration_error:.4f}.{stale}")
+    return (f"{describe_correct(metrics)} "
+            f"({metrics.correct / metrics.examples:.2%}). The expected calibration error "
+            f"is {metrics.calibration_error:.4f}.{stale}")
 
 
 def score_table(metrics: MetricsFile) -> Table:
