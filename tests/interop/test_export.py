@@ -120,12 +120,12 @@ def test_batch_norm_is_folded_or_kept(trained, tmp_path):
 def test_keras_has_no_small_resnet(trained, tmp_path):
     small = trained._replace(config=tiny({"model.name": "resnet18"}),
                              network=networks.create("resnet18"))
-    with pytest.raises(InputError, match="keras has no resnet18: .*bottleneck=False"):
+    with pytest.raises(InputError, match="keras.*resnet18.*bottleneck=False"):
         write_library("keras", tmp_path / "keras.h5", small)
 
 
 def test_a_network_that_a_library_lacks_is_refused(trained, examples, tmp_path):
-    with pytest.raises(InputError, match="keras has no network like our CBAPDNet"):
+    with pytest.raises(InputError, match="keras.*CBAPDNet"):
         exports.export(trained, ["keras"], tmp_path, examples, "drawn images",
                        Reporter(quiet=True))
 
@@ -133,7 +133,7 @@ def test_a_network_that_a_library_lacks_is_refused(trained, examples, tmp_path):
 def test_a_network_with_another_variant_in_a_library_is_refused(tmp_path, examples):
     config = tiny({"model.name": "mobilenet_v1", "model.fields": {"width": 0.25}})
     trained = untrained(config, (33, 34, 3), ("cat", "dog", "ape"))
-    with pytest.raises(InputError, match="activation='relu' instead of 'relu6'"):
+    with pytest.raises(InputError, match="activation='relu'.*'relu6'"):
         exports.export(trained, ["timm"], tmp_path, examples, "drawn images",
                        Reporter(quiet=True))
 

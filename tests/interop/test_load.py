@@ -130,7 +130,7 @@ def test_a_published_set_is_evaluated(source, network, tmp_path, capsys):
     with pytest.raises(InputError, match="--config.data.dir=FOLDER"):
         commands.run(Request("eval", config, None, model=source))
     config.data.dir = str(next((tmp_path / "imagenet" / "val").iterdir()))
-    with pytest.raises(InputError, match="has no folders"):
+    with pytest.raises(InputError, match=config.data.dir):
         commands.run(Request("eval", config, None, model=source))
 
 
@@ -138,9 +138,9 @@ def test_classes_of_folders():
     names = imagenet_classes()
     assert classes_of_folders(["n15075141", "tench"], names, "x").tolist() == [999, 0]
     assert classes_of_folders(["b", "c", "a"], "xyz", "x").tolist() == [1, 2, 0]
-    with pytest.raises(InputError, match="'cat' and 1 more of no class of ImageNet"):
+    with pytest.raises(InputError, match="'cat'.*ImageNet"):
         classes_of_folders(["tench", "cat", "dog"], names, "x")
-    with pytest.raises(InputError, match="x has 2 folders, .* has 3 classes"):
+    with pytest.raises(InputError, match="x .*2 .*3 "):
         classes_of_folders(["a", "b"], "xyz", "x")
 
 
@@ -223,12 +223,12 @@ def test_a_run_starts_from_a_published_set(source, network, tmp_path, monkeypatc
                          tuned[layer], tree)
     assert tuned["head"]["bias"].shape == (10,)
     config.model.bn = "paper"
-    with pytest.raises(InputError, match="is for model.name=baseline, model.bn=keras"):
+    with pytest.raises(InputError, match="model.name=baseline.*model.bn=keras"):
         training.run(config, tmp_path / "other", quiet=True)
 
 
 @pytest.mark.parametrize("file,reason", [
-    ("missing.pt", "missing.pt"), ("damaged.pt", "damaged.pt"), ("", "cannot be down")])
+    ("missing.pt", "missing.pt"), ("damaged.pt", "damaged.pt"), ("", "http")])
 def test_an_unreachable_source_is_refused_before_data_is_loaded(
         source, tmp_path, monkeypatch, file, reason):
     monkeypatch.setattr("cnn_jax.data.load", None)
@@ -305,7 +305,7 @@ def test_a_file_alone_needs_the_config_of_its_network(network, picture, tmp_path
 def test_a_file_of_another_network_is_refused(network, tmp_path):
     file = write_npz(tmp_path / "other.npz", network.variables)
     for source in ("torchvision:resnet18", "timm:vgg16.tv_in1k"):
-        with pytest.raises(InputError, match="other.npz does not fit .*missing"):
+        with pytest.raises(InputError, match="other.npz"):
             load.load_pretrained(f"{source}={file}")
 
 

@@ -104,7 +104,7 @@ def test_the_trunk_is_all_but_the_head():
     params = variables["params"]
     assert networks.freeze_mask(params, "trunk") == networks.parts_mask(
         params, "group1,fc1")
-    with pytest.raises(ValueError, match="no layer 'head'"):
+    with pytest.raises(ValueError, match="'head'"):
         networks.parts_mask({"conv1": params["fc1"]}, "trunk")
 
 
@@ -188,5 +188,5 @@ def test_transfer_refuses_another_architecture():
     with pytest.raises(ValueError, match="fc1 .*1536, 64"):
         networks.transfer(fresh, trained)
     _, other, _ = made("lenet5")
-    with pytest.raises(ValueError, match="other layers: conv1"):
+    with pytest.raises(ValueError, match="conv1"):
         networks.transfer(fresh, other)

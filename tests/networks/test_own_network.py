@@ -138,7 +138,7 @@ def test_an_error_in_the_module_is_shown(here):
 def test_fields_that_would_have_no_effect_are_refused(here, field, value):
     config = tiny({"model.name": "my_own_network:MyNet"})
     config.update_from_flattened_dict({field: value})
-    with pytest.raises(InputError, match=f"{field}.*no effect"):
+    with pytest.raises(InputError, match=field):
         check(config)
 
 

@@ -225,7 +225,7 @@ def test_integers_that_would_be_rounded_are_refused(name):
                                        implementation=name),
                  lambda: ops.conv_transpose(X.astype(int), W.astype(int).swapaxes(2, 3),
                                             implementation=name)):
-        with pytest.raises(ValueError, match=f"'{name}'.*of int"):
+        with pytest.raises(ValueError, match=f"'{name}'.*int"):
             call()
 
 
@@ -330,7 +330,7 @@ def test_unsupported_convolutions_are_refused():
         ops.correlate(X, W, implementation="wino")
     with pytest.raises(ValueError, match="output_padding"):
         ops.conv_transpose(X, W.swapaxes(2, 3), output_padding=1)
-    with pytest.raises(ValueError, match="leaves no output"):
+    with pytest.raises(ValueError, match="padding"):
         ops.conv_transpose(X[:, :1, :1], W[..., :4], padding=2)
 
 

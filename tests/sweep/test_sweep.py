@@ -121,7 +121,7 @@ def test_a_run_in_its_first_epoch_has_no_rows_yet(tmp_path):
     assert (tmp_path / "history.csv").stat().st_size
     assert trials.rows_of(sweep, tmp_path) == []
     (tmp_path / "history.csv").write_text("")
-    with pytest.raises(InputError, match="lacks loss, seconds"):
+    with pytest.raises(InputError, match="loss, seconds"):
         trials.rows_of(sweep, tmp_path)
 
 

@@ -121,9 +121,9 @@ def test_masks_grow_with_their_images(tmp_path):
 
 @pytest.mark.parametrize("changes, message", [
     ({"progressive.sides": (4, 8)},
-     "CBAPDNet has other parameters on images of 4 x 4 pixels than on the 8 x 8"),
-    ({"data.image_size": (8, 10)}, "square images, these have 8 x 10 pixels"),
-    ({"model.name": "vgg16"}, "VGG on images of shape")])
+     "CBAPDNet.* 4 x 4 .* 8 x 8"),
+    ({"data.image_size": (8, 10)}, "8 x 10"),
+    ({"model.name": "vgg16"}, "VGG")])
 def test_sizes_that_a_network_does_not_support_are_refused(tmp_path, changes, message):
     with pytest.raises(InputError, match=message) as error:
         training.run(tiny(GROWING | changes), tmp_path, quiet=True)

@@ -166,7 +166,7 @@ def test_a_second_writer_is_refused_and_a_stale_lock_is_not(tmp_path):
     process = start_main(tmp_path, changes)
     try:
         wait_until(lambda: (tmp_path / "history.csv").exists(), process)
-        with pytest.raises(InputError, match=f"{tmp_path} is in use"):
+        with pytest.raises(InputError, match=str(tmp_path)):
             training.run(tiny(changes), tmp_path, quiet=True)
         assert process.poll() is None
         wait_until(lambda: list((tmp_path / "checkpoints").glob("?*")), process)
@@ -338,9 +338,9 @@ def test_predict_refuses_files_that_are_not_pictures(taught, tmp_path, capsys):
     (tmp_path / "a.png").write_text("not a picture")
     with pytest.raises(InputError, match="a.png"):
         ask(capsys, "predict", taught[0], paths=(str(tmp_path / "a.png"),))
-    with pytest.raises(InputError, match="needs --images"):
+    with pytest.raises(InputError, match="--images"):
         ask(capsys, "predict", taught[0])
-    with pytest.raises(InputError, match="train first"):
+    with pytest.raises(InputError, match=str(tmp_path)):
         ask(capsys, "predict", tmp_path, paths=(str(tmp_path / "a.png"),))
 
 

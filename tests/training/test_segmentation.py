@@ -235,7 +235,7 @@ def test_overlays_of_other_data_are_refused(trained):
     """Masks of another set would make the network look bad."""
     config = runs.load(trained[0]).config.copy_and_resolve_references().unlock()
     config.data.seed = 1
-    with pytest.raises(InputError, match="other data: sha256"):
+    with pytest.raises(InputError, match="sha256"):
         predict.draw_test_images(trained[0], config)
 
 

@@ -70,7 +70,7 @@ def test_it_resumes_after_a_kill_from_the_last_checkpoint(
 def test_a_run_that_diverges_keeps_the_epoch_before(tmp_path):
     changes = {"epochs": 3, "schedule.name": "step", "schedule.factor": 1e30,
                "schedule.boundaries_epochs": (1.0,), "checkpoint.every_seconds": 1e6}
-    with pytest.raises(RunError, match="checkpoint of step 8 is kept"):
+    with pytest.raises(RunError, match="step 8"):
         training.run(tiny(changes), tmp_path, quiet=True)
     assert steps(tmp_path) == [8]
 
