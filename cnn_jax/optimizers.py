@@ -15,7 +15,7 @@ import optax.contrib
 from ml_collections import ConfigDict
 from optax.contrib import MuonDimensionNumbers
 
-from cnn_jax import own
+from cnn_jax import user_code
 from cnn_jax.errors import InputError
 from cnn_jax.networks import freeze_mask, frozen_parts, part_of, parts_mask
 
@@ -91,8 +91,9 @@ def schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
     epoch = steps_per_epoch / config.optimizer.accumulate_steps  # updates
     stop = max(1, int(config.epochs * epoch))
     start = min(round((settings.warmup_epochs or 0) * epoch), stop)
-    with own.named("schedule.name", settings.name):
-        chosen = own.find(SCHEDULES, settings.name)(peak, start, stop, epoch, settings)
+    with user_code.named("schedule.name", settings.name):
+        make = user_code.find(SCHEDULES, settings.name)
+        chosen = make(peak, start, stop, epoch, settings)
     if settings.name == "onecycle" or start == 0:
         return chosen
     warmup = optax.linear_schedule(peak / (start + 1), peak, start)  # never 0
@@ -232,8 +233,8 @@ def create(config: ConfigDict, rate: Schedule,
     parts: the network's parts in its order; `optimizer.depth_decay` needs them.
     """
     settings, frozen = config.optimizer, frozen_parts(config.model)
-    with own.named("optimizer.name", settings.name):
-        transform = own.find(OPTIMIZERS, settings.name)(rate, settings)
+    with user_code.named("optimizer.name", settings.name):
+        transform = user_code.find(OPTIMIZERS, settings.name)(rate, settings)
     if not isinstance(transform, optax.GradientTransformation):
         raise InputError(f"config.optimizer.name = {settings.name}: the function "
                          f"returned {type(transform).__name__}, not an "

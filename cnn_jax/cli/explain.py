@@ -8,7 +8,7 @@ from absl import flags
 
 from cnn_jax.config import ALIASES, is_field
 from cnn_jax.errors import first_line
-from cnn_jax.own import own_frames, place
+from cnn_jax.user_code import own_frames, place
 
 
 def explain(error: flags.Error) -> str:
@@ -46,7 +46,7 @@ def out_of_memory(error: Exception) -> str | None:
 def own_code(error: Exception) -> tuple[str, str] | None:
     """Returns the user's own frames of an error, and a line; None if it has neither.
 
-    `cnn_jax.own.named` notes the field whose function raised.
+    `cnn_jax.user_code.named` notes the field whose function raised.
     """
     frames = own_frames(error)
     notes = [note for note in getattr(error, "__notes__", ())

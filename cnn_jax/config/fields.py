@@ -19,7 +19,7 @@ from cnn_jax.tasks.losses import LOSSES
 
 network_name = Rule(
     lambda value: isinstance(value, str) and (
-        value in networks.NETWORKS or networks.is_own(value)),
+        value in networks.NETWORKS or networks.is_reference(value)),
     "a network that --mode=list prints, or MODULE:CLASS of your own", str,
     tuple(networks.NETWORKS))
 NETWORK_FIELDS = "model.fields"  # the one field that is a mapping

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from cnn_jax.own import is_own
+from cnn_jax.user_code import is_reference
 
 
 MONITORS = ("accuracy", "loss", "val_accuracy", "val_loss")
@@ -53,7 +53,7 @@ def one_of(names: Iterable[str]) -> Rule:
 def row_of(table: Mapping[str, Any], form: str = "MODULE:FUNCTION") -> Rule:
     """Allows a name of a table, which may grow, and the user's own MODULE:NAME."""
     def holds(value: Any) -> bool:
-        return isinstance(value, str) and (value in table or is_own(value))
+        return isinstance(value, str) and (value in table or is_reference(value))
     known = ", ".join(sorted(table))
     return Rule(holds, "one of " * bool(known) + known + ", or " * bool(known)
                 + f"{form} of your own", str, tuple(table))

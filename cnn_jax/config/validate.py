@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cnn_jax import data, layers, networks, optimizers, own
+from cnn_jax import data, layers, networks, optimizers, user_code
 from cnn_jax.config.compare import flat
 from cnn_jax.config.fields import FIELDS, NETWORK_FIELDS, default_config
 from cnn_jax.data.augment import AUGMENTATIONS, is_identity
@@ -123,7 +123,7 @@ def check_own_functions(config: ConfigDict) -> None:
             ("augment.own", config.augment.own, AUGMENTATIONS)):
         if value is not None:
             try:
-                own.find(table, value)
+                user_code.find(table, value)
             except ValueError as error:
                 raise InputError(f"config.{name} = {error}") from error
 

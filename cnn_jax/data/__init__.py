@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from cnn_jax import own, tasks
+from cnn_jax import tasks, user_code
 from cnn_jax.console import counted
 from cnn_jax.data import arrays as own_arrays
 from cnn_jax.data import folders, shapes, shards, sources, table
@@ -100,7 +100,7 @@ def load(config: ConfigDict, seed: int, stored: Stored | None = None) -> Dataset
     if stored is not None:
         check(config)
     source = stored or _read(config)
-    if own.is_own(config.task) or _is_own(config.name):
+    if user_code.is_reference(config.task) or _is_reference(config.name):
         _check_labels(source, task_of(config))
     streamed, reason = streams(source, preprocessing_of(config), config)
     if streamed:
@@ -198,7 +198,7 @@ def _as_records(stored: Stored | StoredRecords, config: ConfigDict) -> StoredRec
 
 def _read(config: ConfigDict) -> Stored | StoredRecords:
     check(config)
-    if _is_own(config.name):
+    if _is_reference(config.name):
         return own_source(config, task_of(config))
     return SOURCES.get(config.name, CATALOGUE).read(config)
 
@@ -225,9 +225,9 @@ def task_of(config: ConfigDict, targets: LabelStatistics | None = None) -> Task:
     return task.standardized(targets) if targets and task.standardized else task
 
 
-def _is_own(name: str) -> bool:
+def _is_reference(name: str) -> bool:
     """Tells whether data.name is MODULE:FUNCTION; tfds:NAME looks the same."""
-    return own.is_own(name) and not name.startswith("tfds:")
+    return user_code.is_reference(name) and not name.startswith("tfds:")
 
 
 def _task_of_source(name: str) -> Task:
@@ -252,9 +252,9 @@ def check(config: ConfigDict) -> None:
     It reads no file. The rules of single fields are in cnn_jax/config/fields.py.
     """
     name = config.name
-    if _is_own(name):
+    if _is_reference(name):
         try:
-            own.load(name)
+            user_code.load(name)
         except ValueError as error:
             raise InputError(f"data.name = {error}") from error
     elif name not in SOURCES and not re.fullmatch(_TFDS_NAME, name):
@@ -267,7 +267,7 @@ def check(config: ConfigDict) -> None:
             "your own")
     if config.task is not None:
         task = task_of(config)
-        if not (own.is_own(config.task) or _is_own(name)
+        if not (user_code.is_reference(config.task) or _is_reference(name)
                 or task == _task_of_source(name)):
             raise InputError(
                 f"data.task is {config.task} but the labels of {name} are for "

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 from ml_collections import ConfigDict
 
-from cnn_jax import own, tasks
+from cnn_jax import tasks, user_code
 from cnn_jax.data import boxes, colour
 from cnn_jax.data.mixing import Targets, mix
 from cnn_jax.data.scaling import per_channel
@@ -125,8 +125,8 @@ def augment(key: jax.Array, images: jax.Array, labels: jax.Array, positions: jax
         hidden = boxes.box_mask(erased, *target)
         images = jnp.where(hidden[..., None], per_channel(zero, images.ndim), images)
     if settings.own:
-        function = own.find(AUGMENTATIONS, settings.own)
-        with own.named("augment.own", settings.own):
+        function = user_code.find(AUGMENTATIONS, settings.own)
+        with user_code.named("augment.own", settings.own):
             changed = jax.vmap(function)(keys["own"], images).astype(jnp.float32)
         if changed.shape != images.shape:
             raise InputError(f"config.augment.own = {settings.own}: the function made "

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnn_jax import own
+from cnn_jax import user_code
 from cnn_jax.data import arrays
 from cnn_jax.data.examples import Stored
 from cnn_jax.data.records import Record, StoredRecords, digest, read_each
@@ -77,8 +77,8 @@ def own_source(config: ConfigDict, task: Task) -> Stored | StoredRecords:
 
     Raises InputError for anything but the sets that the module's docstring describes.
     """
-    with own.named("data.name", config.name):
-        returned = own.load(config.name)(config)
+    with user_code.named("data.name", config.name):
+        returned = user_code.load(config.name)(config)
     splits = dict(returned) if isinstance(returned, Mapping) else {"train": returned}
     if not any(hasattr(split, "read") for split in splits.values()):
         returned_task, stored = arrays.stored(returned, config.task)

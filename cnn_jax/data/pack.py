@@ -30,7 +30,7 @@ from typing import NoReturn
 
 from ml_collections import ConfigDict
 
-from cnn_jax import data, own
+from cnn_jax import data, user_code
 from cnn_jax.console import Reporter, counted
 from cnn_jax.data.packing import Options, pack
 from cnn_jax.data.records import StoredRecords
@@ -42,7 +42,7 @@ def open_source(source: str, folder: str | None = None) -> StoredRecords:
     """Opens the set that SOURCE names; `folder` is its data.dir if it is a name."""
     path, name = Path(source).expanduser(), source
     if not (source in data.SOURCES or source.startswith("tfds:")
-            or own.is_own(source) and not path.exists()):
+            or user_code.is_reference(source) and not path.exists()):
         if folder:
             raise InputError(f"--dir is {folder!r}, but SOURCE is {source!r}, which is "
                              "not a name; leave --dir out")
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         fail("interrupted; run the same command again to go on", 130)
     except Exception as error:
-        if not own.is_own(options.source):
+        if not user_code.is_reference(options.source):
             raise
         traceback.print_exc()
         fail(f"SOURCE is {options.source}: your own code raised "

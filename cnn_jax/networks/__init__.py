@@ -20,7 +20,6 @@ from cnn_jax.networks.googlenet import GoogLeNet
 from cnn_jax.networks.inception_v3 import InceptionV3
 from cnn_jax.networks.lenet import LeNet5, LeNet5Published
 from cnn_jax.networks.mobilenet import MobileNetV1, MobileNetV2
-from cnn_jax.networks.own import check_class, import_network
 from cnn_jax.networks.parts import (apply_head, freeze_mask, frozen_parts,
                                     frozen_statistics, is_head, part_of, parts_mask,
                                     parts_of, transfer)
@@ -28,10 +27,11 @@ from cnn_jax.networks.resnet import PreActResNet, ResNet
 from cnn_jax.networks.squeezenet import SqueezeNet
 from cnn_jax.networks.stacked import StackedCNN
 from cnn_jax.networks.tf2_course import AlexNet8, CBAPDNet, Inception10
+from cnn_jax.networks.user_network import check_class, import_network
 from cnn_jax.networks.vgg import VGG
 from cnn_jax.networks.xception import Xception
 from cnn_jax.ops import is_integer
-from cnn_jax.own import is_own
+from cnn_jax.user_code import is_reference
 
 __all__ = [
     "NETWORKS", "Network", "create", "find", "from_config", "register", "transfer",
@@ -204,7 +204,7 @@ def recorded_name(name: str) -> str:
     path = f"{module}:{attribute}"
     imported = getattr(sys.modules.get(module), attribute, None)
     importable = (module != "__main__" and imported is row.constructor
-                  and is_own(path))
+                  and is_reference(path))
     return path if importable else name
 
 
@@ -213,7 +213,7 @@ def find(name: str) -> Network:
 
     Raises ValueError if there is none.
     """
-    if is_own(name):
+    if is_reference(name):
         return Network(import_network(name), COLOUR_224)
     return lookup(NETWORKS, "network", name)
 

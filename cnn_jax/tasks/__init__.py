@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cnn_jax import own
+from cnn_jax import user_code
 from cnn_jax.errors import InputError
 from cnn_jax.tasks import classify, multilabel, regress, segment
 from cnn_jax.tasks.losses import LOSSES
@@ -16,11 +16,11 @@ TASKS = {task.name: task for task in (
 
 def find_task(name: str) -> Task:
     """Finds the task that config.data.task names. Raises InputError for others."""
-    if not own.is_own(name) and name not in TASKS:
+    if not user_code.is_reference(name) and name not in TASKS:
         raise InputError(f"config.data.task is {name!r}; known are {', '.join(TASKS)}, "
                          "and MODULE:TASK of your own")
     try:
-        return own.find(TASKS, name, Task)
+        return user_code.find(TASKS, name, Task)
     except ValueError as error:
         raise InputError(f"config.data.task = {error}") from error
 

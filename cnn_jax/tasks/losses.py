@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnn_jax import own
+from cnn_jax import user_code
 from cnn_jax.errors import InputError
 from cnn_jax.tasks import classify, multilabel
 from cnn_jax.tasks.task import Task
@@ -121,7 +121,7 @@ def check(task: Task, settings: Any) -> None:
     name = settings.name
     if name is not None:
         try:
-            own.find(LOSSES, name)
+            user_code.find(LOSSES, name)
         except ValueError as error:
             raise ValueError(f"name = {error}") from error
         if not supports(name, task):
@@ -181,10 +181,10 @@ def loss_of(task: Task, settings: Any, weights: np.ndarray | None = None
     if name is None:
         return lambda logits, labels: task.losses(logits, labels,
                                                   settings.label_smoothing)
-    function = own.find(LOSSES, name)
+    function = user_code.find(LOSSES, name)
 
     def losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        with own.named("loss.name", name):
+        with user_code.named("loss.name", name):
             values = jnp.asarray(function(logits, task.encode(labels), settings))
         if values.shape[:1] != logits.shape[:1]:
             raise InputError(f"config.loss.name = {name}: the function returned shape "

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax import own
+from cnn_jax import user_code
 from cnn_jax.errors import InputError
 from cnn_jax.tasks.task import Sums, Task
 
@@ -129,19 +129,19 @@ def split_names(text: str | None) -> tuple[str, ...]:
 
 def metric_names(text: str | None) -> tuple[str, ...]:
     """Returns the names of the metrics of config.eval.metrics in the results."""
-    return tuple(map(own.short_name, split_names(text)))
+    return tuple(map(user_code.short_name, split_names(text)))
 
 
 def find_metric(name: str, task: Task) -> Metric:
     """Finds a metric for a task. Raises ValueError if there is none."""
-    if not own.is_own(name):
+    if not user_code.is_reference(name):
         if name not in METRICS:
             raise ValueError(f"{name!r} is unknown: known are {', '.join(METRICS)}, "
                              "and MODULE:FUNCTION of your own")
         if not task.exclusive:
             raise ValueError(f"{name} is for one class for each image or pixel, not "
                              f"for {task.name}")
-    metric = METRICS[name] if name in METRICS else own.load(name, object)
+    metric = METRICS[name] if name in METRICS else user_code.load(name, object)
     if isinstance(metric, Metric):
         return metric
     if not callable(metric):
@@ -149,7 +149,7 @@ def find_metric(name: str, task: Task) -> Metric:
                          "Metric")
 
     def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
-        with own.named("eval.metrics", name):
+        with user_code.named("eval.metrics", name):
             values = jnp.asarray(metric(logits, labels), jnp.float32)
         if values.shape[:1] != mask.shape:
             raise InputError(f"config.eval.metrics: {name} returned shape "
@@ -167,7 +167,7 @@ def with_metrics(task: Task, text: str | None) -> Task:
     names = split_names(text)
     if not names:
         return task
-    metrics = {own.short_name(name): find_metric(name, task) for name in names}
+    metrics = {user_code.short_name(name): find_metric(name, task) for name in names}
     taken = [name for name in metrics if name in ("loss", "accuracy", *task.monitors)]
     if taken or len(metrics) < len(names):
         raise ValueError(f"{text!r} names {taken[0] if taken else 'a metric'} twice: "

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnn_jax import data, networks, optimizers, own
+from cnn_jax import data, networks, optimizers, user_code
 from cnn_jax.data.augment import augment, check_channels
 from cnn_jax.data.batches import steps_per_epoch
 from cnn_jax.data.info import DataInfo

@@ -19,7 +19,7 @@ from cnn_jax.data.examples import Dataset
 from cnn_jax.data.info import DataInfo, describe
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.files import named, read_json, write_atomically, write_json
-from cnn_jax.own import ModuleError, is_own
+from cnn_jax.user_code import ModuleError, is_reference
 from cnn_jax.workdir.checkpoints import step_folders
 
 DAMAGED = "the workdir is damaged"
@@ -199,7 +199,8 @@ def read_config(path: Path) -> ConfigDict:
 def check_registered(file: Path, values: Mapping[str, Any]) -> None:
     """Raises InputError for a network that only the program of the run registered."""
     name = flat(values).get("model.name")
-    if isinstance(name, str) and name not in networks.NETWORKS and not is_own(name):
+    if isinstance(name, str) and not (
+            name in networks.NETWORKS or is_reference(name)):
         raise InputError(
             f"{file}: there is no network {name!r} here; the program that trained the "
             f"run registered it, or another version of cnn_jax has it. In Python, call "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SHARED = {"errors", "rng", "files", "console", "download", "huge_pages",
-          "installation", "own", "program_cache"}
+          "installation", "program_cache", "user_code"}
 
 
 def read_map() -> dict[str, set[str]]:

@@ -5,7 +5,7 @@ import inspect
 
 import flax.linen as nn
 
-from cnn_jax.own import import_module, short_name
+from cnn_jax.user_code import import_module, short_name
 
 
 def import_network(name: str) -> type[nn.Module]:

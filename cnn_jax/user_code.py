@@ -20,8 +20,8 @@ class ModuleError(ValueError):
     """Raised when the module of MODULE:NAME cannot be imported."""
 
 
-def is_own(name: Any) -> bool:
-    """Tells whether a name has the form MODULE:NAME."""
+def is_reference(name: Any) -> bool:
+    """Tells whether a name is a reference to user code, MODULE:NAME."""
     return (isinstance(name, str)
             and re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", name) is not None)
 
@@ -89,11 +89,11 @@ def named(field: str, name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if is_own(name):
+        if is_reference(name):
             error.add_note(f"config.{field} = {name}")
         raise
 
 
 def find(table: Mapping[str, Any], name: str, kind: type | None = None) -> Any:
     """Finds a row of a table by its name, or the object that MODULE:NAME names."""
-    return load(name, kind) if is_own(name) else table[name]
+    return load(name, kind) if is_reference(name) else table[name]
