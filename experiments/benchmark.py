@@ -137,22 +137,22 @@ def measure(workload: Workload, arms: dict[str, Arm], dtype: str, seconds: float
                                        dtype=dtype, **arm.arguments)
             check_agreement({name: w.setup for name, w in workers.items()}, workload,
                             dtype)
-            found = {"batch": workload.batch,
-                     "setup": {name: {key: value for key, value in w.setup.items()
-                                      if key != "logits"}
-                               for name, w in workers.items()}}
+            measured = {"batch": workload.batch,
+                        "setup": {name: {key: value for key, value in w.setup.items()
+                                         if key != "logits"}
+                                  for name, w in workers.items()}}
             published = workload in PUBLISHED.values()
             shares = {"train": 1.} if published else {"train": .75, "infer": .25}
             for mode, share in shares.items():
                 advance(MODES[mode])
-                distances = found[f"{mode}_core_distance_us"] = []
-                found[mode] = time_in_turn(
+                distances = measured[f"{mode}_core_distance_us"] = []
+                measured[mode] = time_in_turn(
                     {name: Program(worker, mode) for name, worker in workers.items()},
                     turn, LEAST_ROUNDS, share * seconds,
                     before_round=lambda: distances.extend(core_distance(cores)))
             for name, worker in workers.items():
-                found["setup"][name]["peak_mb"] = worker.run(mode)["peak_mb"]
-            return found
+                measured["setup"][name]["peak_mb"] = worker.run(mode)["peak_mb"]
+            return measured
         finally:
             for worker in workers.values():
                 worker.close()
@@ -187,17 +187,17 @@ def core_distance(cores: Worker | None) -> list[float]:
     return [1e6 * cores.run("round_trip", 5000)["seconds"]] if cores else []
 
 
-def ratios(found: dict, mode: str,
+def ratios(measured: dict, mode: str,
            ours: str = OURS) -> dict[str, tuple[float, float, float]]:
     """Returns {arm: (low, median, high)} of the time of each arm / that of `ours`.
 
     low and high are quartiles of the ratio over the rounds.
     """
-    own, out = np.array(found[mode][ours]), {}
-    for name, times in found[mode].items():
+    reference, out = np.array(measured[mode][ours]), {}
+    for name, times in measured[mode].items():
         if name != ours:
-            low, _, high = quartiles(np.array(times) / own)
-            middle = float(np.median(times) / np.median(own))
+            low, _, high = quartiles(np.array(times) / reference)
+            middle = float(np.median(times) / np.median(reference))
             out[name] = min(low, middle), middle, max(high, middle)
     return out
 
@@ -213,17 +213,17 @@ class Row(NamedTuple):
     setup: dict  # of its process: peak_mb; JAX: compile_s, temporary_mb
 
 
-def rows(found: dict, mode: str) -> list[Row]:
+def rows(measured: dict, mode: str) -> list[Row]:
     """Computes the rows of one workload and mode from its samples."""
-    ours = [arm for arm in (OURS, WITH_ONEDNN) if arm in found[mode]]
-    against = {arm: ratios(found, mode, arm) for arm in ours}
-    macs = found["setup"][OURS]["macs"]
+    ours = [arm for arm in (OURS, WITH_ONEDNN) if arm in measured[mode]]
+    against = {arm: ratios(measured, mode, arm) for arm in ours}
+    macs = measured["setup"][OURS]["macs"]
     out = []
-    for arm, times in found[mode].items():
-        images = float(found["batch"] / np.median(times))
+    for arm, times in measured[mode].items():
+        images = float(measured["batch"] / np.median(times))
         out.append(Row(arm, images, images * PASSES[mode] * 2 * macs / 1e9,
                        {base: against[base].get(arm) for base in ours},
-                       found["setup"][arm]))
+                       measured["setup"][arm]))
     return out
 
 
@@ -252,15 +252,15 @@ def line(row: Row, mode: str) -> str:
 def table(results: dict) -> str:
     """Formats all workloads, a paragraph for each mode."""
     lines = []
-    for name, found in results.items():
+    for name, measured in results.items():
         for mode, title in MODES.items():
-            if mode not in found:
+            if mode not in measured:
                 continue
-            head = f"\n{name}, batch {found['batch']}, {title}"
-            if distances := found[f"{mode}_core_distance_us"]:
+            head = f"\n{name}, batch {measured['batch']}, {title}"
+            if distances := measured[f"{mode}_core_distance_us"]:
                 low, middle, high = quartiles(distances)
                 head += f" (cores {middle:.2f} us apart, {low:.2f} - {high:.2f})"
-            lines += [head, *(line(row, mode) for row in rows(found, mode))]
+            lines += [head, *(line(row, mode) for row in rows(measured, mode))]
     return "\n".join(lines)
 
 
@@ -281,11 +281,11 @@ def heading(results: dict, dtype: str) -> str:
 def draw(results: dict, folder: Path) -> None:
     """Draws one picture for each arm of ours, with all others beside it."""
     for ours, name in (OURS, "benchmark.png"), (WITH_ONEDNN, "benchmark_onednn.png"):
-        if all(ours in found["train"] for found in results.values()):
-            draw_bars({title: {workload: ratios(found, mode, ours)
-                               for workload, found in results.items()}
+        if all(ours in measured["train"] for measured in results.values()):
+            draw_bars({title: {workload: ratios(measured, mode, ours)
+                               for workload, measured in results.items()}
                        for mode, title in MODES.items()
-                       if all(mode in found for found in results.values())},
+                       if all(mode in measured for measured in results.values())},
                       f"speed of {ours} / speed of the arm (median, quartiles)",
                       folder / name)
 

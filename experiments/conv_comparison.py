@@ -170,8 +170,9 @@ class Peer:
             np.savez(file, **dict(zip("gxw", map(np.asarray, operands(layer)))))
             self.worker = Worker(PEERS[name], HUGE_PAGES, file=file, padding=padding,
                                  stride=layer.stride, groups=layer.groups)
-            with np.load(file) as found:
-                self.results = [found[key] for key in ("y", "dx", "dw") if key in found]
+            with np.load(file) as archive:
+                self.results = [archive[key] for key in ("y", "dx", "dw")
+                                if key in archive]
         self.facts = self.worker.setup
 
     def seconds(self, part: str) -> float:
@@ -181,10 +182,10 @@ class Peer:
         self.worker.close()
 
 
-def difference(found, expected) -> float:
+def difference(actual, expected) -> float:
     """Returns the largest max |a - b| / max |b| over y, dx and dw."""
     return max(float(np.abs(a - b).max() / np.abs(b).max())
-               for a, b in zip(found, expected, strict=True))
+               for a, b in zip(actual, expected, strict=True))
 
 
 def check_equal(case: str, name: str, error: float) -> None:

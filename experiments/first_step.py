@@ -96,7 +96,7 @@ def table(results: dict[str, list[dict[str, dict[str, float]]]]) -> str:
     for arm in next(iter(results.values()))[0]:
         cells = []
         for rounds in results.values():
-            wall, cpu = (statistics.median(found[arm][key] for found in rounds)
+            wall, cpu = (statistics.median(row[arm][key] for row in rounds)
                          for key in ("seconds", "cpu_seconds"))
             cells.append(f"{wall:.1f} s ({cpu:.1f} CPU)".rjust(20))
         lines.append(f"{arm:20}" + "".join(cells))

@@ -58,14 +58,14 @@ def measure(network: str, batch: int, arms: list[str], rounds: int,
                       for arm, value in logits.items()}}
 
 
-def line_of(found: dict) -> str:
-    own = np.array(found["times"]["ours"])
-    text = (f"{found['network']:<22}{found['batch']:>4}"
-            f"{1e3 * float(np.median(own)):>9.2f}")
-    for arm, times in found["times"].items():
+def line_of(row: dict) -> str:
+    ours = np.array(row["times"]["ours"])
+    text = (f"{row['network']:<22}{row['batch']:>4}"
+            f"{1e3 * float(np.median(ours)):>9.2f}")
+    for arm, times in row["times"].items():
         if arm != "ours":
-            low, _, high = quartiles(np.array(times) / own)
-            middle = float(np.median(times) / np.median(own))
+            low, _, high = quartiles(np.array(times) / ours)
+            middle = float(np.median(times) / np.median(ours))
             text += f"{middle:>8.2f} ({low:.2f}-{high:.2f})"
     return text
 
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
                              f"{install_command('export,peers')}, or leave it out of "
                              "--arms")
     make_out(flags.out)
-    lines, found = [], []
+    lines, rows = [], []
 
     def show(text: str) -> None:
         print(text, flush=True)
@@ -103,11 +103,11 @@ def main(argv: list[str] | None = None) -> None:
         f"{arm:>20}" for arm in arms[1:]))
     for network in names:
         for batch in map(int, flags.batches.split(",")):
-            found.append(measure(network, batch, arms, flags.rounds, flags.turn))
-            show(line_of(found[-1]))
-            (flags.out / "inference.json").write_text(json.dumps(found, indent=1))
+            rows.append(measure(network, batch, arms, flags.rounds, flags.turn))
+            show(line_of(rows[-1]))
+            (flags.out / "inference.json").write_text(json.dumps(rows, indent=1))
     show(f"{processor()}, {core_count()} cores; " + ", ".join(
-        dict.fromkeys(found[-1]["versions"].values())))
+        dict.fromkeys(rows[-1]["versions"].values())))
 
 
 if __name__ == "__main__":

@@ -238,7 +238,7 @@ def compile_for_tpu(network: str, topology: str, arm: str,
     compiled = lowered.compile()
     seconds = time.perf_counter() - begun
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    found = hlo.facts(compiled.as_text())
+    facts = hlo.facts(compiled.as_text())
     return {
         "chip": f"tpu-{topology.partition(':')[0]}", "chips": len(devices),
         "program": program.partition(" ")[0],
@@ -248,7 +248,7 @@ def compile_for_tpu(network: str, topology: str, arm: str,
                 + memory.generated_code_size_in_bytes),
         "flops": cost["flops"], "bytes": cost["bytes accessed"],
         "params": table.params, "stats": table.stats, "macs": table.macs,
-        "collectives": found.collectives, "collective_bytes": found.collective_bytes,
-        "host_transfers": len(found.host_transfers),
-        "float32_convolutions": len(found.float32_convolutions), "compile_s": seconds,
+        "collectives": facts.collectives, "collective_bytes": facts.collective_bytes,
+        "host_transfers": len(facts.host_transfers),
+        "float32_convolutions": len(facts.float32_convolutions), "compile_s": seconds,
         "jax": jax.__version__, "libtpu": importlib.metadata.version("libtpu")}

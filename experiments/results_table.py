@@ -111,11 +111,11 @@ def measured(target: Target) -> list[dict]:
     the time for which a run was suspended.
     """
     folders = [path.parent for path in target.folder.glob("seed*/results.json")]
-    found = [read_results(folder).flat() | {
+    runs = [read_results(folder).flat() | {
                  "images": sum(read_data_info(folder).counts.values()),
                  "median_epoch_seconds": median_epoch(folder)}
              for folder in folders if is_finished(folder, target.config)]
-    return sorted(found, key=lambda results: results["seed"])
+    return sorted(runs, key=lambda results: results["seed"])
 
 
 def on_what(target: Target, runs: list[dict]) -> str:
@@ -245,19 +245,19 @@ def result(row: dict) -> str:
     """Formats '0.9708 ± 0.0141 (5)', in bold if the published accuracy is reached."""
     if not row["n"]:
         return ""
-    found = mean_and_spread(row)
+    text = mean_and_spread(row)
     reached = row["published"] is not None and row["mean"] >= row["published"] - 1e-9
-    return f"{f'**{found}**' if reached else found} ({row['n']})"
+    return f"{f'**{text}**' if reached else text} ({row['n']})"
 
 
 def short(rows: list[dict]) -> str:
     """Formats the table of the README's first screen, from what has been measured."""
-    found = {row["name"]: row for row in rows}
+    by_name = {row["name"]: row for row in rows}
     none = {"n": 0}
     lines = ["| test accuracy, mean ± standard deviation (n) | published | the same "
              "recipe | a better recipe |", "|---|---|---|---|"]
     for name, words in SHORT.items():
-        same, better = found[name], found.get(f"{name}_ours", none)
+        same, better = by_name[name], by_name.get(f"{name}_ours", none)
         if same["n"] or better["n"]:
             lines.append(f"| {words} | {four_digits(same['published'])} | "
                          f"{result(same)} | {result(better)} |")

@@ -87,19 +87,19 @@ def faults(facts: dict[str, Any]) -> list[str]:
     """Lists the faults of a program, one line each."""
     if "failed" in facts:
         return [f"it does not compile: {facts['failed']}"]
-    found = []
+    faults = []
     capacity = PEAKS[facts["chip"]].memory
     if facts["hbm"] > capacity:
-        found.append(f"it needs {facts['hbm'] / 2**30:.1f} GiB of "
-                     f"{capacity / 2**30:.0f}")
+        faults.append(f"it needs {facts['hbm'] / 2**30:.1f} GiB of "
+                      f"{capacity / 2**30:.0f}")
     if facts["host_transfers"]:
-        found.append(f"{facts['host_transfers']} transfers to or from the host")
+        faults.append(f"{facts['host_transfers']} transfers to or from the host")
     if facts["float32_convolutions"]:
-        found.append(f"{facts['float32_convolutions']} float32 convolutions")
+        faults.append(f"{facts['float32_convolutions']} float32 convolutions")
     if facts["collective_bytes"] > allowed_bytes(facts):
-        found.append(f"it sends {facts['collective_bytes']:,} bytes of at most "
-                     f"{allowed_bytes(facts):,}")
-    return found
+        faults.append(f"it sends {facts['collective_bytes']:,} bytes of at most "
+                      f"{allowed_bytes(facts):,}")
+    return faults
 
 
 def of_call(facts: dict[str, Any], what: str) -> float:

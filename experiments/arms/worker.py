@@ -127,10 +127,10 @@ class FirstUse:
             self.before = memory_kb()
 
     def facts(self) -> dict[str, float]:
-        found = {"compile_s": time.perf_counter() - self.begun}
+        facts = {"compile_s": time.perf_counter() - self.begun}
         if self.before:
-            found["memory_mb"] = (memory_kb()["VmHWM"] - self.before["VmRSS"]) / 1e3
-        return found
+            facts["memory_mb"] = (memory_kb()["VmHWM"] - self.before["VmRSS"]) / 1e3
+        return facts
 
 
 def peak_kb() -> float:

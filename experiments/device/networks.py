@@ -116,11 +116,11 @@ def nearby(tree: Any) -> Any:
         lambda x: np.float32(x * (1 + draw.uniform(-1, 1, x.shape) * 2.0**-23)), tree)
 
 
-def distance(found: Any, expected: Any) -> float:
+def distance(actual: Any, expected: Any) -> float:
     """Computes |a - b| / |b| over all leaves of two trees, in the Euclidean norm."""
     a, b = (np.concatenate([np.ravel(np.asarray(leaf, np.float64))
                             for leaf in jax.tree.leaves(tree)])
-            for tree in (found, expected))
+            for tree in (actual, expected))
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
@@ -153,9 +153,9 @@ def check(name: str, device: jax.Device) -> dict[str, Any]:
             moved, _ = update(here, state.replace(params=nearby(state.params)))
         with jax.default_device(device):
             batch = jax.device_put(batch, device)
-            found, loss = update(jax.jit(step), jax.device_put(state, device))
+            actual, loss = update(jax.jit(step), jax.device_put(state, device))
     row = {"name": name, "image": shape, "loss": loss, "loss_cpu": expected_loss,
-           "error": distance(found, expected), "rounding": distance(moved, expected)}
+           "error": distance(actual, expected), "rounding": distance(moved, expected)}
     return row | {"wrong": "; ".join(faults(row))}
 
 

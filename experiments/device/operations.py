@@ -116,14 +116,14 @@ def run(program: Callable[..., Any], u: np.ndarray, args: list[np.ndarray],
         device: jax.Device, matmul: str | None) -> list[np.ndarray]:
     """Runs `value_and_gradients` on a device, of operands in their own dtype."""
     with jax.default_device(device), jax.default_matmul_precision(matmul):
-        found = program(u, *map(jnp.asarray, args))
-        return [np.asarray(value, np.float64) for value in found]
+        actual = program(u, *map(jnp.asarray, args))
+        return [np.asarray(value, np.float64) for value in actual]
 
 
-def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
     """Computes max |a - b| / max |b|; NaN where a is not finite."""
     scale = np.abs(expected).max()
-    return float(np.abs(found - expected).max() / (scale if scale > 1e-9 else 1.0))
+    return float(np.abs(actual - expected).max() / (scale if scale > 1e-9 else 1.0))
 
 
 def check(name: str, shape: tuple[int, ...], device: jax.Device) -> dict[str, Any]:
@@ -144,8 +144,8 @@ def check(name: str, shape: tuple[int, ...], device: jax.Device) -> dict[str, An
             u = normal(7, *jax.eval_shape(f, *wide).shape)
             u = u.astype(dtype).astype(np.float64)
             expected = run(program, u, wide, cpu, "highest")
-        found = run(program, u, rounded, device, matmul)
-        errors[precision] = max(map(relative_error, found, expected))
+        actual = run(program, u, rounded, device, matmul)
+        errors[precision] = max(map(relative_error, actual, expected))
         if not errors[precision] <= tolerance:
             wrong.append(f"error {errors[precision]:.1e} in {precision}, at most "
                          f"{tolerance:g}")

@@ -99,8 +99,8 @@ def check(title: str, row: Network, platform: str) -> dict[str, Any]:
             "temporary_mb": {name: w.setup["temporary_mb"]
                              for name, w in workers.items()
                              if "temporary_mb" in w.setup},
-            "peak_mb": {name: found["device_peak_mb"] or found["peak_mb"]
-                        for name, found in memory.items()},
+            "peak_mb": {name: answer["device_peak_mb"] or answer["peak_mb"]
+                        for name, answer in memory.items()},
             "wrong": "; ".join(wrong)}
 
 

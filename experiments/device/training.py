@@ -140,10 +140,10 @@ def check(out: Path, small: bool, must_be_exact: bool) -> list[dict[str, Any]]:
 def accuracy(folder: Path, least: float, failed: str) -> dict[str, Any]:
     if failed:
         return {"wrong": failed}
-    found = results(folder / "whole")
-    low = found["test_accuracy"] < least
-    return {"accuracy": found["test_accuracy"], "devices": found["devices"],
-            "wrong": f"accuracy {found['test_accuracy']}, at least {least}" * low}
+    values = results(folder / "whole")
+    low = values["test_accuracy"] < least
+    return {"accuracy": values["test_accuracy"], "devices": values["devices"],
+            "wrong": f"accuracy {values['test_accuracy']}, at least {least}" * low}
 
 
 def bits(folder: Path, way: str, failed: str, must_be_exact: bool) -> dict[str, Any]:

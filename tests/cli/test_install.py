@@ -75,23 +75,23 @@ def test_a_script_above_an_installed_clone_imports_the_package(clone, python):
 
 
 def test_folders_in_which_a_config_is_searched(tmp_path, monkeypatch):
-    def found(*argv):
+    def argv_of(*argv):
         return config_file.with_found_config(["main.py", *argv])
 
     monkeypatch.chdir(tmp_path)  # neither a clone nor anything else
     for name in ("configs/lenet.py:mnist", "lenet.py:mnist", "./lenet.py:mnist"):
-        path = Path(found(f"--config={name}")[-1].removeprefix("--config="))
+        path = Path(argv_of(f"--config={name}")[-1].removeprefix("--config="))
         assert path.name == "lenet.py:mnist"
         assert path.with_name("lenet.py").samefile(ROOT / "configs" / "lenet.py")
     # At its position: ml_collections refuses an override before its file.
     for given in (["--config=lenet.py"], ["--config", "lenet.py"]):
-        argv = found(*given, "--config.epochs=2")
+        argv = argv_of(*given, "--config.epochs=2")
         assert argv[-1] == "--config.epochs=2" and len(argv) == len(given) + 2
         file = Path(argv[-2].removeprefix("--config="))
         assert file.samefile(ROOT / "configs" / "lenet.py")
     (tmp_path / "lenet.py").write_text("")
-    assert found("--config=lenet.py") == ["main.py", "--config=lenet.py"]
+    assert argv_of("--config=lenet.py") == ["main.py", "--config=lenet.py"]
     with pytest.raises(InputError) as error:
-        found("--config=configs/lenett.py")
+        argv_of("--config=configs/lenett.py")
     for fact in ("configs/lenett.py", str(ROOT / "configs"), "lenet.py"):
         assert fact in str(error.value)

@@ -9,11 +9,11 @@ from cnn_jax import program_cache
 @pytest.fixture
 def settings(monkeypatch, tmp_path):
     """Collects the settings of JAX that would be changed, without changing them."""
-    found = {}
-    monkeypatch.setattr(jax.config, "update", found.__setitem__)
+    settings = {}
+    monkeypatch.setattr(jax.config, "update", settings.__setitem__)
     monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    return found
+    return settings
 
 
 def test_the_folder_is_bounded_and_private(settings, tmp_path):

@@ -130,10 +130,10 @@ def test_trivial_augment_draws_operations_and_bins_uniformly():
     for index, (name, table) in enumerate(trivial.MAGNITUDES.items()):
         drawn = magnitudes[operations == index]
         values, copies = np.unique(np.float32(table), return_counts=True)
-        found = (np.abs(drawn)[:, None] == values).sum(0)
-        assert found.sum() == len(drawn), name
-        wanted = copies * len(drawn) / 31
-        chi = ((found - wanted) ** 2 / wanted).sum()
+        counts = (np.abs(drawn)[:, None] == values).sum(0)
+        assert counts.sum() == len(drawn), name
+        expected = copies * len(drawn) / 31
+        chi = ((counts - expected) ** 2 / expected).sum()
         assert chi - (len(values) - 1) < 5 * np.sqrt(2 * len(values)), name
         signed = drawn[drawn != 0]
         negative = (signed < 0).mean() if len(signed) else 0
@@ -160,12 +160,12 @@ def test_jitter_draws_factors_and_orders_uniformly():
 
 
 def test_jitter_applies_what_it_draws_in_the_order_it_draws():
-    wanted = settings(brightness=0.6, contrast=0.6, saturation=0.6, hue=0.3)
+    strengths = settings(brightness=0.6, contrast=0.6, saturation=0.6, hue=0.3)
     images = PICTURES[:5].astype(np.float32)
     keys = jax.random.split(KEY, 5)
-    jitter = functools.partial(colour.colour_jitter, settings=wanted)
+    jitter = functools.partial(colour.colour_jitter, settings=strengths)
     got = jax.jit(jitter)(keys, images)
-    amounts, ranks = jax.vmap(lambda key: colour.draw_jitter(key, wanted))(keys)
+    amounts, ranks = jax.vmap(lambda key: colour.draw_jitter(key, strengths))(keys)
     operations = list(map(jax.jit, (
         colour.adjust_brightness, colour.adjust_contrast, colour.adjust_saturation,
         colour.adjust_hue)))

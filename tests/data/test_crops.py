@@ -45,8 +45,8 @@ def test_a_picture_that_no_crop_fits_gets_the_central_one():
         0, 493, 10, 13)
     draw = functools.partial(boxes.draw_crop, height=10, width=1000, scale=(0.9, 1.0),
                              ratio=RATIO)
-    found = jax.jit(draw)(KEY)
-    assert found.tolist() == [0, 493, 10, 13]
+    actual = jax.jit(draw)(KEY)
+    assert actual.tolist() == [0, 493, 10, 13]
 
 
 @functools.cache

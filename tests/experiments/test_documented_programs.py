@@ -113,10 +113,10 @@ DOCUMENTED = [*commands(), "quickstart.ipynb", "operations.ipynb"]
 
 
 def test_the_commands_are_those_that_train():
-    found = [command.removeprefix(WITH_CONFIG).split()[0] for command in commands()]
+    names = [command.removeprefix(WITH_CONFIG).split()[0] for command in commands()]
     assert {"configs/lenet.py", "configs/segmentation.py", "configs/multilabel.py",
             "configs/folder.py", "configs/transfer.py:torchvision:mobilenet_v2"
-            } == set(found)
+            } == set(names)
 
 
 def test_a_program_of_the_readme_is_lowered_for_cuda(tmp_path, monkeypatch):

@@ -26,6 +26,6 @@ def test_refusals(monkeypatch, argument):
 
 @pytest.mark.slow
 def test_a_second_start_is_shorter():
-    found = first_step.measure("lenet5", [first_step.FIRST, first_step.SECOND])
-    assert (found[first_step.SECOND]["cpu_seconds"]
-            < found[first_step.FIRST]["cpu_seconds"])
+    times = first_step.measure("lenet5", [first_step.FIRST, first_step.SECOND])
+    assert (times[first_step.SECOND]["cpu_seconds"]
+            < times[first_step.FIRST]["cpu_seconds"])

@@ -39,11 +39,11 @@ LINES = {
 
 
 def test_facts_of_a_program():
-    found = hlo.facts(PROGRAM)
-    assert found.collectives == {"all-reduce": 2, "reduce-scatter": 1}
-    assert found.collective_bytes == (64 * 4 + 6 * 2) + 10 * 4 + 5 * 4
-    assert found.float32_convolutions == ["dense", "mixed"]
-    assert found.host_transfers == []
+    facts = hlo.facts(PROGRAM)
+    assert facts.collectives == {"all-reduce": 2, "reduce-scatter": 1}
+    assert facts.collective_bytes == (64 * 4 + 6 * 2) + 10 * 4 + 5 * 4
+    assert facts.float32_convolutions == ["dense", "mixed"]
+    assert facts.host_transfers == []
 
 
 @pytest.mark.parametrize("line", LINES)

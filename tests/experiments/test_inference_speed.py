@@ -27,6 +27,6 @@ def test_the_engines_have_our_logits(tmp_path):
     pytest.importorskip("onnxruntime")
     inference.main(["--networks=lenet5", "--batches=3", "--arms=unfused,onnxruntime",
                     "--rounds=1", "--turn=0.01", f"--out={tmp_path}"])
-    found, = json.loads((tmp_path / "inference.json").read_text())
-    assert max(found["error"].values()) < 1e-4
+    row, = json.loads((tmp_path / "inference.json").read_text())
+    assert max(row["error"].values()) < 1e-4
     assert "lenet5" in (tmp_path / "inference.txt").read_text()

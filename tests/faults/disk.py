@@ -148,7 +148,7 @@ def stop_run(case: Case, late: bool, changes: dict) -> dict:
 
 def main(only: str = "", epochs: int = 25) -> dict:
     """Returns {case: its figures, or None if it was not tried}."""
-    found, changes = {}, CHANGES | {"epochs": epochs}
+    results, changes = {}, CHANGES | {"epochs": epochs}
     cases = [(name, late) for name in NAMES for late in (False, True)
              if any(part in title(name, late) for part in only.split("; "))]
     if not cases:
@@ -165,15 +165,15 @@ def main(only: str = "", epochs: int = 25) -> dict:
         for name, late in cases:
             if name == "full disk" and not mounts:
                 print("full disk: not tried, as a tmpfs cannot be mounted here")
-                found[title(name, late)] = None
+                results[title(name, late)] = None
                 continue
             place = folder / title(name, late)
             case = Case(name, place)
             try:
-                found[place.name] = stop_run(case, late, changes) | {
+                results[place.name] = stop_run(case, late, changes) | {
                     "most seconds": MOST_SECONDS + (0 if late else whole_seconds)}
                 case.end()
-                before = found[place.name]["newest checkpoint"]
+                before = results[place.name]["newest checkpoint"]
                 code, output, errors = end(start(case.workdir, changes, folder=place,
                                                  before=case.before))
                 assert code == 0, errors
@@ -184,7 +184,7 @@ def main(only: str = "", epochs: int = 25) -> dict:
             finally:
                 case.close()
             shutil.rmtree(place)
-    return found
+    return results
 
 
 def title(name: str, late: bool) -> str:

@@ -211,9 +211,9 @@ def table(record: dict) -> str:
                  row["commit"]]
         lines.append("| " + " | ".join(
             cell.replace("|", "\\|") for cell in cells) + " |")
-    found = {(row["machine"], *(f"{k} {row['versions'][k]}" for k in (
+    machines = {(row["machine"], *(f"{k} {row['versions'][k]}" for k in (
         "python", "jax", "orbax-checkpoint"))) for row in record.values()}
-    lines += ["", *(f"Measured on {', '.join(where)}." for where in sorted(found))]
+    lines += ["", *(f"Measured on {', '.join(where)}." for where in sorted(machines))]
     return INTRODUCTION + "\n".join(lines) + "\n"
 
 

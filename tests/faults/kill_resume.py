@@ -100,11 +100,11 @@ def kill_and_resume(name: str, kills: int, draw: random.Random, folder: Path) ->
     counts = dict.fromkeys((
         "kills", "in an open save", "before any save", "same checksums"), 0)
     while counts["kills"] < kills:
-        found = kill_once(workdir, changes, draw, folder, counts["kills"] % 2 == 0)
-        assert found is not None, "the run ended before it had its kills"
+        kill = kill_once(workdir, changes, draw, folder, counts["kills"] % 2 == 0)
+        assert kill is not None, "the run ended before it had its kills"
         counts["kills"] += 1
-        counts["in an open save"] += found["open"]
-        step = found["step"]
+        counts["in an open save"] += kill["open"]
+        step = kill["step"]
         counts["before any save"] += step == 0
         counts["same checksums"] += step == 0 or (
             checksums(workdir, step) == checksums(whole, step))

@@ -87,7 +87,7 @@ def main(n: int, seed: int) -> dict:
     """Sends `n` signals to one run, which resumes each time; returns the counts."""
     draw = random.Random(seed)
     changes = CHANGES | {"epochs": 2 * n + 1}
-    found, same, within, signals = [], 0, 0, Counter()
+    times, same, within, signals = [], 0, 0, Counter()
     undrawn()  # children inherit it
     with workplace() as folder:
         # The states do not depend on how often they are saved.
@@ -100,7 +100,7 @@ def main(n: int, seed: int) -> dict:
             signals[number.name] += 1
             step, seconds = signal_once(folder / "run", changes, draw, folder, number,
                                         steps)
-            found.append(seconds)
+            times.append(seconds)
             within += step % steps != 0
             same += checksums(folder / "run", step) == checksums(folder / "whole", step)
         code, output, errors = end(start(folder / "run", changes, folder=folder))
@@ -108,10 +108,10 @@ def main(n: int, seed: int) -> dict:
         assert losses(folder / "run") == losses(folder / "whole")
         ours, theirs = (read_results(folder / name) for name in ("run", "whole"))
         alike = ours["params_sha256"] == theirs["params_sha256"]
-    found.sort()
+    times.sort()
     return {**signals, "saved within an epoch": within, "same checksums": same,
-            "ended alike": alike, "median seconds": round(found[n // 2], 3),
-            "longest seconds": round(found[-1], 3)}
+            "ended alike": alike, "median seconds": round(times[n // 2], 3),
+            "longest seconds": round(times[-1], 3)}
 
 
 def good(figures: dict, n: int) -> bool:

@@ -122,9 +122,9 @@ def long_run(changes: dict, steps: int, folder: Path) -> dict:
             continue
     code, _, errors = end(process)
     assert code == 0, errors
-    found = samples.figures()
-    found["KB per 1000 steps"] = round(1000 * found.pop("slope"), 1)
-    return {"steps": epochs * STEPS_PER_EPOCH} | found
+    values = samples.figures()
+    values["KB per 1000 steps"] = round(1000 * values.pop("slope"), 1)
+    return {"steps": epochs * STEPS_PER_EPOCH} | values
 
 
 def rounds_in_one_process(rounds: int, draw: random.Random, folder: Path) -> dict:
@@ -157,10 +157,10 @@ def rounds_in_one_process(rounds: int, draw: random.Random, folder: Path) -> dic
             samples.take("self", workdir, number)
     finally:
         loop.Recorder.append = append
-    found = samples.figures()
-    found["KB per round"] = round(found.pop("slope"), 1)
+    values = samples.figures()
+    values["KB per round"] = round(values.pop("slope"), 1)
     shutil.rmtree(workdir)
-    return {"rounds": rounds, "last step": last} | found
+    return {"rounds": rounds, "last step": last} | values
 
 
 def main(steps: int, rounds: int, seed: int) -> dict:
@@ -184,5 +184,5 @@ def good(figures: dict) -> bool:
 
 if __name__ == "__main__":
     arguments = command_line(__doc__, steps=20_000, rounds=200, seed=0)
-    found = main(arguments.steps, arguments.rounds, arguments.seed)
-    report(found, good(found))
+    values = main(arguments.steps, arguments.rounds, arguments.seed)
+    report(values, good(values))

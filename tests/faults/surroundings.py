@@ -55,14 +55,14 @@ def set_clock(seconds: int) -> None:
 
 def saved_at(workdir: Path) -> dict[int, float]:
     """Reads the time that each checkpoint records, in years from now."""
-    now, found = time.time(), {}
+    now, ages = time.time(), {}
     for folder in step_folders(workdir / "checkpoints"):
         try:
             facts = json.loads((folder / "_CHECKPOINT_METADATA").read_text())
         except FileNotFoundError:
             continue  # it has just been replaced by newer ones
-        found[int(folder.name)] = (facts["init_timestamp_nsecs"] / 1e9 - now) / YEAR
-    return found
+        ages[int(folder.name)] = (facts["init_timestamp_nsecs"] / 1e9 - now) / YEAR
+    return ages
 
 
 @functools.cache
@@ -178,7 +178,7 @@ if __name__ == "__main__":
     if jumping_clock in cases.values() and not with_clock():
         missing = [name for name, case in cases.items() if case is jumping_clock]
     with workplace() as folder:
-        found = {name: case(folder) for name, case in cases.items()
-                 if name not in missing}
-    report(found | {"not tried": missing},
-           good=bool(found) and (arguments.allow_missing or not missing))
+        results = {name: case(folder) for name, case in cases.items()
+                   if name not in missing}
+    report(results | {"not tried": missing},
+           good=bool(results) and (arguments.allow_missing or not missing))

@@ -69,9 +69,9 @@ def check(network, variables, graph, counts=(1, 2, 3)):
     images = pixels(max(counts), graph.image_shape)
     expected = exactly(graph, images)
     for count in counts:
-        found = np.asarray(compiled(images[:count]))
-        assert found.dtype == np.float32 and found.shape == expected[:count].shape
-        error = np.abs(found - expected[:count]).max() / expected.std()
+        actual = np.asarray(compiled(images[:count]))
+        assert actual.dtype == np.float32 and actual.shape == expected[:count].shape
+        error = np.abs(actual - expected[:count]).max() / expected.std()
         assert error <= ERROR, (graph.network, count, error)
     return compiled
 
@@ -83,10 +83,10 @@ def test_fused_operations_equal_the_graph(network, shape):
     with jax.enable_x64(True):
         graph = layer_graph(network, variables, shape)
         fused, images = fuse(graph), pixels(2, shape, np.float64)
-        expected, found = (np.asarray(quick_jit(
+        expected, actual = (np.asarray(quick_jit(
             lambda images, params: run(which, images, params))(images, which.params))
             for which in (graph, fused))
-        np.testing.assert_allclose(found, expected, atol=1e-12 * expected.std())
+        np.testing.assert_allclose(actual, expected, atol=1e-12 * expected.std())
     assert len(fused.nodes) < len(graph.nodes)
 
 
@@ -193,8 +193,8 @@ def test_weights_are_arguments():
     images = pixels(2, shape)
     apply = jax.jit(first.apply)
     for compiled in (first, second, first):
-        found = apply(compiled.variables, images)
-        assert np.array_equal(found, compiled(images))
+        actual = apply(compiled.variables, images)
+        assert np.array_equal(actual, compiled(images))
     assert not np.array_equal(first(images), second(images))
     with pytest.raises(ValueError, match="train"):
         first.apply(first.variables, images, train=True)
@@ -206,9 +206,9 @@ def test_it_may_be_deleted_while_it_computes():
     images = pixels(64, (28, 28, 1))
     expected = exactly(graph, images)
     for _ in range(5):
-        found = inference.compile(network, variables, (28, 28, 1))(images)
+        actual = inference.compile(network, variables, (28, 28, 1))(images)
         gc.collect()
-        np.testing.assert_allclose(found, expected, atol=ERROR * expected.std())
+        np.testing.assert_allclose(actual, expected, atol=ERROR * expected.std())
 
 
 @needs_library
@@ -224,8 +224,8 @@ def test_threads_may_call_it_at_once():
         return [np.asarray(compiled(images[number])) for _ in range(10)]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for number, results in enumerate(pool.map(call, range(4))):
-            for found in results:
-                np.testing.assert_array_equal(found, expected[number])
+            for actual in results:
+                np.testing.assert_array_equal(actual, expected[number])
 
 
 def test_without_the_library(no_onednn):
@@ -242,6 +242,6 @@ def test_fastest_chooses_the_compiled_network():
             (Layers(conv="im2col"), 1, False), (Layers(dtype="bfloat16"), 1, False)):
         network = networks.create("ai_edu_mnist_cnn", 7, layers)
         variables = random_variables(network, shape)
-        found, weights = inference.fastest(network, variables, shape, devices)
-        assert isinstance(found, Compiled) == is_compiled
+        actual, weights = inference.fastest(network, variables, shape, devices)
+        assert isinstance(actual, Compiled) == is_compiled
         assert (weights is variables) != is_compiled

@@ -89,7 +89,7 @@ def test_planted_label_errors_are_found():
     """
     images, truth = load_digits(return_X_y=True)
     held_out = np.arange(len(truth)) % 2 == 1
-    listed = found = planted = 0
+    listed = correct = planted = 0
     for seed in range(3):
         rng = np.random.default_rng(seed)
         wrong = rng.random(len(truth)) < 0.05
@@ -99,10 +99,10 @@ def test_planted_label_errors_are_found():
                                    model.predict_proba(images[held_out]))
         right = wrong[held_out][errors.rows]
         assert (errors.suggested == truth[held_out][errors.rows])[right].mean() > 0.95
-        listed, found = listed + len(right), found + right.sum()
+        listed, correct = listed + len(right), correct + right.sum()
         planted += wrong[held_out].sum()
-    assert found / listed > 0.9 and found / planted > 0.7
-    assert (listed, found, planted) == (108, 99, 138)
+    assert correct / listed > 0.9 and correct / planted > 0.7
+    assert (listed, correct, planted) == (108, 99, 138)
 
 
 def test_neighbours_are_those_of_the_smallest_angle():
@@ -159,9 +159,9 @@ def test_a_row_for_every_image_that_was_not_trained_on(run, tmp_path):
                                            "prediction_probability", "margin")],
             [-np.log(chances[i, label]), chances[i, label], chances[i, best],
              chances[i, label] - other], rtol=2e-4, atol=1e-6)
-    found = {int(row["label_error"]): (int(row["index"]), row["suggested_label"])
-             for row in rows if row["label_error"]}
-    assert found == {1: (5, "猫"), 2: (2, "猫"), 3: (4, "b")}
+    rows = {int(row["label_error"]): (int(row["index"]), row["suggested_label"])
+            for row in rows if row["label_error"]}
+    assert rows == {1: (5, "猫"), 2: (2, "猫"), 3: (4, "b")}
 
 
 def test_label_errors_are_those_of_all_splits_that_were_not_trained_on(run, pictures):

@@ -28,7 +28,7 @@ PALE = """() => {
     }
     return 'rgb(255, 255, 255)';
   };
-  const found = [];
+  const pale = [];
   let checked = 0;
   for (const element of document.querySelectorAll('body *')) {
     const own = [...element.childNodes].some(
@@ -37,9 +37,9 @@ PALE = """() => {
     const [a, b] = [light(getComputedStyle(element).color), light(behind(element))];
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     checked += 1;
-    if (ratio < 4.5) found.push([element.tagName, element.textContent.trim(), ratio]);
+    if (ratio < 4.5) pale.push([element.tagName, element.textContent.trim(), ratio]);
   }
-  return [checked, found];
+  return [checked, pale];
 }"""
 
 HEADINGS = "[...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])"

@@ -85,9 +85,9 @@ def test_a_linear_network_is_explained_by_its_weights(linear):
     close(saliency.gradient(*asked), weights)
     noisy = saliency.smooth_grad(*asked, key=jax.random.key(3), sigma=2.0, samples=3)
     close(noisy, weights)
-    found = saliency.integrated_gradients(*asked, baseline=0.5, steps=1)
-    close(found.values, (asked[2] - 0.5) * weights)
-    assert found.steps == 1 and found.error.max() < 1e-5
+    actual = saliency.integrated_gradients(*asked, baseline=0.5, steps=1)
+    close(actual.values, (asked[2] - 0.5) * weights)
+    assert actual.steps == 1 and actual.error.max() < 1e-5
 
 
 def test_the_named_class_is_explained_where_none_is_given(linear):
@@ -103,10 +103,10 @@ def test_integrated_gradients_of_squares():
     classes = np.array([1, 2])
     start = jax.random.normal(jax.random.key(5), images.shape)
     weights = np.asarray(variables["params"]["head"]["kernel"]).T.reshape(3, *SHAPE)
-    found = saliency.integrated_gradients(network, variables, images, classes,
+    actual = saliency.integrated_gradients(network, variables, images, classes,
                                           baseline=start, steps=4)
-    close(found.values, weights[classes] * (images ** 2 - start ** 2))
-    assert found.steps == 4  # the midpoint rule is exact for a gradient that is linear
+    close(actual.values, weights[classes] * (images ** 2 - start ** 2))
+    assert actual.steps == 4  # the midpoint rule is exact for a gradient that is linear
 
 
 def test_integrated_gradients_are_complete_within_a_thousandth():
@@ -118,19 +118,20 @@ def test_integrated_gradients_are_complete_within_a_thousandth():
         taken.append(len(places))
         return places
 
-    found = saliency.integrated_gradients(network, variables, images, baseline=-1.0,
+    actual = saliency.integrated_gradients(network, variables, images, baseline=-1.0,
                                           steps=8, tolerance=1e-3, track=track)
     logits = answers(network, variables, jnp.concatenate(
         [images, jnp.full_like(images, -1.0)]))
     classes = logits[:2].argmax(-1)
     changes = [float(logits[i, c] - logits[2 + i, c]) for i, c in enumerate(classes)]
-    sums = np.asarray(found.values, np.float64).sum((1, 2, 3))
+    sums = np.asarray(actual.values, np.float64).sum((1, 2, 3))
     assert min(map(abs, changes)) > 1, changes
     np.testing.assert_allclose(sums, changes, rtol=1e-3, atol=0)
     np.testing.assert_allclose(
-        found.error, np.abs(sums - changes) / np.maximum(1, np.abs(changes)), atol=1e-5)
+        actual.error, np.abs(sums - changes) / np.maximum(1, np.abs(changes)),
+        atol=1e-5)
     # The number of points is tripled until the result is complete; none is used twice.
-    assert found.steps == 8 * 3 ** (len(taken) - 1) == sum(taken) and len(taken) > 1
+    assert actual.steps == 8 * 3 ** (len(taken) - 1) == sum(taken) and len(taken) > 1
 
 
 def test_tripled_steps_are_those_of_the_midpoint_rule():
@@ -176,13 +177,13 @@ BY_HAND = {"params": {
 def test_guided_backpropagation_by_hand(kind, gradient, guided):
     asked = Small(kind), BY_HAND, INPUT, np.array([0])
     plain = np.asarray(saliency.gradient(*asked)).ravel()
-    found = np.asarray(saliency.guided_gradient(*asked)).ravel()
+    actual = np.asarray(saliency.guided_gradient(*asked)).ravel()
     if kind == "selu":
         assert plain[0] != 0
-        np.testing.assert_array_equal(found, plain)
+        np.testing.assert_array_equal(actual, plain)
     else:
         np.testing.assert_allclose(plain, gradient)
-        np.testing.assert_allclose(found, guided)
+        np.testing.assert_allclose(actual, guided)
 
 
 def test_grad_cam_of_an_average_over_positions():
@@ -258,10 +259,10 @@ def test_the_score_of_a_segmentation_network():
         logits = network.apply(variables, images, train=False)
         return sum(logits[n, ..., c][where[n]].mean() for n, c in enumerate(classes))
 
-    found, expected, cam = quick_jit(lambda images: (
+    actual, expected, cam = quick_jit(lambda images: (
         saliency.gradient(network, variables, images), jax.grad(total)(images),
         grad_cam(network, variables, images)))(images)
-    close(found, expected)
+    close(actual, expected)
     assert cam.shape == (2, 8, 6) and (cam >= 0).all()
 
 

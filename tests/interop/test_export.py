@@ -57,8 +57,8 @@ def test_a_stablehlo_program_needs_only_jax(trained, examples, tmp_path):
                    check=True, cwd=tmp_path, timeout=300)
     expected = exports.program_of(trained)(examples.images[:3])
     for count in (1, 3):
-        found = np.load(tmp_path / f"pixels.npy.{count}.npy")
-        np.testing.assert_allclose(found, expected[:count], atol=1e-6)
+        actual = np.load(tmp_path / f"pixels.npy.{count}.npy")
+        np.testing.assert_allclose(actual, expected[:count], atol=1e-6)
 
 
 @pytest.mark.slow

@@ -86,7 +86,7 @@ def test_pixels_are_those_of_torchvision_and_timm(source, photographs):
 
 def test_pixels_from_tensors_of_torchvision(photographs):
     """A decoded tensor is resized in torch, which rounds sums differently."""
-    found = {}
+    actual = {}
     for interpolation in ON_TENSORS:
         for path in photographs:
             ours = read_image(path, Preprocessing((224, 224), 3, 256, interpolation))
@@ -94,9 +94,9 @@ def test_pixels_from_tensors_of_torchvision(photographs):
             theirs = functional.center_crop(functional.resize(
                 tensor, [256], torchvision.transforms.InterpolationMode(interpolation),
                 antialias=True), [224, 224]).numpy().transpose(1, 2, 0)
-            found[interpolation] = max(found.get(interpolation, 0), int(
+            actual[interpolation] = max(actual.get(interpolation, 0), int(
                 np.abs(ours.astype(int) - theirs.astype(int)).max()))
-    assert found == ON_TENSORS
+    assert actual == ON_TENSORS
 
 
 @pytest.mark.parametrize("source", preparations("keras"))

@@ -215,8 +215,8 @@ def test_auxiliary_heads(source, size, heads):
 def keras_peer(source, shape):
     """Makes Keras' own network of a source, with random weights."""
     name, fields = source.partition(":")[2], {}
-    if found := re.fullmatch(r"(mobilenet(?:_v2)?)_([\d.]+)", name):
-        name, fields = found[1], {"alpha": float(found[2])}
+    if match := re.fullmatch(r"(mobilenet(?:_v2)?)_([\d.]+)", name):
+        name, fields = match[1], {"alpha": float(match[2])}
     keras.backend.clear_session()
     peer = getattr(keras.applications, KERAS[name])(
         weights=None, input_shape=shape, classifier_activation=None, **fields)
@@ -376,8 +376,8 @@ def test_rows_of_keras(source, monkeypatch):
     monkeypatch.setattr(file_utils, "get_file", get_file)
     make = keras.applications
     name, fields = source.partition(":")[2], {}
-    if found := re.fullmatch(r"(mobilenet(?:_v2)?)_([\d.]+)", name):
-        name, fields = found[1], {"alpha": float(found[2])}
+    if match := re.fullmatch(r"(mobilenet(?:_v2)?)_([\d.]+)", name):
+        name, fields = match[1], {"alpha": float(match[2])}
     with pytest.raises(KeyboardInterrupt):
         getattr(make, KERAS[name])(weights="imagenet", **fields)
     digits = row.checksum and row.checksum[1]

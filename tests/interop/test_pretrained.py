@@ -281,10 +281,10 @@ def test_bgr_networks_read_rgb():
 def test_the_library_of_a_file_is_found_by_its_keys(source, library):
     row = PRETRAINED[source]
     network = networks.create(row.network, None, PLAIN, **row.fields)
-    found = find_mapping(network, (224, 224, 3), arrays_of(source))
-    assert found.library == library
+    mapping = find_mapping(network, (224, 224, 3), arrays_of(source))
+    assert mapping.library == library
     ours = mapping_of("cnn_jax", network, (224, 224, 3))
-    variables = variables_from(found, arrays_of(source))
+    variables = variables_from(mapping, arrays_of(source))
     assert find_mapping(network, (224, 224, 3),
                         arrays_from(ours, variables)).library == "cnn_jax"
 
@@ -333,9 +333,9 @@ def test_the_classes_of_imagenet():
 
 def counts_of_the_document():
     """Reads the numbers of parameters from the tables, by URL."""
-    found = re.findall(r"^\| `(\w+:[^`]+)` \|[^|]+\| ([\d,]+) \|", DOCUMENT, re.M)
+    rows = re.findall(r"^\| `(\w+:[^`]+)` \|[^|]+\| ([\d,]+) \|", DOCUMENT, re.M)
     return {PRETRAINED[source].url: int(count.replace(",", ""))
-            for source, count in found}
+            for source, count in rows}
 
 
 def test_the_document_has_every_row():

@@ -63,8 +63,8 @@ BOTH = [[0, 0, 0], [0, 7, 9], [0, 17, 19]]  # on both sides of 5 x 5 pixels
 def test_padding_of_strided_convolutions(source, even, odd):
     conv = layer(source, "stem/conv").clone(features=1)
     for side, expected in ((4, even), (5, odd)):
-        found = conv.apply(one(3, 0, 0), numbered(side))
-        assert found[0, ..., 0].tolist() == expected
+        actual = conv.apply(one(3, 0, 0), numbered(side))
+        assert actual[0, ..., 0].tolist() == expected
 
 
 @pytest.mark.parametrize("source, name, size, place, side, expected", [
@@ -76,8 +76,8 @@ def test_padding_of_strided_convolutions(source, even, odd):
     ("torchvision:squeezenet1_0", "conv1", 7, (0, 0), 9, [[1, 3], [19, 21]])])
 def test_padding_of_first_convolutions(source, name, size, place, side, expected):
     conv = layer(source, name).clone(features=1, use_bias=False)
-    found = conv.apply(one(size, *place), numbered(side))
-    assert found[0, ..., 0].tolist() == expected
+    actual = conv.apply(one(size, *place), numbered(side))
+    assert actual[0, ..., 0].tolist() == expected
 
 
 @pytest.mark.parametrize("source, names, sign, expected", [
@@ -104,8 +104,8 @@ def test_max_pools(source, names, sign, expected):
     ("keras:inception_v3", [[9, 9, 9]] * 3)])
 def test_average_pools_with_or_without_the_zeros_of_the_border(source, expected):
     pool = layer(source, "stage5_b/d1")
-    found = pool.apply({}, np.full((1, 3, 3, 1), 9, np.float32))
-    np.testing.assert_allclose(found[0, ..., 0], expected, rtol=1e-6)
+    actual = pool.apply({}, np.full((1, 3, 3, 1), 9, np.float32))
+    np.testing.assert_allclose(actual[0, ..., 0], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("source, epsilon", [
@@ -155,9 +155,9 @@ def test_place_of_the_stride(source, sides):
 def test_maps_are_averaged_before_the_dense_layers(source, side, size, first):
     call = calls_of(source, side)["flatten_pool"]
     assert call.inputs[0].shape[1:3] == (size, size)
-    found = layer(source, "flatten_pool", side).apply({}, numbered(size))[0, ..., 0]
-    assert found.shape == (size // 2, size // 2)
-    np.testing.assert_allclose([found[0, 0], found[0, 1]], [first, first + 2])
+    actual = layer(source, "flatten_pool", side).apply({}, numbered(size))[0, ..., 0]
+    assert actual.shape == (size // 2, size // 2)
+    np.testing.assert_allclose([actual[0, 0], actual[0, 1]], [first, first + 2])
 
 
 def test_activations_are_clipped_at_6():
@@ -198,8 +198,8 @@ def test_parameters_that_fields_add_or_change(source, name, expected):
     ("keras:densenet121", (255, 0, 51), (2.248908, -2.035714, -0.915556))])
 def test_scaling(source, pixel, expected):
     offset, factor = PRETRAINED[source].scaling
-    found = (np.array(pixel) - offset) * np.array(factor)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    actual = (np.array(pixel) - offset) * np.array(factor)
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
 def test_every_field_of_the_rows_has_a_case():

@@ -71,14 +71,14 @@ def test_pixels_are_resized_as_pillow_does(scripts, interpolation):
                                                       itertools.product(
                  [(37, 53), (8, 8), (100, 31), (90, 333)],
                  [(28, 28), (31, 20), (64, 90)], [None, 40, 20]))]
-    found = scripts.evaluate(f"""(cases) => cases.map(([content, shape, options]) => {{
+    images = scripts.evaluate(f"""(cases) => cases.map(([content, shape, options]) => {{
         {TO_BYTES}
         const [height, width, channels] = shape;
         const image = prepare({{ height, width, channels, data: bytes }}, options);
         return {AS_TEXT};
     }})""", [[encoded(pixels.tobytes()), pixels.shape, options(prepared)]
              for pixels, prepared in cases])
-    for (pixels, prepared), image in zip(cases, found, strict=True):
+    for (pixels, prepared), image in zip(cases, images, strict=True):
         np.testing.assert_array_equal(
             pixels_of(image), convert_images(pixels[None], prepared)[0],
             err_msg=f"{pixels.shape} {prepared}")
@@ -124,7 +124,7 @@ FILES = picture_files()
 def test_files_are_decoded_as_pillow_does(scripts, name):
     for channels in (1, 3):
         prepared = Preprocessing((28, 24), channels, 32)
-        found = pixels_of(scripts.evaluate(
+        actual = pixels_of(scripts.evaluate(
             f"""async ([content, channels, options]) => {{
                 {TO_BYTES}
                 const image = prepare(
@@ -134,7 +134,7 @@ def test_files_are_decoded_as_pillow_does(scripts, name):
         expected = read_image(io.BytesIO(FILES[name]), prepared)
         # Decoders of JPEG may differ; on this smooth picture they do not differ much.
         limit = 3 if name in ("jpeg", "turned") else 1
-        assert np.abs(found.astype(int) - expected).max() <= limit
+        assert np.abs(actual.astype(int) - expected).max() <= limit
 
 
 # The whole page
@@ -161,15 +161,15 @@ def digits(browser, compiled_once, tmp_path_factory):
 @pytest.fixture
 def requests(browser, monkeypatch):
     """Collects the address of every request of every page."""
-    found, new_context = [], browser.new_context
+    requests, new_context = [], browser.new_context
 
     def watched(**fields):
         context = new_context(**fields)
-        context.on("request", lambda request: found.append(request.url))
+        context.on("request", lambda request: requests.append(request.url))
         return context
 
     monkeypatch.setattr(browser, "new_context", watched)
-    return found
+    return requests
 
 
 def stays(requests: list[str], home: str) -> bool:

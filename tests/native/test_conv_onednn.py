@@ -55,12 +55,12 @@ def loss(f):
     return lambda x, w: jnp.sin(f(x, w)).sum()
 
 
-def same(found, expected, tolerance=5e-6):
-    found, expected = jax.tree.leaves(found), jax.tree.leaves(expected)
-    assert len(found) == len(expected)
-    errors = [relative_error(a, b) for a, b in zip(found, expected)]
+def same(actual, expected, tolerance=5e-6):
+    actual, expected = jax.tree.leaves(actual), jax.tree.leaves(expected)
+    assert len(actual) == len(expected)
+    errors = [relative_error(a, b) for a, b in zip(actual, expected)]
     assert max(errors) <= tolerance, errors
-    assert [a.dtype for a in found] == [b.dtype for b in expected]
+    assert [a.dtype for a in actual] == [b.dtype for b in expected]
 
 
 def calls(f, *args) -> int:
@@ -153,9 +153,9 @@ def test_convolutions_that_are_left_to_xla(dtype, change):
                 lhs_dilation=spec.lhs_dilation, feature_group_count=2,
                 dimension_numbers=("NHWC", "HWIO", "NHWC"))
         assert select("onednn", spec, x.dtype).name == "lax"
-        found, expected = (jax.jit(jax.value_and_grad(loss(f(name)), (0, 1)))(x, w)
-                           for name in ("onednn", "lax"))
-        same(found, expected, 0)
+        actual, expected = (jax.jit(jax.value_and_grad(loss(f(name)), (0, 1)))(x, w)
+                            for name in ("onednn", "lax"))
+        same(actual, expected, 0)
         assert calls(f("onednn"), x, w) == 0
 
 
@@ -213,11 +213,11 @@ def test_vmap_is_one_call(kind, operands, mapped):
     operands = [a if axis is None else jnp.asarray(rng.normal(
         size=(*a.shape[:axis], 5, *a.shape[axis:])), jnp.float32)
         for a, axis in zip(operands, mapped)]
-    found, expected = [
+    actual, expected = [
         jax.vmap(functools.partial(f[kind], spec=SPEC), mapped)
         for f in (convolution.passes, conv_lax.plain)]
-    same(jax.jit(found)(*operands), jax.jit(expected)(*operands))
-    assert calls(found, *operands) == 1
+    same(jax.jit(actual)(*operands), jax.jit(expected)(*operands))
+    assert calls(actual, *operands) == 1
 
 
 def test_on_four_devices():

@@ -35,10 +35,10 @@ def by_numpy(a, b, center):
     return a.sum(axes), (a * (b - center)).sum(axes)
 
 
-def same(found, expected, tolerance=5e-6):
-    found, expected = jax.tree.leaves(found), jax.tree.leaves(expected)
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected):
+def same(actual, expected, tolerance=5e-6):
+    actual, expected = jax.tree.leaves(actual), jax.tree.leaves(expected)
+    assert len(actual) == len(expected)
+    for one, other in zip(actual, expected):
         assert relative_error(one, other) <= tolerance
 
 
@@ -55,10 +55,10 @@ def test_values(shape):
 def test_long_sums_are_more_exact_than_xlas():
     """The data is a million numbers around 1,000, where float32 has steps of 6e-5."""
     a, b, center = operands((1_000_000, 2))
-    found, theirs, exact = (f(a + 1000, b, center)
-                            for f in (channel_sums, by_xla, by_numpy))
-    assert relative_error(found[0], exact[0]) <= 1e-7
-    assert relative_error(found[0], exact[0]) <= relative_error(theirs[0], exact[0])
+    actual, theirs, exact = (f(a + 1000, b, center)
+                             for f in (channel_sums, by_xla, by_numpy))
+    assert relative_error(actual[0], exact[0]) <= 1e-7
+    assert relative_error(actual[0], exact[0]) <= relative_error(theirs[0], exact[0])
 
 
 @here

@@ -100,11 +100,11 @@ def test_many_channels(tile, outputs):
     check(spec, "float32", np.random.default_rng(0))
     x, w, g = arrays(spec)
     exact = by_numpy(x, w, g, spec)
-    for found, right in zip(jax.jit(lambda x, w, g: (
+    for actual, right in zip(jax.jit(lambda x, w, g: (
             convolution.fastest.forward(x, w, spec),
             convolution.fastest.input_gradient(g, w, spec),
             convolution.fastest.weight_gradient(x, g, spec)))(x, w, g), exact):
-        assert relative_error(found, right) <= 5e-6
+        assert relative_error(actual, right) <= 5e-6
 
 
 @pytest.mark.parametrize("offset", [pytest.param(0, marks=pytest.mark.slow), 1])
@@ -281,9 +281,9 @@ def loss(f):
 ], ids=["value", "remat", "jvp of grad", "grad of grad", "of each image", "vmap"])
 def test_transformations(tile, f):
     x, w = f32(0, 3, 6, 7, 16), f32(1, 3, 3, 16, 32) / 10
-    found, expected = (jax.tree.leaves(jax.jit(f(lambda x, w: correlate(
+    actual, expected = (jax.tree.leaves(jax.jit(f(lambda x, w: correlate(
         x, w, padding="SAME", implementation=name)))(x, w)) for name in ("auto", "lax"))
-    assert max(map(relative_error, found, expected)) <= 1e-5
+    assert max(map(relative_error, actual, expected)) <= 1e-5
 
 
 # Bad arguments.

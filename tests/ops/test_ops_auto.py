@@ -62,9 +62,9 @@ def test_large_batches(image, kernel, strides, padding, dilation, dtype, toleran
     with jax.enable_x64(True):
         x, w = (jnp.asarray(normal(i, *s), dtype) for i, s in enumerate(
             [(64, *image, 16), (*kernel, 16, 3)]))
-        for found, expected in zip(*(jax.tree.leaves(value_and_gradients(name)(x, w))
-                                     for name in ("auto", "lax"))):
-            assert relative_error(found, expected) <= tolerance
+        for actual, expected in zip(*(jax.tree.leaves(value_and_gradients(name)(x, w))
+                                      for name in ("auto", "lax"))):
+            assert relative_error(actual, expected) <= tolerance
 
 
 @pytest.mark.parametrize("image, kernel, strides, padding, groups", [
@@ -105,8 +105,8 @@ def test_large_kernels_have_small_programs(f, x, w):
             x, w, implementation=name)).sum(), (0, 1)))
 
     assert run("auto").lower(x, w).as_text().count("\n") < 200
-    found, expected = (jax.tree.leaves(run(name)(x, w)) for name in ("auto", "lax"))
-    for a, b in zip(found, expected):
+    actual, expected = (jax.tree.leaves(run(name)(x, w)) for name in ("auto", "lax"))
+    for a, b in zip(actual, expected):
         assert relative_error(a, b) <= 5e-6
 
 
@@ -131,13 +131,13 @@ def test_on_a_tpu_taps_replace_a_weight_gradient_that_compiles_slowly(monkeypatc
         other = conv_spec(grey, (kernel, kernel, 1, 6), strides, "SAME")
         assert auto.select(other, jnp.float32) is conv_lax.AUTODIFF
     spec = conv_spec(grey, (5, 5, 1, 6), (1, 1), "SAME")
-    found = auto.select(spec, jnp.float32).weight_gradient
+    chosen = auto.select(spec, jnp.float32).weight_gradient
     with jax.enable_x64(True):
-        equivalent(lambda x, g: found(x, g, spec),
+        equivalent(lambda x, g: chosen(x, g, spec),
                    lambda x, g: conv_lax.weight_gradient(x, g, spec),
                    normal(0, *spec.x_shape), normal(1, *spec.y_shape), tolerance=1e-13)
     low = (jnp.zeros(shape, jnp.bfloat16) for shape in (spec.x_shape, spec.y_shape))
-    program = str(jax.make_jaxpr(lambda x, g: found(x, g, spec))(*low))
+    program = str(jax.make_jaxpr(lambda x, g: chosen(x, g, spec))(*low))
     assert "f32[4,9,8" not in program and "preferred_element_type=float32" in program
 
 

@@ -68,8 +68,8 @@ def test_transformations_give_the_same_values(name):
             lambda f: jax.vmap(f, (0, None)),
             lambda f: jax.vmap(jax.grad(loss(f), (0, 1)), (0, None)),
             lambda f: jax.grad(jax.checkpoint(loss(jax.vmap(f, (0, None)))), (0, 1))):
-        found, expected = (compiled(transform(f))(x, w) for f in (ours, theirs))
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+        actual, expected = (compiled(transform(f))(x, w) for f in (ours, theirs))
+        for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected)):
             assert relative_error(a, b) <= 5e-6
     per_kernel = jax.vmap(ours, (None, 0))(x[0], jnp.stack([w, 2 * w]))
     assert relative_error(per_kernel[1], 2 * theirs(x[0], w)) <= 5e-6
@@ -82,9 +82,9 @@ def test_a_float32_bias_on_bfloat16(name):
             f32(1, 3, 3, 3, 4).astype(jnp.bfloat16), f32(2, 4)]
 
     gradient = compiled(jax.grad(lambda *a: jnp.sin(conv(name)(*a)).sum(), (0, 1, 2)))
-    found, exact = gradient(*args), gradient(*(a.astype(jnp.float32) for a in args))
-    assert [a.dtype for a in found] == [a.dtype for a in args]
-    for a, b in zip(found, exact):
+    actual, exact = gradient(*args), gradient(*(a.astype(jnp.float32) for a in args))
+    assert [a.dtype for a in actual] == [a.dtype for a in args]
+    for a, b in zip(actual, exact):
         assert relative_error(a, b) <= 2e-2
 
 
@@ -103,9 +103,9 @@ def test_any_implementation_plugs_into_flax(name):
     def network(f):
         return nn.Conv(4, (3, 3), conv_general_dilated=f)
     variables = network(None).init(jax.random.key(0), x)
-    found, expected = (compiled(network(f).apply)(variables, x)
-                       for f in (ops.conv_general_dilated(name), None))
-    assert relative_error(found, expected) <= 5e-6
+    actual, expected = (compiled(network(f).apply)(variables, x)
+                        for f in (ops.conv_general_dilated(name), None))
+    assert relative_error(actual, expected) <= 5e-6
 
 
 def test_the_loops_train_a_tiny_network():
@@ -131,10 +131,10 @@ def test_the_loops_train_a_tiny_network():
 def test_other_layouts_are_lax_layouts():
     x, w = f32(0, 2, 3, 6, 5), f32(1, 4, 3, 3, 2)
     for numbers in (None, ("NCHW", "OIHW", "NHWC"), ("NCHW", "OIHW", "CHWN")):
-        found, expected = (ops.conv_general_dilated(name)(
+        actual, expected = (ops.conv_general_dilated(name)(
             x, w, (1, 2), "SAME", dimension_numbers=numbers)
             for name in ("im2col", "lax"))
-        assert relative_error(found, expected) <= 5e-6
+        assert relative_error(actual, expected) <= 5e-6
 
 
 # Operations made of convolutions.

@@ -158,9 +158,9 @@ BF16, F32 = jnp.bfloat16, jnp.float32
 def test_each_gradient_has_the_dtype_of_its_operand(f, plain, shapes, dtypes):
     args = [jnp.asarray(normal(i, *shape), dtype)
             for i, (shape, dtype) in enumerate(zip(shapes, dtypes))]
-    found, expected = (jax.grad(lambda *a: jnp.sin(g(*a)).sum(), (0, 1))(*args)
-                       for g in (f, plain))
-    for a, b in zip(found, expected):
+    actual, expected = (jax.grad(lambda *a: jnp.sin(g(*a)).sum(), (0, 1))(*args)
+                        for g in (f, plain))
+    for a, b in zip(actual, expected):
         assert a.dtype == b.dtype and relative_error(a, b) <= 2e-2
 
 

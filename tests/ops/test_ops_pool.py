@@ -116,8 +116,8 @@ def test_equals_flax_and_transforms(name, window, strides, padding):
             return theirs(x, *both, padding)
         for transform in (lambda f: jax.vmap(f), lambda f: jax.vmap(jax.grad(
                 lambda x: jnp.sin(f(x)).sum()))):
-            found, expected = (compiled(transform(g))(x) for g in (f, reference))
-            assert relative_error(found, expected) <= 1e-6
+            actual, expected = (compiled(transform(g))(x) for g in (f, reference))
+            assert relative_error(actual, expected) <= 1e-6
 
 
 @pytest.mark.parametrize("pool", [
@@ -196,11 +196,11 @@ def test_the_mean_of_integers_is_float32(name, dtype):
 def test_pooling_integers_equals_the_specification(name):
     x = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 7, 6, 3)), jnp.uint8)
     for pool in (ops.max_pool, ops.avg_pool):
-        found, expected = (compiled(functools.partial(
+        actual, expected = (compiled(functools.partial(
             pool, window=3, strides=2, padding="SAME", implementation=n))(x)
             for n in (name, "loops"))
-        assert found.dtype == expected.dtype
-        assert relative_error(found, expected) <= 1e-6
+        assert actual.dtype == expected.dtype
+        assert relative_error(actual, expected) <= 1e-6
 
 
 def test_windows_larger_than_auto_writes_out():

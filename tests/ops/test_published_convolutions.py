@@ -58,17 +58,17 @@ def test_gradients_of_tensorflow(name):
 
     @compiled
     def gradients():
-        found = []
+        gradients_of_counts = []
         for x, w, g, strides, padding, *_ in TENSORFLOW:
             y, vjp = jax.vjp(functools.partial(
                 ops.correlate, strides=strides, padding=padding, implementation=name),
                 counting(*x), counting(*w))
             assert y.shape == g
-            found.append(vjp(counting(*g)))
-        return found
+            gradients_of_counts.append(vjp(counting(*g)))
+        return gradients_of_counts
 
-    for (*_, dx, dw), found in zip(TENSORFLOW, gradients()):
-        for a, b in zip(found, (dx, dw)):
+    for (*_, dx, dw), actual in zip(TENSORFLOW, gradients()):
+        for a, b in zip(actual, (dx, dw)):
             np.testing.assert_allclose(a.ravel(), b, rtol=1e-6, atol=1e-5)
 
 
@@ -80,7 +80,7 @@ def problems():
     """
     harnesses = pytest.importorskip("jax._src.internal_test_util.test_harnesses")
     reference = importlib.import_module("jax._src.lax_reference")
-    known, found = set(), []
+    known, cases = set(), []
     for harness in harnesses.all_harnesses:
         p = harness.params
         if "lhs_shape" not in p or "batch_group_count" not in p:
@@ -95,11 +95,11 @@ def problems():
         x, w = normal(0, *p["lhs_shape"]), normal(1, *p["rhs_shape"])
         y = jax.eval_shape(lambda x, w: jax.lax.conv_general_dilated(x, w, *options),
                            x, w)
-        found.append((x, w, options, in_groups(
+        cases.append((x, w, options, in_groups(
             reference.conv_general_dilated, x, w, *options) if y.size
             else np.zeros(y.shape)))
-    assert len(found) > 30
-    return found
+    assert len(cases) > 30
+    return cases
 
 
 def in_groups(convolution, x, w, strides, padding, lhs_dilation, rhs_dilation, axes,
@@ -146,8 +146,8 @@ def test_convolutions_of_jax(name):
         return compiled(run)([(x, w) for x, w, *_ in taken])
 
     with jax.enable_x64(True):
-        found = passes(ops.conv_general_dilated(name))
+        actual = passes(ops.conv_general_dilated(name))
         expected = passes(jax.lax.conv_general_dilated)
-        for ours, (_, dx, dw), (_, _, options, y) in zip(found, expected, taken):
+        for ours, (_, dx, dw), (_, _, options, y) in zip(actual, expected, taken):
             for a, b in zip(ours, (y, dx, dw)):
                 assert relative_error(a, b) <= 1e-12, options

@@ -57,11 +57,11 @@ def losses(name: str, layers: Layers, options: dict) -> list[float]:
         params = optax.apply_updates(variables["params"], changes)
         return value, variables | {"params": params} | updates, state
 
-    found = []
+    losses = []
     for i in range(STEPS[name]):
         value, variables, state = step(variables, state, jax.random.key(i))
-        found.append(float(value))
-    return found
+        losses.append(float(value))
+    return losses
 
 
 def check(name: str, ours_options: dict, plain_options: dict) -> None:

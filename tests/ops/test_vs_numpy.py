@@ -138,10 +138,10 @@ def test_the_sum_of_two_dice():
 def test_the_nine_filters():
     image = jnp.asarray(counting(1, 4, 4, 1) ** 2, jnp.float32)
     assert len(ops.FILTERS) == 9
-    found = {name: float(ops.correlate(image, ops.filters.kernel(name))[0, 0, 1, 0])
-             for name in ops.FILTERS}
+    actual = {name: float(ops.correlate(image, ops.filters.kernel(name))[0, 0, 1, 0])
+              for name in ops.FILTERS}
     # Around the pixel 6^2: 1 4 9 / 25 36 49 / 81 100 121.
-    assert found == pytest.approx({
+    assert actual == pytest.approx({
         "sharpness": 2., "vertical edge": -2., "surround": 66., "sobel y": 384.,
         "nothing": 36., "horizontal edge": -32., "blur": 46.86, "sobel x": 96.,
         "embossing": -155.})

@@ -86,8 +86,9 @@ def test_about_names_network_classes_layers_and_limits(client, trained):
     shapes = {layer["name"]: layer["shape"] for layer in about["layers"]}
     assert about["layer"] in shapes and "head" not in shapes
     variables = trained.variables
-    found = features(trained.network, variables, jnp.zeros((1, 8, 8, 1)), True)
-    assert all(found[name].shape[1:] == tuple(shape) for name, shape in shapes.items())
+    outputs = features(trained.network, variables, jnp.zeros((1, 8, 8, 1)), True)
+    assert all(outputs[name].shape[1:] == tuple(shape)
+               for name, shape in shapes.items())
 
 
 @pytest.mark.parametrize("kind,invert", [("PNG", 0), ("PNG", 1), ("JPEG", 0),
@@ -127,13 +128,13 @@ def test_maps_and_grad_cam_are_those_of_the_layer(client, trained, chosen):
     images = scale(pixels[None], trained.info.scaling)
     network = trained.network
     variables = trained.variables
-    found = features(network, variables, images, inner=True)
+    outputs = features(network, variables, images, inner=True)
     for layer in client.get("/about").json["layers"][::3]:
         name = layer["name"]
         answer = client.post(f"/answer?layer={name}&class={chosen}", data=PICTURE).json
-        target = int(found["head"][0].argmax()) if chosen < 0 else chosen
+        target = int(outputs["head"][0].argmax()) if chosen < 0 else chosen
         assert (answer["layer"], answer["explained"]) == (name, target)
-        expected = np.asarray(found[name][0])
+        expected = np.asarray(outputs[name][0])
         low, high = answer["range"]
         np.testing.assert_allclose([low, high], [expected.min(), expected.max()],
                                    rtol=1e-5, atol=1e-6)

@@ -56,10 +56,10 @@ def probabilities(page) -> list[float]:
 
 def pictures(page, selector: str) -> list[str]:
     """Returns the addresses of the images shown there, once all are decoded."""
-    found = page.locator(selector)
-    widths = found.evaluate_all("images => images.map(i => i.naturalWidth)")
+    images = page.locator(selector)
+    widths = images.evaluate_all("images => images.map(i => i.naturalWidth)")
     assert widths and all(widths)
-    return found.evaluate_all("images => images.map(i => i.src)")
+    return images.evaluate_all("images => images.map(i => i.src)")
 
 
 def picture(colour: int = 200) -> bytes:

@@ -69,7 +69,7 @@ class Setting:
 
     def train(self, counts) -> list:
         """Trains, and returns the state after each of these counts as NumPy arrays."""
-        state, program, found, done = self.first(), self.compiled(), [], 0
+        state, program, states, done = self.first(), self.compiled(), [], 0
         self.program = program
         while done < max(counts):
             epoch, step = divmod(done, 480 // self.config.batch_size)
@@ -78,8 +78,8 @@ class Setting:
             jax.block_until_ready(metrics)
             done += 1
             if done in counts:
-                found.append(jax.tree.map(np.copy, self.placement.to_host(state)))
-        return found
+                states.append(jax.tree.map(np.copy, self.placement.to_host(state)))
+        return states
 
     def evaluate(self, state) -> dict:
         evaluate = make_evaluation(self.recipe, self.placement, self.feed,
@@ -102,9 +102,9 @@ def norm_groups(devices: int) -> tuple[dict, str]:
     one = Setting("jit", 1, **{"model.bn_sync": str(16 // devices)}).train(STEPS[:1])
     several = {kind: Setting(kind, devices, **{"model.bn_sync": "device"})
                for kind in ("jit", "pmap")}
-    found = {kind: distances(setting.train(STEPS[:1]), one)
-             for kind, setting in several.items()}
-    return found, several["jit"].program.as_text()
+    by_kind = {kind: distances(setting.train(STEPS[:1]), one)
+               for kind, setting in several.items()}
+    return by_kind, several["jit"].program.as_text()
 
 
 def save_and_restore(states: dict[int, object], settings: dict[int, Setting]) -> int:
@@ -118,8 +118,8 @@ def save_and_restore(states: dict[int, object], settings: dict[int, Setting]) ->
                 placed = settings[saved_on].placement.replicate(state)
                 checkpoints.save(settings[saved_on].placement.to_host(placed),
                                  Progress(step))
-                found, _ = checkpoints.restore(step, state)
-            placed = setting.placement.replicate(found)
+                restored, _ = checkpoints.restore(step, state)
+            placed = setting.placement.replicate(restored)
             for device in range(restored_on):
                 assert_same_bits(jax.tree.map(
                     lambda x: np.asarray(x.addressable_data(device)), placed), state)
@@ -135,11 +135,11 @@ def main(counts: list[int]) -> dict:
     for count in counts:
         for kind in ("jit", "pmap"):
             setting = Setting(kind, count)
-            found = setting.train(STEPS)
-            out["train"][f"{kind} {count}"] = distances(found, reference)
+            trained = setting.train(STEPS)
+            out["train"][f"{kind} {count}"] = distances(trained, reference)
             out["evaluate"][f"{kind} {count}"] = setting.evaluate(reference[-1])
             if kind == "jit":
-                states[count], settings[count] = found[-1], setting
+                states[count], settings[count] = trained[-1], setting
     out["save_and_restore"] = save_and_restore(states, settings)
     out["unsynchronized"] = distances(
         Setting("pmap", counts[0], unsynchronized).train(STEPS[:1]), reference[:1])

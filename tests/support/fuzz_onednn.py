@@ -144,10 +144,10 @@ def check(spec: ConvSpec, dtype, rng: np.random.Generator) -> None:
         for shape in (spec.x_shape, spec.w_shape, spec.y_shape)]
     expected = by_numpy(*arrays, spec)
     sizes = by_numpy(*map(np.abs, arrays), spec)
-    for name, found, right, size in zip(("y", "dx", "dw"), by_onednn(*arrays, spec),
-                                        expected, sizes):
-        assert found.dtype == dtype and found.shape == right.shape, (name, spec)
-        error = np.abs(np.asarray(found, np.float64) - right).max() / max(
+    for name, actual, right, size in zip(("y", "dx", "dw"), by_onednn(*arrays, spec),
+                                         expected, sizes):
+        assert actual.dtype == dtype and actual.shape == right.shape, (name, spec)
+        error = np.abs(np.asarray(actual, np.float64) - right).max() / max(
             np.abs(right).max(), size.max() / 10, 1e-9)
         assert error <= TOLERANCE[dtype], (name, error, dtype, spec)
     if dtype == "float32":
@@ -157,9 +157,9 @@ def check(spec: ConvSpec, dtype, rng: np.random.Generator) -> None:
 
 
 def check_sums(a, b, center) -> None:
-    found = compiled(sums_p.bind)(a, b, center)
+    actual = compiled(sums_p.bind)(a, b, center)
     a, b, center = (np.asarray(one, np.float64) for one in (a, b, center))
-    for name, one, products in zip(("sum", "product"), found, (a, a * (b - center))):
+    for name, one, products in zip(("sum", "product"), actual, (a, a * (b - center))):
         axes = tuple(range(products.ndim - 1))
         error = np.abs(one - products.sum(axes))
         assert (error <= 2e-6 * np.abs(products).sum(axes)).all(), (name, a.shape)

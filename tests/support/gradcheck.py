@@ -88,10 +88,10 @@ def equivalent(f, reference, *args, tolerance: float, seed: int = 0) -> float:
     args = [jnp.asarray(a) for a in args]
     y = jax.eval_shape(reference, *args)
     u = jnp.asarray(np.random.default_rng(seed).normal(size=y.shape), y.dtype)
-    found, expected = _passes(f)(u, *args), _passes(reference)(u, *args)
-    errors = [relative_error(a, b) for a, b in zip(found, expected)]
+    actual, expected = _passes(f)(u, *args), _passes(reference)(u, *args)
+    errors = [relative_error(a, b) for a, b in zip(actual, expected)]
     worst = float(np.max(errors))  # NaN where any of them is
     assert worst <= tolerance, (
         f"relative errors of value and gradients {errors}, allowed {tolerance}")
-    assert [a.dtype for a in found] == [b.dtype for b in expected]
+    assert [a.dtype for a in actual] == [b.dtype for b in expected]
     return worst

@@ -32,10 +32,10 @@ def gradients(name="onednn"):
 EXPECTED = jax.jit(gradients("lax"))(X, V, W)
 
 
-def check(name, found):
-    found, expected = (jax.tree.leaves(tree) for tree in (found, EXPECTED))
-    errors = [relative_error(a, b) for a, b in zip(found, expected)]
-    assert len(found) == len(expected) and max(errors) <= 5e-6, (name, errors)
+def check(name, actual):
+    actual, expected = (jax.tree.leaves(tree) for tree in (actual, EXPECTED))
+    errors = [relative_error(a, b) for a, b in zip(actual, expected)]
+    assert len(actual) == len(expected) and max(errors) <= 5e-6, (name, errors)
 
 
 def over_a_mesh(kind):
@@ -43,15 +43,15 @@ def over_a_mesh(kind):
     args = [jax.device_put(a, NamedSharding(mesh, spec))
             for a, spec in zip((X, V, W), (P("batch"), P(), P()))]
     step = jax.jit(gradients())
-    found = step(*args)
-    check(f"mesh {kind}", found)
+    actual = step(*args)
+    check(f"mesh {kind}", actual)
     text = step.lower(*args).compile().as_text()
     # 2 convolutions with 3 passes each, on 2 of the 8 images; weights are summed.
     assert text.count(f'custom_call_target="{TARGET}"') == 6, text
     assert "all-gather" not in text and "all-reduce" in text
     assert "f32[2,9,8,6]" in text and "f32[8,9,8,6]" not in text
-    assert tuple(found[1][0].sharding.spec)[:1] == ("batch",)
-    assert found[1][1].sharding.is_fully_replicated
+    assert tuple(actual[1][0].sharding.spec)[:1] == ("batch",)
+    assert actual[1][1].sharding.is_fully_replicated
 
 
 def over_split_pixels():
@@ -63,10 +63,10 @@ def over_split_pixels():
     def step(x, w, name="onednn"):
         return jax.value_and_grad(lambda x, w: (correlate(
             x, w, padding="SAME", implementation=name) ** 2).sum(), (0, 1))(x, w)
-    found = jax.jit(step)(*(
+    actual = jax.jit(step)(*(
         jax.device_put(a, NamedSharding(mesh, spec))
         for a, spec in ((x, P(None, None, "rows")), (w, P()))))
-    for ours, theirs in zip(jax.tree.leaves(found),
+    for ours, theirs in zip(jax.tree.leaves(actual),
                             jax.tree.leaves(step(x, w, "lax")), strict=True):
         assert relative_error(ours, theirs) <= 5e-6
 
@@ -80,10 +80,10 @@ def over_uneven_parts():
         return jax.value_and_grad(lambda x, v, w: loss(
             jax.lax.with_sharding_constraint(x[:6], half), v, w), (1, 2))(x, v, w)
     x = jax.device_put(X, NamedSharding(mesh, P()))
-    found = jax.tree.leaves(jax.jit(uneven)(x, V, W))
+    actual = jax.tree.leaves(jax.jit(uneven)(x, V, W))
     expected = jax.tree.leaves(jax.jit(jax.value_and_grad(
         lambda x, v, w: loss(x, v, w, "lax"), (1, 2)))(X[:6], V, W))
-    assert max(map(relative_error, found, expected)) <= 5e-6
+    assert max(map(relative_error, actual, expected)) <= 5e-6
 
 
 def in_shard_map(check_vma):
@@ -135,8 +135,8 @@ def winograd():
                                            P("batch"))), w
     text = step("auto").lower(*args).compile().as_text()
     assert text.count("tile = 4") == 3 and "all-gather" not in text, text
-    found = step("auto")(*args)
-    assert max(map(relative_error, found, expected)) <= 1e-5
+    actual = step("auto")(*args)
+    assert max(map(relative_error, actual, expected)) <= 1e-5
     dx, dw = jax.pmap(lambda x, w: step("auto")(x, w), in_axes=(0, None))(
         x.reshape(4, 4, *x.shape[1:]), w)
     assert relative_error(dx.reshape(x.shape), expected[0]) <= 1e-5

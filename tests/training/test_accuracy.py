@@ -14,14 +14,14 @@ MNIST = Path(os.environ.get("CNN_JAX_DATA", "")) / "mnist"
 
 
 def accuracies(variant: str, seeds, tmp_path) -> list[float]:
-    found = []
+    accuracies = []
     for seed in seeds:
         config = lenet.get_config(variant)
         config.seed = seed
         results = training.run(config, tmp_path / f"{variant}-{seed}")
-        found.append(results.test_accuracy)
-    print(variant, found)
-    return found
+        accuracies.append(results.test_accuracy)
+    print(variant, accuracies)
+    return accuracies
 
 
 def test_digits_mean_over_five_seeds(tmp_path):

@@ -98,9 +98,9 @@ def test_an_ascii_terminal_gets_escapes(monkeypatch):
 
 def test_a_missing_drawing_package_is_reported_before_training(
         monkeypatch, capsys):
-    found = importlib.util.find_spec
+    find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec",
-                        lambda name: found(name) if name != "jinja2" else None)
+                        lambda name: find_spec(name) if name != "jinja2" else None)
     with pytest.raises(SystemExit) as caught:
         start.start()
     assert caught.value.code == 2 and "has no jinja2" in capsys.readouterr().err

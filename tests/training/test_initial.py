@@ -16,14 +16,14 @@ KINDS = ("lecun", "glorot", "torch", "gaussian", "ai_edu_msra", "ai_edu_xavier")
 def check(function, tolerance=0.0):
     """Compares both ways; tolerance 0 compares all bits."""
     program = initial.trace(function)
-    found, expected = program.run(), jax.jit(function)()
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+    actual, expected = program.run(), jax.jit(function)()
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected)):
         assert isinstance(a, np.ndarray) and a.dtype == b.dtype
         np.testing.assert_allclose(a, b, rtol=tolerance)
-    assert jax.tree.map(jnp.shape, found) == jax.tree.map(
+    assert jax.tree.map(jnp.shape, actual) == jax.tree.map(
         lambda leaf: leaf.shape, program.shapes)
-    return found
+    return actual
 
 
 def test_every_initializer_draws_the_same_bits():

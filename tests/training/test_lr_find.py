@@ -25,12 +25,12 @@ def valley(steepest: float, minimum: float) -> Sweep:
 
 
 def test_suggested_rates():
-    found = valley(1e-3, 1e-1)
-    assert found.rates[0] == pytest.approx(LOW) and found.rates[-1] == pytest.approx(
+    curve = valley(1e-3, 1e-1)
+    assert curve.rates[0] == pytest.approx(LOW) and curve.rates[-1] == pytest.approx(
         HIGH)
-    assert found.steepest == pytest.approx(1e-3, rel=0.2)
-    assert found.at_minimum == pytest.approx(1e-1, rel=0.3)
-    assert found.tenth == pytest.approx(found.at_minimum / 10)
+    assert curve.steepest == pytest.approx(1e-3, rel=0.2)
+    assert curve.at_minimum == pytest.approx(1e-1, rel=0.3)
+    assert curve.tenth == pytest.approx(curve.at_minimum / 10)
 
 
 @pytest.mark.slow
@@ -39,21 +39,21 @@ def test_suggested_rates():
 def test_a_sweep_of_the_real_step(tmp_path, monkeypatch, changes):
     """Plain SGD learns nothing at 1e-6 and diverges at 10."""
     monkeypatch.chdir(tmp_path)
-    found = find_rate(tiny(changes | {"epochs": 1}), Reporter(quiet=True))
-    assert np.isfinite(found.losses).all() and found.losses[0] > found.smoothed.min()
-    assert 1e-5 < found.steepest <= found.at_minimum
+    curve = find_rate(tiny(changes | {"epochs": 1}), Reporter(quiet=True))
+    assert np.isfinite(curve.losses).all() and curve.losses[0] > curve.smoothed.min()
+    assert 1e-5 < curve.steepest <= curve.at_minimum
     assert list(tmp_path.iterdir()) == []  # it keeps nothing
 
 
 def test_the_command_and_auto(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    config, found, trained = tiny(), valley(1e-2, 1.0), []
+    config, curve, trained = tiny(), valley(1e-2, 1.0), []
     monkeypatch.setattr(training, "run",
                         lambda config, *_, **__: trained.append(config))
-    monkeypatch.setattr("cnn_jax.cli.lr_find.find_rate", lambda *_: found)
+    monkeypatch.setattr("cnn_jax.cli.lr_find.find_rate", lambda *_: curve)
     commands.run(Request("train", config, None, auto_rate=True))
     rate = trained[0].optimizer.learning_rate
-    assert rate == pytest.approx(found.steepest, rel=0.05)
+    assert rate == pytest.approx(curve.steepest, rel=0.05)
     check(trained[0])
     commands.run(Request("lr_find", config, None))
     out = capsys.readouterr().out
@@ -62,9 +62,9 @@ def test_the_command_and_auto(tmp_path, monkeypatch, capsys):
 
 
 def test_auto_is_taken_from_the_command_line(tmp_path):
-    rest, found = config_file.without_auto_rate(
+    argv, is_auto = config_file.without_auto_rate(
         ["main.py", "--config.optimizer.learning_rate=auto", "--config.epochs=3"])
-    assert found and rest == ["main.py", "--config.epochs=3"]
+    assert is_auto and argv == ["main.py", "--config.epochs=3"]
     for argv in (["main.py", "--config.optimizer.learning_rate", "auto"],
                  ["main.py", "--config.optimizer.learning_rate=auto"]):
         assert config_file.without_auto_rate(argv) == (["main.py"], True)

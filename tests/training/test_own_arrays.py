@@ -62,8 +62,8 @@ def test_other_arrays_in_the_workdir_are_refused(tmp_path):
     (random((9, 3), 2, np.float32), "arrays_multilabel"),
     (random((9, 6, 5), 4, np.int64), "arrays_segmentation")])
 def test_the_shape_of_the_labels_decides_the_task(labels, task):
-    found, stored = arrays.stored((random((9, 6, 5, 3), 256), labels))
-    assert found.set_name == task
+    inferred, stored = arrays.stored((random((9, 6, 5, 3), 256), labels))
+    assert inferred.set_name == task
     images, kept = stored.splits["train"]
     assert images.dtype == np.uint8 and images.shape == (9, 6, 5, 3)
     np.testing.assert_array_equal(kept, labels.reshape(kept.shape))

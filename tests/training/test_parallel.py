@@ -36,55 +36,55 @@ def run_devices(*counts: int) -> dict:
 
 
 @pytest.fixture(scope="module")
-def found():
+def measured():
     return run_devices(2)
 
 
-def assert_equal_training(found: dict) -> None:
-    for setting, parts in found["train"].items():
+def assert_equal_training(measured: dict) -> None:
+    for setting, parts in measured["train"].items():
         for part, distances in parts.items():
             print(setting, part, distances)
             for distance, bound in zip(distances, BOUNDS, strict=True):
                 assert distance <= bound, (setting, part, distances)
 
 
-def test_the_same_parameters_as_one_device(found):
-    assert list(found["train"]) == ["jit 2", "pmap 2"]
-    assert_equal_training(found)
+def test_the_same_parameters_as_one_device(measured):
+    assert list(measured["train"]) == ["jit 2", "pmap 2"]
+    assert_equal_training(measured)
 
 
-def test_the_check_detects_batch_norm_that_is_not_synchronized(found):
-    distance = found["unsynchronized"]["params"][0]
+def test_the_check_detects_batch_norm_that_is_not_synchronized(measured):
+    distance = measured["unsynchronized"]["params"][0]
     print("not synchronized:", distance)
     assert distance > 10 * BOUNDS[0]
 
 
-def test_groups_of_batch_norm_do_not_depend_on_the_devices(found):
-    assert list(found["norm_groups"]) == ["jit", "pmap"]
-    for setting, parts in found["norm_groups"].items():
+def test_groups_of_batch_norm_do_not_depend_on_the_devices(measured):
+    assert list(measured["norm_groups"]) == ["jit", "pmap"]
+    for setting, parts in measured["norm_groups"].items():
         for part, (distance,) in parts.items():
             assert distance <= BOUNDS[0], (setting, part, distance)
 
 
-def test_batch_norm_of_each_device_sends_no_statistics_between_its_layers(found):
+def test_batch_norm_of_each_device_sends_no_statistics_between_its_layers(measured):
     """The running averages are sent together, after the gradient."""
-    count = {name: facts(found[name]).collectives["all-reduce"]
+    count = {name: facts(measured[name]).collectives["all-reduce"]
              for name in ("hlo", "hlo_of_groups")}
     print(count)
     assert count["hlo_of_groups"] < count["hlo"]
 
 
-def test_evaluation_does_not_depend_on_the_devices(found):
-    expected = found["evaluate"]["jit 1"]
+def test_evaluation_does_not_depend_on_the_devices(measured):
+    expected = measured["evaluate"]["jit 1"]
     assert expected["examples"] == 359  # 359 = 9 * 40 - 1: the last batch is padded
-    for setting, figures in found["evaluate"].items():
+    for setting, figures in measured["evaluate"].items():
         assert figures["examples"] == expected["examples"], setting
         assert figures["accuracy"] == expected["accuracy"], setting
         assert figures["loss"] == pytest.approx(expected["loss"], rel=1e-6), setting
 
 
-def test_states_saved_on_some_devices_are_restored_on_others(found):
-    assert found["save_and_restore"] == 4  # {1, 2} x {1, 2}, bit for bit
+def test_states_saved_on_some_devices_are_restored_on_others(measured):
+    assert measured["save_and_restore"] == 4  # {1, 2} x {1, 2}, bit for bit
 
 
 def gathered(hlo: str) -> list[str]:
@@ -92,13 +92,13 @@ def gathered(hlo: str) -> list[str]:
     return re.findall(r"= (\w+\[[\d,]*\])\S* all-gather", hlo)
 
 
-def test_no_device_gathers_the_batch(found):
-    assert gathered(found["hlo"]) == []
-    assert "all-reduce" in found["hlo"]
+def test_no_device_gathers_the_batch(measured):
+    assert gathered(measured["hlo"]) == []
+    assert "all-reduce" in measured["hlo"]
 
 
-def test_the_check_detects_a_gathered_batch(found):
-    assert "u8[16,8,8,1]" in gathered(found["hlo_gathered"])
+def test_the_check_detects_a_gathered_batch(measured):
+    assert "u8[16,8,8,1]" in gathered(measured["hlo_gathered"])
 
 
 @pytest.fixture(scope="module")

@@ -57,10 +57,10 @@ def test_one_rate_equals_the_plain_loop(alone):
 def test_each_of_several_rates_is_an_independent_run(alone):
     """The config's schedule is not constant, and has no effect."""
     config = tiny(CHANGES | {"schedule.name": "onecycle"})
-    found = compare_rates(config, np.array([*RATES, 1e30]), QUIET, UPDATES)
-    np.testing.assert_allclose(found.losses[:, :2], alone[1], rtol=1e-5)
-    assert found.diverged.tolist() == [False, False, True]
-    assert abs(found.losses[-1, 0] - found.losses[-1, 1]) > 0.01  # they do differ
+    result = compare_rates(config, np.array([*RATES, 1e30]), QUIET, UPDATES)
+    np.testing.assert_allclose(result.losses[:, :2], alone[1], rtol=1e-5)
+    assert result.diverged.tolist() == [False, False, True]
+    assert abs(result.losses[-1, 0] - result.losses[-1, 1]) > 0.01  # they do differ
 
 
 @pytest.mark.slow
@@ -82,9 +82,9 @@ def comparison(*last: float) -> Comparison:
 
 
 def test_diverged_rates_and_the_best_rate():
-    found = comparison(1.5, 0.5, np.nan, 30.0, np.inf)
-    assert found.diverged.tolist() == [False, False, True, True, True]
-    assert found.best == 1
+    result = comparison(1.5, 0.5, np.nan, 30.0, np.inf)
+    assert result.diverged.tolist() == [False, False, True, True, True]
+    assert result.best == 1
     with pytest.raises(InputError):
         comparison(np.nan, 30.0).best
 

@@ -65,12 +65,12 @@ def read(folder, like=None, step=7):
 # Restoring
 
 def test_round_trip_keeps_every_bit(saved):
-    state, found = read(saved)
+    state, meta = read(saved)
     assert_same_bits(state, example_state())
-    assert state["batch_stats"] == {} and found == progress(7, s7=0.5)
-    plain, found = restore(saved / "7")  # without the expected structure
+    assert state["batch_stats"] == {} and meta == progress(7, s7=0.5)
+    plain, meta = restore(saved / "7")  # without the expected structure
     assert_same_bits(plain, example_state())
-    assert "batch_stats" not in plain and found == progress(7, s7=0.5)
+    assert "batch_stats" not in plain and meta == progress(7, s7=0.5)
 
 
 def test_meta_keeps_nan_and_infinity(tmp_path):
