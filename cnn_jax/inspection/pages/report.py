@@ -132,9 +132,9 @@ def describe_metrics(metrics: MetricsFile, best_step: int | None) -> str:
     stale = ("" if metrics.step == best_step else
              f" These figures are from step {metrics.step}, which is not the best "
              "checkpoint.")
-    return (f"{describe_correct(metrics)} "
-            f"({metrics.correct / metrics.examples:.2%}). The expected calibration error "
-            f"is {metrics.calibration_error:.4f}.{stale}")
+    accuracy = metrics.correct / metrics.examples
+    return (f"{describe_correct(metrics)} ({accuracy:.2%}). The expected calibration "
+            f"error is {metrics.calibration_error:.4f}.{stale}")
 
 
 def score_table(metrics: MetricsFile) -> Table:
