@@ -8,6 +8,7 @@ import zipfile
 import ml_dtypes
 import numpy as np
 import pytest
+from tests.support.weight_files import assert_same
 
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.interop.readers import read_arrays, write_safetensors
@@ -24,14 +25,6 @@ HEADER = {"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "weights"
-
-
-def assert_same(got, expected=ARRAYS):
-    assert sorted(got) == sorted(expected)
-    for name, array in expected.items():
-        assert got[name].dtype == array.dtype, name
-        assert got[name].shape == array.shape, name
-        np.testing.assert_array_equal(got[name], array, err_msg=name)
 
 
 def refused(path) -> str:

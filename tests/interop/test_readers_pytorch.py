@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 from tests.support import weight_files
-from tests.support.weight_files import (Called, Name, Raw, Reference, described,
-                                        storage, tensor)
+from tests.support.weight_files import (Called, Name, Raw, Reference, assert_same,
+                                        described, storage, tensor)
 
 from cnn_jax.errors import InputError
 from cnn_jax.interop.readers import read_arrays, read_numpy_pickle
@@ -29,14 +29,6 @@ ARRAYS = {
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "weights.bin"  # the format is detected by content
-
-
-def assert_same(got, expected):
-    assert list(got) == list(expected)
-    for name, array in expected.items():
-        assert got[name].dtype == array.dtype, name
-        assert got[name].shape == array.shape, name
-        assert got[name].tobytes() == array.tobytes(), name
 
 
 def write_stream(path, arrays):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.support.keras_float64 import keras_float64
 from tests.support.quick_compile import mean_loss, quick_jit, sgd_steps
 
 from cnn_jax import networks
@@ -49,16 +50,9 @@ LOGITS_ALONE = {"ResNet101", "ResNet152", "ResNet101V2", "ResNet152V2", "DenseNe
 
 
 @pytest.fixture(autouse=True)
-def float64(monkeypatch):
-    keras.config.set_floatx("float64")
-    # On its JAX backend Keras computes batch norm and means in float32 all the same,
-    # which would hide differences below 1e-7.
-    from keras.src.backend.common import dtypes
-    monkeypatch.setitem(dtypes.BIT64_TO_BIT32_DTYPE, "float64", "float64")
-    # Keras adds biases of lower rank, which the other tests forbid.
-    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
+def float64():
+    with keras_float64():
         yield
-    keras.config.set_floatx("float32")
 
 
 def randomize(peer):

@@ -179,3 +179,12 @@ def h5_bytes(write) -> bytes:
     with h5py.File(content, "w") as file:
         write(file)
     return content.getvalue()
+
+
+def assert_same(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """Compares names, types, shapes and values of arrays."""
+    assert sorted(got) == sorted(expected)
+    for name, array in expected.items():
+        assert got[name].dtype == array.dtype, name
+        assert got[name].shape == array.shape, name
+        np.testing.assert_array_equal(got[name], array, err_msg=name)
