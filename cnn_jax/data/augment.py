@@ -125,17 +125,22 @@ def augment(key: jax.Array, images: jax.Array, labels: jax.Array, positions: jax
         hidden = boxes.box_mask(erased, *target)
         images = jnp.where(hidden[..., None], per_channel(zero, images.ndim), images)
     if settings.own:
-        function = user_code.find(AUGMENTATIONS, settings.own)
-        with user_code.named("augment.own", settings.own):
-            changed = jax.vmap(function)(keys["own"], images).astype(jnp.float32)
-        if changed.shape != images.shape:
-            raise InputError(f"config.augment.own = {settings.own}: the function made "
-                             f"an image {changed.shape[1:]} of {images.shape[1:]}: it "
-                             "must keep the shape")
-        images = changed
+        images = apply_own(settings.own, keys["own"], images)
     if has_mixing(settings):
         return mix(images, labels, keys, settings, axis_name)
     return images, ((labels, 1.0),)
+
+
+def apply_own(name: str, keys: jax.Array, images: jax.Array) -> jax.Array:
+    """Applies a function of the user's own, `augment.own`, to each image."""
+    function = user_code.find(AUGMENTATIONS, name)
+    with user_code.named("augment.own", name):
+        changed = jax.vmap(function)(keys, images).astype(jnp.float32)
+    if changed.shape != images.shape:
+        raise InputError(f"config.augment.own = {name}: the function made an image "
+                         f"{changed.shape[1:]} of {images.shape[1:]}: it must keep the "
+                         "shape")
+    return changed
 
 
 def resize(images: jax.Array, masks: jax.Array | None, keys: jax.Array,

@@ -258,11 +258,11 @@ def pmap_placement(devices: Sequence[jax.Device], arrays: Arrays = REAL) -> Plac
         return jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[0, ...], tree)
 
     def shard_batch(rows: np.ndarray) -> jax.Array:
-        """[..., B] -> [devices, ..., B / devices]."""
+        """Reshapes [..., B] to [devices, ..., B / devices]."""
         return arrays.whole(np.stack(np.split(rows, len(devices), axis=-1)), stacked)
 
     def join_shares(share: np.ndarray) -> jax.Array:
-        """[b, ...] -> [devices, B / devices, ...]."""
+        """Reshapes [b, ...] to [devices, B / devices, ...]."""
         return arrays.joined(stacked, np.stack(np.split(share, count_local(devices))))
 
     def compile(step: Callable, donate: tuple[int, ...] = ()) -> Any:

@@ -39,12 +39,12 @@ def test_image_data_generator(mode):
     transposed square images it does what its first versions and our map do.
     """
     from keras.src.legacy.preprocessing.image import apply_affine_transform
-    wanted = settings(rotation_range=40.0, width_shift_range=0.2,
+    shifts = settings(rotation_range=40.0, width_shift_range=0.2,
                       height_shift_range=0.1, shear_range=15.0, zoom_range=0.3,
                       horizontal_flip=True, vertical_flip=True, fill_mode=mode)
     images = RNG.integers(0, 256, (12, 17, 17, 3), dtype=np.uint8)
     got, _ = augment.augment(jax.random.key(5), images, jnp.zeros(12, int),
-                             jnp.arange(12), wanted)
+                             jnp.arange(12), shifts)
     keys = draws(images)
     signs = [np.asarray(augment.flip_signs(keys[name], True))
              for name in ("vertical", "horizontal")]

@@ -100,13 +100,13 @@ def test_checkpoint_of_a_training(path, wrapper):
 
 
 def test_stream_skips_storages_that_are_not_needed(path):
-    wanted = np.arange(3, dtype=np.int16)
+    values = np.arange(3, dtype=np.int16)
     old = weight_files.as_stream(Raw(weight_files.encode({
         "optimizer": tensor(storage("a", "float64", 5), (5,), (1,)),
         "state_dict": {"w": tensor(storage("b", "int16", 3), (3,), (1,))}})))
-    weight_files.write_stream(path, old, {"a": bytes(40), "b": wanted.tobytes()},
+    weight_files.write_stream(path, old, {"a": bytes(40), "b": values.tobytes()},
                               {"a": 5, "b": 3})
-    assert_same(read_arrays(path), {"w": wanted})
+    assert_same(read_arrays(path), {"w": values})
 
 
 def test_ordered_dict_of_python_2(path):

@@ -21,11 +21,11 @@ def run(monkeypatch):
     """
     monkeypatch.setattr(peers, "ERROR_SECONDS", 0.1)
     pairs = {number: socket.socketpair() for number in (1, 2)}
-    said = [queue.Queue() for _ in range(3)]
+    answers = [queue.Queue() for _ in range(3)]
     links = [{n: pair[0] for n, pair in pairs.items()},
              {0: pairs[1][1]}, {0: pairs[2][1]}]
-    watches = [peers.Watch(links[n], n, 3, said[n].put) for n in range(3)]
-    yield watches, said, links
+    watches = [peers.Watch(links[n], n, 3, answers[n].put) for n in range(3)]
+    yield watches, answers, links
     for watch in watches:
         watch.closing = True
     for pair in pairs.values():
@@ -40,36 +40,36 @@ def die(links):
 
 @pytest.mark.parametrize("victim, others", [(0, (1, 2)), (1, (0, 2))])
 def test_all_others_name_the_process_that_ended(run, victim, others):
-    watches, said, links = run
+    watches, answers, links = run
     watches[victim].closing = True  # a dead process sends nothing
     die(links[victim])
     for other in others:
-        assert said[other].get(timeout=SECONDS) == f"process {victim} is gone"
+        assert answers[other].get(timeout=SECONDS) == f"process {victim} is gone"
 
 
 def test_processes_that_finish_are_not_reported(run):
-    watches, said, links = run
+    watches, answers, links = run
     for number in (2, 1, 0):
         assert watches[number].close(failed=False)
         die(links[number])
     time.sleep(0.05)
-    assert all(answer.empty() for answer in said)
+    assert all(answer.empty() for answer in answers)
 
 
 def test_a_process_that_fails_alone_tells_the_others(run):
-    watches, said, _ = run
+    watches, answers, _ = run
     assert not watches[1].close(failed=True)
     for other in (0, 2):
-        assert "process 1 has failed" in said[other].get(timeout=SECONDS)
+        assert "process 1 has failed" in answers[other].get(timeout=SECONDS)
 
 
 def test_an_error_of_all_processes_ends_them_as_usual(run):
-    watches, said, _ = run
+    watches, answers, _ = run
     for watch in watches[1:]:
         watch.closing = True  # as `close` does before it waits
         watch.send(f"error {watch.number}")
     assert watches[0].close(failed=True)
-    assert all(answer.empty() for answer in said)
+    assert all(answer.empty() for answer in answers)
 
 
 @pytest.mark.slow

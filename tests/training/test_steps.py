@@ -193,16 +193,16 @@ def test_a_step_on_mixed_images_uses_both_labels():
     state = init(recipe)
     _, metrics = train(state, data, recipe)
     key, _ = jax.random.split(draw_key(0, "step", 0))
-    images, ((own, share), (other, rest)) = quick_jit(lambda: augment(
+    images, ((labels, share), (others, remainder)) = quick_jit(lambda: augment(
         key, data.image, data.label, data.position, settings))()
     logits = np.asarray(quick_jit(lambda: recipe.model.apply(
         {"params": state.params}, recipe.scale(images), train=False))())
-    soft = (np.asarray(share)[:, None] * np.eye(3)[np.asarray(own)]
-            + np.asarray(rest)[:, None] * np.eye(3)[np.asarray(other)])
+    soft = (np.asarray(share)[:, None] * np.eye(3)[np.asarray(labels)]
+            + np.asarray(remainder)[:, None] * np.eye(3)[np.asarray(others)])
     np.testing.assert_allclose(metrics["loss"], -(soft * log_softmax(logits)).sum(),
                                rtol=1e-4)
-    hits = soft[np.arange(6), logits.argmax(-1)].sum()
-    np.testing.assert_allclose(metrics["correct"], hits, rtol=1e-5)
+    correct = soft[np.arange(6), logits.argmax(-1)].sum()
+    np.testing.assert_allclose(metrics["correct"], correct, rtol=1e-5)
     assert metrics["count"] == 6
 
 

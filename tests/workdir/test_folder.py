@@ -25,11 +25,11 @@ def test_the_error_for_other_values_has_a_command_that_continues_with_them(
     """The config of the command has the new values and starts from the old weights."""
     run = saved(tmp_path / "a run")
     saved(tmp_path / "a run-2")
-    wanted = tiny({"optimizer.learning_rate": 0.25, "augment.horizontal_flip": True,
-                   "augment.crop_scale": (0.5, 1.0), "optimizer.clip_norm": 2.0,
-                   "data.limit": None, "loss.name": "focal"})
+    other = tiny({"optimizer.learning_rate": 0.25, "augment.horizontal_flip": True,
+                  "augment.crop_scale": (0.5, 1.0), "optimizer.clip_norm": 2.0,
+                  "data.limit": None, "loss.name": "focal"})
     with pytest.raises(InputError) as error:
-        check_same_config(run, wanted)
+        check_same_config(run, other)
     _, _, command = str(error.value).partition("new values: ")
     python, main, *arguments = shlex.split(command)
     assert (python, main) == ("python", "main.py")
@@ -45,7 +45,7 @@ def test_the_error_for_other_values_has_a_command_that_continues_with_them(
     check(config)
     assert config.model.init_from == str(run)
     config.model.init_from = None
-    assert result_fields(config) == result_fields(wanted)
+    assert result_fields(config) == result_fields(other)
 
 
 def test_fields_of_evaluation_may_differ_in_evaluation(tmp_path):
