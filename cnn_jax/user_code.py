@@ -41,25 +41,25 @@ def import_module(name: str) -> ModuleType:
                    and error.name == module.split(".")[0])
         reason = ("it is neither in the current folder, nor beside the config file, "
                   "nor installed" if missing else
-                  ": ".join(filter(None, (place(error), type(error).__name__,
+                  ": ".join(filter(None, (source_line(error), type(error).__name__,
                                           str(error)))))
         raise ModuleError(f"{name!r}: the module {module} cannot be imported ({reason})"
                           ) from error
 
 
-def own_frames(error: BaseException) -> list[traceback.FrameSummary]:
+def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
     """Lists the lines of the user's own files that led to an error."""
     return [frame for frame in traceback.extract_tb(error.__traceback__)
-            if is_users(Path(frame.filename))]
+            if is_user_file(Path(frame.filename))]
 
 
-def place(error: BaseException) -> str:
+def source_line(error: BaseException) -> str:
     """Returns the last of the user's own lines: 'FILE, line N', or '' without one."""
-    frames = own_frames(error)
+    frames = user_frames(error)
     return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
 
 
-def is_users(path: Path) -> bool:
+def is_user_file(path: Path) -> bool:
     """Tells whether a file is neither of this package nor of a library."""
     package = Path(__file__).resolve().parent
     ours = (path.resolve().is_relative_to(package)

@@ -8,7 +8,7 @@ from absl import flags
 
 from cnn_jax.config import ALIASES, is_field
 from cnn_jax.errors import first_line
-from cnn_jax.user_code import own_frames, place
+from cnn_jax.user_code import source_line, user_frames
 
 
 def explain(error: flags.Error) -> str:
@@ -48,12 +48,12 @@ def own_code(error: Exception) -> tuple[str, str] | None:
 
     `cnn_jax.user_code.named` notes the field whose function raised.
     """
-    frames = own_frames(error)
+    frames = user_frames(error)
     notes = [note for note in getattr(error, "__notes__", ())
              if note.startswith("config.")]
     if not frames and not notes:
         return None
-    where = notes[0] if notes else place(error)
+    where = notes[0] if notes else source_line(error)
     return ("".join(traceback.format_list(frames)),
             f"{where}: your own code raised {type(error).__name__}: "
             f"{first_line(error)}")

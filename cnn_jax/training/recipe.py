@@ -120,8 +120,8 @@ def refusing(network: str, image_shape: tuple[int, int, int]) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        place = own.place(error)
-        raise InputError(f"{network}{f' ({place})' * bool(place)} on images of shape "
+        line = user_code.source_line(error)
+        raise InputError(f"{network}{f' ({line})' * bool(line)} on images of shape "
                          f"{tuple(image_shape)}: {first_line(error)}") from error
 
 
