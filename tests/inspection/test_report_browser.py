@@ -120,7 +120,7 @@ def test_wide_content_scrolls_in_its_own_box(browser, pages):
 def test_a_tall_picture_leaves_no_gap_beside_it(browser, pages):
     """Pictures are in columns on a desk, and below each other on a phone."""
     with opened(browser, pages["report"], DESK) as (page, _):
-        for width, columns in (DESK, 2), (390, 1):
+        for width, columns in (DESK, 3), (390, 1):
             page.set_viewport_size({"width": width, "height": 800})
             boxes = page.evaluate("""[...document.querySelector(
                 "figure:has(img[height='864'])").parentElement.querySelectorAll(
