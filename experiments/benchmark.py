@@ -81,7 +81,8 @@ PUBLISHED = {
                                  (224, 224, 3), 1000),
     "MobileNet v2 b16": Workload("torchvision:mobilenet_v2", 16, (224, 224, 3), 1000,
                                  True),
-    "Xception b4": Workload("timm:legacy_xception.tf_in1k", 4, (299, 299, 3), 1000),
+    "Xception b4": Workload("timm:legacy_xception.tf_in1k", 4, (299, 299, 3), 1000,
+                            True),
     "SqueezeNet b16": Workload("torchvision:squeezenet1_1", 16, (224, 224, 3), 1000,
                                True),
 }
@@ -297,7 +298,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="three workloads")
     parser.add_argument("--published", action="store_true",
                         help="trains networks of torchvision and timm instead")
-    parser.add_argument("--only", default="", help="workloads whose name contains this")
+    parser.add_argument("--only", default="", metavar="NAME,NAME",
+                        help="workloads whose names contain one of these")
     parser.add_argument("--peers", default="", metavar="onednn,torch,compile,keras")
     parser.add_argument("--dtype", default="float32", choices=AGREEMENT,
                         help="of the computation; parameters stay float32")
@@ -319,7 +321,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--published has no arm of Keras, but onednn, torch, compile")
     workloads = PUBLISHED if flags.published else WORKLOADS
     names = [name for name in (QUICK if flags.quick else workloads)
-             if flags.only in name]
+             if any(part in name for part in flags.only.split(","))]
     if not names:
         parser.error(f"--only={flags.only} is in no name of {', '.join(workloads)}")
     results, cores = {}, None
@@ -335,11 +337,11 @@ def main(argv: list[str] | None = None) -> None:
                 cores, lambda text: progress.update(
                     task, description=f"{name}: {text}"))
             progress.advance(task)
+            text = f"{heading(results, flags.dtype)}\n{table(results)}\n"
             (flags.out / "benchmark.json").write_text(json.dumps(results, indent=1))
+            (flags.out / "benchmark.txt").write_text(text)
     if cores:
         cores.close()
-    text = f"{heading(results, flags.dtype)}\n{table(results)}\n"
-    (flags.out / "benchmark.txt").write_text(text)
     draw(results, flags.out)
     print(text)
 

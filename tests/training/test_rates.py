@@ -14,7 +14,8 @@ from cnn_jax.cli.request import Request
 from cnn_jax.console import Reporter
 from cnn_jax.errors import InputError
 from cnn_jax.training import rates as module
-from cnn_jax.training.loop import Programs, compile_training
+from cnn_jax.training.loop import (Programs, compile_training, kept_leaves,
+                                    split_leaves)
 from cnn_jax.training.lr_find import open_updates, update_losses
 from cnn_jax.training.rates import Comparison, compare_rates, stack, train_members
 from cnn_jax.training.setup import Run
@@ -115,3 +116,11 @@ def test_rates_are_for_lr_find_and_small_networks(monkeypatch):
     monkeypatch.setattr(module, "memory_bytes", lambda devices: 2**20)
     with pytest.raises(InputError, match=r"12 rates at once.* at most \d+ fit"):
         compare_rates(tiny(), np.geomspace(1e-3, 1, 12), QUIET)
+
+
+def test_cpu_programs_keep_the_parameters_and_donate_the_rest():
+    with open_updates(tiny(), 1) as (_, state):
+        kept, donated = split_leaves(state, kept_leaves(state, "cpu"))
+        assert list(map(id, kept)) == list(map(id, jax.tree.leaves(state.params)))
+        assert len(kept) + len(donated) == len(jax.tree.leaves(state))
+        assert not any(kept_leaves(state, "gpu") + kept_leaves(state, "tpu"))
