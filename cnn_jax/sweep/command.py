@@ -14,6 +14,7 @@ was stopped.
 import argparse
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from cnn_jax.errors import InputError, one_line
 from cnn_jax.sweep.compare import report
@@ -21,7 +22,7 @@ from cnn_jax.sweep.trials import Sweep, all_combinations, run_grid
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parses the command line."""
+    """Parses the command line. Raises InputError if that fails."""
     parser = argparse.ArgumentParser(
         prog="python -m cnn_jax.sweep", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -40,7 +41,16 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--monitor", default="val_loss",
                         help="metric of history.csv that ranks the trials: higher is "
                         "better, except for a loss or error; default val_loss")
-    return parser.parse_args(argv)
+
+    def refuse(message: str) -> NoReturn:
+        raise InputError(f"{message}; --help explains the flags")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    args = parser.parse_args(argv)
+    for name in ("trials", "jobs"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name}={getattr(args, name)} must be at least 1")
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -80,6 +80,15 @@ def test_combinations_and_values():
             trials.all_combinations([text])
 
 
+@pytest.mark.parametrize("words, fact", [
+    ([], "config"), (["lenet.py", "--jobs=0"], "--jobs=0"),
+    (["lenet.py", "--jobs=two"], "two"), (["lenet.py", "--gird", "seed=1"], "--gird"),
+    (["lenet.py"], "--grid FIELD")])
+def test_a_wrong_command_line_is_refused(words, fact):
+    with pytest.raises(InputError, match=fact):
+        main(words)
+
+
 def test_numbers_are_placed_by_size_and_names_evenly():
     places, labels = positions(["1e-3", "1e-1", "1e-2"])
     np.testing.assert_allclose(places, [0, 1, 0.5], atol=1e-6)
