@@ -50,7 +50,8 @@ def ours(folder: str, size: int, cores: int, workers: int = 0) -> Batches:
     from cnn_jax.data.batches import TrainOrder
     from cnn_jax.data.images import Preprocessing
     from cnn_jax.data.lazy import LazyImages
-    from cnn_jax.data.stream import Reading, Share, Stream
+    from cnn_jax.data.shares import Share
+    from cnn_jax.data.stream import Reading, Stream
     config = default_config().data
     config.name, config.dir = "folder", folder
     records = data.open_stored(config).splits["train"]

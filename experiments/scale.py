@@ -166,7 +166,8 @@ def stream_once(records: Records) -> tuple[float, float]:
     from cnn_jax.data.batches import TrainOrder
     from cnn_jax.data.images import Preprocessing
     from cnn_jax.data.lazy import LazyImages
-    from cnn_jax.data.stream import Reading, Share, Stream
+    from cnn_jax.data.shares import Share
+    from cnn_jax.data.stream import Reading, Stream
     images = LazyImages(records, Preprocessing((SIDE, SIDE), 3), (SIDE, SIDE, 3))
     size = min(BATCH, len(records))
     share = Share(images, records.labels, TrainOrder(0, len(records), size),

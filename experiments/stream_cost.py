@@ -60,7 +60,7 @@ RESTARTED = {
     "data.validation": 0.05, "data.test": 0.05, "data.channels": 1, "batch_size": 1,
     "epochs": 1, "log.every_steps": 1, "checkpoint.monitor": "loss",
     "data.image_size": (28, 28)}
-READY = 10  # steps before the clock starts; more than the batches that are read ahead
+READY = 30  # steps before the clock starts; more than the batches that are read ahead
 FAR_STEP = 100_000
 
 
@@ -96,16 +96,19 @@ class Trainer:
     def time_step(self, epoch: int, steps: int) -> float:
         """Trains an epoch as the training loop does; returns the seconds of a step."""
         ranges = [(step, step + 1) for step in range(READY + steps)]
-        before = None
-        for (step, _), arguments in zip(ranges, self.feed.calls(epoch, ranges)):
+        calls, before = self.feed.calls(epoch, ranges), None
+        for step, _ in ranges:
             if step == READY:
                 jax.block_until_ready(self.state)
                 begun = time.perf_counter()
-            self.state, metrics = self.program(self.state, *arguments)
+            ending = (self.watcher.submit(end_time, before)
+                      if before and not self.feed.ready else None)
+            self.state, metrics = self.program(self.state, *next(calls))
             if self.feed.streams:
-                if before:
-                    before.result()
-                before = self.watcher.submit(end_time, metrics)
+                if ending:
+                    ending.result()
+                jax.block_until_ready(before)
+                before = metrics
         jax.block_until_ready(self.state)
         return (time.perf_counter() - begun) / steps
 

@@ -40,6 +40,7 @@ class Feed(Protocol):
     # Whether each batch is sent when it is needed. Then at most one call may be queued:
     # the batches of more calls would fill the memory.
     streams: bool
+    ready: bool             # whether the next batch has arrived
     counts: dict[str, int]  # examples of each split
     eval_batch_size: int
     skips: bool             # whether images that cannot be decoded are skipped
@@ -76,7 +77,7 @@ class Resident:
     """Holds all images on the devices."""
 
     train, evaluate = staticmethod(train_steps), staticmethod(eval_rows)
-    streams = False
+    streams, ready = False, True
 
     def __init__(self, placement: Placement, dataset: Dataset, seed: int,
                  batch_size: int, eval_batch_size: int) -> None:
@@ -130,13 +131,17 @@ class Streamed:
         self.placement, self.dataset, self.config = placement, dataset, config
         self.reading = stream.choose_reading(config.data.workers, config.data.prefetch,
                                              steps_per_call)
-        self.stream: stream.Stream[tuple[Examples, jax.Array | None]] | None = None
+        self.stream: stream.Stream[Arguments] | None = None
         self.training = False  # whether the open stream is that of training
         self.epoch = 0         # the epoch that is being trained
         self.advised = False
         self.counts = {split: len(getattr(dataset, split).labels) for split in SPLITS}
         self.eval_batch_size = evaluation_batch(eval_batch_size, self.counts, placement)
         self.skips, self.skipped = config.data.on_error == "skip", set[str]()
+
+    @property
+    def ready(self) -> bool:
+        return self.stream is not None and bool(self.stream.ready)
 
     def start(self, epoch: int, step: int) -> None:
         shares = {"train": self._training_share()}
@@ -190,7 +195,7 @@ class Streamed:
             self.stream, self.training = None, False
 
     def _share(self, split: str, order: TrainOrder | EvalOrder) -> Any:
-        from cnn_jax.data.stream import Share
+        from cnn_jax.data.shares import Share
         images, labels = getattr(self.dataset, split)
         settings, positions = (self.config.augment,
                                self.placement.positions(order.batch_size))
@@ -211,14 +216,14 @@ class Streamed:
         from cnn_jax.data.stream import Stream
         return Stream(shares, epochs, self.reading, self._place)
 
-    def _place(self, batch: Any) -> tuple[Examples, jax.Array | None]:
+    def _place(self, batch: Any) -> Arguments:
         """Sends this process's share of a batch to its devices."""
         self.skipped.update(batch.skipped)
         examples = Examples(batch.images, batch.labels)
         return jax.tree.map(self.placement.join_shares, (examples, batch.mask))
 
     def _example(self, batch_size: int,
-                 image_shape: tuple[int, ...]) -> tuple[Examples, jax.Array]:
+                 image_shape: tuple[int, ...]) -> Arguments:
         count = len(self.placement.positions(batch_size))
         labels = self.dataset.train.labels
         return jax.tree.map(self.placement.join_shares, (

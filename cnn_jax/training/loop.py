@@ -6,7 +6,7 @@ import itertools
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -92,11 +92,14 @@ def train_epoch(run: Run, state: TrainState, progress: Progress, train: Programs
     ranges = list(call_ranges(done, steps, run.steps_per_call))
     calls = run.feed.calls(epoch, ranges)
     pending: list[Metrics] = []
-    previous_end: Future[float] | None = None  # when the previous call ended
+    previous: Metrics | None = None  # of the previous call, in a stream
     with (run.report.progress_bar(f"epoch {epoch + 1}/{config.epochs}", steps, done),
           ThreadPoolExecutor(1) as watcher):
         for start, stop in ranges:
             begun = time.perf_counter()
+            # The end of the previous call matters only if the next input is not there.
+            ending = (watcher.submit(end_time, previous)
+                      if previous and not run.feed.ready else None)
             arguments = next(calls)
             arrived = time.perf_counter()
             run.profiler.before(epoch * steps + start, epoch * steps + stop, state)
@@ -108,9 +111,11 @@ def train_epoch(run: Run, state: TrainState, progress: Progress, train: Programs
             if run.feed.streams:
                 # The devices were idle until the input arrived: since the end of the
                 # previous call, or since `begun` if that is later.
-                ended = previous_end.result() if previous_end else begun
-                progress.input_seconds += max(0.0, arrived - max(begun, ended))
-                previous_end = watcher.submit(end_time, metrics)
+                ended = ending.result() if ending else begun
+                if ending or not previous:
+                    progress.input_seconds += max(0.0, arrived - max(begun, ended))
+                jax.block_until_ready(previous)
+                previous = metrics
             pending.append(metrics)
             progress.step = epoch * steps + stop
             logging = (stop == steps or reaches(config.log.every_steps, start, stop)

@@ -16,7 +16,8 @@ from cnn_jax.data.crops import random_resized_crop, training_crop
 from cnn_jax.data.info import describe
 from cnn_jax.data.lazy import LazyImages
 from cnn_jax.data.progressive import Ramp
-from cnn_jax.data.stream import HostBatch, Reading, Share, Stream, choose_reading
+from cnn_jax.data.shares import HostBatch, Share
+from cnn_jax.data.stream import Reading, Stream, choose_reading
 from cnn_jax.data.records import read_pixels
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.files import write_json
