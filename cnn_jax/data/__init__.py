@@ -22,6 +22,7 @@ from cnn_jax.data.examples import Dataset, Examples, Stored, split, split_rows
 from cnn_jax.data.images import (convert_images, find_images, preprocessing_of,
                                  read_image)
 from cnn_jax.data.lazy import lazy_dataset, streams
+from cnn_jax.data.memory import return_freed
 from cnn_jax.data.own_source import own_source
 from cnn_jax.data.records import (InMemory, RecordDataset, Records, StoredRecords,
                                   Subset)
@@ -200,7 +201,9 @@ def _read(config: ConfigDict) -> Stored | StoredRecords:
     check(config)
     if _is_reference(config.name):
         return own_source(config, task_of(config))
-    return SOURCES.get(config.name, CATALOGUE).read(config)
+    stored = SOURCES.get(config.name, CATALOGUE).read(config)
+    return_freed()
+    return stored
 
 
 def _describe(stored: Stored | StoredRecords, config: ConfigDict,

@@ -47,12 +47,15 @@ def permutation(key: jax.Array, count: int) -> np.ndarray:
     Each round sorts by random numbers of 32 bits. With the position as the lower 32
     bits, NumPy's fast sort is as stable as JAX's.
     """
-    order = position = np.arange(count, dtype=np.uint64)
+    order = position = np.arange(count, dtype=np.uint32)
     for _ in range(math.ceil(3 * math.log(max(1, count)) / math.log(2**32 - 1))):
         key, subkey = jax.random.split(key)
         random = np.asarray(jax.random.bits(subkey, (count,), np.uint32))
-        sorted_keys = np.sort((random.astype(np.uint64) << np.uint64(32)) | position)
-        order = order[sorted_keys & np.uint64(2**32 - 1)]
+        keys = random.astype(np.uint64)
+        keys <<= 32
+        keys |= position
+        keys.sort()
+        order = order[keys & (2**32 - 1)]
     return order.astype(np.int32)
 
 

@@ -119,7 +119,8 @@ def _archive_records(listing: Listing, pictures: Pictures) -> Records:
 def _fingerprint(pictures: Pictures, sizes: np.ndarray) -> str:
     """Hashes names, labels and sizes, but not the path of the root."""
     return digest(*map(os.fsencode, pictures.directories), pictures.directory,
-                  pictures.files.block, pictures.files.starts, pictures.labels, sizes)
+                  pictures.files.block, pictures.files.starts.astype(np.int64),
+                  pictures.labels, sizes)
 
 
 def _kinds(splits: dict[str, Pictures]) -> str:

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax.data.class_names import is_table, numbered_names
 from cnn_jax.data.listing import SPLIT_NAMES
-from cnn_jax.data.packed_strings import PackedStrings
+from cnn_jax.data.packed_strings import PackedStrings, compact
 from cnn_jax.data.records import Record, StoredRecords, digest, read_each
 from cnn_jax.data.shard_index import index_shards
 from cnn_jax.errors import InputError
@@ -39,8 +39,8 @@ class ShardRecords:
     shards: tuple[str, ...]
     shard: np.ndarray     # int32 [N], into `shards`
     members: PackedStrings
-    offsets: np.ndarray   # int64 [N], bytes
-    sizes: np.ndarray     # int64 [N], bytes
+    offsets: np.ndarray   # uint32 or int64 [N], bytes
+    sizes: np.ndarray     # uint32 or int64 [N], bytes
     labels: np.ndarray    # int32 [N]
     fingerprint: str
 
@@ -167,8 +167,8 @@ def _open(paths: list[Path]) -> tuple[ShardRecords, str]:
     return ShardRecords(
         tuple(map(str, paths)),
         np.repeat(np.arange(len(paths), dtype=np.int32), counts), members,
-        np.concatenate([shard.offsets for shard in shards]), sizes, labels,
-        fingerprint), note
+        compact(np.concatenate([shard.offsets for shard in shards])), compact(sizes),
+        labels, fingerprint), note
 
 
 def _class_names(folder: Path, splits: dict[str, ShardRecords]) -> tuple[str, ...]:

@@ -40,11 +40,14 @@ class Feed(Protocol):
     # Whether each batch is sent when it is needed. Then at most one call may be queued:
     # the batches of more calls would fill the memory.
     streams: bool
-    ready: bool             # whether the next batch has arrived
     counts: dict[str, int]  # examples of each split
     eval_batch_size: int
     skips: bool             # whether images that cannot be decoded are skipped
     skipped: set[str]       # names of the images that this process skipped
+
+    @property
+    def ready(self) -> bool:
+        """Tells whether the next batch has arrived."""
 
     def start(self, epoch: int, step: int) -> None:
         """Begins to read ahead for the call that starts at this step of this epoch."""
