@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec
 import numpy as np
 
 from cnn_jax.ops._xla.compiler import materialize
-from cnn_jax.ops.geometry import gather_tap, pad_image, scatter_tap, unpad_image
+from cnn_jax.ops.geometry import gather_tap, pad_image, unpad_image
 from cnn_jax.ops.pool.spec import PoolSpec, inside
 
 Arrays = tuple[jax.Array, jax.Array]
@@ -136,12 +136,29 @@ def _scatter(g: jax.Array, index: jax.Array | None, spec: PoolSpec) -> jax.Array
     g = materialize(g)
     if max(spec.strides) > 1:
         return unpad_image(_scatter_by_phase(g, index, spec), spec)
+    return _gather_at_stride_1(g, index, spec)
+
+
+def _gather_at_stride_1(g: jax.Array, index: jax.Array | None,
+                        spec: PoolSpec) -> jax.Array:
+    """Sums what each pixel gets: tap k of the window k d pixels before it reads it.
+
+    XLA computes these slices of one padded g in one pass. It would write a padded copy
+    of g for each tap of a sum of shifted images.
+    """
     zero, terms = jnp.zeros((), g.dtype), []
+    margins = [(0, 0, 0), *((r - 1, r - 1, 0) for r in spec.reach), (0, 0, 0)]
+    g = materialize(lax.pad(g, zero, margins))
+    if index is not None:
+        index = materialize(lax.pad(index, index.dtype.type(-1), margins))
     for number, tap in enumerate(spec.taps):
-        term = g if index is None else jnp.where(
-            index == index.dtype.type(number), g, zero)
-        terms.append(scatter_tap(term, tap, spec.padded, spec.strides))
-    return unpad_image(functools.reduce(jnp.add, terms), spec)
+        first = [r - 1 - k + low
+                 for r, k, (low, _) in zip(spec.reach, tap, spec.padding)]
+        at = (slice(None), *(slice(f, f + n) for f, n in zip(
+            first, spec.x_shape[1:-1])), slice(None))
+        terms.append(g[at] if index is None else jnp.where(
+            index[at] == index.dtype.type(number), g[at], zero))
+    return functools.reduce(jnp.add, terms)
 
 
 def _scatter_by_phase(g: jax.Array, index: jax.Array | None,
