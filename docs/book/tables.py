@@ -1,0 +1,173 @@
+"""Makes the tables of the reference from the code, as MyST Markdown.
+
+The directive `{code-table} NAME` inserts the text of the function NAME. A function that
+makes sections gives them headings of level 2.
+"""
+
+import inspect
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from cnn_jax import data, networks, ops, optimizers, tasks
+from cnn_jax.cli import commands, program
+from cnn_jax.cli.listing import MODULES, first_line, of_module
+from cnn_jax.config import FIELDS
+from cnn_jax.interop.pretrained import PRETRAINED
+from cnn_jax.layers import Layers
+from cnn_jax.networks.summary import layer_table
+
+PLAIN = Layers(conv="lax", pool="lax")  # the fastest to trace, with the same counts
+SECTIONS = {  # of the config: the first word of a field's name -> the heading
+    "": "The run", "model": "Network", "data": "Data", "progressive": "Image sizes",
+    "augment": "Augmentation", "loss": "Loss", "optimizer": "Optimizer",
+    "schedule": "Schedule", "early_stopping": "Early stopping",
+    "checkpoint": "Checkpoints", "log": "Logging", "eval": "Evaluation",
+    "inspect": "Pictures"}
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]],
+          right: int = 0) -> str:
+    """Formats a table; the last `right` columns are aligned to the right."""
+    rules = ["---"] * (len(head) - right) + ["--:"] * right
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (head, rules, *rows))
+
+
+def escaped(text: str) -> str:
+    """Escapes what Markdown or a table would read as a sign."""
+    for sign in "\\|*_<>$`[]":
+        text = text.replace(sign, f"\\{sign}")
+    return text
+
+
+def config_fields() -> str:
+    """Lists every field of a config, a section for each group."""
+    groups: dict[str, list[str]] = {}
+    for name in FIELDS:
+        groups.setdefault(name.rpartition(".")[0].partition(".")[0], []).append(name)
+    return "\n\n".join(f"## {SECTIONS[group]}\n\n" + table(
+        ("field", "default", "meaning", "allowed"), map(field_row, names))
+        for group, names in groups.items())
+
+
+def field_row(name: str) -> tuple[str, ...]:
+    field = FIELDS[name]
+    mark = "" if field.changes_result else " ↻"
+    allowed = field.rule.allowed
+    if len(field.rule.names) > 20:
+        allowed = "a name of its table, or MODULE:CLASS of your own"
+    return (f"`{name}`{mark}", f"`{field.default!r}`", escaped(field.help),
+            escaped(allowed))
+
+
+def network_table() -> str:
+    """Lists every network with its size, cost, field and published weights."""
+    return table(("network", "input", "parameters", "multiply-adds (M)", "field",
+                  "best published top-1 %", "sets of weights"),
+                 map(network_row, networks.NETWORKS), right=6)
+
+
+def network_row(name: str) -> tuple[object, ...]:
+    shape = networks.NETWORKS[name].input_shape
+    counted = layer_table(networks.create(name, layers=PLAIN), shape)
+    fields = [row.field[0].size for row in counted.rows
+              if row.field and row.field[0].stride]
+    weights = [row for row in PRETRAINED.values() if row.network == name]
+    top1 = max((row.top1 for row in weights if row.top1 is not None), default=None)
+    return (f"`{name}`", " x ".join(map(str, shape)), f"{counted.params:,}",
+            f"{counted.macs / 1e6:,.3f}", f"{max(fields):,}" if fields else "-",
+            "-" if top1 is None else f"{top1:.1f}", len(weights) or "-")
+
+
+def families() -> str:
+    """Lists the classes of networks with their docstrings."""
+    classes: dict[type, list[str]] = {}
+    for name, network in networks.NETWORKS.items():
+        classes.setdefault(network.constructor, []).append(name)
+    return "\n\n".join(
+        f"## {constructor.__name__}\n\n{', '.join(f'`{name}`' for name in names)}\n\n"
+        f"{docstring(constructor)}" for constructor, names in classes.items())
+
+
+def docstring(value: Any) -> str:
+    """Shows a docstring as it is: its formulas depend on the columns."""
+    return f"```text\n{inspect.getdoc(value)}\n```"
+
+
+def operations() -> str:
+    """Lists the functions of cnn_jax.ops with signature and docstring."""
+    functions = {name: value for name in ops.__all__
+                 if callable(value := getattr(ops, name))}
+    return "\n\n".join(f"## {name}\n\n```python\n{signature(name, function)}\n```\n\n"
+                       f"{docstring(function)}" for name, function in functions.items())
+
+
+def signature(name: str, function: Any) -> str:
+    """Writes a signature, one argument a line if it is long."""
+    found = inspect.signature(function)
+    arguments = [argument.replace(annotation=inspect.Parameter.empty)
+                 for argument in found.parameters.values()]
+    found = found.replace(parameters=arguments,
+                          return_annotation=inspect.Signature.empty)
+    text = f"{name}{found}"
+    return "\n".join(textwrap.wrap(text, 84, subsequent_indent=" " * (len(name) + 1)))
+
+
+def algorithms() -> str:
+    """Lists the implementations of convolution and pooling."""
+    convolution = ((f"`{name}`", escaped(of_module(
+        MODULES.get(name, f"cnn_jax.ops.conv.{name}")))) for name in ops.ALGORITHMS)
+    pooling = ((f"`{name}`", "Selects windows on a CPU, lax elsewhere."
+                if name == "auto" else escaped(of_module(
+                    MODULES.get(f"pool {name}", f"cnn_jax.ops.pool.{name}"))))
+               for name in ops.POOLS)
+    return ("## Convolution\n\n" + table(("`model.conv`", "algorithm"), convolution)
+            + "\n\n## Pooling\n\n" + table(("`model.pool`", "algorithm"), pooling))
+
+
+def named(rows: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Lists (name, first sentence of the docstring)."""
+    return [(f"`{name}`", escaped(first_line(value.__doc__)))
+            for name, value in rows.items()]
+
+
+def data_sets() -> str:
+    """Lists the data sets that have a name."""
+    return table(("`data.name`", "task", "what it is"), (
+        (f"`{name}`", f"`{source.task}`",
+         escaped(source.about or first_line(source.read.__doc__)))
+        for name, source in data.SOURCES.items()))
+
+
+def optimizer_table() -> str:
+    """Lists optimizers and schedules."""
+    return ("## Optimizers\n\n" + table(("`optimizer.name`", ""),
+                                        named(optimizers.OPTIMIZERS))
+            + "\n\n## Schedules\n\n" + table(("`schedule.name`", ""),
+                                             named(optimizers.SCHEDULES)))
+
+
+def task_table() -> str:
+    """Lists tasks, losses and metrics."""
+    return ("## Tasks\n\n" + table(("`data.task`", "a label is for an", "metrics"), (
+        (f"`{name}`", task.unit,
+         ", ".join(f"`{metric}`" for metric in task.monitors) or "-")
+        for name, task in tasks.TASKS.items()))
+        + "\n\n## Losses\n\n" + table(("`loss.name`", ""), named(tasks.LOSSES)))
+
+
+def modes() -> str:
+    """Lists the commands of --mode."""
+    return table(("`--mode`", "what it does"), (
+        (f"`{name}`", escaped(first_line(command.__doc__)))
+        for name, command in commands.COMMANDS.items()))
+
+
+def flags() -> str:
+    """Lists the flags of the command line."""
+    from absl import flags as absl_flags
+
+    found = absl_flags.FLAGS.get_key_flags_for_module(program.__name__)
+    return table(("flag", "default", "meaning"), (
+        (f"`--{flag.name}`", "-" if flag.default is None else f"`{flag.default}`",
+         escaped(flag.help)) for flag in found))

@@ -1,0 +1,125 @@
+"""The book's links hold, its cells are styled, its tables hold what the code has."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cnn_jax import layers, networks, ops
+from cnn_jax.cli import commands
+from cnn_jax.config import FIELDS
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+sys.path.insert(0, str(DOCS))
+
+from book import explorers, figures, tables  # noqa: E402
+
+PAGES = sorted(DOCS.rglob("*.md"))
+DOCUMENTS = [*PAGES, *ROOT.glob("*.md"), *(ROOT / "measured").rglob("*.md")]
+
+
+def cells(page: Path) -> list[str]:
+    """Returns the code cells of a page, without their tags."""
+    blocks = re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", page.read_text(),
+                        re.MULTILINE | re.DOTALL)
+    return [re.sub(r"\A(:.*\n)*\n*", "", block) for block in blocks]
+
+
+def headings(path: Path) -> set[str]:
+    """Returns the anchors that GitHub gives to the headings of a document."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.M | re.S)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+            for title in titles}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(
+    path.relative_to(ROOT)))
+def test_links_of_a_document_hold(path):
+    text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.M | re.S)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        assert target.exists(), link
+        assert not anchor or anchor in headings(target), link
+
+
+def test_every_page_is_in_a_table_of_contents():
+    listed = {DOCS / "index.md"}
+    for page in PAGES:
+        for block in re.findall(r"```\{toctree\}\n(.*?)```", page.read_text(), re.S):
+            listed |= {page.parent / f"{line}.md" for line in block.split()
+                       if not line.startswith(":")}
+    assert listed == set(PAGES)
+
+
+def test_cells_are_styled(tmp_path):
+    """ruff accepts the cells of each page as one file, where imports may come late."""
+    for page in PAGES:
+        if code := cells(page):
+            (tmp_path / f"{page.stem}.py").write_text("\n\n\n".join(code))
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--no-cache", "--config",
+         str(ROOT / "pyproject.toml"), "--extend-ignore=E303,E305,E402,W391",
+         "--line-length=94",
+         str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "tutorial").glob("[!i]*.md")),
+                         ids=lambda page: page.stem)
+def test_a_page_of_the_tutorial_ends_with_exercises(page):
+    text = page.read_text()
+    _, _, exercises = text.partition("## Exercises")
+    asked = len(re.findall(r"^\*\*\d\.\*\*", exercises, re.MULTILINE))
+    assert 2 <= asked == exercises.count(":tags: [hide-cell]")
+    assert text.startswith("---\njupytext:")
+
+
+def test_tables_hold_what_the_code_has():
+    fields = re.findall(r"^\| `([\w.]+)`", tables.config_fields(), re.MULTILINE)
+    assert sorted(fields) == sorted(FIELDS)
+    modes = re.findall(r"^\| `(\w+)`", tables.modes(), re.MULTILINE)
+    assert modes == list(commands.COMMANDS)
+    functions = {name for name in ops.__all__ if callable(getattr(ops, name))}
+    assert set(re.findall(r"^## (\w+)$", tables.operations(), re.M)) == functions
+    listed = re.findall(r"`(\w+)`", "".join(re.findall(
+        r"^(`\w+`(?:, `\w+`)*)$", tables.families(), re.MULTILINE)))
+    assert sorted(listed) == sorted(networks.PUBLISHED)
+    for name in ("--workdir", "--mode", "--roofline"):
+        assert f"`{name}`" in tables.flags()
+
+
+def test_a_row_of_the_networks():
+    row = tables.network_row("lenet5")
+    assert row[:5] == ("`lenet5`", "32 x 32 x 1", "61,706", "0.417", "16")
+
+
+def test_names_in_the_table_of_libraries_exist():
+    text = (DOCS / "howto" / "from_other_libraries.md").read_text()
+    for room, name in re.findall(r"`(layers|ops)\.(\w+)`", text):
+        assert name in {"layers": layers, "ops": ops}[room].__all__, name
+    pattern = r"`((?:model|data|augment|optimizer|schedule|checkpoint|early_stopping)" \
+              r"\.\w+)"
+    assert set(re.findall(pattern, text)) - {"model.compile", "model.fit",
+                                             "model.evaluate", "model.build",
+                                             "model.summary", "model.train",
+                                             "model.eval"} <= set(FIELDS)
+
+
+def test_fields_of_the_explorer():
+    data = explorers.field_data(("lenet5",))["lenet5"]
+    assert data["image"] == 32
+    assert ["conv1", 28, 5, 1, 0] in data["layers"]
+
+
+def test_figures_escape_and_colour():
+    drawn = figures.matrix([[1.5, -2]], "<w>", limit=2, marked={(0, 1)})
+    assert "&lt;w&gt;" in drawn and drawn.count("<td") == 2
+    assert 'class="book-marked"' in drawn and "--book-negative" in drawn
+    assert figures.picture([[0.0, 1], [1, 0]], "a < b").count("a &lt; b") == 2

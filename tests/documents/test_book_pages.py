@@ -1,0 +1,83 @@
+"""Opens every page of the built book in Chromium, on a phone and on a desk.
+
+    python -m sphinx -q -W --keep-going -b html docs build/docs
+    python -m pytest -q -n 0 -m slow tests/documents/test_book_pages.py
+"""
+
+from pathlib import Path
+
+import pytest
+from tests.support.browser import DESK, OVERFLOW, PHONE, opened
+
+from cnn_jax.ops.geometry import output_size, resolve_padding
+
+BUILT = Path(__file__).parents[2] / "build" / "docs"
+NAMES = sorted(str(path.relative_to(BUILT)) for path in BUILT.rglob("*.html")
+               if path.parent.name != "_static")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(
+    not NAMES, reason="build/docs is missing: python -m sphinx builds it")]
+
+
+def address(name: str) -> str:
+    return (BUILT / name).as_uri()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_opens_from_the_file_system(browser, name):
+    for width, colours in ((PHONE, "dark"), (DESK, "light")):
+        with opened(browser, address(name), width, colours) as (page, problems):
+            assert page.title()
+            assert page.evaluate(OVERFLOW) <= 0
+            assert not problems
+
+
+def test_the_search_finds_a_page_without_a_server(browser):
+    with opened(browser, address("search.html") + "?q=winograd") as (page, problems):
+        page.wait_for_selector("#search-results a")
+        assert page.locator("#search-results a").count() >= 2
+        assert not problems
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_the_explorer_of_sizes_has_the_formulas_of_the_library(browser, width):
+    with opened(browser, address("tutorial/sizes.html"), width) as (page, problems):
+        root = page.locator("#window-explorer")
+        slider = {name: root.locator(f"input[name={name}]")
+                  for name in ("n", "k", "s", "lo", "hi", "d")}
+        for n, k, s, lo, hi, d in ((9, 4, 3, 2, 1, 2), (3, 5, 1, 0, 0, 1),
+                                   (14, 2, 2, 0, 1, 3)):
+            for name, value in zip(slider, (n, k, s, lo, hi, d)):
+                slider[name].fill(str(value))
+            expected = output_size(n + lo + hi, k, s, d)
+            assert root.get_attribute("data-outputs") == str(expected)
+        for n, k, s in ((8, 3, 2), (7, 5, 3), (12, 2, 4)):
+            for name, value in zip("nksd", (n, k, s, 1)):
+                slider[name].fill(str(value))
+            root.locator("select").select_option("SAME")
+            (low, high), = resolve_padding("SAME", [n], [k], [s])
+            assert [slider[name].input_value() for name in ("lo", "hi")] == [
+                str(low), str(high)]
+            assert root.get_attribute("data-outputs") == str(-(-n // s))
+        slider["n"].focus()
+        before = slider["n"].input_value()
+        page.keyboard.press("ArrowLeft")
+        assert int(slider["n"].input_value()) == int(before) - 1
+        assert page.evaluate(OVERFLOW) <= 0 and not problems
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_the_explorer_of_fields_follows_the_keyboard(browser, width):
+    with opened(browser, address("tutorial/receptive_field.html"),
+                width) as (page, problems):
+        root = page.locator("#field-explorer")
+        root.locator("select").select_option("lenet5")
+        layer = root.locator("input[name=layer]")
+        layer.focus()
+        page.keyboard.press("Home")
+        assert root.get_attribute("data-field") == "5"
+        page.keyboard.press("End")
+        assert root.get_attribute("data-field") == "16"
+        root.locator("input[name=row]").focus()
+        page.keyboard.press("ArrowRight")
+        assert "16 x 16" in root.locator("[aria-live]").inner_text()
+        assert page.evaluate(OVERFLOW) <= 0 and not problems
