@@ -3,6 +3,7 @@
 import shutil
 
 from cnn_jax.cli.request import Request
+from cnn_jax.console import counted
 from cnn_jax.data import cache
 from cnn_jax.errors import InputError
 from cnn_jax.files import cache_folder
@@ -37,5 +38,5 @@ def caches(request: Request) -> None:
         if emptied:
             for path in paths:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        print(f"  {name:9} {size / 1e6:10,.1f} MB in {len(paths):,} files: {title}"
-              + ", emptied" * emptied)
+        print(f"  {name:9} {size / 1e6:10,.1f} MB in {counted(len(paths), 'file')}: "
+              f"{title}{', emptied' * emptied}")

@@ -41,6 +41,8 @@ from cnn_jax.workdir.folder import (check_same_config, default_path, load_data,
 
 TAKE_PATHS = ("predict", "inspect", "compare", "export", "describe")
 TAKE_NO_MODEL = ("train", "summary", "show_data", "compare", "lr_find")
+ONLY_FOR = {"profile_steps": "train", "rates": "lr_find", "roofline": "summary",
+            "diagram": "summary", "empty": "caches"}
 TAKE_OUTPUT = ("show_data", "overlays", "predict", "compare", "export", "lr_find")
 
 
@@ -56,15 +58,9 @@ def run(request: Request) -> None:
     if request.output and request.mode not in TAKE_OUTPUT:
         raise InputError(f"--output={request.output} is only for --mode="
                          + ", ".join(TAKE_OUTPUT))
-    if request.profile_steps is not None and request.mode != "train":
-        raise InputError(f"--profile_steps={request.profile_steps} is only for "
-                         "--mode=train")
-    if request.rates is not None and request.mode != "lr_find":
-        raise InputError(f"--rates={request.rates} is only for --mode=lr_find")
-    if request.roofline is not None and request.mode != "summary":
-        raise InputError(f"--roofline={request.roofline} is only for --mode=summary")
-    if request.diagram is not None and request.mode != "summary":
-        raise InputError(f"--diagram={request.diagram} is only for --mode=summary")
+    for flag, mode in ONLY_FOR.items():
+        if (value := getattr(request, flag)) and request.mode != mode:
+            raise InputError(f"--{flag}={value} is only for --mode={mode}")
     if request.model and request.mode in TAKE_NO_MODEL:
         raise InputError(
             f"--model={request.model} is not for --mode={request.mode}; to train from "

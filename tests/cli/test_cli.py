@@ -40,6 +40,8 @@ BAD = [
     (["--config=configs/lenet.py", "--config.workdir=x"], "--workdir?"),
     (["--config=configs/lenet.py", "--config.mode=eval"], "--mode?"),
     (["--workdir=nowhere"], "nowhere/config.json does not exist"),
+    (["--config=configs/lenet.py", "--empty=all"], "--mode=caches"),
+    (["--config=configs/lenet.py", "--rates=3"], "--mode=lr_find"),
     (["--config=configs/lenet.py", "--seed=3"],
      "--seed is a field of configs: --config.seed=VALUE"),
     (["--config=configs/lenet.py", "--port=five"],

@@ -54,7 +54,7 @@ def test_the_command_shows_and_empties(folder, capsys):
     (folder / "weights" / "net.pth").write_bytes(b"0" * 2_000_000)
     caches(Request("caches", None, None))
     shown = capsys.readouterr().out
-    assert str(folder) in shown and "2.0 MB in 1 files" in shown
+    assert str(folder) in shown and "2.0 MB in 1 file:" in shown
     caches(Request("caches", None, None, empty="weights"))
     assert names(folder) == ["images-1.npz", "images-2.npz", "weights"]
     assert names(folder / "weights") == []
