@@ -16,6 +16,7 @@ from tests.support.tiny_runs import (PATIENCE_SECONDS, assert_same_run, end,
 from tests.support.tiny_runs import undrawn as undrawn_child
 
 from cnn_jax import data, training
+from cnn_jax.data.lazy import LazyImages
 from cnn_jax.inspection import run as inspection_run
 from cnn_jax.training import parallel
 from cnn_jax.training.evaluate_run import evaluate_run
@@ -145,6 +146,17 @@ def test_any_set_can_be_streamed(tmp_path, changes):
                            tmp_path / str(stream), quiet=True).params_sha256
               for stream in (True, False)}
     assert len(hashes) == 1
+
+
+def test_the_time_of_waiting_for_images_is_measured(folder, tmp_path, monkeypatch):
+    """Two threads read 24 images of an epoch; each image takes 60 ms."""
+    read = LazyImages.read
+    monkeypatch.setattr(LazyImages, "read",
+                        lambda *arguments: (time.sleep(0.06), read(*arguments))[1])
+    results = training.run(tiny(folder | {
+        "data.prefetch": 1, "checkpoint.every_steps": None, "log.every_steps": 99}),
+        tmp_path, quiet=True)
+    assert 0.1 < results.input_seconds < results.train_seconds
 
 
 def test_late_images_are_reported_once_with_figures(folder):
