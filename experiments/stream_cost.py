@@ -81,7 +81,7 @@ class Trainer:
     """Trains a network from one feed."""
 
     def __init__(self, config, dataset: Dataset):
-        self.placement = parallel.place(config)
+        self.placement = parallel.make_placement(config)
         recipe = create_recipe(config, describe(dataset, config.data))
         self.feed: Feed = open_feed(self.placement, dataset, config, steps_per_call=1)
         self.state = self.placement.replicate(

@@ -23,11 +23,11 @@ def draw_crop(key: jax.Array, height: int, width: int, scale: Interval,
 
     Its distribution is that of `crops.random_resized_crop`.
     """
-    size_key, place_key = jax.random.split(key)
+    size_key, position_key = jax.random.split(key)
     widths, heights = draw_sides(size_key, height * width, scale, ratio)
     fits = (0 < widths) & (widths <= width) & (0 < heights) & (heights <= height)
     first = fits.argmax()
-    box = place(place_key, height, width, heights[first], widths[first])
+    box = random_position(position_key, height, width, heights[first], widths[first])
     return jnp.where(fits.any(), box, jnp.array(fallback_crop(height, width, ratio)))
 
 
@@ -39,13 +39,13 @@ def draw_erased(key: jax.Array, height: int, width: int,
     image in both axes; if there is none, nothing is hidden (Zhong, Zheng, Kang, Li,
     Yang, 2020).
     """
-    chance_key, size_key, place_key = jax.random.split(key, 3)
+    chance_key, size_key, position_key = jax.random.split(key, 3)
     heights, widths = draw_sides(size_key, height * width, ERASED_SCALE, ERASED_RATIO)
     fits = (heights < height) & (widths < width)
     first = fits.argmax()
     erases = fits.any() & jax.random.bernoulli(chance_key, probability)
-    return place(place_key, height, width, jnp.where(erases, heights[first], 0),
-                 widths[first])
+    return random_position(position_key, height, width,
+                           jnp.where(erases, heights[first], 0), widths[first])
 
 
 def draw_sides(key: jax.Array, area: int, scale: Interval,
@@ -65,8 +65,8 @@ def draw_sides(key: jax.Array, area: int, scale: Interval,
             jnp.round(sides / root).astype(jnp.int32))
 
 
-def place(key: jax.Array, height: int, width: int, box_height: jax.Array,
-          box_width: jax.Array) -> jax.Array:
+def random_position(key: jax.Array, height: int, width: int, box_height: jax.Array,
+                    box_width: jax.Array) -> jax.Array:
     """Puts a box of this size into the image; all positions are equally likely."""
     row_key, column_key = jax.random.split(key)
     top = jax.random.randint(row_key, (), 0, jnp.maximum(1, height - box_height + 1))

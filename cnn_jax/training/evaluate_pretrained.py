@@ -55,7 +55,7 @@ def evaluate_pretrained(workdir: Path, config: ConfigDict | None = None,
     dataset = Dataset(info.name, examples, examples, examples.take(np.arange(0)),
                       info.class_names, "")
     counts = {"train": len(records), "validation": len(records), "test": 0}
-    placement = parallel.place(config)
+    placement = parallel.make_placement(config)
     recipe = create_recipe(config, info.__replace__(counts=counts), placement.axis_name)
     recipe = dataclasses.replace(
         recipe, task=with_metrics(recipe.task, "top5_accuracy"))

@@ -31,7 +31,7 @@ def evaluate_run(workdir: str | Path, config: ConfigDict | None = None,
     if not info.has_images:
         return {"given": evaluate_pretrained(workdir, config, quiet)}
     config = config or config_of_run
-    placement = parallel.place(config)
+    placement = parallel.make_placement(config)
     recipe = create_recipe(config, info, placement.axis_name)
     with report.under_way("reading the checkpoint", plain=False):
         folder, _ = best_checkpoint(workdir, config_of_run.checkpoint.monitor)

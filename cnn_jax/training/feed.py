@@ -217,9 +217,9 @@ class Streamed:
 
     def _stream(self, shares: dict[str, Any], epochs: int) -> Any:
         from cnn_jax.data.stream import Stream
-        return Stream(shares, epochs, self.reading, self._place)
+        return Stream(shares, epochs, self.reading, self._to_device)
 
-    def _place(self, batch: Any) -> Arguments:
+    def _to_device(self, batch: Any) -> Arguments:
         """Sends this process's share of a batch to its devices."""
         self.skipped.update(batch.skipped)
         examples = Examples(batch.images, batch.labels)

@@ -120,7 +120,7 @@ def choose_devices(config: ConfigDict) -> list[jax.Device]:
     return jax.local_devices()[:config.devices]
 
 
-def place(config: ConfigDict) -> Placement:
+def make_placement(config: ConfigDict) -> Placement:
     """Makes the placement that a config asks for."""
     return PLACEMENTS[config.parallel](choose_devices(config))
 

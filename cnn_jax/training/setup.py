@@ -91,7 +91,7 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
     stored: the data, if they are arrays instead of the set that the config names.
     Raises InputError for data, a network or a workdir that cannot be used.
     """
-    placement = parallel.place(config)
+    placement = parallel.make_placement(config)
     if config.batch_size % len(placement.devices):
         raise InputError(f"config.batch_size = {config.batch_size} does not divide "
                          f"over {len(placement.devices)} devices: use a multiple")

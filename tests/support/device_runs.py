@@ -53,7 +53,7 @@ class Setting:
         self.config = tiny(CHANGES | {"parallel": kind, "devices": devices} | fields)
         dataset = data.load(self.config.data, self.config.seed)
         self.info = describe(dataset, self.config.data)
-        self.placement = parallel.place(self.config)
+        self.placement = parallel.make_placement(self.config)
         self.recipe = change(create_recipe(self.config, self.info,
                                            self.placement.axis_name, devices=devices))
         self.feed = open_feed(self.placement, dataset, self.config, steps_per_call=1)

@@ -145,16 +145,16 @@ def test_ten_runs_on_eight_devices_end_alike(tmp_path):
 
 def test_calls_are_waited_for_on_several_cpu_devices(monkeypatch):
     """They run one after another: queued calls can wait for each other's threads."""
-    place = parallel.place(tiny())
-    assert len(place.devices) == 1 and not place.synchronous
-    several = place._replace(devices=2 * place.devices)
-    assert several.synchronous == (place.devices[0].platform == "cpu")
+    single = parallel.make_placement(tiny())
+    assert len(single.devices) == 1 and not single.synchronous
+    several = single._replace(devices=2 * single.devices)
+    assert several.synchronous == (single.devices[0].platform == "cpu")
     waited, one = [], {"loss": jnp.ones(1), "correct": jnp.ones(1),
                        "count": jnp.ones(1)}
     monkeypatch.setattr(loop.jax, "block_until_ready", waited.append)
     monkeypatch.setattr(loop, "record_metrics",
                         lambda *_: {"loss": 0.0, "accuracy": 0.0})
-    for placement, count in ((several, 5), (place, 0)):
+    for placement, count in ((several, 5), (single, 0)):
         run = types.SimpleNamespace(
             config=tiny(), steps_per_epoch=5, steps_per_call=1, placement=placement,
             training_size=lambda epoch: None,
@@ -174,4 +174,4 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path):
 
 def test_missing_devices_are_refused():
     with pytest.raises(InputError, match="config.devices = 99"):
-        parallel.place(tiny(devices=99))
+        parallel.make_placement(tiny(devices=99))

@@ -165,7 +165,7 @@ def record_batches(folder: Path) -> None:
     """
     undrawn()
     folder.mkdir(exist_ok=True)
-    start, place = Streamed.start, Streamed._place
+    start, to_device = Streamed.start, Streamed._to_device
     at = [0]
 
     def start_at(self, epoch, step):
@@ -182,9 +182,9 @@ def record_batches(folder: Path) -> None:
                     digest = hashlib.sha256(bits).hexdigest()
                     file.write(f"{at[0]} {position} {digest}\n")
             at[0] += 1
-        return place(self, batch)
+        return to_device(self, batch)
 
-    Streamed.start, Streamed._place = start_at, record
+    Streamed.start, Streamed._to_device = start_at, record
 
 
 def recorded(folder: Path):

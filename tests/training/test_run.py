@@ -223,7 +223,7 @@ def test_evaluation_counts_every_example_once(taught, batch_size, monkeypatch, c
     loaded = trained.load(taught[0])
     config = tiny(TAUGHT, eval_batch_size=batch_size)
     dataset, recipe, _ = prepare(config)
-    placement = parallel.place(config)
+    placement = parallel.make_placement(config)
     state = placement.replicate(restore(taught[0], config, loaded.step))
     monkeypatch.setattr(console, "QUIET_SECONDS", -1.0)
     feed = open_feed(placement, dataset, config, 1)
@@ -244,8 +244,8 @@ def test_memory_limits_the_evaluation_batch(fitting, size, monkeypatch, capsys):
     table = layer_table(networks.create("resnet18"), (64, 64, 3))
     each = 2 * max(row.inputs + row.memory for row in table.rows)
     monkeypatch.setattr(eval_batch, "memory_bytes", lambda devices: 2 * fitting * each)
-    place = parallel.place(tiny())
-    arguments = table, place, console.Reporter()
+    placement = parallel.make_placement(tiny())
+    arguments = table, placement, console.Reporter()
     assert eval_batch.largest_batch(tiny(eval_batch_size=None), *arguments) == size
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == (size != 500) and all(f"batches of {size} images" in line

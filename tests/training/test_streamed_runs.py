@@ -163,7 +163,7 @@ def test_late_images_are_reported_once_with_figures(folder):
     """A fifth of an epoch at 100 images/s was spent waiting: 125 could be trained."""
     config = tiny(folder)
     dataset = data.load(config.data, 0)
-    feed = open_feed(parallel.place(config), dataset, config, 1)
+    feed = open_feed(parallel.make_placement(config), dataset, config, 1)
     row = {"seconds": 10.0, "input_seconds": 0.5, "images_per_second": 100.0}
     assert feed.advice(row) is None  # 5 %
     text = feed.advice(row | {"input_seconds": 2.0})
