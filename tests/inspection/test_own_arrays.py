@@ -54,7 +54,7 @@ def test_other_arrays_are_refused(example):
         evaluate_run(workdir, quiet=True, data=other)
     with pytest.raises(InputError, match="sha256"):
         draw(workdir, quiet=True, data=other)
-    with pytest.raises(InputError, match="docs/your_code.md"):
+    with pytest.raises(InputError, match="your_code.md"):
         evaluate_run(workdir, quiet=True)
     for wrong in (images / 255, images[0, ..., 0], np.repeat(images, 2, -1),
                   images[:0]):
