@@ -20,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "im2col.h"
 #include "onednn.h"
 #include "winograd.h"
 #include "workers.h"
@@ -35,6 +36,9 @@ constexpr size_t kMostPrimitives = 1024;  // kept at most; no program has more
 
 enum Pass : int64_t { kForward, kInputGradient, kWeightGradient };
 
+// 2 and 4 are Winograd's F(2 x 2, 3 x 3) and F(4 x 4, 3 x 3).
+enum Method : int64_t { kOneDnn = 0, kIm2col = 1, kWinograd2 = 2, kWinograd4 = 4 };
+
 std::string Text(const Dims& dims) {
   std::string text = "[";
   for (size_t i = 0; i < dims.size(); i++)
@@ -48,7 +52,7 @@ struct Problem {
   bool bfloat16;
   Dims x, w, y, strides, low, high, dilation;
   int64_t groups;
-  int64_t tile;  // m of Winograd's F(m x m, 3 x 3), or 0
+  int64_t method;  // kOneDnn, ...
 
   memory::data_type type() const {
     return bfloat16 ? memory::data_type::bf16 : memory::data_type::f32;
@@ -76,8 +80,10 @@ struct Problem {
       if (steps < 0 || steps / strides[i] + 1 != y[i + 1])
         return "the output size does not fit";
     }
-    if (tile == 0) return "";
-    if ((tile != 2 && tile != 4) || groups != 1 ||
+    if (method == kOneDnn) return "";
+    if (method == kIm2col)
+      return bfloat16 || groups != 1 ? "im2col.h does not support it" : "";
+    if ((method != kWinograd2 && method != kWinograd4) || groups != 1 ||
         channels % winograd::kChannels || outputs % winograd::kChannels ||
         Dims(w.begin(), w.end() - 2) != Dims{3, 3} || strides != Dims{1, 1} ||
         dilation != Dims{1, 1})
@@ -303,10 +309,36 @@ void SolveByWinograd(const Problem& p, const std::vector<void*>& data,
     SolveByWinograd<m, float>(p, data, pool);
 }
 
+void SolveByIm2col(const Problem& p, const std::vector<void*>& data,
+                     ffi::ThreadPool& pool) {
+  auto sizes = [](const Dims& dims, size_t first, size_t rank, int64_t missing) {
+    im2col::Sizes all{missing, missing, missing};  // leading axes of one pixel
+    for (size_t i = 0; i < rank; i++) all[3 - rank + i] = dims[first + i];
+    return all;
+  };
+  const size_t rank = p.strides.size();
+  const im2col::Shape shape{
+      p.x[0], sizes(p.x, 1, rank, 1), p.x[rank + 1], sizes(p.y, 1, rank, 1),
+      p.y[rank + 1], sizes(p.w, 0, rank, 1), sizes(p.strides, 0, rank, 1),
+      sizes(p.low, 0, rank, 0), sizes(p.dilation, 0, rank, 1)};
+  const int64_t threads = std::max<int64_t>(1, pool.num_threads());
+  const im2col::Method method(
+      shape, threads, [&](int64_t n, const std::function<void(int)>& body) {
+        ParallelFor(pool, n, std::min(n, threads) - 1, body);
+      });
+  const float* a = static_cast<float*>(data[0]);
+  const float* b = static_cast<float*>(data[1]);
+  float* result = static_cast<float*>(data[2]);
+  if (p.pass == kForward) method.Convolve(a, b, result);
+  if (p.pass == kInputGradient) method.InputGradient(a, b, result);
+  if (p.pass == kWeightGradient) method.KernelGradient(a, b, result);
+}
+
 void Solve(const Problem& problem, const std::vector<void*>& data,
            ffi::ThreadPool& pool) {
-  if (problem.tile == 2) return SolveByWinograd<2>(problem, data, pool);
-  if (problem.tile == 4) return SolveByWinograd<4>(problem, data, pool);
+  if (problem.method == kIm2col) return SolveByIm2col(problem, data, pool);
+  if (problem.method == kWinograd2) return SolveByWinograd<2>(problem, data, pool);
+  if (problem.method == kWinograd4) return SolveByWinograd<4>(problem, data, pool);
   const int threads = std::max<int>(1, pool.num_threads());
   if (IsSplit(problem, threads))
     SolveInParts(problem, data, pool, threads);
@@ -317,7 +349,7 @@ void Solve(const Problem& problem, const std::vector<void*>& data,
 ffi::Error Convolve(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b,
                     ffi::Result<ffi::AnyBuffer> result, int64_t pass, Integers strides,
                     Integers low, Integers high, Integers dilation, int64_t groups,
-                    int64_t tile) {
+                    int64_t method) {
   auto wrong = [](const std::string& what) {
     return ffi::Error::InvalidArgument("convolution: " + what);
   };
@@ -327,7 +359,7 @@ ffi::Error Convolve(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b,
     return wrong("takes float32 and bfloat16");
   if (b.element_type() != type || result->element_type() != type)
     return wrong("takes one dtype for all arrays");
-  if (pass == kWeightGradient && type != ffi::DataType::F32 && tile == 0)
+  if (pass == kWeightGradient && type != ffi::DataType::F32 && method == kOneDnn)
     return wrong("takes weight gradients in float32");
   auto list = [](Integers values) { return Dims(values.begin(), values.end()); };
   const Dims dims[] = {list(a.dimensions()), list(b.dimensions()),
@@ -337,7 +369,7 @@ ffi::Error Convolve(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b,
       static_cast<Pass>(pass), type == ffi::DataType::BF16, dims[x[pass]],
       dims[w[pass]],           dims[y[pass]],               list(strides),
       list(low),               list(high),                  list(dilation),
-      groups,                  tile};
+      groups,                  method};
   if (const std::string what = problem.WhatIsWrong(); !what.empty())
     return wrong(what + ": " + problem.Describe());
   try {
@@ -365,7 +397,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(cnn_jax_convolution, Convolve,
                                   .Attr<Integers>("high")
                                   .Attr<Integers>("dilation")
                                   .Attr<int64_t>("groups")
-                                  .Attr<int64_t>("tile"));
+                                  .Attr<int64_t>("method"));
 
 // For Python: the version as 10000 major + 100 minor + patch, and what the CPU has.
 int cnn_jax_onednn_version() {

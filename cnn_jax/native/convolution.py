@@ -6,9 +6,9 @@ them stay in the library. Under `vmap` the mapped axis is merged into an axis of
 convolution, so that one call computes everything. `lowering.py` says what a compiled
 program holds.
 
-`passes` run in oneDNN. `fastest` do too, except for the 3 x 3 convolutions that
-Winograd's method computes in less time (`cost.py`). The bias is not part of them: XLA
-adds it in the pass over the image that computes the activation.
+`passes` run in oneDNN. `fastest` do too, except for the convolutions that Winograd's
+method or products of patches compute in less time (`cost.py`). The bias is not part of
+them: XLA adds it in the pass over the image that computes the activation.
 """
 
 import math
@@ -58,12 +58,12 @@ lowering.register(convolution_p)
 
 
 def bind(kind: int, a: jax.Array, b: jax.Array, spec: ConvSpec,
-         winograd: bool) -> jax.Array:
+         fastest: bool) -> jax.Array:
     a, b = match_varying_axes(a, b)
-    return convolution_p.bind(a, b, kind=kind, spec=spec, winograd=winograd)
+    return convolution_p.bind(a, b, kind=kind, spec=spec, fastest=fastest)
 
 
-_run = jax.jit(convolution_p.bind, static_argnames=("kind", "spec", "winograd"))
+_run = jax.jit(convolution_p.bind, static_argnames=("kind", "spec", "fastest"))
 
 
 def _evaluate(a: jax.Array, b: jax.Array, **static: Any) -> jax.Array:
@@ -71,7 +71,7 @@ def _evaluate(a: jax.Array, b: jax.Array, **static: Any) -> jax.Array:
         return _run(a, b, **static)
 
 
-def _result(a: Any, b: Any, *, kind: int, spec: ConvSpec, winograd: bool) -> Any:
+def _result(a: Any, b: Any, *, kind: int, spec: ConvSpec, fastest: bool) -> Any:
     # It is sharded along the batch alone; a weight gradient is summed over the batch.
     axes = None if kind == WEIGHT_GRADIENT else a.sharding.spec[0]
     sharding = a.sharding.update(spec=PartitionSpec(axes, *[None] * (a.ndim - 1)))
@@ -85,10 +85,10 @@ def _transpose(kinds: tuple[int, ...], order: tuple[tuple[str, str], ...]) -> Ca
     operand in the given order.
     """
     def rule(t: Any, a: Any, b: Any, *, kind: int, spec: ConvSpec,
-             winograd: bool) -> jax.Array:
+             fastest: bool) -> jax.Array:
         operands = {"t": t, "a": a, "b": b}
         first, second = order[kind]
-        return bind(kinds[kind], operands[first], operands[second], spec, winograd)
+        return bind(kinds[kind], operands[first], operands[second], spec, fastest)
     return rule
 
 
@@ -164,7 +164,7 @@ def _enlarge(spec: ConvSpec, absorbing: str, size: int) -> ConvSpec:
 
 
 def _batch(operands: Any, axes: Any, *, kind: int, spec: ConvSpec,
-           winograd: bool) -> tuple[jax.Array, int]:
+           fastest: bool) -> tuple[jax.Array, int]:
     *roles, result = ROLES[kind]
     absorbing = ABSORBING[kind, axes[0] is not None, axes[1] is not None]
     size = next(a.shape[i] for a, i in zip(operands, axes) if i is not None)
@@ -175,7 +175,7 @@ def _batch(operands: Any, axes: Any, *, kind: int, spec: ConvSpec,
     a, b = (array if axis is None else _merge(
         jnp.moveaxis(array, axis, 0), role, absorbing, spec.groups)
         for role, array, axis in zip(roles, operands, axes))
-    y = bind(kind, a, b, enlarged, winograd)
+    y = bind(kind, a, b, enlarged, fastest)
     return _unmerge(y, result, absorbing, spec.groups, size), 0
 
 
@@ -194,13 +194,13 @@ def shards_images_alone(kind: int, a: jax.Array, b: jax.Array) -> bool:
                for axes in spec[role != "w":])
 
 
-def _passes(winograd: bool) -> Passes:
+def _passes(fastest: bool) -> Passes:
     def of_kind(kind: int) -> Pass:
         def one_pass(a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
             if shards_images_alone(kind, a, b):
                 # JAX's default precision must be read now: lowering does not know it.
                 return bind(kind, a, b, spec,
-                            winograd and cost.has_default_precision(spec))
+                            fastest and cost.has_default_precision(spec))
             if conv_lax.xla_is_correct(spec):
                 return conv_lax.plain[kind](a, b, spec)  # with forward mode
             return conv_lax.passes[kind](a, b, spec)
@@ -208,7 +208,7 @@ def _passes(winograd: bool) -> Passes:
     return Passes(*map(of_kind, (FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT)))
 
 
-passes, fastest = _passes(winograd=False), _passes(winograd=True)
+passes, fastest = _passes(fastest=False), _passes(fastest=True)
 
 
 def select(name: str, spec: ConvSpec, dtype: DTypeLike) -> Algorithm | None:
@@ -216,8 +216,10 @@ def select(name: str, spec: ConvSpec, dtype: DTypeLike) -> Algorithm | None:
     """
     if not supports(spec, dtype):
         return None
-    m = cost.tile_of(spec, dtype) if name == "native" else 0
-    label = f"native Winograd F({m} x {m}, 3 x 3)" if m else "onednn"
-    if lowering.weight_gradient_by_xla(spec):
-        label = "onednn / onednn / lax"
+    methods = [cost.method_of(kind, spec, dtype) if name == "native" else cost.ONEDNN
+               for kind in (FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT)]
+    names = [cost.NAMES[method] for method in methods]
+    if lowering.weight_gradient_by_xla(spec) and methods[2] == cost.ONEDNN:
+        names[2] = "lax"
+    label = " / ".join(names if len(set(names)) > 1 else names[:1])
     return Algorithm(label, *(fastest if name == "native" else passes))

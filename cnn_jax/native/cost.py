@@ -1,4 +1,4 @@
-"""Decides which 3 x 3 convolutions use Winograd's method in the native library.
+"""Decides which method of the native library computes a convolution.
 
 F(4 x 4, 3 x 3) takes a quarter of the products of a convolution, F(2 x 2, 3 x 3) four
 ninths. Both must transform the image, the result and the weights, which pays off only
@@ -16,6 +16,16 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from cnn_jax.ops.conv.spec import ConvSpec
+
+# Methods, numbered as in convolution.cc: oneDNN, products of patches (im2col.h), and
+# Winograd's F(2 x 2, 3 x 3) and F(4 x 4, 3 x 3) (winograd.h).
+ONEDNN, IM2COL, WINOGRAD_2, WINOGRAD_4 = 0, 1, 2, 4
+NAMES = {ONEDNN: "onednn", IM2COL: "native im2col",
+         WINOGRAD_2: "native Winograd F(2 x 2, 3 x 3)",
+         WINOGRAD_4: "native Winograd F(4 x 4, 3 x 3)"}
+
+WEIGHT_GRADIENT = 2  # the number of this pass
+FEW_PIXELS, FEW_CHANNELS = 256, 48
 
 CHANNELS = 16  # numbers of channels must be multiples: the library computes 16 at once
 
@@ -77,3 +87,22 @@ def tile_of(spec: ConvSpec, dtype: DTypeLike, packed: bool = False) -> int:
     direct = (DIRECT[dtype] * images * math.prod(spec.out)
               + DIRECT_PACKED * packed) * weights
     return best if cost(best) < direct else 0
+
+
+def method_of(kind: int, spec: ConvSpec, dtype: DTypeLike) -> int:
+    """Chooses the method for one pass of a convolution."""
+    return tile_of(spec, dtype) or (IM2COL if prefers_im2col(kind, spec, dtype)
+                                    else ONEDNN)
+
+
+def prefers_im2col(kind: int, spec: ConvSpec, dtype: DTypeLike) -> bool:
+    """Tells whether products of patches take less time than oneDNN.
+
+    They read the weights where they lie. oneDNN copies them at each call, which is most
+    of its work where there are few pixels. On 140 shapes of the registered networks,
+    oneDNN took 0.9 to 1.9 times as long for y and dx where there were at most 256
+    pixels, but 0.4 to 1.0 times as long for dw (experiments/auto_grid.py).
+    """
+    return (kind != WEIGHT_GRADIENT and dtype == jnp.float32 and spec.groups == 1
+            and min(spec.w_shape[-2:]) >= FEW_CHANNELS
+            and spec.x_shape[0] * math.prod(spec.out) <= FEW_PIXELS)

@@ -49,28 +49,38 @@ def weight_gradient_by_xla(spec: ConvSpec) -> bool:
 
 
 def by_library(a: jax.Array, b: jax.Array, kind: int, spec: ConvSpec,
-               winograd: bool) -> jax.Array:
-    """Calls the library; the tile is chosen for the images of this call."""
-    if kind == WEIGHT_GRADIENT and weight_gradient_by_xla(spec):
-        return by_xla(a, b, kind, spec, winograd)
-    tile = cost.tile_of(spec, a.dtype) if winograd else 0
-    if kind == WEIGHT_GRADIENT and a.dtype == jnp.bfloat16 and not tile:
+               fastest: bool) -> jax.Array:
+    """Calls the library; the method is chosen for the images of this call.
+
+    fastest: whether to choose the fastest method; if not, it is oneDNN.
+    """
+    if kind == WEIGHT_GRADIENT and weight_gradient_by_xla(spec) and not (
+            fastest and cost.method_of(kind, spec, a.dtype) == cost.IM2COL):
+        return by_xla(a, b, kind, spec, fastest)
+    method = cost.method_of(kind, spec, a.dtype) if fastest else cost.ONEDNN
+    if kind == WEIGHT_GRADIENT and a.dtype == jnp.bfloat16 and method == cost.ONEDNN:
         # oneDNN 3.2 computes some of these wrongly (5 x 2 pixels, stride 3, 8 channels
         # per group), and all of them slowly.
-        return by_library(a.astype(jnp.float32), b.astype(jnp.float32), kind, spec,
-                          winograd=False).astype(a.dtype)
+        return call(a.astype(jnp.float32), b.astype(jnp.float32), kind, spec,
+                    method).astype(a.dtype)
+    return call(a, b, kind, spec, method)
+
+
+def call(a: jax.Array, b: jax.Array, kind: int, spec: ConvSpec, method: int
+         ) -> jax.Array:
+    """Calls the library; cost.py names the methods."""
     low, high = zip(*spec.padding)
     numbers = {"strides": spec.strides, "low": low, "high": high,
                "dilation": spec.rhs_dilation}
     return jax.ffi.ffi_call(
         library.TARGET, jax.ShapeDtypeStruct(result_shape(kind, spec), a.dtype))(
             a, b, kind=np.int64(kind), groups=np.int64(spec.groups),
-            tile=np.int64(tile),
+            method=np.int64(method),
             **{name: np.asarray(value, np.int64) for name, value in numbers.items()})
 
 
 def by_xla(a: jax.Array, b: jax.Array, kind: int, spec: ConvSpec,
-           winograd: bool) -> jax.Array:
+           fastest: bool) -> jax.Array:
     return conv_lax.plain[kind](a, b, spec)
 
 
@@ -93,18 +103,18 @@ def _shardings(kind: int, mesh: Mesh, operands: Sequence[Any]
     return axes, tuple(arguments), result
 
 
-def _partition(kind: int, spec: ConvSpec, winograd: bool, mesh: Mesh,
+def _partition(kind: int, spec: ConvSpec, fastest: bool, mesh: Mesh,
                operands: Sequence[Any], result: Any) -> tuple[Any, ...]:
     axes, arguments, result = _shardings(kind, mesh, operands)
 
     def on_one_device(a: jax.Array, b: jax.Array) -> jax.Array:
         y = by_library(a, b, kind, spec._replace(
-            x_shape=(a.shape[0], *spec.x_shape[1:])), winograd)
+            x_shape=(a.shape[0], *spec.x_shape[1:])), fastest)
         return lax.psum(y, axes) if kind == WEIGHT_GRADIENT and axes else y
     return mesh, on_one_device, result, arguments
 
 
-def _sharding_rule(kind: int, spec: ConvSpec, winograd: bool, mesh: Mesh,
+def _sharding_rule(kind: int, spec: ConvSpec, fastest: bool, mesh: Mesh,
                    operand_types: Any, result_types: Any) -> tuple[str, dict]:
     """Says, in einsum's notation, that the batch alone may be sharded."""
     rank = range(len(spec.kernel))
@@ -121,20 +131,20 @@ def _sharding_rule(kind: int, spec: ConvSpec, winograd: bool, mesh: Mesh,
 
 by_library_per_device.def_partition(
     partition=_partition, sharding_rule=_sharding_rule,
-    infer_sharding_from_operands=lambda kind, spec, winograd, mesh, operands, result:
+    infer_sharding_from_operands=lambda kind, spec, fastest, mesh, operands, result:
         _shardings(kind, mesh, operands)[2])
 
 
 def by_library_on_each(a: jax.Array, b: jax.Array, kind: int, spec: ConvSpec,
-                       winograd: bool) -> jax.Array:
+                       fastest: bool) -> jax.Array:
     """Writes the convolution's options into the program, as metadata.
 
     JAX writes only an address into it. So two convolutions of the same shapes could
     have one key in JAX's cache of compiled programs, and one would run the other's
     program.
     """
-    with set_xla_metadata(convolution=repr((kind, spec, winograd))):
-        return by_library_per_device(a, b, kind, spec, winograd)
+    with set_xla_metadata(convolution=repr((kind, spec, fastest))):
+        return by_library_per_device(a, b, kind, spec, fastest)
 
 
 # The table at the top, as code.

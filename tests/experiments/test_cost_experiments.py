@@ -13,7 +13,9 @@ import pytest
 from cnn_jax import data
 from cnn_jax.data.examples import Examples
 from cnn_jax.errors import InputError
-from experiments import augment_cost, determinism, remat, seeds_vmapped
+from cnn_jax.native import library
+from cnn_jax.ops.conv import conv_spec
+from experiments import augment_cost, auto_grid, determinism, remat, seeds_vmapped
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 ROOT = Path(__file__).parents[2]
@@ -120,3 +122,28 @@ def test_remat_prints_the_memory_of_both_steps(capsys):
     assert re.fullmatch(r"tf2_inception10 +\d+ MiB +\d+ MiB +0\.\d\d", line), line
     with pytest.raises(InputError, match="--batch=0"):
         remat.main(["--batch=0"])
+
+
+@pytest.mark.skipif(library.load() is None, reason=library.describe())
+def test_auto_grid_compares_the_chosen_form_with_the_others(tmp_path, monkeypatch):
+    specs = [conv_spec((1, 4, 4, 16), (3, 3, 16, 16), 1, "SAME"),
+             conv_spec((2, 5, 5, 4), (3, 3, 1, 4), 2, "SAME", groups=4)]
+    monkeypatch.setattr(auto_grid, "convolutions", lambda: iter(specs))
+    auto_grid.main([f"--out={tmp_path}", "--seconds=0"])
+    rows = json.loads((tmp_path / "auto_grid.json").read_text())
+    assert [row["pass"] for row in rows] == [0, 1, 2] * 2
+    assert {"lax", "onednn", "native im2col", "native Winograd F(4 x 4, 3 x 3)"} <= set(
+        rows[0]["seconds"])
+    assert "native im2col" not in rows[3]["seconds"]  # groups
+    assert all(row["chosen"] in row["seconds"] for row in rows)
+    rows[0]["seconds"] = {"lax": [1., 2., 9.], rows[0]["chosen"]: [3., 1., 4.]}
+    assert auto_grid.losses(rows[:1]) == [1.5]
+    assert "1.50  forward" in auto_grid.table(rows)
+    assert (tmp_path / "auto_grid.png").exists()
+
+
+@pytest.mark.slow
+def test_auto_grid_draws_convolutions_of_all_networks_at_any_batch():
+    specs = list(itertools.islice(auto_grid.convolutions(), 60))
+    assert {spec.x_shape[0] for spec in specs} == set(auto_grid.BATCHES)
+    assert specs == list(itertools.islice(auto_grid.convolutions(), 60))

@@ -436,7 +436,7 @@ def test_a_hundred_thousand_calls_leak_nothing(monkeypatch):
                                  *channel_sums(x, x, x[0, 0, 0]),
                                  jax.vjp(winograd, x)[0]))
     text = f.lower(X, W, G).as_text()
-    assert library.SUMS in text and "tile = 4" in text
+    assert library.SUMS in text and "method = 4" in text
 
     def run(count):
         for _ in range(count):

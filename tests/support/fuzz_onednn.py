@@ -1,12 +1,13 @@
 """Compares random convolutions by oneDNN with NumPy, as a module and as a program.
 
-    python fuzz_onednn.py COUNT SEED [winograd]
+    python fuzz_onednn.py COUNT SEED [winograd | im2col]
 
 The program ends with code 0 if the three passes of COUNT random problems are correct,
 and batch norm's sums over the output and over its cotangent too. Tests also run it with
 an allocator that detects writes beyond an array. The operands end just before a page
 that must not be read. With `winograd`, it draws only problems of Winograd's method and
-solves each with both tile sizes, whatever their cost.
+solves each with both tile sizes, whatever their cost; with `im2col`, problems of one
+group, which products of patches solve.
 """
 
 import ctypes
@@ -122,12 +123,12 @@ def by_onednn(x, w, g, spec: ConvSpec):
     return passes(x, w, g)
 
 
-def handler(spec: ConvSpec, result: tuple[int, ...], *operands, kind=0, tile=0):
+def handler(spec: ConvSpec, result: tuple[int, ...], *operands, kind=0, method=0):
     """Calls the library's handler without Python's checks."""
     low, high = zip(*spec.padding)
     numbers = {"strides": spec.strides, "low": low, "high": high,
                "dilation": spec.rhs_dilation, "kind": kind, "groups": spec.groups,
-               "tile": tile}
+               "method": method}
     shape = jax.ShapeDtypeStruct(result, operands[0].dtype)
     return jax.ffi.ffi_call(library.TARGET, shape)(*operands, **{
         name: np.int64(value) for name, value in numbers.items()})
@@ -186,7 +187,25 @@ def fuzz_winograd(count: int, seed: int) -> None:
             jax.clear_caches()
 
 
+def fuzz_im2col(count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    with (mock.patch.object(cost, "prefers_im2col", lambda *_: True),
+          mock.patch.object(cost, "COSTS", {0: cost.Cost(0, 0, 0, 0)})):
+        for i in range(count):
+            check(one_group(problem(rng, "float32"), rng), "float32", rng)
+            if i % 500 == 499:
+                jax.clear_caches()
+
+
+def one_group(spec: ConvSpec, rng: np.random.Generator) -> ConvSpec:
+    """Replaces groups and channels: from one to more than a tile of the product."""
+    channels, outputs = map(int, rng.choice([1, 3, 8, 16, 33, 70, 130, 256], 2))
+    return spec._replace(groups=1, x_shape=(*spec.x_shape[:-1], channels),
+                         w_shape=(*spec.w_shape[:-2], channels, outputs))
+
+
 if __name__ == "__main__":
-    run = fuzz_winograd if sys.argv[3:] == ["winograd"] else fuzz
+    run = {"winograd": fuzz_winograd, "im2col": fuzz_im2col}.get("".join(sys.argv[3:]),
+                                                                  fuzz)
     run(int(sys.argv[1]), int(sys.argv[2]))
     print(f"{sys.argv[1]} problems, seed {sys.argv[2]}: right")

@@ -134,7 +134,7 @@ def winograd():
     args = jax.device_put(x, NamedSharding(jax.make_mesh((4,), ("batch",)),
                                            P("batch"))), w
     text = step("auto").lower(*args).compile().as_text()
-    assert text.count("tile = 4") == 3 and "all-gather" not in text, text
+    assert text.count("method = 4") == 3 and "all-gather" not in text, text
     actual = step("auto")(*args)
     assert max(map(relative_error, actual, expected)) <= 1e-5
     dx, dw = jax.pmap(lambda x, w: step("auto")(x, w), in_axes=(0, None))(

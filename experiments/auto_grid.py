@@ -1,0 +1,189 @@
+"""Compares the method that `auto` chooses with every other one, on a grid of shapes.
+
+    python experiments/auto_grid.py                      200 shapes
+    python experiments/auto_grid.py --shapes=40 "--only=native im2col,onednn"
+
+The shapes are convolutions of all registered networks at the published image sizes, at
+batches from 1 to 128, drawn with a fixed seed. For each of the three passes, every form
+that supports it runs in turn, A B C A B C, on operands that rotate, so that they come
+from memory and not from the cache, as in a training step. Writes auto_grid.json,
+auto_grid.txt and auto_grid.png.
+"""
+
+import argparse
+import functools
+import itertools
+import json
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from rich.progress import track
+
+from cnn_jax import networks
+from cnn_jax.layers import Layers
+from cnn_jax.native import convolution, cost, library, lowering
+from cnn_jax.ops.conv import auto, lax as conv_lax, registry
+from cnn_jax.ops.conv.spec import ConvSpec
+
+PASSES = ("forward", "input gradient", "weight gradient")
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+ROTATING = 48e6   # bytes of operands that calls go through in turn
+MOST_GFLOPS = 6.
+
+
+def convolutions(seed: int = 0) -> Iterator[ConvSpec]:
+    """Yields convolutions of the registered networks in random order, at any batch."""
+    found: dict[ConvSpec, None] = {}
+
+    def record(spec: ConvSpec, dtype: Any) -> Any:
+        found[spec._replace(precision=None)] = None
+        return conv_lax.select(spec, dtype)
+
+    registry.ALGORITHMS["recorded"] = record
+    for name, row in networks.NETWORKS.items():
+        net = networks.create(name, 10, Layers(conv="recorded"))
+        image = jax.ShapeDtypeStruct((1, *row.input_shape), jnp.float32)
+        jax.eval_shape(functools.partial(net.init, train=False), jax.random.key(0),
+                       image)
+    draw = random.Random(seed)
+    specs = list(found)
+    draw.shuffle(specs)
+    for spec in itertools.cycle(specs):
+        batch = draw.choice(BATCHES)
+        flops = 2 * batch * math.prod(spec.y_shape[1:]) * math.prod(spec.w_shape[:-1])
+        if flops <= MOST_GFLOPS * 1e9:
+            yield spec._replace(x_shape=(batch, *spec.x_shape[1:]))
+
+
+def forms(kind: int, spec: ConvSpec) -> dict[str, Callable[..., jax.Array]]:
+    """Returns the forms of a pass: XLA's, pure JAX by `auto`, the library's methods."""
+    found = {"lax": lambda a, b: conv_lax.passes[kind](a, b, spec)}
+    rules = (auto.FORWARD, auto.INPUT_GRADIENT, auto.WEIGHT_GRADIENT)[kind]
+    pure = auto.choose(rules, spec)
+    if pure is not conv_lax.plain[kind]:
+        found["pure JAX"] = lambda a, b: pure(a, b, spec)
+    if convolution.supports(spec, jnp.float32):
+        methods = [cost.ONEDNN]
+        if spec.groups == 1:
+            methods.append(cost.IM2COL)
+        if cost.supports(spec, jnp.dtype("float32")):
+            methods += [cost.WINOGRAD_2, cost.WINOGRAD_4]
+        for method in methods:
+            found[cost.NAMES[method]] = lambda a, b, method=method: lowering.call(
+                a, b, kind, spec, method)
+    return found
+
+
+def chosen(kind: int, spec: ConvSpec) -> str:
+    """Returns the form that `auto` chooses."""
+    if convolution.supports(spec, jnp.float32):
+        return cost.NAMES[cost.method_of(kind, spec, jnp.dtype("float32"))]
+    return next(reversed(forms(kind, spec)))
+
+
+def measure(kind: int, spec: ConvSpec, only: set[str], seconds: float
+            ) -> dict[str, list[float]]:
+    """Times the forms in turn; returns seconds per call of each round."""
+    shapes = {"x": spec.x_shape, "w": spec.w_shape, "y": spec.y_shape}
+    a_shape, b_shape, _ = (shapes[role] for role in lowering.ROLES[kind])
+    floats = math.prod(a_shape) + math.prod(b_shape)
+    draw = np.random.default_rng(0)
+    operands = [tuple(jnp.asarray(draw.standard_normal(shape, np.float32))
+                      for shape in (a_shape, b_shape))
+                for _ in range(min(24, math.ceil(ROTATING / (4 * floats))))]
+    programs = {}
+    for name, form in forms(kind, spec).items():
+        if not only or name in only:
+            programs[name] = jax.jit(form).lower(*operands[0]).compile()
+            jax.block_until_ready(programs[name](*operands[0]))
+    times: dict[str, list[float]] = {name: [] for name in programs}
+    turn = itertools.cycle(operands)
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < seconds * len(programs) or any(
+            len(samples) < 3 for samples in times.values()):
+        for name, program in programs.items():
+            given = next(turn)
+            start = time.perf_counter()
+            jax.block_until_ready(program(*given))
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def losses(rows: list[dict]) -> np.ndarray:
+    """Computes the median time of the chosen form / of the fastest, of each row."""
+    medians = [{name: statistics.median(times)
+                for name, times in row["seconds"].items()} for row in rows]
+    return np.array([row_medians[row["chosen"]] / min(row_medians.values())
+                     for row, row_medians in zip(rows, medians)])
+
+
+def table(rows: list[dict]) -> str:
+    """Writes a line for each pass, and one for each row that loses more than 5 %."""
+    lost, lines = losses(rows), [library.describe()]
+    for kind, name in enumerate(PASSES):
+        own = lost[[row["pass"] == kind for row in rows]]
+        lines.append(
+            f"{name:16} {len(own)} shapes: chosen / fastest {np.median(own):.2f}, 90 % "
+            f"below {np.quantile(own, .9):.2f}, largest {own.max():.2f}; "
+            f"{np.mean(own > 1.05):.0%} lose more than 5 %")
+    for i in np.argsort(-lost):
+        if lost[i] > 1.05:
+            row = rows[i]
+            spec = ConvSpec(**row["spec"])
+            fastest = min(row["seconds"], key=lambda name: statistics.median(
+                row["seconds"][name]))
+            lines.append(
+                f"{lost[i]:5.2f}  {PASSES[row['pass']]:16} {row['chosen']} and not "
+                f"{fastest}: x {list(spec.x_shape)}, w {list(spec.w_shape)}, strides "
+                f"{list(spec.strides)}, groups {spec.groups}")
+    return "\n".join(lines)
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """Draws chosen / fastest of all shapes, sorted, a curve for each pass."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for kind, name in enumerate(PASSES):
+        own = np.sort(losses([row for row in rows if row["pass"] == kind]))
+        axes.plot(np.linspace(0, 100, len(own)), own, label=name)
+    axes.axhline(1.05, color="gray", linewidth=.8)
+    axes.set(xlabel="shapes, %", ylabel="time of auto / of the fastest", yscale="log")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/auto_grid"))
+    parser.add_argument("--shapes", type=int, default=200)
+    parser.add_argument("--only", default="", metavar="FORM,FORM",
+                        help="compares only these, and the chosen one")
+    parser.add_argument("--seconds", type=float, default=.06, help="of each form")
+    flags = parser.parse_args(argv)
+    flags.out.mkdir(parents=True, exist_ok=True)
+    only = set(filter(None, flags.only.split(",")))
+    rows: list[dict] = []
+    for spec in track(list(itertools.islice(convolutions(), flags.shapes))):
+        for kind in range(3):
+            name = chosen(kind, spec)
+            rows.append({"pass": kind, "spec": spec._asdict(), "chosen": name,
+                         "seconds": measure(kind, spec, only and only | {name},
+                                            flags.seconds)})
+        (flags.out / "auto_grid.json").write_text(json.dumps(rows))
+    (flags.out / "auto_grid.txt").write_text(table(rows) + "\n")
+    draw(rows, flags.out / "auto_grid.png")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
