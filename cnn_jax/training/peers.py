@@ -108,8 +108,8 @@ def watch(workdir: Path, config: ConfigDict) -> Iterator[None]:
 
     def leave(reason: str) -> None:
         steps = step_folders(workdir / "checkpoints")
-        effect = (f"go on from step {steps[-1].name}" if steps else "start again")
-        end_at_once(f"{reason}; start the same command again to {effect}", 1)
+        effect = f" to go on from step {steps[-1].name}" if steps else ""
+        end_at_once(f"{reason}; start the same command again{effect}", 1)
 
     watching = Watch(connect(config), jax.process_index(), jax.process_count(), leave)
     try:

@@ -20,6 +20,7 @@ from cnn_jax.training.loop import fit
 from cnn_jax.training.peers import watch
 from cnn_jax.training.setup import Run, open_run, restore_or_init
 from cnn_jax.training.signals import Stopped, stop_signals
+from cnn_jax.workdir.folder import default_path
 from cnn_jax.workdir.progress import Progress
 from cnn_jax.workdir.results import Results
 
@@ -47,9 +48,9 @@ def run(config: ConfigDict, workdir: str | Path | None = None, quiet: bool = Fal
     check(config)
     parallel.start_processes(config)
     report = Reporter(quiet or jax.process_index() != 0)
-    with (parallel.peer_errors(),
-          open_run(config, workdir, report, stored, profile_steps) as opened,
-          watch(opened.workdir, config)):
+    path = Path(workdir or default_path(config)).absolute()
+    with (parallel.peer_errors(), watch(path, config),
+          open_run(config, path, report, stored, profile_steps) as opened):
         state, progress = restore_or_init(opened)
         if config.model.train == "head":
             opened = train_on_features(opened, state)
