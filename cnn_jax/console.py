@@ -101,9 +101,13 @@ class Reporter:
 
     def __init__(self, quiet: bool = False, stderr: bool = False) -> None:
         output: Any = Output("stderr" if stderr else "stdout")
+        # A notebook gets plain lines: its streams say that they are terminals, but show
+        # each frame of a bar.
+        in_notebook = "ipykernel" in sys.modules
         self.console = Console(file=None if output.file is None else output,
                                quiet=quiet, stderr=stderr, highlight=False,
-                               soft_wrap=True, force_jupyter=False)
+                               soft_wrap=True, force_jupyter=False,
+                               force_terminal=False if in_notebook else None)
         self.bar: Progress | None = None
         self.title, self.total, self.in_bytes = "", 0, False
         self.last_line = time.monotonic()  # when progress was last printed
