@@ -99,7 +99,7 @@ ELSEWHERE = {
         "tests/native/test_native_build.py", "cnn_jax.native.build"),
     "-m cnn_jax.data.pack": ("tests/data/test_pack.py", "command.main("),
     "-m pytest": (".ci/run", "README.md"),
-    "-m sphinx": ("tests/documents/test_book_pages.py", "-m sphinx"),
+    "-m sphinx": (".ci/run", "book command"),
     "-m venv": (".ci/run", "README.md"),
     "pip install": (".ci/run", "README.md"),
     "import cnn_jax.huge_pages": (

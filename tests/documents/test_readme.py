@@ -23,7 +23,7 @@ def test_test_command_is_what_ci_runs():
     _, _, marked = README.partition("<!-- test command -->")
     block, = re.findall(r"^```bash\n(.*?)^```", marked, re.MULTILINE | re.DOTALL)[:1]
     assert "python -m pytest" in block
-    assert "<!-- test command -->" in (ROOT / ".ci" / "run").read_text()
+    assert "block 'test command' README.md" in (ROOT / ".ci" / "run").read_text()
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
