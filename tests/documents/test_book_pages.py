@@ -74,6 +74,7 @@ def test_the_explorer_of_fields_follows_the_keyboard(browser, width):
         layer = root.locator("input[name=layer]")
         layer.focus()
         page.keyboard.press("Home")
+        page.keyboard.press("ArrowRight")
         assert root.get_attribute("data-field") == "5"
         page.keyboard.press("End")
         assert root.get_attribute("data-field") == "16"
@@ -81,3 +82,22 @@ def test_the_explorer_of_fields_follows_the_keyboard(browser, width):
         page.keyboard.press("ArrowRight")
         assert "16 x 16" in root.locator("[aria-live]").inner_text()
         assert page.evaluate(OVERFLOW) <= 0 and not problems
+
+
+def test_the_drawn_network_reads_its_examples_and_a_drawn_line(browser):
+    with opened(browser, address("tutorial/lenet.html"), PHONE) as (page, problems):
+        root = page.locator("#digit-explorer")
+        assert root.get_attribute("data-answer") == ""
+        buttons = root.get_by_role("button", name="Example")
+        right = 0
+        for i in range(buttons.count()):
+            buttons.nth(i).click()
+            right += buttons.nth(i).inner_text().endswith(
+                root.get_attribute("data-answer"))
+        assert right >= 2
+        root.get_by_role("button", name="Clear").click()
+        root.locator(".explorer-paper").focus()
+        for _ in range(16):
+            page.keyboard.press("Shift+ArrowDown")
+        assert root.get_attribute("data-answer") in list("0123456789")
+        assert not problems
