@@ -62,6 +62,7 @@ def test_quickstart_trains_looks_and_predicts(checkout):
     assert (workdir / "results.json").exists()
 
 
+@pytest.mark.slow  # the book's pages on the same operations run with every build
 def test_operations_agree(checkout, monkeypatch):
     """The cells assert equality; this test reads what they print.
 
