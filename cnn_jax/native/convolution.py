@@ -23,8 +23,8 @@ from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from cnn_jax.native import cost, library, lowering
-from cnn_jax.native.lowering import (FORWARD, INPUT_GRADIENT, ROLES, WEIGHT_GRADIENT,
-                                     result_shape)
+from cnn_jax.native.cost import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
+from cnn_jax.native.lowering import ROLES, result_shape
 from cnn_jax.ops._xla.shard_map import match_varying_axes
 from cnn_jax.ops.conv import lax as conv_lax
 from cnn_jax.ops.conv.algorithm import Algorithm, Pass

@@ -17,6 +17,9 @@ from jax.typing import DTypeLike
 
 from cnn_jax.ops.conv.spec import ConvSpec
 
+# The passes, numbered as in convolution.cc.
+FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = range(3)
+
 # Methods, numbered as in convolution.cc: oneDNN, products of patches (im2col.h), and
 # Winograd's F(2 x 2, 3 x 3) and F(4 x 4, 3 x 3) (winograd.h).
 ONEDNN, IM2COL, WINOGRAD_2, WINOGRAD_4 = 0, 1, 2, 4
@@ -24,8 +27,10 @@ NAMES = {ONEDNN: "onednn", IM2COL: "native im2col",
          WINOGRAD_2: "native Winograd F(2 x 2, 3 x 3)",
          WINOGRAD_4: "native Winograd F(4 x 4, 3 x 3)"}
 
-WEIGHT_GRADIENT = 2  # the number of this pass
-FEW_PIXELS, FEW_CHANNELS = 256, 48
+# Products of patches are faster up to so many pixels of the batch, by pass, and from so
+# many channels and outputs on.
+FEW_PIXELS = {FORWARD: 256, INPUT_GRADIENT: 200, WEIGHT_GRADIENT: 0}
+FEW_CHANNELS = 48
 
 CHANNELS = 16  # numbers of channels must be multiples: the library computes 16 at once
 
@@ -99,10 +104,11 @@ def prefers_im2col(kind: int, spec: ConvSpec, dtype: DTypeLike) -> bool:
     """Tells whether products of patches take less time than oneDNN.
 
     They read the weights where they lie. oneDNN copies them at each call, which is most
-    of its work where there are few pixels. On 140 shapes of the registered networks,
-    oneDNN took 0.9 to 1.9 times as long for y and dx where there were at most 256
-    pixels, but 0.4 to 1.0 times as long for dw (experiments/auto_grid.py).
+    of its work where there are few pixels. On 18 such shapes of the registered networks
+    oneDNN took 1.2 to 1.9 times as long for y, and 1.0 to 1.9 times for dx up to 200
+    pixels (0.7 at 256). It still computes dw, for which it took 0.7 to 2.0 times as
+    long. (`experiments/auto_grid.py --shapes=140 "--only=onednn,native im2col"`)
     """
-    return (kind != WEIGHT_GRADIENT and dtype == jnp.float32 and spec.groups == 1
+    return (dtype == jnp.float32 and spec.groups == 1
             and min(spec.w_shape[-2:]) >= FEW_CHANNELS
-            and spec.x_shape[0] * math.prod(spec.out) <= FEW_PIXELS)
+            and spec.x_shape[0] * math.prod(spec.out) <= FEW_PIXELS[kind])

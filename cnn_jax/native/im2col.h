@@ -39,12 +39,7 @@ struct Shape {
   Sizes out;
   int64_t outputs;
   Sizes kernel, strides, low, dilation;
-
-  int64_t Pixels(const Sizes& sizes) const { return sizes[0] * sizes[1] * sizes[2]; }
 };
-
-// Calls body(0) to body(n - 1), each once, on the threads of a method.
-using Work = std::function<void(int64_t n, const std::function<void(int)>& body)>;
 
 constexpr int64_t kBlock = 18 * product::kRows;  // rows of a block: a piece fits into L2
 constexpr int64_t kGap = 16;  // floats between rows, against conflicts in the cache

@@ -27,11 +27,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from cnn_jax.native import cost, library
+from cnn_jax.native.cost import WEIGHT_GRADIENT
 from cnn_jax.ops.conv import lax as conv_lax
 from cnn_jax.ops.conv.spec import ConvSpec
 
-# The passes, numbered as in convolution.cc, and the roles of operands and result.
-FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = range(3)
+# The roles of operands and result in the passes.
 ROLES = (("x", "w", "y"), ("y", "w", "x"), ("x", "y", "w"))
 
 
@@ -54,15 +54,15 @@ def by_library(a: jax.Array, b: jax.Array, kind: int, spec: ConvSpec,
 
     fastest: whether to choose the fastest method; if not, it is oneDNN.
     """
-    if kind == WEIGHT_GRADIENT and weight_gradient_by_xla(spec) and not (
-            fastest and cost.method_of(kind, spec, a.dtype) == cost.IM2COL):
-        return by_xla(a, b, kind, spec, fastest)
     method = cost.method_of(kind, spec, a.dtype) if fastest else cost.ONEDNN
-    if kind == WEIGHT_GRADIENT and a.dtype == jnp.bfloat16 and method == cost.ONEDNN:
-        # oneDNN 3.2 computes some of these wrongly (5 x 2 pixels, stride 3, 8 channels
-        # per group), and all of them slowly.
-        return call(a.astype(jnp.float32), b.astype(jnp.float32), kind, spec,
-                    method).astype(a.dtype)
+    if method == cost.ONEDNN and kind == WEIGHT_GRADIENT:
+        if weight_gradient_by_xla(spec):
+            return by_xla(a, b, kind, spec, fastest)
+        if a.dtype == jnp.bfloat16:
+            # oneDNN 3.2 computes some of these wrongly (5 x 2 pixels, stride 3, 8
+            # channels per group), and all of them slowly.
+            return call(a.astype(jnp.float32), b.astype(jnp.float32), kind, spec,
+                        method).astype(a.dtype)
     return call(a, b, kind, spec, method)
 
 

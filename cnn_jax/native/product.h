@@ -1,10 +1,11 @@
-// c = a b, for matrices of floats: the product that im2col.h and winograd.h need.
+// Vectors of floats, and c = a b for matrices of floats.
 //
 //   a [rows x k]    b [k x columns]    c [rows x columns]
 //
 // k is cut into pieces of at most kDepth. For each piece and for every kPanel columns, b
 // is copied into a tile that fits into the first-level cache. The inner loop multiplies
-// kRows rows of a by this tile and keeps their kRows x kPanel sums in registers.
+// kRows rows of a by this tile and keeps their kRows x kPanel sums in registers. For
+// winograd.h, whose matrices are small, it reads b where it lies.
 //
 // Source: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication",
 // 2008; the loop over rows is the inner one here, because a stays in the second-level
@@ -42,24 +43,25 @@ inline void Copy(const float* from, int64_t n, float* to) {
   for (int64_t i = 0; i < n; i++) to[i] = from[i];
 }
 
-// Element (i, k) of a lies at data[i * row + k * step].
+// A factor of a product. Element (i, k) of a lies at data[i * row + k * step]; the rows
+// of b lie `step` apart.
 struct Factor {
   const float* data;
   int64_t row, step;
 };
 
-// Multiplies `rows` rows by a tile [k x vectors * kLanes]; columns: of c.
+// c [rows x columns] = a b, added to c if `add`. b has vectors * kLanes columns.
 template <int rows, int vectors>
-void MultiplyTile(Factor a, const float* tile, int64_t k, float* c, int64_t c_row,
+void MultiplyTile(Factor a, Factor b, int64_t k, float* c, int64_t c_row,
                   int64_t columns, bool add) {
   for (int i = 0; i < rows; i++)
     for (int j = 0; j < vectors * kLanes; j += kLine)
       __builtin_prefetch(c + i * c_row + j, 1);
   Vector sums[rows][vectors] = {};
-  for (; k > 0; k--, a.data += a.step, tile += vectors * kLanes)
+  for (; k > 0; k--, a.data += a.step, b.data += b.step)
     for (int i = 0; i < rows; i++)
       for (int j = 0; j < vectors; j++)
-        sums[i][j] += a.data[i * a.row] * Load(tile + j * kLanes);
+        sums[i][j] += a.data[i * a.row] * Load(b.data + j * kLanes);
   for (int i = 0; i < rows; i++, c += c_row) {
     if (columns == vectors * kLanes) {
       for (int j = 0; j < vectors; j++) {
@@ -76,12 +78,22 @@ void MultiplyTile(Factor a, const float* tile, int64_t k, float* c, int64_t c_ro
 
 // Multiplies any number of rows: kRows at a time, then half as many, ..., then one.
 template <int vectors, int rows = kRows>
-void MultiplyRows(int64_t count, Factor a, const float* tile, int64_t k, float* c,
-                  int64_t c_row, int64_t columns, bool add) {
+void MultiplyRows(int64_t count, Factor a, Factor b, int64_t k, float* c, int64_t c_row,
+                  int64_t columns, bool add) {
   for (; count >= rows; count -= rows, a.data += rows * a.row, c += rows * c_row)
-    MultiplyTile<rows, vectors>(a, tile, k, c, c_row, columns, add);
+    MultiplyTile<rows, vectors>(a, b, k, c, c_row, columns, add);
   if constexpr (rows > 1)
-    MultiplyRows<vectors, rows / 2>(count, a, tile, k, c, c_row, columns, add);
+    MultiplyRows<vectors, rows / 2>(count, a, b, k, c, c_row, columns, add);
+}
+
+// Multiplies by one or two vectors of b, as the columns need, `most` rows at a time.
+template <int most = kRows>
+void MultiplyPanel(int64_t count, Factor a, Factor b, int64_t k, float* c,
+                   int64_t c_row, int64_t columns, bool add) {
+  if (columns > kLanes)
+    MultiplyRows<2, most>(count, a, b, k, c, c_row, columns, add);
+  else
+    MultiplyRows<1, most>(count, a, b, k, c, c_row, columns, add);
 }
 
 inline int64_t TileColumns(int64_t columns) { return columns > kLanes ? kPanel : kLanes; }
@@ -154,10 +166,8 @@ void Multiply(int64_t rows, int64_t columns, int64_t summed, const A& a, const B
     for (int64_t left = 0; left < columns; left += kPanel) {
       const int64_t width = std::min<int64_t>(kPanel, columns - left);
       b(k, depth, left, width, tile);
-      if (width > kLanes)
-        MultiplyRows<2>(rows, factor, tile, depth, c + left, c_row, width, k > 0);
-      else
-        MultiplyRows<1>(rows, factor, tile, depth, c + left, c_row, width, k > 0);
+      MultiplyPanel(rows, factor, {tile, 0, TileColumns(width)}, depth, c + left, c_row,
+                    width, k > 0);
     }
   }
 }

@@ -39,26 +39,17 @@
 #include <utility>
 #include <vector>
 
+#include "product.h"
 #include "workers.h"
 
 namespace winograd {
 
-#ifdef __AVX512F__
-constexpr int kLanes = 16, kRows = 8;
-#else
-constexpr int kLanes = 8, kRows = 4;
-#endif
-constexpr int kPanel = 2 * kLanes;  // kRows x kPanel sums are kept in registers
-constexpr int kChannels = 16;       // channels and outputs must be multiples of it
-constexpr size_t kLine = 16;        // floats in a line of the cache
-constexpr int64_t kSummed = 128;    // channels summed at a time: smaller rounding errors
+using product::kLanes, product::kLine, product::kPanel;
+using product::Load, product::Quotient, product::Store, product::Vector;
 
-typedef float Vector __attribute__((vector_size(4 * kLanes)));
-typedef float Stored
-    __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
-
-inline Vector Load(const float* p) { return *reinterpret_cast<const Stored*>(p); }
-inline void Store(float* p, Vector v) { *reinterpret_cast<Stored*>(p) = v; }
+constexpr int kRows = kLanes / 2;  // tiles that the inner loop takes at a time
+constexpr int kChannels = 16;      // channels and outputs must be multiples of it
+constexpr int64_t kSummed = 128;   // channels summed at a time: smaller rounding errors
 
 // bfloat16, the upper half of a float. All arithmetic is in float32.
 struct Bfloat16 {
@@ -198,63 +189,16 @@ void Transform(const From* const* from, To* const* to, int64_t channels,
   }
 }
 
-// A factor of a matrix product. Its rows lie `row` apart (used for a alone), and the
-// numbers along the summed axis lie `step` apart.
-struct Factor {
-  const float* data;
-  int64_t row, step;
-};
-
-// c [rows, vectors x kLanes] = a [rows, k] b [k, vectors x kLanes], added to c if `add`.
-template <int rows, int vectors>
-void Multiply(Factor a, Factor b, int64_t k, float* c, int64_t c_row, bool add) {
-  Vector sums[rows][vectors] = {};
-  for (; k > 0; k--, a.data += a.step, b.data += b.step) {
-    Vector columns[vectors];
-    for (int j = 0; j < vectors; j++) columns[j] = Load(b.data + j * kLanes);
-    for (int i = 0; i < rows; i++)
-      for (int j = 0; j < vectors; j++) sums[i][j] += a.data[i * a.row] * columns[j];
-  }
-  for (int i = 0; i < rows; i++)
-    for (int j = 0; j < vectors; j++) {
-      float* to = c + i * c_row + j * kLanes;
-      Store(to, add ? Load(to) + sums[i][j] : sums[i][j]);
-    }
-}
-
-// Multiplies any number of rows: kRows at a time, then half as many, ..., then one.
-template <int vectors, int rows = kRows>
-void MultiplyRows(int64_t count, Factor a, Factor b, int64_t k, float* c, int64_t c_row,
-                  bool add) {
-  for (; count >= rows; count -= rows, a.data += rows * a.row, c += rows * c_row)
-    Multiply<rows, vectors>(a, b, k, c, c_row, add);
-  if constexpr (rows > 1)
-    MultiplyRows<vectors, rows / 2>(count, a, b, k, c, c_row, add);
-}
-
-inline void MultiplyPanel(int64_t columns, int64_t rows, Factor a, Factor b, int64_t k,
-                          float* c, int64_t c_row, bool add) {
-  if (columns == kPanel)
-    MultiplyRows<2>(rows, a, b, k, c, c_row, add);
-  else  // kChannels, if those are half a panel
-    MultiplyRows<1>(rows, a, b, k, c, c_row, add);
-}
-
 // Distances between rows and between matrices. With them, data that is read together lies
 // in different sets of the cache.
 inline int64_t Row(int64_t channels) { return channels + kLine; }
 inline int64_t Matrix(int64_t floats) { return (floats + 1023) / 1024 * 1024 + kLine; }
-
-inline int64_t Quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }  // rounded up
 
 // The convolution of x [images, in.., channels] to y [images, out.., outputs]: y at
 // (0, 0) sees x from (-low[0], -low[1]) on.
 struct Shape {
   int64_t images, in[2], channels, out[2], outputs, low[2];
 };
-
-// Calls body(0) to body(n - 1), each once, on the threads of a method.
-using Work = std::function<void(int64_t n, const std::function<void(int)>& body)>;
 
 // Computes on images, kernels and gradients of type Float: float or Bfloat16.
 template <int m, typename Float>
@@ -445,10 +389,10 @@ class Method {
           const int64_t width = std::min<int64_t>(kPanel, columns - o);
           const float* panel = u + i * u_ + (left + o) * s_.channels;
           for (int64_t c = 0; c < s_.channels; c += kSummed)
-            MultiplyPanel(width, count, {v + i * v_size + c, v_row, 1},
-                          {panel + c * width, 0, width},
-                          std::min(kSummed, s_.channels - c), sums + i * m_size + o,
-                          m_row, c > 0);
+            product::MultiplyPanel<kRows>(
+                count, {v + i * v_size + c, v_row, 1}, {panel + c * width, 0, width},
+                std::min(kSummed, s_.channels - c), sums + i * m_size + o, m_row, width,
+                c > 0);
         }
       for (int64_t t = 0; t < count; t++)
         TransformSums(sums + t * m_row, m_size, first + t, left, columns, y,
@@ -475,10 +419,10 @@ class Method {
       }
       for (int i = 0; i < kPixels; i++)
         for (int64_t o = 0; o < columns; o += kPanel)
-          MultiplyPanel(std::min<int64_t>(kPanel, columns - o), s_.channels,
-                        {v + i * v_size, 1, v_row}, {d + i * d_size + o, 0, d_row},
-                        count, du + i * du_size + left + o, du_row,
-                        first > tiles.begin);
+          product::MultiplyPanel<kRows>(
+              s_.channels, {v + i * v_size, 1, v_row}, {d + i * d_size + o, 0, d_row},
+              count, du + i * du_size + left + o, du_row,
+              std::min<int64_t>(kPanel, columns - o), first > tiles.begin);
     }
   }
 

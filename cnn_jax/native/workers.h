@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <functional>
 #include <memory>
@@ -81,6 +82,9 @@ class ScopedArena {
   }
   std::unique_ptr<Arena> arena_;
 };
+
+// Calls body(0) to body(n - 1), each once, on the threads that a method may use.
+using Work = std::function<void(int64_t n, const std::function<void(int)>& body)>;
 
 // Calls body(0) to body(n - 1), each once, on this thread and up to `helpers` of XLA's.
 // This thread works too, so that no call waits for a thread that the pool does not have.
