@@ -40,6 +40,7 @@ RECIPES = {
     "resnet50_16": ({"data.limit": 208} | GROWING, 160),            # 13
     "resnet50_40": ({"data.limit": 80} | GROWING, 158),             # 5
     "mobilenet_v2": ({"epochs": 10, "data.limit": 320}, 110),       # 20
+    "mobilenet_v2_ema": ({"epochs": 10, "data.limit": 320}, 110),   # 20
 }
 
 

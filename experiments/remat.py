@@ -1,11 +1,12 @@
 """How much memory does a training step need with and without `model.remat`?
 
-    python experiments/remat.py [--batch 32] [--side 224] [NETWORK ...]
+    python experiments/remat.py [--batch 32] [--side 224] [NETWORK[:FREEZE] ...]
 
-Compiles a training step of each network (momentum, 1,000 classes) both ways. Prints the
-working memory that XLA reserves: what the step needs besides parameters, optimizer
-state and images. Nothing is run, so it says nothing about time. The default networks
-take a few minutes on two cores.
+Compiles a training step of each network (momentum, 1,000 classes) both ways. FREEZE is
+a value of model.freeze, for fine-tuning of the other parts. Prints the working memory
+that XLA reserves: what the step needs besides parameters, optimizer state and images.
+Nothing is run, so it says nothing about time. The default networks take a few minutes
+on two cores.
 """
 
 import argparse
@@ -35,7 +36,8 @@ def working_bytes(network: str, batch: int, side: int, remat: bool) -> int:
     """Compiles a step and returns the bytes of its temporary buffers."""
     shape = (side, side, 3)
     config = default.get_config()
-    config.model.name, config.model.remat = network, remat
+    config.model.name, _, freeze = network.partition(":")
+    config.model.freeze, config.model.remat = freeze or None, remat
     config.batch_size = batch
     config.optimizer.name = "momentum"
     check(config)
@@ -54,8 +56,8 @@ def working_bytes(network: str, batch: int, side: int, remat: bool) -> int:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", default=["resnet50", "densenet121"],
-                        metavar="NETWORK")
+    parser.add_argument("networks", nargs="*", metavar="NETWORK[:FREEZE]",
+                        default=["resnet50", "resnet50:trunk", "densenet121"])
     parser.add_argument("--batch", type=int, default=32, help="images a step")
     parser.add_argument("--side", type=int, default=224, help="pixels")
     flags = parser.parse_args(argv)

@@ -7,7 +7,7 @@ For each kind of set and each number of pictures it makes a set of 1,000 classes
 real JPEG files: class folders of hard links, tar shards, and ArrayRecord files as
 tensorflow-datasets prepares them (the last two of the same pictures at 48 pixels, and
 1,251 in a file of the last, as in its ImageNet). A fresh process opens the set, and
-another one in each round. It measures
+another one in each round; the sets of a kind take turns. It measures
 
     the seconds, also of the CPU, to open the set for the first time, which builds and
     keeps the index, and later;
@@ -18,8 +18,8 @@ another one in each round. It measures
     the time per picture of the stream, decoded, cut and resized to 32 pixels in one
     thread.
 
-The files are in the page cache. Each set takes at most 6 GB of disk, and is removed
-before the next is made. Writes scale.txt and scale.json.
+The files are in the page cache. The sets of a kind take at most 6 GB of disk, and are
+removed before those of the next. Writes scale.txt and scale.json.
 """
 
 import argparse
@@ -205,19 +205,28 @@ def open_in_new_process(kind: str, folder: Path, cache: Path) -> dict[str, float
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(kind: str, count: int, classes: int, photos: list[Path], work: Path,
-            rounds: int) -> dict:
-    """Makes a set, opens it 1 + `rounds` times, and removes it."""
-    root = Path(tempfile.mkdtemp(prefix=f"{kind}-{count}-", dir=work))
-    try:
-        begun = time.perf_counter()
-        MAKERS[kind](root, count, classes, photos)
-        made = time.perf_counter() - begun
-        runs = [open_in_new_process(kind, root / "set", root / "cache")
-                for _ in range(1 + rounds)]
-    finally:
-        shutil.rmtree(root)
-    first, *again = runs
+def measure(kind: str, counts: list[int], classes: int, photos: list[Path], work: Path,
+            rounds: int) -> list[dict]:
+    """Makes sets, opens each 1 + `rounds` times in turns, and removes them."""
+    made: dict[int, float] = {}
+    runs: dict[int, list[dict]] = {count: [] for count in counts}
+    with tempfile.TemporaryDirectory(prefix=f"{kind}-", dir=work) as folder:
+        for count in counts:
+            root = Path(folder, str(count))
+            root.mkdir()
+            begun = time.perf_counter()
+            MAKERS[kind](root, count, classes, photos)
+            made[count] = time.perf_counter() - begun
+        for _ in range(1 + rounds):
+            for count in counts:
+                root = Path(folder, str(count))
+                runs[count].append(open_in_new_process(kind, root / "set",
+                                                       root / "cache"))
+    return [figures(kind, count, made[count], *runs[count]) for count in counts]
+
+
+def figures(kind: str, count: int, made: float, first: dict, *again: dict) -> dict:
+    """Arranges what the processes have measured on one set."""
     if first["count"] != count:
         raise RunError(f"{first['count']} of {count} pictures were found")
     return {"kind": kind, "count": count, "make": made, "first": first["seconds"],
@@ -225,7 +234,7 @@ def measure(kind: str, count: int, classes: int, photos: list[Path], work: Path,
             "first_cpu": first["cpu"], "cpu": [run["cpu"] for run in again],
             "memory": [run["memory"] for run in again],
             "total": [run["total"] for run in again],
-            "peak": [run["peak"] for run in runs],
+            "peak": [run["peak"] for run in (first, *again)],
             "pickle": first["pickle"], "read": [run["read"] for run in again],
             "batch": [run["batch"] for run in again],
             "image": [run["image"] for run in again]}
@@ -278,14 +287,11 @@ def main(argv: list[str] | None = None) -> None:
     make_out(flags.work or flags.out)
     results = ran_on() | {"classes": flags.classes, "rounds": flags.rounds, "rows": []}
     for kind in flags.kinds:
-        for count in flags.counts:
-            results["rows"].append(measure(
-                kind, count, flags.classes, photos, flags.work or flags.out,
-                flags.rounds))
-            print(table(results), flush=True)
-            write_atomically(flags.out / "scale.json",
-                             json.dumps(results, indent=1) + "\n")
-            write_atomically(flags.out / "scale.txt", table(results))
+        results["rows"] += measure(kind, flags.counts, flags.classes, photos,
+                                   flags.work or flags.out, flags.rounds)
+        print(table(results), flush=True)
+        write_atomically(flags.out / "scale.json", json.dumps(results, indent=1) + "\n")
+        write_atomically(flags.out / "scale.txt", table(results))
 
 
 if __name__ == "__main__":

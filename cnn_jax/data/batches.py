@@ -5,7 +5,6 @@ So the order of the data is not part of a checkpoint. The whole set is one uint8
 """
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -38,7 +37,8 @@ def train_order(seed: int, epoch: int, rows: range, batch_size: int) -> np.ndarr
     """
     order = rows.start + permutation(draw_key(seed, "order", epoch), len(rows))
     steps = steps_per_epoch(len(rows), batch_size)
-    return np.resize(order, (steps, batch_size)).astype(np.int32)
+    return np.pad(order, (0, steps * batch_size - len(order)), mode="wrap").reshape(
+        steps, batch_size)
 
 
 def permutation(key: jax.Array, count: int) -> np.ndarray:
@@ -47,7 +47,8 @@ def permutation(key: jax.Array, count: int) -> np.ndarray:
     Each round sorts by random numbers of 32 bits. With the position as the lower 32
     bits, NumPy's fast sort is as stable as JAX's.
     """
-    order = position = np.arange(count, dtype=np.uint32)
+    order = np.arange(count, dtype=np.int32)
+    position = np.arange(count, dtype=np.uint32)
     for _ in range(math.ceil(3 * math.log(max(1, count)) / math.log(2**32 - 1))):
         key, subkey = jax.random.split(key)
         random = np.asarray(jax.random.bits(subkey, (count,), np.uint32))
@@ -55,21 +56,21 @@ def permutation(key: jax.Array, count: int) -> np.ndarray:
         keys <<= 32
         keys |= position
         keys.sort()
-        order = order[keys & (2**32 - 1)]
-    return order.astype(np.int32)
+        keys &= 2**32 - 1
+        order = order[keys.view(np.int64)]
+    return order
 
 
-def eval_order(rows: range, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (indices, mask) of each batch: every row once, the last batch padded.
+def eval_order(rows: range, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (indices, mask) of all batches: every row once, the last batch padded.
 
-    indices: int32 [batch_size]. mask: float32 [batch_size], 0 where padded, else 1.
+    indices: int32 [batches, batch_size]. mask: float32, 0 where padded, else 1.
     """
-    for start in range(rows.start, rows.stop, batch_size):
-        indices = np.arange(start, min(start + batch_size, rows.stop))
-        padding = batch_size - len(indices)
-        mask = np.r_[np.ones(len(indices)), np.zeros(padding)]
-        yield (np.pad(indices, (0, padding), mode="edge").astype(np.int32),
-               mask.astype(np.float32))
+    batches = steps_per_epoch(len(rows), batch_size)
+    indices = np.arange(rows.start, rows.start + batches * batch_size, dtype=np.int32
+                        ).reshape(batches, batch_size)
+    mask = (indices < rows.stop).astype(np.float32)
+    return np.minimum(indices, rows.stop - 1), mask
 
 
 class TrainOrder(NamedTuple):
@@ -101,5 +102,4 @@ class EvalOrder(NamedTuple):
 
     def rows(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns (indices, mask), both [batches, batch_size]; see `eval_order`."""
-        indices, masks = zip(*eval_order(range(self.examples), self.batch_size))
-        return np.stack(indices), np.stack(masks)
+        return eval_order(range(self.examples), self.batch_size)

@@ -6,6 +6,7 @@
 import collections
 import dataclasses
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 from cnn_jax.console import counted
 from cnn_jax.data.listing import (ARCHIVES, Listing, Pictures, class_pictures,
                                   list_archive, list_folder, other_files)
+from cnn_jax.data.packed_strings import compact, in_file
 from cnn_jax.data.records import Record, Records, StoredRecords, digest, read_each
 from cnn_jax.errors import InputError
 from cnn_jax.files import expanded
@@ -23,23 +25,22 @@ _SIZES = 1024  # files of a split whose size is part of its fingerprint
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FolderRecords:
-    """The pictures of a split in class folders."""
+    """The pictures of a split in class folders; see `Pictures`."""
 
     root: str
-    pictures: Pictures
+    directories: tuple[str, ...]
+    directory: np.ndarray  # integers [N]
+    files: Sequence[str]
+    labels: np.ndarray
     fingerprint: str
 
-    @property
-    def labels(self) -> np.ndarray:
-        return self.pictures.labels
-
     def __len__(self) -> int:
-        return len(self.pictures.labels)
+        return len(self.labels)
 
     def read(self, index: int) -> Record:
         try:
             with open(self.name(index), "rb") as file:
-                return file.read(), self.pictures.labels[index]
+                return file.read(), self.labels[index]
         except OSError as error:
             raise InputError(f"{self.name(index)} cannot be read ({error.strerror}); "
                              "replace or remove it") from error
@@ -47,7 +48,8 @@ class FolderRecords:
     __iter__ = read_each
 
     def name(self, index: int) -> str:
-        return os.path.join(self.root, self.pictures.path(index))
+        return os.path.join(self.root, self.directories[self.directory[index]],
+                            self.files[index])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,8 +106,10 @@ def folder_records(listing: Listing, pictures: Pictures) -> Records:
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read ({error.strerror}); replace "
                          "or remove it") from error
-    return FolderRecords(str(listing.root), pictures,
-                         _fingerprint(pictures, np.array(sizes, np.int64)))
+    fingerprint = _fingerprint(pictures, np.array(sizes, np.int64))
+    return FolderRecords(
+        str(listing.root), pictures.directories, compact(pictures.directory),
+        in_file(pictures.files), pictures.labels, fingerprint)
 
 
 def _archive_records(listing: Listing, pictures: Pictures) -> Records:

@@ -1,7 +1,10 @@
-"""Keeps many file names in little memory."""
+"""Keeps many file names in little memory, or in a file."""
 
 import itertools
 import os
+import sys
+import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -9,19 +12,19 @@ import numpy as np
 
 
 _CHUNK = 2**14  # strings at a time: as Python objects they take 100 bytes each
+LARGE = 2**20   # bytes of names; fewer stay in memory
 
 
 def compact(numbers: np.ndarray) -> np.ndarray:
-    """Stores numbers from 0 on in 32 bits, if these suffice."""
-    fit = not len(numbers) or numbers.max() < 2**32
-    return numbers.astype(np.uint32, copy=False) if fit else numbers
+    """Stores numbers from 0 on in as few bytes as the largest one needs."""
+    return numbers.astype(np.min_scalar_type(numbers.max(initial=0)), copy=False)
 
 
 class PackedStrings(Sequence[str]):
     """Strings in one block of bytes.
 
-    A string costs its bytes and 4 more; a `str` in a list costs about 60 more. So the
-    1.28 million file names of ImageNet take 31 MB, also in a pickle.
+    A string costs its bytes and at most 4 more (8 in blocks above 4 GB); a `str` in a
+    list costs about 60 more.
     """
 
     def __init__(self, strings: Iterable[str] = ()) -> None:
@@ -42,7 +45,7 @@ class PackedStrings(Sequence[str]):
         """Joins sequences one after the other."""
         sequences = list(sequences)
         lengths = [np.zeros(1, np.int64),
-                   *(np.diff(strings.starts) for strings in sequences)]
+                   *(np.diff(strings.starts).astype(np.int64) for strings in sequences)]
         return cls.of(b"".join(strings.block for strings in sequences),
                       np.cumsum(np.concatenate(lengths)))
 
@@ -73,3 +76,57 @@ class PackedStrings(Sequence[str]):
             for start, stop in itertools.pairwise(
                     self.starts[first:first + _CHUNK + 1].tolist()):
                 yield os.fsdecode(self.block[start:stop])
+
+
+class FileStrings(Sequence[str]):
+    """Strings in a file without a name: they take no memory, nor do pickles of them.
+
+    Other processes open the file through /proc while the process that made it runs.
+    Linux then deletes it, also after a kill.
+    """
+
+    def __init__(self, strings: PackedStrings) -> None:
+        """Writes the strings. Raises OSError."""
+        self.count, self.dtype = len(strings), strings.starts.dtype
+        with tempfile.TemporaryFile() as file:
+            file.write(strings.starts.data)
+            file.write(strings.block)
+            file.flush()
+            self._open(_link(file.fileno()))
+        self.path = _link(self.file)
+
+    def _open(self, path: str) -> None:
+        self.file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.file)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"count": self.count, "dtype": self.dtype, "path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open(self.path)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: Any) -> Any:
+        width, place = self.dtype.itemsize, range(self.count)[index]
+        start, stop = np.frombuffer(
+            os.pread(self.file, 2 * width, width * place), self.dtype).tolist()
+        return os.fsdecode(os.pread(self.file, stop - start,
+                                    width * (self.count + 1) + start))
+
+
+def _link(file: int) -> str:
+    """Names an open file of this process in a way that its other processes can open."""
+    return f"/proc/{os.getpid()}/fd/{file}"
+
+
+def in_file(strings: PackedStrings) -> Sequence[str]:
+    """Moves many strings to a file; returns them as they are where that fails."""
+    if len(strings.block) < LARGE or sys.platform != "linux":
+        return strings
+    try:
+        return FileStrings(strings)
+    except OSError:  # no space or no /proc: they stay in memory
+        return strings

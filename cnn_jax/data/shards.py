@@ -12,6 +12,7 @@ the numbers. `python -m cnn_jax.data.pack` writes such sets.
 import dataclasses
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax.data.class_names import is_table, numbered_names
 from cnn_jax.data.listing import SPLIT_NAMES
-from cnn_jax.data.packed_strings import PackedStrings, compact
+from cnn_jax.data.packed_strings import PackedStrings, compact, in_file
 from cnn_jax.data.records import Record, StoredRecords, digest, read_each
 from cnn_jax.data.shard_index import index_shards
 from cnn_jax.errors import InputError
@@ -37,10 +38,10 @@ class ShardRecords:
     """
 
     shards: tuple[str, ...]
-    shard: np.ndarray     # int32 [N], into `shards`
-    members: PackedStrings
-    offsets: np.ndarray   # uint32 or int64 [N], bytes
-    sizes: np.ndarray     # uint32 or int64 [N], bytes
+    shard: np.ndarray     # [N], into `shards`
+    members: Sequence[str]
+    offsets: np.ndarray   # [N], bytes
+    sizes: np.ndarray     # [N], bytes
     labels: np.ndarray    # int32 [N]
     fingerprint: str
 
@@ -166,7 +167,7 @@ def _open(paths: list[Path]) -> tuple[ShardRecords, str]:
                          members.block, sizes, labels)
     return ShardRecords(
         tuple(map(str, paths)),
-        np.repeat(np.arange(len(paths), dtype=np.int32), counts), members,
+        np.repeat(compact(np.arange(len(paths))), counts), in_file(members),
         compact(np.concatenate([shard.offsets for shard in shards])), compact(sizes),
         labels, fingerprint), note
 

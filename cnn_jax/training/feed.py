@@ -102,7 +102,8 @@ class Resident:
             yield self.data, self.placement.shard_batch(order[start:stop])
 
     def batches(self, split: str) -> Iterator[Arguments]:
-        for indices, mask in eval_order(self.ranges[split], self.eval_batch_size):
+        for indices, mask in zip(*eval_order(
+                self.ranges[split], self.eval_batch_size)):
             yield (self.data, self.placement.shard_batch(indices),
                    self.placement.shard_batch(mask))
 

@@ -15,7 +15,7 @@ from cnn_jax.data.examples import Dataset, Examples
 @given(start=st.integers(0, 50), count=st.integers(1, 200), batch=st.integers(1, 70))
 def test_evaluation_sees_every_example_once(start, count, batch):
     seen = []
-    for indices, mask in eval_order(range(start, start + count), batch):
+    for indices, mask in zip(*eval_order(range(start, start + count), batch)):
         assert indices.shape == mask.shape == (batch,)
         assert set(mask) <= {0, 1}
         assert all(start <= i < start + count for i in indices)

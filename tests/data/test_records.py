@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import resource
+import tempfile
 
 import numpy as np
 import pytest
@@ -9,10 +11,10 @@ from tests.support.data_samples import data_config, save_class_folders
 from PIL import Image
 
 from cnn_jax import data
-from cnn_jax.data import listing
+from cnn_jax.data import listing, packed_strings
 from cnn_jax.data.examples import Examples
 from cnn_jax.data.images import preprocessing_of
-from cnn_jax.data.packed_strings import PackedStrings
+from cnn_jax.data.packed_strings import FileStrings, PackedStrings, in_file
 from cnn_jax.data.records import InMemory, Subset, read_pixels
 from cnn_jax.errors import InputError
 
@@ -104,17 +106,52 @@ def test_subsets_of_subsets():
     assert len({records.fingerprint, odd.fingerprint, last.fingerprint}) == 3
 
 
+WORDS = ["", "a", "Zürich", "\udcff raw", "x" * 300]
+
+
 def test_packed_strings():
-    words = ["", "a", "Zürich", "\udcff raw", "x" * 300]
-    packed = PackedStrings(words)
-    assert list(packed) == words and len(packed) == 5
-    assert list(packed.slice(1, 4)) == words[1:4]
-    assert list(packed.take(np.array([4, 0, 4]))) == [words[4], "", words[4]]
+    packed = PackedStrings(WORDS)
+    assert list(packed) == WORDS and len(packed) == 5
+    assert list(packed.slice(1, 4)) == WORDS[1:4]
+    assert list(packed.take(np.array([4, 0, 4]))) == [WORDS[4], "", WORDS[4]]
     joined = PackedStrings.concatenate([packed, PackedStrings(), packed.slice(1, 3)])
-    assert list(joined) == words + words[1:3]
+    assert list(joined) == WORDS + WORDS[1:3]
     assert list(PackedStrings.concatenate([])) == []
     with pytest.raises(IndexError):
         packed[5]
+
+
+def test_strings_in_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    strings = FileStrings(PackedStrings(WORDS))
+    assert list(strings) == WORDS and len(strings) == 5 and strings[-1] == WORDS[4]
+    assert not os.listdir(tmp_path)  # nothing remains after a kill
+    copy = pickle.loads(pickle.dumps(strings))
+    opened = strings.file
+    del strings
+    with pytest.raises(OSError):
+        os.fstat(opened)
+    assert list(copy) == WORDS
+    with pytest.raises(IndexError):
+        copy[5]
+    many = FileStrings(PackedStrings(map(str, range(10_000))))
+    assert many[9_876] == "9876" and len(pickle.dumps(many)) < 300
+
+
+def test_strings_stay_in_memory_where_no_file_can_be_written(tmp_path, monkeypatch):
+    few = PackedStrings(["few"])
+    assert in_file(few) is few
+    monkeypatch.setattr(packed_strings, "LARGE", 0)
+    packed = PackedStrings(map(str, range(10_000)))
+    assert list(in_file(packed)) == list(packed) and in_file(packed) is not packed
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        assert in_file(packed) is packed
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    assert in_file(packed) is packed
 
 
 def test_files_and_folders_in_a_class_are_in_order_of_paths(tmp_path):
