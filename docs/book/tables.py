@@ -4,6 +4,7 @@ The directive `{code-table} NAME` inserts the text of the function NAME. A funct
 makes sections gives them headings of level 2.
 """
 
+import importlib
 import inspect
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,8 @@ from cnn_jax.config import FIELDS
 from cnn_jax.interop.pretrained import PRETRAINED
 from cnn_jax.layers import Layers
 from cnn_jax.networks.summary import layer_table
+from experiments.published import EXPERIMENTS
+from tests.support.peer_networks import KERAS, TORCH
 
 PLAIN = Layers(conv="lax", pool="lax")  # the fastest to trace, with the same counts
 SECTIONS = {  # of the config: the first word of a field's name -> the heading
@@ -25,11 +28,43 @@ SECTIONS = {  # of the config: the first word of a field's name -> the heading
     "checkpoint": "Checkpoints", "log": "Logging", "eval": "Evaluation",
     "inspect": "Pictures"}
 
+# Top-1 in percent that is published for networks without weights to load.
+PUBLISHED = (  # (data set, source, {network: top-1})
+    ("ImageNet", "Caffe's models", {"alexnet": 57.1, "caffenet": 57.4,
+                                    "googlenet": 68.7}),
+    ("ImageNet", "Zeiler, Fergus, 2014: one network", {"zfnet": 61.7}),
+    ("ImageNet", "the authors' repository: one crop", {
+        "resnet50": 75.3, "resnet101": 76.4, "resnet152": 77.0, "densenet264": 77.9}),
+    ("CIFAR-10", "akamaster/pytorch_resnet_cifar10", {
+        "cifar_resnet20": 91.73, "cifar_resnet32": 92.63, "cifar_resnet44": 93.10,
+        "cifar_resnet56": 93.39, "cifar_resnet110": 93.68, "cifar_resnet1202": 93.82}),
+    ("CIFAR-10", "He et al.: Identity mappings, 2016", {
+        "cifar_resnet110_preact": 93.63, "cifar_resnet164_preact": 94.54,
+        "cifar_resnet1001_preact": 95.08}),
+    ("CIFAR-10", "the authors' repository", {
+        "cifar_densenet40_k12": 94.76, "cifar_densenet100_k12": 95.90,
+        "cifar_densenet_bc100_k12": 95.49, "cifar_densenet_bc250_k24": 96.38,
+        "cifar_densenet_bc190_k40": 96.54}))
+
+CHECKED = """\
+**Checked against** names the libraries whose own network has the same logits with the
+same weights, within 1e-9 of their standard deviation in float64. *Training*: all
+parameters and running statistics are the same after three steps, too. *torch*: the
+network is written with PyTorch's functions. *Fewer blocks*: a shorter network of the
+same blocks is compared. *Counts*: only parameters and multiply-adds are checked. The
+column lists the cases of the tests `test_peers_pretrained.py`, `test_peers_keras.py`
+and `test_peers_torch.py`."""
+CITED = """\
+## Published accuracies
+
+What others publish for networks that no published weights fit. Our own runs of the
+tutorials are [beside theirs](../results/accuracy.md)."""
+
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]],
-          right: int = 0) -> str:
-    """Formats a table; the last `right` columns are aligned to the right."""
-    rules = ["---"] * (len(head) - right) + ["--:"] * right
+          right: range = range(0)) -> str:
+    """Formats a table; the columns whose numbers are in `right` align to the right."""
+    rules = ["--:" if column in right else "---" for column in range(len(head))]
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (head, rules, *rows))
 
 
@@ -61,10 +96,11 @@ def field_row(name: str) -> tuple[str, ...]:
 
 
 def network_table() -> str:
-    """Lists every network with its size, cost, field and published weights."""
-    return table(("network", "input", "parameters", "multiply-adds (M)", "field",
-                  "best published top-1 %", "sets of weights"),
-                 map(network_row, networks.NETWORKS), right=6)
+    """Lists every network with its size, cost, field, published weights and checks."""
+    counts = table(("network", "input", "parameters", "multiply-adds (M)", "field",
+                    "best published top-1 %", "sets of weights", "checked against"),
+                   map(network_row, networks.NETWORKS), right=range(1, 7))
+    return f"{CHECKED}\n\n{counts}\n\n{CITED}\n\n{published_accuracy()}"
 
 
 def network_row(name: str) -> tuple[object, ...]:
@@ -76,7 +112,40 @@ def network_row(name: str) -> tuple[object, ...]:
     top1 = max((row.top1 for row in weights if row.top1 is not None), default=None)
     return (f"`{name}`", " x ".join(map(str, shape)), f"{counted.params:,}",
             f"{counted.macs / 1e6:,.3f}", f"{max(fields):,}" if fields else "-",
-            "-" if top1 is None else f"{top1:.1f}", len(weights) or "-")
+            "-" if top1 is None else f"{top1:.1f}", len(weights) or "-",
+            checked_against(name))
+
+
+def checked_against(name: str) -> str:
+    """Names the libraries whose networks equal one of ours, by the cases of the tests.
+
+    Every row of `PRETRAINED` is a case of test_peers_pretrained.py, for the logits.
+    """
+    found = {source.partition(":")[0].replace("keras", "Keras"): ""
+             for source, row in PRETRAINED.items() if row.network == name}
+    cases = [*(("Keras", case) for case in KERAS.values()),
+             *((case.theirs.split()[0], case) for case in TORCH.values())]
+    for library, case in cases:
+        fewer = {"blocks", "depth"} & set(case.fields)
+        if case.name == name and not found.get(library):
+            found[library] = ("" if not case.trained else " (training, fewer blocks)"
+                              if fewer else " (training)")
+    return ", ".join(library + note for library, note in found.items()) or "counts"
+
+
+def published_accuracy() -> str:
+    """Lists accuracies that others publish for networks without weights to load."""
+    rows = [(f"`{name}`", data, f"{top1:.2f}".rstrip("0"), source)
+            for data, source, figures in PUBLISHED for name, top1 in figures.items()]
+    for experiment, row in EXPERIMENTS.items():
+        if row.published and not experiment.endswith("_ours"):
+            file, _, variant = row.config.partition(".py:")
+            config = importlib.import_module(f"cnn_jax.configs.{file}").get_config(
+                *filter(None, [variant]))
+            rows.append((f"`{config.model.name}`", f"`{config.data.name}`",
+                         f"{100 * row.published:.2f}",
+                         f"the tutorial of `{experiment}`"))
+    return table(("network", "data", "top-1 %", "published by"), rows, range(2, 3))
 
 
 def families() -> str:

@@ -5,6 +5,7 @@ import textwrap
 
 import numpy as np
 import pytest
+from tests.support.pages import shown_file
 from tests.support.tiny_runs import tiny
 
 from cnn_jax import data, training
@@ -17,20 +18,15 @@ from cnn_jax.training import train
 from cnn_jax.training.evaluate_run import evaluate_run
 from cnn_jax.training.recipe import create_recipe
 from cnn_jax.workdir import trained
+from configs import folder
 
-SOURCE = textwrap.dedent("""
-    import dataclasses
-
-    import jax
-    import jax.numpy as jnp
-    import optax
-
-    from cnn_jax.tasks import TASKS
+# The file of the page, then more functions.
+SOURCE = shown_file("your_code.md", "mine.py") + textwrap.dedent("""
 
     not_callable = 3
 
 
-    def my_loss(logits, labels, settings):
+    def twice(logits, labels, settings):
         '''Twice the cross-entropy.'''
         return 2 * optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
@@ -47,48 +43,27 @@ SOURCE = textwrap.dedent("""
         return logits.sum(-1)
 
 
-    def my_optimizer(rate, settings):
-        return optax.lion(rate, weight_decay=settings.weight_decay)
-
-
     def my_schedule(peak, start, stop, epoch, settings):
         return lambda update: peak / (1 + update)
-
-
-    def my_augmentation(key, pixels):
-        return pixels + 20 * jax.random.normal(key, pixels.shape)
-
-
-    def my_metric(logits, labels):
-        '''1 where the class is wrong by at most one.'''
-        return (abs(logits.argmax(-1) - labels) <= 1).astype(jnp.float32)
-
-
-    def ordinal(logits, labels, label_smoothing=0.0):
-        '''Each output answers whether the class is larger than its number.'''
-        larger = jnp.arange(logits.shape[-1])[None] < labels[:, None]
-        return optax.sigmoid_binary_cross_entropy(logits, larger).mean(-1)
-
-
-    MY_TASK = dataclasses.replace(TASKS["classify"], name="ordinal", losses=ordinal,
-                                  can_mix=False)
 """)
-OWN = {"loss.name": "mine_for_tests:my_loss",
+OWN = {"loss.name": "mine_for_tests:twice",
        "optimizer.name": "mine_for_tests:my_optimizer",
        "schedule.name": "mine_for_tests:my_schedule",
-       "augment.own": "mine_for_tests:my_augmentation",
-       "eval.metrics": "macro_f1,mine_for_tests:my_metric",
-       "checkpoint.monitor": "val_my_metric", "epochs": 1}
+       "augment.own": "mine_for_tests:my_noise",
+       "eval.metrics": "macro_f1,mine_for_tests:near",
+       "checkpoint.monitor": "val_near", "epochs": 1}
 
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """Writes a user's module, which is not part of the package."""
+    """Writes a user's modules, which are not part of the package."""
     (tmp_path / "mine_for_tests.py").write_text(SOURCE)
+    (tmp_path / "grades.py").write_text(shown_file("new_task.md", "grades.py"))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(train, "draw", lambda *_: None)
     yield tmp_path
-    sys.modules.pop("mine_for_tests", None)
+    for module in ("mine_for_tests", "grades"):
+        sys.modules.pop(module, None)
 
 
 @pytest.mark.usefixtures("compiled_once")
@@ -96,12 +71,12 @@ def test_a_run_with_functions_of_the_user(mine):
     results = training.run(tiny(OWN), mine / "run", quiet=True)
     assert set(results.task_metrics) == {
         f"{split}_{name}" for split in ("validation", "test")
-        for name in ("macro_f1", "my_metric")}
-    assert results.test_accuracy <= results.task_metrics["test_my_metric"] <= 1
+        for name in ("macro_f1", "near")}
+    assert results.test_accuracy <= results.task_metrics["test_near"] <= 1
     rows = (mine / "run" / "history.csv").read_text().splitlines()
-    assert rows[0].endswith("val_macro_f1,val_my_metric")
+    assert rows[0].endswith("val_macro_f1,val_near")
     again = evaluate_run(mine / "run", quiet=True)["test"]  # the config names them
-    assert again["my_metric"] == results.task_metrics["test_my_metric"]
+    assert again["near"] == results.task_metrics["test_near"]
     # Another program, which rounds otherwise.
     assert again["loss"] == pytest.approx(results.test_loss, rel=1e-5)
     # Twice the cross-entropy: against the probabilities of the network.
@@ -132,16 +107,33 @@ def test_an_error_of_no_own_code_is_not_explained():
 def test_a_task_of_the_user_on_arrays(mine):
     images, labels = np.zeros((80, 8, 8), np.uint8), np.arange(80) % 4
     config, stored = data.accept((images, labels), tiny({
-        "data.task": "mine_for_tests:MY_TASK", "data.limit": None}))
+        "data.task": "grades:TASK", "data.limit": None}))
     check(config)
     dataset = data.load(config.data, 0, stored)
     recipe = create_recipe(config, describe(dataset, config.data))
-    assert recipe.task.name == "ordinal"
-    # The loss of 4 sigmoids, not of a softmax.
+    assert recipe.task.name == "grades"
+    # More than 0, more than 1, not more than 2.
     logits = np.array([[9, 9, -9, -9]], np.float32)
     assert recipe.loss(logits, np.array([2])) == pytest.approx(0, abs=1e-3)
+    assert recipe.task.predict(logits) == 2
+    command = folder.get_config()
+    command.data.dir, command.data.task = "photos", "grades:TASK"
+    command.checkpoint.monitor = "val_grade_error"
+    check(command)
     with pytest.raises(InputError, match="80, 8, 8"):
         data.accept((images, np.zeros((80, 8, 8), int)), config)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiled_once")
+def test_a_run_with_a_task_of_the_user(mine):
+    results = training.run(tiny({
+        "data.task": "grades:TASK", "checkpoint.monitor": "val_grade_error",
+        "epochs": 8}), mine / "run", quiet=True)
+    history = trained.load(mine / "run").history
+    errors = [row["val_grade_error"] for row in history]
+    assert history[results.best_epoch - 1]["val_grade_error"] == min(errors) < errors[0]
+    assert 1 - results.test_accuracy <= results.task_metrics["test_grade_error"] < 4.5
 
 
 @pytest.mark.parametrize("changes, facts", [

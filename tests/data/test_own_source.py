@@ -1,13 +1,12 @@
 """data.name=MODULE:FUNCTION reads a set by a function of the user's module."""
 
-import re
 import sys
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.support.pages import shown_file
 from tests.support.tiny_runs import tiny
 
 from cnn_jax import data, training
@@ -16,7 +15,6 @@ from cnn_jax.data import pack
 from cnn_jax.data.info import describe
 from cnn_jax.errors import InputError
 
-PAGE = Path(__file__).parents[2] / "docs" / "howto" / "your_code.md"
 FAULTS = textwrap.dedent("""
     import numpy as np
 
@@ -60,8 +58,7 @@ FAULTS = textwrap.dedent("""
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
     """Writes the example of the page, with 12 cats and 12 dogs."""
-    code, = re.findall(r"```python\n(# mydata\.py\n.*?)```", PAGE.read_text(), re.S)
-    (tmp_path / "mydata.py").write_text(code)
+    (tmp_path / "mydata.py").write_text(shown_file("new_data.md", "mydata.py"))
     (tmp_path / "faults_of_data.py").write_text(FAULTS)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path / "cache"))

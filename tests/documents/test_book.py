@@ -6,26 +6,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support.pages import DOCS, ROOT, cells
+from tests.support.peer_networks import KERAS, TORCH
 
 from cnn_jax import layers, networks, ops
 from cnn_jax.cli import commands
 from cnn_jax.config import FIELDS
+from cnn_jax.interop.pretrained import PRETRAINED
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
 
 from book import explorers, figures, tables  # noqa: E402
 
 PAGES = sorted(DOCS.rglob("*.md"))
 DOCUMENTS = [*PAGES, *ROOT.glob("*.md"), *(ROOT / "measured").rglob("*.md")]
-
-
-def cells(page: Path) -> list[str]:
-    """Returns the code cells of a page, without their tags."""
-    blocks = re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", page.read_text(),
-                        re.MULTILINE | re.DOTALL)
-    return [re.sub(r"\A(:.*\n)*\n*", "", block) for block in blocks]
 
 
 def headings(path: Path) -> set[str]:
@@ -56,6 +50,26 @@ def test_every_page_is_in_a_table_of_contents():
             listed |= {page.parent / f"{line}.md" for line in block.split()
                        if not line.startswith(":")}
     assert listed == set(PAGES)
+
+
+def referenced(page: Path) -> set[Path]:
+    """Returns the files that a page links, shows or includes, and those of included
+    documents.
+    """
+    text = page.read_text()
+    links = re.findall(r"\]\(([^)\s#]+)", text)
+    included = re.findall(r"^```\{include\} (\S+)", text, re.MULTILINE)
+    shown = re.findall(r"^```\{literalinclude\} (\S+)", text, re.MULTILINE)
+    found = {(page.parent / name).resolve() for name in [*links, *included, *shown]
+             if "://" not in name}
+    return found.union(*(referenced((page.parent / name).resolve())
+                         for name in included))
+
+
+def test_the_results_show_or_link_every_measured_file():
+    reached = set().union(*map(referenced, (DOCS / "results").glob("*.md")))
+    measured = {path for path in (ROOT / "measured").rglob("*") if path.is_file()}
+    assert not {str(path.relative_to(ROOT)) for path in measured - reached}
 
 
 def test_cells_are_styled(tmp_path):
@@ -98,18 +112,59 @@ def test_tables_hold_what_the_code_has():
 def test_a_row_of_the_networks():
     row = tables.network_row("lenet5")
     assert row[:5] == ("`lenet5`", "32 x 32 x 1", "61,706", "0.417", "16")
+    assert row[-1] == "counts"
+
+
+def test_what_the_networks_are_checked_against():
+    """Cases of the tests and rows of PRETRAINED, of networks that exist."""
+    cases = {case.name for case in (*KERAS.values(), *TORCH.values())}
+    assert cases <= set(networks.PUBLISHED)
+    counted = {name for name in networks.PUBLISHED
+               if tables.checked_against(name) == "counts"}
+    assert counted == set(networks.PUBLISHED) - cases - {
+        row.network for row in PRETRAINED.values()}
+    assert tables.checked_against("vgg16").split(", ") == [
+        "torchvision", "timm", "Keras (training)"]
+    assert tables.checked_against("cifar_resnet110_preact") == (
+        "torch (training, fewer blocks)")
+
+
+def test_accuracies_are_cited_for_networks_without_weights():
+    listed = set(re.findall(r"^\| `(\w+)`", tables.published_accuracy(), re.MULTILINE))
+    assert {"alexnet", "cifar_resnet20", "selu_cnn"} <= listed
+    assert listed <= set(networks.PUBLISHED)
+    assert not listed & {row.network for row in PRETRAINED.values()}
 
 
 def test_names_in_the_table_of_libraries_exist():
     text = (DOCS / "howto" / "from_other_libraries.md").read_text()
     for room, name in re.findall(r"`(layers|ops)\.(\w+)`", text):
         assert name in {"layers": layers, "ops": ops}[room].__all__, name
-    pattern = r"`((?:model|data|augment|optimizer|schedule|checkpoint|early_stopping)" \
-              r"\.\w+)"
-    assert set(re.findall(pattern, text)) - {"model.compile", "model.fit",
-                                             "model.evaluate", "model.build",
-                                             "model.summary", "model.train",
-                                             "model.eval"} <= set(FIELDS)
+
+
+def test_the_page_of_operations_lists_every_algorithm():
+    _, _, text = (DOCS / "howto" / "operations.md").read_text().partition(
+        "## Convolution algorithms")
+    listed = re.findall(r"^\| `(\w+)`", text.partition("\n## ")[0], re.MULTILINE)
+    assert sorted(listed) == sorted(ops.ALGORITHMS)
+
+
+# Files, and methods of Keras and PyTorch, whose names look like fields.
+NOT_FIELDS = {"data.augment", "data.json", "model.onnx", "model.stablehlo"} | {
+    f"model.{name}" for name in ("build", "compile", "eval", "evaluate", "fit",
+                                 "state_dict", "summary")}
+
+
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if path.name
+                                  != "CHANGELOG.md"],  # which names former fields
+                         ids=lambda path: str(path.relative_to(ROOT)))
+def test_fields_that_a_document_names_exist(path):
+    text = re.sub(r"^```\{code-cell\}.*?^```$", "", path.read_text(), flags=re.M | re.S)
+    sections = "|".join({name.partition(".")[0] for name in FIELDS if "." in name})
+    named = {*re.findall(r"--config\.([a-z][\w.]*)=", text),
+             *re.findall(rf"`((?:{sections})\.\w+)", text)}
+    unknown = named - set(FIELDS) - NOT_FIELDS
+    assert {name for name in unknown if not name.startswith("model.fields")} == set()
 
 
 def test_fields_of_the_explorer():

@@ -2,14 +2,23 @@
 
     python -m sphinx -q -W --keep-going -b html docs build/docs
     python -m pytest -q -n 0 -m slow tests/documents/test_book_pages.py
+
+With `pip install axe-playwright-python`, axe-core also looks for faults of contrast,
+labels and structure.
 """
 
+import base64
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.support.browser import DESK, OVERFLOW, PHONE, opened
 
+from cnn_jax import networks
+from cnn_jax.data.images import Preprocessing, convert_images
 from cnn_jax.ops.geometry import output_size, resolve_padding
+from configs import lenet
 
 BUILT = Path(__file__).parents[2] / "build" / "docs"
 NAMES = sorted(str(path.relative_to(BUILT)) for path in BUILT.rglob("*.html")
@@ -31,8 +40,24 @@ def test_a_page_opens_from_the_file_system(browser, name):
             assert not problems
 
 
-def test_the_search_finds_a_page_without_a_server(browser):
-    with opened(browser, address("search.html") + "?q=winograd") as (page, problems):
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_axe_finds_no_fault(browser, name):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright",
+                              reason="axe-playwright-python is not installed")
+    for width, colours in ((PHONE, "dark"), (DESK, "light")):
+        with opened(browser, address(name), width, colours) as (page, _):
+            found = axe.Axe().run(page, options=RULES).response["violations"]
+            assert [(fault["id"], node["target"], node["html"][:120])
+                    for fault in found for node in fault["nodes"][:3]] == []
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_the_search_finds_a_page_without_a_server(browser, width):
+    with opened(browser, address("search.html") + "?q=winograd", width) as (
+            page, problems):
         page.wait_for_selector("#search-results a")
         assert page.locator("#search-results a").count() >= 2
         assert not problems
@@ -100,4 +125,29 @@ def test_the_drawn_network_reads_its_examples_and_a_drawn_line(browser):
         for _ in range(16):
             page.keyboard.press("Shift+ArrowDown")
         assert root.get_attribute("data-answer") in list("0123456789")
+        assert not problems
+
+
+def test_the_drawn_network_is_that_of_the_library(browser):
+    with opened(browser, address("tutorial/lenet.html")) as (page, problems):
+        data = json.loads(page.locator("#digit-data").text_content())
+        params = {}
+        for key, array in data["arrays"].items():
+            layer, kind = key.split("/")
+            values = np.frombuffer(base64.b64decode(array["bytes"]), np.int8)
+            params.setdefault(layer, {})[kind] = values.reshape(array["shape"]) * (
+                np.float32(array["scale"]))
+        network = networks.from_config(lenet.get_config("digits"), 10)
+        root = page.locator("#digit-explorer")
+        for i, example in enumerate(data["examples"]):
+            pixels = np.rint(np.array(example["rows"]) * (255 / 16)).astype(np.uint8)
+            image = convert_images(pixels[None, ..., None],
+                                   Preprocessing((28, 28), 1)) / np.float32(255)
+            logits = np.asarray(network.apply({"params": params}, image)[0])
+            root.get_by_role("button", name="Example").nth(i).click()
+            assert root.get_attribute("data-answer") == str(logits.argmax())
+            # The page does not round the enlarged pixels.
+            p = np.exp(logits - logits.max())
+            assert float(root.get_attribute("data-probability")) == pytest.approx(
+                p.max() / p.sum(), abs=0.02)
         assert not problems

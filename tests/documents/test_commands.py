@@ -48,6 +48,11 @@ UNDRAWN = {"--config.model.conv=im2col", "--config=configs/multilabel.py",
            "--config=configs/segmentation.py", "--config.optimizer.name=muon"}
 # {part of a command: (the test that runs it, a text that this test contains)}.
 ELSEWHERE = {
+    "mynet:MyNet": ("tests/networks/test_own_network.py", "mynet.py"),
+    "myresnet:MyResNet": ("tests/networks/test_own_network.py", "myresnet.py"),
+    "mydata:cats_and_dogs": ("tests/data/test_own_source.py", "mydata:cats_and_dogs"),
+    "grades:TASK": ("tests/config/test_own_functions.py", "grades:TASK"),
+    "--config.epochs=90": ("tests/training/test_run_ends.py", "extended to 2 epochs"),
     "--profile_steps": ("tests/training/test_profiler.py", "profile_steps=("),
     "--roofline": ("tests/networks/test_summary.py", "roofline.peak_of("),
     "experiments/device_check.py": (
@@ -56,7 +61,7 @@ ELSEWHERE = {
         "tests/experiments/test_tpu_compile.py", "tpu_compile.main("),
     "configs/folder.py": (
         "tests/documents/test_your_pictures.py", "your_pictures.md"),
-    "mine:my_loss": ("tests/config/test_own_functions.py", "mine_for_tests:my_loss"),
+    "mine:my_loss": ("tests/config/test_own_functions.py", "mine.py"),
     "configs/regression.py": (
         "tests/training/test_regression.py", "regression.get_config()"),
     "cnn_jax.sweep configs/lenet.py --grid": (

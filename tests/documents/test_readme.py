@@ -1,4 +1,4 @@
-"""README, CONTRIBUTING and CHANGELOG name only files that exist."""
+"""The documents name only files that exist; README has the table of the results."""
 
 import json
 import re
@@ -26,12 +26,14 @@ def test_test_command_is_what_ci_runs():
     assert "block 'test command' README.md" in (ROOT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-def test_named_files_exist(name):
-    text = (ROOT / name).read_text()
+@pytest.mark.parametrize("path", [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"),
+                                  *(ROOT / "measured").rglob("*.md")],
+                         ids=lambda path: str(path.relative_to(ROOT)))
+def test_named_files_exist(path):
+    text = path.read_text()
     files = r"(?:configs|experiments|tests|cnn_jax|measured)/[a-z0-9_/]+\.[a-z]+"
-    for path in re.findall(files, text):
-        assert (ROOT / path).exists(), path
+    for name in re.findall(files, text):
+        assert (ROOT / name).exists(), name
 
 
 def test_the_page_of_the_data_lists_every_set():

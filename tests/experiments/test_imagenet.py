@@ -1,8 +1,11 @@
 """The ImageNet configs are valid; a drawn set in ImageNet's layout trains."""
 
+from pathlib import Path
+
 import pytest
 from absl import flags
 from ml_collections import config_flags
+from tests.support.pages import shown_file
 
 from cnn_jax import data, optimizers
 from cnn_jax.config import check
@@ -43,11 +46,27 @@ def test_unknown_variant_lists_the_known_ones():
         imagenet.get_config("resnet51")
 
 
+def as_published_by_kaggle(val, solution):
+    """Moves the validation pictures into one folder; a table names their classes."""
+    lines = ["ImageId,PredictionString"]
+    for path in sorted(val.glob("*/*.JPEG")):
+        lines.append(f"{path.stem},{path.parent.name} 10 20 30 40 ")
+        path.rename(val / path.name)
+    for folder in filter(Path.is_dir, list(val.iterdir())):
+        folder.rmdir()
+    solution.write_text("\n".join(lines))
+
+
 def test_a_drawn_set_is_loaded_as_imagenet(tmp_path, monkeypatch):
     monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path / "cache"))
-    fake_imagenet.main([str(tmp_path / "set"), "--classes=2", "--images=5"])
+    root = tmp_path / "ILSVRC" / "Data" / "CLS-LOC"
+    root.parent.mkdir(parents=True)
+    fake_imagenet.main([str(root), "--classes=2", "--images=5"])
+    as_published_by_kaggle(root / "val", tmp_path / "LOC_val_solution.csv")
+    monkeypatch.chdir(tmp_path)
+    exec(shown_file("imagenet.md", "sort_val.py"), {})
     config = imagenet.get_config().data
-    config.dir = str(tmp_path / "set")
+    config.dir = str(root)
     config.image_size, config.shorter_side, config.validation_count = (24, 24), 32, 2
     dataset = data.load(config, 0)
     assert dataset.class_names == ("n00000001", "n00000002")

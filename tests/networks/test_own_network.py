@@ -16,23 +16,13 @@ from cnn_jax.config import check
 from cnn_jax.errors import InputError
 from cnn_jax.workdir import trained
 from cnn_jax.workdir.folder import check_same_config
+from tests.support.pages import shown_file
 from tests.support.tiny_runs import ROOT, environment, tiny
 
 pytestmark = pytest.mark.usefixtures("compiled_once", "undrawn")
-SOURCE = textwrap.dedent("""
-    import flax.linen as nn
-
-
-    class MyNet(nn.Module):
-        num_classes: int = 10
-        width: int = 4
-
-        @nn.compact
-        def __call__(self, x, train):
-            x = nn.relu(nn.Conv(self.width, (3, 3), name="conv1")(x))
-            x = nn.BatchNorm(use_running_average=not train, name="bn1")(x)
-            return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
-
+# The files of the page, then faulty networks.
+SOURCE = shown_file("new_network.md", "mynet.py") + shown_file(
+    "new_network.md", "myresnet.py") + textwrap.dedent("""
 
     class NoClasses(nn.Module):
 
@@ -135,11 +125,10 @@ def test_an_error_in_the_module_is_shown(here):
 @pytest.mark.parametrize("field, value", [
     ("model.conv", "im2col"), ("dtype", "bfloat16"), ("parallel", "pmap"),
     ("model.bn", "keras"), ("model.init", "glorot")])
-def test_fields_that_would_have_no_effect_are_refused(here, field, value):
-    config = tiny({"model.name": "my_own_network:MyNet"})
-    config.update_from_flattened_dict({field: value})
+def test_fields_of_layers_need_a_network_with_layers(here, field, value):
     with pytest.raises(InputError, match=field):
-        check(config)
+        check(tiny({"model.name": "my_own_network:MyNet", field: value}))
+    check(tiny({"model.name": "my_own_network:MyResNet", field: value}))
 
 
 class Registered(nn.Module):
@@ -175,15 +164,16 @@ def test_a_registered_network(tmp_path, registered):
 
 def test_a_registered_network_of_a_module_opens_by_its_workdir(here, registered):
     mine = importlib.import_module("my_own_network")
-    networks.register("mynet", mine.MyNet)
-    config = tiny({"model.name": "mynet", "epochs": 1})
+    networks.register("mynet", mine.MyResNet)
+    fields = {"model.fields": {"widths": (4,)}, "model.conv": "im2col", "epochs": 1}
+    config = tiny(fields | {"model.name": "mynet"})
     training.run(config, here / "run", quiet=True)
-    assert recorded_name(here / "run") == "my_own_network:MyNet"
+    assert recorded_name(here / "run") == "my_own_network:MyResNet"
     assert config.model.name == "mynet"
     # The same program finds its run under either name.
     training.run(config, here / "run", quiet=True)
-    check_same_config(here / "run", tiny({"model.name": "my_own_network:MyNet",
-                                          "epochs": 1}))
+    check_same_config(here / "run", tiny(
+        fields | {"model.name": "my_own_network:MyResNet"}))
     # By --workdir alone, in another process.
     done = main("--mode=eval", f"--workdir={here / 'run'}", cwd=here)
     assert done.returncode == 0 and "test: loss" in done.stdout, done.stderr
@@ -196,7 +186,7 @@ def test_a_network_of_a_script_says_how_its_run_opens(here, registered):
         @nn.compact
         def __call__(self, x, train):
             x = nn.BatchNorm(use_running_average=not train, name="bn1")(
-                nn.Conv(4, (3, 3), name="conv1")(x))
+                nn.Conv(32, (3, 3), name="conv1")(x))
             return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
 
     networks.register("mynet", Registered)

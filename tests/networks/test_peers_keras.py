@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tests.support.keras_float64 import keras_float64
+from tests.support.peer_networks import KERAS
 from tests.support.quick_compile import mean_loss, quick_jit, sgd_steps
 
 from cnn_jax import networks
@@ -23,30 +24,6 @@ keras = pytest.importorskip("keras", reason="needs the `peers` extra: keras")
 pytestmark = pytest.mark.slow
 
 CLASSES = 7
-
-# (our network, its fields, Keras' arguments, batch norm, image sizes).
-CASES = {
-    "VGG16": ("vgg16", {"dropout": 0.0}, {}, "keras", [(32, 32), (35, 45)]),
-    "ResNet50": ("resnet50_keras", {}, {}, "keras_resnet", [(48, 48), (45, 39)]),
-    "ResNet50V2": ("resnet50_v2_keras", {}, {}, "keras_resnet", [(48, 48), (45, 39)]),
-    **{f"ResNet{depth}": (f"resnet{depth}_keras", {}, {}, "keras_resnet",
-                          [(32, 48), (45, 39)]) for depth in (101, 152)},
-    **{f"ResNet{depth}V2": (f"resnet{depth}_v2_keras", {}, {}, "keras_resnet",
-                            [(32, 48), (45, 39)]) for depth in (101, 152)},
-    **{f"DenseNet{depth}": (f"densenet{depth}", {}, {}, "keras_resnet",
-                            [(32, 48), (45, 39)]) for depth in (169, 201)},
-    "DenseNet121": ("densenet121", {}, {}, "keras_resnet", [(48, 48), (45, 39)]),
-    "InceptionV3": ("inception_v3_keras", {}, {}, "keras", [(108, 112), (75, 87)]),
-    "Xception": ("xception", {"dropout": 0.0}, {}, "keras", [(72, 76), (71, 83)]),
-    "MobileNet": ("mobilenet_v1", {"activation": "relu6", "padding": "keras",
-                                   "dropout": 0.0},
-                  {"dropout": 0.0}, "keras", [(48, 48), (45, 39)]),
-    "MobileNetV2": ("mobilenet_v2", {"dropout": 0.0}, {}, "keras_mobilenet_v2",
-                    [(48, 48), (45, 39)]),
-}
-# Deeper variants of networks whose training is compared above; only logits here.
-LOGITS_ALONE = {"ResNet101", "ResNet152", "ResNet101V2", "ResNet152V2", "DenseNet169",
-                "DenseNet201"}
 
 
 @pytest.fixture(autouse=True)
@@ -98,17 +75,17 @@ def three_steps_keras(peer, batches, rate):
 
 
 @pytest.mark.parametrize("odd", [False, True], ids=["even", "odd"])
-@pytest.mark.parametrize("peer_name", CASES)
+@pytest.mark.parametrize("peer_name", KERAS)
 def test_logits_and_training_equal_keras(peer_name, odd):
-    name, fields, arguments, bn, sizes = CASES[peer_name]
-    shape = (*sizes[odd], 3)
+    case = KERAS[peer_name]
+    shape = (*case.sizes[odd], 3)
     keras.backend.clear_session()
     peer = getattr(keras.applications, peer_name)(
         weights=None, classes=CLASSES, input_shape=shape, classifier_activation=None,
-        **arguments)
+        **case.arguments)
     randomize(peer)
-    model = networks.create(name, CLASSES, Layers(bn=bn, dtype="float64", conv="lax",
-                                                  pool="lax"), **fields)
+    model = networks.create(case.name, CLASSES, Layers(
+        bn=case.bn, dtype="float64", conv="lax", pool="lax"), **case.fields)
     draw = np.random.default_rng(2)
     batches = [(jnp.asarray(draw.normal(0, 1, (4, *shape))),
                 jnp.asarray(draw.integers(0, CLASSES, 4))) for _ in range(3)]
@@ -121,7 +98,7 @@ def test_logits_and_training_equal_keras(peer_name, odd):
     theirs = np.asarray(quick_jit(lambda x: peer(x, training=False))(images))
     assert ours.dtype == theirs.dtype == np.float64
     assert np.abs(ours - theirs).max() <= 1e-9 * theirs.std()
-    if odd or peer_name in LOGITS_ALONE:
+    if odd or not case.trained:
         return  # training is compared once, on the even size
     trained = sgd_steps(model, variables, batches, 1e-4)
     three_steps_keras(peer, batches, 1e-4)
