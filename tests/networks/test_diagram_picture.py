@@ -147,36 +147,36 @@ def test_nothing_overlaps_and_no_line_crosses_a_box(drawn):
 def check(drawing, edge=1.0) -> int:
     """Asserts the geometry of a level and of inner ones; counts the boxes."""
     count = 0
-    places = drawing.places
-    for i, place in enumerate(places):
-        assert 0 <= place.x and place.x + place.width <= drawing.width, place.item
-        assert 0 <= place.y and place.y + place.height <= drawing.height, place.item
-        for other in places[:i]:
-            assert apart(place, (other.x, other.y), (other.x + other.width,
-                                                     other.y + other.height))
+    rects = drawing.rects
+    for i, rect in enumerate(rects):
+        assert 0 <= rect.x and rect.x + rect.width <= drawing.width, rect.item
+        assert 0 <= rect.y and rect.y + rect.height <= drawing.height, rect.item
+        for other in rects[:i]:
+            assert apart(rect, (other.x, other.y), (other.x + other.width,
+                                                    other.y + other.height))
         count += 1
-        if place.inner is not None:
-            assert place.inner.width <= place.width + edge
-            assert place.inner.height + place.header <= place.height + edge
-            count += check(place.inner)
+        if rect.inner is not None:
+            assert rect.inner.width <= rect.width + edge
+            assert rect.inner.height + rect.header <= rect.height + edge
+            count += check(rect.inner)
     for line in drawing.lines:
         ends = line.edge.source, line.edge.target
         for start, stop in zip(line.points, line.points[1:]):
             assert start[0] == stop[0] or start[1] == stop[1]
             assert all(-edge <= x <= drawing.width + edge and
                        -edge <= y <= drawing.height + edge for x, y in (start, stop))
-            for i, place in enumerate(places):
-                assert apart(place, start, stop), (place.item, line, i in ends)
+            for i, rect in enumerate(rects):
+                assert apart(rect, start, stop), (rect.item, line, i in ends)
         touches(drawing, line, 0, ends[0], INPUT, 0)
         touches(drawing, line, -1, ends[1], OUTPUT, drawing.height)
     return count
 
 
-def apart(place, start, stop) -> bool:
-    """Tells whether a segment or rectangle is outside a box; borders may touch."""
+def apart(rect, start, stop) -> bool:
+    """Tells whether a segment or rectangle is outside another; borders may touch."""
     (left, right), (top, bottom) = (sorted(pair) for pair in zip(start, stop))
-    return (right <= place.x + 0.1 or left >= place.x + place.width - 0.1
-            or bottom <= place.y + 0.1 or top >= place.y + place.height - 0.1)
+    return (right <= rect.x + 0.1 or left >= rect.x + rect.width - 0.1
+            or bottom <= rect.y + 0.1 or top >= rect.y + rect.height - 0.1)
 
 
 def touches(drawing, line, end, item, outside, border) -> None:
@@ -185,9 +185,9 @@ def touches(drawing, line, end, item, outside, border) -> None:
     if item == outside:
         assert y == pytest.approx(border)
         return
-    place = drawing.places[item]
-    assert place.x <= x <= place.x + place.width
-    assert y == pytest.approx(place.y + (place.height if end == 0 else 0))
+    rect = drawing.rects[item]
+    assert rect.x <= x <= rect.x + rect.width
+    assert y == pytest.approx(rect.y + (rect.height if end == 0 else 0))
 
 
 @pytest.mark.parametrize("name, text", [

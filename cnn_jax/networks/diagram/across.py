@@ -21,8 +21,8 @@ def place_across(slots: Sequence[Slot], rows: Sequence[Sequence[int]],
                second: Mapping[int, list[int]]) -> float:  # mean x of its neighbours
         for side in (first[i], second[i]):
             near = [j for j in side if slots[j].end != INPUT]
-            boxes = [j for j in near if slots[j].place is not None]
-            if slots[i].place is not None and boxes:
+            boxes = [j for j in near if slots[j].rect is not None]
+            if slots[i].rect is not None and boxes:
                 near = boxes  # lines that pass other boxes come from the side
             if near:
                 return sum(slots[j].x for j in near) / len(near)
@@ -48,7 +48,7 @@ def spread(slots: Sequence[Slot], row: Sequence[int],
         offsets.append(offsets[-1] + SIDE + half_widths)
     pools: list[tuple[float, float, int]] = []  # mean, weight, number of slots
     for i, value, offset in zip(row, targets, offsets):
-        pools.append((value - offset, 1.0 if slots[i].place else YIELD, 1))
+        pools.append((value - offset, 1.0 if slots[i].rect else YIELD, 1))
         while len(pools) > 1 and pools[-2][0] >= pools[-1][0]:
             (a, v, m), (b, w, n) = pools[-2:]
             pools[-2:] = [((a * v + b * w) / (v + w), v + w, m + n)]
@@ -60,7 +60,7 @@ def spread(slots: Sequence[Slot], row: Sequence[int],
 def passing_lines(slots: Sequence[Slot], pieces: Sequence[Piece]) -> list[list[int]]:
     """Lists, for each line over several ranks, the slot of its source and its own."""
     def passes(i: int) -> bool:
-        return slots[i].place is None and slots[i].end is None
+        return slots[i].rect is None and slots[i].end is None
 
     after = {piece.upper: piece.lower for piece in pieces
              if passes(piece.upper) and passes(piece.lower)}
@@ -107,7 +107,7 @@ def widen_joins(slots: Sequence[Slot], rows: Sequence[Sequence[int]],
         for at, i in enumerate(row):
             slot = slots[i]
             near = [slots[j].x for j in above[i] if slots[j].end != INPUT]
-            if not slot.wide or slot.place is None or len(near) < 2:
+            if not slot.wide or slot.rect is None or len(near) < 2:
                 continue
             low, high = -math.inf, math.inf
             if at:
@@ -119,4 +119,4 @@ def widen_joins(slots: Sequence[Slot], rows: Sequence[Sequence[int]],
             start = max(low, min(slot.x - slot.width / 2, min(near) - INSET))
             stop = min(high, max(slot.x + slot.width / 2, max(near) + INSET))
             slot.x, slot.width = (start + stop) / 2, stop - start
-            slot.place.width = slot.width
+            slot.rect.width = slot.width

@@ -23,7 +23,7 @@ def place_down(slots: Sequence[Slot], rows: Sequence[Sequence[int]],
     count_below = collections.Counter(slots[piece.upper].rank for piece in pieces)
     cuts = [rank + 1 for rank in range(len(rows) - 1)
             if len(rows[rank]) == len(rows[rank + 1]) == count_below[rank] == 1
-            and all(slots[i].place is not None for i in (*rows[rank], *rows[rank + 1]))]
+            and all(slots[i].rect is not None for i in (*rows[rank], *rows[rank + 1]))]
     columns = choose_columns(slots, rows, heights, spaces, cuts)
     for first, stop in columns:
         y = 0.0
@@ -55,7 +55,7 @@ def choose_columns(slots: Sequence[Slot], rows: Sequence[Sequence[int]],
         return one_column
 
     def within(rank: int) -> bool:
-        before, after = (slots[rows[r][0]].place for r in (rank - 1, rank))
+        before, after = (slots[rows[r][0]].rect for r in (rank - 1, rank))
         assert before is not None and after is not None
         return part_of(before.item.name) == part_of(after.item.name)
 

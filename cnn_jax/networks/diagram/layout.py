@@ -14,8 +14,8 @@ from cnn_jax.networks.diagram.across import (INSET, passing_lines, place_across,
                                              straighten, widen_joins)
 from cnn_jax.networks.diagram.columns import GAP, GUTTER, TRACK, place_down
 from cnn_jax.networks.diagram.items import INPUT, OUTPUT, Edge, Frame, Item, Level
-from cnn_jax.networks.diagram.slots import (Drawing, Line, Piece, Place, Point, Slot,
-                                            make_pieces, make_slots, order_rows)
+from cnn_jax.networks.diagram.slots import (Drawing, Line, Piece, Point, Rectangle,
+                                            Slot, make_pieces, make_slots, order_rows)
 
 PAD = 16  # pixels around a level
 
@@ -23,9 +23,9 @@ Measure = Callable[[Item], tuple[float, float]]  # (width, height); of a frame's
 
 
 def draw_level(level: Level, measure: Measure) -> Drawing:
-    """Places a level and all levels inside it."""
-    places = [place_item(item, measure) for item in level.items]
-    slots = make_slots(level, places)
+    """Draws a level and all levels inside it."""
+    rects = [make_rect(item, measure) for item in level.items]
+    slots = make_slots(level, rects)
     pieces, paths = make_pieces(level, slots)
     rows = order_rows(slots, pieces)
     place_across(slots, rows, pieces)
@@ -35,22 +35,23 @@ def draw_level(level: Level, measure: Measure) -> Drawing:
     gaps = [tracks_of([piece for piece in pieces if slots[piece.upper].rank == rank],
                       slots, ports) for rank in range(len(rows) - 1)]
     columns = place_down(slots, rows, gaps, pieces)
-    return finished(level, slots, columns, gaps, ports, paths)
+    return assemble(level, slots, columns, gaps, ports, paths)
 
 
-def place_item(item: Item, measure: Measure) -> Place:
+def make_rect(item: Item, measure: Measure) -> Rectangle:
+    """Makes the rectangle of an item, not yet at its position; draws inner levels."""
     width, height = measure(item)
     if not isinstance(item, Frame):
-        return Place(item, 0, 0, width, height)
+        return Rectangle(item, 0, 0, width, height)
     inner = draw_level(item.inner, measure)
     shift = max(0.0, (width - inner.width) / 2)
     inner.width += 2 * shift
-    for place in inner.places:
-        place.x += shift
+    for rect in inner.rects:
+        rect.x += shift
     inner.lines = [line._replace(points=[(x + shift, y) for x, y in line.points])
                    for line in inner.lines]
     inner.out = {value: x + shift for value, x in inner.out.items()}
-    return Place(item, 0, 0, inner.width, height + inner.height, height, inner)
+    return Rectangle(item, 0, 0, inner.width, height + inner.height, height, inner)
 
 
 def port(slots: Sequence[Slot], piece: Piece) -> tuple[float, float]:
@@ -67,7 +68,7 @@ def port(slots: Sequence[Slot], piece: Piece) -> tuple[float, float]:
     else:
         low = high = upper.x + upper.exits.get(
             piece.value, next(iter(upper.exits.values()), 0.0))
-    reach = max(0.0, lower.width / 2 - INSET) if lower.place is not None else 0.0
+    reach = max(0.0, lower.width / 2 - INSET) if lower.rect is not None else 0.0
     exit_x = lower.x if math.isinf(low) else min(max(lower.x, low), high)
     entry = min(max(exit_x, lower.x - reach), lower.x + reach)
     return exit_x if not math.isinf(low) else entry, entry
@@ -111,7 +112,7 @@ def tracks_of(pieces: Sequence[Piece], slots: Sequence[Slot],
     return {piece: track for track, *_, group in placed for piece in group}
 
 
-def finished(level: Level, slots: Sequence[Slot], columns: Sequence[tuple[int, int]],
+def assemble(level: Level, slots: Sequence[Slot], columns: Sequence[tuple[int, int]],
              gaps: Sequence[Mapping[Piece, int]],
              ports: Mapping[Piece, tuple[float, float]],
              paths: Sequence[tuple[Edge, list[Piece]]]) -> Drawing:
@@ -133,9 +134,9 @@ def finished(level: Level, slots: Sequence[Slot], columns: Sequence[tuple[int, i
         slot.end == OUTPUT for slot in slots) else 0.0)
     for slot in slots:
         slot.y += top
-        if slot.place is not None:
+        if slot.rect is not None:
             shift = shifts[column_of[slot.rank]]
-            slot.place.x, slot.place.y = slot.x + shift - slot.width / 2, slot.y
+            slot.rect.x, slot.rect.y = slot.x + shift - slot.width / 2, slot.y
 
     def points(piece: Piece) -> list[Point]:
         upper, lower = slots[piece.upper], slots[piece.lower]
@@ -161,7 +162,7 @@ def finished(level: Level, slots: Sequence[Slot], columns: Sequence[tuple[int, i
     out = {edge.value: line.points[-1][0] for line in lines
            if (edge := line.edge).target == OUTPUT}
     return Drawing(x - GUTTER + PAD, height,
-                   [slot.place for slot in slots if slot.place is not None], lines, out)
+                   [slot.rect for slot in slots if slot.rect is not None], lines, out)
 
 
 def tidy(route: Sequence[Point]) -> list[Point]:

@@ -1,4 +1,4 @@
-"""Places, slots and lines of a diagram; orders the slots of each rank."""
+"""Rectangles, slots and lines of a diagram; orders the slots of each rank."""
 
 import bisect
 import collections
@@ -22,8 +22,8 @@ class Line(NamedTuple):
 
 
 @dataclasses.dataclass
-class Place:
-    """The position of an item: its upper left corner, in the level around it."""
+class Rectangle:
+    """The rectangle of an item: (x, y) is its upper left corner in its level."""
 
     item: Item
     x: float
@@ -36,11 +36,11 @@ class Place:
 
 @dataclasses.dataclass
 class Drawing:
-    """A level with its places and lines."""
+    """A level as rectangles and lines."""
 
     width: float
     height: float
-    places: list[Place]
+    rects: list[Rectangle]
     lines: list[Line]
     out: dict[str, float]  # value -> the x where it leaves at the bottom
 
@@ -52,7 +52,7 @@ class Slot:
     rank: int
     width: float
     height: float = 0.0
-    place: Place | None = None
+    rect: Rectangle | None = None
     wide: bool = False           # lines may leave it anywhere
     end: int | None = None       # INPUT or OUTPUT
     x: float = 0.0               # of its centre
@@ -68,10 +68,10 @@ class Piece(NamedTuple):
     value: str
 
 
-def make_slots(level: Level, places: Sequence[Place]) -> list[Slot]:
+def make_slots(level: Level, rects: Sequence[Rectangle]) -> list[Slot]:
     """Makes the slots of the items, by the longest path from the input."""
-    ranks = [0] * len(places)
-    for _ in places:  # until nothing changes: ports come after the items that use them
+    ranks = [0] * len(rects)
+    for _ in rects:  # until nothing changes: ports come after the items that use them
         before = list(ranks)
         for edge in level.edges:
             if edge.target != OUTPUT:
@@ -80,11 +80,11 @@ def make_slots(level: Level, places: Sequence[Place]) -> list[Slot]:
         if ranks == before:
             break
     slots = []
-    for rank, place in zip(ranks, places):
-        exits = {} if place.inner is None else {
-            value: x - place.width / 2 for value, x in place.inner.out.items()}
-        slots.append(Slot(rank, place.width, place.height, place,
-                          getattr(place.item, "text", "") == "Concat", exits=exits))
+    for rank, rect in zip(ranks, rects):
+        exits = {} if rect.inner is None else {
+            value: x - rect.width / 2 for value, x in rect.inner.out.items()}
+        slots.append(Slot(rank, rect.width, rect.height, rect,
+                          getattr(rect.item, "text", "") == "Concat", exits=exits))
     return slots
 
 

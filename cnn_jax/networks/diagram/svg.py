@@ -15,7 +15,7 @@ from cnn_jax.errors import one_line
 from cnn_jax.networks.diagram.blocks import blocks_of
 from cnn_jax.networks.diagram.items import Box, Frame, Item, Shape
 from cnn_jax.networks.diagram.layout import draw_level
-from cnn_jax.networks.diagram.slots import Drawing, Line, Place, Point
+from cnn_jax.networks.diagram.slots import Drawing, Line, Point, Rectangle
 from cnn_jax.networks.graph import Graph
 from cnn_jax.networks.trace import Call
 
@@ -138,42 +138,42 @@ def shapes_text(shapes: Sequence[Shape]) -> str:
 
 def draw(drawing: Drawing) -> Iterator[str]:
     """Draws the frames, then the lines around the boxes, then the boxes."""
-    for place in drawing.places:
-        if place.inner is not None:
-            yield from draw_frame(place)
+    for rect in drawing.rects:
+        if rect.inner is not None:
+            yield from draw_frame(rect)
     for line in drawing.lines:
         yield draw_line(line)
-    for place in drawing.places:
-        if place.inner is None:
-            yield from draw_box(place)
+    for rect in drawing.rects:
+        if rect.inner is None:
+            yield from draw_box(rect)
 
 
-def draw_frame(place: Place) -> Iterator[str]:
-    assert place.inner is not None
-    yield from draw_box(place)
-    yield (f'<g transform="translate({place.x:.1f} {place.y + place.header:.1f})">')
-    yield (f'<path class="frame" d="M0 0H{place.width:.1f}" '
+def draw_frame(rect: Rectangle) -> Iterator[str]:
+    assert rect.inner is not None
+    yield from draw_box(rect)
+    yield (f'<g transform="translate({rect.x:.1f} {rect.y + rect.header:.1f})">')
+    yield (f'<path class="frame" d="M0 0H{rect.width:.1f}" '
            f'stroke="{COLOURS["frame"][1]}" stroke-width="0.7"/>')
-    yield from draw(place.inner)
+    yield from draw(rect.inner)
     yield "</g>"
 
 
-def draw_box(place: Place) -> Iterator[str]:
+def draw_box(rect: Rectangle) -> Iterator[str]:
     """Draws a box or a frame with its text; the tooltip lists the box's operations."""
-    item = place.item
+    item = rect.item
     kind = "frame" if isinstance(item, Frame) else item.colour
     fill, stroke, _, _ = COLOURS[kind]
     count = "" if isinstance(item, Frame) else f' data-parameters="{sum(item.params)}"'
     yield f'<g class="{"block" if isinstance(item, Frame) else "layer"}"{count}>'
     if isinstance(item, Box) and item.nodes:
         yield f"<title>{escape(chr(10).join(map(one_line, item.nodes)))}</title>"
-    yield (f'<rect class="{kind}" x="{place.x:.1f}" y="{place.y:.1f}" '
-           f'width="{place.width:.1f}" height="{place.height:.1f}" rx="{CORNER}" '
+    yield (f'<rect class="{kind}" x="{rect.x:.1f}" y="{rect.y:.1f}" '
+           f'width="{rect.width:.1f}" height="{rect.height:.1f}" rx="{CORNER}" '
            f'fill="{fill}" stroke="{stroke}"/>')
     for i, line in enumerate(lines_of(item)):
         weight = "bold" if i == 0 else ""
-        y = place.y + MARGIN / 2 + LEADING * (i + 0.8)
-        yield text(line, place.x + place.width / 2, y, weight, middle=True)
+        y = rect.y + MARGIN / 2 + LEADING * (i + 0.8)
+        yield text(line, rect.x + rect.width / 2, y, weight, middle=True)
     yield "</g>"
 
 
