@@ -69,7 +69,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]],
 
 
 def escaped(text: str) -> str:
-    """Escapes what Markdown or a table would read as a sign."""
+    """Escapes the characters that have a meaning in Markdown."""
     for sign in "\\|*_<>$`[]":
         text = text.replace(sign, f"\\{sign}")
     return text
@@ -105,13 +105,13 @@ def network_table() -> str:
 
 def network_row(name: str) -> tuple[object, ...]:
     shape = networks.NETWORKS[name].input_shape
-    counted = layer_table(networks.create(name, layers=PLAIN), shape)
-    fields = [row.field[0].size for row in counted.rows
+    layers = layer_table(networks.create(name, layers=PLAIN), shape)
+    fields = [row.field[0].size for row in layers.rows
               if row.field and row.field[0].stride]
     weights = [row for row in PRETRAINED.values() if row.network == name]
     top1 = max((row.top1 for row in weights if row.top1 is not None), default=None)
-    return (f"`{name}`", " x ".join(map(str, shape)), f"{counted.params:,}",
-            f"{counted.macs / 1e6:,.3f}", f"{max(fields):,}" if fields else "-",
+    return (f"`{name}`", " x ".join(map(str, shape)), f"{layers.params:,}",
+            f"{layers.macs / 1e6:,.3f}", f"{max(fields):,}" if fields else "-",
             "-" if top1 is None else f"{top1:.1f}", len(weights) or "-",
             checked_against(name))
 
@@ -172,13 +172,13 @@ def operations() -> str:
 
 
 def signature(name: str, function: Any) -> str:
-    """Writes a signature, one argument a line if it is long."""
-    found = inspect.signature(function)
+    """Writes a signature without its annotations; a long one takes several lines."""
+    whole = inspect.signature(function)
     arguments = [argument.replace(annotation=inspect.Parameter.empty)
-                 for argument in found.parameters.values()]
-    found = found.replace(parameters=arguments,
+                 for argument in whole.parameters.values()]
+    short = whole.replace(parameters=arguments,
                           return_annotation=inspect.Signature.empty)
-    text = f"{name}{found}"
+    text = f"{name}{short}"
     return "\n".join(textwrap.wrap(text, 84, subsequent_indent=" " * (len(name) + 1)))
 
 
@@ -203,9 +203,9 @@ def named(rows: Mapping[str, Any]) -> list[tuple[str, str]]:
 def data_sets() -> str:
     """Lists the data sets that have a name."""
     return table(("`data.name`", "task", "what it is"), (
-        (f"`{name}`", f"`{source.task}`",
+        (f"`{name}`", f"`{source.task.name}`",
          escaped(source.about or first_line(source.read.__doc__)))
-        for name, source in data.SOURCES.items()))
+        for name, source in (data.SOURCES | {"tfds:NAME": data.CATALOGUE}).items()))
 
 
 def optimizer_table() -> str:
@@ -236,7 +236,7 @@ def flags() -> str:
     """Lists the flags of the command line."""
     from absl import flags as absl_flags
 
-    found = absl_flags.FLAGS.get_key_flags_for_module(program.__name__)
+    known = absl_flags.FLAGS.get_key_flags_for_module(program.__name__)
     return table(("flag", "default", "meaning"), (
         (f"`--{flag.name}`", "-" if flag.default is None else f"`{flag.default}`",
-         escaped(flag.help)) for flag in found))
+         escaped(flag.help)) for flag in known))

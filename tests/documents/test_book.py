@@ -9,10 +9,11 @@ import pytest
 from tests.support.pages import DOCS, ROOT, cells
 from tests.support.peer_networks import KERAS, TORCH
 
-from cnn_jax import layers, networks, ops
+from cnn_jax import data, layers, networks, ops
 from cnn_jax.cli import commands
 from cnn_jax.config import FIELDS
 from cnn_jax.interop.pretrained import PRETRAINED
+from cnn_jax.tasks import TASKS
 
 sys.path.insert(0, str(DOCS))
 
@@ -98,6 +99,9 @@ def test_a_page_of_the_tutorial_ends_with_exercises(page):
 def test_tables_hold_what_the_code_has():
     fields = re.findall(r"^\| `([\w.]+)`", tables.config_fields(), re.MULTILINE)
     assert sorted(fields) == sorted(FIELDS)
+    sets = re.findall(r"^\| `([\w:]+)` \| `(\w+)` \|", tables.data_sets(), re.MULTILINE)
+    assert [name for name, _ in sets] == [*data.SOURCES, "tfds:NAME"]
+    assert {task for _, task in sets} == {*TASKS}
     modes = re.findall(r"^\| `(\w+)`", tables.modes(), re.MULTILINE)
     assert modes == list(commands.COMMANDS)
     functions = {name for name in ops.__all__ if callable(getattr(ops, name))}
@@ -168,9 +172,9 @@ def test_fields_that_a_document_names_exist(path):
 
 
 def test_fields_of_the_explorer():
-    data = explorers.field_data(("lenet5",))["lenet5"]
-    assert data["image"] == 32
-    assert ["conv1", 28, 5, 1, 0] in data["layers"]
+    fields = explorers.field_data(("lenet5",))["lenet5"]
+    assert fields["image"] == 32
+    assert ["conv1", 28, 5, 1, 0] in fields["layers"]
 
 
 def test_figures_escape_and_colour():
