@@ -218,7 +218,7 @@ def test_the_reader_of_the_output_may_close_it(monkeypatch):
 
 def test_an_unknown_data_set_shows_the_nearest_names(main):
     done = main(["--config=configs/lenet.py", "--config.data.name=cifar"])
-    assert done.returncode == 2 and "did you mean cifar10?" in done.stderr
+    assert done.returncode == 2 and "cifar10?" in done.stderr
     done = main(["--config=configs/lenet.py", "--config.data.name=shapes"])
     assert sum(f"{name} or" in done.stderr for name in data.SOURCES) >= 2
 
@@ -242,7 +242,7 @@ def test_a_folder_of_runs_names_one_of_them(main, tmp_path):
         (tmp_path / name / "config.json").write_text("{}")
     done = main(["--mode=eval", f"--workdir={tmp_path}"])
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert f"the folder of a run, such as {tmp_path / 'b'}" in done.stderr
+    assert str(tmp_path / "b") in done.stderr
 
 
 @pytest.mark.parametrize("line, config", [

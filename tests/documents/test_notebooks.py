@@ -155,6 +155,6 @@ def test_setup_says_what_is_missing(colab, monkeypatch):
     with pytest.raises(ValueError, match="REPOSITORY"):
         exec(setup_cell(), {})
     monkeypatch.delitem(sys.modules, "google.colab")
-    with pytest.raises(FileNotFoundError, match="repository of cnn_jax"):
+    with pytest.raises(FileNotFoundError, match="cnn_jax"):
         exec(setup_cell(), {})
     assert not colab

@@ -125,7 +125,7 @@ def test_remat_prints_the_memory_of_both_steps(capsys):
 
 
 @pytest.mark.skipif(library.load() is None, reason=library.describe())
-def test_auto_grid_compares_the_chosen_form_with_the_others(tmp_path, monkeypatch):
+def test_auto_grid_compares_the_chosen_method_with_the_others(tmp_path, monkeypatch):
     specs = [conv_spec((1, 4, 4, 16), (3, 3, 16, 16), 1, "SAME"),
              conv_spec((2, 5, 5, 4), (3, 3, 1, 4), 2, "SAME", groups=4)]
     monkeypatch.setattr(auto_grid, "convolutions", lambda: iter(specs))
@@ -137,7 +137,7 @@ def test_auto_grid_compares_the_chosen_form_with_the_others(tmp_path, monkeypatc
     assert "native im2col" not in rows[3]["seconds"]  # groups
     assert all(row["chosen"] in row["seconds"] for row in rows)
     rows[0]["seconds"] = {"lax": [1., 2., 9.], rows[0]["chosen"]: [3., 1., 4.]}
-    assert auto_grid.losses(rows[:1]) == [1.5]
+    assert auto_grid.slowdowns(rows[:1]) == [1.5]
     assert "1.50  forward" in auto_grid.table(rows)
     assert (tmp_path / "auto_grid.png").exists()
 

@@ -167,15 +167,15 @@ def main(only: str = "", epochs: int = 25) -> dict:
                 print("full disk: not tried, as a tmpfs cannot be mounted here")
                 results[title(name, late)] = None
                 continue
-            place = folder / title(name, late)
-            case = Case(name, place)
+            case_folder = folder / title(name, late)
+            case = Case(name, case_folder)
             try:
-                results[place.name] = stop_run(case, late, changes) | {
+                results[case_folder.name] = stop_run(case, late, changes) | {
                     "most seconds": MOST_SECONDS + (0 if late else whole_seconds)}
                 case.end()
-                before = results[place.name]["newest checkpoint"]
-                code, output, errors = end(start(case.workdir, changes, folder=place,
-                                                 before=case.before))
+                before = results[case_folder.name]["newest checkpoint"]
+                code, output, errors = end(start(
+                    case.workdir, changes, folder=case_folder, before=case.before))
                 assert code == 0, errors
                 if late:  # the checkpoint from before the fault is resumed from
                     assert before and f"resuming after step {before}" in output, output
@@ -183,7 +183,7 @@ def main(only: str = "", epochs: int = 25) -> dict:
                         == expected["params_sha256"])
             finally:
                 case.close()
-            shutil.rmtree(place)
+            shutil.rmtree(case_folder)
     return results
 
 

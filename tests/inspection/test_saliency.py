@@ -114,9 +114,9 @@ def test_integrated_gradients_are_complete_within_a_thousandth():
     variables = jax.tree.map(lambda x: 2 * x, variables)  # larger logits
     taken = []
 
-    def track(places):
-        taken.append(len(places))
-        return places
+    def track(points):
+        taken.append(len(points))
+        return points
 
     actual = saliency.integrated_gradients(network, variables, images, baseline=-1.0,
                                           steps=8, tolerance=1e-3, track=track)

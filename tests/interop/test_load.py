@@ -149,8 +149,7 @@ def test_the_last_layer_gives_the_number_of_classes(source, tmp_path, capsys):
     path = write_npz(tmp_path / "seven.npz", network.variables)
     loaded = load.load_pretrained(f"{source}={path}")
     assert loaded.info.class_names == tuple(f"class {i}" for i in range(7))
-    assert f"{path}: its last layer is for 7 classes" in " ".join(
-        capsys.readouterr().err.split())
+    assert re.search(f"{path}: .*7 classes", " ".join(capsys.readouterr().err.split()))
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, network.variables)
     workdir = imported_run(f"{source}={path}", None, None)
     assert len(trained.load(workdir).info.class_names) == 7
@@ -259,10 +258,8 @@ def test_a_run_starts_from_a_trunk_in_a_file(source, network, tmp_path, monkeypa
         "data.name": "digits", "data.limit": 64, "epochs": 1, "eval_batch_size": 100})
     training.run(config, tmp_path / "run")
     lines = capsys.readouterr().out
-    assert f"from {source}={trunk}: the weights of 3 layers; newly initialized: head"\
-        in lines
-    assert re.search("1,290 of [0-9,]+ parameters are trained: head; frozen: trunk",
-                     lines)
+    assert re.search(f"{source}={trunk}: .*3 layers; .*: head", lines)
+    assert re.search("1,290 of [0-9,]+ parameters.*: head; frozen: trunk", lines)
     tuned = trained.load(tmp_path / "run").variables["params"]
     for layer in ("group1_conv1", "fc1"):
         jax.tree.map(np.testing.assert_array_equal, tuned[layer],

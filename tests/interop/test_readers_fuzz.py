@@ -33,19 +33,19 @@ H5_WRITERS = {"legacy": write_legacy, "numbered": write_numbered}
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
-    """Changes, deletes or overwrites bytes at a few places."""
+    """Changes, deletes or overwrites some bytes."""
     data = bytearray(content)
     for _ in range(rng.choice([1, 1, 2, 4, 16])):
-        place = rng.randrange(len(data))
+        start = rng.randrange(len(data))
         match rng.randrange(4):
             case 0:
-                data[place] ^= 1 << rng.randrange(8)
+                data[start] ^= 1 << rng.randrange(8)
             case 1:
-                data[place] = rng.choice([0, 1, 127, 128, 255])
+                data[start] = rng.choice([0, 1, 127, 128, 255])
             case 2:
-                del data[place:place + rng.choice([1, 2, 4, 8])]
+                del data[start:start + rng.choice([1, 2, 4, 8])]
             case 3:
-                data[place:place + 8] = rng.choice(
+                data[start:start + 8] = rng.choice(
                     [b"\xff" * 8, bytes(8), rng.randbytes(8)])
     return bytes(data)
 

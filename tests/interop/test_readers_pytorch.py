@@ -186,12 +186,12 @@ def test_hostile_zip_is_refused_and_nothing_runs(path, case, monkeypatch):
     assert sorted(os.listdir()) == [path.name]
 
 
-@pytest.mark.parametrize("place", [2, 3, 4])
-def test_hostile_stream_is_refused_in_each_of_its_pickles(path, place, monkeypatch):
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_hostile_stream_is_refused_in_each_of_its_pickles(path, number, monkeypatch):
     monkeypatch.chdir(path.parent)
     write_stream(path, ARRAYS)
     parts = path.read_bytes().split(b"\x80\x02", 5)
-    parts[place + 1] = weight_files.encode(CALL) + b"."
+    parts[number + 1] = weight_files.encode(CALL) + b"."
     path.write_bytes(b"\x80\x02".join(parts))
     assert "os.mkdir" in refused(path)
     assert sorted(os.listdir()) == [path.name]

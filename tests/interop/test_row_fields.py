@@ -44,7 +44,7 @@ def numbered(side):
 
 
 def one(size, row, column):
-    """Makes a kernel [size, size, 1, 1] with a 1 at a place."""
+    """Makes a kernel [size, size, 1, 1] whose element [row, column] is 1."""
     kernel = np.zeros((size, size, 1, 1), np.float32)
     kernel[row, column] = 1
     return {"params": {"kernel": kernel}}
@@ -67,16 +67,16 @@ def test_padding_of_strided_convolutions(source, even, odd):
         assert actual[0, ..., 0].tolist() == expected
 
 
-@pytest.mark.parametrize("source, name, size, place, side, expected", [
+@pytest.mark.parametrize("source, name, size, position, side, expected", [
     # 7 x 7 with stride 2, three zeros before; the 1 reads the pixel two to the left.
     ("torchvision:resnet18", "stem_conv", 7, (1, 1), 4, [[0, 0], [0, 1]]),
     # 11 x 11 of stride 4, two zeros before: pixel 25 is in the third row and column.
     ("torchvision:alexnet", "conv1", 11, (0, 0), 11, [[0, 0], [0, 25]]),
     # 7 x 7 with stride 2 without padding: 9 pixels give two positions.
     ("torchvision:squeezenet1_0", "conv1", 7, (0, 0), 9, [[1, 3], [19, 21]])])
-def test_padding_of_first_convolutions(source, name, size, place, side, expected):
+def test_padding_of_first_convolutions(source, name, size, position, side, expected):
     conv = layer(source, name).clone(features=1, use_bias=False)
-    actual = conv.apply(one(size, *place), numbered(side))
+    actual = conv.apply(one(size, *position), numbered(side))
     assert actual[0, ..., 0].tolist() == expected
 
 

@@ -90,5 +90,4 @@ def test_every_implementation_has_the_same_parameters_or_refuses_in_a_line(name)
         except ValueError as error:
             # Only winograd does not support every convolution.
             assert conv == "winograd", error
-            assert "takes 3 x 3 kernels with stride 1" in str(error)
-            assert "\n" not in str(error)
+            assert "3 x 3" in str(error) and "\n" not in str(error)

@@ -51,7 +51,7 @@ def test_errors_of_the_pictures_are_one_line(error, undrawn_run, tmp_path, monke
         patch.setattr(train, "draw", fail)
         again = training.run(tiny(epochs=1), workdir)
     output, errors = capsys.readouterr()
-    assert again == undrawn_run[1] and f"but the pictures is in {workdir}" in output
+    assert again == undrawn_run[1] and str(workdir) in output
     assert errors.count("\n") == 1 and str(error.args[-1]) in errors
 
 
@@ -61,7 +61,7 @@ def test_a_run_whose_folder_has_vanished_fails(undrawn_run, tmp_path, monkeypatc
         raise RunError(f"{run.workdir} could not be written")
     workdir = shutil.copytree(undrawn_run[0], tmp_path / "run")
     monkeypatch.setattr(train, "draw", lose)
-    with pytest.raises(RunError, match="could not be written"):
+    with pytest.raises(RunError, match=str(workdir)):
         training.run(tiny(epochs=1), workdir, quiet=True)
 
 

