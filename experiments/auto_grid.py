@@ -4,9 +4,9 @@
     python experiments/auto_grid.py --shapes=40 "--only=native im2col,onednn"
 
 The shapes are convolutions of all registered networks at the published image sizes, at
-batches from 1 to 128, drawn with a fixed seed. For each of the three passes, every form
-that supports it runs in turn, A B C A B C, on operands that rotate, so that they come
-from memory and not from the cache, as in a training step. Writes auto_grid.json,
+batches from 1 to 128, drawn with a fixed seed. For each of the three passes, all
+methods that support it run in turn, A B C A B C. Their operands rotate, so that they
+come from memory and not from the cache, as in a training step. Writes auto_grid.json,
 auto_grid.txt and auto_grid.png.
 """
 
@@ -42,10 +42,10 @@ MOST_GFLOPS = 6.
 
 def convolutions(seed: int = 0) -> Iterator[ConvSpec]:
     """Yields convolutions of the registered networks in random order, at any batch."""
-    found: dict[ConvSpec, None] = {}
+    seen: dict[ConvSpec, None] = {}
 
     def record(spec: ConvSpec, dtype: Any) -> Any:
-        found[spec._replace(precision=None)] = None
+        seen[spec._replace(precision=None)] = None
         return conv_lax.select(spec, dtype)
 
     registry.ALGORITHMS["recorded"] = record
@@ -55,7 +55,7 @@ def convolutions(seed: int = 0) -> Iterator[ConvSpec]:
         jax.eval_shape(functools.partial(net.init, train=False), jax.random.key(0),
                        image)
     draw = random.Random(seed)
-    specs = list(found)
+    specs = list(seen)
     draw.shuffle(specs)
     for spec in itertools.cycle(specs):
         batch = draw.choice(BATCHES)
@@ -64,35 +64,35 @@ def convolutions(seed: int = 0) -> Iterator[ConvSpec]:
             yield spec._replace(x_shape=(batch, *spec.x_shape[1:]))
 
 
-def forms(kind: int, spec: ConvSpec) -> dict[str, Callable[..., jax.Array]]:
-    """Returns the forms of a pass: XLA's, pure JAX by `auto`, the library's methods."""
-    found = {"lax": lambda a, b: conv_lax.passes[kind](a, b, spec)}
+def methods(kind: int, spec: ConvSpec) -> dict[str, Callable[..., jax.Array]]:
+    """Returns the methods of a pass: XLA's, that of `auto` in JAX, the library's."""
+    made = {"lax": lambda a, b: conv_lax.passes[kind](a, b, spec)}
     rules = (auto.FORWARD, auto.INPUT_GRADIENT, auto.WEIGHT_GRADIENT)[kind]
     pure = auto.choose(rules, spec)
     if pure is not conv_lax.plain[kind]:
-        found["pure JAX"] = lambda a, b: pure(a, b, spec)
+        made["pure JAX"] = lambda a, b: pure(a, b, spec)
     if convolution.supports(spec, jnp.float32):
-        methods = [cost.ONEDNN]
+        native = [cost.ONEDNN]
         if spec.groups == 1:
-            methods.append(cost.IM2COL)
+            native.append(cost.IM2COL)
         if cost.supports(spec, jnp.dtype("float32")):
-            methods += [cost.WINOGRAD_2, cost.WINOGRAD_4]
-        for method in methods:
-            found[cost.NAMES[method]] = lambda a, b, method=method: lowering.call(
+            native += [cost.WINOGRAD_2, cost.WINOGRAD_4]
+        for method in native:
+            made[cost.NAMES[method]] = lambda a, b, method=method: lowering.call(
                 a, b, kind, spec, method)
-    return found
+    return made
 
 
 def chosen(kind: int, spec: ConvSpec) -> str:
-    """Returns the form that `auto` chooses."""
+    """Returns the method that `auto` chooses."""
     if convolution.supports(spec, jnp.float32):
         return cost.NAMES[cost.method_of(kind, spec, jnp.dtype("float32"))]
-    return next(reversed(forms(kind, spec)))
+    return next(reversed(methods(kind, spec)))
 
 
 def measure(kind: int, spec: ConvSpec, only: set[str], seconds: float
             ) -> dict[str, list[float]]:
-    """Times the forms in turn; returns seconds per call of each round."""
+    """Times the methods in turn; returns seconds per call of each round."""
     shapes = {"x": spec.x_shape, "w": spec.w_shape, "y": spec.y_shape}
     a_shape, b_shape, _ = (shapes[role] for role in lowering.ROLES[kind])
     floats = math.prod(a_shape) + math.prod(b_shape)
@@ -101,9 +101,9 @@ def measure(kind: int, spec: ConvSpec, only: set[str], seconds: float
                       for shape in (a_shape, b_shape))
                 for _ in range(min(24, math.ceil(ROTATING / (4 * floats))))]
     programs = {}
-    for name, form in forms(kind, spec).items():
+    for name, method in methods(kind, spec).items():
         if not only or name in only:
-            programs[name] = jax.jit(form).lower(*operands[0]).compile()
+            programs[name] = jax.jit(method).lower(*operands[0]).compile()
             jax.block_until_ready(programs[name](*operands[0]))
     times: dict[str, list[float]] = {name: [] for name in programs}
     turn = itertools.cycle(operands)
@@ -118,8 +118,8 @@ def measure(kind: int, spec: ConvSpec, only: set[str], seconds: float
     return times
 
 
-def losses(rows: list[dict]) -> np.ndarray:
-    """Computes the median time of the chosen form / of the fastest, of each row."""
+def slowdowns(rows: list[dict]) -> np.ndarray:
+    """Computes, for each row, the median time of the chosen method / of the fastest."""
     medians = [{name: statistics.median(times)
                 for name, times in row["seconds"].items()} for row in rows]
     return np.array([row_medians[row["chosen"]] / min(row_medians.values())
@@ -127,22 +127,23 @@ def losses(rows: list[dict]) -> np.ndarray:
 
 
 def table(rows: list[dict]) -> str:
-    """Writes a line for each pass, and one for each row that loses more than 5 %."""
-    lost, lines = losses(rows), [library.describe()]
+    """Writes a line for each pass, and one for each row that is over 5 % slower."""
+    slower, lines = slowdowns(rows), [library.describe()]
     for kind, name in enumerate(PASSES):
-        own = lost[[row["pass"] == kind for row in rows]]
+        of_pass = slower[[row["pass"] == kind for row in rows]]
         lines.append(
-            f"{name:16} {len(own)} shapes: chosen / fastest {np.median(own):.2f}, 90 % "
-            f"below {np.quantile(own, .9):.2f}, largest {own.max():.2f}; "
-            f"{np.mean(own > 1.05):.0%} lose more than 5 %")
-    for i in np.argsort(-lost):
-        if lost[i] > 1.05:
+            f"{name:16} {len(of_pass)} shapes: chosen / fastest "
+            f"{np.median(of_pass):.2f}, 90 % below {np.quantile(of_pass, .9):.2f}, "
+            f"largest {of_pass.max():.2f}; {np.mean(of_pass > 1.05):.0%} are over "
+            "5 % slower")
+    for i in np.argsort(-slower):
+        if slower[i] > 1.05:
             row = rows[i]
             spec = ConvSpec(**row["spec"])
             fastest = min(row["seconds"], key=lambda name: statistics.median(
                 row["seconds"][name]))
             lines.append(
-                f"{lost[i]:5.2f}  {PASSES[row['pass']]:16} {row['chosen']} and not "
+                f"{slower[i]:5.2f}  {PASSES[row['pass']]:16} {row['chosen']} and not "
                 f"{fastest}: x {list(spec.x_shape)}, w {list(spec.w_shape)}, strides "
                 f"{list(spec.strides)}, groups {spec.groups}")
     return "\n".join(lines)
@@ -152,8 +153,8 @@ def draw(rows: list[dict], path: Path) -> None:
     """Draws chosen / fastest of all shapes, sorted, a curve for each pass."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for kind, name in enumerate(PASSES):
-        own = np.sort(losses([row for row in rows if row["pass"] == kind]))
-        axes.plot(np.linspace(0, 100, len(own)), own, label=name)
+        of_pass = np.sort(slowdowns([row for row in rows if row["pass"] == kind]))
+        axes.plot(np.linspace(0, 100, len(of_pass)), of_pass, label=name)
     axes.axhline(1.05, color="gray", linewidth=.8)
     axes.set(xlabel="shapes, %", ylabel="time of auto / of the fastest", yscale="log")
     axes.legend()
@@ -166,9 +167,9 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/auto_grid"))
     parser.add_argument("--shapes", type=int, default=200)
-    parser.add_argument("--only", default="", metavar="FORM,FORM",
+    parser.add_argument("--only", default="", metavar="METHOD,METHOD",
                         help="compares only these, and the chosen one")
-    parser.add_argument("--seconds", type=float, default=.06, help="of each form")
+    parser.add_argument("--seconds", type=float, default=.06, help="of each method")
     flags = parser.parse_args(argv)
     flags.out.mkdir(parents=True, exist_ok=True)
     only = set(filter(None, flags.only.split(",")))

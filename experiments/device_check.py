@@ -12,8 +12,8 @@ speed        images/s of training in bfloat16 and peak memory, beside plain Flax
 
 It needs no network. It writes device_check.json and device_check.txt to --out. Exit
 code 1 if a check fails. What does not fit into --minutes is listed as not reached, and
-is no failure. A speed below its target is none either. The processes that are compared
-share the memory of the GPU: ResNet-50 with 256 images needs about 80 GB.
+is no failure, nor is a speed below its target. The processes that are compared share
+the memory of the GPU: ResNet-50 with 256 images needs about 80 GB.
 """
 
 import argparse

@@ -5,9 +5,10 @@
 
 For each kind of set and each number of pictures it makes a set of 1,000 classes from
 real JPEG files: class folders of hard links, tar shards, and ArrayRecord files as
-tensorflow-datasets prepares them (the last two of the same pictures at 48 pixels, and
-1,251 in a file of the last, as in its ImageNet). A fresh process opens the set, and
-another one in each round; the sets of a kind take turns. It measures
+tensorflow-datasets prepares them. The last two hold the same pictures at 48 pixels. An
+ArrayRecord file has 1,251 of them, as in tensorflow-datasets' ImageNet. A fresh process
+opens the set, and another one in each round; the sets of a kind take turns. It
+measures
 
     the seconds, also of the CPU, to open the set for the first time, which builds and
     keeps the index, and later;
@@ -51,7 +52,7 @@ from cnn_jax.files import write_atomically  # noqa: E402
 from experiments.measuring import make_out, ran_on, run_script  # noqa: E402
 
 COUNTS = [1000, 10_000, 100_000, 1_281_167]  # ImageNet has the last one
-READS, WARM = 2000, 3  # pictures that are read; times as many before the clock
+READS, WARM = 2000, 3  # pictures read; WARM times as many before the clock starts
 BATCH, BATCHES = 64, 16  # of the stream
 SIDE = 32                # pixels of its pictures
 SMALL_SIDE = 48

@@ -161,15 +161,15 @@ def load(source: str) -> ConfigDict:
             cause = error.__context__  # what ml_collections put into its own text
         if isinstance(cause, InputError):
             raise cause from error
-        raise InputError(f"--config={source} failed{place_and_reason(cause, source)}"
+        raise InputError(f"--config={source} failed{describe_failure(cause, source)}"
                          ) from error
 
 
-def place_and_reason(error: BaseException, source: str) -> str:
-    """Returns ' at FILE:LINE: TYPE: MESSAGE' of an error inside a config file.
+def describe_failure(error: BaseException, source: str) -> str:
+    """Returns ' at FILE:LINE: TYPE: MESSAGE' for an error inside a config file.
 
-    A ValueError of a config of this package, such as an unknown variant, has only its
-    message.
+    For a ValueError of this package's own configs, such as an unknown variant, it is
+    ': MESSAGE'.
     """
     file = Path(source.partition(":")[0]).resolve()
     reason = " ".join(str(error).split())[:200]
@@ -177,8 +177,8 @@ def place_and_reason(error: BaseException, source: str) -> str:
         return f": {reason}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
              if Path(frame.filename).resolve() == file]
-    place = f" at {file.name}:{lines[-1]}" if lines else ""
-    return f"{place}: {type(error).__name__}: {reason}"
+    line = f" at {file.name}:{lines[-1]}" if lines else ""
+    return f"{line}: {type(error).__name__}: {reason}"
 
 
 def config_names(folder: Path) -> list[str]:

@@ -44,9 +44,10 @@ def out_of_memory(error: Exception) -> str | None:
 
 
 def own_code(error: Exception) -> tuple[str, str] | None:
-    """Returns the user's own frames of an error, and a line; None if it has neither.
+    """Returns (stack, message) of an error that the user's own code raised, else None.
 
-    `cnn_jax.user_code.named` notes the field whose function raised.
+    The stack has only the lines of the user's files. The message names the last one, or
+    the field of the config that `cnn_jax.user_code.named` has noted.
     """
     frames = user_frames(error)
     notes = [note for note in getattr(error, "__notes__", ())

@@ -94,11 +94,11 @@ def first_line(docstring: str | None) -> str:
 def table(title: str, rows: Iterable[tuple[str, str]], indent: int = 0) -> str:
     """Formats a column of names and one of descriptions, together 80 columns wide.
 
-    indent: of the lines of a description after the first.
+    indent: how many columns the lines of a description after the first are indented.
     """
-    named, lines = dict(rows), textwrap.wrap(title, WIDTH)
-    width = max(map(len, named))
-    for name, text in named.items():
+    descriptions, lines = dict(rows), textwrap.wrap(title, WIDTH)
+    width = max(map(len, descriptions))
+    for name, text in descriptions.items():
         lines += textwrap.wrap(
             text, WIDTH, initial_indent=f"  {name:{width}}  ",
             subsequent_indent=" " * (width + 4 + indent), break_on_hyphens=False

@@ -67,7 +67,7 @@ def draw_sides(key: jax.Array, area: int, scale: Interval,
 
 def random_position(key: jax.Array, height: int, width: int, box_height: jax.Array,
                     box_width: jax.Array) -> jax.Array:
-    """Puts a box of this size into the image; all positions are equally likely."""
+    """Draws the position of a box in an image; all positions are equally likely."""
     row_key, column_key = jax.random.split(key)
     top = jax.random.randint(row_key, (), 0, jnp.maximum(1, height - box_height + 1))
     left = jax.random.randint(column_key, (), 0, jnp.maximum(1, width - box_width + 1))

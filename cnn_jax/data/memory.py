@@ -45,7 +45,7 @@ def available_bytes() -> int | None:
 def return_freed() -> None:
     """Returns freed memory to Linux.
 
-    glibc keeps it: after an index is built, twice the size of the index.
+    glibc would keep it. After an index is built, that is twice the size of the index.
     """
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none

@@ -24,7 +24,7 @@ from cnn_jax.errors import RunError
 MANY_CORES, CORES_PER_WORKER = 16, 8
 SMALL_BYTES = 1024  # workers send smaller arrays without shared memory
 
-Placed = TypeVar("Placed")
+DeviceBatch = TypeVar("DeviceBatch")
 
 
 class Reading(NamedTuple):
@@ -50,7 +50,7 @@ def choose_reading(workers: int | None, prefetch: int | None,
                    prefetch or max(4, 2 * steps_per_call))
 
 
-class Stream(Generic[Placed]):
+class Stream(Generic[DeviceBatch]):
     """Yields batches in order, read ahead; out of order they are read on demand.
 
     to_device: converts the share of this process to the value that is yielded, usually
@@ -58,15 +58,16 @@ class Stream(Generic[Placed]):
     """
 
     def __init__(self, shares: dict[str, Share], epochs: int, reading: Reading,
-                 to_device: Callable[[HostBatch], Placed]) -> None:
+                 to_device: Callable[[HostBatch], DeviceBatch]) -> None:
         self.splits = tuple(shares)
         self.units = Units(tuple(shares.values()), epochs)
         self.reading, self.to_device = reading, to_device
-        self.iterator: grain.DatasetIterator[list[Placed]] | None = None
+        self.iterator: grain.DatasetIterator[list[DeviceBatch]] | None = None
         self.following = -1, 0  # where the next batch of the iterator is, `Units.find`
-        self.ready: deque[Placed] = deque()  # what the iterator has yielded
+        self.ready: deque[DeviceBatch] = deque()  # what the iterator has yielded
 
-    def batches(self, split: str, epoch: int = 0, start: int = 0) -> Iterator[Placed]:
+    def batches(self, split: str, epoch: int = 0, start: int = 0
+                ) -> Iterator[DeviceBatch]:
         """Yields the batches of a split from number `start` of an epoch to its end."""
         share = self.units.shares[self.splits.index(split)]
         for batch in range(start, share.order.batches):
@@ -77,10 +78,10 @@ class Stream(Generic[Placed]):
             if not self.ready:
                 with worker_errors():
                     self.ready.extend(next(self.iterator)[index:])
-            placed = self.ready.popleft()
+            device_batch = self.ready.popleft()
             self.following = ((unit, index + 1) if self.ready
                               else (unit + share.pieces, 0))
-            yield placed
+            yield device_batch
 
     def open(self, split: str, epoch: int, batch: int) -> None:
         """Starts to read ahead from one batch on."""
@@ -101,8 +102,8 @@ class Stream(Generic[Placed]):
 
 
 def open_units(units: Units, start: int, reading: Reading,
-               to_device: Callable[[HostBatch], Placed]
-               ) -> grain.DatasetIterator[list[Placed]]:
+               to_device: Callable[[HostBatch], DeviceBatch]
+               ) -> grain.DatasetIterator[list[DeviceBatch]]:
     """Opens an iterator over the batches from unit `start` on, one list for each unit.
     """
     buffer = reading.ahead * max(share.pieces for share in units.shares)
@@ -126,9 +127,9 @@ def open_units(units: Units, start: int, reading: Reading,
         read = numbers.to_iter_dataset(grain.ReadOptions(
             num_threads=threads,
             prefetch_buffer_size=max(buffer, threads) if threads else 0))
-    placed = _Joined(read).map(lambda batches: [to_device(batch) for batch in batches])
+    batches = _Joined(read).map(lambda batches: [to_device(batch) for batch in batches])
     return iter(grain.experimental.ThreadPrefetchIterDataset(
-        placed, prefetch_buffer_size=groups))
+        batches, prefetch_buffer_size=groups))
 
 
 class _Joined(grain.IterDataset[tuple[HostBatch, ...]]):

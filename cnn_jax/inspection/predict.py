@@ -58,9 +58,8 @@ def predict(workdir: str | Path, images: Sequence[str | Path], top: int = 5,
 
     top: how many classes to name if an image has one class; other tasks name all
         classes that they predict.
-    unreadable: collects {picture: error} of those that cannot be read, which are
-        skipped.
-        None: the first error is raised.
+    unreadable: pictures that cannot be read are skipped, and their errors are added to
+        it as {picture: error}. If it is None, the first error is raised.
     Raises InputError for a workdir or a picture that cannot be read.
     """
     # On stderr, because stdout may be piped as JSON.

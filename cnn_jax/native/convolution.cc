@@ -310,7 +310,7 @@ void SolveByWinograd(const Problem& p, const std::vector<void*>& data,
 }
 
 void SolveByIm2col(const Problem& p, const std::vector<void*>& data,
-                     ffi::ThreadPool& pool) {
+                   ffi::ThreadPool& pool) {
   auto sizes = [](const Dims& dims, size_t first, size_t rank, int64_t missing) {
     im2col::Sizes all{missing, missing, missing};  // leading axes of one pixel
     for (size_t i = 0; i < rank; i++) all[3 - rank + i] = dims[first + i];

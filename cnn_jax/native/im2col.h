@@ -8,11 +8,11 @@
 //
 //   y = P w      dw = P^T g      dx = Q w'
 //
-// Q holds patches of g: of each pixel of x, the pixels of y that see it. With strides,
-// the pixels of x fall into phases; those of one phase (the same remainders of their
-// indices by the strides) are seen through the same taps, those of w'. P and Q are never
-// stored: product.h asks for a piece at a time, which fits into the second-level cache.
-// Where a patch is one pixel, the image itself is P.
+// Q holds patches of g: for each pixel of x, the pixels of y that see it. With strides,
+// the pixels of x fall into phases. Those of one phase have the same remainders of their
+// indices by the strides, so they are seen through the same taps: those of w'. P and Q
+// are never stored: product.h asks for a piece at a time, which fits into the
+// second-level cache. Where a patch is one pixel, the image itself is P.
 #ifndef CNN_JAX_IM2COL_H_
 #define CNN_JAX_IM2COL_H_
 
@@ -114,16 +114,16 @@ struct Patches {
     return true;
   }
 
-  // Returns where a row's pixel lies among those of the result.
-  int64_t Place(int64_t row) const {
-    int64_t place = 0, before = 1;
+  // Returns the index, among the pixels of the result, of a row's pixel.
+  int64_t PixelOf(int64_t row) const {
+    int64_t pixel = 0, before = 1;
     for (int i = 3; i-- > 0;) {
       const Axis& axis = axes[i];
-      place += (axis.first + row % axis.count * axis.every) * before;
+      pixel += (axis.first + row % axis.count * axis.every) * before;
       before *= axis.result;
       row /= axis.count;
     }
-    return place + row * before;
+    return pixel + row * before;
   }
 
   // Writes columns [k, k + depth) of `rows` rows.
@@ -268,7 +268,8 @@ class Method {
         dw + top * outputs + left, outputs);
   }
 
-  // Computes the pixels of y that the patches are of. transposed: of w's matrices.
+  // Computes the pixels of y to which the patches belong. transposed: whether the
+  // matrices of w are transposed.
   void Apply(const Patches& patches, const float* x, const float* w, bool transposed,
              float* y) const {
     const int64_t columns = transposed ? s_.channels : s_.outputs;
@@ -303,7 +304,7 @@ class Method {
           },
           to, to_row);
       for (int64_t r = 0; r < count && (!dense || depth == 0); r++) {
-        float* row = y + patches.Place(begin + r) * columns + left;
+        float* row = y + patches.PixelOf(begin + r) * columns + left;
         if (depth == 0)  // no output sees these pixels
           std::fill(row, row + width, 0.f);
         else
@@ -312,7 +313,7 @@ class Method {
     });
   }
 
-  // Writes rows [k, k + depth) of w's matrix, of the taps that the patches have.
+  // Writes rows [k, k + depth) of w's matrix, which has the taps of the patches.
   void WriteTile(const Patches& patches, const float* w, bool transposed, int64_t k,
                  int64_t depth, int64_t left, int64_t columns, float* tile) const {
     const auto& [d, h, v] = patches.axes;

@@ -4,8 +4,8 @@
 //
 // k is cut into pieces of at most kDepth. For each piece and for every kPanel columns, b
 // is copied into a tile that fits into the first-level cache. The inner loop multiplies
-// kRows rows of a by this tile and keeps their kRows x kPanel sums in registers. For
-// winograd.h, whose matrices are small, it reads b where it lies.
+// kRows rows of a by this tile and keeps their kRows x kPanel sums in registers. The
+// matrices of winograd.h are small: it calls the inner loop with b itself.
 //
 // Source: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication",
 // 2008; the loop over rows is the inner one here, because a stays in the second-level
@@ -133,7 +133,7 @@ inline void Transpose(Vector* v) {
   }
 }
 
-// As CopyTile, from the transpose of b: b [columns, ..].
+// Does the same for the transpose of b: b is [columns, ..].
 inline void TransposeTile(const float* b, int64_t row, int64_t depth, int64_t columns,
                           float* tile) {
   const int64_t width = TileColumns(columns);

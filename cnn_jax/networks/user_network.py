@@ -27,8 +27,10 @@ def import_network(name: str) -> type[nn.Module]:
 
 
 def check_class(network: type[nn.Module]) -> None:
-    """Raises ValueError for a class without num_classes, without a field's default, or
-    whose __call__ takes no `train`.
+    """Raises ValueError for a class that cannot be used as a network.
+
+    It needs the field num_classes, a default for each field, and a `__call__` that
+    takes `train`.
     """
     fields = network.__dataclass_fields__
     if "num_classes" not in fields:
@@ -36,8 +38,9 @@ def check_class(network: type[nn.Module]) -> None:
             f"{network.__name__} has no field num_classes: it needs 'num_classes: int "
             "= 10', and a __call__(self, x, train) that returns logits "
             "[N, num_classes]")
-    taken = inspect.signature(network.__call__).parameters.values()
-    if not any(one.name == "train" or one.kind is one.VAR_KEYWORD for one in taken):
+    arguments = inspect.signature(network.__call__).parameters.values()
+    if not any(argument.name == "train" or argument.kind is argument.VAR_KEYWORD
+               for argument in arguments):
         raise ValueError(f"{network.__name__}.__call__ takes no train: it must be "
                          "__call__(self, x, train)")
     without = [name for name, field in fields.items() if field.init

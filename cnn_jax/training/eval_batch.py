@@ -24,9 +24,9 @@ def largest_batch(config: ConfigDict, table: LayerTable, placement: Placement,
                   report: Reporter) -> int:
     """Returns the largest number of images that an evaluation step may take.
 
-    It is `config.eval_batch_size`. If that is None, it is `LARGEST`, or if the
-    activations of `LARGEST` images exceed `SHARE` of the memory, the greatest power of
-    two that fits; a line of the log says so.
+    It is `config.eval_batch_size` if that is set, otherwise `LARGEST`. If the
+    activations of `LARGEST` images exceed `SHARE` of the memory, it is the greatest
+    power of two that fits, and a line of the log says so.
     """
     if config.eval_batch_size is not None:
         return config.eval_batch_size

@@ -70,14 +70,14 @@ def features_of(run: Run, state: TrainState) -> dict[str, np.ndarray]:
     """Computes the input of the head for all images: {split: float32 [N, ...]}."""
     step = run.placement.compile(functools.partial(
         run.feed.evaluate, recipe=run.recipe, step=compute_features))
-    placed, feed = run.placement.replicate(state), run.feed
+    replicated, feed = run.placement.replicate(state), run.feed
     with run.report.timed("compiling the features"):
-        program = step.lower(placed, *feed.example_batch()).compile(
+        program = step.lower(replicated, *feed.example_batch()).compile(
             compiler_options=ops.compiler_options())
     features = {}
     for split in SPLITS:
         count, size = feed.counts[split], feed.eval_batch_size
-        calls = (program(placed, *arguments) for arguments in feed.batches(split))
+        calls = (program(replicated, *arguments) for arguments in feed.batches(split))
         with run.report.track(f"features of {split}", calls, -(-count // size),
                               f"batches of {size}") as tracked:
             batches = [run.placement.to_host(rows) for rows in tracked]

@@ -268,16 +268,16 @@ def split_leaves(state: Any, is_kept: tuple[bool, ...]) -> tuple[list, list]:
     """Splits the leaves of a state into (kept, donated)."""
     leaves = jax.tree.leaves(state)
     return (list(itertools.compress(leaves, is_kept)),
-            [leaf for leaf, kept in zip(leaves, is_kept) if not kept])
+            [leaf for leaf, keep in zip(leaves, is_kept) if not keep])
 
 
 def on_leaves(train: Callable[..., Any], structure: Any, is_kept: tuple[bool, ...]
               ) -> Callable[..., Any]:
-    """Turns (state, *arguments) into (kept leaves, donated leaves, *arguments)."""
+    """Makes `train` a function of (kept leaves, donated leaves, *arguments)."""
     def train_leaves(kept: list, donated: list, *arguments: Any) -> Any:
-        parts = iter(donated), iter(kept)
-        return train(structure.unflatten(next(parts[is_one]) for is_one in is_kept),
-                     *arguments)
+        kept_in_order, donated_in_order = iter(kept), iter(donated)
+        leaves = (next(kept_in_order if keep else donated_in_order) for keep in is_kept)
+        return train(structure.unflatten(leaves), *arguments)
     return train_leaves
 
 

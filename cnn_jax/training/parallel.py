@@ -235,7 +235,7 @@ def mesh_placement(devices: Sequence[jax.Device], arrays: Arrays = REAL) -> Plac
         return arrays.whole(rows, NamedSharding(mesh, spec))
 
     def join_shares(share: np.ndarray) -> jax.Array | np.ndarray:
-        if on_host:  # a jax.Array takes ten times as long, and is the same memory
+        if on_host:  # making a jax.Array takes ten times as long, for the same memory
             return share
         return arrays.joined(split, share)
 

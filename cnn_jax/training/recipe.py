@@ -130,9 +130,11 @@ def describe_network(recipe: Recipe, image_shape: tuple[int, int, int],
     """Traces the network once; returns its layer table and program of initial values.
 
     images: the batch size of the table.
-    Raises InputError if the network does not accept images of this shape, if it lacks a
-    module that `model.freeze` names, if its outputs are for images and the labels for
-    pixels, or the reverse, or if it has another number of outputs than classes.
+    Raises InputError if
+        the network does not accept images of this shape,
+        it lacks a module that `model.freeze` names,
+        its outputs are for images and the labels for pixels, or the reverse, or
+        its number of outputs is not that of the classes.
     """
     with refusing(type(recipe.model).__name__, image_shape):
         with recorded() as calls:

@@ -152,12 +152,12 @@ window.addEventListener("load", () => {
       context.fillStyle = "#ff9a52";
       context.fillRect(cursor[1], cursor[0], 1, 1);
     }
-    const found = run(ink);
+    const result = run(ink);
     for (const name of ["seen", "act1", "act2"]) {
-      const most = Math.max(...found[name].values);
-      maps[name].forEach((canvas, i) => paint(canvas, found[name], i, most));
+      const most = Math.max(...result[name].values);
+      maps[name].forEach((canvas, i) => paint(canvas, result[name], i, most));
     }
-    const p = Array.from(found.probabilities), best = p.indexOf(Math.max(...p));
+    const p = Array.from(result.probabilities), best = p.indexOf(Math.max(...p));
     const empty = ink.every(v => v === 0);
     answer.textContent = empty ? "The paper is empty."
       : `This is a ${best}, with a probability of ${(100 * p[best]).toFixed(1)} %.`;
@@ -178,20 +178,20 @@ window.addEventListener("load", () => {
     }
   }
   let last = null;
-  function place(event) {
+  function pixelAt(event) {
     const box = paper.getBoundingClientRect();
     return [event.clientY - box.top, event.clientX - box.left].map(
       v => Math.floor(SIDE * v / box.width));
   }
   paper.addEventListener("pointerdown", event => {
     paper.setPointerCapture(event.pointerId);
-    [last, cursor] = [place(event), null];
+    [last, cursor] = [pixelAt(event), null];
     mark(...last);
     show();
   });
   paper.addEventListener("pointermove", event => {
     if (!last) return;
-    const next = place(event);
+    const next = pixelAt(event);
     const steps = Math.max(1, ...next.map((v, i) => Math.abs(v - last[i])));
     for (let t = 0; t <= steps; t += 1)
       mark(...next.map((v, i) => Math.round(last[i] + (v - last[i]) * t / steps)));

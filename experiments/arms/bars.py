@@ -30,9 +30,9 @@ def draw_bars(panels: dict[str, dict[str, dict[str, tuple[float, float, float]]]
                 if arm not in bars:
                     continue
                 low, middle, high = bars[arm]
-                place = groups.index(group) + (
+                y = groups.index(group) + (
                     list(bars).index(arm) - (len(bars) - 1) / 2) * .8 / len(arms)
-                axis.barh(place, middle, .8 / len(arms), color=plt.cm.tab20(i),
+                axis.barh(y, middle, .8 / len(arms), color=plt.cm.tab20(i),
                           xerr=[[middle - low], [high - middle]],
                           error_kw={"linewidth": .8})
         axis.set_title(title)

@@ -24,10 +24,10 @@ from configs import default
 Shape = tuple[int, int, int]
 EXAMPLES, CLASSES, SIDE = 4, 3, 64
 PER_PIXEL = ("shapes_fcn",)  # a label for every pixel
-# A CPU compiles a step in seconds rather than a minute so.
+# With these options a CPU compiles a step in seconds, not in a minute.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 FACTOR, FLOOR = 300.0, 1e-4  # see `check`
-LOSS = 1e-3  # of the relative distance of the losses, at most
+LOSS = 1e-3  # the largest relative difference of the losses
 
 
 def one_block(name: str) -> dict[str, Any]:

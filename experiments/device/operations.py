@@ -20,7 +20,7 @@ PYTHON = ("loops", "numba")  # convolutions that Python computes on the host
 
 
 class Precision(NamedTuple):
-    """How an operation is computed, and the largest error that may have."""
+    """How an operation is computed, and the largest error allowed."""
 
     dtype: Any
     matmul: str | None  # `jax.default_matmul_precision`

@@ -137,14 +137,14 @@ def group_names(groups: Sequence[Group]) -> list[str]:
     order = sorted(differing(groups), key=lambda field: (
         FIRST.index(field) if field in FIRST else len(FIRST)))
     short = dict(zip(order, short_names(order)))
-    is_set = [[field for field in order if group.config.get(field) is not None]
-              for group in groups]
+    fields_set = [[field for field in order if group.config.get(field) is not None]
+                  for group in groups]
     names = []
-    for group, own, shown in zip(groups, is_set, told_apart(
-            groups, [own[:NAMED] for own in is_set], order)):
+    for group, known, shown in zip(groups, fields_set, told_apart(
+            groups, [known[:NAMED] for known in fields_set], order)):
         values = [f"{short[field]} {text(group.config[field])}" for field in shown]
-        more = f" and {len(own) - len(shown)} more"
-        names.append(", ".join(values) + more * (len(shown) < len(own)) or
+        more = f" and {len(known) - len(shown)} more"
+        names.append(", ".join(values) + more * (len(shown) < len(known)) or
                      f"{group.config['model.name']} on {group.config['data.name']}")
     return names
 

@@ -141,10 +141,12 @@ def _scatter(g: jax.Array, index: jax.Array | None, spec: PoolSpec) -> jax.Array
 
 def _gather_at_stride_1(g: jax.Array, index: jax.Array | None,
                         spec: PoolSpec) -> jax.Array:
-    """Sums what each pixel gets: tap k of the window k d pixels before it reads it.
+    """Sums, for each pixel, the g of the windows that read it.
 
-    XLA computes these slices of one padded g in one pass. It would write a padded copy
-    of g for each tap of a sum of shifted images.
+    A window starts at every pixel. So the windows that read a pixel are those that
+    start as many pixels before it as one of the taps is offset. XLA computes this sum
+    of slices of one padded g in one pass. For a sum of shifted images it would write a
+    padded copy of g for each tap.
     """
     zero, terms = jnp.zeros((), g.dtype), []
     margins = [(0, 0, 0), *((r - 1, r - 1, 0) for r in spec.reach), (0, 0, 0)]
