@@ -18,6 +18,10 @@ def test_the_first_table_is_that_of_the_results():
     assert results_table.short(rows) in README
 
 
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
 def test_test_command_is_what_ci_runs():
     """.ci/run takes the block after the mark, and the block runs pytest."""
     _, _, marked = README.partition("<!-- test command -->")

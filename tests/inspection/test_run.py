@@ -100,9 +100,9 @@ def test_pictures_of_a_run(workdir, capsys):
         predictions = list(csv.DictReader(file))
     assert len(predictions) == len(test.labels)
     for row, pixels in zip(predictions, test.images):
-        index = int(row["image"].removeprefix("train image of digits "))
-        np.testing.assert_allclose(pixels.ravel(), images[index] * 255 / 16, atol=0.5)
-        assert row["label"] == str(labels[index])
+        number = int(row["image"].removeprefix("train image of digits "))
+        np.testing.assert_allclose(pixels.ravel(), images[number] * 255 / 16, atol=0.5)
+        assert row["label"] == str(labels[number])
 
 
 def test_the_users_own_images_are_explained(workdir, tmp_path):

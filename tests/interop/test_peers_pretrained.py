@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 from tests.support import published_shapes
-from tests.support.keras_float64 import keras_float64
+from tests.support.keras_float64 import keras_float64, randomize_keras
 from tests.support.quick_compile import quick_jit
 
 from cnn_jax import networks
@@ -218,20 +218,6 @@ def keras_peer(source, shape):
                                           "densenet": "densenet"}.get(
         re.sub(r"\d\d+", "", name), name))
     return peer, module.preprocess_input
-
-
-def randomize_keras(peer):
-    draw = np.random.default_rng(1)
-    for variable in peer.weights:
-        shape, what = variable.shape, variable.name
-        if "kernel" in what:
-            fan = np.prod(shape[:2]) if "depthwise" in what else np.prod(shape[:-1])
-            value = draw.normal(0, np.sqrt(2 / fan), shape)
-        elif what in ("gamma", "moving_variance"):
-            value = draw.uniform(0.5, 1.5, shape)
-        else:
-            value = draw.normal(0, 0.1, shape)
-        variable.assign(value)
 
 
 @pytest.mark.parametrize("source", architectures("keras"))

@@ -8,9 +8,9 @@ import zipfile
 import ml_dtypes
 import numpy as np
 import pytest
-from tests.support.weight_files import assert_same
+from tests.support.weight_files import assert_same, refused
 
-from cnn_jax.errors import InputError, RunError
+from cnn_jax.errors import RunError
 from cnn_jax.interop.readers import read_arrays, write_safetensors
 from cnn_jax.interop.weights import write_npz
 
@@ -25,14 +25,6 @@ HEADER = {"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "weights"
-
-
-def refused(path) -> str:
-    with pytest.raises(InputError) as caught:
-        read_arrays(path)
-    message = str(caught.value)
-    assert str(path) in message and message.isprintable()
-    return message
 
 
 def test_npz_of_ours(tmp_path):

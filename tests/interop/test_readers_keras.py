@@ -4,10 +4,9 @@ import zipfile
 
 import numpy as np
 import pytest
-from tests.support.weight_files import (assert_same, h5_bytes, write_keras,
-                                        write_legacy_h5)
+from tests.support.weight_files import (assert_same, h5_bytes, refused,
+                                        write_keras, write_legacy_h5)
 
-from cnn_jax.errors import InputError
 from cnn_jax.interop.readers import keras_files, read_arrays
 
 h5py = pytest.importorskip("h5py", reason="needs the `pretrained` extra: h5py")
@@ -178,14 +177,6 @@ def test_types_are_kept_and_bfloat16_becomes_float32(path):
     got = read_arrays(path)
     np.testing.assert_array_equal(got["dense/kernel"], kernel.astype(np.float32))
     assert got["dense/bias"].dtype == np.float64 and got["dense/bias"].dtype.isnative
-
-
-def refused(path) -> str:
-    with pytest.raises(InputError) as caught:
-        read_arrays(path)
-    message = str(caught.value)
-    assert str(path) in message and message.isprintable()
-    return message
 
 
 def numbered(file, name="layers/dense/vars"):

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from tests.support import weight_files
 from tests.support.weight_files import (Called, Name, Raw, Reference, assert_same,
-                                        described, storage, tensor)
+                                        described, refused, storage, tensor)
 
-from cnn_jax.errors import InputError
 from cnn_jax.interop.readers import read_arrays, read_numpy_pickle
 
 RNG = np.random.default_rng(3)
@@ -131,14 +130,6 @@ def test_instructions_of_every_binary_protocol(protocol):
     if protocol == 2:  # it pickles bytes as a function call
         value["a"].pop()
     assert pickles.parse(io.BytesIO(pickle.dumps(value, protocol)), ()) == value
-
-
-def refused(path, read=read_arrays) -> str:
-    with pytest.raises(InputError) as caught:
-        read(path)
-    message = str(caught.value)
-    assert str(path) in message and message.isprintable()
-    return message
 
 
 CALL = Called("os.mkdir", ("pwned",))

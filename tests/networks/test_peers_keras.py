@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.support.keras_float64 import keras_float64
+from tests.support.keras_float64 import keras_float64, randomize_keras
 from tests.support.peer_networks import KERAS
 from tests.support.quick_compile import mean_loss, quick_jit, sgd_steps
 
@@ -30,20 +30,6 @@ CLASSES = 7
 def float64():
     with keras_float64():
         yield
-
-
-def randomize(peer):
-    draw = np.random.default_rng(1)
-    for variable in peer.weights:
-        shape, what = variable.shape, variable.name
-        if "kernel" in what:
-            fan = np.prod(shape[:2]) if "depthwise" in what else np.prod(shape[:-1])
-            value = draw.normal(0, np.sqrt(2 / fan), shape)
-        elif what in ("gamma", "moving_variance"):
-            value = draw.uniform(0.5, 1.5, shape)
-        else:
-            value = draw.normal(0, 0.1, shape)
-        variable.assign(value)
 
 
 def carried(mapping, peer):
@@ -83,7 +69,7 @@ def test_logits_and_training_equal_keras(peer_name, odd):
     peer = getattr(keras.applications, peer_name)(
         weights=None, classes=CLASSES, input_shape=shape, classifier_activation=None,
         **case.arguments)
-    randomize(peer)
+    randomize_keras(peer)
     model = networks.create(case.name, CLASSES, Layers(
         bn=case.bn, dtype="float64", conv="lax", pool="lax"), **case.fields)
     draw = np.random.default_rng(2)

@@ -1,9 +1,10 @@
-"""Keras on JAX in float64, for comparisons of networks."""
+"""Keras on JAX in float64, and weights for its networks, for comparisons."""
 
 import contextlib
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 import pytest
 
 
@@ -21,3 +22,18 @@ def keras_float64() -> Iterator[None]:
         patch.setitem(dtypes.BIT64_TO_BIT32_DTYPE, "float64", "float64")
         yield
     keras.config.set_floatx("float32")
+
+
+def randomize_keras(peer) -> None:
+    """Draws weights with which no layer shrinks its input to nothing."""
+    draw = np.random.default_rng(1)
+    for variable in peer.weights:
+        shape, what = variable.shape, variable.name
+        if "kernel" in what:
+            fan = np.prod(shape[:2]) if "depthwise" in what else np.prod(shape[:-1])
+            value = draw.normal(0, np.sqrt(2 / fan), shape)
+        elif what in ("gamma", "moving_variance"):
+            value = draw.uniform(0.5, 1.5, shape)
+        else:
+            value = draw.normal(0, 0.1, shape)
+        variable.assign(value)

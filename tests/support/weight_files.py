@@ -8,9 +8,14 @@ import io
 import json
 import struct
 import zipfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
+
+from cnn_jax.errors import InputError
+from cnn_jax.interop.readers import read_arrays
 
 STORAGES = {"float32": "torch.FloatStorage", "float64": "torch.DoubleStorage",
             "float16": "torch.HalfStorage", "int64": "torch.LongStorage",
@@ -188,3 +193,12 @@ def assert_same(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> 
         assert got[name].dtype == array.dtype, name
         assert got[name].shape == array.shape, name
         np.testing.assert_array_equal(got[name], array, err_msg=name)
+
+
+def refused(path: Path, read=read_arrays) -> str:
+    """Asserts that a file is refused in one line that names it; returns the line."""
+    with pytest.raises(InputError) as caught:
+        read(path)
+    message = str(caught.value)
+    assert str(path) in message and message.isprintable()
+    return message
