@@ -27,10 +27,10 @@ NAMES = {ONEDNN: "onednn", IM2COL: "native im2col",
          WINOGRAD_2: "native Winograd F(2 x 2, 3 x 3)",
          WINOGRAD_4: "native Winograd F(4 x 4, 3 x 3)"}
 
-# Products of patches are faster up to so many pixels of the batch, by pass, and from so
-# many channels and outputs on.
-FEW_PIXELS = {FORWARD: 256, INPUT_GRADIENT: 200, WEIGHT_GRADIENT: 0}
-FEW_CHANNELS = 48
+# Products of patches are faster up to so many pixels of the batch (with 1 x 1 kernels
+# up to the second number), and from so many channels and outputs on.
+FEW_PIXELS, FEW_PIXELS_POINTWISE = 448, 2048
+FEW_CHANNELS = 24
 
 CHANNELS = 16  # numbers of channels must be multiples: the library computes 16 at once
 
@@ -96,19 +96,19 @@ def tile_of(spec: ConvSpec, dtype: DTypeLike, packed: bool = False) -> int:
 
 def method_of(kind: int, spec: ConvSpec, dtype: DTypeLike) -> int:
     """Chooses the method for one pass of a convolution."""
-    return tile_of(spec, dtype) or (IM2COL if prefers_im2col(kind, spec, dtype)
-                                    else ONEDNN)
+    return tile_of(spec, dtype) or (IM2COL if prefers_im2col(spec, dtype) else ONEDNN)
 
 
-def prefers_im2col(kind: int, spec: ConvSpec, dtype: DTypeLike) -> bool:
+def prefers_im2col(spec: ConvSpec, dtype: DTypeLike) -> bool:
     """Tells whether products of patches take less time than oneDNN.
 
     They read the weights where they lie. oneDNN copies them at each call, which is most
-    of its work where there are few pixels. On 18 such shapes of the registered networks
-    oneDNN took 1.2 to 1.9 times as long for y, and 1.0 to 1.9 times for dx up to 200
-    pixels (0.7 at 256). It still computes dw, for which it took 0.7 to 2.0 times as
-    long. (`experiments/auto_grid.py --shapes=140 "--only=onednn,native im2col"`)
+    of its work where there are few pixels. On 179 shapes of the registered networks,
+    those of Winograd's method left out, the three passes took 1.04, 1.06 and 1.05 times
+    as long by this rule as by the faster of the two, and 1.24, 1.16 and 1.15 times with
+    oneDNN alone (`experiments/auto_grid.py`, 2 cores of an Intel Xeon, model 106).
     """
+    most = FEW_PIXELS_POINTWISE if set(spec.kernel) == {1} else FEW_PIXELS
     return (dtype == jnp.float32 and spec.groups == 1
             and min(spec.w_shape[-2:]) >= FEW_CHANNELS
-            and spec.x_shape[0] * math.prod(spec.out) <= FEW_PIXELS[kind])
+            and spec.x_shape[0] * math.prod(spec.out) <= most)

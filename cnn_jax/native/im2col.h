@@ -264,6 +264,7 @@ class Method {
         [&](int64_t k, int64_t depth, int64_t column, int64_t columns, float* tile) {
           product::CopyTile(g + (begin + k) * outputs + left + column, outputs, depth,
                             columns, tile);
+          return tile;
         },
         dw + top * outputs + left, outputs);
   }
@@ -280,6 +281,25 @@ class Method {
     const int64_t least = Quotient(rows, kBlock), others = threads_ / bands;
     const int64_t blocks = std::min(rows, Quotient(least, others) * others);
     const bool dense = patches.Dense();
+    // Many blocks: the tiles of w are written once, for all of them.
+    const int64_t most = depth > 0 ? product::PieceDepth(depth) : 1;
+    const int64_t padded = Quotient(columns, product::kPanel) * product::kPanel;
+    const bool packed = blocks > 2 * threads_;
+    ScopedArena all;
+    float* tiles = all->Reserve<float>(packed ? depth * padded + 1 : 1);
+    auto tile_of = [&](int64_t k, int64_t piece_depth, int64_t column) {
+      return tiles + k * padded + column * piece_depth;
+    };
+    if (packed)
+      work_(Quotient(columns, product::kPanel), [&](int i) {
+        const int64_t column = i * product::kPanel;
+        const int64_t n = std::min<int64_t>(product::kPanel, columns - column);
+        for (int64_t k = 0; k < depth; k += most) {
+          const int64_t piece_depth = std::min(most, depth - k);
+          WriteTile(patches, w, transposed, k, piece_depth, column, n,
+                    tile_of(k, piece_depth, column));
+        }
+      });
     work_(bands * blocks, [&](int i) {
       const int64_t begin = rows * (i / bands) / blocks;
       const int64_t count = rows * (i / bands + 1) / blocks - begin;
@@ -299,8 +319,11 @@ class Method {
             auto [data, row] = piece.At(k, piece_depth);
             return Factor{data, row, 1};
           },
-          [&](int64_t k, int64_t piece_depth, int64_t column, int64_t n, float* tile) {
+          [&](int64_t k, int64_t piece_depth, int64_t column, int64_t n,
+              float* tile) -> const float* {
+            if (packed) return tile_of(k, piece_depth, left + column);
             WriteTile(patches, w, transposed, k, piece_depth, left + column, n, tile);
+            return tile;
           },
           to, to_row);
       for (int64_t r = 0; r < count && (!dense || depth == 0); r++) {

@@ -28,7 +28,7 @@ import numpy as np
 
 from cnn_jax.native import cost, library
 from cnn_jax.native.cost import WEIGHT_GRADIENT
-from cnn_jax.ops.conv import lax as conv_lax
+from cnn_jax.ops.conv import lax as conv_lax, pointwise
 from cnn_jax.ops.conv.spec import ConvSpec
 
 # The roles of operands and result in the passes.
@@ -81,7 +81,13 @@ def call(a: jax.Array, b: jax.Array, kind: int, spec: ConvSpec, method: int
 
 def by_xla(a: jax.Array, b: jax.Array, kind: int, spec: ConvSpec,
            fastest: bool) -> jax.Array:
-    return conv_lax.plain[kind](a, b, spec)
+    passes = pointwise.passes if is_pixelwise(spec) else conv_lax.plain
+    return passes[kind](a, b, spec)
+
+
+def is_pixelwise(spec: ConvSpec) -> bool:
+    """Tells whether the convolution is a dense layer, one row a pixel (`ops.dense`)."""
+    return spec.x_shape[1:-1] == spec.kernel == (1,)
 
 
 # jit over a mesh: the partitioner runs `by_library` on each device's own images.

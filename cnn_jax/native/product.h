@@ -152,20 +152,25 @@ inline void TransposeTile(const float* b, int64_t row, int64_t depth, int64_t co
   }
 }
 
+// The rows of b in a piece; the last piece may have fewer.
+inline int64_t PieceDepth(int64_t summed) {
+  return Quotient(summed, Quotient(summed, kDepth));
+}
+
 // Computes c from a(k, depth), which returns the Factor of a piece, and from
-// b(k, depth, left, columns, tile), which writes a tile.
+// b(k, depth, left, columns, memory), which returns a tile. It may write it to memory.
 template <typename A, typename B>
 void Multiply(int64_t rows, int64_t columns, int64_t summed, const A& a, const B& b,
               float* c, int64_t c_row) {
   if (summed == 0) return;  // c is not written
-  alignas(64) float tile[kDepth * kPanel];
-  const int64_t pieces = Quotient(summed, kDepth), most = Quotient(summed, pieces);
+  alignas(64) float memory[kDepth * kPanel];
+  const int64_t most = PieceDepth(summed);
   for (int64_t k = 0; k < summed; k += most) {
     const int64_t depth = std::min(most, summed - k);
     const Factor factor = a(k, depth);
     for (int64_t left = 0; left < columns; left += kPanel) {
       const int64_t width = std::min<int64_t>(kPanel, columns - left);
-      b(k, depth, left, width, tile);
+      const float* tile = b(k, depth, left, width, memory);
       MultiplyPanel(rows, factor, {tile, 0, TileColumns(width)}, depth, c + left, c_row,
                     width, k > 0);
     }

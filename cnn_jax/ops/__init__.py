@@ -2,10 +2,11 @@
 
 from cnn_jax.ops._xla.compiler import compiler_options, jit
 from cnn_jax.ops.activations import materialized_relu
+from cnn_jax.ops.bias import add_bias
 from cnn_jax.ops.conv import (ALGORITHMS, conv_general_dilated, conv_transpose,
                               convolve, correlate, depthwise_conv, pointwise_conv,
                               separable_conv)
-from cnn_jax.ops.dense import add_bias, dense, softmax_cross_entropy
+from cnn_jax.ops.dense import dense, softmax_cross_entropy
 from cnn_jax.ops.filters import FILTERS
 from cnn_jax.ops.group_norm import group_norm, layer_norm
 from cnn_jax.ops.integers import is_integer

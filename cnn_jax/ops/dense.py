@@ -1,34 +1,23 @@
-"""The head of a classifier: dense layer, bias and softmax cross-entropy."""
+"""The head of a classifier: dense layer and softmax cross-entropy.
+
+Each gradient has the dtype of its operand; the dtypes may differ.
+"""
+
+import math
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 
 from cnn_jax.ops._xla.shard_map import match_varying_axes
+from cnn_jax.ops.bias import add_bias
+from cnn_jax.ops.conv import addon
+from cnn_jax.ops.conv.algorithm import Algorithm
+from cnn_jax.ops.conv.spec import ConvSpec, conv_spec, is_symbolic
 
 Arrays = tuple[jax.Array, jax.Array]
 
-
-def add_bias(y: jax.Array, b: jax.Array) -> jax.Array:
-    """Adds a bias: y [..., O] + b [O];  db = sum of g over all axes but the last.
-
-    Each gradient of this file has the dtype of its operand; the dtypes may differ.
-    """
-    return _add_bias(*match_varying_axes(y, b))
-
-
-@jax.custom_vjp
-def _add_bias(y: jax.Array, b: jax.Array) -> jax.Array:
-    return y + lax.broadcast_to_rank(b, y.ndim)
-
-
-def _add_bias_backward(residuals: Arrays, g: jax.Array) -> Arrays:
-    y, b = residuals
-    return g.astype(y.dtype), g.sum(tuple(range(g.ndim - 1))).astype(b.dtype)
-
-
-_add_bias.defvjp(  # keeps the dtype of y, not the image
-    lambda y, b: (_add_bias(y, b), (jnp.zeros((), y.dtype), b)), _add_bias_backward)
+# On a CPU, with few rows, reading large weights takes longer than multiplying.
+MOST_ROWS, MANY_WEIGHTS = 64, 2 ** 20
 
 
 def dense(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
@@ -38,8 +27,32 @@ def dense(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
             f"dense: x {x.shape} [..., C] and w {w.shape} [C, O] do not fit")
     if b is not None and b.shape != w.shape[1:]:
         raise ValueError(f"dense: w {w.shape} [C, O] needs b [O], received {b.shape}")
-    y = _matmul(*match_varying_axes(x, w))
+    x, w = match_varying_axes(x, w)
+    spec = _as_convolution(x, w)
+    native = select(spec) if x.dtype == w.dtype == jnp.float32 else None
+    if native is None:
+        y = _matmul(x, w)
+    else:
+        y = native.forward(x.reshape(spec.x_shape), w.reshape(spec.w_shape), spec)
+        y = y.reshape(*x.shape[:-1], w.shape[-1])
     return y if b is None else add_bias(y, b)
+
+
+def _as_convolution(x: jax.Array, w: jax.Array) -> ConvSpec:
+    """Describes x w as a convolution: each row is an image of one pixel."""
+    return conv_spec((math.prod(x.shape[:-1]), 1, x.shape[-1]), (1, *w.shape), 1, 0)
+
+
+def select(spec: ConvSpec) -> Algorithm | None:
+    """Returns the passes of the native library where they are faster, else None.
+
+    The passes y, dx and dw of AlexNet's first dense layer (32 rows, 9216 x 4096) took
+    23, 31 and 25 ms, and XLA's 53, 31 and 62 ms (2 cores of an Intel Xeon, AVX-512).
+    """
+    if (is_symbolic(spec) or jax.default_backend() != "cpu"
+            or spec.x_shape[0] > MOST_ROWS or math.prod(spec.w_shape) < MANY_WEIGHTS):
+        return None
+    return addon.installed.convolution("native", spec, jnp.float32)
 
 
 @jax.custom_vjp

@@ -21,7 +21,7 @@ import pytest
 
 from cnn_jax.ops import ALGORITHMS, conv_general_dilated, correlate
 from cnn_jax.ops.conv import auto, conv_spec
-from cnn_jax.ops.dense import add_bias
+from cnn_jax.ops.bias import add_bias
 from tests.support.gradcheck import equivalent, normal
 
 TOLERANCE = {"float32": 5e-6, "float64": 1e-14, "bfloat16": 2e-2}

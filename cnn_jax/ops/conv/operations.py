@@ -21,7 +21,7 @@ import numpy as np
 from cnn_jax.ops.conv import lax as conv_lax
 from cnn_jax.ops.conv.registry import check_name, select
 from cnn_jax.ops.conv.spec import conv_shapes, conv_spec, group_count
-from cnn_jax.ops.dense import add_bias
+from cnn_jax.ops.bias import add_bias
 from cnn_jax.ops.geometry import Padding, per_axis, resolve_padding
 
 
