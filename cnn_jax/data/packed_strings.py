@@ -87,7 +87,7 @@ class FileStrings(Sequence[str]):
 
     def __init__(self, strings: PackedStrings) -> None:
         """Writes the strings. Raises OSError."""
-        self.count, self.dtype = len(strings), strings.starts.dtype
+        self.length, self.dtype = len(strings), strings.starts.dtype
         with tempfile.TemporaryFile() as file:
             file.write(strings.starts.data)
             file.write(strings.block)
@@ -100,21 +100,21 @@ class FileStrings(Sequence[str]):
         weakref.finalize(self, os.close, self.file)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"count": self.count, "dtype": self.dtype, "path": self.path}
+        return {"length": self.length, "dtype": self.dtype, "path": self.path}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open(self.path)
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     def __getitem__(self, index: Any) -> Any:
-        width, place = self.dtype.itemsize, range(self.count)[index]
+        width, place = self.dtype.itemsize, range(self.length)[index]
         start, stop = np.frombuffer(
             os.pread(self.file, 2 * width, width * place), self.dtype).tolist()
         return os.fsdecode(os.pread(self.file, stop - start,
-                                    width * (self.count + 1) + start))
+                                    width * (self.length + 1) + start))
 
 
 def _link(file: int) -> str:
