@@ -20,8 +20,9 @@ from PIL import Image
 
 # Matplotlib draws with these colours; `plot` replaces them by variables of the page.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-TEXT, FAINT = "#010203", "#040506"
-VARIABLES = {TEXT: "var(--book-text)", FAINT: "var(--book-faint)"} | {
+TEXT, FAINT, PAPER = "#010203", "#040506", "#070809"
+VARIABLES = {TEXT: "var(--book-text)", FAINT: "var(--book-faint)",
+             PAPER: "var(--color-background-primary)"} | {
     colour: f"var(--book-series-{number})"
     for number, colour in enumerate(SERIES, 1)}
 MAPS = {"grey": "gray", "signed": "RdBu_r", "heat": "inferno"}
