@@ -23,7 +23,7 @@ author = "the authors of cnn_jax"
 version = release = cnn_jax.__version__
 copyright = "Apache-2.0"  # noqa: A001
 
-extensions = ["myst_nb", "book.sphinx"]
+extensions = ["myst_nb", "book.sphinx", "book.languages"]
 exclude_patterns = ["book", "_static", "**.ipynb_checkpoints"]
 source_suffix = {".md": "myst-nb"}
 root_doc = "index"
@@ -33,8 +33,11 @@ nitpicky = True
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "dollarmath"]
 myst_heading_anchors = 4
 
-# Every cell of every page is executed at every build. An exception is a warning.
-nb_execution_mode = "force"
+# Every build executes the cells of every page that it reads; an exception is a warning.
+# The outputs are kept within a build, for the page with the same cells in docs/zh; see
+# docs/book/languages.py.
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(ROOT / "build" / "outputs")
 nb_execution_timeout = 900  # seconds, for a cell
 nb_execution_in_temp = True
 nb_execution_show_tb = True
@@ -48,6 +51,7 @@ html_theme = "furo"
 html_title = "cnn_jax"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
+html_search_language = "en_zh"
 html_math_renderer = "mathml"
 # Pages open from the file system, where scripts may not read other pages.
 html_show_search_summary = False

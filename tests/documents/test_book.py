@@ -96,6 +96,26 @@ def test_a_page_of_the_tutorial_ends_with_exercises(page):
     assert text.startswith("---\njupytext:")
 
 
+def skeleton(page: Path) -> dict[str, list[str]]:
+    """Returns what a page and its translation have in common."""
+    text = page.read_text()
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    return {"front matter": re.findall(r"\A---\n.*?^---$", text, re.M | re.S),
+            "cells": re.findall(r"^```\{code-cell\}.*?^```$", text, re.M | re.S),
+            "levels of headings": re.findall(r"^#+(?= )", prose, re.M),
+            "formulas": re.findall(r"^\$\$.*?\$\$$", prose, re.M | re.S),
+            "exercises": re.findall(r"^\*\*\d\.\*\*", prose, re.M)}
+
+
+@pytest.mark.parametrize("name", sorted(
+    page.name for page in (DOCS / "zh" / "tutorial").glob("*.md")))
+def test_a_page_of_the_tutorial_is_the_same_in_chinese(name):
+    """Cells are equal byte for byte: the build executes them once for both pages."""
+    english, chinese = (skeleton(folder / "tutorial" / name)
+                        for folder in (DOCS, DOCS / "zh"))
+    assert chinese == english
+
+
 def test_tables_hold_what_the_code_has():
     fields = re.findall(r"^\| `([\w.]+)`", tables.config_fields(), re.MULTILINE)
     assert sorted(fields) == sorted(FIELDS)

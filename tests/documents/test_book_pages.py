@@ -55,11 +55,25 @@ def test_axe_finds_no_fault(browser, name):
 
 
 @pytest.mark.parametrize("width", [PHONE, DESK])
-def test_the_search_finds_a_page_without_a_server(browser, width):
-    with opened(browser, address("search.html") + "?q=winograd", width) as (
+@pytest.mark.parametrize(("query", "found"), [
+    ("winograd", "explanation/speed.html"), ("步幅 kernel", "zh/terms.html"),
+    ("梯度下降", "zh/tutorial/learned_kernel.html")])
+def test_the_search_finds_a_page_without_a_server(browser, query, found, width):
+    with opened(browser, address("search.html") + f"?q={query}", width) as (
             page, problems):
-        page.wait_for_selector("#search-results a")
+        page.wait_for_selector(f"#search-results a[href^='{found}']")
         assert page.locator("#search-results a").count() >= 2
+        assert not problems
+
+
+def test_a_page_links_to_the_other_language(browser):
+    with opened(browser, address("tutorial/sizes.html")) as (page, problems):
+        for language, folder in (("zh-CN", "/zh/tutorial/"), ("en", "docs/tutorial/")):
+            page.locator(".book-language a").click()
+            assert page.url.endswith(f"{folder}sizes.html")
+            assert page.evaluate("document.documentElement.lang") == language
+            answer = "显示答案" if language == "zh-CN" else "Show the answer"
+            assert page.get_by_text(answer).count() == 3
         assert not problems
 
 
