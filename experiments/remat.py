@@ -29,6 +29,7 @@ from cnn_jax.training.steps import Batch, train_step  # noqa: E402
 from configs import default  # noqa: E402
 from experiments.measuring import ran_on, run_script  # noqa: E402
 
+NETWORKS = ["resnet50", "densenet121", "resnet50:stem,stage1,stage2", "resnet50:trunk"]
 CLASSES = tuple(map(str, range(1000)))
 
 
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", metavar="NETWORK[:FREEZE]",
-                        default=["resnet50", "resnet50:trunk", "densenet121"])
+                        default=NETWORKS)
     parser.add_argument("--batch", type=int, default=32, help="images a step")
     parser.add_argument("--side", type=int, default=224, help="pixels")
     flags = parser.parse_args(argv)
@@ -66,11 +67,11 @@ def main(argv: list[str] | None = None) -> None:
     facts = ran_on()
     print(f"{facts['device']}, jax {facts['versions']['jax']}; batches of "
           f"{flags.batch} images of {flags.side} x {flags.side} pixels")
-    print(f"{'network':16} {'kept':>10} {'model.remat':>12}   ratio")
+    print(f"{'network':27} {'kept':>10} {'model.remat':>12}   ratio")
     for network in flags.networks:
         kept, again = (working_bytes(network, flags.batch, flags.side, remat)
                        for remat in (False, True))
-        print(f"{network:16} {kept / 2**20:6,.0f} MiB {again / 2**20:8,.0f} MiB   "
+        print(f"{network:27} {kept / 2**20:6,.0f} MiB {again / 2**20:8,.0f} MiB   "
               f"{again / kept:.2f}", flush=True)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnn_jax.console import counted
 from cnn_jax.data.class_names import is_table, numbered_names
 from cnn_jax.data.listing import SPLIT_NAMES
 from cnn_jax.data.packed_strings import PackedStrings, compact, in_file
@@ -95,7 +96,8 @@ def tar_shards(config: ConfigDict) -> StoredRecords:
     shards = sum(len(files) for files in paths.values())
     return StoredRecords(
         dict(splits), class_names,
-        f"{pictures:,} pictures in {shards:,} shards in {root}; {', '.join(notes)}")
+        f"{pictures:,} pictures in {counted(shards, 'shard')} in {root}; "
+        + ", ".join(notes))
 
 
 def is_shards(root: Path) -> bool:

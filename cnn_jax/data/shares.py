@@ -24,7 +24,6 @@ from cnn_jax.data.batches import EvalOrder, TrainOrder
 from cnn_jax.data.crops import training_crop
 from cnn_jax.data.images import Crop
 from cnn_jax.data.lazy import LazyImages
-from cnn_jax.data.memory import return_freed
 from cnn_jax.data.progressive import Ramp
 from cnn_jax.errors import InputError
 
@@ -152,9 +151,7 @@ def _rows(order: TrainOrder | EvalOrder, epoch: int) -> tuple[np.ndarray, np.nda
 @functools.lru_cache(maxsize=4)
 def _computed_rows(order: TrainOrder | EvalOrder,
                    epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    rows = order.rows(epoch)
-    return_freed()
-    return rows
+    return order.rows(epoch)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ def describe_devices(devices: Sequence[jax.Device]) -> str:
     packages = versions()
     main = ", ".join(f"{name} {packages[name]}" for name in ("python", "jax", "flax"))
     return (f"devices: {len(devices)} x {devices[0].platform} ({', '.join(kinds)}), "
-            f"{jax.process_count()} process(es) - {main}")
+            f"{jax.process_count()} process{'es' * (jax.process_count() > 1)} - {main}")
 
 
 def peak_memory_mb(devices: Sequence[jax.Device]) -> dict[str, float]:
