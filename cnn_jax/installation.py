@@ -3,8 +3,11 @@
 It imports nothing that may be missing, and older versions of Python can read it.
 """
 
+import contextlib
 import importlib.util
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # The last two are imported only after training; a missing one is reported before it.
@@ -35,3 +38,15 @@ def check_installation() -> None:
               "cnn_jax needs Python 3.11 or later and, with that Python, "
               f"python -m {install_command()}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextlib.contextmanager
+def importing() -> "Iterator[None]":  # older versions of Python read it
+    """Checks the installation before the block, which holds the imports of a command.
+
+    Ctrl-C ends the block, which takes seconds, without a traceback.
+    """
+    check_installation()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGINT, signal.default_int_handler)

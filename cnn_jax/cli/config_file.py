@@ -7,14 +7,17 @@ error in the file in the text of another error, so this module loads it first.
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from cnn_jax import networks
-from cnn_jax.config import is_field, unknown_field
+from cnn_jax.cli.explain import explain
+from cnn_jax.cli.overrides import accept_none
+from cnn_jax.config import check, is_field, unknown_field
 from cnn_jax.errors import InputError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -110,6 +113,27 @@ def check_config(argv: list[str]) -> None:
                 f"config.{name}: --config={sources[-1]} does not have this field; "
                 "cnn_jax/config/fields.py has all fields, and configs/network.py:NAME "
                 "also those of a network")
+
+
+def config_of(source: str, overrides: Sequence[str]) -> ConfigDict:
+    """Makes the config of --config=SOURCE and --config.FIELD=VALUE, and checks it.
+
+    overrides: 'FIELD=VALUE', ...
+    """
+    argv = ["", f"--config={source}", *(f"--config.{text}" for text in overrides)]
+    argv, _ = without_auto_rate(with_found_config(argv))
+    import_from_here(argv)
+    check_config(argv)
+    accept_none()
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+    except flags.Error as error:
+        raise InputError(explain(error)) from error
+    drop_foreign_fields(values.config, argv)
+    check(values.config)
+    return values.config
 
 
 def drop_foreign_fields(config: ConfigDict, argv: list[str]) -> list[str]:

@@ -1,13 +1,16 @@
 """Turns errors of libraries into one line."""
 
+import contextlib
 import os
 import re
+import sys
 import traceback
+from collections.abc import Iterator
 
 from absl import flags
 
 from cnn_jax.config import ALIASES, is_field
-from cnn_jax.errors import first_line
+from cnn_jax.errors import fail, first_line
 from cnn_jax.user_code import source_line, user_frames
 
 
@@ -72,3 +75,20 @@ def no_device(error: Exception) -> str | None:
             + f" ({reason})" * (reason != type(error).__name__)
             + ": unset it or set it to cpu, or install JAX for that device, such as "
             "pip install 'jax[cuda12]'")
+
+
+@contextlib.contextmanager
+def explained_errors() -> Iterator[None]:
+    """Ends a command with one line if its block raises an error that has a known cause.
+    """
+    try:
+        yield
+    except Exception as error:
+        if reason := out_of_memory(error):
+            fail(reason, 1)
+        if reason := no_device(error):
+            fail(reason, 2)
+        if own_error := own_code(error):
+            print(own_error[0], end="", file=sys.stderr)
+            fail(own_error[1], 2)
+        raise

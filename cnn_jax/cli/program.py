@@ -1,24 +1,21 @@
 """The command line of cnn_jax: flags -> a locked config -> one call per --mode."""
 
-import signal
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from cnn_jax.cli import commands, config_file
 from cnn_jax.cli.caches import KINDS
-from cnn_jax.cli.explain import explain, no_device, out_of_memory, own_code
+from cnn_jax.cli.explain import explain, explained_errors
 from cnn_jax.cli.overrides import accept_none
 from cnn_jax.cli.request import Request
 from cnn_jax.console import Reporter
-from cnn_jax.errors import InputError, RunError, one_line
+from cnn_jax.errors import InputError, fail, one_line_errors
 from cnn_jax.interop.export import FORMATS
 from cnn_jax.networks import roofline
 from cnn_jax.program_cache import use_program_cache
-from cnn_jax.training import Stopped
 
 accept_none()
 CONFIG = config_flags.DEFINE_config_file(
@@ -99,7 +96,8 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    try:
+    with explained_errors(), one_line_errors(
+            "interrupted; all checkpoints written so far are complete"):
         use_program_cache()
         commands.run(Request(
             mode=MODE.value, config=CONFIG.value, model=MODEL.value,
@@ -112,38 +110,11 @@ def main(argv: list[str]) -> None:
             profile_steps=PROFILE_STEPS.value, rates=RATES.value,
             host=HOST.value, port=PORT.value, empty=EMPTY.value,
             auto_rate=config_file.without_auto_rate(sys.argv)[1]))
-    except InputError as error:
-        fail(str(error), 2)
-    except Stopped as error:
-        fail(str(error), 128 + error.signum)
-    except RunError as error:
-        fail(str(error), 1)
-    except OSError as error:  # a full disk, a deleted folder
-        prefix = error.filename and f"{error.filename} cannot be read or written: "
-        fail((prefix or "") + (error.strerror or str(error)), 1)
-    except KeyboardInterrupt:
-        fail("interrupted; all checkpoints written so far are complete", 130)
-    except Exception as error:
-        if reason := out_of_memory(error):
-            fail(reason, 1)
-        if reason := no_device(error):
-            fail(reason, 2)
-        if own_error := own_code(error):
-            print(own_error[0], end="", file=sys.stderr)
-            fail(own_error[1], 2)
-        raise
-
-
-def fail(message: str, code: int) -> NoReturn:
-    """Prints one line to stderr and exits."""
-    print(f"cnn_jax: {one_line(message)}", file=sys.stderr)
-    sys.exit(code)
 
 
 def run() -> None:
     """Runs the command line of this process."""
     for flag in flags.FLAGS.get_key_flags_for_module(__name__):  # for --help
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     logging.set_verbosity(logging.WARNING)
     app.run(main, flags_parser=parse)

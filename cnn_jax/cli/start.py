@@ -3,16 +3,13 @@
 It imports little, since it may restart the program or report missing packages.
 """
 
-import signal
-
 from cnn_jax.huge_pages import use_huge_pages
-from cnn_jax.installation import check_installation
+from cnn_jax.installation import importing
 
 
 def start() -> None:
     """Checks Python and its packages, then runs the command line."""
-    check_installation()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports at once
-    use_huge_pages()  # it may restart the program, so it precedes the slow imports
-    from cnn_jax.cli import program
+    with importing():
+        use_huge_pages()  # may restart the program, so it precedes the slow imports
+        from cnn_jax.cli import program
     program.run()

@@ -471,7 +471,7 @@ FIELDS: dict[str, Field] = {
 def default_config() -> ConfigDict:
     """Makes the locked config in which every field has its default.
 
-    A field that is None has the type of its rule, so the command line can set it.
+    A field that may be None keeps the type of its rule, so the command line can set it.
     """
     config = ConfigDict()
     for name, field in FIELDS.items():
@@ -481,8 +481,7 @@ def default_config() -> ConfigDict:
             if parent not in section:
                 section[parent] = ConfigDict()
             section = section[parent]
-        section[last] = (config_dict.placeholder(field.rule.kind)
-                         if field.default is None else
-                         ConfigDict(field.default) if name == NETWORK_FIELDS else
-                         field.default)
+        section[last] = (ConfigDict(field.default) if name == NETWORK_FIELDS else
+                         config_dict.FieldReference(field.default, field.rule.kind)
+                         if field.rule.holds(None) else field.default)
     return config.lock()

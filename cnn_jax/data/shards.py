@@ -6,7 +6,7 @@
     set/train-{000000..000009}.tar as data.dir   these shards alone
 
 Class names come from a file beside the shards, see class_names.py; without one they are
-the numbers. `python -m cnn_jax.data.pack` writes such sets.
+the numbers. `python -m cnn_jax.pack` writes such sets.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """Runs a sweep: python -m cnn_jax.sweep; command.py explains the flags."""
 
-from cnn_jax.installation import check_installation
+from cnn_jax.installation import importing
 
 if __name__ == "__main__":
-    check_installation()
-    from cnn_jax.sweep import command
+    with importing():
+        from cnn_jax.sweep import command
     command.run()

@@ -16,9 +16,10 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from cnn_jax.errors import InputError, one_line
+from cnn_jax.errors import InputError, one_line_errors
 from cnn_jax.sweep.compare import report
-from cnn_jax.sweep.trials import Sweep, all_combinations, run_grid
+from cnn_jax.sweep.search import examples, parse_space, run_search
+from cnn_jax.sweep.trials import Sweep, all_combinations, check_trials, run_grid
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -60,25 +61,17 @@ def main(argv: list[str] | None = None) -> int:
                   args.monitor, args.jobs)
     if bool(args.grid) == bool(args.search):
         raise InputError("give either --grid FIELD=A,B or --search FIELD=LOW:HIGH")
+    space = parse_space(args.search)
+    grid = all_combinations(args.grid) if args.grid else examples(space)
+    check_trials(sweep, grid)
     sweep.folder.mkdir(parents=True, exist_ok=True)
-    if args.grid:
-        trials = run_grid(sweep, all_combinations(args.grid))
-    else:
-        # Imported here: optuna is an extra.
-        from cnn_jax.sweep.search import run_search
-        trials = run_search(sweep, args.search, args.trials)
+    trials = (run_grid(sweep, grid) if args.grid else
+              run_search(sweep, space, args.trials))
     report(sweep, trials)
     return int(any(trial.problem for trial in trials))
 
 
 def run() -> None:
     """Runs the command line of this process; an error ends it with one line."""
-    try:
+    with one_line_errors("interrupted; the same command resumes the sweep"):
         sys.exit(main())
-    except InputError as error:
-        print(f"cnn_jax: {one_line(str(error))}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("cnn_jax: interrupted; the same command resumes the sweep",
-              file=sys.stderr)
-        sys.exit(130)

@@ -2,22 +2,47 @@
 
 import dataclasses
 import re
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from cnn_jax.errors import InputError
 from cnn_jax.installation import install_command
-from cnn_jax.sweep.trials import (Sweep, Trial, ended, line_of, run_trial,
+from cnn_jax.sweep.trials import (Sweep, Trial, Values, ended, line_of, run_trial,
                                   split_field, split_values)
 from cnn_jax.workdir.progress import Row, improvement
 
 JOURNAL, STUDY = "journal.log", "sweep"
 
 
-def choose(trial: Any, field: str, text: str) -> str:
-    """Lets optuna choose a value from LOW:HIGH, log:LOW:HIGH or A,B,..., as text."""
+class Range(NamedTuple):
+    """The numbers from which optuna chooses the value of a field."""
+
+    low: float
+    high: float
+    log: bool
+    whole: bool
+
+    def text(self, value: float) -> str:
+        """Writes a value with at most four digits, inside the range."""
+        if self.whole:
+            return str(int(value))
+        return repr(min(max(float(f"{value:.4g}"), self.low), self.high))
+
+
+Space = dict[str, Range | list[str]]  # field -> range, or the values to choose from
+
+
+def parse_space(flags: Iterable[str]) -> Space:
+    """Parses FIELD=LOW:HIGH, FIELD=log:LOW:HIGH and FIELD=A,B,..."""
+    return {field: parse_range(field, text) or split_values(text)
+            for field, text in map(split_field, flags)}
+
+
+def parse_range(field: str, text: str) -> Range | None:
+    """Parses LOW:HIGH or log:LOW:HIGH; returns None for A,B,..."""
     match = re.fullmatch(r"(log:)?([^:,()]+):([^:,()]+)", text)
     if match is None:
-        return trial.suggest_categorical(field, split_values(text))
+        return None
     log, bounds = bool(match[1]), match.groups()[1:]
     try:
         low, high = map(float, bounds)
@@ -26,12 +51,30 @@ def choose(trial: Any, field: str, text: str) -> str:
     except ValueError as error:
         raise InputError(f"--search {field}={text}: must be LOW:HIGH with LOW < HIGH, "
                          "log:LOW:HIGH with LOW > 0, or A,B,...") from error
-    if all(re.fullmatch(r"-?\d+", bound) for bound in bounds):
-        return str(trial.suggest_int(field, int(low), int(high), log=log))
-    return repr(trial.suggest_float(field, low, high, log=log))
+    whole = all(re.fullmatch(r"-?\d+", bound) for bound in bounds)
+    return Range(low, high, log, whole)
 
 
-def run_search(sweep: Sweep, space: list[str], count: int) -> list[Trial]:
+def examples(space: Space) -> list[Values]:
+    """Makes values that together contain the ends of all ranges, and all names."""
+    texts = {field: values if isinstance(values, list) else
+             [values.text(values.low), values.text(values.high)]
+             for field, values in space.items()}
+    count = max(map(len, texts.values()), default=0)
+    return [{field: values[i % len(values)] for field, values in texts.items()}
+            for i in range(count)]
+
+
+def choose(trial: Any, field: str, values: Range | list[str]) -> str:
+    """Lets optuna choose a value, as text."""
+    if isinstance(values, list):
+        return trial.suggest_categorical(field, values)
+    low, high, log, whole = values
+    return values.text(trial.suggest_int(field, int(low), int(high), log=log) if whole
+                       else trial.suggest_float(field, low, high, log=log))
+
+
+def run_search(sweep: Sweep, space: Space, count: int) -> list[Trial]:
     """Runs trials until `count` trials have ended, with those of the folder's journal.
 
     Raises InputError if optuna is not installed.
@@ -44,7 +87,6 @@ def run_search(sweep: Sweep, space: list[str], count: int) -> list[Trial]:
         raise InputError(f"--search needs optuna: {install_command('sweep')}; --grid "
                          "does not") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    fields = dict(map(split_field, space))
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(sweep.folder / JOURNAL))),
         study_name=STUDY, load_if_exists=True, direction="maximize",
@@ -54,7 +96,7 @@ def run_search(sweep: Sweep, space: list[str], count: int) -> list[Trial]:
     state = optuna.trial.TrialState
 
     def objective(trial: Any) -> float:
-        values = {field: choose(trial, field, text) for field, text in fields.items()}
+        values = {field: choose(trial, field, text) for field, text in space.items()}
         trial.set_user_attr("values", values)
         reported: list[Row] = []
         result = run_trial(sweep, values,

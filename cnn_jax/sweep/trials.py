@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from cnn_jax.cli.config_file import config_of
+from cnn_jax.config import check
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.pages.record import read_history
 from cnn_jax.workdir.progress import Row, best_row, improvement
@@ -64,6 +66,18 @@ def all_combinations(grid: Iterable[str]) -> list[Values]:
     """Makes the values of every trial of a grid."""
     fields = {field: split_values(text) for field, text in map(split_field, grid)}
     return [dict(zip(fields, values)) for values in itertools.product(*fields.values())]
+
+
+def check_trials(sweep: Sweep, trials: Iterable[Values]) -> None:
+    """Raises InputError for a trial that could not start, and for a wrong metric."""
+    for values in trials:
+        texts = [*map(split_field, sweep.fixed), *values.items()]
+        config = config_of(sweep.config, [f"{field}={text}" for field, text in texts])
+        config.checkpoint.monitor = sweep.monitor
+        try:
+            check(config)
+        except InputError as error:
+            raise InputError(f"--monitor={sweep.monitor}: {error}") from error
 
 
 def workdir_of(sweep: Sweep, values: Values) -> Path:

@@ -191,7 +191,7 @@ class Streamed:
                 f"{speed:,.0f} images/s were read by {readers}, "
                 f"{speed / (1 - waited):,.0f} images/s could be trained. What helps: "
                 "more CPU cores, more data.workers, shards of smaller pictures (python "
-                f"-m cnn_jax.data.pack), {install}a smaller data.image_size")
+                f"-m cnn_jax.pack), {install}a smaller data.image_size")
 
     def close(self) -> None:
         if self.stream is not None:

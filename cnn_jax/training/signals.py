@@ -15,6 +15,7 @@ class Stopped(RunError):
     def __init__(self, signum: int, message: str):
         super().__init__(message)
         self.signum = signum
+        self.exit_code = 128 + signum
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import configparser
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -99,14 +100,31 @@ runpy.run_module(sys.argv[1], run_name="__main__")
 @pytest.mark.parametrize("arguments, facts", [
     (["-S", "main.py"], ["no absl, jax"]),
     (["-S", "-m", "cnn_jax.sweep", "configs/lenet.py"], ["no absl, jax"]),
+    (["-S", "-m", "cnn_jax.pack", "photos", "packed"], ["no absl, jax"]),
     (["-c", OLD_PYTHON, "cnn_jax"], ["too old"]),
-    (["-c", OLD_PYTHON, "cnn_jax.sweep"], ["too old"])])
+    (["-c", OLD_PYTHON, "cnn_jax.sweep"], ["too old"]),
+    (["-c", OLD_PYTHON, "cnn_jax.pack"], ["too old"])])
 def test_one_line_says_what_to_install(arguments, facts):
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT,
                           capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     for fact in (*facts, "Python 3.11", f"pip install -e {ROOT}"):
         assert fact in done.stderr
+
+
+@pytest.mark.parametrize("module", ["cnn_jax", "cnn_jax.sweep", "cnn_jax.pack"])
+def test_ctrl_c_during_the_imports_prints_nothing(tmp_path, module):
+    for name in ("numpy", "ml_collections"):
+        (tmp_path / f"{name}.py").write_text(
+            "import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, "configs/lenet.py", "out"], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path), "CNN_JAX_HUGE_PAGES": "0"})
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT and errors == ""
 
 
 def test_commands_that_install_extras_need_no_clone():

@@ -8,6 +8,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from cnn_jax import data, networks
+from cnn_jax.cli.config_file import config_of
 from cnn_jax.cli.overrides import accept_none
 from cnn_jax.errors import InputError
 from cnn_jax.config import (FIELDS, check, default_config, differences, fingerprint,
@@ -241,6 +242,12 @@ def test_the_command_line_sets_every_type_and_none(monkeypatch, field, text, val
     assert flat(config)[field] == value
     assert type(flat(config)[field]) is type(value)
     check(config)
+
+
+def test_a_field_that_a_config_file_unsets_can_be_set():
+    assert lenet.get_config().early_stopping.patience is None
+    config = config_of("configs/lenet.py", ["early_stopping.patience=3"])
+    assert config.early_stopping.patience == 3
 
 
 def test_the_command_line_refuses_another_type(monkeypatch):

@@ -17,11 +17,11 @@ from PIL import Image
 
 from cnn_jax import data
 from cnn_jax.console import Reporter
-from cnn_jax.data import pack as command
 from cnn_jax.data import packing
 from cnn_jax.data.examples import Examples
 from cnn_jax.data.records import InMemory, StoredRecords
 from cnn_jax.data.shard_index import load_index
+from cnn_jax.pack import command
 
 SMALL = ["--shard_size", "0.02"]  # MB: a few of the pictures below
 
@@ -109,7 +109,8 @@ def test_the_index_holds_the_checksums(photos, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from cnn_jax.data import pack, packing, shard_writer
+from cnn_jax.data import packing, shard_writer
+from cnn_jax.pack import command
 written = []
 add = shard_writer._add
 def count(tar, name, content):
@@ -119,7 +120,7 @@ def count(tar, name, content):
         tar.fileobj.file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
 shard_writer._add = count
-pack.main(sys.argv[1:])
+command.main(sys.argv[1:])
 """
 
 

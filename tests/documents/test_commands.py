@@ -102,7 +102,7 @@ ELSEWHERE = {
         "tests/experiments/test_reproduce.py", "reproduce.main("),
     "-m cnn_jax.native.build": (
         "tests/native/test_native_build.py", "cnn_jax.native.build"),
-    "-m cnn_jax.data.pack": ("tests/data/test_pack.py", "command.main("),
+    "-m cnn_jax.pack": ("tests/data/test_pack.py", "command.main("),
     "-m pytest": (".ci/run", "README.md"),
     "-m sphinx": (".ci/run", "book command"),
     "-m venv": (".ci/run", "README.md"),

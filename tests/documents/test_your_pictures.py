@@ -18,9 +18,10 @@ from tests.support.tiny_runs import undrawn
 
 from cnn_jax import data, networks
 from cnn_jax.config import check
-from cnn_jax.data import memory, pack
+from cnn_jax.data import memory
 from cnn_jax.data.lazy import LazyImages
 from cnn_jax.interop.web import folder as web
+from cnn_jax.pack import command as packing
 from configs import folder, transfer
 
 ROOT = Path(__file__).parents[2]
@@ -87,9 +88,9 @@ def user(tmp_path_factory):
     for block in re.findall(r"^```bash\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
         for command in block.splitlines():
             words = shlex.split(command)[2:]
-            if "cnn_jax.data.pack" in command:
+            if "cnn_jax.pack" in command:
                 draw_pictures(home / "photos")  # the broken one is whole again
-                pack.main([str(home / words[1]), str(home / words[2]), *words[3:]])
+                packing.main([str(home / words[1]), str(home / words[2]), *words[3:]])
                 continue
             if "on_error=skip" in command:
                 os.truncate(home / "photos" / "bar" / "6.jpg", 300)

@@ -52,6 +52,15 @@ def test_runs_that_differ_only_in_the_seed_are_a_group(runs):
         "model", "data.limit", "other.limit"]
 
 
+def test_numbers_have_the_digits_that_tell_them_apart():
+    assert compare.texts([0.00031284712938471, 0.1, None, 3, "adam"]) == [
+        "0.0003128", "0.1", "-", "3", "adam"]
+    assert compare.texts([0.12345678, 0.12345991, 0.12345678]) == [
+        "0.123457", "0.12346", "0.123457"]
+    close = [0.1, np.nextafter(0.1, 1).item()]
+    assert compare.texts(close) == [repr(number) for number in close]
+
+
 def test_fields_that_change_no_result_do_not_split_a_group(tmp_path, runs):
     again = made_run(tmp_path / "again", {"seed": 7, "log.every_steps": 3,
                                           "inspect.images": 2})

@@ -28,7 +28,7 @@ for epoch in range(1, 4):
     rows += f"{epoch},{8 * epoch},{rate},{rate / epoch},1\\n"
     (folder / "partial").write_text(rows)
     (folder / "partial").rename(folder / "history.csv")
-    time.sleep(float(flags["config.seed"]))
+    time.sleep(float(flags.get("config.checkpoint.every_seconds", 0)))
 (folder / "results.json").write_text("{}")
 """
 
@@ -89,6 +89,23 @@ def test_a_wrong_command_line_is_refused(words, fact):
         main(words)
 
 
+@pytest.mark.parametrize("words, fact", [
+    (["--grid", "batch_szie=16,32"], "config.batch_size"),
+    (["--grid", "seed=0,1", "--set", "epohcs=3"], "config.epochs"),
+    (["--grid", "seed=0,1", "--set", "epochs"], "FIELD=VALUE"),
+    (["--grid", "batch_size=16,many"], "many"),
+    (["--grid", "optimizer.name=adam,adamm"], "adamm"),
+    (["--grid", "seed=0,1", "--monitor=val_acuracy"], "--monitor=val_acuracy"),
+    (["--search", "batch_szie=16:32"], "config.batch_size"),
+    (["--search", "optimizer.learning_rate=-1:1"], "-1.0"),
+    (["--search", "seed=9:0"], "LOW < HIGH")])
+def test_a_wrong_field_is_refused_before_the_first_trial(tmp_path, runs, words, fact):
+    with pytest.raises(InputError) as error:
+        main(["configs/lenet.py", *words, "--folder", "runs"])
+    assert fact in str(error.value)
+    assert not runs and not (tmp_path / "runs").exists()
+
+
 def test_numbers_are_placed_by_size_and_names_evenly():
     places, labels = positions(["1e-3", "1e-1", "1e-2"])
     np.testing.assert_allclose(places, [0, 1, 0.5], atol=1e-6)
@@ -100,7 +117,7 @@ def test_numbers_are_placed_by_size_and_names_evenly():
 def test_a_search_prunes_and_resumes(tmp_path, runs, capsys):
     pytest.importorskip("optuna")
     words = ["configs/lenet.py", "--search", "optimizer.learning_rate=log:1e-3:1e3",
-             "--set", "seed=0.1", "--folder", "runs", "--trials"]
+             "--set", "checkpoint.every_seconds=0.1", "--folder", "runs", "--trials"]
     assert main([*words, "8"]) == 0
     first = len(runs)
     out = capsys.readouterr().out
@@ -108,6 +125,8 @@ def test_a_search_prunes_and_resumes(tmp_path, runs, capsys):
     assert main([*words, "9"]) == 0  # one more
     rows = (tmp_path / "runs" / "sweep.csv").read_text().splitlines()
     assert len(rows) == 10 and len(runs) >= first + 1
+    rates = [row.partition(",")[0] for row in rows[1:]]
+    assert all(repr(float(f"{float(rate):.4g}")) == rate for rate in rates), rates
 
 
 def test_a_search_without_optuna_says_what_to_install(tmp_path, runs, monkeypatch):

@@ -167,7 +167,7 @@ def test_late_images_are_reported_once_with_figures(folder):
     row = {"seconds": 10.0, "input_seconds": 0.5, "images_per_second": 100.0}
     assert feed.advice(row) is None  # 5 %
     text = feed.advice(row | {"input_seconds": 2.0})
-    for fact in ("20%", "100 images/s", "125 images/s", "data.workers", "data.pack",
+    for fact in ("20%", "100 images/s", "125 images/s", "data.workers", "cnn_jax.pack",
                  "data.image_size", "threads"):
         assert fact in text
     assert feed.advice(row | {"input_seconds": 9.0}) is None  # reported already

@@ -134,19 +134,34 @@ def group_names(groups: Sequence[Group]) -> list[str]:
     sets, and if these do not tell it from another group, the first field that does. A
     group that sets none of the fields is named by its network and data.
     """
-    order = sorted(differing(groups), key=lambda field: (
+    values = {field: texts(row) for field, row in differing(groups).items()}
+    order = sorted(values, key=lambda field: (
         FIRST.index(field) if field in FIRST else len(FIRST)))
     short = dict(zip(order, short_names(order)))
     fields_set = [[field for field in order if group.config.get(field) is not None]
                   for group in groups]
     names = []
-    for group, known, shown in zip(groups, fields_set, told_apart(
-            groups, [known[:NAMED] for known in fields_set], order)):
-        values = [f"{short[field]} {text(group.config[field])}" for field in shown]
+    for i, (group, known, shown) in enumerate(zip(groups, fields_set, told_apart(
+            groups, [known[:NAMED] for known in fields_set], order))):
+        parts = [f"{short[field]} {values[field][i]}" for field in shown]
         more = f" and {len(known) - len(shown)} more"
-        names.append(", ".join(values) + more * (len(shown) < len(known)) or
+        names.append(", ".join(parts) + more * (len(shown) < len(known)) or
                      f"{group.config['model.name']} on {group.config['data.name']}")
     return names
+
+
+def texts(values: Sequence[Any]) -> list[str]:
+    """Formats the values of a field that differ.
+
+    Numbers have at least four significant digits, and as many as tell them apart.
+    """
+    numbers = {value for value in values if isinstance(value, float)}
+    digits = next((n for n in range(4, 17)
+                   if len({f"{number:.{n}g}" for number in numbers}) == len(numbers)),
+                  17)
+    return ["-" if value is None else
+            text(float(f"{value:.{digits}g}") if isinstance(value, float) else value)
+            for value in values]
 
 
 def told_apart(groups: Sequence[Group], shown: Sequence[list[str]],
@@ -270,8 +285,8 @@ def difference_table(groups: Sequence[Group]) -> Table:
     return Table(
         "Fields of the configs that differ; all others are equal",
         ("field", *(f"group {group.letter}" for group in groups)),
-        [(name, *("-" if value is None else text(value) for value in values))
-         for name, values in differing(groups).items()], text_columns=1 + len(groups))
+        [(name, *texts(values)) for name, values in differing(groups).items()],
+        text_columns=1 + len(groups))
 
 
 def class_table(groups: Sequence[Group]) -> Table | None:

@@ -1,8 +1,7 @@
 """Packs a set of pictures into tar shards.
 
-    python -m cnn_jax.data.pack SOURCE OUT [--dir FOLDER] [--longest_side N]
-        [--quality Q] [--shard_size MB] [--order listed|shuffled]
-        [--on_error stop|skip]
+    python -m cnn_jax.pack SOURCE OUT [--dir FOLDER] [--longest_side N] [--quality Q]
+        [--shard_size MB] [--order listed|shuffled] [--on_error stop|skip]
 
 SOURCE is a folder of class folders, a .tar.gz of it, tar shards, or a value of
 data.name: a name in cnn_jax.data.SOURCES, tfds:NAME, or MODULE:FUNCTION of your own.
@@ -22,11 +21,9 @@ it again.
 
 import argparse
 import math
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from ml_collections import ConfigDict
 
@@ -35,7 +32,7 @@ from cnn_jax.console import Reporter, counted
 from cnn_jax.data.packing import Options, pack
 from cnn_jax.data.records import StoredRecords
 from cnn_jax.data.shards import is_shards
-from cnn_jax.errors import InputError, RunError, first_line, one_line
+from cnn_jax.errors import InputError, fail, first_line, one_line_errors
 
 
 def open_source(source: str, folder: str | None = None) -> StoredRecords:
@@ -62,33 +59,30 @@ def open_source(source: str, folder: str | None = None) -> StoredRecords:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse(argv)
-    report = Reporter()
-    out = Path(options.out).expanduser()
     try:
-        if Path(options.source).is_dir() and out.resolve().is_relative_to(
-                Path(options.source).resolve()):
-            raise InputError(f"OUT is {options.out!r}, which is inside SOURCE; name a "
-                             "folder outside it")
-        source = open_source(options.source, options.dir)
-        report.line(f"{source.origin}; {len(source.class_names):,} classes")
-        packed = pack(source, out, Options(
-            options.longest_side, options.quality, options.shard_size, options.order),
-            options.on_error == "skip", report)
-    except InputError as error:
-        fail(str(error), 2)
-    except RunError as error:
-        fail(str(error), 1)
-    except OSError as error:  # a full disk, a deleted folder
-        where = error.filename and f"{error.filename} cannot be read or written: "
-        fail((where or "") + (error.strerror or str(error)), 1)
-    except KeyboardInterrupt:
-        fail("interrupted; run the same command again to go on", 130)
+        with one_line_errors("interrupted; run the same command again to go on"):
+            run(options)
     except Exception as error:
         if not user_code.is_reference(options.source):
             raise
         traceback.print_exc()
         fail(f"SOURCE is {options.source}: your own code raised "
              f"{type(error).__name__}: {first_line(error)}", 2)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Packs SOURCE into OUT, and prints what was packed."""
+    report = Reporter()
+    out = Path(options.out).expanduser()
+    if Path(options.source).is_dir() and out.resolve().is_relative_to(
+            Path(options.source).resolve()):
+        raise InputError(f"OUT is {options.out!r}, which is inside SOURCE; name a "
+                         "folder outside it")
+    source = open_source(options.source, options.dir)
+    report.line(f"{source.origin}; {len(source.class_names):,} classes")
+    packed = pack(source, out, Options(
+        options.longest_side, options.quality, options.shard_size, options.order),
+        options.on_error == "skip", report)
     for name, split in packed.splits.items():
         count = sum(shard.count for shard in split.shards)
         size = sum(shard.size for shard in split.shards)
@@ -100,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m cnn_jax.data.pack", description=__doc__,
+        prog="python -m cnn_jax.pack", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("out", metavar="OUT")
@@ -135,12 +129,3 @@ def _number(kind: type, lowest: float, highest: float) -> Callable[[str], float]
                 f"{text} must be {kind.__name__} from {lowest:,} to {highest:,}")
         return value
     return parse_number
-
-
-def fail(message: str, code: int) -> NoReturn:
-    print(f"cnn_jax: {one_line(message)}", file=sys.stderr)
-    sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()

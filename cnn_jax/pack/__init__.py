@@ -1,0 +1,1 @@
+"""PACK: packs a set of pictures into tar shards."""
