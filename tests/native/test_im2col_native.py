@@ -1,6 +1,6 @@
 """Products of patches in the native library: values, selection, threads.
 
-    pytest tests/native/test_im2col_native.py             60 random problems
+    pytest tests/native/test_im2col_native.py             30 random problems
     pytest -m slow tests/native/test_im2col_native.py     3,000, and without AVX-512
 """
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(library.load() is None, reason=library.describe(
 
 def test_random_problems():
     """One to three axes, strides, dilation, padding, and pixels that no output sees."""
-    fuzz_im2col(60, seed=0)
+    fuzz_im2col(30, seed=0)
 
 
 @pytest.mark.slow

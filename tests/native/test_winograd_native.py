@@ -1,6 +1,6 @@
 """Winograd's method in the native library: values, limits, selection, transformations.
 
-    pytest tests/native/test_winograd_native.py             40 random problems
+    pytest tests/native/test_winograd_native.py             30 random problems
     pytest -m slow tests/native/test_winograd_native.py     4,000, and without AVX-512
 
 Skipped without oneDNN. 'auto' selects the method by its cost; most tests set the tile
@@ -75,7 +75,7 @@ def test_the_tile_is_forced(tile):
 # Values.
 
 def test_random_problems():
-    fuzz_winograd(40, seed=0)
+    fuzz_winograd(30, seed=0)
 
 
 SIDES = [

@@ -142,9 +142,10 @@ VARIANTS_AGAIN = [case for case in VARIANTS if case[:2] in (
     ("mobilenet_v2", {"width": 0.75}), ("mobilenet_v2", {"width": 1.4}))]
 # Checked with -m slow: further depths of a variant that the fast tests check once.
 SLOW = {"cifar_resnet32", "cifar_resnet44", "cifar_resnet56", "cifar_resnet110",
-        "cifar_resnet1202", "cifar_resnet1001_preact", "cifar_densenet100_k12",
-        "cifar_densenet_bc250_k24", "cifar_densenet_bc190_k40", "densenet161",
-        "densenet169", "densenet201", "densenet264", "resnet34", "resnet34_v2",
+        "cifar_resnet1202", "cifar_resnet164_preact", "cifar_resnet1001_preact",
+        "cifar_densenet100_k12", "cifar_densenet_bc100_k12", "cifar_densenet_bc250_k24",
+        "cifar_densenet_bc190_k40", "densenet161", "densenet169", "densenet201",
+        "densenet264", "inception_v3_keras", "resnet34", "resnet34_v2",
         "resnet101", "resnet152", "resnext101_32x8d", "resnext101_64x4d",
         "wide_resnet101_2", "vgg13", "vgg13_bn", "vgg16_bn", "vgg19", "vgg19_bn",
         *(f"resnet{depth}_{variant}" for depth in (101, 152)

@@ -134,8 +134,10 @@ def handler(spec: ConvSpec, result: tuple[int, ...], *operands, kind=0, method=0
         name: np.int64(value) for name, value in numbers.items()})
 
 
-def check(spec: ConvSpec, dtype, rng: np.random.Generator) -> None:
+def check(spec: ConvSpec, dtype, rng: np.random.Generator, sums: bool = False) -> None:
     """Raises an AssertionError that names the problem if a pass is wrong.
+
+    sums: whether to check the sums of batch norm too, in float32.
 
     The error is max |a - b| / max(max |b|, m / 10). m is the largest sum of the
     absolute products; it is needed because b itself may nearly vanish.
@@ -151,7 +153,7 @@ def check(spec: ConvSpec, dtype, rng: np.random.Generator) -> None:
         error = np.abs(np.asarray(actual, np.float64) - right).max() / max(
             np.abs(right).max(), size.max() / 10, 1e-9)
         assert error <= TOLERANCE[dtype], (name, error, dtype, spec)
-    if dtype == "float32":
+    if sums and dtype == "float32":
         y = np.float32(expected[0])
         mean = y.reshape(-1, y.shape[-1]).mean(0)
         check_sums(arrays[2], at_the_end_of_a_page(y), at_the_end_of_a_page(mean))
@@ -171,7 +173,7 @@ def fuzz(count: int, seed: int) -> None:
     dtypes = ["float32"] * 3 + ["bfloat16"] * library.load().bfloat16
     for i in range(count):
         dtype = dtypes[i % len(dtypes)]
-        check(problem(rng, dtype), dtype, rng)
+        check(problem(rng, dtype), dtype, rng, sums=True)
         if i % 500 == 499:
             jax.clear_caches()  # each problem is another program
 
