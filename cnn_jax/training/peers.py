@@ -2,18 +2,22 @@
 
 JAX itself waits for a minute or more, and then aborts with a stack trace. So each
 process keeps a TCP connection to the first one, which the kernel closes when a process
-dies. When a machine dies, TCP keepalive closes it after about ten seconds. The first
-process tells the others which one is gone.
+dies. When a machine dies, the kernel of the other machine closes it after 10 to 20
+seconds. A process that is stopped, or whose machine hangs, keeps its connection but
+sends nothing; after a minute it counts as gone. The first process tells the others
+which one is gone.
 """
 
 import contextlib
 import os
 import secrets
 import socket
+import stat
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -25,8 +29,16 @@ from cnn_jax.workdir.checkpoints import step_folders
 
 JOIN_SECONDS = 15.0   # to wait for the connections of all processes
 ERROR_SECONDS = 1.0   # for a process to end by itself after the error of another one
+BEAT_SECONDS = 10.0   # between the messages of a process that runs
+SILENT_SECONDS = 60.0  # without a message, until a process counts as gone
+HELD_SECONDS = 5      # for which a killed first process keeps JAX's connections
 TOKEN_BYTES, HOST_BYTES = 16, 240
-KEEPALIVE = {"TCP_KEEPIDLE": 4, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}
+# Seconds, number; milliseconds until the kernel gives up on a message.
+KEEPALIVE = {"TCP_KEEPIDLE": 4, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3,
+             "TCP_USER_TIMEOUT": 10_000}
+# What a process says about another one before it ends.
+REASONS = {"gone": "process {} is gone", "silent": "process {} does not answer",
+           "error": "process {} has failed: its output says why"}
 
 Links = dict[int, socket.socket]  # number of a process -> connection to it
 
@@ -34,8 +46,9 @@ Links = dict[int, socket.socket]  # number of a process -> connection to it
 class Watch:
     """Follows the connections of one process, and ends it when another is gone.
 
-    Messages are lines: 'bye K' when process K has finished, 'error K' when it fails,
-    and 'gone K' when its connection has closed without either.
+    Messages are lines: 'here K' while process K runs, 'bye K' when it has finished,
+    'error K' when it fails, 'gone K' when its connection has closed without either, and
+    'silent K' when it has sent nothing for a minute.
     """
 
     def __init__(self, links: Links, number: int, count: int,
@@ -48,19 +61,34 @@ class Watch:
         for other, link in links.items():
             threading.Thread(target=self.follow, args=(other, link), daemon=True,
                              name=f"watch process {other}").start()
+        threading.Thread(target=self.beat, daemon=True, name="beat").start()
+
+    def beat(self) -> None:
+        """Tells the connected processes every few seconds that this one runs."""
+        while not self.closing:
+            self.send(f"here {self.number}")
+            time.sleep(BEAT_SECONDS)
 
     def follow(self, other: int, link: socket.socket) -> None:
         """Reads the messages of a process until its connection closes."""
-        with contextlib.suppress(OSError), link.makefile("r") as lines:
-            for line in lines:
-                word, who = line.split()
-                self.receive(word, int(who), other)
+        end = "gone"
+        link.settimeout(SILENT_SECONDS)
+        try:
+            with link.makefile("r") as lines:
+                for line in lines:
+                    word, who = line.split()
+                    if word != "here":
+                        self.receive(word, int(who), other)
+        except TimeoutError:
+            end = "silent"
+        except OSError:  # it was closed while messages were under way
+            pass
         if other not in self.ended:
-            self.receive("gone", other, other)
+            self.receive(end, other, other)
 
     def receive(self, word: str, who: int, sender: int) -> None:
         """Acts on a message; the first process passes it on to the others."""
-        if word == "error" or (word == "gone" and not self.closing):
+        if word == "error" or (word in ("gone", "silent") and not self.closing):
             self.send(f"{word} {who}", skip=sender)
         with self.changed:
             (self.ended if word == "bye" else self.failed).add(who)
@@ -68,8 +96,7 @@ class Watch:
             if word == "error":
                 self.changed.wait_for(lambda: self.closing, ERROR_SECONDS)
             if word != "bye" and not self.closing:
-                self.leave(f"process {who} is gone" if word == "gone" else
-                           f"process {who} has failed: its output says why")
+                self.leave(REASONS[word].format(who))
 
     def send(self, message: str, skip: int | None = None) -> None:
         """Sends a message to all connected processes, except to `skip`."""
@@ -111,14 +138,58 @@ def watch(workdir: Path, config: ConfigDict) -> Iterator[None]:
         effect = f" to go on from step {steps[-1].name}" if steps else ""
         end_at_once(f"{reason}; start the same command again{effect}", 1)
 
-    watching = Watch(connect(config), jax.process_index(), jax.process_count(), leave)
+    links = connect(config)
+    watching = Watch(links, jax.process_index(), jax.process_count(), leave)
     try:
-        yield
+        with (held_open(links.values()) if jax.process_index() == 0 else
+              contextlib.nullcontext()):
+            yield
     except Exception as error:
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            time.sleep(ERROR_SECONDS)  # if another process is gone, `leave` says so
         if not watching.close(failed=True):
             end_at_once(str(error), 2 if isinstance(error, ValueError) else 1)
         raise
     watching.close(failed=False)
+
+
+@contextlib.contextmanager
+def held_open(links: Iterable[socket.socket]) -> Iterator[None]:
+    """Keeps the sockets of this process, except `links`, open after it is killed.
+
+    A child process holds them for some seconds, on Linux. Otherwise JAX's runtime in
+    the other processes notices the end of the coordination service at once, and prints
+    a stack trace while `Watch` prints its line.
+    """
+    try:
+        holder = subprocess.Popen(
+            ["sh", "-c", f"read end; exec sleep {HELD_SECONDS}"], stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=open_sockets().difference(link.fileno() for link in links))
+    except OSError:  # another system
+        yield
+        return
+    try:
+        yield
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def open_sockets() -> set[int]:
+    """Lists the sockets of this process, without those that only accept connections.
+
+    Raises OSError where there is no /proc.
+    """
+    sockets = set()
+    for number in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # closed in the meantime
+            if number > 2 and stat.S_ISSOCK(os.fstat(number).st_mode):
+                with socket.socket(fileno=os.dup(number)) as copy:
+                    if not copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                        sockets.add(number)
+    return sockets
 
 
 def end_at_once(message: str, code: int) -> None:
@@ -184,8 +255,7 @@ def accept(server: socket.socket, token: bytes, count: int) -> Links:
 
 
 def kept_alive(link: socket.socket) -> socket.socket:
-    """Turns on TCP keepalive: the kernel probes whether the other machine is alive."""
-    link.settimeout(None)
+    """Lets the kernel close the connection when the other machine does not answer."""
     link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in KEEPALIVE.items():
         if hasattr(socket, option):
