@@ -51,6 +51,7 @@ html_theme = "furo"
 html_title = "cnn_jax"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
+html_js_files = ["scroll.js"]
 html_search_language = "en_zh"
 html_math_renderer = "mathml"
 # Pages open from the file system, where scripts may not read other pages.
@@ -58,7 +59,7 @@ html_show_search_summary = False
 html_copy_source = False
 html_show_copyright = False
 html_last_updated_fmt = None
-pygments_style = "tango"
+pygments_style = "default"  # every token has a contrast of 4.5 at least
 pygments_dark_style = "github-dark"
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#00609c",
