@@ -38,7 +38,7 @@ SHORT = {
     "cifar10_resnet18": "CIFAR-10, ResNet-18, 4 epochs",
     "segmentation_shapes": "segmentation of drawn shapes: mean IoU",
 }
-INTRODUCTION = """# Results
+INTRODUCTION = """# Accuracy of the experiments
 
 Written by `python experiments/reproduce.py`; the figures are those of RESULTS.json.
 "Ours" is the test accuracy of the best validation epoch: mean ± standard deviation over

@@ -28,6 +28,8 @@ class CodeTable(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         text = getattr(tables, self.arguments[0])()
+        if "\n## " in text and not text.startswith("## "):
+            raise self.error("text before the first heading would be lost")
         return self.parse_text_to_nodes(text, allow_section_headings=True)
 
 

@@ -100,7 +100,7 @@ def network_table() -> str:
     counts = table(("network", "input", "parameters", "multiply-adds (M)", "field",
                     "best published top-1 %", "sets of weights", "checked against"),
                    map(network_row, networks.NETWORKS), right=range(1, 7))
-    return f"{CHECKED}\n\n{counts}\n\n{CITED}\n\n{published_accuracy()}"
+    return f"{CHECKED}\n\n{counts}"
 
 
 def network_row(name: str) -> tuple[object, ...]:
@@ -135,7 +135,7 @@ def checked_against(name: str) -> str:
 
 def published_accuracy() -> str:
     """Lists accuracies that others publish for networks without weights to load."""
-    rows = [(f"`{name}`", data, f"{top1:.2f}".rstrip("0"), source)
+    rows = [(f"`{name}`", data, top1, source)
             for data, source, figures in PUBLISHED for name, top1 in figures.items()]
     for experiment, row in EXPERIMENTS.items():
         if row.published and not experiment.endswith("_ours"):
@@ -149,11 +149,11 @@ def published_accuracy() -> str:
 
 
 def families() -> str:
-    """Lists the classes of networks with their docstrings."""
+    """Lists cited accuracies, then the classes of networks with their docstrings."""
     classes: dict[type, list[str]] = {}
     for name, network in networks.NETWORKS.items():
         classes.setdefault(network.constructor, []).append(name)
-    return "\n\n".join(
+    return f"{CITED}\n\n{published_accuracy()}\n\n" + "\n\n".join(
         f"## {constructor.__name__}\n\n{', '.join(f'`{name}`' for name in names)}\n\n"
         f"{docstring(constructor)}" for constructor, names in classes.items())
 

@@ -57,7 +57,7 @@ def test_axe_finds_no_fault(browser, name):
 @pytest.mark.parametrize("width", [PHONE, DESK])
 @pytest.mark.parametrize(("query", "found"), [
     ("winograd", "explanation/speed.html"), ("步幅 kernel", "zh/terms.html"),
-    ("感受野", "zh/tutorial/receptive_field.html")])
+    ("梯度下降", "zh/tutorial/learned_kernel.html")])
 def test_the_search_finds_a_page_without_a_server(browser, query, found, width):
     with opened(browser, address("search.html") + f"?q={query}", width) as (
             page, problems):
