@@ -19,11 +19,10 @@ validation split. The images are streamed; random crops are cut out of the whole
 photographs. All variants compute in bfloat16, with weight decay on kernels only.
 
 No variant has been trained on ImageNet here: the published figures are those of others.
-`python experiments/imagenet_steps.py OUT` trained about 200 steps of each variant but
-mobilenet_v2_ema on a CPU, on batches of 16 drawn pictures of at most 64 x 64 pixels.
-Each run was stopped in mid-epoch (both of FFCV's while their images grew) and resumed,
-and ended with the same bits as a run without a stop (n = 1,
-measured/reliability/imagenet_steps.txt).
+`python experiments/imagenet_steps.py OUT` trained about 200 steps of each variant on a
+CPU, on batches of 16 drawn pictures of at most 64 x 64 pixels. Each run was stopped in
+mid-epoch (both of FFCV's while their images grew) and resumed, and ended with the same
+bits as a run without a stop (n = 1, measured/reliability/imagenet_steps.txt).
 """
 
 from ml_collections import ConfigDict

@@ -70,7 +70,7 @@ def random_bits(key: np.ndarray, positions: np.ndarray) -> np.ndarray:
     They are Threefry 2x32 with 20 rounds (Salmon et al., 2011). In blocks, NumPy takes
     half of XLA's time, no memory, and no time to compile.
     """
-    keys = key[:1], key[1:], key[:1] ^ key[1:] ^ np.uint32(0x1BD11BDA)
+    keys = key[:1], key[1:2], key[:1] ^ key[1:2] ^ np.uint32(0x1BD11BDA)
     high, low = np.full_like(positions, keys[0]), positions + keys[1]
     for i in range(5):
         for bits in ROTATIONS[i % 2]:
