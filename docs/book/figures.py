@@ -133,7 +133,7 @@ def matrix(values: Iterable[Iterable[float]], title: str = "", form: str = "g",
                 share = float(np.clip(value / limit, -1, 1))
                 colour = "positive" if share > 0 else "negative"
                 shade = (f' style="background:color-mix(in srgb, var(--book-{colour}) '
-                         f'{round(70 * abs(share))}%, transparent)"')
+                         f'{round(65 * abs(share))}%, transparent)"')
             cells.append(f"<td{name}{shade}>{format(value, form)}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     label = html.escape(title or "array", quote=True)
