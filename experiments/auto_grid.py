@@ -156,7 +156,7 @@ def draw(rows: list[dict], path: Path) -> None:
         of_pass = np.sort(slowdowns([row for row in rows if row["pass"] == kind]))
         axes.plot(np.linspace(0, 100, len(of_pass)), of_pass, label=name)
     axes.axhline(1.05, color="gray", linewidth=.8)
-    axes.set(xlabel="shapes, %", ylabel="time of auto / of the fastest", yscale="log")
+    axes.set(xlabel="shapes, %", ylabel="time of auto / of the fastest")
     axes.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
