@@ -57,7 +57,7 @@ def test_axe_finds_no_fault(browser, name):
 @pytest.mark.parametrize("width", [PHONE, DESK])
 @pytest.mark.parametrize(("query", "found"), [
     ("winograd", "explanation/speed.html"), ("步幅 kernel", "zh/terms.html"),
-    ("梯度下降", "zh/tutorial/learned_kernel.html")])
+    ("感受野", "zh/tutorial/receptive_field.html")])
 def test_the_search_finds_a_page_without_a_server(browser, query, found, width):
     with opened(browser, address("search.html") + f"?q={query}", width) as (
             page, problems):
@@ -70,6 +70,7 @@ def test_a_page_links_to_the_other_language(browser):
     with opened(browser, address("tutorial/sizes.html")) as (page, problems):
         for language, folder in (("zh-CN", "/zh/tutorial/"), ("en", "docs/tutorial/")):
             page.locator(".book-language a").click()
+            page.wait_for_load_state()
             assert page.url.endswith(f"{folder}sizes.html")
             assert page.evaluate("document.documentElement.lang") == language
             answer = "显示答案" if language == "zh-CN" else "Show the answer"
