@@ -52,7 +52,7 @@ ELSEWHERE = {
     "myresnet:MyResNet": ("tests/networks/test_own_network.py", "myresnet.py"),
     "mydata:cats_and_dogs": ("tests/data/test_own_source.py", "mydata:cats_and_dogs"),
     "grades:TASK": ("tests/config/test_own_functions.py", "grades:TASK"),
-    "--config.epochs=90": ("tests/training/test_run_ends.py", "extended to 2 epochs"),
+    "--config.epochs=90": ("tests/training/test_run_ends.py", "resuming after step 8"),
     "--profile_steps": ("tests/training/test_profiler.py", "profile_steps=("),
     "--roofline": ("tests/networks/test_summary.py", "roofline.peak_of("),
     "experiments/device_check.py": (
