@@ -1,6 +1,7 @@
 """Searches for values with optuna: TPE chooses, a median pruner stops bad trials."""
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from cnn_jax.sweep.trials import (Sweep, Trial, Values, ended, line_of, run_tria
                                   split_field, split_values)
 from cnn_jax.workdir.progress import Row, improvement
 
-JOURNAL, STUDY = "journal.log", "sweep"
+JOURNAL = "journal.log"
 
 
 class Range(NamedTuple):
@@ -74,8 +75,14 @@ def choose(trial: Any, field: str, values: Range | list[str]) -> str:
                        else trial.suggest_float(field, low, high, log=log))
 
 
+def study_name(sweep: Sweep, space: Space) -> str:
+    """Names the study, so that other flags in the same folder start another one."""
+    flags = repr((sweep.config, sweep.fixed, sweep.monitor, sorted(space.items())))
+    return hashlib.sha256(flags.encode()).hexdigest()[:10]
+
+
 def run_search(sweep: Sweep, space: Space, count: int) -> list[Trial]:
-    """Runs trials until `count` trials have ended, with those of the folder's journal.
+    """Runs trials until `count` trials have ended, with those in the folder's journal.
 
     Raises InputError if optuna is not installed.
     """
@@ -89,7 +96,7 @@ def run_search(sweep: Sweep, space: Space, count: int) -> list[Trial]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(sweep.folder / JOURNAL))),
-        study_name=STUDY, load_if_exists=True, direction="maximize",
+        study_name=study_name(sweep, space), load_if_exists=True, direction="maximize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4))
     study.sampler = optuna.samplers.TPESampler(seed=len(study.trials))
     trials: dict[int, Trial] = {}

@@ -46,8 +46,11 @@ def check_classes(labels: np.ndarray, shape: Shape) -> None:
     """Raises ValueError unless labels are numbers of classes in an array of a shape."""
     if labels.shape != shape:
         raise ValueError(f"they must have the shape {shape}")
-    if labels.dtype.kind not in "biuf" or (labels != np.round(labels)).any() or (
-            labels.min() < 0):
+    if labels.dtype.kind not in "biuf":
+        raise ValueError("they must be whole numbers from 0; np.unique(labels, "
+                         "return_inverse=True) returns the names, for class_names, "
+                         "and the numbers")
+    if (labels != np.round(labels)).any() or labels.min() < 0:
         raise ValueError("they must be whole numbers from 0, the numbers of classes; "
                          "to predict numbers, set config.data.task=regress")
 

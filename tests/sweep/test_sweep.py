@@ -125,6 +125,10 @@ def test_a_search_prunes_and_resumes(tmp_path, runs, capsys):
     assert main([*words, "9"]) == 0  # one more
     rows = (tmp_path / "runs" / "sweep.csv").read_text().splitlines()
     assert len(rows) == 10 and len(runs) >= first + 1
+    other = ["configs/lenet.py", "--search", "batch_size=16:32", "--set",
+             "optimizer.learning_rate=2", "--folder", "runs", "--trials", "2"]
+    assert main(other) == 0  # other trials, in the same folder
+    assert len((tmp_path / "runs" / "sweep.csv").read_text().splitlines()) == 3
     rates = [row.partition(",")[0] for row in rows[1:]]
     assert all(repr(float(f"{float(rate):.4g}")) == rate for rate in rates), rates
 

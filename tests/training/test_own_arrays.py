@@ -93,6 +93,7 @@ X, Y = random((4, 5, 5, 3), 256), np.arange(4)
     ((X, Y[:3]), ["(3,)", "(4, 5, 5, 3)"]),
     ((X, Y - 1), ["from 0"]),
     ((X, Y + 0.5), ["float64", "whole"]),
+    ((X, np.array(list("abca"))), ["<U1", "return_inverse", "class_names"]),
     ((X, np.full((4, 2), 2)), ["0 or 1", "2"]),
     ((X, np.zeros((4, 5, 4), int)), ["(4, 5, 4)"]),
     (X, ["(images, labels)", "ndarray"]),
