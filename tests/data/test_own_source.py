@@ -11,9 +11,9 @@ from tests.support.tiny_runs import tiny
 
 from cnn_jax import data, training
 from cnn_jax.config import fingerprint
-from cnn_jax.data import pack
 from cnn_jax.data.info import describe
 from cnn_jax.errors import InputError
+from cnn_jax.pack import command
 
 FAULTS = textwrap.dedent("""
     import numpy as np
@@ -115,8 +115,8 @@ def test_it_trains(photos, monkeypatch):
 
 
 def test_it_is_packed(photos, capsys):
-    pack.main(["mydata:cats_and_dogs", str(photos / "out"),
-               f"--dir={photos / 'photos'}"])
+    command.main(["mydata:cats_and_dogs", str(photos / "out"),
+                  f"--dir={photos / 'photos'}"])
     own, packed = (data.load(config(name, **{"data.dir": str(folder)}).data, 0)
                    for name, folder in (("mydata:cats_and_dogs", photos / "photos"),
                                         ("shards", photos / "out")))
@@ -127,7 +127,7 @@ def test_it_is_packed(photos, capsys):
                          (["photos", "x", "--dir=y"], "--dir"),
                          (["faults_of_data:raises", "x"], "KeyError")):
         with pytest.raises(SystemExit, match="2"):
-            pack.main(faulty)
+            command.main(faulty)
         assert fact in capsys.readouterr().err.splitlines()[-1]
 
 
