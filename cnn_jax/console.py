@@ -4,6 +4,7 @@ import contextlib
 import os
 import shlex
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ Item = TypeVar("Item")
 COUNTERS = ("epoch", "step", "learning_rate", "seconds", "images_per_second",
             "input_seconds")
 QUIET_SECONDS = 30.0  # between progress lines without a terminal
+SLOW_SECONDS = 3.0    # after which a step before training is named there
 
 
 def counted(count: int, noun: str) -> str:
@@ -173,15 +175,26 @@ class Reporter:
             yield item
 
     @contextlib.contextmanager
-    def under_way(self, title: str, plain: bool = True) -> Iterator[None]:
+    def under_way(self, title: str, plain: bool = True,
+                  after: float | None = None) -> Iterator[None]:
         """Shows the title, a spinner and the elapsed time until the block ends.
 
-        Without a terminal it prints a line if `plain` is true.
+        Without a terminal it prints a line if `plain` is true, or if the block takes
+        more than `after` seconds.
         """
         if not self.console.is_terminal:
             if plain:
                 self.line(f"{title} ...")
-            yield
+            if after is None:
+                yield
+                return
+            late = threading.Timer(after, self.line, [f"{title} ..."])
+            late.daemon = True
+            late.start()
+            try:
+                yield
+            finally:
+                late.cancel()
             return
         with Progress(SpinnerColumn(), TextColumn("{task.description}", markup=False),
                       TimeElapsedColumn(), console=self.console, transient=True) as bar:

@@ -1,6 +1,9 @@
 """The command line of cnn_jax: flags -> a locked config -> one call per --mode."""
 
+import contextlib
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -96,8 +99,8 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    with explained_errors(), one_line_errors(
-            "interrupted; all checkpoints written so far are complete"):
+    interrupted = "interrupted; all checkpoints written so far are complete"
+    with explained_errors(), one_line_errors(interrupted), ending_at_once(interrupted):
         use_program_cache()
         commands.run(Request(
             mode=MODE.value, config=CONFIG.value, model=MODEL.value,
@@ -110,6 +113,21 @@ def main(argv: list[str]) -> None:
             profile_steps=PROFILE_STEPS.value, rates=RATES.value,
             host=HOST.value, port=PORT.value, empty=EMPTY.value,
             auto_rate=config_file.without_auto_rate(sys.argv)[1]))
+
+
+@contextlib.contextmanager
+def ending_at_once(message: str) -> Iterator[None]:
+    """Ends the process with a line and exit code 130 on Ctrl-C.
+
+    Python would wait for the program that XLA compiles in another thread, a minute or
+    more, and then crash.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"cnn_jax: {message}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(130)
 
 
 def run() -> None:

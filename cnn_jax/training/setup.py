@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax import data, networks
 from cnn_jax.config import result_fields
-from cnn_jax.console import Reporter
+from cnn_jax.console import SLOW_SECONDS, Reporter
 from cnn_jax.data import arrays
 from cnn_jax.data.batches import steps_per_epoch
 from cnn_jax.data.examples import Dataset, Stored
@@ -97,15 +97,17 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
                          f"over {len(placement.devices)} devices: use a multiple")
     path = Path(workdir or default_path(config)).absolute()
     weights = {} if step_folders(path / "checkpoints") else check_init_from(config)
-    with report.under_way("loading the data", plain=False):
+    with report.under_way("loading the data", plain=False, after=SLOW_SECONDS):
         dataset = data.load(data_config(path, config), config.seed, stored)
     info = describe(dataset, config.data)
     recipe = create_recipe(
         config, info, placement.axis_name, cropped=cropped_when_read(
             dataset.train.images, data.task_of(config.data)),
         labels=dataset.train.labels, devices=len(placement.devices))
-    table, initial = describe_network(
-        recipe, info.image_shape, images=config.batch_size // len(placement.devices))
+    with report.under_way("tracing the network", plain=False, after=SLOW_SECONDS):
+        table, initial = describe_network(
+            recipe, info.image_shape,
+            images=config.batch_size // len(placement.devices))
     check_training_sizes(recipe, info.image_shape,
                          training_sizes(config.progressive, 0))
     parallel.check_processes_agree(

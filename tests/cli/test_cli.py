@@ -6,13 +6,16 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from cnn_jax import data, networks, ops
-from cnn_jax.cli import config_file, explain
+from cnn_jax.cli import commands, config_file, explain
 from cnn_jax.cli.listing import print_piped
+from cnn_jax.console import Reporter
 from cnn_jax.installation import install_command
 from cnn_jax.optimizers import OPTIMIZERS, SCHEDULES
 from tests.support import forked
@@ -125,6 +128,28 @@ def test_ctrl_c_during_the_imports_prints_nothing(tmp_path, module):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGINT and errors == ""
+
+
+def interrupted_while_compiling():
+    """Imitates XLA, which goes on in its thread after Ctrl-C."""
+    def run(request):
+        threading.Thread(target=time.sleep, args=(120,)).start()
+        raise KeyboardInterrupt
+    commands.run = run
+
+
+def test_ctrl_c_ends_a_run_at_once(main):
+    begun = time.monotonic()
+    done = main(["--config=configs/lenet.py"], before=interrupted_while_compiling)
+    assert done.returncode == 130 and time.monotonic() - begun < 100
+    assert done.stderr.startswith("cnn_jax: ") and done.stderr.count("\n") == 1
+
+
+def test_a_slow_block_is_named_without_a_terminal(capsys):
+    for after in (60.0, 0.05):
+        with Reporter().under_way(f"slow after {after}", plain=False, after=after):
+            time.sleep(0.3)
+    assert capsys.readouterr().out == "slow after 0.05 ...\n"
 
 
 def test_commands_that_install_extras_need_no_clone():
