@@ -84,7 +84,8 @@ def test_names_that_look_like_mathematics(tmp_path):
         for i in range(8):
             Image.new("L", (8, 8), 30 * i).save(folder / f"{i}.png")
     config = tiny({"data.name": "folder", "data.dir": str(tmp_path / "$y^$"),
-                   "data.test": 0.25, "data.validation": 0.25, "batch_size": 8} | MIXED)
+                   "data.test": 0.25, "data.validation": 0.25, "batch_size": 8,
+                   "augment.mixup": 0.4})
     commands.run(Request("show_data", config, None, output=tmp_path / "sheet.png"))
     pixels = np.zeros((1, 8, 8, 1), np.uint8)
     drawn = overlays(pixels, pixels[..., 0], names, "$x^$", "$x^$", ["$x^$"])
