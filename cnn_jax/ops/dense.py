@@ -29,7 +29,7 @@ def dense(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
         raise ValueError(f"dense: w {w.shape} [C, O] needs b [O], received {b.shape}")
     x, w = match_varying_axes(x, w)
     spec = _as_convolution(x, w)
-    native = select(spec) if x.dtype == w.dtype == jnp.float32 else None
+    native = native_passes(spec) if x.dtype == w.dtype == jnp.float32 else None
     if native is None:
         y = _matmul(x, w)
     else:
@@ -43,7 +43,7 @@ def _as_convolution(x: jax.Array, w: jax.Array) -> ConvSpec:
     return conv_spec((math.prod(x.shape[:-1]), 1, x.shape[-1]), (1, *w.shape), 1, 0)
 
 
-def select(spec: ConvSpec) -> Algorithm | None:
+def native_passes(spec: ConvSpec) -> Algorithm | None:
     """Returns the passes of the native library where they are faster, else None.
 
     The passes y, dx and dw of AlexNet's first dense layer (32 rows, 9216 x 4096) took
