@@ -8,6 +8,7 @@
     exported for any device                       XLA's convolution
     on a GPU or TPU                               XLA's convolution
 
+A dense layer (`ops.dense`) is XLA's product of matrices where a convolution is XLA's.
 An exported program calls no library, because the machine that loads it may lack it.
 Under jit over a mesh, weight gradients per example (vmap) gather the images first.
 """
