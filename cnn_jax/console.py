@@ -105,7 +105,8 @@ class Reporter:
         output: Any = Output("stderr" if stderr else "stdout")
         # A notebook gets plain lines: its streams say that they are terminals, but show
         # each frame of a bar.
-        in_notebook = "ipykernel" in sys.modules
+        ipython = sys.modules.get("IPython")
+        in_notebook = hasattr(ipython and ipython.get_ipython(), "kernel")
         self.console = Console(file=None if output.file is None else output,
                                quiet=quiet, stderr=stderr, highlight=False,
                                soft_wrap=True, force_jupyter=False,
