@@ -41,7 +41,7 @@ from arms.worker import (HUGE_PAGES, KEPT, Worker, check_flags, processor,
 from rich.console import Console
 from rich.progress import Progress
 
-from cnn_jax.native import build
+from cnn_jax.native.build import builder
 
 
 class Workload(NamedTuple):
@@ -123,7 +123,7 @@ LEAST_ROUNDS = 5
 
 def measure(workload: Workload, arms: dict[str, Arm], dtype: str, seconds: float,
             turn: float, cores: Worker | None, advance) -> dict:
-    """Times all arms on one workload, in turn, for about `seconds` after compiling.
+    """Times all arms on one workload, in turn, for about `seconds` after builder.
 
     Returns {"setup": {arm: ...}, "train": {arm: [s a step]}, "infer": ...}; of a
     published network the training step alone.
@@ -304,13 +304,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtype", default="float32", choices=AGREEMENT,
                         help="of the computation; parameters stay float32")
     parser.add_argument("--seconds", type=float, default=40,
-                        help="of computing for each workload, after compiling")
+                        help="of computing for each workload, after builder")
     flags = parser.parse_args(argv)
     check_flags(parser, flags, PEERS)
     if "onednn" in flags.peers:
         try:
-            build.build(build.chosen())
-        except build.BuildError as error:
+            builder.build(builder.chosen())
+        except builder.BuildError as error:
             parser.error(f"--peers=onednn: {error}")
     arms = dict(ARMS)
     for peer in flags.peers:

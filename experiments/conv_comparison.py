@@ -43,6 +43,7 @@ import jax.numpy as jnp  # noqa: E402
 from arms.bars import draw_bars, quartiles  # noqa: E402
 from arms.peak import matrix_gflops  # noqa: E402
 from arms.worker import HUGE_PAGES, Worker, check_flags, processor  # noqa: E402
+import cnn_jax.native.register  # noqa: E402, F401
 from cnn_jax import ops  # noqa: E402
 from cnn_jax.native import library  # noqa: E402
 from cnn_jax.ops.geometry import resolve_padding  # noqa: E402

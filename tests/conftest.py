@@ -10,6 +10,7 @@ from tests.support.quick_compile import FUSED, QUICK_FLAGS
 from hypothesis import settings
 from jax.experimental.compilation_cache import compilation_cache
 
+import cnn_jax.native.register  # noqa: F401
 from cnn_jax import ops
 from cnn_jax.native import library
 

@@ -10,7 +10,7 @@ receives one `Layers` and makes each of its layers through it, so that
 is the same architecture with the same parameter tree. Images are NHWC, kernels HWIO.
 """
 
-import cnn_jax.native  # registers its convolutions with ops
+import cnn_jax.native.register  # gives its convolutions to ops
 from cnn_jax.layers.make import IMAGE_NORMS, Layers
 from cnn_jax.layers.modules import (Activation, AdaptiveAvgPool, Add, BatchNorm,
                                     Concat, Dropout, Flatten, GlobalAvgPool,

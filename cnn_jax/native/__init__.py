@@ -2,8 +2,8 @@
 
 It computes convolutions (by oneDNN, by Winograd's method and by products of patches),
 the sums of batch norm, and whole networks in evaluation (for `cnn_jax.inference`),
-inside XLA's programs. Importing it registers the first two with `ops`. The C++ library
-is built and loaded when an operation first asks for it.
+inside XLA's programs. `register.py`, which `cnn_jax.layers` imports, gives the first
+two to `ops`. The C++ library is built and loaded when an operation first asks for it.
 
     convolution.cc   one pass of a layer         build/           compiles the C++
     moments.cc       the sums of batch norm      library.py       loads it
@@ -15,10 +15,3 @@ is built and loaded when an operation first asks for it.
     onednn.h         oneDNN, its threads
     workers.h        memory, XLA's threads
 """
-
-from cnn_jax.native import convolution, library, moments
-from cnn_jax.ops.conv import addon
-
-addon.register(addon.AddOn(
-    available=lambda: library.load() is not None, describe=library.describe,
-    convolution=convolution.select, channel_sums=moments.channel_sums))

@@ -18,7 +18,7 @@ from jax._src import dispatch
 from jax.interpreters import mlir
 
 from cnn_jax.errors import InputError
-from cnn_jax.native import build
+from cnn_jax.native.build import builder
 
 # The handlers of the .cc files, and their names in XLA.
 TARGET, SUMS, NETWORK = "cnn_jax_convolution", "cnn_jax_sums", "cnn_jax_network"
@@ -87,7 +87,7 @@ def _load() -> tuple[Library | None, str]:
     log = logging.getLogger(__name__)
     try:
         library = _register()
-    except build.NotInstalled as error:
+    except builder.NotInstalled as error:
         log.info("convolutions run without oneDNN: %s", error)
         return None, str(error)
     except (OSError, RuntimeError, InputError) as error:  # BuildError; no folder
@@ -100,28 +100,28 @@ def _load() -> tuple[Library | None, str]:
 def _register() -> Library:
     switch = os.environ.get("CNN_JAX_ONEDNN") or "1"
     if switch == "0":
-        raise build.NotInstalled("CNN_JAX_ONEDNN=0 turns it off")
+        raise builder.NotInstalled("CNN_JAX_ONEDNN=0 turns it off")
     if switch != "1":
-        raise build.BuildError(f"CNN_JAX_ONEDNN={switch} is neither 0 (off) nor 1")
+        raise builder.BuildError(f"CNN_JAX_ONEDNN={switch} is neither 0 (off) nor 1")
     if sys.platform != "linux":
-        raise build.NotInstalled(f"it needs Linux, this is {platform.system()}")
+        raise builder.NotInstalled(f"it needs Linux, this is {platform.system()}")
     if not hasattr(dispatch, LOWERED_WITH_DEVICES):
-        raise build.BuildError(f"jax {jax.__version__} has no {LOWERED_WITH_DEVICES}: "
-                               "it needs another version of cnn_jax")
-    path = build.build(build.chosen())
+        raise builder.BuildError(f"jax {jax.__version__} lacks {LOWERED_WITH_DEVICES}: "
+                                 "it needs another version of cnn_jax")
+    path = builder.build(builder.chosen())
     if "OMP_WAIT_POLICY" not in os.environ:  # OpenMP reads both when it is loaded below
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     if path.stat().st_uid not in (os.getuid(), 0):
-        raise build.BuildError(f"{path} belongs to another user: delete it, or set "
-                               "CNN_JAX_CACHE to a folder of your own")
+        raise builder.BuildError(f"{path} belongs to another user: delete it, or set "
+                                 "CNN_JAX_CACHE to a folder of your own")
     try:
         loaded = ctypes.CDLL(str(path))
         handlers = {name: getattr(loaded, name) for name in (TARGET, SUMS, NETWORK)}
     except (OSError, AttributeError) as error:
-        raise build.BuildError(f"{error}: python -m cnn_jax.native.build --force "
-                               "builds it again") from error
+        raise builder.BuildError(f"{error}: python -m cnn_jax.native.build --force "
+                                 "builds it again") from error
     if platform.machine() == "x86_64" and not loaded.cnn_jax_has_avx2():
-        raise build.BuildError("this CPU has no AVX2, without which oneDNN is slow")
+        raise builder.BuildError("this CPU has no AVX2, without which oneDNN is slow")
     for name, handler in handlers.items():
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
     loaded.cnn_jax_threads.restype = ctypes.c_char_p

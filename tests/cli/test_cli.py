@@ -104,6 +104,7 @@ runpy.run_module(sys.argv[1], run_name="__main__")
     (["-S", "main.py"], ["no absl, jax"]),
     (["-S", "-m", "cnn_jax.sweep", "configs/lenet.py"], ["no absl, jax"]),
     (["-S", "-m", "cnn_jax.pack", "photos", "packed"], ["no absl, jax"]),
+    (["-S", "-m", "cnn_jax.native.build"], ["no absl, jax"]),
     (["-c", OLD_PYTHON, "cnn_jax"], ["too old"]),
     (["-c", OLD_PYTHON, "cnn_jax.sweep"], ["too old"]),
     (["-c", OLD_PYTHON, "cnn_jax.pack"], ["too old"])])

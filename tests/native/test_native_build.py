@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import pytest
 from tests.support.gradcheck import normal, relative_error
 
-from cnn_jax.native import build, library
-from cnn_jax.native.build import __main__ as command
+from cnn_jax.native import library
+from cnn_jax.native.build import command, builder
 from cnn_jax.ops import correlate
 from cnn_jax.ops.conv import registry
 
@@ -68,11 +68,11 @@ def names(place: Path) -> set[str]:
 
 
 def test_builds_once(place):
-    onednn = build.from_folder(place / "onednn")
-    path = build.build(onednn)
+    onednn = builder.from_folder(place / "onednn")
+    path = builder.build(onednn)
     assert path.read_text() == "built\n" and compiled(place) == 1
-    assert build.build(onednn) == path and compiled(place) == 1
-    assert build.build(onednn, force=True) == path and compiled(place) == 2
+    assert builder.build(onednn) == path and compiled(place) == 1
+    assert builder.build(onednn, force=True) == path and compiled(place) == 2
     assert names(place) == {path.name, "lock"}
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
@@ -91,24 +91,24 @@ def test_two_processes_build_once(place):
 
 
 def test_the_name_holds_what_it_depends_on(place, monkeypatch):
-    onednn = build.from_folder(place / "onednn")
-    seen = {build.built_path(onednn)}
+    onednn = builder.from_folder(place / "onednn")
+    seen = {builder.built_path(onednn)}
 
     def differs():
-        path = build.built_path(onednn)
+        path = builder.built_path(onednn)
         assert path not in seen
         seen.add(path)
     onednn.library.write_text("another version")
     differs()
-    monkeypatch.setattr(build.jaxlib, "__version__", "0.99")
+    monkeypatch.setattr(builder.jaxlib, "__version__", "0.99")
     differs()
-    monkeypatch.setattr(build, "processor", lambda: "another CPU")
+    monkeypatch.setattr(builder, "processor", lambda: "another CPU")
     differs()
     changed = place / "convolution.cc"
-    changed.write_bytes(build.SOURCES[0].read_bytes() + b"\n")
-    monkeypatch.setattr(build, "SOURCES", (changed, *build.SOURCES[1:]))
+    changed.write_bytes(builder.SOURCES[0].read_bytes() + b"\n")
+    monkeypatch.setattr(builder, "SOURCES", (changed, *builder.SOURCES[1:]))
     differs()
-    assert build.built_path(onednn) in seen
+    assert builder.built_path(onednn) in seen
 
 
 @pytest.mark.parametrize("script, pattern", [
@@ -117,8 +117,8 @@ def test_the_name_holds_what_it_depends_on(place, monkeypatch):
     (FIND_OUTPUT + 'echo half > "$2"; exit 7', "code 7")])
 def test_a_failed_build_leaves_nothing(place, monkeypatch, script, pattern):
     monkeypatch.setenv("CXX", compiler(place, script))
-    with pytest.raises(build.BuildError, match=pattern) as error:
-        build.build(build.from_folder(place / "onednn"))
+    with pytest.raises(builder.BuildError, match=pattern) as error:
+        builder.build(builder.from_folder(place / "onednn"))
     assert "\n" not in str(error.value)
     assert names(place) == {"lock"}
 
@@ -139,7 +139,7 @@ def test_a_killed_build_is_repeated(place):
     assert left.startswith(".building-")
     (place / "cache" / "native" / ".building-earlier").touch()  # it was a file
     compiler(place, COUNTING)
-    path = build.build(build.from_folder(place / "onednn"))
+    path = builder.build(builder.from_folder(place / "onednn"))
     assert path.read_text() == "built\n" and names(place) == {path.name, "lock"}
 
 
@@ -157,11 +157,11 @@ def test_the_command_says_what_is_missing(place, monkeypatch, capsys, change, fa
 
 def test_the_command_chooses_the_library(place, capsys):
     assert command.main([f"--with-onednn={place / 'onednn'}"]) == 0
-    assert build.chosen().library == place / "onednn" / "lib" / "libdnnl.so"
-    assert capsys.readouterr().out.strip() == str(build.built_path(build.chosen()))
+    assert builder.chosen().library == place / "onednn" / "lib" / "libdnnl.so"
+    assert capsys.readouterr().out.strip() == str(builder.built_path(builder.chosen()))
     (place / "onednn" / "lib" / "libdnnl.so").rename(
         place / "onednn" / "lib" / "libdnnl.a")
-    line = build.link_command(build.chosen(), [], place / "x.so")
+    line = builder.link_command(builder.chosen(), [], place / "x.so")
     assert "-Wl,--exclude-libs,ALL" in line
 
 
@@ -174,7 +174,8 @@ def test_the_command_chooses_the_library(place, capsys):
     ids=["off", "neither", "no compiler", "no command", "not a library"])
 def test_without_it_one_line_says_why(place, fresh, monkeypatch, caplog, change, reason,
                                       level):
-    monkeypatch.setattr(build, "chosen", lambda: build.from_folder(place / "onednn"))
+    onednn = builder.from_folder(place / "onednn")
+    monkeypatch.setattr(builder, "chosen", lambda: onednn)
     change(monkeypatch.setenv)
     caplog.set_level(logging.INFO)
     assert library.load() is None and library.load() is None
@@ -187,7 +188,8 @@ def test_without_it_one_line_says_why(place, fresh, monkeypatch, caplog, change,
     ({}, library.SPIN), ({"GOMP_SPINCOUNT": "7"}, "7"),
     ({"OMP_WAIT_POLICY": "active"}, None)])
 def test_openmp_settings_of_the_user_are_kept(place, fresh, monkeypatch, env, spin):
-    monkeypatch.setattr(build, "chosen", lambda: build.from_folder(place / "onednn"))
+    onednn = builder.from_folder(place / "onednn")
+    monkeypatch.setattr(builder, "chosen", lambda: onednn)
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     assert library.load() is None  # the compiler of `place` writes no library
@@ -196,7 +198,7 @@ def test_openmp_settings_of_the_user_are_kept(place, fresh, monkeypatch, env, sp
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"a\0b"])
 def test_a_damaged_record_of_the_onednn_folder(place, fresh, content):
-    kept = build.own_folder() / "with-onednn"
+    kept = builder.own_folder() / "with-onednn"
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_bytes(content)
     assert library.load() is None
@@ -223,10 +225,11 @@ def test_a_cache_in_the_home_of_nobody(place, fresh, monkeypatch, capsys):
 def test_the_compilers_options_and_a_comma_in_a_path(place, monkeypatch):
     monkeypatch.setenv("CXX", f"{compiler(place, COUNTING)} -m64")
     (place / "onednn").rename(place / "a,b c")
-    line = build.link_command(build.from_folder(place / "a,b c"), [], place / "x.so")
+    onednn = builder.from_folder(place / "a,b c")
+    line = builder.link_command(onednn, [], place / "x.so")
     assert line[1] == "-m64"
     assert line[line.index("-rpath") + 2] == str(place / "a,b c" / "lib")
-    assert build.build(build.from_folder(place / "a,b c")).read_text() == "built\n"
+    assert builder.build(onednn).read_text() == "built\n"
 
 
 @pytest.mark.skipif(library.load() is None, reason=library.describe())
@@ -236,7 +239,7 @@ def test_the_thread_pool_flavour_compiles(tmp_path):
     No package has that runtime. Later versions of oneDNN require the function `wait`.
     """
     include = tmp_path / "include"
-    shutil.copytree(build.from_wheels().include, include)
+    shutil.copytree(builder.from_wheels().include, include)
     for name, old, new in (
             ("dnnl_threadpool_iface.hpp", "virtual uint64_t get_flags() const = 0;",
              "virtual uint64_t get_flags() const = 0; virtual void wait() = 0;"),
@@ -247,13 +250,13 @@ def test_the_thread_pool_flavour_compiles(tmp_path):
         file.write_text(file.read_text().replace(old, new))
     done = subprocess.run(
         ["g++", "-std=c++17", "-fsyntax-only", "-I", jax.ffi.include_dir(), "-I",
-         str(include), *map(str, build.SOURCES)], capture_output=True, text=True)
+         str(include), *map(str, builder.SOURCES)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[:2000]
 
 
 def test_not_installed(fresh, monkeypatch, caplog):
-    monkeypatch.setattr(build, "WHEELS", ("no-such-wheel", "nor-this"))
-    monkeypatch.setattr(build, "chosen", build.from_wheels)
+    monkeypatch.setattr(builder, "WHEELS", ("no-such-wheel", "nor-this"))
+    monkeypatch.setattr(builder, "chosen", builder.from_wheels)
     assert library.load() is None
     assert "pip install 'cnn_jax[onednn]'" in library.describe()
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
@@ -286,7 +289,7 @@ def test_an_import_loads_nothing():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def is_linked(path: Path, onednn: build.OneDNN) -> None:
+def is_linked(path: Path, onednn: builder.OneDNN) -> None:
     """Asserts that a built library finds this oneDNN without environment variables."""
     assert path.stat().st_size > 50_000
     shown = subprocess.run(["ldd", str(path)], capture_output=True, text=True).stdout
@@ -296,7 +299,7 @@ def is_linked(path: Path, onednn: build.OneDNN) -> None:
 @pytest.mark.skipif(library.load() is None, reason=library.describe())
 def test_the_loaded_library_is_that_build():
     """The tests of convolutions load what g++ built from the sources as they are."""
-    is_linked(build.built_path(build.chosen()), build.chosen())
+    is_linked(builder.built_path(builder.chosen()), builder.chosen())
 
 
 @pytest.mark.slow
@@ -305,14 +308,14 @@ def test_a_real_build(tmp_path, monkeypatch):
     monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     # Without optimization it compiles in half of the time.
-    monkeypatch.setattr(build, "FLAGS", ("-O0", *build.FLAGS[1:]))
+    monkeypatch.setattr(builder, "FLAGS", ("-O0", *builder.FLAGS[1:]))
     try:
-        onednn = build.from_wheels()
+        onednn = builder.from_wheels()
         begun = time.perf_counter()
-        path = build.build(onednn)
-    except build.BuildError as error:
+        path = builder.build(onednn)
+    except builder.BuildError as error:
         if "not installed" in str(error) or "not found" in str(error):
             pytest.skip(str(error))
         raise
-    assert time.perf_counter() - begun < build.SECONDS
+    assert time.perf_counter() - begun < builder.SECONDS
     is_linked(path, onednn)

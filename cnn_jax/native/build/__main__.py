@@ -1,39 +1,10 @@
-"""The command `python -m cnn_jax.native.build`."""
+"""Builds the C++: python -m cnn_jax.native.build; __init__.py explains the flags."""
 
-import argparse
-import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from cnn_jax.errors import InputError
-from cnn_jax.native import build
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m cnn_jax.native.build", description=build.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--with-onednn", metavar="DIR")
-    parser.add_argument("--force", action="store_true",
-                        help="build even if the library exists")
-    options = parser.parse_args(argv)
-    try:
-        record = build.own_folder() / "with-onednn"
-        onednn = (build.from_folder(options.with_onednn) if options.with_onednn
-                  else build.from_wheels())
-        print(build.build(onednn, options.force))
-        if options.with_onednn:
-            new = record.with_name(f".with-onednn-{os.getpid()}")
-            new.write_text(str(Path(options.with_onednn).expanduser().resolve()))
-            os.replace(new, record)
-        else:
-            record.unlink(missing_ok=True)
-    except (OSError, RuntimeError, InputError) as error:  # BuildError; no folder
-        print(f"cnn_jax: {error}", file=sys.stderr)
-        return 1
-    return 0
-
+from cnn_jax.installation import importing
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with importing():
+        from cnn_jax.native.build import command
+    sys.exit(command.main())

@@ -28,7 +28,7 @@ class AddOn(NamedTuple):
 
 
 installed = AddOn(
-    available=lambda: False, describe=lambda: "cnn_jax.native is not imported",
+    available=lambda: False, describe=lambda: "cnn_jax.native.register is not imported",
     convolution=lambda name, spec, dtype: None, channel_sums=lambda a, b, center: None)
 
 

@@ -1,0 +1,8 @@
+"""Gives the convolutions and sums of the native library to `cnn_jax.ops`."""
+
+from cnn_jax.native import convolution, library, moments
+from cnn_jax.ops.conv import addon
+
+addon.register(addon.AddOn(
+    available=lambda: library.load() is not None, describe=library.describe,
+    convolution=convolution.select, channel_sums=moments.channel_sums))
