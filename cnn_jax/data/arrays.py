@@ -116,11 +116,12 @@ def _examples(split: str, pair: Any) -> Examples:
                          "or 3 channels, or [N, height, width]")
     low, high = images.min(), images.max()
     if not np.issubdtype(images.dtype, np.integer) or low < 0 or high > 255:
-        scaled = np.issubdtype(images.dtype, np.floating) and 0 <= low <= high <= 1
+        pixels = np.issubdtype(images.dtype, np.floating) and 0 <= low <= high <= 255
+        factor = "255 * " if high <= 1 else ""
         raise InputError(
             f"{title} from {low:g} to {high:g}: they must be whole numbers from 0 to "
             "255, which training scales itself (data.scaling)"
-            + "; use np.uint8(np.round(255 * images))" * bool(scaled))
+            + f"; use np.uint8(np.round({factor}images))" * bool(pixels))
     return Examples(images.astype(np.uint8, copy=False), labels)
 
 

@@ -99,6 +99,9 @@ def predict_arrays(workdir: str | Path, images: np.ndarray
     """
     run = trained.load(workdir)
     title = f"images are {images.dtype} {list(images.shape)}"
+    if images.ndim == 3 and images.shape[2] in (1, 3):
+        raise InputError(f"{title}, which looks like one image [height, width, "
+                         "channels]: pass image[None]")
     images = images[..., None] if images.ndim == 3 else images
     if (images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3)
             or not images.size):

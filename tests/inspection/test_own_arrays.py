@@ -56,7 +56,7 @@ def test_other_arrays_are_refused(example):
         draw(workdir, quiet=True, data=other)
     with pytest.raises(InputError, match="your_code.md"):
         evaluate_run(workdir, quiet=True)
-    for wrong in (images / 255, images[0, ..., 0], np.repeat(images, 2, -1),
-                  images[:0]):
+    for wrong in (images / 255, images[0], images[0, ..., 0],
+                  np.repeat(images, 2, -1), images[:0]):
         with pytest.raises(InputError, match="images are"):
             predict_arrays(workdir, wrong)

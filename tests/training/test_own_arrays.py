@@ -85,6 +85,7 @@ X, Y = random((4, 5, 5, 3), 256), np.arange(4)
 
 @pytest.mark.parametrize("given, facts", [
     ((X / 255, Y), ["float64", "0 to 255", "np.uint8(np.round(255 * images))"]),
+    ((X.astype(np.float32), Y), ["float32", "np.uint8(np.round(images))"]),
     ((X.astype(np.int64) + 1, Y), ["int64", "256", "0 to 255"]),
     ((X - 0.5, Y), ["float64", "-0.5"]),
     ((X[..., :2], Y), ["(4, 5, 5, 2)", "1 or 3"]),
