@@ -15,7 +15,7 @@ from cnn_jax.cli.config_file import CONFIGS, config_names
 from cnn_jax.cli.request import Request
 from cnn_jax.config import FIELDS
 from cnn_jax.console import discard
-from cnn_jax.interop.pretrained import PRETRAINED
+from cnn_jax.interop.pretrained import PRETRAINED, SOURCES_COMMAND
 
 WIDTH = 80
 # The fields whose names have a table of their own.
@@ -49,7 +49,8 @@ def list_names(request: Request) -> None:
             for name, field in FIELDS.items()
             if field.rule.names and name not in TABLES)),
         table("Pretrained weights: --model, --config.model.init_from", (
-            (f"{library}:NAME", f"{count} sets of weights, docs/howto/pretrained.md")
+            (f"{library}:NAME", f"{count} sets of weights: {SOURCES_COMMAND} "
+             "prints them")
             for library, count in collections.Counter(
                 source.partition(":")[0] for source in PRETRAINED).items()))]))
 

@@ -15,6 +15,7 @@ from cnn_jax.cli import commands, program
 from cnn_jax.cli.listing import MODULES, first_line, of_module
 from cnn_jax.config import FIELDS
 from cnn_jax.interop.pretrained import PRETRAINED
+from cnn_jax.interop.pretrained import table as pretrained
 from cnn_jax.layers import Layers
 from cnn_jax.networks.summary import layer_table
 from experiments.published import EXPERIMENTS
@@ -114,6 +115,11 @@ def network_row(name: str) -> tuple[object, ...]:
             f"{layers.macs / 1e6:,.3f}", f"{max(fields):,}" if fields else "-",
             "-" if top1 is None else f"{top1:.1f}", len(weights) or "-",
             checked_against(name))
+
+
+def pretrained_sources() -> str:
+    """Lists the pretrained weights of each library."""
+    return pretrained.tables()
 
 
 def checked_against(name: str) -> str:

@@ -18,6 +18,7 @@ from cnn_jax.layers import Layers
 
 PRETRAINED: dict[str, Pretrained] = torchvision.ROWS | timm.ROWS | keras.ROWS
 CLASSES = 1000  # of ImageNet
+SOURCES_COMMAND = "python -m cnn_jax.interop.pretrained.table"
 
 
 def find_row(source: str) -> Pretrained:
@@ -32,7 +33,7 @@ def find_row(source: str) -> Pretrained:
             or difflib.get_close_matches(source, PRETRAINED, 3, 0.4)
             or ["torchvision:resnet50", "timm:resnet50.a1_in1k", "keras:resnet50"])
     raise InputError(f"there are no pretrained weights {source!r}; known are "
-                     f"{', '.join(near)} and others, see docs/howto/pretrained.md")
+                     f"{', '.join(near)} and others: {SOURCES_COMMAND} prints them")
 
 
 def network_of(row: Pretrained, layers: Layers = Layers()) -> nn.Module:

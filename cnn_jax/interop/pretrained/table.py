@@ -1,4 +1,4 @@
-"""Prints the tables of docs/howto/pretrained.md.
+"""Prints tables of all sources of pretrained weights, as Markdown.
 
     python -m cnn_jax.interop.pretrained.table
 """
@@ -40,7 +40,7 @@ def tables(count: Callable[[Pretrained], int] = parameters_of) -> str:
 
 def lines(library: str, count: Callable[[Pretrained], int]) -> Iterator[str]:
     """Yields the heading of a library, and the lines of its table."""
-    yield f"### {TITLES[library]}"
+    yield f"## {TITLES[library]}"
     yield ""
     yield f"| {' | '.join(HEAD)} |"
     yield "| --- | --- | --: | --- | --: | --- | --- |"
