@@ -177,7 +177,7 @@ def test_the_page_of_operations_lists_every_algorithm():
 # Files, and methods of Keras and PyTorch, whose names look like fields.
 NOT_FIELDS = {"data.augment", "data.json", "model.onnx", "model.stablehlo"} | {
     f"model.{name}" for name in ("build", "compile", "eval", "evaluate", "fit",
-                                 "state_dict", "summary")}
+                                 "predict", "state_dict", "summary")}
 
 
 @pytest.mark.parametrize("path", [path for path in DOCUMENTS if path.name
