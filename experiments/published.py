@@ -28,6 +28,8 @@ class Experiment(NamedTuple):
     metric: str = "accuracy"
     least: float | None = None  # what the mean must reach if nothing is published
     note: str = ""           # a remark in RESULTS.md
+    protocol: str = "held_out"  # data.protocol
+    why_below: str = ""      # why the mean is below what is needed, as far as proven
 
 
 def one_run(accuracy: float, images: int, fall: float = 0.0,
@@ -51,6 +53,11 @@ def at_least(accuracy: float, recipe: str) -> tuple[float, float, str]:
     return accuracy, 0.0, f"at least as published, by a recipe of ours ({recipe})"
 
 
+def as_published(experiment: Experiment, seeds: int) -> Experiment:
+    """Returns the experiment with the test images as validation, as published."""
+    return experiment._replace(protocol="published", seeds=seeds)
+
+
 UNPUBLISHED = None, 0.0, "no published accuracy"
 # Training, validation and test images of a whole set, by config.data.name.
 IMAGES = {"digits": 1797, "mnist": 70_000, "fashion_mnist": 70_000, "cifar10": 60_000,
@@ -63,8 +70,9 @@ EXPERIMENTS = {
         "published runs lie between 0.75 and 0.85"),
     "shapes_colour_cnn": Experiment(
         "shapes.py:colour_cnn", 5, 3_815, *one_run(0.963, 1000, again=0.997),
-        note="Probably, if the initial weights of both filters are negative for a "
-        "colour, ReLU hides that colour and the run ends far below; not verified"),
+        why_below="both filters of the first layer hide k colours behind ReLU, and "
+        "then the accuracy is at most (7 - k) / 6. 23 of 72 seeds reach what was "
+        "needed, about as many with each of three initializations (dead_filters.txt)"),
     "shapes_colour_cnn_ours": Experiment(
         "shapes.py:colour_cnn_ours", 5, 3_815, *at_least(
             0.963, "SELU in place of ReLU, Adam, one-cycle rate, flips")),
@@ -84,6 +92,8 @@ EXPERIMENTS = {
             0.970, "Adam, one-cycle rate, flips")),
     "lenet_digits": Experiment("lenet.py:digits", 5, 61_706, *UNPUBLISHED),
     "lenet_mnist": Experiment("lenet.py:mnist", 5, 61_706, *UNPUBLISHED),
+    "lenet_fashion": Experiment("lenet.py:fashion_mnist", 5, 61_706, *UNPUBLISHED),
+    "lenet_cifar10": Experiment("lenet.py:cifar10", 5, 62_006, *UNPUBLISHED),
     "mnist_keras": Experiment("mnist.py:keras", 5, 34_826, *one_run(0.9893, 10_000)),
     "mnist_keras_ours": Experiment("mnist.py:keras_ours", 5, 34_826, *at_least(
         0.9893, "dropout before the last layer, one-cycle rate, shifts")),
@@ -120,24 +130,24 @@ EXPERIMENTS = {
     "cifar10_lenet5_ours": Experiment("cifar10.py:lenet5_ours", 3, 62_006, *at_least(
         0.4806, "ReLU in place of the sigmoid, one-cycle rate, flips")),
     "cifar10_alexnet8": Experiment(
-        "cifar10.py:alexnet8", 1, 9_638_474, *one_run(0.6102, 10_000, fall=0.1281)),
+        "cifar10.py:alexnet8", 3, 9_638_474, *one_run(0.6102, 10_000, fall=0.1281)),
     "cifar10_vgg16": Experiment(
-        "cifar10.py:vgg16", 1, 15_253_578, *one_run(0.7005, 10_000)),
+        "cifar10.py:vgg16", 3, 15_253_578, *one_run(0.7005, 10_000)),
     "cifar10_inception10": Experiment(
-        "cifar10.py:inception10", 1, 120_234, *one_run(0.4595, 10_000)),
+        "cifar10.py:inception10", 3, 120_234, *one_run(0.4595, 10_000)),
     "cifar10_inception10_ours": Experiment(
-        "cifar10.py:inception10_ours", 1, 120_234, *at_least(
+        "cifar10.py:inception10_ours", 3, 120_234, *at_least(
             0.4595, "batch norm with batch statistics, one-cycle rate, flips")),
     "cifar10_resnet18": Experiment(
-        "cifar10.py:resnet18", 1, 11_173_962, *one_run(0.7175, 10_000),
+        "cifar10.py:resnet18", 3, 11_173_962, *one_run(0.7175, 10_000),
         note="The source planned five epochs; its run ended within the fifth"),
     "cifar10_resnet18_ours": Experiment(
-        "cifar10.py:resnet18_ours", 1, 11_173_962, *at_least(
+        "cifar10.py:resnet18_ours", 3, 11_173_962, *at_least(
             0.7175, "one-cycle rate, flips")),
     "cifar10_keras": Experiment(
-        "cifar10.py:keras", 1, 1_250_858, *one_run(0.6361, 10_000)),
+        "cifar10.py:keras", 3, 1_250_858, *one_run(0.6361, 10_000)),
     "cifar10_keras_25": Experiment(
-        "cifar10.py:keras_25", 1, 1_250_858, *one_run(0.7372, 10_000)),
+        "cifar10.py:keras_25", 3, 1_250_858, *one_run(0.7372, 10_000)),
     "segmentation_shapes": Experiment(
         "segmentation.py:shapes", 5, 64_694, *UNPUBLISHED, metric="mean_iou", least=0.9,
         note="0.90 is our own bound"),
@@ -156,3 +166,7 @@ EXPERIMENTS = {
         "monkeys.py:finetuned", 3, 2_236_682, *UNPUBLISHED, folder="monkey_species",
         least=0.98, note="All layers of the same network; 0.98 is our own bound"),
 }
+EXPERIMENTS |= {f"cifar10_{name}_published": as_published(
+                    EXPERIMENTS[f"cifar10_{name}"], seeds)
+                for name, seeds in {"baseline": 5, "lenet5": 5, "vgg16": 3,
+                                    "inception10": 5}.items()}

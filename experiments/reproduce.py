@@ -57,6 +57,8 @@ def load_config(experiment: Experiment, flags: argparse.Namespace
     changes, images = {}, IMAGES[config.data.name]
     if experiment.epochs:
         changes["epochs"] = experiment.epochs
+    if experiment.protocol != "held_out":
+        changes["data.protocol"] = experiment.protocol
     if experiment.folder:
         root = flags.data or os.environ.get("CNN_JAX_DATA") or "data"
         changes["data.dir"] = os.path.abspath(os.path.join(root, experiment.folder))

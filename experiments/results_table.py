@@ -7,18 +7,22 @@ import statistics
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 from ml_collections import ConfigDict
 
 from cnn_jax.errors import InputError
 from cnn_jax.config import result_fields, flat
-from cnn_jax.files import read_json, write_atomically
+from cnn_jax.files import named, read_json, write_atomically
 from cnn_jax.workdir.results import read_results
 from cnn_jax.workdir.folder import DAMAGED, read_data_info
 from configs import default
 from experiments.published import Experiment
+from experiments.seed_statistics import (mean_interval, paired_differences,
+                                         prediction_interval)
 
 HEADINGS = ("experiment", "parameters", "published", "needed", "ours: mean ± std (n)",
-            "epochs", "seconds per epoch", "peak memory", "hardware", "command")
+            "95 % interval of the mean", "published in our spread", "epochs",
+            "seconds per epoch", "peak memory", "hardware", "command")
 # {experiment: its name in the README's table}, in the order of that table.
 SHORT = {
     "monkeys_faithful": "10 monkey species, 1,098 photographs",
@@ -38,24 +42,32 @@ SHORT = {
     "cifar10_resnet18": "CIFAR-10, ResNet-18, 4 epochs",
     "segmentation_shapes": "segmentation of drawn shapes: mean IoU",
 }
+LEAST_ERROR = 1e-3  # in the picture, whose axis is logarithmic
 INTRODUCTION = """# Accuracy of the experiments
 
 Written by `python experiments/reproduce.py`; the figures are those of RESULTS.json.
 "Ours" is the test accuracy of the best validation epoch: mean ± standard deviation over
-n seeds. "Needed" is the published figure minus the band below. Seconds per epoch cover
+n seeds. "Needed" is the published figure minus the band below. A published figure is
+mostly that of one run. It is "in our spread" if one more run of ours would lie further
+from our mean with a probability of more than 5 % (the prediction interval, mean ± t s
+sqrt(1 + 1/n), with Student's t). Seconds per epoch cover
 training only, without compilation and evaluation. They are the median over the runs of
 the median epoch (in older rows, of the mean epoch). Other programs shared the machine,
 so shorter times are possible. "5 seeds at once" (older rows): one program trained five
 seeds, and the figure is the time of one epoch divided by 5. Peak memory is that of the
 whole process, the largest of the runs. On CIFAR-10 our runs train on 45,000 images and
 validate on 5,000; the published runs trained on 50,000 and chose their epoch by the
-test images.
+test images. Rows with protocol=published do as they did.
+
+![Each run's error beside the published figure](RESULTS.png)
 
 [measured/speed](../speed/README.md) compares the speed of training with plain Flax,
 PyTorch and Keras, without and with oneDNN, in tables and pictures.
 """
 
 
+PAIRED = """The mean difference of test accuracy over the seeds that both have, and its
+95 % interval. A seed decides the initial values, the order and the held-out images."""
 AS_PUBLISHED = "as published"
 
 
@@ -112,17 +124,26 @@ def measured(target: Target) -> list[dict]:
     """
     folders = [path.parent for path in target.folder.glob("seed*/results.json")]
     runs = [read_results(folder).flat() | {
-                 "images": sum(read_data_info(folder).counts.values()),
+                 "images": images_used(folder, target.config),
                  "median_epoch_seconds": median_epoch(folder)}
              for folder in folders if is_finished(folder, target.config)]
     return sorted(runs, key=lambda results: results["seed"])
 
 
+def images_used(folder: Path, config: ConfigDict) -> int:
+    """Counts the images of a run; by data.protocol, a split may serve twice."""
+    counts = read_data_info(folder).counts
+    both = counts["test"] if config.data.protocol == "published" else 0
+    return sum(counts.values()) - both
+
+
 def on_what(target: Target, runs: list[dict]) -> str:
     """Describes the data of the runs: 'as published' if it is all of that set."""
     fewer = {results["images"] for results in runs} - {target.images}
+    protocol = target.config.data.protocol
     return "; ".join(
-        [target.data] * (target.data != AS_PUBLISHED)
+        [f"protocol={protocol}"] * (protocol != "held_out")
+        + [target.data] * (target.data != AS_PUBLISHED)
         + [f"on {images:,} of the {target.images:,} images" for images in sorted(fewer)]
     ) or AS_PUBLISHED
 
@@ -195,7 +216,8 @@ def facts(target: Target) -> dict:
             "params": experiment.params,
             "published": experiment.published, "band": experiment.band,
             "reason": experiment.reason, "least": experiment.least,
-            "note": experiment.note, "cut_to_epochs": experiment.epochs}
+            "note": experiment.note, "cut_to_epochs": experiment.epochs,
+            "why_below": experiment.why_below}
 
 
 def below(rows: list[dict]) -> list[str]:
@@ -203,6 +225,7 @@ def below(rows: list[dict]) -> list[str]:
     return [f"{r['name']}: mean {r['mean']:.4f} of {r['n']} is below {needed(r):.4f} "
             + (f"(published {r['published']}, band {r['band']})"
                if r["published"] is not None else "(our own bound)")
+            + f": {r['why_below']}" * bool(r["why_below"])
             for r in rows if r["n"] and needed(r) is not None
             and r["mean"] < needed(r) - 1e-9]
 
@@ -232,8 +255,41 @@ def cells(row: dict) -> tuple[str, ...]:
             seconds += f", {row['seeds_at_once']} seeds at once"
         memory = f"{row['peak_memory_mb']:,.0f} MB"
     return (row["name"] + data, f"{row['params']:,}", four_digits(row["published"]),
-            four_digits(needed(row)), ours, epochs, seconds, memory, row["hardware"],
-            f"`{row['command']}`")
+            four_digits(needed(row)), ours, interval(row), in_spread(row), epochs,
+            seconds, memory, row["hardware"], f"`{row['command']}`")
+
+
+def interval(row: dict) -> str:
+    """Formats the 95 % interval of the mean."""
+    span = mean_interval(row["accuracies"])
+    return f"{span.low:.4f} to {span.high:.4f}" if span else ""
+
+
+def in_spread(row: dict) -> str:
+    """Says whether the published figure lies where one more run of ours would."""
+    span = prediction_interval(row["accuracies"])
+    if row["published"] is None or span is None:
+        return ""
+    if row["published"] > span.high:
+        return "no, above"
+    return "no, below" if row["published"] < span.low else "yes"
+
+
+def compared(rows: list[dict]) -> list[str]:
+    """Returns a line for each pair of recipes of one network, by paired seeds."""
+    by_name, lines = {row["name"]: row for row in rows}, []
+    for row in rows:
+        stem, _, suffix = row["name"].rpartition("_")
+        if suffix in ("ours", "published") and stem in by_name:
+            ours, theirs = ({*zip(r["seeds"], r["accuracies"])}
+                            for r in (row, by_name[stem]))
+            gains = paired_differences(dict(ours), dict(theirs))
+            span = mean_interval(gains) if gains else None
+            if span:
+                lines.append(f"{row['name']} - {stem}: {statistics.mean(gains):+.4f} "
+                             f"({span.low:+.4f} to {span.high:+.4f}), "
+                             f"n = {len(gains)}")
+    return lines
 
 
 def mean_and_spread(row: dict) -> str:
@@ -264,14 +320,50 @@ def short(rows: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def picture(rows: list[dict], path: Path) -> None:
+    """Draws the error of each run as a dot, beside the published error."""
+    rows = [row for row in rows if row["n"]]
+    figure, axes = plt.subplots(figsize=(8, 0.21 * len(rows) + 1.2),
+                                layout="constrained")
+    published = [(1 - row["published"], y) for y, row in enumerate(rows)
+                 if row["published"] is not None]
+    for y, row in enumerate(rows):
+        span = prediction_interval(row["accuracies"])
+        if span:
+            axes.plot([max(1 - value, LEAST_ERROR) for value in span], [y, y],
+                      color="0.8", linewidth=4, zorder=1)
+    dots = [(max(1 - value, LEAST_ERROR), y) for y, row in enumerate(rows)
+            for value in row["accuracies"]]
+    axes.plot(*zip(*dots), "o", color="C0", markersize=4, alpha=0.7, label="our runs")
+    if published:
+        axes.plot(*zip(*published), "|", color="C3", markersize=11,
+                  markeredgewidth=2, label="published")
+    axes.plot([], [], color="0.8", linewidth=4, label="where one more run would lie")
+    axes.set(xscale="log", xlabel="test error", xlim=(0.9 * LEAST_ERROR, 1.02),
+             ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)),
+             yticklabels=[row["name"] for row in rows])
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    axes.tick_params(axis="y", labelsize=7, length=0)
+    axes.grid(axis="x", color="0.92")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3)
+    with named(path):
+        figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def markdown(rows: list[dict]) -> str:
     lines = ["| " + " | ".join(HEADINGS) + " |", "|---" * len(HEADINGS) + "|"]
     lines += ["| " + " | ".join(cells(r)) + " |" for r in rows]
     reasons = [f"- {r['name']}: {r['band']:g}, {r['reason']}."
                + f" {r['note']}." * bool(r["note"]) for r in rows]
     short = [f"- {line}" for line in below(rows)] or ["None."]
+    pairs = [f"- {line}" for line in compared(rows)] or ["None."]
     return (f"{INTRODUCTION}\n" + "\n".join(lines)
             + "\n\n## Below what was needed\n\n" + "\n".join(short)
+            + "\n\n## Two recipes for one network\n\n" + PAIRED
+            + "\n\n" + "\n".join(pairs)
             + "\n\n## Bands, and why\n\n" + "\n".join(reasons) + "\n")
 
 
@@ -297,4 +389,6 @@ def write(targets: list[Target], out: Path) -> list[dict]:
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "RESULTS.json", json.dumps(rows, indent=1) + "\n")
     write_atomically(out / "RESULTS.md", markdown(rows))
+    if any(row["n"] for row in rows):
+        picture(rows, out / "RESULTS.png")
     return rows

@@ -7,7 +7,8 @@ python experiments/reproduce.py --only cifar10_VARIANT         # all seeds, and 
 All published runs validated on the test images and chose the best epoch there. Ours
 validate on the last 5,000 of the 50,000 training images, the split of He et al. (2016),
 and evaluate the test images once. So ours train on a tenth fewer images, and the test
-images decide nothing. Each published figure is from one run without a known seed.
+images decide nothing; `--config.data.protocol=published` does as they did. Each
+published figure is from one run without a known seed.
 """
 
 from ml_collections import ConfigDict

@@ -58,8 +58,9 @@ def colour_dnn(config: ConfigDict) -> None:
 def colour_cnn(config: ConfigDict) -> None:
     """3,815 parameters, rate 0.1, 20 epochs. Published: 0.963, one run.
 
-    The first layer has two filters. Where their initial weights are negative for a
-    colour, ReLU hides it, and many runs end with two or more colours confused.
+    The first layer has two filters. Where both are negative for a colour, ReLU hides
+    it, and two runs of three end with several colours confused, whatever the
+    initialization (experiments/dead_filters.py).
     """
     config.data.name = "shapes_colour"
     config.model.name = "ai_edu_colour_cnn"

@@ -80,6 +80,7 @@ FOLDERS = ("folder", "shards", "csv")  # data.dir is needed
 _NO_TEST = (*FOLDERS, "imagenet", *(task.set_name for task in TASKS.values()))
 _BIASED = ("shapes_colour", "shapes_shape")
 SPLITS = ("stratified", "random", "first", "last")
+PROTOCOLS = ("held_out", "published")
 MAX_SIDE = 4096  # pixels
 # NAME, NAME/config, NAME:1.2.3; no namespaces, which tfds would look up online.
 _TFDS_NAME = r"tfds:[A-Za-z]\w*(/[\w.=,+-]+)?(:[\d.*]+)?"
@@ -214,6 +215,8 @@ def _describe(stored: Stored | StoredRecords, config: ConfigDict,
               f"test {len(test.labels):,}")
     if config.limit:
         counts += f" (training limited to {config.limit:,} by data.limit)"
+    if config.protocol == "published":
+        counts += " (the same images, by data.protocol)"
     return f"{config.name}: {stored.origin}; {counts}"
 
 

@@ -76,7 +76,8 @@ def split_rows(labels: dict[str, np.ndarray], class_names: tuple[str, ...],
        `config.test`, stratified, or at random where the task cannot be stratified.
     3. A set without a validation split gets one, cut from what is left: a fraction
        `config.validation`, or `config.validation_count` images, chosen by
-       `config.split`.
+       `config.split`. If `config.protocol` is 'published', the test split validates
+       instead, and nothing is cut.
     4. `config.limit` shortens the training split.
 
     Cuts keep the stored order. They depend only on the labels, the config and the seed,
@@ -113,7 +114,13 @@ def split_rows(labels: dict[str, np.ndarray], class_names: tuple[str, ...],
             count = int(round(config.test * len(train.rows)))
             how = "stratified" if task.one_class_per_image else "random"
             train, test = cut(count, how, "data.test")
-    if validation is None:
+    if config.protocol == "published":
+        if validation is not None or not len(test.rows):
+            raise InputError(
+                "data.protocol is published, so the test split validates, but the set "
+                + ("has a validation split" if validation else "has no test split"))
+        validation = test
+    elif validation is None:
         validation = empty
         if config.validation_count is not None:
             train, validation = cut(config.validation_count, config.split,

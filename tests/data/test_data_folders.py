@@ -85,6 +85,22 @@ def test_the_validation_folder_may_be_the_test_split(tmp_path):
     assert "validation_is_test" in refused(tmp_path / "set", validation_is_test=True)
 
 
+def test_the_published_protocol_validates_on_the_test_images(tmp_path):
+    make(tmp_path / "set" / "train", (10, 10, 10))
+    make(tmp_path / "set" / "test", (2, 2, 2), 50)
+    chosen = config(tmp_path / "set", validation=0.1, protocol="published")
+    loaded = data.load(chosen, 0)
+    assert len(loaded.train.labels) == 30
+    assert np.array_equal(loaded.validation.images, loaded.test.images)
+    assert sorted(loaded.test.images[:, 0, 0, 0]) == [50, 50, 50, 51, 51, 51]
+    opened = data.open_records(chosen, 0)
+    assert len(opened.train) == 30 and len(opened.validation) == len(opened.test) == 6
+    assert "has no test split" in refused(
+        tmp_path / "set" / "train", protocol="published", test=0.0)
+    make(tmp_path / "set" / "val", (1, 1, 1))
+    assert "has a validation split" in refused(tmp_path / "set", protocol="published")
+
+
 def test_a_wrapping_folder_is_opened(tmp_path):
     make(tmp_path / "set" / "flowers" / "train", (2, 1, 1))
     make(tmp_path / "set" / "flowers" / "test", (1, 1, 1))

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from cnn_jax import data
+from cnn_jax.data.batches import train_order
 from cnn_jax.data.examples import Examples
 from cnn_jax.errors import InputError
 from cnn_jax.native import library
 from cnn_jax.ops.conv import conv_spec
-from experiments import augment_cost, auto_grid, determinism, remat, seeds_vmapped
+from experiments import (augment_cost, auto_grid, dead_filters, determinism, remat,
+                         seeds_vmapped)
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 ROOT = Path(__file__).parents[2]
@@ -43,6 +45,32 @@ def test_one_wrong_seed_changes_the_distance():
     theirs = {"w": jax.numpy.array([[3.0], [4.0]])}
     assert seeds_vmapped.distance({"w": theirs["w"].at[1].add(1)},
                                   theirs) == pytest.approx(0.2)
+
+
+def test_hidden_colours_are_counted():
+    """Without biases only red is seen; with them, all but cyan."""
+    kernel = np.zeros((1, 1, 3, 2), np.float32)
+    kernel[0, 0, :, 0] = 1, -2, -2  # red 1, yellow -1
+    kernel[0, 0, :, 1] = -1, -1, -1
+    params = {"conv1": {"kernel": kernel, "bias": np.float32([0, 0])}}
+    assert int(dead_filters.hidden(params)) == 5
+    params["conv1"]["bias"] = np.float32([1.5, 1.5])  # cyan has -2.5 and -0.5
+    assert int(dead_filters.hidden(params)) == 1
+
+
+def test_dead_filters_write_a_table_and_a_picture(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(dead_filters, "train_order",
+                        lambda *arguments: train_order(*arguments)[:2])
+    dead_filters.main(["--seeds=2", "--epochs=1", "--inits", "he",
+                       f"--out={tmp_path}"])
+    rows = json.loads((tmp_path / "dead_filters.json").read_text())["rows"]
+    assert [row["seed"] for row in rows] == [0, 1]
+    assert (tmp_path / "dead_filters.txt").read_text() == capsys.readouterr().out
+    assert (tmp_path / "dead_filters.png").read_bytes().startswith(b"\x89PNG")
+    committed = json.loads(
+        (ROOT / "measured/accuracy/dead_filters.json").read_text())["rows"]
+    assert all(row["accuracy"] <= dead_filters.bound_of(row["hidden_after"]) + 0.03
+               for row in committed)
 
 
 def test_determinism_repeats_steps(capsys):

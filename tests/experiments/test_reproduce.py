@@ -10,13 +10,16 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from tests.support.forked import Forked
 from tests.support.tiny_runs import end, wait_until
 
+from cnn_jax.data.examples import Examples
 from cnn_jax.errors import InputError
-from experiments import processes, reproduce, results_table
-from experiments.published import EXPERIMENTS, Experiment
+from experiments import jpeg_copy, processes, reproduce, results_table
+from experiments.published import EXPERIMENTS, Experiment, as_published
+from experiments.seed_statistics import prediction_interval
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -119,6 +122,70 @@ def test_the_markdown_table(measured):
     assert len({line.count("|") for line in table}) == 1 and len(table) == 4
 
 
+def test_the_picture_has_every_run(measured, monkeypatch):
+    assert (measured / "RESULTS.png").read_bytes().startswith(b"\x89PNG")
+    drawn = []
+    monkeypatch.setattr(results_table.plt, "close", drawn.append)
+    results_table.picture([*rows(measured).values()], measured / "again.png")
+    axes, = drawn[0].axes
+    dots, published = (line for line in axes.lines
+                       if line.get_label() in ("our runs", "published"))
+    assert 1 - dots.get_xdata() == pytest.approx(rows(measured)["easy"]["accuracies"])
+    assert published.get_xdata() == pytest.approx([0.9])
+
+
+@pytest.mark.parametrize("accuracies,span,answer", [
+    # scipy.stats.t.ppf(0.975, 2) = 4.30265: mean 0.5, s = 0.1, s sqrt(4/3) = 0.11547
+    ([0.4, 0.5, 0.6], "0.2516 to 0.7484", "yes"),
+    ([0.59, 0.6, 0.61], "0.5752 to 0.6248", "no, below"),
+    ([0.39, 0.4, 0.41], "0.3752 to 0.4248", "no, above"),
+    ([0.4], "", ""),
+])
+def test_the_spread_of_the_seeds(accuracies, span, answer):
+    row = {"accuracies": accuracies, "published": 0.5}
+    assert results_table.interval(row) == span
+    assert results_table.in_spread(row) == answer
+    assert results_table.in_spread(row | {"published": None}) == ""
+
+
+def test_one_more_run_lies_in_the_prediction_interval():
+    """Of runs drawn from one normal distribution, 95 % do."""
+    values = np.random.default_rng(0).normal(0.7, 0.02, (2000, 4))
+    spans = np.array([prediction_interval(row[:3]) for row in values])
+    inside = (spans[:, 0] <= values[:, 3]) & (values[:, 3] <= spans[:, 1])
+    assert inside.mean() == pytest.approx(0.95, abs=0.015)
+
+
+def test_two_recipes_are_compared_by_paired_seeds():
+    """Only the seeds that both have count."""
+    theirs = {"name": "net", "seeds": [0, 1, 2], "accuracies": [0.1, 0.5, 0.9]}
+    ours = {"name": "net_ours", "seeds": [1, 2, 3], "accuracies": [0.6, 0.98, 0.3]}
+    # +0.10 and +0.08: 0.09 ± 12.706 * 0.01414 / sqrt(2)
+    assert results_table.compared([theirs, ours]) == [
+        "net_ours - net: +0.0900 (-0.0371 to +0.2171), n = 2"]
+    assert results_table.compared([ours, ours | {"name": "net_other"}]) == []
+
+
+def test_the_published_protocol_is_named_in_the_row(measured, tmp_path):
+    """Its images are counted once, and its mean is that of the test images."""
+    published = TINY | {"easy": as_published(TINY["easy"], seeds=1)}
+    shutil.copytree(measured / "runs", tmp_path / "runs")
+    for seed in (0, 1):
+        path = tmp_path / f"runs/easy/seed{seed}/config.json"
+        path.write_text(path.read_text().replace("held_out", "published"))
+        path = tmp_path / f"runs/easy/seed{seed}/data.json"
+        info = json.loads(path.read_text())
+        info["counts"] = {"train": 1438, "validation": 359, "test": 359}
+        path.write_text(json.dumps(info))
+    assert run(tmp_path, "--table", experiments=published) == 0
+    row = rows(tmp_path)["easy"]
+    assert row["n"] == 2 and row["data"] == "protocol=published"
+    assert "| easy (protocol=published) |" in (tmp_path / "RESULTS.md").read_text()
+    flags = reproduce.parse([], list(published))
+    target = reproduce.make_targets(published, flags)["easy"]
+    assert "--config.data.protocol=published" in reproduce.Work(target, 0).command
+
+
 def test_finished_seeds_are_not_run_again(measured, monkeypatch, capsys):
     def fail(*args):
         raise AssertionError("a finished seed was run again")
@@ -194,8 +261,10 @@ def test_table_runs_nothing(tmp_path):
 
 
 def test_exit_code_1_below_the_band(measured, capsys):
-    assert run(measured, "--only", "easy", experiments=HARD) == 1
-    assert "is below 0.9500 (published 1.0, band 0.05)" in capsys.readouterr().err
+    why = HARD | {"easy": HARD["easy"]._replace(why_below="it is hard")}
+    assert run(measured, "--only", "easy", experiments=why) == 1
+    errors = capsys.readouterr().err
+    assert "is below 0.9500 (published 1.0, band 0.05): it is hard" in errors
     assert run(measured, "--only", "easy") == 0
 
 
@@ -345,3 +414,27 @@ def test_committed_results_are_of_these_experiments():
             results_table.settings(results_table.result_fields(config)))
         if row["n"]:
             assert row["mean"] == pytest.approx(sum(row["accuracies"]) / row["n"])
+
+
+def test_copies_are_found_by_their_place_in_the_class():
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
+    exact = Examples(images, np.int32([1, 0, 1, 0, 1]))
+    in_folders = Examples(images[[1, 3, 0, 2, 4]], np.int32([0, 0, 1, 1, 1]))
+    assert np.array_equal(jpeg_copy.copies_of(exact, in_folders), images)
+    assert np.array_equal(jpeg_copy.copies_of(
+        Examples(images[:3], exact.labels[:3]), in_folders), images[:3])
+    shuffled = Examples(images[[3, 1, 0, 2, 4]], in_folders.labels)
+    with pytest.raises(InputError, match="--copy.*test image 1"):
+        jpeg_copy.copies_of(exact, shuffled)
+
+
+def test_what_a_copy_costs_is_a_paired_difference(measured):
+    """Of 4 images, 3 and 2 are right on exact pixels, 2 and 2 on copied ones."""
+    right = np.array([[[1, 1, 1, 0], [1, 1, 0, 0]], [[1, 1, 0, 0], [1, 0, 1, 0]]], bool)
+    # differences averaged over the runs: 0, 0.5, 0, 0; their deviation is 0.25
+    assert jpeg_copy.line("net", right).split() == [
+        "net", "2", "0.6250", "0.5000", "+0.1250", "±", "0.1250"]
+    exact = Examples(np.zeros((3, 8, 8, 1), np.uint8), np.int32([1, 1, 2]))
+    answers = jpeg_copy.measure(measured / "runs/easy/seed0", exact, exact.images)
+    assert answers.shape == (2, 3) and np.array_equal(answers[0], answers[1])
+    assert answers[0, 0] == answers[0, 1]
