@@ -292,8 +292,11 @@ def test_the_monkeys_are_trained_as_the_tutorial_says():
     assert settings.optimizer.name == "adam"
 
 
-def test_three_devices_make_the_same_batch_and_only_partners_travel():
-    code, output, errors = end(start_module("tests.support.augment_devices", devices=3))
+@pytest.mark.parametrize("settings", [
+    "few", pytest.param("all", marks=pytest.mark.slow)])
+def test_three_devices_make_the_same_batch_and_only_partners_travel(settings):
+    code, output, errors = end(start_module(
+        "tests.support.augment_devices", settings, devices=3))
     assert code == 0, errors
     result = json.loads(output)
     assert result["mesh"] < 1e-3 and result["pmap"] < 1e-3

@@ -1,10 +1,12 @@
 """Every command in the documents is run here or by the test that its row names."""
 
+import functools
 import json
 import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,10 @@ HERE = {
     "--config=configs/multilabel.py": (QUICK, "test: loss"),
     "main.py --config=configs/lenet.py": (QUICK, "test: loss"),
 }
+# Run under -m slow: other tests of a command cover what these add to it.
+SLOW = {"--config.optimizer.name=muon", "--config.model.conv=im2col",
+        "--config=configs/multilabel.py", "--mode=eval --config=",
+        "--mode=compare", "--config.inspect.only="}
 # Commands whose pictures other commands draw too.
 UNDRAWN = {"--config.model.conv=im2col", "--config=configs/multilabel.py",
            "--config=configs/segmentation.py", "--config.optimizer.name=muon"}
@@ -143,9 +149,26 @@ def test_the_tunables_are_printed():
     assert done.stdout.strip() == TUNABLES
 
 
+class Checkout:
+    """Runs commands of `HERE` in one folder, each once, training ones first."""
+
+    def __init__(self, folder: Path, jobs: dict[str, list[str]],
+                 workdirs: dict[str, Path]):
+        self.folder, self.jobs, self.workdirs = folder, jobs, workdirs
+
+    @functools.cache
+    def answer(self, part: str) -> forked.Completed:
+        for training, workdir in self.workdirs.items():
+            if training != part and any(str(workdir) in word.split("=")
+                                        for word in self.jobs[part]):
+                self.answer(training)
+        return forked.main(self.jobs[part], Path(tempfile.mkdtemp(dir=self.folder)),
+                           cwd=self.folder,
+                           before=undrawn if part in UNDRAWN else None)
+
+
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory, compiled_once) -> dict:
-    """Runs the commands of `HERE` in one folder, training ones first."""
+def checkout(tmp_path_factory, compiled_once) -> Checkout:
     folder = tmp_path_factory.mktemp("checkout")
     (folder / "configs").symlink_to(ROOT / "configs")
     (folder / "photos").mkdir()
@@ -157,36 +180,34 @@ def answers(tmp_path_factory, compiled_once) -> dict:
              "runs/FIRST": str(lenet), "runs/SECOND": str(folder / "runs" / "muon")}
     workdirs = {"main.py --config=configs/lenet.py": lenet,
                 "--config=configs/segmentation.py": masks,
-                "--config.optimizer.name=muon": folder / "runs" / "muon",
-                "--mode=eval --config=": lenet}
+                "--config.optimizer.name=muon": folder / "runs" / "muon"}
     parts = {row(command): command for command in documented()}
     jobs = {}
-    for part in reversed(HERE):  # the trainings are the last rows
+    for part in HERE:
         words = shlex.split(parts[part].partition("#")[0])
         words = [named.get(word.removeprefix("--workdir="), word) if "=" not in word
                  else f"--workdir={named[word.removeprefix('--workdir=')]}"
                  if word.startswith("--workdir=") else word for word in words]
-        if part in workdirs:
-            words.append(f"--workdir={workdirs[part]}")
+        workdir = workdirs | {"--mode=eval --config=": lenet}
+        if part in workdir:
+            words.append(f"--workdir={workdir[part]}")
         argv = words[words.index(next(w for w in words if w.endswith("main.py"))) + 1:]
         jobs[part] = [*argv, *HERE[part][0]]
-    # Trainings come first: other commands read their workdirs.
-    order = sorted(jobs, key=lambda part: "--mode=" in part or "inspect" in part)
-    return {part: forked.main(jobs[part], tmp_path_factory.mktemp("output"),
-                              cwd=folder,
-                              before=undrawn if part in UNDRAWN else None)
-            for part in order} | {"folder": folder}
+    return Checkout(folder, jobs, workdirs)
 
 
-@pytest.mark.parametrize("part", HERE)
-def test_command(answers, part):
-    answer = answers[part]
+@pytest.mark.parametrize("part", [
+    pytest.param(part, marks=[pytest.mark.slow] * (part in SLOW)) for part in HERE])
+def test_command(checkout, part):
+    answer = checkout.answer(part)
     assert answer.returncode == 0, answer.stderr
     assert HERE[part][1] in answer.stdout
 
 
-def test_a_run_leaves_the_files_of_the_table(answers):
-    workdir = answers["folder"] / "runs" / "lenet"
+def test_a_run_leaves_the_files_of_the_table(checkout):
+    training = "main.py --config=configs/lenet.py"
+    assert checkout.answer(training).returncode == 0
+    workdir = checkout.workdirs[training]
     results = json.loads((workdir / "results.json").read_text())
     assert results["params"] == 61_706 and results["test_examples"] == 359
     table = (ROOT / "docs" / "howto" / "running.md").read_text()

@@ -67,8 +67,14 @@ def prepare(package, draws: bool) -> None:
         undrawn()
 
 
-@pytest.fixture(scope="module")
-def user(tmp_path_factory):
+# Commands that run under -m slow. Other tests cover finetuning, skipped pictures and
+# shards.
+LATER = ("finetune.py", "on_error=skip", "cnn_jax.pack", "name=shards")
+
+
+@pytest.fixture(scope="module", params=["part", pytest.param(
+    "whole", marks=pytest.mark.slow)])
+def user(request, tmp_path_factory):
     """Runs the commands of the page, in order: {command: answer}, and the folder."""
     home = tmp_path_factory.mktemp("user")
     draw_pictures(home / "photos")
@@ -88,6 +94,8 @@ def user(tmp_path_factory):
     for block in re.findall(r"^```bash\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
         for command in block.splitlines():
             words = shlex.split(command)[2:]
+            if request.param == "part" and any(part in command for part in LATER):
+                continue
             if "cnn_jax.pack" in command:
                 draw_pictures(home / "photos")  # the broken one is whole again
                 packing.main([str(home / words[1]), str(home / words[2]), *words[3:]])
@@ -114,13 +122,17 @@ def test_every_command_ends_well(user):
         assert answer.stderr == "", command
 
 
+def first(answers, part: str) -> str:
+    """Returns what the first command with this part printed."""
+    return next(answer.stdout for command, answer in answers.items()
+                if part in command)
+
+
 def test_what_the_user_reads(user):
     answers, home = user
-    printed = {command: answer.stdout for command, answer in answers.items()}
-    look, train, transferred, skipping, packed = (
-        next(text for command, text in printed.items() if part in command)
-        for part in ("show_data", "main.py --config=configs/folder.py --config.data.d",
-                     ":torchvision", "on_error=skip", "name=shards"))
+    look, train, transferred = (first(answers, part) for part in (
+        "show_data", "main.py --config=configs/folder.py --config.data.d",
+        ":torchvision"))
     counts = "train 15, validation 4, test 5"
     assert "24 pictures: .gif, .jpg (lossy), .png" in look
     assert "without 1 other file (.heic)" in look and counts in look
@@ -128,6 +140,9 @@ def test_what_the_user_reads(user):
     assert "convolutions" in train and "test: loss" in train
     assert re.search("387 of 314,051 parameters.*: head", transferred)
     assert counts in transferred
+    if not any("on_error=skip" in command for command in answers):
+        return
+    skipping, packed = first(answers, "on_error=skip"), first(answers, "name=shards")
     assert "streamed" in skipping and "skipped 1 image" in skipping
     assert counts in packed
     results = json.loads((home / "runs" / "skipping" / "results.json").read_text())
@@ -145,9 +160,7 @@ def test_the_files_that_the_page_names(user):
 
 def test_new_pictures_are_named(user):
     answers, _ = user
-    one, as_json = (next(answer.stdout for command, answer in answers.items()
-                         if part in command)
-                    for part in ("--images new.jpg", "--json"))
+    one, as_json = (first(answers, part) for part in ("--images new.jpg", "--json"))
     lines = one.splitlines()
     assert [line.partition(":")[0] for line in lines] == [
         "new.jpg", "more/bar/cmyk.jpg", "more/box/cmyk.jpg", "more/disc/cmyk.jpg"]

@@ -10,5 +10,6 @@
     python -m tests.faults.figures                     all rows of RELIABILITY.md
 
 Each command prints its seed, every draw, and one line of JSON at the end. The exit code
-is 1 if a count is wrong. tests/faults/test_faults.py runs short versions.
+is 1 if a count is wrong. tests/faults/test_faults.py runs them under
+`-m slow`, and one kill in the fast tests.
 """
