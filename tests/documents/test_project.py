@@ -2,11 +2,14 @@
 
 import ast
 import configparser
+import fnmatch
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [*(ROOT / "cnn_jax").rglob("*.py"), ROOT / "main.py",
@@ -70,6 +73,25 @@ def test_no_file_is_large():
         assert (ROOT / name).stat().st_size < 1_000_000, name
 
 
+def test_every_file_of_the_package_is_of_a_package_or_its_data():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    data = {package: [pattern.strip() for pattern in patterns.split(",")]
+            for package, patterns in setup["options.package_data"].items()}
+    for name in tracked_files():
+        folder = Path(name).parent
+        if folder.parts[:1] != ("cnn_jax",):
+            continue
+        if not name.endswith(".py"):
+            while not (ROOT / folder / "__init__.py").exists():
+                folder = folder.parent
+            inside = str(Path(name).relative_to(folder))
+            assert any(fnmatch.fnmatch(inside, pattern)
+                       for pattern in data[".".join(folder.parts)]), name
+        assert (ROOT / folder / "__init__.py").exists(), name
+
+
+@pytest.mark.slow
 def test_wheel_holds_every_file_of_the_package(tmp_path):
     subprocess.run([sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", ".",
                     "-w", str(tmp_path)], cwd=ROOT, check=True, capture_output=True)

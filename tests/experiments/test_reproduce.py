@@ -319,6 +319,7 @@ def only_long() -> None:
     EXPERIMENTS["long"] = Experiment("lenet.py:digits", 1, 61_706, None, epochs=100)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes(tmp_path):
     """SIGTERM reaches the training, which saves; the same command resumes it."""
     arguments = ["--workdir", str(tmp_path / "runs"), "--out", str(tmp_path)]

@@ -82,9 +82,8 @@ def index(workdir: Path) -> dict[str, dict]:
 
 
 def test_pictures_of_a_run(workdir, capsys):
-    config = changed(workdir,
-                     only="kernels,feature_maps,receptive_field,"
-                     "error_analysis")
+    config = changed(workdir, layers="group1_conv1/conv",
+                     only="kernels,feature_maps,receptive_field,error_analysis")
     commands.run(Request("inspect", config, workdir))
     rows = index(workdir)
     for name in ("kernels", "feature_maps_group1_conv1_conv", "receptive_field",
@@ -164,7 +163,7 @@ def test_names_that_look_like_mathematics(workdir, tmp_path, capsys, monkeypatch
     file = tmp_path / "$y^$ \x1b[2J\udcff.png"
     Image.new("L", (8, 8), 77).save(file)
     config = changed(strange, only="maximized_classes,feature_maps,saliency,"
-                     "classification_metrics")
+                     "classification_metrics", layers="group1_conv1/conv", images=1)
     commands.run(Request("inspect", config, strange, paths=(str(file),)))
     assert {"maximized_head", "saliency", "confusion"} <= index(strange).keys()
     capsys.readouterr()

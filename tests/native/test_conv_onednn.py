@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from tests.support.fuzz_onednn import by_numpy, check, fuzz, handler, problem
 from tests.support.gradcheck import compiled, normal, relative_error
-from tests.support.quick_compile import flags_for
+from tests.support.tiny_runs import end, start_module
 
 from cnn_jax.native import convolution, cost, library
 from cnn_jax.ops import conv_general_dilated, correlate
@@ -221,11 +221,8 @@ def test_vmap_is_one_call(kind, operands, mapped):
 
 
 def test_on_four_devices():
-    done = subprocess.run(
-        [sys.executable, "onednn_devices.py"], cwd=HERE, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
-                          "XLA_FLAGS": flags_for(4)})
-    assert done.returncode == 0, done.stderr[-3000:]
+    code, _, errors = end(start_module("tests.support.onednn_devices", devices=4))
+    assert code == 0, errors[-3000:]
 
 
 @pytest.mark.parametrize("platforms", [("cpu",), ("cuda",), ("cpu", "cuda", "tpu")])

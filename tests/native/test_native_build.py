@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from tests.support.forked import Forked
 from tests.support.gradcheck import normal, relative_error
 
 from cnn_jax.native import library
@@ -78,12 +79,12 @@ def test_builds_once(place):
 
 
 def test_two_processes_build_once(place):
-    command = [sys.executable, "-m", "cnn_jax.native.build",
-               f"--with-onednn={place / 'onednn'}"]
     environment = os.environ | {"CXX": compiler(place, COUNTING)}
-    processes = [subprocess.Popen(command, cwd=ROOT, env=environment, text=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-                 for _ in range(2)]
+    processes = []
+    for folder in (place / "first", place / "second"):
+        folder.mkdir()
+        processes.append(Forked([f"--with-onednn={place / 'onednn'}"], folder,
+                                environment=environment, module="cnn_jax.native.build"))
     ends = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], ends
     assert ends[0] == ends[1] and Path(ends[0][0].strip()).read_text() == "built\n"
@@ -232,6 +233,7 @@ def test_the_compilers_options_and_a_comma_in_a_path(place, monkeypatch):
     assert builder.build(onednn).read_text() == "built\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(library.load() is None, reason=library.describe())
 def test_the_thread_pool_flavour_compiles(tmp_path):
     """It is compiled against the wheels' headers, changed to the thread-pool runtime.

@@ -1,8 +1,8 @@
 """Networks of the user are registered, or named MODULE:CLASS."""
 
+import functools
 import importlib
 import json
-import subprocess
 import sys
 import textwrap
 
@@ -16,8 +16,9 @@ from cnn_jax.config import check
 from cnn_jax.errors import InputError
 from cnn_jax.workdir import trained
 from cnn_jax.workdir.folder import check_same_config
+from tests.support import forked
 from tests.support.pages import shown_file
-from tests.support.tiny_runs import ROOT, environment, tiny
+from tests.support.tiny_runs import tiny
 
 pytestmark = pytest.mark.usefixtures("compiled_once", "undrawn")
 # The files of the page, then faulty networks.
@@ -56,6 +57,11 @@ SOURCE = shown_file("new_network.md", "mynet.py") + shown_file(
 """)
 
 
+def without(folder) -> None:
+    """Makes a process find only the modules of its current folder."""
+    sys.path.remove(str(folder))
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """Makes a folder with the module my_own_network, and enters it."""
@@ -64,13 +70,6 @@ def here(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_own_network", raising=False)
     return tmp_path
-
-
-def main(*args, cwd):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), *map(str, args)], cwd=cwd, text=True,
-        capture_output=True, env=environment())
-    return done
 
 
 def test_a_run_of_a_module_in_the_current_folder(here):
@@ -86,7 +85,8 @@ def test_a_run_of_a_module_in_the_current_folder(here):
         loaded.variables["params"])
     assert "conv1" in (here / "run" / "summary.txt").read_text()
     # In another process that does not find the module.
-    done = main("--mode=report", f"--workdir={here / 'run'}", cwd=ROOT)
+    done = forked.main(["--mode=report", f"--workdir={here / 'run'}"], here,
+                       before=functools.partial(without, here))
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     for fact in ("my_own_network", "current folder", "config file"):
         assert fact in done.stderr
@@ -175,7 +175,8 @@ def test_a_registered_network_of_a_module_opens_by_its_workdir(here, registered)
     check_same_config(here / "run", tiny(
         fields | {"model.name": "my_own_network:MyResNet"}))
     # By --workdir alone, in another process.
-    done = main("--mode=eval", f"--workdir={here / 'run'}", cwd=here)
+    done = forked.main(["--mode=eval", f"--workdir={here / 'run'}"], here, cwd=here,
+                       before=functools.partial(without, here))
     assert done.returncode == 0 and "test: loss" in done.stdout, done.stderr
 
 

@@ -88,9 +88,10 @@ def test_a_float32_bias_on_bfloat16(name):
         assert relative_error(a, b) <= 2e-2
 
 
-def test_sharded_inputs_give_the_same_values():
+@pytest.mark.parametrize("cases", ["few", pytest.param("all", marks=pytest.mark.slow)])
+def test_sharded_inputs_give_the_same_values(cases):
     code, output, errors = end(start_module(
-        "tests.support.sharded_operations", variables={
+        "tests.support.sharded_operations", cases, variables={
             "JAX_ENABLE_X64": "1", "XLA_FLAGS": f"{flags_for(2)} {QUICK_FLAGS}"}))
     assert code == 0 and "sharded values are the same" in output, errors[-3000:]
 

@@ -133,7 +133,7 @@ def test_layer_and_class_change_what_is_shown(browser, digits):
 
 def test_the_most_probable_of_many_classes_come_first(browser, compiled_once):
     names = tuple(f"{word} {i}" for i in range(20) for word in ("zebra", "ape"))
-    run = untrained(tiny(), (12, 12, 3), names)
+    run = untrained(tiny({"model.name": "lenet5"}), (28, 28, 1), names)
     with opened(browser, started(serve.create_app(run, "untrained"))) as (page,
                                                                           problems):
         page.wait_for_selector(READY)

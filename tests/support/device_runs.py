@@ -144,7 +144,7 @@ def main(counts: list[int]) -> dict:
     out["unsynchronized"] = distances(
         Setting("pmap", counts[0], unsynchronized).train(STEPS[:1]), reference[:1])
     out["norm_groups"], out["hlo_of_groups"] = norm_groups(counts[0])
-    out["hlo"] = settings[counts[0]].compiled().as_text()
+    out["hlo"] = settings[counts[0]].program.as_text()
     gathered = Setting("jit", counts[0])
     out["hlo_gathered"] = gather_images(gathered)
     return out

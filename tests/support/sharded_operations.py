@@ -1,9 +1,12 @@
 """Compares operations on two devices with the same on one, in float64.
 
-    JAX_ENABLE_X64=1 python -m tests.support.sharded_operations    with two devices
+    JAX_ENABLE_X64=1 python -m tests.support.sharded_operations few|all
+
+It has two devices. With `few`, an implementation convolves in groups or without.
 """
 
 import importlib.util
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -66,10 +69,12 @@ def main() -> None:
 
     def place(array, *axes):
         return jax.device_put(array, NamedSharding(mesh, P(*axes)))
-    for groups, kernel in ((1, w), (4, v)):
+    names = [name for name in ops.ALGORITHMS
+             if name != "numba" or importlib.util.find_spec(name)]
+    for number, (groups, kernel) in enumerate(((1, w), (4, v))):
         expected = convolved("lax", groups)(x, kernel)
-        for name in ops.ALGORITHMS:
-            if name != "numba" or importlib.util.find_spec(name):
+        for i, name in enumerate(names):
+            if sys.argv[1] == "all" or i % 2 == number:
                 same(convolved(name, groups)(place(x, "batch"), place(kernel)),
                      expected)
     compiled = jax.jit(norm_and_gradients)

@@ -84,8 +84,8 @@ def assert_written_once(workdir, epochs: int) -> None:
 
 
 @pytest.mark.parametrize("kind, stream", [
-    ("jit", False), ("jit", True),
-    pytest.param("pmap", False, marks=pytest.mark.slow)])
+    ("jit", True),
+    *(pytest.param(kind, False, marks=pytest.mark.slow) for kind in ("jit", "pmap"))])
 def test_two_processes_train_the_model_of_one(alone, tmp_path, kind, stream):
     changes = CHANGES | {"epochs": 4, "parallel": kind, "data.stream": stream}
     (first, output, errors), (second, silence, more) = run_processes(tmp_path, changes)

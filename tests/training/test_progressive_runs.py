@@ -42,6 +42,7 @@ def streamed_crops(tmp_path_factory):
 
 
 # Before the fixture `fused`, since it compares runs of the same programs.
+@pytest.mark.slow
 def test_streamed_crops_resume_in_mid_growth_with_the_same_bits(
         streamed_crops, tmp_path):
     whole = tmp_path / "whole"
@@ -94,7 +95,8 @@ def test_each_epoch_has_its_size_and_nothing_else_changes(grown, tmp_path):
     assert ours[0]["loss"] != theirs[0]["loss"]
 
 
-@pytest.mark.parametrize("step", [2, STEPS, STEPS + 2])
+@pytest.mark.parametrize("step", [
+    2, *(pytest.param(step, marks=pytest.mark.slow) for step in (STEPS, STEPS + 2))])
 def test_it_resumes_in_mid_growth_with_the_same_bits(whole, tmp_path, step, capsys):
     workdir = killed_after(whole, tmp_path / "run", step)
     training.run(tiny(IN_CALLS), workdir)

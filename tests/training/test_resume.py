@@ -55,7 +55,12 @@ BOUNDARIES = {"mid-epoch": 11, "last step of an epoch": STEPS_PER_EPOCH,
               "last step of the run": 3 * STEPS_PER_EPOCH}
 
 
-@pytest.mark.parametrize("boundary", BOUNDARIES)
+SLOW = ("first of the next", "before the last step of the run")
+
+
+@pytest.mark.parametrize("boundary", [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
+    for name in BOUNDARIES])
 def test_resume_at_boundary(whole, tmp_path, boundary):
     resume(whole, tmp_path / "run", BOUNDARIES[boundary], EACH)
 
@@ -75,6 +80,7 @@ def test_resume_at_boundary_of_a_complete_run_trains_no_step(
         assert path.read_bytes() == content, path
 
 
+@pytest.mark.slow  # test_progressive_runs.py has a fast test of two steps a call
 @pytest.mark.parametrize("step", [3, 6, STEPS_PER_EPOCH + 3])
 def test_resume_at_boundary_of_several_steps_in_one_call(
         whole_in_calls, tmp_path, step):

@@ -53,7 +53,7 @@ def test_it_equals_the_run_in_memory(folder, streamed, tmp_path):
     assert_same_run(streamed, tmp_path)
 
 
-@pytest.mark.parametrize("step", [2, STEPS])
+@pytest.mark.parametrize("step", [2, pytest.param(STEPS, marks=pytest.mark.slow)])
 def test_it_resumes_with_the_same_bits(folder, streamed, tmp_path, step):
     workdir = killed_after(streamed, tmp_path / "run", step)
     training.run(tiny(folder), workdir, quiet=True)
@@ -107,7 +107,9 @@ def test_broken_pictures_are_skipped_and_named(broken, tmp_path):
     assert len(run.predictions[0]) == results["test_examples"]
 
 
-@pytest.mark.parametrize("victim", ["worker", "run"])
+# The fast test of a killed worker is in test_stream.py.
+@pytest.mark.parametrize("victim", [
+    pytest.param("worker", marks=pytest.mark.slow), "run"])
 def test_nothing_waits_for_a_process_that_is_killed(folder, tmp_path, victim):
     """A killed worker ends the run, and a killed run ends its workers."""
     process = start_main(tmp_path, folder | {"data.workers": 2, "epochs": 100_000})
