@@ -206,9 +206,10 @@ def describe_failure(error: BaseException, source: str) -> str:
 
 
 def config_names(folder: Path) -> list[str]:
-    """Lists the config files in a folder."""
+    """Lists the files in a folder that define get_config, without workdir.py."""
     return sorted(path.name for path in folder.glob("*.py")
-                  if path.name not in ("__init__.py", CONFIG_OF_RUN.name))
+                  if path.name != CONFIG_OF_RUN.name
+                  and b"def get_config(" in path.read_bytes())
 
 
 def configs_beside(files: list[Path]) -> str:

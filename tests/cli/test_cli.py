@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 BAD = [
     ([], "needs --config"),
     (["--config=configs/nope.py"], "configs holds cifar10.py, default.py, "),
+    (["--config=nope.py"], "configs holds cifar10.py, default.py, "),
     (["--config=nowhere/nope.py"], "cnn_jax/configs/nowhere/nope.py\n"),
     (["--config=configs/lenet.py:mnst"],
      "configs/lenet.py:mnst is not a variant; there are digits, mnist, fashion_mnist, "
