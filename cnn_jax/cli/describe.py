@@ -9,6 +9,7 @@ from cnn_jax.console import COUNTERS
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.pages.record import Record, read_record
 from cnn_jax.workdir.checkpoints import step_folders
+from cnn_jax.workdir.folder import without_stop
 from cnn_jax.workdir.progress import Row, should_stop
 
 
@@ -80,9 +81,14 @@ def figures(row: Row) -> str:
 
 
 def next_command(record: Record) -> str:
-    """Writes the command that resumes an unfinished run, or doubles its epochs."""
+    """Writes the command that resumes an unfinished run, or doubles its epochs.
+
+    A run that early stopping has ended cannot train on: a new run starts from it.
+    """
     if not ended(record) or record.results is None:
         return command(record.folder)
+    if len(record.history) < record.config.epochs:
+        return without_stop(record.folder)
     return command(record.folder, f"--config.epochs={2 * record.config.epochs}")
 
 

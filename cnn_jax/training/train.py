@@ -20,7 +20,7 @@ from cnn_jax.training.loop import fit
 from cnn_jax.training.peers import watch
 from cnn_jax.training.setup import Run, open_run, restore_or_init
 from cnn_jax.training.signals import Stopped, stop_signals
-from cnn_jax.workdir.folder import default_path
+from cnn_jax.workdir.folder import default_path, without_stop
 from cnn_jax.workdir.progress import Progress
 from cnn_jax.workdir.results import Results
 
@@ -60,6 +60,9 @@ def run(config: ConfigDict, workdir: str | Path | None = None, quiet: bool = Fal
         if trained_before:
             report.line(f"already finished after epoch {len(progress.history)}: "
                         "evaluating only")
+            if progress.step < config.epochs * opened.steps_per_epoch:
+                report.line("early stopping has ended this run, so it does not train "
+                            f"on; a new run from its weights: {without_stop(path)}")
         else:
             state = fit(opened, state, progress, evaluate)
         with stop_signals() as received:  # a signal waits until the files are written

@@ -137,6 +137,12 @@ def continuation(path: Path, changed: Mapping[str, tuple[Any, Any]]) -> str:
                            f"--config.model.init_from={path}", f"--workdir={new}")
 
 
+def without_stop(path: Path) -> str:
+    """Writes the command that starts a run from these weights without early stopping.
+    """
+    return continuation(path, {"early_stopping.patience": (0, None)})
+
+
 def check_same_data(path: Path, info: DataInfo) -> None:
     """Raises InputError if the run in the folder was made with other data."""
     if not (path / "data.json").exists():

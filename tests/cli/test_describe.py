@@ -11,6 +11,9 @@ from cnn_jax.inspection.pages.record import read_record
 
 @pytest.mark.parametrize("accuracy, epochs, changes, progress, goes_on", [
     (0.9, 3, {"epochs": 3}, "3 of 3 epochs, finished", "--config.epochs=6"),
+    (0.9, 3, {"epochs": 9, "early_stopping.patience": 1,
+              "early_stopping.min_delta": 9.0}, "3 of 9 epochs, ended by early",
+     "run-2"),
     (None, 2, {"epochs": 9}, "2 of 9 epochs, not finished; last checkpoint: step 16",
      "run"),
     (None, 3, {"epochs": 3}, "3 of 3 epochs, finished, not evaluated", "run"),
@@ -24,7 +27,7 @@ def test_progress_and_next_command(tmp_path, accuracy, epochs, changes, progress
     assert len(lines) <= 10
     assert lines["progress"].startswith(progress)
     assert lines["continue"].split()[-1].endswith(goes_on)
-    assert f"--workdir={run}" in lines["continue"]
+    assert str(run) in lines["continue"]
 
 
 def test_metrics_of_the_best_epoch(tmp_path, capsys):

@@ -93,6 +93,11 @@ def test_early_stopping_ends_the_run(tmp_path, capsys):
     output = capsys.readouterr().out
     assert "finished" in output and "epoch 3" in output
     assert (tmp_path / "results.json").read_bytes() == before
+    training.run(tiny({"epochs": 9, "early_stopping.patience": 2,
+                       "early_stopping.min_delta": 100.0}), tmp_path)
+    output = capsys.readouterr().out  # more epochs change nothing
+    assert "epoch 3" in output and "--config.early_stopping.patience=none" in output
+    assert read_results(tmp_path)["epochs"] == 3
 
 
 def test_the_best_checkpoint_is_by_the_chosen_metric(tmp_path):
