@@ -12,6 +12,7 @@ from tests.support.peer_networks import KERAS, TORCH
 from cnn_jax import data, layers, networks, ops
 from cnn_jax.cli import commands
 from cnn_jax.config import FIELDS
+from cnn_jax.inspection.output import PICTURES
 from cnn_jax.interop.pretrained import PRETRAINED
 from cnn_jax.tasks import TASKS
 
@@ -172,6 +173,13 @@ def test_the_page_of_operations_lists_every_algorithm():
         "## Convolution algorithms")
     listed = re.findall(r"^\| `(\w+)`", text.partition("\n## ")[0], re.MULTILINE)
     assert sorted(listed) == sorted(ops.ALGORITHMS)
+
+
+def test_the_page_of_pictures_lists_every_name():
+    text = (DOCS / "howto" / "looking_inside.md").read_text()
+    table = text.partition("| name |")[2].partition("\n\n")[0]
+    listed = re.findall(r"`(\w+)`", "".join(re.findall(r"^\|[^|]*\|", table, re.M)))
+    assert sorted(listed) == sorted(PICTURES)
 
 
 # Files, and methods of Keras and PyTorch, whose names look like fields.
