@@ -66,7 +66,7 @@ def mine(tmp_path, monkeypatch):
         sys.modules.pop(module, None)
 
 
-@pytest.mark.usefixtures("compiled_once")
+@pytest.mark.usefixtures("compiled_once", "undrawn")
 def test_a_run_with_functions_of_the_user(mine):
     results = training.run(tiny(OWN), mine / "run", quiet=True)
     assert set(results.task_metrics) == {

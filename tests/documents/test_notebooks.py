@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 from nbclient import NotebookClient
@@ -51,6 +53,23 @@ def run(name: str, checkout: Path):
     return text, len(pictures)
 
 
+def test_the_cells_of_the_quickstart_run(checkout, monkeypatch):
+    """They run in this process, with one epoch; the slow test runs them in a kernel."""
+    code = "\n".join(sources(read("quickstart"), "code"))
+    code = re.sub(r"^%.*$", "", code, flags=re.MULTILINE)
+    assert "config.epochs = 10\n" in code
+    monkeypatch.chdir(checkout / "experiments")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with mpl.rc_context({"figure.max_open_warning": 0}):
+        exec(code.replace("config.epochs = 10\n", "config.epochs = 1\n"),
+             values := {})
+    assert values["results"].params == 61_706
+    assert len(values["answers"]) == len(values["paths"]) == 8
+    assert values["maps"].shape[-1] == 16 and len(plt.get_fignums()) == 4
+    plt.close("all")
+
+
+@pytest.mark.slow
 def test_quickstart_trains_looks_and_predicts(checkout):
     text, pictures = run("quickstart", checkout)
     assert "epoch 10/10" in text and "61,706" in text

@@ -31,9 +31,9 @@ def test_vmapped_seeds_equal_seeds_trained_one_by_one(monkeypatch, capsys):
              for count in (32, 16, 16)]
     dataset = data.Dataset("shapes_shape", *parts, ("a", "b", "c"), "random")
     monkeypatch.setattr(seeds_vmapped.data, "load", lambda *_, **__: dataset)
-    seeds_vmapped.main(["--seeds=3", "--epochs=1"])
+    seeds_vmapped.main(["--seeds=2", "--epochs=1"])
     output = capsys.readouterr().out
-    assert re.search(r"shape_dnn: test accuracy 0\.\d{4} ± 0\.\d{4} \(3 seeds", output)
+    assert re.search(r"shape_dnn: test accuracy 0\.\d{4} ± 0\.\d{4} \(2 seeds", output)
     for wrong in (1e-4, math.nan):
         monkeypatch.setattr(seeds_vmapped, "compare", lambda *_: (None, 1, 1, wrong))
         with pytest.raises(SystemExit, match="16 steps.*(1e-04|nan)"):
@@ -106,6 +106,7 @@ def small_images(monkeypatch):
     monkeypatch.setattr(augment_cost, "IMAGES", 8)
 
 
+@pytest.mark.slow
 def test_augment_cost_writes_its_samples(small_images, tmp_path):
     augment_cost.main([f"--out={tmp_path}", "--batch=2", "--rounds=3", "--only",
                        "the monkeys'"])

@@ -80,7 +80,8 @@ def test_each_step_is_the_tutorials(learnt):
     np.testing.assert_allclose(few.kernel, w, atol=1e-5)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [
+    0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_the_kernel_is_learnt(seed):
     learnt = gallery.learn_kernel(gallery.circle(), seed=seed)
     assert learnt.converged and 100 < len(learnt.losses) - 1 < 10_000

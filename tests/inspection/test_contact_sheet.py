@@ -93,7 +93,7 @@ def test_names_that_look_like_mathematics(tmp_path):
 
 
 @pytest.mark.parametrize("changes", [
-    MIXED | {"data.limit": 5},
+    pytest.param(MIXED | {"data.limit": 5}, marks=pytest.mark.slow),
     {"data.name": "shapes_segmentation", "data.split": "first",
      "augment.crop_padding": 3},
     {"data.name": "shapes_multilabel", "data.split": "first"}],

@@ -114,7 +114,8 @@ def test_the_stages_after_a_convolution(name, shape, first, stage):
     ("cifar_resnet20", (8, 8, 3), r"stage\d_block\d/conv2", 10),
     # No activation directly follows a layer whose output is summed or concatenated.
     ("resnet18_v2", (32, 32, 3), r"stage\d_block\d/conv2", 9),
-    ("mobilenet_v2", (32, 32, 3), r".*/project/conv", 35),
+    pytest.param("mobilenet_v2", (32, 32, 3), r".*/project/conv", 35,
+                 marks=pytest.mark.slow),
     ("lenet5", (28, 28, 1), "nothing", 2)])
 def test_layers_with_an_activation_are_shown(name, shape, without, count):
     layers = known(name, shape)

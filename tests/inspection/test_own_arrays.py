@@ -12,12 +12,12 @@ from cnn_jax.inspection.predict import predict_arrays
 from cnn_jax.inspection.run import draw
 from cnn_jax.training.evaluate_run import evaluate_run
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
+pytestmark = pytest.mark.usefixtures("compiled_once", "undrawn")
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "your_code.md"
 
 
 @pytest.fixture(scope="module")
-def example(tmp_path_factory, compiled_once):
+def example(tmp_path_factory, compiled_once, undrawn):
     """Runs the example of the page in a new folder; returns its variables."""
     text = PAGE.read_text().split("## A run from Python")[1].split("\n## ")[0]
     code, = re.findall(r"```python\n(.*?)```", text, re.S)

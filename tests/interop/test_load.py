@@ -160,7 +160,8 @@ def test_the_last_layer_gives_the_number_of_classes(source, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("library, name", [
-    ("torchvision", "torchvision:squeezenet1_1"), ("keras", "keras:mobilenet_v2_0.35")])
+    ("torchvision", "torchvision:squeezenet1_1"),
+    pytest.param("keras", "keras:mobilenet_v2_0.35", marks=pytest.mark.slow)])
 def test_files_of_libraries_give_their_number_of_classes(library, name, tmp_path):
     config = load.config_of(name)
     config.data.image_size, config.data.shorter_side = (64, 64), None

@@ -34,7 +34,8 @@ def differing(a, b) -> set[str]:
                                        jax.tree.leaves(b[layer])))}
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+@pytest.mark.parametrize("optimizer", [
+    pytest.param("adam", marks=pytest.mark.slow), "muon"])
 def test_frozen_parts_stay_and_the_others_learn(source, tmp_path, optimizer):
     layers = list(trained.load(source).variables["params"])
     config = tiny()

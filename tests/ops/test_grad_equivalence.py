@@ -142,7 +142,7 @@ def _skip_without_numba(name):
         pytest.importorskip("numba")
 
 
-@pytest.mark.parametrize("name, row", seeded_subset(40))
+@pytest.mark.parametrize("name, row", seeded_subset(27))
 def test_seeded_subset(name, row):
     _skip_without_numba(name)
     check(name, row)

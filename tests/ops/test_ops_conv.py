@@ -38,7 +38,7 @@ def loss(f):
     return lambda x, w: jnp.sum(jnp.sin(f(x, w)))
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(st.data())
 def test_any_shape_equals_the_specification(data):
     draw = data.draw

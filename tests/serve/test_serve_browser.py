@@ -89,7 +89,8 @@ def drop(page, name: str, content: bytes, zeros: int = 0) -> None:
     page.wait_for_selector(READY)
 
 
-@pytest.mark.parametrize("width,colours", [(PHONE, "dark"), (DESK, "light")])
+@pytest.mark.parametrize("width,colours", [
+    (PHONE, "dark"), pytest.param(DESK, "light", marks=pytest.mark.slow)])
 def test_a_stroke_is_answered_live(browser, digits, width, colours):
     with opened(browser, digits, width, colours) as (page, problems):
         page.wait_for_selector(READY)
@@ -178,7 +179,8 @@ def test_files_are_chosen_dropped_and_drawn_on(browser, digits, tmp_path):
 
 
 @pytest.mark.parametrize("content,zeros,words", [
-    (b"hello", 0, "cannot be read as a picture"), (picture()[:60], 0, "cannot be read"),
+    (b"hello", 0, "cannot be read as a picture"),
+    pytest.param(picture()[:60], 0, "cannot be read", marks=pytest.mark.slow),
     (b"", serve.MAX_BYTES + 1, "the limit is 20,971,520")],
     ids=["text", "truncated", "large"])
 def test_a_bad_file_is_reported_and_the_answer_stays(browser, digits, content, zeros,

@@ -27,7 +27,7 @@ from cnn_jax.tasks import segment
 from cnn_jax.tasks.metrics import mean_iou
 from configs import segmentation
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
+pytestmark = pytest.mark.usefixtures("compiled_once", "undrawn")
 SHAPES = {
     "model.name": "shapes_fcn", "data.name": "shapes_segmentation",
     "data.split": "first", "data.validation_count": 70, "data.limit": 64,
@@ -44,7 +44,7 @@ def test_mean_iou_by_hand():
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, compiled_once, undrawn):
     """Trains a short run that also augments images and masks."""
     path = tmp_path_factory.mktemp("run") / "a"
     changes = SHAPES | {"augment.horizontal_flip": True, "augment.crop_padding": 2,
