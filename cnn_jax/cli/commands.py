@@ -186,10 +186,10 @@ def summary(request: Request) -> None:
     --workdir=FOLDER also writes the table there, as text, CSV and JSON. --diagram=FILE
     also writes a drawing of the network.
     """
-    config = required_config(request)
     if request.workdir is not None and (request.workdir / "config.json").exists():
         raise InputError(f"{request.workdir} is the folder of a run, which has its own "
                          "summary.txt: give --mode=summary another --workdir")
+    config = required_config(request)
     if request.roofline is not None:
         try:
             peak = peak_of(request.roofline)

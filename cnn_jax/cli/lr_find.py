@@ -19,8 +19,11 @@ FIELD = "optimizer.learning_rate"
 
 
 def lr_find(request: Request) -> None:
-    """Prints rates for a config, and draws the loss against the rate."""
-    path = request.output or Path("lr_find.png")
+    """Prints rates for a config, and draws the loss against the rate.
+
+    The picture is `--output`, else lr_find.png in `--workdir` or the current folder.
+    """
+    path = request.output or (request.workdir or Path()) / "lr_find.png"
     check_format(path)
     config = required_config(request)
     if request.rates is not None:

@@ -55,10 +55,12 @@ def test_the_command_and_auto(tmp_path, monkeypatch, capsys):
     rate = trained[0].optimizer.learning_rate
     assert rate == pytest.approx(curve.steepest, rel=0.05)
     check(trained[0])
-    commands.run(Request("lr_find", config, None))
-    out = capsys.readouterr().out
-    assert f"--config.optimizer.learning_rate={rate:.2g}" in out
-    assert (tmp_path / "lr_find.png").stat().st_size > 5000
+    for workdir in (None, tmp_path / "run"):
+        commands.run(Request("lr_find", config, workdir))
+        out = capsys.readouterr().out
+        assert f"--config.optimizer.learning_rate={rate:.2g}" in out
+        picture = (workdir or tmp_path) / "lr_find.png"
+        assert picture.stat().st_size > 5000
 
 
 def test_auto_is_taken_from_the_command_line(tmp_path):
