@@ -145,8 +145,10 @@ def test_keys_of_earlier_purposes_never_change():
 @pytest.mark.parametrize("changes", [
     {"shear_range": 20.0}, {"horizontal_flip": True}, {"vertical_flip": True},
     {"crop_padding": 2}, {"cutout": 4}, {"mixup": 0.4}, {"cutmix": 1.0},
-    {"crop_scale": (0.3, 0.9)}, {"trivial_augment": True}, {"random_erasing": 0.9},
-    {"hue": 0.2}], ids=str)
+    # test_crops.py and test_colour.py have fast tests of these.
+    *(pytest.param(changes, marks=pytest.mark.slow) for changes in (
+        {"crop_scale": (0.3, 0.9)}, {"trivial_augment": True}, {"random_erasing": 0.9},
+        {"hue": 0.2}))], ids=str)
 def test_each_setting_changes_images_reproducibly(changes):
     assert not augment.is_identity(config(**changes))
     x = images()

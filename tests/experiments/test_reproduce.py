@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from tests.support.forked import Forked
-from tests.support.tiny_runs import end, wait_until
+from tests.support.tiny_runs import end, undrawn, wait_until
 
 from cnn_jax.data.examples import Examples
 from cnn_jax.errors import InputError
@@ -54,7 +54,7 @@ class Piped(Forked):
         folder = Path(tempfile.mkdtemp(prefix="piped"))
         os.mkfifo(folder / "stdout.txt")
         (folder / "stderr.txt").symlink_to(folder / "stdout.txt")
-        super().__init__(words[2:], folder, environment=env)
+        super().__init__(words[2:], folder, environment=env, before=undrawn)
         self.stdout = (folder / "stdout.txt").open()
 
     def __enter__(self):

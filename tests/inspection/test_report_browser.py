@@ -81,8 +81,10 @@ def record_pictures(workdir) -> int:
     return len(pictures)
 
 
-@pytest.mark.parametrize("colours", ["light", "dark"])
-@pytest.mark.parametrize("width", [PHONE, DESK])
+@pytest.mark.parametrize("width, colours", [
+    (PHONE, "light"), (DESK, "dark"),
+    *(pytest.param(*case, marks=pytest.mark.slow)
+      for case in ((PHONE, "dark"), (DESK, "light")))])
 @pytest.mark.parametrize("name", ["report", "stopped", "compare"])
 def test_a_page_on_a_screen(browser, pages, name, width, colours):
     with opened(browser, pages[name], width, colours) as (page, problems):

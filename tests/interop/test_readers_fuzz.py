@@ -70,7 +70,7 @@ def check(path, count: int, seconds: float) -> None:
 def test_damaged_file(tmp_path, kind):
     path = tmp_path / "weights"
     WRITERS[kind](path)
-    check(path, 500, seconds=10)
+    check(path, 200, seconds=10)
 
 
 @pytest.mark.parametrize("kind", H5_WRITERS)

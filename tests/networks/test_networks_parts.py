@@ -115,7 +115,8 @@ def test_parts_are_in_the_order_of_the_network():
 
 
 @pytest.mark.parametrize("name,size", [
-    ("cifar_resnet20", 32), ("squeezenet1_1", 63), ("shapes_fcn", 32)])
+    ("cifar_resnet20", 32), ("shapes_fcn", 32),
+    pytest.param("squeezenet1_1", 63, marks=pytest.mark.slow)])
 def test_the_head_alone_computes_what_the_network_does(name, size):
     model, variables, _ = made(name)
     images = np.float32(np.random.default_rng(3).uniform(0, 1, (2, size, size, 3)))

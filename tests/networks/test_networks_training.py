@@ -42,7 +42,8 @@ SMALL = {
     "ai_edu_cifar_cnn": ({}, (32, 32, 3)),
 }
 # Checked with -m slow: many layers, all of kinds that the other networks have.
-LARGE = {"googlenet", "inception_v3", "mobilenet_v2", "xception"}
+LARGE = {"densenet121", "googlenet", "inception_v3", "mobilenet_v1", "mobilenet_v2",
+         "resnet50_v2_keras", "squeezenet1_1", "vgg11_bn", "xception"}
 
 
 def drawn(shapes):

@@ -106,6 +106,7 @@ def test_it_resumes_in_mid_growth_with_the_same_bits(whole, tmp_path, step, caps
     assert "8 x 8 pixels" in output
 
 
+@pytest.mark.slow
 def test_a_streamed_run_is_that_in_memory(whole, tmp_path):
     """This holds also for a set that is not a folder, and for several steps a call."""
     training.run(tiny(IN_CALLS | {"data.stream": True}), tmp_path, quiet=True)

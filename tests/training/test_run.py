@@ -218,7 +218,7 @@ def numpy_figures(loaded, examples) -> dict:
 
 
 @pytest.mark.parametrize("batch_size", [
-    pytest.param(1, marks=pytest.mark.slow), 7, 100, 1000])
+    7, 100, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 1000))])
 def test_evaluation_counts_every_example_once(taught, batch_size, monkeypatch, capsys):
     loaded = trained.load(taught[0])
     config = tiny(TAUGHT, eval_batch_size=batch_size)

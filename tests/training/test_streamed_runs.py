@@ -141,8 +141,8 @@ def test_nothing_waits_for_a_process_that_is_killed(folder, tmp_path, victim):
     {"data.limit": 40, "steps_per_call": 2, "data.scaling": "standard",
      "augment.mixup": 0.4, "data.prefetch": 1}], ids=["masks", "several steps a call"])
 def test_any_set_can_be_streamed(tmp_path, changes):
-    """The fast test of digits, with several steps a call, is in
-    test_progressive_runs.py."""
+    """The test of digits, with several steps a call, is in test_progressive_runs.py.
+    """
     changes = changes | {"epochs": 1, "batch_size": 4, "data.validation_count": 12}
     hashes = {training.run(tiny(changes | {"data.stream": stream}),
                            tmp_path / str(stream), quiet=True).params_sha256
