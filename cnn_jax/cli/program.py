@@ -88,8 +88,8 @@ def parse(argv: list[str]) -> list[str]:
             sys.argv = original
         if CONFIG.value and (names := config_file.drop_foreign_fields(
                 CONFIG.value, argv)):
-            Reporter(stderr=True).line(
-                f"cnn_jax: config.model.fields is reset for {CONFIG.value.model.name}: "
+            Reporter(stderr=JSON.value).line(  # a note, so stderr has only errors
+                f"config.model.fields is reset for {CONFIG.value.model.name}: "
                 f"the config file sets {', '.join(names)} for its own network")
         return rest
     except InputError as error:

@@ -228,8 +228,10 @@ def test_fields_of_a_network_that_a_flag_replaces_are_reset(main):
     done = main(["--config=configs/lenet.py", "--config.model.name=resnet18",
                  "--mode=summary"])
     assert done.returncode == 0 and "11,689,512" in done.stdout, done.stderr
+    note = done.stdout.splitlines()[0]
+    assert not done.stderr
     for fact in ("resnet18", "activation", "pool"):
-        assert fact in done.stderr
+        assert fact in note
     done = main(["--config=configs/lenet.py", "--config.model.name=lenet5_1998",
                  "--config.model.fields.pool=mean"])
     assert done.returncode == 2 and "lenet5_1998" in done.stderr
