@@ -129,7 +129,8 @@ def test_the_best_is_never_deleted(tmp_path):
     assert best_checkpoint(tmp_path, "val_accuracy")[0] == folder / "8"
 
 
-@pytest.mark.parametrize("files", [0, 1, 5, 1000])
+@pytest.mark.parametrize("files", [
+    0, 5, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 1000))])
 def test_a_kill_during_a_deletion_is_not_damage(tmp_path, files):
     """An old step has only some of its files."""
     folder = tmp_path / "checkpoints"
