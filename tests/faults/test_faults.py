@@ -63,11 +63,11 @@ def test_all_faults(name):
 @pytest.mark.slow
 def test_malformed_files_take_less_than_a_gibibyte():
     """Measures peak memory, in a process that reads nothing else."""
-    process = start_python("-m", "pytest", "-n", "0", "-p", "no:cacheprovider",
-                           "tests/data/test_malformed_inputs.py")
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    with start_python("-m", "pytest", "-n", "0", "-p", "no:cacheprovider",
+                      "tests/data/test_malformed_inputs.py") as process:
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, output[-3000:]
     print(f"{usage.ru_maxrss // 1024} MiB: {output.splitlines()[-1]}")
     assert usage.ru_maxrss < 2**20
