@@ -22,6 +22,8 @@ try:
 except ImportError:  # the extra `fast_jpeg` is not installed
     simplejpeg = None
 
+__all__ = ["read_image"]
+
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
               ".webp")
 # The decoders that may be used, whatever a file's name. That of EPS runs a program.

@@ -9,6 +9,8 @@ import numpy as np
 
 from cnn_jax.errors import InputError
 
+__all__ = ["scale"]
+
 
 class Scaling(NamedTuple):
     """x = (pixel - offset) * factor, with one number for all channels or one for each.

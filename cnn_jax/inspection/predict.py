@@ -23,6 +23,8 @@ from cnn_jax.workdir import trained
 from cnn_jax.workdir.folder import load_data, read_config, read_data_info
 from cnn_jax.workdir.trained import Trained
 
+__all__ = ["Prediction", "predict", "predict_arrays"]
+
 BATCH = 64  # pictures per call
 ROWS, TEST_ROWS = 24, 8  # rows of overlays
 ERRORS = 3  # pictures that cannot be read and are described

@@ -23,6 +23,8 @@ from cnn_jax.workdir.folder import load_data
 from cnn_jax.workdir.results import FILE, read_results
 from cnn_jax.workdir.trained import Trained
 
+__all__ = ["draw"]
+
 
 def draw(workdir: str | Path, config: ConfigDict | None = None,
          images: Sequence[str] = (), invert: bool = False, quiet: bool = False,

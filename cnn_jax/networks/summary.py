@@ -30,6 +30,8 @@ from cnn_jax.networks.trace import Call, ImageShape, trace_shapes
 from cnn_jax.ops.conv import addon, conv_spec, select
 from cnn_jax.ops.geometry import resolve_padding
 
+__all__ = ["LayerTable", "Row", "layer_table"]
+
 VIEWS = (layers.Flatten,)
 
 

@@ -13,6 +13,8 @@ from cnn_jax.networks.parts import part_of
 from cnn_jax.networks.roofline import Peak
 from cnn_jax.networks.summary import LayerTable, Row
 
+__all__ = ["plain_text"]
+
 WIDTH = 100  # columns of the text
 SHORT = 40   # the log lists at most so many layers one by one
 HEAD = ("layer", "kind", "output shape", "parameters", "MACs (M)", "memory (KiB)",

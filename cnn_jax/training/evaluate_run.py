@@ -14,6 +14,8 @@ from cnn_jax.workdir.checkpoints import restore
 from cnn_jax.workdir.folder import load_data, read_config, read_data_info
 from cnn_jax.workdir.trained import best_checkpoint
 
+__all__ = ["evaluate_run"]
+
 
 def evaluate_run(workdir: str | Path, config: ConfigDict | None = None,
                  quiet: bool = False, data: Arrays | None = None

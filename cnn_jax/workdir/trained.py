@@ -16,6 +16,8 @@ from cnn_jax.workdir.checkpoints import (compare, leaves, read_progress, restore
 from cnn_jax.workdir.folder import read_config, read_data_info
 from cnn_jax.workdir.progress import Row, best_step
 
+__all__ = ["Trained", "load"]
+
 
 class Trained(NamedTuple):
     """Holds a run's network with the variables of its best checkpoint."""

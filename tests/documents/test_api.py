@@ -9,17 +9,33 @@ import pytest
 
 from cnn_jax import networks
 
-TEXT = (Path(__file__).parents[2] / "docs" / "reference" / "api.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+# How-to pages that show how the inside works.
+INSIDE = ("new_operation.md",)
+TEXT = (DOCS / "reference" / "api.md").read_text()
 LISTED = {module: re.findall(r"`(\w+)`", names) for module, names in re.findall(
-    r"^\| `(cnn_jax\.\w+)` \|[^|]*\|([^|]*)\|$", TEXT, re.MULTILINE)}
+    r"^\| `(cnn_jax\.[\w.]+)` \|[^|]*\|([^|]*)\|$", TEXT, re.MULTILINE)}
 
 
 def test_the_document_lists_every_module_with_public_names():
     package = Path(networks.__file__).parents[1]
-    public = {f"cnn_jax.{path.parent.name if path.stem == '__init__' else path.stem}"
-              for path in [*package.glob("*/__init__.py"), *package.glob("*.py")]
-              if "\n__all__ =" in path.read_text()}
+    public = {".".join(["cnn_jax", *path.relative_to(package).with_suffix("").parts])
+              .removesuffix(".__init__")
+              for path in package.rglob("*.py") if "\n__all__ =" in path.read_text()}
     assert public == set(LISTED)
+
+
+def test_pages_for_users_import_public_names_alone():
+    """They may import the configs too, which are files to read and to change."""
+    pages = [DOCS.parent / "README.md", *(DOCS / "howto").glob("*.md")]
+    imports = [(page.name, *line) for page in pages if page.name not in INSIDE
+               for line in re.findall(r"^from (cnn_jax[\w.]*) import ([\w, ]+)$",
+                                      page.read_text(), re.MULTILINE)]
+    assert len(imports) > 10
+    for page, module, names in imports:
+        for name in names.split(", "):
+            assert (name in LISTED.get(module, ()) or f"{module}.{name}" in LISTED
+                    or module == "cnn_jax.configs"), f"{page}: {module}.{name}"
 
 
 @pytest.mark.parametrize("name", LISTED)
