@@ -100,7 +100,7 @@ def feature_maps(picture: np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.asarray(stage[0, ..., 0]) for name, stage in stages.items()}
 
 
-class Learnt(NamedTuple):
+class Learned(NamedTuple):
     """A kernel that was learned from its output, and the losses on the way."""
 
     first: np.ndarray    # [3, 3], before the first step
@@ -116,7 +116,7 @@ class Learnt(NamedTuple):
 
 
 def learn_kernel(grey: np.ndarray, true: np.ndarray | None = None, seed: int = 0,
-                 rate: float = RATE, most_steps: int = MOST_STEPS) -> Learnt:
+                 rate: float = RATE, most_steps: int = MOST_STEPS) -> Learned:
     """Learns a kernel w by gradient descent, until its output is that of `true`.
 
         delta = x * w - y                   m output pixels
@@ -133,10 +133,10 @@ def learn_kernel(grey: np.ndarray, true: np.ndarray | None = None, seed: int = 0
     first = 0.1 * jax.random.normal(jax.random.key(seed), true.shape)
     with exact():
         target = ops.correlate(x, true)
-        learnt, losses, steps = descend(x, target, first, rate, most_steps)
-        output = ops.correlate(x, learnt)
-    first, learnt, true = (np.asarray(w[..., 0, 0]) for w in (first, learnt, true))
-    return Learnt(first, learnt, true, np.asarray(output[0, ..., 0]),
+        learned, losses, steps = descend(x, target, first, rate, most_steps)
+        output = ops.correlate(x, learned)
+    first, learned, true = (np.asarray(w[..., 0, 0]) for w in (first, learned, true))
+    return Learned(first, learned, true, np.asarray(output[0, ..., 0]),
                   np.asarray(target[0, ..., 0]), np.asarray(losses)[:int(steps) + 1])
 
 
@@ -224,7 +224,7 @@ def draw_feature_maps(picture: np.ndarray):
     return figure
 
 
-def draw_learning(learnt: Learnt, grey: np.ndarray):
+def draw_learning(learned: Learned, grey: np.ndarray):
     """Draws image and outputs, the kernel before and after learning, and the loss."""
     from matplotlib.figure import Figure
 
@@ -233,24 +233,25 @@ def draw_learning(learnt: Learnt, grey: np.ndarray):
                                   ["first", "kernel", "true", "loss"]],
                                  width_ratios=(1, 1, 1, 1.7))
     grid["image"].imshow(grey, cmap="gray", vmin=0, vmax=1)
-    reach = float(np.abs(learnt.target).max()) or 1.0
+    reach = float(np.abs(learned.target).max()) or 1.0
     for name in ("target", "output"):
-        grid[name].imshow(getattr(learnt, name), cmap="RdBu_r", vmin=-reach, vmax=reach)
-    reach = float(np.abs(learnt.true).max()) or 1.0
+        grid[name].imshow(getattr(learned, name), cmap="RdBu_r",
+                          vmin=-reach, vmax=reach)
+    reach = float(np.abs(learned.true).max()) or 1.0
     for name in ("first", "kernel", "true"):
-        w = getattr(learnt, name)
+        w = getattr(learned, name)
         grid[name].imshow(w, cmap="RdBu_r", vmin=-reach, vmax=reach)
         for (row, column), value in np.ndenumerate(w):
             grid[name].text(column, row, f"{value:.3f}", ha="center", va="center",
                             color="white" if abs(value) > 0.6 * reach else "black")
     titles = {"image": "image x", "target": "output y of the true kernel",
-              "output": "output of the learnt kernel", "first": "first kernel",
-              "kernel": f"learnt kernel, {len(learnt.losses) - 1:,} steps",
+              "output": "output of the learned kernel", "first": "first kernel",
+              "kernel": f"learned kernel, {len(learned.losses) - 1:,} steps",
               "true": "true kernel"}
     for name, title in titles.items():
         grid[name].set_title(title, fontsize=10)
         grid[name].set(xticks=[], yticks=[])
-    grid["loss"].plot(learnt.losses)
+    grid["loss"].plot(learned.losses)
     grid["loss"].axhline(ENOUGH, color="black", linewidth=0.8, linestyle="--")
     grid["loss"].set(yscale="log", xlabel="steps", title="loss")
     grid["loss"].grid(alpha=0.3)
@@ -290,18 +291,18 @@ def main(argv: list[str] | None = None) -> None:
     flags = parser.parse_args(argv)
     picture, grey = load_picture(flags.image), circle()
     make_out(flags.out)
-    learnt = learn_kernel(grey, seed=flags.seed)
+    learned = learn_kernel(grey, seed=flags.seed)
     for name, figure in (("filters", draw_filters(picture)),
                          ("feature_maps", draw_feature_maps(picture)),
-                         ("learning", draw_learning(learnt, grey))):
+                         ("learning", draw_learning(learned, grey))):
         figure.savefig(flags.out / f"{name}.png", dpi=120)
         print(flags.out / f"{name}.png")
-    if not learnt.converged:
-        raise RunError(f"the kernel is not learnt: loss {learnt.losses[-1]:.1e} after "
-                       f"{len(learnt.losses) - 1:,} steps")
-    print(f"kernel learnt in {len(learnt.losses) - 1:,} steps, largest error "
-          f"{np.abs(learnt.kernel - learnt.true).max():.4f}, of its output "
-          f"{np.abs(learnt.output - learnt.target).max():.4f}")
+    if not learned.converged:
+        raise RunError(f"the kernel is not learned: loss {learned.losses[-1]:.1e} "
+                       f"after {len(learned.losses) - 1:,} steps")
+    print(f"kernel learned in {len(learned.losses) - 1:,} steps, largest error "
+          f"{np.abs(learned.kernel - learned.true).max():.4f}, of its output "
+          f"{np.abs(learned.output - learned.target).max():.4f}")
 
 
 if __name__ == "__main__":

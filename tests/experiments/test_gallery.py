@@ -23,7 +23,7 @@ def picture():
 
 
 @pytest.fixture(scope="module")
-def learnt():
+def learned():
     return gallery.learn_kernel(gallery.circle())
 
 
@@ -69,11 +69,11 @@ def descend(x, true, w, steps: int):
     return losses, w
 
 
-def test_each_step_is_the_tutorials(learnt):
+def test_each_step_is_the_tutorials(learned):
     x = gallery.circle().astype(float)
-    np.testing.assert_array_equal(learnt.true, [[0, -1, 0], [0, 2, 0], [0, -1, 0]])
-    losses, _ = descend(x, learnt.true, learnt.first.astype(float), 500)
-    np.testing.assert_allclose(learnt.losses[:500], losses, rtol=1e-3)
+    np.testing.assert_array_equal(learned.true, [[0, -1, 0], [0, 2, 0], [0, -1, 0]])
+    losses, _ = descend(x, learned.true, learned.first.astype(float), 500)
+    np.testing.assert_allclose(learned.losses[:500], losses, rtol=1e-3)
     few = gallery.learn_kernel(gallery.circle(), most_steps=40)
     losses, w = descend(x, few.true, few.first.astype(float), 40)
     assert len(few.losses) == 41 and not few.converged
@@ -82,15 +82,15 @@ def test_each_step_is_the_tutorials(learnt):
 
 @pytest.mark.parametrize("seed", [
     0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
-def test_the_kernel_is_learnt(seed):
-    learnt = gallery.learn_kernel(gallery.circle(), seed=seed)
-    assert learnt.converged and 100 < len(learnt.losses) - 1 < 10_000
-    assert learnt.losses[-1] < 1e-7 <= learnt.losses[:-1].min()
-    np.testing.assert_allclose(learnt.kernel, learnt.true, atol=1e-2)
-    np.testing.assert_allclose(learnt.output, learnt.target, atol=1e-2)
-    assert np.abs(learnt.first - learnt.true).max() > 1
-    expected = correlate2d(gallery.circle(), learnt.kernel, "valid")
-    np.testing.assert_allclose(learnt.output, expected, atol=1e-5)
+def test_the_kernel_is_learned(seed):
+    learned = gallery.learn_kernel(gallery.circle(), seed=seed)
+    assert learned.converged and 100 < len(learned.losses) - 1 < 10_000
+    assert learned.losses[-1] < 1e-7 <= learned.losses[:-1].min()
+    np.testing.assert_allclose(learned.kernel, learned.true, atol=1e-2)
+    np.testing.assert_allclose(learned.output, learned.target, atol=1e-2)
+    assert np.abs(learned.first - learned.true).max() > 1
+    expected = correlate2d(gallery.circle(), learned.kernel, "valid")
+    np.testing.assert_allclose(learned.output, expected, atol=1e-5)
 
 
 def test_first_kernels_are_small_normal_draws():
@@ -118,7 +118,7 @@ def test_pictures_are_drawn(tmp_path, picture, capsys):
     Image.fromarray(picture).save(file)
     gallery.main([f"--image={file}", f"--out={tmp_path}/deep/out", "--seed=3"])
     output = capsys.readouterr().out
-    assert "kernel learnt in " in output
+    assert "kernel learned in " in output
     for name in ("filters", "feature_maps", "learning"):
         path = tmp_path / "deep" / "out" / f"{name}.png"
         assert str(path) in output
