@@ -194,7 +194,7 @@ def plot(figure, alt: str, wide: bool = False) -> Html:
     """Shows a figure of `new_plot` as SVG in the colours and font of the page.
 
     alt: what it shows, for readers who cannot see it.
-    wide: scrolls on a phone in place of shrinking, for figures with much text.
+    wide: scrolls on a phone instead of shrinking, for figures with much text.
     """
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
