@@ -165,7 +165,7 @@ FIELDS: dict[str, Field] = {
         "held_out", one_of(data.PROTOCOLS),
         "Which images choose the best epoch: held_out, a validation split of their "
         "own; or published, the test images, as in some publications, so that every "
-        "training image trains. The test figures are then too good."),
+        "training image trains. The test figures are then optimistic."),
     "data.test": Field(
         0.2, fraction,
         "Fraction of the data that becomes the test split, in data sets without one; "

@@ -35,8 +35,8 @@ def draw_erased(key: jax.Array, height: int, width: int,
                 probability: float) -> jax.Array:
     """Draws the box that random erasing hides; its height is 0 where it hides none.
 
-    As torchvision's RandomErasing: the first of 10 draws that is smaller than the
-    image in both axes; if there is none, nothing is hidden (Zhong, Zheng, Kang, Li,
+    As in torchvision's RandomErasing, it is the first of 10 draws that is smaller than
+    the image in both axes; if there is none, nothing is hidden (Zhong, Zheng, Kang, Li,
     Yang, 2020).
     """
     chance_key, size_key, position_key = jax.random.split(key, 3)

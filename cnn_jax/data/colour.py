@@ -25,8 +25,8 @@ def colour_jitter(keys: jax.Array, images: jax.Array,
                   settings: ConfigDict) -> jax.Array:
     """Changes brightness, contrast, saturation and hue of each image in random order.
 
-    As torchvision's ColorJitter: the first three by factors drawn from
-    [max(0, 1 - b), 1 + b], hue by a turn drawn from [-h, h], where b and h are the
+    As in torchvision's ColorJitter, the first three change by factors drawn from
+    [max(0, 1 - b), 1 + b] and hue by a turn drawn from [-h, h], where b and h are the
     settings of these names. An operation whose setting is 0 is left out.
 
     keys: one for each image, [N].
@@ -35,8 +35,8 @@ def colour_jitter(keys: jax.Array, images: jax.Array,
     amounts, ranks = jax.vmap(lambda key: draw_jitter(key, settings))(keys)
     chosen = jnp.array([JITTERS.index(name) for name in active])
     blends = [name for name in active if name in BLENDS]
-    # order[:, k]: which of the blends comes k-th. Hue, the dearest operation, is
-    # computed once, between the blends before and after it.
+    # order[:, k]: which of the blends comes k-th. Hue, the most expensive operation,
+    # is computed once, between the blends before and after it.
     order = jnp.argsort(ranks[:, chosen[:len(blends)]], axis=1)
     before = jnp.full(len(images), len(blends))
     if "hue" in active:

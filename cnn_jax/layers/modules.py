@@ -133,8 +133,8 @@ class LocalResponseNorm(nn.Module):
 class BatchNorm(nn.Module):
     """Normalizes over all axes but the last by batch norm; see `ops.batch_norm`.
 
-    Parameters, statistics and fields are those of `flax.linen.BatchNorm`, and two
-    fields more. Flax's layer keeps one more image for the gradient, a third of a
+    Parameters, statistics and fields are those of `flax.linen.BatchNorm`, plus the two
+    fields below. Flax's layer keeps one more image for the gradient, a third of a
     ResNet's working memory.
 
     unbiased: whether the running variance has the factor n / (n - 1), as in torch.

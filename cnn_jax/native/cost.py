@@ -103,10 +103,11 @@ def prefers_im2col(spec: ConvSpec, dtype: DTypeLike) -> bool:
     """Tells whether products of patches take less time than oneDNN.
 
     They read the weights where they lie. oneDNN copies them at each call, which is most
-    of its work where there are few pixels. On 179 shapes of the registered networks,
-    those of Winograd's method left out, the three passes took 1.04, 1.06 and 1.05 times
-    as long by this rule as by the faster of the two, and 1.24, 1.16 and 1.15 times with
-    oneDNN alone (`experiments/auto_grid.py`, 2 cores of an Intel Xeon, model 106).
+    of its work where there are few pixels. On 179 shapes of the registered networks
+    (without those of Winograd's method), the three passes took 1.04, 1.06 and 1.05
+    times as long by this rule as by the faster of the two, and 1.24, 1.16 and 1.15
+    times with oneDNN alone (`experiments/auto_grid.py`, 2 cores of an Intel Xeon, model
+    106).
     """
     most = FEW_PIXELS_POINTWISE if set(spec.kernel) == {1} else FEW_PIXELS
     return (dtype == jnp.float32 and spec.groups == 1

@@ -91,7 +91,7 @@ struct Patches {
     return axes[0].source * axes[1].source * axes[2].source * channels;
   }
 
-  // Whether the result's pixels are all of them, in their order.
+  // Whether the rows are all pixels of the result, in their order.
   bool Dense() const {
     return axes[0].every == 1 && axes[1].every == 1 && axes[2].every == 1;
   }
@@ -209,13 +209,13 @@ class Method {
           Apply(Patches::OfCotangents(s_, phase), g, w, true, dx);
   }
 
-  // Threads divide the rows of dw, or its columns, or the pixels whose products they sum;
-  // then the sums are added in their order.
+  // Threads divide the rows of dw, or its columns. If these are too few, threads also
+  // divide the pixels whose products are summed; their sums are added in a fixed order.
   void KernelGradient(const float* x, const float* g, float* dw) const {
     const Patches patches = Patches::OfImages(s_);
     const int64_t depth = patches.Depth(), outputs = s_.outputs;
     const int64_t pixels = s_.images * patches.Pixels(), size = depth * outputs;
-    constexpr int64_t kLeast = 96;  // rows or columns that are worth a thread
+    constexpr int64_t kLeast = 96;  // fewest rows or columns that are worth a thread
     const int64_t across = std::clamp<int64_t>(std::max(depth, outputs) / kLeast, 1,
                                                threads_);
     const int64_t parts = std::clamp<int64_t>(threads_ / across, 1, pixels);

@@ -52,13 +52,13 @@ struct Step {
   Kind kind;
   int64_t output;
   std::vector<int64_t> inputs;
-  Dims numbers;                 // attributes, in an order of each kind
+  Dims numbers;                 // attributes; the Make functions of pass.h say which
   std::vector<int64_t> params;  // indices among the arrays of the call
 };
 
 constexpr int64_t kCache = 1 << 19;  // floats that a thread may use at a time
-constexpr int64_t kMost = 64;        // images that a thread takes together at most
-constexpr size_t kMostPasses = 64;   // (steps, images, threads) with idle passes at most
+constexpr int64_t kMost = 64;        // most images that a thread takes together
+constexpr size_t kMostPasses = 64;   // most keys (steps, images, threads) of idle passes
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
 inline memory::desc RowMajor(const Dims& dims) {

@@ -84,7 +84,7 @@ class Threads : public dnnl::threadpool_interop::threadpool_iface {
   int get_num_threads() const override { return count_; }
   bool get_in_parallel() const override { return busy; }
   uint64_t get_flags() const override { return 0; }
-  void wait() {}  // later versions of oneDNN ask for it of asynchronous pools
+  void wait() {}  // later versions of oneDNN call it on asynchronous pools
   void parallel_for(int n, const std::function<void(int, int)>& body) override {
     ParallelFor(*pool_, n, busy ? 0 : std::min(n, count_) - 1, [&](int i) {
       const bool outer = std::exchange(busy, true);

@@ -25,8 +25,8 @@
 //
 // Source: Lavin and Gray, "Fast algorithms for convolutional neural networks", 2016. With
 // the points 0, 3/4, -3/4, 3/2, -3/2 for m = 4 the error is a fifth of that with their 0,
-// 1, -1, 2, -2. It is of the size of the largest products in the tile, not in the sum, and
-// a pixel that is not finite makes no output of its tile finite.
+// 1, -1, 2, -2. It is relative to the largest products in the tile, not in the sum, and a
+// pixel that is not finite makes all outputs of its tile infinite or NaN.
 #ifndef CNN_JAX_WINOGRAD_H_
 #define CNN_JAX_WINOGRAD_H_
 

@@ -14,8 +14,8 @@ class FCN(nn.Module):
     [N, H, W, C] -> logits [N, H, W, num_classes]; H and W must be multiples of 4 (of
     2^n with n pools). 64,694 parameters for six classes in colour. The transposed
     convolutions have 4 x 4 kernels of stride 2. As the stride divides the kernel's
-    size, every pixel sums equally many products, which avoids checkerboard patterns
-    (Odena, Dumoulin, Olah: Deconvolution and checkerboard artifacts, 2016).
+    size, every pixel sums the same number of products. This avoids checkerboard
+    patterns (Odena, Dumoulin, Olah: Deconvolution and checkerboard artifacts, 2016).
     Deviations: only the idea is the paper's. The paper starts from a trained
     classifier, and adds the upsampled logits of earlier stages; this network does not.
 

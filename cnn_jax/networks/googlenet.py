@@ -28,7 +28,7 @@ class GoogLeNet(nn.Module):
     [N, 224, 224, C] -> logits [N, num_classes]; 13,378,280 parameters with both
     auxiliary heads, 6,998,552 without. The pools round up (112, 56, 28, 14, 7). The
     auxiliary heads exist in training only; their logits are sown into the
-    collection `aux_logits`, for a loss that adds 0.3 times each (the paper). The form
+    collection `aux_logits`; the paper's loss adds 0.3 times the loss of each. The form
     with batch norm has norm=True, lrn='' (7,005,832 parameters); torchvision's also has
     five=3, last_pool=2 (6,624,904: its '5x5' branch is 3 x 3) and aux_adaptive.
     Deviation: the paper gives no constants for the response norm; these are Caffe's.

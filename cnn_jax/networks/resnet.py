@@ -111,7 +111,8 @@ class PreActResNet(nn.Module):
     bias: whether the stem, the shortcuts and the last convolution of each block have a
         bias.
     stem_activation: whether batch norm and ReLU follow the stem's convolution. The
-        first block then has no first batch norm and ReLU; the parameters are as many.
+        first block then has no first batch norm and ReLU; the number of parameters is
+        the same.
     """
 
     num_classes: int = 1000

@@ -73,7 +73,7 @@ def positions(values: Sequence[str]) -> tuple[np.ndarray, list[tuple[float, str]
 
 
 def parallel_coordinates(sweep: Sweep, trials: Sequence[Trial]) -> Picture:
-    """Draws a line through the values of each trial, colored by its rank.
+    """Draws a line through the values of each trial, coloured by its rank.
 
     trials: with a best epoch, the best trial first.
     """

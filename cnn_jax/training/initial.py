@@ -29,7 +29,7 @@ class Program(NamedTuple):
     """A function without arguments that draws initial values."""
 
     code: core.ClosedJaxpr
-    shapes: Any  # its result, with jax.ShapeDtypeStruct in place of arrays
+    shapes: Any  # its result, with jax.ShapeDtypeStruct instead of arrays
 
     def run(self) -> Any:
         """Computes the result, as NumPy arrays."""

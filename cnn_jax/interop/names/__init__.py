@@ -65,7 +65,7 @@ LIBRARIES = {
     "torchvision": TORCHVISION,
     "timm": TORCHVISION._replace(families=timm.FAMILIES),
     "keras": Library(keras.FAMILIES, keras_key, keras_kernel),
-    # The repository of this name, before torchvision had the network; packages still
-    # carry its files.
+    # The repository of this name had the network before torchvision did; packages
+    # still carry its files.
     "pytorch-mobilenet-v2": TORCHVISION._replace(families=torchvision.FIRST_MOBILENET),
 }

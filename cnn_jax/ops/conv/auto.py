@@ -1,9 +1,9 @@
 """Selects the fastest correct algorithm for a shape and a device.
 
-On a GPU or TPU it selects XLA's convolution, except for one weight gradient that a
-TPU's compiler would take minutes for (`slow_on_tpu`). On a CPU, XLA is slow for some
-shapes: the tables below name what replaces it there, pass by pass, and the first rule
-that holds decides. Where `cnn_jax.native` has its library, the library computes every
+On a GPU or TPU it selects XLA's convolution, except for one weight gradient that the
+TPU's compiler takes long to compile (`slow_on_tpu`). On a CPU, XLA is slow for some
+shapes: for each pass, a table below names what replaces it there. The first rule that
+holds decides. Where `cnn_jax.native` has its library, the library computes every
 convolution that it supports.
 """
 
@@ -116,11 +116,11 @@ def choose(rules: Rules, spec: ConvSpec) -> Pass:
 
 
 def slow_on_tpu(spec: ConvSpec) -> bool:
-    """Tells whether libtpu would compile XLA's weight gradient for minutes.
+    """Tells whether libtpu would take long to compile XLA's weight gradient.
 
-    For 5 x 5 kernels on 64 grey images of 28 x 28 pixels (LeNet) libtpu 0.0.52 took 41
-    s of processor time and 1.5 GB. One matrix product per tap compiles in 1 s (2 s for
-    512 images). XLA's weight gradient of 3 x 3 kernels took 3 s.
+    For 5 x 5 kernels on 64 grey images of 28 x 28 pixels (LeNet) libtpu 0.0.52 took
+    41 s of processor time and 1.5 GB. One matrix product per tap compiles in 1 s (2 s
+    for 512 images). XLA's weight gradient of 3 x 3 kernels took 3 s.
     """
     return (spec.groups == 1 and spec.x_shape[-1] <= 4 and len(spec.taps) >= 25
             and spec.strides == (1, 1) and conv_lax.xla_is_correct(spec))

@@ -131,8 +131,8 @@ def _scatter(g: jax.Array, index: jax.Array | None, spec: PoolSpec) -> jax.Array
 
     It goes to the tap that `index` numbers, or to every tap where index is None.
     """
-    # Each g is read by all pixels of its window. What computes it may be long, such as
-    # the sum of the gradients of a block of DenseNet.
+    # All pixels of a window read its g, which may be expensive to compute: in a block
+    # of DenseNet it is a sum of many gradients.
     g = materialize(g)
     if max(spec.strides) > 1:
         return unpad_image(_scatter_by_phase(g, index, spec), spec)
