@@ -10,10 +10,10 @@ training     LeNet-5 on digits: its accuracy; stop, kill and resume; the same se
 speed        images/s of training in bfloat16 and peak memory, beside plain Flax and,
              where it is installed, torch (eager and torch.compile, channels_last)
 
-It needs no network. It writes device_check.json and device_check.txt to --out. Exit
-code 1 if a check fails. What does not fit into --minutes is listed as not reached, and
-is no failure, nor is a speed below its target. The processes that are compared share
-the memory of the GPU: ResNet-50 with 256 images needs about 80 GB.
+It needs no internet connection. It writes device_check.json and device_check.txt to
+--out. The exit code is 1 if a check fails. What does not fit into --minutes is listed
+as not reached; that is no failure, nor is a speed below its target. The processes that
+are compared share the memory of the GPU: ResNet-50 with 256 images needs about 80 GB.
 """
 
 import argparse

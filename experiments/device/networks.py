@@ -127,11 +127,12 @@ def distance(actual: Any, expected: Any) -> float:
 def check(name: str, device: jax.Device) -> dict[str, Any]:
     """Makes a step on the device and on the CPU, in float32; returns a row.
 
-    How far rounding moves the update differs by orders of magnitude from network to
-    network. So the CPU makes a second step, from parameters of which a bit is changed.
-    Another compiler rounds every operation, not the parameters alone: on a CPU with and
-    without optimizations the updates of MobileNetV2 are 90 times as far apart. The
-    device's may be `FACTOR` times as far.
+    The effect of rounding on the update differs by orders of magnitude from network to
+    network. So the CPU makes a second step, from parameters that differ in their last
+    bit (`nearby`), and the distance of its update is the unit. Another compiler rounds
+    every operation, not the parameters alone: the updates of MobileNetV2, compiled on a
+    CPU with and without optimizations, are 90 units apart. The device's update may be
+    `FACTOR` units from the CPU's.
     """
     side = max(SIDE, smallest_shape(name)[0])
     shape = (side, side, networks.NETWORKS[name].input_shape[2])

@@ -6,7 +6,7 @@ same command runs
     whole     with an empty folder for compiled programs
     kept      again, with the programs that `whole` has compiled
     compiled  again, compiling all programs anew
-    resumed   compiling anew, ended by SIGTERM, by SIGKILL, and at last not at all
+    resumed   compiling anew; ended by SIGTERM, then by SIGKILL, then trained to the end
 
 and the parameters at the end of each are compared with those of `whole`.
 `experiments/determinism.py` runs one program twice in a process. The settings run at
@@ -91,7 +91,7 @@ def resumed(workdir: Path, epochs: int, given: dict[str, str]) -> str:
 
 
 def twice(folder: Path, epochs: int, setting: str) -> str:
-    """Trains whole, and once more with the same programs."""
+    """Makes the runs `whole` and `kept`; returns what was wrong, or ''."""
     given = environment(setting, folder / "programs")
     return (train(folder / "whole", epochs, given)
             or train(folder / "kept", epochs, given))
