@@ -95,6 +95,7 @@ def test_batches_are_those_of_the_set_in_memory(in_memory, lazy):
     stream.close()
 
 
+@pytest.mark.slow
 def test_worker_processes_read_the_same_and_their_end_is_an_error(in_memory, lazy):
     """Nothing hangs when a worker is killed, for example because memory is short."""
     stream = open_stream(lazy, PROCESSES)

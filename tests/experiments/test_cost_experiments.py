@@ -23,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_vmapped_seeds_equal_seeds_trained_one_by_one(monkeypatch, capsys):
     """Both ways give the same parameters on random images, for every seed."""
     rng = np.random.default_rng(0)

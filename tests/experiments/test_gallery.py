@@ -155,6 +155,7 @@ def test_bad_input(tmp_path, picture):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_kernel_that_does_not_converge_is_an_error(tmp_path, monkeypatch, picture):
     Image.fromarray(picture).save(tmp_path / "a.png")
     stopped = gallery.learn_kernel(gallery.circle(), most_steps=10)
@@ -163,6 +164,7 @@ def test_a_kernel_that_does_not_converge_is_an_error(tmp_path, monkeypatch, pict
         gallery.main([f"--out={tmp_path}", f"--image={tmp_path}/a.png"])
 
 
+@pytest.mark.slow
 def test_exit_code(tmp_path):
     code, output, errors = end(start_python(
         "experiments/gallery.py", f"--image={tmp_path}/none.png"))

@@ -150,6 +150,7 @@ def test_images_with_several_classes(tmp_path, capsys):
     assert len(answer["classes"]) == len(answer["probabilities"])
 
 
+@pytest.mark.slow
 def test_names_that_look_like_mathematics(workdir, tmp_path, capsys, monkeypatch):
     """Classes and files may be named '$x^$', which matplotlib cannot parse."""
     strange = shutil.copytree(workdir, tmp_path / "run")

@@ -83,8 +83,8 @@ def test_the_loader_of_the_page_runs_where_only_jax_is_installed(trained, tmp_pa
 @pytest.mark.parametrize("name, network", [
     ("stablehlo", "baseline"), ("onnx", "baseline"), ("onnx_unfolded", "baseline"),
     ("safetensors", "baseline"), ("torchvision", "squeezenet1_1"),
-    pytest.param("timm", "mobilenet_v1", marks=pytest.mark.slow),
-    ("keras", "mobilenet_v1")])
+    *(pytest.param(name, "mobilenet_v1", marks=pytest.mark.slow)
+      for name in ("timm", "keras"))])
 def test_every_format_is_validated(trained, examples, tmp_path, name, network):
     if network != "baseline":
         fields, bn = {}, "torch"

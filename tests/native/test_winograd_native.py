@@ -93,7 +93,7 @@ def test_odd_images(tile, side, padding, images, channels, outputs):
           np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("outputs", [512, 16])
+@pytest.mark.parametrize("outputs", [pytest.param(512, marks=pytest.mark.slow), 16])
 def test_many_channels(tile, outputs):
     """Each pass is within 5e-6 of its largest entry when it sums 512 channels."""
     spec = of(4, 8, 512, outputs)

@@ -157,6 +157,7 @@ def test_dropout_acts_in_training_only_and_follows_its_key():
     assert (first != logits(jax.random.key(1))).any()
 
 
+@pytest.mark.slow
 def test_inception10_can_freeze_its_batch_statistics_as_the_course_did():
     model, shapes, images, _ = case("tf2_inception10", {"blocks": 1}, (8, 8, 3))
     variables = drawn(shapes)

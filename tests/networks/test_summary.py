@@ -110,8 +110,8 @@ def mean_pool(x, window, strides, padding, ceil_mode, dilation, implementation):
 @pytest.mark.parametrize("name, fields, shape, layer", [
     ("tf2_lenet5", {}, (40, 47, 1), "pool2"),
     ("selu_cnn", {}, (40, 33, 1), "group2_act2"),
-    ("cifar_resnet20", {"depth": 8}, (33, 40, 1), "stage3_block1"),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        ("cifar_resnet20", {"depth": 8}, (33, 40, 1), "stage3_block1"),
         ("tf2_inception10", {}, (32, 41, 1), "block1_cell2"),
         ("tf2_alexnet8", {}, (40, 47, 1), "pool2"),
         ("selu_cnn", {}, (40, 33, 1), "group3_act2"),

@@ -72,6 +72,7 @@ def check(name: str, ours_options: dict, plain_options: dict) -> None:
     np.testing.assert_allclose(ours, plain, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_lenet_trains_as_on_flax():
     check("lenet5", FAST_COMPILE, FAST_COMPILE)
 

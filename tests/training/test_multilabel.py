@@ -57,6 +57,7 @@ def test_the_monitor_is_in_every_file_and_chooses_the_best_epoch(run):
     assert rows[-1]["val_loss"] < rows[0]["val_loss"]
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_again_on_other_batches(run):
     path, results = run
     again = evaluate_run(path, tiny(CHANGES, eval_batch_size=64), quiet=True)["test"]

@@ -55,7 +55,9 @@ BOUNDARIES = {"mid-epoch": 11, "last step of an epoch": STEPS_PER_EPOCH,
               "last step of the run": 3 * STEPS_PER_EPOCH}
 
 
-SLOW = ("first of the next", "before the last step of the run")
+# test_short_epochs.py has a fast test of an end of an epoch.
+SLOW = ("last step of an epoch", "first of the next",
+        "before the last step of the run")
 
 
 @pytest.mark.parametrize("boundary", [

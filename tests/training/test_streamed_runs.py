@@ -107,9 +107,8 @@ def test_broken_pictures_are_skipped_and_named(broken, tmp_path):
     assert len(run.predictions[0]) == results["test_examples"]
 
 
-# The fast test of a killed worker is in test_stream.py.
 @pytest.mark.parametrize("victim", [
-    pytest.param("worker", marks=pytest.mark.slow), "run"])
+    "worker", pytest.param("run", marks=pytest.mark.slow)])
 def test_nothing_waits_for_a_process_that_is_killed(folder, tmp_path, victim):
     """A killed worker ends the run, and a killed run ends its workers."""
     process = start_main(tmp_path, folder | {"data.workers": 2, "epochs": 100_000})

@@ -69,9 +69,13 @@ def test_it_predicts_with_its_own_preprocessing(folder, network, picture):
         :0:-1], rtol=1e-4)
 
 
-def test_its_predictions_are_explained_only_for_given_images(folder, picture):
+def test_its_predictions_are_explained_only_for_given_images(folder):
     with pytest.raises(InputError, match="--images"):
         inspection.load_run(folder)
+
+
+@pytest.mark.slow
+def test_every_picture_without_data_is_drawn(folder, picture):
     settings = trained.load(folder).config.copy_and_resolve_references()
     with settings.unlocked():
         settings.inspect = inspect_settings(images=1, steps=2, samples=2, max_filters=2)
