@@ -15,6 +15,7 @@ pictures (hard links to a few small ones) from a checkpoint at step 0 and at ste
 100,000. It prints the time from the start of the process to the end of its first step.
 """
 
+import contextlib
 import argparse
 import functools
 import os
@@ -24,7 +25,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -43,7 +43,7 @@ from cnn_jax.data.records import InMemory, RecordDataset, Subset  # noqa: E402
 from cnn_jax.errors import InputError  # noqa: E402
 from cnn_jax.training import parallel  # noqa: E402
 from cnn_jax.training.feed import Feed, Streamed, open_feed  # noqa: E402
-from cnn_jax.training.loop import end_time  # noqa: E402
+from cnn_jax.training.input_wait import InputWait  # noqa: E402
 from cnn_jax.training.recipe import create_recipe, first_state  # noqa: E402
 from cnn_jax.training.setup import open_run, restore_or_init  # noqa: E402
 from cnn_jax.workdir.progress import Progress  # noqa: E402
@@ -91,24 +91,19 @@ class Trainer:
         self.program = step.lower(self.state, *self.feed.example_call(1)).compile(
             compiler_options=ops.compiler_options())
         self.feed.start(0, 0)
-        self.watcher = ThreadPoolExecutor(1)
 
     def time_step(self, epoch: int, steps: int) -> float:
         """Trains an epoch as the training loop does; returns the seconds of a step."""
         ranges = [(step, step + 1) for step in range(READY + steps)]
-        calls, before = self.feed.calls(epoch, ranges), None
-        for step, _ in ranges:
-            if step == READY:
-                jax.block_until_ready(self.state)
-                begun = time.perf_counter()
-            ending = (self.watcher.submit(end_time, before)
-                      if before and not self.feed.ready else None)
-            self.state, metrics = self.program(self.state, *next(calls))
-            if self.feed.streams:
-                if ending:
-                    ending.result()
-                jax.block_until_ready(before)
-                before = metrics
+        calls = self.feed.calls(epoch, ranges)
+        with contextlib.closing(InputWait(self.feed)) as input_wait:
+            for step, _ in ranges:
+                if step == READY:
+                    jax.block_until_ready(self.state)
+                    begun = time.perf_counter()
+                arguments = input_wait.next(calls)
+                self.state, metrics = self.program(self.state, *arguments)
+                input_wait.after(metrics)
         jax.block_until_ready(self.state)
         return (time.perf_counter() - begun) / steps
 

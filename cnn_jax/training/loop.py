@@ -6,7 +6,6 @@ import itertools
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +19,7 @@ from cnn_jax.tasks.metrics import mean
 from cnn_jax.training import parallel
 from cnn_jax.training.evaluate import Evaluate
 from cnn_jax.training.feed import record_skipped
+from cnn_jax.training.input_wait import InputWait
 from cnn_jax.training.recipe import at_size
 from cnn_jax.training.setup import Run
 from cnn_jax.training.signals import Stopped, stop_signals
@@ -92,30 +92,18 @@ def train_epoch(run: Run, state: TrainState, progress: Progress, train: Programs
     ranges = list(call_ranges(done, steps, run.steps_per_call))
     calls = run.feed.calls(epoch, ranges)
     pending: list[Metrics] = []
-    previous: Metrics | None = None  # of the previous call, in a stream
     with (run.report.progress_bar(f"epoch {epoch + 1}/{config.epochs}", steps, done),
-          ThreadPoolExecutor(1) as watcher):
+          contextlib.closing(InputWait(run.feed)) as input_wait):
         for start, stop in ranges:
             begun = time.perf_counter()
-            # The end of the previous call matters only if the next input is not there.
-            ending = (watcher.submit(end_time, previous)
-                      if previous and not run.feed.ready else None)
-            arguments = next(calls)
-            arrived = time.perf_counter()
+            arguments = input_wait.next(calls)
             run.profiler.before(epoch * steps + start, epoch * steps + stop, state)
             state, metrics = train[size, stop - start](state, *arguments)
             run.profiler.after(epoch * steps + stop, stop == steps, metrics,
                                train[size, stop - start])
             if run.placement.synchronous:
                 jax.block_until_ready(metrics)
-            if run.feed.streams:
-                # The devices were idle until the input arrived: since the end of the
-                # previous call, or since `begun` if that is later.
-                ended = ending.result() if ending else begun
-                if ending or not previous:
-                    progress.input_seconds += max(0.0, arrived - max(begun, ended))
-                jax.block_until_ready(previous)
-                previous = metrics
+            progress.input_seconds += input_wait.after(metrics)
             pending.append(metrics)
             progress.step = epoch * steps + stop
             logging = (stop == steps or reaches(config.log.every_steps, start, stop)
@@ -135,12 +123,6 @@ def train_epoch(run: Run, state: TrainState, progress: Progress, train: Programs
             if signum:
                 raise stopped(run, progress, signum)
     return state
-
-
-def end_time(metrics: Metrics) -> float:
-    """Waits for the end of a call and returns its time."""
-    jax.block_until_ready(metrics)
-    return time.perf_counter()
 
 
 def call_ranges(done: int, steps: int,
