@@ -29,12 +29,12 @@ def lr_find(request: Request) -> None:
     if request.rates is not None:
         compare(config, *parse_rates(request.rates), path)
         return
-    sweep = find_rate(config, Reporter())
-    marked = {"steepest": sweep.steepest, "a tenth of the minimum": sweep.tenth}
-    picture = loss_of_rates(sweep.rates, sweep.losses, sweep.smoothed, marked)
+    test = find_rate(config, Reporter())
+    marked = {"steepest": test.steepest, "a tenth of the minimum": test.tenth}
+    picture = loss_of_rates(test.rates, test.losses, test.smoothed, marked)
     save(picture, path)
-    reason = " (there the loss was too large)" if len(sweep.rates) < UPDATES else ""
-    print(f"{len(sweep.rates)} updates with rates from {LOW:g} to {sweep.rates[-1]:.2g}"
+    reason = " (there the loss was too large)" if len(test.rates) < UPDATES else ""
+    print(f"{len(test.rates)} updates with rates from {LOW:g} to {test.rates[-1]:.2g}"
           + reason)
     for name, rate in marked.items():
         print(f"{name}: --config.{FIELD}={as_field(rate, config):.2g}")

@@ -1,4 +1,4 @@
-"""Finds a learning rate: raises it during training and watches the loss.
+"""The learning rate range test: raises the rate during training, watches the loss.
 
 Smith: Cyclical learning rates for training neural networks (2017). Each update
 multiplies the rate by a constant factor; the steps are those of training.
@@ -30,11 +30,11 @@ from cnn_jax.workdir.progress import Progress
 UPDATES = 100
 LOW, HIGH = 1e-6, 10.0
 SMOOTHING = 0.9  # decay of the exponential moving average of the losses
-WORSE = 4.0      # the sweep ends when the smoothed loss is this many times the best
+WORSE = 4.0      # the test ends when the smoothed loss is this many times the best
 
 
-class Sweep(NamedTuple):
-    """Holds the losses of a sweep; one value for each update that was made."""
+class RangeTest(NamedTuple):
+    """Holds the losses of a range test; one value for each update that was made."""
 
     rates: np.ndarray
     losses: np.ndarray
@@ -57,8 +57,8 @@ class Sweep(NamedTuple):
         return float(self.rates[slope[:self.smoothed.argmin() + 1].argmin()])
 
 
-def find_rate(config: ConfigDict, report: Reporter) -> Sweep:
-    """Sweeps the learning rate of a config from `LOW` to `HIGH`; saves nothing.
+def find_rate(config: ConfigDict, report: Reporter) -> RangeTest:
+    """Tests the learning rates of a config from `LOW` to `HIGH`; saves nothing.
 
     Raises InputError as a run does, and if the loss never falls.
     """
@@ -67,9 +67,9 @@ def find_rate(config: ConfigDict, report: Reporter) -> Sweep:
         state = state.replace(opt_state=run.recipe.optimizer.init(state.params))
         with report.under_way("compiling training"):
             programs = compile_training(run, state, Progress())
-        losses = sweep(run, run.placement.replicate(state), programs, report)
+        losses = range_test(run, run.placement.replicate(state), programs, report)
     rates = np.array([rising_rate(update) for update in range(len(losses))])
-    result = Sweep(rates, losses, smooth(losses))
+    result = RangeTest(rates, losses, smooth(losses))
     if result.smoothed.argmin() == 0:
         raise InputError("the loss falls at no learning rate from "
                          f"{LOW:g} to {HIGH:g}: look at the data with "
@@ -104,7 +104,7 @@ def rising_rate(update: Any) -> Any:
 
 
 def with_rising_rate(run: Run) -> Run:
-    """Replaces the schedule and the optimizer of a run by those of the sweep."""
+    """Replaces the schedule and the optimizer of a run by those of the range test."""
     return dataclasses.replace(run, recipe=with_schedule(
         run.recipe, rising_rate, run.config, trained_parts(run)))
 
@@ -124,8 +124,8 @@ def with_schedule(recipe: Recipe, schedule: Schedule, config: ConfigDict,
         optimizer=optimizers.create(config, schedule, parts))
 
 
-def sweep(run: Run, state: TrainState, programs: Programs,
-          report: Reporter) -> np.ndarray:
+def range_test(run: Run, state: TrainState, programs: Programs,
+               report: Reporter) -> np.ndarray:
     """Makes the updates and returns their losses, up to one that is far too large."""
     losses: list[float] = []
     with report.progress_bar("learning rates", UPDATES):

@@ -1,4 +1,4 @@
-"""A sweep finds a learning rate, and training can use it."""
+"""A range test finds a learning rate, and training can use it."""
 
 import numpy as np
 import pytest
@@ -10,18 +10,19 @@ from cnn_jax.cli.request import Request
 from cnn_jax.config import check
 from cnn_jax.console import Reporter
 from cnn_jax.errors import InputError
-from cnn_jax.training.lr_find import HIGH, LOW, UPDATES, Sweep, find_rate, rising_rate
+from cnn_jax.training.lr_find import (HIGH, LOW, UPDATES, RangeTest, find_rate,
+                                      rising_rate)
 from cnn_jax.workdir.folder import read_config
 
 
-def valley(steepest: float, minimum: float) -> Sweep:
+def valley(steepest: float, minimum: float) -> RangeTest:
     """Makes losses over log rates: flat, falling around one rate, rising after another.
     """
     rates = np.array([rising_rate(update) for update in range(UPDATES)])
     x = np.log10(rates)
     losses = (2 - 1.5 / (1 + np.exp(-6 * (x - np.log10(steepest))))
               + 0.01 * np.maximum(x - np.log10(minimum), 0) * 100)
-    return Sweep(rates, losses, losses)
+    return RangeTest(rates, losses, losses)
 
 
 def test_suggested_rates():
@@ -36,7 +37,7 @@ def test_suggested_rates():
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [
     {"optimizer.name": "sgd"}, {"optimizer.accumulate_steps": 2, "data.stream": True}])
-def test_a_sweep_of_the_real_step(tmp_path, monkeypatch, changes):
+def test_a_range_test_of_the_real_step(tmp_path, monkeypatch, changes):
     """Plain SGD learns nothing at 1e-6 and diverges at 10."""
     monkeypatch.chdir(tmp_path)
     curve = find_rate(tiny(changes | {"epochs": 1}), Reporter(quiet=True))

@@ -1,4 +1,4 @@
-"""Draws the loss against the learning rate, of a sweep and of several constant rates.
+"""Draws the loss against the learning rate: of a range test, and of constant rates.
 """
 
 from collections.abc import Mapping
