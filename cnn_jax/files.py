@@ -40,7 +40,7 @@ def cache_folder() -> Path:
 
 
 @contextlib.contextmanager
-def named(path: Path) -> Iterator[None]:
+def file_errors(path: Path) -> Iterator[None]:
     """Turns an OSError into a RunError that names the path; a full disk does not."""
     try:
         yield
@@ -52,7 +52,7 @@ def named(path: Path) -> Iterator[None]:
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a whole file at once: no reader sees half of it, even after a kill."""
     partial = path.with_name(path.name + ".partial")
-    with named(path):
+    with file_errors(path):
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
 

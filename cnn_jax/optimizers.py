@@ -91,7 +91,7 @@ def schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
     epoch = steps_per_epoch / config.optimizer.accumulate_steps  # updates
     stop = max(1, int(config.epochs * epoch))
     start = min(round((settings.warmup_epochs or 0) * epoch), stop)
-    with user_code.named("schedule.name", settings.name):
+    with user_code.field_errors("schedule.name", settings.name):
         make = user_code.find(SCHEDULES, settings.name)
         chosen = make(peak, start, stop, epoch, settings)
     if settings.name == "onecycle" or start == 0:
@@ -233,7 +233,7 @@ def create(config: ConfigDict, rate: Schedule,
     parts: the network's parts in its order; `optimizer.depth_decay` needs them.
     """
     settings, frozen = config.optimizer, frozen_parts(config.model)
-    with user_code.named("optimizer.name", settings.name):
+    with user_code.field_errors("optimizer.name", settings.name):
         transform = user_code.find(OPTIMIZERS, settings.name)(rate, settings)
     if not isinstance(transform, optax.GradientTransformation):
         raise InputError(f"config.optimizer.name = {settings.name}: the function "

@@ -84,7 +84,7 @@ def load(name: str, kind: type | None = None) -> Any:
 
 
 @contextlib.contextmanager
-def named(field: str, name: str) -> Iterator[None]:
+def field_errors(field: str, name: str) -> Iterator[None]:
     """Adds a note with the config field to an error of the user's own function."""
     try:
         yield

@@ -38,7 +38,7 @@ from cnn_jax.training import parallel  # noqa: E402
 from cnn_jax.training.eval_batch import LARGEST  # noqa: E402
 from cnn_jax.training.evaluate import make_evaluation  # noqa: E402
 from cnn_jax.training.feed import Resident  # noqa: E402
-from cnn_jax.files import named, write_atomically  # noqa: E402
+from cnn_jax.files import file_errors, write_atomically  # noqa: E402
 from cnn_jax.training.recipe import create_recipe, first_state  # noqa: E402
 from cnn_jax.training.steps import train_steps  # noqa: E402
 from cnn_jax.data.info import describe  # noqa: E402
@@ -196,7 +196,7 @@ def picture(results: dict, path: Path) -> None:
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    with named(path):
+    with file_errors(path):
         figure.savefig(path, dpi=120)
 
 

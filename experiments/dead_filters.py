@@ -32,7 +32,7 @@ from cnn_jax.data.batches import concatenate, train_order  # noqa: E402
 from cnn_jax.data.examples import Examples  # noqa: E402
 from cnn_jax.data.info import describe  # noqa: E402
 from cnn_jax.data.shapes import COLOURS  # noqa: E402
-from cnn_jax.files import named, write_atomically  # noqa: E402
+from cnn_jax.files import file_errors, write_atomically  # noqa: E402
 from cnn_jax.layers import INITIALIZERS  # noqa: E402
 from cnn_jax.training.recipe import create_recipe  # noqa: E402
 from cnn_jax.training.steps import create_state  # noqa: E402
@@ -135,7 +135,7 @@ def picture(rows: list[dict], path: Path) -> None:
              ylabel="test accuracy", xlim=(-0.5, 6.5), ylim=(0, 1.02))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower left")
-    with named(path):
+    with file_errors(path):
         figure.savefig(path, dpi=120)
     plt.close(figure)
 

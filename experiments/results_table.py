@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from cnn_jax.errors import InputError
 from cnn_jax.config import result_fields, flat
-from cnn_jax.files import named, read_json, write_atomically
+from cnn_jax.files import file_errors, read_json, write_atomically
 from cnn_jax.workdir.results import read_results
 from cnn_jax.workdir.folder import DAMAGED, read_data_info
 from configs import default
@@ -348,7 +348,7 @@ def picture(rows: list[dict], path: Path) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3)
-    with named(path):
+    with file_errors(path):
         figure.savefig(path, dpi=120)
     plt.close(figure)
 

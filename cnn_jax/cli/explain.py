@@ -50,7 +50,7 @@ def own_code(error: Exception) -> tuple[str, str] | None:
     """Returns (stack, message) of an error that the user's own code raised, else None.
 
     The stack has only the lines of the user's files. The message names the last one, or
-    the field of the config that `cnn_jax.user_code.named` has noted.
+    the field of the config that `cnn_jax.user_code.field_errors` has noted.
     """
     frames = user_frames(error)
     notes = [note for note in getattr(error, "__notes__", ())

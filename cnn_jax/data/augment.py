@@ -134,7 +134,7 @@ def augment(key: jax.Array, images: jax.Array, labels: jax.Array, positions: jax
 def apply_own(name: str, keys: jax.Array, images: jax.Array) -> jax.Array:
     """Applies a function of the user's own, `augment.own`, to each image."""
     function = user_code.find(AUGMENTATIONS, name)
-    with user_code.named("augment.own", name):
+    with user_code.field_errors("augment.own", name):
         changed = jax.vmap(function)(keys, images).astype(jnp.float32)
     if changed.shape != images.shape:
         raise InputError(f"config.augment.own = {name}: the function made an image "

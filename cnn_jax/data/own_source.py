@@ -77,7 +77,7 @@ def own_source(config: ConfigDict, task: Task) -> Stored | StoredRecords:
 
     Raises InputError for anything but the sets that the module's docstring describes.
     """
-    with user_code.named("data.name", config.name):
+    with user_code.field_errors("data.name", config.name):
         returned = user_code.load(config.name)(config)
     splits = dict(returned) if isinstance(returned, Mapping) else {"train": returned}
     if not any(hasattr(split, "read") for split in splits.values()):

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 
-from cnn_jax.files import named
+from cnn_jax.files import file_errors
 
 
 class Sample(NamedTuple):
@@ -57,7 +57,7 @@ def write_shard(path: Path, samples: Iterable[Sample], first: int,
                 digits: int) -> PackedShard:
     """Writes one shard; `first` is the number of its first picture in the split."""
     partial, count, stop = path.with_name(path.name + ".partial"), 0, 0
-    with named(path):
+    with file_errors(path):
         with partial.open("wb") as raw:
             file: Any = _Hashing(raw)
             with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:

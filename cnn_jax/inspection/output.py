@@ -11,7 +11,7 @@ from tensorboardX.summary import histogram, image
 
 from cnn_jax.console import Reporter
 from cnn_jax.errors import InputError
-from cnn_jax.files import named
+from cnn_jax.files import file_errors
 from cnn_jax.inspection.draw import (activation_stats, classification_metrics,
                                      embedding, error_analysis, feature_maps, kernels,
                                      learning_curves, maximize, mistake_maps,
@@ -110,5 +110,5 @@ def add_event(events: EventFile, picture: Picture, file: Path, step: int) -> Non
         summaries += [
             histogram(f"{picture.name}/{layer}", values[np.isfinite(values)], BINS)
             for layer, values in picture.arrays.items()]
-    with named(events.folder):
+    with file_errors(events.folder):
         events.add(summaries, step)

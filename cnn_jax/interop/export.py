@@ -20,7 +20,7 @@ from cnn_jax.console import Reporter
 from cnn_jax.data.examples import Examples
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError, RunError
-from cnn_jax.files import named, write_json
+from cnn_jax.files import file_errors, write_json
 from cnn_jax.interop.library_files import read_library, write_library
 from cnn_jax.interop.stablehlo import read_stablehlo, write_stablehlo
 from cnn_jax.interop.web import fetch_runtime, load_web, write_web
@@ -134,14 +134,14 @@ def export(trained: Trained, formats: Sequence[str], folder: Path, examples: Exa
         raise InputError(f"--format={sorted(refused)[0]} is for networks that predict "
                          "classes, and this one predicts numbers: use stablehlo or "
                          "safetensors")
-    with named(folder):
+    with file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     expected, speed = run(program_of(trained), examples.images)
     rows = {}
     for name in formats:
         target = FORMATS[name]
         target.fetch(report)
-        with report.under_way(f"exporting {name}"), named(folder / target.name):
+        with report.under_way(f"exporting {name}"), file_errors(folder / target.name):
             path = target.write(folder / target.name, trained)
         with report.under_way(f"validating {name} on {of}"):
             exported, exported_speed = run(target.load(path, trained), examples.images)

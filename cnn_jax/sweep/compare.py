@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cnn_jax.files import named
+from cnn_jax.files import file_errors
 from cnn_jax.inspection.draw.drawing import new_figure
 from cnn_jax.inspection.draw.picture import Picture, save
 from cnn_jax.sweep.trials import Sweep, Trial, command_of, shell
@@ -22,7 +22,7 @@ def report(sweep: Sweep, trials: Sequence[Trial]) -> None:
     for row in rows:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths))
         print("  ".join(cells).rstrip())
-    with named(sweep.folder / "sweep.csv"), (
+    with file_errors(sweep.folder / "sweep.csv"), (
             sweep.folder / "sweep.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     scored = [trial for trial in ranked if trial.best is not None]

@@ -184,7 +184,7 @@ def loss_of(task: Task, settings: Any, weights: np.ndarray | None = None
     function = user_code.find(LOSSES, name)
 
     def losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        with user_code.named("loss.name", name):
+        with user_code.field_errors("loss.name", name):
             values = jnp.asarray(function(logits, task.encode(labels), settings))
         if values.shape[:1] != logits.shape[:1]:
             raise InputError(f"config.loss.name = {name}: the function returned shape "

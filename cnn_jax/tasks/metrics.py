@@ -149,7 +149,7 @@ def find_metric(name: str, task: Task) -> Metric:
                          "Metric")
 
     def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
-        with user_code.named("eval.metrics", name):
+        with user_code.field_errors("eval.metrics", name):
             values = jnp.asarray(metric(logits, labels), jnp.float32)
         if values.shape[:1] != mask.shape:
             raise InputError(f"config.eval.metrics: {name} returned shape "

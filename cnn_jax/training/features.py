@@ -16,7 +16,7 @@ from cnn_jax import ops
 from cnn_jax.data.examples import Examples
 from cnn_jax.data.info import SPLITS
 from cnn_jax.errors import InputError
-from cnn_jax.files import load_arrays, named, save_arrays
+from cnn_jax.files import file_errors, load_arrays, save_arrays
 from cnn_jax.training import parallel
 from cnn_jax.training.eval_batch import LARGEST
 from cnn_jax.training.feed import Resident
@@ -51,7 +51,7 @@ def train_on_features(run: Run, state: TrainState) -> Run:
         run.report.line(f"features: {describe(features)}, computed in "
                         f"{time.perf_counter() - begun:.1f} s, saved in {path}")
         if jax.process_index() == 0:
-            with named(path):
+            with file_errors(path):
                 save_arrays(path, fingerprint=source, **features)
     run.feed.close()
     train, validation, test = (

@@ -25,7 +25,7 @@ ROUNDED = {"mul": np.multiply, "div": np.divide, "add": np.add, "sub": np.subtra
 LARGEST = 4 ** 10  # values: larger draws are few, and have programs of their own
 
 
-class Program(NamedTuple):
+class InitProgram(NamedTuple):
     """A function without arguments that draws initial values."""
 
     code: core.ClosedJaxpr
@@ -47,9 +47,9 @@ class Program(NamedTuple):
         return jax.tree.unflatten(jax.tree.structure(self.shapes), leaves)
 
 
-def trace(function: Callable[[], Any]) -> Program:
+def trace(function: Callable[[], Any]) -> InitProgram:
     """Traces a function without arguments."""
-    return Program(*jax.make_jaxpr(function, return_shape=True)())
+    return InitProgram(*jax.make_jaxpr(function, return_shape=True)())
 
 
 def needed(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:

@@ -16,7 +16,7 @@ from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError, first_line
 from cnn_jax.networks.summary import LayerTable, table_of
 from cnn_jax.networks.trace import parts_in_order, recorded
-from cnn_jax.training.initial import Program, trace
+from cnn_jax.training.initial import InitProgram, trace
 from cnn_jax.tasks import Task, losses
 from cnn_jax.tasks.metrics import split_names, with_metrics
 from cnn_jax.training.steps import Recipe, TrainState, create_state
@@ -126,7 +126,7 @@ def refusing(network: str, image_shape: tuple[int, int, int]) -> Iterator[None]:
 
 
 def describe_network(recipe: Recipe, image_shape: tuple[int, int, int],
-                     images: int = 1) -> tuple[LayerTable, Program]:
+                     images: int = 1) -> tuple[LayerTable, InitProgram]:
     """Traces the network once; returns its layer table and program of initial values.
 
     images: the batch size of the table.

@@ -28,7 +28,7 @@ from cnn_jax.optimizers import Schedule
 from cnn_jax.training import parallel
 from cnn_jax.training.eval_batch import largest_batch
 from cnn_jax.training.feed import Feed, open_feed
-from cnn_jax.training.initial import Program
+from cnn_jax.training.initial import InitProgram
 from cnn_jax.training.profiler import Profiler
 from cnn_jax.training.recipe import (check_training_sizes, create_recipe,
                                      describe_network)
@@ -50,7 +50,7 @@ class Run:
     info: DataInfo
     recipe: Recipe
     table: LayerTable
-    initial: Program    # computes the initial state
+    initial: InitProgram  # computes the initial state
     # {source of init_from: its arrays}, from the check until the initial state is made
     checked_weights: dict[str, Arrays]
     placement: parallel.Placement

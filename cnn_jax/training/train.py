@@ -11,7 +11,7 @@ from cnn_jax.console import Reporter
 from cnn_jax.data import Arrays, accept
 from cnn_jax.data.lazy import leave_out
 from cnn_jax.errors import RunError, first_line, one_line
-from cnn_jax.files import named
+from cnn_jax.files import file_errors
 from cnn_jax.training import parallel
 from cnn_jax.training.evaluate import make_evaluation
 from cnn_jax.training.features import train_on_features
@@ -99,7 +99,7 @@ def draw(run: Run, finished: Finished, progress: Progress) -> None:
     from cnn_jax.inspection.inspected_run import make_inspected_run
 
     path = run.workdir / "learning_curves.png"
-    with named(path):
+    with file_errors(path):
         learning_curves(progress.history).figure.savefig(path, dpi=120)
     output.draw_at_end(make_inspected_run(
         run.workdir.name, run.config, run.info, run.recipe.model,

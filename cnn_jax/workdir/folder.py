@@ -18,7 +18,7 @@ from cnn_jax.config import (as_flag, changes, differences, fingerprint, flat, fr
 from cnn_jax.data.examples import Dataset
 from cnn_jax.data.info import DataInfo, describe
 from cnn_jax.errors import InputError, RunError
-from cnn_jax.files import named, read_json, write_atomically, write_json
+from cnn_jax.files import file_errors, read_json, write_atomically, write_json
 from cnn_jax.user_code import ModuleError, is_reference
 from cnn_jax.workdir.checkpoints import step_folders
 
@@ -54,7 +54,7 @@ def open_workdir(path: Path, config: ConfigDict, info: DataInfo) -> Iterator[boo
                 check_same_data(path, info)
                 write_atomically(path / "config.json", to_json(config))
                 write_json(path / "data.json", info)
-                with named(path / "checkpoints"):
+                with file_errors(path / "checkpoints"):
                     (path / "checkpoints").mkdir(exist_ok=True)
             except (InputError, RunError) as error:  # RunError: a full disk
                 problem = error

@@ -13,7 +13,7 @@ from tensorboardX.summary import hparams, scalar, text
 
 from cnn_jax.config import flat, to_json
 from cnn_jax.console import COUNTERS
-from cnn_jax.files import named, write_atomically
+from cnn_jax.files import file_errors, write_atomically
 from cnn_jax.workdir.event_file import EventFile
 from cnn_jax.workdir.progress import Row
 
@@ -37,13 +37,13 @@ class Recorder:
         if not writing:
             return
         kept: list[str] = []
-        with named(self.jsonl), contextlib.suppress(FileNotFoundError):
+        with file_errors(self.jsonl), contextlib.suppress(FileNotFoundError):
             text = self.jsonl.read_text(errors="replace")  # it may be damaged
             kept = [line for line in text.splitlines() if is_row_until(line, step)]
         write_atomically(self.jsonl, "".join(line + "\n" for line in kept))
         self._write_history(history)
         for split in ("train", "validation"):
-            with named(workdir / split):
+            with file_errors(workdir / split):
                 self.events[split] = EventFile(workdir / split, purge_step=step + 1)
                 if config is not None:
                     self.events[split].add(config_events(config, split), step)
@@ -51,13 +51,13 @@ class Recorder:
     def close(self) -> None:
         """Closes the event files. Raises RunError if a disk is full."""
         for split, events in self.events.items():
-            with named(self.workdir / split):
+            with file_errors(self.workdir / split):
                 events.close()
 
     def append(self, row: dict[str, Any]) -> None:
         """Appends a row to metrics.jsonl."""
         if self.writing:
-            with named(self.jsonl), self.jsonl.open("a") as file:
+            with file_errors(self.jsonl), self.jsonl.open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
     def epoch(self, history: list[Row]) -> None:
@@ -74,7 +74,7 @@ class Recorder:
             tags = {name.removeprefix(prefix): value for name, value in row.items()
                     if name not in COUNTERS
                     and name.startswith("val_") == bool(prefix)} | shared
-            with named(self.workdir / split):
+            with file_errors(self.workdir / split):
                 self.events[split].add(
                     (scalar(tag, value) for tag, value in tags.items()),
                     int(row["step"]))

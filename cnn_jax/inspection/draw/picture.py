@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from cnn_jax.errors import InputError
-from cnn_jax.files import named, read_json, write_json
+from cnn_jax.files import file_errors, read_json, write_json
 from cnn_jax.inspection.draw.fonts import use_fonts
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def write(picture: Picture, folder: Path, step: int) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{picture.name}.png"
-    with named(path):
+    with file_errors(path):
         render(picture, path)
     rows = {row.name: row for row in read_index(folder)}
     rows[picture.name] = IndexRow(picture.name, picture.title, picture.caption,

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from cnn_jax.errors import InputError
-from cnn_jax.files import named
+from cnn_jax.files import file_errors
 from cnn_jax.installation import install_command
 
 
@@ -40,7 +40,7 @@ def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray],
     library = _library()
     content = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     partial = path.with_name(path.name + ".partial")
-    with named(path):
+    with file_errors(path):
         partial.write_bytes(library.numpy.save(content, metadata))
         os.replace(partial, path)
     return path
