@@ -44,7 +44,8 @@ def with_clock() -> bool:
     (folder / "offset").write_bytes(bytes(8))
     os.environ |= {"CLOCK_OFFSET_FILE": str(folder / "offset"),
                    "LD_PRELOAD": str(folder / "clock.so")}
-    os.execv(sys.executable, sys.orig_argv)
+    os.execv(sys.executable, [sys.executable, "-m", "tests.faults.surroundings",
+                              *sys.argv[1:]])
 
 
 def set_clock(seconds: int) -> None:
