@@ -39,6 +39,7 @@ window.addEventListener("load", () => {
     }
     return relu(y);
   }
+  function row(values) { return {h: 1, w: values.length, c: 1, values}; }
   function relu(x) { return {...x, values: x.values.map(v => Math.max(v, 0))}; }
   function maxPool(x) {
     const y = image(x.h >> 1, x.w >> 1, x.c);
@@ -80,11 +81,13 @@ window.addEventListener("load", () => {
     return x;
   }
   function run(ink) {
-    const seen = prepared(ink), act1 = convolve(seen, "conv1");
-    const act2 = convolve(maxPool(act1), "conv2");
-    let x = maxPool(act2).values;
-    for (const name of ["fc1", "fc2"]) x = dense(x, name).map(v => Math.max(v, 0));
-    return {seen, act1, act2, probabilities: softmax(dense(x, "head"))};
+    const seen = prepared(ink), act1 = convolve(seen, "conv1"), pool1 = maxPool(act1);
+    const act2 = convolve(pool1, "conv2"), pool2 = maxPool(act2);
+    const fc1 = relu(row(dense(pool2.values, "fc1")));
+    const fc2 = relu(row(dense(fc1.values, "fc2")));
+    const logits = dense(fc2.values, "head");
+    return {seen, act1, pool1, act2, pool2, fc1, fc2, logits,
+            probabilities: softmax(logits)};
   }
 
   // The page: paper, buttons, maps, probabilities.
@@ -118,13 +121,19 @@ window.addEventListener("load", () => {
     return {bar, value: line.cells[2]};
   });
   const maps = {};
-  for (const [name, count, title] of [["seen", 1, "what the network sees"],
-                                      ["act1", 6, "first layer, after ReLU"],
-                                      ["act2", 16, "second layer, after ReLU"]]) {
+  for (const [name, count, title] of [
+      ["seen", 1, "what the network sees, 32 x 32"],
+      ["act1", 6, "conv1: 6 maps of 28 x 28, after ReLU"],
+      ["pool1", 6, "pool1: 6 maps of 14 x 14"],
+      ["act2", 16, "conv2: 16 maps of 10 x 10, after ReLU"],
+      ["pool2", 16, "pool2: 16 maps of 5 x 5"],
+      ["fc1", 1, "fc1: 120 values, after ReLU"],
+      ["fc2", 1, "fc2: 84 values, after ReLU"]]) {
     const box = element("div", {class: "explorer-maps", role: "img",
                                 "aria-label": title});
     maps[name] = Array.from({length: count}, () => element("canvas"));
     box.append(...maps[name]);
+    if (name.startsWith("fc")) box.classList.add("explorer-values");
     maps[name].box = box;
     maps[name].title = element("p", {class: "book-note"}, title);
   }
@@ -153,7 +162,7 @@ window.addEventListener("load", () => {
       context.fillRect(cursor[1], cursor[0], 1, 1);
     }
     const result = run(ink);
-    for (const name of ["seen", "act1", "act2"]) {
+    for (const name in maps) {
       const most = Math.max(...result[name].values);
       maps[name].forEach((canvas, i) => paint(canvas, result[name], i, most));
     }
@@ -162,7 +171,7 @@ window.addEventListener("load", () => {
     answer.textContent = empty ? "The paper is empty."
       : `This is a ${best}, with a probability of ${(100 * p[best]).toFixed(1)} %.`;
     root.dataset.answer = empty ? "" : best;
-    root.dataset.probability = p[best];
+    root.dataset.logits = result.logits.join(" ");
     p.forEach((value, digit) => {
       bars[digit].bar.style.width = `${100 * value}%`;
       bars[digit].value.textContent = `${(100 * value).toFixed(1)} %`;
