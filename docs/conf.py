@@ -14,6 +14,7 @@ sys.path[:0] = [str(DOCS), str(ROOT)]
 # nothing, and keep compiled programs, so that a second build is faster.
 os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (DOCS, ROOT)))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / "build" / "programs"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import cnn_jax  # noqa: E402
@@ -23,7 +24,7 @@ author = "the authors of cnn_jax"
 version = release = cnn_jax.__version__
 copyright = "Apache-2.0"  # noqa: A001
 
-extensions = ["myst_nb", "book.sphinx", "book.languages"]
+extensions = ["myst_nb", "book.sphinx", "book.languages", "book.execution"]
 exclude_patterns = ["book", "_static", "**.ipynb_checkpoints"]
 source_suffix = {".md": "myst-nb"}
 root_doc = "index"
@@ -35,7 +36,7 @@ myst_heading_anchors = 4
 
 # Every build executes the cells of every page that it reads; an exception is a warning.
 # The outputs are kept within a build, for the page with the same cells in docs/zh; see
-# docs/book/languages.py.
+# docs/book/execution.py.
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(ROOT / "build" / "outputs")
 nb_execution_timeout = 900  # seconds, for a cell
@@ -46,6 +47,9 @@ nb_output_stderr = "remove"  # progress bars
 nb_render_markdown_format = "myst"
 nb_code_prompt_show = "Show the answer"
 nb_code_prompt_hide = "Hide the answer"
+
+linkcheck_ignore = [r"http://127\.0\.0\.1"]
+linkcheck_anchors = False  # many sites make them by a script
 
 html_theme = "furo"
 html_title = "cnn_jax"

@@ -5,8 +5,6 @@ cells, which are executed once.
 """
 
 import re
-import shutil
-from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -15,17 +13,6 @@ from sphinx.search.en import SearchEnglish
 from sphinx.transforms import SphinxTransform
 
 CHINESE = "zh/"
-
-
-def empty_cache(app: Sphinx) -> None:
-    """Deletes the outputs of earlier builds, so that this one executes every cell.
-
-    Within a build, myst-nb reuses the outputs of a page whose kernel and code cells
-    (with their tags) are the same. The text between the cells does not count.
-    """
-    outputs = Path(app.config.nb_execution_cache_path)
-    if outputs.exists():
-        shutil.rmtree(outputs)
 
 
 class ChinesePrompts(SphinxTransform):
@@ -79,7 +66,6 @@ var splitQuery = query => (query.match(
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    app.connect("builder-inited", empty_cache)
     app.add_transform(ChinesePrompts)
     app.connect("html-page-context", add_language)
     app.add_search_language(SearchEnglishAndChinese)

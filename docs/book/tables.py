@@ -4,6 +4,7 @@ The directive `{code-table} NAME` inserts the text of the function NAME. A funct
 makes sections gives them headings of level 2.
 """
 
+import functools
 import importlib
 import inspect
 import textwrap
@@ -17,7 +18,7 @@ from cnn_jax.config import FIELDS
 from cnn_jax.interop.pretrained import PRETRAINED
 from cnn_jax.interop.pretrained import table as pretrained
 from cnn_jax.layers import Layers
-from cnn_jax.networks.summary import layer_table
+from cnn_jax.networks.summary import LayerTable, layer_table
 from experiments.published import EXPERIMENTS
 from tests.support.peer_networks import KERAS, TORCH
 
@@ -104,9 +105,14 @@ def network_table() -> str:
     return f"{CHECKED}\n\n{counts}"
 
 
+@functools.cache
+def layers_of(name: str) -> LayerTable:
+    return layer_table(networks.create(name, layers=PLAIN),
+                       networks.NETWORKS[name].input_shape)
+
+
 def network_row(name: str) -> tuple[object, ...]:
-    shape = networks.NETWORKS[name].input_shape
-    layers = layer_table(networks.create(name, layers=PLAIN), shape)
+    shape, layers = networks.NETWORKS[name].input_shape, layers_of(name)
     fields = [row.field[0].size for row in layers.rows
               if row.field and row.field[0].stride]
     weights = [row for row in PRETRAINED.values() if row.network == name]
@@ -119,7 +125,8 @@ def network_row(name: str) -> tuple[object, ...]:
 
 def pretrained_sources() -> str:
     """Lists the pretrained weights of each library."""
-    return pretrained.tables()
+    return pretrained.tables(lambda row: pretrained.parameters_of(row) if row.fields
+                             else layers_of(row.network).params)
 
 
 def checked_against(name: str) -> str:
