@@ -32,24 +32,8 @@ def create_recipe(config: ConfigDict, info: DataInfo, axis_name: str | None = No
     devices: the number of devices that share a training batch.
     Raises InputError for settings that do not fit the data or the devices.
     """
+    check_fits_data(config, info)
     classes = len(info.class_names)
-    if (config.model.num_classes or classes) < classes:
-        raise InputError(f"config.model.num_classes = {config.model.num_classes} is "
-                         f"less than the {classes} classes of {info.name}: use none")
-    if config.batch_size > info.counts["train"]:
-        raise InputError(f"config.batch_size = {config.batch_size} is more than the "
-                         f"{info.counts['train']} training images of {info.name}: use "
-                         "that number or less")
-    check_channels(config.augment, info.image_shape[2])
-    for section in ("early_stopping", "checkpoint"):
-        monitor = config[section].monitor
-        if section == "early_stopping" and config.early_stopping.patience is None:
-            continue
-        if info.counts["validation"] == 0 and monitor.startswith("val_"):
-            raise InputError(
-                f"config.{section}.monitor = {monitor!r} needs a validation split, and "
-                f"{info.name} has none: set config.data.validation, or monitor "
-                "'loss' or 'accuracy'")
     schedule = optimizers.schedule(
         config, steps_per_epoch(info.counts["train"], config.batch_size))
     task = data.task_of(config.data, info.targets)
@@ -77,6 +61,28 @@ def create_recipe(config: ConfigDict, info: DataInfo, axis_name: str | None = No
         swa_from=swa_start(config, info), tta=split_names(config.eval.tta),
         freeze=networks.frozen_parts(config.model),
         axis_name=axis_name)
+
+
+def check_fits_data(config: ConfigDict, info: DataInfo) -> None:
+    """Raises InputError for settings that do not fit the data."""
+    classes = len(info.class_names)
+    if (config.model.num_classes or classes) < classes:
+        raise InputError(f"config.model.num_classes = {config.model.num_classes} is "
+                         f"less than the {classes} classes of {info.name}: use none")
+    if config.batch_size > info.counts["train"]:
+        raise InputError(f"config.batch_size = {config.batch_size} is more than the "
+                         f"{info.counts['train']} training images of {info.name}: use "
+                         "that number or less")
+    check_channels(config.augment, info.image_shape[2])
+    for section in ("early_stopping", "checkpoint"):
+        monitor = config[section].monitor
+        if section == "early_stopping" and config.early_stopping.patience is None:
+            continue
+        if info.counts["validation"] == 0 and monitor.startswith("val_"):
+            raise InputError(
+                f"config.{section}.monitor = {monitor!r} needs a validation split, and "
+                f"{info.name} has none: set config.data.validation, or monitor "
+                "'loss' or 'accuracy'")
 
 
 def swa_start(config: ConfigDict, info: DataInfo) -> int | None:

@@ -68,24 +68,31 @@ def run(config: ConfigDict, workdir: str | Path | None = None, quiet: bool = Fal
         with stop_signals() as received:  # a signal waits until the files are written
             finished = evaluate_and_save(opened, state, progress, evaluate,
                                          keep_results=trained_before)
-            drawn = trained_before and (opened.workdir / "report.html").exists()
-            outcome = f"is in {opened.workdir}"
-            if jax.process_index() == 0 and not drawn:
-                try:
-                    draw(opened, finished, progress)
-                except DRAWING_ERRORS as error:
-                    if not (opened.workdir / "config.json").exists():
-                        raise  # the workdir was deleted: the results are in a new one
-                    Reporter(stderr=True).line(
-                        "cnn_jax: the pictures and the report could not be made: "
-                        f"{one_line(first_line(error))}; the run is complete, and the "
-                        "same command makes them")
-                    outcome = f"but the pictures {outcome}"
-            report.line(f"everything {outcome}")
+            drawn = (jax.process_index() != 0
+                     or trained_before and (opened.workdir / "report.html").exists()
+                     or try_to_draw(opened, finished, progress))
+            report.line(f"everything {'' if drawn else 'but the pictures '}is in "
+                        f"{opened.workdir}")
         if received:
             raise Stopped(received[0], f"{signal.Signals(received[0]).name} came after "
                           f"the end of training: everything is in {opened.workdir}")
         return finished.results
+
+
+def try_to_draw(run: Run, finished: Finished, progress: Progress) -> bool:
+    """Draws; prints a line and returns False for an error that does not fail the run.
+    """
+    try:
+        draw(run, finished, progress)
+    except DRAWING_ERRORS as error:
+        if not (run.workdir / "config.json").exists():
+            raise  # the workdir was deleted: the results are in a new one
+        Reporter(stderr=True).line(
+            "cnn_jax: the pictures and the report could not be made: "
+            f"{one_line(first_line(error))}; the run is complete, and the same command "
+            "makes them")
+        return False
+    return True
 
 
 def draw(run: Run, finished: Finished, progress: Progress) -> None:

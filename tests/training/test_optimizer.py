@@ -153,7 +153,7 @@ def test_adamw_decay_is_decoupled_from_the_gradient():
     assert not got["conv"]["bias"].any()
 
 
-def test_muon_orthogonalises_convolution_kernels():
+def test_muon_orthogonalizes_convolution_kernels():
     """The update of HWIO as a (H*W*I) x O matrix has nearly equal singular values."""
     key = jax.random.key(0)
     grads = jax.tree.map(lambda leaf: jax.random.normal(key, leaf.shape), PARAMS)
