@@ -123,7 +123,7 @@ LEAST_ROUNDS = 5
 
 def measure(workload: Workload, arms: dict[str, Arm], dtype: str, seconds: float,
             turn: float, cores: Worker | None, advance) -> dict:
-    """Times all arms on one workload, in turn, for about `seconds` after builder.
+    """Times all arms on one workload, in turn, for about `seconds` after compiling.
 
     Returns {"setup": {arm: ...}, "train": {arm: [s a step]}, "infer": ...}; of a
     published network the training step alone.
@@ -304,7 +304,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtype", default="float32", choices=AGREEMENT,
                         help="of the computation; parameters stay float32")
     parser.add_argument("--seconds", type=float, default=40,
-                        help="of computing for each workload, after builder")
+                        help="of computing for each workload, after compiling")
     flags = parser.parse_args(argv)
     check_flags(parser, flags, PEERS)
     if "onednn" in flags.peers:

@@ -22,26 +22,7 @@ def test_style():
     assert done.returncode == 0, done.stdout
 
 
-# Without the types of these, mypy takes two thirds of the time.
-LIBRARIES = ("jax", "matplotlib", "rich", "werkzeug", "flask", "jinja2", "PIL",
-             "requests", "filelock")
-
-
-def test_types(tmp_path):
-    """mypy passes with the settings of setup.cfg, but without some libraries' types."""
-    settings = (ROOT / "setup.cfg").read_text()
-    settings = settings.replace("warn_unused_ignores = True", "")
-    names = ",".join(f"{name}.*" for name in LIBRARIES)
-    path = tmp_path / "mypy.ini"
-    path.write_text(f"{settings}\n[mypy-{names}]\nfollow_imports = skip\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--config-file", str(path), "--cache-dir",
-         ".mypy_cache/without_libraries"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
-
-
-@pytest.mark.slow
-def test_types_of_libraries():
+def test_types():
     """mypy passes with the settings of setup.cfg; .mypy_cache makes it quick."""
     done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT,
                           capture_output=True, text=True)

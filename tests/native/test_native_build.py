@@ -22,7 +22,7 @@ from tests.support.gradcheck import normal, relative_error
 from tests.support.tiny_runs import end, start_module
 
 from cnn_jax.native import library
-from cnn_jax.native.build import command, builder
+from cnn_jax.native.build import builder, command
 from cnn_jax.ops import correlate
 from cnn_jax.ops.conv import registry
 
