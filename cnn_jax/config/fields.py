@@ -228,8 +228,8 @@ FIELDS: dict[str, Field] = {
     # Augmentation of training images, with the names of Keras and torchvision.
     "augment.crop_scale": Field(
         None, optional(interval(number(0, 1, open_low=True))),
-        "(low, high) share of an image's area in a random crop, such as (0.08, 1.0); "
-        "the crop is resized to the image's size. None crops nothing."),
+        "(low, high) fraction of an image's area in a random crop, such as (0.08, "
+        "1.0); the crop is resized to the image's size. None crops nothing."),
     "augment.crop_ratio": Field(
         (3 / 4, 4 / 3), interval(number(0, open_low=True)),
         "(low, high) of width / height of the crops of augment.crop_scale."),
@@ -318,7 +318,7 @@ FIELDS: dict[str, Field] = {
         "is 1 for all."),
     "loss.label_smoothing": Field(
         0.0, fraction,
-        "Share of the target that is spread evenly over the classes."),
+        "Fraction of the target that is spread evenly over the classes."),
 
     "optimizer.name": Field(
         "adam", row_of(optimizers.OPTIMIZERS),

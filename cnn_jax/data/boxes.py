@@ -13,7 +13,7 @@ from cnn_jax.data.crops import TRIES, fallback_crop
 from cnn_jax.data.warp import gather_windows
 
 Interval = tuple[float, float]
-# Random erasing as in torchvision: shares of the image's area; height / width.
+# Random erasing as in torchvision: fractions of the image's area; height / width.
 ERASED_SCALE, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)
 
 
@@ -52,15 +52,16 @@ def draw_sides(key: jax.Array, area: int, scale: Interval,
                ratio: Interval) -> tuple[jax.Array, jax.Array]:
     """Draws sides a, b of `TRIES` boxes, each int32 [TRIES].
 
-    a * b is a uniform share of the area, and log(a / b) is uniform in the logarithm of
-    `ratio`; the sides are rounded to pixels.
+    a * b is a uniform fraction of the area, and log(a / b) is uniform in the logarithm
+    of `ratio`; the sides are rounded to pixels.
     """
-    share_key, log_key = jax.random.split(key)
-    shares = jax.random.uniform(share_key, (TRIES,), minval=scale[0], maxval=scale[1])
+    fraction_key, log_key = jax.random.split(key)
+    fractions = jax.random.uniform(fraction_key, (TRIES,), minval=scale[0],
+                                   maxval=scale[1])
     logs = jax.random.uniform(log_key, (TRIES,), minval=math.log(ratio[0]),
                               maxval=math.log(ratio[1]))
     root = jnp.sqrt(jnp.exp(logs))
-    sides = jnp.sqrt(area * shares)
+    sides = jnp.sqrt(area * fractions)
     return (jnp.round(sides * root).astype(jnp.int32),
             jnp.round(sides / root).astype(jnp.int32))
 

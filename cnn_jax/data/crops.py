@@ -29,7 +29,7 @@ def random_resized_crop(seed: int, epoch: int, index: int, height: int, width: i
                         ratio: tuple[float, float]) -> Box:
     """Draws the box that torchvision's RandomResizedCrop would cut out and resize.
 
-    Its share of the picture's area is uniform in `scale`, and the logarithm of
+    Its fraction of the picture's area is uniform in `scale`, and the logarithm of
     width / height is uniform in that of `ratio`. The first of 10 such draws that fits
     is put at a random position. If none fits, the box is `fallback_crop`.
 
@@ -37,7 +37,7 @@ def random_resized_crop(seed: int, epoch: int, index: int, height: int, width: i
         seed, epoch, index: of the run, and the index of the image in its split. They
             are the key and the counter of a Philox generator.
         height, width: of the picture, pixels.
-        scale: (low, high) shares of the area, 0 < low <= high <= 1.
+        scale: (low, high) fractions of the area, 0 < low <= high <= 1.
         ratio: (low, high) of width / height, 0 < low <= high.
     """
     # The raw words are the same in every version of NumPy, unlike drawn numbers.

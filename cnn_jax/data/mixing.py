@@ -20,8 +20,8 @@ def mix(images: jax.Array, labels: jax.Array, keys: dict[str, jax.Array],
     With the weight l ~ Beta(alpha, alpha) of the image x and 1 - l of its partner x':
 
     mixup: l x + (1 - l) x' (Zhang, Cisse, Dauphin, Lopez-Paz, 2018).
-    cutmix: a box of x' with the area 1 - l covers x. Then l becomes the share of pixels
-    that are not covered (Yun, Han, Oh, Chun, Choe, Yoo, 2019).
+    cutmix: a box of x' with the area 1 - l covers x. Then l becomes the fraction of
+    pixels that are not covered (Yun, Han, Oh, Chun, Choe, Yoo, 2019).
 
     If both are enabled, each image gets one of the two with probability 1/2.
     """

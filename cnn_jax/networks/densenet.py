@@ -22,7 +22,7 @@ class DenseNet(nn.Module):
 
     blocks: layers in each block (`DEPTHS`).
     growth: the features that a layer adds.
-    compression: the share of the features that a transition keeps, in (0, 1].
+    compression: the fraction of the features that a transition keeps, in (0, 1].
     bottleneck: a 1 x 1 convolution to 4 * growth before each 3 x 3.
     stem: '7x7' of stride 2 and a pool, or '3x3' of stride 1.
     padding: of the stem's strided layers, 'symmetric' or 'SAME'.

@@ -14,7 +14,7 @@ from cnn_jax.training.parallel import Placement
 LARGEST = 500  # images, even if more fit into memory
 # Fraction of the memory for activations; the rest is for parameters, images and other
 # programs.
-SHARE = 0.5
+MEMORY_FRACTION = 0.5
 # Bound on the activations alive at once, in units of the input and output of the layer
 # where these are largest. XLA needs 0.6 (MobileNetV2) to 1.15 (GoogLeNet) on a CPU.
 LIVE = 2
@@ -25,17 +25,17 @@ def largest_batch(config: ConfigDict, table: LayerTable, placement: Placement,
     """Returns the largest number of images that an evaluation step may take.
 
     It is `config.eval_batch_size` if that is set, otherwise `LARGEST`. If the
-    activations of `LARGEST` images exceed `SHARE` of the memory, it is the greatest
-    power of two that fits, and a line of the log says so.
+    activations of `LARGEST` images exceed `MEMORY_FRACTION` of the memory, it is the
+    greatest power of two that fits, and a line of the log says so.
     """
     if config.eval_batch_size is not None:
         return config.eval_batch_size
     memory = memory_bytes(placement.devices)
     image_bytes = LIVE * max((row.inputs + row.memory for row in table.rows),
                              default=0)
-    if memory is None or image_bytes * LARGEST <= SHARE * memory:
+    if memory is None or image_bytes * LARGEST <= MEMORY_FRACTION * memory:
         return LARGEST
-    fitting = max(1, int(SHARE * memory / image_bytes))
+    fitting = max(1, int(MEMORY_FRACTION * memory / image_bytes))
     size = min(LARGEST, 1 << fitting.bit_length() - 1)
     report.line(f"evaluation: batches of {size} images, limited by the memory: "
                 f"{memory / 2**30:,.1f} GiB are available, an image takes "

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from cnn_jax import optimizers
 from cnn_jax.console import Reporter
 from cnn_jax.errors import InputError
-from cnn_jax.training.eval_batch import LIVE, SHARE, memory_bytes
+from cnn_jax.training.eval_batch import LIVE, MEMORY_FRACTION, memory_bytes
 from cnn_jax.training.loop import compile_training
 from cnn_jax.training.lr_find import (UPDATES, WORSE, open_updates, smooth,
                                       trained_parts, update_losses, with_schedule)
@@ -112,7 +112,7 @@ def train_members(run: Run) -> Callable[..., tuple[Members, Metrics]]:
 
 
 def check_memory(run: Run, state: TrainState, count: int) -> None:
-    """Raises InputError unless `count` networks fit into `SHARE` of the memory.
+    """Raises InputError if `count` networks exceed `MEMORY_FRACTION` of the memory.
 
     Each takes three times its state on every device, for gradients and updates, and
     `LIVE` times the outputs of its layers for a batch.
@@ -123,8 +123,9 @@ def check_memory(run: Run, state: TrainState, count: int) -> None:
     outputs = run.table.memory * run.config.batch_size
     size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state))
     each = 3 * size * devices + (0 if run.recipe.head_of else LIVE * outputs)
-    if count * each > SHARE * memory:
+    if count * each > MEMORY_FRACTION * memory:
         raise InputError(
             f"{count} rates at once need {count * each / 2**30:,.1f} GiB, more than "
-            f"{SHARE:.0%} of the {memory / 2**30:,.1f} GiB available: at most "
-            f"{int(SHARE * memory / each)} fit; use fewer, or a smaller batch_size")
+            f"{MEMORY_FRACTION:.0%} of the {memory / 2**30:,.1f} GiB available: at "
+            f"most {int(MEMORY_FRACTION * memory / each)} fit; use fewer, or a smaller "
+            "batch_size")

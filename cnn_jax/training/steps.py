@@ -177,13 +177,13 @@ def moving_averages(state: TrainState, params: Any, batch_stats: Any,
     if not recipe.averages:
         return {}, {}
     updated = (state.step + 1) % recipe.accumulate_steps == 0
-    share: jax.Array | float = 1 - recipe.ema_decay
+    weight: jax.Array | float = 1 - recipe.ema_decay
     if recipe.swa_from is not None:
         update = (state.step + 1) // recipe.accumulate_steps
-        share = 1 / jnp.maximum(update - recipe.swa_from, 1)
+        weight = 1 / jnp.maximum(update - recipe.swa_from, 1)
     return optax.incremental_update(
         (params, batch_stats), (state.ema_params, state.ema_batch_stats),
-        jnp.where(updated, share, 0.0))
+        jnp.where(updated, weight, 0.0))
 
 
 def eval_step(state: TrainState, batch: Batch, recipe: Recipe) -> Metrics:

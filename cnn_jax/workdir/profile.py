@@ -20,7 +20,7 @@ class Operation(msgspec.Struct, frozen=True):
     name: str        # XLA's name, such as 'fusion.12'
     source: str      # layer and primitive, such as 'conv1/conv_general_dilated'
     seconds: float   # in all steps; without the operations inside it
-    share: float     # fraction of the time of all operations
+    fraction: float  # of the time of all operations
 
 
 class Profile(msgspec.Struct, frozen=True):
@@ -116,20 +116,20 @@ def make_profile(seconds: Mapping[str, float], names: Mapping[str, str], first: 
 
 
 def rows(profile: Profile) -> list[tuple[str, str, str, str]]:
-    """Formats (operation, source, ms per step, share) of each operation."""
+    """Formats (operation, source, ms per step, fraction) of each operation."""
     steps = profile.stop - profile.first
     return [(row.name, row.source, f"{1e3 * row.seconds / steps:.3f}",
-             f"{row.share:.1%}") for row in profile.operations]
+             f"{row.fraction:.1%}") for row in profile.operations]
 
 
 def text(profile: Profile) -> str:
     """Formats the table for the terminal."""
-    head = ("operation", "source", "ms per step", "share")
+    head = ("operation", "source", "ms per step", "fraction")
     body = [head, *rows(profile)]
     widths = [max(len(row[i]) for row in body) for i in range(2)]
     return "\n".join([title(profile), *(
-        f"{name:<{widths[0]}}  {source:<{widths[1]}}  {cost:>11}  {share:>6}".rstrip()
-        for name, source, cost, share in body)])
+        f"{name:<{widths[0]}}  {source:<{widths[1]}}  {cost:>11}  {fraction:>8}"
+        for name, source, cost, fraction in body)])
 
 
 def title(profile: Profile) -> str:

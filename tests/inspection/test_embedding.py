@@ -17,17 +17,17 @@ def test_axes_of_the_plane_have_one_sign():
     """The axis of points along (3, 0, -1.5) has a positive largest loading."""
     t, s = np.array([-2.0, -1, 0, 1, 2]), np.array([1.0, -1, 0, -1, 1])
     values = np.stack([3 * t, 0.1 * s, -1.5 * t], axis=1) + 5
-    points, shares = principal_plane(values)
+    points, explained = principal_plane(values)
     np.testing.assert_allclose(points[:, 0], t * np.sqrt(11.25), atol=1e-12)
     np.testing.assert_allclose(points[:, 1], 0.1 * s, atol=1e-12)
-    np.testing.assert_allclose(shares, [112.5 / 112.54, 0.04 / 112.54])
+    np.testing.assert_allclose(explained, [112.5 / 112.54, 0.04 / 112.54])
     np.testing.assert_array_equal(principal_plane(-values).points[:, 0], -points[:, 0])
 
 
 def test_a_plane_of_one_feature_and_of_equal_points():
-    points, shares = principal_plane(np.array([[1.0], [3.0]]))
+    points, explained = principal_plane(np.array([[1.0], [3.0]]))
     np.testing.assert_allclose(points, [[-1, 0], [1, 0]])
-    np.testing.assert_allclose(shares, [1, 0])
+    np.testing.assert_allclose(explained, [1, 0])
     assert not principal_plane(np.ones((4, 3))).points.any()
 
 

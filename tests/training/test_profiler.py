@@ -49,8 +49,8 @@ def test_a_run_traces_its_steps(tmp_path, capsys):
     training.run(tiny(epochs=1), tmp_path, profile_steps=(2, 4))
     made = profile.read_profile(tmp_path)
     assert (made.first, made.stop, len(made.operations)) == (2, 4, 10)
-    shares = [each.share for each in made.operations]
-    assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1
+    fractions = [each.fraction for each in made.operations]
+    assert fractions == sorted(fractions, reverse=True) and 0 < sum(fractions) <= 1
     assert any("conv" in each.source for each in made.operations)
     assert [*(tmp_path / "profile").rglob("perfetto_trace.json.gz")]
     assert made.operations[0].name in capsys.readouterr().out

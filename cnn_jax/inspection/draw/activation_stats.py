@@ -65,13 +65,13 @@ def draw_dead(dead: Mapping[str, np.ndarray], images: str) -> Picture:
     layers = deadest(dead)
     figure = new_figure(4.5, 0.26 * len(layers) + 1.0)
     axes = figure.subplots()
-    shares = [100 * dead[layer].mean() for layer in layers]
-    axes.barh(range(len(layers)), shares, color="#8fb8de", edgecolor="#1f4e79")
-    for row, (layer, share) in enumerate(zip(layers, shares)):
-        axes.text(share, row, f" {dead[layer].sum()} of {dead[layer].size}",
+    fractions = [100 * dead[layer].mean() for layer in layers]
+    axes.barh(range(len(layers)), fractions, color="#8fb8de", edgecolor="#1f4e79")
+    for row, (layer, fraction) in enumerate(zip(layers, fractions)):
+        axes.text(fraction, row, f" {dead[layer].sum()} of {dead[layer].size}",
                   va="center", fontsize=8)
     axes.set_yticks(range(len(layers)), layers, fontsize=8)
-    axes.set(xlabel="dead units, % of the layer", xlim=(0, max(*shares, 1) * 1.3),
+    axes.set(xlabel="dead units, % of the layer", xlim=(0, max(*fractions, 1) * 1.3),
              ylim=(len(layers) - 0.5, -0.5))
     axes.grid(axis="x", alpha=0.3)
     total = sum(int(units.sum()) for units in dead.values())

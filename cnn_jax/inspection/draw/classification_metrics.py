@@ -64,7 +64,7 @@ def draw_confusion(metrics: ClassificationMetrics) -> Picture:
     assert table is not None
     classes = len(names)
     cell = min(CELL, SIDE / classes)
-    shares = table / np.maximum(table.sum(1, keepdims=True), 1)
+    fractions = table / np.maximum(table.sum(1, keepdims=True), 1)
     ticks = np.arange(0, classes, max(1, -(-classes // 40)))
     labels = [fit(names[i]) for i in ticks]
     margin = max(text_width(label, 8) for label in labels)  # inches
@@ -72,7 +72,7 @@ def draw_confusion(metrics: ClassificationMetrics) -> Picture:
     figure = new_figure(max(3.6, cell * classes + 1.5 + margin),
                         max(3.2, cell * classes + 0.8 + margin * upright))
     axes = figure.subplots()
-    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    picture = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(picture, ax=axes, shrink=0.7, aspect=30,
                     label="fraction of the true class")
     axes.set_xticks(ticks, labels, rotation=90 if upright else 0, fontsize=8)
@@ -81,7 +81,7 @@ def draw_confusion(metrics: ClassificationMetrics) -> Picture:
     if classes <= NUMBERED:
         for i, j in np.argwhere(table):
             axes.text(j, i, short(table[i, j]), ha="center", va="center", fontsize=7,
-                      color="white" if shares[i, j] > 0.5 else "black")
+                      color="white" if fractions[i, j] > 0.5 else "black")
     return Picture(
         "confusion", "Confusion matrix",
         f"Every {metrics.unit} of the {metrics.split} split by its true class (row) "
@@ -150,15 +150,15 @@ def draw_calibration(metrics: ClassificationMetrics) -> Picture:
     size = len(count)
     edges = np.arange(size + 1) / size
     filled = count > 0
-    shares = np.divide(correct, count, out=np.zeros(size), where=filled)
+    fractions = np.divide(correct, count, out=np.zeros(size), where=filled)
     error = calibration_error(metrics.bins)
     exclusive = metrics.confusion is not None
     counted = f"{metrics.unit}s" if exclusive else "classes of images"
     figure = new_figure(4.5, 4.4)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    upper.bar(edges[:-1][filled], shares[filled], 1 / size, align="edge",
+    upper.bar(edges[:-1][filled], fractions[filled], 1 / size, align="edge",
               color="#8fb8de", edgecolor="#1f4e79")
-    upper.plot(probability[filled] / count[filled], shares[filled], "o",
+    upper.plot(probability[filled] / count[filled], fractions[filled], "o",
                color="#1f4e79", markersize=3)
     upper.plot([0, 1], [0, 1], "k--", linewidth=1)
     upper.set(ylabel="fraction correct" if exclusive else "fraction present",
@@ -172,7 +172,7 @@ def draw_calibration(metrics: ClassificationMetrics) -> Picture:
     for axes in (upper, lower):
         axes.grid(alpha=0.3)
     mean = probability.sum() / count.sum()
-    share = correct.sum() / count.sum()
+    fraction = correct.sum() / count.sum()
     return Picture(
         "calibration", "Calibration",
         "Where the bars end below the dashed line, the network is overconfident. The "
@@ -180,7 +180,7 @@ def draw_calibration(metrics: ClassificationMetrics) -> Picture:
         f"weighted by the number of {counted}, which the lower plot shows on a "
         "logarithmic scale.",
         f"The expected calibration error is {error:.4f}: the mean probability is "
-        f"{mean:.1%}, and {share:.1%} are {'correct' if exclusive else 'present'}.",
+        f"{mean:.1%}, and {fraction:.1%} are {'correct' if exclusive else 'present'}.",
         figure, {"bins": metrics.bins})
 
 

@@ -138,9 +138,9 @@ def contact_sheet(dataset: Dataset, config: ConfigDict) -> Picture:
 def mixture(targets: Sequence[tuple[np.ndarray, np.ndarray]], row: int, task: Task,
             class_names: Sequence[str], inches: float) -> str:
     """Describes a mixed image on lines such as '70 % cat' and '30 % dog'."""
-    shares: dict[str, float] = {}
+    fractions: dict[str, float] = {}
     for labels, weight in targets:
         name = task.label_text(labels[row], class_names)
-        shares[name] = shares.get(name, 0.0) + float(weight[row])
-    return "\n".join(fold(f"{100 * share:.0f} % {name}", inches, 6, 1)
-                     for name, share in shares.items())
+        fractions[name] = fractions.get(name, 0.0) + float(weight[row])
+    return "\n".join(fold(f"{100 * fraction:.0f} % {name}", inches, 6, 1)
+                     for name, fraction in fractions.items())

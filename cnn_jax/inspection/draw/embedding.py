@@ -43,7 +43,7 @@ def penultimate(run: InspectedRun) -> tuple[np.ndarray, np.ndarray]:
 
 def draw_plane(plane: Plane, labels: np.ndarray, run: InspectedRun) -> Picture:
     """Draws a point for each example in the colour of its true class."""
-    points, shares = plane
+    points, explained = plane
     classes = np.unique(labels)
     figure = new_figure(4.6, 4.4)
     axes = figure.subplots()
@@ -58,8 +58,8 @@ def draw_plane(plane: Plane, labels: np.ndarray, run: InspectedRun) -> Picture:
                   weight="bold", ha="center", va="center",
                   bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "0.5",
                         "boxstyle": "round,pad=0.2"})
-    axes.set(xlabel=f"first component, {shares[0]:.0%} of the variance",
-             ylabel=f"second component, {shares[1]:.0%} of the variance")
+    axes.set(xlabel=f"first component, {explained[0]:.0%} of the variance",
+             ylabel=f"second component, {explained[1]:.0%} of the variance")
     axes.grid(alpha=0.3)
     return Picture(
         "embedding", "Penultimate features",
@@ -68,5 +68,5 @@ def draw_plane(plane: Plane, labels: np.ndarray, run: InspectedRun) -> Picture:
         "(PCA). A point has the colour of its true class; the name of a class is at "
         "the median of its points.",
         f"{len(points):,} points of {len(classes)} classes in a plane that holds "
-        f"{shares.sum():.0%} of the variance of the features.", figure,
-        {"points": points, "labels": labels, "shares": shares})
+        f"{explained.sum():.0%} of the variance of the features.", figure,
+        {"points": points, "labels": labels, "explained": explained})

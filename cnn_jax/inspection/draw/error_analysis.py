@@ -60,10 +60,10 @@ def draw_highest_loss(run: InspectedRun) -> Picture:
         run.outcome.predicted, run.outcome.losses)
     labels = run.examples.labels
     known = " The network was trained on them." * (run.split == "train")
-    share = losses[index].sum() / max(losses.sum(), np.finfo(np.float32).tiny)
+    fraction = losses[index].sum() / max(losses.sum(), np.finfo(np.float32).tiny)
     return Picture(
         "highest_loss", "Highest loss",
-        f"The images of the {run.split} split with the highest loss, {share:.0%} of "
+        f"The images of the {run.split} split with the highest loss, {fraction:.0%} of "
         f"the loss of all {len(losses):,}.{known} Above each image: its index and "
         "loss, then the truth and the prediction.",
         f"Losses from {losses[index[0]]:.3g} to {losses[index[-1]]:.3g}; the median of "

@@ -8,7 +8,7 @@ from cnn_jax.inspection.draw.drawing import (class_colours, label_row, legend,
                                              new_figure, set_title, show)
 from cnn_jax.inspection.draw.picture import Picture
 
-SHARE = 0.65  # weight of the class colour in an overlay; the rest is the grey image
+OPACITY = 0.65  # of the class colour in an overlay; the rest is the grey image
 CELL = 1.25   # inches
 
 
@@ -19,7 +19,7 @@ def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     background, the grey image stays as it is.
     """
     grey = image.astype(np.float64).mean(-1, keepdims=True)
-    tinted = (1 - SHARE) * grey + SHARE * class_colours()[mask]
+    tinted = (1 - OPACITY) * grey + OPACITY * class_colours()[mask]
     return np.rint(np.where(mask[..., None] > 0, tinted, grey)).astype(np.uint8)
 
 

@@ -9,7 +9,7 @@ class Plane(NamedTuple):
     """Features projected on their first two principal components."""
 
     points: np.ndarray  # [n, 2]
-    shares: np.ndarray  # [2], of the variance
+    explained: np.ndarray  # [2], fractions of the variance
 
 
 def pixel_features(values: np.ndarray, labels: np.ndarray,
@@ -43,5 +43,6 @@ def principal_plane(values: np.ndarray) -> Plane:
     largest = np.abs(model.components_).argmax(1)
     points *= np.sign(model.components_[np.arange(len(largest)), largest])[None]
     missing = 2 - points.shape[1]
-    shares = np.nan_to_num(model.explained_variance_ratio_)
-    return Plane(np.pad(points, ((0, 0), (0, missing))), np.pad(shares, (0, missing)))
+    explained = np.nan_to_num(model.explained_variance_ratio_)
+    return Plane(np.pad(points, ((0, 0), (0, missing))),
+                 np.pad(explained, (0, missing)))

@@ -76,10 +76,10 @@ def fit_box(weights: np.ndarray) -> Box | None:
         return None
     intervals = []
     for axis in (0, 1):
-        share = weights.sum(1 - axis, dtype=np.float64) / total
-        middles = np.arange(len(share)) + 0.5
-        mean = share @ middles
-        size = np.sqrt(12 * (share @ (middles - mean) ** 2) + 1)
+        density = weights.sum(1 - axis, dtype=np.float64) / total
+        middles = np.arange(len(density)) + 0.5
+        mean = density @ middles
+        size = np.sqrt(12 * (density @ (middles - mean) ** 2) + 1)
         intervals.append((mean - size / 2, size))
     (top, height), (left, width) = intervals
     return Box(top, left, height, width)

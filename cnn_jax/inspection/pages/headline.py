@@ -72,9 +72,9 @@ def guesses(record: Record, split: str) -> str:
     text = chance(classes)
     if metrics is not None and metrics.split == split:
         most = max(metrics.classes, key=lambda row: row.examples)
-        share = most.examples / metrics.examples
-        if share * classes > 1.01:
-            text += f"; the most frequent class, {most.name}, has {share:.1%}"
+        fraction = most.examples / metrics.examples
+        if fraction * classes > 1.01:
+            text += f"; the most frequent class, {most.name}, has {fraction:.1%}"
     return text
 
 
@@ -88,17 +88,17 @@ def fact(name: str, value: str, note: str = "") -> Fact:
     return capitalized(name), value, note
 
 
-def precision(share: float, count: int) -> str:
+def precision(fraction: float, count: int) -> str:
     """Writes the standard error of a fraction p of n independent images.
 
     It is sqrt(p (1 - p) / n). That is 0 if all of them are right, or none. Then it is
     the one-sided 95 % bound of Clopper and Pearson, 0.05^(1 / n) or 1 minus that.
     """
-    if share in (0, 1):
+    if fraction in (0, 1):
         bound = 0.05 ** (1 / count)
-        side = f"above {bound:.1%}" if share else f"below {1 - bound:.1%}"
+        side = f"above {bound:.1%}" if fraction else f"below {1 - bound:.1%}"
         return f"{count:,} images, {side} with 95% confidence"
-    error = math.sqrt(share * (1 - share) / count)
+    error = math.sqrt(fraction * (1 - fraction) / count)
     return f"{count:,} images, standard error {error:.2%}"
 
 

@@ -92,7 +92,7 @@ def page_of(record: Record) -> dict[str, Any]:
         "diagram": embedded_diagram(record.folder),
         "profile": record.profile and Table(
             profile.title(record.profile),
-            ("operation", "source", "ms per step", "share"),
+            ("operation", "source", "ms per step", "fraction"),
             profile.rows(record.profile), text_columns=2),
         "changes": changes and Table("Fields that differ from configs/default.py",
                                      ("field", "this run", "default"), changes,
@@ -148,10 +148,10 @@ def score_table(metrics: MetricsFile) -> Table:
         f"Every class on the {metrics.split} split",
         ("class", f"{metrics.unit}s", *scores.values()),
         [(row.name, f"{row.examples:,}",
-          *(share(getattr(row, score)) for score in scores))
+          *(three_digits(getattr(row, score)) for score in scores))
          for row in metrics.classes], text_columns=1,
         last=("mean", f"{metrics.examples:,}",
-              *(share(metrics.mean[score]) for score in scores)))
+              *(three_digits(metrics.mean[score]) for score in scores)))
 
 
 def worst_classes(metrics: MetricsFile) -> Table:
@@ -163,7 +163,7 @@ def worst_classes(metrics: MetricsFile) -> Table:
         f"on the {metrics.split} split", last=None)
 
 
-def share(value: float | None) -> str:
+def three_digits(value: float | None) -> str:
     """Formats a fraction with three digits; a dash stands for 0 / 0."""
     return "-" if value is None else f"{value:.3f}"
 

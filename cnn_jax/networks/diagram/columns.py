@@ -10,7 +10,7 @@ from cnn_jax.networks.parts import part_of
 GAP, TRACK = 26, 9  # pixels between two ranks; between two horizontal lines there
 GUTTER = 44         # pixels between two columns
 HIGHEST, ASPECT = 900, 1.5  # a higher level becomes columns, of this width / height
-MOST_COLUMNS, FILLED = 12, 0.55  # least share of the columns' height that must be used
+MOST_COLUMNS, FILLED = 12, 0.55  # least fraction of the columns' height to use
 WITHIN, WITHIN_PIXELS = 0.1, 100  # the cost of a cut within a part, such as stage1
 
 

@@ -200,9 +200,9 @@ def rounded(points: Sequence[Point]) -> str:
 
 
 def toward(start: Point, end: Point, length: float) -> Point:
-    share = length / math.dist(start, end)
-    return (start[0] + share * (end[0] - start[0]),
-            start[1] + share * (end[1] - start[1]))
+    fraction = length / math.dist(start, end)
+    return (start[0] + fraction * (end[0] - start[0]),
+            start[1] + fraction * (end[1] - start[1]))
 
 
 def text(content: str, x: float, y: float, weight: str = "", scale: float = 1,

@@ -133,8 +133,8 @@ function order(scores) {
     .sort((a, b) => scores[b] - scores[a] || a - b);
 }
 
-function percent(share) {
-  return `${(100 * share).toFixed(1)} %`;
+function percent(fraction) {
+  return `${(100 * fraction).toFixed(1)} %`;
 }
 
 // Up to `about.few` classes are all shown, in their order. Of more classes, only the

@@ -1,7 +1,7 @@
 "use strict";
 // The page of an exported folder: the network runs in this tab, by ONNX Runtime.
 
-const SHARE = 0.65;  // weight of the class's colour over the grey picture in a mask
+const OPACITY = 0.65;  // of the class's colour over the grey picture in a mask
 
 let received = null;  // the content of the last embedded part that was read
 let session = null, tensor = null;
@@ -64,19 +64,19 @@ function read(output, image) {
 // Scores are fractions of the pixels. The background, class 0, keeps the grey picture.
 function readMask(output, image) {
   const count = about.classes.length, pixels = image.width * image.height;
-  const shares = new Array(count).fill(0), colours = about.colours.map((colour) =>
+  const fractions = new Array(count).fill(0), colours = about.colours.map((colour) =>
     [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16)));
   const data = new Uint8ClampedArray(3 * pixels);
   for (let i = 0; i < pixels; i++) {
     const probabilities = output.subarray(i * count, (i + 1) * count);
     const index = probabilities.indexOf(Math.max(...probabilities));
-    shares[index] += 1 / pixels;
+    fractions[index] += 1 / pixels;
     const pixel = image.data.subarray(i * image.channels, (i + 1) * image.channels);
     const grey = pixel.reduce((sum, value) => sum + value, 0) / image.channels;
     data.set(colours[index].map((colour) =>
-      (index ? (1 - SHARE) * grey + SHARE * colour : grey)), 3 * i);
+      (index ? (1 - OPACITY) * grey + OPACITY * colour : grey)), 3 * i);
   }
-  return { scores: shares, named: order(shares).filter((i) => shares[i] > 0),
+  return { scores: fractions, named: order(fractions).filter((i) => fractions[i] > 0),
     mask: png({ ...image, channels: 3, data }) };
 }
 
