@@ -40,7 +40,7 @@ def get_config(variant: str = "baseline") -> ConfigDict:
 
 
 def baseline(config: ConfigDict) -> None:
-    """One convolution with 6 filters, 198,494 parameters.
+    """Trains a network of one convolution with 6 filters, 198,494 parameters.
 
     Published: 0.5779 in epoch 5.
     """
@@ -48,24 +48,30 @@ def baseline(config: ConfigDict) -> None:
 
 
 def lenet5(config: ConfigDict) -> None:
-    """Sigmoid and max pooling, 62,006 parameters. Published: 0.4806 in epoch 5."""
+    """Trains LeNet-5 with sigmoid and max pooling, 62,006 parameters.
+
+    Published: 0.4806 in epoch 5.
+    """
     config.model.name = "tf2_lenet5"
 
 
 def alexnet8(config: ConfigDict) -> None:
-    """9,638,474 parameters. Published: 0.6102 in epoch 5, after 0.4243 in epoch 3."""
+    """Trains AlexNet8, 9,638,474 parameters.
+
+    Published: 0.6102 in epoch 5, after 0.4243 in epoch 3.
+    """
     config.model.name = "tf2_alexnet8"
 
 
 def vgg16(config: ConfigDict) -> None:
-    """15,253,578 parameters. Published: 0.7005 in epoch 5."""
+    """Trains VGG16, 15,253,578 parameters. Published: 0.7005 in epoch 5."""
     config.model.name = "tf2_vgg16"
 
 
 def inception10(config: ConfigDict) -> None:
-    """120,234 parameters, batch size 1024; batch norm trains in evaluation mode.
+    """Trains Inception10, 120,234 parameters, with a batch size of 1024.
 
-    Published: 0.4595 in epoch 5.
+    In training, batch norm normalizes as in evaluation. Published: 0.4595 in epoch 5.
     """
     config.model.name = "tf2_inception10"
     config.model.fields.batch_statistics = False
@@ -73,9 +79,10 @@ def inception10(config: ConfigDict) -> None:
 
 
 def resnet18(config: ConfigDict) -> None:
-    """11,173,962 parameters, batch size 128, Keras' l2(0.01) on the last kernel only.
+    """Trains ResNet-18, 11,173,962 parameters, with a batch size of 128.
 
-    Published: 0.7175 in epoch 4. That run ended in its fifth epoch, so ours has four.
+    Only the last kernel has Keras' l2(0.01). Published: 0.7175 in epoch 4. That run
+    ended in its fifth epoch, so ours has four.
     """
     config.model.name = "tf2_resnet18"
     config.model.bn = "keras"
@@ -87,9 +94,9 @@ def resnet18(config: ConfigDict) -> None:
 
 
 def keras(config: ConfigDict) -> None:
-    """1,250,858 parameters, RMSprop, rate 1e-4 / (1 + 1e-6 n), shifts and flips.
+    """Trains Keras' CNN, 1,250,858 parameters, by RMSprop, with shifts and flips.
 
-    Published: 0.6361 after 10 epochs.
+    The rate after n updates is 1e-4 / (1 + 1e-6 n). Published: 0.6361 after 10 epochs.
     """
     config.model.name = "ai_edu_cifar_cnn"
     config.epochs = 10

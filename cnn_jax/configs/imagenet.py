@@ -57,11 +57,11 @@ def get_config(variant: str = "resnet50_90") -> ConfigDict:
 
 
 def resnet50_90(config: ConfigDict) -> None:
-    """25,557,032 parameters, 90 epochs: the standard recipe (Goyal et al., 2017).
+    """Trains 90 epochs by the standard recipe (Goyal et al., 2017).
 
-    Rate 0.1 for 256 images, 5 epochs of warm-up, cosine, label smoothing, the last
-    gamma of each block starts at 0. Published: top-1 0.763 to 0.767 (flax's example,
-    100 epochs, no label smoothing).
+    25,557,032 parameters. Rate 0.1 for 256 images, 5 epochs of warm-up, cosine, label
+    smoothing, the last gamma of each block starts at 0. Published: top-1 0.763 to 0.767
+    (flax's example, 100 epochs, no label smoothing).
     """
     config.model.name = "resnet50_v1_5"
     config.model.fields.zero_gamma = True
@@ -74,12 +74,12 @@ def resnet50_90(config: ConfigDict) -> None:
 
 
 def resnet50_16(config: ConfigDict) -> None:
-    """16 epochs of FFCV's recipe; published: top-1 0.738, top-5 0.908."""
+    """Trains 16 epochs by FFCV's recipe; published: top-1 0.738, top-5 0.908."""
     progressive(config, epochs=16, ramp=(11, 13))
 
 
 def resnet50_40(config: ConfigDict) -> None:
-    """40 epochs of FFCV's recipe; published: top-1 0.772, top-5 0.932."""
+    """Trains 40 epochs by FFCV's recipe; published: top-1 0.772, top-5 0.932."""
     progressive(config, epochs=40, ramp=(29, 34))
 
 
@@ -113,9 +113,10 @@ def progressive(config: ConfigDict, epochs: int, ramp: tuple[int, int]) -> None:
 
 
 def mobilenet_v2(config: ConfigDict) -> None:
-    """3,504,872 parameters, 300 epochs, rate 0.045 for 256 images, * 0.98 an epoch.
+    """Trains MobileNetV2, 3,504,872 parameters, for 300 epochs.
 
-    Published: top-1 0.719 (torchvision).
+    The rate is 0.045 for 256 images, times 0.98 each epoch. Published: top-1 0.719
+    (torchvision).
     """
     config.model.name = "mobilenet_v2"
     config.epochs = 300
