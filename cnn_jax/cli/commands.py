@@ -37,7 +37,7 @@ from cnn_jax.training.profiler import parse_steps
 from cnn_jax.training.recipe import refusing
 from cnn_jax.workdir import trained
 from cnn_jax.workdir.folder import (check_same_config, default_path, load_data,
-                                    read_config)
+                                    read_config, read_data_info)
 
 TAKE_PATHS = ("predict", "inspect", "compare", "export", "describe")
 TAKE_NO_MODEL = ("train", "summary", "show_data", "compare", "lr_find")
@@ -180,16 +180,19 @@ def serve(request: Request) -> None:
 
 
 def summary(request: Request) -> None:
-    """Prints the layer table of a config's network; reads no data.
+    """Prints the layer table of a config's network, or of a run's; reads no data.
 
     The network has its published number of classes unless the config sets another.
-    --workdir=FOLDER also writes the table there, as text, CSV and JSON. --diagram=FILE
-    also writes a drawing of the network.
+    With a config, --workdir=FOLDER also writes the table there, as text, CSV and JSON.
+    --diagram=FILE also writes a drawing of the network.
     """
-    if request.workdir is not None and (request.workdir / "config.json").exists():
-        raise InputError(f"{request.workdir} is the folder of a run, which has its own "
-                         "summary.txt: give --mode=summary another --workdir")
-    config = required_config(request)
+    folder = request.workdir
+    run = folder if folder and (folder / "config.json").exists() else None
+    if run and request.config is not None:
+        raise InputError(f"{folder} is the folder of a run: without --config, "
+                         "--mode=summary shows its network; with one, give it another "
+                         "--workdir")
+    config = read_config(run) if run else required_config(request)
     if request.roofline is not None:
         try:
             peak = peak_of(request.roofline)
@@ -197,11 +200,15 @@ def summary(request: Request) -> None:
             raise InputError(f"--roofline={error}") from error
     if request.diagram is not None:
         diagram.check(request.diagram)
-    shape = networks.find(config.model.name).input_shape
-    size = config.data.image_size or shape[:2]
-    shape = (*size, config.data.channels or shape[2])
+    if run:
+        info = read_data_info(run)
+        shape, classes = info.image_shape, len(info.class_names)
+    else:
+        shape, classes = networks.find(config.model.name).input_shape, None
+        size = config.data.image_size or shape[:2]
+        shape = (*size, config.data.channels or shape[2])
     with refusing(config.model.name, shape), spinner("tracing the network"):
-        network = networks.from_config(config)
+        network = networks.from_config(config, classes)
         table = layer_table(network, shape,
                             max(1, config.batch_size // jax.device_count()))
     if request.diagram is not None:
@@ -216,9 +223,9 @@ def summary(request: Request) -> None:
         if len(names) > 3:
             print(textwrap.fill(f"{conv}: {', '.join(names)}", 100,
                                 initial_indent="  ", subsequent_indent="    "))
-    if request.workdir is not None:
-        request.workdir.mkdir(parents=True, exist_ok=True)
-        save_summary(table, request.workdir)
+    if folder is not None and run is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_summary(table, folder)
     if request.diagram is not None:
         print(request.diagram)
 

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from cnn_jax import networks, training
+from cnn_jax.cli import commands
+from cnn_jax.cli.request import Request
 from cnn_jax.config import check
 from cnn_jax.errors import InputError
 from cnn_jax.workdir import trained
@@ -72,7 +74,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_run_of_a_module_in_the_current_folder(here):
+def test_a_run_of_a_module_in_the_current_folder(here, capsys):
     config = tiny({"model.name": "my_own_network:MyNet", "model.fields": {"width": 6},
                    "epochs": 1})
     training.run(config, here / "run", quiet=True)
@@ -83,7 +85,12 @@ def test_a_run_of_a_module_in_the_current_folder(here):
         jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32), train=False)
     assert jax.tree.structure(before["params"]) == jax.tree.structure(
         loaded.variables["params"])
-    assert "conv1" in (here / "run" / "summary.txt").read_text()
+    written = (here / "run" / "summary.txt").read_text()
+    assert "conv1" in written
+    commands.run(Request("summary", None, here / "run"))
+    assert capsys.readouterr().out.startswith(written.split("\n\n")[0])
+    with pytest.raises(InputError, match="without --config"):
+        commands.run(Request("summary", config, here / "run"))
     # In another process that does not find the module.
     done = forked.main(["--mode=report", f"--workdir={here / 'run'}"], here,
                        before=functools.partial(without, here))
