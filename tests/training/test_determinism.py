@@ -44,7 +44,7 @@ def test_a_seed_decides_what_a_step_draws(changes, drawn):
 @pytest.mark.parametrize("name", ["baseline", "lenet5"])
 def test_a_seed_decides_a_run_in_processes_that_compile_anew(
         name, tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "false")
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "False")
     for folder in ("once", "again"):
         code, _, errors = main(tmp_path / folder,
                                RICH | {"model.name": name, "seed": 3})
