@@ -143,7 +143,7 @@ def picture(rows: list[dict], path: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=32, metavar="N")
+    parser.add_argument("--seeds", type=int, default=24, metavar="N")
     parser.add_argument("--inits", nargs="+", choices=INITIALIZERS, default=INITS)
     parser.add_argument("--epochs", type=int, help="instead of the config's")
     parser.add_argument("--out", type=Path, default=Path("."), metavar="DIR")

@@ -137,7 +137,7 @@ def learn_kernel(grey: np.ndarray, true: np.ndarray | None = None, seed: int = 0
         output = ops.correlate(x, learned)
     first, learned, true = (np.asarray(w[..., 0, 0]) for w in (first, learned, true))
     return Learned(first, learned, true, np.asarray(output[0, ..., 0]),
-                  np.asarray(target[0, ..., 0]), np.asarray(losses)[:int(steps) + 1])
+                   np.asarray(target[0, ..., 0]), np.asarray(losses)[:int(steps) + 1])
 
 
 @functools.partial(jax.jit, static_argnames="most_steps")

@@ -47,10 +47,9 @@ INTRODUCTION = """# Accuracy of the experiments
 
 Written by `python experiments/reproduce.py`; the figures are those of RESULTS.json.
 "Ours" is the test accuracy of the best validation epoch: mean ± standard deviation over
-n seeds. "Needed" is the published figure minus the band below. A published figure is
-mostly that of one run. It is "in our spread" if one more run of ours would lie further
-from our mean with a probability of more than 5 % (the prediction interval, mean ± t s
-sqrt(1 + 1/n), with Student's t). Seconds per epoch cover
+n seeds. "Needed" is the published figure minus the band below. A published figure,
+mostly of one run, is "in our spread" if it lies in the 95 % prediction interval of one
+more run of ours, mean ± t s sqrt(1 + 1/n) with Student's t. Seconds per epoch cover
 training only, without compilation and evaluation. They are the median over the runs of
 the median epoch (in older rows, of the mean epoch). Other programs shared the machine,
 so shorter times are possible. "5 seeds at once" (older rows): one program trained five
@@ -281,10 +280,9 @@ def compared(rows: list[dict]) -> list[str]:
     for row in rows:
         stem, _, suffix = row["name"].rpartition("_")
         if suffix in ("ours", "published") and stem in by_name:
-            ours, theirs = ({*zip(r["seeds"], r["accuracies"])}
-                            for r in (row, by_name[stem]))
-            gains = paired_differences(dict(ours), dict(theirs))
-            span = mean_interval(gains) if gains else None
+            gains = paired_differences(*(dict(zip(r["seeds"], r["accuracies"]))
+                                         for r in (row, by_name[stem])))
+            span = mean_interval(gains)
             if span:
                 lines.append(f"{row['name']} - {stem}: {statistics.mean(gains):+.4f} "
                              f"({span.low:+.4f} to {span.high:+.4f}), "

@@ -17,7 +17,7 @@ class Interval(NamedTuple):
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
     """Returns the 95 % interval of the mean, mean ± t s / sqrt(n); None for n < 2."""
-    return _interval(values, 1 / len(values)) if len(values) > 1 else None
+    return _interval(values, 0.0)
 
 
 def prediction_interval(values: Sequence[float]) -> Interval | None:
@@ -25,13 +25,17 @@ def prediction_interval(values: Sequence[float]) -> Interval | None:
 
     None for n < 2. Assumes that runs are drawn from one normal distribution.
     """
-    return _interval(values, 1 + 1 / len(values)) if len(values) > 1 else None
+    return _interval(values, 1.0)
 
 
-def _interval(values: Sequence[float], variance_factor: float) -> Interval:
+def _interval(values: Sequence[float], more: float) -> Interval | None:
+    """Returns mean ± t s sqrt(more + 1/n); None for n < 2."""
+    n = len(values)
+    if n < 2:
+        return None
     mean = statistics.fmean(values)
-    reach = (t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * statistics.stdev(values)
-             * math.sqrt(variance_factor))
+    reach = (t.ppf((1 + CONFIDENCE) / 2, n - 1) * statistics.stdev(values)
+             * math.sqrt(more + 1 / n))
     return Interval(float(mean - reach), float(mean + reach))
 
 

@@ -15,8 +15,8 @@ pictures (hard links to a few small ones) from a checkpoint at step 0 and at ste
 100,000. It prints the time from the start of the process to the end of its first step.
 """
 
-import contextlib
 import argparse
+import contextlib
 import functools
 import os
 import shutil

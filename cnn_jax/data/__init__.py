@@ -216,7 +216,7 @@ def _describe(stored: Stored | StoredRecords, config: ConfigDict,
     if config.limit:
         counts += f" (training limited to {config.limit:,} by data.limit)"
     if config.protocol == "published":
-        counts += " (the same images, by data.protocol)"
+        counts += " (validation and test are the same images: data.protocol)"
     return f"{config.name}: {stored.origin}; {counts}"
 
 

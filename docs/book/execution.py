@@ -54,9 +54,9 @@ def start(app: Sphinx, env: BuildEnvironment, names: list[str]) -> None:
     pool = ThreadPoolExecutor(KERNELS)
     for name in sorted(names, key=lambda name: (name.startswith("tutorial/"),
                                                 name not in LONG, name)):
-        path = env.doc2path(name)
-        reader = create_nb_reader(str(path), env.myst_config, env.mystnb_config,
-                                  text := Path(path).read_text(encoding="utf-8"))
+        path = Path(env.doc2path(name))
+        text = path.read_text(encoding="utf-8")
+        reader = create_nb_reader(str(path), env.myst_config, env.mystnb_config, text)
         if reader is not None and not name.startswith(CHINESE):
             running[name] = pool.submit(execute, app, name, reader.read(text))
 
