@@ -15,7 +15,7 @@ TRIES = 10
 _UNIT = 2.0 ** -53
 
 
-class Box(NamedTuple):
+class CropBox(NamedTuple):
     """A part of a picture, in pixels."""
 
     top: int
@@ -26,7 +26,7 @@ class Box(NamedTuple):
 
 def random_resized_crop(seed: int, epoch: int, index: int, height: int, width: int,
                         scale: tuple[float, float],
-                        ratio: tuple[float, float]) -> Box:
+                        ratio: tuple[float, float]) -> CropBox:
     """Draws the box that torchvision's RandomResizedCrop would cut out and resize.
 
     Its fraction of the picture's area is uniform in `scale`, and the logarithm of
@@ -51,26 +51,26 @@ def random_resized_crop(seed: int, epoch: int, index: int, height: int, width: i
         box_width = round(math.sqrt(area * aspect))
         box_height = round(math.sqrt(area / aspect))
         if 0 < box_width <= width and 0 < box_height <= height:
-            return Box(int(uniform[-2] * (height - box_height + 1)),
-                       int(uniform[-1] * (width - box_width + 1)),
-                       box_height, box_width)
+            return CropBox(int(uniform[-2] * (height - box_height + 1)),
+                           int(uniform[-1] * (width - box_width + 1)),
+                           box_height, box_width)
     return fallback_crop(height, width, ratio)
 
 
 def training_crop(seed: int, epoch: int, index: int,
                   scale: tuple[float, float] | None,
-                  ratio: tuple[float, float]) -> Callable[[int, int], Box] | None:
+                  ratio: tuple[float, float]) -> Callable[[int, int], CropBox] | None:
     """Returns the function from a picture's size to its box; None without a scale."""
     return scale and functools.partial(random_resized_crop, seed, epoch, index,
                                        scale=scale, ratio=ratio)
 
 
-def fallback_crop(height: int, width: int, ratio: tuple[float, float]) -> Box:
+def fallback_crop(height: int, width: int, ratio: tuple[float, float]) -> CropBox:
     """Returns the largest central box whose width / height is within `ratio`."""
     box_height, box_width = height, width
     if width / height < ratio[0]:
         box_height = max(1, round(width / ratio[0]))
     elif width / height > ratio[1]:
         box_width = max(1, round(height * ratio[1]))
-    return Box((height - box_height) // 2, (width - box_width) // 2, box_height,
-               box_width)
+    return CropBox((height - box_height) // 2, (width - box_width) // 2, box_height,
+                   box_width)

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from cnn_jax.data.crops import Box
+from cnn_jax.data.crops import CropBox
 from cnn_jax.errors import InputError
 
 try:
@@ -40,7 +40,7 @@ INTERPOLATIONS = {
 _GREY = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 _MODES = {1: "L", 3: "RGB"}
 # (height, width) of an upright picture -> the part of it that is resized; see crops.py
-Crop = Callable[[int, int], Box]
+Crop = Callable[[int, int], CropBox]
 
 
 class Preprocessing(NamedTuple):
@@ -235,7 +235,7 @@ def _decode_jpeg(opened: ImageFile.ImageFile) -> np.ndarray | None:
         return None
 
 
-def _cut(pixels: np.ndarray, box: Box) -> np.ndarray:
+def _cut(pixels: np.ndarray, box: CropBox) -> np.ndarray:
     top, left, height, width = box
     return pixels[top:top + height, left:left + width]
 

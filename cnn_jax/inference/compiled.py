@@ -9,7 +9,7 @@ import numpy as np
 
 from cnn_jax.errors import InputError
 from cnn_jax.inference.fuse import fuse
-from cnn_jax.inference.program import Program, partition
+from cnn_jax.inference.program import NativeSubgraph, partition
 from cnn_jax.layers import Layers
 from cnn_jax.native import library
 from cnn_jax.networks.graph import Graph, layer_graph
@@ -31,7 +31,8 @@ class Compiled:
         self.input, self.output = graph.nodes[0].name, graph.nodes[-1].name
         self.subgraphs = [*partition(graph)] if runs_natively() else [*graph.nodes[1:]]
         self.variables: Variables = {"params": [
-            subgraph.weights() if isinstance(subgraph, Program) else subgraph.params
+            subgraph.weights() if isinstance(subgraph, NativeSubgraph)
+            else subgraph.params
             for subgraph in self.subgraphs]}
         self._run = jax.jit(self.apply)
 
@@ -44,7 +45,7 @@ class Compiled:
         values = {self.input: images}
         for subgraph, params in zip(self.subgraphs, variables["params"]):
             inputs = [values[name] for name in subgraph.inputs]
-            if isinstance(subgraph, Program):
+            if isinstance(subgraph, NativeSubgraph):
                 values.update(subgraph.run(params, *inputs))
             else:
                 values[subgraph.name] = subgraph.operation(params, *inputs)

@@ -101,17 +101,17 @@ def not_negative(padding: Pairs) -> bool:
     return min(map(min, padding)) >= 0
 
 
-def partition(graph: Graph) -> Iterator["Program | Node"]:
+def partition(graph: Graph) -> Iterator["NativeSubgraph | Node"]:
     """Groups the nodes that network.cc computes into programs; yields others as is."""
     shapes = {node.name: node.shape for node in graph.nodes}
     readers = graph.consumers()
     group: list[tuple[Node, Step]] = []
 
-    def finish_group() -> Program:
+    def finish_group() -> NativeSubgraph:
         names = {node.name for node, _ in group}
         results = [node.name for node, _ in group if node is graph.nodes[-1] or any(
             reader.name not in names for reader in readers[node.name])]
-        program = Program([*group], results, shapes)
+        program = NativeSubgraph([*group], results, shapes)
         group.clear()
         return program
 
@@ -127,7 +127,7 @@ def partition(graph: Graph) -> Iterator["Program | Node"]:
         yield finish_group()
 
 
-class Program:
+class NativeSubgraph:
     """Some nodes of a graph, computed by one call of network.cc."""
 
     def __init__(self, group: list[tuple[Node, Step]], results: list[str],

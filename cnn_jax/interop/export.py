@@ -32,7 +32,7 @@ NOISE = 256  # images of noise, for a network without data
 Program = Callable[[np.ndarray], np.ndarray]  # uint8 [N, H, W, C] -> probabilities
 
 
-class Format(NamedTuple):
+class ExportFormat(NamedTuple):
     """Defines one export format.
 
     name: of the file or folder that is written.
@@ -82,22 +82,22 @@ def load_onnx(path: Path, trained: Trained) -> Program:
     return read_onnx(path)
 
 
-def weights_of(library: str, name: str) -> Format:
+def weights_of(library: str, name: str) -> ExportFormat:
     """Makes the format that writes weights under the names of a library."""
     def load(path: Path, trained: Trained) -> Program:
         variables = read_library(library, path, trained)
         return program_of(trained._replace(variables=variables))
 
-    return Format(name, functools.partial(write_library, library), load, 0.0)
+    return ExportFormat(name, functools.partial(write_library, library), load, 0.0)
 
 
-FORMATS: dict[str, Format] = {
-    "stablehlo": Format("model.stablehlo", write_stablehlo,
+FORMATS: dict[str, ExportFormat] = {
+    "stablehlo": ExportFormat("model.stablehlo", write_stablehlo,
                         lambda path, _: read_stablehlo(path), 1e-5),
-    "onnx": Format("model.onnx", write_onnx, load_onnx, 1e-4),
-    "onnx_unfolded": Format("model_unfolded.onnx",
+    "onnx": ExportFormat("model.onnx", write_onnx, load_onnx, 1e-4),
+    "onnx_unfolded": ExportFormat("model_unfolded.onnx",
                             functools.partial(write_onnx, fold=False), load_onnx, 1e-4),
-    "web": Format("web", write_web, load_web, 1e-4, fetch_runtime),
+    "web": ExportFormat("web", write_web, load_web, 1e-4, fetch_runtime),
     "safetensors": weights_of("cnn_jax", "weights.safetensors"),
     "torchvision": weights_of("torchvision", "torchvision.safetensors"),
     "timm": weights_of("timm", "timm.safetensors"),

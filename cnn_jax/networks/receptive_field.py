@@ -32,7 +32,7 @@ from cnn_jax.ops.geometry import resolve_padding
 WHOLE_IMAGE = (layers.Flatten, layers.GlobalAvgPool, ConvHead)
 
 
-class Field(NamedTuple):
+class AxisField(NamedTuple):
     """The receptive field along one axis, in pixels of the network's input."""
 
     size: int
@@ -40,7 +40,7 @@ class Field(NamedTuple):
     offset: int  # of the first position's first pixel; negative: in the padding
 
 
-Fields = tuple[Field, Field]  # (vertical, horizontal)
+Fields = tuple[AxisField, AxisField]  # (vertical, horizontal)
 
 
 class Window(NamedTuple):
@@ -86,7 +86,8 @@ def receptive_fields(calls: list[Call]) -> list[Fields | None]:
     """Follows the receptive field through the calls of a network; None: not known."""
     image = calls[-1].inputs[0]
     # By the id of a traced value; `calls` keeps the values alive, so ids are unique.
-    of_value: dict[int, Fields | None] = {id(image): (Field(1, 1, 0), Field(1, 1, 0))}
+    one_pixel = AxisField(1, 1, 0)
+    of_value: dict[int, Fields | None] = {id(image): (one_pixel, one_pixel)}
     fields: list[Fields | None] = []
     for call in calls:
         if not call.inside:
@@ -113,8 +114,9 @@ def field_of(call: Call, inputs: list[Fields | None]) -> Fields | None:
     if isinstance(call.module, layers.AdaptiveAvgPool):
         return None  # its positions see different numbers of pixels
     if isinstance(call.module, WHOLE_IMAGE):
-        return both_axes([Field(field.size + (n - 1) * field.stride, 0, field.offset)
-                          for field, n in zip(before, shape)])
+        return both_axes([
+            AxisField(field.size + (n - 1) * field.stride, 0, field.offset)
+            for field, n in zip(before, shape)])
     window = window_of(call.module)
     if window is None:
         return before
@@ -125,13 +127,14 @@ def field_of(call: Call, inputs: list[Fields | None]) -> Fields | None:
             transposed_field, before, window.reach, window.strides, pads)))
     pads = resolve_padding(window.padding, shape, window.reach, window.strides)
     return both_axes([
-        Field(field.size + (reach - 1) * field.stride, field.stride * stride,
-              field.offset - low * field.stride)
+        AxisField(field.size + (reach - 1) * field.stride, field.stride * stride,
+                  field.offset - low * field.stride)
         for field, reach, stride, (low, _) in zip(
             before, window.reach, window.strides, pads)])
 
 
-def transposed_field(before: Field, reach: int, stride: int, pad: Pair) -> Field | None:
+def transposed_field(before: AxisField, reach: int, stride: int,
+                     pad: Pair) -> AxisField | None:
     """Computes the field after a transposed convolution; None for a fractional stride.
 
     Position q sees the positions (q + low - reach + 1) / stride ... (q + low) / stride
@@ -140,23 +143,23 @@ def transposed_field(before: Field, reach: int, stride: int, pad: Pair) -> Field
     fine, remainder = divmod(before.stride, stride)
     if remainder:
         return None
-    return Field(before.size + (reach - 1) * fine, fine,
-                 before.offset + (pad[0] - reach + 1) * fine)
+    return AxisField(before.size + (reach - 1) * fine, fine,
+                     before.offset + (pad[0] - reach + 1) * fine)
 
 
-def both_axes(fields: Sequence[Field | None]) -> Fields | None:
+def both_axes(fields: Sequence[AxisField | None]) -> Fields | None:
     """Pairs the fields of both axes; None unless both are known."""
     vertical, horizontal = fields
     return None if vertical is None or horizontal is None else (vertical, horizontal)
 
 
-def union(fields: list[Field]) -> Field | None:
+def union(fields: list[AxisField]) -> AxisField | None:
     """Finds the smallest field that holds all; None where the strides differ."""
     if len({field.stride for field in fields}) != 1:
         return None
     first = min(field.offset for field in fields)
     last = max(field.offset + field.size for field in fields)
-    return Field(last - first, fields[0].stride, first)
+    return AxisField(last - first, fields[0].stride, first)
 
 
 def field_of_layer(network: nn.Module, image_shape: ImageShape,

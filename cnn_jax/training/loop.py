@@ -28,7 +28,7 @@ from cnn_jax.workdir.progress import Progress
 from cnn_jax.workdir.recorder import Recorder
 
 
-class Program(NamedTuple):
+class TrainProgram(NamedTuple):
     """A compiled training program, called as (state, *arguments of the feed)."""
 
     compiled: Any             # takes (kept leaves, donated leaves, *arguments)
@@ -42,7 +42,7 @@ class Program(NamedTuple):
 
 
 # {((height, width) of its images or None, K): program that makes K steps}
-Programs = dict[tuple[tuple[int, int] | None, int], Program]
+Programs = dict[tuple[tuple[int, int] | None, int], TrainProgram]
 
 
 def fit(run: Run, state: TrainState, progress: Progress,
@@ -226,7 +226,7 @@ def compile_training(run: Run, state: Any, progress: Progress,
             for count in counts:
                 example = run.feed.example_call(count, epoch)
                 lowered = step.lower(*split_leaves(state, is_kept), *example)
-                programs[size, count] = Program(lowered.compile(
+                programs[size, count] = TrainProgram(lowered.compile(
                     compiler_options=ops.compiler_options(run.config.model.remat)),
                     is_kept)
     progress.compile_seconds += time.perf_counter() - begun

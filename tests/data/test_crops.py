@@ -174,7 +174,7 @@ def test_read_image_cuts_a_box_of_the_upright_picture_and_resizes_it():
 
     def crop(height, width):
         seen.append((height, width))
-        return crops.Box(3, 4, 10, 12)
+        return crops.CropBox(3, 4, 10, 12)
     file = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90 degrees to the right
@@ -195,6 +195,7 @@ def test_a_jpeg_of_the_right_size_is_cropped_too():
     file = io.BytesIO()
     Image.new("RGB", (8, 8), "red").save(file, "JPEG")
     got = read_image(file, Preprocessing((8, 8), 3),
-                     crop=lambda *_: crops.Box(0, 0, 2, 3))
+                     crop=lambda *_: crops.CropBox(0, 0, 2, 3))
     assert got.shape == (8, 8, 3)
-    assert read_image(file, crop=lambda *_: crops.Box(0, 0, 2, 3)).shape == (8, 8, 3)
+    image = read_image(file, crop=lambda *_: crops.CropBox(0, 0, 2, 3))
+    assert image.shape == (8, 8, 3)

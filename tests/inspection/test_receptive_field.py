@@ -11,8 +11,8 @@ import pytest
 from cnn_jax import networks
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.draw.receptive_field import frame, intersection, size
-from cnn_jax.inspection.explain.receptive_field import (Box, effective_field, fit_box,
-                                                        theoretical_field)
+from cnn_jax.inspection.explain.receptive_field import (PixelBox, effective_field,
+                                                        fit_box, theoretical_field)
 from cnn_jax.layers import Layers
 
 PLAIN = Layers(conv="lax", pool="lax")
@@ -39,9 +39,9 @@ def test_the_theoretical_field_of_a_unit():
     # pixels, and its stride is 2.
     network = networks.create("lenet5", layers=PLAIN)
     field_at = functools.partial(theoretical_field, network, (28, 28, 1))
-    assert field_at("conv1", (0, 3)) == Box(-2, 1, 5, 5)
-    assert field_at("conv2", (5, 2)) == Box(8, 2, 14, 14)
-    assert field_at("pool2", (0, 4)) == Box(-2, 14, 16, 16)
+    assert field_at("conv1", (0, 3)) == PixelBox(-2, 1, 5, 5)
+    assert field_at("conv2", (5, 2)) == PixelBox(8, 2, 14, 14)
+    assert field_at("pool2", (0, 4)) == PixelBox(-2, 14, 16, 16)
 
 
 def test_the_field_inside_a_separable_convolution():
@@ -49,7 +49,7 @@ def test_the_field_inside_a_separable_convolution():
     network = networks.create("separable_cnn", layers=PLAIN)
     field_at = functools.partial(theoretical_field, network, (28, 28, 1))
     for part in ("", "/depthwise", "/pointwise"):
-        assert field_at(f"group2_conv1{part}", (0, 1)) == Box(
+        assert field_at(f"group2_conv1{part}", (0, 1)) == PixelBox(
             -4, -2, 10, 10)
 
 
@@ -72,10 +72,10 @@ def test_the_effective_field_of_two_convolutions():
 def test_a_uniform_field_is_fitted_exactly():
     weights = np.zeros((10, 12))
     weights[2:7, 4:11] = 0.25
-    np.testing.assert_allclose(fit_box(weights), Box(2, 4, 5, 7))
+    np.testing.assert_allclose(fit_box(weights), PixelBox(2, 4, 5, 7))
     pixel = np.zeros((4, 4))
     pixel[1, 3] = 3
-    np.testing.assert_allclose(fit_box(pixel), Box(1, 3, 1, 1))
+    np.testing.assert_allclose(fit_box(pixel), PixelBox(1, 3, 1, 1))
     assert fit_box(np.zeros((4, 4))) is None and size(None) == "unknown"
 
 
@@ -88,9 +88,9 @@ def test_layers_without_positions_have_no_field():
 
 
 @pytest.mark.parametrize("box, limits, part", [
-    (Box(2, 3, 4, 4), ((-0.5, 7.5), (24.5, -0.5)), Box(2, 3, 4, 4)),
+    (PixelBox(2, 3, 4, 4), ((-0.5, 7.5), (24.5, -0.5)), PixelBox(2, 3, 4, 4)),
     # Above the image one pixel is shown; below it 0.12 of the image, the maximum.
-    (Box(-1, 3, 40, 4), ((-0.5, 7.5), (27.5, -1.5)), Box(-1, 3, 29, 4)),
+    (PixelBox(-1, 3, 40, 4), ((-0.5, 7.5), (27.5, -1.5)), PixelBox(-1, 3, 29, 4)),
     (None, ((-0.5, 7.5), (24.5, -0.5)), None)])
 def test_a_part_of_a_field_beyond_the_image_is_shown(box, limits, part):
     from matplotlib.figure import Figure

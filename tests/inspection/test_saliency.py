@@ -15,7 +15,7 @@ from cnn_jax.inspection.explain.grad_cam import grad_cam, interpolation
 from cnn_jax.inspection.explain.occlusion import occlusion, starts
 from cnn_jax.inspection.explain.scores import predicted_classes
 from cnn_jax.layers import Activation, Flatten, GlobalAvgPool, Layers
-from cnn_jax.networks.receptive_field import Field
+from cnn_jax.networks.receptive_field import AxisField
 
 PLAIN = Layers(conv="lax", pool="lax")
 SHAPE = (6, 5, 2)
@@ -204,7 +204,7 @@ def test_grad_cam_of_an_average_over_positions():
 
 def test_grad_cam_is_placed_at_the_receptive_fields():
     # Windows of 3 pixels with stride 2 from pixel 1 on: their centres are 2 and 4.
-    weights = interpolation(2, 7, Field(3, 2, 1))
+    weights = interpolation(2, 7, AxisField(3, 2, 1))
     np.testing.assert_allclose(weights, [
         [1, 0], [1, 0], [1, 0], [0.5, 0.5], [0, 1], [0, 1], [0, 1]])
     # Without a known field, the map is resized like a picture, by 2.

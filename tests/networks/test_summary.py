@@ -16,7 +16,7 @@ from cnn_jax import networks, ops
 from cnn_jax.cli import commands
 from cnn_jax.cli.request import Request
 from cnn_jax.errors import InputError
-from cnn_jax.networks.receptive_field import Field, union
+from cnn_jax.networks.receptive_field import AxisField, union
 from cnn_jax.networks import roofline
 from cnn_jax.networks.summary import layer_table
 from cnn_jax.networks.summary_files import (Summary, parts_of_table, plain_text,
@@ -78,7 +78,7 @@ def test_one_layer_by_hand():
     row = table_of("alexnet").rows[0]
     assert row[:7] == ("conv1", "Conv 11x11/4", (55, 55, 96), 11 * 11 * 3 * 96 + 96,
                        55 * 55 * 96 * 11 * 11 * 3, 55 * 55 * 96 * 4,
-                       (Field(11, 4, 0), Field(11, 4, 0)))
+                       (AxisField(11, 4, 0), AxisField(11, 4, 0)))
     half = layer_table(networks.create("alexnet", layers=Layers(dtype="bfloat16")),
                        (227, 227, 3)).rows[0]
     assert half.memory == row.memory // 2 and half.params == row.params
@@ -156,7 +156,7 @@ def test_a_transposed_convolution_by_hand():
     up, = [row for row in table.rows if row.name == "decoder_up1"]
     assert up[:7] == ("decoder_up1", "ConvTranspose 4x4/2", (16, 16, 32),
                       4 * 4 * 32 * 64 + 32, 64 * 64 * 16 * 32, 16 * 16 * 32 * 4,
-                      (Field(18 + 3 * 2, 2, -7 - 2 * 2),) * 2)
+                      (AxisField(18 + 3 * 2, 2, -7 - 2 * 2),) * 2)
 
 
 def test_a_receptive_field_with_a_fractional_stride_is_blank():
@@ -206,9 +206,9 @@ def test_receptive_field_after_transposed_convolutions(monkeypatch):
 
 
 def test_union_of_fields():
-    assert union([Field(3, 2, -1), Field(7, 2, -2)]) == Field(7, 2, -2)
-    assert union([Field(3, 2, -4), Field(3, 2, 1)]) == Field(8, 2, -4)
-    assert union([Field(3, 2, 0), Field(3, 4, 0)]) is None
+    assert union([AxisField(3, 2, -1), AxisField(7, 2, -2)]) == AxisField(7, 2, -2)
+    assert union([AxisField(3, 2, -4), AxisField(3, 2, 1)]) == AxisField(8, 2, -4)
+    assert union([AxisField(3, 2, 0), AxisField(3, 4, 0)]) is None
 
 
 def test_csv_and_json_hold_the_same_rows(tmp_path):

@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from cnn_jax.inspection.draw import drawing
 from cnn_jax.inspection.draw.picture import Picture
-from cnn_jax.inspection.explain.receptive_field import (Box, effective_field, fit_box,
-                                                        theoretical_field)
+from cnn_jax.inspection.explain.receptive_field import (PixelBox, effective_field,
+                                                        fit_box, theoretical_field)
 from cnn_jax.inspection.forward import compiled
 from cnn_jax.inspection.inspected_run import InspectedRun
 from cnn_jax.inspection.selection import (chosen_filters, chosen_layers,
@@ -69,7 +69,7 @@ def receptive_fields(run: InspectedRun, settings: ConfigDict) -> Iterator[Pictur
 
 
 def fields_of(run: InspectedRun, settings: ConfigDict, layer: Layer,
-              position: tuple[int, int]) -> tuple[Box | None, np.ndarray]:
+              position: tuple[int, int]) -> tuple[PixelBox | None, np.ndarray]:
     """Computes (theoretical field, weight of each pixel) for a unit of a layer."""
     filters = (tuple(chosen_filters(layer, settings, layer.shape[-1]))
                if settings.filters else None)
@@ -80,12 +80,12 @@ def fields_of(run: InspectedRun, settings: ConfigDict, layer: Layer,
             np.asarray(weights))
 
 
-def size(box: Box | None) -> str:
+def size(box: PixelBox | None) -> str:
     """Returns '14 x 14', or '9.1 x 8.8' for a fitted box."""
     return "unknown" if box is None else f"{box.height:.3g} x {box.width:.3g}"
 
 
-def outline(axes: Axes, box: Box | None, colour: str, style: str) -> None:
+def outline(axes: Axes, box: PixelBox | None, colour: str, style: str) -> None:
     """Draws a box on axes whose pixel i reaches from i - 1/2 to i + 1/2."""
     from matplotlib.patches import Rectangle
     if box is not None:
@@ -94,7 +94,7 @@ def outline(axes: Axes, box: Box | None, colour: str, style: str) -> None:
                                  linewidth=1.4))
 
 
-def frame(axes: Axes, box: Box | None, height: int, width: int) -> Box:
+def frame(axes: Axes, box: PixelBox | None, height: int, width: int) -> PixelBox:
     """Limits the axes to the image and, in grey, a margin for a box beyond it."""
     top, left, bottom, right = 0.0, 0.0, float(height), float(width)
     if box is not None:
@@ -104,14 +104,14 @@ def frame(axes: Axes, box: Box | None, height: int, width: int) -> Box:
         right = min(max(right, box.left + box.width), width + x)
     axes.set(xlim=(left - 0.5, right - 0.5), ylim=(bottom - 0.5, top - 0.5),
              facecolor="0.6")
-    return Box(top, left, bottom - top, right - left)
+    return PixelBox(top, left, bottom - top, right - left)
 
 
-def intersection(box: Box | None, visible: Box) -> Box | None:
+def intersection(box: PixelBox | None, visible: PixelBox) -> PixelBox | None:
     """Cuts a box to what is visible."""
     if box is None:
         return None
     top, left = max(box.top, visible.top), max(box.left, visible.left)
     bottom = min(box.top + box.height, visible.top + visible.height)
     right = min(box.left + box.width, visible.left + visible.width)
-    return Box(top, left, bottom - top, right - left)
+    return PixelBox(top, left, bottom - top, right - left)

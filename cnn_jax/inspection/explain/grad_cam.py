@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.explain.scores import score_weights, weighted_logits
 from cnn_jax.networks.named_layers import Layer, layers_of, pick
-from cnn_jax.networks.receptive_field import Field, field_of_layer
+from cnn_jax.networks.receptive_field import AxisField, field_of_layer
 from cnn_jax.networks.trace import perturbed
 
 
@@ -64,7 +64,7 @@ def pick_cam_layer(layers: dict[str, Layer], name: str, network_name: str) -> La
     return block if block.is_map else last
 
 
-def interpolation(positions: int, pixels: int, field: Field | None) -> jax.Array:
+def interpolation(positions: int, pixels: int, field: AxisField | None) -> jax.Array:
     """Returns the weights [pixels, positions] of linear interpolation.
 
     Every pixel mixes the two nearest positions; pixels beyond the outermost position

@@ -12,7 +12,7 @@ from cnn_jax.networks.receptive_field import field_of_layer
 from cnn_jax.networks.trace import features
 
 
-class Box(NamedTuple):
+class PixelBox(NamedTuple):
     """Holds a box of pixels, from `top` to `top + height` and `left` to `left + width`.
 
     The values are edges: 0 is the left or upper edge of pixel 0. A fitted box need not
@@ -26,7 +26,7 @@ class Box(NamedTuple):
 
 
 def theoretical_field(network: nn.Module, image_shape: tuple[int, int, int], layer: str,
-                      position: tuple[int, int]) -> Box | None:
+                      position: tuple[int, int]) -> PixelBox | None:
     """Returns the pixels that the unit at a position of a layer depends on.
 
     The box may go beyond the image. None if it is not known; see
@@ -36,7 +36,7 @@ def theoretical_field(network: nn.Module, image_shape: tuple[int, int, int], lay
     if fields is None:
         return None
     top, left = (field.stride * p + field.offset for field, p in zip(fields, position))
-    return Box(top, left, fields[0].size, fields[1].size)
+    return PixelBox(top, left, fields[0].size, fields[1].size)
 
 
 def effective_field(network: nn.Module, variables: Any, images: jax.Array, layer: str,
@@ -62,7 +62,7 @@ def effective_field(network: nn.Module, variables: Any, images: jax.Array, layer
     return jnp.abs(jax.grad(unit)(images)).sum(-1).mean(0)
 
 
-def fit_box(weights: np.ndarray) -> Box | None:
+def fit_box(weights: np.ndarray) -> PixelBox | None:
     """Fits a box of equal weights with the mean and variance of weights >= 0 [H, W].
 
     Along each axis, the box is centred on the mean and has
@@ -82,4 +82,4 @@ def fit_box(weights: np.ndarray) -> Box | None:
         size = np.sqrt(12 * (density @ (middles - mean) ** 2) + 1)
         intervals.append((mean - size / 2, size))
     (top, height), (left, width) = intervals
-    return Box(top, left, height, width)
+    return PixelBox(top, left, height, width)

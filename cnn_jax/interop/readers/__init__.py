@@ -20,20 +20,20 @@ REASON_LENGTH = 400  # characters; a reason may quote the file
 Arrays = dict[str, np.ndarray]
 
 
-class Format(NamedTuple):
+class WeightFormat(NamedTuple):
     """Defines one kind of weight file."""
 
     description: str
     read: Callable[[Path], Arrays]
 
 
-_ZIP = Format("a PyTorch file (.pth, .pt)", pytorch.read_zip)
-_STREAM = Format("an old PyTorch file (.pth, .pt)", pytorch.read_stream)
-_SAFETENSORS = Format("a .safetensors file", safetensors_files.read)
-_H5 = Format("a Keras file (.h5, .weights.h5)", keras_files.read_h5)
-_KERAS = Format("a Keras file (.keras)", keras_files.read_keras)
-_NPZ = Format("an .npz file", numpy_files.read_npz)
-_PICKLE = Format("a pickle of NumPy arrays", numpy_files.read_pickle)
+_ZIP = WeightFormat("a PyTorch file (.pth, .pt)", pytorch.read_zip)
+_STREAM = WeightFormat("an old PyTorch file (.pth, .pt)", pytorch.read_stream)
+_SAFETENSORS = WeightFormat("a .safetensors file", safetensors_files.read)
+_H5 = WeightFormat("a Keras file (.h5, .weights.h5)", keras_files.read_h5)
+_KERAS = WeightFormat("a Keras file (.keras)", keras_files.read_keras)
+_NPZ = WeightFormat("an .npz file", numpy_files.read_npz)
+_PICKLE = WeightFormat("a pickle of NumPy arrays", numpy_files.read_pickle)
 
 
 def read_arrays(path: Path) -> Arrays:
@@ -61,7 +61,7 @@ def read_numpy_pickle(path: Path) -> Arrays:
     return _read(path, lambda path: _PICKLE)
 
 
-def _read(path: Path, format_of: Callable[[Path], Format | None]) -> Arrays:
+def _read(path: Path, format_of: Callable[[Path], WeightFormat | None]) -> Arrays:
     """Reads a file. Turns every failure into an InputError of one line."""
     what = "a weight file"
     try:
@@ -79,7 +79,7 @@ def _read(path: Path, format_of: Callable[[Path], Format | None]) -> Arrays:
         raise InputError(f"{path} cannot be read as {what}: {reason}") from error
 
 
-def _format(path: Path) -> Format | None:
+def _format(path: Path) -> WeightFormat | None:
     """Recognizes the format by the first bytes, and for a zip by its members."""
     with path.open("rb") as file:
         start = file.read(32)
