@@ -3,7 +3,8 @@
     python -m arms.first ARM NETWORK BATCH SIDE CHANNELS
 
 ARM is a function below. The line that it prints has the seconds since BEGAN, the time
-at which the parent started the process, and the CPU seconds of the process.
+at which the parent started the process, the CPU seconds of the process, and its memory
+in bytes.
 """
 
 import json
@@ -22,8 +23,15 @@ CLASSES = 10
 def finish() -> None:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     print(json.dumps({"seconds": time.time() - float(os.environ[BEGAN]),
-                      "cpu_seconds": usage.ru_utime + usage.ru_stime}), flush=True)
+                      "cpu_seconds": usage.ru_utime + usage.ru_stime,
+                      "memory": resident_bytes()}), flush=True)
     os._exit(0)
+
+
+def resident_bytes() -> int:
+    """Returns the memory of this process, by /proc."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
 
 
 def main_py(*arguments: str) -> None:

@@ -24,16 +24,19 @@ def photos(tmp_path):
 def test_scale_measures_each_kind_and_cleans_up(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(scale, "READS", 5)
+    monkeypatch.setattr(scale, "BATCH", 8)
+    monkeypatch.setattr(scale, "NETWORK", "lenet5")
     monkeypatch.setattr(scale, "open_in_new_process",
                         lambda kind, folder, _: scale.open_once(kind, str(folder)))
     out = tmp_path / "out"
-    scale.main([f"--photos={photos}", f"--out={out}", "--counts=12", "--classes=4",
+    scale.main([f"--photos={photos}", f"--out={out}", "--counts=40", "--classes=4",
                 "--rounds=2"])
     results = json.loads((out / "scale.json").read_text())
     assert [(row["kind"], row["count"]) for row in results["rows"]] == [
-        (kind, 12) for kind in scale.KINDS]
+        (kind, 40) for kind in scale.KINDS]
     for row in results["rows"]:
         assert row["first"] > 0 and row["pickle"] > 0 and len(row["again"]) == 2
+        assert min(row["step"]) > 1 and min(row["process"]) > 1e8
     text = (out / "scale.txt").read_text()
     assert text == scale.table(results) and text in capsys.readouterr().out
     assert sorted(path.name for path in out.iterdir()) == ["scale.json", "scale.txt"]
