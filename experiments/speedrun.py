@@ -1,0 +1,235 @@
+"""How long does training to an accuracy take, from scratch, on this machine?
+
+    python experiments/speedrun.py [--config=configs/speedrun.py:mnist]
+        [--config.FIELD=VALUE ...] [--data=FOLDER] [--cifar10_jpeg=FOLDER]
+        [--seeds=10] [--without=FIELD ...] [--out=runs/speedrun]
+
+Trains the network of experiments/speed/network.py with the recipe of
+configs/speedrun.py, once for each seed. The rules are those of the usual speed runs:
+only the training images, random initial values, and the accuracy on all test images at
+the end, averaged over mirrored and shifted views of each. No test image chooses
+anything. The clock runs from the whitening to the last prediction; reading the data and
+compiling are apart.
+
+--without trains without single ingredients of the recipe, to show what each is worth:
+`all` or names in `WITHOUT`.
+
+On a CPU each call trains some steps, on GPU and TPU a whole epoch. Writes speedrun.json
+and speedrun.txt; a run that is already in the JSON file is not repeated.
+"""
+
+import functools
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from cnn_jax import data, ops  # noqa: E402
+from cnn_jax.errors import InputError  # noqa: E402
+from cnn_jax.files import write_atomically  # noqa: E402
+from configs import default  # noqa: E402
+from experiments.measuring import make_out, ran_on, run_script  # noqa: E402
+from experiments.seed_statistics import mean_interval  # noqa: E402
+from experiments.speed import training  # noqa: E402
+from experiments.speed.training import Data, Moments, Recipe  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+TEST_BATCH = 1000
+# {ingredient: the recipe without it}
+WITHOUT: dict[str, dict[str, Any]] = {
+    "whitening": {"whiten": False},
+    "muon": {"optimizer": "nesterov"},
+    "alternating flips": {"flip": "random"},
+    "label smoothing": {"label_smoothing": 0.0},
+    "lookahead": {"lookahead": False},
+    "small images": {"sizes": ((1.0, 32),)},
+    "test views": {"test_flips": False, "test_shifts": False},
+}
+_config = config_flags.DEFINE_config_file(
+    "config", str(ROOT / "configs" / "speedrun.py"), "The recipe.")
+_seeds = flags.DEFINE_integer("seeds", 10, "Number of runs, with the seeds 0, 1, ...")
+_data = flags.DEFINE_string("data", None, "Folder of the official files.")
+_jpeg = flags.DEFINE_string("cifar10_jpeg", None,
+                            "A JPEG copy of CIFAR-10, as class folders.")
+_without = flags.DEFINE_list("without", [], "Ingredients to leave out, or all.")
+_out = flags.DEFINE_string("out", "runs/speedrun", "Folder of the results.")
+
+
+class Sets(NamedTuple):
+    train: Data
+    test: Data
+    moments: Moments
+    classes: int
+    source: str
+
+
+class Programs(NamedTuple):
+    """The compiled programs of a recipe."""
+
+    create: Any           # seed -> state
+    train: dict[int, Any]  # {side of the images: program}
+    test: Any
+    seconds: float        # that they took to compile
+
+
+def load(name: str, folder: str | None, jpeg: str | None) -> Sets:
+    """Loads all training images, the test images and the moments of the former."""
+    config = default.get_config().data
+    config.name, config.dir = ("folder", jpeg) if jpeg else (name, folder)
+    config.validation = 0.0
+    dataset = data.load(config, seed=0)
+    pixels = dataset.train.images
+    flat = pixels.reshape(-1, pixels.shape[-1])
+    # Sums of bytes are exact in float64.
+    mean = flat.mean(0, dtype=np.float64)
+    square = np.einsum("nc,nc->c", flat, flat, dtype=np.float64) / len(flat)
+    moments = Moments(*(jnp.asarray(value, jnp.float32)[None, None, None]
+                        for value in (mean, np.sqrt(square - mean**2))))
+    sets = [Data(jnp.asarray(part.images), jnp.asarray(part.labels, jnp.int32))
+            for part in (dataset.train, dataset.test)]
+    return Sets(*sets, moments, len(dataset.class_names), dataset.source)
+
+
+def side_at(recipe: Recipe, step: int, steps: int) -> int:
+    """Returns the side of the images that a step trains on."""
+    return next(side for until, side in recipe.sizes if step < until * steps)
+
+
+def calls(recipe: Recipe, images: int, most: int) -> list[tuple[int, int, int, int]]:
+    """Divides a run into calls: (epoch, first step in it, number of steps, side).
+
+    A call has one size of images, and at most `most` steps of one epoch.
+    """
+    steps, per_epoch = training.steps_of(recipe, images), images // recipe.batch_size
+    made: list[tuple[int, int, int, int]] = []
+    for step in range(steps):
+        epoch, first = divmod(step, per_epoch)
+        side = side_at(recipe, step, steps)
+        if made:
+            last = made[-1]
+            if last[0] == epoch and last[3] == side and last[2] < most:
+                made[-1] = (epoch, last[1], last[2] + 1, side)
+                continue
+        made.append((epoch, first, 1, side))
+    return made
+
+
+def compile_programs(recipe: Recipe, sets: Sets, most: int) -> Programs:
+    """Compiles all programs of a recipe; `most` is the number of steps of a call."""
+    images, steps = len(sets.train.labels), training.steps_of(recipe, len(
+        sets.train.labels))
+    optimizer = training.make_optimizer(recipe, steps, images // recipe.batch_size)
+    begun = time.perf_counter()
+    create = ops.jit(functools.partial(
+        training.create, recipe, optimizer, classes=sets.classes))
+    state = jax.eval_shape(functools.partial(
+        training.create, recipe, optimizer, classes=sets.classes), sets.train,
+        sets.moments, seed=0)
+    draws = training.draw(recipe, images, 0, 0)
+    padded = sets.train._replace(images=training.pad(sets.train.images,
+                                                     recipe.translate))
+    train = {}
+    for _, first, count, side in calls(recipe, images, most):
+        if (side, count) not in train:
+            step = functools.partial(training.train_steps, recipe=recipe, side=side,
+                                     steps=steps)
+            train[side, count] = ops.jit(step, donate_argnums=0).lower(
+                state, draws.rows[:count], padded, draws, sets.moments).compile()
+    test = ops.jit(functools.partial(training.count_correct, recipe=recipe)).lower(
+        state, jax.tree.map(lambda x: x[:TEST_BATCH], sets.test),
+        sets.moments).compile()
+    return Programs(create, train, test, time.perf_counter() - begun)
+
+
+def run(recipe: Recipe, sets: Sets, programs: Programs, seed: int,
+        most: int) -> dict[str, Any]:
+    """Trains one seed; returns its test accuracy and its seconds."""
+    begun = time.perf_counter()
+    images = len(sets.train.labels)
+    state = programs.create(data=sets.train, moments=sets.moments, seed=seed)
+    padded = sets.train._replace(images=training.pad(sets.train.images,
+                                                     recipe.translate))
+    losses, last = [], -1
+    for epoch, first, count, side in calls(recipe, images, most):
+        if epoch != last:
+            draws, last = training.draw(recipe, images, seed, epoch), epoch
+        state, loss = programs.train[side, count](
+            state, draws.rows[first:first + count], padded, draws, sets.moments)
+        losses.append(loss)
+    correct = sum(int(programs.test(
+        state, jax.tree.map(lambda x: x[start:start + TEST_BATCH], sets.test),
+        sets.moments)) for start in range(0, len(sets.test.labels), TEST_BATCH))
+    return {"accuracy": correct / len(sets.test.labels),
+            "seconds": time.perf_counter() - begun,
+            "loss": float(jnp.concatenate(losses)[-10:].mean()), "seed": seed}
+
+
+def recipes(config: ConfigDict, without: list[str]) -> dict[str, Recipe]:
+    """Makes the recipe of a config, and those that leave out one ingredient."""
+    fields = {name: tuple(map(tuple, value)) if name == "sizes" else
+              tuple(value) if isinstance(value, tuple | list) else value
+              for name, value in config.items() if name != "data"}
+    full = Recipe(**fields)
+    names = list(WITHOUT) if without == ["all"] else without
+    if unknown := sorted(set(names) - set(WITHOUT)):
+        raise InputError(f"--without={unknown[0]} is no ingredient; there are "
+                         f"{', '.join(WITHOUT)}")
+    return {"full": full} | {f"without {name}": full._replace(**WITHOUT[name])
+                             for name in names if full._replace(
+                                 **WITHOUT[name]) != full}
+
+
+def table(results: dict[str, Any]) -> str:
+    """Formats the accuracy and the time of each recipe."""
+    lines = [f"{results['machine']}; {results['data']}",
+             f"{'':28}{'n':>3}{'accuracy':>10}{'sd':>8}  {'95 % interval':17}"
+             f"{'seconds':>9}{'compile':>9}"]
+    for name, arm in results["arms"].items():
+        values = [row["accuracy"] for row in arm["runs"]]
+        interval = mean_interval(values)
+        lines.append(
+            f"{name:28}{len(values):>3}{statistics.fmean(values):>10.4f}"
+            + (f"{statistics.stdev(values):>8.4f}  "
+               f"{interval.low:.4f} - {interval.high:.4f}" if interval
+               else f"{'':8}  {'':15}")
+            + f"{statistics.median(row['seconds'] for row in arm['runs']):>11.1f}"
+            f"{arm['compile_seconds']:>9.1f}")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    config, out = _config.value, Path(_out.value)
+    chosen = recipes(config, _without.value)
+    make_out(out)
+    sets = load(config.data, _data.value, _jpeg.value)
+    if TEST_BATCH > len(sets.test.labels) or len(sets.test.labels) % TEST_BATCH:
+        raise InputError(f"the test split has {len(sets.test.labels):,} images, which "
+                         f"is not a multiple of {TEST_BATCH:,}")
+    most = 10 if jax.default_backend() == "cpu" else 10**9
+    results: dict[str, Any] = ran_on() | {"data": sets.source, "arms": {}}
+    for name, recipe in chosen.items():
+        programs = compile_programs(recipe, sets, most)
+        arm: dict[str, Any] = {"recipe": recipe._asdict(), "runs": [],
+                               "compile_seconds": programs.seconds}
+        results["arms"][name] = arm
+        for seed in range(_seeds.value):
+            arm["runs"].append(run(recipe, sets, programs, seed, most))
+            print(name, arm["runs"][-1], flush=True)
+            write_atomically(out / "speedrun.json",
+                             json.dumps(results, indent=1) + "\n")
+            write_atomically(out / "speedrun.txt", table(results))
+    print(table(results), end="")
+
+
+if __name__ == "__main__":
+    run_script(lambda: app.run(lambda argv: main()))
