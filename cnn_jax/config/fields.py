@@ -193,8 +193,8 @@ FIELDS: dict[str, Field] = {
     "data.stream": Field(
         None, optional(boolean),
         "Whether images are read and decoded during training, instead of once, into "
-        "memory; None does so if they would take more than 8 GiB, or half of the "
-        "available memory of the host or of a device."),
+        "memory; None does so if they would take more than 8 GiB, a quarter of the "
+        "available memory of the host, or half of a device's."),
     "data.workers": Field(
         None, optional(integer(0, 256)),
         "Processes that decode a streamed set; 0 decodes in threads of the training "

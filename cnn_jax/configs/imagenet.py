@@ -94,7 +94,8 @@ def progressive(config: ConfigDict, epochs: int, ramp: tuple[int, int]) -> None:
 
     Their network also blurs the input of strided convolutions (BlurPool), and they
     average the logits of an image and of its mirror image. Both are left out here, so
-    expect less than the published figures. They compute in float16, read pictures
+    expect less than the published figures; `--config.eval.tta=flip` averages the
+    probabilities of both images. They compute in float16, read pictures
     whose longer side is 500 pixels, and decay the bias of the head too.
     """
     config.model.name = "resnet50_v1_5"

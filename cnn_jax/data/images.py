@@ -213,7 +213,8 @@ def allocate(count: int, shape: tuple[int, ...]) -> np.ndarray:
     if size_bytes > MAX_BYTES:
         raise InputError(
             f"{count:,} images of {shape} would take {size_bytes / 2**30:.1f} GiB; "
-            f"the limit is {MAX_BYTES / 2**30:.0f}: choose a smaller data.image_size")
+            f"the limit is {MAX_BYTES / 2**30:.0f}: set data.stream=true, or choose a "
+            "smaller data.image_size")
     return np.empty((count, *shape), np.uint8)
 
 

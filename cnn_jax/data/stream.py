@@ -109,7 +109,8 @@ def open_units(units: Units, start: int, reading: Reading,
     buffer = reading.ahead * max(share.pieces for share in units.shares)
     groups = max(1, reading.ahead // max(share.group for share in units.shares))
     numbers = grain.MapDataset.source(units).slice(slice(start, None))
-    if reading.workers:
+    copies = all(share.gathers for share in units.shares)
+    if reading.workers and not copies:  # they would need a copy of the images
         # grain reads its flag even if no command line is parsed, as in notebooks.
         flags.FLAGS["grain_enable_multiprocess_worker_profiling"].present = True
         per_worker = -(-buffer // reading.workers)
@@ -122,7 +123,6 @@ def open_units(units: Units, start: int, reading: Reading,
                                          per_worker_buffer_size=per_worker),
             worker_init_fn=start_worker)
     else:
-        copies = all(share.gathers for share in units.shares)
         threads = 0 if copies else reading.threads  # threads cost more than copies
         read = numbers.to_iter_dataset(grain.ReadOptions(
             num_threads=threads,

@@ -186,6 +186,8 @@ class Streamed:
         self.advised = True
         workers, threads, _ = self.reading
         readers = f"{workers} processes" if workers else f"{threads} threads"
+        if jax.process_count() > 1:
+            readers += f" of each of {jax.process_count()} training processes"
         install = "" if simplejpeg else f"simplejpeg ({install_command('fast_jpeg')}), "
         return (f"input: the devices waited {waited:.0%} of the epoch for images; "
                 f"{speed:,.0f} images/s were read by {readers}, "

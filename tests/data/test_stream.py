@@ -189,10 +189,10 @@ def test_scaling_is_measured_on_a_stated_sample(settings, in_memory, lazy, scali
     assert info.scaling != describe(in_memory, settings).scaling
 
 
-@pytest.mark.parametrize("name, share", [("MAX_BYTES", 1), ("available_bytes", 2),
+@pytest.mark.parametrize("name, share", [("MAX_BYTES", 1), ("available_bytes", 4),
                                          ("jax", 2)])
 def test_a_set_that_would_not_fit_is_streamed(settings, monkeypatch, name, share):
-    """The limit is 8 GiB, half of the memory of the host, or half of a device's."""
+    """The limit is 8 GiB, a quarter of the host's memory, or half of a device's."""
     for pixels, streamed in ((197 * 4 * 5 * 3, False), (197 * 4 * 5 * 3 - 1, True)):
         device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": share * pixels})
         monkeypatch.setattr(memory, name, {
@@ -216,6 +216,19 @@ def test_a_resumed_run_streams_as_it_did_first(settings, in_memory, lazy, tmp_pa
 
 def test_the_available_memory_is_read():
     assert memory.available_bytes() is None or 2**26 < memory.available_bytes() < 2**50
+
+
+@pytest.mark.parametrize("most, expected", [("max", 9 * 2**20), ("5000000", 1_300_000),
+                                            ("10", 0)])
+def test_the_limit_of_a_container_counts(tmp_path, monkeypatch, most, expected):
+    """5,000,000 - 4,000,000 used + 300,000 of cached files are left."""
+    (tmp_path / "meminfo").write_text("MemTotal: 99999 kB\nMemAvailable: 9216 kB\n")
+    for name, text in (("memory.max", most + "\n"), ("memory.current", "4000000\n"),
+                       ("memory.stat", "anon 77\ninactive_file 300000\n")):
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_GROUP", tmp_path)
+    assert memory.available_bytes() == expected
 
 
 def test_pictures_of_several_shapes_are_refused_by_name(tmp_path):
