@@ -20,6 +20,8 @@ decode_rate.json. Needs the extra `peers`.
 
 import argparse
 import contextlib
+import importlib.metadata
+import importlib.util
 import itertools
 import json
 import os
@@ -168,6 +170,8 @@ def table(results: dict) -> str:
     lines = [f"{results['machine']}; {results['cores']} cores, "
              f"{results['photos']:,} photographs -> {results['size']} pixels, "
              f"{results['rounds']} rounds of {results['images']:,}",
+             ", ".join(f"{name} {version}" for name, version in
+                       results["packages"].items()),
              f"{'':20}{'pictures/s a core':>22}{'ratio to ours':>22}"]
     rates = {name: np.array(row) / results["cores"]
              for name, row in results["rates"].items()}
@@ -224,7 +228,10 @@ def main(argv: list[str] | None = None) -> None:
     finally:
         for arm in arms:
             arm.close()
+    packages = ("simplejpeg", "torch", "torchvision", "tensorflow-cpu")
     results = ran_on() | {
+        "packages": {name: importlib.metadata.version(name) for name in packages
+                     if importlib.util.find_spec(name.removesuffix("-cpu"))},
         "cores": flags.cores, "photos": len(list(folder.rglob("*.jpg"))),
         "size": flags.size, "rounds": flags.rounds, "images": batches * BATCH,
         "rates": rates}

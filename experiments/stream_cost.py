@@ -197,13 +197,20 @@ def time_to_first_step(folder: Path, at: int) -> float:
 
 
 def measure_restart(rounds: int) -> None:
+    times: dict[int, list[float]] = {0: [], FAR_STEP: []}
     with tempfile.TemporaryDirectory() as folder:
-        times = [[time_to_first_step(Path(folder), at) for at in (0, FAR_STEP)]
-                 for _ in range(rounds + 1)][1:]  # the first warms up
-    for at, column in zip((0, FAR_STEP), zip(*times)):
-        low, middle, high = np.percentile(column, (25, 50, 75))
+        for turn in range(rounds + 1):
+            for at in (0, FAR_STEP) if turn % 2 else (FAR_STEP, 0):
+                seconds = time_to_first_step(Path(folder), at)
+                if turn:  # the first warms up
+                    times[at].append(seconds)
+    for at, values in times.items():
+        low, middle, high = np.percentile(values, (25, 50, 75))
         print(f"restart    first step after {middle:.2f} s ({low:.2f} - {high:.2f}) "
               f"from step {at:,}, {rounds} rounds")
+    low, middle, high = np.percentile(np.divide(times[FAR_STEP], times[0]),
+                                      (25, 50, 75))
+    print(f"restart    ratio of a round {middle:.3f} ({low:.3f} - {high:.3f})")
 
 
 def main() -> None:
