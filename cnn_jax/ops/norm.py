@@ -60,17 +60,20 @@ def _batch_norm_of_groups(
                          f"images on each of {devices} devices")
     grouped = x.reshape(local, x.shape[0] // local, *x.shape[1:])
     mean, square = jax.vmap(_mean_and_square)(grouped)  # [local, C]
-    if axis_name is not None:  # [devices * local, C] -> [groups, C]
+    if groups < devices:  # [devices, C] -> that of this device's group
+        group = lax.axis_index(axis_name) * groups // devices
         mean, square = (
-            lax.all_gather(moment, axis_name, tiled=True).reshape(
-                groups, -1, x.shape[-1]).mean(1) for moment in (mean, square))
+            lax.dynamic_slice_in_dim(
+                lax.all_gather(moment, axis_name, tiled=True).reshape(
+                    groups, -1, x.shape[-1]).mean(1), group, 1)
+            for moment in (mean, square))
     var = jnp.maximum(square - mean * mean, 0)
-    first = 0 if axis_name is None else lax.axis_index(axis_name) * groups // devices
-    local_moments = [lax.dynamic_slice_in_dim(moment, first, local)
-                     for moment in (mean, var)]
     y = jax.vmap(lambda *group: _normalize(
-        *match_varying_axes(*group, scale, bias), eps))(grouped, *local_moments)
-    return y.reshape(x.shape), mean.mean(0), var.mean(0)
+        *match_varying_axes(*group, scale, bias), eps))(grouped, mean, var)
+    averages = mean.mean(0), var.mean(0)
+    if axis_name is not None:
+        averages = lax.pmean(averages, axis_name)
+    return y.reshape(x.shape), *averages
 
 
 def batch_norm_inference(x: jax.Array, mean: jax.Array, var: jax.Array,

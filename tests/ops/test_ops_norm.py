@@ -87,6 +87,15 @@ def test_batch_norm_of_groups_is_the_norm_of_each(groups, devices):
             bias, tolerance=1e-12)
 
 
+@pytest.mark.parametrize("groups, gathers", [(8, 0), (4, 0), (2, 2)])
+def test_devices_gather_statistics_only_of_groups_that_they_share(groups, gathers):
+    """Four devices; whole groups exchange the averages alone, in one all-reduce."""
+    x, scale, bias = map(jnp.asarray, arguments(12, 2, 3, 4))
+    norm = functools.partial(ops.batch_norm, axis_name="part", groups=groups)
+    text = str(jax.make_jaxpr(norm, axis_env=[("part", 4)])(x, scale, bias))
+    assert text.count("all_gather[") == gathers and "psum" in text
+
+
 def test_groups_that_do_not_divide_the_batch_are_refused():
     with pytest.raises(ValueError, match="5 groups"):
         ops.batch_norm(*map(jnp.asarray, arguments(12, 2, 3, 4)), groups=5)
