@@ -193,8 +193,9 @@ def streamed(case: Case, placement: parallel.Placement, batch: int,
 def plain_flax(case: Case, devices: Sequence[jax.Device]) -> dict[str, Program]:
     """Makes a training step of the same network in plain Flax.
 
-    Like Flax's ImageNet example, it uses jit over a mesh, `nn.Conv`, `nn.BatchNorm`
-    over the whole batch, momentum, and images in bfloat16.
+    Like Flax's ImageNet example, it uses `nn.Conv`, `nn.BatchNorm`, momentum and images
+    in bfloat16. Under jit over a mesh, as here, `nn.BatchNorm` normalizes the whole
+    batch, as ours does by default.
     """
     config = config_of(case, "jit", len(devices))
     net = networks.create(config.model.name, case.classes, PlainFlax(dtype="bfloat16"))

@@ -1,19 +1,29 @@
 """Does training compile for a TPU, does it fit, and what bounds its speed?
 
     pip install -e '.[tpu-aot]'
-    python experiments/tpu_compile.py [--only NAME ...] [--topology v5e:2x2 ...]
+    python experiments/tpu_compile.py [--only NAME ...] [--topology v5e:2x2 ...] [--all]
 
 libtpu can compile for TPU slices on a machine without a TPU. This compiles the training
 and evaluation programs of a run (`experiments/programs.py`) on a CPU, and writes a
-table of what each program needs on one chip. Nothing is run: images/s is an upper
-bound, computed from the compiler's count of FLOPs and bytes and from the published
-peaks of the chip.
+table of what each program needs on one chip. Nothing is run: images/s is an estimate
+from the compiler's count of FLOPs and bytes and from the published peaks of the chip.
 
 Exit code 1 if a program does not fit into a chip, exchanges data with the host, has a
-convolution of float32 operands, or sends more bytes than `allowed_bytes`.
+convolution of float32 operands, sends more bytes than `allowed_bytes`, or takes more
+memory, memory traffic or all-reduces than the same step in plain Flax.
 
-Each row is compiled in its own process. Rows that the JSON file already has are not
-compiled again. ResNet-50 takes about 200 s and 3 GB on two cores.
+The rows are `ROWS`, which leave out programs that teach nothing new:
+
+    a larger slice changes only which chips an all-reduce joins, as the number of images
+    on a chip is the same. So every topology has LeNet-5 and ResNet-50, and 256 chips
+    have ResNet-50 alone: their batch of a small network is larger than its data set;
+    several steps are a loop, whose body is that of one step. Only streamed steps need
+    more memory, for their batches;
+    pmap on one chip is jit, and evaluation adds one all-reduce of three sums.
+
+--all compiles these too. Each row is compiled in its own process. Rows that the JSON
+file already has are not compiled again, unless they failed. ResNet-50 takes about 200 s
+on two free cores, up to an hour on busy ones, and 3 GB.
 """
 
 import argparse
@@ -28,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cnn_jax.errors import InputError, RunError  # noqa: E402
 from cnn_jax.networks.roofline import PEAKS  # noqa: E402
+from cnn_jax.workdir.machine import commit  # noqa: E402
 from experiments.measuring import make_out, run_script  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +48,23 @@ NETWORKS = ("lenet5", "cifar_resnet18", "selu_cnn", "separable_cnn", "resnet50",
 TOPOLOGIES = ("v5e:1x1", "v5e:2x2", "v5e:4x4", "v5e:16x16", "v4:2x2x1", "v6e:2x2")
 PROGRAMS = ("train 1", "train 8", "eval")
 ARMS = ("jit", "pmap", "flax")
+Row = tuple[str, str, str, str]  # (network, topology, arm, program)
+ROWS: tuple[Row, ...] = (
+    *((network, "v5e:1x1", "jit", program)
+      for network in NETWORKS for program in ("train 1", "eval")),
+    ("lenet5", "v5e:1x1", "jit", "train 8"), ("resnet50", "v5e:1x1", "jit", "train 8"),
+    ("lenet5", "v5e:1x1", "pmap", "train 1"),
+    ("resnet50", "v5e:1x1", "flax", "train 1"),
+    ("resnet50", "v5e:2x2", "flax", "train 1"),
+    ("lenet5", "v5e:2x2", "jit", "eval"),
+    ("cifar_resnet18", "v5e:2x2", "jit", "train 1"),
+    ("cifar_resnet18", "v5e:2x2", "jit", "train 8"),
+    ("cifar_resnet18", "v5e:2x2", "pmap", "train 1"),
+    *((network, topology, "jit", "train 1")
+      for topology in ("v5e:2x2", "v5e:4x4", "v4:2x2x1", "v6e:2x2")
+      for network in ("lenet5", "resnet50")),
+    ("resnet50", "v5e:16x16", "jit", "train 1"),
+)
 HEAD = ("network", "topology", "arm", "program", "images", "HBM GiB", "of", "GFLOP",
         "/ layers", "GB moved", "limit ms", "images/s", "all-reduces", "MB sent",
         "expected", "host", "f32 conv", "compile s")
@@ -52,7 +80,7 @@ def compile_row(network: str, topology: str, arm: str, program: str) -> dict[str
     return programs.compile_for_tpu(network, topology, arm, program)
 
 
-def compile_apart(name: tuple[str, str, str, str]) -> dict[str, Any]:
+def compile_apart(name: Row) -> dict[str, Any]:
     """Compiles in another process, since libtpu keeps gigabytes of memory.
 
     A compiler that fails gives a row with the last line of its error.
@@ -111,7 +139,11 @@ def of_call(facts: dict[str, Any], what: str) -> float:
 
 
 def limit(facts: dict[str, Any]) -> float:
-    """Returns the least seconds of a call, by the chip's peaks."""
+    """Estimates the seconds of a call by the chip's peaks (a roofline).
+
+    It is no bound: the compiler counts the operands of a fused operation in full, even
+    those of which little is read.
+    """
     return PEAKS[facts["chip"]].seconds(of_call(facts, "flops"),
                                         of_call(facts, "bytes"))
 
@@ -141,6 +173,24 @@ def cells(name: str, facts: dict[str, Any]) -> list[str]:
             str(facts["float32_convolutions"]), f"{facts['compile_s']:.0f}"]
 
 
+def against_flax(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """Lists what a step needs more than the same step in plain Flax, one line each."""
+    more = []
+    for name, theirs in rows.items():
+        ours = rows.get(name.replace(" flax ", " jit "))
+        if " flax " not in name or ours is None or "failed" in {**ours, **theirs}:
+            continue
+        for what, of in (("memory", lambda facts: facts["hbm"]),
+                         ("bytes accessed", lambda facts: facts["bytes"]),
+                         ("all-reduces",
+                          lambda facts: sum(facts["collectives"].values())),
+                         ("bytes sent", lambda facts: facts["collective_bytes"])):
+            if of(ours) > of(theirs):
+                more.append(f"{name.replace(' flax ', ' jit ')}: {what} "
+                            f"{of(ours):,.0f}, plain Flax {of(theirs):,.0f}")
+    return more
+
+
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """Formats all rows, and below them the faults."""
     body = [cells(name, facts) for name, facts in rows.items()]
@@ -155,41 +205,24 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
                         for facts in rows.values() if "libtpu" in facts})
     return "\n".join([
         "python experiments/tpu_compile.py   (compiled by " + ", ".join(compilers)
-        + ", not run; figures of one chip; images/s is a bound)", "", *lines, "",
-        *(wrong or ["Nothing is wrong."]), *missing(rows)]) + "\n"
+        + ", not run; figures of one chip; images/s is an estimate)", "", *lines, "",
+        *(wrong + against_flax(rows) or ["Nothing is wrong."]), *missing(rows)]) + "\n"
 
 
 def missing(rows: dict[str, dict[str, Any]]) -> list[str]:
-    """Says which programs have not been compiled: a line for each network."""
-    lines, every = [], chosen([*NETWORKS], [*TOPOLOGIES])
-    left = [name for name in every if row_name(*name) not in rows]
-    for network in NETWORKS:
-        parts = []
-        for topology in TOPOLOGIES:
-            here, names = ([f"{arm} {program}" for of, at, arm, program in given
-                            if (of, at) == (network, topology)]
-                           for given in (every, left))
-            what = "all" if names == here else ", ".join(names)
-            parts += [f"{topology} ({what})"] if names else []
-        lines += [f"  {network}: {'; '.join(parts)}"] if parts else []
-    head = ["", f"Not compiled: {len(left)} of {len(every)} programs."]
-    return head + lines if lines else []
+    """Says which programs of `ROWS` have not been compiled."""
+    left = [row_name(*row) for row in ROWS if row_name(*row) not in rows]
+    return ["", f"Not compiled: {len(left)} of {len(ROWS)} programs.",
+            *(f"  {name}" for name in left)] if left else []
 
 
-def chosen(only: list[str], topologies: list[str]) -> list[tuple[str, str, str, str]]:
-    """Lists the rows to compile: pmap and plain Flax have one program each."""
-    rows = []
-    for network in only:
-        for topology in topologies:
-            for arm in ARMS:
-                for program in PROGRAMS:
-                    plain = arm == "flax"
-                    if plain and (network, program) != ("resnet50", "train 1"):
-                        continue
-                    if arm == "pmap" and program != "train 1":
-                        continue
-                    rows.append((network, topology, arm, program))
-    return rows
+def every_row() -> list[Row]:
+    """Lists all programs: pmap and plain Flax have one each."""
+    return [(network, topology, arm, program)
+            for network in NETWORKS for topology in TOPOLOGIES
+            for arm in ARMS for program in PROGRAMS
+            if arm == "jit" or program == "train 1"
+            and (arm == "pmap" or network == "resnet50")]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -203,24 +236,28 @@ def main(argv: list[str] | None = None) -> None:
                         help="of 'train 1', 'train 8' (steps a call) and eval")
     parser.add_argument("--arm", nargs="+", default=[*ARMS],
                         help="of jit, pmap (placements) and flax (plain Flax)")
+    parser.add_argument("--all", action="store_true", help="also the other programs")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--row", nargs=4, help=argparse.SUPPRESS)
     flags = parser.parse_args(argv)
     if flags.row:
         print(json.dumps(compile_row(*flags.row)))
         return
-    for flag, known in (("only", NETWORKS), ("program", PROGRAMS), ("arm", ARMS)):
+    for flag, known in (("only", NETWORKS), ("topology", TOPOLOGIES),
+                        ("program", PROGRAMS), ("arm", ARMS)):
         if unknown := {*getattr(flags, flag)} - {*known}:
             raise InputError(f"--{flag}={sorted(unknown)[0]} is not known; there are "
                              f"{', '.join(known)}")
     make_out(flags.out)
     path = flags.out / "tpu_compile.json"
     rows = json.loads(path.read_text()) if path.exists() else {}
-    for name in chosen(flags.only, flags.topology):
+    for name in every_row() if flags.all else ROWS:
         key = row_name(*name)
-        if (key in rows or name[2] not in flags.arm or name[3] not in flags.program):
+        if "failed" not in rows.get(key, {"failed"}) or not all(
+                part in wanted for part, wanted in zip(name, (
+                    flags.only, flags.topology, flags.arm, flags.program))):
             continue
-        rows[key] = compile_apart(name)
+        rows[key] = compile_apart(name) | {"commit": commit()}
         print("  ".join(cells(key, rows[key])), flush=True)
         path.write_text(json.dumps(rows, indent=1) + "\n")
         path.with_suffix(".txt").write_text(table(rows))
@@ -229,6 +266,8 @@ def main(argv: list[str] | None = None) -> None:
     if wrong:
         raise RunError(f"{len(wrong)} of {len(rows)} programs have a fault: "
                        f"{wrong[0]}: {faults(rows[wrong[0]])[0]}")
+    if more := against_flax(rows):
+        raise RunError(more[0])
 
 
 if __name__ == "__main__":

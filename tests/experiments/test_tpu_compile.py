@@ -44,18 +44,53 @@ def test_the_table_is_resumed_and_its_faults_end_with_code_1(monkeypatch, tmp_pa
         return FACTS | {"host_transfers": int(name[3] == "eval")}
 
     monkeypatch.setattr(tpu_compile, "compile_apart", compile_apart)
-    run = ["--only", "lenet5", "--topology", "v5e:2x2", f"--out={tmp_path}"]
+    run = ["--only", "lenet5", "--topology", "v5e:2x2", "--all", f"--out={tmp_path}"]
     tpu_compile.main([*run, "--program", "train 1"])
     assert [name[2:] for name in compiled] == [("jit", "train 1"), ("pmap", "train 1")]
     with pytest.raises(RunError, match="1 of 4"):
         tpu_compile.main(run)
     assert [name[2:] for name in compiled[2:]] == [("jit", "train 8"), ("jit", "eval")]
     lines = (tmp_path / "tpu_compile.txt").read_text().splitlines()
-    assert "transfers" in lines[3 + 4 + 1] and "170 of 174 programs" in lines[10]
-    assert "lenet5: v5e:1x1 (all); v5e:4x4 (all)" in lines[11]
+    count = len(tpu_compile.ROWS)
+    assert "transfers" in lines[3 + 4 + 1]
+    assert f"{count - 2} of {count} programs" in lines[10]
+    assert "lenet5 v5e:1x1 jit train 1" in lines[11]
     assert "libtpu 1.2 under jax 3.4" in lines[0]
     with pytest.raises(InputError, match="lenet6"):
         tpu_compile.main(["--only", "lenet6"])
+
+
+def test_a_row_that_failed_is_compiled_again(monkeypatch, tmp_path):
+    facts = iter([{"failed": "out of memory"}, FACTS])
+    monkeypatch.setattr(tpu_compile, "compile_apart", lambda name: next(facts))
+    run = ["--only", "lenet5", "--topology", "v5e:4x4", f"--out={tmp_path}"]
+    with pytest.raises(RunError, match="out of memory"):
+        tpu_compile.main(run)
+    tpu_compile.main(run)
+    tpu_compile.main(run)
+    rows = json.loads((tmp_path / "tpu_compile.json").read_text())
+    assert [*rows] == ["lenet5 v5e:4x4 jit train 1"]
+    assert rows["lenet5 v5e:4x4 jit train 1"]["images"] == FACTS["images"]
+
+
+def test_the_rows_are_of_every_network_and_topology():
+    rows, every = tpu_compile.ROWS, tpu_compile.every_row()
+    assert len(every) == 7 * 6 * 4 + 6 and set(rows) < set(every)
+    assert len(set(rows)) == len(rows)
+    assert {row[0] for row in rows} == {*tpu_compile.NETWORKS}
+    assert {row[1] for row in rows} == {*tpu_compile.TOPOLOGIES}
+
+
+@pytest.mark.parametrize("change, fact", [
+    ({}, None), ({"bytes": 2e6}, "bytes accessed 2,000,000, plain Flax 1,000,000"),
+    ({"hbm": 2**32}, "memory"), ({"collectives": {"all-reduce": 4}}, "all-reduces 4"),
+    ({"collective_bytes": 4081}, "bytes sent")])
+def test_what_needs_more_than_plain_flax_is_said(change, fact):
+    more = tpu_compile.against_flax({
+        "resnet50 v5e:2x2 flax train 1": FACTS,
+        "resnet50 v5e:2x2 jit train 1": FACTS | change,
+        "resnet50 v5e:1x1 flax train 1": FACTS})
+    assert len(more) == (fact is not None) and (fact or "") in "".join(more)
 
 
 def test_the_committed_table_is_that_of_its_rows():
