@@ -1,5 +1,6 @@
 """The real sets are read correctly from the folder that CNN_JAX_DATA names."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from tests.support.data_samples import data_config
 
 from cnn_jax import data
 from cnn_jax.data import official
+from cnn_jax.data.batches import TrainOrder
+from cnn_jax.data.shares import Share
+from cnn_jax.data.stream import Reading, Stream
 
 ROOT = Path(os.environ.get("CNN_JAX_DATA") or "/nonexistent")
 
@@ -80,6 +84,25 @@ def test_monkey_folders(tmp_path, monkeypatch):
     loaded = data.load(config, 0)
     assert np.bincount(loaded.test.labels).tolist() == held_out
     assert (len(loaded.train.labels), len(loaded.validation.labels)) == (988, 110)
+
+
+@needs_monkeys
+def test_streamed_monkeys_are_those_in_memory(tmp_path, monkeypatch):
+    """All batches of an epoch, bit for bit, decoded from the photographs twice."""
+    monkeypatch.setenv("CNN_JAX_CACHE", str(tmp_path))
+    config = data_config(name="folder", dir=str(ROOT / "monkey_species"),
+                         image_size=(32, 24), test=0)
+    in_memory = data.load(config, 0).train
+    config.stream = True
+    lazy = data.load(config, 0).train
+    order = TrainOrder(5, len(lazy.labels), 64)
+    share = Share(lazy.images, lazy.labels, order, np.arange(64))
+    stream = Stream({"train": share}, 2, Reading(0, 2, 2), lambda batch: batch)
+    with contextlib.closing(stream):
+        for rows, batch in zip(order.rows(1)[0], stream.batches("train", 1),
+                               strict=True):
+            np.testing.assert_array_equal(batch.images, in_memory.images[rows])
+            np.testing.assert_array_equal(batch.labels, in_memory.labels[rows])
 
 
 @pytest.mark.slow
