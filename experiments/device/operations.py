@@ -49,6 +49,13 @@ def conv_case(shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
     return normal(0, *shape), normal(1, 3, 3, shape[-1], 2), normal(2, 2)
 
 
+def numbered(x: jax.Array, implementation: str) -> jax.Array:
+    """Multiplies each maximum by the number of its pixel, so that one array has both.
+    """
+    y, pixel = ops.max_pool_with_indices(x, 3, 2, "SAME", implementation=implementation)
+    return y * (1 + pixel)
+
+
 def cases(shape: tuple[int, ...]) -> dict[str, Case]:
     """Returns {name: (function of arrays, arrays)}."""
     x, c = normal(0, *shape), shape[-1]
@@ -61,6 +68,9 @@ def cases(shape: tuple[int, ...]) -> dict[str, Case]:
         "conv stride dilation groups": (
             functools.partial(CONV, strides=(2, 1), dilation=(1, 2), groups=2),
             (x, normal(1, 3, 2, c // 2, 4))),
+        "conv_general_dilated": (  # channels first
+            lambda x, w: ops.conv_general_dilated("taps")(x, w, (1, 1), "SAME"),
+            (x, normal(1, 2, shape[1], 3, 3))),
         "convolve": (functools.partial(ops.convolve, padding=2), conv_case(shape)),
         "conv_transpose": (
             functools.partial(ops.conv_transpose, strides=2, output_padding=1),
@@ -76,11 +86,16 @@ def cases(shape: tuple[int, ...]) -> dict[str, Case]:
                        (normal(0, 3, *shape[1:]), *channel)),
         "batch_norm mean": (lambda *a: ops.batch_norm(*a)[1], (x, *channel)),
         "batch_norm var": (lambda *a: ops.batch_norm(*a)[2], (x, *channel)),
+        "batch_norm groups": (lambda *a: ops.batch_norm(*a, groups=2)[0],
+                              (normal(0, 4, *shape[1:]), *channel)),
         "batch_norm_inference": (
             ops.batch_norm_inference,
             (x, normal(5, c), normal(6, c) ** 2 + 1, *channel)),
+        "group_norm": (functools.partial(ops.group_norm, groups=2), (x, *channel)),
+        "layer_norm": (ops.layer_norm, (x, *channel)),
         "local_response_norm": (
             functools.partial(ops.local_response_norm, alpha=.5), (x,)),
+        "add_bias": (ops.add_bias, (x, normal(2, c))),
         "dense": (ops.dense, (normal(0, n, c), normal(1, c, m), normal(2, m))),
         "cross entropy": (lambda z: ops.softmax_cross_entropy(
             z, np.arange(n) % m), (normal(0, n, m),)),
@@ -92,10 +107,16 @@ def cases(shape: tuple[int, ...]) -> dict[str, Case]:
             "avg_pool": functools.partial(ops.avg_pool, window=3, strides=2,
                                           count_include_pad=False),
             "max_pool": functools.partial(ops.max_pool, window=3, strides=2),
-            "max_pool disjoint": functools.partial(ops.max_pool, window=2)}
+            "max_pool disjoint": functools.partial(ops.max_pool, window=2),
+            "avg_pool dilated": functools.partial(ops.avg_pool, window=3, strides=1,
+                                                  dilation=2),
+            "max_pool dilated": functools.partial(ops.max_pool, window=3, strides=1,
+                                                  dilation=2)}
         table |= {f"{pool} {name}": (
             functools.partial(f, padding="SAME", implementation=name),
             (distinct(0, *shape),)) for pool, f in pools.items()}
+        table[f"max_pool_with_indices {name}"] = (
+            functools.partial(numbered, implementation=name), (distinct(0, *shape),))
     return table
 
 

@@ -1,5 +1,7 @@
 """The check of a device: each part made small, its table, its exit codes."""
 
+import contextlib
+import functools
 import importlib.metadata
 import json
 import subprocess
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from cnn_jax import networks as registry
+from cnn_jax import ops
 from cnn_jax.errors import InputError, RunError
 from experiments import device_check
 from experiments.arms.in_turn import time_in_turn
@@ -27,6 +30,23 @@ def test_an_operation_is_within_its_tolerances(name):
     row = operations.check(name, operations.SHAPES[0], CPU)
     assert row["wrong"] == "" and set(row["errors"]) == set(operations.PRECISIONS)
     assert row["errors"]["float32"] < 1e-6 and row["errors"]["bfloat16"] < 0.02
+
+
+def test_every_operation_has_a_case(monkeypatch):
+    public = {name for name in ops.__all__ if callable(getattr(ops, name))} - {"jit"}
+    called = set()
+
+    def note(name, *args, **options):
+        called.add(name)
+        raise InterruptedError
+
+    for name in public:
+        monkeypatch.setattr(ops, name, functools.partial(note, name))
+    monkeypatch.setattr(operations, "CONV", ops.correlate)
+    for f, args in operations.cases(operations.SHAPES[0]).values():
+        with contextlib.suppress(InterruptedError):
+            f(*args)
+    assert called == public
 
 
 def test_a_wrong_operation_is_seen(monkeypatch):
