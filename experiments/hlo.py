@@ -9,6 +9,8 @@ import math
 import re
 from typing import NamedTuple
 
+from cnn_jax.training.steps import AUGMENTATION
+
 BITS = {"pred": 8, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "f16": 16, "bf16": 16,
         "s32": 32, "u32": 32, "f32": 32, "s64": 64, "u64": 64, "f64": 64}
 COLLECTIVES = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all",
@@ -96,12 +98,11 @@ def facts(text: str) -> Facts:
 def of_network(line: Instruction) -> bool:
     """Tells whether a convolution or matrix product belongs to the network.
 
-    Augmentation multiplies matrices too, in float32 on purpose. The TPU compiler turns
-    matrix products into convolutions; XLA's metadata names their source.
+    Augmentation multiplies matrices too, in float32 on purpose. XLA's metadata names
+    the source of an instruction.
     """
-    made_of = re.search(r'op_name="([^"]*)"', line.attributes)
-    return not made_of or any(part in made_of[1]
-                              for part in ("conv_general_dilated", "jvp("))
+    source = re.search(r'op_name="([^"]*)"', line.attributes)
+    return not source or AUGMENTATION not in source[1]
 
 
 def is_transfer(line: Instruction) -> bool:

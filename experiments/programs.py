@@ -220,6 +220,14 @@ def plain_flax(case: Case, devices: Sequence[jax.Device]) -> dict[str, Program]:
                                case.images)}
 
 
+def memory_of(compiled: jax.stages.Compiled) -> int:
+    """Returns the bytes of a chip's memory (HBM) that a program takes with its data."""
+    sizes = compiled.memory_analysis()
+    return (sizes.argument_size_in_bytes + sizes.output_size_in_bytes
+            - sizes.alias_size_in_bytes + sizes.temp_size_in_bytes
+            + sizes.generated_code_size_in_bytes)
+
+
 def compile_for_tpu(network: str, topology: str, arm: str,
                     program: str) -> dict[str, Any]:
     """Compiles a program for a TPU slice that this machine lacks; returns its facts.
@@ -238,15 +246,13 @@ def compile_for_tpu(network: str, topology: str, arm: str,
     begun = time.perf_counter()
     compiled = lowered.compile()
     seconds = time.perf_counter() - begun
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    cost = compiled.cost_analysis()
     facts = hlo.facts(compiled.as_text())
     return {
         "chip": f"tpu-{topology.partition(':')[0]}", "chips": len(devices),
         "program": program.partition(" ")[0],
         "steps": int(program.partition(" ")[2] or 1), "images": chosen.images,
-        "hbm": (memory.argument_size_in_bytes + memory.output_size_in_bytes
-                - memory.alias_size_in_bytes + memory.temp_size_in_bytes
-                + memory.generated_code_size_in_bytes),
+        "hbm": memory_of(compiled),
         "flops": cost["flops"], "bytes": cost["bytes accessed"],
         "params": table.params, "stats": table.stats, "macs": table.macs,
         "collectives": facts.collectives, "collective_bytes": facts.collective_bytes,

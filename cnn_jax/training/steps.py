@@ -25,6 +25,7 @@ from cnn_jax.rng import draw_key
 from cnn_jax.tasks import Task
 from cnn_jax.tasks.tta import average, views
 
+AUGMENTATION = "augmentation"  # the name of its operations in a compiled program
 AUX_WEIGHT = 0.3  # of GoogLeNet's and Inception's auxiliary heads in the loss
 # Sums over examples: loss, correct and count; evaluation adds the sums of the task.
 Metrics = dict[str, jax.Array]
@@ -131,8 +132,9 @@ def train_step(state: TrainState, batch: Batch,
     """Makes one update from one batch; returns metrics of the old parameters."""
     augment_key, dropout_key = jax.random.split(
         draw_key(recipe.seed, "step", state.step))
-    pixels, targets = recipe.augment(augment_key, batch.image, batch.label,
-                                     batch.position)
+    with jax.named_scope(AUGMENTATION):
+        pixels, targets = recipe.augment(augment_key, batch.image, batch.label,
+                                         batch.position)
     images = recipe.scale(pixels)
 
     def losses_of(logits: jax.Array) -> jax.Array:

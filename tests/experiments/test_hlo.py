@@ -14,8 +14,9 @@ HloModule jit_step, is_scheduled=true
 %fused (p: bf16[8,4], q: f32[4,2]) -> f32[8,2] {
   %p = bf16[8,4]{1,0:T(8,128)(2,1)} parameter(0)
   %q = f32[4,2]{1,0:T(8,128)} parameter(1)
-  %warped = f32[8,2]{1,0} convolution(%p, %q), metadata={op_name="jit(f)/dot_general"}
+  %warped = f32[8,2]{1,0} convolution(%p, %q), metadata={op_name="jit(f)/augmentation/dot_general"}
   %dense = f32[8,2]{1,0} convolution(%p, %q), metadata={op_name="jvp(Net)/dot_general"}
+  %eval = f32[8,2]{1,0} convolution(%p, %q), metadata={op_name="jit(f)/Net/dot_general"}
   ROOT %mixed = f32[8,2]{1,0} convolution(%p, %q), dim_labels=bf_io->bf
 }
 
@@ -27,7 +28,7 @@ ENTRY %main (a: bf16[8,4]) -> f32[8,2] {
   %begun = f32[10]{0} all-reduce-start(%x3), to_apply=%add
   %ended = f32[10]{0} all-reduce-done(%begun)
   %parts = f32[5]{0} reduce-scatter(%x4), dimensions={0}
-"""
+"""  # noqa: E501
 LINES = {
     "  %q = (f32[], token[]) recv(%t), channel_id=1, is_host_transfer=true": True,
     "  %q = (f32[], token[]) recv(%t), channel_id=1": False,
@@ -42,7 +43,7 @@ def test_facts_of_a_program():
     facts = hlo.facts(PROGRAM)
     assert facts.collectives == {"all-reduce": 2, "reduce-scatter": 1}
     assert facts.collective_bytes == (64 * 4 + 6 * 2) + 10 * 4 + 5 * 4
-    assert facts.float32_convolutions == ["dense", "mixed"]
+    assert facts.float32_convolutions == ["dense", "eval", "mixed"]
     assert facts.host_transfers == []
 
 
