@@ -14,6 +14,9 @@ from cnn_jax.errors import fail, first_line
 from cnn_jax.user_code import source_line, user_frames
 
 
+EXTRAS = {"cuda": "cuda12", "gpu": "cuda12", "tpu": "tpu"}  # of jax, for a platform
+
+
 def explain(error: flags.Error) -> str:
     """Says which flag is unknown, or which values a flag allows."""
     line = str(error).partition("\n")[0]
@@ -71,10 +74,11 @@ def no_device(error: Exception) -> str | None:
                             for frame in frames[-2:]):
         return None
     reason = first_line(error)
+    extra = next((EXTRAS[name] for name in platforms.split(",") if name in EXTRAS), "")
     return (f"JAX_PLATFORMS={platforms}: JAX has no such device here"
             + f" ({reason})" * (reason != type(error).__name__)
-            + ": unset it or set it to cpu, or install JAX for that device, such as "
-            "pip install 'jax[cuda12]'")
+            + ": unset it or set it to cpu, or install JAX for that device"
+            + f", such as pip install 'jax[{extra}]'" * bool(extra))
 
 
 @contextlib.contextmanager

@@ -181,15 +181,18 @@ def test_out_of_memory_errors_name_a_remedy(error, fact):
 
 
 def test_a_platform_that_jax_lacks_is_named(monkeypatch):
-    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-
     def reason(file):
         try:
             exec(compile("assert False", file, "exec"))
         except AssertionError as error:
             return explain.no_device(error)
 
-    assert "JAX_PLATFORMS=cuda" in reason("jax/_src/xla_bridge.py")
+    for platform, extra in (("cuda", "jax[cuda12]"), ("tpu,cpu", "jax[tpu]")):
+        monkeypatch.setenv("JAX_PLATFORMS", platform)
+        text = reason("jax/_src/xla_bridge.py")
+        assert f"JAX_PLATFORMS={platform}" in text and extra in text
+    monkeypatch.setenv("JAX_PLATFORMS", "metal")
+    assert "jax[" not in reason("jax/_src/xla_bridge.py")
     assert reason("elsewhere.py") is None
 
 
