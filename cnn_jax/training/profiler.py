@@ -1,5 +1,6 @@
 """Profiles some steps of training, for --profile_steps."""
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ class Profiler:
                  report: Reporter) -> None:
         self.steps, self.workdir, self.report = steps, workdir, report
         self.begun: int | None = None  # the first step of the open trace
+        self.folder = profile.trace_folder(workdir)
+        self.earlier = profile.traces(self.folder)
 
     def before(self, start: int, stop: int, waiting: Any) -> None:
         """Starts the trace if the next call makes one of the steps to trace.
@@ -42,8 +45,7 @@ class Profiler:
         if self.steps and self.begun is None and (
                 start < self.steps[1] and stop > self.steps[0]):
             jax.block_until_ready(waiting)
-            jax.profiler.start_trace(self.workdir / profile.FOLDER,
-                                     create_perfetto_trace=True)
+            jax.profiler.start_trace(self.folder, create_perfetto_trace=True)
             self.begun = start
 
     def after(self, stop: int, last: bool, result: Any, program: Any) -> None:
@@ -58,17 +60,21 @@ class Profiler:
                 stop < self.steps[1] and not last):
             return
         jax.block_until_ready(result)
-        jax.profiler.stop_trace()
-        folder, device = self.workdir / profile.FOLDER, jax.devices()[0]
-        names = profile.sources(program.as_text())
+        with contextlib.suppress(FileNotFoundError):  # JAX finds no trace either
+            jax.profiler.stop_trace()
+        first, self.steps, self.begun = self.begun, None, None
+        if not (made := profile.traces(self.folder) - self.earlier):
+            self.report.line(f"the profiler of JAX wrote no trace to {self.folder}: "
+                             f"there is no profile of steps {first} to {stop - 1}")
+            return
+        device, names = jax.devices()[0], profile.sources(program.as_text())
         table = profile.make_profile(
-            profile.read_trace(folder), names, self.begun, stop,
+            profile.read_trace(made.pop()), names, first, stop,
             f"{device.platform} ({device.device_kind})")
-        self.steps = self.begun = None
         if jax.process_index() == 0:
             profile.write_profile(self.workdir, table)
         self.report.line(profile.text(table))
-        self.report.line(f"the trace is in {folder}; ui.perfetto.dev shows it")
+        self.report.line(f"the trace is in {self.folder}; ui.perfetto.dev shows it")
 
     def close(self) -> None:
         """Ends the trace of a stopped run; says if the steps were not all trained."""

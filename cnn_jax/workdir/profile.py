@@ -59,13 +59,25 @@ def short_source(path: str) -> str:
     return "/".join(parts) + ", gradient" * ("transpose(" in path)
 
 
-def read_trace(folder: Path) -> dict[str, float]:
-    """Returns {operation: seconds} of the newest trace in a folder.
+def trace_folder(workdir: Path) -> Path:
+    """Returns the folder of this process's traces; JAX names a trace by its host alone.
+    """
+    folder = workdir / FOLDER
+    return (folder / f"process_{jax.process_index()}" if jax.process_count() > 1
+            else folder)
+
+
+def traces(folder: Path) -> set[Path]:
+    """Finds the traces in a folder, those of earlier runs included."""
+    return {*folder.rglob("*.xplane.pb")}
+
+
+def read_trace(path: Path) -> dict[str, float]:
+    """Returns {operation: seconds} of a trace.
 
     It sums over devices, or over the threads of a CPU. The time of an operation does
     not include that of operations inside it, such as the body of a loop.
     """
-    path = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     seconds: dict[str, float] = collections.defaultdict(float)
     for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
         for line in plane.lines:
@@ -135,4 +147,5 @@ def text(profile: Profile) -> str:
 def title(profile: Profile) -> str:
     """Says what the table shows."""
     return (f"The most expensive operations in steps {profile.first} to "
-            f"{profile.stop - 1} on {profile.device}")
+            f"{profile.stop - 1} on {profile.device}; ms summed over the devices and "
+            "threads of a process")

@@ -1,5 +1,6 @@
 """--profile_steps: the table equals a case by hand; a tiny run is traced."""
 
+import jax
 import pytest
 from tests.support.tiny_runs import tiny
 
@@ -55,6 +56,24 @@ def test_a_run_traces_its_steps(tmp_path, capsys):
     assert [*(tmp_path / "profile").rglob("perfetto_trace.json.gz")]
     assert made.operations[0].name in capsys.readouterr().out
     assert profile.title(made) in write_report(tmp_path).read_text()
+
+
+def test_a_missing_trace_does_not_end_training(tmp_path, monkeypatch, capsys):
+    earlier = tmp_path / "profile" / "earlier.xplane.pb"
+    earlier.parent.mkdir()
+    earlier.touch()
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda *_, **__: None)
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: None)
+    training.run(tiny(epochs=1), tmp_path, profile_steps=(2, 4))
+    assert "no profile of steps 2 to 3" in capsys.readouterr().out
+    assert profile.read_profile(tmp_path) is None
+
+
+def test_each_process_has_a_folder_of_traces(tmp_path, monkeypatch):
+    assert profile.trace_folder(tmp_path) == tmp_path / "profile"
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert profile.trace_folder(tmp_path) == tmp_path / "profile" / "process_1"
 
 
 def test_steps_that_are_not_trained_are_named(tmp_path, capsys):
