@@ -11,9 +11,10 @@ speed        images/s of training in bfloat16 and peak memory, beside plain Flax
              where it is installed, torch (eager and torch.compile, channels_last)
 
 It needs no internet connection. It writes device_check.json and device_check.txt to
---out. The exit code is 1 if a check fails. What does not fit into --minutes is listed
-as not reached; that is no failure, nor is a speed below its target. The processes that
-are compared share the memory of the GPU: ResNet-50 with 256 images needs about 80 GB.
+--out. The exit code is 1 if a check fails. What does not fit into --minutes is ended
+and listed as not reached; that is no failure, nor is a speed below its target, nor are
+other bits on a GPU. The processes that are compared share the memory of the GPU:
+ResNet-50 with 256 images needs about 80 GB.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -30,19 +32,29 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+
+def with_cpu(platforms: str) -> str:
+    """Adds the CPU to JAX_PLATFORMS; the device is compared with it. '' means all."""
+    return platforms + ",cpu" * bool(
+        platforms and "cpu" not in platforms.split(","))
+
+
 if __name__ == "__main__":  # GPU memory is shared with the other processes
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if "JAX_PLATFORMS" in os.environ:
+        os.environ["JAX_PLATFORMS"] = with_cpu(os.environ["JAX_PLATFORMS"])
 
 import jax  # noqa: E402
 
 from cnn_jax import networks as registry  # noqa: E402
-from cnn_jax.errors import InputError, RunError  # noqa: E402
+from cnn_jax.errors import InputError, RunError, first_line  # noqa: E402
 from experiments.device import networks, operations, speed, training  # noqa: E402
 from experiments.measuring import make_out, ran_on, run_script  # noqa: E402
 
 Row = dict[str, Any]
 PARTS = ("operations", "networks", "training", "speed")
-SHARES = {"operations": 0.15, "networks": 0.25}  # of the time, at most
+# Of the time, at most; what they leave is for the speed.
+SHARES = {"operations": 0.15, "networks": 0.25, "training": 0.25}
 MOST_WORKERS = 8  # a GPU has memory for so many processes
 SMALL_OPERATIONS = ("conv lax", "depthwise", "batch_norm", "max_pool lax", "dense")
 SMALL_NETWORKS = ("lenet5", "mobilenet_v2", "cifar_resnet20")
@@ -61,28 +73,37 @@ def attempt(check: Callable[..., Row], name: str, *arguments: Any) -> Row:
 
 def in_parallel(check: Callable[..., Row], problems: list[tuple], workers: int,
                 deadline: float) -> Iterator[Row]:
-    """Yields a row for each problem, those that the deadline leaves out included."""
+    """Yields a row for each problem, those that the deadline leaves out included.
+
+    Each of several workers has its own process, so one that ends breaks one row. With
+    one worker the checks run in this process, and the last one to its end.
+    """
     if workers == 1:
         for problem in problems:
             yield (attempt(check, *problem) if time.monotonic() < deadline
                    else not_reached(problem))
         return
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context)
-    jobs = {pool.submit(attempt, check, *problem): problem for problem in problems}
-    _, left = concurrent.futures.wait(jobs, max(0.0, deadline - time.monotonic()))
-    processes = multiprocessing.active_children()
-    pool.shutdown(wait=not left, cancel_futures=True)
-    if left:  # they may compile for minutes
-        for process in processes:
-            process.kill()
-    for job, problem in jobs.items():
-        if job in left:
-            yield not_reached(problem)
-        elif job.exception():
-            yield {"name": problem[0], "wrong": f"its process ended: {job.exception()}"}
-        else:
-            yield job.result()
+    own = threading.local()  # a process for each thread
+
+    def row(problem: tuple) -> Row:
+        if (left := deadline - time.monotonic()) <= 0:
+            return not_reached(problem)
+        if not hasattr(own, "pool"):
+            own.pool = concurrent.futures.ProcessPoolExecutor(1, context)
+        try:
+            return own.pool.submit(attempt, check, *problem).result(left)
+        except TimeoutError:
+            return not_reached(problem)
+        except concurrent.futures.BrokenExecutor as error:
+            del own.pool  # the next problem has a new process
+            return {"name": " ".join(map(str, problem)),
+                    "wrong": f"its process ended: {error}"}
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as threads:
+        yield from threads.map(row, problems)
+    for process in multiprocessing.active_children():  # they may compile for minutes
+        process.kill()
 
 
 def not_reached(problem: tuple) -> Row:
@@ -118,7 +139,7 @@ def line(part: str, row: Row) -> str:
     elif "accuracy" in row:
         head += f" {row['accuracy']:.4f}"
     elif "same_bits" in row:
-        head += f"   {'the same bits' if row['same_bits'] else 'OTHER BITS'}"
+        head += f"   {'the same bits' if row['same_bits'] else 'other bits'}"
     elif "images_per_second" in row:
         head = "\n".join([head, *speed.lines(row)])
     return head
@@ -141,10 +162,11 @@ def table(facts: Row) -> str:
 
 
 def rows_of(part: str, flags: argparse.Namespace, workers: int, begun: float,
-            on_gpu: bool) -> Iterable[Row]:
+            backend: str) -> Iterable[Row]:
     """Makes the rows of a part."""
     end = begun + 60 * flags.minutes
-    share = time.monotonic() + SHARES.get(part, 1.0) * 60 * flags.minutes
+    share = end if flags.small else min(
+        end, time.monotonic() + SHARES.get(part, 1.0) * 60 * flags.minutes)
     if part == "operations":
         return operation_rows(flags.small, workers, share)
     if part == "networks":
@@ -152,8 +174,9 @@ def rows_of(part: str, flags: argparse.Namespace, workers: int, begun: float,
     if part == "training":
         runs = flags.out / "runs"
         shutil.rmtree(runs, ignore_errors=True)
-        return training.check(runs, flags.small, must_be_exact=not on_gpu)
-    return speed.check_all(flags.small, jax.default_backend(), end)
+        return training.check(runs, flags.small, must_be_exact=backend == "cpu",
+                              deadline=share)
+    return speed.check_all(flags.small, backend, end)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -177,24 +200,30 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--minutes={flags.minutes:g} must be more than 0")
     if flags.workers is not None and flags.workers < 1:
         raise InputError(f"--workers={flags.workers} must be at least 1")
-    on_gpu = jax.default_backend() == "gpu"
-    if jax.default_backend() == "cpu" and not flags.small:
+    try:
+        backend = jax.default_backend()
+    except RuntimeError as error:  # such as JAX_PLATFORMS=cuda without a GPU
+        raise InputError(f"JAX finds no device: {first_line(error)}") from error
+    asked = os.environ.get("JAX_PLATFORMS", "").partition(",")[0]
+    if backend == "cpu" and asked not in ("", "cpu"):
+        raise InputError(f"JAX_PLATFORMS={asked}: JAX finds only a CPU here")
+    if backend == "cpu" and not flags.small:
         raise InputError("JAX finds no GPU here, only a CPU: pip install 'jax[cuda12]' "
                          "where there is one, or try --small")
     flags.out = flags.out.absolute()
     make_out(flags.out)
     workers = flags.workers or (1 if flags.small else max(
-        1, min(MOST_WORKERS, (os.cpu_count() or 1) // 2)))
+        2, min(MOST_WORKERS, (os.cpu_count() or 1) // 2)))
     facts: Row = ran_on() | {
         "command": " ".join(["python experiments/device_check.py", *(
             sys.argv[1:] if argv is None else argv)]),
         "notes": [f"{reason}: its columns are left out"] if (
-            reason := speed.without_torch(jax.default_backend())) else [],
+            reason := speed.without_torch(backend)) else [],
         "parts": {}, "part_seconds": {}}
     for part in (part for part in PARTS if part in flags.part):
         part_begun = time.monotonic()
         facts["parts"][part] = rows = []
-        for row in rows_of(part, flags, workers, begun, on_gpu):
+        for row in rows_of(part, flags, workers, begun, backend):
             rows.append(row)
             print(line(part, row), flush=True)
         facts["part_seconds"][part] = time.monotonic() - part_begun

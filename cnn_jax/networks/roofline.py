@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cnn_jax.errors import first_line
+
 
 class Peak(NamedTuple):
     """The peak rates of a device, without sparsity.
@@ -62,7 +64,7 @@ def peak_of(name: str) -> Peak:
     """Returns the peaks of a device.
 
     'cpu' is this machine's CPU; measuring its peaks takes seconds.
-    Raises ValueError for an unknown name.
+    Raises ValueError for an unknown name, or where JAX_PLATFORMS leaves out the CPU.
     """
     if name == HERE:
         return measure()
@@ -78,7 +80,11 @@ def measure(side: int = 1024, numbers: int = 2**25, rounds: int = 5) -> Peak:
     side: of the square matrices. numbers: of float32 in the array that is read.
     rounds: number of timings of each; the fastest counts.
     """
-    cpu = jax.local_devices(backend="cpu")[0]
+    try:
+        cpu = jax.local_devices(backend="cpu")[0]
+    except RuntimeError as error:
+        raise ValueError(f"{HERE!r}: JAX has no CPU here ({first_line(error)}): append "
+                         "',cpu' to JAX_PLATFORMS") from error
 
     def rate(function: Callable, argument: Any, work: float) -> float:
         program = jax.jit(function)

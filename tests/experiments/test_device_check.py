@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import importlib.metadata
 import json
 import subprocess
@@ -98,14 +99,45 @@ def test_training_is_stopped_killed_and_compared(monkeypatch, tmp_path):
     script.write_text(RUN)
     monkeypatch.setattr(training, "COMMAND", [sys.executable, "-S", str(script)])
     monkeypatch.setattr(training, "EPOCHS_SMALL", 2)
-    rows = training.check(tmp_path / "small", True, must_be_exact=True)
+    hour = time.monotonic() + 3600
+    rows = training.check(tmp_path / "small", True, must_be_exact=True, deadline=hour)
     assert [(row["name"], row.get("same_bits")) for row in rows] == [
         ("default: accuracy", None), ("default: kept", False),
         ("default: resumed", False)]
     assert rows[0] | {"wrong": ""} == rows[0] and rows[0]["accuracy"] == 0.98
     assert {row["wrong"] for row in rows[1:]} == {"other bits than whole"}
-    ends = training.train(tmp_path / "ends", 1, {}, stop=10_000)
+    ends = training.train(tmp_path / "ends", 1, {}, hour, stop=10_000)
     assert ends.startswith("exit code 0 of a run")
+    seen = training.bits(tmp_path / "small/default", "kept", "", must_be_exact=False)
+    assert (seen["same_bits"], seen["wrong"]) == (False, "")
+
+
+def test_training_ends_at_the_deadline(monkeypatch, tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    monkeypatch.setattr(training, "COMMAND", [sys.executable, "-S", str(script)])
+    monkeypatch.setattr(training, "EPOCHS_SMALL", 10_000)
+    begun = time.monotonic()
+    rows = training.check(tmp_path, True, must_be_exact=True, deadline=begun + 0.5)
+    assert time.monotonic() - begun < 20
+    assert [row["name"] for row in rows if row["not_reached"]] == [
+        "default: accuracy", "default: kept", "default: resumed"]
+
+
+def test_bits_of_one_process(tmp_path):
+    other = training.bits(tmp_path, "one process", "a: not repeated: step 1", False)
+    assert (other["same_bits"], other["wrong"]) == (False, "")
+    assert training.bits(tmp_path, "one process", "", True)["same_bits"]
+    assert training.bits(tmp_path, "one process", "no module", False)["wrong"]
+
+
+def test_a_call_is_ended_at_its_deadline():
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError):
+        speed.until(begun + 1, time.sleep, 300)
+    assert time.monotonic() - begun < 60
+    with pytest.raises(RunError, match="ValueError"):
+        speed.until(begun + 300, time.sleep, -1)
 
 
 class FakeWorker:
@@ -146,7 +178,7 @@ def test_the_table_and_exit_code_1(monkeypatch, tmp_path, capsys):
         device_check.main(["--small", f"--out={tmp_path}"])
     text = (tmp_path / "device_check.txt").read_text()
     assert "4 ok, 1 wrong, 1 not reached" in text and "not reached: vgg16" in text
-    assert "WRONG conv: error 1" in text and "OTHER BITS" in text
+    assert "WRONG conv: error 1" in text and "other bits" in text
     assert "2.00 times as fast (target 3.0)   peak 1,500 MB" in text
     assert json.loads((tmp_path / "device_check.json").read_text())["parts"] == FOUND
     device_check.main(["--small", f"--out={tmp_path}", "--part", "networks"])
@@ -161,6 +193,12 @@ def test_what_is_refused(flags, answer, tmp_path):
         device_check.main([*flags, f"--out={tmp_path}"])
 
 
+def test_a_platform_that_is_missing_is_not_replaced(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
+    with pytest.raises(InputError, match="JAX_PLATFORMS=cuda"):
+        device_check.main(["--small", f"--out={tmp_path}"])
+
+
 def test_an_error_and_the_deadline_are_rows():
     def broken(name, device):
         raise ValueError("no such kernel")
@@ -169,6 +207,26 @@ def test_an_error_and_the_deadline_are_rows():
             *device_check.in_parallel(broken, [("b", (1, 2))], 1, late)]
     assert rows[0]["wrong"] == "ValueError: no such kernel"
     assert rows[1] == {"name": "b (1, 2)", "not_reached": True, "wrong": ""}
+
+
+def test_a_process_that_ends_breaks_one_row(monkeypatch, tmp_path):
+    (tmp_path / "ending.py").write_text("""
+import os
+def check(name, device):
+    return {"name": name, "wrong": ""} if name != "b" else os._exit(3)
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    check = importlib.import_module("ending").check
+    rows = [*device_check.in_parallel(check, [("a",), ("b",), ("c",), ("d",)], 2,
+                                      time.monotonic() + 300)]
+    assert [row["name"] for row in rows] == ["a", "b", "c", "d"]
+    assert [bool(row["wrong"]) for row in rows] == [False, True, False, False]
+
+
+@pytest.mark.parametrize("given, set_to", [
+    ("", ""), ("cuda", "cuda,cpu"), ("cuda,cpu", "cuda,cpu"), ("cpu", "cpu")])
+def test_the_cpu_is_a_platform_too(given, set_to):
+    assert device_check.with_cpu(given) == set_to
 
 
 def test_torch_is_an_arm_where_it_uses_the_device(monkeypatch):

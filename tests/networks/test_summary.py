@@ -302,3 +302,11 @@ def test_roofline_is_the_slower_of_arithmetic_and_memory():
         roofline.peak_of("abacus")
     here = roofline.measure(side=64, numbers=4096, rounds=1)
     assert here.float32 > 0 and here.bandwidth > 0
+
+
+def test_peaks_of_a_cpu_that_jax_platforms_leaves_out(monkeypatch):
+    def devices(backend):
+        raise RuntimeError(f"Unknown backend {backend}")
+    monkeypatch.setattr(jax, "local_devices", devices)
+    with pytest.raises(ValueError, match="JAX_PLATFORMS"):
+        roofline.peak_of("cpu")
