@@ -55,14 +55,6 @@ WITHOUT: dict[str, dict[str, Any]] = {
     "small images": {"sizes": ((1.0, 32),)},
     "test views": {"test_flips": False, "test_shifts": False},
 }
-_config = config_flags.DEFINE_config_file(
-    "config", str(ROOT / "configs" / "speedrun.py"), "The recipe.")
-_seeds = flags.DEFINE_integer("seeds", 10, "Number of runs, with the seeds 0, 1, ...")
-_data = flags.DEFINE_string("data", None, "Folder of the official files.")
-_jpeg = flags.DEFINE_string("cifar10_jpeg", None,
-                            "A JPEG copy of CIFAR-10, as class folders.")
-_without = flags.DEFINE_list("without", [], "Ingredients to leave out, or all.")
-_out = flags.DEFINE_string("out", "runs/speedrun", "Folder of the results.")
 
 
 class Sets(NamedTuple):
@@ -207,11 +199,23 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def define_flags() -> None:
+    config_flags.DEFINE_config_file(
+        "config", str(ROOT / "configs" / "speedrun.py"), "The recipe.")
+    flags.DEFINE_integer("seeds", 10, "Number of runs, with the seeds 0, 1, ...")
+    flags.DEFINE_string("data", None, "Folder of the official files.")
+    flags.DEFINE_string("cifar10_jpeg", None,
+                        "A JPEG copy of CIFAR-10, as class folders.")
+    flags.DEFINE_list("without", [], "Ingredients to leave out, or all.")
+    flags.DEFINE_string("out", "runs/speedrun", "Folder of the results.")
+
+
 def main() -> None:
-    config, out = _config.value, Path(_out.value)
-    chosen = recipes(config, _without.value)
+    given = flags.FLAGS
+    config, out = given.config, Path(given.out)
+    chosen = recipes(config, given.without)
     make_out(out)
-    sets = load(config.data, _data.value, _jpeg.value)
+    sets = load(config.data, given.data, given.cifar10_jpeg)
     if TEST_BATCH > len(sets.test.labels) or len(sets.test.labels) % TEST_BATCH:
         raise InputError(f"the test split has {len(sets.test.labels):,} images, which "
                          f"is not a multiple of {TEST_BATCH:,}")
@@ -222,7 +226,7 @@ def main() -> None:
         arm: dict[str, Any] = {"recipe": recipe._asdict(), "runs": [],
                                "compile_seconds": programs.seconds}
         results["arms"][name] = arm
-        for seed in range(_seeds.value):
+        for seed in range(given.seeds):
             arm["runs"].append(run(recipe, sets, programs, seed, most))
             print(name, arm["runs"][-1], flush=True)
             write_atomically(out / "speedrun.json",
@@ -232,4 +236,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     run_script(lambda: app.run(lambda argv: main()))

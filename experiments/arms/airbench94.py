@@ -31,14 +31,6 @@ from cnn_jax.workdir.machine import machine  # noqa: E402
 from experiments.measuring import make_out, run_script  # noqa: E402
 
 TEST_VIEWS = 2  # airbench's level: mirrored and shifted
-_seeds = flags.DEFINE_integer("seeds", 3, "Number of runs, with the seeds 0, 1, ...")
-_data = flags.DEFINE_string("data", None, "Folder of the official files.")
-_jpeg = flags.DEFINE_string("cifar10_jpeg", None,
-                            "A JPEG copy of CIFAR-10, as class folders.")
-_dtype = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"],
-                           "What replaces float16.")
-_epochs = flags.DEFINE_float("epochs", 9.9, "Length of the training.")
-_out = flags.DEFINE_string("out", "runs/airbench94", "Folder of the results.")
 
 
 def save_images(folder: Path, data: str | None, jpeg: str | None) -> None:
@@ -110,22 +102,35 @@ def train(seed: int, dtype: str, epochs: float) -> dict[str, float]:
                 "seconds": time.perf_counter() - begun}
 
 
+def define_flags() -> None:
+    flags.DEFINE_integer("seeds", 3, "Number of runs, with the seeds 0, 1, ...")
+    flags.DEFINE_string("data", None, "Folder of the official files.")
+    flags.DEFINE_string("cifar10_jpeg", None,
+                        "A JPEG copy of CIFAR-10, as class folders.")
+    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"],
+                      "What replaces float16.")
+    flags.DEFINE_float("epochs", 9.9, "Length of the training.")
+    flags.DEFINE_string("out", "runs/airbench94", "Folder of the results.")
+
+
 def main() -> None:
     import torch
-    out = Path(_out.value).absolute()
+    given = flags.FLAGS
+    out = Path(given.out).absolute()
     make_out(out)
-    save_images(out, _data.value, _jpeg.value)
+    save_images(out, given.data, given.cifar10_jpeg)
     os.chdir(out)  # airbench reads cifar10/train.pt
-    name = f"{_dtype.value}, {_epochs.value:g} epochs"
+    name = f"{given.dtype}, {given.epochs:g} epochs"
     path = out / "airbench94.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     results |= {"machine": machine(), "torch": torch.__version__}
     rows = results.setdefault(name, [])
-    for seed in range(len(rows), _seeds.value):
-        rows.append(train(seed, _dtype.value, _epochs.value))
+    for seed in range(len(rows), given.seeds):
+        rows.append(train(seed, given.dtype, given.epochs))
         print(name, rows[-1], flush=True)
         write_atomically(path, json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
+    define_flags()
     run_script(lambda: app.run(lambda argv: main()))
