@@ -77,6 +77,10 @@ def give_back() -> None:
         trim(0)
 
 
+def count_states() -> int:
+    return sum(isinstance(o, TrainState) for o in gc.get_objects())
+
+
 class Samples:
     """Samples memory, open files and the checkpoint folder during a soak."""
 
@@ -138,7 +142,7 @@ def rounds_in_one_process(rounds: int, draw: random.Random, folder: Path) -> dic
         if rows[0] == 0:
             os.kill(os.getpid(), signal.SIGTERM)
     loop.Recorder.append = counted
-    config = tiny(SMALLEST | {"epochs": 10_000})
+    config, constants = tiny(SMALLEST | {"epochs": 10_000}), count_states()
     try:
         for number in range(1, rounds + 1):
             rows[0] = draw.randint(1, 3)
@@ -153,7 +157,7 @@ def rounds_in_one_process(rounds: int, draw: random.Random, folder: Path) -> dic
             last = step
             give_back()
             assert not jax.live_arrays()
-            assert not [o for o in gc.get_objects() if isinstance(o, TrainState)]
+            assert count_states() == constants
             samples.take("self", workdir, number)
     finally:
         loop.Recorder.append = append
