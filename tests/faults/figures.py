@@ -119,7 +119,7 @@ FIGURES = {
                  "checkpoint every 50 steps, and 200 starts and stops in one process "
                  "that empties JAX's caches in between: memory grows by less than "
                  "2,000 KB in 1,000 steps (if every save leaked a state of LeNet-5, it "
-                 "would grow by 14,460 KB) and by less than 100 KB a round; no state "
+                 "would grow by 14,460 KB) and by less than 200 KB a round; no state "
                  "stays alive, the number of open files does not grow (one file of a "
                  "save is allowed), and the checkpoint folder keeps its size. About 30 "
                  "KB remain for each save of 31 arrays: orbax 0.12.8 keeps the "
