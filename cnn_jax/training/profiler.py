@@ -33,8 +33,8 @@ class Profiler:
                  report: Reporter) -> None:
         self.steps, self.workdir, self.report = steps, workdir, report
         self.begun: int | None = None  # the first step of the open trace
-        self.folder = profile.trace_folder(workdir)
-        self.earlier = profile.traces(self.folder)
+        self.folder: Path       # of the traces; set when the trace starts
+        self.earlier: set[Path]  # the traces that were there before
 
     def before(self, start: int, stop: int, waiting: Any) -> None:
         """Starts the trace if the next call makes one of the steps to trace.
@@ -45,6 +45,8 @@ class Profiler:
         if self.steps and self.begun is None and (
                 start < self.steps[1] and stop > self.steps[0]):
             jax.block_until_ready(waiting)
+            self.folder = profile.trace_folder(self.workdir)
+            self.earlier = profile.traces(self.folder)
             jax.profiler.start_trace(self.folder, create_perfetto_trace=True)
             self.begun = start
 
