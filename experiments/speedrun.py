@@ -15,7 +15,7 @@ compiling are apart.
 `all` or names in `WITHOUT`.
 
 On a CPU each call trains some steps, on GPU and TPU a whole epoch. Writes speedrun.json
-and speedrun.txt; a run that is already in the JSON file is not repeated.
+and speedrun.txt; a seed that the JSON file has for the same recipe is not repeated.
 """
 
 import functools
@@ -68,8 +68,8 @@ class Sets(NamedTuple):
 class Programs(NamedTuple):
     """The compiled programs of a recipe."""
 
-    create: Any           # seed -> state
-    train: dict[int, Any]  # {side of the images: program}
+    create: Any           # (data, moments, seed) -> state
+    train: dict[tuple[int, int], Any]  # {(side of the images, steps): program}
     test: Any
     seconds: float        # that they took to compile
 
@@ -118,15 +118,14 @@ def calls(recipe: Recipe, images: int, most: int) -> list[tuple[int, int, int, i
 
 def compile_programs(recipe: Recipe, sets: Sets, most: int) -> Programs:
     """Compiles all programs of a recipe; `most` is the number of steps of a call."""
-    images, steps = len(sets.train.labels), training.steps_of(recipe, len(
-        sets.train.labels))
+    images = len(sets.train.labels)
+    steps = training.steps_of(recipe, images)
     optimizer = training.make_optimizer(recipe, steps, images // recipe.batch_size)
     begun = time.perf_counter()
-    create = ops.jit(functools.partial(
-        training.create, recipe, optimizer, classes=sets.classes))
-    state = jax.eval_shape(functools.partial(
-        training.create, recipe, optimizer, classes=sets.classes), sets.train,
-        sets.moments, seed=0)
+    create = functools.partial(training.create, recipe, optimizer, classes=sets.classes)
+    given = {"data": sets.train, "moments": sets.moments, "seed": jnp.int32(0)}
+    state = jax.eval_shape(create, **given)
+    created = ops.jit(create).lower(**given).compile()
     draws = training.draw(recipe, images, 0, 0)
     padded = sets.train._replace(images=training.pad(sets.train.images,
                                                      recipe.translate))
@@ -140,7 +139,7 @@ def compile_programs(recipe: Recipe, sets: Sets, most: int) -> Programs:
     test = ops.jit(functools.partial(training.count_correct, recipe=recipe)).lower(
         state, jax.tree.map(lambda x: x[:TEST_BATCH], sets.test),
         sets.moments).compile()
-    return Programs(create, train, test, time.perf_counter() - begun)
+    return Programs(created, train, test, time.perf_counter() - begun)
 
 
 def run(recipe: Recipe, sets: Sets, programs: Programs, seed: int,
@@ -148,7 +147,8 @@ def run(recipe: Recipe, sets: Sets, programs: Programs, seed: int,
     """Trains one seed; returns its test accuracy and its seconds."""
     begun = time.perf_counter()
     images = len(sets.train.labels)
-    state = programs.create(data=sets.train, moments=sets.moments, seed=seed)
+    state = programs.create(data=sets.train, moments=sets.moments,
+                            seed=jnp.int32(seed))
     padded = sets.train._replace(images=training.pad(sets.train.images,
                                                      recipe.translate))
     losses, last = [], -1
@@ -199,6 +199,14 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def resumed(earlier: dict[str, Any] | None, recipe: Recipe) -> dict[str, Any]:
+    """Returns the results of an arm, if they are of this recipe, or empty ones."""
+    fields = json.loads(json.dumps(recipe._asdict()))
+    if earlier is not None and earlier["recipe"] == fields:
+        return earlier
+    return {"recipe": fields, "runs": [], "compile_seconds": 0.0}
+
+
 def define_flags() -> None:
     config_flags.DEFINE_config_file(
         "config", str(ROOT / "configs" / "speedrun.py"), "The recipe.")
@@ -220,18 +228,21 @@ def main() -> None:
         raise InputError(f"the test split has {len(sets.test.labels):,} images, which "
                          f"is not a multiple of {TEST_BATCH:,}")
     most = 10 if jax.default_backend() == "cpu" else 10**9
-    results: dict[str, Any] = ran_on() | {"data": sets.source, "arms": {}}
+    path = out / "speedrun.json"
+    earlier = json.loads(path.read_text())["arms"] if path.exists() else {}
+    results: dict[str, Any] = ran_on() | {"data": sets.source, "arms": earlier}
     for name, recipe in chosen.items():
-        programs = compile_programs(recipe, sets, most)
-        arm: dict[str, Any] = {"recipe": recipe._asdict(), "runs": [],
-                               "compile_seconds": programs.seconds}
+        arm = resumed(earlier.get(name), recipe)
         results["arms"][name] = arm
-        for seed in range(given.seeds):
+        if len(arm["runs"]) >= given.seeds:
+            continue
+        programs = compile_programs(recipe, sets, most)
+        arm["compile_seconds"] = programs.seconds
+        for seed in range(len(arm["runs"]), given.seeds):
             arm["runs"].append(run(recipe, sets, programs, seed, most))
             print(name, arm["runs"][-1], flush=True)
-            write_atomically(out / "speedrun.json",
-                             json.dumps(results, indent=1) + "\n")
-            write_atomically(out / "speedrun.txt", table(results))
+            write_atomically(path, json.dumps(results, indent=1) + "\n")
+            write_atomically(path.with_suffix(".txt"), table(results))
     print(table(results), end="")
 
 

@@ -215,6 +215,13 @@ def test_an_unknown_ingredient_is_refused():
         speedrun.recipes(config_file.get_config(), ["magic"])
 
 
+def test_results_of_the_same_recipe_are_kept():
+    recipe = small()
+    arm = speedrun.resumed(None, recipe) | {"runs": [{"seed": 0}]}
+    assert speedrun.resumed(json.loads(json.dumps(arm)), recipe) == arm
+    assert speedrun.resumed(arm, recipe._replace(epochs=4.0))["runs"] == []
+
+
 def test_leaving_out_changes_the_recipe():
     config = config_file.get_config()
     made = speedrun.recipes(config, ["all"])
