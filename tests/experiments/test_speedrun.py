@@ -193,7 +193,8 @@ def test_multiply_adds_are_those_of_the_layers():
     assert network.multiply_adds(4, 1, [5]) == 16 * 4 * 8 + 16 * 9 * 8 * 5 + 4 * 9 * 25
 
 
-@pytest.mark.parametrize("optimizer, rate", [("muon", 2.0), ("nesterov", 40.0)])
+@pytest.mark.parametrize("optimizer, rate", [
+    ("muon", 2.0), pytest.param("nesterov", 40.0, marks=pytest.mark.slow)])
 def test_a_run_learns_colours_and_repeats(optimizer, rate, monkeypatch):
     monkeypatch.setattr(speedrun, "TEST_BATCH", 16)
     recipe = small(optimizer=optimizer, rate=rate)
