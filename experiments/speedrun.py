@@ -19,6 +19,7 @@ and speedrun.txt; a seed that the JSON file has for the same recipe is not repea
 """
 
 import functools
+import itertools
 import json
 import statistics
 import sys
@@ -35,13 +36,14 @@ from ml_collections import ConfigDict, config_flags
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cnn_jax import data, ops  # noqa: E402
+from cnn_jax.data.scaling import Scaling  # noqa: E402
 from cnn_jax.errors import InputError  # noqa: E402
 from cnn_jax.files import write_atomically  # noqa: E402
 from configs import default  # noqa: E402
 from experiments.measuring import make_out, ran_on, run_script  # noqa: E402
 from experiments.seed_statistics import mean_interval  # noqa: E402
 from experiments.speed import training  # noqa: E402
-from experiments.speed.training import Data, Moments, Recipe  # noqa: E402
+from experiments.speed.training import Data, Recipe  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 TEST_BATCH = 1000
@@ -60,7 +62,7 @@ WITHOUT: dict[str, dict[str, Any]] = {
 class Sets(NamedTuple):
     train: Data
     test: Data
-    moments: Moments
+    scaling: Scaling  # of each channel to mean 0 and deviation 1
     classes: int
     source: str
 
@@ -68,14 +70,14 @@ class Sets(NamedTuple):
 class Programs(NamedTuple):
     """The compiled programs of a recipe."""
 
-    create: Any           # (data, moments, seed) -> state
+    create: Any           # (data, seed) -> state
     train: dict[tuple[int, int], Any]  # {(side of the images, steps): program}
     test: Any
     seconds: float        # that they took to compile
 
 
 def load(name: str, folder: str | None, jpeg: str | None) -> Sets:
-    """Loads all training images, the test images and the moments of the former."""
+    """Loads all training images, the test images and the scaling of the former."""
     config = default.get_config().data
     config.name, config.dir = ("folder", jpeg) if jpeg else (name, folder)
     config.validation = 0.0
@@ -85,16 +87,10 @@ def load(name: str, folder: str | None, jpeg: str | None) -> Sets:
     # Sums of bytes are exact in float64.
     mean = flat.mean(0, dtype=np.float64)
     square = np.einsum("nc,nc->c", flat, flat, dtype=np.float64) / len(flat)
-    moments = Moments(*(jnp.asarray(value, jnp.float32)[None, None, None]
-                        for value in (mean, np.sqrt(square - mean**2))))
+    scaling = Scaling(tuple(mean), tuple(1 / np.sqrt(square - mean**2)))
     sets = [Data(jnp.asarray(part.images), jnp.asarray(part.labels, jnp.int32))
             for part in (dataset.train, dataset.test)]
-    return Sets(*sets, moments, len(dataset.class_names), dataset.source)
-
-
-def side_at(recipe: Recipe, step: int, steps: int) -> int:
-    """Returns the side of the images that a step trains on."""
-    return next(side for until, side in recipe.sizes if step < until * steps)
+    return Sets(*sets, scaling, len(dataset.class_names), dataset.source)
 
 
 def calls(recipe: Recipe, images: int, most: int) -> list[tuple[int, int, int, int]]:
@@ -103,17 +99,26 @@ def calls(recipe: Recipe, images: int, most: int) -> list[tuple[int, int, int, i
     A call has one size of images, and at most `most` steps of one epoch.
     """
     steps, per_epoch = training.steps_of(recipe, images), images // recipe.batch_size
-    made: list[tuple[int, int, int, int]] = []
-    for step in range(steps):
-        epoch, first = divmod(step, per_epoch)
-        side = side_at(recipe, step, steps)
-        if made:
-            last = made[-1]
-            if last[0] == epoch and last[3] == side and last[2] < most:
-                made[-1] = (epoch, last[1], last[2] + 1, side)
-                continue
-        made.append((epoch, first, 1, side))
+
+    def epoch_and_side(step: int) -> tuple[int, int]:
+        side = next(side for until, side in recipe.sizes if step < until * steps)
+        return step // per_epoch, side
+
+    made = []
+    for (epoch, side), group in itertools.groupby(range(steps), epoch_and_side):
+        part = [step % per_epoch for step in group]
+        made += [(epoch, part[i], len(part[i:i + most]), side)
+                 for i in range(0, len(part), most)]
     return made
+
+
+def padded(sets: Sets, recipe: Recipe) -> Data:
+    return sets.train._replace(images=training.pad(sets.train.images, recipe.translate))
+
+
+def batches_of_test(sets: Sets) -> list[Data]:
+    return [Data(*(array[start:start + TEST_BATCH] for array in sets.test))
+            for start in range(0, len(sets.test.labels), TEST_BATCH)]
 
 
 def compile_programs(recipe: Recipe, sets: Sets, most: int) -> Programs:
@@ -122,24 +127,24 @@ def compile_programs(recipe: Recipe, sets: Sets, most: int) -> Programs:
     steps = training.steps_of(recipe, images)
     optimizer = training.make_optimizer(recipe, steps, images // recipe.batch_size)
     begun = time.perf_counter()
-    create = functools.partial(training.create, recipe, optimizer, classes=sets.classes)
-    given = {"data": sets.train, "moments": sets.moments, "seed": jnp.int32(0)}
-    state = jax.eval_shape(create, **given)
-    created = ops.jit(create).lower(**given).compile()
-    draws = training.draw(recipe, images, 0, 0)
-    padded = sets.train._replace(images=training.pad(sets.train.images,
-                                                     recipe.translate))
+    create = functools.partial(training.create, recipe, optimizer, sets.scaling,
+                               sets.classes)
+    given = sets.train, jnp.int32(0)
+    state, draws = jax.eval_shape(create, *given), training.draw(recipe, images, 0, 0)
     train = {}
-    for _, first, count, side in calls(recipe, images, most):
+    for _, _, count, side in calls(recipe, images, most):
         if (side, count) not in train:
-            step = functools.partial(training.train_steps, recipe=recipe, side=side,
-                                     steps=steps)
+            step = functools.partial(
+                training.train_steps, recipe=recipe, optimizer=optimizer,
+                scaling=sets.scaling, side=side, steps=steps)
             train[side, count] = ops.jit(step, donate_argnums=0).lower(
-                state, draws.rows[:count], padded, draws, sets.moments).compile()
-    test = ops.jit(functools.partial(training.count_correct, recipe=recipe)).lower(
-        state, jax.tree.map(lambda x: x[:TEST_BATCH], sets.test),
-        sets.moments).compile()
-    return Programs(created, train, test, time.perf_counter() - begun)
+                state, draws.rows[:count], padded(sets, recipe), draws).compile()
+    test = functools.partial(training.count_correct, recipe=recipe,
+                             scaling=sets.scaling)
+    return Programs(
+        ops.jit(create).lower(*given).compile(), train,
+        ops.jit(test).lower(state, batches_of_test(sets)[0]).compile(),
+        time.perf_counter() - begun)
 
 
 def run(recipe: Recipe, sets: Sets, programs: Programs, seed: int,
@@ -147,20 +152,15 @@ def run(recipe: Recipe, sets: Sets, programs: Programs, seed: int,
     """Trains one seed; returns its test accuracy and its seconds."""
     begun = time.perf_counter()
     images = len(sets.train.labels)
-    state = programs.create(data=sets.train, moments=sets.moments,
-                            seed=jnp.int32(seed))
-    padded = sets.train._replace(images=training.pad(sets.train.images,
-                                                     recipe.translate))
-    losses, last = [], -1
+    state, data = programs.create(sets.train, jnp.int32(seed)), padded(sets, recipe)
+    losses = []
     for epoch, first, count, side in calls(recipe, images, most):
-        if epoch != last:
-            draws, last = training.draw(recipe, images, seed, epoch), epoch
+        if first == 0:
+            draws = training.draw(recipe, images, seed, epoch)
         state, loss = programs.train[side, count](
-            state, draws.rows[first:first + count], padded, draws, sets.moments)
+            state, draws.rows[first:first + count], data, draws)
         losses.append(loss)
-    correct = sum(int(programs.test(
-        state, jax.tree.map(lambda x: x[start:start + TEST_BATCH], sets.test),
-        sets.moments)) for start in range(0, len(sets.test.labels), TEST_BATCH))
+    correct = sum(int(programs.test(state, batch)) for batch in batches_of_test(sets))
     return {"accuracy": correct / len(sets.test.labels),
             "seconds": time.perf_counter() - begun,
             "loss": float(jnp.concatenate(losses)[-10:].mean()), "seed": seed}

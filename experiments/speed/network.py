@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cnn_jax import ops
 
@@ -130,15 +129,3 @@ def predict(params: Tree, stats: Tree, images: jax.Array, flips: bool,
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
     moved = [mirrored(padded[:, top:top + height, top:top + width]) for top in (0, 2)]
     return (logits + (moved[0] + moved[1]) / 2) / 2
-
-
-def multiply_adds(side: int, channels: int, widths: Sequence[int]) -> int:
-    """Counts the multiply-adds of an image's convolutions in the forward pass."""
-    depth, total = 2 * channels * PATCH**2, 0
-    total += side**2 * PATCH**2 * channels * depth
-    for width in widths:
-        total += side**2 * 9 * depth * width
-        side //= 2
-        total += side**2 * 9 * width * width
-        depth = width
-    return int(np.int64(total))

@@ -13,6 +13,7 @@ import optax
 from jax import lax
 
 from cnn_jax import ops
+from cnn_jax.data.scaling import Scaling, scale
 from experiments.speed import network
 from experiments.speed.network import Tree
 
@@ -51,13 +52,6 @@ class Data(NamedTuple):
 
     images: jax.Array   # uint8 [N, H, W, C]
     labels: jax.Array   # int32 [N]
-
-
-class Moments(NamedTuple):
-    """Mean and standard deviation of each channel of the pixels, [1, 1, 1, C]."""
-
-    mean: jax.Array
-    std: jax.Array
 
 
 class State(NamedTuple):
@@ -108,13 +102,9 @@ def pad(images: jax.Array, translate: int) -> jax.Array:
     return jnp.pad(images, ((0, 0), reach, reach, (0, 0)), "reflect")
 
 
-def normalize(images: jax.Array, moments: Moments) -> jax.Array:
-    return (images.astype(jnp.float32) - moments.mean) / moments.std
-
-
-def batch_of(padded: jax.Array, rows: jax.Array, draws: Draws, moments: Moments,
+def batch_of(padded: jax.Array, rows: jax.Array, draws: Draws, scaling: Scaling,
              side: int, translate: int) -> jax.Array:
-    """Cuts, mirrors, normalizes and shrinks the images of some rows.
+    """Cuts, mirrors, scales and shrinks the images of some rows.
 
     Returns float32 [B, side, side, C].
     """
@@ -127,7 +117,7 @@ def batch_of(padded: jax.Array, rows: jax.Array, draws: Draws, moments: Moments,
     images = jax.vmap(cut)(rows, draws.corners[rows])
     images = jnp.where(draws.mirrored[rows][:, None, None, None], images[:, :, ::-1],
                        images)
-    images = normalize(images, moments)
+    images = scale(images, scaling)
     if side == full:
         return images
     return jax.image.resize(images, (len(rows), side, side, images.shape[-1]),
@@ -192,11 +182,11 @@ def normalize_kernels(params: Tree) -> Tree:
             if name.startswith("block") else layer for name, layer in params.items()}
 
 
-def create(recipe: Recipe, optimizer: optax.GradientTransformation, data: Data,
-           moments: Moments, classes: int, seed: int) -> State:
+def create(recipe: Recipe, optimizer: optax.GradientTransformation, scaling: Scaling,
+           classes: int, data: Data, seed: jax.Array) -> State:
     """Makes the initial state of a seed."""
     distance = max(1, len(data.images) // WHITENING_IMAGES)
-    images = normalize(data.images[::distance], moments)
+    images = scale(data.images[::distance], scaling)
     channels = images.shape[-1]
     params, stats = network.init(jax.random.key(seed), channels, classes, recipe.widths)
     if recipe.whiten:
@@ -212,13 +202,13 @@ def create(recipe: Recipe, optimizer: optax.GradientTransformation, data: Data,
 
 
 def train_step(state: State, rows: jax.Array, data: Data, draws: Draws,
-               moments: Moments, recipe: Recipe, side: int, steps: int
-               ) -> tuple[State, jax.Array]:
+               recipe: Recipe, optimizer: optax.GradientTransformation,
+               scaling: Scaling, side: int, steps: int) -> tuple[State, jax.Array]:
     """Makes one update from the images of some rows [B]; returns the mean loss.
 
     data: with padded images.
     """
-    images = batch_of(data.images, rows, draws, moments, side, recipe.translate)
+    images = batch_of(data.images, rows, draws, scaling, side, recipe.translate)
     classes = state.params["head"].shape[-1]
     targets = optax.smooth_labels(jax.nn.one_hot(data.labels[rows], classes),
                                   recipe.label_smoothing)
@@ -229,7 +219,6 @@ def train_step(state: State, rows: jax.Array, data: Data, draws: Draws,
         return ops.softmax_cross_entropy(logits, targets).mean(), stats
 
     (loss, stats), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    optimizer = make_optimizer(recipe, steps, len(draws.rows))
     params = state.params
     if recipe.optimizer == "muon":
         params = normalize_kernels(params)
@@ -258,19 +247,21 @@ def look_ahead(fast: Any, slow: Any, step: jax.Array, steps: int) -> tuple[Any, 
 
 
 def train_steps(state: State, rows: jax.Array, data: Data, draws: Draws,
-                moments: Moments, recipe: Recipe, side: int, steps: int
-                ) -> tuple[State, jax.Array]:
-    """Makes one step for each of the rows [K, B]; returns the losses [K]."""
+                **options: Any) -> tuple[State, jax.Array]:
+    """Makes one step for each of the rows [K, B]; returns the losses [K].
+
+    options: those of `train_step`.
+    """
     def step(state: State, rows: jax.Array) -> tuple[State, jax.Array]:
-        return train_step(state, rows, data, draws, moments, recipe, side, steps)
+        return train_step(state, rows, data, draws, **options)
 
     return lax.scan(step, state, rows)
 
 
-def count_correct(state: State, data: Data, moments: Moments,
-                  recipe: Recipe) -> jax.Array:
+def count_correct(state: State, data: Data, recipe: Recipe,
+                  scaling: Scaling) -> jax.Array:
     """Counts the correct predictions of a batch of unpadded images."""
     logits = network.predict(state.params, state.stats,
-                             normalize(data.images, moments), recipe.test_flips,
+                             scale(data.images, scaling), recipe.test_flips,
                              recipe.test_shifts)
     return (logits.argmax(-1) == data.labels).sum()

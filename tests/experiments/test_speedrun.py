@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn_jax.data.scaling import Scaling
 from cnn_jax.errors import InputError
 from configs import speedrun as config_file
 from experiments import speedrun
 from experiments.speed import network, training
-from experiments.speed.training import Data, Moments
+from experiments.speed.training import Data
 
 SIDE, CLASSES = 16, 3
-MOMENTS = Moments(jnp.full((1, 1, 1, 3), 120.0), jnp.full((1, 1, 1, 3), 60.0))
+SCALING = Scaling((120.0,) * 3, (1 / 60,) * 3)
 
 
 def small(**changes):
@@ -89,13 +90,13 @@ def test_crops_and_flips_are_those_that_were_drawn():
     recipe, data = small(), make_data(20)
     draws, rows = training.draw(recipe, 20, 1, 0), jnp.arange(7, 11)
     padded = training.pad(data.images, 2)
-    got = training.batch_of(padded, rows, draws, MOMENTS, SIDE, 2)
+    got = training.batch_of(padded, rows, draws, SCALING, SIDE, 2)
     for image, row in zip(got, rows):
         top, left = draws.corners[row]
         want = padded[row, top:top + SIDE, left:left + SIDE]
         want = want[:, ::-1] if draws.mirrored[row] else want
         np.testing.assert_allclose(image, (want - 120.0) / 60, rtol=1e-6)
-    shrunk = training.batch_of(padded, rows, draws, MOMENTS, 8, 2)
+    shrunk = training.batch_of(padded, rows, draws, SCALING, 8, 2)
     assert shrunk.shape == (4, 8, 8, 3)
     np.testing.assert_allclose(shrunk.mean(), got.mean(), atol=0.05)
 
@@ -188,17 +189,12 @@ def test_views_are_averaged():
                                atol=1e-6)
 
 
-def test_multiply_adds_are_those_of_the_layers():
-    """An image of 4 x 4 x 1: 16 patches of 4, then 3 x 3 on 4 x 4 and on 2 x 2."""
-    assert network.multiply_adds(4, 1, [5]) == 16 * 4 * 8 + 16 * 9 * 8 * 5 + 4 * 9 * 25
-
-
 @pytest.mark.parametrize("optimizer, rate", [
     ("muon", 2.0), pytest.param("nesterov", 40.0, marks=pytest.mark.slow)])
 def test_a_run_learns_colours_and_repeats(optimizer, rate, monkeypatch):
     monkeypatch.setattr(speedrun, "TEST_BATCH", 16)
     recipe = small(optimizer=optimizer, rate=rate)
-    sets = speedrun.Sets(make_data(96), make_data(32, 1), MOMENTS, CLASSES, "colours")
+    sets = speedrun.Sets(make_data(96), make_data(32, 1), SCALING, CLASSES, "colours")
     programs = speedrun.compile_programs(recipe, sets, most=2)
     first, again, other = (speedrun.run(recipe, sets, programs, seed, most=2)
                            for seed in (0, 0, 1))
