@@ -18,23 +18,18 @@ rounds.
 import argparse
 import importlib.util
 import json
-import os
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 
-from arms.first import BEGAN  # noqa: E402
-from cnn_jax import files  # noqa: E402
-from cnn_jax.errors import InputError, RunError  # noqa: E402
-from experiments.measuring import make_out, ran_on, run_script  # noqa: E402
+from cnn_jax.errors import InputError  # noqa: E402
+from experiments.measuring import (first_step, make_out, new_cache,  # noqa: E402
+                                   ran_on, run_script)
 
 
 class Case(NamedTuple):
@@ -62,32 +57,18 @@ PEERS = {"plain Flax": ("flax", "flax"), "Keras": ("keras", "keras"),
 def start(arm: str, network: str, cache: Path) -> dict[str, float]:
     """Starts one process and returns the seconds that it took."""
     case = CASES[network]
-    environment = os.environ | {"CNN_JAX_CACHE": str(cache)}
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     with tempfile.TemporaryDirectory() as workdir:
         if arm in PEERS:
             given = [PEERS[arm][0], network, *map(str, case[:3])]
         else:
             given = ["main_py", *case.arguments, f"--workdir={workdir}/run"]
-        if arm == UNCACHED:
-            environment["CNN_JAX_CACHE"] = "0"
-        done = subprocess.run(
-            [sys.executable, "-m", "arms.first", *given], text=True, cwd=ROOT,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=environment | {BEGAN: str(time.time()), "PYTHONPATH": os.pathsep.join(
-                (str(ROOT), str(ROOT / "experiments")))})
-    if done.returncode:
-        raise RunError(f"{arm} on {network} ended with code {done.returncode}: "
-                       f"{done.stderr.strip()[-300:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+        return first_step(given, "0" if arm == UNCACHED else str(cache))
 
 
 def measure(network: str, arms: list[str]) -> dict[str, dict[str, float]]:
     """Starts each arm once; both starts of main.py share a folder, empty at first."""
     with tempfile.TemporaryDirectory() as folder:
-        native = files.cache_folder() / "native"  # it is built once a machine
-        if native.is_dir():
-            shutil.copytree(native, Path(folder) / "native")
+        new_cache(Path(folder))
         return {arm: start(arm, network, Path(folder)) for arm in arms}
 
 

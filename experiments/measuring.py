@@ -1,13 +1,22 @@
-"""Holds what experiments share: exit codes, output folder, and the machine."""
+"""Holds what experiments share: exit codes, output folder, first steps, the machine."""
 
+import json
+import os
+import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
 from cnn_jax.errors import InputError, RunError
+from cnn_jax.files import cache_folder
 from cnn_jax.workdir.machine import commit, machine, versions
+from experiments.arms.first import BEGAN
+
+ROOT = Path(__file__).parents[1]
 
 
 def run_script(main: Callable[[], None]) -> None:
@@ -30,6 +39,30 @@ def make_out(folder: Path) -> None:
     except OSError as error:
         raise InputError(f"--out={folder} cannot be made ({error.strerror}): name "
                          "another folder") from error
+
+
+def new_cache(folder: Path) -> None:
+    """Makes a cache folder with nothing but the C++ library, built once a machine."""
+    native = cache_folder() / "native"
+    if native.is_dir():
+        shutil.copytree(native, folder / "native")
+
+
+def first_step(given: list[str], cache: str) -> dict[str, float]:
+    """Runs arms/first.py with these arguments in a new process; returns what it prints.
+
+    cache: the value of CNN_JAX_CACHE.
+    """
+    environment = os.environ | {
+        "CNN_JAX_CACHE": cache, BEGAN: str(time.time()),
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "experiments")))}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    done = subprocess.run([sys.executable, "-m", "arms.first", *given], text=True,
+                          cwd=ROOT, capture_output=True, env=environment)
+    if done.returncode:
+        raise RunError(f"the first step of {' '.join(given)} ended with code "
+                       f"{done.returncode}: {done.stderr.strip()[-300:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def ran_on() -> dict:

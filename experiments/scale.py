@@ -49,9 +49,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cnn_jax.data.records import Records  # noqa: E402
 from cnn_jax.data.shard_writer import Sample, fill, write_shard  # noqa: E402
 from cnn_jax.errors import InputError, RunError  # noqa: E402
-from cnn_jax.files import cache_folder, write_atomically  # noqa: E402
-from experiments.arms.first import BEGAN, resident_bytes  # noqa: E402
-from experiments.measuring import make_out, ran_on, run_script  # noqa: E402
+from cnn_jax.files import write_atomically  # noqa: E402
+from experiments.arms.first import resident_bytes  # noqa: E402
+from experiments.measuring import (first_step, make_out, new_cache,  # noqa: E402
+                                   ran_on, run_script)
 
 COUNTS = [1000, 10_000, 100_000, 1_281_167]  # ImageNet has the last one
 READS, WARM = 2000, 3  # pictures read; WARM times as many before the clock starts
@@ -69,7 +70,6 @@ COLUMNS = {"first": ("first s", 1), "first_cpu": ("first cpu", 1),
            "read": ("read us", 1e6), "batch": ("batch s", 1),
            "image": ("image us", 1e6), "step": ("1st step s", 1),
            "process": ("process MB", 1e-6)}
-ROOT = Path(__file__).parents[1]
 
 
 def make_folder(root: Path, count: int, classes: int, photos: list[Path]) -> None:
@@ -208,19 +208,14 @@ def open_in_new_process(kind: str, folder: Path, cache: Path) -> dict[str, float
 def train_in_new_process(kind: str, folder: Path, cache: Path) -> dict[str, float]:
     """Starts `main.py` on a set and stops it at the end of its first step."""
     with tempfile.TemporaryDirectory() as workdir:
-        done = subprocess.run(
-            [sys.executable, "-m", "experiments.arms.first", "main_py",
-             f"--config={ROOT / 'configs' / 'default.py'}", f"--workdir={workdir}/run",
-             f"--config.data.name={NAMES[kind]}", f"--config.data.dir={folder}",
-             "--config.data.stream=true", f"--config.data.image_size=({SIDE},{SIDE})",
-             "--config.data.channels=3", "--config.augment.crop_scale=(0.08, 1.0)",
-             "--config.data.validation=0.2",
-             f"--config.model.name={NETWORK}", f"--config.batch_size={BATCH}"],
-            text=True, capture_output=True, cwd=ROOT, env=os.environ | {
-                "CNN_JAX_CACHE": str(cache), BEGAN: str(time.time())})
-    if done.returncode:
-        raise RunError(f"training on {folder} failed: {done.stderr.strip()[-500:]}")
-    facts = json.loads(done.stdout.splitlines()[-1])
+        facts = first_step([
+            "main_py", "--config=configs/default.py", f"--workdir={workdir}/run",
+            f"--config.data.name={NAMES[kind]}", f"--config.data.dir={folder}",
+            "--config.data.stream=true", f"--config.data.image_size=({SIDE},{SIDE})",
+            "--config.data.channels=3", "--config.augment.crop_scale=(0.08, 1.0)",
+            "--config.data.validation=0.2",
+            f"--config.model.name={NETWORK}", f"--config.batch_size={BATCH}"],
+            str(cache))
     return {"step": facts["seconds"], "process": facts["memory"]}
 
 
@@ -236,9 +231,7 @@ def measure(kind: str, counts: list[int], classes: int, photos: list[Path], work
             begun = time.perf_counter()
             MAKERS[kind](root, count, classes, photos)
             made[count] = time.perf_counter() - begun
-            native = cache_folder() / "native"  # it is built once a machine
-            if native.is_dir():
-                shutil.copytree(native, root / "cache" / "native")
+            new_cache(root / "cache")
         for _ in range(1 + rounds):
             for count in counts:
                 root = Path(folder, str(count))

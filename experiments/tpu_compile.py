@@ -253,7 +253,8 @@ def main(argv: list[str] | None = None) -> None:
     rows = json.loads(path.read_text()) if path.exists() else {}
     for name in every_row() if flags.all else ROWS:
         key = row_name(*name)
-        if "failed" not in rows.get(key, {"failed"}) or not all(
+        done = key in rows and "failed" not in rows[key]
+        if done or not all(
                 part in wanted for part, wanted in zip(name, (
                     flags.only, flags.topology, flags.arm, flags.program))):
             continue
