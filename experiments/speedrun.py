@@ -1,8 +1,8 @@
 """How long does training to an accuracy take, from scratch, on this machine?
 
-    python experiments/speedrun.py [--config=configs/speedrun.py:mnist]
-        [--config.FIELD=VALUE ...] [--data=FOLDER] [--cifar10_jpeg=FOLDER]
-        [--seeds=10] [--without=FIELD ...] [--out=runs/speedrun]
+    python experiments/speedrun.py [--recipe=mnist] [--set FIELD=VALUE ...]
+        [--data=FOLDER] [--cifar10-jpeg=FOLDER] [--seeds=10]
+        [--without INGREDIENT ...] [--out=runs/speedrun]
 
 Trains the network of experiments/speed/network.py with the recipe of
 configs/speedrun.py, once for each seed. The rules are those of the usual speed runs:
@@ -11,13 +11,15 @@ the end, averaged over mirrored and shifted views of each. No test image chooses
 anything. The clock runs from the whitening to the last prediction; reading the data and
 compiling are apart.
 
---without trains without single ingredients of the recipe, to show what each is worth:
-`all` or names in `WITHOUT`.
+--set changes fields of the recipe. --without also trains without single ingredients, to
+show what each is worth.
 
 On a CPU each call trains some steps, on GPU and TPU a whole epoch. Writes speedrun.json
 and speedrun.txt; a seed that the JSON file has for the same recipe is not repeated.
 """
 
+import argparse
+import ast
 import functools
 import itertools
 import json
@@ -30,8 +32,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -40,12 +41,12 @@ from cnn_jax.data.scaling import Scaling  # noqa: E402
 from cnn_jax.errors import InputError  # noqa: E402
 from cnn_jax.files import write_atomically  # noqa: E402
 from configs import default  # noqa: E402
+from configs.speedrun import VARIANTS, get_config  # noqa: E402
 from experiments.measuring import make_out, ran_on, run_script  # noqa: E402
 from experiments.seed_statistics import mean_interval  # noqa: E402
 from experiments.speed import training  # noqa: E402
 from experiments.speed.training import Data, Recipe  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
 TEST_BATCH = 1000
 # {ingredient: the recipe without it}
 WITHOUT: dict[str, dict[str, Any]] = {
@@ -207,20 +208,43 @@ def resumed(earlier: dict[str, Any] | None, recipe: Recipe) -> dict[str, Any]:
     return {"recipe": fields, "runs": [], "compile_seconds": 0.0}
 
 
-def define_flags() -> None:
-    config_flags.DEFINE_config_file(
-        "config", str(ROOT / "configs" / "speedrun.py"), "The recipe.")
-    flags.DEFINE_integer("seeds", 10, "Number of runs, with the seeds 0, 1, ...")
-    flags.DEFINE_string("data", None, "Folder of the official files.")
-    flags.DEFINE_string("cifar10_jpeg", None,
-                        "A JPEG copy of CIFAR-10, as class folders.")
-    flags.DEFINE_list("without", [], "Ingredients to leave out, or all.")
-    flags.DEFINE_string("out", "runs/speedrun", "Folder of the results.")
+def change(config: ConfigDict, settings: list[str]) -> None:
+    """Sets fields of a recipe by texts 'FIELD=VALUE'.
+
+    Raises InputError for an unknown field, or a value of another type.
+    """
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        if name not in config:
+            raise InputError(f"--set {setting}: {name} is no field; there are "
+                             f"{', '.join(config)}")
+        try:
+            value = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            value = text
+        try:
+            config[name] = value
+        except TypeError as error:
+            raise InputError(f"--set {setting}: write a value such as "
+                             f"{config[name]!r}") from error
 
 
-def main() -> None:
-    given = flags.FLAGS
-    config, out = given.config, Path(given.out)
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", choices=VARIANTS, default="cifar10",
+                        help="of configs/speedrun.py")
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE")
+    parser.add_argument("--data", help="folder of the official files")
+    parser.add_argument("--cifar10-jpeg", metavar="FOLDER",
+                        help="a JPEG copy of CIFAR-10, as class folders")
+    parser.add_argument("--seeds", type=int, default=10, help="n: seeds 0 ... n - 1")
+    parser.add_argument("--without", nargs="+", default=[], metavar="INGREDIENT",
+                        help=f"all, or of {', '.join(WITHOUT)}")
+    parser.add_argument("--out", type=Path, default=Path("runs/speedrun"))
+    given = parser.parse_args(argv)
+    config, out = get_config(given.recipe), given.out
+    change(config, given.set)
     chosen = recipes(config, given.without)
     make_out(out)
     sets = load(config.data, given.data, given.cifar10_jpeg)
@@ -247,5 +271,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
-    run_script(lambda: app.run(lambda argv: main()))
+    run_script(main)

@@ -1,8 +1,7 @@
 """Sets the recipes of the speed runs: how fast is an accuracy reached from scratch?
 
-python experiments/speedrun.py --config=configs/speedrun.py              # CIFAR-10
-python experiments/speedrun.py --config=configs/speedrun.py:mnist
-python experiments/speedrun.py --config=configs/speedrun.py --config.epochs=4
+python experiments/speedrun.py                            # CIFAR-10
+python experiments/speedrun.py --recipe=mnist --set epochs=3.0
 
 These recipes belong to experiments/speedrun.py; main.py does not take them. The fields:
 

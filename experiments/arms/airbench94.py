@@ -1,6 +1,6 @@
 """Trains K. Jordan's airbench94 in PyTorch on a CPU, unchanged but for the device.
 
-    python experiments/arms/airbench94.py [--data=FOLDER] [--cifar10_jpeg=FOLDER]
+    python experiments/arms/airbench94.py [--data=FOLDER] [--cifar10-jpeg=FOLDER]
         [--seeds=3] [--dtype=float32] [--epochs=9.9] [--out=runs/airbench94]
 
 Needs the packages torch, torchvision and airbench (0.1.8), whose `train94` it calls.
@@ -12,6 +12,7 @@ prediction of the test images, without the evaluations between them.
 Writes airbench94.json; a seed that it already has is not repeated.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -22,7 +23,6 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -102,21 +102,20 @@ def train(seed: int, dtype: str, epochs: float) -> dict[str, float]:
                 "seconds": time.perf_counter() - begun}
 
 
-def define_flags() -> None:
-    flags.DEFINE_integer("seeds", 3, "Number of runs, with the seeds 0, 1, ...")
-    flags.DEFINE_string("data", None, "Folder of the official files.")
-    flags.DEFINE_string("cifar10_jpeg", None,
-                        "A JPEG copy of CIFAR-10, as class folders.")
-    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"],
-                      "What replaces float16.")
-    flags.DEFINE_float("epochs", 9.9, "Length of the training.")
-    flags.DEFINE_string("out", "runs/airbench94", "Folder of the results.")
-
-
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder of the official files")
+    parser.add_argument("--cifar10-jpeg", metavar="FOLDER",
+                        help="a JPEG copy of CIFAR-10, as class folders")
+    parser.add_argument("--seeds", type=int, default=3, help="n: seeds 0 ... n - 1")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"),
+                        help="what replaces float16")
+    parser.add_argument("--epochs", type=float, default=9.9)
+    parser.add_argument("--out", type=Path, default=Path("runs/airbench94"))
+    given = parser.parse_args(argv)
     import torch
-    given = flags.FLAGS
-    out = Path(given.out).absolute()
+    out = given.out.absolute()
     make_out(out)
     save_images(out, given.data, given.cifar10_jpeg)
     os.chdir(out)  # airbench reads cifar10/train.pt
@@ -132,5 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
-    run_script(lambda: app.run(lambda argv: main()))
+    run_script(main)

@@ -207,9 +207,20 @@ def test_a_run_learns_colours_and_repeats(optimizer, rate, monkeypatch):
     assert "full" in text and f"{mean:.4f}" in text
 
 
-def test_an_unknown_ingredient_is_refused():
-    with pytest.raises(InputError, match="muon"):
-        speedrun.recipes(config_file.get_config(), ["magic"])
+@pytest.mark.parametrize("argv, fact", [
+    (["--without", "magic"], "muon"), (["--set", "epoch=3"], "epochs"),
+    (["--set", "epochs=long"], "8.0"), (["--data=nowhere"], "nowhere")])
+def test_wrong_flags_are_refused(argv, fact, tmp_path):
+    with pytest.raises(InputError, match=fact):
+        speedrun.main([*argv, f"--out={tmp_path}"])
+    assert not [*tmp_path.iterdir()]
+
+
+def test_fields_are_set_by_their_texts():
+    config = config_file.get_config()
+    speedrun.change(config, ["epochs=4", "flip=none", "sizes=((0.5, 24), (1.0, 32))"])
+    assert (config.epochs, config.flip) == (4, "none")
+    assert speedrun.recipes(config, [])["full"].sizes == ((0.5, 24), (1.0, 32))
 
 
 def test_results_of_the_same_recipe_are_kept():
