@@ -12,6 +12,7 @@ from cnn_jax.files import read_json, write_json
 
 FOLDER, FILE = "profile", "operations.json"  # in a workdir
 MOST = 10  # operations in the table
+DEVICES = ("/device:GPU", "/device:TPU")  # starts of the names of their planes
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -76,10 +77,13 @@ def read_trace(path: Path) -> dict[str, float]:
     """Returns {operation: seconds} of a trace.
 
     It sums over devices, or over the threads of a CPU. The time of an operation does
-    not include that of operations inside it, such as the body of a loop.
+    not include that of operations inside it, such as the body of a loop. Beside a GPU
+    the host's events are left out: they are the launches of the operations.
     """
     seconds: dict[str, float] = collections.defaultdict(float)
-    for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+    planes = [*jax.profiler.ProfileData.from_file(str(path)).planes]
+    devices = [plane for plane in planes if plane.name.startswith(DEVICES)]
+    for plane in devices or planes:
         for line in plane.lines:
             events = [(event.start_ns, event.duration_ns, name)
                       for event in line.events

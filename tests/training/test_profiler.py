@@ -1,5 +1,7 @@
 """--profile_steps: the table equals a case by hand; a tiny run is traced."""
 
+from pathlib import Path
+
 import jax
 import pytest
 from tests.support.tiny_runs import tiny
@@ -56,6 +58,42 @@ def test_a_run_traces_its_steps(tmp_path, capsys):
     assert [*(tmp_path / "profile").rglob("perfetto_trace.json.gz")]
     assert made.operations[0].name in capsys.readouterr().out
     assert profile.title(made) in write_report(tmp_path).read_text()
+
+
+def trace_of(tmp_path: Path, *planes: str) -> dict[str, float]:
+    """Writes a trace and returns its {operation: seconds}.
+
+    planes: each 'NAME LINE', with 'fusion.1' for 4 ms, 'conv.2' for 3 ms inside it, and
+    an event that is no operation.
+    """
+    on_gpu = "GPU" in planes[0]  # then the stat hlo_op names the operation
+    made = "".join(f"""planes {{
+      name: "{plane.split()[0]}"
+      lines {{ name: "{plane.split(maxsplit=1)[1]}"
+        events {{ metadata_id: 1 offset_ps: 0 duration_ps: 4000000000
+          {'stats { metadata_id: 1 str_value: "fusion.1" }' * on_gpu} }}
+        events {{ metadata_id: 2 offset_ps: 1000000000 duration_ps: 3000000000
+          {'stats { metadata_id: 1 str_value: "conv.2" }' * on_gpu} }}
+        events {{ metadata_id: 3 offset_ps: 5000000000 duration_ps: 9000000000 }} }}
+      event_metadata {{ key: 1 value {{ id: 1 name: "%fusion.1 = f32[2] fusion(x)" }} }}
+      event_metadata {{ key: 2 value {{ id: 2 name: "%conv.2 = f32[2] convert(x)" }} }}
+      event_metadata {{ key: 3 value {{ id: 3 name: "" }} }}
+      stat_metadata {{ key: 1 value {{ id: 1 name: "hlo_op" }} }} }}
+    """ for plane in planes)
+    path = tmp_path / "made.xplane.pb"
+    path.write_bytes(jax.profiler.ProfileData.text_proto_to_serialized_xspace(made))
+    return profile.read_trace(path)
+
+
+@pytest.mark.parametrize(("planes", "devices"), [
+    # A GPU names the operation of each kernel, and of its launch on the host.
+    (["/device:GPU:0 Stream #14(Compute)", "/host:CPU python"], 1),
+    (["/device:TPU:0 XLA Ops", "/device:TPU:1 XLA Ops", "/device:TPU:0 Steps",
+      "/host:CPU python"], 2)])
+def test_a_trace_of_devices_has_the_time_of_the_devices_alone(tmp_path, planes,
+                                                              devices):
+    assert trace_of(tmp_path, *planes) == pytest.approx(
+        {"fusion.1": 0.001 * devices, "conv.2": 0.003 * devices})
 
 
 def test_a_missing_trace_does_not_end_training(tmp_path, monkeypatch, capsys):
