@@ -4,10 +4,13 @@ import importlib.util
 import json
 
 import jax
+import jax.numpy as jnp
 import pytest
 
+from cnn_jax.data import warp
 from cnn_jax.errors import InputError, RunError
-from experiments import programs, tpu_compile
+from cnn_jax.ops.conv import auto
+from experiments import programs, tpu_choices, tpu_compile
 
 FACTS = {
     "chip": "tpu-v5e", "chips": 4, "program": "train", "steps": 1, "images": 100,
@@ -98,6 +101,26 @@ def test_the_committed_table_is_that_of_its_rows():
     rows = json.loads(path.read_text())
     assert path.with_suffix(".txt").read_text() == tpu_compile.table(rows)
     assert not [name for name, facts in rows.items() if tpu_compile.faults(facts)]
+
+
+def test_the_marked_forms_are_those_that_the_package_takes():
+    with programs.as_on("tpu"):
+        assert auto.select(tpu_choices.LENET, jnp.bfloat16) is auto.ON_TPU
+        warped = str(jax.make_jaxpr(warp.warp, static_argnums=2)(
+            jnp.zeros((2, 5, 6, 3)), jnp.zeros((2, 3, 3)), "nearest"))
+    assert "dot_general" in warped and "gather" not in warped
+    assert [choice[1] for choice in tpu_choices.CHOICES] == [
+        "XLA", "taps *", "gather", "products *"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="no libtpu")
+def test_the_marked_forms_cost_less(tmp_path):
+    tpu_choices.main(["--out", str(tmp_path)])
+    lines = (tmp_path / "tpu_choices.txt").read_text().splitlines()
+    xla, taps, gather, products = ([float(cell) for cell in line.split()[-4:]]
+                                   for line in lines[-4:])
+    assert taps[0] < xla[0] and taps[1] < xla[1] and products[2] < gather[2]
 
 
 def lowered_for_cuda(name: str, program: str) -> str:

@@ -35,7 +35,10 @@ def test_check_grads(name, shape, order):
     with jax.enable_x64(True):
         f, args = cases(shape)[name]
         args = tuple(jax.numpy.asarray(a) for a in args)
-        check_grads(f, args, order, modes=["rev"], atol=1e-6, rtol=1e-6)
+        # Layer norm bends so much where its four channels are nearly equal that JAX's
+        # step of 1e-4 is too long: the difference grows with the square of the step.
+        step = 1e-5 if name == "layer_norm" else None
+        check_grads(f, args, order, modes=["rev"], atol=1e-6, rtol=1e-6, eps=step)
 
 
 @pytest.mark.parametrize("name", ["loops", "numba"])
