@@ -104,13 +104,15 @@ def load(config: ConfigDict, seed: int, stored: Stored | None = None) -> Dataset
     source = stored or _read(config)
     if user_code.is_reference(config.task) or _is_reference(config.name):
         _check_labels(source, task_of(config))
-    streamed, reason = streams(source, preprocessing_of(config), config)
+    used = (_used(source, config, seed)
+            if isinstance(source, StoredRecords) and config.limit else None)
+    streamed, reason = streams(used or source, preprocessing_of(config), config)
     if streamed:
         records = _split_records(_as_records(source, config), config, seed)
         return lazy_dataset(records, preprocessing_of(config),
                             config.on_error == "skip", reason)
-    if isinstance(source, StoredRecords) and config.limit:
-        return _load_limited(source, config, seed)
+    if used:
+        return _decode_used(used, config)
     if isinstance(source, StoredRecords):
         whole = decode(source, preprocessing_of(config))
     else:
@@ -136,16 +138,21 @@ def _outputs(stored: Stored | StoredRecords, config: ConfigDict) -> str:
             else f"{count} classes")
 
 
-def _load_limited(source: StoredRecords, config: ConfigDict, seed: int) -> Dataset:
-    """Splits the records, then decodes only those that a split uses."""
+def _used(source: StoredRecords, config: ConfigDict, seed: int) -> StoredRecords:
+    """Splits a set and leaves out the records that no split uses."""
     records = _split_records(source, config, seed)
-    used = {"train": records.train, "validation": records.validation,
-            "test": records.test}
-    whole = decode(source._replace(splits={
-        name: split for name, split in used.items() if len(split)}),
-        preprocessing_of(config))
-    empty = whole.splits["train"].take(slice(0))
-    return _dataset(whole, config, *(whole.splits.get(name, empty) for name in used))
+    splits = {"train": records.train, "validation": records.validation,
+              "test": records.test}
+    return source._replace(splits={
+        name: split for name, split in splits.items() if len(split)})
+
+
+def _decode_used(used: StoredRecords, config: ConfigDict) -> Dataset:
+    """Decodes a set that is split already."""
+    whole = decode(used, preprocessing_of(config))
+    train, empty = whole.splits["train"], whole.splits["train"].take(slice(0))
+    return _dataset(whole, config, train, whole.splits.get("validation", empty),
+                    whole.splits.get("test", empty))
 
 
 def accept(arrays: Arrays, config: ConfigDict) -> tuple[ConfigDict, Stored]:

@@ -204,6 +204,18 @@ def test_a_set_that_would_not_fit_is_streamed(settings, monkeypatch, name, share
         assert ("streamed, more than " in dataset.source) == streamed
 
 
+def test_images_that_no_split_uses_need_no_memory(settings, monkeypatch):
+    """Of the 197 images, data.limit keeps 5 for training."""
+    with settings.unlocked():
+        settings.limit = 5
+    counts = [len(split.labels) for split in data.load(settings, 3)[1:4]]
+    assert counts[0] == 5 and sum(counts) < 190
+    for images, streamed in ((sum(counts), False), (sum(counts) - 1, True)):
+        monkeypatch.setattr(memory, "MAX_BYTES", images * 4 * 5 * 3)
+        train = data.load(settings, 3).train
+        assert isinstance(train.images, LazyImages) == streamed
+
+
 def test_a_resumed_run_streams_as_it_did_first(settings, in_memory, lazy, tmp_path):
     """Otherwise its data would change where less memory is available."""
     config = tiny(seed=3)
