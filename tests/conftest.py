@@ -21,10 +21,6 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # Child processes keep no programs in the user's folder.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
 
-# Python's garbage collector visits all live objects, here millions of objects of
-# programs and imported modules. `collected` runs it once per file, on new objects.
-gc.disable()
-
 # Makes hypothesis draw the same examples in each run.
 settings.register_profile("reproducible", derandomize=True)
 settings.load_profile("reproducible")
@@ -35,9 +31,14 @@ def pytest_configure(config):
 
     The slow tests compile as users do; so do the others with XLA_FLAGS= before the
     command.
+
+    Python's garbage collector visits all live objects, here millions of objects of
+    programs and imported modules. In the fast suite `collected` runs it once per file,
+    on new objects. A file of slow tests may make gigabytes of garbage.
     """
     if config.option.markexpr == "not slow":
         os.environ.setdefault("XLA_FLAGS", QUICK_FLAGS)
+        gc.disable()
 
 
 @pytest.fixture(scope="module", autouse=True)
