@@ -50,8 +50,8 @@ def by_products(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.A
         y[p] = sum over c of  B[p, c] (sum over r of A[p, r] x[r, c])
 
     A, B: `matrix_of_weights`. It takes H products for each pixel of the gather, but a
-    TPU moves less memory: for 32 images of 128 x 128 x 3, libtpu 0.0.52 counts 1.1 GB,
-    and 7.7 GB for the gather, which also takes longer to compile for more images.
+    TPU moves less memory: for 32 images of 128 x 128 x 3, libtpu 0.0.52 counts 1.2 GB,
+    and 11.4 GB for the gather (`experiments/tpu_choices.py`).
     """
     count, height, width, channels = images.shape
     above = matrix_of_weights(rows, height).reshape(count, -1, height)
