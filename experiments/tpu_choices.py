@@ -3,11 +3,11 @@
     pip install -e '.[tpu-aot]'
     python experiments/tpu_choices.py
 
-It compiles the weight gradient of LeNet-5's first convolution (`ops/conv/auto.py`) and a
-bilinear warp (`data/warp.py`) for one chip of a v5e, each in its own process. The table
-has the processor time and the peak memory of the compilation on this machine, and the
-bytes that the program accesses and its temporary memory on the chip, as XLA counts them.
-Nothing is run. `*` marks the form that the package takes.
+It compiles the weight gradient of LeNet-5's first convolution (`ops/conv/auto.py`) and
+a bilinear warp (`data/warp.py`) for one chip of a v5e, each in its own process. The
+table has the processor time and the peak memory of the compilation on this machine, and
+the bytes that the program accesses and its temporary memory on the chip, as XLA counts
+them. Nothing is run. `*` marks the form that the package takes.
 """
 
 import argparse
@@ -36,7 +36,9 @@ from cnn_jax.ops.conv.spec import ConvSpec  # noqa: E402
 from experiments.measuring import make_out, run_script  # noqa: E402
 
 OUT = Path(__file__).parents[1] / "measured" / "accelerators"
-LENET = ConvSpec((64, 28, 28, 1), (5, 5, 1, 6), (1, 1), ((2, 2), (2, 2)), (1, 1), (1, 1), 1)
+LENET = ConvSpec((64, 28, 28, 1), (5, 5, 1, 6), strides=(1, 1),
+                 padding=((2, 2), (2, 2)), lhs_dilation=(1, 1), rhs_dilation=(1, 1),
+                 groups=1)
 IMAGES, POSITIONS = (32, 128, 128, 3), (32, 128, 128)
 HEAD = ("operation", "form", "compile s", "compile GB", "GB accessed", "GB temporary")
 
