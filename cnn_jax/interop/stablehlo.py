@@ -1,7 +1,8 @@
 """Writes a network as one StableHLO program for CPU, CUDA and TPU.
 
 The program maps uint8 pixels [N, H, W, C], for any N, to probabilities. It contains the
-weights and the scaling of pixels, and needs only jax:
+weights, with batch norm folded into the layers before it, and the scaling of pixels.
+It needs only jax:
 
     import jax, numpy
     from jax import export
@@ -11,6 +12,8 @@ weights and the scaling of pixels, and needs only jax:
 All releases of jax in the six months after the export, at least, can read it.
 """
 
+import contextlib
+import functools
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +27,7 @@ from cnn_jax import data, networks
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
 from cnn_jax.installation import install_command
+from cnn_jax.networks import graph
 from cnn_jax.workdir.trained import Trained
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -46,18 +50,32 @@ def write_stablehlo(path: Path, trained: Trained) -> Path:
 
 def probabilities_of(trained: Trained) -> Callable[[jax.Array], jax.Array]:
     """Makes the function pixels -> probabilities from XLA's own operations only."""
+    task = data.task_of(trained.config.data, trained.info.targets)
+    logits_of = evaluation_of(trained)
+
+    def probabilities(pixels: jax.Array) -> jax.Array:
+        logits = logits_of(scale(pixels, trained.info.scaling))
+        return task.probabilities(jnp.asarray(logits, jnp.float32))
+
+    return probabilities
+
+
+def evaluation_of(trained: Trained) -> Callable[[jax.Array], jax.Array]:
+    """Makes the function scaled images -> logits.
+
+    Batch norm is folded into the layers before it. It is not if the network computes in
+    another dtype than float32, or has no layer graph (`graph.layer_graph`).
+    """
     config = trained.config.copy_and_resolve_references()
     with config.unlocked():
         config.model.conv = config.model.pool = "lax"
     network = networks.from_config(config, len(trained.info.class_names))
-    task = data.task_of(config.data, trained.info.targets)
-
-    def probabilities(pixels: jax.Array) -> jax.Array:
-        logits = network.apply(trained.variables, scale(pixels, trained.info.scaling),
-                               train=False)
-        return task.probabilities(jnp.asarray(logits, jnp.float32))
-
-    return probabilities
+    if config.dtype == "float32":
+        with contextlib.suppress(InputError):  # an unknown operation of the user's own
+            return functools.partial(graph.run, graph.fold_batch_norm(graph.layer_graph(
+                network, trained.variables, trained.info.image_shape)))
+    return lambda images: jnp.asarray(
+        network.apply(trained.variables, images, train=False))
 
 
 def read_stablehlo(path: Path) -> Callable[[np.ndarray], np.ndarray]:

@@ -19,7 +19,8 @@ from cnn_jax.data.scaling import from_mean_std
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.interop import export as exports
 from cnn_jax.interop.library_files import write_library
-from cnn_jax.interop.stablehlo import read_stablehlo, write_stablehlo
+from cnn_jax.interop.stablehlo import (probabilities_of, read_stablehlo,
+                                          write_stablehlo)
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "export.md"
@@ -59,6 +60,16 @@ def test_a_stablehlo_program_needs_only_jax(trained, examples, tmp_path):
     for count in (1, 3):
         actual = np.load(tmp_path / f"pixels.npy.{count}.npy")
         np.testing.assert_allclose(actual, expected[:count], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype, roots", [("float32", False), ("bfloat16", True)])
+def test_a_stablehlo_program_has_its_batch_norm_folded(dtype, roots):
+    """The square root of batch norm is in the program only if it is not folded."""
+    trained = untrained(tiny({"model.name": "baseline", "model.bn": "torch",
+                              "dtype": dtype}), (12, 10, 3), ("cat", "dog", "ape"))
+    pixels = jax.ShapeDtypeStruct((2, 12, 10, 3), np.uint8)
+    program = jax.jit(probabilities_of(trained)).lower(pixels).as_text()
+    assert ("sqrt" in program) == roots
 
 
 @pytest.mark.slow
