@@ -2,7 +2,6 @@
 
 import ast
 import collections
-import importlib
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -16,12 +15,13 @@ from cnn_jax.cli.request import Request
 from cnn_jax.config import FIELDS
 from cnn_jax.console import discard
 from cnn_jax.interop.pretrained import PRETRAINED, SOURCES_COMMAND
+from cnn_jax.native import convolution as onednn
+from cnn_jax.ops import conv, pool
+from cnn_jax.ops.pool import reduce_window
 
 WIDTH = 80
 # The fields whose names have a table of their own.
 TABLES = ("model.name", "model.conv", "model.pool", "optimizer.name", "schedule.name")
-MODULES = {"onednn": "cnn_jax.native.convolution",  # others have the name of their file
-           "pool lax": "cnn_jax.ops.pool.reduce_window"}
 
 
 def list_names(request: Request) -> None:
@@ -31,17 +31,12 @@ def list_names(request: Request) -> None:
             ast.parse((CONFIGS / name).read_text()))))
             for name in config_names(CONFIGS))),
         *network_tables(), table("Data sets: --config.data.name", data_rows()),
-        table("Optimizers: --config.optimizer.name", functions(optimizers.OPTIMIZERS)),
+        table("Optimizers: --config.optimizer.name", documented(optimizers.OPTIMIZERS)),
         table("Schedules of the learning rate: --config.schedule.name",
-              functions(optimizers.SCHEDULES)),
-        table("Convolution: --config.model.conv", (
-            (name, of_module(MODULES.get(name, f"cnn_jax.ops.conv.{name}")))
-            for name in ops.ALGORITHMS)),
-        table("Pooling: --config.model.pool", (
-            (name, "Selects windows on a CPU, lax elsewhere." if name == "auto" else
-             of_module(MODULES.get(f"pool {name}", f"cnn_jax.ops.pool.{name}")))
-            for name in ops.POOLS)),
-        table("Operations: cnn_jax.ops", functions(
+              documented(optimizers.SCHEDULES)),
+        table("Convolution: --config.model.conv", convolutions()),
+        table("Pooling: --config.model.pool", poolings()),
+        table("Operations: cnn_jax.ops", documented(
             {name: value for name in ops.__all__
              if callable(value := getattr(ops, name))})),
         table("Names of other fields", (
@@ -77,14 +72,22 @@ def data_rows() -> list[tuple[str, str]]:
              "docs/howto/your_code.md.")]
 
 
-def functions(named: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Lists (name, first line of the docstring) of functions."""
-    return [(name, first_line(function.__doc__)) for name, function in named.items()]
+def convolutions() -> list[tuple[str, str]]:
+    """Lists (name, description) of the algorithms of convolution."""
+    return documented({name: onednn if name == "onednn" else getattr(conv, name)
+                       for name in ops.ALGORITHMS})
 
 
-def of_module(name: str) -> str:
-    """Returns the first line of a module's docstring."""
-    return first_line(importlib.import_module(name).__doc__)
+def poolings() -> list[tuple[str, str]]:
+    """Lists (name, description) of the algorithms of pooling."""
+    return [*documented({name: reduce_window if name == "lax" else getattr(pool, name)
+                         for name in ops.POOLS if name != "auto"}),
+            ("auto", "Selects windows on a CPU, lax elsewhere.")]
+
+
+def documented(named: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Lists (name, first line of the docstring) of functions or modules."""
+    return [(name, first_line(value.__doc__)) for name, value in named.items()]
 
 
 def first_line(docstring: str | None) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from cnn_jax import data, networks, ops, optimizers, tasks
 from cnn_jax.cli import commands, program
-from cnn_jax.cli.listing import MODULES, first_line, of_module
+from cnn_jax.cli.listing import convolutions, documented, first_line, poolings
 from cnn_jax.config import FIELDS
 from cnn_jax.interop.pretrained import PRETRAINED
 from cnn_jax.interop.pretrained import table as pretrained
@@ -197,20 +197,20 @@ def signature(name: str, function: Any) -> str:
 
 def algorithms() -> str:
     """Lists the implementations of convolution and pooling."""
-    convolution = ((f"`{name}`", escaped(of_module(
-        MODULES.get(name, f"cnn_jax.ops.conv.{name}")))) for name in ops.ALGORITHMS)
-    pooling = ((f"`{name}`", "Selects windows on a CPU, lax elsewhere."
-                if name == "auto" else escaped(of_module(
-                    MODULES.get(f"pool {name}", f"cnn_jax.ops.pool.{name}"))))
-               for name in ops.POOLS)
-    return ("## Convolution\n\n" + table(("`model.conv`", "algorithm"), convolution)
-            + "\n\n## Pooling\n\n" + table(("`model.pool`", "algorithm"), pooling))
+    return ("## Convolution\n\n"
+            + table(("`model.conv`", "algorithm"), as_code(convolutions()))
+            + "\n\n## Pooling\n\n"
+            + table(("`model.pool`", "algorithm"), as_code(poolings())))
 
 
 def named(rows: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Lists (name, first sentence of the docstring)."""
-    return [(f"`{name}`", escaped(first_line(value.__doc__)))
-            for name, value in rows.items()]
+    return as_code(documented(rows))
+
+
+def as_code(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Formats the names of (name, description) as code."""
+    return [(f"`{name}`", escaped(text)) for name, text in rows]
 
 
 def data_sets() -> str:

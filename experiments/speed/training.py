@@ -1,7 +1,8 @@
 """Trains the network of the speed runs: pure functions of a state and of the data.
 
-An epoch is one program: `train_epoch` scans over its steps on data on the device. All
-random numbers of an epoch follow from (seed, epoch).
+`train_steps` scans over the steps of a call on data on the device. A call has the steps
+of an epoch that have one size of images, on a CPU at most 10 of them. All random
+numbers of an epoch follow from (seed, epoch).
 """
 
 from typing import Any, NamedTuple

@@ -38,6 +38,7 @@ HERE = {
     "--mode=inspect": (["--config.inspect.only=error_analysis"],
                        "pictures in"),
     "--mode=report": ([], "report.html"),
+    "--format=stablehlo,onnx": ([], "model.onnx"),
     "--mode=compare": ([], "compare.html"),
     "--mode=overlays": ([], "overlays.png"),
     "--mode=show_data": ([], "data.png"),
@@ -93,8 +94,6 @@ ELSEWHERE = {
     "--config.coordinator": ("tests/training/test_processes.py", "coordinator"),
     "--model=weights.npz": ("tests/interop/test_load.py", "model=str("),
     "--model=torchvision": ("tests/interop/test_load.py", 'model=source'),
-    "--mode=export --workdir=runs/lenet5-digits-HASH --format=stablehlo": (
-        "tests/interop/test_export.py", "exports.export("),
     "--format=web": ("tests/interop/test_web.py", "--format=web"),
     "--mode=serve": ("tests/serve/test_serve.py", "--mode=serve"),
     "experiments/conv_comparison.py": (

@@ -4,9 +4,12 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cnn_jax import data
+from cnn_jax.configs import lenet
+from cnn_jax.training import train
 from experiments import results_table
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +31,29 @@ def test_test_command_is_what_ci_runs():
     block, = re.findall(r"^```bash\n(.*?)^```", marked, re.MULTILINE | re.DOTALL)[:1]
     assert "python -m pytest" in block
     assert "block 'test command' README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_python_block_runs(tmp_path, monkeypatch, compiled_once):
+    """It trains one epoch on few images, and draws nothing."""
+    get_config = lenet.get_config
+
+    def short(variant):
+        config = get_config(variant)
+        config.epochs, config.data.limit = 1, 96
+        return config
+
+    monkeypatch.setattr(lenet, "get_config", short)
+    monkeypatch.setattr(train, "draw", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    block, = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    random = np.random.default_rng(0)
+    values = {"images": random.integers(0, 256, (150, 20, 30, 1), np.uint8),
+              "labels": np.arange(150) % 10}
+    with pytest.warns(match="20 x 30 x 1.* 28 x 28 x 1"):
+        exec(block, values)
+    assert values["results"].params == 61_706
+    for name in ("first", "own"):
+        assert (tmp_path / "runs" / name / "results.json").exists()
 
 
 @pytest.mark.parametrize("path", [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"),

@@ -5,6 +5,8 @@ import graphlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 SHARED = {"errors", "rng", "files", "console", "download", "huge_pages",
           "installation", "program_cache", "user_code"}
@@ -26,6 +28,11 @@ def imported(path: Path) -> Iterator[str]:
             assert node.level == 0, f"{path}: relative import"
             for alias in node.names:
                 yield f"{node.module}.{alias.name}"
+        elif isinstance(node, ast.Call) and node.args:
+            argument = node.args[0]
+            if (ast.unparse(node.func).endswith("import_module")
+                    and isinstance(argument, ast.Constant)):
+                yield str(argument.value)
 
 
 def room_of(name: str) -> str:
@@ -39,6 +46,16 @@ def files() -> Iterator[tuple[str, Path]]:
         inside = path.relative_to(ROOT / "cnn_jax").with_suffix("")
         if inside.parts[0] not in ("__init__", "__main__"):
             yield inside.parts[0], path
+
+
+@pytest.mark.parametrize("source", [
+    "import cnn_jax.native", "from cnn_jax import native",
+    "def load():\n    from cnn_jax import native",
+    "import importlib\nimportlib.import_module('cnn_jax.native')",
+    "from importlib import import_module\nimport_module('cnn_jax.native')"])
+def test_the_scan_finds(tmp_path, source):
+    (tmp_path / "module.py").write_text(source)
+    assert "cnn_jax.native" in imported(tmp_path / "module.py")
 
 
 def test_the_map_names_every_room():

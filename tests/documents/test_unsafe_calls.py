@@ -26,10 +26,8 @@ REQUIRED = {"numpy.load": ("allow_pickle", "False"),
 FIXED = {"allow_pickle": "False", "strict": "True", "shell": "False",
          "weights_only": "True"}
 # main.py restarts itself once with the same command line. A pickled CIFAR-10 batch is
-# read after its checksum was compared. The module of a MODULE:NAME is the user's own;
-# the lists of operations import the package's modules.
+# read after its checksum was compared. The module of a MODULE:NAME is the user's own.
 ALLOWED = {ROOT / "cnn_jax" / "user_code.py": {"importlib.import_module"},
-           ROOT / "cnn_jax" / "cli" / "listing.py": {"importlib.import_module"},
            ROOT / "cnn_jax" / "huge_pages.py": {"os.execv"},
            ROOT / "cnn_jax" / "data" / "formats.py": {"pickle.loads"}}
 

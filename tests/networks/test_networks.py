@@ -1,4 +1,4 @@
-"""Every network has the published figures."""
+"""Every network has the counts of an independent implementation."""
 
 import jax
 import jax.numpy as jnp
