@@ -1,6 +1,6 @@
-"""Times whole training steps and inference, beside plain Flax and other libraries.
+"""Times whole training steps and inference, compared with plain Flax and others.
 
-    python experiments/benchmark.py                       beside plain Flax
+    python experiments/benchmark.py                       with plain Flax
     python experiments/benchmark.py --peers=torch,keras   and these; 30 minutes at most
     python experiments/benchmark.py --peers=onednn,torch  ours with oneDNN, and torch
     python experiments/benchmark.py --dtype=bfloat16 --only=W4

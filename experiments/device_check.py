@@ -3,18 +3,19 @@
     python experiments/device_check.py             on a GPU
     python experiments/device_check.py --small     on a CPU, made small: 5 minutes
 
-operations   every operation and its gradients, beside float64 on the CPU
-networks     a training step of every registered network, beside the CPU
+operations   every operation and its gradients, compared with float64 on the CPU
+networks     a training step of every registered network, compared with the CPU
 training     LeNet-5 on digits: its accuracy; stop, kill and resume; the same seed
              again; with and without --xla_gpu_deterministic_ops: which bits agree
-speed        images/s of training in bfloat16 and peak memory, beside plain Flax and,
-             where it is installed, torch (eager and torch.compile, channels_last)
+speed        images/s of training in bfloat16 and peak memory, compared with plain
+             Flax and, where it is installed, torch (eager and torch.compile,
+             channels_last)
 
 It needs no internet connection. It writes device_check.json and device_check.txt to
---out. The exit code is 1 if a check fails. What does not fit into --minutes is ended
-and listed as not reached; that is no failure, nor is a speed below its target, nor are
-other bits on a GPU. The processes that are compared share the memory of the GPU:
-ResNet-50 with 256 images needs about 80 GB.
+--out. The exit code is 1 if a check fails. Checks that have not finished after
+--minutes are stopped and listed as not reached; that is no failure, nor is a speed
+below its target, nor are other bits on a GPU. The processes that are compared share
+the memory of the GPU: ResNet-50 with 256 images needs about 80 GB.
 """
 
 import argparse

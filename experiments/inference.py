@@ -1,4 +1,4 @@
-"""Times inference beside ONNX Runtime and OpenVINO, in one interleaved run.
+"""Times inference, compared with ONNX Runtime and OpenVINO, in interleaved rounds.
 
     python experiments/inference.py --networks=mobilenet_v2,resnet50 --batches=1,16
 

@@ -6,12 +6,12 @@
 For each kind of set and each number of pictures it makes a set of 100 classes from
 real JPEG files: class folders of hard links, tar shards, and ArrayRecord files as
 tensorflow-datasets prepares them. The last two hold the same pictures at 48 pixels. An
-ArrayRecord file has 1,251 of them, as in tensorflow-datasets' ImageNet. A fresh process
-opens the set, and another one in each round; the sets of a kind take turns. It
-measures
+ArrayRecord file has 1,251 of them, as in tensorflow-datasets' ImageNet. In each round a
+new process opens the set, and another one starts `main.py`; the sets of a kind take
+turns. They measure
 
-    the seconds, also of the CPU, to open the set for the first time, which builds and
-    keeps the index, and later;
+    the wall and CPU seconds to open the set, the first time (which builds and keeps the
+    index) and later;
     the memory that the process has gained, that of the whole process after some
     batches, and the size of the pickled records that each worker gets;
     the time to read a random picture, undecoded;

@@ -7,9 +7,9 @@
 Trains the network of experiments/speed/network.py with the recipe of
 configs/speedrun.py, once for each seed. The rules are those of the usual speed runs:
 only the training images, random initial values, and the accuracy on all test images at
-the end, averaged over mirrored and shifted views of each. No test image chooses
-anything. The clock runs from the whitening to the last prediction; reading the data and
-compiling are apart.
+the end, averaged over mirrored and shifted views of each. No decision depends
+on the test images. The clock runs from the whitening to the last prediction. Reading
+the data and compiling are not included.
 
 --set changes fields of the recipe. --without also trains without single ingredients, to
 show what each is worth.

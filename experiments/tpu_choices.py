@@ -1,4 +1,4 @@
-"""Why two operations take another form on a TPU: what libtpu says about both forms.
+"""Compares both implementations of two operations, whose choice differs on a TPU.
 
     pip install -e '.[tpu-aot]'
     python experiments/tpu_choices.py
@@ -7,7 +7,7 @@ It compiles the weight gradient of LeNet-5's first convolution (`ops/conv/auto.p
 a bilinear warp (`data/warp.py`) for one chip of a v5e, each in its own process. The
 table has the processor time and the peak memory of the compilation on this machine, and
 the bytes that the program accesses and its temporary memory on the chip, as XLA counts
-them. Nothing is run. `*` marks the form that the package takes.
+them. Nothing is run. `*` marks the implementation that the package chooses.
 """
 
 import argparse
@@ -40,7 +40,8 @@ LENET = ConvSpec((64, 28, 28, 1), (5, 5, 1, 6), strides=(1, 1),
                  padding=((2, 2), (2, 2)), lhs_dilation=(1, 1), rhs_dilation=(1, 1),
                  groups=1)
 IMAGES, POSITIONS = (32, 128, 128, 3), (32, 128, 128)
-HEAD = ("operation", "form", "compile s", "compile GB", "GB accessed", "GB temporary")
+HEAD = ("operation", "implementation", "compile s", "compile GB", "GB accessed",
+        "GB temporary")
 
 
 def weight_gradient(one_pass: Callable) -> Callable:

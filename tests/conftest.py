@@ -29,8 +29,8 @@ settings.load_profile("reproducible")
 def pytest_configure(config):
     """Lets XLA compile quickly, here and in child processes, before JAX has started.
 
-    The slow tests compile as users do; so do the others with XLA_FLAGS= before the
-    command.
+    Slow tests compile as users do. So do the other tests if you put `XLA_FLAGS=` before
+    the command.
 
     Python's garbage collector visits all live objects, here millions of objects of
     programs and imported modules. In the fast suite `collected` runs it once per file,
@@ -89,8 +89,8 @@ def compiled_once(cache_folder):
 def fused():
     """Makes XLA fuse as by default in this process.
 
-    It is for files that compare the bits of two programs, such as of a resident and of
-    a streamed run.
+    It is for files that compare the bits of two programs, such as those of a resident
+    and a streamed run.
     """
     options = ops.compiler_options
     with pytest.MonkeyPatch.context() as patch:

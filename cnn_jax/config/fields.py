@@ -48,8 +48,9 @@ FIELDS: dict[str, Field] = {
         "Images per training step, over all devices."),
     "eval_batch_size": Field(
         None, optional(integer(1)),
-        "Most images per evaluation step; it takes fewer if that needs less padding. "
-        "The metrics do not depend on it. None is 500, or what fits into the memory."),
+        "Maximum number of images per evaluation step; it takes fewer if that needs "
+        "less padding. The metrics do not depend on it. None is 500, or what fits into "
+        "the memory."),
     "dtype": Field(
         "float32", one_of(("float32", "bfloat16")),
         "Type of the computation; parameters are always float32."),
@@ -411,9 +412,9 @@ FIELDS: dict[str, Field] = {
         "Steps between checkpoints within an epoch; None saves only after epochs."),
     "checkpoint.every_seconds": Field(
         10.0, number(0),
-        "Least seconds between the checkpoints after epochs. The best and the latest "
-        "epoch wait in memory until then: a kill loses them, a signal saves them "
-        "first. 0 saves after each epoch.", changes_result=False),
+        "Minimum number of seconds between the checkpoints after epochs. The best and "
+        "the latest epoch wait in memory until then: a kill loses them, a signal saves "
+        "them first. 0 saves after each epoch.", changes_result=False),
     "checkpoint.keep": Field(
         2, integer(2),
         "Number of latest checkpoints to keep, in addition to the best one.",

@@ -61,7 +61,7 @@ def describe(dataset: Dataset, config: ConfigDict) -> DataInfo:
 def measure_scaling(images: np.ndarray, name: str) -> tuple[Scaling, int]:
     """Measures a scaling on training images; returns it and the number of images.
 
-    Of lazy images it measures a sample.
+    For lazy images it measures a sample.
     """
     if isinstance(images, LazyImages) and name in MEASURED:
         images = images.sample()

@@ -23,9 +23,9 @@ class Limit(NamedTuple):
 def limit() -> Limit:
     """Returns the least of 8 GiB and of parts of the host's and a device's memory.
 
-    The parts are a quarter of the host's and half of a device's. A quarter, because the
-    pixels are there up to three times at the start: as stored, split, and in one array.
-    Several processes must agree, so they ignore their hosts.
+    The parts are a quarter of the host's and half of a device's. It is a quarter
+    because up to three copies of the pixels exist at the start: as stored, split, and
+    in one array. Several processes must agree, so they ignore their hosts.
     """
     limits = [Limit(MAX_BYTES, "the limit")]
     available = available_bytes() if jax.process_count() == 1 else None

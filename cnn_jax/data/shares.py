@@ -7,7 +7,8 @@ epoch, and is the same for any number of threads and processes. Each process of 
 reads only its share of a batch.
 
 A unit of work is a piece of a batch whose pictures are decoded. Where images are only
-copied from memory it is a group of batches, since a unit takes longer than a copy.
+copied from memory it is a group of batches, because handling a unit takes longer than
+copying a batch.
 """
 
 import bisect

@@ -7,8 +7,8 @@ convolution, so that one call computes everything. `lowering.py` says what a com
 program holds.
 
 `passes` run in oneDNN. `fastest` do too, except for the convolutions that Winograd's
-method or products of patches compute in less time (`cost.py`). The bias is not part of
-them: XLA adds it in the pass over the image that computes the activation.
+method or im2col computes in less time (`cost.py`). The bias is not part of them: XLA
+adds it in the pass over the image that computes the activation.
 """
 
 import math

@@ -20,15 +20,15 @@ from cnn_jax.ops.conv.spec import ConvSpec
 # The passes, numbered as in convolution.cc.
 FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = range(3)
 
-# Methods, numbered as in convolution.cc: oneDNN, products of patches (im2col.h), and
-# Winograd's F(2 x 2, 3 x 3) and F(4 x 4, 3 x 3) (winograd.h).
+# Methods, numbered as in convolution.cc: oneDNN, im2col (im2col.h), and Winograd's
+# F(2 x 2, 3 x 3) and F(4 x 4, 3 x 3) (winograd.h).
 ONEDNN, IM2COL, WINOGRAD_2, WINOGRAD_4 = 0, 1, 2, 4
 NAMES = {ONEDNN: "onednn", IM2COL: "native im2col",
          WINOGRAD_2: "native Winograd F(2 x 2, 3 x 3)",
          WINOGRAD_4: "native Winograd F(4 x 4, 3 x 3)"}
 
-# Products of patches are faster up to so many pixels of the batch (with 1 x 1 kernels
-# up to the second number), and from so many channels and outputs on.
+# im2col is faster up to so many pixels of the batch (with 1 x 1 kernels up to the
+# second number), and from so many channels and outputs on.
 FEW_PIXELS, FEW_PIXELS_POINTWISE = 448, 2048
 FEW_CHANNELS = 24
 
@@ -100,9 +100,9 @@ def method_of(kind: int, spec: ConvSpec, dtype: DTypeLike) -> int:
 
 
 def prefers_im2col(spec: ConvSpec, dtype: DTypeLike) -> bool:
-    """Tells whether products of patches take less time than oneDNN.
+    """Tells whether im2col takes less time than oneDNN.
 
-    They read the weights where they lie. oneDNN copies them at each call, which is most
+    It reads the weights where they lie. oneDNN copies them at each call, which is most
     of its work where there are few pixels. On 179 shapes of the registered networks
     (without those of Winograd's method), the three passes took 1.04, 1.06 and 1.05
     times as long by this rule as by the faster of the two, and 1.24, 1.16 and 1.15

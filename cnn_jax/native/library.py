@@ -93,7 +93,7 @@ def _load() -> tuple[Library | None, str]:
     except (OSError, RuntimeError, InputError) as error:  # BuildError; no folder
         log.warning("convolutions run without oneDNN: %s", error)
         return None, str(error)
-    log.info("convolutions may run in %s, the sums of batch norm in C++", library)
+    log.info("convolutions may run in %s, batch-norm statistics in C++", library)
     return library, ""
 
 

@@ -48,7 +48,7 @@ def memory_bytes(devices: Sequence[jax.Device]) -> int | None:
     """Returns the memory of all devices in bytes; None if unknown.
 
     If the devices do not report it, it is the available memory of this host. Several
-    processes must agree on the number, so there the hosts are not asked.
+    processes must agree on the number, so they ignore the memory of their hosts.
     """
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices
               if device.process_index == jax.process_index()]

@@ -61,8 +61,9 @@ def run(config: ConfigDict, workdir: str | Path | None = None, quiet: bool = Fal
             report.line(f"already finished after epoch {len(progress.history)}: "
                         "evaluating only")
             if progress.step < config.epochs * opened.steps_per_epoch:
-                report.line("early stopping has ended this run, so it does not train "
-                            f"on; a new run from its weights: {without_stop(path)}")
+                report.line("early stopping has ended this run, so it cannot be "
+                            "continued. This command starts a new run from its "
+                            f"weights: {without_stop(path)}")
         else:
             state = fit(opened, state, progress, evaluate)
         with stop_signals() as received:  # a signal waits until the files are written

@@ -77,8 +77,8 @@ def read_trace(path: Path) -> dict[str, float]:
     """Returns {operation: seconds} of a trace.
 
     It sums over devices, or over the threads of a CPU. The time of an operation does
-    not include that of operations inside it, such as the body of a loop. Beside a GPU
-    the host's events are left out: they are the launches of the operations.
+    not include that of operations inside it, such as the body of a loop. If there is a
+    GPU, the host's events are left out, because they only launch the operations.
     """
     seconds: dict[str, float] = collections.defaultdict(float)
     planes = [*jax.profiler.ProfileData.from_file(str(path)).planes]

@@ -1,4 +1,4 @@
-"""One training step of every registered network on the device, beside the CPU.
+"""One training step of every registered network on the device, compared with the CPU.
 
 The networks are made small: images of 64 x 64 pixels, or the smallest that the network
 takes if they are larger, and each stage has one block. Names that then have the same

@@ -1,4 +1,4 @@
-"""Operations and their gradients on the device, beside float64 on the CPU.
+"""Operations and their gradients on the device, compared with float64 on the CPU.
 
 `cases` names every operation with operands for an image shape.
 """

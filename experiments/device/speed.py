@@ -1,4 +1,4 @@
-"""Images/s of training and peak memory, beside plain Flax and torch in the same run.
+"""Images/s of training and peak memory, compared with plain Flax and torch.
 
 All arms train the same network from the same parameters on the same images, by SGD
 with momentum (`experiments/arms`). Each arm is a process; they compute in turn, A B C A

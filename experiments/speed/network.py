@@ -114,7 +114,7 @@ def predict(params: Tree, stats: Tree, images: jax.Array, flips: bool,
     """Averages the logits of views of normalized images [N, H, W, C].
 
     flips: also of the mirrored images. shifts: also of images moved by one pixel to the
-    upper left and to the lower right, with half of the weight together.
+    upper left and to the lower right. Together these two have half of the weight.
     """
     def mirrored(images: jax.Array) -> jax.Array:
         logits = apply(params, stats, images, train=False)[0]

@@ -74,7 +74,7 @@ class Draws(NamedTuple):
 
 
 def steps_of(recipe: Recipe, images: int) -> int:
-    """Counts the steps of a run; an epoch leaves out the images of a last part."""
+    """Counts the steps of a run; an epoch drops the last, incomplete batch."""
     return int(np.ceil(images // recipe.batch_size * recipe.epochs))
 
 
@@ -138,9 +138,10 @@ def make_optimizer(recipe: Recipe, steps: int,
                    steps_per_epoch: int) -> optax.GradientTransformation:
     """Makes the optimizer of the mean loss.
 
-    `rate` and `weight_decay` are for 1,024 images, and are divided by the length that
-    momentum gives a step, 1 + 1 / (1 - momentum), so that each can be set alone. The
-    bias of the whitening layer trains in the first epochs only, its kernel never.
+    `rate` and `weight_decay` are for 1,024 images, and are divided by
+    1 + 1 / (1 - momentum). Momentum lengthens a step by nearly this factor, so each can
+    be set alone. The bias of the whitening layer trains in the first epochs only, its
+    kernel never.
     """
     shape = triangle(recipe, steps)
     rate = recipe.rate / (1 + 1 / (1 - recipe.momentum)) * recipe.batch_size / 1024

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from tests.faults.warm import command_line, report, workplace
+from tests.faults.warm import command_line, report, temporary_folder
 from tests.support.tiny_runs import (assert_same_bits, prepare, read_results, tiny,
                                      undrawn)
 
@@ -115,7 +115,7 @@ def main(n: int, seed: int) -> dict:
     draw, counts = np.random.default_rng(seed), Counter()
     logging.set_verbosity(logging.FATAL)  # orbax logs its errors too
     undrawn()
-    with workplace() as folder:
+    with temporary_folder() as folder:
         whole, copy = folder / "whole", folder / "copy"
         training.run(tiny(CHANGES), whole, quiet=True)
         _, recipe, shape = prepare(tiny(CHANGES))

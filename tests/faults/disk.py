@@ -25,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.faults.kill_resume import newest
-from tests.faults.warm import command_line, report, start, workplace
+from tests.faults.warm import command_line, report, start, temporary_folder
 from tests.support.tiny_runs import end, read_results, refusal, undrawn, wait_until
 
 CHANGES = {"model.name": "lenet5"}
@@ -155,7 +155,7 @@ def main(only: str = "", epochs: int = 25) -> dict:
         raise SystemExit(f"--only={only}: the cases are " + "; ".join(
             title(name, late) for name in NAMES for late in (False, True)))
     undrawn()  # children inherit it
-    with workplace() as folder:
+    with temporary_folder() as folder:
         begun = time.perf_counter()
         code, _, errors = end(start(folder / "whole", changes, folder=folder))
         whole_seconds = time.perf_counter() - begun

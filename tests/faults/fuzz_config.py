@@ -16,7 +16,7 @@ import resource
 import shlex
 from collections import Counter
 
-from tests.faults.warm import command_line, report, workplace
+from tests.faults.warm import command_line, report, temporary_folder
 from tests.support.forked import HERE, Forked
 from tests.support.quick_compile import QUICK_FLAGS
 from tests.support.tiny_runs import end, refusal
@@ -85,7 +85,7 @@ def main(n: int, seed: int) -> dict:
     os.environ |= {"HTTPS_PROXY": "http://127.0.0.1:9", "CNN_JAX_DATA": "/nonexistent",
                    "HTTP_PROXY": "http://127.0.0.1:9"}
     os.environ["XLA_FLAGS"] = QUICK_FLAGS
-    with workplace() as folder:
+    with temporary_folder() as folder:
         os.environ["TFDS_DATA_DIR"] = str(folder)
         for index in range(n):
             flags = overrides(draw)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import jax
 
-from tests.faults.warm import command_line, report, start, workplace
+from tests.faults.warm import command_line, report, start, temporary_folder
 from tests.support.tiny_runs import (RICH, assert_same_run, end, picture_folder,
                                      rows_written, undrawn, wait_until)
 
@@ -123,7 +123,7 @@ def main(kills: int, seed: int, only: str = "") -> dict:
         first: kills - kills // 2, second: kills // 2}
     draw = random.Random(seed)
     undrawn()  # children inherit it
-    with workplace() as folder:
+    with temporary_folder() as folder:
         return {name: kill_and_resume(name, share, draw, folder / name)
                 for name, share in shares.items()}
 

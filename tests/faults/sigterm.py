@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.faults.kill_resume import checksums, newest
-from tests.faults.warm import command_line, report, start, workplace
+from tests.faults.warm import command_line, report, start, temporary_folder
 from tests.support.forked import HERE
 from tests.support.tiny_runs import (RICH, end, losses, read_results, refusal,
                                      undrawn, wait_until)
@@ -89,7 +89,7 @@ def main(n: int, seed: int) -> dict:
     changes = CHANGES | {"epochs": 2 * n + 1}
     times, same, within, signals = [], 0, 0, Counter()
     undrawn()  # children inherit it
-    with workplace() as folder:
+    with temporary_folder() as folder:
         # The states do not depend on how often they are saved.
         code, _, errors = end(start(folder / "whole", changes | {
             "checkpoint.every_steps": 1, "checkpoint.keep": 10_000}, folder=folder))

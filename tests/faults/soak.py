@@ -28,7 +28,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tests.faults.warm import command_line, report, start, workplace
+from tests.faults.warm import command_line, report, start, temporary_folder
 from tests.support.tiny_runs import end, tiny
 
 from cnn_jax import training
@@ -170,7 +170,7 @@ def rounds_in_one_process(rounds: int, draw: random.Random, folder: Path) -> dic
 
 
 def main(steps: int, rounds: int, seed: int) -> dict:
-    with workplace() as folder:
+    with temporary_folder() as folder:
         return {"smallest network": long_run(SMALLEST, steps, folder),
                 "LeNet-5": long_run(LENET, steps, folder),
                 "rounds": rounds_in_one_process(rounds, random.Random(seed), folder)}

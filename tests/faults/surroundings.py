@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from tests.faults.kill_resume import step_checksums
-from tests.faults.warm import command_line, report, start, workplace
+from tests.faults.warm import command_line, report, start, temporary_folder
 from tests.support.tiny_runs import (assert_same_run, end, picture_folder, refusal,
                                      rows_written, wait_until)
 
@@ -178,7 +178,7 @@ if __name__ == "__main__":
     missing = []
     if jumping_clock in cases.values() and not with_clock():
         missing = [name for name, case in cases.items() if case is jumping_clock]
-    with workplace() as folder:
+    with temporary_folder() as folder:
         results = {name: case(folder) for name, case in cases.items()
                    if name not in missing}
     report(results | {"not tried": missing},

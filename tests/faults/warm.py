@@ -37,7 +37,7 @@ def start(workdir: Path, changes: dict, *args, folder: Path, **options) -> Forke
 
 
 @contextlib.contextmanager
-def workplace() -> Iterator[Path]:
+def temporary_folder() -> Iterator[Path]:
     """Makes a temporary folder, and removes it and the compiled programs at the end."""
     with tempfile.TemporaryDirectory(prefix="faults") as folder:
         try:

@@ -2,7 +2,7 @@
 
 python -m tests.support.augment_devices few|all, with as many devices as there are,
 prints JSON: the largest distance over the mesh and under pmap, and the collectives over
-the mesh. `all` settings compile much longer than a `few`.
+the mesh. `all` takes much longer to compile than `few`.
 """
 
 import functools

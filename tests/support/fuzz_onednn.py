@@ -7,7 +7,7 @@ and batch norm's sums over the output and over its cotangent too. Tests also run
 an allocator that detects writes beyond an array. The operands end just before a page
 that must not be read. With `winograd`, it draws only problems of Winograd's method and
 solves each with both tile sizes, whatever their cost; with `im2col`, problems of one
-group, which products of patches solve.
+group, which im2col solves.
 """
 
 import ctypes
