@@ -62,11 +62,9 @@ def _batch_norm_of_groups(
     mean, square = jax.vmap(_mean_and_square)(grouped)  # [local, C]
     if groups < devices:  # [devices, C] -> that of this device's group
         group = lax.axis_index(axis_name) * groups // devices
-        mean, square = (
-            lax.dynamic_slice_in_dim(
-                lax.all_gather(moment, axis_name, tiled=True).reshape(
-                    groups, -1, x.shape[-1]).mean(1), group, 1)
-            for moment in (mean, square))
+        moments = lax.all_gather(jnp.concatenate([mean, square], 1), axis_name)
+        of_groups = moments.reshape(groups, -1, 2 * x.shape[-1]).mean(1)
+        mean, square = jnp.split(lax.dynamic_slice_in_dim(of_groups, group, 1), 2, 1)
     var = jnp.maximum(square - mean * mean, 0)
     y = jax.vmap(lambda *group: _normalize(
         *match_varying_axes(*group, scale, bias), eps))(grouped, mean, var)

@@ -22,12 +22,15 @@ from tests.support.tiny_runs import picture_folder
 
 from cnn_jax import ops
 from cnn_jax.networks.roofline import PEAKS
+from cnn_jax.networks.trace import features
 from cnn_jax.training import parallel
+from cnn_jax.training.recipe import abstract_state
 from cnn_jax.training.steps import compute_features, eval_rows
-from experiments import gallery, hlo, programs
+from experiments import gallery, hlo, programs, published
 
 ROOT = Path(__file__).parents[2]
 WITH_CONFIG = "python main.py --config="
+REPRODUCE = "python experiments/reproduce.py --only "
 # Commands that compile no training program: they print a table or read a run.
 OTHERS = ("--mode=list", "--mode=summary", "--mode=eval", "--mode=predict",
           "--mode=serve", "--mode=export", "--mode=inspect", "--mode=report",
@@ -40,7 +43,8 @@ def commands() -> list[str]:
                         re.MULTILINE | re.DOTALL)
     lines = [line.replace(".venv/bin/", "") for block in blocks
              for line in block.replace("\\\n", " ").splitlines()]
-    return [line for line in lines if line.startswith(WITH_CONFIG)
+    return [line for line in lines if line.startswith(REPRODUCE)
+            or line.startswith(WITH_CONFIG)
             and not any(other in line for other in OTHERS)]
 
 
@@ -96,28 +100,60 @@ def operations_of_the_notebook(device: jax.Device
     return made
 
 
+def looks_of_the_notebook(config: ConfigDict, device: jax.Device
+                          ) -> dict[str, tuple[Callable, tuple]]:
+    """Lists what experiments/quickstart.ipynb compiles besides training."""
+    case = programs.case_of(config)
+    recipe = programs.recipe_of(
+        case, programs.config_of(case, "jit", 1, {"dtype": config.dtype}), None, 1)
+    placement = parallel.mesh_placement([device], parallel.ABSTRACT)
+    state = placement.replicate(programs.zeros(abstract_state(recipe,
+                                                              case.image_shape)))
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    images = placement.replicate(programs.zeros(
+        jax.ShapeDtypeStruct((8, *case.image_shape), jnp.uint8)))
+
+    def scaled(images: jax.Array) -> jax.Array:
+        return images.astype(jnp.float32) / 255
+
+    return {
+        "predict": (jax.jit(lambda variables, images: jax.nn.softmax(
+            recipe.network.apply(variables, scaled(images), train=False))),
+            (variables, images)),
+        "features": (jax.jit(lambda variables, images: features(
+            recipe.network, variables, scaled(images))), (variables, images))}
+
+
 def all_of(what: str, device: jax.Device, tmp_path: Path,
            monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Callable, tuple]]:
     """Lists the programs of a command or notebook: {name: (step, arguments)}."""
     if what == "operations.ipynb":
         return operations_of_the_notebook(device)
     command = f"{WITH_CONFIG}configs/lenet.py" if what == "quickstart.ipynb" else what
+    if what.startswith(REPRODUCE):
+        row = published.EXPERIMENTS[what.removeprefix(REPRODUCE)]
+        command = f"{WITH_CONFIG}configs/{row.config}"
     if "PHOTOS" in command:
         picture_folder(tmp_path / "photos", ["a", "b", "c"], 128)
         command = (command.replace("PHOTOS", str(tmp_path / "photos"))
                    + " --config.data.validation=0.25 --config.data.test=0.25")
-    made = steps_of(config_of(command, monkeypatch), device)
-    return {name: (program.step, program.arguments) for name, program in made.items()}
+    config = config_of(command, monkeypatch)
+    made = {name: (program.step, program.arguments)
+            for name, program in steps_of(config, device).items()}
+    if what == "quickstart.ipynb":
+        made |= looks_of_the_notebook(config, device)
+    return made
 
 
 DOCUMENTED = [*commands(), "quickstart.ipynb", "operations.ipynb"]
 
 
 def test_the_commands_are_those_that_train():
-    names = [command.removeprefix(WITH_CONFIG).split()[0] for command in commands()]
-    assert {"configs/lenet.py", "configs/segmentation.py", "configs/multilabel.py",
-            "configs/folder.py", "configs/transfer.py:torchvision:mobilenet_v2"
-            } == set(names)
+    names = [command.removeprefix(WITH_CONFIG).removeprefix(REPRODUCE).split()[0]
+             for command in commands()]
+    assert {"shapes_shape_cnn", "configs/lenet.py", "configs/segmentation.py",
+            "configs/multilabel.py", "configs/folder.py",
+            "configs/transfer.py:torchvision:mobilenet_v2"} == set(names)
 
 
 def test_a_program_of_the_readme_is_lowered_for_cuda(tmp_path, monkeypatch):

@@ -101,6 +101,7 @@ def test_the_committed_table_is_that_of_its_rows():
     rows = json.loads(path.read_text())
     assert path.with_suffix(".txt").read_text() == tpu_compile.table(rows)
     assert not [name for name, facts in rows.items() if tpu_compile.faults(facts)]
+    assert tpu_compile.against_flax(rows) == []
 
 
 def test_the_marked_forms_are_those_that_the_package_takes():

@@ -87,7 +87,7 @@ def test_batch_norm_of_groups_is_the_norm_of_each(groups, devices):
             bias, tolerance=1e-12)
 
 
-@pytest.mark.parametrize("groups, gathers", [(8, 0), (4, 0), (2, 2)])
+@pytest.mark.parametrize("groups, gathers", [(8, 0), (4, 0), (2, 1)])
 def test_devices_gather_statistics_only_of_groups_that_they_share(groups, gathers):
     """Four devices; whole groups exchange the averages alone, in one all-reduce."""
     x, scale, bias = map(jnp.asarray, arguments(12, 2, 3, 4))

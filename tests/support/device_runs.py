@@ -95,16 +95,24 @@ def distances(states, reference) -> dict:
 
 
 def norm_groups(devices: int) -> tuple[dict, str]:
-    """Compares batch norm with statistics of each device with groups on one device.
+    """Compares groups of batch norm on several devices with the same on one device.
 
-    Returns {'jit': distances after a step, ...}, and the program of jit.
+    Returns {'jit device': distances after a step, ...}, and the program of jit with the
+    statistics of each device. With more than two devices, there are also groups that
+    two devices share.
     """
-    one = Setting("jit", 1, **{"model.bn_sync": str(16 // devices)}).train(STEPS[:1])
-    several = {kind: Setting(kind, devices, **{"model.bn_sync": "device"})
-               for kind in ("jit", "pmap")}
-    by_kind = {kind: distances(setting.train(STEPS[:1]), one)
-               for kind, setting in several.items()}
-    return by_kind, several["jit"].program.as_text()
+    several, by_setting = {}, {}
+    sizes = {"device": 16 // devices}
+    if devices > 2:
+        sizes["shared"] = 32 // devices
+    for groups, images in sizes.items():
+        one = Setting("jit", 1, **{"model.bn_sync": str(images)}).train(STEPS[:1])
+        for kind in ("jit", "pmap"):
+            sync = groups if groups == "device" else str(images)
+            setting = Setting(kind, devices, **{"model.bn_sync": sync})
+            by_setting[f"{kind} {groups}"] = distances(setting.train(STEPS[:1]), one)
+            several[f"{kind} {groups}"] = setting
+    return by_setting, several["jit device"].program.as_text()
 
 
 def save_and_restore(states: dict[int, object], settings: dict[int, Setting]) -> int:

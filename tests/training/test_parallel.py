@@ -59,11 +59,15 @@ def test_the_check_detects_batch_norm_that_is_not_synchronized(measured):
     assert distance > 10 * BOUNDS[0]
 
 
-def test_groups_of_batch_norm_do_not_depend_on_the_devices(measured):
-    assert list(measured["norm_groups"]) == ["jit", "pmap"]
+def assert_equal_groups(measured: dict) -> None:
     for setting, parts in measured["norm_groups"].items():
         for part, (distance,) in parts.items():
             assert distance <= BOUNDS[0], (setting, part, distance)
+
+
+def test_groups_of_batch_norm_do_not_depend_on_the_devices(measured):
+    assert list(measured["norm_groups"]) == ["jit device", "pmap device"]
+    assert_equal_groups(measured)
 
 
 def test_batch_norm_of_each_device_sends_no_statistics_between_its_layers(measured):
@@ -111,6 +115,12 @@ def test_the_same_parameters_on_eight_devices(run_eight):
     assert_equal_training(run_eight)
     assert len(run_eight["train"]) == 6
     assert run_eight["save_and_restore"] == 16
+
+
+@pytest.mark.slow
+def test_groups_of_batch_norm_that_devices_share(run_eight):
+    assert {"jit shared", "pmap shared"} < run_eight["norm_groups"].keys()
+    assert_equal_groups(run_eight)
 
 
 @pytest.mark.slow
