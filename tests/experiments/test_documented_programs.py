@@ -113,15 +113,12 @@ def looks_of_the_notebook(config: ConfigDict, device: jax.Device
     images = placement.replicate(programs.zeros(
         jax.ShapeDtypeStruct((8, *case.image_shape), jnp.uint8)))
 
-    def scaled(images: jax.Array) -> jax.Array:
-        return images.astype(jnp.float32) / 255
-
     return {
         "predict": (jax.jit(lambda variables, images: jax.nn.softmax(
-            recipe.network.apply(variables, scaled(images), train=False))),
+            recipe.model.apply(variables, recipe.scale(images), train=False))),
             (variables, images)),
         "features": (jax.jit(lambda variables, images: features(
-            recipe.network, variables, scaled(images))), (variables, images))}
+            recipe.model, variables, recipe.scale(images))), (variables, images))}
 
 
 def all_of(what: str, device: jax.Device, tmp_path: Path,
