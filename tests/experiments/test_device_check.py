@@ -16,9 +16,13 @@ import numpy as np
 import pytest
 
 from cnn_jax import networks as registry
-from cnn_jax import ops
+from cnn_jax import data, ops
+from cnn_jax.data.info import describe
 from cnn_jax.errors import InputError, RunError
-from experiments import device_check
+from cnn_jax.training.recipe import abstract_state, create_recipe
+from cnn_jax.training.steps import train_step
+from configs import lenet
+from experiments import determinism, device_check
 from experiments.arms.in_turn import time_in_turn
 from experiments.device import networks, operations, speed, training
 
@@ -110,6 +114,29 @@ def test_training_is_stopped_killed_and_compared(monkeypatch, tmp_path):
     assert ends.startswith("exit code 0 of a run")
     seen = training.bits(tmp_path / "small/default", "kept", "", must_be_exact=False)
     assert (seen["same_bits"], seen["wrong"]) == (False, "")
+
+
+@pytest.mark.parametrize("pool, scatters", [("auto", True), (determinism.POOL, False)])
+def test_steps_that_must_repeat_have_no_scatter(pool, scatters):
+    config = lenet.get_config()
+    config.model.pool = pool
+    info = describe(data.load(config.data, config.seed), config.data)
+    recipe = create_recipe(config, info)
+    state = abstract_state(recipe, info.image_shape)
+    batch = networks.drawn_batch("lenet5", info.image_shape)
+    program = jax.jit(functools.partial(train_step, recipe=recipe)).trace(state, batch)
+    text = program.lower(lowering_platforms=("cuda",)).as_text()
+    assert ("scatter" in text) == scatters
+
+
+def test_runs_that_must_repeat_pool_without_scatter(monkeypatch):
+    assert f"--config.model.pool={determinism.POOL}" in training.COMMAND
+    made = []
+    monkeypatch.setattr(determinism, "create_recipe", lambda config, info: (
+        made.append(config.model.pool), sys.exit("made")))
+    with pytest.raises(SystemExit, match="made"):
+        determinism.main(["--config=configs/lenet.py"])
+    assert made == [determinism.POOL]
 
 
 def test_training_ends_at_the_deadline(monkeypatch, tmp_path):
