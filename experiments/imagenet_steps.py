@@ -79,7 +79,8 @@ def train(arguments: list[str], workdir: Path, stop: int | None = None) -> float
 def last_step(workdir: Path) -> int:
     """Returns the last step that a run has logged, or 0."""
     path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    # The run may be writing the last line.
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
     return json.loads(lines[-1])["step"] if lines else 0
 
 

@@ -23,6 +23,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -150,10 +151,11 @@ def check(out: Path, small: bool, must_be_exact: bool,
     for setting in settings:
         ends = {way: outcome(jobs[setting, way]) for way in WAYS
                 if (setting, way) in jobs}
-        row = accuracy(out / setting, least, ends["kept"])
-        rows.append({"name": f"{setting}: accuracy"} | row)
-        rows += [{"name": f"{setting}: {way}"} | bits(
-            out / setting, way, failed, must_be_exact) for way, failed in ends.items()]
+        rows.append({"name": f"{setting}: accuracy"} | made(
+            accuracy, out / setting, least, ends["kept"]))
+        rows += [{"name": f"{setting}: {way}"} | made(
+            bits, out / setting, way, failed, must_be_exact)
+                 for way, failed in ends.items()]
     return rows
 
 
@@ -163,6 +165,20 @@ def outcome(job: concurrent.futures.Future[str]) -> str | None:
         return job.result()
     except subprocess.TimeoutExpired:
         return None
+    except Exception as error:  # the other runs go on, and the exit code is 1
+        return last_line(error)
+
+
+def made(fields: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """Makes the fields of a row; an error, as of a missing result, is wrong."""
+    try:
+        return fields(*arguments)
+    except Exception as error:  # the other rows go on, and the exit code is 1
+        return {"wrong": last_line(error)}
+
+
+def last_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[-1]}"
 
 
 def accuracy(folder: Path, least: float, failed: str | None) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from configs import lenet
 from experiments import determinism, device_check
 from experiments.arms.in_turn import time_in_turn
 from experiments.device import networks, operations, speed, training
+from experiments.imagenet_steps import last_step
 
 ROOT = Path(__file__).parents[2]
 CPU = jax.devices("cpu")[0]
@@ -149,6 +150,27 @@ def test_training_ends_at_the_deadline(monkeypatch, tmp_path):
     assert time.monotonic() - begun < 20
     assert [row["name"] for row in rows if row["not_reached"]] == [
         "default: accuracy", "default: kept", "default: resumed"]
+
+
+def test_an_error_of_a_run_is_a_row_that_is_wrong(monkeypatch, tmp_path):
+    def half_written(workdir, *_):
+        if workdir.name == "resumed":
+            raise KeyError("step")
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "results.json").write_text("{}")
+        return ""
+    monkeypatch.setattr(training, "train", half_written)
+    rows = training.check(tmp_path, True, must_be_exact=True, deadline=time.monotonic())
+    assert [row["wrong"] for row in rows] == [
+        "KeyError: 'test_accuracy'", "KeyError: 'params_sha256'", "KeyError: 'step'"]
+
+
+def test_a_half_written_line_is_no_step(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    for text, step in (("", 0), ('{"st', 0), ('{"step": 7}\n', 7),
+                       ('{"step": 7}\n{"step": 81', 7)):
+        file.write_text(text)
+        assert last_step(tmp_path) == step
 
 
 def test_bits_of_one_process(tmp_path):
