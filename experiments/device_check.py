@@ -12,10 +12,11 @@ speed        images/s of training in bfloat16 and peak memory, compared with pla
              channels_last)
 
 It needs no internet connection. It writes device_check.json and device_check.txt to
---out. The exit code is 1 if a check fails. Checks that have not finished after
---minutes are stopped and listed as not reached; that is no failure, nor is a speed
-below its target, nor are other bits on a GPU. The processes that are compared share
-the memory of the GPU: ResNet-50 with 256 images needs about 80 GB.
+--out. The exit code is 1 if a check fails. Each part has a share of --minutes
+(SHARES). What has not finished by then is stopped and listed as not reached; that is no
+failure, nor is a speed below its target, nor are other bits on a GPU. The processes
+that are compared share the memory of the GPU: ResNet-50 with 256 images needs about
+80 GB. An arm without enough memory is listed as such; that is no failure either.
 """
 
 import argparse
@@ -54,8 +55,8 @@ from experiments.measuring import make_out, ran_on, run_script  # noqa: E402
 
 Row = dict[str, Any]
 PARTS = ("operations", "networks", "training", "speed")
-# Of the time, at most; what they leave is for the speed.
-SHARES = {"operations": 0.15, "networks": 0.25, "training": 0.25}
+SHARES = {"operations": 0.15, "networks": 0.2, "training": 0.25, "speed": 0.4}
+STATES = ("ok", "WRONG", "not reached", "does not fit")  # into the memory
 MOST_WORKERS = 8  # a GPU has memory for so many processes
 SMALL_OPERATIONS = ("conv lax", "depthwise", "batch_norm", "max_pool lax", "dense")
 SMALL_NETWORKS = ("lenet5", "mobilenet_v2", "cifar_resnet20")
@@ -68,7 +69,9 @@ def attempt(check: Callable[..., Row], name: str, *arguments: Any) -> Row:
         row = check(name, *arguments, jax.devices()[0])
     except Exception as error:  # the other checks go on, and the exit code is 1
         lines = str(error).splitlines() or [""]
-        row = {"name": name, "wrong": f"{type(error).__name__}: {lines[0]}"}
+        text = f"{type(error).__name__}: {lines[0]}"
+        fits = not speed.no_memory(text)
+        row = {"name": name, "wrong": text * fits, "does_not_fit": not fits}
     return row | {"seconds": time.perf_counter() - begun}
 
 
@@ -124,13 +127,20 @@ def network_rows(small: bool, workers: int, deadline: float) -> Iterable[Row]:
         yield row | {"name": ", ".join(groups[row["name"]])}
 
 
+def state(row: Row) -> str:
+    """Returns one of STATES."""
+    if row["wrong"]:
+        return "WRONG"
+    if row.get("not_reached"):
+        return "not reached"
+    return "does not fit" if row.get("does_not_fit") else "ok"
+
+
 def line(part: str, row: Row) -> str:
     """Formats a row; what is wrong stands first."""
-    if row.get("not_reached"):
-        return f"  not reached: {row['name']}"
-    head = f"  {'WRONG' if row['wrong'] else 'ok':<6}{row['name']}"
-    if row["wrong"]:
-        head += f": {row['wrong']}"
+    word = state(row)
+    head = f"  {word:<6}" if word in ("WRONG", "ok") else f"  {word}: "
+    head += row["name"] + f": {row['wrong']}" * bool(row["wrong"])
     if "errors" in row:
         head = f"{head:<52}" + "   ".join(
             f"{name} {error:.1e}" for name, error in row["errors"].items())
@@ -150,33 +160,40 @@ def table(facts: Row) -> str:
     """Formats all parts, with a count of each on top."""
     parts = facts["parts"]
     rows = [(part, row) for part in parts for row in parts[part]]
-    wrong = sum(bool(row["wrong"]) for _, row in rows)
-    left = sum(bool(row.get("not_reached")) for _, row in rows)
+    states = [state(row) for _, row in rows]
+    count = ", ".join(f"{states.count(name)} {name.replace('does', 'do')}"
+                      for name in STATES).lower()
     head = [facts["command"], f"{facts['device']}; {facts['machine']}; " + ", ".join(
                 f"{name} {number}" for name, number in facts["versions"].items()),
-            f"{len(rows) - wrong - left} ok, {wrong} wrong, {left} not reached in "
-            f"{facts['seconds']:.0f} s", *facts["notes"]]
+            f"{count} in {facts['seconds']:.0f} s", *facts["notes"]]
     for part in parts:
         head += ["", f"{part} ({facts['part_seconds'][part]:.0f} s)",
                  *(line(part, row) for row in parts[part])]
     return "\n".join(head) + "\n"
 
 
+def share_until(part: str, asked: Iterable[str]) -> float:
+    """Returns the share of the time by which a part ends: its own and those before it.
+
+    What a part leaves is for the next.
+    """
+    shares = [SHARES[name] * (name in asked) for name in PARTS]
+    return sum(shares[:PARTS.index(part) + 1]) / sum(shares)
+
+
 def rows_of(part: str, flags: argparse.Namespace, workers: int, begun: float,
             backend: str) -> Iterable[Row]:
     """Makes the rows of a part."""
-    end = begun + 60 * flags.minutes
-    share = end if flags.small else min(
-        end, time.monotonic() + SHARES.get(part, 1.0) * 60 * flags.minutes)
+    end = begun + 60 * flags.minutes * share_until(part, flags.part)
     if part == "operations":
-        return operation_rows(flags.small, workers, share)
+        return operation_rows(flags.small, workers, end)
     if part == "networks":
-        return network_rows(flags.small, workers, share)
+        return network_rows(flags.small, workers, end)
     if part == "training":
         runs = flags.out / "runs"
         shutil.rmtree(runs, ignore_errors=True)
         return training.check(runs, flags.small, must_be_exact=backend == "cpu",
-                              deadline=share)
+                              deadline=end)
     return speed.check_all(flags.small, backend, end)
 
 

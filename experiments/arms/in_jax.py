@@ -18,7 +18,7 @@ import optax
 from arms.networks import FIELDS
 from arms.peak import matrix_gflops
 from arms.plain_flax import PlainFlax, make_train_step
-from arms.worker import compiling_alone, serve
+from arms.worker import compiling_alone, errors_to, measured_alone, serve
 from cnn_jax import networks, ops
 from cnn_jax.interop.pretrained import PRETRAINED, network_of
 from cnn_jax.networks.summary import layer_table
@@ -68,12 +68,14 @@ def several_steps(train_step):
 
 
 def main(network: str, classes: int, file: str, dtype: str, plain: bool,
-         conv: str = "auto", steps: tuple[int, ...] = ()) -> None:
+         conv: str = "auto", steps: tuple[int, ...] = (), turn: float = 0.0) -> None:
     """Trains on the arrays of `file`: images, labels and our variables.
 
     dtype: of the computation; parameters stay float32.
     conv: a name in `ops.ALGORITHMS`, or `TAPS`.
-    steps: of calls that make several; 8 is the command 'train8'.
+    steps: of calls that make several; 8 is the command 'train8', which its first call
+        compiles.
+    turn: seconds to train for before another worker may compile; 'alone' in the setup.
     """
     arrays = np.load(file)
     images, labels = jnp.asarray(arrays["images"]), jnp.asarray(arrays["labels"])
@@ -102,10 +104,20 @@ def main(network: str, classes: int, file: str, dtype: str, plain: bool,
     def trainer(program, keys):
         def train(count):
             nonlocal state
-            for i in range(count):
-                state, loss = program(*state, images, labels, keys(i))
+            for _ in range(count):
+                state, loss = program()(*state, images, labels, keys)
             return float(loss)
         return train
+
+    def several(count):
+        keys = jax.random.split(jax.random.key(0), count)
+        return trainer(functools.cache(
+            lambda: compile(several_steps(train_step), keys)), keys)
+
+    device = jax.devices()[0]
+
+    def device_peak_mb():
+        return peak_memory_mb([device]).get("device_peak_memory_mb")
 
     def infer(count):
         for _ in range(count):
@@ -114,22 +126,20 @@ def main(network: str, classes: int, file: str, dtype: str, plain: bool,
 
     with compiling_alone(file):
         begun = time.perf_counter()
-        one_step = compile(train_step, jax.random.key(0))
+        key = jax.random.key(0)
+        one_step = compile(train_step, key)
         compile_s = time.perf_counter() - begun
         predict = jax.jit(predict).lower(state, images).compile(
             compiler_options=options)
-        train = trainer(one_step, jax.random.key)
-        commands = {"train": train, "infer": infer}
+        train = trainer(lambda: one_step, key)
+        commands = {"train": train, "infer": infer} | {
+            f"train{count}": several(count) for count in steps}
         logits = infer(1)[:4].tolist()
         losses = [train(1) for _ in range(3)]
-        for count in steps:
-            keys = jax.random.split(jax.random.key(0), count)
-            commands[f"train{count}"] = trainer(
-                compile(several_steps(train_step), keys), lambda _, keys=keys: keys)
-            commands[f"train{count}"](1)
-        device, onednn, gflops = jax.devices()[0], library.load(), matrix_gflops()
+        alone = {"alone": measured_alone(train, turn, device_peak_mb)} if turn else {}
+        onednn, gflops = library.load(), matrix_gflops()
     memory = one_step.memory_analysis()
-    serve({"logits": logits, "losses": losses,
+    serve({"logits": logits, "losses": losses, **alone,
            "version": f"jax {jax.__version__}", "compile_s": compile_s,
            "onednn": str(onednn) if onednn else None, "no_onednn": library.describe(),
            "device": f"{device.platform} {device.device_kind}",
@@ -137,9 +147,9 @@ def main(network: str, classes: int, file: str, dtype: str, plain: bool,
            "matmul_gflops": gflops,
            "macs": layer_table(net, images.shape[1:]).macs,
            "params": sum(p.size for p in jax.tree.leaves(state[0]["params"]))},
-          commands,
-          lambda: peak_memory_mb([device]).get("device_peak_memory_mb"))
+          commands, device_peak_mb)
 
 
 if __name__ == "__main__":
-    main(**json.loads(sys.argv[1]))
+    with errors_to(sys.stdout):
+        main(**json.loads(sys.argv[1]))

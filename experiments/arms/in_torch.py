@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from arms.networks import NETWORKS
-from arms.worker import compiling_alone, serve
+from arms.worker import compiling_alone, errors_to, measured_alone, serve
 
 AUX_WEIGHT = 0.3  # of auxiliary heads in the loss
 NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean",
@@ -142,12 +142,13 @@ def make_network(network: str, classes: int, images, arrays) -> nn.Module:
 
 
 def main(network: str, classes: int, file: str, dtype: str,
-         compiled: bool = False, device: str = "cpu") -> None:
+         compiled: bool = False, device: str = "cpu", turn: float = 0.0) -> None:
     """Trains on the arrays of `file`: images, labels and our variables.
 
     dtype: of the products, by torch.autocast; parameters stay float32.
     compiled: whether `torch.compile` compiles the network.
     device: 'cpu' or 'cuda'.
+    turn: seconds to train for before another worker may compile; 'alone' in the setup.
     """
     arrays = dict(np.load(file))
     images = torch.from_numpy(arrays.pop("images")).permute(0, 3, 1, 2)
@@ -190,14 +191,19 @@ def main(network: str, classes: int, file: str, dtype: str,
             torch.cuda.synchronize()
         return logits.float()
 
+    def device_peak_mb():
+        return torch.cuda.max_memory_allocated() / 1e6 if on_gpu else None
+
     with compiling_alone(file):
         logits = infer(1)[:4].tolist()
         losses = [train(1) for _ in range(3)]
-    serve({"logits": logits, "losses": losses, "version": f"torch {torch.__version__}",
-           "device": device, "params": parameters},
-          {"train": train, "infer": infer},
-          lambda: torch.cuda.max_memory_allocated() / 1e6 if on_gpu else None)
+        alone = {"alone": measured_alone(train, turn, device_peak_mb)} if turn else {}
+    serve({"logits": logits, "losses": losses, **alone,
+           "version": f"torch {torch.__version__}", "device": device,
+           "params": parameters},
+          {"train": train, "infer": infer}, device_peak_mb)
 
 
 if __name__ == "__main__":
-    main(**json.loads(sys.argv[1]))
+    with errors_to(sys.stdout):
+        main(**json.loads(sys.argv[1]))

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import IO
 
 from cnn_jax import huge_pages
 from cnn_jax.installation import install_command
@@ -61,10 +62,12 @@ class Worker:
 
     def _answer(self) -> dict:
         line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{' '.join(self.process.args)}\nended early, exit code "
-                             f"{self.process.wait()}")
-        return json.loads(line)
+        answer = json.loads(line) if line else {}
+        if not line or "error" in answer:
+            self.close()
+            reason = answer.get("error", f"exit code {self.process.returncode}")
+            raise SystemExit(f"{' '.join(self.process.args)}\nended early, {reason}")
+        return answer
 
     def run(self, name: str, count: int = 1) -> dict:
         """Runs a command: {"seconds": of one of `count` runs, "peak_mb": so far}."""
@@ -91,6 +94,35 @@ def compiling_alone(file: str) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_UN)
 
 
+@contextlib.contextmanager
+def errors_to(file: IO[str]) -> Iterator[None]:
+    """Writes an error of its block as the answer of a worker, and raises it again."""
+    try:
+        yield
+    except Exception as error:
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        print(json.dumps({"error": text}), file=file, flush=True)
+        raise
+
+
+def measured(command: Callable[[int], None], count: int,
+             device_peak_mb: Callable[[], float | None]) -> dict:
+    """Runs a command: {"seconds": of one of `count` runs, the peak memories so far}.
+    """
+    begun = time.perf_counter()
+    command(count)
+    seconds = (time.perf_counter() - begun) / count
+    return {"seconds": seconds, "device_peak_mb": device_peak_mb(),
+            "peak_mb": peak_kb() / 1024}
+
+
+def measured_alone(command: Callable[[int], None], turn: float,
+                   device_peak_mb: Callable[[], float | None]) -> dict:
+    """Runs a command for about `turn` s, within `compiling_alone`: as `measured`."""
+    once = min(measured(command, 1, device_peak_mb)["seconds"] for _ in range(2))
+    return measured(command, max(1, int(turn / once)), device_peak_mb)
+
+
 def serve(setup: dict, commands: dict[str, Callable[[int], None]],
           device_peak_mb: Callable[[], float | None] = lambda: None) -> None:
     """Prints `setup`, then runs the commands it reads; each blocks until it is done.
@@ -106,11 +138,8 @@ def serve(setup: dict, commands: dict[str, Callable[[int], None]],
     answer(**setup)
     for line in sys.stdin:
         name, count = line.split()
-        begun = time.perf_counter()
-        commands[name](int(count))
-        seconds = (time.perf_counter() - begun) / int(count)
-        answer(seconds=seconds, device_peak_mb=device_peak_mb(),
-               peak_mb=peak_kb() / 1024)
+        with errors_to(answers):
+            answer(**measured(commands[name], int(count), device_peak_mb))
 
 
 class FirstUse:

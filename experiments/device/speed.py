@@ -1,8 +1,9 @@
 """Images/s of training and peak memory, compared with plain Flax and torch.
 
 All arms train the same network from the same parameters on the same images, by SGD
-with momentum (`experiments/arms`). Each arm is a process; they compute in turn, A B C A
-B C, and their logits must agree first.
+with momentum (`experiments/arms`). Each arm is a process. It is timed alone as soon as
+it is compiled, so that a deadline loses only the arms it has not reached. When all are
+there they compute in turn, A B C A B C. Their logits must agree.
 """
 
 import concurrent.futures
@@ -12,7 +13,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -23,11 +24,11 @@ from experiments.arms.in_turn import Program, time_in_turn
 from experiments.arms.worker import Worker, start_arrays
 
 ROUNDS, TURN = 7, 0.3  # times of each arm, s of each
-LEAST_SECONDS = 90.0   # a network is begun if so many are left
 AGREEMENT = 0.2        # max |a - b| of bfloat16 logits / their standard deviation
 OURS, FLAX = "cnn_jax", "plain Flax"
 EAGER, COMPILED = "torch", "torch.compile"
 TAPS = "depthwise by taps"
+NO_MEMORY = ("RESOURCE_EXHAUSTED", "OutOfMemoryError")  # of JAX, of torch
 
 
 class Network(NamedTuple):
@@ -37,21 +38,23 @@ class Network(NamedTuple):
     batch: int
     image: tuple[int, int, int]
     classes: int = 10
-    steps: tuple[int, ...] = (8, 64)  # of a call, beside 1
+    # Steps of a call, beside 1. 8 is what main.py does. 64 save more of the time that
+    # a call costs; of a step with 256 images of 224 x 224 pixels that is next to none.
+    steps: tuple[int, ...] = (8, 64)
     taps: bool = False                # whether depthwise convolutions are compared
     # {arm: how many times as fast as it ours should be}
     targets: dict[str, float] = {}
 
 
 LARGE, SMALL = {COMPILED: 1.0}, {EAGER: 3.0}
-NETWORKS = {
-    "ResNet-50": Network("resnet50", 256, (224, 224, 3), 1000, (), False, LARGE),
-    "CIFAR ResNet-18": Network("tf2_resnet18", 512, (32, 32, 3)),
+NETWORKS = {  # in this order: those that compile in seconds, then ResNet-50
+    "LeNet-5": Network("lenet5", 512, (28, 28, 1), targets=SMALL),
+    "SELU CNN": Network("selu_cnn", 512, (28, 28, 1), targets=SMALL),
     "separable CNN": Network("separable_cnn", 512, (28, 28, 1), taps=True,
                              targets=SMALL),
-    "SELU CNN": Network("selu_cnn", 512, (28, 28, 1), targets=SMALL),
+    "CIFAR ResNet-18": Network("tf2_resnet18", 512, (32, 32, 3)),
+    "ResNet-50": Network("resnet50", 256, (224, 224, 3), 1000, (8,), targets=LARGE),
     "MobileNetV2": Network("mobilenet_v2", 256, (224, 224, 3), 1000, (8,), True),
-    "LeNet-5": Network("lenet5", 512, (28, 28, 1), targets=SMALL),
 }
 NETWORKS_SMALL = {"LeNet-5": Network("lenet5", 8, (28, 28, 1), steps=(2,))}
 
@@ -80,45 +83,86 @@ def arms(row: Network, platform: str) -> dict[str, tuple[str, dict[str, Any]]]:
     return made
 
 
-def check(title: str, row: Network, platform: str) -> dict[str, Any]:
-    """Times all arms on one network; returns a row."""
+def check(title: str, row: Network, platform: str) -> Iterator[dict[str, Any]]:
+    """Times all arms on one network; yields the row whenever an arm is measured.
+
+    The row is `not_reached` until all are timed in turn.
+    """
+    table = arms(row, platform)
     workers: dict[str, Worker] = {}
+    setups: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    rates: dict[str, list[float]] = {}
+    several = [f"{OURS}, {n} steps a call" for n in row.steps]
+    found = {"name": f"{title}, batch {row.batch}",
+             "arms": [OURS, *several, *(name for name in table if name != OURS)],
+             "images_per_second": rates, "failed": failed, "setup": {},
+             "targets": row.targets, "in_turn": False, "not_reached": True}
+
+    def timed(name: str, chosen: dict[str, Program], rounds: int) -> bool:
+        try:
+            seconds = time_in_turn(chosen, TURN, rounds)
+        except SystemExit as error:  # a worker has ended
+            failed[name] = last_line(error)
+            return False
+        rates.update({name: [row.batch / s for s in times]
+                      for name, times in seconds.items()})
+        return True
+
+    def state() -> dict[str, Any]:
+        return found | faults(failed, setups)
+
     network = {"network": row.network, "classes": row.classes}
     with start_arrays(**network, image=row.image, batch=row.batch) as file:
         try:
-            workers, failed = started(arms(row, platform), network | {
-                "file": file, "dtype": "bfloat16"})
-            wrong = [*failed, *disagreements({
-                name: worker.setup for name, worker in workers.items()})]
-            seconds = time_in_turn(programs(workers, row.steps), TURN, ROUNDS)
-            memory = {name: worker.run("train") for name, worker in workers.items()}
+            for name, worker in started(table, network | {
+                    "file": file, "dtype": "bfloat16", "turn": TURN}):
+                if isinstance(worker, BaseException):
+                    failed[name] = last_line(worker)
+                else:
+                    workers[name], setups[name] = worker, worker.setup
+                    found["setup"][name] = {key: value for key, value
+                                            in worker.setup.items() if key != "logits"}
+                    rates[name] = [row.batch / worker.setup["alone"]["seconds"]]
+                yield state()
+            for name in several:
+                program = programs(workers, row.steps).get(name)
+                if program and not timed(name, {name: program}, 1):
+                    workers.pop(OURS).close()
+                yield state()
+            chosen = programs(workers, row.steps)
+            found["in_turn"] = bool(chosen) and timed("in turn", chosen, ROUNDS)
+            yield state() | {"not_reached": False}
         finally:
             for worker in workers.values():
                 worker.close()
-    images = {name: [row.batch / s for s in times] for name, times in seconds.items()}
-    return {"name": f"{title}, batch {row.batch}", "images_per_second": images,
-            "targets": row.targets,
-            "versions": sorted({w.setup["version"] for w in workers.values()}),
-            "compile_s": {name: w.setup["compile_s"] for name, w in workers.items()
-                          if "compile_s" in w.setup},
-            "temporary_mb": {name: w.setup["temporary_mb"]
-                             for name, w in workers.items()
-                             if "temporary_mb" in w.setup},
-            "peak_mb": {name: answer["device_peak_mb"] or answer["peak_mb"]
-                        for name, answer in memory.items()},
-            "wrong": "; ".join(wrong)}
 
 
-def started(arms: dict[str, tuple[str, dict[str, Any]]],
-            given: dict[str, Any]) -> tuple[dict[str, Worker], list[str]]:
-    """Starts all workers at a time; returns them, and a line for each that ended."""
+def started(arms: dict[str, tuple[str, dict[str, Any]]], given: dict[str, Any]
+            ) -> Iterator[tuple[str, Worker | BaseException]]:
+    """Starts all workers at a time; yields each when it is ready, or what ended it."""
     with concurrent.futures.ThreadPoolExecutor(len(arms)) as pool:
-        jobs = {name: pool.submit(Worker, module, {}, **given, **arguments)
+        jobs = {pool.submit(Worker, module, {}, **given, **arguments): name
                 for name, (module, arguments) in arms.items()}
-    failed = [f"{name}: {str(job.exception()).splitlines()[-1]}"
-              for name, job in jobs.items() if job.exception()]
-    return {name: job.result() for name, job in jobs.items()
-            if not job.exception()}, failed
+        for job in concurrent.futures.as_completed(jobs):
+            yield jobs[job], job.exception() or job.result()
+
+
+def last_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[-1]
+
+
+def no_memory(text: str) -> bool:
+    """Says whether an error is that of a device whose memory is full."""
+    return any(word in text for word in NO_MEMORY)
+
+
+def faults(failed: dict[str, str], setups: dict[str, dict[str, Any]]
+           ) -> dict[str, Any]:
+    """Returns what is wrong with a row, and whether an arm does not fit into memory."""
+    wrong = [f"{name}: {text}" for name, text in failed.items() if not no_memory(text)]
+    return {"wrong": "; ".join([*wrong, *disagreements(setups)]),
+            "does_not_fit": any(map(no_memory, failed.values()))}
 
 
 def disagreements(setups: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -151,31 +195,41 @@ def programs(workers: dict[str, Worker], steps: tuple[int, ...]
 def check_all(small: bool, platform: str, deadline: float) -> Iterator[dict[str, Any]]:
     """Yields a row for each network; what the deadline ends or leaves out says so."""
     for title, row in (NETWORKS_SMALL if small else NETWORKS).items():
-        if deadline - time.monotonic() < LEAST_SECONDS:
-            yield {"name": title, "not_reached": True, "wrong": ""}
-            continue
+        found = {"name": title, "not_reached": True, "wrong": ""}
         try:
-            yield until(deadline, check, title, row, platform)
+            for found in until(deadline, check, title, row, platform):
+                pass  # the last row has the most
         except TimeoutError:
-            yield {"name": title, "not_reached": True, "wrong": ""}
+            pass  # the row says `not_reached`
         except RunError as error:  # the other networks go on, and the exit code is 1
-            yield {"name": title, "wrong": str(error)}
+            found |= {"wrong": str(error)}
+        yield found
 
 
-def until(deadline: float, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls a function in a process, which ends at the deadline with those it started.
+def until(deadline: float, function: Callable[..., Iterable[Any]],
+          *arguments: Any) -> Iterator[Any]:
+    """Yields what a function yields in a process, which ends at the deadline.
 
-    Raises TimeoutError then, and RunError if the function raises an error.
+    The processes that it has started end too. Raises TimeoutError then, and RunError if
+    the function raises an error.
     """
+    if time.monotonic() >= deadline:
+        raise TimeoutError
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=answer, args=(sender, function, arguments))
     process.start()
     sender.close()
     try:
-        if not receiver.poll(max(0.0, deadline - time.monotonic())):
-            raise TimeoutError
-        error, result = receiver.recv()
+        while True:
+            if not receiver.poll(max(0.0, deadline - time.monotonic())):
+                raise TimeoutError
+            kind, value = receiver.recv()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise RunError(value)
+            yield value
     except EOFError:
         raise RunError("its process ended") from None
     finally:
@@ -184,34 +238,45 @@ def until(deadline: float, function: Callable[..., Any], *arguments: Any) -> Any
                 os.killpg(process.pid, signal.SIGKILL)
             process.kill()
         process.join()
-    if error:
-        raise RunError(error)
-    return result
 
 
-def answer(sender: Any, function: Callable[..., Any], arguments: tuple) -> None:
-    """Sends (error, result) of a call to `until`."""
+def answer(sender: Any, function: Callable[..., Iterable[Any]],
+           arguments: tuple) -> None:
+    """Sends (kind, value) to `until`: each row, then the end or an error."""
     os.setsid()  # the processes that it starts are of its group
     try:
-        sender.send((None, function(*arguments)))
+        for value in function(*arguments):
+            sender.send(("row", value))
+        sender.send(("end", None))
     except (Exception, SystemExit) as error:  # raised there; a worker's end is the last
-        sender.send((f"{type(error).__name__}: {' '.join(str(error).split())}", None))
+        text = " ".join(str(error).split())
+        sender.send(("error", f"{type(error).__name__}: {text}"))
 
 
 def lines(row: dict[str, Any]) -> Iterator[str]:
-    """Formats a row of the table: each arm's images/s, and ours / it."""
+    """Formats a row of the table: each arm's images/s, ours / it, and its memory."""
     medians = {name: float(np.median(rates))
                for name, rates in row["images_per_second"].items()}
     best = max((rate for name, rate in medians.items() if name.startswith(OURS)),
                default=float("nan"))
-    for name, rates in row["images_per_second"].items():
+    for name in row["arms"]:
+        if name not in medians:
+            process = OURS if name.startswith(OURS) else name
+            error = row["failed"].get(name) or row["failed"].get(
+                process, "not reached")
+            yield f"  {name:<26}{'does not fit' if no_memory(error) else error}"
+            continue
+        rates = row["images_per_second"][name]
         low, high = np.percentile(rates, (25, 75))
-        text = (f"  {name:<26}{medians[name]:>11,.0f} images/s ({low:,.0f} - "
-                f"{high:,.0f})")
+        text = f"  {name:<26}{medians[name]:>11,.0f} images/s "
+        text += f"({low:,.0f} - {high:,.0f})" if len(rates) > 1 else "(once, alone)"
         if not name.startswith(OURS):
             text += f"   ours at best {best / medians[name]:.2f} times as fast"
         if name in row["targets"]:
             text += f" (target {row['targets'][name]:.1f})"
-        if name in row["peak_mb"]:
-            text += f"   peak {row['peak_mb'][name]:,.0f} MB"
+        if setup := row["setup"].get(name):
+            peak = setup["alone"]["device_peak_mb"] or setup["alone"]["peak_mb"]
+            text += f"   peak {peak:,.0f} MB"
+            if setup.get("temporary_mb"):
+                text += f" (a step's temporaries {setup['temporary_mb']:,.0f})"
         yield text
