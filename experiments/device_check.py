@@ -1,7 +1,9 @@
 """Does everything work on this GPU, and how fast? One command, 8 minutes at most.
 
-    python experiments/device_check.py             on a GPU
-    python experiments/device_check.py --small     on a CPU, made small: 5 minutes
+    python experiments/device_check.py                          on a GPU
+    python experiments/device_check.py --small --minutes=30     made small, on a CPU
+
+Made small, it took 148 s and 779 s on two cores that were busy with other work.
 
 operations   every operation and its gradients, compared with float64 on the CPU
 networks     a training step of every registered network, compared with the CPU

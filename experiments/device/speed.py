@@ -278,5 +278,5 @@ def lines(row: dict[str, Any]) -> Iterator[str]:
             peak = setup["alone"]["device_peak_mb"] or setup["alone"]["peak_mb"]
             text += f"   peak {peak:,.0f} MB"
             if setup.get("temporary_mb"):
-                text += f" (a step's temporaries {setup['temporary_mb']:,.0f})"
+                text += f" (a step's temporaries {setup['temporary_mb']:,.1f})"
         yield text

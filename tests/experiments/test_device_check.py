@@ -368,7 +368,7 @@ def test_the_table_and_exit_code_1(monkeypatch, tmp_path, capsys):
     assert "not reached: vgg16" in text and "does not fit: LeNet-5" in text
     assert "WRONG conv: error 1" in text and "other bits" in text
     assert "2.00 times as fast (target 3.0)" in text
-    assert "peak 1,500 MB (a step's temporaries 700)" in text
+    assert "peak 1,500 MB (a step's temporaries 700.4)" in text
     assert json.loads((tmp_path / "device_check.json").read_text())["parts"] == FOUND
     device_check.main(["--small", f"--out={tmp_path}", "--part", "networks"])
 
