@@ -69,6 +69,8 @@ def recipe_of(name: str, shape: Shape, dtype: str,
     config.dtype, config.batch_size = dtype, EXAMPLES
     config.model.name, config.model.conv, config.model.pool = name, "lax", "lax"
     config.optimizer.name, config.optimizer.learning_rate = "sgd", 0.5
+    if name in PER_PIXEL:
+        config.data.task = "segment"
     with config.unlocked():
         config.model.fields.update(fields or {})
     parts = {"train": EXAMPLES, "validation": EXAMPLES, "test": EXAMPLES}
