@@ -73,7 +73,7 @@ class Facts(NamedTuple):
     collectives: dict[str, int]    # {'all-reduce': how many}
     collective_bytes: int          # of their results on a device
     host_transfers: list[str]      # instructions that exchange data with the host
-    float32_convolutions: list[str]  # of the network, with an operand in float32
+    float32_convolutions: list[str]  # of the network, see `is_float32`
 
 
 def facts(text: str) -> Facts:
@@ -89,10 +89,19 @@ def facts(text: str) -> Facts:
             size += size_in_bytes(line.type)
         if is_transfer(line):
             transfers.append(line.name)
-        if line.opcode in ("convolution", "dot") and of_network(line) and any(
-                types.get(name, "").startswith("f32[") for name in line.operands):
+        if is_float32(line, types) and of_network(line):
             wide.append(line.name)
     return Facts(dict(kinds), size, transfers, wide)
+
+
+def is_float32(line: Instruction, types: dict[str, str]) -> bool:
+    """Tells whether a convolution or matrix product computes in float32.
+
+    Its result and an operand are in float32. With a result in bfloat16, a kernel in
+    float32 is the compiler's choice: it lets the matrix unit round the kernel.
+    """
+    return (line.opcode in ("convolution", "dot") and line.type.startswith("f32[")
+            and any(types.get(name, "").startswith("f32[") for name in line.operands))
 
 
 def of_network(line: Instruction) -> bool:

@@ -17,6 +17,7 @@ HloModule jit_step, is_scheduled=true
   %warped = f32[8,2]{1,0} convolution(%p, %q), metadata={op_name="jit(f)/augmentation/dot_general"}
   %dense = f32[8,2]{1,0} convolution(%p, %q), metadata={op_name="jvp(Net)/dot_general"}
   %eval = f32[8,2]{1,0} convolution(%p, %q), metadata={op_name="jit(f)/Net/dot_general"}
+  %rounded = bf16[8,2]{1,0} convolution(%p, %q), dim_labels=bf_io->bf
   ROOT %mixed = f32[8,2]{1,0} convolution(%p, %q), dim_labels=bf_io->bf
 }
 
