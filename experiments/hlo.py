@@ -17,6 +17,9 @@ COLLECTIVES = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all",
                "collective-permute", "collective-broadcast")
 TRANSFERS = ("infeed", "outfeed")
 HOST_MEMORY = "S(5)"  # the memory space of the host in a TPU's layouts
+ON_CHIP = "S(1)"      # that of a TPU's on-chip memory
+# Instructions that move no data, or whose start is counted.
+FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast")
 
 
 class Instruction(NamedTuple):
@@ -65,6 +68,35 @@ def size_in_bytes(kind: str) -> int:
     return sum(
         BITS.get(name, 0) // 8 * math.prod(int(n) for n in dims.split(",") if n)
         for name, dims in re.findall(r"(\w+)\[([\d,]*)\]", kind))
+
+
+def hbm_traffic(text: str) -> int:
+    """Counts the bytes that a program moves from and to a TPU's memory (HBM).
+
+    It adds the operands and results of each instruction of the main computation, except
+    arrays in on-chip memory. XLA's own count includes those, so it grows with each copy
+    to on-chip memory, which makes a program faster. The body of a loop is left out.
+    """
+    lines = instructions(text[text.rfind("\nENTRY "):])
+    types = {line.name: line.type for line in lines}
+    total = 0
+    for line in lines:
+        if line.opcode in FREE or line.opcode.endswith("-done"):
+            continue
+        kinds = [types.get(name, "") for name in line.operands]
+        if line.opcode in ("copy-start", "slice-start"):  # type: its operand too
+            moved = of_hbm(line.type.replace(kinds[0], "", 1))
+            whole = size_in_bytes(line.type.replace(kinds[0], "", 1))
+            total += moved + (whole if of_hbm(kinds[0]) else 0)
+        else:
+            total += of_hbm(line.type) + sum(map(of_hbm, kinds))
+    return total
+
+
+def of_hbm(kind: str) -> int:
+    """Adds up the bytes of the arrays of a type that are not in on-chip memory."""
+    arrays = re.findall(r"\w+\[[\d,]*\](?:\{[^}]*\})?", kind)
+    return sum(size_in_bytes(array) for array in arrays if ON_CHIP not in array)
 
 
 class Facts(NamedTuple):

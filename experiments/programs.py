@@ -247,13 +247,15 @@ def compile_for_tpu(network: str, topology: str, arm: str,
     compiled = lowered.compile()
     seconds = time.perf_counter() - begun
     cost = compiled.cost_analysis()
-    facts = hlo.facts(compiled.as_text())
+    text = compiled.as_text()
+    facts = hlo.facts(text)
     return {
         "chip": f"tpu-{topology.partition(':')[0]}", "chips": len(devices),
         "program": program.partition(" ")[0],
         "steps": int(program.partition(" ")[2] or 1), "images": chosen.images,
         "hbm": memory_of(compiled),
         "flops": cost["flops"], "bytes": cost["bytes accessed"],
+        "hbm_traffic": hlo.hbm_traffic(text),
         "params": table.params, "stats": table.stats, "macs": table.macs,
         "collectives": facts.collectives, "collective_bytes": facts.collective_bytes,
         "host_transfers": len(facts.host_transfers),

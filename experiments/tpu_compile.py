@@ -29,6 +29,7 @@ on two free cores, up to an hour on busy ones, and 3 GB.
 
 import argparse
 import json
+import operator
 import os
 import subprocess
 import sys
@@ -68,8 +69,8 @@ ROWS: tuple[Row, ...] = (
     ("mobilenet_v2", "v5e:2x2", "jit", "train 1"),
 )
 HEAD = ("network", "topology", "arm", "program", "images", "HBM GiB", "of", "GFLOP",
-        "/ layers", "GB moved", "limit ms", "images/s", "all-reduces", "MB sent",
-        "expected", "host", "f32 conv", "compile s")
+        "/ layers", "GB moved", "of HBM", "limit ms", "images/s", "all-reduces",
+        "MB sent", "expected", "host", "f32 conv", "compile s")
 
 
 def row_name(network: str, topology: str, arm: str, program: str) -> str:
@@ -150,6 +151,15 @@ def limit(facts: dict[str, Any]) -> float:
                                         of_call(facts, "bytes"))
 
 
+def hbm_traffic(facts: dict[str, Any]) -> str:
+    """Formats the traffic of HBM; '-' where it is not known.
+
+    `hlo.hbm_traffic` leaves out loops, so that of several steps is not known.
+    """
+    known = facts["steps"] == 1 and "hbm_traffic" in facts
+    return f"{facts['hbm_traffic'] / 1e9:,.2f}" if known else "-"
+
+
 def layer_flops(facts: dict[str, Any]) -> float:
     """Counts a call's FLOPs by the layer table: 2 a multiply-add, 3 passes to train."""
     passes = 1 if facts["program"] == "eval" else 3
@@ -167,7 +177,8 @@ def cells(name: str, facts: dict[str, Any]) -> list[str]:
             f"{PEAKS[facts['chip']].memory / 2**30:.0f}",
             f"{of_call(facts, 'flops') / 1e9:,.1f}",
             f"{of_call(facts, 'flops') / layer_flops(facts):.2f}",
-            f"{of_call(facts, 'bytes') / 1e9:,.2f}", f"{1e3 * seconds:,.3f}",
+            f"{of_call(facts, 'bytes') / 1e9:,.2f}", hbm_traffic(facts),
+            f"{1e3 * seconds:,.3f}",
             f"{facts['images'] / seconds:,.0f}",
             str(sum(facts["collectives"].values())),
             f"{facts['collective_bytes'] / 1e6:.2f}",
@@ -182,8 +193,10 @@ def against_flax(rows: dict[str, dict[str, Any]]) -> list[str]:
         ours = rows.get(name.replace(" flax ", " jit "))
         if " flax " not in name or ours is None or "failed" in {**ours, **theirs}:
             continue
+        # Rows of earlier versions have no traffic of HBM.
+        traffic = "hbm_traffic" if "hbm_traffic" in ours.keys() & theirs else "bytes"
         for what, of in (("memory", lambda facts: facts["hbm"]),
-                         ("bytes accessed", lambda facts: facts["bytes"]),
+                         (traffic.replace("_", " "), operator.itemgetter(traffic)),
                          ("all-reduces",
                           lambda facts: sum(facts["collectives"].values())),
                          ("bytes sent", lambda facts: facts["collective_bytes"])):

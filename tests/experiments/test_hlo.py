@@ -48,6 +48,30 @@ def test_facts_of_a_program():
     assert facts.host_transfers == []
 
 
+def test_traffic_of_hbm_is_without_on_chip_memory():
+    """Copies read 400 and 80 bytes to the chip, and write 40 back."""
+    program = """
+%body (q: f32[1000]) -> f32[1000] {
+  ROOT %q = f32[1000]{0} copy(%q)
+}
+
+ENTRY %main (a: f32[100]) -> f32[10] {
+  %a = f32[100]{0:T(128)} parameter(0)
+  %s = (f32[100]{0:T(128)S(1)}, f32[100]{0:T(128)}, u8[]{:S(2)}) copy-start(%a)
+  %d = f32[100]{0:T(128)S(1)} copy-done(%s)
+  %t = ((f32[100]{0:T(128)}), f32[20]{0:T(128)S(1)}, u8[]{:S(1)}) slice-start(%a)
+  %u = f32[20]{0:T(128)S(1)} slice-done(%t)
+  %f = bf16[20]{0:T(128)S(1)} fusion(%d, %u), kind=kLoop, calls=%body
+  %v = (bf16[20]{0:T(128)}, bf16[20]{0:T(128)S(1)}, u8[]{:S(1)}) copy-start(%f)
+  %w = bf16[20]{0:T(128)} copy-done(%v)
+  ROOT %y = f32[10]{0:T(128)} fusion(%w, %d), kind=kLoop, calls=%body
+}
+"""
+    read_by_last, written_by_last = 40, 40
+    assert hlo.hbm_traffic(program) == pytest.approx(
+        400 + 80 + 40 + read_by_last + written_by_last, abs=3)  # semaphores
+
+
 @pytest.mark.parametrize("line", LINES)
 def test_transfers_to_and_from_the_host(line):
     assert bool(hlo.facts(line).host_transfers) == LINES[line]

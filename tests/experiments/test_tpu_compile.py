@@ -17,7 +17,7 @@ FACTS = {
     "hbm": 2 * 2**30, "flops": 197e9, "bytes": 1e6, "params": 1000, "stats": 10,
     "macs": 300_000_000, "collectives": {"all-reduce": 3}, "collective_bytes": 4_080,
     "host_transfers": 0, "float32_convolutions": 0, "compile_s": 1.0,
-    "libtpu": "1.2", "jax": "3.4"}
+    "hbm_traffic": 8e5, "libtpu": "1.2", "jax": "3.4"}
 
 
 def test_a_program_without_fault():
@@ -85,7 +85,8 @@ def test_the_rows_are_of_every_network_and_topology():
 
 
 @pytest.mark.parametrize("change, fact", [
-    ({}, None), ({"bytes": 2e6}, "bytes accessed 2,000,000, plain Flax 1,000,000"),
+    ({}, None), ({"hbm_traffic": 9e5}, "hbm traffic 900,000, plain Flax 800,000"),
+    ({"bytes": 2e6}, None),  # on-chip memory too
     ({"hbm": 2**32}, "memory"), ({"collectives": {"all-reduce": 4}}, "all-reduces 4"),
     ({"collective_bytes": 4081}, "bytes sent")])
 def test_what_needs_more_than_plain_flax_is_said(change, fact):
