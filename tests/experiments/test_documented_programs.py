@@ -1,7 +1,8 @@
 """The programs of the README's commands and of the notebooks compile for a GPU, a TPU.
 
 For CUDA they are lowered by `jax.export`; for the TPU of Colab, one chip of a v5e, they
-are compiled by libtpu where it is installed. Nothing is run.
+are compiled by libtpu where it is installed. Nothing is run. Left out are the programs
+of inspection and of single layers (conv_comparison.py, gallery.py).
 """
 
 import functools
@@ -10,6 +11,7 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,8 @@ from ml_collections import ConfigDict, config_flags
 from tests.support.tiny_runs import picture_folder
 
 from cnn_jax import ops
+from cnn_jax.data.scaling import scale
+from cnn_jax.interop import pretrained
 from cnn_jax.networks.roofline import PEAKS
 from cnn_jax.networks.trace import features
 from cnn_jax.training import parallel
@@ -31,6 +35,7 @@ from experiments import gallery, hlo, programs, published
 ROOT = Path(__file__).parents[2]
 WITH_CONFIG = "python main.py --config="
 REPRODUCE = "python experiments/reproduce.py --only "
+PREDICT = "python main.py --mode=predict --model="
 # Commands that compile no training program: they print a table or read a run.
 OTHERS = ("--mode=list", "--mode=summary", "--mode=eval", "--mode=predict",
           "--mode=serve", "--mode=export", "--mode=inspect", "--mode=report",
@@ -38,12 +43,12 @@ OTHERS = ("--mode=list", "--mode=summary", "--mode=eval", "--mode=predict",
 
 
 def commands() -> list[str]:
-    """Reads the README's training commands."""
+    """Reads the README's commands that compile a network."""
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(),
                         re.MULTILINE | re.DOTALL)
     lines = [line.replace(".venv/bin/", "") for block in blocks
              for line in block.replace("\\\n", " ").splitlines()]
-    return [line for line in lines if line.startswith(REPRODUCE)
+    return [line for line in lines if line.startswith((REPRODUCE, PREDICT))
             or line.startswith(WITH_CONFIG)
             and not any(other in line for other in OTHERS)]
 
@@ -121,11 +126,32 @@ def looks_of_the_notebook(config: ConfigDict, device: jax.Device
             recipe.model, variables, recipe.scale(images))), (variables, images))}
 
 
+def prediction(source: str, device: jax.Device) -> tuple[Callable, tuple]:
+    """Returns the prediction of a network with published weights, and its arguments."""
+    row = pretrained.find_row(source)
+    network = pretrained.network_of(row)
+    pixels = jax.ShapeDtypeStruct((1, *row.preprocessing.size, 3), jnp.uint8)
+
+    def predict(variables: Any, images: jax.Array) -> jax.Array:
+        return jax.nn.softmax(network.apply(variables, scale(images, row.scaling),
+                                            train=False))
+
+    variables = jax.eval_shape(
+        lambda images: network.init(jax.random.key(0), scale(images, row.scaling),
+                                    train=False), pixels)
+    placement = parallel.mesh_placement([device], parallel.ABSTRACT)
+    return jax.jit(predict), tuple(placement.replicate(programs.zeros(each))
+                                   for each in (variables, pixels))
+
+
 def all_of(what: str, device: jax.Device, tmp_path: Path,
            monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Callable, tuple]]:
     """Lists the programs of a command or notebook: {name: (step, arguments)}."""
     if what == "operations.ipynb":
         return operations_of_the_notebook(device)
+    if what.startswith(PREDICT):
+        source = what.removeprefix(PREDICT).split()[0]
+        return {"predict": prediction(source, device)}
     command = f"{WITH_CONFIG}configs/lenet.py" if what == "quickstart.ipynb" else what
     if what.startswith(REPRODUCE):
         row = published.EXPERIMENTS[what.removeprefix(REPRODUCE)]
@@ -145,11 +171,11 @@ def all_of(what: str, device: jax.Device, tmp_path: Path,
 DOCUMENTED = [*commands(), "quickstart.ipynb", "operations.ipynb"]
 
 
-def test_the_commands_are_those_that_train():
-    names = [command.removeprefix(WITH_CONFIG).removeprefix(REPRODUCE).split()[0]
+def test_the_commands_are_those_of_the_readme():
+    names = [re.sub(f"^({WITH_CONFIG}|{REPRODUCE}|{PREDICT})", "", command).split()[0]
              for command in commands()]
-    assert {"shapes_shape_cnn", "configs/lenet.py", "configs/segmentation.py",
-            "configs/multilabel.py", "configs/folder.py",
+    assert {"torchvision:resnet50", "shapes_shape_cnn", "configs/lenet.py",
+            "configs/segmentation.py", "configs/multilabel.py", "configs/folder.py",
             "configs/transfer.py:torchvision:mobilenet_v2"} == set(names)
 
 
