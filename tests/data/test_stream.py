@@ -206,8 +206,7 @@ def test_a_set_that_would_not_fit_is_streamed(settings, monkeypatch, name, share
 
 def test_images_that_no_split_uses_need_no_memory(settings, monkeypatch):
     """Of the 197 images, data.limit keeps 5 for training."""
-    with settings.unlocked():
-        settings.limit = 5
+    settings = data_config(**settings.to_dict() | {"limit": 5})
     counts = [len(split.labels) for split in data.load(settings, 3)[1:4]]
     assert counts[0] == 5 and sum(counts) < 190
     for images, streamed in ((sum(counts), False), (sum(counts) - 1, True)):
