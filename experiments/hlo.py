@@ -85,9 +85,8 @@ def hbm_traffic(text: str) -> int:
             continue
         kinds = [types.get(name, "") for name in line.operands]
         if line.opcode in ("copy-start", "slice-start"):  # type: its operand too
-            moved = of_hbm(line.type.replace(kinds[0], "", 1))
-            whole = size_in_bytes(line.type.replace(kinds[0], "", 1))
-            total += moved + (whole if of_hbm(kinds[0]) else 0)
+            copy = line.type.replace(kinds[0], "", 1)
+            total += of_hbm(copy) + (size_in_bytes(copy) if of_hbm(kinds[0]) else 0)
         else:
             total += of_hbm(line.type) + sum(map(of_hbm, kinds))
     return total

@@ -1,4 +1,4 @@
-"""Holds what experiments share: exit codes, output folder, first steps, the machine."""
+"""Holds what experiments share: exit codes, output folder, processes, the machine."""
 
 import json
 import os
@@ -62,6 +62,22 @@ def first_step(given: list[str], cache: str) -> dict[str, float]:
     if done.returncode:
         raise RunError(f"the first step of {' '.join(given)} ended with code "
                        f"{done.returncode}: {done.stderr.strip()[-300:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def row_in_new_process(script: str, *row: str) -> dict:
+    """Runs `script --row ROW` on the CPU in a new process; returns what it prints last.
+
+    Raises InputError if it ends with code 2, and RunError if it fails otherwise.
+    """
+    done = subprocess.run(
+        [sys.executable, script, "--row", *row], capture_output=True, text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        if done.returncode == 2:
+            raise InputError(lines[-1].partition(": ")[2])
+        raise RunError(lines[-1][:300])
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -12,9 +12,7 @@ them. Nothing is run. `*` marks the implementation that the package chooses.
 
 import argparse
 import json
-import os
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -29,11 +27,11 @@ import numpy as np  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
 from cnn_jax.data import warp  # noqa: E402
-from cnn_jax.errors import RunError  # noqa: E402
 from cnn_jax.ops.conv import lax as conv_lax  # noqa: E402
 from cnn_jax.ops.conv import taps  # noqa: E402
 from cnn_jax.ops.conv.spec import ConvSpec  # noqa: E402
-from experiments.measuring import make_out, run_script  # noqa: E402
+from experiments.measuring import (make_out, row_in_new_process,  # noqa: E402
+                                   run_script)
 
 OUT = Path(__file__).parents[1] / "measured" / "accelerators"
 LENET = ConvSpec((64, 28, 28, 1), (5, 5, 1, 6), strides=(1, 1),
@@ -105,16 +103,8 @@ def main(argv: list[str] | None = None) -> None:
         print(json.dumps(compile_choice(flags.row)))
         return
     make_out(flags.out)
-    rows = []
-    for index, choice in enumerate(CHOICES):
-        done = subprocess.run(
-            [sys.executable, __file__, "--row", str(index)], capture_output=True,
-            text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
-        if done.returncode:
-            raise RunError(f"{choice[0]}, {choice[1]}: "
-                           + (done.stderr.strip().splitlines() or ["no message"])[-1])
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-    text = table(rows)
+    text = table([row_in_new_process(__file__, str(index))
+                  for index in range(len(CHOICES))])
     (flags.out / "tpu_choices.txt").write_text(
         f"python experiments/tpu_choices.py   (jax {jax.__version__}; compiled for one "
         f"chip of a v5e, not run)\n\n{text}")

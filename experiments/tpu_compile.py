@@ -30,8 +30,6 @@ on two free cores, up to an hour on busy ones, and 3 GB.
 import argparse
 import json
 import operator
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -41,7 +39,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cnn_jax.errors import InputError, RunError  # noqa: E402
 from cnn_jax.networks.roofline import PEAKS  # noqa: E402
 from cnn_jax.workdir.machine import commit  # noqa: E402
-from experiments.measuring import make_out, run_script  # noqa: E402
+from experiments.measuring import (make_out, row_in_new_process,  # noqa: E402
+                                   run_script)
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "measured" / "accelerators"
@@ -88,15 +87,10 @@ def compile_apart(name: Row) -> dict[str, Any]:
 
     A compiler that fails gives a row with the last line of its error.
     """
-    done = subprocess.run(
-        [sys.executable, __file__, "--row", *name], capture_output=True, text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"})
-    if done.returncode == 2:
-        raise InputError(done.stderr.splitlines()[-1].partition(": ")[2])
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        return {"failed": lines[-1][:300]}
-    return json.loads(done.stdout.splitlines()[-1])
+    try:
+        return row_in_new_process(__file__, *name)
+    except RunError as error:
+        return {"failed": str(error)}
 
 
 def allowed_bytes(facts: dict[str, Any]) -> int:

@@ -104,15 +104,15 @@ def load(config: ConfigDict, seed: int, stored: Stored | None = None) -> Dataset
     source = stored or _read(config)
     if user_code.is_reference(config.task) or _is_reference(config.name):
         _check_labels(source, task_of(config))
-    used = (_used(source, config, seed)
-            if isinstance(source, StoredRecords) and config.limit else None)
-    streamed, reason = streams(used or source, preprocessing_of(config), config)
+    records = None
+    if isinstance(source, StoredRecords) and config.limit:  # decode what a split uses
+        records = _split_records(source, config, seed)
+        source = _used(source, records)
+    streamed, reason = streams(source, preprocessing_of(config), config)
     if streamed:
-        records = _split_records(_as_records(source, config), config, seed)
+        records = records or _split_records(_as_records(source, config), config, seed)
         return lazy_dataset(records, preprocessing_of(config),
                             config.on_error == "skip", reason)
-    if used:
-        return _decode_used(used, config)
     if isinstance(source, StoredRecords):
         whole = decode(source, preprocessing_of(config))
     else:
@@ -120,6 +120,10 @@ def load(config: ConfigDict, seed: int, stored: Stored | None = None) -> Dataset
             name: examples._replace(images=convert_images(
                 examples.images, preprocessing_of(config)))
             for name, examples in source.splits.items()})
+    if records:  # it is split already
+        empty = whole.splits["train"].take(slice(0))
+        return _dataset(whole, config, *(whole.splits.get(name, empty)
+                                         for name in ("train", "validation", "test")))
     return _dataset(whole, config, *split(whole, config, seed, task_of(config)))
 
 
@@ -138,21 +142,12 @@ def _outputs(stored: Stored | StoredRecords, config: ConfigDict) -> str:
             else f"{count} classes")
 
 
-def _used(source: StoredRecords, config: ConfigDict, seed: int) -> StoredRecords:
-    """Splits a set and leaves out the records that no split uses."""
-    records = _split_records(source, config, seed)
+def _used(source: StoredRecords, records: RecordDataset) -> StoredRecords:
+    """Leaves out the records of a set that no split uses."""
     splits = {"train": records.train, "validation": records.validation,
               "test": records.test}
     return source._replace(splits={
         name: split for name, split in splits.items() if len(split)})
-
-
-def _decode_used(used: StoredRecords, config: ConfigDict) -> Dataset:
-    """Decodes a set that is split already."""
-    whole = decode(used, preprocessing_of(config))
-    train, empty = whole.splits["train"], whole.splits["train"].take(slice(0))
-    return _dataset(whole, config, train, whole.splits.get("validation", empty),
-                    whole.splits.get("test", empty))
 
 
 def accept(arrays: Arrays, config: ConfigDict) -> tuple[ConfigDict, Stored]:

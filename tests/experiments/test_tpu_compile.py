@@ -11,6 +11,7 @@ from cnn_jax.data import warp
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.ops.conv import auto
 from experiments import programs, tpu_choices, tpu_compile
+from experiments.measuring import row_in_new_process
 
 FACTS = {
     "chip": "tpu-v5e", "chips": 4, "program": "train", "steps": 1, "images": 100,
@@ -154,3 +155,19 @@ def test_programs_are_compiled_for_the_tpu_of_colab(name):
     for program in ("train 1", "eval"):
         facts = tpu_compile.compile_apart((name, "v5e:1x1", "jit", program))
         assert tpu_compile.faults(facts) == [], (program, facts)
+
+
+@pytest.mark.parametrize("code, error", [
+    (0, None), (2, InputError), (1, RunError)])
+def test_a_row_in_a_new_process(tmp_path, code, error):
+    script = tmp_path / "rows.py"
+    script.write_text("import json, sys\n"
+                      "print('a warning')\n"
+                      "print(json.dumps(sys.argv[1:]))\n"
+                      "print('rows.py: the reason', file=sys.stderr)\n"
+                      f"sys.exit({code})\n")
+    if error is None:
+        assert row_in_new_process(str(script), "a b", "c") == ["--row", "a b", "c"]
+        return
+    with pytest.raises(error, match="the reason"):
+        row_in_new_process(str(script), "a")
