@@ -6,7 +6,8 @@
 The shapes are convolutions of all registered networks at the published image sizes, at
 batches from 1 to 128, drawn with a fixed seed. For each of the three passes, all
 methods that support it run in turn, A B C A B C. Their operands rotate, so that they
-come from memory and not from the cache, as in a training step. Writes auto_grid.json,
+come from memory and not from the cache, as in a training step. Memory is kept in huge
+pages, as by main.py. Writes auto_grid.json,
 auto_grid.txt and auto_grid.png.
 """
 
@@ -17,22 +18,30 @@ import json
 import math
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import matplotlib.pyplot as plt
-import numpy as np
-from rich.progress import track
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from cnn_jax import networks
-from cnn_jax.layers import Layers
-from cnn_jax.native import convolution, cost, library, lowering
-from cnn_jax.ops.conv import auto, lax as conv_lax, registry
-from cnn_jax.ops.conv.spec import ConvSpec
+from cnn_jax.huge_pages import use_huge_pages  # noqa: E402
+
+if __name__ == "__main__":
+    use_huge_pages()  # as main.py does; before JAX starts
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+from rich.progress import track  # noqa: E402
+
+from cnn_jax import networks  # noqa: E402
+from cnn_jax.layers import Layers  # noqa: E402
+from cnn_jax.native import convolution, cost, library, lowering  # noqa: E402
+from cnn_jax.ops.conv import auto, lax as conv_lax, registry  # noqa: E402
+from cnn_jax.ops.conv.spec import ConvSpec  # noqa: E402
 
 PASSES = ("forward", "input gradient", "weight gradient")
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)

@@ -1,5 +1,6 @@
 """Computes the theoretical and the effective receptive field of a unit."""
 
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -78,8 +79,8 @@ def fit_box(weights: np.ndarray) -> PixelBox | None:
     for axis in (0, 1):
         density = weights.sum(1 - axis, dtype=np.float64) / total
         middles = np.arange(len(density)) + 0.5
-        mean = density @ middles
-        size = np.sqrt(12 * (density @ (middles - mean) ** 2) + 1)
+        mean = float(density @ middles)
+        size = math.sqrt(12 * (density @ (middles - mean) ** 2) + 1)
         intervals.append((mean - size / 2, size))
     (top, height), (left, width) = intervals
     return PixelBox(top, left, height, width)
