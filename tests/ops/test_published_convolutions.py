@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from cnn_jax import ops
+from cnn_jax.native import cost, library
 from tests.support.gradcheck import compiled, normal, relative_error
 
 
@@ -126,28 +127,99 @@ def is_for_winograd(w, strides, padding, lhs_dilation, rhs_dilation, axes, *grou
     return kernel == [3, 3] and strides == rhs_dilation == (1, 1)
 
 
+def in_program_of(name):
+    """Lists the problems that an algorithm can compute."""
+    return [(x, w, options, y) for x, w, options, y in problems()
+            if (name in ANY_SHAPE or is_for_winograd(w, *options))
+            and (options[-1] == 1 or name in ("lax", "onednn", "auto"))]
+
+
+def all_passes(convolution, cases):
+    """Makes a function of [(x, w, g)] that returns [(y, dx, dw)]."""
+    def run(arrays):
+        results = []
+        for (x, w, g), (_, _, options, _) in zip(arrays, cases):
+            value, vjp = jax.vjp(lambda x, w: convolution(x, w, *options), x, w)
+            results.append((value, *vjp(g)))
+        return results
+    return compiled(run)
+
+
+def arrays_of(cases, dtype):
+    return [(x.astype(dtype), w.astype(dtype), normal(2, *y.shape).astype(dtype))
+            for x, w, _, y in cases]
+
+
+def in_float64(cases):
+    """Computes y by NumPy and both gradients by XLA."""
+    with jax.enable_x64(True):
+        by_xla = all_passes(jax.lax.conv_general_dilated, cases)(
+            arrays_of(cases, np.float64))
+    return [(y, dx, dw) for (*_, y), (_, dx, dw) in zip(cases, by_xla)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ops.ALGORITHMS)
 def test_convolutions_of_jax(name):
     """The value equals NumPy's, and both gradients equal those of XLA."""
     skip_without(name)
-    taken = [(x, w, options, y) for x, w, options, y in problems()
-             if (name in ANY_SHAPE or is_for_winograd(w, *options))
-             and (options[-1] == 1 or name in ("lax", "onednn", "auto"))]
-    assert taken
-
-    def passes(convolution):
-        def run(arrays):
-            results = []
-            for (x, w), (_, _, options, y) in zip(arrays, taken):
-                value, vjp = jax.vjp(lambda x, w: convolution(x, w, *options), x, w)
-                results.append((value, *vjp(normal(2, *y.shape))))
-            return results
-        return compiled(run)([(x, w) for x, w, *_ in taken])
-
+    cases = in_program_of(name)
+    assert cases
     with jax.enable_x64(True):
-        actual = passes(ops.conv_general_dilated(name))
-        expected = passes(jax.lax.conv_general_dilated)
-        for ours, (_, dx, dw), (_, _, options, y) in zip(actual, expected, taken):
-            for a, b in zip(ours, (y, dx, dw)):
-                assert relative_error(a, b) <= 1e-12, options
+        actual = all_passes(ops.conv_general_dilated(name), cases)(
+            arrays_of(cases, np.float64))
+    for ours, theirs, (_, _, options, _) in zip(actual, in_float64(cases), cases):
+        for a, b in zip(ours, theirs):
+            assert relative_error(a, b) <= 1e-12, options
+
+
+def widened(convolution):
+    """Adds channels and outputs of zeros, up to 16, around the same problem.
+
+    The library computes only multiples of 16 by Winograd's method.
+    """
+    def run(x, w, *options):
+        lhs, rhs, out = options[4]
+        wide_x = jnp.pad(x, [(0, -size % 16 * (axis == "C"))
+                             for size, axis in zip(x.shape, lhs)])
+        wide_w = jnp.pad(w, [(0, -size % 16 * (axis in "IO"))
+                             for size, axis in zip(w.shape, rhs)])
+        return jax.lax.slice_in_dim(convolution(wide_x, wide_w, *options), 0,
+                                    w.shape[rhs.index("O")], axis=out.index("C"))
+    return run
+
+
+def forced(method):
+    """Makes a `cost.method_of` that chooses this method where the library has it."""
+    def method_of(kind, spec, dtype):
+        has = spec.groups == 1 if method == cost.IM2COL else cost.supports(spec, dtype)
+        return method if has else cost.ONEDNN
+    return method_of
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, method", [
+    ("onednn", None), ("auto", None), ("auto", cost.IM2COL),
+    ("auto", cost.WINOGRAD_2), ("auto", cost.WINOGRAD_4)])
+def test_convolutions_of_jax_in_the_library(name, method, monkeypatch):
+    """In float32, which the library computes; the expected values are of float64.
+
+    Most problems are calls of the library: it has no dilated images.
+    """
+    if library.load() is None:
+        pytest.skip(library.describe())
+    cases, convolution = in_program_of(name), ops.conv_general_dilated(name)
+    if method is not None:
+        monkeypatch.setattr(cost, "method_of", forced(method))
+    if method in cost.COSTS:
+        cases = [case for case in in_program_of("winograd")
+                 if set(case[2][2]) == {1} and case[2][5:] == (1, 1)]
+        convolution = widened(convolution)
+    program = all_passes(convolution, cases).lower(arrays_of(cases, np.float32))
+    methods = [int(line.partition("method = ")[2].split()[0])
+               for line in program.as_text().splitlines() if library.TARGET in line]
+    assert methods.count(cost.ONEDNN if method is None else method) >= 2 * len(cases)
+    actual = program.compile()(arrays_of(cases, np.float32))
+    for ours, theirs, (_, _, options, _) in zip(actual, in_float64(cases), cases):
+        for a, b in zip(ours, theirs):
+            assert relative_error(a, b) <= 5e-6, options
