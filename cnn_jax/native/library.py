@@ -81,6 +81,12 @@ def describe() -> str:
     return str(library) if library else f"no oneDNN: {reason}"
 
 
+def has_bfloat16() -> bool:
+    """Tells whether there is a library, on a CPU with instructions for bfloat16."""
+    library = load()
+    return library is not None and library.bfloat16
+
+
 @functools.cache
 def _load() -> tuple[Library | None, str]:
     """Returns (library, '') or (None, reason)."""

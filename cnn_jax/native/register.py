@@ -5,4 +5,5 @@ from cnn_jax.ops.conv import addon
 
 addon.register(addon.AddOn(
     available=lambda: library.load() is not None, describe=library.describe,
-    convolution=convolution.select, channel_sums=moments.channel_sums))
+    bfloat16=library.has_bfloat16, convolution=convolution.select,
+    channel_sums=moments.channel_sums))

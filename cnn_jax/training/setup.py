@@ -24,6 +24,7 @@ from cnn_jax.interop.load import (Arrays, check_same_network, fit_variables, is_
                                   is_published, read_source)
 from cnn_jax.networks.summary import LayerTable
 from cnn_jax.networks.summary_files import save_summary, short_text
+from cnn_jax.ops.conv import addon
 from cnn_jax.optimizers import Schedule
 from cnn_jax.training import parallel
 from cnn_jax.training.eval_batch import largest_batch
@@ -117,7 +118,8 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
     with open_workdir(path, config, info) as extended:
         for line in (f"workdir: {path}", f"data: {info.source}", short_text(table),
                      f"convolutions: {table.convolutions()}",
-                     describe_devices(placement.devices)):
+                     describe_devices(placement.devices),
+                     *slower_dtype(config.dtype, placement.devices[0].platform)):
             report.line(line)
         if extended:
             report.line(f"the run is extended to {config.epochs} epochs; from here on "
@@ -134,6 +136,16 @@ def open_run(config: ConfigDict, workdir: str | Path | None, report: Reporter,
                           placement, dataset, feed, checkpoints, report,
                           jax.jit(recipe.schedule),
                           Profiler(profile_steps, path, report))
+
+
+def slower_dtype(dtype: str, platform: str) -> Iterator[str]:
+    """Yields a line if float32 is faster than `dtype` on this machine.
+
+    On a CPU, XLA alone takes longer in bfloat16, even where the CPU has instructions
+    for it (`measured/speed/bfloat16.txt`).
+    """
+    if dtype == "bfloat16" and platform == "cpu" and not addon.installed.bfloat16():
+        yield "config.dtype = bfloat16: on this CPU, float32 is faster"
 
 
 def steps_per_call(config: ConfigDict, placement: parallel.Placement) -> int:

@@ -21,8 +21,9 @@ from cnn_jax.cli.request import Request
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError, RunError
 from cnn_jax.inspection import predict
+from cnn_jax.native import library
 from cnn_jax.networks.summary import layer_table
-from cnn_jax.training import eval_batch, parallel
+from cnn_jax.training import eval_batch, parallel, setup
 from cnn_jax import console
 from cnn_jax.workdir import trained
 from cnn_jax.training.evaluate import make_evaluation
@@ -420,3 +421,19 @@ def test_evaluation_pads_little(limit, counts, devices, expected):
     size = evaluation_batch(limit, dict(zip(("validation", "test"), counts)),
                             Devices((None,) * devices))
     assert size == expected
+
+
+@pytest.mark.parametrize("made, dtype, platform, lines", [
+    (None, "bfloat16", "cpu", 1),
+    (library.Library("3.2.0", False, "OpenMP", None), "bfloat16", "cpu", 1),
+    (library.Library("3.2.0", True, "OpenMP", None), "bfloat16", "cpu", 0),
+    (None, "bfloat16", "gpu", 0), (None, "float32", "cpu", 0)])
+def test_bfloat16_on_a_cpu_without_it(monkeypatch, made, dtype, platform, lines):
+    monkeypatch.setattr(library, "load", lambda: made)
+    assert len([*setup.slower_dtype(dtype, platform)]) == lines
+
+
+def test_the_log_says_once_that_float32_is_faster(tmp_path):
+    code, output, errors = main(tmp_path, {"dtype": "bfloat16", "epochs": 1},
+                                variables={"CNN_JAX_ONEDNN": "0"})
+    assert code == 0 and output.count("float32 is faster") == 1, errors

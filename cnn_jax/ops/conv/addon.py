@@ -21,6 +21,7 @@ class AddOn(NamedTuple):
 
     available: Callable[[], bool]
     describe: Callable[[], str]  # the library and its version, or why it is missing
+    bfloat16: Callable[[], bool]  # whether it has instructions for it on this CPU
     # ('onednn' or 'native', spec, dtype) -> algorithm
     convolution: Callable[[str, ConvSpec, DTypeLike], Algorithm | None]
     # the arguments of `moments.channel_sums` -> its results
@@ -29,7 +30,8 @@ class AddOn(NamedTuple):
 
 installed = AddOn(
     available=lambda: False, describe=lambda: "cnn_jax.native.register is not imported",
-    convolution=lambda name, spec, dtype: None, channel_sums=lambda a, b, center: None)
+    bfloat16=lambda: False, convolution=lambda name, spec, dtype: None,
+    channel_sums=lambda a, b, center: None)
 
 
 def register(add_on: AddOn) -> None:
