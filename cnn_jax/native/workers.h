@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -21,26 +22,36 @@
 
 #include "xla/ffi/api/ffi.h"
 
-constexpr size_t kHugePage = 2 << 20;
+constexpr size_t kPage = 4 << 10, kHugePage = 2 << 20;
+
+// Whether CNN_JAX_HUGE_PAGES=0 asks for small pages that are given back after a call.
+inline bool GivesBack() {
+  static const bool gives_back = [] {
+    const char* setting = std::getenv("CNN_JAX_HUGE_PAGES");
+    return setting && std::strcmp(setting, "0") == 0;
+  }();
+  return gives_back;
+}
 
 // Rounds bytes up to whole lines of the cache.
 inline size_t InLines(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-// Working memory that is kept between calls: fresh pages take longer than some layers.
+// Working memory in huge pages, unless GivesBack().
 class Arena {
  public:
   template <typename T = char>
   T* Reserve(size_t count) {
     const size_t bytes = count * sizeof(T);
     if (bytes > size_) {
+      const size_t page = GivesBack() ? kPage : kHugePage;
       data_.reset();
-      size_ = (bytes + kHugePage - 1) / kHugePage * kHugePage;
-      data_.reset(static_cast<char*>(std::aligned_alloc(kHugePage, size_)));
+      size_ = (bytes + page - 1) / page * page;
+      data_.reset(static_cast<char*>(std::aligned_alloc(page, size_)));
       if (!data_) {
         size_ = 0;
         throw std::bad_alloc();
       }
-      madvise(data_.get(), size_, MADV_HUGEPAGE);
+      if (!GivesBack()) madvise(data_.get(), size_, MADV_HUGEPAGE);
     }
     return reinterpret_cast<T*>(data_.get());
   }
@@ -53,7 +64,8 @@ class Arena {
   size_t size_ = 0;
 };
 
-// Takes an idle arena, or a new one, and returns it to the idle ones at its scope's end.
+// Takes an idle arena, or a new one, and returns it to the idle ones at its scope's end:
+// fresh pages take longer than some layers. If GivesBack(), it is freed instead.
 class ScopedArena {
  public:
   ScopedArena() {
@@ -66,6 +78,7 @@ class ScopedArena {
     }
   }
   ~ScopedArena() {
+    if (GivesBack()) return;
     std::lock_guard<std::mutex> lock(Mutex());
     Idle().push_back(std::move(arena_));
   }
