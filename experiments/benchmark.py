@@ -4,6 +4,7 @@
     python experiments/benchmark.py --peers=torch,keras   and these; 30 minutes at most
     python experiments/benchmark.py --peers=onednn,torch  ours with oneDNN, and torch
     python experiments/benchmark.py --dtype=bfloat16 --only=W4
+    python experiments/benchmark.py --threads=1,2 --peers=onednn,torch
     python experiments/benchmark.py --quick               three workloads, 3 minutes
     python experiments/benchmark.py --published --peers=onednn,torch,compile
 
@@ -12,8 +13,9 @@ network from the same parameters on the same images: plain Flax (`nn.Conv`,
 `nn.BatchNorm`, no compiler options), PyTorch (eager, channels_last), Keras on
 TensorFlow and on JAX. All use huge pages. Ours also keeps its memory from step to step,
 as `main.py` does (cnn_jax/huge_pages.py); so do the arms "plain Flax, kept" and "torch,
-kept". "torch, small pages" is PyTorch as users start it. "torch.compile" is PyTorch
-with its compiler; it keeps its memory too.
+kept". "torch, small pages" is PyTorch as users start it; our arms of that name run with
+CNN_JAX_HUGE_PAGES=0. "torch.compile" is PyTorch with its compiler; it keeps its memory
+too. `--threads=1,2` adds arms with one core (and two, if there are more).
 
 `--published` compares training steps of twelve networks of torchvision and timm with
 the equal networks here, by the arms that keep their memory. experiments/inference.py
@@ -42,6 +44,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from cnn_jax.native.build import builder
+from cnn_jax.workdir.machine import core_count
 
 
 class Workload(NamedTuple):
@@ -92,21 +95,27 @@ class Arm(NamedTuple):
     module: str
     settings: dict[str, str]  # of its environment
     arguments: dict = {}
+    cores: int = 0  # all
 
 
 OURS, WITH_ONEDNN = "cnn_jax", "cnn_jax + oneDNN"
+SMALL_PAGES = {"GLIBC_TUNABLES": "", "CNN_JAX_HUGE_PAGES": "0"}
 ARMS = {
     OURS: Arm("in_jax", KEPT | {"CNN_JAX_ONEDNN": "0"}, {"plain": False}),
+    "cnn_jax, small pages": Arm("in_jax", SMALL_PAGES | {"CNN_JAX_ONEDNN": "0"},
+                                {"plain": False}),
     "plain Flax": Arm("in_jax", HUGE_PAGES, {"plain": True}),
     "plain Flax, kept": Arm("in_jax", KEPT, {"plain": True}),
 }
 PEERS = {
-    "onednn": {WITH_ONEDNN: Arm("in_jax", KEPT | {"CNN_JAX_ONEDNN": "1"},
-                                {"plain": False})},
+    "onednn": {
+        WITH_ONEDNN: Arm("in_jax", KEPT | {"CNN_JAX_ONEDNN": "1"}, {"plain": False}),
+        f"{WITH_ONEDNN}, small pages": Arm(
+            "in_jax", SMALL_PAGES | {"CNN_JAX_ONEDNN": "1"}, {"plain": False})},
     "torch": {
         "torch": Arm("in_torch", HUGE_PAGES),
         "torch, kept": Arm("in_torch", KEPT),
-        "torch, small pages": Arm("in_torch", {"GLIBC_TUNABLES": ""})},
+        "torch, small pages": Arm("in_torch", SMALL_PAGES)},
     "compile": {
         "torch.compile": Arm("in_torch", KEPT, {"compiled": True})},
     "keras": {
@@ -115,10 +124,18 @@ PEERS = {
         "Keras-JAX": Arm("in_keras", HUGE_PAGES | {"KERAS_BACKEND": "jax"})},
 }
 # Arms that --published leaves out, because its networks take long to compile.
-LEFT_OUT = {"plain Flax", "plain Flax, kept", "torch", "torch, small pages"}
+LEFT_OUT = {"cnn_jax, small pages", "plain Flax", "plain Flax, kept", "torch",
+            "torch, small pages"}
 MODES = {"train": "training step", "infer": "inference"}
 PASSES = {"train": 3, "infer": 1}  # forward, input gradient, weight gradient
 LEAST_ROUNDS = 5
+
+
+def on_threads(arms: dict[str, Arm], threads: list[int]) -> dict[str, Arm]:
+    """Adds the arms with fewer cores than this process may use."""
+    return arms | {
+        f"{name}, {count} core{'s' * (count > 1)}": arm._replace(cores=count)
+        for count in threads if count < core_count() for name, arm in arms.items()}
 
 
 def measure(workload: Workload, arms: dict[str, Arm], dtype: str, seconds: float,
@@ -134,8 +151,8 @@ def measure(workload: Workload, arms: dict[str, Arm], dtype: str, seconds: float
         try:
             for name, arm in arms.items():
                 advance(f"starts {name}")
-                workers[name] = Worker(arm.module, arm.settings, **network, file=file,
-                                       dtype=dtype, **arm.arguments)
+                workers[name] = Worker(arm.module, arm.settings, arm.cores, **network,
+                                       file=file, dtype=dtype, **arm.arguments)
             check_agreement({name: w.setup for name, w in workers.items()}, workload,
                             dtype)
             measured = {"batch": workload.batch,
@@ -232,9 +249,9 @@ RATIO = "   {} {:5.2f} ({:.2f} - {:.2f}) times"
 BASES = {OURS: "ours", WITH_ONEDNN: "with oneDNN"}
 
 
-def line(row: Row, mode: str) -> str:
+def line(row: Row, mode: str, width: int) -> str:
     """Formats a row; that of a training step has memory and compile time too."""
-    text = (f"  {row.arm:<19}{row.images_per_second:>9.1f} images/s "
+    text = (f"  {row.arm:<{width}}{row.images_per_second:>9.1f} images/s "
             f"{row.gflops:>5.0f} GFLOP/s")
     for base, quartiles_of in row.ratios.items():
         if quartiles_of is None:  # the arm itself
@@ -261,7 +278,8 @@ def table(results: dict) -> str:
             if distances := measured[f"{mode}_core_distance_us"]:
                 low, middle, high = quartiles(distances)
                 head += f" (cores {middle:.2f} us apart, {low:.2f} - {high:.2f})"
-            lines += [head, *(line(row, mode) for row in rows(measured, mode))]
+            width = max(19, *(len(arm) + 1 for arm in measured[mode]))
+            lines += [head, *(line(row, mode, width) for row in rows(measured, mode))]
     return "\n".join(lines)
 
 
@@ -303,6 +321,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--peers", default="", metavar="onednn,torch,compile,keras")
     parser.add_argument("--dtype", default="float32", choices=AGREEMENT,
                         help="of the computation; parameters stay float32")
+    parser.add_argument("--threads", default="", metavar="1,2",
+                        help="adds every arm with so many cores (Linux)")
     parser.add_argument("--seconds", type=float, default=40,
                         help="of computing for each workload, after compiling")
     flags = parser.parse_args(argv)
@@ -319,6 +339,12 @@ def main(argv: list[str] | None = None) -> None:
         arms = {name: arm for name, arm in arms.items() if name not in LEFT_OUT}
     if flags.published and "keras" in flags.peers:
         parser.error("--published has no arm of Keras, but onednn, torch, compile")
+    counts = [count for count in flags.threads.split(",") if count]
+    if not all(count.isdecimal() and 1 <= int(count) <= core_count()
+               for count in counts):
+        parser.error(f"--threads={flags.threads} must be numbers of cores, from 1 to "
+                     f"{core_count()}")
+    arms = on_threads(arms, [int(count) for count in counts])
     workloads = PUBLISHED if flags.published else WORKLOADS
     names = [name for name in (QUICK if flags.quick else workloads)
              if any(part in name for part in flags.only.split(","))]

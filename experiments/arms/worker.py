@@ -51,13 +51,17 @@ def start_arrays(**arguments) -> Iterator[str]:
 
 class Worker:
     """A child process that runs `serve`; `setup` holds the facts that it first printed.
+
+    cores: how many cores it may use; 0: those of this process.
     """
 
-    def __init__(self, module: str, settings: dict[str, str], **arguments):
+    def __init__(self, module: str, settings: dict[str, str], cores: int = 0,
+                 **arguments):
         line, environment = command(module, **arguments)
-        self.process = subprocess.Popen(
-            line, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env=environment | settings)
+        with on_cores(cores):
+            self.process = subprocess.Popen(
+                line, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                env=environment | settings)
         self.setup = self._answer()
 
     def _answer(self) -> dict:
@@ -78,6 +82,20 @@ class Worker:
     def close(self) -> None:
         with self.process:  # closes the other pipe and waits
             self.process.stdin.close()
+
+
+@contextlib.contextmanager
+def on_cores(count: int) -> Iterator[None]:
+    """Starts the processes of its block on the first `count` cores; 0: on all."""
+    if not count:
+        yield
+        return
+    before = os.sched_getaffinity(0)  # of this thread, which a child inherits
+    os.sched_setaffinity(0, sorted(before)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,9 @@
 import csv
 import importlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,46 @@ def test_committed_benchmark_is_the_table_of_its_samples(load):
     for path in (ROOT / "measured" / "speed").glob("benchmark*.json"):
         text = path.with_suffix(".txt").read_text()
         assert benchmark.table(json.loads(path.read_text())) in text, path.name
+
+
+def test_arms_with_fewer_cores_stand_beside_those_with_all(load, monkeypatch):
+    benchmark = load("benchmark")
+    monkeypatch.setattr(benchmark, "core_count", lambda: 2)
+    arms = benchmark.on_threads(benchmark.ARMS, [1, 2])
+    assert {name: arm.cores for name, arm in arms.items()} == (
+        dict.fromkeys(benchmark.ARMS, 0)
+        | {f"{name}, 1 core": 1 for name in benchmark.ARMS})
+    assert benchmark.on_threads(benchmark.ARMS, []) == benchmark.ARMS
+
+
+def test_a_worker_starts_on_its_cores(load):
+    worker = load("arms.worker")
+    before = os.sched_getaffinity(0)
+    with worker.on_cores(1):
+        count = subprocess.run(
+            [sys.executable, "-S", "-c", "import os; print(os.sched_getaffinity(0))"],
+            capture_output=True, text=True, check=True).stdout
+    assert count.strip() == str({min(before)}) and os.sched_getaffinity(0) == before
+
+
+def test_small_pages_are_the_same_arms_without_kept_memory(load):
+    benchmark = load("benchmark")
+    arms = benchmark.ARMS | benchmark.PEERS["onednn"]
+    for ours in benchmark.OURS, benchmark.WITH_ONEDNN:
+        kept, small = arms[ours], arms[f"{ours}, small pages"]
+        assert small.settings["CNN_JAX_HUGE_PAGES"] == "0"
+        assert not small.settings["GLIBC_TUNABLES"] and kept.settings["GLIBC_TUNABLES"]
+        for name in ("CNN_JAX_ONEDNN", "plain"):
+            first, second = (arm.settings | arm.arguments for arm in (kept, small))
+            assert first[name] == second[name]
+
+
+@pytest.mark.parametrize("threads", ["0", "two", "1,999999"])
+def test_numbers_of_cores_that_are_not_there_are_refused(load, capsys, tmp_path,
+                                                         threads):
+    with pytest.raises(SystemExit) as end:
+        load("benchmark").main([f"--out={tmp_path}", f"--threads={threads}"])
+    assert end.value.code == 2 and f"--threads={threads}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("script", ["benchmark", "conv_comparison"])
