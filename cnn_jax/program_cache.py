@@ -7,21 +7,26 @@ turns the cache off; JAX_COMPILATION_CACHE_DIR, if set, names another folder.
 
 The key of a program is its code, the compiler's options, the versions of jax and
 jaxlib, and the devices. A call of the native library is kept by its name, so it runs in
-the library that is loaded. Programs that call Python are never kept. Programs over
-several CPU devices that call the native library are compiled at each start, because JAX
-writes an address into them. (The option
-`jax_remove_custom_partitioning_ptr_from_cache_key` removes it, which is not safe in
-general.)
+the library that is loaded. Programs that call Python are never kept.
+
+In a program over several CPU devices, a call of the native library is an address until
+the compiler asks for each device's part of it. `compile_program` leaves the address out
+of the key if the program holds all that decides the parts: `PARTS`, which
+`native.lowering` writes beside each address. Another library's parts have no such mark,
+so a program with one of them is compiled at each start.
 """
 
 import logging
 import os
+from typing import Any
 
 import jax
+from jax._src.config import remove_custom_partitioning_ptr_from_cache_key
 
 from cnn_jax import files
 
 MOST_BYTES = 1 << 30
+PARTS = "cnn_jax_parts"  # metadata of an operation that Python partitions
 SECONDS = 0.0  # least compile time; a start has a hundred programs that take 0.05 s
 
 
@@ -46,3 +51,18 @@ def use_program_cache() -> None:
             "jax_compilation_cache_max_size": MOST_BYTES,
             "jax_persistent_cache_min_compile_time_secs": SECONDS}.items():
         jax.config.update(name, value)
+
+
+def compile_program(lowered: jax.stages.Lowered, options: dict[str, Any] | None = None
+                    ) -> jax.stages.Compiled:
+    """Compiles a program with these compiler options, or takes a kept one."""
+    with remove_custom_partitioning_ptr_from_cache_key(
+            jax.default_backend() == "cpu" and jax.local_device_count() > 1
+            and holds_parts(lowered.as_text())):
+        return lowered.compile(compiler_options=options)
+
+
+def holds_parts(text: str) -> bool:
+    """Tells whether a program's text decides all that Python partitions in it."""
+    return all(PARTS in line for line in text.splitlines()
+               if "@CustomSPMDPartitioning" in line)

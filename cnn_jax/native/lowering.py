@@ -14,8 +14,10 @@ Under jit over a mesh, weight gradients per example (vmap) gather the images fir
 """
 
 import functools
+import hashlib
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,6 +33,7 @@ from cnn_jax.native import cost, library
 from cnn_jax.native.cost import WEIGHT_GRADIENT
 from cnn_jax.ops.conv import lax as conv_lax, pointwise
 from cnn_jax.ops.conv.spec import ConvSpec
+from cnn_jax.program_cache import PARTS
 
 # The roles of operands and result in the passes.
 ROLES = (("x", "w", "y"), ("y", "w", "x"), ("x", "y", "w"))
@@ -144,14 +147,25 @@ by_library_per_device.def_partition(
 
 def by_library_on_each(a: jax.Array, b: jax.Array, kind: int, spec: ConvSpec,
                        fastest: bool) -> jax.Array:
-    """Writes the convolution's options into the program, as metadata.
+    """Writes all that decides the parts into the program, as metadata.
 
     JAX writes only an address into it. So two convolutions of the same shapes could
     have one key in JAX's cache of compiled programs, and one would run the other's
-    program.
+    program. So could those of two versions of this code.
     """
-    with set_xla_metadata(convolution=repr((kind, spec, fastest))):
+    parts = repr((kind, spec, fastest, code()))
+    with set_xla_metadata(**{PARTS: parts}):
         return by_library_per_device(a, b, kind, spec, fastest)
+
+
+@functools.cache
+def code() -> str:
+    """Returns a hash of the Python code that chooses and lowers convolutions."""
+    key = hashlib.sha256()
+    for folder in ("native", "ops"):
+        for path in sorted((Path(__file__).parents[1] / folder).rglob("*.py")):
+            key.update(path.read_bytes())
+    return key.hexdigest()[:32]
 
 
 # The table at the top, as code.

@@ -17,6 +17,7 @@ from cnn_jax.data.examples import Dataset
 from cnn_jax.data.info import DataInfo
 from cnn_jax.networks.summary import layer_table
 from cnn_jax.networks.trace import ImageShape
+from cnn_jax.program_cache import compile_program
 from cnn_jax.tasks.metrics import mean
 from cnn_jax.training.eval_batch import largest_batch
 from cnn_jax.training.feed import Feed, open_feed
@@ -75,8 +76,8 @@ def make_evaluation(recipe: Recipe, placement: Placement, feed: Feed,
     def compiled(state: TrainState) -> Callable:
         if not programs:
             with report.timed("compiling evaluation"):
-                programs.append(step.lower(state, *feed.example_batch()).compile(
-                    compiler_options=ops.compiler_options()))
+                programs.append(compile_program(
+                    step.lower(state, *feed.example_batch()), ops.compiler_options()))
         return programs[0]
 
     def evaluate(state: TrainState, split: str) -> dict[str, float]:

@@ -17,6 +17,7 @@ from cnn_jax.data.examples import Examples
 from cnn_jax.data.info import SPLITS
 from cnn_jax.errors import InputError
 from cnn_jax.files import file_errors, load_arrays, save_arrays
+from cnn_jax.program_cache import compile_program
 from cnn_jax.training import parallel
 from cnn_jax.training.eval_batch import LARGEST
 from cnn_jax.training.feed import Resident
@@ -72,8 +73,8 @@ def features_of(run: Run, state: TrainState) -> dict[str, np.ndarray]:
         run.feed.evaluate, recipe=run.recipe, step=compute_features))
     replicated, feed = run.placement.replicate(state), run.feed
     with run.report.timed("compiling the features"):
-        program = step.lower(replicated, *feed.example_batch()).compile(
-            compiler_options=ops.compiler_options())
+        program = compile_program(step.lower(replicated, *feed.example_batch()),
+                                  ops.compiler_options())
     features = {}
     for split in SPLITS:
         count, size = feed.counts[split], feed.eval_batch_size

@@ -15,6 +15,7 @@ from cnn_jax import ops
 from cnn_jax.console import epoch_line
 from cnn_jax.data.progressive import training_sizes
 from cnn_jax.errors import RunError
+from cnn_jax.program_cache import compile_program
 from cnn_jax.tasks.metrics import mean
 from cnn_jax.training import parallel
 from cnn_jax.training.evaluate import Evaluate
@@ -226,9 +227,8 @@ def compile_training(run: Run, state: Any, progress: Progress,
             for count in counts:
                 example = run.feed.example_call(count, epoch)
                 lowered = step.lower(*split_leaves(state, is_kept), *example)
-                programs[size, count] = TrainProgram(lowered.compile(
-                    compiler_options=ops.compiler_options(run.config.model.remat)),
-                    is_kept)
+                programs[size, count] = TrainProgram(compile_program(
+                    lowered, ops.compiler_options(run.config.model.remat)), is_kept)
     progress.compile_seconds += time.perf_counter() - begun
     return programs
 

@@ -1,9 +1,15 @@
 """Where compiled programs are kept, and when they are not."""
 
+import json
+
 import jax
 import pytest
+from tests.support.tiny_runs import end, environment, start_python
 
 from cnn_jax import program_cache
+from cnn_jax.native import library
+from cnn_jax.program_cache import PARTS
+from experiments import measuring
 
 
 @pytest.fixture
@@ -32,3 +38,64 @@ def test_the_cache_can_be_turned_off(settings, monkeypatch, variable, value):
     monkeypatch.setenv(variable, value)
     program_cache.use_program_cache()
     assert not settings
+
+
+def test_a_program_with_parts_of_another_library_is_not_ours():
+    ours = f'stablehlo.custom_call @CustomSPMDPartitioning(%0) {{{PARTS} = "a"}}'
+    theirs = "stablehlo.custom_call @CustomSPMDPartitioning(%0) {}"
+    assert program_cache.holds_parts(f"module\n{ours}\n{ours}")
+    assert not program_cache.holds_parts(f"module\n{ours}\n{theirs}")
+
+
+# Trains two epochs; prints what the cache had and lacked, the calls of the library in
+# the training programs, and a hash of the parameters.
+START = """
+import json, sys
+import jax
+from cnn_jax import program_cache, training
+from cnn_jax.native import library
+from cnn_jax.training import loop
+from tests.support.tiny_runs import tiny, undrawn
+
+counts = {"cache_hits": 0, "cache_misses": 0, "calls": 0}
+def compile_program(lowered, options):
+    compiled = program_cache.compile_program(lowered, options)
+    counts["calls"] += compiled.as_text().count(library.TARGET)
+    return compiled
+loop.compile_program = compile_program
+def note(event, **_):
+    name = event.rpartition("/")[2]
+    if name in counts:
+        counts[name] += 1
+jax.monitoring.register_event_listener(note)
+program_cache.use_program_cache()
+undrawn()
+results = training.run(tiny(), sys.argv[1])
+print(json.dumps(counts | {"sha256": results.params_sha256,
+                           "devices": jax.local_device_count()}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("native", [False, True])
+def test_a_second_start_compiles_nothing(tmp_path, devices, native):
+    """Each training program donates; over two devices it is sharded."""
+    if native and library.load() is None:
+        pytest.skip(library.describe())
+    variables = environment(devices) | {
+        "CNN_JAX_CACHE": str(tmp_path), "CNN_JAX_ONEDNN": str(int(native))}
+    del variables["JAX_COMPILATION_CACHE_DIR"]
+    if native:
+        measuring.new_cache(tmp_path)
+    starts = []
+    for name in ("first", "second"):
+        code, output, errors = end(start_python(
+            "-c", START, tmp_path / name, env=variables))
+        assert code == 0, errors
+        starts.append(json.loads(output.splitlines()[-1]))
+    first, second = starts
+    assert second["devices"] == devices and first["calls"] == second["calls"]
+    assert (first["calls"] > 0) == native
+    assert first["cache_misses"] > 10 and first["sha256"] == second["sha256"]
+    assert second["cache_misses"] == 0 and second["cache_hits"] > 10
