@@ -52,6 +52,7 @@ import jax  # noqa: E402
 
 from cnn_jax import networks as registry  # noqa: E402
 from cnn_jax.errors import InputError, RunError, first_line  # noqa: E402
+from experiments.arms.worker import in_one_line  # noqa: E402
 from experiments.device import networks, operations, speed, training  # noqa: E402
 from experiments.measuring import make_out, ran_on, run_script  # noqa: E402
 
@@ -70,8 +71,7 @@ def attempt(check: Callable[..., Row], name: str, *arguments: Any) -> Row:
     try:
         row = check(name, *arguments, jax.devices()[0])
     except Exception as error:  # the other checks go on, and the exit code is 1
-        lines = str(error).splitlines() or [""]
-        text = f"{type(error).__name__}: {lines[0]}"
+        text = in_one_line(error)
         fits = not speed.no_memory(text)
         row = {"name": name, "wrong": text * fits, "does_not_fit": not fits}
     return row | {"seconds": time.perf_counter() - begun}

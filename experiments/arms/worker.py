@@ -118,9 +118,18 @@ def errors_to(file: IO[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        print(json.dumps({"error": text}), file=file, flush=True)
+        print(json.dumps({"error": in_one_line(error)}), file=file, flush=True)
         raise
+
+
+def in_one_line(error: BaseException) -> str:
+    """Writes an error as 'ValueError: message', with at most 300 characters of it.
+
+    Of a worker that has ended, it returns the last line, which says why.
+    """
+    if isinstance(error, SystemExit):
+        return (str(error).splitlines() or [type(error).__name__])[-1]
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def measured(command: Callable[[int], None], count: int,

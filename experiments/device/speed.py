@@ -8,6 +8,7 @@ there they compute in turn, A B C A B C. Their logits must agree.
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import importlib.metadata
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ import numpy as np
 
 from cnn_jax.errors import RunError
 from experiments.arms.in_turn import Program, time_in_turn
-from experiments.arms.worker import Worker, start_arrays
+from experiments.arms.worker import Worker, in_one_line, start_arrays
 
 ROUNDS, TURN = 7, 0.3  # times of each arm, s of each
 AGREEMENT = 0.2        # max |a - b| of bfloat16 logits / their standard deviation
@@ -83,59 +84,94 @@ def arms(row: Network, platform: str) -> dict[str, tuple[str, dict[str, Any]]]:
     return made
 
 
+@dataclasses.dataclass
+class Comparison:
+    """The arms of one network, and what has been measured of them."""
+
+    title: str
+    row: Network
+    table: dict[str, tuple[str, dict[str, Any]]]  # of `arms`
+    workers: dict[str, Worker] = dataclasses.field(default_factory=dict)
+    setups: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    failed: dict[str, str] = dataclasses.field(default_factory=dict)
+    rates: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    in_turn: bool = False
+
+    def several(self) -> list[str]:
+        """Names our calls of several steps."""
+        return [f"{OURS}, {n} steps a call" for n in self.row.steps]
+
+    def result(self) -> dict[str, Any]:
+        """Makes the row of what has been measured so far."""
+        return {"name": f"{self.title}, batch {self.row.batch}",
+                "arms": [OURS, *self.several(),
+                         *(name for name in self.table if name != OURS)],
+                "images_per_second": self.rates, "failed": self.failed,
+                "setup": {name: {key: value for key, value in setup.items()
+                                 if key != "logits"}
+                          for name, setup in self.setups.items()},
+                "targets": self.row.targets, "in_turn": self.in_turn,
+                "not_reached": True} | faults(self.failed, self.setups)
+
+
 def check(title: str, row: Network, platform: str) -> Iterator[dict[str, Any]]:
     """Times all arms on one network; yields the row whenever an arm is measured.
 
     The row is `not_reached` until all are timed in turn.
     """
-    table = arms(row, platform)
-    workers: dict[str, Worker] = {}
-    setups: dict[str, dict[str, Any]] = {}
-    failed: dict[str, str] = {}
-    rates: dict[str, list[float]] = {}
-    several = [f"{OURS}, {n} steps a call" for n in row.steps]
-    found = {"name": f"{title}, batch {row.batch}",
-             "arms": [OURS, *several, *(name for name in table if name != OURS)],
-             "images_per_second": rates, "failed": failed, "setup": {},
-             "targets": row.targets, "in_turn": False, "not_reached": True}
-
-    def timed(name: str, chosen: dict[str, Program], rounds: int) -> bool:
-        try:
-            seconds = time_in_turn(chosen, TURN, rounds)
-        except SystemExit as error:  # a worker has ended
-            failed[name] = last_line(error)
-            return False
-        rates.update({name: [row.batch / s for s in times]
-                      for name, times in seconds.items()})
-        return True
-
-    def state() -> dict[str, Any]:
-        return found | faults(failed, setups)
-
+    compared = Comparison(title, row, arms(row, platform))
     network = {"network": row.network, "classes": row.classes}
     with start_arrays(**network, image=row.image, batch=row.batch) as file:
         try:
-            for name, worker in started(table, network | {
-                    "file": file, "dtype": "bfloat16", "turn": TURN}):
-                if isinstance(worker, BaseException):
-                    failed[name] = last_line(worker)
-                else:
-                    workers[name], setups[name] = worker, worker.setup
-                    found["setup"][name] = {key: value for key, value
-                                            in worker.setup.items() if key != "logits"}
-                    rates[name] = [row.batch / worker.setup["alone"]["seconds"]]
-                yield state()
-            for name in several:
-                program = programs(workers, row.steps).get(name)
-                if program and not timed(name, {name: program}, 1):
-                    workers.pop(OURS).close()
-                yield state()
-            chosen = programs(workers, row.steps)
-            found["in_turn"] = bool(chosen) and timed("in turn", chosen, ROUNDS)
-            yield state() | {"not_reached": False}
+            yield from time_alone(compared, network | {
+                "file": file, "dtype": "bfloat16", "turn": TURN})
+            yield from time_several(compared)
+            time_all(compared)
+            yield compared.result() | {"not_reached": False}
         finally:
-            for worker in workers.values():
+            for worker in compared.workers.values():
                 worker.close()
+
+
+def time_alone(compared: Comparison, given: dict[str, Any]
+               ) -> Iterator[dict[str, Any]]:
+    """Starts all arms; yields the row when one has been timed alone, or has ended."""
+    for name, worker in started(compared.table, given):
+        if isinstance(worker, BaseException):
+            compared.failed[name] = in_one_line(worker)
+        else:
+            compared.workers[name], compared.setups[name] = worker, worker.setup
+            compared.rates[name] = [
+                compared.row.batch / worker.setup["alone"]["seconds"]]
+        yield compared.result()
+
+
+def time_several(compared: Comparison) -> Iterator[dict[str, Any]]:
+    """Times each of our calls of several steps, once; an error ends our worker."""
+    for name in compared.several():
+        program = programs(compared.workers, compared.row.steps).get(name)
+        if program and not timed(compared, name, {name: program}, 1):
+            compared.workers.pop(OURS).close()
+        yield compared.result()
+
+
+def time_all(compared: Comparison) -> None:
+    """Times the programs of all arms that are left, in turn."""
+    left = programs(compared.workers, compared.row.steps)
+    compared.in_turn = bool(left) and timed(compared, "in turn", left, ROUNDS)
+
+
+def timed(compared: Comparison, name: str, chosen: dict[str, Program],
+          rounds: int) -> bool:
+    """Times programs, or notes the end of a worker under `name`; tells which."""
+    try:
+        seconds = time_in_turn(chosen, TURN, rounds)
+    except SystemExit as error:  # a worker has ended
+        compared.failed[name] = in_one_line(error)
+        return False
+    compared.rates.update({arm: [compared.row.batch / s for s in times]
+                           for arm, times in seconds.items()})
+    return True
 
 
 def started(arms: dict[str, tuple[str, dict[str, Any]]], given: dict[str, Any]
@@ -146,10 +182,6 @@ def started(arms: dict[str, tuple[str, dict[str, Any]]], given: dict[str, Any]
                 for name, (module, arguments) in arms.items()}
         for job in concurrent.futures.as_completed(jobs):
             yield jobs[job], job.exception() or job.result()
-
-
-def last_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[-1]
 
 
 def no_memory(text: str) -> bool:
@@ -249,8 +281,7 @@ def answer(sender: Any, function: Callable[..., Iterable[Any]],
             sender.send(("row", value))
         sender.send(("end", None))
     except (Exception, SystemExit) as error:  # raised there; a worker's end is the last
-        text = " ".join(str(error).split())
-        sender.send(("error", f"{type(error).__name__}: {text}"))
+        sender.send(("error", in_one_line(error)))
 
 
 def lines(row: dict[str, Any]) -> Iterator[str]:

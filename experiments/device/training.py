@@ -27,6 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from experiments.arms.worker import in_one_line
 from experiments.determinism import POOL
 from experiments.imagenet_steps import last_step
 
@@ -166,7 +167,7 @@ def outcome(job: concurrent.futures.Future[str]) -> str | None:
     except subprocess.TimeoutExpired:
         return None
     except Exception as error:  # the other runs go on, and the exit code is 1
-        return last_line(error)
+        return in_one_line(error)
 
 
 def made(fields: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
@@ -174,11 +175,7 @@ def made(fields: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, An
     try:
         return fields(*arguments)
     except Exception as error:  # the other rows go on, and the exit code is 1
-        return {"wrong": last_line(error)}
-
-
-def last_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[-1]}"
+        return {"wrong": in_one_line(error)}
 
 
 def accuracy(folder: Path, least: float, failed: str | None) -> dict[str, Any]:
