@@ -106,14 +106,17 @@ def measure(kind: int, spec: ConvSpec, only: set[str], seconds: float
     a_shape, b_shape, _ = (shapes[role] for role in lowering.ROLES[kind])
     floats = math.prod(a_shape) + math.prod(b_shape)
     draw = np.random.default_rng(0)
+    compared = {name: method for name, method in methods(kind, spec).items()
+                if not only or name in only}
+    count = min(24, math.ceil(ROTATING / (4 * floats)))
+    while math.gcd(count, len(compared)) > 1:  # so that each method gets all operands
+        count += 1
     operands = [tuple(jnp.asarray(draw.standard_normal(shape, np.float32))
-                      for shape in (a_shape, b_shape))
-                for _ in range(min(24, math.ceil(ROTATING / (4 * floats))))]
+                      for shape in (a_shape, b_shape)) for _ in range(count)]
     programs = {}
-    for name, method in methods(kind, spec).items():
-        if not only or name in only:
-            programs[name] = jax.jit(method).lower(*operands[0]).compile()
-            jax.block_until_ready(programs[name](*operands[0]))
+    for name, method in compared.items():
+        programs[name] = jax.jit(method).lower(*operands[0]).compile()
+        jax.block_until_ready(programs[name](*operands[0]))
     times: dict[str, list[float]] = {name: [] for name in programs}
     turn = itertools.cycle(operands)
     begun = time.perf_counter()
