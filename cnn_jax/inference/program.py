@@ -23,7 +23,7 @@ from cnn_jax.ops.geometry import Pairs
 FUNCTIONS = {None: 0, "relu": 1, "relu6": 2, "selu": 3, "sigmoid": 4, "tanh": 5,
              "lecun_tanh": 6}
 NUMBERS = itertools.count(1)  # one for each set of weights in this process
-IN_LOOPS = (None, "relu", "relu6")  # the activations of the loops in pass.h
+IN_LOOPS = (None, "relu", "relu6")  # activations of sums and joins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +45,9 @@ def step_of(node: Node, shape: Sequence[int]) -> Step | None:
         if isinstance(operation.operation, kinds.Dense):
             return Step(DENSE, [FUNCTIONS[activation]], [kernel, bias])
         conv = operation.operation
-        tile_sizes = tiles(conv, shape, kernel, activation)
         return window_step(CONVOLUTION, kernel.shape[:2], conv,
-                           [conv.groups, FUNCTIONS[activation], *tile_sizes],
+                           [conv.groups, FUNCTIONS[activation],
+                            *tiles(conv, shape, kernel)],
                            [kernel, bias])
     if isinstance(operation, kinds.MaxPool):
         return window_step(MAX_POOL, operation.window, operation, [0])
@@ -87,11 +87,8 @@ def window_step(kind: int, window: Sequence[int], operation: Any, more: Sequence
                        *more], params)
 
 
-def tiles(conv: kinds.Conv, shape: Sequence[int], kernel: np.ndarray,
-          activation: str | None) -> list[int]:
+def tiles(conv: kinds.Conv, shape: Sequence[int], kernel: np.ndarray) -> list[int]:
     """Chooses m of Winograd's F(m x m, 3 x 3), or 0, for 1, 2, 4, ... 64 images."""
-    if len(shape) != 3 or activation not in IN_LOOPS:
-        return [0]
     return [cost.tile_of(conv_spec(
         (images, *shape), kernel.shape, conv.strides, conv.padding, None, conv.dilation,
         conv.groups), jnp.float32, packed=True) for images in (1, 2, 4, 8, 16, 32, 64)]

@@ -3,7 +3,8 @@
 // A network is a list of steps over values. Values are dense and row-major, with the
 // batch as their first axis: images [N, H, W, C], vectors [N, C]. Their shapes here are
 // those of one image. oneDNN computes convolutions, dense layers, pooling, activations
-// and local response norm; loops in pass.h compute the rest.
+// and local response norm, but winograd.h the convolutions for which the program says so
+// and dense.h dense layers of few rows. Loops in pass.h compute the rest.
 //
 // Kernels are packed once, in the layout that oneDNN chooses, and kept under the number
 // that the caller gives to its weights. A step may add one of its inputs to its result
@@ -92,7 +93,11 @@ inline void Append(dnnl::post_ops& ops, int64_t function) {
   }
 }
 
-// For the loops of pass.h, whose activations are none, ReLU and ReLU6.
+// Tells whether our own loops compute an activation while they write a result. Others
+// are a step of their own, in place.
+inline bool IsInLoops(int64_t function) { return function <= kRelu6; }
+
+// Computes such an activation. It leaves x as it is for the others.
 inline float Activated(float x, int64_t function) {
   return function == kRelu ? std::max(x, 0.f)
          : function == kRelu6 ? std::min(std::max(x, 0.f), 6.f) : x;

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "dense.h"
 #include "network.h"
 #include "placement.h"
 #include "winograd.h"
@@ -22,7 +23,8 @@ class Network::Pass {
   Pass(Network& network, size_t begin, size_t end, int64_t images, int threads,
        const std::vector<float*>& known, const Params& params)
       : net_(network), images_(images), threads_(threads), at_(network.values.size()),
-        params_(params) {
+        params_(params), joined_(network.values.size(), -1) {
+    FindJoined(begin, end, known);
     PlaceValues(begin, end, known);
     for (size_t i = begin; i < end; i++) Make(i);
     for (const auto& [value, owner] : copied_)
@@ -40,7 +42,7 @@ class Network::Pass {
            dnnl::stream& stream) {
     known_ = known;
     params_ = params;
-    for (auto [value, keeper] : outside_) at_[value] = known[keeper];
+    for (auto [value, keeper] : outside_) at_[value] = known[keeper] + Left(value);
     for (auto& call : calls_) call(stream);
   }
 
@@ -51,7 +53,51 @@ class Network::Pass {
     return images_ * net_.Size(value) * sizeof(float);
   }
 
+  // Returns m of Winograd's F(m x m, 3 x 3), if it computes the step; else 0.
+  int64_t TileOf(const Step& step) const {
+    if (step.kind != kConvolution) return 0;
+    size_t entry = 12;
+    for (int64_t k = 2; k <= images_ && entry + 1 < step.numbers.size(); k *= 2) entry++;
+    return step.numbers[entry];
+  }
+
+  // Finds the values that are parts of a concatenation from the start: those that
+  // winograd.h computes and that nothing else reads.
+  void FindJoined(size_t begin, size_t end, const std::vector<float*>& known) {
+    std::vector<int64_t> readers(net_.values.size());
+    for (const Step& step : net_.steps)
+      for (int64_t v : step.inputs) readers[v]++;
+    std::vector<bool> may_join(net_.values.size());
+    for (size_t i = begin; i < end; i++) {
+      const Step& step = net_.steps[i];
+      const int64_t v = step.output;
+      may_join[v] = TileOf(step) > 0 && !Adds(step) &&
+                    IsInLoops(step.numbers[11]) && readers[v] == 1 &&
+                    net_.last_use[v] != kNever && known[v] == nullptr;
+      if (step.kind == kJoin && step.params.empty() && step.numbers[0] == kNone)
+        for (int64_t in : step.inputs)
+          if (may_join[in]) joined_[in] = v;
+    }
+  }
+
+  // Returns the floats from a pixel of a value to the next.
+  int64_t Row(int64_t v) const {
+    return net_.values[joined_[v] < 0 ? v : joined_[v]].back();
+  }
+
+  // Returns the first channel of a value within its concatenation, or 0.
+  int64_t Left(int64_t v) const {
+    int64_t left = 0;
+    if (joined_[v] >= 0)
+      for (const Step& step : net_.steps)
+        if (step.output == joined_[v])
+          for (size_t i = 0; step.inputs[i] != v; i++)
+            left += net_.values[step.inputs[i]].back();
+    return left;
+  }
+
   // Gives every value of the steps its memory. A reshaped value shares that of its input.
+  // A joined value shares that of its concatenation.
   // A sum shares that of its addend, unless the addend is also the convolution's input or
   // is read later. A value that the caller keeps lies in the caller's memory.
   void PlaceValues(size_t begin, size_t end, const std::vector<float*>& known) {
@@ -74,6 +120,7 @@ class Network::Pass {
         }
       const int64_t v = step.output;
       if (step.kind == kReshape) owner_[v] = owner_[step.inputs[0]];
+      if (joined_[v] >= 0) owner_[v] = joined_[v];
       if (Adds(step)) {
         const int64_t addend = owner_[step.inputs[1]];
         if (last[addend] <= int64_t(i) && keeper[addend] < 0 &&
@@ -99,7 +146,7 @@ class Network::Pass {
       if (used[v] && keeper[owner] >= 0)
         outside_.emplace_back(v, keeper[owner]);
       else if (used[v])
-        at_[v] = reinterpret_cast<float*>(base + placement.offsets[owner]);
+        at_[v] = reinterpret_cast<float*>(base + placement.offsets[owner]) + Left(v);
     }
   }
 
@@ -166,10 +213,8 @@ class Network::Pass {
   void MakeConvolution(size_t index) {
     const Step& step = net_.steps[index];
     const int64_t* n = step.numbers.data();
-    size_t row = 12;
-    for (int64_t k = 2; k <= images_ && row + 1 < step.numbers.size(); k *= 2) row++;
-    if (n[row] == 2) return MakeWinograd<2>(index);
-    if (n[row] == 4) return MakeWinograd<4>(index);
+    if (TileOf(step) == 2) return MakeWinograd<2>(index);
+    if (TileOf(step) == 4) return MakeWinograd<4>(index);
     const Dims& in = net_.values[step.inputs[0]];
     const Dims& out = net_.values[step.output];
     const int64_t groups = n[10];
@@ -196,6 +241,25 @@ class Network::Pass {
     });
   }
 
+  // Divides calls among the threads.
+  Work OnThreads() const {
+    const int threads = threads_;
+    return [threads](int64_t count, const std::function<void(int)>& body) {
+      Divide(count, threads > 1 ? kNever : 0, threads, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; i++) body(i);
+      });
+    };
+  }
+
+  // Returns the floats that pack(to) writes from the kernel of a step.
+  template <typename Pack>
+  memory PackedBy(size_t index, int64_t floats, const Pack& pack) {
+    const memory::desc layout({floats}, memory::data_type::f32, memory::format_tag::a);
+    return net_.CachedKernel(index, layout, [&](memory& made) {
+      pack(static_cast<float*>(made.get_data_handle()));
+    });
+  }
+
   template <int m>
   void MakeWinograd(size_t index) {
     const Step& step = net_.steps[index];
@@ -204,28 +268,19 @@ class Network::Pass {
     const Dims& out = net_.values[step.output];
     const winograd::Shape shape{images_, {in[0], in[1]}, in[2], {out[0], out[1]}, out[2],
                                 {n[4], n[5]}};
-    const int threads = threads_;
-    auto method = std::make_shared<winograd::Method<m, float>>(
-        shape, threads, [threads](int64_t count, const std::function<void(int)>& body) {
-          Divide(count, threads > 1 ? kNever : 0, threads,
-                 [&](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; i++) body(i);
-          });
-        });
-    const memory u = net_.CachedKernel(index, memory::desc(
-        {method->PackedFloats()}, memory::data_type::f32, memory::format_tag::a),
-        [&](memory& made) {
-          method->Pack(params_[step.params[0]], false,
-                       static_cast<float*>(made.get_data_handle()));
-        });
+    auto method = std::make_shared<winograd::Method<m, float>>(shape, threads_,
+                                                               OnThreads());
+    const memory u = PackedBy(index, method->PackedFloats(), [&](float* packed) {
+      method->Pack(params_[step.params[0]], false, packed);
+    });
     CopyAddend(step);
     const int64_t from = step.inputs[0], to = step.output, bias = step.params[1];
-    const int64_t function = n[11];
+    const int64_t function = n[11], row = Row(to);
     const bool adds = Adds(step);
     calls_.push_back([=](dnnl::stream&) {
       const float* b = params_[bias];
       method->Apply(at_[from], static_cast<const float*>(u.get_data_handle()), at_[to],
-                    [=](const float* sums, float* y, int64_t left, int64_t count) {
+                    row, [=](const float* sums, float* y, int64_t left, int64_t count) {
         for (int64_t i = 0; i < count; i++) {
           const float sum = sums[i] + b[left + i];
           y[i] = adds ? sum + y[i] : sum;
@@ -234,6 +289,13 @@ class Network::Pass {
           for (int64_t i = 0; i < count; i++) y[i] = Activated(y[i], function);
       });
     });
+    MakeRestOf(function, to);
+  }
+
+  // Applies an activation that our own loops have not computed to a value.
+  void MakeRestOf(int64_t function, int64_t value) {
+    if (!IsInLoops(function))
+      MakeActivation({kActivation, value, {value}, {function}, {}});
   }
 
   // numbers: activation. params: kernel [C, O], bias [O].
@@ -242,6 +304,8 @@ class Network::Pass {
     const int64_t inputs = net_.values[step.inputs[0]].back();
     const int64_t outputs = net_.values[step.output].back();
     const int64_t rows = images_ * net_.Size(step.output) / outputs;
+    constexpr int64_t kFew = 2;  // rows with which oneDNN reads the kernel more slowly
+    if (rows <= kFew) return MakeDenseOfFewRows(index, {rows, inputs, outputs});
     const auto f32 = memory::data_type::f32;
     const memory::desc x = RowMajor({rows, inputs}), y = RowMajor({rows, outputs});
     dnnl::inner_product_forward::primitive_desc made(
@@ -252,6 +316,32 @@ class Network::Pass {
     Call(step, made, dnnl::inner_product_forward(made), x, y,
          net_.Packed(index, memory::desc({outputs, inputs}, f32, Dims{1, outputs}),
                      params_[step.params[0]], made.weights_desc()));
+  }
+
+  void MakeDenseOfFewRows(size_t index, const dense::Shape& shape) {
+    const Step& step = net_.steps[index];
+    const memory w = PackedBy(index, shape.PackedFloats(), [&](float* packed) {
+      dense::Pack(shape, params_[step.params[0]], packed);
+    });
+    const int64_t from = step.inputs[0], to = step.output, bias = step.params[1];
+    const int64_t function = step.numbers[0];
+    calls_.push_back([=](dnnl::stream&) {
+      Divide(shape.Panels(), shape.PackedFloats(), threads_,
+             [&](int64_t begin, int64_t end) {
+        const int64_t left = begin * dense::kPanel;
+        const int64_t right = std::min(end * dense::kPanel, shape.outputs);
+        for (int64_t panel = begin; panel < end; panel++)
+          dense::Multiply(shape, at_[from],
+                          static_cast<const float*>(w.get_data_handle()), panel,
+                          at_[to]);
+        for (int64_t row = 0; row < shape.rows; row++)
+          for (int64_t i = left; i < right; i++) {
+            float& y = at_[to][row * shape.outputs + i];
+            y = Activated(y + params_[bias][i], function);
+          }
+      });
+    });
+    MakeRestOf(function, to);
   }
 
   // numbers: window; strides; low, high padding; dilation; whether a mean counts padding.
@@ -269,25 +359,23 @@ class Network::Pass {
     Call(step, made, dnnl::pooling_forward(made), x, y);
   }
 
-  void MakeActivation(const Step& step) {  // numbers: activation
+  // Each of oneDNN's functions is a primitive of its own: with functions as post-ops,
+  // oneDNN 3.2 runs its slow reference code. numbers: activation.
+  void MakeActivation(const Step& step) {
     const memory::desc x = RowMajor({images_ * net_.Size(step.output)});
-    dnnl::post_ops all, later;  // later: all but the first, which is the primitive
-    Append(all, step.numbers[0]);
-    dnnl::algorithm algorithm;
-    float alpha, beta;
-    for (int i = all.len(); i-- > 0;) all.get_params_eltwise(i, algorithm, alpha, beta);
-    for (int i = 1; i < all.len(); i++) {
-      dnnl::algorithm next;
-      float a, b;
-      all.get_params_eltwise(i, next, a, b);
-      later.append_eltwise(next, a, b);
+    dnnl::post_ops functions;
+    Append(functions, step.numbers[0]);
+    Step part = step;
+    for (int i = 0; i < functions.len(); i++) {
+      dnnl::algorithm algorithm;
+      float alpha, beta;
+      functions.get_params_eltwise(i, algorithm, alpha, beta);
+      dnnl::eltwise_forward::primitive_desc made(
+          Engine(), dnnl::prop_kind::forward_inference, algorithm, x, x, alpha, beta,
+          Attributes(false, kNone));
+      Call(part, made, dnnl::eltwise_forward(made), x, x);
+      part.inputs = {step.output};
     }
-    dnnl::primitive_attr attributes = Attributes(false, kNone);
-    attributes.set_post_ops(later);
-    dnnl::eltwise_forward::primitive_desc made(
-        Engine(), dnnl::prop_kind::forward_inference, algorithm, x, x, alpha, beta,
-        attributes);
-    Call(step, made, dnnl::eltwise_forward(made), x, x);
   }
 
   // numbers: size. params: [k, alpha of the mean square, beta].
@@ -325,6 +413,9 @@ class Network::Pass {
   void MakeJoin(const Step& step) {
     const int64_t width = net_.values[step.output].back();
     const int64_t rows = images_ * net_.Size(step.output) / width;
+    if (std::all_of(step.inputs.begin(), step.inputs.end(),
+                    [&](int64_t in) { return joined_[in] >= 0; }))
+      return;
     calls_.push_back([this, &step, width, rows](dnnl::stream&) {
       Divide(rows, rows * width, threads_, [&](int64_t begin, int64_t end) {
         int64_t left = 0;
@@ -332,10 +423,11 @@ class Network::Pass {
           const int64_t channels = net_.values[in].back();
           const float* x = at_[in] + begin * channels;
           float* y = at_[step.output] + begin * width + left;
-          JoinPart(x, y, end - begin, channels, width,
-                   step.params.empty() ? nullptr : params_[step.params[0]] + left,
-                   step.params.empty() ? nullptr : params_[step.params[1]] + left,
-                   step.numbers[0]);
+          if (joined_[in] < 0)
+            JoinPart(x, y, end - begin, channels, width,
+                     step.params.empty() ? nullptr : params_[step.params[0]] + left,
+                     step.params.empty() ? nullptr : params_[step.params[1]] + left,
+                     step.numbers[0]);
           left += channels;
         }
       });
@@ -405,6 +497,7 @@ class Network::Pass {
   std::vector<float*> at_, known_;  // pointers to the values
   Params params_;
   std::vector<int64_t> owner_;  // the value in whose memory a value lies
+  std::vector<int64_t> joined_;  // the concatenation that a value is part of, or -1
   // (value, the live-out value it is in)
   std::vector<std::pair<int64_t, int64_t>> outside_;
   std::vector<std::pair<int64_t, int64_t>> copied_;   // (live-out value, its owner)

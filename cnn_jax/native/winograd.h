@@ -219,7 +219,7 @@ class Method {
     ScopedArena arena;
     float* u = arena->Reserve<float>(PackedFloats());
     Pack(w, rotated, u);
-    Apply(x, u, y, nullptr);
+    Apply(x, u, y, s_.outputs, nullptr);
   }
 
   int64_t PackedFloats() const { return kPixels * u_; }
@@ -229,16 +229,18 @@ class Method {
     work_(panels_, [&](int64_t panel) { TransformKernel(w, rotated, panel, u); });
   }
 
-  // Computes y from U. Unless `finish` is nullptr, it writes each pixel: it is called
-  // with (the convolution there, pointer into y, first output, number of outputs).
+  // Computes y from U. Pixels of y lie y_row numbers apart. Unless `finish` is nullptr,
+  // it writes each pixel: it is called with (the convolution there, pointer into y, first
+  // output, number of outputs).
   template <typename Finish>
-  void Apply(const Float* x, const float* u, Float* y, const Finish& finish) const {
+  void Apply(const Float* x, const float* u, Float* y, int64_t y_row,
+             const Finish& finish) const {
     const std::vector<Float> zeros(s_.channels);
     const int64_t block = std::clamp<int64_t>(s_.channels / 8, 16, 64);
     const int64_t bands = Bands(), chunks = Chunks(block, 4 * threads_ / bands);
     work_(bands * chunks, [&](int64_t i) {
       Outputs(x, u, zeros.data(), Part(tiles_, i / bands, chunks),
-              Part(panels_, i % bands, bands), block, y, finish);
+              Part(panels_, i % bands, bands), block, y, y_row, finish);
     });
   }
 
@@ -351,16 +353,16 @@ class Method {
   // Writes y from a row of M. spare: m x m rows.
   template <typename Finish>
   void TransformSums(const float* sums, int64_t apart, int64_t tile, int64_t left,
-                     int64_t columns, Float* y, Float* spare,
+                     int64_t columns, Float* y, int64_t y_row, Float* spare,
                      const Finish& finish) const {
     const float* from[kPixels];
     Float *to[m * m], *rows[m * m];
     for (int i = 0; i < kPixels; i++) from[i] = sums + i * apart;
     if constexpr (std::is_same_v<Finish, std::nullptr_t>) {
-      Pixels(tile, m, s_.out, kOrigin, s_.outputs, y + left, spare, to);
+      Pixels(tile, m, s_.out, kOrigin, y_row, y + left, spare, to);
       Transform<kSide, m, Matrices<m>::Output>(from, to, columns);
     } else {
-      Pixels<Float>(tile, m, s_.out, kOrigin, s_.outputs, y + left, nullptr, to);
+      Pixels<Float>(tile, m, s_.out, kOrigin, y_row, y + left, nullptr, to);
       for (int i = 0; i < m * m; i++) rows[i] = spare + i * columns;
       Transform<kSide, m, Matrices<m>::Output>(from, rows, columns);
       for (int i = 0; i < m * m; i++)
@@ -371,7 +373,8 @@ class Method {
   // Computes y for some tiles and panels, `block` tiles at a time.
   template <typename Finish>
   void Outputs(const Float* x, const float* u, const Float* zeros, Range tiles,
-               Range panels, int64_t block, Float* y, const Finish& finish) const {
+               Range panels, int64_t block, Float* y, int64_t y_row,
+               const Finish& finish) const {
     const int64_t left = panels.begin * kPanel;
     const int64_t columns = std::min(panels.end * kPanel, s_.outputs) - left;
     const int64_t v_row = Row(s_.channels), v_size = Matrix(block * v_row);
@@ -395,7 +398,7 @@ class Method {
                 c > 0);
         }
       for (int64_t t = 0; t < count; t++)
-        TransformSums(sums + t * m_row, m_size, first + t, left, columns, y,
+        TransformSums(sums + t * m_row, m_size, first + t, left, columns, y, y_row,
                       spare.data(), finish);
     }
   }

@@ -2,10 +2,14 @@
 
 import concurrent.futures
 import gc
+import os
+import subprocess
+import sys
 import threading
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tests.support.graph_networks import (FunctionsNetwork, LayersNetwork,
@@ -17,7 +21,7 @@ from cnn_jax.inference import program
 from cnn_jax.inference.compiled import Compiled
 from cnn_jax.inference.fuse import Fused, Join, Sum, fuse
 from cnn_jax.inference.program import NativeSubgraph
-from cnn_jax.layers import Layers
+from cnn_jax.layers import Activation, Layers
 from cnn_jax.native import cost, library
 from cnn_jax.networks.graph import layer_graph, run
 from cnn_jax.networks.graph.nodes import Node
@@ -137,25 +141,88 @@ def test_every_registered_network(name):
     check(*drawn(name), counts=(3,))
 
 
+def choose(monkeypatch, tile):
+    """Lets F(tile x tile, 3 x 3), or oneDNN, compute the convolutions that it can.
+
+    Returns a list, to which each later choice is appended.
+    """
+    chosen, tiles = [], program.tiles
+    monkeypatch.setattr(cost, "COSTS", {
+        tile or 4: cost.Cost(0, 0, 0, 0) if tile else cost.Cost(1e9, 0, 0, 0)})
+    monkeypatch.setattr(program, "tiles",
+                        lambda *of: chosen.append(tiles(*of)) or chosen[-1])
+    return chosen
+
+
+TILES = pytest.mark.parametrize("tile", [0, 2, 4])
+
+
 class AddsItsInput(nn.Module):
-    """Computes x + conv(x): the convolution reads what its result is added to."""
+    """Computes act(x + conv(x)): the convolution reads what its result is added to."""
+
+    activation: str = "relu"
 
     @nn.compact
     def __call__(self, x, train=False):
-        x = nn.relu(nn.Conv(16, (3, 3))(x))
-        return nn.relu(x + nn.Conv(16, (3, 3))(x)).mean((1, 2))
+        x = Activation(self.activation)(nn.Conv(16, (3, 3))(x))
+        x = Activation(self.activation)(x + nn.Conv(16, (3, 3))(x))
+        return Activation(self.activation)(nn.Conv(48, (3, 3))(x)).mean((1, 2))
 
 
 @needs_library
-@pytest.mark.parametrize("costs", [{}, {4: cost.Cost(0, 0, 0, 0)}],
-                         ids=["oneDNN", "Winograd"])
-def test_a_sum_with_its_own_input(costs, monkeypatch):
-    monkeypatch.setattr(cost, "COSTS", costs or {4: cost.Cost(1e9, 0, 0, 0)})
-    shape = (12, 13, 3)
-    variables = random_variables(AddsItsInput(), shape)
-    compiled = check(AddsItsInput(), variables,
-                     layer_graph(AddsItsInput(), variables, shape))
+@TILES
+@pytest.mark.parametrize("activation", sorted(set(program.FUNCTIONS) - {None}))
+def test_a_sum_with_its_own_input_and_any_activation(tile, activation, monkeypatch):
+    chosen = choose(monkeypatch, tile)
+    network, shape = AddsItsInput(activation), (12, 13, 3)
+    variables = random_variables(network, shape)
+    compiled = check(network, variables, layer_graph(network, variables, shape))
     assert len(compiled.subgraphs) == 1
+    assert chosen[1:] == [[tile] * 7] * 2
+
+
+class Joins(nn.Module):
+    """Joins convolutions; another layer reads one of them, and one is not limited."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.relu(nn.Conv(16, (1, 1))(x))
+        a, b = nn.relu6(nn.Conv(32, (3, 3))(x)), nn.relu(nn.Conv(19, (1, 1))(x))
+        c, d = nn.tanh(nn.Conv(16, (3, 3))(x)), nn.relu(nn.Conv(16, (3, 3))(x))
+        joined = jnp.concatenate([a, b, c, d], -1)
+        all_tiles = jnp.concatenate([nn.Conv(16, (3, 3))(joined[..., :32]),
+                                     nn.relu(nn.Conv(48, (3, 3))(x))], -1)
+        return jnp.concatenate([nn.max_pool(values, (3, 3), (2, 2))
+                                for values in (joined, d, all_tiles)], -1)
+
+
+@needs_library
+@TILES
+def test_joined_convolutions(tile, monkeypatch):
+    """Winograd's method writes where the concatenation puts them."""
+    chosen = choose(monkeypatch, tile)
+    variables = random_variables(Joins(), (9, 11, 5))
+    check(Joins(), variables, layer_graph(Joins(), variables, (9, 11, 5)), (1, 5))
+    assert chosen.count([tile] * 7) >= 5
+
+
+class DenseLayers(nn.Module):
+    """Panels and pieces of a kernel that are not full; sums of many inputs."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.relu(nn.Dense(700)(x.reshape(len(x), -1)))
+        x = nn.tanh(nn.Dense(40)(x))
+        return nn.Dense(33)(jnp.concatenate([nn.relu6(nn.Dense(1)(x)),
+                                             nn.relu(nn.Dense(7)(x))], -1))
+
+
+@needs_library
+def test_dense_layers_of_few_and_many_rows():
+    shape = (7, 9, 30)
+    variables = random_variables(DenseLayers(), shape)
+    check(DenseLayers(), variables, layer_graph(DenseLayers(), variables, shape),
+          (1, 2, 3, 4, 5, 9))
 
 
 @needs_library
@@ -176,12 +243,20 @@ def test_any_number_of_images():
 def test_convolutions_by_winograds_method(tile, monkeypatch):
     """They include sums and activations; 2 threads share 5 images as 2 + 2 + 1."""
     network, variables, graph = drawn("resnet18", (45, 50, 3), blocks=(2, 1, 1))
-    monkeypatch.setattr(cost, "COSTS", {tile: cost.Cost(0, 0, 0, 0)})
-    chosen, tiles = [], program.tiles
-    monkeypatch.setattr(program, "tiles",
-                        lambda *of: chosen.append(tiles(*of)) or chosen[-1])
+    chosen = choose(monkeypatch, tile)
     check(network, variables, graph, (1, 5))
     assert chosen.count([tile] * 7) == 6
+
+
+@needs_library
+def test_selu_networks_use_winograds_method():
+    """As training does: the activation is a step of its own."""
+    _, _, graph = drawn("selu_cnn", (28, 28, 1))
+    shapes = {node.name: node.shape for node in graph.nodes}
+    steps = [program.step_of(node, shapes[node.inputs[0]])
+             for node in fuse(graph).nodes[1:]]
+    assert any(step.kind == program.CONVOLUTION and step.numbers[11] == 3
+               and cost.WINOGRAD_4 in step.numbers[12:] for step in steps)
 
 
 @needs_library
@@ -247,3 +322,16 @@ def test_fastest_chooses_the_compiled_network():
         actual, weights = inference.fastest(network, variables, shape, devices)
         assert isinstance(actual, Compiled) == is_compiled
         assert (weights is variables) != is_compiled
+
+
+@needs_library
+@pytest.mark.slow
+def test_without_avx_512(tmp_path):
+    """The code with vectors of 8 numbers, which other processors run, is correct."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", "-k",
+         "convolutions or any_activation or dense", __file__],
+        env=os.environ | {"CXX": "g++ -mno-avx512f", "ONEDNN_MAX_CPU_ISA": "AVX2",
+                          "CNN_JAX_CACHE": str(tmp_path)},
+        capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
