@@ -21,12 +21,12 @@ import os
 from typing import Any
 
 import jax
-from jax._src.config import remove_custom_partitioning_ptr_from_cache_key
 
 from cnn_jax import files
 
 MOST_BYTES = 1 << 30
 PARTS = "cnn_jax_parts"  # metadata of an operation that Python partitions
+WITHOUT_ADDRESS = "jax_remove_custom_partitioning_ptr_from_cache_key"
 SECONDS = 0.0  # least compile time; a start has a hundred programs that take 0.05 s
 
 
@@ -56,10 +56,14 @@ def use_program_cache() -> None:
 def compile_program(lowered: jax.stages.Lowered, options: dict[str, Any] | None = None
                     ) -> jax.stages.Compiled:
     """Compiles a program with these compiler options, or takes a kept one."""
-    with remove_custom_partitioning_ptr_from_cache_key(
-            jax.default_backend() == "cpu" and jax.local_device_count() > 1
-            and holds_parts(lowered.as_text())):
+    before = jax.config.values[WITHOUT_ADDRESS]
+    sharded = jax.default_backend() == "cpu" and jax.local_device_count() > 1
+    jax.config.update(WITHOUT_ADDRESS,
+                      before or sharded and holds_parts(lowered.as_text()))
+    try:
         return lowered.compile(compiler_options=options)
+    finally:
+        jax.config.update(WITHOUT_ADDRESS, before)
 
 
 def holds_parts(text: str) -> bool:

@@ -116,7 +116,7 @@ def is_image_name(name: str) -> bool:
 
 def read_image(file: str | Path | BinaryIO,
                preprocessing: Preprocessing = Preprocessing(),
-               name: str = "", crop: Crop | None = None) -> np.ndarray:
+               name: object = "", crop: Crop | None = None) -> np.ndarray:
     """Decodes one picture and preprocesses it.
 
     The EXIF orientation is applied. Colour becomes grey by Pillow's 'L' weights
@@ -241,7 +241,7 @@ def _cut(pixels: np.ndarray, box: CropBox) -> np.ndarray:
     return pixels[top:top + height, left:left + width]
 
 
-def _plain(image: Image.Image, path: str | Path | BinaryIO) -> Image.Image:
+def _plain(image: Image.Image, path: object) -> Image.Image:
     """Converts any mode that Pillow reads to 'L' or 'RGB'."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

@@ -132,15 +132,26 @@ class Subset:
         return self.records.name(int(self.rows[index]))
 
 
+@dataclasses.dataclass(frozen=True)
+class NameOf:
+    """Names a record in a message; only then it reads the name from its file."""
+
+    records: Records
+    index: int
+
+    def __str__(self) -> str:
+        return self.records.name(self.index)
+
+
 def read_pixels(records: Records, index: int,
                 preprocessing: Preprocessing = Preprocessing(),
                 crop: Crop | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Reads, decodes and preprocesses one record: (uint8 [H, W, C], label)."""
     content, label = records.read(index)
-    return to_pixels(content, preprocessing, records.name(index), crop), label
+    return to_pixels(content, preprocessing, NameOf(records, index), crop), label
 
 
-def to_pixels(content: Content, preprocessing: Preprocessing, name: str,
+def to_pixels(content: Content, preprocessing: Preprocessing, name: object,
               crop: Crop | None = None) -> np.ndarray:
     """Decodes and preprocesses an image: uint8 [H, W, C].
 
