@@ -17,7 +17,8 @@ turns. They measure
     the time to read a random picture, undecoded;
     the time from opening a stream to its first batch;
     the time per picture of the stream, decoded, cut and resized to 32 pixels in one
-    thread;
+    thread; and the same where all rows are 100 of its pictures, so that these come from
+    the caches of the CPU and not from memory;
     the seconds from the start of `main.py` to the end of its first training step, and
     the memory of that process (ResNet-18, 32 x 32 pixels, batches of 64).
 
@@ -46,7 +47,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from cnn_jax.data.records import Records  # noqa: E402
+from cnn_jax.data.records import Records, Subset  # noqa: E402
 from cnn_jax.data.shard_writer import Sample, fill, write_shard  # noqa: E402
 from cnn_jax.errors import InputError, RunError  # noqa: E402
 from cnn_jax.files import write_atomically  # noqa: E402
@@ -56,6 +57,7 @@ from experiments.measuring import (first_step, make_out, new_cache,  # noqa: E40
 
 COUNTS = [1000, 10_000, 100_000, 1_281_167]  # ImageNet has the last one
 READS, WARM = 2000, 3  # pictures read; WARM times as many before the clock starts
+FEW = 100                # pictures that the caches of a CPU hold
 BATCH, BATCHES = 64, 16  # of the stream
 SIDE = 32                # pixels of its pictures
 SMALL_SIDE = 48
@@ -68,7 +70,8 @@ COLUMNS = {"first": ("first s", 1), "first_cpu": ("first cpu", 1),
            "memory": ("memory MB", 1e-6), "total": ("total MB", 1e-6),
            "pickle": ("pickle MB", 1e-6),
            "read": ("read us", 1e6), "batch": ("batch s", 1),
-           "image": ("image us", 1e6), "step": ("1st step s", 1),
+           "image": ("image us", 1e6), "few": ("of 100 us", 1e6),
+           "step": ("1st step s", 1),
            "process": ("process MB", 1e-6)}
 
 
@@ -167,9 +170,11 @@ def open_once(kind: str, folder: str) -> dict[str, float]:
     read = (time.perf_counter() - begun) / READS
     batch, image = stream_once(records)
     total = resident_bytes()
+    few = np.resize(np.asarray(rows[:FEW], np.int32), len(records))
+    _, again = stream_once(Subset(records, few))
     return {"seconds": seconds, "cpu": cpu, "memory": memory,
             "pickle": len(pickle.dumps(records)), "read": read, "batch": batch,
-            "total": total, "image": image, "count": len(records)}
+            "total": total, "image": image, "few": again, "count": len(records)}
 
 
 def stream_once(records: Records) -> tuple[float, float]:
@@ -253,6 +258,7 @@ def figures(kind: str, count: int, made: float, first: dict, *again: dict) -> di
             "pickle": first["pickle"], "read": [run["read"] for run in again],
             "batch": [run["batch"] for run in again],
             "image": [run["image"] for run in again],
+            "few": [run["few"] for run in again],
             "step": [run["step"] for run in again],
             "process": [run["process"] for run in again]}
 
