@@ -7,8 +7,7 @@ The shapes are convolutions of all registered networks at the published image si
 batches from 1 to 128, drawn with a fixed seed. For each of the three passes, all
 methods that support it run in turn, A B C A B C. Their operands rotate, so that they
 come from memory and not from the cache, as in a training step. Memory is kept in huge
-pages, as by main.py. Writes auto_grid.json,
-auto_grid.txt and auto_grid.png.
+pages, as main.py keeps it. Writes auto_grid.json, auto_grid.txt and auto_grid.png.
 """
 
 import argparse
