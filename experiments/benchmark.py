@@ -124,8 +124,8 @@ PEERS = {
         "Keras-JAX": Arm("in_keras", HUGE_PAGES | {"KERAS_BACKEND": "jax"})},
 }
 # Arms that --published leaves out, because its networks take long to compile.
-LEFT_OUT = {"cnn_jax, small pages", "plain Flax", "plain Flax, kept", "torch",
-            "torch, small pages"}
+LEFT_OUT = {"cnn_jax, small pages", f"{WITH_ONEDNN}, small pages", "plain Flax",
+            "plain Flax, kept", "torch", "torch, small pages"}
 MODES = {"train": "training step", "infer": "inference"}
 PASSES = {"train": 3, "infer": 1}  # forward, input gradient, weight gradient
 LEAST_ROUNDS = 5

@@ -6,12 +6,14 @@
 Batch norm, sums and activations become part of the layers before them. On a CPU with
 `cnn_jax.native`, one call computes all layers, with kernels that are packed once.
 
-    simplify.py  graph -> the same graph with layers in place of JAX's functions
+    simplify.py  graph -> the same graph with layers in place of JAX's functions,
+                 batch norm folded; `cnn_jax.interop` exports it
     fuse.py      graph -> the same values in fewer operations
     program.py   graph -> calls of native/network.cc
     compiled.py  all of them: `Compiled`, with the `apply` of a network
 """
 
 from cnn_jax.inference.compiled import Compiled, compile, fastest
+from cnn_jax.inference.simplify import simplify_and_fold
 
-__all__ = ["Compiled", "compile", "fastest"]
+__all__ = ["Compiled", "compile", "fastest", "simplify_and_fold"]

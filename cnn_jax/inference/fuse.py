@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from jax import lax
 
-from cnn_jax.inference.simplify import needed, simplify
+from cnn_jax.inference.simplify import needed, simplify_and_fold
 from cnn_jax.layers import ACTIVATIONS
-from cnn_jax.networks.graph.fold import fold_batch_norm, wide
+from cnn_jax.networks.graph.fold import wide
 from cnn_jax.networks.graph.nodes import Graph, Node
 from cnn_jax.networks.graph.operations import (Activation, BatchNorm, Concat, Conv,
                                                Dense, Elementwise, Params)
@@ -71,7 +71,7 @@ def fuse(graph: Graph) -> Graph:
     Every value that the result keeps equals that of `graph`, up to rounding. The
     operations are those of `graph` and `Fused`, `Sum` and `Join`.
     """
-    graph = fold_batch_norm(simplify(graph))
+    graph = simplify_and_fold(graph)
     fuser = Fuser(graph)
     for node in graph.nodes:
         fuser.add(node)

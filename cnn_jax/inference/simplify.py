@@ -1,13 +1,24 @@
-"""Replaces functions of JAX in a graph by the layers that they compute."""
+"""Replaces functions of JAX in a graph by layers, and folds batch norm.
+
+Exported programs and the compiled network begin with this graph.
+"""
 
 import dataclasses
 from typing import Any
 
 import numpy as np
 
-from cnn_jax.networks.graph import Graph, Node
+from cnn_jax.networks.graph import Graph, Node, fold_batch_norm
 from cnn_jax.networks.graph.operations import (Activation, Conv, Dense, Elementwise,
                                                GlobalAvgPool, Reduce, Reshape)
+
+
+def simplify_and_fold(graph: Graph) -> Graph:
+    """Replaces functions of JAX by layers, then folds batch norm into the layers.
+
+    The last value equals that of `graph`, up to rounding.
+    """
+    return fold_batch_norm(simplify(graph))
 
 
 def simplify(graph: Graph) -> Graph:

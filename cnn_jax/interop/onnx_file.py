@@ -15,9 +15,10 @@ import numpy as np
 import cnn_jax
 from cnn_jax import data
 from cnn_jax.errors import InputError
+from cnn_jax.inference import simplify_and_fold
 from cnn_jax.interop.onnx_graph import Writer, helper, is_image, onnx
 from cnn_jax.interop.onnx_operators import WRITERS
-from cnn_jax.networks.graph import Graph, fold_batch_norm, layer_graph
+from cnn_jax.networks.graph import Graph, layer_graph
 from cnn_jax.workdir.trained import Trained
 
 OPSET, IR_VERSION = 17, 8
@@ -37,14 +38,14 @@ def to_onnx(graph: Graph, scaling: Scaling, output: str = "softmax",
     output: 'softmax' or 'sigmoid' of the logits, named `probabilities`; or 'logits'.
         It is [N, classes], or [N, H, W, classes] if every pixel has a class.
     class_names: are stored in the model's metadata, as a JSON list.
-    fold: whether batch norm is folded into the layer before it, see `fold_batch_norm`;
-        if not, every batch norm is an operator.
+    fold: whether functions of JAX become layers and batch norm is folded into the
+        layer before it, as in `cnn_jax.inference`; if not, each is an operator.
     dtype: of the computation and the weights; float64 is for checks.
     Raises InputError for an operation that ONNX cannot express.
     """
     if output not in OUTPUTS:
         raise InputError(f"output {output!r} must be one of {', '.join(OUTPUTS)}")
-    renamed = without_names(fold_batch_norm(graph) if fold else graph,
+    renamed = without_names(simplify_and_fold(graph) if fold else graph,
                             {INPUT, OUTPUTS[output]})
     writer = Writer(renamed, np.dtype(dtype))
     write_input(writer, scaling)

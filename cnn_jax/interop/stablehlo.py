@@ -26,6 +26,7 @@ from jax import export
 from cnn_jax import data, networks
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
+from cnn_jax.inference import simplify_and_fold
 from cnn_jax.installation import install_command
 from cnn_jax.networks import graph
 from cnn_jax.workdir.trained import Trained
@@ -72,7 +73,7 @@ def evaluation_of(trained: Trained) -> Callable[[jax.Array], jax.Array]:
     network = networks.from_config(config, len(trained.info.class_names))
     if config.dtype == "float32":
         with contextlib.suppress(InputError):  # an unknown operation of the user's own
-            return functools.partial(graph.run, graph.fold_batch_norm(graph.layer_graph(
+            return functools.partial(graph.run, simplify_and_fold(graph.layer_graph(
                 network, trained.variables, trained.info.image_shape)))
     return lambda images: jnp.asarray(
         network.apply(trained.variables, images, train=False))

@@ -225,6 +225,24 @@ def test_names_and_shared_parameters():
         "input/offset", "input/factor"}
 
 
+class Functions(nn.Module):
+    """Calls functions of JAX that are layers: ReLU and global average pooling."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(2)(jnp.maximum(nn.Conv(4, (3, 3))(x), 0).mean((1, 2)))
+
+
+@pytest.mark.parametrize("fold, expected", [
+    (True, {"Relu", "GlobalAveragePool"}), (False, {"Max", "ReduceSum"})])
+def test_functions_become_layers(fold, expected):
+    network, shape = Functions(), (6, 5, 3)
+    graph = layer_graph(network, random_variables(network, shape), shape)
+    model = checked(graph, THREE, "logits", fold=fold)
+    operators = {node.op_type for node in model.graph.node}
+    assert operators & {"Relu", "GlobalAveragePool", "Max", "ReduceSum"} == expected
+
+
 def test_every_activation_has_operators():
     assert set(ACTIVATIONS) == set(OUR_ACTIVATIONS)
 
