@@ -18,8 +18,9 @@ CNN_JAX_HUGE_PAGES=0. "torch.compile" is PyTorch with its compiler; it keeps its
 too. `--threads=1,2` adds arms with one core (and two, if there are more).
 
 `--published` compares training steps of twelve networks of torchvision and timm with
-the equal networks here, by the arms that keep their memory. experiments/inference.py
-measures inference.
+the equal networks here. It and `--dtype=bfloat16` leave out plain Flax, and arms that
+do not keep their memory.
+experiments/inference.py measures inference.
 
 First the logits and losses of all arms must agree. Every arm has its own process; the
 parent lets them run in turn, A B C A B C, so that drift of the machine affects all
@@ -123,7 +124,8 @@ PEERS = {
             "KERAS_BACKEND": "tensorflow"}),
         "Keras-JAX": Arm("in_keras", HUGE_PAGES | {"KERAS_BACKEND": "jax"})},
 }
-# Arms that --published leaves out, because its networks take long to compile.
+# Arms that --published leaves out, because its networks take long to compile, and
+# bfloat16, in which XLA's convolutions take long.
 LEFT_OUT = {"cnn_jax, small pages", f"{WITH_ONEDNN}, small pages", "plain Flax",
             "plain Flax, kept", "torch", "torch, small pages"}
 MODES = {"train": "training step", "infer": "inference"}
@@ -335,7 +337,7 @@ def main(argv: list[str] | None = None) -> None:
     arms = dict(ARMS)
     for peer in flags.peers:
         arms |= PEERS[peer]
-    if flags.published:
+    if flags.published or flags.dtype == "bfloat16":
         arms = {name: arm for name, arm in arms.items() if name not in LEFT_OUT}
     if flags.published and "keras" in flags.peers:
         parser.error("--published has no arm of Keras, but onednn, torch, compile")
