@@ -75,8 +75,7 @@ def convolutions(seed: int = 0) -> Iterator[ConvSpec]:
 def methods(kind: int, spec: ConvSpec) -> dict[str, Callable[..., jax.Array]]:
     """Returns the methods of a pass: XLA's, that of `auto` in JAX, the library's."""
     made = {"lax": lambda a, b: conv_lax.passes[kind](a, b, spec)}
-    rules = (auto.FORWARD, auto.INPUT_GRADIENT, auto.WEIGHT_GRADIENT)[kind]
-    pure = auto.choose(rules, spec)
+    pure = auto.choose(auto.RULES[kind], spec)
     if pure is not conv_lax.plain[kind]:
         made["pure JAX"] = lambda a, b: pure(a, b, spec)
     if convolution.supports(spec, jnp.float32):

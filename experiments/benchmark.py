@@ -2,6 +2,7 @@
 
     python experiments/benchmark.py                       with plain Flax
     python experiments/benchmark.py --peers=torch,keras   and these; 30 minutes at most
+    python experiments/benchmark.py --peers=own           ours with its own C++ alone
     python experiments/benchmark.py --peers=onednn,torch  ours with oneDNN, and torch
     python experiments/benchmark.py --dtype=bfloat16 --only=W4
     python experiments/benchmark.py --threads=1,2 --peers=onednn,torch
@@ -102,17 +103,20 @@ class Arm(NamedTuple):
 OURS, WITH_ONEDNN = "cnn_jax", "cnn_jax + oneDNN"
 SMALL_PAGES = {"GLIBC_TUNABLES": "", "CNN_JAX_HUGE_PAGES": "0"}
 ARMS = {
-    OURS: Arm("in_jax", KEPT | {"CNN_JAX_ONEDNN": "0"}, {"plain": False}),
-    "cnn_jax, small pages": Arm("in_jax", SMALL_PAGES | {"CNN_JAX_ONEDNN": "0"},
+    OURS: Arm("in_jax", KEPT | {"CNN_JAX_NATIVE": "0"}, {"plain": False}),
+    "cnn_jax, small pages": Arm("in_jax", SMALL_PAGES | {"CNN_JAX_NATIVE": "0"},
                                 {"plain": False}),
     "plain Flax": Arm("in_jax", HUGE_PAGES, {"plain": True}),
     "plain Flax, kept": Arm("in_jax", KEPT, {"plain": True}),
 }
 PEERS = {
+    "own": {
+        "cnn_jax + own C++": Arm("in_jax", KEPT | {"CNN_JAX_NATIVE": "own"},
+                                 {"plain": False})},
     "onednn": {
-        WITH_ONEDNN: Arm("in_jax", KEPT | {"CNN_JAX_ONEDNN": "1"}, {"plain": False}),
+        WITH_ONEDNN: Arm("in_jax", KEPT | {"CNN_JAX_NATIVE": "1"}, {"plain": False}),
         f"{WITH_ONEDNN}, small pages": Arm(
-            "in_jax", SMALL_PAGES | {"CNN_JAX_ONEDNN": "1"}, {"plain": False})},
+            "in_jax", SMALL_PAGES | {"CNN_JAX_NATIVE": "1"}, {"plain": False})},
     "torch": {
         "torch": Arm("in_torch", HUGE_PAGES),
         "torch, kept": Arm("in_torch", KEPT),
@@ -320,7 +324,7 @@ def main(argv: list[str] | None = None) -> None:
                         help="trains networks of torchvision and timm instead")
     parser.add_argument("--only", default="", metavar="NAME,NAME",
                         help="workloads whose names contain one of these")
-    parser.add_argument("--peers", default="", metavar="onednn,torch,compile,keras")
+    parser.add_argument("--peers", default="", metavar="own,onednn,torch,compile,keras")
     parser.add_argument("--dtype", default="float32", choices=AGREEMENT,
                         help="of the computation; parameters stay float32")
     parser.add_argument("--threads", default="", metavar="1,2",

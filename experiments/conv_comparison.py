@@ -205,7 +205,7 @@ def compare(case: str, peers: list[str], rounds: int, best: float) -> list[dict]
                 if name == "loops":
                     row["refused"] = "timed by --tutorial only"
                     continue
-                if name == "onednn" and not library.load():
+                if name == "onednn" and not library.load_onednn():
                     row["refused"] = library.describe()
                     continue
                 try:

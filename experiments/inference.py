@@ -28,7 +28,7 @@ from cnn_jax.workdir.machine import core_count  # noqa: E402
 from experiments.measuring import make_out, run_script  # noqa: E402
 
 ARMS = {"ours": ("ours", {}), "unfused": ("unfused", {}),
-        "pure": ("unfused", {"CNN_JAX_ONEDNN": "0"}),
+        "pure": ("unfused", {"CNN_JAX_NATIVE": "0"}),
         "onnxruntime": ("onnxruntime", {}), "openvino": ("openvino", {})}
 CLASSES = 1000
 

@@ -51,7 +51,7 @@ def collected():
 
 @pytest.fixture
 def no_onednn(monkeypatch):
-    """Makes oneDNN unavailable, to test `auto` without it."""
+    """Makes the native library unavailable, to test `auto` without it."""
     monkeypatch.setattr(library, "load", lambda: None)
 
 

@@ -4,7 +4,8 @@
     logits = compiled(images)  # images [N, H, W, C], scaled as in training
 
 Batch norm, sums and activations become part of the layers before them. On a CPU with
-`cnn_jax.native`, one call computes all layers, with kernels that are packed once.
+the extra `onednn`, one call of `cnn_jax.native` computes all layers, with kernels that
+are packed once.
 
     simplify.py  graph -> the same graph with layers in place of JAX's functions,
                  batch norm folded; `cnn_jax.interop` exports it

@@ -72,7 +72,7 @@ def fastest(network: nn.Module, variables: Variables, image_shape: ImageShape,
             devices: int = 1) -> tuple[Any, Variables]:
     """Returns (network, variables) whose `apply` is the fastest in evaluation.
 
-    On one CPU device with `cnn_jax.native` they are those of `compile`. They are the
+    On one CPU device with the extra `onednn` they are those of `compile`. They are the
     given ones elsewhere, and if the network asks for another dtype or implementation or
     has no layer graph.
     """
@@ -88,4 +88,4 @@ def fastest(network: nn.Module, variables: Variables, image_shape: ImageShape,
 
 
 def runs_natively() -> bool:
-    return jax.default_backend() == "cpu" and library.load() is not None
+    return jax.default_backend() == "cpu" and library.load_onednn() is not None

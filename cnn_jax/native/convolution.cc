@@ -1,5 +1,5 @@
-// Convolution and its two gradients, in oneDNN or by Winograd's method (winograd.h), as
-// an XLA FFI handler for the CPU.
+// Convolution and its two gradients, by Winograd's method (winograd.h), by im2col
+// (im2col.h) or, if WITH_ONEDNN is defined, by oneDNN, as an XLA FFI handler for the CPU.
 //
 // Arrays are dense and row-major, with one to three image axes:
 //   x [N, *spatial, C]   w [*kernel, C / groups, O]   y, g [N, *out, O]
@@ -21,18 +21,17 @@
 #include <vector>
 
 #include "im2col.h"
-#include "onednn.h"
 #include "winograd.h"
 #include "workers.h"
 #include "xla/ffi/api/ffi.h"
+#ifdef WITH_ONEDNN
+#include "onednn.h"
+#endif
 
 namespace {
 
 namespace ffi = xla::ffi;
-using dnnl::memory;
 using Integers = ffi::Span<const int64_t>;
-
-constexpr size_t kMostPrimitives = 1024;  // kept at most; no program has more
 
 enum Pass : int64_t { kForward, kInputGradient, kWeightGradient };
 
@@ -53,10 +52,6 @@ struct Problem {
   Dims x, w, y, strides, low, high, dilation;
   int64_t groups;
   int64_t method;  // kOneDnn, ...
-
-  memory::data_type type() const {
-    return bfloat16 ? memory::data_type::bf16 : memory::data_type::f32;
-  }
 
   // Returns "" if every index that the convolution forms lies within its buffer.
   std::string WhatIsWrong() const {
@@ -80,7 +75,12 @@ struct Problem {
       if (steps < 0 || steps / strides[i] + 1 != y[i + 1])
         return "the output size does not fit";
     }
-    if (method == kOneDnn) return "";
+    if (method == kOneDnn)
+#ifdef WITH_ONEDNN
+      return "";
+#else
+      return "this library was built without oneDNN";
+#endif
     if (method == kIm2col)
       return bfloat16 || groups != 1 ? "im2col.h does not support it" : "";
     if ((method != kWinograd2 && method != kWinograd4) || groups != 1 ||
@@ -104,10 +104,12 @@ struct Problem {
     return std::string(reinterpret_cast<const char*>(all.data()),
                        all.size() * sizeof(int64_t));
   }
-
-  memory::desc Image(const Dims& dims) const { return ImageLayout(dims, type()); }
-  memory::desc Weights(bool any) const { return KernelLayout(w, groups, type(), any); }
 };
+
+#ifdef WITH_ONEDNN
+using dnnl::memory;
+
+constexpr size_t kMostPrimitives = 1024;  // kept at most; no program has more
 
 // One operand: its layout in XLA's buffer and the layout that the primitive takes.
 struct Operand {
@@ -139,8 +141,10 @@ struct Solver {
   size_t bytes = 0;  // of working memory
 
   explicit Solver(const Problem& p) {
-    const memory::desc x = p.Image(p.x), y = p.Image(p.y), w = p.Weights(true),
-                       dense = p.Weights(false);
+    const auto type = p.bfloat16 ? memory::data_type::bf16 : memory::data_type::f32;
+    const memory::desc x = ImageLayout(p.x, type), y = ImageLayout(p.y, type),
+                       w = KernelLayout(p.w, p.groups, type, true),
+                       dense = KernelLayout(p.w, p.groups, type, false);
     Dims gaps = p.dilation;  // oneDNN counts the pixels between two taps
     for (int64_t& d : gaps) d--;
     dnnl::primitive_attr attributes;
@@ -276,6 +280,16 @@ void SolveInParts(const Problem& problem, const std::vector<void*>& data,
   });
 }
 
+void SolveByOneDnn(const Problem& problem, const std::vector<void*>& data,
+                   ffi::ThreadPool& pool) {
+  const int threads = std::max<int>(1, pool.num_threads());
+  if (IsSplit(problem, threads))
+    SolveInParts(problem, data, pool, threads);
+  else
+    SolveWhole(problem, data, pool, threads);
+}
+#endif  // WITH_ONEDNN
+
 template <int m, typename Float>
 void SolveByWinograd(const Problem& p, const std::vector<void*>& data,
                      ffi::ThreadPool& pool) {
@@ -339,11 +353,9 @@ void Solve(const Problem& problem, const std::vector<void*>& data,
   if (problem.method == kIm2col) return SolveByIm2col(problem, data, pool);
   if (problem.method == kWinograd2) return SolveByWinograd<2>(problem, data, pool);
   if (problem.method == kWinograd4) return SolveByWinograd<4>(problem, data, pool);
-  const int threads = std::max<int>(1, pool.num_threads());
-  if (IsSplit(problem, threads))
-    SolveInParts(problem, data, pool, threads);
-  else
-    SolveWhole(problem, data, pool, threads);
+#ifdef WITH_ONEDNN
+  SolveByOneDnn(problem, data, pool);
+#endif
 }
 
 ffi::Error Convolve(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b,
@@ -399,7 +411,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(cnn_jax_convolution, Convolve,
                                   .Attr<int64_t>("groups")
                                   .Attr<int64_t>("method"));
 
-// For Python: the version as 10000 major + 100 minor + patch, and what the CPU has.
+// For Python: oneDNN's version as 10000 major + 100 minor + patch, and what the CPU has.
+#ifdef WITH_ONEDNN
 int cnn_jax_onednn_version() {
   const dnnl_version_t* v = dnnl_version();
   return 10000 * v->major + 100 * v->minor + v->patch;
@@ -422,5 +435,11 @@ const char* cnn_jax_threads() {
   return "one thread";
 #endif
 }
+#else  // built on x86-64 alone
+int cnn_jax_onednn_version() { return 0; }
+int cnn_jax_has_avx2() { return __builtin_cpu_supports("avx2"); }
+int cnn_jax_has_bfloat16() { return 0; }  // oneDNN's alone are fast
+const char* cnn_jax_threads() { return "XLA's threads"; }
+#endif
 
 }  // extern "C"

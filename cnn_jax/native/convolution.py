@@ -7,8 +7,9 @@ convolution, so that one call computes everything. `lowering.py` says what a com
 program holds.
 
 `passes` run in oneDNN. `fastest` do too, except for the convolutions that Winograd's
-method or im2col computes in less time (`cost.py`). The bias is not part of them: XLA
-adds it in the pass over the image that computes the activation.
+method or im2col computes in less time (`cost.py`). A library without oneDNN computes
+these alone. The bias is not part of them: XLA adds it in the pass over the image that
+computes the activation.
 """
 
 import math
@@ -26,14 +27,17 @@ from cnn_jax.native import cost, library, lowering
 from cnn_jax.native.cost import FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
 from cnn_jax.native.lowering import ROLES, result_shape
 from cnn_jax.ops._xla.shard_map import match_varying_axes
-from cnn_jax.ops.conv import lax as conv_lax
+from cnn_jax.ops.conv import auto, lax as conv_lax
 from cnn_jax.ops.conv.algorithm import Algorithm, Pass
 from cnn_jax.ops.conv.spec import ConvSpec, is_empty, is_symbolic
 from cnn_jax.ops.conv.vjp import Passes
 
 
 def supports(spec: ConvSpec, dtype: DTypeLike) -> bool:
-    """Tells whether oneDNN is available and supports this convolution and dtype."""
+    """Tells whether the library is available and supports this convolution and dtype.
+
+    It is loaded, and built, only for a convolution that it may support.
+    """
     if is_symbolic(spec):
         return False
     sizes = [math.prod(s) for s in (spec.x_shape, spec.w_shape, spec.y_shape)]
@@ -47,8 +51,17 @@ def supports(spec: ConvSpec, dtype: DTypeLike) -> bool:
         # dilation 2, padding 3 and 0; with AMX also stride 1: 1 pixel, kernel 3,
         # dilation 2, padding 3 and 1).
         return False
+    if not library.wants_onednn() and (dtype != jnp.float32 or not any(methods(
+            spec, dtype))):
+        return False
     loaded = library.load()
     return loaded is not None and (dtype == jnp.float32 or loaded.bfloat16)
+
+
+def methods(spec: ConvSpec, dtype: DTypeLike) -> list[int]:
+    """Chooses the fastest method for each pass."""
+    return [cost.method_of(kind, spec, dtype)
+            for kind in (FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT)]
 
 
 # The primitive and its derivatives.
@@ -216,10 +229,12 @@ def select(name: str, spec: ConvSpec, dtype: DTypeLike) -> Algorithm | None:
     """
     if not supports(spec, dtype):
         return None
-    methods = [cost.method_of(kind, spec, dtype) if name == "native" else cost.ONEDNN
-               for kind in (FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT)]
-    names = [cost.NAMES[method] for method in methods]
-    if lowering.weight_gradient_by_xla(spec) and methods[2] == cost.ONEDNN:
+    chosen = methods(spec, dtype) if name == "native" else [cost.ONEDNN] * 3
+    names = [cost.NAMES[method] for method in chosen]
+    if not library.wants_onednn():
+        names = [auto.name_of(auto.choose(rules, spec)) if method == cost.ONEDNN
+                 else name for name, method, rules in zip(names, chosen, auto.RULES)]
+    elif lowering.weight_gradient_by_xla(spec) and chosen[2] == cost.ONEDNN:
         names[2] = "lax"
     label = " / ".join(names if len(set(names)) > 1 else names[:1])
     return Algorithm(label, *(fastest if name == "native" else passes))

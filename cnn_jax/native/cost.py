@@ -15,22 +15,29 @@ from jax import lax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from cnn_jax.native import library
+from cnn_jax.ops.conv import (auto, lax as conv_lax, padded, phases, pointwise,
+                              transposed)
 from cnn_jax.ops.conv.spec import ConvSpec
 
 # The passes, numbered as in convolution.cc.
 FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = range(3)
 
-# Methods, numbered as in convolution.cc: oneDNN, im2col (im2col.h), and Winograd's
-# F(2 x 2, 3 x 3) and F(4 x 4, 3 x 3) (winograd.h).
+# Methods, numbered as in convolution.cc: oneDNN, or without it what `ops` computes;
+# im2col (im2col.h); Winograd's F(2 x 2, 3 x 3) and F(4 x 4, 3 x 3) (winograd.h).
 ONEDNN, IM2COL, WINOGRAD_2, WINOGRAD_4 = 0, 1, 2, 4
 NAMES = {ONEDNN: "onednn", IM2COL: "native im2col",
          WINOGRAD_2: "native Winograd F(2 x 2, 3 x 3)",
          WINOGRAD_4: "native Winograd F(4 x 4, 3 x 3)"}
 
-# im2col is faster up to so many pixels of the batch (with 1 x 1 kernels up to the
-# second number), and from so many channels and outputs on.
+# im2col is faster than oneDNN up to so many pixels of the batch (with 1 x 1 kernels up
+# to the second number), and from so many channels and outputs on.
 FEW_PIXELS, FEW_PIXELS_POINTWISE = 448, 2048
 FEW_CHANNELS = 24
+
+# Without oneDNN, im2col replaces these passes of `ops`.
+SLOWER = {*conv_lax.plain, padded.forward, padded.input_gradient,
+          phases.input_gradient, transposed.weight_gradient, pointwise.weight_gradient}
 
 CHANNELS = 16  # numbers of channels must be multiples: the library computes 16 at once
 
@@ -96,11 +103,12 @@ def tile_of(spec: ConvSpec, dtype: DTypeLike, packed: bool = False) -> int:
 
 def method_of(kind: int, spec: ConvSpec, dtype: DTypeLike) -> int:
     """Chooses the method for one pass of a convolution."""
-    return tile_of(spec, dtype) or (IM2COL if prefers_im2col(spec, dtype) else ONEDNN)
+    return tile_of(spec, dtype) or (
+        IM2COL if prefers_im2col(kind, spec, dtype) else ONEDNN)
 
 
-def prefers_im2col(spec: ConvSpec, dtype: DTypeLike) -> bool:
-    """Tells whether im2col takes less time than oneDNN.
+def prefers_im2col(kind: int, spec: ConvSpec, dtype: DTypeLike) -> bool:
+    """Tells whether im2col takes less time than oneDNN or, without it, than `ops`.
 
     It reads the weights where they lie. oneDNN copies them at each call, which is most
     of its work where there are few pixels. On 179 shapes of the registered networks
@@ -108,8 +116,18 @@ def prefers_im2col(spec: ConvSpec, dtype: DTypeLike) -> bool:
     times as long by this rule as by the faster of the two, and 1.24, 1.16 and 1.15
     times with oneDNN alone (`experiments/auto_grid.py`, 2 cores of an Intel Xeon, model
     106).
+
+    Against `ops`, on 111 shapes (2 cores of an AMD EPYC, Zen 4), it is 1.2 times as
+    fast (geometric mean) in forward passes of 1 x 1 kernels and few pixels, 1.3 in
+    their weight gradients, and 1.4, 1.4 and 2.4 in the passes of larger kernels.
     """
-    most = FEW_PIXELS_POINTWISE if set(spec.kernel) == {1} else FEW_PIXELS
-    return (dtype == jnp.float32 and spec.groups == 1
-            and min(spec.w_shape[-2:]) >= FEW_CHANNELS
-            and spec.x_shape[0] * math.prod(spec.out) <= most)
+    if dtype != jnp.float32 or spec.groups > 1:
+        return False
+    is_pointwise = set(spec.kernel) == {1}
+    pixels = spec.x_shape[0] * math.prod(spec.out)
+    if library.wants_onednn():
+        most = FEW_PIXELS_POINTWISE if is_pointwise else FEW_PIXELS
+        return min(spec.w_shape[-2:]) >= FEW_CHANNELS and pixels <= most
+    few = is_pointwise and kind == FORWARD and pixels <= FEW_PIXELS_POINTWISE
+    return max(spec.w_shape[-2:]) >= FEW_CHANNELS and (
+        few or auto.choose(auto.RULES[kind], spec) in SLOWER)

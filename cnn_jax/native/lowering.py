@@ -31,7 +31,7 @@ import numpy as np
 
 from cnn_jax.native import cost, library
 from cnn_jax.native.cost import WEIGHT_GRADIENT
-from cnn_jax.ops.conv import lax as conv_lax, pointwise
+from cnn_jax.ops.conv import auto, lax as conv_lax, pointwise
 from cnn_jax.ops.conv.spec import ConvSpec
 from cnn_jax.program_cache import PARTS
 
@@ -56,9 +56,12 @@ def by_library(a: jax.Array, b: jax.Array, kind: int, spec: ConvSpec,
                fastest: bool) -> jax.Array:
     """Calls the library; the method is chosen for the images of this call.
 
-    fastest: whether to choose the fastest method; if not, it is oneDNN.
+    fastest: whether to choose the fastest method; if not, it is oneDNN. A library
+        without oneDNN leaves what oneDNN would compute to `ops`.
     """
     method = cost.method_of(kind, spec, a.dtype) if fastest else cost.ONEDNN
+    if method == cost.ONEDNN and not library.wants_onednn():
+        return auto.choose(auto.RULES[kind], spec)(a, b, spec)
     if method == cost.ONEDNN and kind == WEIGHT_GRADIENT:
         if weight_gradient_by_xla(spec):
             return by_xla(a, b, kind, spec, fastest)
@@ -151,9 +154,9 @@ def by_library_on_each(a: jax.Array, b: jax.Array, kind: int, spec: ConvSpec,
 
     JAX writes only an address into it. So two convolutions of the same shapes could
     have one key in JAX's cache of compiled programs, and one would run the other's
-    program. So could those of two versions of this code.
+    program. So could those of two versions of this code, or with and without oneDNN.
     """
-    parts = repr((kind, spec, fastest, code()))
+    parts = repr((kind, spec, fastest, code(), library.wants_onednn()))
     with set_xla_metadata(**{PARTS: parts}):
         return by_library_per_device(a, b, kind, spec, fastest)
 

@@ -26,17 +26,9 @@ extern "C" int omp_get_max_threads();  // in the OpenMP that oneDNN brings along
 extern "C" void omp_set_num_threads(int);
 #endif
 
-using Dims = std::vector<int64_t>;
-
 inline dnnl::engine& Engine() {
   static dnnl::engine engine(dnnl::engine::kind::cpu, 0);
   return engine;
-}
-
-inline int64_t Count(const Dims& dims) {
-  int64_t count = 1;
-  for (int64_t n : dims) count *= n;
-  return count;
 }
 
 // Describes [N, *spatial, C] in memory as oneDNN's [N, C, *spatial].

@@ -1,5 +1,5 @@
-// Used by all handlers: working memory that is kept between calls, and a parallel loop on
-// XLA's threads.
+// Used by all handlers: shapes, working memory that is kept between calls, and a parallel
+// loop on XLA's threads.
 #ifndef CNN_JAX_WORKERS_H_
 #define CNN_JAX_WORKERS_H_
 
@@ -21,6 +21,14 @@
 #include <vector>
 
 #include "xla/ffi/api/ffi.h"
+
+using Dims = std::vector<int64_t>;
+
+inline int64_t Count(const Dims& dims) {
+  int64_t count = 1;
+  for (int64_t n : dims) count *= n;
+  return count;
+}
 
 constexpr size_t kPage = 4 << 10, kHugePage = 2 << 20;
 

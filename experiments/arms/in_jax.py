@@ -137,7 +137,7 @@ def main(network: str, classes: int, file: str, dtype: str, plain: bool,
         logits = infer(1)[:4].tolist()
         losses = [train(1) for _ in range(3)]
         alone = {"alone": measured_alone(train, turn, device_peak_mb)} if turn else {}
-        onednn, gflops = library.load(), matrix_gflops()
+        onednn, gflops = library.load_onednn(), matrix_gflops()
     memory = one_step.memory_analysis()
     serve({"logits": logits, "losses": losses, **alone,
            "version": f"jax {jax.__version__}", "compile_s": compile_s,

@@ -81,10 +81,10 @@ print(json.dumps(counts | {"sha256": results.params_sha256,
 @pytest.mark.parametrize("native", [False, True])
 def test_a_second_start_compiles_nothing(tmp_path, devices, native):
     """Each training program donates; over two devices it is sharded."""
-    if native and library.load() is None:
+    if native and library.load_onednn() is None:
         pytest.skip(library.describe())
     variables = environment(devices) | {
-        "CNN_JAX_CACHE": str(tmp_path), "CNN_JAX_ONEDNN": str(int(native))}
+        "CNN_JAX_CACHE": str(tmp_path), "CNN_JAX_NATIVE": str(int(native))}
     del variables["JAX_COMPILATION_CACHE_DIR"]
     if native:
         measuring.new_cache(tmp_path)

@@ -154,7 +154,7 @@ def test_remat_prints_the_memory_of_both_steps(capsys):
         remat.main(["--batch=0"])
 
 
-@pytest.mark.skipif(library.load() is None, reason=library.describe())
+@pytest.mark.skipif(library.load_onednn() is None, reason=library.describe())
 def test_auto_grid_compares_the_chosen_method_with_the_others(tmp_path, monkeypatch):
     spec = conv_spec((1, 4, 4, 16), (3, 3, 16, 16), 1, "SAME")
     monkeypatch.setattr(auto_grid, "convolutions", lambda: iter([spec]))

@@ -89,7 +89,7 @@ def test_small_pages_are_the_same_arms_without_kept_memory(load):
         kept, small = arms[ours], arms[f"{ours}, small pages"]
         assert small.settings["CNN_JAX_HUGE_PAGES"] == "0"
         assert not small.settings["GLIBC_TUNABLES"] and kept.settings["GLIBC_TUNABLES"]
-        for name in ("CNN_JAX_ONEDNN", "plain"):
+        for name in ("CNN_JAX_NATIVE", "plain"):
             first, second = (arm.settings | arm.arguments for arm in (kept, small))
             assert first[name] == second[name]
 

@@ -76,6 +76,6 @@ def test_malformed_files_take_less_than_a_gibibyte():
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["three steps a call", "oneDNN"])
 def test_twenty_kills_where_every_process_compiles_anew(case):
-    if case == "oneDNN" and library.load() is None:
+    if case == "oneDNN" and library.load_onednn() is None:
         pytest.skip(library.describe())
     assert run("kill_resume", "--kills=20", f"--only={case}", "--cache=0")

@@ -27,7 +27,7 @@ from cnn_jax.networks.graph import layer_graph, run
 from cnn_jax.networks.graph.nodes import Node
 from cnn_jax.networks.inputs import smallest_size
 
-needs_library = pytest.mark.skipif(library.load() is None,
+needs_library = pytest.mark.skipif(library.load_onednn() is None,
                                    reason=f"without oneDNN: {library.describe()}")
 
 # Upper bound of the largest difference from float64 / the outputs' standard deviation.

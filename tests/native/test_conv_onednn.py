@@ -31,7 +31,8 @@ from cnn_jax.ops.moments import channel_sums
 
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "tests" / "support"
-pytestmark = pytest.mark.skipif(library.load() is None, reason=library.describe())
+pytestmark = pytest.mark.skipif(library.load_onednn() is None,
+                                reason=library.describe())
 
 SPEC = conv_spec((4, 9, 8, 6), (3, 2, 3, 10), (2, 1), ((1, 2), (0, 1)), groups=2)
 

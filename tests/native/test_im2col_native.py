@@ -22,6 +22,8 @@ from cnn_jax.ops.conv import conv_spec, select
 SUPPORT = Path(__file__).parents[1] / "support"
 F32 = jnp.dtype("float32")
 pytestmark = pytest.mark.skipif(library.load() is None, reason=library.describe())
+needs_onednn = pytest.mark.skipif(library.load_onednn() is None,
+                                  reason=library.describe())
 
 
 def test_random_problems():
@@ -65,6 +67,7 @@ def test_large_problems(x, w, stride):
         assert np.array_equal(y, one_pass(arrays[a], arrays[b]))
 
 
+@needs_onednn
 def test_few_pixels_are_products():
     few, many = (conv_spec((4, side, side, 384), (1, 3, 384, 256), 1, "SAME")
                  for side in (7, 16))

@@ -1,6 +1,6 @@
 """The native library computes the same sums of batch norm as XLA.
 
-Tests of the library are skipped without oneDNN.
+Tests of the library are skipped where it cannot be built.
 """
 
 import jax

@@ -56,9 +56,11 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def fresh(monkeypatch):
     """Loads as in a new process; other tests keep the loaded library."""
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    monkeypatch.setattr(library, "_load", functools.cache(library._load.__wrapped__))
+    for name in "CNN_JAX_NATIVE", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY":
+        monkeypatch.delenv(name, raising=False)
+    for name in ("_load", "_onednn"):
+        monkeypatch.setattr(library, name, functools.cache(
+            getattr(library, name).__wrapped__))
 
 
 def compiled(place: Path) -> int:
@@ -77,6 +79,8 @@ def test_builds_once(place):
     assert builder.build(onednn, force=True) == path and compiled(place) == 2
     assert names(place) == {path.name, "lock"}
     assert path.parent.stat().st_mode & 0o777 == 0o700
+    without = builder.build(None)
+    assert without != path and compiled(place) == 3
 
 
 def test_two_processes_build_once(place):
@@ -168,12 +172,15 @@ def test_the_command_chooses_the_library(place, capsys):
 
 
 @pytest.mark.parametrize("change, reason, level", [
-    (lambda env: env("CNN_JAX_ONEDNN", "0"), "CNN_JAX_ONEDNN=0", logging.INFO),
-    (lambda env: env("CNN_JAX_ONEDNN", "off"), "neither 0", logging.WARNING),
+    (lambda env: env("CNN_JAX_NATIVE", "0"), "CNN_JAX_NATIVE=0", logging.INFO),
+    (lambda env: env("CNN_JAX_NATIVE", "off"), "neither 0", logging.WARNING),
+    (lambda env: (env("CNN_JAX_NATIVE", "own"), env("CXX", "/no/such/g++")),
+     "/no/such/g++ not found", logging.INFO),
     (lambda env: env("CXX", "/no/such/g++"), "not found", logging.WARNING),
     (lambda env: env("CXX", 'g++ "'), 'CXX=g++ " is not a command', logging.WARNING),
     (lambda env: None, "python -m cnn_jax.native.build --force", logging.WARNING)],
-    ids=["off", "neither", "no compiler", "no command", "not a library"])
+    ids=["off", "neither", "own, no compiler", "no compiler", "no command",
+         "not a library"])
 def test_without_it_one_line_says_why(place, fresh, monkeypatch, caplog, change, reason,
                                       level):
     onednn = builder.from_folder(place / "onednn")
@@ -182,7 +189,7 @@ def test_without_it_one_line_says_why(place, fresh, monkeypatch, caplog, change,
     caplog.set_level(logging.INFO)
     assert library.load() is None and library.load() is None
     assert reason in library.describe()
-    record, = [r for r in caplog.records if r.name.startswith("cnn_jax.native")]
+    record, = [r for r in caplog.records if r.name == library.__name__]
     assert reason in record.message and record.levelno == level
 
 
@@ -235,7 +242,7 @@ def test_the_compilers_options_and_a_comma_in_a_path(place, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(library.load() is None, reason=library.describe())
+@pytest.mark.skipif(library.load_onednn() is None, reason=library.describe())
 def test_the_thread_pool_flavour_compiles(tmp_path):
     """It is compiled against the wheels' headers, changed to the thread-pool runtime.
 
@@ -257,12 +264,18 @@ def test_the_thread_pool_flavour_compiles(tmp_path):
     assert done.returncode == 0, done.stderr[:2000]
 
 
-def test_not_installed(fresh, monkeypatch, caplog):
+def test_not_installed(place, fresh, monkeypatch, caplog):
+    """The library is then built without oneDNN; without a compiler, JAX computes all.
+    """
     monkeypatch.setattr(builder, "WHEELS", ("no-such-wheel", "nor-this"))
-    monkeypatch.setattr(builder, "chosen", builder.from_wheels)
+    monkeypatch.setenv("CXX", "/no/such/g++")
+    assert not library.wants_onednn() and library.load_onednn() is None
     assert library.load() is None
-    assert "pip install 'cnn_jax[onednn]'" in library.describe()
+    for fact in "pip install 'cnn_jax[onednn]'", "/no/such/g++ not found":
+        assert fact in library.describe()
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+    monkeypatch.setenv("CXX", compiler(place, COUNTING))
+    assert command.main([]) == 0 and builder.built_path(None).exists()
 
 
 def test_a_jax_without_the_needed_internals(place, fresh, monkeypatch):
@@ -290,6 +303,15 @@ def test_an_import_loads_nothing():
     assert code == 0, errors
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_the_library_without_onednn():
+    """It serves our own kernels where oneDNN is installed too, in a process of its own.
+    """
+    code, _, errors = end(start_module("tests.support.without_onednn",
+                                       variables={"CNN_JAX_NATIVE": "own"}))
+    assert code == 0, errors
+
+
 def is_linked(path: Path, onednn: builder.OneDNN) -> None:
     """Asserts that a built library finds this oneDNN without environment variables."""
     assert path.stat().st_size > 50_000
@@ -297,7 +319,7 @@ def is_linked(path: Path, onednn: builder.OneDNN) -> None:
     assert str(onednn.library.parent) in shown, shown
 
 
-@pytest.mark.skipif(library.load() is None, reason=library.describe())
+@pytest.mark.skipif(library.load_onednn() is None, reason=library.describe())
 def test_the_loaded_library_is_that_build():
     """The tests of convolutions load what g++ built from the sources as they are."""
     is_linked(builder.built_path(builder.chosen()), builder.chosen())

@@ -17,7 +17,7 @@ from cnn_jax import layers, networks
 from cnn_jax.native import library
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(
-    library.load() is None, reason=library.describe())]
+    library.load_onednn() is None, reason=library.describe())]
 
 SCALE, ALPHA = 1.0507009873554805, 1.6732632423543772  # of SELU
 

@@ -3,8 +3,8 @@
     pytest tests/native/test_winograd_native.py             30 random problems
     pytest -m slow tests/native/test_winograd_native.py     4,000, and without AVX-512
 
-Skipped without oneDNN. 'auto' selects the method by its cost; most tests set the tile
-size.
+Skipped without the library. 'auto' selects the method by its cost; most tests set the
+tile size.
 """
 
 import concurrent.futures
@@ -32,6 +32,8 @@ ROOT = Path(__file__).parents[2]
 HERE = ROOT / "tests" / "support"
 F32 = jnp.dtype("float32")
 pytestmark = pytest.mark.skipif(library.load() is None, reason=library.describe())
+needs_onednn = pytest.mark.skipif(library.load_onednn() is None,
+                                  reason=library.describe())
 
 
 @pytest.fixture(params=[2, 4])
@@ -194,6 +196,7 @@ def test_repeated_calls_give_the_same_bits(tile):
 
 # Selecting the method.
 
+@needs_onednn
 @pytest.mark.parametrize("images, side, channels, outputs, m", [
     (128, 32, 64, 64, 4), (128, 4, 512, 512, 4), (128, 2, 512, 512, 2),
     (8, 56, 64, 64, 4), (8, 14, 256, 256, 4), (32, 28, 32, 32, 4), (32, 7, 128, 128, 4),
@@ -204,7 +207,8 @@ def test_the_cheapest_is_chosen(images, side, channels, outputs, m):
     spec = of(images, side, channels, outputs)
     assert cost.tile_of(spec, F32) == m
     assert select("auto", spec, F32)[1:] == convolution.fastest
-    method = m or (cost.IM2COL if cost.prefers_im2col(spec, F32) else cost.ONEDNN)
+    method = cost.method_of(cost.FORWARD, spec, F32)
+    assert method == m or method == cost.IM2COL
     assert select("auto", spec, F32).name == cost.NAMES[method]
     assert select("onednn", spec, F32).name == "onednn"
     x, w = (jax.ShapeDtypeStruct(s, F32) for s in (spec.x_shape, spec.w_shape))
@@ -231,6 +235,7 @@ def test_default_precision_allows_it(precision):
     assert cost.tile_of(of(8, 32, 64, 64)._replace(precision=precision), F32) == 4
 
 
+@needs_onednn
 def test_highest_precision_is_direct():
     spec = of(8, 16, 64, 64)
     x, w, _ = arrays(spec)
@@ -250,6 +255,7 @@ def test_highest_precision_is_direct():
                 x, w, padding="SAME")).sum(), (0, 1)), x, w) == [m] * 3
 
 
+@needs_onednn
 def test_the_summary_knows_the_images_of_a_step():
     network = networks.create("tf2_vgg16")
     for images in (1, 128):

@@ -206,7 +206,7 @@ def test_convolutions_of_jax_in_the_library(name, method, monkeypatch):
 
     Most problems are calls of the library: it has no dilated images.
     """
-    if library.load() is None:
+    if library.load_onednn() is None:
         pytest.skip(library.describe())
     cases, convolution = in_program_of(name), ops.conv_general_dilated(name)
     if method is not None:

@@ -429,11 +429,11 @@ def test_evaluation_pads_little(limit, counts, devices, expected):
     (library.Library("3.2.0", True, "OpenMP", None), "bfloat16", "cpu", 0),
     (None, "bfloat16", "gpu", 0), (None, "float32", "cpu", 0)])
 def test_bfloat16_on_a_cpu_without_it(monkeypatch, made, dtype, platform, lines):
-    monkeypatch.setattr(library, "load", lambda: made)
+    monkeypatch.setattr(library, "load_onednn", lambda: made)
     assert len([*setup.slower_dtype(dtype, platform)]) == lines
 
 
 def test_the_log_says_once_that_float32_is_faster(tmp_path):
     code, output, errors = main(tmp_path, {"dtype": "bfloat16", "epochs": 1},
-                                variables={"CNN_JAX_ONEDNN": "0"})
+                                variables={"CNN_JAX_NATIVE": "0"})
     assert code == 0 and output.count("float32 is faster") == 1, errors

@@ -1,7 +1,8 @@
-"""Builds the C++ of `cnn_jax.native` against oneDNN; it needs g++ and nothing else.
+"""Builds the C++ of `cnn_jax.native`; it needs g++ and nothing else.
 
-    python -m cnn_jax.native.build                      against the wheels of the extra
-    python -m cnn_jax.native.build --with-onednn=DIR    against a oneDNN of your own
+    python -m cnn_jax.native.build                      with the wheels of the extra
+                                                        `onednn`, if installed
+    python -m cnn_jax.native.build --with-onednn=DIR    with a oneDNN of your own
 
 Without this command, the first use builds. DIR is the folder into which
 `cmake --install` put oneDNN, version 3 or later. The last command decides which oneDNN

@@ -1,7 +1,8 @@
-"""Finds oneDNN, and compiles the C++ of `cnn_jax.native` against it."""
+"""Finds oneDNN, and compiles the C++ of `cnn_jax.native` with or without it."""
 
 import hashlib
 import importlib.metadata
+import logging
 import os
 import platform
 import shlex
@@ -22,6 +23,7 @@ from cnn_jax.installation import install_command
 
 FOLDER = Path(__file__).parents[1]
 SOURCES = tuple(FOLDER / f"{name}.cc" for name in ("convolution", "moments", "network"))
+OWN_SOURCES = SOURCES[:2]  # those that compile without oneDNN
 WHEELS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-w")
 SECONDS = 300  # limit for a compiler (takes 15), and for waiting for another process
@@ -32,7 +34,11 @@ class BuildError(RuntimeError):
 
 
 class NotInstalled(BuildError):
-    """The wheels of oneDNN are not installed."""
+    """What the library needs is not installed, or the library is turned off."""
+
+
+class NoCompiler(BuildError):
+    """There is no compiler."""
 
 
 class OneDNN(NamedTuple):
@@ -102,14 +108,17 @@ def processor() -> str:
     return "\n".join([platform.machine(), *known])
 
 
-def built_path(onednn: OneDNN) -> Path:
-    """Returns the path of the library built against this oneDNN, present or not."""
-    state = onednn.library.stat()
+def built_path(onednn: OneDNN | None) -> Path:
+    """Returns the path of the library built against this oneDNN, present or not.
+
+    onednn: None, here and below, for our own kernels without oneDNN.
+    """
+    state = onednn and onednn.library.stat()
     key = hashlib.sha256()
     for source in [*SOURCES, *sorted(FOLDER.glob("*.h"))]:
         key.update(source.read_bytes())
-    key.update(repr((FLAGS, jaxlib.__version__, processor(), str(onednn.library),
-                     state.st_size, state.st_mtime_ns)).encode())
+    key.update(repr((FLAGS, jaxlib.__version__, processor(), onednn and str(
+        onednn.library), state and (state.st_size, state.st_mtime_ns))).encode())
     return own_folder() / f"convolution-{key.hexdigest()[:32]}.so"
 
 
@@ -122,23 +131,28 @@ def compiler() -> list[str]:
                          "set it to a compiler, such as g++") from error
 
 
-def compile_command(onednn: OneDNN, source: Path, output: Path) -> list[str]:
+def compile_command(onednn: OneDNN | None, source: Path, output: Path) -> list[str]:
     """Composes the command line that compiles one source."""
-    return [*compiler(), "-I", jax.ffi.include_dir(), "-I", str(onednn.include),
+    with_onednn = ["-DWITH_ONEDNN", "-I", str(onednn.include)] if onednn else []
+    return [*compiler(), "-I", jax.ffi.include_dir(), *with_onednn,
             "-c", str(source), "-o", str(output)]
 
 
-def link_command(onednn: OneDNN, objects: Sequence[Path], output: Path) -> list[str]:
+def link_command(onednn: OneDNN | None, objects: Sequence[Path],
+                 output: Path) -> list[str]:
     """Composes the command line that links the compiled sources."""
-    # The RPATH wins over LD_LIBRARY_PATH. -Xlinker takes a path with a comma.
-    libraries = [str(onednn.library), "-Wl,--disable-new-dtags", "-Xlinker", "-rpath",
-                 "-Xlinker", str(onednn.library.parent)]
-    if onednn.library.suffix == ".a":
+    if onednn is None:
+        libraries = []
+    elif onednn.library.suffix == ".a":
         libraries = [str(onednn.library), "-Wl,--exclude-libs,ALL", "-fopenmp", "-ldl"]
+    else:
+        # The RPATH wins over LD_LIBRARY_PATH. -Xlinker takes a path with a comma.
+        libraries = [str(onednn.library), "-Wl,--disable-new-dtags", "-Xlinker",
+                     "-rpath", "-Xlinker", str(onednn.library.parent)]
     return [*compiler(), *map(str, objects), "-o", str(output), *libraries, "-lpthread"]
 
 
-def build(onednn: OneDNN, force: bool = False) -> Path:
+def build(onednn: OneDNN | None, force: bool = False) -> Path:
     """Returns the path of the built library, and compiles it if it is missing.
 
     Several processes may call this at once: one compiles, the others wait. Raises
@@ -160,16 +174,19 @@ def build(onednn: OneDNN, force: bool = False) -> Path:
     return path
 
 
-def _compile(onednn: OneDNN, path: Path) -> None:
+def _compile(onednn: OneDNN | None, path: Path) -> None:
     """Compiles the sources in parallel and renames the library when it is complete."""
+    logging.getLogger(__name__).info(
+        "compiles the C++ library, once for this machine: about 10 s, 20 with oneDNN")
+    sources = SOURCES if onednn else OWN_SOURCES
     for stale in path.parent.glob(".building-*"):  # of a process that was killed
         shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".building-") as temporary:
         folder = Path(temporary)
-        objects = [folder / f"{source.stem}.o" for source in SOURCES]
+        objects = [folder / f"{source.stem}.o" for source in sources]
         with ThreadPoolExecutor() as threads:
             list(threads.map(_call, (compile_command(onednn, *pair)
-                                     for pair in zip(SOURCES, objects))))
+                                     for pair in zip(sources, objects))))
         _call(link_command(onednn, objects, folder / path.name))
         os.replace(folder / path.name, path)
 
@@ -179,7 +196,7 @@ def _call(line: Sequence[str]) -> None:
     try:
         result = subprocess.run(line, capture_output=True, text=True, timeout=SECONDS)
     except FileNotFoundError as error:
-        raise BuildError(f"{line[0]} not found: install g++ (Debian, Ubuntu: apt "
+        raise NoCompiler(f"{line[0]} not found: install g++ (Debian, Ubuntu: apt "
                          "install g++), or set CXX to a C++17 compiler") from error
     except subprocess.TimeoutExpired as error:
         raise BuildError(f"{line[0]} took more than {SECONDS} s") from error

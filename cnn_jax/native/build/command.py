@@ -1,6 +1,7 @@
 """The command `python -m cnn_jax.native.build`."""
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -19,10 +20,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true",
                         help="build even if the library exists")
     options = parser.parse_args(argv)
+    onednn = None
     try:
         record = builder.own_folder() / "with-onednn"
-        onednn = (builder.from_folder(options.with_onednn) if options.with_onednn
-                  else builder.from_wheels())
+        if options.with_onednn:
+            onednn = builder.from_folder(options.with_onednn)
+        else:
+            with contextlib.suppress(builder.NotInstalled):
+                onednn = builder.from_wheels()
         print(builder.build(onednn, options.force))
         if options.with_onednn:
             new = record.with_name(f".with-onednn-{os.getpid()}")

@@ -19,8 +19,8 @@ Sums = tuple[jax.Array, jax.Array]
 class AddOn(NamedTuple):
     """What an add-on offers; a result None: it does not support the problem."""
 
-    available: Callable[[], bool]
-    describe: Callable[[], str]  # the library and its version, or why it is missing
+    onednn: Callable[[], bool]   # whether its library has oneDNN
+    describe: Callable[[], str]  # oneDNN and its version, or why it is missing
     bfloat16: Callable[[], bool]  # whether it has instructions for it on this CPU
     # ('onednn' or 'native', spec, dtype) -> algorithm
     convolution: Callable[[str, ConvSpec, DTypeLike], Algorithm | None]
@@ -29,7 +29,7 @@ class AddOn(NamedTuple):
 
 
 installed = AddOn(
-    available=lambda: False, describe=lambda: "cnn_jax.native.register is not imported",
+    onednn=lambda: False, describe=lambda: "cnn_jax.native.register is not imported",
     bfloat16=lambda: False, convolution=lambda name, spec, dtype: None,
     channel_sums=lambda a, b, center: None)
 

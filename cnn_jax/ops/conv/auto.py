@@ -4,7 +4,7 @@ On a GPU or TPU it selects XLA's convolution, except for one weight gradient tha
 TPU's compiler takes long to compile (`slow_on_tpu`). On a CPU, XLA is slow for some
 shapes: for each pass, a table below names what replaces it there. The first rule that
 holds decides. Where `cnn_jax.native` has its library, the library computes every
-convolution that it supports.
+convolution that it supports; without oneDNN, only those for which it is faster.
 """
 
 import functools
@@ -110,6 +110,9 @@ WEIGHT_GRADIENT: Rules = (
 )
 
 
+RULES = FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT
+
+
 def choose(rules: Rules, spec: ConvSpec) -> Pass:
     """Returns the pass of the first rule that holds."""
     return next(one_pass for holds, one_pass in rules if holds(spec))
@@ -135,17 +138,21 @@ def select(spec: ConvSpec, dtype: DTypeLike) -> Algorithm:
     native = addon.installed.convolution("native", spec, dtype)
     if native is not None:  # whole steps: 1.1 - 2.4
         return native
-    passes = [choose(rules, spec)
-              for rules in (FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT)]
+    passes = [choose(rules, spec) for rules in RULES]
     if passes == list(conv_lax.plain):
         return conv_lax.select(spec, dtype)
     return mixed(*passes)
 
 
+def name_of(one_pass: Pass) -> str:
+    """Returns the name of the file that holds a pass."""
+    return one_pass.__module__.rpartition(".")[2]
+
+
 @functools.cache
 def mixed(*passes: Pass) -> Algorithm:
     """Makes one algorithm of three passes from different files."""
-    names = [one_pass.__module__.rpartition(".")[2] for one_pass in passes]
+    names = [*map(name_of, passes)]
     return Algorithm(" / ".join(names if len(set(names)) > 1 else names[:1]),
                      *trilinear(*map(_on_cpu, passes, conv_lax.plain)))
 

@@ -23,10 +23,10 @@ def fixed(name: str, passes: Passes) -> Rule:
 
 
 def select_onednn(spec: ConvSpec, dtype: DTypeLike) -> Algorithm:
-    """Resolves 'onednn': to 'auto' without the library, to 'lax' for what it lacks."""
+    """Resolves 'onednn': to 'auto' without oneDNN, to 'lax' for what it lacks."""
     if jax.default_backend() != "cpu":
         return auto.select(spec, dtype)
-    if not addon.installed.available():
+    if not addon.installed.onednn():
         _warn(addon.installed.describe())
         return auto.select(spec, dtype)
     return (addon.installed.convolution("onednn", spec, dtype)
