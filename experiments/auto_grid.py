@@ -79,7 +79,7 @@ def methods(kind: int, spec: ConvSpec) -> dict[str, Callable[..., jax.Array]]:
     if pure is not conv_lax.plain[kind]:
         made["pure JAX"] = lambda a, b: pure(a, b, spec)
     if convolution.supports(spec, jnp.float32):
-        native = [cost.ONEDNN]
+        native = [cost.ONEDNN] * library.wants_onednn()
         if spec.groups == 1:
             native.append(cost.IM2COL)
         if cost.supports(spec, jnp.dtype("float32")):
@@ -93,8 +93,10 @@ def methods(kind: int, spec: ConvSpec) -> dict[str, Callable[..., jax.Array]]:
 def chosen(kind: int, spec: ConvSpec) -> str:
     """Returns the method that `auto` chooses."""
     if convolution.supports(spec, jnp.float32):
-        return cost.NAMES[cost.method_of(kind, spec, jnp.dtype("float32"))]
-    return next(reversed(methods(kind, spec)))
+        method = cost.method_of(kind, spec, jnp.dtype("float32"))
+        if method != cost.OPS:
+            return cost.NAMES[method]
+    return "pure JAX" if "pure JAX" in methods(kind, spec) else "lax"
 
 
 def measure(kind: int, spec: ConvSpec, only: set[str], seconds: float

@@ -51,8 +51,8 @@ def supports(spec: ConvSpec, dtype: DTypeLike) -> bool:
         # dilation 2, padding 3 and 0; with AMX also stride 1: 1 pixel, kernel 3,
         # dilation 2, padding 3 and 1).
         return False
-    if not library.wants_onednn() and (dtype != jnp.float32 or not any(methods(
-            spec, dtype))):
+    if not library.wants_onednn() and (
+            dtype != jnp.float32 or set(methods(spec, dtype)) == {cost.OPS}):
         return False
     loaded = library.load()
     return loaded is not None and (dtype == jnp.float32 or loaded.bfloat16)
@@ -230,11 +230,9 @@ def select(name: str, spec: ConvSpec, dtype: DTypeLike) -> Algorithm | None:
     if not supports(spec, dtype):
         return None
     chosen = methods(spec, dtype) if name == "native" else [cost.ONEDNN] * 3
-    names = [cost.NAMES[method] for method in chosen]
-    if not library.wants_onednn():
-        names = [auto.name_of(auto.choose(rules, spec)) if method == cost.ONEDNN
-                 else name for name, method, rules in zip(names, chosen, auto.RULES)]
-    elif lowering.weight_gradient_by_xla(spec) and chosen[2] == cost.ONEDNN:
+    names = [auto.name_of(auto.choose(rules, spec)) if method == cost.OPS
+             else cost.NAMES[method] for method, rules in zip(chosen, auto.RULES)]
+    if lowering.weight_gradient_by_xla(spec) and chosen[2] == cost.ONEDNN:
         names[2] = "lax"
     label = " / ".join(names if len(set(names)) > 1 else names[:1])
     return Algorithm(label, *(fastest if name == "native" else passes))

@@ -23,17 +23,27 @@ from cnn_jax.ops.conv.spec import ConvSpec
 # The passes, numbered as in convolution.cc.
 FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = range(3)
 
-# Methods, numbered as in convolution.cc: oneDNN, or without it what `ops` computes;
-# im2col (im2col.h); Winograd's F(2 x 2, 3 x 3) and F(4 x 4, 3 x 3) (winograd.h).
-ONEDNN, IM2COL, WINOGRAD_2, WINOGRAD_4 = 0, 1, 2, 4
+# Methods, numbered as in convolution.cc: oneDNN, im2col (im2col.h), Winograd's
+# F(2 x 2, 3 x 3) and F(4 x 4, 3 x 3) (winograd.h). OPS is what `ops` computes in JAX.
+OPS, ONEDNN, IM2COL, WINOGRAD_2, WINOGRAD_4 = -1, 0, 1, 2, 4
 NAMES = {ONEDNN: "onednn", IM2COL: "native im2col",
          WINOGRAD_2: "native Winograd F(2 x 2, 3 x 3)",
          WINOGRAD_4: "native Winograd F(4 x 4, 3 x 3)"}
 
-# im2col is faster than oneDNN up to so many pixels of the batch (with 1 x 1 kernels up
-# to the second number), and from so many channels and outputs on.
-FEW_PIXELS, FEW_PIXELS_POINTWISE = 448, 2048
-FEW_CHANNELS = 24
+
+class Few(NamedTuple):
+    """Where im2col is faster than oneDNN: up to so many pixels of the batch."""
+
+    pixels: int
+    pointwise: int  # pixels, with 1 x 1 kernels
+    channels: int   # at least so many, and outputs
+
+
+FEW = {FORWARD: Few(1024, 4096, 24), INPUT_GRADIENT: Few(8192, 8192, 8),
+       WEIGHT_GRADIENT: Few(4096, 50_000, 24)}
+# XLA's product computes the input gradient of 1 x 1 kernels of so many channels.
+MANY_CHANNELS = 1000
+FEW_PIXELS, FEW_CHANNELS = 2048, 24  # against `ops`
 
 # Without oneDNN, im2col replaces these passes of `ops`.
 SLOWER = {*conv_lax.plain, padded.forward, padded.input_gradient,
@@ -103,31 +113,48 @@ def tile_of(spec: ConvSpec, dtype: DTypeLike, packed: bool = False) -> int:
 
 def method_of(kind: int, spec: ConvSpec, dtype: DTypeLike) -> int:
     """Chooses the method for one pass of a convolution."""
-    return tile_of(spec, dtype) or (
-        IM2COL if prefers_im2col(kind, spec, dtype) else ONEDNN)
+    tile = tile_of(spec, dtype)
+    if tile:
+        return tile
+    if prefers_im2col(kind, spec, dtype):
+        return IM2COL
+    return OPS if is_wide(kind, spec, dtype) else without_choice()
+
+
+def without_choice() -> int:
+    """Returns the method that computes all convolutions, with the least rounding."""
+    return ONEDNN if library.wants_onednn() else OPS
+
+
+def is_wide(kind: int, spec: ConvSpec, dtype: DTypeLike) -> bool:
+    """Tells whether the pass is the input gradient of a 1 x 1 kernel of many channels.
+
+    As a product of matrices in XLA it is 1.2 times as fast as oneDNN, and 1.1 times as
+    fast as im2col (geometric means of 44 shapes; see `prefers_im2col`).
+    """
+    return (kind == INPUT_GRADIENT and dtype == jnp.float32 and auto.is_pointwise(spec)
+            and max(spec.strides) == 1 and spec.w_shape[-2] >= MANY_CHANNELS)
 
 
 def prefers_im2col(kind: int, spec: ConvSpec, dtype: DTypeLike) -> bool:
     """Tells whether im2col takes less time than oneDNN or, without it, than `ops`.
 
     It reads the weights where they lie. oneDNN copies them at each call, which is most
-    of its work where there are few pixels. On 179 shapes of the registered networks
-    (without those of Winograd's method), the three passes took 1.04, 1.06 and 1.05
-    times as long by this rule as by the faster of the two, and 1.24, 1.16 and 1.15
-    times with oneDNN alone (`experiments/auto_grid.py`, 2 cores of an Intel Xeon, model
-    106).
+    of its work where there are few pixels. FEW and MANY_CHANNELS were fitted to the
+    times of 200 shapes of the registered networks (`experiments/auto_grid.py`, two runs
+    on 2 cores of an AMD EPYC, Zen 4).
 
-    Against `ops`, on 111 shapes (2 cores of an AMD EPYC, Zen 4), it is 1.2 times as
-    fast (geometric mean) in forward passes of 1 x 1 kernels and few pixels, 1.3 in
-    their weight gradients, and 1.4, 1.4 and 2.4 in the passes of larger kernels.
+    Against `ops`, on 111 shapes, it is 1.2 times as fast (geometric mean) in forward
+    passes of 1 x 1 kernels and few pixels, 1.3 in their weight gradients, and 1.4, 1.4
+    and 2.4 in the passes of larger kernels.
     """
-    if dtype != jnp.float32 or spec.groups > 1:
+    if dtype != jnp.float32 or spec.groups > 1 or is_wide(kind, spec, dtype):
         return False
-    is_pointwise = set(spec.kernel) == {1}
     pixels = spec.x_shape[0] * math.prod(spec.out)
     if library.wants_onednn():
-        most = FEW_PIXELS_POINTWISE if is_pointwise else FEW_PIXELS
-        return min(spec.w_shape[-2:]) >= FEW_CHANNELS and pixels <= most
-    few = is_pointwise and kind == FORWARD and pixels <= FEW_PIXELS_POINTWISE
+        few = FEW[kind]
+        most = few.pointwise if auto.is_pointwise(spec) else few.pixels
+        return min(spec.w_shape[-2:]) >= few.channels and pixels <= most
+    rows = (kind == FORWARD and auto.is_pointwise(spec) and pixels <= FEW_PIXELS)
     return max(spec.w_shape[-2:]) >= FEW_CHANNELS and (
-        few or auto.choose(auto.RULES[kind], spec) in SLOWER)
+        rows or auto.choose(auto.RULES[kind], spec) in SLOWER)

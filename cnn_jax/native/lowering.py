@@ -56,11 +56,12 @@ def by_library(a: jax.Array, b: jax.Array, kind: int, spec: ConvSpec,
                fastest: bool) -> jax.Array:
     """Calls the library; the method is chosen for the images of this call.
 
-    fastest: whether to choose the fastest method; if not, it is oneDNN. A library
-        without oneDNN leaves what oneDNN would compute to `ops`.
+    fastest: whether to choose the fastest method; if not, it is oneDNN, or without it
+        what `ops` computes.
     """
-    method = cost.method_of(kind, spec, a.dtype) if fastest else cost.ONEDNN
-    if method == cost.ONEDNN and not library.wants_onednn():
+    method = (cost.method_of(kind, spec, a.dtype) if fastest
+              else cost.without_choice())
+    if method == cost.OPS:
         return auto.choose(auto.RULES[kind], spec)(a, b, spec)
     if method == cost.ONEDNN and kind == WEIGHT_GRADIENT:
         if weight_gradient_by_xla(spec):

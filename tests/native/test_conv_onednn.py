@@ -277,7 +277,7 @@ def test_auto_is_native_and_knows_forward_mode():
     for kernel, groups in (((1, 1, 64, 32), 1), ((3, 3, 1, 64), 64)):
         spec = conv_spec((8, 28, 28, 64), kernel, 1, "SAME", groups=groups)
         assert select("auto", spec, jnp.dtype("float32"))[1:] == convolution.fastest
-        assert select("auto", spec, jnp.dtype("float32")).name == "onednn"
+        assert "onednn" in select("auto", spec, jnp.dtype("float32")).name
     assert select("auto", SPEC, jnp.dtype("float64"))[1:] != convolution.fastest
     f = functools.partial(correlate, padding="SAME")
     assert calls(f, X, f32(5, 3, 3, 6, 4)) == 1

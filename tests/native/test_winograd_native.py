@@ -207,13 +207,13 @@ def test_the_cheapest_is_chosen(images, side, channels, outputs, m):
     spec = of(images, side, channels, outputs)
     assert cost.tile_of(spec, F32) == m
     assert select("auto", spec, F32)[1:] == convolution.fastest
-    method = cost.method_of(cost.FORWARD, spec, F32)
-    assert method == m or method == cost.IM2COL
-    assert select("auto", spec, F32).name == cost.NAMES[method]
+    methods = [cost.method_of(kind, spec, F32) for kind in range(3)]
+    assert set(methods) <= ({m} if m else {cost.ONEDNN, cost.IM2COL})
+    assert select("auto", spec, F32).name.startswith(cost.NAMES[methods[0]])
     assert select("onednn", spec, F32).name == "onednn"
     x, w = (jax.ShapeDtypeStruct(s, F32) for s in (spec.x_shape, spec.w_shape))
     assert tiles_in(jax.grad(lambda x, w: correlate(
-        x, w, padding="SAME").sum(), (0, 1)), x, w) == [method] * 2
+        x, w, padding="SAME").sum(), (0, 1)), x, w) == methods[1:]
 
 
 @pytest.mark.parametrize("change", [
