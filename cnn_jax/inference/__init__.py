@@ -15,6 +15,5 @@ are packed once.
 """
 
 from cnn_jax.inference.compiled import Compiled, compile, fastest
-from cnn_jax.inference.simplify import simplify_and_fold
 
-__all__ = ["Compiled", "compile", "fastest", "simplify_and_fold"]
+__all__ = ["Compiled", "compile", "fastest"]

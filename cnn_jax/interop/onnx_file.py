@@ -15,7 +15,7 @@ import numpy as np
 import cnn_jax
 from cnn_jax import data
 from cnn_jax.errors import InputError
-from cnn_jax.inference import simplify_and_fold
+from cnn_jax.inference.simplify import simplify_and_fold
 from cnn_jax.interop.onnx_graph import Writer, helper, is_image, onnx
 from cnn_jax.interop.onnx_operators import WRITERS
 from cnn_jax.networks.graph import Graph, layer_graph

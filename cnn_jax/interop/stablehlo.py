@@ -26,7 +26,7 @@ from jax import export
 from cnn_jax import data, networks
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
-from cnn_jax.inference import simplify_and_fold
+from cnn_jax.inference.simplify import simplify_and_fold
 from cnn_jax.installation import install_command
 from cnn_jax.networks import graph
 from cnn_jax.workdir.trained import Trained
