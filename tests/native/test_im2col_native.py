@@ -79,6 +79,18 @@ def test_few_pixels_are_products():
                   ).name == "onednn"
 
 
+@needs_onednn
+def test_the_input_gradient_of_many_channels_is_a_product_in_xla():
+    wide = conv_spec((2, 7, 7, 1200), (1, 1, 1200, 128), 1, "SAME")
+    algorithm = select("auto", wide, F32)
+    assert algorithm.name == "native im2col / pointwise / native im2col"
+    draw = np.random.default_rng(0)
+    g, w = (draw.standard_normal(shape) for shape in (wide.y_shape, wide.w_shape))
+    dx = jax.jit(lambda g, w: algorithm.input_gradient(g, w, wide))(
+        jnp.asarray(g, F32), jnp.asarray(w, F32))
+    np.testing.assert_allclose(dx, g @ w[0, 0].T, atol=1e-4)
+
+
 @pytest.mark.parametrize("change", [{"groups": 2, "w_shape": (3, 3, 8, 16)}, {}])
 def test_groups_and_bfloat16_are_refused(change):
     spec = conv_spec((1, 4, 4, 16), (3, 3, 16, 16), 1, "SAME")._replace(**change)
