@@ -2,21 +2,33 @@
 // and b, as an XLA FFI handler for the CPU.
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <type_traits>
 
+#include "product.h"
 #include "workers.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace {
 
 namespace ffi = xla::ffi;
+using product::Bfloat16;
+
+inline float Value(float number) { return number; }
+inline float Value(Bfloat16 number) {
+  const uint32_t bits = uint32_t{number.bits} << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
 
 // Adds sum a to `sums`, and sum a (b - c) behind it, over the rows of a and b
 // [rows, channels]; c is [channels]. Rows of a block are added in float32, blocks in
 // float64.
-void AddSums(const float* a, const float* b, const float* c, int64_t rows,
-             int64_t channels, double* sums) {
+template <typename A, typename B>
+void AddSums(const A* a, const B* b, const float* c, int64_t rows, int64_t channels,
+             double* sums) {
   constexpr int64_t kRows = 32, kLanes = 32;  // their sums are kept in registers
   for (int64_t top = 0; top < rows; top += kRows) {
     const int64_t bottom = std::min(top + kRows, rows);
@@ -25,9 +37,9 @@ void AddSums(const float* a, const float* b, const float* c, int64_t rows,
       float plain[n] = {}, product[n] = {};
       for (int64_t i = top; i < bottom; i++)
         for (int64_t j = 0; j < n; j++) {
-          const float value = a[i * channels + k + j];
+          const float value = Value(a[i * channels + k + j]);
           plain[j] += value;
-          product[j] += value * (b[i * channels + k + j] - c[k + j]);
+          product[j] += value * (Value(b[i * channels + k + j]) - c[k + j]);
         }
       for (int64_t j = 0; j < n; j++) {
         sums[k + j] += plain[j];
@@ -46,8 +58,10 @@ void AddSums(const float* a, const float* b, const float* c, int64_t rows,
 
 using Floats = ffi::Buffer<ffi::F32>;
 
-ffi::Error Sums(ffi::ThreadPool pool, Floats a, Floats b, Floats c,
-                ffi::Result<Floats> plain, ffi::Result<Floats> product) {
+template <typename A, typename B>
+ffi::Error SumsOf(ffi::ThreadPool& pool, const ffi::AnyBuffer& a, const ffi::AnyBuffer& b,
+                  const Floats& c, ffi::Result<Floats>& plain,
+                  ffi::Result<Floats>& product) {
   const int64_t channels = c.element_count(), all = a.element_count();
   if (channels < 1 || all % channels != 0 || b.element_count() != all ||
       plain->element_count() != channels || product->element_count() != channels)
@@ -61,8 +75,9 @@ ffi::Error Sums(ffi::ThreadPool pool, Floats a, Floats b, Floats c,
     std::fill(sums, sums + parts * 2 * channels, 0.0);
     ParallelFor(pool, parts, parts - 1, [&](int i) {
       const int64_t begin = rows * i / parts, end = rows * (i + 1) / parts;
-      AddSums(a.typed_data() + begin * channels, b.typed_data() + begin * channels,
-              c.typed_data(), end - begin, channels, sums + i * 2 * channels);
+      AddSums(static_cast<A*>(a.untyped_data()) + begin * channels,
+              static_cast<B*>(b.untyped_data()) + begin * channels, c.typed_data(),
+              end - begin, channels, sums + i * 2 * channels);
     });
     for (int64_t k = 0; k < channels; k++) {
       double totals[2] = {};
@@ -77,6 +92,19 @@ ffi::Error Sums(ffi::ThreadPool pool, Floats a, Floats b, Floats c,
   return ffi::Error::Success();
 }
 
+ffi::Error Sums(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b, Floats c,
+                ffi::Result<Floats> plain, ffi::Result<Floats> product) {
+  for (const auto& image : {a, b})
+    if (image.element_type() != ffi::DataType::F32 &&
+        image.element_type() != ffi::DataType::BF16)
+      return ffi::Error::InvalidArgument("sums of batch norm: float32 and bfloat16");
+  const bool low_a = a.element_type() == ffi::DataType::BF16;
+  const bool low_b = b.element_type() == ffi::DataType::BF16;
+  const auto sums = low_a ? low_b ? SumsOf<Bfloat16, Bfloat16> : SumsOf<Bfloat16, float>
+                          : low_b ? SumsOf<float, Bfloat16> : SumsOf<float, float>;
+  return sums(pool, a, b, c, plain, product);
+}
+
 }  // namespace
 
 extern "C" {
@@ -84,8 +112,8 @@ extern "C" {
 XLA_FFI_DEFINE_HANDLER_SYMBOL(cnn_jax_sums, Sums,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
                                   .Arg<Floats>()
                                   .Ret<Floats>()
                                   .Ret<Floats>());

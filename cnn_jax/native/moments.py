@@ -23,14 +23,16 @@ def channel_sums(a: jax.Array, b: jax.Array, center: jax.Array) -> Sums | None:
     return tuple(sums_p.bind(a, b, center)) if supports(a, b, center) else None
 
 
-def supports(*arrays: jax.Array) -> bool:
+def supports(a: jax.Array, b: jax.Array, center: jax.Array) -> bool:
     """Tells whether the library is available and supports the sums of these arrays.
 
-    It takes float32 arrays that are not empty and that no mesh with explicit axes
-    shards.
+    a and b may be bfloat16, center is float32. None is empty, and no mesh with explicit
+    axes shards them.
     """
-    return (all(array.dtype == jnp.float32 and 0 not in array.shape
-                and not any(jax.typeof(array).sharding.spec) for array in arrays)
+    return (all(array.dtype in (jnp.float32, jnp.bfloat16) for array in (a, b))
+            and center.dtype == jnp.float32
+            and all(0 not in array.shape and not any(jax.typeof(array).sharding.spec)
+                    for array in (a, b, center))
             and jax.default_backend() == "cpu" and library.load() is not None)
 
 
@@ -53,7 +55,8 @@ def _transpose(cotangents: Any, a: Any, b: jax.Array, center: jax.Array) -> tupl
     plain, product = (lax.broadcast_to_rank(ad.instantiate_zeros(t), b.ndim)
                       for t in cotangents)
     center = lax.broadcast_to_rank(center, b.ndim)
-    return jnp.broadcast_to(plain + product * (b - center), a.aval.shape), None, None
+    da = jnp.broadcast_to(plain + product * (b - center), a.aval.shape)
+    return da.astype(a.aval.dtype), None, None
 
 
 sums_p.def_impl(_evaluate)

@@ -127,9 +127,9 @@ def _normalize_backward(eps: float, residuals: tuple[jax.Array, ...],
     dx = scale r (g - mean g - z mean(g z)).
     """
     x, mean, var, scale, bias = residuals
-    g = g.astype(jnp.promote_types(g.dtype, statistics_dtype(x)))
     r = lax.rsqrt(var + eps)
     dbias, dscale = channel_sums(g, x, mean)
+    g = g.astype(jnp.promote_types(g.dtype, statistics_dtype(x)))
     dscale *= r
     dx = g * _like(scale * r, g)
     dmean, dvar = -scale * r * dbias, -scale * r * r * dscale / 2
