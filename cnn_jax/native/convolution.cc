@@ -82,7 +82,11 @@ struct Problem {
       return "this library was built without oneDNN";
 #endif
     if (method == kIm2col)
+#ifdef __AVX512BF16__
+      return groups != 1 ? "im2col.h does not support it" : "";
+#else
       return bfloat16 || groups != 1 ? "im2col.h does not support it" : "";
+#endif
     if ((method != kWinograd2 && method != kWinograd4) || groups != 1 ||
         channels % winograd::kChannels || outputs % winograd::kChannels ||
         Dims(w.begin(), w.end() - 2) != Dims{3, 3} || strides != Dims{1, 1} ||
@@ -323,6 +327,7 @@ void SolveByWinograd(const Problem& p, const std::vector<void*>& data,
     SolveByWinograd<m, float>(p, data, pool);
 }
 
+template <typename Number>
 void SolveByIm2col(const Problem& p, const std::vector<void*>& data,
                    ffi::ThreadPool& pool) {
   auto sizes = [](const Dims& dims, size_t first, size_t rank, int64_t missing) {
@@ -336,13 +341,13 @@ void SolveByIm2col(const Problem& p, const std::vector<void*>& data,
       p.y[rank + 1], sizes(p.w, 0, rank, 1), sizes(p.strides, 0, rank, 1),
       sizes(p.low, 0, rank, 0), sizes(p.dilation, 0, rank, 1)};
   const int64_t threads = std::max<int64_t>(1, pool.num_threads());
-  const im2col::Method method(
+  const im2col::Method<Number> method(
       shape, threads, [&](int64_t n, const std::function<void(int)>& body) {
         ParallelFor(pool, n, std::min(n, threads) - 1, body);
       });
-  const float* a = static_cast<float*>(data[0]);
-  const float* b = static_cast<float*>(data[1]);
-  float* result = static_cast<float*>(data[2]);
+  const Number* a = static_cast<Number*>(data[0]);
+  const Number* b = static_cast<Number*>(data[1]);
+  Number* result = static_cast<Number*>(data[2]);
   if (p.pass == kForward) method.Convolve(a, b, result);
   if (p.pass == kInputGradient) method.InputGradient(a, b, result);
   if (p.pass == kWeightGradient) method.KernelGradient(a, b, result);
@@ -350,7 +355,11 @@ void SolveByIm2col(const Problem& p, const std::vector<void*>& data,
 
 void Solve(const Problem& problem, const std::vector<void*>& data,
            ffi::ThreadPool& pool) {
-  if (problem.method == kIm2col) return SolveByIm2col(problem, data, pool);
+#ifdef __AVX512BF16__
+  if (problem.method == kIm2col && problem.bfloat16)
+    return SolveByIm2col<product::Bfloat16>(problem, data, pool);
+#endif
+  if (problem.method == kIm2col) return SolveByIm2col<float>(problem, data, pool);
   if (problem.method == kWinograd2) return SolveByWinograd<2>(problem, data, pool);
   if (problem.method == kWinograd4) return SolveByWinograd<4>(problem, data, pool);
 #ifdef WITH_ONEDNN
@@ -421,8 +430,12 @@ int cnn_jax_has_avx2() {
   return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx2) == dnnl_cpu_isa_avx2;
 }
 int cnn_jax_has_bfloat16() {
+#ifdef __AVX512BF16__
   return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_bf16) ==
          dnnl_cpu_isa_avx512_core_bf16;
+#else
+  return 0;
+#endif
 }
 const char* cnn_jax_threads() {
 #if defined(ON_XLA_THREADS)

@@ -68,7 +68,7 @@ def by_library(a: jax.Array, b: jax.Array, kind: int, spec: ConvSpec,
             return by_xla(a, b, kind, spec, fastest)
         if a.dtype == jnp.bfloat16:
             # oneDNN 3.2 computes some of these wrongly (5 x 2 pixels, stride 3, 8
-            # channels per group), and all of them slowly.
+            # channels per group), and all of them slowly. im2col has no groups.
             return call(a.astype(jnp.float32), b.astype(jnp.float32), kind, spec,
                         method).astype(a.dtype)
     return call(a, b, kind, spec, method)

@@ -45,30 +45,12 @@
 namespace winograd {
 
 using product::kLanes, product::kLine, product::kPanel;
-using product::Load, product::Quotient, product::Store, product::Vector;
+using product::Bfloat16, product::Load, product::Quotient, product::Store,
+    product::Vector;
 
 constexpr int kRows = kLanes / 2;  // tiles that the inner loop takes at a time
 constexpr int kChannels = 16;      // channels and outputs must be multiples of it
 constexpr int64_t kSummed = 128;   // channels summed at a time: smaller rounding errors
-
-// bfloat16, the upper half of a float. All arithmetic is in float32.
-struct Bfloat16 {
-  uint16_t bits;
-};
-typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
-typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
-
-inline Vector Load(const Bfloat16* p) {
-  Halves halves;
-  std::memcpy(&halves, p, sizeof(halves));
-  return reinterpret_cast<Vector>(__builtin_convertvector(halves, Words) << 16);
-}
-inline void Store(Bfloat16* p, Vector v) {  // rounded to nearest, ties to even
-  const Words bits = reinterpret_cast<Words>(v);
-  const Words rounded = bits + 0x7fff + (bits >> 16 & 1), nan = bits | 0x400000;
-  const Halves halves = __builtin_convertvector((v == v ? rounded : nan) >> 16, Halves);
-  std::memcpy(p, &halves, sizeof(halves));
-}
 
 // Multiply by the matrices along one axis, along which numbers lie s apart.
 template <int m>
