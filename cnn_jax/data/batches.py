@@ -7,14 +7,10 @@ So the order of the data is not part of a checkpoint. The whole set is one uint8
 import math
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from cnn_jax.data.examples import Dataset, Examples
-from cnn_jax.rng import draw_key
-
-BLOCK = 2**13  # random numbers that are drawn at a time
-ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)  # bits, of Threefry 2x32
+from cnn_jax.rng import fold_in, host_key, random_bits
 
 
 def concatenate(dataset: Dataset) -> tuple[Examples, dict[str, range]]:
@@ -38,48 +34,26 @@ def train_order(seed: int, epoch: int, rows: range, batch_size: int) -> np.ndarr
     The last batch is filled up with the epoch's first examples. So all batches have one
     shape, and none is padded: padding would enter the statistics of batch norm.
     """
-    order = rows.start + permutation(draw_key(seed, "order", epoch), len(rows))
+    order = rows.start + permutation(host_key(seed, "order", epoch), len(rows))
     steps = steps_per_epoch(len(rows), batch_size)
     return np.pad(order, (0, steps * batch_size - len(order)), mode="wrap").reshape(
         steps, batch_size)
 
 
-def permutation(key: jax.Array, count: int) -> np.ndarray:
+def permutation(key: np.ndarray, count: int) -> np.ndarray:
     """Computes `jax.random.permutation(key, count)`, which sorts slowly on a CPU.
 
-    Each round sorts by random numbers of 32 bits. With the position as the lower 32
-    bits, NumPy's fast sort is as stable as JAX's.
+    Each round is a stable sort by random numbers of 32 bits: by their lower, then by
+    their upper half. For 16 bits NumPy has a radix sort.
     """
-    order, keys = np.arange(count, dtype=np.int32), np.empty(count, np.uint64)
+    order = np.arange(count, dtype=np.int32)
     for _ in range(math.ceil(3 * math.log(max(1, count)) / math.log(2**32 - 1))):
-        key, subkey = jax.random.split(key)
-        data = np.asarray(jax.random.key_data(subkey))
-        for start in range(0, count, BLOCK):
-            positions = np.arange(start, min(start + BLOCK, count), dtype=np.uint32)
-            bits = random_bits(data, positions).astype(np.uint64)
-            keys[start:start + BLOCK] = bits << 32 | positions
-        keys.sort()
-        keys &= 2**32 - 1
-        order = order[keys.view(np.int64)]
+        key, subkey = fold_in(key, 0), fold_in(key, 1)  # jax.random.split
+        numbers = random_bits(subkey, count)
+        for half in (0, 16):
+            rank = np.argsort((numbers >> half).astype(np.uint16), kind="stable")
+            order, numbers = order[rank], numbers[rank]
     return order
-
-
-def random_bits(key: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Computes the numbers of `jax.random.bits(key)` at some positions, uint32.
-
-    They are Threefry 2x32 with 20 rounds (Salmon et al., 2011). In blocks, NumPy takes
-    half of XLA's time, no memory, and no time to compile.
-    """
-    keys = key[:1], key[1:2], key[:1] ^ key[1:2] ^ np.uint32(0x1BD11BDA)
-    high, low = np.full_like(positions, keys[0]), positions + keys[1]
-    for i in range(5):
-        for bits in ROTATIONS[i % 2]:
-            high += low
-            low = low << bits | low >> 32 - bits
-            low ^= high
-        high += keys[(i + 1) % 3]
-        low += keys[(i + 2) % 3] + np.uint32(i + 1)
-    return high ^ low
 
 
 def eval_order(rows: range, batch_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnn_jax import tasks
+from cnn_jax.data.cuts import random_choice, stratified_choice
 from cnn_jax.errors import InputError
 from cnn_jax.tasks import Task, class_name
 
@@ -153,33 +154,33 @@ def _cut(labels: np.ndarray, class_names: tuple[str, ...], count: int, how: str,
         return slice(count, None), slice(count)
     if how == "last":
         return slice(total - count), slice(total - count, None)
-    # Imported here: scikit-learn takes a second to import.
-    from sklearn.model_selection import train_test_split
     if how == "random":
-        kept, chosen = train_test_split(
-            np.arange(total), test_size=count, random_state=seed)
-        return np.sort(kept), np.sort(chosen)
+        return _rows(random_choice(total, count, seed))
     if not task.one_class_per_image:
         raise InputError(
             f"{field} asks for a stratified cut, which needs one class for each image; "
             f"the task of this set is {task.name}: set data.split to random, first or "
             "last")
-    single = np.flatnonzero(np.bincount(labels) == 1)
+    sizes = np.bincount(labels)
+    single = np.flatnonzero(sizes == 1)
     if len(single):
         raise InputError(
             f"{field} asks for a stratified cut, which needs 2 images of each class, "
             f"but there is only 1 of {_listed(class_names, single)}: add images or "
             "remove the class")
-    classes = len(np.unique(labels))
+    classes = np.count_nonzero(sizes)
     if min(count, total - count) < classes:
         raise InputError(
             f"{field} asks for a stratified cut of {count:,} of {total:,} images, which"
             f" leaves less than one image of each of the {classes:,} classes on a side;"
             f" add images, or change {field}"
             + " or data.split" * (field != "data.test"))
-    kept, chosen = train_test_split(
-        np.arange(total), test_size=count, random_state=seed, stratify=labels)
-    return np.sort(kept), np.sort(chosen)
+    return _rows(stratified_choice(labels, count, seed))
+
+
+def _rows(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (the other rows, the chosen rows), ascending."""
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
 def _listed(class_names: tuple[str, ...], classes: np.ndarray) -> str:

@@ -126,10 +126,15 @@ def list_folder(root: Path) -> Listing:
                 raise InputError(f"{child} is a link to a folder, which is not "
                                  "followed; replace it with the folder or remove it")
             folder.folders[name] = folders[child] = Folder(_join(folder.path, name))
-        folder.pictures = PackedStrings(sorted(filter(is_image_name, files)))
-        folder.tables = sorted(filter(is_table, files))
-        folder.others = sorted(name for name in files if not (
-            is_image_name(name) or is_table(name) or _is_hidden(name)))
+        pictures: list[str] = []
+        for name in sorted(files):
+            if is_image_name(name):
+                pictures.append(name)
+            elif is_table(name):
+                folder.tables.append(name)
+            elif not _is_hidden(name):
+                folder.others.append(name)
+        folder.pictures = PackedStrings(pictures)
     return Listing(root, tree, {})
 
 

@@ -160,7 +160,7 @@ class _JoinedIterator(grain.DatasetIterator[tuple[HostBatch, ...]]):
 
 
 def start_worker(index: int, count: int) -> None:
-    """Prepares a worker process, which also computes the order of an epoch with JAX.
+    """Prepares a worker process. If a source computes with JAX, it uses the CPU.
 
     It ignores signals: the training process receives them and ends its workers. If that
     process is killed, the workers end by themselves.

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cnn_jax.data import batches
 from cnn_jax.data.batches import (concatenate, eval_order, permutation, steps_per_epoch,
                                   train_order)
 from cnn_jax.data.examples import Dataset, Examples
@@ -45,8 +46,14 @@ def test_order_depends_on_seed_and_epoch_alone():
 @pytest.mark.parametrize("count", [1, 2, 1000, 1700, 70_001])  # one to two rounds
 def test_permutations_are_those_of_jax(count):
     key = jax.random.key(count)
-    np.testing.assert_array_equal(permutation(key, count),
+    np.testing.assert_array_equal(permutation(jax.random.key_data(key), count),
                                   jax.random.permutation(key, count))
+
+
+def test_equal_random_numbers_keep_their_order(monkeypatch):
+    numbers = np.array([2**31, 7, 2**16, 7, 2**31, 0, 2**16], np.uint32)
+    monkeypatch.setattr(batches, "random_bits", lambda key, count: numbers)
+    assert permutation(np.zeros(2, np.uint32), 7).tolist() == [5, 1, 3, 2, 6, 0, 4]
 
 
 def test_published_epoch_lengths():
