@@ -16,6 +16,7 @@ from jax import lax
 
 from cnn_jax import ops
 from cnn_jax.layers.presets import ACTIVATIONS, lookup
+from cnn_jax.layers.shapes import ShapedParams, of_same_shape, only_shapes
 from cnn_jax.layers.windows import Pair
 
 
@@ -31,9 +32,12 @@ class Activation(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        function = lookup(ACTIVATIONS, "activation", self.kind)
+        if only_shapes.get():
+            return of_same_shape(x)
         if self.materialized and self.kind == "relu":
             return ops.materialized_relu(x)
-        return lookup(ACTIVATIONS, "activation", self.kind)(x)
+        return function(x)
 
 
 class Flatten(nn.Module):
@@ -130,7 +134,7 @@ class LocalResponseNorm(nn.Module):
                                        self.divide_by_size)
 
 
-class BatchNorm(nn.Module):
+class BatchNorm(ShapedParams, nn.Module):
     """Normalizes over all axes but the last by batch norm; see `ops.batch_norm`.
 
     Parameters, statistics and fields are those of `flax.linen.BatchNorm`, plus the two
@@ -160,6 +164,8 @@ class BatchNorm(nn.Module):
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         scale, bias = scale_and_bias(self, x.shape[-1])
         x = x.astype(self.dtype or jnp.result_type(x, scale))
+        if only_shapes.get():
+            return of_same_shape(x)
         if self.use_running_average:
             return ops.batch_norm_inference(x, mean.value, var.value, scale, bias,
                                             self.epsilon)
@@ -179,7 +185,7 @@ class BatchNorm(nn.Module):
         return y
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(ShapedParams, nn.Module):
     """Normalizes groups of channels of each image; see `ops.group_norm`.
 
     It has the parameters of `flax.linen.GroupNorm`, and no running statistics.
@@ -208,7 +214,7 @@ def group_count(most: int, channels: int) -> int:
     return groups if groups < channels else max(1, groups // 2)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(ShapedParams, nn.Module):
     """Normalizes the channels of each pixel; see `ops.layer_norm`.
 
     It has the parameters of `flax.linen.LayerNorm`.

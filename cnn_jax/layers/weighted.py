@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax import ops
-from cnn_jax.layers.shapes import only_shapes
+from cnn_jax.layers.shapes import ShapedParams
 from cnn_jax.layers.windows import Padding, Pair
 
 
-class BiasByFanIn:
-    """Mixin: initializes the bias from the kernel's fan-in, or draws nothing.
+class BiasByFanIn(ShapedParams):
+    """Mixin: initializes the bias from the kernel's fan-in.
 
     Linen does not pass the fan-in to `bias_init`. The field `fan_in_bias` makes the
     initializer from it; None means `bias_init`.
@@ -29,9 +29,7 @@ class BiasByFanIn:
         if name == "bias" and self.fan_in_bias is not None:
             kernel = self.get_variable("params", "kernel")  # made before the bias
             init_fn = self.fan_in_bias(math.prod(kernel.shape[:-1]))
-        if only_shapes.get():
-            init_fn = nn.initializers.zeros
-        return nn.Module.param(self, name, init_fn, *args, **kwargs)
+        return ShapedParams.param(self, name, init_fn, *args, **kwargs)
 
 
 class Conv(BiasByFanIn, nn.Conv):

@@ -218,6 +218,22 @@ def test_shapes_without_drawing_are_those_of_the_initial_values():
     assert shapes == jax.eval_shape(init)
 
 
+@pytest.mark.parametrize("norm", ["torch", "group_norm", "layer_norm"])
+def test_shapes_alone_are_those_of_the_values(norm):
+    make = Layers(bn=norm, conv="lax", dtype="bfloat16")
+    network = nn.Sequential([make.convolution(6, (3, 3), 2), make.batch_norm(False),
+                             layers.Activation("relu"), make.dense(5)])
+
+    def init():
+        return network.init_with_output(jax.random.key(0), IMAGES)
+    shapes = layers.eval_shape(init)
+    assert shapes == jax.eval_shape(init) and shapes[0].dtype == jnp.bfloat16
+    variables = quick_jit(init)()[1]
+    assert layers.eval_shape(network.apply, variables, IMAGES) == shapes[0]
+    with pytest.raises(ValueError, match="'relu7'"):
+        layers.eval_shape(layers.Activation("relu7").apply, {}, IMAGES)
+
+
 @pytest.mark.parametrize("layer, fan_in", [
     (Layers(init="torch").convolution(3000, (3, 2)), 6 * 8),
     (Layers(init="torch").convolution(3000, (3, 3), feature_group_count=4), 9 * 2),
