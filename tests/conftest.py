@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 
 import jax
 import pytest
@@ -20,6 +21,11 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
 # Child processes keep no programs in the user's folder.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
+
+# The suite starts a hundred processes, which without stored bytecode would all compile
+# the package.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Makes hypothesis draw the same examples in each run.
 settings.register_profile("reproducible", derandomize=True)
