@@ -40,7 +40,15 @@ Network::Network(const int64_t* code) {
   for (size_t i = 0; i < steps.size(); i++) {
     for (int64_t v : steps[i].inputs) last_use[v] = i;
     last_use[steps[i].output] = std::max<int64_t>(last_use[steps[i].output], i);
-    if (steps[i].kind == kDense) dense_ = std::min(dense_, i);
+    const Step& step = steps[i];
+    const Dims& in = values[step.inputs.empty() ? step.output : step.inputs[0]];
+    const int64_t* n = step.numbers.data();
+    const int64_t depth = step.kind == kDense         ? in.back()
+                          : step.kind == kConvolution ? n[0] * n[1] * in.back() / n[10]
+                                                      : kOther;
+    work_ += Size(step.output) * depth;
+    if (step.kind == kDense && depth * values[step.output].back() > kLargeKernel)
+      dense_ = std::min(dense_, i);
   }
   for (int64_t v : results) last_use[v] = kNever;
   // floats: the most that any step from i on reads and writes, for one image
@@ -104,29 +112,31 @@ void Network::Run(const std::vector<float*>& in, const std::vector<float*>& out,
   for (const Step& step : steps)
     if (step.kind == kInput) known[step.output] = in[step.numbers[0]];
 
-  const int64_t threads = std::max<int64_t>(1, pool.num_threads());
-  const int64_t per_thread = images / threads;
-  if (per_thread > 0)
+  const int64_t all = std::max<int64_t>(1, pool.num_threads());
+  const int64_t threads = std::clamp<int64_t>(images * work_ / kWorth, 1, all);
+  // Images of little work: none are left for all threads together.
+  const int64_t apart = work_ < kWorth ? images : images / threads * threads;
+  if (apart > 0)
     ParallelFor(pool, threads, threads - 1, [&](int thread) {
+      const int64_t first = apart * thread / threads;
+      const int64_t count = apart * (thread + 1) / threads - first;
       OnThisThread(pool, [&](dnnl::stream& stream) {
         for (const Phase& phase : phases_) {
-          const int64_t chunks = (per_thread + phase.images - 1) / phase.images;
+          const int64_t chunks = (count + phase.images - 1) / phase.images;
           for (int64_t i = 0; i < chunks; i++) {
-            const int64_t begin = per_thread * i / chunks;
-            const int64_t end = per_thread * (i + 1) / chunks;
-            RunPart(phase.begin, phase.end, thread * per_thread + begin, end - begin, 1,
-                    known, params, stream);
+            const int64_t begin = count * i / chunks, end = count * (i + 1) / chunks;
+            RunPart(phase.begin, phase.end, first + begin, end - begin, 1, known, params,
+                    stream);
           }
         }
       });
     });
-  const int64_t done = per_thread * threads;
-  if (done == images && dense_ == steps.size()) return;
-  OnAllThreads(pool, threads, [&](dnnl::stream& stream) {
-    if (done < images)
-      RunPart(0, dense_, done, images - done, threads, known, params, stream);
+  if (apart == images && dense_ == steps.size()) return;
+  OnAllThreads(pool, all, [&](dnnl::stream& stream) {
+    if (apart < images)
+      RunPart(0, dense_, apart, images - apart, all, known, params, stream);
     if (dense_ < steps.size())
-      RunPart(dense_, steps.size(), 0, images, threads, known, params, stream);
+      RunPart(dense_, steps.size(), 0, images, all, known, params, stream);
   });
 }
 

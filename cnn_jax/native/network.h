@@ -15,7 +15,8 @@
 // it. In the first layers, whose values are large, it takes one image at a time; in the
 // later ones, whose kernels are large, it takes more. Images that are left over, fewer
 // than the threads, go through together, and oneDNN divides each layer among the threads.
-// So do all images from the first dense layer on.
+// So do all images from the first dense layer with a large kernel on. Images of little
+// work are never divided, and a batch of little work uses fewer threads: one, at least.
 #ifndef CNN_JAX_NETWORK_H_
 #define CNN_JAX_NETWORK_H_
 
@@ -60,6 +61,9 @@ struct Step {
 constexpr int64_t kCache = 1 << 19;  // floats that a thread may use at a time
 constexpr int64_t kMost = 64;        // most images that a thread takes together
 constexpr size_t kMostPasses = 64;   // most keys (steps, images, threads) of idle passes
+constexpr int64_t kLargeKernel = 1 << 18;  // floats of a dense layer that fill a cache
+constexpr int64_t kWorth = 1 << 20;  // products that are worth a thread
+constexpr int64_t kOther = 8;  // products in whose time other steps compute a number
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
 inline memory::desc RowMajor(const Dims& dims) {
@@ -172,8 +176,9 @@ class Network {
     size_t begin, end;
     int64_t images;
   };
-  std::vector<Phase> phases_;   // up to the first dense layer
+  std::vector<Phase> phases_;   // up to the first large dense layer
   size_t dense_ = 0;            // the first step that all images take together
+  int64_t work_ = 0;            // products for one image
   std::vector<int64_t> live_out_;  // values that a later phase uses
 };
 
