@@ -14,6 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import cnn_jax.native.register  # noqa: F401
 from cnn_jax import ops
+from cnn_jax.data import shapes
 from cnn_jax.native import library
 
 # An array of lower rank must be broadcast explicitly, here and in child processes.
@@ -110,6 +111,14 @@ def fused():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "compiler_options",
                       lambda *given: options(*given) | FUSED)
+        yield
+
+
+@pytest.fixture(scope="module")
+def few_shapes():
+    """Draws a sixth of the large shapes, in a second less."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "COUNTS_LARGE", (800, 200))
         yield
 
 

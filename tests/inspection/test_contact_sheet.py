@@ -20,7 +20,7 @@ from cnn_jax.tasks import TASKS
 from cnn_jax.training.recipe import create_recipe
 from cnn_jax.training.steps import TrainState, gather, train_step
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
+pytestmark = pytest.mark.usefixtures("compiled_once", "few_shapes")
 MIXED = {"augment.mixup": 0.4, "augment.cutmix": 1.0, "data.scaling": "standard"}
 ROTATED = MIXED | {"augment.rotation_range": 20.0}
 

@@ -130,7 +130,7 @@ def test_the_users_own_images_are_explained(workdir, tmp_path):
     assert chosen.arrays["class"].tolist() == [3]
 
 
-def test_images_with_several_classes(tmp_path, capsys):
+def test_images_with_several_classes(few_shapes, tmp_path, capsys):
     """Scores of the classes replace the confusion matrix."""
     config = tiny({"data.name": "shapes_multilabel", "data.split": "first",
                    "model.name": "lenet5"})

@@ -23,7 +23,8 @@ HERE = multiprocessing.get_context("fork")
 # Forks a server, which the first use starts.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload([
-    "absl.app", "sklearn.datasets", "cnn_jax.cli.commands", "cnn_jax.inspection.output",
+    "absl.app", "jinja2", "matplotlib.figure", "sklearn.datasets",
+    "cnn_jax.cli.commands", "cnn_jax.inspection.output",
     "cnn_jax.inspection.draw.learning_curves", "cnn_jax.inspection.inspected_run"])
 
 

@@ -15,6 +15,7 @@ from cnn_jax import data, training
 from cnn_jax.cli import commands
 from cnn_jax.cli.request import Request
 from cnn_jax.inspection import predict
+from cnn_jax.data import shapes
 from cnn_jax.data.scaling import scale
 from cnn_jax.errors import InputError
 from cnn_jax.inspection.draw.drawing import class_colours
@@ -27,7 +28,7 @@ from cnn_jax.tasks import segment
 from cnn_jax.tasks.metrics import mean_iou
 from configs import segmentation
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "undrawn")
+pytestmark = pytest.mark.usefixtures("compiled_once", "few_shapes", "undrawn")
 SHAPES = {
     "model.name": "shapes_fcn", "data.name": "shapes_segmentation",
     "data.split": "first", "data.validation_count": 70, "data.limit": 64,
@@ -44,7 +45,7 @@ def test_mean_iou_by_hand():
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, compiled_once, undrawn):
+def trained(tmp_path_factory, compiled_once, few_shapes, undrawn):
     """Trains a short run that also augments images and masks."""
     path = tmp_path_factory.mktemp("run") / "a"
     changes = SHAPES | {"augment.horizontal_flip": True, "augment.crop_padding": 2,
@@ -56,7 +57,7 @@ def test_a_run_reports_mean_iou_everywhere(trained):
     path, results = trained
     figures = results.task_metrics
     assert 0 < figures["test_mean_iou"] < results.test_accuracy < 1
-    assert results.test_examples == 1000
+    assert results.test_examples == 200
     header, *rows = (path / "history.csv").read_text().splitlines()
     assert header.endswith(",val_mean_iou") and len(rows) == 2
     best = max(float(row.rpartition(",")[2]) for row in rows)
@@ -193,7 +194,7 @@ def test_overlays_of_test_images(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(predict, "overlays", keep)
     run_mode("overlays", trained[0])
     path = trained[0] / "overlays.png"
-    assert capsys.readouterr().out == f"{path}: the first 8 of 1,000 test images\n"
+    assert capsys.readouterr().out == f"{path}: the first 8 of 200 test images\n"
     pixels = opened(path)
     paths, test = write_test_images(tmp_path, 8)
     drawn, grid = made[0].arrays, np.reshape(made[0].figure.axes, (8, 4))
@@ -241,7 +242,8 @@ def test_overlays_of_other_data_are_refused(trained):
 
 
 @pytest.mark.slow
-def test_the_config_reaches_a_mean_iou_of_0_9(tmp_path):
+def test_the_config_reaches_a_mean_iou_of_0_9(tmp_path, monkeypatch):
+    monkeypatch.setattr(shapes, "COUNTS_LARGE", (5000, 1000))
     results = training.run(segmentation.get_config(), tmp_path / "a")
     assert results.task_metrics["test_mean_iou"] >= 0.90 and results.params == 64_694
 
