@@ -36,6 +36,11 @@ def make_data(count, seed=0):
     return Data(jnp.asarray(images, jnp.uint8), jnp.asarray(labels, jnp.int32))
 
 
+def initial(*widths):
+    """Draws the parameters of a network; one program compiles fast."""
+    return jax.jit(lambda: network.init(jax.random.key(0), 3, CLASSES, widths))()
+
+
 def test_the_docstring_names_every_field():
     config = config_file.get_config()
     for name in config:
@@ -88,15 +93,17 @@ def test_an_epoch_draws_each_image_at_most_once():
 
 def test_crops_and_flips_are_those_that_were_drawn():
     recipe, data = small(), make_data(20)
-    draws, rows = training.draw(recipe, 20, 1, 0), jnp.arange(7, 11)
-    padded = training.pad(data.images, 2)
-    got = training.batch_of(padded, rows, draws, SCALING, SIDE, 2)
+    draws, padded = jax.tree.map(np.asarray, (training.draw(recipe, 20, 1, 0),
+                                              training.pad(data.images, 2)))
+    rows, batch_of = np.arange(7, 11), jax.jit(training.batch_of,
+                                               static_argnums=(3, 4, 5))
+    got = np.asarray(batch_of(padded, rows, draws, SCALING, SIDE, 2))
     for image, row in zip(got, rows):
         top, left = draws.corners[row]
         want = padded[row, top:top + SIDE, left:left + SIDE]
         want = want[:, ::-1] if draws.mirrored[row] else want
         np.testing.assert_allclose(image, (want - 120.0) / 60, rtol=1e-6)
-    shrunk = training.batch_of(padded, rows, draws, SCALING, 8, 2)
+    shrunk = batch_of(padded, rows, draws, SCALING, 8, 2)
     assert shrunk.shape == (4, 8, 8, 3)
     np.testing.assert_allclose(shrunk.mean(), got.mean(), atol=0.05)
 
@@ -124,14 +131,15 @@ def test_nesterov_updates_as_pytorch_does():
     """p -= rate * (g + m b), b = m b + g, g = gradient + decay * p; by hand."""
     recipe = small(optimizer="nesterov", triangle=(1.0, 0.5, 1.0), rate=2.0,
                    momentum=0.5, bias_factor=4.0, weight_decay=0.1, batch_size=1024)
-    params = network.init(jax.random.key(0), 3, CLASSES, (8,))[0]
+    params = initial(8)[0]
     optimizer = training.make_optimizer(recipe, 10, 5)
+    update = jax.jit(optimizer.update)
     state, grads = optimizer.init(params), jax.tree.map(jnp.ones_like, params)
     want = {"kernel": np.asarray(params["block0_0"]["kernel"], np.float64), "bias": 0.0}
     buffer = dict.fromkeys(want, 0.0)
     for _ in range(3):
-        updates, state = optimizer.update(grads, state, params)
-        params = jax.tree.map(jnp.add, params, updates)
+        updates, state = update(grads, state, params)
+        params = jax.tree.map(np.add, params, updates)
         for name, factor in (("kernel", 1.0), ("bias", 4.0)):
             gradient = 1 + 0.1 / (2.0 * factor) * want[name]
             buffer[name] = 0.5 * buffer[name] + gradient
@@ -145,19 +153,19 @@ def test_nesterov_updates_as_pytorch_does():
 
 def test_muon_steps_are_nearly_orthogonal():
     recipe = small(triangle=(1.0, 0.5, 1.0), muon_rate=0.5)
-    params = network.init(jax.random.key(0), 3, CLASSES, (8, 16))[0]
+    params = initial(8, 16)[0]
     optimizer = training.make_optimizer(recipe, 10, 5)
-    grads = jax.tree.map(
-        lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params)
-    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    grads = jax.tree.map(lambda x: np.float32(
+        np.random.default_rng(x.size).normal(size=x.shape)), params)
+    updates, _ = jax.jit(lambda grads, params: optimizer.update(
+        grads, optimizer.init(params), params))(grads, params)
     step = np.asarray(updates["block1_0"]["kernel"]).reshape(-1, 16) / -0.5
     values = np.linalg.svd(step, compute_uv=False)
     assert 0.6 < values.min() and values.max() < 1.3
 
 
 def test_normalized_kernels_have_the_norm_that_muon_expects():
-    params = network.init(jax.random.key(0), 3, CLASSES, (8, 16))[0]
-    params = training.normalize_kernels(params)
+    params = jax.jit(training.normalize_kernels)(initial(8, 16)[0])
     for name, width in (("block0_0", 8), ("block1_1", 16)):
         assert jnp.linalg.norm(params[name]["kernel"]) == pytest.approx(width**0.5)
 
@@ -173,16 +181,18 @@ def test_lookahead_ends_on_the_average():
 
 
 def test_views_are_averaged():
-    params, stats = network.init(jax.random.key(0), 3, CLASSES, (8, 8))
-    params["whiten"]["kernel"] = jax.random.normal(jax.random.key(1), (2, 2, 3, 24))
-    images = jax.random.normal(jax.random.key(2), (2, SIDE, SIDE, 3))
-    logits = functools.partial(network.predict, params, stats)
+    params, stats = initial(8, 8)
+    random = np.random.default_rng(1)
+    params["whiten"]["kernel"] = np.float32(random.normal(size=(2, 2, 3, 24)))
+    images = np.float32(random.normal(size=(2, SIDE, SIDE, 3)))
+    logits = functools.partial(jax.jit(network.predict, static_argnums=(3, 4)), params,
+                               stats)
     one = logits(images, False, False)
     np.testing.assert_allclose(logits(images, True, False),
                                (one + logits(images[:, :, ::-1], False, False)) / 2,
                                rtol=1e-4, atol=1e-6)
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
-    moved = [logits(jnp.asarray(padded[:, i:i + SIDE, i:i + SIDE]), False, False)
+    moved = [logits(padded[:, i:i + SIDE, i:i + SIDE], False, False)
              for i in (0, 2)]
     np.testing.assert_allclose(logits(images, False, True),
                                one / 2 + (moved[0] + moved[1]) / 4, rtol=1e-4,

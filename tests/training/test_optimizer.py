@@ -20,7 +20,7 @@ def config(**changes):
 
 def rates(steps_per_epoch: int, steps, **changes) -> list[float]:
     rate = optimizer.schedule(config(**changes), steps_per_epoch)
-    return [float(rate(step)) for step in steps]
+    return jax.jit(jax.vmap(rate))(np.asarray(steps)).tolist()
 
 
 def test_constant_and_step():
