@@ -29,7 +29,7 @@ from cnn_jax.data.info import describe
 STEPS = (1, 60)  # after which the states are compared
 CHANGES = {"data.limit": 480, "batch_size": 16, "eval_batch_size": 40,
            "optimizer.name": "sgd", "optimizer.learning_rate": 0.02,
-           "augment.horizontal_flip": True}
+           "augment.horizontal_flip": True, "augment.width_shift_range": 0.1}
 
 
 class Unsynchronized(Layers):
