@@ -8,6 +8,7 @@
     python experiments/benchmark.py --threads=1,2 --peers=onednn,torch
     python experiments/benchmark.py --quick               three workloads, 3 minutes
     python experiments/benchmark.py --published --peers=onednn,torch,compile
+    python experiments/benchmark.py --others --peers=onednn,torch
 
 A training step is forward, backward and SGD with momentum. All arms train the same
 network from the same parameters on the same images: plain Flax (`nn.Conv`,
@@ -19,8 +20,9 @@ CNN_JAX_HUGE_PAGES=0. "torch.compile" is PyTorch with its compiler; it keeps its
 too. `--threads=1,2` adds arms with one core (and two, if there are more).
 
 `--published` compares training steps of twelve networks of torchvision and timm with
-the equal networks here. It and `--dtype=bfloat16` leave out plain Flax, and arms that
-do not keep their memory.
+the equal networks here, at their published size. `--others` does the same with other
+networks, batches and image sizes, for which nothing was tuned. They and
+`--dtype=bfloat16` leave out plain Flax, and arms that do not keep their memory.
 experiments/inference.py measures inference.
 
 First the logits and losses of all arms must agree. Every arm has its own process; the
@@ -90,6 +92,22 @@ PUBLISHED = {
                             True),
     "SqueezeNet b16": Workload("torchvision:squeezenet1_1", 16, (224, 224, 3), 1000,
                                True),
+}
+# The networks of --others.
+OTHERS = {
+    "VGG-11 BN b2": Workload("torchvision:vgg11_bn", 2, (224, 224, 3), 1000, True),
+    "ResNet-34 b32, 160 px": Workload("torchvision:resnet34", 32, (160, 160, 3), 1000),
+    "ResNeXt-50 b5": Workload("torchvision:resnext50_32x4d", 5, (224, 224, 3), 1000),
+    "ResNet-18 b2": Workload("torchvision:resnet18", 2, (224, 224, 3), 1000),
+    "DenseNet-121 b2, 192 px": Workload("torchvision:densenet121", 2, (192, 192, 3),
+                                        100),
+    "MobileNet v2 0.5 b32": Workload("timm:mobilenetv2_050.lamb_in1k", 32,
+                                     (224, 224, 3), 1000, True),
+    "MobileNet v1 1.25 b5": Workload("timm:mobilenetv1_125.ra4_e3600_r224_in1k", 5,
+                                     (256, 256, 3), 1000, True),
+    "SqueezeNet 1.0 b32": Workload("torchvision:squeezenet1_0", 32, (224, 224, 3), 10,
+                                   True),
+    "AlexNet b128": Workload("torchvision:alexnet", 128, (224, 224, 3), 100, True),
 }
 
 
@@ -165,8 +183,8 @@ def measure(workload: Workload, arms: dict[str, Arm], dtype: str, seconds: float
                         "setup": {name: {key: value for key, value in w.setup.items()
                                          if key != "logits"}
                                   for name, w in workers.items()}}
-            published = workload in PUBLISHED.values()
-            shares = {"train": 1.} if published else {"train": .75, "infer": .25}
+            peer_is_source = ":" in workload.network
+            shares = {"train": 1.} if peer_is_source else {"train": .75, "infer": .25}
             for mode, share in shares.items():
                 advance(MODES[mode])
                 distances = measured[f"{mode}_core_distance_us"] = []
@@ -322,6 +340,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="three workloads")
     parser.add_argument("--published", action="store_true",
                         help="trains networks of torchvision and timm instead")
+    parser.add_argument("--others", action="store_true",
+                        help="trains further networks of torchvision and timm")
     parser.add_argument("--only", default="", metavar="NAME,NAME",
                         help="workloads whose names contain one of these")
     parser.add_argument("--peers", default="", metavar="own,onednn,torch,compile,keras")
@@ -341,17 +361,20 @@ def main(argv: list[str] | None = None) -> None:
     arms = dict(ARMS)
     for peer in flags.peers:
         arms |= PEERS[peer]
-    if flags.published or flags.dtype == "bfloat16":
+    of_sources = flags.published or flags.others
+    if of_sources or flags.dtype == "bfloat16":
         arms = {name: arm for name, arm in arms.items() if name not in LEFT_OUT}
-    if flags.published and "keras" in flags.peers:
-        parser.error("--published has no arm of Keras, but onednn, torch, compile")
+    if of_sources and "keras" in flags.peers:
+        parser.error("--published and --others have no arm of Keras, but onednn, "
+                     "torch, compile")
     counts = [count for count in flags.threads.split(",") if count]
     if not all(count.isdecimal() and 1 <= int(count) <= core_count()
                for count in counts):
         parser.error(f"--threads={flags.threads} must be numbers of cores, from 1 to "
                      f"{core_count()}")
     arms = on_threads(arms, [int(count) for count in counts])
-    workloads = PUBLISHED if flags.published else WORKLOADS
+    workloads = (PUBLISHED if flags.published else OTHERS if flags.others
+                 else WORKLOADS)
     names = [name for name in (QUICK if flags.quick else workloads)
              if any(part in name for part in flags.only.split(","))]
     if not names:
