@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 from cnn_jax.huge_pages import use_huge_pages  # noqa: E402
 
@@ -36,6 +36,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 from rich.progress import track  # noqa: E402
 
+from arms.worker import processor  # noqa: E402
 from cnn_jax import networks  # noqa: E402
 from cnn_jax.layers import Layers  # noqa: E402
 from cnn_jax.native import convolution, cost, library, lowering  # noqa: E402
@@ -140,7 +141,7 @@ def slowdowns(rows: list[dict]) -> np.ndarray:
 
 def table(rows: list[dict]) -> str:
     """Writes a line for each pass, and one for each row that is over 5 % slower."""
-    slower, lines = slowdowns(rows), [library.describe()]
+    slower, lines = slowdowns(rows), [f"{processor()}; {library.describe()}"]
     for kind, name in enumerate(PASSES):
         of_pass = slower[[row["pass"] == kind for row in rows]]
         lines.append(

@@ -345,6 +345,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--only", default="", metavar="NAME,NAME",
                         help="workloads whose names contain one of these")
     parser.add_argument("--peers", default="", metavar="own,onednn,torch,compile,keras")
+    parser.add_argument("--no_flax", action="store_true",
+                        help="without plain Flax, whose steps take up to 13 s")
     parser.add_argument("--dtype", default="float32", choices=AGREEMENT,
                         help="of the computation; parameters stay float32")
     parser.add_argument("--threads", default="", metavar="1,2",
@@ -364,6 +366,8 @@ def main(argv: list[str] | None = None) -> None:
     of_sources = flags.published or flags.others
     if of_sources or flags.dtype == "bfloat16":
         arms = {name: arm for name, arm in arms.items() if name not in LEFT_OUT}
+    if flags.no_flax:
+        arms = {name: arm for name, arm in arms.items() if "Flax" not in name}
     if of_sources and "keras" in flags.peers:
         parser.error("--published and --others have no arm of Keras, but onednn, "
                      "torch, compile")

@@ -5,8 +5,8 @@
 The arms are `inference.compile` (ours), the same network without fusion, with oneDNN
 (unfused) and without it (pure), and ONNX Runtime and OpenVINO on the exported ONNX
 file. All compute in float32 on all cores. Each arm has its own process; they run in
-turn. Writes inference.json and inference.txt: for each arm, its time / our time (median
-and quartiles of the rounds). Needs the extras `export` and `peers`.
+turn. Writes inference.json and inference.txt: for each arm, its time / our time in the
+same round (median and quartiles). Needs the extras `export` and `peers`.
 """
 
 import argparse
@@ -64,8 +64,7 @@ def line_of(row: dict) -> str:
             f"{1e3 * float(np.median(ours)):>9.2f}")
     for arm, times in row["times"].items():
         if arm != "ours":
-            low, _, high = quartiles(np.array(times) / ours)
-            middle = float(np.median(times) / np.median(ours))
+            low, middle, high = quartiles(np.array(times) / ours)
             text += f"{middle:>8.2f} ({low:.2f}-{high:.2f})"
     return text
 

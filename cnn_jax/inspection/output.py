@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
-from tensorboardX.summary import histogram, image
 
 from cnn_jax.console import Reporter
 from cnn_jax.errors import InputError
@@ -24,6 +23,7 @@ from cnn_jax.inspection.pages.report import PICTURE_FOLDER, write_report
 from cnn_jax.inspection.predictions_csv import save_predictions
 from cnn_jax.inspection.selection import NotForThisNetwork, split_names
 from cnn_jax.workdir.event_file import EventFile
+from cnn_jax.workdir.tensorboard_x import summary
 
 # Name -> function of (run, config.inspect) that yields pictures
 PICTURES: dict[str, Callable[[InspectedRun, ConfigDict], Iterable[Picture]]] = {
@@ -105,10 +105,10 @@ def add_event(events: EventFile, picture: Picture, file: Path, step: int) -> Non
     """Adds a picture as pictures/NAME, and its histograms as NAME/LAYER."""
     with Image.open(file) as content:
         pixels = np.asarray(content.convert("RGB"))
-    summaries = [image(f"pictures/{picture.name}", pixels, dataformats="HWC")]
+    summaries = [summary.image(f"pictures/{picture.name}", pixels, dataformats="HWC")]
     if picture.name in HISTOGRAMS:
         summaries += [
-            histogram(f"{picture.name}/{layer}", values[np.isfinite(values)], BINS)
-            for layer, values in picture.arrays.items()]
+            summary.histogram(f"{picture.name}/{layer}", values[np.isfinite(values)],
+                              BINS) for layer, values in picture.arrays.items()]
     with file_errors(events.folder):
         events.add(summaries, step)

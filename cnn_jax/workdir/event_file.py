@@ -10,9 +10,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+from cnn_jax.workdir.tensorboard_x import Event, EventsWriter, SessionLog, Summary
 
 
 class EventFile:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.summary import hparams, scalar, text
 
 from cnn_jax.config import flat, to_json
 from cnn_jax.console import COUNTERS
 from cnn_jax.files import file_errors, write_atomically
 from cnn_jax.workdir.event_file import EventFile
 from cnn_jax.workdir.progress import Row
+from cnn_jax.workdir.tensorboard_x import Summary, summary
 
 # The first columns of history.csv; metrics of the task come after them.
 COLUMNS = ("epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy",
@@ -76,7 +75,7 @@ class Recorder:
                     and name.startswith("val_") == bool(prefix)} | shared
             with file_errors(self.workdir / split):
                 self.events[split].add(
-                    (scalar(tag, value) for tag, value in tags.items()),
+                    (summary.scalar(tag, value) for tag, value in tags.items()),
                     int(row["step"]))
 
     def _write_history(self, history: list[Row]) -> None:
@@ -97,10 +96,11 @@ def config_events(config: ConfigDict, split: str) -> list[Summary]:
     """
     if split == "train":
         # Markdown shows a line as it is if it starts with four spaces.
-        return [text("config", "    " + to_json(config).replace("\n", "\n    "))]
+        lines = to_json(config).replace("\n", "\n    ")
+        return [summary.text("config", f"    {lines}")]
     fields = {name: value if isinstance(value, (bool, int, float)) else str(value)
               for name, value in flat(config).items()}
-    return list(hparams(fields, {"loss": 0.0, "accuracy": 0.0})[:2])
+    return list(summary.hparams(fields, {"loss": 0.0, "accuracy": 0.0})[:2])
 
 
 def is_row_until(line: str, step: int) -> bool:

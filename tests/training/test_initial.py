@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from cnn_jax import networks
 from cnn_jax.layers import INITIALIZERS
@@ -36,6 +37,16 @@ def test_every_initializer_draws_the_same_bits():
                       init.bias(25)(keys[2], (16,)) if init.bias else jnp.zeros(16)]
         return drawn
     check(draw)
+
+
+@pytest.mark.parametrize("name", ["lenet5", *(
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ("resnet50", "densenet121", "mobilenet_v1"))])
+def test_networks_begin_with_the_same_bits(name):
+    """Among them are draws of more values than LARGEST."""
+    images = jnp.zeros((1, *networks.NETWORKS[name].input_shape))
+    check(functools.partial(networks.create(name, 1000).init, jax.random.key(0), images,
+                            train=False))
 
 
 def test_any_other_computation():
