@@ -221,15 +221,18 @@ class Network::Pass {
     const Dims kernel{n[0], n[1], in[2] / groups, out[2]};
     const auto f32 = memory::data_type::f32;
     const memory::desc x = Image(images_, in), y = Image(images_, out);
+    // oneDNN computes an activation for the unused lanes of its vectors too.
+    const bool apart = out[2] % 16 != 0 && !IsInLoops(n[11]);
     dnnl::convolution_forward::primitive_desc made(
         Engine(), dnnl::prop_kind::forward_inference,
         dnnl::algorithm::convolution_direct, x, KernelLayout(kernel, groups, f32, true),
         RowMajor({out[2]}), y, {n[2], n[3]}, {n[8] - 1, n[9] - 1}, {n[4], n[5]},
-        {n[6], n[7]}, Attributes(Adds(step), n[11]));
+        {n[6], n[7]}, Attributes(Adds(step), apart ? int64_t(kNone) : n[11]));
     CopyAddend(step);
     Call(step, made, dnnl::convolution_forward(made), x, y,
          net_.Packed(index, KernelLayout(kernel, groups, f32, false),
                      params_[step.params[0]], made.weights_desc()));
+    if (apart) MakeRestOf(n[11], step.output);
   }
 
   // Copies the addend of a step to its result, to which the convolution is added.
