@@ -16,8 +16,8 @@ from cnn_jax.data.examples import Examples
 from cnn_jax.errors import InputError
 from cnn_jax.native import library
 from cnn_jax.ops.conv import conv_spec
-from experiments import (augment_cost, auto_grid, dead_filters, determinism, remat,
-                         seeds_vmapped)
+from experiments import (augment_cost, auto_grid, conv_errors, dead_filters,
+                         determinism, remat, seeds_vmapped)
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 ROOT = Path(__file__).parents[2]
@@ -170,6 +170,17 @@ def test_auto_grid_compares_the_chosen_method_with_the_others(tmp_path, monkeypa
     assert auto_grid.slowdowns(rows[:1]) == [1.5]
     assert "1.50  forward" in auto_grid.table(rows)
     assert (tmp_path / "auto_grid.png").exists()
+
+
+def test_errors_of_the_methods_of_a_convolution(tmp_path, monkeypatch):
+    spec = conv_errors.conv(1, 5, 3, 16, 16)
+    monkeypatch.setattr(conv_errors, "CONVOLUTIONS", {"one": spec})
+    conv_errors.main([f"--out={tmp_path}"])
+    rows = (tmp_path / "conv_errors.txt").read_text().splitlines()[3:]
+    assert [row.split()[-1] == "-" for row in rows] == [library.load_onednn() is None] * 3
+    monkeypatch.setattr(conv_errors, "methods",
+                        lambda *_: {"lax": lambda a, b: np.zeros(spec.y_shape)})
+    assert conv_errors.errors(0, spec) == {"lax": 1.0}
 
 
 @pytest.mark.slow
