@@ -97,7 +97,7 @@ PUBLISHED = {
 OTHERS = {
     "VGG-11 BN b2": Workload("torchvision:vgg11_bn", 2, (224, 224, 3), 1000, True),
     "ResNet-34 b32, 160 px": Workload("torchvision:resnet34", 32, (160, 160, 3), 1000),
-    "ResNeXt-50 b5": Workload("torchvision:resnext50_32x4d", 5, (224, 224, 3), 1000),
+    "ResNeXt-50 b8": Workload("torchvision:resnext50_32x4d", 8, (224, 224, 3), 1000),
     "ResNet-18 b2": Workload("torchvision:resnet18", 2, (224, 224, 3), 1000),
     "DenseNet-121 b2, 192 px": Workload("torchvision:densenet121", 2, (192, 192, 3),
                                         100),
