@@ -56,9 +56,10 @@ def errors(kind: int, spec: ConvSpec) -> dict[str, float]:
     with jax.enable_x64(True):
         exact = np.asarray(jax.jit(lambda a, b: conv_lax.passes[kind](a, b, spec))(
             *(jnp.asarray(array, jnp.float64) for array in operands)))
-    return {SHORT_NAMES.get(name, name):
-            float(np.abs(jax.jit(method)(*operands) - exact).max() / np.abs(exact).max())
-            for name, method in methods(kind, spec).items()}
+    computed = {SHORT_NAMES.get(name, name): np.asarray(jax.jit(method)(*operands))
+                for name, method in methods(kind, spec).items()}
+    return {name: float(np.abs(array - exact).max() / np.abs(exact).max())
+            for name, array in computed.items()}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -43,6 +43,10 @@ def test_the_rules_select_algorithms():
     assert chosen((8, 28, 28, 64), (3, 3, 64, 64)) == [
         "lax.forward", "lax.input_gradient", "lax.weight_gradient"]
     assert chosen((64, 28, 28, 16), (3, 3, 16, 8))[2] == "transposed.weight_gradient"
+    assert chosen((8, 28, 28, 64), (3, 3, 4, 64), groups=16) == [
+        "lax.forward", "lax.input_gradient", "taps.weight_gradient"]
+    assert chosen((8, 28, 28, 64), (3, 3, 32, 64), (2, 1), groups=2)[1:] == [
+        "im2col.input_gradient", "taps.weight_gradient"]
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-13), ("bfloat16", 2e-2)])
@@ -71,7 +75,8 @@ def test_large_batches(image, kernel, strides, padding, dilation, dtype, toleran
     ((5, 6), (3, 3), (2, 2), "SAME", 1), ((7, 5), (2, 3), (3, 2), "VALID", 1),
     ((7, 7), (1, 2), (3, 4), ((2, 3), (0, 4)), 1), ((9,), (4,), (3,), "SAME", 1),
     ((8, 8), (3, 3), (2, 2), ((-1, 2), (3, -2)), 1),
-    ((2, 3), (5, 4), (1, 1), "SAME", 2), ((3, 2, 2), (3, 3, 3), (1, 1, 1), "SAME", 1),
+    ((2, 3), (5, 4), (1, 1), "SAME", 2), ((7, 6), (3, 2), (2, 3), "VALID", 2),
+    ((3, 2, 2), (3, 3, 3), (1, 1, 1), "SAME", 1),
     ((6, 5), (3, 3), (2, 1), "SAME", 4), ((6, 5), (1, 1), (2, 3), ((1, 1), (0, 2)), 1)])
 def test_every_pass_equals_lax(image, kernel, strides, padding, groups):
     """It covers each pass that a rule could choose, even if an earlier rule holds."""

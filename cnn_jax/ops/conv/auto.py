@@ -23,7 +23,7 @@ from cnn_jax.ops.conv.vjp import trilinear
 
 # A program grows with the taps or phases that it writes out: the gradients of 15 x 15
 # taps or of 16 x 16 phases took 20 s to compile.
-MOST_DEPTHWISE_TAPS = 49  # 7 x 7
+MOST_TAPS = 49  # 7 x 7
 MOST_PHASES = 9
 
 
@@ -35,7 +35,15 @@ def is_pointwise(spec: ConvSpec) -> bool:
 
 def is_depthwise(spec: ConvSpec) -> bool:
     return (spec.groups == spec.x_shape[-1] > 1
-            and len(spec.taps) <= MOST_DEPTHWISE_TAPS)
+            and len(spec.taps) <= MOST_TAPS)
+
+
+def is_grouped(spec: ConvSpec) -> bool:
+    return spec.groups > 1 and len(spec.taps) <= MOST_TAPS
+
+
+def is_grouped_and_strided(spec: ConvSpec) -> bool:
+    return is_grouped(spec) and max(spec.strides) > 1
 
 
 def image_smaller_than_kernel(spec: ConvSpec) -> bool:
@@ -99,12 +107,14 @@ INPUT_GRADIENT: Rules = (
     (image_smaller_than_kernel, padded.input_gradient),     # 80 - 90
     (cotangent_smaller_than_kernel, padded.input_gradient),  # 1.0 - 13
     (few_channels, im2col.input_gradient),                  # 2 - 5
+    (is_grouped_and_strided, im2col.input_gradient),        # 1.2 - 4
     (is_strided, phases.input_gradient),                    # 0.9 - 1.3
     (always, conv_lax.input_gradient),
 )
 WEIGHT_GRADIENT: Rules = (
     (is_pointwise, pointwise.weight_gradient),              # 1.3 - 2.4
     (is_depthwise, depthwise.weight_gradient),              # 1.7 - 13
+    (is_grouped, taps.weight_gradient),                     # 5 - 170
     (large_batch, transposed.weight_gradient),              # whole steps: 1.01 - 1.15
     (always, conv_lax.weight_gradient),
 )
