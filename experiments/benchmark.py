@@ -100,14 +100,14 @@ OTHERS = {
     "ResNeXt-50 b8": Workload("torchvision:resnext50_32x4d", 8, (224, 224, 3), 1000),
     "ResNet-18 b2": Workload("torchvision:resnet18", 2, (224, 224, 3), 1000),
     "DenseNet-121 b2, 192 px": Workload("torchvision:densenet121", 2, (192, 192, 3),
-                                        100),
+                                        1000),
     "MobileNet v2 0.5 b32": Workload("timm:mobilenetv2_050.lamb_in1k", 32,
                                      (224, 224, 3), 1000, True),
     "MobileNet v1 1.25 b5": Workload("timm:mobilenetv1_125.ra4_e3600_r224_in1k", 5,
                                      (256, 256, 3), 1000, True),
-    "SqueezeNet 1.0 b32": Workload("torchvision:squeezenet1_0", 32, (224, 224, 3), 10,
+    "SqueezeNet 1.0 b32": Workload("torchvision:squeezenet1_0", 32, (224, 224, 3), 1000,
                                    True),
-    "AlexNet b128": Workload("torchvision:alexnet", 128, (224, 224, 3), 100, True),
+    "AlexNet b128": Workload("torchvision:alexnet", 128, (224, 224, 3), 1000, True),
 }
 
 
