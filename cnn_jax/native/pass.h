@@ -221,8 +221,9 @@ class Network::Pass {
     const Dims kernel{n[0], n[1], in[2] / groups, out[2]};
     const auto f32 = memory::data_type::f32;
     const memory::desc x = Image(images_, in), y = Image(images_, out);
-    // oneDNN computes an activation for the unused lanes of its vectors too.
-    const bool apart = out[2] % 16 != 0 && !IsInLoops(n[11]);
+    // oneDNN computes an activation for the unused lanes of its vectors too. With few
+    // filters that takes longer than a pass of its own.
+    const bool apart = out[2] < product::kLanes && !IsInLoops(n[11]);
     dnnl::convolution_forward::primitive_desc made(
         Engine(), dnnl::prop_kind::forward_inference,
         dnnl::algorithm::convolution_direct, x, KernelLayout(kernel, groups, f32, true),

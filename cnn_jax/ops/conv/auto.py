@@ -33,13 +33,12 @@ def is_pointwise(spec: ConvSpec) -> bool:
     return set(spec.kernel) == {1} and spec.groups == 1
 
 
-def is_depthwise(spec: ConvSpec) -> bool:
-    return (spec.groups == spec.x_shape[-1] > 1
-            and len(spec.taps) <= MOST_TAPS)
-
-
 def is_grouped(spec: ConvSpec) -> bool:
     return spec.groups > 1 and len(spec.taps) <= MOST_TAPS
+
+
+def is_depthwise(spec: ConvSpec) -> bool:
+    return is_grouped(spec) and spec.groups == spec.x_shape[-1]
 
 
 def is_grouped_and_strided(spec: ConvSpec) -> bool:
