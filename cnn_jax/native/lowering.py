@@ -30,7 +30,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from cnn_jax.native import cost, library
-from cnn_jax.native.cost import WEIGHT_GRADIENT
+from cnn_jax.native.cost import INPUT_GRADIENT, WEIGHT_GRADIENT
 from cnn_jax.ops.conv import auto, lax as conv_lax, pointwise
 from cnn_jax.ops.conv.spec import ConvSpec
 from cnn_jax.program_cache import PARTS
@@ -52,6 +52,18 @@ def weight_gradient_by_xla(spec: ConvSpec) -> bool:
     return len(spec.kernel) == 3 and max(spec.strides) > 1
 
 
+def needs_float32(kind: int, spec: ConvSpec) -> bool:
+    """Tells whether oneDNN 3.2 computes a pass better in float32 than in bfloat16.
+
+    Some weight gradients are wrong (5 x 2 pixels, stride 3, 8 channels per group), and
+    all are slow; im2col has no groups. Input gradients of strided depthwise kernels
+    take 5 to 25 times as long as in float32.
+    """
+    depthwise = spec.w_shape[-2] == 1 and spec.groups > 1
+    return kind == WEIGHT_GRADIENT or (
+        kind == INPUT_GRADIENT and depthwise and max(spec.strides) > 1)
+
+
 def by_library(a: jax.Array, b: jax.Array, kind: int, spec: ConvSpec,
                fastest: bool) -> jax.Array:
     """Calls the library; the method is chosen for the images of this call.
@@ -63,12 +75,10 @@ def by_library(a: jax.Array, b: jax.Array, kind: int, spec: ConvSpec,
               else cost.without_choice())
     if method == cost.OPS:
         return auto.choose(auto.RULES[kind], spec)(a, b, spec)
-    if method == cost.ONEDNN and kind == WEIGHT_GRADIENT:
-        if weight_gradient_by_xla(spec):
+    if method == cost.ONEDNN:
+        if kind == WEIGHT_GRADIENT and weight_gradient_by_xla(spec):
             return by_xla(a, b, kind, spec, fastest)
-        if a.dtype == jnp.bfloat16:
-            # oneDNN 3.2 computes some of these wrongly (5 x 2 pixels, stride 3, 8
-            # channels per group), and all of them slowly. im2col has no groups.
+        if a.dtype == jnp.bfloat16 and needs_float32(kind, spec):
             return call(a.astype(jnp.float32), b.astype(jnp.float32), kind, spec,
                         method).astype(a.dtype)
     return call(a, b, kind, spec, method)

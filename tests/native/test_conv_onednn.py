@@ -76,6 +76,7 @@ def test_random_problems():
 @pytest.mark.parametrize("image, kernel, options", [
     ((3, 40, 33, 16), (3, 3, 16, 32), {}),
     ((2, 30, 30, 64), (3, 3, 1, 64), {"groups": 64}),           # depthwise
+    ((2, 29, 30, 32), (3, 3, 1, 32), {"strides": 2, "groups": 32}),
     ((2, 15, 15, 32), (3, 3, 1, 64), {"groups": 32}),           # two outputs a channel
     ((2, 31, 29, 3), (7, 7, 3, 64), {"strides": 2}),
     ((2, 14, 14, 64), (1, 1, 64, 32), {"strides": (2, 3)}),
@@ -111,6 +112,21 @@ def test_a_weight_gradient_that_onednn_computes_wrongly_in_bfloat16(seed):
         pytest.skip("this CPU has no bfloat16 instructions")
     spec = conv_spec((5, 2, 16), (3, 8, 2), 3, 1, groups=2)
     check(spec, "bfloat16", np.random.default_rng(seed))
+
+
+def test_an_input_gradient_that_onednn_computes_slowly_in_bfloat16():
+    """It is float32's, rounded once."""
+    if not library.load().bfloat16:
+        pytest.skip("this CPU has no bfloat16 instructions")
+    spec = conv_spec((3, 15, 14, 32), (3, 3, 1, 32), 2, "SAME", groups=32)
+    rng = np.random.default_rng(0)
+    g, w = (jnp.asarray(rng.normal(size=shape), jnp.bfloat16)
+            for shape in (spec.y_shape, spec.w_shape))
+    for passes in (convolution.passes, convolution.fastest):
+        expected = passes.input_gradient(
+            g.astype(jnp.float32), w.astype(jnp.float32), spec)
+        np.testing.assert_array_equal(
+            passes.input_gradient(g, w, spec), expected.astype(jnp.bfloat16))
 
 
 @pytest.mark.parametrize("image, strides", [
