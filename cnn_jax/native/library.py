@@ -31,8 +31,8 @@ LOWERED_WITH_DEVICES = "prim_requires_devices_during_lowering"
 
 # How many turns OpenMP's threads spin while they wait for a call, unless the user sets
 # it. With OpenMP's default they keep XLA's threads from the cores for milliseconds.
-# With 10,000 networks at batch 1 take 0.9 of the time that they take with 600, and
-# training steps 0.9 to 1.01; the passive policy gains less.
+# With 10,000 turns, MobileNetV2 at batch 1 takes 0.9 of the time that it takes with
+# 600, and the training steps of seven networks take 0.9 to 1.01.
 SPIN = "10000"
 
 _LOCK = threading.Lock()
